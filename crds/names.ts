@@ -33,7 +33,7 @@ export const kvTypes = ["f32", "f16", "q8_0"] as const;
 export type KvType = (typeof kvTypes)[number];
 
 /** Languages that an answer can be held to: `response_format.type` and the wire's `Sampling.constraint`. */
-export const constraintNames = ["json_object"] as const;
+export const constraintNames = ["json_object", "json_schema"] as const;
 export type ConstraintName = (typeof constraintNames)[number];
 
 /** Manual keeps the runtime image of a deployment until its owner names another; Auto follows the operator. */

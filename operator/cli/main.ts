@@ -12,6 +12,8 @@ const commands: Readonly<Record<string, Command>> = {
   status: { summary: "show deployments: ranks, memory, imbalance, what the planner thinks", load: () => import("./commands/status.ts") },
   chat: { summary: "talk to a deployment", load: () => import("./commands/chat.ts") },
   model: { summary: "import, upcycle and inspect models", load: () => import("./commands/model.ts") },
+  data: { summary: "import text to train on", load: () => import("./commands/data.ts") },
+  train: { summary: "train a model on this machine", load: () => import("./commands/train.ts") },
   runtime: { summary: "test this machine's compute device", load: () => import("./commands/runtime.ts") },
   plan: { summary: "explain, record and simulate expert placement", load: () => import("./commands/plan.ts") },
 };

@@ -48,11 +48,15 @@ export interface KvCall {
 export type Inputs = Readonly<Record<string, Tensor>>;
 export type Outputs = Readonly<Record<string, Tensor>>;
 
+/** Memory for an output, whose caller says how long it is used: an array of exactly that length. */
+export type Room = (output: string, length: number) => Float32Array;
+
 export interface Compiled {
   /** Bytes this program keeps resident, as the memory budget counts them. */
   readonly residentBytes: number;
-  /** Outputs are valid until the next run of the same program. */
-  run(inputs: Inputs, kv?: KvCall): Promise<Outputs>;
+  /** Outputs are valid until the next run of the same program, and those of an expert until the next run of any. Outputs of floats may be
+   *  written where `room` says. */
+  run(inputs: Inputs, kv?: KvCall, room?: Room): Promise<Outputs>;
   /** A row of an output that is `kept`, of the last run. Throws where anything else ran since. Of programs of dense segments. */
   keptRow?(output: string, row: number): Float32Array;
   dispose(): Promise<void>;

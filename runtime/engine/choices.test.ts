@@ -15,6 +15,7 @@ const golden = resolve(import.meta.dirname, "../../test/golden/tiny-f32");
 const context = 96;
 const kvPoolBytes = 8 * 2 * 2 * 2 * context * 16 * 4; // 8 slots of 2 layers, 2 kv heads of 16
 const greedy = { temperature: 0, topP: 1, topK: 0, seed: 1n };
+const jsonObject = { name: "json_object", spec: "" } as const;
 const backends = ["reference", "cpu"] as const;
 const root = mkdtempSync(join(tmpdir(), "enodia-choices-"));
 const storeDir = join(root, "tiny");
@@ -124,7 +125,7 @@ test("the likeliest tokens come with each: greedy text is the first of them", as
 
 test("a request that is taken back before its language is known ends as cancelled", async () => {
   const controller = new AbortController();
-  const sampling = { ...greedy, constraint: "json_object" as const };
+  const sampling = { ...greedy, constraint: jsonObject };
   const events = collect(engine, { prompt: [1], sampling, eos: [0], signal: controller.signal });
   await new Promise((done) => setImmediate(done));
   controller.abort();
@@ -136,7 +137,7 @@ test("a text that is held to JSON is a JSON object, greedy or drawn, and the sam
   const [eos] = tokenizer.eosIds;
   const braces = [...'}]"'].flatMap((mark) => tokenizer.encode(mark)).map((id) => ({ id, value: 30 }));
   for (const temperature of [0, 0.8]) {
-    const constraint = "json_object" as const;
+    const constraint = jsonObject;
     const sampling = { ...greedy, temperature, constraint, bias: braces, frequencyPenalty: 2 };
     const request = { prompt: prompt(2, 6), maxTokens: 80, sampling, eos: [eos as number] };
     const events = await collect(engine, request);
@@ -154,7 +155,7 @@ test("what the engine cannot do for a request is refused with the field", async 
     collect(engine, { prompt: [1], sampling: { ...greedy, ...sampling }, ...rest });
   await assert.rejects(ask({ minP: 2 }), { code: "InvalidRequest", message: /minP/ });
   await assert.rejects(ask({ bias: [{ id: 320, value: 1 }] }), { code: "InvalidRequest", message: /vocabulary of 320/ });
-  await assert.rejects(ask({ constraint: "regex" }, { eos: [0] }), { code: "InvalidRequest", message: /regex/ });
-  await assert.rejects(ask({ constraint: "json_object" }), { code: "InvalidRequest", message: /ignore_eos/ });
+  await assert.rejects(ask({ constraint: { name: "regex", spec: "" } }, { eos: [0] }), { code: "InvalidRequest", message: /regex/ });
+  await assert.rejects(ask({ constraint: jsonObject }), { code: "InvalidRequest", message: /ignore_eos/ });
   assert.deepEqual(engine.load(), { queuedTokens: 0, activeRequests: 0 });
 });

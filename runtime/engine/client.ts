@@ -158,8 +158,8 @@ class EngineClient implements Engine {
 
   #receive(message: FromEngine): void {
     switch (message.type) {
-      case "event":
-        this.#event(message.id, message.event);
+      case "events":
+        for (const { id, event } of message.notices) this.#event(id, event);
         return;
       case "requestFailed":
         this.#requests.get(message.id)?.stream.fail(fromPlain(message.error));

@@ -3,7 +3,8 @@
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
 import type { Phase } from "../../crds/telemetry.ts";
-import type { Backend, Compiled, Shelf } from "../compute/backend.ts";
+import type { Backend, Compiled, Room, Shelf } from "../compute/backend.ts";
+import { inPieces, keptRoom } from "../compute/kept.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { notHosted } from "../placement/frames/not-hosted.ts";
 import type { Pairs } from "../placement/frames/pairs.ts";
@@ -47,6 +48,7 @@ export class ExpertTable {
   readonly #users = new Map<Compiled, Set<ExpertWork>>();
   readonly #unused = new Map<Compiled, () => void>();
   readonly #tools: Tools;
+  readonly #kept = keptRoom();
   readonly #layers: (Compiled | undefined)[][];
   readonly #shelves: readonly (Shelf | undefined)[];
   #count = 0;
@@ -110,12 +112,14 @@ export class ExpertTable {
     }
   }
 
-  /** Takes the experts of a batch, to be computed in one piece or several; throws as `run` does. They stay until `release`. */
-  prepare(batch: PairBatch): ExpertWork {
+  /** Takes the experts of a batch, to be computed in one piece or several; throws as `run` does. They stay until `release`. Without room
+   *  for its rows there is a new array for them. */
+  prepare(batch: PairBatch, room: Room = newRoom): ExpertWork {
     const programs = this.#programs(batch);
     const { layer, phase, pairExperts } = batch;
     const order = groupPairs(pairExperts.length, (pair) => pairExperts[pair] as number).flatMap(({ pairs }) => pairs);
-    const work = { batch, layer, phase, programs, order, out: new Float32Array(order.length * this.#tools.program.hidden) };
+    const out = room("pairs", order.length * this.#tools.program.hidden);
+    const work = { batch, layer, phase, programs, order, out };
     for (const program of programs.values()) this.#users.set(program, (this.#users.get(program) ?? new Set<ExpertWork>()).add(work));
     return work;
   }
@@ -155,18 +159,16 @@ export class ExpertTable {
     const started = performance.now();
     const { hidden } = this.#tools.program;
     const groups = groupPairs(all.length, (i) => expertOf(all[i] as Wanted));
+    const next = inPieces(this.#kept("x", all.length * hidden));
     const calls = groups.map(({ key, pairs }) => {
-      const data = new Float32Array(pairs.length * hidden);
-      for (const [i, at] of pairs.entries()) data.set(rowOf(all[at] as Wanted, hidden), i * hidden);
+      const data = next(pairs.length * hidden);
+      for (let i = 0; i < pairs.length; i++) copyIn(data, i, all[pairs[i] as number] as Wanted, hidden);
       return { program: programOf(shares, key), inputs: { x: { shape: [pairs.length, hidden], data } } };
     });
     const outputs = await this.#tools.backend.runMany(calls);
     for (const [g, { pairs }] of groups.entries()) {
       const y = outputs[g]?.y?.data as Float32Array;
-      for (const [i, at] of pairs.entries()) {
-        const { frame, pair } = all[at] as Wanted;
-        frame.out.set(y.subarray(i * hidden, (i + 1) * hidden), pair * hidden);
-      }
+      for (let i = 0; i < pairs.length; i++) copyOut(y, i, all[pairs[i] as number] as Wanted, hidden);
     }
     for (const { key, pairs } of groups) this.#tools.counter.served(first.frame.phase, first.frame.layer, key, pairs.length);
     this.#tools.counter.computed(first.frame.phase, groups.length, all.length, (performance.now() - started) / 1000);
@@ -182,10 +184,18 @@ export class ExpertTable {
 
 const expertOf = ({ frame, pair }: Wanted): number => frame.batch.pairExperts[pair] as number;
 
-function rowOf({ frame: { batch }, pair }: Wanted, width: number): Float32Array {
+/** The row of a pair becomes row `at` of `data`. */
+function copyIn(data: Float32Array, at: number, { frame: { batch }, pair }: Wanted, width: number): void {
   const row = batch.pairRows[pair] as number;
-  return batch.rows.subarray(row * width, (row + 1) * width);
+  data.set(batch.rows.subarray(row * width, (row + 1) * width), at * width);
 }
+
+/** Row `at` of `y` is the answer to a pair. */
+function copyOut(y: Float32Array, at: number, { frame, pair }: Wanted, width: number): void {
+  frame.out.set(y.subarray(at * width, (at + 1) * width), pair * width);
+}
+
+const newRoom: Room = (_output, length) => new Float32Array(length);
 
 function programOf(shares: readonly Share<ExpertWork>[], expert: number): Compiled {
   return shares.map(({ frame }) => frame.programs.get(expert)).find((program) => program !== undefined) as Compiled;

@@ -1,7 +1,8 @@
 // The way of rows through the layers: per layer attention and router, in pieces where a prefill is long, then experts here and
 // elsewhere at the same time, and their sum. Two parts of one step alternate: while one's rows are at other ranks, the other computes.
 import type { Phase } from "../../crds/telemetry.ts";
-import type { Compiled, KvCall, Outputs } from "../compute/backend.ts";
+import type { Compiled, KvCall, Outputs, Room } from "../compute/backend.ts";
+import { keptRoom } from "../compute/kept.ts";
 import { rangeOfGroups } from "../kernels/kv-groups.ts";
 import type { ModelProgram, Tensor } from "../kernels/segment.ts";
 import type { Router } from "../placement/dispatch.ts";
@@ -28,6 +29,8 @@ export interface StepTools {
   readonly router: () => { readonly rank: number; readonly table: Router };
   readonly dispatch: (frame: RemoteFrame) => Promise<Float32Array>;
   readonly turns: Turns;
+  /** Memory that no part of a step uses now; there are as many as parts were ever under way at once, which is two. */
+  readonly rooms: Room[];
   /** Unset: every layer is passed alone. */
   readonly ranges?: Ranges;
   /** Unset: steps are never halved. */
@@ -40,6 +43,7 @@ export interface LayerRows {
   readonly f: Float32Array; // [n, hidden]
   readonly ids: Int32Array; // [n, topK]
   readonly topK: number;
+  readonly room: Room;
 }
 
 /** A token whose way through the layers is followed. */
@@ -78,13 +82,22 @@ export interface Passed {
   readonly to: number;
 }
 
-/** Rows of the part after the last layer, [n, hidden]. */
+/** Rows of the part after the last layer, [n, hidden]; good until the next step. */
 export async function passLayers(tools: StepTools, part: Part): Promise<Float32Array> {
+  const room = tools.rooms.pop() ?? keptRoom();
+  try {
+    return await passThrough(tools, part, room);
+  } finally {
+    tools.rooms.push(room);
+  }
+}
+
+async function passThrough(tools: StepTools, part: Part, room: Room): Promise<Float32Array> {
   const { blocks, experts, turns, transitions } = tools;
   const { tokens, baton } = part;
   const ids = { ids: { shape: [tokens.length], data: tokens } };
   const followed: Followed[] = transitions.choose(tokens.length).map((row) => ({ row, chose: undefined }));
-  let x: Float32Array = await baton.run(() => experts.lock.run(async () => floats(await tools.embed.run(ids), "x").slice()));
+  let x: Float32Array = await baton.run(() => experts.lock.run(async () => floats(await tools.embed.run(ids, undefined, room), "x")));
   const cut = new Pieces(part.kv, tokens.length);
   const ranges = tools.ranges?.wants(tokens.length) ? tools.ranges : undefined;
   for (let layer = 0; layer < blocks.length; ) {
@@ -93,7 +106,7 @@ export async function passLayers(tools: StepTools, part: Part): Promise<Float32A
     if (before) await turns.waitFor(before);
     const passing = { part, followed, from: layer, to, x };
     const ranged = to > layer ? await baton.run(() => passRange(tools, passing)) : passing;
-    const passed = ranged.to > layer ? ranged : await passLayer(tools, { part, layer, followed, cut }, x);
+    const passed = ranged.to > layer ? ranged : await passLayer(tools, { part, layer, followed, cut, room: layerRoom(room, layer) }, x);
     x = passed.x;
     layer = passed.to;
     const others = turns.betweenGraphs();
@@ -107,7 +120,14 @@ interface LayerOf {
   readonly layer: number;
   readonly followed: readonly Followed[];
   readonly cut: Pieces;
+  readonly room: Room;
 }
+
+/** A layer's rows are not where those are that it reads. */
+const layerRoom =
+  (room: Room, layer: number): Room =>
+  (output, length) =>
+    room(`${output}${layer & 1}`, length);
 
 async function passLayer(tools: StepTools, of: LayerOf, x: Float32Array): Promise<Passed> {
   const { baton, phase } = of.part;
@@ -122,12 +142,12 @@ async function passLayer(tools: StepTools, of: LayerOf, x: Float32Array): Promis
 /** All of a layer that can be done before other ranks have answered; of a dense layer, all. */
 async function beginLayer(
   tools: StepTools,
-  { part, layer, followed, cut }: LayerOf,
+  { part, layer, followed, cut, room }: LayerOf,
   x: Float32Array,
 ): Promise<Begun | { y: Float32Array }> {
   const { phase } = part;
   const pieceRows = tools.turns.pieceRows(phase, part.tokens.length);
-  const out = await denseRows(tools, { block: tools.blocks[layer] as Compiled, phase, pieces: cut.of(pieceRows) }, x);
+  const out = await denseRows(tools, { block: tools.blocks[layer] as Compiled, phase, pieces: cut.of(pieceRows), room }, x);
   part.attended(layer);
   const shape = tools.program.layers[layer];
   if (shape?.kind !== "moe") {
@@ -137,7 +157,7 @@ async function beginLayer(
   const ids = out.ids?.data as Int32Array;
   follow(tools.transitions, followed, { layer, phase, ids, topK: shape.topK });
   const sentAt = performance.now();
-  const rows = await beginExperts(tools, { layer, phase, f: floats(out, "f"), ids, topK: shape.topK });
+  const rows = await beginExperts(tools, { layer, phase, f: floats(out, "f"), ids, topK: shape.topK, room });
   return { h: floats(out, "h"), gates: floats(out, "gates"), sentAt, ...rows };
 }
 
@@ -184,28 +204,34 @@ interface DensePart {
   readonly block: Compiled;
   readonly phase: Phase;
   readonly pieces: readonly Piece[];
+  readonly room: Room;
 }
 
 /** The outputs of a layer's dense part, which stay as they are when it runs again. */
-async function denseRows(tools: StepTools, { block, phase, pieces }: DensePart, x: Float32Array): Promise<Outputs> {
+async function denseRows(tools: StepTools, { block, phase, pieces, room }: DensePart, x: Float32Array): Promise<Outputs> {
   const { hidden } = tools.program;
+  const of = x.length / hidden;
   const whole: Record<string, Tensor> = {};
   for (const { from, rows, kv } of pieces) {
+    const pieceRoom: Room = (output, length) => {
+      const width = length / rows;
+      return room(output, of * width).subarray(from * width, from * width + length);
+    };
     const input = { x: { shape: [rows, hidden], data: x.subarray(from * hidden, (from + rows) * hidden) } };
     // Inside of the lock: waiting for it is waiting for experts that others asked of this rank.
     const out = await tools.experts.lock.run(async () => {
       const startedAt = performance.now();
-      const outputs = await block.run(input, kv);
+      const outputs = await block.run(input, kv, pieceRoom);
       const ms = performance.now() - startedAt;
       tools.times.add(phase, "dense", ms);
       if (phase === "prefill") tools.turns.took(rows, ms);
       return outputs;
     });
-    const of = x.length / hidden;
     for (const [name, { data }] of Object.entries(out)) {
       const width = data.length / rows;
-      whole[name] ??= { shape: [of, width], data: data instanceof Int32Array ? new Int32Array(of * width) : new Float32Array(of * width) };
-      whole[name].data.set(data, from * width);
+      whole[name] ??= { shape: [of, width], data: data instanceof Int32Array ? new Int32Array(of * width) : room(name, of * width) };
+      const inPlace = data.buffer === whole[name].data.buffer;
+      if (!inPlace) whole[name].data.set(data, from * width);
     }
     const others = from + rows < of ? tools.turns.betweenGraphs() : undefined;
     if (others) await others;
@@ -217,7 +243,7 @@ async function denseRows(tools: StepTools, { block, phase, pieces }: DensePart, 
 export function follow(
   transitions: TransitionSampler,
   followed: readonly Followed[],
-  { layer, phase, ids, topK }: Omit<LayerRows, "f">,
+  { layer, phase, ids, topK }: Omit<LayerRows, "f" | "room">,
 ): void {
   for (const token of followed) {
     const chosen = ids.slice(token.row * topK, (token.row + 1) * topK);
@@ -227,7 +253,7 @@ export function follow(
 }
 
 /** Unweighted expert outputs of every (row, k), [n * topK, hidden]: those of this rank when it resolves, the rest with `remote`. */
-async function beginExperts(tools: StepTools, { layer, phase, f, ids, topK }: LayerRows): Promise<Pick<Begun, "rows" | "remote">> {
+async function beginExperts(tools: StepTools, { layer, phase, f, ids, topK, room }: LayerRows): Promise<Pick<Begun, "rows" | "remote">> {
   const { hidden } = tools.program;
   const { experts, counter, turns } = tools;
   const { rank, table } = tools.router();
@@ -240,7 +266,7 @@ async function beginExperts(tools: StepTools, { layer, phase, f, ids, topK }: La
   });
   const local = groups.find(({ key }) => key === localKey);
   const all = { rows: f, pairRows: rowsOfPairs(ids.length, topK), pairExperts: Uint32Array.from(ids) };
-  if (local && groups.length === 1) return { rows: await turns.ownExperts({ layer, phase, ...all }), remote: undefined };
+  if (local && groups.length === 1) return { rows: await turns.ownExperts({ layer, phase, ...all }, room), remote: undefined };
   const out = new Float32Array(ids.length * hidden);
   const frameOf = ({ pairs }: Group) => ({ layer, phase, ...selectPairs(all, hidden, pairs) });
   const place = ({ pairs }: Group, rows: Float32Array): void => scatterRows(out, hidden, pairs, rows);

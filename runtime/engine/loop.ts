@@ -115,6 +115,7 @@ export class EngineLoop {
       router: () => this.#router,
       dispatch: (frame) => this.#dispatch(frame),
       turns: this.#turns,
+      rooms: [],
       ranges: rangesOf(model, this.#experts),
       halving: new Halving(),
     };
@@ -209,7 +210,7 @@ export class EngineLoop {
   /** Returns what stands for the token that is not drawn. */
   #embed(id: string, row: Float32Array): Sampled {
     const values = embeddingOf(row, this.#model.finalNorm as Float32Array);
-    this.#send({ type: "event", id, event: { type: "embedding", values } });
+    this.#send({ type: "events", notices: [{ id, event: { type: "embedding", values } }] });
     return { token: 0, logprob: 0 };
   }
 
@@ -278,7 +279,7 @@ export class EngineLoop {
       throw caught;
     }
     const wanted = this.#preparing.delete(id);
-    if (!wanted) this.#send({ type: "event", id, event: { type: "finish", reason: "cancelled", outputTokens: 0 } });
+    if (!wanted) this.#send({ type: "events", notices: [{ id, event: { type: "finish", reason: "cancelled", outputTokens: 0 } }] });
     return wanted;
   }
 
@@ -380,11 +381,12 @@ export class EngineLoop {
   }
 
   #flushNotices(): void {
-    for (const { id, event } of this.#batcher.takeNotices()) {
+    const notices = this.#batcher.takeNotices();
+    for (const { id, event } of notices) {
       if (event.type === "finish") this.#traced.drop(id);
       if (event.type === "started") this.#totals.cachedTokens += event.cachedPromptTokens;
-      this.#send({ type: "event", id, event });
     }
+    if (notices.length > 0) this.#send({ type: "events", notices });
   }
 
   #count(phase: Phase, tokens: number, seconds: number): void {

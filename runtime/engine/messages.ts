@@ -1,6 +1,7 @@
 // The messages between the main thread and the engine thread over one MessagePort. Types, and errors as plain data.
 import { AppError, type Retry } from "../../crds/common.ts";
-import type { EngineInfo, EngineOptions, EngineStats, GenerateEvent, LoadCounters, RemoteFrame, RoutingTables, Sampling } from "./api.ts";
+import type { EngineInfo, EngineOptions, EngineStats, LoadCounters, RemoteFrame, RoutingTables, Sampling } from "./api.ts";
+import type { Notice } from "./core/plan.ts";
 import type { PairBatch } from "./expert-table.ts";
 
 export type ThreadOptions = Omit<EngineOptions, "remote" | "threads"> & { readonly threads: number };
@@ -48,7 +49,8 @@ export type FromEngine =
   | { readonly type: "refused"; readonly error: PlainError }
   | { readonly type: "answer"; readonly id: number; readonly result: unknown }
   | { readonly type: "failed"; readonly id: number; readonly error: PlainError }
-  | { readonly type: "event"; readonly id: string; readonly event: GenerateEvent }
+  /** All that a step gave, in order: each message costs both threads the same whatever is in it. */
+  | { readonly type: "events"; readonly notices: readonly Notice[] }
   | { readonly type: "requestFailed"; readonly id: string; readonly error: PlainError }
   | { readonly type: "dispatch"; readonly id: number; readonly frame: RemoteFrame };
 

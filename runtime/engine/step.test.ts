@@ -80,7 +80,7 @@ function tools({ halved, pieceRows, delays, answer }: Circumstances): StepTools 
   turns.pieceRows = (phase, rows) => (phase === "decode" ? rows : Math.min(rows, pieceRows));
   return {
     ...{ program, embed, blocks, experts: own, counter, transitions: new TransitionSampler(info), times: new StepTimes() },
-    ...{ turns, halving: { wants: () => halved, took: () => {} } },
+    ...{ turns, rooms: [], halving: { wants: () => halved, took: () => {} } },
     router: () => ({ rank: 0, table: router }),
     dispatch: async (frame) => {
       await turnsOfLoop(delays[frames++ % delays.length] ?? 0);
@@ -95,14 +95,15 @@ async function rowsOf(circumstances: Circumstances): Promise<Float32Array[]> {
   const { layers, kvHeads, headDim, valueDim } = program;
   const cache = await backend.createKv({ layers: layers.length, slots: 4, kvHeads, headDim, valueDim, context: 32 });
   try {
-    const step = (tokens: number[], group: KvGroup) =>
-      forward(tools(circumstances), Int32Array.from(tokens), { cache, groups: [group] }, group.tokens > 1 ? "prefill" : "decode");
+    const all = tools(circumstances); // one for all steps: each uses the memory of the one before
+    const step = async (tokens: number[], group: KvGroup) =>
+      (await forward(all, Int32Array.from(tokens), { cache, groups: [group] }, group.tokens > 1 ? "prefill" : "decode")).slice();
     const prompt = (length: number) => Array.from({ length }, (_, i) => (i * 37 + length) % 320);
     const rows: Float32Array[] = [];
     for (const [slot, length] of [5, 12, 3].entries())
       rows.push(await step(prompt(length), { firstSlot: slot, batch: 1, tokens: length, past: Int32Array.of(0) }));
     rows.push(await step([1, 2, 3], { firstSlot: 0, batch: 3, tokens: 1, past: Int32Array.of(5, 12, 3) }));
-    return rows.map((each) => each.slice());
+    return rows;
   } finally {
     await cache.dispose();
   }

@@ -3,6 +3,7 @@
 // decode frame waits for longer than a piece takes, and ranks that wait for each other always get on.
 import { setImmediate } from "node:timers/promises";
 import type { Phase } from "../../crds/telemetry.ts";
+import type { Room } from "../compute/backend.ts";
 import { FrameQueue, type Share } from "./core/frame-queue.ts";
 import { Pace } from "./core/pace.ts";
 import type { ExpertTable, ExpertWork, PairBatch } from "./expert-table.ts";
@@ -36,7 +37,7 @@ export interface Turns {
   /** Undefined when nobody has to be waited for. */
   betweenGraphs(): Promise<void> | undefined;
   /** The step's own pairs, whose experts are here. */
-  ownExperts(batch: PairBatch): Promise<Float32Array>;
+  ownExperts(batch: PairBatch, room?: Room): Promise<Float32Array>;
   /** A step begins, in so many parts. */
   begin(parts: number): void;
   /** A part of the step is done, or has failed. */
@@ -128,9 +129,9 @@ export class FrameTurns implements Turns {
     return this.#serve(ownPhase() === "decode" && now() < this.#nextPortionAt ? 0 : 1);
   }
 
-  async ownExperts(batch: PairBatch): Promise<Float32Array> {
+  async ownExperts(batch: PairBatch, room?: Room): Promise<Float32Array> {
     const { experts } = this.#options;
-    const work = experts.prepare(batch);
+    const work = experts.prepare(batch, room);
     try {
       for (let at = 0; at < work.order.length; ) {
         const count = batch.phase === "decode" ? work.order.length : this.#expertPace.within(this.#budgetMs());

@@ -56,8 +56,11 @@ class Rank {
       else if (message.type === "failed") this.#pending.get(message.id)?.reject(new Error(message.error.message));
       else if (message.type === "dispatch")
         void send(message.frame).then((rows) => port.postMessage({ type: "dispatched", id: message.id, rows }));
-      else if (message.type === "event" && message.event.type === "token") this.tokens.push(message.event.id);
-      else if (message.type === "event" && message.event.type === "finish") this.#finished?.();
+      else if (message.type === "events")
+        for (const { event } of message.notices) {
+          if (event.type === "token") this.tokens.push(event.id);
+          else if (event.type === "finish") this.#finished?.();
+        }
     });
   }
 

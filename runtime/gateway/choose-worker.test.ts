@@ -14,7 +14,10 @@ const worker = (rank: number, queuedTokens = 0, rest: Partial<Candidate> = {}): 
 });
 const hash = prefixHash([1, 2, 3]);
 
-const cases = new Map<string, { candidates: Candidate[]; avoid?: number[]; numerics?: string; want: number | undefined; reason?: RegExp }>([
+const cases = new Map<
+  string,
+  { candidates: Candidate[]; avoid?: number[]; busy?: number[]; numerics?: string; want: number | undefined; reason?: RegExp }
+>([
   ["nobody is known", { candidates: [], want: undefined, reason: /no worker is known/ }],
   [
     "nobody is ready",
@@ -35,12 +38,28 @@ const cases = new Map<string, { candidates: Candidate[]; avoid?: number[]; numer
     "a rank that failed the request is no choice for its class",
     { candidates: [worker(0), worker(1, 9999, { numerics: "other" })], avoid: [0], numerics: "exact", want: 1 },
   ],
+  [
+    "a full rank of the request's class is asked again before another class is",
+    { candidates: [worker(0), worker(1, 9999, { numerics: "other" })], avoid: [0], busy: [0], numerics: "exact", want: 0 },
+  ],
+  [
+    "but not before another rank of the class",
+    { candidates: [worker(0), worker(1, 9999)], avoid: [0], busy: [0], numerics: "exact", want: 1 },
+  ],
+  [
+    "nor for a request that nobody computed yet",
+    { candidates: [worker(0), worker(1, 9999, { numerics: "other" })], avoid: [0], busy: [0], want: 1 },
+  ],
   ["an avoided rank is better than none", { candidates: [worker(0, 0)], avoid: [0], want: 0 }],
 ]);
 
-for (const [name, { candidates, avoid, numerics, want, reason }] of cases) {
+for (const [name, { candidates, avoid, busy, numerics, want, reason }] of cases) {
   test(name, () => {
-    const choice = choose(candidates, hash, { avoid: new Set(avoid), ...(numerics === undefined ? {} : { numerics }) });
+    const choice = choose(candidates, hash, {
+      avoid: new Set(avoid),
+      busy: new Set(busy),
+      ...(numerics === undefined ? {} : { numerics }),
+    });
     assert.equal(choice.rank, want);
     assert.match(choice.reason, reason ?? /^$/);
   });

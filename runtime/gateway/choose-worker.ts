@@ -29,12 +29,18 @@ const prefixTokens = 64;
 interface Wishes {
   /** Ranks that failed this request; one of them is taken where there is no other. */
   readonly avoid?: ReadonlySet<number>;
+  /** Those of them that were only full: one of the request's class is asked again before another class is. */
+  readonly busy?: ReadonlySet<number>;
   /** The numerics class that computed the request so far: only there its text goes on as it would have. Another is taken where none of
    *  it is left. */
   readonly numerics?: string;
 }
 
-export function choose(candidates: readonly Candidate[], prefix: number, { avoid = new Set(), numerics }: Wishes = {}): Choice {
+export function choose(
+  candidates: readonly Candidate[],
+  prefix: number,
+  { avoid = new Set(), busy = new Set(), numerics }: Wishes = {},
+): Choice {
   if (candidates.length === 0) return { rank: undefined, reason: "no worker is known" };
   const serving = candidates.filter((candidate) => candidate.state === "active");
   // Where every rank leaves, as when a single one is replaced, one that does not refuse is better than none.
@@ -44,8 +50,9 @@ export function choose(candidates: readonly Candidate[], prefix: number, { avoid
   if (healthy.length === 0) return { rank: undefined, reason: `all ${active.length} ready workers failed a moment ago` };
   const others = healthy.filter((candidate) => !avoid.has(candidate.rank));
   const left = others.length > 0 ? others : healthy;
-  const alike = left.filter((candidate) => candidate.numerics === numerics);
-  const pool = alike.length > 0 ? alike : left;
+  const alike = (candidate: Candidate): boolean => candidate.numerics === numerics;
+  const full = healthy.filter((candidate) => busy.has(candidate.rank));
+  const pool = [left.filter(alike), full.filter(alike)].find(({ length }) => length > 0) ?? left;
   const least = Math.min(...pool.map((candidate) => candidate.queuedTokens));
   const tied = pool.filter((candidate) => candidate.queuedTokens - least <= tieTokens);
   const best = tied.reduce((a, b) => (affinity(prefix, b.rank) > affinity(prefix, a.rank) ? b : a));

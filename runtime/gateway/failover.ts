@@ -2,7 +2,8 @@
 // that gets the prompt, the tokens so far (to replay) and the same seed, so that the text goes on token for token. Not here: how
 // long it waits for what (patience.ts), which worker (choose-worker.ts), the connection (worker-pool.ts), text (../text/).
 import { AppError } from "../../crds/common.ts";
-import type { ConstraintName, FailoverReason } from "../../crds/names.ts";
+import type { FailoverReason } from "../../crds/names.ts";
+import type { Constraint } from "../engine/core/constraints/language.ts";
 import { classify, type FailoverLimits, type Fault, failoverLimits, Patience, pauseMs, repeatedFaults, type Wait } from "./patience.ts";
 
 /** How tokens are chosen, as the wire has it; what is unset is off. */
@@ -18,7 +19,7 @@ interface GenerationSampling {
   readonly frequencyPenalty?: number;
   readonly repetitionPenalty?: number;
   readonly bias?: readonly { readonly id: number; readonly value: number }[];
-  readonly constraint?: ConstraintName;
+  readonly constraint?: Constraint;
 }
 
 /** One of the likeliest tokens of a position. */
@@ -68,10 +69,17 @@ export interface Attempt {
   close(failed: boolean): void;
 }
 
+/** Ranks that did not take the request, or failed it. */
+export interface Shunned {
+  readonly avoid: ReadonlySet<number>;
+  /** Those of them that were full and are still waited for, if they are of the class that computed the request. */
+  readonly busy: ReadonlySet<number>;
+}
+
 /** The workers, as failover sees them. */
 export interface Workers {
   /** Starts on the best worker, other than `avoid` when there is a choice; a reason when there is none now. */
-  start(generation: Generation, replay: readonly number[], avoid: ReadonlySet<number>): Attempt | { readonly none: string };
+  start(generation: Generation, replay: readonly number[], shunned: Shunned): Attempt | { readonly none: string };
   /** Resolves when the membership changed, when a place became free and it is this request's turn, or after timeoutMs. */
   changed(timeoutMs: number, signal: AbortSignal): Promise<void>;
 }
@@ -107,7 +115,7 @@ export async function* generate(
   const state = new RequestState(generation, limits, hooks);
   while (true) {
     state.check();
-    const attempt = workers.start(generation, state.tokens, state.avoid);
+    const attempt = workers.start(generation, state.tokens, state.shunned());
     if ("none" in attempt) {
       await state.waitFor(workers, attempt.none);
       continue;
@@ -177,7 +185,10 @@ class RequestState {
   readonly generation: Generation;
   readonly patience: Patience;
   readonly tokens: number[] = [];
-  readonly avoid = new Set<number>();
+  readonly #avoid = new Set<number>();
+  readonly #busy = new Set<number>();
+  /** The first of the full workers since the last token. */
+  #busySince: number | undefined;
   readonly #limits: FailoverLimits;
   readonly #hooks: FailoverHooks;
   readonly #now: () => number;
@@ -212,8 +223,14 @@ class RequestState {
 
   async waitFor(workers: Workers, reason: string): Promise<void> {
     this.#lastError ??= new AppError(reason, { code: "NoWorker", retry: { afterMs: 5_000 } });
-    this.avoid.clear();
+    this.#avoid.clear();
     await workers.changed(waitStepMs, this.generation.signal);
+  }
+
+  shunned(): Shunned {
+    const since = this.#busySince ?? this.#now();
+    if (this.#now() - since >= this.#limits.ownClassMs) this.#busy.clear();
+    return { avoid: this.#avoid, busy: this.#busy };
   }
 
   pauseMs(): number {
@@ -240,6 +257,8 @@ class RequestState {
     this.#startedAttempts = 0;
     this.#internalErrors = 0;
     this.#pauses = 0;
+    this.#busy.clear();
+    this.#busySince = undefined;
     this.#lastError = undefined;
     return true;
   }
@@ -263,8 +282,13 @@ class RequestState {
     if (fault === "worker" && this.patience.computing) this.#startedAttempts++;
     this.patience.failed(fault);
     this.#lastError = error;
-    this.avoid.add(rank);
-    if (fault === "busy") return fault;
+    this.#avoid.add(rank);
+    this.#busy.delete(rank);
+    if (fault === "busy") {
+      this.#busySince ??= this.#now();
+      this.#busy.add(rank);
+      return fault;
+    }
     this.#attempts++;
     if (repeatedFaults.has(error.code) && ++this.#internalErrors >= this.#limits.internalErrorsMax) throw error;
     this.#hooks.onFailover?.(reasonOf(error), rank, this.tokens.length, error);

@@ -9,6 +9,10 @@ const user = { role: "user", content: "hi" };
 const chat = (extra: object) => ({ model: "tiny", messages: [user], ...extra });
 const text = (extra: object) => ({ model: "tiny", prompt: "hi", ...extra });
 
+const schemaFormat = (schema: object) => ({
+  response_format: { type: "json_schema", json_schema: { name: "answer", strict: true, schema } },
+});
+
 interface Bad {
   readonly body: unknown;
   readonly param: string | null;
@@ -101,9 +105,33 @@ const bad = new Map<string, Bad>([
   [
     "a response format",
     {
-      body: chat({ response_format: { type: "json_schema", json_schema: {} } }),
+      body: chat({ response_format: { type: "grammar" } }),
       param: "response_format.type",
-      message: /only text and json_object/,
+      message: /only text, json_object, json_schema/,
+    },
+  ],
+  [
+    "a schema without a name",
+    {
+      body: chat({ response_format: { type: "json_schema", json_schema: {} } }),
+      param: "response_format.json_schema.name",
+      message: /name/,
+    },
+  ],
+  [
+    "a schema that is not implemented",
+    {
+      body: chat(schemaFormat({ type: "object", properties: { at: { type: "string", format: "date" } } })),
+      param: "response_format.json_schema.schema",
+      message: /#\/properties\/at\/format: is not implemented; write it as a pattern/,
+    },
+  ],
+  [
+    "a schema that is too large",
+    {
+      body: chat(schemaFormat({ description: "x".repeat(70_000) })),
+      param: "response_format.json_schema.schema",
+      message: /at most 65536/,
     },
   ],
   [
@@ -163,7 +191,10 @@ test("penalties, bias, likeliest tokens, format and priority come out as they we
   const want = { minP: 0.1, presencePenalty: -2, frequencyPenalty: 0.5, repetitionPenalty: 1.1, bias, topLogprobs: 20 };
   assert.deepEqual(job.sampling, { temperature: 1, topP: 1, topK: 0, seed: undefined, ...want });
   assert.equal(job.priority, -3);
-  assert.equal(jobOf(parseChat(chat({ response_format: { type: "json_object" } }), "tiny")).sampling.constraint, "json_object");
+  const formatOf = (format: object) => jobOf(parseChat(chat(format), "tiny")).sampling.constraint;
+  assert.deepEqual(formatOf({ response_format: { type: "json_object" } }), { name: "json_object", spec: "" });
+  assert.deepEqual(formatOf(schemaFormat({ type: "integer" })), { name: "json_schema", spec: '{"type":"integer"}' });
+  assert.equal(formatOf({ response_format: { type: "text" } }), undefined);
   const plain = jobOf(parseCompletion(text({ logprobs: 3 }), "tiny"));
   assert.deepEqual([plain.logprobs, plain.sampling.topLogprobs], [true, 3]);
 });

@@ -3,9 +3,10 @@
 // accepted and listed below. Pure: text in, job out; tokenisation and limits of the model come later (answer.ts).
 
 import { z } from "zod";
-import { type ConstraintName, constraintNames } from "../../crds/names.ts";
+import type { Constraint } from "../engine/core/constraints/language.ts";
 import type { ChatMessage } from "../text/text-model.ts";
 import { invalid, type Problem, problemOfIssue, problems } from "./problem.ts";
+import { responseFormat } from "./response-format.ts";
 
 export const requestBounds = {
   stops: 4,
@@ -40,7 +41,7 @@ interface JobSampling {
   readonly bias: readonly { readonly id: number; readonly value: number }[];
   /** Tokens told beside each; 0 = none. */
   readonly topLogprobs: number;
-  readonly constraint?: ConstraintName;
+  readonly constraint?: Constraint;
 }
 
 export interface GenerationJob {
@@ -173,9 +174,7 @@ const chatRequestSchema = z.strictObject({
   max_completion_tokens: maxTokens,
   logprobs: z.boolean("must be true or false").nullish(),
   top_logprobs: topLogprobs,
-  response_format: z
-    .strictObject({ type: z.enum(["text", ...constraintNames], `only ${["text", ...constraintNames].join(" and ")} are implemented`) })
-    .nullish(),
+  response_format: responseFormat.nullish(),
   modalities: z.array(z.literal("text", "only text is implemented")).max(1).nullish(),
   tools: noItems("tools are not implemented"),
   tool_choice: z.enum(["none", "auto"], "tools are not implemented; leave it out").nullish(),
@@ -227,9 +226,9 @@ export function parseChat(body: unknown, served: string): Parsed {
     return { problem: invalid("`max_tokens` and `max_completion_tokens` differ: send one.", "max_tokens", "invalid_value") };
   if (request.top_logprobs && request.logprobs !== true)
     return { problem: invalid("`top_logprobs` needs `logprobs: true`.", "top_logprobs", "invalid_value") };
-  const format = request.response_format?.type ?? "text";
-  if (format !== "text" && request.ignore_eos)
-    return { problem: invalid(`\`ignore_eos\`: a ${format} has an end; leave it out.`, "ignore_eos", "invalid_value") };
+  const constraint = request.response_format ?? undefined;
+  if (constraint && request.ignore_eos)
+    return { problem: invalid(`\`ignore_eos\`: a ${constraint.name} has an end; leave it out.`, "ignore_eos", "invalid_value") };
   const given = common(request, request.top_logprobs ?? 0);
   const messages = request.messages.map((one): ChatMessage => {
     const flat = typeof one.content === "string" ? one.content : one.content.map((part) => part.text).join("");
@@ -239,7 +238,7 @@ export function parseChat(body: unknown, served: string): Parsed {
   return {
     job: {
       ...given,
-      sampling: format === "text" ? given.sampling : { ...given.sampling, constraint: format },
+      sampling: constraint ? { ...given.sampling, constraint } : given.sampling,
       endpoint: "chat",
       prompt: { messages },
       maxTokens: request.max_completion_tokens ?? request.max_tokens ?? undefined,

@@ -16,6 +16,8 @@ export interface FailoverLimits {
   readonly perPromptTokenMs: number;
   /** Milliseconds between two tokens. Workers that are gone show much earlier (life-watch.ts); this finds engines that hang. */
   readonly nextTokenMs: number;
+  /** Milliseconds for which full workers of the class that computed a request are asked again before one of another class is. */
+  readonly ownClassMs: number;
   /** Attempts in a row that brought no token. */
   readonly attemptsMax: number;
   /** Attempts of these that a worker had begun to compute: a request that ends workers must not meet them all. */
@@ -31,6 +33,7 @@ export const failoverLimits: FailoverLimits = {
   firstTokenMs: 60_000,
   perPromptTokenMs: 20,
   nextTokenMs: 35_000,
+  ownClassMs: 10_000,
   attemptsMax: 200,
   startedAttemptsMax: 6,
   internalErrorsMax: 3,

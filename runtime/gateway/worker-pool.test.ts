@@ -18,7 +18,7 @@ test("an attempt that no worker accepted wakes nobody: nothing became free", asy
   pool.apply({ version: 1, members: [member] });
   let woken = 0;
   for (let i = 0; i < 3; i++) void pool.changed(60_000, request.signal).then(() => woken++);
-  const attempt = pool.start(request, [], new Set()) as Attempt;
+  const attempt = pool.start(request, [], { avoid: new Set(), busy: new Set() }) as Attempt;
   attempt.close(false);
   await new Promise((resolve) => setImmediate(resolve));
   assert.equal(woken, 0);

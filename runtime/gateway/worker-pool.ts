@@ -11,7 +11,7 @@ import { whenReady } from "../wire/ready.ts";
 import type { ServiceClient } from "../wire/service.ts";
 import { serverNames, type TlsSource } from "../wire/tls.ts";
 import { type Candidate, choose, prefixHash } from "./choose-worker.ts";
-import type { Attempt, Generation, WorkerEvent, Workers } from "./failover.ts";
+import type { Attempt, Generation, Shunned, WorkerEvent, Workers } from "./failover.ts";
 import { LifeWatch, lookEveryMs } from "./life-watch.ts";
 
 /** A rank that just failed gets no request for this long, unless its pod changed. */
@@ -127,10 +127,10 @@ export class WorkerPool implements Workers {
     return counts;
   }
 
-  start(generation: Generation, replay: readonly number[], avoid: ReadonlySet<number>): Attempt | { readonly none: string } {
+  start(generation: Generation, replay: readonly number[], shunned: Shunned): Attempt | { readonly none: string } {
     const before = replay.length > 0 ? this.#classes.get(generation) : undefined;
     const { rank, reason } = choose(this.#candidates(), prefixHash(generation.prompt), {
-      avoid,
+      ...shunned,
       ...(before === undefined ? {} : { numerics: before }),
     });
     if (rank === undefined) return { none: reason };
@@ -221,7 +221,7 @@ export class WorkerPool implements Workers {
       prompt: [...generation.prompt],
       replay: [...replay],
       maxTokens: generation.maxTokens,
-      sampling: { ...generation.sampling, bias: [...(generation.sampling.bias ?? [])] },
+      sampling: samplingOf(generation.sampling),
       eos: [...generation.eos],
       priority: generation.priority ?? 0,
       embed: generation.embed ?? false,
@@ -364,3 +364,8 @@ function sum(values: readonly number[]): number {
 }
 
 function nothing(): void {}
+
+/** Settings as the wire has them. */
+function samplingOf({ constraint, bias = [], ...rest }: Generation["sampling"]) {
+  return { ...rest, bias: [...bias], constraint: constraint?.name ?? "", constraintSpec: constraint?.spec ?? "" };
+}

@@ -103,8 +103,8 @@ const broken: Record<string, { bytes: Uint8Array; want: RegExp; code?: string }>
   "a tensor of nine dimensions": { bytes: bytes(start, 1n, 0n, "t", u32(9)), want: /9 dimensions/ },
   "a tensor past the end": { bytes: bytes(start, 1n, 0n, "t", u32(1), 2n ** 40n, u32(0), 0n), want: /past the file/ },
   "a tensor type nobody reads": {
-    bytes: bytes(start, 1n, 0n, "t", u32(1), 32n, u32(16), 0n),
-    want: /GGML type 16; supported are/,
+    bytes: bytes(start, 1n, 0n, "t", u32(1), 32n, u32(15), 0n),
+    want: /GGML type 15; supported are/,
     code: "UnsupportedDtype",
   },
   "an alignment of zero": { bytes: bytes(start, 0n, 1n, "general.alignment", u32(4), u32(0)), want: /general\.alignment is 0/ },

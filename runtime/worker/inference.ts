@@ -142,7 +142,7 @@ async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, t
 function samplingOf(sampling: WireSampling | undefined): Sampling {
   if (!sampling) return { temperature: 0, topP: 1, topK: 0, seed: 0n };
   const { temperature, topK, seed, logprobs, topLogprobs, minP, presencePenalty, frequencyPenalty, bias, constraint } = sampling;
-  const held = constraint === "" ? {} : { constraint: constraint as ConstraintName };
+  const held = constraint === "" ? {} : { constraint: { name: constraint as ConstraintName, spec: sampling.constraintSpec } };
   return {
     temperature,
     topP: sampling.topP || 1,

@@ -11,14 +11,16 @@ export const law: Readonly<Record<string, readonly string[]>> = {
   "runtime/placement/": ["crds/"],
   "runtime/kernels/": ["crds/", "runtime/placement/grid.ts"],
   "runtime/models/": ["crds/", "runtime/kernels/"],
-  "runtime/engine/core/": ["crds/"],
+  "runtime/engine/core/": ["crds/", "runtime/engine/core/constraints/"],
+  "runtime/engine/core/constraints/": ["crds/"],
   "runtime/wire/": ["crds/", "runtime/placement/"],
   "runtime/observe/": ["crds/"],
   "runtime/text/": ["crds/"],
   "runtime/weights/": ["crds/", "runtime/placement/grid.ts", "runtime/kernels/", "runtime/models/"],
   // The door of what computes; of weights it knows the forms of a matrix (kernels). Engines behind it know only the door.
-  "runtime/compute/": ["crds/", "runtime/kernels/", "runtime/compute/ggml/"],
+  "runtime/compute/": ["crds/", "runtime/kernels/", "runtime/compute/ggml/", "runtime/compute/onnx/"],
   "runtime/compute/ggml/": ["crds/", "runtime/kernels/", "runtime/compute/"],
+  "runtime/compute/onnx/": ["crds/", "runtime/kernels/", "runtime/compute/"],
   "runtime/engine/": [
     "crds/",
     "runtime/placement/",
@@ -27,6 +29,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/weights/",
     "runtime/compute/",
     "runtime/engine/core/",
+    "runtime/engine/core/constraints/",
     "runtime/text/token-texts.ts",
   ],
   // Experts see the engine through its interface; memory knows nothing of dispatch.
@@ -42,17 +45,16 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/experts/",
     "runtime/experts/memory/",
   ],
-  // These rooms come with training, which serves nobody, and with its collectives (see `planned`).
+  // Training serves nobody; it will reach other ranks through its collectives alone (see `planned`).
   "runtime/comm/": ["crds/", "runtime/placement/", "runtime/kernels/", "runtime/wire/", "runtime/observe/"],
   "runtime/train/": [
     "crds/",
-    "runtime/placement/",
     "runtime/kernels/",
     "runtime/models/",
     "runtime/weights/",
     "runtime/compute/",
-    "runtime/engine/",
-    "runtime/comm/",
+    "runtime/text/tokenizer.ts",
+    "runtime/tools/files.ts",
   ],
   // The two roles never know each other.
   "runtime/worker/": [
@@ -66,7 +68,8 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/experts/memory/",
     "runtime/experts/dispatch/",
   ],
-  "runtime/gateway/": ["crds/", "runtime/wire/", "runtime/observe/", "runtime/text/"],
+  // A gateway refuses at the door what an engine would: it knows the languages that a text may be held to, and nothing else of engines.
+  "runtime/gateway/": ["crds/", "runtime/wire/", "runtime/observe/", "runtime/text/", "runtime/engine/core/constraints/"],
   "runtime/tools/": [
     "crds/",
     "runtime/placement/grid.ts",
@@ -205,6 +208,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/placement/grid.ts",
     "runtime/wire/nats.ts",
     "runtime/tools/",
+    "runtime/train/",
     "operator/kube/kube.ts",
     "operator/planner/",
     "operator/planner/offline/",
@@ -215,7 +219,6 @@ export const law: Readonly<Record<string, readonly string[]>> = {
 /** Rows of the law whose folder is still to come -> why they stand there already. A row leaves this list with its first file. */
 export const planned: Readonly<Record<string, string>> = {
   "runtime/comm/": "collectives over the wire; it knows neither engine nor training",
-  "runtime/train/": "training; it knows neither gateway nor worker, and reaches other ranks through runtime/comm alone",
 };
 
 /** Rooms without clock, random, network or file system: what they need of it comes as an argument, so that tests and replays decide it. */
@@ -243,6 +246,7 @@ export const clients: Readonly<Record<string, string>> = {
   pino: "runtime/observe/",
   koffi: "runtime/compute/ggml/",
   "@node-llama-cpp/": "runtime/compute/ggml/",
+  "onnxruntime-node": "runtime/compute/onnx/",
   "@hono/": "runtime/gateway/",
   hono: "runtime/gateway/",
   highs: "operator/planner/solver.ts",

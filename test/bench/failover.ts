@@ -59,7 +59,7 @@ async function ask(pool: Workers, ids: readonly number[], maxTokens: number, onT
 
 /** The pool without one rank, while there is another. */
 const without = (pool: Workers, rank: number): Workers => ({
-  start: (request, replay, avoid) => pool.start(request, replay, new Set([...avoid, rank])),
+  start: (request, replay, { avoid, busy }) => pool.start(request, replay, { avoid: new Set([...avoid, rank]), busy }),
   changed: (timeoutMs, signal) => pool.changed(timeoutMs, signal),
 });
 

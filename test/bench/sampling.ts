@@ -1,6 +1,7 @@
 // The time that choosing a token takes, by what a request asks, beside a bare pass over the vocabulary that finds the largest logit. The
 // cases take turns, so that a busy machine is busy for all of them; the ratio is what counts.
 import { parseArgs } from "node:util";
+import type { Constraint } from "../../runtime/engine/core/constraints/language.ts";
 import { Languages } from "../../runtime/engine/core/constraints/languages.ts";
 import { orderOf, type TokenTexts, Vocabulary } from "../../runtime/engine/core/constraints/vocabulary.ts";
 import { OpenSampling } from "../../runtime/engine/core/open-sampling.ts";
@@ -23,13 +24,22 @@ interface SamplingRow {
 
 const greedy = { temperature: 0, topP: 1, topK: 0, seed: 7n } as const;
 const drawn = { ...greedy, temperature: 0.8 };
-const json = "json_object" as const;
+const json = { name: "json_object", spec: "" } as const;
+/** A string whose length is counted: each character is a state of its own. */
+const text = { type: "string", maxLength: 400 };
+const schema = { name: "json_schema", spec: JSON.stringify({ type: "object", additionalProperties: text }) } as const;
+/** The text so far is {" and a word, and after it, for the schema, ": and " and a word: a string goes on. */
+const begun = new Map<unknown, Uint32Array>([
+  [json, Uint32Array.of(1, 20)],
+  [schema, Uint32Array.of(1, 20, 3, 2, 20)],
+]);
 
 const cases: Readonly<Record<string, Sampling>> = {
   greedy,
   "greedy, 5 top logprobs": { ...greedy, logprobs: true, topLogprobs: 5 },
   "greedy, penalties over 2,000 tokens": { ...greedy, repetitionPenalty: 1.1, presencePenalty: 0.5 },
   "greedy, in a JSON string": { ...greedy, constraint: json },
+  "greedy, in a string of a JSON Schema": { ...greedy, constraint: schema },
   "min_p 0.05": { ...drawn, minP: 0.05 },
   "top_k 40": { ...drawn, topK: 40 },
   "top_k 40, top_p 0.95": { ...drawn, topK: 40, topP: 0.95 },
@@ -94,8 +104,7 @@ export async function samplingBench(args: readonly string[]): Promise<readonly S
     times.set(name, [...(times.get(name) ?? []), (performance.now() - from) * 1000]);
   };
   const requests = Object.entries(cases).map(([name, sampling]) => {
-    // In JSON: the text so far is {" and a word, so that a string goes on.
-    const replay = sampling.constraint ? Uint32Array.of(1, 20) : new Uint32Array(0);
+    const replay = begun.get(sampling.constraint) ?? new Uint32Array(0);
     return { name, request: new OpenSampling({ sampling, prompt, replay, eos: [eos] }, languages) };
   });
   for (let round = 0; round < warmupRounds + rounds; round++) {
@@ -105,9 +114,13 @@ export async function samplingBench(args: readonly string[]): Promise<readonly S
     for (const { name, request } of requests) timed(name, () => sampler.sample(row, request, round));
   }
   const median = (name: string): number => (times.get(name) ?? []).sort((a, b) => a - b)[rounds >> 1] as number;
-  const first = firstSetMicroseconds(vocabulary, vocab, rounds);
   const all = ["bare pass", ...requests.map(({ name }) => name)].map((name) => [name, median(name)] as const);
-  const found = [...all, ["a JSON string's set, not yet known", await first] as const];
+  const first = (of: Constraint) => firstSetMicroseconds({ vocabulary, vocab, rounds }, of);
+  const found = [
+    ...all,
+    ["a JSON string's set, not yet known", await first(json)] as const,
+    ["a counted string's set, not yet known", await first(schema)] as const,
+  ];
   const report = found.map(([name, micros]) => ({ case: name, medianMicroseconds: micros, ratio: micros / median("bare pass") }));
   process.stdout.write(`vocabulary of ${vocab}, ${rounds} rounds; its tokens were put in order in ${orderMs.toFixed(0)} ms\n`);
   for (const { case: name, medianMicroseconds: micros, ratio } of report)
@@ -115,14 +128,20 @@ export async function samplingBench(args: readonly string[]): Promise<readonly S
   return report;
 }
 
+interface FirstSets {
+  readonly vocabulary: Vocabulary;
+  readonly vocab: number;
+  readonly rounds: number;
+}
+
 /** The walk over the vocabulary that a state takes when it is met for the first time. */
-async function firstSetMicroseconds(vocabulary: Vocabulary, vocab: number, rounds: number): Promise<number> {
+async function firstSetMicroseconds({ vocabulary, vocab, rounds }: FirstSets, constraint: Constraint): Promise<number> {
   const into = new Uint32Array(vocab);
   const times: number[] = [];
   for (let i = 0; i < Math.min(rounds, 15); i++) {
     const languages = new Languages(vocab, async () => vocabulary);
     await languages.prepare();
-    const held = languages.hold(json, [eos], Uint32Array.of(1, 20));
+    const held = languages.hold(constraint, [eos], begun.get(constraint) as Uint32Array);
     const from = performance.now();
     held.candidates(into);
     times.push((performance.now() - from) * 1000);

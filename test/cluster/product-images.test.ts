@@ -5,7 +5,7 @@ import { join, resolve } from "node:path";
 import { test } from "node:test";
 import { gpuNames, librariesOf, packageVersion } from "../../runtime/compute/ggml/packages.ts";
 import { keepSource } from "./node-modules.ts";
-import { imageConfigs, sourceFolders, workerPackages } from "./product-images.ts";
+import { imageConfigs, sourceFolders, trainingPackages, workerPackages } from "./product-images.ts";
 
 const root = resolve(import.meta.dirname, "../..");
 const read = (file: string): string => readFileSync(join(root, file), "utf8");
@@ -70,10 +70,11 @@ for (const image of images) {
   });
 }
 
-test("the native packages of workers are the optional ones, and only the operator's image leaves them out", () => {
-  assert.deepEqual(Object.keys(JSON.parse(read("package.json")).optionalDependencies), workerPackages);
+test("native packages are the optional ones: the operator's image has none of them, that of workers none of training", () => {
+  assert.deepEqual(Object.keys(JSON.parse(read("package.json")).optionalDependencies), [...workerPackages, ...trainingPackages]);
   const omits = images.map((image) => /--omit=optional/.test(read(`${image}/Dockerfile`)));
   assert.deepEqual(omits, [true, false]);
+  for (const name of trainingPackages) assert.match(read("runtime/Dockerfile"), new RegExp(`rm -r .*node_modules/${name} `));
 });
 
 test("of the copied folders both leave out the same files", () => {

@@ -16,6 +16,9 @@ export const sourceFolders: readonly string[] = ["operator", "runtime", "crds"];
 /** Heavy native packages that only workers load. */
 export const workerPackages: readonly string[] = ["@node-llama-cpp/linux-arm64", "@node-llama-cpp/linux-x64", "koffi"];
 
+/** Training runs from the command line: its library, larger than all else, is in no image. */
+export const trainingPackages: readonly string[] = ["onnxruntime-node"];
+
 /** Names that C libraries look up, and certificates for TLS clients: what an empty root filesystem lacks. */
 function systemFiles(): ImageFile[] {
   return [
@@ -141,8 +144,12 @@ export async function buildProductImages(options: ProductImagesOptions): Promise
     log(`image ${image.ref}: ${Math.round(image.bytes / 1e6)} MB`);
     return image;
   };
-  const operator = await build("operator", [base, { files: packageFiles(repo, workerPackages) }, sources], imageConfigs.operator);
-  const packages = packageFiles(repo, []);
+  const operator = await build(
+    "operator",
+    [base, { files: packageFiles(repo, [...workerPackages, ...trainingPackages]) }, sources],
+    imageConfigs.operator,
+  );
+  const packages = packageFiles(repo, trainingPackages);
   const runtimeLayers = [base, { files: [...packages, ...(await addonLibraries(packages, base))] }, sources];
   const runtime = await build("runtime", runtimeLayers, imageConfigs.runtime);
   const { "nats-server": natsServer } = await ensureBinaries(log, { only: ["nats-server"] });

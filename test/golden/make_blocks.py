@@ -22,6 +22,8 @@ FORMS = {
     "f16": (KIND.F16, [0]), "bf16": (KIND.BF16, []), "q8_0": (KIND.Q8_0, [0]), "q4_0": (KIND.Q4_0, [0]), "q4_1": (KIND.Q4_1, [0, 2]),
     "q5_0": (KIND.Q5_0, [0]), "q5_1": (KIND.Q5_1, [0, 2]), "iq4_nl": (KIND.IQ4_NL, [0]), "iq4_xs": (KIND.IQ4_XS, [0]), "mxfp4": (KIND.MXFP4, []),
     "q2_K": (KIND.Q2_K, [80, 82]), "q3_K": (KIND.Q3_K, [108]), "q4_K": (KIND.Q4_K, [0, 2]), "q5_K": (KIND.Q5_K, [0, 2]), "q6_K": (KIND.Q6_K, [208]),
+    "iq1_s": (KIND.IQ1_S, [0]), "iq1_m": (KIND.IQ1_M, []), "iq2_xxs": (KIND.IQ2_XXS, [0]), "iq2_xs": (KIND.IQ2_XS, [0]), "iq2_s": (KIND.IQ2_S, [0]),
+    "iq3_xxs": (KIND.IQ3_XXS, [0]), "iq3_s": (KIND.IQ3_S, [0]), "tq1_0": (KIND.TQ1_0, [52]), "tq2_0": (KIND.TQ2_0, [64]), "nvfp4": (KIND.NVFP4, []), "q1_0": (KIND.Q1_0, [0]),
 }
 
 # Types that the package can round to.
@@ -50,6 +52,13 @@ def names():
     return out
 
 
+def signs(flat, kind):
+    """The package has no reader of this type: a half, then a bit for each value, set where it is positive."""
+    blocks = flat.reshape(-1, gguf.GGML_QUANT_SIZES[kind][1])
+    scale = blocks[:, :2].copy().view(numpy.float16).astype(numpy.float32)
+    return numpy.where(numpy.unpackbits(blocks[:, 2:], axis=1, bitorder="little") == 1, scale, -scale)
+
+
 def main():
     random = numpy.random.default_rng(39)
     forms = {}
@@ -63,7 +72,11 @@ def main():
             blocks[:, 0] = [0, 1, 122][:count]  # the two smallest scales have an exponent of their own
         if kind == KIND.BF16:
             blocks[:, 1] = 0x3C | (blocks[:, 1] & 0x83)
-        floats = gguf.quants.dequantize(blocks.reshape(-1), kind).astype(numpy.float32)
+        if kind == KIND.IQ1_M:  # its scale lies in the upper half of four bytes
+            scale = (random.standard_normal(count) * 0.02).astype(numpy.float16).view(numpy.uint16)
+            for word in range(4):
+                blocks[:, 49 + 2 * word] = (blocks[:, 49 + 2 * word] & 15) | (((scale >> (4 * word)) & 15) << 4).astype(numpy.uint8)
+        floats = (signs if kind == KIND.Q1_0 else gguf.quants.dequantize)(blocks.reshape(-1), kind).astype(numpy.float32)
         assert floats.size == count * values and numpy.isfinite(floats).all(), name
         forms[name] = dict(type=int(kind), values=values, bytes=size, blocks=base64.b64encode(blocks.tobytes()).decode(),
                            floats=base64.b64encode(floats.tobytes()).decode())

@@ -21,9 +21,25 @@ const scales: Partial<Record<StoredForm, Readonly<Record<number, number>>>> = {
   q4_K: { 0: deviation / 250, 2: deviation / 32 },
   q5_K: { 0: deviation / 500, 2: deviation / 32 },
   q6_K: { 208: deviation / 1500 },
+  iq1_s: { 0: deviation / 8 },
+  iq2_xxs: { 0: deviation / 80 },
+  iq2_xs: { 0: deviation / 80 },
+  iq2_s: { 0: deviation / 80 },
+  iq3_xxs: { 0: deviation / 120 },
+  iq3_s: { 0: deviation / 120 },
+  tq1_0: { 52: deviation },
+  tq2_0: { 64: deviation },
+  q1_0: { 0: deviation },
 };
 
 const halfBytes = ({ buffer }: Uint16Array): Uint8Array => new Uint8Array(buffer);
+
+/** A half, four bits of it at the top of each of four words. */
+function halfInWords(bytes: Uint8Array, at: number, value: number): void {
+  const half = f16Bits(value);
+  for (let word = 0; word < 4; word++)
+    bytes[at + 2 * word + 1] = ((bytes[at + 2 * word + 1] as number) & 15) | (((half >> (4 * word)) & 15) << 4);
+}
 
 /** Random blocks of a type. */
 export function stored(form: StoredForm, values: number, seed: number): Uint8Array {
@@ -36,6 +52,8 @@ export function stored(form: StoredForm, values: number, seed: number): Uint8Arr
   for (let at = 0; at < bytes.length; at += ggmlFormats[form].bytes) {
     for (const [offset, scale] of Object.entries(scales[form] ?? {})) view.setFloat16(at + Number(offset), scale, true);
     if (form === "mxfp4") bytes[at] = 121;
+    if (form === "nvfp4") for (let part = 0; part < 4; part++) bytes[at + part] = 2 + part;
+    if (form === "iq1_m") halfInWords(bytes, at + 48, deviation / 8);
   }
   return bytes;
 }

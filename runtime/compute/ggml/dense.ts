@@ -1,6 +1,6 @@
 // The weights of a segment that every row passes: embedding, attention, router, norms, head. Placed once, as they
 // are, in f32 or in blocks of int8, and multiplied so that a row's bits do not depend on the rows beside it.
-import { gateLogits } from "../../kernels/index.ts";
+import { gateLogits, kernelOf } from "../../kernels/index.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { asF32, blockOf, type WeightData, type Weights } from "../../kernels/weights.ts";
 import type { DeviceBuffer, GgmlDevice, Memory } from "./device.ts";
@@ -15,6 +15,13 @@ interface Placed extends Matrix {
   readonly home: Home;
 }
 
+/** Weights that are one matrix, one below the other: one product multiplies the same rows by all of them. */
+interface Joined extends Matrix {
+  readonly names: readonly string[];
+  /** Rows of each. */
+  readonly each: readonly number[];
+}
+
 /** Types of plain values: f32 and its halves. */
 const floats: ReadonlySet<WeightType> = new Set(["f32", "f16", "bf16"]);
 
@@ -24,13 +31,26 @@ function routerMatrices({ ops }: Segment): ReadonlySet<string> {
   return new Set(ops.flatMap((op) => (op.op === "matMul" && logits.has(op.out) ? [op.weight] : [])));
 }
 
+/** Names of weights that make the queries, keys and values of the same attention and nothing else: attention takes them where they are. */
+function attentionInputs({ ops, outputs }: Segment): readonly (readonly { readonly name: string; readonly x: string }[])[] {
+  const read = [...outputs.map(({ name }) => name), ...ops.flatMap((op) => kernelOf(op).reads(op))];
+  return ops.flatMap((op) => {
+    if (op.op !== "attention") return [];
+    const products = [op.q, op.k, op.v].map((value) => ops.find((each) => each.op === "matMul" && each.out === value));
+    const own = products.flatMap((each) => (each?.op === "matMul" && read.filter((name) => name === each.out).length === 1 ? [each] : []));
+    return [own.map(({ weight, x }) => ({ name: weight, x }))];
+  });
+}
+
 export class DenseWeights implements WeightSource {
   readonly bytes: number;
   readonly #device: GgmlDevice;
   readonly #metadata: Pointer;
   /** One of each kind of memory. */
   readonly #buffers = new Map<Memory, DeviceBuffer>();
-  readonly #placed = new Map<string, Placed>();
+  readonly #placed = new Map<string, Placed & { readonly joined: Joined }>();
+  /** What graphs that are being built have multiplied already. */
+  readonly #products = new WeakMap<GraphBuilder, Map<Joined, { readonly x: Value; readonly product: Value }>>();
 
   /** `bits`: of floats at most, as BackendOptions say. */
   constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 16 | 32) {
@@ -43,10 +63,14 @@ export class DenseWeights implements WeightSource {
       return bits === 8 && (shape[1] as number) % blockOf("q8_0") === 0 ? "q8_0" : "f32";
     };
     const tables = new Set(segment.ops.flatMap((op) => (op.op === "gather" ? [op.table] : [])));
-    const parts = segment.weights.map(({ name, shape }) => {
+    const shapes = new Map(segment.weights.map(({ name, shape }) => [name, shape]));
+    const parts = this.#join(segment, (name) => {
+      const shape = shapes.get(name) ?? [];
       const [rows, columns] = dimensions(shape);
-      const matrix: Matrix = { type: typeOf(name, shape), rows, columns };
-      return { name, matrix, home: tables.has(name) ? homesOf(device).plain(matrix) : homesOf(device).of(matrix) };
+      return { type: typeOf(name, shape), rows, columns };
+    }).map((matrix) => {
+      const home = matrix.names.some((name) => tables.has(name)) ? homesOf(device).plain(matrix) : homesOf(device).of(matrix);
+      return { matrix, home };
     });
     const sizes = new Map<Memory, number>();
     const offsets = parts.map(({ home: { memory, bytes } }) => {
@@ -58,11 +82,12 @@ export class DenseWeights implements WeightSource {
     this.#metadata = device.metadata(segment.weights.length);
     try {
       for (const [memory, bytes] of sizes) this.#buffers.set(memory, device.allocate(bytes, memory.handle));
-      for (const [i, { name, matrix, home }] of parts.entries()) {
+      for (const [i, { matrix, home }] of parts.entries()) {
         const buffer = this.#buffers.get(home.memory) as DeviceBuffer;
         const tensor = homesOf(device).tensor(this.#metadata, matrix, buffer, buffer.base + BigInt(offsets[i] as number));
-        this.#write(tensor, matrix, weights[name] as WeightData);
-        this.#placed.set(name, { tensor, rows: matrix.rows, columns: matrix.columns, type: matrix.type, home });
+        this.#write(tensor, matrix, weights);
+        const { rows, columns, type } = matrix;
+        for (const name of matrix.names) this.#placed.set(name, { tensor, rows, columns, type, home, joined: matrix });
       }
     } catch (caught) {
       this.free();
@@ -75,7 +100,17 @@ export class DenseWeights implements WeightSource {
   }
 
   multiply(build: GraphBuilder, name: string, x: Value, rows: number): Value {
-    return multiplied(build, this.#find(name), x, rows);
+    const placed = this.#find(name);
+    const { joined } = placed;
+    if (joined.names.length === 1) return multiplied(build, placed, x, rows);
+    const products = this.#products.get(build) ?? new Map<Joined, { readonly x: Value; readonly product: Value }>();
+    this.#products.set(build, products);
+    const known = products.get(joined);
+    const whole = known?.x === x ? known.product : multiplied(build, placed, x, rows);
+    products.set(joined, { x, product: whole });
+    const at = joined.names.indexOf(name);
+    const from = joined.each.slice(0, at).reduce((sum, each) => sum + each, 0);
+    return build.part({ whole, from, width: joined.rows }, joined.each[at] as number, rows);
   }
 
   addRow(build: GraphBuilder, name: string, x: Value): Value {
@@ -87,20 +122,50 @@ export class DenseWeights implements WeightSource {
     this.#device.release(this.#metadata);
   }
 
-  #find(name: string): Placed {
+  #find(name: string): Placed & { readonly joined: Joined } {
     const placed = this.#placed.get(name);
     if (placed) return placed;
     throw new TypeError(`weight ${name} is not of this segment`);
   }
 
-  #write(tensor: Pointer, { type, rows, columns }: Matrix, weight: WeightData): void {
-    const { ggml } = this.#device;
-    let bytes = weight.data;
-    if (type !== weight.form) {
-      const values = asF32(weight);
-      bytes = type === "f32" ? values : new Uint8Array(weightBytes(type, weight.shape));
-      if (type !== "f32") ggml.ggml_quantize_chunk(numberOf(type), values, bytes, 0, rows, columns, 0n);
+  /** Every weight a matrix of its own, but for those that make the inputs of one attention from the same rows in the same type. A GPU's
+   *  kernels want the rows of what they take close together. */
+  #join(segment: Segment, matrixOf: (name: string) => Matrix): readonly Joined[] {
+    const groups = new Map<string, string[]>(segment.weights.map(({ name }) => [name, [name]]));
+    for (const inputs of this.#device.exact ? attentionInputs(segment) : []) {
+      for (const { name, x } of inputs) {
+        const { type, columns } = matrixOf(name);
+        const alike = inputs.filter((each) => each.x === x && matrixOf(each.name).type === type && matrixOf(each.name).columns === columns);
+        const [first] = alike;
+        if (first === undefined || groups.get(name)?.length !== 1) continue;
+        for (const each of alike) groups.delete(each.name);
+        groups.set(
+          first.name,
+          alike.map((each) => each.name),
+        );
+      }
     }
-    ggml.ggml_backend_tensor_set(tensor, bytes, 0, bytes.byteLength);
+    return [...groups.values()].map((names) => {
+      const each = names.map((name) => matrixOf(name).rows);
+      return Object.assign({}, matrixOf(names[0] as string), { names, each, rows: each.reduce((sum, rows) => sum + rows, 0) });
+    });
+  }
+
+  #write(tensor: Pointer, { type, columns, names, each }: Joined, weights: Weights): void {
+    const all = names.map((name, i) => this.#bytesAs(type, weights[name] as WeightData, [each[i] as number, columns]));
+    const [first] = all;
+    const bytes = all.length === 1 && first !== undefined ? first : Buffer.concat(all.map(asBytes));
+    this.#device.ggml.ggml_backend_tensor_set(tensor, bytes, 0, bytes.byteLength);
+  }
+
+  #bytesAs(type: WeightType, weight: WeightData, [rows, columns]: readonly [number, number]): NodeJS.TypedArray {
+    if (type === weight.form) return weight.data;
+    const values = asF32(weight);
+    if (type === "f32") return values;
+    const bytes = new Uint8Array(weightBytes(type, weight.shape));
+    this.#device.ggml.ggml_quantize_chunk(numberOf(type), values, bytes, 0, rows, columns, 0n);
+    return bytes;
   }
 }
+
+const asBytes = ({ buffer, byteOffset, byteLength }: NodeJS.TypedArray): Uint8Array => new Uint8Array(buffer, byteOffset, byteLength);

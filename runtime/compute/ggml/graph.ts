@@ -10,6 +10,8 @@ import { numberOf } from "./types.ts";
 export interface Value {
   readonly tensor: Pointer;
   readonly owner: number | undefined;
+  /** Set where its rows are parts of wider ones: those of `whole` [width, rows], from that column on. */
+  readonly part?: { readonly whole: Value; readonly from: number; readonly width: number };
 }
 
 interface Owned {
@@ -74,6 +76,14 @@ export class GraphBuilder {
   view(tensor: Pointer, of: Value): Value {
     this.#views.push(tensor);
     return { tensor, owner: of.owner };
+  }
+
+  /** Columns of a wider value, `own` of each of its rows, where they are. */
+  part(part: NonNullable<Value["part"]>, own: number, rows: number): Value {
+    const { whole, from, width } = part;
+    const bytes = Float32Array.BYTES_PER_ELEMENT;
+    const tensor = this.device.ggml.ggml_view_2d(this.context, whole.tensor, own, rows, width * bytes, from * bytes);
+    return Object.assign(this.view(tensor, whole), { part });
   }
 
   /** Places everything in the device's scratch memory. Outputs keep their memory until the next run of any graph. */

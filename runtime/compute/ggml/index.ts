@@ -29,9 +29,7 @@ import type { GpuName } from "./packages.ts";
 import { DenseProgram } from "./program.ts";
 import { GgmlRange } from "./range.ts";
 import { SingleExperts } from "./singles.ts";
-
-/** Rows of a prefill, where nothing is said of steps. */
-const rowsUsual = 64;
+import { forTrialCalls } from "./trial-calls.ts";
 
 class GgmlBackend implements Backend {
   readonly device: string;
@@ -45,11 +43,9 @@ class GgmlBackend implements Backend {
   readonly #device: GgmlDevice;
   readonly #experts: Experts | SingleExperts;
   readonly #denseBits: 8 | 16 | 32;
-  readonly #rowsMax: number;
-  /** A program of each kind of attention: tried with a cache, once there is one. */
-  readonly #attending = new Map<string, { readonly program: DenseProgram; readonly layer: number }>();
+  readonly #rowsMax: number | undefined;
 
-  constructor(device: GgmlDevice, { denseBits = 32, selects, rowsMax = rowsUsual }: BackendOptions) {
+  constructor(device: GgmlDevice, { denseBits = 32, selects, rowsMax }: BackendOptions) {
     this.device = device.description;
     this.numericClass = device.exact ? "exact" : "tolerance";
     this.prefillEqualsDecode = device.exact;
@@ -75,10 +71,13 @@ class GgmlBackend implements Backend {
     for (const { name } of segment.weights) weightOf(segment, weights, name);
     const program = new DenseProgram(this.#device, segment, weights, this.#denseBits);
     if (this.#device.exact) return program;
-    const attention = segment.ops.find((op) => op.op === "attention");
-    if (attention !== undefined) this.#attending.set(JSON.stringify({ ...attention, layer: 0 }), { program, layer: attention.layer });
-    else await this.#tryOut(program);
-    return program;
+    try {
+      forTrialCalls(this.#device, segment, (rows, call) => program.tryOut(rows, call), this.#rowsMax);
+      return program;
+    } catch (caught) {
+      await program.dispose();
+      throw caught;
+    }
   }
 
   createShelf(expert: Segment, experts: number): Shelf {
@@ -91,30 +90,8 @@ class GgmlBackend implements Backend {
     return new GgmlRange(this.#device, layers);
   }
 
-  /** Builds the graphs of one row and of several, so that an operation which the device lacks is refused now and not in a request. */
-  async #tryOut(program: DenseProgram, cache?: GgmlKv): Promise<void> {
-    try {
-      for (const rows of [1, this.#rowsMax]) {
-        const tokens = Math.min(rows, cache?.context ?? rows);
-        program.tryOut(tokens, cache && { cache, groups: [{ firstSlot: 0, batch: 1, tokens, past: new Int32Array(1) }] });
-      }
-    } catch (caught) {
-      await program.dispose();
-      throw caught;
-    }
-  }
-
   async createKv(spec: Parameters<Backend["createKv"]>[0]): Promise<GgmlKv> {
-    const cache = createGgmlKv(this.#device, spec);
-    try {
-      for (const { program, layer } of this.#attending.values())
-        if (!program.gone && layer < spec.layers) await this.#tryOut(program, cache);
-    } catch (caught) {
-      await cache.dispose();
-      throw caught;
-    }
-    cache.trimSlot(0, 0);
-    return cache;
+    return createGgmlKv(this.#device, spec);
   }
 
   async runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]> {

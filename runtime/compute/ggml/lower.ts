@@ -150,7 +150,8 @@ function rotated(lowering: Lowering, op: OpOf<"attention">, x: Value, count: num
   const { ggml } = build.device;
   const heads = { width: op.headDim, count, rows };
   const width = 2 * op.rope.frequencies.length;
-  const split = build.view(ggml.ggml_reshape_3d(build.context, x.tensor, op.headDim, count, rows), x);
+  const close = x.part === undefined ? x : build.step(ggml.ggml_cont(build.context, x.tensor), [x]);
+  const split = build.view(ggml.ggml_reshape_3d(build.context, close.tensor, op.headDim, count, rows), close);
   if (width === op.headDim) return turned(lowering, op.rope, split, heads);
   const part = partOfHeads(build, split, heads, { from: op.rope.from, width });
   const own = build.step(ggml.ggml_cont(build.context, part.tensor), [part]);
@@ -165,11 +166,40 @@ function rotated(lowering: Lowering, op: OpOf<"attention">, x: Value, count: num
   return build.step(ggml.ggml_concat(build.context, joined.tensor, after.tensor, 0), [joined, after]);
 }
 
-/** The queries of a group of rows, of all [headDim, heads, rows]: [headDim, tokens, heads, batch], where they are. */
-function ofGroup(build: GraphBuilder, query: Value, { headDim, heads }: OpOf<"attention">, { from, tokens, batch }: GroupShape): Value {
+/** Turned queries [headDim, heads, rows], of rows of `width` values, and keys [kvHeads * headDim, rows]. */
+interface Turned {
+  readonly query: Value;
+  readonly width: number;
+  readonly key: Value;
+}
+
+/** Queries and keys that stand beside each other in one product are turned together, where they are. */
+function turnedBoth(lowering: Lowering, op: OpOf<"attention">): Turned {
+  const { build, rows, read } = lowering;
   const { ggml } = build.device;
+  const { headDim, heads, kvHeads, rope } = op;
+  const [q, k] = [read(op.q), read(op.k)];
+  const own = heads * headDim;
+  const together = q.part !== undefined && q.part.whole === k.part?.whole && k.part.from === q.part.from + own;
+  if (q.part === undefined || !together || rope.interleaved || 2 * rope.frequencies.length !== headDim) {
+    const key = rotated(lowering, op, k, kvHeads);
+    const flat = build.view(ggml.ggml_reshape_2d(build.context, key.tensor, kvHeads * headDim, rows), key);
+    return { key: flat, query: rotated(lowering, op, q, heads), width: own };
+  }
+  const { whole, from, width } = q.part;
+  const shape = { width: headDim, count: heads + kvHeads, rows };
   const head = headDim * f32Bytes;
-  const row = heads * head;
+  const split = ggml.ggml_view_3d(build.context, whole.tensor, headDim, shape.count, rows, head, width * f32Bytes, from * f32Bytes);
+  const query = turned(lowering, rope, build.view(split, whole), shape);
+  const both = shape.count * headDim;
+  return { query, width: both, key: build.part({ whole: query, from: own, width: both }, kvHeads * headDim, rows) };
+}
+
+/** The queries of a group of rows: [headDim, tokens, heads, batch], where they are. */
+function ofGroup(build: GraphBuilder, { query, width }: Turned, op: OpOf<"attention">, { from, tokens, batch }: GroupShape): Value {
+  const { ggml } = build.device;
+  const { headDim, heads } = op;
+  const [head, row] = [headDim * f32Bytes, width * f32Bytes];
   const view = ggml.ggml_view_4d(build.context, query.tensor, headDim, tokens, heads, batch, row, head, tokens * row, from * row);
   return build.view(view, query);
 }
@@ -177,16 +207,15 @@ function ofGroup(build: GraphBuilder, query: Value, { headDim, heads }: OpOf<"at
 /** New keys and values are stored first, so that attention finds them in the cache like all others. Groups of rows look at it one by
  *  one, each at its own slots. */
 const attention: Lower<"attention"> = (lowering, op) => {
-  const { build, rows, weights, read, write } = lowering;
+  const { build, weights, read, write } = lowering;
   const { ggml } = build.device;
   const kv = lowering.kv as KvGraph;
-  const key = rotated(lowering, op, read(op.k), op.kvHeads);
-  kv.store(build, op.layer, build.view(ggml.ggml_reshape_2d(build.context, key.tensor, op.kvHeads * op.headDim, rows), key), read(op.v));
-  const query = rotated(lowering, op, read(op.q), op.heads);
+  const both = turnedBoth(lowering, op);
+  kv.store(build, op.layer, both.key, read(op.v));
   const sinks = op.sinks === undefined ? undefined : weights.tensor(op.sinks);
   const parts = kv.groups.map((group) => {
     const [keys, values] = [kv.keys(build, op.layer, group), kv.values(build, op.layer, group)];
-    const q = ofGroup(build, query, op, group);
+    const q = ofGroup(build, both, op, group);
     const out = attend(build, op, { q, keys, values, mask: kv.mask(build, op.window, group), sinks });
     return build.view(ggml.ggml_reshape_2d(build.context, out.tensor, op.heads * op.valueDim, group.batch * group.tokens), out);
   });

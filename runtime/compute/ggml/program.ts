@@ -5,8 +5,9 @@ import { kernelOf } from "../../kernels/index.ts";
 import type { Op, Segment, Tensor } from "../../kernels/segment.ts";
 import type { Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
-import type { Compiled, Inputs, KvCall, Outputs } from "../backend.ts";
+import type { Compiled, Inputs, KvCall, Outputs, Room } from "../backend.ts";
 import { checkInputs, checkKv } from "../check.ts";
+import { keptRoom } from "../kept.ts";
 import { DenseWeights } from "./dense.ts";
 import type { GgmlDevice } from "./device.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
@@ -17,8 +18,6 @@ import { Recent } from "./recent.ts";
 
 /** Graphs kept for each program, by batch, slot and length of context: decode steps of some lengths, and some sizes of prefill. */
 const graphsMax = 8;
-/** Bytes of outputs that are kept for a graph's next run: logits of a few rows. */
-const keptBytesMax = 2 * 2 ** 20;
 /** Nodes that an op becomes, at most: attention whose heads turn in part, by neighbouring pairs, has forty tensors. */
 const nodesPerOp = 32;
 /** Nodes that attention has more for each further group of rows, at most. */
@@ -27,8 +26,6 @@ const nodesPerGroup = 20;
 interface Built {
   readonly graph: Graph;
   readonly kv: KvGraph | undefined;
-  /** The memory of outputs, used again at each run: logits are large. Not of a layer, whose outputs its caller looks at for longer. */
-  readonly outputs: ReadonlyMap<string, Tensor> | undefined;
 }
 
 /** The nodes of some ops; `values` has what they read, and gets what they write. */
@@ -55,8 +52,9 @@ export class DenseProgram implements Compiled {
   readonly #widths: ReadonlyMap<string, number>;
   /** Ops that use the KV cache. */
   readonly #kvOps: number;
+  /** Of outputs that the caller has no room for. */
+  readonly #kept: Room = keptRoom();
   readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => graph.free());
-  #gone = false;
   /** The graph that ran last, and which run of the device's that was. */
   #last: { readonly graph: Graph; readonly run: number } | undefined;
 
@@ -74,14 +72,18 @@ export class DenseProgram implements Compiled {
     return nodesPerOp * this.segment.ops.length + nodesPerGroup * this.#kvOps * groups;
   }
 
-  async run(inputs: Inputs, call?: KvCall): Promise<Outputs> {
+  async run(inputs: Inputs, call?: KvCall, room: Room = this.#kept): Promise<Outputs> {
     const rows = checkInputs(this.segment, inputs);
     checkKv(this.segment, call, rows);
     this.checkIds(inputs);
     const kv = this.#kvOps > 0 ? call : undefined;
     const built = rows > 0 ? this.#graph(rows, kv) : undefined;
     const outputs: Record<string, Tensor> = {};
-    for (const { name, kept } of this.segment.outputs) if (!kept) outputs[name] = built?.outputs?.get(name) ?? this.#empty(name, rows);
+    for (const { name, dtype, width, kept } of this.segment.outputs) {
+      if (kept) continue;
+      const length = rows * width;
+      outputs[name] = { shape: [rows, width], data: dtype === "i32" ? new Int32Array(length) : room(name, length) };
+    }
     if (built) {
       const { graph } = built;
       graph.run((name) => inputs[name]?.data ?? (kv && built.kv?.input(kv, name)) ?? (name === zeroIds ? new Int32Array(rows) : undefined));
@@ -100,12 +102,7 @@ export class DenseProgram implements Compiled {
     return values;
   }
 
-  get gone(): boolean {
-    return this.#gone;
-  }
-
   async dispose(): Promise<void> {
-    this.#gone = true;
     this.#graphs.clear();
     this.#weights.free();
   }
@@ -137,16 +134,7 @@ export class DenseProgram implements Compiled {
       this.lower(build, values, rows, kv);
       return Object.fromEntries(outputs.map(({ name }) => [name, values.get(name) as Value]));
     });
-    const given = outputs.filter(({ kept }) => !kept);
-    const bytes = given.reduce((sum, { width }) => sum + rows * width * Float32Array.BYTES_PER_ELEMENT, 0);
-    const kept = call || bytes > keptBytesMax ? undefined : new Map(given.map(({ name }) => [name, this.#empty(name, rows)]));
-    return { graph, kv, outputs: kept };
-  }
-
-  #empty(name: string, rows: number): Tensor {
-    const output = this.segment.outputs.find((each) => each.name === name);
-    const width = output?.width ?? 1;
-    return { shape: [rows, width], data: output?.dtype === "i32" ? new Int32Array(rows * width) : new Float32Array(rows * width) };
+    return { graph, kv };
   }
 
   /** Indices are checked here: ggml would end the process. */

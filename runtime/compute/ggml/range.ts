@@ -1,5 +1,6 @@
 // Layers one after another as one graph: attention, gate, the experts of each row's choice and their sum, layer upon layer, with nothing
 // read back before the last. It is made of the very operations that compute layer by layer, so rows have the same bits either way.
+import { AppError } from "../../../crds/common.ts";
 import { rowsOfGroups } from "../../kernels/kv-groups.ts";
 import type { MoeLayer, Segment } from "../../kernels/segment.ts";
 import { widthsOf } from "../../kernels/widths.ts";
@@ -12,11 +13,14 @@ import { KvGraph, kvKey } from "./kv.ts";
 import { type DenseProgram, lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
 import type { Slab } from "./slab.ts";
+import { forTrialCalls } from "./trial-calls.ts";
 
 /** Graphs kept, by layers, batch, slots and length of context. */
 const graphsMax = 8;
-/** On the processor: with more rows, each expert's own at once are the faster product. */
-const cpuRowsMax = 32;
+/** Rows of an expert, on average, up to which they are multiplied by the experts of their choice on the processor: with more, each
+ *  expert's own at once are the faster product. Measured with 8 experts of which rows take 2: at 8 rows 1.4 times as fast as layer by layer,
+ *  at 16 1.2 times, at 32 as fast. */
+const cpuPairsMax = 6;
 /** Nodes that an expert's op becomes, and those of the sum for each of a row's experts, at most. */
 const nodes = { perOp: 5, perExpert: 3, perLayer: 4 } as const;
 
@@ -43,12 +47,12 @@ export class GgmlRange implements LayerRange {
   readonly #device: GgmlDevice;
   readonly #parts: readonly Part[];
   readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => graph.free());
-  /** Set when the device turns out to lack an operation. */
-  #refused = false;
+  /** By layer, whether the device computes it in a graph; of a device that computes all that there is, nothing. */
+  readonly #tried = new Map<number, boolean>();
 
   constructor(device: GgmlDevice, layers: readonly RangeLayer[]) {
     this.#device = device;
-    this.rowsMax = device.exact ? cpuRowsMax : Number.POSITIVE_INFINITY;
+    this.rowsMax = device.exact ? cpuRowsMax(layers) : Number.POSITIVE_INFINITY;
     this.#parts = layers.map(({ layer, block, shelf }) => ({
       program: block as DenseProgram,
       moe: layer.kind === "moe" ? layer : undefined,
@@ -58,8 +62,24 @@ export class GgmlRange implements LayerRange {
 
   covers(layer: number): boolean {
     const part = this.#parts[layer];
-    if (part === undefined || this.#refused) return false;
-    return part.moe === undefined || (multipliesAtOnce(part.moe.expert) && part.shelf?.whole !== undefined);
+    if (part === undefined) return false;
+    const here = part.moe === undefined || (multipliesAtOnce(part.moe.expert) && part.shelf?.whole !== undefined);
+    return here && (this.#device.exact || this.#computes(layer, part));
+  }
+
+  /** Asks the device for every operation of the layer, once, when its experts are all here for the first time. */
+  #computes(layer: number, part: Part): boolean {
+    const known = this.#tried.get(layer);
+    if (known !== undefined) return known;
+    let computes = true;
+    try {
+      forTrialCalls(this.#device, part.program.segment, (_rows, call) => this.#build([part], call as KvCall).graph.free());
+    } catch (caught) {
+      if (AppError.from(caught).code !== "UnsupportedOp") throw caught;
+      computes = false;
+    }
+    this.#tried.set(layer, computes);
+    return computes;
   }
 
   async run({ x, kv, from, to }: RangeCall): Promise<RangeOutputs> {
@@ -107,6 +127,12 @@ export class GgmlRange implements LayerRange {
     );
     return { graph, kv, slabs };
   }
+}
+
+/** By the layer that has the most rows for each expert. */
+function cpuRowsMax(layers: readonly RangeLayer[]): number {
+  const perRow = layers.map(({ layer }) => (layer.kind === "moe" ? layer.topK / layer.experts : 0));
+  return Math.floor(cpuPairsMax / Math.max(...perRow));
 }
 
 /** True where an expert's row goes into products alone, so that one row can be multiplied by many experts' matrices. */

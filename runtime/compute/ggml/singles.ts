@@ -5,8 +5,9 @@ import { AppError } from "../../../crds/common.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightForms, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
-import type { Compiled, Inputs, Outputs, Shelf } from "../backend.ts";
+import type { Compiled, Inputs, KvCall, Outputs, Room, Shelf } from "../backend.ts";
 import { checkInputs } from "../check.ts";
+import { inPieces, keptRoom } from "../kept.ts";
 import type { GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type Graph, type Value } from "./graph.ts";
@@ -54,8 +55,8 @@ class SingleExpert implements Compiled {
     this.#leave = place.leave;
   }
 
-  async run(inputs: Inputs): Promise<Outputs> {
-    return this.#experts.run(this, inputs);
+  async run(inputs: Inputs, _kv?: KvCall, room?: Room): Promise<Outputs> {
+    return this.#experts.run(this, inputs, room);
   }
 
   /** A second time it does nothing: the slot may be another's by then. */
@@ -124,6 +125,8 @@ class SingleShelf implements Shelf {
 export class SingleExperts {
   readonly #device: GgmlDevice;
   readonly #shapes = new Map<string, Shape>();
+  /** Of outputs that the caller has no room for. */
+  readonly #kept = keptRoom();
 
   constructor(device: GgmlDevice) {
     this.#device = device;
@@ -144,16 +147,20 @@ export class SingleExperts {
   /** Answers in the order of the calls; undefined where some are of something else. */
   runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): readonly Outputs[] | undefined {
     const experts = calls.flatMap(({ program, inputs }) => (program instanceof SingleExpert ? [{ program, inputs }] : []));
-    return experts.length === calls.length ? experts.map(({ program, inputs }) => this.run(program, inputs)) : undefined;
+    if (experts.length !== calls.length) return undefined;
+    const lengths = experts.map(({ program: { shape }, inputs }) => outputLength(shape.segment, inputs));
+    const all = lengths.reduce((sum, length) => sum + length, 0);
+    const next = inPieces(this.#kept("y", all));
+    return experts.map(({ program, inputs }) => this.run(program, inputs, (_output, length) => next(length)));
   }
 
-  run(expert: SingleExpert, inputs: Inputs): Outputs {
+  run(expert: SingleExpert, inputs: Inputs, room: Room = this.#kept): Outputs {
     const { segment, graphs } = expert.shape;
     this.#device.assertOpen();
     if (expert.gone) throw new TypeError(`${segment.name} is run after it was disposed of`);
     const rows = checkInputs(segment, inputs);
     const { input, output } = endsOf(segment);
-    const data = new Float32Array(rows * output.width);
+    const data = room(output.name, rows * output.width);
     if (rows > 0) {
       const built = graphs.take(
         `${rows}`,
@@ -216,4 +223,10 @@ type End = Segment["inputs"][number];
 
 function endsOf({ inputs, outputs }: Segment): { readonly input: End; readonly output: End } {
   return { input: inputs[0] as End, output: outputs[0] as End };
+}
+
+/** Values of the output for these inputs; as many as run() checks. */
+function outputLength(segment: Segment, inputs: Inputs): number {
+  const { input, output } = endsOf(segment);
+  return ((inputs[input.name]?.data.length ?? 0) / input.width) * output.width;
 }

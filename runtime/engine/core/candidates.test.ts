@@ -38,7 +38,7 @@ const heldTo = (every: number, vocab: number): Held =>
 
 function open(sampling: Sampling, vocab: number, { prompt = [], replay = [], every }: Before): OpenSampling {
   const languages = { vocab, hold: () => heldTo(every ?? 1, vocab) } as unknown as Languages;
-  const asked = every === undefined ? sampling : { ...sampling, constraint: "json_object" as const };
+  const asked = every === undefined ? sampling : { ...sampling, constraint: { name: "json_object", spec: "" } as const };
   return new OpenSampling({ sampling: asked, prompt: Uint32Array.from(prompt), replay: Uint32Array.from(replay), eos: [] }, languages);
 }
 interface Before {

@@ -1,5 +1,5 @@
 // A request to the engine and the events that come out of it. Types only; the rest of the engine's interface is in engine/api.ts.
-import type { ConstraintName } from "../../../crds/names.ts";
+import type { Constraint } from "./constraints/language.ts";
 
 export interface EngineLimits {
   /** Requests that wait for a slot; one more is refused with `Busy`. */
@@ -40,7 +40,7 @@ export interface Sampling {
   /** Added to the logits of these tokens. */
   readonly bias?: readonly TokenBias[];
   /** The language that the text must be of. */
-  readonly constraint?: ConstraintName;
+  readonly constraint?: Constraint;
 }
 
 interface TokenBias {

@@ -1,9 +1,11 @@
 // The ggml types that weights may be kept in, the only place that lists them. To add one: its format, and one line here. Pure.
 import { q4_0, q4_1, q5_0, q5_1, q8_0 } from "./blocks-of-32.ts";
 import type { BlockFormat } from "./format.ts";
+import { iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs } from "./grid-quants.ts";
 import { bf16, f16 } from "./halves.ts";
 import { q2_K, q3_K, q4_K, q5_K, q6_K } from "./k-quants.ts";
-import { iq4_nl, iq4_xs, mxfp4 } from "./levels.ts";
+import { iq4_nl, iq4_xs, mxfp4, nvfp4 } from "./levels.ts";
+import { q1_0, tq1_0, tq2_0 } from "./ternary.ts";
 
 export const ggmlFormats = {
   f16,
@@ -21,6 +23,17 @@ export const ggmlFormats = {
   q4_K,
   q5_K,
   q6_K,
+  iq1_s,
+  iq1_m,
+  iq2_xxs,
+  iq2_xs,
+  iq2_s,
+  iq3_xxs,
+  iq3_s,
+  tq1_0,
+  tq2_0,
+  nvfp4,
+  q1_0,
 } as const satisfies Readonly<Record<string, BlockFormat>>;
 
 /** A ggml type by ggml's own name. */

@@ -1,4 +1,4 @@
-// ggml's types whose 16 levels lie as a table says, closer together near zero: iq4_nl, iq4_xs and mxfp4. Pure.
+// ggml's types whose 16 levels lie as a table says, closer together near zero: iq4_nl, iq4_xs, mxfp4 and nvfp4. Pure.
 // As in the evenly spaced types, value i lies in the low and value i + 16 in the high nibble of byte i of its 32.
 import type { BlockFormat } from "./format.ts";
 import { halfAt } from "./halves.ts";
@@ -58,5 +58,27 @@ export const mxfp4: BlockFormat = {
   bytes: 1 + half,
   dequantize(bytes, at, out, to) {
     look(e2m1Levels, 2 ** ((bytes[at] as number) - 128), { bytes, at: at + 1, out, to });
+  },
+};
+
+/** An unsigned E4M3 as a number; the pattern of no number counts as zero. */
+function e4m3(byte: number): number {
+  if (byte === 0x7f) return 0;
+  const [exponent, mantissa] = [(byte >> 3) & 15, byte & 7];
+  return exponent === 0 ? mantissa * 2 ** -9 : (1 + mantissa / 8) * 2 ** (exponent - 7);
+}
+
+/** Every 16 of 64 values have an E4M3 scale of their own; the low nibbles of eight bytes come before the high ones. */
+export const nvfp4: BlockFormat = {
+  type: 40,
+  values: 64,
+  bytes: 4 + 32,
+  dequantize(bytes, at, out, to) {
+    for (let i = 0; i < 64; i++) {
+      const [part, within] = [i >> 4, i & 15];
+      const pair = bytes[at + 4 + 8 * part + (within & 7)] as number;
+      const level = e2m1Levels[within < 8 ? pair & 15 : pair >> 4] as number;
+      out[to + i] = level * e4m3(bytes[at + part] as number) * 0.5;
+    }
   },
 };

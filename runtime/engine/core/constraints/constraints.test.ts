@@ -6,11 +6,12 @@ import fc from "fast-check";
 import { OpenSampling } from "../open-sampling.ts";
 import { Sampler } from "../sampling.ts";
 import { Automaton } from "./automaton.ts";
-import { constraints } from "./index.ts";
+import { languageOf } from "./index.ts";
 import { Languages } from "./languages.ts";
 import { orderOf, type TokenTexts, Vocabulary } from "./vocabulary.ts";
 
-const json = constraints.json_object;
+const object = { name: "json_object", spec: "" } as const;
+const json = languageOf(object);
 const bytesOf = (text: string): Uint8Array => new TextEncoder().encode(text);
 
 function verdict(text: string): "whole" | "part" | "wrong" {
@@ -140,7 +141,7 @@ const logitsAt = (seed: number, position: number): Float32Array =>
   });
 
 function held(languages: Languages, temperature: number, seed: number, replay: readonly number[] = []): number[] {
-  const sampling = { temperature, topP: 1, topK: 0, seed: BigInt(seed), constraint: "json_object" } as const;
+  const sampling = { temperature, topP: 1, topK: 0, seed: BigInt(seed), constraint: object } as const;
   const request = new OpenSampling({ sampling, prompt: Uint32Array.of(1), replay: Uint32Array.from(replay), eos: [eos] }, languages);
   const tokens = [...replay];
   while (tokens.length < 400 && tokens.at(-1) !== eos) {
@@ -171,13 +172,13 @@ test("a text that is held to JSON is an object once it ends, greedy or drawn, an
 });
 
 test("what cannot be held is refused: no end, no tokenizer, tokens that no text of the language has, a vocabulary without braces", async () => {
-  const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n, constraint: "json_object" } as const;
+  const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n, constraint: object } as const;
   const none = new Uint32Array(0);
   const languages = await languagesOf(vocabulary);
   const open = (over: Partial<ConstructorParameters<typeof OpenSampling>[0]>, of = languages) =>
     new OpenSampling({ sampling, prompt: none, replay: none, eos: [eos], ...over }, of);
   assert.throws(() => open({ eos: [] }), { code: "InvalidRequest", message: /ignore_eos/ });
-  const other = { ...sampling, constraint: "toString" as "json_object" };
+  const other = { ...sampling, constraint: { name: "toString" as "json_object", spec: "" } };
   assert.throws(() => open({ sampling: other }), { code: "InvalidRequest", message: /toString is not one of json_object/ });
   assert.throws(() => open({ replay: Uint32Array.of(98) }), { code: "InvalidRequest", message: /token 98/ });
   const letters = await languagesOf(vocabularyOf(textsOf([undefined, bytesOf("a"), bytesOf("b")])), 3);

@@ -1,4 +1,11 @@
-// A language that a text may be held to, told byte by byte. Types only.
+// A language that a text may be held to, told byte by byte, and how a request names it. Types only.
+import type { ConstraintName } from "../../../../crds/names.ts";
+
+export interface Constraint {
+  readonly name: ConstraintName;
+  /** What the language depends on, such as a schema's text; "" for a language of its own. */
+  readonly spec: string;
+}
 
 /** A deterministic automaton over bytes. States are strings, equal exactly when the same may follow; there are finitely many. */
 export interface Language {

@@ -1,10 +1,13 @@
 // The languages that open requests are held to, over one vocabulary, and the place of one request in its language. Automata are shared
 // by the requests of a language and kept for the next ones; the vocabulary is had when the first one asks. Pure but for that.
 import { AppError } from "../../../../crds/common.ts";
-import type { ConstraintName } from "../../../../crds/names.ts";
 import { Automaton } from "./automaton.ts";
-import { constraints } from "./index.ts";
+import { languageOf } from "./index.ts";
+import type { Constraint, Language } from "./language.ts";
 import type { Vocabulary } from "./vocabulary.ts";
+
+/** Languages whose automata are kept for the next request. */
+const automataMax = 16;
 
 const invalid = (message: string): AppError => new AppError(message, { code: "InvalidRequest" });
 
@@ -13,8 +16,8 @@ export class Languages {
   readonly #load: () => Promise<Vocabulary>;
   #loading: Promise<void> | undefined;
   #vocabulary: Vocabulary | undefined;
-  /** One for each constraint that was asked for, of some MB when much used. */
-  readonly #automata = new Map<ConstraintName, Automaton>();
+  /** Those of the constraints that were asked for last, of some MB each when much used. */
+  readonly #automata = new Map<string, Automaton>();
 
   constructor(vocab: number, load: () => Promise<Vocabulary>) {
     this.vocab = vocab;
@@ -36,22 +39,30 @@ export class Languages {
   }
 
   /** A request's place after the tokens that it has already. Throws AppError `InvalidRequest`. */
-  hold(name: ConstraintName, eos: readonly number[], replay: Uint32Array): Held {
-    if (eos.length === 0) throw invalid(`response_format: ${name} needs a token that ends the text, and ignore_eos takes it away`);
-    const held = new Held(this.#automaton(name), new Set(eos));
+  hold(constraint: Constraint, eos: readonly number[], replay: Uint32Array): Held {
+    if (eos.length === 0)
+      throw invalid(`response_format: ${constraint.name} needs a token that ends the text, and ignore_eos takes it away`);
+    const held = new Held(this.#automaton(constraint), new Set(eos));
     for (const token of replay) held.accept(token);
     return held;
   }
 
-  #automaton(name: ConstraintName): Automaton {
-    const kept = this.#automata.get(name);
-    if (kept) return kept;
-    const language = Object.hasOwn(constraints, name) ? constraints[name] : undefined;
-    if (!language) throw invalid(`response_format: ${name} is not one of ${Object.keys(constraints).join(", ")}`);
+  #automaton(constraint: Constraint): Automaton {
     if (!this.#vocabulary) throw new RangeError("hold() before prepare()");
-    const automaton = new Automaton(language, this.#vocabulary);
-    this.#automata.set(name, automaton);
+    const key = `${constraint.name} ${constraint.spec}`;
+    const automaton = this.#automata.get(key) ?? new Automaton(named(constraint), this.#vocabulary);
+    this.#automata.delete(key);
+    this.#automata.set(key, automaton); // the one used last goes last
+    if (this.#automata.size > automataMax) this.#automata.delete(this.#automata.keys().next().value as string);
     return automaton;
+  }
+}
+
+function named(constraint: Constraint): Language {
+  try {
+    return languageOf(constraint);
+  } catch (caught) {
+    throw invalid(`response_format: ${AppError.from(caught).message}`);
   }
 }
 

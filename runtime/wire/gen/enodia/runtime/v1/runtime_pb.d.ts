@@ -159,11 +159,18 @@ export declare type Sampling = Message<"enodia.runtime.v1.Sampling"> & {
   bias: TokenBias[];
 
   /**
-   * the language that the text must be of: "json_object"; empty = none
+   * the language that the text must be of: "json_object", "json_schema"; empty = none
    *
    * @generated from field: string constraint = 12;
    */
   constraint: string;
+
+  /**
+   * what that language depends on: a JSON Schema of at most 64 KiB
+   *
+   * @generated from field: string constraint_spec = 13;
+   */
+  constraintSpec: string;
 };
 
 /**

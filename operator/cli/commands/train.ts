@@ -1,0 +1,175 @@
+// `enodia train`: parses the line, runs runtime/train, which is loaded only then, and shows its progress. Ctrl-C ends the run with a
+// checkpoint; the same line goes on from it.
+import { availableParallelism } from "node:os";
+import { parseArgs } from "node:util";
+import { AppError } from "../../../crds/common.ts";
+import { type CodecName, codecNames } from "../../../crds/names.ts";
+import type { TrainSettings } from "../../../runtime/train/settings.ts";
+import { TrainProgress } from "../train-progress.ts";
+
+const inits = ["checkpoint", "random"] as const;
+const schedules = ["constant", "cosine"] as const;
+
+const help = `usage: enodia train --model DIR --data DIR --out DIR --steps N [options]
+
+Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same line goes on from the newest one, bit for bit.
+
+          --model DIR    a model store, a Hugging Face folder, or a folder with config.json and tokenizer (--init random)
+          --data DIR     token data of "enodia data import"
+          --out DIR      checkpoints/, metrics.jsonl, and at the end store/ and huggingface/
+          --steps N      steps in all
+          --init NAME    checkpoint: the weights of --model; random: drawn from --seed (default: checkpoint)
+          --validation DIR   token data whose loss and perplexity are told at each checkpoint
+          --sequences N  sequences of a step (default: 16)
+          --sequence-length N   tokens of each (default: 256)
+          --lanes N      equal shares of a step, a power of two: memory is for one (default: 8)
+          --seed N       of the order of sequences and of random weights (default: 1)
+          --learning-rate X, --warmup N   the highest rate, and the steps of its rise (default: 3e-4, 0)
+          --schedule NAME, --floor X   ${schedules.join(" or ")}, and the share of the rate at the end (default: cosine, 0.1)
+          --weight-decay X, --beta1 X, --beta2 X, --epsilon X   of AdamW (default: 0.1, 0.9, 0.95, 1e-8)
+          --clip X       norm that gradients are cut to (default: 1)
+          --checkpoint-every N, --keep N   steps between checkpoints, and how many stay (default: 100, 3)
+          --codec LIST   codecs of the store that is written (default: f32)
+          --threads N    of this machine; a run's bits depend on it (default: all)
+          --json         one JSON object on standard output; progress is on standard error
+
+example   enodia data import texts/ --model smol-moe --out tokens && enodia train --model smol-moe --data tokens --out run --steps 200`;
+
+const options = {
+  model: { type: "string" },
+  data: { type: "string" },
+  out: { type: "string" },
+  steps: { type: "string" },
+  init: { type: "string", default: "checkpoint" },
+  validation: { type: "string" },
+  sequences: { type: "string", default: "16" },
+  "sequence-length": { type: "string", default: "256" },
+  lanes: { type: "string", default: "8" },
+  seed: { type: "string", default: "1" },
+  "learning-rate": { type: "string", default: "3e-4" },
+  warmup: { type: "string", default: "0" },
+  schedule: { type: "string", default: "cosine" },
+  floor: { type: "string", default: "0.1" },
+  "weight-decay": { type: "string", default: "0.1" },
+  beta1: { type: "string", default: "0.9" },
+  beta2: { type: "string", default: "0.95" },
+  epsilon: { type: "string", default: "1e-8" },
+  clip: { type: "string", default: "1" },
+  "checkpoint-every": { type: "string", default: "100" },
+  keep: { type: "string", default: "3" },
+  codec: { type: "string", default: "f32" },
+  threads: { type: "string", default: `${availableParallelism()}` },
+  json: { type: "boolean", default: false },
+  help: { type: "boolean", short: "h", default: false },
+} as const;
+
+const parse = (args: readonly string[]) => parseArgs({ args: [...args], options }).values;
+type Values = ReturnType<typeof parse>;
+/** Options that have a value. */
+type Text = Exclude<keyof typeof options, "json" | "help">;
+
+const refused = (message: string): AppError => new AppError(message, { code: "BadOption", operation: "reading the command line" });
+
+function required(values: Values, name: Text, what: string): string {
+  const value = values[name];
+  if (typeof value === "string" && value !== "") return value;
+  throw refused(`--${name} is missing: ${what}; --help tells more`);
+}
+
+/** Bounds are checked with the settings (runtime/train/settings.ts). */
+function number(values: Values, name: Text): number {
+  const text = `${values[name] ?? ""}`;
+  const value = Number(text);
+  if (text.trim() !== "" && Number.isFinite(value)) return value;
+  throw refused(`--${name} is "${text}"; it must be a number`);
+}
+
+function oneOf<Name extends string>(values: Values, name: Text, known: readonly Name[]): Name {
+  const found = known.find((each) => each === values[name]);
+  if (found !== undefined) return found;
+  throw refused(`--${name} is "${values[name]}"; it must be ${known.join(" or ")}`);
+}
+
+function codecs(text: string): readonly CodecName[] {
+  const asked = text.split(",").map((name) => name.trim());
+  const unknown = asked.find((name) => !codecNames.some((known) => known === name));
+  if (unknown !== undefined) throw refused(`--codec has "${unknown}"; known are ${codecNames.join(", ")}`);
+  return codecNames.filter((name) => asked.includes(name));
+}
+
+function settingsOf(values: Values): TrainSettings {
+  required(values, "steps", "how many steps to make in all");
+  return {
+    model: required(values, "model", "the folder of the model"),
+    data: required(values, "data", 'a folder that "enodia data import" wrote'),
+    out: required(values, "out", "the folder of checkpoints and result"),
+    init: oneOf(values, "init", inits),
+    validation: values.validation,
+    seed: number(values, "seed"),
+    sequences: number(values, "sequences"),
+    sequenceLength: number(values, "sequence-length"),
+    lanes: number(values, "lanes"),
+    schedule: {
+      name: oneOf(values, "schedule", schedules),
+      rate: number(values, "learning-rate"),
+      warmup: number(values, "warmup"),
+      steps: number(values, "steps"),
+      floor: number(values, "floor"),
+    },
+    adamw: {
+      beta1: number(values, "beta1"),
+      beta2: number(values, "beta2"),
+      epsilon: number(values, "epsilon"),
+      decay: number(values, "weight-decay"),
+    },
+    clip: number(values, "clip"),
+    checkpoint: { everySteps: number(values, "checkpoint-every"), keep: number(values, "keep") },
+    codecs: codecs(values.codec),
+    threads: number(values, "threads"),
+  };
+}
+
+export async function run(args: readonly string[]): Promise<number> {
+  const values = parse(args);
+  if (values.help) {
+    process.stdout.write(`${help}\n`);
+    return 0;
+  }
+  const settings = settingsOf(values);
+  const { train } = await import("../../../runtime/train/run.ts");
+  const { steps } = settings.schedule;
+  const now = (): number => performance.now();
+  const progress = new TrainProgress(
+    { isTTY: process.stderr.isTTY === true, write: (text) => void process.stderr.write(text) },
+    steps,
+    now,
+  );
+  let stopped = false;
+  const stop = (): void => {
+    if (stopped) process.exit(130); // asked twice: the last checkpoint is the one before
+    stopped = true;
+    progress.say("ending with a checkpoint; Ctrl-C again ends at once");
+  };
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, stop);
+  try {
+    const end = await train(settings, {
+      now,
+      stopped: () => stopped,
+      onStart({ device, parameters, samples, step }) {
+        const from = step === 0 ? "" : `, going on after step ${step}`;
+        progress.say(`${(parameters / 1e6).toFixed(1)} million parameters, ${samples} sequences, ${device}${from}`);
+      },
+      onStep: (report) => progress.step(report),
+      onValidation: ({ step, loss }) =>
+        progress.say(`step ${step}: validation loss ${loss.toFixed(4)}, perplexity ${Math.exp(loss).toFixed(2)}`),
+    });
+    const told =
+      end.store === undefined
+        ? `stopped after step ${end.step}; the same line goes on from there`
+        : `${end.step} steps done\nmodel store    ${end.store}\nHugging Face   ${end.folder}\nlook at it: enodia model inspect ${end.store}`;
+    process.stdout.write(`${values.json ? JSON.stringify(end) : told}\n`);
+    return end.store === undefined ? 130 : 0;
+  } finally {
+    for (const signal of ["SIGINT", "SIGTERM"] as const) process.off(signal, stop);
+  }
+}

@@ -1,0 +1,180 @@
+// The graphs of a segment: forward, and backward with the values of forward computed again in it. Ops of the host come last in a
+// segment, or are all of it. Weights are inputs, so that layers of equal shape share graphs. Pure.
+import { AppError } from "../../../crds/common.ts";
+import { kernelOf } from "../../kernels/index.ts";
+import type { Op, Segment } from "../../kernels/segment.ts";
+import { widthsOf } from "../../kernels/widths.ts";
+import { crossEntropy } from "./cross-entropy.ts";
+import { Graph, rowsDimension } from "./graph.ts";
+import type { BackwardEmitter, DeviceRule, Emitter } from "./rule.ts";
+import { ruleOf } from "./rules/index.ts";
+
+/** Names of what graphs read and write, by the segment's names. */
+export const graphName = {
+  input: (value: string): string => `x.${value}`,
+  weight: (weight: string): string => `w.${weight}`,
+  output: (value: string): string => `y.${value}`,
+  outputGradient: (value: string): string => `d.${value}`,
+  inputGradient: (value: string): string => `dx.${value}`,
+  sum: (weight: string): string => `s.${weight}`,
+  newSum: (weight: string): string => `n.${weight}`,
+  gate: "gate",
+  gateGradient: "dgate",
+  targets: "targets",
+  scales: "scales",
+  losses: "losses",
+} as const;
+
+/** Which end a segment has: plain, rows that gates multiply, or logits that the loss takes. */
+export type Ending = "plain" | "gated" | "loss";
+
+export interface Split {
+  readonly device: readonly { readonly op: Op; readonly rule: DeviceRule }[];
+  readonly host: readonly Op[];
+  /** Inputs that the device reads. */
+  readonly inputs: readonly string[];
+  /** Weights that the device reads. */
+  readonly weights: readonly string[];
+  /** Values that the device writes for others: outputs of the segment, and what ops of the host read. */
+  readonly written: readonly string[];
+}
+
+/** Throws AppError `UnsupportedOp` that names op and segment. */
+export function splitOf(segment: Segment): Split {
+  const refuse = (reason: string): never => {
+    throw new AppError(`${segment.name}: ${reason}; train a model of another family`, {
+      code: "UnsupportedOp",
+      operation: "compiling a segment",
+    });
+  };
+  const device: { op: Op; rule: DeviceRule }[] = [];
+  const host: Op[] = [];
+  const fromHost = new Set<string>();
+  for (const op of segment.ops) {
+    const rule = ruleOf(op);
+    if (rule.on === "host") {
+      host.push(op);
+      for (const { name } of kernelOf(op).outputs(op)) fromHost.add(name);
+      continue;
+    }
+    const early = kernelOf(op)
+      .reads(op)
+      .find((name) => fromHost.has(name));
+    if (early !== undefined) refuse(`op ${op.op} reads ${early}, which the host computes`);
+    const reason = rule.refuses?.(op);
+    if (reason !== undefined) refuse(reason);
+    device.push({ op, rule });
+  }
+  const read = new Set(device.flatMap(({ op }) => kernelOf(op).reads(op)));
+  const wanted = new Set([...segment.outputs.map(({ name }) => name), ...host.flatMap((op) => kernelOf(op).reads(op))]);
+  return {
+    device,
+    host,
+    inputs: segment.inputs.map(({ name }) => name).filter((name) => read.has(name)),
+    weights: segment.weights.map(({ name }) => name).filter((name) => read.has(name)),
+    written: device.map(({ op, rule }) => rule.out(op)).filter((name) => wanted.has(name)),
+  };
+}
+
+/** A graph with the segment's inputs and weights declared, and the values of its ops by name. */
+function begin(segment: Segment, split: Split, tokens: number) {
+  const graph = new Graph();
+  const widths = widthsOf(segment);
+  const shapes = new Map(segment.weights.map(({ name, shape }) => [name, shape]));
+  const names = new Map<string, string>();
+  const width = (name: string): number => widths.get(name) ?? 1;
+  const shape = (weight: string): readonly number[] => shapes.get(weight) ?? [];
+  for (const name of split.inputs) names.set(name, graph.input(graphName.input(name), [rowsDimension, width(name)]));
+  for (const name of split.weights) names.set(name, graph.input(graphName.weight(name), shape(name)));
+  const emitter: Emitter = { graph, tokens, value: (name) => names.get(name) as string, width, shape };
+  for (const { op, rule } of split.device) names.set(rule.out(op), rule.forward(op, emitter));
+  return { emitter, isWeight: (name: string): boolean => shapes.has(name) };
+}
+
+/** The forward graph of a segment whose ops are on the device; of a loss, the losses alone. */
+export function forwardGraph(segment: Segment, split: Split, tokens: number, ending: Ending): Uint8Array {
+  const { emitter } = begin(segment, split, tokens);
+  const { graph, value, width } = emitter;
+  if (ending === "loss") {
+    const { losses } = crossEntropy(graph, value(split.written[0] as string), lossInputs(graph));
+    graph.output(graphName.losses, losses, [rowsDimension, 1]);
+  } else for (const name of split.written) graph.output(graphName.output(name), value(name), [rowsDimension, width(name)]);
+  return graph.finish();
+}
+
+const lossInputs = (graph: Graph) => ({
+  targets: graph.input(graphName.targets, [rowsDimension, 1], "i64"),
+  scales: graph.input(graphName.scales, [rowsDimension, 1]),
+});
+
+/** Gradients by value and sums by weight, as the ops of a segment give them from last to first. */
+class Tape {
+  readonly gradients = new Map<string, string>();
+  readonly sums = new Map<string, string>();
+  readonly emitter: BackwardEmitter;
+
+  constructor(emitter: Emitter, isWeight: (name: string) => boolean) {
+    const { graph } = emitter;
+    this.emitter = {
+      ...emitter,
+      give: (value, gradient) => {
+        const sum = this.gradients.get(value);
+        this.gradients.set(value, sum === undefined ? gradient : graph.add(sum, gradient));
+      },
+      accumulate: (weight, add) => {
+        if (!isWeight(weight)) throw new TypeError(`${weight} is no weight`);
+        const sum = this.sums.get(weight) ?? graph.input(graphName.sum(weight), emitter.shape(weight));
+        this.sums.set(weight, add(sum));
+      },
+    };
+  }
+}
+
+/** Gives the tape the gradients that the segment's end starts from. */
+function endOf(tape: Tape, split: Split, ending: Ending): void {
+  const { graph, value, width } = tape.emitter;
+  const last = split.written.at(-1) as string;
+  if (ending === "loss") {
+    const { losses, gradient } = crossEntropy(graph, value(last), lossInputs(graph));
+    tape.gradients.set(last, gradient);
+    graph.output(graphName.losses, losses, [rowsDimension, 1]);
+    return;
+  }
+  for (const name of split.written) tape.gradients.set(name, graph.input(graphName.outputGradient(name), [rowsDimension, width(name)]));
+  if (ending === "gated") gateOf(tape, split, last);
+}
+
+/** The gate's gradient is dOut . y of a row, where y is what the expert gives; its last op may know a way without y. */
+function gateOf(tape: Tape, split: Split, last: string): void {
+  const { graph, value } = tape.emitter;
+  const gate = graph.input(graphName.gate, [rowsDimension, 1]);
+  const dOut = tape.gradients.get(last) as string;
+  const end = split.device.at(-1);
+  const short = end?.rule.out(end.op) === last ? end.rule.gated : undefined;
+  if (end && short) {
+    tape.gradients.delete(last);
+    graph.output(graphName.gateGradient, short(end.op, tape.emitter, { dOut, gate }), [rowsDimension, 1]);
+  } else {
+    tape.gradients.set(last, graph.mul(dOut, gate));
+    graph.output(graphName.gateGradient, graph.sum(graph.mul(dOut, value(last)), 1), [rowsDimension, 1]);
+  }
+}
+
+/** The backward graph: it reads inputs, weights, gradients of what was written and sums of weights' gradients. */
+export function backwardGraph(segment: Segment, split: Split, tokens: number, ending: Ending): Uint8Array {
+  const { emitter, isWeight } = begin(segment, split, tokens);
+  const tape = new Tape(emitter, isWeight);
+  endOf(tape, split, ending);
+  for (const { op, rule } of split.device.toReversed()) {
+    const gradient = tape.gradients.get(rule.out(op));
+    if (gradient !== undefined) rule.backward(op, tape.emitter, gradient);
+  }
+  const { graph, width, shape } = emitter;
+  for (const name of split.inputs) {
+    const gradient = tape.gradients.get(name);
+    if (gradient === undefined) throw new TypeError(`${segment.name}: input ${name} has no gradient`);
+    graph.output(graphName.inputGradient(name), gradient, [rowsDimension, width(name)]);
+  }
+  for (const [weight, sum] of tape.sums) graph.output(graphName.newSum(weight), sum, shape(weight));
+  return graph.finish();
+}

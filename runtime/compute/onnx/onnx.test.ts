@@ -1,0 +1,191 @@
+// The rules of training against the reference kernels' own backward, and the contracts that sums and rows rest on: products add in
+// place, one graph serves many layers, and a row's bits do not depend on its neighbours.
+import assert from "node:assert/strict";
+import { after, test } from "node:test";
+import { crossEntropy, crossEntropyBackward } from "../../kernels/cross-entropy.ts";
+import { allCases } from "../../kernels/index.ts";
+import { floats, type KernelCase, type KvRows } from "../../kernels/kernel.ts";
+import { differentiate, evaluate } from "../../kernels/program.ts";
+import { gaussian, randomIds, randomTensor } from "../../kernels/random.ts";
+import type { Segment } from "../../kernels/segment.ts";
+import { gatedExpert } from "../../models/moe.ts";
+import { createTraining } from "../open-training.ts";
+import { lossRows, type WeightViews } from "../training.ts";
+
+const training = await createTraining({ threads: 1 });
+after(() => training.close());
+
+/** Bound of |a - b| / |b| as vectors, where b counts as no shorter than 1: what cancels to nothing has only rounding left. */
+const bound = 1e-6;
+
+function distance(found: Float32Array, want: Float32Array): number {
+  assert.equal(found.length, want.length);
+  const length = (of: (i: number) => number): number => Math.sqrt(want.reduce((sum, _, i) => sum + of(i) ** 2, 0));
+  return (
+    length((i) => found[i]! - want[i]!) /
+    Math.max(
+      0.1,
+      length((i) => want[i]!),
+    )
+  );
+}
+
+/** Training runs whole sequences of one length: pasts are empty, and there is one group. */
+function rowsOf({ kv }: KernelCase): KvRows | undefined {
+  if (!kv) return undefined;
+  const { kvHeads, context, headDim, valueDim, groups } = kv;
+  const { batch, tokens } = groups[0]!;
+  const keys = new Float32Array(batch * kvHeads * context * headDim);
+  const values = new Float32Array(batch * kvHeads * context * valueDim);
+  return { keys, values, context, groups: [{ firstSlot: 0, batch, tokens, past: new Int32Array(batch) }] };
+}
+
+/** Cases whose rows are sequences of one length. */
+const trainable = allCases().filter(({ case: { kv } }) => (kv?.groups.length ?? 1) === 1);
+
+const viewsOf = (weights: KernelCase["weights"]): WeightViews =>
+  Object.fromEntries(Object.entries(weights).map(([name, { data }]) => [name, data]));
+
+const zeros = (weights: KernelCase["weights"]): WeightViews =>
+  Object.fromEntries(Object.entries(weights).map(([name, { data }]) => [name, new Float32Array(data.length)]));
+
+for (const { op, tolerance, case: kernelCase } of trainable) {
+  test(`${op}, ${kernelCase.name}: forward and backward are the reference's`, async () => {
+    const { segment, weights, inputs } = kernelCase;
+    const kv = rowsOf(kernelCase);
+    const tape = evaluate(segment, { ...weights, ...inputs }, () => kv);
+    const outputs: Record<string, Float32Array> = {};
+    for (const { name, dtype } of segment.outputs) if (dtype === "f32") outputs[name] = gaussian(77, floats(tape.get(name)!).length);
+    const want = differentiate(segment, tape, outputs, () => kv);
+
+    const compiled = await training.compile(segment, kv?.groups[0]?.tokens ?? 1);
+    const views = viewsOf(weights);
+    const written = await compiled.forward(inputs, views);
+    for (const name of Object.keys(outputs)) {
+      const off = distance(floats(written[name]!), floats(tape.get(name)!));
+      assert.ok(off <= Math.max(tolerance, bound), `${name} is off by ${off}`);
+    }
+    const sums = zeros(weights);
+    const found = await compiled.backward({ values: { ...inputs, ...written }, weights: views, outputs, sums });
+    for (const [name, gradient] of Object.entries({ ...found, ...sums })) {
+      const off = distance(gradient, want[name] ?? new Float32Array(gradient.length));
+      assert.ok(off <= Math.max(tolerance / 4, bound), `gradient of ${name} is off by ${off}`);
+    }
+  });
+}
+
+const lossHead: Segment = {
+  name: "head",
+  inputs: [{ name: "x", dtype: "f32", width: 24 }],
+  outputs: [{ name: "logits", dtype: "f32", width: 65 }],
+  weights: [
+    { name: "norm", shape: [24] },
+    { name: "matrix", shape: [65, 24] },
+  ],
+  ops: [
+    { op: "rmsNorm", x: "x", weight: "norm", eps: 1e-5, out: "normed" },
+    { op: "matMul", x: "normed", weight: "matrix", out: "logits" },
+  ],
+};
+const headWeights = { norm: randomTensor(31, [24]), matrix: randomTensor(32, [65, 24], 0.5) };
+
+for (const rows of [1, 2, lossRows, lossRows + 1, 2 * lossRows + 7]) {
+  test(`cross-entropy behind a head, ${rows} rows in chunks of ${lossRows}: losses and gradients are the reference's`, async () => {
+    const x = randomTensor(33, [rows, 24]);
+    const targets = randomIds(34, rows, 65).data as Int32Array;
+    const tape = evaluate(lossHead, { ...headWeights, x }, () => undefined);
+    const logits = { logits: floats(tape.get("logits")!), targets };
+    const scale = 1 / 300;
+    const dLogits = crossEntropyBackward(logits, new Float32Array(rows).fill(scale));
+    const want = differentiate(lossHead, tape, { logits: dLogits }, () => undefined);
+
+    const head = await training.compileLoss(lossHead);
+    const sums = zeros(headWeights);
+    const call = { x: x.data, targets, weights: viewsOf(headWeights) };
+    const { losses, dx } = await head.backward({ ...call, scale, sums });
+    assert.deepEqual(await head.forward(call), losses);
+    assert.ok(distance(losses, crossEntropy(logits)) <= bound);
+    for (const [name, gradient] of Object.entries({ x: dx, ...sums })) {
+      const off = distance(
+        gradient.map((value) => value / scale),
+        want[name]!.map((value) => value / scale),
+      );
+      assert.ok(off <= bound, `gradient of ${name} is off by ${off}`);
+    }
+  });
+}
+
+test("cross-entropy's gradient equals finite differences", () => {
+  const logits = gaussian(41, 3 * 5);
+  const rows = { logits, targets: Int32Array.of(0, 4, 2) };
+  const scales = Float32Array.of(1, 0.5, 0);
+  const gradient = crossEntropyBackward(rows, scales);
+  const loss = (at: number, delta: number): number => {
+    const moved = logits.with(at, logits[at]! + delta);
+    return crossEntropy({ ...rows, logits: moved }).reduce((sum, value, row) => sum + value * scales[row]!, 0);
+  };
+  for (let i = 0; i < logits.length; i++) {
+    const want = (loss(i, 1 / 256) - loss(i, -1 / 256)) / (2 / 256);
+    assert.ok(Math.abs(gradient[i]! - want) <= 1e-4, `${gradient[i]} is not ${want}`);
+  }
+});
+
+const hidden = 96;
+const expert = gatedExpert(hidden, 300);
+const unit = Object.fromEntries(expert.weights.map(({ name, shape }, i) => [name, randomTensor(51 + i, shape, 0.1)]));
+
+async function expertGradients(x: Float32Array, gates: Float32Array, dOut: Float32Array, sums: WeightViews) {
+  return (await training.compileExpert(expert)).backward({ x, gates, dOut, weights: viewsOf(unit), sums });
+}
+
+test("a gated expert: gradients of rows, gates and weights are the reference's", async () => {
+  const [x, gates, dOut] = [randomTensor(61, [9, hidden]), gaussian(62, 9), gaussian(63, 9 * hidden)];
+  const tape = evaluate(expert, { ...unit, x }, () => undefined);
+  const y = floats(tape.get("y")!);
+  const want = differentiate(expert, tape, { y: dOut.map((value, i) => value * gates[Math.floor(i / hidden)]!) }, () => undefined);
+  const wantGates = gates.map((_, row) => {
+    let dot = 0;
+    for (let d = row * hidden; d < (row + 1) * hidden; d++) dot += y[d]! * dOut[d]!;
+    return dot;
+  });
+  const sums = zeros(unit);
+  const { dx, dGates } = await expertGradients(x.data, gates, dOut, sums);
+  assert.ok(distance(dGates, wantGates) <= bound);
+  for (const [name, gradient] of Object.entries({ x: dx, ...sums })) assert.ok(distance(gradient, want[name]!) <= bound, name);
+});
+
+test("gradients are added to their sums in place, with the bits of adding what a call alone gives", async () => {
+  const first = { x: gaussian(71, 7 * hidden), gates: gaussian(72, 7), dOut: gaussian(73, 7 * hidden) };
+  const second = { x: gaussian(74, 5 * hidden), gates: gaussian(75, 5), dOut: gaussian(76, 5 * hidden) };
+  const [both, alone] = [zeros(unit), zeros(unit)];
+  for (const { x, gates, dOut } of [first, second]) await expertGradients(x, gates, dOut, both);
+  await expertGradients(second.x, second.gates, second.dOut, alone);
+  const want = zeros(unit);
+  await expertGradients(first.x, first.gates, first.dOut, want);
+  for (const [name, sum] of Object.entries(want)) {
+    for (const [i, value] of alone[name]!.entries()) sum[i] = sum[i]! + value;
+    assert.deepEqual(both[name], sum, name);
+  }
+});
+
+test("a row's gradient has the same bits alone and beside others", async () => {
+  const [x, gates, dOut] = [gaussian(81, 64 * hidden), gaussian(82, 64), gaussian(83, 64 * hidden)];
+  const all = await expertGradients(x, gates, dOut, zeros(unit));
+  for (const rows of [1, 2, 3, 17]) {
+    const some = await expertGradients(x.slice(0, rows * hidden), gates.slice(0, rows), dOut.slice(0, rows * hidden), zeros(unit));
+    assert.deepEqual(some.dx, all.dx.slice(0, rows * hidden), `${rows} rows`);
+    assert.deepEqual(some.dGates, all.dGates.slice(0, rows), `${rows} rows`);
+  }
+});
+
+test("an op of the host before one of the device is refused by segment and op", async () => {
+  const { outputs, weights, ops } = lossHead;
+  const table = { name: "table", shape: [65, 24] };
+  const gather = { op: "gather", ids: "ids", table: "table", out: "x" } as const;
+  const ids = { name: "ids", dtype: "i32", width: 0 } as const;
+  const segment: Segment = { name: "odd", inputs: [ids], outputs, weights: [...weights, table], ops: [gather, ...ops] };
+  await assert.rejects(training.compile(segment, 1), {
+    code: "UnsupportedOp",
+    message: /odd: op rmsNorm reads x, which the host computes/,
+  });
+});

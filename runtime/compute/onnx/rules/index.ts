@@ -1,0 +1,43 @@
+// The rules of training, one for each op there is. To add one: its file, one line here (a missing line is a compile error). Pure.
+import { AppError } from "../../../../crds/common.ts";
+import type { Op, OpName } from "../../../kernels/segment.ts";
+import type { Rule } from "../rule.ts";
+import { add } from "./add.ts";
+import { addRow } from "./add-row.ts";
+import { attention } from "./attention.ts";
+import { candidates } from "./candidates.ts";
+import { clampedSwiglu } from "./clamped-swiglu.ts";
+import { gather } from "./gather.ts";
+import { joinHeads } from "./join-heads.ts";
+import { matMul } from "./mat-mul.ts";
+import { rmsNorm } from "./rms-norm.ts";
+import { groupRoute, route } from "./route.ts";
+import { siluMul } from "./silu-mul.ts";
+import { slice } from "./slice.ts";
+
+const rules: { readonly [Name in OpName]: Rule<Extract<Op, { op: Name }>> } = {
+  gather,
+  rmsNorm,
+  matMul,
+  attention,
+  add,
+  addRow,
+  siluMul,
+  clampedSwiglu,
+  slice,
+  joinHeads,
+  route,
+  groupRoute,
+  candidates,
+};
+
+/** The rule of an op; throws AppError `UnsupportedOp` where there is none. */
+export function ruleOf(op: Op): Rule {
+  const rule: unknown = rules[op.op];
+  if (rule === undefined)
+    throw new AppError(`op ${op.op} has no backward; train a model without it`, {
+      code: "UnsupportedOp",
+      operation: "compiling a segment",
+    });
+  return rule as Rule;
+}

@@ -1,0 +1,267 @@
+// Compiled segments: rows in and out, weights and sums as views, ops of the host around the graphs. A single row is computed as two,
+// since products of one row have other bits.
+import { kernelOf } from "../../kernels/index.ts";
+import { floats, type Gradients, type OpContext, type Values } from "../../kernels/kernel.ts";
+import type { Segment, Tensor } from "../../kernels/segment.ts";
+import { widthsOf } from "../../kernels/widths.ts";
+import {
+  type BackwardCall,
+  type ExpertCall,
+  type LossCall,
+  lossRows,
+  type TrainableExpert,
+  type TrainableLoss,
+  type TrainableSegment,
+  type WeightViews,
+} from "../training.ts";
+import { graphName, type Split } from "./lower.ts";
+import { ruleOf } from "./rules/index.ts";
+import type { Feed, Session } from "./session.ts";
+
+export interface Graphs {
+  readonly forward: Session;
+  readonly backward: Session;
+}
+
+/** A segment with its graphs; a segment of the host alone has none. */
+export interface Parts {
+  readonly segment: Segment;
+  readonly split: Split;
+  readonly graphs: Graphs | undefined;
+  /** Views under the names that this segment has for its weights, from those of the caller's. */
+  own(views: WeightViews): WeightViews;
+}
+
+const rowsMin = 2;
+
+/** At least two rows: a zero row is added to a single one. */
+function padded(data: Float32Array, rows: number): Float32Array {
+  if (rows >= rowsMin) return data;
+  const wide = new Float32Array((data.length / rows) * rowsMin);
+  wide.set(data);
+  return wide;
+}
+
+/** One call of a graph: what goes in and what comes out, by the names of lower.ts. */
+class Call {
+  readonly #rows: number;
+  readonly #shapes: ReadonlyMap<string, readonly number[]>;
+  readonly feeds: Record<string, Feed> = {};
+  readonly outputs: Record<string, Feed> = {};
+
+  constructor(segment: Segment, rows: number) {
+    this.#rows = rows;
+    this.#shapes = new Map(segment.weights.map(({ name, shape }) => [name, shape]));
+  }
+
+  rowsIn(name: string, data: Float32Array): void {
+    const wide = padded(data, this.#rows);
+    const rows = Math.max(rowsMin, this.#rows);
+    this.feeds[name] = { dims: [rows, wide.length / rows], data: wide };
+  }
+
+  /** The array that the output is written to, without the row that was added. */
+  rowsOut(name: string, width: number): Float32Array {
+    const rows = Math.max(rowsMin, this.#rows);
+    const data = new Float32Array(rows * width);
+    this.outputs[name] = { dims: [rows, width], data };
+    return data.subarray(0, this.#rows * width);
+  }
+
+  weights(names: readonly string[], views: WeightViews): void {
+    for (const name of names) this.feeds[graphName.weight(name)] = this.#weight(name, views);
+  }
+
+  /** Sums are read and written where they lie. */
+  sums(names: readonly string[], views: WeightViews): void {
+    for (const name of names) {
+      const view = this.#weight(name, views);
+      this.feeds[graphName.sum(name)] = view;
+      this.outputs[graphName.newSum(name)] = view;
+    }
+  }
+
+  #weight(name: string, views: WeightViews): Feed {
+    return { dims: this.#shapes.get(name) ?? [], data: views[name] as Float32Array };
+  }
+}
+
+const named = (values: Values, name: string): Tensor => {
+  const value = values[name];
+  if (value === undefined) throw new TypeError(`value ${name} is missing`);
+  return value;
+};
+
+/** Values and weights as ops of the host read them. */
+function reader({ segment }: Parts, values: Values, weights: WeightViews): OpContext["read"] {
+  const shapes = new Map(segment.weights.map(({ name, shape }) => [name, shape]));
+  return (name) => {
+    const shape = shapes.get(name);
+    return shape === undefined ? named(values, name) : { shape, data: weights[name] as Float32Array };
+  };
+}
+
+const rowsOf = ({ segment }: Parts, values: Values): number => {
+  const first = segment.inputs[0];
+  const value = named(values, first?.name ?? "");
+  return value.shape[0] ?? 0;
+};
+
+async function deviceForward(parts: Parts, values: Values, weights: WeightViews): Promise<Record<string, Tensor>> {
+  const { segment, split, graphs } = parts;
+  const written: Record<string, Tensor> = {};
+  if (graphs === undefined) return written;
+  const widths = widthsOf(segment);
+  const rows = rowsOf(parts, values);
+  const call = new Call(segment, rows);
+  for (const name of split.inputs) call.rowsIn(graphName.input(name), floats(named(values, name)));
+  call.weights(split.weights, weights);
+  for (const name of split.written) {
+    const width = widths.get(name) ?? 1;
+    written[name] = { shape: [rows, width], data: call.rowsOut(graphName.output(name), width) };
+  }
+  await graphs.forward.run(call.feeds, call.outputs);
+  return written;
+}
+
+async function deviceBackward(parts: Parts, { values, weights, sums }: BackwardCall, gradients: Map<string, Float32Array>) {
+  const { segment, split, graphs } = parts;
+  if (graphs === undefined) return;
+  const widths = widthsOf(segment);
+  const rows = rowsOf(parts, values);
+  const call = new Call(segment, rows);
+  for (const name of split.inputs) call.rowsIn(graphName.input(name), floats(named(values, name)));
+  for (const name of split.written) {
+    const gradient = gradients.get(name) ?? new Float32Array(rows * (widths.get(name) ?? 1));
+    call.rowsIn(graphName.outputGradient(name), gradient);
+  }
+  call.weights(split.weights, weights);
+  call.sums(split.weights, sums);
+  for (const name of split.inputs) gradients.set(name, call.rowsOut(graphName.inputGradient(name), widths.get(name) ?? 1));
+  await graphs.backward.run(call.feeds, call.outputs);
+}
+
+function addInto(sum: Float32Array, gradient: Float32Array): void {
+  for (const [i, value] of gradient.entries()) sum[i] = (sum[i] as number) + value;
+}
+
+/** Gradients of what ops of the host read; of weights they go to the sums. */
+function hostBackward(parts: Parts, { values, weights, sums }: BackwardCall, gradients: Map<string, Float32Array>): void {
+  const read = reader(parts, values, weights);
+  for (const op of parts.split.host.toReversed()) {
+    const rule = ruleOf(op);
+    if (rule.on !== "host") continue;
+    const kernel = kernelOf(op);
+    const outputs: Record<string, Float32Array> = {};
+    for (const { name, dtype } of kernel.outputs(op)) {
+      if (dtype !== "f32") continue;
+      const gradient = gradients.get(name);
+      if (gradient === undefined) return; // outputs that nobody derives from
+      outputs[name] = gradient;
+    }
+    for (const [name, gradient] of Object.entries(rule.backward(op, { read, outputs, sums }, kernel))) {
+      const sum = sums[name] ?? gradients.get(name);
+      if (sum === undefined) gradients.set(name, gradient);
+      else addInto(sum, gradient);
+    }
+  }
+}
+
+export function trainableSegment(parts: Parts): TrainableSegment {
+  const { segment, split } = parts;
+  const inputs = segment.inputs.filter(({ dtype }) => dtype === "f32").map(({ name }) => name);
+  return {
+    async forward(values, views) {
+      const weights = parts.own(views);
+      const written = await deviceForward(parts, values, weights);
+      for (const op of split.host) {
+        const all = { ...values, ...written };
+        Object.assign(written, kernelOf(op).forward(op, { read: reader(parts, all, weights) }));
+      }
+      return written;
+    },
+    async backward(given) {
+      const call = { ...given, weights: parts.own(given.weights), sums: parts.own(given.sums) };
+      const gradients = new Map(Object.entries(call.outputs).map(([name, gradient]) => [name, gradient.slice()]));
+      hostBackward(parts, call, gradients);
+      await deviceBackward(parts, call, gradients);
+      const found: Gradients = Object.fromEntries(inputs.map((name) => [name, gradients.get(name) as Float32Array]));
+      return found;
+    },
+  };
+}
+
+export function trainableExpert({ segment, split, own, graphs }: Parts & { readonly graphs: Graphs }): TrainableExpert {
+  const [input, output] = [split.inputs[0] as string, split.written[0] as string];
+  const hidden = segment.inputs[0]?.width ?? 1;
+  return {
+    async forward(x, weights) {
+      const call = new Call(segment, x.length / hidden);
+      call.rowsIn(graphName.input(input), x);
+      call.weights(split.weights, own(weights));
+      const y = call.rowsOut(graphName.output(output), hidden);
+      await graphs.forward.run(call.feeds, call.outputs);
+      return y;
+    },
+    async backward({ x, gates, dOut, weights, sums }: ExpertCall) {
+      const call = new Call(segment, gates.length);
+      call.rowsIn(graphName.input(input), x);
+      call.rowsIn(graphName.outputGradient(output), dOut);
+      call.rowsIn(graphName.gate, gates);
+      call.weights(split.weights, own(weights));
+      call.sums(split.weights, own(sums));
+      const dx = call.rowsOut(graphName.inputGradient(input), hidden);
+      const dGates = call.rowsOut(graphName.gateGradient, 1);
+      await graphs.backward.run(call.feeds, call.outputs);
+      return { dx, dGates };
+    },
+  };
+}
+
+export function trainableLoss({ segment, split, own, graphs }: Parts & { readonly graphs: Graphs }): TrainableLoss {
+  const input = split.inputs[0] as string;
+  const hidden = segment.inputs[0]?.width ?? 1;
+  const begin = ({ x, targets, weights }: LossCall, scale: number): Call => {
+    const rows = targets.length;
+    const call = new Call(segment, rows);
+    call.rowsIn(graphName.input(input), x);
+    call.rowsIn(graphName.scales, new Float32Array(rows).fill(scale));
+    const ids = BigInt64Array.from({ length: Math.max(rowsMin, rows) }, (_, row) => BigInt(targets[row] ?? 0));
+    call.feeds[graphName.targets] = { dims: [ids.length, 1], data: ids };
+    call.weights(split.weights, own(weights));
+    return call;
+  };
+  /** Chunks of the rows, in order. */
+  const chunks = function* ({ x, targets, weights }: LossCall) {
+    for (let from = 0; from < targets.length; from += lossRows) {
+      const to = Math.min(from + lossRows, targets.length);
+      yield { from, chunk: { x: x.subarray(from * hidden, to * hidden), targets: targets.subarray(from, to), weights } };
+    }
+  };
+  return {
+    async forward(all) {
+      const losses = new Float32Array(all.targets.length);
+      for (const { from, chunk } of chunks(all)) {
+        const call = begin(chunk, 1);
+        const found = call.rowsOut(graphName.losses, 1);
+        await graphs.forward.run(call.feeds, call.outputs);
+        losses.set(found, from);
+      }
+      return losses;
+    },
+    async backward(all) {
+      const losses = new Float32Array(all.targets.length);
+      const dx = new Float32Array(all.x.length);
+      for (const { from, chunk } of chunks(all)) {
+        const call = begin(chunk, all.scale);
+        call.sums(split.weights, own(all.sums));
+        const found = call.rowsOut(graphName.losses, 1);
+        const gradient = call.rowsOut(graphName.inputGradient(input), hidden);
+        await graphs.backward.run(call.feeds, call.outputs);
+        losses.set(found, from);
+        dx.set(gradient, from * hidden);
+      }
+      return { losses, dx };
+    },
+  };
+}

@@ -1,0 +1,79 @@
+// The door of training: compile a segment, run it forward, and backward with gradients added to sums. Interface only; open-training.ts
+// has what implements it. Not the door of serving (backend.ts), whose weights are compiled in.
+import type { Gradients, Values } from "../kernels/kernel.ts";
+import type { Segment } from "../kernels/segment.ts";
+
+/** Weights of a segment, or the sums of their gradients, by the segment's names: views of memory that the caller owns. */
+export type WeightViews = Readonly<Record<string, Float32Array>>;
+
+export interface BackwardCall {
+  /** Inputs, and what forward returned beside the f32 outputs. */
+  readonly values: Values;
+  readonly weights: WeightViews;
+  /** Gradients of the outputs; one that is left out is zero. */
+  readonly outputs: Gradients;
+  /** Gradients of weights are added here, in place. */
+  readonly sums: WeightViews;
+}
+
+/** A segment that rows pass whole: its backward computes forward again. */
+export interface TrainableSegment {
+  /** The outputs, and values beside them that backward is given. */
+  forward(values: Values, weights: WeightViews): Promise<Values>;
+  /** Gradients of the f32 inputs. */
+  backward(call: BackwardCall): Promise<Gradients>;
+}
+
+export interface ExpertCall {
+  /** [rows, hidden] */
+  readonly x: Float32Array;
+  /** [rows]: what each row of the expert's output is multiplied by. */
+  readonly gates: Float32Array;
+  /** The gradient of the products, [rows, hidden]. */
+  readonly dOut: Float32Array;
+  readonly weights: WeightViews;
+  readonly sums: WeightViews;
+}
+
+/** An expert, x -> y. */
+export interface TrainableExpert {
+  forward(x: Float32Array, weights: WeightViews): Promise<Float32Array>;
+  backward(call: ExpertCall): Promise<{ readonly dx: Float32Array; readonly dGates: Float32Array }>;
+}
+
+export interface LossCall {
+  /** [rows, hidden] */
+  readonly x: Float32Array;
+  /** [rows] */
+  readonly targets: Int32Array;
+  readonly weights: WeightViews;
+}
+
+/** The head with cross-entropy behind it, in chunks of `lossRows` rows: all logits of a lane at once would fill memory. */
+export interface TrainableLoss {
+  /** The loss of each row. */
+  forward(call: LossCall): Promise<Float32Array>;
+  /** Of sum(scale * loss). */
+  backward(
+    call: LossCall & { readonly scale: number; readonly sums: WeightViews },
+  ): Promise<{ readonly losses: Float32Array; readonly dx: Float32Array }>;
+}
+
+/** Rows whose logits are in memory at once. */
+export const lossRows = 256;
+
+export interface TrainingBackend {
+  readonly device: string;
+  /** The engine and version that the bits of a run depend on. */
+  readonly numerics: string;
+  /** Throws AppError `UnsupportedOp` that names op and segment. `tokens`: rows of each sequence. */
+  compile(segment: Segment, tokens: number): Promise<TrainableSegment>;
+  compileExpert(expert: Segment): Promise<TrainableExpert>;
+  compileLoss(head: Segment): Promise<TrainableLoss>;
+  close(): Promise<void>;
+}
+
+export interface TrainingOptions {
+  /** Of one call. Sums within products are cut by it, so that bits depend on it. */
+  readonly threads: number;
+}

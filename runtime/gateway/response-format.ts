@@ -1,0 +1,43 @@
+// The field `response_format` of a chat: the language that an answer is held to. What a worker would refuse of it is refused here, before
+// anything is computed. Pure.
+import { z } from "zod";
+import { AppError } from "../../crds/common.ts";
+import { constraintNames } from "../../crds/names.ts";
+import { languageOf } from "../engine/core/constraints/index.ts";
+import type { Constraint } from "../engine/core/constraints/language.ts";
+
+const only = `only ${["text", ...constraintNames].join(", ")} are implemented`;
+
+const schemaFormat = z
+  .strictObject({
+    name: z.string("must be a name").regex(/^[a-zA-Z0-9_-]{1,64}$/, "must have 1 to 64 letters, digits, _ or -"),
+    description: z.string().max(65_536).nullish(),
+    schema: z.record(z.string(), z.unknown(), "must be a JSON Schema").nullish(),
+    /** Accepted without effect: an answer is held to the schema either way. */
+    strict: z.boolean("must be true or false").nullish(),
+  })
+  .transform(({ schema }, context): Constraint => {
+    const constraint = { name: "json_schema", spec: JSON.stringify(schema ?? {}) } as const;
+    try {
+      languageOf(constraint);
+    } catch (caught) {
+      context.issues.push({ code: "custom", message: AppError.from(caught).message, path: ["schema"], input: undefined });
+    }
+    return constraint;
+  });
+
+/** Undefined where any text will do. */
+export const responseFormat = z
+  .discriminatedUnion(
+    "type",
+    [
+      z.strictObject({ type: z.literal("text") }),
+      z.strictObject({ type: z.literal("json_object") }),
+      z.strictObject({ type: z.literal("json_schema"), json_schema: schemaFormat }),
+    ],
+    only,
+  )
+  .transform((format): Constraint | undefined => {
+    if ("json_schema" in format) return format.json_schema;
+    return format.type === "text" ? undefined : { name: format.type, spec: "" };
+  });

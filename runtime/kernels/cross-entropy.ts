@@ -1,0 +1,38 @@
+// Cross-entropy of rows of logits with the token that comes next: the loss that training minimises and perplexity is made of. No op of
+// a program, since serving never computes it. The plain reference: f64 inside. Pure.
+import { softmax } from "./route.ts";
+
+interface Rows {
+  /** [rows, vocab] */
+  readonly logits: Float32Array;
+  /** [rows] */
+  readonly targets: Int32Array;
+}
+
+const rowOf = ({ logits, targets }: Rows, row: number): Float32Array => {
+  const vocab = logits.length / targets.length;
+  return logits.subarray(row * vocab, (row + 1) * vocab);
+};
+
+/** -log softmax(logits)[target] of each row, [rows]. */
+export function crossEntropy(rows: Rows): Float32Array {
+  return Float32Array.from(rows.targets, (target, row) => {
+    const logits = rowOf(rows, row);
+    let max = Number.NEGATIVE_INFINITY;
+    for (const logit of logits) max = Math.max(max, logit);
+    let sum = 0;
+    for (const logit of logits) sum += Math.exp(logit - max);
+    return Math.log(sum) + max - (logits[target] as number);
+  });
+}
+
+/** The gradient of the logits of sum(scale * loss), with a scale a row: (softmax - 1 at the target) * scale. */
+export function crossEntropyBackward(rows: Rows, scales: Float32Array): Float32Array {
+  const gradient = new Float32Array(rows.logits.length);
+  const vocab = rows.logits.length / rows.targets.length;
+  for (const [row, target] of rows.targets.entries()) {
+    for (const [i, p] of softmax(rowOf(rows, row)).entries())
+      gradient[row * vocab + i] = (p - (i === target ? 1 : 0)) * (scales[row] as number);
+  }
+  return gradient;
+}

@@ -1,0 +1,171 @@
+// A run of training on one rank: opens model, data and the last checkpoint, makes the steps that are left, and writes the result. To
+// run it again is to go on: with the same settings each step has the same bits whether the run was stopped or not. Shell.
+import { createHash } from "node:crypto";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { totalmem } from "node:os";
+import { join } from "node:path";
+import { AppError } from "../../crds/common.ts";
+import { createTraining } from "../compute/open-training.ts";
+import type { TrainingBackend } from "../compute/training.ts";
+import { createAdamW, floatsMax } from "./adamw.ts";
+import { newestCheckpoint, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
+import { type Corpus, openCorpus } from "./corpus.ts";
+import { type Layout, layoutOf } from "./layout.ts";
+import { Network } from "./network.ts";
+import { writeTrainedFolder, writeTrainedStore } from "./result.ts";
+import { checkSettings, identityOf, type TrainSettings } from "./settings.ts";
+import { fillParameters, type ModelSource, openSource } from "./source.ts";
+import { type Machine, runStep, type StepReport, validationLoss } from "./step.ts";
+
+/** Bytes of a parameter: itself, two moments, its gradient. */
+const parameterBytes = 16;
+
+export interface TrainPorts {
+  /** Now, in milliseconds. */
+  now(): number;
+  /** True once the run is to stop; asked between lanes. */
+  stopped(): boolean;
+  onStart(start: RunStart): void;
+  onStep(report: StepReport & { readonly seconds: number }): void;
+  onValidation(report: { readonly step: number; readonly loss: number }): void;
+}
+
+export interface RunStart {
+  readonly device: string;
+  readonly parameters: number;
+  readonly samples: number;
+  /** Steps that a checkpoint has already. */
+  readonly step: number;
+}
+
+export interface RunEnd {
+  /** Steps made in all. */
+  readonly step: number;
+  /** Where the model is, when all steps are done. */
+  readonly store: string | undefined;
+  readonly folder: string | undefined;
+  readonly checkpoints: string;
+  readonly validationLoss: number | undefined;
+}
+
+interface Run extends Machine {
+  readonly source: ModelSource;
+  readonly backend: TrainingBackend;
+  readonly identity: ReturnType<typeof identityOf>;
+  readonly checkpoints: string;
+  /** The last step that is done. */
+  readonly step: number;
+}
+
+function checkMemory({ parameters, floats }: Layout): void {
+  const bytes = floats * parameterBytes;
+  if (floats <= floatsMax && bytes <= totalmem()) return;
+  const gigabytes = (value: number): string => `${(value / 1e9).toFixed(1)} GB`;
+  const most = Math.min(floatsMax * parameterBytes, totalmem());
+  throw new AppError(
+    `${parameters} parameters x ${parameterBytes} bytes (parameter, two moments, gradient) are ${gigabytes(bytes)}, ` +
+      `this machine trains up to ${gigabytes(most)}; take a smaller model`,
+    { code: "DoesNotFit", operation: "starting a run" },
+  );
+}
+
+const digestOf = (value: unknown): string => createHash("sha256").update(JSON.stringify(value)).digest("hex");
+
+async function openData(settings: TrainSettings, source: ModelSource): Promise<readonly [Corpus, Corpus | undefined]> {
+  const { program, tokenizerDigest } = source;
+  const wanted = { vocab: program.vocab, tokenizerDigest, sequenceLength: settings.sequenceLength };
+  const corpus = await openCorpus(settings.data, wanted);
+  return [corpus, settings.validation === undefined ? undefined : await openCorpus(settings.validation, wanted)];
+}
+
+async function openRun(settings: TrainSettings): Promise<Run> {
+  const source = await openSource(settings.model);
+  checkSettings(settings, source.program.maxContext);
+  const layout = layoutOf(source.program, source.family.expertTensors);
+  checkMemory(layout);
+  const [corpus, validation] = await openData(settings, source);
+  const backend = await createTraining({ threads: settings.threads });
+  const optimizer = createAdamW(layout.floats);
+  const { program } = source;
+  const arrays = { parameters: optimizer.p, gradients: optimizer.g };
+  const network = await Network.open(backend, { program, layout, ...arrays, sequenceLength: settings.sequenceLength });
+  const identity = identityOf(settings, { model: digestOf(source.config), data: digestOf(corpus.index) });
+  const checkpoints = join(settings.out, "checkpoints");
+  const newest = await newestCheckpoint(checkpoints);
+  if (newest === undefined) await fillParameters(source, layout, { kind: settings.init, seed: settings.seed }, optimizer.p);
+  else await readCheckpoint(checkpoints, { step: newest, identity, layout, state: optimizer });
+  return { settings, source, layout, corpus, validation, backend, optimizer, network, identity, checkpoints, step: newest ?? 0 };
+}
+
+/** One line a step, as JSON; those past the checkpoint that a run goes on from are made again. */
+class Metrics {
+  readonly #path: string;
+  constructor(out: string) {
+    this.#path = join(out, "metrics.jsonl");
+  }
+
+  async cutAfter(step: number): Promise<void> {
+    const text = await readFile(this.#path, "utf8").catch(() => "");
+    const kept = text.split("\n").filter((line) => line !== "" && (JSON.parse(line) as { step: number }).step <= step);
+    await writeFile(this.#path, kept.map((line) => `${line}\n`).join(""));
+  }
+
+  async add(line: object): Promise<void> {
+    await writeFile(this.#path, `${JSON.stringify(line)}\n`, { flag: "a" });
+  }
+}
+
+async function save(run: Run, step: number): Promise<void> {
+  const { checkpoints, identity, layout, optimizer, settings } = run;
+  await writeCheckpoint(checkpoints, { step, identity, layout, state: optimizer }, settings.checkpoint.keep);
+}
+
+/** Makes steps until all are done or the run is to stop; returns the last. Every step is either in a checkpoint or made again. */
+async function makeSteps(run: Run, metrics: Metrics, ports: TrainPorts): Promise<{ readonly step: number; readonly loss?: number }> {
+  const { settings } = run;
+  const { steps } = settings.schedule;
+  let [saved, validation] = [run.step, undefined as number | undefined];
+  for (let step = run.step + 1; step <= steps; step++) {
+    const begin = ports.now();
+    const report = await runStep(run, step, ports.stopped);
+    if (report === undefined) {
+      if (saved < step - 1 || saved === 0) await save(run, step - 1);
+      return { step: step - 1 };
+    }
+    const seconds = (ports.now() - begin) / 1000;
+    await metrics.add({ ...report, seconds });
+    ports.onStep({ ...report, seconds });
+    if (step % settings.checkpoint.everySteps !== 0 && step !== steps) continue;
+    await save(run, step);
+    saved = step;
+    validation = await validationLoss(run);
+    if (validation === undefined) continue;
+    await metrics.add({ step, validationLoss: validation, perplexity: Math.exp(validation) });
+    ports.onValidation({ step, loss: validation });
+  }
+  return { step: steps, ...(validation !== undefined && { loss: validation }) };
+}
+
+/** Throws AppError: BadOption, BadData, BadCheckpoint, DoesNotFit, UnsupportedOp, NonFiniteLoss. */
+export async function train(settings: TrainSettings, ports: TrainPorts): Promise<RunEnd> {
+  const run = await openRun(settings);
+  const { backend, checkpoints, layout, optimizer, source, corpus, validation } = run;
+  try {
+    await mkdir(settings.out, { recursive: true });
+    const metrics = new Metrics(settings.out);
+    await metrics.cutAfter(run.step);
+    ports.onStart({ device: backend.device, parameters: layout.parameters, samples: corpus.samples, step: run.step });
+    const { step, loss } = await makeSteps(run, metrics, ports);
+    const unfinished = { step, checkpoints, validationLoss: loss, store: undefined, folder: undefined };
+    if (step < settings.schedule.steps) return unfinished;
+    const [store, folder] = [join(settings.out, "store"), join(settings.out, "huggingface")];
+    const trained = { source, layout, parameters: optimizer.p };
+    await writeTrainedStore(trained, store, settings.codecs);
+    await writeTrainedFolder(trained, folder);
+    return { ...unfinished, store, folder };
+  } finally {
+    await corpus.close();
+    await validation?.close();
+    await backend.close();
+  }
+}

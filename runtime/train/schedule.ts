@@ -1,0 +1,29 @@
+// Learning-rate schedules: the share of the highest rate that a step has. To add one: one line in the table. Pure.
+
+/** `progress` is 0 at the first step after warm-up and 1 past the last. */
+type Shape = (progress: number, floor: number) => number;
+
+const shapes = {
+  constant: () => 1,
+  cosine: (progress, floor) => floor + (1 - floor) * 0.5 * (1 + Math.cos(Math.PI * progress)),
+} as const satisfies Readonly<Record<string, Shape>>;
+
+export type ScheduleName = keyof typeof shapes;
+export const scheduleNames = Object.keys(shapes) as readonly ScheduleName[];
+
+export interface Schedule {
+  readonly name: ScheduleName;
+  readonly rate: number;
+  /** Steps in which the rate rises from 0. */
+  readonly warmup: number;
+  readonly steps: number;
+  /** The share of the rate that is left at the end, where a schedule falls. */
+  readonly floor: number;
+}
+
+/** The rate of a step, which counts from 1. */
+export function rateOf({ name, rate, warmup, steps, floor }: Schedule, step: number): number {
+  if (step <= warmup) return (rate * step) / warmup;
+  const shape: Shape = shapes[name];
+  return rate * shape(Math.min(1, (step - warmup - 1) / Math.max(1, steps - warmup)), floor);
+}

@@ -1,0 +1,92 @@
+// The settings of a run, with their bounds, and which of them its bits depend on. Errors name the option. Pure.
+import { AppError } from "../../crds/common.ts";
+import type { CodecName } from "../../crds/names.ts";
+import type { AdamWSettings } from "./adamw.ts";
+import type { Identity } from "./checkpoint.ts";
+import type { Schedule } from "./schedule.ts";
+import type { Init } from "./source.ts";
+
+export interface TrainSettings {
+  /** Folder that has the model, or config.json and tokenizer where `init` is random. */
+  readonly model: string;
+  readonly init: Init;
+  readonly seed: number;
+  /** Folders that `enodia data import` wrote. */
+  readonly data: string;
+  readonly validation: string | undefined;
+  /** Folder of checkpoints, metrics and the result. */
+  readonly out: string;
+  /** Sequences of a step, and of how many tokens. */
+  readonly sequences: number;
+  readonly sequenceLength: number;
+  /** Equal shares of a batch, in whose order gradients are added. */
+  readonly lanes: number;
+  readonly schedule: Schedule;
+  readonly adamw: AdamWSettings;
+  /** The norm that gradients are cut to. */
+  readonly clip: number;
+  readonly checkpoint: { readonly everySteps: number; readonly keep: number };
+  readonly codecs: readonly CodecName[];
+  readonly threads: number;
+}
+
+const sequencesMax = 65_536;
+const lanesMax = 1024;
+const stepsMax = 99_999_999; // a checkpoint's folder has eight digits
+
+function refuse(option: string, value: number, must: string): never {
+  throw new AppError(`--${option} is ${value}; it must be ${must}`, { code: "BadOption", operation: "reading the settings of a run" });
+}
+
+function whole(option: string, value: number, min: number, max: number): void {
+  if (!Number.isInteger(value) || value < min || value > max) refuse(option, value, `a whole number from ${min} to ${max}`);
+}
+
+/** `maxContext`: positions that the model knows. */
+export function checkSettings(settings: TrainSettings, maxContext: number): void {
+  const { sequences, lanes, sequenceLength, schedule, adamw, clip, checkpoint, seed, threads } = settings;
+  whole("steps", schedule.steps, 1, stepsMax);
+  whole("warmup", schedule.warmup, 0, schedule.steps);
+  whole("lanes", lanes, 1, lanesMax);
+  if (2 ** Math.round(Math.log2(lanes)) !== lanes) refuse("lanes", lanes, "a power of two");
+  whole("sequences", sequences, 1, sequencesMax);
+  if (sequences % lanes !== 0) refuse("sequences", sequences, `a multiple of --lanes (${lanes})`);
+  whole("sequence-length", sequenceLength, 2, maxContext);
+  whole("seed", seed, 0, 2 ** 31 - 1);
+  whole("threads", threads, 1, 512);
+  whole("checkpoint-every", checkpoint.everySteps, 1, stepsMax);
+  whole("keep", checkpoint.keep, 1, 1000);
+  if (!(schedule.rate > 0 && schedule.rate <= 1)) refuse("learning-rate", schedule.rate, "above 0 and at most 1");
+  if (!(schedule.floor >= 0 && schedule.floor <= 1)) refuse("floor", schedule.floor, "from 0 to 1");
+  if (!(adamw.beta1 >= 0 && adamw.beta1 < 1)) refuse("beta1", adamw.beta1, "from 0 to below 1");
+  if (!(adamw.beta2 >= 0 && adamw.beta2 < 1)) refuse("beta2", adamw.beta2, "from 0 to below 1");
+  if (!(adamw.epsilon > 0 && adamw.epsilon < 1)) refuse("epsilon", adamw.epsilon, "above 0 and below 1");
+  if (!(adamw.decay >= 0 && adamw.decay <= 1)) refuse("weight-decay", adamw.decay, "from 0 to 1");
+  if (!(clip > 0 && Number.isFinite(clip))) refuse("clip", clip, "above 0");
+}
+
+/** What a checkpoint has to agree with for the run to go on from it. A constant rate does not ask how many steps there will be. */
+export function identityOf(settings: TrainSettings, digests: { readonly model: string; readonly data: string }): Identity {
+  const { init, seed, sequences, lanes, sequenceLength, schedule, adamw, clip, threads } = settings;
+  const steps = schedule.name === "constant" ? {} : { steps: schedule.steps };
+  return {
+    ...steps,
+    model: digests.model,
+    data: digests.data,
+    init,
+    seed,
+    sequences,
+    lanes,
+    "sequence-length": sequenceLength,
+    schedule: schedule.name,
+    "learning-rate": schedule.rate,
+    warmup: schedule.warmup,
+    floor: schedule.floor,
+    beta1: adamw.beta1,
+    beta2: adamw.beta2,
+    epsilon: adamw.epsilon,
+    "weight-decay": adamw.decay,
+    clip,
+    threads,
+  };
+}
