@@ -6,7 +6,13 @@ import { type BackendName, backendNames } from "./names.ts";
  * The memory in which a backend holds experts. `host`: memory that the container's limit counts. `device`: memory that it does not, and
  * whose size nobody knows before a worker runs, so that spec.experts.memoryPerRank has to say it.
  */
-const expertMemory: Readonly<Record<BackendName, "host" | "device">> = { cpu: "host", cuda: "device", vulkan: "device", reference: "host" };
+const expertMemory: Readonly<Record<BackendName, "host" | "device">> = {
+  cpu: "host",
+  cuda: "device",
+  vulkan: "device",
+  metal: "device",
+  reference: "host",
+};
 
 export const deviceMemoryBackends: readonly BackendName[] = backendNames.filter((name) => expertMemory[name] === "device");
 

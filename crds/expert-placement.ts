@@ -79,7 +79,11 @@ export const expertPlacementStatusSchema = z
           epoch: epoch.optional().meta({ description: "Epoch the rank runs." }),
           hostedBytes: z.int().min(0).optional().meta({ description: "Resident bytes of its experts." }),
           budgetBytes: z.int().min(0).optional().meta({ description: "Resident bytes it may hold." }),
-          denseBytes: z.int().min(0).optional().meta({ description: "Resident bytes of the part every rank holds." }),
+          denseBytes: z
+            .int()
+            .min(0)
+            .optional()
+            .meta({ description: "Resident bytes of the part every rank holds, and on a GPU of what its graphs work in." }),
           kvBytes: z.int().min(0).optional().meta({ description: "Bytes of its attention cache." }),
           loadPercent: percent("Its served load over the mean, in the worst layer."),
           speedPercent: percent("Its speed over the median rank's, as plans count with it."),

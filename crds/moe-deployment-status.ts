@@ -126,7 +126,11 @@ export const moeDeploymentStatusSchema = z
         expertsPerLayer: count("Experts of a layer; where layers differ, of the one with most."),
         topK: count("Experts per token."),
         expertBytes: z.int().min(0).optional().meta({ description: "Resident bytes of all experts, one copy." }),
-        denseBytes: z.int().min(0).optional().meta({ description: "Resident bytes of the part every rank holds." }),
+        denseBytes: z
+          .int()
+          .min(0)
+          .optional()
+          .meta({ description: "Resident bytes of the part every rank holds, and on a GPU of what its graphs work in." }),
         requestsPerRank: count("Requests that run at once on each rank, as far as their contexts fit; more of them wait."),
         requestsPerRankReason: text("The arithmetic of requestsPerRank.", 512),
       })

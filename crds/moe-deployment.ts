@@ -6,7 +6,6 @@ import { AppError } from "./common.ts";
 import { devicesOfRank } from "./devices.ts";
 import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
 import {
-  backendChoices,
   codecNames,
   defaultBackend,
   defaultCodec,
@@ -14,6 +13,7 @@ import {
   defaultPolicy,
   imageRollouts,
   kvTypes,
+  podBackendChoices,
   policyNames,
   rebalancingModes,
 } from "./names.ts";
@@ -130,7 +130,7 @@ const experts = z
 
 const runtime = z
   .object({
-    backend: z.enum(backendChoices).default(defaultBackend).meta({
+    backend: z.enum(podBackendChoices).default(defaultBackend).meta({
       description:
         "Compute backend of the workers: ggml on the processor (cpu), on NVIDIA's GPUs (cuda) or on any GPU whose Vulkan driver is in the image (vulkan). cuda and vulkan want a runtime image whose tag ends in their name, and a GPU that the pod asks for. Auto takes the first of cuda, vulkan and cpu whose library is in the image and whose device is there, none in software; the condition ModelAvailable names the devices taken. reference is slow and for tests.",
     }),
@@ -140,11 +140,11 @@ const runtime = z
     }),
     maxContext: z.int32().min(16).max(1_048_576).default(4096).meta({ description: "Tokens of prompt and answer one request may hold." }),
     kvPool: quantity(
-      "Bytes of attention cache per rank. A token takes 2 x layers x KV heads x head size x bytes of kvType, in blocks of 64 tokens, while its request runs; on a GPU a request takes maxContext tokens from its start. So this decides how many run at once. It must hold one request of maxContext.",
+      "Bytes of attention cache per rank. A token takes 2 x layers x KV heads x head size x bytes of kvType, in blocks of 64 tokens, while its request runs. So this decides how many run at once. It must hold one request of maxContext.",
     ).default("256Mi"),
     kvType: z.enum(kvTypes).optional().meta({
       description:
-        "Number type of the attention cache. f16 and q8_0 hold two and almost four times the tokens of f32, with errors of about 1e-3 and 5e-3 of the largest value; cpu alone has them. When not given: what the device is fastest with, which on a processor is f32.",
+        "Number type of the attention cache. f16 and q8_0 hold two and almost four times the tokens of f32, with errors of about 1e-3 and 5e-3 of the largest value; of GPUs not all have q8_0. When not given: what the device is fastest with, which on a processor is f32 and on a GPU f16.",
     }),
     maxBatchTokens: z.int32().min(16).max(4096).default(256).meta({
       description: "Prompt tokens that a rank computes in one step while none of its requests generates; fewer while some do.",

@@ -11,13 +11,17 @@ export const defaultPolicy: PolicyName = "incremental";
 export const rebalancingModes = ["Auto", "Recommend", "Off"] as const;
 export type RebalancingMode = (typeof rebalancingModes)[number];
 
-/** Backends: each computes in a worker on one kind of device. */
-export const backendNames = ["cpu", "cuda", "vulkan", "reference"] as const;
+/** Backends of pods, which run Linux: each computes in a worker on one kind of device. */
+const podBackendNames = ["cpu", "cuda", "vulkan", "reference"] as const;
+/** All, with those of workers that are started by hand on other systems. */
+export const backendNames = [...podBackendNames, "metal"] as const;
 export type BackendName = (typeof backendNames)[number];
-/** Values of `spec.runtime.backend`: a backend, or Auto for the first one that suits the machine. */
+/** What a worker may be told: a backend, or Auto for the first one that suits the machine. */
 export const backendChoices = ["Auto", ...backendNames] as const;
+/** Values of `spec.runtime.backend`. */
+export const podBackendChoices = ["Auto", ...podBackendNames] as const;
 export type BackendChoice = (typeof backendChoices)[number];
-export const defaultBackend: BackendChoice = "Auto";
+export const defaultBackend = "Auto" satisfies BackendChoice;
 
 /** Stored forms of experts: `spec.runtime.expertCodec`, `--codec` and the parts of a model store. */
 export const codecNames = ["q4_0", "iq4_nl", "f32", "f16", "bf16", "q8_0", "mxfp4", "source"] as const;

@@ -18,8 +18,8 @@ export interface KvSpec {
   readonly valueDim: number;
   /** Unset: f32. */
   readonly type?: KvType;
-  /** Blocks (kv-size.ts) that memory is meant for, of all slots together; unset: as many as fill all slots. A backend that says its
-   *  `kvPageBytes` spends memory on what is written alone, so that there may be more slots than memory for whole ones. */
+  /** Blocks (kv-size.ts) that there is memory for, of all slots together; unset: as many as fill all slots. It is spent on what is
+   *  written alone, so that there may be more slots than memory for whole ones. */
   readonly poolBlocks?: number;
 }
 
@@ -32,9 +32,9 @@ export interface KvCache {
   readonly bytes: number;
   /** Copies `length` positions of every layer from one slot to another (prefix reuse). */
   copySlot(from: number, to: number, length: number): Promise<void>;
-  /** The same, after which the first slot is empty; meanwhile one layer of it is there twice. */
+  /** The same, after which the first slot is empty; meanwhile one layer of it may be there twice. */
   moveSlot(from: number, to: number, length: number): Promise<void>;
-  /** Gives the memory back of a slot's positions from `length` on, which are lost. Without pages the memory stays. */
+  /** Gives the memory back of a slot's positions from `length` on, which are lost. */
   trimSlot(slot: number, length: number): void;
   dispose(): Promise<void>;
 }
@@ -57,6 +57,8 @@ export interface Compiled {
   /** Outputs are valid until the next run of the same program, and those of an expert until the next run of any. Outputs of floats may be
    *  written where `room` says. */
   run(inputs: Inputs, kv?: KvCall, room?: Room): Promise<Outputs>;
+  /** A row of an output that is `kept`, of the last run. Throws where anything else ran since. Of programs of dense segments. */
+  keptRow?(output: string, row: number): Float32Array;
   dispose(): Promise<void>;
 }
 
@@ -107,6 +109,12 @@ export interface Capabilities {
   refuses(op: Op): string | undefined;
 }
 
+/** Memory of a device's own. */
+export interface DeviceMemory {
+  readonly freeBytes: number;
+  readonly totalBytes: number;
+}
+
 export interface Backend extends Capabilities {
   /** The device as a pod reports it: "cpu: AMD EPYC, zen4, 1 thread". */
   readonly device: string;
@@ -119,8 +127,10 @@ export interface Backend extends Capabilities {
   readonly prefillEqualsDecode: boolean;
   /** The number types that it can keep keys and values in, the one first that it is fastest with. */
   readonly kvTypes: readonly KvType[];
-  /** KV memory is taken in pages of so many bytes as positions are written, and given back by `trimSlot`. Undefined: all at the start. */
-  readonly kvPageBytes: number | undefined;
+  /** KV memory is counted in multiples of so many bytes: pages of the machine, or 1 where blocks come out of a pool of their own. */
+  readonly kvPageBytes: number;
+  /** True where it is faster to choose tokens by candidates (kernels/candidates.ts) than by whole rows of logits. */
+  readonly selectsTokens: boolean;
   /** True when it computes on the machine's cores, of which each process has only what the others leave. */
   readonly sharesCores: boolean;
   /** Throws AppError `UnsupportedOp` or `UnsupportedShape` that names op and segment. `layer`: whose segment it is, for a backend whose
@@ -135,6 +145,10 @@ export interface Backend extends Capabilities {
   runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]>;
   /** Upper bound of the resident bytes one expert takes, known before it is loaded: what the memory budget plans with. */
   expertResidentBytes(segment: Segment, forms: WeightForms): number;
+  /** What its device says of its own memory now; undefined where it computes in the machine's. */
+  memory(): DeviceMemory | undefined;
+  /** Bytes that its graphs share for what they compute, so far, of the device's own memory. */
+  workBytes(): number;
   /** The reason why it can compute nothing any more (its device or a thread is gone for good); undefined while it works. */
   fault(): AppError | undefined;
   /** The same device with the dense part kept in another way (see BackendOptions); closing either closes both. */
@@ -144,6 +158,8 @@ export interface Backend extends Capabilities {
 
 export interface BackendOptions {
   readonly threads: number;
+  /** Rows of the largest step: what a device's own memory is tried with when a model opens. */
+  readonly rowsMax?: number | undefined;
   /** How a backend may keep the dense part's matrices, which it may ignore: 32 as f32 where they are floats of any size, since engines
    *  round what they multiply halves by; 16 as they are; 8 in int8 blocks of 32 where they are floats. Blocks stay as they are.
    *  Unset = 32. */
@@ -152,6 +168,10 @@ export interface BackendOptions {
   readonly deviceIndex?: number;
   /** A build of the CPU's library by its name; unset = the best for this processor. Bits of f32 sums depend on it. */
   readonly cpuBuild?: string | undefined;
+  /** Whether tokens are chosen by candidates; unset = where that is faster. */
+  readonly selects?: boolean | undefined;
+  /** False: the processor's memory is treated as that of a device without pages, for tests of what a GPU does. */
+  readonly pages?: boolean | undefined;
 }
 
 export type BackendFactory = (options: BackendOptions) => Promise<Backend>;

@@ -25,11 +25,16 @@ test("backends start by name, and say theirs before what they run on", async () 
 });
 
 test("a GPU's backend without its library is refused with the package, its version and the image to run", { skip: withGpu }, async () => {
-  for (const name of gpuNames) {
+  for (const name of ["cuda", "vulkan"] as const) {
     await assert.rejects(createBackend(name, { threads: 1 }), (error: any) => {
       return (
         error.code === "BackendUnavailable" && error.message.includes(`linux-x64-${name}@`) && error.message.includes(`ends in -${name}`)
       );
     });
   }
+});
+
+test("metal is refused with what it wants and what to take instead", async () => {
+  const message = /no metal backend for linux.*macOS.*mac-arm64-metal.*spec\.runtime\.backend to cpu/;
+  await assert.rejects(createBackend("metal", { threads: 1 }), { code: "BackendUnavailable", message });
 });

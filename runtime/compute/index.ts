@@ -26,6 +26,7 @@ function gpu(kind: GpuName): Entry {
 const backends = {
   cuda: gpu("cuda"),
   vulkan: gpu("vulkan"),
+  metal: gpu("metal"),
   cpu: {
     load: async () => (await import("./ggml/index.ts")).createGgmlBackend,
     capabilities: async () => (await import("./ggml/lower.ts")).ggmlCapabilities,

@@ -32,19 +32,16 @@ export function kvTypeRefuses(type: KvType, { headDim, valueDim }: Pick<KvShape,
   return odd === undefined ? undefined : `heads of ${odd} values are not stored as ${type}, which takes ${values} together`;
 }
 
-/** Positions of a block. `pageBytes` as a backend says it: without it a slot is one block, since it costs its whole context. */
-export const kvBlockTokens = (context: number, pageBytes: number | undefined): number =>
-  pageBytes === undefined ? context : Math.min(blockTokensMost, context);
+/** Positions of a block. */
+export const kvBlockTokens = (context: number): number => Math.min(blockTokensMost, context);
 
-/** Bytes of a block: in each layer its keys and its values, in whole pages, since rows of others lie beside them. */
-export function kvBlockBytes(shape: KvShape, pageBytes: number | undefined): number {
+/** Bytes of a block: in each layer its keys and its values, in whole pages as a backend says them, since rows of others lie beside them. */
+export function kvBlockBytes(shape: KvShape, pageBytes: number): number {
   const { layers, kvHeads, headDim, valueDim, type = "f32" } = shape;
-  const tokens = kvBlockTokens(shape.context, pageBytes);
-  const page = pageBytes ?? 1;
-  const bytes = (width: number): number => Math.ceil((tokens * kvHeads * kvBytes(type, width)) / page) * page;
+  const tokens = kvBlockTokens(shape.context);
+  const bytes = (width: number): number => Math.ceil((tokens * kvHeads * kvBytes(type, width)) / pageBytes) * pageBytes;
   return layers * (bytes(headDim) + bytes(valueDim));
 }
 
 /** Blocks that one request takes which fills the context. */
-export const kvBlocksOfContext = (context: number, pageBytes: number | undefined): number =>
-  Math.ceil(context / kvBlockTokens(context, pageBytes));
+export const kvBlocksOfContext = (context: number): number => Math.ceil(context / kvBlockTokens(context));

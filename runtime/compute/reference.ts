@@ -46,7 +46,7 @@ class ReferenceKv implements KvCache {
   constructor(spec: KvSpec) {
     this.slots = spec.slots;
     this.context = spec.context;
-    this.bytes = (spec.poolBlocks ?? spec.slots * kvBlocksOfContext(spec.context, pageBytes)) * kvBlockBytes(spec, pageBytes);
+    this.bytes = (spec.poolBlocks ?? spec.slots * kvBlocksOfContext(spec.context)) * kvBlockBytes(spec, pageBytes);
     this.#spec = spec;
     this.#layers = Array.from({ length: spec.layers }, () => ({ keys: new Float32Array(0), values: new Float32Array(0) }));
   }
@@ -104,6 +104,7 @@ function compile(segment: Segment, weights: Weights): Compiled {
     const weight = weightOf(segment, weights, name);
     constants[name] = { shape, data: copyF32(weight) };
   }
+  let last: ReadonlyMap<string, Tensor> = new Map();
   return {
     residentBytes: f32Bytes(segment),
     async run(inputs: Inputs, kv?: KvCall): Promise<Outputs> {
@@ -111,7 +112,13 @@ function compile(segment: Segment, weights: Weights): Compiled {
       const values = evaluate(segment, { ...constants, ...inputs }, (layer) =>
         kv?.cache instanceof ReferenceKv ? kv.cache.rows(layer, kv) : undefined,
       );
-      return Object.fromEntries(segment.outputs.map(({ name }) => [name, values.get(name) as Tensor]));
+      last = values;
+      return Object.fromEntries(segment.outputs.flatMap(({ name, kept }) => (kept ? [] : [[name, values.get(name) as Tensor]])));
+    },
+    keptRow(name, row) {
+      const { shape = [0, 0], data } = last.get(name) ?? {};
+      const width = shape[1] ?? 0;
+      return (data as Float32Array).slice(row * width, (row + 1) * width);
     },
     async dispose() {},
   };
@@ -191,7 +198,7 @@ const device = "reference: plain TypeScript";
 /** The reference has every op that there is in every size, since it runs an op's own forward. */
 export const referenceCapabilities: Capabilities = { ops: new Set<string>(opNames), refuses: () => undefined };
 
-export const createReferenceBackend: BackendFactory = async (): Promise<Backend> => ({
+export const createReferenceBackend: BackendFactory = async ({ selects = false }): Promise<Backend> => ({
   ...referenceCapabilities,
   device,
   numericClass: "exact",
@@ -200,6 +207,7 @@ export const createReferenceBackend: BackendFactory = async (): Promise<Backend>
   kvTypes: ["f32"],
   kvPageBytes: pageBytes,
   sharesCores: true,
+  selectsTokens: selects,
   async compile(segment, weights) {
     checkOps(referenceCapabilities, device, segment);
     return compile(segment, weights);
@@ -216,6 +224,8 @@ export const createReferenceBackend: BackendFactory = async (): Promise<Backend>
   withDenseBits() {
     return this as Backend;
   },
+  memory: () => undefined,
+  workBytes: () => 0,
   fault: () => undefined,
   async close() {},
 });

@@ -8,6 +8,7 @@ import type { WeightForm, WeightForms, Weights } from "../kernels/weights.ts";
 import type {
   Backend,
   Compiled,
+  DeviceMemory,
   Inputs,
   KvCache,
   KvCall,
@@ -51,6 +52,10 @@ class Placed implements Compiled {
   }
   run(inputs: Inputs, kv?: KvCall, room?: Room): Promise<Outputs> {
     return this.inner.run(inputs, kv && callOn(kv, this.device), room);
+  }
+  keptRow(output: string, row: number): Float32Array {
+    if (this.inner.keptRow === undefined) throw new TypeError("a program that keeps no rows");
+    return this.inner.keptRow(output, row);
   }
   dispose(): Promise<void> {
     return this.inner.dispose();
@@ -148,8 +153,9 @@ class SeveralDevices implements Backend {
   readonly numericClass: Backend["numericClass"];
   readonly prefillEqualsDecode: boolean;
   readonly kvTypes: readonly KvType[];
-  readonly kvPageBytes: number | undefined;
+  readonly kvPageBytes: Backend["kvPageBytes"];
   readonly sharesCores: boolean;
+  readonly selectsTokens: boolean;
   readonly ops: ReadonlySet<string>;
   readonly #devices: readonly Backend[];
   readonly #layers: number;
@@ -162,6 +168,7 @@ class SeveralDevices implements Backend {
     this.numericClass = devices.every(({ numericClass }) => numericClass === "exact") ? "exact" : "tolerance";
     this.prefillEqualsDecode = devices.every((each) => each.prefillEqualsDecode);
     this.sharesCores = devices.some((each) => each.sharesCores);
+    this.selectsTokens = devices.every((each) => each.selectsTokens);
     this.kvTypes = first.kvTypes.filter((type) => devices.every((each) => each.kvTypes.includes(type)));
     this.kvPageBytes = first.kvPageBytes;
     this.ops = first.ops;
@@ -227,6 +234,15 @@ class SeveralDevices implements Backend {
     return outputs;
   }
 
+  memory(): DeviceMemory | undefined {
+    const own = this.#devices.flatMap((each) => each.memory() ?? []);
+    if (own.length === 0) return undefined;
+    const sum = (of: (each: DeviceMemory) => number): number => own.reduce((total, each) => total + of(each), 0);
+    return { freeBytes: sum(({ freeBytes }) => freeBytes), totalBytes: sum(({ totalBytes }) => totalBytes) };
+  }
+  workBytes(): number {
+    return this.#devices.reduce((sum, each) => sum + each.workBytes(), 0);
+  }
   fault(): AppError | undefined {
     return this.#devices.map((each) => each.fault()).find((fault) => fault !== undefined);
   }

@@ -23,7 +23,6 @@ export interface StepTools {
   readonly program: Pick<ModelProgram, "layers" | "hidden">;
   readonly embed: Compiled;
   readonly blocks: readonly Compiled[];
-  readonly head: Compiled;
   readonly experts: ExpertTable;
   readonly counter: LoadCounter;
   readonly transitions: TransitionSampler;

@@ -13,9 +13,10 @@ import { checkRow, unusableRows } from "./core/finite.ts";
 import { Halving } from "./core/halving.ts";
 import { OpenSampling } from "./core/open-sampling.ts";
 import { decodesOf, idsOf, kindOf, type Step } from "./core/plan.ts";
-import { type Sampled, Sampler } from "./core/sampling.ts";
+import type { Sampled } from "./core/sampling.ts";
 import { TracedRequests } from "./core/traced.ts";
 import { ExpertTable } from "./expert-table.ts";
+import { Head } from "./head.ts";
 import { Lanes } from "./lanes.ts";
 import type { StepTools } from "./layer-pass.ts";
 import { LoadCounter } from "./load-counter.ts";
@@ -24,7 +25,7 @@ import type { OpenModel } from "./open.ts";
 import { Outbound } from "./outbound.ts";
 import { rangesOf } from "./ranges.ts";
 import { changeSlot } from "./slot-changes.ts";
-import { forward, logitsOf } from "./step.ts";
+import { forward } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
 import { TransitionSampler } from "./transition-sampler.ts";
 import { FrameTurns } from "./turns.ts";
@@ -56,7 +57,7 @@ export class EngineLoop {
   #router = { rank: -1, table: createRouter(-1) };
   #down: ReadonlySet<number> = new Set();
   readonly #traced = new TracedRequests();
-  readonly #sampler = new Sampler();
+  readonly #head: Head;
   readonly #languages: Languages;
   /** Requests that wait for what their language needs; more than the queue holds are refused. */
   readonly #preparing = new Set<string>();
@@ -99,11 +100,11 @@ export class EngineLoop {
       now: () => performance.now(),
       nap: () => void Atomics.wait(this.#bed, 0, 0, napMs),
     });
+    this.#head = new Head(head, program, this.#experts.lock);
     this.#tools = {
       program,
       embed,
       blocks,
-      head,
       experts: this.#experts,
       counter: this.#counter,
       transitions: this.#transitions,
@@ -176,26 +177,28 @@ export class EngineLoop {
    *  wrong get none: their request goes on from the row before, and each of its positions is chosen once. */
   async #sample(step: Step, x: Float32Array, unusable: Map<string, AppError>): Promise<(Sampled | undefined)[]> {
     const { wanted } = step;
-    const { vocab, hidden } = this.#model.program;
-    const rows = wanted.filter(({ embed }) => !embed).map(({ row }) => row);
-    const logits = rows.length > 0 ? await logitsOf(this.#tools, x, rows) : new Float32Array(0);
-    let next = 0;
-    let last: Sampled | undefined;
-    return wanted.map(({ id, row, sampling, position, embed, guess }) => {
-      const own = embed ? x.subarray(row * hidden, (row + 1) * hidden) : logits.subarray(next * vocab, ++next * vocab);
-      const wrong = guess !== undefined && guess > 0 && last?.token !== step.tokens[row];
-      if (wrong) last = undefined;
-      if (wrong || unusable.has(id)) return undefined;
-      try {
-        if (embed) return this.#embed(id, own);
-        if (guess !== undefined) checkRow(x.subarray(row * hidden, (row + 1) * hidden), position);
-        last = this.#sampler.sample(own, sampling, position);
-        sampling.accept(last.token, position);
-        return last;
-      } catch (caught) {
-        unusable.set(id, AppError.from(caught));
-        return undefined;
-      }
+    const { hidden } = this.#model.program;
+    const tokens = wanted.filter(({ embed }) => !embed);
+    return this.#head.run(x, tokens, (choose) => {
+      let next = 0;
+      let last: Sampled | undefined;
+      return wanted.map(({ id, row, sampling, position, embed, guess }) => {
+        const own = embed ? next : next++;
+        const wrong = guess !== undefined && guess > 0 && last?.token !== step.tokens[row];
+        if (wrong) last = undefined;
+        if (wrong || unusable.has(id)) return undefined;
+        const values = x.subarray(row * hidden, (row + 1) * hidden);
+        try {
+          if (embed) return this.#embed(id, values);
+          if (guess !== undefined) checkRow(values, position);
+          last = choose(own, sampling, position);
+          sampling.accept(last.token, position);
+          return last;
+        } catch (caught) {
+          unusable.set(id, AppError.from(caught));
+          return undefined;
+        }
+      });
     });
   }
 

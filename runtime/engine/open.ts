@@ -20,6 +20,7 @@ import { openStore } from "../weights/store-reader.ts";
 import type { StoredForm } from "../weights/stored.ts";
 import type { EngineInfo } from "./api.ts";
 import type { KvPool } from "./core/kv-slots.ts";
+import { compileHead } from "./head.ts";
 import type { ThreadOptions } from "./messages.ts";
 
 export interface OpenModel {
@@ -60,7 +61,8 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
   checkProgram(program);
   checkLayerShapes(store, program);
   const name = await chooseBackend(options.backend);
-  const devices = await openDevices(name, { threads: options.threads }, options.devices ?? 1);
+  const rowsMax = options.limits?.maxBatchTokens;
+  const devices = await openDevices(name, { threads: options.threads, rowsMax }, options.devices ?? 1);
   try {
     const { denseBits } = codecFor(options.codec);
     if (options.tryDevice)
@@ -86,7 +88,7 @@ function kvSpecOf(program: ModelProgram, backend: Backend, options: ThreadOption
   const pages = backend.kvPageBytes;
   const blockBytes = kvBlockBytes(shape, pages);
   const blocks = Math.floor(options.kvPoolBytes / blockBytes);
-  const whole = kvBlocksOfContext(context, pages);
+  const whole = kvBlocksOfContext(context);
   if (blocks >= whole) {
     const slots = Math.min(kvSlotsMax, blocks);
     return { ...shape, slots, poolBlocks: Math.min(blocks, slots * whole) };
@@ -135,14 +137,14 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
   const embed = await compileDense(backend, program.embed, store, 0);
   const blocks: Compiled[] = [];
   for (const [layer, { block }] of program.layers.entries()) blocks.push(await compileDense(backend, block, store, layer));
-  const head = await compileDense(backend, program.head, store, program.layers.length - 1);
+  const head = await compileHead(backend, program, await denseOf(program.head, store));
   const kv = await backend.createKv(kvSpec);
   const { hidden, vocab } = program;
   const pool: KvPool = {
     slots: kv.slots,
     context: kv.context,
     blocks: kvSpec.poolBlocks,
-    blockTokens: kvBlockTokens(kv.context, backend.kvPageBytes),
+    blockTokens: kvBlockTokens(kv.context),
   };
   const info: EngineInfo = {
     modelDigest: store.index.modelDigest,
@@ -156,7 +158,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     device: backend.device,
     numerics: numericsOf(backend, store, options.codec, kvSpec.type),
     maxContext: kvSpec.context,
-    denseBytes: [embed, ...blocks, head].reduce((sum, { residentBytes }) => sum + residentBytes, 0),
+    denseBytes: [embed, ...blocks, head].reduce((sum, { residentBytes }) => sum + residentBytes, backend.workBytes()),
     kvBytes: kv.bytes,
     kvSlots: pool.slots,
     kvBlocks: pool.blocks,
@@ -186,10 +188,13 @@ function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["c
   return `${backend.numericClass}: order ${orderOfSums}, ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv}`;
 }
 
-async function compileDense(backend: Backend, segment: Segment, store: ModelStore, layer: number): Promise<Compiled> {
+const compileDense = async (backend: Backend, segment: Segment, store: ModelStore, layer: number): Promise<Compiled> =>
+  backend.compile(segment, await denseOf(segment, store), layer);
+
+async function denseOf(segment: Segment, store: ModelStore): Promise<Weights> {
   const weights: Record<string, Weights[string]> = {};
   for (const { name } of segment.weights) weights[name] = await store.readDense(name);
-  return backend.compile(segment, weights, layer);
+  return weights;
 }
 
 async function normBeforeHead({ ops }: Segment, store: ModelStore): Promise<Float32Array | undefined> {

@@ -58,7 +58,7 @@ interface Circumstances {
 }
 
 function tools({ halved, pieceRows, delays, answer }: Circumstances): StepTools {
-  const { program, embed, blocks, head, info } = model;
+  const { program, embed, blocks, info } = model;
   const router = createRouter(0);
   const experts = Array.from({ length: info.experts }, (_, expert) => expert);
   router.setTables(
@@ -80,7 +80,7 @@ function tools({ halved, pieceRows, delays, answer }: Circumstances): StepTools 
   });
   turns.pieceRows = (kind, rows) => (kind === "decode" ? rows : Math.min(rows, pieceRows));
   return {
-    ...{ program, embed, blocks, head, experts: own, counter, transitions: new TransitionSampler(info), times: new StepTimes() },
+    ...{ program, embed, blocks, experts: own, counter, transitions: new TransitionSampler(info), times: new StepTimes() },
     ...{ turns, rooms: [], halving: { wants: () => halved, took: () => {} } },
     router: () => ({ rank: 0, table: router }),
     dispatch: async (frame) => {

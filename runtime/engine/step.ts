@@ -1,10 +1,9 @@
-// A step: its rows through the layers, in two halves where that hides the time in which rows travel between ranks; then the head for
-// the rows that want logits. Knows no request and no mode.
+// A step: its rows through the layers, in two halves where that hides the time in which rows travel between ranks.
+// Knows no request and no mode.
 import type { KvCall } from "../compute/backend.ts";
 import type { KvGroup } from "../kernels/kv-groups.ts";
-import { gatherRows } from "../placement/frames/pairs.ts";
 import { kindOf } from "./core/plan.ts";
-import { floats, type Part, passLayers, rangeOf, type StepTools } from "./layer-pass.ts";
+import { type Part, passLayers, rangeOf, type StepTools } from "./layer-pass.ts";
 import { Mutex } from "./mutex.ts";
 
 /** Rows of `tokens` after the last layer, [n, hidden]; the first `decodes` of them decode. */
@@ -80,11 +79,4 @@ function gate(): Gate {
   const { promise: opened, resolve: open, reject: fail } = Promise.withResolvers<void>();
   opened.catch(() => {}); // nobody may be waiting
   return { opened, open, fail };
-}
-
-/** Logits of chosen rows, [chosen, vocab]. */
-export async function logitsOf(tools: StepTools, x: Float32Array, chosen: readonly number[]): Promise<Float32Array> {
-  const { hidden } = tools.program;
-  const data = gatherRows(x, hidden, chosen);
-  return tools.experts.lock.run(async () => floats(await tools.head.run({ x: { shape: [chosen.length, hidden], data } }), "logits"));
 }

@@ -84,6 +84,10 @@ const cases: Record<string, Case> = {
   "attention, two sequences": { op: attention(0), values: qkv(6), kv: twoSequences },
   "route, normalised": { op: route(true), values: { l: randomTensor(15, [4, 6], 2) } },
   "route, not normalised": { op: route(false), values: { l: randomTensor(16, [4, 6], 2) } },
+  candidates: {
+    op: { op: "candidates", logits: "l", sharpness: "s", count: 3, ids: "ids", values: "values", shares: "shares" },
+    values: { l: randomTensor(28, [4, 6], 2), s: { shape: [4, 1], data: Float32Array.of(1, 0.5, 2, 1.5) } },
+  },
   "groupRoute, softmax": { op: groupRoute(false, false), values: { l: randomTensor(26, [4, 6], 2) } },
   "groupRoute, softmax, normalised": { op: groupRoute(false, true), values: { l: randomTensor(26, [4, 6], 2) } },
   "groupRoute, sigmoid with a bias": {

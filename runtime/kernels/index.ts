@@ -3,6 +3,7 @@ import { AppError } from "../../crds/common.ts";
 import { add } from "./add.ts";
 import { addRow } from "./add-row.ts";
 import { attention } from "./attention.ts";
+import { candidates } from "./candidates.ts";
 import { clampedSwiglu } from "./clamped-swiglu.ts";
 import { gather } from "./gather.ts";
 import { groupRoute } from "./group-route.ts";
@@ -28,6 +29,7 @@ const kernels: { readonly [Name in OpName]: Kernel<Extract<Op, { op: Name }>> } 
   joinHeads,
   route,
   groupRoute,
+  candidates,
 };
 
 export const opNames = Object.keys(kernels) as readonly OpName[];

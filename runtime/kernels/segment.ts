@@ -125,14 +125,35 @@ export type Op =
       readonly scale: number;
       readonly ids: string;
       readonly gates: string;
+    }
+  /**
+   * The `count` largest logits of a row in descending order, equal ones in any: ids[n, count] i32 and values[n, count]. And
+   * shares[n, 2] = softmax(logits) and softmax(sharpness[n] * logits) at the first of them.
+   */
+  | {
+      readonly op: "candidates";
+      readonly logits: string;
+      readonly sharpness: string;
+      readonly count: number;
+      readonly ids: string;
+      readonly values: string;
+      readonly shares: string;
     };
 
 export type OpName = Op["op"];
 
+export interface SegmentOutput {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly width: number;
+  /** It stays on the device: a run gives it to nobody, and single rows are read by who needs them. */
+  readonly kept?: boolean;
+}
+
 export interface Segment {
   readonly name: string; // "embed", "block.3", "expert", "head"
   readonly inputs: readonly { readonly name: string; readonly dtype: DType; readonly width: number }[]; // [n, width]; width 0 = [n]
-  readonly outputs: readonly { readonly name: string; readonly dtype: DType; readonly width: number }[];
+  readonly outputs: readonly SegmentOutput[];
   readonly weights: readonly WeightDecl[];
   readonly ops: readonly Op[];
 }

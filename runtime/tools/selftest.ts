@@ -1,7 +1,7 @@
 // The self-test of a compute backend on this machine: every op on its test cases against the reference, and how fast it multiplies
 // beside what the machine's memory and arithmetic allow. Answers what was measured; judging and printing are the caller's.
 import type { BackendChoice } from "../../crds/names.ts";
-import type { Backend, Compiled } from "../compute/backend.ts";
+import type { Backend, Compiled, DeviceMemory } from "../compute/backend.ts";
 import { createBackend } from "../compute/index.ts";
 import { type OpResult, tryOps, wrongOps } from "../compute/trial.ts";
 import { ggmlBytes, isGgmlForm } from "../kernels/ggml/index.ts";
@@ -28,6 +28,8 @@ interface ProductResult {
 export interface SelfTest {
   readonly device: string;
   readonly numericClass: Backend["numericClass"];
+  /** Of the device's own memory, before anything is placed in it; undefined where it computes in the machine's. */
+  readonly memory: DeviceMemory | undefined;
   readonly ops: readonly OpResult[];
   /** Bytes read and written by a plain copy, per second: what no product of one row exceeds by much. */
   readonly copyGigabytesPerSecond: number;
@@ -54,6 +56,7 @@ export async function selfTest({ backend: choice, threads, speed, only }: SelfTe
     return {
       device: backend.device,
       numericClass: backend.numericClass,
+      memory: backend.memory(),
       ops: await tryOps(backend, oracle, only),
       ...(speed ? await machineSpeeds() : { copyGigabytesPerSecond: 0, fmaGigaflops: undefined }),
       products: speed ? await productSpeeds(backend) : [],

@@ -71,7 +71,6 @@ export class SimEngine implements Engine {
       ...{ program, experts: this.#table, counter, times: new StepTimes(), transitions: new TransitionSampler(shape) },
       embed: dense(async () => ({ x: rowsOf(new Float32Array(experts * hidden)) })),
       blocks: Array.from({ length: layers }, (_, layer) => dense(async (inputs) => this.#block(layer, inputs.x?.data as Float32Array))),
-      head: dense(async () => ({})),
       rooms: [],
       router: () => this.#router,
       dispatch: (frame) => (this.#ended ? Promise.reject(stopped()) : parts.remote.dispatch(frame)),

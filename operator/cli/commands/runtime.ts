@@ -2,6 +2,7 @@
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type BackendChoice, backendChoices } from "../../../crds/names.ts";
+import { formatBytes } from "../../../crds/quantity.ts";
 import type { SelfTest } from "../../../runtime/tools/selftest.ts";
 
 const help = `usage: enodia runtime selftest [options]
@@ -60,8 +61,10 @@ function threadsOf(value: string): number {
 const spelled = (_: string, value: unknown): unknown => (value === Number.POSITIVE_INFINITY ? "infinite" : value);
 
 /** One line an op: the worst of its cases. */
-function text({ device, numericClass, ops, copyGigabytesPerSecond, fmaGigaflops, products }: SelfTest): string {
-  const lines = [`device   ${device}`, `class    ${numericClass}`, "", "OP             CASES  WORST ERROR  BOUND"];
+function text({ device, numericClass, memory, ops, copyGigabytesPerSecond, fmaGigaflops, products }: SelfTest): string {
+  const lines = [`device   ${device}`, `class    ${numericClass}`];
+  if (memory !== undefined) lines.push(`memory   ${formatBytes(memory.freeBytes)} of ${formatBytes(memory.totalBytes)} are free`);
+  lines.push("", "OP             CASES  WORST ERROR  BOUND");
   for (const op of new Set(ops.map((each) => each.op))) {
     const cases = ops.filter((each) => each.op === op);
     const refused = cases.find((each) => each.refused !== undefined)?.refused;

@@ -4,6 +4,7 @@
 import { cpus } from "node:os";
 import { AppError } from "../../../crds/common.ts";
 import type { WeightForm } from "../../kernels/weights.ts";
+import type { DeviceMemory } from "../backend.ts";
 import type { Pointer } from "./functions.ts";
 import { instructionsOf } from "./instructions.ts";
 import { type GgmlLibrary, ggmlLibrary } from "./library.ts";
@@ -39,6 +40,8 @@ export interface DeviceParts {
   readonly backend: Pointer;
   readonly description: string;
   readonly exact: boolean;
+  /** Memory is taken from the machine in pages as it is written, and goes back in pages. */
+  readonly pages?: boolean;
   readonly computesWith: (form: WeightForm) => string;
   /** Memory in which matrices of some types multiply faster, the fastest first; none unless said. */
   readonly packed?: readonly Memory[];
@@ -47,8 +50,8 @@ export interface DeviceParts {
   readonly governor?: Governor;
   /** True for a GPU that is none: its kernels run on the processor. */
   readonly software?: boolean;
-  /** Bytes that may be allocated now, for a device whose own word on it can be trusted. */
-  readonly freeBytes?: () => number;
+  /** For a device whose own word on it can be trusted. */
+  readonly memory?: () => DeviceMemory;
   readonly close?: () => void;
 }
 
@@ -76,6 +79,7 @@ export class GgmlDevice {
   #threads = 0;
   #scratch: DeviceBuffer | undefined;
   #generation = 0;
+  #runs = 0;
   #closed = false;
   #fault: AppError | undefined;
 
@@ -101,12 +105,27 @@ export class GgmlDevice {
 
   /** Bytes of the pages in which memory is taken as it is written; undefined where all of an allocation is there from the start. */
   get pageBytes(): number | undefined {
-    return this.exact ? this.ggml.pageBytes : undefined;
+    return this.#parts.pages ? this.ggml.pageBytes : undefined;
   }
 
   /** Counts how often the scratch memory moved; tensors placed in an older one have lost their memory. */
   get generation(): number {
     return this.#generation;
+  }
+
+  /** Bytes of the scratch memory now. */
+  get scratchBytes(): number {
+    return this.#scratch?.bytes ?? 0;
+  }
+
+  /** Bytes of its own memory that are free, and all of it; undefined of the processor. */
+  get memory(): DeviceMemory | undefined {
+    return this.#parts.memory?.();
+  }
+
+  /** Counts the graphs that ran; each overwrites what the one before left in the scratch memory. */
+  get runs(): number {
+    return this.#runs;
   }
 
   /** The reason why it computes nothing any more. */
@@ -169,7 +188,7 @@ export class GgmlDevice {
 
   /** Gives the whole pages within a range of a buffer back to the machine, where it has them from there; what was in them is lost. */
   discard(at: Pointer, bytes: number): void {
-    if (!this.#closed && this.exact) this.ggml.discard(at, bytes);
+    if (!this.#closed && this.#parts.pages) this.ggml.discard(at, bytes);
   }
 
   /** Scratch memory for one graph at a time, at least so large; it may move (see `generation`). */
@@ -222,6 +241,7 @@ export class GgmlDevice {
     const threads = governor?.choose(cost) ?? 1;
     if (threads !== this.#threads) setThreads?.(threads);
     this.#threads = threads;
+    this.#runs += 1;
     const startedAt = performance.now();
     const status = this.ggml.ggml_backend_graph_compute(this.#backend, graph);
     governor?.took(cost, threads, performance.now() - startedAt);
@@ -262,13 +282,16 @@ export class GgmlDevice {
   }
 
   #checkRoom(bytes: number): void {
-    const free = this.#parts.freeBytes?.();
+    const free = this.memory?.freeBytes;
     if (free === undefined || (bytes <= free && bytes <= this.largestBytes)) return;
     const limit = bytes > free ? `${free} bytes are free` : `one allocation may have ${this.largestBytes}`;
-    throw new AppError(`${bytes} bytes of device memory: ${limit}; lower experts.memoryPerRank or runtime.kvPool (${this.description})`, {
-      code: "OutOfDeviceMemory",
-      operation: "allocating device memory",
-    });
+    throw new AppError(
+      `${bytes} bytes of device memory are asked, ${limit}; lower experts.memoryPerRank or runtime.kvPool (${this.description})`,
+      {
+        code: "OutOfDeviceMemory",
+        operation: "allocating device memory",
+      },
+    );
   }
 }
 
@@ -278,11 +301,13 @@ interface CpuOptions {
   readonly governor?: Governor;
   /** A build of the CPU library by its name, instead of the best for this processor. */
   readonly build?: string | undefined;
+  /** False: its memory is treated as that of a device without pages, for tests. */
+  readonly pages?: boolean | undefined;
 }
 
 /** The processor. */
 export class CpuDevice extends GgmlDevice {
-  constructor({ threads, governor = new ThreadGovernor(threads, () => performance.now()), build }: CpuOptions) {
+  constructor({ threads, governor = new ThreadGovernor(threads, () => performance.now()), build, pages = true }: CpuOptions) {
     const ggml = ggmlLibrary(build);
     const backend = ggml.ggml_backend_cpu_init();
     if (backend === 0n) throw new AppError("ggml's CPU backend does not start", { code: "BackendUnavailable" });
@@ -301,6 +326,7 @@ export class CpuDevice extends GgmlDevice {
       backend,
       description: `cpu: ${model}, ${ggml.cpuBuild}, ${threads} ${threads === 1 ? "thread" : "threads"}`,
       exact: true,
+      pages,
       computesWith: (form) => `${instructionsOf(ggml.cpuBuild, form, amx)}${sve}`,
       packed,
       setThreads: (count) => ggml.ggml_backend_cpu_set_n_threads(backend, count),

@@ -61,6 +61,7 @@ export const baseFunctions = {
   ggml_sigmoid: ["pointer", "pointer", "pointer"],
   ggml_soft_max: ["pointer", "pointer", "pointer"],
   ggml_sum_rows: ["pointer", "pointer", "pointer"],
+  ggml_top_k: ["pointer", "pointer", "pointer", "i32"],
   // context, x, order
   ggml_argsort: ["pointer", "pointer", "pointer", "i32"],
   ggml_rms_norm: ["pointer", "pointer", "pointer", "f32"],

@@ -106,6 +106,6 @@ export function openGpu(kind: GpuName, ordinal = 0): GgmlDevice {
     exact: false,
     computesWith: () => `${kind} ${found.description}`,
     software: found.software,
-    freeBytes: () => Math.max(0, memory().free - reserveBytes),
+    memory: () => ({ freeBytes: Math.max(0, memory().free - reserveBytes), totalBytes: memory().total }),
   });
 }

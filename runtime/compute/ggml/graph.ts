@@ -167,11 +167,11 @@ export class Graph {
     this.#device.compute(this.#parts.graph, this.#cost);
   }
 
-  /** Copies an output of the last run. */
-  read(name: string, into: NodeJS.TypedArray): void {
+  /** Copies an output of the last run, or a part of it from a byte on. */
+  read(name: string, into: NodeJS.TypedArray, offset = 0): void {
     const value = this.#parts.outputs.get(name);
     if (!value) throw new TypeError(`the graph has no output ${name}`);
-    this.#device.ggml.ggml_backend_tensor_get(value.tensor, into, 0, into.byteLength);
+    this.#device.ggml.ggml_backend_tensor_get(value.tensor, into, offset, into.byteLength);
   }
 
   free(): void {

@@ -5,12 +5,25 @@ import type { AppError } from "../../../crds/common.ts";
 import type { KvType } from "../../../crds/names.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightForm, WeightForms, Weights } from "../../kernels/weights.ts";
-import type { Backend, BackendFactory, Compiled, Inputs, LayerRange, Outputs, RangeLayer, Shelf } from "../backend.ts";
+import type {
+  Backend,
+  BackendFactory,
+  BackendOptions,
+  Compiled,
+  DeviceMemory,
+  Inputs,
+  LayerRange,
+  Outputs,
+  RangeLayer,
+  Shelf,
+} from "../backend.ts";
 import { checkOps, weightOf } from "../check.ts";
 import { CpuDevice, type GgmlDevice } from "./device.ts";
 import { Experts, isExpert } from "./experts.ts";
 import { openGpu } from "./gpu.ts";
-import { GgmlKv } from "./kv.ts";
+import { createGgmlKv } from "./kv.ts";
+import type { GgmlKv } from "./kv-memory.ts";
+import { kvTypesOf } from "./kv-types.ts";
 import { ggmlCapabilities } from "./lower.ts";
 import type { GpuName } from "./packages.ts";
 import { DenseProgram } from "./program.ts";
@@ -18,33 +31,30 @@ import { GgmlRange } from "./range.ts";
 import { SingleExperts } from "./singles.ts";
 import { forTrialCalls } from "./trial-calls.ts";
 
-/** Attention to halves takes the processor 1.1 to 1.9 times as long as to f32, the longer the context the more: each query widens them
- *  again. Nobody has tried them on a GPU yet. */
-const cpuKvTypes = ["f32", "f16", "q8_0"] as const;
-const gpuKvTypes = ["f32"] as const;
-
 class GgmlBackend implements Backend {
   readonly device: string;
   readonly numericClass: Backend["numericClass"];
   readonly prefillEqualsDecode: boolean;
   readonly sharesCores: boolean;
+  readonly selectsTokens: boolean;
   readonly kvTypes: readonly KvType[];
-  readonly kvPageBytes: number | undefined;
+  readonly kvPageBytes: number;
   readonly ops = ggmlCapabilities.ops;
   readonly #device: GgmlDevice;
   readonly #experts: Experts | SingleExperts;
-  readonly #denseBits: 8 | 16 | 32;
+  readonly #options: Omit<BackendOptions, "threads">;
 
-  constructor(device: GgmlDevice, denseBits: 8 | 16 | 32) {
+  constructor(device: GgmlDevice, options: Omit<BackendOptions, "threads">) {
     this.device = device.description;
     this.numericClass = device.exact ? "exact" : "tolerance";
     this.prefillEqualsDecode = device.exact;
     this.sharesCores = device.exact;
+    this.selectsTokens = options.selects ?? !device.exact;
     this.#device = device;
-    this.kvTypes = device.exact ? cpuKvTypes : gpuKvTypes;
-    this.kvPageBytes = device.pageBytes;
+    this.kvTypes = kvTypesOf(device);
+    this.kvPageBytes = device.pageBytes ?? 1;
     this.#experts = device.exact ? new SingleExperts(device) : new Experts(device);
-    this.#denseBits = denseBits;
+    this.#options = options;
   }
 
   readonly refuses = ggmlCapabilities.refuses;
@@ -57,10 +67,11 @@ class GgmlBackend implements Backend {
     checkOps(this, this.device, segment);
     if (isExpert(segment)) return this.#experts.shelf(segment, 1).put(0, weights);
     for (const { name } of segment.weights) weightOf(segment, weights, name);
-    const program = new DenseProgram(this.#device, segment, weights, this.#denseBits);
+    const { denseBits = 32, rowsMax } = this.#options;
+    const program = new DenseProgram(this.#device, segment, weights, denseBits);
     if (this.#device.exact) return program;
     try {
-      forTrialCalls(this.#device, segment, (rows, call) => program.tryOut(rows, call));
+      forTrialCalls(this.#device, segment, (rows, call) => program.tryOut(rows, call), rowsMax);
       return program;
     } catch (caught) {
       await program.dispose();
@@ -79,7 +90,7 @@ class GgmlBackend implements Backend {
   }
 
   async createKv(spec: Parameters<Backend["createKv"]>[0]): Promise<GgmlKv> {
-    return new GgmlKv(this.#device, spec);
+    return createGgmlKv(this.#device, spec);
   }
 
   async runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]> {
@@ -94,12 +105,20 @@ class GgmlBackend implements Backend {
     return this.#experts.bytesOf(segment, forms);
   }
 
+  memory(): DeviceMemory | undefined {
+    return this.#device.memory;
+  }
+
+  workBytes(): number {
+    return this.#device.exact ? 0 : this.#device.scratchBytes;
+  }
+
   fault(): AppError | undefined {
     return this.#device.fault;
   }
 
-  withDenseBits(bits: 8 | 16 | 32): GgmlBackend {
-    return new GgmlBackend(this.#device, bits);
+  withDenseBits(denseBits: 8 | 16 | 32): GgmlBackend {
+    return new GgmlBackend(this.#device, Object.assign({}, this.#options, { denseBits }));
   }
 
   async close(): Promise<void> {
@@ -108,11 +127,14 @@ class GgmlBackend implements Backend {
 }
 
 /** On at most so many threads; more than one only while they gain. */
-export const createGgmlBackend: BackendFactory = async ({ threads, denseBits, cpuBuild }) =>
-  new GgmlBackend(new CpuDevice({ threads: Math.max(1, Math.min(threads, availableParallelism())), build: cpuBuild }), denseBits ?? 32);
+export const createGgmlBackend: BackendFactory = async (options) => {
+  const { threads, cpuBuild, pages } = options;
+  const count = Math.max(1, Math.min(threads, availableParallelism()));
+  return new GgmlBackend(new CpuDevice({ threads: count, build: cpuBuild, pages }), options);
+};
 
 /** On the GPU of that kind. */
 export const gpuBackend =
   (kind: GpuName): BackendFactory =>
-  async ({ denseBits, deviceIndex }) =>
-    new GgmlBackend(openGpu(kind, deviceIndex ?? 0), denseBits ?? 32);
+  async (options) =>
+    new GgmlBackend(openGpu(kind, options.deviceIndex ?? 0), options);

@@ -16,7 +16,7 @@ import {
   type Signature,
   systemFunctions,
 } from "./functions.ts";
-import { type GpuName, type Library, librariesOf, packageVersion, remedyOf } from "./packages.ts";
+import { type GpuName, type Library, librariesOf, noLibrary, packageVersion, remedyOf } from "./packages.ts";
 
 /** Tensors, operations and files of ggml change from version to version; another one is refused instead of tried. */
 const versionWanted = "0.25.1";
@@ -96,7 +96,8 @@ function unavailable(message: string, cause?: unknown): AppError {
 const wanted = (kind: "cpu" | GpuName): readonly Library[] => {
   const found = librariesOf(kind, process.platform, process.arch);
   if (found.length > 0) return found;
-  throw unavailable(`there is no ${kind} backend for ${process.platform} on ${process.arch}; set spec.runtime.backend to reference`);
+  const instead = kind === "cpu" ? "reference" : "cpu";
+  throw unavailable(`${noLibrary(kind, process.platform, process.arch)}; set spec.runtime.backend to ${instead}`);
 };
 
 /** Spelled out where a package is a dependency, so that who looks for unused ones finds it. */

@@ -3,6 +3,7 @@
 import type { Op, OpName, Rope } from "../../kernels/segment.ts";
 import type { Capabilities } from "../backend.ts";
 import { attend } from "./attention.ts";
+import { candidates } from "./candidates.ts";
 import type { Pointer } from "./functions.ts";
 import { groupRoute, route } from "./gates.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
@@ -233,6 +234,7 @@ const lowerings: { readonly [Name in OpName]?: Lower<Name> } = {
   clampedSwiglu,
   slice,
   joinHeads,
+  candidates,
   route,
   groupRoute,
 };

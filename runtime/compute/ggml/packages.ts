@@ -2,7 +2,7 @@
 // does not load. Pure; loading is library.ts.
 
 /** What computes by a library of its own beside the processor's. */
-export const gpuNames = ["cuda", "vulkan"] as const;
+export const gpuNames = ["cuda", "vulkan", "metal"] as const;
 export type GpuName = (typeof gpuNames)[number];
 
 /** All of them, pinned exactly: a package of another version brings another ggml. */
@@ -40,7 +40,17 @@ const libraries: Readonly<Record<"cpu" | GpuName, Readonly<Record<string, readon
   cpu: { "linux-x64": [cpu("linux-x64")], "linux-arm64": [cpu("linux-arm64")] },
   cuda: { "linux-x64": [gpu("cuda", "linux-x64-cuda", "linux-x64-cuda"), gpu("cuda", "linux-x64-cuda-ext", "linux-x64-cuda/fallback")] },
   vulkan: { "linux-x64": [gpu("vulkan", "linux-x64-vulkan", "linux-x64-vulkan")] },
+  metal: {},
 };
+
+/** Why there is no library for any machine yet. */
+const reasons: Readonly<Partial<Record<"cpu" | GpuName, string>>> = {
+  metal: `: it is of macOS alone, and ${scope}/mac-arm64-metal has no release ${packageVersion}, whose ggml this code was written for`,
+};
+
+/** What to say where no library is for a machine. */
+export const noLibrary = (kind: "cpu" | GpuName, platform: string, arch: string): string =>
+  `there is no ${kind} backend for ${platform} on ${arch}${reasons[kind] ?? ""}`;
 
 export const librariesOf = (kind: "cpu" | GpuName, platform: string, arch: string): readonly Library[] =>
   libraries[kind][`${platform}-${arch}`] ?? [];

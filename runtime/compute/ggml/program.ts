@@ -55,6 +55,8 @@ export class DenseProgram implements Compiled {
   /** Of outputs that the caller has no room for. */
   readonly #kept: Room = keptRoom();
   readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => graph.free());
+  /** The graph that ran last, and which run of the device's that was. */
+  #last: { readonly graph: Graph; readonly run: number } | undefined;
 
   constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 16 | 32) {
     this.#device = device;
@@ -77,7 +79,8 @@ export class DenseProgram implements Compiled {
     const kv = this.#kvOps > 0 ? call : undefined;
     const built = rows > 0 ? this.#graph(rows, kv) : undefined;
     const outputs: Record<string, Tensor> = {};
-    for (const { name, dtype, width } of this.segment.outputs) {
+    for (const { name, dtype, width, kept } of this.segment.outputs) {
+      if (kept) continue;
       const length = rows * width;
       outputs[name] = { shape: [rows, width], data: dtype === "i32" ? new Int32Array(length) : room(name, length) };
     }
@@ -85,8 +88,18 @@ export class DenseProgram implements Compiled {
       const { graph } = built;
       graph.run((name) => inputs[name]?.data ?? (kv && built.kv?.input(kv, name)) ?? (name === zeroIds ? new Int32Array(rows) : undefined));
       for (const [name, { data }] of Object.entries(outputs)) graph.read(name, data);
+      this.#last = { graph, run: this.#device.runs };
     }
     return outputs;
+  }
+
+  keptRow(name: string, row: number): Float32Array {
+    const { graph, run } = this.#last ?? {};
+    if (graph === undefined || run !== this.#device.runs) throw new TypeError(`${this.segment.name}: ${name} is read after another run`);
+    const { width = 0 } = this.segment.outputs.find((each) => each.name === name) ?? {};
+    const values = new Float32Array(width);
+    graph.read(name, values, row * values.byteLength);
+    return values;
   }
 
   async dispose(): Promise<void> {

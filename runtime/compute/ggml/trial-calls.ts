@@ -3,26 +3,33 @@
 import type { Segment } from "../../kernels/segment.ts";
 import type { KvCall } from "../backend.ts";
 import type { GgmlDevice } from "./device.ts";
-import { GgmlKv } from "./kv.ts";
+import { createGgmlKv } from "./kv.ts";
+import { kvTypesOf, storedAs } from "./kv-types.ts";
 
-/** Rows of a decode step and of a prefill, for which an operation may have kernels of its own. */
-const triedRows = [1, 64];
+/** Rows of a prefill, where nothing is said of steps: for them an operation may have other kernels than for one row. */
+const rowsUsual = 64;
 
-/** `work` for each number of rows, with a cache of its own for a segment that uses one. */
-export function forTrialCalls(device: GgmlDevice, { ops }: Segment, work: (rows: number, call: KvCall | undefined) => void): void {
+/** `work` for one row and for `rowsMax`, with a cache of its own for a segment that uses one, of the type that is usual for it. */
+export function forTrialCalls(
+  device: GgmlDevice,
+  { ops }: Segment,
+  work: (rows: number, call: KvCall | undefined) => void,
+  rowsMax = rowsUsual,
+): void {
   const attention = ops.find((op) => op.op === "attention");
   const cache =
     attention &&
-    new GgmlKv(device, {
+    createGgmlKv(device, {
       layers: attention.layer + 1,
       slots: 1,
       kvHeads: attention.kvHeads,
-      context: Math.max(...triedRows),
+      context: rowsMax,
       headDim: attention.headDim,
       valueDim: attention.valueDim,
+      type: kvTypesOf(device).find((type) => storedAs(device, type, attention) !== undefined) ?? "f32",
     });
   try {
-    for (const tokens of triedRows) {
+    for (const tokens of [1, rowsMax]) {
       work(tokens, cache && { cache, groups: [{ firstSlot: 0, batch: 1, tokens, past: new Int32Array(1) }] });
     }
   } finally {

@@ -2,8 +2,14 @@
 // before is the request's own prompt and output, replayed tokens included, so a token does not depend on where it is made. Pure.
 import type { Sampling } from "./request.ts";
 
+/** Logits that may be changed. */
+export interface Edits {
+  get(id: number): number;
+  set(id: number, value: number): void;
+}
+
 /** A row of logits with some of them changed for one token; `undo` puts back what was there. Kept from token to token. */
-export class RowEdits {
+export class RowEdits implements Edits {
   #row: Float32Array = new Float32Array(0);
   #ids = new Uint32Array(64);
   #before = new Float32Array(64);
@@ -74,7 +80,7 @@ export class Penalties {
     this.#counts.set(token, (this.#counts.get(token) ?? 0) + 1);
   }
 
-  apply(edits: RowEdits): void {
+  apply(edits: Edits): void {
     const { presencePenalty = 0, frequencyPenalty = 0, repetitionPenalty = 1, bias = [] } = this.#sampling;
     for (const { id, value } of bias) edits.set(id, edits.get(id) + value);
     for (const [id, count] of this.#counts) {

@@ -7,7 +7,7 @@ import { Languages } from "./constraints/languages.ts";
 import { expOf } from "./exponential.ts";
 import { OpenSampling } from "./open-sampling.ts";
 import type { Sampling } from "./request.ts";
-import { type Sampled, Sampler, uniform } from "./sampling.ts";
+import { firstDrawn, type Sampled, Sampler, uniform } from "./sampling.ts";
 
 const base: Sampling = { temperature: 1, topP: 1, topK: 0, seed: 42n };
 const logits = Float32Array.of(1, 3, 2, 3, -1, 0.5);
@@ -116,7 +116,10 @@ function plainDraw(row: Float32Array, { temperature, topP, topK, minP = 0, seed 
   let reached = 0;
   let count = 0;
   while (count < kept.length && (count === 0 || reached < goal)) reached += kept[count++]!.weight;
-  const chosen = topP < 1 ? kept.slice(0, count) : limited ? kept : likely;
+  // Of all tokens the likeliest come first, then the others as they are.
+  const first = new Set(ranked.slice(0, firstDrawn));
+  const likeliestFirst = minP > 0 ? likely : [...first, ...likely.filter((each) => !first.has(each))];
+  const chosen = topP < 1 ? kept.slice(0, count) : limited ? kept : likeliestFirst;
   const target = uniform(seed, position) * mass(chosen);
   let sum = 0;
   const drawn = chosen.find(({ weight }) => {

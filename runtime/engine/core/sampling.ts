@@ -92,10 +92,7 @@ export class Sampler {
     const values = row.values;
     const max = values[row.best] as number;
     const topK = k > 0 && k < values.length ? k : 0;
-    if (topK === 0 && topP >= 1 && minP <= 0) {
-      this.#weigh(values, max, temperature);
-      return pick(this.#weights.subarray(0, values.length), u);
-    }
+    if (topK === 0 && topP >= 1 && minP <= 0) return this.#drawAll(u * this.#weigh(values, max, temperature));
     let mass = 0;
     let floor = Number.NEGATIVE_INFINITY;
     if (topK > 0) floor = row.floorOf(topK);
@@ -107,6 +104,29 @@ export class Sampler {
     }
     const ids = row.atLeast(Math.min(floor, max));
     return this.#among(ids, { temperature, topK, topP, mass }, u);
+  }
+
+  /** Where the running sum of weights passes the target: over the likeliest first, as who has these alone does, then over the others. */
+  #drawAll(target: number): number {
+    const row = this.#row;
+    const { values } = row;
+    const weights = this.#weights;
+    const ranked = new Ranked(values, row.atLeast(row.floorOf(firstDrawn)));
+    let reached = 0;
+    for (let rank = 0; rank < Math.min(firstDrawn, ranked.length); rank++) {
+      const id = ranked.at(rank);
+      reached += weights[id] as number;
+      if (reached > target) return id;
+      weights[id] = 0;
+    }
+    let last = row.best;
+    for (let id = 0; id < values.length; id++) {
+      const weight = weights[id] as number;
+      if (weight > 0) last = id;
+      reached += weight;
+      if (reached > target) return id;
+    }
+    return last; // u close to 1 and rounding
   }
 
   #among(ids: Uint32Array, { temperature, topK, topP, mass }: Limits, u: number): number {
@@ -139,6 +159,9 @@ export class Sampler {
     return ranked.at(pick(weights.subarray(0, count), u));
   }
 }
+
+/** Tokens that a draw from all walks first. */
+export const firstDrawn = 64;
 
 interface Limits {
   readonly temperature: number;

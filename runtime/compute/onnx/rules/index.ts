@@ -5,6 +5,7 @@ import type { Rule } from "../rule.ts";
 import { add } from "./add.ts";
 import { addRow } from "./add-row.ts";
 import { attention } from "./attention.ts";
+import { candidates } from "./candidates.ts";
 import { clampedSwiglu } from "./clamped-swiglu.ts";
 import { gather } from "./gather.ts";
 import { joinHeads } from "./join-heads.ts";
@@ -27,6 +28,7 @@ const rules: { readonly [Name in OpName]: Rule<Extract<Op, { op: Name }>> } = {
   joinHeads,
   route,
   groupRoute,
+  candidates,
 };
 
 /** The rule of an op; throws AppError `UnsupportedOp` where there is none. */

@@ -1,10 +1,10 @@
-// The KV cache's memory: it follows what is written, not the slots that there are, and comes back when slots are trimmed or moved.
+// The KV cache's memory where there are pages: it follows what is written, not the slots that there are, and comes back when slots are trimmed or moved.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { kvBlockBytes } from "../kv-size.ts";
 import { CpuDevice } from "./device.ts";
-import { GgmlKv } from "./kv.ts";
+import { PagedKv } from "./kv-paged.ts";
 
 const Mi = 2 ** 20;
 const resident = (): number => process.memoryUsage.rss();
@@ -14,7 +14,7 @@ test("slots cost what is written in them; trimming and moving give memory back, 
   const { ggml } = device;
   const shape = { layers: 4, slots: 64, kvHeads: 4, context: 8192, headDim: 64, valueDim: 64, type: "f16" as const };
   const poolBlocks = 128;
-  const kv = new GgmlKv(device, { ...shape, poolBlocks });
+  const kv = new PagedKv(device, { ...shape, poolBlocks }, ggml.pageBytes);
   assert.equal(kv.slots, 64);
   assert.equal(kv.bytes, poolBlocks * kvBlockBytes(shape, ggml.pageBytes));
   const before = resident();
@@ -42,12 +42,12 @@ test("slots cost what is written in them; trimming and moving give memory back, 
 test("where a machine does not give the address space, there are fewer slots; heads that do not fit a type are refused", () => {
   const device = new CpuDevice({ threads: 1 });
   const huge = { layers: 1, slots: 64, kvHeads: 64, context: 2 ** 16, headDim: 512, valueDim: 512 };
-  const kv = new GgmlKv(device, { ...huge, poolBlocks: 1 });
+  const kv = new PagedKv(device, { ...huge, poolBlocks: 1 }, 4096);
   // A kubelet has its machine promise any address space.
   const promisesAll = readFileSync("/proc/sys/vm/overcommit_memory", "utf8").trim() === "1";
   assert.ok(kv.slots >= 1 && (promisesAll || kv.slots < 64), `${kv.slots}`);
   kv.trimSlot(kv.slots - 1, 0);
-  assert.throws(() => new GgmlKv(device, { ...huge, headDim: 48, type: "q8_0" }), {
+  assert.throws(() => new PagedKv(device, { ...huge, headDim: 48, type: "q8_0" }, 4096), {
     code: "UnsupportedShape",
     message: /heads of 48.*q8_0/,
   });

@@ -1,0 +1,95 @@
+// The KV cache where the machine gives memory page by page, as rows are written: slots are address space alone, [slot][stride], and pages
+// go back as slots are trimmed. Attention of consecutive slots is one view of four dimensions.
+import { AppError } from "../../../crds/common.ts";
+import type { KvGroup } from "../../kernels/kv-groups.ts";
+import type { KvSpec } from "../backend.ts";
+import { checkCopy } from "../check.ts";
+import type { GgmlDevice } from "./device.ts";
+import { GgmlKv, type KvView, type LayerTensors, type Piece, rowBytesOf } from "./kv-memory.ts";
+
+/** Attention looks at a multiple of so many positions, so that a graph lasts for as many steps; what lies beyond a row's own is masked. */
+const lengthStep = 64;
+/** Address space of all slots, bytes at most: what is not written costs nothing, but some machines bound it. */
+const addressBytesMax = 2 ** 40;
+
+/** Positions from one slot to the next: the context, and so many more that slots begin at pages in every tensor. */
+function strideOf(context: number, rowBytes: readonly number[], pageBytes: number): number {
+  const tokens = rowBytes.reduce((most, bytes) => {
+    let step = 1;
+    while ((step * bytes) % pageBytes !== 0) step *= 2; // pages are powers of two
+    return Math.max(most, step);
+  }, 1);
+  return Math.ceil(context / tokens) * tokens;
+}
+
+export class PagedKv extends GgmlKv {
+  readonly slots: number;
+  readonly shared = false;
+  /** Positions from one slot to the next. */
+  readonly stride: number;
+  readonly #pageBytes: number;
+
+  constructor(device: GgmlDevice, spec: KvSpec, pageBytes: number) {
+    super(device, spec, pageBytes);
+    this.#pageBytes = pageBytes;
+    const rowBytes = rowBytesOf(spec);
+    this.stride = strideOf(spec.context, rowBytes, pageBytes);
+    const slotBytes = spec.layers * this.stride * rowBytes.reduce((sum, bytes) => sum + bytes, 0);
+    this.slots = this.#reserve(Math.max(1, Math.min(spec.slots, Math.floor(addressBytesMax / slotBytes))));
+  }
+
+  piecesOf(slot: number): readonly Piece[] {
+    return [{ position: 0, row: slot * this.stride, count: this.context }];
+  }
+
+  viewOf({ past, tokens, firstSlot }: KvGroup): KvView {
+    const longest = past.reduce((most, length) => Math.max(most, length), 0) + tokens;
+    const length = Math.min(this.context, Math.ceil(longest / lengthStep) * lengthStep);
+    return { first: firstSlot * this.stride, length, step: this.stride };
+  }
+
+  async copySlot(from: number, to: number, length: number): Promise<void> {
+    checkCopy(this, from, to, length);
+    if (length > 0 && from !== to) this.#copy(this.layers, from, to, length);
+  }
+
+  async moveSlot(from: number, to: number, length: number): Promise<void> {
+    checkCopy(this, from, to, length);
+    if (from === to) return this.trimSlot(from, length);
+    for (const layer of this.layers) {
+      if (length > 0) this.#copy([layer], from, to, length);
+      this.#trim([layer], from, 0);
+    }
+  }
+
+  trimSlot(slot: number, length: number): void {
+    checkCopy(this, slot, slot, length);
+    this.#trim(this.layers, slot, length);
+  }
+
+  #copy(layers: readonly LayerTensors[], from: number, to: number, count: number): void {
+    this.copyRows(layers, [{ from: from * this.stride, to: to * this.stride, count }]);
+  }
+
+  #trim(layers: readonly LayerTensors[], slot: number, length: number): void {
+    for (const { base, rowBytes } of layers.flatMap(({ keys, values }) => [keys, values])) {
+      this.device.discard(base + BigInt((slot * this.stride + length) * rowBytes), (this.stride - length) * rowBytes);
+    }
+  }
+
+  /** Takes the address space of so many slots, or of half as many, and so on, where the machine does not give it. */
+  #reserve(slots: number): number {
+    const { ggml, alignment } = this.device;
+    try {
+      this.hold(slots * this.stride, Math.max(this.#pageBytes, alignment), ({ base, bytes }) => {
+        ggml.singlePages(base, bytes);
+        this.device.discard(base, bytes); // memory that the allocator had before may hold any numbers
+      });
+      return slots;
+    } catch (caught) {
+      if (slots > 1 && AppError.from(caught).code === "OutOfMemory") return this.#reserve(slots >> 1);
+      this.abandon();
+      throw caught;
+    }
+  }
+}

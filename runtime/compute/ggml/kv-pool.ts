@@ -1,0 +1,141 @@
+// The KV cache where memory is there from the start, as on a GPU: one pool of rows in each layer, of which a slot takes blocks as it is
+// written, wherever they are free. So the pool's bytes are all that there is, short requests fit in as many as their blocks, a slot
+// moves by its list of blocks alone, and a prefix is shared until one of its users writes. All rows of a group look at the same part of
+// the pool, in which each row's mask shows what is its own; the lowest free blocks are taken first, so that the part stays short.
+import { AppError } from "../../../crds/common.ts";
+import type { KvGroup } from "../../kernels/kv-groups.ts";
+import type { KvSpec } from "../backend.ts";
+import { checkCopy } from "../check.ts";
+import { kvBlockTokens } from "../kv-size.ts";
+import type { GgmlDevice } from "./device.ts";
+import { GgmlKv, type KvView, type Piece } from "./kv-memory.ts";
+
+/** Attention looks at a multiple of so many rows, so that a graph lasts for as many; kernels of GPUs are fastest at it, too. */
+const lengthStep = 256;
+
+export class PoolKv extends GgmlKv {
+  readonly slots: number;
+  readonly shared = true;
+  /** Positions of a block. */
+  readonly #blockTokens: number;
+  /** Slots that have each block. */
+  readonly #users: Uint16Array;
+  /** Blocks of each slot, in the order of their positions. */
+  readonly #tables: number[][];
+  readonly #views = new WeakMap<KvGroup, KvView>();
+  /** No block below is free. */
+  #lowest = 0;
+
+  constructor(device: GgmlDevice, spec: KvSpec) {
+    super(device, spec, 1);
+    this.slots = spec.slots;
+    this.#blockTokens = kvBlockTokens(spec.context);
+    this.#users = new Uint16Array(this.blocks);
+    this.#tables = Array.from({ length: spec.slots }, () => []);
+    try {
+      // What is masked is multiplied by zero, which only numbers come out of as zero.
+      this.hold(this.blocks * this.#blockTokens, device.alignment, ({ handle }) => device.ggml.ggml_backend_buffer_clear(handle, 0));
+    } catch (caught) {
+      this.abandon();
+      throw caught;
+    }
+  }
+
+  /** Blocks that some slot has. */
+  get blocksUsed(): number {
+    return this.#users.reduce((count, users) => count + (users > 0 ? 1 : 0), 0);
+  }
+
+  piecesOf(slot: number): readonly Piece[] {
+    const count = this.#blockTokens;
+    return (this.#tables[slot] as number[]).map((block, i) => ({ position: i * count, row: block * count, count }));
+  }
+
+  viewOf(group: KvGroup): KvView {
+    const known = this.#views.get(group);
+    if (known !== undefined) return known;
+    const { firstSlot, batch, tokens, past } = group;
+    let [first, end] = [Number.POSITIVE_INFINITY, 0];
+    for (let b = 0; b < batch; b++) {
+      const from = past[b] as number;
+      this.#prepare(firstSlot + b, from, from + tokens);
+      for (const block of (this.#tables[firstSlot + b] as number[]).slice(0, this.#blocksOf(from + tokens))) {
+        first = Math.min(first, block);
+        end = Math.max(end, block + 1);
+      }
+    }
+    first = Math.floor((first * this.#blockTokens) / lengthStep) * lengthStep;
+    end = Math.min(this.blocks * this.#blockTokens, Math.ceil((end * this.#blockTokens) / lengthStep) * lengthStep);
+    const view = { first, length: end - first, step: undefined };
+    this.#views.set(group, view);
+    return view;
+  }
+
+  async copySlot(from: number, to: number, length: number): Promise<void> {
+    checkCopy(this, from, to, length);
+    if (from === to) return;
+    this.#drop(to, 0);
+    const shared = (this.#tables[from] as number[]).slice(0, this.#blocksOf(length));
+    for (const block of shared) this.#users[block] = (this.#users[block] as number) + 1;
+    this.#tables[to] = shared;
+  }
+
+  async moveSlot(from: number, to: number, length: number): Promise<void> {
+    checkCopy(this, from, to, length);
+    if (from === to) return this.trimSlot(from, length);
+    this.#drop(to, 0);
+    this.#drop(from, this.#blocksOf(length));
+    this.#tables[to] = this.#tables[from] as number[];
+    this.#tables[from] = [];
+  }
+
+  trimSlot(slot: number, length: number): void {
+    checkCopy(this, slot, slot, length);
+    this.#drop(slot, this.#blocksOf(length));
+  }
+
+  #blocksOf(length: number): number {
+    return Math.ceil(length / this.#blockTokens);
+  }
+
+  /** Gives a slot blocks of its own for what is written from one position to another. */
+  #prepare(slot: number, from: number, to: number): void {
+    const table = this.#tables[slot] as number[];
+    while (table.length < this.#blocksOf(to)) table.push(this.#take(table.at(-1)));
+    const count = this.#blockTokens;
+    for (let i = Math.floor(from / count); i < this.#blocksOf(to); i++) {
+      const block = table[i] as number;
+      if ((this.#users[block] as number) === 1) continue;
+      const own = this.#take(table[i - 1]);
+      const written = Math.max(0, Math.min(count, from - i * count));
+      if (written > 0) this.copyRows(this.layers, [{ from: block * count, to: own * count, count: written }]);
+      this.#give(block);
+      table[i] = own;
+    }
+  }
+
+  /** A free block: the one behind `after`, so that a slot lies together, or else the lowest. */
+  #take(after: number | undefined): number {
+    const next = after === undefined ? -1 : after + 1;
+    const block = this.#users[next] === 0 ? next : this.#users.indexOf(0, this.#lowest);
+    if (block < 0) {
+      throw new AppError(`all ${this.blocks} blocks of the KV pool are in use; raise runtime.kvPool`, {
+        code: "OutOfMemory",
+        operation: "writing keys and values",
+      });
+    }
+    this.#users[block] = 1;
+    if (block !== next) this.#lowest = block + 1;
+    return block;
+  }
+
+  #give(block: number): void {
+    this.#users[block] = (this.#users[block] as number) - 1;
+    if (this.#users[block] === 0) this.#lowest = Math.min(this.#lowest, block);
+  }
+
+  /** Takes a slot's blocks from that index on. */
+  #drop(slot: number, index: number): void {
+    for (const block of (this.#tables[slot] as number[]).splice(index)) this.#give(block);
+  }
+}

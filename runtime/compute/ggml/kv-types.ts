@@ -1,0 +1,80 @@
+// How a device stores keys and values of each type: asked of the device, since what its attention reads differs from one to the other.
+import type { KvType } from "../../../crds/names.ts";
+import { kvTypes } from "../../../crds/names.ts";
+import type { KvSpec } from "../backend.ts";
+import { kvTypeRefuses } from "../kv-size.ts";
+import type { GgmlDevice } from "./device.ts";
+import { numberOf, type WeightType } from "./types.ts";
+
+interface Stored {
+  readonly keys: WeightType;
+  readonly values: WeightType;
+}
+type Heads = Pick<KvSpec, "kvHeads" | "headDim" | "valueDim">;
+
+/** In the order of preference. Beside keys of f16 lie values of bf16 where attention reads the two together: sums of f16 values in f16,
+ *  as on the processor, stand still or overflow after some thousand of them; those of bf16 are in f32, with the same error at any length. */
+const pairs: Readonly<Record<KvType, readonly Stored[]>> = {
+  f32: [{ keys: "f32", values: "f32" }],
+  f16: [
+    { keys: "f16", values: "bf16" },
+    { keys: "f16", values: "f16" },
+  ],
+  q8_0: [{ keys: "q8_0", values: "q8_0" }],
+};
+
+/** Heads of every model that is in use have this size, or one that a device has too. */
+const commonHeads: Heads = { kvHeads: 1, headDim: 128, valueDim: 128 };
+/** What widens anything else to f32: products read plain numbers alone. */
+const plain: ReadonlySet<WeightType> = new Set(["f32", "f16"]);
+/** Attention to halves takes the processor 1.1 to 1.9 times as long as to f32, the longer the context the more: each query widens them
+ *  again. A GPU reads them in half the time. */
+const order = { exact: kvTypes, other: ["f16", "q8_0", "f32"] } as const satisfies Readonly<Record<string, readonly KvType[]>>;
+
+/** The types that a device keeps, the fastest first. */
+export const kvTypesOf = (device: GgmlDevice): readonly KvType[] =>
+  device.exact ? order.exact : order.other.filter((type) => storedAs(device, type, commonHeads) !== undefined);
+
+/** The first of the pairs that one operation attends to, else that products do; undefined where there is none. */
+export function storedAs(device: GgmlDevice, type: KvType, heads: Heads): Stored | undefined {
+  if (kvTypeRefuses(type, heads) !== undefined) return undefined;
+  const candidates = pairs[type];
+  if (device.exact) return candidates[0];
+  const written = candidates.filter(({ keys, values }) => [keys, values].every((each) => writes(device, each)));
+  const byProducts = ({ keys, values }: Stored): boolean => plain.has(keys) && plain.has(values);
+  return written.find((each) => attends(device, each, heads)) ?? written.find(byProducts);
+}
+
+/** True where rows of f32 are written as this type. */
+function writes(device: GgmlDevice, type: WeightType): boolean {
+  return asked(device, (context) => {
+    const { ggml } = device;
+    const cache = ggml.ggml_new_tensor_4d(context, numberOf(type), 128, 64, 1, 1);
+    const rows = ggml.ggml_new_tensor_4d(context, numberOf("f32"), 128, 2, 1, 1);
+    const places = ggml.ggml_new_tensor_4d(context, numberOf("i64"), 2, 1, 1, 1);
+    return ggml.ggml_set_rows(context, cache, rows, places);
+  });
+}
+
+/** True where attention is one operation on such keys and values. */
+export function attends(device: GgmlDevice, { keys, values }: Stored, { headDim, valueDim }: Heads): boolean {
+  if (device.software) return false; // attention.ts says why
+  return asked(device, (context) => {
+    const { ggml } = device;
+    const of = (type: Parameters<typeof numberOf>[0], width: number, rows: number) =>
+      ggml.ggml_new_tensor_4d(context, numberOf(type), width, rows, 1, 1);
+    const mask = ggml.ggml_new_tensor_4d(context, numberOf("f16"), 256, 1, 1, 1);
+    return ggml.ggml_flash_attn_ext(context, of("f32", headDim, 1), of(keys, headDim, 256), of(values, valueDim, 256), mask, 1, 0, 0);
+  });
+}
+
+const nodesMax = 8;
+
+function asked(device: GgmlDevice, node: (context: bigint) => bigint): boolean {
+  const context = device.metadata(nodesMax);
+  try {
+    return device.supports(node(context));
+  } finally {
+    device.release(context);
+  }
+}
