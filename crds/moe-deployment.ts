@@ -3,6 +3,7 @@
 import { z } from "zod";
 import { deviceMemoryBackends } from "./backends.ts";
 import { AppError } from "./common.ts";
+import { devicesOfRank } from "./devices.ts";
 import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
 import {
   backendChoices,
@@ -158,6 +159,7 @@ const runtime = z
         why: "no step is shorter",
       },
     ).default("20ms"),
+    devices: devicesOfRank,
     draftTokens: z.int32().min(0).max(16).default(0).meta({
       description:
         "Tokens at most that a rank guesses from what was said before, and computes with the next one while it generates for one request alone. Texts stay the same, since a guess counts only where the model agrees; what repeats itself comes faster, other texts slower by some percent. 0 guesses nothing, and so do backends to which a token alone has other bits than in a prompt.",

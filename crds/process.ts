@@ -11,6 +11,7 @@ import { parseDuration, parseQuantity } from "./quantity.ts";
 import { loadSampleMs } from "./telemetry.ts";
 import { telemetrySecretEntries } from "./telemetry-keys.ts";
 import { rowsFrom, type SettingsOf } from "./variables.ts";
+import { wholeCpus } from "./whole-cpus.ts";
 
 /** Facts that the environment of a pod is rendered from; what the operator is set to is none of them. */
 export interface ProcessFacts {
@@ -85,6 +86,8 @@ const common = {
 
 export const workerProcess = {
   ...common,
+  /** Where its engine takes frames of other ranks' engines. */
+  lanePort: rendered("ENODIA_LANE_PORT", port.default(ports.lanes), () => String(ports.lanes)),
   rank: rendered("ENODIA_RANK", whole(0, 4095), () => ({ fieldPath: `metadata.labels['${labels.rank}']` })),
   // glibc maps an expert's weights on their own (1 MiB and more), so that the memory of a released expert leaves the container.
   mappedFrom: fixed("MALLOC_MMAP_THRESHOLD_", "1048576"),
@@ -104,6 +107,7 @@ export const workerProcess = {
   decodeWaitMs: rendered("ENODIA_DECODE_WAIT_MS", whole(1, 3_600_000).default(20), ({ deployment }) =>
     String(parseDuration(deployment.spec.runtime.decodeWait, "spec.runtime.decodeWait")),
   ),
+  devices: rendered("ENODIA_DEVICES", whole(1, 16).default(1), ({ deployment }) => String(deployment.spec.runtime.devices)),
   draftTokens: rendered("ENODIA_DRAFT_TOKENS", whole(0, 16).default(0), ({ deployment }) => String(deployment.spec.runtime.draftTokens)),
   /** The budget of resident bytes; 0 = all that the container limit leaves beside dense part, KV pool and 15%. */
   expertBudgetBytes: rendered("ENODIA_EXPERT_BUDGET_BYTES", bytes, ({ deployment }) => {
@@ -111,6 +115,10 @@ export const workerProcess = {
     return memoryPerRank === undefined ? "0" : String(parseQuantity(memoryPerRank, "spec.experts.memoryPerRank"));
   }),
   threads: leftToTemplate("ENODIA_THREADS", optional(whole(1, 1024))),
+  /** CPUs that the pod's template asks for as its own; unset outside of pods. */
+  wholeCpus: rendered("ENODIA_WHOLE_CPUS", optional(whole(0, 65_536)), ({ deployment }) =>
+    String(wholeCpus(deployment.spec.podTemplate, "runtime")),
+  ),
   natsUrl: rendered("ENODIA_NATS_URL", optional(z.string().max(1024)), (facts) => ownNats(facts) ?? setting("ENODIA_NATS_URL")(facts)),
   natsCreds: rendered("ENODIA_NATS_CREDS", optional(path), (facts) => {
     if (facts.deployment.spec.telemetry.nats.credentialsSecretRef) return paths.telemetry;

@@ -213,6 +213,9 @@ export const createReferenceBackend: BackendFactory = async (): Promise<Backend>
     return outputs;
   },
   expertResidentBytes: f32Bytes,
+  withDenseBits() {
+    return this as Backend;
+  },
   fault: () => undefined,
   async close() {},
 });

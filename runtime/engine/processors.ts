@@ -12,21 +12,30 @@ export function processorsIn(list: string): number {
   }, 0);
 }
 
+/** Processors as a process sees them: `online` those of the machine, `allowed` those it may run on, `available` the same, less what a
+ *  quota takes, and `whole` those that it has asked for as its own; undefined where nobody says. */
+interface Seen {
+  readonly online: number;
+  readonly allowed: number;
+  readonly available: number;
+  readonly whole?: number | undefined;
+}
+
 /**
  * A process that may run on some processors of the machine only, and is not limited to less time than they have, was given them: by a
- * static CPU manager for a pod of whole CPUs, or by taskset. Else it shares the machine, and takes one thread.
- * `online`: processors of the machine; `allowed`: those it may run on; `available`: the same, less what a quota takes.
+ * static CPU manager for a pod of whole CPUs, or by taskset. One that asked for fewer sees the pool that such pods leave to all others.
+ * Else it shares the machine. Where it shares, it takes one thread.
  */
-export function ownThreads({ online, allowed, available }: Record<"online" | "allowed" | "available", number>): number {
-  return allowed < online && available >= allowed ? allowed : 1;
+export function ownThreads({ online, allowed, available, whole = allowed }: Seen): number {
+  return allowed < online && available >= allowed && allowed <= whole ? allowed : 1;
 }
 
 /** Of this process; one where the system does not tell. */
-export function threadsHere(): number {
+export function threadsHere(whole: number | undefined): number {
   try {
     const list = /^Cpus_allowed_list:\s*(\S+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1];
     if (list === undefined) return 1;
-    return ownThreads({ online: cpus().length, allowed: processorsIn(list), available: availableParallelism() });
+    return ownThreads({ online: cpus().length, allowed: processorsIn(list), available: availableParallelism(), whole });
   } catch {
     return 1;
   }

@@ -53,6 +53,8 @@ export interface FrameTurnsOptions {
   readonly experts: Pick<ExpertTable, "prepare" | "compute" | "release" | "lock">;
   /** Takes in the messages that have come meanwhile. */
   readonly takeMessages: () => void;
+  /** Resolves once frames have been taken in that came on sockets; undefined while none are likely to have come. */
+  readonly poll: () => Promise<void> | undefined;
   /** What the running step has; undefined when there is none. */
   readonly own: () => StepKind | undefined;
   /** Others have not answered all yet. */
@@ -123,8 +125,13 @@ export class FrameTurns implements Turns {
   }
 
   betweenGraphs(): Promise<void> | undefined {
-    const { now, own, takeMessages } = this.#options;
-    if (own() === "prefill" || own() === "mixed") this.#breathe();
+    const own = this.#options.own();
+    if (own === "prefill" || own === "mixed") this.#breathe();
+    return this.#options.poll()?.then(() => this.#others()) ?? this.#others();
+  }
+
+  #others(): Promise<void> | undefined {
+    const { now, takeMessages } = this.#options;
     takeMessages();
     if (this.#queue.empty) return undefined;
     return this.#serve(this.#ownDecodes && now() < this.#nextPortionAt ? 0 : 1);
@@ -202,11 +209,14 @@ export class FrameTurns implements Turns {
         if (!decodes && (!prefills || this.#queue.empty)) return;
         const startedAt = this.#options.now();
         await this.#compute(decodes ? this.#queue.nextDecode() : this.#queue.nextPrefill(this.#expertPace.within(this.#portionMs())));
-        if (decodes) continue;
-        left -= 1;
-        const endedAt = this.#options.now();
-        this.#breathe();
-        this.#nextPortionAt = endedAt + ownShare * (endedAt - startedAt);
+        if (!decodes) {
+          left -= 1;
+          const endedAt = this.#options.now();
+          this.#breathe();
+          this.#nextPortionAt = endedAt + ownShare * (endedAt - startedAt);
+        }
+        const polled = this.#options.poll();
+        if (polled) await polled;
       }
     } finally {
       this.#serving = false;

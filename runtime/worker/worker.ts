@@ -97,6 +97,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
     backend: options.backend,
     codec: options.codec,
     tryDevice: true,
+    devices: options.devices,
     remote,
     kvPoolBytes: options.kvPoolBytes,
     maxContext: options.maxContext,
@@ -108,6 +109,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
     },
     ...(options.kvType === undefined ? {} : { kvType: options.kvType }),
     ...(options.threads === undefined ? {} : { threads: options.threads }),
+    ...(options.wholeCpus === undefined ? {} : { wholeCpus: options.wholeCpus }),
   });
   const info = engine.describe();
   log.info(
@@ -170,6 +172,7 @@ async function serve(base: Base, model: Model) {
     log,
   });
   const { experts } = plane;
+  await plane.openLanes(options.host ?? "0.0.0.0", options.lanePort);
   const server = createServer(tls);
   plane.serve(server);
   server.add(Inference, inference(base, engine, plane));

@@ -31,6 +31,8 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/engine/core/",
     "runtime/engine/core/constraints/",
     "runtime/text/token-texts.ts",
+    // Frames of other ranks' engines on connections of its own; all else on the wire is the main thread's.
+    "runtime/wire/",
   ],
   // Experts see the engine through its interface; memory knows nothing of dispatch.
   "runtime/experts/": ["crds/", "runtime/wire/", "runtime/observe/"],
@@ -309,6 +311,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
       "runtime/wire/dispatch-link.ts": "adapter: streams of dispatch frames",
       "runtime/wire/listener.ts": "adapter: the port of gRPC and dispatch frames",
       "runtime/wire/grpc.ts": "adapter: has that port",
+      "runtime/wire/lane-accept.ts": "adapter: the port of lanes",
     },
   },
   "a connection to NATS": {

@@ -8,7 +8,7 @@ const floatMax = 2 ** 127 * (2 - 2 ** -23);
 const intBytes = 4;
 /** `GGML_SORT_ORDER_DESC`. */
 const descending = 1;
-/** Added to the sum that gates are divided by (segment.ts). */
+/** Added to the sum that gates are divided by. */
 const sumFloor = 1e-20;
 
 interface Choice {

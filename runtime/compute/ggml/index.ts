@@ -98,6 +98,10 @@ class GgmlBackend implements Backend {
     return this.#device.fault;
   }
 
+  withDenseBits(bits: 8 | 16 | 32): GgmlBackend {
+    return new GgmlBackend(this.#device, bits);
+  }
+
   async close(): Promise<void> {
     this.#device.close();
   }
@@ -110,5 +114,5 @@ export const createGgmlBackend: BackendFactory = async ({ threads, denseBits, cp
 /** On the GPU of that kind. */
 export const gpuBackend =
   (kind: GpuName): BackendFactory =>
-  async ({ denseBits }) =>
-    new GgmlBackend(openGpu(kind), denseBits ?? 32);
+  async ({ denseBits, deviceIndex }) =>
+    new GgmlBackend(openGpu(kind, deviceIndex ?? 0), denseBits ?? 32);

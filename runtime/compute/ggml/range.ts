@@ -18,8 +18,8 @@ import { forTrialCalls } from "./trial-calls.ts";
 /** Graphs kept, by layers, batch, slots and length of context. */
 const graphsMax = 8;
 /** Rows of an expert, on average, up to which they are multiplied by the experts of their choice on the processor: with more, each
- *  expert's own at once are the faster product. Measured with 8 experts of which rows take 2: at 8 rows 1.4 times as fast as layer by layer,
- *  at 16 1.2 times, at 32 as fast. */
+ *  expert's own at once are the faster product. Measured with 8 experts of which rows take 2: at 8 rows 1.4 times as fast as layer by
+ *  layer, at 16 1.2 times, at 32 as fast. */
 const cpuPairsMax = 6;
 /** Nodes that an expert's op becomes, and those of the sum for each of a row's experts, at most. */
 const nodes = { perOp: 5, perExpert: 3, perLayer: 4 } as const;
