@@ -5,6 +5,8 @@ import { after, before, describe, test } from "node:test";
 import fc from "fast-check";
 import type { CodecName, KvType } from "../../crds/names.ts";
 import type { Backend, Compiled, KvCache, Outputs } from "../../runtime/compute/backend.ts";
+import { attentionCases } from "../../runtime/kernels/attention-cases.ts";
+import type { KvGroup } from "../../runtime/kernels/kv-groups.ts";
 import { randomTensor } from "../../runtime/kernels/random.ts";
 import type { Segment } from "../../runtime/kernels/segment.ts";
 import { kvOf } from "./harness.ts";
@@ -117,6 +119,37 @@ export function runBitContract(options: {
         rowsOf(model.expertSegment, form, numRuns));
     }
     test("head: any split of 256 rows, on 1 or 2 threads, gives the same bits", () => rowsOf(program.head, "f32"));
+
+    test("attention in groups has the bits of a call for each, with windows, sinks and values narrower than keys", async () => {
+      const groups = [
+        { firstSlot: 1, batch: 2, tokens: 1, past: Int32Array.of(5, 0) },
+        { firstSlot: 0, batch: 1, tokens: 3, past: Int32Array.of(2) },
+        { firstSlot: 3, batch: 1, tokens: 7, past: Int32Array.of(0) },
+      ];
+      for (const { segment, weights, kv } of attentionCases()) {
+        const forms = Object.entries(weights).map(([name, { shape, data }]) => [name, { form: "f32" as const, shape, data }]);
+        const program = await one.compile(segment, Object.fromEntries(forms));
+        const spec = { ...kv!, layers: 1, slots: 4, context: 64 };
+        const inputs = segment.inputs.map(({ name, width }, i) => [name, width, randomTensor(20 + i, [12, width]).data] as const);
+        const call = async (cache: KvCache, first: number, rows: number, of: readonly KvGroup[]) =>
+          program.run(Object.fromEntries(inputs.map(([name, width, data]) => [name, cut(data, width, first, rows)])), {
+            cache,
+            groups: of,
+          });
+        const [whole, parts] = [await one.createKv(spec), await one.createKv(spec)];
+        const together = rowBits(await call(whole, 0, 12, groups), 0, 12).out;
+        const apart: (string | undefined)[] = [];
+        let first = 0;
+        for (const group of groups) {
+          const rows = group.batch * group.tokens;
+          apart.push(rowBits(await call(parts, first, rows, [group]), 0, rows).out);
+          first += rows;
+        }
+        assert.equal(together, apart.join());
+        await program.dispose();
+        for (const cache of [whole, parts]) await cache.dispose();
+      }
+    });
 
     for (const type of kvTypes)
       describe(`block, KV of ${type}`, () => {
