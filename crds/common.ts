@@ -17,7 +17,7 @@ export const annotations = {
   templateHash: `${apiGroup}/template-hash`,
 } as const;
 
-export const ports = { http: 8000, grpc: 9440, metrics: 9464, probes: 9465 } as const;
+export const ports = { http: 8000, grpc: 9440, lanes: 9441, metrics: 9464, probes: 9465 } as const;
 
 /** Paths at which the operator mounts things in runtime pods. */
 export const paths = {

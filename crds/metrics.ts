@@ -159,6 +159,7 @@ const table = {
   ),
   enodia_peer_suspicions_total: worker.counter("Times this rank began to keep away from another, by reason.", { reason: suspectReasons }),
   enodia_dispatch_in_flight: worker.gauge("Frames sent and not yet answered."),
+  enodia_dispatch_lanes: worker.gauge("Ranks whose engines take frames from this rank's engine, with no thread between."),
 
   // ---- worker: plan and shards
   enodia_plan_epoch: worker.gauge("Epoch of the plan this rank serves."),

@@ -158,6 +158,10 @@ const runtime = z
         why: "no step is shorter",
       },
     ).default("20ms"),
+    devices: z.int32().min(1).max(16).default(1).meta({
+      description:
+        "Devices of a rank, which share the model's layers: its dense part, attention cache and experts may take the memory of all. They compute one after another, so that ranks of one device each are faster where a model's dense part fits in one. Ask for as many in the resources of the pod template, such as nvidia.com/gpu: 2.",
+    }),
     draftTokens: z.int32().min(0).max(16).default(0).meta({
       description:
         "Tokens at most that a rank guesses from what was said before, and computes with the next one while it generates for one request alone. Texts stay the same, since a guess counts only where the model agrees; what repeats itself comes faster, other texts slower by some percent. 0 guesses nothing, and so do backends to which a token alone has other bits than in a prompt.",

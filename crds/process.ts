@@ -85,6 +85,8 @@ const common = {
 
 export const workerProcess = {
   ...common,
+  /** Where its engine takes frames of other ranks' engines. */
+  lanePort: rendered("ENODIA_LANE_PORT", port.default(ports.lanes), () => String(ports.lanes)),
   rank: rendered("ENODIA_RANK", whole(0, 4095), () => ({ fieldPath: `metadata.labels['${labels.rank}']` })),
   // glibc maps an expert's weights on their own (1 MiB and more), so that the memory of a released expert leaves the container.
   mappedFrom: fixed("MALLOC_MMAP_THRESHOLD_", "1048576"),
@@ -104,6 +106,7 @@ export const workerProcess = {
   decodeWaitMs: rendered("ENODIA_DECODE_WAIT_MS", whole(1, 3_600_000).default(20), ({ deployment }) =>
     String(parseDuration(deployment.spec.runtime.decodeWait, "spec.runtime.decodeWait")),
   ),
+  devices: rendered("ENODIA_DEVICES", whole(1, 16).default(1), ({ deployment }) => String(deployment.spec.runtime.devices)),
   draftTokens: rendered("ENODIA_DRAFT_TOKENS", whole(0, 16).default(0), ({ deployment }) => String(deployment.spec.runtime.draftTokens)),
   /** The budget of resident bytes; 0 = all that the container limit leaves beside dense part, KV pool and 15%. */
   expertBudgetBytes: rendered("ENODIA_EXPERT_BUDGET_BYTES", bytes, ({ deployment }) => {

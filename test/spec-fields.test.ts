@@ -29,6 +29,7 @@ const changes: Record<string, unknown> = {
   "runtime.maxBatchTokens": 77,
   "runtime.maxDecodeBatch": 7,
   "runtime.decodeWait": "70ms",
+  "runtime.devices": 2,
   "runtime.draftTokens": 3,
   "runtimeImage.rollout": "Auto",
   "runtimeImage.image": "enodia/runtime:other",

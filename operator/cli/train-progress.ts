@@ -27,7 +27,7 @@ export function durationText(seconds: number): string {
   return minutes < 120 ? `${minutes} min` : `${(minutes / 60).toFixed(1)} h`;
 }
 
-export function barText(share: number): string {
+function barText(share: number): string {
   const filled = Math.floor(share * barCells);
   return `[${"=".repeat(filled)}${" ".repeat(barCells - filled)}]`;
 }

@@ -133,10 +133,11 @@ export interface Backend extends Capabilities {
   readonly selectsTokens: boolean;
   /** True when it computes on the machine's cores, of which each process has only what the others leave. */
   readonly sharesCores: boolean;
-  /** Throws AppError `UnsupportedOp` or `UnsupportedShape` that names op and segment. */
-  compile(segment: Segment, weights: Weights): Promise<Compiled>;
-  /** Room for so many experts of that form, whose number is their place. */
-  createShelf(expert: Segment, experts: number): Shelf;
+  /** Throws AppError `UnsupportedOp` or `UnsupportedShape` that names op and segment. `layer`: whose segment it is, for a backend whose
+   *  layers lie on several devices; unset = 0. */
+  compile(segment: Segment, weights: Weights, layer?: number): Promise<Compiled>;
+  /** Room for so many experts of that form, whose number is their place; `layer` as above. */
+  createShelf(expert: Segment, experts: number, layer?: number): Shelf;
   /** The model's layers as ranges. */
   createRange(layers: readonly RangeLayer[]): LayerRange;
   createKv(spec: KvSpec): Promise<KvCache>;
@@ -150,6 +151,8 @@ export interface Backend extends Capabilities {
   workBytes(): number;
   /** The reason why it can compute nothing any more (its device or a thread is gone for good); undefined while it works. */
   fault(): AppError | undefined;
+  /** The same device with the dense part kept in another way (see BackendOptions); closing either closes both. */
+  withDenseBits(bits: 8 | 16 | 32): Backend;
   close(): Promise<void>;
 }
 
@@ -161,6 +164,8 @@ export interface BackendOptions {
    *  round what they multiply halves by; 16 as they are; 8 in int8 blocks of 32 where they are floats. Blocks stay as they are.
    *  Unset = 32. */
   readonly denseBits?: 8 | 16 | 32;
+  /** Which of several devices of its kind it computes on; unset = 0. */
+  readonly deviceIndex?: number;
   /** A build of the CPU's library by its name; unset = the best for this processor. Bits of f32 sums depend on it. */
   readonly cpuBuild?: string | undefined;
   /** Whether tokens are chosen by candidates; unset = where that is faster. */

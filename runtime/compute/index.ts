@@ -54,6 +54,19 @@ export function capabilitiesOf(name: BackendName): Promise<Capabilities> {
   return backends[name].capabilities();
 }
 
+/** A backend for each of so many devices of one kind. */
+export async function openDevices(choice: BackendChoice, options: BackendOptions, devices: number): Promise<readonly Backend[]> {
+  const opened: Backend[] = [];
+  try {
+    for (let deviceIndex = 0; deviceIndex < devices; deviceIndex++)
+      opened.push(await createBackend(choice, Object.assign({}, options, { deviceIndex })));
+    return opened;
+  } catch (caught) {
+    for (const backend of opened) await backend.close();
+    throw caught;
+  }
+}
+
 export async function createBackend(choice: BackendChoice, options: BackendOptions): Promise<Backend> {
   const chosen = await chooseBackend(choice);
   try {

@@ -223,6 +223,9 @@ export const createReferenceBackend: BackendFactory = async ({ selects = false }
   expertResidentBytes: f32Bytes,
   memory: () => undefined,
   workBytes: () => 0,
+  withDenseBits() {
+    return this as Backend;
+  },
   fault: () => undefined,
   async close() {},
 });

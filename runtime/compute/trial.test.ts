@@ -1,12 +1,15 @@
 // The trial of a device: a right one passes, a wrong one is named with its op before any request.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { Backend } from "./backend.ts";
+import { tryForms } from "./form-trial.ts";
 import { createBackend } from "./index.ts";
-import { checkBackend } from "./trial.ts";
+import { checkResults, tryOps } from "./trial.ts";
 
 test("a backend that computes one op wrongly is refused by the op's name and the device's", async () => {
   const oracle = await createBackend("reference", { threads: 1 });
-  await checkBackend(await createBackend("reference", { threads: 1 }), oracle);
+  const check = async (backend: Backend) => checkResults(backend, await tryOps(backend, oracle));
+  await check(await createBackend("reference", { threads: 1 }));
   const wrong = await createBackend("reference", { threads: 1 });
   const { compile } = wrong;
   wrong.compile = async (segment, weights) => {
@@ -20,8 +23,32 @@ test("a backend that computes one op wrongly is refused by the op's name and the
     };
     return program;
   };
-  await assert.rejects(checkBackend(wrong, oracle), {
+  await assert.rejects(check(wrong), {
     code: "BackendWrong",
     message: /reference.* computes rmsNorm .*\d more cases.*selftest/,
   });
+});
+
+test("the processor reads forms of weights rightly, as experts and in the dense part, rearranged and plain", async () => {
+  const forms = ["f32", "q4_0", "mxfp4", "q4_K", "iq2_s"] as const;
+  const [backend, oracle] = [await createBackend("cpu", { threads: 1, denseBits: 8 }), await createBackend("reference", { threads: 1 })];
+  const results = await tryForms(backend, oracle, { experts: forms, dense: forms });
+  checkResults(backend, results);
+  assert.equal(results.length, 4 * forms.length);
+  await backend.close();
+});
+
+test("a backend that reads one packed form wrongly, rearranged alone, is refused by the form's name", async () => {
+  const [wrong, oracle] = [await createBackend("reference", { threads: 1 }), await createBackend("reference", { threads: 1 })];
+  const { compile } = wrong;
+  wrong.compile = async (segment, weights) => {
+    const { w } = weights;
+    if (w?.form !== "q4_0" || segment.ops.length > 1) return compile.call(wrong, segment, weights);
+    const data = w.data.slice();
+    for (let at = 0; at + 36 <= data.length; at += 36) data.set(w.data.subarray(at + 18, at + 36), at); // a block in another's place
+    return compile.call(wrong, segment, { ...weights, w: { ...w, data } });
+  };
+  const results = await tryForms(wrong, oracle, { experts: ["q8_0", "q4_0"], dense: ["q4_0"] });
+  const message = /reference.* computes matMul \(q4_0, experts, 1 row\) .*, and 1 more cases/;
+  assert.throws(() => checkResults(wrong, results), { code: "BackendWrong", message });
 });

@@ -51,13 +51,13 @@ async function compared(backend: Backend, oracle: Backend, kernelCase: KernelCas
 export const wrongOps = (results: readonly OpResult[]): readonly OpResult[] =>
   results.filter(({ error, bound }) => error !== undefined && !(error <= bound));
 
-/** Throws AppError `BackendWrong` that names what is off. */
-export async function checkBackend(backend: Backend, oracle: Backend): Promise<void> {
-  const [first, ...more] = wrongOps(await tryOps(backend, oracle));
+/** Throws AppError `BackendWrong` that names what is off of what was tried. */
+export function checkResults({ device }: Pick<Backend, "device">, results: readonly OpResult[]): void {
+  const [first, ...more] = wrongOps(results);
   if (first === undefined) return;
   const others = more.length > 0 ? `, and ${more.length} more cases` : "";
   throw new AppError(
-    `${backend.device} computes ${first.op} (${first.case}) with an error of ${first.error?.toExponential(1)}, ${first.bound.toExponential(1)} are due${others}; see \`enodia runtime selftest\`, or set spec.runtime.backend to another`,
+    `${device} computes ${first.op} (${first.case}) with an error of ${first.error?.toExponential(1)}, ${first.bound.toExponential(1)} are due${others}; see \`enodia runtime selftest\`, or set spec.runtime.backend to another`,
     { code: "BackendWrong", operation: "starting the engine" },
   );
 }

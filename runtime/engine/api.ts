@@ -3,6 +3,7 @@
 import type { BackendChoice, CodecName, KvType } from "../../crds/names.ts";
 import type { ComputeWork, Phase, StepSeconds, Transitions } from "../../crds/telemetry.ts";
 import type { ExpertGrid } from "../placement/grid.ts";
+import type { Identity } from "../wire/mapping.ts";
 import type { EngineLimits, GenerateEvent, Sampling } from "./core/request.ts";
 
 export type { FinishReason, GenerateEvent, Sampling } from "./core/request.ts";
@@ -37,6 +38,8 @@ export interface EngineOptions {
   readonly maxContext: number;
   /** Threads that compute, at most. Unset: the processors that are this process's own (processors.ts), else one. */
   readonly threads?: number;
+  /** Devices that share the model's layers; unset = 1. */
+  readonly devices?: number;
   /** Tries every op of the backend before the model is opened, which takes 0.2 s of a processor. Unset: no. */
   readonly tryDevice?: boolean;
   readonly remote: RemoteExperts;
@@ -145,7 +148,58 @@ export interface EngineStats {
   readonly servedRows: number;
 }
 
+/** A rank as lanes know it. `address`: ip:port of its lanes, unset while they are not to be used. */
+export interface LanePeer {
+  readonly rank: number;
+  readonly podUid: string;
+  readonly podName: string;
+  readonly serverName: string;
+  readonly address: string | undefined;
+}
+
+export interface LaneView {
+  readonly self: Identity;
+  /** PEM. */
+  readonly tls: { readonly cert: Uint8Array; readonly key: Uint8Array; readonly ca: Uint8Array };
+  readonly peers: readonly LanePeer[];
+  /** The lowest epoch that this rank serves in each layer, -1 in one without a plan. */
+  readonly serves: readonly number[];
+}
+
+export interface LaneOpening {
+  readonly host: string;
+  /** 0 = any. */
+  readonly port: number;
+  /** Whose certificates count. */
+  readonly namespace: string;
+  readonly name: string;
+  readonly view: LaneView;
+}
+
+/** What lanes did since the last time. */
+export interface LaneNews {
+  /** Those open to other ranks now, and frames on them that are not answered. */
+  readonly lanes: number;
+  readonly pending: number;
+  readonly sent: { readonly frames: number; readonly bytes: number; readonly received: number; readonly seconds: readonly number[] };
+  readonly served: {
+    readonly frames: number;
+    readonly rows: number;
+    readonly touched: readonly { readonly layer: number; readonly experts: readonly number[] }[];
+  };
+  readonly problems: readonly string[];
+}
+
+/** An engine's own connections to other engines, beside `RemoteExperts`. */
+export interface EngineLanes {
+  /** Takes lanes of others from now on; resolves with the port. */
+  open(opening: LaneOpening, onNews: (news: LaneNews) => void): Promise<number>;
+  set(view: LaneView): Promise<void>;
+}
+
 export interface Engine {
+  /** Unset: all frames go by `RemoteExperts`. */
+  readonly lanes?: EngineLanes;
   describe(): EngineInfo;
   /** Throws AppError `Busy` (retry), `ContextOverflow`, `InvalidRequest`, `Draining`, on the first next(). */
   generate(request: GenerateRequest): AsyncIterable<GenerateEvent>;

@@ -1,7 +1,17 @@
 // The engine as the main thread sees it: calls, requests and remote dispatches over the MessagePort of engine/thread.ts.
 import { MessageChannel, type MessagePort, type Transferable, Worker } from "node:worker_threads";
 import { AppError } from "../../crds/common.ts";
-import type { Engine, EngineInfo, EngineOptions, GenerateEvent, GenerateRequest, RemoteExperts, RemoteFrame } from "./api.ts";
+import type {
+  Engine,
+  EngineInfo,
+  EngineLanes,
+  EngineOptions,
+  GenerateEvent,
+  GenerateRequest,
+  LaneNews,
+  RemoteExperts,
+  RemoteFrame,
+} from "./api.ts";
 import { type CallMessage, type Calls, type FromEngine, fromPlain, type Method, type ToEngine, toPlain } from "./messages.ts";
 import { threadsHere } from "./processors.ts";
 import { Stream } from "./stream.ts";
@@ -20,6 +30,13 @@ interface OpenRequest {
 const gone = (why: string): AppError => new AppError(`engine: ${why}`, { code: "EngineStopped", retry: "backoff" });
 
 class EngineClient implements Engine {
+  readonly lanes: EngineLanes = {
+    open: (opening, onNews) => {
+      this.#onLaneNews = onNews;
+      return this.#call("openLanes", opening);
+    },
+    set: (view) => this.#call("setLanes", view),
+  };
   readonly #info: EngineInfo;
   readonly #port: MessagePort;
   readonly #worker: Worker;
@@ -27,6 +44,7 @@ class EngineClient implements Engine {
   readonly #pending = new Map<number, Pending>();
   readonly #requests = new Map<string, OpenRequest>();
   readonly #hosted: Set<number>[];
+  #onLaneNews: (news: LaneNews) => void = () => {};
   #nextId = 0;
   #stopped: AppError | undefined;
 
@@ -169,6 +187,9 @@ class EngineClient implements Engine {
         return;
       case "failed":
         this.#settle(message.id)?.reject(fromPlain(message.error));
+        return;
+      case "lanes":
+        this.#onLaneNews(message.news);
         return;
       case "dispatch":
         void this.#dispatch(message.id, message.frame);

@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, describe, test } from "node:test";
 import fc from "fast-check";
+import { loadedEngine } from "../../test/support/loaded-engine.ts";
 import { missingExperts } from "../placement/frames/not-hosted.ts";
 import { importMoe } from "../tools/import-moe.ts";
 import type { ModelStore } from "../weights/store.ts";
@@ -37,22 +38,9 @@ async function start(
   options: Partial<EngineOptions> = {},
   hosts: (layer: number, expert: number) => boolean = () => true,
 ): Promise<Engine> {
-  const engine = await createEngine({
-    storeDir,
-    backend: "cpu",
-    codec: "f32",
-    kvPoolBytes,
-    maxContext: context,
-    remote: noRemote,
-    ...options,
-  });
+  const base = { storeDir, backend: "cpu", codec: "f32", kvPoolBytes, maxContext: context, remote: noRemote } as const;
+  const engine = await loadedEngine(store, { ...base, ...options }, hosts);
   engines.push(engine);
-  const { layers, experts, codec } = engine.describe();
-  for (let layer = 0; layer < layers; layer++) {
-    for (let expert = 0; expert < experts; expert++) {
-      if (hosts(layer, expert)) await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, codec));
-    }
-  }
   return engine;
 }
 

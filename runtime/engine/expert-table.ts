@@ -55,8 +55,8 @@ export class ExpertTable {
 
   constructor(tools: Tools) {
     this.#tools = tools;
-    this.#shelves = tools.program.layers.map((layer) =>
-      layer.kind === "moe" ? tools.backend.createShelf(layer.expert, layer.experts) : undefined,
+    this.#shelves = tools.program.layers.map((layer, i) =>
+      layer.kind === "moe" ? tools.backend.createShelf(layer.expert, layer.experts, i) : undefined,
     );
     this.#layers = tools.program.layers.map((layer) =>
       layer.kind === "moe" ? new Array<Compiled | undefined>(layer.experts).fill(undefined) : [],

@@ -5,10 +5,13 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, test } from "node:test";
+import { changedCheckpoint } from "../../test/support/changed-checkpoint.ts";
+import { loadedEngine } from "../../test/support/loaded-engine.ts";
 import { importMoe } from "../tools/import-moe.ts";
 import { openStore } from "../weights/store-reader.ts";
-import { createEngine, type Engine, type EngineOptions, type GenerateEvent, type GenerateRequest } from "./engine.ts";
+import type { Engine, EngineOptions, GenerateEvent, GenerateRequest } from "./engine.ts";
 
+const golden = resolve(import.meta.dirname, "../../test/golden/tiny-f32");
 const root = mkdtempSync(join(tmpdir(), "enodia-kv-memory-"));
 const storeDir = join(root, "tiny");
 const engines: Engine[] = [];
@@ -20,17 +23,16 @@ after(async () => {
 });
 
 async function start(options: Partial<EngineOptions>): Promise<Engine> {
-  const store = await openStore(storeDir);
+  const store = await openStore(options.storeDir ?? storeDir);
   const remote = { dispatch: () => Promise.reject(new Error("nobody else is there")) };
   const base = { storeDir, backend: "cpu", codec: "iq4_nl", kvPoolBytes: 1 << 20, maxContext: 96, threads: 1, remote } as const;
-  const engine = await createEngine({ ...base, ...options });
-  engines.push(engine);
-  const { layers, experts, codec } = engine.describe();
-  for (let layer = 0; layer < layers; layer++) {
-    for (let expert = 0; expert < experts; expert++) await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, codec));
+  try {
+    const engine = await loadedEngine(store, { ...base, ...options });
+    engines.push(engine);
+    return engine;
+  } finally {
+    await store.close();
   }
-  await store.close();
-  return engine;
 }
 
 async function collect(engine: Engine, request: Partial<GenerateRequest> & { prompt: readonly number[] }): Promise<GenerateEvent[]> {
@@ -48,8 +50,7 @@ const requests = [4, 30, 17, 9, 2, 25].map((length, i) => ({ prompt: prompt(20 +
 const options = { backend: "cpu", codec: "iq4_nl", kvType: "f16", maxContext: 256 } as const;
 let alone: readonly (readonly number[])[];
 before(async () => {
-  const from = resolve(import.meta.dirname, "../../test/golden/tiny-f32");
-  await importMoe({ from, out: storeDir, codecs: ["f32", "iq4_nl"], overwrite: true }, () => {});
+  await importMoe({ from: golden, out: storeDir, codecs: ["f32", "iq4_nl"], overwrite: true }, () => {});
   const engine = await start({ ...options, kvPoolBytes: 40 * block });
   alone = await texts(engine, requests, 1);
 });
@@ -70,6 +71,16 @@ test("a pool that holds one whole context serves six requests, whose texts are t
   assert.ok(preemptions > 0 && blocksUsed === 0 && blocksKept > 0, JSON.stringify({ preemptions, blocksUsed, blocksKept }));
 });
 
+/** The most requests that had a slot at once until all have ended. */
+async function mostAtOnce(engine: Engine, running: Promise<unknown>): Promise<number> {
+  let most = 0;
+  for (let done = false; !done; ) {
+    most = Math.max(most, (await engine.stats()).slotsUsed);
+    done = await Promise.race([running.then(() => true), new Promise<boolean>((resolve) => setImmediate(() => resolve(false)))]);
+  }
+  return most;
+}
+
 test("short requests run at once where whole contexts would not, and their memory is theirs alone", async () => {
   const engine = await start({ ...options, kvPoolBytes: 16 * block });
   const running = texts(
@@ -77,16 +88,28 @@ test("short requests run at once where whole contexts would not, and their memor
     requests.map((each) => ({ ...each, maxTokens: 30 })),
     6,
   );
-  let most = 0;
-  for (let done = false; !done; ) {
-    most = Math.max(most, (await engine.stats()).slotsUsed);
-    done = await Promise.race([running.then(() => true), new Promise<boolean>((resolve) => setImmediate(() => resolve(false)))]);
-  }
-  assert.equal(most, 6);
+  assert.equal(await mostAtOnce(engine, running), 6);
   assert.deepEqual(
     await running,
     alone.map((tokens) => tokens.slice(0, 30)),
   );
+  assert.equal((await engine.stats()).preemptions, 0);
+});
+
+test("eight streams with a long context do not queue on a pool of 256Mi when their real contexts fit", async () => {
+  const maxContext = 200_000;
+  const longDir = join(root, "long");
+  const from = await changedCheckpoint(golden, root, (_, config) => {
+    config.max_position_embeddings = maxContext;
+  });
+  await importMoe({ from, out: longDir, codecs: ["iq4_nl"], overwrite: true }, () => {});
+  const engine = await start({ ...options, storeDir: longDir, maxContext, kvPoolBytes: 256 << 20 });
+  const { kvBlocks, kvBlockTokens, maxContext: context } = engine.describe();
+  assert.equal(context, maxContext);
+  assert.ok(8 * Math.ceil(context / kvBlockTokens) > kvBlocks, "eight whole contexts do not fit");
+  const streams = Array.from({ length: 8 }, (_, i) => collect(engine, { prompt: prompt(40 + i, 120), maxTokens: 100 }));
+  assert.equal(await mostAtOnce(engine, Promise.all(streams)), 8);
+  for (const events of await Promise.all(streams)) assert.equal(tokensOf(events).length, 100);
   assert.equal((await engine.stats()).preemptions, 0);
 });
 

@@ -17,18 +17,12 @@ import type { Sampled } from "./core/sampling.ts";
 import { TracedRequests } from "./core/traced.ts";
 import { ExpertTable } from "./expert-table.ts";
 import { Head } from "./head.ts";
+import { Lanes } from "./lanes.ts";
 import type { StepTools } from "./layer-pass.ts";
 import { LoadCounter } from "./load-counter.ts";
-import {
-  type CallMessage,
-  type FromEngine,
-  fromPlain,
-  type GenerateMessage,
-  type ThreadOptions,
-  type ToEngine,
-  toPlain,
-} from "./messages.ts";
+import { type CallMessage, type FromEngine, type GenerateMessage, type ThreadOptions, type ToEngine, toPlain } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
+import { Outbound } from "./outbound.ts";
 import { rangesOf } from "./ranges.ts";
 import { changeSlot } from "./slot-changes.ts";
 import { forward } from "./step.ts";
@@ -46,11 +40,6 @@ const preparingMax = 64;
  *  those that carry frames, when there are more of them than processors. */
 const napMs = 0.05;
 
-interface Waiting {
-  resolve(rows: Float32Array): void;
-  reject(error: unknown): void;
-}
-
 export class EngineLoop {
   readonly #port: MessagePort;
   readonly #model: OpenModel;
@@ -60,13 +49,13 @@ export class EngineLoop {
   readonly #transitions: TransitionSampler;
   readonly #times = new StepTimes();
   readonly #turns: FrameTurns;
+  readonly #lanes: Lanes;
   /** Nobody wakes who sleeps on it. */
   readonly #bed = new Int32Array(new SharedArrayBuffer(4));
   readonly #tools: StepTools;
-  readonly #dispatched = new Map<number, Waiting>();
+  readonly #outbound: Outbound;
   #router = { rank: -1, table: createRouter(-1) };
   #down: ReadonlySet<number> = new Set();
-  #nextDispatch = 0;
   readonly #traced = new TracedRequests();
   readonly #head: Head;
   readonly #languages: Languages;
@@ -95,11 +84,19 @@ export class EngineLoop {
     this.#languages = new Languages(model.info.vocab, () => loadVocabulary(options.storeDir));
     this.#transitions = new TransitionSampler(model.info);
     this.#experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: this.#counter });
+    this.#lanes = new Lanes({
+      model: model.info,
+      serve: (batch) => this.#turns.serve(batch),
+      onFrames: () => void this.#turns.serveWaiting(),
+      tell: (news) => this.#send({ type: "lanes", news }),
+    });
+    this.#outbound = new Outbound(this.#lanes, (message, transfer) => this.#send(message, transfer));
     this.#turns = new FrameTurns({
       experts: this.#experts,
+      poll: () => this.#lanes.poll(),
       takeMessages: () => this.#drainPort(),
       ownPhase: () => this.#phase,
-      ownWaits: () => this.#dispatched.size > 0,
+      ownWaits: () => this.#outbound.pending > 0,
       now: () => performance.now(),
       nap: () => void Atomics.wait(this.#bed, 0, 0, napMs),
     });
@@ -151,6 +148,7 @@ export class EngineLoop {
         this.#wake = undefined;
       }
     }
+    this.#lanes.close();
     await this.#model.close();
     this.#port.close();
   }
@@ -215,12 +213,7 @@ export class EngineLoop {
   }
 
   #dispatch(frame: RemoteFrame): Promise<Float32Array> {
-    const id = this.#nextDispatch++;
-    return new Promise((resolve, reject) => {
-      this.#dispatched.set(id, { resolve, reject });
-      const traced = this.#traceparent === undefined ? frame : { ...frame, traceparent: this.#traceparent };
-      this.#send({ type: "dispatch", id, frame: traced }, [frame.rows.buffer as ArrayBuffer]);
-    });
+    return this.#outbound.dispatch(this.#traceparent === undefined ? frame : { ...frame, traceparent: this.#traceparent });
   }
 
   #drainPort(): void {
@@ -230,13 +223,9 @@ export class EngineLoop {
   #receive(message: ToEngine): void {
     switch (message.type) {
       case "dispatched":
-      case "dispatchFailed": {
-        const waiting = this.#dispatched.get(message.id);
-        this.#dispatched.delete(message.id);
-        if (message.type === "dispatched") waiting?.resolve(message.rows);
-        else waiting?.reject(fromPlain(message.error));
+      case "dispatchFailed":
+        this.#outbound.answered(message);
         return;
-      }
       case "generate":
         void this.#generate(message);
         break;
@@ -313,6 +302,10 @@ export class EngineLoop {
       case "setDown":
         this.#down = new Set(message.argument);
         return this.#router.table.setDown(this.#down);
+      case "openLanes":
+        return this.#lanes.open(message.argument);
+      case "setLanes":
+        return this.#lanes.set(message.argument);
       case "counters":
         return this.#takeCounters(message.argument.transitions);
       case "stats": {
@@ -340,9 +333,7 @@ export class EngineLoop {
           if (this.#draining) for (const id of this.#batcher.openIds()) this.#batcher.remove(id, "draining");
         });
       case "close":
-        for (const { reject } of this.#dispatched.values())
-          reject(new AppError("engine: closing", { code: "EngineStopped", retry: "backoff" }));
-        this.#dispatched.clear();
+        this.#outbound.fail(new AppError("engine: closing", { code: "EngineStopped", retry: "backoff" }));
         return this.#atStepEnd(() => {
           this.#closing = true;
         });

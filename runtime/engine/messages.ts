@@ -1,6 +1,17 @@
 // The messages between the main thread and the engine thread over one MessagePort. Types, and errors as plain data.
 import { AppError, type Retry } from "../../crds/common.ts";
-import type { EngineInfo, EngineOptions, EngineStats, LoadCounters, RemoteFrame, RoutingTables, Sampling } from "./api.ts";
+import type {
+  EngineInfo,
+  EngineOptions,
+  EngineStats,
+  LaneNews,
+  LaneOpening,
+  LaneView,
+  LoadCounters,
+  RemoteFrame,
+  RoutingTables,
+  Sampling,
+} from "./api.ts";
 import type { Notice } from "./core/plan.ts";
 import type { PairBatch } from "./expert-table.ts";
 
@@ -13,6 +24,8 @@ export interface Calls {
   runExperts: { argument: PairBatch; result: Float32Array };
   setRouting: { argument: RoutingTables; result: undefined };
   setDown: { argument: readonly number[]; result: undefined };
+  openLanes: { argument: LaneOpening; result: number };
+  setLanes: { argument: LaneView; result: undefined };
   counters: { argument: { readonly transitions: boolean }; result: LoadCounters };
   stats: { argument: undefined; result: EngineStats };
   drain: { argument: boolean; result: undefined };
@@ -52,6 +65,7 @@ export type FromEngine =
   /** All that a step gave, in order: each message costs both threads the same whatever is in it. */
   | { readonly type: "events"; readonly notices: readonly Notice[] }
   | { readonly type: "requestFailed"; readonly id: string; readonly error: PlainError }
+  | { readonly type: "lanes"; readonly news: LaneNews }
   | { readonly type: "dispatch"; readonly id: number; readonly frame: RemoteFrame };
 
 export interface PlainError {

@@ -1,12 +1,14 @@
 // The opening of a model for the engine thread: store, program, backend, dense part compiled, KV cache. Reads each dense tensor
 // once. Not here: experts (expert-table.ts) and what the engine does with all of it (loop.ts).
 import { AppError } from "../../crds/common.ts";
-import type { BackendName, KvType } from "../../crds/names.ts";
+import type { KvType } from "../../crds/names.ts";
 import type { Backend, Compiled, KvCache, KvSpec } from "../compute/backend.ts";
 import { checkOps } from "../compute/check.ts";
-import { chooseBackend, createBackend } from "../compute/index.ts";
+import { type TriedForms, tryForms } from "../compute/form-trial.ts";
+import { chooseBackend, createBackend, openDevices } from "../compute/index.ts";
 import { kvBlockBytes, kvBlocksOfContext, kvBlockTokens, kvTypeRefuses } from "../compute/kv-size.ts";
-import { checkBackend } from "../compute/trial.ts";
+import { overDevices } from "../compute/several.ts";
+import { checkResults, tryOps } from "../compute/trial.ts";
 import { checkProgram, expertGrid, segmentsOf } from "../kernels/check-program.ts";
 import type { ModelProgram, MoeLayer, Segment } from "../kernels/segment.ts";
 import { asF32, blockOf, type Weights } from "../kernels/weights.ts";
@@ -15,6 +17,7 @@ import { codecFor } from "../weights/codecs/index.ts";
 import { checkLayerShapes } from "../weights/layer-shapes.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
+import type { StoredForm } from "../weights/stored.ts";
 import type { EngineInfo } from "./api.ts";
 import type { KvPool } from "./core/kv-slots.ts";
 import { compileHead } from "./head.ts";
@@ -58,18 +61,20 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
   checkProgram(program);
   checkLayerShapes(store, program);
   const name = await chooseBackend(options.backend);
-  if (options.tryDevice) await tryOut(name, options.threads);
-  const backend = await createBackend(name, {
-    threads: options.threads,
-    denseBits: codecFor(options.codec).denseBits,
-    rowsMax: options.limits?.maxBatchTokens,
-  });
+  const devices = await openDevices(name, { threads: options.threads, rowsMax: options.limits?.maxBatchTokens }, options.devices ?? 1);
   try {
+    const { denseBits } = codecFor(options.codec);
+    if (options.tryDevice)
+      for (const device of devices) await tryOut(device, device.withDenseBits(denseBits), formsOf(store, options.codec));
+    const backend = overDevices(
+      devices.map((device) => device.withDenseBits(denseBits)),
+      program.layers.length,
+    );
     for (const segment of segmentsOf(program)) checkOps(backend, backend.device, segment);
     const kvSpec = kvSpecOf(program, backend, options);
     return await compileModel({ store, program, backend, options: { ...options, backend: name }, kvSpec });
   } catch (caught) {
-    await backend.close();
+    for (const device of devices) await device.close();
     throw caught;
   }
 }
@@ -108,14 +113,15 @@ function kvTypeOf(program: ModelProgram, backend: Backend, { kvType }: ThreadOpt
   });
 }
 
-/** In f32, whatever form the model's weights have: its cases are held against sums in f64. */
-async function tryOut(name: BackendName, threads: number): Promise<void> {
-  const backend = await createBackend(name, { threads });
-  try {
-    await checkBackend(backend, await createBackend("reference", { threads: 1 }));
-  } finally {
-    await backend.close();
-  }
+/** The ops in f32 on the device, whose cases are held against sums in f64, and the model's forms of weights as it keeps them. */
+async function tryOut(device: Backend, backend: Backend, forms: TriedForms): Promise<void> {
+  const oracle = await createBackend("reference", { threads: 1 });
+  checkResults(device, [...(await tryOps(device, oracle)), ...(await tryForms(backend, oracle, forms))]);
+}
+
+function formsOf(store: ModelStore, codec: ThreadOptions["codec"]): { experts: readonly StoredForm[]; dense: readonly StoredForm[] } {
+  const experts = store.layerShapes.flatMap(({ experts }, layer) => (experts > 0 ? Object.values(store.unitForms(codec, layer)) : []));
+  return { experts, dense: store.denseForms };
 }
 
 interface Parts {
@@ -127,9 +133,9 @@ interface Parts {
 }
 
 async function compileModel({ store, program, backend, options, kvSpec }: Parts): Promise<OpenModel> {
-  const embed = await compileDense(backend, program.embed, store);
+  const embed = await compileDense(backend, program.embed, store, 0);
   const blocks: Compiled[] = [];
-  for (const { block } of program.layers) blocks.push(await compileDense(backend, block, store));
+  for (const [layer, { block }] of program.layers.entries()) blocks.push(await compileDense(backend, block, store, layer));
   const head = await compileHead(backend, program, await denseOf(program.head, store));
   const kv = await backend.createKv(kvSpec);
   const { hidden, vocab } = program;
@@ -172,16 +178,16 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
 /** In one line, since it is compared as a whole. */
 function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["codec"], kv: KvType): string {
   const { denseBits } = codecFor(codec);
-  const expert = store.layerShapes.flatMap(({ experts }, layer) => (experts > 0 ? Object.values(store.unitForms(codec, layer)) : []));
+  const { experts, dense: stored } = formsOf(store, codec);
   const placed = { 8: "q8_0", 16: undefined, 32: "f32" } as const; // floats of the dense part; blocks stay as they are
-  const beside = store.denseForms.map((form) => (blockOf(form) === 1 ? (placed[denseBits] ?? form) : form));
-  const computed = new Set([...new Set([...expert, ...beside])].sort().map((form) => backend.numerics(form)));
+  const beside = stored.map((form) => (blockOf(form) === 1 ? (placed[denseBits] ?? form) : form));
+  const computed = new Set([...new Set([...experts, ...beside])].sort().map((form) => backend.numerics(form)));
   const dense = { 8: "q8_0", 16: "as stored", 32: "f32" }[denseBits];
   return `${backend.numericClass}: order ${orderOfSums}, ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv}`;
 }
 
-const compileDense = async (backend: Backend, segment: Segment, store: ModelStore): Promise<Compiled> =>
-  backend.compile(segment, await denseOf(segment, store));
+const compileDense = async (backend: Backend, segment: Segment, store: ModelStore, layer: number): Promise<Compiled> =>
+  backend.compile(segment, await denseOf(segment, store), layer);
 
 async function denseOf(segment: Segment, store: ModelStore): Promise<Weights> {
   const weights: Record<string, Weights[string]> = {};
@@ -212,7 +218,7 @@ async function measureSpeed(backend: Backend, store: ModelStore, program: ModelP
   if (layer < 0) return 1;
   const form = (program.layers[layer] as MoeLayer).expert;
   const unit = await store.readUnit(layer, 0, options.codec);
-  const expert = await backend.compile(form, store.decodeUnit(unit, options.codec, layer));
+  const expert = await backend.compile(form, store.decodeUnit(unit, options.codec, layer), layer);
   const data = new Float32Array(speedRows * program.hidden).fill(0.01);
   const inputs = { x: { shape: [speedRows, program.hidden], data } };
   await expert.run(inputs);

@@ -35,6 +35,7 @@ class Rank {
     };
     this.turns = new FrameTurns({
       experts,
+      poll: () => undefined,
       takeMessages: () => {},
       ownPhase: () => (this.#running ? "prefill" : undefined),
       ownWaits: () => this.#sent > 0,

@@ -70,6 +70,7 @@ function tools({ halved, pieceRows, delays, answer }: Circumstances): StepTools 
   const turns = new FrameTurns({
     ...{
       experts: own,
+      poll: () => undefined,
       takeMessages: () => {},
       ownPhase: () => undefined,
       ownWaits: () => true,

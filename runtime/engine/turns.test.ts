@@ -50,6 +50,7 @@ class Stage {
     };
     this.turns = new FrameTurns({
       experts,
+      poll: () => undefined,
       takeMessages: () => {
         for (const message of this.inbox.splice(0)) message();
       },

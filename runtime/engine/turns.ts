@@ -52,6 +52,8 @@ export interface FrameTurnsOptions {
   readonly experts: Pick<ExpertTable, "prepare" | "compute" | "release" | "lock">;
   /** Takes in the messages that have come meanwhile. */
   readonly takeMessages: () => void;
+  /** Resolves once frames have been taken in that came on sockets; undefined while none are likely to have come. */
+  readonly poll: () => Promise<void> | undefined;
   /** The running step's phase; undefined when there is none. */
   readonly ownPhase: () => Phase | undefined;
   /** Others have not answered all yet. */
@@ -123,6 +125,10 @@ export class FrameTurns implements Turns {
 
   betweenGraphs(): Promise<void> | undefined {
     if (this.#options.ownPhase() === "prefill") this.#breathe();
+    return this.#options.poll()?.then(() => this.#others()) ?? this.#others();
+  }
+
+  #others(): Promise<void> | undefined {
     this.#options.takeMessages();
     if (this.#queue.empty) return undefined;
     const { now, ownPhase } = this.#options;
@@ -199,11 +205,14 @@ export class FrameTurns implements Turns {
         if (!decodes && (!prefills || this.#queue.empty)) return;
         const startedAt = this.#options.now();
         await this.#compute(decodes ? this.#queue.nextDecode() : this.#queue.nextPrefill(this.#expertPace.within(this.#budgetMs())));
-        if (decodes) continue;
-        left -= 1;
-        const endedAt = this.#options.now();
-        this.#breathe();
-        this.#nextPortionAt = endedAt + ownShare * (endedAt - startedAt);
+        if (!decodes) {
+          left -= 1;
+          const endedAt = this.#options.now();
+          this.#breathe();
+          this.#nextPortionAt = endedAt + ownShare * (endedAt - startedAt);
+        }
+        const polled = this.#options.poll();
+        if (polled) await polled;
       }
     } finally {
       this.#serving = false;

@@ -126,3 +126,25 @@ test("the successor is one of the live ranks, the same for all, and stays when o
   );
   assert.equal(successor(0, 0, []), undefined);
 });
+
+test("the sole rank of a layer is the one that every pair of it is routed to", () => {
+  const layer = fc.array(fc.oneof(row, fc.constant({ hosts: [2], shares: [1_000] })), { minLength: 1, maxLength: 4 });
+  fc.assert(
+    fc.property(layer, fc.uniqueArray(fc.nat({ max: 63 }), { maxLength: 40 }), (rows, down) => {
+      const router = createRouter(2);
+      assert.equal(router.soleRank(0), noRank);
+      const shares = rows.map((each) => [...each.shares]);
+      router.setTables([
+        table(
+          rows.map(({ hosts }) => [...hosts]),
+          shares,
+        ),
+      ]);
+      router.setDown(new Set(down));
+      const routed = new Set(rows.flatMap((_, expert) => [...countRoutes(router, 3_000, expert).keys()]));
+      const [only] = routed;
+      assert.equal(router.soleRank(0), routed.size === 1 ? only : undefined);
+    }),
+    { numRuns: 30 },
+  );
+});

@@ -9,7 +9,7 @@ import { readJson } from "../weights/store-reader.ts";
 export const corpusVersion = 1;
 export const corpusFiles = { tokens: "tokens.bin", documents: "documents.idx", index: "index.json" } as const;
 /** Bytes of an entry of documents.idx. */
-export const documentBytes = 8;
+const documentBytes = 8;
 
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 const count = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER);

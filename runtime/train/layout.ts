@@ -28,7 +28,7 @@ export interface Unit {
 }
 
 /** Embedding, head, or a layer: its dense unit, then its experts. */
-export interface Part {
+interface Part {
   /** "embed", "head", "layer-0003" */
   readonly name: string;
   readonly units: readonly Unit[];

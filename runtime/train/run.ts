@@ -30,7 +30,7 @@ export interface TrainPorts {
   onValidation(report: { readonly step: number; readonly loss: number }): void;
 }
 
-export interface RunStart {
+interface RunStart {
   readonly device: string;
   readonly parameters: number;
   readonly samples: number;

@@ -8,7 +8,7 @@ const shapes = {
   cosine: (progress, floor) => floor + (1 - floor) * 0.5 * (1 + Math.cos(Math.PI * progress)),
 } as const satisfies Readonly<Record<string, Shape>>;
 
-export type ScheduleName = keyof typeof shapes;
+type ScheduleName = keyof typeof shapes;
 export const scheduleNames = Object.keys(shapes) as readonly ScheduleName[];
 
 export interface Schedule {

@@ -4,7 +4,10 @@ import type { CodecName } from "../../crds/names.ts";
 import type { AdamWSettings } from "./adamw.ts";
 import type { Identity } from "./checkpoint.ts";
 import type { Schedule } from "./schedule.ts";
-import type { Init } from "./source.ts";
+
+/** Where weights come from: those of the model, or the seed. */
+export const inits = ["checkpoint", "random"] as const;
+export type Init = (typeof inits)[number];
 
 export interface TrainSettings {
   /** Folder that has the model, or config.json and tokenizer where `init` is random. */

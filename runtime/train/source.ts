@@ -15,9 +15,7 @@ import { openCheckpoint } from "../weights/checkpoint.ts";
 import { codecsOf } from "../weights/store.ts";
 import { indexFile, openStore, readConfig } from "../weights/store-reader.ts";
 import { type Layout, type Unit, unitsOf } from "./layout.ts";
-
-export const inits = ["checkpoint", "random"] as const;
-export type Init = (typeof inits)[number];
+import type { Init } from "./settings.ts";
 
 export interface ModelSource {
   readonly dir: string;

@@ -18,11 +18,14 @@ import type { TlsSource } from "./tls.ts";
 
 const none = new Uint8Array(0);
 
-export interface DispatchTarget {
+export interface FramesTarget {
   /** ip:port */
   readonly address: string;
   /** The SAN that the other end must present. */
   readonly serverName: string;
+  readonly tls: Pick<TlsSource, "current">;
+}
+export interface DispatchTarget extends FramesTarget {
   readonly tls: TlsSource;
 }
 
@@ -73,7 +76,7 @@ class Link implements DispatchLink {
 
   #connect(): Connection {
     if (this.#closed) throw new AppError("the link is closed", { code: "Cancelled" });
-    const connection: Connection = new Connection(open(this.#target), () => {
+    const connection: Connection = new Connection(openFrames(this.#target, framesAlpn), () => {
       this.#connections.delete(connection);
       if (this.#spare === connection) this.#spare = undefined;
     });
@@ -88,7 +91,8 @@ class Link implements DispatchLink {
   }
 }
 
-function open({ address, serverName, tls }: DispatchTarget): TLSSocket {
+/** A TLS connection to ip:port whose other end shows that name; by `protocol` it says what it wants to speak. */
+export function openFrames({ address, serverName, tls }: FramesTarget, protocol: string): TLSSocket {
   const { cert, key, ca } = tls.current();
   const colon = address.lastIndexOf(":");
   const options: ConnectionOptions & { readonly highWaterMark: number } = {
@@ -98,7 +102,7 @@ function open({ address, serverName, tls }: DispatchTarget): TLSSocket {
     key,
     ca,
     servername: serverName,
-    ALPNProtocols: [framesAlpn],
+    ALPNProtocols: [protocol],
     highWaterMark: unsentBytesMax,
   };
   return connectTls(options);

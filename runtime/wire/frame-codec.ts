@@ -13,7 +13,8 @@ export const headBytesMax = 1024 * 1024;
 const joinedBytesMax = 16 * 1024;
 const prefixBytes = 8;
 
-export const frameKinds = { frame: 1, reply: 2, end: 3 } as const;
+/** Those from `hello` on are spoken on lanes alone (lane-codec.ts). */
+export const frameKinds = { frame: 1, reply: 2, end: 3, hello: 4, declined: 5, ping: 6 } as const;
 type FrameKind = (typeof frameKinds)[keyof typeof frameKinds];
 
 export interface RawFrame {

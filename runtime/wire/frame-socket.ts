@@ -1,11 +1,14 @@
-// One end of a TLS connection that carries frames: what is written in one turn leaves in one write, what arrives is read
-// into frames, and whatever is none ends it. It knows no message; dispatch-link.ts and dispatch-accept.ts have the two ends' sides.
+// One end of a TLS connection that carries frames: what is written in one turn leaves in one write, or each frame at once, what arrives
+// is read into frames, and whatever is none ends it. It knows no message; dispatch-link.ts, dispatch-accept.ts and the lanes have the
+// two ends' sides.
 import type { TLSSocket } from "node:tls";
 import { AppError } from "../../crds/common.ts";
 import { encodeFrame, FrameReader, type RawFrame } from "./frame-codec.ts";
 
 /** What a client offers by ALPN to get frames and not gRPC; a change that older ends cannot read has another number. */
 export const framesAlpn = "enodia-dispatch/1";
+/** The same for a lane. */
+export const lanesAlpn = "enodia-lane/1";
 /** Bytes in a socket that the kernel has not taken, from which on its writer is to wait for `drain`. */
 export const unsentBytesMax = 1024 * 1024;
 /** An end that says why it leaves is cut when its last words have not been taken after so long. */
@@ -17,6 +20,8 @@ export interface FrameEvents {
   /** The connection is gone by itself or by the other end; undefined = the other end left. Not called after `leave` or `destroy`. */
   gone(reason: AppError | undefined): void;
   drain?(): void;
+  /** Each frame leaves with its own write, since the thread computes next instead of coming to an end of its turn. */
+  readonly atOnce?: boolean;
 }
 
 export class FrameSocket {
@@ -44,10 +49,20 @@ export class FrameSocket {
   write(frame: RawFrame, sent?: () => void): boolean {
     if (this.#over) return true;
     const [first, rows] = encodeFrame(frame);
+    if (this.#events.atOnce) return this.#writeNow(first, rows, sent);
     this.#gather();
     if (rows === undefined) return this.#socket.write(first, sent);
     this.#socket.write(first);
     return this.#socket.write(rows, sent);
+  }
+
+  #writeNow(first: Uint8Array, rows: Uint8Array | undefined, sent: (() => void) | undefined): boolean {
+    if (rows === undefined) return this.#socket.write(first, sent);
+    this.#socket.cork();
+    this.#socket.write(first);
+    const room = this.#socket.write(rows, sent);
+    this.#socket.uncork();
+    return room;
   }
 
   /** Keeps what is written until what runs now is done. */

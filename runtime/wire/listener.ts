@@ -17,7 +17,10 @@ export interface Listener {
 }
 
 /** `speakers`: protocol -> who is given the connections of those who speak it. */
-export function createTlsListener(tls: TlsSource, speakers: Readonly<Record<string, (socket: TLSSocket) => void>>): Listener {
+export function createTlsListener(
+  tls: Pick<TlsSource, "current">,
+  speakers: Readonly<Record<string, (socket: TLSSocket) => void>>,
+): Listener {
   // A TLS server knows a connection once its handshake is done: one in the middle of it would hold a closing server open for as long
   // as the other end likes.
   const sockets = new Set<Socket>();

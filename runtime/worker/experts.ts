@@ -1,7 +1,9 @@
 // The wiring of this rank's side of experts: memory, transfers, plan, frames out and frames in. Construction only.
 import { AppError } from "../../crds/common.ts";
-import type { Engine, EngineInfo, RemoteExperts, RemoteFrame } from "../engine/engine.ts";
+import type { Engine, EngineInfo, LaneNews, RemoteExperts, RemoteFrame } from "../engine/engine.ts";
 import { DispatchClient } from "../experts/dispatch/client.ts";
+import type { FrameRunOptions } from "../experts/dispatch/frame-run.ts";
+import { LaneKeeper } from "../experts/dispatch/lane-keeper.ts";
 import { FrameRunner } from "../experts/dispatch/serve-frame.ts";
 import { createDispatchServer } from "../experts/dispatch/server.ts";
 import { Materializer } from "../experts/memory/materializer.ts";
@@ -19,7 +21,7 @@ import type { Tracing } from "../observe/trace.ts";
 import type { BackoffDecision } from "../placement/backoff.ts";
 import type { ModelStore } from "../weights/store.ts";
 import type { Caller } from "../wire/grpc.ts";
-import type { PeerIdentity } from "../wire/tls.ts";
+import type { PeerIdentity, TlsSource } from "../wire/tls.ts";
 import { residentBytesIn } from "./expert-bytes.ts";
 import { PlanKeeper } from "./plan-keeper.ts";
 import { PlanState } from "./plan-state.ts";
@@ -43,6 +45,7 @@ export interface ExpertsOptions {
   readonly store: ModelStore;
   readonly peers: Peers;
   readonly budgetBytes: number;
+  readonly tls: TlsSource;
   readonly caller: (call: Caller) => PeerIdentity;
   readonly metrics: Metrics<"worker">;
   readonly tracing: Tracing;
@@ -55,7 +58,11 @@ export interface ExpertsOptions {
 export type WorkerExperts = ReturnType<typeof createWorkerExperts>;
 
 export function createWorkerExperts(options: ExpertsOptions) {
-  const { engine, info, store, peers, metrics, log, onChange } = options;
+  const { engine, info, store, peers, metrics, log } = options;
+  const onChange = () => {
+    options.onChange();
+    lanes.refresh();
+  };
   const state = new PlanState({
     deploymentUid: peers.self.deploymentUid,
     rank: peers.self.rank,
@@ -82,25 +89,22 @@ export function createWorkerExperts(options: ExpertsOptions) {
     wanted: (layer, expert) => state.wanted(layer).has(expert),
     onDemandLoad: (result) => metrics.add("enodia_expert_on_demand_loads_total", 1, { result }),
   });
+  const lanes = lanesOf(options, state, (news) => {
+    remoteRows += news.served.rows;
+    for (const { layer, experts } of news.served.touched) residents.touch(layer, experts);
+  });
+  let remoteRows = 0;
   const dispatch = new DispatchClient({
     peers,
     runner,
+    onLanes: (rank, port) => lanes.heard(rank, port),
     hidden: info.hidden,
     placement: (layer) => plan.placements(layer),
     onNewerEpoch: options.onNewerEpoch,
-    report: {
-      frame: (result, seconds) => {
-        metrics.add("enodia_dispatch_frames_total", 1, { result });
-        if (result === "ok") metrics.observe("enodia_dispatch_duration_seconds", seconds);
-      },
-      bytes: (direction, bytes) => metrics.add("enodia_dispatch_bytes_total", bytes, { direction }),
-      retry: () => metrics.add("enodia_dispatch_retries_total", 1),
-      stall: (part, seconds) => metrics.observe("enodia_dispatch_stall_seconds", seconds, { part }),
-    },
+    report: framesOut(metrics),
     tracing: options.tracing,
   });
   plan.attach(dispatch);
-  let remoteRows = 0;
   const workerOnly = (call: Caller) => {
     const identity = options.caller(call);
     if (identity.role === "worker") return identity;
@@ -119,18 +123,16 @@ export function createWorkerExperts(options: ExpertsOptions) {
       remoteRows += rows;
     },
     tracing: options.tracing,
+    lanePort: () => lanes.port,
   });
   const shardsService = createShardServer({
-    store,
-    reads,
-    codec: info.codec,
-    pace,
-    hosts: (layer, expert) => residents.isResident({ layer, expert }),
+    ...{ store, reads, codec: info.codec, pace, hosts: (layer, expert) => residents.isResident({ layer, expert }) },
     authorize: (call) => authorizeFetch(workerOnly(call), call.request.sender?.deploymentUid, peers),
     onServed: (bytes) => metrics.add("enodia_shard_served_bytes_total", bytes),
   });
   const close = () => {
     plan.close();
+    lanes.close();
     dispatch.close();
     peers.close();
   };
@@ -142,6 +144,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     materializer,
     pace,
     dispatch,
+    lanes,
     serveDispatch,
     shardsService,
     remoteRows: () => remoteRows,
@@ -175,6 +178,39 @@ function authorizeFetch(identity: Extract<PeerIdentity, { role: "worker" }>, dep
   const member = peers.member(identity.rank);
   if (member === undefined || member.podName === identity.podName) return;
   throw new AppError(`rank ${identity.rank} is pod ${member.podName}, not ${identity.podName}`, { code: "Forbidden", operation: "Shards" });
+}
+
+function lanesOf(options: ExpertsOptions, state: PlanState, onNews: (news: LaneNews) => void): LaneKeeper {
+  const { engine, peers, tls, metrics, log } = options;
+  return new LaneKeeper({
+    ...{ lanes: engine.lanes, peers, tls, log, lowestEpochs: () => state.lowestEpochs() },
+    onNews: (news) => {
+      reportLanes(metrics, news);
+      onNews(news);
+    },
+  });
+}
+
+function framesOut(metrics: Metrics<"worker">): FrameRunOptions["report"] {
+  return {
+    frame: (result, seconds) => {
+      metrics.add("enodia_dispatch_frames_total", 1, { result });
+      if (result === "ok") metrics.observe("enodia_dispatch_duration_seconds", seconds);
+    },
+    bytes: (direction, bytes) => metrics.add("enodia_dispatch_bytes_total", bytes, { direction }),
+    retry: () => metrics.add("enodia_dispatch_retries_total", 1),
+    stall: (part, seconds) => metrics.observe("enodia_dispatch_stall_seconds", seconds, { part }),
+  };
+}
+
+function reportLanes(metrics: Metrics<"worker">, { lanes, sent, served }: LaneNews): void {
+  metrics.set("enodia_dispatch_lanes", lanes);
+  metrics.add("enodia_dispatch_frames_total", sent.frames, { result: "ok" });
+  metrics.add("enodia_dispatch_bytes_total", sent.bytes, { direction: "sent" });
+  metrics.add("enodia_dispatch_bytes_total", sent.received, { direction: "received" });
+  for (const seconds of sent.seconds) metrics.observe("enodia_dispatch_duration_seconds", seconds);
+  metrics.add("enodia_dispatch_served_frames_total", served.frames, { result: "ok" });
+  metrics.add("enodia_expert_rows_total", served.rows, { origin: "remote" });
 }
 
 function reportPace(metrics: Metrics<"worker">, log: Log, { share, reason, message }: BackoffDecision, before: number): void {

@@ -48,6 +48,7 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
       remoteRows: () => 0,
       residents: { bytes: 0, count: 0, stagedBytes: () => 0 },
       dispatch: {},
+      lanes: {},
       state: {},
       pace: {},
       plan: { giveWay: { count: 0 } },

@@ -73,6 +73,11 @@ export class PlanState {
     return epoch >= (state.previous ?? state.current).epoch;
   }
 
+  /** The lowest epoch that serves in each layer; -1 in one without a placement. */
+  lowestEpochs(): number[] {
+    return this.#layers.map(({ previous, current }) => (previous ?? current)?.epoch ?? -1);
+  }
+
   /** The committed plan, to hand to a peer or to compare; undefined before every layer has one. */
   snapshot(): PlacementPlan | undefined {
     const layers = this.#layers.flatMap((state) => (state.current === undefined ? [] : [state.current]));

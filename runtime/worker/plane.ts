@@ -69,6 +69,8 @@ export interface WorkerPlane {
   readonly leaving: Leaving;
   /** Tells who the caller is, by its certificate. */
   caller(call: Caller): PeerIdentity;
+  /** Has the engine take other engines' lanes, on a port of their own; nothing where it has none. */
+  openLanes(host: string, port: number): Promise<void>;
   /** Adds what operator and peers call. */
   serve(server: GrpcServer): void;
   /** Looks for a plan and reports load, until the returned function is called. */
@@ -96,6 +98,7 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     info,
     store,
     peers,
+    tls,
     budgetBytes,
     caller,
     metrics,
@@ -145,5 +148,6 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     server.addDispatch(experts.serveDispatch);
     server.add(Shards, experts.shardsService);
   };
-  return { experts, leaving, caller, serve, start, close: () => experts.close() };
+  const openLanes = (host: string, port: number) => experts.lanes.open(host, port);
+  return { experts, leaving, caller, openLanes, serve, start, close: () => experts.close() };
 }

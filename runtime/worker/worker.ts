@@ -97,6 +97,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
     backend: options.backend,
     codec: options.codec,
     tryDevice: true,
+    devices: options.devices,
     remote,
     kvPoolBytes: options.kvPoolBytes,
     maxContext: options.maxContext,
@@ -170,6 +171,7 @@ async function serve(base: Base, model: Model) {
     log,
   });
   const { experts } = plane;
+  await plane.openLanes(options.host ?? "0.0.0.0", options.lanePort);
   const server = createServer(tls);
   plane.serve(server);
   server.add(Inference, inference(base, engine, plane));

@@ -31,6 +31,8 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/engine/core/",
     "runtime/engine/core/constraints/",
     "runtime/text/token-texts.ts",
+    // Frames of other ranks' engines on connections of its own; all else on the wire is the main thread's.
+    "runtime/wire/",
   ],
   // Experts see the engine through its interface; memory knows nothing of dispatch.
   "runtime/experts/": ["crds/", "runtime/wire/", "runtime/observe/"],

@@ -35,17 +35,18 @@ export async function loadModel(
   spec: { readonly context: number; readonly slots?: number; readonly form?: CodecName },
 ): Promise<LoadedModel> {
   const { program } = model;
-  const compile = async (segment: Segment): Promise<Compiled> => backend.compile(segment, await model.weights(segment));
-  const embed = await compile(program.embed);
-  const head = await compile(program.head);
+  const compile = async (segment: Segment, layer: number): Promise<Compiled> =>
+    backend.compile(segment, await model.weights(segment), layer);
+  const embed = await compile(program.embed, 0);
+  const head = await compile(program.head, program.layers.length - 1);
   const blocks: Compiled[] = [];
   const experts: Compiled[][] = [];
   const layers: RangeLayer[] = [];
   for (const [l, layer] of program.layers.entries()) {
-    const block = await compile(layer.block);
+    const block = await compile(layer.block, l);
     blocks.push(block);
     const row: Compiled[] = [];
-    const shelf = layer.kind === "moe" ? backend.createShelf(layer.expert, layer.experts) : undefined;
+    const shelf = layer.kind === "moe" ? backend.createShelf(layer.expert, layer.experts, l) : undefined;
     const count = layer.kind === "moe" ? layer.experts : 0;
     for (let e = 0; e < count; e++) row.push((await shelf?.put(e, await model.expert(l, e, spec.form))) as Compiled);
     experts.push(row);

@@ -5,6 +5,7 @@ import { runBackendContract } from "./backend.ts";
 import { runDenseEquality } from "./dense.ts";
 import { runGoldenFamilies } from "./golden-families.ts";
 import { runGoldenLogits } from "./golden-logits.ts";
+import { runRangeContract } from "./ranges.ts";
 
 runBackendContract({
   name: "reference",
@@ -29,3 +30,5 @@ runGoldenFamilies({
 });
 
 runDenseEquality({ name: "reference", make: () => createReferenceBackend({ threads: 1 }), tolerance: 1e-5 });
+
+runRangeContract({ name: "reference", make: () => createReferenceBackend({ threads: 1 }), tolerance: 0, numRuns: 1 });

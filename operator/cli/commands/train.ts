@@ -4,11 +4,9 @@ import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type CodecName, codecNames } from "../../../crds/names.ts";
-import type { TrainSettings } from "../../../runtime/train/settings.ts";
+import { scheduleNames } from "../../../runtime/train/schedule.ts";
+import { inits, type TrainSettings } from "../../../runtime/train/settings.ts";
 import { TrainProgress } from "../train-progress.ts";
-
-const inits = ["checkpoint", "random"] as const;
-const schedules = ["constant", "cosine"] as const;
 
 const help = `usage: enodia train --model DIR --data DIR --out DIR --steps N [options]
 
@@ -25,7 +23,7 @@ Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same li
           --lanes N      equal shares of a step, a power of two: memory is for one (default: 8)
           --seed N       of the order of sequences and of random weights (default: 1)
           --learning-rate X, --warmup N   the highest rate, and the steps of its rise (default: 3e-4, 0)
-          --schedule NAME, --floor X   ${schedules.join(" or ")}, and the share of the rate at the end (default: cosine, 0.1)
+          --schedule NAME, --floor X   ${scheduleNames.join(" or ")}, and the share of the rate at the end (default: cosine, 0.1)
           --weight-decay X, --beta1 X, --beta2 X, --epsilon X   of AdamW (default: 0.1, 0.9, 0.95, 1e-8)
           --clip X       norm that gradients are cut to (default: 1)
           --checkpoint-every N, --keep N   steps between checkpoints, and how many stay (default: 100, 3)
@@ -110,7 +108,7 @@ function settingsOf(values: Values): TrainSettings {
     sequenceLength: number(values, "sequence-length"),
     lanes: number(values, "lanes"),
     schedule: {
-      name: oneOf(values, "schedule", schedules),
+      name: oneOf(values, "schedule", scheduleNames),
       rate: number(values, "learning-rate"),
       warmup: number(values, "warmup"),
       steps: number(values, "steps"),

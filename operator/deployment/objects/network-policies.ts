@@ -21,8 +21,12 @@ export function workersPolicy(context: RenderContext): KubeObject {
   const { deployment, settings } = context;
   const nats = deployment.spec.telemetry.nats.url ?? settings.natsUrl;
   return policy(context, "worker", {
-    ingress: [{ from: [pods(context, "worker"), pods(context, "gateway"), ...operator(context)], ports: [tcp(ports.grpc)] }, watched],
-    egress: [toWorkers(context), dns, ...toUrl(nats), ...toUrl(settings.otlpEndpoint)],
+    ingress: [
+      { from: [pods(context, "worker"), pods(context, "gateway"), ...operator(context)], ports: [tcp(ports.grpc)] },
+      { from: [pods(context, "worker")], ports: [tcp(ports.lanes)] },
+      watched,
+    ],
+    egress: [toWorkers(context, [ports.grpc, ports.lanes]), dns, ...toUrl(nats), ...toUrl(settings.otlpEndpoint)],
   });
 }
 
@@ -47,7 +51,10 @@ const pods = ({ deployment }: RenderContext, component: Component): Fields => ({
   podSelector: { matchLabels: selectorLabels(deployment.metadata.name, component) },
 });
 
-const toWorkers = (context: RenderContext): Fields => ({ to: [pods(context, "worker")], ports: [tcp(ports.grpc)] });
+const toWorkers = (context: RenderContext, of: readonly number[] = [ports.grpc]): Fields => ({
+  to: [pods(context, "worker")],
+  ports: of.map(tcp),
+});
 
 /** Nobody, where the operator runs outside of the cluster: it makes no policies then. */
 function operator({ settings }: RenderContext): Fields[] {

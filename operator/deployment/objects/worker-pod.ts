@@ -113,6 +113,7 @@ function basePod(context: RenderContext): PodShape {
           env: renderEnv(workerProcess, processFacts(context)),
           ports: [
             { name: "grpc", containerPort: ports.grpc },
+            { name: "lanes", containerPort: ports.lanes },
             { name: "metrics", containerPort: ports.metrics },
             { name: "probes", containerPort: ports.probes },
           ],

@@ -1,6 +1,8 @@
-// Slabs of experts, as GPUs have them, on the processor: the rows of many at once are those of each alone, in slots used again too.
+// Slabs of experts, as GPUs have them, on the processor: the rows of many at once are those of each alone, in slots used again too, and
+// after a slab has grown or shrunk.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import fc from "fast-check";
 import { randomTensor } from "../../kernels/random.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { CpuDevice } from "./device.ts";
@@ -55,6 +57,35 @@ test("the rows of many experts at once are those of each alone, in slots used ag
     slabs.runMany([{ program: kept[0]!.alone, inputs: inputs[0]! }]),
     undefined,
     "what is no expert of its own is left to others",
+  );
+  device.close();
+});
+
+test("experts that come and go, so that slabs grow and shrink, answer what they did before", async () => {
+  const experts = 16;
+  const device = new CpuDevice({ threads: 1 });
+  const alone = Array.from({ length: experts }, (_, i) => new SingleExperts(device).shelf(segment, 1).place(0, weightsOf(100 * i)));
+  const x = rows(5, 2);
+  const want = await Promise.all(alone.map(async (expert) => (await expert.run(x)).y!.data.slice()));
+  await fc.assert(
+    fc.asyncProperty(fc.array(fc.nat(experts - 1), { minLength: 1, maxLength: 60 }), async (toggles) => {
+      const shelf = new Experts(device).shelf(segment, experts);
+      const here = new Map<number, ReturnType<typeof shelf.place>>();
+      const all = Array.from({ length: experts }, (_, i) => i);
+      for (const number of [...toggles, ...all.filter((i) => toggles.filter((each) => each === i).length % 2 === 0)]) {
+        const known = here.get(number);
+        if (known) {
+          await known.dispose();
+          here.delete(number);
+        } else here.set(number, shelf.place(number, weightsOf(100 * number)));
+        assert.equal(shelf.whole !== undefined, here.size === experts);
+        if (here.size > 0) assert.ok(shelf.slab.slots - here.size <= 3, `${shelf.slab.slots} slots for ${here.size} experts`);
+        for (const [each, expert] of here) assert.deepEqual((await expert.run(x)).y!.data, want[each], `expert ${each}`);
+      }
+      for (const [number, { slot }] of here) assert.equal(slot, number, "each in the slot of its number when all are here");
+      for (const expert of here.values()) await expert.dispose();
+    }),
+    { numRuns: 8 },
   );
   device.close();
 });

@@ -1,5 +1,5 @@
 // A GPU as a device of ggml's, and the finding of one. What there is, is asked of a child process first, since a driver that ggml cannot
-// use ends the process that tries it. One device is taken, the first.
+// use ends the process that tries it. A backend takes one device.
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
@@ -61,13 +61,27 @@ function probeGpu(kind: GpuName, inSoftware: boolean): Probe {
 
 /** The device that Auto may take: one in hardware. */
 export function findHardware(kind: GpuName): GpuFound | undefined {
-  return gpuInstalled(kind) ? probeGpu(kind, false).devices.find((device) => !device.software) : undefined;
+  return hardware(kind)[0];
 }
 
-/** Opens the first device in hardware, or where there is none one in software. Throws AppError `BackendUnavailable` with the reason. */
-export function openGpu(kind: GpuName): GgmlDevice {
+function hardware(kind: GpuName): readonly GpuFound[] {
+  return gpuInstalled(kind) ? probeGpu(kind, false).devices.filter((device) => !device.software) : [];
+}
+
+/** Opens a device in hardware, the first unless `ordinal` says which, or where there is none one in software. Throws AppError
+ *  `BackendUnavailable` with the reason. */
+export function openGpu(kind: GpuName, ordinal = 0): GgmlDevice {
   if (!gpuInstalled(kind)) gpuRegistry(kind); // throws the remedy
-  const found = findHardware(kind) ?? probeGpu(kind, true).devices[0];
+  const inHardware = hardware(kind);
+  const devices = inHardware.length > 0 ? inHardware : probeGpu(kind, true).devices;
+  const found = devices[ordinal];
+  if (found === undefined && devices.length > 0) {
+    const asked = `backend ${kind} has ${devices.length} devices here, not ${ordinal + 1}`;
+    throw new AppError(`${asked}; let the pod's resources ask for as many as spec.runtime.devices, or lower that`, {
+      code: "BackendUnavailable",
+      operation: `starting backend ${kind}`,
+    });
+  }
   if (found === undefined) {
     throw new AppError(`backend ${kind} has no device: ${probeGpu(kind, true).reason}; or set spec.runtime.backend to cpu`, {
       code: "BackendUnavailable",

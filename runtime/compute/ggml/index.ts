@@ -44,8 +44,11 @@ class GgmlBackend implements Backend {
   readonly #experts: Experts | SingleExperts;
   readonly #denseBits: 8 | 16 | 32;
   readonly #rowsMax: number | undefined;
+  readonly #options: BackendOptions;
 
-  constructor(device: GgmlDevice, { denseBits = 32, selects, rowsMax }: BackendOptions) {
+  constructor(device: GgmlDevice, options: BackendOptions) {
+    const { denseBits = 32, selects, rowsMax } = options;
+    this.#options = options;
     this.device = device.description;
     this.numericClass = device.exact ? "exact" : "tolerance";
     this.prefillEqualsDecode = device.exact;
@@ -118,6 +121,10 @@ class GgmlBackend implements Backend {
     return this.#device.fault;
   }
 
+  withDenseBits(bits: 8 | 16 | 32): GgmlBackend {
+    return new GgmlBackend(this.#device, Object.assign({}, this.#options, { denseBits: bits }));
+  }
+
   async close(): Promise<void> {
     this.#device.close();
   }
@@ -134,4 +141,4 @@ export const createGgmlBackend: BackendFactory = async (options) => {
 export const gpuBackend =
   (kind: GpuName): BackendFactory =>
   async (options) =>
-    new GgmlBackend(openGpu(kind), options);
+    new GgmlBackend(openGpu(kind, options.deviceIndex ?? 0), options);

@@ -17,7 +17,7 @@ import { columnsOf, formsOf, type Part, type Product, partIndex, partsOf } from 
 import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
 import { Slab } from "./slab.ts";
-import { dimensions } from "./types.ts";
+import { dimensions, fasterRows } from "./types.ts";
 
 /** Graphs kept for each shape of expert, by number of rows: those of decode steps, and of some prefills. */
 const graphsMax = 64;
@@ -162,20 +162,29 @@ export class SingleExperts {
     const { input, output } = endsOf(segment);
     const data = room(output.name, rows * output.width);
     if (rows > 0) {
+      const computed = computedRows(expert.shape, rows);
       const built = graphs.take(
-        `${rows}`,
+        `${computed}`,
         ({ graph }) => graph.valid,
-        () => this.#build(expert.shape, rows),
+        () => this.#build(expert.shape, computed),
       );
       if (built.of !== expert) {
         for (const [i, standIn] of built.standIns.entries()) this.#device.pointAt(standIn, expert.addresses[i] as Pointer);
         built.of = expert;
       }
-      const x = inputs[input.name]?.data as Float32Array;
-      built.graph.run((name) => (name === "x" ? x : name === zeroIds ? new Int32Array(rows) : undefined));
+      const x = this.#padded(inputs[input.name]?.data as Float32Array, computed * input.width);
+      built.graph.run((name) => (name === "x" ? x : name === zeroIds ? new Int32Array(computed) : undefined));
       built.graph.read("y", data);
     }
     return { [output.name]: { shape: [rows, output.width], data } };
+  }
+
+  /** With zeros behind, if need be. */
+  #padded(x: Float32Array, length: number): Float32Array {
+    if (x.length === length) return x;
+    const padded = this.#kept("padded", length);
+    padded.set(x);
+    return padded.fill(0, x.length);
   }
 
   shapeOf(segment: Segment, weights: Weights): Shape {
@@ -218,6 +227,10 @@ function sourceOf(parts: readonly Part[], tensors: readonly Pointer[]): WeightSo
     addRow: (build, name, x) => build.step(build.device.ggml.ggml_add(build.context, x.tensor, tensor(name)), [x]),
   };
 }
+
+/** As many rows as there are, or a few more where each of its matrices multiplies these faster. */
+const computedRows = ({ parts }: Shape, rows: number): number =>
+  Math.min(...parts.flatMap(({ home, vector }) => (vector ? [] : [home.exact ? fasterRows(rows, home.memory.name) : rows])));
 
 type End = Segment["inputs"][number];
 

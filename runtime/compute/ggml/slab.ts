@@ -39,14 +39,15 @@ export class Slab {
   readonly #device: GgmlDevice;
   readonly #metadata: Pointer;
   readonly #placed: readonly Placed[];
-  readonly #used: boolean[];
+  /** 1 where a slot holds an expert. */
+  readonly #used: Uint8Array;
   #count = 0;
 
   constructor(device: GgmlDevice, parts: readonly Part[], slots: number) {
     this.#device = device;
     this.parts = parts;
     this.slots = slots;
-    this.#used = new Array<boolean>(slots).fill(false);
+    this.#used = new Uint8Array(slots);
     this.choosable = parts.every(({ home, vector }) => vector || home.choosable);
     this.#metadata = device.metadata(parts.length);
     const placed: Placed[] = [];
@@ -66,12 +67,12 @@ export class Slab {
   }
 
   holds(slot: number): boolean {
-    return this.#used[slot] === true;
+    return this.#used[slot] === 1;
   }
 
   /** The lowest empty slot; -1 when there is none. */
   get empty(): number {
-    return this.#used.indexOf(false);
+    return this.#used.indexOf(0);
   }
 
   put(slot: number, weights: Weights): void {
@@ -98,7 +99,14 @@ export class Slab {
   /** Empties a slot, whose memory goes back to the machine where it is taken by pages. */
   drop(slot: number): void {
     this.#mark(slot, false);
-    for (const placed of this.#placed) this.#device.discard(addressOf(placed, slot), placed.stride);
+    for (const placed of this.#placed) {
+      // A page that it shares with an empty slot holds nothing any more.
+      const [before, after] = [slot - 1, slot + 1].map((other) => (this.#used[other] === 0 ? this.#edgeBytes(placed) : 0)) as [
+        number,
+        number,
+      ];
+      this.#device.discard(addressOf(placed, slot) - BigInt(before), before + placed.stride + after);
+    }
   }
 
   /** Where each part of a slot lies. */
@@ -152,9 +160,13 @@ export class Slab {
     this.#device.release(this.#metadata);
   }
 
+  #edgeBytes({ stride }: Placed): number {
+    return Math.min(this.#device.pageBytes ?? 0, stride);
+  }
+
   #mark(slot: number, used: boolean): void {
-    this.#count += Number(used) - Number(this.#used[slot]);
-    this.#used[slot] = used;
+    this.#count += Number(used) - (this.#used[slot] ?? 0);
+    this.#used[slot] = Number(used);
   }
 
   /** Each part of a slot as a tensor of its own. */

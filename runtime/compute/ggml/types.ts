@@ -40,6 +40,20 @@ export function multipliesExactly(type: WeightType, memory: MemoryName, cpuBuild
   return process.arch === "x64" && exactByMulMat[memory].has(type);
 }
 
+/** Packed memory multiplies so many rows at once fastest; those that are left go in fours, and the last of them one by one. */
+const packedRows = { most: 16, some: 4 } as const;
+
+/**
+ * Rows to be multiplied in place of so many, the rest of them zeros, since that is faster there: measured for a matrix in q4_0, in us:
+ * 7 rows 537 and 8 rows 510; 11 803, 12 716; 15 967, 16 760; 31 1638, 32 1469. But 3 rows take 252, and 4 306.
+ */
+export function fasterRows(rows: number, memory: MemoryName): number {
+  const { most, some } = packedRows;
+  if (memory !== "CPU_REPACK") return rows;
+  if (rows % most > most - some) return rows + most - (rows % most);
+  return rows > some && rows % some === some - 1 ? rows + 1 : rows;
+}
+
 /** True for types that lie in tiles where the processor has them. */
 export const liesInTiles = (type: WeightType): boolean => exactByMulMat.AMX.has(type);
 

@@ -14,6 +14,8 @@ const openEveryMs = 500;
 export interface DispatchClientOptions extends FrameRunOptions {
   /** Milliseconds that a frame may take; unset = the time that a request waits for an expert. */
   readonly waitMs?: number;
+  /** The port of a rank's lanes, as it says it; undefined: nothing is known of it. */
+  readonly onLanes?: (rank: number, port: number | undefined) => void;
 }
 
 export class DispatchClient implements RemoteExperts {
@@ -78,8 +80,11 @@ export class DispatchClient implements RemoteExperts {
     const clients = peers.clients(rank);
     if (clients === undefined) throw new AppError(`rank ${rank} is no member`, { code: "Unavailable", retry: "backoff" });
     const onClose = (reason: AppError) => this.#ended(stream, reason);
-    const stream: PeerStream = new PeerStream(rank, clients, toSender(peers.self), { onClose, indulgence: peers.indulgence(rank) });
+    const onLanes = (port: number) => this.#options.onLanes?.(rank, port);
+    const watcher = { onClose, onLanes, indulgence: peers.indulgence(rank) };
+    const stream: PeerStream = new PeerStream(rank, clients, toSender(peers.self), watcher);
     this.#streams.set(rank, stream);
+    if (this.#options.onLanes) stream.ping().catch(() => {}); // asks for its lanes; a failed ping closes the stream, which is the report
     return stream;
   }
 
@@ -88,6 +93,7 @@ export class DispatchClient implements RemoteExperts {
     const { peers } = this.#options;
     if (this.#closed || this.#streams.get(stream.rank) !== stream) return;
     this.#streams.delete(stream.rank);
+    this.#options.onLanes?.(stream.rank, undefined);
     if (peers.member(stream.rank) === undefined) return;
     peers.suspect(stream.rank, reason);
     if (peers.indulgence(stream.rank).ended(stream.spoke)) peers.reconnect(stream.rank);

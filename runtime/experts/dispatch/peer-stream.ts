@@ -39,6 +39,8 @@ export interface StreamWatcher {
   readonly onClose?: (reason: AppError) => void;
   /** More time for the host, which has been slow. */
   readonly indulgence?: Pick<Indulgence, "factor">;
+  /** The port of the host's lanes, as it says it in answer to a ping; 0: it takes none. */
+  readonly onLanes?: (port: number) => void;
 }
 
 export class PeerStream {
@@ -131,7 +133,8 @@ export class PeerStream {
 
   /** Resolves when the host's process answers at all. */
   async ping(): Promise<void> {
-    await this.send({}, Number.POSITIVE_INFINITY); // silence ends the stream, and the ping with it
+    const { lanePort } = await this.send({}, Number.POSITIVE_INFINITY); // silence ends the stream, and the ping with it
+    if (this.#closed === undefined) this.#watcher.onLanes?.(lanePort);
   }
 
   close(reason: AppError): void {

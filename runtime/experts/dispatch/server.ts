@@ -44,6 +44,8 @@ export interface DispatchServerOptions {
   /** `rows`: expert rows computed for the frame, 0 unless ok. */
   readonly report: (result: FrameOutcome, rows: number) => void;
   readonly tracing: Tracing;
+  /** The port of this rank's lanes, which pings are told; 0: it takes none. */
+  readonly lanePort: () => number;
 }
 
 type Result = DispatchReply["result"];
@@ -118,7 +120,8 @@ function serveStream(
         (result) => {
           span?.set({ "enodia.result": result.case ?? "" });
           if (call.over) release();
-          else call.write(create(DispatchReplySchema, { seq: frame.seq, result }), release);
+          else
+            call.write(create(DispatchReplySchema, { seq: frame.seq, result, lanePort: isPing(frame) ? options.lanePort() : 0 }), release);
         },
         (err) => {
           release();
@@ -141,7 +144,7 @@ async function answer(
 ): Promise<Result> {
   const refused = refuseSender(frame, caller, options);
   if (refused !== undefined) return refused;
-  if (frame.pairExperts.length === 0 && frame.pairRows.length === 0) return { case: "rows", value: new Uint8Array(0) }; // ping
+  if (isPing(frame)) return { case: "rows", value: new Uint8Array(0) };
   if (full) return busy(options, busyRetryMs);
   const { model, plan, runner, report } = options;
   const shape = { ...frame, rowBytes: frame.rows.byteLength };
@@ -169,6 +172,7 @@ async function answer(
   }
 }
 
+const isPing = ({ pairExperts, pairRows }: DispatchFrame): boolean => pairExperts.length === 0 && pairRows.length === 0;
 const isEnded = (error: unknown): error is AppError => error instanceof AppError && error.code === "EngineStopped";
 
 /** Identity: the certificate's rank and pod against what the frame claims and what membership says. */

@@ -20,8 +20,8 @@ export interface FrameShape {
   readonly layer: number;
   readonly hidden: number;
   readonly rowBytes: number;
-  readonly pairRows: readonly number[];
-  readonly pairExperts: readonly number[];
+  readonly pairRows: readonly number[] | Uint32Array;
+  readonly pairExperts: readonly number[] | Uint32Array;
 }
 
 /** The bytes of the rows that answer so many pairs. */

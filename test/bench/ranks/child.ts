@@ -8,6 +8,8 @@ import { startWorker, type WorkerOptions } from "../../../runtime/worker/worker.
 export interface Start {
   readonly options: WorkerOptions;
   readonly tls: TlsMaterial;
+  /** False: all frames go by the main threads. */
+  readonly lanes: boolean;
 }
 
 /** Milliseconds since the start. */
@@ -24,8 +26,9 @@ export interface Spent {
 const spent: Spent = { cpu: 0, dense: 0, experts: 0, computed: 0 };
 
 /** The engine counts since the last reading, and telemetry reads it too: every reading is added up. */
-async function countingEngine(options: EngineOptions): Promise<Engine> {
+async function countingEngine(options: EngineOptions, lanes: boolean): Promise<Engine> {
   const engine = await createEngine(options);
+  if (!lanes) Object.assign(engine, { lanes: undefined });
   const read = engine.counters.bind(engine);
   return Object.assign(engine, {
     counters: async (asked?: Parameters<Engine["counters"]>[0]) => {
@@ -40,9 +43,11 @@ async function countingEngine(options: EngineOptions): Promise<Engine> {
   });
 }
 
-process.once("message", async ({ options, tls: { cert, key, ca } }: Start) => {
+process.once("message", async ({ options, tls: { cert, key, ca }, lanes }: Start) => {
   const tls = fixedTls({ cert: Buffer.from(cert), key: Buffer.from(key), ca: Buffer.from(ca) });
-  const { grpcPort, metricsPort, identity, engine } = await startWorker(options, { log: silentLog, tls, createEngine: countingEngine });
+  const { grpcPort, metricsPort, identity, engine } = await startWorker(options, {
+    ...{ log: silentLog, tls, createEngine: (engineOptions) => countingEngine(engineOptions, lanes) },
+  });
   process.on("message", async () => {
     await engine.counters();
     const { user, system } = process.cpuUsage();

@@ -586,6 +586,13 @@ export declare type DispatchReply = Message<"enodia.runtime.v1.DispatchReply"> &
     value: Rejected;
     case: "rejected";
   } | { case: undefined; value?: undefined };
+
+  /**
+   * Of a ping: the port on which the host's engine takes lanes; 0 = it takes none.
+   *
+   * @generated from field: uint32 lane_port = 6;
+   */
+  lanePort: number;
 };
 
 /**
@@ -593,6 +600,32 @@ export declare type DispatchReply = Message<"enodia.runtime.v1.DispatchReply"> &
  * Use `create(DispatchReplySchema)` to create a new message.
  */
 export declare const DispatchReplySchema: GenMessage<DispatchReply>;
+
+/**
+ * The first message on a lane, a connection to the engine itself with the same frames around fixed heads (lane-codec.ts): u32 kind
+ * (4 = LaneHello, 1 = a frame, 2 = its rows, 5 = it is to be asked for by Dispatch, 6 = ping, its answer, and the answer to LaneHello).
+ *
+ * @generated from message enodia.runtime.v1.LaneHello
+ */
+export declare type LaneHello = Message<"enodia.runtime.v1.LaneHello"> & {
+  /**
+   * @generated from field: enodia.runtime.v1.Sender sender = 1;
+   */
+  sender?: Sender | undefined;
+
+  /**
+   * the width of rows
+   *
+   * @generated from field: uint32 hidden = 2;
+   */
+  hidden: number;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.LaneHello.
+ * Use `create(LaneHelloSchema)` to create a new message.
+ */
+export declare const LaneHelloSchema: GenMessage<LaneHello>;
 
 /**
  * The host's last words: why it ends the connection.

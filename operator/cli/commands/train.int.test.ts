@@ -1,0 +1,89 @@
+// `enodia data import` and `enodia train` as processes: text to a model, Ctrl-C leaves a checkpoint that the same line goes on from, and
+// options that are wrong are named.
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { tinyModel } from "../../../test/builders/training.ts";
+
+const main = join(import.meta.dirname, "../main.ts");
+const folder = mkdtempSync(join(tmpdir(), "enodia-train-cli-"));
+after(() => rmSync(folder, { recursive: true }));
+const [text, data, out] = ["text.txt", "data", "run"].map((name) => join(folder, name)) as [string, string, string];
+writeFileSync(text, "Tokens take two experts of four. ".repeat(60));
+
+interface Ended {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** `interruptAt`: what on standard error is answered by Ctrl-C. */
+function enodia(args: readonly string[], interruptAt?: RegExp): Promise<Ended> {
+  const child = spawn(process.execPath, [main, ...args], { stdio: ["ignore", "pipe", "pipe"] });
+  let [stdout, stderr, interrupted] = ["", "", false];
+  child.stdout.on("data", (chunk) => {
+    stdout += chunk;
+  });
+  child.stderr.on("data", (chunk) => {
+    stderr += chunk;
+    if (interrupted || !interruptAt?.test(stderr)) return;
+    interrupted = true;
+    child.kill("SIGINT");
+  });
+  return new Promise((resolve) => child.on("close", (code) => resolve({ code, stdout, stderr })));
+}
+
+const settings = ["--sequences", "2", "--lanes", "2", "--sequence-length", "16", "--threads", "1", "--schedule", "constant"];
+const line = (steps: number): string[] => [
+  "train",
+  "--model",
+  tinyModel.dir,
+  "--data",
+  data,
+  "--out",
+  out,
+  "--steps",
+  `${steps}`,
+  ...settings,
+];
+
+test("text, Ctrl-C, and on to a model that can be inspected", async () => {
+  const imported = await enodia(["data", "import", text, "--model", tinyModel.dir, "--out", data, "--json"]);
+  assert.equal(imported.code, 0, imported.stderr);
+  assert.equal(JSON.parse(imported.stdout).documents, 1);
+
+  const stopped = await enodia(line(1_000_000), /^step 1\//m);
+  assert.equal(stopped.code, 130, stopped.stderr);
+  const step = Number(/stopped after step (\d+);/.exec(stopped.stdout)?.[1]);
+  assert.ok(step >= 1);
+  assert.match(stopped.stderr, /ending with a checkpoint/);
+  assert.deepEqual(readdirSync(join(out, "checkpoints")), [`step-${String(step).padStart(8, "0")}`]);
+
+  const done = await enodia([...line(step + 2), "--json"]);
+  assert.equal(done.code, 0, done.stderr);
+  assert.match(done.stderr, new RegExp(`going on after step ${step}`));
+  assert.equal(JSON.parse(done.stdout).step, step + 2);
+  assert.ok(existsSync(join(out, "huggingface", "model.safetensors")));
+  const inspected = await enodia(["model", "inspect", join(out, "store"), "--verify"]);
+  assert.equal(inspected.code, 0, inspected.stderr);
+});
+
+const wrong: Record<string, { readonly args: readonly string[]; readonly message: RegExp }> = {
+  "no model": { args: ["train", "--steps", "3"], message: /--model is missing/ },
+  "steps that are no number": { args: [...line(1).slice(0, 7), "--steps", "many"], message: /--steps is "many"; it must be a number/ },
+  "a schedule that is none": { args: [...line(1), "--schedule", "step"], message: /--schedule is "step"; it must be constant or cosine/ },
+  "an unknown option": { args: ["train", "--bogus"], message: /Unknown option '--bogus'; --help lists the options/ },
+  "data without a model": { args: ["data", "import", text, "--out", data], message: /--model is missing/ },
+};
+
+for (const [name, { args, message }] of Object.entries(wrong)) {
+  test(`${name}: one line that names the option`, async () => {
+    const { code, stderr } = await enodia(args);
+    assert.equal(code, 1);
+    assert.match(stderr, message);
+    assert.equal(stderr.trim().split("\n").length, 1, stderr);
+  });
+}

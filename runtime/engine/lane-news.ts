@@ -1,0 +1,47 @@
+// The sums that the main thread is told of an engine's lanes, since a message for each frame would be the wake-up that lanes save: for
+// metrics, for the log, and which experts were of use. Bounded by the time between two tellings.
+import type { LaneNews } from "./api.ts";
+
+/** Durations and problems that are kept between two tellings. */
+const secondsMax = 4_096;
+const problemsMax = 16;
+
+export class NewsOfLanes {
+  #sent = { frames: 0, bytes: 0, received: 0, seconds: [] as number[] };
+  #served = { frames: 0, rows: 0, experts: new Map<number, Set<number>>() };
+  #problems: string[] = [];
+  #now = { lanes: 0, pending: 0 };
+
+  sent(ms: number, bytes: number, received: number): void {
+    this.#sent.frames += 1;
+    this.#sent.bytes += bytes;
+    this.#sent.received += received;
+    if (this.#sent.seconds.length < secondsMax) this.#sent.seconds.push(ms / 1000);
+  }
+
+  served(layer: number, pairExperts: Uint32Array): void {
+    this.#served.frames += 1;
+    this.#served.rows += pairExperts.length;
+    const experts = this.#served.experts.get(layer) ?? new Set<number>();
+    for (const expert of pairExperts) experts.add(expert);
+    this.#served.experts.set(layer, experts);
+  }
+
+  problem(message: string): void {
+    if (this.#problems.length < problemsMax) this.#problems.push(message);
+  }
+
+  /** What is new since the last time; undefined when nothing is. */
+  take(lanes: number, pending: number): LaneNews | undefined {
+    const same = lanes === this.#now.lanes && pending === this.#now.pending;
+    if (same && this.#sent.frames + this.#served.frames + this.#problems.length === 0) return undefined;
+    const { frames, rows, experts } = this.#served;
+    const touched = [...experts].map(([layer, used]) => ({ layer, experts: [...used] }));
+    const news = { lanes, pending, sent: this.#sent, served: { frames, rows, touched }, problems: this.#problems };
+    this.#now = { lanes, pending };
+    this.#sent = { frames: 0, bytes: 0, received: 0, seconds: [] };
+    this.#served = { frames: 0, rows: 0, experts: new Map() };
+    this.#problems = [];
+    return news;
+  }
+}

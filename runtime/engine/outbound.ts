@@ -1,0 +1,52 @@
+// The frames that this rank's steps have sent and that are not answered: by a lane where there is one, else, and after a lane could not, by
+// the main thread's Dispatch. Both are begun at once, so that a frame travels while this thread computes.
+import type { AppError } from "../../crds/common.ts";
+import type { RemoteFrame } from "./api.ts";
+import type { Lanes } from "./lanes.ts";
+import { type FromEngine, fromPlain, type ToEngine } from "./messages.ts";
+
+interface Waiting {
+  resolve(rows: Float32Array): void;
+  reject(error: unknown): void;
+}
+
+export class Outbound {
+  readonly #lanes: Pick<Lanes, "dispatch" | "pending">;
+  readonly #send: (message: FromEngine, transfer: ArrayBuffer[]) => void;
+  readonly #asked = new Map<number, Waiting>();
+  #next = 0;
+
+  constructor(lanes: Pick<Lanes, "dispatch" | "pending">, send: (message: FromEngine, transfer: ArrayBuffer[]) => void) {
+    this.#lanes = lanes;
+    this.#send = send;
+  }
+
+  get pending(): number {
+    return this.#asked.size + this.#lanes.pending;
+  }
+
+  dispatch(frame: RemoteFrame): Promise<Float32Array> {
+    const sent = this.#lanes.dispatch(frame);
+    return sent === undefined ? this.#byMain(frame) : sent.then((rows) => rows ?? this.#byMain(frame));
+  }
+
+  answered(message: Extract<ToEngine, { type: "dispatched" | "dispatchFailed" }>): void {
+    const waiting = this.#asked.get(message.id);
+    this.#asked.delete(message.id);
+    if (message.type === "dispatched") waiting?.resolve(message.rows);
+    else waiting?.reject(fromPlain(message.error));
+  }
+
+  fail(error: AppError): void {
+    for (const { reject } of this.#asked.values()) reject(error);
+    this.#asked.clear();
+  }
+
+  #byMain(frame: RemoteFrame): Promise<Float32Array> {
+    const id = this.#next++;
+    return new Promise((resolve, reject) => {
+      this.#asked.set(id, { resolve, reject });
+      this.#send({ type: "dispatch", id, frame }, [frame.rows.buffer as ArrayBuffer]);
+    });
+  }
+}

@@ -1,0 +1,159 @@
+// Lanes between two ends on loopback, with real certificates: answers in any order, frames that are declined, bounds, and that strangers,
+// liars and those that membership has forgotten get none.
+import assert from "node:assert/strict";
+import { after, before, type TestContext, test } from "node:test";
+import type { AppError } from "../../crds/common.ts";
+import { createTestCa, type TestCa } from "../../test/support/certs.ts";
+import { until } from "../../test/support/ranks.ts";
+import { streamBytesMax } from "./frame-codec.ts";
+import { LaneServer, type LaneServerOptions } from "./lane-accept.ts";
+import { LaneLink, type LaneWork } from "./lane-link.ts";
+import type { TlsSource } from "./tls.ts";
+
+const [namespace, name] = ["default", "mix"];
+const hidden = 4;
+const rowBytes = hidden * 4;
+let ca: TestCa;
+let hostTls: TlsSource;
+let callerTls: TlsSource;
+before(() => {
+  ca = createTestCa();
+  [hostTls, callerTls] = [ca.issue("rank-0", namespace, name), ca.issue("rank-1", namespace, name)];
+});
+const links: LaneLink[] = [];
+after(() => {
+  for (const link of links) link.close({ message: "the test is over" } as AppError);
+});
+
+async function hosted(t: TestContext, own: Partial<LaneServerOptions> = {}) {
+  const problems: string[] = [];
+  const server = new LaneServer({
+    ...{ tls: hostTls, namespace, name, hidden, refuses: () => undefined, onProblem: (message) => problems.push(message) },
+    serve: async (_frame, rows) => rows,
+    ...own,
+  });
+  const port = await server.listen("127.0.0.1", 0);
+  t.after(() => server.close());
+  return { server, port, problems };
+}
+
+function opened(port: number, own: { tls?: TlsSource; width?: number; serverName?: string } = {}) {
+  const ended: AppError[] = [];
+  const target = {
+    address: `127.0.0.1:${port}`,
+    serverName: own.serverName ?? `rank-0.${name}.${namespace}.enodia`,
+    tls: own.tls ?? callerTls,
+  };
+  const identity = { deploymentUid: "d", rank: 1, podUid: "u1", bootId: "b" };
+  const link = new LaneLink(target, { identity, hidden: own.width ?? hidden }, (reason) => ended.push(reason));
+  links.push(link);
+  return { link, ended };
+}
+
+function work(value: number, pairs = 1): LaneWork {
+  const indices = Uint32Array.from({ length: pairs }, (_, i) => i);
+  const bytes = pairs * rowBytes;
+  return {
+    ...{ layer: 0, epoch: 1, decode: true, pairRows: indices, pairExperts: indices },
+    ...{ rows: new Uint8Array(bytes).fill(value), answerBytes: bytes },
+  };
+}
+
+test("answers find their frames in whatever order they come, small ones and large", async (t) => {
+  const waiting: (() => void)[] = [];
+  const { port } = await hosted(t, {
+    serve: (frame, rows) => new Promise((resolve) => waiting.push(() => resolve(frame.layer === 9 ? undefined : rows))),
+  });
+  const { link } = opened(port);
+  await until("the lane is ready", () => link.ready);
+  const sent = [1, 2, 3].map((value) => link.send(work(value, value === 2 ? 5_000 : 1)));
+  const declined = link.send(Object.assign(work(4), { layer: 9 }));
+  await until("all have come", () => waiting.length === 4);
+  for (const answer of waiting.reverse()) answer();
+  assert.deepEqual(
+    (await Promise.all(sent)).map((rows) => [rows?.byteLength, rows?.[0]]),
+    [
+      [rowBytes, 1],
+      [5_000 * rowBytes, 2],
+      [rowBytes, 3],
+    ],
+  );
+  assert.equal(await declined, undefined);
+});
+
+test("a host that fails at a frame declines it, and answers the next", async (t) => {
+  let fails = true;
+  const { port } = await hosted(t, { serve: (_frame, rows) => (fails ? Promise.reject(new Error("no expert")) : Promise.resolve(rows)) });
+  const { link } = opened(port);
+  await until("the lane is ready", () => link.ready);
+  assert.equal(await link.send(work(1)), undefined);
+  fails = false;
+  assert.equal((await link.send(work(2)))?.[0], 2);
+});
+
+test("a lane takes no more bytes than a stream, whatever their answers take, and again when they have come", async (t) => {
+  const waiting: (() => void)[] = [];
+  const { port } = await hosted(t, { serve: (_frame, rows) => new Promise((resolve) => waiting.push(() => resolve(rows))) });
+  const { link } = opened(port);
+  await until("the lane is ready", () => link.ready);
+  const first = link.send(Object.assign(work(1), { answerBytes: streamBytesMax }));
+  assert.ok(first);
+  assert.equal(link.send(work(2)), undefined);
+  await until("the host has it", () => waiting.length === 1);
+  waiting[0]?.();
+  await assert.rejects(first, /answered 16 bytes/, "the answer has to be as long as was asked");
+  assert.equal(link.ready, false);
+});
+
+test("who is refused, has another width, another CA, is no worker or not the rank that was meant gets no lane", async (t) => {
+  const { port, problems } = await hosted(t, { refuses: ({ rank }) => (rank === 2 ? "not the member of that rank" : undefined) });
+  const cases = {
+    "is refused": [opened(port, { tls: ca.issue("rank-2", namespace, name) }), /not the member/],
+    "another width": [opened(port, { width: 8 }), /hidden: 8, the model has 4/],
+    "a gateway": [opened(port, { tls: ca.issue("gateway", namespace, name) }), /names no worker/],
+    "another deployment": [opened(port, { tls: ca.issue("rank-1", namespace, "other") }), /names no worker/],
+    "another CA": [opened(port, { tls: createTestCa().issue("rank-1", namespace, name) }), undefined],
+    "another host": [opened(port, { serverName: `rank-5.${name}.${namespace}.enodia` }), undefined],
+  } as const;
+  for (const [what, [{ link, ended }, problem]] of Object.entries(cases)) {
+    await until(`${what}: the lane ends`, () => ended.length === 1);
+    assert.equal(link.send(work(1)), undefined, what);
+    if (problem)
+      assert.ok(
+        problems.some((said) => problem.test(said)),
+        `${what}: ${problems}`,
+      );
+  }
+});
+
+test("a caller that membership forgets loses its lane, and with it what it waits for", async (t) => {
+  let member = true;
+  const { server, port } = await hosted(t, {
+    refuses: () => (member ? undefined : "no member of that rank"),
+    serve: () => new Promise(() => {}),
+  });
+  const { link, ended } = opened(port);
+  await until("the lane is ready", () => link.ready);
+  const sent = link.send(work(1));
+  server.recheck();
+  assert.equal(server.lanes, 1);
+  member = false;
+  server.recheck();
+  await assert.rejects(sent as Promise<unknown>);
+  assert.equal(ended.length, 1);
+  await until("the host has no lane", () => server.lanes === 0);
+});
+
+test("a host whose engine says nothing loses the lane: at once when it never spoke, after 4 s with frames under way", async (t) => {
+  const { port } = await hosted(t, { serve: () => new Promise(() => {}) });
+  const { link, ended } = opened(port);
+  await until("the lane is ready", () => link.ready);
+  const sent = link.send(work(1)) as Promise<unknown>;
+  sent.catch(() => {});
+  const begin = performance.now();
+  for (let ms = 0; ms <= 3_500; ms += 250) link.look(begin + ms); // nothing is heard between two looks of one turn
+  assert.equal(ended.length, 0);
+  for (let ms = 3_750; ms <= 4_500; ms += 250) link.look(begin + ms);
+  assert.match(ended[0]?.message ?? "", /said nothing for/);
+  await assert.rejects(sent);
+});

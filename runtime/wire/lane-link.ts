@@ -1,0 +1,144 @@
+// The asking end of a lane: frames from one engine thread straight to another's, so that no other thread has to wake for them. It gives
+// up early: what a lane does not answer is asked for by Dispatch, which knows other ranks (experts/dispatch).
+import { create, toBinary } from "@bufbuild/protobuf";
+import { AppError } from "../../crds/common.ts";
+import { type FramesTarget, openFrames } from "./dispatch-link.ts";
+import { frameKinds, type RawFrame, streamBytesMax } from "./frame-codec.ts";
+import { FrameSocket, lanesAlpn } from "./frame-socket.ts";
+import { LaneHelloSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { decodeSeq, encodeLaneFrame, type LaneFrame } from "./lane-codec.ts";
+import { type Identity, toSender } from "./mapping.ts";
+import { Silence } from "./silence.ts";
+
+/** A lane is to be looked at this often. */
+export const laneLookMs = 250;
+/** A host that says nothing for so long while frames are under way: its engine does not come to them, or the connection is dead. */
+const silenceMs = 4_000;
+/** Until it has said that it takes frames. */
+const connectMs = 2_000;
+const pingAfterMs = 2_000;
+/** Frames under way on one lane. */
+const inFlightMax = 512;
+const none = new Uint8Array(0);
+
+export interface LaneSelf {
+  readonly identity: Identity;
+  readonly hidden: number;
+}
+
+/** `rows`: f32 LE; `answerBytes`: those of the rows that it asks for. */
+export interface LaneWork extends Omit<LaneFrame, "seq"> {
+  readonly rows: Uint8Array;
+  readonly answerBytes: number;
+}
+
+interface Pending {
+  readonly resolve: (rows: Uint8Array | undefined) => void;
+  readonly reject: (error: AppError) => void;
+  readonly answerBytes: number;
+  readonly bytes: number;
+}
+
+export class LaneLink {
+  readonly #frames: FrameSocket;
+  readonly #onClosed: (reason: AppError, wasReady: boolean) => void;
+  readonly #pending = new Map<number, Pending>();
+  readonly #silence = new Silence(laneLookMs, performance.now());
+  #ready = false;
+  #closed = false;
+  #full = false;
+  #bytes = 0;
+  #seq = 0;
+
+  constructor(target: FramesTarget, { identity, hidden }: LaneSelf, onClosed: (reason: AppError, wasReady: boolean) => void) {
+    this.#onClosed = onClosed;
+    const socket = openFrames(target, lanesAlpn);
+    this.#frames = new FrameSocket(socket, {
+      atOnce: true,
+      frame: (frame) => this.#take(frame),
+      gone: (reason) => this.close(reason ?? new AppError("the host ended the lane", { code: "Unavailable", retry: "backoff" })),
+      drain: () => {
+        this.#full = false;
+      },
+    });
+    socket.once("secureConnect", () => {
+      if (socket.alpnProtocol !== lanesAlpn) {
+        this.close(new AppError("the other end takes no lanes", { code: "Unavailable" }));
+        return;
+      }
+      const hello = create(LaneHelloSchema, { sender: toSender(identity), hidden });
+      this.#frames.write({ kind: frameKinds.hello, head: toBinary(LaneHelloSchema, hello), body: none });
+    });
+  }
+
+  /** The host takes frames. */
+  get ready(): boolean {
+    return this.#ready;
+  }
+
+  /** The rows, or nothing where the host wants to be asked by Dispatch; rejects when the lane ends. Undefined: it has no room now. */
+  send({ rows, answerBytes, ...frame }: LaneWork): Promise<Uint8Array | undefined> | undefined {
+    const bytes = rows.byteLength + answerBytes;
+    const heavy = this.#bytes > 0 && this.#bytes + bytes > streamBytesMax;
+    if (!this.#ready || this.#closed || this.#full || heavy || this.#pending.size >= inFlightMax) return undefined;
+    const seq = this.#nextSeq();
+    const answered = new Promise<Uint8Array | undefined>((resolve, reject) => {
+      this.#pending.set(seq, { resolve, reject, answerBytes, bytes });
+    });
+    this.#bytes += bytes;
+    this.#full = !this.#frames.write({ kind: frameKinds.frame, head: encodeLaneFrame(Object.assign({ seq }, frame)), body: rows });
+    return answered;
+  }
+
+  /** To be called every `laneLookMs`. */
+  look(nowMs: number): void {
+    const silentMs = this.#silence.look(nowMs);
+    const patienceMs = this.#ready ? silenceMs : connectMs;
+    if (silentMs >= patienceMs && (!this.#ready || this.#pending.size > 0)) this.#silent(silentMs);
+    else if (this.#ready && silentMs >= pingAfterMs) this.#frames.write({ kind: frameKinds.ping, head: none, body: none });
+  }
+
+  close(reason: AppError): void {
+    if (this.#closed) return;
+    const wasReady = this.#ready;
+    this.#closed = true;
+    this.#ready = false;
+    this.#frames.destroy();
+    for (const { reject } of this.#pending.values()) reject(reason);
+    this.#pending.clear();
+    this.#onClosed(reason, wasReady);
+  }
+
+  #silent(ms: number): void {
+    this.close(new AppError(`the host's engine said nothing for ${Math.round(ms)} ms`, { code: "Silent", retry: "backoff" }));
+  }
+
+  #nextSeq(): number {
+    this.#seq = (this.#seq + 1) >>> 0;
+    return this.#seq;
+  }
+
+  #take({ kind, head, body }: RawFrame): void {
+    this.#silence.heard();
+    if (kind === frameKinds.ping) {
+      this.#ready = !this.#closed;
+      return;
+    }
+    if (kind !== frameKinds.reply && kind !== frameKinds.declined) {
+      throw new AppError(`a frame of kind ${kind} where an answer is due`, { code: "InvalidFrame" });
+    }
+    const seq = decodeSeq(head);
+    const pending = this.#pending.get(seq);
+    if (pending === undefined) throw new AppError(`seq: ${seq} was not asked`, { code: "InvalidFrame" });
+    this.#pending.delete(seq);
+    this.#bytes -= pending.bytes;
+    if (kind === frameKinds.declined || body.byteLength === pending.answerBytes) {
+      pending.resolve(kind === frameKinds.declined ? undefined : body);
+      return;
+    }
+    const wrong = `the host answered ${body.byteLength} bytes for ${pending.answerBytes}`;
+    const error = new AppError(wrong, { code: "InvalidReply", operation: "reading a frame" });
+    pending.reject(error);
+    throw error;
+  }
+}
