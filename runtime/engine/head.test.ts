@@ -16,7 +16,7 @@ import { Mutex } from "./mutex.ts";
 
 const [hidden, vocab, rows] = [32, 3_000, 12] as const;
 const program = {
-  ...{ hidden, vocab },
+  ...{ hidden, vocab, layers: [] },
   head: {
     name: "head",
     inputs: [{ name: "x", dtype: "f32", width: hidden }],

@@ -33,12 +33,13 @@ export function selectingHead({ head, vocab }: Pick<ModelProgram, "head" | "voca
 
 /** Without candidates where the device lacks an operation for them: all rows are copied then. */
 export async function compileHead(backend: Backend, program: ModelProgram, weights: Weights): Promise<Compiled> {
-  if (!backend.selectsTokens) return backend.compile(program.head, weights);
+  const last = program.layers.length - 1;
+  if (!backend.selectsTokens) return backend.compile(program.head, weights, last);
   try {
-    return await backend.compile(selectingHead(program), weights);
+    return await backend.compile(selectingHead(program), weights, last);
   } catch (caught) {
     if (AppError.from(caught).code !== "UnsupportedOp") throw caught;
-    return backend.compile(program.head, weights);
+    return backend.compile(program.head, weights, last);
   }
 }
 

@@ -96,8 +96,7 @@ function unavailable(message: string, cause?: unknown): AppError {
 const wanted = (kind: "cpu" | GpuName): readonly Library[] => {
   const found = librariesOf(kind, process.platform, process.arch);
   if (found.length > 0) return found;
-  const instead = kind === "cpu" ? "reference" : "cpu";
-  throw unavailable(`${noLibrary(kind, process.platform, process.arch)}; set spec.runtime.backend to ${instead}`);
+  throw unavailable(noLibrary(kind, process.platform, process.arch));
 };
 
 /** Spelled out where a package is a dependency, so that who looks for unused ones finds it. */

@@ -48,9 +48,12 @@ const reasons: Readonly<Partial<Record<"cpu" | GpuName, string>>> = {
   metal: `: it is of macOS alone, and ${scope}/mac-arm64-metal has no release ${packageVersion}, whose ggml this code was written for`,
 };
 
+/** What runs there in its place. */
+const instead: Readonly<Record<"cpu" | GpuName, string>> = { cpu: "reference", cuda: "cpu", vulkan: "cpu", metal: "cpu" };
+
 /** What to say where no library is for a machine. */
 export const noLibrary = (kind: "cpu" | GpuName, platform: string, arch: string): string =>
-  `there is no ${kind} backend for ${platform} on ${arch}${reasons[kind] ?? ""}`;
+  `there is no ${kind} backend for ${platform} on ${arch}${reasons[kind] ?? ""}; set spec.runtime.backend to ${instead[kind]}`;
 
 export const librariesOf = (kind: "cpu" | GpuName, platform: string, arch: string): readonly Library[] =>
   libraries[kind][`${platform}-${arch}`] ?? [];
