@@ -8,8 +8,8 @@ import { gatherRows } from "../placement/frames/pairs.ts";
 import { candidatesMost, chooseAmong, sharpnessOf } from "./core/candidates.ts";
 import type { OpenSampling } from "./core/open-sampling.ts";
 import { type Sampled, Sampler } from "./core/sampling.ts";
-import { floats } from "./layer-pass.ts";
 import type { Mutex } from "./mutex.ts";
+import { floats } from "./step-tools.ts";
 
 /** The token of the i-th of the rows that were given. */
 type Choose = (i: number, request: OpenSampling, position: number) => Sampled;

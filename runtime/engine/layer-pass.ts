@@ -4,69 +4,16 @@ import type { Phase } from "../../crds/telemetry.ts";
 import type { Compiled, KvCall, Outputs, Room } from "../compute/backend.ts";
 import { keptRoom } from "../compute/kept.ts";
 import { rangeOfGroups } from "../kernels/kv-groups.ts";
-import type { ModelProgram, Tensor } from "../kernels/segment.ts";
-import type { Router } from "../placement/dispatch.ts";
+import type { Tensor } from "../kernels/segment.ts";
 import { scatterRows, selectPairs } from "../placement/frames/pairs.ts";
-import type { RemoteFrame } from "./api.ts";
 import { combine, type Group, groupPairs } from "./core/combine.ts";
-import type { Halving } from "./core/halving.ts";
 import { kindOf } from "./core/plan.ts";
-import type { ExpertTable } from "./expert-table.ts";
-import type { LoadCounter } from "./load-counter.ts";
-import type { Mutex } from "./mutex.ts";
-import { passRange, type Ranges } from "./ranges.ts";
-import type { StepTimes } from "./step-times.ts";
-import type { TransitionSampler } from "./transition-sampler.ts";
-import type { Turns } from "./turns.ts";
+import { passRange } from "./ranges.ts";
+import { type Chosen, type Followed, floats, follow, type Part, type Passed, type StepTools } from "./step-tools.ts";
 
-export interface StepTools {
-  readonly program: Pick<ModelProgram, "layers" | "hidden">;
-  readonly embed: Compiled;
-  readonly blocks: readonly Compiled[];
-  readonly experts: ExpertTable;
-  readonly counter: LoadCounter;
-  readonly transitions: TransitionSampler;
-  readonly times: StepTimes;
-  readonly router: () => { readonly rank: number; readonly table: Router };
-  readonly dispatch: (frame: RemoteFrame) => Promise<Float32Array>;
-  readonly turns: Turns;
-  /** Memory that no part of a step uses now; there are as many as parts were ever under way at once, which is two. */
-  readonly rooms: Room[];
-  /** Unset: every layer is passed alone. */
-  readonly ranges?: Ranges;
-  /** Unset: steps are never halved. */
-  readonly halving?: Pick<Halving, "wants" | "took">;
-}
-
-export interface LayerRows {
-  readonly layer: number;
-  readonly decodes: number;
+interface LayerRows extends Chosen {
   readonly f: Float32Array; // [n, hidden]
-  readonly ids: Int32Array; // [n, topK]
-  readonly topK: number;
   readonly room: Room;
-}
-
-/** A token whose way through the layers is followed. */
-export interface Followed {
-  readonly row: number;
-  /** Experts it chose in the layer before, if that one has any. */
-  chose: Int32Array | undefined;
-}
-
-/** The rows of a step, or half of them. */
-export interface Part {
-  readonly tokens: Int32Array;
-  readonly kv: KvCall;
-  /** Rows at the beginning that decode; the others are of prompts. */
-  readonly decodes: number;
-  /** Held while something is computed or about to be sent, so that halves alternate; free while rows travel. */
-  readonly baton: Mutex;
-  /** A layer of this part is begun when that of the other half, whose keys it looks at, is done. */
-  readonly before: (layer: number) => Promise<void> | undefined;
-  readonly attended: (layer: number) => void;
-  /** Throws what it is given, after it has told the other half. */
-  readonly failed: (error: unknown) => never;
 }
 
 /** The layer's result so far: `rows` lacks those of other ranks until `remote` is there. */
@@ -76,12 +23,6 @@ interface Begun {
   readonly rows: Float32Array;
   readonly remote: Promise<unknown> | undefined;
   readonly sentAt: number;
-}
-
-/** Rows after the layers before `to`. */
-export interface Passed {
-  readonly x: Float32Array; // [n, hidden]
-  readonly to: number;
 }
 
 /** Rows of the part after the last layer, [n, hidden]; good until the next step. */
@@ -242,21 +183,6 @@ async function denseRows(tools: StepTools, { block, decodes, pieces, room }: Den
   return whole;
 }
 
-/** Counts where followed tokens went from the layer before to this one. */
-export function follow(
-  transitions: TransitionSampler,
-  followed: readonly Followed[],
-  { layer, decodes, ids, topK }: Omit<LayerRows, "f" | "room">,
-): void {
-  for (const token of followed) {
-    const chosen = ids.slice(token.row * topK, (token.row + 1) * topK);
-    if (token.chose) transitions.count(phaseOf(token.row, decodes), layer - 1, token.chose, chosen);
-    token.chose = chosen;
-  }
-}
-
-export const phaseOf = (row: number, decodes: number): Phase => (row < decodes ? "decode" : "prefill");
-
 /** Unweighted expert outputs of every (row, k), [n * topK, hidden]: those of this rank when it resolves, the rest with `remote`. */
 async function beginExperts(tools: StepTools, { layer, decodes, f, ids, topK, room }: LayerRows): Promise<Pick<Begun, "rows" | "remote">> {
   const { hidden } = tools.program;
@@ -320,8 +246,6 @@ function byPhase({ key, pairs }: Group, decoded: number): PhaseGroup[] {
   ];
   return groups.filter((group) => group.pairs.length > 0);
 }
-
-export const floats = (outputs: Outputs, name: string): Float32Array => outputs[name]?.data as Float32Array;
 
 /** Key of the pairs computed here; ranks are >= 0 and -1 stands for an unknown host. */
 const localKey = -2;

@@ -9,12 +9,12 @@ import type { KvGroup } from "../kernels/kv-groups.ts";
 import { createRouter } from "../placement/dispatch.ts";
 import { importMoe } from "../tools/import-moe.ts";
 import { ExpertTable } from "./expert-table.ts";
-import type { StepTools } from "./layer-pass.ts";
 import { LoadCounter } from "./load-counter.ts";
 import { type OpenModel, openModel } from "./open.ts";
 import { type Ranges, rangesOf } from "./ranges.ts";
 import { forward } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
+import type { StepTools } from "./step-tools.ts";
 import { TransitionSampler } from "./transition-sampler.ts";
 import { FrameTurns } from "./turns.ts";
 

@@ -1,18 +1,23 @@
 // The passing of layers at once, where all of their experts are here and rows are few: which layers, which steps, and what is counted
 // afterwards. Everything else goes layer by layer (layer-pass.ts), with the same bits.
-import type { Compiled, LayerRange } from "../compute/backend.ts";
-import type { Layer } from "../kernels/segment.ts";
+import type { Backend, Compiled, LayerRange } from "../compute/backend.ts";
+import type { Layer, ModelProgram } from "../kernels/segment.ts";
 import { noRank } from "../placement/dispatch.ts";
 import { kindOf } from "./core/plan.ts";
 import type { ExpertTable } from "./expert-table.ts";
-import { type Followed, follow, type Part, type Passed, phaseOf, type StepTools } from "./layer-pass.ts";
-import type { OpenModel } from "./open.ts";
+import { type Followed, follow, type LayersAtOnce, type Part, type Passed, phaseOf, type StepTools } from "./step-tools.ts";
 
 /** One of so many steps goes layer by layer, so that the time that experts take apart is known. */
 const measuredEvery = 32;
 
+interface LayerParts {
+  readonly backend: Pick<Backend, "createRange">;
+  readonly program: Pick<ModelProgram, "layers">;
+  readonly blocks: readonly Compiled[];
+}
+
 /** The layers of an open model, whose experts lie in this table. */
-export function rangesOf({ backend, program, blocks }: Pick<OpenModel, "backend" | "program" | "blocks">, experts: ExpertTable): Ranges {
+export function rangesOf({ backend, program, blocks }: LayerParts, experts: ExpertTable): Ranges {
   const layers = program.layers.map((layer, i) => {
     const [block, shelf] = [blocks[i] as Compiled, experts.shelf(i)];
     return shelf === undefined ? { layer, block } : { layer, block, shelf };
@@ -20,7 +25,7 @@ export function rangesOf({ backend, program, blocks }: Pick<OpenModel, "backend"
   return new Ranges(backend.createRange(layers), program.layers);
 }
 
-export class Ranges {
+export class Ranges implements LayersAtOnce {
   readonly range: LayerRange;
   readonly #layers: readonly Layer[];
   readonly #measures: boolean;
@@ -32,13 +37,11 @@ export class Ranges {
     this.#measures = layers.some(({ kind }) => kind === "moe");
   }
 
-  /** To be asked once a step, or half of one. */
   wants(rows: number): boolean {
     if (rows > this.range.rowsMax) return false;
     return !this.#measures || this.#steps++ % measuredEvery !== 0;
   }
 
-  /** The end of the layers from `from` on that can be passed at once now; `from` where there is none. */
   endOf({ router, turns }: StepTools, { decodes, tokens }: Part, from: number): number {
     const { rank, table } = router();
     const most = turns.layersAtOnce(kindOf(tokens.length, decodes), tokens.length);

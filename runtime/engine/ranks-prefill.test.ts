@@ -5,9 +5,9 @@ import { test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import type { RemoteFrame } from "./api.ts";
 import type { ExpertWork, PairBatch } from "./expert-table.ts";
-import type { StepTools } from "./layer-pass.ts";
 import { Mutex } from "./mutex.ts";
 import { forward } from "./step.ts";
+import type { StepTools } from "./step-tools.ts";
 import { FrameTurns } from "./turns.ts";
 
 const tokens = 64;

@@ -11,12 +11,12 @@ import { createRouter } from "../placement/dispatch.ts";
 import { importMoe } from "../tools/import-moe.ts";
 import type { RemoteFrame } from "./api.ts";
 import { ExpertTable } from "./expert-table.ts";
-import type { StepTools } from "./layer-pass.ts";
 import { LoadCounter } from "./load-counter.ts";
 import type { ThreadOptions } from "./messages.ts";
 import { type OpenModel, openModel } from "./open.ts";
 import { forward } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
+import type { StepTools } from "./step-tools.ts";
 import { TransitionSampler } from "./transition-sampler.ts";
 import { FrameTurns } from "./turns.ts";
 

@@ -3,8 +3,9 @@
 import type { KvCall } from "../compute/backend.ts";
 import type { KvGroup } from "../kernels/kv-groups.ts";
 import { kindOf } from "./core/plan.ts";
-import { type Part, passLayers, rangeOf, type StepTools } from "./layer-pass.ts";
+import { passLayers, rangeOf } from "./layer-pass.ts";
 import { Mutex } from "./mutex.ts";
+import type { Part, StepTools } from "./step-tools.ts";
 
 /** Rows of `tokens` after the last layer, [n, hidden]; the first `decodes` of them decode. */
 export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, decodes: number): Promise<Float32Array> {
@@ -50,7 +51,10 @@ function halves({ program }: StepTools, tokens: Int32Array, kv: KvCall, decodes:
   const baton = new Mutex();
   const gates = program.layers.map(() => gate());
   const first = {
-    ...{ decodes: Math.min(decodes, at), baton, tokens: tokens.slice(0, at), kv: rangeOf(kv, 0, at) },
+    decodes: Math.min(decodes, at),
+    baton,
+    tokens: tokens.slice(0, at),
+    kv: rangeOf(kv, 0, at),
     before: () => undefined,
     attended: (layer: number) => gates[layer]?.open(),
     failed: (error: unknown): never => {

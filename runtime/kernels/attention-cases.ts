@@ -21,7 +21,10 @@ interface Shape {
 /** Cases with a past start from a zeroed cache: suites that need real history run a prefill first (test/contract). */
 function shaped(name: string, shape: Shape): KernelCase {
   const groups = shape.groups.map(({ past, tokens, firstSlot = 0 }) => ({
-    ...{ firstSlot, batch: past.length, tokens, past: Int32Array.from(past) },
+    firstSlot,
+    batch: past.length,
+    tokens,
+    past: Int32Array.from(past),
   }));
   const rows = rowsOfGroups(groups);
   const qWidth = shape.heads * shape.headDim;

@@ -11,7 +11,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
   "runtime/placement/": ["crds/"],
   "runtime/kernels/": ["crds/", "runtime/placement/grid.ts"],
   "runtime/models/": ["crds/", "runtime/kernels/"],
-  "runtime/engine/core/": ["crds/", "runtime/engine/core/constraints/"],
+  "runtime/engine/core/": ["crds/", "runtime/kernels/", "runtime/engine/core/constraints/"],
   "runtime/engine/core/constraints/": ["crds/"],
   "runtime/wire/": ["crds/", "runtime/placement/"],
   "runtime/observe/": ["crds/"],

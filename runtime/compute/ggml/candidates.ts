@@ -3,7 +3,7 @@
 import type { Op } from "../../kernels/segment.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
-import type { Lowering } from "./lower.ts";
+import type { Lowering } from "./lowering.ts";
 
 const floatMax = 2 ** 127 * (2 - 2 ** -23);
 const intBytes = 4;

@@ -7,7 +7,7 @@ import type { DeviceBuffer, GgmlDevice, Memory } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { type Home, homesOf, type Matrix, multiplied } from "./homes.ts";
-import type { WeightSource } from "./lower.ts";
+import type { WeightSource } from "./lowering.ts";
 import { dimensions, numberOf, type WeightType, weightBytes } from "./types.ts";
 
 interface Placed extends Matrix {

@@ -2,7 +2,7 @@
 // beyond its memory, so choices are brought within the finite ones first; the shares are not, so that such a row is found out later.
 import type { Op } from "../../kernels/segment.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
-import type { Lowering } from "./lower.ts";
+import type { Lowering } from "./lowering.ts";
 
 const floatMax = 2 ** 127 * (2 - 2 ** -23);
 const intBytes = 4;

@@ -3,7 +3,7 @@
 import type { DeviceBuffer, GgmlDevice, Memory } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
-import { ofChosen } from "./lower.ts";
+import { ofChosen } from "./lowering.ts";
 import { multipliesExactly, numberOf, type WeightType, weightBytes } from "./types.ts";
 
 export interface Matrix {

@@ -1,5 +1,5 @@
-// What all KV caches of ggml share: per layer one tensor of keys and one of values, a row of all heads a position, keys rotated; where in
-// them a slot's positions lie is each cache's own (kv-paged.ts, kv-pool.ts). Attention reads it as one view (kv.ts).
+// The common part of all KV caches of ggml: per layer one tensor of keys and one of values, a row of all heads a position, keys rotated.
+// Where in them a slot's positions lie is each cache's own (kv-paged.ts, kv-pool.ts). Attention reads it as one view (kv.ts).
 import { AppError } from "../../../crds/common.ts";
 import type { KvGroup } from "../../kernels/kv-groups.ts";
 import { type RopeTables, ropeTables } from "../../kernels/rope.ts";

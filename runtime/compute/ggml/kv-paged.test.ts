@@ -1,4 +1,5 @@
-// The KV cache's memory where there are pages: it follows what is written, not the slots that there are, and comes back when slots are trimmed or moved.
+// The KV cache's memory where there are pages: it follows what is written, not the slots that there are, and comes back when slots are
+// trimmed or moved.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";

@@ -1,4 +1,5 @@
-// How a device stores keys and values of each type: asked of the device, since what its attention reads differs from one to the other.
+// The ways in which a device stores keys and values of each type: asked of the device, since what its attention reads differs from one
+// to the other.
 import type { KvType } from "../../../crds/names.ts";
 import { kvTypes } from "../../../crds/names.ts";
 import type { KvSpec } from "../backend.ts";
@@ -13,7 +14,7 @@ interface Stored {
 type Heads = Pick<KvSpec, "kvHeads" | "headDim" | "valueDim">;
 
 /** In the order of preference. Beside keys of f16 lie values of bf16 where attention reads the two together: sums of f16 values in f16,
- *  as on the processor, stand still or overflow after some thousand of them; those of bf16 are in f32, with the same error at any length. */
+ *  as on the processor, stand still or overflow after some thousand of them; those of bf16 are in f32, with one error at any length. */
 const pairs: Readonly<Record<KvType, readonly Stored[]>> = {
   f32: [{ keys: "f32", values: "f32" }],
   f16: [

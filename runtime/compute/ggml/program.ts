@@ -13,7 +13,8 @@ import type { GgmlDevice } from "./device.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
 import { zeroIds } from "./homes.ts";
 import { KvGraph, kvKey } from "./kv.ts";
-import { type Lowering, lower } from "./lower.ts";
+import { lower } from "./lower.ts";
+import type { Lowering } from "./lowering.ts";
 import { Recent } from "./recent.ts";
 
 /** Graphs kept for each program, by batch, slot and length of context: decode steps of some lengths, and some sizes of prefill. */

@@ -12,7 +12,7 @@ import type { GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type Graph, type Value } from "./graph.ts";
 import { homesOf, multiplied, zeroIds } from "./homes.ts";
-import type { WeightSource } from "./lower.ts";
+import type { WeightSource } from "./lowering.ts";
 import { columnsOf, formsOf, type Part, type Product, partIndex, partsOf } from "./parts.ts";
 import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";

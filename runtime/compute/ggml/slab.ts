@@ -5,7 +5,7 @@ import type { DeviceBuffer, GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { homesOf } from "./homes.ts";
-import type { WeightSource } from "./lower.ts";
+import type { WeightSource } from "./lowering.ts";
 import { columnsOf, dataOf, type Part, type Product, partIndex } from "./parts.ts";
 import { numberOf, weightBytes } from "./types.ts";
 

@@ -1,7 +1,7 @@
 // The ledger of KV memory, pure: who sits in which slot, how many blocks of the pool each one holds, what has to be copied, moved and
 // given back, and what can be reused. Order of slots: [decoding 0..D-1][prefilling, in the order in which they came][kept and empty]. A
-// decode step binds the prefix 0..D-1; when a request leaves, the last decoding slot moves into the hole. Kept = what was computed for requests that left,
-// which later prompts may begin with; its blocks are free to take, the least recently used first and from its end.
+// decode step binds the prefix 0..D-1; when a request leaves, the last decoding slot moves into the hole. Kept = what was computed for
+// requests that left, which later prompts may begin with; its blocks are free to take, the least recently used first and from its end.
 import { type Holder, PrefixIndex, reuseTokensMin } from "./prefixes.ts";
 
 export type SlotChange =
