@@ -4,7 +4,6 @@ import type { Op, OpName, Rope } from "../../kernels/segment.ts";
 import type { Capabilities } from "../backend.ts";
 import { attend } from "./attention.ts";
 import { candidates } from "./candidates.ts";
-import type { Pointer } from "./functions.ts";
 import { groupRoute, route } from "./gates.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import type { GroupShape, KvGraph } from "./kv.ts";
