@@ -8,7 +8,7 @@ import type { DeviceMemory } from "../backend.ts";
 import type { Pointer } from "./functions.ts";
 import { instructionsOf } from "./instructions.ts";
 import { type GgmlLibrary, ggmlLibrary } from "./library.ts";
-import { type Governor, type GraphCost, ThreadGovernor } from "./threads.ts";
+import { type Governor, type GraphCost, GraphCosts, ThreadGovernor } from "./threads.ts";
 import { type MemoryName, numberOf } from "./types.ts";
 
 /** Between two steps of a graph ggml's threads look so long for the next one before they sleep, 0 to 100; 50 is ggml's own choice. */
@@ -69,6 +69,8 @@ export class GgmlDevice {
   readonly alignment: number;
   /** Bytes of one allocation, at most. */
   readonly largestBytes: number;
+  /** What graphs cost on one thread. */
+  readonly costs = new GraphCosts();
   readonly #parts: DeviceParts;
   readonly #backend: Pointer;
   readonly #device: Pointer;

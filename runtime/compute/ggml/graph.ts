@@ -104,6 +104,10 @@ export class GraphBuilder {
         return { name, tensor, bytes };
       }),
       outputs: new Map(Object.entries(outputs)),
+      cost: this.device.costs.of(
+        this.#step,
+        this.#owned.reduce((sum, each) => sum + each.bytes, 0),
+      ),
     });
   }
 
@@ -136,18 +140,20 @@ interface Parts {
   readonly graph: Pointer;
   readonly inputs: readonly { readonly name: string; readonly tensor: Pointer; readonly bytes: number }[];
   readonly outputs: ReadonlyMap<string, Value>;
+  readonly cost: GraphCost;
 }
 
 export class Graph {
   readonly #device: GgmlDevice;
   readonly #parts: Parts;
   readonly #generation: number;
-  readonly #cost: GraphCost = { alone: 0, runs: 0 };
+  readonly #cost: GraphCost;
 
   constructor(device: GgmlDevice, parts: Parts) {
     this.#device = device;
     this.#parts = parts;
     this.#generation = device.generation;
+    this.#cost = parts.cost;
   }
 
   /** False once the scratch memory has moved: build it again. */

@@ -1,7 +1,7 @@
 // More threads while they gain, one while they do not: shown on a clock and on machines that are given.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type GraphCost, ThreadGovernor } from "./threads.ts";
+import { type GraphCost, GraphCosts, ThreadGovernor } from "./threads.ts";
 
 /** Runs a graph of `alone` ms so often on a machine where more threads take `ratio` of that; answers the threads of each run. */
 function play(governor: ThreadGovernor, clock: { ms: number }, cost: GraphCost, alone: number, ratio: number, runs: number): number[] {
@@ -46,4 +46,14 @@ test("tiny graphs, and a machine of one processor, stay on one thread", () => {
   assert.ok(play(governor, clock, cost, 0.01, 0.5, 50).every((n) => n === 1));
   const one = start(1);
   assert.ok(play(one.governor, one.clock, one.cost, 5, 0.5, 50).every((n) => n === 1));
+});
+
+test("graphs of as many steps on about as large values are known by one another's runs, others are not", () => {
+  const costs = new GraphCosts();
+  const { clock, governor } = start();
+  const layers = [1_000_000, 1_050_000, 980_000, 1_020_000, 1_000_000];
+  const threads = layers.flatMap((bytes) => play(governor, clock, costs.of(12, bytes), 1, 0.55, 1));
+  assert.deepEqual(threads, [1, 1, 1, 2, 2]);
+  assert.equal(governor.choose(costs.of(12, 2_000_000)), 1);
+  assert.equal(governor.choose(costs.of(3, 1_000_000)), 1);
 });

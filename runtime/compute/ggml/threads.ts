@@ -1,14 +1,37 @@
 // The number of threads that a graph runs on. ggml's threads wait for each other by spinning, so on processors that others use too, two
-// are slower than one: beside one busy neighbour they fall to a third. So a graph's first runs, on one thread, say what it costs; more
-// threads are used while they gain by that measure, and are left alone for a while when they do not. Pure, but for the clock that it is
-// given.
+// are slower than one: beside one busy neighbour they fall to a third. So the first runs of graphs of a kind, on one thread, say what they
+// cost; more threads are used while they gain by that measure, and are left alone for a while when they do not. Pure, but for the clock
+// that it is given.
 
-/** What is known of one graph. */
+import { Recent } from "./recent.ts";
+
+/** What is known of graphs of one class. */
 export interface GraphCost {
   /** Milliseconds on one thread; 0 before it ran. */
   alone: number;
   /** Runs on one thread so far. */
   runs: number;
+}
+
+/** Classes of graphs of which costs are kept: by rows, context and segment, of all calls of a while. */
+const classesMax = 512;
+/** Sizes of one class differ by at most a factor of 2^(1 / this). */
+const classesPerDoubling = 4;
+
+/** Costs of graphs by what they are: those of as many steps on about as large values cost the same, such as layers of one shape, or a
+ *  prefill's pieces of about as many rows. Most graphs of a prefill run too seldom to be known by themselves. */
+export class GraphCosts {
+  readonly #classes = new Recent<GraphCost>(classesMax, () => {});
+
+  /** `steps`: nodes that compute; `bytes`: of all values of the graph. */
+  of(steps: number, bytes: number): GraphCost {
+    const size = Math.round(classesPerDoubling * Math.log2(Math.max(1, bytes)));
+    return this.#classes.take(
+      `${steps}.${size}`,
+      () => true,
+      () => ({ alone: 0, runs: 0 }),
+    );
+  }
 }
 
 /** Runs on one thread before a graph runs on more. The first one finds its weights in no cache, and does not count. */
