@@ -64,7 +64,7 @@ export const lossRows = 256;
 
 export interface TrainingBackend {
   readonly device: string;
-  /** The engine and version that the bits of a run depend on. */
+  /** What the bits of a run depend on beside model, data and settings: engine and version, and the instructions that compute. */
   readonly numerics: string;
   /** Throws AppError `UnsupportedOp` that names op and segment. `tokens`: rows of each sequence. */
   compile(segment: Segment, tokens: number): Promise<TrainableSegment>;

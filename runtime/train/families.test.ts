@@ -8,7 +8,7 @@ import { randomIds } from "../kernels/random.ts";
 import { familyOf } from "../models/index.ts";
 import { layoutOf } from "./layout.ts";
 import { Network } from "./network.ts";
-import { fillParameters } from "./source.ts";
+import { openStart } from "./start.ts";
 
 const golden = join(import.meta.dirname, "../../test/golden");
 const backend = await createTraining({ threads: 1 });
@@ -26,12 +26,10 @@ for (const path of globSync("{tiny-f32,families/*}/config.json", { cwd: golden }
     const program = family.program(config);
     const layout = layoutOf(program, family.expertTensors);
     const [parameters, gradients] = [new Float32Array(layout.floats), new Float32Array(layout.floats)];
-    await fillParameters(
-      { dir, config, family, program, files: new Map(), tokenizerDigest: "" },
-      layout,
-      { kind: "checkpoint", seed: 1 },
-      parameters,
-    );
+    const source = { dir, config, family, program, files: new Map(), tokenizerDigest: "" };
+    const weights = await openStart(source, { init: "checkpoint", seed: 1, initCodec: undefined });
+    await weights.fill(layout, parameters);
+    await weights.close();
     const network = await Network.open(backend, { program, layout, parameters, gradients, sequenceLength });
     const rows = 4 * sequenceLength;
     const ids = (seed: number): Int32Array => randomIds(seed, rows, program.vocab).data as Int32Array;

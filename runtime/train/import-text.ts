@@ -113,16 +113,19 @@ function offsetBytes(token: number): Uint8Array {
   return new Uint8Array(view.buffer);
 }
 
+/** The index before it has its name: what is left of an import that was killed then. */
+const unfinishedIndex = `${corpusFiles.index}.tmp`;
+const ownNames: ReadonlySet<string> = new Set([...Object.values(corpusFiles), unfinishedIndex]);
+
 /** The index is removed first and written last: a folder without is no data. */
 async function prepare({ out, overwrite }: ImportText): Promise<void> {
-  const index = join(out, corpusFiles.index);
   const there = await readdir(out).catch(() => undefined);
   if (there === undefined) await mkdir(out, { recursive: true });
-  else if (there.length > 0 && !(overwrite && there.every((name) => Object.values<string>(corpusFiles).includes(name))))
+  else if (there.length > 0 && !(overwrite && there.every((name) => ownNames.has(name))))
     throw new AppError(`${out}: is not empty; pass --overwrite to replace token data that is there, or --out for another folder`, {
       code: "AlreadyExists",
     });
-  await rm(index, { force: true });
+  for (const name of [corpusFiles.index, unfinishedIndex]) await rm(join(out, name), { force: true });
 }
 
 async function writeTokens(options: ImportText, tokenizer: Tokenizer, files: readonly string[]): Promise<Index> {
@@ -156,8 +159,8 @@ export async function importText(given: ImportText): Promise<Index> {
   const tokenizer = await loadTokenizer(options.model);
   await prepare(options);
   const index = await writeTokens(options, tokenizer, files);
-  const path = join(options.out, corpusFiles.index);
-  await writeFile(`${path}.tmp`, `${JSON.stringify(index, undefined, 2)}\n`, { flush: true });
-  await rename(`${path}.tmp`, path);
+  const unfinished = join(options.out, unfinishedIndex);
+  await writeFile(unfinished, `${JSON.stringify(index, undefined, 2)}\n`, { flush: true });
+  await rename(unfinished, join(options.out, corpusFiles.index));
   return index;
 }

@@ -3,14 +3,34 @@ import { copyFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { CodecName } from "../../crds/names.ts";
 import { architectureOf } from "../models/family.ts";
+import { valuesOf } from "../weights/codecs/codec.ts";
+import { codecFor } from "../weights/codecs/index.ts";
 import { bytesOf } from "../weights/floats.ts";
 import { layerShapes } from "../weights/layer-shapes.ts";
-import { writeFolder } from "../weights/model-folder.ts";
+import { checkTarget, writeFolder } from "../weights/model-folder.ts";
 import { type TensorToWrite, writeSafetensors } from "../weights/safetensors-writer.ts";
 import type { ExpertIndex } from "../weights/store.ts";
 import { writeStore } from "../weights/store-writer.ts";
 import { type Layout, type Unit, unitsOf, viewsOf } from "./layout.ts";
 import type { ModelSource } from "./source.ts";
+
+/** Where the result of a run goes. */
+export function resultFolders(out: string): { readonly store: string; readonly folder: string } {
+  return { store: join(out, "store"), folder: join(out, "huggingface") };
+}
+
+/** Throws what the writing of the result would, as far as that is known before the first step: of folders and of codecs. */
+export async function checkResult(source: ModelSource, out: string, codecs: readonly CodecName[]): Promise<void> {
+  for (const dir of Object.values(resultFolders(out))) await checkTarget({ dir, overwrite: true, sources: [source.dir] });
+  // A row of each matrix: whether a codec takes it depends on its columns.
+  const rows = layerShapes(source.program).map(({ matrices }) =>
+    matrices.map(({ name, shape }) => ({ name, shape: shape.length < 2 ? shape : [1, ...shape.slice(1)] })),
+  );
+  for (const shape of rows) {
+    const zeros = Object.fromEntries(shape.map((part) => [part.name, new Float32Array(valuesOf(part.shape))]));
+    for (const codec of codecs) codecFor(codec).encode(zeros, shape);
+  }
+}
 
 interface Trained {
   readonly source: ModelSource;

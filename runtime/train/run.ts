@@ -1,9 +1,10 @@
 // A run of training on one rank: opens model, data and the last checkpoint, makes the steps that are left, and writes the result. To
 // run it again is to go on: with the same settings each step has the same bits whether the run was stopped or not. Shell.
 import { createHash } from "node:crypto";
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { totalmem } from "node:os";
 import { join } from "node:path";
+import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import { createTraining } from "../compute/open-training.ts";
 import type { TrainingBackend } from "../compute/training.ts";
@@ -12,9 +13,10 @@ import { newestCheckpoint, readCheckpoint, writeCheckpoint } from "./checkpoint.
 import { type Corpus, openCorpus } from "./corpus.ts";
 import { type Layout, layoutOf } from "./layout.ts";
 import { Network } from "./network.ts";
-import { writeTrainedFolder, writeTrainedStore } from "./result.ts";
+import { checkResult, resultFolders, writeTrainedFolder, writeTrainedStore } from "./result.ts";
 import { checkSettings, identityOf, type TrainSettings } from "./settings.ts";
-import { fillParameters, type ModelSource, openSource } from "./source.ts";
+import { type ModelSource, openSource } from "./source.ts";
+import { openStart, type Start } from "./start.ts";
 import { type Machine, runStep, type StepReport, validationLoss } from "./step.ts";
 
 /** Bytes of a parameter: itself, two moments, its gradient. */
@@ -34,6 +36,8 @@ interface RunStart {
   readonly device: string;
   readonly parameters: number;
   readonly samples: number;
+  /** Where its weights are from, for people. */
+  readonly weights: string;
   /** Steps that a checkpoint has already. */
   readonly step: number;
 }
@@ -53,6 +57,8 @@ interface Run extends Machine {
   readonly backend: TrainingBackend;
   readonly identity: ReturnType<typeof identityOf>;
   readonly checkpoints: string;
+  /** Where its weights are from, for people. */
+  readonly weights: string;
   /** The last step that is done. */
   readonly step: number;
 }
@@ -75,26 +81,81 @@ async function openData(settings: TrainSettings, source: ModelSource): Promise<r
   const { program, tokenizerDigest } = source;
   const wanted = { vocab: program.vocab, tokenizerDigest, sequenceLength: settings.sequenceLength };
   const corpus = await openCorpus(settings.data, wanted);
-  return [corpus, settings.validation === undefined ? undefined : await openCorpus(settings.validation, wanted)];
+  try {
+    return [corpus, settings.validation === undefined ? undefined : await openCorpus(settings.validation, wanted)];
+  } catch (caught) {
+    await corpus.close();
+    throw caught;
+  }
+}
+
+/** The step of the checkpoint to go on from. A model of more steps than are asked for would be another one than the run's. */
+async function stepToGoOnFrom(checkpoints: string, steps: number): Promise<number | undefined> {
+  const newest = await newestCheckpoint(checkpoints);
+  if (newest === undefined || newest <= steps) return newest;
+  throw new AppError(
+    `--steps is ${steps}, and the newest checkpoint in ${checkpoints} is of step ${newest}; give as many, or another --out`,
+    {
+      code: "BadOption",
+      operation: "starting a run",
+    },
+  );
 }
 
 async function openRun(settings: TrainSettings): Promise<Run> {
   const source = await openSource(settings.model);
   checkSettings(settings, source.program.maxContext);
+  await checkResult(source, settings.out, settings.codecs);
   const layout = layoutOf(source.program, source.family.expertTensors);
   checkMemory(layout);
+  const checkpoints = join(settings.out, "checkpoints");
+  const newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
+  const start = await openStart(source, settings);
+  try {
+    return await openMachine(settings, { source, layout, checkpoints, newest, start });
+  } finally {
+    await start.close();
+  }
+}
+
+/** A run as far as it is known before anything is computed. */
+interface Plan extends Pick<Run, "source" | "layout" | "checkpoints"> {
+  readonly newest: number | undefined;
+  readonly start: Start;
+}
+
+async function openMachine(settings: TrainSettings, { source, layout, checkpoints, newest, start }: Plan): Promise<Run> {
   const [corpus, validation] = await openData(settings, source);
   const backend = await createTraining({ threads: settings.threads });
   const optimizer = createAdamW(layout.floats);
-  const { program } = source;
-  const arrays = { parameters: optimizer.p, gradients: optimizer.g };
-  const network = await Network.open(backend, { program, layout, ...arrays, sequenceLength: settings.sequenceLength });
-  const identity = identityOf(settings, { model: digestOf(source.config), data: digestOf(corpus.index) });
-  const checkpoints = join(settings.out, "checkpoints");
-  const newest = await newestCheckpoint(checkpoints);
-  if (newest === undefined) await fillParameters(source, layout, { kind: settings.init, seed: settings.seed }, optimizer.p);
-  else await readCheckpoint(checkpoints, { step: newest, identity, layout, state: optimizer });
-  return { settings, source, layout, corpus, validation, backend, optimizer, network, identity, checkpoints, step: newest ?? 0 };
+  const { told, weights } = start;
+  const digests = { model: digestOf(source.config), data: digestOf(corpus.index) };
+  const identity = identityOf(settings, { ...digests, weights, numerics: backend.numerics });
+  try {
+    if (newest === undefined) await start.fill(layout, optimizer.p);
+    else await readCheckpoint(checkpoints, { step: newest, identity, layout, state: optimizer });
+    const arrays = { parameters: optimizer.p, gradients: optimizer.g };
+    const { sequenceLength } = settings;
+    const network = await Network.open(backend, { program: source.program, layout, ...arrays, sequenceLength });
+    const machine: Machine = { settings, layout, corpus, validation, optimizer, network };
+    return { ...machine, source, backend, identity, checkpoints, weights: told, step: newest ?? 0 };
+  } catch (caught) {
+    await corpus.close();
+    await validation?.close();
+    await backend.close();
+    throw caught;
+  }
+}
+
+const metricsSchema = z.object({ step: z.number() });
+
+/** The step of a line of metrics; beyond all others where there is none, as in a line that a killed run left half written. */
+function stepOf(line: string): number {
+  try {
+    return metricsSchema.parse(JSON.parse(line)).step;
+  } catch {
+    return Number.POSITIVE_INFINITY;
+  }
 }
 
 /** One line a step, as JSON; those past the checkpoint that a run goes on from are made again. */
@@ -105,9 +166,14 @@ class Metrics {
   }
 
   async cutAfter(step: number): Promise<void> {
-    const text = await readFile(this.#path, "utf8").catch(() => "");
-    const kept = text.split("\n").filter((line) => line !== "" && (JSON.parse(line) as { step: number }).step <= step);
-    await writeFile(this.#path, kept.map((line) => `${line}\n`).join(""));
+    const text = await readFile(this.#path, "utf8").catch((cause: NodeJS.ErrnoException) => {
+      if (cause.code === "ENOENT") return "";
+      throw cause;
+    });
+    const kept = text.split("\n").filter((line) => stepOf(line) <= step);
+    const unfinished = `${this.#path}.tmp`;
+    await writeFile(unfinished, kept.map((line) => `${line}\n`).join(""), { flush: true });
+    await rename(unfinished, this.#path);
   }
 
   async add(line: object): Promise<void> {
@@ -154,11 +220,11 @@ export async function train(settings: TrainSettings, ports: TrainPorts): Promise
     await mkdir(settings.out, { recursive: true });
     const metrics = new Metrics(settings.out);
     await metrics.cutAfter(run.step);
-    ports.onStart({ device: backend.device, parameters: layout.parameters, samples: corpus.samples, step: run.step });
+    ports.onStart({ device: backend.device, parameters: layout.parameters, samples: corpus.samples, weights: run.weights, step: run.step });
     const { step, loss } = await makeSteps(run, metrics, ports);
     const unfinished = { step, checkpoints, validationLoss: loss, store: undefined, folder: undefined };
     if (step < settings.schedule.steps) return unfinished;
-    const [store, folder] = [join(settings.out, "store"), join(settings.out, "huggingface")];
+    const { store, folder } = resultFolders(settings.out);
     const trained = { source, layout, parameters: optimizer.p };
     await writeTrainedStore(trained, store, settings.codecs);
     await writeTrainedFolder(trained, folder);

@@ -13,6 +13,8 @@ export interface TrainSettings {
   /** Folder that has the model, or config.json and tokenizer where `init` is random. */
   readonly model: string;
   readonly init: Init;
+  /** The codec of a store's experts that weights are taken from; unset: the most exact one, if there is one of more than four bits. */
+  readonly initCodec?: CodecName | undefined;
   readonly seed: number;
   /** Folders that `enodia data import` wrote. */
   readonly data: string;
@@ -68,15 +70,27 @@ export function checkSettings(settings: TrainSettings, maxContext: number): void
   if (!(clip > 0 && Number.isFinite(clip))) refuse("clip", clip, "above 0");
 }
 
+/** What a run depends on beside its settings. */
+interface Surroundings {
+  /** Digests of config.json and of the data's index. */
+  readonly model: string;
+  readonly data: string;
+  /** The weights that it starts from; undefined where the settings say it. */
+  readonly weights: string | undefined;
+  /** The engine that computes, and the processor's instructions. */
+  readonly numerics: string;
+}
+
 /** What a checkpoint has to agree with for the run to go on from it. A constant rate does not ask how many steps there will be. */
-export function identityOf(settings: TrainSettings, digests: { readonly model: string; readonly data: string }): Identity {
+export function identityOf(settings: TrainSettings, { model, data, weights, numerics }: Surroundings): Identity {
   const { init, seed, sequences, lanes, sequenceLength, schedule, adamw, clip, threads } = settings;
   const steps = schedule.name === "constant" ? {} : { steps: schedule.steps };
   return {
     ...steps,
-    model: digests.model,
-    data: digests.data,
+    model,
+    data,
     init,
+    ...(weights !== undefined && { weights }),
     seed,
     sequences,
     lanes,
@@ -91,5 +105,6 @@ export function identityOf(settings: TrainSettings, digests: { readonly model: s
     "weight-decay": adamw.decay,
     clip,
     threads,
+    numerics,
   };
 }

@@ -17,6 +17,7 @@ Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same li
           --out DIR      checkpoints/, metrics.jsonl, and at the end store/ and huggingface/
           --steps N      steps in all
           --init NAME    checkpoint: the weights of --model; random: drawn from --seed (default: checkpoint)
+          --init-codec NAME   codec of a store's experts to start from (default: the most exact; one of four bits only if named)
           --validation DIR   token data whose loss and perplexity are told at each checkpoint
           --sequences N  sequences of a step (default: 16)
           --sequence-length N   tokens of each (default: 256)
@@ -39,6 +40,7 @@ const options = {
   out: { type: "string" },
   steps: { type: "string" },
   init: { type: "string", default: "checkpoint" },
+  "init-codec": { type: "string" },
   validation: { type: "string" },
   sequences: { type: "string", default: "16" },
   "sequence-length": { type: "string", default: "256" },
@@ -102,6 +104,7 @@ function settingsOf(values: Values): TrainSettings {
     data: required(values, "data", 'a folder that "enodia data import" wrote'),
     out: required(values, "out", "the folder of checkpoints and result"),
     init: oneOf(values, "init", inits),
+    initCodec: values["init-codec"] === undefined ? undefined : oneOf(values, "init-codec", codecNames),
     validation: values.validation,
     seed: number(values, "seed"),
     sequences: number(values, "sequences"),
@@ -153,9 +156,9 @@ export async function run(args: readonly string[]): Promise<number> {
     const end = await train(settings, {
       now,
       stopped: () => stopped,
-      onStart({ device, parameters, samples, step }) {
-        const from = step === 0 ? "" : `, going on after step ${step}`;
-        progress.say(`${(parameters / 1e6).toFixed(1)} million parameters, ${samples} sequences, ${device}${from}`);
+      onStart({ device, parameters, samples, weights, step }) {
+        const from = step === 0 ? weights : `going on after step ${step}`;
+        progress.say(`${(parameters / 1e6).toFixed(1)} million parameters, ${samples} sequences, ${device}, ${from}`);
       },
       onStep: (report) => progress.step(report),
       onValidation: ({ step, loss }) =>

@@ -2,6 +2,7 @@
 import { AppError } from "../../../crds/common.ts";
 import type { Op, Segment } from "../../kernels/segment.ts";
 import type { TrainingBackend, TrainingOptions, WeightViews } from "../training.ts";
+import { instructionsHere } from "./instructions.ts";
 import { backwardGraph, type Ending, forwardGraph, splitOf } from "./lower.ts";
 import { type Graphs, type Parts, trainableExpert, trainableLoss, trainableSegment } from "./segment.ts";
 import { engine, Session } from "./session.ts";
@@ -22,7 +23,7 @@ const keyOf = ({ inputs, outputs, weights, ops }: Segment): string => JSON.strin
 
 class OnnxTraining implements TrainingBackend {
   readonly device: string;
-  readonly numerics = engine;
+  readonly numerics = `${engine} ${instructionsHere()}`;
   readonly #threads: number;
   /** By shape, tokens and ending; as many as a model has kinds of layers. */
   readonly #graphs = new Map<string, Promise<Graphs>>();

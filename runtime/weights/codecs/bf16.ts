@@ -7,5 +7,6 @@ const magnitudeMax = 3.3895313892515355e38;
 
 export const bf16 = ggmlCodec("bf16", {
   magnitudeMax,
+  loss: 2,
   quantize: (data, from, out, at) => writeBits(out, at, bf16Bits(data[from] as number)),
 });

@@ -21,6 +21,8 @@ export interface UnitCodec {
   readonly name: CodecName;
   /** Bits at most that a value of the dense part's matrices is given beside such experts: `denseBits` of backends. */
   readonly denseBits: 8 | 16 | 32;
+  /** Its place among codecs by what rounding loses: 0 nothing. From `coarseLoss` on it is too much to train from unasked. */
+  readonly loss: number;
   /** It keeps each matrix in the form in which it comes, and the store names those forms. */
   readonly asGiven?: true;
   /** The form of each matrix and bias that it decodes into: what backends size and compile. Throws where a part has none. */
@@ -31,6 +33,9 @@ export interface UnitCodec {
   /** Views into `unit` where its alignment allows. */
   decode(unit: Uint8Array, shape: UnitShape): Weights;
 }
+
+/** The loss of codecs of four bits. */
+export const coarseLoss = 5;
 
 /** The unit of a gated FFN: w1 (gate), w2 (down), w3 (up). */
 export function gatedFfnUnit(hidden: number, ffn: number): UnitShape {

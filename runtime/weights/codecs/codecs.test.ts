@@ -11,7 +11,7 @@ import { ggmlFormats, isGgmlForm } from "../../kernels/ggml/index.ts";
 import { asF32, valuesIn } from "../../kernels/weights.ts";
 import { uniform } from "../../tools/noise.ts";
 import { f16Bits } from "../floats.ts";
-import { checkUnitLength, gatedFfnUnit, type UnitShape } from "./codec.ts";
+import { checkUnitLength, coarseLoss, gatedFfnUnit, type UnitShape } from "./codec.ts";
 import { codecFor } from "./index.ts";
 
 const shape = gatedFfnUnit(64, 96);
@@ -183,4 +183,13 @@ test("halves are rounded as the platform rounds them, at every exponent and at t
       assert.equal(f16Bits(v), view.getUint16(0, true), String(v));
     }
   }
+});
+
+test("codecs stand in one order by what their rounding loses, and those of four bits are coarse", () => {
+  const ordered = codecNames.toSorted((a, b) => codecFor(a).loss - codecFor(b).loss || (a < b ? -1 : 1));
+  assert.deepEqual(ordered, ["f32", "source", "bf16", "f16", "q8_0", "iq4_nl", "mxfp4", "q4_0"]);
+  assert.deepEqual(
+    ordered.filter((name) => codecFor(name).loss >= coarseLoss),
+    ["iq4_nl", "mxfp4", "q4_0"],
+  );
 });

@@ -4,5 +4,6 @@ import { ggmlCodec, halfMax, writeBits } from "./ggml.ts";
 
 export const f16 = ggmlCodec("f16", {
   magnitudeMax: halfMax,
+  loss: 3,
   quantize: (data, from, out, at) => writeBits(out, at, f16Bits(data[from] as number)),
 });

@@ -10,6 +10,7 @@ function unitBytes(shape: UnitShape): number {
 export const f32: UnitCodec = {
   name: "f32",
   denseBits: 32,
+  loss: 0,
   forms: formsAlike("f32"),
   unitBytes,
   encode(matrices: ExpertMatrices, shape: UnitShape): Uint8Array {

@@ -16,6 +16,8 @@ type CodecForm = GgmlForm & UnitCodec["name"];
 export interface Rounding {
   /** The largest value that the type holds: beyond it a scale, or the value, would become infinite. */
   readonly magnitudeMax: number;
+  /** The codec's `loss`. */
+  readonly loss: number;
   /** Writes the block of the values from `from` at byte `at`. The bytes are zero before. */
   readonly quantize: (data: Float32Array, from: number, out: Uint8Array, at: number) => void;
 }
@@ -90,7 +92,8 @@ export function blockCodec({ formOf, convert, ...codec }: BlockCodec): UnitCodec
 /** The codec of a ggml type, by the type's rounding. Beside halves the dense part is no coarser than they are; beside blocks it may be. */
 export function ggmlCodec(form: CodecForm, rounding: Rounding): UnitCodec {
   const denseBits = ggmlFormats[form].values === 1 ? 16 : 8;
-  return blockCodec({ name: form, denseBits, formOf: () => form, convert: (part, data) => writeBlocks(form, rounding, part, data) });
+  const { loss } = rounding;
+  return blockCodec({ name: form, denseBits, loss, formOf: () => form, convert: (part, data) => writeBlocks(form, rounding, part, data) });
 }
 
 /** The largest f16, in which most types keep their scale. */

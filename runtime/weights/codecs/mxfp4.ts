@@ -1,6 +1,7 @@
 // Codec mxfp4: blocks of 32 four-bit floats under a power of two. Meant for checkpoints that come in it; for others it is coarse. Pure;
 // bits as ggml's own.
 import { e2m1Levels } from "../../kernels/ggml/levels.ts";
+import { coarseLoss } from "./codec.ts";
 import { farthest, ggmlCodec } from "./ggml.ts";
 
 const half = 16;
@@ -20,6 +21,7 @@ function level(steps: number): number {
 
 export const mxfp4 = ggmlCodec("mxfp4", {
   magnitudeMax,
+  loss: coarseLoss,
   quantize(data, from, out, at) {
     const most = Math.abs(farthest(data, from, 2 * half));
     const exponent = most > 0 ? Math.max(0, Math.floor(Math.log2(most)) - topExponent + exponentBias) : 0;

@@ -6,6 +6,7 @@ const levels = 127;
 
 export const q8_0 = ggmlCodec("q8_0", {
   magnitudeMax: halfMax * levels,
+  loss: 4,
   quantize(data, from, out, at) {
     const scale = Math.fround(Math.abs(farthest(data, from, 32)) / levels);
     const inverse = scale > 0 ? Math.fround(1 / scale) : 0;

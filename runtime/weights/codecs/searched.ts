@@ -3,6 +3,7 @@
 // so this is plain loops over typed arrays.
 import { halfAt } from "../../kernels/ggml/halves.ts";
 import { f16Bits } from "../floats.ts";
+import { coarseLoss } from "./codec.ts";
 import { halfMax, type Rounding, writeBits } from "./ggml.ts";
 
 const values = 32;
@@ -80,6 +81,7 @@ export function searchedRounding({ levels, candidates }: Searched): Rounding {
 
   return {
     magnitudeMax: halfMax,
+    loss: coarseLoss,
     quantize(data, from, out, at) {
       const most = take(data, from);
       writeBits(out, at, f16Bits(most === 0 ? 0 : bestScale(most)));

@@ -10,6 +10,7 @@ const refused = (what: string): AppError =>
 export const source = blockCodec({
   name: "source",
   denseBits: 16,
+  loss: 1,
   asGiven: true,
   formOf({ name, form }: UnitPart) {
     if (form === undefined) throw refused(`matrix ${name} comes in no form`);
