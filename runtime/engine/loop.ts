@@ -158,10 +158,12 @@ export class EngineLoop {
     this.#traceparent = this.#traced.take(idsOf(step));
     // An error here ends the engine: the memory would no longer be what the batcher believes, and a text might be read as another's.
     for (const change of step.changes) await changeSlot(this.#model.kv, change);
+    const changedAt = performance.now();
+    this.#batcher.changed(step, changedAt - start);
     try {
       const kv = { cache: this.#model.kv, groups: step.groups };
       const x = await forward(this.#tools, step.tokens, kv, decodesOf(step));
-      const ms = performance.now() - start;
+      const ms = performance.now() - changedAt;
       const unusable = unusableRows(step, x, this.#model.program.hidden);
       this.#batcher.complete(step, await this.#sample(step, x, unusable), ms);
       const open = this.#batcher.openIds(); // what comes after a text's end is nobody's

@@ -6,7 +6,7 @@ import { Batcher } from "../../runtime/engine/core/batch.ts";
 import { Languages } from "../../runtime/engine/core/constraints/languages.ts";
 import type { KvPool, SlotChange } from "../../runtime/engine/core/kv-slots.ts";
 import { OpenSampling } from "../../runtime/engine/core/open-sampling.ts";
-import type { Step } from "../../runtime/engine/core/plan.ts";
+import { copiedOf, type Step } from "../../runtime/engine/core/plan.ts";
 import type { GenerateEvent } from "../../runtime/engine/core/request.ts";
 import type { Ticket } from "../../runtime/engine/core/ticket.ts";
 import { placesOf } from "../../runtime/kernels/kv-groups.ts";
@@ -34,6 +34,8 @@ export class Toy {
   readonly batcher: Batcher;
   readonly pool: KvPool;
   readonly msPerToken: number | undefined;
+  /** What copies are said to take. */
+  msPerCopied = 0;
   /** Tokens that the next one depends on; few make texts that repeat themselves. */
   readonly memory: number;
   readonly slots: number[][];
@@ -65,6 +67,7 @@ export class Toy {
     if (!step) return false;
     this.steps.push(step);
     for (const change of step.changes) this.change(change);
+    this.batcher.changed(step, this.msPerCopied * copiedOf(step));
     const sums: number[] = [];
     for (const { slot: index, position } of placesOf(step.groups)) {
       const slot = this.slots[index]!;

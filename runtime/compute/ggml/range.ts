@@ -15,8 +15,9 @@ import { Recent } from "./recent.ts";
 import type { Slab } from "./slab.ts";
 import { forTrialCalls } from "./trial-calls.ts";
 
-/** Graphs kept, by layers, batch, slots and length of context. */
-const graphsMax = 8;
+/** Passes through all layers whose graphs are kept, by layers, batch, slots and length of context. A pass is one graph, or as many as
+ *  there are layers where others have to be let in between them. */
+const passesMax = 8;
 /** Rows of an expert, on average, up to which they are multiplied by the experts of their choice on the processor: with more, each
  *  expert's own at once are the faster product. Measured with 8 experts of which rows take 2: at 8 rows 1.4 times as fast as layer by
  *  layer, at 16 1.2 times, at 32 as fast. */
@@ -46,12 +47,17 @@ export class GgmlRange implements LayerRange {
   readonly rowsMax: number;
   readonly #device: GgmlDevice;
   readonly #parts: readonly Part[];
-  readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => graph.free());
+  readonly #graphs: Recent<Built>;
   /** By layer, whether the device computes it in a graph; of a device that computes all that there is, nothing. */
   readonly #tried = new Map<number, boolean>();
 
   constructor(device: GgmlDevice, layers: readonly RangeLayer[]) {
     this.#device = device;
+    this.#graphs = new Recent(
+      passesMax * layers.length,
+      ({ graph }) => graph.free(),
+      ({ slabs }) => slabs.length,
+    );
     this.rowsMax = device.exact ? cpuRowsMax(layers) : Number.POSITIVE_INFINITY;
     this.#parts = layers.map(({ layer, block, shelf }) => ({
       program: block as DenseProgram,

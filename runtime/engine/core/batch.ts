@@ -7,7 +7,7 @@ import { AppError } from "../../../crds/common.ts";
 import { Drafter } from "./drafts.ts";
 import { type KvPool, SlotLedger } from "./kv-slots.ts";
 import { Pace } from "./pace.ts";
-import { type GroupPlan, isGuess, type Notice, partsOf, type Step, type StepPart, stepOf } from "./plan.ts";
+import { copiedOf, type GroupPlan, isGuess, type Notice, partsOf, type Step, type StepPart, stepOf } from "./plan.ts";
 import { commonTokens, reuseTokensMin } from "./prefixes.ts";
 import type { EngineLimits, FinishReason, GenerateEvent } from "./request.ts";
 import type { Sampled } from "./sampling.ts";
@@ -41,6 +41,8 @@ const defaultLimits: EngineLimits = {
 };
 /** Smaller chunks would cost more for what every step costs than they spare the others. */
 const chunkTokensMin = 16;
+/** Tokens of kept beginnings that are copied for prompts before one step while others decode, but for the last prompt's. */
+const copiedTokens = { least: 512, most: 65_536 };
 /** Signs of life of a request that gave its memory up come after so many steps, or so many milliseconds of them. */
 const waitNoticeSteps = 32;
 const waitNoticeMs = 2_000;
@@ -56,6 +58,7 @@ export class Batcher {
   #drafted = 0;
   #accepted = 0;
   readonly #pace: Pace;
+  readonly #copyPace = new Pace(copiedTokens);
   /** Of those that decode, the first one of the next step, where they are more than a step takes. */
   #turn = 0;
   #steps = 0;
@@ -145,6 +148,11 @@ export class Batcher {
     this.#makeRoom();
     const plans = [...this.#decodes(), ...this.#prompts()];
     return plans.length > 0 ? stepOf(this.#ledger.takeChanges(), plans) : undefined;
+  }
+
+  /** Takes note that the changes of memory before a step took so long. */
+  changed(step: Step, ms: number): void {
+    this.#copyPace.took(copiedOf(step), ms);
   }
 
   /** Takes what the step gave: one sampled token for each wanted row, any where the row itself was wanted; undefined where there is none:
@@ -243,15 +251,19 @@ export class Batcher {
     return tokens;
   }
 
-  /** What is computed of prompts: those that have begun, then others in their order while there is room. */
+  /** What is computed of prompts: those that have begun, then others in their order while there is room. Those that decode wait for what
+   *  is computed, and for the copies of kept beginnings before it: for each as long as the limit says, but that the last copy is whole. */
   #prompts(): readonly GroupPlan[] {
     const { maxBatchTokens, decodeWaitMs } = this.#limits;
-    let left = this.#ledger.decoding().length > 0 ? this.#pace.within(decodeWaitMs) : maxBatchTokens;
+    const decodes = this.#ledger.decoding().length > 0;
+    let left = decodes ? this.#pace.within(decodeWaitMs) : maxBatchTokens;
+    let copies = decodes ? this.#copyPace.within(decodeWaitMs) : Number.POSITIVE_INFINITY;
     const plans: GroupPlan[] = [];
     const ids = [...this.#ledger.prefilling()];
-    for (let at = 0; at === 0 || left >= chunkTokensMin; at++) {
+    for (let at = 0; at === 0 || (left >= chunkTokensMin && copies > 0); at++) {
       const id = ids[at] ?? this.#admit(ids);
       if (id === undefined) break;
+      if (ids[at] === undefined) copies -= this.#ledger.lengthOf(id);
       ids[at] = id;
       const plan = this.#chunk(id, left);
       plans.push(plan);

@@ -68,14 +68,16 @@ test("a token chosen by candidates is that of the whole row, whatever a request 
     fc.property(
       ...[requests, fc.nat(1e6), fc.constantFrom(0.3, 2, 6), fc.constantFrom(0, 1, 4), fc.constantFrom(8, 40, 256)],
       fc.array(fc.nat(vocab - 1), { maxLength: 12 }),
-      fc.constantFrom(undefined, undefined, 2, 50),
-      (sampling, seed, spread, steps, count, said, every) => {
+      ...[fc.constantFrom(undefined, undefined, 2, 50), fc.constantFrom(200, vocab)],
+      (asked, seed, spread, steps, count, tokens, every, size) => {
+        const sampling = { ...asked, bias: asked.bias.map(({ id, value }) => ({ id: id % size, value })) };
+        const said = tokens.map((id) => id % size);
         const random = (i: number): number => Math.sin(seed + 12.9898 * i) * 43758.5453;
-        const row = Float32Array.from({ length: vocab }, (_, i) => {
+        const row = Float32Array.from({ length: size }, (_, i) => {
           const value = spread * Math.tan(1.3 * (random(i) - Math.floor(random(i))));
           return steps > 0 ? Math.round(value * steps) / steps : value; // ties
         });
-        const request = open(sampling, vocab, { prompt: said.slice(6), replay: said.slice(0, 6), every });
+        const request = open(sampling, size, { prompt: said.slice(6), replay: said.slice(0, 6), every });
         const off = 5e-4 * Math.sin(seed);
         const got = chooseAmong(candidatesOf(row, sampling, { count, off }), request, 7);
         if (got === undefined) return;
@@ -101,6 +103,8 @@ test("what requests usually ask is chosen by candidates nearly always", () => {
     "top-k": { ...base, topK: 40, temperature: 0.7 },
     "min-p": { ...base, minP: 0.05 },
     "top-k and top-p with penalties": { ...base, topK: 50, topP: 0.95, frequencyPenalty: 0.5 },
+    "top-p with penalties": { ...base, topP: 0.9, frequencyPenalty: 0.5, presencePenalty: 0.5 },
+    "temperature with penalties": { ...base, repetitionPenalty: 1.1 },
   };
   const large = 10_000;
   for (const [name, sampling] of Object.entries(usual)) {
@@ -108,10 +112,33 @@ test("what requests usually ask is chosen by candidates nearly always", () => {
     for (let i = 0; i < 10; i++) {
       // Masses that fall as those of a language model do.
       const row = Float32Array.from({ length: large }, (_, id) => -2.2 * Math.log(1 + ((id * 7919 + i * 104729) % large)) + 3);
-      const request = open({ ...sampling, seed: BigInt(i) }, large, { replay: [5, 7919, 12] });
+      const likeliest = row.indexOf(Math.max(...row));
+      const request = open({ ...sampling, seed: BigInt(i) }, large, { replay: [5, likeliest, 12] });
       if (chooseAmong(candidatesOf(row, sampling, { off: 1e-4 }), request, 3) !== undefined) chosen += 1;
     }
     assert.ok(chosen >= 9, `${name}: ${chosen} of 10`);
+  }
+});
+
+test("candidates that are a whole vocabulary draw as its row does: past a likeliest token that is lowered, and with a k beyond all", () => {
+  const size = 200;
+  const cases: Record<string, Sampling> = {
+    "a lowered token and top-p": { ...base, topP: 0.9, bias: [{ id: 0, value: -8 }] },
+    "a lowered token": { ...base, bias: [{ id: 0, value: -8 }] },
+    "a token lowered beyond numbers": { ...base, temperature: 0.05, topP: 0.9, bias: [{ id: 0, value: -100 }] },
+    "a k beyond all": { ...base, topK: size, temperature: 3 },
+  };
+  for (const [name, sampling] of Object.entries(cases)) {
+    let chosen = 0;
+    for (let i = 0; i < 100; i++) {
+      const row = Float32Array.from({ length: size }, (_, id) => (id === 0 ? 6 : 2 * Math.sin(7919 * id + i)));
+      const request = open({ ...sampling, seed: BigInt(i) }, size, {});
+      const got = chooseAmong(candidatesOf(row, sampling), request, 1);
+      if (got === undefined) continue;
+      chosen += 1;
+      assert.equal(got.token, sampler.sample(row, request, 1).token, `${name}, seed ${i}`);
+    }
+    assert.ok(chosen >= 40, `${name}: ${chosen} of 100`);
   }
 });
 
@@ -128,4 +155,7 @@ test("numbers that are none, and candidates that do not tell, are left to the wh
   assert.equal(chooseAmong(candidatesOf(row, base, { count: 8 }), lifted, 0), undefined, "a token that is not among them may win");
   const lowered = open({ ...base, temperature: 0, bias: [{ id: 0, value: -100 }] }, vocab, {});
   assert.equal(chooseAmong(candidatesOf(row, base, { count: 8 }), lowered, 0)?.token, 1);
+  const sharp = { ...base, temperature: 0.05, topP: 0.9, bias: [{ id: 0, value: -100 }] };
+  const beyond = chooseAmong(candidatesOf(row, sharp, { count: 8 }), open(sharp, vocab, {}), 0);
+  assert.equal(beyond, undefined, "the weight before is beyond all numbers");
 });

@@ -64,9 +64,11 @@ class Edited implements Edits {
 /** The tokens to choose from, the likeliest first, and what is known of all others. */
 interface Field {
   readonly tokens: readonly Token[];
+  /** Logits of the whole row. */
+  readonly vocab: number;
   /** None of the others is larger. */
   readonly bound: number;
-  /** Least and most sum of the weights of all, e^((value - largest) / temperature). */
+  /** Least and most sum of the weights of all, e^((value - largest) / temperature); the most may be no finite number. */
   readonly least: number;
   readonly most: number;
 }
@@ -83,7 +85,8 @@ export function chooseAmong(candidates: Candidates, request: OpenSampling, posit
   if (top === undefined) return undefined;
   const edited = penalties && new Edited(tokens, bound);
   if (edited) penalties.apply(edited);
-  const field = edited ? fieldAfter(tokens, edited, { bound, sharpShare, sampling }) : fieldOf(tokens, bound, 1 / sharpShare);
+  const before = { tokens, vocab, bound, mass: 1 / sharpShare };
+  const field = edited ? fieldAfter(before, edited, sharpnessOf(sampling)) : fieldOf(before);
   const token = choose(field, request, position);
   if (token === undefined) return undefined;
   const raw = tokens.find(({ id }) => id === token) as Token;
@@ -101,36 +104,42 @@ function topOf(
   return { ids: Uint32Array.from(first, ({ id }) => id), logprobs: Float64Array.from(first, ({ value }) => value - logSum) };
 }
 
-const fieldOf = (tokens: readonly Token[], bound: number, mass: number): Field => ({
+/** Candidates as they are, or as they were before a change. */
+interface Known extends Pick<Field, "tokens" | "vocab" | "bound"> {
+  /** Sum of the weights of all, as near as is known. */
+  readonly mass: number;
+}
+
+const fieldOf = ({ tokens, vocab, bound, mass }: Known): Field => ({
   tokens,
+  vocab,
   bound,
   least: mass * (1 - sumError),
   most: mass * (1 + sumError),
 });
 
-interface Before {
-  readonly bound: number;
-  readonly sharpShare: number;
-  readonly sampling: Sampling;
-}
-
 /** Weights are of the largest after the change. Other tokens had some weight up to that of the bound, and have some up to their new one. */
-function fieldAfter(before: readonly Token[], edited: Edited, { bound, sharpShare, sampling }: Before): Field {
+function fieldAfter(before: Known, edited: Edited, sharpness: number): Field {
+  const { vocab, bound } = before;
   const tokens = edited.tokens();
   const others = edited.bounds();
-  const sharpness = sharpnessOf(sampling);
   const max = (tokens[0] as Token).value;
-  const weigh = (value: number): number => expOf((value - max) * sharpness);
+  // What was larger before the change than anything is after it weighs more than 1, which is not for expOf.
+  const weigh = (value: number): number => (value > max ? Math.exp((value - max) * sharpness) : expOf((value - max) * sharpness));
   const sum = (of: readonly Token[]): number => of.reduce((total, { value }) => total + weigh(value), 0);
-  const all = weigh((before[0] as Token).value) / sharpShare;
-  const rest = Math.max(0, all * (1 + sumError) - sum(before));
-  const restLeast = Math.max(0, all * (1 - sumError) - sum(before) - others.length * weigh(bound));
+  const mass = sum(tokens);
+  if (tokens.length >= vocab) return fieldOf({ tokens, vocab, bound, mass });
+  const known = sum(before.tokens);
+  const all = weigh((before.tokens[0] as Token).value) * before.mass;
+  const rest = Math.max(0, all * (1 + sumError) - known);
+  const restLeast = Math.max(0, all * (1 - sumError) - known - others.length * weigh(bound));
   const changed = others.reduce((total, value) => total + weigh(value), 0);
   return {
     tokens,
+    vocab,
     bound: others.reduce((most, value) => Math.max(most, value), bound),
-    least: sum(tokens) + restLeast,
-    most: sum(tokens) + rest + changed,
+    least: mass + restLeast,
+    most: mass + rest + changed,
   };
 }
 
@@ -145,13 +154,15 @@ function choose(field: Field, { sampling, held }: OpenSampling, position: number
   return certain(best) ? best.id : undefined;
 }
 
-function draw(field: Field, { temperature, topK: k, topP, minP = 0 }: Sampling, u: number): number | undefined {
-  const { tokens, bound } = field;
+function draw(field: Field, { temperature, topK, topP, minP = 0 }: Sampling, u: number): number | undefined {
+  const { tokens, vocab, bound } = field;
+  const k = topK < vocab ? topK : 0;
   const max = (tokens[0] as Token).value;
   const sharpness = 1 / temperature;
   const weigh = ({ value }: Token): number => expOf((value - max) * sharpness);
   const floor = minP > 0 ? Math.min(max, max + temperature * Math.log(minP)) : Number.NEGATIVE_INFINITY;
   if (k === 0 && minP <= 0) {
+    if (!Number.isFinite(field.most)) return undefined;
     const count = topP < 1 ? nucleus(tokens.map(weigh), topP, field) : tokens.length;
     if (count === undefined || (topP < 1 && !((tokens[count - 1] as Token).value > bound))) return undefined;
     return topP < 1 ? pick(tokens.slice(0, count), weigh, u) : ofAll(field, weigh, u);

@@ -69,6 +69,10 @@ export const isGuess = ({ phase, tokens }: StepGroup): boolean => phase === "dec
 
 export const idsOf = ({ groups }: Pick<Step, "groups">): string[] => groups.flatMap(({ ids }) => ids);
 
+/** Positions that the changes before a step copy or move. */
+export const copiedOf = ({ changes }: Pick<Step, "changes">): number =>
+  changes.reduce((sum, { kind, length }) => sum + (kind === "trim" ? 0 : length), 0);
+
 /** Rows at the beginning of a step that decode. */
 export const decodesOf = ({ groups }: Pick<Step, "groups">): number => rowsOfGroups(groups.filter(({ phase }) => phase === "decode"));
 
