@@ -15,7 +15,7 @@ import { floats } from "./step-tools.ts";
 type Choose = (i: number, request: OpenSampling, position: number) => Sampled;
 
 /** The head of a program with candidates beside its logits, which stay where they are. */
-export function selectingHead({ head, vocab }: Pick<ModelProgram, "head" | "vocab">): Segment {
+function selectingHead({ head, vocab }: Pick<ModelProgram, "head" | "vocab">): Segment {
   const count = Math.min(candidatesMost, vocab);
   const names = { logits: "logits", sharpness: "sharpness", ids: "ids", values: "values", shares: "shares" } as const;
   return {

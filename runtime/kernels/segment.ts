@@ -142,7 +142,7 @@ export type Op =
 
 export type OpName = Op["op"];
 
-export interface SegmentOutput {
+interface SegmentOutput {
   readonly name: string;
   readonly dtype: DType;
   readonly width: number;

@@ -1,7 +1,7 @@
 // Random JSON Schemas of what an answer can be held to, and for each random values, of which many fit. For tests of the constraint.
 import fc from "fast-check";
 
-export interface SchemaCase {
+interface SchemaCase {
   readonly schema: unknown;
   /** Values that fit, or nearly. */
   readonly values: fc.Arbitrary<unknown>;

@@ -58,7 +58,7 @@ function writes(device: GgmlDevice, type: WeightType): boolean {
 }
 
 /** True where attention is one operation on such keys and values. */
-export function attends(device: GgmlDevice, { keys, values }: Stored, { headDim, valueDim }: Heads): boolean {
+function attends(device: GgmlDevice, { keys, values }: Stored, { headDim, valueDim }: Heads): boolean {
   if (device.software) return false; // attention.ts says why
   return asked(device, (context) => {
     const { ggml } = device;

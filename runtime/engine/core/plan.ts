@@ -22,7 +22,7 @@ export interface Step {
   readonly wanted: readonly Wanted[];
 }
 
-export interface Wanted {
+interface Wanted {
   readonly row: number;
   readonly id: string;
   readonly position: number;

@@ -8,7 +8,7 @@ import { TextList, type Texts, textsOfLength } from "./texts.ts";
 import { depthMax } from "./walk.ts";
 
 /** Bytes of a schema's text. */
-export const schemaBytesMax = 65_536;
+const schemaBytesMax = 65_536;
 /** Schemas inside each other in the text. */
 const nestingMax = 64;
 const nodesMax = 4_096;
