@@ -102,8 +102,8 @@ export class ExpertTable {
   }
 
   /** Answers [pairs, width]; throws AppError `NotHosted` naming what is missing, before anything is computed. */
-  async run(batch: PairBatch): Promise<Float32Array> {
-    const work = this.prepare(batch);
+  async run(batch: PairBatch, room?: Room): Promise<Float32Array> {
+    const work = this.prepare(batch, room);
     try {
       await this.lock.run(() => this.compute([{ frame: work, pairs: work.order, last: true }]));
       return work.out;

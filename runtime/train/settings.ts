@@ -7,7 +7,7 @@ import type { Schedule } from "./schedule.ts";
 
 /** Where weights come from: those of the model, or the seed. */
 export const inits = ["checkpoint", "random"] as const;
-export type Init = (typeof inits)[number];
+type Init = (typeof inits)[number];
 
 export interface TrainSettings {
   /** Folder that has the model, or config.json and tokenizer where `init` is random. */

@@ -77,7 +77,7 @@ export class SimEngine implements Engine {
       turns: {
         ...{ pieceRows: (_kind: StepKind, rows: number) => rows, took: () => {}, begin: () => {} },
         ...{ layersAtOnce: () => 1, tookLayers: () => {}, betweenGraphs: () => undefined },
-        ownExperts: (batches) => Promise.all(batches.map((batch) => this.#table.run(batch))),
+        ownExperts: (batches, room) => Promise.all(batches.map((batch) => this.#table.run(batch, room))),
         ended: () => undefined,
         waitFor: async (answers) => void (await answers),
         waitedMs: 0,
