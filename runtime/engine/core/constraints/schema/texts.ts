@@ -34,10 +34,12 @@ interface Branch {
 export class TextList implements Texts {
   readonly start = "0";
   readonly texts: readonly string[];
+  readonly #places: ReadonlyMap<string, number>;
   readonly #branches: Branch[] = [{ next: new Map(), below: 0n, text: undefined }];
 
   constructor(texts: readonly string[]) {
     this.texts = texts;
+    this.#places = new Map(texts.map((text, place) => [text, place]));
     for (const [place, text] of texts.entries()) this.#add(text, place);
   }
 
@@ -52,6 +54,11 @@ export class TextList implements Texts {
 
   ends(state: string): boolean {
     return this.textAt(state) !== undefined;
+  }
+
+  /** The place of a text in the list; undefined where it is not there. */
+  placeOf(text: string): number | undefined {
+    return this.#places.get(text);
   }
 
   /** Texts that begin so, as bits by their place. */

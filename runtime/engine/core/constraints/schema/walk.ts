@@ -2,7 +2,7 @@
 // and bounded depth. Pure. Where several values of `anyOf` begin alike, a state is all the places that the text may be at.
 import { AppError } from "../../../../../crds/common.ts";
 import type { Language } from "../language.ts";
-import { type ArrayNode, heightsOf, membersOf, type Node, type ObjectNode } from "./nodes.ts";
+import type { ArrayNode, Compiled, Node, ObjectNode } from "./nodes.ts";
 import { stringStart, stringStep } from "./string-bytes.ts";
 import { Keys, type Texts } from "./texts.ts";
 
@@ -66,10 +66,10 @@ export class SchemaLanguage implements Language {
   readonly #members: readonly (readonly number[])[];
   readonly #steps: Readonly<Record<string, (byte: number, place: Place) => readonly string[]>>;
 
-  constructor(nodes: readonly Node[], root: number) {
+  constructor({ nodes, root, heights, members }: Compiled) {
     this.#nodes = nodes;
-    this.#heights = heightsOf(nodes);
-    this.#members = nodes.map((_, at) => membersOf(nodes, at));
+    this.#heights = heights;
+    this.#members = members;
     this.start = `v:${root}:`;
     this.#steps = {
       v: (byte, { node, open }) => this.#value(byte, node, open),
