@@ -2,7 +2,7 @@
 // Pure. The expression is read by pattern-syntax.ts.
 import { AppError } from "../../../../../crds/common.ts";
 import { type Expression, type Points, parsePattern } from "./pattern-syntax.ts";
-import type { Texts } from "./texts.ts";
+import { countAlike, type Texts } from "./texts.ts";
 
 /** Places in an expression, repetitions written out. */
 const placesMax = 500;
@@ -168,6 +168,15 @@ class PatternTexts implements Texts {
     return places.some((place) =>
       [...(this.#places.follow[place] ?? [])].some((to) => takes(this.#places.points[to], low, high) && this.#lives(to, after)),
     );
+  }
+
+  /** The shortest way to an end has fewer steps than there are places, and one that is longer than that may be as long as one likes. */
+  alike(state: string, points: number): string {
+    const { min, max } = this.#lengths;
+    const [places, written] = state.split("/");
+    const count = Number(written);
+    if (Number.isFinite(max) && count < min) return state; // an end may be so far away that only some lengths come to it
+    return `${places}/${countAlike(count, { min, max }, points + this.#places.points.length)}`;
   }
 
   ends(state: string): boolean {

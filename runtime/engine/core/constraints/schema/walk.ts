@@ -3,8 +3,8 @@
 import { AppError } from "../../../../../crds/common.ts";
 import type { Language } from "../language.ts";
 import type { ArrayNode, Compiled, Node, ObjectNode } from "./nodes.ts";
-import { stringStart, stringStep } from "./string-bytes.ts";
-import { Keys, type Texts } from "./texts.ts";
+import { stringAlike, stringStart, stringStep } from "./string-bytes.ts";
+import { countAlike, Keys, type Texts } from "./texts.ts";
 
 /** Objects and lists inside each other. */
 export const depthMax = 64;
@@ -12,6 +12,8 @@ export const depthMax = 64;
 const spacesMax = 64;
 /** Places that a text may be at at once. */
 const placesMax = 256;
+/** Sets of the keys that may come in an object that are kept. */
+const keysMax = 256;
 
 const space = new Set([0x20, 0x0a, 0x0d, 0x09]);
 const is = (byte: number, character: string): boolean => byte === character.charCodeAt(0);
@@ -64,6 +66,8 @@ export class SchemaLanguage implements Language {
   readonly #nodes: readonly Node[];
   readonly #heights: readonly number[];
   readonly #members: readonly (readonly number[])[];
+  /** By the innermost object, the names that it has, and the depth. */
+  readonly #keysOf = new Map<string, Keys>();
   readonly #steps: Readonly<Record<string, (byte: number, place: Place) => readonly string[]>>;
 
   constructor({ nodes, root, heights, members }: Compiled) {
@@ -105,6 +109,29 @@ export class SchemaLanguage implements Language {
     });
   }
 
+  alike(state: string, bytes: number): string {
+    const places = state.split("\n").map((written) => {
+      const [head = "", ...frames] = written.split(" ");
+      return [this.#headAlike(head, bytes), ...frames.map((frame) => this.#frameAlike(frame, bytes))].join(" ");
+    });
+    return [...new Set(places)].sort().join("\n");
+  }
+
+  #headAlike(head: string, bytes: number): string {
+    const { at, node, detail } = read(head);
+    if (at !== "s") return head;
+    const { texts } = this.#nodes[node] as { readonly texts: Texts };
+    return `s:${node}:${stringAlike(texts, detail, bytes)}`;
+  }
+
+  #frameAlike(frame: string, bytes: number): string {
+    const dot = frame.indexOf(".");
+    const within = this.#nodes[Number(frame.slice(1, dot))] as ObjectNode | ArrayNode;
+    const count = Number(frame.slice(dot + 1));
+    if (within.kind !== "array" || count < within.first.length) return frame;
+    return `${frame.slice(0, dot)}.${countAlike(count, within, bytes)}`;
+  }
+
   #scalar(node: number): Extract<Node, { kind: "scalar" }>["scalar"] {
     return (this.#nodes[node] as Extract<Node, { kind: "scalar" }>).scalar;
   }
@@ -134,6 +161,9 @@ export class SchemaLanguage implements Language {
   /** The keys that may come in the innermost object. */
   #keys(open: string): Keys {
     const { node, count } = frameOf(open);
+    const key = `${node}.${count} ${depthOf(open)}`;
+    const known = this.#keysOf.get(key);
+    if (known) return known;
     const { names, values, others } = this.#nodes[node] as ObjectNode;
     const has = BigInt(`0x${count}`);
     let may = 0n;
@@ -141,7 +171,10 @@ export class SchemaLanguage implements Language {
       const bit = 1n << BigInt(name);
       if ((has & bit) === 0n && this.#fits(value, open)) may |= bit;
     }
-    return new Keys(names, may, others !== undefined && this.#fits(others, open));
+    const keys = new Keys(names, may, others !== undefined && this.#fits(others, open));
+    if (this.#keysOf.size >= keysMax) this.#keysOf.delete(this.#keysOf.keys().next().value as string);
+    this.#keysOf.set(key, keys);
+    return keys;
   }
 
   #inKey(byte: number, { detail, open }: Place): readonly string[] {
