@@ -5,6 +5,8 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { Automaton } from "./automaton.ts";
 import { jsonSchema } from "./json-schema.ts";
+import { compileSchema } from "./schema/compile.ts";
+import { SchemaLanguage } from "./schema/walk.ts";
 import { orderOf, Vocabulary, type VocabularyPart } from "./vocabulary.ts";
 
 const bytesOf = (text: string): Uint8Array => new TextEncoder().encode(text);
@@ -134,4 +136,19 @@ test("near a bound only the tokens that are longer than what is left are gone th
   ]);
   const whole = walksOf({ type: "string", maxLength: 40 }, ['"', ...Array.from({ length: 24 }, () => "a")]);
   assert.equal(whole, 2 + 2 + 7);
+});
+
+test("the keys that may come in an object of many names are told once, and not at each of their bytes", () => {
+  const properties = Object.fromEntries(Array.from({ length: 1_000 }, (_, i) => [`name${i}`, { const: 1 }]));
+  const compiled = compileSchema(JSON.stringify({ type: "object", properties, additionalProperties: false }));
+  let reads = 0;
+  const get = (heights: readonly number[], key: string | symbol): unknown => {
+    reads += 1;
+    return Reflect.get(heights, key);
+  };
+  const language = new SchemaLanguage({ ...compiled, heights: new Proxy(compiled.heights, { get }) });
+  let state: string | undefined = language.start;
+  for (const byte of bytesOf('{"name1":1,"name20":1,"name999":1}')) state = state && language.step(state, byte);
+  assert.ok(state !== undefined && language.ends(state));
+  assert.ok(reads < 5 * 1_000, `${reads} heights looked up`);
 });
