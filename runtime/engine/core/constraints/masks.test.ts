@@ -6,6 +6,7 @@ import fc from "fast-check";
 import { Automaton } from "./automaton.ts";
 import { jsonSchema } from "./json-schema.ts";
 import { compileSchema } from "./schema/compile.ts";
+import { textsOfPattern } from "./schema/pattern.ts";
 import { SchemaLanguage } from "./schema/walk.ts";
 import { orderOf, Vocabulary, type VocabularyPart } from "./vocabulary.ts";
 
@@ -138,17 +139,47 @@ test("near a bound only the tokens that are longer than what is left are gone th
   assert.equal(whole, 2 + 2 + 7);
 });
 
+/** A list, and how often an entry of it was looked up. */
+function counted<T>(list: readonly T[]): { readonly nodes: readonly T[]; readonly reads: () => number } {
+  let reads = 0;
+  const get = (of: readonly T[], key: string | symbol): unknown => {
+    reads += 1;
+    return Reflect.get(of, key);
+  };
+  return { nodes: new Proxy(list, { get }), reads: () => reads };
+}
+
 test("the keys that may come in an object of many names are told once, and not at each of their bytes", () => {
   const properties = Object.fromEntries(Array.from({ length: 1_000 }, (_, i) => [`name${i}`, { const: 1 }]));
   const compiled = compileSchema(JSON.stringify({ type: "object", properties, additionalProperties: false }));
-  let reads = 0;
-  const get = (heights: readonly number[], key: string | symbol): unknown => {
-    reads += 1;
-    return Reflect.get(heights, key);
-  };
-  const language = new SchemaLanguage({ ...compiled, heights: new Proxy(compiled.heights, { get }) });
+  const { nodes: heights, reads } = counted(compiled.heights);
+  const language = new SchemaLanguage({ ...compiled, heights });
   let state: string | undefined = language.start;
   for (const byte of bytesOf('{"name1":1,"name20":1,"name999":1}')) state = state && language.step(state, byte);
   assert.ok(state !== undefined && language.ends(state));
-  assert.ok(reads < 5 * 1_000, `${reads} heights looked up`);
+  assert.ok(reads() < 5 * 1_000, `${reads()} heights looked up`);
+});
+
+test("a byte costs the members that begin with it, at however many places the text is", () => {
+  const numbers = { anyOf: Array.from({ length: 1_800 }, (_, n) => ({ const: 10_000 + n })) };
+  const lists = Array.from({ length: 250 }, (_, i) => ({ type: "array", items: { $ref: "#/$defs/numbers" }, maxItems: i + 2 }));
+  const compiled = compileSchema(JSON.stringify({ $defs: { numbers }, anyOf: lists }));
+  const { nodes, reads } = counted(compiled.nodes);
+  const language = new SchemaLanguage({ ...compiled, nodes });
+  const state = language.step(language.start, 0x5b) as string;
+  for (let byte = 0; byte < 256; byte++)
+    if (byte === 0x31) assert.throws(() => language.step(state, byte), { code: "InvalidRequest", message: /branches of anyOf at once/ });
+    else assert.equal(language.step(state, byte) === undefined, byte !== 0x5d && ![0x20, 0x0a, 0x0d, 0x09].includes(byte));
+  assert.ok(reads() < 256 * 250 * 4, `${reads()} nodes looked up`);
+});
+
+test("the steps from place to place in a pattern are gone through once for a state, not at each code point that is asked for", (t) => {
+  const texts = textsOfPattern("^([ab]?){200}$", 0, 20);
+  const lengths = t.mock.method(Uint8Array.prototype, "indexOf");
+  const state = texts.step(texts.start, 0x61) as string;
+  for (let point = 0x20; point < 0x7f; point++) {
+    assert.equal(texts.step(state, point) !== undefined, point === 0x61 || point === 0x62);
+    assert.equal(texts.reaches(state, point, point + 5), point >= 0x5c && point <= 0x62);
+  }
+  assert.ok(lengths.mock.callCount() < 1_000, `${lengths.mock.callCount()} lengths looked up`);
 });

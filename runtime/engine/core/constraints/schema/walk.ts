@@ -14,6 +14,8 @@ const spacesMax = 64;
 const placesMax = 256;
 /** Sets of the keys that may come in an object that are kept. */
 const keysMax = 256;
+/** The first bytes of numbers and words. */
+const scalarFirst = new TextEncoder().encode("-0123456789tfn");
 
 const space = new Set([0x20, 0x0a, 0x0d, 0x09]);
 const is = (byte: number, character: string): boolean => byte === character.charCodeAt(0);
@@ -66,6 +68,8 @@ export class SchemaLanguage implements Language {
   readonly #nodes: readonly Node[];
   readonly #heights: readonly number[];
   readonly #members: readonly (readonly number[])[];
+  /** By the members of a node and a byte, those of them that begin with it. */
+  readonly #beginnings = new Map<readonly number[], ReadonlyMap<number, readonly number[]>>();
   /** By the innermost object, the names that it has, and the depth. */
   readonly #keysOf = new Map<string, Keys>();
   readonly #steps: Readonly<Record<string, (byte: number, place: Place) => readonly string[]>>;
@@ -94,10 +98,10 @@ export class SchemaLanguage implements Language {
       if (gaps.has(place.at) && space.has(byte)) {
         if (place.detail.length < spacesMax) next.add(spaced(written));
       } else for (const one of this.#steps[place.at]?.(byte, place) ?? []) next.add(one);
-    }
-    if (next.size > placesMax) {
-      const message = `response_format: the text fits more than ${placesMax} branches of anyOf at once; tell them apart by a name and its const`;
-      throw new AppError(message, { code: "InvalidRequest" });
+      if (next.size > placesMax) {
+        const message = `response_format: the text fits more than ${placesMax} branches of anyOf at once; tell them apart by a name and its const`;
+        throw new AppError(message, { code: "InvalidRequest" });
+      }
     }
     return next.size === 0 ? undefined : [...next].sort().join("\n");
   }
@@ -141,8 +145,28 @@ export class SchemaLanguage implements Language {
   }
 
   #value(byte: number, at: number, open: string): readonly string[] {
-    const members = (this.#members[at] as readonly number[]).filter((member) => this.#fits(member, open));
-    return members.flatMap((member) => begun(this.#nodes[member] as Node, { member, byte, open }) ?? []);
+    const left = depthMax - depthOf(open);
+    const fitting = this.#beginningsOf(at)
+      .get(byte)
+      ?.filter((member) => (this.#heights[member] as number) <= left);
+    return fitting?.flatMap((member) => begun(this.#nodes[member] as Node, { member, byte, open }) ?? []) ?? [];
+  }
+
+  /** A text may be at many places at once, each with as many members, of which a byte begins few. */
+  #beginningsOf(at: number): ReadonlyMap<number, readonly number[]> {
+    const members = this.#members[at] as readonly number[];
+    const known = this.#beginnings.get(members);
+    if (known) return known;
+    const found = new Map<number, number[]>();
+    for (const member of members) {
+      for (const byte of firstBytes(this.#nodes[member] as Node)) {
+        const list = found.get(byte);
+        if (list) list.push(member);
+        else found.set(byte, [member]);
+      }
+    }
+    this.#beginnings.set(members, found);
+    return found;
   }
 
   #first(byte: number, open: string): readonly string[] {
@@ -228,6 +252,11 @@ export class SchemaLanguage implements Language {
     if (within.kind === "array") return Number(count) >= within.min ? [after(outer)] : [];
     return (within.required & ~BigInt(`0x${count}`)) === 0n ? [after(outer)] : [];
   }
+}
+
+function firstBytes(node: Node): readonly number[] {
+  if (node.kind === "scalar") return [...scalarFirst].filter((byte) => node.scalar.step("", byte) !== undefined);
+  return [node.kind === "object" ? 0x7b : node.kind === "array" ? 0x5b : 0x22];
 }
 
 /** The place after the first byte of a value. */
