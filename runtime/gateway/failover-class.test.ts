@@ -71,3 +71,42 @@ test("after a bounded time another class goes on", async () => {
   assert.equal(ranks.at(-1), 2);
   assert.equal(ranks.filter((rank) => rank === 1).length, ownClassMs / 100);
 });
+
+/** Ranks 0 and 1 of a class take turns to fail, each for a moment after some tokens; rank 2 is of another class. */
+class Turns implements Workers {
+  readonly asked: number[] = [];
+  readonly #suspects = new Set<number>();
+
+  start({ maxTokens }: Generation, replay: readonly number[], { avoid, busy }: Shunned): Attempt | { none: string } {
+    const candidates = ["one", "one", "another"].map((numerics, rank): Candidate => {
+      return { rank, numerics, state: "active", suspect: this.#suspects.has(rank), queuedTokens: rank * 1_000 };
+    });
+    const { rank } = choose(candidates, 0, { avoid, busy, ...(replay.length > 0 ? { numerics: "one" } : {}) });
+    assert.ok(rank !== undefined);
+    this.asked.push(rank);
+    this.#suspects.clear(); // the moment is over while this one computes
+    const close = (failed: boolean): void => {
+      if (failed) this.#suspects.add(rank);
+    };
+    return { rank, events: this.events(replay.length, maxTokens), close };
+  }
+
+  async *events(from: number, maxTokens: number): AsyncGenerator<WorkerEvent> {
+    yield { type: "started", queuedTokens: 0 };
+    yield { type: "token", id: from, position: from, logprob: 0 };
+    if (from + 1 < maxTokens) throw new AppError("gone", { code: "Lost" });
+    yield { type: "finish", reason: "length" };
+  }
+
+  changed(): Promise<void> {
+    return Promise.resolve();
+  }
+}
+
+test("a rank that failed before the last token is one to go on with, rather than one of another class", async () => {
+  const workers = new Turns();
+  const ids: number[] = [];
+  for await (const event of generate(request, workers, failoverLimits, { now: () => 0 })) if (event.type === "token") ids.push(event.id);
+  assert.deepEqual(ids, [0, 1, 2, 3]);
+  assert.deepEqual(workers.asked, [0, 1, 0, 1]);
+});

@@ -69,7 +69,7 @@ export interface Attempt {
   close(failed: boolean): void;
 }
 
-/** Ranks that did not take the request, or failed it. */
+/** Ranks that did not take the request, or failed it, since its last token. */
 export interface Shunned {
   readonly avoid: ReadonlySet<number>;
   /** Those of them that were full and are still waited for, if they are of the class that computed the request. */
@@ -257,6 +257,7 @@ class RequestState {
     this.#startedAttempts = 0;
     this.#internalErrors = 0;
     this.#pauses = 0;
+    this.#avoid.clear(); // a rank that failed a while ago may be the only one left of the class; one that has just failed is suspect
     this.#busy.clear();
     this.#busySince = undefined;
     this.#lastError = undefined;

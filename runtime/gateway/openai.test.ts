@@ -135,6 +135,14 @@ const bad = new Map<string, Bad>([
     },
   ],
   [
+    "a schema that is too deep to be written",
+    {
+      body: chat(schemaFormat(JSON.parse(`${'{"items":'.repeat(100_000)}{}${"}".repeat(100_000)}`))),
+      param: "response_format.json_schema.schema",
+      message: /inside each other; use \$ref/,
+    },
+  ],
+  [
     "a format that never ends",
     { body: chat({ response_format: { type: "json_object" }, ignore_eos: true }), param: "ignore_eos", message: /an end/ },
   ],

@@ -17,14 +17,30 @@ const schemaFormat = z
     strict: z.boolean("must be true or false").nullish(),
   })
   .transform(({ schema }, context): Constraint => {
-    const constraint = { name: "json_schema", spec: JSON.stringify(schema ?? {}) } as const;
+    const refused = (message: string): never => {
+      context.issues.push({ code: "custom", message, path: ["schema"], input: undefined });
+      return z.NEVER;
+    };
+    const spec = textOf(schema ?? {});
+    if (spec === undefined) return refused("has too many schemas or values inside each other; use $ref");
+    const constraint = { name: "json_schema", spec } as const;
     try {
       languageOf(constraint);
     } catch (caught) {
-      context.issues.push({ code: "custom", message: AppError.from(caught).message, path: ["schema"], input: undefined });
+      return refused(AppError.from(caught).message);
     }
     return constraint;
   });
+
+/** Undefined for what is too deep to be written, although it could be read. */
+function textOf(schema: object): string | undefined {
+  try {
+    return JSON.stringify(schema);
+  } catch (caught) {
+    if (caught instanceof RangeError) return undefined;
+    throw caught;
+  }
+}
 
 /** Undefined where any text will do. */
 export const responseFormat = z

@@ -2,14 +2,14 @@
 // they come, so that a walk over the vocabulary is a walk through a table; both the table and the sets of tokens are bounded. Pure.
 import { AppError } from "../../../../crds/common.ts";
 import type { Language } from "./language.ts";
-import type { Steps, Vocabulary } from "./vocabulary.ts";
+import type { Steps, Vocabulary, VocabularyPart } from "./vocabulary.ts";
 
 /** States in the table of steps, of 1 KiB each, with which a walk begins it anew. */
 const statesMax = 4_096;
 /** States with which a walk is given up: no language that is bounded as it should be has so many within one token. */
 const walkStatesMax = 65_536;
-/** Sets of allowed tokens that are kept, of one bit per token: 25 KB each for 200,000 tokens. */
-const setsMax = 128;
+/** Sets of allowed tokens that are kept, of one part of the vocabulary and one bit per token: 25 KB each for 200,000 tokens. */
+const setsMax = 256;
 const bytes = 256;
 const dead = -1;
 
@@ -41,15 +41,26 @@ export class Automaton implements Steps {
 
   /** Bits by token id: those that may follow in this state. */
   allowed(state: string): Uint32Array {
-    const kept = this.#sets.get(state);
+    const set = new Uint32Array(this.#vocabulary.words);
+    for (const part of this.#vocabulary.parts) {
+      const allowed = this.#allowedOf(part, this.language.alike(state, part.bytesMax));
+      for (let word = 0; word < set.length; word++) set[word] = (set[word] as number) | (allowed[word] as number);
+    }
+    return set;
+  }
+
+  /** The states that tokens of this length tell apart have one set each. */
+  #allowedOf(part: VocabularyPart, state: string): Uint32Array {
+    const key = `${part.bytesMax} ${state}`;
+    const kept = this.#sets.get(key);
     if (kept) {
-      this.#sets.delete(state);
-      this.#sets.set(state, kept); // the one used last goes last
+      this.#sets.delete(key);
+      this.#sets.set(key, kept); // the one used last goes last
       return kept;
     }
     if (this.#states.length > statesMax) this.#forget();
-    const set = this.#vocabulary.allowed(this.#number(state), this);
-    this.#sets.set(state, set);
+    const set = this.#vocabulary.allowed(part, this.#number(state), this);
+    this.#sets.set(key, set);
     if (this.#sets.size > setsMax) this.#sets.delete(this.#sets.keys().next().value as string);
     return set;
   }

@@ -6,6 +6,5 @@ import { SchemaLanguage } from "./schema/walk.ts";
 
 /** Throws AppError `InvalidRequest` that names the place in the schema. */
 export function jsonSchema(schema: string): Language {
-  const { nodes, root } = compileSchema(schema);
-  return new SchemaLanguage(nodes, root);
+  return new SchemaLanguage(compileSchema(schema));
 }

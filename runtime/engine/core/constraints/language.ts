@@ -13,6 +13,8 @@ export interface Language {
   readonly start: string;
   /** The state after one more byte; undefined where no text of the language goes on so. */
   step(state: string, byte: number): string | undefined;
+  /** One state for all those that texts of at most so many bytes go on from alike; counts that are far from their bounds do not matter. */
+  alike(state: string, bytes: number): string;
   /** True where a text may end. */
   ends(state: string): boolean;
 }

@@ -3,6 +3,9 @@
 
 /** Bytes of a token; longer ones are never allowed, and a token's text is a word or a run of spaces. */
 const tokenBytesMax = 512;
+/** Bytes of the tokens of the first part. Nearly all have no more, and near the bound of a count only those that are longer than what is
+ *  left of it need be looked at anew. */
+const shortBytes = 16;
 
 /** The texts of tokens, one behind the other; that of token i ends at `ends[i]`, and is empty for one that shows as nothing. */
 export interface TokenTexts {
@@ -35,13 +38,25 @@ export function orderOf(texts: TokenTexts): TextOrder {
   };
 }
 
+/** Tokens of a vocabulary in order, by the length of their texts. */
+export interface VocabularyPart extends TextOrder {
+  /** Bytes of the longest one. */
+  readonly bytesMax: number;
+}
+
 export class Vocabulary {
   readonly #texts: TokenTexts;
-  readonly #order: TextOrder;
+  /** Short tokens and long ones, those of them that there are. */
+  readonly parts: readonly VocabularyPart[];
+  /** Numbers of 32 bits in a set of tokens. */
+  readonly words: number;
 
   constructor(texts: TokenTexts, order: TextOrder) {
     this.#texts = texts;
-    this.#order = order;
+    this.words = Math.ceil(texts.ends.length / 32);
+    this.parts = [partOf(texts, order, 1, shortBytes), partOf(texts, order, shortBytes + 1, tokenBytesMax)].filter(
+      ({ ids }) => ids.length > 0,
+    );
   }
 
   /** The text of a token that may be allowed at all. One without a text would change no state, and could come for ever. */
@@ -49,12 +64,11 @@ export class Vocabulary {
     return textAt(this.#texts, id);
   }
 
-  /** The tokens whose text leads from `start` to a living state, as bits by id. */
-  allowed(start: number, steps: Steps): Uint32Array {
+  /** The tokens of a part whose text leads from `start` to a living state, as bits by id. */
+  allowed({ ids, common, bytesMax }: VocabularyPart, start: number, steps: Steps): Uint32Array {
     const { bytes, ends } = this.#texts;
-    const { ids, common } = this.#order;
-    const bits = new Uint32Array(Math.ceil(ends.length / 32));
-    const path = new Int32Array(tokenBytesMax + 1);
+    const bits = new Uint32Array(this.words);
+    const path = new Int32Array(bytesMax + 1);
     path[0] = start;
     let alive = 0; // bytes of the last token that was walked whose states live
     for (let i = 0; i < ids.length; i++) {
@@ -77,6 +91,24 @@ export class Vocabulary {
     }
     return bits;
   }
+}
+
+/** The tokens of `from` to `to` bytes; each shares with the one before it what all between them share. */
+function partOf({ ends }: TokenTexts, order: TextOrder, from: number, to: number): VocabularyPart {
+  const ids: number[] = [];
+  const common: number[] = [];
+  let bytesMax = 0;
+  let shared = 0;
+  for (const [i, id] of order.ids.entries()) {
+    shared = Math.min(shared, order.common[i] as number);
+    const length = (ends[id] as number) - (id === 0 ? 0 : (ends[id - 1] as number));
+    if (length < from || length > to) continue;
+    ids.push(id);
+    common.push(shared);
+    bytesMax = Math.max(bytesMax, length);
+    shared = Number.POSITIVE_INFINITY;
+  }
+  return { ids: Uint32Array.from(ids), common: Uint16Array.from(common), bytesMax };
 }
 
 function textAt({ bytes, ends }: TokenTexts, id: number): Uint8Array | undefined {

@@ -1,7 +1,7 @@
 // The compiler of a JSON Schema to the nodes that the automaton walks. Pure. Whatever is not computed is refused with its place and what
 // to do: a keyword that were passed over would let texts through that the schema does not have.
 import { AppError } from "../../../../../crds/common.ts";
-import { Comparison, heightsOf, type Node } from "./nodes.ts";
+import { Comparison, type Compiled, heightsOf, membersOf, type Node } from "./nodes.ts";
 import { anyInteger, anyNumber, leastMagnitude, RangedNumber, type Scalar, scalarText } from "./numbers.ts";
 import { textsOfPattern } from "./pattern.ts";
 import { TextList, type Texts, textsOfLength } from "./texts.ts";
@@ -54,11 +54,6 @@ function refused(path: string, message: string): AppError {
   return new AppError(`#${path}: ${message}`, { code: "InvalidRequest", operation: "reading a JSON Schema" });
 }
 
-export interface Compiled {
-  readonly nodes: readonly Node[];
-  readonly root: number;
-}
-
 /** Throws AppError `InvalidRequest` that names the place in the schema. */
 export function compileSchema(text: string): Compiled {
   if (text.length > schemaBytesMax) throw refused("", `the schema has ${text.length} bytes, at most ${schemaBytesMax} are taken`);
@@ -95,14 +90,16 @@ class Compiler {
   compiled(): Compiled {
     const root = this.#reference("#", { path: "", nesting: 0 });
     const nodes = this.#nodes as readonly Node[];
-    const height = heightsOf(nodes)[root] as number;
+    const heights = heightsOf(nodes);
+    const height = heights[root] as number;
     if (height > depthMax) {
       const found = Number.isFinite(height) ? `has ${height} objects inside each other at least, ${depthMax} are taken` : "never ends";
       throw refused("", `a value of the schema ${found}; leave a property out of required, or let it be null`);
     }
-    const comparison = new Comparison(nodes);
+    const members = membersOf(nodes);
+    const comparison = new Comparison(nodes, members);
     for (const { path, of } of this.#apart) checkApart(comparison, path, of);
-    return { nodes, root };
+    return { nodes, root, heights, members };
   }
 
   #add(node: Node, path: string): number {
@@ -235,7 +232,7 @@ class Compiler {
       values.set(name, others);
     }
     const names = this.#list([...values.keys()], `${path}/properties`);
-    const bits = (required as string[]).reduce((sum, name) => sum | (1n << BigInt(names.texts.indexOf(name))), 0n);
+    const bits = (required as string[]).reduce((sum, name) => sum | (1n << BigInt(names.placeOf(name) as number)), 0n);
     return this.#add({ kind: "object", names, values: [...values.values()], required: bits, others }, path);
   }
 

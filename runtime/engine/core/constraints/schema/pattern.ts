@@ -2,7 +2,7 @@
 // Pure. The expression is read by pattern-syntax.ts.
 import { AppError } from "../../../../../crds/common.ts";
 import { type Expression, type Points, parsePattern } from "./pattern-syntax.ts";
-import type { Texts } from "./texts.ts";
+import { countAlike, type Texts } from "./texts.ts";
 
 /** Places in an expression, repetitions written out. */
 const placesMax = 500;
@@ -10,6 +10,8 @@ const placesMax = 500;
 const aheadMax = 500_000;
 /** Parts of an expression, those that take no place too, repetitions written out. */
 const partsMax = 10_000;
+/** States whose next places are kept. */
+const nextsMax = 256;
 
 /** The places of an expression: which code points each takes, and which may come after it. Place 0 is before the first one. */
 interface Places {
@@ -135,11 +137,18 @@ interface Lengths {
   readonly ahead: readonly Uint8Array[];
 }
 
+/** The places that one more code point may lead to, ascending, and the number of code points then. */
+interface Nexts {
+  readonly places: readonly number[];
+  readonly count: number;
+}
+
 /** A state is the places that the last code point may have been taken by, and the number of code points where it matters. */
 class PatternTexts implements Texts {
   readonly start: string;
   readonly #places: Places;
   readonly #lengths: Lengths;
+  readonly #nexts = new Map<string, Nexts>();
 
   constructor(places: Places, lengths: Lengths) {
     this.#places = places;
@@ -149,25 +158,37 @@ class PatternTexts implements Texts {
   }
 
   step(state: string, point: number): string | undefined {
-    const { min, max } = this.#lengths;
-    const { places, count } = read(state);
-    const after = Number.isFinite(max) ? count + 1 : Math.min(min, count + 1);
-    const next = new Set<number>();
-    for (const place of places) {
-      for (const to of this.#places.follow[place] ?? []) {
-        if (takes(this.#places.points[to], point, point) && this.#lives(to, after)) next.add(to);
-      }
-    }
-    return next.size === 0 ? undefined : `${[...next].sort((a, b) => a - b).join(",")}/${after}`;
+    const { places, count } = this.#nextsOf(state);
+    const next = places.filter((place) => takes(this.#places.points[place], point, point));
+    return next.length === 0 ? undefined : `${next.join(",")}/${count}`;
   }
 
   reaches(state: string, low: number, high: number): boolean {
+    return this.#nextsOf(state).places.some((place) => takes(this.#places.points[place], low, high));
+  }
+
+  /** A state is asked for many code points, and the steps from place to place are many. */
+  #nextsOf(state: string): Nexts {
+    const known = this.#nexts.get(state);
+    if (known) return known;
     const { min, max } = this.#lengths;
     const { places, count } = read(state);
     const after = Number.isFinite(max) ? count + 1 : Math.min(min, count + 1);
-    return places.some((place) =>
-      [...(this.#places.follow[place] ?? [])].some((to) => takes(this.#places.points[to], low, high) && this.#lives(to, after)),
-    );
+    const reached = new Set<number>();
+    for (const place of places) for (const to of this.#places.follow[place] ?? []) reached.add(to);
+    const nexts = { places: [...reached].filter((to) => this.#lives(to, after)).sort((a, b) => a - b), count: after };
+    if (this.#nexts.size >= nextsMax) this.#nexts.delete(this.#nexts.keys().next().value as string);
+    this.#nexts.set(state, nexts);
+    return nexts;
+  }
+
+  /** The shortest way to an end has fewer steps than there are places, and one that is longer than that may be as long as one likes. */
+  alike(state: string, points: number): string {
+    const { min, max } = this.#lengths;
+    const [places, written] = state.split("/");
+    const count = Number(written);
+    if (Number.isFinite(max) && count < min) return state; // an end may be so far away that only some lengths come to it
+    return `${places}/${countAlike(count, { min, max }, points + this.#places.points.length)}`;
   }
 
   ends(state: string): boolean {

@@ -33,6 +33,12 @@ export function stringStep(texts: Texts, state: string, byte: number): StringSte
   return typeof next === "string" ? { state: next } : next;
 }
 
+/** Each byte says one code point at most, that which has begun included. */
+export function stringAlike(texts: Texts, state: string, bytes: number): string {
+  const after = state.indexOf(";") + 1;
+  return state.slice(0, after) + texts.alike(state.slice(after), bytes);
+}
+
 interface Walk {
   readonly texts: Texts;
   readonly part: string;

@@ -8,7 +8,15 @@ export interface Texts {
   step(state: string, point: number): string | undefined;
   /** True where some code point from `low` to `high` may come next. */
   reaches(state: string, low: number, high: number): boolean;
+  /** One state for all those that at most so many code points go on from alike. */
+  alike(state: string, points: number): string;
   ends(state: string): boolean;
+}
+
+/** One count for all those from which at most so many steps more reach neither bound. */
+export function countAlike(count: number, { min, max }: { readonly min: number; readonly max: number }, steps: number): number {
+  if (count < min) return count + steps <= min ? min - steps : count;
+  return count + steps <= max && Number.isFinite(max) ? max - steps : count;
 }
 
 /** Texts of `min` to `max` code points. */
@@ -18,6 +26,7 @@ export function textsOfLength(min: number, max: number): Texts {
     start: "0",
     step: (state) => (Number(state) >= max ? undefined : `${Math.min(cap, Number(state) + 1)}`),
     reaches: (state) => Number(state) < max,
+    alike: (state, points) => `${countAlike(Number(state), { min, max }, points)}`,
     ends: (state) => Number(state) >= min,
   };
 }
@@ -34,10 +43,12 @@ interface Branch {
 export class TextList implements Texts {
   readonly start = "0";
   readonly texts: readonly string[];
+  readonly #places: ReadonlyMap<string, number>;
   readonly #branches: Branch[] = [{ next: new Map(), below: 0n, text: undefined }];
 
   constructor(texts: readonly string[]) {
     this.texts = texts;
+    this.#places = new Map(texts.map((text, place) => [text, place]));
     for (const [place, text] of texts.entries()) this.#add(text, place);
   }
 
@@ -50,8 +61,17 @@ export class TextList implements Texts {
     return this.reachesSome(state, { low, high }, this.#at(state).below);
   }
 
+  alike(state: string): string {
+    return state;
+  }
+
   ends(state: string): boolean {
     return this.textAt(state) !== undefined;
+  }
+
+  /** The place of a text in the list; undefined where it is not there. */
+  placeOf(text: string): number | undefined {
+    return this.#places.get(text);
   }
 
   /** Texts that begin so, as bits by their place. */
@@ -121,6 +141,10 @@ export class Keys implements Texts {
 
   reaches(state: string, low: number, high: number): boolean {
     return this.#others || this.#names.reachesSome(state, { low, high }, this.#open);
+  }
+
+  alike(state: string): string {
+    return state;
   }
 
   ends(state: string): boolean {

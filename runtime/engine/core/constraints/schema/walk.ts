@@ -2,9 +2,9 @@
 // and bounded depth. Pure. Where several values of `anyOf` begin alike, a state is all the places that the text may be at.
 import { AppError } from "../../../../../crds/common.ts";
 import type { Language } from "../language.ts";
-import { type ArrayNode, heightsOf, membersOf, type Node, type ObjectNode } from "./nodes.ts";
-import { stringStart, stringStep } from "./string-bytes.ts";
-import { Keys, type Texts } from "./texts.ts";
+import type { ArrayNode, Compiled, Node, ObjectNode } from "./nodes.ts";
+import { stringAlike, stringStart, stringStep } from "./string-bytes.ts";
+import { countAlike, Keys, type Texts } from "./texts.ts";
 
 /** Objects and lists inside each other. */
 export const depthMax = 64;
@@ -12,6 +12,10 @@ export const depthMax = 64;
 const spacesMax = 64;
 /** Places that a text may be at at once. */
 const placesMax = 256;
+/** Sets of the keys that may come in an object that are kept. */
+const keysMax = 256;
+/** The first bytes of numbers and words. */
+const scalarFirst = new TextEncoder().encode("-0123456789tfn");
 
 const space = new Set([0x20, 0x0a, 0x0d, 0x09]);
 const is = (byte: number, character: string): boolean => byte === character.charCodeAt(0);
@@ -64,12 +68,16 @@ export class SchemaLanguage implements Language {
   readonly #nodes: readonly Node[];
   readonly #heights: readonly number[];
   readonly #members: readonly (readonly number[])[];
+  /** By the members of a node and a byte, those of them that begin with it. */
+  readonly #beginnings = new Map<readonly number[], ReadonlyMap<number, readonly number[]>>();
+  /** By the innermost object, the names that it has, and the depth. */
+  readonly #keysOf = new Map<string, Keys>();
   readonly #steps: Readonly<Record<string, (byte: number, place: Place) => readonly string[]>>;
 
-  constructor(nodes: readonly Node[], root: number) {
+  constructor({ nodes, root, heights, members }: Compiled) {
     this.#nodes = nodes;
-    this.#heights = heightsOf(nodes);
-    this.#members = nodes.map((_, at) => membersOf(nodes, at));
+    this.#heights = heights;
+    this.#members = members;
     this.start = `v:${root}:`;
     this.#steps = {
       v: (byte, { node, open }) => this.#value(byte, node, open),
@@ -90,10 +98,10 @@ export class SchemaLanguage implements Language {
       if (gaps.has(place.at) && space.has(byte)) {
         if (place.detail.length < spacesMax) next.add(spaced(written));
       } else for (const one of this.#steps[place.at]?.(byte, place) ?? []) next.add(one);
-    }
-    if (next.size > placesMax) {
-      const message = `response_format: the text fits more than ${placesMax} branches of anyOf at once; tell them apart by a name and its const`;
-      throw new AppError(message, { code: "InvalidRequest" });
+      if (next.size > placesMax) {
+        const message = `response_format: the text fits more than ${placesMax} branches of anyOf at once; tell them apart by a name and its const`;
+        throw new AppError(message, { code: "InvalidRequest" });
+      }
     }
     return next.size === 0 ? undefined : [...next].sort().join("\n");
   }
@@ -105,6 +113,29 @@ export class SchemaLanguage implements Language {
     });
   }
 
+  alike(state: string, bytes: number): string {
+    const places = state.split("\n").map((written) => {
+      const [head = "", ...frames] = written.split(" ");
+      return [this.#headAlike(head, bytes), ...frames.map((frame) => this.#frameAlike(frame, bytes))].join(" ");
+    });
+    return [...new Set(places)].sort().join("\n");
+  }
+
+  #headAlike(head: string, bytes: number): string {
+    const { at, node, detail } = read(head);
+    if (at !== "s") return head;
+    const { texts } = this.#nodes[node] as { readonly texts: Texts };
+    return `s:${node}:${stringAlike(texts, detail, bytes)}`;
+  }
+
+  #frameAlike(frame: string, bytes: number): string {
+    const dot = frame.indexOf(".");
+    const within = this.#nodes[Number(frame.slice(1, dot))] as ObjectNode | ArrayNode;
+    const count = Number(frame.slice(dot + 1));
+    if (within.kind !== "array" || count < within.first.length) return frame;
+    return `${frame.slice(0, dot)}.${countAlike(count, within, bytes)}`;
+  }
+
   #scalar(node: number): Extract<Node, { kind: "scalar" }>["scalar"] {
     return (this.#nodes[node] as Extract<Node, { kind: "scalar" }>).scalar;
   }
@@ -114,8 +145,28 @@ export class SchemaLanguage implements Language {
   }
 
   #value(byte: number, at: number, open: string): readonly string[] {
-    const members = (this.#members[at] as readonly number[]).filter((member) => this.#fits(member, open));
-    return members.flatMap((member) => begun(this.#nodes[member] as Node, { member, byte, open }) ?? []);
+    const left = depthMax - depthOf(open);
+    const fitting = this.#beginningsOf(at)
+      .get(byte)
+      ?.filter((member) => (this.#heights[member] as number) <= left);
+    return fitting?.flatMap((member) => begun(this.#nodes[member] as Node, { member, byte, open }) ?? []) ?? [];
+  }
+
+  /** A text may be at many places at once, each with as many members, of which a byte begins few. */
+  #beginningsOf(at: number): ReadonlyMap<number, readonly number[]> {
+    const members = this.#members[at] as readonly number[];
+    const known = this.#beginnings.get(members);
+    if (known) return known;
+    const found = new Map<number, number[]>();
+    for (const member of members) {
+      for (const byte of firstBytes(this.#nodes[member] as Node)) {
+        const list = found.get(byte);
+        if (list) list.push(member);
+        else found.set(byte, [member]);
+      }
+    }
+    this.#beginnings.set(members, found);
+    return found;
   }
 
   #first(byte: number, open: string): readonly string[] {
@@ -134,6 +185,9 @@ export class SchemaLanguage implements Language {
   /** The keys that may come in the innermost object. */
   #keys(open: string): Keys {
     const { node, count } = frameOf(open);
+    const key = `${node}.${count} ${depthOf(open)}`;
+    const known = this.#keysOf.get(key);
+    if (known) return known;
     const { names, values, others } = this.#nodes[node] as ObjectNode;
     const has = BigInt(`0x${count}`);
     let may = 0n;
@@ -141,7 +195,10 @@ export class SchemaLanguage implements Language {
       const bit = 1n << BigInt(name);
       if ((has & bit) === 0n && this.#fits(value, open)) may |= bit;
     }
-    return new Keys(names, may, others !== undefined && this.#fits(others, open));
+    const keys = new Keys(names, may, others !== undefined && this.#fits(others, open));
+    if (this.#keysOf.size >= keysMax) this.#keysOf.delete(this.#keysOf.keys().next().value as string);
+    this.#keysOf.set(key, keys);
+    return keys;
   }
 
   #inKey(byte: number, { detail, open }: Place): readonly string[] {
@@ -195,6 +252,11 @@ export class SchemaLanguage implements Language {
     if (within.kind === "array") return Number(count) >= within.min ? [after(outer)] : [];
     return (within.required & ~BigInt(`0x${count}`)) === 0n ? [after(outer)] : [];
   }
+}
+
+function firstBytes(node: Node): readonly number[] {
+  if (node.kind === "scalar") return [...scalarFirst].filter((byte) => node.scalar.step("", byte) !== undefined);
+  return [node.kind === "object" ? 0x7b : node.kind === "array" ? 0x5b : 0x22];
 }
 
 /** The place after the first byte of a value. */
