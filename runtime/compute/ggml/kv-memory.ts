@@ -141,11 +141,13 @@ export abstract class GgmlKv implements KvCache {
   /** Takes memory for so many rows in each layer, each tensor at a multiple of `alignment` bytes; `empty` sees to it that they read as
    *  numbers. Throws without having taken any. */
   protected hold(rows: number, alignment: number, empty: (buffer: DeviceBuffer) => void): void {
-    const rowBytes = rowBytesOf(this.spec);
+    const { headDim, valueDim } = this.spec;
+    const { keys, values } = this.#stored;
+    const sizes = [this.#bytesOf(keys, headDim, rows), this.#bytesOf(values, valueDim, rows)];
     try {
       for (let i = 0; i < this.spec.layers; i++) {
-        for (const bytes of rowBytes) {
-          const buffer = this.device.allocate(rows * bytes + alignment);
+        for (const bytes of sizes) {
+          const buffer = this.device.allocate(bytes + alignment);
           this.#buffers.push(buffer);
           empty(buffer);
         }
@@ -154,16 +156,24 @@ export abstract class GgmlKv implements KvCache {
       this.freeBuffers();
       throw caught;
     }
-    const { headDim, valueDim } = this.spec;
     this.#layers = Array.from({ length: this.spec.layers }, (_, layer) => ({
-      keys: this.#place({ index: 2 * layer, type: this.#stored.keys, dim: headDim }, rows, alignment),
-      values: this.#place({ index: 2 * layer + 1, type: this.#stored.values, dim: valueDim }, rows, alignment),
+      keys: this.#place({ index: 2 * layer, type: keys, dim: headDim }, rows, alignment),
+      values: this.#place({ index: 2 * layer + 1, type: values, dim: valueDim }, rows, alignment),
     }));
   }
 
   /** Frees the metadata of a cache that could not be made. */
   protected abandon(): void {
     this.device.release(this.#metadata);
+  }
+
+  /** Bytes that the device takes for so many rows, which may be more than they have. */
+  #bytesOf(type: WeightType, dim: number, rows: number): number {
+    const { ggml } = this.device;
+    const context = this.device.metadata(1);
+    const bytes = this.device.bytesOf(ggml.ggml_new_tensor_4d(context, numberOf(type), this.spec.kvHeads * dim, rows, 1, 1));
+    this.device.release(context);
+    return bytes;
   }
 
   #place(of: { readonly index: number; readonly type: WeightType; readonly dim: number }, rows: number, alignment: number): KvTensor {

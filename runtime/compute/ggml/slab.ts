@@ -169,9 +169,18 @@ export class Slab {
     this.#used[slot] = Number(used);
   }
 
-  /** Each part of a slot as a tensor of its own. */
+  /** Each part of a slot as a tensor. In plain memory it is a view of all slots: a device may set what lies behind a new tensor to zero,
+   *  which would be the next slot's start. */
   #tensors(context: Pointer, slot: number): readonly Pointer[] {
-    return this.#placed.map((placed) => homesOf(this.#device).tensor(context, placed.part, placed.buffer, addressOf(placed, slot)));
+    const { ggml } = this.#device;
+    return this.#placed.map(({ part, buffer, base, stride, all }) => {
+      const { type, rows, columns, home } = part;
+      if (all === undefined || home.memory.name !== "plain")
+        return homesOf(this.#device).tensor(context, part, buffer, addressOf({ base, stride }, slot));
+      const view = ggml.ggml_view_2d(context, all, columns, rows, weightBytes(type, [columns]), slot * stride);
+      ggml.ggml_backend_view_init(view);
+      return view;
+    });
   }
 
   /** With room for the tensors of two slots. */
@@ -192,6 +201,8 @@ export class Slab {
     const stride = this.choosable ? exact : device.aligned(home.bytes);
     const buffer = device.allocate(this.slots * stride + home.bytes - exact, home.memory.handle);
     if (device.pageBytes !== undefined) ggml.singlePages(buffer.base, buffer.bytes);
+    // Kernels multiply what lies behind an expert by zero, be it of an empty slot, which only numbers come out of as zero.
+    if (home.memory.name === "plain" && home.bytes > exact) ggml.ggml_backend_buffer_clear(buffer.handle, 0);
     const placed = { part, buffer, base: buffer.base, stride };
     if (!this.choosable) return { ...placed, all: undefined };
     const shape = vector ? ([columns, this.slots, 1] as const) : ([columns, rows, this.slots] as const);
@@ -201,4 +212,4 @@ export class Slab {
   }
 }
 
-const addressOf = ({ base, stride }: Placed, slot: number): Pointer => base + BigInt(slot * stride);
+const addressOf = ({ base, stride }: Pick<Placed, "base" | "stride">, slot: number): Pointer => base + BigInt(slot * stride);
