@@ -112,6 +112,11 @@ export abstract class GgmlKv implements KvCache {
     return this.#layers;
   }
 
+  /** Has so many layers, all in the memory of the first, for graphs that are built and not run. */
+  repeatLayer(count: number): void {
+    this.#layers = new Array<LayerTensors>(count).fill(this.#layers[0] as LayerTensors);
+  }
+
   /** The array of that name for a call, made at the first layer that asks. */
   input(call: KvCall, name: string, make: () => NodeJS.TypedArray): NodeJS.TypedArray {
     const known = this.#inputs.get(call) ?? new Map<string, NodeJS.TypedArray>();
