@@ -6,7 +6,7 @@ import { type RopeTables, ropeTables } from "../../kernels/rope.ts";
 import type { Rope } from "../../kernels/segment.ts";
 import type { KvCache, KvCall, KvSpec } from "../backend.ts";
 import { kvBlockBytes, kvBlocksOfContext, kvBytes, kvTypeRefuses } from "../kv-size.ts";
-import type { DeviceBuffer, GgmlDevice } from "./device.ts";
+import type { DeviceBuffer, GgmlDevice, Metadata } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type GraphBuilder, type Value } from "./graph.ts";
 import { storedAs } from "./kv-types.ts";
@@ -76,7 +76,7 @@ export abstract class GgmlKv implements KvCache {
   readonly blocks: number;
   protected readonly device: GgmlDevice;
   readonly #stored: { readonly keys: WeightType; readonly values: WeightType };
-  readonly #metadata: Pointer;
+  readonly #metadata: Metadata;
   readonly #buffers: DeviceBuffer[] = [];
   /** Tables of each rotation in use, by its numbers; few, since layers share them. */
   readonly #rotations = new Map<string, RopeTables & { readonly name: string }>();
@@ -136,7 +136,7 @@ export abstract class GgmlKv implements KvCache {
 
   async dispose(): Promise<void> {
     this.freeBuffers();
-    this.device.release(this.#metadata);
+    this.#metadata.free();
   }
 
   protected freeBuffers(): void {
@@ -169,15 +169,15 @@ export abstract class GgmlKv implements KvCache {
 
   /** Frees the metadata of a cache that could not be made. */
   protected abandon(): void {
-    this.device.release(this.#metadata);
+    this.#metadata.free();
   }
 
   /** Bytes that the device takes for so many rows, which may be more than they have. */
   #bytesOf(type: WeightType, dim: number, rows: number): number {
     const { ggml } = this.device;
-    const context = this.device.metadata(1);
-    const bytes = this.device.bytesOf(ggml.ggml_new_tensor_4d(context, numberOf(type), this.spec.kvHeads * dim, rows, 1, 1));
-    this.device.release(context);
+    const metadata = this.device.metadata(1);
+    const bytes = this.device.bytesOf(ggml.ggml_new_tensor_4d(metadata.context, numberOf(type), this.spec.kvHeads * dim, rows, 1, 1));
+    metadata.free();
     return bytes;
   }
 
@@ -187,7 +187,7 @@ export abstract class GgmlKv implements KvCache {
     const step = BigInt(alignment);
     const base = ((start + step - 1n) / step) * step;
     const { kvHeads, type = "f32" } = this.spec;
-    const tensor = ggml.ggml_new_tensor_4d(this.#metadata, numberOf(of.type), kvHeads * of.dim, rows, 1, 1);
+    const tensor = ggml.ggml_new_tensor_4d(this.#metadata.context, numberOf(of.type), kvHeads * of.dim, rows, 1, 1);
     ggml.ggml_backend_tensor_alloc(handle, tensor, base);
     const headBytes = kvBytes(type, of.dim);
     return { tensor, base, headBytes, rowBytes: kvHeads * headBytes, dim: of.dim };

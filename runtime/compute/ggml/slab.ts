@@ -1,7 +1,7 @@
 // The memory of experts of one shape and type, in slots of equal size: each part of them in a piece of its own, so that one operation can
 // multiply rows by the experts of their choice. On the processor a slot that holds nothing is address space and takes no memory.
 import type { Weights } from "../../kernels/weights.ts";
-import type { DeviceBuffer, GgmlDevice } from "./device.ts";
+import type { DeviceBuffer, GgmlDevice, Metadata } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { homesOf } from "./homes.ts";
@@ -37,7 +37,7 @@ export class Slab {
   /** True where rows can choose among the slots. */
   readonly choosable: boolean;
   readonly #device: GgmlDevice;
-  readonly #metadata: Pointer;
+  readonly #metadata: Metadata;
   readonly #placed: readonly Placed[];
   /** 1 where a slot holds an expert. */
   readonly #used: Uint8Array;
@@ -157,7 +157,7 @@ export class Slab {
 
   free(): void {
     for (const { buffer } of this.#placed) buffer.free();
-    this.#device.release(this.#metadata);
+    this.#metadata.free();
   }
 
   #edgeBytes({ stride }: Placed): number {
@@ -185,11 +185,11 @@ export class Slab {
 
   /** With room for the tensors of two slots. */
   #withTensors(work: (context: Pointer) => void): void {
-    const context = this.#device.metadata(2 * this.parts.length);
+    const metadata = this.#device.metadata(2 * this.parts.length);
     try {
-      work(context);
+      work(metadata.context);
     } finally {
-      this.#device.release(context);
+      metadata.free();
     }
   }
 
@@ -206,7 +206,7 @@ export class Slab {
     const placed = { part, buffer, base: buffer.base, stride };
     if (!this.choosable) return { ...placed, all: undefined };
     const shape = vector ? ([columns, this.slots, 1] as const) : ([columns, rows, this.slots] as const);
-    const all = ggml.ggml_new_tensor_4d(this.#metadata, numberOf(type), ...shape, 1);
+    const all = ggml.ggml_new_tensor_4d(this.#metadata.context, numberOf(type), ...shape, 1);
     ggml.ggml_backend_tensor_alloc(buffer.handle, all, buffer.base);
     return { ...placed, all };
   }
