@@ -47,6 +47,8 @@ export class ExpertTable {
   /** Who is to compute with an expert; one that goes waits for them. */
   readonly #users = new Map<Compiled, Set<ExpertWork>>();
   readonly #unused = new Map<Compiled, () => void>();
+  /** Experts that go, by layer and number, until their place is free: one that comes back waits for that. */
+  readonly #leaving = new Map<string, Promise<void>>();
   readonly #tools: Tools;
   readonly #kept = keptRoom();
   readonly #layers: (Compiled | undefined)[][];
@@ -78,6 +80,8 @@ export class ExpertTable {
 
   async load(layer: number, expert: number, unit: Uint8Array): Promise<void> {
     const row = this.#row(layer, expert);
+    const key = `${layer}.${expert}`;
+    for (let leaving = this.#leaving.get(key); leaving !== undefined; leaving = this.#leaving.get(key)) await leaving;
     if (row[expert]) return;
     const { store, codec } = this.#tools;
     const shelf = this.#shelves[layer] as Shelf; // a layer without experts has no row
@@ -96,6 +100,17 @@ export class ExpertTable {
     if (!compiled) return;
     row[expert] = undefined;
     this.#count -= 1;
+    const key = `${layer}.${expert}`;
+    const gone = this.#dispose(compiled).finally(() => this.#leaving.delete(key));
+    this.#leaving.set(
+      key,
+      gone.catch(() => undefined),
+    );
+    await gone;
+  }
+
+  /** Once nobody is to compute with it. */
+  async #dispose(compiled: Compiled): Promise<void> {
     if (this.#users.has(compiled)) await new Promise<void>((resolve) => this.#unused.set(compiled, resolve));
     this.#unused.delete(compiled);
     await this.lock.run(() => compiled.dispose());

@@ -142,3 +142,23 @@ test("a layer whose expert goes is passed alone, and so is one that others compu
   router.setDown(new Set([1]));
   assert.deepEqual(ends(), [all, all], "the other rank is gone");
 });
+
+test("an expert that is back while somebody still computes with it takes its old place once that is free", async () => {
+  const rows = new Float32Array(model.program.hidden).fill(0.5);
+  const batch = { layer: 0, phase: "decode" as const, rows, pairRows: Uint32Array.of(0), pairExperts: Uint32Array.of(1) };
+  const want = await experts.run(batch);
+  const work = experts.prepare(batch);
+  const done: string[] = [];
+  const both = Promise.all([
+    experts.unload(0, 1).then(() => done.push("gone")),
+    load(0, 1).then(() => done.push("back")),
+    load(0, 1).then(() => done.push("back")),
+  ]);
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.deepEqual([done, experts.has(0, 1)], [[], false]);
+  experts.release(work);
+  await both;
+  assert.deepEqual(done, ["gone", "back", "back"]);
+  assert.ok(ranges.range.covers(0), "the layer is passed at once again");
+  assert.deepEqual(await experts.run(batch), want);
+});

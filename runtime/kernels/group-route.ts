@@ -77,6 +77,7 @@ function ties(): KernelCase {
   return {
     ...rest,
     name: "ties go to the lowest group and expert",
+    byOrder: ["ids"],
     inputs: { logits: { ...inputs.logits, shape: [2, 8], data: new Float32Array(16) } },
   };
 }

@@ -27,6 +27,8 @@ export interface KernelCase {
   readonly segment: Segment;
   readonly weights: Readonly<Record<string, { readonly shape: readonly number[]; readonly data: Float32Array }>>;
   readonly inputs: Values;
+  /** Outputs that hang on the order of equals: held to the oracle's on exact backends alone. */
+  readonly byOrder?: readonly string[];
   readonly kv?: {
     readonly slots: number;
     readonly kvHeads: number;

@@ -57,7 +57,12 @@ function sized(rows: number, experts: number, k: number, normalize = true): Kern
 function ties(): KernelCase {
   const experts = 8;
   const data = Float32Array.from({ length: 3 * experts }, (_, i) => (i < experts ? 0.25 : i < 2 * experts ? i % 4 : -(i >> 1)));
-  return { ...sized(3, experts, 3), name: "ties go to the lowest expert id", inputs: { logits: { shape: [3, experts], data } } };
+  return {
+    ...sized(3, experts, 3),
+    name: "ties go to the lowest expert id",
+    byOrder: ["ids"],
+    inputs: { logits: { shape: [3, experts], data } },
+  };
 }
 
 export const route: Kernel<Route> = {

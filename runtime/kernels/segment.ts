@@ -93,9 +93,8 @@ export type Op =
   /** out[n, heads*(w + s)] = each of `heads` parts of a row of x[n, heads*w], followed by the row of shared[n, s] */
   | { readonly op: "joinHeads"; readonly x: string; readonly shared: string; readonly heads: number; readonly out: string }
   /**
-   * ids[n, topK] i32 by descending gate, ties to the lowest expert id, or among more than 16 experts to another that the row alone
-   * decides, where a backend's sorting does not keep the order of equals; gates[n, topK] = softmax(logits) at ids, renormalised to sum 1
-   * if `normalize`.
+   * ids[n, topK] i32 by descending gate, ties to the lowest expert id on a backend of the exact class with at most 16 experts, else to
+   * any of the equals, which the row alone decides; gates[n, topK] = softmax(logits) at ids, renormalised to sum 1 if `normalize`.
    */
   | {
       readonly op: "route";

@@ -3,6 +3,7 @@ import { createGgmlBackend } from "../../runtime/compute/ggml/index.ts";
 import { runBackendContract } from "./backend.ts";
 import { runKvPool } from "./kv-pool.ts";
 import { runKvTypes } from "./kv-types.ts";
+import { runShelves } from "./shelves.ts";
 
 const make = () => createGgmlBackend({ threads: 1, pages: false });
 
@@ -13,3 +14,5 @@ runKvTypes({ name: "cpu with a pool", make, tolerance: { f32: 1e-5, f16: 2e-3, q
 runKvPool({ name: "cpu with a pool", make, tolerance: 1e-5 });
 
 runKvPool({ name: "cpu", make: () => createGgmlBackend({ threads: 1 }), tolerance: 1e-5 });
+
+runShelves({ name: "cpu with a pool", make, tolerance: 3e-2 });

@@ -10,7 +10,9 @@ import type { Backend } from "../../runtime/compute/backend.ts";
 import { relativeError } from "../../runtime/compute/trial.ts";
 import { type KvGroup, rowsOfGroups } from "../../runtime/kernels/kv-groups.ts";
 import { openCheckpoint } from "../../runtime/weights/checkpoint.ts";
+import { type StoredForm, storedWeight } from "../../runtime/weights/stored.ts";
 import type { Checkpoint } from "../../runtime/weights/tensor-view.ts";
+import { stored } from "../support/published-parts.ts";
 import { modelOf } from "./golden-files.ts";
 import { type LoadedModel, loadModel, type ModelWeights } from "./harness.ts";
 import { syntheticModel } from "./synthetic.ts";
@@ -56,6 +58,17 @@ const callsOf = fc
     ];
   });
 
+/** Experts as checkpoints have them, in rows that every form's blocks fill. */
+function modelOfStored(form: StoredForm): ModelWeights {
+  const model = syntheticModel({ hidden_size: 256, intermediate_size: 512 });
+  const weightsOf = (layer: number, expert: number) =>
+    model.expertSegment.weights.map(({ name, shape }, i) => {
+      const values = shape.reduce((product, size) => product * size, 1);
+      return [name, storedWeight(form, shape, stored(form, values, 100 * layer + 10 * expert + i))];
+    });
+  return { ...model, expert: (layer, expert) => Object.fromEntries(weightsOf(layer, expert)) };
+}
+
 interface Options {
   readonly name: string;
   readonly make: (threads: number) => Promise<Backend>;
@@ -89,6 +102,7 @@ export function runRangeContract({ name, make, tolerance, numRuns = 6 }: Options
         fc.asyncProperty(callsOf, async (calls) => {
           for (const [i, { ids, groups }] of calls.entries()) {
             const want = await layered.step(ids, groups, "layers");
+            assert.ok(want.every(Number.isFinite), `call ${i}`);
             for (const each of ranged) {
               same(await each.step(ids, groups, "range"), want, `call ${i}`);
               if (tolerance === 0) assert.deepEqual(each.routes, layered.routes);
@@ -111,6 +125,9 @@ export function runRangeContract({ name, make, tolerance, numRuns = 6 }: Options
 
     for (const form of ["q4_0", "iq4_nl"] as const)
       test(`experts of ${form}: a range gives what its layers give`, () => compare(syntheticModel(), form));
+
+    for (const form of ["q8_0", "q4_K", "mxfp4"] as const)
+      test(`experts that come as ${form}: a range gives what its layers give`, () => compare(modelOfStored(form)));
 
     test("a range covers a layer while all of its experts are here, and finds one that came back", async () => {
       const model = syntheticModel({ num_hidden_layers: 2 });

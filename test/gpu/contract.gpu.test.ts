@@ -6,6 +6,7 @@ import { runBackendContract } from "../contract/backend.ts";
 import { runDenseEquality } from "../contract/dense.ts";
 import { runGoldenFamilies } from "../contract/golden-families.ts";
 import { runGoldenLogits } from "../contract/golden-logits.ts";
+import { runShelves } from "../contract/shelves.ts";
 
 const kind = gpuNames.find((name) => name === process.env.ENODIA_GPU);
 if (kind === undefined) throw new Error(`ENODIA_GPU is none of ${gpuNames.join(", ")}: npm run test:gpu -- --help`);
@@ -20,3 +21,5 @@ runGoldenLogits({ name: kind, make, tolerance });
 runGoldenFamilies({ name: kind, make, tolerance, computes: "all" });
 
 runDenseEquality({ name: kind, make, tolerance });
+
+runShelves({ name: kind, make, tolerance: 3e-2 });

@@ -78,3 +78,18 @@ test("rows that are no whole number of blocks are refused by name", async () => 
   });
   await backend.close();
 });
+
+test("metadata that is freed twice leaves what is at its address by then alone", () => {
+  const device = new CpuDevice({ threads: 1 });
+  const freed: bigint[] = [];
+  const oneAddress = { ggml_init: () => 64n, ggml_free: (context: bigint) => void freed.push(context) };
+  Object.assign(device, { ggml: { ...device.ggml, ...oneAddress } });
+  const first = device.metadata(4);
+  first.free();
+  const second = device.metadata(4);
+  first.free();
+  assert.deepEqual([freed, second.context], [[64n], first.context]);
+  device.close();
+  second.free();
+  assert.deepEqual(freed, [64n, 64n]);
+});

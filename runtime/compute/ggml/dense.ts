@@ -3,7 +3,7 @@
 import { gateLogits, kernelOf } from "../../kernels/index.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { asF32, blockOf, type WeightData, type Weights } from "../../kernels/weights.ts";
-import type { DeviceBuffer, GgmlDevice, Memory } from "./device.ts";
+import type { DeviceBuffer, GgmlDevice, Memory, Metadata } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { type Home, homesOf, type Matrix, multiplied } from "./homes.ts";
@@ -45,7 +45,7 @@ function attentionInputs({ ops, outputs }: Segment): readonly (readonly { readon
 export class DenseWeights implements WeightSource {
   readonly bytes: number;
   readonly #device: GgmlDevice;
-  readonly #metadata: Pointer;
+  readonly #metadata: Metadata;
   /** One of each kind of memory. */
   readonly #buffers = new Map<Memory, DeviceBuffer>();
   readonly #placed = new Map<string, Placed & { readonly joined: Joined }>();
@@ -84,7 +84,7 @@ export class DenseWeights implements WeightSource {
       for (const [memory, bytes] of sizes) this.#buffers.set(memory, device.allocate(bytes, memory.handle));
       for (const [i, { matrix, home }] of parts.entries()) {
         const buffer = this.#buffers.get(home.memory) as DeviceBuffer;
-        const tensor = homesOf(device).tensor(this.#metadata, matrix, buffer, buffer.base + BigInt(offsets[i] as number));
+        const tensor = homesOf(device).tensor(this.#metadata.context, matrix, buffer, buffer.base + BigInt(offsets[i] as number));
         this.#write(tensor, matrix, weights);
         const { rows, columns, type } = matrix;
         for (const name of matrix.names) this.#placed.set(name, { tensor, rows, columns, type, home, joined: matrix });
@@ -119,7 +119,7 @@ export class DenseWeights implements WeightSource {
 
   free(): void {
     for (const buffer of this.#buffers.values()) buffer.free();
-    this.#device.release(this.#metadata);
+    this.#metadata.free();
   }
 
   #find(name: string): Placed & { readonly joined: Joined } {

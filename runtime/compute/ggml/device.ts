@@ -28,6 +28,13 @@ export interface DeviceBuffer {
   free(): void;
 }
 
+/** Room for the metadata of tensors. */
+export interface Metadata {
+  readonly context: Pointer;
+  /** A second time, or after the close, it does nothing. */
+  free(): void;
+}
+
 /** A kind of memory of the device. */
 export interface Memory {
   readonly name: MemoryName;
@@ -142,19 +149,20 @@ export class GgmlDevice {
 
   /** Room for the metadata of so many tensors, and of a graph of so many nodes; their memory is placed by us. Beyond it ggml ends the
    *  process. */
-  metadata(tensors: number, graphNodes = 0): Pointer {
+  metadata(tensors: number, graphNodes = 0): Metadata {
     this.assertOpen();
     const { ggml } = this;
     const graphBytes = graphNodes > 0 ? ggml.ggml_graph_overhead_custom(graphNodes, false) : 0;
     const context = ggml.ggml_init({ mem_size: tensors * ggml.ggml_tensor_overhead() + graphBytes, mem_buffer: 0n, no_alloc: true });
     if (context === 0n) throw new AppError(`no memory for the metadata of ${tensors} tensors`, { code: "OutOfMemory" });
     this.#contexts.add(context);
-    return context;
-  }
-
-  /** Frees metadata; a second time, or after the close, it does nothing. */
-  release(context: Pointer): void {
-    if (this.#contexts.delete(context)) this.ggml.ggml_free(context);
+    let held = true;
+    const free = (): void => {
+      const mine = held && this.#contexts.delete(context);
+      held = false; // other metadata may have the same address from now on
+      if (mine) this.ggml.ggml_free(context);
+    };
+    return { context, free };
   }
 
   /** So many bytes, and those up to where the next tensor may begin. */
@@ -268,8 +276,8 @@ export class GgmlDevice {
   #findDataOffset(): bigint {
     const { ggml } = this;
     const buffer = this.allocate(2 * this.alignment);
-    const context = this.metadata(1);
-    const tensor = ggml.ggml_new_tensor_4d(context, numberOf("f32"), 1, 1, 1, 1);
+    const metadata = this.metadata(1);
+    const tensor = ggml.ggml_new_tensor_4d(metadata.context, numberOf("f32"), 1, 1, 1, 1);
     const address = buffer.base + BigInt(this.alignment); // any place that is not the buffer's start
     ggml.ggml_backend_tensor_alloc(buffer.handle, tensor, address);
     let offset = 0n;
@@ -278,7 +286,7 @@ export class GgmlDevice {
       if (offset < ggml.ggml_tensor_overhead()) continue;
       throw new AppError("ggml's tensors are laid out in an unknown way: npm ci", { code: "BackendUnavailable" });
     }
-    this.release(context);
+    metadata.free();
     buffer.free();
     return offset;
   }

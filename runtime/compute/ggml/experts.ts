@@ -1,6 +1,5 @@
 // The experts of a GPU: those of a layer in one slab, and the calls of many at once through one operation for all, since each start of a
 // kernel costs more there than a row. Slabs grow and shrink by steps. Those of the processor run one after another (singles.ts).
-import { AppError } from "../../../crds/common.ts";
 import type { OpName, Segment, Tensor } from "../../kernels/segment.ts";
 import type { WeightForms, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
@@ -8,6 +7,7 @@ import type { Compiled, Inputs, Outputs, Shelf } from "../backend.ts";
 import { checkInputs } from "../check.ts";
 import type { GgmlDevice } from "./device.ts";
 import { buildGraph, type Graph, type Value } from "./graph.ts";
+import { isOutOfMemory } from "./out-of-memory.ts";
 import { formsOf, partsOf } from "./parts.ts";
 import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
@@ -21,8 +21,6 @@ const graphsMax = 16;
 const nodesPerOp = 5;
 /** A slab grows by so many parts of a layer's experts, and shrinks when two of them are empty. */
 const stepsOfLayer = 8;
-
-const outOfMemory: ReadonlySet<string> = new Set(["OutOfMemory", "OutOfDeviceMemory"]);
 
 /** Ops of segments that many experts can run at once. */
 const rowOps: ReadonlySet<OpName> = new Set<OpName>(["matMul", "addRow", "add", "siluMul", "clampedSwiglu"]);
@@ -100,12 +98,12 @@ class SlabShelf implements Shelf {
     const forms = formsOf(this.segment, weights);
     this.#key ??= JSON.stringify(forms);
     // One that is there already, or is of another shape than the layer's, lies apart.
-    if (this.#here.has(expert) || this.#key !== JSON.stringify(forms)) return this.#experts.shelf(this.segment, 1).place(0, weights);
-    this.#slab ??= this.#first(forms);
-    if (this.#slab.empty < 0) this.#resize(Math.min(this.#count, this.#slab.slots + this.#step));
-    const slot = this.#slab.slots === this.#count ? expert : this.#slab.empty;
-    this.#slab.put(slot, weights);
-    const made = new Expert(this.#experts, this, { slot, bytes: this.#slab.expertBytes });
+    const fits = !this.#here.has(expert) && this.#key === JSON.stringify(forms);
+    const slab = fits ? this.#room(forms) : undefined;
+    if (slab === undefined) return this.#experts.shelf(this.segment, 1).place(0, weights);
+    const slot = slab.slots === this.#count ? expert : slab.empty;
+    slab.put(slot, weights);
+    const made = new Expert(this.#experts, this, { slot, bytes: slab.expertBytes });
     this.#here.set(expert, made);
     return made;
   }
@@ -128,6 +126,18 @@ class SlabShelf implements Shelf {
     return this.#slab?.used === this.#count ? this.#slab : undefined;
   }
 
+  /** The slab, with an empty slot; undefined where the device has no room for one beside what is there. */
+  #room(forms: WeightForms): Slab | undefined {
+    try {
+      this.#slab ??= this.#first(forms);
+      if (this.#slab.empty < 0) this.#resize(Math.min(this.#count, this.#slab.slots + this.#step));
+      return this.#slab;
+    } catch (caught) {
+      if (this.#count === 1 || !isOutOfMemory(caught)) throw caught;
+      return undefined;
+    }
+  }
+
   /** Refuses here what the device lacks, and not in a request. */
   #first(forms: WeightForms): Slab {
     const slab = new Slab(this.#device, partsOf(this.#device, this.segment, forms), Math.min(this.#count, this.#step));
@@ -145,23 +155,27 @@ class SlabShelf implements Shelf {
     try {
       this.#resize(slots);
     } catch (caught) {
-      if (!outOfMemory.has(AppError.from(caught).code)) throw caught;
+      if (!isOutOfMemory(caught)) throw caught;
     }
   }
 
-  /** Both slabs are there for a moment. */
+  /** Both slabs are there for a moment; the old one stays where the other cannot be made or filled. */
   #resize(slots: number): void {
     const [old, made] = [this.slab, new Slab(this.#device, this.slab.parts, slots)];
+    const moved = new Map<Expert, number>();
     try {
       for (const [number, expert] of this.#here) {
         const slot = slots === this.#count ? number : made.empty;
         made.take(slot, old, expert.slot);
-        expert.slot = slot;
+        moved.set(expert, slot);
       }
-    } finally {
-      this.#free();
-      this.#slab = made;
+    } catch (caught) {
+      made.free();
+      throw caught;
     }
+    this.#free();
+    this.#slab = made;
+    for (const [expert, slot] of moved) expert.slot = slot;
   }
 
   #free(): void {

@@ -1,7 +1,7 @@
 // The building of a graph: nodes in the order in which they run, each with its place in the scratch memory; and the finished graph,
 // which runs as often as wanted with other inputs. Knows sizes and lifetimes, not what the nodes compute (lower.ts).
 import { planArena } from "./arena.ts";
-import type { GgmlDevice } from "./device.ts";
+import type { GgmlDevice, Metadata } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphCost } from "./threads.ts";
 import { numberOf } from "./types.ts";
@@ -25,6 +25,7 @@ type InputType = "f32" | "f16" | "i32" | "i64";
 
 export class GraphBuilder {
   readonly device: GgmlDevice;
+  readonly metadata: Metadata;
   readonly context: Pointer;
   readonly #graph: Pointer;
   readonly #owned: Owned[] = [];
@@ -35,7 +36,8 @@ export class GraphBuilder {
   /** `nodes`: bound of the nodes that will be added, inputs and views included; beyond it ggml ends the process. */
   constructor(device: GgmlDevice, nodes: number) {
     this.device = device;
-    this.context = device.metadata(2 * nodes, 2 * nodes);
+    this.metadata = device.metadata(2 * nodes, 2 * nodes);
+    this.context = this.metadata.context;
     this.#graph = device.ggml.ggml_new_graph_custom(this.context, 2 * nodes, false);
   }
 
@@ -97,7 +99,7 @@ export class GraphBuilder {
     }
     for (const view of this.#views) ggml.ggml_backend_view_init(view);
     return new Graph(this.device, {
-      context: this.context,
+      metadata: this.metadata,
       graph: this.#graph,
       inputs: [...this.#inputs].map(([name, { owner }]) => {
         const { tensor, bytes } = this.#owned[owner as number] as Owned;
@@ -130,13 +132,13 @@ export function buildGraph(device: GgmlDevice, nodes: number, work: (build: Grap
   try {
     return build.finish(work(build));
   } catch (caught) {
-    device.release(build.context);
+    build.metadata.free();
     throw caught;
   }
 }
 
 interface Parts {
-  readonly context: Pointer;
+  readonly metadata: Metadata;
   readonly graph: Pointer;
   readonly inputs: readonly { readonly name: string; readonly tensor: Pointer; readonly bytes: number }[];
   readonly outputs: ReadonlyMap<string, Value>;
@@ -181,6 +183,6 @@ export class Graph {
   }
 
   free(): void {
-    this.#device.release(this.#parts.context);
+    this.#parts.metadata.free();
   }
 }

@@ -73,7 +73,8 @@ class Homes {
   #try(matrix: Matrix, { memory, exact }: Pick<Home, "memory" | "exact">): Home | undefined {
     const device = this.#device;
     const { ggml } = device;
-    const context = device.metadata(6);
+    const metadata = device.metadata(6);
+    const { context } = metadata;
     const vector = (type: "f32" | "i32", size: number): Pointer => ggml.ggml_new_tensor_4d(context, numberOf(type), size, 1, 1, 1);
     try {
       const sized = ggml.ggml_new_tensor_4d(context, numberOf(matrix.type), matrix.columns, matrix.rows, 1, 1);
@@ -91,7 +92,7 @@ class Homes {
       nobody().free();
       return undefined;
     } finally {
-      device.release(context);
+      metadata.free();
     }
   }
 
@@ -100,7 +101,8 @@ class Homes {
     const device = this.#device;
     const { ggml } = device;
     if (bytes !== weightBytes(type, [rows, columns])) return false;
-    const context = device.metadata(4);
+    const metadata = device.metadata(4);
+    const { context } = metadata;
     const buffer = device.allocate(2 * bytes, handle);
     const tensor = (of: WeightType | "i32", ...shape: readonly [number, number, number]): Pointer =>
       ggml.ggml_new_tensor_4d(context, numberOf(of), ...shape, 1);
@@ -110,7 +112,7 @@ class Homes {
       return device.supports(ggml.ggml_mul_mat_id(context, two, tensor("f32", columns, 1, 1), tensor("i32", 1, 1, 1)));
     } finally {
       buffer.free();
-      device.release(context);
+      metadata.free();
     }
   }
 }

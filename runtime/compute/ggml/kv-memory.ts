@@ -6,7 +6,7 @@ import { type RopeTables, ropeTables } from "../../kernels/rope.ts";
 import type { Rope } from "../../kernels/segment.ts";
 import type { KvCache, KvCall, KvSpec } from "../backend.ts";
 import { kvBlockBytes, kvBlocksOfContext, kvBytes, kvTypeRefuses } from "../kv-size.ts";
-import type { DeviceBuffer, GgmlDevice } from "./device.ts";
+import type { DeviceBuffer, GgmlDevice, Metadata } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type GraphBuilder, type Value } from "./graph.ts";
 import { storedAs } from "./kv-types.ts";
@@ -76,7 +76,7 @@ export abstract class GgmlKv implements KvCache {
   readonly blocks: number;
   protected readonly device: GgmlDevice;
   readonly #stored: { readonly keys: WeightType; readonly values: WeightType };
-  readonly #metadata: Pointer;
+  readonly #metadata: Metadata;
   readonly #buffers: DeviceBuffer[] = [];
   /** Tables of each rotation in use, by its numbers; few, since layers share them. */
   readonly #rotations = new Map<string, RopeTables & { readonly name: string }>();
@@ -112,6 +112,11 @@ export abstract class GgmlKv implements KvCache {
     return this.#layers;
   }
 
+  /** Has so many layers, all in the memory of the first, for graphs that are built and not run. */
+  repeatLayer(count: number): void {
+    this.#layers = new Array<LayerTensors>(count).fill(this.#layers[0] as LayerTensors);
+  }
+
   /** The array of that name for a call, made at the first layer that asks. */
   input(call: KvCall, name: string, make: () => NodeJS.TypedArray): NodeJS.TypedArray {
     const known = this.#inputs.get(call) ?? new Map<string, NodeJS.TypedArray>();
@@ -131,7 +136,7 @@ export abstract class GgmlKv implements KvCache {
 
   async dispose(): Promise<void> {
     this.freeBuffers();
-    this.device.release(this.#metadata);
+    this.#metadata.free();
   }
 
   protected freeBuffers(): void {
@@ -141,11 +146,13 @@ export abstract class GgmlKv implements KvCache {
   /** Takes memory for so many rows in each layer, each tensor at a multiple of `alignment` bytes; `empty` sees to it that they read as
    *  numbers. Throws without having taken any. */
   protected hold(rows: number, alignment: number, empty: (buffer: DeviceBuffer) => void): void {
-    const rowBytes = rowBytesOf(this.spec);
+    const { headDim, valueDim } = this.spec;
+    const { keys, values } = this.#stored;
+    const sizes = [this.#bytesOf(keys, headDim, rows), this.#bytesOf(values, valueDim, rows)];
     try {
       for (let i = 0; i < this.spec.layers; i++) {
-        for (const bytes of rowBytes) {
-          const buffer = this.device.allocate(rows * bytes + alignment);
+        for (const bytes of sizes) {
+          const buffer = this.device.allocate(bytes + alignment);
           this.#buffers.push(buffer);
           empty(buffer);
         }
@@ -154,16 +161,24 @@ export abstract class GgmlKv implements KvCache {
       this.freeBuffers();
       throw caught;
     }
-    const { headDim, valueDim } = this.spec;
     this.#layers = Array.from({ length: this.spec.layers }, (_, layer) => ({
-      keys: this.#place({ index: 2 * layer, type: this.#stored.keys, dim: headDim }, rows, alignment),
-      values: this.#place({ index: 2 * layer + 1, type: this.#stored.values, dim: valueDim }, rows, alignment),
+      keys: this.#place({ index: 2 * layer, type: keys, dim: headDim }, rows, alignment),
+      values: this.#place({ index: 2 * layer + 1, type: values, dim: valueDim }, rows, alignment),
     }));
   }
 
   /** Frees the metadata of a cache that could not be made. */
   protected abandon(): void {
-    this.device.release(this.#metadata);
+    this.#metadata.free();
+  }
+
+  /** Bytes that the device takes for so many rows, which may be more than they have. */
+  #bytesOf(type: WeightType, dim: number, rows: number): number {
+    const { ggml } = this.device;
+    const metadata = this.device.metadata(1);
+    const bytes = this.device.bytesOf(ggml.ggml_new_tensor_4d(metadata.context, numberOf(type), this.spec.kvHeads * dim, rows, 1, 1));
+    metadata.free();
+    return bytes;
   }
 
   #place(of: { readonly index: number; readonly type: WeightType; readonly dim: number }, rows: number, alignment: number): KvTensor {
@@ -172,7 +187,7 @@ export abstract class GgmlKv implements KvCache {
     const step = BigInt(alignment);
     const base = ((start + step - 1n) / step) * step;
     const { kvHeads, type = "f32" } = this.spec;
-    const tensor = ggml.ggml_new_tensor_4d(this.#metadata, numberOf(of.type), kvHeads * of.dim, rows, 1, 1);
+    const tensor = ggml.ggml_new_tensor_4d(this.#metadata.context, numberOf(of.type), kvHeads * of.dim, rows, 1, 1);
     ggml.ggml_backend_tensor_alloc(handle, tensor, base);
     const headBytes = kvBytes(type, of.dim);
     return { tensor, base, headBytes, rowBytes: kvHeads * headBytes, dim: of.dim };

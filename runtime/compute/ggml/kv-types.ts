@@ -72,10 +72,10 @@ function attends(device: GgmlDevice, { keys, values }: Stored, { headDim, valueD
 const nodesMax = 8;
 
 function asked(device: GgmlDevice, node: (context: bigint) => bigint): boolean {
-  const context = device.metadata(nodesMax);
+  const metadata = device.metadata(nodesMax);
   try {
-    return device.supports(node(context));
+    return device.supports(node(metadata.context));
   } finally {
-    device.release(context);
+    metadata.free();
   }
 }

@@ -35,7 +35,7 @@ test("before ggml ends the process one line of JSON says why", () => {
   const script = `
     const { CpuDevice } = await import(${JSON.stringify(join(import.meta.dirname, "device.ts"))});
     const device = new CpuDevice({ threads: 1 });
-    const context = device.metadata(1);
+    const { context } = device.metadata(1);
     for (let i = 0; i < 100; i++) device.ggml.ggml_new_tensor_4d(context, 0, 1, 1, 1, 1);`;
   const { stdout, signal } = spawnSync(process.execPath, ["--input-type=module", "-e", script], { encoding: "utf8" });
   assert.equal(signal, "SIGABRT");

@@ -55,9 +55,9 @@ export class DenseProgram implements Compiled {
   readonly #kvOps: number;
   /** Of outputs that the caller has no room for. */
   readonly #kept: Room = keptRoom();
-  readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => graph.free());
-  /** The graph that ran last, and which run of the device's that was. */
-  #last: { readonly graph: Graph; readonly run: number } | undefined;
+  readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => this.#drop(graph));
+  /** The graph that ran last and its rows, and which run of the device's that was. */
+  #last: { readonly graph: Graph; readonly rows: number; readonly run: number } | undefined;
 
   constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 16 | 32) {
     this.#device = device;
@@ -89,14 +89,16 @@ export class DenseProgram implements Compiled {
       const { graph } = built;
       graph.run((name) => inputs[name]?.data ?? (kv && built.kv?.input(kv, name)) ?? (name === zeroIds ? new Int32Array(rows) : undefined));
       for (const [name, { data }] of Object.entries(outputs)) graph.read(name, data);
-      this.#last = { graph, run: this.#device.runs };
+      this.#last = { graph, rows, run: this.#device.runs };
     }
     return outputs;
   }
 
   keptRow(name: string, row: number): Float32Array {
-    const { graph, run } = this.#last ?? {};
-    if (graph === undefined || run !== this.#device.runs) throw new TypeError(`${this.segment.name}: ${name} is read after another run`);
+    const { graph, rows = 0, run } = this.#last ?? {};
+    // A graph that was built since may have moved the memory in which the row lies.
+    if (!graph?.valid || run !== this.#device.runs) throw new TypeError(`${this.segment.name}: ${name} is read after another run`);
+    if (!(row >= 0 && row < rows)) throw new TypeError(`${this.segment.name}: row ${row} of ${name} is read, the run had ${rows}`);
     const { width = 0 } = this.segment.outputs.find((each) => each.name === name) ?? {};
     const values = new Float32Array(width);
     graph.read(name, values, row * values.byteLength);
@@ -116,6 +118,11 @@ export class DenseProgram implements Compiled {
   /** Adds its nodes to a graph; `values` has the segment's inputs, and gets all that its ops write. */
   lower(build: GraphBuilder, values: Map<string, Value>, rows: number, kv: KvGraph | undefined): void {
     lowerOps(build, this.segment.ops, values, { rows, weights: this.#weights, widths: this.#widths, ...(kv ? { kv } : {}) });
+  }
+
+  #drop(graph: Graph): void {
+    if (this.#last?.graph === graph) this.#last = undefined;
+    graph.free();
   }
 
   #graph(rows: number, kv: KvCall | undefined): Built {

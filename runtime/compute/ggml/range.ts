@@ -10,6 +10,7 @@ import type { GgmlDevice } from "./device.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
 import { zeroIds } from "./homes.ts";
 import { KvGraph, kvKey } from "./kv.ts";
+import { isOutOfMemory } from "./out-of-memory.ts";
 import { type DenseProgram, lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
 import type { Slab } from "./slab.ts";
@@ -50,6 +51,8 @@ export class GgmlRange implements LayerRange {
   readonly #graphs: Recent<Built>;
   /** By layer, whether the device computes it in a graph; of a device that computes all that there is, nothing. */
   readonly #tried = new Map<number, boolean>();
+  /** By layer, the slab beside which there was no room to find that out. */
+  readonly #full = new Map<number, Slab | undefined>();
 
   constructor(device: GgmlDevice, layers: readonly RangeLayer[]) {
     this.#device = device;
@@ -73,17 +76,25 @@ export class GgmlRange implements LayerRange {
     return here && (this.#device.exact || this.#computes(layer, part));
   }
 
-  /** Asks the device for every operation of the layer, once, when its experts are all here for the first time. */
+  /** Asks the device for every operation of the layer, once, when its experts are all here for the first time; a device that is full is
+   *  asked again when they lie elsewhere, and computes layer by layer until then. */
   #computes(layer: number, part: Part): boolean {
     const known = this.#tried.get(layer);
     if (known !== undefined) return known;
+    const slab = part.shelf?.whole;
+    if (this.#full.has(layer) && this.#full.get(layer) === slab) return false;
     let computes = true;
     try {
       forTrialCalls(this.#device, part.program.segment, (_rows, call) => this.#build([part], call as KvCall).graph.free());
     } catch (caught) {
+      if (isOutOfMemory(caught)) {
+        this.#full.set(layer, slab);
+        return false;
+      }
       if (AppError.from(caught).code !== "UnsupportedOp") throw caught;
       computes = false;
     }
+    this.#full.delete(layer);
     this.#tried.set(layer, computes);
     return computes;
   }

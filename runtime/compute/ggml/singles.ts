@@ -1,7 +1,6 @@
 // Experts multiplied one after another, each by the fastest products that its types have in the device's memory. A graph is made for a
 // number of rows, not for an expert: its matrices are stand-ins, which are pointed at those of the expert whose turn it is. Experts of a
 // layer lie in one slab, each in the slot of its number, so that a graph of many layers finds them there, too (range.ts).
-import { AppError } from "../../../crds/common.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightForms, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
@@ -13,6 +12,7 @@ import type { Pointer } from "./functions.ts";
 import { buildGraph, type Graph, type Value } from "./graph.ts";
 import { homesOf, multiplied, zeroIds } from "./homes.ts";
 import type { WeightSource } from "./lowering.ts";
+import { isOutOfMemory } from "./out-of-memory.ts";
 import { columnsOf, formsOf, type Part, type Product, partIndex, partsOf } from "./parts.ts";
 import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
@@ -106,7 +106,7 @@ class SingleShelf implements Shelf {
       try {
         this.#slab = new Slab(this.#device, shape.parts, this.#count);
       } catch (caught) {
-        if (this.#count === 1 || AppError.from(caught).code !== "OutOfMemory") throw caught;
+        if (this.#count === 1 || !isOutOfMemory(caught)) throw caught;
         return undefined;
       }
       this.#shape = shape;

@@ -1,7 +1,7 @@
 // The memory of experts of one shape and type, in slots of equal size: each part of them in a piece of its own, so that one operation can
 // multiply rows by the experts of their choice. On the processor a slot that holds nothing is address space and takes no memory.
 import type { Weights } from "../../kernels/weights.ts";
-import type { DeviceBuffer, GgmlDevice } from "./device.ts";
+import type { DeviceBuffer, GgmlDevice, Metadata } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { homesOf } from "./homes.ts";
@@ -37,7 +37,7 @@ export class Slab {
   /** True where rows can choose among the slots. */
   readonly choosable: boolean;
   readonly #device: GgmlDevice;
-  readonly #metadata: Pointer;
+  readonly #metadata: Metadata;
   readonly #placed: readonly Placed[];
   /** 1 where a slot holds an expert. */
   readonly #used: Uint8Array;
@@ -157,7 +157,7 @@ export class Slab {
 
   free(): void {
     for (const { buffer } of this.#placed) buffer.free();
-    this.#device.release(this.#metadata);
+    this.#metadata.free();
   }
 
   #edgeBytes({ stride }: Placed): number {
@@ -169,18 +169,27 @@ export class Slab {
     this.#used[slot] = Number(used);
   }
 
-  /** Each part of a slot as a tensor of its own. */
+  /** Each part of a slot as a tensor. In plain memory it is a view of all slots: a device may set what lies behind a new tensor to zero,
+   *  which would be the next slot's start. */
   #tensors(context: Pointer, slot: number): readonly Pointer[] {
-    return this.#placed.map((placed) => homesOf(this.#device).tensor(context, placed.part, placed.buffer, addressOf(placed, slot)));
+    const { ggml } = this.#device;
+    return this.#placed.map(({ part, buffer, base, stride, all }) => {
+      const { type, rows, columns, home } = part;
+      if (all === undefined || home.memory.name !== "plain")
+        return homesOf(this.#device).tensor(context, part, buffer, addressOf({ base, stride }, slot));
+      const view = ggml.ggml_view_2d(context, all, columns, rows, weightBytes(type, [columns]), slot * stride);
+      ggml.ggml_backend_view_init(view);
+      return view;
+    });
   }
 
   /** With room for the tensors of two slots. */
   #withTensors(work: (context: Pointer) => void): void {
-    const context = this.#device.metadata(2 * this.parts.length);
+    const metadata = this.#device.metadata(2 * this.parts.length);
     try {
-      work(context);
+      work(metadata.context);
     } finally {
-      this.#device.release(context);
+      metadata.free();
     }
   }
 
@@ -192,13 +201,15 @@ export class Slab {
     const stride = this.choosable ? exact : device.aligned(home.bytes);
     const buffer = device.allocate(this.slots * stride + home.bytes - exact, home.memory.handle);
     if (device.pageBytes !== undefined) ggml.singlePages(buffer.base, buffer.bytes);
+    // Kernels multiply what lies behind an expert by zero, be it of an empty slot, which only numbers come out of as zero.
+    if (home.memory.name === "plain" && home.bytes > exact) ggml.ggml_backend_buffer_clear(buffer.handle, 0);
     const placed = { part, buffer, base: buffer.base, stride };
     if (!this.choosable) return { ...placed, all: undefined };
     const shape = vector ? ([columns, this.slots, 1] as const) : ([columns, rows, this.slots] as const);
-    const all = ggml.ggml_new_tensor_4d(this.#metadata, numberOf(type), ...shape, 1);
+    const all = ggml.ggml_new_tensor_4d(this.#metadata.context, numberOf(type), ...shape, 1);
     ggml.ggml_backend_tensor_alloc(buffer.handle, all, buffer.base);
     return { ...placed, all };
   }
 }
 
-const addressOf = ({ base, stride }: Placed, slot: number): Pointer => base + BigInt(slot * stride);
+const addressOf = ({ base, stride }: Pick<Placed, "base" | "stride">, slot: number): Pointer => base + BigInt(slot * stride);

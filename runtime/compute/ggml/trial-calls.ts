@@ -9,18 +9,20 @@ import { kvTypesOf, storedAs } from "./kv-types.ts";
 /** Rows of a prefill, where nothing is said of steps: for them an operation may have other kernels than for one row. */
 const rowsUsual = 64;
 
-/** `work` for one row and for `rowsMax`, with a cache of its own for a segment that uses one, of the type that is usual for it. */
+/** `work` for one row and for `rowsMax`, with a cache of its own for a segment that uses one, of the type that is usual for it, which takes
+ *  the memory of one layer. */
 export function forTrialCalls(
   device: GgmlDevice,
   { ops }: Segment,
   work: (rows: number, call: KvCall | undefined) => void,
   rowsMax = rowsUsual,
 ): void {
-  const attention = ops.find((op) => op.op === "attention");
+  const attentions = ops.filter((op) => op.op === "attention");
+  const [attention] = attentions;
   const cache =
     attention &&
     createGgmlKv(device, {
-      layers: attention.layer + 1,
+      layers: 1,
       slots: 1,
       kvHeads: attention.kvHeads,
       context: rowsMax,
@@ -28,6 +30,7 @@ export function forTrialCalls(
       valueDim: attention.valueDim,
       type: kvTypesOf(device).find((type) => storedAs(device, type, attention) !== undefined) ?? "f32",
     });
+  cache?.repeatLayer(1 + Math.max(...attentions.map(({ layer }) => layer)));
   try {
     for (const tokens of [1, rowsMax]) {
       work(tokens, cache && { cache, groups: [{ firstSlot: 0, batch: 1, tokens, past: new Int32Array(1) }] });
