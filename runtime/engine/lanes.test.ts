@@ -1,4 +1,4 @@
-// When a computing thread looks at the sockets of its lanes: a lane cannot come to stand without it.
+// A thread that computes has to look at the sockets of its lanes now and then: no lane comes to stand without it.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createTestCa } from "../../test/support/certs.ts";

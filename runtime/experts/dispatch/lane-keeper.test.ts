@@ -1,4 +1,4 @@
-// What a rank tells others of its lanes while it does not know them yet.
+// A rank keeps its lanes to itself while it does not know the others yet, whose callers it would refuse.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { LaneView } from "../../engine/engine.ts";
