@@ -49,6 +49,7 @@ export class Lanes {
   #server: LaneServer | undefined;
   #timer: NodeJS.Timeout | undefined;
   #announced = false;
+  #closed = false;
   #frameAt = Number.NEGATIVE_INFINITY;
   #lookedAt = Number.NEGATIVE_INFINITY;
   /** Frames sent and not answered. */
@@ -79,6 +80,7 @@ export class Lanes {
 
   /** The ranks that there are, and the epochs that this one serves; replaces what was said before. */
   set(view: LaneView): void {
+    if (this.#closed) return;
     const { cert, key, ca } = view.tls;
     const material = { cert: Buffer.from(cert), key: Buffer.from(key), ca: Buffer.from(ca) };
     if (!this.#tls || !sameMaterial(this.#tls, material)) this.#tls = material; // a listener knows new material by its object
@@ -121,14 +123,16 @@ export class Lanes {
 
   /** What has come on sockets is taken in once it resolves; undefined while nobody is likely to have sent anything. */
   poll(): Promise<void> | undefined {
-    if (this.#server === undefined || this.#server.lanes === 0) return undefined;
+    if (this.#ways.size === 0 && !this.#server?.lanes) return undefined; // ways are looked at too: a lane has to be made, and to answer
     const now = performance.now();
     if (now - this.#frameAt > busyForMs && now - this.#lookedAt < lookAtLeastMs) return undefined;
     this.#lookedAt = now;
     return new Promise((resolve) => setImmediate(resolve));
   }
 
+  /** For good, as often as one likes; frames under way are answered by nobody. */
   close(): void {
+    this.#closed = true;
     clearInterval(this.#timer);
     for (const { link } of this.#ways.values()) link?.close(new AppError("this rank is stopping", { code: "Cancelled" }));
     this.#ways.clear();

@@ -125,10 +125,16 @@ export class EngineLoop {
 
   /** Runs until `close`; throws when the backend can compute nothing any more, since no later step or frame could be answered. */
   async run(): Promise<void> {
+    await this.#steps().finally(() => this.#lanes.close()); // after an error too: they would keep callers waiting, and the thread alive
+    await this.#model.close();
+    this.#port.close();
+  }
+
+  async #steps(): Promise<void> {
     for (;;) {
       this.#flushNotices();
       for (const change of this.#deferred.splice(0)) change();
-      if (this.#closing) break;
+      if (this.#closing) return;
       const fault = this.#model.backend.fault();
       if (fault) throw fault;
       const step = this.#batcher.next();
@@ -148,9 +154,6 @@ export class EngineLoop {
         this.#wake = undefined;
       }
     }
-    this.#lanes.close();
-    await this.#model.close();
-    this.#port.close();
   }
 
   async #execute(step: Step): Promise<void> {
@@ -333,6 +336,7 @@ export class EngineLoop {
         });
       case "close":
         this.#outbound.fail(new AppError("engine: closing", { code: "EngineStopped", retry: "backoff" }));
+        this.#lanes.close(); // a step that waits for a lane ends, too
         return this.#atStepEnd(() => {
           this.#closing = true;
         });

@@ -15,6 +15,8 @@ export class Outbound {
   readonly #send: (message: FromEngine, transfer: ArrayBuffer[]) => void;
   readonly #asked = new Map<number, Waiting>();
   #next = 0;
+  /** Why no frame is to be asked for any more. */
+  #failed: AppError | undefined;
 
   constructor(lanes: Pick<Lanes, "dispatch" | "pending">, send: (message: FromEngine, transfer: ArrayBuffer[]) => void) {
     this.#lanes = lanes;
@@ -37,12 +39,15 @@ export class Outbound {
     else waiting?.reject(fromPlain(message.error));
   }
 
+  /** For good: frames on lanes fail as soon as their lanes end. */
   fail(error: AppError): void {
+    this.#failed = error;
     for (const { reject } of this.#asked.values()) reject(error);
     this.#asked.clear();
   }
 
   #byMain(frame: RemoteFrame): Promise<Float32Array> {
+    if (this.#failed) return Promise.reject(this.#failed);
     const id = this.#next++;
     return new Promise((resolve, reject) => {
       this.#asked.set(id, { resolve, reject });

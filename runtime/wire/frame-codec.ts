@@ -5,7 +5,7 @@ import { AppError } from "../../crds/common.ts";
 
 /** Rows above this are split by the sender into several frames, so that one frame never holds a stream for long. */
 export const frameBytesMax = 8 * 1024 * 1024;
-/** Bytes of frames under way on one stream, answers included, above which the sender waits. Receivers take twice as much. */
+/** Bytes of frames under way on one stream, answers included, above which the sender waits. Receivers take half as much again. */
 export const streamBytesMax = 64 * 1024 * 1024;
 /** A head names pairs: five bytes or fewer for each, of which the narrowest rows allow 131,072 in one frame. */
 export const headBytesMax = 1024 * 1024;

@@ -15,11 +15,12 @@ import { type PeerIdentity, peerIdentity, type TlsSource } from "./tls.ts";
 
 /** A caller asks at least every 2 s whether this end lives, unless it hears from it. */
 const callerSilenceMs = 8_000;
-/** Frames of one lane whose answer has not left, and their bytes with those of the answers; more are declined. */
+/** Frames of one lane whose answer has not left: beyond, the caller reads none, and the lane ends. */
 const framesPerLaneMax = 1_024;
-const bytesPerLaneMax = 2 * streamBytesMax;
-/** The same of all lanes together. */
-const bytesOfAllMax = 256 * 1024 * 1024;
+/** Their bytes with those of the answers; more are declined. An honest caller hears of an answer a little before this end does. */
+const bytesPerLaneMax = 1.5 * streamBytesMax;
+/** The same of all lanes together; streams of Dispatch have as much (experts/dispatch/server.ts). */
+const bytesOfAllMax = 2 * streamBytesMax;
 const none = new Uint8Array(0);
 
 export type LaneWorker = Extract<PeerIdentity, { role: "worker" }>;
@@ -86,7 +87,8 @@ class ServedLane {
   readonly #caller: LaneWorker;
   readonly #frames: FrameSocket;
   readonly #silence = new Silence(laneLookMs, performance.now());
-  readonly #held = { frames: 0, bytes: 0 };
+  /** Of the frames held, `computing` are not answered yet; the answers of the others wait to leave. */
+  readonly #held = { frames: 0, computing: 0, bytes: 0 };
   #claimed: Identity | undefined;
   #over = false;
 
@@ -109,7 +111,7 @@ class ServedLane {
   }
   look(nowMs: number): void {
     const silentMs = this.#silence.look(nowMs);
-    if (silentMs >= callerSilenceMs && this.#held.frames === 0) this.#end(`it said nothing for ${Math.round(silentMs)} ms`);
+    if (silentMs >= callerSilenceMs && this.#held.computing === 0) this.#end(`it said nothing for ${Math.round(silentMs)} ms`);
   }
 
   #end(reason: string): void {
@@ -152,6 +154,7 @@ class ServedLane {
     if (held.frames >= framesPerLaneMax) throw new AppError("the caller reads no answers", { code: "Busy" });
     const weight = heavy ? 0 : bytes;
     held.frames += 1;
+    held.computing += 1;
     held.bytes += weight;
     server.bytes += weight;
     let left = false;
@@ -163,6 +166,7 @@ class ServedLane {
       server.bytes -= weight;
     };
     const answer = (body: Uint8Array | undefined): void => {
+      held.computing -= 1;
       const kind = body === undefined ? frameKinds.declined : frameKinds.reply;
       if (this.#over) release();
       else this.#frames.write({ kind, head: encodeSeq(frame.seq), body: body ?? none }, release);

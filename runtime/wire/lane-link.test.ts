@@ -7,7 +7,7 @@ import { createTestCa, type TestCa } from "../../test/support/certs.ts";
 import { until } from "../../test/support/ranks.ts";
 import { streamBytesMax } from "./frame-codec.ts";
 import { LaneServer, type LaneServerOptions } from "./lane-accept.ts";
-import { LaneLink, type LaneWork } from "./lane-link.ts";
+import { LaneLink, type LaneWork, laneFrameMsMax } from "./lane-link.ts";
 import type { TlsSource } from "./tls.ts";
 
 const [namespace, name] = ["default", "mix"];
@@ -156,4 +156,25 @@ test("a host whose engine says nothing loses the lane: at once when it never spo
   for (let ms = 3_750; ms <= 4_500; ms += 250) link.look(begin + ms);
   assert.match(ended[0]?.message ?? "", /said nothing for/);
   await assert.rejects(sent);
+});
+
+test("a frame that is not answered in its time ends the lane, whatever else the host says", async (t) => {
+  let serves = true;
+  const { port } = await hosted(t, { serve: (_frame, rows) => (serves ? Promise.resolve(rows) : new Promise(() => {})) });
+  const { link, ended } = opened(port);
+  await until("the lane is ready", () => link.ready);
+  const begin = performance.now();
+  await link.send(work(1));
+  link.look(begin + laneFrameMsMax); // what was answered is not late
+  assert.equal(ended.length, 0);
+  serves = false;
+  const late = link.send(work(2)) as Promise<unknown>;
+  const sentAt = performance.now();
+  link.send(work(3))?.catch(() => {});
+  link.look(sentAt + laneFrameMsMax - 1_000); // after a pause of this process: the silence is one of 0.5 s
+  assert.equal(ended.length, 0);
+  const failed = assert.rejects(late, { code: "DeadlineExceeded", message: /within 30 s/ });
+  link.look(sentAt + laneFrameMsMax);
+  assert.equal(ended.length, 1);
+  await failed;
 });

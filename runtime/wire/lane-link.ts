@@ -17,6 +17,8 @@ const silenceMs = 4_000;
 /** Until it has said that it takes frames. */
 const connectMs = 2_000;
 const pingAfterMs = 2_000;
+/** A frame waits for its answer as long as Dispatch would wait. Pings say that a host lives, and not that it ever comes to a frame. */
+export const laneFrameMsMax = 30_000;
 /** Frames under way on one lane. */
 const inFlightMax = 512;
 const none = new Uint8Array(0);
@@ -37,6 +39,7 @@ interface Pending {
   readonly reject: (error: AppError) => void;
   readonly answerBytes: number;
   readonly bytes: number;
+  readonly sentAt: number;
 }
 
 export class LaneLink {
@@ -83,7 +86,7 @@ export class LaneLink {
     if (!this.#ready || this.#closed || this.#full || heavy || this.#pending.size >= inFlightMax) return undefined;
     const seq = this.#nextSeq();
     const answered = new Promise<Uint8Array | undefined>((resolve, reject) => {
-      this.#pending.set(seq, { resolve, reject, answerBytes, bytes });
+      this.#pending.set(seq, { resolve, reject, answerBytes, bytes, sentAt: performance.now() });
     });
     this.#bytes += bytes;
     this.#full = !this.#frames.write({ kind: frameKinds.frame, head: encodeLaneFrame(Object.assign({ seq }, frame)), body: rows });
@@ -93,6 +96,12 @@ export class LaneLink {
   /** To be called every `laneLookMs`. */
   look(nowMs: number): void {
     const silentMs = this.#silence.look(nowMs);
+    const [oldest] = this.#pending.values(); // they are kept in the order in which they were sent
+    if (oldest !== undefined && nowMs - oldest.sentAt >= laneFrameMsMax) {
+      const late = `the host did not answer a frame within ${laneFrameMsMax / 1000} s`;
+      this.close(new AppError(late, { code: "DeadlineExceeded", retry: "backoff" }));
+      return;
+    }
     const patienceMs = this.#ready ? silenceMs : connectMs;
     if (silentMs >= patienceMs && (!this.#ready || this.#pending.size > 0)) this.#silent(silentMs);
     else if (this.#ready && silentMs >= pingAfterMs) this.#frames.write({ kind: frameKinds.ping, head: none, body: none });

@@ -4,6 +4,7 @@ import { EventEmitter } from "node:events";
 import { after, test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
 import type { LayerPlacement } from "../../../crds/plan.ts";
+import { until } from "../../../test/support/ranks.ts";
 import { silentLog } from "../../observe/log.ts";
 import { createTracing } from "../../observe/trace.ts";
 import { notHosted } from "../../placement/frames/not-hosted.ts";
@@ -21,12 +22,15 @@ type Script = (frame: DispatchFrame) => Answer;
 /** A stream whose host answers each frame by the script; pings always. Undefined: no answer. */
 class ScriptedStream extends EventEmitter {
   readonly #script: Script;
-  constructor(script: Script) {
+  readonly #onPing: () => void;
+  constructor(script: Script, onPing: () => void) {
     super();
     this.#script = script;
+    this.#onPing = onPing;
   }
   write(frame: DispatchFrame): boolean {
     const ping = frame.pairExperts.length === 0;
+    if (ping) this.#onPing();
     const result: Answer = ping ? { case: "rows", value: new Uint8Array(0) } : this.#script(frame);
     if (result) setImmediate(() => this.emit("data", create(DispatchReplySchema, { seq: frame.seq, result })));
     return true;
@@ -36,9 +40,11 @@ class ScriptedStream extends EventEmitter {
 
 class ScriptedPeers extends Peers {
   readonly scripts = new Map<number, Script>();
+  pings = 0;
   override clients(rank: number): PeerClients | undefined {
     const script = this.scripts.get(rank);
-    return script && ({ experts: { dispatch: () => new ScriptedStream(script) } } as unknown as PeerClients);
+    const dispatch = () => new ScriptedStream(script as Script, () => this.pings++);
+    return script && ({ experts: { dispatch } } as unknown as PeerClients);
   }
 }
 
@@ -73,7 +79,7 @@ async function rankZero(scripts: Record<number, Script>, { waitMs, hosts = [1], 
   peers.apply({ version: 1, members });
   const own: number[] = [];
   const client = new DispatchClient({
-    ...{ peers, hidden, tracing: await createTracing({ service: "worker" }), onNewerEpoch: () => {} },
+    ...{ peers, hidden, tracing: await createTracing({ service: "worker" }), onNewerEpoch: () => {}, onLanes: () => {} },
     runner: {
       run: async (_layer, _phase, work) => {
         if (!here) throw notHosted([0], "not in memory");
@@ -216,4 +222,15 @@ test("an engine that has ended fails the frame at once", async () => {
   const failure = new AppError("its thread ended", { code: "EngineStopped" });
   const { client } = await rankZero({ 2: () => assert.fail("asked elsewhere") }, { hosts: [0], failure });
   await assert.rejects(client.dispatch(frame(0)), { code: "EngineStopped" });
+});
+
+test("a suspect is trusted again by the first answer of its new stream", async () => {
+  const { peers } = await rankZero({ 1: rowsFor });
+  peers.suspect(1, new AppError("rank 1 said nothing", { code: "Silent" }));
+  let pingsUntilClear: number | undefined;
+  peers.onChange(() => {
+    pingsUntilClear ??= peers.pings;
+  });
+  await until("it is trusted", () => !peers.isSuspect(1));
+  assert.equal(pingsUntilClear, 1);
 });

@@ -84,8 +84,16 @@ export class DispatchClient implements RemoteExperts {
     const watcher = { onClose, onLanes, indulgence: peers.indulgence(rank) };
     const stream: PeerStream = new PeerStream(rank, clients, toSender(peers.self), watcher);
     this.#streams.set(rank, stream);
-    if (this.#options.onLanes) stream.ping().catch(() => {}); // asks for its lanes; a failed ping closes the stream, which is the report
+    this.#ping(stream);
     return stream;
+  }
+
+  /** Asks for a rank's lanes and for a sign of life. A ping that fails has closed the stream, which is the report. */
+  #ping(stream: PeerStream): void {
+    stream.ping().then(
+      () => this.#options.peers.clear(stream.rank),
+      () => {},
+    );
   }
 
   /** A rank whose stream ended is kept away from, although no frame may have met with it: the next one need not find out. */
@@ -106,11 +114,7 @@ export class DispatchClient implements RemoteExperts {
       if (rank === peers.self.rank || state === "lost") continue;
       try {
         const stream = this.#stream(rank);
-        if (!peers.isSuspect(rank) || stream.inFlight > 0) continue;
-        stream.ping().then(
-          () => peers.clear(rank),
-          () => {}, // still away: the next tick tries again
-        );
+        if (peers.isSuspect(rank) && stream.inFlight === 0) this.#ping(stream);
       } catch {
         // no client for it yet
       }

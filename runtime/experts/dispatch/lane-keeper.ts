@@ -32,9 +32,10 @@ export class LaneKeeper {
     this.#options = options;
   }
 
-  /** The port on which this rank's engine takes lanes; 0 while it takes none. */
+  /** The port on which this rank's engine takes lanes, to be told to others; 0 while it takes none. Before the first membership it knows
+   *  no caller, and would refuse them all. */
   get port(): number {
-    return this.#port;
+    return this.#options.peers.membership.version === 0 ? 0 : this.#port;
   }
 
   get inFlight(): number {

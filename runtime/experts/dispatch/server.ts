@@ -20,10 +20,11 @@ import type { FrameRunner } from "./serve-frame.ts";
 
 /** Frames of one stream that are worked on or whose answer has not left, and their bytes; more are told to come back. */
 const framesPerStreamMax = 512;
-/** Twice what an honest sender has under way: it hears of an answer a little before this end does. */
-const bytesPerStreamMax = 2 * streamBytesMax;
-/** The same of all streams together: what waits in this process for its engine takes no more memory, however many ranks ask. */
-const bytesOfAllMax = 256 * 1024 * 1024;
+/** More than an honest sender has under way: it hears of an answer a little before this end does. */
+const bytesPerStreamMax = 1.5 * streamBytesMax;
+/** The same of all streams together: what waits in this process for its engine takes no more memory, however many ranks ask. Lanes have
+ *  as much (wire/lane-accept.ts). */
+const bytesOfAllMax = 2 * streamBytesMax;
 /** Answers of one stream that have not left, those that say "come back" included: beyond, the peer reads none, and the stream ends. */
 const unsentPerStreamMax = 2 * framesPerStreamMax;
 const busyRetryMs = 50;

@@ -1,0 +1,95 @@
+// The bounds of the answering end: bytes of all lanes together, and the time that a caller who is gone keeps a lane.
+import assert from "node:assert/strict";
+import { type TestContext, test } from "node:test";
+import { connect } from "node:tls";
+import { create, toBinary } from "@bufbuild/protobuf";
+import { createTestCa } from "../../test/support/certs.ts";
+import { until } from "../../test/support/ranks.ts";
+import { encodeFrame, frameBytesMax, frameKinds, streamBytesMax } from "./frame-codec.ts";
+import { lanesAlpn } from "./frame-socket.ts";
+import { LaneHelloSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { LaneServer, type LaneServerOptions } from "./lane-accept.ts";
+import { encodeLaneFrame } from "./lane-codec.ts";
+
+const [namespace, name] = ["default", "mix"];
+const hidden = 1_024;
+/** Whose answer is as large as one may be, for a single row. */
+const pairs = frameBytesMax / (hidden * 4);
+const ca = createTestCa();
+const [hostTls, callerTls] = [ca.issue("rank-0", namespace, name), ca.issue("rank-1", namespace, name)];
+const none = new Uint8Array(0);
+
+async function hosted(t: TestContext, serve: LaneServerOptions["serve"]) {
+  const problems: string[] = [];
+  const onProblem = (message: string) => problems.push(message);
+  const server = new LaneServer({ tls: hostTls, namespace, name, hidden, refuses: () => undefined, onProblem, serve });
+  const port = await server.listen("127.0.0.1", 0);
+  t.after(() => server.close());
+  return { server, port, problems };
+}
+
+/** A caller that says what it is told to, and reads as long as it is not paused. */
+function caller(t: TestContext, port: number) {
+  const { cert, key, ca } = callerTls.current();
+  const servername = `rank-0.${name}.${namespace}.enodia`;
+  const socket = connect({ host: "127.0.0.1", port, cert, key, ca, servername, ALPNProtocols: [lanesAlpn] });
+  socket.on("error", () => {});
+  t.after(() => socket.destroy());
+  socket.resume();
+  const say = (frame: Parameters<typeof encodeFrame>[0]) => {
+    for (const piece of encodeFrame(frame)) if (piece) socket.write(piece);
+  };
+  const sender = { $typeName: "enodia.runtime.v1.Sender", deploymentUid: "d", rank: 1, podUid: "u1", bootId: "b1" } as const;
+  say({ kind: frameKinds.hello, head: toBinary(LaneHelloSchema, create(LaneHelloSchema, { sender, hidden })), body: none });
+  const indices = new Uint32Array(pairs);
+  let seq = 0;
+  const ask = () => {
+    const head = encodeLaneFrame({ seq: ++seq, layer: 0, epoch: 1, decode: false, pairRows: indices, pairExperts: indices });
+    say({ kind: frameKinds.frame, head, body: new Uint8Array(hidden * 4) });
+  };
+  const ping = () => say({ kind: frameKinds.ping, head: none, body: none });
+  return { socket, ask, ping };
+}
+
+test("lanes share the bytes that a host holds for them, of which each may always have one frame", async (t) => {
+  let running = 0;
+  const { port, server } = await hosted(t, () => {
+    running += 1;
+    return new Promise(() => {});
+  });
+  const all = Math.floor((2 * streamBytesMax) / (frameBytesMax + hidden * 4));
+  const one = Math.floor((1.5 * streamBytesMax) / (frameBytesMax + hidden * 4));
+  const first = caller(t, port);
+  for (let i = 0; i < one + 3; i++) first.ask();
+  await until("the first has what one may have", () => running === one);
+  const second = caller(t, port);
+  for (let i = 0; i < all; i++) second.ask();
+  await until("the second has the rest", () => running === all);
+  const third = caller(t, port);
+  third.ask();
+  third.ask();
+  await until("the third has one", () => running === all + 1);
+  assert.ok(server.bytes <= 2 * streamBytesMax + frameBytesMax + hidden * 4, `${server.bytes} bytes`);
+});
+
+test("a caller that is gone loses its lane although answers to it have not left, and not while they are computed", async (t) => {
+  const waiting: (() => void)[] = [];
+  const answer = new Uint8Array(frameBytesMax);
+  const { port, server, problems } = await hosted(t, () => new Promise((resolve) => waiting.push(() => resolve(answer))));
+  const { socket, ask } = caller(t, port);
+  for (let i = 0; i < 6; i++) ask(); // with their answers more than sockets take
+  await until("all have come", () => waiting.length === 6);
+  socket.pause();
+  let now = performance.now();
+  const silence = (ms: number) => {
+    for (const end = now + ms; now < end; now += 250) server.look(now);
+  };
+  silence(60_000);
+  assert.deepEqual(problems, [], "its frames are still computed");
+  for (const done of waiting) done();
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.ok(server.bytes > 0, "not all have left");
+  silence(1_000);
+  assert.match(problems.join(), /said nothing for/);
+  await until("the lane is gone, and the bytes are free", () => server.lanes === 0 && server.bytes === 0);
+});
