@@ -1,6 +1,7 @@
 // The trial of a backend: every op on its test cases against the reference. A worker makes it before it takes requests, since a library or
 // a driver that computes something else would answer with wrong texts and say nothing; the self-test prints it.
 import { AppError } from "../../crds/common.ts";
+import { kvTypes as allKvTypes } from "../../crds/names.ts";
 import { allCases } from "../kernels/index.ts";
 import type { KernelCase } from "../kernels/kernel.ts";
 import type { Tensor } from "../kernels/segment.ts";
@@ -22,6 +23,8 @@ export interface OpResult {
 }
 
 type KvType = KvSpec["type"];
+/** Keys and values as they come, which is what an unset type means. */
+const [asTheyCome] = allKvTypes;
 
 /** Attention also on keys and values of the type that is usual for the backend. `only`: the one case that is computed, as "op: case";
  *  unset = all. */
@@ -43,9 +46,8 @@ export async function tryOps(backend: Backend, oracle: Backend, only?: string): 
   return results;
 }
 
-/** Unset is f32, which is first of what keeps keys and values as they are. */
 function kvTypesTried({ kvTypes: [usual] }: Backend, { kv }: KernelCase): readonly KvType[] {
-  const other = kv !== undefined && usual !== undefined && usual !== "f32" && kvTypeRefuses(usual, kv) === undefined;
+  const other = kv !== undefined && usual !== undefined && usual !== asTheyCome && kvTypeRefuses(usual, kv) === undefined;
   return other ? [undefined, usual] : [undefined];
 }
 

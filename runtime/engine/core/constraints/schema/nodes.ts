@@ -111,7 +111,7 @@ export function membersOf(nodes: readonly Node[]): readonly (readonly number[])[
 const tooManyMembers = `its anyOf and oneOf have more than ${membersMax} branches, those of branches included; nest them less`;
 
 /** Steps of a comparison, of one node, name or text each, beyond which nothing is told apart any more. */
-export const comparedMax = 200_000;
+const comparedMax = 200_000;
 /** Objects inside each other that are compared. */
 const comparedDepthMax = 8;
 
