@@ -57,7 +57,7 @@ const prompt = (seed: number, length: number): number[] =>
 async function collect(engine: Engine, tokens: readonly number[], temperature = 0): Promise<GenerateEvent[]> {
   const sampling = { temperature, topP: 1, topK: 0, seed: 1n };
   const events: GenerateEvent[] = [];
-  for await (const event of engine.generate({ prompt: tokens, maxTokens: 3, sampling, eos: [] })) events.push(event);
+  for await (const event of engine.generate({ prompt: tokens, maxTokens: 2, sampling, eos: [] })) events.push(event);
   return events;
 }
 const tokensOf = (events: readonly GenerateEvent[]): number[] => events.flatMap((event) => (event.type === "token" ? [event.id] : []));

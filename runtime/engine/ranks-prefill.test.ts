@@ -65,7 +65,7 @@ class Rank {
         this.#sent -= 1;
         return answer;
       },
-      ...{ turns: this.turns, halving: { wants: () => halved, took: () => {} } },
+      ...{ turns: this.turns, rooms: [], halving: { wants: () => halved, took: () => {} } },
     } as any;
   }
 
