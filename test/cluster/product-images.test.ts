@@ -94,7 +94,11 @@ test("of the copied folders both leave out the same files", () => {
 
 test("the images for GPUs are the runtime image and one library, of the version that is loaded, and run as its user", () => {
   // Some are of machines on which no pod runs.
-  const ofPods = gpuNames.flatMap((kind) => librariesOf(kind, "linux", "x64").map((library) => ({ kind, library })));
+  const ofPods = gpuNames.flatMap((kind) =>
+    librariesOf(kind, "linux", "x64")
+      .slice(0, 1)
+      .map((library) => ({ kind, library })),
+  );
   assert.ok(ofPods.length >= 2);
   for (const { kind, library } of ofPods) {
     const text = read(`runtime/Dockerfile.${kind}`);
