@@ -22,7 +22,7 @@ import { LoadCounter } from "./load-counter.ts";
 import { type CallMessage, type FromEngine, type GenerateMessage, type ThreadOptions, type ToEngine, toPlain } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
 import { Outbound } from "./outbound.ts";
-import { rangesOf } from "./ranges.ts";
+import { rangesOf, rowsTravel } from "./ranges.ts";
 import { changeSlot } from "./slot-changes.ts";
 import { forward } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
@@ -137,7 +137,7 @@ export class EngineLoop {
       if (this.#closing) return;
       const fault = this.#model.backend.fault();
       if (fault) throw fault;
-      const step = this.#batcher.next();
+      const step = this.#batcher.next(rowsTravel(this.#router, this.#model.program.layers));
       this.#flushNotices();
       if (step) {
         this.#kind = kindOf(step.tokens.length, decodesOf(step));

@@ -25,6 +25,14 @@ export function rangesOf({ backend, program, blocks }: LayerParts, experts: Expe
   return new Ranges(backend.createRange(layers), program.layers);
 }
 
+/** True while some layer's experts, or some of them, are on other ranks. */
+export function rowsTravel({ rank, table }: ReturnType<StepTools["router"]>, layers: readonly Layer[]): boolean {
+  return layers.some(({ kind }, layer) => {
+    const sole = kind === "moe" ? table.soleRank(layer) : rank;
+    return sole !== rank && sole !== noRank;
+  });
+}
+
 export class Ranges implements LayersAtOnce {
   readonly range: LayerRange;
   readonly #layers: readonly Layer[];

@@ -34,6 +34,8 @@ export class Toy {
   readonly batcher: Batcher;
   readonly pool: KvPool;
   readonly msPerToken: number | undefined;
+  /** Rows travel to other ranks. */
+  apart = false;
   /** What copies are said to take. */
   msPerCopied = 0;
   /** Tokens that the next one depends on; few make texts that repeat themselves. */
@@ -62,7 +64,7 @@ export class Toy {
 
   /** `lost`: a request for which no token can be chosen. */
   step(lost?: string): boolean {
-    const step = this.batcher.next();
+    const step = this.batcher.next(this.apart);
     this.collect();
     if (!step) return false;
     this.steps.push(step);

@@ -71,3 +71,24 @@ test("prompts with one kept beginning start one a step where its copies take lon
   assert.deepEqual(startsOf(0.1).slice(0, 6), [1, 1, 1, 1, 1, 0]);
   assert.deepEqual(startsOf(0.001).slice(0, 2), [5, 0]);
 });
+
+test("where rows travel, steps that decode and steps of prompts take turns, and every text is the same", () => {
+  const stepsOf = (apart: boolean) => {
+    const toy = new Toy(6, { maxBatchTokens: 64 }, {}, 5);
+    toy.apart = apart;
+    for (let i = 0; i < 6; i++) toy.batcher.submit(ticket(`r${i}`, textOf(i, 40), { maxTokens: 6, eos: new Set() }));
+    for (let time = 0; toy.batcher.openIds().length > 0; time++) {
+      assert.ok(time < 200, "never comes to an end");
+      toy.step();
+    }
+    return toy;
+  };
+  const [apart, mixed] = [stepsOf(true), stepsOf(false)];
+  const kinds = apart.steps.map((step) => new Set(step.groups.map(({ phase }) => phase)));
+  assert.ok(kinds.every(({ size }) => size === 1));
+  assert.ok(mixed.steps.some((step) => new Set(step.groups.map(({ phase }) => phase)).size === 2));
+  const waits = kinds.map((kind) => kind.has("prefill")).join(" ");
+  const both = waits.slice(0, waits.lastIndexOf("true"));
+  assert.doesNotMatch(both.slice(both.indexOf("false")), /true true/, "nobody who decodes waits for two steps of prompts");
+  assert.deepEqual(apart.events, mixed.events);
+});

@@ -9,7 +9,7 @@ import { type KvPool, SlotLedger } from "./kv-slots.ts";
 import { Pace } from "./pace.ts";
 import { copiedOf, type GroupPlan, isGuess, type Notice, partsOf, type Step, type StepPart, stepOf } from "./plan.ts";
 import { commonTokens, reuseTokensMin } from "./prefixes.ts";
-import type { EngineLimits, FinishReason, GenerateEvent } from "./request.ts";
+import { defaultLimits, type EngineLimits, type FinishReason, type GenerateEvent } from "./request.ts";
 import type { Sampled } from "./sampling.ts";
 import { checkTicket, type Ticket } from "./ticket.ts";
 import { order, type Place, Waiting } from "./waiting.ts";
@@ -31,14 +31,6 @@ interface Open {
   drafter: Drafter | undefined;
 }
 
-const defaultLimits: EngineLimits = {
-  queueRequestsMax: 64,
-  prefillChunkTokens: 128,
-  maxBatchTokens: 256,
-  maxDecodeBatch: 64,
-  decodeWaitMs: 20,
-  draftTokens: 0,
-};
 /** Smaller chunks would cost more for what every step costs than they spare the others. */
 const chunkTokensMin = 16;
 /** Tokens of kept beginnings that are copied for prompts before one step while others decode, but for the last prompt's. */
@@ -61,6 +53,7 @@ export class Batcher {
   readonly #copyPace = new Pace(copiedTokens);
   /** Of those that decode, the first one of the next step, where they are more than a step takes. */
   #turn = 0;
+  #decodedLast = false;
   #steps = 0;
   #stepMs = 0;
   #notices: Notice[] = [];
@@ -143,10 +136,14 @@ export class Batcher {
     return notices;
   }
 
-  /** The next step, or undefined when there is nothing to do. */
-  next(): Step | undefined {
+  /** The next step, or undefined when there is nothing to do. `apart`: rows travel to other ranks, where those of prompts come last, and
+   *  in every layer what decodes would wait for them; so steps that decode and steps of prompts take turns. */
+  next(apart = false): Step | undefined {
     this.#makeRoom();
-    const plans = [...this.#decodes(), ...this.#prompts()];
+    const turn = apart && this.#decodedLast ? this.#prompts() : [];
+    const decodes = turn.length > 0 ? [] : this.#decodes();
+    this.#decodedLast = decodes.length > 0;
+    const plans = [...decodes, ...(turn.length > 0 ? turn : apart && decodes.length > 0 ? [] : this.#prompts())];
     return plans.length > 0 ? stepOf(this.#ledger.takeChanges(), plans) : undefined;
   }
 

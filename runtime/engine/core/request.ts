@@ -17,6 +17,15 @@ export interface EngineLimits {
   readonly draftTokens: number;
 }
 
+export const defaultLimits: EngineLimits = {
+  queueRequestsMax: 64,
+  prefillChunkTokens: 128,
+  maxBatchTokens: 256,
+  maxDecodeBatch: 64,
+  decodeWaitMs: 20,
+  draftTokens: 0,
+};
+
 export interface Sampling {
   /** The sampling temperature; 0 = greedy. */
   readonly temperature: number;
