@@ -94,21 +94,20 @@ const summarySchema = z.object({
   pods: z.array(
     z.object({
       podRef: z.object({ name: z.string(), namespace: z.string() }),
-      containers: z
-        .array(z.object({ name: z.string(), memory: z.object({ workingSetBytes: z.number().optional() }).optional() }))
-        .default([]),
+      containers: z.array(z.object({ name: z.string(), memory: z.object({ rssBytes: z.number().optional() }).optional() })).default([]),
     }),
   ),
 });
 
-/** Working set of the `runtime` container per pod. A node that does not answer leaves its pods without a figure. */
+/** Memory of the `runtime` container per pod, less what it read of files, which the kernel keeps as long as nobody wants the room: a
+ *  working set may have the whole store in it once more. A node that does not answer leaves its pods without a figure. */
 async function containerMemory(cluster: ClusterAccess, pods: readonly KubeObject[]): Promise<Map<string, number>> {
   const nodes = new Set(pods.flatMap((pod) => podSchema.parse(pod).spec.nodeName ?? []));
   const found = new Map<string, number>();
   const read = async (node: string): Promise<void> => {
     const text = await cluster.transport.request({ method: "GET", path: `/api/v1/nodes/${encodeURIComponent(node)}/proxy/stats/summary` });
     for (const pod of summarySchema.parse(JSON.parse(text)).pods) {
-      const used = pod.containers.find((container) => container.name === "runtime")?.memory?.workingSetBytes;
+      const used = pod.containers.find((container) => container.name === "runtime")?.memory?.rssBytes;
       if (used !== undefined) found.set(pod.podRef.name, used);
     }
   };
