@@ -2,7 +2,7 @@
 // elsewhere at the same time, and their sum. Two parts of one step alternate: while one's rows are at other ranks, the other computes.
 import type { Phase } from "../../crds/telemetry.ts";
 import type { Compiled, KvCall, Outputs, Room } from "../compute/backend.ts";
-import { keptRoom } from "../compute/kept.ts";
+import { inPieces, keptRoom } from "../compute/kept.ts";
 import { rangeOfGroups } from "../kernels/kv-groups.ts";
 import type { Tensor } from "../kernels/segment.ts";
 import { scatterRows, selectPairs } from "../placement/frames/pairs.ts";
@@ -205,7 +205,8 @@ async function beginExperts(tools: StepTools, { layer, decodes, f, ids, topK, ro
   const local = groups.filter(({ key }) => key === localKey);
   if (local.length === groups.length) {
     const rows = room("pairs", ids.length * hidden);
-    await turns.ownExperts(local.map(partOf), inOrder(rows));
+    const next = inPieces(rows);
+    await turns.ownExperts(local.map(partOf), (_output, length) => next(length));
     return { rows, remote: undefined };
   }
   const out = new Float32Array(ids.length * hidden);
@@ -221,15 +222,6 @@ async function beginExperts(tools: StepTools, { layer, decodes, f, ids, topK, ro
   answered.catch(() => {}); // waited for only when this rank has done its part
   if (local.length > 0) for (const [i, rows] of (await turns.ownExperts(local.map(frameOf))).entries()) place(local[i] as Group, rows);
   return { rows: out, remote: answered };
-}
-
-/** Room for one batch after the other. */
-function inOrder(rows: Float32Array): Room {
-  let end = 0;
-  return (_output, length) => {
-    end += length;
-    return rows.subarray(end - length, end);
-  };
 }
 
 interface PhaseGroup extends Group {

@@ -25,13 +25,17 @@ export function rangesOf({ backend, program, blocks }: LayerParts, experts: Expe
   return new Ranges(backend.createRange(layers), program.layers);
 }
 
-/** True while some layer's experts, or some of them, are on other ranks. */
-export function rowsTravel({ rank, table }: ReturnType<StepTools["router"]>, layers: readonly Layer[]): boolean {
-  return layers.some(({ kind }, layer) => {
-    const sole = kind === "moe" ? table.soleRank(layer) : rank;
-    return sole !== rank && sole !== noRank;
-  });
+type Routing = ReturnType<StepTools["router"]>;
+
+/** True for a layer whose rows stay on this rank, as far as routing says. */
+function staysHere({ rank, table }: Routing, layers: readonly Layer[], layer: number): boolean {
+  const sole = layers[layer]?.kind === "moe" ? table.soleRank(layer) : rank;
+  return sole === rank || sole === noRank;
 }
+
+/** True while rows of some layer go to other ranks. */
+export const rowsTravel = (routing: Routing, layers: readonly Layer[]): boolean =>
+  layers.some((_, layer) => !staysHere(routing, layers, layer));
 
 export class Ranges implements LayersAtOnce {
   readonly range: LayerRange;
@@ -51,12 +55,9 @@ export class Ranges implements LayersAtOnce {
   }
 
   endOf({ router, turns }: StepTools, { decodes, tokens }: Part, from: number): number {
-    const { rank, table } = router();
+    const routing = router();
     const most = turns.layersAtOnce(kindOf(tokens.length, decodes), tokens.length);
-    const isHere = (layer: number): boolean => {
-      const sole = this.#layers[layer]?.kind === "moe" ? table.soleRank(layer) : rank;
-      return (sole === rank || sole === noRank) && this.range.covers(layer);
-    };
+    const isHere = (layer: number): boolean => staysHere(routing, this.#layers, layer) && this.range.covers(layer);
     let to = from;
     while (to < this.#layers.length && to - from < most && isHere(to)) to += 1;
     return to;

@@ -11,19 +11,20 @@ import { storedWeight } from "../../runtime/weights/stored.ts";
 import { stored } from "../support/published-parts.ts";
 
 const [rows, columns, count] = [32, 96, 16];
-const segment: Segment = {
+/** An expert whose rows of blocks fill no 512 columns. */
+export const narrowExpert: Segment = {
   name: "expert",
   inputs: [{ name: "x", dtype: "f32", width: columns }],
   outputs: [{ name: "y", dtype: "f32", width: rows }],
   weights: [{ name: "w", shape: [rows, columns] }],
   ops: [{ op: "matMul", x: "x", weight: "w", out: "y" }],
 };
-const weights = (seed: number) => ({ w: storedWeight("q8_0", [rows, columns], stored("q8_0", rows * columns, seed)) });
+export const narrowWeights = (seed: number) => ({ w: storedWeight("q8_0", [rows, columns], stored("q8_0", rows * columns, seed)) });
 
 async function answers(backend: Backend): Promise<readonly Float32Array[]> {
-  const shelf = backend.createShelf(segment, count, 0);
+  const shelf = backend.createShelf(narrowExpert, count, 0);
   const here = new Map<number, Compiled>();
-  const put = async (expert: number) => here.set(expert, await shelf.put(expert, weights(expert)));
+  const put = async (expert: number) => here.set(expert, await shelf.put(expert, narrowWeights(expert)));
   for (let i = 0; i < count; i++) await put((5 * i) % count);
   for (const expert of [3, 4, 5, 11, 12, 13]) await here.get(expert)!.dispose();
   for (const expert of [12, 3, 13, 5, 4, 11]) await put(expert);

@@ -1,41 +1,14 @@
-// The gates as nodes of a graph: scores of experts, the choice of the best and their shares. Sorting by numbers that are none may read
-// beyond its memory, so choices are brought within the finite ones first; the shares are not, so that such a row is found out later.
+// The gates as nodes of a graph: scores of experts, the choice of the best and their shares. Choices are brought within the finite numbers
+// first (choosing.ts); the shares are not, so that a row whose numbers are none is found out later.
 import type { Op } from "../../kernels/segment.ts";
+import { best as bestOf, type Choice, finite, softmax, valuesAt } from "./choosing.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import type { Lowering } from "./lowering.ts";
 
-const floatMax = 2 ** 127 * (2 - 2 ** -23);
-const intBytes = 4;
-/** `GGML_SORT_ORDER_DESC`. */
-const descending = 1;
 /** Added to the sum that gates are divided by. */
 const sumFloor = 1e-20;
 
-interface Choice {
-  readonly of: number;
-  readonly k: number;
-  readonly rows: number;
-}
-
-/** The k largest of each row of `choices` [of, rows], descending: their indices [k, rows]. */
-function best(build: GraphBuilder, choices: Value, { of, k, rows }: Choice): Value {
-  const { ggml } = build.device;
-  const finite = build.step(ggml.ggml_clamp(build.context, choices.tensor, -floatMax, floatMax), [choices]);
-  const sorted = build.step(ggml.ggml_argsort(build.context, finite.tensor, descending), [finite]);
-  if (k === of) return sorted;
-  const first = build.view(ggml.ggml_view_2d(build.context, sorted.tensor, k, rows, of * intBytes, 0), sorted);
-  return build.step(ggml.ggml_cont(build.context, first.tensor), [first]);
-}
-
-/** Values of each row of x [of, rows] at its own `ids` [k, rows]: [k, rows]. */
-function valuesAt(build: GraphBuilder, x: Value, ids: Value, { of, k, rows }: Choice): Value {
-  const { ggml } = build.device;
-  const apart = build.view(ggml.ggml_reshape_3d(build.context, x.tensor, 1, of, rows), x);
-  const found = build.step(ggml.ggml_get_rows(build.context, apart.tensor, ids.tensor), [apart, ids]);
-  return build.view(ggml.ggml_reshape_2d(build.context, found.tensor, k, rows), found);
-}
-
-const softmax = (build: GraphBuilder, x: Value): Value => build.step(build.device.ggml.ggml_soft_max(build.context, x.tensor), [x]);
+const best = (build: GraphBuilder, choices: Value, choice: Choice): Value => bestOf(build, finite(build, choices), choice);
 
 /** The shares of the chosen alone are a softmax of theirs. */
 export function route({ build, rows, widths, read, write }: Lowering, op: Extract<Op, { op: "route" }>): void {

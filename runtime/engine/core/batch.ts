@@ -140,11 +140,17 @@ export class Batcher {
    *  in every layer what decodes would wait for them; so steps that decode and steps of prompts take turns. */
   next(apart = false): Step | undefined {
     this.#makeRoom();
-    const turn = apart && this.#decodedLast ? this.#prompts() : [];
-    const decodes = turn.length > 0 ? [] : this.#decodes();
-    this.#decodedLast = decodes.length > 0;
-    const plans = [...decodes, ...(turn.length > 0 ? turn : apart && decodes.length > 0 ? [] : this.#prompts())];
+    const plans = apart ? this.#inTurns() : [...this.#decodes(), ...this.#prompts()];
     return plans.length > 0 ? stepOf(this.#ledger.takeChanges(), plans) : undefined;
+  }
+
+  #inTurns(): readonly GroupPlan[] {
+    const prompts = this.#decodedLast ? this.#prompts() : [];
+    this.#decodedLast = false;
+    if (prompts.length > 0) return prompts;
+    const decodes = this.#decodes();
+    this.#decodedLast = decodes.length > 0;
+    return decodes.length > 0 ? decodes : this.#prompts();
   }
 
   /** Takes note that the changes of memory before a step took so long. */

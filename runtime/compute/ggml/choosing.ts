@@ -1,0 +1,43 @@
+// The choice of the largest values of rows as nodes of a graph. Sorting by numbers that are none may read beyond its memory, so choices are
+// brought within the finite ones first.
+import type { GraphBuilder, Value } from "./graph.ts";
+
+const floatMax = 2 ** 127 * (2 - 2 ** -23);
+const intBytes = 4;
+/** `GGML_SORT_ORDER_DESC`. */
+const descending = 1;
+
+/** k of the `of` values of each row. */
+export interface Choice {
+  readonly of: number;
+  readonly k: number;
+  readonly rows: number;
+}
+
+export const finite = (build: GraphBuilder, x: Value): Value =>
+  build.step(build.device.ggml.ggml_clamp(build.context, x.tensor, -floatMax, floatMax), [x]);
+
+/** The order of each row of finite x, the largest first. */
+export const sorted = (build: GraphBuilder, x: Value): Value =>
+  build.step(build.device.ggml.ggml_argsort(build.context, x.tensor, descending), [x]);
+
+/** The first k of each row of indices [of, rows]: [k, rows]. */
+export function firstOf(build: GraphBuilder, ids: Value, { of, k, rows }: Choice): Value {
+  if (k === of) return ids;
+  const { ggml } = build.device;
+  const first = build.view(ggml.ggml_view_2d(build.context, ids.tensor, k, rows, of * intBytes, 0), ids);
+  return build.step(ggml.ggml_cont(build.context, first.tensor), [first]);
+}
+
+/** The k largest of each row of finite x, descending: their indices [k, rows]. */
+export const best = (build: GraphBuilder, x: Value, choice: Choice): Value => firstOf(build, sorted(build, x), choice);
+
+/** Values of each row of x [of, rows] at its own `ids` [k, rows]: [k, rows]. */
+export function valuesAt(build: GraphBuilder, x: Value, ids: Value, { of, k, rows }: Choice): Value {
+  const { ggml } = build.device;
+  const apart = build.view(ggml.ggml_reshape_3d(build.context, x.tensor, 1, of, rows), x);
+  const found = build.step(ggml.ggml_get_rows(build.context, apart.tensor, ids.tensor), [apart, ids]);
+  return build.view(ggml.ggml_reshape_2d(build.context, found.tensor, k, rows), found);
+}
+
+export const softmax = (build: GraphBuilder, x: Value): Value => build.step(build.device.ggml.ggml_soft_max(build.context, x.tensor), [x]);
