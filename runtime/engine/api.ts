@@ -5,6 +5,7 @@ import type { ComputeWork, Phase, StepKind, StepSeconds, Transitions } from "../
 import type { ExpertGrid } from "../placement/grid.ts";
 import type { Identity } from "../wire/mapping.ts";
 import type { EngineLimits, GenerateEvent, Sampling } from "./core/request.ts";
+import type { RowOrigin } from "./load-counter.ts";
 
 export type { FinishReason, GenerateEvent, Sampling } from "./core/request.ts";
 
@@ -147,7 +148,7 @@ export interface EngineStats {
   readonly queuedRequests: number;
   readonly hostedExperts: number;
   /** Expert rows computed here, for this rank's tokens and for those of others. */
-  readonly servedRows: number;
+  readonly rowsFor: Readonly<Record<RowOrigin, number>>;
 }
 
 /** A rank as lanes know it. `address`: ip:port of its lanes, unset while they are not to be used. */

@@ -12,7 +12,7 @@ import { describeGrid, gridOf } from "../placement/grid.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { type Group, groupPairs } from "./core/combine.ts";
 import type { Queued, Share } from "./core/frame-queue.ts";
-import type { LoadCounter } from "./load-counter.ts";
+import type { LoadCounter, RowOrigin } from "./load-counter.ts";
 import { Mutex } from "./mutex.ts";
 
 export interface PairBatch extends Pairs {
@@ -23,6 +23,7 @@ export interface PairBatch extends Pairs {
 /** A batch whose experts are here, and stay until it is released. */
 export interface ExpertWork extends Queued {
   readonly batch: PairBatch;
+  readonly origin: RowOrigin;
   readonly programs: ReadonlyMap<number, Compiled>;
   /** [pairs, width], filled by `compute`. */
   readonly out: Float32Array;
@@ -129,12 +130,12 @@ export class ExpertTable {
 
   /** Takes the experts of a batch, to be computed in one piece or several; throws as `run` does. They stay until `release`. Without room
    *  for its rows there is a new array for them. */
-  prepare(batch: PairBatch, room: Room = newRoom): ExpertWork {
+  prepare(batch: PairBatch, room: Room = newRoom, origin: RowOrigin = "local"): ExpertWork {
     const programs = this.#programs(batch);
     const { layer, phase, pairExperts } = batch;
     const order = groupPairs(pairExperts.length, (pair) => pairExperts[pair] as number).flatMap(({ pairs }) => pairs);
     const out = room("pairs", order.length * this.#tools.program.hidden);
-    const work = { batch, layer, phase, programs, order, out };
+    const work = { batch, origin, layer, phase, programs, order, out };
     for (const program of programs.values()) this.#users.set(program, (this.#users.get(program) ?? new Set<ExpertWork>()).add(work));
     return work;
   }
@@ -193,10 +194,12 @@ export class ExpertTable {
     const { layer } = all[0].frame;
     let decodes = 0;
     for (const { key, pairs } of groups) {
-      const decoded = pairs.filter((at) => (all[at] as Wanted).frame.phase === "decode").length;
-      decodes += decoded;
-      if (decoded > 0) counter.served("decode", layer, key, decoded);
-      if (decoded < pairs.length) counter.served("prefill", layer, key, pairs.length - decoded);
+      for (const phase of ["decode", "prefill"] as const) {
+        const works = pairs.map((at) => (all[at] as Wanted).frame).filter((frame) => frame.phase === phase);
+        if (phase === "decode") decodes += works.length;
+        const remote = works.filter(({ origin }) => origin === "remote").length;
+        if (works.length > 0) counter.served(phase, [layer, key], works.length, remote);
+      }
     }
     counter.computed(2 * decodes > all.length ? "decode" : "prefill", groups.length, all.length, seconds);
   }

@@ -4,6 +4,8 @@ import type { Phase } from "../../crds/telemetry.ts";
 import type { ExpertGrid } from "../placement/grid.ts";
 
 type Kind = "routed" | "served";
+/** Whose tokens rows are of: this rank's, or another's. */
+export type RowOrigin = "local" | "remote";
 
 export interface Counts extends Readonly<Record<Kind, Uint32Array>> {
   readonly compute: Compute;
@@ -21,8 +23,8 @@ interface Compute {
 
 export class LoadCounter {
   readonly #grid: ExpertGrid;
-  /** Rows served since start; for metrics, while the counts are taken and reset by telemetry. */
-  servedTotal = 0;
+  /** Rows computed since start, for tokens of this rank and of others; for metrics, while the counts are taken and reset by telemetry. */
+  readonly rowsFor: Record<RowOrigin, number> = { local: 0, remote: 0 };
   #counts: Record<Phase, Counts>;
 
   constructor(grid: ExpertGrid) {
@@ -34,8 +36,10 @@ export class LoadCounter {
     this.#add("routed", phase, layer * this.#grid.experts + expert, rows);
   }
 
-  served(phase: Phase, layer: number, expert: number, rows: number): void {
-    this.servedTotal += rows;
+  /** Of these rows, `remote` are of other ranks' tokens. */
+  served(phase: Phase, [layer, expert]: readonly [number, number], rows: number, remote = 0): void {
+    this.rowsFor.remote += remote;
+    this.rowsFor.local += rows - remote;
     this.#add("served", phase, layer * this.#grid.experts + expert, rows);
   }
 

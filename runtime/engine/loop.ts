@@ -326,7 +326,7 @@ export class EngineLoop {
           ...drafts,
           queuedRequests: queued,
           hostedExperts: this.#experts.count,
-          servedRows: this.#counter.servedTotal,
+          rowsFor: this.#counter.rowsFor,
         };
       }
       case "drain":

@@ -93,7 +93,7 @@ export async function passRange(tools: StepTools, { part, followed, from, to: wi
       for (const [pair, expert] of ids.entries()) {
         const phase = phaseOf(Math.floor(pair / topK), decodes);
         tools.counter.routed(phase, layer, expert, 1);
-        tools.counter.served(phase, layer, expert, 1);
+        tools.counter.served(phase, [layer, expert], 1);
       }
       if (shape?.kind === "moe") follow(tools.transitions, followed, { layer, decodes, ids, topK });
       else for (const token of followed) token.chose = undefined;

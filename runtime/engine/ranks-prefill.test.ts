@@ -28,7 +28,15 @@ class Rank {
       has: () => true,
       prepare: (batch: PairBatch): ExpertWork => {
         const order = [...batch.pairExperts.keys()];
-        return { batch, layer: batch.layer, phase: batch.phase, programs: new Map(), order, out: new Float32Array(order.length) };
+        return {
+          batch,
+          origin: "local",
+          layer: batch.layer,
+          phase: batch.phase,
+          programs: new Map(),
+          order,
+          out: new Float32Array(order.length),
+        };
       },
       release: () => {},
       compute: async () => {},

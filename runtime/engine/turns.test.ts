@@ -35,9 +35,9 @@ class Stage {
   constructor() {
     const experts = {
       lock: new Mutex(),
-      prepare: (batch: PairBatch): ExpertWork => {
+      prepare: (batch: PairBatch, _room?: unknown, origin: "local" | "remote" = "local"): ExpertWork => {
         const order = [...batch.pairExperts.keys()];
-        return { batch, layer: batch.layer, phase: batch.phase, programs: new Map(), order, out: new Float32Array(order.length) };
+        return { batch, origin, layer: batch.layer, phase: batch.phase, programs: new Map(), order, out: new Float32Array(order.length) };
       },
       release: () => {},
       compute: async (shares: readonly Share<ExpertWork>[]) => {

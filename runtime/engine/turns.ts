@@ -93,7 +93,7 @@ export class FrameTurns implements Turns {
   serve(batch: PairBatch): Promise<Float32Array> {
     const { experts, now } = this.#options;
     return new Promise((resolve, reject) => {
-      const work = experts.prepare(batch);
+      const work = experts.prepare(batch, undefined, "remote");
       if (batch.phase === "decode") this.#pressedAt = now();
       this.#asked.set(work, { resolve, reject });
       this.#queue.push(work);

@@ -90,10 +90,8 @@ export function createWorkerExperts(options: ExpertsOptions) {
     onDemandLoad: (result) => metrics.add("enodia_expert_on_demand_loads_total", 1, { result }),
   });
   const lanes = lanesOf(options, state, (news) => {
-    remoteRows += news.served.rows;
     for (const { layer, experts } of news.served.touched) residents.touch(layer, experts);
   });
-  let remoteRows = 0;
   const dispatch = new DispatchClient({
     peers,
     runner,
@@ -113,10 +111,8 @@ export function createWorkerExperts(options: ExpertsOptions) {
     model: info,
     log,
     caller: workerOnly,
-    report: (result, rows) => {
+    report: (result) => {
       metrics.add("enodia_dispatch_served_frames_total", 1, { result });
-      metrics.add("enodia_expert_rows_total", rows, { origin: "remote" });
-      remoteRows += rows;
     },
     tracing: options.tracing,
     lanePort: () => lanes.port,
@@ -144,7 +140,6 @@ export function createWorkerExperts(options: ExpertsOptions) {
     lanes,
     serveDispatch,
     shardsService,
-    remoteRows: () => remoteRows,
     close,
   };
 }
@@ -216,7 +211,6 @@ function reportLanes(metrics: Metrics<"worker">, { lanes, sent, served }: LaneNe
   metrics.add("enodia_dispatch_bytes_total", sent.received, { direction: "received" });
   for (const seconds of sent.seconds) metrics.observe("enodia_dispatch_duration_seconds", seconds);
   metrics.add("enodia_dispatch_served_frames_total", served.frames, { result: "ok" });
-  metrics.add("enodia_expert_rows_total", served.rows, { origin: "remote" });
 }
 
 function reportPace(metrics: Metrics<"worker">, log: Log, { share, reason, message }: BackoffDecision, before: number): void {

@@ -63,13 +63,15 @@ test("frames go from engine to engine, counted as those of Dispatch are, and the
       for (const rank of [0, 1, 2]) all += sum(await samples(ranks, rank), name, labels);
       return all;
     };
-    await new Promise((resolve) => setTimeout(resolve, 600)); // the last sums are told
+    await new Promise((resolve) => setTimeout(resolve, 1_200)); // the last sums are told
     const sent = await counted("enodia_dispatch_frames_total", { result: "ok" });
     assert.ok(sent > 3 * tokens, `${sent} frames`);
     assert.equal(await counted("enodia_dispatch_served_frames_total", { result: "ok" }), sent);
     assert.equal(await counted("enodia_dispatch_duration_seconds_count"), sent);
     assert.ok((await counted("enodia_dispatch_bytes_total", { direction: "received" })) > 0);
-    const served = [...ranks.byRank.values()].map(({ worker }) => worker.experts.remoteRows());
+    const served = await Promise.all(
+      [0, 1, 2].map(async (rank) => sum(await samples(ranks, rank), "enodia_expert_rows_total", { origin: "remote" })),
+    );
     assert.ok(
       served.every((rows) => rows > 0),
       `${served}`,

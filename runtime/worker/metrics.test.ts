@@ -10,7 +10,7 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
   const idle: EngineStats = {
     ...{ prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, stepSeconds: { prefill: [], decode: [], mixed: [] } },
     ...{ blocksUsed: 0, blocksKept: 0, preemptions: 0, drafted: 0, accepted: 0 },
-    ...{ slotsUsed: 0, slotsKept: 0, queuedRequests: 0, hostedExperts: 0, servedRows: 0 },
+    ...{ slotsUsed: 0, slotsKept: 0, queuedRequests: 0, hostedExperts: 0, rowsFor: { local: 0, remote: 0 } },
   };
   const polls: EngineStats[] = [
     {
@@ -25,6 +25,7 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
       accepted: 4,
       stepSeconds: { prefill: [0.5], decode: [0.02, 0.02, 0.02, 2], mixed: [0.1] },
       waitedSeconds: { prefill: 0, decode: 0.5, mixed: 0 },
+      rowsFor: { local: 7, remote: 2 },
     },
     {
       ...idle,
@@ -38,6 +39,7 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
       accepted: 6,
       stepSeconds: { prefill: [], decode: [0.02], mixed: [] },
       waitedSeconds: { prefill: 0, decode: 0.75, mixed: 0 },
+      rowsFor: { local: 8, remote: 6 },
     },
   ];
   const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
@@ -45,7 +47,6 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
     engine: { stats: async () => polls.shift(), load: () => ({ queuedTokens: 0, activeRequests: 0 }) },
     info: { kvSlots: 8, kvBlocks: 20, denseBytes: 0, kvBytes: 0 },
     experts: {
-      remoteRows: () => 0,
       residents: { bytes: 0, count: 0, stagedBytes: () => 0 },
       dispatch: {},
       lanes: {},
@@ -72,5 +73,7 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
     [1, 2, 5],
   );
   assert.equal(value(/enodia_worker_cached_prompt_tokens_total/), 9);
+  assert.equal(value(/enodia_expert_rows_total\{origin="local"/), 8);
+  assert.equal(value(/enodia_expert_rows_total\{origin="remote"/), 6);
   await metrics.close();
 });

@@ -25,14 +25,10 @@ export interface VitalsOptions {
 export function watchVitals(options: VitalsOptions): () => WorkerVitals {
   const { engine, info, experts, peers, metrics } = options;
   let last: EngineStats | undefined;
-  let localRows = 0;
   const poll = setInterval(() => {
     engine.stats().then(
       (stats) => {
         count(metrics, stats, last);
-        const local = Math.max(localRows, stats.servedRows - experts.remoteRows());
-        metrics.add("enodia_expert_rows_total", local - localRows, { origin: "local" });
-        localRows = local;
         last = stats;
       },
       (error) => {
@@ -86,6 +82,9 @@ function count(metrics: Metrics<"worker">, now: EngineStats, before: EngineStats
   metrics.add("enodia_worker_draft_tokens_total", accepted, { result: "accepted" });
   metrics.add("enodia_worker_draft_tokens_total", now.drafted - (before?.drafted ?? 0) - accepted, { result: "rejected" });
   metrics.add("enodia_worker_cached_prompt_tokens_total", now.cachedTokens - (before?.cachedTokens ?? 0));
+  for (const origin of ["local", "remote"] as const) {
+    metrics.add("enodia_expert_rows_total", now.rowsFor[origin] - (before?.rowsFor[origin] ?? 0), { origin });
+  }
   for (const phase of stepKinds) {
     const waited = (now.waitedSeconds?.[phase] ?? 0) - (before?.waitedSeconds?.[phase] ?? 0);
     metrics.add("enodia_worker_step_wait_seconds_total", waited, { phase });

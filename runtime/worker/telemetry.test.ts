@@ -45,7 +45,7 @@ async function published(machine: string | undefined, count: (counter: LoadCount
 
 test("a load message tells what its rows took, as sums that least squares need", async () => {
   const [prefill, decode] = await published("m", (counter) => {
-    counter.served("decode", 0, 1, 6);
+    counter.served("decode", [0, 1], 6);
     counter.computed("decode", 1, 2, 0.001);
     counter.computed("decode", 2, 4, 0.003);
   });

@@ -236,7 +236,13 @@ export class SimEngine implements Engine {
     if (this.#ended) throw stopped();
     const counts = { prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, slotsUsed: 0, slotsKept: 0, queuedRequests: 0 };
     const kv = { blocksUsed: 0, blocksKept: 0, preemptions: 0, drafted: 0, accepted: 0 };
-    return { ...counts, ...kv, stepSeconds: { prefill: [], decode: [], mixed: [] }, hostedExperts: this.memory.size, servedRows: 0 };
+    return {
+      ...counts,
+      ...kv,
+      stepSeconds: { prefill: [], decode: [], mixed: [] },
+      hostedExperts: this.memory.size,
+      rowsFor: { local: 0, remote: 0 },
+    };
   }
 
   load() {

@@ -144,7 +144,7 @@ class DoubleEngine implements Engine {
     return {
       ...{ prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, stepSeconds: { prefill: [], decode: [], mixed: [] } },
       ...{ blocksUsed: 0, blocksKept: 0, preemptions: 0, drafted: 0, accepted: 0 },
-      ...{ slotsUsed: this.#active, slotsKept: 0, queuedRequests: 0, hostedExperts: this.#seeds.size, servedRows: 0 },
+      ...{ slotsUsed: this.#active, slotsKept: 0, queuedRequests: 0, hostedExperts: this.#seeds.size, rowsFor: { local: 0, remote: 0 } },
     };
   }
   load() {

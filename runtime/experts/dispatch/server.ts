@@ -42,8 +42,7 @@ export interface DispatchServerOptions {
   /** Tells who the caller is, by its certificate; throws for strangers and for those that are no workers. */
   readonly caller: (call: Caller) => Extract<PeerIdentity, { role: "worker" }>;
   readonly log: Log;
-  /** `rows`: expert rows computed for the frame, 0 unless ok. */
-  readonly report: (result: FrameOutcome, rows: number) => void;
+  readonly report: (result: FrameOutcome) => void;
   readonly tracing: Tracing;
   /** The port of this rank's lanes, which pings are told; 0: it takes none. */
   readonly lanePort: () => number;
@@ -74,7 +73,7 @@ export function createDispatchServer(options: DispatchServerOptions): DispatchHa
       if (ended !== undefined) throw ended;
     } catch (caught) {
       const error = AppError.from(caught, "taking a dispatch stream");
-      options.report("rejected", 0);
+      options.report("rejected");
       options.log.info({ reason: error.message }, "a dispatch stream was refused");
       call.fail(error);
       return;
@@ -158,7 +157,7 @@ async function answer(
   const phase = frame.decode ? "decode" : "prefill";
   try {
     const rows = frame.onDemand ? await runner.runOnDemand(frame.layer, phase, work) : await runner.run(frame.layer, phase, work);
-    report("ok", frame.pairExperts.length);
+    report("ok");
     return { case: "rows", value: bytesOf(rows) };
   } catch (caught) {
     const missing = missingExperts(caught);
@@ -197,18 +196,18 @@ function refuseSender(
 }
 
 function rejected(options: DispatchServerOptions, rank: number, reason: string): Result {
-  options.report("rejected", 0);
+  options.report("rejected");
   options.log.warn({ peer: rank, reason }, "a frame was refused");
   return { case: "rejected", value: { $typeName: "enodia.runtime.v1.Rejected", reason } };
 }
 
 function busy(options: DispatchServerOptions, retryAfterMs: number): Result {
-  options.report("busy", 0);
+  options.report("busy");
   return { case: "busy", value: { $typeName: "enodia.runtime.v1.Busy", retryAfterMs } };
 }
 
 function notHosted(options: DispatchServerOptions, frame: DispatchFrame, experts: readonly number[]): Result {
-  options.report("not_hosted", 0);
+  options.report("not_hosted");
   const { plan } = options;
   return {
     case: "notHosted",
