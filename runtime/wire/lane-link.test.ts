@@ -2,12 +2,17 @@
 // liars and those that membership has forgotten get none.
 import assert from "node:assert/strict";
 import { after, before, type TestContext, test } from "node:test";
+import { create, toBinary } from "@bufbuild/protobuf";
 import type { AppError } from "../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../test/support/certs.ts";
 import { until } from "../../test/support/ranks.ts";
-import { streamBytesMax } from "./frame-codec.ts";
+import { frameKinds, streamBytesMax } from "./frame-codec.ts";
+import { FrameSocket, lanesAlpn } from "./frame-socket.ts";
+import { LaneWelcomeSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { LaneServer, type LaneServerOptions } from "./lane-accept.ts";
+import { sumsForm } from "./lane-codec.ts";
 import { LaneLink, type LaneWork, laneFrameMsMax } from "./lane-link.ts";
+import { createTlsListener } from "./listener.ts";
 import type { TlsSource } from "./tls.ts";
 
 const [namespace, name] = ["default", "mix"];
@@ -135,6 +140,32 @@ test("sums are asked for and answered where both ends can do with them, and a fr
       assert.match(problems.join(), /gates: sums were not agreed on/);
       assert.deepEqual(seen, [undefined]);
     }
+  }
+});
+
+test("a host that says nothing of sums, or speaks of them unasked, is asked for rows of pairs", async (t) => {
+  for (const [asks, said, want] of [
+    [true, "", false],
+    [true, "f8", false],
+    [false, sumsForm, false],
+    [true, sumsForm, true],
+  ] as const) {
+    const listener = createTlsListener(hostTls, {
+      [lanesAlpn]: (socket) => {
+        const head = toBinary(LaneWelcomeSchema, create(LaneWelcomeSchema, { sums: said }));
+        const body = new Uint8Array(0);
+        const frames: FrameSocket = new FrameSocket(socket, {
+          frame: () => void frames.write({ kind: frameKinds.ping, head, body }),
+          gone: () => {},
+        });
+      },
+    });
+    const port = await listener.listen("127.0.0.1", 0);
+    t.after(() => listener.cut());
+    t.after(() => listener.stop());
+    const { link } = opened(port, { sums: asks });
+    await until("the lane is ready", () => link.ready);
+    assert.equal(link.sums, want, `asks ${asks}, said "${said}"`);
   }
 });
 

@@ -45,16 +45,13 @@ interface Placed {
   readonly pairRows: Uint32Array;
 }
 
-/**
- * Puts sums where the rows of their pairs would be: at the first pair of each row, whose gate is 1 from then on. The gates of its other
- * pairs are 0, and their rows, which nobody computed, have to be numbers.
- */
+/** Puts sums where the rows of their pairs would be: at the first pair of each row, whose gate is 1 from then on. The rows of its other
+ *  pairs stay as they are, which has to be 0. */
 export function placeSums({ gates, pairs }: Combined, { at, pairRows }: Placed, sums: Float32Array, width: number): void {
   let next = 0;
   for (const [i, place] of at.entries()) {
-    const first = pairRows[i] === next;
-    gates[place] = first ? 1 : 0;
-    if (!first) continue;
+    if (pairRows[i] !== next) continue;
+    gates[place] = 1;
     pairs.set(sums.subarray(next * width, (next + 1) * width), place * width);
     next += 1;
   }
