@@ -194,7 +194,6 @@ export interface LaneNews {
   readonly sent: { readonly frames: number; readonly bytes: number; readonly received: number; readonly seconds: readonly number[] };
   readonly served: {
     readonly frames: number;
-    readonly rows: number;
     readonly touched: readonly { readonly layer: number; readonly experts: readonly number[] }[];
   };
   readonly problems: readonly string[];
