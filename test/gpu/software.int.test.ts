@@ -11,8 +11,8 @@ import { lavapipe } from "./lavapipe.ts";
 import { vulkanPackage } from "./package.ts";
 
 const root = resolve(import.meta.dirname, "../..");
-/** Kernels are compiled once for each machine, which takes a processor a minute; later it is seconds. Longer than this, it hangs. */
-const processMsMax = 240_000;
+/** Kernels are compiled once for each machine, which takes a processor two minutes; later it is seconds. Longer than this, it hangs. */
+const processMsMax = 480_000;
 const outputBytesMax = 1 << 20;
 /** A driver may end a process; one that does so twice is broken. */
 const triesMax = 2;
