@@ -51,6 +51,8 @@ export const law: Readonly<Record<string, readonly string[]>> = {
   "runtime/comm/": ["crds/", "runtime/placement/"],
   "runtime/train/": [
     "crds/",
+    "runtime/placement/",
+    "runtime/comm/",
     "runtime/kernels/",
     "runtime/models/",
     "runtime/weights/",

@@ -24,8 +24,8 @@ export interface LayerProblem {
 export interface TrainingPlanner {
   /** Plans after the gate from this step's counts; copies are then in nobody's shadow. */
   readonly late: boolean;
-  /** Where an expert is to live from now on, for a planner that moves homes; unset: they stay. */
-  homes?(problem: LayerProblem): number[];
+  /** homes[layer][expert] from now on, for a planner that moves them; a rank's number of experts stays. Unset: homes stay. */
+  homes?(layers: readonly LayerProblem[]): number[][];
   /** hosts[expert], home first. */
   hosts(problem: LayerProblem): number[][];
 }

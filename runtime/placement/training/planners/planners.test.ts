@@ -27,7 +27,7 @@ function problemOf(seed: number, changed: Partial<LayerProblem> = {}): LayerProb
 
 const seconds = (name: TrainingPlannerName, problem: LayerProblem): number => {
   const planner = trainingPlanner(name);
-  const moved = { ...problem, homes: planner.homes?.(problem) ?? problem.homes };
+  const moved = { ...problem, homes: planner.homes?.([problem])[0] ?? problem.homes };
   return secondsOf({ ...problem, overlap: planner.late ? 0 : problem.overlap }, wayOf(moved, planner.hosts(moved)));
 };
 
@@ -36,7 +36,7 @@ for (const name of trainingPlannerNames) {
     for (let seed = 0; seed < 8; seed++) {
       const problem = problemOf(seed, { free: [0, 1, 2, 3] });
       const planner = trainingPlanner(name);
-      const homes = planner.homes?.(problem) ?? problem.homes;
+      const homes = planner.homes?.([problem])[0] ?? problem.homes;
       const hosts = planner.hosts({ ...problem, homes });
       const copies = new Array<number>(problem.ranks).fill(0);
       for (const [expert, row] of hosts.entries()) {
@@ -83,7 +83,7 @@ test("smartmoe's homes lower the highest load or stay", () => {
     Math.max(...[0, 1, 2, 3].map((rank) => homes.reduce((sum, home, e) => sum + (home === rank ? load[e]! : 0), 0)));
   const falls = Array.from({ length: 40 }, (_, seed) => {
     const problem = problemOf(seed);
-    return highest(problem, problem.homes) - highest(problem, trainingPlanner("smartmoe").homes!(problem));
+    return highest(problem, problem.homes) - highest(problem, trainingPlanner("smartmoe").homes!([problem])[0]!);
   });
   assert.ok(falls.every((fall) => fall >= 0));
   assert.ok(falls.filter((fall) => fall > 0).length > 20);

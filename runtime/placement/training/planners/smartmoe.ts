@@ -9,7 +9,7 @@ function highest({ load, ranks, speed }: LayerProblem, homes: readonly number[])
 }
 
 /** Each rank keeps as many experts of the layer as it has. */
-function homes(problem: LayerProblem): number[] {
+function mapped(problem: LayerProblem): number[] {
   const { load, ranks, speed } = problem;
   const seats = new Array<number>(ranks).fill(0);
   for (const home of problem.homes) seats[home] = (seats[home] as number) + 1;
@@ -31,4 +31,4 @@ function homes(problem: LayerProblem): number[] {
   return highest(problem, found) < highest(problem, problem.homes) ? found : problem.homes.slice();
 }
 
-export const smartmoe: TrainingPlanner = { late: false, homes, hosts: homesOnly };
+export const smartmoe: TrainingPlanner = { late: false, homes: (layers) => layers.map(mapped), hosts: homesOnly };
