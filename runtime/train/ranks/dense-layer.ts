@@ -1,6 +1,7 @@
 // A layer without experts as one rank runs it: its own lanes, one after another, whose gradients join in the tree over lanes.
+
+import type { DenseSums } from "../dense-sums.ts";
 import type { DenseLayerPass, Kept } from "../layers.ts";
-import type { DenseSums } from "./dense-sums.ts";
 import type { StepView } from "./moe-layer.ts";
 
 export class RankDenseLayer {

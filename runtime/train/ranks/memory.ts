@@ -2,8 +2,8 @@
 // while they are needed. An expert that is neither owned nor copied is not there to be read.
 import { AppError } from "../../../crds/common.ts";
 import { createAdamW, type Optimizer, type StepNumbers } from "../adamw.ts";
-import { type Unit, viewsOf } from "../layout.ts";
-import { firstHomes, movedTo, ownedDense, type Shape } from "./shape.ts";
+import { movedTo, type Unit, viewsOf } from "../layout.ts";
+import { firstHomes, ownedDense, type Shape } from "./shape.ts";
 
 /** Arrays of one expert or of a range of the dense part. */
 type Field = "p" | "m" | "v" | "g";

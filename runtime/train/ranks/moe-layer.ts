@@ -7,13 +7,12 @@ import { floats, ints, type Values } from "../../kernels/kernel.ts";
 import type { MoeLayer, Tensor } from "../../kernels/segment.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
 import type { Interval } from "../../placement/training/lanes.ts";
+import type { DenseSums } from "../dense-sums.ts";
 import { rowsOf } from "../layers.ts";
-import { type Unit, viewsOf } from "../layout.ts";
+import { movedTo, type Unit, viewsOf } from "../layout.ts";
 import { addPlaces, gathered, type PlaceShape, placesByExpert, scatter } from "../rows.ts";
-import type { DenseSums } from "./dense-sums.ts";
 import { packed, type RowBlock, RowPlan, unpacked } from "./expert-rows.ts";
 import type { RankMemory } from "./memory.ts";
-import { movedTo } from "./shape.ts";
 
 /** What a layer sees of the step that it is part of. */
 export interface StepView {

@@ -8,18 +8,19 @@ import type { ModelProgram, Tensor } from "../../kernels/segment.ts";
 import { type Blocks, dealBlocks } from "../../placement/training/blocks.ts";
 import { type Interval, laneIntervals } from "../../placement/training/lanes.ts";
 import { type AdamWSettings, stepNumbers } from "../adamw.ts";
+import { DenseSums } from "../dense-sums.ts";
 import { DenseLayerPass } from "../layers.ts";
-import { type Layout, type Unit, unitsOf, viewsOf } from "../layout.ts";
-import type { Lane } from "../network.ts";
+import { kindsOf, type Layout, movedTo, type Unit, viewsOf } from "../layout.ts";
+import { type Lane, tiedFloats } from "../network.ts";
 import { rateOf, type Schedule } from "../schedule.ts";
 import { Copies } from "./copies.ts";
+import { type DenseRange, sumDense } from "./dense-exchange.ts";
 import { RankDenseLayer } from "./dense-layer.ts";
-import { type DenseRange, DenseSums, sumDense } from "./dense-sums.ts";
 import { moveHomes } from "./homes.ts";
 import { RankMemory } from "./memory.ts";
 import { RankMoeLayer, type StepView } from "./moe-layer.ts";
 import { type Fssdp, Planning, planHash, type RankFacts } from "./plan.ts";
-import { firstHomes, movedTo, ownedDense, type Shape, shapeOf } from "./shape.ts";
+import { firstHomes, ownedDense, type Shape, shapeOf } from "./shape.ts";
 
 export interface RankOptions {
   readonly program: ModelProgram;
@@ -93,8 +94,7 @@ export class Rank {
       layers.push(new RankMoeLayer({ index, layer, block, expert, dense, sums: own, experts, memory }));
     }
     const embed = shape.dense[0] as Unit;
-    const both = program.head.weights.some(({ name }) => embed.parameters.some((parameter) => parameter.name === name));
-    const tied = new DenseSums(both ? embed.to - embed.from : 0);
+    const tied = new DenseSums(tiedFloats(program, embed));
     const ranges = [...shape.dense.map(({ from }, i) => ({ from, sums: sums[i] as DenseSums })), { from: embed.from, sums: tied }];
     const ends = { embed: await backend.compile(program.embed, sequenceLength), head: await backend.compileLoss(program.head) };
     return new Rank(options, shape, memory, { layers, ends, ranges, tied });
@@ -107,9 +107,7 @@ export class Rank {
   /** Takes what this rank holds of a model's parameters, laid out as `layout` has them. */
   load(parameters: Float32Array): void {
     const { layout, transport } = this.#options;
-    for (const [i, unit] of unitsOf(layout)
-      .filter(({ expert }) => expert === undefined)
-      .entries())
+    for (const [i, unit] of kindsOf(layout).dense.entries())
       this.#memory.dense.set(parameters.subarray(unit.from, unit.to), this.#shape.dense[i]?.from);
     const { from, to } = ownedDense(this.#shape, transport.rank);
     this.#memory.ownDense("p").set(this.#memory.dense.subarray(from, to));
@@ -124,9 +122,7 @@ export class Rank {
   save(parameters: Float32Array): void {
     const { layout, transport } = this.#options;
     const { from, to } = ownedDense(this.#shape, transport.rank);
-    for (const [i, unit] of unitsOf(layout)
-      .filter(({ expert }) => expert === undefined)
-      .entries()) {
+    for (const [i, unit] of kindsOf(layout).dense.entries()) {
       const dense = this.#shape.dense[i] as Unit;
       const [begin, end] = [Math.max(from, dense.from), Math.min(to, dense.to)];
       if (begin < end) parameters.set(this.#memory.ownDense("p").subarray(begin - from, end - from), unit.from + begin - dense.from);

@@ -2,16 +2,26 @@
 // bytes that ranks send and hold are those of the laws.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { tinyModel } from "../../../test/builders/training.ts";
+import { tinyModel, writeCorpus } from "../../../test/builders/training.ts";
+import { createTraining } from "../../compute/open-training.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
+import type { ModelProgram } from "../../kernels/segment.ts";
 import { programOf } from "../../models/index.ts";
 import { dispatchNames } from "../../placement/training/blocks.ts";
 import { copyBytes, gatherBytes } from "../../placement/training/laws.ts";
 import { trainingPlannerNames } from "../../placement/training/planners/index.ts";
+import { createAdamW } from "../adamw.ts";
+import { Balancing } from "../balancing.ts";
+import { readLane, samplesOf } from "../batch.ts";
+import { openCorpus } from "../corpus.ts";
 import { layoutOf } from "../layout.ts";
+import { Network } from "../network.ts";
+import type { TrainSettings } from "../settings.ts";
+import { runStep } from "../step.ts";
 import { type Fssdp, rematerializeNames } from "./plan.ts";
 import { World, type WorldOptions } from "./world.ts";
 
@@ -50,8 +60,7 @@ function batchOf(step: number, vocab: number, lanes: number) {
   }));
 }
 
-async function run(ranks: number, { fssdp: changed, config: other, speed, lanes = 4, deviation = 0.1 }: Changes = {}) {
-  const program = programOf({ ...config, ...other });
+function worldOf(program: ModelProgram, ranks: number, { fssdp: changed, speed, lanes = 4, deviation = 0.1 }: Changes) {
   const layout = layoutOf(program, (layer, expert) => ({ w1: `${layer} ${expert}` }));
   const options: WorldOptions = {
     program,
@@ -66,7 +75,14 @@ async function run(ranks: number, { fssdp: changed, config: other, speed, lanes 
     clip: 1,
     threads: 1,
   };
-  const world = await World.open(options, gaussian(3, layout.floats, deviation));
+  return { options, parameters: gaussian(3, layout.floats, deviation) };
+}
+
+async function run(ranks: number, changes: Changes = {}) {
+  const program = programOf({ ...config, ...changes.config });
+  const { options, parameters } = worldOf(program, ranks, changes);
+  const { layout, lanes } = options;
+  const world = await World.open(options, parameters);
   try {
     const reports = [];
     for (let step = 1; step <= steps; step++) reports.push(await world.step(step, batchOf(step, program.vocab, lanes)));
@@ -97,6 +113,39 @@ for (const { ranks, ...changed } of all)
   test(`${ranks} ranks, ${changed.planner}, ${changed.dispatch}, copies dropped ${changed.rematerialize}: the bits of one rank`, async () => {
     assert.equal((await run(ranks, { fssdp: changed })).digest, alone.digest);
   });
+
+test("the trainer of one rank has the bits of ranks", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "enodia-ranks-"));
+  const [program, backend] = [programOf(config), await createTraining({ threads: 1 })];
+  try {
+    await writeCorpus(folder, [...(randomIds(1, 600, program.vocab).data as Int32Array)]);
+    const { tokenizerDigest } = JSON.parse(readFileSync(join(folder, "index.json"), "utf8")) as { tokenizerDigest: string };
+    const corpus = await openCorpus(folder, { vocab: program.vocab, tokenizerDigest, sequenceLength });
+    const lanes = 4;
+    const { options, parameters } = worldOf(program, 3, { lanes });
+    const { layout, sequences, schedule, adamw, clip } = options;
+    const settings = { sequences, lanes, sequenceLength, schedule, adamw, clip, seed: 1 } as TrainSettings;
+    const optimizer = createAdamW(layout.floats);
+    optimizer.p.set(parameters);
+    const arrays = { parameters: optimizer.p, gradients: optimizer.g };
+    const network = await Network.open(backend, { program, layout, ...arrays, sequenceLength });
+    const balancing = new Balancing([], { program, layout, parameters: optimizer.p });
+    const machine = { settings, layout, optimizer, network, balancing, corpus, validation: undefined };
+    const world = await World.open(options, parameters);
+    for (let step = 1; step <= steps; step++) {
+      const batch = [];
+      for (let lane = 0; lane < lanes; lane++) batch.push(await readLane(corpus, samplesOf(settings, corpus.samples, step, lane)));
+      const [one, many] = [await runStep(machine, step, () => false), await world.step(step, batch)];
+      assert.deepEqual([many.loss, many.gradientNorm], [one!.loss, one!.gradientNorm]);
+      assert.deepEqual(world.parameters(), optimizer.p);
+    }
+    await world.close();
+    await corpus.close();
+  } finally {
+    await backend.close();
+    rmSync(folder, { recursive: true });
+  }
+});
 
 test("ranks of other speeds, with other lanes, have the same bits; gradients summed over whole ranks first do not", async () => {
   assert.equal((await run(2, { speed: [3, 1] })).digest, alone.digest);

@@ -1,10 +1,7 @@
 // The shape of a model as ranks share it: its dense units one after another, cut into pieces that each have one owner, and its experts
 // by layer. Derived from the layout alone, so that all ranks have the same. Pure.
 import type { Interval } from "../../placement/training/lanes.ts";
-import type { Layout, Unit } from "../layout.ts";
-
-/** Floats of a piece: gradients of the dense part are summed and squared, and its parameters owned, by whole pieces. */
-const pieceFloats = 4096;
+import { type Layout, movedTo, piecesOf, type Unit } from "../layout.ts";
 
 interface DensePiece extends Interval {
   readonly owner: number;
@@ -21,13 +18,6 @@ export interface Shape {
   readonly expertFloats: number;
 }
 
-/** The same unit in an array where it begins at `from`. */
-export function movedTo(unit: Unit, from: number): Unit {
-  const by = from - unit.from;
-  const parameters = unit.parameters.map((parameter) => ({ ...parameter, from: parameter.from + by, to: parameter.to + by }));
-  return { expert: unit.expert, from, to: unit.to + by, parameters };
-}
-
 export function shapeOf({ parts }: Layout, ranks: number): Shape {
   let at = 0;
   const dense = parts.map(({ units }): Unit => {
@@ -35,9 +25,7 @@ export function shapeOf({ parts }: Layout, ranks: number): Shape {
     at = unit.to;
     return unit;
   });
-  const cuts: Interval[] = [];
-  for (const { from, to } of dense)
-    for (let begin = from; begin < to; begin += pieceFloats) cuts.push({ from: begin, to: Math.min(to, begin + pieceFloats) });
+  const cuts = dense.flatMap(piecesOf);
   const pieces = cuts.map(({ from, to }, i): DensePiece => ({ from, to, owner: Math.floor((i * ranks) / cuts.length) }));
   const experts = parts.slice(1, -1).map(({ units }) => units.slice(1).map((unit) => movedTo(unit, 0)));
   const expertFloats = experts.flat().reduce((most, { to }) => Math.max(most, to), 0);

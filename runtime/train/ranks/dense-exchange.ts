@@ -1,40 +1,11 @@
-// Gradients of dense units: a lane's are taken from a scratch array and joined in the tree over lanes, so that memory is for some subtrees
-// and not for all lanes. Ranks then give each owner their subtrees of its floats.
-import { addAll, exchange } from "../../comm/collectives.ts";
+// Gradients of the dense part over ranks: each owner gets all ranks' subtrees of its floats, and joins them.
+import { exchange } from "../../comm/collectives.ts";
 import type { Stamp, Transport } from "../../comm/transport.ts";
 import { type Interval, joinSubtree, type Subtree, subtreesOf } from "../../placement/training/lanes.ts";
+import { type DenseSums, joined } from "../dense-sums.ts";
 import { concatenated } from "./expert-rows.ts";
 import type { RankMemory } from "./memory.ts";
 import { ownedDense, type Shape } from "./shape.ts";
-
-export class DenseSums {
-  /** Where backward adds a lane's gradient; zero between lanes. */
-  readonly scratch: Float32Array;
-  #nodes: Subtree<Float32Array>[] = [];
-
-  constructor(floats: number) {
-    this.scratch = new Float32Array(floats);
-  }
-
-  /** Takes what backward added for a lane; lanes come in order. */
-  take(lane: number): void {
-    joinSubtree(this.#nodes, { from: lane, size: 1, sum: this.scratch.slice() }, joined);
-    this.scratch.fill(0);
-  }
-
-  /** The sums of the largest subtrees of this rank's lanes, in order. */
-  takeNodes(): readonly Subtree<Float32Array>[] {
-    const nodes = this.#nodes;
-    this.#nodes = [];
-    return nodes;
-  }
-}
-
-/** The sum of two nodes, in the left one's memory. */
-function joined(left: Float32Array, right: Float32Array): Float32Array {
-  addAll(left, [right]);
-  return left;
-}
 
 /** One range of the dense part with sums of its gradients: the head's in tensors of the embedding are a range of their own. */
 export interface DenseRange {
