@@ -103,7 +103,7 @@ export class RankMemory {
     return viewsOf(this.parameters(layer, expert), this.#unit(layer, expert));
   }
 
-  /** Squares of owned gradients by piece or expert; `of` names dense pieces by their first float. */
+  /** The sum of squares of owned dense gradients, a range of the dense part. */
   denseSquares(from: number, to: number): number {
     return this.#state.squares(from - this.#owned.from, to - this.#owned.from);
   }

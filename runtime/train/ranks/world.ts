@@ -37,17 +37,20 @@ export class World {
     return new World(hub, ranks, backends, options.layout.floats);
   }
 
-  /** `lanes` of the whole batch; every rank takes its own. */
+  /** `lanes` of the whole batch; every rank takes its own. Throws the first error once all ranks have ended. */
   async step(step: number, lanes: readonly Lane[]): Promise<RankReport> {
+    let failed: { readonly error: unknown } | undefined;
     const reports = this.ranks.map(async (rank) => {
       try {
         return await rank.step(step, lanes.slice(rank.lanes.from, rank.lanes.to));
       } catch (caught) {
+        failed ??= { error: caught };
         this.hub.end(caught);
-        throw caught;
+        return undefined;
       }
     });
     const [first] = await Promise.all(reports);
+    if (failed !== undefined) throw (failed as { readonly error: unknown }).error;
     return first as RankReport;
   }
 
