@@ -3,8 +3,7 @@
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
-import { type CodecName, codecNames } from "../../../crds/names.ts";
-import { scheduleNames } from "../../../runtime/train/schedule.ts";
+import { type CodecName, codecNames, scheduleNames } from "../../../crds/names.ts";
 import { inits, type TrainSettings } from "../../../runtime/train/settings.ts";
 import { TrainProgress } from "../train-progress.ts";
 
