@@ -63,14 +63,21 @@ interface Run extends Machine {
   readonly step: number;
 }
 
+/** Bytes of this machine, or of the container where that has a limit. */
+function memoryThere(): number {
+  const limit = process.constrainedMemory(); // 0 without one
+  return limit > 0 ? Math.min(limit, totalmem()) : totalmem();
+}
+
 function checkMemory({ parameters, floats }: Layout): void {
   const bytes = floats * parameterBytes;
-  if (floats <= floatsMax && bytes <= totalmem()) return;
+  const memory = memoryThere();
+  if (floats <= floatsMax && bytes <= memory) return;
   const gigabytes = (value: number): string => `${(value / 1e9).toFixed(1)} GB`;
-  const most = Math.min(floatsMax * parameterBytes, totalmem());
+  const most = Math.min(floatsMax * parameterBytes, memory);
   throw new AppError(
     `${parameters} parameters x ${parameterBytes} bytes (parameter, two moments, gradient) are ${gigabytes(bytes)}, ` +
-      `this machine trains up to ${gigabytes(most)}; take a smaller model`,
+      `the memory here trains up to ${gigabytes(most)}; give more memory, or take a smaller model`,
     { code: "DoesNotFit", operation: "starting a run" },
   );
 }
