@@ -1,4 +1,5 @@
-// The template of worker and gateway pods in a MoEDeployment, and of training pods in a MoETrainingJob: labels, annotations and pod fields that are merged into the operator's own.
+// The template of worker and gateway pods in a MoEDeployment, and of training pods in a MoETrainingJob: labels,
+// annotations and pod fields that are merged into the operator's own.
 import { z } from "zod";
 import { rules } from "./openapi.ts";
 

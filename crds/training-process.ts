@@ -20,7 +20,7 @@ export function pathOf(uri: string): string {
   return `${paths.claims}/${claim}/${folder}`;
 }
 
-export interface TrainerFacts {
+interface TrainerFacts {
   readonly job: MoETrainingJob;
   readonly logLevel: LogLevel;
 }
@@ -36,7 +36,7 @@ const operatorsFields: readonly (keyof MoETrainingJobSpec)[] = [
 ];
 
 /** What a pod is told of the spec: a change of anything else is no reason to replace it. */
-export function trainerSpec(spec: MoETrainingJobSpec): object {
+function trainerSpec(spec: MoETrainingJobSpec): object {
   return Object.fromEntries(Object.entries(spec).filter(([field]) => !operatorsFields.some((one) => one === field)));
 }
 

@@ -27,9 +27,9 @@ export const trainingReportSchema = z.object({
 export type TrainingReport = z.infer<typeof trainingReportSchema>;
 
 /** Complete: all steps are done and the result is written. Stopped: it was told to end, and left a checkpoint. */
-export const trainingOutcomes = ["Complete", "Stopped", "Failed"] as const;
+const trainingOutcomes = ["Complete", "Stopped", "Failed"] as const;
 
-export const trainingEndSchema = z.object({
+const trainingEndSchema = z.object({
   outcome: z.enum(trainingOutcomes),
   report: trainingReportSchema.optional(),
   /** Of a failure: its code, its text, and whether to try again can help. */

@@ -25,7 +25,7 @@ const graceSeconds = 120;
 const tmpSize = "256Mi";
 const hashChars = 16;
 
-export const podName = (job: string, attempt: number): string => `${job}-train-${attempt}`;
+const podName = (job: string, attempt: number): string => `${job}-train-${attempt}`;
 
 /** The bits of the result depend on none of these, so that they may change: the pod is then replaced. All else of a job is fixed. */
 export function templateHash({ metadata, spec }: MoETrainingJob, image: string): string {

@@ -1,4 +1,4 @@
-// What a run has come to, as it is told to the operator: step, loss, speed, time left, and the curve in few points. Pure.
+// The progress of a run, as the operator is told it: step, loss, speed, time left, and the curve in few points. Pure.
 import { type CurvePoint, joinCurves, type TrainingReport } from "../../crds/training-report.ts";
 
 interface Step {

@@ -135,8 +135,8 @@ interface ProductImages {
 }
 
 /**
- * Builds enodia/operator, enodia/runtime, enodia/training and enodia/nats as tars below `out`. A pod's `args` give the script: `operator/main.ts`, or
- * `runtime/main.ts <role>`.
+ * Builds enodia/operator, enodia/runtime, enodia/training and enodia/nats as tars below `out`. A pod's `args` give the
+ * script: `operator/main.ts`, or `runtime/main.ts <role>`.
  */
 export async function buildProductImages(options: ProductImagesOptions): Promise<ProductImages> {
   const { repo, out } = options;

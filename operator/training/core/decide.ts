@@ -48,7 +48,7 @@ const lostCodes: readonly string[] = ["NonFiniteLoss"];
 /** Reasons for which a spec is refused without a pod: they hold as long as they are seen. What a pod found holds for a generation. */
 const seenHere: readonly string[] = ["RanksUnsupported", "OutOfRange", "GPUUnsupported", "FieldNotSupported", "InvalidSpec"];
 /** A running pod is asked how far it is this often. */
-export const progressMs = 5_000;
+const progressMs = 5_000;
 /** The pause before a failed pod is replaced: this long, doubled with each failure without a new step. */
 const pauseMs = 5_000;
 const pauseMsMax = 300_000;
