@@ -60,7 +60,7 @@ const moving = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600];
 const endpoint = ["chat", "completions", "embeddings", "models", "other"] as const;
 const shardSource = ["peer", "store"] as const;
 /** As many as there are objects. */
-const trainingJob = { namespace: "open", job: "open" } as const;
+const trainingJob = { training_namespace: "open", training_job: "open" } as const;
 const frameResult = ["ok", "not_hosted", "busy", "rejected", "error"] as const;
 
 /** The table. Adding a metric = one entry here; recording an unknown name or label does not compile. */

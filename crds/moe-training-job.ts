@@ -36,10 +36,7 @@ const elasticity = z
     maxReplicas: z.int32().min(1).max(bounds.replicas).default(1).meta({ description: "Most pods." }),
   })
   .prefault({})
-  .meta({
-    description: "How the job may be resized.",
-    ...rules({ rule: "self.minReplicas <= self.maxReplicas", message: "minReplicas must not be above maxReplicas" }),
-  });
+  .meta({ description: "How the job may be resized." });
 
 const model = z
   .object({
@@ -76,10 +73,7 @@ const batch = z
       }),
   })
   .prefault({})
-  .meta({
-    description: "What a step takes. The result depends on it, and not on the number of pods.",
-    ...rules({ rule: "self.sequences % self.lanes == 0", message: "sequences must be a multiple of lanes" }),
-  });
+  .meta({ description: "What a step takes. The result depends on it, and not on the number of pods." });
 
 const optimizer = z
   .object({
@@ -170,6 +164,17 @@ export const moeTrainingJobSpecSchema = z
         rule: "self.replicas >= self.elasticity.minReplicas && self.replicas <= self.elasticity.maxReplicas",
         message: "replicas must be from elasticity.minReplicas to elasticity.maxReplicas; to stop for a while set suspend",
         fieldPath: ".replicas",
+      },
+      // Not rules of their fields: the server judges those on the default of the object too, which is empty.
+      {
+        rule: "self.batch.sequences % self.batch.lanes == 0",
+        message: "batch.sequences must be a multiple of batch.lanes",
+        fieldPath: ".batch.sequences",
+      },
+      {
+        rule: "self.elasticity.minReplicas <= self.elasticity.maxReplicas",
+        message: "elasticity.minReplicas must not be above elasticity.maxReplicas",
+        fieldPath: ".elasticity.minReplicas",
       },
       {
         rule: "self.schedule.warmupSteps <= self.steps",

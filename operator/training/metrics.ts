@@ -14,8 +14,8 @@ const gauges = [
 ] as const;
 
 interface Labels {
-  readonly namespace: string;
-  readonly job: string;
+  readonly training_namespace: string;
+  readonly training_job: string;
 }
 
 export class JobMetrics {
@@ -29,8 +29,8 @@ export class JobMetrics {
   record(objects: readonly KubeObject[]): void {
     const told = new Map<string, Labels>();
     for (const object of objects) {
-      const labels = { namespace: object.metadata.namespace ?? "", job: object.metadata.name };
-      told.set(`${labels.namespace}/${labels.job}`, labels);
+      const labels = { training_namespace: object.metadata.namespace ?? "", training_job: object.metadata.name };
+      told.set(`${labels.training_namespace}/${labels.training_job}`, labels);
       try {
         this.#one(object, labels);
       } catch {
