@@ -98,7 +98,7 @@ const schedule = z
   .meta({ description: "The learning rate over the steps." });
 
 /** Fields that the bits of the result depend on. */
-const fixedFields = ["model", "data", "steps", "batch", "seed", "optimizer", "schedule", "threadsPerRank", "output"] as const;
+const fixedFields = ["model", "data", "steps", "batch", "seed", "optimizer", "schedule", "balance", "threadsPerRank", "output"] as const;
 
 export const moeTrainingJobSpecSchema = z
   .object({
@@ -117,6 +117,14 @@ export const moeTrainingJobSpecSchema = z
     seed: z.int32().min(0).default(1).meta({ description: "Of the order of sequences, and of random weights." }),
     optimizer,
     schedule,
+    balance: z
+      .string()
+      .max(128)
+      .regex(/^[a-z0-9:.,e -]*$/)
+      .default("")
+      .meta({
+        description: "What keeps experts equally busy, as --balance of enodia train: switch:0.01, or several with a comma between.",
+      }),
     memoryPerRank: quantity(
       "Memory of the pod. Parameter, gradient and two moments take 16 bytes a parameter, activations come on top; what does not fit is refused before the first step, with the arithmetic.",
     ),

@@ -10,7 +10,7 @@ export interface BackwardCall {
   /** Inputs, and what forward returned beside the f32 outputs. */
   readonly values: Values;
   readonly weights: WeightViews;
-  /** Gradients of the outputs; one that is left out is zero. */
+  /** Gradients of the outputs, and of values beside them; one that is left out is zero. */
   readonly outputs: Gradients;
   /** Gradients of weights are added here, in place. */
   readonly sums: WeightViews;

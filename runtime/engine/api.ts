@@ -22,6 +22,13 @@ export interface RemoteFrame {
   readonly traceparent?: string;
 }
 
+/** What a frame is answered: unweighted rows of its pairs, [pairs, hidden], or the sum of them by their gates for each of its rows. Only
+ *  engines of the class `tolerance` answer sums, and only each other. */
+export type FrameAnswer = Float32Array | RowSums;
+interface RowSums {
+  readonly sums: Float32Array;
+}
+
 /** Lives on the main thread. Answers unweighted rows [pairs, hidden], which the engine takes over, or rejects once no host can be had.
  *  `rank` may be this worker's own (the plan names it but the expert is not loaded yet) or -1 (the layer has no table). */
 export interface RemoteExperts {
@@ -187,7 +194,6 @@ export interface LaneNews {
   readonly sent: { readonly frames: number; readonly bytes: number; readonly received: number; readonly seconds: readonly number[] };
   readonly served: {
     readonly frames: number;
-    readonly rows: number;
     readonly touched: readonly { readonly layer: number; readonly experts: readonly number[] }[];
   };
   readonly problems: readonly string[];

@@ -8,7 +8,7 @@ const problemsMax = 16;
 
 export class NewsOfLanes {
   #sent = { frames: 0, bytes: 0, received: 0, seconds: [] as number[] };
-  #served = { frames: 0, rows: 0, experts: new Map<number, Set<number>>() };
+  #served = { frames: 0, experts: new Map<number, Set<number>>() };
   #problems: string[] = [];
   #now = { lanes: 0, pending: 0 };
 
@@ -21,7 +21,6 @@ export class NewsOfLanes {
 
   served(layer: number, pairExperts: Uint32Array): void {
     this.#served.frames += 1;
-    this.#served.rows += pairExperts.length;
     const experts = this.#served.experts.get(layer) ?? new Set<number>();
     for (const expert of pairExperts) experts.add(expert);
     this.#served.experts.set(layer, experts);
@@ -35,12 +34,12 @@ export class NewsOfLanes {
   take(lanes: number, pending: number): LaneNews | undefined {
     const same = lanes === this.#now.lanes && pending === this.#now.pending;
     if (same && this.#sent.frames + this.#served.frames + this.#problems.length === 0) return undefined;
-    const { frames, rows, experts } = this.#served;
+    const { frames, experts } = this.#served;
     const touched = [...experts].map(([layer, used]) => ({ layer, experts: [...used] }));
-    const news = { lanes, pending, sent: this.#sent, served: { frames, rows, touched }, problems: this.#problems };
+    const news = { lanes, pending, sent: this.#sent, served: { frames, touched }, problems: this.#problems };
     this.#now = { lanes, pending };
     this.#sent = { frames: 0, bytes: 0, received: 0, seconds: [] };
-    this.#served = { frames: 0, rows: 0, experts: new Map() };
+    this.#served = { frames: 0, experts: new Map() };
     this.#problems = [];
     return news;
   }

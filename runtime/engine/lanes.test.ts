@@ -14,14 +14,14 @@ const hidden = 4;
 test("sockets are looked at as soon as there is a rank to ask, and no more once the lanes are closed", async (t) => {
   const ca = createTestCa();
   const host = new LaneServer({
-    ...{ namespace, name, hidden, tls: ca.issue("rank-1", namespace, name), refuses: () => undefined, onProblem: () => {} },
+    ...{ namespace, name, hidden, sums: false, tls: ca.issue("rank-1", namespace, name), refuses: () => undefined, onProblem: () => {} },
     serve: async (_frame, rows) => rows,
   });
   t.after(() => host.close());
   const address = `127.0.0.1:${await host.listen("127.0.0.1", 0)}`;
   const told: LaneNews[] = [];
   const lanes = new Lanes({
-    model: { layers: 1, experts: 1, hidden },
+    model: { info: { layers: 1, experts: 1, hidden }, backend: { numericClass: "exact" } },
     serve: () => assert.fail("nobody asks"),
     onFrames: () => {},
     tell: (news) => told.push(news),

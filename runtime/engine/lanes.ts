@@ -2,16 +2,19 @@
 // gRPC, plans and metrics hear of it in sums. What a lane cannot do (no lane yet, a traced frame, a host without the expert, a host that
 // is gone) goes the way of Dispatch on the main thread, which knows all ranks and retries.
 import { AppError } from "../../crds/common.ts";
+import type { Backend } from "../compute/backend.ts";
 import { frameFault } from "../placement/frames/frames.ts";
 import type { ExpertGrid } from "../placement/grid.ts";
 import { bytesOf, viewF32 } from "../weights/floats.ts";
 import { frameBytesMax } from "../wire/frame-codec.ts";
+import { decodeHalfRows, encodeHalfRows, halfRowBytes } from "../wire/half-rows.ts";
 import { LaneServer, type LaneWorker } from "../wire/lane-accept.ts";
-import { type LaneFrame, laneIndexMax, lanePairsMax } from "../wire/lane-codec.ts";
+import { type LaneFrame, laneIndexMax, lanePairsMax, pairBytesMax } from "../wire/lane-codec.ts";
 import { LaneLink, laneLookMs } from "../wire/lane-link.ts";
 import type { Identity } from "../wire/mapping.ts";
 import type { TlsMaterial } from "../wire/tls.ts";
-import type { LaneNews, LaneOpening, LanePeer, LaneView, RemoteFrame } from "./api.ts";
+import type { FrameAnswer, LaneNews, LaneOpening, LanePeer, LaneView, RemoteFrame } from "./api.ts";
+import { sumPairs } from "./core/combine.ts";
 import type { PairBatch } from "./expert-table.ts";
 import { NewsOfLanes } from "./lane-news.ts";
 
@@ -24,7 +27,7 @@ const busyForMs = 250;
 const lookAtLeastMs = 5;
 
 interface LanesOptions {
-  readonly model: ExpertGrid & { readonly hidden: number };
+  readonly model: { readonly info: ExpertGrid & { readonly hidden: number }; readonly backend: Pick<Backend, "numericClass"> };
   /** Computes a frame when its turn has come; rejects with `NotHosted` where an expert is not here. */
   readonly serve: (batch: PairBatch) => Promise<Float32Array>;
   /** Frames have come, all that were there at once. */
@@ -42,6 +45,9 @@ interface Way {
 
 export class Lanes {
   readonly #options: LanesOptions;
+  readonly #hidden: number;
+  /** Sums, and rows as halves, have other bits than exact ranks give. */
+  readonly #sums: boolean;
   readonly #ways = new Map<number, Way>();
   readonly #news = new NewsOfLanes();
   #view: LaneView | undefined;
@@ -57,6 +63,8 @@ export class Lanes {
 
   constructor(options: LanesOptions) {
     this.#options = options;
+    this.#hidden = options.model.info.hidden;
+    this.#sums = options.model.backend.numericClass === "tolerance";
   }
 
   /** Takes lanes of others from now on, and returns the port. */
@@ -64,7 +72,8 @@ export class Lanes {
     const server = new LaneServer({
       namespace,
       name,
-      hidden: this.#options.model.hidden,
+      hidden: this.#hidden,
+      sums: this.#sums,
       tls: { current: () => this.#tls as TlsMaterial },
       refuses: (caller, claimed) => this.#refuses(caller, claimed),
       serve: (frame, rows) => this.#serve(frame, rows),
@@ -100,23 +109,26 @@ export class Lanes {
   }
 
   /** The rows of a frame, or nothing when it is to go by Dispatch after all; undefined: no lane has room for it. */
-  dispatch(frame: RemoteFrame): Promise<Float32Array | undefined> | undefined {
+  dispatch(frame: RemoteFrame, gatesOf: () => Float32Array): Promise<FrameAnswer | undefined> | undefined {
     const { rank, layer, epoch, phase, rows, pairRows, pairExperts, traceparent } = frame;
     const link = traceparent === undefined ? this.#ways.get(rank)?.link : undefined;
-    const { hidden } = this.#options.model;
-    const answerBytes = pairRows.length * hidden * 4;
-    const fits = pairRows.length <= lanePairsMax && rows.length <= laneIndexMax * hidden && answerBytes <= frameBytesMax;
-    if (link === undefined || !fits || rows.byteLength > frameBytesMax) return undefined;
+    if (link === undefined) return undefined;
+    const summed = link.sums;
+    const pairBytes = pairRows.length * this.#hidden * 4;
+    const bodyBytes = summed ? (rows.length / this.#hidden) * halfRowBytes(this.#hidden) : rows.byteLength;
+    const fits = pairRows.length <= lanePairsMax && rows.length <= laneIndexMax * this.#hidden && pairBytes <= pairBytesMax(summed);
+    if (!fits || bodyBytes > frameBytesMax) return undefined;
     const startedAt = performance.now();
-    const work = { layer, epoch, decode: phase === "decode", pairRows, pairExperts, rows: bytesOf(rows), answerBytes };
-    const answered = link.send(work);
+    const asked = { layer, epoch, decode: phase === "decode", pairRows, pairExperts, gates: summed ? gatesOf() : undefined };
+    const sizes = { answerBytes: summed ? bodyBytes : pairBytes, heldBytes: rows.byteLength + pairBytes };
+    const answered = link.send(Object.assign(asked, sizes, { rows: summed ? encodeHalfRows(rows, this.#hidden) : bytesOf(rows) }));
     if (answered === undefined) return undefined;
     this.pending += 1;
-    const take = (answer: Uint8Array | undefined): Float32Array | undefined => {
+    const take = (answer: Uint8Array | undefined): FrameAnswer | undefined => {
       this.pending -= 1;
       if (answer === undefined) return undefined;
-      this.#news.sent(performance.now() - startedAt, rows.byteLength, answer.byteLength);
-      return viewF32(answer);
+      this.#news.sent(performance.now() - startedAt, bodyBytes, answer.byteLength);
+      return summed ? { sums: decodeHalfRows(answer, this.#hidden) } : viewF32(answer);
     };
     return answered.then(take, () => take(undefined)); // why a lane ended is told when it does
   }
@@ -161,7 +173,7 @@ export class Lanes {
 
   #connect(way: Way): void {
     const { address, serverName, rank } = way.peer;
-    const self = { identity: (this.#view as LaneView).self, hidden: this.#options.model.hidden };
+    const self = { identity: (this.#view as LaneView).self, hidden: this.#hidden, sums: this.#sums };
     const target = { address: address as string, serverName, tls: { current: () => this.#tls as TlsMaterial } };
     const closed = (reason: AppError, ready: boolean): void => {
       way.link = undefined;
@@ -187,16 +199,19 @@ export class Lanes {
     return named ? undefined : `the certificate is that of pod ${caller.podName}, the member is ${peer.podName}`;
   }
 
-  async #serve({ layer, epoch, decode, pairRows, pairExperts }: LaneFrame, bytes: Uint8Array): Promise<Uint8Array | undefined> {
+  async #serve({ layer, epoch, decode, pairRows, pairExperts, gates }: LaneFrame, bytes: Uint8Array): Promise<Uint8Array | undefined> {
     const { model, serve } = this.#options;
-    const fault = frameFault({ layer, hidden: model.hidden, rowBytes: bytes.byteLength, pairRows, pairExperts }, model);
+    const rowBytes = gates ? (bytes.byteLength / halfRowBytes(this.#hidden)) * this.#hidden * 4 : bytes.byteLength; // as f32
+    const fault = frameFault({ layer, hidden: this.#hidden, rowBytes, pairRows, pairExperts }, model.info);
     const serves = (this.#view as LaneView).serves[layer] ?? noEpoch;
     if (fault !== undefined || serves === noEpoch || epoch < serves) return undefined;
     this.#frameAt = performance.now();
     this.#announce();
-    const rows = await serve({ layer, phase: decode ? "decode" : "prefill", rows: viewF32(bytes), pairRows, pairExperts });
+    const rows = gates ? decodeHalfRows(bytes, this.#hidden) : viewF32(bytes);
+    const computed = await serve({ layer, phase: decode ? "decode" : "prefill", rows, pairRows, pairExperts });
     this.#news.served(layer, pairExperts);
-    return bytesOf(rows);
+    if (gates === undefined) return bytesOf(computed);
+    return encodeHalfRows(sumPairs(computed, { pairRows, gates }, rows.length / this.#hidden, this.#hidden), this.#hidden);
   }
 
   /** Once all sockets that had something have been read. */

@@ -6,13 +6,15 @@ import { inPieces, keptRoom } from "../compute/kept.ts";
 import { rangeOfGroups } from "../kernels/kv-groups.ts";
 import type { Tensor } from "../kernels/segment.ts";
 import { scatterRows, selectPairs } from "../placement/frames/pairs.ts";
-import { combine, type Group, groupPairs } from "./core/combine.ts";
+import { combine, type Group, groupPairs, placeSums } from "./core/combine.ts";
 import { kindOf } from "./core/plan.ts";
 import { passRange } from "./ranges.ts";
 import { type Chosen, type Followed, floats, follow, type Part, type Passed, type StepTools } from "./step-tools.ts";
 
 interface LayerRows extends Chosen {
   readonly f: Float32Array; // [n, hidden]
+  /** [n, topK]; those of pairs that come as sums change with them. */
+  readonly gates: Float32Array;
   readonly room: Room;
 }
 
@@ -100,8 +102,9 @@ async function beginLayer(
   const ids = out.ids?.data as Int32Array;
   follow(tools.transitions, followed, { layer, decodes, ids, topK: shape.topK });
   const sentAt = performance.now();
-  const rows = await beginExperts(tools, { layer, decodes, f: floats(out, "f"), ids, topK: shape.topK, room });
-  return { h: floats(out, "h"), gates: floats(out, "gates"), sentAt, ...rows };
+  const gates = floats(out, "gates");
+  const rows = await beginExperts(tools, { layer, decodes, f: floats(out, "f"), gates, ids, topK: shape.topK, room });
+  return { h: floats(out, "h"), gates, sentAt, ...rows };
 }
 
 /** Rows of a step that go through a layer's dense part together. */
@@ -184,7 +187,8 @@ async function denseRows(tools: StepTools, { block, decodes, pieces, room }: Den
 }
 
 /** Unweighted expert outputs of every (row, k), [n * topK, hidden]: those of this rank when it resolves, the rest with `remote`. */
-async function beginExperts(tools: StepTools, { layer, decodes, f, ids, topK, room }: LayerRows): Promise<Pick<Begun, "rows" | "remote">> {
+async function beginExperts(tools: StepTools, of: LayerRows): Promise<Pick<Begun, "rows" | "remote">> {
+  const { layer, decodes, f, gates, ids, topK, room } = of;
   const { hidden } = tools.program;
   const { experts, counter, turns } = tools;
   const { rank, table } = tools.router();
@@ -216,7 +220,12 @@ async function beginExperts(tools: StepTools, { layer, decodes, f, ids, topK, ro
   const remote = groups
     .filter(({ key }) => key !== localKey)
     .toSorted((a, b) => (a.phase === b.phase ? 0 : a.phase === "decode" ? -1 : 1)) // decode frames go out first
-    .map(async (group) => place(group, await tools.dispatch({ ...frameOf(group), epoch, rank: group.key })));
+    .map(async (group) => {
+      const frame = { ...frameOf(group), epoch, rank: group.key };
+      const answer = await tools.dispatch(frame, () => Float32Array.from(group.pairs, (pair) => gates[pair] as number));
+      if (answer instanceof Float32Array) place(group, answer);
+      else placeSums({ gates, pairs: out }, { at: group.pairs, pairRows: frame.pairRows }, answer.sums, hidden);
+    });
   // What others compute has been sent by now, and travels while this rank computes.
   const answered = Promise.all(remote);
   answered.catch(() => {}); // waited for only when this rank has done its part

@@ -87,7 +87,7 @@ test("an engine closes while a host that takes its frames never answers one", as
   const ca = createTestCa();
   let asked = 0;
   const host = new LaneServer({
-    ...{ namespace, name, hidden, refuses: () => undefined, onProblem: () => {}, tls: ca.issue("rank-1", namespace, name) },
+    ...{ namespace, name, hidden, sums: false, refuses: () => undefined, onProblem: () => {}, tls: ca.issue("rank-1", namespace, name) },
     serve: () => {
       asked += 1;
       return new Promise(() => {});

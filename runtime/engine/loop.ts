@@ -5,7 +5,7 @@ import { type MessagePort, receiveMessageOnPort } from "node:worker_threads";
 import { AppError } from "../../crds/common.ts";
 import type { StepKind } from "../../crds/telemetry.ts";
 import { createRouter } from "../placement/dispatch.ts";
-import type { LoadCounters, RemoteFrame } from "./api.ts";
+import type { FrameAnswer, LoadCounters, RemoteFrame } from "./api.ts";
 import { Batcher } from "./core/batch.ts";
 import { Languages } from "./core/constraints/languages.ts";
 import { embeddingOf } from "./core/embedding.ts";
@@ -85,7 +85,7 @@ export class EngineLoop {
     this.#transitions = new TransitionSampler(model.info);
     this.#experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: this.#counter });
     this.#lanes = new Lanes({
-      model: model.info,
+      model,
       serve: (batch) => this.#turns.serve(batch),
       onFrames: () => void this.#turns.serveWaiting(),
       tell: (news) => this.#send({ type: "lanes", news }),
@@ -110,7 +110,7 @@ export class EngineLoop {
       transitions: this.#transitions,
       times: this.#times,
       router: () => this.#router,
-      dispatch: (frame) => this.#dispatch(frame),
+      dispatch: (frame, gatesOf) => this.#dispatch(frame, gatesOf),
       turns: this.#turns,
       rooms: [],
       ranges: rangesOf(model, this.#experts),
@@ -214,8 +214,8 @@ export class EngineLoop {
     return { token: 0, logprob: 0 };
   }
 
-  #dispatch(frame: RemoteFrame): Promise<Float32Array> {
-    return this.#outbound.dispatch(this.#traceparent === undefined ? frame : { ...frame, traceparent: this.#traceparent });
+  #dispatch(frame: RemoteFrame, gatesOf: () => Float32Array): Promise<FrameAnswer> {
+    return this.#outbound.dispatch(this.#traceparent === undefined ? frame : { ...frame, traceparent: this.#traceparent }, gatesOf);
   }
 
   #drainPort(): void {

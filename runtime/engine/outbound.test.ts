@@ -9,6 +9,7 @@ const frame = (rank: number): RemoteFrame => ({
   ...{ rank, layer: 0, epoch: 1, phase: "decode", rows: new Float32Array(4) },
   ...{ pairRows: Uint32Array.of(0), pairExperts: Uint32Array.of(0) },
 });
+const noGates = (): Float32Array => assert.fail("no lane asks for sums");
 
 test("after a failure frames fail: those on lanes when their lane ends, those under way by Dispatch and later ones at once", {
   timeout: 5_000,
@@ -20,13 +21,13 @@ test("after a failure frames fail: those on lanes when their lane ends, those un
   const sent: number[] = [];
   const lanes = { pending: 0, dispatch: ({ rank }: RemoteFrame) => (rank === 1 ? onLane : undefined) };
   const outbound = new Outbound(lanes, (message) => message.type === "dispatch" && sent.push(message.id));
-  const [byLane, byMain] = [outbound.dispatch(frame(1)), outbound.dispatch(frame(2))];
+  const [byLane, byMain] = [outbound.dispatch(frame(1), noGates), outbound.dispatch(frame(2), noGates)];
   assert.equal(outbound.pending, 1);
   const failed = [byLane, byMain].map((rows) => assert.rejects(rows, { code: "EngineStopped" }));
   outbound.fail(new AppError("engine: closing", { code: "EngineStopped" }));
   laneEnds();
   await Promise.all(failed);
-  await assert.rejects(outbound.dispatch(frame(2)), { code: "EngineStopped" });
+  await assert.rejects(outbound.dispatch(frame(2), noGates), { code: "EngineStopped" });
   assert.deepEqual(sent, [0], "the main thread is asked for nothing more");
   assert.equal(outbound.pending, 0);
 });

@@ -1,7 +1,7 @@
 // The frames that this rank's steps have sent and that are not answered: by a lane where there is one, else, and after a lane could not, by
 // the main thread's Dispatch. Both are begun at once, so that a frame travels while this thread computes.
 import type { AppError } from "../../crds/common.ts";
-import type { RemoteFrame } from "./api.ts";
+import type { FrameAnswer, RemoteFrame } from "./api.ts";
 import type { Lanes } from "./lanes.ts";
 import { type FromEngine, fromPlain, type ToEngine } from "./messages.ts";
 
@@ -27,8 +27,8 @@ export class Outbound {
     return this.#asked.size + this.#lanes.pending;
   }
 
-  dispatch(frame: RemoteFrame): Promise<Float32Array> {
-    const sent = this.#lanes.dispatch(frame);
+  dispatch(frame: RemoteFrame, gatesOf: () => Float32Array): Promise<FrameAnswer> {
+    const sent = this.#lanes.dispatch(frame, gatesOf);
     return sent === undefined ? this.#byMain(frame) : sent.then((rows) => rows ?? this.#byMain(frame));
   }
 

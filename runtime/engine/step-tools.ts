@@ -4,7 +4,7 @@ import type { Phase } from "../../crds/telemetry.ts";
 import type { Compiled, KvCall, LayerRange, Outputs, Room } from "../compute/backend.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import type { Router } from "../placement/dispatch.ts";
-import type { RemoteFrame } from "./api.ts";
+import type { FrameAnswer, RemoteFrame } from "./api.ts";
 import type { Halving } from "./core/halving.ts";
 import type { ExpertTable } from "./expert-table.ts";
 import type { LoadCounter } from "./load-counter.ts";
@@ -22,7 +22,8 @@ export interface StepTools {
   readonly transitions: TransitionSampler;
   readonly times: StepTimes;
   readonly router: () => { readonly rank: number; readonly table: Router };
-  readonly dispatch: (frame: RemoteFrame) => Promise<Float32Array>;
+  /** `gatesOf`: the gate of each of the frame's pairs, asked for where its rows may come as sums. */
+  readonly dispatch: (frame: RemoteFrame, gatesOf: () => Float32Array) => Promise<FrameAnswer>;
   readonly turns: Turns;
   /** Memory that no part of a step uses now; there are as many as parts were ever under way at once, which is two. */
   readonly rooms: Room[];

@@ -136,6 +136,22 @@ for (const [name, kernelCase] of Object.entries(cases)) {
   });
 }
 
+for (const [name, { op, values }] of Object.entries(cases).filter(([, each]) => kernelOf(each.op).gateLogits !== undefined)) {
+  test(`shares of ${name} sum to 1, and their gradient equals finite differences`, () => {
+    const row = floats(values.l!).slice(0, 6);
+    const sharesAt = (i: number, delta: number) => kernelOf(op).shares!(op, row.with(i, row[i]! + delta));
+    const direction = Float64Array.from(gaussian(98, 6));
+    const along = (shares: Float64Array): number => shares.reduce((sum, share, i) => sum + share * direction[i]!, 0);
+    const { values: shares, gradient } = sharesAt(0, 0);
+    assert.ok(Math.abs(shares.reduce((a, b) => a + b, 0) - 1) <= 1e-12);
+    const step = 1 / 256;
+    for (const [i, found] of gradient(direction).entries()) {
+      const want = (along(sharesAt(i, step).values) - along(sharesAt(i, -step).values)) / (2 * step);
+      assert.ok(Math.abs(found - want) <= 1e-4, `logit ${i}: gradient ${found}, differences ${want}`);
+    }
+  });
+}
+
 test("every op has a gradient case", async () => {
   const { opNames } = await import("./index.ts");
   const covered = new Set(Object.values(cases).map((kernelCase) => kernelCase.op.op));

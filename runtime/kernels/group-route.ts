@@ -1,8 +1,8 @@
 // groupRoute: DeepSeek's gates. Softmax or sigmoid scores, a bias that counts for the choice alone, a choice of groups before that of
 // experts, gates scaled and renormalised or not. Pure. What Mixtral and most others have is route.ts.
-import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix } from "./kernel.ts";
+import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix, type Shares } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
-import { softmax, topK } from "./route.ts";
+import { softmax, softmaxShares, topK } from "./route.ts";
 import type { Op } from "./segment.ts";
 
 type GroupRoute = Extract<Op, { op: "groupRoute" }>;
@@ -29,6 +29,19 @@ function choose(op: GroupRoute, logits: Float32Array, bias: Float32Array | undef
   const scores = scoresOf(op, logits);
   const choices = bias ? scores.map((score, i) => score + (bias[i] as number)) : scores;
   return { ids: topK(op.groups > 1 ? withinGroups(op, choices) : choices, op.topK), scores };
+}
+
+/** Scores over their sum, where they are sigmoids. */
+function sigmoidShares(scores: Float64Array): Shares {
+  const sum = scores.reduce((a, b) => a + b, 0) + sumFloor;
+  const values = scores.map((score) => score / sum);
+  return {
+    values,
+    gradient(dShares) {
+      const mean = values.reduce((total, value, i) => total + value * (dShares[i] as number), 0);
+      return values.map((value, i) => value * (1 - (scores[i] as number)) * ((dShares[i] as number) - mean));
+    },
+  };
 }
 
 /** By which a row's scores become gates. */
@@ -85,6 +98,8 @@ function ties(): KernelCase {
 export const groupRoute: Kernel<GroupRoute> = {
   name: "groupRoute",
   gateLogits: (op) => op.logits,
+  shares: (op, logits) => (op.sigmoid ? sigmoidShares(scoresOf(op, logits)) : softmaxShares(logits)),
+  choiceBias: (op) => op.bias,
   reads: (op) => [op.logits, ...(op.bias === undefined ? [] : [op.bias])],
   outputs: (op) => [
     { name: op.ids, dtype: "i32", width: () => op.topK },

@@ -1,6 +1,6 @@
 // The declaration of an op in its one file: what it reads, what it writes and how wide, whether it uses the KV cache, forward, backward,
 // tolerance, and the cases it is tested on.
-// The reference backend runs `forward`; every other backend is compared with it; training will run `backward`. Pure.
+// The reference backend runs `forward`; every other backend is compared with it; training runs `backward`. Pure.
 import type { KvGroup } from "./kv-groups.ts";
 import type { DType, Op, Segment, Tensor } from "./segment.ts";
 
@@ -46,6 +46,14 @@ interface Sizes {
   shape(weight: string): readonly number[];
 }
 
+/** The shares of all experts in one row of a gate's logits. */
+export interface Shares {
+  /** They sum to 1. */
+  readonly values: Float64Array;
+  /** Gradient of the logits from that of the shares. */
+  gradient(dShares: Float64Array): Float64Array;
+}
+
 interface OpOutput {
   readonly name: string;
   readonly dtype: DType;
@@ -61,6 +69,10 @@ export interface Kernel<O extends Op = Op> {
   kvLayer?(op: O): number;
   /** The value that a gate chooses experts by; left out by ops that are no gates. Engines keep the matrix that makes it exact. */
   gateLogits?(op: O): string;
+  /** Of a gate: what losses of balance are means of. */
+  shares?(op: O, logits: Float32Array): Shares;
+  /** Of a gate: the weight that is added to its choices and to nothing else, where it has one. */
+  choiceBias?(op: O): string | undefined;
   /** Returns the written values. f32 storage, f64 accumulation: the oracle. */
   forward(op: O, context: OpContext): Values;
   /** Gradients of the values read (integers have none) from those of the values written. KV ops: sequences that start at past 0. */

@@ -1,6 +1,6 @@
 // route: softmax over router logits, the top-k experts by descending gate, ties to the lowest expert id. Pure.
 // Gates are f32 and define the order in which a source adds expert rows, so the order here is part of the bit contract.
-import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix } from "./kernel.ts";
+import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix, type Shares } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
 import type { Op } from "./segment.ts";
 
@@ -33,6 +33,18 @@ export function softmax(logits: Float32Array): Float64Array {
   for (let i = 0; i < e.length; i++) sum += e[i] = Math.exp((logits[i] as number) - max);
   for (let i = 0; i < e.length; i++) e[i] = (e[i] as number) / sum;
   return e;
+}
+
+/** Shares of experts that are a softmax of their logits. */
+export function softmaxShares(logits: Float32Array): Shares {
+  const values = softmax(logits);
+  return {
+    values,
+    gradient(dShares) {
+      const mean = values.reduce((sum, value, i) => sum + value * (dShares[i] as number), 0);
+      return values.map((value, i) => value * ((dShares[i] as number) - mean));
+    },
+  };
 }
 
 function sized(rows: number, experts: number, k: number, normalize = true): KernelCase {
@@ -68,6 +80,7 @@ function ties(): KernelCase {
 export const route: Kernel<Route> = {
   name: "route",
   gateLogits: (op) => op.logits,
+  shares: (_, logits) => softmaxShares(logits),
   reads: (op) => [op.logits],
   outputs: (op) => [
     { name: op.ids, dtype: "i32", width: () => op.topK },

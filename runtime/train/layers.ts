@@ -1,7 +1,7 @@
 // Layers as training runs them: a lane's rows forward, what is kept of them, and backward, which computes the rest again. Rows of an
 // expert are those of a lane, in token order; outputs and gradients are added in the order of a token's gates, as serving adds them.
 import type { TrainableExpert, TrainableSegment, WeightViews } from "../compute/training.ts";
-import { floats, ints, type Values } from "../kernels/kernel.ts";
+import { floats, type Gradients, ints, type Values } from "../kernels/kernel.ts";
 import type { MoeLayer, Tensor } from "../kernels/segment.ts";
 
 /** What backward is given of a lane. */
@@ -9,7 +9,8 @@ export type Kept = Values;
 
 export interface LayerPass {
   forward(x: Float32Array): Promise<{ readonly y: Float32Array; readonly kept: Kept }>;
-  backward(kept: Kept, dy: Float32Array): Promise<Float32Array>;
+  /** `beside`: gradients of values that were kept, by name, which other losses than the last layer's give. */
+  backward(kept: Kept, dy: Float32Array, beside: Gradients): Promise<Float32Array>;
   /** Rows that each expert had since the counts were taken last; empty for a layer without experts. */
   takeCounts(): readonly number[];
 }
@@ -116,7 +117,7 @@ export class MoeLayerPass implements LayerPass {
     return { y, kept };
   }
 
-  async backward(kept: Kept, dy: Float32Array): Promise<Float32Array> {
+  async backward(kept: Kept, dy: Float32Array, beside: Gradients): Promise<Float32Array> {
     const [f, gates] = [floats(kept.f as Tensor), floats(kept.gates as Tensor)];
     const dRows = new Float32Array(gates.length * this.#hidden);
     const dGates = new Float32Array(gates.length);
@@ -133,7 +134,7 @@ export class MoeLayerPass implements LayerPass {
     }
     const df = new Float32Array(f.length);
     addPlaces(df, dRows, { topK: this.#topK, width: this.#hidden });
-    const outputs = { h: dy, f: df, gates: dGates };
+    const outputs = { ...beside, h: dy, f: df, gates: dGates };
     return (await this.#block.backward({ values: kept, outputs, ...this.#dense })).x as Float32Array;
   }
 }

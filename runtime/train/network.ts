@@ -2,6 +2,7 @@
 // A lane's sums are added before the next lane's, in every parameter, so that bits do not depend on how many lanes are worked on at once.
 import type { TrainableLoss, TrainableSegment, TrainingBackend, WeightViews } from "../compute/training.ts";
 import type { ModelProgram, Tensor } from "../kernels/segment.ts";
+import type { Balancing } from "./balancing.ts";
 import { DenseLayerPass, type Kept, type LayerPass, MoeLayerPass } from "./layers.ts";
 import { type Layout, type Unit, viewsOf } from "./layout.ts";
 
@@ -81,8 +82,9 @@ export class Network {
     return this.#ends.head.forward({ x, targets: lane.targets, weights: this.#head.weights });
   }
 
-  /** Adds the gradients of sum(scale * loss) of lanes, in their order; returns the losses of each lane's rows. */
-  async addGradients(lanes: readonly Lane[], scale: number): Promise<readonly Float32Array[]> {
+  /** Adds the gradients of sum(scale * loss) of lanes, in their order, and of the losses of balance, to which they are a whole step;
+   *  returns the losses of each lane's rows. */
+  async addGradients(lanes: readonly Lane[], scale: number, balancing: Balancing): Promise<readonly Float32Array[]> {
     let rows = await inTurn(lanes, (lane) => this.#embedded(lane));
     const kept: (readonly Kept[])[] = [];
     for (const layer of this.layers) {
@@ -94,9 +96,10 @@ export class Network {
       this.#ends.head.backward({ x: rows[i] as Float32Array, targets, scale, ...this.#head }),
     );
     let gradients: readonly Float32Array[] = ends.map(({ dx }) => dx);
-    for (const layer of this.layers.toReversed()) {
+    for (const [index, layer] of [...this.layers.entries()].toReversed()) {
       const passes = kept.pop() as readonly Kept[];
-      gradients = await inTurn(gradients, (dy, i) => layer.backward(passes[i] as Kept, dy));
+      const beside = balancing.gradients(index, passes);
+      gradients = await inTurn(gradients, (dy, i) => layer.backward(passes[i] as Kept, dy, beside[i] ?? {}));
     }
     await inTurn(lanes, ({ inputs }, i) => {
       const values = { ids: { shape: [inputs.length], data: inputs } };

@@ -9,6 +9,7 @@ import { AppError } from "../../crds/common.ts";
 import { createTraining } from "../compute/open-training.ts";
 import type { TrainingBackend } from "../compute/training.ts";
 import { createAdamW, floatsMax } from "./adamw.ts";
+import { Balancing } from "./balancing.ts";
 import { newestCheckpoint, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
 import { type Corpus, openCorpus } from "./corpus.ts";
 import { type Layout, layoutOf } from "./layout.ts";
@@ -143,8 +144,10 @@ async function openMachine(settings: TrainSettings, { source, layout, checkpoint
     else await readCheckpoint(checkpoints, { step: newest, identity, layout, state: optimizer });
     const arrays = { parameters: optimizer.p, gradients: optimizer.g };
     const { sequenceLength } = settings;
-    const network = await Network.open(backend, { program: source.program, layout, ...arrays, sequenceLength });
-    const machine: Machine = { settings, layout, corpus, validation, optimizer, network };
+    const model = { program: source.program, layout, ...arrays };
+    const balancing = new Balancing(settings.balance ?? [], model);
+    const network = await Network.open(backend, { ...model, sequenceLength });
+    const machine: Machine = { settings, layout, corpus, validation, optimizer, network, balancing };
     return { ...machine, source, backend, identity, checkpoints, weights: told, step: newest ?? 0 };
   } catch (caught) {
     await corpus.close();

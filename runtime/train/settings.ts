@@ -3,6 +3,8 @@ import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
 import type { AdamWSettings } from "./adamw.ts";
 import type { Identity } from "./checkpoint.ts";
+import type { BalanceSetting } from "./recipes/balance.ts";
+import { balanceText, checkBalance } from "./recipes/index.ts";
 import type { Schedule } from "./schedule.ts";
 
 /** Where weights come from: those of the model, or the seed. */
@@ -28,6 +30,8 @@ export interface TrainSettings {
   readonly lanes: number;
   readonly schedule: Schedule;
   readonly adamw: AdamWSettings;
+  /** What keeps experts equally busy, each recipe once; unset: nothing does. */
+  readonly balance?: readonly BalanceSetting[] | undefined;
   /** The norm that gradients are cut to. */
   readonly clip: number;
   readonly checkpoint: { readonly everySteps: number; readonly keep: number };
@@ -67,6 +71,7 @@ export function checkSettings(settings: TrainSettings, maxContext: number): void
   if (!(adamw.beta2 >= 0 && adamw.beta2 < 1)) refuse("beta2", adamw.beta2, "from 0 to below 1");
   if (!(adamw.epsilon > 0 && adamw.epsilon < 1)) refuse("epsilon", adamw.epsilon, "above 0 and below 1");
   if (!(adamw.decay >= 0 && adamw.decay <= 1)) refuse("weight-decay", adamw.decay, "from 0 to 1");
+  for (const setting of settings.balance ?? []) checkBalance(setting);
   if (!(clip > 0 && Number.isFinite(clip))) refuse("clip", clip, "above 0");
 }
 
@@ -104,6 +109,7 @@ export function identityOf(settings: TrainSettings, { model, data, weights, nume
     epsilon: adamw.epsilon,
     "weight-decay": adamw.decay,
     clip,
+    balance: (settings.balance ?? []).map(balanceText).join(",") || "none",
     threads,
     numerics,
   };

@@ -2,6 +2,7 @@
 // reads is given by its number, and nothing is changed before all lanes are done, so that a step given up leaves no trace.
 import { AppError } from "../../crds/common.ts";
 import { type Optimizer, stepNumbers } from "./adamw.ts";
+import type { Balancing } from "./balancing.ts";
 import { readLane, samplesOf } from "./batch.ts";
 import type { Corpus } from "./corpus.ts";
 import { type Layout, unitsOf } from "./layout.ts";
@@ -17,6 +18,7 @@ export interface Machine {
   readonly layout: Layout;
   readonly optimizer: Optimizer;
   readonly network: Network;
+  readonly balancing: Balancing;
   readonly corpus: Corpus;
   readonly validation: Corpus | undefined;
 }
@@ -25,6 +27,8 @@ export interface StepReport {
   readonly step: number;
   /** Mean of the losses of all tokens. */
   readonly loss: number;
+  /** Of all recipes and layers, beside the other; 0 where no recipe has a loss. */
+  readonly balanceLoss: number;
   readonly gradientNorm: number;
   readonly rate: number;
   readonly tokens: number;
@@ -34,8 +38,8 @@ export interface StepReport {
 
 const sumOf = (values: Float32Array): number => values.reduce((sum, value) => sum + value, 0);
 
-/** As many lanes as are worked on at once; their number changes no bits. */
-const lanesAtOnce = 1;
+/** As many lanes as are worked on at once; their number changes no bits but those of a loss that is about all of them. */
+const lanesAtOnce = ({ settings, balancing }: Machine): number => (balancing.wholeStep ? settings.lanes : 1);
 
 async function notFinite(machine: Machine, step: number, lane: number): Promise<never> {
   const { settings, corpus } = machine;
@@ -50,19 +54,20 @@ async function notFinite(machine: Machine, step: number, lane: number): Promise<
 
 /** The sum of the losses of a step's tokens; undefined when it was given up. */
 async function gradients(machine: Machine, step: number, stopped: () => boolean): Promise<number | undefined> {
-  const { settings, network, corpus, optimizer } = machine;
+  const { settings, network, corpus, optimizer, balancing } = machine;
+  const atOnce = lanesAtOnce(machine);
   const scale = 1 / (settings.sequences * settings.sequenceLength);
   optimizer.g.fill(0);
   let total = 0;
-  for (let first = 0; first < settings.lanes; first += lanesAtOnce) {
+  for (let first = 0; first < settings.lanes; first += atOnce) {
     if (stopped()) {
       network.dropGradients();
       return undefined;
     }
-    const numbers = Array.from({ length: Math.min(lanesAtOnce, settings.lanes - first) }, (_, i) => first + i);
+    const numbers = Array.from({ length: Math.min(atOnce, settings.lanes - first) }, (_, i) => first + i);
     const lanes = [];
     for (const lane of numbers) lanes.push(await readLane(corpus, samplesOf(settings, corpus.samples, step, lane)));
-    for (const [i, losses] of (await network.addGradients(lanes, scale)).entries()) {
+    for (const [i, losses] of (await network.addGradients(lanes, scale, balancing)).entries()) {
       const sum = sumOf(losses);
       if (!Number.isFinite(sum)) await notFinite(machine, step, numbers[i] as number);
       total += sum;
@@ -76,14 +81,14 @@ function normOf({ layout, optimizer }: Machine): number {
   return Math.sqrt(unitsOf(layout).reduce((sum, { from, to }) => sum + optimizer.squares(from, to), 0));
 }
 
-function imbalanceOf({ network }: Machine): number {
-  const layers = network.layers.map((layer) => layer.takeCounts()).filter((counts) => counts.length > 0);
-  return layers.reduce((most, counts) => Math.max(most, (Math.max(...counts) * counts.length) / counts.reduce((a, b) => a + b, 0)), 1);
+function imbalanceOf(counts: readonly (readonly number[])[]): number {
+  const layers = counts.filter(({ length }) => length > 0);
+  return layers.reduce((most, rows) => Math.max(most, (Math.max(...rows) * rows.length) / rows.reduce((a, b) => a + b, 0)), 1);
 }
 
 /** Undefined when `stopped` said so: parameters are then those of the step before. */
 export async function runStep(machine: Machine, step: number, stopped: () => boolean): Promise<StepReport | undefined> {
-  const { settings, layout, optimizer } = machine;
+  const { settings, layout, optimizer, network, balancing } = machine;
   const total = await gradients(machine, step, stopped);
   if (total === undefined) return undefined;
   const tokens = settings.sequences * settings.sequenceLength;
@@ -99,7 +104,17 @@ export async function runStep(machine: Machine, step: number, stopped: () => boo
   const plain = { ...decaying, decay: 0 };
   for (const { parameters } of unitsOf(layout))
     for (const { from, to, decays } of parameters) optimizer.step(from, to, decays ? decaying : plain);
-  return { step, loss: total / tokens, gradientNorm: norm, rate, tokens, imbalance: imbalanceOf(machine) };
+  const counts = network.layers.map((layer) => layer.takeCounts());
+  balancing.moveBiases(counts);
+  return {
+    step,
+    loss: total / tokens,
+    balanceLoss: balancing.takeLoss(),
+    gradientNorm: norm,
+    rate,
+    tokens,
+    imbalance: imbalanceOf(counts),
+  };
 }
 
 /** The mean loss of the first sequences of the validation data; undefined without any. */

@@ -12,6 +12,7 @@ import { gaussian, randomIds } from "../kernels/random.ts";
 import { programOf } from "../models/index.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
 import { createAdamW } from "./adamw.ts";
+import { Balancing } from "./balancing.ts";
 import { openCorpus } from "./corpus.ts";
 import { importText } from "./import-text.ts";
 import { layoutOf } from "./layout.ts";
@@ -158,7 +159,7 @@ for (const tie of [false, true]) {
     const gradientsOf = async (groups: readonly (typeof lanes)[]): Promise<Float32Array> => {
       const gradients = new Float32Array(layout.floats);
       const network = await Network.open(backend, { program, layout, parameters, gradients, sequenceLength: 12 });
-      for (const group of groups) await network.addGradients(group, 1 / 96);
+      for (const group of groups) await network.addGradients(group, 1 / 96, new Balancing([], { program, layout, parameters }));
       network.finishGradients();
       return gradients;
     };
@@ -237,9 +238,10 @@ test("a loss that is no number ends the run with step, lane and documents", asyn
   const backend = await createTraining({ threads: 1 });
   const arrays = { parameters: optimizer.p, gradients: optimizer.g };
   const network = await Network.open(backend, { program, layout, ...arrays, sequenceLength: wanted.sequenceLength });
+  const balancing = new Balancing([], { program, layout, ...arrays });
   try {
     await assert.rejects(
-      runStep({ settings, layout, optimizer, network, corpus, validation: undefined }, 5, () => false),
+      runStep({ settings, layout, optimizer, network, balancing, corpus, validation: undefined }, 5, () => false),
       { code: "NonFiniteLoss", message: /^step 5: the loss of lane 0 is not finite \(documents \d+-\d+, \d+-\d+\); lower --learning-rate/ },
     );
   } finally {

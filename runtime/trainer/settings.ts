@@ -1,6 +1,7 @@
 // The settings of a run from the spec of a MoETrainingJob. Pure.
 import type { MoETrainingJobSpec } from "../../crds/moe-training-job.ts";
 import { pathOf } from "../../crds/training-process.ts";
+import { parseBalance } from "../train/recipes/index.ts";
 import type { TrainSettings } from "../train/settings.ts";
 
 const inits = { Checkpoint: "checkpoint", Random: "random" } as const;
@@ -31,6 +32,7 @@ export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
       epsilon: Number(optimizer.epsilon),
       decay: Number(optimizer.weightDecay),
     },
+    balance: parseBalance(spec.balance),
     clip: Number(optimizer.clip),
     checkpoint: spec.checkpoint,
     codecs: output.codecs,

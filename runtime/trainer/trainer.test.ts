@@ -105,7 +105,8 @@ test("GET /progress tells how far it is; nothing else is there", async () => {
   });
   const run = async (_: TrainSettings, ports: TrainPorts) => {
     ports.onStart({ device: "cpu", parameters: 1, samples: 1, weights: "drawn", step: 1 });
-    for (const step of [2, 3]) ports.onStep({ step, loss: 5 - step, tokens: 32, seconds: 0.5, gradientNorm: 1, rate: 1, imbalance: 1 });
+    for (const step of [2, 3])
+      ports.onStep({ step, loss: 5 - step, tokens: 32, seconds: 0.5, gradientNorm: 1, rate: 1, imbalance: 1, balanceLoss: 0 });
     await held;
     return { step: 3, store: undefined, folder: undefined, checkpoints: "", validationLoss: undefined };
   };
@@ -126,6 +127,9 @@ test("a failure is told with its code, its text, and whether another try can hel
   const bad = await startTrainer(settingsOf("bad"), { host: "127.0.0.1" });
   await assert.rejects(bad.ended);
   assert.deepEqual([endOf("bad")?.outcome, endOf("bad")?.code, endOf("bad")?.retry], ["Failed", "ModelNotFound", false]);
+  const unknown = await startTrainer(settingsOf("unknown", { balance: "best:1" }), { host: "127.0.0.1" });
+  await assert.rejects(unknown.ended);
+  assert.match(endOf("unknown")?.message ?? "", /"best".*known are switch/);
   const run = async () => {
     throw new Error("the disk is away");
   };
@@ -143,6 +147,7 @@ test("every field of a spec that decides the bits reaches the run", () => {
       data: { uri: "pvc://d/e", validation: "pvc://d/v", sequenceLength: 16 },
       optimizer: { learningRate: "1e-3", weightDecay: "0", beta1: "0.8", beta2: "0.9", epsilon: "1e-6", clip: "2" },
       schedule: { name: "constant", warmupSteps: 2, floor: "0.5" },
+      balance: "switch:0.01",
       output: { uri: "pvc://a/out", codecs: ["f32", "q4_0"] },
     }),
   );
@@ -159,6 +164,7 @@ test("every field of a spec that decides the bits reaches the run", () => {
     lanes: 2,
     schedule: { name: "constant", rate: 1e-3, warmup: 2, steps, floor: 0.5 },
     adamw: { beta1: 0.8, beta2: 0.9, epsilon: 1e-6, decay: 0 },
+    balance: [{ name: "switch", rate: 0.01, groups: undefined }],
     clip: 2,
     checkpoint: { everySteps: 2, keep: 2 },
     codecs: ["f32", "q4_0"],

@@ -42,7 +42,8 @@ export async function startTrainer(settings: TrainerSettings, { run = train, hos
   });
   let stopped = false;
   const ports = portsOf({ progress, log, stopped: () => stopped });
-  const ended = run(trainSettings(spec), ports)
+  const ended = Promise.resolve()
+    .then(() => run(trainSettings(spec), ports))
     .then(
       (end) => writeEnd(settings.endFile, endOf(end, progress), log),
       async (caught) => {

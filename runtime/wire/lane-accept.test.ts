@@ -8,8 +8,9 @@ import { until } from "../../test/support/ranks.ts";
 import { encodeFrame, frameBytesMax, frameKinds, streamBytesMax } from "./frame-codec.ts";
 import { lanesAlpn } from "./frame-socket.ts";
 import { LaneHelloSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { halfRowBytes } from "./half-rows.ts";
 import { LaneServer, type LaneServerOptions } from "./lane-accept.ts";
-import { encodeLaneFrame } from "./lane-codec.ts";
+import { encodeLaneFrame, pairBytesMax, sumsForm } from "./lane-codec.ts";
 
 const [namespace, name] = ["default", "mix"];
 const hidden = 1_024;
@@ -19,17 +20,17 @@ const ca = createTestCa();
 const [hostTls, callerTls] = [ca.issue("rank-0", namespace, name), ca.issue("rank-1", namespace, name)];
 const none = new Uint8Array(0);
 
-async function hosted(t: TestContext, serve: LaneServerOptions["serve"]) {
+async function hosted(t: TestContext, serve: LaneServerOptions["serve"], sums = false) {
   const problems: string[] = [];
   const onProblem = (message: string) => problems.push(message);
-  const server = new LaneServer({ tls: hostTls, namespace, name, hidden, refuses: () => undefined, onProblem, serve });
+  const server = new LaneServer({ tls: hostTls, namespace, name, hidden, sums, refuses: () => undefined, onProblem, serve });
   const port = await server.listen("127.0.0.1", 0);
   t.after(() => server.close());
   return { server, port, problems };
 }
 
 /** A caller that says what it is told to, and reads as long as it is not paused. */
-function caller(t: TestContext, port: number) {
+function caller(t: TestContext, port: number, sums = "") {
   const { cert, key, ca } = callerTls.current();
   const servername = `rank-0.${name}.${namespace}.enodia`;
   const socket = connect({ host: "127.0.0.1", port, cert, key, ca, servername, ALPNProtocols: [lanesAlpn] });
@@ -40,12 +41,12 @@ function caller(t: TestContext, port: number) {
     for (const piece of encodeFrame(frame)) if (piece) socket.write(piece);
   };
   const sender = { $typeName: "enodia.runtime.v1.Sender", deploymentUid: "d", rank: 1, podUid: "u1", bootId: "b1" } as const;
-  say({ kind: frameKinds.hello, head: toBinary(LaneHelloSchema, create(LaneHelloSchema, { sender, hidden })), body: none });
-  const indices = new Uint32Array(pairs);
+  say({ kind: frameKinds.hello, head: toBinary(LaneHelloSchema, create(LaneHelloSchema, { sender, hidden, sums })), body: none });
   let seq = 0;
-  const ask = () => {
-    const head = encodeLaneFrame({ seq: ++seq, layer: 0, epoch: 1, decode: false, pairRows: indices, pairExperts: indices });
-    say({ kind: frameKinds.frame, head, body: new Uint8Array(hidden * 4) });
+  const ask = (count = pairs, gates?: Float32Array) => {
+    const indices = new Uint32Array(count);
+    const head = encodeLaneFrame({ seq: ++seq, layer: 0, epoch: 1, decode: false, pairRows: indices, pairExperts: indices, gates });
+    say({ kind: frameKinds.frame, head, body: new Uint8Array(gates ? halfRowBytes(hidden) : hidden * 4) });
   };
   const ping = () => say({ kind: frameKinds.ping, head: none, body: none });
   return { socket, ask, ping };
@@ -70,6 +71,21 @@ test("lanes share the bytes that a host holds for them, of which each may always
   third.ask();
   await until("the third has one", () => running === all + 1);
   assert.ok(server.bytes <= 2 * streamBytesMax + frameBytesMax + hidden * 4, `${server.bytes} bytes`);
+});
+
+test("a frame that asks for sums has rows of pairs of 32 MiB computed, and no more; without, those of 8 MiB", async (t) => {
+  for (const [sums, most] of [
+    [true, pairBytesMax(true) / (hidden * 4)],
+    [false, pairs],
+  ] as const) {
+    const asked: number[] = [];
+    const serve: LaneServerOptions["serve"] = async ({ pairRows }) => void asked.push(pairRows.length);
+    const { port, problems } = await hosted(t, serve, sums);
+    const { ask } = caller(t, port, sums ? sumsForm : "");
+    for (const count of [most, most + 1, 1]) ask(count, sums ? new Float32Array(count) : undefined);
+    await until("the last has come", () => asked.includes(1));
+    assert.deepEqual([asked, problems], [[most, 1], []]);
+  }
 });
 
 test("a caller that is gone loses its lane although answers to it have not left, and not while they are computed", async (t) => {

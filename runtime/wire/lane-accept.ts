@@ -1,12 +1,12 @@
 // The answering end of lanes: a port of its own, on which other ranks' engine threads send frames to this one. Who a caller is, is asked
 // once, of its certificate and of the membership, and again whenever that changes; what a frame asks is its server's business.
 import type { TLSSocket } from "node:tls";
-import { fromBinary } from "@bufbuild/protobuf";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
-import { frameBytesMax, frameKinds, type RawFrame, streamBytesMax } from "./frame-codec.ts";
+import { frameKinds, type RawFrame, streamBytesMax } from "./frame-codec.ts";
 import { FrameSocket, lanesAlpn } from "./frame-socket.ts";
-import { LaneHelloSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
-import { decodeLaneFrame, encodeSeq, type LaneFrame } from "./lane-codec.ts";
+import { LaneHelloSchema, LaneWelcomeSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { decodeLaneFrame, encodeSeq, type LaneFrame, pairBytesMax, sumsForm } from "./lane-codec.ts";
 import { laneLookMs } from "./lane-link.ts";
 import { createTlsListener, type Listener } from "./listener.ts";
 import { fromSender, type Identity } from "./mapping.ts";
@@ -30,6 +30,8 @@ export interface LaneServerOptions {
   readonly namespace: string;
   readonly name: string;
   readonly hidden: number;
+  /** Answers sums to callers that ask for them. */
+  readonly sums: boolean;
   /** The reason why this caller is not served; undefined when it is. */
   readonly refuses: (caller: LaneWorker, claimed: Identity) => string | undefined;
   /** A frame's answer: its rows, which stay as they are until they have left; undefined: it is to be asked for by Dispatch. */
@@ -90,6 +92,7 @@ class ServedLane {
   /** Of the frames held, `computing` are not answered yet; the answers of the others wait to leave. */
   readonly #held = { frames: 0, computing: 0, bytes: 0 };
   #claimed: Identity | undefined;
+  #sums = false;
   #over = false;
 
   constructor(server: LaneServer, socket: TLSSocket, caller: LaneWorker) {
@@ -134,22 +137,26 @@ class ServedLane {
 
   #greet(kind: number, head: Uint8Array): void {
     if (kind !== frameKinds.hello) throw new AppError("a lane that begins without a hello", { code: "InvalidFrame" });
-    const { sender, hidden } = fromBinary(LaneHelloSchema, head);
+    const { sender, hidden, sums } = fromBinary(LaneHelloSchema, head);
     const { options } = this.#server;
     const claimed = fromSender(sender);
     const reason =
       hidden === options.hidden ? options.refuses(this.#caller, claimed) : `hidden: ${hidden}, the model has ${options.hidden}`;
     if (reason === undefined) {
       this.#claimed = claimed;
-      this.#frames.write({ kind: frameKinds.ping, head: none, body: none });
+      this.#sums = options.sums && sums === sumsForm;
+      const welcome = create(LaneWelcomeSchema, { sums: this.#sums ? sumsForm : "" });
+      this.#frames.write({ kind: frameKinds.ping, head: toBinary(LaneWelcomeSchema, welcome), body: none });
     } else this.#end(reason);
   }
 
   #serve(frame: LaneFrame, rows: Uint8Array): void {
     const server = this.#server;
     const held = this.#held;
-    const answerBytes = frame.pairRows.length * server.options.hidden * 4;
-    const bytes = rows.byteLength + answerBytes;
+    const summed = frame.gates !== undefined;
+    if (summed && !this.#sums) throw new AppError("gates: sums were not agreed on", { code: "InvalidFrame" });
+    const pairBytes = frame.pairRows.length * server.options.hidden * 4;
+    const bytes = (summed ? 2 : 1) * rows.byteLength + pairBytes; // as f32
     const heavy = held.bytes > 0 && (held.bytes + bytes > bytesPerLaneMax || server.bytes + bytes > bytesOfAllMax);
     if (held.frames >= framesPerLaneMax) throw new AppError("the caller reads no answers", { code: "Busy" });
     const weight = heavy ? 0 : bytes;
@@ -171,7 +178,7 @@ class ServedLane {
       if (this.#over) release();
       else this.#frames.write({ kind, head: encodeSeq(frame.seq), body: body ?? none }, release);
     };
-    if (heavy || answerBytes > frameBytesMax) answer(undefined);
+    if (heavy || pairBytes > pairBytesMax(summed)) answer(undefined);
     else server.options.serve(frame, rows).then(answer, () => answer(undefined));
   }
 }

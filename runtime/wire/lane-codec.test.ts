@@ -7,15 +7,17 @@ import { decodeLaneFrame, decodeSeq, encodeLaneFrame, encodeSeq, laneIndexMax } 
 
 const u32 = fc.nat({ max: 0xffffffff });
 const index = fc.nat({ max: laneIndexMax });
-const pairs = fc.array(fc.tuple(index, index), { minLength: 1, maxLength: 40 });
+const gate = fc.float({ noNaN: true });
+const pairs = fc.array(fc.tuple(index, index, gate), { minLength: 1, maxLength: 40 });
 
 test("a head is read as it was written, wherever it lies in memory", () => {
   const frames = fc.record({ seq: u32, layer: u32, epoch: fc.nat({ max: Number.MAX_SAFE_INTEGER }), decode: fc.boolean(), pairs });
   fc.assert(
-    fc.property(frames, fc.nat({ max: 9 }), ({ pairs, ...fields }, shift) => {
+    fc.property(frames, fc.boolean(), fc.nat({ max: 9 }), ({ pairs, ...fields }, summed, shift) => {
       const frame = Object.assign(fields, {
         pairRows: Uint32Array.from(pairs, ([row]) => row),
         pairExperts: Uint32Array.from(pairs, ([, expert]) => expert),
+        ...(summed ? { gates: Float32Array.from(pairs, ([, , gate]) => gate) } : {}),
       });
       const head = encodeLaneFrame(frame);
       const moved = new Uint8Array(shift + head.byteLength);
@@ -27,22 +29,23 @@ test("a head is read as it was written, wherever it lies in memory", () => {
 });
 
 test("noise, a byte that was changed and a head that was cut are an InvalidFrame or a frame of no more pairs than bytes", () => {
-  const whole = encodeLaneFrame({
-    ...{ seq: 1, layer: 2, epoch: 3, decode: true },
-    ...{ pairRows: Uint32Array.of(0, 1), pairExperts: Uint32Array.of(5, 6) },
-  });
-  const changed = fc.tuple(fc.nat({ max: whole.length - 1 }), fc.nat({ max: 255 })).map(([at, byte]) => whole.with(at, byte));
-  const cut = fc.nat({ max: whole.length - 1 }).map((length) => whole.subarray(0, length));
+  const frame = { seq: 1, layer: 2, epoch: 3, decode: true, pairRows: Uint32Array.of(0, 1), pairExperts: Uint32Array.of(5, 6) };
+  const heads = [encodeLaneFrame(frame), encodeLaneFrame(Object.assign({}, frame, { gates: Float32Array.of(0.5, 0.25) }))];
+  const head = fc.constantFrom(...heads);
+  const changed = fc.tuple(head, fc.nat(), fc.nat({ max: 255 })).map(([whole, at, byte]) => whole.with(at % whole.length, byte));
+  const cut = fc.tuple(head, fc.nat()).map(([whole, length]) => whole.subarray(0, length % whole.length));
   fc.assert(
     fc.property(fc.oneof(fc.uint8Array({ maxLength: 64 }), changed, cut), (head) => {
       try {
-        const { pairRows, pairExperts } = decodeLaneFrame(head);
-        assert.equal(24 + 2 * (pairRows.length + pairExperts.length), head.byteLength);
+        const { pairRows, pairExperts, gates } = decodeLaneFrame(head);
+        assert.equal(24 + 2 * (pairRows.length + pairExperts.length) + (gates?.byteLength ?? 0), head.byteLength);
+        assert.ok(gates === undefined || gates.length === pairRows.length);
       } catch (caught) {
         assert.ok(caught instanceof AppError && caught.code === "InvalidFrame", String(caught));
       }
     }),
     { numRuns: 500 },
   );
-  for (let length = 0; length < whole.length; length++) assert.throws(() => decodeLaneFrame(whole.subarray(0, length)), /head|pairs/);
+  for (const whole of heads)
+    for (let length = 0; length < whole.length; length++) assert.throws(() => decodeLaneFrame(whole.subarray(0, length)), /head|pairs/);
 });

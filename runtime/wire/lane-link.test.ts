@@ -2,12 +2,17 @@
 // liars and those that membership has forgotten get none.
 import assert from "node:assert/strict";
 import { after, before, type TestContext, test } from "node:test";
+import { create, toBinary } from "@bufbuild/protobuf";
 import type { AppError } from "../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../test/support/certs.ts";
 import { until } from "../../test/support/ranks.ts";
-import { streamBytesMax } from "./frame-codec.ts";
+import { frameKinds, streamBytesMax } from "./frame-codec.ts";
+import { FrameSocket, lanesAlpn } from "./frame-socket.ts";
+import { LaneWelcomeSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { LaneServer, type LaneServerOptions } from "./lane-accept.ts";
+import { sumsForm } from "./lane-codec.ts";
 import { LaneLink, type LaneWork, laneFrameMsMax } from "./lane-link.ts";
+import { createTlsListener } from "./listener.ts";
 import type { TlsSource } from "./tls.ts";
 
 const [namespace, name] = ["default", "mix"];
@@ -28,7 +33,8 @@ after(() => {
 async function hosted(t: TestContext, own: Partial<LaneServerOptions> = {}) {
   const problems: string[] = [];
   const server = new LaneServer({
-    ...{ tls: hostTls, namespace, name, hidden, refuses: () => undefined, onProblem: (message) => problems.push(message) },
+    ...{ tls: hostTls, namespace, name, hidden, sums: false, refuses: () => undefined },
+    onProblem: (message) => void problems.push(message),
     serve: async (_frame, rows) => rows,
     ...own,
   });
@@ -37,7 +43,7 @@ async function hosted(t: TestContext, own: Partial<LaneServerOptions> = {}) {
   return { server, port, problems };
 }
 
-function opened(port: number, own: { tls?: TlsSource; width?: number; serverName?: string } = {}) {
+function opened(port: number, own: { tls?: TlsSource; width?: number; serverName?: string; sums?: boolean } = {}) {
   const ended: AppError[] = [];
   const target = {
     address: `127.0.0.1:${port}`,
@@ -45,7 +51,7 @@ function opened(port: number, own: { tls?: TlsSource; width?: number; serverName
     tls: own.tls ?? callerTls,
   };
   const identity = { deploymentUid: "d", rank: 1, podUid: "u1", bootId: "b" };
-  const link = new LaneLink(target, { identity, hidden: own.width ?? hidden }, (reason) => ended.push(reason));
+  const link = new LaneLink(target, { identity, hidden: own.width ?? hidden, sums: own.sums ?? false }, (reason) => ended.push(reason));
   links.push(link);
   return { link, ended };
 }
@@ -55,7 +61,7 @@ function work(value: number, pairs = 1): LaneWork {
   const bytes = pairs * rowBytes;
   return {
     ...{ layer: 0, epoch: 1, decode: true, pairRows: indices, pairExperts: indices },
-    ...{ rows: new Uint8Array(bytes).fill(value), answerBytes: bytes },
+    ...{ rows: new Uint8Array(bytes).fill(value), answerBytes: bytes, heldBytes: 2 * bytes },
   };
 }
 
@@ -96,13 +102,71 @@ test("a lane takes no more bytes than a stream, whatever their answers take, and
   const { port } = await hosted(t, { serve: (_frame, rows) => new Promise((resolve) => waiting.push(() => resolve(rows))) });
   const { link } = opened(port);
   await until("the lane is ready", () => link.ready);
-  const first = link.send(Object.assign(work(1), { answerBytes: streamBytesMax }));
+  const first = link.send(Object.assign(work(1), { answerBytes: 20, heldBytes: streamBytesMax }));
   assert.ok(first);
   assert.equal(link.send(work(2)), undefined);
   await until("the host has it", () => waiting.length === 1);
   waiting[0]?.();
   await assert.rejects(first, /answered 16 bytes/, "the answer has to be as long as was asked");
   assert.equal(link.ready, false);
+});
+
+test("sums are asked for and answered where both ends can do with them, and a frame that wants them elsewhere ends its lane", async (t) => {
+  for (const [asks, answers] of [
+    [true, true],
+    [true, false],
+    [false, true],
+    [false, false],
+  ] as const) {
+    const seen: (Float32Array | undefined)[] = [];
+    const serve: LaneServerOptions["serve"] = async ({ gates }, rows) => {
+      seen.push(gates);
+      return rows;
+    };
+    const { port, problems } = await hosted(t, { sums: answers, serve });
+    const { link, ended } = opened(port, { sums: asks });
+    await until("the lane is ready", () => link.ready);
+    assert.equal(link.sums, asks && answers);
+    assert.equal((await link.send(work(1)))?.[0], 1, "rows of pairs pass in any case");
+    const gates = Float32Array.of(0.25, 0.5);
+    const rows = new Uint8Array(rowBytes).fill(3); // two rows of halves
+    const asked = link.send(Object.assign(work(0, 2), { gates, rows, answerBytes: rowBytes }));
+    if (asks && answers) {
+      assert.deepEqual(await asked, Buffer.from(rows));
+      assert.deepEqual(seen, [undefined, gates]);
+    } else {
+      await assert.rejects(asked as Promise<unknown>);
+      assert.equal(ended.length, 1);
+      assert.match(problems.join(), /gates: sums were not agreed on/);
+      assert.deepEqual(seen, [undefined]);
+    }
+  }
+});
+
+test("a host that says nothing of sums, or speaks of them unasked, is asked for rows of pairs", async (t) => {
+  for (const [asks, said, want] of [
+    [true, "", false],
+    [true, "f8", false],
+    [false, sumsForm, false],
+    [true, sumsForm, true],
+  ] as const) {
+    const listener = createTlsListener(hostTls, {
+      [lanesAlpn]: (socket) => {
+        const head = toBinary(LaneWelcomeSchema, create(LaneWelcomeSchema, { sums: said }));
+        const body = new Uint8Array(0);
+        const frames: FrameSocket = new FrameSocket(socket, {
+          frame: () => void frames.write({ kind: frameKinds.ping, head, body }),
+          gone: () => {},
+        });
+      },
+    });
+    const port = await listener.listen("127.0.0.1", 0);
+    t.after(() => listener.cut());
+    t.after(() => listener.stop());
+    const { link } = opened(port, { sums: asks });
+    await until("the lane is ready", () => link.ready);
+    assert.equal(link.sums, want, `asks ${asks}, said "${said}"`);
+  }
 });
 
 test("who is refused, has another width, another CA, is no worker or not the rank that was meant gets no lane", async (t) => {

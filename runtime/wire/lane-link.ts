@@ -1,12 +1,12 @@
 // The asking end of a lane: frames from one engine thread straight to another's, so that no other thread has to wake for them. It gives
 // up early: what a lane does not answer is asked for by Dispatch, which knows other ranks (experts/dispatch).
-import { create, toBinary } from "@bufbuild/protobuf";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
 import { type FramesTarget, openFrames } from "./dispatch-link.ts";
 import { frameKinds, type RawFrame, streamBytesMax } from "./frame-codec.ts";
 import { FrameSocket, lanesAlpn } from "./frame-socket.ts";
-import { LaneHelloSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
-import { decodeSeq, encodeLaneFrame, type LaneFrame } from "./lane-codec.ts";
+import { LaneHelloSchema, LaneWelcomeSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { decodeSeq, encodeLaneFrame, type LaneFrame, sumsForm } from "./lane-codec.ts";
 import { type Identity, toSender } from "./mapping.ts";
 import { Silence } from "./silence.ts";
 
@@ -26,12 +26,16 @@ const none = new Uint8Array(0);
 interface LaneSelf {
   readonly identity: Identity;
   readonly hidden: number;
+  /** This end can do with sums. */
+  readonly sums: boolean;
 }
 
-/** `rows`: f32 LE; `answerBytes`: those of the rows that it asks for. */
+/** `rows`: f32 LE, or those of half-rows.ts beside gates; `answerBytes`: those of the rows that it asks for; `heldBytes`: of f32 rows and those of pairs,
+ *  which the host has at the same time. */
 export interface LaneWork extends Omit<LaneFrame, "seq"> {
   readonly rows: Uint8Array;
   readonly answerBytes: number;
+  readonly heldBytes: number;
 }
 
 interface Pending {
@@ -47,14 +51,17 @@ export class LaneLink {
   readonly #onClosed: (reason: AppError, wasReady: boolean) => void;
   readonly #pending = new Map<number, Pending>();
   readonly #silence = new Silence(laneLookMs, performance.now());
+  readonly #asksSums: boolean;
   #ready = false;
+  #sums = false;
   #closed = false;
   #full = false;
   #bytes = 0;
   #seq = 0;
 
-  constructor(target: FramesTarget, { identity, hidden }: LaneSelf, onClosed: (reason: AppError, wasReady: boolean) => void) {
+  constructor(target: FramesTarget, { identity, hidden, sums }: LaneSelf, onClosed: (reason: AppError, wasReady: boolean) => void) {
     this.#onClosed = onClosed;
+    this.#asksSums = sums;
     const socket = openFrames(target, lanesAlpn);
     this.#frames = new FrameSocket(socket, {
       atOnce: true,
@@ -69,7 +76,7 @@ export class LaneLink {
         this.close(new AppError("the other end takes no lanes", { code: "Unavailable" }));
         return;
       }
-      const hello = create(LaneHelloSchema, { sender: toSender(identity), hidden });
+      const hello = create(LaneHelloSchema, { sender: toSender(identity), hidden, sums: sums ? sumsForm : "" });
       this.#frames.write({ kind: frameKinds.hello, head: toBinary(LaneHelloSchema, hello), body: none });
     });
   }
@@ -79,9 +86,13 @@ export class LaneLink {
     return this.#ready;
   }
 
+  /** Both ends can do with sums: frames may have gates. */
+  get sums(): boolean {
+    return this.#sums;
+  }
+
   /** The rows, or nothing where the host wants to be asked by Dispatch; rejects when the lane ends. Undefined: it has no room now. */
-  send({ rows, answerBytes, ...frame }: LaneWork): Promise<Uint8Array | undefined> | undefined {
-    const bytes = rows.byteLength + answerBytes;
+  send({ rows, answerBytes, heldBytes: bytes, ...frame }: LaneWork): Promise<Uint8Array | undefined> | undefined {
     const heavy = this.#bytes > 0 && this.#bytes + bytes > streamBytesMax;
     if (!this.#ready || this.#closed || this.#full || heavy || this.#pending.size >= inFlightMax) return undefined;
     const seq = this.#nextSeq();
@@ -127,10 +138,15 @@ export class LaneLink {
     return this.#seq;
   }
 
+  #welcome(head: Uint8Array): void {
+    this.#sums = this.#asksSums && fromBinary(LaneWelcomeSchema, head).sums === sumsForm;
+    this.#ready = !this.#closed;
+  }
+
   #take({ kind, head, body }: RawFrame): void {
     this.#silence.heard();
     if (kind === frameKinds.ping) {
-      this.#ready = !this.#closed;
+      if (!this.#ready) this.#welcome(head);
       return;
     }
     if (kind !== frameKinds.reply && kind !== frameKinds.declined) {

@@ -5,7 +5,7 @@ import { after, before, test } from "node:test";
 import { Ranks, tinyStore } from "../../test/support/ranks.ts";
 
 const prompts = [[5, 9, 17, 33], [1, 2, 3], [100, 200, 300, 4, 5, 6, 7, 8, 9], [42]];
-const tokens = 16;
+const tokens = 50;
 let store: Awaited<ReturnType<typeof tinyStore>>;
 let want: number[][];
 

@@ -7,7 +7,7 @@ import { Ranks, tinyStore, until } from "../../test/support/ranks.ts";
 import { createEngine, type EngineOptions, type RemoteFrame } from "../engine/engine.ts";
 
 const prompt = [5, 9, 17, 33];
-const tokens = 24;
+const tokens = 50;
 let store: Awaited<ReturnType<typeof tinyStore>>;
 let want: number[];
 before(async () => {

@@ -1,12 +1,31 @@
 // Models and token data for tests of training: the tiny golden model, and corpora of given ids.
 import { createHash } from "node:crypto";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { uniform } from "../../runtime/kernels/random.ts";
 import { tokenizerDigest } from "../../runtime/train/source.ts";
 
-const dir = join(import.meta.dirname, "../golden/tiny-f32");
+const golden = join(import.meta.dirname, "../golden");
+const dir = join(golden, "tiny-f32");
 
 export const tinyModel = { dir, vocab: (JSON.parse(readFileSync(join(dir, "config.json"), "utf8")) as { vocab_size: number }).vocab_size };
+
+/** A folder with the config.json of a golden family, changed, and the tiny model's tokenizer: a model whose weights are to be drawn. */
+export function writeModel(folder: string, family: string, changed: Readonly<Record<string, unknown>>): string {
+  mkdirSync(folder, { recursive: true });
+  cpSync(join(dir, "tokenizer.json"), join(folder, "tokenizer.json"));
+  const config = JSON.parse(readFileSync(join(golden, "families", family, "config.json"), "utf8")) as Record<string, unknown>;
+  writeFileSync(join(folder, "config.json"), JSON.stringify({ ...config, ...changed }));
+  return folder;
+}
+
+/** Tokens of which each follows from the one before, but for two bits. */
+export function chainedTokens(tokens: number, seed: number): number[] {
+  const draw = uniform(seed);
+  const stream = [0];
+  while (stream.length < tokens) stream.push(((stream.at(-1) ?? 0) * 5 + Math.floor(draw() * 4)) % tinyModel.vocab);
+  return stream;
+}
 
 /** Token data as `enodia data import` writes it; `documents` are the tokens at which each begins. */
 export async function writeCorpus(folder: string, ids: readonly number[], documents: readonly number[] = [0]): Promise<void> {

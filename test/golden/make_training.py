@@ -1,6 +1,7 @@
 """Losses of a training run in f64, by torch's autograd and its own AdamW: what runtime/train/golden.test.ts is held against.
 
 usage: python make_training.py > training/golden.json     (torch 2.15, numpy)
+       python make_training.py 0.1 > training/golden-switch.json     the same with the loss of Switch Transformers at this rate
 
 The model is tiny-f32 beside this file; tokens and their order are computed here again by the rules of runtime/kernels/random.ts and
 runtime/train/order.ts.
@@ -74,7 +75,8 @@ C = json.loads((here / "tiny-f32" / "config.json").read_text())
 W = weights()
 H, KV = C["num_attention_heads"], C["num_key_value_heads"]
 N = C["hidden_size"] // H
-margins = []
+RATE = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
+margins, gated = [], []
 
 
 def norm(x, w):
@@ -108,6 +110,7 @@ def forward(ids):
         top, chosen = torch.topk(logits, C["num_experts_per_tok"] + 1)
         margins.append((top[:, -2] - top[:, -1]).min().item())
         chosen = chosen[:, :-1]
+        gated.append((chosen, torch.softmax(logits, -1)))
         gates = torch.softmax(torch.gather(logits, 1, chosen), -1)
         y = torch.zeros_like(f)
         for expert in range(C["num_local_experts"]):
@@ -120,6 +123,16 @@ def forward(ids):
     return norm(x, W["model.norm.weight"]) @ W["lm_head.weight"].T
 
 
+def balance():
+    """Sum over layers of rate * experts * sum(f * P), f and P of the whole batch."""
+    total = torch.zeros(())
+    for chosen, shares in gated:
+        f = torch.bincount(chosen.reshape(-1), minlength=shares.shape[1]) / chosen.numel()
+        total = total + RATE * shares.shape[1] * (f * shares.mean(0)).sum()
+    gated.clear()
+    return total
+
+
 draw = uniform(S["tokenSeed"])
 stream = [0]
 for _ in range(S["tokens"] - 1):
@@ -130,7 +143,7 @@ decayed = [w for w in W.values() if w.dim() > 1]
 others = [w for w in W.values() if w.dim() <= 1]
 optimizer = torch.optim.AdamW([dict(params=decayed, weight_decay=S["decay"]), dict(params=others, weight_decay=0.0)],
                               lr=S["rate"], betas=(S["beta1"], S["beta2"]), eps=S["epsilon"])
-losses, norms = [], []
+losses, norms, balances = [], [], []
 for step in range(1, S["steps"] + 1):
     picks = []
     for i in range(S["sequences"]):
@@ -138,8 +151,10 @@ for step in range(1, S["steps"] + 1):
         picks.append(permuted(position % samples, samples, S["seed"], position // samples))
     ids = torch.tensor([stream[p * L:p * L + L + 1] for p in picks])
     loss = F.cross_entropy(forward(ids[:, :-1]).reshape(-1, C["vocab_size"]), ids[:, 1:].reshape(-1))
+    other = balance()
+    balances.append(other.item())
     optimizer.zero_grad()
-    loss.backward()
+    (loss + other).backward()
     norms.append(torch.nn.utils.clip_grad_norm_(W.values(), S["clip"]).item())
     if step <= S["warmup"]:
         rate = S["rate"] * step / S["warmup"]
@@ -152,6 +167,8 @@ for step in range(1, S["steps"] + 1):
     losses.append(loss.item())
     print(step, loss.item(), file=sys.stderr)
 
-json.dump(dict(made_by=f"make_training.py, torch {torch.__version__}", settings=S, topKMargin=min(margins), losses=losses, norms=norms),
-          sys.stdout, indent=0)
+golden = dict(made_by=f"make_training.py, torch {torch.__version__}", settings=S, topKMargin=min(margins), losses=losses, norms=norms)
+if RATE > 0:
+    golden = dict(golden, balance=f"switch:{RATE}", balances=balances)
+json.dump(golden, sys.stdout, indent=0)
 print()

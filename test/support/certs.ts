@@ -12,11 +12,17 @@ export interface TestCa {
   issue(member: string, namespace: string, name: string, podName?: string): TlsSource & { update(material: TlsMaterial): void };
 }
 
+/** Folders that go with the process: one listener for all, since one for each would be warned of as a leak. */
+const folders: string[] = [];
+process.once("exit", () => {
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+});
+
 const config = "[req]\nprompt = no\ndistinguished_name = dn\n[dn]\n";
 
 export function createTestCa(): TestCa {
   const dir = mkdtempSync(join(tmpdir(), "enodia-ca-"));
-  process.once("exit", () => rmSync(dir, { recursive: true, force: true }));
+  folders.push(dir);
   const configFile = join(dir, "openssl.cnf");
   writeFileSync(configFile, config);
   const make = (file: string, subject: string, extra: readonly string[]) => {

@@ -7,6 +7,8 @@ export class Link {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   #state: State = "up";
+  /** Bytes that came, of both ends. */
+  bytes = 0;
 
   private constructor(port: () => number) {
     this.#server = createServer((near) => this.#join(near, port()));
@@ -53,7 +55,10 @@ export class Link {
       [far, near],
     ] as const) {
       this.#sockets.add(from);
-      from.on("data", (bytes) => void (this.#state === "up" && to.write(bytes)));
+      from.on("data", (bytes) => {
+        this.bytes += bytes.byteLength;
+        if (this.#state === "up") to.write(bytes);
+      });
       from.on("error", () => {});
       from.on("close", () => {
         this.#sockets.delete(from);

@@ -4,6 +4,7 @@ import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type CodecName, codecNames, scheduleNames } from "../../../crds/names.ts";
+import { balanceUsage, parseBalance } from "../../../runtime/train/recipes/index.ts";
 import { inits, type TrainSettings } from "../../../runtime/train/settings.ts";
 import { TrainProgress } from "../train-progress.ts";
 import { verbs as jobVerbs, run as runOnJob } from "./train-job.ts";
@@ -27,6 +28,7 @@ Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same li
           --learning-rate X, --warmup N   the highest rate, and the steps of its rise (default: 3e-4, 0)
           --schedule NAME, --floor X   ${scheduleNames.join(" or ")}, and the share of the rate at the end (default: cosine, 0.1)
           --weight-decay X, --beta1 X, --beta2 X, --epsilon X   of AdamW (default: 0.1, 0.9, 0.95, 1e-8)
+          --balance LIST keeps experts equally busy: ${balanceUsage}; a loss has all lanes in memory (default: none)
           --clip X       norm that gradients are cut to (default: 1)
           --checkpoint-every N, --keep N   steps between checkpoints, and how many stay (default: 100, 3)
           --codec LIST   codecs of the store that is written (default: f32)
@@ -55,6 +57,7 @@ const options = {
   beta1: { type: "string", default: "0.9" },
   beta2: { type: "string", default: "0.95" },
   epsilon: { type: "string", default: "1e-8" },
+  balance: { type: "string", default: "" },
   clip: { type: "string", default: "1" },
   "checkpoint-every": { type: "string", default: "100" },
   keep: { type: "string", default: "3" },
@@ -124,6 +127,7 @@ function settingsOf(values: Values): TrainSettings {
       epsilon: number(values, "epsilon"),
       decay: number(values, "weight-decay"),
     },
+    balance: parseBalance(values.balance),
     clip: number(values, "clip"),
     checkpoint: { everySteps: number(values, "checkpoint-every"), keep: number(values, "keep") },
     codecs: codecs(values.codec),

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { combine, groupPairs } from "./combine.ts";
+import { combine, groupPairs, placeSums, sumPairs } from "./combine.ts";
 
 const f32 = fc.float({ min: -100, max: 100, noNaN: true });
 
@@ -26,6 +26,38 @@ test("each product and each sum is rounded to f32, experts in gate order", () =>
         assert.deepEqual([...combine(h, gates, pairs, width)], want);
       },
     ),
+  );
+});
+
+test("sums of some places and rows of pairs of others combine to what all rows of pairs do", () => {
+  const whole = fc.integer({ min: -8, max: 8 }); // no sum of these is rounded, in whatever order
+  const shape = fc.record({
+    rows: fc.integer({ min: 1, max: 5 }),
+    topK: fc.integer({ min: 1, max: 8 }),
+    width: fc.integer({ min: 1, max: 3 }),
+  });
+  const placed = fc.infiniteStream(fc.nat({ max: 3 }));
+  fc.assert(
+    fc.property(shape, fc.infiniteStream(whole), placed, fc.subarray([0, 1, 2, 3]), ({ rows, topK, width }, values, places, summing) => {
+      const take = (n: number): Float32Array => Float32Array.from({ length: n }, () => values.next().value as number);
+      const [h, gates, pairs] = [take(rows * width), take(rows * topK).map((gate) => gate / 16), take(rows * topK * width)];
+      const want = combine(h.slice(), gates.slice(), pairs, width);
+      const came = new Float32Array(pairs.length);
+      const changed = gates.slice();
+      for (const { key, pairs: at } of groupPairs(rows * topK, () => places.next().value as number)) {
+        const asked = [...new Set(at.map((pair) => Math.floor(pair / topK)))];
+        const pairRows = Uint32Array.from(at, (pair) => asked.indexOf(Math.floor(pair / topK)));
+        const answered = Float32Array.from(at.flatMap((pair) => [...pairs.subarray(pair * width, (pair + 1) * width)]));
+        if (summing.includes(key)) {
+          const sums = sumPairs(answered, { pairRows, gates: Float32Array.from(at, (pair) => gates[pair]!) }, asked.length, width);
+          placeSums({ gates: changed, pairs: came }, { at, pairRows }, sums, width);
+        } else for (const [i, pair] of at.entries()) came.set(answered.subarray(i * width, (i + 1) * width), pair * width);
+      }
+      assert.deepEqual(
+        combine(h, changed, came, width).map((value) => value + 0),
+        want.map((value) => value + 0),
+      ); // -0 is 0
+    }),
   );
 });
 

@@ -1,5 +1,5 @@
-// Published layouts of every family, made small: their import gives the logits of the same weights as a Hugging Face folder; matrices
-// stay in the types of the file, in the store and on the device; and memory is what is stored.
+// Published layouts of every family, made small: their import gives the logits and the text of the same weights as a Hugging Face folder;
+// matrices stay in the types of the file, in the store and on the device; and memory is what is stored.
 import assert from "node:assert/strict";
 import { copyFile, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -11,9 +11,11 @@ import { published, writePublished } from "../../../test/support/published-gguf.
 import type { Backend } from "../../compute/backend.ts";
 import { createBackend } from "../../compute/index.ts";
 import { relativeError } from "../../compute/trial.ts";
+import { createEngine } from "../../engine/engine.ts";
 import { openModel } from "../../engine/open.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { programOf } from "../../models/index.ts";
+import { loadTokenizer } from "../../text/tokenizer.ts";
 import { valuesOf } from "../../weights/codecs/codec.ts";
 import type { ModelStore } from "../../weights/store.ts";
 import { openStore } from "../../weights/store-reader.ts";
@@ -42,13 +44,34 @@ async function logitsOf(backend: Backend, store: ModelStore, codec: CodecName): 
   return logits;
 }
 
+const textTokens = 16;
+
+/** The greedy text of a store, from its tokenizer to its tokens, as the engine writes it with the reference. */
+async function textOf({ dir: storeDir, layerShapes, readUnit }: ModelStore, codec: CodecName): Promise<string> {
+  const remote = { dispatch: () => Promise.reject(new Error("every expert is here")) };
+  const engine = await createEngine({ storeDir, backend: "reference", codec, kvPoolBytes: 1 << 22, maxContext: 64, remote });
+  try {
+    for (const [layer, { experts }] of layerShapes.entries())
+      for (let e = 0; e < experts; e++) await engine.loadExpert(layer, e, await readUnit(layer, e, codec));
+    const tokenizer = await loadTokenizer(storeDir);
+    const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
+    const request = { prompt: tokenizer.encode("The experts"), maxTokens: textTokens, sampling, eos: [] };
+    const tokens: number[] = [];
+    for await (const event of engine.generate(request)) if (event.type === "token") tokens.push(event.id);
+    assert.equal(tokens.length, textTokens);
+    return tokenizer.decode(tokens);
+  } finally {
+    await engine.close();
+  }
+}
+
 const row = (logits: Float32Array, i: number) => logits.subarray((i * logits.length) / ids.length, ((i + 1) * logits.length) / ids.length);
 /** On a device rows are rounded before blocks multiply them, to eight bits in groups of 32 or 256: the error of half of the tokens is
  *  less. That of others is more, where another expert was near. */
 const roundingMax = 0.05;
 
 for (const [name, make] of Object.entries(published))
-  test(`${name}: the logits are those of its Hugging Face folder, from blocks that stay as they are`, async () => {
+  test(`${name}: logits and text are those of its Hugging Face folder, from blocks that stay as they are`, async () => {
     const folder = await mkdtemp(join(dir, "model-"));
     const model = make();
     await writePublished(model, folder);
@@ -59,6 +82,7 @@ for (const [name, make] of Object.entries(published))
     after(() => Promise.all([from.close(), same.close()]));
     const want = await logitsOf(reference, same, "f32");
     assert.deepEqual(await logitsOf(reference, from, "source"), want);
+    assert.equal(await textOf(from, "source"), await textOf(same, "f32"));
     const got = await logitsOf(device, from, "source");
     const rows = ids.map((_, i) => relativeError(row(got, i), row(want, i))).sort((a, b) => a - b);
     assert.ok(rows[rows.length >> 1]! < roundingMax, `errors ${rows}`);

@@ -619,6 +619,13 @@ export declare type LaneHello = Message<"enodia.runtime.v1.LaneHello"> & {
    * @generated from field: uint32 hidden = 2;
    */
   hidden: number;
+
+  /**
+   * The form in which the caller's engine may have sums for rows of pairs: "f16", or "" for none, as engines with exact bits say.
+   *
+   * @generated from field: string sums = 3;
+   */
+  sums: string;
 };
 
 /**
@@ -626,6 +633,26 @@ export declare type LaneHello = Message<"enodia.runtime.v1.LaneHello"> & {
  * Use `create(LaneHelloSchema)` to create a new message.
  */
 export declare const LaneHelloSchema: GenMessage<LaneHello>;
+
+/**
+ * The head of the first ping that a host sends; hosts that know no sums send it empty.
+ *
+ * @generated from message enodia.runtime.v1.LaneWelcome
+ */
+export declare type LaneWelcome = Message<"enodia.runtime.v1.LaneWelcome"> & {
+  /**
+   * the same form, where the host answers in it; frames may have gates then
+   *
+   * @generated from field: string sums = 1;
+   */
+  sums: string;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.LaneWelcome.
+ * Use `create(LaneWelcomeSchema)` to create a new message.
+ */
+export declare const LaneWelcomeSchema: GenMessage<LaneWelcome>;
 
 /**
  * The host's last words: why it ends the connection.

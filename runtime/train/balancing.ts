@@ -1,0 +1,125 @@
+// Recipes of balance bound to a model: the gradients that their losses give to a layer's logits, the losses, and the changes of biases.
+// Each follows from the rows of experts in a whole step, which the caller counts. Not here: any one recipe (recipes/).
+import { kernelOf } from "../kernels/index.ts";
+import { floats, type Gradients, ints, matrix, type Values } from "../kernels/kernel.ts";
+import type { ModelProgram, MoeLayer, Op, Tensor } from "../kernels/segment.ts";
+import { type Layout, viewsOf } from "./layout.ts";
+import type { BalanceSetting, GateCounts } from "./recipes/balance.ts";
+import { balanceText, recipeOf, refuseBalance } from "./recipes/index.ts";
+
+interface Gate {
+  readonly op: Op;
+  readonly logits: string;
+  readonly experts: number;
+  readonly topK: number;
+  /** A view of the parameters, where the gate has a bias of choice. */
+  readonly bias: Float32Array | undefined;
+}
+
+/** Rows of each expert in these lanes, which forward has kept; empty for a layer without experts. */
+function countsOf(gate: Gate | undefined, lanes: readonly Values[]): readonly number[] {
+  const counts = Array.from({ length: gate?.experts ?? 0 }, () => 0);
+  if (gate === undefined) return counts;
+  for (const { ids } of lanes) for (const id of ints(ids as Tensor)) counts[id] = (counts[id] ?? 0) + 1;
+  return counts;
+}
+
+function gateOf(layer: MoeLayer, views: Readonly<Record<string, Float32Array>>): Gate {
+  for (const op of layer.block.ops) {
+    const kernel = kernelOf(op);
+    const logits = kernel.gateLogits?.(op);
+    if (logits === undefined || kernel.shares === undefined) continue;
+    const bias = kernel.choiceBias?.(op);
+    return { op, logits, experts: layer.experts, topK: layer.topK, bias: bias === undefined ? undefined : views[bias] };
+  }
+  throw new TypeError(`${layer.block.name} has experts and no gate`);
+}
+
+/** Throws AppError `BadOption` where a recipe does not suit the model. */
+function checkSuits(settings: readonly BalanceSetting[], gates: readonly (Gate | undefined)[], family: string): void {
+  const some = gates.filter((gate) => gate !== undefined);
+  for (const setting of settings) {
+    const refuse = (reason: string): never => {
+      throw refuseBalance(balanceText(setting), reason);
+    };
+    if (some.length === 0) refuse("the model has no experts to balance; leave it out");
+    const uneven = some.find(({ experts }) => experts % (setting.groups ?? 1) !== 0);
+    if (uneven !== undefined) refuse(`groups must divide the number of experts, ${uneven.experts}`);
+    if (recipeOf(setting).bias !== undefined && some.some(({ bias }) => bias === undefined))
+      refuse(`gates of family ${family} have no bias of choice (those of DeepSeek-V3 have); take a loss instead`);
+  }
+}
+
+export class Balancing {
+  readonly #settings: readonly BalanceSetting[];
+  /** By layer; undefined for one without experts. */
+  readonly #gates: readonly (Gate | undefined)[];
+  #loss = 0;
+
+  constructor(settings: readonly BalanceSetting[], { program, layout, parameters }: BalancedModel) {
+    this.#settings = settings;
+    this.#gates = program.layers.map((layer, index) => {
+      const dense = layout.parts[index + 1]?.units[0];
+      return layer.kind === "dense" || dense === undefined ? undefined : gateOf(layer, viewsOf(parameters, dense));
+    });
+    checkSuits(settings, this.#gates, program.family);
+  }
+
+  /** True where a loss asks for all lanes of a step at once: the rows of all have to be known before one is passed backward. */
+  get wholeStep(): boolean {
+    return this.#settings.some((setting) => recipeOf(setting).slopes !== undefined);
+  }
+
+  /** The sum of losses since it was taken last. */
+  takeLoss(): number {
+    const loss = this.#loss;
+    this.#loss = 0;
+    return loss;
+  }
+
+  /** Gradients of a layer's logits, one for each lane of a step, from what forward has kept of all lanes; adds to the loss. */
+  gradients(layer: number, lanes: readonly Values[]): readonly Gradients[] {
+    const gate = this.#gates[layer];
+    const slopes = gate && this.#slopes({ rows: countsOf(gate, lanes), topK: gate.topK });
+    return lanes.map((kept): Gradients => (gate && slopes ? { [gate.logits]: this.#gradient(gate, kept, slopes) } : {}));
+  }
+
+  /** Slopes of all losses together; undefined where there is none. */
+  #slopes(counts: GateCounts): Float64Array | undefined {
+    const each = this.#settings.flatMap((setting) => recipeOf(setting).slopes?.(counts, setting) ?? []);
+    return each.reduce<Float64Array | undefined>(
+      (sum, slopes) => sum?.map((value, i) => value + (slopes[i] as number)) ?? slopes,
+      undefined,
+    );
+  }
+
+  #gradient({ op, logits }: Gate, kept: Values, slopes: Float64Array): Float32Array {
+    const tensor = kept[logits] as Tensor;
+    const { rows, width } = matrix(tensor);
+    const found = new Float32Array(rows * width);
+    for (let row = 0; row < rows; row++) {
+      const shares = kernelOf(op).shares?.(op, floats(tensor).subarray(row * width, (row + 1) * width));
+      if (shares === undefined) continue;
+      for (const [expert, share] of shares.values.entries()) this.#loss += share * (slopes[expert] as number);
+      found.set(shares.gradient(slopes), row * width);
+    }
+    return found;
+  }
+
+  /** Changes the biases of choice by the rows that each layer's experts had in the step. */
+  moveBiases(counts: readonly (readonly number[])[]): void {
+    for (const [layer, gate] of this.#gates.entries()) {
+      if (gate?.bias === undefined) continue;
+      for (const setting of this.#settings) {
+        const moved = recipeOf(setting).bias?.({ rows: counts[layer] ?? [], topK: gate.topK }, setting);
+        for (const [expert, by] of moved?.entries() ?? []) gate.bias[expert] = (gate.bias[expert] as number) + by;
+      }
+    }
+  }
+}
+
+export interface BalancedModel {
+  readonly program: ModelProgram;
+  readonly layout: Layout;
+  readonly parameters: Float32Array;
+}

@@ -1,0 +1,199 @@
+// Recipes of balance: how they are asked for, the laws of their slopes, that fractions are those of the whole step whatever its lanes, and
+// that a run with one keeps experts busier than the same run without.
+import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { chainedTokens, tinyModel, writeCorpus, writeModel } from "../../../test/builders/training.ts";
+import { createTraining } from "../../compute/open-training.ts";
+import { gaussian, randomIds } from "../../kernels/random.ts";
+import { programOf } from "../../models/index.ts";
+import { Balancing } from "../balancing.ts";
+import { layoutOf, unitsOf } from "../layout.ts";
+import { Network } from "../network.ts";
+import { train } from "../run.ts";
+import type { TrainSettings } from "../settings.ts";
+import type { StepReport } from "../step.ts";
+import { parseBalance, recipeOf } from "./index.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "enodia-recipes-"));
+after(() => rmSync(folder, { recursive: true }));
+
+const data = join(folder, "data");
+await writeCorpus(data, chainedTokens(8193, 7));
+/** Eight experts of DeepSeek's gate with a bias of choice; the spread makes the drawn gate uneven. */
+const uneven = writeModel(join(folder, "uneven"), "deepseek-v3", {
+  n_group: 1,
+  topk_group: 1,
+  num_experts_per_tok: 2,
+  num_hidden_layers: 2,
+  initializer_range: 0.1,
+});
+const settings: TrainSettings = {
+  model: uneven,
+  init: "random",
+  seed: 1,
+  data,
+  validation: undefined,
+  out: join(folder, "none"),
+  sequences: 16,
+  sequenceLength: 32,
+  lanes: 4,
+  schedule: { name: "constant", rate: 3e-3, warmup: 0, steps: 50, floor: 0 },
+  adamw: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0 },
+  clip: 1,
+  checkpoint: { everySteps: 50, keep: 1 },
+  codecs: ["f32"],
+  threads: 1,
+};
+
+async function run(given: TrainSettings, stopAfter = Number.POSITIVE_INFINITY): Promise<readonly StepReport[]> {
+  const reports: StepReport[] = [];
+  const stopped = (): boolean => (reports.at(-1)?.step ?? 0) >= stopAfter;
+  await train(given, { now: () => 0, stopped, onStart() {}, onValidation() {}, onStep: (report) => void reports.push(report) });
+  return reports;
+}
+
+const slopesOf = (text: string, rows: readonly number[], topK = 2): Float64Array => {
+  const [setting] = parseBalance(text);
+  return recipeOf(setting!).slopes!({ rows, topK }, setting!);
+};
+
+test("settings are read from a line", () => {
+  assert.deepEqual(parseBalance(""), []);
+  assert.deepEqual(parseBalance("switch:0.003, device:0.05:4"), [
+    { name: "switch", rate: 0.003, groups: undefined },
+    { name: "device", rate: 0.05, groups: 4 },
+  ]);
+});
+
+const bad: Record<string, { readonly text: string; readonly message: RegExp }> = {
+  "a recipe that is none": {
+    text: "toString:0.1",
+    message: /--balance has "toString"; known are switch:RATE, device:RATE:GROUPS, bias:RATE/,
+  },
+  "no rate": { text: "switch", message: /"switch"; it is written as one of switch:RATE/ },
+  "a rate that is no number": { text: "switch:much", message: /"switch:much"; it is written as/ },
+  "a rate of nothing": { text: "bias:0", message: /"bias:0"; the number behind the name must be above 0 and at most 1/ },
+  "groups where there are none": { text: "switch:0.1:4", message: /"switch:0.1:4"; it is written as/ },
+  "no groups": { text: "device:0.1", message: /"device:0.1"; it is written as/ },
+  "half a group": { text: "device:0.1:1.5", message: /groups must be a whole number from 1 to 4096/ },
+  "one twice": { text: "switch:0.1,switch:0.2", message: /switch stands there twice; leave one out/ },
+};
+
+for (const [name, { text, message }] of Object.entries(bad)) {
+  test(`${name}: refused by field and remedy`, () => {
+    assert.throws(() => parseBalance(text), { code: "BadOption", message });
+  });
+}
+
+const unsuited: Record<string, { readonly balance: string; readonly changed: Partial<TrainSettings>; readonly message: RegExp }> = {
+  "a bias where gates have none": {
+    balance: "bias:0.01",
+    changed: { model: tinyModel.dir },
+    message: /"bias:0.01"; gates of family mixtral have no bias of choice \(those of DeepSeek-V3 have\); take a loss instead/,
+  },
+  "groups that do not divide the experts": { balance: "device:0.1:3", changed: {}, message: /groups must divide the number of experts, 8/ },
+  "a model without experts": {
+    balance: "switch:0.1",
+    changed: { model: writeModel(join(folder, "dense"), "llama", {}) },
+    message: /the model has no experts to balance; leave it out/,
+  },
+};
+
+for (const [name, { balance, changed, message }] of Object.entries(unsuited)) {
+  test(`${name}: refused before the first step`, async () => {
+    const given = { ...settings, out: join(folder, "unsuited"), ...changed, balance: parseBalance(balance) };
+    await assert.rejects(run(given), { code: "BadOption", message });
+  });
+}
+
+test("a balanced layer has the loss `rate`, and one that sends all to a few has more", () => {
+  const lossOf = (rows: readonly number[], shares: readonly number[]): number =>
+    slopesOf("switch:0.01", rows).reduce((sum, slope, i) => sum + slope * shares[i]!, 0);
+  assert.ok(Math.abs(lossOf([4, 4, 4, 4], [2, 2, 2, 2]) - 0.01) < 1e-15);
+  assert.ok(Math.abs(lossOf([8, 8, 0, 0], [4, 4, 0, 0]) - 0.02) < 1e-15);
+});
+
+test("devices of one expert each are balanced as experts are, and devices see no difference within", () => {
+  const rows = [7, 1, 3, 5];
+  assert.deepEqual(slopesOf("device:0.02:4", rows), slopesOf("switch:0.02", rows));
+  assert.deepEqual(slopesOf("device:0.02:2", rows), slopesOf("device:0.02:2", [4, 4, 4, 4]));
+  assert.notDeepEqual(slopesOf("switch:0.02", rows), slopesOf("switch:0.02", [4, 4, 4, 4]));
+});
+
+test("a bias rises for experts below the mean, falls above, and stays at it", () => {
+  const [setting] = parseBalance("bias:0.5");
+  assert.deepEqual([...recipeOf(setting!).bias!({ rows: [6, 2, 4, 4], topK: 2 }, setting!)], [-0.5, 0.5, 0, 0]);
+});
+
+test("four lanes have the gradient of balance of one; fractions of a lane's own rows have another", async () => {
+  const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
+  const program = programOf(config);
+  const layout = layoutOf(program, (layer, expert) => ({ w1: `${layer} ${expert}` }));
+  const parameters = gaussian(3, layout.floats, 0.1);
+  const backend = await createTraining({ threads: 1 });
+  const lanes = [1, 2, 3, 4].map((seed) => ({
+    inputs: randomIds(seed, 24, program.vocab).data as Int32Array,
+    targets: randomIds(seed + 10, 24, program.vocab).data as Int32Array,
+  }));
+  const joined = (name: "inputs" | "targets"): Int32Array => Int32Array.from(lanes.flatMap((lane) => [...lane[name]]));
+  const whole = { inputs: joined("inputs"), targets: joined("targets") };
+  const gates = unitsOf(layout).flatMap((unit) => unit.parameters.filter(({ name }) => name.endsWith("gate.weight")));
+  /** Gradients of the gates; `steps` are lanes that are a whole step to the recipes. */
+  const gradientsOf = async (steps: readonly (typeof lanes)[]): Promise<readonly number[]> => {
+    const gradients = new Float32Array(layout.floats);
+    const network = await Network.open(backend, { program, layout, parameters, gradients, sequenceLength: 12 });
+    const balancing = new Balancing(parseBalance("switch:1"), { program, layout, parameters });
+    for (const step of steps) await network.addGradients(step, 1e-9, balancing);
+    return gates.flatMap(({ from, size }) => [...gradients.subarray(from, from + size)]);
+  };
+  const distance = (a: readonly number[], b: readonly number[]): number =>
+    Math.hypot(...a.map((value, i) => value - b[i]!)) / Math.hypot(...b);
+  try {
+    const one = await gradientsOf([[whole]]);
+    assert.ok(distance(await gradientsOf([lanes]), one) <= 1e-5);
+    const ofLanes = (await gradientsOf(lanes.map((lane) => [lane]))).map((value) => value / lanes.length);
+    assert.ok(distance(ofLanes, one) >= 0.05, "fractions of lanes are too like those of all, so this test cannot fail");
+  } finally {
+    await backend.close();
+  }
+});
+
+const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
+/** Of the last steps. */
+const meanOf = (reports: readonly StepReport[], what: "imbalance" | "balanceLoss" | "loss"): number =>
+  mean(reports.slice(-20).map((report) => report[what]));
+
+test("each recipe balances what it is about, and a run without does not; the loss is no worse by 2%", async (t) => {
+  const runOf = (name: string, balance: string) => run({ ...settings, out: join(folder, name), balance: parseBalance(balance) });
+  // A rate so small that it tells the loss and changes nothing.
+  const none = await runOf("untouched", "device:1e-9:4");
+  const imbalance = meanOf(none, "imbalance");
+  const excess = meanOf(none, "balanceLoss") / 1e-9 - 1;
+  t.diagnostic(`without: imbalance ${imbalance.toFixed(2)}, loss of devices ${excess.toFixed(4)} above its least`);
+  assert.ok(imbalance >= 2, `a run without is balanced by itself (${imbalance})`);
+  for (const recipe of ["switch:0.1", "bias:0.01"]) {
+    const found = await runOf(recipe.replace(":", "-"), recipe);
+    t.diagnostic(`${recipe}: imbalance ${meanOf(found, "imbalance").toFixed(2)}`);
+    assert.ok(meanOf(found, "imbalance") <= 1.5, `${recipe}: ${meanOf(found, "imbalance")}`);
+    assert.ok(meanOf(found, "loss") <= 1.02 * meanOf(none, "loss"), `${recipe}: loss ${meanOf(found, "loss")}, ${meanOf(none, "loss")}`);
+  }
+  const devices = await runOf("device", "device:0.1:4");
+  const left = meanOf(devices, "balanceLoss") / 0.1 - 1;
+  t.diagnostic(`device:0.1:4: loss of devices ${left.toFixed(4)} above its least, imbalance ${meanOf(devices, "imbalance").toFixed(2)}`);
+  assert.ok(left <= 0.2 * excess, `${left} of ${excess}`);
+});
+
+test("a run with a bias and a loss that was stopped goes on bit for bit, and not with another rate", async () => {
+  const given = { ...settings, balance: parseBalance("bias:0.01,switch:0.01"), schedule: { ...settings.schedule, steps: 4 } };
+  const straight = await run({ ...given, out: join(folder, "straight") });
+  const out = join(folder, "stopped");
+  const first = await run({ ...given, out }, 2);
+  await assert.rejects(run({ ...given, out, balance: parseBalance("bias:0.02,switch:0.01") }), {
+    code: "BadCheckpoint",
+    message: /was made with balance bias:0.01,switch:0.01, this run has bias:0.02,switch:0.01/,
+  });
+  assert.deepEqual([...first, ...(await run({ ...given, out }))], straight);
+});
