@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { tinyModel, writeCorpus } from "../builders/training.ts";
 import { condition, type Kubectl, type KubeObject } from "../harness/kubectl.ts";
-import { execOk } from "../harness/process.ts";
+import { execOk, until } from "../harness/process.ts";
 import { kubectlOf, root, type Target, waitReady } from "../harness/product.ts";
 import { openWorld } from "./world.ts";
 
@@ -51,6 +51,8 @@ const digest = (name: string): string =>
     .update(readFileSync(join(folder, name, "huggingface/model.safetensors")))
     .digest("hex");
 const trainingPods = (name: string) => kubectl.list("pods", `enodia.dev/training-job=${name}`);
+const podsGone = (name: string): Promise<true> =>
+  until(`the pods of ${name} to be gone`, async () => ((await trainingPods(name)).length === 0 ? true : undefined), { timeoutMs: 180_000 });
 const stepOf = (moet: KubeObject): number => Number(moet.status?.step ?? 0);
 const complete = (name: string): Promise<KubeObject> =>
   kubectl.waitFor("moet", name, `${name} to be Complete`, (moet) => condition(moet, "Complete")?.status === "True", 240_000);
@@ -91,13 +93,12 @@ test("a job whose pod is killed and that is suspended on its way ends with the b
   );
   await kubectl.waitFor("moet", "disturbed", "more steps", (moet) => stepOf(moet) > at + 100, 120_000);
   await kubectl.run(["patch", "moet", "disturbed", "--type=merge", "-p", '{"spec":{"suspend":true}}']);
-  await kubectl.waitFor("moet", "disturbed", "it to be suspended", (moet) => moet.status?.replicas === 0, 180_000);
-  assert.deepEqual(await trainingPods("disturbed"), []);
+  await kubectl.waitFor("moet", "disturbed", "it to be suspended", (moet) => condition(moet, "Suspended")?.status === "True", 60_000);
+  await podsGone("disturbed");
   await kubectl.run(["patch", "moet", "disturbed", "--type=merge", "-p", '{"spec":{"suspend":false}}']);
   await complete("disturbed");
   assert.equal(digest("disturbed"), digest("quiet"));
-  await kubectl.waitFor("moet", "disturbed", "its pods to be gone", (moet) => moet.status?.replicas === 0, 120_000);
-  assert.deepEqual(await trainingPods("disturbed"), []);
+  await podsGone("disturbed");
 });
 
 test("the command line draws the loss and serves the result", { timeout: 240_000 }, async () => {
@@ -124,5 +125,5 @@ test("data that is not the model's is refused with the field and the remedy, and
     120_000,
   );
   assert.match(condition(moet, "SpecAccepted")?.message ?? "", /nothing/);
-  await kubectl.waitFor("moet", "refused", "its pod to be gone", (one) => one.status?.replicas === 0, 60_000);
+  await podsGone("refused");
 });
