@@ -1,0 +1,118 @@
+// Shared and residual experts, which are fields of DeepSeek's config.json: beside gates of nothing a layer is a dense one to the bit, and
+// a shared expert with one routed reaches the loss of two routed with half their rows on the wire.
+import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { chainedTokens, writeCorpus, writeModel } from "../../../test/builders/training.ts";
+import { createTraining } from "../../compute/open-training.ts";
+import { gaussian, randomIds } from "../../kernels/random.ts";
+import { familyOf } from "../../models/index.ts";
+import { Balancing } from "../balancing.ts";
+import { layoutOf, unitsOf, viewsOf } from "../layout.ts";
+import { Network } from "../network.ts";
+import { train } from "../run.ts";
+import { parseBalance } from "./index.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "enodia-shared-"));
+after(() => rmSync(folder, { recursive: true }));
+
+const data = join(folder, "data");
+await writeCorpus(data, chainedTokens(8193, 7));
+
+/** Two layers of eight narrow experts, of which a token has `routed`, beside `shared` that all tokens have. */
+function modelOf(name: string, routed: number, shared: number, more: Readonly<Record<string, unknown>> = {}): string {
+  return writeModel(join(folder, name), "deepseek-v2", {
+    topk_method: "greedy",
+    first_k_dense_replace: 0,
+    num_hidden_layers: 2,
+    routed_scaling_factor: 1,
+    initializer_range: 0.1,
+    moe_intermediate_size: 16,
+    num_experts_per_tok: routed,
+    n_shared_experts: shared,
+    ...more,
+  });
+}
+
+/** Of gates so small that h + gate x y is h. */
+const nothing = { routed_scaling_factor: 1e-30 };
+
+test("beside gates of nothing, shared experts are a dense layer of their summed width, forward and backward", async () => {
+  const backend = await createTraining({ threads: 1 });
+  const ids = (seed: number): Int32Array => randomIds(seed, 24, 320).data as Int32Array;
+  /** Losses of rows, and gradients of the dense part by tensor. */
+  const found = async (dir: string) => {
+    const config = JSON.parse(readFileSync(join(dir, "config.json"), "utf8")) as Record<string, unknown>;
+    const family = familyOf(config);
+    const program = family.program(config);
+    const layout = layoutOf(program, family.expertTensors);
+    const [parameters, gradients] = [new Float32Array(layout.floats), new Float32Array(layout.floats)];
+    const units = unitsOf(layout);
+    const calledDense = (tensor: string): string => tensor.replace("mlp.shared_experts.", "mlp.");
+    for (const { tensor, from, size } of units.flatMap((unit) => unit.parameters)) {
+      const seed = [...calledDense(tensor)].reduce((sum, letter) => (sum * 31 + letter.charCodeAt(0)) % 65_521, 7);
+      parameters.set(gaussian(seed, size, 0.3), from);
+    }
+    const network = await Network.open(backend, { program, layout, parameters, gradients, sequenceLength: 12 });
+    const balancing = new Balancing([], { program, layout, parameters });
+    const [losses] = await network.addGradients([{ inputs: ids(1), targets: ids(2) }], 1 / 24, balancing);
+    network.finishGradients();
+    const dense = units.filter(({ expert }) => expert === undefined).flatMap((unit) => Object.entries(viewsOf(gradients, unit)));
+    const sums = dense.filter(([tensor]) => !tensor.includes("mlp.gate.")).map(([tensor, sum]) => [calledDense(tensor), sum] as const);
+    return { losses, sums: new Map(sums) };
+  };
+  try {
+    const dense = await found(modelOf("dense", 1, 1, { first_k_dense_replace: 2, intermediate_size: 32 }));
+    assert.deepEqual(await found(modelOf("silent", 1, 2, nothing)), dense);
+    assert.notDeepEqual(await found(modelOf("loud", 1, 2)), dense, "gates that say nothing at all, so this test cannot fail");
+  } finally {
+    await backend.close();
+  }
+});
+
+/** The mean loss of the last 20 of 100 steps. */
+async function lossOf(name: string, model: string, seed: number): Promise<number> {
+  const steps = 100;
+  const losses: number[] = [];
+  const settings = {
+    model,
+    init: "random",
+    seed,
+    data,
+    validation: undefined,
+    out: join(folder, `run-${name}-${seed}`),
+    sequences: 16,
+    sequenceLength: 32,
+    lanes: 1,
+    schedule: { name: "cosine", rate: 3e-3, warmup: 5, steps, floor: 0.1 },
+    adamw: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0 },
+    clip: 1,
+    checkpoint: { everySteps: steps, keep: 1 },
+    codecs: ["f32"],
+    threads: 1,
+    balance: parseBalance("switch:0.01"),
+  } as const;
+  const quiet = { now: () => 0, stopped: () => false, onStart() {}, onValidation() {} };
+  await train(settings, { ...quiet, onStep: ({ loss }) => void losses.push(loss) });
+  return losses.slice(-20).reduce((sum, loss) => sum + loss, 0) / 20;
+}
+
+/** Seeds of the weights; more take longer: four runs each. */
+const seeds = Number(process.env.ENODIA_RECIPE_SEEDS ?? 1);
+
+for (let seed = 1; seed <= seeds; seed++) {
+  test(`a shared expert and one routed have the loss of two routed; neither of the two alone has: seed ${seed}`, async (t) => {
+    const two = await lossOf("two", modelOf("two", 2, 0), seed);
+    const overTwo = async (name: string, model: string): Promise<number> => (await lossOf(name, model, seed)) / two;
+    const residual = await overTwo("residual", modelOf("residual", 1, 1));
+    const routed = await overTwo("routed", modelOf("routed", 1, 0));
+    const shared = await overTwo("shared", modelOf("shared", 1, 1, nothing));
+    const told = [residual, routed, shared].map((ratio) => ratio.toFixed(3)).join(", ");
+    t.diagnostic(`loss over that of two routed (${two.toFixed(3)}): shared and routed, routed alone, shared alone: ${told}`);
+    assert.ok(residual <= 1.015, `shared and routed: ${residual}`);
+    assert.ok(routed >= 1.015, `routed alone: ${routed}`);
+    assert.ok(shared >= 1.03, `shared alone: ${shared}`);
+  });
+}
