@@ -67,16 +67,23 @@ interface Run extends Machine {
 /** Sums over lanes are held of the dense part: one being added, and one a level of their tree. */
 const sumBytes = (dense: number, lanes: number): number => Float32Array.BYTES_PER_ELEMENT * dense * (2 + Math.log2(lanes));
 
+/** Bytes of this machine, or of the container where that has a limit. */
+function memoryThere(): number {
+  const limit = process.constrainedMemory(); // 0 without one
+  return limit > 0 ? Math.min(limit, totalmem()) : totalmem();
+}
+
 function checkMemory(layout: Layout, lanes: number): void {
   const { parameters, floats } = layout;
   const dense = kindsOf(layout).dense.reduce((sum, { from, to }) => sum + to - from, 0);
   const bytes = floats * parameterBytes + sumBytes(dense, lanes);
-  if (floats <= floatsMax && bytes <= totalmem()) return;
+  const memory = memoryThere();
+  if (floats <= floatsMax && bytes <= memory) return;
   const gigabytes = (value: number): string => `${(value / 1e9).toFixed(1)} GB`;
-  const most = Math.min(floatsMax * parameterBytes, totalmem());
+  const most = Math.min(floatsMax * parameterBytes, memory);
   throw new AppError(
     `${parameters} parameters x ${parameterBytes} bytes (parameter, two moments, gradient) and sums of ${lanes} lanes are ${gigabytes(bytes)}, ` +
-      `this machine trains up to ${gigabytes(most)}; take a smaller model or fewer --lanes`,
+      `the memory here trains up to ${gigabytes(most)}; give more memory, or take a smaller model or fewer --lanes`,
     { code: "DoesNotFit", operation: "starting a run" },
   );
 }
