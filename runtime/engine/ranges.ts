@@ -8,7 +8,7 @@ import type { ExpertTable } from "./expert-table.ts";
 import { type Followed, follow, type LayersAtOnce, type Part, type Passed, phaseOf, type StepTools } from "./step-tools.ts";
 
 /** One of so many steps goes layer by layer, so that the time that experts take apart is known. */
-const measuredEvery = 32;
+const measuredEvery = 128;
 
 interface LayerParts {
   readonly backend: Pick<Backend, "createRange">;

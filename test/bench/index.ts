@@ -67,6 +67,11 @@ export const benches: Readonly<Record<string, Bench>> = {
     options: ["--vocab N      tokens (default 151936)", "--rounds N     rounds of each case (default 60)"],
     load: async () => (await import("./sampling.ts")).samplingBench,
   },
+  kv: {
+    summary: "how far keys and values as f16 and q8_0 move logits from those by f32, in every family, at 200 and 3,000 tokens",
+    options: ["--store DIR    model store with experts as f32 or source (default: the upcycled SmolLM2, made on first use)"],
+    load: async () => (await import("./kv.ts")).kvBench,
+  },
   wire: { summary: "cost of one dispatch frame to another process, per size", load: async () => (await import("./wire.ts")).wireBench },
   gateway: {
     summary: "CPU of the gateway per streamed token, beside a bare HTTP server that writes the same events",

@@ -1,6 +1,6 @@
 // The smallest correct engine: embed -> blocks -> experts -> head for one sequence, on any backend. Only for tests:
 // serving is runtime/engine. Sums expert rows in gate order in f32, as the bit contract says.
-import type { CodecName } from "../../crds/names.ts";
+import type { CodecName, KvType } from "../../crds/names.ts";
 import type { Backend, Compiled, KvCache, KvCall, LayerRange, RangeLayer } from "../../runtime/compute/backend.ts";
 import type { KvGroup } from "../../runtime/kernels/kv-groups.ts";
 import type { ModelProgram, Segment, Tensor } from "../../runtime/kernels/segment.ts";
@@ -32,7 +32,7 @@ const f32 = (tensor: Tensor | undefined): Float32Array => (tensor as Tensor).dat
 export async function loadModel(
   backend: Backend,
   model: ModelWeights,
-  spec: { readonly context: number; readonly slots?: number; readonly form?: CodecName },
+  spec: { readonly context: number; readonly slots?: number; readonly form?: CodecName; readonly kvType?: KvType },
 ): Promise<LoadedModel> {
   const { program } = model;
   const compile = async (segment: Segment, layer: number): Promise<Compiled> =>
@@ -54,7 +54,7 @@ export async function loadModel(
   }
   const range = backend.createRange(layers);
   const routes: Int32Array[] = [];
-  const kv = await backend.createKv({ ...kvOf(program), slots: spec.slots ?? 1, context: spec.context });
+  const kv = await backend.createKv({ ...kvOf(program), slots: spec.slots ?? 1, context: spec.context, type: spec.kvType ?? "f32" });
 
   async function layerOf(layer: number, x: Float32Array<ArrayBufferLike>, call: KvCall): Promise<Float32Array> {
     const { hidden } = program;

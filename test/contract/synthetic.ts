@@ -34,7 +34,8 @@ const base = {
 };
 
 /** A number from a name, so that every tensor has its own values. */
-const seedOf = (name: string): number => [...name].reduce((hash, char) => Math.imul(hash ^ char.charCodeAt(0), 16777619) >>> 0, 2166136261);
+export const seedOf = (name: string): number =>
+  [...name].reduce((hash, char) => Math.imul(hash ^ char.charCodeAt(0), 16777619) >>> 0, 2166136261);
 
 export function syntheticWeight(name: string, shape: readonly number[]): WeightOf<"f32"> {
   const fanIn = shape[1] ?? 1;

@@ -81,7 +81,7 @@ export class DenseWeights implements WeightSource {
     this.bytes = [...sizes.values()].reduce((sum, size) => sum + size, 0);
     this.#metadata = device.metadata(segment.weights.length);
     try {
-      for (const [memory, bytes] of sizes) this.#buffers.set(memory, device.allocate(bytes, memory.handle));
+      for (const [memory, bytes] of sizes) this.#buffers.set(memory, device.weightMemory.take(bytes, memory.handle));
       for (const [i, { matrix, home }] of parts.entries()) {
         const buffer = this.#buffers.get(home.memory) as DeviceBuffer;
         const tensor = homesOf(device).tensor(this.#metadata.context, matrix, buffer, buffer.base + BigInt(offsets[i] as number));

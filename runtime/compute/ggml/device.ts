@@ -10,6 +10,7 @@ import { instructionsOf } from "./instructions.ts";
 import { type GgmlLibrary, ggmlLibrary } from "./library.ts";
 import { type Governor, type GraphCost, GraphCosts, ThreadGovernor } from "./threads.ts";
 import { type MemoryName, numberOf } from "./types.ts";
+import { WeightMemory } from "./weight-memory.ts";
 
 /** Between two steps of a graph ggml's threads look so long for the next one before they sleep, 0 to 100; 50 is ggml's own choice. */
 const pollLevel = 50;
@@ -78,6 +79,7 @@ export class GgmlDevice {
   readonly largestBytes: number;
   /** What graphs cost on one thread. */
   readonly costs = new GraphCosts();
+  readonly weightMemory = new WeightMemory(this);
   readonly #parts: DeviceParts;
   readonly #backend: Pointer;
   readonly #device: Pointer;

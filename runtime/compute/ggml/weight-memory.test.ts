@@ -1,0 +1,76 @@
+// The memory of weights: many share a chunk, it takes what is written, it goes when the last of them goes, and it lies in large pages
+// where the machine has them.
+import assert from "node:assert/strict";
+import { existsSync, readFileSync } from "node:fs";
+import { test } from "node:test";
+import { CpuDevice, type DeviceBuffer } from "./device.ts";
+import { numberOf } from "./types.ts";
+
+const mebibyte = 2 ** 20;
+
+/** Bytes of the process between two addresses: resident, and in large pages. */
+function between(from: bigint, to: bigint): { resident: number; large: number } {
+  const found = { resident: 0, large: 0 };
+  let inside = false;
+  for (const line of readFileSync("/proc/self/smaps", "utf8").split("\n")) {
+    const range = /^([0-9a-f]+)-([0-9a-f]+) /.exec(line);
+    if (range) inside = BigInt(`0x${range[2]}`) > from && BigInt(`0x${range[1]}`) < to;
+    else if (inside) {
+      found.resident += 1024 * Number(/^Rss: +(\d+) kB/.exec(line)?.[1] ?? 0);
+      found.large += 1024 * Number(/^AnonHugePages: +(\d+) kB/.exec(line)?.[1] ?? 0);
+    }
+  }
+  return found;
+}
+
+function write(device: CpuDevice, { handle, base, bytes }: DeviceBuffer): void {
+  const { ggml } = device;
+  const metadata = device.metadata(1);
+  const tensor = ggml.ggml_new_tensor_4d(metadata.context, numberOf("f32"), bytes / 4, 1, 1, 1);
+  ggml.ggml_backend_tensor_alloc(handle, tensor, base);
+  ggml.ggml_backend_tensor_set(tensor, new Float32Array(bytes / 4).fill(1), 0, bytes);
+  metadata.free();
+}
+
+test("weights lie one after another, in memory that is resident as far as it is written", () => {
+  const device = new CpuDevice({ threads: 1 });
+  const taken = Array.from({ length: 24 }, () => device.weightMemory.take(mebibyte, device.plainMemory));
+  for (const [i, { base, handle }] of taken.entries()) {
+    assert.equal(base, taken[0]!.base + BigInt(i * mebibyte));
+    assert.equal(handle, taken[0]!.handle);
+  }
+  const [from, to] = [taken[0]!.base, taken.at(-1)!.base + BigInt(mebibyte)];
+  for (const each of taken) write(device, each);
+  const full = between(from, to);
+  assert.ok(full.resident >= 24 * mebibyte && full.resident <= 26.5 * mebibyte, `${full.resident} resident`);
+  const enabled = "/sys/kernel/mm/transparent_hugepage/enabled";
+  if (existsSync(enabled) && !readFileSync(enabled, "utf8").includes("[never]")) assert.ok(full.large > 0, "no large page");
+  for (const each of taken.slice(1)) each.free();
+  taken[1]!.free(); // a second time it does nothing
+  const one = between(from, to);
+  assert.ok(one.resident <= 3 * mebibyte, `${one.resident} resident for one`);
+  taken[0]!.free();
+  device.close();
+});
+
+test("what does not fit into the rest of a chunk begins another, and chunks are given back with their last weights", () => {
+  const device = new CpuDevice({ threads: 1 });
+  const { weightMemory, plainMemory } = device;
+  const [small, large] = [weightMemory.take(mebibyte, plainMemory), weightMemory.take(200 * mebibyte, plainMemory)];
+  assert.notEqual(small.handle, large.handle);
+  const next = weightMemory.take(3, plainMemory);
+  assert.equal(next.handle, small.handle); // where more is left
+  assert.equal(next.base % BigInt(device.alignment), 0n);
+  for (const each of [small, next, large]) each.free();
+  const again = weightMemory.take(mebibyte, plainMemory);
+  write(device, again);
+  again.free();
+  device.close();
+});
+
+test("on a device without pages weights have a buffer of their own", () => {
+  const device = new CpuDevice({ threads: 1, pages: false });
+  const [a, b] = [device.weightMemory.take(64, device.plainMemory), device.weightMemory.take(64, device.plainMemory)];
+  assert.notEqual(a.handle, b.handle);
+  device.close();
+});

@@ -1,0 +1,65 @@
+// Memory of weights that are there for as long as their model, one after another in large pages: a token's rows go through all of them
+// once, and by small pages the processor spends a fifth of that time on finding where they are. A layer's own weights are often less than
+// one large page, so those of many share them.
+import type { DeviceBuffer, GgmlDevice } from "./device.ts";
+import type { Pointer } from "./functions.ts";
+
+/** Bytes of addresses that are taken at once; what is not written takes no memory, but for the rest of a large page. */
+const chunkBytes = 64 * 2 ** 20;
+/** Bytes of a large page; a machine with others takes them as it does. */
+const largePageBytes = 2 * 2 ** 20;
+
+interface Chunk {
+  readonly buffer: DeviceBuffer;
+  readonly from: Pointer;
+  readonly bytes: number;
+  /** Bytes given out, from its start on. */
+  used: number;
+  /** Of what was given out, how many are not given back. */
+  held: number;
+}
+
+export class WeightMemory {
+  readonly #device: GgmlDevice;
+  /** The newest of each kind of memory. */
+  readonly #chunks = new Map<Pointer, Chunk>();
+
+  constructor(device: GgmlDevice) {
+    this.#device = device;
+  }
+
+  /** So many bytes in memory of that kind; on a device without pages, a buffer of their own. */
+  take(bytes: number, memory: Pointer): DeviceBuffer {
+    if (this.#device.pageBytes === undefined) return this.#device.allocate(bytes, memory);
+    const size = this.#device.aligned(Math.max(bytes, 1));
+    const chunk = this.#roomFor(size, memory);
+    const base = chunk.from + BigInt(chunk.used);
+    chunk.used += size;
+    chunk.held += 1;
+    let held = true;
+    const free = (): void => {
+      if (!held) return;
+      held = false;
+      this.#device.discard(base, size);
+      chunk.held -= 1;
+      if (chunk.held > 0) return;
+      if (this.#chunks.get(memory) === chunk) this.#chunks.delete(memory);
+      chunk.buffer.free();
+    };
+    return { handle: chunk.buffer.handle, base, bytes: size, free };
+  }
+
+  #roomFor(size: number, memory: Pointer): Chunk {
+    const newest = this.#chunks.get(memory);
+    if (newest !== undefined && newest.used + size <= newest.bytes) return newest;
+    const bytes = Math.max(size, chunkBytes);
+    const buffer = this.#device.allocate(bytes + largePageBytes, memory);
+    const large = BigInt(largePageBytes);
+    const from = ((buffer.base + large - 1n) / large) * large;
+    this.#device.ggml.largePages(from, bytes);
+    const made = { buffer, from, bytes, used: 0, held: 0 };
+    const left = newest === undefined ? 0 : newest.bytes - newest.used;
+    if (bytes - size >= left) this.#chunks.set(memory, made);
+    return made;
+  }
+}
