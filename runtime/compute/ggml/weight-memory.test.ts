@@ -5,6 +5,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { CpuDevice } from "./device.ts";
 import { numberOf } from "./types.ts";
+import type { DeviceBuffer } from "./weight-memory.ts";
 
 const mebibyte = 2 ** 20;
 
