@@ -10,11 +10,15 @@ export const labels = {
   deployment: `${apiGroup}/deployment`,
   component: `${apiGroup}/component`,
   rank: `${apiGroup}/rank`,
+  /** On pods of a MoETrainingJob, which have no label of a deployment. */
+  trainingJob: `${apiGroup}/training-job`,
 } as const;
 
 export const annotations = {
   /** Hash of the rendered pod template; a pod whose value differs is replaced. */
   templateHash: `${apiGroup}/template-hash`,
+  /** Generation of the spec that a training pod was made for. */
+  generation: `${apiGroup}/generation`,
 } as const;
 
 export const ports = { http: 8000, grpc: 9440, lanes: 9441, metrics: 9464, probes: 9465 } as const;
@@ -23,6 +27,7 @@ export const ports = { http: 8000, grpc: 9440, lanes: 9441, metrics: 9464, probe
 export const paths = {
   tls: "/etc/enodia/tls", // tls.crt, tls.key, ca.crt
   models: "/models", // the claim; the model is a folder below it
+  claims: "/claims", // of a training pod: each claim by its name
   apiKey: "/etc/enodia/api-key/key",
   telemetry: "/etc/enodia/telemetry", // keys; user.creds or token, and ca.crt, of the NATS server
 } as const;

@@ -8,13 +8,15 @@ import { z } from "zod";
 import { generatedFiles } from "./generate.ts";
 import { customResourceDefinition, kinds } from "./index.ts";
 import { moeDeploymentSpecSchema, parseModelUri, parseMoEDeployment } from "./moe-deployment.ts";
+import { parseMoETrainingJob, trainingProblems } from "./moe-training-job.ts";
 import { type JsonObject, structuralSchema } from "./openapi.ts";
 import { formatBytes, parseDuration, parseQuantity } from "./quantity.ts";
 
-const samples = readdirSync(join(import.meta.dirname, "samples")).map((name) => ({
+const all = readdirSync(join(import.meta.dirname, "samples")).map((name) => ({
   name,
   object: parse(readFileSync(join(import.meta.dirname, "samples", name), "utf8")),
 }));
+const samples = all.filter(({ object }) => object.kind === "MoEDeployment");
 const specSchema = schemaOf("MoEDeployment").spec as JsonObject;
 
 function schemaOf(kind: string): { [key: string]: JsonObject } {
@@ -51,6 +53,18 @@ test("every sample parses, and the defaults of the CRD are those of zod", () => 
   }
   const least = { model: { uri: "pvc://a/b" } };
   assert.deepEqual(moeDeploymentSpecSchema.parse(least), applyDefaults(specSchema, least));
+});
+
+test("every sample of a training job parses, has no problem, and gets the defaults of zod from the CRD", () => {
+  const schema = schemaOf("MoETrainingJob").spec as JsonObject;
+  const jobs = all.filter(({ object }) => object.kind === "MoETrainingJob");
+  assert.equal(jobs.length + samples.length, all.length);
+  assert.ok(jobs.length > 0);
+  for (const { name, object } of jobs) {
+    const { spec } = parseMoETrainingJob({ ...object, metadata: { namespace: "x", uid: "u", ...object.metadata } });
+    assert.deepEqual(spec, applyDefaults(schema, object.spec), name);
+    assert.deepEqual(trainingProblems(spec), [], name);
+  }
 });
 
 test("kubectl explain says something about every field", () => {

@@ -4,6 +4,8 @@ import { apiGroup } from "./common.ts";
 import { expertPlacementSpecSchema, expertPlacementStatusSchema } from "./expert-placement.ts";
 import { moeDeploymentNameRule, moeDeploymentSpecSchema } from "./moe-deployment.ts";
 import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
+import { moeTrainingJobNameRule, moeTrainingJobSpecSchema } from "./moe-training-job.ts";
+import { moeTrainingJobStatusSchema } from "./moe-training-job-status.ts";
 import { type JsonObject, structuralSchema } from "./openapi.ts";
 
 interface Column {
@@ -83,6 +85,29 @@ export const kinds: readonly Kind[] = [
       { name: "Bound%", type: "integer", jsonPath: ".status.predicted.boundPercent", description: "Least the memory allows.", priority: 1 },
       { name: "Moves", type: "integer", jsonPath: ".status.predicted.moves", description: "Copies newly placed by it." },
       { name: "Reason", type: "string", jsonPath: ".status.reason", description: "Why it was made or held.", priority: 1 },
+      age,
+    ],
+  },
+  {
+    kind: "MoETrainingJob",
+    plural: "moetrainingjobs",
+    singular: "moetrainingjob",
+    shortNames: ["moet"],
+    description: "MoETrainingJob trains one Mixture-of-Experts model on token data, and ends with a model that a MoEDeployment serves.",
+    spec: moeTrainingJobSpecSchema,
+    status: moeTrainingJobStatusSchema,
+    scale: { specReplicasPath: ".spec.replicas", statusReplicasPath: ".status.replicas", labelSelectorPath: ".status.selector" },
+    rules: [moeTrainingJobNameRule],
+    columns: [
+      { name: "Step", type: "integer", jsonPath: ".status.step", description: "The last step that is known to be done." },
+      { name: "Progress", type: "string", jsonPath: ".status.progress", description: "Share of the steps." },
+      { name: "Loss", type: "string", jsonPath: ".status.loss", description: "Of the last step." },
+      { name: "Tokens/s", type: "integer", jsonPath: ".status.tokensPerSecond", description: "Over the last steps." },
+      { name: "Ranks", type: "integer", jsonPath: ".status.readyReplicas", description: "Pods that train." },
+      { name: "ETA", type: "string", jsonPath: ".status.eta", description: "Time that is left." },
+      { name: "Status", type: "string", jsonPath: condition("Running", "reason"), description: "What it does, or why not." },
+      { name: "Restarts", type: "integer", jsonPath: ".status.restarts", description: "Failed pods.", priority: 1 },
+      { name: "Model", type: "string", jsonPath: ".spec.model.uri", description: "What is trained.", priority: 1 },
       age,
     ],
   },

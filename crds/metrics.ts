@@ -59,6 +59,8 @@ const moving = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600];
 
 const endpoint = ["chat", "completions", "embeddings", "models", "other"] as const;
 const shardSource = ["peer", "store"] as const;
+/** As many as there are objects. */
+const trainingJob = { training_namespace: "open", training_job: "open" } as const;
 const frameResult = ["ok", "not_hosted", "busy", "rejected", "error"] as const;
 
 /** The table. Adding a metric = one entry here; recording an unknown name or label does not compile. */
@@ -278,6 +280,14 @@ const table = {
       "bad_window",
     ],
   }),
+
+  // ---- training jobs, as their statuses have them
+  enodia_training_step: operator.gauge("The last step that is known to be done.", trainingJob),
+  enodia_training_steps: operator.gauge("Steps in all.", trainingJob),
+  enodia_training_loss: operator.gauge("Loss of the last step.", trainingJob),
+  enodia_training_tokens_per_second: operator.gauge("Tokens per second over the last steps; 0 while no pod trains.", trainingJob),
+  enodia_training_restarts: operator.gauge("Pods that failed and were replaced.", trainingJob),
+  enodia_training_failed: operator.gauge("1 for a job that has failed for good.", trainingJob),
 };
 // Apart from the table, since a contextual type would widen the labels of every entry.
 export const metricTable = table satisfies Readonly<Record<string, MetricDefinition>>;

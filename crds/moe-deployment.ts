@@ -31,7 +31,7 @@ const specBounds = {
   copies: 16,
 } as const;
 /** `pvc://claim/folder`: a claim in the same namespace and a folder below it. */
-const modelUriPattern = "^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[A-Za-z0-9_][-A-Za-z0-9._]*(/[A-Za-z0-9_][-A-Za-z0-9._]*)*$";
+export const modelUriPattern = "^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[A-Za-z0-9_][-A-Za-z0-9._]*(/[A-Za-z0-9_][-A-Za-z0-9._]*)*$";
 
 const count = (max: number) => z.int32().min(0).max(max);
 const objectName = (description: string) =>

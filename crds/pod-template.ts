@@ -1,4 +1,5 @@
-// The template of worker and gateway pods in a MoEDeployment: labels, annotations and pod fields that are merged into the operator's own.
+// The template of worker and gateway pods in a MoEDeployment, and of training pods in a MoETrainingJob: labels,
+// annotations and pod fields that are merged into the operator's own.
 import { z } from "zod";
 import { rules } from "./openapi.ts";
 
@@ -7,7 +8,7 @@ const containersMax = 16;
 
 const labelMap = z.record(z.string(), z.string());
 /** Partial on purpose: CEL sees only declared fields, the API server keeps and the operator checks the rest. */
-export const podTemplateOf = (pods: "worker" | "gateway", container: string) =>
+export const podTemplateOf = (pods: "worker" | "gateway" | "training", container: string) =>
   z
     .looseObject({
       metadata: z

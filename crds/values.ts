@@ -39,6 +39,7 @@ const chartValuesSchema = z
     global: z.looseObject({ imageRegistry: z.string().max(255).optional(), imagePullSecrets: z.array(name).max(16).optional() }),
     image,
     runtimeImage: image,
+    trainingImage: image,
     replicaCount: z.int().min(0).max(16),
     watchNamespaces: z.array(z.string().max(63)).max(64),
     logLevel: z.enum(operatorLogLevels),

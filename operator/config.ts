@@ -16,6 +16,7 @@ const schema = z.object({
   ENODIA_INSTALL: z.string().min(1).max(50).default("enodia"),
   ENODIA_POD_NAME: optional,
   ENODIA_RUNTIME_IMAGE: z.string().min(1).default("enodia/runtime:dev"),
+  ENODIA_TRAINING_IMAGE: z.string().min(1).default("enodia/training:dev"),
   ENODIA_RUNTIME_PULL_POLICY: z.enum(pullPolicies).default("IfNotPresent"),
   ENODIA_LOG_LEVEL: z.enum(operatorLogLevels).default(defaultLogLevel),
   ENODIA_NATS_URL: optional,
@@ -44,6 +45,8 @@ export interface OperatorConfig {
   readonly install: string;
   readonly identity: string;
   readonly runtimeImage: string;
+  /** The image of training jobs that begin. */
+  readonly trainingImage: string;
   readonly pullPolicy: PullPolicy;
   readonly logLevel: OperatorLogLevel;
   readonly natsUrl: string | undefined;
@@ -69,6 +72,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ar
     install: e.ENODIA_INSTALL,
     identity: e.ENODIA_POD_NAME ?? identity,
     runtimeImage: e.ENODIA_RUNTIME_IMAGE,
+    trainingImage: e.ENODIA_TRAINING_IMAGE,
     pullPolicy: e.ENODIA_RUNTIME_PULL_POLICY,
     logLevel: e.ENODIA_LOG_LEVEL,
     natsUrl: e.ENODIA_NATS_URL,

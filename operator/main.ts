@@ -1,4 +1,4 @@
-// The operator: composes clients, informers, leader election, the deployment plane and the rebalance plane. The only file of
+// The operator: composes clients, informers, leader election, the deployment, rebalance and training planes. The only file of
 // this plane that reads the environment and constructs clients. Starts and works without NATS.
 import { randomBytes } from "node:crypto";
 import { hostname } from "node:os";
@@ -19,6 +19,8 @@ import { fenced, LeaderElection } from "./kube/leader.ts";
 import { Terms } from "./kube/terms.ts";
 import { createTransport, loadKubeConfig } from "./kube/transport.ts";
 import { createRebalance } from "./rebalance/controller.ts";
+import { JobMetrics } from "./training/metrics.ts";
+import { createTrainingPlane } from "./training/plane.ts";
 
 /** An informer that neither hears nor asks for this long hangs: then the kubelet is asked to restart us. One that asks in vain waits. */
 const stuckMaxMs = 10 * 60_000;
@@ -60,7 +62,7 @@ interface Parts {
   readonly log: Log;
 }
 
-/** Both planes run while this replica has the lease. Without it, as while the API server is away, it waits for the next term. */
+/** The planes run while this replica has the lease. Without it, as while the API server is away, it waits for the next term. */
 function lead(config: OperatorConfig, { kube, informers, metrics, log }: Parts): Terms {
   metrics.set("enodia_operator_leader", 0);
   return new Terms({
@@ -88,11 +90,20 @@ function lead(config: OperatorConfig, { kube, informers, metrics, log }: Parts):
   });
 }
 
+type Result = "ok" | "error" | "requeue";
+
 function startPlanes(config: OperatorConfig, { kube, informers, metrics, log }: Parts): () => Promise<void> {
   const events = new EventRecorder({ kube, reportingInstance: config.identity, onError: (err) => log.debug({ err }, "event not written") });
   const onError = (err: unknown) => log.warn({ err }, "claim of a namespace could not be written");
   const claims = new Claims({ kube, install: `${config.namespace}/${config.install}`, onError });
-  const controller = "moedeployment";
+  const observe = (controller: string, depth: () => number) => (result: Result, seconds: number, error?: AppError, key?: string) => {
+    metrics.add("enodia_operator_reconciles_total", 1, { controller, result });
+    metrics.observe("enodia_operator_reconcile_duration_seconds", seconds, { controller });
+    metrics.set("enodia_operator_queue_depth", depth(), { controller });
+    if (!error) return;
+    metrics.add("enodia_operator_queue_retries_total", 1, { controller });
+    log.warn({ err: error, key, controller }, "reconcile failed, trying again");
+  };
   const plane = createDeploymentPlane({
     kube,
     informers,
@@ -100,25 +111,31 @@ function startPlanes(config: OperatorConfig, { kube, informers, metrics, log }: 
     claims,
     settings: config,
     onError: (err) => log.warn({ err }, "CAs of deployments that are gone could not be swept, trying again"),
-    observe: (result, seconds, error, key) => {
-      metrics.add("enodia_operator_reconciles_total", 1, { controller, result });
-      metrics.observe("enodia_operator_reconcile_duration_seconds", seconds, { controller });
-      metrics.set("enodia_operator_queue_depth", plane.controller.queue.depth, { controller });
-      if (!error) return;
-      metrics.add("enodia_operator_queue_retries_total", 1, { controller });
-      log.warn({ err: error, key }, "reconcile failed, trying again");
-    },
+    observe: observe("moedeployment", () => plane.controller.queue.depth),
+  });
+  const training = createTrainingPlane({
+    kube,
+    informers,
+    events,
+    claims,
+    settings: config,
+    observe: observe("moetrainingjob", () => training.controller.queue.depth),
   });
   const rebalance = createRebalance({ kube, deployments: plane.deployments, metrics, log, logLevel: config.logLevel });
   plane.connect(rebalance);
   const stopTracking = trackDeployments(informers, metrics);
+  const jobs = new JobMetrics(metrics);
+  const stopJobs = metrics.onCollect(() => jobs.record(informers.list("moeTrainingJobs")));
   plane.controller.start();
+  training.controller.start();
   return async () => {
     claims.close();
-    await plane.stop();
+    await Promise.all([plane.stop(), training.stop()]);
     await rebalance.close();
     await events.flush();
     stopTracking();
+    stopJobs();
+    jobs.record([]);
   };
 }
 

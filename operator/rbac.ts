@@ -22,9 +22,17 @@ const watchedRules: readonly Omit<Rule, "scope">[] = [
   { apiGroups: ["enodia.dev"], resources: ["moedeployments"], verbs: read, why: "what is wanted" },
   { apiGroups: ["enodia.dev"], resources: ["moedeployments/status"], verbs: ["patch"], why: "what was observed" },
   { apiGroups: ["enodia.dev"], resources: ["moedeployments/finalizers"], verbs: ["update"], why: "owner references that block deletion" },
+  { apiGroups: ["enodia.dev"], resources: ["moetrainingjobs"], verbs: read, why: "what is to be trained" },
+  { apiGroups: ["enodia.dev"], resources: ["moetrainingjobs/status"], verbs: ["patch"], why: "how far it is" },
+  { apiGroups: ["enodia.dev"], resources: ["moetrainingjobs/finalizers"], verbs: ["update"], why: "the same of their pods" },
   { apiGroups: ["enodia.dev"], resources: ["expertplacements"], verbs: ["get", "create", "update"], why: "the durable plan" },
   { apiGroups: ["enodia.dev"], resources: ["expertplacements/status"], verbs: ["patch"], why: "how far the plan is" },
-  { apiGroups: [""], resources: ["pods"], verbs: [...read, "create", "patch", "delete"], why: "workers, one pod per rank" },
+  {
+    apiGroups: [""],
+    resources: ["pods"],
+    verbs: [...read, "create", "patch", "delete"],
+    why: "workers, one pod per rank, and pods that train",
+  },
   {
     apiGroups: [""],
     resources: ["services", "serviceaccounts", "secrets", "configmaps"],
@@ -61,7 +69,7 @@ const watchedRules: readonly Omit<Rule, "scope">[] = [
     verbs: ["get", "update"],
     why: "the same, by one name only",
   },
-  { apiGroups: ["events.k8s.io"], resources: ["events"], verbs: ["create", "patch"], why: "events on the deployments" },
+  { apiGroups: ["events.k8s.io"], resources: ["events"], verbs: ["create", "patch"], why: "events on deployments and training jobs" },
 ];
 
 export const operatorRules: readonly Rule[] = [

@@ -1,5 +1,5 @@
-// This file parses the environment of runtime processes, once at their start, by the rows of crds/process.ts from which the
-// operator renders it. main.ts calls it; nothing else in runtime/ reads the environment.
+// This file parses the environment of runtime processes, once at their start, by the rows of crds/process.ts and
+// crds/training-process.ts from which the operator renders it. main.ts calls it; nothing else in runtime/ reads the environment.
 import {
   type GatewaySettings,
   gatewayProcess,
@@ -8,6 +8,7 @@ import {
   workerLifetime,
   workerProcess,
 } from "../crds/process.ts";
+import { type TrainerSettings, trainerProcess } from "../crds/training-process.ts";
 import { parseEnv } from "../crds/variables.ts";
 
 type Environment = Readonly<Record<string, string | undefined>>;
@@ -16,3 +17,4 @@ export const parseWorkerConfig = (env: Environment): WorkerSettings => parseEnv(
 /** The seconds that the worker has between SIGTERM and its end. */
 export const parseWorkerLifetime = (env: Environment): WorkerLifetime => parseEnv(workerLifetime, env);
 export const parseGatewayConfig = (env: Environment): GatewaySettings => parseEnv(gatewayProcess, env);
+export const parseTrainerConfig = (env: Environment): TrainerSettings => parseEnv(trainerProcess, env);

@@ -1,9 +1,9 @@
-// Composition root of the runtime image: `node runtime/main.ts worker|gateway`. Reads the environment, starts the role, and
-// on SIGTERM lets it end its work. Knows no details of either role.
+// Composition root of the runtime images: `node runtime/main.ts worker|gateway|trainer`. Reads the environment, starts the role, and
+// on SIGTERM lets it end its work. Knows no details of any role.
 
 import { AppError } from "../crds/common.ts";
 import packageJson from "../package.json" with { type: "json" };
-import { parseGatewayConfig, parseWorkerConfig, parseWorkerLifetime } from "./config.ts";
+import { parseGatewayConfig, parseTrainerConfig, parseWorkerConfig, parseWorkerLifetime } from "./config.ts";
 
 /** The time that a gateway closes in, below its pod's termination grace period of 60 s, so that closing is orderly. */
 const gatewayGraceMs = 45_000;
@@ -11,6 +11,8 @@ const gatewayGraceMs = 45_000;
 const workerCloseMs = 2_000;
 
 interface Process {
+  /** Of a role whose work has an end: that end. */
+  readonly ended?: Promise<void>;
   close(): Promise<void>;
 }
 
@@ -30,6 +32,10 @@ const roles: Readonly<Record<string, () => Promise<Process>>> = {
     const gateway = await startGateway({ ...parseGatewayConfig(process.env), version: packageJson.version });
     return { close: () => gateway.close(gatewayGraceMs) };
   },
+  trainer: async () => {
+    const { startTrainer } = await import("./trainer/trainer.ts");
+    return startTrainer(parseTrainerConfig(process.env));
+  },
 };
 
 async function main(): Promise<void> {
@@ -40,7 +46,7 @@ async function main(): Promise<void> {
   });
   const running = await Promise.race([start(), stop.then(() => undefined)]);
   if (running === undefined) return; // told to stop before it had started
-  await stop;
+  await Promise.race([stop, ...(running.ended ? [running.ended] : [])]);
   await running.close();
 }
 

@@ -32,7 +32,7 @@ const usage = `usage: npm test                                check, unit, int a
 
 PART is part of a file name; files that hold one of the parts run. ENODIA_KEEP=1 leaves the e2e cluster up for a look
 (KUBECONFIG: npm run -s cluster -- kubeconfig --name e2e). ENODIA_LONG=1 has the reference compute texts of 3,000
-tokens. One test: node --test --test-name-pattern=REGEX FILE.`;
+tokens, and training try every planner with every setting of ranks. One test: node --test --test-name-pattern=REGEX FILE.`;
 
 /** E2e files that `npm run test:e2e` runs and `npm test` does not, for their length; each with what `npm test` has instead. */
 const heldBack: Readonly<Record<string, string>> = {
@@ -42,6 +42,8 @@ const heldBack: Readonly<Record<string, string>> = {
     "takes 22 minutes; runtime/observe/idle-sockets.int.test.ts holds the sockets for seconds, operator/outage.int.test.ts has the API server away as long",
   "13-drain": "takes 8 minutes; runtime/worker/leaving.int.test.ts and operator/rebalance/handover.test.ts have each hand-over",
   "15-stalls": "takes 15 minutes; runtime/gateway/stalls.int.test.ts and 3-failures print the same table for a few losses",
+  "17-training":
+    "takes 2 minutes; runtime/trainer/trainer.test.ts has the bits of a stopped run, operator/training/training.int.test.ts the real API server",
 };
 
 /** Scripts that write what is generated; with --check they fail on drift instead. */

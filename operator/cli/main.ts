@@ -13,7 +13,7 @@ const commands: Readonly<Record<string, Command>> = {
   chat: { summary: "talk to a deployment", load: () => import("./commands/chat.ts") },
   model: { summary: "import, upcycle and inspect models", load: () => import("./commands/model.ts") },
   data: { summary: "import text to train on", load: () => import("./commands/data.ts") },
-  train: { summary: "train a model on this machine", load: () => import("./commands/train.ts") },
+  train: { summary: "train a model on this machine, look at training jobs", load: () => import("./commands/train.ts") },
   runtime: { summary: "test this machine's compute device", load: () => import("./commands/runtime.ts") },
   plan: { summary: "explain, record and simulate expert placement", load: () => import("./commands/plan.ts") },
 };
@@ -26,7 +26,7 @@ function usage(): string {
     ...rows,
     "",
     "enodia <command> --help tells more about one command.",
-    "status and plan explain|record read a cluster through your kubeconfig; chat needs the URL of a gateway; the rest works offline.",
+    "status, train status|loss|serve and plan explain|record read a cluster through your kubeconfig; chat needs the URL of a gateway; the rest works offline.",
     "ENODIA_LOG_LEVEL=debug adds stack traces to errors.",
   ].join("\n");
 }

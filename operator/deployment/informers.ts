@@ -7,6 +7,8 @@ import { authorityComponent } from "./objects/context.ts";
 
 export type Watched =
   | "moeDeployments"
+  | "moeTrainingJobs"
+  | "trainingPods"
   | "pods"
   | "deployments"
   | "services"
@@ -25,6 +27,8 @@ const ours = { labelSelector: labels.deployment };
 const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: string; own?: true }>> = {
   moeDeployments: { resource: resources.moeDeployments },
   pods: { resource: resources.pods, ...ours },
+  moeTrainingJobs: { resource: resources.moeTrainingJobs },
+  trainingPods: { resource: resources.pods, labelSelector: labels.trainingJob },
   deployments: { resource: resources.deployments, ...ours },
   services: { resource: resources.services, ...ours },
   secrets: { resource: resources.secrets, ...ours },

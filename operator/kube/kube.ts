@@ -48,6 +48,7 @@ const core = (kind: string, plural: string, namespaced = true): Resource => ({ a
 export const resources = {
   moeDeployments: { apiVersion: enodiaApi, kind: "MoEDeployment", plural: "moedeployments", namespaced: true },
   expertPlacements: { apiVersion: enodiaApi, kind: "ExpertPlacement", plural: "expertplacements", namespaced: true },
+  moeTrainingJobs: { apiVersion: enodiaApi, kind: "MoETrainingJob", plural: "moetrainingjobs", namespaced: true },
   pods: core("Pod", "pods"),
   services: core("Service", "services"),
   secrets: core("Secret", "secrets"),

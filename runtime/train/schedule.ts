@@ -1,15 +1,16 @@
-// Learning-rate schedules: the share of the highest rate that a step has. To add one: one line in the table. Pure.
+// Learning-rate schedules: the share of the highest rate that a step has. To add one: its name in
+// crds/names.ts, and a line in the table. Pure.
+import type { scheduleNames } from "../../crds/names.ts";
+
+type ScheduleName = (typeof scheduleNames)[number];
 
 /** `progress` is 0 at the first step after warm-up and 1 past the last. */
 type Shape = (progress: number, floor: number) => number;
 
-const shapes = {
+const shapes: Readonly<Record<ScheduleName, Shape>> = {
   constant: () => 1,
   cosine: (progress, floor) => floor + (1 - floor) * 0.5 * (1 + Math.cos(Math.PI * progress)),
-} as const satisfies Readonly<Record<string, Shape>>;
-
-type ScheduleName = keyof typeof shapes;
-export const scheduleNames = Object.keys(shapes) as readonly ScheduleName[];
+};
 
 export interface Schedule {
   readonly name: ScheduleName;
@@ -24,6 +25,5 @@ export interface Schedule {
 /** The rate of a step, which counts from 1. */
 export function rateOf({ name, rate, warmup, steps, floor }: Schedule, step: number): number {
   if (step <= warmup) return (rate * step) / warmup;
-  const shape: Shape = shapes[name];
-  return rate * shape(Math.min(1, (step - warmup - 1) / Math.max(1, steps - warmup)), floor);
+  return rate * shapes[name](Math.min(1, (step - warmup - 1) / Math.max(1, steps - warmup)), floor);
 }

@@ -47,10 +47,12 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/experts/",
     "runtime/experts/memory/",
   ],
-  // Training serves nobody; it will reach other ranks through its collectives alone (see `planned`).
-  "runtime/comm/": ["crds/", "runtime/placement/", "runtime/kernels/", "runtime/wire/", "runtime/observe/"],
+  // Training serves nobody; it reaches other ranks through its collectives alone, which know neither engine nor training.
+  "runtime/comm/": ["crds/", "runtime/placement/"],
   "runtime/train/": [
     "crds/",
+    "runtime/placement/",
+    "runtime/comm/",
     "runtime/kernels/",
     "runtime/models/",
     "runtime/weights/",
@@ -58,7 +60,9 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/text/tokenizer.ts",
     "runtime/tools/files.ts",
   ],
-  // The two roles never know each other.
+  // A training pod: training and what it tells of it.
+  "runtime/trainer/": ["crds/", "runtime/observe/", "runtime/train/"],
+  // The two roles that serve never know each other.
   "runtime/worker/": [
     "crds/",
     "runtime/placement/",
@@ -83,7 +87,14 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/text/",
   ],
   "runtime/config.ts": ["crds/"],
-  "runtime/main.ts": ["crds/", "runtime/config.ts", "runtime/worker/worker.ts", "runtime/gateway/gateway.ts", "package.json"],
+  "runtime/main.ts": [
+    "crds/",
+    "runtime/config.ts",
+    "runtime/worker/worker.ts",
+    "runtime/gateway/gateway.ts",
+    "runtime/trainer/trainer.ts",
+    "package.json",
+  ],
   // The planner is pure; only its root sees the policies, and searches know no policy.
   "operator/planner/": ["crds/", "runtime/placement/", "operator/planner/policies/"],
   "operator/planner/load/": ["crds/", "runtime/placement/", "operator/planner/decide.ts", "operator/planner/policy.ts"],
@@ -126,6 +137,16 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "operator/rbac.ts",
     "operator/deployment/core/",
     "operator/deployment/objects/",
+  ],
+  // The training plane makes pods as the deployment plane does, and knows nothing else of it.
+  "operator/training/core/": ["crds/"],
+  "operator/training/": [
+    "crds/",
+    "runtime/observe/",
+    "operator/kube/",
+    "operator/deployment/informers.ts",
+    "operator/deployment/objects/",
+    "operator/training/core/",
   ],
   // The rebalance plane: links know the pods, load keeps what they report of it, intents say what is wanted, the rollout carries it out,
   // status tells; the root joins them.
@@ -193,6 +214,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "operator/kube/",
     "operator/deployment/",
     "operator/rebalance/controller.ts",
+    "operator/training/",
     "package.json",
   ],
   // The command line reads what the planes publish and plans offline; it never loads a plane.
@@ -219,9 +241,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** Rows of the law whose folder is still to come -> why they stand there already. A row leaves this list with its first file. */
-export const planned: Readonly<Record<string, string>> = {
-  "runtime/comm/": "collectives over the wire; it knows neither engine nor training",
-};
+export const planned: Readonly<Record<string, string>> = {};
 
 /** Rooms without clock, random, network or file system: what they need of it comes as an argument, so that tests and replays decide it. */
 export const pureFolders: readonly string[] = [
@@ -232,6 +252,7 @@ export const pureFolders: readonly string[] = [
   "runtime/engine/core/",
   "operator/planner/",
   "operator/deployment/core/",
+  "operator/training/core/",
 ];
 
 /** Files in pure rooms that are not pure themselves -> why. */
@@ -273,7 +294,7 @@ export const free: Readonly<Record<string, readonly string[]>> = {
 /** The files that read process.env -> why. All others are given arguments, so that a process's settings stand in one place each. */
 export const environment: Readonly<Record<string, string>> = {
   "operator/main.ts": "root of the operator: hands it to config.ts",
-  "runtime/main.ts": "root of worker and gateway: hands it to config.ts",
+  "runtime/main.ts": "root of worker, gateway and training pod: hands it to config.ts",
   "operator/cli/environment.ts": "what the command line takes from the user's machine",
   "operator/cli/bootstrap.mjs": "runs before anything is installed: finds Node and the cache, and passes its environment on",
 };
@@ -333,6 +354,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
       "operator/main.ts": "root of the operator",
       "runtime/worker/worker.ts": "root of the worker",
       "runtime/gateway/gateway.ts": "root of the gateway",
+      "runtime/trainer/trainer.ts": "root of a training pod",
     },
   },
   "an HTTP server": {
@@ -347,6 +369,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
   "an HTTP request": {
     pattern: /(?<![.#\w])(?<!async )fetch\(/g,
     where: {
+      "operator/training/report.ts": "asks training pods how far they are",
       "operator/cli/chat-client.ts": "the command that talks to a gateway",
       "runtime/tools/sources.ts": "downloads of models",
     },

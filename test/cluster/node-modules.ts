@@ -55,6 +55,7 @@ export function keepFile(packageName: string, path: string, arch: string): boole
   if (packageName.startsWith("@node-llama-cpp/") && path.startsWith("bins/")) return /\/libggml-(base|cpu-[\w]+)\.so$/.test(path);
   if (packageName === "koffi" && path.includes("/")) return /^(src|lib)\/.*\.c?js$/.test(path);
   if (packageName.startsWith("@koromix/koffi-") && path.includes("/")) return path.startsWith(`linux_${arch}/`);
+  if (packageName === "onnxruntime-node" && path.startsWith("bin/")) return path.includes(`/linux/${arch}/`);
   return !needlessFile.test(`/${path}`) || /^\/?(license|notice)/i.test(path);
 }
 

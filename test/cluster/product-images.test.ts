@@ -4,7 +4,7 @@ import { globSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { test } from "node:test";
 import { gpuNames, librariesOf, packageVersion } from "../../runtime/compute/ggml/packages.ts";
-import { keepSource } from "./node-modules.ts";
+import { keepFile, keepSource } from "./node-modules.ts";
 import { imageConfigs, sourceFolders, trainingPackages, workerPackages } from "./product-images.ts";
 
 const root = resolve(import.meta.dirname, "../..");
@@ -75,6 +75,22 @@ test("native packages are the optional ones: the operator's image has none of th
   const omits = images.map((image) => /--omit=optional/.test(read(`${image}/Dockerfile`)));
   assert.deepEqual(omits, [true, false]);
   for (const name of trainingPackages) assert.match(read("runtime/Dockerfile"), new RegExp(`rm -r .*node_modules/${name} `));
+});
+
+test("the training image is the runtime image and the library that trains, for this processor alone", () => {
+  const text = read("runtime/Dockerfile.training");
+  assert.match(text, /^FROM \$\{RUNTIME\}$/m);
+  for (const name of trainingPackages) {
+    assert.ok(text.includes(`/app/node_modules/${name} node_modules/${name}\n`), name);
+    assert.deepEqual(
+      ["bin/napi-v6/linux/x64/a.so", "bin/napi-v6/linux/arm64/a.so", "bin/napi-v6/darwin/arm64/a.dylib"].map((path) =>
+        keepFile(name, path, "x64"),
+      ),
+      [true, false, false],
+    );
+  }
+  assert.deepEqual(JSON.parse(/^CMD (.*)$/m.exec(text)?.[1] ?? ""), imageConfigs.training.cmd);
+  assert.doesNotMatch(text, /^USER /m);
 });
 
 test("of the copied folders both leave out the same files", () => {

@@ -16,7 +16,7 @@ export const sourceFolders: readonly string[] = ["operator", "runtime", "crds"];
 /** Heavy native packages that only workers load. */
 export const workerPackages: readonly string[] = ["@node-llama-cpp/linux-arm64", "@node-llama-cpp/linux-x64", "koffi"];
 
-/** Training runs from the command line: its library, larger than all else, is in no image. */
+/** The library of training, which is in the image of training pods alone. */
 export const trainingPackages: readonly string[] = ["onnxruntime-node"];
 
 /** Names that C libraries look up, and certificates for TLS clients: what an empty root filesystem lacks. */
@@ -90,6 +90,11 @@ async function addonLibraries(packages: readonly ImageFile[], base: ImageLayer):
   return closure.filter((file) => !have.has(file.path) && !folders.includes(dirname(file.path)));
 }
 
+/** The same of a layer on top of several. */
+async function missingLibraries(packages: readonly ImageFile[], below: readonly ImageLayer[]): Promise<ImageFile[]> {
+  return addonLibraries(packages, { files: below.flatMap(({ files }) => files) });
+}
+
 const nodeConfig = (main: readonly string[], env: Readonly<Record<string, string>> = {}): ImageConfig => ({
   entrypoint: [nodePath],
   cmd: main,
@@ -108,6 +113,7 @@ const nodeConfig = (main: readonly string[], env: Readonly<Record<string, string
 export const imageConfigs = {
   operator: nodeConfig(["operator/main.ts"]),
   runtime: nodeConfig(["runtime/main.ts", "worker"]),
+  training: nodeConfig(["runtime/main.ts", "trainer"]),
 } as const;
 
 interface ProductImagesOptions {
@@ -124,12 +130,13 @@ interface ProductImagesOptions {
 interface ProductImages {
   readonly operator: BuiltImage;
   readonly runtime: BuiltImage;
+  readonly training: BuiltImage;
   readonly nats: BuiltImage;
 }
 
 /**
- * Builds enodia/operator, enodia/runtime and enodia/nats as tars below `out`. A pod's `args` give the script: `operator/main.ts`, or
- * `runtime/main.ts <role>`.
+ * Builds enodia/operator, enodia/runtime, enodia/training and enodia/nats as tars below `out`. A pod's `args` give the
+ * script: `operator/main.ts`, or `runtime/main.ts <role>`.
  */
 export async function buildProductImages(options: ProductImagesOptions): Promise<ProductImages> {
   const { repo, out } = options;
@@ -152,6 +159,10 @@ export async function buildProductImages(options: ProductImagesOptions): Promise
   const packages = packageFiles(repo, trainingPackages);
   const runtimeLayers = [base, { files: [...packages, ...(await addonLibraries(packages, base))] }, sources];
   const runtime = await build("runtime", runtimeLayers, imageConfigs.runtime);
+  const have = new Set(packages.map(({ path }) => path));
+  const trainers = packageFiles(repo, []).filter(({ path }) => !have.has(path));
+  const trainingLayers = [...runtimeLayers, { files: [...trainers, ...(await missingLibraries(trainers, runtimeLayers))] }];
+  const training = await build("training", trainingLayers, imageConfigs.training);
   const { "nats-server": natsServer } = await ensureBinaries(log, { only: ["nats-server"] });
   const natsFiles = [...systemFiles(), { path: "/usr/local/bin/nats-server", source: natsServer, mode: 0o755 }];
   const nats = await build("nats", [{ files: natsFiles }], {
@@ -159,5 +170,5 @@ export async function buildProductImages(options: ProductImagesOptions): Promise
     user: imageUser,
     workdir: "/tmp",
   });
-  return { operator, runtime, nats };
+  return { operator, runtime, training, nats };
 }

@@ -26,8 +26,8 @@ die and the deployment scale, under traffic. Needs root, Linux, Go >= 1.26 and P
   --kubeconfig FILE     use your own cluster instead; its nodes must see this machine's ~/.cache/enodia at the same path
                         (kind: extraMounts), since the demo's model lies there
   --context NAME        context of that kubeconfig (kind-* and k3d-* get the images loaded)
-  --image-registry REG  where your own cluster pulls enodia/operator, enodia/runtime and enodia/nats from, each with this
-                        version as tag (README: Quick start; enodia/nats is the official nats image under that name)
+  --image-registry REG  where your own cluster pulls enodia/operator, enodia/runtime, enodia/training and enodia/nats from, each
+                        with this version as tag (README: Quick start; enodia/nats is the official nats image by that name)
   --namespace NS        namespace of the deployment (default demo)
   --help`;
 

@@ -35,7 +35,8 @@ export async function ensureClusterTools(own: Own): Promise<Target> {
     );
   }
   const images = await buildProductImages({ repo: root, out: imageFolder(), log: () => undefined, signal });
-  for (const image of [images.operator, images.runtime, images.nats]) await execOk(loader.command, loader.args(image.out), { signal });
+  for (const image of [images.operator, images.runtime, images.training, images.nats])
+    await execOk(loader.command, loader.args(image.out), { signal });
   return target;
 }
 

@@ -47,12 +47,12 @@ export function kubectlOf(target: Target, namespace: string): Kubectl {
   });
 }
 
-/** Builds the three images (cached by content) and imports them into every node of the local cluster. */
+/** Builds the four images (cached by content) and imports them into every node of the local cluster. */
 export async function provideImages(target: Target, log: Log): Promise<void> {
   const { signal } = target;
   if (!target.local) return;
   const images = await buildProductImages({ repo: root, out: imageFolder(), log, signal });
-  for (const image of [images.operator, images.runtime, images.nats]) {
+  for (const image of [images.operator, images.runtime, images.training, images.nats]) {
     log(`loading ${image.ref}`);
     await loadImage(target.local.name, image.out, { signal });
   }
@@ -76,10 +76,16 @@ export async function installChart(target: Target, values: readonly string[] = [
   ]);
 }
 
-/** Chart values that name the three images of a demo or test: those loaded into the nodes, or the released ones of a registry. */
+/** Chart values that name the four images of a demo or test: those loaded into the nodes, or the released ones of a registry. */
 export function imageValues(registry: string | undefined): string[] {
   const tag = registry === undefined ? "dev" : productVersion();
-  const images = [`image.tag=${tag}`, `runtimeImage.tag=${tag}`, "nats.image.repository=enodia/nats", `nats.image.tag=${tag}`];
+  const images = [
+    `image.tag=${tag}`,
+    `runtimeImage.tag=${tag}`,
+    `trainingImage.tag=${tag}`,
+    "nats.image.repository=enodia/nats",
+    `nats.image.tag=${tag}`,
+  ];
   return registry === undefined ? images : [...images, `global.imageRegistry=${registry}`];
 }
 

@@ -20,7 +20,7 @@ export async function controlPlane(name: string, nodes = 1): Promise<ControlPlan
   const call = (args: readonly string[], input?: string): Promise<string> =>
     execOk(binaries.kubectl, ["--kubeconfig", kubeconfig, ...args], input === undefined ? {} : { input });
   await call(["apply", "-f", join(root, "crds/manifests")]);
-  const crds = ["crd/moedeployments.enodia.dev", "crd/expertplacements.enodia.dev"];
+  const crds = ["crd/moedeployments.enodia.dev", "crd/expertplacements.enodia.dev", "crd/moetrainingjobs.enodia.dev"];
   await call(["wait", "--for=condition=Established", ...crds, "--timeout=30s"]);
   return {
     kube: createKube(createTransport(loadKubeConfig(kubeconfig, undefined))),

@@ -3,13 +3,14 @@
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
-import { type CodecName, codecNames } from "../../../crds/names.ts";
+import { type CodecName, codecNames, scheduleNames } from "../../../crds/names.ts";
 import { balanceUsage, parseBalance } from "../../../runtime/train/recipes/index.ts";
-import { scheduleNames } from "../../../runtime/train/schedule.ts";
 import { inits, type TrainSettings } from "../../../runtime/train/settings.ts";
 import { TrainProgress } from "../train-progress.ts";
+import { verbs as jobVerbs, run as runOnJob } from "./train-job.ts";
 
 const help = `usage: enodia train --model DIR --data DIR --out DIR --steps N [options]
+       enodia train status|loss|serve   of MoETrainingJobs in a cluster; --help after it tells more
 
 Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same line goes on from the newest one, bit for bit.
 
@@ -135,6 +136,8 @@ function settingsOf(values: Values): TrainSettings {
 }
 
 export async function run(args: readonly string[]): Promise<number> {
+  const [verb = "", ...rest] = args;
+  if (Object.hasOwn(jobVerbs, verb)) return runOnJob(verb, rest);
   const values = parse(args);
   if (values.help) {
     process.stdout.write(`${help}\n`);

@@ -1,4 +1,4 @@
-// The merge of spec.podTemplate and spec.gateway.podTemplate into rendered worker and gateway pods. A field that belongs to the
+// The merge of spec.podTemplate and spec.gateway.podTemplate into rendered worker, gateway and training pods. A field that belongs to the
 // operator is refused, never dropped. Pure.
 import type { PodTemplate } from "../../../crds/moe-deployment.ts";
 import { gatewayProcess, workerProcess } from "../../../crds/process.ts";
@@ -15,7 +15,6 @@ export interface PodShape {
 const ownPrefix = "enodia.dev/";
 /** Fixed by what the pods are: values other than these are refused. */
 const fixed: Readonly<Record<string, unknown>> = {
-  restartPolicy: "Always",
   automountServiceAccountToken: false,
   hostNetwork: false,
   hostPID: false,
@@ -38,6 +37,7 @@ export interface TemplateKind {
   readonly open: readonly string[];
   /** Variables that go to the other kind of pod. */
   readonly passedOn: readonly string[];
+  readonly restartPolicy: "Always" | "Never";
 }
 const gatewayVariables = variablesLeft(gatewayProcess);
 export const workerKind: TemplateKind = {
@@ -45,8 +45,15 @@ export const workerKind: TemplateKind = {
   container: "runtime",
   open: variablesLeft(workerProcess),
   passedOn: gatewayVariables,
+  restartPolicy: "Always",
 };
-export const gatewayKind: TemplateKind = { field: "gateway.podTemplate", container: "gateway", open: gatewayVariables, passedOn: [] };
+export const gatewayKind: TemplateKind = {
+  field: "gateway.podTemplate",
+  container: "gateway",
+  open: gatewayVariables,
+  passedOn: [],
+  restartPolicy: "Always",
+};
 
 export interface Merged {
   readonly pod: PodShape;
@@ -89,10 +96,10 @@ function keys(
 
 function mergeSpec(merge: Merge, base: PodShape["spec"], template: Fields): PodShape["spec"] {
   const out: PodShape["spec"] = { ...base };
+  const must: Fields = { ...fixed, restartPolicy: merge.restartPolicy };
   for (const [key, value] of Object.entries(template)) {
     const field = `${merge.field}.spec.${key}`;
-    if (key in fixed && value !== fixed[key])
-      merge.problems.push(`${field} must be ${String(fixed[key])}: runtime pods have no other form`);
+    if (key in must && value !== must[key]) merge.problems.push(`${field} must be ${String(must[key])}: runtime pods have no other form`);
     else if (operatorsPodFields.includes(key)) merge.problems.push(`${field} is the operator's`);
     else if (key === "containers") out.containers = containers(merge, base.containers, listOf(merge, value, field));
     else if (key === "volumes") out.volumes = append(merge, base.volumes, { more: listOf(merge, value, field), field });

@@ -1,0 +1,56 @@
+// The status of a MoETrainingJob, written by the operator: how far training is, how it stands, and where its result is.
+import { z } from "zod";
+import { conditionsSchema } from "./conditions.ts";
+import { curvePointsMax, stepsMax } from "./training-report.ts";
+
+const count = z.int32().min(0);
+const step = z.int32().min(0).max(stepsMax);
+const text = z.string().max(64);
+
+export const moeTrainingJobStatusSchema = z
+  .object({
+    observedGeneration: z.int().min(0).optional().meta({ description: "Generation of the spec that this status is about." }),
+    replicas: count.optional().meta({ description: "Pods that there are." }),
+    readyReplicas: count.optional().meta({ description: "Pods that train." }),
+    selector: z.string().max(512).optional().meta({ description: "Selects the pods, for /scale." }),
+    step: step.optional().meta({ description: "The last step that is known to be done." }),
+    progress: text.optional().meta({ description: "Share of the steps that are done." }),
+    loss: text.optional().meta({ description: "Of that step." }),
+    validationLoss: text.optional().meta({ description: "At the newest checkpoint, where there is data for it." }),
+    tokensPerSecond: z.int().min(0).optional().meta({ description: "Over the last steps." }),
+    eta: text.optional().meta({ description: "Time that is left, at this speed." }),
+    restarts: count.optional().meta({ description: "Pods that failed and were replaced. Evictions and suspensions do not count." }),
+    image: z.string().max(512).optional().meta({ description: "Image that the job began with, and keeps." }),
+    lastFailure: z
+      .object({
+        reason: z.string().max(128).meta({ description: "In one word." }),
+        message: z.string().max(1024).meta({ description: "For people." }),
+        time: z.iso.datetime().meta({ description: "When the operator saw it." }),
+        step: step.meta({ description: "The last step that was known to be done then." }),
+        repeated: count.meta({ description: "Failures in a row without a new step; the pause before the next try doubles with each." }),
+      })
+      .optional()
+      .meta({ description: "The last failure of a pod." }),
+    curve: z
+      .array(
+        z.object({
+          step: step.meta({ description: "Step." }),
+          loss: text.meta({ description: "Its loss." }),
+        }),
+      )
+      .max(curvePointsMax)
+      .optional()
+      .meta({ description: "The loss over all steps, in few points. All of them: metrics.jsonl.", "x-kubernetes-list-type": "atomic" }),
+    result: z
+      .object({
+        store: z.string().max(600).meta({ description: "The model store, which a MoEDeployment serves." }),
+        huggingface: z.string().max(600).meta({ description: "The same as a Hugging Face folder." }),
+      })
+      .optional()
+      .meta({ description: "Where the trained model is." }),
+    startTime: z.iso.datetime().optional().meta({ description: "When the first pod was made." }),
+    completionTime: z.iso.datetime().optional().meta({ description: "When all steps were done." }),
+    conditions: conditionsSchema.optional(),
+  })
+  .meta({ description: "How far it is." });
+export type MoETrainingJobStatus = z.infer<typeof moeTrainingJobStatusSchema>;

@@ -1,0 +1,270 @@
+// MoETrainingJob: one model trained on token data to its end. The spec, its defaults and its CEL rules; status: moe-training-job-status.ts.
+// Every field here reaches the training pod or the operator's decisions, or is refused through SpecAccepted=False.
+import { z } from "zod";
+import { AppError } from "./common.ts";
+import { modelUriPattern, moeDeploymentNameRule } from "./moe-deployment.ts";
+import { moeTrainingJobStatusSchema } from "./moe-training-job-status.ts";
+import { codecNames, optimizerNames, scheduleNames } from "./names.ts";
+import { rules } from "./openapi.ts";
+import { podTemplateOf } from "./pod-template.ts";
+import { quantity } from "./quantity.ts";
+import { stepsMax } from "./training-report.ts";
+
+const bounds = { replicas: 1024, uriLength: 512, imageLength: 512, lanes: 1024, sequences: 65_536, restarts: 1000 } as const;
+const lanePowers = Array.from({ length: Math.log2(bounds.lanes) + 1 }, (_, i) => 2 ** i);
+
+const uri = (description: string) =>
+  z
+    .string()
+    .max(bounds.uriLength)
+    .meta({
+      description,
+      ...rules({ rule: `self.matches('${modelUriPattern}')`, message: "must be pvc://<claim>/<folder>, a claim in the same namespace" }),
+    });
+
+/** Specs hold no floating-point numbers: they are texts, which the operator checks. */
+const decimal = (description: string) =>
+  z
+    .string()
+    .max(16)
+    .regex(/^[0-9]+(\.[0-9]+)?(e-?[0-9]{1,2})?$/)
+    .meta({ description });
+
+const elasticity = z
+  .object({
+    minReplicas: z.int32().min(1).max(bounds.replicas).default(1).meta({ description: "Least pods." }),
+    maxReplicas: z.int32().min(1).max(bounds.replicas).default(1).meta({ description: "Most pods." }),
+  })
+  .prefault({})
+  .meta({ description: "How the job may be resized." });
+
+const model = z
+  .object({
+    uri: uri("The model: pvc://<claim>/<folder>, a model store or a Hugging Face folder; with init Random, config.json and tokenizer do."),
+    init: z
+      .enum(["Checkpoint", "Random"])
+      .default("Checkpoint")
+      .meta({ description: "Checkpoint begins with the weights of the model, Random with weights drawn from seed." }),
+    initCodec: z.enum(codecNames).optional().meta({
+      description: "Codec of a store's experts to begin with. When not given: the most exact one, if it has more than four bits.",
+    }),
+  })
+  .meta({ description: "What is trained." });
+
+const data = z
+  .object({
+    uri: uri("Token data, as `enodia data import` writes it, with the tokenizer of the model: pvc://<claim>/<folder>."),
+    validation: uri("Token data whose loss is told at each checkpoint.").optional(),
+    sequenceLength: z.int32().min(2).max(1_048_576).default(256).meta({ description: "Tokens of a sequence." }),
+  })
+  .meta({ description: "What it is trained on." });
+
+const batch = z
+  .object({
+    sequences: z.int32().min(1).max(bounds.sequences).default(16).meta({ description: "Sequences of a step." }),
+    lanes: z
+      .int32()
+      .min(1)
+      .max(bounds.lanes)
+      .default(8)
+      .meta({
+        description: "Equal shares of a step, in whose order gradients are summed. Memory is for one.",
+        ...rules({ rule: `self in [${lanePowers.join(", ")}]`, message: "must be a power of two, such as 8" }),
+      }),
+  })
+  .prefault({})
+  .meta({ description: "What a step takes. The result depends on it, and not on the number of pods." });
+
+const optimizer = z
+  .object({
+    name: z.enum(optimizerNames).default("adamw").meta({ description: "The optimizer." }),
+    learningRate: decimal("The highest learning rate: above 0, at most 1.").default("3e-4"),
+    weightDecay: decimal("From 0 to 1; norms and biases have none.").default("0.1"),
+    beta1: decimal("Decay of the mean of gradients: below 1.").default("0.9"),
+    beta2: decimal("Decay of the mean of their squares: below 1.").default("0.95"),
+    epsilon: decimal("Added to the root of that mean: above 0, below 1.").default("1e-8"),
+    clip: decimal("The norm that gradients are cut to: above 0.").default("1"),
+  })
+  .prefault({})
+  .meta({ description: "How parameters follow their gradients." });
+
+const schedule = z
+  .object({
+    name: z.enum(scheduleNames).default("cosine").meta({ description: "The course of the learning rate after warm-up." }),
+    warmupSteps: z.int32().min(0).max(stepsMax).default(0).meta({ description: "Steps in which it rises from 0." }),
+    floor: decimal("Share of the rate at the end, from 0 to 1, where it falls.").default("0.1"),
+  })
+  .prefault({})
+  .meta({ description: "The learning rate over the steps." });
+
+/** Fields that the bits of the result depend on. */
+const fixedFields = ["model", "data", "steps", "batch", "seed", "optimizer", "schedule", "balance", "threadsPerRank", "output"] as const;
+
+export const moeTrainingJobSpecSchema = z
+  .object({
+    suspend: z
+      .boolean()
+      .default(false)
+      .meta({ description: "Ends the pod with a checkpoint, from which the job goes on once this is false. Kueue's field." }),
+    replicas: z.int32().min(1).max(bounds.replicas).default(1).meta({
+      description: "Pods that train, one rank each. This version trains on one.",
+    }),
+    elasticity,
+    model,
+    data,
+    steps: z.int32().min(1).max(stepsMax).meta({ description: "Steps in all." }),
+    batch,
+    seed: z.int32().min(0).default(1).meta({ description: "Of the order of sequences, and of random weights." }),
+    optimizer,
+    schedule,
+    balance: z
+      .string()
+      .max(128)
+      .regex(/^[a-z0-9:.,e -]*$/)
+      .default("")
+      .meta({
+        description: "What keeps experts equally busy, as --balance of enodia train: switch:0.01, or several with a comma between.",
+      }),
+    memoryPerRank: quantity(
+      "Memory of the pod. Parameter, gradient and two moments take 16 bytes a parameter, activations come on top; what does not fit is refused before the first step, with the arithmetic.",
+    ),
+    threadsPerRank: z.int32().min(1).max(512).default(1).meta({
+      description: "Threads that compute, and CPUs that the pod requests. The bits of the result depend on it.",
+    }),
+    checkpoint: z
+      .object({
+        everySteps: z.int32().min(1).max(stepsMax).default(100).meta({ description: "Steps between two." }),
+        keep: z.int32().min(1).max(1000).default(3).meta({ description: "How many stay." }),
+      })
+      .prefault({})
+      .meta({ description: "Checkpoints, from which a job goes on bit for bit." }),
+    failurePolicy: z
+      .object({
+        maxRestarts: z.int32().min(0).max(bounds.restarts).default(20).meta({
+          description: "Failed pods that are replaced, before the job is Failed. Evictions and suspensions do not count.",
+        }),
+      })
+      .prefault({})
+      .meta({ description: "What a job goes on after." }),
+    output: z
+      .object({
+        uri: uri("Folder of checkpoints/, metrics.jsonl and, at the end, store/ and huggingface/: pvc://<claim>/<folder>. One job each."),
+        codecs: z
+          .array(z.enum(codecNames))
+          .min(1)
+          .max(codecNames.length)
+          .default(["f32"])
+          .meta({ description: "Codecs of the store that is written at the end." }),
+      })
+      .meta({ description: "Where everything goes that the job writes." }),
+    image: z
+      .string()
+      .min(1)
+      .max(bounds.imageLength)
+      .optional()
+      .meta({ description: "Training image. When not given: the operator's, as it was when the job began." }),
+    podTemplate: podTemplateOf("training", "runtime"),
+  })
+  .meta({
+    description: "What to train, on what and how.",
+    ...rules(
+      {
+        rule: "self.replicas >= self.elasticity.minReplicas && self.replicas <= self.elasticity.maxReplicas",
+        message: "replicas must be from elasticity.minReplicas to elasticity.maxReplicas; to stop for a while set suspend",
+        fieldPath: ".replicas",
+      },
+      // Not rules of their fields: the server judges those on the default of the object too, which is empty.
+      {
+        rule: "self.batch.sequences % self.batch.lanes == 0",
+        message: "batch.sequences must be a multiple of batch.lanes",
+        fieldPath: ".batch.sequences",
+      },
+      {
+        rule: "self.elasticity.minReplicas <= self.elasticity.maxReplicas",
+        message: "elasticity.minReplicas must not be above elasticity.maxReplicas",
+        fieldPath: ".elasticity.minReplicas",
+      },
+      {
+        rule: "self.schedule.warmupSteps <= self.steps",
+        message: "schedule.warmupSteps must not be above steps",
+        fieldPath: ".schedule.warmupSteps",
+      },
+      ...fixedFields.map((field) => ({
+        rule: `self.${field} == oldSelf.${field}`,
+        message: `${field} cannot change, since the result depends on it: make another job, with another output.uri`,
+        fieldPath: `.${field}`,
+      })),
+    ),
+  });
+export type MoETrainingJobSpec = z.infer<typeof moeTrainingJobSpecSchema>;
+
+const moeTrainingJobSchema = z.object({
+  metadata: z.object({
+    name: z.string().min(1),
+    namespace: z.string().min(1),
+    uid: z.string().min(1),
+    generation: z.number().int().default(1),
+  }),
+  spec: moeTrainingJobSpecSchema,
+  status: moeTrainingJobStatusSchema.default({}),
+});
+export type MoETrainingJob = z.infer<typeof moeTrainingJobSchema>;
+
+export const moeTrainingJobNameRule = moeDeploymentNameRule;
+
+/** Parses an object read from the API server; throws AppError `InvalidSpec` that names the fields. */
+export function parseMoETrainingJob(object: unknown): MoETrainingJob {
+  const parsed = moeTrainingJobSchema.safeParse(object);
+  if (parsed.success) return parsed.data;
+  throw new AppError(z.prettifyError(parsed.error), { code: "InvalidSpec", operation: "reading a MoETrainingJob", cause: parsed.error });
+}
+
+interface FieldProblem {
+  readonly reason: "RanksUnsupported" | "OutOfRange" | "GPUUnsupported";
+  readonly message: string;
+}
+
+const decimals: readonly (readonly [
+  field: string,
+  of: (spec: MoETrainingJobSpec) => string,
+  ok: (value: number) => boolean,
+  must: string,
+])[] = [
+  ["optimizer.learningRate", ({ optimizer }) => optimizer.learningRate, (value) => value > 0 && value <= 1, "above 0 and at most 1"],
+  ["optimizer.weightDecay", ({ optimizer }) => optimizer.weightDecay, (value) => value <= 1, "from 0 to 1"],
+  ["optimizer.beta1", ({ optimizer }) => optimizer.beta1, (value) => value < 1, "below 1"],
+  ["optimizer.beta2", ({ optimizer }) => optimizer.beta2, (value) => value < 1, "below 1"],
+  ["optimizer.epsilon", ({ optimizer }) => optimizer.epsilon, (value) => value > 0 && value < 1, "above 0 and below 1"],
+  ["optimizer.clip", ({ optimizer }) => optimizer.clip, (value) => value > 0, "above 0"],
+  ["schedule.floor", ({ schedule }) => schedule.floor, (value) => value <= 1, "from 0 to 1"],
+];
+
+/** What of a spec cannot be trained, beyond what the API server refuses: each with field and remedy. */
+export function trainingProblems(spec: MoETrainingJobSpec): readonly FieldProblem[] {
+  const { replicas, elasticity: bound, podTemplate } = spec;
+  const ranks = [
+    ["replicas", replicas],
+    ["elasticity.maxReplicas", bound.maxReplicas],
+  ] as const;
+  const tooMany = ranks.flatMap(([field, count]): FieldProblem[] =>
+    count === 1
+      ? []
+      : [
+          {
+            reason: "RanksUnsupported",
+            message: `spec.${field} is ${count}; this version trains on one rank: set it to 1, and threadsPerRank to more`,
+          },
+        ],
+  );
+  const range = decimals.flatMap(([field, of, ok, must]): FieldProblem[] => {
+    const text = of(spec);
+    return ok(Number(text)) ? [] : [{ reason: "OutOfRange", message: `spec.${field} is ${text}; it must be ${must}` }];
+  });
+  const gpus = (podTemplate?.spec?.containers ?? []).flatMap((container): FieldProblem[] => {
+    const { limits = {}, requests = {} } = (container.resources ?? {}) as { limits?: object; requests?: object };
+    const asked = [...new Set([...Object.keys(limits), ...Object.keys(requests)])].filter((name) => /gpu/i.test(name));
+    const field = `spec.podTemplate.spec.containers[${container.name}].resources`;
+    return asked.map((name) => ({ reason: "GPUUnsupported", message: `${field} has ${name}; this version trains on CPUs: leave it out` }));
+  });
+  return [...tooMany, ...range, ...gpus];
+}

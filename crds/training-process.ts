@@ -1,0 +1,67 @@
+// The contract between the operator and a training pod: its environment and its labels. The spec is handed on as it is, and the pod
+// reads it by the same schema, so that a field of training is one in moe-training-job.ts and its use.
+import { z } from "zod";
+import { labels, paths, ports } from "./common.ts";
+import { parseModelUri } from "./moe-deployment.ts";
+import { type MoETrainingJob, type MoETrainingJobSpec, moeTrainingJobSpecSchema } from "./moe-training-job.ts";
+import { defaultLogLevel, type LogLevel, logLevels } from "./names.ts";
+import { rowsFrom, type SettingsOf } from "./variables.ts";
+
+/** The value of the label component of training pods. */
+export const trainerComponent = "trainer";
+export const selectorText = (job: string): string => `${labels.trainingJob}=${job},${labels.component}=${trainerComponent}`;
+
+/** The kubelet reads there what a container says of its end. */
+const endFile = "/dev/termination-log";
+
+/** Path of a URI in the pod, which has each claim by its name. */
+export function pathOf(uri: string): string {
+  const { claim, folder } = parseModelUri(uri);
+  return `${paths.claims}/${claim}/${folder}`;
+}
+
+interface TrainerFacts {
+  readonly job: MoETrainingJob;
+  readonly logLevel: LogLevel;
+}
+
+/** Fields that decide when there is a pod, and what is beside the process in it. */
+const operatorsFields: readonly (keyof MoETrainingJobSpec)[] = [
+  "suspend",
+  "replicas",
+  "elasticity",
+  "failurePolicy",
+  "podTemplate",
+  "image",
+];
+
+/** What a pod is told of the spec: a change of anything else is no reason to replace it. */
+function trainerSpec(spec: MoETrainingJobSpec): object {
+  return Object.fromEntries(Object.entries(spec).filter(([field]) => !operatorsFields.some((one) => one === field)));
+}
+
+const json = z
+  .string()
+  .max(65_536)
+  .transform((text, context): unknown => {
+    try {
+      return JSON.parse(text);
+    } catch {
+      context.addIssue({ code: "custom", message: "is no JSON" });
+      return z.NEVER;
+    }
+  });
+
+const { rendered } = rowsFrom<TrainerFacts>();
+const name = z.string().min(1).max(253);
+export const trainerProcess = {
+  namespace: rendered("ENODIA_NAMESPACE", name, ({ job }) => job.metadata.namespace),
+  job: rendered("ENODIA_TRAINING_JOB", name, ({ job }) => job.metadata.name),
+  spec: rendered("ENODIA_TRAINING_SPEC", json.pipe(moeTrainingJobSpecSchema), ({ job }) => JSON.stringify(trainerSpec(job.spec))),
+  probePort: rendered("ENODIA_PROBE_PORT", z.coerce.number<string>().int().min(0).max(65_535).default(ports.probes), () =>
+    String(ports.probes),
+  ),
+  endFile: rendered("ENODIA_TRAINING_END", z.string().max(1024), () => endFile),
+  logLevel: rendered("ENODIA_LOG_LEVEL", z.enum(logLevels).default(defaultLogLevel), ({ logLevel }) => logLevel),
+};
+export type TrainerSettings = SettingsOf<typeof trainerProcess>;

@@ -1,0 +1,82 @@
+// The words of a training pod to the operator: how far it is, asked over HTTP, and its end, which the kubelet passes on as the message
+// of the container. Both are parsed as strangers' bytes. The loss curve is thinned here to a number of points. Pure.
+import { z } from "zod";
+
+/** Points of a loss curve, wherever it is kept. */
+export const curvePointsMax = 64;
+/** The kubelet cuts the message of a container at 4 KiB. */
+export const endBytesMax = 4096;
+/** Bytes of an answer to GET /progress. */
+export const reportBytesMax = 16_384;
+export const reportPath = "/progress";
+export const stepsMax = 99_999_999; // a checkpoint's folder has eight digits
+
+const step = z.int().min(0).max(stepsMax);
+const loss = z.number();
+const point = z.object({ step, loss });
+export type CurvePoint = z.infer<typeof point>;
+
+export const trainingReportSchema = z.object({
+  step,
+  loss: loss.optional(),
+  validationLoss: loss.optional(),
+  tokensPerSecond: z.number().min(0).max(1e12).optional(),
+  secondsLeft: z.number().min(0).max(1e12).optional(),
+  curve: z.array(point).max(curvePointsMax).default([]),
+});
+export type TrainingReport = z.infer<typeof trainingReportSchema>;
+
+/** Complete: all steps are done and the result is written. Stopped: it was told to end, and left a checkpoint. */
+const trainingOutcomes = ["Complete", "Stopped", "Failed"] as const;
+
+const trainingEndSchema = z.object({
+  outcome: z.enum(trainingOutcomes),
+  report: trainingReportSchema.optional(),
+  /** Of a failure: its code, its text, and whether to try again can help. */
+  code: z
+    .string()
+    .regex(/^[A-Z][A-Za-z]{0,63}$/)
+    .optional(),
+  message: z.string().max(endBytesMax).optional(),
+  retry: z.boolean().optional(),
+});
+export type TrainingEnd = z.infer<typeof trainingEndSchema>;
+
+/** What a container said at its end; undefined where it had no time to, as when it was killed. */
+export function parseTrainingEnd(text: string | undefined): TrainingEnd | undefined {
+  try {
+    return trainingEndSchema.safeParse(JSON.parse(text ?? "")).data;
+  } catch {
+    return undefined; // no JSON: the kubelet's own words, or none
+  }
+}
+
+const messageCharsMax = 800;
+
+/** The end as text that the kubelet does not cut: characters outside of ASCII take up to six bytes. */
+export function trainingEndText(end: TrainingEnd): string {
+  const message = end.message?.slice(0, messageCharsMax);
+  const text = JSON.stringify({ ...end, message });
+  if (Buffer.byteLength(text) <= endBytesMax) return text;
+  return JSON.stringify({ outcome: end.outcome, code: end.code, retry: end.retry, message: message?.replace(/[^\x20-\x7e]/g, "?") });
+}
+
+/** The curve with what was measured since; points that are made again, after a checkpoint, take the place of the former. */
+export function joinCurves(before: readonly CurvePoint[], since: readonly CurvePoint[]): readonly CurvePoint[] {
+  const first = since[0]?.step ?? Number.POSITIVE_INFINITY;
+  return thinned([...before.filter(({ step }) => step < first), ...since]);
+}
+
+/** Leaves out inner points, always the one that leaves the smallest gap, until few enough are left. */
+function thinned(curve: readonly CurvePoint[]): readonly CurvePoint[] {
+  const points = [...curve];
+  while (points.length > curvePointsMax) {
+    let [least, at] = [Number.POSITIVE_INFINITY, 1];
+    for (let i = 1; i < points.length - 1; i++) {
+      const gap = (points[i + 1]?.step ?? 0) - (points[i - 1]?.step ?? 0);
+      if (gap < least) [least, at] = [gap, i];
+    }
+    points.splice(at, 1);
+  }
+  return points;
+}

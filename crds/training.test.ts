@@ -1,0 +1,104 @@
+// The spec of a training job beyond its schema, and what its pod says to the operator.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { moeTrainingJobSpecSchema, trainingProblems } from "./moe-training-job.ts";
+import {
+  type CurvePoint,
+  curvePointsMax,
+  endBytesMax,
+  joinCurves,
+  parseTrainingEnd,
+  reportBytesMax,
+  trainingEndText,
+  trainingReportSchema,
+} from "./training-report.ts";
+
+const least = {
+  model: { uri: "pvc://a/b" },
+  data: { uri: "pvc://a/c" },
+  steps: 10,
+  memoryPerRank: "1Gi",
+  output: { uri: "pvc://a/d" },
+};
+const gpu = { spec: { containers: [{ name: "runtime", resources: { limits: { "nvidia.com/gpu": 1 } } }] } };
+
+const refused: Record<string, { readonly spec: object; readonly want: RegExp }> = {
+  "more than one rank": {
+    spec: { replicas: 2, elasticity: { maxReplicas: 2 } },
+    want: /RanksUnsupported spec\.replicas is 2.*set it to 1/,
+  },
+  "a maximum that no rank may reach": { spec: { elasticity: { maxReplicas: 3 } }, want: /spec\.elasticity\.maxReplicas is 3/ },
+  "no learning rate": {
+    spec: { optimizer: { learningRate: "0" } },
+    want: /OutOfRange spec\.optimizer\.learningRate is 0; it must be above 0/,
+  },
+  "a momentum that forgets nothing": { spec: { optimizer: { beta1: "1" } }, want: /optimizer\.beta1 is 1; it must be below 1/ },
+  "a floor above the rate": { spec: { schedule: { floor: "1.5" } }, want: /schedule\.floor is 1\.5; it must be from 0 to 1/ },
+  "a GPU": { spec: { podTemplate: gpu }, want: /GPUUnsupported spec\.podTemplate.*nvidia\.com\/gpu.*leave it out/ },
+};
+for (const [sentence, { spec, want }] of Object.entries(refused)) {
+  test(`a training job with ${sentence} is refused with the field and the remedy`, () => {
+    const problems = trainingProblems(moeTrainingJobSpecSchema.parse({ ...least, ...spec }));
+    assert.match(problems.map(({ reason, message }) => `${reason} ${message}`).join("\n"), want);
+  });
+}
+
+test("a training job with defaults is refused nothing", () => {
+  assert.deepEqual(trainingProblems(moeTrainingJobSpecSchema.parse(least)), []);
+});
+
+const ascending = (from: number, steps: readonly number[]): CurvePoint[] =>
+  [...new Set(steps)].sort((a, b) => a - b).map((step) => ({ step: from + step, loss: step }));
+
+test("joined curves have ascending steps, few points, and both ends", () => {
+  const steps = fc.array(fc.nat(100_000), { maxLength: 200 });
+  fc.assert(
+    fc.property(steps, steps, fc.nat(100_000), (a, b, from) => {
+      const [before, since] = [joinCurves([], ascending(0, a)), ascending(from, b)];
+      const joined = joinCurves(before, since);
+      assert.ok(joined.length <= curvePointsMax);
+      for (const [i, { step }] of joined.entries()) assert.ok(i === 0 || step > (joined[i - 1]?.step ?? 0));
+      assert.deepEqual(joined.at(-1), since.at(-1) ?? before.at(-1));
+      const kept = before.find(({ step }) => step < (since[0]?.step ?? Number.POSITIVE_INFINITY)) ?? since[0];
+      assert.deepEqual(joined[0], kept);
+    }),
+    { numRuns: 200 },
+  );
+});
+
+test("steps that are made again take the place of the former", () => {
+  const joined = joinCurves(
+    [1, 2, 3].map((step) => ({ step, loss: 1 })),
+    [{ step: 2, loss: 7 }],
+  );
+  assert.deepEqual(joined, [
+    { step: 1, loss: 1 },
+    { step: 2, loss: 7 },
+  ]);
+});
+
+test("the end of a pod fits what the kubelet passes on, whatever is said, and is read back", () => {
+  const curve = Array.from({ length: curvePointsMax }, (_, i) => ({ step: 90_000_000 + i, loss: 10.12345678901234 }));
+  for (const letter of ["x", "ä", "\u0001", "\ud83d\ude00"]) {
+    const text = trainingEndText({
+      outcome: "Failed",
+      code: "BadData",
+      retry: false,
+      message: letter.repeat(5000),
+      report: { step: 1, curve },
+    });
+    assert.ok(Buffer.byteLength(text) <= endBytesMax, letter);
+    const end = parseTrainingEnd(text);
+    assert.equal(end?.code, "BadData", letter);
+    assert.equal(end?.retry, false, letter);
+  }
+  const whole = parseTrainingEnd(trainingEndText({ outcome: "Complete", report: { step: 9, curve } }));
+  assert.deepEqual(whole?.report?.curve, curve, "a curve of all points fits");
+  assert.ok(JSON.stringify(trainingReportSchema.parse({ step: 9, curve })).length < reportBytesMax);
+});
+
+test("a message that no training pod wrote is none", () => {
+  for (const text of [undefined, "", "OOM", "{}", '{"outcome":"Won"}', '{"outcome":"Failed","code":"lower case"}'])
+    assert.equal(parseTrainingEnd(text), undefined, text);
+});

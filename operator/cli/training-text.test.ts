@@ -1,0 +1,64 @@
+// Training jobs as text: what a curve looks like, and that the manifest which serves a result is one that is accepted.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { parseMoEDeployment } from "../../crds/moe-deployment.ts";
+import { parseMoETrainingJob } from "../../crds/moe-training-job.ts";
+import { curveText, jobTable, jobText, servingManifest } from "./training-text.ts";
+
+const job = parseMoETrainingJob({
+  metadata: { name: "news", namespace: "ns", uid: "u" },
+  spec: {
+    model: { uri: "pvc://models/m" },
+    data: { uri: "pvc://data/d" },
+    steps: 200,
+    memoryPerRank: "1Gi",
+    output: { uri: "pvc://models/out", codecs: ["q4_0", "f32"] },
+  },
+  status: {
+    step: 50,
+    progress: "25%",
+    loss: "2.5000",
+    tokensPerSecond: 900,
+    readyReplicas: 1,
+    eta: "3m",
+    conditions: [
+      { type: "Running", status: "True", reason: "Training", message: "step 50 of 200", lastTransitionTime: "2026-01-01T00:00:00Z" },
+    ],
+  },
+});
+
+test("a job is a row of a table, and more in detail", () => {
+  assert.deepEqual(jobTable([job]).split("\n"), [
+    "NAME    STEP  PROGRESS    LOSS  TOKENS/S  RANKS  ETA  STATUS",
+    "news  50/200       25%  2.5000       900      1   3m  Training",
+  ]);
+  assert.match(jobText(job), /output +pvc:\/\/models\/out\n[\s\S]*Running=True +Training: step 50 of 200/);
+});
+
+test("a falling loss falls in the drawing, from the first step to the last", () => {
+  const text = curveText([1, 2, 3, 4].map((i) => ({ step: 10 * i, loss: 5 - i }))) ?? "";
+  const lines = text.split("\n");
+  assert.match(lines[0] ?? "", /^4\.0000 \|\*$/);
+  assert.match(lines[11] ?? "", /^1\.0000 \| {63}\*$/);
+  assert.match(lines.at(-1) ?? "", /^ +10 +40 {2}step$/);
+  assert.equal(curveText([{ step: 1, loss: 2 }]), undefined);
+});
+
+test("any curve is drawn within its block", () => {
+  const point = fc.record({ step: fc.nat(1_000_000), loss: fc.double({ min: 0, max: 100, noNaN: true }) });
+  fc.assert(
+    fc.property(fc.uniqueArray(point, { minLength: 2, maxLength: 64, selector: ({ step }) => step }), (points) => {
+      const lines = (curveText(points.toSorted((a, b) => a.step - b.step)) ?? "").split("\n");
+      assert.equal(lines.length, 14);
+      assert.ok(lines.slice(0, 12).join("").includes("*"));
+      for (const line of lines.slice(0, 13)) assert.ok(line.length <= 8 + 2 + 64, line);
+    }),
+  );
+});
+
+test("the manifest of a result names its store and the first of its codecs, and is accepted", () => {
+  const manifest: any = servingManifest(job, "news-served");
+  assert.deepEqual(manifest.spec, { model: { uri: "pvc://models/out/store" }, replicas: 1, runtime: { expertCodec: "q4_0" } });
+  assert.doesNotThrow(() => parseMoEDeployment({ ...manifest, metadata: { ...manifest.metadata, uid: "u" } }));
+});

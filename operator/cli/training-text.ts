@@ -1,0 +1,78 @@
+// Training jobs as text: a table, one job in detail, its loss curve drawn in the terminal, and the manifest that serves its result. Pure.
+import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
+import { table } from "./table.ts";
+
+const dash = "-";
+
+export function jobTable(jobs: readonly MoETrainingJob[]): string {
+  const header = ["NAME", "STEP", "PROGRESS", "LOSS", "TOKENS/S", "RANKS", "ETA", "STATUS"];
+  return table(
+    header,
+    jobs.map(({ metadata, spec, status }) => [
+      metadata.name,
+      `${status.step ?? 0}/${spec.steps}`,
+      status.progress ?? dash,
+      status.loss ?? dash,
+      `${status.tokensPerSecond ?? dash}`,
+      `${status.readyReplicas ?? 0}`,
+      status.eta ?? dash,
+      status.conditions?.find(({ type }) => type === "Running")?.reason ?? dash,
+    ]),
+  );
+}
+
+export function jobText(job: MoETrainingJob): string {
+  const { spec, status } = job;
+  const facts: readonly (readonly [name: string, value: string | undefined])[] = [
+    ["model", spec.model.uri],
+    ["data", spec.data.uri],
+    ["output", spec.output.uri],
+    ["image", status.image],
+    ["validation loss", status.validationLoss],
+    ["restarts", `${status.restarts ?? 0} of ${spec.failurePolicy.maxRestarts}`],
+    ["last failure", status.lastFailure && `${status.lastFailure.time} ${status.lastFailure.reason}: ${status.lastFailure.message}`],
+    ["result", status.result?.store],
+  ];
+  const told = facts.flatMap(([name, value]) => (value === undefined ? [] : [`  ${name.padEnd(16)} ${value}`]));
+  const conditions = (status.conditions ?? []).map(
+    ({ type, status: is, reason, message }) => `  ${`${type}=${is}`.padEnd(20)} ${reason}: ${message}`,
+  );
+  return [jobTable([job]), "", ...told, "", ...conditions].join("\n");
+}
+
+interface Point {
+  readonly step: number;
+  readonly loss: number;
+}
+
+const rows = 12;
+const columns = 64;
+
+/** The curve as a block of characters; undefined where it has no two points. */
+export function curveText(curve: readonly Point[]): string | undefined {
+  const [first, last] = [curve[0], curve.at(-1)];
+  if (first === undefined || last === undefined || first === last) return undefined;
+  const losses = curve.map(({ loss }) => loss);
+  const [low, high] = [Math.min(...losses), Math.max(...losses)];
+  const cells = Array.from({ length: rows }, () => Array<string>(columns).fill(" "));
+  for (const { step, loss } of curve) {
+    const column = Math.round(((step - first.step) / (last.step - first.step)) * (columns - 1));
+    const row = high === low ? rows - 1 : Math.round(((high - loss) / (high - low)) * (rows - 1));
+    (cells[row] as string[])[column] = "*";
+  }
+  const label = (row: number): string => (row === 0 ? high : row === rows - 1 ? low : undefined)?.toFixed(4) ?? "";
+  const width = Math.max(label(0).length, label(rows - 1).length);
+  const lines = cells.map((line, row) => `${label(row).padStart(width)} |${line.join("").trimEnd()}`);
+  const steps = `${first.step}${`${last.step}`.padStart(columns - `${first.step}`.length)}`;
+  return [...lines, `${" ".repeat(width)} +${"-".repeat(columns)}`, `${" ".repeat(width)}  ${steps}  step`].join("\n");
+}
+
+/** A MoEDeployment of the store that the job writes. */
+export function servingManifest({ metadata, spec }: MoETrainingJob, name: string): object {
+  return {
+    apiVersion: "enodia.dev/v1alpha1",
+    kind: "MoEDeployment",
+    metadata: { name, namespace: metadata.namespace },
+    spec: { model: { uri: `${spec.output.uri}/store` }, replicas: 1, runtime: { expertCodec: spec.output.codecs[0] } },
+  };
+}

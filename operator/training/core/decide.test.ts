@@ -1,0 +1,286 @@
+// The decisions of a training job: each case by itself, and whole lives under crashes between any two writes.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
+import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
+import type { TrainingEnd } from "../../../crds/training-report.ts";
+import { decide, isOver, isTrue, type Observed } from "./decide.ts";
+import type { PodView } from "./pod-view.ts";
+
+const start = Date.parse("2026-01-01T00:00:00Z");
+const spec = {
+  model: { uri: "pvc://models/m" },
+  data: { uri: "pvc://data/d" },
+  steps: 100,
+  memoryPerRank: "1Gi",
+  output: { uri: "pvc://models/out" },
+};
+const job = (change: object = {}, generation = 1): MoETrainingJob =>
+  parseMoETrainingJob({ metadata: { name: "j", namespace: "ns", uid: "job", generation }, spec: { ...spec, ...change } });
+
+const pod = (change: Partial<PodView> = {}): PodView => ({
+  name: "j-train-0",
+  uid: "p0",
+  attempt: 0,
+  hash: "h",
+  generation: 1,
+  deleting: false,
+  running: true,
+  ip: "10.0.0.1",
+  waiting: undefined,
+  over: undefined,
+  ...change,
+});
+const over = (end: TrainingEnd | undefined, change: Partial<NonNullable<PodView["over"]>> = {}): PodView["over"] => ({
+  end,
+  disrupted: false,
+  reason: "Error",
+  message: "exit code 1",
+  ...change,
+});
+const observed = (change: Partial<Observed> = {}): Observed => ({
+  job: job(),
+  status: {},
+  pods: [],
+  report: undefined,
+  image: "enodia/training:1",
+  templateHash: () => "h",
+  templateProblems: [],
+  podRefused: undefined,
+  now: new Date(start),
+  ...change,
+});
+const conditions = ({ conditions: all = [] }: MoETrainingJobStatus) =>
+  Object.fromEntries(all.map(({ type, status, reason }) => [type, `${status} ${reason}`]));
+const failed = (code: string, retry: boolean) => over({ outcome: "Failed", code, message: "why", retry });
+
+interface Case {
+  readonly given: Partial<Observed>;
+  readonly wantActions: readonly string[];
+  readonly want: Record<string, string>;
+}
+const done: MoETrainingJobStatus = decide(observed({ pods: [pod({ over: over({ outcome: "Complete" }) })] })).status;
+const cases: Record<string, Case> = {
+  "a new job gets a pod": { given: {}, wantActions: ["create 0"], want: { SpecAccepted: "True Accepted", Running: "False Starting" } },
+  "a pod that runs is left alone": { given: { pods: [pod()] }, wantActions: [], want: { Running: "True Training" } },
+  "a suspended job has no pod": {
+    given: { job: job({ suspend: true }), pods: [pod()] },
+    wantActions: ["delete j-train-0"],
+    want: { Running: "False Suspended", Suspended: "True Requested" },
+  },
+  "more than one rank is refused before there is a pod": {
+    given: { job: job({ replicas: 2, elasticity: { maxReplicas: 2 } }) },
+    wantActions: [],
+    want: { SpecAccepted: "False RanksUnsupported", Running: "False Refused" },
+  },
+  "a template that cannot be is refused": {
+    given: { templateProblems: [{ reason: "FieldNotSupported", message: "spec.podTemplate.spec.hostNetwork" }] },
+    wantActions: [],
+    want: { SpecAccepted: "False FieldNotSupported" },
+  },
+  "a pod made before a refused change goes on": {
+    given: { job: job({ replicas: 2, elasticity: { maxReplicas: 2 } }, 2), pods: [pod()] },
+    wantActions: [],
+    want: { SpecAccepted: "False RanksUnsupported", Running: "True Training" },
+  },
+  "a pod that failed is counted and goes": {
+    given: { pods: [pod({ over: over(undefined, { reason: "OOMKilled" }) })] },
+    wantActions: ["delete j-train-0"],
+    want: { Running: "False Restarting" },
+  },
+  "input that the pod refuses is told as a refused spec": {
+    given: { pods: [pod({ over: failed("BadData", false) })] },
+    wantActions: ["delete j-train-0"],
+    want: { SpecAccepted: "False BadData" },
+  },
+  "input that a pod of an older spec refused is tried again": {
+    given: { job: job({}, 2), pods: [pod({ over: failed("BadData", false) })] },
+    wantActions: ["delete j-train-0"],
+    want: { SpecAccepted: "True Accepted", Running: "False SpecChanged" },
+  },
+  "a loss that is not finite ends the job": {
+    given: { pods: [pod({ over: failed("NonFiniteLoss", false) })] },
+    wantActions: ["delete j-train-0"],
+    want: { Failed: "True NonFiniteLoss", Running: "False Failed" },
+  },
+  "an evicted pod does not count": {
+    given: { pods: [pod({ over: over(undefined, { disrupted: true }) })] },
+    wantActions: ["delete j-train-0"],
+    want: { Running: "False Stopped" },
+  },
+  "a pod of another template is replaced": {
+    given: { pods: [pod({ hash: "old" })] },
+    wantActions: ["delete j-train-0"],
+    want: { Running: "False Replacing" },
+  },
+  "no second pod is made while the first is leaving": { given: { pods: [pod({ deleting: true })] }, wantActions: [], want: {} },
+  "a pod that the API server refuses is told": {
+    given: { podRefused: "exceeded quota" },
+    wantActions: [],
+    want: { Running: "False PodRefused", SpecAccepted: "True Accepted" },
+  },
+  "a finished job whose pod is deleted does not start again": {
+    given: { status: done },
+    wantActions: [],
+    want: { Complete: "True AllStepsDone" },
+  },
+  "a finished job does not start again for a changed spec": {
+    given: { status: done, job: job({ suspend: true }, 5), pods: [pod()] },
+    wantActions: ["delete j-train-0"],
+    want: { Complete: "True AllStepsDone" },
+  },
+};
+for (const [sentence, { given, wantActions, want }] of Object.entries(cases)) {
+  test(sentence, () => {
+    const { status, actions } = decide(observed(given));
+    assert.deepEqual(
+      actions.map((action) => (action.kind === "create" ? `create ${action.attempt}` : `delete ${action.name}`)),
+      wantActions,
+    );
+    const found = conditions(status);
+    for (const [type, verdict] of Object.entries(want)) assert.equal(found[type], verdict, type);
+  });
+}
+
+test("input that was refused stays refused until the spec changes", () => {
+  const { status } = decide(observed({ pods: [pod({ over: failed("BadData", false) })] }));
+  const same = decide(observed({ status }));
+  assert.deepEqual(same.actions, []);
+  assert.equal(conditions(same.status).SpecAccepted, "False BadData");
+  const changed = decide(observed({ status, job: job({ memoryPerRank: "2Gi" }, 2) }));
+  assert.deepEqual(changed.actions, [{ kind: "create", attempt: 0 }]);
+});
+
+test("failures in a row wait longer and longer, and a new step ends the row", () => {
+  let status: MoETrainingJobStatus = {};
+  const waits: (number | undefined)[] = [];
+  const fail = (step: number): void => {
+    const attempt = status.restarts ?? 0;
+    const end: TrainingEnd = { outcome: "Failed", code: "Internal", retry: true, report: { step, curve: [] } };
+    status = decide(observed({ status, pods: [pod({ attempt, over: over(end) })] })).status;
+    const next = decide(observed({ status }));
+    assert.deepEqual(next.actions, [], "not at once");
+    waits.push(next.requeueAfterMs);
+  };
+  for (const step of [3, 3, 3, 9]) fail(step);
+  assert.deepEqual(waits, [5_000, 10_000, 20_000, 5_000]);
+  const later = decide(observed({ status, now: new Date(start + 5_000) }));
+  assert.deepEqual(later.actions, [{ kind: "create", attempt: 4 }]);
+});
+
+test("a job keeps the image that it began with", () => {
+  const { status } = decide(observed());
+  assert.equal(status.image, "enodia/training:1");
+  assert.equal(decide(observed({ status, image: "enodia/training:2" })).status.image, "enodia/training:1");
+  const refused = decide(observed({ job: job({ replicas: 2, elasticity: { maxReplicas: 2 } }) }));
+  assert.equal(refused.status.image, undefined, "one that has not begun has none");
+});
+
+test("progress, the curve and the result are in the status", () => {
+  const report = { step: 40, loss: 2.5, tokensPerSecond: 812.4, secondsLeft: 95, curve: [{ step: 40, loss: 2.5 }] };
+  const { status } = decide(observed({ pods: [pod()], report }));
+  assert.deepEqual(
+    [status.step, status.progress, status.loss, status.tokensPerSecond, status.eta, status.readyReplicas],
+    [40, "40%", "2.5000", 812, "95s", 1],
+  );
+  const quiet = decide(observed({ pods: [pod()], status }));
+  assert.equal(quiet.status.step, 40, "a pod that does not answer takes nothing back");
+  assert.equal(quiet.status.tokensPerSecond, undefined);
+  assert.equal(done.result?.store, "pvc://models/out/store");
+  assert.equal(done.progress, "100%");
+});
+
+type Fate = "Complete" | "Crash" | "Evict";
+/** A world with a status, pods and a crash after a number of writes. */
+class World {
+  status: MoETrainingJobStatus = {};
+  pods: PodView[] = [];
+  writes = 0;
+  crashAt = Number.POSITIVE_INFINITY;
+  made: number[] = [];
+  failures = 0;
+  uid = 0;
+  now = start;
+
+  #write(change: () => void): void {
+    if (this.writes++ === this.crashAt) throw new Error("crash");
+    change();
+  }
+
+  /** As the shell: the status first, then the actions. */
+  reconcile(): void {
+    const { status, actions } = decide(observed({ status: this.status, pods: this.pods, now: new Date(this.now) }));
+    this.#write(() => {
+      this.status = status;
+    });
+    for (const action of actions) {
+      this.#write(() => {
+        if (action.kind === "delete") this.pods = this.pods.filter(({ uid }) => uid !== action.uid);
+        else {
+          this.made.push(action.attempt);
+          this.pods.push(pod({ name: `j-train-${action.attempt}`, uid: `p${this.uid++}`, attempt: action.attempt }));
+        }
+      });
+      assert.ok(this.pods.length <= 1, "never two pods");
+    }
+  }
+
+  meet(fate: Fate): void {
+    const ends: Record<Fate, PodView["over"]> = {
+      Complete: over({ outcome: "Complete" }),
+      Crash: over(undefined),
+      Evict: over(undefined, { disrupted: true }),
+    };
+    this.pods = this.pods.map((one) => {
+      if (one.over !== undefined) return one;
+      if (fate === "Crash") this.failures += 1;
+      return { ...one, over: ends[fate] };
+    });
+  }
+}
+
+test("wherever the operator crashes, no end is lost or counted twice, and a finished job never has a pod again", () => {
+  const fates = fc.array(fc.constantFrom<Fate>("Crash", "Evict"), { maxLength: 6 });
+  fc.assert(
+    fc.property(fates, fc.array(fc.nat(6), { maxLength: 12 }), (fatesBefore, crashes) => {
+      const world = new World();
+      const settle = (): void => {
+        for (let i = 0; i < 8; i++) {
+          world.crashAt = world.writes + (crashes.shift() ?? 1_000);
+          try {
+            world.reconcile();
+          } catch (caught) {
+            assert.equal((caught as Error).message, "crash");
+          }
+          world.now += 300_000;
+        }
+      };
+      for (const fate of [...fatesBefore, "Complete" as const]) {
+        settle();
+        assert.equal(world.pods.length, 1);
+        world.meet(fate);
+      }
+      crashes.push(0, 1, 0, 1);
+      settle();
+      assert.equal(world.status.restarts, world.failures);
+      assert.ok(isTrue(world.status, "Complete") && isOver(world.status));
+      assert.deepEqual(world.pods, []);
+      const made = world.made.length;
+      settle();
+      assert.equal(world.made.length, made, "none is made after the end");
+    }),
+    { numRuns: 300 },
+  );
+});
+
+test("a job that fails more often than it may is failed, with the last reason", () => {
+  let status: MoETrainingJobStatus = {};
+  const limited = job({ failurePolicy: { maxRestarts: 1 } });
+  for (const attempt of [0, 1]) {
+    assert.equal(isOver(status), false);
+    status = decide(observed({ job: limited, status, pods: [pod({ attempt, over: over(undefined, { reason: "OOMKilled" }) })] })).status;
+  }
+  assert.equal(conditions(status).Failed, "True RestartLimit");
+  assert.match(status.conditions?.find(({ type }) => type === "Failed")?.message ?? "", /failed 2 times.*maxRestarts is 1.*OOMKilled/);
+});

@@ -1,0 +1,175 @@
+// The next step of a training job, from what is observed: a status and the pods to delete or make. Whatever the status says of a pod's end
+// is written before that pod is deleted, and an action repeated changes nothing, so that a crash anywhere loses and doubles nothing. Pure.
+import { rfc3339 } from "../../../crds/conditions.ts";
+import { type MoETrainingJob, trainingProblems } from "../../../crds/moe-training-job.ts";
+import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
+import type { TrainingReport } from "../../../crds/training-report.ts";
+import type { PodView } from "./pod-view.ts";
+import { type Judged, type State, statusOf } from "./status.ts";
+
+export type Action =
+  | { readonly kind: "delete"; readonly name: string; readonly uid: string }
+  /** The pod's name is made of the attempt: the same pod asked for twice is one. */
+  | { readonly kind: "create"; readonly attempt: number };
+
+interface Problem {
+  readonly reason: string;
+  readonly message: string;
+}
+
+export interface Observed {
+  readonly job: MoETrainingJob;
+  /** The status as it was written last. */
+  readonly status: MoETrainingJobStatus;
+  /** Its pods, those that are being deleted too. */
+  readonly pods: readonly PodView[];
+  /** What the running pod says. */
+  readonly report: TrainingReport | undefined;
+  /** Image of jobs that begin now. */
+  readonly image: string;
+  /** The hash that a pod made now would have. */
+  readonly templateHash: (image: string) => string;
+  /** What of the pod template cannot be. */
+  readonly templateProblems: readonly Problem[];
+  /** What the API server said where it refused the pod just now. */
+  readonly podRefused: string | undefined;
+  readonly now: Date;
+}
+
+export interface Decision {
+  readonly status: MoETrainingJobStatus;
+  readonly actions: readonly Action[];
+  /** Look again after this many milliseconds. */
+  readonly requeueAfterMs: number | undefined;
+}
+
+/** Codes of failures that no other try and no other input mends. */
+const lostCodes: readonly string[] = ["NonFiniteLoss"];
+/** Reasons for which a spec is refused without a pod: they hold as long as they are seen. What a pod found holds for a generation. */
+const seenHere: readonly string[] = ["RanksUnsupported", "OutOfRange", "GPUUnsupported", "FieldNotSupported", "InvalidSpec"];
+/** A running pod is asked how far it is this often. */
+const progressMs = 5_000;
+/** The pause before a failed pod is replaced: this long, doubled with each failure without a new step. */
+const pauseMs = 5_000;
+const pauseMsMax = 300_000;
+/** A pod that the API server refuses is asked for again after this. */
+const refusedMs = 30_000;
+
+export const isTrue = (status: MoETrainingJobStatus, type: string): boolean =>
+  status.conditions?.some((one) => one.type === type && one.status === "True") ?? false;
+
+/** Complete or Failed: such a job never starts again, whatever is deleted or changed. */
+export const isOver = (status: MoETrainingJobStatus): boolean => isTrue(status, "Complete") || isTrue(status, "Failed");
+
+export function decide(observed: Observed): Decision {
+  const { status } = observed;
+  if (isOver(status)) return decision(observed, { kind: "over" }, deleted(observed.pods));
+  const current = observed.pods.find(({ attempt }) => attempt === attemptOf(status));
+  const stale = deleted(observed.pods.filter((pod) => pod !== current));
+  if (current?.over !== undefined) return decision(observed, ended(observed, current), [...stale, ...deleted([current])]);
+  return next(observed, current, stale);
+}
+
+const attemptOf = ({ restarts = 0 }: MoETrainingJobStatus): number => restarts;
+
+const deleted = (pods: readonly PodView[]): Action[] =>
+  pods.filter(({ deleting }) => !deleting).map(({ name, uid }) => ({ kind: "delete", name, uid }));
+
+/** What the end of the current pod means. It is deleted in any case; its attempt is not made again where it counts as a failure. */
+function ended({ job, status, now }: Observed, pod: PodView): State {
+  const { end, disrupted, reason, message } = pod.over as NonNullable<PodView["over"]>;
+  if (end?.outcome === "Complete") return { kind: "complete", report: end.report };
+  // It left because it was told to: by an eviction, a drain, a suspension.
+  if (disrupted || end?.outcome === "Stopped")
+    return { kind: "waiting", reason: "Stopped", message: "the pod ended early", report: end?.report };
+  const code = end?.code ?? reason;
+  const text = end?.message ?? message;
+  if (end?.retry === false && !lostCodes.includes(code)) {
+    // Its input is at fault. What it was made for may have changed since.
+    if (pod.generation === job.metadata.generation)
+      return { kind: "refused", problems: [{ reason: code, message: text }], report: end.report };
+    return { kind: "waiting", reason: "SpecChanged", message: "the spec has changed since the pod was made", report: end.report };
+  }
+  const failure = failureOf(status, { reason: code, message: text, now, step: end?.report?.step });
+  if (end?.retry === false) return { kind: "failed", reason: code, message: text, failure, report: end.report };
+  const restarts = attemptOf(status) + 1;
+  const { maxRestarts } = job.spec.failurePolicy;
+  if (restarts <= maxRestarts) return { kind: "restarting", restarts, failure, report: end?.report };
+  const told = `the pod failed ${restarts} times, failurePolicy.maxRestarts is ${maxRestarts}; the last time: ${code}: ${text}`;
+  return { kind: "failed", reason: "RestartLimit", message: told, failure, report: end?.report };
+}
+
+interface Fault {
+  readonly reason: string;
+  readonly message: string;
+  readonly step: number | undefined;
+  readonly now: Date;
+}
+
+function failureOf(status: MoETrainingJobStatus, { reason, message, step, now }: Fault): NonNullable<MoETrainingJobStatus["lastFailure"]> {
+  const before = status.lastFailure;
+  const at = Math.max(step ?? 0, status.step ?? 0);
+  const repeated = before !== undefined && at <= before.step ? before.repeated + 1 : 1;
+  return { reason, message: message.slice(0, 1024), time: rfc3339(now), step: at, repeated };
+}
+
+/** Milliseconds until a failed pod may be replaced. */
+function pauseLeft({ status, now }: Observed): number {
+  const { lastFailure } = status;
+  if (lastFailure === undefined) return 0;
+  const pause = Math.min(pauseMsMax, pauseMs * 2 ** Math.min(20, lastFailure.repeated - 1));
+  return Math.max(0, Date.parse(lastFailure.time) + pause - now.getTime());
+}
+
+/** The problems for which the spec, as it is now, is not trained: those that are seen from here, and those that a pod found. */
+function problemsOf({ job, status, templateProblems }: Observed): readonly Problem[] {
+  const seen = [...trainingProblems(job.spec), ...templateProblems];
+  if (seen.length > 0) return seen;
+  const before = status.conditions?.find(({ type }) => type === "SpecAccepted");
+  const found = before?.status === "False" && before.observedGeneration === job.metadata.generation;
+  const stands = found && !seenHere.includes(before.reason);
+  return stands ? [{ reason: before.reason, message: before.message }] : [];
+}
+
+function next(observed: Observed, current: PodView | undefined, stale: readonly Action[]): Decision {
+  const { job, status, pods, report } = observed;
+  const problems = problemsOf(observed);
+  if (job.spec.suspend)
+    return decision(observed, { kind: "suspended", problems, report }, [...stale, ...deleted(current ? [current] : [])]);
+  // A pod that was made before goes on: the spec that it was made of was accepted.
+  if (problems.length > 0)
+    return decision(observed, { kind: "refused", problems, pod: current, report }, stale, current ? progressMs : undefined);
+  if (current !== undefined) {
+    const outdated = current.hash !== observed.templateHash(imageOf(observed)) || current.deleting;
+    const state: State = outdated
+      ? { kind: "waiting", reason: "Replacing", message: `pod ${current.name} ends, and another goes on from its checkpoint`, report }
+      : { kind: "running", pod: current, report };
+    return decision(observed, state, outdated ? [...stale, ...deleted([current])] : stale, progressMs);
+  }
+  // Never two pods at once: they would write the same checkpoints.
+  if (pods.length > 0)
+    return decision(observed, { kind: "waiting", reason: "Replacing", message: "the former pod is still there", report }, stale);
+  const left = pauseLeft(observed);
+  if (left > 0) {
+    const message = `${status.lastFailure?.reason}: ${status.lastFailure?.message}; the next try is in ${Math.ceil(left / 1000)} s`;
+    return decision(observed, { kind: "waiting", reason: "BackOff", message: message.slice(0, 1500), report }, stale, left);
+  }
+  if (observed.podRefused !== undefined) {
+    const message = `the API server refuses the pod: ${observed.podRefused}; correct spec.podTemplate, or the quota of the namespace`;
+    return decision(observed, { kind: "waiting", reason: "PodRefused", message, report }, stale, refusedMs);
+  }
+  const state: State = { kind: "waiting", reason: "Starting", message: "a pod is made", report };
+  return decision(observed, state, [...stale, { kind: "create", attempt: attemptOf(status) }], progressMs);
+}
+
+/** The image that the job began with, unless its owner names one. */
+export function imageOf({ job, status, image }: Pick<Observed, "job" | "status" | "image">): string {
+  return job.spec.image ?? status.image ?? image;
+}
+
+function decision(observed: Observed, state: State, actions: readonly Action[], requeueAfterMs?: number): Decision {
+  const { job, status, pods, now } = observed;
+  const begins = actions.some(({ kind }) => kind === "create");
+  const judged: Judged = { job, status, pods, now, image: status.image ?? (begins ? imageOf(observed) : undefined), state };
+  return { status: statusOf(judged), actions, requeueAfterMs };
+}

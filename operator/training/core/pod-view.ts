@@ -1,0 +1,105 @@
+// A training pod as decisions see it: which attempt it is, whether it runs, why it does not, and its end with what it said. Pure.
+import { z } from "zod";
+import { annotations, labels } from "../../../crds/common.ts";
+import { parseTrainingEnd, type TrainingEnd } from "../../../crds/training-report.ts";
+
+export interface PodView {
+  readonly name: string;
+  readonly uid: string;
+  /** Restarts of the job before it; -1 where it does not say. */
+  readonly attempt: number;
+  readonly hash: string;
+  /** Generation of the spec that it was made for. */
+  readonly generation: number;
+  readonly deleting: boolean;
+  readonly running: boolean;
+  readonly ip: string | undefined;
+  /** Why it does not run, as far as Kubernetes says. */
+  readonly waiting: string | undefined;
+  /** Its end, once there is one. */
+  readonly over:
+    | { readonly end: TrainingEnd | undefined; readonly disrupted: boolean; readonly reason: string; readonly message: string }
+    | undefined;
+}
+
+const terminated = z.object({ exitCode: z.number().default(0), reason: z.string().optional(), message: z.string().optional() });
+const podSchema = z.object({
+  metadata: z.object({
+    name: z.string(),
+    uid: z.string().default(""),
+    labels: z.record(z.string(), z.string()).default({}),
+    annotations: z.record(z.string(), z.string()).default({}),
+    deletionTimestamp: z.string().optional(),
+  }),
+  status: z
+    .object({
+      phase: z.string().default("Pending"),
+      reason: z.string().optional(),
+      message: z.string().optional(),
+      podIP: z.string().optional(),
+      conditions: z
+        .array(z.object({ type: z.string(), status: z.string(), reason: z.string().optional(), message: z.string().optional() }))
+        .default([]),
+      containerStatuses: z
+        .array(
+          z.object({
+            name: z.string(),
+            state: z
+              .object({
+                running: z.unknown().optional(),
+                waiting: z.object({ reason: z.string().optional(), message: z.string().optional() }).optional(),
+                terminated: terminated.optional(),
+              })
+              .default({}),
+          }),
+        )
+        .default([]),
+    })
+    .default({ phase: "Pending", conditions: [], containerStatuses: [] }),
+});
+type Pod = z.infer<typeof podSchema>;
+
+/** The container that trains. */
+export const container = "runtime";
+
+export function podView(object: unknown): PodView {
+  const pod = podSchema.parse(object);
+  const { metadata, status } = pod;
+  return {
+    name: metadata.name,
+    uid: metadata.uid,
+    attempt: whole(metadata.labels[labels.rank] === "0" ? metadata.name.replace(/^.*-/, "") : undefined),
+    hash: metadata.annotations[annotations.templateHash] ?? "",
+    generation: whole(metadata.annotations[annotations.generation]),
+    deleting: metadata.deletionTimestamp !== undefined,
+    running: status.phase === "Running",
+    ip: status.podIP,
+    waiting: waitingText(pod),
+    over: overOf(pod),
+  };
+}
+
+const whole = (text: string | undefined): number => (/^\d{1,9}$/.test(text ?? "") ? Number(text) : -1);
+
+function waitingText({ status }: Pod): string | undefined {
+  const scheduled = status.conditions.find(({ type }) => type === "PodScheduled");
+  if (scheduled?.status === "False") return `${scheduled.reason ?? "Unscheduled"}: ${scheduled.message ?? ""}`;
+  const { waiting } = status.containerStatuses.find(({ name }) => name === container)?.state ?? {};
+  return waiting?.reason === undefined ? undefined : `${waiting.reason}${waiting.message ? `: ${waiting.message}` : ""}`;
+}
+
+/** The phase is over only once every container is; others beside the one that trains may be there. */
+function overOf({ metadata, status }: Pod): PodView["over"] {
+  const state = status.containerStatuses.find(({ name }) => name === container)?.state.terminated;
+  const phaseOver = status.phase === "Succeeded" || status.phase === "Failed";
+  if (state === undefined && !phaseOver) return undefined;
+  const end = parseTrainingEnd(state?.message);
+  const disruption = status.conditions.find(({ type, status: is }) => type === "DisruptionTarget" && is === "True");
+  return {
+    end,
+    // One that is deleted was told to end, even where it had no time to say so.
+    disrupted: disruption !== undefined || (metadata.deletionTimestamp !== undefined && end?.outcome !== "Failed"),
+    reason: state?.reason ?? status.reason ?? "PodFailed",
+    message: state ? `exit code ${state.exitCode}` : (status.message ?? `the pod is ${status.phase}`),
+  };
+}

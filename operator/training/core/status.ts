@@ -1,0 +1,157 @@
+// The status of a training job for what is observed and decided: progress, curve, conditions with reasons. Pure.
+import { type Condition, type ConditionState, rfc3339, withTransition } from "../../../crds/conditions.ts";
+import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
+import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
+import { selectorText } from "../../../crds/training-process.ts";
+import { joinCurves, type TrainingReport } from "../../../crds/training-report.ts";
+import type { PodView } from "./pod-view.ts";
+
+interface Problem {
+  readonly reason: string;
+  readonly message: string;
+}
+type Failure = NonNullable<MoETrainingJobStatus["lastFailure"]>;
+
+/** How a job stands. Each kind brings what its conditions tell. */
+export type State = { readonly report?: TrainingReport | undefined } & (
+  | { readonly kind: "over" }
+  | { readonly kind: "complete" }
+  | { readonly kind: "failed"; readonly reason: string; readonly message: string; readonly failure: Failure }
+  | { readonly kind: "restarting"; readonly restarts: number; readonly failure: Failure }
+  | { readonly kind: "refused"; readonly problems: readonly Problem[]; readonly pod?: PodView | undefined }
+  | { readonly kind: "suspended"; readonly problems: readonly Problem[] }
+  | { readonly kind: "waiting"; readonly reason: string; readonly message: string }
+  | { readonly kind: "running"; readonly pod: PodView }
+);
+
+export interface Judged {
+  readonly job: MoETrainingJob;
+  readonly status: MoETrainingJobStatus;
+  readonly pods: readonly PodView[];
+  readonly state: State;
+  /** The image that the job keeps; undefined while it has not begun. */
+  readonly image: string | undefined;
+  readonly now: Date;
+}
+
+const lossDigits = 4;
+const told = (value: number): string => value.toFixed(lossDigits);
+
+function durationText(seconds: number): string {
+  if (seconds < 120) return `${Math.ceil(seconds)}s`;
+  const minutes = Math.ceil(seconds / 60);
+  if (minutes < 120) return `${minutes}m`;
+  return minutes < 48 * 60 ? `${(minutes / 60).toFixed(1)}h` : `${(minutes / 60 / 24).toFixed(1)}d`;
+}
+
+/** What a report changes. Without one everything stays, but for what is only true while a pod runs. */
+function progress({ job, status, state }: Judged): Partial<MoETrainingJobStatus> {
+  const { report, kind } = state;
+  const step = kind === "complete" ? job.spec.steps : (report?.step ?? status.step ?? 0);
+  const before = (status.curve ?? []).map((point) => ({ step: point.step, loss: Number(point.loss) }));
+  const curve = joinCurves(before, report?.curve ?? []).map((point) => ({ step: point.step, loss: told(point.loss) }));
+  const running = kind === "running";
+  return {
+    step,
+    progress: `${Math.floor((100 * step) / job.spec.steps)}%`,
+    ...(curve.length > 0 && { curve }),
+    ...lossOf("loss", report?.loss, status),
+    ...lossOf("validationLoss", report?.validationLoss, status),
+    ...(running && report?.tokensPerSecond !== undefined && { tokensPerSecond: Math.round(report.tokensPerSecond) }),
+    ...(running && report?.secondsLeft !== undefined && { eta: durationText(report.secondsLeft) }),
+  };
+}
+
+function lossOf(field: "loss" | "validationLoss", value: number | undefined, status: MoETrainingJobStatus): Partial<MoETrainingJobStatus> {
+  const text = value === undefined ? status[field] : told(value);
+  return text === undefined ? {} : { [field]: text };
+}
+
+const verdict = (status: Condition["status"], reason: string, message: string) => ({ status, reason, message });
+type Verdict = ReturnType<typeof verdict>;
+
+function accepted(state: State): Verdict | undefined {
+  if (state.kind === "over") return undefined; // as it was
+  const problems = "problems" in state ? state.problems : [];
+  const [first] = problems;
+  if (first === undefined) return verdict("True", "Accepted", "every field is taken up");
+  return verdict("False", first.reason, problems.map(({ message }) => message).join("; "));
+}
+
+function running({ job, status, state }: Judged): Verdict | undefined {
+  const at = `step ${state.report?.step ?? status.step ?? 0} of ${job.spec.steps}`;
+  switch (state.kind) {
+    case "over":
+      return undefined;
+    case "complete":
+      return verdict("False", "Complete", `all ${job.spec.steps} steps are done`);
+    case "failed":
+      return verdict("False", "Failed", state.message);
+    case "suspended":
+      return verdict("False", "Suspended", `after ${at}; it goes on from its last checkpoint once spec.suspend is false`);
+    case "refused":
+      return state.pod?.running
+        ? verdict("True", "Training", `${at}, by the spec as it was`)
+        : verdict("False", "Refused", "see the condition SpecAccepted");
+    case "restarting":
+      return verdict("False", "Restarting", `${state.failure.reason}: ${state.failure.message}`);
+    case "waiting":
+      return verdict("False", state.reason, state.message);
+    case "running":
+      return startedOf(state.pod, at);
+  }
+}
+
+function startedOf(pod: PodView, at: string): Verdict {
+  if (pod.running) return verdict("True", "Training", at);
+  return verdict("False", "Starting", pod.waiting ?? `pod ${pod.name} starts`);
+}
+
+function conditionsOf(judged: Judged): Condition[] {
+  const { job, status, state, now } = judged;
+  const before = status.conditions ?? [];
+  const verdicts: Record<string, Verdict | undefined> = {
+    SpecAccepted: accepted(state),
+    Running: running(judged),
+    Complete: state.kind === "complete" ? verdict("True", "AllStepsDone", `the model is in ${job.spec.output.uri}/store`) : undefined,
+    Failed: state.kind === "failed" ? verdict("True", state.reason, state.message) : undefined,
+    Suspended: state.kind === "suspended" ? verdict("True", "Requested", "spec.suspend is true") : suspendedBefore(before, state),
+  };
+  const changed = Object.entries(verdicts).flatMap(([type, next]): Condition[] => {
+    if (next === undefined) return before.filter((condition) => condition.type === type);
+    const condition: ConditionState = { type, ...next, observedGeneration: job.metadata.generation };
+    return [withTransition(before, condition, now)];
+  });
+  return [...changed, ...before.filter(({ type }) => !(type in verdicts))];
+}
+
+/** A job that was never suspended says nothing of it. */
+function suspendedBefore(before: readonly Condition[], state: State): Verdict | undefined {
+  if (state.kind === "over" || !before.some(({ type }) => type === "Suspended")) return undefined;
+  return verdict("False", "Resumed", "spec.suspend is false");
+}
+
+export function statusOf(judged: Judged): MoETrainingJobStatus {
+  const { job, status, state, pods, image, now } = judged;
+  const failure = state.kind === "failed" || state.kind === "restarting" ? state.failure : status.lastFailure;
+  const began = status.startTime ?? (image === undefined ? undefined : rfc3339(now));
+  const { uri } = job.spec.output;
+  return {
+    observedGeneration: job.metadata.generation,
+    replicas: pods.filter(({ over }) => over === undefined).length,
+    readyReplicas: pods.filter(({ running: runs, over, deleting }) => runs && over === undefined && !deleting).length,
+    selector: selectorText(job.metadata.name),
+    ...progress(judged),
+    restarts: state.kind === "restarting" ? state.restarts : (status.restarts ?? 0),
+    ...(image !== undefined && { image }),
+    ...(failure && { lastFailure: failure }),
+    ...(state.kind === "complete"
+      ? { result: { store: `${uri}/store`, huggingface: `${uri}/huggingface` } }
+      : { ...(status.result && { result: status.result }) }),
+    ...(began !== undefined && { startTime: began }),
+    ...(state.kind === "complete"
+      ? { completionTime: rfc3339(now) }
+      : { ...(status.completionTime && { completionTime: status.completionTime }) }),
+    conditions: conditionsOf(judged),
+  };
+}

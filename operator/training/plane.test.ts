@@ -1,0 +1,192 @@
+// The training plane on the in-memory API, with a kubelet and a training pod played here.
+import assert from "node:assert/strict";
+import { after, test } from "node:test";
+import { AppError } from "../../crds/common.ts";
+import { type MoETrainingJobStatus, moeTrainingJobStatusSchema } from "../../crds/moe-training-job-status.ts";
+import type { TrainingEnd, TrainingReport } from "../../crds/training-report.ts";
+import { FakeKube } from "../../test/contract/fake-kube.ts";
+import { until } from "../../test/support/deployment-plane.ts";
+import { Informers } from "../deployment/informers.ts";
+import { EventRecorder } from "../kube/events.ts";
+import { type KubeObject, resources } from "../kube/kube.ts";
+import { createTrainingPlane, type TrainingPlane } from "./plane.ts";
+
+const ref = { namespace: "ns", name: "j" };
+const user = { manager: "user" };
+const running: (() => Promise<void>)[] = [];
+after(() => Promise.all(running.map((stop) => stop())));
+
+const spec = {
+  model: { uri: "pvc://models/m" },
+  data: { uri: "pvc://data/d" },
+  steps: 100,
+  memoryPerRank: "1Gi",
+  threadsPerRank: 2,
+  output: { uri: "pvc://models/out" },
+};
+const object = (change: object = {}): KubeObject => ({
+  apiVersion: "enodia.dev/v1alpha1",
+  kind: "MoETrainingJob",
+  metadata: { ...ref },
+  spec: { ...spec, ...change },
+});
+
+class World {
+  readonly kube = new FakeKube();
+  report: TrainingReport | undefined;
+  skippedMs = 0;
+  plane: TrainingPlane | undefined;
+
+  async start(image = "enodia/training:1"): Promise<void> {
+    const { kube } = this;
+    const informers = new Informers([], "enodia-system", { kube, random: () => 0 });
+    const events = new EventRecorder({ kube, reportingInstance: "test" });
+    const settings = { trainingImage: image, pullPolicy: "IfNotPresent", logLevel: "info" } as const;
+    const now = () => new Date(Date.now() + this.skippedMs);
+    const plane = createTrainingPlane({ kube, informers, events, settings, ask: async () => this.report, now });
+    informers.start();
+    await informers.refresh();
+    plane.controller.start();
+    this.plane = plane;
+    let stopped: Promise<unknown> | undefined;
+    this.stop = async () => {
+      stopped ??= Promise.all([plane.stop(), informers.stop()]);
+      await stopped;
+    };
+    running.push(this.stop);
+  }
+  stop: () => Promise<void> = async () => {};
+
+  async look(): Promise<void> {
+    this.plane?.controller.queue.add("ns/j");
+  }
+
+  get pods(): any[] {
+    return this.kube.all(resources.pods);
+  }
+
+  async pod(name: string): Promise<any> {
+    await until(`pod ${name}`, () => this.pods.some((one) => one.metadata.name === name));
+    return this.pods.find((one) => one.metadata.name === name);
+  }
+
+  async status(): Promise<MoETrainingJobStatus> {
+    return moeTrainingJobStatusSchema.parse((await this.kube.get(resources.moeTrainingJobs, ref))?.status ?? {});
+  }
+
+  async condition(type: string): Promise<string> {
+    const found = (await this.status()).conditions?.find((one) => one.type === type);
+    return `${found?.status} ${found?.reason}`;
+  }
+
+  set(name: string, status: object): void {
+    this.kube.mutate(resources.pods, { namespace: "ns", name }, (pod) => Object.assign(pod, { status }), { subresource: "status" });
+  }
+
+  run(name: string): void {
+    this.set(name, { phase: "Running", podIP: "10.0.0.1" });
+  }
+
+  end(name: string, end: TrainingEnd | undefined): void {
+    const terminated = { exitCode: end?.outcome === "Complete" ? 0 : 1, message: end === undefined ? "" : JSON.stringify(end) };
+    const containerStatuses = [{ name: "runtime", state: { terminated } }];
+    this.set(name, { phase: end?.outcome === "Complete" ? "Succeeded" : "Failed", containerStatuses });
+  }
+}
+
+test("a job gets a pod by its spec, tells how far it is, outlives a killed pod and an operator, and ends without pods for good", async () => {
+  const world = new World();
+  await world.kube.create(resources.moeTrainingJobs, object(), user);
+  await world.start();
+  const pod = await world.pod("j-train-0");
+  const [container] = pod.spec.containers;
+  assert.equal(pod.spec.restartPolicy, "Never");
+  assert.equal(container.image, "enodia/training:1");
+  assert.deepEqual(container.resources, { limits: { memory: "1Gi" }, requests: { cpu: "2", memory: "1Gi" } });
+  assert.deepEqual(
+    container.volumeMounts.map(({ mountPath, readOnly }: any) => `${mountPath}${readOnly ? " read-only" : ""}`),
+    ["/tmp", "/claims/models", "/claims/data read-only"],
+  );
+  assert.equal(pod.spec.volumes.length, 3, "a claim that two fields name is one volume");
+
+  world.report = { step: 40, loss: 2.5, curve: [{ step: 40, loss: 2.5 }] };
+  world.run("j-train-0");
+  await until("progress", async () => (await world.status()).step === 40);
+  assert.equal(await world.condition("Running"), "True Training");
+
+  world.end("j-train-0", undefined);
+  await until("the killed pod to be gone", () => world.pods.length === 0);
+  assert.equal((await world.status()).restarts, 1);
+  await world.stop();
+  world.skippedMs = 60_000;
+  await world.start("enodia/training:2");
+  const second = await world.pod("j-train-1");
+  assert.equal(second.spec.containers[0].image, "enodia/training:1", "a job keeps its image");
+
+  world.end("j-train-1", { outcome: "Complete", report: { step: 100, loss: 1.25, curve: [] } });
+  await until("the pod to be gone", () => world.pods.length === 0);
+  assert.equal(await world.condition("Complete"), "True AllStepsDone");
+  const { loss, progress, result } = await world.status();
+  assert.deepEqual([loss, progress, result?.store], ["1.2500", "100%", "pvc://models/out/store"]);
+  world.kube.mutate(resources.moeTrainingJobs, ref, (job) => {
+    job.spec.failurePolicy = { maxRestarts: 3 };
+    job.metadata.generation = 2;
+  });
+  await until("the new generation to be seen", async () => (await world.status()).observedGeneration === 2);
+  assert.deepEqual(world.pods, []);
+  const reasons = new Set(world.kube.all(resources.events).map(({ reason }) => reason));
+  for (const reason of ["Training", "Restarting", "AllStepsDone"]) assert.ok(reasons.has(reason), reason);
+});
+
+test("suspend ends the pod, and the job goes on without a restart counted", async () => {
+  const world = new World();
+  await world.kube.create(resources.moeTrainingJobs, object(), user);
+  await world.start();
+  await world.pod("j-train-0");
+  const suspend = (value: boolean) => world.kube.patch(resources.moeTrainingJobs, ref, { spec: { suspend: value } }, user);
+  await suspend(true);
+  await until("the pod to be gone", () => world.pods.length === 0);
+  assert.equal(await world.condition("Suspended"), "True Requested");
+  await suspend(false);
+  await world.pod("j-train-0");
+  await until("the condition", async () => (await world.condition("Suspended")) === "False Resumed");
+  assert.equal((await world.status()).restarts, 0);
+});
+
+test("a pod that the API server refuses is told with its words, and asked for again", async () => {
+  const world = new World();
+  let refusals = 0;
+  world.kube.admit = (resource) => {
+    if (resource.kind !== "Pod" || refusals++ > 0) return;
+    throw new AppError("exceeded quota: memory", { code: "Forbidden" });
+  };
+  await world.kube.create(resources.moeTrainingJobs, object(), user);
+  await world.start();
+  await until("the refusal", async () => (await world.condition("Running")) === "False PodRefused");
+  assert.match((await world.status()).conditions?.find(({ type }) => type === "Running")?.message ?? "", /exceeded quota: memory/);
+  await world.look();
+  await world.pod("j-train-0");
+});
+
+test("a template with what is the operator's is refused, and one with a node selector is taken up", async () => {
+  const world = new World();
+  const resourcesOf = (memory: object) => ({ containers: [{ name: "runtime", resources: { limits: memory } }] });
+  await world.kube.create(resources.moeTrainingJobs, object({ podTemplate: { spec: resourcesOf({ memory: "9Gi" }) } }), user);
+  await world.start();
+  await until("the refusal", async () => (await world.condition("SpecAccepted")) === "False FieldNotSupported");
+  assert.match((await world.status()).conditions?.[0]?.message ?? "", /memory is spec\.memoryPerRank/);
+  assert.deepEqual(world.pods, []);
+  const podTemplate = { spec: { nodeSelector: { a: "b" }, ...resourcesOf({ cpu: "4" }) } };
+  await world.kube.patch(resources.moeTrainingJobs, ref, { spec: { podTemplate } }, user);
+  const pod = await world.pod("j-train-0");
+  assert.deepEqual(pod.spec.nodeSelector, { a: "b" });
+  assert.deepEqual(pod.spec.containers[0].resources.limits, { cpu: "4", memory: "1Gi" });
+});
+
+test("an object that cannot be read says so, and gets no pod", async () => {
+  const world = new World();
+  await world.kube.create(resources.moeTrainingJobs, object({ steps: "many" }), user);
+  await world.start();
+  await until("the condition", async () => (await world.condition("SpecAccepted")) === "False InvalidSpec");
+  assert.deepEqual(world.pods, []);
+});

@@ -1,0 +1,114 @@
+// No field of a training job's spec is silently ignored: what follows of each, in the pod, its hash, the decision, or a refusal.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { type MoETrainingJob, moeTrainingJobSpecSchema, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
+import { type JsonObject, structuralSchema } from "../../crds/openapi.ts";
+import { decide } from "./core/decide.ts";
+import { podView } from "./core/pod-view.ts";
+import { templateHash, templateProblems, trainingPod } from "./pod.ts";
+
+const settings = { trainingImage: "i", pullPolicy: "IfNotPresent", logLevel: "info" } as const;
+const base = {
+  model: { uri: "pvc://m/a" },
+  data: { uri: "pvc://d/a" },
+  steps: 10,
+  memoryPerRank: "1Gi",
+  output: { uri: "pvc://o/a" },
+};
+
+/** Leaves of the spec, each with another value than its default. */
+const changes: Record<string, unknown> = {
+  suspend: true,
+  replicas: 2,
+  "elasticity.maxReplicas": 2,
+  "model.uri": "pvc://m/b",
+  "model.init": "Random",
+  "model.initCodec": "f32",
+  "data.uri": "pvc://d/b",
+  "data.validation": "pvc://v/b",
+  "data.sequenceLength": 8,
+  steps: 20,
+  "batch.sequences": 32,
+  "batch.lanes": 4,
+  seed: 2,
+  "optimizer.learningRate": "1e-3",
+  "optimizer.weightDecay": "0",
+  "optimizer.beta1": "0.5",
+  "optimizer.beta2": "0.5",
+  "optimizer.epsilon": "1e-7",
+  "optimizer.clip": "2",
+  "schedule.name": "constant",
+  "schedule.warmupSteps": 3,
+  "schedule.floor": "0.2",
+  balance: "switch:0.01",
+  memoryPerRank: "2Gi",
+  threadsPerRank: 2,
+  "checkpoint.everySteps": 5,
+  "checkpoint.keep": 1,
+  "failurePolicy.maxRestarts": 0,
+  "output.uri": "pvc://o/b",
+  "output.codecs": ["q4_0"],
+  image: "other",
+  "podTemplate.metadata.labels": { a: "b" },
+  "podTemplate.metadata.annotations": { a: "b" },
+  "podTemplate.spec.containers": [{ name: "runtime", env: [{ name: "A", value: "b" }] }],
+};
+/** Fields that only bound others, which the API server checks; and those of a template that are not to be set. */
+const elsewhere = ["elasticity.minReplicas", "optimizer.name", "podTemplate.metadata.name", "podTemplate.metadata.namespace"];
+
+function jobWith(path?: string, value?: unknown): MoETrainingJob {
+  const spec: any = structuredClone(base);
+  const parts = path?.split(".") ?? [];
+  parts.reduce((at, part, i) => {
+    at[part] = i === parts.length - 1 ? value : (at[part] ?? {});
+    return at[part];
+  }, spec);
+  return parseMoETrainingJob({ metadata: { name: "j", namespace: "ns", uid: "u", generation: 1 }, spec });
+}
+
+/** What follows of a spec: with no pod, and after a pod that failed. */
+function outcome(job: MoETrainingJob): unknown {
+  const image = job.spec.image ?? settings.trainingImage;
+  const pod = trainingPod(job, settings, { image, attempt: 0 });
+  const failed = podView({ metadata: { ...pod.metadata, uid: "p" }, status: { phase: "Failed" } });
+  const given = { job, status: {}, report: undefined, image: settings.trainingImage, templateProblems: templateProblems(job, settings) };
+  const rest = { templateHash: (of: string) => templateHash(job, of), podRefused: undefined, now: new Date(0) };
+  return { pod, fresh: decide({ ...given, ...rest, pods: [] }), after: decide({ ...given, ...rest, pods: [failed] }) };
+}
+
+function leaves(schema: JsonObject, path = ""): string[] {
+  const properties = schema.properties as Record<string, JsonObject> | undefined;
+  if (properties === undefined) return [path];
+  return Object.entries(properties).flatMap(([name, child]) => leaves(child, path === "" ? name : `${path}.${name}`));
+}
+
+test("every field of the spec is in one of the lists", () => {
+  const known = [...Object.keys(changes), ...elsewhere];
+  assert.deepEqual(leaves(structuralSchema(moeTrainingJobSpecSchema, "spec")).toSorted(), known.toSorted());
+});
+
+for (const [path, value] of Object.entries(changes)) {
+  test(`something follows of ${path}`, () => {
+    assert.notDeepEqual(outcome(jobWith(path, value)), outcome(jobWith()));
+  });
+}
+
+test("what may change while a job lives replaces its pod, and what only decides when there is one does not", () => {
+  const hash = (path?: string) => templateHash(jobWith(path, path === undefined ? undefined : changes[path]), "i");
+  for (const path of ["memoryPerRank", "checkpoint.keep", "podTemplate.metadata.labels"]) assert.notEqual(hash(path), hash(), path);
+  for (const path of ["suspend", "failurePolicy.maxRestarts", "elasticity.maxReplicas"]) assert.equal(hash(path), hash(), path);
+});
+
+test("a template that has what is the operator's is refused by name", () => {
+  const problems = (spec: object): string =>
+    templateProblems(jobWith("podTemplate", { spec }), settings)
+      .map(({ message }) => message)
+      .join("\n");
+  assert.match(problems({ restartPolicy: "Always" }), /spec\.podTemplate\.spec\.restartPolicy must be Never/);
+  assert.match(problems({ containers: [{ name: "runtime", command: ["sh"] }] }), /command is the operator's/);
+  assert.match(
+    problems({ containers: [{ name: "runtime", env: [{ name: "ENODIA_TRAINING_SPEC", value: "{}" }] }] }),
+    /ENODIA_TRAINING_SPEC/,
+  );
+  assert.equal(problems({ containers: [{ name: "runtime" }, { name: "beside" }] }), "");
+});

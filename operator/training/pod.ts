@@ -1,0 +1,138 @@
+// The pod of a training job: rendered from its spec and template, with a hash of what may change while the job lives. Pure.
+import { createHash } from "node:crypto";
+import { annotations, apiVersion, labels, paths, ports } from "../../crds/common.ts";
+import { parseModelUri } from "../../crds/moe-deployment.ts";
+import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
+import type { LogLevel, PullPolicy } from "../../crds/names.ts";
+import { trainerComponent, trainerProcess } from "../../crds/training-process.ts";
+import { renderEnv } from "../../crds/variables.ts";
+import { makerLabels } from "../deployment/objects/context.ts";
+import { mergePodTemplate, type PodShape, type TemplateKind, templateContainer } from "../deployment/objects/pod-template.ts";
+import { containerSecurity, podSecurity } from "../deployment/objects/runtime-pod.ts";
+import type { KubeObject } from "../kube/kube.ts";
+import { container } from "./core/pod-view.ts";
+
+export interface TrainingSettings {
+  /** The image of jobs that begin. */
+  readonly trainingImage: string;
+  readonly pullPolicy: PullPolicy;
+  readonly logLevel: LogLevel;
+}
+
+const kind: TemplateKind = { field: "podTemplate", container: "runtime", open: [], passedOn: [], restartPolicy: "Never" };
+/** Time for a step to be given up and a checkpoint to be written: a model of 10 GB at 100 MB/s, and more than a node's shutdown gives. */
+const graceSeconds = 120;
+const tmpSize = "256Mi";
+const hashChars = 16;
+
+const podName = (job: string, attempt: number): string => `${job}-train-${attempt}`;
+
+/** The bits of the result depend on none of these, so that they may change: the pod is then replaced. All else of a job is fixed. */
+export function templateHash({ metadata, spec }: MoETrainingJob, image: string): string {
+  const { memoryPerRank, checkpoint, podTemplate } = spec;
+  const text = JSON.stringify([metadata.uid, memoryPerRank, checkpoint, podTemplate ?? {}, image]);
+  return createHash("sha256").update(text).digest("hex").slice(0, hashChars);
+}
+
+interface Made {
+  readonly image: string;
+  /** Restarts of the job before it. */
+  readonly attempt: number;
+}
+
+interface Problem {
+  readonly reason: string;
+  readonly message: string;
+}
+
+/** What of the pod template cannot be. */
+export function templateProblems(job: MoETrainingJob, settings: TrainingSettings): readonly Problem[] {
+  const { refusals } = mergePodTemplate(basePod(job, settings, ""), job.spec.podTemplate, kind);
+  const { limits, requests } = resourcesOf(templateContainer(job.spec.podTemplate, kind));
+  const field = `spec.podTemplate.spec.containers[${container}].resources`;
+  const own = limits.memory === undefined && requests.memory === undefined;
+  return own ? refusals : [...refusals, { reason: "FieldNotSupported", message: `${field}: memory is spec.memoryPerRank; set that` }];
+}
+
+type Resources = Readonly<Record<string, unknown>>;
+function resourcesOf(given: Resources | undefined): { readonly limits: Resources; readonly requests: Resources } {
+  const { limits, requests } = (given?.resources ?? {}) as { limits?: Resources; requests?: Resources };
+  return { limits: limits ?? {}, requests: requests ?? {} };
+}
+
+export function trainingPod(job: MoETrainingJob, settings: TrainingSettings, { image, attempt }: Made): KubeObject {
+  const { pod } = mergePodTemplate(basePod(job, settings, image), job.spec.podTemplate, kind);
+  const { metadata, spec } = job;
+  const memory = String(spec.memoryPerRank);
+  const containers = pod.spec.containers.map((one) => {
+    if (one.name !== container) return one;
+    const { limits, requests } = resourcesOf(one);
+    return { ...one, resources: { limits: { ...limits, memory }, requests: { cpu: String(spec.threadsPerRank), ...requests, memory } } };
+  });
+  return {
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: {
+      name: podName(metadata.name, attempt),
+      namespace: metadata.namespace,
+      labels: { ...pod.labels, [labels.rank]: "0" },
+      annotations: {
+        ...pod.annotations,
+        [annotations.templateHash]: templateHash(job, image),
+        [annotations.generation]: String(metadata.generation),
+      },
+      ownerReferences: [
+        { apiVersion, kind: "MoETrainingJob", name: metadata.name, uid: metadata.uid, controller: true, blockOwnerDeletion: false },
+      ],
+    },
+    spec: { ...pod.spec, containers },
+  };
+}
+
+function basePod(job: MoETrainingJob, settings: TrainingSettings, image: string): PodShape {
+  return {
+    labels: { ...makerLabels, [labels.trainingJob]: job.metadata.name, [labels.component]: trainerComponent },
+    annotations: {},
+    spec: {
+      restartPolicy: "Never",
+      automountServiceAccountToken: false,
+      enableServiceLinks: false,
+      terminationGracePeriodSeconds: graceSeconds,
+      securityContext: podSecurity,
+      containers: [
+        {
+          name: container,
+          image,
+          imagePullPolicy: settings.pullPolicy,
+          command: ["node", "runtime/main.ts", "trainer"],
+          workingDir: "/app",
+          env: renderEnv(trainerProcess, { job, logLevel: settings.logLevel }),
+          ports: [{ name: "probes", containerPort: ports.probes }],
+          securityContext: containerSecurity,
+          volumeMounts: [{ name: "tmp", mountPath: "/tmp" }, ...claimsOf(job).map(mountOf)],
+        },
+      ],
+      volumes: [
+        { name: "tmp", emptyDir: { sizeLimit: tmpSize } },
+        ...claimsOf(job).map(({ claim, volume }) => ({ name: volume, persistentVolumeClaim: { claimName: claim } })),
+      ],
+    },
+  };
+}
+
+interface Claim {
+  readonly claim: string;
+  readonly volume: string;
+  readonly readOnly: boolean;
+}
+
+/** Each claim once, however many fields name it. Only that of the output is written to. */
+function claimsOf({ spec }: MoETrainingJob): readonly Claim[] {
+  const { model, data, output } = spec;
+  const uris = [model.uri, data.uri, ...(data.validation === undefined ? [] : [data.validation]), output.uri];
+  const written = parseModelUri(output.uri).claim;
+  const claims = [...new Set(uris.map((uri) => parseModelUri(uri).claim))];
+  return claims.map((claim, i) => ({ claim, volume: `claim-${i}`, readOnly: claim !== written }));
+}
+
+const mountOf = ({ claim, volume, readOnly }: Claim) => ({ name: volume, mountPath: `${paths.claims}/${claim}`, readOnly });

@@ -1,0 +1,77 @@
+// The writer of a training job's status: at once where something is decided, now and then where only progress is told, never where
+// nothing is new. What it wrote last counts until the cache shows it, and events go with changed conditions.
+import { isDeepStrictEqual } from "node:util";
+import { apiVersion } from "../../crds/common.ts";
+import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
+import type { MoETrainingJobStatus } from "../../crds/moe-training-job-status.ts";
+import { type Kube, resources } from "../kube/kube.ts";
+
+const manager = "enodia-operator-status";
+/** Progress alone is written at most this often. */
+const progressWriteMs = 5_000;
+
+export type JobEvent = (job: Pick<MoETrainingJob, "metadata">, type: "Normal" | "Warning", reason: string, note: string) => void;
+
+/** Conditions whose change is an event -> the status that is bad news, if any. */
+const announced: Readonly<Record<string, "True" | "False" | undefined>> = {
+  SpecAccepted: "False",
+  Running: undefined,
+  Complete: undefined,
+  Failed: "True",
+};
+
+export interface StatusWriterOptions {
+  readonly kube: Pick<Kube, "applyStatus">;
+  readonly event: JobEvent;
+  readonly now: () => number;
+}
+
+export class StatusWriter {
+  readonly #options: StatusWriterOptions;
+  readonly #written = new Map<string, { readonly status: MoETrainingJobStatus; readonly at: number }>();
+
+  constructor(options: StatusWriterOptions) {
+    this.#options = options;
+  }
+
+  /** The status that was written last, which the cache may not show yet. */
+  latest({ metadata, status }: MoETrainingJob): MoETrainingJobStatus {
+    return this.#written.get(metadata.uid)?.status ?? status;
+  }
+
+  forget(uid: string): void {
+    this.#written.delete(uid);
+  }
+
+  async write(job: MoETrainingJob, status: MoETrainingJobStatus): Promise<void> {
+    const { name, namespace, uid } = job.metadata;
+    const before = this.latest(job);
+    if (isDeepStrictEqual(plain(before), plain(status))) return;
+    const age = this.#options.now() - (this.#written.get(uid)?.at ?? 0);
+    if (age < progressWriteMs && isDeepStrictEqual(decided(before), decided(status))) return;
+    const object = { apiVersion, kind: "MoETrainingJob", metadata: { name, namespace, uid }, status };
+    await this.#options.kube.applyStatus(resources.moeTrainingJobs, object, { manager });
+    this.#written.set(uid, { status, at: this.#options.now() });
+    this.#announce(job, before, status);
+  }
+
+  #announce(job: MoETrainingJob, before: MoETrainingJobStatus, after: MoETrainingJobStatus): void {
+    for (const { type, status, reason, message } of after.conditions ?? []) {
+      if (!(type in announced)) continue;
+      const old = before.conditions?.find((one) => one.type === type);
+      if (old?.status === status && old.reason === reason) continue;
+      if (old === undefined && type === "SpecAccepted" && status === "True") continue; // that a spec is accepted is no news
+      const bad = announced[type] === status || reason === "Restarting";
+      this.#options.event(job, bad ? "Warning" : "Normal", reason, message);
+    }
+  }
+}
+
+const plain = (value: unknown): unknown => JSON.parse(JSON.stringify(value));
+
+/** The status without what only tells how far it is. */
+function decided(status: MoETrainingJobStatus): unknown {
+  const { step: _step, progress: _progress, loss: _loss, validationLoss: _validation, curve: _curve, ...rest } = status;
+  const { tokensPerSecond: _speed, eta: _eta, ...left } = rest;
+  return plain({ ...left, conditions: status.conditions?.map(({ message: _message, ...condition }) => condition) });
+}

@@ -1,0 +1,117 @@
+// Training jobs on a real API server: what it refuses and says, its columns and /scale, and a life of a job whose pods are admitted by
+// the restricted level and whose ends are written here, as a kubelet would.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { parse } from "yaml";
+import { AppError } from "../../crds/common.ts";
+import { down } from "../../test/cluster/cluster.ts";
+import { until as poll } from "../../test/harness/process.ts";
+import { controlPlane, root } from "../../test/integration/control-plane.ts";
+import { Informers } from "../deployment/informers.ts";
+import { EventRecorder } from "../kube/events.ts";
+import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
+import { createTrainingPlane } from "./plane.ts";
+
+const name = "training-int";
+const namespace = "training";
+const manager = { manager: "test" };
+let kube: Kube;
+let kubectl: (...args: readonly string[]) => Promise<string>;
+
+before(
+  async () => {
+    const plane = await controlPlane(name, 0);
+    ({ kube, kubectl } = plane);
+    const labels = { "pod-security.kubernetes.io/enforce": "restricted" };
+    await plane.apply({ apiVersion: "v1", kind: "Namespace", metadata: { name: namespace, labels } });
+  },
+  { timeout: 600_000 },
+);
+after(() => down(name));
+
+const sample = (of: string, change: (spec: any) => void = () => {}): KubeObject => {
+  const object = parse(readFileSync(join(root, "crds/samples/training.yaml"), "utf8"));
+  change(object.spec);
+  return { ...object, metadata: { name: of, namespace } };
+};
+
+const refused: Record<string, { readonly change: (spec: any) => void; readonly want: RegExp }> = {
+  "lanes that are no power of two": { change: (spec) => Object.assign(spec.batch, { lanes: 12 }), want: /lanes.*must be a power of two/ },
+  "sequences that are no multiple of lanes": {
+    change: (spec) => Object.assign(spec.batch, { sequences: 33 }),
+    want: /batch\.sequences must be a multiple of batch\.lanes/,
+  },
+  "another scheme": { change: (spec) => Object.assign(spec.data, { uri: "s3://a/b" }), want: /must be pvc:\/\/<claim>\/<folder>/ },
+  "replicas out of bounds": {
+    change: (spec) => Object.assign(spec, { replicas: 2 }),
+    want: /elasticity\.minReplicas to elasticity\.maxReplicas/,
+  },
+  "a warm-up longer than all steps": {
+    change: (spec) => Object.assign(spec.schedule, { warmupSteps: 2001 }),
+    want: /schedule\.warmupSteps must not be above steps/,
+  },
+  "a rate that is no number": { change: (spec) => Object.assign(spec.optimizer, { learningRate: "fast" }), want: /learningRate/ },
+  "no steps": { change: (spec) => Object.assign(spec, { steps: 0 }), want: /steps/ },
+  "an unknown field": { change: (spec) => Object.assign(spec, { fssdp: {} }), want: /unknown field "spec\.fssdp"/ },
+};
+for (const [sentence, { change, want }] of Object.entries(refused)) {
+  test(`the server refuses ${sentence} and says what to do`, async () => {
+    await assert.rejects(kube.create(resources.moeTrainingJobs, sample("refused", change), manager), (error: unknown) => {
+      assert.ok(error instanceof AppError);
+      assert.match(error.message, want);
+      return true;
+    });
+  });
+}
+
+test("what the result depends on cannot change, what it does not can, and scale keeps to the bounds", async () => {
+  const ref = { namespace, name: "fixed" };
+  await kube.create(
+    resources.moeTrainingJobs,
+    sample("fixed", (spec) => Object.assign(spec, { suspend: true })),
+    manager,
+  );
+  const patch = (spec: object) => kube.patch(resources.moeTrainingJobs, ref, { spec }, manager);
+  for (const fixed of [{ steps: 3000 }, { seed: 2 }, { batch: { lanes: 4 } }, { threadsPerRank: 1 }, { output: { codecs: ["f32"] } }])
+    await assert.rejects(patch(fixed), /cannot change, since the result depends on it: make another job/);
+  await patch({ memoryPerRank: "13Gi", checkpoint: { keep: 5 } });
+  await assert.rejects(kubectl("scale", "moet/fixed", "-n", namespace, "--replicas=2"), /replicas must be from/);
+  await kubectl("scale", "moet/fixed", "-n", namespace, "--replicas=1");
+});
+
+test("a job's pod is admitted, its end becomes the job's, and the columns tell", { timeout: 180_000 }, async () => {
+  const informers = new Informers([namespace], namespace, { kube });
+  const events = new EventRecorder({ kube, reportingInstance: "int" });
+  const settings = { trainingImage: "enodia/training:none", pullPolicy: "Never", logLevel: "info" } as const;
+  const plane = createTrainingPlane({ kube, informers, events, settings, ask: async () => undefined });
+  informers.start();
+  await informers.refresh();
+  plane.controller.start();
+  const until = <T>(what: string, probe: () => Promise<T | undefined>) => poll(what, probe, { timeoutMs: 60_000 });
+  try {
+    await kube.create(resources.moeTrainingJobs, sample("news"), manager);
+    const pod = await until("its pod", () => kube.get(resources.pods, { namespace, name: "news-train-0" }));
+    const report = { step: 2000, loss: 1.5, curve: [{ step: 2000, loss: 1.5 }] };
+    const message = JSON.stringify({ outcome: "Complete", report });
+    const terminated = { exitCode: 0, message };
+    const status = {
+      phase: "Succeeded",
+      containerStatuses: [{ name: "runtime", image: "x", imageID: "x", ready: false, restartCount: 0, state: { terminated } }],
+    };
+    await kube.updateStatus(resources.pods, { ...pod, status }, manager);
+    await until(
+      "the pod to be gone",
+      async () => (await kube.get(resources.pods, { namespace, name: "news-train-0" })) === undefined || undefined,
+    );
+    const columns = (await kubectl("get", "moet", "news", "-n", namespace)).split("\n");
+    assert.match(columns[0] ?? "", /^NAME +STEP +PROGRESS +LOSS +TOKENS\/S +RANKS +ETA +STATUS +AGE/);
+    assert.match(columns[1] ?? "", /^news +2000 +100% +1\.5000 .*Complete/);
+    await kubectl("wait", "moet/news", "-n", namespace, "--for=condition=Complete", "--timeout=10s");
+  } finally {
+    await plane.stop();
+    await informers.stop();
+    await events.flush();
+  }
+});

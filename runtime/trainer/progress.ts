@@ -1,0 +1,57 @@
+// The progress of a run, as the operator is told it: step, loss, speed, time left, and the curve in few points. Pure.
+import { type CurvePoint, joinCurves, type TrainingReport } from "../../crds/training-report.ts";
+
+interface Step {
+  readonly step: number;
+  readonly loss: number;
+  readonly tokens: number;
+  readonly seconds: number;
+}
+
+/** Steps that the speed is taken of. */
+const recentSteps = 20;
+
+export class Progress {
+  readonly #steps: number;
+  #recent: readonly Step[] = [];
+  #curve: readonly CurvePoint[] = [];
+  #step = 0;
+  #loss: number | undefined;
+  #validationLoss: number | undefined;
+
+  constructor(steps: number) {
+    this.#steps = steps;
+  }
+
+  /** Steps that a checkpoint has already. */
+  start(step: number): void {
+    this.#step = step;
+  }
+
+  add(done: Step): void {
+    this.#step = done.step;
+    this.#loss = done.loss;
+    this.#recent = [...this.#recent, done].slice(-recentSteps);
+    this.#curve = joinCurves(this.#curve, [{ step: done.step, loss: done.loss }]);
+  }
+
+  validated(loss: number): void {
+    this.#validationLoss = loss;
+  }
+
+  report(): TrainingReport {
+    const sum = (of: (step: Step) => number): number => this.#recent.reduce((total, step) => total + of(step), 0);
+    const seconds = sum((step) => step.seconds);
+    const measured = this.#recent.length > 0 && seconds > 0;
+    return {
+      step: this.#step,
+      ...(this.#loss !== undefined && { loss: this.#loss }),
+      ...(this.#validationLoss !== undefined && { validationLoss: this.#validationLoss }),
+      ...(measured && {
+        tokensPerSecond: sum((step) => step.tokens) / seconds,
+        secondsLeft: ((this.#steps - this.#step) * seconds) / this.#recent.length,
+      }),
+      curve: [...this.#curve],
+    };
+  }
+}

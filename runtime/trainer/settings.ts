@@ -1,0 +1,41 @@
+// The settings of a run from the spec of a MoETrainingJob. Pure.
+import type { MoETrainingJobSpec } from "../../crds/moe-training-job.ts";
+import { pathOf } from "../../crds/training-process.ts";
+import { parseBalance } from "../train/recipes/index.ts";
+import type { TrainSettings } from "../train/settings.ts";
+
+const inits = { Checkpoint: "checkpoint", Random: "random" } as const;
+
+export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
+  const { model, data, batch, optimizer, schedule, output } = spec;
+  return {
+    model: pathOf(model.uri),
+    init: inits[model.init],
+    initCodec: model.initCodec,
+    seed: spec.seed,
+    data: pathOf(data.uri),
+    validation: data.validation === undefined ? undefined : pathOf(data.validation),
+    out: pathOf(output.uri),
+    sequences: batch.sequences,
+    sequenceLength: data.sequenceLength,
+    lanes: batch.lanes,
+    schedule: {
+      name: schedule.name,
+      rate: Number(optimizer.learningRate),
+      warmup: schedule.warmupSteps,
+      steps: spec.steps,
+      floor: Number(schedule.floor),
+    },
+    adamw: {
+      beta1: Number(optimizer.beta1),
+      beta2: Number(optimizer.beta2),
+      epsilon: Number(optimizer.epsilon),
+      decay: Number(optimizer.weightDecay),
+    },
+    balance: parseBalance(spec.balance),
+    clip: Number(optimizer.clip),
+    checkpoint: spec.checkpoint,
+    codecs: output.codecs,
+    threads: spec.threadsPerRank,
+  };
+}

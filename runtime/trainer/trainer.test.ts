@@ -1,0 +1,173 @@
+// A training pod's process on a tiny model: what it tells over HTTP, the message of its end, and that a run which is stopped and goes on
+// in another process ends with the bits of one that was not.
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { moeTrainingJobSpecSchema } from "../../crds/moe-training-job.ts";
+import type { TrainerSettings } from "../../crds/training-process.ts";
+import { parseTrainingEnd, trainingReportSchema } from "../../crds/training-report.ts";
+import { tinyModel, writeCorpus } from "../../test/builders/training.ts";
+import { type TrainPorts, train } from "../train/run.ts";
+import type { TrainSettings } from "../train/settings.ts";
+import { trainSettings } from "./settings.ts";
+import { startTrainer } from "./trainer.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "enodia-trainer-"));
+after(() => rmSync(folder, { recursive: true, force: true }));
+const steps = 6;
+
+const spec = (change: object = {}) =>
+  moeTrainingJobSpecSchema.parse({
+    model: { uri: "pvc://models/tiny" },
+    data: { uri: "pvc://data/tokens", sequenceLength: 8 },
+    steps,
+    batch: { sequences: 4, lanes: 2 },
+    memoryPerRank: "1Gi",
+    checkpoint: { everySteps: 2, keep: 2 },
+    output: { uri: "pvc://models/out" },
+    ...change,
+  });
+
+/** As in a pod, but for the folder that claims are below. */
+const here = (settings: TrainSettings, name: string): TrainSettings => ({
+  ...settings,
+  model: join(folder, "tiny"),
+  data: join(folder, "tokens"),
+  out: join(folder, name),
+});
+
+async function prepare(): Promise<void> {
+  mkdirSync(join(folder, "tiny"), { recursive: true });
+  cpSync(tinyModel.dir, join(folder, "tiny"), { recursive: true });
+  await writeCorpus(
+    join(folder, "tokens"),
+    Array.from({ length: 400 }, (_, i) => (i * 37 + ((i * i) % 11)) % tinyModel.vocab),
+  );
+}
+
+const settingsOf = (name: string, change: object = {}): TrainerSettings => ({
+  namespace: "ns",
+  job: name,
+  spec: spec(change),
+  probePort: 0,
+  endFile: join(folder, `${name}.end`),
+  logLevel: "silent",
+});
+
+const endOf = (name: string) => parseTrainingEnd(readFileSync(join(folder, `${name}.end`), "utf8"));
+const digest = (name: string): string =>
+  createHash("sha256")
+    .update(readFileSync(join(folder, name, "huggingface/model.safetensors")))
+    .digest("hex");
+
+/** A trainer whose run stops itself after a step, as SIGTERM would stop it. */
+async function trainOnce(name: string, into: string, stopAfter?: number): Promise<void> {
+  let closing: Promise<void> | undefined;
+  const run = (settings: TrainSettings, ports: TrainPorts) =>
+    train(here(settings, into), {
+      ...ports,
+      onStep(report) {
+        ports.onStep(report);
+        if (report.step === stopAfter) closing = trainer.close();
+      },
+    });
+  const trainer = await startTrainer(settingsOf(name), { run, host: "127.0.0.1" });
+  await trainer.ended;
+  await closing;
+}
+
+test("a run that was stopped goes on in another process and ends with the bits of one that was not", { timeout: 120_000 }, async () => {
+  await prepare();
+  await trainOnce("quiet", "quiet");
+  assert.equal(endOf("quiet")?.outcome, "Complete");
+  assert.equal(endOf("quiet")?.report?.step, steps);
+  assert.equal(endOf("quiet")?.report?.curve.length, steps);
+
+  await trainOnce("first", "stopped", 3);
+  assert.deepEqual([endOf("first")?.outcome, endOf("first")?.report?.step], ["Stopped", 3]);
+  await trainOnce("second", "stopped");
+  assert.deepEqual([endOf("second")?.outcome, endOf("second")?.report?.step], ["Complete", steps]);
+  assert.equal(digest("stopped"), digest("quiet"));
+
+  // A pod whose end nobody saw is made once more: no step is left, and the result is the same.
+  await trainOnce("third", "stopped");
+  assert.equal(endOf("third")?.outcome, "Complete");
+  assert.equal(digest("stopped"), digest("quiet"));
+});
+
+test("GET /progress tells how far it is; nothing else is there", async () => {
+  let finish = (): void => {};
+  const held = new Promise<void>((resolve) => {
+    finish = resolve;
+  });
+  const run = async (_: TrainSettings, ports: TrainPorts) => {
+    ports.onStart({ device: "cpu", parameters: 1, samples: 1, weights: "drawn", step: 1 });
+    for (const step of [2, 3])
+      ports.onStep({ step, loss: 5 - step, tokens: 32, seconds: 0.5, gradientNorm: 1, rate: 1, imbalance: 1, balanceLoss: 0 });
+    await held;
+    return { step: 3, store: undefined, folder: undefined, checkpoints: "", validationLoss: undefined };
+  };
+  const trainer = await startTrainer(settingsOf("told"), { run, host: "127.0.0.1" });
+  const get = (path: string) => fetch(`http://127.0.0.1:${trainer.port}${path}`);
+  const report = trainingReportSchema.parse(await (await get("/progress")).json());
+  assert.deepEqual([report.step, report.loss, report.tokensPerSecond, report.secondsLeft], [3, 2, 64, 1.5]);
+  assert.deepEqual(
+    report.curve.map(({ step }) => step),
+    [2, 3],
+  );
+  assert.equal((await get("/")).status, 404);
+  finish();
+  await trainer.ended;
+});
+
+test("a failure is told with its code, its text, and whether another try can help", async () => {
+  const bad = await startTrainer(settingsOf("bad"), { host: "127.0.0.1" });
+  await assert.rejects(bad.ended);
+  assert.deepEqual([endOf("bad")?.outcome, endOf("bad")?.code, endOf("bad")?.retry], ["Failed", "ModelNotFound", false]);
+  const unknown = await startTrainer(settingsOf("unknown", { balance: "best:1" }), { host: "127.0.0.1" });
+  await assert.rejects(unknown.ended);
+  assert.match(endOf("unknown")?.message ?? "", /"best".*known are switch/);
+  const run = async () => {
+    throw new Error("the disk is away");
+  };
+  const broken = await startTrainer(settingsOf("broken"), { run, host: "127.0.0.1" });
+  await assert.rejects(broken.ended);
+  assert.deepEqual([endOf("broken")?.code, endOf("broken")?.retry], ["Internal", true]);
+});
+
+test("every field of a spec that decides the bits reaches the run", () => {
+  const changed = trainSettings(
+    spec({
+      seed: 7,
+      threadsPerRank: 2,
+      model: { uri: "pvc://a/b/c", init: "Random", initCodec: "f32" },
+      data: { uri: "pvc://d/e", validation: "pvc://d/v", sequenceLength: 16 },
+      optimizer: { learningRate: "1e-3", weightDecay: "0", beta1: "0.8", beta2: "0.9", epsilon: "1e-6", clip: "2" },
+      schedule: { name: "constant", warmupSteps: 2, floor: "0.5" },
+      balance: "switch:0.01",
+      output: { uri: "pvc://a/out", codecs: ["f32", "q4_0"] },
+    }),
+  );
+  assert.deepEqual(changed, {
+    model: "/claims/a/b/c",
+    init: "random",
+    initCodec: "f32",
+    seed: 7,
+    data: "/claims/d/e",
+    validation: "/claims/d/v",
+    out: "/claims/a/out",
+    sequences: 4,
+    sequenceLength: 16,
+    lanes: 2,
+    schedule: { name: "constant", rate: 1e-3, warmup: 2, steps, floor: 0.5 },
+    adamw: { beta1: 0.8, beta2: 0.9, epsilon: 1e-6, decay: 0 },
+    balance: [{ name: "switch", rate: 0.01, groups: undefined }],
+    clip: 2,
+    checkpoint: { everySteps: 2, keep: 2 },
+    codecs: ["f32", "q4_0"],
+    threads: 2,
+  });
+});

@@ -1,0 +1,129 @@
+// A training job on the cluster: it trains in a pod of its own image, outlives a killed pod and a suspension with the bits of a run that
+// had neither, ends without pods for good, and its result is served.
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { tinyModel, writeCorpus } from "../builders/training.ts";
+import { condition, type Kubectl, type KubeObject } from "../harness/kubectl.ts";
+import { execOk, until } from "../harness/process.ts";
+import { kubectlOf, root, type Target, waitReady } from "../harness/product.ts";
+import { openWorld } from "./world.ts";
+
+const namespace = "e2e-training";
+const steps = 1500;
+/** Every node sees the folder: they are on this machine. */
+const folder = mkdtempSync(join(tmpdir(), "enodia-e2e-training-"));
+let target: Target;
+let kubectl: Kubectl;
+
+function storage(): readonly object[] {
+  const [size, storageClassName, accessModes] = [{ storage: "1Gi" }, "", ["ReadWriteMany"]];
+  const claim = { kind: "PersistentVolumeClaim", metadata: { name: "runs", namespace } };
+  const spec = { storageClassName, accessModes, capacity: size, hostPath: { path: folder }, claimRef: { namespace, name: "runs" } };
+  return [
+    { apiVersion: "v1", kind: "Namespace", metadata: { name: namespace, labels: { "pod-security.kubernetes.io/enforce": "restricted" } } },
+    { apiVersion: "v1", kind: "PersistentVolume", metadata: { name: namespace }, spec },
+    { apiVersion: "v1", ...claim, spec: { storageClassName, accessModes, volumeName: namespace, resources: { requests: size } } },
+  ];
+}
+
+const job = (name: string) => ({
+  apiVersion: "enodia.dev/v1alpha1",
+  kind: "MoETrainingJob",
+  metadata: { name },
+  spec: {
+    model: { uri: "pvc://runs/tiny", init: "Random" },
+    data: { uri: "pvc://runs/tokens", sequenceLength: 16 },
+    steps,
+    batch: { sequences: 8, lanes: 4 },
+    memoryPerRank: "1Gi",
+    checkpoint: { everySteps: 50, keep: 2 },
+    output: { uri: `pvc://runs/${name}` },
+    podTemplate: { spec: { containers: [{ name: "runtime", resources: { requests: { cpu: "100m" } } }] } },
+  },
+});
+
+const digest = (name: string): string =>
+  createHash("sha256")
+    .update(readFileSync(join(folder, name, "huggingface/model.safetensors")))
+    .digest("hex");
+const trainingPods = (name: string) => kubectl.list("pods", `enodia.dev/training-job=${name}`);
+const podsGone = (name: string): Promise<true> =>
+  until(`the pods of ${name} to be gone`, async () => ((await trainingPods(name)).length === 0 ? true : undefined), { timeoutMs: 180_000 });
+const stepOf = (moet: KubeObject): number => Number(moet.status?.step ?? 0);
+const complete = (name: string): Promise<KubeObject> =>
+  kubectl.waitFor("moet", name, `${name} to be Complete`, (moet) => condition(moet, "Complete")?.status === "True", 240_000);
+
+before(async () => {
+  target = await openWorld();
+  for (const name of ["tiny", "tokens"]) mkdirSync(join(folder, name));
+  cpSync(tinyModel.dir, join(folder, "tiny"), { recursive: true });
+  await writeCorpus(
+    join(folder, "tokens"),
+    Array.from({ length: 20_000 }, (_, i) => (i * 37 + ((i * i) % 11)) % tinyModel.vocab),
+  );
+  chmodSync(folder, 0o777); // pods write as another user
+  kubectl = kubectlOf(target, namespace);
+  await kubectl.apply(...storage());
+});
+after(async () => {
+  await kubectl?.try(["delete", "moet,moed", "--all"]);
+  await kubectl?.try(["delete", "namespace", namespace, "--wait=false"]);
+  await kubectl?.try(["delete", "pv", namespace, "--wait=false"]);
+  rmSync(folder, { recursive: true, force: true });
+});
+
+test("a job whose pod is killed and that is suspended on its way ends with the bits of a quiet one, and without pods", {
+  timeout: 600_000,
+}, async () => {
+  await kubectl.apply(job("quiet"));
+  const quiet = await complete("quiet");
+  assert.equal(quiet.status?.step, steps);
+  assert.equal(quiet.status?.restarts, 0);
+
+  await kubectl.apply(job("disturbed"));
+  await kubectl.waitFor("moet", "disturbed", "steps", (moet) => stepOf(moet) > 100, 120_000);
+  const [first] = await trainingPods("disturbed");
+  await kubectl.run(["delete", "pod", first?.metadata.name ?? "", "--grace-period=0", "--force"]);
+  const at = stepOf(
+    await kubectl.waitFor("moet", "disturbed", "another pod", (moet) => condition(moet, "Running")?.status === "True", 120_000),
+  );
+  await kubectl.waitFor("moet", "disturbed", "more steps", (moet) => stepOf(moet) > at + 100, 120_000);
+  await kubectl.run(["patch", "moet", "disturbed", "--type=merge", "-p", '{"spec":{"suspend":true}}']);
+  await kubectl.waitFor("moet", "disturbed", "it to be suspended", (moet) => condition(moet, "Suspended")?.status === "True", 60_000);
+  await podsGone("disturbed");
+  await kubectl.run(["patch", "moet", "disturbed", "--type=merge", "-p", '{"spec":{"suspend":false}}']);
+  await complete("disturbed");
+  assert.equal(digest("disturbed"), digest("quiet"));
+  await podsGone("disturbed");
+});
+
+test("the command line draws the loss and serves the result", { timeout: 240_000 }, async () => {
+  const cli = (...args: string[]) =>
+    execOk(process.execPath, ["operator/cli/main.ts", "train", ...args, "-n", namespace, "--kubeconfig", target.kubeconfig ?? ""], {
+      cwd: root,
+    });
+  assert.match(await cli("status"), /quiet +1500\/1500 +100%/);
+  assert.match(await cli("loss", "quiet"), /\*[\s\S]*1500 {2}step/);
+  const manifest = JSON.parse(await cli("serve", "quiet", "--name", "served"));
+  const runtime = { ...manifest.spec.runtime, backend: "cpu", maxContext: 64, kvPool: "16Mi" };
+  await kubectl.apply({ ...manifest, spec: { ...manifest.spec, runtime, experts: { memoryPerRank: "64Mi" } } });
+  await waitReady(kubectl, "served");
+});
+
+test("data that is not the model's is refused with the field and the remedy, and its pod is gone", { timeout: 180_000 }, async () => {
+  const refused = job("refused");
+  await kubectl.apply({ ...refused, spec: { ...refused.spec, data: { uri: "pvc://runs/nothing", sequenceLength: 16 } } });
+  const moet = await kubectl.waitFor(
+    "moet",
+    "refused",
+    "the refusal",
+    (one) => condition(one, "SpecAccepted")?.status === "False",
+    120_000,
+  );
+  assert.match(condition(moet, "SpecAccepted")?.message ?? "", /nothing/);
+  await podsGone("refused");
+});
