@@ -1,5 +1,5 @@
 // `npm run test:gpu`: everything that is to be tried on a machine with a GPU, in one command, or what of it runs in software: there the
-// self-test alone, since compiling the kernels of the contract takes too long.
+// self-test alone.
 import { spawnSync } from "node:child_process";
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";

@@ -1,6 +1,6 @@
-// Buffers of a driver in software that nobody uses any more, for who asks next. Mesa's llvmpipe (seen in 22.3.6) counts references in
-// buffers of descriptors that no kernel reads, also where their memory is long freed: that spoils the heap. So there it is freed at the
-// device's close alone.
+// Buffers of a driver in software that nobody uses any more, for who asks next. Mesa's llvmpipe (seen in 22.3.6) spoils the heap once
+// buffers are freed between graphs, though no tensor of a later graph lies in one, and does not where they stay; supposed is that it counts
+// references by descriptors of earlier graphs. So memory there is freed at the device's close alone.
 interface Sized {
   readonly bytes: number;
 }
