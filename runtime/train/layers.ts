@@ -3,6 +3,7 @@
 import type { TrainableExpert, TrainableSegment, WeightViews } from "../compute/training.ts";
 import { floats, type Gradients, ints, type Values } from "../kernels/kernel.ts";
 import type { MoeLayer, Tensor } from "../kernels/segment.ts";
+import { addPlaces, gathered, type PlaceShape, placesByExpert, scatter } from "./rows.ts";
 
 /** What backward is given of a lane. */
 export type Kept = Values;
@@ -46,22 +47,14 @@ export class DenseLayerPass implements LayerPass {
   }
 }
 
-const rowsOf = (data: Float32Array, width: number): Tensor => ({ shape: [data.length / width, width], data });
-
-/** Rows of a lane that one expert has: places k of a token in the lists of ids and gates. */
-function placesByExpert(ids: Int32Array, experts: number): readonly number[][] {
-  const places = Array.from({ length: experts }, (): number[] => []);
-  for (const [place, id] of ids.entries()) places[id]?.push(place);
-  return places;
-}
+export const rowsOf = (data: Float32Array, width: number): Tensor => ({ shape: [data.length / width, width], data });
 
 export class MoeLayerPass implements LayerPass {
   readonly #block: TrainableSegment;
   readonly #expert: TrainableExpert;
   readonly #dense: UnitViews;
   readonly #experts: readonly UnitViews[];
-  readonly #topK: number;
-  readonly #hidden: number;
+  readonly #shape: PlaceShape;
   #counts: number[];
 
   constructor(
@@ -73,8 +66,7 @@ export class MoeLayerPass implements LayerPass {
     this.#expert = expert;
     this.#dense = dense as UnitViews;
     this.#experts = experts;
-    this.#topK = layer.topK;
-    this.#hidden = layer.block.inputs[0]?.width ?? 1;
+    this.#shape = { topK: layer.topK, width: layer.block.inputs[0]?.width ?? 1 };
     this.#counts = experts.map(() => 0);
   }
 
@@ -84,72 +76,41 @@ export class MoeLayerPass implements LayerPass {
     return counts;
   }
 
-  /** The rows of tokens at these places. */
-  #gathered(rows: Float32Array, places: readonly number[]): Float32Array {
-    const width = this.#hidden;
-    const gathered = new Float32Array(places.length * width);
-    for (const [to, place] of places.entries()) {
-      const from = Math.floor(place / this.#topK) * width;
-      gathered.set(rows.subarray(from, from + width), to * width);
-    }
-    return gathered;
-  }
-
-  #scatter(rows: Float32Array, places: readonly number[], into: Float32Array): void {
-    const width = this.#hidden;
-    for (const [from, place] of places.entries()) into.set(rows.subarray(from * width, (from + 1) * width), place * width);
-  }
-
   async forward(x: Float32Array) {
-    const values = { x: rowsOf(x, this.#hidden) };
+    const values = { x: rowsOf(x, this.#shape.width) };
     const { h, ...written } = await this.#block.forward(values, this.#dense.weights);
     const kept = { ...values, ...written };
     const [f, gates] = [floats(written.f as Tensor), floats(written.gates as Tensor)];
-    const outputs = new Float32Array(gates.length * this.#hidden);
+    const outputs = new Float32Array(gates.length * this.#shape.width);
     for (const [expert, places] of placesByExpert(ints(written.ids as Tensor), this.#experts.length).entries()) {
       this.#counts[expert] = (this.#counts[expert] as number) + places.length;
       if (places.length === 0) continue;
       const { weights } = this.#experts[expert] as UnitViews;
-      this.#scatter(await this.#expert.forward(this.#gathered(f, places), weights), places, outputs);
+      scatter(await this.#expert.forward(gathered(f, places, this.#shape), weights), places, this.#shape.width, outputs);
     }
     const y = floats(h as Tensor);
-    addPlaces(y, outputs, { topK: this.#topK, width: this.#hidden }, gates);
+    addPlaces(y, outputs, this.#shape, gates);
     return { y, kept };
   }
 
   async backward(kept: Kept, dy: Float32Array, beside: Gradients): Promise<Float32Array> {
     const [f, gates] = [floats(kept.f as Tensor), floats(kept.gates as Tensor)];
-    const dRows = new Float32Array(gates.length * this.#hidden);
+    const dRows = new Float32Array(gates.length * this.#shape.width);
     const dGates = new Float32Array(gates.length);
     for (const [expert, places] of placesByExpert(ints(kept.ids as Tensor), this.#experts.length).entries()) {
       if (places.length === 0) continue;
       const found = await this.#expert.backward({
-        x: this.#gathered(f, places),
+        x: gathered(f, places, this.#shape),
         gates: Float32Array.from(places, (place) => gates[place] as number),
-        dOut: this.#gathered(dy, places),
+        dOut: gathered(dy, places, this.#shape),
         ...(this.#experts[expert] as UnitViews),
       });
-      this.#scatter(found.dx, places, dRows);
+      scatter(found.dx, places, this.#shape.width, dRows);
       for (const [i, place] of places.entries()) dGates[place] = found.dGates[i] as number;
     }
     const df = new Float32Array(f.length);
-    addPlaces(df, dRows, { topK: this.#topK, width: this.#hidden });
+    addPlaces(df, dRows, this.#shape);
     const outputs = { ...beside, h: dy, f: df, gates: dGates };
     return (await this.#block.backward({ values: kept, outputs, ...this.#dense })).x as Float32Array;
-  }
-}
-
-/** Adds to each row those at its places, in their order, times their gates where there are some. */
-function addPlaces(
-  rows: Float32Array,
-  places: Float32Array,
-  { topK, width }: { readonly topK: number; readonly width: number },
-  gates?: Float32Array,
-): void {
-  for (let place = 0; place * width < places.length; place++) {
-    const gate = gates?.[place] ?? 1;
-    let to = Math.floor(place / topK) * width;
-    for (let from = place * width; from < (place + 1) * width; from++, to++)
-      rows[to] = (rows[to] as number) + Math.fround(gate * (places[from] as number));
   }
 }

@@ -2,6 +2,8 @@
 // moments and gradients have the same ranges. Pure.
 import type { ModelProgram, Segment } from "../kernels/segment.ts";
 
+/** Floats of a piece: gradients of a dense unit are squared, and its parameters dealt to ranks, by whole pieces. */
+const pieceFloats = 4096;
 /** Floats that every parameter begins at a multiple of: a vector of the optimizer. */
 const alignment = 4;
 
@@ -91,6 +93,25 @@ export function layoutOf(program: ModelProgram, expertTensors: ExpertTensors): L
 
 export function unitsOf({ parts }: Layout): readonly Unit[] {
   return parts.flatMap(({ units }) => units);
+}
+
+/** The same unit in an array where it begins at `from`. */
+export function movedTo(unit: Unit, from: number): Unit {
+  const by = from - unit.from;
+  const parameters = unit.parameters.map((parameter) => ({ ...parameter, from: parameter.from + by, to: parameter.to + by }));
+  return { expert: unit.expert, from, to: unit.to + by, parameters };
+}
+
+/** The range of a dense unit in pieces. */
+export function piecesOf({ from, to }: Unit): { readonly from: number; readonly to: number }[] {
+  const count = Math.ceil((to - from) / pieceFloats);
+  return Array.from({ length: count }, (_, i) => ({ from: from + i * pieceFloats, to: Math.min(to, from + (i + 1) * pieceFloats) }));
+}
+
+/** Dense units of all parts, then experts: the order in which gradients are squared. */
+export function kindsOf(layout: Layout): { readonly dense: readonly Unit[]; readonly experts: readonly Unit[] } {
+  const units = unitsOf(layout);
+  return { dense: units.filter(({ expert }) => expert === undefined), experts: units.filter(({ expert }) => expert !== undefined) };
 }
 
 /** Views of an array by the segment's names. */

@@ -1,10 +1,14 @@
 // A model that is trained: its segments compiled, its parameters and their gradients as views of arrays, and the gradient of lanes.
-// A lane's sums are added before the next lane's, in every parameter, so that bits do not depend on how many lanes are worked on at once.
+// Experts' gradients are added lane by lane and dense ones in the tree over lanes, so that bits do not depend on how many lanes are worked
+// on at once, nor by how many ranks.
+
+import { addAll } from "../comm/collectives.ts";
 import type { TrainableLoss, TrainableSegment, TrainingBackend, WeightViews } from "../compute/training.ts";
 import type { ModelProgram, Tensor } from "../kernels/segment.ts";
 import type { Balancing } from "./balancing.ts";
+import { DenseSums } from "./dense-sums.ts";
 import { DenseLayerPass, type Kept, type LayerPass, MoeLayerPass } from "./layers.ts";
-import { type Layout, type Unit, viewsOf } from "./layout.ts";
+import { type Layout, movedTo, type Unit, viewsOf } from "./layout.ts";
 
 /** A fixed share of a batch: whole sequences, one after another. */
 export interface Lane {
@@ -37,37 +41,52 @@ export class Network {
   readonly #ends: Ends;
   readonly #embed: Views;
   readonly #head: Views;
-  /** Gradients of the head in tensors that the embedding has too: added once all lanes are, so that each sum is over lanes in order. */
-  readonly #tied: readonly { readonly sum: Float32Array; readonly into: Float32Array }[];
+  /** Of dense units, by part. */
+  readonly #sums: readonly DenseSums[];
+  /** Gradients of the head in tensors that the embedding has too: added to the embedding's own once all lanes are. */
+  readonly #tied: DenseSums;
+  /** All of these, with where the sums go. */
+  readonly #ranges: readonly { readonly sums: DenseSums; readonly into: Float32Array }[];
+  /** Lanes of this step so far. */
+  #lane = 0;
 
-  private constructor(ends: Ends, layers: readonly LayerPass[], { program, layout, parameters, gradients }: NetworkOptions) {
+  private constructor(ends: Ends, layers: readonly LayerPass[], sums: readonly DenseSums[], options: NetworkOptions) {
+    const { layout, parameters, gradients } = options;
     this.#ends = ends;
     this.layers = layers;
-    const [embed, head] = [layout.parts[0]?.units[0] as Unit, layout.parts.at(-1)?.units[0] as Unit];
-    this.#embed = { weights: viewsOf(parameters, embed), sums: viewsOf(gradients, embed) };
-    const tied = program.head.weights.filter(({ name }) => embed.parameters.some((parameter) => parameter.name === name));
-    const sums = Object.fromEntries(tied.map(({ name }) => [name, new Float32Array(this.#embed.sums[name]?.length ?? 0)]));
+    this.#sums = sums;
+    const dense = layout.parts.map(({ units }) => units[0] as Unit);
+    const [embed, head] = [dense[0] as Unit, dense.at(-1) as Unit];
+    this.#tied = new DenseSums(tiedFloats(options.program, embed));
+    const scratch = (of: DenseSums | undefined, unit: Unit): WeightViews => viewsOf(of?.scratch ?? new Float32Array(), movedTo(unit, 0));
+    this.#embed = { weights: viewsOf(parameters, embed), sums: scratch(sums[0], embed) };
     this.#head = {
       weights: { ...this.#embed.weights, ...viewsOf(parameters, head) },
-      sums: { ...sums, ...viewsOf(gradients, head) },
+      sums: { ...scratch(this.#tied, embed), ...scratch(sums.at(-1), head) },
     };
-    this.#tied = tied.map(({ name }) => ({ sum: sums[name] as Float32Array, into: this.#embed.sums[name] as Float32Array }));
+    const into = ({ from, to }: Unit): Float32Array => gradients.subarray(from, to);
+    this.#ranges = [
+      ...sums.map((of, i) => ({ sums: of, into: into(dense[i] as Unit) })),
+      { sums: this.#tied, into: into(embed).subarray(0, this.#tied.scratch.length) },
+    ];
   }
 
   static async open(backend: TrainingBackend, options: NetworkOptions): Promise<Network> {
     const { program, layout, parameters, gradients, sequenceLength } = options;
+    const sums = layout.parts.map(({ units: [dense] }) => new DenseSums((dense as Unit).to - (dense as Unit).from));
     const layers: LayerPass[] = [];
     for (const [index, layer] of program.layers.entries()) {
       const block = await backend.compile(layer.block, sequenceLength);
-      const units = (layout.parts[index + 1]?.units ?? []).map((unit) => ({
-        weights: viewsOf(parameters, unit),
-        sums: viewsOf(gradients, unit),
-      }));
+      const units = (layout.parts[index + 1]?.units ?? []).map((unit) => {
+        const dense = unit.expert === undefined ? sums[index + 1] : undefined;
+        const into = dense === undefined ? viewsOf(gradients, unit) : viewsOf(dense.scratch, movedTo(unit, 0));
+        return { weights: viewsOf(parameters, unit), sums: into };
+      });
       if (layer.kind === "dense") layers.push(new DenseLayerPass(block, units, program.hidden));
       else layers.push(new MoeLayerPass({ block, expert: await backend.compileExpert(layer.expert) }, units, layer));
     }
     const ends = { embed: await backend.compile(program.embed, sequenceLength), head: await backend.compileLoss(program.head) };
-    return new Network(ends, layers, options);
+    return new Network(ends, layers, sums, options);
   }
 
   async #embedded({ inputs }: Lane): Promise<Float32Array> {
@@ -92,34 +111,51 @@ export class Network {
       rows = passes.map(({ y }) => y);
       kept.push(passes.map((pass) => pass.kept));
     }
-    const ends = await inTurn(lanes, ({ targets }, i) =>
-      this.#ends.head.backward({ x: rows[i] as Float32Array, targets, scale, ...this.#head }),
-    );
+    const first = this.#lane;
+    this.#lane += lanes.length;
+    const ends = await inTurn(lanes, async ({ targets }, i) => {
+      const found = await this.#ends.head.backward({ x: rows[i] as Float32Array, targets, scale, ...this.#head });
+      for (const sums of [this.#sums.at(-1), this.#tied]) sums?.take(first + i);
+      return found;
+    });
     let gradients: readonly Float32Array[] = ends.map(({ dx }) => dx);
     for (const [index, layer] of [...this.layers.entries()].toReversed()) {
       const passes = kept.pop() as readonly Kept[];
       const beside = balancing.gradients(index, passes);
-      gradients = await inTurn(gradients, (dy, i) => layer.backward(passes[i] as Kept, dy, beside[i] ?? {}));
+      gradients = await inTurn(gradients, async (dy, i) => {
+        const dx = await layer.backward(passes[i] as Kept, dy, beside[i] ?? {});
+        this.#sums[index + 1]?.take(first + i);
+        return dx;
+      });
     }
-    await inTurn(lanes, ({ inputs }, i) => {
+    await inTurn(lanes, async ({ inputs }, i) => {
       const values = { ids: { shape: [inputs.length], data: inputs } };
-      return this.#ends.embed.backward({ values, outputs: { x: gradients[i] as Float32Array }, ...this.#embed });
+      await this.#ends.embed.backward({ values, outputs: { x: gradients[i] as Float32Array }, ...this.#embed });
+      this.#sums[0]?.take(first + i);
     });
     return ends.map(({ losses }) => losses);
   }
 
-  /** To be called when all lanes of a step were added. */
+  /** To be called when all lanes of a step were added: as many as a power of two are one tree. */
   finishGradients(): void {
-    for (const { sum, into } of this.#tied) {
-      for (const [i, value] of sum.entries()) into[i] = (into[i] as number) + value;
-      sum.fill(0);
-    }
+    for (const { sums, into } of this.#ranges)
+      addAll(
+        into,
+        sums.takeNodes().map(({ sum }) => sum),
+      );
+    this.#lane = 0;
   }
 
   /** Forgets what was added of a step that is given up. */
   dropGradients(): void {
-    for (const { sum } of this.#tied) sum.fill(0);
+    for (const { sums } of this.#ranges) sums.takeNodes();
+    this.#lane = 0;
   }
+}
+
+/** Floats of the embedding's unit, where the head has tensors of it; else none. */
+export function tiedFloats({ head }: ModelProgram, { parameters, from, to }: Unit): number {
+  return head.weights.some(({ name }) => parameters.some((parameter) => parameter.name === name)) ? to - from : 0;
 }
 
 async function inTurn<T, U>(items: readonly T[], run: (item: T, index: number) => Promise<U>): Promise<readonly U[]> {

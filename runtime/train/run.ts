@@ -12,7 +12,7 @@ import { createAdamW, floatsMax } from "./adamw.ts";
 import { Balancing } from "./balancing.ts";
 import { newestCheckpoint, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
 import { type Corpus, openCorpus } from "./corpus.ts";
-import { type Layout, layoutOf } from "./layout.ts";
+import { kindsOf, type Layout, layoutOf } from "./layout.ts";
 import { Network } from "./network.ts";
 import { checkResult, resultFolders, writeTrainedFolder, writeTrainedStore } from "./result.ts";
 import { checkSettings, identityOf, type TrainSettings } from "./settings.ts";
@@ -70,15 +70,20 @@ function memoryThere(): number {
   return limit > 0 ? Math.min(limit, totalmem()) : totalmem();
 }
 
-function checkMemory({ parameters, floats }: Layout): void {
-  const bytes = floats * parameterBytes;
+/** Sums over lanes are held of the dense part: one being added, and one a level of their tree. */
+const sumBytes = (dense: number, lanes: number): number => Float32Array.BYTES_PER_ELEMENT * dense * (2 + Math.log2(lanes));
+
+function checkMemory(layout: Layout, lanes: number): void {
+  const { parameters, floats } = layout;
+  const dense = kindsOf(layout).dense.reduce((sum, { from, to }) => sum + to - from, 0);
+  const bytes = floats * parameterBytes + sumBytes(dense, lanes);
   const memory = memoryThere();
   if (floats <= floatsMax && bytes <= memory) return;
   const gigabytes = (value: number): string => `${(value / 1e9).toFixed(1)} GB`;
   const most = Math.min(floatsMax * parameterBytes, memory);
   throw new AppError(
-    `${parameters} parameters x ${parameterBytes} bytes (parameter, two moments, gradient) are ${gigabytes(bytes)}, ` +
-      `the memory here trains up to ${gigabytes(most)}; give more memory, or take a smaller model`,
+    `${parameters} parameters x ${parameterBytes} bytes (parameter, two moments, gradient) and sums of ${lanes} lanes are ${gigabytes(bytes)}, ` +
+      `the memory here trains up to ${gigabytes(most)}; give more memory, or take a smaller model or fewer lanes`,
     { code: "DoesNotFit", operation: "starting a run" },
   );
 }
@@ -115,7 +120,7 @@ async function openRun(settings: TrainSettings): Promise<Run> {
   checkSettings(settings, source.program.maxContext);
   await checkResult(source, settings.out, settings.codecs);
   const layout = layoutOf(source.program, source.family.expertTensors);
-  checkMemory(layout);
+  checkMemory(layout, settings.lanes);
   const checkpoints = join(settings.out, "checkpoints");
   const newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
   const start = await openStart(source, settings);

@@ -5,7 +5,7 @@ import { type Optimizer, stepNumbers } from "./adamw.ts";
 import type { Balancing } from "./balancing.ts";
 import { readLane, samplesOf } from "./batch.ts";
 import type { Corpus } from "./corpus.ts";
-import { type Layout, unitsOf } from "./layout.ts";
+import { kindsOf, type Layout, piecesOf, unitsOf } from "./layout.ts";
 import type { Network } from "./network.ts";
 import { rateOf } from "./schedule.ts";
 import type { TrainSettings } from "./settings.ts";
@@ -77,8 +77,10 @@ async function gradients(machine: Machine, step: number, stopped: () => boolean)
   return total;
 }
 
+/** Squares are summed by pieces, so that ranks that own some of them find the same norm. */
 function normOf({ layout, optimizer }: Machine): number {
-  return Math.sqrt(unitsOf(layout).reduce((sum, { from, to }) => sum + optimizer.squares(from, to), 0));
+  const { dense, experts } = kindsOf(layout);
+  return Math.sqrt([...dense.flatMap(piecesOf), ...experts].reduce((sum, { from, to }) => sum + optimizer.squares(from, to), 0));
 }
 
 function imbalanceOf(counts: readonly (readonly number[])[]): number {

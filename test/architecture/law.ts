@@ -47,10 +47,12 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/experts/",
     "runtime/experts/memory/",
   ],
-  // Training serves nobody; it will reach other ranks through its collectives alone (see `planned`).
-  "runtime/comm/": ["crds/", "runtime/placement/", "runtime/kernels/", "runtime/wire/", "runtime/observe/"],
+  // Training serves nobody; it reaches other ranks through its collectives alone, which know neither engine nor training.
+  "runtime/comm/": ["crds/", "runtime/placement/"],
   "runtime/train/": [
     "crds/",
+    "runtime/placement/",
+    "runtime/comm/",
     "runtime/kernels/",
     "runtime/models/",
     "runtime/weights/",
@@ -239,9 +241,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** Rows of the law whose folder is still to come -> why they stand there already. A row leaves this list with its first file. */
-export const planned: Readonly<Record<string, string>> = {
-  "runtime/comm/": "collectives over the wire; it knows neither engine nor training",
-};
+export const planned: Readonly<Record<string, string>> = {};
 
 /** Rooms without clock, random, network or file system: what they need of it comes as an argument, so that tests and replays decide it. */
 export const pureFolders: readonly string[] = [

@@ -1,5 +1,5 @@
-// How far keys and values in f16 and q8_0 move logits from those by f32: every family with random weights and published heads, and one
-// trained model on prose. A figure of numbers, not of time: it is the same on a busy machine.
+// Errors of keys and values in f16 and q8_0, as logits move from those by f32: every family with random weights and published heads, and
+// one trained model on prose. A figure of numbers, not of time: it is the same on a busy machine.
 import { globSync, readFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { parseArgs } from "node:util";

@@ -2,6 +2,7 @@
 // far fewer positions than all of them could have, and a sick request beside sound ones.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
+import type { KvType } from "../../crds/names.ts";
 import type { Backend, Compiled, KvCache } from "../../runtime/compute/backend.ts";
 import { kvBlockTokens } from "../../runtime/compute/kv-size.ts";
 import { createReferenceBackend } from "../../runtime/compute/reference.ts";
@@ -21,9 +22,9 @@ interface Side {
   readonly cache: KvCache;
 }
 
-async function open(backend: Backend, blocks: number): Promise<Side> {
+async function open(backend: Backend, blocks: number, type: KvType = "f32"): Promise<Side> {
   const program = await backend.compile(block, model.weights(block));
-  return { program, cache: await backend.createKv({ ...kvOf(model.program), slots, context, poolBlocks: blocks }) };
+  return { program, cache: await backend.createKv({ ...kvOf(model.program), slots, context, poolBlocks: blocks, type }) };
 }
 
 async function rowsOf({ program, cache }: Side, firstSlot: number, past: readonly number[], x: Float32Array): Promise<Float32Array> {
@@ -32,11 +33,20 @@ async function rowsOf({ program, cache }: Side, firstSlot: number, past: readonl
   return ((await program.run({ x: { shape: [x.length / hidden, hidden], data: x } }, call)).h!.data as Float32Array).slice();
 }
 
-export function runKvPool(options: { readonly name: string; readonly make: () => Promise<Backend>; readonly tolerance: number }): void {
-  describe(`KV pool: ${options.name}`, () => {
+export interface KvPoolOptions {
+  readonly name: string;
+  readonly make: () => Promise<Backend>;
+  readonly tolerance: number;
+  /** Of keys and values; f32 unless said otherwise. */
+  readonly type?: KvType;
+}
+
+export function runKvPool(options: KvPoolOptions): void {
+  const { type } = options;
+  describe(`KV pool: ${options.name}${type === undefined ? "" : `, ${type}`}`, () => {
     test("slots grow in turns, are copied, moved and trimmed in a small pool, and rows are those of the reference", async () => {
       const backend = await options.make();
-      const [mine, theirs] = [await open(backend, poolBlocks), await open(await createReferenceBackend({ threads: 1 }), slots * 5)];
+      const [mine, theirs] = [await open(backend, poolBlocks, type), await open(await createReferenceBackend({ threads: 1 }), slots * 5)];
       const lengths = new Array<number>(slots).fill(0);
       const blocksOf = (length: number): number => Math.ceil(length / kvBlockTokens(context));
       const drawn = gaussian(11, 3 * steps).map((value) => Math.abs(value * 1e4));
@@ -85,7 +95,7 @@ export function runKvPool(options: { readonly name: string; readonly make: () =>
 
     test("rows that are no numbers spoil none of those beside them, nor of those that come after them", async () => {
       const backend = await options.make();
-      const [sick, sound] = [await open(backend, poolBlocks), await open(backend, poolBlocks)];
+      const [sick, sound] = [await open(backend, poolBlocks, type), await open(backend, poolBlocks, type)];
       const x = randomTensor(700, [2, hidden]).data as Float32Array;
       const spoilt = x.slice();
       for (const [i, value] of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY].entries()) {

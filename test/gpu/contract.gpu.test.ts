@@ -6,6 +6,8 @@ import { runBackendContract } from "../contract/backend.ts";
 import { runDenseEquality } from "../contract/dense.ts";
 import { runGoldenFamilies } from "../contract/golden-families.ts";
 import { runGoldenLogits } from "../contract/golden-logits.ts";
+import { runKvPool } from "../contract/kv-pool.ts";
+import { runKvTypes } from "../contract/kv-types.ts";
 import { runShelves } from "../contract/shelves.ts";
 
 const kind = gpuNames.find((name) => name === process.env.ENODIA_GPU);
@@ -23,3 +25,8 @@ runGoldenFamilies({ name: kind, make, tolerance, computes: "all" });
 runDenseEquality({ name: kind, make, tolerance });
 
 runShelves({ name: kind, make, tolerance: 3e-2 });
+
+// In the order of preference of a GPU.
+runKvTypes({ name: kind, make, tolerance: { f16: tolerance, q8_0: 2e-2, f32: tolerance }, asDevice: true });
+
+for (const type of ["f16", "f32"] as const) runKvPool({ name: kind, make, tolerance, type });

@@ -8,6 +8,7 @@ import type { DeviceMemory } from "../backend.ts";
 import type { Pointer } from "./functions.ts";
 import { instructionsOf } from "./instructions.ts";
 import { type GgmlLibrary, ggmlLibrary } from "./library.ts";
+import { Spares } from "./spares.ts";
 import { type Governor, type GraphCost, GraphCosts, ThreadGovernor } from "./threads.ts";
 import { type MemoryName, numberOf } from "./types.ts";
 import { WeightMemory } from "./weight-memory.ts";
@@ -84,6 +85,8 @@ export class GgmlDevice {
   readonly #backend: Pointer;
   readonly #device: Pointer;
   readonly #buffers = new Set<Pointer>();
+  /** Of a driver in software; each is in the set above, too. */
+  readonly #spares: Spares<Pick<DeviceBuffer, "handle" | "bytes">> | undefined;
   readonly #contexts = new Set<Pointer>();
   /** Where a tensor's struct has the address of its data, in bytes; looked for at its first use. */
   #dataOffset: bigint | undefined;
@@ -103,6 +106,7 @@ export class GgmlDevice {
     this.description = parts.description;
     this.exact = parts.exact;
     this.software = parts.software ?? false;
+    this.#spares = this.software ? new Spares() : undefined;
     this.plainMemory = ggml.ggml_backend_dev_buffer_type(this.#device);
     this.memories = [...(parts.packed ?? []), { name: "plain", handle: this.plainMemory }];
     this.alignment = Math.max(leastAlignment, ggml.ggml_backend_buft_get_alignment(this.plainMemory));
@@ -183,16 +187,22 @@ export class GgmlDevice {
     const { ggml } = this;
     const size = Math.max(bytes, 1);
     this.#checkRoom(size);
-    const handle = ggml.ggml_backend_buft_alloc_buffer(memory, size);
+    const spare = this.#spares?.take(size);
+    const handle = spare?.handle ?? ggml.ggml_backend_buft_alloc_buffer(memory, size);
     if (handle === 0n) throw new AppError(`${size} bytes of device memory are not to be had`, { code: "OutOfMemory" });
     this.#buffers.add(handle);
     const base = ggml.ggml_backend_buffer_get_base(handle);
     let held = true;
     const free = (): void => {
-      const mine = held && this.#buffers.delete(handle);
+      const mine = held && this.#buffers.has(handle);
       held = false; // another buffer may have the same address from now on
       if (!mine) return;
       this.discard(base, size); // malloc may keep the pages for itself
+      if (this.#spares !== undefined) {
+        this.#spares.keep(spare ?? { handle, bytes: size });
+        return;
+      }
+      this.#buffers.delete(handle);
       ggml.ggml_backend_buffer_free(handle);
     };
     return { handle, base, bytes: size, free };

@@ -35,6 +35,8 @@ interface Part {
   readonly program: DenseProgram;
   readonly moe: MoeLayer | undefined;
   readonly shelf: SlabHolder | undefined;
+  /** False where a graph cannot choose among its experts. */
+  readonly choosable: boolean;
 }
 
 interface Built {
@@ -66,13 +68,14 @@ export class GgmlRange implements LayerRange {
       program: block as DenseProgram,
       moe: layer.kind === "moe" ? layer : undefined,
       shelf: shelf as SlabHolder | undefined,
+      choosable: layer.kind !== "moe" || multipliesAtOnce(layer.expert),
     }));
   }
 
   covers(layer: number): boolean {
     const part = this.#parts[layer];
     if (part === undefined) return false;
-    const here = part.moe === undefined || (multipliesAtOnce(part.moe.expert) && part.shelf?.whole !== undefined);
+    const here = part.choosable && (part.moe === undefined || part.shelf?.whole !== undefined);
     return here && (this.#device.exact || this.#computes(layer, part));
   }
 
@@ -102,7 +105,7 @@ export class GgmlRange implements LayerRange {
   async run({ x, kv, from, to }: RangeCall): Promise<RangeOutputs> {
     const rows = rowsOfGroups(kv.groups);
     const parts = this.#parts.slice(from, to);
-    for (const { program } of parts) checkKv(program.segment, kv, rows);
+    checkKv((parts[0] as Part).program.segment, kv, rows); // all layers have the same rows and the same cache
     const { graph, kv: inputs } = this.#graphs.take(
       `${from}.${to}.${kvKey(kv)}`,
       (built) => built.graph.valid && built.slabs.every((slab, i) => slab === parts[i]?.shelf?.whole),
@@ -111,10 +114,14 @@ export class GgmlRange implements LayerRange {
     graph.run((name) => (name === "x" ? x : (inputs.input(kv, name) ?? (name === zeroIds ? new Int32Array(rows) : undefined))));
     const out = new Float32Array(x.length);
     graph.read("x", out);
-    const ids = parts.map(({ moe }, i) => {
-      const chosen = new Int32Array(moe === undefined ? 0 : rows * moe.topK);
-      if (chosen.length > 0) graph.read(`ids.${i}`, chosen);
-      return chosen;
+    const chosen = parts.map(({ moe }) => (moe === undefined ? 0 : rows * moe.topK));
+    const all = new Int32Array(chosen.reduce((sum, count) => sum + count, 0));
+    let at = 0;
+    const ids = chosen.map((count, i) => {
+      const own = all.subarray(at, at + count);
+      at += count;
+      if (count > 0) graph.read(idsOf(i), own);
+      return own;
     });
     return { x: out, ids };
   }
@@ -136,7 +143,7 @@ export class GgmlRange implements LayerRange {
           if (moe === undefined) x = values.get("y") as Value;
           else {
             x = withExperts(build, { moe, slab: slabs[i] as Slab, rows }, values);
-            outputs[`ids.${i}`] = values.get("ids") as Value;
+            outputs[idsOf(i)] = values.get("ids") as Value;
           }
         }
         return Object.assign(outputs, { x });
@@ -151,6 +158,9 @@ function cpuRowsMax(layers: readonly RangeLayer[]): number {
   const perRow = layers.map(({ layer }) => (layer.kind === "moe" ? layer.topK / layer.experts : 0));
   return Math.floor(cpuPairsMax / Math.max(...perRow));
 }
+
+/** The name of the output that has the experts of the i-th layer of a range. */
+const idsOf = (i: number): string => `ids.${i}`;
 
 /** True where an expert's row goes into products alone, so that one row can be multiplied by many experts' matrices. */
 const multipliesAtOnce = ({ ops, inputs }: Segment): boolean =>

@@ -147,6 +147,7 @@ test("four lanes have the gradient of balance of one; fractions of a lane's own 
     const network = await Network.open(backend, { program, layout, parameters, gradients, sequenceLength: 12 });
     const balancing = new Balancing(parseBalance("switch:1"), { program, layout, parameters });
     for (const step of steps) await network.addGradients(step, 1e-9, balancing);
+    network.finishGradients();
     return gates.flatMap(({ from, size }) => [...gradients.subarray(from, from + size)]);
   };
   const distance = (a: readonly number[], b: readonly number[]): number =>

@@ -1,0 +1,129 @@
+// Ranks of one process: frames are copied from sender to receiver, counted, and kept until they are asked for. One rank that fails ends
+// the world for all, so that nobody waits for a frame that never comes.
+import { AppError } from "../../crds/common.ts";
+import type { FrameName, Payload, Stamp, Transport } from "./transport.ts";
+
+/** Bytes of frames that a rank has not asked for yet, at most. */
+const waitingBytesMax = 2 ** 32;
+
+interface Frame {
+  readonly stamp: Stamp;
+  readonly payload: Payload;
+}
+
+interface Waiting {
+  take(frame: Frame): void;
+  fail(error: unknown): void;
+}
+
+/** Frames of one name between two ranks: those that came, or those who wait for one. */
+interface Queue {
+  readonly frames: Frame[];
+  readonly waiting: Waiting[];
+}
+
+/** Bytes by the exchange that they were part of. */
+type Traffic = Map<string, number>;
+
+const keyOf = (from: number, to: number, { what, layer, chunk, piece }: FrameName): string =>
+  `${from} ${to} ${what} ${layer} ${chunk} ${piece}`;
+
+function checked({ stamp, payload }: Frame, wanted: Stamp, from: number, name: FrameName): Payload {
+  const off = (["world", "step", "plan"] as const).find((field) => stamp[field] !== wanted[field]);
+  if (off === undefined) return payload;
+  throw new AppError(
+    `rank ${from} sent ${name.what} of layer ${name.layer} with ${off} ${stamp[off]}, this rank has ${wanted[off]}; ` +
+      "ranks have to begin the step again with one plan",
+    { code: "PlanMismatch", operation: "receiving a frame" },
+  );
+}
+
+export class Loopback {
+  readonly #queues = new Map<string, Queue>();
+  readonly #held: number[];
+  readonly #sent: Traffic[];
+  readonly #received: Traffic[];
+  #ended: { readonly error: unknown } | undefined;
+
+  constructor(ranks: number) {
+    this.#held = new Array<number>(ranks).fill(0);
+    this.#sent = this.#held.map(() => new Map());
+    this.#received = this.#held.map(() => new Map());
+  }
+
+  /** Bytes that a rank sent and received in exchanges of that name since `takeTraffic` was asked last. */
+  takeTraffic(rank: number, what: string): { readonly sent: number; readonly received: number } {
+    const [sent, received] = [this.#sent[rank], this.#received[rank]];
+    const found = { sent: sent?.get(what) ?? 0, received: received?.get(what) ?? 0 };
+    sent?.delete(what);
+    received?.delete(what);
+    return found;
+  }
+
+  /** Whoever waits, and whoever comes to wait, gets the error. */
+  end(error: unknown): void {
+    this.#ended ??= { error };
+    for (const { waiting } of this.#queues.values()) for (const each of waiting.splice(0)) each.fail(this.#ended.error);
+  }
+
+  transport(rank: number): Transport {
+    return {
+      rank,
+      ranks: this.#held.length,
+      send: async (to, stamp, name, payload) => this.#send(rank, to, { stamp, payload: payload.slice() }, name),
+      receive: async (from, stamp, name) => checked(await this.#next(from, rank, name), stamp, from, name),
+    };
+  }
+
+  #queue(key: string): Queue {
+    let queue = this.#queues.get(key);
+    if (queue === undefined) {
+      queue = { frames: [], waiting: [] };
+      this.#queues.set(key, queue);
+    }
+    return queue;
+  }
+
+  #send(from: number, to: number, frame: Frame, name: FrameName): void {
+    if (this.#ended !== undefined) throw this.#ended.error;
+    const bytes = frame.payload.byteLength;
+    count(this.#sent[from] as Traffic, name.what, bytes);
+    const key = keyOf(from, to, name);
+    const queue = this.#queue(key);
+    const waiting = queue.waiting.shift();
+    if (waiting !== undefined) {
+      count(this.#received[to] as Traffic, name.what, bytes);
+      if (queue.waiting.length === 0) this.#queues.delete(key);
+      waiting.take(frame);
+      return;
+    }
+    const held = (this.#held[to] as number) + bytes;
+    if (held > waitingBytesMax)
+      throw new AppError(
+        `rank ${to} has ${held} bytes of frames that it has not taken, ${waitingBytesMax} are allowed; take fewer sequences`,
+        {
+          code: "FrameBacklog",
+          operation: "sending a frame",
+        },
+      );
+    this.#held[to] = held;
+    queue.frames.push(frame);
+  }
+
+  #next(from: number, to: number, name: FrameName): Promise<Frame> {
+    if (this.#ended !== undefined) return Promise.reject(this.#ended.error);
+    const key = keyOf(from, to, name);
+    const queue = this.#queue(key);
+    const frame = queue.frames.shift();
+    if (frame === undefined) return new Promise((take, fail) => queue.waiting.push({ take, fail }));
+    if (queue.frames.length === 0) this.#queues.delete(key);
+    const bytes = frame.payload.byteLength;
+    this.#held[to] = (this.#held[to] as number) - bytes;
+    count(this.#received[to] as Traffic, name.what, bytes);
+    return Promise.resolve(frame);
+  }
+}
+
+function count(traffic: Traffic, what: string, bytes: number): void {
+  traffic.set(what, (traffic.get(what) ?? 0) + bytes);
+}

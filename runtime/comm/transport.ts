@@ -1,0 +1,31 @@
+// The door to other ranks of a training run: frames to one rank and from one rank, each stamped with what it belongs to. Interface only;
+// loopback.ts has it within one process.
+
+export type Payload = Float32Array | Float64Array | Int32Array;
+
+/** What a frame belongs to; sender and receiver have to agree on all of it. */
+export interface Stamp {
+  /** The membership, which a change of ranks counts up. */
+  readonly world: number;
+  readonly step: number;
+  /** Tells the plan of this step from others: a rank with another plan would send other things. */
+  readonly plan: string;
+}
+
+/** Which frame of those between two ranks: in one step there is one of a name. */
+export interface FrameName {
+  /** The exchange that it is part of: "copies", "sums". */
+  readonly what: string;
+  readonly layer: number;
+  readonly chunk: number;
+  readonly piece: number;
+}
+
+export interface Transport {
+  readonly rank: number;
+  readonly ranks: number;
+  /** The payload may be changed once this is done. Throws AppError `FrameBacklog` where the receiver takes nothing. */
+  send(to: number, stamp: Stamp, name: FrameName, payload: Payload): Promise<void>;
+  /** The next frame of that name from a rank. Throws AppError `PlanMismatch` where its stamp is another, and whatever ended the world. */
+  receive(from: number, stamp: Stamp, name: FrameName): Promise<Payload>;
+}

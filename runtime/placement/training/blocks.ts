@@ -1,0 +1,144 @@
+// Blocks of rows: an expert's rows of one lane go to one of its hosts. Hosts of an expert take lanes that lie together, so that a chain
+// of them in the order of lanes adds its gradient lane by lane. Pure; the counts of rows say who hosts what no more than once.
+import { splitLayer } from "../split.ts";
+import { type Interval, ranksOfLanes } from "./lanes.ts";
+
+export interface BlockProblem {
+  /** rows[lane][expert] */
+  readonly rows: readonly ArrayLike<number>[];
+  /** Ranks that hold each expert. */
+  readonly hosts: readonly (readonly number[])[];
+  /** Lanes of each rank. */
+  readonly intervals: readonly Interval[];
+  readonly speed: Float64Array;
+}
+
+/** Lanes of an expert that one host computes. */
+interface Run extends Interval {
+  readonly host: number;
+}
+
+/** runs[expert], in the order of lanes; lanes without rows are in none where they lie at an end. */
+export type Blocks = readonly (readonly Run[])[];
+
+type Dispatch = (problem: BlockProblem) => Run[][];
+
+const dispatches = { Exact: exact, LocalFirst: localFirst } as const satisfies Readonly<Record<string, Dispatch>>;
+export type DispatchName = keyof typeof dispatches;
+export const dispatchNames = Object.keys(dispatches) as readonly DispatchName[];
+
+export function dealBlocks(name: DispatchName, problem: BlockProblem): Blocks {
+  return dispatches[name](problem).map((runs, expert) => runs.flatMap((run) => trimmed(problem.rows, expert, run)));
+}
+
+/** Rows that each rank computes. */
+export function rowsOfRanks(rows: BlockProblem["rows"], blocks: Blocks, ranks: number): Float64Array {
+  const load = new Float64Array(ranks);
+  for (const [expert, runs] of blocks.entries())
+    for (const { host, from, to } of runs) load[host] = (load[host] as number) + rowsOf(rows, expert, { from, to });
+  return load;
+}
+
+function rowsOf(rows: BlockProblem["rows"], expert: number, { from, to }: Interval): number {
+  let sum = 0;
+  for (let lane = from; lane < to; lane++) sum += rows[lane]?.[expert] as number;
+  return sum;
+}
+
+function trimmed(rows: BlockProblem["rows"], expert: number, { host, from, to }: Run): Run[] {
+  let [first, end] = [from, to];
+  while (first < end && rows[first]?.[expert] === 0) first++;
+  while (end > first && rows[end - 1]?.[expert] === 0) end--;
+  return first < end ? [{ host, from: first, to: end }] : [];
+}
+
+/** The lane at which rows so far are nearest to `wanted`. */
+function cutNear(rows: BlockProblem["rows"], expert: number, wanted: number): number {
+  let [before, lane] = [0, 0];
+  for (; lane < rows.length; lane++) {
+    const next = before + (rows[lane]?.[expert] as number);
+    if (next >= wanted) return next - wanted < wanted - before ? lane + 1 : lane;
+    before = next;
+  }
+  return lane;
+}
+
+/** Passes over all cuts after the first ones; more change nothing on any load tried. */
+const passesMax = 16;
+
+/** Quotas that even out what ranks compute, cut at lanes, and then the cuts moved while that evens it more. */
+function exact({ rows, hosts, speed }: BlockProblem): Run[][] {
+  const demand = hosts.map((_, expert) => rowsOf(rows, expert, { from: 0, to: rows.length }));
+  const { rows: quotas } = splitLayer({ demand, hosts, speed });
+  const load = new Float64Array(speed.length);
+  const dealt = hosts.map((row, expert): Run[] => {
+    const order = row.map((host, i) => ({ host, quota: quotas[expert]?.[i] as number })).sort((a, b) => a.host - b.host);
+    let [from, wanted] = [0, 0];
+    return order.map(({ host, quota }, i) => {
+      wanted += quota;
+      const to = i === order.length - 1 ? rows.length : Math.max(from, cutNear(rows, expert, wanted));
+      const run = { host, from, to };
+      load[host] = (load[host] as number) + rowsOf(rows, expert, run);
+      from = to;
+      return run;
+    });
+  });
+  for (let pass = 0, moved = true; moved && pass < passesMax; pass++) {
+    moved = false;
+    for (const [expert, runs] of dealt.entries())
+      for (let cut = 0; cut + 1 < runs.length; cut++) moved = moveCut({ rows, expert, runs, cut }, load, speed) || moved;
+  }
+  return dealt;
+}
+
+interface Cut {
+  readonly rows: BlockProblem["rows"];
+  readonly expert: number;
+  readonly runs: Run[];
+  /** Between this run and the next. */
+  readonly cut: number;
+}
+
+/** Moves a cut by lanes while the sum of load^2/speed of its two hosts falls. */
+function moveCut({ rows, expert, runs, cut }: Cut, load: Float64Array, speed: Float64Array): boolean {
+  let moved = false;
+  for (const step of [-1, 1]) {
+    for (;;) {
+      const [left, right] = [runs[cut] as Run, runs[cut + 1] as Run];
+      const to = left.to + step;
+      if (to < left.from || to > right.to) break;
+      const change = step * (rows[Math.min(left.to, to)]?.[expert] as number);
+      const [a, b] = [load[left.host] as number, load[right.host] as number];
+      const [fast, other] = [speed[left.host] as number, speed[right.host] as number];
+      const gain = a ** 2 / fast + b ** 2 / other - (a + change) ** 2 / fast - (b - change) ** 2 / other;
+      if (!(gain > 0)) break;
+      runs[cut] = { ...left, to };
+      runs[cut + 1] = { ...right, from: to };
+      load[left.host] = a + change;
+      load[right.host] = b - change;
+      moved = true;
+    }
+  }
+  return moved;
+}
+
+/** Rows stay where they are if the expert is there; those between two hosts are halved, those beyond all go to the last one. */
+function localFirst({ rows, hosts, intervals }: BlockProblem): Run[][] {
+  const rankOf = ranksOfLanes(intervals);
+  return hosts.map((row, expert) => {
+    const order = row.toSorted((a, b) => a - b);
+    let from = 0;
+    return order.map((host, i) => {
+      const next = order[i + 1];
+      let to = rows.length;
+      if (next !== undefined) {
+        const gap = { from: rankOf.lastIndexOf(host) + 1, to: rankOf.indexOf(next) };
+        const half = rowsOf(rows, expert, { from: 0, to: gap.from }) + rowsOf(rows, expert, gap) / 2;
+        to = Math.min(gap.to, Math.max(gap.from, cutNear(rows, expert, half)));
+      }
+      const run = { host, from, to };
+      from = to;
+      return run;
+    });
+  });
+}

@@ -1,0 +1,93 @@
+// Schedules: all copies arrive once, pieces are passed on only by who has them, and bytes and rounds are as the laws say.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { placements } from "../../../test/builders/placements.ts";
+import { gatherSchedule, reduceSchedule, type SpreadName, spreadNames, type Transfer } from "./collectives.ts";
+import { gatherBytes, movedShare, reduceBytes } from "./laws.ts";
+
+const cases = placements(500);
+const pieces = 4;
+
+/** Pieces that each rank sends and receives. */
+function traffic(transfers: readonly Transfer[], ranks: number) {
+  const [sent, received] = [new Array<number>(ranks).fill(0), new Array<number>(ranks).fill(0)];
+  for (const { from, to } of transfers) {
+    sent[from] = sent[from]! + 1;
+    received[to] = received[to]! + 1;
+  }
+  return { sent, received };
+}
+
+for (const spread of spreadNames) {
+  test(`spAG by ${spread}: each host gets each piece once, from a rank that has it`, () => {
+    for (const placement of cases) {
+      const has = new Set(
+        placement.homes.flatMap((home, chunk) => Array.from({ length: pieces }, (_, piece) => `${home} ${chunk} ${piece}`)),
+      );
+      const transfers = gatherSchedule(placement, spread, pieces);
+      const arriving = Map.groupBy(transfers, ({ round }) => round);
+      for (const round of [...arriving.keys()].sort((a, b) => a - b)) {
+        const now = arriving.get(round)!;
+        assert.equal(new Set(now.map(({ from }) => from)).size, now.length, "one piece is sent a round");
+        assert.equal(new Set(now.map(({ to }) => to)).size, now.length, "one piece is received a round");
+        for (const { from, chunk, piece } of now) assert.ok(has.has(`${from} ${chunk} ${piece}`));
+        for (const { to, chunk, piece } of now) {
+          assert.ok(!has.has(`${to} ${chunk} ${piece}`));
+          has.add(`${to} ${chunk} ${piece}`);
+        }
+      }
+      assert.equal(has.size, pieces * placement.hosts.flat().length);
+      assert.equal(transfers.length, pieces * gatherBytes(placement.hosts, 1));
+    }
+  });
+}
+
+/** Cases in which a rank sends or receives more than 1.02 times what leaves its home: lambda x the layer. */
+function beyondBound(spread: SpreadName): number {
+  return cases.filter((placement) => {
+    const { sent, received } = traffic(gatherSchedule(placement, spread, pieces), placement.ranks);
+    const most = 1.02 * movedShare(placement.hosts) * placement.hosts.length * pieces;
+    return Math.max(...sent, ...received) > most;
+  }).length;
+}
+
+test("by chain no rank sends or receives more than lambda x the layer's bytes; by unicast some do", () => {
+  assert.equal(beyondBound("chain"), 0);
+  assert.ok(beyondBound("unicast") > 0.1 * cases.length);
+});
+
+test("one chunk to three ranks takes 3, 2 and about 1 times its length by unicast, tree and chain", () => {
+  const placement = { homes: [0], hosts: [[0, 1, 2, 3]], node: [0, 1, 2, 3] };
+  const many = 64;
+  const lengthOf = (spread: SpreadName): number => (gatherSchedule(placement, spread, many).at(-1)!.round + 1) / many;
+  assert.equal(lengthOf("unicast"), 3);
+  assert.ok(lengthOf("tree") >= 1.9 && lengthOf("tree") <= 2.1, `${lengthOf("tree")}`);
+  assert.ok(lengthOf("chain") <= 1.05, `${lengthOf("chain")}`);
+});
+
+test("a chain goes through a home's node first and enters each other node once", () => {
+  const placement = { homes: [1], hosts: [[1, 0, 2, 3, 4, 5]], node: [1, 0, 1, 0, 2, 2] };
+  const path = gatherSchedule(placement, "chain", 1).map(({ from, to }) => [from, to]);
+  assert.deepEqual(path, [
+    [1, 3],
+    [3, 0],
+    [0, 2],
+    [2, 4],
+    [4, 5],
+  ]);
+});
+
+test("spRS: sums pass hosts in the order of lanes and end at the home, in as many bytes as the law says", () => {
+  for (const { blocks, homes } of cases) {
+    const transfers = reduceSchedule(blocks, homes, pieces);
+    assert.equal(transfers.length, pieces * reduceBytes(blocks, homes, 1));
+    for (const [chunk, runs] of blocks.entries()) {
+      const way = transfers.filter((transfer) => transfer.chunk === chunk && transfer.piece === 0);
+      if (way.length > 0) assert.equal(way.at(-1)!.to, homes[chunk]);
+      assert.deepEqual(
+        way.map(({ from }) => from),
+        runs.map(({ host }) => host).slice(0, way.length),
+      );
+    }
+  }
+});

@@ -1,0 +1,89 @@
+// Sparse all-gather and sparse reduce-scatter as data: who sends which piece of which expert to whom, and in which round. A rank sends
+// and receives one piece a round. Pure; nothing here sends.
+import type { Blocks } from "./blocks.ts";
+
+export interface Transfer {
+  readonly round: number;
+  readonly from: number;
+  readonly to: number;
+  /** The expert of the layer; with slices, an expert's slice. */
+  readonly chunk: number;
+  readonly piece: number;
+}
+
+/** A way of one chunk: `after` is the edge that brings the sender what it sends, -1 where it has it. */
+interface Edge {
+  readonly from: number;
+  readonly to: number;
+  readonly after: number;
+}
+
+type Spread = (ranks: readonly number[]) => Edge[];
+
+/** How copies spread from the first of the ranks. To add one: one line. */
+const spreads = {
+  /** Each passes on what it gets: every rank sends a chunk once at most. */
+  chain: (ranks) => ranks.slice(1).map((to, i) => ({ from: ranks[i] as number, to, after: i - 1 })),
+  tree: (ranks) =>
+    ranks.slice(1).map((to, i) => {
+      const parent = i + 1 - 2 ** Math.floor(Math.log2(i + 1));
+      return { from: ranks[parent] as number, to, after: parent - 1 };
+    }),
+  unicast: (ranks) => ranks.slice(1).map((to) => ({ from: ranks[0] as number, to, after: -1 })),
+} as const satisfies Readonly<Record<string, Spread>>;
+export type SpreadName = keyof typeof spreads;
+export const spreadNames = Object.keys(spreads) as readonly SpreadName[];
+
+/** Where each rank and each chunk is: P0 has homes alone, P1 the hosts as well. */
+export interface Placement {
+  readonly homes: readonly number[];
+  /** With the home among them. */
+  readonly hosts: readonly (readonly number[])[];
+  /** Node of each rank. */
+  readonly node: ArrayLike<number>;
+}
+
+/** spAG: copies of each chunk from its home to its other hosts, those of its node first and then node by node. */
+export function gatherSchedule({ homes, hosts, node }: Placement, spread: SpreadName, pieces: number): Transfer[] {
+  const ways = hosts.map((row, chunk) => {
+    const home = homes[chunk] as number;
+    const far = (rank: number): number => (node[rank] === node[home] ? -1 : (node[rank] as number));
+    const others = row.filter((rank) => rank !== home).sort((a, b) => far(a) - far(b) || a - b);
+    return spreads[spread]([home, ...others]);
+  });
+  return scheduled(ways, pieces);
+}
+
+/** The ranks that a chunk's gradient passes: its hosts in the order of lanes, then its home, where the sum is to be. */
+export function reducePath(runs: Blocks[number], home: number): number[] {
+  const path = runs.map(({ host }) => host);
+  if (path.length > 0 && path.at(-1) !== home) path.push(home);
+  return path;
+}
+
+/** spRS: the sums of each chunk along its path; the home comes twice where its lanes are not the last ones. */
+export function reduceSchedule(blocks: Blocks, homes: readonly number[], pieces: number): Transfer[] {
+  return scheduled(
+    blocks.map((runs, chunk) => spreads.chain(reducePath(runs, homes[chunk] as number))),
+    pieces,
+  );
+}
+
+/** Rounds: each piece of each edge has the first in which its sender has it, sends nothing else, and its receiver gets nothing else. */
+function scheduled(ways: readonly (readonly Edge[])[], pieces: number): Transfer[] {
+  const taken = new Set<string>();
+  const transfers: Transfer[] = [];
+  for (let piece = 0; piece < pieces; piece++) {
+    for (const [chunk, edges] of ways.entries()) {
+      const rounds: number[] = [];
+      for (const { from, to, after } of edges) {
+        let round = after < 0 ? 0 : (rounds[after] as number) + 1;
+        while (taken.has(`${round} from ${from}`) || taken.has(`${round} to ${to}`)) round++;
+        taken.add(`${round} from ${from}`).add(`${round} to ${to}`);
+        rounds.push(round);
+        transfers.push({ round, from, to, chunk, piece });
+      }
+    }
+  }
+  return transfers.sort((a, b) => a.round - b.round || a.chunk - b.chunk || a.piece - b.piece || a.to - b.to);
+}

@@ -1,0 +1,60 @@
+// Lanes of a batch: which rank works on which, and the binary tree in which sums over them are taken. The tree is of lanes alone, so a
+// sum has the same bits however lanes are dealt to ranks. Pure.
+
+/** Lanes from..to-1. */
+export interface Interval {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** A node of the tree over lanes, with what was summed below it: `size` lanes, a power of two, from a multiple of it. */
+export interface Subtree<T> {
+  readonly from: number;
+  readonly size: number;
+  readonly sum: T;
+}
+
+/** The lanes of each rank: whole lanes in order, as many as its share of speed, one at least. There are no more ranks than lanes. */
+export function laneIntervals(lanes: number, speed: ArrayLike<number>): Interval[] {
+  const ranks = speed.length;
+  const total = Array.from(speed).reduce((a, b) => a + b, 0);
+  const exact = Array.from(speed, (value) => ((lanes - ranks) * value) / total);
+  const count = exact.map((value) => 1 + Math.floor(value));
+  const rest = exact.map((value, rank) => ({ rank, rest: value - Math.floor(value) }));
+  rest.sort((a, b) => b.rest - a.rest || a.rank - b.rank);
+  let left = lanes - count.reduce((a, b) => a + b, 0);
+  for (const { rank } of rest) if (left-- > 0) count[rank] = (count[rank] as number) + 1;
+  let at = 0;
+  return count.map((width) => {
+    const from = at;
+    at += width;
+    return { from, to: at };
+  });
+}
+
+/** The rank of each lane. */
+export function ranksOfLanes(intervals: readonly Interval[]): number[] {
+  return intervals.flatMap(({ from, to }, rank) => new Array<number>(to - from).fill(rank));
+}
+
+/** The first lanes and sizes of the largest subtrees that make up an interval; at most 2 log2(lanes). */
+export function subtreesOf({ from, to }: Interval): { readonly from: number; readonly size: number }[] {
+  const found: { from: number; size: number }[] = [];
+  for (let at = from; at < to; ) {
+    let size = 1;
+    while (at % (2 * size) === 0 && at + 2 * size <= to) size *= 2;
+    found.push({ from: at, size });
+    at += size;
+  }
+  return found;
+}
+
+/** Adds a subtree to those before it: two halves of one node become that node. `add` may sum into the left one. */
+export function joinSubtree<T>(before: Subtree<T>[], next: Subtree<T>, add: (left: T, right: T) => T): void {
+  let node = next;
+  for (let left = before.at(-1); left !== undefined && left.size === node.size && left.from % (2 * left.size) === 0; left = before.at(-1)) {
+    before.pop();
+    node = { from: left.from, size: 2 * left.size, sum: add(left.sum, node.sum) };
+  }
+  before.push(node);
+}

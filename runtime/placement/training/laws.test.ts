@@ -1,0 +1,15 @@
+// The laws of memory on numbers reckoned by hand.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { copyBytes, rankBytes } from "./laws.ts";
+
+test("with copies dropped after forward, two of twelve layers are held: 83% less", () => {
+  const kept = { copies: new Array<number>(12).fill(3), expert: 100, rematerialize: false };
+  assert.equal(copyBytes(kept), 12 * 3 * 400);
+  assert.equal(copyBytes({ ...kept, rematerialize: true }), 2 * 3 * 400);
+});
+
+test("a rank holds 16 bytes a parameter that it owns, copies at 4, and the dense part whole with its share of moments", () => {
+  const problem = { dense: 1000, expert: 100, ranks: 4, owned: 5, copies: [2, 0, 1], rematerialize: false, partials: 2 };
+  assert.equal(rankBytes(problem), 5 * 1600 + 3 * 400 + 2 * 400 + 1000 * 8 + 1000 * 2);
+});

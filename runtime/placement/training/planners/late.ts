@@ -1,0 +1,6 @@
+// Copies planned after the gate from the step's own counts, as LLEP (arXiv 2601.17111) and its kin do: never a wrong forecast, but
+// nothing hides their transfers. Pure.
+import type { TrainingPlanner } from "./planner.ts";
+import { bestOfHottest } from "./ways.ts";
+
+export const late: TrainingPlanner = { late: true, hosts: (problem) => bestOfHottest({ ...problem, overlap: 0 }, problem.homes.length) };

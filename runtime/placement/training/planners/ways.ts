@@ -1,0 +1,39 @@
+// The cost of a way to place copies in a step: the busiest rank's rows, and the transfers that nothing hides. Pure; shared by planners
+// that choose among several ways.
+import { calibrated, exposedSeconds, type Materialised } from "../../calibrate.ts";
+import { imbalance, sum } from "../../imbalance.ts";
+import { materialize } from "../../materialize.ts";
+import { splitLayer } from "../../split.ts";
+import { homesOnly, type LayerProblem } from "./planner.ts";
+
+export function wayOf({ load, speed, ranks }: LayerProblem, hosts: number[][]): Materialised {
+  const split = splitLayer({ demand: load, hosts, speed });
+  const arrivals = new Float64Array(ranks);
+  for (const row of hosts) for (const rank of row.slice(1)) arrivals[rank] = (arrivals[rank] as number) + 1;
+  return { hosts, worst: imbalance(split.load, speed), arrivals };
+}
+
+const exposureOf = ({ load, ranks, overlap, seconds }: LayerProblem) => ({
+  overlap,
+  secondsPerCopy: seconds.copy,
+  secondsPerPoint: (sum(load) / ranks) * seconds.row,
+});
+
+/** Seconds of a step that a way takes beyond what every way takes. */
+export function secondsOf(problem: LayerProblem, way: Materialised): number {
+  const exposure = exposureOf(problem);
+  return way.worst * exposure.secondsPerPoint + exposedSeconds(way, exposure);
+}
+
+/** Hecate's Algorithm 1 with so many experts at most. */
+export function copiesOfHottest({ homes, load, ranks, node, free }: LayerProblem, top: number): number[][] {
+  const most = Math.min(top, homes.length);
+  return materialize({ load, homes: homesOnly({ homes }), ranks, node, free, top: most });
+}
+
+/** The best of no copies and Algorithm 1 with each number of experts up to `top`, by the calibration rule. */
+export function bestOfHottest(problem: LayerProblem, top: number): number[][] {
+  const ways: [Materialised, ...Materialised[]] = [wayOf(problem, homesOnly(problem))];
+  for (let count = 1; count <= Math.min(top, problem.homes.length); count++) ways.push(wayOf(problem, copiesOfHottest(problem, count)));
+  return calibrated(ways, exposureOf(problem)).hosts;
+}

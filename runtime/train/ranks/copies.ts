@@ -1,0 +1,56 @@
+// Copies of one step on one rank: spAG of layers in their order, as far ahead as the setting lets them, and dropped when no longer needed.
+import { gather, piecesOf } from "../../comm/collectives.ts";
+import type { Stamp, Transport } from "../../comm/transport.ts";
+import type { SpreadName } from "../../placement/training/collectives.ts";
+import type { RankMemory } from "./memory.ts";
+import type { Shape } from "./shape.ts";
+
+interface CopySettings {
+  readonly transport: Transport;
+  readonly stamp: Stamp;
+  readonly memory: RankMemory;
+  readonly shape: Shape;
+  readonly node: readonly number[];
+  readonly homes: readonly (readonly number[])[];
+  readonly spread: SpreadName;
+}
+
+export class Copies {
+  readonly #settings: CopySettings;
+  readonly #coming = new Map<string, Promise<void>>();
+  #last: Promise<void> = Promise.resolve();
+
+  constructor(settings: CopySettings) {
+    this.#settings = settings;
+  }
+
+  /** Begins to bring a layer's copies, behind those that came before it; `what` names the frames, and once is enough. */
+  start(what: string, layer: number, hosts: readonly (readonly number[])[]): void {
+    const key = `${what} ${layer}`;
+    if (this.#coming.has(key)) return;
+    this.#last = this.#last.then(() => this.#bring(what, layer, hosts));
+    this.#last.catch(() => {}); // whoever awaits it is told; until then nobody may be there
+    this.#coming.set(key, this.#last);
+  }
+
+  /** Done once the layer's copies are in memory. */
+  async arrived(what: string, layer: number): Promise<void> {
+    await this.#coming.get(`${what} ${layer}`);
+  }
+
+  async #bring(what: string, layer: number, hosts: readonly (readonly number[])[]): Promise<void> {
+    const { transport, stamp, memory, shape, node, homes, spread } = this.#settings;
+    for (const [expert, row] of hosts.entries())
+      if (row.includes(transport.rank) && !memory.owns(layer, expert)) memory.addCopy(layer, expert);
+    await gather({
+      transport,
+      stamp,
+      layer,
+      pieces: piecesOf(shape.experts[layer]?.[0]?.to ?? 0),
+      what,
+      placement: { homes: homes[layer] ?? [], hosts, node },
+      spread,
+      memory: (expert) => memory.parameters(layer, expert),
+    });
+  }
+}

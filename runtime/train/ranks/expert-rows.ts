@@ -1,0 +1,61 @@
+// Rows of a layer's experts between ranks: which blocks of rows go from where to where, and the frames that hold them. All of it follows
+// from counts and blocks, so frames hold numbers alone. Pure.
+import type { Blocks } from "../../placement/training/blocks.ts";
+import { type Interval, ranksOfLanes } from "../../placement/training/lanes.ts";
+
+/** The rows of one lane at one expert. */
+export interface RowBlock {
+  readonly lane: number;
+  readonly expert: number;
+  readonly rows: number;
+}
+
+/** Blocks in the order of lanes, then experts, by the rank that has the tokens and the rank that computes. */
+export class RowPlan {
+  readonly #blocks = new Map<string, RowBlock[]>();
+
+  /** `counts[lane][expert]` */
+  constructor(counts: readonly ArrayLike<number>[], blocks: Blocks, intervals: readonly Interval[]) {
+    const rankOf = ranksOfLanes(intervals);
+    for (const [lane, row] of counts.entries())
+      for (const [expert, runs] of blocks.entries()) {
+        const host = runs.find(({ from, to }) => from <= lane && lane < to)?.host;
+        const rows = row[expert] as number;
+        if (host === undefined || rows === 0) continue;
+        const key = `${rankOf[lane]} ${host}`;
+        const list = this.#blocks.get(key);
+        if (list === undefined) this.#blocks.set(key, [{ lane, expert, rows }]);
+        else list.push({ lane, expert, rows });
+      }
+  }
+
+  between(source: number, host: number): readonly RowBlock[] {
+    return this.#blocks.get(`${source} ${host}`) ?? [];
+  }
+}
+
+/** One array of all parts, one after another. */
+export function concatenated(parts: readonly Float32Array[]): Float32Array {
+  const all = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
+}
+
+/** One frame of all blocks, one after another. */
+export function packed(blocks: readonly RowBlock[], rowsOf: (block: RowBlock) => Float32Array): Float32Array {
+  return concatenated(blocks.map(rowsOf));
+}
+
+/** Each block with its part of a frame. */
+export function* unpacked(blocks: readonly RowBlock[], width: number, frame: Float32Array) {
+  let at = 0;
+  for (const block of blocks) {
+    const data = frame.subarray(at, at + block.rows * width);
+    at += block.rows * width;
+    yield { block, data };
+  }
+}

@@ -1,0 +1,46 @@
+// Experts that get another home: their parameters and moments go from the old one to the new one between two steps.
+import { exchange } from "../../comm/collectives.ts";
+import type { Stamp, Transport } from "../../comm/transport.ts";
+import { concatenated } from "./expert-rows.ts";
+import type { RankMemory } from "./memory.ts";
+
+type Homes = readonly (readonly number[])[];
+
+interface HomeMove {
+  readonly transport: Transport;
+  readonly stamp: Stamp;
+  readonly memory: RankMemory;
+  readonly from: Homes;
+  readonly to: Homes;
+}
+
+/** What moves with an expert. */
+const stateFields = ["p", "m", "v"] as const;
+
+export async function moveHomes({ transport, stamp, memory, from, to }: HomeMove): Promise<void> {
+  const { rank, ranks } = transport;
+  const moves = from.flatMap((row, layer) =>
+    row.flatMap((old, expert) => {
+      const next = to[layer]?.[expert] as number;
+      return old === next ? [] : [{ layer, expert, old, next }];
+    }),
+  );
+  if (moves.length === 0) return;
+  const parts = Array.from({ length: ranks }, (_, receiver) => {
+    const leaving = moves.filter(({ old, next }) => old === rank && next === receiver);
+    return concatenated(leaving.flatMap(({ layer, expert }) => stateFields.map((field) => memory.own(layer, expert, field))));
+  });
+  const received = await exchange(transport, stamp, { what: "homes", layer: -1 }, parts);
+  for (const { layer, expert, old } of moves) if (old === rank) memory.release(layer, expert);
+  const at = received.map(() => 0);
+  for (const { layer, expert, old, next } of moves) {
+    if (next !== rank) continue;
+    memory.take(layer, expert);
+    for (const field of stateFields) {
+      const floats = memory.own(layer, expert, field);
+      const begin = at[old] as number;
+      at[old] = begin + floats.length;
+      floats.set((received[old] as Float32Array).subarray(begin, begin + floats.length));
+    }
+  }
+}

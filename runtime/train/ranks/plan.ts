@@ -1,0 +1,95 @@
+// The plan of a step, the same on every rank: homes and hosts of each layer's experts from the counts of the last steps. Its hash is in
+// every frame. Keeps those counts; calls no clock, so that ranks cannot differ.
+import { createHash } from "node:crypto";
+import type { DispatchName } from "../../placement/training/blocks.ts";
+import type { SpreadName } from "../../placement/training/collectives.ts";
+import { type TrainingPlannerName, trainingPlanner } from "../../placement/training/planners/index.ts";
+import { homesOnly, type LayerProblem } from "../../placement/training/planners/planner.ts";
+
+export const rematerializeNames = ["Never", "AfterForward"] as const;
+
+export interface Fssdp {
+  readonly planner: TrainingPlannerName;
+  readonly dispatch: DispatchName;
+  /** Whether copies are dropped after forward, and come again for backward. */
+  readonly rematerialize: (typeof rematerializeNames)[number];
+  readonly spread: SpreadName;
+  /** Copies of a layer that each rank has room for. */
+  readonly memorySlots: number;
+  /** Copies of a layer that come unnoticed. */
+  readonly overlapDegree: number;
+  /** Steps whose counts are the forecast. */
+  readonly window: number;
+  /** Steps between moves of homes. */
+  readonly reshardSteps: number;
+  readonly seconds: LayerProblem["seconds"];
+}
+
+/** Ranks as planners know them. */
+export interface RankFacts {
+  /** Node and relative speed of each rank. */
+  readonly node: readonly number[];
+  readonly speed: readonly number[];
+}
+
+type Rows = ArrayLike<number>;
+
+export class Planning {
+  readonly #fssdp: Fssdp;
+  readonly #facts: RankFacts;
+  /** rows[layer][expert] of the last steps. */
+  readonly #window: (readonly Rows[])[] = [];
+  homes: readonly (readonly number[])[];
+
+  constructor(fssdp: Fssdp, facts: RankFacts, homes: readonly (readonly number[])[]) {
+    this.#fssdp = fssdp;
+    this.#facts = facts;
+    this.homes = homes;
+  }
+
+  get late(): boolean {
+    return trainingPlanner(this.#fssdp.planner).late;
+  }
+
+  /** Rows of a step that is done. */
+  add(rows: readonly Rows[]): void {
+    this.#window.push(rows);
+    if (this.#window.length > this.#fssdp.window) this.#window.shift();
+  }
+
+  /** Homes from this step on; those of before where it is no step to move in, or nothing is known. */
+  nextHomes(step: number): readonly (readonly number[])[] {
+    const due = (step - 1) % this.#fssdp.reshardSteps === 0 && this.#window.length > 0;
+    const planner = trainingPlanner(this.#fssdp.planner);
+    return (due ? planner.homes?.(this.homes.map((_, layer) => this.#problem(layer, this.#forecast(layer)))) : undefined) ?? this.homes;
+  }
+
+  /** hosts[expert] of a layer before its counts are known; homes alone where the planner waits for them, or nothing is known. */
+  hostsBefore(layer: number): number[][] {
+    const problem = this.#problem(layer, this.#forecast(layer));
+    return this.late || this.#window.length === 0 ? homesOnly(problem) : trainingPlanner(this.#fssdp.planner).hosts(problem);
+  }
+
+  /** hosts[expert] of a planner that waits for the step's own counts. */
+  hostsAfter(layer: number, rows: Rows): number[][] {
+    return trainingPlanner(this.#fssdp.planner).hosts(this.#problem(layer, rows));
+  }
+
+  #forecast(layer: number): Rows {
+    const sums = new Float64Array(this.homes[layer]?.length ?? 0);
+    for (const step of this.#window) for (let e = 0; e < sums.length; e++) sums[e] = (sums[e] as number) + (step[layer]?.[e] as number);
+    return sums.map((sum) => sum / Math.max(1, this.#window.length));
+  }
+
+  #problem(layer: number, load: Rows): LayerProblem {
+    const { memorySlots, overlapDegree, seconds } = this.#fssdp;
+    const { node, speed } = this.#facts;
+    const ranks = node.length;
+    const free = new Array<number>(ranks).fill(memorySlots);
+    return { load, homes: this.homes[layer] ?? [], ranks, node, speed: Float64Array.from(speed), free, overlap: overlapDegree, seconds };
+  }
+}
+
+export function planHash(hosts: readonly (readonly (readonly number[])[])[]): string {
+  return createHash("sha256").update(JSON.stringify(hosts)).digest("hex").slice(0, 16);
+}

@@ -1,0 +1,207 @@
+// Training over ranks: whatever their number, the planner, the dispatch and whether copies are dropped, a run ends with the same bits; and
+// bytes that ranks send and hold are those of the laws.
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { tinyModel, writeCorpus } from "../../../test/builders/training.ts";
+import { createTraining } from "../../compute/open-training.ts";
+import { gaussian, randomIds } from "../../kernels/random.ts";
+import type { ModelProgram } from "../../kernels/segment.ts";
+import { programOf } from "../../models/index.ts";
+import { dispatchNames } from "../../placement/training/blocks.ts";
+import { copyBytes, gatherBytes } from "../../placement/training/laws.ts";
+import { trainingPlannerNames } from "../../placement/training/planners/index.ts";
+import { createAdamW } from "../adamw.ts";
+import { Balancing } from "../balancing.ts";
+import { readLane, samplesOf } from "../batch.ts";
+import { openCorpus } from "../corpus.ts";
+import { layoutOf } from "../layout.ts";
+import { Network } from "../network.ts";
+import type { TrainSettings } from "../settings.ts";
+import { runStep } from "../step.ts";
+import { type Fssdp, rematerializeNames } from "./plan.ts";
+import { World, type WorldOptions } from "./world.ts";
+
+const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
+const [sequenceLength, steps] = [8, 3];
+
+const fssdp: Fssdp = {
+  planner: "auto",
+  dispatch: "Exact",
+  rematerialize: "Never",
+  spread: "chain",
+  memorySlots: 2,
+  overlapDegree: 3,
+  window: 5,
+  reshardSteps: 2,
+  seconds: { row: 1, copy: 1 },
+};
+
+interface Changes {
+  readonly fssdp?: Partial<Fssdp>;
+  readonly config?: Readonly<Record<string, unknown>>;
+  /** Relative speed of each rank. */
+  readonly speed?: readonly number[];
+  readonly lanes?: number;
+  /** Deviation of the first parameters. */
+  readonly deviation?: number;
+}
+
+/** Eight sequences of a step, cut into lanes: the same tokens for every run. */
+function batchOf(step: number, vocab: number, lanes: number) {
+  const rows = (8 * sequenceLength) / lanes;
+  const [inputs, targets] = [0, 50].map((seed) => randomIds(100 * step + seed, 8 * sequenceLength, vocab).data as Int32Array);
+  return Array.from({ length: lanes }, (_, lane) => ({
+    inputs: inputs!.slice(lane * rows, (lane + 1) * rows),
+    targets: targets!.slice(lane * rows, (lane + 1) * rows),
+  }));
+}
+
+function worldOf(program: ModelProgram, ranks: number, { fssdp: changed, speed, lanes = 4, deviation = 0.1 }: Changes) {
+  const layout = layoutOf(program, (layer, expert) => ({ w1: `${layer} ${expert}` }));
+  const options: WorldOptions = {
+    program,
+    layout,
+    facts: { node: Array.from({ length: ranks }, (_, rank) => rank), speed: speed ?? new Array<number>(ranks).fill(1) },
+    fssdp: { ...fssdp, ...changed },
+    lanes,
+    sequences: 8,
+    sequenceLength,
+    schedule: { name: "constant", rate: 1e-2, warmup: 0, steps, floor: 0 },
+    adamw: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0.1 },
+    clip: 1,
+    threads: 1,
+  };
+  return { options, parameters: gaussian(3, layout.floats, deviation) };
+}
+
+async function run(ranks: number, changes: Changes = {}) {
+  const program = programOf({ ...config, ...changes.config });
+  const { options, parameters } = worldOf(program, ranks, changes);
+  const { layout, lanes } = options;
+  const world = await World.open(options, parameters);
+  try {
+    const reports = [];
+    for (let step = 1; step <= steps; step++) reports.push(await world.step(step, batchOf(step, program.vocab, lanes)));
+    const digest = createHash("sha256").update(new Uint8Array(world.parameters().buffer)).digest("hex");
+    const received = world.ranks.map((_, rank) => world.hub.takeTraffic(rank, "copies").received);
+    const expert = layout.parts.flatMap(({ units }) => units.slice(1))[0]!;
+    return { digest, reports, received, held: world.ranks.map((rank) => rank.takeCopyBytesMost()), expertFloats: expert.to - expert.from };
+  } finally {
+    await world.close();
+  }
+}
+
+const alone = await run(1, { fssdp: { planner: "ep" } });
+
+/** Every combination with ENODIA_LONG=1; otherwise each planner on each number of ranks, with the other settings in turn. */
+const all = [1, 2, 3, 4].flatMap((ranks) =>
+  trainingPlannerNames.flatMap((planner, p) =>
+    dispatchNames.flatMap((dispatch, d) =>
+      rematerializeNames.flatMap((rematerialize, m) => {
+        const turn = (ranks + p + Math.floor(p / 4)) % 4 === 2 * d + m;
+        return process.env.ENODIA_LONG === "1" || turn ? [{ ranks, planner, dispatch, rematerialize }] : [];
+      }),
+    ),
+  ),
+);
+
+for (const { ranks, ...changed } of all)
+  test(`${ranks} ranks, ${changed.planner}, ${changed.dispatch}, copies dropped ${changed.rematerialize}: the bits of one rank`, async () => {
+    assert.equal((await run(ranks, { fssdp: changed })).digest, alone.digest);
+  });
+
+test("the trainer of one rank has the bits of ranks", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "enodia-ranks-"));
+  const [program, backend] = [programOf(config), await createTraining({ threads: 1 })];
+  try {
+    await writeCorpus(folder, [...(randomIds(1, 600, program.vocab).data as Int32Array)]);
+    const { tokenizerDigest } = JSON.parse(readFileSync(join(folder, "index.json"), "utf8")) as { tokenizerDigest: string };
+    const corpus = await openCorpus(folder, { vocab: program.vocab, tokenizerDigest, sequenceLength });
+    const lanes = 4;
+    const { options, parameters } = worldOf(program, 3, { lanes });
+    const { layout, sequences, schedule, adamw, clip } = options;
+    const settings = { sequences, lanes, sequenceLength, schedule, adamw, clip, seed: 1 } as TrainSettings;
+    const optimizer = createAdamW(layout.floats);
+    optimizer.p.set(parameters);
+    const arrays = { parameters: optimizer.p, gradients: optimizer.g };
+    const network = await Network.open(backend, { program, layout, ...arrays, sequenceLength });
+    const balancing = new Balancing([], { program, layout, parameters: optimizer.p });
+    const machine = { settings, layout, optimizer, network, balancing, corpus, validation: undefined };
+    const world = await World.open(options, parameters);
+    for (let step = 1; step <= steps; step++) {
+      const batch = [];
+      for (let lane = 0; lane < lanes; lane++) batch.push(await readLane(corpus, samplesOf(settings, corpus.samples, step, lane)));
+      const [one, many] = [await runStep(machine, step, () => false), await world.step(step, batch)];
+      assert.deepEqual([many.loss, many.gradientNorm], [one!.loss, one!.gradientNorm]);
+      assert.deepEqual(world.parameters(), optimizer.p);
+    }
+    await world.close();
+    await corpus.close();
+  } finally {
+    await backend.close();
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test("ranks of other speeds, with other lanes, have the same bits; gradients summed over whole ranks first do not", async () => {
+  assert.equal((await run(2, { speed: [3, 1] })).digest, alone.digest);
+  assert.equal((await run(3, { speed: [1, 1, 5] })).digest, alone.digest);
+  assert.notEqual((await run(2, { lanes: 2 })).digest, alone.digest);
+});
+
+test("the runs above differ in what moves: copies, late copies, homes with their moments, nothing", async () => {
+  const last = async (planner: Fssdp["planner"], ranks = 4) =>
+    (await run(ranks, { fssdp: { planner } })).reports.map(({ homes, hosts }) => ({ homes, hosts }));
+  const copies = (hosts: readonly (readonly (readonly number[])[])[]): number => hosts.flat().filter((row) => row.length > 1).length;
+  for (const planner of ["hecate", "late"] as const) assert.ok(copies((await last(planner)).at(-1)!.hosts) > 0, planner);
+  const moved = await last("smartmoe", 2);
+  assert.notDeepEqual(moved[2]!.homes, moved[0]!.homes);
+  const still = await last("ep");
+  assert.deepEqual(still[2], still[0]);
+  assert.equal(copies(still[2]!.hosts), 0);
+});
+
+test("a head that has the embedding's tensors, and a layer without experts, are summed alike", async () => {
+  const tie = { config: { tie_word_embeddings: true } };
+  const one = await run(1, tie);
+  assert.notEqual(one.digest, alone.digest);
+  assert.equal((await run(3, tie)).digest, one.digest);
+  const other = JSON.parse(readFileSync(join(tinyModel.dir, "../families/deepseek-v2/config.json"), "utf8")) as Record<string, unknown>;
+  const mixed = { config: other };
+  assert.equal((await run(3, mixed)).digest, (await run(1, mixed)).digest);
+});
+
+test("copies are received in the bytes of the law and held as the law of memory says; dropped ones take less", async () => {
+  const given = { config: { num_hidden_layers: 12 }, fssdp: { planner: "hecate", memorySlots: 1 } } as const;
+  const kept = await run(3, given);
+  const again = await run(3, { ...given, fssdp: { ...given.fssdp, rematerialize: "AfterForward" } });
+  assert.equal(again.digest, kept.digest);
+  const chunk = 4 * kept.expertFloats;
+  const law = kept.reports.reduce((sum, { hosts }) => sum + hosts.reduce((all, rows) => all + gatherBytes(rows, chunk), 0), 0);
+  assert.ok(law > 0);
+  assert.equal(
+    kept.received.reduce((a, b) => a + b, 0),
+    law,
+  );
+  assert.deepEqual(again.received, kept.received, "forward's; those of backward have a name of their own");
+  for (const [rank, bytes] of kept.held.entries()) {
+    const most = (rematerialize: boolean): number =>
+      Math.max(
+        ...kept.reports.map(({ hosts, homes }) => {
+          const copies = hosts.map((rows, layer) => rows.filter((row, e) => row.includes(rank) && homes[layer]![e] !== rank).length);
+          return copyBytes({ copies, expert: kept.expertFloats, rematerialize });
+        }),
+      );
+    assert.equal(bytes, most(false));
+    assert.equal(again.held[rank], most(true));
+    assert.ok(again.held[rank]! <= 0.2 * bytes, `${again.held[rank]} of ${bytes}`);
+  }
+});
+
+test("a loss that is no number ends the step on every rank", async () => {
+  await assert.rejects(run(2, { deviation: Number.NaN }), { code: "NonFiniteLoss", message: /^step 1: loss NaN/ });
+});

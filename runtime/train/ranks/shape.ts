@@ -1,0 +1,44 @@
+// The shape of a model as ranks share it: its dense units one after another, cut into pieces that each have one owner, and its experts
+// by layer. Derived from the layout alone, so that all ranks have the same. Pure.
+import type { Interval } from "../../placement/training/lanes.ts";
+import { type Layout, movedTo, piecesOf, type Unit } from "../layout.ts";
+
+interface DensePiece extends Interval {
+  readonly owner: number;
+}
+
+export interface Shape {
+  /** Embedding, layers, head, with ranges in the dense arrays of a rank. */
+  readonly dense: readonly Unit[];
+  readonly denseFloats: number;
+  readonly pieces: readonly DensePiece[];
+  /** experts[layer], for layers that have some none is empty; the layer's number counts all layers. */
+  readonly experts: readonly (readonly Unit[])[];
+  /** Floats of the largest expert. */
+  readonly expertFloats: number;
+}
+
+export function shapeOf({ parts }: Layout, ranks: number): Shape {
+  let at = 0;
+  const dense = parts.map(({ units }): Unit => {
+    const unit = movedTo(units[0] as Unit, at);
+    at = unit.to;
+    return unit;
+  });
+  const cuts = dense.flatMap(piecesOf);
+  const pieces = cuts.map(({ from, to }, i): DensePiece => ({ from, to, owner: Math.floor((i * ranks) / cuts.length) }));
+  const experts = parts.slice(1, -1).map(({ units }) => units.slice(1).map((unit) => movedTo(unit, 0)));
+  const expertFloats = experts.flat().reduce((most, { to }) => Math.max(most, to), 0);
+  return { dense, denseFloats: at, pieces, experts, expertFloats };
+}
+
+/** Dense floats that a rank owns. */
+export function ownedDense({ pieces }: Shape, rank: number): Interval {
+  const own = pieces.filter(({ owner }) => owner === rank);
+  return { from: own[0]?.from ?? 0, to: own.at(-1)?.to ?? 0 };
+}
+
+/** Experts dealt to ranks in order, as expert parallelism has them. */
+export function firstHomes({ experts }: Shape, ranks: number): number[][] {
+  return experts.map((units) => units.map((_, expert) => Math.floor((expert * ranks) / units.length)));
+}

@@ -1,0 +1,67 @@
+// All ranks of a run in one process: each with memory and backend of its own, joined by loopback. One that fails ends the step for all.
+import { Loopback } from "../../comm/loopback.ts";
+import { createTraining } from "../../compute/open-training.ts";
+import type { TrainingBackend } from "../../compute/training.ts";
+import type { Lane } from "../network.ts";
+import { Rank, type RankOptions, type RankReport } from "./rank.ts";
+
+export interface WorldOptions extends Omit<RankOptions, "transport"> {
+  readonly threads: number;
+}
+
+export class World {
+  readonly hub: Loopback;
+  readonly ranks: readonly Rank[];
+  readonly #backends: readonly TrainingBackend[];
+  readonly #floats: number;
+
+  private constructor(hub: Loopback, ranks: readonly Rank[], backends: readonly TrainingBackend[], floats: number) {
+    this.hub = hub;
+    this.ranks = ranks;
+    this.#backends = backends;
+    this.#floats = floats;
+  }
+
+  /** As many ranks as `facts` has; `parameters` are laid out as the layout says. */
+  static async open(options: WorldOptions, parameters: Float32Array): Promise<World> {
+    const count = options.facts.node.length;
+    const hub = new Loopback(count);
+    const [ranks, backends]: [Rank[], TrainingBackend[]] = [[], []];
+    for (let rank = 0; rank < count; rank++) {
+      const backend = await createTraining({ threads: options.threads });
+      backends.push(backend);
+      const made = await Rank.open(backend, { ...options, transport: hub.transport(rank) });
+      made.load(parameters);
+      ranks.push(made);
+    }
+    return new World(hub, ranks, backends, options.layout.floats);
+  }
+
+  /** `lanes` of the whole batch; every rank takes its own. Throws the first error once all ranks have ended. */
+  async step(step: number, lanes: readonly Lane[]): Promise<RankReport> {
+    let failed: { readonly error: unknown } | undefined;
+    const reports = this.ranks.map(async (rank) => {
+      try {
+        return await rank.step(step, lanes.slice(rank.lanes.from, rank.lanes.to));
+      } catch (caught) {
+        failed ??= { error: caught };
+        this.hub.end(caught);
+        return undefined;
+      }
+    });
+    const [first] = await Promise.all(reports);
+    if (failed !== undefined) throw (failed as { readonly error: unknown }).error;
+    return first as RankReport;
+  }
+
+  /** The parameters of all ranks, each from its owner. */
+  parameters(): Float32Array {
+    const all = new Float32Array(this.#floats);
+    for (const rank of this.ranks) rank.save(all);
+    return all;
+  }
+
+  async close(): Promise<void> {
+    for (const backend of this.#backends) await backend.close();
+  }
+}

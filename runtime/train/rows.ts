@@ -1,0 +1,40 @@
+// Rows of a token's experts: gathered from a lane's rows by place, and added back to them. A place is a token's k-th expert: token
+// times k in all, plus k. Pure.
+
+export interface PlaceShape {
+  readonly topK: number;
+  /** Floats of a row. */
+  readonly width: number;
+}
+
+/** Places that each expert has, in token order. */
+export function placesByExpert(ids: Int32Array, experts: number): readonly number[][] {
+  const places = Array.from({ length: experts }, (): number[] => []);
+  for (const [place, id] of ids.entries()) places[id]?.push(place);
+  return places;
+}
+
+/** The rows of tokens at these places. */
+export function gathered(rows: Float32Array, places: readonly number[], { topK, width }: PlaceShape): Float32Array {
+  const found = new Float32Array(places.length * width);
+  for (const [to, place] of places.entries()) {
+    const from = Math.floor(place / topK) * width;
+    found.set(rows.subarray(from, from + width), to * width);
+  }
+  return found;
+}
+
+/** Writes one row to each of the places. */
+export function scatter(rows: Float32Array, places: readonly number[], width: number, into: Float32Array): void {
+  for (const [from, place] of places.entries()) into.set(rows.subarray(from * width, (from + 1) * width), place * width);
+}
+
+/** Adds to each row those at its places, in their order, times their gates where there are some. */
+export function addPlaces(rows: Float32Array, places: Float32Array, { topK, width }: PlaceShape, gates?: Float32Array): void {
+  for (let place = 0; place * width < places.length; place++) {
+    const gate = gates?.[place] ?? 1;
+    let to = Math.floor(place / topK) * width;
+    for (let from = place * width; from < (place + 1) * width; from++, to++)
+      rows[to] = (rows[to] as number) + Math.fround(gate * (places[from] as number));
+  }
+}

@@ -1,0 +1,86 @@
+// The Vulkan backend on a driver in software, as far as a minute allows: a part of the contract and a text, each in a process of its own.
+// Every op is tried by `npm run test:gpu -- vulkan --software`.
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { after, before, describe, type TestContext, test } from "node:test";
+import { importMoe } from "../../runtime/tools/import-moe.ts";
+import { lavapipe } from "./lavapipe.ts";
+import { vulkanPackage } from "./package.ts";
+
+const root = resolve(import.meta.dirname, "../..");
+/** Kernels are compiled once for each machine, which takes a processor a minute; later it is seconds. Longer than this, it hangs. */
+const processMsMax = 240_000;
+const outputBytesMax = 1 << 20;
+/** A driver may end a process; one that does so twice is broken. */
+const triesMax = 2;
+
+interface Done {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+let env: Readonly<Record<string, string>> | undefined;
+let reason = "";
+let folder = "";
+before(async () => {
+  folder = mkdtempSync(join(tmpdir(), "enodia-software-gpu-"));
+  const log = (line: string): void => void process.stderr.write(`${line}\n`);
+  try {
+    env = Object.assign({ ENODIA_GPU: "vulkan" }, await lavapipe(log), await vulkanPackage(log));
+  } catch (caught) {
+    reason = `no Vulkan driver in software here: ${(caught as Error).message.split("\n")[0]}`;
+  }
+});
+after(() => rmSync(folder, { recursive: true, force: true }));
+
+const runOnce = (args: readonly string[], own: NodeJS.ProcessEnv): Promise<Done & { readonly signal: string | null }> =>
+  new Promise((settle) => {
+    const options = { cwd: root, env: own, timeout: processMsMax, maxBuffer: outputBytesMax };
+    const child = execFile(process.execPath, args, options, (_error, stdout, stderr) => {
+      settle({ code: child.exitCode, signal: child.signalCode, stdout, stderr });
+    });
+  });
+
+/** A process that the driver ends has another try, which is told. Undefined where there is no driver. */
+async function inSoftware(t: TestContext, args: readonly string[]): Promise<Done | undefined> {
+  if (env === undefined) t.skip(reason);
+  for (let tries = 1; env !== undefined; tries++) {
+    const own = Object.assign({}, process.env, env);
+    delete own.NODE_TEST_CONTEXT; // its tests are its own
+    const { signal, ...done } = await runOnce(args, own);
+    if (signal === null) return done;
+    assert.notEqual(signal, "SIGTERM", `it did not end within ${processMsMax / 1000} s: ${done.stdout.slice(-1000)}`);
+    t.diagnostic(`the driver ended the process: ${signal}`);
+    assert.ok(tries < triesMax, `${signal}, ${triesMax} times: ${done.stdout.slice(-1000)} ${done.stderr.slice(-1000)}`);
+  }
+  return undefined;
+}
+
+describe("Vulkan in software", { concurrency: 2 }, () => {
+  test("a part of the contract holds: a product, and attention over the pool of keys and values", async (t) => {
+    const names = ["says which numeric class it is", "matMul: \\[7, 576\\]", "attention: chunk of 5"];
+    const done = await inSoftware(t, [...names.map((name) => `--test-name-pattern=${name}`), "test/gpu/contract.gpu.test.ts"]);
+    if (done === undefined) return;
+    assert.equal(done.code, 0, done.stdout + done.stderr);
+    const passed = Number(/^(?:# |ℹ )pass (\d+)$/m.exec(done.stdout)?.[1]);
+    assert.ok(passed >= names.length, done.stdout);
+  });
+
+  test("a greedy text of a small model is the reference's", async (t) => {
+    const store = join(folder, "tiny");
+    await importMoe({ from: join(root, "test/golden/tiny-f32"), out: store, codecs: ["f32"], overwrite: false }, () => {});
+    const textOf = (backend: string): Promise<Done | undefined> =>
+      inSoftware(t, ["test/gpu/text.ts", store, backend, "32", ...[5, 17, 101, 42, 9, 260].map(String)]);
+    const [got, want] = [await textOf("vulkan"), await textOf("reference")];
+    if (got === undefined || want === undefined) return;
+    assert.equal(got.code, 0, got.stderr);
+    const [ours, theirs] = [JSON.parse(got.stdout), JSON.parse(want.stdout)];
+    assert.match(ours.device, /^vulkan: /);
+    assert.equal(theirs.text.length, 32);
+    assert.deepEqual(ours.text, theirs.text);
+  });
+});

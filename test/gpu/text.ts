@@ -1,0 +1,19 @@
+// A greedy text by an engine on a store, printed as token ids: the child process of software.int.test.ts.
+//   node test/gpu/text.ts STORE BACKEND TOKENS ID...
+import { type BackendChoice, backendNames } from "../../crds/names.ts";
+import { openStore } from "../../runtime/weights/store-reader.ts";
+import { loadedEngine } from "../support/loaded-engine.ts";
+
+const [storeDir = "", name, tokens, ...ids] = process.argv.slice(2);
+const backend = backendNames.find((known) => known === name) as BackendChoice;
+const store = await openStore(storeDir);
+const remote = { dispatch: () => Promise.reject(new Error("all experts are here")) };
+const engine = await loadedEngine(store, { storeDir, backend, codec: "f32", kvPoolBytes: 8 << 20, maxContext: 128, remote });
+const text: number[] = [];
+const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
+for await (const event of engine.generate({ prompt: ids.map(Number), maxTokens: Number(tokens), sampling, eos: [] }))
+  if (event.type === "token") text.push(event.id);
+const { device } = engine.describe();
+await engine.close();
+await store.close();
+process.stdout.write(`${JSON.stringify({ device, text })}\n`);
