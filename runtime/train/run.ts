@@ -64,14 +64,14 @@ interface Run extends Machine {
   readonly step: number;
 }
 
+/** Sums over lanes are held of the dense part: one being added, and one a level of their tree. */
+const sumBytes = (dense: number, lanes: number): number => Float32Array.BYTES_PER_ELEMENT * dense * (2 + Math.log2(lanes));
+
 /** Bytes of this machine, or of the container where that has a limit. */
 function memoryThere(): number {
   const limit = process.constrainedMemory(); // 0 without one
   return limit > 0 ? Math.min(limit, totalmem()) : totalmem();
 }
-
-/** Sums over lanes are held of the dense part: one being added, and one a level of their tree. */
-const sumBytes = (dense: number, lanes: number): number => Float32Array.BYTES_PER_ELEMENT * dense * (2 + Math.log2(lanes));
 
 function checkMemory(layout: Layout, lanes: number): void {
   const { parameters, floats } = layout;
@@ -83,7 +83,7 @@ function checkMemory(layout: Layout, lanes: number): void {
   const most = Math.min(floatsMax * parameterBytes, memory);
   throw new AppError(
     `${parameters} parameters x ${parameterBytes} bytes (parameter, two moments, gradient) and sums of ${lanes} lanes are ${gigabytes(bytes)}, ` +
-      `the memory here trains up to ${gigabytes(most)}; give more memory, or take a smaller model or fewer lanes`,
+      `the memory here trains up to ${gigabytes(most)}; give more memory, or take a smaller model or fewer --lanes`,
     { code: "DoesNotFit", operation: "starting a run" },
   );
 }

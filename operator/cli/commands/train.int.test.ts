@@ -75,6 +75,7 @@ const wrong: Record<string, { readonly args: readonly string[]; readonly message
   "no model": { args: ["train", "--steps", "3"], message: /--model is missing/ },
   "steps that are no number": { args: [...line(1).slice(0, 7), "--steps", "many"], message: /--steps is "many"; it must be a number/ },
   "a schedule that is none": { args: [...line(1), "--schedule", "step"], message: /--schedule is "step"; it must be constant or cosine/ },
+  "a recipe of balance that is none": { args: [...line(1), "--balance", "luck:1"], message: /--balance has "luck"; known are switch:RATE/ },
   "an unknown option": { args: ["train", "--bogus"], message: /Unknown option '--bogus'; --help lists the options/ },
   "data without a model": { args: ["data", "import", text, "--out", data], message: /--model is missing/ },
 };

@@ -3,12 +3,13 @@
 import { gateLogits, kernelOf } from "../../kernels/index.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { asF32, blockOf, type WeightData, type Weights } from "../../kernels/weights.ts";
-import type { DeviceBuffer, GgmlDevice, Memory, Metadata } from "./device.ts";
+import type { GgmlDevice, Memory, Metadata } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { type Home, homesOf, type Matrix, multiplied } from "./homes.ts";
 import type { WeightSource } from "./lowering.ts";
 import { dimensions, numberOf, type WeightType, weightBytes } from "./types.ts";
+import type { DeviceBuffer } from "./weight-memory.ts";
 
 interface Placed extends Matrix {
   readonly tensor: Pointer;

@@ -11,7 +11,7 @@ import { type GgmlLibrary, ggmlLibrary } from "./library.ts";
 import { Spares } from "./spares.ts";
 import { type Governor, type GraphCost, GraphCosts, ThreadGovernor } from "./threads.ts";
 import { type MemoryName, numberOf } from "./types.ts";
-import { WeightMemory } from "./weight-memory.ts";
+import { type DeviceBuffer, WeightMemory } from "./weight-memory.ts";
 
 /** Between two steps of a graph ggml's threads look so long for the next one before they sleep, 0 to 100; 50 is ggml's own choice. */
 const pollLevel = 50;
@@ -21,14 +21,6 @@ const packedMemories = ["AMX", "CPU_REPACK"] as const;
 const leastAlignment = 64;
 /** `struct ggml_threadpool_params`: 512 bytes of CPU mask, then threads, priority, poll level and two flags. */
 const threadpoolParams = { bytes: 532, poll: 520 } as const;
-
-/** Memory of the device, which tensors are placed in. */
-export interface DeviceBuffer {
-  readonly handle: Pointer;
-  readonly base: Pointer;
-  readonly bytes: number;
-  free(): void;
-}
 
 /** Room for the metadata of tensors. */
 export interface Metadata {

@@ -1,10 +1,11 @@
 // The best home of a matrix: of the kinds of memory that the device has, the fastest in which it multiplies by a matrix of that type and
 // size. And memory that is nobody's, in which a graph's stand-ins for matrices are placed before they are pointed at real ones.
-import type { DeviceBuffer, GgmlDevice, Memory } from "./device.ts";
+import type { GgmlDevice, Memory } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { ofChosen } from "./lowering.ts";
 import { multipliesExactly, numberOf, type WeightType, weightBytes } from "./types.ts";
+import type { DeviceBuffer } from "./weight-memory.ts";
 
 export interface Matrix {
   readonly type: WeightType;

@@ -6,11 +6,12 @@ import { type RopeTables, ropeTables } from "../../kernels/rope.ts";
 import type { Rope } from "../../kernels/segment.ts";
 import type { KvCache, KvCall, KvSpec } from "../backend.ts";
 import { kvBlockBytes, kvBlocksOfContext, kvBytes, kvTypeRefuses } from "../kv-size.ts";
-import type { DeviceBuffer, GgmlDevice, Metadata } from "./device.ts";
+import type { GgmlDevice, Metadata } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type GraphBuilder, type Value } from "./graph.ts";
 import { storedAs } from "./kv-types.ts";
 import { numberOf, type WeightType } from "./types.ts";
+import type { DeviceBuffer } from "./weight-memory.ts";
 
 export interface KvTensor {
   readonly tensor: Pointer;

@@ -1,13 +1,14 @@
 // The memory of experts of one shape and type, in slots of equal size: each part of them in a piece of its own, so that one operation can
 // multiply rows by the experts of their choice. On the processor a slot that holds nothing is address space and takes no memory.
 import type { Weights } from "../../kernels/weights.ts";
-import type { DeviceBuffer, GgmlDevice, Metadata } from "./device.ts";
+import type { GgmlDevice, Metadata } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { homesOf } from "./homes.ts";
 import type { WeightSource } from "./lowering.ts";
 import { columnsOf, dataOf, type Part, type Product, partIndex } from "./parts.ts";
 import { numberOf, weightBytes } from "./types.ts";
+import type { DeviceBuffer } from "./weight-memory.ts";
 
 interface Placed {
   readonly part: Part;

@@ -3,8 +3,9 @@
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import { test } from "node:test";
-import { CpuDevice, type DeviceBuffer } from "./device.ts";
+import { CpuDevice } from "./device.ts";
 import { numberOf } from "./types.ts";
+import type { DeviceBuffer } from "./weight-memory.ts";
 
 const mebibyte = 2 ** 20;
 

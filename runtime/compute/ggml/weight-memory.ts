@@ -1,13 +1,30 @@
 // Memory of weights that are there for as long as their model, one after another in large pages: a token's rows go through all of them
 // once, and by small pages the processor spends a fifth of that time on finding where they are. A layer's own weights are often less than
 // one large page, so those of many share them.
-import type { DeviceBuffer, GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 
 /** Bytes of addresses that are taken at once; what is not written takes no memory, but for the rest of a large page. */
 const chunkBytes = 64 * 2 ** 20;
 /** Bytes of a large page; a machine with others takes them as it does. */
 const largePageBytes = 2 * 2 ** 20;
+
+/** Memory of the device, which tensors are placed in. */
+export interface DeviceBuffer {
+  readonly handle: Pointer;
+  readonly base: Pointer;
+  readonly bytes: number;
+  free(): void;
+}
+
+/** The device, as far as memory is taken from it. */
+interface Source {
+  /** Undefined where memory has no pages that can be given back. */
+  readonly pageBytes: number | undefined;
+  readonly ggml: { largePages(from: Pointer, bytes: number): void };
+  aligned(bytes: number): number;
+  allocate(bytes: number, memory: Pointer): DeviceBuffer;
+  discard(from: Pointer, bytes: number): void;
+}
 
 interface Chunk {
   readonly buffer: DeviceBuffer;
@@ -20,11 +37,11 @@ interface Chunk {
 }
 
 export class WeightMemory {
-  readonly #device: GgmlDevice;
+  readonly #device: Source;
   /** The newest of each kind of memory. */
   readonly #chunks = new Map<Pointer, Chunk>();
 
-  constructor(device: GgmlDevice) {
+  constructor(device: Source) {
     this.#device = device;
   }
 

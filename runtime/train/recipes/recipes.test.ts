@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { chainedTokens, tinyModel, writeCorpus, writeModel } from "../../../test/builders/training.ts";
 import { createTraining } from "../../compute/open-training.ts";
+import { openModel } from "../../engine/open.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { programOf } from "../../models/index.ts";
 import { Balancing } from "../balancing.ts";
@@ -187,7 +188,7 @@ test("each recipe balances what it is about, and a run without does not; the los
   assert.ok(left <= 0.2 * excess, `${left} of ${excess}`);
 });
 
-test("a run with a bias and a loss that was stopped goes on bit for bit, and not with another rate", async () => {
+test("a run with a bias and a loss that was stopped goes on bit for bit, and not with another rate; serving has the bias", async () => {
   const given = { ...settings, balance: parseBalance("bias:0.01,switch:0.01"), schedule: { ...settings.schedule, steps: 4 } };
   const straight = await run({ ...given, out: join(folder, "straight") });
   const out = join(folder, "stopped");
@@ -197,4 +198,20 @@ test("a run with a bias and a loss that was stopped goes on bit for bit, and not
     message: /was made with balance bias:0.01,switch:0.01, this run has bias:0.02,switch:0.01/,
   });
   assert.deepEqual([...first, ...(await run({ ...given, out }))], straight);
+  const model = await openModel({
+    storeDir: join(out, "store"),
+    backend: "cpu",
+    codec: "f32",
+    kvPoolBytes: 1 << 20,
+    maxContext: 32,
+    threads: 1,
+  });
+  try {
+    const { data: bias } = await model.store.readDense("model.layers.1.mlp.gate.e_score_correction_bias");
+    const steps = [...bias].map((value) => Math.round(value / 0.01));
+    assert.ok(steps.some((count) => count !== 0));
+    for (const [i, count] of steps.entries()) assert.ok(Math.abs(count) <= 4 && Math.abs(bias[i]! - count * 0.01) < 1e-6);
+  } finally {
+    await model.close();
+  }
 });
