@@ -101,7 +101,8 @@ async function inTurns(subjects: readonly Subject[], ids: readonly number[], run
   return best;
 }
 
-/** A device of ours, as llama.cpp is to find it. */
+/** A device of ours, as llama.cpp is to find it: its process has the environment of this one, where opening an adapter in software has set
+ *  the variable that shows those. */
 function peerDevice(name: Asked["backend"], device: string): PeerDevice {
   const kind = gpuNames.find((each) => each === name);
   return kind === undefined ? { kind: "cpu" } : { kind, called: device };

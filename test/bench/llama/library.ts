@@ -16,7 +16,8 @@ export type PeerDevice = { readonly kind: "cpu" } | { readonly kind: GpuName; re
 /** ggml's names of its backends. */
 const registryNames: Readonly<Record<GpuName, string>> = { cuda: "CUDA", vulkan: "Vulkan", metal: "MTL" };
 
-/** Words of 8 bytes of the two structs of parameters, of the first behind its two pointers, and where in the second one numbers of 4 bytes stand. */
+/** Words of 8 bytes of the two structs of parameters, of the first behind its two pointers, and where in the second one numbers of 4
+ *  bytes stand. */
 const modelParamsWords = 8;
 const contextParamsWords = 20;
 /** In the first struct, behind two pointers, of numbers of 4 bytes: layers on devices, and how they lie on several. */
