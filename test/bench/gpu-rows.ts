@@ -54,7 +54,7 @@ export function gpuRows({ layers, prompt, ours, llama, tokenBytes, tokenValues, 
     return {
       case: what,
       milliseconds: rounded(own, 3),
-      tokensPerSecond: rounded((1000 * tokens) / own, 1),
+      tokensPerSecond: own > 0 ? rounded((1000 * tokens) / own, 1) : 0, // noise
       ofLimit: ofLimit(own),
       llamaMilliseconds: theirs === undefined ? null : rounded(theirs, 3),
       timesLlama: theirs === undefined || theirs <= 0 || own <= 0 ? null : rounded(theirs / own, 2),

@@ -118,6 +118,8 @@ async function startPeer(asked: Asked, backend: Backend, model: ModelWeights, fo
     const error = AppError.from(caught);
     if (error.code !== "BackendUnavailable") throw error;
     return error.message;
+  } finally {
+    rmSync(path); // the process that has it mapped keeps it
   }
 }
 
