@@ -218,13 +218,15 @@ export interface Engine {
   unloadExpert(layer: number, expert: number): Promise<void>;
   /** hosted[layer] = expert ids, ascending. */
   hosted(): readonly (readonly number[])[];
-  /** A frame from another rank. Rejects with AppError `NotHosted` (field `experts`) when one of them is not here. */
+  /** A frame from another rank, or this one's own for experts that had to be loaded. Rejects with AppError `NotHosted` (field `experts`) when one of them is not here. */
   runExperts(frame: {
     readonly layer: number;
     readonly phase: Phase;
     readonly rows: Float32Array;
     readonly pairRows: Uint32Array;
     readonly pairExperts: Uint32Array;
+    /** Whose tokens the rows are of; unset = another rank's. */
+    readonly origin?: RowOrigin;
   }): Promise<Float32Array>;
   /** Resolves when no running step uses the older tables any more. */
   setRouting(tables: RoutingTables): Promise<void>;

@@ -20,6 +20,11 @@ export interface PairBatch extends Pairs {
   readonly phase: Phase;
 }
 
+/** A batch that waits for its turn. */
+export interface AskedBatch extends PairBatch {
+  readonly origin: RowOrigin;
+}
+
 /** A batch whose experts are here, and stay until it is released. */
 export interface ExpertWork extends Queued {
   readonly batch: PairBatch;
