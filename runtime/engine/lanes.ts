@@ -121,7 +121,7 @@ export class Lanes {
     const startedAt = performance.now();
     const asked = { layer, epoch, decode: phase === "decode", pairRows, pairExperts, gates: summed ? gatesOf() : undefined };
     const sizes = { answerBytes: summed ? bodyBytes : pairBytes, heldBytes: rows.byteLength + pairBytes };
-    const answered = link.send(Object.assign(asked, sizes, { rows: summed ? encodeHalfRows(rows, this.#hidden) : bytesOf(rows) }));
+    const answered = link.send(Object.assign(asked, sizes, { rows: () => (summed ? encodeHalfRows(rows, this.#hidden) : bytesOf(rows)) }));
     if (answered === undefined) return undefined;
     this.pending += 1;
     const take = (answer: Uint8Array | undefined): FrameAnswer | undefined => {
