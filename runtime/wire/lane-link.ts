@@ -30,8 +30,8 @@ interface LaneSelf {
   readonly sums: boolean;
 }
 
-/** `rows`: f32 LE, or those of half-rows.ts beside gates, made once there is room for them; `answerBytes`: those of the rows that it asks for; `heldBytes`: of f32 rows and
- *  those of pairs, which the host has at the same time. */
+/** `rows`: f32 LE, or those of half-rows.ts beside gates, made once there is room for them; `answerBytes`: those of the rows that it asks
+ *  for; `heldBytes`: of f32 rows and those of pairs, which the host has at the same time. */
 export interface LaneWork extends Omit<LaneFrame, "seq"> {
   readonly rows: () => Uint8Array;
   readonly answerBytes: number;

@@ -1,5 +1,5 @@
-// What tests fetch into the user's cache, whole or not at all. What could not be fetched is not tried again for a day, since a machine
-// without a network would wait for it in every run, unless somebody asks for it.
+// Fetching into the user's cache, for tests: a folder is there whole or not at all. One that could not be fetched is not tried again for a
+// day, since a machine without a network would wait for it in every run, unless somebody asks for it.
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { RunOptions } from "../cluster/exec.ts";

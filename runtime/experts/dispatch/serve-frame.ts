@@ -2,8 +2,7 @@
 // other ranks (server.ts) and for this rank's own work that nobody else can do (client.ts).
 import { AppError } from "../../../crds/common.ts";
 import type { Phase } from "../../../crds/telemetry.ts";
-import type { Engine } from "../../engine/engine.ts";
-import type { RowOrigin } from "../../engine/load-counter.ts";
+import type { Engine, RowOrigin } from "../../engine/engine.ts";
 import { partOf } from "../../placement/frames/frames.ts";
 import { missingExperts, notHosted } from "../../placement/frames/not-hosted.ts";
 import { type Pairs, scatterRows } from "../../placement/frames/pairs.ts";
