@@ -5,7 +5,6 @@ import type { ComputeWork, Phase, StepKind, StepSeconds, Transitions } from "../
 import type { ExpertGrid } from "../placement/grid.ts";
 import type { Identity } from "../wire/mapping.ts";
 import type { EngineLimits, GenerateEvent, Sampling } from "./core/request.ts";
-import type { RowOrigin } from "./load-counter.ts";
 
 export type { FinishReason, GenerateEvent, Sampling } from "./core/request.ts";
 
@@ -206,6 +205,9 @@ export interface EngineLanes {
   set(view: LaneView): Promise<void>;
 }
 
+/** Whose tokens rows are of: this rank's, or another's. */
+export type RowOrigin = "local" | "remote";
+
 export interface Engine {
   /** Unset: all frames go by `RemoteExperts`. */
   readonly lanes?: EngineLanes;
@@ -218,13 +220,16 @@ export interface Engine {
   unloadExpert(layer: number, expert: number): Promise<void>;
   /** hosted[layer] = expert ids, ascending. */
   hosted(): readonly (readonly number[])[];
-  /** A frame from another rank. Rejects with AppError `NotHosted` (field `experts`) when one of them is not here. */
+  /** A frame from another rank, or this one's own for experts that had to be loaded.
+   *  Rejects with AppError `NotHosted` (field `experts`) when one of them is not here. */
   runExperts(frame: {
     readonly layer: number;
     readonly phase: Phase;
     readonly rows: Float32Array;
     readonly pairRows: Uint32Array;
     readonly pairExperts: Uint32Array;
+    /** Whose tokens the rows are of; unset = another rank's. */
+    readonly origin?: RowOrigin;
   }): Promise<Float32Array>;
   /** Resolves when no running step uses the older tables any more. */
   setRouting(tables: RoutingTables): Promise<void>;

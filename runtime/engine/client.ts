@@ -116,7 +116,7 @@ class EngineClient implements Engine {
 
   runExperts(frame: Parameters<Engine["runExperts"]>[0]): Promise<Float32Array> {
     const rows = frame.rows.slice(); // the rows alone: a message takes all of the buffer below a view, here a whole gRPC message
-    return this.#call("runExperts", { ...frame, rows }, [rows.buffer]);
+    return this.#call("runExperts", { ...frame, rows, origin: frame.origin ?? "remote" }, [rows.buffer]);
   }
 
   setRouting(tables: Parameters<Engine["setRouting"]>[0]): Promise<void> {

@@ -355,6 +355,14 @@ describe("ranks", () => {
     assert.deepEqual(await text(engine, { prompt: prompt(1, 8) }), await text(one, { prompt: prompt(1, 8) }));
   });
 
+  test("rows are counted for whose tokens they are, those of this rank's own that came round by its main thread, too", async () => {
+    const engine = await start();
+    const frame = { layer: 0, phase: "decode", rows: new Float32Array(64), pairRows: Uint32Array.of(0, 0) } as const;
+    await engine.runExperts({ ...frame, pairExperts: Uint32Array.of(1, 2), origin: "local" });
+    await engine.runExperts({ ...frame, pairRows: Uint32Array.of(0), pairExperts: Uint32Array.of(1) });
+    assert.deepEqual((await engine.stats()).rowsFor, { local: 2, remote: 1 });
+  });
+
   test("a rank that waits for another still answers frames and loads experts", async () => {
     let release = (): void => {};
     const waiting = new Promise<void>((resolve) => {

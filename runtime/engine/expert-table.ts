@@ -10,14 +10,20 @@ import { notHosted } from "../placement/frames/not-hosted.ts";
 import type { Pairs } from "../placement/frames/pairs.ts";
 import { describeGrid, gridOf } from "../placement/grid.ts";
 import type { ModelStore } from "../weights/store.ts";
+import type { RowOrigin } from "./api.ts";
 import { type Group, groupPairs } from "./core/combine.ts";
 import type { Queued, Share } from "./core/frame-queue.ts";
-import type { LoadCounter, RowOrigin } from "./load-counter.ts";
+import type { LoadCounter } from "./load-counter.ts";
 import { Mutex } from "./mutex.ts";
 
 export interface PairBatch extends Pairs {
   readonly layer: number;
   readonly phase: Phase;
+}
+
+/** A batch that waits for its turn. */
+export interface AskedBatch extends PairBatch {
+  readonly origin: RowOrigin;
 }
 
 /** A batch whose experts are here, and stay until it is released. */

@@ -15,7 +15,7 @@ import type { Identity } from "../wire/mapping.ts";
 import type { TlsMaterial } from "../wire/tls.ts";
 import type { FrameAnswer, LaneNews, LaneOpening, LanePeer, LaneView, RemoteFrame } from "./api.ts";
 import { sumPairs } from "./core/combine.ts";
-import type { PairBatch } from "./expert-table.ts";
+import type { AskedBatch } from "./expert-table.ts";
 import { NewsOfLanes } from "./lane-news.ts";
 
 /** A lane that ended is opened anew after so long, and after twice as long each time that it was never ready. */
@@ -29,7 +29,7 @@ const lookAtLeastMs = 5;
 interface LanesOptions {
   readonly model: { readonly info: ExpertGrid & { readonly hidden: number }; readonly backend: Pick<Backend, "numericClass"> };
   /** Computes a frame when its turn has come; rejects with `NotHosted` where an expert is not here. */
-  readonly serve: (batch: PairBatch) => Promise<Float32Array>;
+  readonly serve: (batch: AskedBatch) => Promise<Float32Array>;
   /** Frames have come, all that were there at once. */
   readonly onFrames: () => void;
   readonly tell: (news: LaneNews) => void;
@@ -121,7 +121,7 @@ export class Lanes {
     const startedAt = performance.now();
     const asked = { layer, epoch, decode: phase === "decode", pairRows, pairExperts, gates: summed ? gatesOf() : undefined };
     const sizes = { answerBytes: summed ? bodyBytes : pairBytes, heldBytes: rows.byteLength + pairBytes };
-    const answered = link.send(Object.assign(asked, sizes, { rows: summed ? encodeHalfRows(rows, this.#hidden) : bytesOf(rows) }));
+    const answered = link.send(Object.assign(asked, sizes, { rows: () => (summed ? encodeHalfRows(rows, this.#hidden) : bytesOf(rows)) }));
     if (answered === undefined) return undefined;
     this.pending += 1;
     const take = (answer: Uint8Array | undefined): FrameAnswer | undefined => {
@@ -208,7 +208,7 @@ export class Lanes {
     this.#frameAt = performance.now();
     this.#announce();
     const rows = gates ? decodeHalfRows(bytes, this.#hidden) : viewF32(bytes);
-    const computed = await serve({ layer, phase: decode ? "decode" : "prefill", rows, pairRows, pairExperts });
+    const computed = await serve({ origin: "remote", layer, phase: decode ? "decode" : "prefill", rows, pairRows, pairExperts });
     this.#news.served(layer, pairExperts);
     if (gates === undefined) return bytesOf(computed);
     return encodeHalfRows(sumPairs(computed, { pairRows, gates }, rows.length / this.#hidden, this.#hidden), this.#hidden);

@@ -2,10 +2,9 @@
 // what it took to compute these.
 import type { Phase } from "../../crds/telemetry.ts";
 import type { ExpertGrid } from "../placement/grid.ts";
+import type { RowOrigin } from "./api.ts";
 
 type Kind = "routed" | "served";
-/** Whose tokens rows are of: this rank's, or another's. */
-export type RowOrigin = "local" | "remote";
 
 export interface Counts extends Readonly<Record<Kind, Uint32Array>> {
   readonly compute: Compute;

@@ -13,7 +13,7 @@ import type {
   Sampling,
 } from "./api.ts";
 import type { Notice } from "./core/plan.ts";
-import type { PairBatch } from "./expert-table.ts";
+import type { AskedBatch } from "./expert-table.ts";
 
 export type ThreadOptions = Omit<EngineOptions, "remote" | "threads"> & { readonly threads: number };
 
@@ -21,7 +21,7 @@ export type ThreadOptions = Omit<EngineOptions, "remote" | "threads"> & { readon
 export interface Calls {
   loadExpert: { argument: { layer: number; expert: number; unit: Uint8Array }; result: undefined };
   unloadExpert: { argument: { layer: number; expert: number }; result: undefined };
-  runExperts: { argument: PairBatch; result: Float32Array };
+  runExperts: { argument: AskedBatch; result: Float32Array };
   setRouting: { argument: RoutingTables; result: undefined };
   setDown: { argument: readonly number[]; result: undefined };
   openLanes: { argument: LaneOpening; result: number };

@@ -66,7 +66,7 @@ class Rank {
       dispatch: async (frame: RemoteFrame) => {
         this.#sent += 1;
         await pause(1 + wireMs * random());
-        const answered = this.peer?.turns.serve(frame);
+        const answered = this.peer?.turns.serve(Object.assign(frame, { origin: "remote" as const }));
         void this.peer?.turns.serveWaiting(); // as the loop does when a message comes
         const answer = (await answered) as Float32Array;
         await pause(1);

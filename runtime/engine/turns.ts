@@ -6,7 +6,7 @@ import type { StepKind } from "../../crds/telemetry.ts";
 import type { Room } from "../compute/backend.ts";
 import { FrameQueue, type Share } from "./core/frame-queue.ts";
 import { Pace } from "./core/pace.ts";
-import type { ExpertTable, ExpertWork, PairBatch } from "./expert-table.ts";
+import type { AskedBatch, ExpertTable, ExpertWork, PairBatch } from "./expert-table.ts";
 
 /** Milliseconds that a decode frame may wait for a piece of a prefill, while none has come lately. */
 const decodeWaitMs = 20;
@@ -89,11 +89,11 @@ export class FrameTurns implements Turns {
     this.#options = options;
   }
 
-  /** A frame of another rank: its rows, when its turn has come. */
-  serve(batch: PairBatch): Promise<Float32Array> {
+  /** A frame of another rank, or of this one's main thread: its rows, when its turn has come. */
+  serve(batch: AskedBatch): Promise<Float32Array> {
     const { experts, now } = this.#options;
     return new Promise((resolve, reject) => {
-      const work = experts.prepare(batch, undefined, "remote");
+      const work = experts.prepare(batch, undefined, batch.origin);
       if (batch.phase === "decode") this.#pressedAt = now();
       this.#asked.set(work, { resolve, reject });
       this.#queue.push(work);

@@ -227,7 +227,7 @@ test("two ranks give the tokens of one, each computing the experts of its own", 
     const shape = { layer: frame.layer, hidden: 32, rowBytes: frame.rows.byteLength };
     const pairs = { pairRows: [...frame.pairRows], pairExperts: [...frame.pairExperts] };
     assert.equal(frameFault({ ...shape, ...pairs }, { ...grid, hidden: 32 }), undefined);
-    return ranks[frame.rank]!.call("runExperts", frame);
+    return ranks[frame.rank]!.call("runExperts", Object.assign(frame, { origin: "remote" as const }));
   };
   for (let rank = 0; rank < 2; rank++) ranks.push(await Rank.start("f32", send));
   const hosts = Array.from({ length: 4 }, (_, layer) =>

@@ -19,7 +19,8 @@ const callerSilenceMs = 8_000;
 const framesPerLaneMax = 1_024;
 /** Their bytes with those of the answers; more are declined. An honest caller hears of an answer a little before this end does. */
 const bytesPerLaneMax = 1.5 * streamBytesMax;
-/** The same of all lanes together; streams of Dispatch have as much (experts/dispatch/server.ts). */
+/** The same of all lanes together, a lane's first frame among them; streams of Dispatch have as much (experts/dispatch/server.ts), and
+ *  there a frame that is declined goes. */
 const bytesOfAllMax = 2 * streamBytesMax;
 const none = new Uint8Array(0);
 
@@ -157,7 +158,8 @@ class ServedLane {
     if (summed && !this.#sums) throw new AppError("gates: sums were not agreed on", { code: "InvalidFrame" });
     const pairBytes = frame.pairRows.length * server.options.hidden * 4;
     const bytes = (summed ? 2 : 1) * rows.byteLength + pairBytes; // as f32
-    const heavy = held.bytes > 0 && (held.bytes + bytes > bytesPerLaneMax || server.bytes + bytes > bytesOfAllMax);
+    const over = (had: number, most: number): boolean => had > 0 && had + bytes > most; // a frame alone is never too heavy
+    const heavy = over(held.bytes, bytesPerLaneMax) || over(server.bytes, bytesOfAllMax);
     if (held.frames >= framesPerLaneMax) throw new AppError("the caller reads no answers", { code: "Busy" });
     const weight = heavy ? 0 : bytes;
     held.frames += 1;

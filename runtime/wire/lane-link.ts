@@ -30,10 +30,10 @@ interface LaneSelf {
   readonly sums: boolean;
 }
 
-/** `rows`: f32 LE, or those of half-rows.ts beside gates; `answerBytes`: those of the rows that it asks for; `heldBytes`: of f32 rows and
- *  those of pairs, which the host has at the same time. */
+/** `rows`: f32 LE, or those of half-rows.ts beside gates, made once there is room for them; `answerBytes`: those of the rows that it asks
+ *  for; `heldBytes`: of f32 rows and those of pairs, which the host has at the same time. */
 export interface LaneWork extends Omit<LaneFrame, "seq"> {
-  readonly rows: Uint8Array;
+  readonly rows: () => Uint8Array;
   readonly answerBytes: number;
   readonly heldBytes: number;
 }
@@ -95,12 +95,12 @@ export class LaneLink {
   send({ rows, answerBytes, heldBytes: bytes, ...frame }: LaneWork): Promise<Uint8Array | undefined> | undefined {
     const heavy = this.#bytes > 0 && this.#bytes + bytes > streamBytesMax;
     if (!this.#ready || this.#closed || this.#full || heavy || this.#pending.size >= inFlightMax) return undefined;
-    const seq = this.#nextSeq();
+    const [seq, body] = [this.#nextSeq(), rows()];
     const answered = new Promise<Uint8Array | undefined>((resolve, reject) => {
       this.#pending.set(seq, { resolve, reject, answerBytes, bytes, sentAt: performance.now() });
     });
     this.#bytes += bytes;
-    this.#full = !this.#frames.write({ kind: frameKinds.frame, head: encodeLaneFrame(Object.assign({ seq }, frame)), body: rows });
+    this.#full = !this.#frames.write({ kind: frameKinds.frame, head: encodeLaneFrame(Object.assign({ seq }, frame)), body });
     return answered;
   }
 

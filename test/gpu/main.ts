@@ -5,6 +5,7 @@ import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { gpuInstalled } from "../../runtime/compute/ggml/library.ts";
 import { type GpuName, gpuNames, librariesOf, packageVersion } from "../../runtime/compute/ggml/packages.ts";
+import { within } from "./fetched.ts";
 import { lavapipe } from "./lavapipe.ts";
 import { vulkanPackage } from "./package.ts";
 
@@ -13,6 +14,10 @@ const usage = `usage: npm run test:gpu -- cuda|vulkan [--software]
 Fetches ggml's library for that kind of GPU where it is missing, runs the self-test, and the contract suite of backends with the golden
 logits. --software: vulkan on Mesa's llvmpipe, both unpacked into the cache, and the self-test alone.`;
 
+/** For what is fetched. */
+const fetchMsMax = 10 * 60_000;
+/** The self-test in software: a first one compiles every kernel. */
+const softwareMsMax = 30 * 60_000;
 const root = resolve(import.meta.dirname, "../..");
 const say = (line: string): void => void process.stdout.write(`${line}\n`);
 
@@ -25,9 +30,12 @@ function install(kind: GpuName): void {
   if (spawnSync("npm", npm, { cwd: root, stdio: "inherit" }).status !== 0) throw new Error(`npm ${npm.join(" ")} failed`);
 }
 
-/** True where the process ends well; what it prints is shown. */
-function show(args: readonly string[], env: Readonly<Record<string, string>>): boolean {
-  return spawnSync(process.execPath, args, { cwd: root, stdio: "inherit", env: { ...process.env, ...env } }).status === 0;
+/** True where the process ends well; what it prints is shown, and so is what ended it. */
+function show(args: readonly string[], env: Readonly<Record<string, string>>, timeout?: number): boolean {
+  const own = Object.assign({}, process.env, env);
+  const { status, signal } = spawnSync(process.execPath, args, { cwd: root, stdio: "inherit", env: own, timeout, killSignal: "SIGKILL" });
+  if (signal !== null) say(`ended by ${signal}${timeout === undefined ? "" : `; it may take ${timeout / 60_000} minutes`}`);
+  return status === 0;
 }
 
 async function main(): Promise<void> {
@@ -40,8 +48,11 @@ async function main(): Promise<void> {
     return;
   }
   if (values.software) {
-    const env = Object.assign({}, await lavapipe(say), await vulkanPackage(say));
-    process.exitCode = show(["operator/cli/main.ts", "runtime", "selftest", "--backend", kind, "--no-speed"], env) ? 0 : 1;
+    const asked = { log: say, timeoutMs: fetchMsMax, again: true };
+    const left = within(asked);
+    const env = Object.assign({}, await lavapipe(asked, left), await vulkanPackage(asked, left));
+    const selftest = ["operator/cli/main.ts", "runtime", "selftest", "--backend", kind, "--no-speed"];
+    process.exitCode = show(selftest, env, softwareMsMax) ? 0 : 1;
     return;
   }
   install(kind);

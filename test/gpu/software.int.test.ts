@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, describe, type TestContext, test } from "node:test";
 import { importMoe } from "../../runtime/tools/import-moe.ts";
+import { within } from "./fetched.ts";
 import { lavapipe } from "./lavapipe.ts";
 import { vulkanPackage } from "./package.ts";
 
@@ -14,6 +15,9 @@ const root = resolve(import.meta.dirname, "../..");
 /** Kernels are compiled once for each machine, which takes a processor two minutes; later it is seconds. Longer than this, it hangs. */
 const processMsMax = 480_000;
 const outputBytesMax = 1 << 20;
+/** For what is fetched, once; ENODIA_REQUIRE_VULKAN=1 fails where it is not to be had. */
+const fetchMsMax = 180_000;
+const required = process.env.ENODIA_REQUIRE_VULKAN === "1";
 /** A driver may end a process; one that does so twice is broken. */
 const triesMax = 2;
 
@@ -29,8 +33,10 @@ let folder = "";
 before(async () => {
   folder = mkdtempSync(join(tmpdir(), "enodia-software-gpu-"));
   const log = (line: string): void => void process.stderr.write(`${line}\n`);
+  const asked = { log, timeoutMs: fetchMsMax, again: required };
+  const left = within(asked);
   try {
-    env = Object.assign({ ENODIA_GPU: "vulkan" }, await lavapipe(log), await vulkanPackage(log));
+    env = Object.assign({ ENODIA_GPU: "vulkan" }, await lavapipe(asked, left), await vulkanPackage(asked, left));
   } catch (caught) {
     reason = `no Vulkan driver in software here: ${(caught as Error).message.split("\n")[0]}`;
   }
@@ -47,6 +53,7 @@ const runOnce = (args: readonly string[], own: NodeJS.ProcessEnv): Promise<Done 
 
 /** A process that the driver ends has another try, which is told. Undefined where there is no driver. */
 async function inSoftware(t: TestContext, args: readonly string[]): Promise<Done | undefined> {
+  assert.ok(env !== undefined || !required, reason);
   if (env === undefined) t.skip(reason);
   for (let tries = 1; env !== undefined; tries++) {
     const own = Object.assign({}, process.env, env);

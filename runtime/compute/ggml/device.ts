@@ -78,7 +78,7 @@ export class GgmlDevice {
   readonly #device: Pointer;
   readonly #buffers = new Set<Pointer>();
   /** Of a driver in software; each is in the set above, too. */
-  readonly #spares: Spares<Pick<DeviceBuffer, "handle" | "bytes">> | undefined;
+  readonly #spares: Spares<Pick<DeviceBuffer, "handle" | "bytes"> & { readonly memory: Pointer }> | undefined;
   readonly #contexts = new Set<Pointer>();
   /** Where a tensor's struct has the address of its data, in bytes; looked for at its first use. */
   #dataOffset: bigint | undefined;
@@ -178,8 +178,8 @@ export class GgmlDevice {
     this.assertOpen();
     const { ggml } = this;
     const size = Math.max(bytes, 1);
-    this.#checkRoom(size);
-    const spare = this.#spares?.take(size);
+    const spare = this.#spares?.take(size, memory);
+    if (spare === undefined) this.#checkRoom(size);
     const handle = spare?.handle ?? ggml.ggml_backend_buft_alloc_buffer(memory, size);
     if (handle === 0n) throw new AppError(`${size} bytes of device memory are not to be had`, { code: "OutOfMemory" });
     this.#buffers.add(handle);
@@ -191,7 +191,7 @@ export class GgmlDevice {
       if (!mine) return;
       this.discard(base, size); // malloc may keep the pages for itself
       if (this.#spares !== undefined) {
-        this.#spares.keep(spare ?? { handle, bytes: size });
+        this.#spares.keep(spare ?? { handle, bytes: size, memory });
         return;
       }
       this.#buffers.delete(handle);

@@ -39,6 +39,8 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   singlePages(address: Pointer, bytes: number): void;
   /** Has the machine take memory within a range by large pages, where it has them. */
   largePages(address: Pointer, bytes: number): void;
+  /** Moves what was written within a large page by single pages into one. Kernels before 6.1 do so by themselves, later. */
+  joinPages(address: Pointer, bytes: number): void;
   /** Gives C code a variable of the environment that has none yet; `process.env` of a worker thread does not reach it. */
   setEnvironment(name: string, value: string): void;
   /** Writes one line of the log before ggml ends the process. For who calls ggml from one thread alone: from a thread of ggml's own the
@@ -52,8 +54,8 @@ koffi.config({ sync_stack_size: 16 * 2 ** 20 });
 
 /** `PROT_READ | PROT_WRITE`, `PROT_READ | PROT_EXEC`, `MAP_PRIVATE | MAP_ANONYMOUS`. */
 const memory = { writable: 3, executable: 5, ownPages: 0x22 } as const;
-/** `MADV_DONTNEED`, `MADV_HUGEPAGE` and `MADV_NOHUGEPAGE`. */
-const advice = { discard: 4, largePages: 14, singlePages: 15 } as const;
+/** `MADV_DONTNEED`, `MADV_HUGEPAGE`, `MADV_NOHUGEPAGE` and `MADV_COLLAPSE`. */
+const advice = { discard: 4, largePages: 14, singlePages: 15, joinPages: 25 } as const;
 /** `RTLD_NOW` and `RTLD_NODELETE`: the library stays when the thread ends that loaded it. Loaded anew, ggml ends the process. */
 const toStay = 0x1002;
 
@@ -201,6 +203,7 @@ function load(cpuBuild?: string): GgmlLibrary {
     discard: (address, bytes) => advise(address, bytes, advice.discard),
     singlePages: (address, bytes) => advise(address, bytes, advice.singlePages),
     largePages: (address, bytes) => advise(address, bytes, advice.largePages),
+    joinPages: (address, bytes) => advise(address, bytes, advice.joinPages),
     setEnvironment: (name, value) => void system.setenv(name, value, 0),
     reportAborts: (on) => {
       if (!on) return void base.ggml_set_abort_callback(0n);

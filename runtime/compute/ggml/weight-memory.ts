@@ -1,9 +1,11 @@
 // Memory of weights that are there for as long as their model, one after another in large pages: a token's rows go through all of them
 // once, and by small pages the processor spends a fifth of that time on finding where they are. A layer's own weights are often less than
-// one large page, so those of many share them.
+// one large page, so those of many share them. A large page is taken whole, so none is where not all of it was given out: what is resident
+// is what was given out.
 import type { Pointer } from "./functions.ts";
+import type { GgmlLibrary } from "./library.ts";
 
-/** Bytes of addresses that are taken at once; what is not written takes no memory, but for the rest of a large page. */
+/** Bytes of addresses that are taken at once; what is not given out takes no memory. */
 const chunkBytes = 64 * 2 ** 20;
 /** Bytes of a large page; a machine with others takes them as it does. */
 const largePageBytes = 2 * 2 ** 20;
@@ -20,7 +22,7 @@ export interface DeviceBuffer {
 interface Source {
   /** Undefined where memory has no pages that can be given back. */
   readonly pageBytes: number | undefined;
-  readonly ggml: { largePages(from: Pointer, bytes: number): void };
+  readonly ggml: Pick<GgmlLibrary, "singlePages" | "largePages" | "joinPages">;
   aligned(bytes: number): number;
   allocate(bytes: number, memory: Pointer): DeviceBuffer;
   discard(from: Pointer, bytes: number): void;
@@ -51,7 +53,7 @@ export class WeightMemory {
     const size = this.#device.aligned(Math.max(bytes, 1));
     const chunk = this.#roomFor(size, memory);
     const base = chunk.from + BigInt(chunk.used);
-    chunk.used += size;
+    this.#giveOut(chunk, size);
     chunk.held += 1;
     let held = true;
     const free = (): void => {
@@ -66,6 +68,16 @@ export class WeightMemory {
     return { handle: chunk.buffer.handle, base, bytes: size, free };
   }
 
+  /** The large pages that are given out whole from now on are taken as such, the first with what others have in it. */
+  #giveOut(chunk: Chunk, size: number): void {
+    const { ggml } = this.#device;
+    const [before, after] = [chunk.used, chunk.used + size].map((used) => Math.floor(used / largePageBytes)) as [number, number];
+    const at = chunk.from + BigInt(before * largePageBytes);
+    if (after > before) ggml.largePages(at, (after - before) * largePageBytes);
+    if (after > before && chunk.used > before * largePageBytes) ggml.joinPages(at, largePageBytes);
+    chunk.used += size;
+  }
+
   #roomFor(size: number, memory: Pointer): Chunk {
     const newest = this.#chunks.get(memory);
     if (newest !== undefined && newest.used + size <= newest.bytes) return newest;
@@ -73,7 +85,7 @@ export class WeightMemory {
     const buffer = this.#device.allocate(bytes + largePageBytes, memory);
     const large = BigInt(largePageBytes);
     const from = ((buffer.base + large - 1n) / large) * large;
-    this.#device.ggml.largePages(from, bytes);
+    this.#device.ggml.singlePages(from, bytes);
     const made = { buffer, from, bytes, used: 0, held: 0 };
     const left = newest === undefined ? 0 : newest.bytes - newest.used;
     if (bytes - size >= left) this.#chunks.set(memory, made);

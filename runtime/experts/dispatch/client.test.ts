@@ -81,11 +81,13 @@ async function rankZero(scripts: Record<number, Script>, { waitMs, hosts = [1], 
   const client = new DispatchClient({
     ...{ peers, hidden, tracing: await createTracing({ service: "worker" }), onNewerEpoch: () => {}, onLanes: () => {} },
     runner: {
-      run: async (_layer, _phase, work) => {
+      run: async ({ origin }, work) => {
+        assert.equal(origin, "local");
         if (!here) throw notHosted([0], "not in memory");
         return new Float32Array(work.pairExperts.length * hidden).fill(7);
       },
-      runOnDemand: async (_layer, _phase, work) => {
+      runOnDemand: async ({ origin }, work) => {
+        assert.equal(origin, "local");
         own.push(...work.pairExperts);
         if (failure) throw failure;
         if (!room) throw notHosted([0], "memory is full");

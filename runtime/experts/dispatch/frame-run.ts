@@ -157,7 +157,8 @@ export class FrameRun {
     const { layer, phase } = this.#frame;
     try {
       const signal = AbortSignal.timeout(Math.max(1, Math.floor(this.#leftMs())));
-      const rows = await (part.onDemand ? runner.runOnDemand(layer, phase, work, signal) : runner.run(layer, phase, work));
+      const of = { layer, phase, origin: "local" } as const;
+      const rows = await (part.onDemand ? runner.runOnDemand(of, work, signal) : runner.run(of, work));
       this.#lent(part);
       scatterRows(this.#out, hidden, part.pairs, rows);
       return [];

@@ -48,7 +48,7 @@ function runner(slots: number, wanted: readonly number[] = []) {
       pairRows: Uint32Array.from(pairs),
       pairExperts: Uint32Array.from(experts),
     };
-    return frames.runOnDemand(0, "decode", work);
+    return frames.runOnDemand({ layer: 0, phase: "decode", origin: "remote" }, work);
   };
   const pass = (more: number): void => {
     ms += more;

@@ -2,7 +2,7 @@
 // other ranks (server.ts) and for this rank's own work that nobody else can do (client.ts).
 import { AppError } from "../../../crds/common.ts";
 import type { Phase } from "../../../crds/telemetry.ts";
-import type { Engine } from "../../engine/engine.ts";
+import type { Engine, RowOrigin } from "../../engine/engine.ts";
 import { partOf } from "../../placement/frames/frames.ts";
 import { missingExperts, notHosted } from "../../placement/frames/not-hosted.ts";
 import { type Pairs, scatterRows } from "../../placement/frames/pairs.ts";
@@ -24,10 +24,12 @@ export interface FrameRunnerOptions {
   readonly onDemandLoad: (result: "ok" | "error") => void;
 }
 
-/** One expert of a frame. */
-interface Wanted {
+/** What a frame's pairs have in common. */
+export interface FrameOf {
   readonly layer: number;
-  readonly expert: number;
+  readonly phase: Phase;
+  /** Whose tokens its rows are of. */
+  readonly origin: RowOrigin;
 }
 
 export class FrameRunner {
@@ -38,8 +40,9 @@ export class FrameRunner {
   }
 
   /** Unweighted rows [pairs, hidden]; rejects with `NotHosted` (see missingExperts) when an expert is not here. */
-  async run(layer: number, phase: Phase, work: Pairs): Promise<Float32Array> {
-    const rows = await this.#options.engine.runExperts({ layer, phase, ...work });
+  async run(of: FrameOf, work: Pairs): Promise<Float32Array> {
+    const { layer, phase, origin } = of;
+    const rows = await this.#options.engine.runExperts({ layer, phase, origin, ...work });
     this.#options.materializer.residents.touch(layer, new Set(work.pairExperts));
     return rows;
   }
@@ -48,19 +51,20 @@ export class FrameRunner {
    * Runs a frame as `run` does, but loads what is missing, expert by expert, so that one staging slot is enough for any frame.
    * `NotHosted` then means that there is no room for an expert here.
    */
-  async runOnDemand(layer: number, phase: Phase, work: Pairs, signal = AbortSignal.timeout(expertWaitMs)): Promise<Float32Array> {
+  async runOnDemand(of: FrameOf, work: Pairs, signal = AbortSignal.timeout(expertWaitMs)): Promise<Float32Array> {
     try {
-      return await this.run(layer, phase, work);
+      return await this.run(of, work);
     } catch (error) {
       if (missingExperts(error).length === 0) throw error;
     }
     const { hidden, materializer } = this.#options;
     const out = new Float32Array(work.pairExperts.length * hidden);
+    const { layer } = of;
     const experts = new Set(work.pairExperts);
     for (const expert of experts) {
       const pairs = [...work.pairExperts.keys()].filter((pair) => work.pairExperts[pair] === expert);
       try {
-        scatterRows(out, hidden, pairs, await this.#runOne({ layer, expert }, phase, partOf(work, hidden, pairs), signal));
+        scatterRows(out, hidden, pairs, await this.#runOne(of, expert, partOf(work, hidden, pairs), signal));
       } catch (caught) {
         const error = AppError.from(caught);
         if (error.code !== "NoRoom") throw error;
@@ -72,7 +76,8 @@ export class FrameRunner {
     return out;
   }
 
-  async #runOne({ layer, expert }: Wanted, phase: Phase, work: Pairs, signal: AbortSignal): Promise<Float32Array> {
+  async #runOne(of: FrameOf, expert: number, work: Pairs, signal: AbortSignal): Promise<Float32Array> {
+    const { layer } = of;
     const { materializer, sourcesOf, giveWay, wanted, onDemandLoad } = this.#options;
     const wasHere = materializer.residents.isResident({ layer, expert });
     const request = { layer, expert, kind: "staged", sources: sourcesOf(layer, expert), bytesPerSecond: 0, signal } as const;
@@ -81,7 +86,7 @@ export class FrameRunner {
       const rows = await materializer.withExpert(ways ? { ...request, giveWay: ways } : request, () => {
         // Experts that the plan wants here stay until the plan lets them go: sources may route by it until they have drained.
         if (wanted(layer, expert)) materializer.residents.admit({ layer, expert }, "planned");
-        return this.run(layer, phase, work);
+        return this.run(of, work);
       });
       if (!wasHere) onDemandLoad("ok");
       return rows;

@@ -46,8 +46,10 @@ async function served() {
   const self = { deploymentUid: "d", rank: 0, podUid: "u0", bootId: "b0" };
   const peers = new Peers({ self, namespace: "n", name: "m", tls: {} as TlsSource, network: grpcNetwork, log: silentLog });
   const running: { readonly pairs: number; finish(): void }[] = [];
-  const run: FrameRunner["run"] = (_layer, _phase, { pairExperts }) =>
-    new Promise((resolve) => running.push({ pairs: pairExperts.length, finish: () => resolve(new Float32Array(hidden)) }));
+  const run: FrameRunner["run"] = ({ origin }, { pairExperts }) => {
+    assert.equal(origin, "remote");
+    return new Promise((resolve) => running.push({ pairs: pairExperts.length, finish: () => resolve(new Float32Array(hidden)) }));
+  };
   const server = createDispatchServer({
     ...{ peers, log: silentLog, report: () => {}, tracing: await createTracing({ service: "worker" }) },
     runner: { run, runOnDemand: run } as unknown as FrameRunner,

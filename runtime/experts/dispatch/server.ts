@@ -154,9 +154,9 @@ async function answer(
   const helpsOut = frame.onDemand && plan.current(frame.layer) === undefined;
   if (!helpsOut && !plan.serves(frame.layer, Number(frame.layerEpoch))) return notHosted(options, frame, [...new Set(frame.pairExperts)]);
   const work = { rows: viewF32(frame.rows), pairRows: Uint32Array.from(frame.pairRows), pairExperts: Uint32Array.from(frame.pairExperts) };
-  const phase = frame.decode ? "decode" : "prefill";
+  const of = { layer: frame.layer, phase: frame.decode ? "decode" : "prefill", origin: "remote" } as const;
   try {
-    const rows = frame.onDemand ? await runner.runOnDemand(frame.layer, phase, work) : await runner.run(frame.layer, phase, work);
+    const rows = frame.onDemand ? await runner.runOnDemand(of, work) : await runner.run(of, work);
     report("ok");
     return { case: "rows", value: bytesOf(rows) };
   } catch (caught) {
