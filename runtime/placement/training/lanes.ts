@@ -49,6 +49,17 @@ export function subtreesOf({ from, to }: Interval): { readonly from: number; rea
   return found;
 }
 
+/** Subtrees that are held at once, at most, while the lanes of an interval are joined one after another. */
+export function subtreesMost({ from, to }: Interval): number {
+  const tree: Subtree<undefined>[] = [];
+  let most = 0;
+  for (let lane = from; lane < to; lane++) {
+    most = Math.max(most, tree.length + 1);
+    joinSubtree(tree, { from: lane, size: 1, sum: undefined }, () => undefined);
+  }
+  return most;
+}
+
 /** Adds a subtree to those before it: two halves of one node become that node. `add` may sum into the left one. */
 export function joinSubtree<T>(before: Subtree<T>[], next: Subtree<T>, add: (left: T, right: T) => T): void {
   let node = next;

@@ -87,7 +87,7 @@ export class Rank {
       const [dense, own] = [shape.dense[index + 1] as Unit, sums[index + 1] as DenseSums];
       if (layer.kind === "dense") {
         const views = { weights: viewsOf(memory.dense, dense), sums: viewsOf(own.scratch, movedTo(dense, 0)) };
-        layers.push(new RankDenseLayer(new DenseLayerPass(block, [views], program.hidden), own));
+        layers.push(new RankDenseLayer(new DenseLayerPass(block, views, program.hidden), own));
         continue;
       }
       const [expert, experts] = [await backend.compileExpert(layer.expert), shape.experts[index] ?? []];
