@@ -1,18 +1,26 @@
-// Whether ranks fit into a machine's memory, by the law of memory, before any of them allocates.
+// Ranks that do not fit into a machine's memory, by the law of memory, are refused before any of them allocates.
 import { AppError } from "../../../crds/common.ts";
+import type { ModelProgram } from "../../kernels/segment.ts";
 import { type Interval, laneIntervals, lanesIn, subtreesMost } from "../../placement/training/lanes.ts";
 import { type MemoryProblem, rankBytes } from "../../placement/training/laws.ts";
 import { floatsMax } from "../adamw.ts";
-import type { Unit } from "../layout.ts";
+import type { Layout, Unit } from "../layout.ts";
 import { gigabytes, memoryThere } from "../memory.ts";
 import { tiedFloats } from "../network.ts";
-import type { RankOptions } from "./rank.ts";
+import type { Fssdp, RankFacts } from "./plan.ts";
 import { firstHomes, ownedDense, shapeOf } from "./shape.ts";
 
-type Ranked = Pick<RankOptions, "program" | "layout" | "facts" | "fssdp" | "lanes">;
+/** What decides the memory of ranks. */
+export interface RankedModel {
+  readonly program: ModelProgram;
+  readonly layout: Layout;
+  readonly facts: RankFacts;
+  readonly fssdp: Fssdp;
+  readonly lanes: number;
+}
 
 /** What a rank holds in a step in which every expert has rows of every lane. */
-export function memoryProblem({ program, layout, facts, fssdp, lanes }: Ranked, rank: number): MemoryProblem {
+export function memoryProblem({ program, layout, facts, fssdp, lanes }: RankedModel, rank: number): MemoryProblem {
   const ranks = facts.node.length;
   const shape = shapeOf(layout, ranks);
   const homes = firstHomes(shape, ranks);
@@ -31,7 +39,7 @@ export function memoryProblem({ program, layout, facts, fssdp, lanes }: Ranked, 
 }
 
 /** Throws AppError `DoesNotFit`, with the first rank that is too many, for ranks of one machine. */
-export function checkRanks(options: Ranked, ranks: readonly number[], memory = memoryThere()): void {
+export function checkRanks(options: RankedModel, ranks: readonly number[], memory = memoryThere()): void {
   let all = 0;
   for (const rank of ranks) {
     const problem = memoryProblem(options, rank);

@@ -4,32 +4,27 @@ import { AppError } from "../../../crds/common.ts";
 import { gatherAll } from "../../comm/collectives.ts";
 import type { Stamp, Transport } from "../../comm/transport.ts";
 import type { TrainableLoss, TrainableSegment, TrainingBackend } from "../../compute/training.ts";
-import type { ModelProgram, Tensor } from "../../kernels/segment.ts";
+import type { Tensor } from "../../kernels/segment.ts";
 import { dealBlocks } from "../../placement/training/blocks.ts";
 import { type Interval, laneIntervals, lanesIn } from "../../placement/training/lanes.ts";
 import { type AdamWSettings, stepNumbers } from "../adamw.ts";
 import { DenseSums } from "../dense-sums.ts";
 import { DenseLayerPass } from "../layers.ts";
-import { kindsOf, type Layout, movedTo, type Unit, viewsOf } from "../layout.ts";
+import { kindsOf, movedTo, type Unit, viewsOf } from "../layout.ts";
 import { type Lane, tiedFloats } from "../network.ts";
 import { rateOf, type Schedule } from "../schedule.ts";
 import { Copies } from "./copies.ts";
 import { type DenseRange, sumDense } from "./dense-exchange.ts";
 import { RankDenseLayer } from "./dense-layer.ts";
-import { checkRanks } from "./fits.ts";
+import { checkRanks, type RankedModel } from "./fits.ts";
 import { moveHomes } from "./homes.ts";
 import { RankMemory } from "./memory.ts";
 import { type Dealt, RankMoeLayer, type StepView } from "./moe-layer.ts";
-import { type Fssdp, Planning, planHash, type RankFacts } from "./plan.ts";
+import { Planning, planHash } from "./plan.ts";
 import { firstHomes, ownedDense, type Shape, shapeOf } from "./shape.ts";
 
-export interface RankOptions {
-  readonly program: ModelProgram;
-  readonly layout: Layout;
+export interface RankOptions extends RankedModel {
   readonly transport: Transport;
-  readonly facts: RankFacts;
-  readonly fssdp: Fssdp;
-  readonly lanes: number;
   readonly sequences: number;
   readonly sequenceLength: number;
   readonly schedule: Schedule;
