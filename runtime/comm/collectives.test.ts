@@ -126,7 +126,7 @@ test("<spAG(x), y> = <x, spRS(y)>", async () => {
 });
 
 test("a frame of another plan, step or world is refused by name, and one rank's end is everybody's", async () => {
-  const name = { what: "counts", layer: 3 };
+  const name = { what: "counts", layer: 3, lengthFrom: () => 1 };
   for (const [field, other] of Object.entries({ world: 2, step: 2, plan: "b" })) {
     const hub = new Loopback(2);
     const one = gatherAll(hub.transport(0), stamp, name, Int32Array.of(1));
@@ -135,9 +135,23 @@ test("a frame of another plan, step or world is refused by name, and one rank's 
     await assert.rejects(one, { code: "PlanMismatch", message });
     await assert.rejects(two, { code: "PlanMismatch" });
   }
+  const lengths = new Loopback(2);
+  const short = gatherAll(lengths.transport(0), stamp, name, Int32Array.of(1));
+  const long = gatherAll(lengths.transport(1), stamp, name, Int32Array.of(2, 3));
+  await assert.rejects(short, { code: "PlanMismatch", message: /rank 1 sent counts of layer 3 with 2 numbers, this rank waits for 1/ });
+  await long;
   const hub = new Loopback(2);
   const waiting = gatherAll(hub.transport(0), stamp, name, Int32Array.of(1));
   hub.end(new Error("rank 1 is gone"));
   await assert.rejects(waiting, /rank 1 is gone/);
   await assert.rejects(gatherAll(hub.transport(1), stamp, name, Int32Array.of(1)), /rank 1 is gone/);
+});
+
+test("a frame that never comes ends the wait by name; one that comes later is there for who asks again", async () => {
+  const hub = new Loopback(2, 20);
+  const wanted = { what: "copies", layer: 2, chunk: 1, piece: 0, length: 1 };
+  const message = /rank 1 sent no copies of layer 2 for 20 ms; see whether it runs/;
+  await assert.rejects(hub.transport(0).receive(1, stamp, wanted), { code: "RankSilent", message });
+  await hub.transport(1).send(0, stamp, wanted, Int32Array.of(7));
+  assert.deepEqual(await hub.transport(0).receive(1, stamp, wanted), Int32Array.of(7));
 });

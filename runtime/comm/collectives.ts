@@ -38,7 +38,7 @@ export async function gather({ transport, stamp, layer, pieces, what, placement,
     const name = { what, layer, chunk, piece };
     const part = pieceOf(memory(chunk), piece, pieces);
     if (from === transport.rank) await transport.send(to, stamp, name, part);
-    else part.set((await transport.receive(from, stamp, name)) as Float32Array);
+    else part.set((await transport.receive(from, stamp, { what, layer, chunk, piece, length: part.length })) as Float32Array);
   }
 }
 
@@ -78,15 +78,12 @@ export async function reduce(turn: Reduce): Promise<void> {
       await transport.send(to, stamp, name, pieceOf(sum as Float32Array, piece, pieces));
       continue;
     }
-    const received = (await transport.receive(from, stamp, name)) as Float32Array;
     const runs = blocks[chunk] ?? [];
     // From the last host the whole sum comes home; from those before, what this rank's lanes are added to.
-    if (runs.at(-1)?.host === from) {
-      pieceOf(memory(chunk), piece, pieces).set(received);
-      continue;
-    }
-    const part = pieceOf(sum as Float32Array, piece, pieces);
-    part.set(received);
+    const whole = runs.at(-1)?.host === from;
+    const part = pieceOf(whole ? memory(chunk) : (sum as Float32Array), piece, pieces);
+    part.set((await transport.receive(from, stamp, { what: "sums", layer, chunk, piece, length: part.length })) as Float32Array);
+    if (whole) continue;
     addAll(
       part,
       turn.partials(chunk).map((partial) => pieceOf(partial, piece, pieces)),
@@ -99,27 +96,29 @@ export function addAll(sum: Float32Array, arrays: readonly Float32Array[]): void
   for (const array of arrays) for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] as number) + (array[i] as number);
 }
 
+/** An exchange among all ranks. */
+export interface ExchangeName extends Pick<FrameName, "what" | "layer"> {
+  /** Numbers that a rank sends to this one. */
+  lengthFrom(rank: number): number;
+}
+
 /** Each rank gives one part to each, its own among them; returns what each gave this one. */
 export async function exchange<T extends Payload>(
   transport: Transport,
   stamp: Stamp,
-  name: Pick<FrameName, "what" | "layer">,
+  { what, layer, lengthFrom }: ExchangeName,
   parts: readonly T[],
 ): Promise<T[]> {
-  const frame = { ...name, chunk: 0, piece: 0 };
+  const frame = { what, layer, chunk: 0, piece: 0 };
   for (const [to, part] of parts.entries()) if (to !== transport.rank) await transport.send(to, stamp, frame, part);
   const received: T[] = [];
   for (const [from, own] of parts.entries())
-    received.push(from === transport.rank ? own : ((await transport.receive(from, stamp, frame)) as T));
+    if (from === transport.rank) received.push(own);
+    else received.push((await transport.receive(from, stamp, { what, layer, chunk: 0, piece: 0, length: lengthFrom(from) })) as T);
   return received;
 }
 
 /** What every rank gave, by rank. */
-export function gatherAll<T extends Payload>(
-  transport: Transport,
-  stamp: Stamp,
-  name: Pick<FrameName, "what" | "layer">,
-  part: T,
-): Promise<T[]> {
+export function gatherAll<T extends Payload>(transport: Transport, stamp: Stamp, name: ExchangeName, part: T): Promise<T[]> {
   return exchange(transport, stamp, name, new Array<T>(transport.ranks).fill(part));
 }

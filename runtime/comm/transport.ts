@@ -21,11 +21,24 @@ export interface FrameName {
   readonly piece: number;
 }
 
+/** What a receiver wants of a frame beside its stamp. */
+export interface WantedFrame extends FrameName {
+  /** Numbers that it has to have. */
+  readonly length: number;
+}
+
+/** Milliseconds that a frame is waited for, at most: longer than a rank takes from one frame to the next, the longest of which is a pass
+ *  of all its lanes through a layer. */
+export const frameMsMax = 10 * 60_000;
+
 export interface Transport {
   readonly rank: number;
   readonly ranks: number;
-  /** The payload may be changed once this is done. Throws AppError `FrameBacklog` where the receiver takes nothing. */
+  /** The payload may be changed once this is done. Throws AppError `FrameBacklog` where the receiver falls behind. */
   send(to: number, stamp: Stamp, name: FrameName, payload: Payload): Promise<void>;
-  /** The next frame of that name from a rank. Throws AppError `PlanMismatch` where its stamp is another, and whatever ended the world. */
-  receive(from: number, stamp: Stamp, name: FrameName): Promise<Payload>;
+  /**
+   * The next frame of that name from a rank. Throws AppError `PlanMismatch` where stamp or length are others, `RankSilent` where none
+   * came in time, and whatever ended the world.
+   */
+  receive(from: number, stamp: Stamp, wanted: WantedFrame): Promise<Payload>;
 }

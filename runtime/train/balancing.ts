@@ -50,6 +50,9 @@ function checkSuits(settings: readonly BalanceSetting[], gates: readonly (Gate |
   }
 }
 
+export const wantsWholeStep = (settings: readonly BalanceSetting[]): boolean =>
+  settings.some((setting) => recipeOf(setting).slopes !== undefined);
+
 export class Balancing {
   readonly #settings: readonly BalanceSetting[];
   /** By layer; undefined for one without experts. */
@@ -67,7 +70,7 @@ export class Balancing {
 
   /** True where a loss asks for all lanes of a step at once: the rows of all have to be known before one is passed backward. */
   get wholeStep(): boolean {
-    return this.#settings.some((setting) => recipeOf(setting).slopes !== undefined);
+    return wantsWholeStep(this.#settings);
   }
 
   /** The sum of losses since it was taken last. */

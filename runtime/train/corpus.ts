@@ -129,9 +129,10 @@ class FileCorpus implements Corpus {
 export async function openCorpus(dir: string, wanted: Wanted): Promise<Corpus> {
   const index = await readIndex(dir);
   check(dir, index, wanted);
-  const tokens = await openFile(join(dir, corpusFiles.tokens), "BadData");
+  const opened: RandomFile[] = [];
   try {
-    const documents = await openFile(join(dir, corpusFiles.documents), "BadData");
+    for (const name of [corpusFiles.tokens, corpusFiles.documents]) opened.push(await openFile(join(dir, name), "BadData"));
+    const [tokens, documents] = opened as [RandomFile, RandomFile];
     for (const [file, bytes] of [
       [tokens, index.tokens * index.tokenBytes],
       [documents, index.documents * documentBytes],
@@ -139,7 +140,7 @@ export async function openCorpus(dir: string, wanted: Wanted): Promise<Corpus> {
       if (file.size !== bytes) throw bad(file.path, `has ${file.size} bytes, its index.json says ${bytes}; import the text again`);
     return new FileCorpus(index, wanted, { tokens, documents });
   } catch (caught) {
-    await tokens.close();
+    for (const file of opened) await file.close();
     throw caught;
   }
 }

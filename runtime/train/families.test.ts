@@ -9,7 +9,7 @@ import { randomIds } from "../kernels/random.ts";
 import { familyOf } from "../models/index.ts";
 import { Balancing } from "./balancing.ts";
 import { layoutOf } from "./layout.ts";
-import { Network } from "./network.ts";
+import { keptFloats, Network } from "./network.ts";
 import { parseBalance } from "./recipes/index.ts";
 import { openStart } from "./start.ts";
 
@@ -56,6 +56,11 @@ for (const { path, config, recipe } of cases) {
     network.finishGradients();
     assert.equal(balancing.takeLoss() > 0, balancing.wholeStep);
     assert.deepEqual(await network.losses(lane), losses);
+    for (const [i, layer] of network.layers.entries()) {
+      const { kept } = await layer.forward(new Float32Array(rows * program.hidden).fill(0.1));
+      const held = Object.values(kept).reduce((sum, { data }) => sum + data.length, 0);
+      assert.equal(held, rows * keptFloats(program.layers[i]!), "what the check of memory reckons with");
+    }
     const found = gradients.slice();
     const length = Math.sqrt(found.reduce((sum, value) => sum + value * value, 0));
     const start = parameters.slice();

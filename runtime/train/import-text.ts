@@ -91,10 +91,14 @@ class Growing {
     this.#bytes += bytes.length;
   }
 
+  /** The hash, once all bytes are on the disk. */
   async finish(): Promise<string> {
     await this.#handle.sync();
-    await this.#handle.close();
     return this.#hash.digest("hex");
+  }
+
+  async close(): Promise<void> {
+    await this.#handle.close();
   }
 }
 
@@ -129,11 +133,25 @@ async function prepare({ out, overwrite }: ImportText): Promise<void> {
 }
 
 async function writeTokens(options: ImportText, tokenizer: Tokenizer, files: readonly string[]): Promise<Index> {
+  const opened: Growing[] = [];
+  try {
+    for (const name of [corpusFiles.tokens, corpusFiles.documents]) opened.push(new Growing(await open(join(options.out, name), "w")));
+    return await writeInto(opened as [Growing, Growing], { options, tokenizer, files });
+  } finally {
+    for (const file of opened) await file.close();
+  }
+}
+
+interface Texts {
+  readonly options: ImportText;
+  readonly tokenizer: Tokenizer;
+  readonly files: readonly string[];
+}
+
+async function writeInto([tokens, documents]: readonly [Growing, Growing], { options, tokenizer, files }: Texts): Promise<Index> {
   const [end] = tokenizer.eosIds;
   if (end === undefined) throw bad(options.model, "names no token at which a text ends; set eos_token in tokenizer_config.json");
   const tokenBytes = tokenizer.vocab <= 65_536 ? 2 : 4;
-  const tokens = new Growing(await open(join(options.out, corpusFiles.tokens), "w"));
-  const documents = new Growing(await open(join(options.out, corpusFiles.documents), "w"));
   let [tokenCount, documentCount] = [0, 0];
   for (const file of files) {
     const read = readers[extname(file)] as Reader;

@@ -1,5 +1,6 @@
 // Layers as training runs them: a lane's rows forward, what is kept of them, and backward, which computes the rest again. Rows of an
 // expert are those of a lane, in token order; outputs and gradients are added in the order of a token's gates, as serving adds them.
+import { addAll } from "../comm/collectives.ts";
 import type { TrainableExpert, TrainableSegment, WeightViews } from "../compute/training.ts";
 import { floats, type Gradients, ints, type Values } from "../kernels/kernel.ts";
 import type { MoeLayer, Tensor } from "../kernels/segment.ts";
@@ -21,14 +22,21 @@ interface UnitViews {
   readonly sums: WeightViews;
 }
 
+/** Backward adds a lane's gradient to the scratch array, zero before: in place, products of many rows would have other bits. */
+interface ExpertViews extends UnitViews {
+  readonly scratch: Float32Array;
+  /** Where the gradients of lanes are added. */
+  readonly gradient: Float32Array;
+}
+
 export class DenseLayerPass implements LayerPass {
   readonly #block: TrainableSegment;
   readonly #dense: UnitViews;
   readonly #hidden: number;
 
-  constructor(block: TrainableSegment, [dense]: readonly UnitViews[], hidden: number) {
+  constructor(block: TrainableSegment, dense: UnitViews, hidden: number) {
     this.#block = block;
-    this.#dense = dense as UnitViews;
+    this.#dense = dense;
     this.#hidden = hidden;
   }
 
@@ -53,18 +61,18 @@ export class MoeLayerPass implements LayerPass {
   readonly #block: TrainableSegment;
   readonly #expert: TrainableExpert;
   readonly #dense: UnitViews;
-  readonly #experts: readonly UnitViews[];
+  readonly #experts: readonly ExpertViews[];
   readonly #shape: PlaceShape;
   #counts: number[];
 
   constructor(
     { block, expert }: { readonly block: TrainableSegment; readonly expert: TrainableExpert },
-    [dense, ...experts]: readonly UnitViews[],
+    { dense, experts }: { readonly dense: UnitViews; readonly experts: readonly ExpertViews[] },
     layer: MoeLayer,
   ) {
     this.#block = block;
     this.#expert = expert;
-    this.#dense = dense as UnitViews;
+    this.#dense = dense;
     this.#experts = experts;
     this.#shape = { topK: layer.topK, width: layer.block.inputs[0]?.width ?? 1 };
     this.#counts = experts.map(() => 0);
@@ -85,7 +93,7 @@ export class MoeLayerPass implements LayerPass {
     for (const [expert, places] of placesByExpert(ints(written.ids as Tensor), this.#experts.length).entries()) {
       this.#counts[expert] = (this.#counts[expert] as number) + places.length;
       if (places.length === 0) continue;
-      const { weights } = this.#experts[expert] as UnitViews;
+      const { weights } = this.#experts[expert] as ExpertViews;
       scatter(await this.#expert.forward(gathered(f, places, this.#shape), weights), places, this.#shape.width, outputs);
     }
     const y = floats(h as Tensor);
@@ -99,12 +107,16 @@ export class MoeLayerPass implements LayerPass {
     const dGates = new Float32Array(gates.length);
     for (const [expert, places] of placesByExpert(ints(kept.ids as Tensor), this.#experts.length).entries()) {
       if (places.length === 0) continue;
+      const { weights, sums, scratch, gradient } = this.#experts[expert] as ExpertViews;
       const found = await this.#expert.backward({
         x: gathered(f, places, this.#shape),
         gates: Float32Array.from(places, (place) => gates[place] as number),
         dOut: gathered(dy, places, this.#shape),
-        ...(this.#experts[expert] as UnitViews),
+        weights,
+        sums,
       });
+      addAll(gradient, [scratch]);
+      scratch.fill(0);
       scatter(found.dx, places, this.#shape.width, dRows);
       for (const [i, place] of places.entries()) dGates[place] = found.dGates[i] as number;
     }

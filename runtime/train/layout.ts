@@ -114,6 +114,11 @@ export function kindsOf(layout: Layout): { readonly dense: readonly Unit[]; read
   return { dense: units.filter(({ expert }) => expert === undefined), experts: units.filter(({ expert }) => expert !== undefined) };
 }
 
+/** Floats of the largest expert. */
+export function expertFloatsOf(layout: Layout): number {
+  return kindsOf(layout).experts.reduce((most, { from, to }) => Math.max(most, to - from), 0);
+}
+
 /** Views of an array by the segment's names. */
 export function viewsOf(array: Float32Array, { parameters }: Unit): Readonly<Record<string, Float32Array>> {
   return Object.fromEntries(parameters.map(({ name, from, size }) => [name, array.subarray(from, from + size)]));

@@ -4,11 +4,13 @@
 
 import { addAll } from "../comm/collectives.ts";
 import type { TrainableLoss, TrainableSegment, TrainingBackend, WeightViews } from "../compute/training.ts";
+import { gateLogits } from "../kernels/index.ts";
 import type { ModelProgram, Tensor } from "../kernels/segment.ts";
+import { widthsOf } from "../kernels/widths.ts";
 import type { Balancing } from "./balancing.ts";
 import { DenseSums } from "./dense-sums.ts";
 import { DenseLayerPass, type Kept, type LayerPass, MoeLayerPass } from "./layers.ts";
-import { type Layout, movedTo, type Unit, viewsOf } from "./layout.ts";
+import { expertFloatsOf, type Layout, movedTo, type Unit, viewsOf } from "./layout.ts";
 
 /** A fixed share of a batch: whole sequences, one after another. */
 export interface Lane {
@@ -24,6 +26,11 @@ export interface NetworkOptions {
   readonly gradients: Float32Array;
   readonly sequenceLength: number;
 }
+
+/** What ends a pass between two of its layers, once the run is to stop. */
+export class PassStopped extends Error {}
+
+const never = (): boolean => false;
 
 interface Ends {
   readonly embed: TrainableSegment;
@@ -74,16 +81,24 @@ export class Network {
   static async open(backend: TrainingBackend, options: NetworkOptions): Promise<Network> {
     const { program, layout, parameters, gradients, sequenceLength } = options;
     const sums = layout.parts.map(({ units: [dense] }) => new DenseSums((dense as Unit).to - (dense as Unit).from));
+    const expertScratch = new Float32Array(expertFloatsOf(layout));
     const layers: LayerPass[] = [];
     for (const [index, layer] of program.layers.entries()) {
       const block = await backend.compile(layer.block, sequenceLength);
-      const units = (layout.parts[index + 1]?.units ?? []).map((unit) => {
-        const dense = unit.expert === undefined ? sums[index + 1] : undefined;
-        const into = dense === undefined ? viewsOf(gradients, unit) : viewsOf(dense.scratch, movedTo(unit, 0));
-        return { weights: viewsOf(parameters, unit), sums: into };
-      });
-      if (layer.kind === "dense") layers.push(new DenseLayerPass(block, units, program.hidden));
-      else layers.push(new MoeLayerPass({ block, expert: await backend.compileExpert(layer.expert) }, units, layer));
+      const [unit, ...units] = layout.parts[index + 1]?.units ?? [];
+      if (unit === undefined) throw new TypeError(`the layout has no layer ${index}`);
+      const dense = { weights: viewsOf(parameters, unit), sums: viewsOf((sums[index + 1] as DenseSums).scratch, movedTo(unit, 0)) };
+      if (layer.kind === "dense") {
+        layers.push(new DenseLayerPass(block, dense, program.hidden));
+        continue;
+      }
+      const experts = units.map((own) => ({
+        weights: viewsOf(parameters, own),
+        sums: viewsOf(expertScratch, movedTo(own, 0)),
+        scratch: expertScratch.subarray(0, own.to - own.from),
+        gradient: gradients.subarray(own.from, own.to),
+      }));
+      layers.push(new MoeLayerPass({ block, expert: await backend.compileExpert(layer.expert) }, { dense, experts }, layer));
     }
     const ends = { embed: await backend.compile(program.embed, sequenceLength), head: await backend.compileLoss(program.head) };
     return new Network(ends, layers, sums, options);
@@ -94,16 +109,21 @@ export class Network {
     return (await this.#ends.embed.forward({ ids }, this.#embed.weights)).x?.data as Float32Array;
   }
 
-  /** The loss of every row of a lane, without gradients. */
-  async losses(lane: Lane): Promise<Float32Array> {
+  /** The loss of every row of a lane, without gradients. Throws PassStopped when `stopped`, asked before each layer, says so. */
+  async losses(lane: Lane, stopped = never): Promise<Float32Array> {
     let x = await this.#embedded(lane);
-    for (const layer of this.layers) x = (await layer.forward(x)).y;
+    for (const layer of this.layers) {
+      if (stopped()) throw new PassStopped();
+      x = (await layer.forward(x)).y;
+    }
     return this.#ends.head.forward({ x, targets: lane.targets, weights: this.#head.weights });
   }
 
   /** Adds the gradients of sum(scale * loss) of lanes, in their order, and of the losses of balance, to which they are a whole step;
-   *  returns the losses of each lane's rows. */
-  async addGradients(lanes: readonly Lane[], scale: number, balancing: Balancing): Promise<readonly Float32Array[]> {
+   *  returns the losses of each lane's rows. Throws PassStopped when `stopped`, asked before each layer of each lane, says so; the
+   *  step's gradients are then to be dropped. */
+  async addGradients(lanes: readonly Lane[], scale: number, balancing: Balancing, stopped = never): Promise<readonly Float32Array[]> {
+    const inTurn = <T, U>(items: readonly T[], run: (item: T, index: number) => Promise<U>) => oneByOne(items, stopped, run);
     let rows = await inTurn(lanes, (lane) => this.#embedded(lane));
     const kept: (readonly Kept[])[] = [];
     for (const layer of this.layers) {
@@ -146,9 +166,10 @@ export class Network {
     this.#lane = 0;
   }
 
-  /** Forgets what was added of a step that is given up. */
+  /** Forgets what was added and counted of a step that is given up. */
   dropGradients(): void {
     for (const { sums } of this.#ranges) sums.takeNodes();
+    for (const layer of this.layers) layer.takeCounts();
     this.#lane = 0;
   }
 }
@@ -158,8 +179,21 @@ export function tiedFloats({ head }: ModelProgram, { parameters, from, to }: Uni
   return head.weights.some(({ name }) => parameters.some((parameter) => parameter.name === name)) ? to - from : 0;
 }
 
-async function inTurn<T, U>(items: readonly T[], run: (item: T, index: number) => Promise<U>): Promise<readonly U[]> {
+/** Floats that forward keeps of a token for backward: the layer's input, and what its block writes beside the rows that it adds to. */
+export function keptFloats(layer: ModelProgram["layers"][number]): number {
+  const { inputs, ops, outputs } = layer.block;
+  const input = inputs.reduce((sum, { width }) => sum + width, 0);
+  if (layer.kind === "dense") return input;
+  const widths = widthsOf(layer.block);
+  const names = new Set([...outputs.map(({ name }) => name), ...gateLogits(ops)]);
+  return [...names].reduce((sum, name) => sum + (name === "h" ? 0 : (widths.get(name) ?? 0)), input);
+}
+
+async function oneByOne<T, U>(items: readonly T[], stopped: () => boolean, run: (item: T, index: number) => Promise<U>) {
   const results: U[] = [];
-  for (const [index, item] of items.entries()) results.push(await run(item, index));
+  for (const [index, item] of items.entries()) {
+    if (stopped()) throw new PassStopped();
+    results.push(await run(item, index));
+  }
   return results;
 }

@@ -2,17 +2,17 @@
 // run it again is to go on: with the same settings each step has the same bits whether the run was stopped or not. Shell.
 import { createHash } from "node:crypto";
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
-import { totalmem } from "node:os";
 import { join } from "node:path";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import { createTraining } from "../compute/open-training.ts";
 import type { TrainingBackend } from "../compute/training.ts";
-import { createAdamW, floatsMax } from "./adamw.ts";
+import { createAdamW } from "./adamw.ts";
 import { Balancing } from "./balancing.ts";
 import { newestCheckpoint, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
 import { type Corpus, openCorpus } from "./corpus.ts";
-import { kindsOf, type Layout, layoutOf } from "./layout.ts";
+import { layoutOf } from "./layout.ts";
+import { checkMemory } from "./memory.ts";
 import { Network } from "./network.ts";
 import { checkResult, resultFolders, writeTrainedFolder, writeTrainedStore } from "./result.ts";
 import { checkSettings, identityOf, type TrainSettings } from "./settings.ts";
@@ -20,13 +20,10 @@ import { type ModelSource, openSource } from "./source.ts";
 import { openStart, type Start } from "./start.ts";
 import { type Machine, runStep, type StepReport, validationLoss } from "./step.ts";
 
-/** Bytes of a parameter: itself, two moments, its gradient. */
-const parameterBytes = 16;
-
 export interface TrainPorts {
   /** Now, in milliseconds. */
   now(): number;
-  /** True once the run is to stop; asked between lanes. */
+  /** True once the run is to stop; asked before each layer of each lane. */
   stopped(): boolean;
   onStart(start: RunStart): void;
   onStep(report: StepReport & { readonly seconds: number }): void;
@@ -64,30 +61,6 @@ interface Run extends Machine {
   readonly step: number;
 }
 
-/** Sums over lanes are held of the dense part: one being added, and one a level of their tree. */
-const sumBytes = (dense: number, lanes: number): number => Float32Array.BYTES_PER_ELEMENT * dense * (2 + Math.log2(lanes));
-
-/** Bytes of this machine, or of the container where that has a limit. */
-function memoryThere(): number {
-  const limit = process.constrainedMemory(); // 0 without one
-  return limit > 0 ? Math.min(limit, totalmem()) : totalmem();
-}
-
-function checkMemory(layout: Layout, lanes: number): void {
-  const { parameters, floats } = layout;
-  const dense = kindsOf(layout).dense.reduce((sum, { from, to }) => sum + to - from, 0);
-  const bytes = floats * parameterBytes + sumBytes(dense, lanes);
-  const memory = memoryThere();
-  if (floats <= floatsMax && bytes <= memory) return;
-  const gigabytes = (value: number): string => `${(value / 1e9).toFixed(1)} GB`;
-  const most = Math.min(floatsMax * parameterBytes, memory);
-  throw new AppError(
-    `${parameters} parameters x ${parameterBytes} bytes (parameter, two moments, gradient) and sums of ${lanes} lanes are ${gigabytes(bytes)}, ` +
-      `the memory here trains up to ${gigabytes(most)}; give more memory, or take a smaller model or fewer --lanes`,
-    { code: "DoesNotFit", operation: "starting a run" },
-  );
-}
-
 const digestOf = (value: unknown): string => createHash("sha256").update(JSON.stringify(value)).digest("hex");
 
 async function openData(settings: TrainSettings, source: ModelSource): Promise<readonly [Corpus, Corpus | undefined]> {
@@ -120,7 +93,7 @@ async function openRun(settings: TrainSettings): Promise<Run> {
   checkSettings(settings, source.program.maxContext);
   await checkResult(source, settings.out, settings.codecs);
   const layout = layoutOf(source.program, source.family.expertTensors);
-  checkMemory(layout, settings.lanes);
+  checkMemory({ program: source.program, layout, settings });
   const checkpoints = join(settings.out, "checkpoints");
   const newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
   const start = await openStart(source, settings);
@@ -139,12 +112,13 @@ interface Plan extends Pick<Run, "source" | "layout" | "checkpoints"> {
 
 async function openMachine(settings: TrainSettings, { source, layout, checkpoints, newest, start }: Plan): Promise<Run> {
   const [corpus, validation] = await openData(settings, source);
-  const backend = await createTraining({ threads: settings.threads });
-  const optimizer = createAdamW(layout.floats);
-  const { told, weights } = start;
-  const digests = { model: digestOf(source.config), data: digestOf(corpus.index) };
-  const identity = identityOf(settings, { ...digests, weights, numerics: backend.numerics });
+  let backend: TrainingBackend | undefined;
   try {
+    backend = await createTraining({ threads: settings.threads });
+    const optimizer = createAdamW(layout.floats);
+    const { told, weights } = start;
+    const digests = { model: digestOf(source.config), data: digestOf(corpus.index) };
+    const identity = identityOf(settings, { ...digests, weights, numerics: backend.numerics });
     if (newest === undefined) await start.fill(layout, optimizer.p);
     else await readCheckpoint(checkpoints, { step: newest, identity, layout, state: optimizer });
     const arrays = { parameters: optimizer.p, gradients: optimizer.g };
@@ -157,19 +131,19 @@ async function openMachine(settings: TrainSettings, { source, layout, checkpoint
   } catch (caught) {
     await corpus.close();
     await validation?.close();
-    await backend.close();
+    await backend?.close();
     throw caught;
   }
 }
 
-const metricsSchema = z.object({ step: z.number() });
+const metricsSchema = z.object({ step: z.number(), validationLoss: z.number().optional() });
 
-/** The step of a line of metrics; beyond all others where there is none, as in a line that a killed run left half written. */
-function stepOf(line: string): number {
+/** A line of metrics; of a step beyond all others where there is none, as in a line that a killed run left half written. */
+function parsed(line: string): z.infer<typeof metricsSchema> {
   try {
-    return metricsSchema.parse(JSON.parse(line)).step;
+    return metricsSchema.parse(JSON.parse(line));
   } catch {
-    return Number.POSITIVE_INFINITY;
+    return { step: Number.POSITIVE_INFINITY };
   }
 }
 
@@ -180,15 +154,17 @@ class Metrics {
     this.#path = join(out, "metrics.jsonl");
   }
 
-  async cutAfter(step: number): Promise<void> {
+  /** Returns the loss on other data that is known of the step. */
+  async cutAfter(step: number): Promise<number | undefined> {
     const text = await readFile(this.#path, "utf8").catch((cause: NodeJS.ErrnoException) => {
       if (cause.code === "ENOENT") return "";
       throw cause;
     });
-    const kept = text.split("\n").filter((line) => stepOf(line) <= step);
+    const kept = text.split("\n").filter((line) => parsed(line).step <= step);
     const unfinished = `${this.#path}.tmp`;
     await writeFile(unfinished, kept.map((line) => `${line}\n`).join(""), { flush: true });
     await rename(unfinished, this.#path);
+    return kept.map(parsed).findLast((line) => line.step === step && line.validationLoss !== undefined)?.validationLoss;
   }
 
   async add(line: object): Promise<void> {
@@ -201,11 +177,25 @@ async function save(run: Run, step: number): Promise<void> {
   await writeCheckpoint(checkpoints, { step, identity, layout, state: optimizer }, settings.checkpoint.keep);
 }
 
+/** Takes the loss on other data where a step has one to take; a run that was stopped or killed in it takes it when it goes on. */
+async function validate(run: Run, step: number, metrics: Metrics, ports: TrainPorts): Promise<number | undefined> {
+  if (!savesAfter(run, step)) return undefined;
+  const loss = await validationLoss(run, ports.stopped);
+  if (loss === undefined) return undefined;
+  await metrics.add({ step, validationLoss: loss, perplexity: Math.exp(loss) });
+  ports.onValidation({ step, loss });
+  return loss;
+}
+
+const savesAfter = ({ settings: { checkpoint, schedule } }: Run, step: number): boolean =>
+  step > 0 && (step % checkpoint.everySteps === 0 || step === schedule.steps);
+
 /** Makes steps until all are done or the run is to stop; returns the last. Every step is either in a checkpoint or made again. */
 async function makeSteps(run: Run, metrics: Metrics, ports: TrainPorts): Promise<{ readonly step: number; readonly loss?: number }> {
   const { settings } = run;
   const { steps } = settings.schedule;
-  let [saved, validation] = [run.step, undefined as number | undefined];
+  let saved = run.step;
+  let validation = (await metrics.cutAfter(run.step)) ?? (await validate(run, run.step, metrics, ports));
   for (let step = run.step + 1; step <= steps; step++) {
     const begin = ports.now();
     const report = await runStep(run, step, ports.stopped);
@@ -216,13 +206,10 @@ async function makeSteps(run: Run, metrics: Metrics, ports: TrainPorts): Promise
     const seconds = (ports.now() - begin) / 1000;
     await metrics.add({ ...report, seconds });
     ports.onStep({ ...report, seconds });
-    if (step % settings.checkpoint.everySteps !== 0 && step !== steps) continue;
+    if (!savesAfter(run, step)) continue;
     await save(run, step);
     saved = step;
-    validation = await validationLoss(run);
-    if (validation === undefined) continue;
-    await metrics.add({ step, validationLoss: validation, perplexity: Math.exp(validation) });
-    ports.onValidation({ step, loss: validation });
+    validation = await validate(run, step, metrics, ports);
   }
   return { step: steps, ...(validation !== undefined && { loss: validation }) };
 }
@@ -234,7 +221,6 @@ export async function train(settings: TrainSettings, ports: TrainPorts): Promise
   try {
     await mkdir(settings.out, { recursive: true });
     const metrics = new Metrics(settings.out);
-    await metrics.cutAfter(run.step);
     ports.onStart({ device: backend.device, parameters: layout.parameters, samples: corpus.samples, weights: run.weights, step: run.step });
     const { step, loss } = await makeSteps(run, metrics, ports);
     const unfinished = { step, checkpoints, validationLoss: loss, store: undefined, folder: undefined };

@@ -6,7 +6,7 @@ import type { Balancing } from "./balancing.ts";
 import { readLane, samplesOf } from "./batch.ts";
 import type { Corpus } from "./corpus.ts";
 import { kindsOf, type Layout, piecesOf, unitsOf } from "./layout.ts";
-import type { Network } from "./network.ts";
+import { type Network, PassStopped } from "./network.ts";
 import { rateOf } from "./schedule.ts";
 import type { TrainSettings } from "./settings.ts";
 
@@ -52,22 +52,28 @@ async function notFinite(machine: Machine, step: number, lane: number): Promise<
   );
 }
 
-/** The sum of the losses of a step's tokens; undefined when it was given up. */
-async function gradients(machine: Machine, step: number, stopped: () => boolean): Promise<number | undefined> {
+/** Undefined where the passes were stopped. */
+async function unlessStopped<T>(passes: Promise<T>): Promise<T | undefined> {
+  try {
+    return await passes;
+  } catch (caught) {
+    if (caught instanceof PassStopped) return undefined;
+    throw caught;
+  }
+}
+
+/** The sum of the losses of a step's tokens. */
+async function gradients(machine: Machine, step: number, stopped: () => boolean): Promise<number> {
   const { settings, network, corpus, optimizer, balancing } = machine;
   const atOnce = lanesAtOnce(machine);
   const scale = 1 / (settings.sequences * settings.sequenceLength);
   optimizer.g.fill(0);
   let total = 0;
   for (let first = 0; first < settings.lanes; first += atOnce) {
-    if (stopped()) {
-      network.dropGradients();
-      return undefined;
-    }
     const numbers = Array.from({ length: Math.min(atOnce, settings.lanes - first) }, (_, i) => first + i);
     const lanes = [];
     for (const lane of numbers) lanes.push(await readLane(corpus, samplesOf(settings, corpus.samples, step, lane)));
-    for (const [i, losses] of (await network.addGradients(lanes, scale, balancing)).entries()) {
+    for (const [i, losses] of (await network.addGradients(lanes, scale, balancing, stopped)).entries()) {
       const sum = sumOf(losses);
       if (!Number.isFinite(sum)) await notFinite(machine, step, numbers[i] as number);
       total += sum;
@@ -91,8 +97,12 @@ function imbalanceOf(counts: readonly (readonly number[])[]): number {
 /** Undefined when `stopped` said so: parameters are then those of the step before. */
 export async function runStep(machine: Machine, step: number, stopped: () => boolean): Promise<StepReport | undefined> {
   const { settings, layout, optimizer, network, balancing } = machine;
-  const total = await gradients(machine, step, stopped);
-  if (total === undefined) return undefined;
+  const total = await unlessStopped(gradients(machine, step, stopped));
+  if (total === undefined) {
+    network.dropGradients();
+    balancing.takeLoss();
+    return undefined;
+  }
   const tokens = settings.sequences * settings.sequenceLength;
   const norm = normOf(machine);
   if (!Number.isFinite(norm))
@@ -119,16 +129,22 @@ export async function runStep(machine: Machine, step: number, stopped: () => boo
   };
 }
 
-/** The mean loss of the first sequences of the validation data; undefined without any. */
-export async function validationLoss({ settings, network, validation }: Machine): Promise<number | undefined> {
+/** The mean loss of the first sequences of the validation data; undefined without any, and when `stopped` said so. */
+export async function validationLoss(machine: Machine, stopped: () => boolean): Promise<number | undefined> {
+  const { network, validation } = machine;
   if (validation === undefined) return undefined;
+  const loss = await unlessStopped(lossOf(machine, validation, stopped));
+  for (const layer of network.layers) layer.takeCounts();
+  return loss;
+}
+
+async function lossOf({ settings, network }: Machine, validation: Corpus, stopped: () => boolean): Promise<number> {
   const count = Math.min(validationSequencesMax, validation.samples);
   const share = settings.sequences / settings.lanes;
   let total = 0;
   for (let first = 0; first < count; first += share) {
     const samples = Array.from({ length: Math.min(share, count - first) }, (_, i) => first + i);
-    total += sumOf(await network.losses(await readLane(validation, samples)));
+    total += sumOf(await network.losses(await readLane(validation, samples), stopped));
   }
-  for (const layer of network.layers) layer.takeCounts();
   return total / (count * settings.sequenceLength);
 }

@@ -1,7 +1,7 @@
 // A run of training as its user sees it: text in, a model that serving opens out; stopped and gone on with it has the bits of a
 // straight run; how many lanes are worked on at once changes no bits; and bad input is refused by field and remedy.
 import assert from "node:assert/strict";
-import { appendFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { appendFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -227,6 +227,25 @@ for (const [name, { settings: wrong, code, message }] of Object.entries(bad)) {
     await assert.rejects(run({ ...settings, ...wrong, out: join(folder, "refused") }), { code, message });
   });
 }
+
+test("data that is refused leaves no file open", { skip: process.platform !== "linux" }, async () => {
+  const dir = join(folder, "cut");
+  const open = (): number => {
+    const found = readdirSync("/proc/self/fd").filter((fd) => {
+      try {
+        return readlinkSync(`/proc/self/fd/${fd}`).startsWith(dir);
+      } catch {
+        return false; // the folder's own, which is closed by now
+      }
+    });
+    return found.length;
+  };
+  const wanted = { vocab: tinyModel.vocab, tokenizerDigest: index.tokenizerDigest, sequenceLength: 16 };
+  await assert.rejects(openCorpus(dir, wanted), { code: "BadData" });
+  assert.equal(open(), 0);
+  const corpus = await openCorpus(data, wanted);
+  await corpus.close();
+});
 
 test("a loss that is no number ends the run with step, lane and documents", async () => {
   const program = programOf(tied);

@@ -65,6 +65,36 @@ test("one chunk to three ranks takes 3, 2 and about 1 times its length by unicas
   assert.ok(lengthOf("chain") <= 1.05, `${lengthOf("chain")}`);
 });
 
+test("each piece has the first round in which its sender has it and sends nothing else, and its receiver gets nothing else", () => {
+  for (const placement of cases) {
+    const taken = new Set<string>();
+    const found = new Map(
+      gatherSchedule(placement, "unicast", pieces).map((transfer) => [`${transfer.piece} ${transfer.chunk} ${transfer.to}`, transfer]),
+    );
+    for (let piece = 0; piece < pieces; piece++)
+      for (const [chunk, row] of placement.hosts.entries()) {
+        const home = placement.homes[chunk]!;
+        const far = (rank: number): number => (placement.node[rank] === placement.node[home] ? -1 : placement.node[rank]!);
+        const others = row.filter((rank) => rank !== home).toSorted((a, b) => far(a) - far(b) || a - b);
+        for (const to of others) {
+          let round = 0;
+          while (taken.has(`${round} from ${home}`) || taken.has(`${round} to ${to}`)) round++;
+          taken.add(`${round} from ${home}`).add(`${round} to ${to}`);
+          assert.equal(found.get(`${piece} ${chunk} ${to}`)!.round, round);
+        }
+      }
+  }
+});
+
+test("a schedule of many pieces is made in time that grows as they do", () => {
+  const homes = [0, 0, 1, 1, 2, 2, 3, 3];
+  const placement = { homes, hosts: homes.map((home) => [home, ...[0, 1, 2, 3].filter((rank) => rank !== home)]), node: [0, 1, 2, 3] };
+  const start = process.cpuUsage();
+  assert.equal(gatherSchedule(placement, "chain", 5000).length, 8 * 3 * 5000);
+  const { user } = process.cpuUsage(start);
+  assert.ok(user < 5e6, `${user} us; looking at each round again takes minutes`);
+});
+
 test("a chain goes through a home's node first and enters each other node once", () => {
   const placement = { homes: [1], hosts: [[1, 0, 2, 3, 4, 5]], node: [1, 0, 1, 0, 2, 2] };
   const path = gatherSchedule(placement, "chain", 1).map(({ from, to }) => [from, to]);

@@ -69,17 +69,45 @@ export function reduceSchedule(blocks: Blocks, homes: readonly number[], pieces:
   );
 }
 
+/** Rounds of one rank in one direction: those taken, as steps towards the first free one after each. */
+class Rounds {
+  readonly #next: number[] = [];
+
+  /** The first free round from `round` on; what was passed on the way is passed at once the next time. */
+  free(round: number): number {
+    let found = round;
+    for (let next = this.#next[found]; next !== undefined; next = this.#next[found]) found = next;
+    for (let at = round; at !== found; ) {
+      const next = this.#next[at] as number;
+      this.#next[at] = found;
+      at = next;
+    }
+    return found;
+  }
+
+  take(round: number): void {
+    this.#next[round] = round + 1;
+  }
+}
+
 /** Rounds: each piece of each edge has the first in which its sender has it, sends nothing else, and its receiver gets nothing else. */
 function scheduled(ways: readonly (readonly Edge[])[], pieces: number): Transfer[] {
-  const taken = new Set<string>();
+  const [sending, receiving] = [new Map<number, Rounds>(), new Map<number, Rounds>()];
+  const roundsOf = (by: Map<number, Rounds>, rank: number): Rounds => {
+    const rounds = by.get(rank) ?? new Rounds();
+    by.set(rank, rounds);
+    return rounds;
+  };
   const transfers: Transfer[] = [];
   for (let piece = 0; piece < pieces; piece++) {
     for (const [chunk, edges] of ways.entries()) {
       const rounds: number[] = [];
       for (const { from, to, after } of edges) {
-        let round = after < 0 ? 0 : (rounds[after] as number) + 1;
-        while (taken.has(`${round} from ${from}`) || taken.has(`${round} to ${to}`)) round++;
-        taken.add(`${round} from ${from}`).add(`${round} to ${to}`);
+        const [sends, receives] = [roundsOf(sending, from), roundsOf(receiving, to)];
+        let round = sends.free(after < 0 ? 0 : (rounds[after] as number) + 1);
+        for (let other = receives.free(round); other !== round; other = receives.free(round)) round = sends.free(other);
+        sends.take(round);
+        receives.take(round);
         rounds.push(round);
         transfers.push({ round, from, to, chunk, piece });
       }

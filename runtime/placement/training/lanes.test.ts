@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { joinSubtree, laneIntervals, ranksOfLanes, type Subtree, subtreesOf } from "./lanes.ts";
+import { joinSubtree, laneIntervals, ranksOfLanes, type Subtree, subtreesMost, subtreesOf } from "./lanes.ts";
 
 const dealt = fc
   .record({ log: fc.integer({ min: 0, max: 6 }), speed: fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 8 }) })
@@ -28,6 +28,12 @@ test("every rank has whole lanes, one at least, in order, and by its speed to on
   );
 });
 
+test("more ranks than lanes, and speeds that are no share, are refused with both numbers", () => {
+  assert.throws(() => laneIntervals(2, [1, 1, 1]), { code: "BadOption", message: /^3 ranks have 2 lanes; give/ });
+  for (const speed of [0, -1, Number.NaN, Number.POSITIVE_INFINITY])
+    assert.throws(() => laneIntervals(4, [1, speed]), { code: "BadOption", message: new RegExp(`^the speed of rank 1 is ${speed}; give`) });
+});
+
 test("sums of ranks join to the one tree over lanes, whatever lanes each has", () => {
   fc.assert(
     fc.property(dealt, ({ lanes, speed }) => {
@@ -36,7 +42,15 @@ test("sums of ranks join to the one tree over lanes, whatever lanes each has", (
       const joined: Subtree<string>[] = [];
       for (const interval of laneIntervals(lanes, speed)) {
         const own: Subtree<string>[] = [];
-        for (let lane = interval.from; lane < interval.to; lane++) joinSubtree(own, { from: lane, size: 1, sum: `${lane}` }, written);
+        let most = 0;
+        for (let lane = interval.from; lane < interval.to; lane++) {
+          joinSubtree(own, { from: lane, size: 1, sum: `${lane}` }, (left, right) => {
+            most = Math.max(most, own.length + 2); // the two that are added, beside those that wait
+            return written(left, right);
+          });
+          most = Math.max(most, own.length);
+        }
+        assert.equal(subtreesMost(interval), most);
         assert.deepEqual(
           own.map(({ from, size }) => ({ from, size })),
           subtreesOf(interval),

@@ -1,5 +1,6 @@
 // Lanes of a batch: which rank works on which, and the binary tree in which sums over them are taken. The tree is of lanes alone, so a
 // sum has the same bits however lanes are dealt to ranks. Pure.
+import { AppError } from "../../../crds/common.ts";
 
 /** Lanes from..to-1. */
 export interface Interval {
@@ -14,9 +15,19 @@ export interface Subtree<T> {
   readonly sum: T;
 }
 
-/** The lanes of each rank: whole lanes in order, as many as its share of speed, one at least. There are no more ranks than lanes. */
+function refuse(reason: string): never {
+  throw new AppError(reason, { code: "BadOption", operation: "dealing lanes to ranks" });
+}
+
+/**
+ * The lanes of each rank: whole lanes in order, as many as its share of speed, one at least. Throws AppError `BadOption` for more ranks
+ * than lanes, and for speeds that are no share.
+ */
 export function laneIntervals(lanes: number, speed: ArrayLike<number>): Interval[] {
   const ranks = speed.length;
+  if (ranks > lanes) refuse(`${ranks} ranks have ${lanes} lanes; give each rank one at least, by more lanes or fewer ranks`);
+  const slow = Array.from(speed).findIndex((value) => !(value > 0 && Number.isFinite(value)));
+  if (slow >= 0) refuse(`the speed of rank ${slow} is ${speed[slow]}; give a number above 0, 1 where ranks are alike`);
   const total = Array.from(speed).reduce((a, b) => a + b, 0);
   const exact = Array.from(speed, (value) => ((lanes - ranks) * value) / total);
   const count = exact.map((value) => 1 + Math.floor(value));
@@ -31,6 +42,8 @@ export function laneIntervals(lanes: number, speed: ArrayLike<number>): Interval
     return { from, to: at };
   });
 }
+
+export const lanesIn = ({ from, to }: Interval = { from: 0, to: 0 }): number => to - from;
 
 /** The rank of each lane. */
 export function ranksOfLanes(intervals: readonly Interval[]): number[] {
@@ -47,6 +60,17 @@ export function subtreesOf({ from, to }: Interval): { readonly from: number; rea
     at += size;
   }
   return found;
+}
+
+/** Subtrees that are held at once, at most, while the lanes of an interval are joined one after another. */
+export function subtreesMost({ from, to }: Interval): number {
+  const tree: Subtree<undefined>[] = [];
+  let most = 0;
+  for (let lane = from; lane < to; lane++) {
+    most = Math.max(most, tree.length + 1);
+    joinSubtree(tree, { from: lane, size: 1, sum: undefined }, () => undefined);
+  }
+  return most;
 }
 
 /** Adds a subtree to those before it: two halves of one node become that node. `add` may sum into the left one. */

@@ -1,5 +1,5 @@
 // Bytes that training with sharded experts moves, by collective, and bytes of memory that a rank holds, as formulas. Tests hold what
-// is sent and held against them; feasibility is reckoned with them before anything runs. Pure.
+// is sent, and state and copies that are held, against them; ranks that would not fit are refused by them before anything runs. Pure.
 import type { Blocks } from "./blocks.ts";
 import { reducePath } from "./collectives.ts";
 
@@ -22,10 +22,14 @@ export function reduceBytes(blocks: Blocks, homes: readonly number[], chunkBytes
 const floatBytes = 4;
 
 export interface MemoryProblem {
-  /** Parameters of the dense part, which every rank has, and of one expert. */
+  /** Parameters of the dense part, which every rank has, those of them that the rank owns, and those of one expert. */
   readonly dense: number;
+  readonly denseOwned: number;
   readonly expert: number;
-  readonly ranks: number;
+  /** Parameters of the embedding that the head has too: their gradients are summed twice. */
+  readonly tied: number;
+  /** Sums of dense gradients that wait in the tree over the rank's lanes at once. */
+  readonly subtrees: number;
   /** Experts whose home the rank is. */
   readonly owned: number;
   /** Copies that the rank has of each layer. */
@@ -44,10 +48,13 @@ export function copyBytes({ copies, expert, rematerialize }: Pick<MemoryProblem,
   return held * expert * floatBytes;
 }
 
-/** Bytes of a rank: parameter, gradient and moments of what it owns; copies; the dense part with its share of moments. */
+/**
+ * Bytes of a rank but for rows and frames: parameter, gradient and moments of what it owns; copies; sums of lanes; the dense part, and
+ * its gradients as backward adds to them and as they wait.
+ */
 export function rankBytes(problem: MemoryProblem): number {
-  const { dense, expert, ranks, owned, partials } = problem;
-  const state = 4 * floatBytes * owned * expert;
-  const denseBytes = dense * (2 * floatBytes + (2 * floatBytes) / ranks);
+  const { dense, denseOwned, expert, owned, partials, subtrees, tied } = problem;
+  const state = 4 * floatBytes * (owned * expert + denseOwned);
+  const denseBytes = floatBytes * (dense + (dense + tied) * (1 + subtrees));
   return state + copyBytes(problem) + partials * expert * floatBytes + denseBytes;
 }

@@ -7,12 +7,17 @@ import type { Shape } from "./shape.ts";
 
 interface CopySettings {
   readonly transport: Transport;
-  readonly stamp: Stamp;
   readonly memory: RankMemory;
   readonly shape: Shape;
   readonly node: readonly number[];
   readonly homes: readonly (readonly number[])[];
   readonly spread: SpreadName;
+}
+
+interface CopyName {
+  readonly what: string;
+  readonly layer: number;
+  readonly stamp: Stamp;
 }
 
 export class Copies {
@@ -25,10 +30,10 @@ export class Copies {
   }
 
   /** Begins to bring a layer's copies, behind those that came before it; `what` names the frames, and once is enough. */
-  start(what: string, layer: number, hosts: readonly (readonly number[])[]): void {
+  start(what: string, layer: number, hosts: readonly (readonly number[])[], stamp: Stamp): void {
     const key = `${what} ${layer}`;
     if (this.#coming.has(key)) return;
-    this.#last = this.#last.then(() => this.#bring(what, layer, hosts));
+    this.#last = this.#last.then(() => this.#bring({ what, layer, stamp }, hosts));
     this.#last.catch(() => {}); // whoever awaits it is told; until then nobody may be there
     this.#coming.set(key, this.#last);
   }
@@ -38,8 +43,8 @@ export class Copies {
     await this.#coming.get(`${what} ${layer}`);
   }
 
-  async #bring(what: string, layer: number, hosts: readonly (readonly number[])[]): Promise<void> {
-    const { transport, stamp, memory, shape, node, homes, spread } = this.#settings;
+  async #bring({ what, layer, stamp }: CopyName, hosts: readonly (readonly number[])[]): Promise<void> {
+    const { transport, memory, shape, node, homes, spread } = this.#settings;
     for (const [expert, row] of hosts.entries())
       if (row.includes(transport.rank) && !memory.owns(layer, expert)) memory.addCopy(layer, expert);
     await gather({

@@ -29,8 +29,10 @@ export async function sumDense({ transport, stamp, memory, shape, ranges, interv
     const owned = ownedDense(shape, owner);
     return concatenated(ranges.flatMap((range, i) => (nodes[i] ?? []).map(({ sum }) => cutOf(range, sum, owned))));
   });
-  const received = await exchange(transport, stamp, { what: "dense sums", layer: -1 }, parts);
   const owned = ownedDense(shape, transport.rank);
+  const cut = ranges.reduce((sum, range) => sum + cutOf(range, range.sums.scratch, owned).length, 0);
+  const lengthFrom = (rank: number): number => cut * subtreesOf(intervals[rank] as Interval).length;
+  const received = await exchange(transport, stamp, { what: "dense sums", layer: -1, lengthFrom }, parts);
   const g = memory.ownDense("g").fill(0);
   const at = received.map(() => 0);
   for (const { from: first, sums } of ranges) {

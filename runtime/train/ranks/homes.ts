@@ -30,7 +30,13 @@ export async function moveHomes({ transport, stamp, memory, from, to }: HomeMove
     const leaving = moves.filter(({ old, next }) => old === rank && next === receiver);
     return concatenated(leaving.flatMap(({ layer, expert }) => stateFields.map((field) => memory.own(layer, expert, field))));
   });
-  const received = await exchange(transport, stamp, { what: "homes", layer: -1 }, parts);
+  const lengthFrom = (sender: number): number =>
+    moves.reduce(
+      (sum, { layer, expert, old, next }) =>
+        old === sender && next === rank ? sum + stateFields.length * memory.floatsOf(layer, expert) : sum,
+      0,
+    );
+  const received = await exchange(transport, stamp, { what: "homes", layer: -1, lengthFrom }, parts);
   for (const { layer, expert, old } of moves) if (old === rank) memory.release(layer, expert);
   const at = received.map(() => 0);
   for (const { layer, expert, old, next } of moves) {

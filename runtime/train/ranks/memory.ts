@@ -35,6 +35,12 @@ export class RankMemory {
     this.#state = createAdamW(own + slots * shape.expertFloats);
   }
 
+  /** Bytes of state and of the dense part, which are held all the time. */
+  get stateBytes(): number {
+    const { p, m, v, g } = this.#state;
+    return [this.dense, p, m, v, g].reduce((sum, { byteLength }) => sum + byteLength, 0);
+  }
+
   /** Bytes of copies held at once, at most, since this was asked last. */
   takeCopyBytesMost(): number {
     const bytes = this.#copyFloatsMost * Float32Array.BYTES_PER_ELEMENT;
@@ -67,6 +73,10 @@ export class RankMemory {
   release(layer: number, expert: number): void {
     this.#free.push(this.#slot(layer, expert));
     this.#slots.delete(keyOf(layer, expert));
+  }
+
+  floatsOf(layer: number, expert: number): number {
+    return this.#unit(layer, expert).to;
   }
 
   /** An owned expert's floats. */

@@ -1,12 +1,12 @@
 // A layer with experts as one rank runs it: its own lanes' block, and the rows of experts that it hosts, whoever has their tokens. Each
 // block of rows is one lane's, as on a single rank, so placement changes no bits.
-import { exchange, gatherAll, piecesOf, reduce } from "../../comm/collectives.ts";
+import { type ExchangeName, exchange, gatherAll, piecesOf, reduce } from "../../comm/collectives.ts";
 import type { Stamp, Transport } from "../../comm/transport.ts";
 import type { TrainableExpert, TrainableSegment } from "../../compute/training.ts";
 import { floats, ints, type Values } from "../../kernels/kernel.ts";
 import type { MoeLayer, Tensor } from "../../kernels/segment.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
-import type { Interval } from "../../placement/training/lanes.ts";
+import { type Interval, lanesIn } from "../../placement/training/lanes.ts";
 import type { DenseSums } from "../dense-sums.ts";
 import { rowsOf } from "../layers.ts";
 import { movedTo, type Unit, viewsOf } from "../layout.ts";
@@ -22,7 +22,13 @@ export interface StepView {
   readonly intervals: readonly Interval[];
   readonly homes: readonly (readonly number[])[];
   /** Deals a layer's rows to hosts, once the experts' parameters are in their memory. */
-  deal(layer: number, counts: readonly Int32Array[]): Promise<Blocks>;
+  deal(layer: number, counts: readonly Int32Array[]): Promise<Dealt>;
+}
+
+/** Who computes a layer's rows, and the stamp of the frames that follow from it. */
+export interface Dealt {
+  readonly blocks: Blocks;
+  readonly stamp: Stamp;
 }
 
 export interface LayerParts {
@@ -45,10 +51,9 @@ interface LanePass {
 }
 
 /** What backward needs of forward. */
-interface Kept {
+interface Kept extends Dealt {
   readonly lanes: readonly LanePass[];
   readonly plan: RowPlan;
-  readonly blocks: Blocks;
   /** Rows that this rank computed, by the rank that they came from, one after another. */
   readonly rows: readonly Float32Array[];
 }
@@ -67,7 +72,7 @@ export class RankMoeLayer {
     return viewsOf(this.#parts.memory.dense, this.#parts.dense);
   }
 
-  async forward(step: StepView, xs: readonly Float32Array[]): Promise<Float32Array[]> {
+  async forward(view: StepView, xs: readonly Float32Array[]): Promise<Float32Array[]> {
     const { block, experts, index, expert, memory } = this.#parts;
     const { width } = this.#shape;
     const [lanes, ys]: [LanePass[], Float32Array[]] = [[], []];
@@ -79,10 +84,12 @@ export class RankMoeLayer {
       lanes.push({ values: { ...values, ...written }, f: floats(f as Tensor), gates: floats(gates as Tensor), places });
       ys.push(floats(h as Tensor));
     }
-    const counts = await this.#allCounts(step, lanes);
-    const blocks = await step.deal(index, counts);
+    const counts = await this.#allCounts(view, lanes);
+    const { blocks, stamp } = await view.deal(index, counts);
+    const step = { ...view, stamp };
     const plan = new RowPlan(counts, blocks, step.intervals);
-    const rows = await this.#send(step, "rows", (host) =>
+    const { rank } = step.transport;
+    const rows = await this.#send(step, { what: "rows", lengthFrom: (source) => width * rowsIn(plan.between(source, rank)) }, (host) =>
       packed(plan.between(step.transport.rank, host), (row) =>
         gathered(this.#pass(step, lanes, row).f, this.#placesOf(step, lanes, row), this.#shape),
       ),
@@ -95,23 +102,27 @@ export class RankMoeLayer {
       computed.push(packed([...results.keys()], (row) => results.get(row) as Float32Array));
     }
     const outputs = lanes.map(({ gates }) => new Float32Array(gates.length * width));
-    const answers = await this.#send(step, "outputs", (source) => computed[source] as Float32Array);
+    const named = { what: "outputs", lengthFrom: (host: number) => width * rowsIn(plan.between(rank, host)) };
+    const answers = await this.#send(step, named, (source) => computed[source] as Float32Array);
     for (const [host, frame] of answers.entries())
       for (const { block: row, data } of unpacked(plan.between(step.transport.rank, host), width, frame))
         scatter(data, this.#placesOf(step, lanes, row), width, outputs[row.lane - this.#first(step)] as Float32Array);
     for (const [i, y] of ys.entries()) addPlaces(y, outputs[i] as Float32Array, this.#shape, lanes[i]?.gates);
-    this.#kept = { lanes, plan, blocks, rows };
+    this.#kept = { lanes, plan, blocks, stamp, rows };
     return ys;
   }
 
-  async backward(step: StepView, dys: readonly Float32Array[]): Promise<Float32Array[]> {
+  async backward(view: StepView, dys: readonly Float32Array[]): Promise<Float32Array[]> {
     const kept = this.#kept as Kept;
+    const step = { ...view, stamp: kept.stamp };
     this.#kept = undefined;
     const { block, dense, sums } = this.#parts;
     const { width } = this.#shape;
     const { lanes, plan } = kept;
     const own = (row: RowBlock): number => row.lane - this.#first(step);
-    const gradients = await this.#send(step, "gradients", (host) =>
+    const { rank } = step.transport;
+    const named = { what: "gradients", lengthFrom: (source: number) => (width + 1) * rowsIn(plan.between(source, rank)) };
+    const gradients = await this.#send(step, named, (host) =>
       packed(plan.between(step.transport.rank, host), (row) => {
         const places = this.#placesOf(step, lanes, row);
         const { gates } = lanes[own(row)] as LanePass;
@@ -124,7 +135,8 @@ export class RankMoeLayer {
     const { answers, partials } = await this.#expertsBackward(step, kept, gradients);
     const dRows = lanes.map(({ gates }) => new Float32Array(gates.length * width));
     const dGates = lanes.map(({ gates }) => new Float32Array(gates.length));
-    for (const [host, frame] of (await this.#send(step, "row gradients", (source) => answers[source] as Float32Array)).entries())
+    const back = { what: "row gradients", lengthFrom: (host: number) => (width + 1) * rowsIn(plan.between(rank, host)) };
+    for (const [host, frame] of (await this.#send(step, back, (source) => answers[source] as Float32Array)).entries())
       for (const { block: row, data } of unpacked(plan.between(step.transport.rank, host), width + 1, frame)) {
         const places = this.#placesOf(step, lanes, row);
         scatter(data.subarray(0, row.rows * width), places, width, dRows[own(row)] as Float32Array);
@@ -187,16 +199,21 @@ export class RankMoeLayer {
   }
 
   /** counts[lane][expert] of all lanes. */
-  async #allCounts({ transport, stamp }: StepView, lanes: readonly LanePass[]): Promise<Int32Array[]> {
+  async #allCounts({ transport, stamp, intervals }: StepView, lanes: readonly LanePass[]): Promise<Int32Array[]> {
     const count = this.#parts.experts.length;
     const own = Int32Array.from(lanes.flatMap(({ places }) => places.map((list) => list.length)));
-    const all = await gatherAll(transport, stamp, { what: "counts", layer: this.#parts.index }, own);
+    const lengthFrom = (rank: number): number => count * lanesIn(intervals[rank]);
+    const all = await gatherAll(transport, stamp, { what: "counts", layer: this.#parts.index, lengthFrom }, own);
     return all.flatMap((part) => Array.from({ length: part.length / count }, (_, i) => part.subarray(i * count, (i + 1) * count)));
   }
 
-  #send({ transport, stamp }: StepView, what: string, frameFor: (rank: number) => Float32Array): Promise<Float32Array[]> {
+  #send(
+    { transport, stamp }: StepView,
+    name: Omit<ExchangeName, "layer">,
+    frameFor: (rank: number) => Float32Array,
+  ): Promise<Float32Array[]> {
     const parts = Array.from({ length: transport.ranks }, (_, rank) => frameFor(rank));
-    return exchange(transport, stamp, { what, layer: this.#parts.index }, parts);
+    return exchange(transport, stamp, { ...name, layer: this.#parts.index }, parts);
   }
 
   #first({ transport, intervals }: StepView): number {
@@ -211,6 +228,8 @@ export class RankMoeLayer {
     return this.#pass(step, lanes, row).places[row.expert] ?? [];
   }
 }
+
+const rowsIn = (blocks: readonly RowBlock[]): number => blocks.reduce((sum, { rows }) => sum + rows, 0);
 
 /** Rows, then one number for each. */
 function joinedRows(rows: Float32Array, each: Float32Array): Float32Array {

@@ -90,6 +90,7 @@ export class Planning {
   }
 }
 
-export function planHash(hosts: readonly (readonly (readonly number[])[])[]): string {
-  return createHash("sha256").update(JSON.stringify(hosts)).digest("hex").slice(0, 16);
+/** Of all that decides which frames there are: settings and facts of the ranks, homes and hosts. */
+export function planHash(decides: unknown): string {
+  return createHash("sha256").update(JSON.stringify(decides)).digest("hex").slice(0, 16);
 }

@@ -4,31 +4,27 @@ import { AppError } from "../../../crds/common.ts";
 import { gatherAll } from "../../comm/collectives.ts";
 import type { Stamp, Transport } from "../../comm/transport.ts";
 import type { TrainableLoss, TrainableSegment, TrainingBackend } from "../../compute/training.ts";
-import type { ModelProgram, Tensor } from "../../kernels/segment.ts";
-import { type Blocks, dealBlocks } from "../../placement/training/blocks.ts";
-import { type Interval, laneIntervals } from "../../placement/training/lanes.ts";
+import type { Tensor } from "../../kernels/segment.ts";
+import { dealBlocks } from "../../placement/training/blocks.ts";
+import { type Interval, laneIntervals, lanesIn } from "../../placement/training/lanes.ts";
 import { type AdamWSettings, stepNumbers } from "../adamw.ts";
 import { DenseSums } from "../dense-sums.ts";
 import { DenseLayerPass } from "../layers.ts";
-import { kindsOf, type Layout, movedTo, type Unit, viewsOf } from "../layout.ts";
+import { kindsOf, movedTo, type Unit, viewsOf } from "../layout.ts";
 import { type Lane, tiedFloats } from "../network.ts";
 import { rateOf, type Schedule } from "../schedule.ts";
 import { Copies } from "./copies.ts";
 import { type DenseRange, sumDense } from "./dense-exchange.ts";
 import { RankDenseLayer } from "./dense-layer.ts";
+import { checkRanks, type RankedModel } from "./fits.ts";
 import { moveHomes } from "./homes.ts";
 import { RankMemory } from "./memory.ts";
-import { RankMoeLayer, type StepView } from "./moe-layer.ts";
-import { type Fssdp, Planning, planHash, type RankFacts } from "./plan.ts";
+import { type Dealt, RankMoeLayer, type StepView } from "./moe-layer.ts";
+import { Planning, planHash } from "./plan.ts";
 import { firstHomes, ownedDense, type Shape, shapeOf } from "./shape.ts";
 
-export interface RankOptions {
-  readonly program: ModelProgram;
-  readonly layout: Layout;
+export interface RankOptions extends RankedModel {
   readonly transport: Transport;
-  readonly facts: RankFacts;
-  readonly fssdp: Fssdp;
-  readonly lanes: number;
   readonly sequences: number;
   readonly sequenceLength: number;
   readonly schedule: Schedule;
@@ -62,6 +58,8 @@ export class Rank {
   readonly #ranges: readonly DenseRange[];
   /** Gradients of the head in the embedding's tensors. */
   readonly #tied: DenseSums;
+  /** Tells this run's settings and facts from others: they decide frames, as plans do. */
+  readonly #run: string;
 
   private constructor(options: RankOptions, shape: Shape, memory: RankMemory, made: Made) {
     this.#options = options;
@@ -71,13 +69,16 @@ export class Rank {
     this.#ends = made.ends;
     this.#ranges = made.ranges;
     this.#tied = made.tied;
-    const { facts, fssdp, lanes, transport } = options;
+    const { layout, transport, ...settings } = options;
+    const { facts, fssdp, lanes } = settings;
+    this.#run = planHash({ settings, layout });
     this.#intervals = laneIntervals(lanes, facts.speed);
     this.#planning = new Planning(fssdp, facts, firstHomes(shape, transport.ranks));
   }
 
   static async open(backend: TrainingBackend, options: RankOptions): Promise<Rank> {
     const { program, layout, transport, sequenceLength } = options;
+    checkRanks(options, [transport.rank]);
     const shape = shapeOf(layout, transport.ranks);
     const memory = new RankMemory(shape, transport.rank, transport.ranks);
     const sums = shape.dense.map(({ from, to }) => new DenseSums(to - from));
@@ -87,7 +88,7 @@ export class Rank {
       const [dense, own] = [shape.dense[index + 1] as Unit, sums[index + 1] as DenseSums];
       if (layer.kind === "dense") {
         const views = { weights: viewsOf(memory.dense, dense), sums: viewsOf(own.scratch, movedTo(dense, 0)) };
-        layers.push(new RankDenseLayer(new DenseLayerPass(block, [views], program.hidden), own));
+        layers.push(new RankDenseLayer(new DenseLayerPass(block, views, program.hidden), own));
         continue;
       }
       const [expert, experts] = [await backend.compileExpert(layer.expert), shape.experts[index] ?? []];
@@ -139,15 +140,17 @@ export class Rank {
   /** `step` counts from 1; `own` are this rank's lanes, in order. */
   async step(step: number, own: readonly Lane[]): Promise<RankReport> {
     const { transport, sequences, sequenceLength, clip, adamw, schedule, facts, fssdp } = this.#options;
-    const before = { world: 1, step, plan: planHash(this.#planning.homes.map((row) => row.map((home) => [home]))) };
+    const from = this.#planning.homes;
     const homes = this.#planning.nextHomes(step);
-    await moveHomes({ transport, stamp: before, memory: this.#memory, from: this.#planning.homes, to: homes });
+    const before = this.#stamp(step, { from, homes });
+    // Ranks that do not agree would wait for one another's frames; here all of them send one of the same name.
+    await gatherAll(transport, before, { what: "plan", layer: -1, lengthFrom: () => 0 }, new Int32Array());
+    await moveHomes({ transport, stamp: before, memory: this.#memory, from, to: homes });
     this.#planning.homes = homes;
     const hosts = homes.map((_, layer) => this.#planning.hostsBefore(layer));
-    const stamp = { world: 1, step, plan: planHash(hosts) };
+    const stamp = this.#stamp(step, { homes, hosts });
     const copies = new Copies({
       transport,
-      stamp,
       memory: this.#memory,
       shape: this.#shape,
       node: facts.node,
@@ -167,7 +170,8 @@ export class Rank {
         },
       );
     this.#memory.update(stepNumbers(adamw, step, rateOf(schedule, step), Math.min(1, clip / (gradientNorm + 1e-6))));
-    const parts = await gatherAll(transport, stamp, { what: "parameters", layer: -1 }, this.#memory.ownDense("p"));
+    const lengthFrom = (rank: number): number => lanesIn(ownedDense(this.#shape, rank));
+    const parts = await gatherAll(transport, stamp, { what: "parameters", layer: -1, lengthFrom }, this.#memory.ownDense("p"));
     for (const [rank, part] of parts.entries()) this.#memory.dense.set(part, ownedDense(this.#shape, rank).from);
     return {
       loss: loss / (sequences * sequenceLength),
@@ -177,29 +181,36 @@ export class Rank {
     };
   }
 
+  #stamp(step: number, plan: object): Stamp {
+    return { world: 1, step, plan: planHash({ run: this.#run, plan }) };
+  }
+
   /** Forward and backward of this rank's lanes; returns the sum of each one's losses. */
   async #passes(own: readonly Lane[], pass: Pass): Promise<number[]> {
     const { view, copies, hosts, scale } = pass;
     const { fssdp, transport } = this.#options;
     const again = fssdp.rematerialize === "AfterForward";
     const rows: ArrayLike<number>[] = hosts.map(() => []);
-    const deal = async (layer: number, counts: readonly Int32Array[]): Promise<Blocks> => {
+    const stamps = hosts.map(() => view.stamp);
+    const bring = (what: string, layer: number): void => copies.start(what, layer, hosts[layer] ?? [], stamps[layer] ?? view.stamp);
+    const deal = async (layer: number, counts: readonly Int32Array[]): Promise<Dealt> => {
       rows[layer] = columnSums(counts);
       if (this.#planning.late) {
         hosts[layer] = this.#planning.hostsAfter(layer, rows[layer] ?? []);
-        copies.start("copies", layer, hosts[layer] ?? []);
+        stamps[layer] = this.#stamp(view.stamp.step, { layer, hosts: hosts[layer] });
+        bring("copies", layer);
       }
       await copies.arrived("copies", layer);
       const problem = { rows: counts, hosts: hosts[layer] ?? [], intervals: this.#intervals };
-      return dealBlocks(fssdp.dispatch, { ...problem, speed: Float64Array.from(this.#options.facts.speed) });
+      const blocks = dealBlocks(fssdp.dispatch, { ...problem, speed: Float64Array.from(this.#options.facts.speed) });
+      return { blocks, stamp: stamps[layer] ?? view.stamp };
     };
     const step: StepView = { ...view, deal };
     let xs: Float32Array[] = [];
     for (const { inputs } of own) xs.push(await this.#embedded(inputs));
     for (const [index, layer] of this.#layers.entries()) {
       const ahead = again ? index + 2 : this.#layers.length;
-      for (let next = index; !this.#planning.late && next < Math.min(ahead, this.#layers.length); next++)
-        copies.start("copies", next, hosts[next] ?? []);
+      for (let next = index; !this.#planning.late && next < Math.min(ahead, this.#layers.length); next++) bring("copies", next);
       xs = await layer.forward(step, xs);
       if (again) this.#memory.dropCopies(index);
     }
@@ -208,7 +219,7 @@ export class Rank {
     const { losses, dxs } = await this.#head(own, xs, scale);
     let gradients = dxs;
     for (let index = this.#layers.length - 1; index >= 0; index--) {
-      for (let next = index; again && next >= Math.max(0, index - 1); next--) copies.start("copies again", next, hosts[next] ?? []);
+      for (let next = index; again && next >= Math.max(0, index - 1); next--) bring("copies again", next);
       await copies.arrived("copies again", index);
       gradients = await (this.#layers[index] as RankLayer).backward(step, gradients);
       this.#memory.dropCopies(index);
@@ -246,7 +257,8 @@ export class Rank {
   }
 
   async #allLosses(stamp: Stamp, losses: readonly number[]): Promise<number> {
-    const all = await gatherAll(this.#options.transport, stamp, { what: "losses", layer: -1 }, Float64Array.from(losses));
+    const lengthFrom = (rank: number): number => lanesIn(this.#intervals[rank]);
+    const all = await gatherAll(this.#options.transport, stamp, { what: "losses", layer: -1, lengthFrom }, Float64Array.from(losses));
     return all.flatMap((part) => [...part]).reduce((a, b) => a + b, 0);
   }
 
@@ -264,7 +276,8 @@ export class Rank {
       own.push(owner === transport.rank ? this.#memory.expertSquares(layer, expert) : 0);
       owners.push(owner);
     });
-    const all = await gatherAll(transport, stamp, { what: "squares", layer: -1 }, Float64Array.from(own));
+    const name = { what: "squares", layer: -1, lengthFrom: () => own.length };
+    const all = await gatherAll(transport, stamp, name, Float64Array.from(own));
     return Math.sqrt(owners.reduce((sum, owner, i) => sum + (all[owner]?.[i] as number), 0));
   }
 

@@ -3,6 +3,7 @@ import { Loopback } from "../../comm/loopback.ts";
 import { createTraining } from "../../compute/open-training.ts";
 import type { TrainingBackend } from "../../compute/training.ts";
 import type { Lane } from "../network.ts";
+import { checkRanks } from "./fits.ts";
 import { Rank, type RankOptions, type RankReport } from "./rank.ts";
 
 export interface WorldOptions extends Omit<RankOptions, "transport"> {
@@ -25,16 +26,23 @@ export class World {
   /** As many ranks as `facts` has; `parameters` are laid out as the layout says. */
   static async open(options: WorldOptions, parameters: Float32Array): Promise<World> {
     const count = options.facts.node.length;
+    checkRanks(options, [...options.facts.node.keys()]);
+    const { threads, ...rankOptions } = options;
     const hub = new Loopback(count);
     const [ranks, backends]: [Rank[], TrainingBackend[]] = [[], []];
-    for (let rank = 0; rank < count; rank++) {
-      const backend = await createTraining({ threads: options.threads });
-      backends.push(backend);
-      const made = await Rank.open(backend, { ...options, transport: hub.transport(rank) });
-      made.load(parameters);
-      ranks.push(made);
+    try {
+      for (let rank = 0; rank < count; rank++) {
+        const backend = await createTraining({ threads });
+        backends.push(backend);
+        const made = await Rank.open(backend, { ...rankOptions, transport: hub.transport(rank) });
+        made.load(parameters);
+        ranks.push(made);
+      }
+      return new World(hub, ranks, backends, options.layout.floats);
+    } catch (caught) {
+      for (const backend of backends) await backend.close();
+      throw caught;
     }
-    return new World(hub, ranks, backends, options.layout.floats);
   }
 
   /** `lanes` of the whole batch; every rank takes its own. Throws the first error once all ranks have ended. */

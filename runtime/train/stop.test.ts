@@ -1,0 +1,70 @@
+// A run that is told to stop ends before the next layer of the next lane, also where a loss of balance works on all lanes at once, and
+// leaves no trace of the step that it gave up.
+import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { chainedTokens, tinyModel, writeCorpus } from "../../test/builders/training.ts";
+import { parseBalance } from "./recipes/index.ts";
+import { train } from "./run.ts";
+import type { TrainSettings } from "./settings.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "enodia-stop-"));
+after(() => rmSync(folder, { recursive: true }));
+const data = join(folder, "data");
+await writeCorpus(data, chainedTokens(400, 1));
+
+const [steps, lanes, layers] = [3, 4, 2];
+const settings: Omit<TrainSettings, "out" | "balance"> = {
+  model: tinyModel.dir,
+  init: "checkpoint",
+  seed: 1,
+  data,
+  validation: data,
+  sequences: 4,
+  sequenceLength: 16,
+  lanes,
+  schedule: { name: "constant", rate: 1e-3, warmup: 0, steps, floor: 0 },
+  adamw: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0 },
+  clip: 1,
+  checkpoint: { everySteps: 10, keep: 2 },
+  codecs: ["f32"],
+  threads: 1,
+};
+
+/** Stops from the ask of that number on. */
+async function run(out: string, balance: string, stopAt = Number.POSITIVE_INFINITY) {
+  let asked = 0;
+  const asks: number[] = [];
+  const end = await train(
+    { ...settings, out: join(folder, out), balance: parseBalance(balance) },
+    { now: () => 0, stopped: () => ++asked >= stopAt, onStart() {}, onStep: () => void asks.push(asked), onValidation() {} },
+  );
+  return { end, asks, asked, metrics: readFileSync(join(folder, out, "metrics.jsonl"), "utf8") };
+}
+
+/** Of a step: embedding and head, and each layer forward and backward, of every lane. */
+const stepAsks = lanes * (3 + 2 * layers);
+
+for (const balance of ["", "switch:0.01"]) {
+  const name = balance === "" ? "without a loss of balance" : "with one";
+  test(`a stop is asked for before each layer of each lane, ${name}, and ends a step and validation there`, async () => {
+    const straight = await run(`straight${balance}`, balance);
+    assert.deepEqual(
+      straight.asks,
+      Array.from({ length: steps }, (_, i) => (i + 1) * stepAsks),
+    );
+    const samples = Math.floor(399 / settings.sequenceLength);
+    assert.equal(straight.asked, steps * stepAsks + samples * layers, "validation asks too");
+    const at = stepAsks + Math.floor(0.6 * stepAsks);
+    const first = await run(`stopped${balance}`, balance, at);
+    assert.deepEqual([first.end.step, first.asked], [1, at]);
+    assert.equal((await run(`stopped${balance}`, balance)).metrics, straight.metrics);
+    const validating = await run(`validating${balance}`, balance, steps * stepAsks + 3);
+    assert.deepEqual([validating.end.step, validating.end.validationLoss, validating.asked], [steps, undefined, steps * stepAsks + 3]);
+    const again = await run(`validating${balance}`, balance);
+    assert.equal(again.metrics, straight.metrics, "gone on with, it takes the loss on other data");
+    assert.equal((await run(`validating${balance}`, balance)).end.validationLoss, straight.end.validationLoss, "and knows it from then on");
+  });
+}
