@@ -12,6 +12,7 @@ import { parseTrainingEnd, trainingReportSchema } from "../../crds/training-repo
 import { tinyModel, writeCorpus } from "../../test/builders/training.ts";
 import { type TrainPorts, train } from "../train/run.ts";
 import type { TrainSettings } from "../train/settings.ts";
+import { Progress } from "./progress.ts";
 import { trainSettings } from "./settings.ts";
 import { startTrainer } from "./trainer.ts";
 
@@ -96,6 +97,16 @@ test("a run that was stopped goes on in another process and ends with the bits o
   await trainOnce("third", "stopped");
   assert.equal(endOf("third")?.outcome, "Complete");
   assert.equal(digest("stopped"), digest("quiet"));
+});
+
+test("before a run has begun its step is not told, and a loss that is no number never is", () => {
+  const progress = new Progress(3);
+  assert.deepEqual(progress.report(), { curve: [] });
+  progress.start(2);
+  progress.add({ step: 3, loss: Number.NaN, tokens: 1, seconds: 1 });
+  progress.validated(Number.POSITIVE_INFINITY);
+  const report = trainingReportSchema.parse(JSON.parse(JSON.stringify(progress.report())));
+  assert.deepEqual(report, { step: 3, tokensPerSecond: 1, secondsLeft: 0, curve: [] });
 });
 
 test("GET /progress tells how far it is; nothing else is there", async () => {
