@@ -43,6 +43,8 @@ const observed = (change: Partial<Observed> = {}): Observed => ({
   job: job(),
   status: {},
   pods: [],
+  rival: undefined,
+  otherWriters: [],
   report: undefined,
   image: "enodia/training:1",
   templateHash: () => "h",
@@ -115,6 +117,16 @@ const cases: Record<string, Case> = {
     want: { Running: "False Replacing" },
   },
   "no second pod is made while the first is leaving": { given: { pods: [pod({ deleting: true })] }, wantActions: [], want: {} },
+  "no pod is made while one of another object may write the folder": {
+    given: { otherWriters: ["former-train-3"] },
+    wantActions: [],
+    want: { Running: "False Replacing" },
+  },
+  "a folder that is another job's is refused, and a pod that writes it is ended": {
+    given: { rival: "first", pods: [pod()] },
+    wantActions: ["delete j-train-0"],
+    want: { SpecAccepted: "False OutputTaken", Running: "False Refused" },
+  },
   "a pod that the API server refuses is told": {
     given: { podRefused: "exceeded quota" },
     wantActions: [],

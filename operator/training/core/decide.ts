@@ -23,6 +23,10 @@ export interface Observed {
   readonly status: MoETrainingJobStatus;
   /** Its pods, those that are being deleted too. */
   readonly pods: readonly PodView[];
+  /** A job that writes the same folder, was made before this one and is not over. */
+  readonly rival: string | undefined;
+  /** Pods of other objects that may still write the folder. */
+  readonly otherWriters: readonly string[];
   /** What the running pod says. */
   readonly report: TrainingReport | undefined;
   /** Image of jobs that begin now. */
@@ -50,7 +54,7 @@ const progressMs = 5_000;
 /** The pause before a pod that ended is replaced: this long, doubled with each such end without a new step. */
 const pauseMs = 5_000;
 const pauseMsMax = 300_000;
-/** A pod that the API server refuses is asked for again after this. */
+/** A pod that the API server refuses is asked for again after this, and a folder that is another job's. */
 const refusedMs = 30_000;
 
 export const isTrue = (status: MoETrainingJobStatus, type: string): boolean =>
@@ -139,10 +143,18 @@ function pauseLeft({ status: { lastFailure, lastStop }, now }: Observed): Pause 
 }
 
 /** The problems for which the spec, as it is now, is not trained: those that are seen from here, and those that a pod found. */
-function problemsOf({ job, status, templateProblems }: Observed): readonly Problem[] {
+function problemsOf(observed: Observed): readonly Problem[] {
+  const { job, status, templateProblems } = observed;
   const { refusal } = status;
   const found = refusal?.generation === job.metadata.generation ? [refusal] : [];
-  return [...trainingProblems(job.spec), ...templateProblems, ...found];
+  return [...trainingProblems(job.spec), ...templateProblems, ...taken(observed), ...found];
+}
+
+function taken({ job, rival }: Observed): readonly Problem[] {
+  if (rival === undefined) return [];
+  const { uri } = job.spec.output;
+  const message = `spec.output.uri ${uri} is that of job ${rival}, which was made before and is not over: one of the two has to be deleted`;
+  return [{ reason: "OutputTaken", message }];
 }
 
 function next(observed: Observed, current: PodView | undefined, stale: readonly Action[]): Decision {
@@ -150,6 +162,8 @@ function next(observed: Observed, current: PodView | undefined, stale: readonly 
   const problems = problemsOf(observed);
   if (job.spec.suspend)
     return decision(observed, { kind: "suspended", problems, report }, [...stale, ...deleted(current ? [current] : [])]);
+  if (observed.rival !== undefined)
+    return decision(observed, { kind: "refused", problems, report }, [...stale, ...deleted(current ? [current] : [])], refusedMs);
   // A pod that was made before goes on: the spec that it was made of was accepted.
   if (problems.length > 0)
     return decision(observed, { kind: "refused", problems, pod: current, report }, stale, current ? progressMs : undefined);
@@ -163,6 +177,11 @@ function next(observed: Observed, current: PodView | undefined, stale: readonly 
   // Never two pods at once: they would write the same checkpoints.
   if (pods.length > 0)
     return decision(observed, { kind: "waiting", reason: "Replacing", message: "the former pod is still there", report }, stale);
+  const [writer] = observed.otherWriters;
+  if (writer !== undefined) {
+    const message = `the former pod is still there: ${writer} may write ${job.spec.output.uri}; delete it where no job has it`;
+    return decision(observed, { kind: "waiting", reason: "Replacing", message, report }, stale, progressMs);
+  }
   const pause = pauseLeft(observed);
   if (pause !== undefined) {
     const message = `${pause.reason}; the next try is in ${Math.ceil(pause.ms / 1000)} s`;
