@@ -47,7 +47,7 @@ export function createTrainingPlane(options: TrainingPlaneOptions): TrainingPlan
   const reports = new ProgressReports({ ask, told: (key) => controller.queue.add(key), now: () => now().getTime() });
   const reconciler = new TrainingReconciler({ kube, informers, status, settings, reports, now });
   const refused = (ref: Ref): Outcome | undefined => {
-    if (informers.trouble(ref.namespace) !== undefined) return { requeueAfterMs: untrustedMs };
+    if (informers.trainingTrouble(ref.namespace) !== undefined) return { requeueAfterMs: untrustedMs };
     const object = informers.get("moeTrainingJobs", ref);
     if (object === undefined || (claims?.holds(ref.namespace) ?? true)) return undefined;
     const holder = claims?.holder(ref.namespace);
