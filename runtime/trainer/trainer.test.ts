@@ -138,13 +138,18 @@ test("a failure is told with its code, its text, and whether another try can hel
   const bad = await startTrainer(settingsOf("bad"), { host: "127.0.0.1" });
   await assert.rejects(bad.ended);
   assert.deepEqual([endOf("bad")?.outcome, endOf("bad")?.code, endOf("bad")?.retry], ["Failed", "ModelNotFound", false]);
+  assert.match(endOf("bad")?.message ?? "", /^pvc:\/\/models\/tiny\/config\.json: not found/);
+  const run = (settings: TrainSettings, ports: TrainPorts) => train(here(settings, "long"), ports);
+  const long = await startTrainer(settingsOf("long", { data: { uri: "pvc://d/t", sequenceLength: 100_000 } }), { run, host: "127.0.0.1" });
+  await assert.rejects(long.ended);
+  assert.match(endOf("long")?.message ?? "", /^spec\.data\.sequenceLength is 100000; it must be /);
   const unknown = await startTrainer(settingsOf("unknown", { balance: "best:1" }), { host: "127.0.0.1" });
   await assert.rejects(unknown.ended);
-  assert.match(endOf("unknown")?.message ?? "", /"best".*known are switch/);
-  const run = async () => {
+  assert.match(endOf("unknown")?.message ?? "", /^spec\.balance has "best".*known are switch/);
+  const away = async () => {
     throw new Error("the disk is away");
   };
-  const broken = await startTrainer(settingsOf("broken"), { run, host: "127.0.0.1" });
+  const broken = await startTrainer(settingsOf("broken"), { run: away, host: "127.0.0.1" });
   await assert.rejects(broken.ended);
   assert.deepEqual([endOf("broken")?.code, endOf("broken")?.retry], ["Internal", true]);
 });
