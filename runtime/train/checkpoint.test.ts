@@ -1,4 +1,4 @@
-// What is there of a run's checkpoints: a folder that cannot be read is not an empty one, and a newer checkpoint is never dropped.
+// The checkpoints that a run finds: a folder that cannot be read is not an empty one, and a newer checkpoint is never dropped.
 import assert from "node:assert/strict";
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
