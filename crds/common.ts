@@ -19,6 +19,8 @@ export const annotations = {
   templateHash: `${apiGroup}/template-hash`,
   /** Generation of the spec that a training pod was made for. */
   generation: `${apiGroup}/generation`,
+  /** URI of the folder that a training pod writes. */
+  output: `${apiGroup}/output`,
 } as const;
 
 export const ports = { http: 8000, grpc: 9440, lanes: 9441, metrics: 9464, probes: 9465 } as const;

@@ -1,11 +1,21 @@
 // The status of a MoETrainingJob, written by the operator: how far training is, how it stands, and where its result is.
 import { z } from "zod";
 import { conditionsSchema } from "./conditions.ts";
-import { curvePointsMax, stepsMax } from "./training-report.ts";
+import { curvePointsMax, endBytesMax, stepsMax } from "./training-report.ts";
 
 const count = z.int32().min(0);
 const step = z.int32().min(0).max(stepsMax);
 const text = z.string().max(64);
+
+/** The end of a pod before all steps were done. */
+const podEnd = (ends: string) =>
+  z.object({
+    reason: z.string().max(128).meta({ description: "In one word." }),
+    message: z.string().max(1024).meta({ description: "For people." }),
+    time: z.iso.datetime().meta({ description: "When the operator saw it." }),
+    step: step.meta({ description: "The last step that was known to be done then." }),
+    repeated: count.meta({ description: `${ends} in a row without a new step; the pause before the next try doubles with each.` }),
+  });
 
 export const moeTrainingJobStatusSchema = z
   .object({
@@ -21,16 +31,16 @@ export const moeTrainingJobStatusSchema = z
     eta: text.optional().meta({ description: "Time that is left, at this speed." }),
     restarts: count.optional().meta({ description: "Pods that failed and were replaced. Evictions and suspensions do not count." }),
     image: z.string().max(512).optional().meta({ description: "Image that the job began with, and keeps." }),
-    lastFailure: z
+    lastFailure: podEnd("Failures").optional().meta({ description: "The last failure of a pod." }),
+    lastStop: podEnd("Such ends").optional().meta({ description: "The last end of a pod that is no failure: by an eviction, by hand." }),
+    refusal: z
       .object({
-        reason: z.string().max(128).meta({ description: "In one word." }),
-        message: z.string().max(1024).meta({ description: "For people." }),
-        time: z.iso.datetime().meta({ description: "When the operator saw it." }),
-        step: step.meta({ description: "The last step that was known to be done then." }),
-        repeated: count.meta({ description: "Failures in a row without a new step; the pause before the next try doubles with each." }),
+        generation: z.int().min(0).meta({ description: "Generation of the spec; a changed spec is tried again." }),
+        reason: text.meta({ description: "In one word." }),
+        message: z.string().max(endBytesMax).meta({ description: "For people." }),
       })
       .optional()
-      .meta({ description: "The last failure of a pod." }),
+      .meta({ description: "What a pod found wrong with the spec or its data." }),
     curve: z
       .array(
         z.object({

@@ -6,6 +6,13 @@ import { rules } from "./openapi.ts";
 /** Also keeps the cost of the CEL rule small. */
 const containersMax = 16;
 
+/** What of that container may be given. */
+const merged = {
+  worker: "image, resources, env and mounts",
+  gateway: "image, resources, env and mounts",
+  training: "resources, env and mounts",
+} as const;
+
 const labelMap = z.record(z.string(), z.string());
 /** Partial on purpose: CEL sees only declared fields, the API server keeps and the operator checks the rest. */
 export const podTemplateOf = (pods: "worker" | "gateway" | "training", container: string) =>
@@ -33,7 +40,7 @@ export const podTemplateOf = (pods: "worker" | "gateway" | "training", container
             .max(containersMax)
             .optional()
             .meta({
-              description: `The container named ${container} is the ${pods}: image, resources, env and mounts given here are merged into it. Others run beside it.`,
+              description: `The container named ${container} is the ${pods}: ${merged[pods]} given here are merged into it. Others run beside it.`,
               "x-kubernetes-list-type": "map",
               "x-kubernetes-list-map-keys": ["name"],
               ...rules({

@@ -17,7 +17,8 @@ const point = z.object({ step, loss });
 export type CurvePoint = z.infer<typeof point>;
 
 export const trainingReportSchema = z.object({
-  step,
+  /** Unset while it is not known: a checkpoint may be read first. */
+  step: step.optional(),
   loss: loss.optional(),
   validationLoss: loss.optional(),
   tokensPerSecond: z.number().min(0).max(1e12).optional(),
@@ -31,7 +32,8 @@ const trainingOutcomes = ["Complete", "Stopped", "Failed"] as const;
 
 const trainingEndSchema = z.object({
   outcome: z.enum(trainingOutcomes),
-  report: trainingReportSchema.optional(),
+  /** Nothing hangs on it: one that cannot be read leaves the rest of the end as it is. */
+  report: trainingReportSchema.optional().catch(undefined),
   /** Of a failure: its code, its text, and whether to try again can help. */
   code: z
     .string()
@@ -63,8 +65,19 @@ export function trainingEndText(end: TrainingEnd): string {
 
 /** The curve with what was measured since; points that are made again, after a checkpoint, take the place of the former. */
 export function joinCurves(before: readonly CurvePoint[], since: readonly CurvePoint[]): readonly CurvePoint[] {
-  const first = since[0]?.step ?? Number.POSITIVE_INFINITY;
-  return thinned([...before.filter(({ step }) => step < first), ...since]);
+  const measured = ascending(since);
+  const first = measured[0]?.step ?? Number.POSITIVE_INFINITY;
+  return thinned([...ascending(before).filter(({ step }) => step < first), ...measured]);
+}
+
+/** The points with a loss whose step is above those before them: a curve may be a stranger's. */
+function ascending(curve: readonly CurvePoint[]): readonly CurvePoint[] {
+  let last = -1;
+  return curve.filter(({ step, loss }) => {
+    if (!(step > last) || !Number.isFinite(loss)) return false;
+    last = step;
+    return true;
+  });
 }
 
 /** Leaves out inner points, always the one that leaves the smallest gap, until few enough are left. */

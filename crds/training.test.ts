@@ -98,6 +98,21 @@ test("the end of a pod fits what the kubelet passes on, whatever is said, and is
   assert.ok(JSON.stringify(trainingReportSchema.parse({ step: 9, curve })).length < reportBytesMax);
 });
 
+test("an end is read even where its report cannot be", () => {
+  const end = parseTrainingEnd('{"outcome":"Complete","report":{"step":9,"validationLoss":null}}');
+  assert.deepEqual([end?.outcome, end?.report], ["Complete", undefined]);
+  const failed = parseTrainingEnd('{"outcome":"Failed","code":"BadData","retry":false,"report":7}');
+  assert.deepEqual([failed?.code, failed?.retry], ["BadData", false]);
+});
+
+test("a curve that no run has is cut to what one may have", () => {
+  const points = [5, 3, 4, 9, 9, 2].map((step) => ({ step, loss: 1 }));
+  assert.deepEqual(
+    joinCurves(points, [{ step: 20, loss: Number.NaN }, { step: 10, loss: 1 }, ...points]).map(({ step }) => step),
+    [5, 9, 10],
+  );
+});
+
 test("a message that no training pod wrote is none", () => {
   for (const text of [undefined, "", "OOM", "{}", '{"outcome":"Won"}', '{"outcome":"Failed","code":"lower case"}'])
     assert.equal(parseTrainingEnd(text), undefined, text);

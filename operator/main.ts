@@ -164,6 +164,9 @@ function checkInformers(informers: Informers, health: Health, metrics: Metrics<"
   }
   if (informers.seesNodes) health.ready("nodes");
   else health.warn("nodes", "they may not be read: cordons and silent nodes are not seen, and ranks leave when they are evicted");
+  const training = informers.trainingTrouble();
+  if (training === undefined) health.ready("training");
+  else health.warn("training", `${training}; nothing is trained: the CRD of MoETrainingJobs has to be installed and the permissions given`);
   const trouble = informers.commonTrouble();
   if (trouble === undefined) health.ready("informers");
   else health.notReady("informers", `${trouble}; the CRDs have to be installed, the permissions given and the API server reachable`);

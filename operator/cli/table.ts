@@ -15,6 +15,9 @@ export function table(header: readonly string[], rows: readonly (readonly string
     .join("\n");
 }
 
+/** A text of somebody else's as one line: whatever steers a terminal becomes a space. */
+export const plainLine = (text: string): string => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, " ");
+
 const binaryUnits = ["B", "KiB", "MiB", "GiB", "TiB"];
 
 /** "1.50 GiB"; "-" for what is not known. */

@@ -57,6 +57,33 @@ test("any curve is drawn within its block", () => {
   );
 });
 
+test("a curve that no run has is drawn within the block too", { timeout: 5_000 }, () => {
+  const step = fc.nat(99_999_999);
+  const point = fc.record({ step, loss: fc.double() });
+  fc.assert(
+    fc.property(fc.array(point, { maxLength: 64 }), (points) => {
+      const lines = (curveText(points) ?? "").split("\n");
+      for (const line of lines.slice(0, 12)) assert.ok(line.slice(line.indexOf("|")).length <= 1 + 64, line);
+    }),
+  );
+  const drawn = curveText([
+    { step: 3, loss: 1 },
+    { step: 99_999_999, loss: Number.NaN },
+    { step: 1, loss: 4 },
+    { step: 4, loss: 2 },
+  ]);
+  assert.match(drawn?.split("\n").at(-1) ?? "", /^ +3 +4 {2}step$/);
+});
+
+test("what a pod says steers no terminal, and a job that cannot be read is a row", () => {
+  const [condition] = job.status.conditions ?? [];
+  const conditions = condition === undefined ? [] : [{ ...condition, message: "\u001b[2Jgone\nComplete=True \u202e" }];
+  const text = jobText({ ...job, status: { ...job.status, conditions } });
+  assert.match(text, /Training: {2}\[2Jgone Complete=True/);
+  assert.doesNotMatch(text.replaceAll("\n", ""), /[\p{Cc}\p{Cf}]/u);
+  assert.match(jobTable([job, { name: "broken", code: "InvalidSpec" }]), /^broken +- .* InvalidSpec$/m);
+});
+
 test("the manifest of a result names its store and the first of its codecs, and is accepted", () => {
   const manifest: any = servingManifest(job, "news-served");
   assert.deepEqual(manifest.spec, { model: { uri: "pvc://models/out/store" }, replicas: 1, runtime: { expertCodec: "q4_0" } });

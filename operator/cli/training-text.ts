@@ -1,24 +1,35 @@
 // Training jobs as text: a table, one job in detail, its loss curve drawn in the terminal, and the manifest that serves its result. Pure.
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
-import { table } from "./table.ts";
+import { joinCurves } from "../../crds/training-report.ts";
+import { plainLine, table } from "./table.ts";
 
 const dash = "-";
 
-export function jobTable(jobs: readonly MoETrainingJob[]): string {
+/** A job whose object cannot be read, and the code of why. */
+export interface UnreadableJob {
+  readonly name: string;
+  readonly code: string;
+}
+
+export function jobTable(jobs: readonly (MoETrainingJob | UnreadableJob)[]): string {
   const header = ["NAME", "STEP", "PROGRESS", "LOSS", "TOKENS/S", "RANKS", "ETA", "STATUS"];
   return table(
     header,
-    jobs.map(({ metadata, spec, status }) => [
-      metadata.name,
-      `${status.step ?? 0}/${spec.steps}`,
-      status.progress ?? dash,
-      status.loss ?? dash,
-      `${status.tokensPerSecond ?? dash}`,
-      `${status.readyReplicas ?? 0}`,
-      status.eta ?? dash,
-      status.conditions?.find(({ type }) => type === "Running")?.reason ?? dash,
-    ]),
+    jobs.map((job) => ("code" in job ? [job.name, dash, dash, dash, dash, dash, dash, job.code] : jobRow(job)).map(plainLine)),
   );
+}
+
+function jobRow({ metadata, spec, status }: MoETrainingJob): readonly string[] {
+  return [
+    metadata.name,
+    `${status.step ?? 0}/${spec.steps}`,
+    status.progress ?? dash,
+    status.loss ?? dash,
+    `${status.tokensPerSecond ?? dash}`,
+    `${status.readyReplicas ?? 0}`,
+    status.eta ?? dash,
+    status.conditions?.find(({ type }) => type === "Running")?.reason ?? dash,
+  ];
 }
 
 export function jobText(job: MoETrainingJob): string {
@@ -33,9 +44,9 @@ export function jobText(job: MoETrainingJob): string {
     ["last failure", status.lastFailure && `${status.lastFailure.time} ${status.lastFailure.reason}: ${status.lastFailure.message}`],
     ["result", status.result?.store],
   ];
-  const told = facts.flatMap(([name, value]) => (value === undefined ? [] : [`  ${name.padEnd(16)} ${value}`]));
-  const conditions = (status.conditions ?? []).map(
-    ({ type, status: is, reason, message }) => `  ${`${type}=${is}`.padEnd(20)} ${reason}: ${message}`,
+  const told = facts.flatMap(([name, value]) => (value === undefined ? [] : [plainLine(`  ${name.padEnd(16)} ${value}`)]));
+  const conditions = (status.conditions ?? []).map(({ type, status: is, reason, message }) =>
+    plainLine(`  ${`${type}=${is}`.padEnd(20)} ${reason}: ${message}`),
   );
   return [jobTable([job]), "", ...told, "", ...conditions].join("\n");
 }
@@ -48,16 +59,20 @@ interface Point {
 const rows = 12;
 const columns = 64;
 
+/** The cell, of so many, that a share of the way lies in: always one of them. */
+const cellOf = (share: number, cells: number): number => Math.min(cells - 1, Math.max(0, Math.round(share * (cells - 1)) || 0));
+
 /** The curve as a block of characters; undefined where it has no two points. */
-export function curveText(curve: readonly Point[]): string | undefined {
+export function curveText(points: readonly Point[]): string | undefined {
+  const curve = joinCurves([], points);
   const [first, last] = [curve[0], curve.at(-1)];
   if (first === undefined || last === undefined || first === last) return undefined;
   const losses = curve.map(({ loss }) => loss);
   const [low, high] = [Math.min(...losses), Math.max(...losses)];
   const cells = Array.from({ length: rows }, () => Array<string>(columns).fill(" "));
   for (const { step, loss } of curve) {
-    const column = Math.round(((step - first.step) / (last.step - first.step)) * (columns - 1));
-    const row = high === low ? rows - 1 : Math.round(((high - loss) / (high - low)) * (rows - 1));
+    const column = cellOf((step - first.step) / (last.step - first.step), columns);
+    const row = high === low ? rows - 1 : cellOf((high - loss) / (high - low), rows);
     (cells[row] as string[])[column] = "*";
   }
   const label = (row: number): string => (row === 0 ? high : row === rows - 1 ? low : undefined)?.toFixed(4) ?? "";

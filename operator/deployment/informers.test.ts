@@ -67,3 +67,21 @@ test("that the operator may not keep CAs in its own namespace is told of, and ho
   assert.deepEqual([informers.watches("ns"), informers.watches("system")], [true, false]);
   await informers.stop();
 });
+
+test("without the kind of training jobs nothing is trained, which is told, and serving goes on", async () => {
+  const kube = new FakeKube();
+  const { list } = kube;
+  kube.list = async (resource, options) => {
+    if (resource.kind === "MoETrainingJob") throw new AppError("the server could not find the requested resource", { code: "NotFound" });
+    return list(resource, options);
+  };
+  for (const namespaces of [[], ["ns"]]) {
+    const informers = new Informers(namespaces, "system", { kube, random: () => 0 });
+    informers.start();
+    await informers.refresh();
+    assert.deepEqual([informers.trouble("ns"), informers.commonTrouble()], [undefined, undefined]);
+    assert.match(informers.trainingTrouble("ns") ?? "", /moetrainingjobs: .*could not find/);
+    assert.match(informers.trainingTrouble() ?? "", /could not find/);
+    await informers.stop();
+  }
+});

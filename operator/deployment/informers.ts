@@ -23,12 +23,12 @@ export type Watched =
   | "nodes";
 
 const ours = { labelSelector: labels.deployment };
-/** `own`: in the operator's own namespace only. */
-const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: string; own?: true }>> = {
+/** `own`: in the operator's own namespace only. `training`: of no concern to serving. */
+const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: string; own?: true; training?: true }>> = {
   moeDeployments: { resource: resources.moeDeployments },
   pods: { resource: resources.pods, ...ours },
-  moeTrainingJobs: { resource: resources.moeTrainingJobs },
-  trainingPods: { resource: resources.pods, labelSelector: labels.trainingJob },
+  moeTrainingJobs: { resource: resources.moeTrainingJobs, training: true },
+  trainingPods: { resource: resources.pods, labelSelector: labels.trainingJob, training: true },
   deployments: { resource: resources.deployments, ...ours },
   services: { resource: resources.services, ...ours },
   secrets: { resource: resources.secrets, ...ours },
@@ -50,7 +50,10 @@ export class Informers {
   /** `own` is the operator's namespace, where the CAs of deployments are. */
   constructor(namespaces: readonly string[], own: string, deps: InformerDeps) {
     this.namespaces = [...new Set(namespaces)];
-    for (const [name, { resource, own: here, ...options }] of Object.entries(watched) as [Watched, (typeof watched)[Watched]][]) {
+    for (const [name, { resource, own: here, training: _training, ...options }] of Object.entries(watched) as [
+      Watched,
+      (typeof watched)[Watched],
+    ][]) {
       const scopes = here ? [own] : resource.namespaced && namespaces.length > 0 ? this.namespaces : [undefined];
       this.#sets.set(
         name,
@@ -96,19 +99,30 @@ export class Informers {
     await Promise.all(this.all().map((informer) => informer.refresh()));
   }
 
-  /** The reason why nothing is to be done in a namespace now: the copy of what is in it, or of nodes, cannot be relied on. */
+  /** The reason why nothing is to be served in a namespace now: the copy of what is in it, or of nodes, cannot be relied on. */
   trouble(namespace: string): string | undefined {
+    return this.#troubleOf((informer) => informer.follows(namespace) && !this.#ofTraining(informer));
+  }
+
+  /** The reason why nothing is to be trained: in a namespace, or, without one, that training jobs or their pods cannot be read. */
+  trainingTrouble(namespace?: string): string | undefined {
+    if (namespace === undefined) return this.#troubleOf((informer) => this.#ofTraining(informer));
     return this.#troubleOf((informer) => informer.follows(namespace));
   }
 
   /** The trouble that concerns everything: with what has no namespace, with all namespaces where they are watched as one, with CAs. */
   commonTrouble(): string | undefined {
-    return this.#troubleOf((informer) => informer.namespace === undefined || this.#of("authorities").includes(informer));
+    const common = (informer: Informer) => informer.namespace === undefined || this.#of("authorities").includes(informer);
+    return this.#troubleOf((informer) => common(informer) && !this.#ofTraining(informer));
   }
 
   /** False where the operator may not read nodes, as with rights in its namespaces alone: it then lives on with what pods say. */
   get seesNodes(): boolean {
     return this.#of("nodes").every((informer) => !informer.forbidden);
+  }
+
+  #ofTraining(informer: Informer): boolean {
+    return (Object.keys(watched) as Watched[]).some((name) => watched[name].training && this.#of(name).includes(informer));
   }
 
   #troubleOf(concerns: (informer: Informer) => boolean): string | undefined {

@@ -183,6 +183,51 @@ test("a template with what is the operator's is refused, and one with a node sel
   assert.deepEqual(pod.spec.containers[0].resources.limits, { cpu: "4", memory: "1Gi" });
 });
 
+test("a job that was deleted and made again waits for the former one's pod", async () => {
+  const world = new World();
+  const first = await world.kube.create(resources.moeTrainingJobs, object(), user);
+  await world.start();
+  await world.pod("j-train-0");
+  await world.stop();
+  world.kube.mutate(resources.pods, { namespace: "ns", name: "j-train-0" }, (pod) => {
+    pod.metadata.ownerReferences[0].uid = "former";
+  });
+  world.run("j-train-0");
+  await world.start();
+  await until("the wait", async () => (await world.condition("Running")) === "False Replacing");
+  assert.match((await world.status()).conditions?.find(({ type }) => type === "Running")?.message ?? "", /j-train-0 may write/);
+  assert.notEqual(first.metadata.uid, "former");
+  await world.kube.delete(resources.pods, { namespace: "ns", name: "j-train-0" }, {});
+  const own = await world.pod("j-train-0");
+  assert.equal(own.metadata.ownerReferences[0].uid, first.metadata.uid);
+});
+
+test("of two jobs with one output the older trains, and the other says which and gets no pod until then", async () => {
+  const world = new World();
+  await world.kube.create(resources.moeTrainingJobs, object(), user);
+  world.kube.mutate(resources.moeTrainingJobs, ref, (job) => {
+    job.metadata.creationTimestamp = "2020-01-01T00:00:00Z";
+  });
+  const second = { namespace: "ns", name: "second" };
+  await world.kube.create(resources.moeTrainingJobs, { ...object(), metadata: second }, user);
+  await world.start();
+  await world.pod("j-train-0");
+  const accepted = async () => {
+    const { conditions = [] } = moeTrainingJobStatusSchema.parse((await world.kube.get(resources.moeTrainingJobs, second))?.status ?? {});
+    return conditions.find(({ type }) => type === "SpecAccepted");
+  };
+  await until("the refusal", async () => (await accepted())?.reason === "OutputTaken");
+  assert.match((await accepted())?.message ?? "", /pvc:\/\/models\/out is that of job j,/);
+  assert.deepEqual(
+    world.pods.map(({ metadata }) => metadata.name),
+    ["j-train-0"],
+  );
+  world.end("j-train-0", { outcome: "Complete" });
+  await until("the first to be complete", async () => (await world.condition("Complete")) === "True AllStepsDone");
+  world.plane?.controller.queue.add("ns/second");
+  await world.pod("second-train-0");
+});
+
 test("an object that cannot be read says so, and gets no pod", async () => {
   const world = new World();
   await world.kube.create(resources.moeTrainingJobs, object({ steps: "many" }), user);

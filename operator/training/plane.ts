@@ -7,6 +7,7 @@ import { type Controller, createController, type Outcome } from "../kube/control
 import type { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, keyOf, type Ref, refOf } from "../kube/kube.ts";
 import type { TrainingSettings } from "./pod.ts";
+import { ProgressReports } from "./progress-reports.ts";
 import { TrainingReconciler } from "./reconcile.ts";
 import { askPod } from "./report.ts";
 import { type JobEvent, StatusWriter } from "./status-writer.ts";
@@ -42,9 +43,11 @@ export function createTrainingPlane(options: TrainingPlaneOptions): TrainingPlan
     events.record({ regarding: { apiVersion, kind: "MoETrainingJob", namespace, name, uid }, type, reason, note });
   };
   const status = new StatusWriter({ kube, event, now: () => now().getTime() });
-  const reconciler = new TrainingReconciler({ kube, informers, status, settings, ask: options.ask ?? askPod, now });
+  const ask = options.ask ?? askPod;
+  const reports = new ProgressReports({ ask, told: (key) => controller.queue.add(key), now: () => now().getTime() });
+  const reconciler = new TrainingReconciler({ kube, informers, status, settings, reports, now });
   const refused = (ref: Ref): Outcome | undefined => {
-    if (informers.trouble(ref.namespace) !== undefined) return { requeueAfterMs: untrustedMs };
+    if (informers.trainingTrouble(ref.namespace) !== undefined) return { requeueAfterMs: untrustedMs };
     const object = informers.get("moeTrainingJobs", ref);
     if (object === undefined || (claims?.holds(ref.namespace) ?? true)) return undefined;
     const holder = claims?.holder(ref.namespace);

@@ -72,7 +72,13 @@ function outcome(job: MoETrainingJob): unknown {
   const pod = trainingPod(job, settings, { image, attempt: 0 });
   const failed = podView({ metadata: { ...pod.metadata, uid: "p" }, status: { phase: "Failed" } });
   const given = { job, status: {}, report: undefined, image: settings.trainingImage, templateProblems: templateProblems(job, settings) };
-  const rest = { templateHash: (of: string) => templateHash(job, of), podRefused: undefined, now: new Date(0) };
+  const rest = {
+    rival: undefined,
+    otherWriters: [],
+    templateHash: (of: string) => templateHash(job, of),
+    podRefused: undefined,
+    now: new Date(0),
+  };
   return { pod, fresh: decide({ ...given, ...rest, pods: [] }), after: decide({ ...given, ...rest, pods: [failed] }) };
 }
 
@@ -109,6 +115,11 @@ test("a template that has what is the operator's is refused by name", () => {
   assert.match(
     problems({ containers: [{ name: "runtime", env: [{ name: "ENODIA_TRAINING_SPEC", value: "{}" }] }] }),
     /ENODIA_TRAINING_SPEC/,
+  );
+  assert.match(problems({ containers: [{ name: "runtime", image: "mine" }] }), /containers\[runtime\]\.image .*: set spec\.image/);
+  assert.match(
+    problems({ containers: [{ name: "runtime", terminationMessagePath: "/tmp/x" }] }),
+    /\.terminationMessagePath is the operator's/,
   );
   assert.equal(problems({ containers: [{ name: "runtime" }, { name: "beside" }] }), "");
 });

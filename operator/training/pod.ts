@@ -19,7 +19,14 @@ export interface TrainingSettings {
   readonly logLevel: LogLevel;
 }
 
-const kind: TemplateKind = { field: "podTemplate", container: "runtime", open: [], passedOn: [], restartPolicy: "Never" };
+const kind: TemplateKind = {
+  field: "podTemplate",
+  container: "runtime",
+  open: [],
+  passedOn: [],
+  restartPolicy: "Never",
+  fixed: { image: "set spec.image", terminationMessagePath: "the operator reads the end of a pod from there" },
+};
 /** Time for a step to be given up and a checkpoint to be written: a model of 10 GB at 100 MB/s, and more than a node's shutdown gives. */
 const graceSeconds = 120;
 const tmpSize = "256Mi";
@@ -80,6 +87,7 @@ export function trainingPod(job: MoETrainingJob, settings: TrainingSettings, { i
         ...pod.annotations,
         [annotations.templateHash]: templateHash(job, image),
         [annotations.generation]: String(metadata.generation),
+        [annotations.output]: spec.output.uri,
       },
       ownerReferences: [
         { apiVersion, kind: "MoETrainingJob", name: metadata.name, uid: metadata.uid, controller: true, blockOwnerDeletion: false },

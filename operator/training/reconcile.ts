@@ -9,8 +9,10 @@ import type { Informers } from "../deployment/informers.ts";
 import type { Outcome } from "../kube/controller.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
 import { type Action, type Decision, decide, imageOf, isOver, type Observed } from "./core/decide.ts";
-import { podView } from "./core/pod-view.ts";
+import { type PodView, podView } from "./core/pod-view.ts";
+import { otherWriters, rivalOf } from "./output.ts";
 import { type TrainingSettings, templateHash, templateProblems, trainingPod } from "./pod.ts";
+import type { ProgressReports } from "./progress-reports.ts";
 import type { StatusWriter } from "./status-writer.ts";
 
 const manager = "enodia-operator";
@@ -21,8 +23,7 @@ export interface ReconcilerParts {
   readonly informers: Pick<Informers, "get" | "list">;
   readonly status: StatusWriter;
   readonly settings: TrainingSettings;
-  /** Asks a running pod how far it is. */
-  readonly ask: (ip: string) => Promise<TrainingReport | undefined>;
+  readonly reports: Pick<ProgressReports, "of" | "forget">;
   readonly now: () => Date;
 }
 
@@ -35,11 +36,12 @@ export class TrainingReconciler {
   }
 
   async reconcile(ref: Ref): Promise<Outcome> {
-    const { informers, status } = this.#parts;
+    const { informers, status, reports } = this.#parts;
     const key = `${ref.namespace}/${ref.name}`;
     const object = informers.get("moeTrainingJobs", ref);
     const known = this.#uids.get(key);
     if (known !== undefined && known !== object?.metadata.uid) status.forget(known);
+    if (object === undefined) reports.forget(key);
     if (object === undefined) this.#uids.delete(key);
     else this.#uids.set(key, object.metadata.uid ?? "");
     if (object === undefined || object.metadata.deletionTimestamp !== undefined) return {}; // its pods go with it
@@ -66,7 +68,7 @@ export class TrainingReconciler {
 
   async #step(job: MoETrainingJob): Promise<Outcome> {
     const { status } = this.#parts;
-    const observed = await this.#observe(job);
+    const observed = this.#observe(job);
     const decision = decide(observed);
     await status.write(job, decision.status);
     const podRefused = await this.#execute(observed, decision.actions);
@@ -80,25 +82,35 @@ export class TrainingReconciler {
     return outcomeOf(decision);
   }
 
-  async #observe(job: MoETrainingJob): Promise<Observed> {
-    const { informers, status: writer, settings, ask, now } = this.#parts;
+  #observe(job: MoETrainingJob): Observed {
+    const { informers, status: writer, settings, now } = this.#parts;
     const status = writer.latest(job);
     const { namespace, uid } = job.metadata;
-    const owned = (pod: KubeObject): boolean =>
-      pod.metadata.namespace === namespace && (pod.metadata.ownerReferences?.some((owner) => owner.uid === uid) ?? false);
-    const pods = informers.list("trainingPods", owned).map(podView);
-    const asked = isOver(status) ? undefined : pods.find(({ running, over, ip }) => running && over === undefined && ip !== undefined);
+    const here = (object: KubeObject): boolean => object.metadata.namespace === namespace;
+    const [pods, others] = ofOwner(uid, informers.list("trainingPods", here));
+    const views = pods.map(podView);
     return {
       job,
       status,
-      pods,
-      report: asked?.ip === undefined ? undefined : await ask(asked.ip),
+      pods: views,
+      rival: rivalOf(job, informers.list("moeTrainingJobs", here)),
+      otherWriters: otherWriters(job, others),
+      report: this.#reportOf(job, isOver(status) ? [] : views),
       image: settings.trainingImage,
       templateHash: (image) => templateHash(job, image),
       templateProblems: templateProblems(job, settings),
       podRefused: undefined,
       now: now(),
     };
+  }
+
+  #reportOf({ metadata }: MoETrainingJob, pods: readonly PodView[]): TrainingReport | undefined {
+    const { reports } = this.#parts;
+    const key = `${metadata.namespace}/${metadata.name}`;
+    for (const { running, over, ip, uid } of pods)
+      if (running && over === undefined && ip !== undefined) return reports.of(key, { uid, ip });
+    reports.forget(key);
+    return undefined;
   }
 
   /** Returns what the API server said where it refused the pod. */
@@ -133,6 +145,12 @@ export class TrainingReconciler {
     const ours = found === undefined || found.metadata.ownerReferences?.some(({ uid }) => uid === metadata.uid);
     return ours ? undefined : `a pod ${name} that is not of this job has its name; delete it`;
   }
+}
+
+/** The pods of this object, and all others. */
+function ofOwner(uid: string, pods: readonly KubeObject[]): readonly [own: KubeObject[], others: KubeObject[]] {
+  const owned = (pod: KubeObject): boolean => pod.metadata.ownerReferences?.some((owner) => owner.uid === uid) ?? false;
+  return [pods.filter(owned), pods.filter((pod) => !owned(pod))];
 }
 
 const outcomeOf = ({ requeueAfterMs }: Decision): Outcome => (requeueAfterMs === undefined ? {} : { requeueAfterMs });

@@ -33,6 +33,7 @@ after(() => down(name));
 
 const sample = (of: string, change: (spec: any) => void = () => {}): KubeObject => {
   const object = parse(readFileSync(join(root, "crds/samples/training.yaml"), "utf8"));
+  object.spec.output.uri = `pvc://models/${of}`;
   change(object.spec);
   return { ...object, metadata: { name: of, namespace } };
 };

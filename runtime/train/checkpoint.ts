@@ -1,11 +1,11 @@
 // Checkpoints of a run: a folder a step, in it one file a part of the model, in that each unit's parameters and moments, p|m|v, at an
 // offset of 4 KiB, and a manifest with hashes that is renamed to its name last. A folder without manifest is none. Shell.
 import { createHash } from "node:crypto";
-import { mkdir, open, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
+import { mkdir, open, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
-import { openFile } from "../weights/file.ts";
+import { openFile, statIfThere } from "../weights/file.ts";
 import { bytesOf, viewF32 } from "../weights/floats.ts";
 import { writeAll } from "../weights/safetensors-writer.ts";
 import { readJson } from "../weights/store-reader.ts";
@@ -45,9 +45,12 @@ export interface CheckpointToWrite {
 
 const nameOf = (step: number): string => `step-${String(step).padStart(8, "0")}`;
 
-/** Steps of the folders there are, ascending, those without manifest too. */
+/** Steps of the folders there are, ascending, those without manifest too. A folder that cannot be read is not an empty one. */
 async function stepsIn(dir: string): Promise<readonly number[]> {
-  const names = await readdir(dir).catch(() => []);
+  const names = await readdir(dir).catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code === "ENOENT") return [];
+    throw cause;
+  });
   return names.flatMap((name) => (folderName.test(name) ? [Number(name.slice(5))] : [])).toSorted((a, b) => a - b);
 }
 
@@ -92,13 +95,16 @@ export async function writeCheckpoint(dir: string, { step, identity, layout, sta
   await dropOld(dir, step, keep);
 }
 
-/** Unfinished ones too; the manifest goes first, so that what is left of a folder is none. */
+/**
+ * Unfinished ones too; the manifest goes first, so that what is left of a folder is none. A whole one that is newer than what was just
+ * written is another run's, and stays.
+ */
 async function dropOld(dir: string, newest: number, keep: number): Promise<void> {
   const steps = await stepsIn(dir);
   const whole: number[] = [];
   for (const step of steps) if (await hasManifest(dir, step)) whole.push(step);
   const before = whole.filter((step) => step < newest).toReversed();
-  const kept = new Set([newest, ...before.slice(0, keep - 1)]);
+  const kept = new Set([newest, ...whole.filter((step) => step > newest), ...before.slice(0, keep - 1)]);
   for (const step of steps) {
     if (kept.has(step)) continue;
     const folder = join(dir, nameOf(step));
@@ -108,8 +114,7 @@ async function dropOld(dir: string, newest: number, keep: number): Promise<void>
 }
 
 async function hasManifest(dir: string, step: number): Promise<boolean> {
-  const info = await stat(join(dir, nameOf(step), manifestFile)).catch(() => undefined);
-  return info !== undefined;
+  return (await statIfThere(join(dir, nameOf(step), manifestFile))) !== undefined;
 }
 
 /** The newest step that has a checkpoint; undefined where there is none. */
@@ -122,7 +127,18 @@ function bad(path: string, what: string): AppError {
   return new AppError(`${path}: ${what}`, { code: "BadCheckpoint", operation: "reading a checkpoint" });
 }
 
-/** Fills the arrays. Throws AppError `BadCheckpoint` where bytes are not those that were written, or belong to another run. */
+/** Nothing is wrong with the checkpoint or the settings: it is the machine that computes other bits. */
+function otherNumerics(path: string, made: unknown, here: unknown): AppError {
+  const message =
+    `${path}: was made with numerics ${made}, this machine has ${here}; go on where it began, ` +
+    "for a job with spec.podTemplate.spec.nodeSelector, or begin anew with another --out";
+  return new AppError(message, { code: "OtherNumerics", operation: "reading a checkpoint" });
+}
+
+/**
+ * Fills the arrays. Throws AppError `BadCheckpoint` where bytes are not those that were written, or belong to another run, and
+ * `OtherNumerics` where this machine computes other bits.
+ */
 export async function readCheckpoint(dir: string, { step, identity, layout, state }: CheckpointToWrite): Promise<void> {
   const folder = join(dir, nameOf(step));
   const path = join(folder, manifestFile);
@@ -133,6 +149,7 @@ export async function readCheckpoint(dir: string, { step, identity, layout, stat
   if (data.step !== step) throw bad(path, `is of step ${data.step}; ${remedy}`);
   for (const [name, value] of Object.entries(identity)) {
     if (data.identity[name] === value) continue;
+    if (name === "numerics") throw otherNumerics(path, data.identity[name], value);
     throw bad(path, `was made with ${name} ${data.identity[name]}, this run has ${value}; give the same, or another --out`);
   }
   for (const [index, { name, units }] of layout.parts.entries()) {

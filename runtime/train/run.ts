@@ -214,7 +214,7 @@ async function makeSteps(run: Run, metrics: Metrics, ports: TrainPorts): Promise
   return { step: steps, ...(validation !== undefined && { loss: validation }) };
 }
 
-/** Throws AppError: BadOption, BadData, BadCheckpoint, DoesNotFit, UnsupportedOp, NonFiniteLoss. */
+/** Throws AppError: BadOption, BadData, BadCheckpoint, OtherNumerics, DoesNotFit, UnsupportedOp, NonFiniteLoss. */
 export async function train(settings: TrainSettings, ports: TrainPorts): Promise<RunEnd> {
   const run = await openRun(settings);
   const { backend, checkpoints, layout, optimizer, source, corpus, validation } = run;

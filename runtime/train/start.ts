@@ -1,7 +1,6 @@
 // The weights that a run starts from: drawn from a seed, or those of a model store or a Hugging Face folder, and which they are: a run
 // goes on only where it would have started from the same. Shell.
 import { createHash } from "node:crypto";
-import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
@@ -10,6 +9,7 @@ import { asF32, type Weights } from "../kernels/weights.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
 import { coarseLoss } from "../weights/codecs/codec.ts";
 import { codecFor } from "../weights/codecs/index.ts";
+import { statIfThere } from "../weights/file.ts";
 import { codecsOf, type ExpertIndex } from "../weights/store.ts";
 import { indexFile, openStore } from "../weights/store-reader.ts";
 import { type Layout, type Unit, unitsOf } from "./layout.ts";
@@ -36,7 +36,7 @@ const refused = (message: string): AppError => new AppError(message, { code: "Ba
 /** Throws AppError `BadOption` where `initCodec` does not suit, and what the readers of stores and checkpoints throw. */
 export async function openStart(source: ModelSource, { init, seed, initCodec }: StartSettings): Promise<Start> {
   const drawn = init === "random";
-  if (!drawn && (await stat(join(source.dir, indexFile)).catch(() => undefined)) !== undefined) return storeStart(source, initCodec);
+  if (!drawn && (await statIfThere(join(source.dir, indexFile))) !== undefined) return storeStart(source, initCodec);
   if (initCodec !== undefined) throw refused(`--init-codec is ${initCodec}, which only the experts of a model store have; leave it out`);
   return drawn ? drawnStart(source, seed) : checkpointStart(source);
 }

@@ -11,11 +11,14 @@ interface Step {
 /** Steps that the speed is taken of. */
 const recentSteps = 20;
 
+/** JSON has no NaN and no infinity: what is none is left out. */
+const isNumber = (value: number | undefined): value is number => Number.isFinite(value);
+
 export class Progress {
   readonly #steps: number;
   #recent: readonly Step[] = [];
   #curve: readonly CurvePoint[] = [];
-  #step = 0;
+  #step: number | undefined;
   #loss: number | undefined;
   #validationLoss: number | undefined;
 
@@ -42,14 +45,14 @@ export class Progress {
   report(): TrainingReport {
     const sum = (of: (step: Step) => number): number => this.#recent.reduce((total, step) => total + of(step), 0);
     const seconds = sum((step) => step.seconds);
-    const measured = this.#recent.length > 0 && seconds > 0;
+    const measured = this.#step !== undefined && this.#recent.length > 0 && seconds > 0;
     return {
-      step: this.#step,
-      ...(this.#loss !== undefined && { loss: this.#loss }),
-      ...(this.#validationLoss !== undefined && { validationLoss: this.#validationLoss }),
+      ...(this.#step !== undefined && { step: this.#step }),
+      ...(isNumber(this.#loss) && { loss: this.#loss }),
+      ...(isNumber(this.#validationLoss) && { validationLoss: this.#validationLoss }),
       ...(measured && {
         tokensPerSecond: sum((step) => step.tokens) / seconds,
-        secondsLeft: ((this.#steps - this.#step) * seconds) / this.#recent.length,
+        secondsLeft: ((this.#steps - (this.#step ?? 0)) * seconds) / this.#recent.length,
       }),
       curve: [...this.#curve],
     };

@@ -12,6 +12,7 @@ import { parseTrainingEnd, trainingReportSchema } from "../../crds/training-repo
 import { tinyModel, writeCorpus } from "../../test/builders/training.ts";
 import { type TrainPorts, train } from "../train/run.ts";
 import type { TrainSettings } from "../train/settings.ts";
+import { Progress } from "./progress.ts";
 import { trainSettings } from "./settings.ts";
 import { startTrainer } from "./trainer.ts";
 
@@ -98,6 +99,16 @@ test("a run that was stopped goes on in another process and ends with the bits o
   assert.equal(digest("stopped"), digest("quiet"));
 });
 
+test("before a run has begun its step is not told, and a loss that is no number never is", () => {
+  const progress = new Progress(3);
+  assert.deepEqual(progress.report(), { curve: [] });
+  progress.start(2);
+  progress.add({ step: 3, loss: Number.NaN, tokens: 1, seconds: 1 });
+  progress.validated(Number.POSITIVE_INFINITY);
+  const report = trainingReportSchema.parse(JSON.parse(JSON.stringify(progress.report())));
+  assert.deepEqual(report, { step: 3, tokensPerSecond: 1, secondsLeft: 0, curve: [] });
+});
+
 test("GET /progress tells how far it is; nothing else is there", async () => {
   let finish = (): void => {};
   const held = new Promise<void>((resolve) => {
@@ -127,13 +138,18 @@ test("a failure is told with its code, its text, and whether another try can hel
   const bad = await startTrainer(settingsOf("bad"), { host: "127.0.0.1" });
   await assert.rejects(bad.ended);
   assert.deepEqual([endOf("bad")?.outcome, endOf("bad")?.code, endOf("bad")?.retry], ["Failed", "ModelNotFound", false]);
+  assert.match(endOf("bad")?.message ?? "", /^pvc:\/\/models\/tiny\/config\.json: not found/);
+  const run = (settings: TrainSettings, ports: TrainPorts) => train(here(settings, "long"), ports);
+  const long = await startTrainer(settingsOf("long", { data: { uri: "pvc://d/t", sequenceLength: 100_000 } }), { run, host: "127.0.0.1" });
+  await assert.rejects(long.ended);
+  assert.match(endOf("long")?.message ?? "", /^spec\.data\.sequenceLength is 100000; it must be /);
   const unknown = await startTrainer(settingsOf("unknown", { balance: "best:1" }), { host: "127.0.0.1" });
   await assert.rejects(unknown.ended);
-  assert.match(endOf("unknown")?.message ?? "", /"best".*known are switch/);
-  const run = async () => {
+  assert.match(endOf("unknown")?.message ?? "", /^spec\.balance has "best".*known are switch/);
+  const away = async () => {
     throw new Error("the disk is away");
   };
-  const broken = await startTrainer(settingsOf("broken"), { run, host: "127.0.0.1" });
+  const broken = await startTrainer(settingsOf("broken"), { run: away, host: "127.0.0.1" });
   await assert.rejects(broken.ended);
   assert.deepEqual([endOf("broken")?.code, endOf("broken")?.retry], ["Internal", true]);
 });

@@ -7,6 +7,7 @@ import { reportPath, type TrainingEnd, trainingEndText } from "../../crds/traini
 import { listenBounded } from "../observe/bounded-server.ts";
 import { createLog, type Log } from "../observe/log.ts";
 import { type RunEnd, type TrainPorts, train } from "../train/run.ts";
+import { jobWords } from "./job-words.ts";
 import { Progress } from "./progress.ts";
 import { trainSettings } from "./settings.ts";
 
@@ -49,7 +50,7 @@ export async function startTrainer(settings: TrainerSettings, { run = train, hos
       async (caught) => {
         const { code, message, retry } = AppError.from(caught, "training");
         const report = progress.report();
-        await writeEnd(settings.endFile, { outcome: "Failed", code, message, retry: retry !== "never", report }, log);
+        await writeEnd(settings.endFile, { outcome: "Failed", code, message: jobWords(message), retry: retry !== "never", report }, log);
         throw caught;
       },
     )

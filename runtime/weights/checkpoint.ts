@@ -1,10 +1,10 @@
 // A Hugging Face model folder as one tensor source: `model.safetensors`, or shards listed by `model.safetensors.index.json`. Index and
 // files have to agree on every tensor, and weights are checked as they are read. Not here: GGUF (gguf.ts) and what tensors mean
 // (runtime/tools).
-import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
+import { statIfThere } from "./file.ts";
 import { type RawTensor, unpacked } from "./packed.ts";
 import { openSafetensors, type SafetensorsFile, storedFormOfDtype, type TensorInfo } from "./safetensors.ts";
 import { readJson } from "./store-reader.ts";
@@ -22,7 +22,7 @@ const shardIndexSchema = z.object({ weight_map: z.record(z.string(), z.string().
 /** Tensor to file, as the index says; undefined without an index. */
 async function shardsOf(dir: string): Promise<ReadonlyMap<string, string> | undefined> {
   const path = join(dir, indexFile);
-  if (!(await stat(path).catch(() => undefined))) return undefined;
+  if (!(await statIfThere(path))) return undefined;
   const parsed = shardIndexSchema.safeParse(await readJson(path, "BadSafetensors"));
   if (!parsed.success) {
     throw new AppError(
@@ -68,7 +68,7 @@ async function openFiles(
   dir: string,
 ): Promise<{ readonly homes: ReadonlyMap<string, string>; readonly files: ReadonlyMap<string, SafetensorsFile> }> {
   const listed = await shardsOf(dir);
-  const single = (await stat(join(dir, singleFile)).catch(() => undefined)) !== undefined;
+  const single = (await statIfThere(join(dir, singleFile))) !== undefined;
   if (!listed && !single) {
     throw new AppError(`${dir}: has neither ${singleFile} nor ${indexFile}; give a Hugging Face model folder or a .gguf file`, {
       code: "ModelNotFound",

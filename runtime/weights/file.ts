@@ -1,7 +1,7 @@
 // Reads from a regular file, with the size known first: at positions, each checked against it, or of a whole text. Shell.
 import { constants, type Stats } from "node:fs";
-import { type FileHandle, open } from "node:fs/promises";
-import { AppError } from "../../crds/common.ts";
+import { type FileHandle, open, stat } from "node:fs/promises";
+import { AppError, type Retry } from "../../crds/common.ts";
 
 const readChunkBytes = 64 * 1024 * 1024;
 
@@ -13,8 +13,26 @@ export interface RandomFile {
   close(): Promise<void>;
 }
 
+/** Errors that tell what is at a path. All others may pass: a volume that is away, files all in use, rights that are given late. */
+const lastingErrors: readonly string[] = ["ENOENT", "ENOTDIR", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENXIO"];
+
+/** Whether a file that could not be opened is worth another try. */
+export function retryOf(cause: unknown): Retry {
+  const { code } = cause as NodeJS.ErrnoException;
+  return code === undefined || lastingErrors.includes(code) ? "never" : "backoff";
+}
+
+/** What is at a path; undefined where nothing is. Any other error is thrown as it came: it says nothing of what is there. */
+export async function statIfThere(path: string): Promise<Stats | undefined> {
+  return stat(path).catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code === "ENOENT" || cause.code === "ENOTDIR") return undefined;
+    throw cause;
+  });
+}
+
 function refused(path: string, what: string, code: string, cause?: unknown): AppError {
-  return new AppError(`${path}: ${what}`, { code, operation: "opening a model file", ...(cause === undefined ? {} : { cause }) });
+  const retry = cause === undefined ? "never" : retryOf(cause);
+  return new AppError(`${path}: ${what}`, { code, operation: "opening a model file", retry, ...(cause === undefined ? {} : { cause }) });
 }
 
 /** Not blocking: a FIFO without a writer would hold the open() for good, before it can be told what it is. */

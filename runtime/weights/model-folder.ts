@@ -7,7 +7,7 @@ import { basename, dirname, join, resolve } from "node:path";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import { codecNames } from "../../crds/names.ts";
-import { kindOf } from "./file.ts";
+import { kindOf, retryOf } from "./file.ts";
 import { openSafetensors } from "./safetensors.ts";
 import { isOurs } from "./safetensors-writer.ts";
 import { indexFile, readJson } from "./store-reader.ts";
@@ -48,8 +48,13 @@ async function strangeness(folder: string): Promise<string | undefined> {
   return isStore ? strangeIndex(join(folder, indexFile)) : strangeWeights(join(folder, denseWeightsName));
 }
 
+/** A file that cannot be read just now is not a strange one: whoever asked tries again. */
+function unlessPassing(caught: unknown): undefined {
+  if (AppError.from(caught).retry !== "never") throw caught;
+}
+
 async function strangeIndex(path: string): Promise<string | undefined> {
-  const json = await readJson(path, "BadModelIndex").catch(() => undefined);
+  const json = await readJson(path, "BadModelIndex").catch(unlessPassing);
   return anyIndexSchema.safeParse(json).success ? undefined : `its ${indexFile} is not one that was written here`;
 }
 
@@ -60,7 +65,8 @@ async function strangeWeights(path: string): Promise<string | undefined> {
     const file = await openSafetensors(path);
     await file.close();
     return isOurs(file.metadata) ? undefined : none;
-  } catch {
+  } catch (caught) {
+    unlessPassing(caught);
     return none;
   }
 }
@@ -110,7 +116,9 @@ async function refuseSources(target: string, sources: readonly string[]): Promis
 
 /** What is at the target and may be replaced, by name; undefined when nothing is there. */
 async function replaceable(target: string, overwrite: boolean): Promise<readonly string[] | undefined> {
-  const info = await lstat(target).catch(() => undefined);
+  const info = await lstat(target).catch((cause: unknown) => {
+    if (retryOf(cause) !== "never") throw cause;
+  });
   if (!info) return undefined;
   if (!overwrite)
     throw new AppError(`${target}: exists already; pass --overwrite to replace it or --out for another folder`, { code: "AlreadyExists" });

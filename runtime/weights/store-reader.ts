@@ -1,7 +1,6 @@
 // The reader of a model store: it reads what is asked, no more: one index, then single dense tensors and single expert units. Every
 // weight given out was checked against its SHA-256, and index and config.json against the model digest. Not here: fetching units
 // from peers (runtime/experts).
-import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import { type CodecName, defaultCodec } from "../../crds/names.ts";
@@ -11,7 +10,7 @@ import { describeGrid } from "../placement/grid.ts";
 import { checkUnitLength } from "./codecs/codec.ts";
 import { codecFor } from "./codecs/index.ts";
 import { modelDigest, sha256Hex, sha256InSlices } from "./digest.ts";
-import { openFile, type RandomFile, readTextFile } from "./file.ts";
+import { openFile, type RandomFile, readTextFile, statIfThere } from "./file.ts";
 import { openSafetensors, type SafetensorsFile, storedFormOfDtype, type TensorInfo, widenTensor } from "./safetensors.ts";
 import {
   codecsOf,
@@ -34,13 +33,12 @@ const jsonBytesMax = 64 * 1024 * 1024;
 const configBytesMax = 4 * 1024 * 1024;
 const configDepthMax = 100;
 
-function notFound(dir: string, what: string, cause?: unknown): AppError {
+function notFound(dir: string, what: string): AppError {
   return new AppError(
     `${dir}: ${what}; make a store with "enodia model import" or "enodia model upcycle" and point the model path at its folder`,
     {
       code: "ModelNotFound",
       operation: "opening the model store",
-      ...(cause === undefined ? {} : { cause }),
     },
   );
 }
@@ -89,12 +87,11 @@ async function readJsonText(path: string, bytesMax: number, code: string): Promi
 }
 
 async function readIndex(dir: string): Promise<ExpertIndex> {
-  const info = await stat(dir).catch((cause: unknown) => {
-    throw notFound(dir, "no such folder", cause);
-  });
+  const info = await statIfThere(dir);
+  if (info === undefined) throw notFound(dir, "no such folder");
   if (!info.isDirectory()) throw notFound(dir, "is not a folder");
   const path = join(dir, indexFile);
-  if (!(await stat(path).catch(() => undefined))) throw notFound(dir, `has no ${indexFile}, so it is no model store`);
+  if (!(await statIfThere(path))) throw notFound(dir, `has no ${indexFile}, so it is no model store`);
   const parsed = expertIndexSchema.safeParse(await readJson(path, "BadModelIndex"));
   if (!parsed.success) {
     const issue = parsed.error.issues[0];

@@ -124,6 +124,6 @@ test("data that is not the model's is refused with the field and the remedy, and
     (one) => condition(one, "SpecAccepted")?.status === "False",
     120_000,
   );
-  assert.match(condition(moet, "SpecAccepted")?.message ?? "", /nothing/);
+  assert.match(condition(moet, "SpecAccepted")?.message ?? "", /pvc:\/\/runs\/nothing\/index\.json: not found/);
   await podsGone("refused");
 });

@@ -3,9 +3,9 @@
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
-import { resources } from "../../kube/kube.ts";
+import { type KubeObject, resources } from "../../kube/kube.ts";
 import { type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
-import { curveText, jobTable, jobText, servingManifest } from "../training-text.ts";
+import { curveText, jobTable, jobText, servingManifest, type UnreadableJob } from "../training-text.ts";
 
 const usage = `usage: enodia train status [JOB] [options]    the training jobs of a namespace, or one with all that is known
        enodia train loss JOB [options]        its loss over the steps, as a curve; metrics.jsonl beside its checkpoints has every step
@@ -37,6 +37,15 @@ async function jobOf({ cluster, job }: Asked): Promise<MoETrainingJob> {
   throw new AppError(`no MoETrainingJob "${job}" in namespace ${cluster.namespace}; see: kubectl get moet -A`, { code: "NotFound" });
 }
 
+/** One that cannot be read is no reason not to show the others. */
+function readOr<Other>(object: KubeObject, other: (error: AppError) => Other): MoETrainingJob | Other {
+  try {
+    return parseMoETrainingJob(object);
+  } catch (caught) {
+    return other(AppError.from(caught));
+  }
+}
+
 async function status(asked: Asked): Promise<string> {
   const { cluster, json } = asked;
   if (asked.job !== undefined) {
@@ -44,8 +53,13 @@ async function status(asked: Asked): Promise<string> {
     return json ? JSON.stringify(job, undefined, 2) : jobText(job);
   }
   const { items } = await cluster.kube.list(resources.moeTrainingJobs, { namespace: cluster.namespace });
-  const jobs = items.map(parseMoETrainingJob);
-  if (json) return JSON.stringify(jobs, undefined, 2);
+  if (json)
+    return JSON.stringify(
+      items.map((object) => readOr(object, () => object)),
+      undefined,
+      2,
+    );
+  const jobs = items.map((object) => readOr(object, ({ code }): UnreadableJob => ({ name: object.metadata.name, code })));
   return jobs.length === 0 ? `no MoETrainingJob in namespace ${cluster.namespace}` : jobTable(jobs);
 }
 

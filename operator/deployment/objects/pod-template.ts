@@ -38,6 +38,8 @@ export interface TemplateKind {
   /** Variables that go to the other kind of pod. */
   readonly passedOn: readonly string[];
   readonly restartPolicy: "Always" | "Never";
+  /** Fields of that container which are the operator's in these pods only, each with what to do instead. */
+  readonly fixed: Readonly<Record<string, string>>;
 }
 const gatewayVariables = variablesLeft(gatewayProcess);
 export const workerKind: TemplateKind = {
@@ -46,6 +48,7 @@ export const workerKind: TemplateKind = {
   open: variablesLeft(workerProcess),
   passedOn: gatewayVariables,
   restartPolicy: "Always",
+  fixed: {},
 };
 export const gatewayKind: TemplateKind = {
   field: "gateway.podTemplate",
@@ -53,6 +56,7 @@ export const gatewayKind: TemplateKind = {
   open: gatewayVariables,
   passedOn: [],
   restartPolicy: "Always",
+  fixed: {},
 };
 
 export interface Merged {
@@ -122,6 +126,7 @@ function mergeContainer(merge: Merge, base: Fields, template: Fields): Fields {
     const identity = mergedLists[key];
     const before = () => (base[key] as Fields[] | undefined) ?? [];
     if (operatorsContainerFields.includes(key)) merge.problems.push(`${field} is the operator's`);
+    else if (merge.fixed[key] !== undefined) merge.problems.push(`${field} is the operator's: ${merge.fixed[key]}`);
     else if (key === "env") out.env = appendEnv(merge, before(), listOf(merge, value, field), field);
     else if (identity) out[key] = append(merge, before(), { more: listOf(merge, value, field), field, identity });
     else if (key === "securityContext") out.securityContext = { ...(base.securityContext as Fields), ...(value as Fields) };

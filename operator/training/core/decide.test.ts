@@ -43,6 +43,8 @@ const observed = (change: Partial<Observed> = {}): Observed => ({
   job: job(),
   status: {},
   pods: [],
+  rival: undefined,
+  otherWriters: [],
   report: undefined,
   image: "enodia/training:1",
   templateHash: () => "h",
@@ -115,6 +117,16 @@ const cases: Record<string, Case> = {
     want: { Running: "False Replacing" },
   },
   "no second pod is made while the first is leaving": { given: { pods: [pod({ deleting: true })] }, wantActions: [], want: {} },
+  "no pod is made while one of another object may write the folder": {
+    given: { otherWriters: ["former-train-3"] },
+    wantActions: [],
+    want: { Running: "False Replacing" },
+  },
+  "a folder that is another job's is refused, and a pod that writes it is ended": {
+    given: { rival: "first", pods: [pod()] },
+    wantActions: ["delete j-train-0"],
+    want: { SpecAccepted: "False OutputTaken", Running: "False Refused" },
+  },
   "a pod that the API server refuses is told": {
     given: { podRefused: "exceeded quota" },
     wantActions: [],
@@ -150,6 +162,46 @@ test("input that was refused stays refused until the spec changes", () => {
   assert.equal(conditions(same.status).SpecAccepted, "False BadData");
   const changed = decide(observed({ status, job: job({ memoryPerRank: "2Gi" }, 2) }));
   assert.deepEqual(changed.actions, [{ kind: "create", attempt: 0 }]);
+});
+
+for (const code of ["InvalidSpec", "OutOfRange", "FieldNotSupported"]) {
+  test(`a pod that refuses with the operator's own word ${code} is not made again for the same spec`, () => {
+    let status = decide(observed({ pods: [pod({ over: failed(code, false) })] })).status;
+    status = decide(observed({ status, job: job({ suspend: true }) })).status;
+    const again = decide(observed({ status }));
+    assert.deepEqual(again.actions, []);
+    assert.equal(conditions(again.status).SpecAccepted, `False ${code}`);
+    const changed = decide(observed({ status: again.status, job: job({}, 2) }));
+    assert.deepEqual(changed.actions, [{ kind: "create", attempt: 0 }]);
+    assert.equal(changed.status.refusal, undefined);
+  });
+}
+
+test("ends that do not count as failures have a pause too, longer and longer without a new step", () => {
+  let status: MoETrainingJobStatus = {};
+  const waits: (number | undefined)[] = [];
+  const stop = (step: number, given: Partial<PodView> = {}): void => {
+    const end = over({ outcome: "Stopped", report: { step, curve: [] } });
+    status = decide(observed({ status, pods: [pod({ over: end, ...given })] })).status;
+    waits.push(decide(observed({ status })).requeueAfterMs);
+  };
+  for (const step of [3, 3, 3, 9]) stop(step);
+  stop(0, { over: over(undefined, { disrupted: true }) });
+  assert.deepEqual(waits, [5_000, 10_000, 20_000, 5_000, 10_000]);
+  assert.equal(status.restarts, 0);
+  assert.equal(conditions(status).Running, "False Stopped");
+  const edited = decide(observed({ job: job({}, 2), pods: [pod({ over: over({ outcome: "Stopped" }) })] })).status;
+  assert.deepEqual(decide(observed({ job: job({}, 2), status: edited })).actions, [{ kind: "create", attempt: 0 }]);
+});
+
+test("a pod that says more steps than there are says nothing more, and a step that is not known takes nothing back", () => {
+  const far = { step: 90_000_000, curve: [{ step: 90_000_000, loss: 1 }] };
+  const { status } = decide(observed({ pods: [pod()], report: far }));
+  assert.deepEqual([status.step, status.progress, status.curve], [100, "100%", undefined]);
+  const ended = decide(observed({ pods: [pod({ over: over({ outcome: "Failed", retry: true, report: far }) })] })).status;
+  assert.equal(ended.lastFailure?.step, 100);
+  const before = decide(observed({ pods: [pod()], report: { step: 40, curve: [] } })).status;
+  assert.equal(decide(observed({ status: before, pods: [pod()], report: { curve: [] } })).status.step, 40);
 });
 
 test("failures in a row wait longer and longer, and a new step ends the row", () => {

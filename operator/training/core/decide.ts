@@ -5,7 +5,7 @@ import { type MoETrainingJob, trainingProblems } from "../../../crds/moe-trainin
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import type { TrainingReport } from "../../../crds/training-report.ts";
 import type { PodView } from "./pod-view.ts";
-import { type Judged, type State, statusOf } from "./status.ts";
+import { type Judged, type PodEnd, type State, statusOf } from "./status.ts";
 
 export type Action =
   | { readonly kind: "delete"; readonly name: string; readonly uid: string }
@@ -23,6 +23,10 @@ export interface Observed {
   readonly status: MoETrainingJobStatus;
   /** Its pods, those that are being deleted too. */
   readonly pods: readonly PodView[];
+  /** A job that writes the same folder, was made before this one and is not over. */
+  readonly rival: string | undefined;
+  /** Pods of other objects that may still write the folder. */
+  readonly otherWriters: readonly string[];
   /** What the running pod says. */
   readonly report: TrainingReport | undefined;
   /** Image of jobs that begin now. */
@@ -45,14 +49,12 @@ export interface Decision {
 
 /** Codes of failures that no other try and no other input mends. */
 const lostCodes: readonly string[] = ["NonFiniteLoss"];
-/** Reasons for which a spec is refused without a pod: they hold as long as they are seen. What a pod found holds for a generation. */
-const seenHere: readonly string[] = ["RanksUnsupported", "OutOfRange", "GPUUnsupported", "FieldNotSupported", "InvalidSpec"];
 /** A running pod is asked how far it is this often. */
 const progressMs = 5_000;
-/** The pause before a failed pod is replaced: this long, doubled with each failure without a new step. */
+/** The pause before a pod that ended is replaced: this long, doubled with each such end without a new step. */
 const pauseMs = 5_000;
 const pauseMsMax = 300_000;
-/** A pod that the API server refuses is asked for again after this. */
+/** A pod that the API server refuses is asked for again after this, and a folder that is another job's. */
 const refusedMs = 30_000;
 
 export const isTrue = (status: MoETrainingJobStatus, type: string): boolean =>
@@ -76,21 +78,23 @@ const deleted = (pods: readonly PodView[]): Action[] =>
   pods.filter(({ deleting }) => !deleting).map(({ name, uid }) => ({ kind: "delete", name, uid }));
 
 /** What the end of the current pod means. It is deleted in any case; its attempt is not made again where it counts as a failure. */
-function ended({ job, status, now }: Observed, pod: PodView): State {
+function ended(observed: Observed, pod: PodView): State {
+  const { job, status } = observed;
   const { end, disrupted, reason, message } = pod.over as NonNullable<PodView["over"]>;
   if (end?.outcome === "Complete") return { kind: "complete", report: end.report };
   // It left because it was told to: by an eviction, a drain, a suspension.
-  if (disrupted || end?.outcome === "Stopped")
-    return { kind: "waiting", reason: "Stopped", message: "the pod ended early", report: end?.report };
+  if (disrupted || end?.outcome === "Stopped") return stopped(observed, pod);
   const code = end?.code ?? reason;
   const text = end?.message ?? message;
   if (end?.retry === false && !lostCodes.includes(code)) {
     // Its input is at fault. What it was made for may have changed since.
-    if (pod.generation === job.metadata.generation)
-      return { kind: "refused", problems: [{ reason: code, message: text }], report: end.report };
+    const { generation } = job.metadata;
+    const problem = { reason: code, message: text };
+    if (pod.generation === generation)
+      return { kind: "refused", problems: [problem], refusal: { generation, ...problem }, report: end.report };
     return { kind: "waiting", reason: "SpecChanged", message: "the spec has changed since the pod was made", report: end.report };
   }
-  const failure = failureOf(status, { reason: code, message: text, now, step: end?.report?.step });
+  const failure = endOf(observed, status.lastFailure, { reason: code, message: text, step: end?.report?.step });
   if (end?.retry === false) return { kind: "failed", reason: code, message: text, failure, report: end.report };
   const restarts = attemptOf(status) + 1;
   const { maxRestarts } = job.spec.failurePolicy;
@@ -99,36 +103,58 @@ function ended({ job, status, now }: Observed, pod: PodView): State {
   return { kind: "failed", reason: "RestartLimit", message: told, failure, report: end?.report };
 }
 
-interface Fault {
+/** An end that does not count as a failure. One that a changed spec, as of a suspension, brought about is no reason for a pause. */
+function stopped(observed: Observed, pod: PodView): State {
+  const { job, status } = observed;
+  const report = pod.over?.end?.report;
+  const state = { kind: "waiting", reason: "Stopped", message: "the pod ended early", report } as const;
+  if (pod.generation !== job.metadata.generation) return state;
+  const stop = endOf(observed, status.lastStop, { reason: "Stopped", message: state.message, step: report?.step });
+  return { ...state, stop };
+}
+
+interface End {
   readonly reason: string;
   readonly message: string;
   readonly step: number | undefined;
-  readonly now: Date;
 }
 
-function failureOf(status: MoETrainingJobStatus, { reason, message, step, now }: Fault): NonNullable<MoETrainingJobStatus["lastFailure"]> {
-  const before = status.lastFailure;
-  const at = Math.max(step ?? 0, status.step ?? 0);
+/** The end of a pod, as those like it before are counted. */
+function endOf({ job, status, now }: Observed, before: PodEnd | undefined, { reason, message, step }: End): PodEnd {
+  const at = Math.min(job.spec.steps, Math.max(step ?? 0, status.step ?? 0));
   const repeated = before !== undefined && at <= before.step ? before.repeated + 1 : 1;
   return { reason, message: message.slice(0, 1024), time: rfc3339(now), step: at, repeated };
 }
 
-/** Milliseconds until a failed pod may be replaced. */
-function pauseLeft({ status, now }: Observed): number {
-  const { lastFailure } = status;
-  if (lastFailure === undefined) return 0;
-  const pause = Math.min(pauseMsMax, pauseMs * 2 ** Math.min(20, lastFailure.repeated - 1));
-  return Math.max(0, Date.parse(lastFailure.time) + pause - now.getTime());
+interface Pause {
+  readonly ms: number;
+  readonly reason: string;
+}
+
+/** The time until a pod may be made again, and the end that it is due to. */
+function pauseLeft({ status: { lastFailure, lastStop }, now }: Observed): Pause | undefined {
+  const pauses = [lastFailure, lastStop].flatMap((end): Pause[] => {
+    if (end === undefined) return [];
+    const pause = Math.min(pauseMsMax, pauseMs * 2 ** Math.min(20, end.repeated - 1));
+    const ms = Date.parse(end.time) + pause - now.getTime();
+    return ms > 0 ? [{ ms, reason: `${end.reason}: ${end.message}` }] : [];
+  });
+  return pauses.toSorted((a, b) => b.ms - a.ms)[0];
 }
 
 /** The problems for which the spec, as it is now, is not trained: those that are seen from here, and those that a pod found. */
-function problemsOf({ job, status, templateProblems }: Observed): readonly Problem[] {
-  const seen = [...trainingProblems(job.spec), ...templateProblems];
-  if (seen.length > 0) return seen;
-  const before = status.conditions?.find(({ type }) => type === "SpecAccepted");
-  const found = before?.status === "False" && before.observedGeneration === job.metadata.generation;
-  const stands = found && !seenHere.includes(before.reason);
-  return stands ? [{ reason: before.reason, message: before.message }] : [];
+function problemsOf(observed: Observed): readonly Problem[] {
+  const { job, status, templateProblems } = observed;
+  const { refusal } = status;
+  const found = refusal?.generation === job.metadata.generation ? [refusal] : [];
+  return [...trainingProblems(job.spec), ...templateProblems, ...taken(observed), ...found];
+}
+
+function taken({ job, rival }: Observed): readonly Problem[] {
+  if (rival === undefined) return [];
+  const { uri } = job.spec.output;
+  const message = `spec.output.uri ${uri} is that of job ${rival}, which was made before and is not over: one of the two has to be deleted`;
+  return [{ reason: "OutputTaken", message }];
 }
 
 function next(observed: Observed, current: PodView | undefined, stale: readonly Action[]): Decision {
@@ -136,6 +162,8 @@ function next(observed: Observed, current: PodView | undefined, stale: readonly 
   const problems = problemsOf(observed);
   if (job.spec.suspend)
     return decision(observed, { kind: "suspended", problems, report }, [...stale, ...deleted(current ? [current] : [])]);
+  if (observed.rival !== undefined)
+    return decision(observed, { kind: "refused", problems, report }, [...stale, ...deleted(current ? [current] : [])], refusedMs);
   // A pod that was made before goes on: the spec that it was made of was accepted.
   if (problems.length > 0)
     return decision(observed, { kind: "refused", problems, pod: current, report }, stale, current ? progressMs : undefined);
@@ -149,10 +177,15 @@ function next(observed: Observed, current: PodView | undefined, stale: readonly 
   // Never two pods at once: they would write the same checkpoints.
   if (pods.length > 0)
     return decision(observed, { kind: "waiting", reason: "Replacing", message: "the former pod is still there", report }, stale);
-  const left = pauseLeft(observed);
-  if (left > 0) {
-    const message = `${status.lastFailure?.reason}: ${status.lastFailure?.message}; the next try is in ${Math.ceil(left / 1000)} s`;
-    return decision(observed, { kind: "waiting", reason: "BackOff", message: message.slice(0, 1500), report }, stale, left);
+  const [writer] = observed.otherWriters;
+  if (writer !== undefined) {
+    const message = `the former pod is still there: ${writer} may write ${job.spec.output.uri}; delete it where no job has it`;
+    return decision(observed, { kind: "waiting", reason: "Replacing", message, report }, stale, progressMs);
+  }
+  const pause = pauseLeft(observed);
+  if (pause !== undefined) {
+    const message = `${pause.reason}; the next try is in ${Math.ceil(pause.ms / 1000)} s`;
+    return decision(observed, { kind: "waiting", reason: "BackOff", message: message.slice(0, 1500), report }, stale, pause.ms);
   }
   if (observed.podRefused !== undefined) {
     const message = `the API server refuses the pod: ${observed.podRefused}; correct spec.podTemplate, or the quota of the namespace`;

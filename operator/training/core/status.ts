@@ -10,17 +10,19 @@ interface Problem {
   readonly reason: string;
   readonly message: string;
 }
-type Failure = NonNullable<MoETrainingJobStatus["lastFailure"]>;
+export type PodEnd = NonNullable<MoETrainingJobStatus["lastFailure"]>;
+type Refusal = NonNullable<MoETrainingJobStatus["refusal"]>;
 
 /** How a job stands. Each kind brings what its conditions tell. */
 export type State = { readonly report?: TrainingReport | undefined } & (
   | { readonly kind: "over" }
   | { readonly kind: "complete" }
-  | { readonly kind: "failed"; readonly reason: string; readonly message: string; readonly failure: Failure }
-  | { readonly kind: "restarting"; readonly restarts: number; readonly failure: Failure }
-  | { readonly kind: "refused"; readonly problems: readonly Problem[]; readonly pod?: PodView | undefined }
+  | { readonly kind: "failed"; readonly reason: string; readonly message: string; readonly failure: PodEnd }
+  | { readonly kind: "restarting"; readonly restarts: number; readonly failure: PodEnd }
+  /** With the refusal where a pod found the problem just now. */
+  | { readonly kind: "refused"; readonly problems: readonly Problem[]; readonly refusal?: Refusal; readonly pod?: PodView | undefined }
   | { readonly kind: "suspended"; readonly problems: readonly Problem[] }
-  | { readonly kind: "waiting"; readonly reason: string; readonly message: string }
+  | { readonly kind: "waiting"; readonly reason: string; readonly message: string; readonly stop?: PodEnd }
   | { readonly kind: "running"; readonly pod: PodView }
 );
 
@@ -44,12 +46,19 @@ function durationText(seconds: number): string {
   return minutes < 48 * 60 ? `${(minutes / 60).toFixed(1)}h` : `${(minutes / 60 / 24).toFixed(1)}d`;
 }
 
+/** The last step that is done. A pod that says more than there are says nothing more. */
+function stepOf({ job, status, state }: Judged): number {
+  return state.kind === "complete" ? job.spec.steps : Math.min(job.spec.steps, state.report?.step ?? status.step ?? 0);
+}
+
 /** What a report changes. Without one everything stays, but for what is only true while a pod runs. */
-function progress({ job, status, state }: Judged): Partial<MoETrainingJobStatus> {
+function progress(judged: Judged): Partial<MoETrainingJobStatus> {
+  const { job, status, state } = judged;
   const { report, kind } = state;
-  const step = kind === "complete" ? job.spec.steps : (report?.step ?? status.step ?? 0);
+  const step = stepOf(judged);
   const before = (status.curve ?? []).map((point) => ({ step: point.step, loss: Number(point.loss) }));
-  const curve = joinCurves(before, report?.curve ?? []).map((point) => ({ step: point.step, loss: told(point.loss) }));
+  const within = (report?.curve ?? []).filter((point) => point.step <= job.spec.steps);
+  const curve = joinCurves(before, within).map((point) => ({ step: point.step, loss: told(point.loss) }));
   const running = kind === "running";
   return {
     step,
@@ -78,8 +87,9 @@ function accepted(state: State): Verdict | undefined {
   return verdict("False", first.reason, problems.map(({ message }) => message).join("; "));
 }
 
-function running({ job, status, state }: Judged): Verdict | undefined {
-  const at = `step ${state.report?.step ?? status.step ?? 0} of ${job.spec.steps}`;
+function running(judged: Judged): Verdict | undefined {
+  const { job, state } = judged;
+  const at = `step ${stepOf(judged)} of ${job.spec.steps}`;
   switch (state.kind) {
     case "over":
       return undefined;
@@ -134,6 +144,8 @@ function suspendedBefore(before: readonly Condition[], state: State): Verdict | 
 export function statusOf(judged: Judged): MoETrainingJobStatus {
   const { job, status, state, pods, image, now } = judged;
   const failure = state.kind === "failed" || state.kind === "restarting" ? state.failure : status.lastFailure;
+  const stop = state.kind === "waiting" ? (state.stop ?? status.lastStop) : status.lastStop;
+  const refusal = state.kind === "refused" ? (state.refusal ?? status.refusal) : status.refusal;
   const began = status.startTime ?? (image === undefined ? undefined : rfc3339(now));
   const { uri } = job.spec.output;
   return {
@@ -145,6 +157,8 @@ export function statusOf(judged: Judged): MoETrainingJobStatus {
     restarts: state.kind === "restarting" ? state.restarts : (status.restarts ?? 0),
     ...(image !== undefined && { image }),
     ...(failure && { lastFailure: failure }),
+    ...(stop && { lastStop: stop }),
+    ...(refusal?.generation === job.metadata.generation && { refusal }),
     ...(state.kind === "complete"
       ? { result: { store: `${uri}/store`, huggingface: `${uri}/huggingface` } }
       : { ...(status.result && { result: status.result }) }),

@@ -1,0 +1,54 @@
+// The checkpoints that a run finds: a folder that cannot be read is not an empty one, and a newer checkpoint is never dropped.
+import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { AppError } from "../../crds/common.ts";
+import { retryOf, statIfThere } from "../weights/file.ts";
+import { newestCheckpoint, writeCheckpoint } from "./checkpoint.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "enodia-checkpoint-"));
+after(() => rmSync(folder, { recursive: true }));
+
+function withSteps(name: string, steps: readonly number[]): string {
+  const dir = join(folder, name);
+  for (const step of steps) {
+    const of = join(dir, `step-0000000${step}`);
+    mkdirSync(of, { recursive: true });
+    writeFileSync(join(of, "manifest.json"), "{}");
+  }
+  return dir;
+}
+const nothing = { identity: {}, layout: { parts: [] }, state: {} } as unknown as Omit<Parameters<typeof writeCheckpoint>[1], "step">;
+
+test("only where there is no folder there is no checkpoint", async () => {
+  assert.equal(await newestCheckpoint(join(folder, "none")), undefined);
+  const file = join(folder, "file");
+  writeFileSync(file, "");
+  await assert.rejects(newestCheckpoint(file), (caught) => AppError.from(caught).retry === "backoff");
+});
+
+test("a manifest that cannot be asked after does not make its checkpoint none", async () => {
+  const dir = withSteps("loop", [1]);
+  const broken = join(dir, "step-00000002");
+  symlinkSync(broken, broken);
+  await assert.rejects(newestCheckpoint(dir), (caught) => AppError.from(caught).retry === "backoff");
+});
+
+test("old checkpoints go, newer ones stay whatever is written", async () => {
+  const dir = withSteps("newer", [1, 2, 3, 8, 9]);
+  mkdirSync(join(dir, "step-00000007"));
+  await writeCheckpoint(dir, { ...nothing, step: 4 }, 2);
+  assert.deepEqual(
+    readdirSync(dir).toSorted(),
+    [3, 4, 8, 9].map((step) => `step-0000000${step}`),
+  );
+});
+
+test("an error that may pass is worth another try, one that tells what is there is not", async () => {
+  const retry = (code: string): unknown => retryOf(Object.assign(new Error(code), { code }));
+  for (const code of ["EIO", "ESTALE", "EMFILE", "EACCES"]) assert.equal(retry(code), "backoff", code);
+  for (const code of ["ENOENT", "ENOTDIR"]) assert.equal(retry(code), "never", code);
+  assert.equal(await statIfThere(join(folder, "none")), undefined);
+});
