@@ -1,117 +1,49 @@
 // Decode and prefill of a model's shape on one device, with random weights and no download: measured with one layer and with two, from
-// which the time of all layers follows. Beside it what the device itself reaches: a copy of its memory, and a product of matrices.
-import { appendFileSync, existsSync } from "node:fs";
+// which the time of all layers follows. In turns with it llama.cpp on the same device with the same weights, and beside both what the
+// device itself reaches: a copy of its memory, and a product of matrices.
+import { appendFileSync, existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { AppError } from "../../crds/common.ts";
-import { type BackendName, backendNames, type CodecName, codecNames, defaultCodec } from "../../crds/names.ts";
+import { type CodecName, codecNames, defaultCodec } from "../../crds/names.ts";
 import type { Backend } from "../../runtime/compute/backend.ts";
+import { gpuNames } from "../../runtime/compute/ggml/packages.ts";
 import { createBackend } from "../../runtime/compute/index.ts";
-import { randomTensor } from "../../runtime/kernels/random.ts";
 import type { MoeLayer, Segment } from "../../runtime/kernels/segment.ts";
-import type { WeightData, Weights } from "../../runtime/kernels/weights.ts";
-import { programOf } from "../../runtime/models/index.ts";
 import { selfTest } from "../../runtime/tools/selftest.ts";
 import { codecFor } from "../../runtime/weights/codecs/index.ts";
-import { loadModel, type ModelWeights } from "../contract/harness.ts";
+import { cacheRoot } from "../cluster/binaries.ts";
+import { type LoadedModel, loadModel, type ModelWeights } from "../contract/harness.ts";
+import { deviceCopy } from "./device-copy.ts";
+import { randomModel, type Shape, shapes } from "./gpu-model.ts";
+import { type Both, type DeviceLimits, type GpuRow, gpuRows, gpuTable, type Times } from "./gpu-rows.ts";
+import { writeGguf } from "./llama/gguf.ts";
+import type { PeerDevice } from "./llama/library.ts";
+import { planModelGguf } from "./llama/model-gguf.ts";
+import { Peer } from "./llama/peer.ts";
 
-interface Shape {
-  /** Of the whole model; a run has one or two of them. */
-  readonly layers: number;
-  readonly prompt: number;
-  readonly config: object;
-}
-
-const common = { architectures: ["Qwen3MoeForCausalLM"], rms_norm_eps: 1e-6, rope_theta: 1e6, hidden_act: "silu", norm_topk_prob: true };
-const shapes: Readonly<Record<string, Shape>> = {
-  // That of Qwen3-30B-A3B.
-  "30b": {
-    layers: 48,
-    prompt: 512,
-    config: {
-      ...{ hidden_size: 2048, intermediate_size: 6144, moe_intermediate_size: 768, num_experts: 128, num_experts_per_tok: 8 },
-      ...{ num_attention_heads: 32, num_key_value_heads: 4, head_dim: 128, vocab_size: 151_936, max_position_embeddings: 4096 },
-    },
-  },
-  tiny: {
-    layers: 4,
-    prompt: 32,
-    config: {
-      ...{ hidden_size: 64, intermediate_size: 128, moe_intermediate_size: 64, num_experts: 8, num_experts_per_tok: 2 },
-      ...{ num_attention_heads: 4, num_key_value_heads: 2, head_dim: 16, vocab_size: 256, max_position_embeddings: 128 },
-    },
-  },
-};
+const backends = ["cuda", "vulkan", "cpu"] as const;
 const options = {
   backend: { type: "string", default: "cuda" },
   shape: { type: "string", default: "30b" },
   codec: { type: "string", default: defaultCodec },
   runs: { type: "string", default: "5" },
+  alone: { type: "boolean", default: false },
   out: { type: "string" },
 } as const;
 
+/** Steps of a round, whose mean counts. */
+const decodeSteps = 16;
+const runsMax = 1_000;
+
 const log = (line: string): boolean => process.stderr.write(`${line}\n`);
-/** Random values that large matrices repeat: drawing each would take minutes. */
-const drawn = 65_536;
 
-interface GpuRow {
-  readonly case: string;
-  readonly milliseconds: number;
-  readonly tokensPerSecond: number;
-  /** Bytes of weights that the tokens need at least, per second, as a share of what a copy on the device moves. */
-  readonly ofCopy: string;
-}
-
-interface Times {
-  readonly prefillMs: number;
-  readonly decodeMs: number;
-  readonly copyGigabytesPerSecond: number;
-}
-
-function matrix(shape: readonly number[]): Float32Array {
-  const block = randomTensor(1, [drawn], 0.02).data;
-  const data = new Float32Array(shape.reduce((product, size) => product * size, 1));
-  for (let at = 0; at < data.length; at += block.length) data.set(block.subarray(0, Math.min(block.length, data.length - at)), at);
-  return shape.length === 1 ? data.fill(1) : data;
-}
-
-function randomModel(shape: Shape, layers: number, codec: CodecName): ModelWeights {
-  const program = programOf({ ...common, ...shape.config, num_hidden_layers: layers });
-  const { expert } = program.layers[0] as MoeLayer;
-  const declared = expert.weights.map(({ name, shape: sizes }) => ({ name, shape: sizes }));
-  const { encode, decode } = codecFor(codec);
-  const unit = decode(encode(Object.fromEntries(declared.map((each) => [each.name, matrix(each.shape)])), declared), declared) as Weights;
-  const weights = (segment: Segment): Weights =>
-    Object.fromEntries(
-      segment.weights.map(({ name, shape: sizes }) => [name, { form: "f32", shape: sizes, data: matrix(sizes) } as WeightData]),
-    );
-  return { program, weights, expert: () => unit }; // alike in their values, each in its own memory on the device
-}
-
-async function best(runs: number, work: () => Promise<unknown>): Promise<number> {
-  let least = Number.POSITIVE_INFINITY;
-  for (let run = 0; run <= runs; run++) {
-    const start = performance.now();
-    await work();
-    if (run > 0) least = Math.min(least, performance.now() - start); // the first builds graphs and kernels
-  }
-  return least;
-}
-
-async function measure(backend: Backend, model: ModelWeights, prompt: number, runs: number): Promise<Times> {
-  const ids = Array.from({ length: prompt }, (_, i) => (i * 7919) % model.program.vocab);
-  const loaded = await loadModel(backend, model, { context: 2 * prompt, slots: 2 });
-  const prefillMs = await best(runs, () => loaded.forward(ids, 0));
-  const decodeMs = await best(runs, () => loaded.forward([1], prompt));
-  const copyMs = await best(runs, () => loaded.kv.copySlot(0, 1, 2 * prompt));
-  const copyGigabytesPerSecond = loaded.kv.bytes / copyMs / 1e6; // half of it is read, as much is written
-  await loaded.dispose();
-  return { prefillMs, decodeMs, copyGigabytesPerSecond };
-}
-
-function markdown(device: string, title: string, rows: readonly GpuRow[]): string {
-  const lines = rows.map((row) => `| ${row.case} | ${row.milliseconds} | ${row.tokensPerSecond} | ${row.ofCopy} |`);
-  const head = `\n## ${new Date().toISOString().slice(0, 10)}: ${title}\n${device}\n\n| case | ms | tokens/s | bytes of weights, of a copy |\n|---|---|---|---|\n`;
-  return `${head}${lines.join("\n")}\n`;
+interface Asked {
+  readonly backend: (typeof backends)[number];
+  readonly shape: Shape;
+  readonly codec: CodecName;
+  readonly runs: number;
+  readonly alone: boolean;
 }
 
 const named = <T extends string>(field: string, value: string, known: readonly T[]): T => {
@@ -120,53 +52,163 @@ const named = <T extends string>(field: string, value: string, known: readonly T
   throw new AppError(`--${field} is "${value}"; it must be ${known.join(", ")}`, { code: "InvalidOption" });
 };
 
-export async function gpuBench(args: readonly string[]): Promise<readonly GpuRow[]> {
-  const { values } = parseArgs({ args: [...args], options });
-  const name: BackendName = named("backend", values.backend, backendNames);
-  const codec = named("codec", values.codec, codecNames);
-  const shape = shapes[named("shape", values.shape, Object.keys(shapes))] as Shape;
-  const runs = Number(values.runs);
+function runsOf(value: string): number {
+  const runs = Number(value);
+  if (Number.isInteger(runs) && runs >= 1 && runs <= runsMax) return runs;
+  throw new AppError(`--runs is "${value}"; it must be a whole number from 1 to ${runsMax}`, { code: "InvalidOption" });
+}
+
+/** An engine with one of the models. */
+interface Subject {
+  prefill(ids: readonly number[]): Promise<number>;
+  /** Milliseconds of a token behind those, which it has prefilled. */
+  decode(ids: readonly number[]): Promise<number>;
+}
+
+const ownSubject = (loaded: LoadedModel): Subject => ({
+  async prefill(ids) {
+    const start = performance.now();
+    await loaded.next(ids, 0);
+    return performance.now() - start;
+  },
+  async decode(ids) {
+    await loaded.next(ids, 0);
+    const start = performance.now();
+    for (let step = 0; step < decodeSteps; step++) await loaded.next([step], ids.length + step);
+    return (performance.now() - start) / decodeSteps;
+  },
+});
+
+const peerSubject = (peer: Peer, tokens: number): Subject => ({
+  prefill: async (text) => (1000 * text.length) / (await peer.prefill({ text, tokens, threads: 1 })),
+  async decode(ids) {
+    const text = [...ids, ...Array.from({ length: decodeSteps }, (_, step) => step)];
+    return 1000 / (await peer.decode({ texts: [text], promptTokens: ids.length, tokens, threads: 1 }));
+  },
+});
+
+/** The best of each engine's turns; in the first round graphs and kernels are built. */
+async function inTurns(subjects: readonly Subject[], ids: readonly number[], runs: number): Promise<Times[]> {
+  const best = subjects.map(() => ({ prefillMs: Number.POSITIVE_INFINITY, decodeMs: Number.POSITIVE_INFINITY }));
+  for (let run = 0; run <= runs; run++) {
+    for (const [i, subject] of subjects.entries()) {
+      const times = { prefillMs: await subject.prefill(ids), decodeMs: await subject.decode(ids) };
+      const least = best[i] as Times;
+      if (run === 0) continue;
+      best[i] = { prefillMs: Math.min(least.prefillMs, times.prefillMs), decodeMs: Math.min(least.decodeMs, times.decodeMs) };
+    }
+  }
+  return best;
+}
+
+/** A device of ours, as llama.cpp is to find it: its process has the environment of this one, where opening an adapter in software has set
+ *  the variable that shows those. */
+function peerDevice(name: Asked["backend"], device: string): PeerDevice {
+  const kind = gpuNames.find((each) => each === name);
+  return kind === undefined ? { kind: "cpu" } : { kind, called: device };
+}
+
+/** llama.cpp with that model, which has been written to a file for it; or the reason why there is none. */
+async function startPeer(asked: Asked, backend: Backend, model: ModelWeights, folder: string): Promise<Peer | string> {
+  const path = join(folder, `${model.program.layers.length}.gguf`);
+  await writeGguf(planModelGguf(model, asked.shape.config, asked.codec), path);
+  try {
+    return await Peer.start({ path, vocab: model.program.vocab, on: peerDevice(asked.backend, backend.device), log });
+  } catch (caught) {
+    const error = AppError.from(caught);
+    if (error.code !== "BackendUnavailable") throw error;
+    return error.message;
+  } finally {
+    rmSync(path); // the process that has it mapped keeps it
+  }
+}
+
+/** Both engines with as many layers. */
+async function measureLayers(asked: Asked, backend: Backend, layers: number, folder: string): Promise<readonly [Times, Times | string]> {
+  const { prompt } = asked.shape;
+  const model = randomModel(asked.shape, layers, asked.codec);
+  const ids = Array.from({ length: prompt }, (_, i) => (i * 7919) % model.program.vocab);
+  const kvType = backend.kvTypes[0] ?? "f32";
+  const loaded = await loadModel(backend, model, { context: 2 * prompt, slots: 1, kvType });
+  const peer = asked.alone ? "left out by --alone" : await startPeer(asked, backend, model, folder);
+  try {
+    if (typeof peer === "string") {
+      log(`without llama.cpp: ${peer}`);
+      return [(await inTurns([ownSubject(loaded)], ids, asked.runs))[0] as Times, peer];
+    }
+    const off = await peer.agreeOnLogits({ text: ids, tokens: 2 * prompt, threads: 1 }, await loaded.next(ids, 0));
+    log(`llama.cpp agrees on the logits of ${layers === 1 ? "one layer" : `${layers} layers`}: ${off.toExponential(1)} off`);
+    return (await inTurns([ownSubject(loaded), peerSubject(peer, 2 * prompt)], ids, asked.runs)) as [Times, Times];
+  } finally {
+    if (typeof peer !== "string") await peer.close();
+    await loaded.dispose();
+  }
+}
+
+async function limitsOf(name: Asked["backend"], speed: boolean): Promise<DeviceLimits> {
   // A case that there is not, so that speeds alone are measured.
-  const { products, device } = await selfTest({ backend: name, threads: 1, speed: values.shape !== "tiny", only: "none" });
+  const { products } = await selfTest({ backend: name, threads: 1, speed, only: "none" });
   for (const { case: product, gigabytesPerSecond, gigaflops } of products)
     log(`product, ${product}: ${gigabytesPerSecond.toFixed(1)} GB/s of weights, ${gigaflops.toFixed(0)} GFLOP/s`);
-  const { denseBits } = codecFor(codec);
-  const backend = await createBackend(name, { threads: 1, denseBits });
+  const productGigaflops = products.length === 0 ? undefined : Math.max(...products.map(({ gigaflops }) => gigaflops));
+  return { copyGigabytesPerSecond: deviceCopy(name), productGigaflops };
+}
+
+const valuesOf = (segment: Segment): number =>
+  segment.weights.reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
+
+/** In f32, or as int8 in blocks of 32 that each have a scale in half precision. */
+const denseBytes = (segment: Segment, bits: 8 | 16 | 32): number => (bits === 8 ? 34 / 32 : bits / 8) * valuesOf(segment);
+
+/** What a token needs of the whole model. */
+function tokenCost({ shape, codec }: Asked, backend: Backend): { readonly tokenBytes: number; readonly tokenValues: number } {
+  const { program } = randomModel(shape, 1, codec);
+  const { block, expert, topK } = program.layers[0] as MoeLayer;
+  const { denseBits, forms } = codecFor(codec);
+  const layerBytes = denseBytes(block, denseBits) + topK * backend.expertResidentBytes(expert, forms(expert.weights));
+  return {
+    tokenBytes: shape.layers * layerBytes + denseBytes(program.head, denseBits),
+    tokenValues: shape.layers * (valuesOf(block) + topK * valuesOf(expert)),
+  };
+}
+
+async function measureAll(asked: Asked, backend: Backend): Promise<{ readonly ours: Both; readonly llama: Both | string }> {
+  const root = join(cacheRoot(), "gguf");
+  mkdirSync(root, { recursive: true });
+  const folder = mkdtempSync(join(root, "random-"));
   try {
-    const [one, two] = [1, 2].map((layers) => randomModel(shape, layers, codec)) as [ModelWeights, ModelWeights];
-    const first = await measure(backend, one, shape.prompt, runs);
-    const second = await measure(backend, two, shape.prompt, runs);
-    const all = (times: "decodeMs" | "prefillMs"): number => first[times] + (shape.layers - 1) * Math.max(0, second[times] - first[times]);
-    const copy = Math.max(first.copyGigabytesPerSecond, second.copyGigabytesPerSecond);
-    const { block, expert, topK } = one.program.layers[0] as MoeLayer;
-    const perToken =
-      shape.layers * (denseBytes(block, denseBits) + topK * backend.expertResidentBytes(expert, codecFor(codec).forms(expert.weights))) +
-      denseBytes(one.program.head, denseBits);
-    const row = (what: string, ms: number, tokens: number, bytes: number): GpuRow => ({
-      case: what,
-      milliseconds: Number(ms.toFixed(2)),
-      tokensPerSecond: Number(((1000 * tokens) / ms).toFixed(1)),
-      ofCopy: bytes === 0 ? "" : `${((100 * bytes) / ms / 1e6 / copy).toFixed(0)}%`,
-    });
-    const rows = [
-      row(`decode after ${shape.prompt} tokens, ${shape.layers} layers`, all("decodeMs"), 1, perToken),
-      row(`prefill of ${shape.prompt} tokens, ${shape.layers} layers`, all("prefillMs"), shape.prompt, 0),
-      row("decode, one layer more", second.decodeMs - first.decodeMs, 1, 0),
-    ];
-    log(`${device}; a copy on the device moves ${copy.toFixed(1)} GB/s, read and written`);
+    const [one, peerOne] = await measureLayers(asked, backend, 1, folder);
+    const [two, peerTwo] = await measureLayers(asked, backend, 2, folder);
+    if (typeof peerOne === "string") return { ours: [one, two], llama: peerOne };
+    return { ours: [one, two], llama: typeof peerTwo === "string" ? peerTwo : [peerOne, peerTwo] };
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+export async function gpuBench(args: readonly string[]): Promise<readonly GpuRow[]> {
+  const { values } = parseArgs({ args: [...args], options });
+  const name = named("backend", values.backend, backends);
+  const codec = named("codec", values.codec, codecNames);
+  const shape = shapes[named("shape", values.shape, Object.keys(shapes))] as Shape;
+  const asked: Asked = { backend: name, codec, shape, runs: runsOf(values.runs), alone: values.alone };
+  const limits = await limitsOf(name, values.shape !== "tiny");
+  const backend = await createBackend(name, { threads: 1, denseBits: codecFor(codec).denseBits });
+  try {
+    const { ours, llama } = await measureAll(asked, backend);
+    const { layers, prompt } = shape;
+    const cost = tokenCost(asked, backend);
+    const rows = gpuRows({ layers, prompt, ours, llama, tokenBytes: cost.tokenBytes, tokenValues: cost.tokenValues, limits });
+    const { copyGigabytesPerSecond: copy, productGigaflops: product } = limits;
+    const reached = `copy ${copy.toFixed(1)} GB/s${product === undefined ? "" : `, product ${product.toFixed(0)} GFLOP/s`}`;
+    log(`${backend.device}; ${reached}`);
     if (values.out !== undefined) {
       if (!existsSync(values.out)) appendFileSync(values.out, "# Measured on GPUs\n");
-      appendFileSync(values.out, markdown(`${device}; copy ${copy.toFixed(1)} GB/s`, `${values.shape}, experts ${codec}`, rows));
+      const day = new Date().toISOString().slice(0, 10);
+      appendFileSync(values.out, gpuTable(day, `${values.shape}, experts ${codec}`, `${backend.device}; ${reached}`, rows));
     }
     return rows;
   } finally {
     await backend.close();
   }
 }
-
-/** In f32, or as int8 in blocks of 32 that each have a scale in half precision. */
-const denseBytes = (segment: Segment, bits: 8 | 16 | 32): number =>
-  segment.weights.reduce(
-    (sum, { shape }) => sum + (bits === 8 ? 34 / 32 : bits / 8) * shape.reduce((product, size) => product * size, 1),
-    0,
-  );

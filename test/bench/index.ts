@@ -79,12 +79,13 @@ export const benches: Readonly<Record<string, Bench>> = {
     load: async () => (await import("./gateway.ts")).gatewayBench,
   },
   gpu: {
-    summary: "decode and prefill of a 30B shape with random weights on one device, beside a copy of its memory and a plain product",
+    summary: "decode and prefill of a 30B shape with random weights on one device, llama.cpp in turns, beside its copy and product",
     options: [
       "--backend NAME cuda (default), vulkan, cpu",
       "--shape NAME   30b (default), tiny",
       "--codec NAME   form of the experts (default: q4_0)",
-      "--runs N       runs of each case; the best counts (default 5)",
+      "--runs N       rounds, in each of which every engine has its turn; the best counts (default 5)",
+      ...peerOptions,
       "--out FILE     appends the rows as a dated table",
     ],
     load: async () => (await import("./gpu.ts")).gpuBench,

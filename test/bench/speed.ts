@@ -7,6 +7,7 @@ import type { ModelStore } from "../../runtime/weights/store.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
 import { startHog } from "./hog.ts";
 import { machineLimits } from "./limits.ts";
+import { storeGguf } from "./llama/gguf.ts";
 import { Peer } from "./llama/peer.ts";
 import { type Asked, type Came, type EngineUnderTest, generate, log, openEngine, prompt, readArgs } from "./serve.ts";
 import {
@@ -84,7 +85,7 @@ async function openEngines(asked: Asked, maxContext: number): Promise<Map<number
 }
 
 async function agreeingPeer(store: ModelStore, { codec }: Asked, { engine, info }: EngineUnderTest): Promise<Peer> {
-  const peer = await Peer.start({ store, codec, vocab: info.vocab, log });
+  const peer = await Peer.start({ path: await storeGguf(store, codec), vocab: info.vocab, on: { kind: "cpu" }, log });
   const texts = [];
   for (let i = 0; i < agreeTexts; i++) {
     const ids = prompt(promptTokens, info.vocab);

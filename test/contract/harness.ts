@@ -15,6 +15,8 @@ export interface ModelWeights {
 export interface LoadedModel {
   /** Logits [ids, vocab] of the tokens `ids` on top of `past` tokens of `slot`. */
   forward(ids: readonly number[], past: number, slot?: number): Promise<Float32Array>;
+  /** Logits of the last of the tokens alone, by the way that is the faster for so many: what an engine does for a prompt or a token. */
+  next(ids: readonly number[], past: number): Promise<Float32Array>;
   /** Logits of every row of a call, layer by layer or by the layers' range. */
   step(ids: readonly number[], groups: readonly KvGroup[], way: "layers" | "range"): Promise<Float32Array>;
   readonly range: LayerRange;
@@ -99,18 +101,27 @@ export async function loadModel(
     return out.x;
   };
 
-  const step: LoadedModel["step"] = async (ids, groups, way) => {
+  const states = async (ids: readonly number[], groups: readonly KvGroup[], way: "layers" | "range"): Promise<Float32Array> => {
     const x = f32((await embed.run({ ids: { shape: [ids.length], data: Int32Array.from(ids) } })).x).slice();
-    const y = await { layers: layered, range: ranged }[way](x, { cache: kv, groups });
-    return f32((await head.run({ x: { shape: [ids.length, program.hidden], data: y } })).logits).slice();
+    return { layers: layered, range: ranged }[way](x, { cache: kv, groups });
   };
+  const logits = async (data: Float32Array): Promise<Float32Array> =>
+    f32((await head.run({ x: { shape: [data.length / program.hidden, program.hidden], data } })).logits).slice();
+  const groupOf = (ids: readonly number[], past: number, slot = 0): KvGroup[] => [
+    { firstSlot: slot, batch: 1, tokens: ids.length, past: Int32Array.of(past) },
+  ];
+  const step: LoadedModel["step"] = async (ids, groups, way) => logits(await states(ids, groups, way));
 
   return {
     kv,
     routes,
     range,
     step,
-    forward: (ids, past, slot = 0) => step(ids, [{ firstSlot: slot, batch: 1, tokens: ids.length, past: Int32Array.of(past) }], "layers"),
+    forward: (ids, past, slot) => step(ids, groupOf(ids, past, slot), "layers"),
+    async next(ids, past) {
+      const y = await states(ids, groupOf(ids, past), ids.length > range.rowsMax ? "layers" : "range");
+      return logits(y.slice(-program.hidden));
+    },
     async dispose() {
       for (const program of [embed, head, ...blocks, ...experts.flat()]) await program.dispose();
       await kv.dispose();

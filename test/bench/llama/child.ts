@@ -3,7 +3,7 @@
 import { type BatchRow, type LlamaContext, LlamaLibrary } from "./library.ts";
 import type { Answer, Order } from "./peer.ts";
 
-const library = new LlamaLibrary();
+let library: LlamaLibrary;
 const contexts = new Map<string, LlamaContext>();
 let model = 0n;
 let vocab = 0;
@@ -25,6 +25,7 @@ const seconds = (from: number): number => (performance.now() - from) / 1000;
 
 const work: { readonly [K in Order["kind"]]: (order: Extract<Order, { kind: K }>) => number[] } = {
   load(order) {
+    library = new LlamaLibrary(order.on);
     model = library.load(order.path);
     vocab = order.vocab;
     process.stderr.write(`${library.systemInfo}\n`);
@@ -59,6 +60,12 @@ const work: { readonly [K in Order["kind"]]: (order: Extract<Order, { kind: K }>
     const from = performance.now();
     context.run(rowsOf(text, 0, "last"));
     return [seconds(from)];
+  },
+
+  logits({ text, tokens, threads }) {
+    const context = contextOf(1, tokens, threads);
+    context.run(rowsOf(text, 0, "last"));
+    return [...context.logits(text.length - 1, vocab)];
   },
 };
 

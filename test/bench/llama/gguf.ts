@@ -2,7 +2,7 @@
 // where both have them, so that two engines are compared and not two models. Mixtral alone, without its tokenizer: the benchmark sends
 // token ids.
 import { createWriteStream, existsSync, mkdirSync, renameSync } from "node:fs";
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
 import { finished } from "node:stream/promises";
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
@@ -11,11 +11,12 @@ import { numberOf, type WeightType, weightBytes } from "../../../runtime/compute
 import { asF32, type Weights } from "../../../runtime/kernels/weights.ts";
 import { codecFor } from "../../../runtime/weights/codecs/index.ts";
 import type { ModelStore } from "../../../runtime/weights/store.ts";
+import { cacheRoot } from "../../cluster/binaries.ts";
 import { alignment, type GgufFloat, type GgufMeta, ggufHeader } from "../../support/gguf-writer.ts";
 import { interleaved, mixtralMatrices, mixtralParts, mixtralTop } from "../../support/moe-gguf.ts";
 
 /** A tensor to be written: what the header says of it, and how its bytes are had. */
-interface PlannedTensor {
+export interface PlannedTensor {
   readonly name: string;
   readonly shape: readonly number[];
   readonly type: number;
@@ -23,7 +24,7 @@ interface PlannedTensor {
   readonly read: () => Promise<Uint8Array>;
 }
 
-export interface StoreGguf {
+export interface PlannedGguf {
   readonly metadata: Readonly<Record<string, GgufMeta | GgufFloat>>;
   readonly tensors: readonly PlannedTensor[];
 }
@@ -46,12 +47,12 @@ const blockValues = 32;
 const q8 = codecFor("q8_0");
 
 /** Dense matrices are int8 blocks beside experts that are quantized; norms and gates stay f32. */
-function denseType(name: string, shape: readonly number[], codec: CodecName): WeightType {
+export function denseType(name: string, shape: readonly number[], codec: CodecName): WeightType {
   const isMatrix = shape.length === 2 && (shape[1] as number) % blockValues === 0 && !name.endsWith("gate.weight");
   return isMatrix && codecFor(codec).denseBits === 8 ? "q8_0" : "f32";
 }
 
-function encoded(type: WeightType, shape: readonly number[], values: Float32Array): Uint8Array {
+export function encoded(type: WeightType, shape: readonly number[], values: Float32Array): Uint8Array {
   if (type === "f32") return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
   return q8.encode({ all: values }, [{ name: "all", shape }]).subarray(0, weightBytes(type, shape));
 }
@@ -101,7 +102,7 @@ function expertTensors(store: ModelStore, codec: CodecName): PlannedTensor[] {
   });
 }
 
-function bytesOfWeight(weights: Weights, name: string): Uint8Array {
+export function bytesOfWeight(weights: Weights, name: string): Uint8Array {
   const weight = weights[name];
   if (weight === undefined) throw new AppError(`a unit has no matrix ${name}`, { code: "CorruptShard" });
   const { buffer, byteOffset, byteLength } = weight.data;
@@ -132,7 +133,7 @@ function metadataOf(config: MixtralConfig, { layers, experts, topK }: ModelStore
 }
 
 /** What the file will have; reads the dense part's shapes. Throws AppError where llama.cpp would compute another model. */
-export async function planGguf(store: ModelStore, codec: CodecName): Promise<StoreGguf> {
+export async function planGguf(store: ModelStore, codec: CodecName): Promise<PlannedGguf> {
   const parsed = configSchema.safeParse(store.config);
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
@@ -146,10 +147,19 @@ export async function planGguf(store: ModelStore, codec: CodecName): Promise<Sto
   return { metadata: metadataOf(parsed.data, store.index), tensors: [...dense, ...expertTensors(store, codec)] };
 }
 
-/** Writes the file, tensor by tensor, unless it is there; it gets its name when it is whole. */
+/** Writes a store's file unless it is in the cache; answers where it is. */
+export async function storeGguf(store: ModelStore, codec: CodecName): Promise<string> {
+  const path = join(cacheRoot(), "gguf", `${store.index.modelDigest.slice(0, 16)}-${codec}.gguf`);
+  await writeStoreGguf(store, codec, path);
+  return path;
+}
+
 export async function writeStoreGguf(store: ModelStore, codec: CodecName, path: string): Promise<void> {
-  if (existsSync(path)) return;
-  const { metadata, tensors } = await planGguf(store, codec);
+  if (!existsSync(path)) await writeGguf(await planGguf(store, codec), path);
+}
+
+/** Writes the file, tensor by tensor; it gets its name when it is whole. */
+export async function writeGguf({ metadata, tensors }: PlannedGguf, path: string): Promise<void> {
   mkdirSync(dirname(path), { recursive: true });
   const unfinished = `${path}.${process.pid}`;
   const out = createWriteStream(unfinished);

@@ -4,12 +4,9 @@ import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
-import type { CodecName } from "../../../crds/names.ts";
-import type { ModelStore } from "../../../runtime/weights/store.ts";
-import { cacheRoot } from "../../cluster/binaries.ts";
 import { stop } from "../../harness/process.ts";
 import { within } from "../../support/ranks.ts";
-import { writeStoreGguf } from "./gguf.ts";
+import type { PeerDevice } from "./library.ts";
 
 /** How so many threads and texts of so many tokens at most are computed. */
 interface Setting {
@@ -18,25 +15,29 @@ interface Setting {
 }
 
 export type Order =
-  | { readonly kind: "load"; readonly path: string; readonly vocab: number }
+  | { readonly kind: "load"; readonly path: string; readonly vocab: number; readonly on: PeerDevice }
   | (Setting & { readonly kind: "gaps"; readonly prompt: readonly number[]; readonly continuation: readonly number[] })
   | (Setting & { readonly kind: "decode"; readonly texts: readonly (readonly number[])[]; readonly promptTokens: number })
-  | (Setting & { readonly kind: "prefill"; readonly text: readonly number[] });
+  | (Setting & { readonly kind: "prefill"; readonly text: readonly number[] })
+  | (Setting & { readonly kind: "logits"; readonly text: readonly number[] });
 
 export type Answer = { readonly values: number[] } | { readonly error: string };
 
 /** Logits between our token and the peer's best one that rounding explains: activations are rounded to int8 blocks on both sides, and the
  *  peer keeps keys and values as halves. Another rotation or gate is off by several. */
 const gapMax = 1;
+/** The same, of all logits of a text. */
+const offMax = 0.05;
 /** Two threads that spin for each other on one processor may take for ever; on a busy machine all takes long. */
 const answerMs = 600_000;
 /** The last words of the child that are told when it ends. */
 const wordsMax = 2_000;
 
 export interface PeerOptions {
-  readonly store: ModelStore;
-  readonly codec: CodecName;
+  /** The GGUF file. */
+  readonly path: string;
   readonly vocab: number;
+  readonly on: PeerDevice;
   readonly log: (line: string) => void;
 }
 
@@ -56,15 +57,18 @@ export class Peer {
     });
   }
 
-  /** Writes the GGUF file unless it is in the cache, and loads it. */
-  static async start({ store, codec, vocab, log }: PeerOptions): Promise<Peer> {
-    const path = join(cacheRoot(), "gguf", `${store.index.modelDigest.slice(0, 16)}-${codec}.gguf`);
+  /** Starts the process and loads the file. Throws AppError `BackendUnavailable` with the reason why there is no llama.cpp. */
+  static async start({ path, vocab, on, log }: PeerOptions): Promise<Peer> {
     log(`llama.cpp: ${path}`);
-    await writeStoreGguf(store, codec, path);
     const child = fork(join(import.meta.dirname, "child.ts"), { stdio: ["ignore", "ignore", "pipe", "ipc"], serialization: "advanced" });
     const peer = new Peer(child);
-    await peer.#ask({ kind: "load", path, vocab });
-    return peer;
+    try {
+      await peer.#ask({ kind: "load", path, vocab, on });
+      return peer;
+    } catch (caught) {
+      await peer.close();
+      throw caught;
+    }
   }
 
   /** Throws AppError `PeerDisagrees` where the peer would have gone on with another token, by more than rounding explains. */
@@ -87,6 +91,18 @@ export class Peer {
   async prefill(order: Omit<Extract<Order, { kind: "prefill" }>, "kind">): Promise<number> {
     const [seconds = 0] = await this.#ask({ kind: "prefill", ...order });
     return order.text.length / seconds;
+  }
+
+  /** How far its logits behind a text are from ours, as a share of their length. Throws AppError `PeerDisagrees` where that is more than
+   *  rounding explains. */
+  async agreeOnLogits(order: Omit<Extract<Order, { kind: "logits" }>, "kind">, ours: Float32Array): Promise<number> {
+    const theirs = await this.#ask({ kind: "logits", ...order });
+    const lengthOf = (values: readonly number[]): number => Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
+    const off = lengthOf(theirs.map((value, i) => value - (ours[i] ?? Number.NaN))) / lengthOf(theirs);
+    if (off <= offMax) return off;
+    throw new AppError(`llama.cpp disagrees: its logits are ${off.toExponential(1)} off, ${offMax} is explained`, {
+      code: "PeerDisagrees",
+    });
   }
 
   async close(): Promise<void> {
