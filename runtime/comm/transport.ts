@@ -1,5 +1,5 @@
 // The door to other ranks of a training run: frames to one rank and from one rank, each stamped with what it belongs to. Interface only;
-// loopback.ts has it within one process.
+// loopback.ts has it within one process, wire.ts between processes.
 
 export type Payload = Float32Array | Float64Array | Int32Array;
 
@@ -34,11 +34,20 @@ export const frameMsMax = 10 * 60_000;
 export interface Transport {
   readonly rank: number;
   readonly ranks: number;
-  /** The payload may be changed once this is done. Throws AppError `FrameBacklog` where the receiver falls behind. */
+  /** The payload may be changed once this is done. Where the receiver falls behind it waits, or throws AppError `FrameBacklog`. */
   send(to: number, stamp: Stamp, name: FrameName, payload: Payload): Promise<void>;
   /**
    * The next frame of that name from a rank. Throws AppError `PlanMismatch` where stamp or length are others, `RankSilent` where none
    * came in time, and whatever ended the world.
    */
   receive(from: number, stamp: Stamp, wanted: WantedFrame): Promise<Payload>;
+}
+
+/** All ranks that this process has. */
+export interface Hub {
+  transport(rank: number): Transport;
+  /** Bytes of payloads that a rank sent and received in exchanges of that name since it was asked last. */
+  takeTraffic(rank: number, what: string): { readonly sent: number; readonly received: number };
+  /** Whoever waits, and whoever comes to wait, gets the error. */
+  end(error: unknown): void;
 }

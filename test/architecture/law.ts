@@ -48,7 +48,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/experts/memory/",
   ],
   // Training serves nobody; it reaches other ranks through its collectives alone, which know neither engine nor training.
-  "runtime/comm/": ["crds/", "runtime/placement/"],
+  "runtime/comm/": ["crds/", "runtime/placement/", "runtime/wire/"],
   "runtime/train/": [
     "crds/",
     "runtime/placement/",
@@ -333,6 +333,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
       "runtime/wire/listener.ts": "adapter: the port of gRPC and dispatch frames",
       "runtime/wire/grpc.ts": "adapter: has that port",
       "runtime/wire/lane-accept.ts": "adapter: the port of lanes",
+      "runtime/comm/wire.ts": "adapter: the port of training's frames",
     },
   },
   "a connection to NATS": {

@@ -7,6 +7,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { tinyModel, writeCorpus } from "../../../test/builders/training.ts";
+import { WireRanks } from "../../../test/builders/wire-ranks.ts";
+import type { Hub } from "../../comm/transport.ts";
 import { createTraining } from "../../compute/open-training.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
@@ -80,11 +82,11 @@ function worldOf(program: ModelProgram, ranks: number, changes: Changes) {
   return { options, parameters: gaussian(3, layout.floats, deviation) };
 }
 
-async function run(ranks: number, changes: Changes = {}) {
+async function run(ranks: number, changes: Changes = {}, hub?: Hub) {
   const program = programOf({ ...config, ...changes.config });
   const { options, parameters } = worldOf(program, ranks, changes);
   const { layout } = options;
-  const world = await World.open(options, parameters);
+  const world = await World.open(options, parameters, hub);
   try {
     const reports = [];
     for (let step = 1; step <= steps; step++) reports.push(await world.step(step, batchOf(step, program.vocab, options)));
@@ -115,6 +117,20 @@ for (const { ranks, ...changed } of all)
   test(`${ranks} ranks, ${changed.planner}, ${changed.dispatch}, copies dropped ${changed.rematerialize}: the bits of one rank`, async () => {
     assert.equal((await run(ranks, { fssdp: changed })).digest, alone.digest);
   });
+
+test("3 ranks over the wire have the bits of loopback, and their bytes", async () => {
+  const given = { fssdp: { planner: "hecate" } } as const;
+  const wire = await WireRanks.open(3);
+  try {
+    const [there, here] = [await run(3, given, wire), await run(3, given)];
+    assert.equal(there.digest, here.digest);
+    assert.equal(there.digest, alone.digest);
+    assert.deepEqual(there.received, here.received);
+    assert.ok(there.received.every((bytes) => bytes > 0));
+  } finally {
+    await wire.close();
+  }
+});
 
 /** Of the longer ones an expert has 256 rows of a lane: so many that products added in place have other bits than products alone. */
 for (const sequenceLength of [8, 256])

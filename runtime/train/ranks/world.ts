@@ -1,5 +1,6 @@
-// All ranks of a run in one process: each with memory and backend of its own, joined by loopback. One that fails ends the step for all.
+// All ranks of a run in one process: each with memory and backend of its own, joined by loopback or what else is given. One that fails ends the step for all.
 import { Loopback } from "../../comm/loopback.ts";
+import type { Hub } from "../../comm/transport.ts";
 import { createTraining } from "../../compute/open-training.ts";
 import type { TrainingBackend } from "../../compute/training.ts";
 import type { Lane } from "../network.ts";
@@ -11,12 +12,12 @@ export interface WorldOptions extends Omit<RankOptions, "transport"> {
 }
 
 export class World {
-  readonly hub: Loopback;
+  readonly hub: Hub;
   readonly ranks: readonly Rank[];
   readonly #backends: readonly TrainingBackend[];
   readonly #floats: number;
 
-  private constructor(hub: Loopback, ranks: readonly Rank[], backends: readonly TrainingBackend[], floats: number) {
+  private constructor(hub: Hub, ranks: readonly Rank[], backends: readonly TrainingBackend[], floats: number) {
     this.hub = hub;
     this.ranks = ranks;
     this.#backends = backends;
@@ -24,11 +25,11 @@ export class World {
   }
 
   /** As many ranks as `facts` has; `parameters` are laid out as the layout says. */
-  static async open(options: WorldOptions, parameters: Float32Array): Promise<World> {
+  static async open(options: WorldOptions, parameters: Float32Array, given?: Hub): Promise<World> {
     const count = options.facts.node.length;
     checkRanks(options, [...options.facts.node.keys()]);
     const { threads, ...rankOptions } = options;
-    const hub = new Loopback(count);
+    const hub = given ?? new Loopback(count);
     const [ranks, backends]: [Rank[], TrainingBackend[]] = [[], []];
     try {
       for (let rank = 0; rank < count; rank++) {
