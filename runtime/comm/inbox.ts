@@ -3,6 +3,9 @@
 import { AppError } from "../../crds/common.ts";
 import type { FrameName, Payload, Stamp, WantedFrame } from "./transport.ts";
 
+/** What a frame takes beside its payload, about; counted, so that empty ones are bounded too. */
+const entryBytes = 1_024;
+
 export interface Frame {
   readonly stamp: Stamp;
   readonly payload: Payload;
@@ -60,7 +63,7 @@ export class Inbox {
     this.#senders = Array.from({ length: ranks }, () => ({ heldBytes: 0, waiting: 0, left: undefined }));
   }
 
-  /** Bytes of a rank's frames that nobody has asked for yet. */
+  /** Bytes that a rank's frames take which nobody has asked for yet. */
   heldBytes(from: number): number {
     return this.#sender(from).heldBytes;
   }
@@ -76,7 +79,7 @@ export class Inbox {
     const queue = this.#queue(key, from);
     const waiting = queue.waiting.shift();
     if (waiting === undefined) {
-      this.#sender(from).heldBytes += frame.payload.byteLength;
+      this.#sender(from).heldBytes += entryBytes + frame.payload.byteLength;
       queue.frames.push(frame);
       return;
     }
@@ -126,7 +129,7 @@ export class Inbox {
     const frame = queue.frames.shift();
     const sender = this.#sender(from);
     if (frame !== undefined) {
-      sender.heldBytes -= frame.payload.byteLength;
+      sender.heldBytes -= entryBytes + frame.payload.byteLength;
       this.received.count(name.what, frame.payload.byteLength);
     }
     if (frame === undefined && sender.left === undefined) return this.#come(key, queue, name);

@@ -130,6 +130,18 @@ test("senders wait for a rank that falls behind, go on when it asks, and hear of
   await large;
 });
 
+test("a rank that ends within a payload says so after the chunk that is under way", async (t) => {
+  const { link, wire } = await linked(t);
+  const [from, to] = [wire.transport(0), wire.transport(1)];
+  const payload = new Float32Array(128 * mebi);
+  const sending = assert.rejects(from.send(1, stamp, frame(0), payload), { code: "Cancelled", message: "stopped" });
+  const waits = assert.rejects(to.receive(0, stamp, wanted(0, payload.length)), { code: "Cancelled", message: "stopped" });
+  await until("some have come", () => link.bytes > 4 * chunkBytes);
+  from.end(new AppError("stopped", { code: "Cancelled" }));
+  await Promise.all([sending, waits]);
+  assert.ok(link.bytes < payload.byteLength / 2, `${link.bytes}`);
+});
+
 test("what is no payload ends the world by name, and takes no memory that it did not send", async (t) => {
   const head = (bytes: number, at = 0) => encodeChunk({ stamp, name: frame(0), kind: 0, bytes, at });
   const chunk = new Uint8Array(chunkBytes);
@@ -162,14 +174,15 @@ test("what is no payload ends the world by name, and takes no memory that it did
   }
 });
 
-test("a rank that sends other frames than the awaited one is given up when too many bytes are there", async (t) => {
-  const wire = await opened(t, 2, { limits: { heldBytes: chunkBytes } });
-  const waits = wire.transport(1).receive(0, stamp, wanted(99, 1));
-  const told = assert.rejects(waits, {
-    code: "FrameBacklog",
-    message: /^rank 0 was given up: rank 0 sent \d+ bytes that nobody asked for/,
+for (const [bytes, floats, count] of [
+  [chunkBytes, mebi, 8],
+  [chunkBytes / 16, 0, 200],
+] as const)
+  test(`a rank is given up when ${count} frames of ${floats} numbers are there, and not the awaited one`, async (t) => {
+    const wire = await opened(t, 2, { limits: { heldBytes: bytes } });
+    const waits = wire.transport(1).receive(0, stamp, wanted(999, 1));
+    const message = /^rank 0 was given up: rank 0 sent \d+ bytes that nobody asked for/;
+    const told = assert.rejects(waits, { code: "FrameBacklog", message });
+    await Promise.allSettled(Array.from({ length: count }, (_, i) => wire.transport(0).send(1, stamp, frame(i), new Float32Array(floats))));
+    await told;
   });
-  const sends = Array.from({ length: 8 }, (_, i) => wire.transport(0).send(1, stamp, frame(i), new Float32Array(mebi)));
-  await Promise.allSettled(sends);
-  await told;
-});

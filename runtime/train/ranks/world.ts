@@ -1,4 +1,5 @@
-// All ranks of a run in one process: each with memory and backend of its own, joined by loopback or what else is given. One that fails ends the step for all.
+// All ranks of a run in one process: each with memory and backend of its own, joined by loopback or what else is given. One that fails ends
+// the step for all.
 import { Loopback } from "../../comm/loopback.ts";
 import type { Hub } from "../../comm/transport.ts";
 import { createTraining } from "../../compute/open-training.ts";
