@@ -12,8 +12,8 @@ export interface Alert {
 
 const byJob = "training_namespace, training_job";
 const jobName = "{{ $labels.training_namespace }}/{{ $labels.training_job }}";
-/** A job that should train, and is twice as old, has made no step beyond its furthest for so long. A window of that length is held against the one before it:
- *  steps that are made again after a restart are no new ones. */
+/** A job that should train has made no step beyond its furthest for so long. A window of that length is held against the one before it,
+ *  so that steps which are made again after a restart are no new ones, and a job is judged once it is as old as both. */
 const stallMinutes = 30;
 /** Of the busiest expert over the mean. A run without any balance loss comes to 2 and more, one with some stays below 1.5. */
 export const imbalanceBound = 3;
