@@ -104,7 +104,7 @@ export class Informers {
     return this.#troubleOf((informer) => informer.follows(namespace) && !this.#ofTraining(informer));
   }
 
-  /** The reason why nothing is to be trained: in a namespace, or, without one, where all else can be read but training jobs or their pods. */
+  /** The reason why nothing is to be trained: in a namespace, or, without one, where all but training jobs or their pods can be read. */
   trainingTrouble(namespace?: string): string | undefined {
     if (namespace !== undefined) return this.#troubleOf((informer) => informer.follows(namespace));
     const served = ({ namespace: scope }: Informer) => (scope === undefined ? this.commonTrouble() : this.trouble(scope)) === undefined;
