@@ -7,7 +7,7 @@
 // layer detail is aggregated as `layer_agg`, full vectors travel on NATS.
 
 import { conditionStatuses } from "./conditions.ts";
-import { failoverReasons, frameStallParts, memberStates, stallParts, suspectReasons } from "./names.ts";
+import { failoverReasons, frameStallParts, memberStates, stallParts, suspectReasons, trainingFailures } from "./names.ts";
 import { phases as phase, stepKinds } from "./telemetry.ts";
 
 export type ProcessKind = "operator" | "gateway" | "worker";
@@ -61,6 +61,7 @@ const endpoint = ["chat", "completions", "embeddings", "models", "other"] as con
 const shardSource = ["peer", "store"] as const;
 /** As many as there are objects. */
 const trainingJob = { training_namespace: "open", training_job: "open" } as const;
+const trainingFailed = { training_namespace: "open", training_job: "open", reason: trainingFailures } as const;
 const frameResult = ["ok", "not_hosted", "busy", "rejected", "error"] as const;
 
 /** The table. Adding a metric = one entry here; recording an unknown name or label does not compile. */
@@ -282,12 +283,20 @@ const table = {
   }),
 
   // ---- training jobs, as their statuses have them
+  enodia_training_created_timestamp_seconds: operator.gauge("Unix time at which the job was made.", trainingJob),
   enodia_training_step: operator.gauge("The last step that is known to be done.", trainingJob),
   enodia_training_steps: operator.gauge("Steps in all.", trainingJob),
   enodia_training_loss: operator.gauge("Loss of the last step.", trainingJob),
+  enodia_training_validation_loss: operator.gauge("Loss of the validation data, at the newest checkpoint.", trainingJob),
+  enodia_training_gradient_norm: operator.gauge("Norm of the gradients of the last step, before it is clipped.", trainingJob),
+  enodia_training_imbalance_ratio: operator.gauge(
+    "Rows of the busiest expert over the mean, in the last step and the layer where that is most.",
+    trainingJob,
+  ),
   enodia_training_tokens_per_second: operator.gauge("Tokens per second over the last steps; 0 while no pod trains.", trainingJob),
   enodia_training_restarts: operator.gauge("Pods that failed and were replaced.", trainingJob),
-  enodia_training_failed: operator.gauge("1 for a job that has failed for good.", trainingJob),
+  enodia_training_active: operator.gauge("1 for a job that should train: neither over nor suspended. Else 0.", trainingJob),
+  enodia_training_failed: operator.gauge("1 for the reason for which a job has failed for good, 0 for the others.", trainingFailed),
 };
 // Apart from the table, since a contextual type would widen the labels of every entry.
 export const metricTable = table satisfies Readonly<Record<string, MetricDefinition>>;

@@ -27,6 +27,10 @@ export const moeTrainingJobStatusSchema = z
     progress: text.optional().meta({ description: "Share of the steps that are done." }),
     loss: text.optional().meta({ description: "Of that step." }),
     validationLoss: text.optional().meta({ description: "At the newest checkpoint, where there is data for it." }),
+    gradientNorm: text.optional().meta({ description: "Of that step, before it is clipped." }),
+    imbalance: text
+      .optional()
+      .meta({ description: "Rows of its busiest expert over the mean, in the layer where that is most; 1 is even." }),
     tokensPerSecond: z.int().min(0).optional().meta({ description: "Over the last steps." }),
     eta: text.optional().meta({ description: "Time that is left, at this speed." }),
     restarts: count.optional().meta({ description: "Pods that failed and were replaced. Evictions and suspensions do not count." }),

@@ -73,3 +73,7 @@ export type SuspectReason = (typeof suspectReasons)[number];
 export const stallParts = ["detection", "failover", "replay"] as const;
 export const frameStallParts = ["detection", "repair"] as const;
 export type FrameStallPart = (typeof frameStallParts)[number];
+
+/** Reasons for which a training job fails for good. */
+export const trainingFailures = ["NonFiniteLoss", "RestartLimit"] as const;
+export type TrainingFailure = (typeof trainingFailures)[number];

@@ -11,6 +11,9 @@ export const reportBytesMax = 16_384;
 export const reportPath = "/progress";
 export const stepsMax = 99_999_999; // a checkpoint's folder has eight digits
 
+/** As many as a layer may have experts, and more. */
+const imbalanceMax = 1e6;
+
 const step = z.int().min(0).max(stepsMax);
 const loss = z.number();
 const point = z.object({ step, loss });
@@ -21,6 +24,10 @@ export const trainingReportSchema = z.object({
   step: step.optional(),
   loss: loss.optional(),
   validationLoss: loss.optional(),
+  /** Of that step, before it is clipped. What is out of its bounds is left out, and takes nothing else with it. */
+  gradientNorm: z.number().min(0).max(1e12).optional().catch(undefined),
+  /** Rows of the busiest expert over the mean, in the layer where that is most. */
+  imbalance: z.number().min(1).max(imbalanceMax).optional().catch(undefined),
   tokensPerSecond: z.number().min(0).max(1e12).optional(),
   secondsLeft: z.number().min(0).max(1e12).optional(),
   curve: z.array(point).max(curvePointsMax).default([]),

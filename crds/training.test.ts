@@ -93,9 +93,19 @@ test("the end of a pod fits what the kubelet passes on, whatever is said, and is
     assert.equal(end?.code, "BadData", letter);
     assert.equal(end?.retry, false, letter);
   }
-  const whole = parseTrainingEnd(trainingEndText({ outcome: "Complete", report: { step: 9, curve } }));
-  assert.deepEqual(whole?.report?.curve, curve, "a curve of all points fits");
-  assert.ok(JSON.stringify(trainingReportSchema.parse({ step: 9, curve })).length < reportBytesMax);
+  const third = 100 / 3;
+  const measured = {
+    loss: third,
+    validationLoss: third,
+    gradientNorm: third,
+    imbalance: third,
+    tokensPerSecond: third,
+    secondsLeft: third,
+  };
+  const report = { step: 90_000_000, curve, ...measured };
+  const whole = parseTrainingEnd(trainingEndText({ outcome: "Complete", report }));
+  assert.deepEqual(whole?.report, report, "a report with all points fits");
+  assert.ok(JSON.stringify(trainingReportSchema.parse(report)).length < reportBytesMax);
 });
 
 test("an end is read even where its report cannot be", () => {

@@ -19,6 +19,7 @@ const job = parseMoETrainingJob({
     step: 50,
     progress: "25%",
     loss: "2.5000",
+    imbalance: "1.7000",
     tokensPerSecond: 900,
     readyReplicas: 1,
     eta: "3m",
@@ -33,7 +34,10 @@ test("a job is a row of a table, and more in detail", () => {
     "NAME    STEP  PROGRESS    LOSS  TOKENS/S  RANKS  ETA  STATUS",
     "news  50/200       25%  2.5000       900      1   3m  Training",
   ]);
-  assert.match(jobText(job), /output +pvc:\/\/models\/out\n[\s\S]*Running=True +Training: step 50 of 200/);
+  assert.match(
+    jobText(job),
+    /output +pvc:\/\/models\/out\n[\s\S]*busiest expert +1\.7000 x mean\n[\s\S]*Running=True +Training: step 50 of 200/,
+  );
 });
 
 test("a falling loss falls in the drawing, from the first step to the last", () => {

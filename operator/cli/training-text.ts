@@ -40,6 +40,8 @@ export function jobText(job: MoETrainingJob): string {
     ["output", spec.output.uri],
     ["image", status.image],
     ["validation loss", status.validationLoss],
+    ["gradient norm", status.gradientNorm],
+    ["busiest expert", status.imbalance && `${status.imbalance} x mean`],
     ["restarts", `${status.restarts ?? 0} of ${spec.failurePolicy.maxRestarts}`],
     ["last failure", status.lastFailure && `${status.lastFailure.time} ${status.lastFailure.reason}: ${status.lastFailure.message}`],
     ["result", status.result?.store],

@@ -10,6 +10,20 @@ export interface Alert {
   readonly description: string;
 }
 
+const byJob = "training_namespace, training_job";
+const jobName = "{{ $labels.training_namespace }}/{{ $labels.training_job }}";
+/** A job that should train has made no step beyond its furthest for so long. A window of that length is held against the one before it,
+ *  so that steps which are made again after a restart are no new ones, and a job is judged once it is as old as both. */
+const stallMinutes = 30;
+/** Of the busiest expert over the mean. A run without any balance loss comes to 2 and more, one with some stays below 1.5. */
+export const imbalanceBound = 3;
+/** The mean over so long: single steps may be uneven. */
+const imbalanceMinutes = 30;
+const furthest = (at: string): string => `max by (${byJob}) (max_over_time(enodia_training_step[${stallMinutes}m]${at}))`;
+const alwaysActive = `min by (${byJob}) (min_over_time(enodia_training_active[${stallMinutes}m])) == 1`;
+/** Both windows are of this job, and not of a former one with its name. */
+const oldEnough = `time() - max by (${byJob}) (enodia_training_created_timestamp_seconds) > ${2 * stallMinutes * 60}`;
+
 export const alerts: readonly Alert[] = [
   {
     alert: "EnodiaNoLeader",
@@ -46,5 +60,39 @@ export const alerts: readonly Alert[] = [
     summary: "A rebalance of {{ $labels.namespace }}/{{ $labels.deployment }} makes no progress",
     description:
       "A plan is under way more than a minute after its deadline, by which it should have been committed or rolled back. See the ExpertPlacement status and the operator's log.",
+  },
+  {
+    alert: "EnodiaTrainingStalled",
+    expr: `${alwaysActive} and ${furthest("")} <= ${furthest(` offset ${stallMinutes}m`)} and ${oldEnough}`,
+    for: "5m",
+    severity: "warning",
+    summary: `Training job ${jobName} makes no new step`,
+    description: `For ${stallMinutes} minutes the job should train and has made no step beyond its furthest. Its conditions SpecAccepted and Running say why: a refused spec, a pod that is pending, one that fails again and again. Where steps are made again for so long after each restart, lower checkpoint.everySteps.`,
+  },
+  {
+    alert: "EnodiaTrainingDiverged",
+    expr: `max by (${byJob}) (enodia_training_failed{reason="NonFiniteLoss"}) == 1`,
+    for: "0s",
+    severity: "critical",
+    summary: `The loss of training job ${jobName} is no number`,
+    description:
+      "A loss or a gradient was not finite; trying again would give the same bits, so the job has failed for good. Its condition Failed names the step and the documents. Make another job with another output.uri, and a lower optimizer.learningRate or optimizer.clip, or data without these documents. The alert ends with the job's object.",
+  },
+  {
+    alert: "EnodiaTrainingFailed",
+    expr: `max by (${byJob}, reason) (enodia_training_failed{reason!="NonFiniteLoss"}) == 1`,
+    for: "0s",
+    severity: "critical",
+    summary: `Training job ${jobName} has failed: {{ $labels.reason }}`,
+    description:
+      "Its pods failed more often than failurePolicy.maxRestarts. The condition Failed and status.lastFailure say of what. Checkpoints stay in output.uri. The alert ends with the job's object.",
+  },
+  {
+    alert: "EnodiaTrainingImbalanced",
+    expr: `max by (${byJob}) (avg_over_time(enodia_training_imbalance_ratio[${imbalanceMinutes}m])) > ${imbalanceBound} and max by (${byJob}) (enodia_training_active) == 1`,
+    for: "10m",
+    severity: "warning",
+    summary: `Training job ${jobName} leaves most of its experts idle`,
+    description: `Over ${imbalanceMinutes} minutes the busiest expert had more than ${imbalanceBound} times the mean of rows, in the layer where that is most. Steps wait for it, and experts without rows learn nothing. Begin another job with spec.balance, switch:0.01 for one, or with more of it.`,
   },
 ];

@@ -1,13 +1,15 @@
 // Dashboards and alerts ask Prometheus only for what is in the table of metrics; that pods export it is e2e's to see.
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { type MetricDefinition, metricLabelNames, metricOfSample, metricTable } from "../../crds/metrics.ts";
+import { trainingFailures } from "../../crds/names.ts";
 import { alerts } from "./alerts.ts";
-import { expertsDashboard } from "./experts.ts";
+import { dashboards } from "./dashboards.ts";
 import { type Asked, dashboardExpressions, usesOf } from "./expressions.ts";
 
 const expressions: readonly Asked[] = [
-  ...dashboardExpressions(expertsDashboard()),
+  ...Object.values(dashboards).flatMap((build) => dashboardExpressions(build())),
   ...alerts.map(({ alert, expr }) => ({ where: alert, expr })),
 ];
 
@@ -29,7 +31,7 @@ function unknown(expr: string): string[] {
   });
 }
 
-test("every metric, label and label value of the dashboard and the alerts is in the table", () => {
+test("every metric, label and label value of the dashboards and the alerts is in the table", () => {
   assert.ok(expressions.length > 20);
   assert.deepEqual(
     expressions.flatMap(({ where, expr }) => unknown(expr).map((problem) => `${where}: ${problem}`)),
@@ -48,7 +50,15 @@ test("every metric, label and label value of the dashboard and the alerts is in 
 
 test("variables, annotations and panels of collapsed rows are read as well as panels", () => {
   const places = expressions.map(({ where }) => where);
-  for (const where of ["variable namespace", "variable deployment", "annotation Rebalances", "Bytes moved", "EnodiaNoLeader"])
+  for (const where of [
+    "variable namespace",
+    "variable deployment",
+    "annotation Rebalances",
+    "Bytes moved",
+    "EnodiaNoLeader",
+    "variable training_job",
+    "Gradient norm",
+  ])
     assert.ok(places.includes(where), where);
   const dashboard = {
     panels: [{ title: "row", panels: [{ title: "inner", targets: [{ expr: "a" }, {}] }] }],
@@ -74,4 +84,35 @@ test("ranks of different deployments are never one series", () => {
 
 test("an alert fires when no operator is there to fire the others", () => {
   assert.ok(alerts.some(({ expr, severity }) => expr === "absent(enodia_operator_leader == 1)" && severity === "critical"));
+});
+
+test("a dashboard shows every gauge of training jobs, and none is asked for without the job", () => {
+  const training = dashboardExpressions(dashboards.training?.()).flatMap(({ expr }) => usesOf(expr));
+  const shown = new Set(training.map(({ sample }) => sample));
+  const ofJobs = Object.keys(metricTable).filter((name) => name.startsWith("enodia_training_"));
+  assert.ok(ofJobs.length > 10);
+  const onlyForAlerts = ["enodia_training_created_timestamp_seconds"];
+  assert.deepEqual(
+    ofJobs.filter((name) => !shown.has(name)),
+    onlyForAlerts,
+  );
+  const series = expressions.filter(({ expr }) => expr.includes("enodia_training_") && / by \(/.test(expr));
+  const merged = series.filter(({ expr }) => !/ by \(training_namespace, training_job[,)]/.test(expr)).map(({ where }) => where);
+  assert.deepEqual(merged, []);
+});
+
+test("each way in which a job fails for good has one alert", () => {
+  const asked = alerts.flatMap(({ expr }) => [...expr.matchAll(/enodia_training_failed\{reason(!?=)"(\w+)"\}/g)]);
+  for (const failure of trainingFailures) {
+    const firing = asked.filter(([, operator, reason]) => (operator === "=") === (reason === failure));
+    assert.equal(firing.length, 1, failure);
+  }
+});
+
+test("every alert is in the chart's guide and in its values", () => {
+  for (const file of ["README.md", "values.yaml"]) {
+    const text = readFileSync(new URL(`../../charts/enodia/${file}`, import.meta.url), "utf8");
+    const missing = alerts.map(({ alert }) => alert).filter((alert) => !text.includes(alert));
+    assert.deepEqual(missing, [], file);
+  }
 });

@@ -1,42 +1,10 @@
 // The Experts dashboard as code: balance, moves, bytes, ranks, telemetry age. JSON is generated into the chart.
 // Every metric and label used here must exist in crds/metrics.ts (unit test) and in a scrape of running pods (e2e test).
-import {
-  AnnotationQueryBuilder,
-  type Dashboard,
-  DashboardBuilder,
-  DashboardCursorSync,
-  DatasourceVariableBuilder,
-  QueryVariableBuilder,
-  ThresholdsConfigBuilder,
-  ThresholdsMode,
-  VariableRefresh,
-} from "@grafana/grafana-foundation-sdk/dashboard";
-import { DataqueryBuilder } from "@grafana/grafana-foundation-sdk/prometheus";
-import * as stat from "@grafana/grafana-foundation-sdk/stat";
-import * as timeseries from "@grafana/grafana-foundation-sdk/timeseries";
+import type { Dashboard } from "@grafana/grafana-foundation-sdk/dashboard";
+import { dashboardOf, type Panel, rate } from "./panels.ts";
 
-const datasource = { type: "prometheus", uid: "$" + "{datasource}" };
-const selector = 'namespace=~"$namespace", deployment=~"$deployment"';
 const by = "namespace, deployment";
 const byRank = `${by}, rank`;
-
-/** One series of a panel. `expr` without selectors: `%` is replaced by the namespace and deployment selector. */
-interface Query {
-  readonly expr: string;
-  readonly legend: string;
-}
-
-interface Panel {
-  readonly title: string;
-  readonly description: string;
-  readonly unit: string;
-  readonly queries: readonly Query[];
-  /** Value from which the panel turns red. */
-  readonly red?: number;
-  readonly min?: number;
-}
-
-const rate = "$__rate_interval";
 
 const stats: readonly Panel[] = [
   {
@@ -207,74 +175,14 @@ const series: readonly Panel[] = [
   },
 ];
 
-const query = ({ expr, legend }: Query, index: number) =>
-  new DataqueryBuilder()
-    .refId(String.fromCharCode(65 + index))
-    .expr(expr.replaceAll("%", selector))
-    .legendFormat(legend);
-
-const thresholds = (red: number) =>
-  new ThresholdsConfigBuilder().mode(ThresholdsMode.Absolute).steps([
-    { value: null, color: "green" },
-    { value: red, color: "red" },
-  ]);
-
-function statPanel(panel: Panel): stat.PanelBuilder {
-  const builder = new stat.PanelBuilder().title(panel.title).description(panel.description).unit(panel.unit).datasource(datasource);
-  if (panel.red !== undefined) builder.thresholds(thresholds(panel.red));
-  panel.queries.forEach((each, i) => {
-    builder.withTarget(query(each, i));
+export const expertsDashboard = (): Dashboard =>
+  dashboardOf({
+    name: "Experts",
+    tags: ["mixture-of-experts"],
+    variables: ["namespace", "deployment"],
+    known: "enodia_deployment_replicas",
+    back: "30m",
+    annotation: { name: "Rebalances", expr: "changes(enodia_rebalance_started_timestamp_seconds{%}[1m]) > 0" },
+    stats,
+    series,
   });
-  return builder.span(6).height(4);
-}
-
-function seriesPanel(panel: Panel): timeseries.PanelBuilder {
-  const builder = new timeseries.PanelBuilder()
-    .title(panel.title)
-    .description(panel.description)
-    .unit(panel.unit)
-    .datasource(datasource)
-    .fillOpacity(8)
-    .lineWidth(1);
-  if (panel.min !== undefined) builder.min(panel.min);
-  panel.queries.forEach((each, i) => {
-    builder.withTarget(query(each, i));
-  });
-  return builder.span(12).height(8);
-}
-
-const labelVariable = (label: string, from: string) =>
-  new QueryVariableBuilder(label)
-    .label(label)
-    .datasource(datasource)
-    .query(`label_values(enodia_deployment_replicas${from}, ${label})`)
-    .refresh(VariableRefresh.OnTimeRangeChanged)
-    .multi(true)
-    .includeAll(true)
-    .allValue(".*");
-
-/** The dashboard; deterministic, so that the generated JSON can be checked. */
-export function expertsDashboard(): Dashboard {
-  const builder = new DashboardBuilder("Enodia / Experts")
-    .uid("enodia-experts")
-    .tags(["enodia", "mixture-of-experts"])
-    .refresh("10s")
-    .time({ from: "now-30m", to: "now" })
-    .timezone("browser")
-    .tooltip(DashboardCursorSync.Crosshair)
-    .editable()
-    .withVariable(new DatasourceVariableBuilder("datasource").label("Data source").type("prometheus"))
-    .withVariable(labelVariable("namespace", ""))
-    .withVariable(labelVariable("deployment", '{namespace=~"$namespace"}'))
-    .annotation(
-      new AnnotationQueryBuilder()
-        .name("Rebalances")
-        .datasource(datasource)
-        .enable(true)
-        .iconColor("blue")
-        .expr(`changes(enodia_rebalance_started_timestamp_seconds{${selector}}[1m]) > 0`),
-    );
-  for (const panel of stats) builder.withPanel(statPanel(panel));
-  for (const panel of series) builder.withPanel(seriesPanel(panel));
-  return builder.build();
-}

@@ -2,7 +2,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { alerts } from "./alerts.ts";
-import { expertsDashboard } from "./experts.ts";
+import { dashboards } from "./dashboards.ts";
 
 const chart = join(import.meta.dirname, "../../charts/enodia");
 
@@ -52,7 +52,7 @@ ${rules.join("\n")}
 
 function generatedFiles(): Map<string, string> {
   return new Map([
-    ["dashboards/experts.json", `${JSON.stringify(expertsDashboard(), null, 2)}\n`],
+    ...Object.entries(dashboards).map(([name, build]) => [`dashboards/${name}.json`, `${JSON.stringify(build(), null, 2)}\n`] as const),
     ["templates/prometheusrule.yaml", prometheusRule()],
   ]);
 }

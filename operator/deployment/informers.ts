@@ -104,10 +104,11 @@ export class Informers {
     return this.#troubleOf((informer) => informer.follows(namespace) && !this.#ofTraining(informer));
   }
 
-  /** The reason why nothing is to be trained: in a namespace, or, without one, that training jobs or their pods cannot be read. */
+  /** The reason why nothing is to be trained: in a namespace, or, without one, where all but training jobs or their pods can be read. */
   trainingTrouble(namespace?: string): string | undefined {
-    if (namespace === undefined) return this.#troubleOf((informer) => this.#ofTraining(informer));
-    return this.#troubleOf((informer) => informer.follows(namespace));
+    if (namespace !== undefined) return this.#troubleOf((informer) => informer.follows(namespace));
+    const served = ({ namespace: scope }: Informer) => (scope === undefined ? this.commonTrouble() : this.trouble(scope)) === undefined;
+    return this.#troubleOf((informer) => this.#ofTraining(informer) && served(informer));
   }
 
   /** The trouble that concerns everything: with what has no namespace, with all namespaces where they are watched as one, with CAs. */

@@ -1,17 +1,28 @@
 // Gauges of training jobs, read from the statuses in the cache at each scrape; those of a job go with it.
-import { parseMoETrainingJob } from "../../crds/moe-training-job.ts";
+import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
+import { trainingFailures } from "../../crds/names.ts";
 import type { Metrics } from "../../runtime/observe/metrics.ts";
 import type { KubeObject } from "../kube/kube.ts";
-import { isTrue } from "./core/decide.ts";
+import { isOver } from "./core/decide.ts";
 
-const gauges = [
-  "enodia_training_step",
-  "enodia_training_steps",
-  "enodia_training_loss",
-  "enodia_training_tokens_per_second",
-  "enodia_training_restarts",
-  "enodia_training_failed",
-] as const;
+/** What each gauge tells of a job; undefined where there is nothing to tell yet. */
+const gauges = {
+  enodia_training_created_timestamp_seconds: (_: MoETrainingJob, { metadata }: KubeObject) => secondsOf(metadata.creationTimestamp),
+  enodia_training_step: ({ status }: MoETrainingJob) => status.step ?? 0,
+  enodia_training_steps: ({ spec }: MoETrainingJob) => spec.steps,
+  enodia_training_loss: ({ status }: MoETrainingJob) => number(status.loss),
+  enodia_training_validation_loss: ({ status }: MoETrainingJob) => number(status.validationLoss),
+  enodia_training_gradient_norm: ({ status }: MoETrainingJob) => number(status.gradientNorm),
+  enodia_training_imbalance_ratio: ({ status }: MoETrainingJob) => number(status.imbalance),
+  enodia_training_tokens_per_second: ({ status }: MoETrainingJob) => status.tokensPerSecond ?? 0,
+  enodia_training_restarts: ({ status }: MoETrainingJob) => status.restarts ?? 0,
+  enodia_training_active: ({ spec, status }: MoETrainingJob) => (spec.suspend || isOver(status) ? 0 : 1),
+} as const;
+type Gauge = keyof typeof gauges;
+const names = Object.keys(gauges) as readonly Gauge[];
+
+const secondsOf = (time: string | undefined): number | undefined => (time === undefined ? undefined : Date.parse(time) / 1000);
+const number = (text: string | undefined): number | undefined => (text === undefined ? undefined : Number(text));
 
 interface Labels {
   readonly training_namespace: string;
@@ -37,24 +48,30 @@ export class JobMetrics {
         // an object that cannot be read has SpecAccepted=False and no gauges
       }
     }
-    for (const [key, labels] of this.#told) if (!told.has(key)) for (const gauge of gauges) this.#metrics.unset(gauge, labels);
+    for (const [key, labels] of this.#told) if (!told.has(key)) this.#drop(labels);
     this.#told = told;
   }
 
   #one(object: KubeObject, labels: Labels): void {
-    const { spec, status } = parseMoETrainingJob(object);
-    const values: Record<(typeof gauges)[number], number | undefined> = {
-      enodia_training_step: status.step ?? 0,
-      enodia_training_steps: spec.steps,
-      enodia_training_loss: status.loss === undefined ? undefined : Number(status.loss),
-      enodia_training_tokens_per_second: status.tokensPerSecond ?? 0,
-      enodia_training_restarts: status.restarts ?? 0,
-      enodia_training_failed: isTrue(status, "Failed") ? 1 : 0,
-    };
-    for (const gauge of gauges) {
-      const value = values[gauge];
-      if (value === undefined) this.#metrics.unset(gauge, labels);
-      else this.#metrics.set(gauge, value, labels);
+    const job = parseMoETrainingJob(object);
+    for (const name of names) {
+      const value = gauges[name](job, object);
+      if (value === undefined) this.#metrics.unset(name, labels);
+      else this.#metrics.set(name, value, labels);
     }
+    const failed = job.status.conditions?.find(({ type, status }) => type === "Failed" && status === "True");
+    for (const reason of trainingFailures)
+      this.#metrics.set("enodia_training_failed", failed?.reason === reason ? 1 : 0, failedLabels(labels, reason));
+  }
+
+  #drop(labels: Labels): void {
+    for (const name of names) this.#metrics.unset(name, labels);
+    for (const reason of trainingFailures) this.#metrics.unset("enodia_training_failed", failedLabels(labels, reason));
   }
 }
+
+const failedLabels = ({ training_namespace, training_job }: Labels, reason: (typeof trainingFailures)[number]) => ({
+  training_namespace,
+  training_job,
+  reason,
+});

@@ -4,6 +4,8 @@ import { type CurvePoint, joinCurves, type TrainingReport } from "../../crds/tra
 interface Step {
   readonly step: number;
   readonly loss: number;
+  readonly gradientNorm: number;
+  readonly imbalance: number;
   readonly tokens: number;
   readonly seconds: number;
 }
@@ -20,6 +22,8 @@ export class Progress {
   #curve: readonly CurvePoint[] = [];
   #step: number | undefined;
   #loss: number | undefined;
+  #gradientNorm: number | undefined;
+  #imbalance: number | undefined;
   #validationLoss: number | undefined;
 
   constructor(steps: number) {
@@ -34,6 +38,8 @@ export class Progress {
   add(done: Step): void {
     this.#step = done.step;
     this.#loss = done.loss;
+    this.#gradientNorm = done.gradientNorm;
+    this.#imbalance = done.imbalance;
     this.#recent = [...this.#recent, done].slice(-recentSteps);
     this.#curve = joinCurves(this.#curve, [{ step: done.step, loss: done.loss }]);
   }
@@ -50,6 +56,8 @@ export class Progress {
       ...(this.#step !== undefined && { step: this.#step }),
       ...(isNumber(this.#loss) && { loss: this.#loss }),
       ...(isNumber(this.#validationLoss) && { validationLoss: this.#validationLoss }),
+      ...(isNumber(this.#gradientNorm) && { gradientNorm: this.#gradientNorm }),
+      ...(isNumber(this.#imbalance) && { imbalance: this.#imbalance }),
       ...(measured && {
         tokensPerSecond: sum((step) => step.tokens) / seconds,
         secondsLeft: ((this.#steps - (this.#step ?? 0)) * seconds) / this.#recent.length,

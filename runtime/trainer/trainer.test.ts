@@ -103,7 +103,7 @@ test("before a run has begun its step is not told, and a loss that is no number 
   const progress = new Progress(3);
   assert.deepEqual(progress.report(), { curve: [] });
   progress.start(2);
-  progress.add({ step: 3, loss: Number.NaN, tokens: 1, seconds: 1 });
+  progress.add({ step: 3, loss: Number.NaN, gradientNorm: Number.POSITIVE_INFINITY, imbalance: Number.NaN, tokens: 1, seconds: 1 });
   progress.validated(Number.POSITIVE_INFINITY);
   const report = trainingReportSchema.parse(JSON.parse(JSON.stringify(progress.report())));
   assert.deepEqual(report, { step: 3, tokensPerSecond: 1, secondsLeft: 0, curve: [] });
@@ -117,7 +117,7 @@ test("GET /progress tells how far it is; nothing else is there", async () => {
   const run = async (_: TrainSettings, ports: TrainPorts) => {
     ports.onStart({ device: "cpu", parameters: 1, samples: 1, weights: "drawn", step: 1 });
     for (const step of [2, 3])
-      ports.onStep({ step, loss: 5 - step, tokens: 32, seconds: 0.5, gradientNorm: 1, rate: 1, imbalance: 1, balanceLoss: 0 });
+      ports.onStep({ step, loss: 5 - step, tokens: 32, seconds: 0.5, gradientNorm: 1 / step, rate: 1, imbalance: step, balanceLoss: 0 });
     await held;
     return { step: 3, store: undefined, folder: undefined, checkpoints: "", validationLoss: undefined };
   };
@@ -125,6 +125,7 @@ test("GET /progress tells how far it is; nothing else is there", async () => {
   const get = (path: string) => fetch(`http://127.0.0.1:${trainer.port}${path}`);
   const report = trainingReportSchema.parse(await (await get("/progress")).json());
   assert.deepEqual([report.step, report.loss, report.tokensPerSecond, report.secondsLeft], [3, 2, 64, 1.5]);
+  assert.deepEqual([report.gradientNorm, report.imbalance], [1 / 3, 3]);
   assert.deepEqual(
     report.curve.map(({ step }) => step),
     [2, 3],

@@ -6,10 +6,13 @@ import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { alerts } from "../../operator/dashboards/alerts.ts";
+import { dashboardExpressions, usesOf } from "../../operator/dashboards/expressions.ts";
 import { tinyModel, writeCorpus } from "../builders/training.ts";
 import { condition, type Kubectl, type KubeObject } from "../harness/kubectl.ts";
 import { execOk, until } from "../harness/process.ts";
-import { kubectlOf, root, type Target, waitReady } from "../harness/product.ts";
+import { kubectlOf, root, systemNamespace, type Target, waitReady } from "../harness/product.ts";
+import { type Sample, scrape } from "../harness/scrape.ts";
 import { openWorld } from "./world.ts";
 
 const namespace = "e2e-training";
@@ -99,6 +102,25 @@ test("a job whose pod is killed and that is suspended on its way ends with the b
   await complete("disturbed");
   assert.equal(digest("disturbed"), digest("quiet"));
   await podsGone("disturbed");
+});
+
+test("what the dashboard Training and the alerts of jobs ask for is told of each job", { timeout: 120_000 }, async () => {
+  const dashboard: unknown = JSON.parse(readFileSync(join(root, "charts/enodia/dashboards/training.json"), "utf8"));
+  const asked = [...dashboardExpressions(dashboard), ...alerts].filter(({ expr }) => expr.includes("enodia_training_"));
+  const system = kubectlOf(target, systemNamespace);
+  const told = async (): Promise<Sample[]> => {
+    const pods = await system.list("pods", "app.kubernetes.io/component=operator");
+    return (await Promise.all(pods.map(({ metadata }) => scrape(system, systemNamespace, metadata.name)))).flat();
+  };
+  const samples = (await told()).filter(({ labels }) => labels.training_job === "quiet");
+  const missing = asked
+    .flatMap(({ expr }) => usesOf(expr))
+    .filter((use) => !samples.some(({ name, labels }) => name === use.sample && use.labels.every((label) => label in labels)));
+  // The job has no validation data.
+  assert.deepEqual([...new Set(missing.map(({ sample }) => sample))], ["enodia_training_validation_loss"]);
+  const gauge = (name: string): number | undefined => samples.find((sample) => sample.name === `enodia_training_${name}`)?.value;
+  assert.deepEqual([gauge("step"), gauge("steps"), gauge("active")], [steps, steps, 0]);
+  assert.ok((gauge("gradient_norm") ?? 0) > 0 && (gauge("imbalance_ratio") ?? 0) >= 1);
 });
 
 test("the command line draws the loss and serves the result", { timeout: 240_000 }, async () => {

@@ -2,6 +2,7 @@
 // policies as time series. Pure: results in, text out.
 import type { SplitName, WindowResult } from "../../planner/offline/simulate.ts";
 import { sizeText, type Trace } from "../../planner/offline/traces.ts";
+import { escaped, svgStart, textAt } from "../svg.ts";
 
 export interface Plotted {
   readonly trace: Trace;
@@ -10,8 +11,8 @@ export interface Plotted {
   readonly runs: readonly { readonly name: string; readonly results: readonly WindowResult[] }[];
 }
 
-/** The mark by which a picture is known as one of these. */
-export const madeBy = 'data-made-by="enodia plan simulate"';
+/** The command by whose mark a picture is known as one of these. */
+export const plotCommand = "enodia plan simulate";
 
 const width = 960;
 const margin = { left: 64, right: 170, top: 40 } as const;
@@ -38,9 +39,8 @@ export function plot(plotted: Plotted): string {
   }));
   const lowest = Math.min(1, ...balance.flatMap(({ points }) => points.map(([, y]) => y)));
   const parts = [
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" font-family="sans-serif" font-size="12" ${madeBy}>`,
-    `<rect width="${width}" height="${height}" fill="white"/>`,
-    text(margin.left, 22, `${plotted.trace.name}: ${sizeText(plotted.trace)} on ${plotted.ranks} ranks, split ${plotted.split}`, {
+    ...svgStart(width, height, plotCommand),
+    textAt(margin.left, 22, `${plotted.trace.name}: ${sizeText(plotted.trace)} on ${plotted.ranks} ranks, split ${plotted.split}`, {
       size: 15,
       anchor: "start",
     }),
@@ -90,14 +90,18 @@ function heatMap({ name, results }: Plotted["runs"][number], split: SplitName): 
   );
   const legend = [0.8, 0.9, 1, 1.1, 1.2].map((value, i) => {
     const y = heat.top + 20 + i * 18;
-    return `<rect x="${width - margin.right + 14}" y="${y - 10}" width="12" height="12" fill="${heatColour(value)}"/>${text(width - margin.right + 32, y, `${value.toFixed(1)} x mean`)}`;
+    return `<rect x="${width - margin.right + 14}" y="${y - 10}" width="12" height="12" fill="${heatColour(value)}"/>${textAt(width - margin.right + 32, y, `${value.toFixed(1)} x mean`)}`;
   });
   const shared = perRow * perColumn > 1 ? `; a cell is the highest of ${perRow} ranks x ${perColumn} windows` : "";
   return [
-    text(margin.left, heat.top - 8, `load of each rank (rows) by window (columns), ${splitNames[split]}, mean of layers: ${name}${shared}`),
+    textAt(
+      margin.left,
+      heat.top - 8,
+      `load of each rank (rows) by window (columns), ${splitNames[split]}, mean of layers: ${name}${shared}`,
+    ),
     ...cells,
-    text(margin.left - 8, heat.top + 10, "rank 0", axis),
-    text(margin.left - 8, heat.top + heat.height, String(ranks - 1), axis),
+    textAt(margin.left - 8, heat.top + 10, "rank 0", axis),
+    textAt(margin.left - 8, heat.top + heat.height, String(ranks - 1), axis),
     ...legend,
   ];
 }
@@ -138,7 +142,7 @@ function chart({ top, title, lines, low, high, label }: Chart): string[] {
   const py = (y: number): string => (top + series.height * (1 - (y - low) / Math.max(1e-9, high - low))).toFixed(1);
   const ticks = [low, (low + high) / 2, high].map(
     (y) =>
-      `<line x1="${margin.left}" x2="${margin.left + inner}" y1="${py(y)}" y2="${py(y)}" stroke="#ddd"/>${text(margin.left - 8, Number(py(y)) + 4, label(y), axis)}`,
+      `<line x1="${margin.left}" x2="${margin.left + inner}" y1="${py(y)}" y2="${py(y)}" stroke="#ddd"/>${textAt(margin.left - 8, Number(py(y)) + 4, label(y), axis)}`,
   );
   const drawn = lines.map(({ name, points }, i) => {
     const colour = colours[i % colours.length] ?? "black";
@@ -146,22 +150,9 @@ function chart({ top, title, lines, low, high, label }: Chart): string[] {
     return `<polyline fill="none" stroke="${colour}" stroke-width="1.8" points="${path}"/><text x="${width - margin.right + 14}" y="${top + 14 + i * 16}" fill="${colour}">${escaped(name)}</text>`;
   });
   return [
-    text(margin.left, top - 10, title),
+    textAt(margin.left, top - 10, title),
     ...ticks,
     ...drawn,
-    text(margin.left + inner, top + series.height + 16, `window ${last}`, axis),
+    textAt(margin.left + inner, top + series.height + 16, `window ${last}`, axis),
   ];
-}
-
-function text(
-  x: number,
-  y: number,
-  what: string,
-  { size, anchor }: { readonly size: number; readonly anchor: string } = { size: 12, anchor: "start" },
-): string {
-  return `<text x="${x}" y="${y}" font-size="${size}" text-anchor="${anchor}">${escaped(what)}</text>`;
-}
-
-function escaped(what: string): string {
-  return what.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }

@@ -21,8 +21,9 @@ import { decodeTrace, sizeText, type Trace } from "../../planner/offline/traces.
 import { efforts, type PlacementPolicy } from "../../planner/policy.ts";
 import { positives, whole } from "../options.ts";
 import { type OutputFile, openOutput, writeOutput } from "../output-file.ts";
+import { pictureOutput } from "../svg.ts";
 import { table } from "../table.ts";
-import { madeBy, plot } from "./plan-plot.ts";
+import { plot, plotCommand } from "./plan-plot.ts";
 
 const usage = `usage: enodia plan simulate --trace FILE --ranks N --slots C [options]
 
@@ -275,14 +276,7 @@ interface PlanWriter {
   readonly close: () => Promise<void>;
 }
 
-/** An earlier picture may be replaced, and nothing else. */
-const plotOutput = (path: string): OutputFile => ({
-  path,
-  option: "--plot",
-  kind: "a plot of this command",
-  isOurs: (head) => head.toString("utf8").includes(madeBy),
-  overwrite: true,
-});
+const plotOutput = (path: string): OutputFile => pictureOutput(path, "--plot", plotCommand);
 
 const planOutput = (path: string): OutputFile => ({
   path,

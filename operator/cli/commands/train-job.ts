@@ -1,10 +1,14 @@
-// `enodia train status|loss|serve`: reads MoETrainingJobs of a cluster and changes nothing; serve writes a manifest to standard output.
+// `enodia train status|loss|serve`: reads MoETrainingJobs of a cluster and changes nothing; serve writes a manifest to standard output,
+// loss a picture where it is asked for.
 // ../training-text.ts says it to a person.
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
 import { type KubeObject, resources } from "../../kube/kube.ts";
 import { type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
+import { lossCommand, lossPlot } from "../loss-plot.ts";
+import { writeOutput } from "../output-file.ts";
+import { pictureOutput } from "../svg.ts";
 import { curveText, jobTable, jobText, servingManifest, type UnreadableJob } from "../training-text.ts";
 
 const usage = `usage: enodia train status [JOB] [options]    the training jobs of a namespace, or one with all that is known
@@ -13,11 +17,13 @@ const usage = `usage: enodia train status [JOB] [options]    the training jobs o
 
 ${kubeFlagsHelp}
       --name NAME        serve: of the MoEDeployment (default: that of the job)
+      --svg FILE         loss: writes the curve as a picture too; an earlier one of this command is replaced
       --json             status and loss: everything, for programs`;
 
 const options = {
   ...kubeFlags,
   name: { type: "string" },
+  svg: { type: "string" },
   json: { type: "boolean", default: false },
   help: { type: "boolean", short: "h", default: false },
 } as const;
@@ -28,6 +34,8 @@ interface Asked {
   readonly json: boolean;
   /** Of the deployment that serves. */
   readonly name: string | undefined;
+  /** File of the picture of a loss. */
+  readonly svg?: string | undefined;
 }
 
 async function jobOf({ cluster, job }: Asked): Promise<MoETrainingJob> {
@@ -66,8 +74,14 @@ async function status(asked: Asked): Promise<string> {
 async function loss(asked: Asked): Promise<string> {
   const job = await jobOf(asked);
   const curve = (job.status.curve ?? []).map((point) => ({ step: point.step, loss: Number(point.loss) }));
-  if (asked.json) return JSON.stringify(curve);
-  return curveText(curve) ?? `${job.metadata.name} has no two steps yet: enodia train status ${job.metadata.name}`;
+  const { name } = job.metadata;
+  const none = `${name} has no two steps yet: enodia train status ${name}`;
+  if (asked.svg !== undefined) {
+    const picture = lossPlot(name, curve);
+    if (picture === undefined) throw new AppError(`--svg: ${none}`, { code: "NotReady" });
+    await writeOutput(pictureOutput(asked.svg, "--svg", lossCommand), picture);
+  }
+  return asked.json ? JSON.stringify(curve) : (curveText(curve) ?? none);
 }
 
 async function serve(asked: Asked): Promise<string> {
@@ -92,7 +106,9 @@ export async function run(verb: string, args: readonly string[]): Promise<number
     process.stdout.write(`${usage}\n`);
     return 0;
   }
-  const told = await verbs[verb]?.({ cluster: openCluster(values), job: positionals[0], json: values.json, name: values.name });
+  const { json, name, svg } = values;
+  if (svg !== undefined && verb !== "loss") throw new AppError("--svg is an option of enodia train loss", { code: "BadOption" });
+  const told = await verbs[verb]?.({ cluster: openCluster(values), job: positionals[0], json, name, svg });
   process.stdout.write(`${told}\n`);
   return 0;
 }

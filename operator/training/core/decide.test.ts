@@ -4,7 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
-import type { TrainingEnd } from "../../../crds/training-report.ts";
+import { type TrainingEnd, trainingReportSchema } from "../../../crds/training-report.ts";
 import { decide, isOver, isTrue, type Observed } from "./decide.ts";
 import type { PodView } from "./pod-view.ts";
 
@@ -202,6 +202,20 @@ test("a pod that says more steps than there are says nothing more, and a step th
   assert.equal(ended.lastFailure?.step, 100);
   const before = decide(observed({ pods: [pod()], report: { step: 40, curve: [] } })).status;
   assert.equal(decide(observed({ status: before, pods: [pod()], report: { curve: [] } })).status.step, 40);
+});
+
+test("what the last step measured stays in the status in few digits, and a stranger's number takes no place", () => {
+  const report = { step: 1, loss: 1, gradientNorm: 0.000012345678, imbalance: 2.34567, curve: [] };
+  const { status } = decide(observed({ pods: [pod()], report }));
+  assert.deepEqual([status.gradientNorm, status.imbalance], ["0.00001235", "2.3457"]);
+  const quiet = decide(observed({ status, pods: [] })).status;
+  assert.deepEqual([quiet.gradientNorm, quiet.imbalance], ["0.00001235", "2.3457"]);
+  const odd = trainingReportSchema.parse({ step: 2, loss: 3, gradientNorm: -1, imbalance: 1e300 });
+  assert.deepEqual(odd, { step: 2, loss: 3, curve: [], gradientNorm: undefined, imbalance: undefined });
+  for (const gradientNorm of [0, 5e-324, 1e12]) {
+    const text = decide(observed({ pods: [pod()], report: { curve: [], gradientNorm } })).status.gradientNorm ?? "";
+    assert.ok(text.length <= 64 && Number.isFinite(Number(text)), text);
+  }
 });
 
 test("failures in a row wait longer and longer, and a new step ends the row", () => {

@@ -3,6 +3,7 @@
 import { rfc3339 } from "../../../crds/conditions.ts";
 import { type MoETrainingJob, trainingProblems } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
+import type { TrainingFailure } from "../../../crds/names.ts";
 import type { TrainingReport } from "../../../crds/training-report.ts";
 import type { PodView } from "./pod-view.ts";
 import { type Judged, type PodEnd, type State, statusOf } from "./status.ts";
@@ -48,7 +49,7 @@ export interface Decision {
 }
 
 /** Codes of failures that no other try and no other input mends. */
-const lostCodes: readonly string[] = ["NonFiniteLoss"];
+const lostCodes = ["NonFiniteLoss"] as const satisfies readonly TrainingFailure[];
 /** A running pod is asked how far it is this often. */
 const progressMs = 5_000;
 /** The pause before a pod that ended is replaced: this long, doubled with each such end without a new step. */
@@ -86,7 +87,8 @@ function ended(observed: Observed, pod: PodView): State {
   if (disrupted || end?.outcome === "Stopped") return stopped(observed, pod);
   const code = end?.code ?? reason;
   const text = end?.message ?? message;
-  if (end?.retry === false && !lostCodes.includes(code)) {
+  const lost = lostCodes.find((known) => known === code);
+  if (end?.retry === false && lost === undefined) {
     // Its input is at fault. What it was made for may have changed since.
     const { generation } = job.metadata;
     const problem = { reason: code, message: text };
@@ -95,7 +97,7 @@ function ended(observed: Observed, pod: PodView): State {
     return { kind: "waiting", reason: "SpecChanged", message: "the spec has changed since the pod was made", report: end.report };
   }
   const failure = endOf(observed, status.lastFailure, { reason: code, message: text, step: end?.report?.step });
-  if (end?.retry === false) return { kind: "failed", reason: code, message: text, failure, report: end.report };
+  if (end?.retry === false && lost !== undefined) return { kind: "failed", reason: lost, message: text, failure, report: end.report };
   const restarts = attemptOf(status) + 1;
   const { maxRestarts } = job.spec.failurePolicy;
   if (restarts <= maxRestarts) return { kind: "restarting", restarts, failure, report: end?.report };

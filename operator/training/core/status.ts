@@ -2,6 +2,7 @@
 import { type Condition, type ConditionState, rfc3339, withTransition } from "../../../crds/conditions.ts";
 import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
+import type { TrainingFailure } from "../../../crds/names.ts";
 import { selectorText } from "../../../crds/training-process.ts";
 import { joinCurves, type TrainingReport } from "../../../crds/training-report.ts";
 import type { PodView } from "./pod-view.ts";
@@ -17,7 +18,7 @@ type Refusal = NonNullable<MoETrainingJobStatus["refusal"]>;
 export type State = { readonly report?: TrainingReport | undefined } & (
   | { readonly kind: "over" }
   | { readonly kind: "complete" }
-  | { readonly kind: "failed"; readonly reason: string; readonly message: string; readonly failure: PodEnd }
+  | { readonly kind: "failed"; readonly reason: TrainingFailure; readonly message: string; readonly failure: PodEnd }
   | { readonly kind: "restarting"; readonly restarts: number; readonly failure: PodEnd }
   /** With the refusal where a pod found the problem just now. */
   | { readonly kind: "refused"; readonly problems: readonly Problem[]; readonly refusal?: Refusal; readonly pod?: PodView | undefined }
@@ -38,6 +39,8 @@ export interface Judged {
 
 const lossDigits = 4;
 const told = (value: number): string => value.toFixed(lossDigits);
+/** Norms may be far from 1. */
+const normDigits = 4;
 
 function durationText(seconds: number): string {
   if (seconds < 120) return `${Math.ceil(seconds)}s`;
@@ -64,15 +67,21 @@ function progress(judged: Judged): Partial<MoETrainingJobStatus> {
     step,
     progress: `${Math.floor((100 * step) / job.spec.steps)}%`,
     ...(curve.length > 0 && { curve }),
-    ...lossOf("loss", report?.loss, status),
-    ...lossOf("validationLoss", report?.validationLoss, status),
+    ...textOf("loss", told, judged),
+    ...textOf("validationLoss", told, judged),
+    ...textOf("gradientNorm", (value) => value.toPrecision(normDigits), judged),
+    ...textOf("imbalance", told, judged),
     ...(running && report?.tokensPerSecond !== undefined && { tokensPerSecond: Math.round(report.tokensPerSecond) }),
     ...(running && report?.secondsLeft !== undefined && { eta: durationText(report.secondsLeft) }),
   };
 }
 
-function lossOf(field: "loss" | "validationLoss", value: number | undefined, status: MoETrainingJobStatus): Partial<MoETrainingJobStatus> {
-  const text = value === undefined ? status[field] : told(value);
+type Measured = "loss" | "validationLoss" | "gradientNorm" | "imbalance";
+
+/** What was measured last, as text: specs and statuses hold no floating-point numbers. */
+function textOf(field: Measured, write: (value: number) => string, { status, state }: Judged): Partial<MoETrainingJobStatus> {
+  const value = state.report?.[field];
+  const text = value === undefined ? status[field] : write(value);
   return text === undefined ? {} : { [field]: text };
 }
 

@@ -1,0 +1,46 @@
+// The loss of a training job over its steps, as a picture in SVG. Pure: points in, text out.
+import { type CurvePoint, joinCurves } from "../../crds/training-report.ts";
+import { svgStart, textAt } from "./svg.ts";
+
+/** The command by whose mark a picture is known as one of these. */
+export const lossCommand = "enodia train loss";
+
+const [width, height] = [720, 360];
+const area = { left: 72, right: 24, top: 48, bottom: 40 } as const;
+const [across, down] = [width - area.left - area.right, height - area.top - area.bottom];
+/** Lines across, the highest and the lowest loss among them. */
+const levels = 5;
+const axis = { size: 11, anchor: "end" } as const;
+
+/** Undefined where the curve has no two points. */
+export function lossPlot(name: string, points: readonly CurvePoint[]): string | undefined {
+  const curve = joinCurves([], points);
+  const [first, last] = [curve[0], curve.at(-1)];
+  if (first === undefined || last === undefined || first === last) return undefined;
+  const losses = curve.map(({ loss }) => loss);
+  const [low, high] = [Math.min(...losses), Math.max(...losses)];
+  const x = (step: number): string => (area.left + ((step - first.step) / (last.step - first.step)) * across).toFixed(1);
+  // A stranger's losses may lie further apart than a number can say: then halves are taken first.
+  const scale = Number.isFinite(high - low) ? 1 : 0.5;
+  const share = (loss: number): number => (high === low ? 0.5 : (scale * high - scale * loss) / (scale * high - scale * low));
+  const y = (loss: number): number => Number((area.top + share(loss) * down).toFixed(1));
+  const lines = (high === low ? [high] : Array.from({ length: levels }, (_, i) => levelOf(low, high, i / (levels - 1)))).map(
+    (loss) =>
+      `<line x1="${area.left}" x2="${area.left + across}" y1="${y(loss)}" y2="${y(loss)}" stroke="#ddd"/>` +
+      textAt(area.left - 8, y(loss) + 4, labelOf(loss), axis),
+  );
+  const below = area.top + down + 18;
+  return `${[
+    ...svgStart(width, height, lossCommand),
+    textAt(area.left, 26, `${name}: loss by step, ${labelOf(first.loss)} to ${labelOf(last.loss)}`, { size: 15, anchor: "start" }),
+    ...lines,
+    `<polyline fill="none" stroke="#1b6ca8" stroke-width="1.8" points="${curve.map(({ step, loss }) => `${x(step)},${y(loss)}`).join(" ")}"/>`,
+    textAt(area.left, below, `step ${first.step}`),
+    textAt(area.left + across, below, `step ${last.step}`, { size: 12, anchor: "end" }),
+    "</svg>",
+  ].join("\n")}\n`;
+}
+
+const levelOf = (low: number, high: number, part: number): number => high * (1 - part) + low * part;
+
+const labelOf = (loss: number): string => (Math.abs(loss) < 1e4 ? loss.toFixed(4) : loss.toExponential(2));

@@ -1,0 +1,127 @@
+// Dashboards of data: a row of single values, series below them, and variables that select the objects. Deterministic, so that the
+// generated JSON can be checked.
+import {
+  AnnotationQueryBuilder,
+  type Dashboard,
+  DashboardBuilder,
+  DashboardCursorSync,
+  DatasourceVariableBuilder,
+  QueryVariableBuilder,
+  ThresholdsConfigBuilder,
+  ThresholdsMode,
+  VariableRefresh,
+} from "@grafana/grafana-foundation-sdk/dashboard";
+import { DataqueryBuilder } from "@grafana/grafana-foundation-sdk/prometheus";
+import * as stat from "@grafana/grafana-foundation-sdk/stat";
+import * as timeseries from "@grafana/grafana-foundation-sdk/timeseries";
+
+/** One series of a panel. `expr` without selectors: `%` is replaced by that of the variables. */
+interface Query {
+  readonly expr: string;
+  readonly legend: string;
+}
+
+export interface Panel {
+  readonly title: string;
+  readonly description: string;
+  readonly unit: string;
+  readonly queries: readonly Query[];
+  /** Value from which the panel turns red. */
+  readonly red?: number;
+  readonly min?: number;
+}
+
+export interface DashboardData {
+  readonly name: string;
+  /** Beside "enodia". */
+  readonly tags: readonly string[];
+  /** Labels that say which objects are looked at, the wider first. */
+  readonly variables: readonly string[];
+  /** A metric that every such object has from its first scrape. */
+  readonly known: string;
+  /** How far back is shown at first: "30m". */
+  readonly back: string;
+  readonly annotation: { readonly name: string; readonly expr: string };
+  readonly stats: readonly Panel[];
+  readonly series: readonly Panel[];
+}
+
+export const rate = "$__rate_interval";
+
+const datasource = { type: "prometheus", uid: "$" + "{datasource}" };
+
+const selectorOf = (labels: readonly string[]): string => labels.map((label) => `${label}=~"$${label}"`).join(", ");
+
+const query = ({ expr, legend }: Query, index: number, selector: string) =>
+  new DataqueryBuilder()
+    .refId(String.fromCharCode(65 + index))
+    .expr(expr.replaceAll("%", selector))
+    .legendFormat(legend);
+
+const thresholds = (red: number) =>
+  new ThresholdsConfigBuilder().mode(ThresholdsMode.Absolute).steps([
+    { value: null, color: "green" },
+    { value: red, color: "red" },
+  ]);
+
+function statPanel(panel: Panel, selector: string): stat.PanelBuilder {
+  const builder = new stat.PanelBuilder().title(panel.title).description(panel.description).unit(panel.unit).datasource(datasource);
+  if (panel.red !== undefined) builder.thresholds(thresholds(panel.red));
+  panel.queries.forEach((each, i) => {
+    builder.withTarget(query(each, i, selector));
+  });
+  return builder.span(6).height(4);
+}
+
+function seriesPanel(panel: Panel, selector: string): timeseries.PanelBuilder {
+  const builder = new timeseries.PanelBuilder()
+    .title(panel.title)
+    .description(panel.description)
+    .unit(panel.unit)
+    .datasource(datasource)
+    .fillOpacity(8)
+    .lineWidth(1);
+  if (panel.min !== undefined) builder.min(panel.min);
+  panel.queries.forEach((each, i) => {
+    builder.withTarget(query(each, i, selector));
+  });
+  return builder.span(12).height(8);
+}
+
+const labelVariable = (label: string, from: string) =>
+  new QueryVariableBuilder(label)
+    .label(label)
+    .datasource(datasource)
+    .query(`label_values(${from}, ${label})`)
+    .refresh(VariableRefresh.OnTimeRangeChanged)
+    .multi(true)
+    .includeAll(true)
+    .allValue(".*");
+
+export function dashboardOf({ name, tags, variables, known, back, annotation, stats, series }: DashboardData): Dashboard {
+  const selector = selectorOf(variables);
+  const builder = new DashboardBuilder(`Enodia / ${name}`)
+    .uid(`enodia-${name.toLowerCase()}`)
+    .tags(["enodia", ...tags])
+    .refresh("10s")
+    .time({ from: `now-${back}`, to: "now" })
+    .timezone("browser")
+    .tooltip(DashboardCursorSync.Crosshair)
+    .editable()
+    .withVariable(new DatasourceVariableBuilder("datasource").label("Data source").type("prometheus"));
+  variables.forEach((label, i) => {
+    const wider = selectorOf(variables.slice(0, i));
+    builder.withVariable(labelVariable(label, wider === "" ? known : `${known}{${wider}}`));
+  });
+  builder.annotation(
+    new AnnotationQueryBuilder()
+      .name(annotation.name)
+      .datasource(datasource)
+      .enable(true)
+      .iconColor("blue")
+      .expr(annotation.expr.replaceAll("%", selector)),
+  );
+  for (const panel of stats) builder.withPanel(statPanel(panel, selector));
+  for (const panel of series) builder.withPanel(seriesPanel(panel, selector));
+  return builder.build();
+}
