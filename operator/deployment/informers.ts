@@ -46,19 +46,17 @@ export class Informers {
   /** The namespaces that are watched by name, each on its own; none = all as one. */
   readonly namespaces: readonly string[];
   readonly #sets = new Map<Watched, Informer[]>();
+  /** Those that serving has nothing to do with. */
+  readonly #ofTraining = new Set<Informer>();
 
   /** `own` is the operator's namespace, where the CAs of deployments are. */
   constructor(namespaces: readonly string[], own: string, deps: InformerDeps) {
     this.namespaces = [...new Set(namespaces)];
-    for (const [name, { resource, own: here, training: _training, ...options }] of Object.entries(watched) as [
-      Watched,
-      (typeof watched)[Watched],
-    ][]) {
+    for (const [name, { resource, own: here, training, ...options }] of Object.entries(watched) as [Watched, (typeof watched)[Watched]][]) {
       const scopes = here ? [own] : resource.namespaced && namespaces.length > 0 ? this.namespaces : [undefined];
-      this.#sets.set(
-        name,
-        scopes.map((namespace) => new Informer(resource, { ...options, ...(namespace ? { namespace } : {}) }, deps)),
-      );
+      const set = scopes.map((namespace) => new Informer(resource, { ...options, ...(namespace ? { namespace } : {}) }, deps));
+      this.#sets.set(name, set);
+      if (training) for (const informer of set) this.#ofTraining.add(informer);
     }
   }
 
@@ -101,20 +99,20 @@ export class Informers {
 
   /** The reason why nothing is to be served in a namespace now: the copy of what is in it, or of nodes, cannot be relied on. */
   trouble(namespace: string): string | undefined {
-    return this.#troubleOf((informer) => informer.follows(namespace) && !this.#ofTraining(informer));
+    return this.#troubleOf((informer) => informer.follows(namespace) && !this.#ofTraining.has(informer));
   }
 
   /** The reason why nothing is to be trained: in a namespace, or, without one, where all but training jobs or their pods can be read. */
   trainingTrouble(namespace?: string): string | undefined {
     if (namespace !== undefined) return this.#troubleOf((informer) => informer.follows(namespace));
     const served = ({ namespace: scope }: Informer) => (scope === undefined ? this.commonTrouble() : this.trouble(scope)) === undefined;
-    return this.#troubleOf((informer) => this.#ofTraining(informer) && served(informer));
+    return this.#troubleOf((informer) => this.#ofTraining.has(informer) && served(informer));
   }
 
   /** The trouble that concerns everything: with what has no namespace, with all namespaces where they are watched as one, with CAs. */
   commonTrouble(): string | undefined {
     const common = (informer: Informer) => informer.namespace === undefined || this.#of("authorities").includes(informer);
-    return this.#troubleOf((informer) => common(informer) && !this.#ofTraining(informer));
+    return this.#troubleOf((informer) => common(informer) && !this.#ofTraining.has(informer));
   }
 
   /** False where the operator may not read nodes, as with rights in its namespaces alone: it then lives on with what pods say. */
@@ -122,14 +120,10 @@ export class Informers {
     return this.#of("nodes").every((informer) => !informer.forbidden);
   }
 
-  #ofTraining(informer: Informer): boolean {
-    return (Object.keys(watched) as Watched[]).some((name) => watched[name].training && this.#of(name).includes(informer));
-  }
-
   #troubleOf(concerns: (informer: Informer) => boolean): string | undefined {
     const spared = this.seesNodes ? [] : this.#of("nodes");
     for (const informer of this.all())
-      if (concerns(informer) && !spared.includes(informer) && informer.trouble !== undefined) return informer.trouble;
+      if (informer.trouble !== undefined && !spared.includes(informer) && concerns(informer)) return informer.trouble;
     return undefined;
   }
 

@@ -1,6 +1,6 @@
 // The question that comes before every reconcile: may the deployment be worked on now? Not while the copy of its namespace cannot be
 // relied on, and not where another install works in the namespace, of which the deployment's events then tell.
-import type { Claims } from "../kube/claims.ts";
+import { type Claims, heldByAnother } from "../kube/claims.ts";
 import { type KubeObject, keyOf, type Ref, refOf } from "../kube/kube.ts";
 import type { Informers } from "./informers.ts";
 import type { Deployments } from "./ports.ts";
@@ -52,8 +52,8 @@ export class Permission {
     const { namespace = "", name, uid = "", generation = 0, resourceVersion = "" } = object.metadata;
     const holder = this.#claims?.holder(namespace);
     if (holder === undefined) return; // nobody is known yet: it may be ours in a moment
-    const text = `another install of the operator, ${holder}, works in namespace ${namespace}: remove one of the two, or give each its own watchNamespaces`;
-    this.#event({ metadata: { namespace, name, uid, generation, resourceVersion } }, "Warning", "ClaimedByAnotherInstall", text);
+    const { reason, message } = heldByAnother(namespace, holder);
+    this.#event({ metadata: { namespace, name, uid, generation, resourceVersion } }, "Warning", reason, message);
   }
 
   #within(namespace: string): KubeObject[] {

@@ -4,7 +4,7 @@ import type { AppError } from "../../crds/common.ts";
 import { apiVersion, labels } from "../../crds/common.ts";
 import { type Controller, createController, type Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
-import { type Kube, type KubeObject, keyOf, type Ref, refOf } from "../kube/kube.ts";
+import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
 import { AcceptedSpecs } from "./accepted-specs.ts";
 import { Applier } from "./apply.ts";
 import { Authorities, subjectOf } from "./authorities.ts";
@@ -115,11 +115,6 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
       release = (uid) => rebalance.forget(uid);
     },
   };
-}
-
-function parseKey(key: string): Ref {
-  const slash = key.indexOf("/");
-  return { namespace: key.slice(0, slash), name: key.slice(slash + 1) };
 }
 
 interface Sources {

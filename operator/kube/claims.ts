@@ -11,6 +11,14 @@ export const claimName = "enodia-claim";
 /** An install that is gone keeps a namespace for so long; a claim costs two requests at each retry. */
 const claimTiming: LeaderTiming = { leaseMs: 60_000, renewDeadlineMs: 45_000, retryMs: 15_000 };
 
+/** The event on an object in a namespace that another install has claimed. */
+export const heldByAnother = (namespace: string, holder: string) => ({
+  reason: "ClaimedByAnotherInstall",
+  message:
+    `another install of the operator, ${holder}, works in namespace ${namespace}: ` +
+    "remove one of the two, or give each its own watchNamespaces",
+});
+
 export interface ClaimOptions {
   readonly kube: Pick<Kube, "get" | "create" | "update">;
   /** The install of this process, unique in the cluster and the same for all its replicas. */

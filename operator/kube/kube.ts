@@ -154,6 +154,12 @@ export interface Kube {
 
 export const keyOf = (ref: Ref): string => `${ref.namespace}/${ref.name}`;
 
+/** The inverse of `keyOf`. */
+export function parseKey(key: string): Ref {
+  const slash = key.indexOf("/");
+  return { namespace: key.slice(0, slash), name: key.slice(slash + 1) };
+}
+
 export function refOf(object: KubeObject): Ref {
   return { namespace: object.metadata.namespace ?? "", name: object.metadata.name };
 }

@@ -2,10 +2,10 @@
 import { type AppError, apiVersion, labels } from "../../crds/common.ts";
 import type { TrainingReport } from "../../crds/training-report.ts";
 import type { Informers } from "../deployment/informers.ts";
-import type { Claims } from "../kube/claims.ts";
+import { type Claims, heldByAnother } from "../kube/claims.ts";
 import { type Controller, createController, type Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
-import { type Kube, type KubeObject, keyOf, type Ref, refOf } from "../kube/kube.ts";
+import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
 import type { TrainingSettings } from "./pod.ts";
 import { ProgressReports } from "./progress-reports.ts";
 import { TrainingReconciler } from "./reconcile.ts";
@@ -60,8 +60,7 @@ export function createTrainingPlane(options: TrainingPlaneOptions): TrainingPlan
     resyncMs,
     keys: () => informers.list("moeTrainingJobs").map((object) => keyOf(refOf(object))),
     reconcile: async (key) => {
-      const slash = key.indexOf("/");
-      const ref = { namespace: key.slice(0, slash), name: key.slice(slash + 1) };
+      const ref = parseKey(key);
       return refused(ref) ?? reconciler.reconcile(ref);
     },
     ...(options.observe && { observe: options.observe }),
@@ -78,8 +77,8 @@ export function createTrainingPlane(options: TrainingPlaneOptions): TrainingPlan
 
 function tellForeign({ metadata }: KubeObject, holder: string, event: JobEvent): void {
   const { name, namespace = "", uid = "", generation = 0 } = metadata;
-  const note = `another install of the operator, ${holder}, works in namespace ${namespace}: remove one of the two, or give each its own watchNamespaces`;
-  event({ metadata: { name, namespace, uid, generation } }, "Warning", "ClaimedByAnotherInstall", note);
+  const { reason, message } = heldByAnother(namespace, holder);
+  event({ metadata: { name, namespace, uid, generation } }, "Warning", reason, message);
 }
 
 /** Changes of a spec and of pods wake; our own writes of a status do not. */

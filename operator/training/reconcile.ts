@@ -1,9 +1,7 @@
 // One look at a training job: gather what is observed, decide (core/decide.ts), write the status, then delete and make pods. Everything
 // may be repeated: deletions name a uid, and the name of a pod is that of its attempt.
-import { AppError, apiVersion } from "../../crds/common.ts";
-import { withTransition } from "../../crds/conditions.ts";
+import { AppError } from "../../crds/common.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
-import { moeTrainingJobStatusSchema } from "../../crds/moe-training-job-status.ts";
 import type { TrainingReport } from "../../crds/training-report.ts";
 import type { Informers } from "../deployment/informers.ts";
 import type { Outcome } from "../kube/controller.ts";
@@ -16,7 +14,6 @@ import type { ProgressReports } from "./progress-reports.ts";
 import type { StatusWriter } from "./status-writer.ts";
 
 const manager = "enodia-operator";
-const statusManager = "enodia-operator-status";
 
 export interface ReconcilerParts {
   readonly kube: Kube;
@@ -55,13 +52,8 @@ export class TrainingReconciler {
       return parseMoETrainingJob(object);
     } catch (caught) {
       const { message, code } = AppError.from(caught);
-      const { name, namespace = "", uid = "", generation = 0 } = object.metadata;
-      const old = moeTrainingJobStatusSchema.safeParse(object.status ?? {}).data ?? {};
-      const condition = { type: "SpecAccepted", status: "False", reason: code, message, observedGeneration: generation } as const;
-      const before = old.conditions ?? [];
-      const conditions = [...before.filter(({ type }) => type !== condition.type), withTransition(before, condition, this.#parts.now())];
-      const refused = { apiVersion, kind: "MoETrainingJob", metadata: { name, namespace, uid }, status: { ...old, conditions } };
-      await this.#parts.kube.applyStatus(resources.moeTrainingJobs, refused, { manager: statusManager });
+      const observedGeneration = object.metadata.generation ?? 0;
+      await this.#parts.status.refuse(object, { type: "SpecAccepted", status: "False", reason: code, message, observedGeneration });
       return undefined;
     }
   }

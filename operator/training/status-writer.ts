@@ -2,9 +2,10 @@
 // nothing is new. What it wrote last counts until the cache shows it, and events go with changed conditions.
 import { isDeepStrictEqual } from "node:util";
 import { apiVersion } from "../../crds/common.ts";
+import { type ConditionState, withTransition } from "../../crds/conditions.ts";
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
-import type { MoETrainingJobStatus } from "../../crds/moe-training-job-status.ts";
-import { type Kube, resources } from "../kube/kube.ts";
+import { type MoETrainingJobStatus, moeTrainingJobStatusSchema } from "../../crds/moe-training-job-status.ts";
+import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
 
 const manager = "enodia-operator-status";
 /** Progress alone is written at most this often. */
@@ -43,16 +44,33 @@ export class StatusWriter {
     this.#written.delete(uid);
   }
 
+  /** Writes the status of an object that cannot be read: one condition says so, the rest stays as it is, if that can be read. */
+  async refuse(object: KubeObject, next: ConditionState): Promise<void> {
+    const { name, namespace = "", uid = "" } = object.metadata;
+    const live = moeTrainingJobStatusSchema.safeParse(object.status ?? {}).data;
+    const old = this.#written.get(uid)?.status ?? live ?? {};
+    const before = old.conditions ?? [];
+    const changed = withTransition(before, next, new Date(this.#options.now()));
+    const status = { ...old, conditions: [...before.filter(({ type }) => type !== next.type), changed] };
+    if (live !== undefined && isDeepStrictEqual(plain(live), plain(status))) return;
+    await this.#apply({ name, namespace, uid }, status);
+    this.#written.delete(uid);
+  }
+
   async write(job: MoETrainingJob, status: MoETrainingJobStatus): Promise<void> {
     const { name, namespace, uid } = job.metadata;
     const before = this.latest(job);
     if (isDeepStrictEqual(plain(before), plain(status))) return;
     const age = this.#options.now() - (this.#written.get(uid)?.at ?? 0);
     if (age < progressWriteMs && isDeepStrictEqual(decided(before), decided(status))) return;
-    const object = { apiVersion, kind: "MoETrainingJob", metadata: { name, namespace, uid }, status };
-    await this.#options.kube.applyStatus(resources.moeTrainingJobs, object, { manager });
+    await this.#apply({ name, namespace, uid }, status);
     this.#written.set(uid, { status, at: this.#options.now() });
     this.#announce(job, before, status);
+  }
+
+  async #apply(metadata: KubeObject["metadata"], status: MoETrainingJobStatus): Promise<void> {
+    const object = { apiVersion, kind: "MoETrainingJob", metadata, status };
+    await this.#options.kube.applyStatus(resources.moeTrainingJobs, object, { manager });
   }
 
   #announce(job: MoETrainingJob, before: MoETrainingJobStatus, after: MoETrainingJobStatus): void {

@@ -2,7 +2,7 @@
 // Not here: which expert belongs where (placement), fetching of units (runtime/experts).
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
-import type { Phase } from "../../crds/telemetry.ts";
+import { type Phase, phases } from "../../crds/telemetry.ts";
 import type { Backend, Compiled, Room, Shelf } from "../compute/backend.ts";
 import { inPieces, keptRoom } from "../compute/kept.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
@@ -200,12 +200,15 @@ export class ExpertTable {
     const { layer } = all[0].frame;
     let decodes = 0;
     for (const { key, pairs } of groups) {
-      for (const phase of ["decode", "prefill"] as const) {
-        const works = pairs.map((at) => (all[at] as Wanted).frame).filter((frame) => frame.phase === phase);
-        if (phase === "decode") decodes += works.length;
-        const remote = works.filter(({ origin }) => origin === "remote").length;
-        if (works.length > 0) counter.served(phase, [layer, key], works.length, remote);
+      const rows = { decode: 0, prefill: 0 };
+      const remote = { decode: 0, prefill: 0 };
+      for (const at of pairs) {
+        const { phase, origin } = (all[at] as Wanted).frame;
+        rows[phase] += 1;
+        if (origin === "remote") remote[phase] += 1;
       }
+      decodes += rows.decode;
+      for (const phase of phases) if (rows[phase] > 0) counter.served(phase, [layer, key], rows[phase], remote[phase]);
     }
     counter.computed(2 * decodes > all.length ? "decode" : "prefill", groups.length, all.length, seconds);
   }

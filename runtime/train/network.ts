@@ -1,7 +1,6 @@
 // A model that is trained: its segments compiled, its parameters and their gradients as views of arrays, and the gradient of lanes.
 // Experts' gradients are added lane by lane and dense ones in the tree over lanes, so that bits do not depend on how many lanes are worked
 // on at once, nor by how many ranks.
-
 import { addAll } from "../comm/collectives.ts";
 import type { TrainableLoss, TrainableSegment, TrainingBackend, WeightViews } from "../compute/training.ts";
 import { gateLogits } from "../kernels/index.ts";

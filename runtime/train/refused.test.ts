@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import type { CodecName } from "../../crds/names.ts";
-import { tinyModel, writeCorpus } from "../../test/builders/training.ts";
+import { runSettings, tinyModel, writeCorpus } from "../../test/builders/training.ts";
 import { importMoe } from "../tools/import-moe.ts";
 import { importText } from "./import-text.ts";
 import { train } from "./run.ts";
@@ -19,20 +19,11 @@ const ids = Array.from({ length: 200 }, (_, i) => (7 * i) % tinyModel.vocab);
 await writeCorpus(data, ids);
 
 const settings: Omit<TrainSettings, "out"> = {
-  model: tinyModel.dir,
+  ...runSettings,
   init: "checkpoint",
-  seed: 1,
   data,
-  validation: undefined,
   sequences: 2,
-  sequenceLength: 16,
   lanes: 1,
-  schedule: { name: "constant", rate: 1e-3, warmup: 0, steps: 2, floor: 0 },
-  adamw: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0 },
-  clip: 1,
-  checkpoint: { everySteps: 1, keep: 2 },
-  codecs: ["f32"],
-  threads: 1,
 };
 const upTo = (steps: number): Pick<TrainSettings, "schedule"> => ({ schedule: { ...settings.schedule, steps } });
 const outOf = (name: string): string => join(folder, "runs", name);

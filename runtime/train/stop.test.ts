@@ -5,7 +5,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { chainedTokens, tinyModel, writeCorpus } from "../../test/builders/training.ts";
+import { chainedTokens, runSettings, writeCorpus } from "../../test/builders/training.ts";
 import { parseBalance } from "./recipes/index.ts";
 import { train } from "./run.ts";
 import type { TrainSettings } from "./settings.ts";
@@ -17,20 +17,13 @@ await writeCorpus(data, chainedTokens(400, 1));
 
 const [steps, lanes, layers] = [3, 4, 2];
 const settings: Omit<TrainSettings, "out" | "balance"> = {
-  model: tinyModel.dir,
+  ...runSettings,
   init: "checkpoint",
-  seed: 1,
   data,
   validation: data,
-  sequences: 4,
-  sequenceLength: 16,
   lanes,
-  schedule: { name: "constant", rate: 1e-3, warmup: 0, steps, floor: 0 },
-  adamw: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0 },
-  clip: 1,
+  schedule: { ...runSettings.schedule, steps },
   checkpoint: { everySteps: 10, keep: 2 },
-  codecs: ["f32"],
-  threads: 1,
 };
 
 /** Stops from the ask of that number on. */

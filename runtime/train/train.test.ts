@@ -5,7 +5,7 @@ import { appendFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, read
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { tinyModel, writeCorpus } from "../../test/builders/training.ts";
+import { runSettings, tinyModel, writeCorpus } from "../../test/builders/training.ts";
 import { createTraining } from "../compute/open-training.ts";
 import { openModel } from "../engine/open.ts";
 import { gaussian, randomIds } from "../kernels/random.ts";
@@ -33,21 +33,13 @@ const data = join(folder, "data");
 const index = await importText({ from: [text], model: tinyModel.dir, out: data, overwrite: false });
 
 const settings: TrainSettings = {
-  model: tinyModel.dir,
-  init: "random",
-  seed: 1,
+  ...runSettings,
   data,
   validation: data,
   out: join(folder, "straight"),
-  sequences: 4,
-  sequenceLength: 16,
-  lanes: 2,
   schedule: { name: "cosine", rate: 5e-3, warmup: 2, steps: 8, floor: 0.1 },
-  adamw: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0.1 },
-  clip: 1,
+  adamw: { ...runSettings.adamw, decay: 0.1 },
   checkpoint: { everySteps: 3, keep: 2 },
-  codecs: ["f32"],
-  threads: 1,
 };
 
 interface Seen {

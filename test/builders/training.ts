@@ -3,12 +3,30 @@ import { createHash } from "node:crypto";
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { uniform } from "../../runtime/kernels/random.ts";
+import type { TrainSettings } from "../../runtime/train/settings.ts";
 import { tokenizerDigest } from "../../runtime/train/source.ts";
 
 const golden = join(import.meta.dirname, "../golden");
 const dir = join(golden, "tiny-f32");
 
 export const tinyModel = { dir, vocab: (JSON.parse(readFileSync(join(dir, "config.json"), "utf8")) as { vocab_size: number }).vocab_size };
+
+/** A short run on the tiny model at a constant rate, without decay. */
+export const runSettings = {
+  model: tinyModel.dir,
+  init: "random",
+  seed: 1,
+  validation: undefined,
+  sequences: 4,
+  sequenceLength: 16,
+  lanes: 2,
+  schedule: { name: "constant", rate: 1e-3, warmup: 0, steps: 2, floor: 0 },
+  adamw: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0 },
+  clip: 1,
+  checkpoint: { everySteps: 1, keep: 2 },
+  codecs: ["f32"],
+  threads: 1,
+} as const satisfies Partial<TrainSettings>;
 
 /** A folder with the config.json of a golden family, changed, and the tiny model's tokenizer: a model whose weights are to be drawn. */
 export function writeModel(folder: string, family: string, changed: Readonly<Record<string, unknown>>): string {

@@ -1,5 +1,4 @@
 // A layer without experts as one rank runs it: its own lanes, one after another, whose gradients join in the tree over lanes.
-
 import type { DenseSums } from "../dense-sums.ts";
 import type { DenseLayerPass, Kept } from "../layers.ts";
 import type { StepView } from "./moe-layer.ts";

@@ -5,7 +5,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { chainedTokens, tinyModel, writeCorpus, writeModel } from "../../../test/builders/training.ts";
+import { chainedTokens, runSettings, tinyModel, writeCorpus, writeModel } from "../../../test/builders/training.ts";
 import { createTraining } from "../../compute/open-training.ts";
 import { openModel } from "../../engine/open.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
@@ -32,21 +32,15 @@ const uneven = writeModel(join(folder, "uneven"), "deepseek-v3", {
   initializer_range: 0.1,
 });
 const settings: TrainSettings = {
+  ...runSettings,
   model: uneven,
-  init: "random",
-  seed: 1,
   data,
-  validation: undefined,
   out: join(folder, "none"),
   sequences: 16,
   sequenceLength: 32,
   lanes: 4,
-  schedule: { name: "constant", rate: 3e-3, warmup: 0, steps: 50, floor: 0 },
-  adamw: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0 },
-  clip: 1,
+  schedule: { ...runSettings.schedule, rate: 3e-3, steps: 50 },
   checkpoint: { everySteps: 50, keep: 1 },
-  codecs: ["f32"],
-  threads: 1,
 };
 
 async function run(given: TrainSettings, stopAfter = Number.POSITIVE_INFINITY): Promise<readonly StepReport[]> {

@@ -5,7 +5,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { chainedTokens, writeCorpus, writeModel } from "../../../test/builders/training.ts";
+import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/builders/training.ts";
 import { createTraining } from "../../compute/open-training.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { familyOf } from "../../models/index.ts";
@@ -77,21 +77,16 @@ async function lossOf(name: string, model: string, seed: number): Promise<number
   const steps = 100;
   const losses: number[] = [];
   const settings = {
+    ...runSettings,
     model,
-    init: "random",
     seed,
     data,
-    validation: undefined,
     out: join(folder, `run-${name}-${seed}`),
     sequences: 16,
     sequenceLength: 32,
     lanes: 1,
     schedule: { name: "cosine", rate: 3e-3, warmup: 5, steps, floor: 0.1 },
-    adamw: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0 },
-    clip: 1,
     checkpoint: { everySteps: steps, keep: 1 },
-    codecs: ["f32"],
-    threads: 1,
     balance: parseBalance("switch:0.01"),
   } as const;
   const quiet = { now: () => 0, stopped: () => false, onStart() {}, onValidation() {} };
