@@ -33,7 +33,7 @@ export const kvTypes = ["f32", "f16", "q8_0"] as const;
 export type KvType = (typeof kvTypes)[number];
 
 /** Optimizers and schedules of the learning rate in training: `spec.optimizer.name`, `spec.schedule.name` and `--schedule`. */
-export const optimizerNames = ["adamw"] as const;
+export const optimizerNames = ["adamw", "sgd"] as const;
 export const scheduleNames = ["constant", "cosine"] as const;
 
 /** Languages that an answer can be held to: `response_format.type` and the wire's `Sampling.constraint`. */

@@ -1,5 +1,5 @@
-// Checkpoints of a run: a folder a step, in it one file a part of the model, in that each unit's parameters and moments, p|m|v, at an
-// offset of 4 KiB, and a manifest with hashes that is renamed to its name last. A folder without manifest is none. Shell.
+// Checkpoints of a run: a folder a step, in it one file a part of the model, in that each unit's parameters and optimizer state, such as
+// p|m|v, at an offset of 4 KiB, and a manifest with hashes that is renamed to its name last. A folder without manifest is none. Shell.
 import { createHash } from "node:crypto";
 import { mkdir, open, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -9,7 +9,6 @@ import { openFile, statIfThere } from "../weights/file.ts";
 import { bytesOf, viewF32 } from "../weights/floats.ts";
 import { writeAll } from "../weights/safetensors-writer.ts";
 import { readJson } from "../weights/store-reader.ts";
-import type { Arrays } from "./adamw.ts";
 import type { Layout } from "./layout.ts";
 
 const checkpointVersion = 1;
@@ -33,14 +32,19 @@ const manifestSchema = z.object({
 });
 type Manifest = z.infer<typeof manifestSchema>;
 
-type State = Pick<Arrays, "p" | "m" | "v">;
-const stateOrder = ["p", "m", "v"] as const;
+/** What a run is but for its settings: arrays of the floats that a layout lays out. Their names are of the run's identity. */
+export interface RunState {
+  readonly arrays: readonly string[];
+  /** A range of an array in pieces, one after another. */
+  read(name: string, from: number, to: number): AsyncIterable<Float32Array>;
+  write(name: string, from: number, values: Float32Array): Promise<void>;
+}
 
 export interface CheckpointToWrite {
   readonly step: number;
   readonly identity: Identity;
   readonly layout: Layout;
-  readonly state: State;
+  readonly state: RunState;
 }
 
 const nameOf = (step: number): string => `step-${String(step).padStart(8, "0")}`;
@@ -54,7 +58,9 @@ async function stepsIn(dir: string): Promise<readonly number[]> {
   return names.flatMap((name) => (folderName.test(name) ? [Number(name.slice(5))] : [])).toSorted((a, b) => a - b);
 }
 
-async function writePart(path: string, units: Layout["parts"][number]["units"], state: State): Promise<Manifest["parts"][number]["units"]> {
+type Units = Layout["parts"][number]["units"];
+
+async function writePart(path: string, units: Units, state: RunState): Promise<Manifest["parts"][number]["units"]> {
   const handle = await open(path, "w");
   const written: Manifest["parts"][number]["units"] = [];
   let offset = 0;
@@ -62,12 +68,13 @@ async function writePart(path: string, units: Layout["parts"][number]["units"], 
     for (const { from, to } of units) {
       const hash = createHash("sha256");
       let at = offset;
-      for (const name of stateOrder) {
-        const bytes = bytesOf(state[name].subarray(from, to));
-        hash.update(bytes);
-        await writeAll(handle, bytes, at);
-        at += bytes.length;
-      }
+      for (const name of state.arrays)
+        for await (const piece of state.read(name, from, to)) {
+          const bytes = bytesOf(piece);
+          hash.update(bytes);
+          await writeAll(handle, bytes, at);
+          at += bytes.length;
+        }
       written.push({ offset, sha256: hash.digest("hex") });
       offset = Math.ceil(at / unitAlignment) * unitAlignment;
     }
@@ -160,11 +167,11 @@ export async function readCheckpoint(dir: string, { step, identity, layout, stat
       for (const [i, { from, to }] of units.entries()) {
         const floats = to - from;
         const unit = part.units[i] as Manifest["parts"][number]["units"][number];
-        const bytes = await file.read(unit.offset, stateOrder.length * floats * Float32Array.BYTES_PER_ELEMENT);
+        const bytes = await file.read(unit.offset, state.arrays.length * floats * Float32Array.BYTES_PER_ELEMENT);
         const digest = createHash("sha256").update(bytes).digest("hex");
         if (digest !== unit.sha256) throw bad(file.path, `unit ${i} is not what was written; ${remedy}`);
         const values = viewF32(bytes);
-        for (const [at, array] of stateOrder.entries()) state[array].set(values.subarray(at * floats, (at + 1) * floats), from);
+        for (const [at, name] of state.arrays.entries()) await state.write(name, from, values.subarray(at * floats, (at + 1) * floats));
       }
     } finally {
       await file.close();

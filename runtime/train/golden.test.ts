@@ -45,7 +45,7 @@ for (const [name, golden] of Object.entries(goldens))
         sequenceLength: of("sequenceLength"),
         lanes: of("lanes"),
         schedule: { name: "cosine", rate: of("rate"), warmup: of("warmup"), steps: of("steps"), floor: of("floor") },
-        adamw: { beta1: of("beta1"), beta2: of("beta2"), epsilon: of("epsilon"), decay: of("decay") },
+        optimizer: { name: "adamw", values: { beta1: of("beta1"), beta2: of("beta2"), epsilon: of("epsilon"), decay: of("decay") } },
         clip: of("clip"),
         balance: parseBalance(golden.balance ?? ""),
         checkpoint: { everySteps: of("steps"), keep: 1 },

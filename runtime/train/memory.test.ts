@@ -8,10 +8,11 @@ import { programOf } from "../models/index.ts";
 import { kindsOf, layoutOf } from "./layout.ts";
 import { checkMemory, runBytes } from "./memory.ts";
 import { keptFloats } from "./network.ts";
+import { optimizerSettings } from "./optimizers/index.ts";
 import { parseBalance } from "./recipes/index.ts";
 
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
-const settings = { sequences: 16, sequenceLength: 32, lanes: 8, balance: parseBalance("") };
+const settings = { sequences: 16, sequenceLength: 32, lanes: 8, balance: parseBalance(""), optimizer: optimizerSettings("adamw", {}) };
 
 function runOf(tie: boolean, balance = "") {
   const program = programOf({ ...config, tie_word_embeddings: tie });
@@ -37,11 +38,21 @@ test("layers keep what one lane needs; a loss of balance needs all", () => {
   assert.equal(runBytes(runOf(false, "switch:0.01")).kept, 8 * 2 * 32 * token);
 });
 
+test("optimizer state is what the optimizer keeps of each parameter, and no more than it is given", () => {
+  const run = runOf(false);
+  const stateOf = (changed: object): number => runBytes({ ...run, settings: { ...run.settings, ...changed } }).state;
+  assert.deepEqual([stateOf({}), stateOf({ optimizer: optimizerSettings("sgd", {}) })], [8 * run.layout.floats, 4 * run.layout.floats]);
+  const bytes = 4 * run.layout.floats;
+  const held = stateOf({ optimizerMemory: { bytes, folder: "" } });
+  assert.ok(held <= bytes && held > bytes - 2 * 24_576, `${held} of ${bytes}`);
+});
+
 test("what does not fit is refused with its parts, and what is a byte less fits", () => {
   const run = runOf(true, "switch:0.01");
-  const { parameters, sums, kept } = runBytes(run);
-  checkMemory(run, parameters + sums + kept);
-  assert.throws(() => checkMemory(run, parameters + sums + kept - 1), {
+  const { parameters, state, sums, kept } = runBytes(run);
+  const bytes = parameters + state + sums + kept;
+  checkMemory(run, bytes);
+  assert.throws(() => checkMemory(run, bytes - 1), {
     code: "DoesNotFit",
     message: /sums of 8 lanes and .* that layers keep of 8 lanes, all 8 since --balance has a loss are .*; give more memory/,
   });

@@ -3,20 +3,21 @@ import { totalmem } from "node:os";
 import { AppError } from "../../crds/common.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { subtreesMost } from "../placement/training/lanes.ts";
-import { floatsMax } from "./adamw.ts";
 import { wantsWholeStep } from "./balancing.ts";
 import { expertFloatsOf, kindsOf, type Layout, type Unit } from "./layout.ts";
 import { keptFloats, tiedFloats } from "./network.ts";
+import { floatsMax } from "./optimizers/kernel.ts";
+import { stateBytes } from "./optimizers/open.ts";
 import type { TrainSettings } from "./settings.ts";
 
-/** Bytes of a parameter: itself, two moments, its gradient. */
-const parameterBytes = 16;
+/** Bytes of a parameter and its gradient. */
+const parameterBytes = 8;
 const floatBytes = Float32Array.BYTES_PER_ELEMENT;
 
 interface RunMemory {
   readonly program: ModelProgram;
   readonly layout: Layout;
-  readonly settings: Pick<TrainSettings, "sequences" | "sequenceLength" | "lanes" | "balance">;
+  readonly settings: Pick<TrainSettings, "sequences" | "sequenceLength" | "lanes" | "balance" | "optimizer" | "optimizerMemory">;
 }
 
 /** Bytes of a run, but for what the engine takes while it computes. */
@@ -29,7 +30,8 @@ export function runBytes({ program, layout, settings }: RunMemory) {
   const lanesKept = wantsWholeStep(balance) ? lanes : 1;
   const tokens = (sequences / lanes) * sequenceLength * lanesKept;
   const kept = tokens * program.layers.reduce((sum, layer) => sum + keptFloats(layer), 0);
-  return { parameters: layout.floats * parameterBytes, sums: sums * floatBytes, kept: kept * floatBytes, lanesKept };
+  const state = stateBytes(settings, layout.floats);
+  return { parameters: layout.floats * parameterBytes, state, sums: sums * floatBytes, kept: kept * floatBytes, lanesKept };
 }
 
 /** Bytes of this machine, or of the container where that has a limit. */
@@ -42,15 +44,16 @@ export const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)}
 
 /** Throws AppError `DoesNotFit` with the sum and its parts. */
 export function checkMemory(run: RunMemory, memory = memoryThere()): void {
-  const { parameters, sums, kept, lanesKept } = runBytes(run);
-  const bytes = parameters + sums + kept;
+  const { parameters, state, sums, kept, lanesKept } = runBytes(run);
+  const bytes = parameters + state + sums + kept;
   if (run.layout.floats <= floatsMax && bytes <= memory) return;
   const whole = lanesKept > 1 ? `, all ${lanesKept} since --balance has a loss` : "";
   throw new AppError(
-    `${run.layout.parameters} parameters x ${parameterBytes} bytes (parameter, two moments, gradient), ${gigabytes(sums)} of sums of ` +
-      `${run.settings.lanes} lanes and ${gigabytes(kept)} that layers keep of ${lanesKept} ${lanesKept > 1 ? "lanes" : "lane"}${whole} are ` +
-      `${gigabytes(bytes)}, the memory here trains up to ${gigabytes(Math.min(floatsMax * parameterBytes, memory))}; ` +
-      "give more memory, or take a smaller model, fewer --lanes, or fewer --sequences",
+    `${run.layout.parameters} parameters x ${parameterBytes} bytes (parameter, gradient), ${gigabytes(state)} of ` +
+      `${run.settings.optimizer.name}'s state, ${gigabytes(sums)} of sums of ${run.settings.lanes} lanes and ${gigabytes(kept)} that layers ` +
+      `keep of ${lanesKept} ${lanesKept > 1 ? "lanes" : "lane"}${whole} are ${gigabytes(bytes)}, the memory here is ${gigabytes(memory)} and ` +
+      `a run has ${floatsMax} parameters at most; ` +
+      "give more memory, less --optimizer-memory, or take a smaller model, fewer --lanes, or fewer --sequences",
     { code: "DoesNotFit", operation: "starting a run" },
   );
 }

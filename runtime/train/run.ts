@@ -7,13 +7,14 @@ import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import { createTraining } from "../compute/open-training.ts";
 import type { TrainingBackend } from "../compute/training.ts";
-import { createAdamW } from "./adamw.ts";
 import { Balancing } from "./balancing.ts";
 import { newestCheckpoint, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
 import { type Corpus, openCorpus } from "./corpus.ts";
 import { layoutOf } from "./layout.ts";
 import { checkMemory } from "./memory.ts";
 import { Network } from "./network.ts";
+import { openState } from "./optimizers/open.ts";
+import type { OptimizerState } from "./optimizers/state.ts";
 import { checkResult, resultFolders, writeTrainedFolder, writeTrainedStore } from "./result.ts";
 import { checkSettings, identityOf, type TrainSettings } from "./settings.ts";
 import { type ModelSource, openSource } from "./source.ts";
@@ -113,9 +114,10 @@ interface Plan extends Pick<Run, "source" | "layout" | "checkpoints"> {
 async function openMachine(settings: TrainSettings, { source, layout, checkpoints, newest, start }: Plan): Promise<Run> {
   const [corpus, validation] = await openData(settings, source);
   let backend: TrainingBackend | undefined;
+  let optimizer: OptimizerState | undefined;
   try {
     backend = await createTraining({ threads: settings.threads });
-    const optimizer = createAdamW(layout.floats);
+    optimizer = await openState(settings, layout.floats);
     const { told, weights } = start;
     const digests = { model: digestOf(source.config), data: digestOf(corpus.index) };
     const identity = identityOf(settings, { ...digests, weights, numerics: backend.numerics });
@@ -131,6 +133,7 @@ async function openMachine(settings: TrainSettings, { source, layout, checkpoint
   } catch (caught) {
     await corpus.close();
     await validation?.close();
+    await optimizer?.close();
     await backend?.close();
     throw caught;
   }
@@ -233,6 +236,7 @@ export async function train(settings: TrainSettings, ports: TrainPorts): Promise
   } finally {
     await corpus.close();
     await validation?.close();
+    await optimizer.close();
     await backend.close();
   }
 }

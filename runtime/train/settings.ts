@@ -1,8 +1,10 @@
 // The settings of a run, with their bounds, and which of them its bits depend on. Errors name the option. Pure.
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
-import type { AdamWSettings } from "./adamw.ts";
 import type { Identity } from "./checkpoint.ts";
+import { checkOptimizer, optimizerIdentity, optimizerOf } from "./optimizers/index.ts";
+import type { AskedOptimizer } from "./optimizers/open.ts";
+import { checkOptimizerMemory } from "./optimizers/residency.ts";
 import type { BalanceSetting } from "./recipes/balance.ts";
 import { balanceText, checkBalance } from "./recipes/index.ts";
 import type { Schedule } from "./schedule.ts";
@@ -11,7 +13,7 @@ import type { Schedule } from "./schedule.ts";
 export const inits = ["checkpoint", "random"] as const;
 type Init = (typeof inits)[number];
 
-export interface TrainSettings {
+export interface TrainSettings extends AskedOptimizer {
   /** Folder that has the model, or config.json and tokenizer where `init` is random. */
   readonly model: string;
   readonly init: Init;
@@ -29,7 +31,6 @@ export interface TrainSettings {
   /** Equal shares of a batch, in whose order gradients are added. */
   readonly lanes: number;
   readonly schedule: Schedule;
-  readonly adamw: AdamWSettings;
   /** What keeps experts equally busy, each recipe once; unset: nothing does. */
   readonly balance?: readonly BalanceSetting[] | undefined;
   /** The norm that gradients are cut to. */
@@ -53,7 +54,7 @@ function whole(option: string, value: number, min: number, max: number): void {
 
 /** `maxContext`: positions that the model knows. */
 export function checkSettings(settings: TrainSettings, maxContext: number): void {
-  const { sequences, lanes, sequenceLength, schedule, adamw, clip, checkpoint, seed, threads } = settings;
+  const { sequences, lanes, sequenceLength, schedule, optimizer, optimizerMemory, clip, checkpoint, seed, threads } = settings;
   whole("steps", schedule.steps, 1, stepsMax);
   whole("warmup", schedule.warmup, 0, schedule.steps);
   whole("lanes", lanes, 1, lanesMax);
@@ -67,10 +68,8 @@ export function checkSettings(settings: TrainSettings, maxContext: number): void
   whole("keep", checkpoint.keep, 1, 1000);
   if (!(schedule.rate > 0 && schedule.rate <= 1)) refuse("learning-rate", schedule.rate, "above 0 and at most 1");
   if (!(schedule.floor >= 0 && schedule.floor <= 1)) refuse("floor", schedule.floor, "from 0 to 1");
-  if (!(adamw.beta1 >= 0 && adamw.beta1 < 1)) refuse("beta1", adamw.beta1, "from 0 to below 1");
-  if (!(adamw.beta2 >= 0 && adamw.beta2 < 1)) refuse("beta2", adamw.beta2, "from 0 to below 1");
-  if (!(adamw.epsilon > 0 && adamw.epsilon < 1)) refuse("epsilon", adamw.epsilon, "above 0 and below 1");
-  if (!(adamw.decay >= 0 && adamw.decay <= 1)) refuse("weight-decay", adamw.decay, "from 0 to 1");
+  checkOptimizer(optimizer);
+  if (optimizerMemory !== undefined) checkOptimizerMemory(optimizerOf(optimizer).state.length, optimizerMemory.bytes);
   for (const setting of settings.balance ?? []) checkBalance(setting);
   if (!(clip > 0 && Number.isFinite(clip))) refuse("clip", clip, "above 0");
 }
@@ -88,7 +87,7 @@ interface Surroundings {
 
 /** What a checkpoint has to agree with for the run to go on from it. A constant rate does not ask how many steps there will be. */
 export function identityOf(settings: TrainSettings, { model, data, weights, numerics }: Surroundings): Identity {
-  const { init, seed, sequences, lanes, sequenceLength, schedule, adamw, clip, threads } = settings;
+  const { init, seed, sequences, lanes, sequenceLength, schedule, optimizer, clip, threads } = settings;
   const steps = schedule.name === "constant" ? {} : { steps: schedule.steps };
   return {
     ...steps,
@@ -104,10 +103,7 @@ export function identityOf(settings: TrainSettings, { model, data, weights, nume
     "learning-rate": schedule.rate,
     warmup: schedule.warmup,
     floor: schedule.floor,
-    beta1: adamw.beta1,
-    beta2: adamw.beta2,
-    epsilon: adamw.epsilon,
-    "weight-decay": adamw.decay,
+    ...optimizerIdentity(optimizer),
     clip,
     balance: (settings.balance ?? []).map(balanceText).join(",") || "none",
     threads,

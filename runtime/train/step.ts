@@ -1,12 +1,12 @@
 // One step of training: the gradients of all lanes, their norm, the update of every parameter; and the loss on other data. What a step
 // reads is given by its number, and nothing is changed before all lanes are done, so that a step given up leaves no trace.
 import { AppError } from "../../crds/common.ts";
-import { type Optimizer, stepNumbers } from "./adamw.ts";
 import type { Balancing } from "./balancing.ts";
 import { readLane, samplesOf } from "./batch.ts";
 import type { Corpus } from "./corpus.ts";
 import { kindsOf, type Layout, piecesOf, unitsOf } from "./layout.ts";
 import { type Network, PassStopped } from "./network.ts";
+import type { OptimizerState } from "./optimizers/state.ts";
 import { rateOf } from "./schedule.ts";
 import type { TrainSettings } from "./settings.ts";
 
@@ -16,7 +16,7 @@ const validationSequencesMax = 256;
 export interface Machine {
   readonly settings: TrainSettings;
   readonly layout: Layout;
-  readonly optimizer: Optimizer;
+  readonly optimizer: OptimizerState;
   readonly network: Network;
   readonly balancing: Balancing;
   readonly corpus: Corpus;
@@ -112,10 +112,8 @@ export async function runStep(machine: Machine, step: number, stopped: () => boo
     });
   const rate = rateOf(settings.schedule, step);
   const clip = Math.min(1, settings.clip / (norm + 1e-6));
-  const decaying = stepNumbers(settings.adamw, step, rate, clip);
-  const plain = { ...decaying, decay: 0 };
-  for (const { parameters } of unitsOf(layout))
-    for (const { from, to, decays } of parameters) optimizer.step(from, to, decays ? decaying : plain);
+  const ranges = unitsOf(layout).flatMap(({ parameters }) => parameters);
+  await optimizer.update(ranges, settings.optimizer.values, { step, rate, clip });
   const counts = network.layers.map((layer) => layer.takeCounts());
   balancing.moveBiases(counts);
   return {

@@ -11,12 +11,13 @@ import { openModel } from "../engine/open.ts";
 import { gaussian, randomIds } from "../kernels/random.ts";
 import { programOf } from "../models/index.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
-import { createAdamW } from "./adamw.ts";
 import { Balancing } from "./balancing.ts";
 import { openCorpus } from "./corpus.ts";
 import { importText } from "./import-text.ts";
 import { layoutOf } from "./layout.ts";
 import { Network } from "./network.ts";
+import { optimizerOf, optimizerSettings } from "./optimizers/index.ts";
+import { OptimizerState } from "./optimizers/state.ts";
 import { train } from "./run.ts";
 import type { TrainSettings } from "./settings.ts";
 import { runStep, type StepReport } from "./step.ts";
@@ -38,7 +39,7 @@ const settings: TrainSettings = {
   validation: data,
   out: join(folder, "straight"),
   schedule: { name: "cosine", rate: 5e-3, warmup: 2, steps: 8, floor: 0.1 },
-  adamw: { ...runSettings.adamw, decay: 0.1 },
+  optimizer: optimizerSettings("adamw", {}),
   checkpoint: { everySteps: 3, keep: 2 },
 };
 
@@ -242,7 +243,7 @@ test("data that is refused leaves no file open", { skip: process.platform !== "l
 test("a loss that is no number ends the run with step, lane and documents", async () => {
   const program = programOf(tied);
   const layout = layoutOf(program, () => ({}));
-  const optimizer = createAdamW(layout.floats);
+  const optimizer = OptimizerState.resident(optimizerOf(settings.optimizer), layout.floats);
   optimizer.p.fill(Number.NaN);
   const wanted = { vocab: program.vocab, tokenizerDigest: index.tokenizerDigest, sequenceLength: settings.sequenceLength };
   const corpus = await openCorpus(data, wanted);

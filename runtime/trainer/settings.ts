@@ -1,6 +1,7 @@
 // The settings of a run from the spec of a MoETrainingJob. Pure.
 import type { MoETrainingJobSpec } from "../../crds/moe-training-job.ts";
 import { pathOf } from "../../crds/training-process.ts";
+import { knownOptions, optimizerSettings } from "../train/optimizers/index.ts";
 import { parseBalance } from "../train/recipes/index.ts";
 import type { TrainSettings } from "../train/settings.ts";
 
@@ -8,6 +9,8 @@ const inits = { Checkpoint: "checkpoint", Random: "random" } as const;
 
 export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
   const { model, data, batch, optimizer, schedule, output } = spec;
+  const { beta1, beta2, epsilon, weightDecay } = optimizer;
+  const numbers = { beta1: Number(beta1), beta2: Number(beta2), epsilon: Number(epsilon), "weight-decay": Number(weightDecay) };
   return {
     model: pathOf(model.uri),
     init: inits[model.init],
@@ -26,12 +29,7 @@ export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
       steps: spec.steps,
       floor: Number(schedule.floor),
     },
-    adamw: {
-      beta1: Number(optimizer.beta1),
-      beta2: Number(optimizer.beta2),
-      epsilon: Number(optimizer.epsilon),
-      decay: Number(optimizer.weightDecay),
-    },
+    optimizer: optimizerSettings(optimizer.name, knownOptions(optimizer.name, numbers)),
     balance: parseBalance(spec.balance),
     clip: Number(optimizer.clip),
     checkpoint: spec.checkpoint,

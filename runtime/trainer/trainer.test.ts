@@ -180,7 +180,7 @@ test("every field of a spec that decides the bits reaches the run", () => {
     sequenceLength: 16,
     lanes: 2,
     schedule: { name: "constant", rate: 1e-3, warmup: 2, steps, floor: 0.5 },
-    adamw: { beta1: 0.8, beta2: 0.9, epsilon: 1e-6, decay: 0 },
+    optimizer: { name: "adamw", values: { beta1: 0.8, beta2: 0.9, epsilon: 1e-6, decay: 0 } },
     balance: [{ name: "switch", rate: 0.01, groups: undefined }],
     clip: 2,
     checkpoint: { everySteps: 2, keep: 2 },

@@ -21,7 +21,7 @@ export const runSettings = {
   sequenceLength: 16,
   lanes: 2,
   schedule: { name: "constant", rate: 1e-3, warmup: 0, steps: 2, floor: 0 },
-  adamw: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0 },
+  optimizer: { name: "adamw", values: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0 } },
   clip: 1,
   checkpoint: { everySteps: 1, keep: 2 },
   codecs: ["f32"],

@@ -3,7 +3,8 @@
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
-import { type CodecName, codecNames, scheduleNames } from "../../../crds/names.ts";
+import { type CodecName, codecNames, optimizerNames, scheduleNames } from "../../../crds/names.ts";
+import { type OptimizerSettings, optimizerSettings, optimizerUsage } from "../../../runtime/train/optimizers/index.ts";
 import { balanceUsage, parseBalance } from "../../../runtime/train/recipes/index.ts";
 import { inits, type TrainSettings } from "../../../runtime/train/settings.ts";
 import { TrainProgress } from "../train-progress.ts";
@@ -27,7 +28,9 @@ Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same li
           --seed N       of the order of sequences and of random weights (default: 1)
           --learning-rate X, --warmup N   the highest rate, and the steps of its rise (default: 3e-4, 0)
           --schedule NAME, --floor X   ${scheduleNames.join(" or ")}, and the share of the rate at the end (default: cosine, 0.1)
-          --weight-decay X, --beta1 X, --beta2 X, --epsilon X   of AdamW (default: 0.1, 0.9, 0.95, 1e-8)
+          --optimizer NAME   ${optimizerUsage}
+                         (default: adamw)
+          --optimizer-memory N   bytes of its state in memory; the rest is a file in --out, with the same bits (default: all)
           --balance LIST keeps experts equally busy: ${balanceUsage}; a loss has all lanes in memory (default: none)
           --clip X       norm that gradients are cut to (default: 1)
           --checkpoint-every N, --keep N   steps between checkpoints, and how many stay (default: 100, 3)
@@ -53,10 +56,12 @@ const options = {
   warmup: { type: "string", default: "0" },
   schedule: { type: "string", default: "cosine" },
   floor: { type: "string", default: "0.1" },
-  "weight-decay": { type: "string", default: "0.1" },
-  beta1: { type: "string", default: "0.9" },
-  beta2: { type: "string", default: "0.95" },
-  epsilon: { type: "string", default: "1e-8" },
+  optimizer: { type: "string", default: "adamw" },
+  "weight-decay": { type: "string" },
+  beta1: { type: "string" },
+  beta2: { type: "string" },
+  epsilon: { type: "string" },
+  "optimizer-memory": { type: "string" },
   balance: { type: "string", default: "" },
   clip: { type: "string", default: "1" },
   "checkpoint-every": { type: "string", default: "100" },
@@ -94,6 +99,14 @@ function oneOf<Name extends string>(values: Values, name: Text, known: readonly 
   throw refused(`--${name} is "${values[name]}"; it must be ${known.join(" or ")}`);
 }
 
+/** Numbers that are not given are the optimizer's own. */
+function optimizer(values: Values): OptimizerSettings {
+  const numbers = (["weight-decay", "beta1", "beta2", "epsilon"] as const).flatMap((option) =>
+    values[option] === undefined ? [] : [[option, number(values, option)] as const],
+  );
+  return optimizerSettings(oneOf(values, "optimizer", optimizerNames), Object.fromEntries(numbers));
+}
+
 function codecs(text: string): readonly CodecName[] {
   const asked = text.split(",").map((name) => name.trim());
   const unknown = asked.find((name) => !codecNames.some((known) => known === name));
@@ -103,10 +116,11 @@ function codecs(text: string): readonly CodecName[] {
 
 function settingsOf(values: Values): TrainSettings {
   required(values, "steps", "how many steps to make in all");
+  const out = required(values, "out", "the folder of checkpoints and result");
   return {
     model: required(values, "model", "the folder of the model"),
     data: required(values, "data", 'a folder that "enodia data import" wrote'),
-    out: required(values, "out", "the folder of checkpoints and result"),
+    out,
     init: oneOf(values, "init", inits),
     initCodec: values["init-codec"] === undefined ? undefined : oneOf(values, "init-codec", codecNames),
     validation: values.validation,
@@ -121,12 +135,8 @@ function settingsOf(values: Values): TrainSettings {
       steps: number(values, "steps"),
       floor: number(values, "floor"),
     },
-    adamw: {
-      beta1: number(values, "beta1"),
-      beta2: number(values, "beta2"),
-      epsilon: number(values, "epsilon"),
-      decay: number(values, "weight-decay"),
-    },
+    optimizer: optimizer(values),
+    optimizerMemory: values["optimizer-memory"] === undefined ? undefined : { bytes: number(values, "optimizer-memory"), folder: out },
     balance: parseBalance(values.balance),
     clip: number(values, "clip"),
     checkpoint: { everySteps: number(values, "checkpoint-every"), keep: number(values, "keep") },

@@ -30,6 +30,8 @@ export interface MemoryProblem {
   readonly tied: number;
   /** Sums of dense gradients that wait in the tree over the rank's lanes at once. */
   readonly subtrees: number;
+  /** Bytes of the optimizer's state in memory: of two moments 8 a parameter that is owned, if none lies on disk. */
+  readonly stateBytes: number;
   /** Experts whose home the rank is. */
   readonly owned: number;
   /** Copies that the rank has of each layer. */
@@ -49,12 +51,12 @@ export function copyBytes({ copies, expert, rematerialize }: Pick<MemoryProblem,
 }
 
 /**
- * Bytes of a rank but for rows and frames: parameter, gradient and moments of what it owns; copies; sums of lanes; the dense part, and
+ * Bytes of a rank but for rows and frames: parameter, gradient and optimizer state of what it owns; copies; sums of lanes; the dense part, and
  * its gradients as backward adds to them and as they wait.
  */
 export function rankBytes(problem: MemoryProblem): number {
-  const { dense, denseOwned, expert, owned, partials, subtrees, tied } = problem;
-  const state = 4 * floatBytes * (owned * expert + denseOwned);
+  const { dense, denseOwned, expert, owned, partials, stateBytes, subtrees, tied } = problem;
+  const state = 2 * floatBytes * (owned * expert + denseOwned) + stateBytes;
   const denseBytes = floatBytes * (dense + (dense + tied) * (1 + subtrees));
   return state + copyBytes(problem) + partials * expert * floatBytes + denseBytes;
 }

@@ -3,15 +3,16 @@ import { AppError } from "../../../crds/common.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
 import { type Interval, laneIntervals, lanesIn, subtreesMost } from "../../placement/training/lanes.ts";
 import { type MemoryProblem, rankBytes } from "../../placement/training/laws.ts";
-import { floatsMax } from "../adamw.ts";
 import type { Layout, Unit } from "../layout.ts";
 import { gigabytes, memoryThere } from "../memory.ts";
 import { tiedFloats } from "../network.ts";
+import { floatsMax } from "../optimizers/kernel.ts";
+import { type AskedOptimizer, stateBytes } from "../optimizers/open.ts";
 import type { Fssdp, RankFacts } from "./plan.ts";
-import { firstHomes, ownedDense, shapeOf } from "./shape.ts";
+import { firstHomes, ownedDense, ownedFloats, shapeOf } from "./shape.ts";
 
 /** What decides the memory of ranks. */
-export interface RankedModel {
+export interface RankedModel extends AskedOptimizer {
   readonly program: ModelProgram;
   readonly layout: Layout;
   readonly facts: RankFacts;
@@ -20,7 +21,8 @@ export interface RankedModel {
 }
 
 /** What a rank holds in a step in which every expert has rows of every lane. */
-export function memoryProblem({ program, layout, facts, fssdp, lanes }: RankedModel, rank: number): MemoryProblem {
+export function memoryProblem(options: RankedModel, rank: number): MemoryProblem {
+  const { program, layout, facts, fssdp, lanes } = options;
   const ranks = facts.node.length;
   const shape = shapeOf(layout, ranks);
   const homes = firstHomes(shape, ranks);
@@ -31,6 +33,7 @@ export function memoryProblem({ program, layout, facts, fssdp, lanes }: RankedMo
     tied: tiedFloats(program, shape.dense[0] as Unit),
     subtrees: subtreesMost(laneIntervals(lanes, facts.speed)[rank] as Interval),
     expert: shape.expertFloats,
+    stateBytes: stateBytes(options, ownedFloats(shape, rank, ranks)),
     owned: owned.reduce((a, b) => a + b, 0),
     copies: homes.map((row, layer) => Math.min(fssdp.memorySlots, row.length - (owned[layer] as number))),
     rematerialize: fssdp.rematerialize === "AfterForward",

@@ -14,9 +14,6 @@ interface HomeMove {
   readonly to: Homes;
 }
 
-/** What moves with an expert. */
-const stateFields = ["p", "m", "v"] as const;
-
 export async function moveHomes({ transport, stamp, memory, from, to }: HomeMove): Promise<void> {
   const { rank, ranks } = transport;
   const moves = from.flatMap((row, layer) =>
@@ -26,14 +23,16 @@ export async function moveHomes({ transport, stamp, memory, from, to }: HomeMove
     }),
   );
   if (moves.length === 0) return;
-  const parts = Array.from({ length: ranks }, (_, receiver) => {
-    const leaving = moves.filter(({ old, next }) => old === rank && next === receiver);
-    return concatenated(leaving.flatMap(({ layer, expert }) => stateFields.map((field) => memory.own(layer, expert, field))));
-  });
+  const parts: Float32Array[] = [];
+  for (let receiver = 0; receiver < ranks; receiver++) {
+    const leaving: Float32Array[] = [];
+    for (const { layer, expert, old, next } of moves)
+      if (old === rank && next === receiver) leaving.push(await memory.movable(layer, expert));
+    parts.push(concatenated(leaving));
+  }
   const lengthFrom = (sender: number): number =>
     moves.reduce(
-      (sum, { layer, expert, old, next }) =>
-        old === sender && next === rank ? sum + stateFields.length * memory.floatsOf(layer, expert) : sum,
+      (sum, { layer, expert, old, next }) => (old === sender && next === rank ? sum + memory.movableFloats(layer, expert) : sum),
       0,
     );
   const received = await exchange(transport, stamp, { what: "homes", layer: -1, lengthFrom }, parts);
@@ -42,11 +41,8 @@ export async function moveHomes({ transport, stamp, memory, from, to }: HomeMove
   for (const { layer, expert, old, next } of moves) {
     if (next !== rank) continue;
     memory.take(layer, expert);
-    for (const field of stateFields) {
-      const floats = memory.own(layer, expert, field);
-      const begin = at[old] as number;
-      at[old] = begin + floats.length;
-      floats.set((received[old] as Float32Array).subarray(begin, begin + floats.length));
-    }
+    const begin = at[old] as number;
+    at[old] = begin + memory.movableFloats(layer, expert);
+    await memory.putMovable(layer, expert, (received[old] as Float32Array).subarray(begin, at[old]));
   }
 }

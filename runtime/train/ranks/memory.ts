@@ -1,12 +1,14 @@
 // The memory of one rank: the dense part whole, parameters, moments and gradients of what it owns, and copies of other ranks' experts
 // while they are needed. An expert that is neither owned nor copied is not there to be read.
 import { AppError } from "../../../crds/common.ts";
-import { createAdamW, type Optimizer, type StepNumbers } from "../adamw.ts";
 import { movedTo, type Unit, viewsOf } from "../layout.ts";
-import { firstHomes, ownedDense, type Shape } from "./shape.ts";
+import type { StepFacts } from "../optimizers/optimizer.ts";
+import type { OptimizerState, UpdateRange } from "../optimizers/state.ts";
+import { concatenated } from "./expert-rows.ts";
+import { ownedDense, type Shape } from "./shape.ts";
 
-/** Arrays of one expert or of a range of the dense part. */
-type Field = "p" | "m" | "v" | "g";
+/** Arrays of one expert or of a range of the dense part; an optimizer's own may lie on disk, and are read and written. */
+type Field = "p" | "g";
 
 const keyOf = (layer: number, expert: number): string => `${layer} ${expert}`;
 
@@ -15,7 +17,7 @@ export class RankMemory {
   readonly dense: Float32Array;
   readonly #shape: Shape;
   readonly #owned: { readonly from: number; readonly to: number };
-  readonly #state: Optimizer;
+  readonly #state: OptimizerState;
   /** Where an owned expert begins in the arrays of the state. */
   readonly #slots = new Map<string, number>();
   readonly #free: number[] = [];
@@ -23,22 +25,20 @@ export class RankMemory {
   #copyFloats = 0;
   #copyFloatsMost = 0;
 
-  constructor(shape: Shape, rank: number, ranks: number) {
+  /** `state`: of as many floats as `ownedFloats` says. */
+  constructor(shape: Shape, rank: number, state: OptimizerState) {
     this.#shape = shape;
     this.dense = new Float32Array(shape.denseFloats);
     this.#owned = ownedDense(shape, rank);
     const own = this.#owned.to - this.#owned.from;
-    const slots = firstHomes(shape, ranks)
-      .flat()
-      .filter((home) => home === rank).length;
+    const slots = Math.floor((state.p.length - own) / Math.max(1, shape.expertFloats));
     for (let slot = slots - 1; slot >= 0; slot--) this.#free.push(own + slot * shape.expertFloats);
-    this.#state = createAdamW(own + slots * shape.expertFloats);
+    this.#state = state;
   }
 
   /** Bytes of state and of the dense part, which are held all the time. */
   get stateBytes(): number {
-    const { p, m, v, g } = this.#state;
-    return [this.dense, p, m, v, g].reduce((sum, { byteLength }) => sum + byteLength, 0);
+    return this.dense.byteLength + this.#state.bytes;
   }
 
   /** Bytes of copies held at once, at most, since this was asked last. */
@@ -85,6 +85,27 @@ export class RankMemory {
     return this.#state[field].subarray(slot, slot + this.#unit(layer, expert).to);
   }
 
+  /** What moves with an expert: its parameters and the optimizer's arrays, one behind another. */
+  async movable(layer: number, expert: number): Promise<Float32Array> {
+    const slot = this.#slot(layer, expert);
+    const pieces: Float32Array[] = [];
+    for (const name of this.#state.arrays)
+      for await (const piece of this.#state.read(name, slot, slot + this.floatsOf(layer, expert))) pieces.push(piece);
+    return concatenated(pieces);
+  }
+
+  /** Floats of `movable`. */
+  movableFloats(layer: number, expert: number): number {
+    return this.#state.arrays.length * this.floatsOf(layer, expert);
+  }
+
+  /** Takes what another rank had as `movable`. */
+  async putMovable(layer: number, expert: number, values: Float32Array): Promise<void> {
+    const [slot, floats] = [this.#slot(layer, expert), this.floatsOf(layer, expert)];
+    for (const [i, name] of this.#state.arrays.entries())
+      await this.#state.write(name, slot, values.subarray(i * floats, (i + 1) * floats));
+  }
+
   addCopy(layer: number, expert: number): void {
     const floats = this.#unit(layer, expert).to;
     this.#copies.set(keyOf(layer, expert), new Float32Array(floats));
@@ -124,21 +145,24 @@ export class RankMemory {
   }
 
   /** One step of the optimizer for all that is owned. */
-  update(decaying: StepNumbers): void {
-    const plain = { ...decaying, decay: 0 };
-    const numbers = (decays: boolean): StepNumbers => (decays ? decaying : plain);
+  async update(values: Readonly<Record<string, number>>, facts: Omit<StepFacts, "decays">): Promise<void> {
+    const ranges: UpdateRange[] = [];
     const { from: first, to: end } = this.#owned;
     for (const { parameters } of this.#shape.dense)
       for (const { from, to, decays } of parameters) {
         const [begin, last] = [Math.max(from, first), Math.min(to, end)];
-        if (begin < last) this.#state.step(begin - first, last - first, numbers(decays));
+        if (begin < last) ranges.push({ from: begin - first, to: last - first, decays });
       }
     for (const [layer, units] of this.#shape.experts.entries())
       for (const expert of units.keys()) {
         if (!this.owns(layer, expert)) continue;
-        const { parameters } = movedTo(this.#unit(layer, expert), this.#slot(layer, expert));
-        for (const { from, to, decays } of parameters) this.#state.step(from, to, numbers(decays));
+        ranges.push(...movedTo(this.#unit(layer, expert), this.#slot(layer, expert)).parameters);
       }
+    await this.#state.update(ranges, values, facts);
+  }
+
+  close(): Promise<void> {
+    return this.#state.close();
   }
 
   #unit(layer: number, expert: number): Unit {

@@ -7,11 +7,11 @@ import type { TrainableLoss, TrainableSegment, TrainingBackend } from "../../com
 import type { Tensor } from "../../kernels/segment.ts";
 import { dealBlocks } from "../../placement/training/blocks.ts";
 import { type Interval, laneIntervals, lanesIn } from "../../placement/training/lanes.ts";
-import { type AdamWSettings, stepNumbers } from "../adamw.ts";
 import { DenseSums } from "../dense-sums.ts";
 import { DenseLayerPass } from "../layers.ts";
 import { kindsOf, movedTo, type Unit, viewsOf } from "../layout.ts";
 import { type Lane, tiedFloats } from "../network.ts";
+import { openState } from "../optimizers/open.ts";
 import { rateOf, type Schedule } from "../schedule.ts";
 import { Copies } from "./copies.ts";
 import { type DenseRange, sumDense } from "./dense-exchange.ts";
@@ -21,14 +21,13 @@ import { moveHomes } from "./homes.ts";
 import { RankMemory } from "./memory.ts";
 import { type Dealt, RankMoeLayer, type StepView } from "./moe-layer.ts";
 import { Planning, planHash } from "./plan.ts";
-import { firstHomes, ownedDense, type Shape, shapeOf } from "./shape.ts";
+import { firstHomes, ownedDense, ownedFloats, type Shape, shapeOf } from "./shape.ts";
 
 export interface RankOptions extends RankedModel {
   readonly transport: Transport;
   readonly sequences: number;
   readonly sequenceLength: number;
   readonly schedule: Schedule;
-  readonly adamw: AdamWSettings;
   readonly clip: number;
 }
 
@@ -69,7 +68,7 @@ export class Rank {
     this.#ends = made.ends;
     this.#ranges = made.ranges;
     this.#tied = made.tied;
-    const { layout, transport, ...settings } = options;
+    const { layout, transport, optimizerMemory: _, ...settings } = options; // where state lies changes no bits
     const { facts, fssdp, lanes } = settings;
     this.#run = planHash({ settings, layout });
     this.#intervals = laneIntervals(lanes, facts.speed);
@@ -80,7 +79,8 @@ export class Rank {
     const { program, layout, transport, sequenceLength } = options;
     checkRanks(options, [transport.rank]);
     const shape = shapeOf(layout, transport.ranks);
-    const memory = new RankMemory(shape, transport.rank, transport.ranks);
+    const state = await openState(options, ownedFloats(shape, transport.rank, transport.ranks));
+    const memory = new RankMemory(shape, transport.rank, state);
     const sums = shape.dense.map(({ from, to }) => new DenseSums(to - from));
     const layers: RankLayer[] = [];
     for (const [index, layer] of program.layers.entries()) {
@@ -133,13 +133,17 @@ export class Rank {
     });
   }
 
+  close(): Promise<void> {
+    return this.#memory.close();
+  }
+
   takeCopyBytesMost(): number {
     return this.#memory.takeCopyBytesMost();
   }
 
   /** `step` counts from 1; `own` are this rank's lanes, in order. */
   async step(step: number, own: readonly Lane[]): Promise<RankReport> {
-    const { transport, sequences, sequenceLength, clip, adamw, schedule, facts, fssdp } = this.#options;
+    const { transport, sequences, sequenceLength, clip, optimizer, schedule, facts: ranks, fssdp } = this.#options;
     const from = this.#planning.homes;
     const homes = this.#planning.nextHomes(step);
     const before = this.#stamp(step, { from, homes });
@@ -153,7 +157,7 @@ export class Rank {
       transport,
       memory: this.#memory,
       shape: this.#shape,
-      node: facts.node,
+      node: ranks.node,
       homes,
       spread: fssdp.spread,
     });
@@ -169,7 +173,8 @@ export class Rank {
           operation: "training",
         },
       );
-    this.#memory.update(stepNumbers(adamw, step, rateOf(schedule, step), Math.min(1, clip / (gradientNorm + 1e-6))));
+    const facts = { step, rate: rateOf(schedule, step), clip: Math.min(1, clip / (gradientNorm + 1e-6)) };
+    await this.#memory.update(optimizer.values, facts);
     const lengthFrom = (rank: number): number => lanesIn(ownedDense(this.#shape, rank));
     const parts = await gatherAll(transport, stamp, { what: "parameters", layer: -1, lengthFrom }, this.#memory.ownDense("p"));
     for (const [rank, part] of parts.entries()) this.#memory.dense.set(part, ownedDense(this.#shape, rank).from);

@@ -16,12 +16,13 @@ import { programOf } from "../../models/index.ts";
 import { dispatchNames } from "../../placement/training/blocks.ts";
 import { copyBytes, gatherBytes } from "../../placement/training/laws.ts";
 import { trainingPlannerNames } from "../../placement/training/planners/index.ts";
-import { createAdamW } from "../adamw.ts";
 import { Balancing } from "../balancing.ts";
 import { readLane, samplesOf } from "../batch.ts";
 import { openCorpus } from "../corpus.ts";
 import { layoutOf } from "../layout.ts";
 import { Network } from "../network.ts";
+import { optimizerOf, optimizerSettings } from "../optimizers/index.ts";
+import { OptimizerState } from "../optimizers/state.ts";
 import type { TrainSettings } from "../settings.ts";
 import { runStep } from "../step.ts";
 import { type Fssdp, rematerializeNames } from "./plan.ts";
@@ -49,6 +50,8 @@ interface Changes {
   readonly speed?: readonly number[];
   readonly lanes?: number;
   readonly sequenceLength?: number;
+  /** Bytes of optimizer state in memory, of each rank. */
+  readonly stateBytes?: number;
   /** Deviation of the first parameters. */
   readonly deviation?: number;
 }
@@ -75,7 +78,8 @@ function worldOf(program: ModelProgram, ranks: number, changes: Changes) {
     sequences: 8,
     sequenceLength,
     schedule: { name: "constant", rate: 1e-2, warmup: 0, steps, floor: 0 },
-    adamw: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0.1 },
+    optimizer: optimizerSettings("adamw", {}),
+    optimizerMemory: changes.stateBytes === undefined ? undefined : { bytes: changes.stateBytes, folder: tmpdir() },
     clip: 1,
     threads: 1,
   };
@@ -142,9 +146,9 @@ for (const sequenceLength of [8, 256])
       const { tokenizerDigest } = JSON.parse(readFileSync(join(folder, "index.json"), "utf8")) as { tokenizerDigest: string };
       const corpus = await openCorpus(folder, { vocab: program.vocab, tokenizerDigest, sequenceLength });
       const { options, parameters } = worldOf(program, 3, { sequenceLength });
-      const { layout, sequences, lanes, schedule, adamw, clip } = options;
-      const settings = { sequences, lanes, sequenceLength, schedule, adamw, clip, seed: 1 } as TrainSettings;
-      const optimizer = createAdamW(layout.floats);
+      const { layout, sequences, lanes, schedule, optimizer: asked, clip } = options;
+      const settings = { sequences, lanes, sequenceLength, schedule, optimizer: asked, clip, seed: 1 } as TrainSettings;
+      const optimizer = OptimizerState.resident(optimizerOf(asked), layout.floats);
       optimizer.p.set(parameters);
       const arrays = { parameters: optimizer.p, gradients: optimizer.g };
       const network = await Network.open(backend, { program, layout, ...arrays, sequenceLength });
@@ -182,6 +186,11 @@ test("the runs above differ in what moves: copies, late copies, homes with their
   const still = await last("ep");
   assert.deepEqual(still[2], still[0]);
   assert.equal(copies(still[2]!.hosts), 0);
+});
+
+test("optimizer state on disk has the same bits, where experts change their homes too", async () => {
+  for (const planner of ["ep", "smartmoe"] as const)
+    assert.equal((await run(2, { fssdp: { planner }, stateBytes: 50_000 })).digest, alone.digest, planner);
 });
 
 test("a head that has the embedding's tensors, and a layer without experts, are summed alike", async () => {

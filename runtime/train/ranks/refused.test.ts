@@ -10,11 +10,13 @@ import { gaussian, randomIds } from "../../kernels/random.ts";
 import { programOf } from "../../models/index.ts";
 import { rankBytes } from "../../placement/training/laws.ts";
 import { layoutOf } from "../layout.ts";
+import { optimizerOf, optimizerSettings } from "../optimizers/index.ts";
+import { OptimizerState } from "../optimizers/state.ts";
 import { checkRanks, memoryProblem } from "./fits.ts";
 import { RankMemory } from "./memory.ts";
 import type { Fssdp } from "./plan.ts";
 import { Rank, type RankOptions } from "./rank.ts";
-import { shapeOf } from "./shape.ts";
+import { ownedFloats, shapeOf } from "./shape.ts";
 import { World } from "./world.ts";
 
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
@@ -43,7 +45,7 @@ function optionsOf(changed: Partial<RankOptions> = {}): Omit<RankOptions, "trans
     sequences: lanes,
     sequenceLength,
     schedule: { name: "constant", rate: 1e-2, warmup: 0, steps: 3, floor: 0 },
-    adamw: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0.1 },
+    optimizer: optimizerSettings("adamw", {}),
     clip: 1,
     ...changed,
   };
@@ -104,8 +106,9 @@ test("a rank holds the state that the law of memory says, and ranks that do not 
   const shape = shapeOf(options.layout, ranks);
   const needs = Array.from({ length: ranks }, (_, rank) => {
     const problem = memoryProblem(options, rank);
+    const state = OptimizerState.resident(optimizerOf(options.optimizer), ownedFloats(shape, rank, ranks));
     const sums = 4 * (problem.dense + problem.tied) * (1 + problem.subtrees);
-    assert.equal(new RankMemory(shape, rank, ranks).stateBytes + sums, rankBytes({ ...problem, copies: [], partials: 0 }));
+    assert.equal(new RankMemory(shape, rank, state).stateBytes + sums, rankBytes({ ...problem, copies: [], partials: 0 }));
     return rankBytes(problem);
   });
   const all = needs[0]! + needs[1]!;

@@ -38,6 +38,13 @@ export function ownedDense({ pieces }: Shape, rank: number): Interval {
   return { from: own[0]?.from ?? 0, to: own.at(-1)?.to ?? 0 };
 }
 
+/** Floats whose state a rank keeps: its part of the dense ones, then room for as many experts as it begins with. */
+export function ownedFloats(shape: Shape, rank: number, ranks: number): number {
+  const { from, to } = ownedDense(shape, rank);
+  const slots = firstHomes(shape, ranks).flat();
+  return to - from + slots.filter((home) => home === rank).length * shape.expertFloats;
+}
+
 /** Experts dealt to ranks in order, as expert parallelism has them. */
 export function firstHomes({ experts }: Shape, ranks: number): number[][] {
   return experts.map((units) => units.map((_, expert) => Math.floor((expert * ranks) / units.length)));

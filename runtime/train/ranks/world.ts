@@ -42,7 +42,7 @@ export class World {
       }
       return new World(hub, ranks, backends, options.layout.floats);
     } catch (caught) {
-      for (const backend of backends) await backend.close();
+      for (const part of [...ranks, ...backends]) await part.close();
       throw caught;
     }
   }
@@ -72,6 +72,6 @@ export class World {
   }
 
   async close(): Promise<void> {
-    for (const backend of this.#backends) await backend.close();
+    for (const part of [...this.ranks, ...this.#backends]) await part.close();
   }
 }

@@ -78,13 +78,18 @@ export interface Func {
   readonly body: Code;
 }
 
-/** A module whose memories, each of `pages` pages, are imported as env.<name>. */
-export function assemble(memories: readonly string[], pages: number, functions: readonly Func[]): Uint8Array<ArrayBuffer> {
+export interface MemoryImport {
+  readonly name: string;
+  readonly pages: number;
+}
+
+/** A module whose memories are imported as env.<name>. */
+export function assemble(memories: readonly MemoryImport[], functions: readonly Func[]): Uint8Array<ArrayBuffer> {
   const typeOf = (name: ValueType): Code => [valueType[name]];
   const types = functions.map(
     ({ params, result }): Code => [0x60, ...vector(params.map(typeOf)), ...vector(result === undefined ? [] : [typeOf(result)])],
   );
-  const imports = memories.map((name): Code => [...text("env"), ...text(name), 0x02, 0x01, ...uint(pages), ...uint(pages)]);
+  const imports = memories.map(({ name, pages }): Code => [...text("env"), ...text(name), 0x02, 0x01, ...uint(pages), ...uint(pages)]);
   const code = functions.map(({ locals, body }): Code => {
     const inner = [...vector(locals.map((name) => [1, valueType[name]])), ...body, 0x0b];
     return [...uint(inner.length), ...inner];

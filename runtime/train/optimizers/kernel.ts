@@ -1,0 +1,133 @@
+// The arithmetic of an optimizer as WebAssembly over arrays in memories of their own: the step of a range, and the sum of the squares of
+// a range of gradients. Pure.
+import type { Optimizer } from "./optimizer.ts";
+import {
+  addDoubles,
+  addF64,
+  addI32,
+  assemble,
+  type Code,
+  type Func,
+  get,
+  i32,
+  lane,
+  load,
+  loadPromoted,
+  mulDoubles,
+  set,
+  splat,
+  store,
+  type ValueType,
+  whileBelow,
+} from "./wasm.ts";
+
+/** The part of the engine's interface that is used here: TypeScript has it only among the things of browsers. */
+declare const WebAssembly: {
+  Memory: new (size: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer };
+  Module: new (bytes: Uint8Array<ArrayBuffer>) => object;
+  Instance: new (module: object, imports: object) => { readonly exports: Readonly<Record<string, unknown>> };
+};
+
+const vectorBytes = 16;
+const pageBytes = 65536;
+const floatBytes = Float32Array.BYTES_PER_ELEMENT;
+
+/** Floats of each array, at most: a memory has less than 4 GiB. */
+export const floatsMax = 2 ** 30 - pageBytes;
+
+/** A range of parameters, in multiples of four, and where their state begins, which may lie elsewhere than they. */
+export interface KernelRange {
+  readonly from: number;
+  readonly to: number;
+  readonly state: number;
+}
+
+/** Zeroed arrays, with the arithmetic on them. */
+export interface Kernel {
+  readonly p: Float32Array;
+  readonly g: Float32Array;
+  /** The optimizer's own, in its order. */
+  readonly state: readonly Float32Array[];
+  step(range: KernelRange, numbers: Readonly<Record<string, number>>): void;
+  squares(from: number, to: number): number;
+}
+
+/** Memories stand in this order: gradients, parameters, then the optimizer's own. */
+const memory = { g: 0, p: 1, state: 2 } as const;
+
+/** Parameters of the step: where its range begins and ends, in bytes; what is added to find its state, modulo 4 GiB; then the numbers. */
+const [at, end, shift, firstNumber] = [0, 1, 2, 3];
+
+function stepFunction(optimizer: Optimizer): Func {
+  const { numbers, state } = optimizer;
+  const arrays = ["g", "p", ...state]; // in the order of memories
+  const wide = (index: number): number => firstNumber + numbers.length + index;
+  const local = (array: string): number => wide(numbers.length + arrays.indexOf(array));
+  const [here, there] = [get(at), addI32(get(at), get(shift))];
+  const place = (index: number): Code => (index < memory.state ? here : there);
+  const assignments = optimizer.assignments({
+    number: (name) => get(wide(numbers.indexOf(name))),
+    array: (name) => get(local(name)),
+  });
+  const loop = [
+    ...arrays.flatMap((array, i) => set(local(array), load(i, place(i)))),
+    ...assignments.flatMap(([array, value]) => set(local(array), value)),
+    ...arrays.flatMap((array, i) => (i === memory.g ? [] : store(i, place(i), get(local(array))))),
+    ...set(at, addI32(here, i32(vectorBytes))),
+  ];
+  return {
+    name: "step",
+    params: ["i32", "i32", "i32", ...numbers.map((): ValueType => "f32")],
+    locals: [...numbers, ...arrays].map((): ValueType => "v128"),
+    body: [...numbers.flatMap((_, i) => set(wide(i), splat(get(firstNumber + i)))), ...whileBelow(at, end, loop)],
+  };
+}
+
+function squaresFunction(): Func {
+  const [low, high, pair] = [2, 3, 4];
+  const added = (sum: number, offset: number): Code => [
+    ...set(pair, loadPromoted(memory.g, get(at), offset)),
+    ...set(sum, addDoubles(get(sum), mulDoubles(get(pair), get(pair)))),
+  ];
+  const loop = [...added(low, 0), ...added(high, vectorBytes / 2), ...set(at, addI32(get(at), i32(vectorBytes)))];
+  const both = (sum: number): Code => addF64(lane(get(sum), 0), lane(get(sum), 1));
+  return {
+    name: "squares",
+    params: ["i32", "i32"],
+    result: "f64",
+    locals: ["v128", "v128", "v128"],
+    body: [...whileBelow(at, end, loop), ...addF64(both(low), both(high))],
+  };
+}
+
+/** The definition of the sum of squares of the floats from..to-1, a multiple of four, in f64: by four, those pairwise. */
+export function plainSquares(g: Float32Array, from: number, to: number): number {
+  const sums = [0, 0, 0, 0] as [number, number, number, number];
+  for (let i = from; i < to; i++) sums[(i - from) % 4] = (sums[(i - from) % 4] as number) + (g[i] as number) ** 2;
+  return sums[0] + sums[1] + (sums[2] + sums[3]);
+}
+
+/** `floats` of parameters and of gradients, `stateFloats` of each array of state: up to `floatsMax`. */
+export function createKernel(optimizer: Optimizer, floats: number, stateFloats: number): Kernel {
+  const sizes = ["g", "p", ...optimizer.state].map((name, i) => {
+    const length = i < memory.state ? floats : stateFloats;
+    return { name, length, pages: Math.max(1, Math.ceil((length * floatBytes) / pageBytes)) };
+  });
+  const made = sizes.map(({ pages }) => new WebAssembly.Memory({ initial: pages, maximum: pages }));
+  const module = new WebAssembly.Module(assemble(sizes, [stepFunction(optimizer), squaresFunction()]));
+  const env = Object.fromEntries(sizes.map(({ name }, i) => [name, made[i]]));
+  const { exports } = new WebAssembly.Instance(module, { env });
+  const step = exports.step as (at: number, end: number, shift: number, ...numbers: number[]) => void;
+  const squares = exports.squares as (at: number, end: number) => number;
+  const [g, p, ...state] = sizes.map(({ length }, i) => new Float32Array((made[i] as { buffer: ArrayBuffer }).buffer, 0, length));
+  return {
+    p: p as Float32Array,
+    g: g as Float32Array,
+    state,
+    step: (range, numbers) => {
+      const own = optimizer.numbers.map((name) => numbers[name] as number);
+      step(floatBytes * range.from, floatBytes * range.to, floatBytes * (range.state - range.from), ...own);
+    },
+    squares: (from, to) => squares(floatBytes * from, floatBytes * to),
+  };
+}

@@ -1,0 +1,191 @@
+// The arrays of a run: parameters, gradients and the optimizer's state, which lies in memory or, beyond what memory it may have, in a
+// file. Each parameter's step is its own, so that where its state lies, and in what order parameters are updated, changes no bits.
+import { createKernel, type Kernel } from "./kernel.ts";
+import type { Optimizer, StepFacts } from "./optimizer.ts";
+import { chunkBuffers, chunksOf, heldFloats, type Range, type Residency, updateOrder, type Work, wholeResidency } from "./residency.ts";
+import type { OpenStateFile, StateFile } from "./state-file.ts";
+
+const floatBytes = Float32Array.BYTES_PER_ELEMENT;
+
+/** Parameters that one step treats alike. */
+export interface UpdateRange extends Range {
+  readonly decays: boolean;
+}
+
+type Numbers = (decays: boolean) => Readonly<Record<string, number>>;
+
+interface Held {
+  readonly optimizer: Optimizer;
+  readonly residency: Residency;
+  /** Chunks in memory at once; with one, each is read, computed and written before the next is read. */
+  readonly buffers?: number;
+}
+
+interface StateOptions extends Held {
+  /** Called where not all stays in memory. */
+  readonly openFile: OpenStateFile;
+}
+
+export class OptimizerState {
+  readonly p: Float32Array;
+  readonly g: Float32Array;
+  readonly #optimizer: Optimizer;
+  readonly #residency: Residency;
+  readonly #kernel: Kernel;
+  readonly #file: StateFile | undefined;
+  readonly #buffers: number;
+
+  private constructor({ optimizer, residency, buffers = chunkBuffers }: Held, file: StateFile | undefined) {
+    this.#optimizer = optimizer;
+    this.#residency = residency;
+    this.#buffers = buffers;
+    this.#file = file;
+    this.#kernel = createKernel(optimizer, residency.floats, heldFloats(residency, buffers));
+    this.p = this.#kernel.p;
+    this.g = this.#kernel.g;
+  }
+
+  /** All in memory. */
+  static resident(optimizer: Optimizer, floats: number): OptimizerState {
+    return new OptimizerState({ optimizer, residency: wholeResidency(floats) }, undefined);
+  }
+
+  static async open(options: StateOptions): Promise<OptimizerState> {
+    const { optimizer, residency, openFile } = options;
+    const bytes = (residency.floats - residency.resident) * optimizer.state.length * floatBytes;
+    return new OptimizerState(options, chunksOf(residency) === 0 ? undefined : await openFile(bytes));
+  }
+
+  /** What there is of every parameter beside its gradient, in the order in which it is kept and sent. */
+  get arrays(): readonly string[] {
+    return ["p", ...this.#optimizer.state];
+  }
+
+  /** Bytes of all arrays in memory. */
+  get bytes(): number {
+    return [this.p, this.g, ...this.#kernel.state].reduce((sum, { byteLength }) => sum + byteLength, 0);
+  }
+
+  squares(from: number, to: number): number {
+    return this.#kernel.squares(from, to);
+  }
+
+  /** A step of the ranges, none twice. One that fails leaves some of them changed: a run goes on from its checkpoint. */
+  async update(ranges: readonly UpdateRange[], values: Readonly<Record<string, number>>, facts: Omit<StepFacts, "decays">): Promise<void> {
+    const [decaying, plain] = [true, false].map((decays) => this.#optimizer.stepNumbers(values, { ...facts, decays }));
+    const numbers: Numbers = (decays) => (decays ? decaying : plain) ?? {};
+    const works = updateOrder(this.#residency, ranges);
+    const file = this.#file;
+    if (file === undefined) for (const work of works) this.#compute(work, numbers, 0);
+    else await this.#interleaved(works, numbers, file);
+  }
+
+  /** While one chunk is computed the next is read and the one before is written; what stays is computed between them. */
+  async #interleaved(works: readonly Work<UpdateRange>[], numbers: Numbers, file: StateFile): Promise<void> {
+    const chunks = works.flatMap(({ chunk }) => (chunk === undefined ? [] : [chunk]));
+    const [reads, writes]: [Promise<void>[], Promise<void>[]] = [[], []];
+    const read = async (i: number): Promise<void> => {
+      await writes[i - this.#buffers]; // of the chunk that had the buffer before
+      await file.read(this.#buffer(chunks[i] as number, i), this.#offset(chunks[i] as number));
+    };
+    const ahead = (i: number): void => {
+      if (i < chunks.length) reads[i] = observed(read(i));
+    };
+    try {
+      for (let i = 0; i < this.#buffers - 1; i++) ahead(i);
+      let i = 0;
+      for (const work of works) {
+        if (work.chunk === undefined) {
+          this.#compute(work, numbers, 0);
+          continue;
+        }
+        ahead(i + this.#buffers - 1);
+        await reads[i];
+        this.#compute(work, numbers, this.#bufferAt(i) - this.#begin(work.chunk));
+        writes[i] = observed(file.write(this.#buffer(work.chunk, i), this.#offset(work.chunk)));
+        i++;
+      }
+      await Promise.all(writes);
+    } finally {
+      await Promise.allSettled([...reads, ...writes]); // none may use the file, or a buffer, once this is done
+    }
+  }
+
+  /** `shift`: from parameters to their state. */
+  #compute({ ranges }: Work<UpdateRange>, numbers: Numbers, shift: number): void {
+    for (const { from, to, decays } of ranges) this.#kernel.step({ from, to, state: from + shift }, numbers(decays));
+  }
+
+  /** The first float of a chunk. */
+  #begin(chunk: number): number {
+    return this.#residency.resident + chunk * this.#residency.chunk;
+  }
+
+  #lengthOf(chunk: number): number {
+    return Math.min(this.#residency.chunk, this.#residency.floats - this.#begin(chunk));
+  }
+
+  #offset(chunk: number): number {
+    return chunk * this.#residency.chunk * this.#optimizer.state.length * floatBytes;
+  }
+
+  /** Where the buffer of the i-th chunk of an update begins. */
+  #bufferAt(i: number): number {
+    return this.#residency.resident + (i % this.#buffers) * this.#residency.chunk;
+  }
+
+  #buffer(chunk: number, i: number): Float32Array[] {
+    const from = this.#bufferAt(i);
+    return this.#kernel.state.map((array) => array.subarray(from, from + this.#lengthOf(chunk)));
+  }
+
+  /** A range of an array in pieces, one after another: views where it is in memory, to be read before anything changes. */
+  async *read(name: string, from: number, to: number): AsyncGenerator<Float32Array> {
+    for (const part of this.#parts(name, from, to)) {
+      if (part.at === undefined) {
+        yield part.held;
+        continue;
+      }
+      const values = new Float32Array(part.length);
+      await this.#file?.read([values], part.at);
+      yield values;
+    }
+  }
+
+  async write(name: string, from: number, values: Float32Array): Promise<void> {
+    for (const part of this.#parts(name, from, from + values.length)) {
+      const own = values.subarray(part.from - from, part.from - from + part.length);
+      if (part.at === undefined) part.held.set(own);
+      else await this.#file?.write([own], part.at);
+    }
+  }
+
+  /** Parts of an array: views of memory, or the byte of the file where one begins. */
+  *#parts(name: string, from: number, to: number) {
+    const index = this.#optimizer.state.indexOf(name);
+    const { floats, chunk } = this.#residency;
+    const resident = name === "p" ? floats : this.#residency.resident;
+    const array = name === "p" ? this.p : (this.#kernel.state[index] as Float32Array);
+    if (from < resident) {
+      const held = array.subarray(from, Math.min(to, resident));
+      yield { from, length: held.length, held, at: undefined };
+    }
+    for (let at = Math.max(from, resident); at < to; ) {
+      const number = Math.floor((at - resident) / chunk);
+      const [begin, length] = [this.#begin(number), this.#lengthOf(number)];
+      const end = Math.min(to, begin + length);
+      yield { from: at, length: end - at, held: array, at: this.#offset(number) + floatBytes * (index * length + at - begin) };
+      at = end;
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#file?.close();
+  }
+}
+
+/** A promise whose failure somebody will come to ask for. */
+function observed(promise: Promise<void>): Promise<void> {
+  promise.catch(() => {});
+  return promise;
+}
