@@ -77,13 +77,18 @@ const batch = z
 
 const optimizer = z
   .object({
-    name: z.enum(optimizerNames).default("adamw").meta({ description: "The optimizer." }),
+    name: z.enum(optimizerNames).default("adamw").meta({
+      description: "adamw, with two moments of each parameter, or sgd, with one, beta1, and neither beta2 nor epsilon.",
+    }),
     learningRate: decimal("The highest learning rate: above 0, at most 1.").default("3e-4"),
     weightDecay: decimal("From 0 to 1; norms and biases have none.").default("0.1"),
     beta1: decimal("Decay of the mean of gradients: below 1.").default("0.9"),
     beta2: decimal("Decay of the mean of their squares: below 1.").default("0.95"),
     epsilon: decimal("Added to the root of that mean: above 0, below 1.").default("1e-8"),
     clip: decimal("The norm that gradients are cut to: above 0.").default("1"),
+    memory: quantity(
+      "Memory of the pod for moments, at most; the rest lies in a file at output.uri, with the same bits. Unset: all.",
+    ).optional(),
   })
   .prefault({})
   .meta({ description: "How parameters follow their gradients." });

@@ -14,6 +14,8 @@ export const wordsOf: Readonly<Record<string, string>> = {
   sequences: "spec.batch.sequences",
   lanes: "spec.batch.lanes",
   seed: "spec.seed",
+  optimizer: "spec.optimizer.name",
+  "optimizer-memory": "spec.optimizer.memory",
   "learning-rate": "spec.optimizer.learningRate",
   "weight-decay": "spec.optimizer.weightDecay",
   beta1: "spec.optimizer.beta1",

@@ -1,5 +1,6 @@
 // The settings of a run from the spec of a MoETrainingJob. Pure.
 import type { MoETrainingJobSpec } from "../../crds/moe-training-job.ts";
+import { parseQuantity } from "../../crds/quantity.ts";
 import { pathOf } from "../../crds/training-process.ts";
 import { knownOptions, optimizerSettings } from "../train/optimizers/index.ts";
 import { parseBalance } from "../train/recipes/index.ts";
@@ -30,6 +31,10 @@ export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
       floor: Number(schedule.floor),
     },
     optimizer: optimizerSettings(optimizer.name, knownOptions(optimizer.name, numbers)),
+    optimizerMemory:
+      optimizer.memory === undefined
+        ? undefined
+        : { bytes: parseQuantity(optimizer.memory, "spec.optimizer.memory"), folder: pathOf(output.uri) },
     balance: parseBalance(spec.balance),
     clip: Number(optimizer.clip),
     checkpoint: spec.checkpoint,

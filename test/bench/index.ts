@@ -90,6 +90,15 @@ export const benches: Readonly<Record<string, Bench>> = {
     ],
     load: async () => (await import("./gpu.ts")).gpuBench,
   },
+  optimizer: {
+    summary: "memory and time of an update with optimizer state in memory, on disk interleaved, and on disk one after another",
+    options: [
+      "--parameters N (default 32000000)",
+      "--runs N       updates of each, in turns (default 7)",
+      "--out DIR      folder of the files of state (default: that of temporary files)",
+    ],
+    load: async () => (await import("./optimizer.ts")).optimizerBench,
+  },
   planner: {
     summary: "balance, copies and time of placement policies against EPLB and the exact optimum",
     options: [rowNames, "--seed N       other traces than those of seed 1; --seeds 1,5 or 1-3 for several, one after another"],

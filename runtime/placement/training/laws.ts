@@ -51,8 +51,8 @@ export function copyBytes({ copies, expert, rematerialize }: Pick<MemoryProblem,
 }
 
 /**
- * Bytes of a rank but for rows and frames: parameter, gradient and optimizer state of what it owns; copies; sums of lanes; the dense part, and
- * its gradients as backward adds to them and as they wait.
+ * Bytes of a rank but for rows and frames: parameter, gradient and optimizer state of what it owns; copies; sums of lanes; the dense
+ * part, and its gradients as backward adds to them and as they wait.
  */
 export function rankBytes(problem: MemoryProblem): number {
   const { dense, denseOwned, expert, owned, partials, stateBytes, subtrees, tied } = problem;

@@ -1,6 +1,6 @@
-// Where the state of an optimizer lies when memory is for less than all of it: the first floats of each array stay, the rest is a file in
-// chunks, each the same range of every array. In what order an update takes them, so that one is read and another written while a
-// third, or what stays, is computed. Pure.
+// The places of an optimizer's state when memory is for less than all of it: the first floats of each array stay, the rest is a file in
+// chunks, each the same range of every array; and the order in which an update takes them, so that one is read and another written
+// while a third, or what stays, is computed. Pure.
 import { AppError } from "../../../crds/common.ts";
 
 const floatBytes = Float32Array.BYTES_PER_ELEMENT;
