@@ -27,7 +27,7 @@ export async function moveHomes({ transport, stamp, memory, from, to }: HomeMove
   for (let receiver = 0; receiver < ranks; receiver++) {
     const leaving: Float32Array[] = [];
     for (const { layer, expert, old, next } of moves)
-      if (old === rank && next === receiver) leaving.push(await memory.movable(layer, expert));
+      if (old === rank && next === receiver) for await (const piece of memory.movable(layer, expert)) leaving.push(piece);
     parts.push(concatenated(leaving));
   }
   const lengthFrom = (sender: number): number =>

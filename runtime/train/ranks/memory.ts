@@ -1,19 +1,18 @@
-// The memory of one rank: the dense part whole, parameters, moments and gradients of what it owns, and copies of other ranks' experts
+// The memory of one rank: the dense part whole, parameters, optimizer state and gradients of what it owns, and copies of other ranks' experts
 // while they are needed. An expert that is neither owned nor copied is not there to be read.
 import { AppError } from "../../../crds/common.ts";
 import { movedTo, type Unit, viewsOf } from "../layout.ts";
 import type { StepFacts } from "../optimizers/optimizer.ts";
 import type { OptimizerState, UpdateRange } from "../optimizers/state.ts";
-import { concatenated } from "./expert-rows.ts";
 import { ownedDense, type Shape } from "./shape.ts";
 
-/** Arrays of one expert or of a range of the dense part; an optimizer's own may lie on disk, and are read and written. */
+/** Arrays of one expert or of a range of the dense part; the optimizer's own may lie on disk, and are read and written. */
 type Field = "p" | "g";
 
 const keyOf = (layer: number, expert: number): string => `${layer} ${expert}`;
 
 export class RankMemory {
-  /** Parameters of the dense part. */
+  /** Parameters of the dense part; those of the state where all of it is owned. */
   readonly dense: Float32Array;
   readonly #shape: Shape;
   readonly #owned: { readonly from: number; readonly to: number };
@@ -28,17 +27,18 @@ export class RankMemory {
   /** `state`: of as many floats as `ownedFloats` says. */
   constructor(shape: Shape, rank: number, state: OptimizerState) {
     this.#shape = shape;
-    this.dense = new Float32Array(shape.denseFloats);
     this.#owned = ownedDense(shape, rank);
     const own = this.#owned.to - this.#owned.from;
     const slots = Math.floor((state.p.length - own) / Math.max(1, shape.expertFloats));
     for (let slot = slots - 1; slot >= 0; slot--) this.#free.push(own + slot * shape.expertFloats);
     this.#state = state;
+    this.dense = own === shape.denseFloats ? this.#state.p.subarray(0, own) : new Float32Array(shape.denseFloats);
   }
 
   /** Bytes of state and of the dense part, which are held all the time. */
   get stateBytes(): number {
-    return this.dense.byteLength + this.#state.bytes;
+    const { p, bytes } = this.#state;
+    return this.dense.buffer === p.buffer ? bytes : bytes + this.dense.byteLength;
   }
 
   /** Bytes of copies held at once, at most, since this was asked last. */
@@ -51,6 +51,15 @@ export class RankMemory {
   /** Owned dense floats of an array; the dense offset of the first is `ownedDense`'s. */
   ownDense(field: Field): Float32Array {
     return this.#state[field].subarray(0, this.#owned.to - this.#owned.from);
+  }
+
+  /** Takes what is owned of the dense parameters for the state, once they were changed. */
+  keepDense(): void {
+    if (this.dense.buffer !== this.#state.p.buffer) this.ownDense("p").set(this.dense.subarray(this.#owned.from, this.#owned.to));
+  }
+
+  clearGradients(): void {
+    this.#state.g.fill(0);
   }
 
   owns(layer: number, expert: number): boolean {
@@ -85,13 +94,24 @@ export class RankMemory {
     return this.#state[field].subarray(slot, slot + this.#unit(layer, expert).to);
   }
 
-  /** What moves with an expert: its parameters and the optimizer's arrays, one behind another. */
-  async movable(layer: number, expert: number): Promise<Float32Array> {
+  /** Arrays that the optimizer keeps of each parameter, in the order in which they are stored and sent. */
+  get stateNames(): readonly string[] {
+    return this.#state.arrays.slice(1);
+  }
+
+  /** Owned state of a range of the dense part, in pieces. */
+  denseState(name: string, from: number, to: number): AsyncIterable<Float32Array> {
+    return this.#state.read(name, from - this.#owned.from, to - this.#owned.from);
+  }
+
+  putDenseState(name: string, from: number, values: Float32Array): Promise<void> {
+    return this.#state.write(name, from - this.#owned.from, values);
+  }
+
+  /** What moves with an owned expert and is stored of it: its parameters and state, one behind another, in pieces. */
+  async *movable(layer: number, expert: number): AsyncGenerator<Float32Array> {
     const slot = this.#slot(layer, expert);
-    const pieces: Float32Array[] = [];
-    for (const name of this.#state.arrays)
-      for await (const piece of this.#state.read(name, slot, slot + this.floatsOf(layer, expert))) pieces.push(piece);
-    return concatenated(pieces);
+    for (const name of this.#state.arrays) yield* this.#state.read(name, slot, slot + this.floatsOf(layer, expert));
   }
 
   /** Floats of `movable`. */
@@ -99,7 +119,7 @@ export class RankMemory {
     return this.#state.arrays.length * this.floatsOf(layer, expert);
   }
 
-  /** Takes what another rank had as `movable`. */
+  /** Takes what was `movable` for an expert that is owned by now. */
   async putMovable(layer: number, expert: number, values: Float32Array): Promise<void> {
     const [slot, floats] = [this.#slot(layer, expert), this.floatsOf(layer, expert)];
     for (const [i, name] of this.#state.arrays.entries())
