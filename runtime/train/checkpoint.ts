@@ -1,6 +1,6 @@
 // Checkpoints of a run: a folder a step, in it one file a part of the model, in that each unit's parameters and optimizer state, such as
-// p|m|v, at an offset of 4 KiB, and a manifest with hashes that is renamed to its name last. A folder without manifest is none. Ranks write what they
-// own at its place in the same files, so that any number of ranks reads what any number wrote. Shell.
+// p|m|v, at an offset of 4 KiB, and a manifest with hashes that is renamed to its name last. A folder without manifest is none. Ranks
+// write what they own at its place in the same files, so that any number of ranks reads what any number wrote. Shell.
 import { createHash } from "node:crypto";
 import { constants } from "node:fs";
 import { type FileHandle, mkdir, open, readdir, rename, rm, writeFile } from "node:fs/promises";
@@ -242,7 +242,7 @@ export class SavedModel {
     return new SavedModel(folder, { layout, stored }, data, remedy);
   }
 
-  /** A unit's parameters and optimizer state, one after another. Throws AppError `BadCheckpoint` where bytes are not those that were written. */
+  /** A unit's parameters and optimizer state, one after another. Throws AppError `BadCheckpoint` where bytes are not those written. */
   async unit(part: number, index: number): Promise<Float32Array> {
     const file = await this.#fileOf(part);
     const [unit, written] = [this.#layout.parts[part]?.units[index], this.#manifest.parts[part]?.units[index]];

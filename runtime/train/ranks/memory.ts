@@ -1,5 +1,5 @@
-// The memory of one rank: the dense part whole, parameters, optimizer state and gradients of what it owns, and copies of other ranks' experts
-// while they are needed. An expert that is neither owned nor copied is not there to be read.
+// The memory of one rank: the dense part whole, parameters, optimizer state and gradients of what it owns, and copies of other ranks'
+// experts while they are needed. An expert that is neither owned nor copied is not there to be read.
 import { AppError } from "../../../crds/common.ts";
 import { movedTo, type Unit, viewsOf } from "../layout.ts";
 import type { StepFacts } from "../optimizers/optimizer.ts";
