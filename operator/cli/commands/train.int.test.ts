@@ -76,6 +76,11 @@ const wrong: Record<string, { readonly args: readonly string[]; readonly message
   "steps that are no number": { args: [...line(1).slice(0, 7), "--steps", "many"], message: /--steps is "many"; it must be a number/ },
   "a schedule that is none": { args: [...line(1), "--schedule", "step"], message: /--schedule is "step"; it must be constant or cosine/ },
   "a recipe of balance that is none": { args: [...line(1), "--balance", "luck:1"], message: /--balance has "luck"; known are switch:RATE/ },
+  "a setting of another optimizer": {
+    args: [...line(1), "--optimizer", "sgd", "--beta2", "0.9"],
+    message: /--beta2 is no setting of --optimizer sgd; leave it out, it has --beta1, --weight-decay/,
+  },
+  "an optimizer that is none": { args: [...line(1), "--optimizer", "lion"], message: /--optimizer is "lion"; it must be adamw or sgd/ },
   "an unknown option": { args: ["train", "--bogus"], message: /Unknown option '--bogus'; --help lists the options/ },
   "data without a model": { args: ["data", "import", text, "--out", data], message: /--model is missing/ },
 };
