@@ -3,6 +3,7 @@
 import { kernelOf } from "../kernels/index.ts";
 import { floats, type Gradients, ints, matrix, type Values } from "../kernels/kernel.ts";
 import type { ModelProgram, MoeLayer, Op, Tensor } from "../kernels/segment.ts";
+import { widthsOf } from "../kernels/widths.ts";
 import { type Layout, viewsOf } from "./layout.ts";
 import type { BalanceSetting, GateCounts } from "./recipes/balance.ts";
 import { balanceText, recipeOf, refuseBalance } from "./recipes/index.ts";
@@ -10,8 +11,11 @@ import { balanceText, recipeOf, refuseBalance } from "./recipes/index.ts";
 interface Gate {
   readonly op: Op;
   readonly logits: string;
+  /** Experts that it chooses among, free ones too. */
   readonly experts: number;
   readonly topK: number;
+  /** What losses weigh each by. */
+  readonly weights: readonly number[];
   /** A view of the parameters, where the gate has a bias of choice. */
   readonly bias: Float32Array | undefined;
 }
@@ -30,7 +34,9 @@ function gateOf(layer: MoeLayer, views: Readonly<Record<string, Float32Array>>):
     const logits = kernel.gateLogits?.(op);
     if (logits === undefined || kernel.shares === undefined) continue;
     const bias = kernel.choiceBias?.(op);
-    return { op, logits, experts: layer.experts, topK: layer.topK, bias: bias === undefined ? undefined : views[bias] };
+    const experts = widthsOf(layer.block).get(logits) ?? 0;
+    const weights = Array.from({ length: experts }, (_, expert) => (expert < layer.experts ? 1 : (layer.free?.balanceWeight ?? 1)));
+    return { op, logits, experts, topK: layer.topK, weights, bias: bias === undefined ? undefined : views[bias] };
   }
   throw new TypeError(`${layer.block.name} has experts and no gate`);
 }
@@ -83,7 +89,7 @@ export class Balancing {
   /** Gradients of a layer's logits, one for each lane of a step, from what forward has kept of all lanes; adds to the loss. */
   gradients(layer: number, lanes: readonly Values[]): readonly Gradients[] {
     const gate = this.#gates[layer];
-    const slopes = gate && this.#slopes({ rows: countsOf(gate, lanes), topK: gate.topK });
+    const slopes = gate && this.#slopes({ rows: countsOf(gate, lanes), topK: gate.topK })?.map((slope, i) => slope * (gate.weights[i] ?? 1));
     return lanes.map((kept): Gradients => (gate && slopes ? { [gate.logits]: this.#gradient(gate, kept, slopes) } : {}));
   }
 

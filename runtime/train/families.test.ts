@@ -6,6 +6,7 @@ import { dirname, join } from "node:path";
 import { after, test } from "node:test";
 import { createTraining } from "../compute/open-training.ts";
 import { randomIds } from "../kernels/random.ts";
+import { widthInto } from "../kernels/widths.ts";
 import { familyOf } from "../models/index.ts";
 import { Balancing } from "./balancing.ts";
 import { layoutOf } from "./layout.ts";
@@ -57,7 +58,7 @@ for (const { path, config, recipe } of cases) {
     assert.equal(balancing.takeLoss() > 0, balancing.wholeStep);
     assert.deepEqual(await network.losses(lane), losses);
     for (const [i, layer] of network.layers.entries()) {
-      const { kept } = await layer.forward(new Float32Array(rows * program.hidden).fill(0.1));
+      const { kept } = await layer.forward(new Float32Array(rows * widthInto(program.layers[i]!)).fill(0.1));
       const held = Object.values(kept).reduce((sum, { data }) => sum + data.length, 0);
       assert.equal(held, rows * keptFloats(program.layers[i]!), "what the check of memory reckons with");
     }

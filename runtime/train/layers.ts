@@ -4,6 +4,7 @@ import { addAll } from "../comm/collectives.ts";
 import type { TrainableExpert, TrainableSegment, WeightViews } from "../compute/training.ts";
 import { floats, type Gradients, ints, type Values } from "../kernels/kernel.ts";
 import type { MoeLayer, Tensor } from "../kernels/segment.ts";
+import { widthBehind, widthInto } from "../kernels/widths.ts";
 import { addPlaces, gathered, type PlaceShape, placesByExpert, scatter } from "./rows.ts";
 
 /** What backward is given of a lane. */
@@ -63,6 +64,9 @@ export class MoeLayerPass implements LayerPass {
   readonly #dense: UnitViews;
   readonly #experts: readonly ExpertViews[];
   readonly #shape: PlaceShape;
+  /** Widths of the rows that it is given and that it passes on. */
+  readonly #into: number;
+  readonly #behind: number;
   #counts: number[];
 
   constructor(
@@ -74,7 +78,9 @@ export class MoeLayerPass implements LayerPass {
     this.#expert = expert;
     this.#dense = dense;
     this.#experts = experts;
-    this.#shape = { topK: layer.topK, width: layer.block.inputs[0]?.width ?? 1 };
+    this.#shape = { topK: layer.topK, width: layer.expert.inputs[0]?.width ?? 1 };
+    this.#into = widthInto(layer);
+    this.#behind = widthBehind(layer);
     this.#counts = experts.map(() => 0);
   }
 
@@ -85,7 +91,7 @@ export class MoeLayerPass implements LayerPass {
   }
 
   async forward(x: Float32Array) {
-    const values = { x: rowsOf(x, this.#shape.width) };
+    const values = { x: rowsOf(x, this.#into) };
     const { h, ...written } = await this.#block.forward(values, this.#dense.weights);
     const kept = { ...values, ...written };
     const [f, gates] = [floats(written.f as Tensor), floats(written.gates as Tensor)];
@@ -111,7 +117,7 @@ export class MoeLayerPass implements LayerPass {
       const found = await this.#expert.backward({
         x: gathered(f, places, this.#shape),
         gates: Float32Array.from(places, (place) => gates[place] as number),
-        dOut: gathered(dy, places, this.#shape),
+        dOut: gathered(dy, places, this.#shape, this.#behind),
         weights,
         sums,
       });

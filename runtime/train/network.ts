@@ -3,7 +3,7 @@
 // on at once, nor by how many ranks.
 import { addAll } from "../comm/collectives.ts";
 import type { TrainableLoss, TrainableSegment, TrainingBackend, WeightViews } from "../compute/training.ts";
-import { gateLogits } from "../kernels/index.ts";
+import { keptValues } from "../kernels/index.ts";
 import type { ModelProgram, Tensor } from "../kernels/segment.ts";
 import { widthsOf } from "../kernels/widths.ts";
 import type { Balancing } from "./balancing.ts";
@@ -184,7 +184,7 @@ export function keptFloats(layer: ModelProgram["layers"][number]): number {
   const input = inputs.reduce((sum, { width }) => sum + width, 0);
   if (layer.kind === "dense") return input;
   const widths = widthsOf(layer.block);
-  const names = new Set([...outputs.map(({ name }) => name), ...gateLogits(ops)]);
+  const names = new Set([...outputs.map(({ name }) => name), ...keptValues(ops)]);
   return [...names].reduce((sum, name) => sum + (name === "h" ? 0 : (widths.get(name) ?? 0)), input);
 }
 

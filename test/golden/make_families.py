@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 
+import own_families
 import torch
 import transformers
 from make_tiny import HERE, MAGIC, VERSION, b64, make_tokenizer
@@ -86,6 +87,20 @@ FAMILIES = {
             "rope_parameters": {
                 "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0,
                 "mscale_all_dim": 0.8, "original_max_position_embeddings": 128},
+        }),
+    ),
+    "moe-plus-plus": dict(
+        gap=1e-4,
+        config=lambda: own_families.MoEPlusPlusConfig(**{
+            **BASE, "num_key_value_heads": 2, "intermediate_size": 32, "num_local_experts": 8, "num_experts_per_tok": 3, "sliding_window": None,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        }),
+    ),
+    "momentum-smoe": dict(
+        gap=1e-4,
+        config=lambda: own_families.MomentumSMoEConfig(**{
+            **BASE, "num_key_value_heads": 2, "intermediate_size": 32, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None,
+            "momentum": 0.6, "momentum_step": 0.8, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
         }),
     ),
 }

@@ -4,6 +4,7 @@ import type { Op, OpName, Rope } from "../../kernels/segment.ts";
 import type { Capabilities } from "../backend.ts";
 import { attend } from "./attention.ts";
 import { candidates } from "./candidates.ts";
+import { freeExperts } from "./free-experts.ts";
 import { groupRoute, route } from "./gates.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import type { GroupShape, KvGraph } from "./kv.ts";
@@ -48,6 +49,11 @@ const addRow: Lower<"addRow"> = ({ build, weights, rows, read, write }, op) => {
 const add: Lower<"add"> = ({ build, read, write }, op) => {
   const [a, b] = [read(op.a), read(op.b)];
   write(op.out, build.step(build.device.ggml.ggml_add(build.context, a.tensor, b.tensor), [a, b]));
+};
+
+const scale: Lower<"scale"> = ({ build, read, write }, op) => {
+  const x = read(op.x);
+  write(op.out, build.step(build.device.ggml.ggml_scale(build.context, x.tensor, op.by), [x]));
 };
 
 const siluMul: Lower<"siluMul"> = ({ build, read, write }, op) => {
@@ -203,6 +209,8 @@ const lowerings: { readonly [Name in OpName]?: Lower<Name> } = {
   candidates,
   route,
   groupRoute,
+  scale,
+  freeExperts,
 };
 
 /** Known without the library. */

@@ -5,6 +5,7 @@ import type { Stamp, Transport } from "../../comm/transport.ts";
 import type { TrainableExpert, TrainableSegment } from "../../compute/training.ts";
 import { floats, ints, type Values } from "../../kernels/kernel.ts";
 import type { MoeLayer, Tensor } from "../../kernels/segment.ts";
+import { widthBehind, widthInto } from "../../kernels/widths.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
 import { type Interval, lanesIn } from "../../placement/training/lanes.ts";
 import type { DenseSums } from "../dense-sums.ts";
@@ -65,7 +66,7 @@ export class RankMoeLayer {
 
   constructor(parts: LayerParts) {
     this.#parts = parts;
-    this.#shape = { topK: parts.layer.topK, width: parts.layer.block.inputs[0]?.width ?? 1 };
+    this.#shape = { topK: parts.layer.topK, width: parts.layer.expert.inputs[0]?.width ?? 1 };
   }
 
   get #weights() {
@@ -73,11 +74,11 @@ export class RankMoeLayer {
   }
 
   async forward(view: StepView, xs: readonly Float32Array[]): Promise<Float32Array[]> {
-    const { block, experts, index, expert, memory } = this.#parts;
+    const { layer, block, experts, index, expert, memory } = this.#parts;
     const { width } = this.#shape;
     const [lanes, ys]: [LanePass[], Float32Array[]] = [[], []];
     for (const x of xs) {
-      const values = { x: rowsOf(x, width) };
+      const values = { x: rowsOf(x, widthInto(layer)) };
       const { h, ...written } = await block.forward(values, this.#weights);
       const { f, gates, ids } = written;
       const places = placesByExpert(ints(ids as Tensor), experts.length);
@@ -116,7 +117,7 @@ export class RankMoeLayer {
     const kept = this.#kept as Kept;
     const step = { ...view, stamp: kept.stamp };
     this.#kept = undefined;
-    const { block, dense, sums } = this.#parts;
+    const { layer, block, dense, sums } = this.#parts;
     const { width } = this.#shape;
     const { lanes, plan } = kept;
     const own = (row: RowBlock): number => row.lane - this.#first(step);
@@ -127,7 +128,7 @@ export class RankMoeLayer {
         const places = this.#placesOf(step, lanes, row);
         const { gates } = lanes[own(row)] as LanePass;
         return joinedRows(
-          gathered(dys[own(row)] as Float32Array, places, this.#shape),
+          gathered(dys[own(row)] as Float32Array, places, this.#shape, widthBehind(layer)),
           Float32Array.from(places, (place) => gates[place] as number),
         );
       }),
