@@ -89,6 +89,10 @@ const cases: Record<string, Case> = {
     values: { l: randomTensor(28, [4, 6], 2), s: { shape: [4, 1], data: Float32Array.of(1, 0.5, 2, 1.5) } },
   },
   scale: { op: { op: "scale", x: "x", by: -0.7, out: "out" }, values: { x: randomTensor(29, [3, 4]) } },
+  gru: {
+    op: { op: "gru", given: "g", held: "h", state: "s", out: "out" },
+    values: { g: randomTensor(36, [3, 6]), h: randomTensor(37, [3, 6]), s: randomTensor(38, [3, 2]) },
+  },
   "freeExperts, two constants, a copy, one that gives nothing": {
     op: {
       ...{ op: "freeExperts", x: "x", f: "f", ids: "ids", gates: "g", from: 2, copies: 1, zeros: 1, out: "out" },

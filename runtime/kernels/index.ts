@@ -8,6 +8,7 @@ import { clampedSwiglu } from "./clamped-swiglu.ts";
 import { freeExperts } from "./free-experts.ts";
 import { gather } from "./gather.ts";
 import { groupRoute } from "./group-route.ts";
+import { gru } from "./gru.ts";
 import { joinHeads } from "./join-heads.ts";
 import type { Kernel } from "./kernel.ts";
 import { matMul } from "./mat-mul.ts";
@@ -34,6 +35,7 @@ const kernels: { readonly [Name in OpName]: Kernel<Extract<Op, { op: Name }>> } 
   candidates,
   scale,
   freeExperts,
+  gru,
 };
 
 export const opNames = Object.keys(kernels) as readonly OpName[];

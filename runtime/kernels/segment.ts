@@ -138,6 +138,11 @@ export type Op =
       readonly values: string;
       readonly shares: string;
     }
+  /**
+   * The cell of a GRU: out[n, p] = (1 - z) * new + z * state with r = sigmoid(given + held) of their first p values, z of their second, and
+   * new = tanh(given + r * held) of their third; given[n, 3p] and held[n, 3p] are the products of input and state, with their biases.
+   */
+  | { readonly op: "gru"; readonly given: string; readonly held: string; readonly state: string; readonly out: string }
   /** out = x * by */
   | { readonly op: "scale"; readonly x: string; readonly by: number; readonly out: string }
   /**

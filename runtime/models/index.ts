@@ -11,8 +11,9 @@ import { momentumSmoe } from "./momentum-smoe.ts";
 import { olmoe } from "./olmoe.ts";
 import { qwen3 } from "./qwen3.ts";
 import { qwen3Moe } from "./qwen3-moe.ts";
+import { rmoe } from "./rmoe.ts";
 
-const families: readonly ModelFamily[] = [mixtral, qwen3Moe, olmoe, gptOss, deepseek, llama, qwen3, moePlusPlus, momentumSmoe];
+const families: readonly ModelFamily[] = [mixtral, qwen3Moe, olmoe, gptOss, deepseek, llama, qwen3, moePlusPlus, momentumSmoe, rmoe];
 
 export const knownArchitectures: readonly string[] = families.flatMap((family) => family.architectures);
 

@@ -103,6 +103,13 @@ FAMILIES = {
             "momentum": 0.6, "momentum_step": 0.8, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
         }),
     ),
+    "rmoe": dict(
+        gap=1e-4,
+        config=lambda: own_families.RMoEConfig(**{
+            **BASE, "num_key_value_heads": 2, "intermediate_size": 32, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None,
+            "router_hidden_size": 12, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        }),
+    ),
 }
 
 

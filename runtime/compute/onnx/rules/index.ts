@@ -9,6 +9,7 @@ import { candidates } from "./candidates.ts";
 import { clampedSwiglu } from "./clamped-swiglu.ts";
 import { freeExperts } from "./free-experts.ts";
 import { gather } from "./gather.ts";
+import { gru } from "./gru.ts";
 import { joinHeads } from "./join-heads.ts";
 import { matMul } from "./mat-mul.ts";
 import { rmsNorm } from "./rms-norm.ts";
@@ -33,6 +34,7 @@ const rules: { readonly [Name in OpName]: Rule<Extract<Op, { op: Name }>> } = {
   candidates,
   scale,
   freeExperts,
+  gru,
 };
 
 /** The rule of an op; throws AppError `UnsupportedOp` where there is none. */
