@@ -81,7 +81,11 @@ export interface Chosen {
 }
 
 /** Counts where followed tokens went from the layer before to this one. */
-export function follow(transitions: TransitionSampler, followed: readonly Followed[], { layer, decodes, ids, topK, experts }: Chosen): void {
+export function follow(
+  transitions: TransitionSampler,
+  followed: readonly Followed[],
+  { layer, decodes, ids, topK, experts }: Chosen,
+): void {
   for (const token of followed) {
     const chosen = ids.slice(token.row * topK, (token.row + 1) * topK).filter((id) => id < experts);
     if (token.chose) transitions.count(phaseOf(token.row, decodes), layer - 1, token.chose, chosen);

@@ -42,10 +42,10 @@ function checkMoe(layer: Extract<Layer, { kind: "moe" }>, hidden: number, x: Val
     block,
     [["x", "f32", widthInto(layer)]],
     [
-    ["h", "f32", widthBehind(layer)],
-    ["f", "f32", hidden],
-    ["ids", "i32", topK],
-    ["gates", "f32", topK],
+      ["h", "f32", widthBehind(layer)],
+      ["f", "f32", hidden],
+      ["ids", "i32", topK],
+      ["gates", "f32", topK],
     ],
   );
   if (free !== undefined && !(Number.isInteger(free.count) && free.count > 0 && free.balanceWeight > 0))

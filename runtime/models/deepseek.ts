@@ -14,7 +14,17 @@ import {
   residualNorm,
 } from "./decoder.ts";
 import { architectureOf, type ModelFamily, parseConfig, unsupported } from "./family.ts";
-import { denseLayer, expertCount, gatedExpert, gatedFfnWeights, mlpExpertTensors, moeLayer, moeProgram, projTensors, renamed } from "./moe.ts";
+import {
+  denseLayer,
+  expertCount,
+  gatedExpert,
+  gatedFfnWeights,
+  mlpExpertTensors,
+  moeLayer,
+  moeProgram,
+  projTensors,
+  renamed,
+} from "./moe.ts";
 import { rotationOf } from "./rotation.ts";
 
 const v2 = "DeepseekV2ForCausalLM";

@@ -85,12 +85,7 @@ function choicePart(at: string, gate: Gate, hidden: number, carries: boolean): P
       { name: mix, shape: [2 * constants, hidden] },
       { name: values, shape: [hidden, constants] },
     ],
-    ops: [
-      ...before,
-      { op: "matMul", x: "f", weight: mix, out: "mix" },
-      route,
-      Object.assign({}, free, { mix: "mix", constants: values }),
-    ],
+    ops: [...before, { op: "matMul", x: "f", weight: mix, out: "mix" }, route, Object.assign({}, free, { mix: "mix", constants: values })],
   };
 }
 

@@ -31,8 +31,8 @@ const apart = (hidden: number, width: number): Part => ({
 /** f and the state before, zeros in the first layer, -> the new state. */
 function statePart(at: string, hidden: number, width: number, first: boolean): Part {
   const proj = `${at}.gate.proj.weight`;
-  const [input, held] = [`${cell}.weight_ih`, `${cell}.weight_hh`];
-  const [inputBias, heldBias] = [`${cell}.bias_ih`, `${cell}.bias_hh`];
+  const [input, inputBias] = [`${cell}.input.weight`, `${cell}.input.bias`];
+  const [held, heldBias] = [`${cell}.state.weight`, `${cell}.state.bias`];
   const none: readonly Op[] = first ? [{ op: "scale", x: "seen", by: 0, out: "before" }] : [];
   return {
     weights: [

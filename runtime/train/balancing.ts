@@ -89,7 +89,8 @@ export class Balancing {
   /** Gradients of a layer's logits, one for each lane of a step, from what forward has kept of all lanes; adds to the loss. */
   gradients(layer: number, lanes: readonly Values[]): readonly Gradients[] {
     const gate = this.#gates[layer];
-    const slopes = gate && this.#slopes({ rows: countsOf(gate, lanes), topK: gate.topK })?.map((slope, i) => slope * (gate.weights[i] ?? 1));
+    const slopes =
+      gate && this.#slopes({ rows: countsOf(gate, lanes), topK: gate.topK })?.map((slope, i) => slope * (gate.weights[i] ?? 1));
     return lanes.map((kept): Gradients => (gate && slopes ? { [gate.logits]: this.#gradient(gate, kept, slopes) } : {}));
   }
 

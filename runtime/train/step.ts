@@ -34,6 +34,8 @@ export interface StepReport {
   readonly tokens: number;
   /** Rows of the busiest expert over the mean, in the layer where that is most; 1 where no layer has experts. */
   readonly imbalance: number;
+  /** Rows that experts computed, in all layers. */
+  readonly expertRows: number;
 }
 
 const sumOf = (values: Float32Array): number => values.reduce((sum, value) => sum + value, 0);
@@ -126,6 +128,7 @@ export async function runStep(machine: Machine, step: number, stopped: () => boo
     rate,
     tokens,
     imbalance: imbalanceOf(counts),
+    expertRows: counts.flat().reduce((sum, rows) => sum + rows, 0),
   };
 }
 

@@ -273,9 +273,9 @@ def make(name, spec, fast):
         model = AutoModelForCausalLM.from_config(spec["config"](), dtype=torch.float32, attn_implementation="eager").eval()
         randomise(model, seed)
         routes = Routes(model)
-        ids = draw(model, routes, seed)
-        tokens = greedy(model, routes, ids[:GREEDY_AT], spec.get("gap", ROUTE_GAP))
+        tokens = greedy(model, routes, draw(model, routes, seed, GREEDY_AT), spec.get("gap", ROUTE_GAP))
         if tokens:
+            ids = draw(model, routes, seed)
             break
     else:
         raise SystemExit(f"{name}: no tie-free seed")

@@ -137,6 +137,15 @@ class RMoEConfig(MixtralConfig):
         super().__init__(**more)
 
 
+class Cell(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.input, self.state = nn.Linear(width, 3 * width), nn.Linear(width, 3 * width)
+
+    def forward(self, x, h):
+        return torch.gru_cell(x, torch.zeros_like(x) if h is None else h, self.input.weight, self.state.weight, self.input.bias, self.state.bias)
+
+
 class RecurrentTopKRouter(nn.Module):
     def __init__(self, config, index, cell, carried):
         super().__init__()
@@ -155,7 +164,7 @@ class RMoEForCausalLM(MixtralForCausalLM):
     def __init__(self, config):
         super().__init__(config)
         carried = Carried()
-        self.model.router_cell = nn.GRUCell(config.router_hidden_size, config.router_hidden_size)
+        self.model.router_cell = Cell(config.router_hidden_size)
         for index, layer in enumerate(self.model.layers):
             layer.mlp.gate = RecurrentTopKRouter(config, index, self.model.router_cell, carried)
 

@@ -1,0 +1,70 @@
+// MoE++: with half the rows of two routed experts it has their loss, where one routed alone, as many rows, has more; its weight of free
+// experts says how many rows the others have; and ranks send none for them.
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { basename, join } from "node:path";
+import { after, test } from "node:test";
+import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/builders/training.ts";
+import { train } from "../run.ts";
+import { parseBalance } from "./index.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "enodia-moe-plus-plus-"));
+after(() => rmSync(folder, { recursive: true }));
+
+const data = join(folder, "data");
+await writeCorpus(data, chainedTokens(8193, 7));
+
+const small = { num_hidden_layers: 2, initializer_range: 0.1, intermediate_size: 16, num_experts_per_tok: 2 };
+const plain = (routed: number): string => writeModel(join(folder, `plain-${routed}`), "mixtral", { ...small, num_experts_per_tok: routed });
+const plusPlus = (tau: number): string =>
+  writeModel(join(folder, `tau-${tau}`), "moe-plus-plus", { ...small, free_experts_tau: tau, norm_topk_prob: true });
+
+const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+/** Of the last 20 steps: mean loss, and the share of the rows of two experts a token and layer that were computed. */
+async function ended(model: string, balance: string, { steps = 100, seed = 1 } = {}) {
+  const losses: number[] = [];
+  const shares: number[] = [];
+  const settings = {
+    ...runSettings,
+    model,
+    seed,
+    data,
+    out: join(folder, `run-${basename(model)}-${seed}`),
+    sequences: 16,
+    sequenceLength: 32,
+    lanes: 1,
+    schedule: { name: "cosine", rate: 3e-3, warmup: 5, steps, floor: 0.1 },
+    checkpoint: { everySteps: steps, keep: 1 },
+    balance: parseBalance(balance),
+  } as const;
+  const quiet = { now: () => 0, stopped: () => false, onStart() {}, onValidation() {} };
+  await train(settings, {
+    ...quiet,
+    onStep({ loss, tokens, expertRows }) {
+      losses.push(loss);
+      shares.push(expertRows / (tokens * small.num_hidden_layers * 2));
+    },
+  });
+  return { loss: mean(losses.slice(-20)), share: mean(shares.slice(-20)) };
+}
+
+/** Seeds of the weights; more take longer: three runs each. */
+const seeds = Number(process.env.ENODIA_RECIPE_SEEDS ?? 1);
+
+for (let seed = 1; seed <= seeds; seed++) {
+  test(`eight experts and four free ones have the loss of two of eight, with half their rows; one of eight has more: seed ${seed}`, async (t) => {
+    const two = await ended(plain(2), "switch:0.01", { seed });
+    const one = await ended(plain(1), "switch:0.01", { seed });
+    const free = await ended(plusPlus(0.5), "switch:0.03", { seed });
+    t.diagnostic(
+      `${two.loss.toFixed(3)}; one ${(one.loss / two.loss).toFixed(3)}, free ${(free.loss / two.loss).toFixed(3)} with ${free.share.toFixed(3)} of the rows`,
+    );
+    assert.equal(two.share, 1);
+    assert.equal(one.share, 0.5);
+    assert.ok(free.share <= 0.6, `${free.share} of the rows`);
+    assert.ok(free.loss <= 1.015 * two.loss, `with free experts ${free.loss / two.loss}`);
+    assert.ok(one.loss >= 1.015 * two.loss, `one alone ${one.loss / two.loss}`);
+  });
+}
