@@ -2,7 +2,6 @@
 // afterwards. Everything else goes layer by layer (layer-pass.ts), with the same bits.
 import type { Backend, Compiled, LayerRange } from "../compute/backend.ts";
 import type { Layer, ModelProgram } from "../kernels/segment.ts";
-import { isPlain } from "../kernels/widths.ts";
 import { noRank } from "../placement/dispatch.ts";
 import { kindOf } from "./core/plan.ts";
 import type { ExpertTable } from "./expert-table.ts";
@@ -13,7 +12,7 @@ const measuredEvery = 128;
 
 interface LayerParts {
   readonly backend: Pick<Backend, "createRange">;
-  readonly program: Pick<ModelProgram, "layers" | "hidden">;
+  readonly program: Pick<ModelProgram, "layers">;
   readonly blocks: readonly Compiled[];
 }
 
@@ -23,7 +22,7 @@ export function rangesOf({ backend, program, blocks }: LayerParts, experts: Expe
     const [block, shelf] = [blocks[i] as Compiled, experts.shelf(i)];
     return shelf === undefined ? { layer, block } : { layer, block, shelf };
   });
-  return new Ranges(backend.createRange(layers), program);
+  return new Ranges(backend.createRange(layers), program.layers);
 }
 
 type Routing = ReturnType<StepTools["router"]>;
@@ -41,14 +40,12 @@ export const rowsTravel = (routing: Routing, layers: readonly Layer[]): boolean 
 export class Ranges implements LayersAtOnce {
   readonly range: LayerRange;
   readonly #layers: readonly Layer[];
-  readonly #hidden: number;
   readonly #measures: boolean;
   #steps = 0;
 
-  constructor(range: LayerRange, { layers, hidden }: Pick<ModelProgram, "layers" | "hidden">) {
+  constructor(range: LayerRange, layers: readonly Layer[]) {
     this.range = range;
     this.#layers = layers;
-    this.#hidden = hidden;
     this.#measures = layers.some(({ kind }) => kind === "moe");
   }
 
@@ -60,8 +57,7 @@ export class Ranges implements LayersAtOnce {
   endOf({ router, turns }: StepTools, { decodes, tokens }: Part, from: number): number {
     const routing = router();
     const most = turns.layersAtOnce(kindOf(tokens.length, decodes), tokens.length);
-    const isHere = (layer: number): boolean =>
-      isPlain(this.#layers[layer] as Layer, this.#hidden) && staysHere(routing, this.#layers, layer) && this.range.covers(layer);
+    const isHere = (layer: number): boolean => staysHere(routing, this.#layers, layer) && this.range.covers(layer);
     let to = from;
     while (to < this.#layers.length && to - from < most && isHere(to)) to += 1;
     return to;

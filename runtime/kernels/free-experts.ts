@@ -59,7 +59,7 @@ function chosenOf(op: FreeExperts, context: OpContext, { mix, rows, count }: Rea
 }
 
 /** The j-th value that an expert gives. */
-function valueOf({ row, constant, own, other }: Chosen, { f, constants, width, count }: Read, j: number): number {
+function givenBy({ row, constant, own, other }: Chosen, { f, constants, width, count }: Read, j: number): number {
   const copied = f[row * width + j] as number;
   return constant === undefined ? copied : Math.fround(own * copied + other * (constants[j * count + constant] as number));
 }
@@ -126,7 +126,7 @@ export const freeExperts: Kernel<FreeExperts> = {
     for (const chosen of chosenOf(op, context, read)) {
       const gate = read.gates[chosen.place] as number;
       const at = chosen.row * stride;
-      for (let j = 0; j < read.width; j++) out[at + j] = (out[at + j] as number) + Math.fround(gate * valueOf(chosen, read, j));
+      for (let j = 0; j < read.width; j++) out[at + j] = (out[at + j] as number) + Math.fround(gate * givenBy(chosen, read, j));
     }
     return { [op.out]: { shape: [read.rows, stride], data: out } };
   },

@@ -38,10 +38,11 @@ export function widthBehind({ block }: Pick<Layer, "block">): number {
   return block.outputs[0]?.width ?? 0;
 }
 
-/** True for a layer that adds all chosen experts to whole rows, so that a backend can pass it without knowing more of it. */
-export function isPlain(layer: Layer, hidden: number): boolean {
-  const free = layer.kind === "moe" && layer.free !== undefined;
-  return !free && widthInto(layer) === hidden && widthBehind(layer) === hidden;
+/** True for a layer that adds all chosen experts to whole rows, so that it can be passed without knowing more of it. */
+export function isPlain(layer: Layer): boolean {
+  if (layer.kind === "dense") return true;
+  const width = layer.expert.inputs[0]?.width;
+  return layer.free === undefined && widthInto(layer) === width && widthBehind(layer) === width;
 }
 
 export function widthsOf(segment: Segment): Map<string, number> {

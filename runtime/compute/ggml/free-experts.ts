@@ -68,9 +68,14 @@ export function freeExperts(lowering: Lowering, op: FreeExperts): void {
   }
   const copy = own && product(build, f, own);
   const added = copy && given ? sum(build, copy, given) : copy;
-  if (added === undefined) return write(op.out, x);
-  if (stride === width) return write(op.out, sum(build, x, added));
-  const first = sum(build, columns(build, x, { from: 0, count: width, width: stride, rows }), added);
-  const rest = columns(build, x, { from: width, count: stride - width, width: stride, rows });
-  write(op.out, build.step(ggml.ggml_concat(build.context, first.tensor, rest.tensor, 0), [first, rest]));
+  write(op.out, added === undefined ? x : withFirst(build, x, added, { from: 0, count: width, width: stride, rows }));
+}
+
+/** x with something added to its first columns. */
+function withFirst(build: GraphBuilder, x: Value, added: Value, first: Columns): Value {
+  const { count, width } = first;
+  if (count === width) return sum(build, x, added);
+  const changed = sum(build, columns(build, x, first), added);
+  const rest = columns(build, x, Object.assign({}, first, { from: count, count: width - count }));
+  return build.step(build.device.ggml.ggml_concat(build.context, changed.tensor, rest.tensor, 0), [changed, rest]);
 }

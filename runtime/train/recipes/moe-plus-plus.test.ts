@@ -57,7 +57,7 @@ for (let seed = 1; seed <= seeds; seed++) {
   test(`eight experts and four free ones have the loss of two of eight, with half their rows; one of eight has more: seed ${seed}`, async (t) => {
     const two = await ended(plain(2), "switch:0.01", { seed });
     const one = await ended(plain(1), "switch:0.01", { seed });
-    const free = await ended(plusPlus(0.5), "switch:0.03", { seed });
+    const free = await ended(plusPlus(0.5), "switch:0.1", { seed });
     t.diagnostic(
       `${two.loss.toFixed(3)}; one ${(one.loss / two.loss).toFixed(3)}, free ${(free.loss / two.loss).toFixed(3)} with ${free.share.toFixed(3)} of the rows`,
     );
@@ -68,3 +68,17 @@ for (let seed = 1; seed <= seeds; seed++) {
     assert.ok(one.loss >= 1.015 * two.loss, `one alone ${one.loss / two.loss}`);
   });
 }
+
+test("the weight of free experts says which share of all rows the others have, as the formula does; without a loss of balance it does not", async (t) => {
+  /** At balance; a gate's least probable experts keep the share from it. */
+  const wanted = (tau: number): number => (tau * 8) / (tau * 8 + 4);
+  const shareOf = async (tau: number, balance: string): Promise<number> => (await ended(plusPlus(tau), balance, { steps: 60 })).share;
+  const taus = [1, 0.5, 0.1];
+  const shares: number[] = [];
+  for (const tau of taus) shares.push(await shareOf(tau, "switch:0.3"));
+  const without = await shareOf(0.1, "switch:1e-9");
+  const told = taus.map((tau, i) => `tau ${tau}: ${shares[i]!.toFixed(3)}, at balance ${wanted(tau).toFixed(3)}`);
+  t.diagnostic(`${told.join("; ")}; without a loss ${without.toFixed(3)}`);
+  for (const [i, tau] of taus.entries()) assert.ok(Math.abs(shares[i]! - wanted(tau)) <= 0.1, told[i]);
+  assert.ok(Math.abs(without - wanted(0.1)) > 0.2, `${without} without a loss`);
+});
