@@ -1,5 +1,5 @@
-// MoE++: with half the rows of two routed experts it has their loss, where one routed alone, as many rows, has more; its weight of free
-// experts says how many rows the others have; and ranks send none for them.
+// MoE++: with two thirds of the rows of two routed experts it has a lower loss than they, where one routed alone has a higher one; and the
+// weight of free experts says how many rows the others have.
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -31,7 +31,7 @@ async function ended(model: string, balance: string, { steps = 100, seed = 1 } =
     model,
     seed,
     data,
-    out: join(folder, `run-${basename(model)}-${seed}`),
+    out: join(folder, `run-${basename(model)}-${steps}-${balance.replaceAll(":", "-")}-${seed}`),
     sequences: 16,
     sequenceLength: 32,
     lanes: 1,
@@ -54,7 +54,7 @@ async function ended(model: string, balance: string, { steps = 100, seed = 1 } =
 const seeds = Number(process.env.ENODIA_RECIPE_SEEDS ?? 1);
 
 for (let seed = 1; seed <= seeds; seed++) {
-  test(`eight experts and four free ones have the loss of two of eight, with half their rows; one of eight has more: seed ${seed}`, async (t) => {
+  test(`two of eight experts and four free ones have two thirds of the rows of two of eight, and no higher loss; one of eight has one: seed ${seed}`, async (t) => {
     const two = await ended(plain(2), "switch:0.01", { seed });
     const one = await ended(plain(1), "switch:0.01", { seed });
     const free = await ended(plusPlus(0.5), "switch:0.1", { seed });
@@ -63,22 +63,23 @@ for (let seed = 1; seed <= seeds; seed++) {
     );
     assert.equal(two.share, 1);
     assert.equal(one.share, 0.5);
-    assert.ok(free.share <= 0.6, `${free.share} of the rows`);
-    assert.ok(free.loss <= 1.015 * two.loss, `with free experts ${free.loss / two.loss}`);
-    assert.ok(one.loss >= 1.015 * two.loss, `one alone ${one.loss / two.loss}`);
+    assert.ok(free.share <= 0.7, `${free.share} of the rows`);
+    assert.ok(free.loss <= two.loss, `with free experts ${free.loss / two.loss}`);
+    assert.ok(one.loss >= 1.03 * two.loss, `one alone ${one.loss / two.loss}`);
   });
 }
 
-test("the weight of free experts says which share of all rows the others have, as the formula does; without a loss of balance it does not", async (t) => {
-  /** At balance; a gate's least probable experts keep the share from it. */
-  const wanted = (tau: number): number => (tau * 8) / (tau * 8 + 4);
-  const shareOf = async (tau: number, balance: string): Promise<number> => (await ended(plusPlus(tau), balance, { steps: 60 })).share;
+test("the less free experts weigh, the fewer rows the others have; without a loss of balance they have most", async (t) => {
+  const shareOf = async (tau: number, balance: string): Promise<number> => (await ended(plusPlus(tau), balance, { steps: 40 })).share;
   const taus = [1, 0.5, 0.1];
   const shares: number[] = [];
   for (const tau of taus) shares.push(await shareOf(tau, "switch:0.3"));
   const without = await shareOf(0.1, "switch:1e-9");
-  const told = taus.map((tau, i) => `tau ${tau}: ${shares[i]!.toFixed(3)}, at balance ${wanted(tau).toFixed(3)}`);
+  /** Where f and P of the loss are equal. */
+  const balanced = taus.map((tau) => (tau * 8) / (tau * 8 + 4));
+  const told = taus.map((tau, i) => `tau ${tau}: ${shares[i]!.toFixed(3)}, at balance ${balanced[i]!.toFixed(3)}`);
   t.diagnostic(`${told.join("; ")}; without a loss ${without.toFixed(3)}`);
-  for (const [i, tau] of taus.entries()) assert.ok(Math.abs(shares[i]! - wanted(tau)) <= 0.1, told[i]);
-  assert.ok(Math.abs(without - wanted(0.1)) > 0.2, `${without} without a loss`);
+  const [even, half, tenth] = shares as [number, number, number];
+  assert.ok(even - half >= 0.05 && half - tenth >= 0.1, told.join("; "));
+  assert.ok(without - tenth >= 0.15, `${without} without a loss`);
 });

@@ -1,5 +1,5 @@
-// MomentumSMoE: over six layers a momentum has a lower loss after as many steps than the same layers without, and than their experts' rows
-// multiplied by as much as momentum adds up to.
+// MomentumSMoE: over six layers a momentum has a lower loss after as many steps than the same layers without, and than those with experts
+// of twice the weight, which momentum gives them too.
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -48,8 +48,11 @@ for (let seed = 1; seed <= seeds; seed++) {
     const [first, plain] = await lossesOf(0, 1, seed);
     const [, momentum] = await lossesOf(0.7, 1, seed);
     const [, larger] = await lossesOf(0, 2, seed);
-    t.diagnostic(`from ${first.toFixed(3)} to ${plain.toFixed(3)}; momentum ${(momentum / plain).toFixed(3)}, larger ${(larger / plain).toFixed(3)}`);
-    assert.ok(plain < 0.9 * first);
-    assert.ok(momentum < plain);
+    t.diagnostic(
+      `from ${first.toFixed(3)} to ${plain.toFixed(3)}; momentum ${(momentum / plain).toFixed(3)}, larger ${(larger / plain).toFixed(3)}`,
+    );
+    assert.ok(plain <= 0.96 * first, "hardly trained");
+    assert.ok(momentum <= 0.992 * plain, `with momentum ${momentum / plain}`);
+    assert.ok(momentum <= 0.997 * larger, `experts of twice the weight ${larger / plain}`);
   });
 }
