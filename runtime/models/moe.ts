@@ -91,7 +91,7 @@ export function softmaxGate({ gate, experts, topK, normalize, biased }: SoftmaxG
 }
 
 /** Values that a row carries behind its first `hidden`, into a layer and out of it. */
-export interface Carried {
+interface Carried {
   readonly into: number;
   readonly behind: number;
 }

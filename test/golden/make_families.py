@@ -91,7 +91,7 @@ FAMILIES = {
     ),
     "moe-plus-plus": dict(
         gap=1e-4,
-        long=False,  # of twelve experts three are near too often
+        long=False,  # of twelve experts three are near each other too often
         config=lambda: own_families.MoEPlusPlusConfig(**{
             **BASE, "num_key_value_heads": 2, "intermediate_size": 32, "num_local_experts": 8, "num_experts_per_tok": 3, "sliding_window": None,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
@@ -106,6 +106,7 @@ FAMILIES = {
     ),
     "rmoe": dict(
         gap=1e-4,
+        long=False,
         config=lambda: own_families.RMoEConfig(**{
             **BASE, "num_key_value_heads": 2, "intermediate_size": 32, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None,
             "router_hidden_size": 12, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},

@@ -5,6 +5,7 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { testFssdp, testLearning } from "../../../test/builders/ranks.ts";
 import { tinyModel } from "../../../test/builders/training.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { familyOf } from "../../models/index.ts";
@@ -40,16 +41,11 @@ async function run({ config, ranks, lanes = 4, sequences = 8, steps = 2, change 
     program,
     layout,
     facts: { node: Array.from({ length: ranks }, (_, rank) => rank), speed: new Array<number>(ranks).fill(1) },
-    fssdp: {
-      ...{ planner: "ep", dispatch: "Exact", rematerialize: "Never", spread: "chain", memorySlots: 2, overlapDegree: 3, window: 5 },
-      ...{ reshardSteps: 2, lanesAtOnce: lanes, seconds: { row: 1, copy: 1 } },
-    },
+    fssdp: { ...testFssdp, planner: "ep", lanesAtOnce: lanes },
     lanes,
     sequences,
     sequenceLength,
-    schedule: { name: "constant", rate: 1e-2, warmup: 0, steps, floor: 0 },
-    adamw: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0.1 },
-    clip: 1,
+    ...testLearning,
     balance: parseBalance("switch:0.1"),
     threads: 1,
   };
@@ -73,7 +69,7 @@ async function run({ config, ranks, lanes = 4, sequences = 8, steps = 2, change 
   }
 }
 
-for (const family of ["moe-plus-plus", "momentum-smoe"])
+for (const family of ["moe-plus-plus", "momentum-smoe", "rmoe"])
   test(`${family}: two and three ranks have the bits of one`, async () => {
     const config = configOf(family);
     const alone = await run({ config, ranks: 1 });
