@@ -213,7 +213,8 @@ export class RankMoeLayer implements RankLayer {
     for (const [i, place] of places.entries()) (dGates[own] as Float32Array)[place] = found.dGates[i] as number;
   }
 
-  /** choices[lane][expert], free ones behind, of all lanes of the wave, zeros where there is no such lane. Throws PassStopped on all ranks where one asks. */
+  /** choices[lane][expert], free ones behind, of all lanes of the wave, zeros where there is no such lane. Throws PassStopped on all ranks
+   *  where one asks. */
   async #allCounts(wave: Wave, lanes: readonly LanePass[]): Promise<Int32Array[]> {
     const { transport, stamp, intervals } = wave;
     const count = this.#parts.experts.length + (this.#parts.layer.free?.count ?? 0);

@@ -1,15 +1,18 @@
 // RMoE: what the gates of later layers learn reaches the gates before them through the state that rows carry; through a cell that keeps
-// nothing of the state it does not.
+// nothing of the state it does not. A run trains the cell, and its store has it for serving.
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { gradientsAt, openLoneRank } from "../../../test/builders/ranks.ts";
-import { tinyModel } from "../../../test/builders/training.ts";
+import { chainedTokens, runSettings, tinyModel, writeCorpus, writeModel } from "../../../test/builders/training.ts";
 import { createTraining } from "../../compute/open-training.ts";
+import { openModel } from "../../engine/open.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { familyOf } from "../../models/index.ts";
 import { layoutOf, unitsOf } from "../layout.ts";
+import { train } from "../run.ts";
 
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "../families/rmoe/config.json"), "utf8")) as Record<string, unknown>;
 const width = config.router_hidden_size as number;
@@ -48,4 +51,21 @@ test("later gates' gradients reach an earlier one through the state, and not thr
   });
   assert.ok(held >= 1e-4, `${held} through the state`);
   assert.ok(dropped <= 1e-9 * held, `${dropped} without`);
+});
+
+test("a run trains the cell that all gates share, and its store is served with it", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "enodia-rmoe-"));
+  try {
+    const [model, data, out] = [writeModel(join(folder, "model"), "rmoe", {}), join(folder, "data"), join(folder, "out")];
+    await writeCorpus(data, chainedTokens(513, 7));
+    const quiet = { now: () => 0, stopped: () => false, onStart() {}, onStep() {}, onValidation() {} };
+    await train({ ...runSettings, model, data, out }, quiet);
+    const memory = { kvPoolBytes: 1 << 20, maxContext: 32, threads: 1 };
+    const served = await openModel({ storeDir: join(out, "store"), backend: "cpu", codec: "f32", ...memory });
+    const { data: bias } = await served.store.readDense("model.router_cell.input.bias");
+    await served.close();
+    assert.ok(bias.length === 3 * width && bias.some((value) => value !== 0)); // it begins with zeros
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
