@@ -1,5 +1,5 @@
-// Layers whose rows carry more, and experts that cost nothing, over ranks: the bits are those of one rank, losses of balance among them, and
-// frames have the rows of experts that compute and no others.
+// Layers whose rows carry more, and experts that cost nothing, over ranks: the bits are those of one rank, losses of balance among them,
+// and frames have the rows of experts that compute and no others.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
