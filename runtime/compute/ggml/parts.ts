@@ -6,7 +6,7 @@ import { weightOf } from "../check.ts";
 import type { GgmlDevice } from "./device.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { type Home, homesOf, type Matrix } from "./homes.ts";
-import { dimensions } from "./types.ts";
+import { dimensions, weightBytes } from "./types.ts";
 
 /** A weight of a shape of expert, or several that are one matrix. */
 export interface Part extends Matrix {
@@ -56,10 +56,32 @@ export function columnsOf(build: GraphBuilder, { product, part, rows }: { produc
   return build.view(view, product);
 }
 
-/** The bytes of a part: those of its weights one after the other. */
-export function dataOf(part: Part, weights: Weights): NodeJS.TypedArray {
-  const arrays = part.weights.map(({ name }) => (weights[name] as WeightData).data);
-  const [first] = arrays;
-  if (arrays.length === 1 && first !== undefined) return first;
-  return Buffer.concat(arrays.map(({ buffer, byteOffset, byteLength }) => new Uint8Array(buffer, byteOffset, byteLength)));
+/** Rows of a part that are written at once. */
+export interface Piece {
+  readonly rows: number;
+  /** Bytes from the part's start to theirs. */
+  readonly at: number;
+  readonly data: NodeJS.TypedArray;
+}
+
+/** Packed memory interleaves so many rows, or a number that divides it. */
+const packedTogether = 32;
+
+/** Bytes of a part as it is stored. */
+export const bytesIn = ({ type, rows, columns }: Matrix): number => weightBytes(type, [rows, columns]);
+
+/** The weights of a part, each as it came where rows of one are not packed with rows of another; else all as one. */
+export function piecesOf(part: Part, weights: Weights): readonly Piece[] {
+  const { type, columns, rows, home } = part;
+  const pieces: (Piece & { readonly data: WeightData["data"] })[] = [];
+  let at = 0;
+  for (const { name, rows: own } of part.weights) {
+    pieces.push({ rows: own, at, data: (weights[name] as WeightData).data });
+    at += bytesIn({ type, columns, rows: own });
+  }
+  const apart =
+    home.memory.name === "plain" || (home.memory.name === "CPU_REPACK" && pieces.every((each) => each.rows % packedTogether === 0));
+  if (apart || pieces.length === 1) return pieces;
+  const views = pieces.map(({ data: { buffer, byteOffset, byteLength } }) => new Uint8Array(buffer, byteOffset, byteLength));
+  return [{ rows, at: 0, data: Buffer.concat(views) }];
 }

@@ -6,7 +6,7 @@ import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { homesOf } from "./homes.ts";
 import type { WeightSource } from "./lowering.ts";
-import { columnsOf, dataOf, type Part, type Product, partIndex } from "./parts.ts";
+import { bytesIn, columnsOf, type Part, type Piece, type Product, partIndex, piecesOf } from "./parts.ts";
 import { numberOf, weightBytes } from "./types.ts";
 import type { DeviceBuffer } from "./weight-memory.ts";
 
@@ -18,6 +18,14 @@ interface Placed {
   readonly stride: number;
   /** [columns, rows, slots], of a bias [columns, slots]; undefined in memory in which rows cannot choose. */
   readonly all: Pointer | undefined;
+}
+
+/** Rows of a part of a slot. */
+interface Rows {
+  readonly slot: number;
+  readonly rows: number;
+  /** Bytes from the part's first row to theirs. */
+  readonly at: number;
 }
 
 /** Rows of which each goes to k experts of its choice. */
@@ -77,12 +85,14 @@ export class Slab {
   }
 
   put(slot: number, weights: Weights): void {
-    this.#device.assertOpen();
+    const device = this.#device;
+    device.assertOpen();
+    const pieces = this.parts.map((part) => piecesOf(part, weights));
+    for (const placed of this.#placed) device.warmPages.claim(addressOf(placed, slot), bytesIn(placed.part));
     this.#withTensors((context) => {
-      for (const [i, tensor] of this.#tensors(context, slot).entries()) {
-        const bytes = dataOf(this.parts[i] as Part, weights);
-        this.#device.ggml.ggml_backend_tensor_set(tensor, bytes, 0, bytes.byteLength);
-      }
+      for (const [i, placed] of this.#placed.entries())
+        for (const { rows, at, data } of pieces[i] as readonly Piece[])
+          device.ggml.ggml_backend_tensor_set(this.#tensor(context, placed, { slot, rows, at }), data, 0, data.byteLength);
     });
     this.#mark(slot, true);
   }
@@ -90,14 +100,16 @@ export class Slab {
   /** Copies an expert from a slot of another slab. */
   take(slot: number, from: Slab, source: number): void {
     this.#withTensors((context) => {
-      const targets = this.#tensors(context, slot);
-      for (const [i, tensor] of from.#tensors(context, source).entries())
-        this.#device.ggml.ggml_backend_tensor_copy(tensor, targets[i] as Pointer);
+      for (const [i, placed] of this.#placed.entries()) {
+        const { rows } = placed.part;
+        const there = from.#tensor(context, from.#placed[i] as Placed, { slot: source, rows, at: 0 });
+        this.#device.ggml.ggml_backend_tensor_copy(there, this.#tensor(context, placed, { slot, rows, at: 0 }));
+      }
     });
     this.#mark(slot, true);
   }
 
-  /** Empties a slot, whose memory goes back to the machine where it is taken by pages. */
+  /** Empties a slot. Where memory is taken by pages, the next expert has them, or they go back to the machine a moment later. */
   drop(slot: number): void {
     this.#mark(slot, false);
     for (const placed of this.#placed) {
@@ -106,7 +118,7 @@ export class Slab {
         number,
         number,
       ];
-      this.#device.discard(addressOf(placed, slot) - BigInt(before), before + placed.stride + after);
+      this.#device.warmPages.keep(addressOf(placed, slot) - BigInt(before), before + placed.stride + after);
     }
   }
 
@@ -170,23 +182,22 @@ export class Slab {
     this.#used[slot] = Number(used);
   }
 
-  /** Each part of a slot as a tensor. In plain memory it is a view of all slots: a device may set what lies behind a new tensor to zero,
-   *  which would be the next slot's start. */
-  #tensors(context: Pointer, slot: number): readonly Pointer[] {
+  /** Rows of a part of a slot as a tensor, the first of which is `at` bytes behind the part's. In plain memory it is a view of all slots:
+   *  a device may set what lies behind a new tensor to zero, which would be the next slot's start. */
+  #tensor(context: Pointer, placed: Placed, { slot, rows, at }: Rows): Pointer {
     const { ggml } = this.#device;
-    return this.#placed.map(({ part, buffer, base, stride, all }) => {
-      const { type, rows, columns, home } = part;
-      if (all === undefined || home.memory.name !== "plain")
-        return homesOf(this.#device).tensor(context, part, buffer, addressOf({ base, stride }, slot));
-      const view = ggml.ggml_view_2d(context, all, columns, rows, weightBytes(type, [columns]), slot * stride);
-      ggml.ggml_backend_view_init(view);
-      return view;
-    });
+    const { part, buffer, stride, all } = placed;
+    const { type, columns, home } = part;
+    if (all === undefined || home.memory.name !== "plain")
+      return homesOf(this.#device).tensor(context, { type, rows, columns }, buffer, addressOf(placed, slot) + BigInt(at));
+    const view = ggml.ggml_view_2d(context, all, columns, rows, weightBytes(type, [columns]), slot * stride + at);
+    ggml.ggml_backend_view_init(view);
+    return view;
   }
 
-  /** With room for the tensors of two slots. */
+  /** With room for the tensors of a slot's weights, and for those of the parts of two slots. */
   #withTensors(work: (context: Pointer) => void): void {
-    const metadata = this.#device.metadata(2 * this.parts.length);
+    const metadata = this.#device.metadata(this.parts.reduce((sum, { weights }) => sum + 1 + weights.length, 0));
     try {
       work(metadata.context);
     } finally {
