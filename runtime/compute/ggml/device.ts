@@ -270,7 +270,7 @@ export class GgmlDevice {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.warmPages.clear();
+    this.warmPages.close();
     const { ggml } = this;
     for (const context of this.#contexts) ggml.ggml_free(context);
     for (const handle of this.#buffers) ggml.ggml_backend_buffer_free(handle);

@@ -110,6 +110,17 @@ test("what is kept is bounded, and is nobody's after a while", (t) => {
   assert.deepEqual([warm.keptBytes, machine.there.some((page) => page === 1)], [0, false]);
 });
 
+test("nothing is kept after the close, when addresses may be somebody else's", (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const { machine, warm } = machineOf(100);
+  warm.claim(0n, 20 * pageBytes);
+  warm.keep(0n, 8 * pageBytes);
+  warm.close();
+  warm.keep(BigInt(8 * pageBytes), 8 * pageBytes);
+  t.mock.timers.tick(keptMs);
+  assert.deepEqual([warm.keptBytes, machine.there.reduce((sum, page) => sum + page, 0)], [0, 12]);
+});
+
 test("pages of memory that is freed are not moved any more", () => {
   const kit = machineOf(100);
   const { machine, warm } = kit;

@@ -30,6 +30,7 @@ export class WarmPages {
   #kept: readonly Run[] = [];
   readonly #places = new Set<number>();
   #movable = true;
+  #closed = false;
   #timer: NodeJS.Timeout | undefined;
 
   constructor(machine: Machine) {
@@ -43,7 +44,7 @@ export class WarmPages {
   /** The whole pages within a range are nobody's from now on. What was in them is lost. */
   keep(at: Pointer, bytes: number): void {
     const { pageBytes } = this.#machine;
-    if (pageBytes === undefined) return;
+    if (pageBytes === undefined || this.#closed) return;
     const run = inside(at, bytes, pageBytes);
     if (run.to <= run.from) return;
     const room = Math.floor(keptBytesMax / pageBytes) - pagesOf(without(this.#kept, run));
@@ -80,6 +81,12 @@ export class WarmPages {
     this.#timer = undefined;
     for (const run of this.#kept) this.#discard(run);
     this.#kept = [];
+  }
+
+  /** Nothing is kept from now on: the memory is freed, and its addresses may be somebody else's. */
+  close(): void {
+    this.#closed = true;
+    this.clear();
   }
 
   /** Moves kept pages into the first part of a run, and answers the rest of it. */
