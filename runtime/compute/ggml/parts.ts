@@ -61,27 +61,34 @@ export interface Piece {
   readonly rows: number;
   /** Bytes from the part's start to theirs. */
   readonly at: number;
-  readonly data: NodeJS.TypedArray;
+  readonly data: Uint8Array;
 }
 
 /** Packed memory interleaves so many rows, or a number that divides it. */
 const packedTogether = 32;
 
-/** Bytes of a part as it is stored. */
-export const bytesIn = ({ type, rows, columns }: Matrix): number => weightBytes(type, [rows, columns]);
-
-/** The weights of a part, each as it came where rows of one are not packed with rows of another; else all as one. */
-export function piecesOf(part: Part, weights: Weights): readonly Piece[] {
+/** The weights of a part, as they came, where rows of one are not packed with rows of another, and in pieces of at most so many bytes,
+ *  or of the fewest rows that can be packed; else all as one. */
+export function piecesOf(part: Part, weights: Weights, bytesMax: number): readonly Piece[] {
   const { type, columns, rows, home } = part;
-  const pieces: (Piece & { readonly data: WeightData["data"] })[] = [];
+  const rowBytes = weightBytes(type, [columns]);
+  const most = packedTogether * Math.max(1, Math.floor(bytesMax / (packedTogether * rowBytes)));
+  const { name } = home.memory;
+  const apart = name === "plain" || (name === "CPU_REPACK" && part.weights.every((each) => each.rows % packedTogether === 0));
+  const datas = part.weights.map((each) => (weights[each.name] as WeightData).data);
+  if (!apart && datas.length > 1) return [{ rows, at: 0, data: Buffer.concat(datas.map(bytesOf)) }];
+  const pieces: Piece[] = [];
   let at = 0;
-  for (const { name, rows: own } of part.weights) {
-    pieces.push({ rows: own, at, data: (weights[name] as WeightData).data });
-    at += bytesIn({ type, columns, rows: own });
+  for (const [i, { rows: own }] of part.weights.entries()) {
+    const bytes = bytesOf(datas[i] as WeightData["data"]);
+    const step = apart ? most : own;
+    for (let from = 0; from < own; from += step) {
+      const data = bytes.subarray(from * rowBytes, (from + step) * rowBytes);
+      pieces.push({ rows: Math.min(step, own - from), at, data });
+      at += data.byteLength;
+    }
   }
-  const apart =
-    home.memory.name === "plain" || (home.memory.name === "CPU_REPACK" && pieces.every((each) => each.rows % packedTogether === 0));
-  if (apart || pieces.length === 1) return pieces;
-  const views = pieces.map(({ data: { buffer, byteOffset, byteLength } }) => new Uint8Array(buffer, byteOffset, byteLength));
-  return [{ rows, at: 0, data: Buffer.concat(views) }];
+  return pieces;
 }
+
+const bytesOf = ({ buffer, byteOffset, byteLength }: NodeJS.TypedArray): Uint8Array => new Uint8Array(buffer, byteOffset, byteLength);

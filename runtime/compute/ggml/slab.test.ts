@@ -126,7 +126,10 @@ for (const form of ["q4_0", "iq4_nl", "q8_0"] as const)
     const weights = weightsOf(form, 1);
     const [part] = partsOf(device, small, { gate: form, up: form, down: form }) as [Part];
     const [apart, joined] = [new Slab(device, [part], 1), new Slab(device, [{ ...part, weights: [{ name: "both", rows: part.rows }] }], 1)];
-    assert.equal(piecesOf(part, weights).length, 2);
+    assert.deepEqual(
+      piecesOf(part, weights, 512 * 2 ** 10).map(({ rows }) => rows),
+      [512, 512],
+    );
     apart.put(0, weights);
     const both = Buffer.concat(["gate", "up"].map((name) => weights[name]!.data as Uint8Array));
     joined.put(0, { both: { form, shape: [part.rows, 256], data: both } });
@@ -140,3 +143,40 @@ for (const form of ["q4_0", "iq4_nl", "q8_0"] as const)
     assert.ok(written(apart).equals(written(joined)));
     device.close();
   });
+
+test("an expert is written in pieces of bounded size, has its slot from the first on, and is there after the last", async () => {
+  const device = new CpuDevice({ threads: 1 });
+  const shelf = new SingleExperts(device).shelf(segment, 2);
+  const other = shelf.place(0, weights);
+  const x = randomTensor(7, [2, hidden]);
+  const answer = async (expert: Compiled): Promise<readonly number[]> => [...((await expert.run({ x })).y!.data as Float32Array)];
+  const wanted = await answer(other);
+  let pauses = 0;
+  let left = false;
+  const coming = await shelf.put(1, weights, async () => {
+    pauses += 1;
+    assert.equal(shelf.whole, undefined);
+    if (!left) await other.dispose(); // the slab stays, though nothing is in it
+    left = true;
+  });
+  assert.ok(pauses >= storedBytes / (512 * 2 ** 10), `${pauses} pieces of ${storedBytes} bytes`);
+  assert.deepEqual(await answer(coming), wanted);
+  const again = shelf.place(0, weights);
+  assert.deepEqual([shelf.whole !== undefined, await answer(again)], [true, wanted]);
+  device.close();
+});
+
+test("a slot in which no expert was finished is empty again", () => {
+  const device = new CpuDevice({ threads: 1 });
+  const slab = new Slab(device, partsOf(device, segment, { gate: "q4_0", up: "q4_0", down: "q4_0" }), 2);
+  const writing = slab.writing(1, weights);
+  writing.next();
+  assert.deepEqual([slab.isTaken(1), slab.idle, slab.used], [true, false, 0]);
+  writing.return();
+  assert.deepEqual([slab.isTaken(1), slab.idle, slab.used], [false, true, 0]);
+  const late = slab.writing(1, weights);
+  late.next();
+  device.close();
+  assert.throws(() => late.next(), { code: "EngineStopped" });
+  assert.equal(slab.idle, true);
+});

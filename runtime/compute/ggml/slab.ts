@@ -6,9 +6,12 @@ import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { homesOf } from "./homes.ts";
 import type { WeightSource } from "./lowering.ts";
-import { bytesIn, columnsOf, type Part, type Piece, type Product, partIndex, piecesOf } from "./parts.ts";
+import { columnsOf, type Part, type Piece, type Product, partIndex, piecesOf } from "./parts.ts";
 import { numberOf, weightBytes } from "./types.ts";
 import type { DeviceBuffer } from "./weight-memory.ts";
+
+/** Bytes that are packed and written at once on the processor, at most: a part of a millisecond's work. */
+const pieceBytesMax = 512 * 2 ** 10;
 
 interface Placed {
   readonly part: Part;
@@ -48,6 +51,8 @@ export class Slab {
   readonly #device: GgmlDevice;
   readonly #metadata: Metadata;
   readonly #placed: readonly Placed[];
+  /** 1 where a slot holds an expert, or one is written. */
+  readonly #taken: Uint8Array;
   /** 1 where a slot holds an expert. */
   readonly #used: Uint8Array;
   #count = 0;
@@ -56,6 +61,7 @@ export class Slab {
     this.#device = device;
     this.parts = parts;
     this.slots = slots;
+    this.#taken = new Uint8Array(slots);
     this.#used = new Uint8Array(slots);
     this.choosable = parts.every(({ home, vector }) => vector || home.choosable);
     this.#metadata = device.metadata(parts.length);
@@ -75,26 +81,50 @@ export class Slab {
     return this.#count;
   }
 
-  holds(slot: number): boolean {
-    return this.#used[slot] === 1;
+  /** False for a slot that is empty, and in which nothing is being written. */
+  isTaken(slot: number): boolean {
+    return this.#taken[slot] === 1;
+  }
+
+  /** True while none of its slots is taken. */
+  get idle(): boolean {
+    return !this.#taken.includes(1);
   }
 
   /** The lowest empty slot; -1 when there is none. */
   get empty(): number {
-    return this.#used.indexOf(0);
+    return this.#taken.indexOf(0);
   }
 
   put(slot: number, weights: Weights): void {
+    atOnce(this.writing(slot, weights));
+  }
+
+  /** Writes an expert piece by piece; the slot is its own from the first on, and holds it at the end. */
+  *writing(slot: number, weights: Weights): Generator<void, void, void> {
     const device = this.#device;
     device.assertOpen();
-    const pieces = this.parts.map((part) => piecesOf(part, weights));
-    for (const placed of this.#placed) device.warmPages.claim(addressOf(placed, slot), bytesIn(placed.part));
+    const bytesMax = device.exact ? pieceBytesMax : Number.POSITIVE_INFINITY;
+    const pieces = this.#placed.flatMap((placed) => piecesOf(placed.part, weights, bytesMax).map((piece) => ({ placed, piece })));
+    this.#taken[slot] = 1;
+    try {
+      for (const { placed, piece } of pieces) {
+        device.assertOpen();
+        this.#write(placed, slot, piece);
+        yield;
+      }
+      this.#mark(slot, true);
+    } finally {
+      if (!this.#used[slot]) this.drop(slot);
+    }
+  }
+
+  #write(placed: Placed, slot: number, { rows, at, data }: Piece): void {
+    const device = this.#device;
+    device.warmPages.claim(addressOf(placed, slot) + BigInt(at), data.byteLength);
     this.#withTensors((context) => {
-      for (const [i, placed] of this.#placed.entries())
-        for (const { rows, at, data } of pieces[i] as readonly Piece[])
-          device.ggml.ggml_backend_tensor_set(this.#tensor(context, placed, { slot, rows, at }), data, 0, data.byteLength);
+      device.ggml.ggml_backend_tensor_set(this.#tensor(context, placed, { slot, rows, at }), data, 0, data.byteLength);
     });
-    this.#mark(slot, true);
   }
 
   /** Copies an expert from a slot of another slab. */
@@ -114,7 +144,7 @@ export class Slab {
     this.#mark(slot, false);
     for (const placed of this.#placed) {
       // A page that it shares with an empty slot holds nothing any more.
-      const [before, after] = [slot - 1, slot + 1].map((other) => (this.#used[other] === 0 ? this.#edgeBytes(placed) : 0)) as [
+      const [before, after] = [slot - 1, slot + 1].map((other) => (this.#taken[other] === 0 ? this.#edgeBytes(placed) : 0)) as [
         number,
         number,
       ];
@@ -180,6 +210,7 @@ export class Slab {
   #mark(slot: number, used: boolean): void {
     this.#count += Number(used) - (this.#used[slot] ?? 0);
     this.#used[slot] = Number(used);
+    this.#taken[slot] = Number(used);
   }
 
   /** Rows of a part of a slot as a tensor, the first of which is `at` bytes behind the part's. In plain memory it is a view of all slots:
@@ -195,9 +226,9 @@ export class Slab {
     return view;
   }
 
-  /** With room for the tensors of a slot's weights, and for those of the parts of two slots. */
+  /** With room for the tensors of two slots. */
   #withTensors(work: (context: Pointer) => void): void {
-    const metadata = this.#device.metadata(this.parts.reduce((sum, { weights }) => sum + 1 + weights.length, 0));
+    const metadata = this.#device.metadata(2 * this.parts.length);
     try {
       work(metadata.context);
     } finally {
@@ -221,6 +252,14 @@ export class Slab {
     const all = ggml.ggml_new_tensor_4d(this.#metadata.context, numberOf(type), ...shape, 1);
     ggml.ggml_backend_tensor_alloc(buffer.handle, all, buffer.base);
     return { ...placed, all };
+  }
+}
+
+/** What a generator returns, without a pause. */
+export function atOnce<T>(work: Generator<void, T, void>): T {
+  for (;;) {
+    const { done, value } = work.next();
+    if (done) return value;
   }
 }
 
