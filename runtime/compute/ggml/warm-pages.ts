@@ -8,7 +8,7 @@ import type { GgmlLibrary } from "./library.ts";
 const keptBytesMax = 32 * 2 ** 20;
 /** Milliseconds for which they are: what comes in the place of an expert that went may take so long to be fetched. */
 export const keptMs = 5_000;
-/** Places that pages were moved to, at most: the kernel describes each apart from what lies around it, and has 65,530 such for a process. */
+/** Places that pages were moved to, at most: the kernel describes each apart from what is around it, and has 65,530 such for a process. */
 const placesMax = 4_096;
 
 /** The device, as far as its pages are moved. */
