@@ -4,8 +4,9 @@ import { AppError } from "../../../crds/common.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
 import { laneIntervals, lanesIn, lanesOfWaves, subtreesOf } from "../../placement/training/lanes.ts";
 import { type MemoryProblem, rankBytes } from "../../placement/training/laws.ts";
-import { keptFloats, tiedFloats } from "../kept.ts";
-import type { Layout, Unit } from "../layout.ts";
+import { borrowedFloats } from "../borrowed.ts";
+import { keptFloats } from "../kept.ts";
+import type { Layout } from "../layout.ts";
 import { floatsMax } from "../optimizers/kernel.ts";
 import { type AskedOptimizer, stateBytes } from "../optimizers/open.ts";
 import type { Fssdp, RankFacts } from "./plan.ts";
@@ -42,7 +43,7 @@ export function memoryProblem(model: RankedModel, rank: number): MemoryProblem {
   return {
     dense: shape.denseFloats,
     denseOwned: lanesIn(ownedDense(shape, rank)),
-    tied: tiedFloats(program, shape.dense[0] as Unit),
+    tied: borrowedFloats(program, shape.dense),
     subtrees: subtreesOf(lanesOfWaves(own, fssdp.lanesAtOnce, batch.lanes)).most,
     expert: shape.expertFloats,
     stateBytes: stateBytes(model, ownedFloats(shape, rank, ranks)),
