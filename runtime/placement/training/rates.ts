@@ -1,4 +1,4 @@
-// What planners weigh rows against copies by, from what ranks measured: the same numbers on every rank, since all have what all measured.
+// Rates by which planners weigh rows against copies, from what ranks measured: the same on every rank, since all have what all measured.
 // Pure.
 import { overlapDegree } from "../calibrate.ts";
 import type { LayerProblem } from "./planners/planner.ts";
@@ -26,7 +26,7 @@ const ways = 2;
 /** As many as memorySlots may be. */
 const copiesMax = 4096;
 
-/** Rows as they take on the mean, copies as they take at the slowest rank, for whom all others wait. Undefined before any row was computed. */
+/** Rows as they take on the mean, copies as they take at the slowest rank, for whom others wait. Undefined before a row was computed. */
 export function ratesOf(ranks: readonly Measured[]): Rates | undefined {
   const timed = ranks.map(({ row }) => row).filter((row) => row > 0);
   if (timed.length === 0) return undefined;

@@ -1,5 +1,5 @@
-// What planners reckon with, as all ranks measured it: they tell one another, so that all plan by the same numbers. Time alone depends on
-// it; no bits do.
+// Rates that planners reckon with, as all ranks measured them: they tell one another, so that all plan by the same numbers. Time alone
+// depends on them; no bits do.
 import { gatherAll } from "../../comm/collectives.ts";
 import { measureWay, type Way } from "../../comm/probe.ts";
 import type { Stamp, Transport } from "../../comm/transport.ts";

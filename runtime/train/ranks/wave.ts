@@ -126,7 +126,7 @@ export class Wave {
     return { blocks, stamp: this.#stampOf(layer) };
   }
 
-  /** Has a layer's sums go home behind what is computed next. Those of the layer before are home then: two layers' sums are held at most. */
+  /** Has a layer's sums go home behind what is computed next. Those of the layer before are home then: of two layers sums are held. */
   async sendHome(reduce: () => Promise<void>): Promise<void> {
     await this.#homeward;
     this.#homeward = reduce();

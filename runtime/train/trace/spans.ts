@@ -1,5 +1,4 @@
-// Where the time of training went: spans of computing and of frames, what of a rank's time each kind took, and the spans as a file that
-// Perfetto opens. Pure.
+// Spans of training's time, of computing and of frames: what of a rank's time each kind took, and a file of them that Perfetto opens. Pure.
 
 /** What a span is for: computing; rows of experts; copies (spAG); sums of experts' gradients (spRS); what all ranks exchange in a step. */
 export type SpanKind = "step" | "compute" | "dispatch" | "spAG" | "spRS" | "meeting";
@@ -33,7 +32,7 @@ const kindsOfFrames: Readonly<Record<string, SpanKind>> = {
 /** The kind of an exchange, by the name of its frames. */
 export const kindOfFrames = (what: string): SpanKind => kindsOfFrames[what] ?? "meeting";
 
-/** Milliseconds of a rank. Each moment is the first's that takes place then: frames beside computing, and copies beside rows, are hidden. */
+/** Milliseconds of a rank. Each moment is the first's that takes place then: frames beside computing, copies beside rows, are hidden. */
 export interface Times {
   readonly compute: number;
   /** Waits for rows, and so for ranks that have more of them. */

@@ -1,4 +1,4 @@
-// How the ranks of the benchmark train: what a job would have by itself, at a rate so low that the planted routing stays. Pure.
+// Settings of the ranks of the benchmark: those that a job has by itself, at a rate so low that the planted routing stays. Pure.
 import type { TrainingPlannerName } from "../../../runtime/placement/training/planners/index.ts";
 import type { Fssdp } from "../../../runtime/train/ranks/plan.ts";
 
