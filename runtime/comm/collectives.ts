@@ -111,12 +111,16 @@ export async function exchange<T extends Payload>(
   parts: readonly T[],
 ): Promise<T[]> {
   const frame = { what, layer, chunk: 0, piece: 0 };
-  for (const [to, part] of parts.entries()) if (to !== transport.rank) await transport.send(to, stamp, frame, part);
-  const received: T[] = [];
-  for (const [from, own] of parts.entries())
-    if (from === transport.rank) received.push(own);
-    else received.push((await transport.receive(from, stamp, { what, layer, chunk: 0, piece: 0, length: lengthFrom(from) })) as T);
-  return received;
+  // All ways at once: no link waits for another one's.
+  const sent = parts.map(async (part, to) => {
+    if (to !== transport.rank) await transport.send(to, stamp, frame, part);
+  });
+  const received = parts.map(async (own, from) => {
+    if (from === transport.rank) return own;
+    return (await transport.receive(from, stamp, { what, layer, chunk: 0, piece: 0, length: lengthFrom(from) })) as T;
+  });
+  const [found] = await Promise.all([Promise.all(received), Promise.all(sent)]);
+  return found;
 }
 
 /** What every rank gave, by rank. */

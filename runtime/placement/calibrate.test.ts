@@ -17,6 +17,8 @@ test("what a transfer shows is the copies beyond the overlap at the rank with mo
   const exposure = { overlap: 2, secondsPerCopy: 3, secondsPerPoint: 0 };
   assert.equal(exposedSeconds(way(1, [2, 1, 0]), exposure), 0);
   assert.equal(exposedSeconds(way(1, [2, 4, 3]), exposure), 6);
+  assert.equal(exposedSeconds(way(1, [2, 1, 0]), { ...exposure, busyPerCopy: 0.5 }), 1, "nothing hides what keeps a processor busy");
+  assert.equal(exposedSeconds(way(1, [2, 4, 3]), { ...exposure, busyPerCopy: 0.5 }), 8);
 });
 
 test("copies beyond the overlap must beat the time that their transfer shows", () => {

@@ -21,15 +21,21 @@ export interface Exposure {
   readonly overlap: number;
   /** Time of one copy's transfer. */
   readonly secondsPerCopy: number;
+  /** Time of each copy that nothing hides: its rank's processor is busy with it. Unset: none. */
+  readonly busyPerCopy?: number;
   /** Seconds that one point (1.0) of max/mean costs while the plan holds. */
   readonly secondsPerPoint: number;
 }
 
 /** Time of a layer's transfers that nothing hides: that of the rank with most of them. */
-export function exposedSeconds({ arrivals }: Pick<Materialised, "arrivals">, { overlap, secondsPerCopy }: Exposure): number {
+export function exposedSeconds({ arrivals }: Pick<Materialised, "arrivals">, exposure: Exposure): number {
+  const { overlap, secondsPerCopy, busyPerCopy = 0 } = exposure;
   let most = 0;
-  for (let g = 0; g < arrivals.length; g++) most = Math.max(most, (arrivals[g] as number) - overlap);
-  return most > 0 ? most * secondsPerCopy : 0;
+  for (let g = 0; g < arrivals.length; g++) {
+    const [copies, beyond] = [arrivals[g] as number, (arrivals[g] as number) - overlap];
+    most = Math.max(most, copies * busyPerCopy + (beyond > 0 ? beyond * secondsPerCopy : 0));
+  }
+  return most;
 }
 
 /**

@@ -22,6 +22,7 @@ import { checkSettings, identityOf, type TrainSettings } from "./settings.ts";
 import { type ModelSource, openSource } from "./source.ts";
 import { openStart, type Start } from "./start.ts";
 import { type Machine, runStep, type StepReport, validationLoss } from "./step.ts";
+import { type Clocked, recordedBackend, recordedTransport } from "./trace/recorder.ts";
 
 export interface TrainPorts {
   /** Now, in milliseconds. */
@@ -32,6 +33,8 @@ export interface TrainPorts {
   onStart(start: RunStart): void;
   onStep(report: StepReport & { readonly seconds: number }): void;
   onValidation(report: { readonly step: number; readonly loss: number }): void;
+  /** Is told where the time of steps goes. Unset: nothing stands before what computes and sends. */
+  readonly recorder?: Clocked | undefined;
 }
 
 interface RunStart {
@@ -93,7 +96,7 @@ async function stepToGoOnFrom(checkpoints: string, steps: number): Promise<numbe
   );
 }
 
-async function openRun(settings: TrainSettings, seat: Seat): Promise<Run> {
+async function openRun(settings: TrainSettings, seat: Seat, recorder: Clocked | undefined): Promise<Run> {
   const source = await openSource(settings.model);
   checkSettings(settings, source.program.maxContext);
   await checkResult(source, settings.out, settings.codecs);
@@ -108,7 +111,7 @@ async function openRun(settings: TrainSettings, seat: Seat): Promise<Run> {
   const newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
   const start = await openStart(source, settings);
   try {
-    return await openMachine(settings, { seat, source, layout, fssdp, checkpoints, newest, start });
+    return await openMachine(settings, { recorder, seat, source, layout, fssdp, checkpoints, newest, start });
   } finally {
     await start.close();
   }
@@ -116,6 +119,7 @@ async function openRun(settings: TrainSettings, seat: Seat): Promise<Run> {
 
 /** A run as far as it is known before anything is computed. */
 interface Plan extends Pick<Run, "source" | "layout" | "checkpoints"> {
+  readonly recorder: Clocked | undefined;
   readonly seat: Seat;
   readonly fssdp: Fssdp;
   readonly newest: number | undefined;
@@ -128,6 +132,7 @@ async function openMachine(settings: TrainSettings, plan: Plan): Promise<Run> {
   let [backend, rank]: [TrainingBackend?, Rank?] = [];
   try {
     backend = await createTraining({ threads: settings.threads });
+    if (plan.recorder !== undefined) backend = recordedBackend(backend, plan.recorder);
     const { told, weights } = start;
     const digests = { model: digestOf(source.config), data: digestOf(corpus.index) };
     const identity = identityOf(settings, { ...digests, weights, numerics: backend.numerics });
@@ -198,7 +203,8 @@ async function makeSteps(
   let validation = await validationSoFar(run, metrics, ports);
   for (let step = run.step + 1; step <= steps; step++) {
     const begin = ports.now();
-    const report = await runStep(run, step, ports.stopped);
+    const made = (): ReturnType<typeof runStep> => runStep(run, step, ports.stopped);
+    const report = await (ports.recorder?.around({ kind: "step", name: `step ${step}`, layer: -1 }, made) ?? made());
     if (report === undefined) {
       if (saved < step - 1 || saved === 0) await save(run, step - 1);
       return { step: step - 1 };
@@ -230,7 +236,9 @@ async function writeResult({ source, layout, identity, checkpoints, settings, ra
 /** Every rank of a world calls it with the same settings. Throws AppError: BadOption, BadData, BadCheckpoint, OtherNumerics, DoesNotFit,
  *  UnsupportedOp, NonFiniteLoss, and what ended the world. */
 export async function train(settings: TrainSettings, ports: TrainPorts, seat: Seat = aloneSeat()): Promise<RunEnd> {
-  const run = await openRun(settings, seat);
+  const { recorder } = ports;
+  const place = recorder === undefined ? seat : { ...seat, transport: recordedTransport(seat.transport, recorder) };
+  const run = await openRun(settings, place, recorder);
   const { backend, checkpoints, layout, corpus, validation, weights } = run;
   const first = seat.transport.rank === 0;
   try {

@@ -42,6 +42,23 @@ export const benches: Readonly<Record<string, Bench>> = {
     ],
     load: async () => (await import("./ranks.ts")).ranksBench,
   },
+  training: {
+    summary: "tokens/s of training over ranks in processes by planner, on six workloads, with waits, bytes and the busiest rank's rows",
+    options: [
+      "--ranks N          ranks (default 4)",
+      "--cpus X           CPUs that they share (default: all)",
+      "--planners LIST    default: all but exact; what others are compared with is ep",
+      "--workloads LIST   balanced, skewed, drifting, bursty, long-tail, alternating (default: all)",
+      "--link N           MB/s each way of each rank (default: what the kernel gives)",
+      "--steps N          steps of a planner's turn (default 4)",
+      "--rounds N         rounds, in each of which every planner has its turn; medians are printed (default 3)",
+      "--layers N, --sequences N, --sequence-length N, --lanes N   default 4, 16, 256, 8",
+      "--peer torch       the same model by expert parallelism in torch, in turns; installed in the cache on first use (gigabytes)",
+      "--python FILE      a Python that has torch and numpy",
+      "--trace FILE       the last turn's steps of all ranks, for ui.perfetto.dev",
+    ],
+    load: async () => (await import("./training.ts")).trainingBench,
+  },
   interference: {
     summary: "time between a stream's tokens while another rank prefills a long prompt, and that prompt's first token",
     options: [...engineOptions, "--ranks LIST   numbers of ranks (default: 3)"],

@@ -2,7 +2,7 @@
 // options that are wrong are named.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -62,10 +62,17 @@ test("text, Ctrl-C, and on to a model that can be inspected", async () => {
   assert.match(stopped.stderr, /ending with a checkpoint/);
   assert.deepEqual(readdirSync(join(out, "checkpoints")), [`step-${String(step).padStart(8, "0")}`]);
 
-  const done = await enodia([...line(step + 2), "--json"]);
+  const trace = join(folder, "trace.json");
+  const done = await enodia([...line(step + 2), "--json", "--trace", trace]);
   assert.equal(done.code, 0, done.stderr);
   assert.match(done.stderr, new RegExp(`going on after step ${step}`));
   assert.equal(JSON.parse(done.stdout).step, step + 2);
+  const { traceEvents } = JSON.parse(readFileSync(trace, "utf8")) as { traceEvents: { name: string; cat?: string }[] };
+  assert.deepEqual(
+    traceEvents.filter(({ cat }) => cat === "step").map(({ name }) => name),
+    [`step ${step + 1}`, `step ${step + 2}`],
+  );
+  assert.ok(traceEvents.some(({ name }) => name === "expert backward 1"));
   assert.ok(existsSync(join(out, "huggingface", "model.safetensors")));
   const inspected = await enodia(["model", "inspect", join(out, "store"), "--verify"]);
   assert.equal(inspected.code, 0, inspected.stderr);

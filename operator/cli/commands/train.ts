@@ -1,5 +1,6 @@
 // `enodia train`: parses the line, runs runtime/train, which is loaded only then, and shows its progress. Ctrl-C ends the run with a
 // checkpoint; the same line goes on from it.
+import { writeFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
@@ -7,6 +8,8 @@ import { type CodecName, codecNames, optimizerNames, scheduleNames } from "../..
 import { type OptimizerSettings, optimizerSettings, optimizerUsage } from "../../../runtime/train/optimizers/index.ts";
 import { balanceUsage, parseBalance } from "../../../runtime/train/recipes/index.ts";
 import { inits, type TrainSettings } from "../../../runtime/train/settings.ts";
+import { Recorder } from "../../../runtime/train/trace/recorder.ts";
+import { chromeTrace } from "../../../runtime/train/trace/spans.ts";
 import { TrainProgress } from "../train-progress.ts";
 import { verbs as jobVerbs, run as runOnJob } from "./train-job.ts";
 
@@ -36,6 +39,7 @@ Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same li
           --checkpoint-every N, --keep N   steps between checkpoints, and how many stay (default: 100, 3)
           --codec LIST   codecs of the store that is written (default: f32)
           --threads N    of this machine; a run's bits depend on it (default: all)
+          --trace FILE   where the time of the last steps went, for https://ui.perfetto.dev
           --json         one JSON object on standard output; progress is on standard error
 
 example   enodia data import texts/ --model smol-moe --out tokens && enodia train --model smol-moe --data tokens --out run --steps 200`;
@@ -68,6 +72,7 @@ const options = {
   keep: { type: "string", default: "3" },
   codec: { type: "string", default: "f32" },
   threads: { type: "string", default: `${availableParallelism()}` },
+  trace: { type: "string" },
   json: { type: "boolean", default: false },
   help: { type: "boolean", short: "h", default: false },
 } as const;
@@ -157,6 +162,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const { train } = await import("../../../runtime/train/run.ts");
   const { steps } = settings.schedule;
   const now = (): number => performance.now();
+  const recorder = values.trace === undefined ? undefined : new Recorder(now);
   const progress = new TrainProgress(
     { isTTY: process.stderr.isTTY === true, write: (text) => void process.stderr.write(text) },
     steps,
@@ -173,6 +179,7 @@ export async function run(args: readonly string[]): Promise<number> {
     const end = await train(settings, {
       now,
       stopped: () => stopped,
+      recorder,
       onStart({ device, parameters, samples, weights, step }) {
         const from = step === 0 ? weights : `going on after step ${step}`;
         progress.say(`${(parameters / 1e6).toFixed(1)} million parameters, ${samples} sequences, ${device}, ${from}`);
@@ -181,6 +188,7 @@ export async function run(args: readonly string[]): Promise<number> {
       onValidation: ({ step, loss }) =>
         progress.say(`step ${step}: validation loss ${loss.toFixed(4)}, perplexity ${Math.exp(loss).toFixed(2)}`),
     });
+    if (values.trace !== undefined && recorder !== undefined) await writeFile(values.trace, chromeTrace([recorder.take()]));
     const told =
       end.store === undefined
         ? `stopped after step ${end.step}; the same line goes on from there`

@@ -50,8 +50,8 @@ export function memoryProblem(model: RankedModel, rank: number): MemoryProblem {
     owned: owned.reduce((a, b) => a + b, 0),
     copies: homes.map((row, layer) => Math.min(fssdp.memorySlots, row.length - (owned[layer] as number))),
     rematerialize: fssdp.rematerialize === "AfterForward",
-    // The one that backward adds to; among ranks, those that wait for the sum of the lanes before.
-    partials: 1 + (ranks > 1 ? fssdp.lanesAtOnce * Math.max(0, ...owned) : 0),
+    // The one that backward adds to; among ranks, those that wait for the sum of the lanes before, of a layer and of the one after it.
+    partials: 1 + (ranks > 1 ? 2 * fssdp.lanesAtOnce * Math.max(0, ...owned) : 0),
     kept: tokens * program.layers.reduce((sum, layer) => sum + keptFloats(layer), 0),
   };
 }

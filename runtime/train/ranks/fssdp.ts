@@ -9,7 +9,7 @@ import { trainingPlannerNames } from "../../placement/training/planners/index.ts
 import { expertFloatsOf, type Layout } from "../layout.ts";
 import { type Fssdp, rematerializeNames } from "./plan.ts";
 
-/** Of a core in products of rows, and of a link, about: planners weigh rows against copies by them, and only their ratio counts. */
+/** Of a core in products of rows, and of a link, about: planners weigh rows against copies by them until ranks have measured both. */
 const flopsPerSecond = 9e10;
 const linkBytesPerSecond = 1.25e8;
 
@@ -63,6 +63,7 @@ export function fssdpOf(given: Partial<Fssdp>, problem: FssdpProblem): Fssdp {
     reshardSteps: given.reshardSteps ?? 100,
     lanesAtOnce: wholeStep ? lanes : (given.lanesAtOnce ?? (alone ? 1 : lanes)),
     seconds,
+    measured: !alone && given.seconds === undefined && given.overlapDegree === undefined,
   };
   oneOf("planner", made.planner, trainingPlannerNames);
   oneOf("dispatch", made.dispatch, dispatchNames);

@@ -152,7 +152,8 @@ export class RankMoeLayer implements RankLayer {
     const pieces = piecesOf(experts[0]?.to ?? 0);
     const memoryOf = (chunk: number): Float32Array => memory.own(index, chunk, "g");
     const partials = (chunk: number): readonly Float32Array[] => sums.partials(chunk);
-    await reduce({ transport, stamp: turn.stamp, layer: index, pieces, blocks, homes, carried, memory: memoryOf, partials });
+    const reduction = { transport, stamp: turn.stamp, layer: index, pieces, blocks, homes, carried, memory: memoryOf, partials };
+    await wave.sendHome(() => reduce(reduction));
     return dxs;
   }
 

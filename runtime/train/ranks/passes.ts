@@ -172,6 +172,7 @@ export class Passes {
       await segment.backward({ values, outputs: { x: gradients[i] as Float32Array }, weights, sums });
       takeLane(embed, wave.lane(i));
     });
+    await wave.allHome();
     return { lanes: ends.map(({ losses }, i) => ({ loss: sumOf(losses), balance: balance[i] as number })), rows };
   }
 

@@ -5,6 +5,7 @@ import type { DispatchName } from "../../placement/training/blocks.ts";
 import type { SpreadName } from "../../placement/training/collectives.ts";
 import { type TrainingPlannerName, trainingPlanner } from "../../placement/training/planners/index.ts";
 import { homesOnly, type LayerProblem } from "../../placement/training/planners/planner.ts";
+import type { Rates } from "../../placement/training/rates.ts";
 
 export const rematerializeNames = ["Never", "AfterForward"] as const;
 
@@ -25,6 +26,8 @@ export interface Fssdp {
   /** Lanes of all ranks that pass forward and backward together, a power of two: memory is for these, and sums go home once for each. */
   readonly lanesAtOnce: number;
   readonly seconds: LayerProblem["seconds"];
+  /** Ranks measure `seconds` and `overlapDegree` as they go; what is given holds until then. Unset: it holds all the time. */
+  readonly measured?: boolean;
 }
 
 /** Ranks as planners know them. */
@@ -42,6 +45,8 @@ export class Planning {
   /** rows[layer][expert] of the last steps. */
   readonly #window: (readonly Rows[])[] = [];
   homes: readonly (readonly number[])[];
+  /** Measured, once it is. */
+  rates: Rates | undefined;
 
   constructor(fssdp: Fssdp, facts: RankFacts, homes: readonly (readonly number[])[]) {
     this.#fssdp = fssdp;
@@ -84,11 +89,12 @@ export class Planning {
   }
 
   #problem(layer: number, load: Rows): LayerProblem {
-    const { memorySlots, overlapDegree, seconds } = this.#fssdp;
+    const { memorySlots, overlapDegree } = this.#fssdp;
+    const { overlap, seconds } = this.rates ?? { overlap: overlapDegree, seconds: this.#fssdp.seconds };
     const { node, speed } = this.#facts;
     const ranks = node.length;
     const free = new Array<number>(ranks).fill(memorySlots);
-    return { load, homes: this.homes[layer] ?? [], ranks, node, speed: Float64Array.from(speed), free, overlap: overlapDegree, seconds };
+    return { load, homes: this.homes[layer] ?? [], ranks, node, speed: Float64Array.from(speed), free, overlap, seconds };
   }
 }
 

@@ -4,11 +4,15 @@ import { AppError } from "../../../crds/common.ts";
 import { gatherAll } from "../../comm/collectives.ts";
 import type { Stamp } from "../../comm/transport.ts";
 import type { TrainingBackend } from "../../compute/training.ts";
+import type { Blocks } from "../../placement/training/blocks.ts";
 import { type Interval, laneIntervals, lanesIn, lanesOfWaves } from "../../placement/training/lanes.ts";
+import type { Rates } from "../../placement/training/rates.ts";
 import { openState } from "../optimizers/open.ts";
 import type { BalanceSetting } from "../recipes/balance.ts";
 import { rateOf, type Schedule } from "../schedule.ts";
 import type { Seat } from "../seat.ts";
+import { Meter } from "../trace/meter.ts";
+import { recordedBackend } from "../trace/recorder.ts";
 import { Copies } from "./copies.ts";
 import { sumDense } from "./dense-exchange.ts";
 import type { RankedModel } from "./fits.ts";
@@ -16,6 +20,7 @@ import { moveHomes } from "./homes.ts";
 import { RankMemory } from "./memory.ts";
 import { type Lane, type LaneLoss, Passes } from "./passes.ts";
 import { Planning, planHash } from "./plan.ts";
+import { RankRates } from "./rates.ts";
 import { firstHomes, ownedDense, ownedFloats, type Shape, shapeOf } from "./shape.ts";
 import { RankState } from "./state.ts";
 import { columnSums, PassStopped, Wave } from "./wave.ts";
@@ -47,6 +52,10 @@ export interface StepEnd {
   readonly rows: readonly ArrayLike<number>[];
   readonly homes: readonly (readonly number[])[];
   readonly hosts: readonly (readonly (readonly number[])[])[];
+  /** Of each layer, who computed its experts' rows in the first wave. */
+  readonly blocks: readonly Blocks[];
+  /** What planners reckon with from now on, if it was measured. */
+  readonly rates: Rates | undefined;
 }
 
 /** A pass over data without gradients. */
@@ -60,6 +69,12 @@ export interface Look {
 }
 
 const never = (): boolean => false;
+
+/** Passes, and what counts their computing. */
+interface Metered {
+  readonly passes: Passes;
+  readonly meter: Meter;
+}
 
 /** What waves of one step share. */
 interface Turn {
@@ -77,16 +92,19 @@ export class Rank {
   readonly #memory: RankMemory;
   readonly #planning: Planning;
   readonly #passes: Passes;
+  readonly #rates: RankRates;
   /** Tells this run's settings and facts from others: they decide frames, as plans do. */
   readonly #run: string;
 
-  private constructor(options: RankOptions, shape: Shape, memory: RankMemory, passes: Passes) {
+  private constructor(options: RankOptions, shape: Shape, memory: RankMemory, { passes, meter }: Metered) {
     const { seat, layout, optimizerMemory: _, ...settings } = options; // where state lies changes no bits
     const { transport, facts } = seat;
     this.#options = options;
     this.#shape = shape;
     this.#memory = memory;
     this.#passes = passes;
+    const [floats, layers] = [shape.expertFloats, shape.experts.length];
+    this.#rates = new RankRates({ transport, meter, floats, layers, everySteps: options.fssdp.reshardSteps });
     this.#run = planHash({ settings, facts, layout });
     this.#planning = new Planning(options.fssdp, facts, firstHomes(shape, transport.ranks));
     const homes = (): readonly (readonly number[])[] => this.#planning.homes;
@@ -99,8 +117,10 @@ export class Rank {
     const shape = shapeOf(layout, transport.ranks);
     const state = await openState(options, ownedFloats(shape, transport.rank, transport.ranks));
     const memory = new RankMemory(shape, transport.rank, state);
-    const passes = await Passes.open(backend, { program, shape, memory, sequenceLength, balance });
-    return new Rank(options, shape, memory, passes);
+    const meter = new Meter(() => performance.now());
+    const computes = options.fssdp.measured === true ? recordedBackend(backend, meter) : backend;
+    const passes = await Passes.open(computes, { program, shape, memory, sequenceLength, balance });
+    return new Rank(options, shape, memory, { passes, meter });
   }
 
   /** Lanes of this rank in a step, ascending. */
@@ -153,6 +173,7 @@ export class Rank {
     if (!Number.isFinite(gradientNorm))
       throw notFinite(`step ${step}: the norm of the gradients is not finite; lower --learning-rate and go on from a checkpoint`);
     const rate = await this.#update(stamp, { step, gradientNorm, rows });
+    if (fssdp.measured === true) this.#planning.rates = (await this.#rates.after(step, stamp)) ?? this.#planning.rates;
     const { sequences, sequenceLength } = this.#options;
     const sumOf = (what: keyof LaneLoss): number => losses.reduce((sum, own) => sum + own[what], 0);
     return {
@@ -163,6 +184,8 @@ export class Rank {
       rows,
       homes,
       hosts: done.hosts,
+      blocks: done.blocks,
+      rates: this.#planning.rates,
     };
   }
 
@@ -193,15 +216,16 @@ export class Rank {
     const losses: LaneLoss[] = [];
     /** By layer, of each wave. */
     const rows: ArrayLike<number>[][] = this.#planning.homes.map(() => []);
-    let hosts: StepEnd["hosts"] | undefined;
+    let first: Wave | undefined;
     const pass = async (wave: Wave, numbers: readonly number[]): Promise<void> => {
       const lanes = await readAll(numbers, (lane) => batch.lane(lane));
       const found = await this.#passes.addGradients(wave, lanes, 1 / (sequences * sequenceLength));
       losses.push(...found.lanes);
       for (const [layer, of] of found.rows.entries()) rows[layer]?.push(of);
-      hosts ??= wave.hosts;
+      first ??= wave;
     };
-    return (await this.#eachWave(turn, pass)) ? { losses, rows, hosts: hosts ?? [] } : undefined;
+    if (!(await this.#eachWave(turn, pass))) return undefined;
+    return { losses, rows, hosts: (first as Wave | undefined)?.hosts ?? [], blocks: (first as Wave | undefined)?.blocks ?? [] };
   }
 
   /** Waves of a step, or of a look, one after another, with the numbers of this rank's lanes. False where the run is to stop: nothing is

@@ -44,10 +44,14 @@ export class Wave {
   readonly #again: boolean;
   /** hosts[layer][expert] that the wave had. */
   readonly hosts: number[][][];
+  /** Who computed the rows of each layer's experts; none of a layer that has none. */
+  readonly blocks: Blocks[];
+  #homeward: Promise<void> = Promise.resolve();
 
   constructor(options: WaveOptions) {
     this.#options = options;
     this.hosts = [...options.hosts];
+    this.blocks = options.hosts.map(() => []);
     this.#again = options.fssdp.rematerialize === "AfterForward";
   }
 
@@ -117,7 +121,21 @@ export class Wave {
     }
     await copies.arrived("copies", layer);
     const problem = { rows, hosts: this.hosts[layer] ?? [], intervals: this.intervals, speed: Float64Array.from(facts.speed) };
-    return { blocks: dealBlocks(fssdp.dispatch, problem), stamp: this.#stampOf(layer) };
+    const blocks = dealBlocks(fssdp.dispatch, problem);
+    this.blocks[layer] = blocks;
+    return { blocks, stamp: this.#stampOf(layer) };
+  }
+
+  /** Has a layer's sums go home behind what is computed next. Those of the layer before are home then: of two layers sums are held. */
+  async sendHome(reduce: () => Promise<void>): Promise<void> {
+    await this.#homeward;
+    this.#homeward = reduce();
+    this.#homeward.catch(() => {}); // whoever awaits it is told
+  }
+
+  /** Done once all sums are home. */
+  async allHome(): Promise<void> {
+    await this.#homeward;
   }
 
   async beforeBackward(layer: number): Promise<void> {

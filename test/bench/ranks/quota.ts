@@ -30,7 +30,16 @@ function controller(root: string): { readonly folder: string; readonly version: 
   const pure = join(root, "cgroup.controllers");
   if (existsSync(pure)) return readFileSync(pure, "utf8").includes("cpu") ? { folder: root, version: 2 } : undefined;
   const folder = ["cpu", "cpu,cpuacct"].map((name) => join(root, name)).find((path) => existsSync(join(path, "cgroup.procs")));
-  return folder === undefined ? undefined : { folder, version: 1 };
+  if (folder === undefined) return undefined;
+  // Below the own group its share and quota hold on. On v2 a group with processes can have no groups with a quota.
+  const own = join(folder, root === mount ? ownGroup(readFileSync("/proc/self/cgroup", "utf8")) : "");
+  return { folder: existsSync(join(own, "cgroup.procs")) ? own : folder, version: 1 };
+}
+
+/** The group of the cpu controller that this process is in, from /proc/self/cgroup. */
+export function ownGroup(text: string): string {
+  const lines = text.split("\n").map((line) => line.split(":"));
+  return lines.find(([, controllers]) => controllers?.split(",").includes("cpu"))?.[2] ?? "/";
 }
 
 const prefix = "enodia-bench-";

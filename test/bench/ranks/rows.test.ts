@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { gapsOf } from "../interference.ts";
 import { togetherRate } from "../speed-rows.ts";
-import { quotaFiles, quotaGroup, removeLeftGroups } from "./quota.ts";
+import { ownGroup, quotaFiles, quotaGroup, removeLeftGroups } from "./quota.ts";
 import { disturbedRow, rankRow } from "./rows.ts";
 import { layoutsOf, sharesOf } from "./shares.ts";
 
@@ -75,6 +75,8 @@ test("a quota is written as the version of cgroups wants it, and refused with th
   assert.deepEqual(quotaFiles(0.5, 2), { "cpu.max": "5000 10000" });
   assert.deepEqual(quotaFiles(1.5, 1), { "cpu.cfs_period_us": "10000", "cpu.cfs_quota_us": "15000" });
   assert.deepEqual(quotaFiles(0.01, 2), { "cpu.max": "1000 10000" });
+  assert.equal(ownGroup("3:cpuset:/a\n2:cpu,cpuacct:/b/c\n1:name=systemd:/d\n"), "/b/c");
+  assert.equal(ownGroup("0::/pods\n"), "/");
   const root = mkdtempSync(join(tmpdir(), "enodia-quota-"));
   try {
     assert.match((quotaGroup("a", 1, root) as { reason: string }).reason, /no cgroup with a cpu controller/);

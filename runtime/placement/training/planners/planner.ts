@@ -18,6 +18,8 @@ export interface LayerProblem {
     readonly row: number;
     /** Of one copy's parameters, and of its gradient, on the link of one rank. */
     readonly copy: number;
+    /** Of both, what keeps the rank's processor busy, so that nothing hides it. Unset: none. */
+    readonly busy?: number;
   };
 }
 

@@ -65,8 +65,9 @@ test("auto comes within parts of a hundred of the best placement, and leaves exp
 test("no planner that reckons costs makes a copy where the load is even, or where one takes longer than it saves", () => {
   const even = { load: new Float64Array(8).fill(1000) };
   const slow = { seconds: { row: 1e-5, copy: 100 }, overlap: 0 };
+  const busy = { seconds: { row: 1e-5, copy: 0, busy: 100 } };
   for (const name of ["auto", "late", "fastermoe", "flexmoe", "exact"] as const)
-    for (const changed of [even, slow]) {
+    for (const changed of [even, slow, busy]) {
       const problem = problemOf(1, changed);
       assert.deepEqual(trainingPlanner(name).hosts(problem), homesOnly(problem), name);
     }

@@ -16,6 +16,7 @@ export function wayOf({ load, speed, ranks }: LayerProblem, hosts: number[][]): 
 const exposureOf = ({ load, ranks, overlap, seconds }: LayerProblem) => ({
   overlap,
   secondsPerCopy: seconds.copy,
+  busyPerCopy: seconds.busy ?? 0,
   secondsPerPoint: (sum(load) / ranks) * seconds.row,
 });
 

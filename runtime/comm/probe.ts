@@ -1,0 +1,34 @@
+// The way of bytes between ranks, measured: every rank sends to its next at once, as it does when copies come. Shell.
+import { performance } from "node:perf_hooks";
+import type { Stamp, Transport } from "./transport.ts";
+
+/** Floats that are sent, at most: 4 MiB; a larger expert takes as much longer as it is larger. */
+const floatsMax = 2 ** 20;
+/** The first one makes the connection. */
+const rounds = 2;
+
+export interface Way {
+  readonly seconds: number;
+  /** Of that, what this thread was busy with. */
+  readonly busy: number;
+}
+
+/** The way of so many floats from this rank to the next; nothing where there is no other. */
+export async function measureWay(transport: Transport, stamp: Stamp, floats: number): Promise<Way> {
+  const { rank, ranks } = transport;
+  let way: Way = { seconds: 0, busy: 0 };
+  if (ranks === 1) return way;
+  const part = new Float32Array(Math.min(floatsMax, Math.max(1, floats)));
+  const [next, before] = [(rank + 1) % ranks, (rank + ranks - 1) % ranks];
+  for (let round = 0; round < rounds; round++) {
+    const name = { what: "way", layer: -1, chunk: 0, piece: round };
+    const [begun, busy] = [performance.now(), performance.eventLoopUtilization()];
+    await Promise.all([
+      transport.send(next, stamp, name, part),
+      transport.receive(before, stamp, { what: "way", layer: -1, chunk: 0, piece: round, length: part.length }),
+    ]);
+    const scale = floats / part.length / 1000;
+    way = { seconds: scale * (performance.now() - begun), busy: scale * performance.eventLoopUtilization(busy).active };
+  }
+  return way;
+}

@@ -1,0 +1,48 @@
+// Rates that planners reckon with, as all ranks measured them: they tell one another, so that all plan by the same numbers. Time alone
+// depends on them; no bits do.
+import { gatherAll } from "../../comm/collectives.ts";
+import { measureWay, type Way } from "../../comm/probe.ts";
+import type { Stamp, Transport } from "../../comm/transport.ts";
+import { type Measured, measuredFields, type Rates, ratesOf } from "../../placement/training/rates.ts";
+import type { Meter } from "../trace/meter.ts";
+
+interface RankRatesOptions {
+  readonly transport: Transport;
+  readonly meter: Meter;
+  /** Of the largest expert. */
+  readonly floats: number;
+  readonly layers: number;
+  /** Steps after which homes may move. */
+  readonly everySteps: number;
+}
+
+export class RankRates {
+  readonly #options: RankRatesOptions;
+  #way: Way | undefined;
+  #steps = 0;
+
+  constructor(options: RankRatesOptions) {
+    this.#options = options;
+  }
+
+  /** To be called after each step, by all ranks. Undefined where they keep what they know: it is measured after 1, 2, 4, 8 steps and so
+   *  on, as computing becomes faster at first, and before homes may move. */
+  async after(step: number, stamp: Stamp): Promise<Rates | undefined> {
+    const { transport, floats, layers, meter, everySteps } = this.#options;
+    this.#steps++;
+    if (!Number.isInteger(Math.log2(step)) && step % everySteps !== 0) return undefined;
+    this.#way ??= await measureWay(transport, stamp, floats);
+    const { expertMs, rows, blockMs } = meter.take();
+    const own: Measured = {
+      row: rows > 0 ? expertMs / rows / 1000 : 0,
+      dense: blockMs / 1000 / Math.max(1, layers) / this.#steps,
+      copy: this.#way.seconds,
+      busy: this.#way.busy,
+    };
+    this.#steps = 0;
+    const part = Float64Array.from(measuredFields, (field) => own[field]);
+    const named = { what: "rates", layer: -1, lengthFrom: () => measuredFields.length };
+    const all = await gatherAll(transport, stamp, named, part);
+    return ratesOf(all.map((of) => Object.fromEntries(measuredFields.map((field, i) => [field, of[i]])) as unknown as Measured));
+  }
+}

@@ -1,0 +1,119 @@
+// Records where the time of training goes by standing before the two doors of a rank: what computes, and how it reaches the others. A rank
+// without a recorder has the doors themselves, so that it costs nothing.
+import type { Transport } from "../../comm/transport.ts";
+import type { TrainableExpert, TrainableLoss, TrainableSegment, TrainingBackend } from "../../compute/training.ts";
+import type { Segment } from "../../kernels/segment.ts";
+import { kindOfFrames, type Span } from "./spans.ts";
+
+/** Spans that are kept, the last ones: some hundred steps of a small model, 30 MB. */
+const spansMax = 200_000;
+
+export type NamedSpan = Omit<Span, "fromMs" | "toMs">;
+
+/** Who is told what runs when. */
+export interface Clocked {
+  around<T>(named: NamedSpan, run: () => Promise<T>): Promise<T>;
+}
+
+export class Recorder implements Clocked {
+  readonly #now: () => number;
+  readonly #max: number;
+  readonly #spans: Span[] = [];
+  /** Where the oldest one lies, once there are as many as are kept. */
+  #oldest = 0;
+
+  /** `now`: milliseconds of a clock that all ranks of a trace share. */
+  constructor(now: () => number, max = spansMax) {
+    this.#now = now;
+    this.#max = max;
+  }
+
+  async around<T>(named: NamedSpan, run: () => Promise<T>): Promise<T> {
+    const fromMs = this.#now();
+    try {
+      return await run();
+    } finally {
+      this.#add(Object.assign({ fromMs, toMs: this.#now() }, named));
+    }
+  }
+
+  /** Spans since it was asked last, in the order in which they ended. */
+  take(): Span[] {
+    const spans = this.#spans.splice(0);
+    return [...spans.slice(this.#oldest), ...spans.slice(0, this.#oldest)];
+  }
+
+  #add(span: Span): void {
+    if (this.#spans.length < this.#max) {
+      this.#oldest = 0;
+      this.#spans.push(span);
+      return;
+    }
+    this.#spans[this.#oldest] = span;
+    this.#oldest = (this.#oldest + 1) % this.#max;
+  }
+}
+
+export function recordedTransport(transport: Transport, recorder: Clocked): Transport {
+  const { rank, ranks } = transport;
+  return {
+    rank,
+    ranks,
+    send(to, stamp, name, payload) {
+      const { what, layer } = name;
+      const named = { kind: kindOfFrames(what), name: `send ${what}`, layer, bytes: payload.byteLength };
+      return recorder.around(named, () => transport.send(to, stamp, name, payload));
+    },
+    receive(from, stamp, wanted) {
+      const { what, layer } = wanted;
+      return recorder.around({ kind: kindOfFrames(what), name: `receive ${what}`, layer }, () => transport.receive(from, stamp, wanted));
+    },
+  };
+}
+
+/** Blocks are named by their layer (`block.3`). */
+function layerOf({ name }: Segment): number {
+  const number = /^block\.(\d+)$/.exec(name)?.[1];
+  return number === undefined ? -1 : Number(number);
+}
+
+export function recordedBackend(backend: TrainingBackend, recorder: Clocked): TrainingBackend {
+  /** An expert is compiled after the block of its layer. */
+  let layer = -1;
+  const computing = (name: string, of: number) => ({ kind: "compute" as const, name, layer: of });
+  return {
+    device: backend.device,
+    numerics: backend.numerics,
+    async compile(segment, tokens): Promise<TrainableSegment> {
+      const compiled = await backend.compile(segment, tokens);
+      layer = layerOf(segment);
+      const [own, name] = [layer, layer < 0 ? segment.name : "block"];
+      return {
+        forward: (values, weights) => recorder.around(computing(`${name} forward`, own), () => compiled.forward(values, weights)),
+        backward: (call) => recorder.around(computing(`${name} backward`, own), () => compiled.backward(call)),
+      };
+    },
+    async compileExpert(expert): Promise<TrainableExpert> {
+      const [compiled, own] = [await backend.compileExpert(expert), layer];
+      const width = expert.inputs[0]?.width ?? 1;
+      return {
+        forward(x, weights) {
+          const named = Object.assign(computing("expert forward", own), { rows: x.length / width });
+          return recorder.around(named, () => compiled.forward(x, weights));
+        },
+        backward(call) {
+          const named = Object.assign(computing("expert backward", own), { rows: call.gates.length });
+          return recorder.around(named, () => compiled.backward(call));
+        },
+      };
+    },
+    async compileLoss(head): Promise<TrainableLoss> {
+      const compiled = await backend.compileLoss(head);
+      return {
+        forward: (call) => recorder.around(computing("head forward", -1), () => compiled.forward(call)),
+        backward: (call) => recorder.around(computing("head backward", -1), () => compiled.backward(call)),
+      };
+    },
+    close: () => backend.close(),
+  };
+}

@@ -1,0 +1,88 @@
+// Traces: each moment of a step is one kind's, the file has what Perfetto reads, a recorder is bounded, and what is recorded computes and
+// sends what it would without.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Loopback } from "../../comm/loopback.ts";
+import { Recorder, recordedTransport } from "./recorder.ts";
+import { chromeTrace, kindOfFrames, type Span, timesOf } from "./spans.ts";
+
+const span = (kind: Span["kind"], fromMs: number, toMs: number): Span => ({ kind, name: kind, layer: -1, fromMs, toMs });
+
+test("each moment within a step has one kind: what hides behind computing or rows is not told", () => {
+  const spans = [
+    span("step", 0, 100),
+    span("compute", 0, 40),
+    span("spAG", 10, 60), // 20 of it after computing
+    span("dispatch", 55, 70), // of which 5 beside copies
+    span("spRS", 80, 90),
+    span("meeting", 95, 120), // ends after the step
+  ];
+  const want = { compute: 40, spAG: 15, dispatch: 15, spRS: 10, meeting: 5, host: 15 };
+  assert.deepEqual(timesOf(spans), want);
+  assert.deepEqual(timesOf(spans.toReversed()), want);
+  const outside = timesOf([span("compute", 0, 10)]);
+  assert.equal(
+    Object.values(outside).reduce((a, b) => a + b, 0),
+    0,
+  );
+});
+
+test("frames have the kind of their exchange, and unknown ones are the step's", () => {
+  assert.deepEqual(["copies", "copies again", "sums", "row gradients", "losses", "else"].map(kindOfFrames), [
+    ...["spAG", "spAG", "spRS", "dispatch", "meeting", "meeting"],
+  ]);
+});
+
+test("the file is Chrome's: a process a rank, a track a kind, and overlapping spans in rows of their own", () => {
+  const first = [span("step", 0, 10), Object.assign(span("spAG", 1, 5), { layer: 2, bytes: 12 }), span("spAG", 2, 3), span("spAG", 5, 6)];
+  const { traceEvents } = JSON.parse(chromeTrace([first, [span("compute", 1.5, 2)]])) as { traceEvents: Record<string, unknown>[] };
+  const spans = traceEvents.filter(({ ph }) => ph === "X");
+  assert.deepEqual(
+    spans.map(({ pid, tid, ts, dur }) => [pid, tid, ts, dur]),
+    [
+      [0, 0, 0, 10_000],
+      [0, 300, 1_000, 4_000],
+      [0, 301, 2_000, 1_000],
+      [0, 300, 5_000, 1_000],
+      [1, 100, 1_500, 500],
+    ],
+  );
+  assert.deepEqual([spans[1]?.name, spans[1]?.args], ["spAG 2", { layer: 2, bytes: 12 }]);
+  const names = traceEvents.filter(({ name }) => name === "thread_name").map(({ args }) => (args as { name: string }).name);
+  assert.deepEqual(names, ["step", "spAG", "spAG 2", "compute"]);
+});
+
+test("a recorder keeps the last spans, as many as it may, and begins anew once they were taken", async () => {
+  let now = 0;
+  const recorder = new Recorder(() => now++, 3);
+  for (let i = 0; i < 5; i++) await recorder.around({ kind: "compute", name: `${i}`, layer: i }, async () => i);
+  assert.deepEqual(
+    recorder.take().map(({ name }) => name),
+    ["2", "3", "4"],
+  );
+  await assert.rejects(
+    recorder.around({ kind: "compute", name: "fails", layer: 0 }, () => Promise.reject(new Error("no"))),
+    /no/,
+  );
+  assert.deepEqual(
+    recorder.take().map(({ name, fromMs, toMs }) => [name, fromMs, toMs]),
+    [["fails", 10, 11]],
+  );
+});
+
+test("a recorded transport passes frames on, with their bytes told", async () => {
+  const hub = new Loopback(2);
+  const recorder = new Recorder(() => performance.now());
+  const stamp = { world: 1, step: 1, plan: "a" };
+  const name = { what: "rows", layer: 3, chunk: 0, piece: 0 };
+  await recordedTransport(hub.transport(0), recorder).send(1, stamp, name, Float32Array.of(1, 2));
+  const got = await recordedTransport(hub.transport(1), recorder).receive(0, stamp, Object.assign({ length: 2 }, name));
+  assert.deepEqual(got, Float32Array.of(1, 2));
+  assert.deepEqual(
+    recorder.take().map((each) => [each.name, each.kind, each.layer, each.bytes]),
+    [
+      ["send rows", "dispatch", 3, 8],
+      ["receive rows", "dispatch", 3, undefined],
+    ],
+  );
+});

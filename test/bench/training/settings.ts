@@ -1,0 +1,24 @@
+// Settings of the ranks of the benchmark: those that a job has by itself, at a rate so low that the planted routing stays. Pure.
+import type { TrainingPlannerName } from "../../../runtime/placement/training/planners/index.ts";
+import type { Fssdp } from "../../../runtime/train/ranks/plan.ts";
+
+export const learning = {
+  schedule: { name: "constant", rate: 1e-6, warmup: 0, steps: 1, floor: 0 },
+  optimizer: { name: "adamw", values: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0 } },
+  clip: 1,
+} as const;
+
+/** All lanes at once; rates are measured, by all planners alike. */
+export const fssdpFor = (planner: TrainingPlannerName, lanes: number): Fssdp => ({
+  planner,
+  dispatch: "Exact",
+  rematerialize: "Never",
+  spread: "chain",
+  memorySlots: 4,
+  overlapDegree: 2,
+  window: 5,
+  reshardSteps: 100,
+  lanesAtOnce: lanes,
+  seconds: { row: 50e-6, copy: 5e-3 },
+  measured: true,
+});
