@@ -100,7 +100,7 @@ async function openRun(settings: TrainSettings, seat: Seat): Promise<Run> {
   const { program, family } = source;
   const layout = layoutOf(program, family.expertTensors);
   const { sequences, sequenceLength, lanes, balance = [] } = settings;
-  const model = { program, layout, sequences, sequenceLength, lanes };
+  const model = { program, layout, sequences, sequenceLength, lanes, shadow: settings.shadow };
   const fssdp = fssdpOf(settings.fssdp ?? {}, { ...model, ranks: seat.transport.ranks, wholeStep: wantsWholeStep(balance) });
   checkMemory({ ...model, facts: seat.facts, fssdp }, [seat.transport.rank]);
   const checkpoints = join(settings.out, "checkpoints");
@@ -130,18 +130,22 @@ async function openMachine(settings: TrainSettings, plan: Plan): Promise<Run> {
     const { told, weights } = start;
     const digests = { model: digestOf(source.config), data: digestOf(corpus.index) };
     const identity = identityOf(settings, { ...digests, weights, numerics: backend.numerics });
-    const { sequences, sequenceLength, lanes, schedule, adamw, clip, balance = [], checkpoint } = settings;
-    const options = { seat, program: source.program, layout, fssdp, sequences, sequenceLength, lanes, schedule, adamw, clip, balance };
+    const { sequences, sequenceLength, lanes, schedule, adamw, clip, balance = [], checkpoint, shadow } = settings;
+    const batch = { sequences, sequenceLength, lanes };
+    const options = { seat, program: source.program, layout, fssdp, ...batch, schedule, adamw, clip, balance, shadow };
     const agreed = { identity, checkpoint, validation: validation === undefined ? "none" : digestOf(validation.index) };
     const rank = await Rank.open(backend, { ...options, agreed });
-    // Where ranks find other checkpoints, on a volume that is shared late, the first one's is meant.
-    const [step = -1] = await rank.state.fromFirst(0, "step", Float64Array.of(plan.newest ?? -1));
-    if (step < 0) {
-      await start.fill(layout, (part, index) => rank.state.parameters(part, index));
-      rank.state.filled();
-    } else await readCheckpoint(checkpoints, { step, identity, layout, state: rank.state });
+    const { step } = await rank.begin(async () => {
+      // Where ranks find other checkpoints, on a volume that is shared late, the first one's is meant.
+      const [newest = -1] = await rank.state.fromFirst(0, "step", Float64Array.of(plan.newest ?? -1));
+      if (newest < 0) {
+        await start.fill(layout, (part, index) => rank.state.parameters(part, index));
+        rank.state.filled();
+      } else await readCheckpoint(checkpoints, { step: newest, identity, layout, state: rank.state });
+      return Math.max(0, newest);
+    });
     const machine: Machine = { settings, corpus, validation, rank };
-    return { ...machine, source, layout, backend, identity, checkpoints, weights: told, step: Math.max(0, step) };
+    return { ...machine, source, layout, backend, identity, checkpoints, weights: told, step };
   } catch (caught) {
     await corpus.close();
     await validation?.close();

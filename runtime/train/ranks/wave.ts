@@ -29,6 +29,8 @@ export interface WaveOptions {
   /** hosts[layer][expert]; planners that wait for counts fill it in. */
   readonly hosts: number[][][];
   stopped(): boolean;
+  /** A layer's gradients are complete at their homes; none are before the last wave. */
+  readonly complete: ((layer: number) => void) | undefined;
   /** The stamp of frames that follow from hosts that were chosen late. */
   lateStamp(layer: number, hosts: readonly (readonly number[])[]): Stamp;
 }
@@ -126,6 +128,7 @@ export class Wave {
   }
 
   afterBackward(layer: number): void {
+    this.#options.complete?.(layer);
     if (!this.#options.leaves) this.#options.memory.dropCopies(layer);
   }
 

@@ -7,7 +7,8 @@ import type { TrainingBackend } from "../../compute/training.ts";
 import { checkMemory } from "./fits.ts";
 import type { Lane } from "./passes.ts";
 import type { RankFacts } from "./plan.ts";
-import { Rank, type RankOptions, type StepEnd } from "./rank.ts";
+import type { RankOptions } from "./options.ts";
+import { Rank, type StepEnd } from "./rank.ts";
 
 export interface WorldOptions extends Omit<RankOptions, "seat"> {
   readonly facts: RankFacts;
