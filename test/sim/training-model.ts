@@ -58,7 +58,10 @@ export function stateAt(step: number): WholeState {
       fillGradient(g, unit, step);
       return g;
     });
-    const numbers = simNumbers(step, Float64Array.from(gradients, (g) => plainSquares(g, 0, g.length)));
+    const numbers = simNumbers(
+      step,
+      Float64Array.from(gradients, (g) => plainSquares(g, 0, g.length)),
+    );
     for (const [i, unit] of simUnits.entries()) {
       const part = (field: (typeof stateFields)[number]): Float32Array =>
         floatsIn(state[field], unit, { shape: simShape(1), layout: simLayout });

@@ -88,7 +88,15 @@ async function run(ranks: number, changes: Changes = {}, hub?: Hub) {
     const shadowBytes = world.ranks.reduce((sum, _, rank) => sum + world.hub.takeTraffic(rank, "shadow sums").received, 0);
     const { floats } = layout;
     const expert = layout.parts.flatMap(({ units }) => units.slice(1))[0]!;
-    return { digest, reports, received, shadowBytes, floats, held: world.ranks.map((rank) => rank.takeCopyBytesMost()), expertFloats: expert.to - expert.from };
+    return {
+      digest,
+      reports,
+      received,
+      shadowBytes,
+      floats,
+      held: world.ranks.map((rank) => rank.takeCopyBytesMost()),
+      expertFloats: expert.to - expert.from,
+    };
   } finally {
     await world.close();
   }
