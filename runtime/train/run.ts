@@ -62,8 +62,9 @@ interface Run extends Machine {
   readonly checkpoints: string;
   /** Where its weights are from, for people. */
   readonly weights: string;
-  /** The last step that is done. */
+  /** The last step that is done, and that of its checkpoint: 0 where the state is not one's. */
   readonly step: number;
+  readonly saved: number;
 }
 
 const digestOf = (value: unknown): string => createHash("sha256").update(JSON.stringify(value)).digest("hex");
@@ -135,7 +136,7 @@ async function openMachine(settings: TrainSettings, plan: Plan): Promise<Run> {
     const options = { seat, program: source.program, layout, fssdp, ...batch, schedule, adamw, clip, balance, shadow };
     const agreed = { identity, checkpoint, validation: validation === undefined ? "none" : digestOf(validation.index) };
     const rank = await Rank.open(backend, { ...options, agreed });
-    const { step } = await rank.begin(async () => {
+    const { step, missing } = await rank.begin(async () => {
       // Where ranks find other checkpoints, on a volume that is shared late, the first one's is meant.
       const [newest = -1] = await rank.state.fromFirst(0, "step", Float64Array.of(plan.newest ?? -1));
       if (newest < 0) {
@@ -145,7 +146,7 @@ async function openMachine(settings: TrainSettings, plan: Plan): Promise<Run> {
       return Math.max(0, newest);
     });
     const machine: Machine = { settings, corpus, validation, rank };
-    return { ...machine, source, layout, backend, identity, checkpoints, weights: told, step };
+    return { ...machine, source, layout, backend, identity, checkpoints, weights: told, step, saved: missing.length > 0 ? step : 0 };
   } catch (caught) {
     await corpus.close();
     await validation?.close();
@@ -187,7 +188,12 @@ async function makeSteps(
 ): Promise<{ readonly step: number; readonly loss?: number }> {
   const { settings } = run;
   const { steps } = settings.schedule;
-  let saved = run.step;
+  let { saved } = run;
+  // A step that was made when this world began has no checkpoint yet.
+  if (saved < run.step && savesAfter(run, run.step)) {
+    await save(run, run.step);
+    saved = run.step;
+  }
   let validation = await validationSoFar(run, metrics, ports);
   for (let step = run.step + 1; step <= steps; step++) {
     const begin = ports.now();
