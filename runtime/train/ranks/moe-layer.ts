@@ -129,8 +129,13 @@ export class RankMoeLayer implements RankLayer {
     const { dense, index, experts, memory } = this.#parts;
     const { wave, lanes, blocks } = turn;
     const homes = wave.homes[index] ?? [];
+    const { transport, carried } = wave;
     const sums = new ExpertSums({
-      ...{ blocks, homes, rank: wave.transport.rank, carried: wave.carried, scratch: this.#parts.scratch },
+      blocks,
+      homes,
+      rank: transport.rank,
+      carried,
+      scratch: this.#parts.scratch,
       floatsOf: (expert) => experts[expert]?.to ?? 0,
       own: (expert) => memory.own(index, expert, "g"),
     });
@@ -147,7 +152,6 @@ export class RankMoeLayer implements RankLayer {
     const pieces = piecesOf(experts[0]?.to ?? 0);
     const memoryOf = (chunk: number): Float32Array => memory.own(index, chunk, "g");
     const partials = (chunk: number): readonly Float32Array[] => sums.partials(chunk);
-    const { transport, carried } = wave;
     await reduce({ transport, stamp: turn.stamp, layer: index, pieces, blocks, homes, carried, memory: memoryOf, partials });
     return dxs;
   }
