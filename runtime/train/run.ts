@@ -65,8 +65,9 @@ interface Run extends Machine {
   readonly checkpoints: string;
   /** Where its weights are from, for people. */
   readonly weights: string;
-  /** The last step that is done. */
+  /** The last step that is done, and that of its checkpoint: 0 where the state is not one's. */
   readonly step: number;
+  readonly saved: number;
 }
 
 const digestOf = (value: unknown): string => createHash("sha256").update(JSON.stringify(value)).digest("hex");
@@ -103,7 +104,7 @@ async function openRun(settings: TrainSettings, seat: Seat, recorder: Clocked | 
   const { program, family } = source;
   const layout = layoutOf(program, family.expertTensors);
   const { sequences, sequenceLength, lanes, balance = [] } = settings;
-  const model = { program, layout, sequences, sequenceLength, lanes };
+  const model = { program, layout, sequences, sequenceLength, lanes, shadow: settings.shadow };
   const fssdp = fssdpOf(settings.fssdp ?? {}, { ...model, ranks: seat.transport.ranks, wholeStep: wantsWholeStep(balance) });
   checkMemory({ ...model, facts: seat.facts, fssdp }, [seat.transport.rank]);
   const checkpoints = join(settings.out, "checkpoints");
@@ -135,18 +136,22 @@ async function openMachine(settings: TrainSettings, plan: Plan): Promise<Run> {
     const { told, weights } = start;
     const digests = { model: digestOf(source.config), data: digestOf(corpus.index) };
     const identity = identityOf(settings, { ...digests, weights, numerics: backend.numerics });
-    const { sequences, sequenceLength, lanes, schedule, adamw, clip, balance = [], checkpoint } = settings;
-    const options = { seat, program: source.program, layout, fssdp, sequences, sequenceLength, lanes, schedule, adamw, clip, balance };
+    const { sequences, sequenceLength, lanes, schedule, adamw, clip, balance = [], checkpoint, shadow } = settings;
+    const batch = { sequences, sequenceLength, lanes };
+    const options = { seat, program: source.program, layout, fssdp, ...batch, schedule, adamw, clip, balance, shadow };
     const agreed = { identity, checkpoint, validation: validation === undefined ? "none" : digestOf(validation.index) };
     const rank = await Rank.open(backend, { ...options, agreed });
-    // Where ranks find other checkpoints, on a volume that is shared late, the first one's is meant.
-    const [step = -1] = await rank.state.fromFirst(0, "step", Float64Array.of(plan.newest ?? -1));
-    if (step < 0) {
-      await start.fill(layout, (part, index) => rank.state.parameters(part, index));
-      rank.state.filled();
-    } else await readCheckpoint(checkpoints, { step, identity, layout, state: rank.state });
+    const { step, missing } = await rank.begin(async () => {
+      // Where ranks find other checkpoints, on a volume that is shared late, the first one's is meant.
+      const [newest = -1] = await rank.state.fromFirst(0, "step", Float64Array.of(plan.newest ?? -1));
+      if (newest < 0) {
+        await start.fill(layout, (part, index) => rank.state.parameters(part, index));
+        rank.state.filled();
+      } else await readCheckpoint(checkpoints, { step: newest, identity, layout, state: rank.state });
+      return Math.max(0, newest);
+    });
     const machine: Machine = { settings, corpus, validation, rank };
-    return { ...machine, source, layout, backend, identity, checkpoints, weights: told, step: Math.max(0, step) };
+    return { ...machine, source, layout, backend, identity, checkpoints, weights: told, step, saved: missing.length > 0 ? step : 0 };
   } catch (caught) {
     await corpus.close();
     await validation?.close();
@@ -188,7 +193,12 @@ async function makeSteps(
 ): Promise<{ readonly step: number; readonly loss?: number }> {
   const { settings } = run;
   const { steps } = settings.schedule;
-  let saved = run.step;
+  let { saved } = run;
+  // A step that was made when this world began has no checkpoint yet.
+  if (saved < run.step && savesAfter(run, run.step)) {
+    await save(run, run.step);
+    saved = run.step;
+  }
   let validation = await validationSoFar(run, metrics, ports);
   for (let step = run.step + 1; step <= steps; step++) {
     const begin = ports.now();

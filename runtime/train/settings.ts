@@ -35,6 +35,8 @@ export interface TrainSettings {
   readonly balance?: readonly BalanceSetting[] | undefined;
   /** The norm that gradients are cut to. */
   readonly clip: number;
+  /** Whether ranks keep the state of one another, so that a lost one costs the step in flight; unset: they do not. */
+  readonly shadow?: boolean | undefined;
   readonly checkpoint: { readonly everySteps: number; readonly keep: number };
   readonly codecs: readonly CodecName[];
   readonly threads: number;

@@ -32,6 +32,8 @@ export interface MemoryProblem {
   readonly subtrees: number;
   /** Experts whose home the rank is. */
   readonly owned: number;
+  /** Parameters that it keeps for another rank. */
+  readonly shadowed: number;
   /** Copies that the rank has of each layer. */
   readonly copies: readonly number[];
   /** Copies are dropped after forward, and come again. */
@@ -52,12 +54,12 @@ export function copyBytes({ copies, expert, rematerialize }: Pick<MemoryProblem,
 
 /**
  * Bytes of a rank but for frames, the rows of others among them, and what the engine takes while it computes. State: parameter,
- * gradient and moments of what it owns. Sums: copies; sums of lanes; the dense part where it owns some of it only, and gradients of the
- * dense part as backward adds to them and as they wait. Kept: what layers keep.
+ * gradient and moments of what it owns and shadows. Sums: copies; sums of lanes; the dense part where it owns some of it only, and
+ * gradients of the dense part as backward adds to them and as they wait. Kept: what layers keep.
  */
 export function rankBytes(problem: MemoryProblem) {
-  const { dense, denseOwned, expert, owned, partials, subtrees, tied } = problem;
-  const state = 4 * floatBytes * (owned * expert + denseOwned);
+  const { dense, denseOwned, expert, owned, shadowed, partials, subtrees, tied } = problem;
+  const state = 4 * floatBytes * (owned * expert + denseOwned + shadowed);
   const denseBytes = floatBytes * ((denseOwned < dense ? dense : 0) + (dense + tied) * (1 + subtrees));
   const sums = copyBytes(problem) + partials * expert * floatBytes + denseBytes;
   const kept = problem.kept * floatBytes;

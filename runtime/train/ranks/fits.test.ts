@@ -11,7 +11,7 @@ import { borrowedFloats } from "../borrowed.ts";
 import { keptFloats } from "../kept.ts";
 import { kindsOf, layoutOf } from "../layout.ts";
 import { checkMemory, memoryProblem, type RankedModel } from "./fits.ts";
-import { RankMemory } from "./memory.ts";
+import { RankStores } from "./shadow.ts";
 import { shapeOf } from "./shape.ts";
 
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
@@ -46,14 +46,16 @@ test("layers keep what the lanes need that are worked on at once, of each rank i
 });
 
 test("ranks hold the state that the law says, and what does not fit is refused with its parts; a byte less fits", () => {
-  for (const ranks of [1, 2, 3]) {
-    const model = modelOf(ranks, 4);
+  for (const [ranks, shadow] of [[1], [2], [3], [1, true], [3, true]] as const) {
+    const model = { ...modelOf(ranks, 4), shadow };
     const shape = shapeOf(model.layout, ranks);
     const needs = Array.from({ length: ranks }, (_, rank) => {
       const problem = memoryProblem(model, rank);
       const held = 4 * (problem.dense + problem.tied) * (1 + problem.subtrees) + 4 * problem.expert;
       const { state, sums } = rankBytes({ ...problem, copies: [], partials: 1 });
-      assert.equal(new RankMemory(shape, rank, ranks).stateBytes + held, state + sums);
+      const stores = new RankStores(shape, { rank, ranks }, shadow ? model.facts.node : []).all;
+      const bytes = stores.reduce((sum, { stateBytes }) => sum + stateBytes, 0);
+      assert.equal(bytes + held, state + sums);
       return rankBytes(problem).all;
     });
     const all = needs.reduce((a, b) => a + b, 0);

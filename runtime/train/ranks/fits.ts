@@ -4,6 +4,7 @@ import { AppError } from "../../../crds/common.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
 import { laneIntervals, lanesIn, lanesOfWaves, subtreesOf } from "../../placement/training/lanes.ts";
 import { type MemoryProblem, rankBytes } from "../../placement/training/laws.ts";
+import { shadowsOf } from "../../placement/training/shadows.ts";
 import { floatsMax } from "../adamw.ts";
 import { borrowedFloats } from "../borrowed.ts";
 import { keptFloats } from "../kept.ts";
@@ -20,6 +21,8 @@ export interface RankedModel {
   readonly lanes: number;
   readonly sequences: number;
   readonly sequenceLength: number;
+  /** Whether another rank keeps the same state of what each owns; unset: none does. */
+  readonly shadow?: boolean | undefined;
 }
 
 /** Bytes of this machine, or of the container where that has a limit. */
@@ -31,11 +34,14 @@ function memoryThere(): number {
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
 
 /** What a rank holds in a step in which every expert has rows of every lane. */
-export function memoryProblem({ program, layout, facts, fssdp, ...batch }: RankedModel, rank: number): MemoryProblem {
+export function memoryProblem({ program, layout, facts, fssdp, shadow, ...batch }: RankedModel, rank: number): MemoryProblem {
   const ranks = facts.node.length;
   const shape = shapeOf(layout, ranks);
   const homes = firstHomes(shape, ranks);
-  const owned = homes.map((row) => row.filter((home) => home === rank).length);
+  const ownedBy = (home: number): number[] => homes.map((row) => row.filter((other) => other === home).length);
+  const owned = ownedBy(rank);
+  const shadowed = shadow ? shadowsOf(facts.node).indexOf(rank) : -1;
+  const shadowedExperts = ownedBy(shadowed).reduce((a, b) => a + b, 0);
   const own = laneIntervals(fssdp.lanesAtOnce, facts.speed)[rank] ?? { from: 0, to: 0 };
   const tokens = lanesIn(own) * (batch.sequences / batch.lanes) * batch.sequenceLength;
   return {
@@ -45,6 +51,7 @@ export function memoryProblem({ program, layout, facts, fssdp, ...batch }: Ranke
     subtrees: subtreesOf(lanesOfWaves(own, fssdp.lanesAtOnce, batch.lanes)).most,
     expert: shape.expertFloats,
     owned: owned.reduce((a, b) => a + b, 0),
+    shadowed: shadowedExperts * shape.expertFloats + lanesIn(ownedDense(shape, shadowed)),
     copies: homes.map((row, layer) => Math.min(fssdp.memorySlots, row.length - (owned[layer] as number))),
     rematerialize: fssdp.rematerialize === "AfterForward",
     // The one that backward adds to; among ranks, those that wait for the sum of the lanes before, of a layer and of the one after it.
@@ -59,7 +66,7 @@ export function checkMemory(model: RankedModel, ranks: readonly number[], memory
   for (const rank of ranks) {
     const problem = memoryProblem(model, rank);
     const { state, sums, kept, all } = rankBytes(problem);
-    const floats = problem.owned * problem.expert + problem.denseOwned;
+    const floats = problem.owned * problem.expert + problem.denseOwned + problem.shadowed;
     if (floats > floatsMax || before + all > memory) refuse(model, { rank, floats, state, sums, kept, all, before, memory });
     before += all;
   }

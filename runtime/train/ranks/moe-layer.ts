@@ -153,7 +153,7 @@ export class RankMoeLayer implements RankLayer {
     const memoryOf = (chunk: number): Float32Array => memory.own(index, chunk, "g");
     const partials = (chunk: number): readonly Float32Array[] => sums.partials(chunk);
     const reduction = { transport, stamp: turn.stamp, layer: index, pieces, blocks, homes, carried, memory: memoryOf, partials };
-    await wave.sendHome(() => reduce(reduction));
+    await wave.sendHome(index, () => reduce(reduction));
     return dxs;
   }
 

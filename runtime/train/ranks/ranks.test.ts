@@ -41,6 +41,7 @@ interface Changes {
   readonly speed?: readonly number[];
   readonly lanes?: number;
   readonly sequenceLength?: number;
+  readonly shadow?: boolean;
   /** Deviation of the first parameters. */
   readonly deviation?: number;
 }
@@ -68,6 +69,7 @@ function worldOf(program: ModelProgram, ranks: number, changes: Changes) {
     sequences: 8,
     sequenceLength,
     balance: [],
+    shadow: changes.shadow,
     threads: 1,
   };
   return { options, parameters: gaussian(3, layout.floats, deviation) };
@@ -83,8 +85,18 @@ async function run(ranks: number, changes: Changes = {}, hub?: Hub) {
     for (let step = 1; step <= steps; step++) reports.push(await world.step(step, batchOf(step, program.vocab, options)));
     const digest = createHash("sha256").update(new Uint8Array(world.parameters().buffer)).digest("hex");
     const received = world.ranks.map((_, rank) => world.hub.takeTraffic(rank, "copies").received);
+    const shadowBytes = world.ranks.reduce((sum, _, rank) => sum + world.hub.takeTraffic(rank, "shadow sums").received, 0);
+    const { floats } = layout;
     const expert = layout.parts.flatMap(({ units }) => units.slice(1))[0]!;
-    return { digest, reports, received, held: world.ranks.map((rank) => rank.takeCopyBytesMost()), expertFloats: expert.to - expert.from };
+    return {
+      digest,
+      reports,
+      received,
+      shadowBytes,
+      floats,
+      held: world.ranks.map((rank) => rank.takeCopyBytesMost()),
+      expertFloats: expert.to - expert.from,
+    };
   } finally {
     await world.close();
   }
@@ -163,6 +175,15 @@ test("the runs above differ in what moves: copies, late copies, homes with their
   const still = await last("ep");
   assert.deepEqual(still[2], still[0]);
   assert.equal(copies(still[2]!.hosts), 0);
+});
+
+test("ranks that shadow one another have the same bits, with experts that move, for four bytes a parameter and step", async () => {
+  for (const ranks of [2, 3]) {
+    const shadowed = await run(ranks, { shadow: true, fssdp: { planner: "smartmoe", lanesAtOnce: ranks === 2 ? 2 : 4 } });
+    assert.equal(shadowed.digest, alone.digest);
+    assert.equal(shadowed.shadowBytes, 4 * steps * shadowed.floats);
+  }
+  assert.equal((await run(3)).shadowBytes, 0);
 });
 
 test("a head that has the embedding's tensors, and a layer without experts, are summed alike", async () => {

@@ -4,16 +4,18 @@ import { exchange, gatherAll } from "../../comm/collectives.ts";
 import type { Payload, Stamp, Transport } from "../../comm/transport.ts";
 import type { CheckpointState } from "../checkpoint.ts";
 import type { Layout, Unit } from "../layout.ts";
-import type { RankMemory } from "./memory.ts";
+import type { RankStores } from "./shadow.ts";
 import { ownedDense, type Shape } from "./shape.ts";
 
 interface StateOptions {
   readonly layout: Layout;
   readonly shape: Shape;
-  readonly memory: RankMemory;
+  readonly stores: RankStores;
   readonly transport: Transport;
   homes(): readonly (readonly number[])[];
   stamp(step: number): Stamp;
+  /** The state of a step is all here, without other ranks. */
+  loaded(step: number): void;
 }
 
 /** What is stored beside parameters, in this order. */
@@ -24,9 +26,7 @@ export class RankState implements CheckpointState {
 
   constructor(options: StateOptions) {
     this.#options = options;
-    this.#eachExpert((layer, expert, home) => {
-      if (home === options.transport.rank) options.memory.take(layer, expert);
-    });
+    options.stores.place(options.homes());
   }
 
   get rank(): number {
@@ -35,25 +35,27 @@ export class RankState implements CheckpointState {
 
   /** Where this rank has parameters of a unit; undefined where it has none. Once all are filled in, `filled` is to be called. */
   parameters(part: number, index: number): Float32Array | undefined {
-    const { memory, shape } = this.#options;
+    const { stores, shape } = this.#options;
     const unit = shape.dense[part];
-    if (index === 0) return unit && memory.dense.subarray(unit.from, unit.to);
-    return memory.owns(part - 1, index - 1) ? memory.own(part - 1, index - 1, "p") : undefined;
+    if (index === 0) return unit && stores.memory.dense.subarray(unit.from, unit.to);
+    return stores.all.find((store) => store.owns(part - 1, index - 1))?.own(part - 1, index - 1, "p");
   }
 
   filled(): void {
-    this.#options.memory.keepDense();
+    this.#options.stores.keepDense();
   }
 
-  /** Takes parameters, and zero moments, from an array that is laid out as the layout says. */
+  /** Takes parameters of step 0, with zero moments, from an array that is laid out as the layout says. */
   load(parameters: Float32Array): void {
     this.#eachUnit((part, index, { from, to }) => this.parameters(part, index)?.set(parameters.subarray(from, to)));
     this.filled();
+    this.#options.loaded(0);
   }
 
   /** Writes parameters or gradients of what this rank owns into such an array. */
   save(into: Float32Array, field: "p" | "g" = "p"): void {
-    const { memory, shape, transport } = this.#options;
+    const { stores, shape, transport } = this.#options;
+    const { memory } = stores;
     const own = ownedDense(shape, transport.rank);
     this.#eachUnit((part, index, { from }) => {
       const unit = shape.dense[part] as Unit;
@@ -69,7 +71,8 @@ export class RankState implements CheckpointState {
   }
 
   async *pieces(step: number, part: number, index: number): AsyncGenerator<Float32Array> {
-    const { memory, transport, shape } = this.#options;
+    const { stores, transport, shape } = this.#options;
+    const { memory } = stores;
     if (index > 0) {
       for (const field of ["p", ...moments] as const) yield memory.own(part - 1, index - 1, field);
       return;
@@ -104,16 +107,19 @@ export class RankState implements CheckpointState {
   }
 
   take(part: number, index: number, values: Float32Array): void {
-    const { memory, shape, transport } = this.#options;
+    const { stores, shape } = this.#options;
     const floats = values.length / (1 + moments.length);
     this.parameters(part, index)?.set(values.subarray(0, floats));
     for (const [i, field] of moments.entries()) {
       const found = values.subarray((1 + i) * floats, (2 + i) * floats);
-      if (index > 0) memory.own(part - 1, index - 1, field).set(found);
-      else {
-        const [unit, own] = [shape.dense[part] as Unit, ownedDense(shape, transport.rank)];
+      for (const store of stores.all) {
+        if (index > 0) {
+          if (store.owns(part - 1, index - 1)) store.own(part - 1, index - 1, field).set(found);
+          continue;
+        }
+        const [unit, own] = [shape.dense[part] as Unit, store.denseRange];
         const [begin, end] = [Math.max(own.from, unit.from), Math.min(own.to, unit.to)];
-        if (begin < end) memory.ownDense(field).set(found.subarray(begin - unit.from, end - unit.from), begin - own.from);
+        if (begin < end) store.ownDense(field).set(found.subarray(begin - unit.from, end - unit.from), begin - own.from);
       }
     }
     this.filled();
@@ -144,13 +150,9 @@ export class RankState implements CheckpointState {
   }
 
   #ownIn(unit: Unit, field: "m" | "v"): Float32Array {
-    const { memory, shape, transport } = this.#options;
+    const { stores, shape, transport } = this.#options;
     const own = ownedDense(shape, transport.rank);
-    return memory.ownDense(field).subarray(Math.max(own.from, unit.from) - own.from, Math.min(own.to, unit.to) - own.from);
-  }
-
-  #eachExpert(run: (layer: number, expert: number, home: number) => void): void {
-    for (const [layer, row] of this.#options.homes().entries()) for (const [expert, home] of row.entries()) run(layer, expert, home);
+    return stores.memory.ownDense(field).subarray(Math.max(own.from, unit.from) - own.from, Math.min(own.to, unit.to) - own.from);
   }
 
   #eachUnit(run: (part: number, index: number, unit: Unit) => void): void {

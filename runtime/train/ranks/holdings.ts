@@ -1,0 +1,95 @@
+// One rank's part in a run from world to world: where it stands, the state of the units that it has, and the norms of its last step. A
+// world that ends changes nothing of it; the next one begins from it.
+import { afterEvent, type Holder, nothingHeld, type Standing } from "../../placement/training/commit.ts";
+import type { StateUnit } from "./shape.ts";
+import type { UnitState } from "./unit-state.ts";
+
+/** What one world left: the state that a rank owned, and what it shadowed. */
+type Stores = readonly UnitState[];
+
+/** Worlds whose state is kept at once, at most: more are only there when the beginnings of worlds fail one after another. */
+const worldsMost = 2;
+
+export class Holdings {
+  #standing: Standing = nothingHeld;
+  #worlds: Stores[] = [];
+  #tally: Float64Array = new Float64Array();
+  #update: (tally: Float64Array) => void = () => {};
+
+  get standing(): Standing {
+    return this.#standing;
+  }
+
+  /** The squares of gradients of all units in the step that is tallied. */
+  get tally(): Float64Array {
+    return this.#tally;
+  }
+
+  /** Of each unit: 2 where this rank owns it, 1 where it shadows it, 0. */
+  has(units: readonly StateUnit[]): Int32Array {
+    const owned = this.#worlds.flatMap((stores) => stores.slice(0, 1));
+    const all = this.#worlds.flat();
+    const among = (stores: readonly UnitState[], unit: StateUnit): boolean => stores.some((store) => store.holds(unit));
+    return Int32Array.from(units, (unit) => (among(owned, unit) ? 2 : Number(among(all, unit))));
+  }
+
+  storeOf(unit: StateUnit): UnitState {
+    const found = this.#worlds.flat().find((store) => store.holds(unit));
+    if (found === undefined) throw new Error(`layer ${unit.layer}: expert ${unit.expert} is not on this rank`);
+    return found;
+  }
+
+  /** The gradients of a step are complete for all that is held: `update` makes the step by the tally, at once. */
+  prepared(step: number, update: (tally: Float64Array) => void): void {
+    this.#standing = afterEvent(this.#standing, "gradients complete", step);
+    this.#update = update;
+  }
+
+  /** All norms of the step are here: from now on it is made, whoever is lost. */
+  tallied(step: number, tally: Float64Array): void {
+    this.#standing = afterEvent(this.#standing, "all norms here", step);
+    this.#tally = tally;
+  }
+
+  /** The step is in the state of all that is held. */
+  update(step: number): void {
+    this.#standing = afterEvent(this.#standing, "updated", step);
+    this.#update(this.#tally);
+  }
+
+  /** The state of a world that begins is all here; that of worlds before stays until every rank says so. */
+  arrived(step: number, stores: Stores): void {
+    const tallied = this.#standing.tallied === step ? step : nothingHeld.tallied;
+    this.#standing = { applied: step, prepared: step, tallied };
+    this.#worlds = [...this.#worlds, stores].slice(-worldsMost);
+  }
+
+  /** Every rank has its state. */
+  begun(): void {
+    this.#worlds = this.#worlds.slice(-1);
+  }
+
+  /** Its state is of another step than the others go on from. */
+  drop(): void {
+    this.#standing = nothingHeld;
+    this.#worlds = [];
+    this.#update = () => {};
+  }
+}
+
+/** What ranks say of each other at the begin of a world: three numbers of where they stand, then what they have. */
+export function standingFrame(holdings: Holdings, units: readonly StateUnit[]): Int32Array {
+  const { applied, prepared, tallied } = holdings.standing;
+  return Int32Array.of(applied, prepared, tallied, ...holdings.has(units));
+}
+
+export interface Said extends Holder {
+  readonly owned: ReadonlySet<number>;
+}
+
+export function saidIn(frame: Int32Array): Said {
+  const [applied, prepared, tallied] = frame as unknown as [number, number, number];
+  const units = [...frame.subarray(3)];
+  const withValue = (least: number): ReadonlySet<number> => new Set(units.flatMap((value, unit) => (value >= least ? [unit] : [])));
+  return { applied, prepared, tallied, held: withValue(1), owned: withValue(2) };
+}

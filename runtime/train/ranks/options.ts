@@ -1,0 +1,16 @@
+// The options of a run over ranks, which all of its ranks have to have alike but for the seat: they decide frames, and so bits.
+import type { AdamWSettings } from "../adamw.ts";
+import type { BalanceSetting } from "../recipes/balance.ts";
+import type { Schedule } from "../schedule.ts";
+import type { Seat } from "../seat.ts";
+import type { RankedModel } from "./fits.ts";
+
+export interface RankOptions extends Omit<RankedModel, "facts"> {
+  readonly seat: Seat;
+  readonly schedule: Schedule;
+  readonly adamw: AdamWSettings;
+  readonly clip: number;
+  readonly balance: readonly BalanceSetting[];
+  /** What else all ranks have to agree on. */
+  readonly agreed?: unknown;
+}
