@@ -15,6 +15,7 @@ import { layoutOf } from "./layout.ts";
 import { checkMemory } from "./memory.ts";
 import { Network } from "./network.ts";
 import { checkResult, resultFolders, writeTrainedFolder, writeTrainedStore } from "./result.ts";
+import { aloneSeat, type Seat } from "./seat.ts";
 import { checkSettings, identityOf, type TrainSettings } from "./settings.ts";
 import { type ModelSource, openSource } from "./source.ts";
 import { openStart, type Start } from "./start.ts";
@@ -214,8 +215,14 @@ async function makeSteps(run: Run, metrics: Metrics, ports: TrainPorts): Promise
   return { step: steps, ...(validation !== undefined && { loss: validation }) };
 }
 
-/** Throws AppError: BadOption, BadData, BadCheckpoint, OtherNumerics, DoesNotFit, UnsupportedOp, NonFiniteLoss. */
-export async function train(settings: TrainSettings, ports: TrainPorts): Promise<RunEnd> {
+/** Every rank of a world calls it with the same settings. Throws AppError: BadOption, BadData, BadCheckpoint, OtherNumerics, DoesNotFit,
+ *  UnsupportedOp, NonFiniteLoss. */
+export async function train(settings: TrainSettings, ports: TrainPorts, seat: Seat = aloneSeat()): Promise<RunEnd> {
+  if (seat.transport.ranks > 1)
+    throw new AppError(`the world has ${seat.transport.ranks} ranks, a run has one so far; give it one`, {
+      code: "BadOption",
+      operation: "starting a run",
+    });
   const run = await openRun(settings);
   const { backend, checkpoints, layout, optimizer, source, corpus, validation } = run;
   try {
