@@ -5,13 +5,14 @@ import { apiVersion } from "../../crds/common.ts";
 import { type ConditionState, withTransition } from "../../crds/conditions.ts";
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
 import { type MoETrainingJobStatus, moeTrainingJobStatusSchema } from "../../crds/moe-training-job-status.ts";
+import type { Subject } from "../deployment/authorities.ts";
 import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
 
 const manager = "enodia-operator-status";
 /** Progress alone is written at most this often. */
 const progressWriteMs = 5_000;
 
-export type JobEvent = (job: Pick<MoETrainingJob, "metadata">, type: "Normal" | "Warning", reason: string, note: string) => void;
+export type JobEvent = (job: Subject, type: "Normal" | "Warning", reason: string, note: string) => void;
 
 /** Conditions whose change is an event -> the status that is bad news, if any. */
 const announced: Readonly<Record<string, "True" | "False" | undefined>> = {

@@ -1,7 +1,6 @@
 // The port on which a training pod is told its world and says how it stands: HTTPS with certificates of the job's CA on both sides. Only the
 // operator is heard; what it says is read within a limit of bytes and of time.
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import { type TLSSocket } from "node:tls";
 import { AppError } from "../../crds/common.ts";
 import { type PodWords, type WorldOrder, worldBytesMax, worldOrderSchema, worldPath } from "../../crds/training-world.ts";
 import { createTlsListener } from "../wire/listener.ts";
@@ -44,7 +43,7 @@ export async function listenForWorlds(options: WorldServerOptions): Promise<Worl
       socket.once("close", () => {
         open -= 1;
       });
-      server.emit("connection", socket satisfies TLSSocket);
+      server.emit("connection", socket);
     },
   });
   const port = await listener.listen(options.host, options.port).catch((cause: Error) => {

@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { uniform } from "../../../kernels/random.ts";
-import { type TrainingPlannerName, trainingPlanner, trainingPlannerNames } from "./index.ts";
+import { type TrainingPlannerName, trainingPlannerNames } from "../../../../crds/names.ts";
+import { trainingPlanner } from "./index.ts";
 import { homesOnly, type LayerProblem } from "./planner.ts";
 import { secondsOf, wayOf } from "./ways.ts";
 
