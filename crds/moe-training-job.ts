@@ -6,9 +6,9 @@ import { modelUriPattern, moeDeploymentNameRule } from "./moe-deployment.ts";
 import { moeTrainingJobStatusSchema } from "./moe-training-job-status.ts";
 import { codecNames, optimizerNames, scheduleNames } from "./names.ts";
 import { rules } from "./openapi.ts";
-import { fssdpSchema } from "./training-fssdp.ts";
 import { podTemplateOf } from "./pod-template.ts";
 import { quantity } from "./quantity.ts";
+import { fssdpSchema } from "./training-fssdp.ts";
 import { stepsMax } from "./training-report.ts";
 
 const bounds = { replicas: 1024, uriLength: 512, imageLength: 512, lanes: 1024, sequences: 65_536, restarts: 1000 } as const;

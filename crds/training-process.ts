@@ -62,9 +62,17 @@ export const trainerProcess = {
   job: rendered("ENODIA_TRAINING_JOB", name, ({ job }) => job.metadata.name),
   jobUid: rendered("ENODIA_TRAINING_JOB_UID", uid, ({ job }) => job.metadata.uid),
   podUid: rendered("ENODIA_POD_UID", uid, () => ({ fieldPath: "metadata.uid" })),
-  rank: rendered("ENODIA_RANK", z.coerce.number<string>().int().min(0).max(ranksMax - 1), () => ({
-    fieldPath: `metadata.labels['${labels.rank}']`,
-  })),
+  rank: rendered(
+    "ENODIA_RANK",
+    z.coerce
+      .number<string>()
+      .int()
+      .min(0)
+      .max(ranksMax - 1),
+    () => ({
+      fieldPath: `metadata.labels['${labels.rank}']`,
+    }),
+  ),
   spec: rendered("ENODIA_TRAINING_SPEC", json.pipe(moeTrainingJobSpecSchema), ({ job }) => JSON.stringify(trainerSpec(job.spec))),
   tlsDir: rendered("ENODIA_TLS_DIR", z.string().default(paths.tls), () => paths.tls),
   ranksPort: rendered("ENODIA_RANKS_PORT", port.default(ports.ranks), () => String(ports.ranks)),

@@ -149,9 +149,7 @@ export function secretError(code: string, message: string): AppError {
 }
 
 /** The object that a CA's Secret is for; undefined for any other Secret. */
-export function subjectOf({
-  metadata,
-}: KubeObject): { readonly ref: Ref; readonly uid: string; readonly of: CertifiedKind } | undefined {
+export function subjectOf({ metadata }: KubeObject): { readonly ref: Ref; readonly uid: string; readonly of: CertifiedKind } | undefined {
   const { [authorityLabels.namespace]: namespace, [authorityLabels.name]: name, [authorityLabels.uid]: uid } = metadata.labels ?? {};
   const of = certifiedKind(metadata.labels?.[authorityLabels.kind]);
   return namespace && name && uid && of ? { ref: { namespace, name }, uid, of } : undefined;

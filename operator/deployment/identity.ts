@@ -58,7 +58,10 @@ export class Identities {
   async ensurePod(subject: Subject, pod: PodIdentity): Promise<void> {
     const { namespace } = subject.metadata;
     const scope = this.#options.of.scope(subject.metadata.name);
-    const leaf = { dns: [workerServerName({ namespace, name: scope }, pod.rank)], uri: `spiffe://enodia/${namespace}/${scope}/${pod.name}` };
+    const leaf = {
+      dns: [workerServerName({ namespace, name: scope }, pod.rank)],
+      uri: `spiffe://enodia/${namespace}/${scope}/${pod.name}`,
+    };
     const owner = { apiVersion: "v1", kind: "Pod", name: pod.name, uid: pod.uid };
     await this.#ensure(subject, names.podTls(pod.name), leaf, owner);
   }

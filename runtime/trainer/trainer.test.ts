@@ -187,6 +187,7 @@ test("every field of a spec that decides the bits reaches the run", () => {
       schedule: { name: "constant", warmupSteps: 2, floor: "0.5" },
       balance: "switch:0.01",
       output: { uri: "pvc://a/out", codecs: ["f32", "q4_0"] },
+      fssdp: { planner: "ep", dispatch: "LocalFirst", rematerialize: "AfterForward", memorySlots: 3, overlapDegree: "Auto", window: 4 },
     }),
   );
   assert.deepEqual(changed, {
@@ -207,5 +208,6 @@ test("every field of a spec that decides the bits reaches the run", () => {
     checkpoint: { everySteps: 2, keep: 2 },
     codecs: ["f32", "q4_0"],
     threads: 2,
+    fssdp: { planner: "ep", dispatch: "LocalFirst", rematerialize: "AfterForward", memorySlots: 3, window: 4, reshardSteps: 100 },
   });
 });

@@ -65,6 +65,6 @@ function certificate(member: string): { readonly cert: string; readonly key: str
 /** A pod that has a world to itself. */
 export async function begin(settings: TrainerSettings, options: TrainerOptions = {}): Promise<Trainer> {
   const trainer = await startTrainer(settings, { host: "127.0.0.1", ...options });
-  while ((await tell(trainer, worldOf(1)))?.epoch !== 1) continue; // one on a busy machine may be late
+  while ((await tell(trainer, worldOf(1)))?.epoch !== 1); // one on a busy machine may be late
   return trainer;
 }

@@ -291,7 +291,10 @@ class World {
   /** As the shell: the status first, then the actions. */
   reconcile(): void {
     const given = { job: job({ replicas: this.ranks, elasticity: { maxReplicas: 3 } }), now: new Date(this.now) };
-    const words = says(undefined, this.pods.map(({ uid }) => uid));
+    const words = says(
+      undefined,
+      this.pods.map(({ uid }) => uid),
+    );
     const { status, actions } = decide(observed({ ...given, status: this.status, pods: this.pods, words }));
     this.#write(() => {
       this.status = status;

@@ -105,7 +105,12 @@ function next(observed: Observed, current: readonly PodView[], stale: readonly P
     const ranks = status.world?.ranks.length ?? job.spec.replicas;
     const view = worldOf({ ranks, known: status.world, pods: current, words, now });
     const again = current.length > 0 ? progressMs : undefined;
-    return decision(observed, { state: { kind: "refused", problems, training: view.stands, report }, view, actions: deleted(stale), again });
+    return decision(observed, {
+      state: { kind: "refused", problems, training: view.stands, report },
+      view,
+      actions: deleted(stale),
+      again,
+    });
   }
   const view = worldOf({ ranks: job.spec.replicas, known: status.world, pods: current, words, now });
   const hash = observed.templateHash(imageOf(observed));
@@ -115,11 +120,14 @@ function next(observed: Observed, current: readonly PodView[], stale: readonly P
   const wait = free.length > 0 ? waitOf(observed) : undefined;
   const made = wait === undefined ? free.map((rank): Action => ({ kind: "create", rank, attempt: attemptOf(status, rank) })) : [];
   const state = stateOf({ observed, current, going, view, wait: wait?.state ?? heldState(held) });
-  return decision(observed, { state: { ...state, report }, view, actions: [...actions, ...made], again: wait?.again ?? progressMs });
+  // Who waits for one pod has others to ask.
+  const again = Math.min(wait?.again ?? progressMs, current.length > 0 ? progressMs : Number.POSITIVE_INFINITY);
+  return decision(observed, { state: { ...state, report }, view, actions: [...actions, ...made], again });
 }
 
 /** Progress is told by the rank that writes it down. */
-const reportOf = ({ words }: Observed, current: readonly PodView[]) => words.get(current.find(({ rank }) => rank === 0)?.uid ?? "")?.progress;
+const reportOf = ({ words }: Observed, current: readonly PodView[]) =>
+  words.get(current.find(({ rank }) => rank === 0)?.uid ?? "")?.progress;
 
 interface Missing {
   /** Ranks without a pod. */
@@ -142,12 +150,12 @@ function missingRanks({ job, pods, status }: Observed): Missing {
 
 interface Wait {
   readonly state: State;
-  readonly again: number | undefined;
+  readonly again: number;
 }
 
 /** What keeps ranks from getting pods now. */
 function waitOf(observed: Observed): Wait | undefined {
-  const waiting = (reason: string, message: string, again?: number): Wait => ({ state: { kind: "waiting", reason, message }, again });
+  const waiting = (reason: string, message: string, again: number): Wait => ({ state: { kind: "waiting", reason, message }, again });
   const [writer] = observed.otherWriters;
   if (writer !== undefined) {
     const message = `the former pod is still there: ${writer} may write ${observed.job.spec.output.uri}; delete it where no job has it`;
@@ -156,7 +164,7 @@ function waitOf(observed: Observed): Wait | undefined {
   const pause = pauseLeft(observed);
   if (pause !== undefined) {
     const message = `${pause.reason}; the next try is in ${Math.ceil(pause.ms / 1000)} s`;
-    return waiting("BackOff", message.slice(0, 1500), Math.min(pause.ms, progressMs));
+    return waiting("BackOff", message.slice(0, 1500), pause.ms);
   }
   if (observed.podRefused !== undefined) {
     const message = `the API server refuses the pod: ${observed.podRefused}; correct spec.podTemplate, or the quota of the namespace`;
@@ -188,10 +196,15 @@ function stateOf({ observed, current, going, view, wait }: Standing): State {
   if (left !== undefined) return { kind: "waiting", reason: "RankLost", message: left };
   const [first = 0] = awaited;
   const pod = current.find(({ rank }) => rank === first);
-  const why = pod === undefined ? "a pod is made" : (pod.waiting ?? `pod ${pod.name} ${pod.running ? "is asked for the first time" : "starts"}`);
+  const why =
+    pod === undefined ? "a pod is made" : (pod.waiting ?? `pod ${pod.name} ${pod.running ? "is asked for the first time" : "starts"}`);
   if (replicas === 1) return { kind: "waiting", reason: "Starting", message: why };
   const lost = world !== undefined && world.ranks.length === replicas;
-  return { kind: "waiting", reason: lost ? "RankLost" : "WaitingForRanks", message: `${ready} of ${replicas} ranks wait for rank ${first}: ${why}` };
+  return {
+    kind: "waiting",
+    reason: lost ? "RankLost" : "WaitingForRanks",
+    message: `${ready} of ${replicas} ranks wait for rank ${first}: ${why}`,
+  };
 }
 
 /** The image that the job began with, unless its owner names one. */

@@ -22,7 +22,13 @@ const pod = (rank: number, change: Partial<PodView> = {}): PodView => ({
   over: undefined,
   ...change,
 });
-const says = (uid: string, change: Partial<PodWords> = {}): PodWords => ({ pod: uid, epoch: 0, training: 0, progress: { curve: [] }, ...change });
+const says = (uid: string, change: Partial<PodWords> = {}): PodWords => ({
+  pod: uid,
+  epoch: 0,
+  training: 0,
+  progress: { curve: [] },
+  ...change,
+});
 const wordsOf = (...all: readonly PodWords[]) => new Map(all.map((one) => [one.pod, one]));
 const three = [pod(0), pod(1), pod(2)];
 const heard = wordsOf(says("p0"), says("p1"), says("p2"));
@@ -58,7 +64,10 @@ const cases: Record<string, Case> = {
   "a world stands while its pods do": { change: {}, want: [1, true] },
   "a world stands for an operator that has heard nobody yet": { change: { words: new Map() }, want: [1, true] },
   "a world without one of its pods does not stand, and waits": { change: { pods: [pod(0), pod(2)] }, want: [1, false] },
-  "a pod that is being deleted has no place in the next": { change: { pods: [pod(0), pod(1, { deleting: true }), pod(2)] }, want: [1, false] },
+  "a pod that is being deleted has no place in the next": {
+    change: { pods: [pod(0), pod(1, { deleting: true }), pod(2)] },
+    want: [1, false],
+  },
   "a replaced pod makes another world": {
     change: { pods: [pod(0), pod(1, { uid: "q" }), pod(2)], words: wordsOf(says("p0"), says("q"), says("p2")) },
     want: [2, true],
@@ -70,7 +79,10 @@ const cases: Record<string, Case> = {
     change: { ranks: 4, pods: [...three, pod(3)], words: wordsOf(...heard.values(), says("p3")) },
     want: [2, true],
   },
-  "a world that a pod left is made again": { change: { words: wordsOf(says("p0", left), says("p1"), says("p2")), now: later }, want: [2, true] },
+  "a world that a pod left is made again": {
+    change: { words: wordsOf(says("p0", left), says("p1"), says("p2")), now: later },
+    want: [2, true],
+  },
   "but not at once": { change: { words: wordsOf(says("p0", left), says("p1"), says("p2")) }, want: [1, false] },
   "who left since no step is left does not end it": {
     change: { words: wordsOf(says("p0"), says("p1", { left: { epoch: 1, code: "Complete", message: "" } }), says("p2")), now: later },
@@ -93,7 +105,13 @@ test("an epoch is above all that any pod was told of, whatever became of the sta
 });
 
 test("epochs only rise, and one epoch never has two sets of pods", () => {
-  const event = fc.record({ rank: fc.nat(2), ready: fc.boolean(), replaced: fc.boolean(), leaves: fc.boolean(), ranks: fc.integer({ min: 1, max: 3 }) });
+  const event = fc.record({
+    rank: fc.nat(2),
+    ready: fc.boolean(),
+    replaced: fc.boolean(),
+    leaves: fc.boolean(),
+    ranks: fc.integer({ min: 1, max: 3 }),
+  });
   fc.assert(
     fc.property(fc.array(event, { maxLength: 30 }), (events) => {
       const pods = [...three];
