@@ -10,7 +10,6 @@ import {
   joinCurves,
   parseTrainingEnd,
   trainingEndText,
-  trainingReportSchema,
 } from "./training-report.ts";
 
 const least = {

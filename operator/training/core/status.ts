@@ -155,13 +155,19 @@ function suspendedBefore(before: readonly Condition[], state: State): Verdict | 
   return verdict("False", "Resumed", "spec.suspend is false");
 }
 
+function resultOf({ job, status, state, now }: Judged): Pick<MoETrainingJobStatus, "result" | "completionTime"> {
+  const { result, completionTime } = status;
+  if (state.kind !== "complete") return { ...(result && { result }), ...(completionTime && { completionTime }) };
+  const { uri } = job.spec.output;
+  return { result: { store: `${uri}/store`, huggingface: `${uri}/huggingface` }, completionTime: rfc3339(now) };
+}
+
 export function statusOf(judged: Judged): MoETrainingJobStatus {
   const { job, status, state, pods, image, now, world, attempts } = judged;
   const failure = state.kind === "failed" || state.kind === "restarting" ? state.failure : status.lastFailure;
   const stop = state.kind === "waiting" ? (state.stop ?? status.lastStop) : status.lastStop;
   const refusal = state.kind === "refused" ? (state.refusal ?? status.refusal) : status.refusal;
   const began = status.startTime ?? (image === undefined ? undefined : rfc3339(now));
-  const { uri } = job.spec.output;
   return {
     observedGeneration: job.metadata.generation,
     replicas: pods.filter(({ over }) => over === undefined).length,
@@ -175,13 +181,8 @@ export function statusOf(judged: Judged): MoETrainingJobStatus {
     ...(failure && { lastFailure: failure }),
     ...(stop && { lastStop: stop }),
     ...(refusal?.generation === job.metadata.generation && { refusal }),
-    ...(state.kind === "complete"
-      ? { result: { store: `${uri}/store`, huggingface: `${uri}/huggingface` } }
-      : { ...(status.result && { result: status.result }) }),
     ...(began !== undefined && { startTime: began }),
-    ...(state.kind === "complete"
-      ? { completionTime: rfc3339(now) }
-      : { ...(status.completionTime && { completionTime: status.completionTime }) }),
+    ...resultOf(judged),
     conditions: conditionsOf(judged),
   };
 }
