@@ -1,4 +1,5 @@
-// How ranks of a training job share experts: who plans copies, by what, and how much they take. None of it changes a bit of the result. Pure.
+// The way in which ranks of a training job share experts: who plans copies, by what, and how much they take. None of it changes a bit of
+// the result. Pure.
 import { z } from "zod";
 import { dispatchNames, rematerializeNames, trainingPlannerNames } from "./names.ts";
 
@@ -42,4 +43,5 @@ export const fssdpSchema = z
 export type FssdpSpec = z.infer<typeof fssdpSchema>;
 
 /** The number of a field that may be Auto; undefined where it is. */
-export const countOf = (value: FssdpSpec["memorySlots"]): number | undefined => (value === "Auto" ? undefined : Number(value));
+export const countOf = (value: FssdpSpec["memorySlots"]): number | undefined =>
+  Number.isInteger(Number(value)) ? Number(value) : undefined;

@@ -3,14 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { moeTrainingJobSpecSchema, trainingProblems } from "./moe-training-job.ts";
-import {
-  type CurvePoint,
-  curvePointsMax,
-  endBytesMax,
-  joinCurves,
-  parseTrainingEnd,
-  trainingEndText,
-} from "./training-report.ts";
+import { type CurvePoint, curvePointsMax, endBytesMax, joinCurves, parseTrainingEnd, trainingEndText } from "./training-report.ts";
 
 const least = {
   model: { uri: "pvc://a/b" },

@@ -1,5 +1,5 @@
-// The end of a CA: its Secret lies in another namespace than its object, so no owner reference takes it away. It goes when its
-// deployment or training job is gone, which only an answer of the API server says that lists the namespace without it: a namespace that is forbidden,
+// The end of a CA: its Secret lies in another namespace than its object, so no owner reference takes it away. It goes when its deployment
+// or training job is gone, which only an answer of the API server says that lists the namespace without it: a namespace that is forbidden,
 // not watched or not reachable keeps its CAs. It also stays while a leaf of it is left, such as of pods that `--cascade=orphan` left
 // behind: by their leaves they can be told to be of that deployment. Looked at again and again, so an operator that was away cleans later.
 import { labels } from "../../crds/common.ts";

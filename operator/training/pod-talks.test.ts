@@ -1,5 +1,5 @@
-// Pods that are told their world and asked how they stand: never waited for, a bounded number at once, less often while they are silent, and
-// at once where there is another world.
+// Pods that are told their world and asked how they stand: never waited for, a bounded number at once, less often while they are silent,
+// and at once where there is another world.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setImmediate } from "node:timers/promises";

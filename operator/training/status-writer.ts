@@ -1,5 +1,5 @@
-// The writer of a training job's status: at once where something is decided, now and then where only progress is told, never where
-// nothing is new. What it wrote last counts until the cache shows it, and events go with changed conditions.
+// The writer of a training job's status: at once where something is decided, now and then where only progress is told, never where nothing
+// is new. What it wrote last counts until the cache shows it, and events go with changed conditions.
 import { isDeepStrictEqual } from "node:util";
 import { apiVersion } from "../../crds/common.ts";
 import { type ConditionState, withTransition } from "../../crds/conditions.ts";

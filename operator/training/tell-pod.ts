@@ -1,5 +1,5 @@
-// A training pod is told its world and answers how it stands: HTTPS with certificates of the job's CA on both sides. The answer is read as a
-// stranger's, with a deadline and a limit of bytes. Its end comes from the kubelet, not from here.
+// A training pod is told its world and answers how it stands: HTTPS with certificates of the job's CA on both sides. The answer is read as
+// a stranger's, with a deadline and a limit of bytes. Its end comes from the kubelet, not from here.
 import { type RequestOptions, request } from "node:https";
 import type { ConnectionOptions } from "node:tls";
 import { ports } from "../../crds/common.ts";

@@ -1,5 +1,5 @@
-// Training jobs on a real API server: what it refuses and says, its columns and /scale, and a life of a job whose pods are admitted by
-// the restricted level and whose ends are written here, as a kubelet would.
+// Training jobs on a real API server: what it refuses and says, its columns and /scale, and a life of a job whose pods are admitted by the
+// restricted level and whose ends are written here, as a kubelet would.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";

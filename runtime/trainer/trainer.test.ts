@@ -1,5 +1,5 @@
-// A training pod's process on a tiny model, alone in its world: what it answers, the message of its end, and that a run which is stopped and
-// goes on in another process ends with the bits of one that was not.
+// A training pod's process on a tiny model, alone in its world: what it answers, the message of its end, and that a run which is stopped
+// and goes on in another process ends with the bits of one that was not.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";

@@ -1,5 +1,5 @@
-// The training pod's process: takes the world that the operator tells it, runs runtime/train in it by the job's spec, answers how far it is,
-// and leaves the kubelet a message of its end, by which the operator decides. Told to stop, all ranks end with a checkpoint, from which
+// The training pod's process: takes the world that the operator tells it, runs runtime/train in it by the job's spec, answers how far it
+// is, and leaves the kubelet a message of its end, by which the operator decides. Told to stop, all ranks end with a checkpoint, from which
 // the next world goes on bit for bit.
 import { writeFile } from "node:fs/promises";
 import { AppError } from "../../crds/common.ts";

@@ -1,5 +1,5 @@
-// The port on which a training pod is told its world and says how it stands: HTTPS with certificates of the job's CA on both sides. Only the
-// operator is heard; what it says is read within a limit of bytes and of time.
+// The port on which a training pod is told its world and says how it stands: HTTPS with certificates of the job's CA on both sides. Only
+// the operator is heard; what it says is read within a limit of bytes and of time.
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { AppError } from "../../crds/common.ts";
 import { type PodWords, type WorldOrder, worldBytesMax, worldOrderSchema, worldPath } from "../../crds/training-world.ts";

@@ -1,5 +1,5 @@
-// Training pods as processes of this one: each on an address of its own of loopback, with a certificate of one job, told their worlds as the
-// operator tells them.
+// Training pods as processes of this one: each on an address of its own of loopback, with a certificate of one job, told their worlds as
+// the operator tells them.
 import { mkdtempSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { TrainerSettings } from "../../crds/training-process.ts";

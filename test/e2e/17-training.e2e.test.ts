@@ -1,5 +1,5 @@
-// A training job on the cluster: it trains in pods of its own image, on one rank and on three, outlives a killed pod, another number of ranks
-// and a suspension with the bits of a quiet run on one, ends without pods for good, and its result is served.
+// A training job on the cluster: it trains in pods of its own image, on one rank and on three, outlives a killed pod, another number of
+// ranks and a suspension with the bits of a quiet run on one, ends without pods for good, and its result is served.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";

@@ -6,7 +6,8 @@ import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-trai
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import { type TrainingEnd, type TrainingReport, trainingReportSchema } from "../../../crds/training-report.ts";
 import type { PodWords } from "../../../crds/training-world.ts";
-import { decide, isOver, isTrue, type Observed } from "./decide.ts";
+import { decide, isOver, isTrue } from "./decide.ts";
+import type { Observed } from "./observed.ts";
 import type { PodView } from "./pod-view.ts";
 
 const start = Date.parse("2026-01-01T00:00:00Z");

@@ -1,10 +1,10 @@
 // The next step of a training job, from what is observed: a status with the world of its pods, and the pods to delete or make. Whatever the
-// status says of a pod's end is written before that pod is deleted, and an action repeated changes nothing, so that a crash anywhere
-// loses and doubles nothing. Pure.
-import { type MoETrainingJob, trainingProblems } from "../../../crds/moe-training-job.ts";
+// status says of a pod's end is written before that pod is deleted, and an action repeated changes nothing, so that a crash anywhere loses
+// and doubles nothing. Pure.
+import { trainingProblems } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
-import type { PodWords } from "../../../crds/training-world.ts";
 import { ended, foremostEnd, pauseLeft } from "./ends.ts";
+import type { Observed, Problem } from "./observed.ts";
 import type { PodView } from "./pod-view.ts";
 import { type Judged, type State, statusOf } from "./status.ts";
 import { type WorldView, worldOf } from "./world.ts";
@@ -13,34 +13,6 @@ export type Action =
   | { readonly kind: "delete"; readonly name: string; readonly uid: string }
   /** The pod's name is made of rank and attempt: the same pod asked for twice is one. */
   | { readonly kind: "create"; readonly rank: number; readonly attempt: number };
-
-interface Problem {
-  readonly reason: string;
-  readonly message: string;
-}
-
-export interface Observed {
-  readonly job: MoETrainingJob;
-  /** The status as it was written last. */
-  readonly status: MoETrainingJobStatus;
-  /** Its pods, those that are being deleted too. */
-  readonly pods: readonly PodView[];
-  /** A job that writes the same folder, was made before this one and is not over. */
-  readonly rival: string | undefined;
-  /** Pods of other objects that may still write the folder. */
-  readonly otherWriters: readonly string[];
-  /** What running pods say, by uid. */
-  readonly words: ReadonlyMap<string, PodWords>;
-  /** Image of jobs that begin now. */
-  readonly image: string;
-  /** The hash that a pod made now would have. */
-  readonly templateHash: (image: string) => string;
-  /** What of the pod template cannot be. */
-  readonly templateProblems: readonly Problem[];
-  /** What the API server said where it refused a pod just now. */
-  readonly podRefused: string | undefined;
-  readonly now: Date;
-}
 
 export interface Decision {
   readonly status: MoETrainingJobStatus;

@@ -2,7 +2,7 @@
 // may be made. Pure.
 import { rfc3339 } from "../../../crds/conditions.ts";
 import type { TrainingFailure } from "../../../crds/names.ts";
-import type { Observed } from "./decide.ts";
+import type { Observed } from "./observed.ts";
 import type { PodView } from "./pod-view.ts";
 import type { PodEnd, State } from "./status.ts";
 

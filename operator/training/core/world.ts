@@ -1,5 +1,5 @@
-// The world of a training job from what is observed: the pods that train together, one a rank. Another one is decided once every rank that is
-// wanted has a pod that answers, and these are not those of the last world, or one of them has left it. Until then the last one stands:
+// The world of a training job from what is observed: the pods that train together, one a rank. Another one is decided once every rank that
+// is wanted has a pod that answers, and these are not those of the last world, or one of them has left it. Until then the last one stands:
 // its pods go on by themselves, whatever becomes of the operator. Pure.
 import { rfc3339 } from "../../../crds/conditions.ts";
 import type { PodWords, TrainingWorld, WorldMember } from "../../../crds/training-world.ts";
