@@ -1,5 +1,5 @@
 // The world of a training job: which pods train together, decided by the operator, and what the two say to each other about it over mutual
-// TLS. Both sides parse it as strangers' bytes; a field that is not known here is refused. Pure.
+// TLS. Both sides parse it as strangers' bytes. Pure.
 import { z } from "zod";
 import { trainingReportSchema } from "./training-report.ts";
 
@@ -17,7 +17,7 @@ const uid = z.string().min(1).max(64);
 const name = z.string().min(1).max(253);
 const epoch = z.int32().min(1);
 
-const memberSchema = z.strictObject({
+const memberSchema = z.object({
   rank: z
     .int32()
     .min(0)
@@ -31,7 +31,7 @@ const memberSchema = z.strictObject({
 export type WorldMember = z.infer<typeof memberSchema>;
 
 export const trainingWorldSchema = z
-  .strictObject({
+  .object({
     epoch: epoch.meta({ description: "Counted up with each change of its pods." }),
     since: z.iso.datetime().meta({ description: "When it was decided." }),
     ranks: z.array(memberSchema).min(1).max(ranksMax).meta({ description: "In order of rank.", "x-kubernetes-list-type": "atomic" }),
@@ -39,13 +39,16 @@ export const trainingWorldSchema = z
   .meta({ description: "The pods that train together, as it was decided last." });
 export type TrainingWorld = z.infer<typeof trainingWorldSchema>;
 
-/** What the operator tells a pod, again and again. */
+/** What the operator tells a pod, again and again. A field that the pod does not know is refused, never passed over. */
 export const worldOrderSchema = z.strictObject({
   /** Uid of the job, and of the pod that is meant. */
   job: uid,
   pod: uid,
   /** Left out while there is none yet. */
-  world: trainingWorldSchema.optional(),
+  world: trainingWorldSchema
+    .extend({ ranks: z.array(memberSchema.strict()).min(1).max(ranksMax) })
+    .strict()
+    .optional(),
 });
 export type WorldOrder = z.infer<typeof worldOrderSchema>;
 

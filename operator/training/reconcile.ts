@@ -16,8 +16,6 @@ import type { PodTalks } from "./pod-talks.ts";
 import type { StatusWriter } from "./status-writer.ts";
 
 const manager = "enodia-operator";
-/** A pod whose certificate could not be written is looked at again after this. */
-const uncertifiedMs = 1_000;
 
 export interface ReconcilerParts {
   readonly kube: Kube;
@@ -72,26 +70,27 @@ export class TrainingReconciler {
     const decision = decide(observed);
     await status.write(job, decision.status);
     const podRefused = await this.#execute(observed, decision.actions);
-    const certified = await this.#meet(observed, decision);
+    const uncertified = await this.#meet(observed, decision);
     if (podRefused !== undefined) return this.#tellRefusal({ ...observed, podRefused });
-    return certified ? outcomeOf(decision) : { requeueAfterMs: uncertifiedMs };
+    if (uncertified !== undefined) throw uncertified;
+    return outcomeOf(decision);
   }
 
-  /** Certifies pods, and tells those that run of the world that is in the status. Returns whether all are certified. */
-  async #meet({ job, pods }: Observed, { status }: Decision): Promise<boolean> {
+  /** Certifies pods, and tells those that run of the world that is in the status. Returns why not all have their certificates. */
+  async #meet({ job, pods }: Observed, { status }: Decision): Promise<AppError | undefined> {
     const { talks, identities } = this.#parts;
     const { namespace, name, uid } = job.metadata;
     const key = `${namespace}/${name}`;
     const there = isOver(status) ? [] : pods.filter(({ over, rank }) => over === undefined && rank >= 0);
     if (there.length === 0) {
       talks.forget(key);
-      return true;
+      return undefined;
     }
     const failed = await identities.ensurePods(job, there);
     const identity = await identities.operator({ namespace, name }, uid);
     const told = there.flatMap(({ running, ip, ...pod }) => (running && ip !== undefined ? [{ uid: pod.uid, rank: pod.rank, ip }] : []));
     talks.tell(key, { namespace, job: name, jobUid: uid, identity, world: status.world }, told);
-    return failed === undefined;
+    return failed;
   }
 
   async #tellRefusal(observed: Observed): Promise<Outcome> {

@@ -22,6 +22,9 @@ const announced: Readonly<Record<string, "True" | "False" | undefined>> = {
   Failed: "True",
 };
 
+/** Reasons that are bad news by themselves. */
+const warned: readonly string[] = ["Restarting", "RankLost"];
+
 export interface StatusWriterOptions {
   readonly kube: Pick<Kube, "applyStatus">;
   readonly event: JobEvent;
@@ -75,12 +78,15 @@ export class StatusWriter {
   }
 
   #announce(job: MoETrainingJob, before: MoETrainingJobStatus, after: MoETrainingJobStatus): void {
+    const { world } = after;
+    if (world !== undefined && world.epoch !== before.world?.epoch && world.ranks.length > 1)
+      this.#options.event(job, "Normal", "NewWorld", `world ${world.epoch}: ${world.ranks.length} ranks train together`);
     for (const { type, status, reason, message } of after.conditions ?? []) {
       if (!(type in announced)) continue;
       const old = before.conditions?.find((one) => one.type === type);
       if (old?.status === status && old.reason === reason) continue;
       if (old === undefined && type === "SpecAccepted" && status === "True") continue; // that a spec is accepted is no news
-      const bad = announced[type] === status || reason === "Restarting";
+      const bad = announced[type] === status || warned.includes(reason);
       this.#options.event(job, bad ? "Warning" : "Normal", reason, message);
     }
   }

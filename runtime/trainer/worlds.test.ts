@@ -52,6 +52,9 @@ const spec = moeTrainingJobSpecSchema.parse({
 
 type Run = typeof train;
 
+const pods: Pod[] = [];
+after(() => Promise.allSettled(pods.map(({ trainer }) => trainer.close())));
+
 class Pod {
   readonly uid: string;
   readonly rank: number;
@@ -93,6 +96,7 @@ class Pod {
     };
     this.trainer = await startTrainer(settings, { run: own, host: `127.0.0.${this.rank + 1}` });
     this.trainer.ended.catch(() => {});
+    pods.push(this);
     return this;
   }
 

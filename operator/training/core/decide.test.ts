@@ -70,6 +70,7 @@ interface Case {
   readonly want: Record<string, string>;
 }
 const done: MoETrainingJobStatus = decide(observed({ pods: [pod({ over: over({ outcome: "Complete" }) })] })).status;
+const two = { replicas: 2, elasticity: { maxReplicas: 2 } };
 const tooMany = { replicas: 9, elasticity: { maxReplicas: 9 } };
 const begun: MoETrainingJobStatus = decide(observed({ pods: [pod()], words: says() })).status;
 const cases: Record<string, Case> = {
@@ -131,6 +132,24 @@ const cases: Record<string, Case> = {
     given: { otherWriters: ["former-train-3"] },
     wantActions: [],
     want: { Running: "False Replacing" },
+  },
+  "no pod is made while one that says no rank is there": {
+    given: { pods: [pod({ name: "stray", rank: -1, attempt: -1 })] },
+    wantActions: ["delete stray"],
+    want: { Running: "False Replacing" },
+  },
+  "a rank whose former pod's end was judged gets another, though its node still has it": {
+    given: { status: { attempts: [0, 1] }, job: job(two), pods: [pod(), pod({ name: "j-train-1-0", uid: "p1", rank: 1, deleting: true })] },
+    wantActions: ["create 1-1"],
+    want: { Running: "False WaitingForRanks" },
+  },
+  "of several ends a failure that is for good counts": {
+    given: {
+      job: job(two),
+      pods: [pod({ over: over(undefined) }), pod({ name: "j-train-1-0", rank: 1, over: failed("NonFiniteLoss", false) })],
+    },
+    wantActions: ["delete j-train-0-0", "delete j-train-1-0"],
+    want: { Failed: "True NonFiniteLoss" },
   },
   "a folder that is another job's is refused, and a pod that writes it is ended": {
     given: { rival: "first", pods: [pod()] },

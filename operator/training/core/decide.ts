@@ -109,15 +109,18 @@ interface Missing {
 }
 
 function missingRanks({ job, pods, status }: Observed): Missing {
+  // A pod that says no rank may be any.
+  const stray = pods.find(({ rank, over }) => rank < 0 && over === undefined);
+  if (stray !== undefined) return { free: [], held: stray };
   const free: number[] = [];
   let held: PodView | undefined;
   for (let rank = 0; rank < job.spec.replicas; rank++) {
-    const own = pods.filter((pod) => pod.rank === rank && pod.over === undefined);
+    // The end of those with an earlier attempt was judged, even where their node cannot say so.
+    const own = pods.filter((pod) => pod.rank === rank && pod.over === undefined && pod.attempt >= attemptOf(status, rank));
     if (own.length === 0) free.push(rank);
     else held ??= own.find((pod) => pod.attempt !== attemptOf(status, rank) || pod.deleting);
   }
-  // A pod that says no rank may be any.
-  return { free, held: held ?? pods.find(({ rank, over }) => rank < 0 && over === undefined) };
+  return { free, held };
 }
 
 interface Wait {
