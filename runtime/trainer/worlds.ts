@@ -48,8 +48,9 @@ export class Worlds {
       membership.begins(place.epoch);
       const outcome = await this.#in(place);
       if ("end" in outcome) return outcome.end;
-      log.info({ world: place.epoch, ...outcome.left }, "the world is over");
-      membership.leaves(place.epoch, outcome.left.code, outcome.left.message);
+      const { code, message } = outcome.left;
+      log.info({ world: place.epoch, code, why: message }, "the world is over");
+      membership.leaves(place.epoch, code, message);
     }
   }
 
