@@ -124,6 +124,7 @@ test("the key of the CA is in the operator's namespace, under the names of its d
     "enodia.dev/authority-namespace": "ns",
     "enodia.dev/authority-deployment": "moe",
     "enodia.dev/authority-uid": "uid-moe",
+    "enodia.dev/authority-kind": "MoEDeployment",
   });
   const key = text(world.secret, "ca.key");
   assert.match(key, /BEGIN PRIVATE KEY/);
