@@ -98,6 +98,11 @@ test("a job's pod is admitted, its end becomes the job's, and the columns tell",
   try {
     await kube.create(resources.moeTrainingJobs, sample("news"), manager);
     const pod = await until("its pod", () => kube.get(resources.pods, { namespace, name: "news-train-0-0" }));
+    const leaf = await until("its certificate", () => kube.get(resources.secrets, { namespace, name: "news-train-0-0-tls" }));
+    assert.deepEqual(
+      leaf.metadata.ownerReferences?.map(({ uid }) => uid),
+      [pod.metadata.uid],
+    );
     const report = { step: 2000, loss: 1.5, curve: [{ step: 2000, loss: 1.5 }] };
     const message = JSON.stringify({ outcome: "Complete", report });
     const terminated = { exitCode: 0, message };
@@ -113,11 +118,6 @@ test("a job's pod is admitted, its end becomes the job's, and the columns tell",
     const columns = (await kubectl("get", "moet", "news", "-n", namespace)).split("\n");
     assert.match(columns[0] ?? "", /^NAME +STEP +PROGRESS +LOSS +TOKENS\/S +RANKS +ETA +STATUS +AGE/);
     assert.match(columns[1] ?? "", /^news +2000 +100% +1\.5000 .*Complete/);
-    const secrets = await kube.list(resources.secrets, { namespace, labelSelector: "enodia.dev/training-job=news" });
-    assert.deepEqual(
-      secrets.items.map((secret) => secret.metadata.ownerReferences?.[0]?.kind),
-      ["Pod"],
-    );
     await kubectl("wait", "moet/news", "-n", namespace, "--for=condition=Complete", "--timeout=10s");
   } finally {
     await plane.stop();
