@@ -11,7 +11,7 @@ import { checkTarget, writeFolder } from "../weights/model-folder.ts";
 import { type TensorToWrite, writeSafetensors } from "../weights/safetensors-writer.ts";
 import type { ExpertIndex } from "../weights/store.ts";
 import { writeStore } from "../weights/store-writer.ts";
-import { type Layout, type Unit, unitsOf, viewsOf } from "./layout.ts";
+import { type Layout, movedTo, type Unit, viewsOf } from "./layout.ts";
 import type { ModelSource } from "./source.ts";
 
 /** Where the result of a run goes. */
@@ -35,19 +35,32 @@ export async function checkResult(source: ModelSource, out: string, codecs: read
 interface Trained {
   readonly source: ModelSource;
   readonly layout: Layout;
-  readonly parameters: Float32Array;
+  /** A unit's parameters, by its part and its place there. */
+  parameters(part: number, index: number): Promise<Float32Array>;
 }
 
-function tensorsOf(units: readonly Unit[], parameters: Float32Array): readonly TensorToWrite[] {
-  return units.flatMap((unit) =>
-    unit.parameters.map(
-      ({ tensor, shape, from, size }): TensorToWrite => ({
-        name: tensor,
-        dtype: "F32",
-        shape,
-        read: async () => bytesOf(parameters.subarray(from, from + size)),
-      }),
-    ),
+/** Parameters of one unit after another: those that were asked for last are held. */
+function lastHeld({ parameters }: Trained): Trained["parameters"] {
+  let held: { readonly key: string; readonly values: Promise<Float32Array> } | undefined;
+  return (part, index) => {
+    const key = `${part} ${index}`;
+    if (held?.key !== key) held = { key, values: parameters(part, index) };
+    return held.values;
+  };
+}
+
+/** Tensors of all units, or of the dense ones alone, in their order. */
+function tensorsOf(trained: Trained, dense: boolean): readonly TensorToWrite[] {
+  const parameters = lastHeld(trained);
+  const tensors = (unit: Unit, part: number, index: number): readonly TensorToWrite[] =>
+    movedTo(unit, 0).parameters.map(({ tensor, shape, from, size }) => ({
+      name: tensor,
+      dtype: "F32",
+      shape,
+      read: async () => bytesOf((await parameters(part, index)).subarray(from, from + size)),
+    }));
+  return trained.layout.parts.flatMap(({ units }, part) =>
+    units.flatMap((unit, index) => (dense && unit.expert !== undefined ? [] : tensors(unit, part, index))),
   );
 }
 
@@ -57,12 +70,8 @@ function configOf({ config }: ModelSource): Record<string, unknown> {
   return { ...rest, torch_dtype: "float32" };
 }
 
-export async function writeTrainedStore(
-  { source, layout, parameters }: Trained,
-  dir: string,
-  codecs: readonly CodecName[],
-): Promise<ExpertIndex> {
-  const units = unitsOf(layout);
+export async function writeTrainedStore(trained: Trained, dir: string, codecs: readonly CodecName[]): Promise<ExpertIndex> {
+  const { source, layout, parameters } = trained;
   return writeStore(
     {
       config: configOf(source),
@@ -70,21 +79,22 @@ export async function writeTrainedStore(
       layers: layerShapes(source.program),
       hidden: source.program.hidden,
       codecs,
-      dense: tensorsOf(
-        units.filter(({ expert }) => expert === undefined),
-        parameters,
-      ),
-      expert: async (layer, expert) => viewsOf(parameters, layout.parts[layer + 1]?.units[expert + 1] as Unit),
+      dense: tensorsOf(trained, true),
+      expert: async (layer, expert) => {
+        const unit = layout.parts[layer + 1]?.units[expert + 1] as Unit;
+        return viewsOf(await parameters(layer + 1, expert + 1), movedTo(unit, 0));
+      },
       files: source.files,
     },
     { dir, overwrite: true, sources: [source.dir] },
   );
 }
 
-export async function writeTrainedFolder({ source, layout, parameters }: Trained, dir: string): Promise<void> {
+export async function writeTrainedFolder(trained: Trained, dir: string): Promise<void> {
+  const { source } = trained;
   await writeFolder({ dir, overwrite: true, sources: [source.dir] }, async (work) => {
     await writeFile(join(work, "config.json"), `${JSON.stringify(configOf(source), undefined, 2)}\n`);
     for (const [name, path] of source.files) await copyFile(path, join(work, name));
-    await writeSafetensors(join(work, "model.safetensors"), tensorsOf(unitsOf(layout), parameters));
+    await writeSafetensors(join(work, "model.safetensors"), tensorsOf(trained, false));
   });
 }
