@@ -13,27 +13,28 @@ const world = (epoch: number, uids: readonly string[]): TrainingWorld => ({
   since: "2026-01-01T00:00:00Z",
   ranks: uids.map((uid, rank) => ({ rank, pod: uid, uid, ip: "10.0.0.1", node: "n" })),
 });
+const placeOf = (membership: Membership) => membership.place;
 const order = (epoch: number, uids: readonly string[]) => ({ job: "job", pod: "b", world: world(epoch, uids) });
 
 test("a pod has a place in the newest world that names it, until it leaves that one", () => {
   const membership = new Membership(self);
   membership.take({ job: "job", pod: "b" });
-  assert.equal(membership.place, undefined);
+  assert.equal(placeOf(membership), undefined);
   membership.take(order(2, ["a", "b"]));
-  assert.deepEqual([membership.place?.epoch, membership.place?.rank], [2, 1]);
+  assert.deepEqual([placeOf(membership)?.epoch, placeOf(membership)?.rank], [2, 1]);
   membership.begins(2);
   assert.deepEqual(membership.words({ curve: [] }), { pod: "b", epoch: 2, training: 2, progress: { curve: [] } });
   membership.take(order(3, ["a"]));
-  assert.equal(membership.place, undefined, "a world without it has no place");
+  assert.equal(placeOf(membership), undefined, "a world without it has no place");
   assert.ok(membership.outdated(2));
   membership.leaves(2, "RankLost", "x".repeat(5_000));
   const { left, training } = membership.words({ curve: [] });
   assert.deepEqual([left?.epoch, left?.code, left?.message.length, training], [2, "RankLost", 1024, 0]);
   membership.take(order(4, ["a", "b"]));
-  assert.equal(membership.place?.epoch, 4);
+  assert.equal(placeOf(membership)?.epoch, 4);
   membership.leaves(4, "Stopped", "");
   membership.take(order(4, ["a", "b"]));
-  assert.equal(membership.place, undefined, "what it left it does not come back to");
+  assert.equal(placeOf(membership), undefined, "what it left it does not come back to");
 });
 
 const refused: Record<string, { readonly given: Parameters<Membership["take"]>[0]; readonly code: string }> = {
