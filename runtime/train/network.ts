@@ -9,7 +9,7 @@ import { widthsOf } from "../kernels/widths.ts";
 import type { Balancing } from "./balancing.ts";
 import { DenseSums } from "./dense-sums.ts";
 import { DenseLayerPass, type Kept, type LayerPass, MoeLayerPass } from "./layers.ts";
-import { expertFloatsOf, type Layout, movedTo, type Unit, viewsOf } from "./layout.ts";
+import { expertFloatsOf, frozenViews, type Layout, movedTo, type Unit, viewsOf } from "./layout.ts";
 
 /** A fixed share of a batch: whole sequences, one after another. */
 export interface Lane {
@@ -23,6 +23,8 @@ export interface NetworkOptions {
   readonly layout: Layout;
   readonly parameters: Float32Array;
   readonly gradients: Float32Array;
+  /** Weights that are not trained, by tensor; left out where all are. */
+  readonly frozen?: WeightViews;
   readonly sequenceLength: number;
 }
 
@@ -57,7 +59,8 @@ export class Network {
   #lane = 0;
 
   private constructor(ends: Ends, layers: readonly LayerPass[], sums: readonly DenseSums[], options: NetworkOptions) {
-    const { layout, parameters, gradients } = options;
+    const { layout, parameters, gradients, frozen = {} } = options;
+    const [embedFrozen, headFrozen] = [layout.parts[0], layout.parts.at(-1)].map((part) => frozenViews(frozen, part?.frozen ?? {}));
     this.#ends = ends;
     this.layers = layers;
     this.#sums = sums;
@@ -65,9 +68,9 @@ export class Network {
     const [embed, head] = [dense[0] as Unit, dense.at(-1) as Unit];
     this.#tied = new DenseSums(tiedFloats(options.program, embed));
     const scratch = (of: DenseSums | undefined, unit: Unit): WeightViews => viewsOf(of?.scratch ?? new Float32Array(), movedTo(unit, 0));
-    this.#embed = { weights: viewsOf(parameters, embed), sums: scratch(sums[0], embed) };
+    this.#embed = { weights: { ...viewsOf(parameters, embed), ...embedFrozen }, sums: scratch(sums[0], embed) };
     this.#head = {
-      weights: { ...this.#embed.weights, ...viewsOf(parameters, head) },
+      weights: { ...this.#embed.weights, ...viewsOf(parameters, head), ...headFrozen },
       sums: { ...scratch(this.#tied, embed), ...scratch(sums.at(-1), head) },
     };
     const into = ({ from, to }: Unit): Float32Array => gradients.subarray(from, to);
@@ -78,21 +81,24 @@ export class Network {
   }
 
   static async open(backend: TrainingBackend, options: NetworkOptions): Promise<Network> {
-    const { program, layout, parameters, gradients, sequenceLength } = options;
+    const { program, layout, parameters, gradients, sequenceLength, frozen = {} } = options;
     const sums = layout.parts.map(({ units: [dense] }) => new DenseSums((dense as Unit).to - (dense as Unit).from));
     const expertScratch = new Float32Array(expertFloatsOf(layout));
     const layers: LayerPass[] = [];
     for (const [index, layer] of program.layers.entries()) {
       const block = await backend.compile(layer.block, sequenceLength);
-      const [unit, ...units] = layout.parts[index + 1]?.units ?? [];
-      if (unit === undefined) throw new TypeError(`the layout has no layer ${index}`);
-      const dense = { weights: viewsOf(parameters, unit), sums: viewsOf((sums[index + 1] as DenseSums).scratch, movedTo(unit, 0)) };
+      const part = layout.parts[index + 1];
+      const [unit, ...units] = part?.units ?? [];
+      if (part === undefined || unit === undefined) throw new TypeError(`the layout has no layer ${index}`);
+      const own = { ...viewsOf(parameters, unit), ...frozenViews(frozen, part.frozen) };
+      const dense = { weights: own, sums: viewsOf((sums[index + 1] as DenseSums).scratch, movedTo(unit, 0)) };
       if (layer.kind === "dense") {
         layers.push(new DenseLayerPass(block, dense, program.hidden));
         continue;
       }
+      const shared = frozenViews(frozen, part.expertFrozen);
       const experts = units.map((own) => ({
-        weights: viewsOf(parameters, own),
+        weights: { ...viewsOf(parameters, own), ...shared },
         sums: viewsOf(expertScratch, movedTo(own, 0)),
         scratch: expertScratch.subarray(0, own.to - own.from),
         gradient: gradients.subarray(own.from, own.to),

@@ -6,19 +6,19 @@ import { join } from "node:path";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import { createTraining } from "../compute/open-training.ts";
-import type { TrainingBackend } from "../compute/training.ts";
+import type { TrainingBackend, WeightViews } from "../compute/training.ts";
 import { createAdamW } from "./adamw.ts";
 import { Balancing } from "./balancing.ts";
 import { newestCheckpoint, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
 import { type Corpus, openCorpus } from "./corpus.ts";
-import { layoutOf } from "./layout.ts";
 import { checkMemory } from "./memory.ts";
 import { Network } from "./network.ts";
-import { checkResult, resultFolders, writeTrainedFolder, writeTrainedStore } from "./result.ts";
+import { checkResult, resultFolders, writeAdapters, writeTrainedFolder, writeTrainedStore } from "./result.ts";
 import { checkSettings, identityOf, type TrainSettings } from "./settings.ts";
 import { type ModelSource, openSource } from "./source.ts";
 import { openStart, type Start } from "./start.ts";
 import { type Machine, runStep, type StepReport, validationLoss } from "./step.ts";
+import { type TrainedModel, trainedModel } from "./trained.ts";
 
 export interface TrainPorts {
   /** Now, in milliseconds. */
@@ -46,12 +46,16 @@ export interface RunEnd {
   /** Where the model is, when all steps are done. */
   readonly store: string | undefined;
   readonly folder: string | undefined;
+  /** Where adapters are as they were trained, when there are some. */
+  readonly adapters?: string | undefined;
   readonly checkpoints: string;
   readonly validationLoss: number | undefined;
 }
 
 interface Run extends Machine {
-  readonly source: ModelSource;
+  readonly model: TrainedModel;
+  /** Parameters that stay as they are, by tensor. */
+  readonly frozen: WeightViews;
   readonly backend: TrainingBackend;
   readonly identity: ReturnType<typeof identityOf>;
   readonly checkpoints: string;
@@ -91,26 +95,28 @@ async function stepToGoOnFrom(checkpoints: string, steps: number): Promise<numbe
 async function openRun(settings: TrainSettings): Promise<Run> {
   const source = await openSource(settings.model);
   checkSettings(settings, source.program.maxContext);
-  await checkResult(source, settings.out, settings.codecs);
-  const layout = layoutOf(source.program, source.family.expertTensors);
-  checkMemory({ program: source.program, layout, settings });
+  const model = trainedModel(source, settings);
+  await checkResult(model.result, settings.out, settings.codecs);
+  checkMemory({ program: model.program, layout: model.layout, settings, frozenFloats: model.frozenFloats });
   const checkpoints = join(settings.out, "checkpoints");
   const newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
   const start = await openStart(source, settings);
   try {
-    return await openMachine(settings, { source, layout, checkpoints, newest, start });
+    return await openMachine(settings, { source, model, checkpoints, newest, start });
   } finally {
     await start.close();
   }
 }
 
 /** A run as far as it is known before anything is computed. */
-interface Plan extends Pick<Run, "source" | "layout" | "checkpoints"> {
+interface Plan extends Pick<Run, "model" | "checkpoints"> {
+  readonly source: ModelSource;
   readonly newest: number | undefined;
   readonly start: Start;
 }
 
-async function openMachine(settings: TrainSettings, { source, layout, checkpoints, newest, start }: Plan): Promise<Run> {
+async function openMachine(settings: TrainSettings, { source, model, checkpoints, newest, start }: Plan): Promise<Run> {
+  const { program, layout } = model;
   const [corpus, validation] = await openData(settings, source);
   let backend: TrainingBackend | undefined;
   try {
@@ -119,15 +125,15 @@ async function openMachine(settings: TrainSettings, { source, layout, checkpoint
     const { told, weights } = start;
     const digests = { model: digestOf(source.config), data: digestOf(corpus.index) };
     const identity = identityOf(settings, { ...digests, weights, numerics: backend.numerics });
-    if (newest === undefined) await start.fill(layout, optimizer.p);
+    const frozen = await model.frozen(start);
+    if (newest === undefined) await model.fill(start, optimizer.p);
     else await readCheckpoint(checkpoints, { step: newest, identity, layout, state: optimizer });
     const arrays = { parameters: optimizer.p, gradients: optimizer.g };
     const { sequenceLength } = settings;
-    const model = { program: source.program, layout, ...arrays };
-    const balancing = new Balancing(settings.balance ?? [], model);
-    const network = await Network.open(backend, { ...model, sequenceLength });
+    const network = await Network.open(backend, { program, layout, ...arrays, frozen, sequenceLength });
+    const balancing = new Balancing(settings.balance ?? [], { program, layout, ...arrays });
     const machine: Machine = { settings, layout, corpus, validation, optimizer, network, balancing };
-    return { ...machine, source, backend, identity, checkpoints, weights: told, step: newest ?? 0 };
+    return { ...machine, model, frozen, backend, identity, checkpoints, weights: told, step: newest ?? 0 };
   } catch (caught) {
     await corpus.close();
     await validation?.close();
@@ -217,7 +223,7 @@ async function makeSteps(run: Run, metrics: Metrics, ports: TrainPorts): Promise
 /** Throws AppError: BadOption, BadData, BadCheckpoint, OtherNumerics, DoesNotFit, UnsupportedOp, NonFiniteLoss. */
 export async function train(settings: TrainSettings, ports: TrainPorts): Promise<RunEnd> {
   const run = await openRun(settings);
-  const { backend, checkpoints, layout, optimizer, source, corpus, validation } = run;
+  const { backend, checkpoints, layout, optimizer, model, frozen, corpus, validation } = run;
   try {
     await mkdir(settings.out, { recursive: true });
     const metrics = new Metrics(settings.out);
@@ -226,10 +232,10 @@ export async function train(settings: TrainSettings, ports: TrainPorts): Promise
     const unfinished = { step, checkpoints, validationLoss: loss, store: undefined, folder: undefined };
     if (step < settings.schedule.steps) return unfinished;
     const { store, folder } = resultFolders(settings.out);
-    const trained = { source, layout, parameters: optimizer.p };
+    const trained = { model, values: { parameters: optimizer.p, frozen } };
     await writeTrainedStore(trained, store, settings.codecs);
     await writeTrainedFolder(trained, folder);
-    return { ...unfinished, store, folder };
+    return { ...unfinished, store, folder, adapters: await writeAdapters(trained, settings.out) };
   } finally {
     await corpus.close();
     await validation?.close();
