@@ -54,8 +54,11 @@ function checkOptions({ branches, topK, seed }: AssembleOptions): void {
   const count = branches.length;
   if (count < branchesMin || count > branchesMax) refuse(`${count} branches are given; name from ${branchesMin} to ${branchesMax} folders`);
   if (!Number.isInteger(topK) || topK < topKMin || topK > count)
-    refuse(`--top-k is ${topK}; it must be a whole number from ${topKMin} (routers learn nothing by one) to ${count}, the number of branches`);
-  if (!Number.isInteger(seed) || seed < 0 || seed >= 2 ** 31) refuse(`--seed is ${seed}; it must be a whole number from 0 to ${2 ** 31 - 1}`);
+    refuse(
+      `--top-k is ${topK}; it must be a whole number from ${topKMin} (routers learn nothing by one) to ${count}, the number of branches`,
+    );
+  if (!Number.isInteger(seed) || seed < 0 || seed >= 2 ** 31)
+    refuse(`--seed is ${seed}; it must be a whole number from 0 to ${2 ** 31 - 1}`);
 }
 
 async function readBranch(dir: string): Promise<Branch> {

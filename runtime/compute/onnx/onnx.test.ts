@@ -116,8 +116,16 @@ for (const rows of [1, 2, lossRows, lossRows + 1, 2 * lossRows + 7]) {
 }
 
 test("a frozen weight has no gradient, and the others have the bits that they have beside one that is trained", async () => {
-  const frozen = { ...lossHead, weights: lossHead.weights.map((weight) => (weight.name === "norm" ? { ...weight, frozen: true as const } : weight)) };
-  const call = { x: randomTensor(33, [9, 24]).data, targets: randomIds(34, 9, 65).data as Int32Array, weights: viewsOf(headWeights), scale: 1 };
+  const frozen = {
+    ...lossHead,
+    weights: lossHead.weights.map((weight) => (weight.name === "norm" ? { ...weight, frozen: true as const } : weight)),
+  };
+  const call = {
+    x: randomTensor(33, [9, 24]).data,
+    targets: randomIds(34, 9, 65).data as Int32Array,
+    weights: viewsOf(headWeights),
+    scale: 1,
+  };
   const gradients = async (segment: Segment) => {
     const sums = zeros(headWeights);
     const { dx } = await (await training.compileLoss(segment)).backward({ ...call, sums });

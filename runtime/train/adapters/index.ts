@@ -22,7 +22,8 @@ export function adaptersOf(setting: AdapterSetting): AdapterRecipe {
 export function parseAdapters(text: string): AdapterSetting | undefined {
   if (text.trim() === "") return undefined;
   const [name = "", ...numbers] = text.split(":").map((part) => part.trim());
-  if (numbers.some((number) => !/^\d+$/.test(number))) throw refuseAdapters(text, `it is written as ${adaptersUsage}, with whole numbers from 1`);
+  if (numbers.some((number) => !/^\d+$/.test(number)))
+    throw refuseAdapters(text, `it is written as ${adaptersUsage}, with whole numbers from 1`);
   const setting = { name, numbers: numbers.map(Number) };
   adaptersOf(setting);
   return setting;

@@ -42,7 +42,9 @@ async function run(name: string, changed: Partial<TrainSettings>, stopAfter = Nu
   const end = await train(settings, {
     now: () => 0,
     stopped: () => reports.length >= stopAfter,
-    onStart: (start) => void ({ parameters } = start),
+    onStart(start) {
+      parameters = start.parameters;
+    },
     onStep: (report) => void reports.push(report),
     onValidation() {},
   });
@@ -50,7 +52,12 @@ async function run(name: string, changed: Partial<TrainSettings>, stopAfter = Nu
 }
 
 const base = await run("base", {});
-const given: Partial<TrainSettings> = { model: base.folder!, init: "checkpoint", data: join(folder, "parts"), validation: join(folder, "other") };
+const given: Partial<TrainSettings> = {
+  model: base.folder!,
+  init: "checkpoint",
+  data: join(folder, "parts"),
+  validation: join(folder, "other"),
+};
 const adapted = (text: string): Partial<TrainSettings> => ({
   ...given,
   adapters: parseAdapters(text),

@@ -6,7 +6,7 @@ import { unsupported } from "../../models/family.ts";
 import { ffnTensors, llamaArchitecture, llamaProgram } from "../../models/llama.ts";
 import { mixtral, mixtralConfig } from "../../models/mixtral.ts";
 import { moeLayer, moeProgram, softmaxGate } from "../../models/moe.ts";
-import type { Adapted, AdapterRecipe, Merged } from "./adapter.ts";
+import type { Adapted, AdapterBase, AdapterRecipe, AdapterSetting, Merged } from "./adapter.ts";
 import { refuseAdapters } from "./refuse.ts";
 
 const [expertsMax, rankMax] = [256, 1024];
@@ -69,12 +69,7 @@ function expertSegment(hidden: number, ffn: number, rank: number): Segment {
       { name: matrix, shape: shapes[matrix], frozen: true as const },
       ...pairWeights(pair(matrix), shapes[matrix], rank),
     ]),
-    ops: [
-      ...product("w1", "x", "g"),
-      ...product("w3", "x", "u"),
-      { op: "siluMul", a: "g", b: "u", out: "m" },
-      ...product("w2", "m", "y"),
-    ],
+    ops: [...product("w1", "x", "g"), ...product("w3", "x", "u"), { op: "siluMul", a: "g", b: "u", out: "m" }, ...product("w2", "m", "y")],
   };
 }
 
@@ -117,9 +112,10 @@ function mergedTensors(layers: number, experts: number): ReadonlyMap<string, Mer
   return found;
 }
 
-function attach({ config, architecture }: Parameters<AdapterRecipe["attach"]>[0], setting: Parameters<AdapterRecipe["attach"]>[1]): Adapted {
+function attach({ config, architecture }: AdapterBase, setting: AdapterSetting): Adapted {
   const [experts = 0, topK = 0, rank = 0] = setting.numbers;
-  if (architecture !== llamaArchitecture) throw unsupported("architectures", architecture, `${llamaArchitecture}, to train MixLoRA beside it`);
+  if (architecture !== llamaArchitecture)
+    throw unsupported("architectures", architecture, `${llamaArchitecture}, to train MixLoRA beside it`);
   const dims = llamaProgram(config);
   if (experts < 2 || experts > expertsMax) throw refuseAdapters(setting, `EXPERTS must be from 2 to ${expertsMax}`);
   if (topK > experts) throw refuseAdapters(setting, `TOPK must be at most EXPERTS, ${experts}`);
@@ -152,7 +148,7 @@ function attach({ config, architecture }: Parameters<AdapterRecipe["attach"]>[0]
   };
 }
 
-/** As the `mixlora` package reads it: a product is multiplied by lora_alpha / r. */
+/** By the fields that MixLoRA's own files have: a product is multiplied by lora_alpha / r. */
 function describe(experts: number, topK: number, rank: number): Readonly<Record<string, unknown>> {
   return {
     bias: "none",
