@@ -137,6 +137,21 @@ for (const [what, stale] of [
   });
 }
 
+test("a plan waits for a rank that was silent when it began and came back while it was under way", async () => {
+  const sim = await up({ spec: still });
+  sim.worker(2).stalled = true;
+  await sim.clock.run(3_500);
+  sim.troubles.slow.set(1, 400);
+  sim.leaving = [{ rank: 0, podUid: sim.worker(0).podUid, reason: "Shrink" }];
+  sim.refresh();
+  assert.ok(await sim.clock.run(1_400, () => sim.loop?.view()?.placement?.phase === "Preparing"));
+  sim.worker(2).stalled = false;
+  await sim.clock.run(14_000);
+  assert.deepEqual([sim.loop?.view()?.placement?.phase, sim.worker(2).state.epoch], ["Preparing", 1]);
+  assert.ok(await sim.clock.run(60_000, () => sim.worker(2).state.epoch > 1));
+  assert.deepEqual(sim.faults(), [], "nothing is freed that it still routes to");
+});
+
 test("a repair whose plan could not be written is made all the same", async () => {
   const sim = await up({ spec: still });
   sim.kube.failWrites = 1;

@@ -1,7 +1,13 @@
 // The collectives of training as one rank carries them out: copies of experts by a schedule, sums of gradients along the chain of an
 // expert's hosts in the order of lanes, and exchanges among all ranks. Shell; placement/training has the schedules.
-import type { Blocks } from "../placement/training/blocks.ts";
-import { gatherSchedule, type Placement, reduceSchedule, type SpreadName, type Transfer } from "../placement/training/collectives.ts";
+import {
+  gatherSchedule,
+  type Placement,
+  type Reduction,
+  reduceSchedule,
+  type SpreadName,
+  type Transfer,
+} from "../placement/training/collectives.ts";
 import type { FrameName, Payload, Stamp, Transport } from "./transport.ts";
 
 /** Floats of a piece, 1 MiB: long enough for its frame, short enough that a chain of ranks works on several pieces at once. */
@@ -48,40 +54,35 @@ function turnsOf({ rank }: Transport, transfers: readonly Transfer[]): readonly 
   return own.sort((a, b) => a.round - b.round || Number(a.to === rank) - Number(b.to === rank));
 }
 
-export interface Reduce extends Turn {
-  readonly blocks: Blocks;
-  readonly homes: readonly number[];
-  /** The chunk's gradient of each lane of this rank's run, in order. */
+export interface Reduce extends Turn, Reduction {
+  /** The chunk's gradient of each lane of this rank's run, in order; none where `memory` has them already, at a home that is first. */
   partials(chunk: number): readonly Float32Array[];
-  /** Where the sum is to be, at the home. */
+  /** Where the sum is to be, at the home: zeros, or the sum of lanes before. */
   memory(chunk: number): Float32Array;
 }
 
-/** spRS: when it is done, the homes of chunks have the sums over lanes, each lane added to those before it; zeros where none had rows. */
+/** spRS: when it is done, the homes of chunks have the sums over lanes, each lane added to those before it. */
 export async function reduce(turn: Reduce): Promise<void> {
-  const { transport, stamp, layer, pieces, blocks, homes, memory } = turn;
+  const { transport, stamp, layer, pieces, blocks, homes, carried, memory } = turn;
   const { rank } = transport;
   const sums = new Map<number, Float32Array>();
   for (const [chunk, runs] of blocks.entries()) {
     const home = homes[chunk] === rank;
-    if (home) memory(chunk).fill(0);
-    const [first, last] = [runs[0]?.host === rank, runs.at(-1)?.host === rank];
     if (!runs.some(({ host }) => host === rank)) continue;
-    const sum = home && last ? memory(chunk) : new Float32Array(turn.partials(chunk)[0]?.length ?? 0);
+    const sum = home ? memory(chunk) : new Float32Array(turn.partials(chunk)[0]?.length ?? 0);
     sums.set(chunk, sum);
-    if (first) addAll(sum, turn.partials(chunk));
+    if (runs[0]?.host === rank && (home || !carried)) addAll(sum, turn.partials(chunk));
   }
-  for (const { from, to, chunk, piece } of turnsOf(transport, reduceSchedule(blocks, homes, pieces))) {
+  for (const { from, to, chunk, piece } of turnsOf(transport, reduceSchedule(turn, pieces))) {
     const name = { what: "sums", layer, chunk, piece };
-    const sum = sums.get(chunk);
     if (from === rank) {
-      await transport.send(to, stamp, name, pieceOf(sum as Float32Array, piece, pieces));
+      await transport.send(to, stamp, name, pieceOf(sums.get(chunk) ?? memory(chunk), piece, pieces));
       continue;
     }
     const runs = blocks[chunk] ?? [];
     // From the last host the whole sum comes home; from those before, what this rank's lanes are added to.
-    const whole = runs.at(-1)?.host === from;
-    const part = pieceOf(whole ? memory(chunk) : (sum as Float32Array), piece, pieces);
+    const whole = homes[chunk] === rank && runs.at(-1)?.host === from;
+    const part = pieceOf(whole ? memory(chunk) : (sums.get(chunk) as Float32Array), piece, pieces);
     part.set((await transport.receive(from, stamp, { what: "sums", layer, chunk, piece, length: part.length })) as Float32Array);
     if (whole) continue;
     addAll(

@@ -12,7 +12,7 @@ export interface Stamp {
   readonly plan: string;
 }
 
-/** Which frame of those between two ranks: in one step there is one of a name. */
+/** Which frame of those between two ranks: those of one name come in the order in which they were sent. */
 export interface FrameName {
   /** The exchange that it is part of: "copies", "sums". */
   readonly what: string;

@@ -1,9 +1,9 @@
 // Recipes of balance bound to a model: the gradients that their losses give to a layer's logits, the losses, and the changes of biases.
-// Each follows from the rows of experts in a whole step, which the caller counts. Not here: any one recipe (recipes/).
+// Each follows from the rows of experts in a whole step, over all ranks, which the caller counts. Not here: any one recipe (recipes/).
 import { kernelOf } from "../kernels/index.ts";
-import { floats, type Gradients, ints, matrix, type Values } from "../kernels/kernel.ts";
+import { floats, type Gradients, matrix, type Values } from "../kernels/kernel.ts";
 import type { ModelProgram, MoeLayer, Op, Tensor } from "../kernels/segment.ts";
-import { type Layout, viewsOf } from "./layout.ts";
+import { type Unit, viewsOf } from "./layout.ts";
 import type { BalanceSetting, GateCounts } from "./recipes/balance.ts";
 import { balanceText, recipeOf, refuseBalance } from "./recipes/index.ts";
 
@@ -14,14 +14,6 @@ interface Gate {
   readonly topK: number;
   /** A view of the parameters, where the gate has a bias of choice. */
   readonly bias: Float32Array | undefined;
-}
-
-/** Rows of each expert in these lanes, which forward has kept; empty for a layer without experts. */
-function countsOf(gate: Gate | undefined, lanes: readonly Values[]): readonly number[] {
-  const counts = Array.from({ length: gate?.experts ?? 0 }, () => 0);
-  if (gate === undefined) return counts;
-  for (const { ids } of lanes) for (const id of ints(ids as Tensor)) counts[id] = (counts[id] ?? 0) + 1;
-  return counts;
 }
 
 function gateOf(layer: MoeLayer, views: Readonly<Record<string, Float32Array>>): Gate {
@@ -57,34 +49,22 @@ export class Balancing {
   readonly #settings: readonly BalanceSetting[];
   /** By layer; undefined for one without experts. */
   readonly #gates: readonly (Gate | undefined)[];
-  #loss = 0;
 
-  constructor(settings: readonly BalanceSetting[], { program, layout, parameters }: BalancedModel) {
+  constructor(settings: readonly BalanceSetting[], { program, dense, parameters }: BalancedModel) {
     this.#settings = settings;
     this.#gates = program.layers.map((layer, index) => {
-      const dense = layout.parts[index + 1]?.units[0];
-      return layer.kind === "dense" || dense === undefined ? undefined : gateOf(layer, viewsOf(parameters, dense));
+      const unit = dense[index + 1];
+      return layer.kind === "dense" || unit === undefined ? undefined : gateOf(layer, viewsOf(parameters, unit));
     });
     checkSuits(settings, this.#gates, program.family);
   }
 
-  /** True where a loss asks for all lanes of a step at once: the rows of all have to be known before one is passed backward. */
-  get wholeStep(): boolean {
-    return wantsWholeStep(this.#settings);
-  }
-
-  /** The sum of losses since it was taken last. */
-  takeLoss(): number {
-    const loss = this.#loss;
-    this.#loss = 0;
-    return loss;
-  }
-
-  /** Gradients of a layer's logits, one for each lane of a step, from what forward has kept of all lanes; adds to the loss. */
-  gradients(layer: number, lanes: readonly Values[]): readonly Gradients[] {
+  /** Of each of these lanes the gradients of a layer's logits, from what forward has kept, and its part of the losses; `rows`: of each
+   *  expert in all lanes of the step. */
+  gradients(layer: number, lanes: readonly Values[], rows: ArrayLike<number>): readonly LaneBalance[] {
     const gate = this.#gates[layer];
-    const slopes = gate && this.#slopes({ rows: countsOf(gate, lanes), topK: gate.topK });
-    return lanes.map((kept): Gradients => (gate && slopes ? { [gate.logits]: this.#gradient(gate, kept, slopes) } : {}));
+    const slopes = gate && this.#slopes({ rows: Array.from(rows), topK: gate.topK });
+    return lanes.map((kept) => (gate && slopes ? laneBalance(gate, kept, slopes) : { gradients: {}, loss: 0 }));
   }
 
   /** Slopes of all losses together; undefined where there is none. */
@@ -96,25 +76,12 @@ export class Balancing {
     );
   }
 
-  #gradient({ op, logits }: Gate, kept: Values, slopes: Float64Array): Float32Array {
-    const tensor = kept[logits] as Tensor;
-    const { rows, width } = matrix(tensor);
-    const found = new Float32Array(rows * width);
-    for (let row = 0; row < rows; row++) {
-      const shares = kernelOf(op).shares?.(op, floats(tensor).subarray(row * width, (row + 1) * width));
-      if (shares === undefined) continue;
-      for (const [expert, share] of shares.values.entries()) this.#loss += share * (slopes[expert] as number);
-      found.set(shares.gradient(slopes), row * width);
-    }
-    return found;
-  }
-
   /** Changes the biases of choice by the rows that each layer's experts had in the step. */
-  moveBiases(counts: readonly (readonly number[])[]): void {
+  moveBiases(counts: readonly ArrayLike<number>[]): void {
     for (const [layer, gate] of this.#gates.entries()) {
       if (gate?.bias === undefined) continue;
       for (const setting of this.#settings) {
-        const moved = recipeOf(setting).bias?.({ rows: counts[layer] ?? [], topK: gate.topK }, setting);
+        const moved = recipeOf(setting).bias?.({ rows: Array.from(counts[layer] ?? []), topK: gate.topK }, setting);
         for (const [expert, by] of moved?.entries() ?? []) gate.bias[expert] = (gate.bias[expert] as number) + by;
       }
     }
@@ -123,6 +90,26 @@ export class Balancing {
 
 export interface BalancedModel {
   readonly program: ModelProgram;
-  readonly layout: Layout;
+  /** Dense units of embedding, layers and head, in the array of parameters. */
+  readonly dense: readonly Unit[];
   readonly parameters: Float32Array;
+}
+
+interface LaneBalance {
+  readonly gradients: Gradients;
+  readonly loss: number;
+}
+
+function laneBalance({ op, logits }: Gate, kept: Values, slopes: Float64Array): LaneBalance {
+  const tensor = kept[logits] as Tensor;
+  const { rows, width } = matrix(tensor);
+  const found = new Float32Array(rows * width);
+  let loss = 0;
+  for (let row = 0; row < rows; row++) {
+    const shares = kernelOf(op).shares?.(op, floats(tensor).subarray(row * width, (row + 1) * width));
+    if (shares === undefined) continue;
+    for (const [expert, share] of shares.values.entries()) loss += share * (slopes[expert] as number);
+    found.set(shares.gradient(slopes), row * width);
+  }
+  return { gradients: { [logits]: found }, loss };
 }

@@ -1,7 +1,7 @@
 // The lanes of a step: sequences in the order of the seed, cut into equal shares. Shell: reads the corpus.
 import type { Corpus, Sample } from "./corpus.ts";
-import type { Lane } from "./network.ts";
 import { sampleAt } from "./order.ts";
+import type { Lane } from "./ranks/passes.ts";
 
 interface Batch {
   readonly sequences: number;

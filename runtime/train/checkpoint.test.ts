@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { retryOf, statIfThere } from "../weights/file.ts";
-import { newestCheckpoint, writeCheckpoint } from "./checkpoint.ts";
+import { type CheckpointState, newestCheckpoint, writeCheckpoint } from "./checkpoint.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-checkpoint-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -20,7 +20,8 @@ function withSteps(name: string, steps: readonly number[]): string {
   }
   return dir;
 }
-const nothing = { identity: {}, layout: { parts: [] }, state: {} } as unknown as Omit<Parameters<typeof writeCheckpoint>[1], "step">;
+const state = { rank: 0, meet: async () => {}, gather: async () => [] } as unknown as CheckpointState;
+const nothing = { identity: {}, layout: { parts: [], floats: 0, parameters: 0 }, state, keep: 2 };
 
 test("only where there is no folder there is no checkpoint", async () => {
   assert.equal(await newestCheckpoint(join(folder, "none")), undefined);
@@ -39,7 +40,7 @@ test("a manifest that cannot be asked after does not make its checkpoint none", 
 test("old checkpoints go, newer ones stay whatever is written", async () => {
   const dir = withSteps("newer", [1, 2, 3, 8, 9]);
   mkdirSync(join(dir, "step-00000007"));
-  await writeCheckpoint(dir, { ...nothing, step: 4 }, 2);
+  await writeCheckpoint(dir, { ...nothing, step: 4 });
   assert.deepEqual(
     readdirSync(dir).toSorted(),
     [3, 4, 8, 9].map((step) => `step-0000000${step}`),

@@ -1,15 +1,16 @@
 // Checkpoints of a run: a folder a step, in it one file a part of the model, in that each unit's parameters and moments, p|m|v, at an
-// offset of 4 KiB, and a manifest with hashes that is renamed to its name last. A folder without manifest is none. Shell.
+// offset of 4 KiB, and a manifest with hashes that is renamed to its name last. A folder without manifest is none. Ranks write what they
+// own at its place in the same files, so that any number of ranks reads what any number wrote. Shell.
 import { createHash } from "node:crypto";
-import { mkdir, open, readdir, rename, rm, writeFile } from "node:fs/promises";
+import { constants } from "node:fs";
+import { type FileHandle, mkdir, open, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
-import { openFile, statIfThere } from "../weights/file.ts";
+import { openFile, type RandomFile, statIfThere } from "../weights/file.ts";
 import { bytesOf, viewF32 } from "../weights/floats.ts";
 import { writeAll } from "../weights/safetensors-writer.ts";
 import { readJson } from "../weights/store-reader.ts";
-import type { Arrays } from "./adamw.ts";
 import type { Layout } from "./layout.ts";
 
 const checkpointVersion = 1;
@@ -33,14 +34,37 @@ const manifestSchema = z.object({
 });
 type Manifest = z.infer<typeof manifestSchema>;
 
-type State = Pick<Arrays, "p" | "m" | "v">;
-const stateOrder = ["p", "m", "v"] as const;
+/** Arrays that are stored of each unit, one after another: parameters and both moments. */
+const stored = 3;
 
-export interface CheckpointToWrite {
+/** What a rank has of the units of a model, by part and place in it, and how ranks meet over it. */
+export interface CheckpointState {
+  readonly rank: number;
+  /** True on the one rank that writes the unit. */
+  writes(part: number, index: number): boolean;
+  /** The unit's parameters and moments in order, on the rank that writes it. */
+  pieces(step: number, part: number, index: number): AsyncIterable<Float32Array>;
+  /** Sends the writer what this rank has of the unit. */
+  give(step: number, part: number, index: number): Promise<void>;
+  /** True where this rank has something of the unit, which `take` fills. */
+  wants(part: number, index: number): boolean;
+  take(part: number, index: number, values: Float32Array): void;
+  /** Returns once all ranks have come to it. */
+  meet(step: number, what: string): Promise<void>;
+  /** What each rank gives, on all ranks. */
+  gather(step: number, what: string, own: Int32Array, lengthFrom: (rank: number) => number): Promise<readonly Int32Array[]>;
+}
+
+export interface CheckpointToRead {
   readonly step: number;
   readonly identity: Identity;
   readonly layout: Layout;
-  readonly state: State;
+  readonly state: CheckpointState;
+}
+
+export interface CheckpointToWrite extends CheckpointToRead {
+  /** Checkpoints that stay. */
+  readonly keep: number;
 }
 
 const nameOf = (step: number): string => `step-${String(step).padStart(8, "0")}`;
@@ -54,40 +78,82 @@ async function stepsIn(dir: string): Promise<readonly number[]> {
   return names.flatMap((name) => (folderName.test(name) ? [Number(name.slice(5))] : [])).toSorted((a, b) => a - b);
 }
 
-async function writePart(path: string, units: Layout["parts"][number]["units"], state: State): Promise<Manifest["parts"][number]["units"]> {
-  const handle = await open(path, "w");
-  const written: Manifest["parts"][number]["units"] = [];
-  let offset = 0;
+/** Where a part's units begin. */
+function offsetsOf(units: Layout["parts"][number]["units"]): number[] {
+  let at = 0;
+  return units.map(({ from, to }) => {
+    const offset = at;
+    at = Math.ceil((at + stored * (to - from) * Float32Array.BYTES_PER_ELEMENT) / unitAlignment) * unitAlignment;
+    return offset;
+  });
+}
+
+const digestBytes = 32;
+
+/** Writes this rank's units of a part; returns a digest for each unit, zeros for those of others. */
+async function writePart(folder: string, { step, layout, state }: CheckpointToWrite, part: number): Promise<Uint8Array[]> {
+  const { name, units } = layout.parts[part] as Layout["parts"][number];
+  const digests: Uint8Array[] = [];
+  let handle: FileHandle | undefined;
   try {
-    for (const { from, to } of units) {
+    for (const [index, offset] of offsetsOf(units).entries()) {
+      digests.push(new Uint8Array(digestBytes));
+      if (!state.writes(part, index)) {
+        await state.give(step, part, index);
+        continue;
+      }
+      // Other ranks write into the same file.
+      handle ??= await open(join(folder, `${name}.bin`), constants.O_WRONLY | constants.O_CREAT);
       const hash = createHash("sha256");
       let at = offset;
-      for (const name of stateOrder) {
-        const bytes = bytesOf(state[name].subarray(from, to));
+      for await (const piece of state.pieces(step, part, index)) {
+        const bytes = bytesOf(piece);
         hash.update(bytes);
         await writeAll(handle, bytes, at);
         at += bytes.length;
       }
-      written.push({ offset, sha256: hash.digest("hex") });
-      offset = Math.ceil(at / unitAlignment) * unitAlignment;
+      digests[index] = hash.digest();
     }
-    await handle.sync();
+    await handle?.sync();
   } finally {
-    await handle.close();
+    await handle?.close();
   }
-  return written;
+  return digests;
 }
 
-/** Writes the state of a step and drops all checkpoints but the newest `keep`. */
-export async function writeCheckpoint(dir: string, { step, identity, layout, state }: CheckpointToWrite, keep: number): Promise<void> {
+/**
+ * Writes the state of a step, on all ranks together; the first names it by its manifest and drops all checkpoints but the newest `keep`.
+ * It is there when this returns, on any rank.
+ */
+export async function writeCheckpoint(dir: string, checkpoint: CheckpointToWrite): Promise<void> {
+  const { step, layout, state } = checkpoint;
   const folder = join(dir, nameOf(step));
-  await mkdir(folder, { recursive: true });
-  await rm(join(folder, manifestFile), { force: true });
-  const parts: Manifest["parts"] = [];
-  for (const { name, units } of layout.parts) {
-    const file = `${name}.bin`;
-    parts.push({ file, units: await writePart(join(folder, file), units, state) });
+  if (state.rank === 0) {
+    await mkdir(folder, { recursive: true });
+    await rm(join(folder, manifestFile), { force: true });
   }
+  await state.meet(step, "checkpoint");
+  const own: Uint8Array[][] = [];
+  for (const part of layout.parts.keys()) own.push(await writePart(folder, checkpoint, part));
+  const bytes = Uint8Array.from(Buffer.concat(own.flat()));
+  const numbers = new Int32Array(bytes.buffer);
+  const all = await state.gather(step, "digests", numbers, () => numbers.length);
+  // A unit's digest is the writer's; the others have zeros there.
+  const digests = Buffer.from(numbers.map((_, i) => all.reduce((joined, each) => joined | (each[i] as number), 0)).buffer);
+  if (state.rank === 0) await name(dir, checkpoint, digests);
+  await state.meet(step, "checkpoint is named");
+}
+
+async function name(dir: string, { step, identity, layout, keep }: CheckpointToWrite, digests: Buffer): Promise<void> {
+  const folder = join(dir, nameOf(step));
+  let unit = 0;
+  const parts = layout.parts.map(({ name, units }): Manifest["parts"][number] => ({
+    file: `${name}.bin`,
+    units: offsetsOf(units).map((offset) => {
+      const at = digestBytes * unit++;
+      return { offset, sha256: digests.toString("hex", at, at + digestBytes) };
+    }),
+  }));
   const manifest: Manifest = { version: checkpointVersion, step, identity, parts };
   const unfinished = join(folder, `${manifestFile}.tmp`);
   await writeFile(unfinished, `${JSON.stringify(manifest)}\n`, { flush: true });
@@ -135,39 +201,86 @@ function otherNumerics(path: string, made: unknown, here: unknown): AppError {
   return new AppError(message, { code: "OtherNumerics", operation: "reading a checkpoint" });
 }
 
-/**
- * Fills the arrays. Throws AppError `BadCheckpoint` where bytes are not those that were written, or belong to another run, and
- * `OtherNumerics` where this machine computes other bits.
- */
-export async function readCheckpoint(dir: string, { step, identity, layout, state }: CheckpointToWrite): Promise<void> {
-  const folder = join(dir, nameOf(step));
-  const path = join(folder, manifestFile);
-  const parsed = manifestSchema.safeParse(await readJson(path, "BadCheckpoint"));
-  const remedy = `remove the folder ${folder} to go on from the one before`;
-  if (!parsed.success) throw bad(path, `field ${parsed.error.issues[0]?.path.join(".")}: ${parsed.error.issues[0]?.message}; ${remedy}`);
-  const { data } = parsed;
-  if (data.step !== step) throw bad(path, `is of step ${data.step}; ${remedy}`);
-  for (const [name, value] of Object.entries(identity)) {
-    if (data.identity[name] === value) continue;
-    if (name === "numerics") throw otherNumerics(path, data.identity[name], value);
-    throw bad(path, `was made with ${name} ${data.identity[name]}, this run has ${value}; give the same, or another --out`);
+/** A checkpoint of a step, whose units are checked against their hashes when they are read. */
+export class SavedModel {
+  readonly #folder: string;
+  readonly #layout: Layout;
+  readonly #manifest: Manifest;
+  readonly #remedy: string;
+  /** Of the part that was read last. */
+  #open: { readonly part: number; readonly file: RandomFile } | undefined;
+
+  private constructor(folder: string, layout: Layout, manifest: Manifest, remedy: string) {
+    this.#folder = folder;
+    this.#layout = layout;
+    this.#manifest = manifest;
+    this.#remedy = remedy;
   }
-  for (const [index, { name, units }] of layout.parts.entries()) {
-    const part = data.parts[index];
-    if (part?.file !== `${name}.bin` || part.units.length !== units.length) throw bad(path, `has not the parts of this model; ${remedy}`);
-    const file = await openFile(join(folder, part.file), "BadCheckpoint");
-    try {
-      for (const [i, { from, to }] of units.entries()) {
-        const floats = to - from;
-        const unit = part.units[i] as Manifest["parts"][number]["units"][number];
-        const bytes = await file.read(unit.offset, stateOrder.length * floats * Float32Array.BYTES_PER_ELEMENT);
-        const digest = createHash("sha256").update(bytes).digest("hex");
-        if (digest !== unit.sha256) throw bad(file.path, `unit ${i} is not what was written; ${remedy}`);
-        const values = viewF32(bytes);
-        for (const [at, array] of stateOrder.entries()) state[array].set(values.subarray(at * floats, (at + 1) * floats), from);
-      }
-    } finally {
-      await file.close();
+
+  /**
+   * Throws AppError `BadCheckpoint` where it belongs to another run or has other parts, and `OtherNumerics` where this machine computes
+   * other bits.
+   */
+  static async open(dir: string, { step, identity, layout }: Omit<CheckpointToRead, "state">): Promise<SavedModel> {
+    const folder = join(dir, nameOf(step));
+    const path = join(folder, manifestFile);
+    const parsed = manifestSchema.safeParse(await readJson(path, "BadCheckpoint"));
+    const remedy = `remove the folder ${folder} to go on from the one before`;
+    if (!parsed.success) throw bad(path, `field ${parsed.error.issues[0]?.path.join(".")}: ${parsed.error.issues[0]?.message}; ${remedy}`);
+    const { data } = parsed;
+    if (data.step !== step) throw bad(path, `is of step ${data.step}; ${remedy}`);
+    for (const [name, value] of Object.entries(identity)) {
+      if (data.identity[name] === value) continue;
+      if (name === "numerics") throw otherNumerics(path, data.identity[name], value);
+      throw bad(path, `was made with ${name} ${data.identity[name]}, this run has ${value}; give the same, or another --out`);
     }
+    for (const [index, { name, units }] of layout.parts.entries()) {
+      const part = data.parts[index];
+      if (part?.file !== `${name}.bin` || part.units.length !== units.length) throw bad(path, `has not the parts of this model; ${remedy}`);
+    }
+    return new SavedModel(folder, layout, data, remedy);
+  }
+
+  /** A unit's parameters and moments, one after another. Throws AppError `BadCheckpoint` where bytes are not those that were written. */
+  async unit(part: number, index: number): Promise<Float32Array> {
+    const file = await this.#fileOf(part);
+    const [unit, written] = [this.#layout.parts[part]?.units[index], this.#manifest.parts[part]?.units[index]];
+    if (unit === undefined || written === undefined) throw new TypeError(`part ${part} has no unit ${index}`);
+    const { from, to } = unit;
+    const { offset, sha256 } = written;
+    const bytes = await file.read(offset, stored * (to - from) * Float32Array.BYTES_PER_ELEMENT);
+    if (createHash("sha256").update(bytes).digest("hex") !== sha256)
+      throw bad(file.path, `unit ${index} is not what was written; ${this.#remedy}`);
+    return viewF32(bytes);
+  }
+
+  /** A unit's parameters. */
+  async parameters(part: number, index: number): Promise<Float32Array> {
+    const values = await this.unit(part, index);
+    return values.subarray(0, values.length / stored);
+  }
+
+  async close(): Promise<void> {
+    await this.#open?.file.close();
+    this.#open = undefined;
+  }
+
+  async #fileOf(part: number): Promise<RandomFile> {
+    if (this.#open?.part === part) return this.#open.file;
+    await this.close();
+    const file = await openFile(join(this.#folder, this.#manifest.parts[part]?.file ?? ""), "BadCheckpoint");
+    this.#open = { part, file };
+    return file;
+  }
+}
+
+/** Fills the state of this rank: of experts what it owns, of the dense part all. Throws what opening and reading do. */
+export async function readCheckpoint(dir: string, { state, ...which }: CheckpointToRead): Promise<void> {
+  const saved = await SavedModel.open(dir, which);
+  try {
+    for (const [part, { units }] of which.layout.parts.entries())
+      for (const index of units.keys()) if (state.wants(part, index)) state.take(part, index, await saved.unit(part, index));
+  } finally {
+    await saved.close();
   }
 }

@@ -4,12 +4,13 @@ import assert from "node:assert/strict";
 import { globSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { after, test } from "node:test";
+import { gradientsAt, openLoneRank } from "../../test/builders/ranks.ts";
 import { createTraining } from "../compute/open-training.ts";
 import { randomIds } from "../kernels/random.ts";
 import { familyOf } from "../models/index.ts";
-import { Balancing } from "./balancing.ts";
+import { wantsWholeStep } from "./balancing.ts";
+import { keptFloats } from "./kept.ts";
 import { layoutOf } from "./layout.ts";
-import { keptFloats, Network } from "./network.ts";
 import { parseBalance } from "./recipes/index.ts";
 import { openStart } from "./start.ts";
 
@@ -37,37 +38,34 @@ for (const { path, config, recipe } of cases) {
     const family = familyOf(config);
     const program = family.program(config);
     const layout = layoutOf(program, family.expertTensors);
-    const [parameters, gradients] = [new Float32Array(layout.floats), new Float32Array(layout.floats)];
+    const parameters = new Float32Array(layout.floats);
     const source = { dir, config, family, program, files: new Map(), tokenizerDigest: "" };
     const weights = await openStart(source, { init: "checkpoint", seed: 1, initCodec: undefined });
-    await weights.fill(layout, parameters);
+    await weights.fill(layout, (part, index) => {
+      const { from, to } = layout.parts[part]!.units[index]!;
+      return parameters.subarray(from, to);
+    });
     await weights.close();
-    const network = await Network.open(backend, { program, layout, parameters, gradients, sequenceLength });
     const rows = 4 * sequenceLength;
     const ids = (seed: number): Int32Array => randomIds(seed, rows, program.vocab).data as Int32Array;
     const lane = { inputs: ids(7), targets: ids(8) };
-    const balancing = new Balancing(parseBalance(recipe), { program, layout, parameters });
-    const lossOf = async (): Promise<number> => {
-      const [losses] = await network.addGradients([lane], 1 / rows, balancing);
-      return losses!.reduce((sum, loss) => sum + loss, 0) / rows + balancing.takeLoss();
+    const balance = parseBalance(recipe);
+    const lone = { program, layout, lanes: [lane], sequenceLength, balance };
+    const rank = await openLoneRank(backend, lone);
+    const lossOf = async (at: Float32Array): Promise<number> => {
+      const { end } = await gradientsAt(rank, lone, at);
+      return end.loss + end.balanceLoss;
     };
 
-    const [losses] = await network.addGradients([lane], 1 / rows, balancing);
-    network.finishGradients();
-    assert.equal(balancing.takeLoss() > 0, balancing.wholeStep);
-    assert.deepEqual(await network.losses(lane), losses);
-    for (const [i, layer] of network.layers.entries()) {
-      const { kept } = await layer.forward(new Float32Array(rows * program.hidden).fill(0.1));
-      const held = Object.values(kept).reduce((sum, { data }) => sum + data.length, 0);
-      assert.equal(held, rows * keptFloats(program.layers[i]!), "what the check of memory reckons with");
-    }
-    const found = gradients.slice();
+    const { end, gradients: found } = await gradientsAt(rank, lone, parameters);
+    assert.equal(end.balanceLoss > 0, wantsWholeStep(balance));
+    const kept = program.layers.reduce((sum, layer) => sum + rows * keptFloats(layer), 0);
+    assert.equal(rank.takeKeptFloatsMost(), kept, "what the check of memory reckons with");
+    rank.state.load(parameters);
+    const [sum] = (await rank.losses({ step: 0, groups: 1, group: async () => lane, stopped: () => false }))!;
+    assert.equal(sum! / rows, end.loss);
     const length = Math.sqrt(found.reduce((sum, value) => sum + value * value, 0));
-    const start = parameters.slice();
-    const at = async (along: number): Promise<number> => {
-      for (const [i, value] of start.entries()) parameters[i] = value + (along * found[i]!) / length;
-      return lossOf();
-    };
+    const at = (along: number): Promise<number> => lossOf(parameters.map((value, i) => value + (along * found[i]!) / length));
     const slope = ((await at(step)) - (await at(-step))) / (2 * step);
     assert.ok(Math.abs(slope - length) <= 0.01 * length, `slope ${slope}, length of the gradient ${length}`);
   });

@@ -12,20 +12,19 @@ import { checkTarget, writeFolder } from "../weights/model-folder.ts";
 import { type TensorToWrite, writeSafetensors } from "../weights/safetensors-writer.ts";
 import type { ExpertIndex } from "../weights/store.ts";
 import { writeStore } from "../weights/store-writer.ts";
-import { layoutOf, type Unit, unitsOf, viewsByTensor } from "./layout.ts";
+import type { Adapted } from "./adapters/adapter.ts";
+import { type Layout, movedTo, type Unit, viewsOf } from "./layout.ts";
 import type { ModelSource } from "./source.ts";
-import type { TrainedModel, Values } from "./trained.ts";
 
 /** Where the result of a run goes. */
-export function resultFolders(out: string): { readonly store: string; readonly folder: string } {
-  return { store: join(out, "store"), folder: join(out, "huggingface") };
+export function resultFolders(out: string): { readonly store: string; readonly folder: string; readonly adapters: string } {
+  return { store: join(out, "store"), folder: join(out, "huggingface"), adapters: join(out, "adapters") };
 }
-
-const adaptersFolder = (out: string): string => join(out, "adapters");
 
 /** Throws what the writing of the result would, as far as that is known before the first step: of folders and of codecs. */
 export async function checkResult(source: ModelSource, out: string, codecs: readonly CodecName[]): Promise<void> {
-  for (const dir of Object.values(resultFolders(out))) await checkTarget({ dir, overwrite: true, sources: [source.dir] });
+  const { store, folder } = resultFolders(out);
+  for (const dir of [store, folder]) await checkTarget({ dir, overwrite: true, sources: [source.dir] });
   // A row of each matrix: whether a codec takes it depends on its columns.
   const rows = layerShapes(source.program).map(({ matrices }) =>
     matrices.map(({ name, shape }) => ({ name, shape: shape.length < 2 ? shape : [1, ...shape.slice(1)] })),
@@ -36,21 +35,37 @@ export async function checkResult(source: ModelSource, out: string, codecs: read
   }
 }
 
-interface Trained {
-  readonly model: TrainedModel;
-  readonly values: Values;
+export interface Trained {
+  readonly source: ModelSource;
+  readonly layout: Layout;
+  /** A unit's parameters, by its part and its place there. */
+  parameters(part: number, index: number): Promise<Float32Array>;
 }
 
-/** The result's tensors, each made when its turn comes. */
-function tensorsOf(units: readonly Unit[], valuesOf: (tensor: string) => Float32Array): readonly TensorToWrite[] {
-  return units.flatMap((unit) =>
-    unit.parameters.map(
-      ({ tensor, shape }): TensorToWrite => ({ name: tensor, dtype: "F32", shape, read: async () => bytesOf(valuesOf(tensor)) }),
-    ),
+/** Parameters of one unit after another: those that were asked for last are held. */
+export function lastHeld(parameters: Trained["parameters"]): Trained["parameters"] {
+  let held: { readonly key: string; readonly values: Promise<Float32Array> } | undefined;
+  return (part, index) => {
+    const key = `${part} ${index}`;
+    if (held?.key !== key) held = { key, values: parameters(part, index) };
+    return held.values;
+  };
+}
+
+/** Tensors of all units, or of the dense ones alone, in their order. */
+function tensorsOf(trained: Omit<Trained, "source">, dense: boolean): readonly TensorToWrite[] {
+  const parameters = lastHeld(trained.parameters);
+  const tensors = (unit: Unit, part: number, index: number): readonly TensorToWrite[] =>
+    movedTo(unit, 0).parameters.map(({ tensor, shape, from, size }) => ({
+      name: tensor,
+      dtype: "F32",
+      shape,
+      read: async () => bytesOf((await parameters(part, index)).subarray(from, from + size)),
+    }));
+  return trained.layout.parts.flatMap(({ units }, part) =>
+    units.flatMap((unit, index) => (dense && unit.expert !== undefined ? [] : tensors(unit, part, index))),
   );
 }
-
-const resultLayout = ({ model: { result } }: Trained) => layoutOf(result.program, result.family.expertTensors);
 
 /** Numbers are in f32 whatever the model came in. */
 function configOf({ config }: ModelSource): Record<string, unknown> {
@@ -58,16 +73,8 @@ function configOf({ config }: ModelSource): Record<string, unknown> {
   return { ...rest, torch_dtype: "float32" };
 }
 
-export async function writeTrainedStore(
-  trained: Trained,
-  dir: string,
-  codecs: readonly CodecName[],
-): Promise<ExpertIndex> {
-  const { model, values } = trained;
-  const { result: source } = model;
-  const layout = resultLayout(trained);
-  const valuesOf = (tensor: string): Float32Array => model.tensor(tensor, values);
-  const units = unitsOf(layout);
+export async function writeTrainedStore(trained: Trained, dir: string, codecs: readonly CodecName[]): Promise<ExpertIndex> {
+  const { source, layout, parameters } = trained;
   return writeStore(
     {
       config: configOf(source),
@@ -75,13 +82,10 @@ export async function writeTrainedStore(
       layers: layerShapes(source.program),
       hidden: source.program.hidden,
       codecs,
-      dense: tensorsOf(
-        units.filter(({ expert }) => expert === undefined),
-        valuesOf,
-      ),
-      async expert(layer, expert) {
-        const { parameters } = layout.parts[layer + 1]?.units[expert + 1] as Unit;
-        return Object.fromEntries(parameters.map(({ name, tensor }) => [name, valuesOf(tensor)]));
+      dense: tensorsOf(trained, true),
+      expert: async (layer, expert) => {
+        const unit = layout.parts[layer + 1]?.units[expert + 1] as Unit;
+        return viewsOf(await parameters(layer + 1, expert + 1), movedTo(unit, 0));
       },
       files: source.files,
     },
@@ -90,32 +94,19 @@ export async function writeTrainedStore(
 }
 
 export async function writeTrainedFolder(trained: Trained, dir: string): Promise<void> {
-  const { model, values } = trained;
-  const { result: source } = model;
+  const { source } = trained;
   await writeFolder({ dir, overwrite: true, sources: [source.dir] }, async (work) => {
     await writeFile(join(work, "config.json"), `${JSON.stringify(configOf(source), undefined, 2)}\n`);
     for (const [name, path] of source.files) await copyFile(path, join(work, name));
-    const units = unitsOf(resultLayout(trained));
-    await writeSafetensors(
-      join(work, "model.safetensors"),
-      tensorsOf(units, (tensor) => model.tensor(tensor, values)),
-    );
+    await writeSafetensors(join(work, "model.safetensors"), tensorsOf(trained, false));
   });
 }
 
-/** Writes adapters as they were trained, by the names of their own; returns where, or undefined where there are none. */
-export async function writeAdapters({ model, values }: Trained, out: string): Promise<string | undefined> {
-  const { layout, description } = model;
-  if (description === undefined) return undefined;
-  const dir = adaptersFolder(out);
+/** Writes adapters as they were trained, by the names of their own. */
+export async function writeAdapters(trained: Omit<Trained, "source">, dir: string, description: Adapted["description"]): Promise<void> {
   await mkdir(dir, { recursive: true });
-  const views = viewsByTensor(values.parameters, layout);
   const weights = join(dir, "adapter_model.safetensors");
-  await writeSafetensors(
-    `${weights}.tmp`,
-    tensorsOf(unitsOf(layout), (tensor) => views[tensor] as Float32Array),
-  );
+  await writeSafetensors(`${weights}.tmp`, tensorsOf(trained, false));
   await rename(`${weights}.tmp`, weights);
   await writeFile(join(dir, description.file), `${JSON.stringify(description.json, undefined, 2)}\n`);
-  return dir;
 }

@@ -1,19 +1,22 @@
-// A run of training on one rank: opens model, data and the last checkpoint, makes the steps that are left, and writes the result. To
-// run it again is to go on: with the same settings each step has the same bits whether the run was stopped or not. Shell.
+// A run of training as one rank makes it, alone or among others: opens model, data and the last checkpoint, makes the steps that are left,
+// and writes the result. To run it again is to go on: with the same settings each step has the same bits whether the run was stopped or
+// not, and by how many ranks. Shell.
 import { createHash } from "node:crypto";
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import { createTraining } from "../compute/open-training.ts";
 import type { TrainingBackend, WeightViews } from "../compute/training.ts";
-import { createAdamW } from "./adamw.ts";
-import { Balancing } from "./balancing.ts";
-import { newestCheckpoint, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
+import { wantsWholeStep } from "./balancing.ts";
+import { newestCheckpoint, readCheckpoint, SavedModel, writeCheckpoint } from "./checkpoint.ts";
 import { type Corpus, openCorpus } from "./corpus.ts";
-import { checkMemory } from "./memory.ts";
-import { Network } from "./network.ts";
+import { Metrics } from "./metrics.ts";
+import { checkMemory } from "./ranks/fits.ts";
+import { fssdpOf } from "./ranks/fssdp.ts";
+import type { Fssdp } from "./ranks/plan.ts";
+import { Rank } from "./ranks/rank.ts";
 import { checkResult, resultFolders, writeAdapters, writeTrainedFolder, writeTrainedStore } from "./result.ts";
+import { aloneSeat, type Seat } from "./seat.ts";
 import { checkSettings, identityOf, type TrainSettings } from "./settings.ts";
 import { type ModelSource, openSource } from "./source.ts";
 import { openStart, type Start } from "./start.ts";
@@ -23,7 +26,8 @@ import { type TrainedModel, trainedModel } from "./trained.ts";
 export interface TrainPorts {
   /** Now, in milliseconds. */
   now(): number;
-  /** True once the run is to stop; asked before each layer of each lane. */
+  /** True once the run is to stop. Alone, a rank is asked before each part of each lane; among others, at the beginning of each step and
+   *  at each layer forward, and all stop where one is to. */
   stopped(): boolean;
   onStart(start: RunStart): void;
   onStep(report: StepReport & { readonly seconds: number }): void;
@@ -43,11 +47,11 @@ interface RunStart {
 export interface RunEnd {
   /** Steps made in all. */
   readonly step: number;
-  /** Where the model is, when all steps are done. */
+  /** Where the model is, when all steps are done: when the first rank has ended, which writes it. */
   readonly store: string | undefined;
   readonly folder: string | undefined;
   /** Where adapters are as they were trained, when there are some. */
-  readonly adapters?: string | undefined;
+  readonly adapters?: string;
   readonly checkpoints: string;
   readonly validationLoss: number | undefined;
 }
@@ -92,17 +96,21 @@ async function stepToGoOnFrom(checkpoints: string, steps: number): Promise<numbe
   );
 }
 
-async function openRun(settings: TrainSettings): Promise<Run> {
+async function openRun(settings: TrainSettings, seat: Seat): Promise<Run> {
   const source = await openSource(settings.model);
   checkSettings(settings, source.program.maxContext);
   const model = trainedModel(source, settings);
   await checkResult(model.result, settings.out, settings.codecs);
-  checkMemory({ program: model.program, layout: model.layout, settings, frozenFloats: model.frozenFloats });
+  const { sequences, sequenceLength, lanes, balance = [] } = settings;
+  const { program, layout, frozenFloats } = model;
+  const ranked = { program, layout, frozenFloats, sequences, sequenceLength, lanes };
+  const fssdp = fssdpOf(settings.fssdp ?? {}, { ...ranked, ranks: seat.transport.ranks, wholeStep: wantsWholeStep(balance) });
+  checkMemory({ ...ranked, facts: seat.facts, fssdp }, [seat.transport.rank]);
   const checkpoints = join(settings.out, "checkpoints");
   const newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
   const start = await openStart(source, settings);
   try {
-    return await openMachine(settings, { source, model, checkpoints, newest, start });
+    return await openMachine(settings, { seat, source, model, fssdp, checkpoints, newest, start });
   } finally {
     await start.close();
   }
@@ -111,29 +119,35 @@ async function openRun(settings: TrainSettings): Promise<Run> {
 /** A run as far as it is known before anything is computed. */
 interface Plan extends Pick<Run, "model" | "checkpoints"> {
   readonly source: ModelSource;
+  readonly seat: Seat;
+  readonly fssdp: Fssdp;
   readonly newest: number | undefined;
   readonly start: Start;
 }
 
-async function openMachine(settings: TrainSettings, { source, model, checkpoints, newest, start }: Plan): Promise<Run> {
+async function openMachine(settings: TrainSettings, plan: Plan): Promise<Run> {
+  const { seat, source, model, fssdp, checkpoints, start } = plan;
   const { program, layout } = model;
   const [corpus, validation] = await openData(settings, source);
   let backend: TrainingBackend | undefined;
   try {
     backend = await createTraining({ threads: settings.threads });
-    const optimizer = createAdamW(layout.floats);
     const { told, weights } = start;
     const digests = { model: digestOf(source.config), data: digestOf(corpus.index) };
     const identity = identityOf(settings, { ...digests, weights, numerics: backend.numerics });
+    const { sequences, sequenceLength, lanes, schedule, adamw, clip, balance = [], checkpoint } = settings;
     const frozen = await model.frozen(start);
-    if (newest === undefined) await model.fill(start, optimizer.p);
-    else await readCheckpoint(checkpoints, { step: newest, identity, layout, state: optimizer });
-    const arrays = { parameters: optimizer.p, gradients: optimizer.g };
-    const { sequenceLength } = settings;
-    const network = await Network.open(backend, { program, layout, ...arrays, frozen, sequenceLength });
-    const balancing = new Balancing(settings.balance ?? [], { program, layout, ...arrays });
-    const machine: Machine = { settings, layout, corpus, validation, optimizer, network, balancing };
-    return { ...machine, model, frozen, backend, identity, checkpoints, weights: told, step: newest ?? 0 };
+    const options = { seat, program, layout, frozen, fssdp, sequences, sequenceLength, lanes, schedule, adamw, clip, balance };
+    const agreed = { identity, checkpoint, validation: validation === undefined ? "none" : digestOf(validation.index) };
+    const rank = await Rank.open(backend, { ...options, agreed });
+    // Where ranks find other checkpoints, on a volume that is shared late, the first one's is meant.
+    const [step = -1] = await rank.state.fromFirst(0, "step", Float64Array.of(plan.newest ?? -1));
+    if (step < 0) {
+      await model.fill(start, (part, index) => rank.state.parameters(part, index));
+      rank.state.filled();
+    } else await readCheckpoint(checkpoints, { step, identity, layout, state: rank.state });
+    const machine: Machine = { settings, corpus, validation, rank };
+    return { ...machine, model, frozen, backend, identity, checkpoints, weights: told, step: Math.max(0, step) };
   } catch (caught) {
     await corpus.close();
     await validation?.close();
@@ -142,53 +156,18 @@ async function openMachine(settings: TrainSettings, { source, model, checkpoints
   }
 }
 
-const metricsSchema = z.object({ step: z.number(), validationLoss: z.number().optional() });
-
-/** A line of metrics; of a step beyond all others where there is none, as in a line that a killed run left half written. */
-function parsed(line: string): z.infer<typeof metricsSchema> {
-  try {
-    return metricsSchema.parse(JSON.parse(line));
-  } catch {
-    return { step: Number.POSITIVE_INFINITY };
-  }
-}
-
-/** One line a step, as JSON; those past the checkpoint that a run goes on from are made again. */
-class Metrics {
-  readonly #path: string;
-  constructor(out: string) {
-    this.#path = join(out, "metrics.jsonl");
-  }
-
-  /** Returns the loss on other data that is known of the step. */
-  async cutAfter(step: number): Promise<number | undefined> {
-    const text = await readFile(this.#path, "utf8").catch((cause: NodeJS.ErrnoException) => {
-      if (cause.code === "ENOENT") return "";
-      throw cause;
-    });
-    const kept = text.split("\n").filter((line) => parsed(line).step <= step);
-    const unfinished = `${this.#path}.tmp`;
-    await writeFile(unfinished, kept.map((line) => `${line}\n`).join(""), { flush: true });
-    await rename(unfinished, this.#path);
-    return kept.map(parsed).findLast((line) => line.step === step && line.validationLoss !== undefined)?.validationLoss;
-  }
-
-  async add(line: object): Promise<void> {
-    await writeFile(this.#path, `${JSON.stringify(line)}\n`, { flag: "a" });
-  }
-}
-
 async function save(run: Run, step: number): Promise<void> {
-  const { checkpoints, identity, layout, optimizer, settings } = run;
-  await writeCheckpoint(checkpoints, { step, identity, layout, state: optimizer }, settings.checkpoint.keep);
+  const { checkpoints, identity, rank, settings } = run;
+  const { layout } = run.model;
+  await writeCheckpoint(checkpoints, { step, identity, layout, state: rank.state, keep: settings.checkpoint.keep });
 }
 
 /** Takes the loss on other data where a step has one to take; a run that was stopped or killed in it takes it when it goes on. */
-async function validate(run: Run, step: number, metrics: Metrics, ports: TrainPorts): Promise<number | undefined> {
+async function validate(run: Run, step: number, metrics: Metrics | undefined, ports: TrainPorts): Promise<number | undefined> {
   if (!savesAfter(run, step)) return undefined;
-  const loss = await validationLoss(run, ports.stopped);
+  const loss = await validationLoss(run, step, ports.stopped);
   if (loss === undefined) return undefined;
-  await metrics.add({ step, validationLoss: loss, perplexity: Math.exp(loss) });
+  await metrics?.add({ step, validationLoss: loss, perplexity: Math.exp(loss) });
   ports.onValidation({ step, loss });
   return loss;
 }
@@ -196,12 +175,23 @@ async function validate(run: Run, step: number, metrics: Metrics, ports: TrainPo
 const savesAfter = ({ settings: { checkpoint, schedule } }: Run, step: number): boolean =>
   step > 0 && (step % checkpoint.everySteps === 0 || step === schedule.steps);
 
+/** The loss on other data of the step that a run goes on from: as the first rank has told it, or taken now. */
+async function validationSoFar(run: Run, metrics: Metrics | undefined, ports: TrainPorts): Promise<number | undefined> {
+  const known = (await metrics?.cutAfter(run.step)) ?? Number.NaN;
+  const [told = Number.NaN] = await run.rank.state.fromFirst(run.step, "validation", Float64Array.of(known));
+  return Number.isNaN(told) ? validate(run, run.step, metrics, ports) : told;
+}
+
 /** Makes steps until all are done or the run is to stop; returns the last. Every step is either in a checkpoint or made again. */
-async function makeSteps(run: Run, metrics: Metrics, ports: TrainPorts): Promise<{ readonly step: number; readonly loss?: number }> {
+async function makeSteps(
+  run: Run,
+  metrics: Metrics | undefined,
+  ports: TrainPorts,
+): Promise<{ readonly step: number; readonly loss?: number }> {
   const { settings } = run;
   const { steps } = settings.schedule;
   let saved = run.step;
-  let validation = (await metrics.cutAfter(run.step)) ?? (await validate(run, run.step, metrics, ports));
+  let validation = await validationSoFar(run, metrics, ports);
   for (let step = run.step + 1; step <= steps; step++) {
     const begin = ports.now();
     const report = await runStep(run, step, ports.stopped);
@@ -210,7 +200,7 @@ async function makeSteps(run: Run, metrics: Metrics, ports: TrainPorts): Promise
       return { step: step - 1 };
     }
     const seconds = (ports.now() - begin) / 1000;
-    await metrics.add({ ...report, seconds });
+    await metrics?.add({ ...report, seconds });
     ports.onStep({ ...report, seconds });
     if (!savesAfter(run, step)) continue;
     await save(run, step);
@@ -220,22 +210,38 @@ async function makeSteps(run: Run, metrics: Metrics, ports: TrainPorts): Promise
   return { step: steps, ...(validation !== undefined && { loss: validation }) };
 }
 
-/** Throws AppError: BadOption, BadData, BadCheckpoint, OtherNumerics, DoesNotFit, UnsupportedOp, NonFiniteLoss. */
-export async function train(settings: TrainSettings, ports: TrainPorts): Promise<RunEnd> {
-  const run = await openRun(settings);
-  const { backend, checkpoints, layout, optimizer, model, frozen, corpus, validation } = run;
+/** The result is read from the last checkpoint, so that no rank has to hold all of the model. */
+async function writeResult({ model, frozen, identity, checkpoints, settings }: Run): Promise<void> {
+  const { store, folder, adapters } = resultFolders(settings.out);
+  const { layout, description } = model;
+  const saved = await SavedModel.open(checkpoints, { step: settings.schedule.steps, identity, layout });
   try {
-    await mkdir(settings.out, { recursive: true });
-    const metrics = new Metrics(settings.out);
-    ports.onStart({ device: backend.device, parameters: layout.parameters, samples: corpus.samples, weights: run.weights, step: run.step });
+    const parameters = (part: number, index: number): Promise<Float32Array> => saved.parameters(part, index);
+    const trained = model.ended(parameters, frozen);
+    await writeTrainedStore(trained, store, settings.codecs);
+    await writeTrainedFolder(trained, folder);
+    if (description !== undefined) await writeAdapters({ layout, parameters }, adapters, description);
+  } finally {
+    await saved.close();
+  }
+}
+
+/** Every rank of a world calls it with the same settings. Throws AppError: BadOption, BadData, BadCheckpoint, OtherNumerics, DoesNotFit,
+ *  UnsupportedOp, NonFiniteLoss, and what ended the world. */
+export async function train(settings: TrainSettings, ports: TrainPorts, seat: Seat = aloneSeat()): Promise<RunEnd> {
+  const run = await openRun(settings, seat);
+  const { backend, checkpoints, model, corpus, validation, weights } = run;
+  const first = seat.transport.rank === 0;
+  try {
+    if (first) await mkdir(settings.out, { recursive: true });
+    const metrics = first ? new Metrics(settings.out) : undefined;
+    ports.onStart({ device: backend.device, parameters: model.layout.parameters, samples: corpus.samples, weights, step: run.step });
     const { step, loss } = await makeSteps(run, metrics, ports);
     const unfinished = { step, checkpoints, validationLoss: loss, store: undefined, folder: undefined };
     if (step < settings.schedule.steps) return unfinished;
-    const { store, folder } = resultFolders(settings.out);
-    const trained = { model, values: { parameters: optimizer.p, frozen } };
-    await writeTrainedStore(trained, store, settings.codecs);
-    await writeTrainedFolder(trained, folder);
-    return { ...unfinished, store, folder, adapters: await writeAdapters(trained, settings.out) };
+    if (first) await writeResult(run);
+    const { adapters, ...folders } = resultFolders(settings.out);
+    return { ...unfinished, ...folders, ...(model.description !== undefined && { adapters }) };
   } finally {
     await corpus.close();
     await validation?.close();

@@ -6,6 +6,7 @@ import type { AdapterSetting } from "./adapters/adapter.ts";
 import { adaptersOf } from "./adapters/index.ts";
 import { adaptersText } from "./adapters/refuse.ts";
 import type { Identity } from "./checkpoint.ts";
+import type { Fssdp } from "./ranks/plan.ts";
 import type { BalanceSetting } from "./recipes/balance.ts";
 import { balanceText, checkBalance } from "./recipes/index.ts";
 import type { Schedule } from "./schedule.ts";
@@ -42,6 +43,8 @@ export interface TrainSettings {
   readonly checkpoint: { readonly everySteps: number; readonly keep: number };
   readonly codecs: readonly CodecName[];
   readonly threads: number;
+  /** How experts are spread over ranks, which changes no bits; what is left out is chosen (ranks/fssdp.ts). */
+  readonly fssdp?: Partial<Fssdp> | undefined;
 }
 
 const sequencesMax = 65_536;

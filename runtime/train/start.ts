@@ -12,19 +12,22 @@ import { codecFor } from "../weights/codecs/index.ts";
 import { statIfThere } from "../weights/file.ts";
 import { codecsOf, type ExpertIndex } from "../weights/store.ts";
 import { indexFile, openStore } from "../weights/store-reader.ts";
-import { type Layout, type Unit, unitsOf } from "./layout.ts";
+import { type Layout, movedTo, type Unit } from "./layout.ts";
 import type { TrainSettings } from "./settings.ts";
 import type { ModelSource } from "./source.ts";
 
 export type StartSettings = Pick<TrainSettings, "init" | "seed" | "initCodec">;
+
+/** Where parameters of a unit, by its part and its place there, are wanted; undefined where they are not. */
+export type Wanted = (part: number, index: number) => Float32Array | undefined;
 
 export interface Start {
   /** For people: "weights of a model store, experts in bf16". */
   readonly told: string;
   /** Tells these weights from others; undefined where the settings do. */
   readonly weights: string | undefined;
-  /** Fills the array of parameters. */
-  fill(layout: Layout, p: Float32Array): Promise<void>;
+  /** Fills the arrays of parameters that are wanted. */
+  fill(layout: Layout, wanted: Wanted): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -45,16 +48,33 @@ function drawnStart(source: ModelSource, seed: number): Start {
   return {
     told: `weights drawn from seed ${seed}`,
     weights: undefined,
-    fill: async (layout, p) => drawParameters(source, layout, seed, p),
+    fill: async (layout, wanted) => {
+      for (const { unit, p } of wantedUnits(layout, wanted)) drawParameters(source, unit, seed, p);
+    },
     async close() {},
   };
 }
 
+interface WantedUnit {
+  /** As it lies in the array. */
+  readonly unit: Unit;
+  readonly layer: number;
+  readonly p: Float32Array;
+}
+
+function* wantedUnits({ parts }: Layout, wanted: Wanted): Generator<WantedUnit> {
+  for (const [part, { units }] of parts.entries())
+    for (const [index, unit] of units.entries()) {
+      const p = wanted(part, index);
+      if (p !== undefined) yield { unit: movedTo(unit, 0), layer: part - 1, p };
+    }
+}
+
 /** Norms are 1, biases 0, matrices normal: the same numbers for the same seed, whatever else the model has. */
-function drawParameters({ config }: ModelSource, layout: Layout, seed: number, p: Float32Array): void {
+function drawParameters({ config }: ModelSource, unit: Unit, seed: number, p: Float32Array): void {
   const { initializer_range: range } = config;
   const deviation = typeof range === "number" && range > 0 ? range : deviationDefault;
-  for (const { tensor, shape, from, size } of unitsOf(layout).flatMap(({ parameters }) => parameters)) {
+  for (const { tensor, shape, from, size } of unit.parameters) {
     if (shape.length > 1) p.set(gaussian(seedOf(seed, tensor), size, deviation), from);
     else p.fill(tensor.endsWith("bias") ? 0 : 1, from, from + size);
   }
@@ -85,15 +105,12 @@ async function storeStart(source: ModelSource, asked: CodecName | undefined): Pr
     return {
       told: `weights of a model store, experts in ${codec}`,
       weights: `${store.index.modelDigest} in ${codec}`,
-      async fill(layout, p) {
-        for (const [index, { units }] of layout.parts.entries()) {
-          for (const unit of units) {
-            const layer = index - 1;
-            const weights: Record<string, Weights[string]> = {};
-            if (unit.expert === undefined) for (const { name } of unit.parameters) weights[name] = await store.readDense(name);
-            else Object.assign(weights, store.decodeUnit(await store.readUnit(layer, unit.expert, codec), codec, layer));
-            copyUnit(source, unit, (name) => weights[name] && asF32(weights[name]), p);
-          }
+      async fill(layout, wanted) {
+        for (const { unit, layer, p } of wantedUnits(layout, wanted)) {
+          const weights: Record<string, Weights[string]> = {};
+          if (unit.expert === undefined) for (const { name } of unit.parameters) weights[name] = await store.readDense(name);
+          else Object.assign(weights, store.decodeUnit(await store.readUnit(layer, unit.expert, codec), codec, layer));
+          copyUnit(source, unit, (name) => weights[name] && asF32(weights[name]), p);
         }
       },
       close: () => store.close(),
@@ -116,8 +133,8 @@ async function checkpointStart(source: ModelSource): Promise<Start> {
     return {
       told: "weights of a Hugging Face folder",
       weights: hash.digest("hex"),
-      async fill(layout, p) {
-        for (const unit of unitsOf(layout)) {
+      async fill(layout, wanted) {
+        for (const { unit, p } of wantedUnits(layout, wanted)) {
           const values: Record<string, Float32Array> = {};
           for (const { name, tensor } of unit.parameters) values[name] = await checkpoint.read(tensor);
           copyUnit(source, unit, (name) => values[name], p);

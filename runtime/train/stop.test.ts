@@ -1,5 +1,5 @@
-// A run that is told to stop ends before the next layer of the next lane, also where a loss of balance works on all lanes at once, and
-// leaves no trace of the step that it gave up.
+// A run that is told to stop ends before the next part of a layer of the next lane, also where a loss of balance works on all lanes at
+// once, and leaves no trace of the step that it gave up.
 import assert from "node:assert/strict";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -37,19 +37,19 @@ async function run(out: string, balance: string, stopAt = Number.POSITIVE_INFINI
   return { end, asks, asked, metrics: readFileSync(join(folder, out, "metrics.jsonl"), "utf8") };
 }
 
-/** Of a step: embedding and head, and each layer forward and backward, of every lane. */
-const stepAsks = lanes * (3 + 2 * layers);
+/** Of a step: embedding and head, and each layer's block and experts, forward and backward, of every lane. */
+const stepAsks = lanes * (3 + 4 * layers);
 
 for (const balance of ["", "switch:0.01"]) {
   const name = balance === "" ? "without a loss of balance" : "with one";
-  test(`a stop is asked for before each layer of each lane, ${name}, and ends a step and validation there`, async () => {
+  test(`a stop is asked for before each part of each lane, ${name}, and ends a step and validation there`, async () => {
     const straight = await run(`straight${balance}`, balance);
     assert.deepEqual(
       straight.asks,
       Array.from({ length: steps }, (_, i) => (i + 1) * stepAsks),
     );
     const samples = Math.floor(399 / settings.sequenceLength);
-    assert.equal(straight.asked, steps * stepAsks + samples * layers, "validation asks too");
+    assert.equal(straight.asked, steps * stepAsks + samples * 2 * layers, "validation asks too");
     const at = stepAsks + Math.floor(0.6 * stepAsks);
     const first = await run(`stopped${balance}`, balance, at);
     assert.deepEqual([first.end.step, first.asked], [1, at]);

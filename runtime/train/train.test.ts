@@ -5,18 +5,16 @@ import { appendFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, read
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
+import { gradientsAt, openLoneRank } from "../../test/builders/ranks.ts";
 import { runSettings, tinyModel, writeCorpus } from "../../test/builders/training.ts";
 import { createTraining } from "../compute/open-training.ts";
 import { openModel } from "../engine/open.ts";
 import { gaussian, randomIds } from "../kernels/random.ts";
 import { programOf } from "../models/index.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
-import { createAdamW } from "./adamw.ts";
-import { Balancing } from "./balancing.ts";
 import { openCorpus } from "./corpus.ts";
 import { importText } from "./import-text.ts";
 import { layoutOf } from "./layout.ts";
-import { Network } from "./network.ts";
 import { train } from "./run.ts";
 import type { TrainSettings } from "./settings.ts";
 import { runStep, type StepReport } from "./step.ts";
@@ -148,18 +146,15 @@ for (const tie of [false, true]) {
       inputs: randomIds(seed, 24, program.vocab).data as Int32Array,
       targets: randomIds(seed + 10, 24, program.vocab).data as Int32Array,
     }));
-    const gradientsOf = async (groups: readonly (typeof lanes)[]): Promise<Float32Array> => {
-      const gradients = new Float32Array(layout.floats);
-      const network = await Network.open(backend, { program, layout, parameters, gradients, sequenceLength: 12 });
-      for (const group of groups) await network.addGradients(group, 1 / 96, new Balancing([], { program, layout, parameters }));
-      network.finishGradients();
-      return gradients;
+    const gradientsOf = async (lanesAtOnce: number, given = lanes): Promise<Float32Array> => {
+      const lone = { program, layout, lanes: given, sequenceLength: 12, lanesAtOnce };
+      return (await gradientsAt(await openLoneRank(backend, lone), lone, parameters)).gradients;
     };
     try {
-      const one = await gradientsOf(lanes.map((lane) => [lane]));
-      assert.deepEqual(await gradientsOf([lanes]), one);
-      assert.deepEqual(await gradientsOf([lanes.slice(0, 1), lanes.slice(1, 3), lanes.slice(3)]), one);
-      assert.notDeepEqual(await gradientsOf([lanes.toReversed()]), one, "the order of lanes counts, so this test can fail");
+      const one = await gradientsOf(1);
+      assert.deepEqual(await gradientsOf(4), one);
+      assert.deepEqual(await gradientsOf(2), one);
+      assert.notDeepEqual(await gradientsOf(1, lanes.toReversed()), one, "the order of lanes counts, so this test can fail");
     } finally {
       await backend.close();
     }
@@ -242,17 +237,17 @@ test("data that is refused leaves no file open", { skip: process.platform !== "l
 test("a loss that is no number ends the run with step, lane and documents", async () => {
   const program = programOf(tied);
   const layout = layoutOf(program, () => ({}));
-  const optimizer = createAdamW(layout.floats);
-  optimizer.p.fill(Number.NaN);
   const wanted = { vocab: program.vocab, tokenizerDigest: index.tokenizerDigest, sequenceLength: settings.sequenceLength };
   const corpus = await openCorpus(data, wanted);
   const backend = await createTraining({ threads: 1 });
-  const arrays = { parameters: optimizer.p, gradients: optimizer.g };
-  const network = await Network.open(backend, { program, layout, ...arrays, sequenceLength: wanted.sequenceLength });
-  const balancing = new Balancing([], { program, layout, ...arrays });
+  const { sequences, lanes, sequenceLength } = settings;
+  const rows = (sequences / lanes) * sequenceLength;
+  const blank = Array.from({ length: lanes }, () => ({ inputs: new Int32Array(rows), targets: new Int32Array(rows) }));
+  const rank = await openLoneRank(backend, { program, layout, lanes: blank, sequenceLength });
+  rank.state.load(new Float32Array(layout.floats).fill(Number.NaN));
   try {
     await assert.rejects(
-      runStep({ settings, layout, optimizer, network, balancing, corpus, validation: undefined }, 5, () => false),
+      runStep({ settings, rank, corpus, validation: undefined }, 5, () => false),
       { code: "NonFiniteLoss", message: /^step 5: the loss of lane 0 is not finite \(documents \d+-\d+, \d+-\d+\); lower --learning-rate/ },
     );
   } finally {

@@ -7,15 +7,10 @@ import type { ModelProgram } from "../kernels/segment.ts";
 import { architectureOf } from "../models/family.ts";
 import type { Adapted, AdapterSetting, Merged } from "./adapters/adapter.ts";
 import { adaptersOf } from "./adapters/index.ts";
-import { type Layout, layoutOf, unitsOf, viewsByTensor } from "./layout.ts";
+import { type Layout, layoutOf, movedTo, type Unit, viewsByTensor } from "./layout.ts";
+import { lastHeld, type Trained } from "./result.ts";
 import type { ModelSource } from "./source.ts";
-import { type Start, seedOf } from "./start.ts";
-
-/** Parameters of a run: those that are trained, as its layout has them, and frozen ones by tensor. */
-export interface Values {
-  readonly parameters: Float32Array;
-  readonly frozen: WeightViews;
-}
+import { type Start, seedOf, type Wanted } from "./start.ts";
 
 export interface TrainedModel {
   readonly program: ModelProgram;
@@ -28,19 +23,24 @@ export interface TrainedModel {
   readonly description: Adapted["description"] | undefined;
   /** Parameters that stay as they are, by tensor. */
   frozen(start: Start): Promise<WeightViews>;
-  /** Fills the array of parameters that are trained. */
-  fill(start: Start, p: Float32Array): Promise<void>;
-  /** A tensor of the result. */
-  tensor(name: string, values: Values): Float32Array;
+  /** Fills the arrays of parameters that are trained. */
+  fill(start: Start, wanted: Wanted): Promise<void>;
+  /** The result, from what was trained by part and unit of the layout. */
+  ended(parameters: Trained["parameters"], frozen: WeightViews): Trained;
 }
 
-export function trainedModel(source: ModelSource, { adapters, seed }: { adapters?: AdapterSetting | undefined; seed: number }): TrainedModel {
+interface Asked {
+  readonly adapters?: AdapterSetting | undefined;
+  readonly seed: number;
+}
+
+/** Throws AppError where adapters do not suit the model. */
+export function trainedModel(source: ModelSource, { adapters, seed }: Asked): TrainedModel {
   return adapters === undefined ? whole(source) : beside(source, adapters, seed);
 }
 
 function whole(source: ModelSource): TrainedModel {
   const layout = layoutOf(source.program, source.family.expertTensors);
-  const places = placesOf(layout);
   return {
     program: source.program,
     layout,
@@ -48,8 +48,8 @@ function whole(source: ModelSource): TrainedModel {
     result: source,
     description: undefined,
     frozen: async () => ({}),
-    fill: (start, p) => start.fill(layout, p),
-    tensor: (name, { parameters }) => valuesAt(places, name, parameters) as Float32Array,
+    fill: (start, wanted) => start.fill(layout, wanted),
+    ended: (parameters) => ({ source, layout, parameters }),
   };
 }
 
@@ -59,42 +59,68 @@ function beside(source: ModelSource, setting: AdapterSetting, seed: number): Tra
   checkProgram(adapted.program);
   const layout = layoutOf(adapted.program, adapted.expertTensors);
   const { config, family, description } = adapted;
-  const places = placesOf(layout);
+  const result = { ...source, config, family, program: family.program(config) };
   return {
     program: adapted.program,
     layout,
     frozenFloats: base.floats,
-    result: { ...source, config, family, program: family.program(config) },
+    result,
     description,
     async frozen(start) {
       const values = new Float32Array(base.floats);
-      await start.fill(base, values);
+      await start.fill(base, (part, index) => {
+        const { from, to } = base.parts[part]?.units[index] as Unit;
+        return values.subarray(from, to);
+      });
       return viewsByTensor(values, base);
     },
-    async fill(_start, p) {
-      for (const { tensor, shape, from, size } of unitsOf(layout).flatMap(({ parameters }) => parameters))
-        p.set(gaussian(seedOf(seed, tensor), size, adapted.deviation(tensor, shape)), from);
+    async fill(_start, wanted) {
+      for (const { part, index, unit } of unitsAt(layout)) {
+        const p = wanted(part, index);
+        for (const { tensor, shape, from, size } of unit.parameters)
+          p?.set(gaussian(seedOf(seed, tensor), size, adapted.deviation(tensor, shape)), from);
+      }
     },
-    tensor: (name, { parameters, frozen }) =>
-      mergedValues(adapted.merged(name), (tensor) => valuesAt(places, tensor, parameters) ?? (frozen[tensor] as Float32Array)),
+    ended: (parameters, frozen) => mergedModel(result, adapted, trainedReader(layout, parameters, frozen)),
   };
 }
 
-type Places = ReadonlyMap<string, { readonly from: number; readonly size: number }>;
+/** Units with their ranges in arrays of their own. */
+function unitsAt({ parts }: Layout): readonly { readonly part: number; readonly index: number; readonly unit: Unit }[] {
+  return parts.flatMap(({ units }, part) => units.map((unit, index) => ({ part, index, unit: movedTo(unit, 0) })));
+}
 
-const placesOf = (layout: Layout): Places =>
-  new Map(unitsOf(layout).flatMap(({ parameters }) => parameters.map((parameter) => [parameter.tensor, parameter])));
+type ReadTensor = (tensor: string) => Promise<Float32Array>;
 
-function valuesAt(places: Places, tensor: string, array: Float32Array): Float32Array | undefined {
-  const place = places.get(tensor);
-  return place && array.subarray(place.from, place.from + place.size);
+function trainedReader(layout: Layout, parameters: Trained["parameters"], frozen: WeightViews): ReadTensor {
+  const places = new Map(unitsAt(layout).flatMap((at) => at.unit.parameters.map((own) => [own.tensor, { ...at, ...own }] as const)));
+  const held = lastHeld(parameters);
+  return async (tensor) => {
+    const place = places.get(tensor);
+    if (place === undefined) return frozen[tensor] as Float32Array;
+    return (await held(place.part, place.index)).subarray(place.from, place.from + place.size);
+  };
+}
+
+function mergedModel(source: ModelSource, { merged }: Adapted, read: ReadTensor): Trained {
+  const layout = layoutOf(source.program, source.family.expertTensors);
+  return {
+    source,
+    layout,
+    async parameters(part, index) {
+      const unit = movedTo(layout.parts[part]?.units[index] as Unit, 0);
+      const values = new Float32Array(unit.to);
+      for (const { tensor, from } of unit.parameters) values.set(await mergedValues(merged(tensor), read), from);
+      return values;
+    },
+  };
 }
 
 /** W, or W + B A with sums in f64: W [rows, columns], B [rows, rank], A [rank, columns]. */
-function mergedValues({ tensor, product }: Merged, read: (tensor: string) => Float32Array): Float32Array {
-  const values = read(tensor);
+async function mergedValues({ tensor, product }: Merged, read: ReadTensor): Promise<Float32Array> {
+  const values = await read(tensor);
   if (product === undefined) return values;
-  const [left, right] = [read(product.left), read(product.right)];
+  const [left, right] = [await read(product.left), await read(product.right)];
   // left.length x right.length is rows x columns x rank x rank.
   const rank = Math.sqrt((left.length * right.length) / values.length);
   const columns = right.length / rank;

@@ -119,4 +119,8 @@ test("a worker hears the plan once per process, unless a plan began with it, and
   assert.deepEqual(links.tell(seen(away, 5_002, 2), plan).lost, []);
   assert.deepEqual(links.tell(seen(away, 5_003, 2), plan).lost, [1]);
   assert.deepEqual(links.tell(seen(away, 6_000, 2), plan).lost, [], "once");
+  assert.deepEqual(links.tell(seen(both, 6_001, 6_001), plan).joined.length, 2);
+  links.planBegins(new Map([[0, { bootId: "a" } as PlanMember]]));
+  assert.deepEqual(links.tell(seen([view(0, "a"), view(1, "a", false)], 6_002, 6_001), plan), { joined: [], lost: [] });
+  assert.deepEqual(links.tell(seen(both, 6_003, 6_003), plan).joined, [{ rank: 1, bootId: "a" }], "it was silent when the plan began");
 });

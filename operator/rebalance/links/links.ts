@@ -113,8 +113,12 @@ export class Links {
     return { version: this.#version, members: this.#members, sampleTransitions: this.#sampleTransitions };
   }
 
-  /** Takes note of the processes that a plan begins with: the rollout itself tells them of it. */
+  /**
+   * Takes note of the processes that a plan begins with: the rollout itself tells them of it. Any other is to join once it is there, also
+   * one that is silent for less than the grace and had heard the plan before.
+   */
   planBegins(members: ReadonlyMap<number, PlanMember>): void {
+    this.#told.clear();
     for (const [rank, { bootId }] of members) this.#told.set(rank, bootId);
   }
 

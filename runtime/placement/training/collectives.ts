@@ -54,17 +54,26 @@ export function gatherSchedule({ homes, hosts, node }: Placement, spread: Spread
   return scheduled(ways, pieces);
 }
 
-/** The ranks that a chunk's gradient passes: its hosts in the order of lanes, then its home, where the sum is to be. */
-export function reducePath(runs: Blocks[number], home: number): number[] {
-  const path = runs.map(({ host }) => host);
-  if (path.length > 0 && path.at(-1) !== home) path.push(home);
-  return path;
+export interface Reduction {
+  readonly blocks: Blocks;
+  readonly homes: readonly number[];
+  /** Homes have sums of lanes before these, to which they are added. */
+  readonly carried: boolean;
 }
 
-/** spRS: the sums of each chunk along its path; the home comes twice where its lanes are not the last ones. */
-export function reduceSchedule(blocks: Blocks, homes: readonly number[], pieces: number): Transfer[] {
+/** The ranks that a chunk's gradient passes: its home if it has a sum already, its hosts in the order of lanes, its home, where it ends. */
+export function reducePath({ blocks, homes, carried }: Reduction, chunk: number): number[] {
+  const home = homes[chunk] as number;
+  const path = (blocks[chunk] ?? []).map(({ host }) => host);
+  if (path.length === 0) return path;
+  if (path.at(-1) !== home) path.push(home);
+  return carried && path[0] !== home ? [home, ...path] : path;
+}
+
+/** spRS: the sums of each chunk along its path, in which the home may come more than once. */
+export function reduceSchedule(reduction: Reduction, pieces: number): Transfer[] {
   return scheduled(
-    blocks.map((runs, chunk) => spreads.chain(reducePath(runs, homes[chunk] as number))),
+    reduction.blocks.map((_, chunk) => spreads.chain(reducePath(reduction, chunk))),
     pieces,
   );
 }

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { joinSubtree, laneIntervals, ranksOfLanes, type Subtree, subtreesMost, subtreesOf } from "./lanes.ts";
+import { joinSubtree, laneIntervals, lanesOfWaves, ranksOfLanes, type Subtree, subtreesOf } from "./lanes.ts";
 
 const dealt = fc
   .record({ log: fc.integer({ min: 0, max: 6 }), speed: fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 8 }) })
@@ -50,16 +50,39 @@ test("sums of ranks join to the one tree over lanes, whatever lanes each has", (
           });
           most = Math.max(most, own.length);
         }
-        assert.equal(subtreesMost(interval), most);
+        const law = subtreesOf(lanesOfWaves(interval, lanes, lanes));
+        assert.equal(law.most, most);
         assert.deepEqual(
           own.map(({ from, size }) => ({ from, size })),
-          subtreesOf(interval),
+          law.nodes.map(({ from, size }) => ({ from, size })),
         );
         assert.ok(own.length <= 2 * Math.max(1, Math.log2(lanes)));
         for (const node of own) joinSubtree(joined, node, written);
       }
       assert.deepEqual(joined, whole);
       assert.equal(whole.length, 1);
+    }),
+  );
+});
+
+test("waves of lanes give every lane to one rank, and their sums join to the same tree in the order of lanes", () => {
+  fc.assert(
+    fc.property(dealt, fc.integer({ min: 0, max: 3 }), ({ lanes: wave, speed }, more) => {
+      const lanes = wave * 2 ** more;
+      const ranks = laneIntervals(wave, speed).map((interval) => lanesOfWaves(interval, wave, lanes));
+      assert.deepEqual(
+        ranks.flat().sort((a, b) => a - b),
+        Array.from({ length: lanes }, (_, lane) => lane),
+      );
+      const sums = ranks.flatMap((own) => {
+        const tree: Subtree<string>[] = [];
+        for (const lane of own) joinSubtree(tree, { from: lane, size: 1, sum: `${lane}` }, written);
+        return tree;
+      });
+      const [joined, whole]: [Subtree<string>[], Subtree<string>[]] = [[], []];
+      for (const node of sums.sort((a, b) => a.from - b.from)) joinSubtree(joined, node, written);
+      for (let lane = 0; lane < lanes; lane++) joinSubtree(whole, { from: lane, size: 1, sum: `${lane}` }, written);
+      assert.deepEqual(joined, whole);
     }),
   );
 });

@@ -50,33 +50,34 @@ export function ranksOfLanes(intervals: readonly Interval[]): number[] {
   return intervals.flatMap(({ from, to }, rank) => new Array<number>(to - from).fill(rank));
 }
 
-/** The first lanes and sizes of the largest subtrees that make up an interval; at most 2 log2(lanes). */
-export function subtreesOf({ from, to }: Interval): { readonly from: number; readonly size: number }[] {
-  const found: { from: number; size: number }[] = [];
-  for (let at = from; at < to; ) {
-    let size = 1;
-    while (at % (2 * size) === 0 && at + 2 * size <= to) size *= 2;
-    found.push({ from: at, size });
-    at += size;
+/** The largest subtrees that make up these lanes, which ascend, and how many are held at once at most, while one lane after another is
+ *  joined; lanes that lie together are 2 log2(lanes) subtrees at most. */
+export function subtreesOf(lanes: Iterable<number>): { readonly nodes: readonly Omit<Subtree<unknown>, "sum">[]; readonly most: number } {
+  const nodes: Subtree<undefined>[] = [];
+  let most = 0;
+  for (const lane of lanes) {
+    most = Math.max(most, nodes.length + 1);
+    joinSubtree(nodes, { from: lane, size: 1, sum: undefined }, () => undefined);
   }
+  return { nodes, most };
+}
+
+/** The lanes of an interval of each of the waves that a step is worked on in: `wave` lanes of all ranks at once. */
+export function lanesOfWaves({ from, to }: Interval, wave: number, lanes: number): number[] {
+  const found: number[] = [];
+  for (let first = 0; first < lanes; first += wave)
+    for (let lane = first + from; lane < Math.min(lanes, first + to); lane++) found.push(lane);
   return found;
 }
 
-/** Subtrees that are held at once, at most, while the lanes of an interval are joined one after another. */
-export function subtreesMost({ from, to }: Interval): number {
-  const tree: Subtree<undefined>[] = [];
-  let most = 0;
-  for (let lane = from; lane < to; lane++) {
-    most = Math.max(most, tree.length + 1);
-    joinSubtree(tree, { from: lane, size: 1, sum: undefined }, () => undefined);
-  }
-  return most;
-}
+/** Lanes of a rank need not lie together, so two nodes of one size need not either. */
+const areHalves = (left: Subtree<unknown>, right: Subtree<unknown>): boolean =>
+  left.size === right.size && left.from % (2 * left.size) === 0 && left.from + left.size === right.from;
 
 /** Adds a subtree to those before it: two halves of one node become that node. `add` may sum into the left one. */
 export function joinSubtree<T>(before: Subtree<T>[], next: Subtree<T>, add: (left: T, right: T) => T): void {
   let node = next;
-  for (let left = before.at(-1); left !== undefined && left.size === node.size && left.from % (2 * left.size) === 0; left = before.at(-1)) {
+  for (let left = before.at(-1); left !== undefined && areHalves(left, node); left = before.at(-1)) {
     before.pop();
     node = { from: left.from, size: 2 * left.size, sum: add(left.sum, node.sum) };
   }

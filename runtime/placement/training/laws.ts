@@ -1,7 +1,6 @@
 // Bytes that training with sharded experts moves, by collective, and bytes of memory that a rank holds, as formulas. Tests hold what
 // is sent, and state and copies that are held, against them; ranks that would not fit are refused by them before anything runs. Pure.
-import type { Blocks } from "./blocks.ts";
-import { reducePath } from "./collectives.ts";
+import { type Reduction, reducePath } from "./collectives.ts";
 
 /** Bytes of copies that spAG delivers: each host but the home receives the chunk once. */
 export function gatherBytes(hosts: readonly (readonly number[])[], chunkBytes: number): number {
@@ -13,9 +12,10 @@ export function movedShare(hosts: readonly (readonly number[])[]): number {
   return hosts.filter((row) => row.length > 1).length / hosts.length;
 }
 
-/** Bytes of sums that spRS moves: one hop between hosts in the order of lanes, one more where the home is not the last. */
-export function reduceBytes(blocks: Blocks, homes: readonly number[], chunkBytes: number): number {
-  const hops = blocks.map((runs, chunk) => Math.max(0, reducePath(runs, homes[chunk] as number).length - 1));
+/** Bytes of sums that spRS moves: one hop between hosts in the order of lanes, one more where the home is not the last, and one more
+ *  where it has a sum already and is not the first. */
+export function reduceBytes(reduction: Reduction, chunkBytes: number): number {
+  const hops = reduction.blocks.map((_, chunk) => Math.max(0, reducePath(reduction, chunk).length - 1));
   return hops.reduce((sum, count) => sum + count * chunkBytes, 0);
 }
 
@@ -26,6 +26,8 @@ export interface MemoryProblem {
   readonly dense: number;
   readonly denseOwned: number;
   readonly expert: number;
+  /** Parameters that are not trained, which every rank has: they have neither gradient nor moments. */
+  readonly frozen: number;
   /** Parameters of the embedding that the head has too: their gradients are summed twice. */
   readonly tied: number;
   /** Sums of dense gradients that wait in the tree over the rank's lanes at once. */
@@ -38,6 +40,8 @@ export interface MemoryProblem {
   readonly rematerialize: boolean;
   /** Sums of single lanes of one expert that are held at once. */
   readonly partials: number;
+  /** Floats that layers keep of the rank's own lanes at once, from forward to backward. */
+  readonly kept: number;
 }
 
 /** Bytes of copies at most at once: of all layers, or of the two that are worked on and come. */
@@ -49,12 +53,15 @@ export function copyBytes({ copies, expert, rematerialize }: Pick<MemoryProblem,
 }
 
 /**
- * Bytes of a rank but for rows and frames: parameter, gradient and moments of what it owns; copies; sums of lanes; the dense part, and
- * its gradients as backward adds to them and as they wait.
+ * Bytes of a rank but for frames, the rows of others among them, and what the engine takes while it computes. State: parameter,
+ * gradient and moments of what it owns. Sums: copies; sums of lanes; what is frozen; the dense part where it owns some of it only, and gradients of the
+ * dense part as backward adds to them and as they wait. Kept: what layers keep.
  */
-export function rankBytes(problem: MemoryProblem): number {
-  const { dense, denseOwned, expert, owned, partials, subtrees, tied } = problem;
+export function rankBytes(problem: MemoryProblem) {
+  const { dense, denseOwned, expert, frozen, owned, partials, subtrees, tied } = problem;
   const state = 4 * floatBytes * (owned * expert + denseOwned);
-  const denseBytes = floatBytes * (dense + (dense + tied) * (1 + subtrees));
-  return state + copyBytes(problem) + partials * expert * floatBytes + denseBytes;
+  const denseBytes = floatBytes * ((denseOwned < dense ? dense : 0) + (dense + tied) * (1 + subtrees));
+  const sums = copyBytes(problem) + partials * expert * floatBytes + denseBytes + frozen * floatBytes;
+  const kept = problem.kept * floatBytes;
+  return { state, sums, kept, all: state + sums + kept };
 }

@@ -5,12 +5,18 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
+import { testFssdp, trainRanks } from "../../../test/builders/ranks.ts";
 import { chainsOf, runSettings, writeCorpus, writeModel } from "../../../test/builders/training.ts";
 import { openModel } from "../../engine/open.ts";
+import { rankBytes } from "../../placement/training/laws.ts";
 import { openCheckpoint } from "../../weights/checkpoint.ts";
-import { train } from "../run.ts";
+import { kindsOf } from "../layout.ts";
+import { memoryProblem } from "../ranks/fits.ts";
+import { parseBalance } from "../recipes/index.ts";
 import type { TrainSettings } from "../settings.ts";
+import { openSource } from "../source.ts";
 import type { StepReport } from "../step.ts";
+import { trainedModel } from "../trained.ts";
 import { parseAdapters } from "./index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-mixlora-"));
@@ -24,7 +30,12 @@ await writeCorpus(join(folder, "other"), chainsOf(parts, 2049, 19));
 const plainRope = { rope_parameters: { rope_type: "default", rope_theta: 1e4 } };
 const model = writeModel(join(folder, "model"), "llama", { ...plainRope, initializer_range: 0.1 });
 
-async function run(name: string, changed: Partial<TrainSettings>, stopAfter = Number.POSITIVE_INFINITY) {
+interface Run {
+  readonly ranks?: number;
+  readonly stopAfter?: number;
+}
+
+async function run(name: string, changed: Partial<TrainSettings>, { ranks = 1, stopAfter = Number.POSITIVE_INFINITY }: Run = {}) {
   const reports: StepReport[] = [];
   const settings = {
     ...runSettings,
@@ -39,16 +50,18 @@ async function run(name: string, changed: Partial<TrainSettings>, stopAfter = Nu
     ...changed,
   } as const;
   let parameters = 0;
-  const end = await train(settings, {
-    now: () => 0,
+  const quiet = { now: () => 0, onValidation() {} };
+  const [end] = await trainRanks(ranks, settings, (rank) => ({
+    ...quiet,
     stopped: () => reports.length >= stopAfter,
     onStart(start) {
       parameters = start.parameters;
     },
-    onStep: (report) => void reports.push(report),
-    onValidation() {},
-  });
-  return { ...end, reports, parameters };
+    onStep(report) {
+      if (rank === 0) reports.push(report);
+    },
+  }));
+  return { ...end!, reports, parameters };
 }
 
 const base = await run("base", {});
@@ -118,10 +131,36 @@ test("adapters lie beside the result by MixLoRA's names, and checkpoints hold th
   assert.ok(found >= 12 * wanted && found <= 12 * wanted + 20 * 4096, `${found} bytes for ${wanted} parameters`);
 });
 
+test("state is for what is trained, and the frozen weights are there once: less than a third of training the dense model", async () => {
+  const smol = { hidden_size: 576, intermediate_size: 1536, num_hidden_layers: 30, vocab_size: 49_152 };
+  const heads = { num_attention_heads: 9, num_key_value_heads: 3, head_dim: 64 };
+  const source = await openSource(writeModel(join(folder, "smol"), "llama", { ...plainRope, ...smol, ...heads }));
+  const bytesOf = (adapters: string) => {
+    const { program, layout, frozenFloats } = trainedModel(source, { adapters: parseAdapters(adapters), seed: 1 });
+    const batch = { lanes: 1, sequences: 1, sequenceLength: 2, fssdp: testFssdp };
+    const { state, sums } = rankBytes(memoryProblem({ program, layout, frozenFloats, facts: { node: [0], speed: [1] }, ...batch }, 0));
+    assert.equal(kindsOf(layout).experts.length, adapters === "" ? 0 : 240);
+    return { state, sums, frozen: 4 * frozenFloats };
+  };
+  const [dense, small] = [bytesOf(""), bytesOf("mixlora:8:2:8")];
+  assert.ok(small.frozen >= dense.state / 4 - 4096 && small.sums >= small.frozen, "the frozen weights are reckoned");
+  assert.ok(small.state <= 0.1 * dense.state, `state of ${small.state} bytes, beside ${dense.state}`);
+  assert.ok(small.state + small.sums <= (dense.state + dense.sums) / 3);
+});
+
+const short = { ...adapted("mixlora:4:2:2"), validation: undefined, schedule: { ...runSettings.schedule, rate: 1e-2, steps: 4 }, lanes: 4 };
+
+test("three ranks leave the bytes of one", async () => {
+  const balance = parseBalance("switch:0.01");
+  const [one, three] = [await run("one", { ...short, balance }), await run("three", { ...short, balance }, { ranks: 3 })];
+  assert.deepEqual(three.reports, one.reports);
+  for (const file of ["adapters/adapter_model.safetensors", "huggingface/model.safetensors"])
+    assert.ok(readFileSync(join(folder, "three", file)).equals(readFileSync(join(folder, "one", file))), file);
+});
+
 test("a run that was stopped goes on bit for bit, and not with other adapters", async () => {
-  const short = { ...adapted("mixlora:4:2:2"), validation: undefined, schedule: { ...runSettings.schedule, rate: 1e-2, steps: 4 } };
   const straight = await run("straight", short);
-  const first = await run("stopped", short, 2);
+  const first = await run("stopped", short, { stopAfter: 2 });
   assert.equal(first.step, 2);
   await assert.rejects(run("stopped", { ...short, adapters: parseAdapters("mixlora:4:2:3") }), {
     code: "BadCheckpoint",

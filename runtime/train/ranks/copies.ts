@@ -43,6 +43,11 @@ export class Copies {
     await this.#coming.get(`${what} ${layer}`);
   }
 
+  /** Done once nothing is under way: a step that is given up leaves nobody waiting for its frames. */
+  async settled(): Promise<void> {
+    await this.#last;
+  }
+
   async #bring({ what, layer, stamp }: CopyName, hosts: readonly (readonly number[])[]): Promise<void> {
     const { transport, memory, shape, node, homes, spread } = this.#settings;
     for (const [expert, row] of hosts.entries())

@@ -1,35 +1,37 @@
-// A layer without experts as one rank runs it: its own lanes, one after another, whose gradients join in the tree over lanes.
-import type { DenseSums } from "../dense-sums.ts";
-import type { DenseLayerPass, Kept } from "../layers.ts";
-import type { StepView } from "./moe-layer.ts";
+// A layer without experts: a rank's own lanes, one after another, whose gradients join in the tree over lanes.
+import { floats, type Values } from "../../kernels/kernel.ts";
+import type { Tensor } from "../../kernels/segment.ts";
+import { type DenseBlock, type LayerPass, type RankLayer, rowsOf } from "./layer.ts";
+import type { Wave } from "./wave.ts";
 
-export class RankDenseLayer {
-  readonly #pass: DenseLayerPass;
-  readonly #sums: DenseSums;
-  #kept: Kept[] = [];
+export class RankDenseLayer implements RankLayer {
+  readonly #dense: DenseBlock;
+  readonly #hidden: number;
 
-  constructor(pass: DenseLayerPass, sums: DenseSums) {
-    this.#pass = pass;
-    this.#sums = sums;
+  constructor(dense: DenseBlock, hidden: number) {
+    this.#dense = dense;
+    this.#hidden = hidden;
   }
 
-  async forward(_step: StepView, xs: readonly Float32Array[]): Promise<Float32Array[]> {
-    const ys: Float32Array[] = [];
+  async forward(wave: Wave, xs: readonly Float32Array[]): Promise<{ ys: Float32Array[]; pass: LayerPass }> {
+    const { block, weights } = this.#dense;
+    const [kept, ys]: [Values[], Float32Array[]] = [[], []];
     for (const x of xs) {
-      const { y, kept } = await this.#pass.forward(x);
-      ys.push(y);
-      this.#kept.push(kept);
+      wave.ask();
+      const values = { x: rowsOf(x, this.#hidden) };
+      ys.push(floats((await block.forward(values, weights)).y as Tensor));
+      kept.push(values);
     }
-    return ys;
+    return { ys, pass: { kept, rows: [], backward: (dys) => this.#backward(wave, kept, dys) } };
   }
 
-  async backward({ transport, intervals }: StepView, dys: readonly Float32Array[]): Promise<Float32Array[]> {
-    const first = intervals[transport.rank]?.from ?? 0;
-    const [kept, dxs]: [readonly Kept[], Float32Array[]] = [this.#kept, []];
-    this.#kept = [];
-    for (const [i, dy] of dys.entries()) {
-      dxs.push(await this.#pass.backward(kept[i] as Kept, dy));
-      this.#sums.take(first + i);
+  async #backward(wave: Wave, kept: readonly Values[], dys: readonly Float32Array[]): Promise<Float32Array[]> {
+    const { block, weights, sums, lanes } = this.#dense;
+    const dxs: Float32Array[] = [];
+    for (const [i, values] of kept.entries()) {
+      wave.ask();
+      dxs.push((await block.backward({ values, outputs: { y: dys[i] as Float32Array }, weights, sums })).x as Float32Array);
+      lanes.take(wave.lane(i));
     }
     return dxs;
   }

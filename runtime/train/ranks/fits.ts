@@ -1,12 +1,12 @@
-// Ranks that do not fit into a machine's memory, by the law of memory, are refused before any of them allocates.
+// The memory of ranks, reckoned by the law of memory before anything is allocated, and refused where a machine has less.
+import { totalmem } from "node:os";
 import { AppError } from "../../../crds/common.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
-import { type Interval, laneIntervals, lanesIn, subtreesMost } from "../../placement/training/lanes.ts";
+import { laneIntervals, lanesIn, lanesOfWaves, subtreesOf } from "../../placement/training/lanes.ts";
 import { type MemoryProblem, rankBytes } from "../../placement/training/laws.ts";
 import { floatsMax } from "../adamw.ts";
+import { keptFloats, tiedFloats } from "../kept.ts";
 import type { Layout, Unit } from "../layout.ts";
-import { gigabytes, memoryThere } from "../memory.ts";
-import { tiedFloats } from "../network.ts";
 import type { Fssdp, RankFacts } from "./plan.ts";
 import { firstHomes, ownedDense, shapeOf } from "./shape.ts";
 
@@ -16,42 +16,77 @@ export interface RankedModel {
   readonly layout: Layout;
   readonly facts: RankFacts;
   readonly fssdp: Fssdp;
+  /** Floats that are read and not trained, whole on every rank; none where left out. */
+  readonly frozenFloats?: number;
   readonly lanes: number;
+  readonly sequences: number;
+  readonly sequenceLength: number;
 }
 
+/** Bytes of this machine, or of the container where that has a limit. */
+function memoryThere(): number {
+  const limit = process.constrainedMemory(); // 0 without one
+  return limit > 0 ? Math.min(limit, totalmem()) : totalmem();
+}
+
+const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
+
 /** What a rank holds in a step in which every expert has rows of every lane. */
-export function memoryProblem({ program, layout, facts, fssdp, lanes }: RankedModel, rank: number): MemoryProblem {
+export function memoryProblem({ program, layout, facts, fssdp, ...batch }: RankedModel, rank: number): MemoryProblem {
   const ranks = facts.node.length;
   const shape = shapeOf(layout, ranks);
   const homes = firstHomes(shape, ranks);
   const owned = homes.map((row) => row.filter((home) => home === rank).length);
+  const own = laneIntervals(fssdp.lanesAtOnce, facts.speed)[rank] ?? { from: 0, to: 0 };
+  const tokens = lanesIn(own) * (batch.sequences / batch.lanes) * batch.sequenceLength;
   return {
     dense: shape.denseFloats,
     denseOwned: lanesIn(ownedDense(shape, rank)),
     tied: tiedFloats(program, shape.dense[0] as Unit),
-    subtrees: subtreesMost(laneIntervals(lanes, facts.speed)[rank] as Interval),
+    subtrees: subtreesOf(lanesOfWaves(own, fssdp.lanesAtOnce, batch.lanes)).most,
+    frozen: batch.frozenFloats ?? 0,
     expert: shape.expertFloats,
     owned: owned.reduce((a, b) => a + b, 0),
     copies: homes.map((row, layer) => Math.min(fssdp.memorySlots, row.length - (owned[layer] as number))),
     rematerialize: fssdp.rematerialize === "AfterForward",
-    partials: lanes * Math.max(0, ...owned),
+    // The one that backward adds to; among ranks, those that wait for the sum of the lanes before.
+    partials: 1 + (ranks > 1 ? fssdp.lanesAtOnce * Math.max(0, ...owned) : 0),
+    kept: tokens * program.layers.reduce((sum, layer) => sum + keptFloats(layer), 0),
   };
 }
 
-/** Throws AppError `DoesNotFit`, with the first rank that is too many, for ranks of one machine. */
-export function checkRanks(options: RankedModel, ranks: readonly number[], memory = memoryThere()): void {
-  let all = 0;
+/** Throws AppError `DoesNotFit`, with the sum and its parts, for the first of these ranks of one machine that is too many. */
+export function checkMemory(model: RankedModel, ranks: readonly number[], memory = memoryThere()): void {
+  let before = 0;
   for (const rank of ranks) {
-    const problem = memoryProblem(options, rank);
-    const [bytes, floats] = [rankBytes(problem), problem.owned * problem.expert + problem.denseOwned];
-    all += bytes;
-    if (floats <= floatsMax && all <= memory) continue;
-    const [before, most] = [all - bytes, Math.floor(memory)];
-    throw new AppError(
-      `rank ${rank} with ${problem.owned} experts of ${problem.expert} parameters needs ${bytes} bytes (${gigabytes(bytes)}), ranks before ` +
-        `it here ${before}, the memory here is ${most} and a rank owns ${floatsMax} parameters at most; give more memory or more ranks, or ` +
-        'take fewer lanes, fewer memorySlots or rematerialize "AfterForward"',
-      { code: "DoesNotFit", operation: "opening ranks" },
-    );
+    const problem = memoryProblem(model, rank);
+    const { state, sums, kept, all } = rankBytes(problem);
+    const floats = problem.owned * problem.expert + problem.denseOwned;
+    if (floats > floatsMax || before + all > memory) refuse(model, { rank, floats, state, sums, kept, all, before, memory });
+    before += all;
   }
+}
+
+interface Reckoned extends Omit<ReturnType<typeof rankBytes>, "all"> {
+  readonly rank: number;
+  readonly floats: number;
+  readonly all: number;
+  /** Of other ranks here. */
+  readonly before: number;
+  readonly memory: number;
+}
+
+function refuse({ facts, fssdp, lanes }: RankedModel, { rank, floats, state, sums, kept, all, before, memory }: Reckoned): never {
+  const ranks = facts.node.length;
+  const who = ranks > 1 ? `rank ${rank} of ${ranks}: ` : "";
+  const others = before > 0 ? `, ranks before it here ${gigabytes(before)}` : "";
+  const atOnce = fssdp.lanesAtOnce;
+  const more = ranks > 1 ? 'more ranks, rematerialize "AfterForward", fewer memorySlots or fewer lanesAtOnce' : "fewer --lanes";
+  throw new AppError(
+    `${who}${floats} parameters x ${state / floats} bytes (parameter, two moments, gradient), ${gigabytes(sums)} of copies, of sums of ` +
+      `${lanes} lanes and of the dense part, and ${gigabytes(kept)} that layers keep of ${atOnce} ${atOnce > 1 ? "lanes" : "lane"} at once ` +
+      `are ${gigabytes(all)}${others}; the memory here is ${gigabytes(memory)}, and a rank owns ${floatsMax} parameters at most; ` +
+      `give more memory, or take a smaller model, ${more}, no loss of --balance, or fewer --sequences`,
+    { code: "DoesNotFit", operation: "starting a run" },
+  );
 }

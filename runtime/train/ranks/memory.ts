@@ -11,7 +11,7 @@ type Field = "p" | "m" | "v" | "g";
 const keyOf = (layer: number, expert: number): string => `${layer} ${expert}`;
 
 export class RankMemory {
-  /** Parameters of the dense part. */
+  /** Parameters of the dense part; those of the state where all of it is owned. */
   readonly dense: Float32Array;
   readonly #shape: Shape;
   readonly #owned: { readonly from: number; readonly to: number };
@@ -25,7 +25,6 @@ export class RankMemory {
 
   constructor(shape: Shape, rank: number, ranks: number) {
     this.#shape = shape;
-    this.dense = new Float32Array(shape.denseFloats);
     this.#owned = ownedDense(shape, rank);
     const own = this.#owned.to - this.#owned.from;
     const slots = firstHomes(shape, ranks)
@@ -33,12 +32,14 @@ export class RankMemory {
       .filter((home) => home === rank).length;
     for (let slot = slots - 1; slot >= 0; slot--) this.#free.push(own + slot * shape.expertFloats);
     this.#state = createAdamW(own + slots * shape.expertFloats);
+    this.dense = own === shape.denseFloats ? this.#state.p.subarray(0, own) : new Float32Array(shape.denseFloats);
   }
 
   /** Bytes of state and of the dense part, which are held all the time. */
   get stateBytes(): number {
     const { p, m, v, g } = this.#state;
-    return [this.dense, p, m, v, g].reduce((sum, { byteLength }) => sum + byteLength, 0);
+    const arrays = this.dense.buffer === p.buffer ? [p, m, v, g] : [this.dense, p, m, v, g];
+    return arrays.reduce((sum, { byteLength }) => sum + byteLength, 0);
   }
 
   /** Bytes of copies held at once, at most, since this was asked last. */
@@ -51,6 +52,15 @@ export class RankMemory {
   /** Owned dense floats of an array; the dense offset of the first is `ownedDense`'s. */
   ownDense(field: Field): Float32Array {
     return this.#state[field].subarray(0, this.#owned.to - this.#owned.from);
+  }
+
+  /** Takes what is owned of the dense parameters for the state, once they were changed. */
+  keepDense(): void {
+    if (this.dense.buffer !== this.#state.p.buffer) this.ownDense("p").set(this.dense.subarray(this.#owned.from, this.#owned.to));
+  }
+
+  clearGradients(): void {
+    this.#state.g.fill(0);
   }
 
   owns(layer: number, expert: number): boolean {

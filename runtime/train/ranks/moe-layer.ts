@@ -1,231 +1,292 @@
 // A layer with experts as one rank runs it: its own lanes' block, and the rows of experts that it hosts, whoever has their tokens. Each
-// block of rows is one lane's, as on a single rank, so placement changes no bits.
+// block of rows is one lane's, in token order, so placement changes no bits; outputs and gradients are added in the order of a token's
+// gates, as serving adds them. Rows that stay on the rank are in no frame.
 import { type ExchangeName, exchange, gatherAll, piecesOf, reduce } from "../../comm/collectives.ts";
-import type { Stamp, Transport } from "../../comm/transport.ts";
-import type { TrainableExpert, TrainableSegment } from "../../compute/training.ts";
-import { floats, ints, type Values } from "../../kernels/kernel.ts";
+import type { Stamp } from "../../comm/transport.ts";
+import type { TrainableExpert, WeightViews } from "../../compute/training.ts";
+import { floats, type Gradients, ints, type Values } from "../../kernels/kernel.ts";
 import type { MoeLayer, Tensor } from "../../kernels/segment.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
-import { type Interval, lanesIn } from "../../placement/training/lanes.ts";
-import type { DenseSums } from "../dense-sums.ts";
-import { rowsOf } from "../layers.ts";
-import { movedTo, type Unit, viewsOf } from "../layout.ts";
+import { lanesIn } from "../../placement/training/lanes.ts";
+import { type Unit, viewsOf } from "../layout.ts";
 import { addPlaces, gathered, type PlaceShape, placesByExpert, scatter } from "../rows.ts";
 import { packed, type RowBlock, RowPlan, unpacked } from "./expert-rows.ts";
+import { ExpertSums } from "./expert-sums.ts";
+import { type DenseBlock, type LayerPass, type RankLayer, rowsOf } from "./layer.ts";
 import type { RankMemory } from "./memory.ts";
-
-/** What a layer sees of the step that it is part of. */
-export interface StepView {
-  readonly transport: Transport;
-  readonly stamp: Stamp;
-  /** Lanes of each rank. */
-  readonly intervals: readonly Interval[];
-  readonly homes: readonly (readonly number[])[];
-  /** Deals a layer's rows to hosts, once the experts' parameters are in their memory. */
-  deal(layer: number, counts: readonly Int32Array[]): Promise<Dealt>;
-}
-
-/** Who computes a layer's rows, and the stamp of the frames that follow from it. */
-export interface Dealt {
-  readonly blocks: Blocks;
-  readonly stamp: Stamp;
-}
+import { columnSums, type Wave } from "./wave.ts";
 
 export interface LayerParts {
   readonly index: number;
   readonly layer: MoeLayer;
-  readonly block: TrainableSegment;
+  readonly dense: DenseBlock;
   readonly expert: TrainableExpert;
-  /** The dense unit in the rank's dense array, and where its gradients go. */
-  readonly dense: Unit;
-  readonly sums: DenseSums;
   readonly experts: readonly Unit[];
   readonly memory: RankMemory;
+  /** Weights of experts that are not trained: the same for all of them. */
+  readonly frozen: WeightViews;
+  /** Zeros of one expert's size, which layers share. */
+  readonly scratch: Float32Array;
 }
 
 interface LanePass {
-  readonly values: Values;
+  readonly kept: Values;
   readonly f: Float32Array;
   readonly gates: Float32Array;
   readonly places: readonly (readonly number[])[];
 }
 
-/** What backward needs of forward. */
-interface Kept extends Dealt {
-  readonly lanes: readonly LanePass[];
+/** One wave in this layer. */
+interface Turn {
+  readonly wave: Wave;
+  readonly stamp: Stamp;
+  readonly blocks: Blocks;
   readonly plan: RowPlan;
-  /** Rows that this rank computed, by the rank that they came from, one after another. */
-  readonly rows: readonly Float32Array[];
+  readonly lanes: readonly LanePass[];
 }
 
-export class RankMoeLayer {
+/** Gradients that come back to the tokens of each own lane. */
+interface Returned {
+  readonly dRows: readonly Float32Array[];
+  readonly dGates: readonly Float32Array[];
+}
+
+const none = new Float32Array();
+
+export class RankMoeLayer implements RankLayer {
   readonly #parts: LayerParts;
   readonly #shape: PlaceShape;
-  #kept: Kept | undefined;
 
   constructor(parts: LayerParts) {
     this.#parts = parts;
     this.#shape = { topK: parts.layer.topK, width: parts.layer.block.inputs[0]?.width ?? 1 };
   }
 
-  get #weights() {
-    return viewsOf(this.#parts.memory.dense, this.#parts.dense);
-  }
-
-  async forward(view: StepView, xs: readonly Float32Array[]): Promise<Float32Array[]> {
-    const { block, experts, index, expert, memory } = this.#parts;
+  async forward(wave: Wave, xs: readonly Float32Array[]): Promise<{ ys: Float32Array[]; pass: LayerPass }> {
+    const { dense, experts, index } = this.#parts;
     const { width } = this.#shape;
     const [lanes, ys]: [LanePass[], Float32Array[]] = [[], []];
     for (const x of xs) {
+      wave.ask();
       const values = { x: rowsOf(x, width) };
-      const { h, ...written } = await block.forward(values, this.#weights);
-      const { f, gates, ids } = written;
-      const places = placesByExpert(ints(ids as Tensor), experts.length);
-      lanes.push({ values: { ...values, ...written }, f: floats(f as Tensor), gates: floats(gates as Tensor), places });
+      const { h, ...written } = await dense.block.forward(values, dense.weights);
+      const places = placesByExpert(ints(written.ids as Tensor), experts.length);
+      const [f, gates] = [floats(written.f as Tensor), floats(written.gates as Tensor)];
+      lanes.push({ kept: { ...values, ...written }, f, gates, places });
       ys.push(floats(h as Tensor));
     }
-    const counts = await this.#allCounts(view, lanes);
-    const { blocks, stamp } = await view.deal(index, counts);
-    const step = { ...view, stamp };
-    const plan = new RowPlan(counts, blocks, step.intervals);
-    const { rank } = step.transport;
-    const rows = await this.#send(step, { what: "rows", lengthFrom: (source) => width * rowsIn(plan.between(source, rank)) }, (host) =>
-      packed(plan.between(step.transport.rank, host), (row) =>
-        gathered(this.#pass(step, lanes, row).f, this.#placesOf(step, lanes, row), this.#shape),
-      ),
-    );
-    const computed: Float32Array[] = [];
-    for (const [source, frame] of rows.entries()) {
-      const results = new Map<RowBlock, Float32Array>();
-      for (const { block: row, data } of unpacked(plan.between(source, step.transport.rank), width, frame))
-        results.set(row, await expert.forward(data, memory.weights(index, row.expert)));
-      computed.push(packed([...results.keys()], (row) => results.get(row) as Float32Array));
-    }
+    const counts = await this.#allCounts(wave, lanes);
+    const { blocks, stamp } = await wave.deal(index, counts);
+    const turn = { wave, stamp, blocks, plan: new RowPlan(counts, blocks, wave.intervals), lanes };
     const outputs = lanes.map(({ gates }) => new Float32Array(gates.length * width));
-    const named = { what: "outputs", lengthFrom: (host: number) => width * rowsIn(plan.between(rank, host)) };
-    const answers = await this.#send(step, named, (source) => computed[source] as Float32Array);
-    for (const [host, frame] of answers.entries())
-      for (const { block: row, data } of unpacked(plan.between(step.transport.rank, host), width, frame))
-        scatter(data, this.#placesOf(step, lanes, row), width, outputs[row.lane - this.#first(step)] as Float32Array);
+    const rows = await this.#expertsForward(turn, outputs);
     for (const [i, y] of ys.entries()) addPlaces(y, outputs[i] as Float32Array, this.#shape, lanes[i]?.gates);
-    this.#kept = { lanes, plan, blocks, stamp, rows };
-    return ys;
+    const backward: LayerPass["backward"] = (dys, beside) => this.#backward(turn, rows, { dys, beside });
+    return { ys, pass: { kept: lanes.map(({ kept }) => kept), rows: columnSums(counts), backward } };
   }
 
-  async backward(view: StepView, dys: readonly Float32Array[]): Promise<Float32Array[]> {
-    const kept = this.#kept as Kept;
-    const step = { ...view, stamp: kept.stamp };
-    this.#kept = undefined;
-    const { block, dense, sums } = this.#parts;
+  /** Fills outputs of the own lanes' places; returns the rows that came from each rank. */
+  async #expertsForward(turn: Turn, outputs: readonly Float32Array[]): Promise<readonly Float32Array[]> {
+    const { plan, wave } = turn;
+    const { rank } = wave.transport;
     const { width } = this.#shape;
-    const { lanes, plan } = kept;
-    const own = (row: RowBlock): number => row.lane - this.#first(step);
-    const { rank } = step.transport;
-    const named = { what: "gradients", lengthFrom: (source: number) => (width + 1) * rowsIn(plan.between(source, rank)) };
-    const gradients = await this.#send(step, named, (host) =>
-      packed(plan.between(step.transport.rank, host), (row) => {
-        const places = this.#placesOf(step, lanes, row);
-        const { gates } = lanes[own(row)] as LanePass;
-        return joinedRows(
-          gathered(dys[own(row)] as Float32Array, places, this.#shape),
-          Float32Array.from(places, (place) => gates[place] as number),
-        );
-      }),
-    );
-    const { answers, partials } = await this.#expertsBackward(step, kept, gradients);
-    const dRows = lanes.map(({ gates }) => new Float32Array(gates.length * width));
-    const dGates = lanes.map(({ gates }) => new Float32Array(gates.length));
-    const back = { what: "row gradients", lengthFrom: (host: number) => (width + 1) * rowsIn(plan.between(rank, host)) };
-    for (const [host, frame] of (await this.#send(step, back, (source) => answers[source] as Float32Array)).entries())
-      for (const { block: row, data } of unpacked(plan.between(step.transport.rank, host), width + 1, frame)) {
-        const places = this.#placesOf(step, lanes, row);
-        scatter(data.subarray(0, row.rows * width), places, width, dRows[own(row)] as Float32Array);
-        for (const [i, place] of places.entries()) (dGates[own(row)] as Float32Array)[place] = data[row.rows * width + i] as number;
-      }
+    const named = { what: "rows", lengthFrom: (source: number) => width * rowsIn(plan.between(source, rank)) };
+    const rowsFor = (host: number): Float32Array =>
+      packed(plan.between(rank, host), (row) => gathered(this.#lane(turn, row).f, this.#places(turn, row), this.#shape));
+    const [rows] = await Promise.all([this.#exchange(turn, named, rowsFor), this.#ownForward(turn, outputs)]);
+    const answers: Float32Array[] = [];
+    for (const [source, frame] of rows.entries()) {
+      const answer = new Float32Array(frame.length);
+      const into = unpacked(this.#from(turn, source), width, answer);
+      for (const { block, data } of unpacked(this.#from(turn, source), width, frame))
+        into.next().value?.data.set(await this.#forwardAt(block.expert, data));
+      answers.push(answer);
+    }
+    const back = { what: "outputs", lengthFrom: (host: number) => width * rowsIn(plan.between(rank, host)) };
+    const returned = await this.#exchange(turn, back, (source) => answers[source] as Float32Array);
+    for (const [host, frame] of returned.entries())
+      for (const { block, data } of unpacked(this.#away(turn, host), width, frame))
+        scatter(data, this.#places(turn, block), width, outputs[wave.own(block.lane)] as Float32Array);
+    return rows;
+  }
+
+  async #ownForward(turn: Turn, outputs: readonly Float32Array[]): Promise<void> {
+    for (const row of asked(turn)) {
+      const places = this.#places(turn, row);
+      const found = await this.#forwardAt(row.expert, gathered(this.#lane(turn, row).f, places, this.#shape));
+      scatter(found, places, this.#shape.width, outputs[turn.wave.own(row.lane)] as Float32Array);
+    }
+  }
+
+  #weights(expert: number): WeightViews {
+    const { memory, index, frozen } = this.#parts;
+    return { ...memory.weights(index, expert), ...frozen };
+  }
+
+  #forwardAt(expert: number, rows: Float32Array): Promise<Float32Array> {
+    return this.#parts.expert.forward(rows, this.#weights(expert));
+  }
+
+  async #backward(turn: Turn, rows: readonly Float32Array[], { dys, beside }: Gained): Promise<Float32Array[]> {
+    const { dense, index, experts, memory } = this.#parts;
+    const { wave, lanes, blocks } = turn;
+    const homes = wave.homes[index] ?? [];
+    const sums = new ExpertSums({
+      ...{ blocks, homes, rank: wave.transport.rank, carried: wave.carried, scratch: this.#parts.scratch },
+      floatsOf: (expert) => experts[expert]?.to ?? 0,
+      own: (expert) => memory.own(index, expert, "g"),
+    });
+    const { dRows, dGates } = await this.#expertsBackward(turn, { dys, rows, sums });
     const dxs: Float32Array[] = [];
-    for (const [i, { values, f }] of lanes.entries()) {
+    for (const [i, { kept, f }] of lanes.entries()) {
+      wave.ask();
       const df = new Float32Array(f.length);
       addPlaces(df, dRows[i] as Float32Array, this.#shape);
-      const outputs = { h: dys[i] as Float32Array, f: df, gates: dGates[i] as Float32Array };
-      const call = { values, outputs, weights: this.#weights, sums: viewsOf(sums.scratch, movedTo(dense, 0)) };
-      dxs.push((await block.backward(call)).x as Float32Array);
-      sums.take(this.#first(step) + i);
+      const outputs = { ...beside[i], h: dys[i] as Float32Array, f: df, gates: dGates[i] as Float32Array };
+      dxs.push((await dense.block.backward({ values: kept, outputs, weights: dense.weights, sums: dense.sums })).x as Float32Array);
+      dense.lanes.take(wave.lane(i));
     }
-    await this.#reduce(step, kept.blocks, partials);
+    const pieces = piecesOf(experts[0]?.to ?? 0);
+    const memoryOf = (chunk: number): Float32Array => memory.own(index, chunk, "g");
+    const partials = (chunk: number): readonly Float32Array[] => sums.partials(chunk);
+    const { transport, carried } = wave;
+    await reduce({ transport, stamp: turn.stamp, layer: index, pieces, blocks, homes, carried, memory: memoryOf, partials });
     return dxs;
   }
 
-  async #expertsBackward({ transport }: StepView, { plan, rows }: Kept, gradients: readonly Float32Array[]) {
-    const { expert, experts, index, memory } = this.#parts;
+  async #expertsBackward(turn: Turn, given: ExpertsGiven): Promise<Returned> {
+    const { plan, wave, lanes } = turn;
+    const { dys, rows } = given;
+    const { rank } = wave.transport;
     const { width } = this.#shape;
-    /** Of each expert, by lane. */
-    const partials = new Map<number, Map<number, Float32Array>>();
+    const named = { what: "gradients", lengthFrom: (source: number) => (width + 1) * rowsIn(plan.between(source, rank)) };
+    const gradients = await this.#exchange(turn, named, (host) =>
+      packed(plan.between(rank, host), (row) => joinedRows(this.#dOut(turn, dys, row), this.#gates(turn, row))),
+    );
+    const dRows = lanes.map(({ gates }) => new Float32Array(gates.length * width));
+    const dGates = lanes.map(({ gates }) => new Float32Array(gates.length));
+    const returned = { dRows, dGates };
     const answers: Float32Array[] = [];
+    // In the order of ranks, which is that of lanes: an expert's gradients are added in it.
     for (const [source, frame] of gradients.entries()) {
-      const blocks = plan.between(source, transport.rank);
-      const inputs = unpacked(blocks, width, rows[source] as Float32Array);
-      const results = new Map<RowBlock, Float32Array>();
-      for (const { block: row, data } of unpacked(blocks, width + 1, frame)) {
-        const unit = experts[row.expert] as Unit;
-        const sum = new Float32Array(unit.to);
-        const found = await expert.backward({
-          x: inputs.next().value?.data as Float32Array,
-          gates: data.subarray(row.rows * width),
-          dOut: data.subarray(0, row.rows * width),
-          weights: memory.weights(index, row.expert),
-          sums: viewsOf(sum, unit),
-        });
-        results.set(row, joinedRows(found.dx, found.dGates));
-        const lanes = partials.get(row.expert) ?? new Map<number, Float32Array>();
-        partials.set(row.expert, lanes.set(row.lane, sum));
+      if (source === rank) await this.#ownBackward(turn, given, returned);
+      const answer = new Float32Array(frame.length);
+      const blocks = this.#from(turn, source);
+      const [inputs, into] = [unpacked(blocks, width, rows[source] as Float32Array), unpacked(blocks, width + 1, answer)];
+      for (const { block, data } of unpacked(blocks, width + 1, frame)) {
+        const x = inputs.next().value?.data as Float32Array;
+        const [dOut, gates] = [data.subarray(0, block.rows * width), data.subarray(block.rows * width)];
+        const found = await this.#backwardAt(block.expert, given.sums, { x, gates, dOut });
+        into.next().value?.data.set(joinedRows(found.dx, found.dGates));
       }
-      answers.push(packed(blocks, (row) => results.get(row) as Float32Array));
+      answers.push(answer);
     }
-    return { answers, partials };
+    const back = { what: "row gradients", lengthFrom: (host: number) => (width + 1) * rowsIn(plan.between(rank, host)) };
+    for (const [host, frame] of (await this.#exchange(turn, back, (source) => answers[source] as Float32Array)).entries())
+      for (const { block, data } of unpacked(this.#away(turn, host), width + 1, frame)) {
+        const [dx, gates] = [data.subarray(0, block.rows * width), data.subarray(block.rows * width)];
+        this.#return(turn, returned, block, { dx, dGates: gates });
+      }
+    return returned;
   }
 
-  async #reduce({ transport, stamp, homes }: StepView, blocks: Blocks, partials: ReadonlyMap<number, ReadonlyMap<number, Float32Array>>) {
-    const { index, experts, memory } = this.#parts;
-    await reduce({
-      transport,
-      stamp,
-      layer: index,
-      pieces: piecesOf(experts[0]?.to ?? 0),
-      blocks,
-      homes: homes[index] ?? [],
-      memory: (chunk) => memory.own(index, chunk, "g"),
-      partials: (chunk) => [...(partials.get(chunk) ?? [])].sort(([a], [b]) => a - b).map(([, sum]) => sum),
-    });
+  async #ownBackward(turn: Turn, { dys, sums }: ExpertsGiven, returned: Returned): Promise<void> {
+    for (const row of asked(turn)) {
+      const x = gathered(this.#lane(turn, row).f, this.#places(turn, row), this.#shape);
+      const call = { x, gates: this.#gates(turn, row), dOut: this.#dOut(turn, dys, row) };
+      this.#return(turn, returned, row, await this.#backwardAt(row.expert, sums, call));
+    }
   }
 
-  /** counts[lane][expert] of all lanes. */
-  async #allCounts({ transport, stamp, intervals }: StepView, lanes: readonly LanePass[]): Promise<Int32Array[]> {
+  #backwardAt(expert: number, sums: ExpertSums, call: Omit<Parameters<TrainableExpert["backward"]>[0], "weights" | "sums">) {
+    const { experts } = this.#parts;
+    const weights = this.#weights(expert);
+    return sums.add(expert, (sum) => this.#parts.expert.backward({ ...call, weights, sums: viewsOf(sum, experts[expert] as Unit) }));
+  }
+
+  #return(
+    turn: Turn,
+    { dRows, dGates }: Returned,
+    row: RowBlock,
+    found: { readonly dx: Float32Array; readonly dGates: Float32Array },
+  ): void {
+    const [places, own] = [this.#places(turn, row), turn.wave.own(row.lane)];
+    scatter(found.dx, places, this.#shape.width, dRows[own] as Float32Array);
+    for (const [i, place] of places.entries()) (dGates[own] as Float32Array)[place] = found.dGates[i] as number;
+  }
+
+  /** counts[lane][expert] of all lanes of the wave, zeros where there is no such lane. Throws PassStopped on all ranks where one asks. */
+  async #allCounts(wave: Wave, lanes: readonly LanePass[]): Promise<Int32Array[]> {
+    const { transport, stamp, intervals } = wave;
     const count = this.#parts.experts.length;
-    const own = Int32Array.from(lanes.flatMap(({ places }) => places.map((list) => list.length)));
-    const lengthFrom = (rank: number): number => count * lanesIn(intervals[rank]);
+    const own = new Int32Array(1 + count * lanesIn(intervals[transport.rank]));
+    own[0] = Number(wave.wantsStop());
+    for (const [lane, { places }] of lanes.entries())
+      for (const [expert, list] of places.entries()) own[1 + lane * count + expert] = list.length;
+    const lengthFrom = (rank: number): number => 1 + count * lanesIn(intervals[rank]);
     const all = await gatherAll(transport, stamp, { what: "counts", layer: this.#parts.index, lengthFrom }, own);
-    return all.flatMap((part) => Array.from({ length: part.length / count }, (_, i) => part.subarray(i * count, (i + 1) * count)));
+    if (all.some(([stop]) => stop !== 0)) wave.stop();
+    return all.flatMap((part) =>
+      Array.from({ length: (part.length - 1) / count }, (_, i) => part.subarray(1 + i * count, 1 + (i + 1) * count)),
+    );
   }
 
-  #send(
-    { transport, stamp }: StepView,
-    name: Omit<ExchangeName, "layer">,
-    frameFor: (rank: number) => Float32Array,
-  ): Promise<Float32Array[]> {
-    const parts = Array.from({ length: transport.ranks }, (_, rank) => frameFor(rank));
-    return exchange(transport, stamp, { ...name, layer: this.#parts.index }, parts);
+  /** A frame to each other rank, and one from each; nothing of this one's own. */
+  #exchange({ wave, stamp }: Turn, name: Omit<ExchangeName, "layer">, frameFor: (rank: number) => Float32Array): Promise<Float32Array[]> {
+    const { rank, ranks } = wave.transport;
+    const parts = Array.from({ length: ranks }, (_, to) => (to === rank ? none : frameFor(to)));
+    return exchange(wave.transport, stamp, { ...name, layer: this.#parts.index }, parts);
   }
 
-  #first({ transport, intervals }: StepView): number {
-    return intervals[transport.rank]?.from ?? 0;
+  /** Blocks of another rank's tokens that are computed here. */
+  #from({ plan, wave: { transport } }: Turn, source: number): readonly RowBlock[] {
+    return source === transport.rank ? [] : plan.between(source, transport.rank);
   }
 
-  #pass(step: StepView, lanes: readonly LanePass[], { lane }: RowBlock): LanePass {
-    return lanes[lane - this.#first(step)] as LanePass;
+  /** Blocks of own tokens that another rank computes. */
+  #away({ plan, wave: { transport } }: Turn, host: number): readonly RowBlock[] {
+    return host === transport.rank ? [] : plan.between(transport.rank, host);
   }
 
-  #placesOf(step: StepView, lanes: readonly LanePass[], row: RowBlock): readonly number[] {
-    return this.#pass(step, lanes, row).places[row.expert] ?? [];
+  #lane({ lanes, wave }: Turn, { lane }: RowBlock): LanePass {
+    return lanes[wave.own(lane)] as LanePass;
+  }
+
+  #places(turn: Turn, row: RowBlock): readonly number[] {
+    return this.#lane(turn, row).places[row.expert] ?? [];
+  }
+
+  #gates(turn: Turn, row: RowBlock): Float32Array {
+    const { gates } = this.#lane(turn, row);
+    return Float32Array.from(this.#places(turn, row), (place) => gates[place] as number);
+  }
+
+  #dOut(turn: Turn, dys: readonly Float32Array[], row: RowBlock): Float32Array {
+    return gathered(dys[turn.wave.own(row.lane)] as Float32Array, this.#places(turn, row), this.#shape);
+  }
+}
+
+/** Gradients that a layer is given. */
+interface Gained {
+  readonly dys: readonly Float32Array[];
+  readonly beside: readonly Gradients[];
+}
+
+interface ExpertsGiven {
+  readonly dys: readonly Float32Array[];
+  /** Rows that came from each rank. */
+  readonly rows: readonly Float32Array[];
+  readonly sums: ExpertSums;
+}
+
+/** Blocks that stay on the rank; a stop is asked for before those of each lane. */
+function* asked({ plan, wave }: Turn): Generator<RowBlock> {
+  const { rank } = wave.transport;
+  let lane = -1;
+  for (const row of plan.between(rank, rank)) {
+    if (row.lane !== lane) wave.ask();
+    lane = row.lane;
+    yield row;
   }
 }
 

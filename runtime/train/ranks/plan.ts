@@ -22,6 +22,8 @@ export interface Fssdp {
   readonly window: number;
   /** Steps between moves of homes. */
   readonly reshardSteps: number;
+  /** Lanes of all ranks that pass forward and backward together, a power of two: memory is for these, and sums go home once for each. */
+  readonly lanesAtOnce: number;
   readonly seconds: LayerProblem["seconds"];
 }
 

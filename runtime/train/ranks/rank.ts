@@ -1,310 +1,332 @@
-// One rank's part in a step of training: its lanes forward and backward, the experts that it hosts, sums home, and the update of what it
-// owns. All ranks run the same code and meet in the exchanges; how many they are changes no bits.
+// One rank's part in a step of training: its lanes forward and backward, wave by wave, the experts that it hosts, sums home, and the
+// update of what it owns. All ranks run the same code and meet in the exchanges; how many they are, one among them, changes no bits.
 import { AppError } from "../../../crds/common.ts";
 import { gatherAll } from "../../comm/collectives.ts";
-import type { Stamp, Transport } from "../../comm/transport.ts";
-import type { TrainableLoss, TrainableSegment, TrainingBackend } from "../../compute/training.ts";
-import type { Tensor } from "../../kernels/segment.ts";
-import { dealBlocks } from "../../placement/training/blocks.ts";
-import { type Interval, laneIntervals, lanesIn } from "../../placement/training/lanes.ts";
+import type { Stamp } from "../../comm/transport.ts";
+import type { TrainingBackend, WeightViews } from "../../compute/training.ts";
+import { type Interval, laneIntervals, lanesIn, lanesOfWaves } from "../../placement/training/lanes.ts";
 import { type AdamWSettings, stepNumbers } from "../adamw.ts";
-import { DenseSums } from "../dense-sums.ts";
-import { DenseLayerPass } from "../layers.ts";
-import { kindsOf, movedTo, type Unit, viewsOf } from "../layout.ts";
-import { type Lane, tiedFloats } from "../network.ts";
+import { frozenViews } from "../layout.ts";
+import type { BalanceSetting } from "../recipes/balance.ts";
 import { rateOf, type Schedule } from "../schedule.ts";
+import type { Seat } from "../seat.ts";
 import { Copies } from "./copies.ts";
-import { type DenseRange, sumDense } from "./dense-exchange.ts";
-import { RankDenseLayer } from "./dense-layer.ts";
-import { checkRanks, type RankedModel } from "./fits.ts";
+import { sumDense } from "./dense-exchange.ts";
+import type { RankedModel } from "./fits.ts";
 import { moveHomes } from "./homes.ts";
 import { RankMemory } from "./memory.ts";
-import { type Dealt, RankMoeLayer, type StepView } from "./moe-layer.ts";
+import { type Lane, type LaneLoss, Passes } from "./passes.ts";
 import { Planning, planHash } from "./plan.ts";
 import { firstHomes, ownedDense, type Shape, shapeOf } from "./shape.ts";
+import { RankState } from "./state.ts";
+import { columnSums, PassStopped, Wave } from "./wave.ts";
 
-export interface RankOptions extends RankedModel {
-  readonly transport: Transport;
-  readonly sequences: number;
-  readonly sequenceLength: number;
+export interface RankOptions extends Omit<RankedModel, "facts"> {
+  readonly seat: Seat;
   readonly schedule: Schedule;
   readonly adamw: AdamWSettings;
   readonly clip: number;
+  readonly balance: readonly BalanceSetting[];
+  /** Weights that are not trained, by tensor; left out where all are. */
+  readonly frozen?: WeightViews;
+  /** What else all ranks have to agree on. */
+  readonly agreed?: unknown;
 }
 
-export interface RankReport {
+/** The batch of a step. */
+export interface Batch {
+  lane(lane: number): Promise<Lane>;
+  /** The documents that a lane is of, for people. */
+  documents(lane: number): Promise<string>;
+}
+
+export interface StepEnd {
+  /** Mean of the losses of all tokens. */
   readonly loss: number;
+  /** Of all recipes and layers, beside the other; 0 where no recipe has a loss. */
+  readonly balanceLoss: number;
   readonly gradientNorm: number;
-  /** Of each layer's experts: where they live, and who had them in this step. */
+  readonly rate: number;
+  /** Of each layer: rows that its experts had, where they live, and who had them in the step's first wave. */
+  readonly rows: readonly ArrayLike<number>[];
   readonly homes: readonly (readonly number[])[];
   readonly hosts: readonly (readonly (readonly number[])[])[];
 }
 
-type RankLayer = RankDenseLayer | RankMoeLayer;
+/** A pass over data without gradients. */
+export interface Look {
+  /** Of which the model is: the last one that was made. */
+  readonly step: number;
+  /** Groups of sequences, dealt to ranks as lanes are. */
+  readonly groups: number;
+  group(group: number): Promise<Lane>;
+  stopped(): boolean;
+}
 
-interface Ends {
-  readonly embed: TrainableSegment;
-  readonly head: TrainableLoss;
+const never = (): boolean => false;
+
+/** What waves of one step share. */
+interface Turn {
+  readonly stamp: Stamp;
+  readonly hosts: number[][][];
+  readonly lanes: number;
+  readonly wave: number;
+  stopped(): boolean;
 }
 
 export class Rank {
+  readonly state: RankState;
   readonly #options: RankOptions;
   readonly #shape: Shape;
   readonly #memory: RankMemory;
   readonly #planning: Planning;
-  readonly #intervals: readonly Interval[];
-  readonly #layers: readonly RankLayer[];
-  readonly #ends: Ends;
-  readonly #ranges: readonly DenseRange[];
-  /** Gradients of the head in the embedding's tensors. */
-  readonly #tied: DenseSums;
+  readonly #passes: Passes;
   /** Tells this run's settings and facts from others: they decide frames, as plans do. */
   readonly #run: string;
 
-  private constructor(options: RankOptions, shape: Shape, memory: RankMemory, made: Made) {
+  private constructor(options: RankOptions, shape: Shape, memory: RankMemory, passes: Passes) {
+    const { seat, layout, frozen: _ofModel, ...settings } = options;
+    const { transport, facts } = seat;
     this.#options = options;
     this.#shape = shape;
     this.#memory = memory;
-    this.#layers = made.layers;
-    this.#ends = made.ends;
-    this.#ranges = made.ranges;
-    this.#tied = made.tied;
-    const { layout, transport, ...settings } = options;
-    const { facts, fssdp, lanes } = settings;
-    this.#run = planHash({ settings, layout });
-    this.#intervals = laneIntervals(lanes, facts.speed);
-    this.#planning = new Planning(fssdp, facts, firstHomes(shape, transport.ranks));
+    this.#passes = passes;
+    this.#run = planHash({ settings, facts, layout });
+    this.#planning = new Planning(options.fssdp, facts, firstHomes(shape, transport.ranks));
+    const homes = (): readonly (readonly number[])[] => this.#planning.homes;
+    this.state = new RankState({ layout, shape, memory, transport, homes, stamp: (step) => this.#stamp(step, "between steps") });
   }
 
   static async open(backend: TrainingBackend, options: RankOptions): Promise<Rank> {
-    const { program, layout, transport, sequenceLength } = options;
-    checkRanks(options, [transport.rank]);
+    const { program, layout, seat, sequenceLength, balance, frozen: tensors = {} } = options;
+    const { transport } = seat;
     const shape = shapeOf(layout, transport.ranks);
     const memory = new RankMemory(shape, transport.rank, transport.ranks);
-    const sums = shape.dense.map(({ from, to }) => new DenseSums(to - from));
-    const layers: RankLayer[] = [];
-    for (const [index, layer] of program.layers.entries()) {
-      const block = await backend.compile(layer.block, sequenceLength);
-      const [dense, own] = [shape.dense[index + 1] as Unit, sums[index + 1] as DenseSums];
-      if (layer.kind === "dense") {
-        const views = { weights: viewsOf(memory.dense, dense), sums: viewsOf(own.scratch, movedTo(dense, 0)) };
-        layers.push(new RankDenseLayer(new DenseLayerPass(block, views, program.hidden), own));
-        continue;
-      }
-      const [expert, experts] = [await backend.compileExpert(layer.expert), shape.experts[index] ?? []];
-      layers.push(new RankMoeLayer({ index, layer, block, expert, dense, sums: own, experts, memory }));
-    }
-    const embed = shape.dense[0] as Unit;
-    const tied = new DenseSums(tiedFloats(program, embed));
-    const ranges = [...shape.dense.map(({ from }, i) => ({ from, sums: sums[i] as DenseSums })), { from: embed.from, sums: tied }];
-    const ends = { embed: await backend.compile(program.embed, sequenceLength), head: await backend.compileLoss(program.head) };
-    return new Rank(options, shape, memory, { layers, ends, ranges, tied });
+    const frozen = {
+      parts: layout.parts.map((part) => frozenViews(tensors, part.frozen)),
+      experts: layout.parts.slice(1, -1).map((part) => frozenViews(tensors, part.expertFrozen)),
+    };
+    const passes = await Passes.open(backend, { program, shape, memory, frozen, sequenceLength, balance });
+    return new Rank(options, shape, memory, passes);
   }
 
-  get lanes(): Interval {
-    return this.#intervals[this.#options.transport.rank] as Interval;
-  }
-
-  /** Takes what this rank holds of a model's parameters, laid out as `layout` has them. */
-  load(parameters: Float32Array): void {
-    const { layout, transport } = this.#options;
-    for (const [i, unit] of kindsOf(layout).dense.entries())
-      this.#memory.dense.set(parameters.subarray(unit.from, unit.to), this.#shape.dense[i]?.from);
-    const { from, to } = ownedDense(this.#shape, transport.rank);
-    this.#memory.ownDense("p").set(this.#memory.dense.subarray(from, to));
-    this.#eachExpert((layer, expert, unit) => {
-      if (this.#planning.homes[layer]?.[expert] !== transport.rank) return;
-      this.#memory.take(layer, expert);
-      this.#memory.own(layer, expert, "p").set(parameters.subarray(unit.from, unit.to));
-    });
-  }
-
-  /** Writes what this rank owns where `layout` has it. */
-  save(parameters: Float32Array): void {
-    const { layout, transport } = this.#options;
-    const { from, to } = ownedDense(this.#shape, transport.rank);
-    for (const [i, unit] of kindsOf(layout).dense.entries()) {
-      const dense = this.#shape.dense[i] as Unit;
-      const [begin, end] = [Math.max(from, dense.from), Math.min(to, dense.to)];
-      if (begin < end) parameters.set(this.#memory.ownDense("p").subarray(begin - from, end - from), unit.from + begin - dense.from);
-    }
-    this.#eachExpert((layer, expert, unit) => {
-      if (this.#memory.owns(layer, expert)) parameters.set(this.#memory.own(layer, expert, "p"), unit.from);
-    });
+  /** Lanes of this rank in a step, ascending. */
+  get lanes(): readonly number[] {
+    return this.#lanesOf()[this.#options.seat.transport.rank] ?? [];
   }
 
   takeCopyBytesMost(): number {
     return this.#memory.takeCopyBytesMost();
   }
 
-  /** `step` counts from 1; `own` are this rank's lanes, in order. */
-  async step(step: number, own: readonly Lane[]): Promise<RankReport> {
-    const { transport, sequences, sequenceLength, clip, adamw, schedule, facts, fssdp } = this.#options;
+  takeKeptFloatsMost(): number {
+    return this.#passes.takeKeptFloatsMost();
+  }
+
+  /** `step` counts from 1. Undefined where the run is to stop, on all ranks alike: parameters are then those of the step before. */
+  async step(step: number, batch: Batch, stopped = never): Promise<StepEnd | undefined> {
+    const { transport } = this.#options.seat;
     const from = this.#planning.homes;
     const homes = this.#planning.nextHomes(step);
     const before = this.#stamp(step, { from, homes });
-    // Ranks that do not agree would wait for one another's frames; here all of them send one of the same name.
-    await gatherAll(transport, before, { what: "plan", layer: -1, lengthFrom: () => 0 }, new Int32Array());
+    // Ranks that do not agree would wait for one another's frames; here all of them send one of the same name, and whether to stop.
+    const wishes = Int32Array.of(Number(transport.ranks > 1 && stopped()));
+    const asked = await gatherAll(transport, before, { what: "plan", layer: -1, lengthFrom: () => 1 }, wishes);
+    if (asked.some(([stop]) => stop !== 0)) return undefined;
     await moveHomes({ transport, stamp: before, memory: this.#memory, from, to: homes });
     this.#planning.homes = homes;
     const hosts = homes.map((_, layer) => this.#planning.hostsBefore(layer));
     const stamp = this.#stamp(step, { homes, hosts });
-    const copies = new Copies({
-      transport,
-      memory: this.#memory,
-      shape: this.#shape,
-      node: facts.node,
-      homes,
-      spread: fssdp.spread,
-    });
-    const view = { transport, stamp, intervals: this.#intervals, homes };
-    const losses = await this.#passes(own, { view, copies, hosts, scale: 1 / (sequences * sequenceLength) });
-    await sumDense({ transport, stamp, memory: this.#memory, shape: this.#shape, ranges: this.#ranges, intervals: this.#intervals });
-    const [loss, gradientNorm] = [await this.#allLosses(stamp, losses), await this.#norm(stamp)];
-    if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm))
-      throw new AppError(
-        `step ${step}: loss ${loss}, norm of the gradients ${gradientNorm}; lower --learning-rate and go on from a checkpoint`,
-        {
-          code: "NonFiniteLoss",
-          operation: "training",
-        },
-      );
-    this.#memory.update(stepNumbers(adamw, step, rateOf(schedule, step), Math.min(1, clip / (gradientNorm + 1e-6))));
-    const lengthFrom = (rank: number): number => lanesIn(ownedDense(this.#shape, rank));
-    const parts = await gatherAll(transport, stamp, { what: "parameters", layer: -1, lengthFrom }, this.#memory.ownDense("p"));
-    for (const [rank, part] of parts.entries()) this.#memory.dense.set(part, ownedDense(this.#shape, rank).from);
-    return {
-      loss: loss / (sequences * sequenceLength),
-      gradientNorm,
-      homes,
-      hosts,
-    };
-  }
-
-  #stamp(step: number, plan: object): Stamp {
-    return { world: 1, step, plan: planHash({ run: this.#run, plan }) };
-  }
-
-  /** Forward and backward of this rank's lanes; returns the sum of each one's losses. */
-  async #passes(own: readonly Lane[], pass: Pass): Promise<number[]> {
-    const { view, copies, hosts, scale } = pass;
-    const { fssdp, transport } = this.#options;
-    const again = fssdp.rematerialize === "AfterForward";
-    const rows: ArrayLike<number>[] = hosts.map(() => []);
-    const stamps = hosts.map(() => view.stamp);
-    const bring = (what: string, layer: number): void => copies.start(what, layer, hosts[layer] ?? [], stamps[layer] ?? view.stamp);
-    const deal = async (layer: number, counts: readonly Int32Array[]): Promise<Dealt> => {
-      rows[layer] = columnSums(counts);
-      if (this.#planning.late) {
-        hosts[layer] = this.#planning.hostsAfter(layer, rows[layer] ?? []);
-        stamps[layer] = this.#stamp(view.stamp.step, { layer, hosts: hosts[layer] });
-        bring("copies", layer);
-      }
-      await copies.arrived("copies", layer);
-      const problem = { rows: counts, hosts: hosts[layer] ?? [], intervals: this.#intervals };
-      const blocks = dealBlocks(fssdp.dispatch, { ...problem, speed: Float64Array.from(this.#options.facts.speed) });
-      return { blocks, stamp: stamps[layer] ?? view.stamp };
-    };
-    const step: StepView = { ...view, deal };
-    let xs: Float32Array[] = [];
-    for (const { inputs } of own) xs.push(await this.#embedded(inputs));
-    for (const [index, layer] of this.#layers.entries()) {
-      const ahead = again ? index + 2 : this.#layers.length;
-      for (let next = index; !this.#planning.late && next < Math.min(ahead, this.#layers.length); next++) bring("copies", next);
-      xs = await layer.forward(step, xs);
-      if (again) this.#memory.dropCopies(index);
+    const { lanes, fssdp } = this.#options;
+    this.#memory.clearGradients();
+    const turn = { stamp, hosts, lanes, wave: fssdp.lanesAtOnce, stopped };
+    const done = await this.#gradients(turn, batch);
+    if (done === undefined) {
+      this.#passes.drop();
+      return undefined;
     }
+    const rows = done.rows.map(columnSums);
     this.#planning.add(rows);
-    const first = this.#intervals[transport.rank]?.from ?? 0;
-    const { losses, dxs } = await this.#head(own, xs, scale);
-    let gradients = dxs;
-    for (let index = this.#layers.length - 1; index >= 0; index--) {
-      for (let next = index; again && next >= Math.max(0, index - 1); next--) bring("copies again", next);
-      await copies.arrived("copies again", index);
-      gradients = await (this.#layers[index] as RankLayer).backward(step, gradients);
-      this.#memory.dropCopies(index);
-    }
-    for (const [i, { inputs }] of own.entries()) {
-      const values = { ids: { shape: [inputs.length], data: inputs } };
-      const [unit, { sums }] = [this.#shape.dense[0] as Unit, this.#ranges[0] as DenseRange];
-      const views = { weights: viewsOf(this.#memory.dense, unit), sums: viewsOf(sums.scratch, movedTo(unit, 0)) };
-      await this.#ends.embed.backward({ values, outputs: { x: gradients[i] as Float32Array }, ...views });
-      sums.take(first + i);
-    }
-    return losses;
+    const losses = await this.#allLosses(stamp, done.losses);
+    const broken = losses.findIndex(({ loss }) => !Number.isFinite(loss));
+    if (broken >= 0) await refuseLoss(step, broken, batch);
+    const all = { transport, stamp, memory: this.#memory, shape: this.#shape };
+    await sumDense({ ...all, ranges: this.#passes.ranges, lanes: this.#lanesOf() });
+    const gradientNorm = await this.#norm(stamp);
+    if (!Number.isFinite(gradientNorm))
+      throw notFinite(`step ${step}: the norm of the gradients is not finite; lower --learning-rate and go on from a checkpoint`);
+    const rate = await this.#update(stamp, { step, gradientNorm, rows });
+    const { sequences, sequenceLength } = this.#options;
+    const sumOf = (what: keyof LaneLoss): number => losses.reduce((sum, own) => sum + own[what], 0);
+    return {
+      loss: sumOf("loss") / (sequences * sequenceLength),
+      balanceLoss: sumOf("balance"),
+      gradientNorm,
+      rate,
+      rows,
+      homes,
+      hosts: done.hosts,
+    };
   }
 
-  async #embedded(inputs: Int32Array): Promise<Float32Array> {
-    const ids: Tensor = { shape: [inputs.length], data: inputs };
-    return (await this.#ends.embed.forward({ ids }, viewsOf(this.#memory.dense, this.#shape.dense[0] as Unit))).x?.data as Float32Array;
+  /** The sum of the losses of each group of sequences, on all ranks; undefined where the run is to stop. */
+  async losses({ step, groups, group, stopped }: Look): Promise<readonly number[] | undefined> {
+    const { transport } = this.#options.seat;
+    const hosts = this.#planning.homes.map((_, layer) => this.#planning.hostsBefore(layer));
+    const stamp = this.#stamp(step, { look: groups, homes: this.#planning.homes, hosts });
+    // Alone, a rank looks at one group after another, whatever a step has at once.
+    const wave = transport.ranks === 1 ? 1 : this.#options.fssdp.lanesAtOnce;
+    const turn = { stamp, hosts, lanes: groups, wave, stopped };
+    const own: number[] = [];
+    const look = async (lanes: Wave, numbers: readonly number[]): Promise<void> => {
+      own.push(...(await this.#passes.losses(lanes, await readAll(numbers, group))));
+    };
+    if (!(await this.#eachWave(turn, look))) return undefined;
+    const dealt = this.#lanesOf(wave, groups);
+    const named = { what: "losses", layer: -1, lengthFrom: (rank: number): number => dealt[rank]?.length ?? 0 };
+    const all = await gatherAll(transport, stamp, named, Float64Array.from(own));
+    const found = new Array<number>(groups).fill(0);
+    for (const [rank, part] of all.entries()) for (const [i, loss] of part.entries()) found[dealt[rank]?.[i] as number] = loss;
+    return found;
   }
 
-  async #head(own: readonly Lane[], xs: readonly Float32Array[], scale: number) {
-    const [embed, head] = [this.#shape.dense[0] as Unit, this.#shape.dense.at(-1) as Unit];
-    const { sums } = this.#ranges[this.#shape.dense.length - 1] as DenseRange;
-    const weights = { ...viewsOf(this.#memory.dense, embed), ...viewsOf(this.#memory.dense, head) };
-    const into = { ...viewsOf(this.#tied.scratch, movedTo(embed, 0)), ...viewsOf(sums.scratch, movedTo(head, 0)) };
-    const first = this.lanes.from;
-    const [losses, dxs]: [number[], Float32Array[]] = [[], []];
-    for (const [i, { targets }] of own.entries()) {
-      const found = await this.#ends.head.backward({ x: xs[i] as Float32Array, targets, scale, weights, sums: into });
-      losses.push(found.losses.reduce((a, b) => a + b, 0));
-      dxs.push(found.dx);
-      sums.take(first + i);
-      this.#tied.take(first + i);
+  /** Undefined where it was stopped. */
+  async #gradients(turn: Turn, batch: Batch) {
+    const { sequences, sequenceLength } = this.#options;
+    const losses: LaneLoss[] = [];
+    /** By layer, of each wave. */
+    const rows: ArrayLike<number>[][] = this.#planning.homes.map(() => []);
+    let hosts: StepEnd["hosts"] | undefined;
+    const pass = async (wave: Wave, numbers: readonly number[]): Promise<void> => {
+      const lanes = await readAll(numbers, (lane) => batch.lane(lane));
+      const found = await this.#passes.addGradients(wave, lanes, 1 / (sequences * sequenceLength));
+      losses.push(...found.lanes);
+      for (const [layer, of] of found.rows.entries()) rows[layer]?.push(of);
+      hosts ??= wave.hosts;
+    };
+    return (await this.#eachWave(turn, pass)) ? { losses, rows, hosts: hosts ?? [] } : undefined;
+  }
+
+  /** Waves of a step, or of a look, one after another, with the numbers of this rank's lanes. False where the run is to stop: nothing is
+   *  under way then, and no copy held. */
+  async #eachWave(
+    { stamp, hosts, lanes, wave, stopped }: Turn,
+    run: (wave: Wave, lanes: readonly number[]) => Promise<void>,
+  ): Promise<boolean> {
+    const { seat, fssdp } = this.#options;
+    const { transport, facts } = seat;
+    const stays = fssdp.rematerialize === "Never" && !this.#planning.late;
+    const intervals = this.#intervals(wave);
+    const lateStamp = (layer: number, late: readonly (readonly number[])[]): Stamp => this.#stamp(stamp.step, { layer, hosts: late });
+    let copies = this.#copies();
+    const shared = { transport, stamp, facts, fssdp, planning: this.#planning, memory: this.#memory, intervals, hosts, stopped, lateStamp };
+    for (let first = 0; first < lanes; first += wave) {
+      const leaves = stays && first + wave < lanes;
+      const made = new Wave({ ...shared, copies, first, carried: first > 0, leaves });
+      const dealt = this.#lanesOf(wave, Math.min(lanes, first + wave))[transport.rank] ?? [];
+      try {
+        await run(
+          made,
+          dealt.filter((lane) => lane >= first),
+        );
+      } catch (caught) {
+        if (!(caught instanceof PassStopped)) throw caught;
+        await copies.settled();
+        this.#dropCopies();
+        return false;
+      }
+      if (!leaves) this.#dropCopies();
+      if (!stays) copies = this.#copies();
     }
-    return { losses, dxs };
+    return true;
   }
 
-  async #allLosses(stamp: Stamp, losses: readonly number[]): Promise<number> {
-    const lengthFrom = (rank: number): number => lanesIn(this.#intervals[rank]);
-    const all = await gatherAll(this.#options.transport, stamp, { what: "losses", layer: -1, lengthFrom }, Float64Array.from(losses));
-    return all.flatMap((part) => [...part]).reduce((a, b) => a + b, 0);
+  #copies(): Copies {
+    const { seat, fssdp } = this.#options;
+    const { transport, facts } = seat;
+    const { spread } = fssdp;
+    return new Copies({ transport, memory: this.#memory, shape: this.#shape, node: facts.node, homes: this.#planning.homes, spread });
+  }
+
+  #dropCopies(): void {
+    for (const layer of this.#planning.homes.keys()) this.#memory.dropCopies(layer);
+  }
+
+  #stamp(step: number, plan: unknown): Stamp {
+    return { world: this.#options.seat.world, step, plan: planHash({ run: this.#run, plan }) };
+  }
+
+  #intervals(wave: number): readonly Interval[] {
+    return laneIntervals(wave, this.#options.seat.facts.speed);
+  }
+
+  /** Lanes of each rank, ascending. */
+  #lanesOf(wave = this.#options.fssdp.lanesAtOnce, lanes = this.#options.lanes): readonly (readonly number[])[] {
+    return this.#intervals(wave).map((interval) => lanesOfWaves(interval, wave, lanes));
+  }
+
+  /** Losses of all lanes of the step, in their order, on all ranks. */
+  async #allLosses(stamp: Stamp, own: readonly LaneLoss[]): Promise<readonly LaneLoss[]> {
+    const dealt = this.#lanesOf();
+    const named = { what: "losses", layer: -1, lengthFrom: (rank: number): number => 2 * (dealt[rank]?.length ?? 0) };
+    const part = Float64Array.from(own.flatMap(({ loss, balance }) => [loss, balance]));
+    const found: LaneLoss[] = [];
+    for (const [rank, all] of (await gatherAll(this.#options.seat.transport, stamp, named, part)).entries())
+      for (const [i, lane] of (dealt[rank] ?? []).entries())
+        found[lane] = { loss: all[2 * i] as number, balance: all[2 * i + 1] as number };
+    return found;
   }
 
   /** The norm of all gradients: squares of dense pieces, then of experts, in their order. It is what a step is committed by. */
   async #norm(stamp: Stamp): Promise<number> {
-    const { transport } = this.#options;
+    const { transport } = this.#options.seat;
     const own: number[] = [];
     const owners: number[] = [];
     for (const { from, to, owner } of this.#shape.pieces) {
       own.push(owner === transport.rank ? this.#memory.denseSquares(from, to) : 0);
       owners.push(owner);
     }
-    this.#eachExpert((layer, expert) => {
-      const owner = this.#planning.homes[layer]?.[expert] as number;
-      own.push(owner === transport.rank ? this.#memory.expertSquares(layer, expert) : 0);
-      owners.push(owner);
-    });
+    for (const [layer, homes] of this.#planning.homes.entries())
+      for (const [expert, owner] of homes.entries()) {
+        own.push(owner === transport.rank ? this.#memory.expertSquares(layer, expert) : 0);
+        owners.push(owner);
+      }
     const name = { what: "squares", layer: -1, lengthFrom: () => own.length };
     const all = await gatherAll(transport, stamp, name, Float64Array.from(own));
     return Math.sqrt(owners.reduce((sum, owner, i) => sum + (all[owner]?.[i] as number), 0));
   }
 
-  #eachExpert(run: (layer: number, expert: number, unit: Unit) => void): void {
-    for (const [layer, { units }] of this.#options.layout.parts.slice(1, -1).entries())
-      for (const unit of units) if (unit.expert !== undefined) run(layer, unit.expert, unit);
+  /** Updates what this rank owns, and brings the dense part of all to each; returns the rate. */
+  async #update(
+    stamp: Stamp,
+    { step, gradientNorm, rows }: Pick<StepEnd, "gradientNorm" | "rows"> & { readonly step: number },
+  ): Promise<number> {
+    const { seat, clip, adamw, schedule } = this.#options;
+    const { transport } = seat;
+    const rate = rateOf(schedule, step);
+    this.#memory.update(stepNumbers(adamw, step, rate, Math.min(1, clip / (gradientNorm + 1e-6))));
+    const lengthFrom = (rank: number): number => lanesIn(ownedDense(this.#shape, rank));
+    if (transport.ranks > 1) {
+      const parts = await gatherAll(transport, stamp, { what: "parameters", layer: -1, lengthFrom }, this.#memory.ownDense("p"));
+      for (const [rank, part] of parts.entries()) this.#memory.dense.set(part, ownedDense(this.#shape, rank).from);
+    }
+    this.#passes.balancing.moveBiases(rows);
+    this.#memory.keepDense();
+    return rate;
   }
 }
 
-interface Made {
-  readonly layers: readonly RankLayer[];
-  readonly ends: Ends;
-  readonly ranges: readonly DenseRange[];
-  readonly tied: DenseSums;
+async function readAll(numbers: readonly number[], read: (number: number) => Promise<Lane>): Promise<Lane[]> {
+  const lanes: Lane[] = [];
+  for (const number of numbers) lanes.push(await read(number));
+  return lanes;
 }
 
-/** What the passes of a step are given. */
-interface Pass {
-  readonly view: Omit<StepView, "deal">;
-  readonly copies: Copies;
-  /** hosts[layer][expert]; planners that wait for counts fill it in. */
-  readonly hosts: number[][][];
-  readonly scale: number;
-}
+const notFinite = (message: string): AppError => new AppError(message, { code: "NonFiniteLoss", operation: "training" });
 
-function columnSums(counts: readonly Int32Array[]): Float64Array {
-  const sums = new Float64Array(counts[0]?.length ?? 0);
-  for (const row of counts) for (const [e, rows] of row.entries()) sums[e] = (sums[e] as number) + rows;
-  return sums;
+async function refuseLoss(step: number, lane: number, batch: Batch): Promise<never> {
+  throw notFinite(
+    `step ${step}: the loss of lane ${lane} is not finite (documents ${await batch.documents(lane)}); ` +
+      "lower --learning-rate or --clip, or import the text without these documents, and go on from a checkpoint",
+  );
 }

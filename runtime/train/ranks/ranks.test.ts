@@ -2,35 +2,27 @@
 // bytes that ranks send and hold are those of the laws.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { tinyModel, writeCorpus } from "../../../test/builders/training.ts";
+import { testLearning } from "../../../test/builders/ranks.ts";
+import { tinyModel } from "../../../test/builders/training.ts";
 import { WireRanks } from "../../../test/builders/wire-ranks.ts";
 import type { Hub } from "../../comm/transport.ts";
-import { createTraining } from "../../compute/open-training.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
 import { programOf } from "../../models/index.ts";
 import { dispatchNames } from "../../placement/training/blocks.ts";
 import { copyBytes, gatherBytes } from "../../placement/training/laws.ts";
 import { trainingPlannerNames } from "../../placement/training/planners/index.ts";
-import { createAdamW } from "../adamw.ts";
-import { Balancing } from "../balancing.ts";
-import { readLane, samplesOf } from "../batch.ts";
-import { openCorpus } from "../corpus.ts";
 import { layoutOf } from "../layout.ts";
-import { Network } from "../network.ts";
-import type { TrainSettings } from "../settings.ts";
-import { runStep } from "../step.ts";
 import { type Fssdp, rematerializeNames } from "./plan.ts";
 import { World, type WorldOptions } from "./world.ts";
 
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
 const steps = 3;
 
-const fssdp: Fssdp = {
+const fssdp: Omit<Fssdp, "lanesAtOnce"> = {
   planner: "auto",
   dispatch: "Exact",
   rematerialize: "Never",
@@ -70,13 +62,12 @@ function worldOf(program: ModelProgram, ranks: number, changes: Changes) {
     program,
     layout,
     facts: { node: Array.from({ length: ranks }, (_, rank) => rank), speed: speed ?? new Array<number>(ranks).fill(1) },
-    fssdp: { ...fssdp, ...changed },
+    ...testLearning,
+    fssdp: { ...fssdp, lanesAtOnce: lanes, ...changed },
     lanes,
     sequences: 8,
     sequenceLength,
-    schedule: { name: "constant", rate: 1e-2, warmup: 0, steps, floor: 0 },
-    adamw: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0.1 },
-    clip: 1,
+    balance: [],
     threads: 1,
   };
   return { options, parameters: gaussian(3, layout.floats, deviation) };
@@ -132,39 +123,29 @@ test("3 ranks over the wire have the bits of loopback, and their bytes", async (
   }
 });
 
-/** Of the longer ones an expert has 256 rows of a lane: so many that products added in place have other bits than products alone. */
-for (const sequenceLength of [8, 256])
-  test(`the trainer of one rank has the bits of ranks, with sequences of ${sequenceLength}`, async () => {
-    const folder = mkdtempSync(join(tmpdir(), "enodia-ranks-"));
-    const [program, backend] = [programOf(config), await createTraining({ threads: 1 })];
-    try {
-      await writeCorpus(folder, [...(randomIds(1, 9 * sequenceLength + 1, program.vocab).data as Int32Array)]);
-      const { tokenizerDigest } = JSON.parse(readFileSync(join(folder, "index.json"), "utf8")) as { tokenizerDigest: string };
-      const corpus = await openCorpus(folder, { vocab: program.vocab, tokenizerDigest, sequenceLength });
-      const { options, parameters } = worldOf(program, 3, { sequenceLength });
-      const { layout, sequences, lanes, schedule, adamw, clip } = options;
-      const settings = { sequences, lanes, sequenceLength, schedule, adamw, clip, seed: 1 } as TrainSettings;
-      const optimizer = createAdamW(layout.floats);
-      optimizer.p.set(parameters);
-      const arrays = { parameters: optimizer.p, gradients: optimizer.g };
-      const network = await Network.open(backend, { program, layout, ...arrays, sequenceLength });
-      const balancing = new Balancing([], { program, layout, parameters: optimizer.p });
-      const machine = { settings, layout, optimizer, network, balancing, corpus, validation: undefined };
-      const world = await World.open(options, parameters);
-      for (let step = 1; step <= steps; step++) {
-        const batch = [];
-        for (let lane = 0; lane < lanes; lane++) batch.push(await readLane(corpus, samplesOf(settings, corpus.samples, step, lane)));
-        const [one, many] = [await runStep(machine, step, () => false), await world.step(step, batch)];
-        assert.deepEqual([many.loss, many.gradientNorm], [one!.loss, one!.gradientNorm]);
-        assert.deepEqual(world.parameters(), optimizer.p);
-      }
-      await world.close();
-      await corpus.close();
-    } finally {
-      await backend.close();
-      rmSync(folder, { recursive: true });
-    }
+/** An expert has 256 rows of a lane: so many that products added in place have other bits than products alone. */
+test("of long sequences too, lanes that a rank adds at once have the bits of those that wait for the sum of others", async () => {
+  const long = { sequenceLength: 256, fssdp: { planner: "hecate" } } as const;
+  const one = await run(1, { ...long, fssdp: { planner: "ep", lanesAtOnce: 1 } });
+  assert.equal((await run(3, long)).digest, one.digest);
+});
+
+const waves: readonly (readonly [number, Changes])[] = [
+  [1, { fssdp: { lanesAtOnce: 1 } }],
+  [2, { fssdp: { lanesAtOnce: 2 } }],
+  [2, { fssdp: { lanesAtOnce: 2, planner: "hecate", rematerialize: "AfterForward" } }],
+  [2, { fssdp: { lanesAtOnce: 2, planner: "late" } }],
+];
+
+for (const [ranks, changes] of waves)
+  test(`${ranks} ranks in waves of lanes, ${JSON.stringify(changes.fssdp)}: the bits of one rank`, async () => {
+    assert.equal((await run(ranks, changes)).digest, alone.digest);
   });
+
+test("3 ranks of other speeds in waves, whose lanes do not lie together, have the bits of one rank", async () => {
+  const one = await run(1, { lanes: 8 });
+  assert.equal((await run(3, { lanes: 8, speed: [1, 2, 1], fssdp: { lanesAtOnce: 4, planner: "hecate" } })).digest, one.digest);
+});
 
 test("ranks of other speeds, with other lanes, have the same bits; gradients summed over whole ranks first do not", async () => {
   assert.equal((await run(2, { speed: [3, 1] })).digest, alone.digest);
@@ -222,5 +203,5 @@ test("copies are received in the bytes of the law and held as the law of memory 
 });
 
 test("a loss that is no number ends the step on every rank", async () => {
-  await assert.rejects(run(2, { deviation: Number.NaN }), { code: "NonFiniteLoss", message: /^step 1: loss NaN/ });
+  await assert.rejects(run(2, { deviation: Number.NaN }), { code: "NonFiniteLoss", message: /^step 1: the loss of lane 0 is not finite/ });
 });

@@ -4,11 +4,13 @@ import { Loopback } from "../../comm/loopback.ts";
 import type { Hub } from "../../comm/transport.ts";
 import { createTraining } from "../../compute/open-training.ts";
 import type { TrainingBackend } from "../../compute/training.ts";
-import type { Lane } from "../network.ts";
-import { checkRanks } from "./fits.ts";
-import { Rank, type RankOptions, type RankReport } from "./rank.ts";
+import { checkMemory } from "./fits.ts";
+import type { Lane } from "./passes.ts";
+import type { RankFacts } from "./plan.ts";
+import { Rank, type RankOptions, type StepEnd } from "./rank.ts";
 
-export interface WorldOptions extends Omit<RankOptions, "transport"> {
+export interface WorldOptions extends Omit<RankOptions, "seat"> {
+  readonly facts: RankFacts;
   readonly threads: number;
 }
 
@@ -28,16 +30,16 @@ export class World {
   /** As many ranks as `facts` has; `parameters` are laid out as the layout says. */
   static async open(options: WorldOptions, parameters: Float32Array, given?: Hub): Promise<World> {
     const count = options.facts.node.length;
-    checkRanks(options, [...options.facts.node.keys()]);
-    const { threads, ...rankOptions } = options;
+    checkMemory(options, [...options.facts.node.keys()]);
+    const { threads, facts, ...rankOptions } = options;
     const hub = given ?? new Loopback(count);
     const [ranks, backends]: [Rank[], TrainingBackend[]] = [[], []];
     try {
       for (let rank = 0; rank < count; rank++) {
         const backend = await createTraining({ threads });
         backends.push(backend);
-        const made = await Rank.open(backend, { ...rankOptions, transport: hub.transport(rank) });
-        made.load(parameters);
+        const made = await Rank.open(backend, { ...rankOptions, seat: { transport: hub.transport(rank), world: 1, facts } });
+        made.state.load(parameters);
         ranks.push(made);
       }
       return new World(hub, ranks, backends, options.layout.floats);
@@ -48,11 +50,12 @@ export class World {
   }
 
   /** `lanes` of the whole batch; every rank takes its own. Throws the first error once all ranks have ended. */
-  async step(step: number, lanes: readonly Lane[]): Promise<RankReport> {
+  async step(step: number, lanes: readonly Lane[]): Promise<StepEnd> {
+    const batch = { lane: async (lane: number) => lanes[lane] as Lane, documents: async () => "none" };
     let failed: { readonly error: unknown } | undefined;
     const reports = this.ranks.map(async (rank) => {
       try {
-        return await rank.step(step, lanes.slice(rank.lanes.from, rank.lanes.to));
+        return await rank.step(step, batch);
       } catch (caught) {
         failed ??= { error: caught };
         this.hub.end(caught);
@@ -61,13 +64,13 @@ export class World {
     });
     const [first] = await Promise.all(reports);
     if (failed !== undefined) throw (failed as { readonly error: unknown }).error;
-    return first as RankReport;
+    return first as StepEnd;
   }
 
   /** The parameters of all ranks, each from its owner. */
   parameters(): Float32Array {
     const all = new Float32Array(this.#floats);
-    for (const rank of this.ranks) rank.save(all);
+    for (const rank of this.ranks) rank.state.save(all);
     return all;
   }
 

@@ -5,13 +5,12 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
+import { gradientsAt, openLoneRank } from "../../../test/builders/ranks.ts";
 import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/builders/training.ts";
 import { createTraining } from "../../compute/open-training.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { familyOf } from "../../models/index.ts";
-import { Balancing } from "../balancing.ts";
 import { layoutOf, unitsOf, viewsOf } from "../layout.ts";
-import { Network } from "../network.ts";
 import { train } from "../run.ts";
 import { parseBalance } from "./index.ts";
 
@@ -42,26 +41,24 @@ const nothing = { routed_scaling_factor: 1e-30 };
 test("beside gates of nothing, shared experts are a dense layer of their summed width, forward and backward", async () => {
   const backend = await createTraining({ threads: 1 });
   const ids = (seed: number): Int32Array => randomIds(seed, 24, 320).data as Int32Array;
-  /** Losses of rows, and gradients of the dense part by tensor. */
+  /** The loss, and gradients of the dense part by tensor. */
   const found = async (dir: string) => {
     const config = JSON.parse(readFileSync(join(dir, "config.json"), "utf8")) as Record<string, unknown>;
     const family = familyOf(config);
     const program = family.program(config);
     const layout = layoutOf(program, family.expertTensors);
-    const [parameters, gradients] = [new Float32Array(layout.floats), new Float32Array(layout.floats)];
+    const parameters = new Float32Array(layout.floats);
     const units = unitsOf(layout);
     const calledDense = (tensor: string): string => tensor.replace("mlp.shared_experts.", "mlp.");
     for (const { tensor, from, size } of units.flatMap((unit) => unit.parameters)) {
       const seed = [...calledDense(tensor)].reduce((sum, letter) => (sum * 31 + letter.charCodeAt(0)) % 65_521, 7);
       parameters.set(gaussian(seed, size, 0.3), from);
     }
-    const network = await Network.open(backend, { program, layout, parameters, gradients, sequenceLength: 12 });
-    const balancing = new Balancing([], { program, layout, parameters });
-    const [losses] = await network.addGradients([{ inputs: ids(1), targets: ids(2) }], 1 / 24, balancing);
-    network.finishGradients();
+    const lone = { program, layout, lanes: [{ inputs: ids(1), targets: ids(2) }], sequenceLength: 12 };
+    const { end, gradients } = await gradientsAt(await openLoneRank(backend, lone), lone, parameters);
     const dense = units.filter(({ expert }) => expert === undefined).flatMap((unit) => Object.entries(viewsOf(gradients, unit)));
     const sums = dense.filter(([tensor]) => !tensor.includes("mlp.gate.")).map(([tensor, sum]) => [calledDense(tensor), sum] as const);
-    return { losses, sums: new Map(sums) };
+    return { loss: end.loss, sums: new Map(sums) };
   };
   try {
     const dense = await found(modelOf("dense", 1, 1, { first_k_dense_replace: 2, intermediate_size: 32 }));

@@ -1,0 +1,39 @@
+// A run's file of metrics: one line a step, as JSON; those past the checkpoint that a run goes on from are made again. Shell.
+import { readFile, rename, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+
+const metricsSchema = z.object({ step: z.number(), validationLoss: z.number().optional() });
+
+/** A line of metrics; of a step beyond all others where there is none, as in a line that a killed run left half written. */
+function parsed(line: string): z.infer<typeof metricsSchema> {
+  try {
+    return metricsSchema.parse(JSON.parse(line));
+  } catch {
+    return { step: Number.POSITIVE_INFINITY };
+  }
+}
+
+export class Metrics {
+  readonly #path: string;
+  constructor(out: string) {
+    this.#path = join(out, "metrics.jsonl");
+  }
+
+  /** Returns the loss on other data that is known of the step. */
+  async cutAfter(step: number): Promise<number | undefined> {
+    const text = await readFile(this.#path, "utf8").catch((cause: NodeJS.ErrnoException) => {
+      if (cause.code === "ENOENT") return "";
+      throw cause;
+    });
+    const kept = text.split("\n").filter((line) => parsed(line).step <= step);
+    const unfinished = `${this.#path}.tmp`;
+    await writeFile(unfinished, kept.map((line) => `${line}\n`).join(""), { flush: true });
+    await rename(unfinished, this.#path);
+    return kept.map(parsed).findLast((line) => line.step === step && line.validationLoss !== undefined)?.validationLoss;
+  }
+
+  async add(line: object): Promise<void> {
+    await writeFile(this.#path, `${JSON.stringify(line)}\n`, { flag: "a" });
+  }
+}

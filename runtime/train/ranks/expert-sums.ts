@@ -1,0 +1,57 @@
+// Gradients of a layer's experts that a rank computes, lane by lane in their order. The first of an expert's hosts adds each to those
+// before at once; the others keep theirs until the sum of the lanes before comes to them.
+import { addAll } from "../../comm/collectives.ts";
+import type { Blocks } from "../../placement/training/blocks.ts";
+
+export interface ExpertSumsOptions {
+  readonly blocks: Blocks;
+  /** Of the layer's experts. */
+  readonly homes: readonly number[];
+  readonly rank: number;
+  /** Homes have sums of lanes before these. */
+  readonly carried: boolean;
+  /** Zeros, and zeros again between lanes: in place, products of many rows would have other bits. */
+  readonly scratch: Float32Array;
+  floatsOf(expert: number): number;
+  /** The gradient of an expert that has its home here. */
+  own(expert: number): Float32Array;
+}
+
+export class ExpertSums {
+  readonly #options: ExpertSumsOptions;
+  readonly #partials = new Map<number, Float32Array[]>();
+
+  constructor(options: ExpertSumsOptions) {
+    this.#options = options;
+  }
+
+  /** Adds the gradient of one lane, which `backward` adds to the zeros that it is given. */
+  async add<T>(expert: number, backward: (sum: Float32Array) => Promise<T>): Promise<T> {
+    const { homes, rank, carried, scratch, own, floatsOf } = this.#options;
+    const home = homes[expert] === rank;
+    const first = this.#options.blocks[expert]?.[0]?.host === rank;
+    if (!first || !(home || !carried)) {
+      const sum = new Float32Array(floatsOf(expert));
+      this.#of(expert).push(sum);
+      return backward(sum);
+    }
+    const sum = scratch.subarray(0, floatsOf(expert));
+    const found = await backward(sum);
+    const partials = this.#of(expert);
+    if (!home && partials.length === 0) partials.push(new Float32Array(sum.length));
+    addAll(home ? own(expert) : (partials[0] as Float32Array), [sum]);
+    sum.fill(0);
+    return found;
+  }
+
+  /** What is to be added to the sum of the lanes before, in order; none of an expert whose gradient has it already. */
+  partials(expert: number): readonly Float32Array[] {
+    return this.#of(expert);
+  }
+
+  #of(expert: number): Float32Array[] {
+    const found = this.#partials.get(expert) ?? [];
+    this.#partials.set(expert, found);
+    return found;
+  }
+}

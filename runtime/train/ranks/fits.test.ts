@@ -1,0 +1,66 @@
+// The memory of a rank by hand, as ranks hold it, and the refusal that names its parts.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { testFssdp } from "../../../test/builders/ranks.ts";
+import { tinyModel } from "../../../test/builders/training.ts";
+import { programOf } from "../../models/index.ts";
+import { rankBytes } from "../../placement/training/laws.ts";
+import { keptFloats, tiedFloats } from "../kept.ts";
+import { kindsOf, layoutOf } from "../layout.ts";
+import { checkMemory, memoryProblem, type RankedModel } from "./fits.ts";
+import { RankMemory } from "./memory.ts";
+import { shapeOf } from "./shape.ts";
+
+const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
+
+function modelOf(ranks: number, lanesAtOnce: number, tie = false): RankedModel {
+  const program = programOf({ ...config, tie_word_embeddings: tie });
+  const layout = layoutOf(program, (layer, expert) => ({ w1: `${layer} ${expert}` }));
+  const all = Array.from({ length: ranks }, (_, rank) => rank);
+  const facts = { node: all, speed: all.map(() => 1) };
+  return { program, layout, facts, fssdp: { ...testFssdp, lanesAtOnce }, sequences: 16, sequenceLength: 32, lanes: 8 };
+}
+
+test("a lone rank has the state of all parameters, one sum of an expert, and sums of the dense part in the tree over lanes", () => {
+  for (const tie of [false, true]) {
+    const model = modelOf(1, 1, tie);
+    const { dense, experts } = kindsOf(model.layout);
+    const floats = dense.reduce((sum, { from, to }) => sum + to - from, 0);
+    const tied = tiedFloats(model.program, model.layout.parts[0]!.units[0]!);
+    assert.equal(tied > 0, tie);
+    const { state, sums } = rankBytes(memoryProblem({ ...model, fssdp: { ...model.fssdp, memorySlots: 0 } }, 0));
+    assert.equal(state, 16 * model.layout.floats);
+    // Of eight lanes: the one that is added to, one that is taken, and three of the tree.
+    assert.equal(sums, 4 * (5 * (floats + tied) + experts[0]!.to - experts[0]!.from));
+  }
+});
+
+test("layers keep what the lanes need that are worked on at once, of each rank its own", () => {
+  const { program } = modelOf(1, 1);
+  const lane = 2 * 32 * 4 * program.layers.reduce((sum, layer) => sum + keptFloats(layer), 0);
+  const kept = (ranks: number, atOnce: number): number => rankBytes(memoryProblem(modelOf(ranks, atOnce), 0)).kept;
+  assert.deepEqual([kept(1, 1), kept(1, 8), kept(2, 2), kept(2, 8)], [lane, 8 * lane, lane, 4 * lane]);
+});
+
+test("ranks hold the state that the law says, and what does not fit is refused with its parts; a byte less fits", () => {
+  for (const ranks of [1, 2, 3]) {
+    const model = modelOf(ranks, 4);
+    const shape = shapeOf(model.layout, ranks);
+    const needs = Array.from({ length: ranks }, (_, rank) => {
+      const problem = memoryProblem(model, rank);
+      const held = 4 * (problem.dense + problem.tied) * (1 + problem.subtrees) + 4 * problem.expert;
+      const { state, sums } = rankBytes({ ...problem, copies: [], partials: 1 });
+      assert.equal(new RankMemory(shape, rank, ranks).stateBytes + held, state + sums);
+      return rankBytes(problem).all;
+    });
+    const all = needs.reduce((a, b) => a + b, 0);
+    checkMemory(model, [...needs.keys()], all);
+    const who = ranks > 1 ? `rank ${ranks - 1} of ${ranks}: ` : "";
+    const message = new RegExp(
+      `^${who}\\d+ parameters x 16 bytes .*, .* of copies, of sums of 8 lanes .* that layers keep of 4 lanes at once are .*; give more memory, or`,
+    );
+    assert.throws(() => checkMemory(model, [...needs.keys()], all - 1), { code: "DoesNotFit", message });
+  }
+});

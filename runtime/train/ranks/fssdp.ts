@@ -1,0 +1,84 @@
+// The settings of sharded experts with what is right where they are not given: none is part of a run's identity, since bits depend on none
+// of them. Pure.
+import { AppError } from "../../../crds/common.ts";
+import type { ModelProgram } from "../../kernels/segment.ts";
+import { dispatchNames } from "../../placement/training/blocks.ts";
+import { spreadNames } from "../../placement/training/collectives.ts";
+import { laneIntervals } from "../../placement/training/lanes.ts";
+import { trainingPlannerNames } from "../../placement/training/planners/index.ts";
+import { expertFloatsOf, type Layout } from "../layout.ts";
+import { type Fssdp, rematerializeNames } from "./plan.ts";
+
+/** Of a core in products of rows, and of a link, about: planners weigh rows against copies by them, and only their ratio counts. */
+const flopsPerSecond = 9e10;
+const linkBytesPerSecond = 1.25e8;
+
+/** Of a row and a parameter: forward, forward again, and the gradients of input and weight, two each. */
+const flopsPerFloat = 8;
+/** Of a copy and a parameter: itself, and its gradient. */
+const bytesPerFloat = 8;
+
+const copiesMax = 4096;
+const stepsMax = 1_000_000;
+
+export interface FssdpProblem {
+  readonly program: ModelProgram;
+  readonly layout: Layout;
+  readonly ranks: number;
+  readonly lanes: number;
+  readonly sequences: number;
+  readonly sequenceLength: number;
+  /** A loss asks for the rows of all lanes before one passes backward. */
+  readonly wholeStep: boolean;
+}
+
+function refuse(field: string, value: unknown, must: string): never {
+  throw new AppError(`fssdp.${field} is ${value}; it must be ${must}`, { code: "BadOption", operation: "reading the settings of a run" });
+}
+
+function whole(field: keyof Fssdp, value: number, min: number, max: number): void {
+  if (!Number.isInteger(value) || value < min || value > max) refuse(field, value, `a whole number from ${min} to ${max}`);
+}
+
+function oneOf(field: keyof Fssdp, value: string, names: readonly string[]): void {
+  if (!names.includes(value)) refuse(field, value, names.join(" or "));
+}
+
+/** Throws AppError `BadOption` with the field. */
+export function fssdpOf(given: Partial<Fssdp>, problem: FssdpProblem): Fssdp {
+  const { ranks, lanes, layout, wholeStep } = problem;
+  laneIntervals(lanes, new Array<number>(ranks).fill(1)); // refuses more ranks than lanes
+  const alone = ranks === 1;
+  const floats = Math.max(1, expertFloatsOf(layout));
+  const seconds = given.seconds ?? { row: (flopsPerFloat * floats) / flopsPerSecond, copy: (bytesPerFloat * floats) / linkBytesPerSecond };
+  const memorySlots = given.memorySlots ?? (alone ? 0 : 2);
+  const made: Fssdp = {
+    planner: given.planner ?? (alone ? "ep" : "auto"),
+    dispatch: given.dispatch ?? "Exact",
+    rematerialize: given.rematerialize ?? "Never",
+    spread: given.spread ?? "chain",
+    memorySlots,
+    overlapDegree: given.overlapDegree ?? Math.min(memorySlots, Math.floor((rowsOf(problem) * seconds.row) / seconds.copy)),
+    window: given.window ?? 5,
+    reshardSteps: given.reshardSteps ?? 100,
+    lanesAtOnce: wholeStep ? lanes : (given.lanesAtOnce ?? (alone ? 1 : lanes)),
+    seconds,
+  };
+  oneOf("planner", made.planner, trainingPlannerNames);
+  oneOf("dispatch", made.dispatch, dispatchNames);
+  oneOf("rematerialize", made.rematerialize, rematerializeNames);
+  oneOf("spread", made.spread, spreadNames);
+  whole("memorySlots", made.memorySlots, 0, copiesMax);
+  whole("overlapDegree", made.overlapDegree, 0, copiesMax);
+  whole("window", made.window, 1, stepsMax);
+  whole("reshardSteps", made.reshardSteps, 1, stepsMax);
+  whole("lanesAtOnce", made.lanesAtOnce, ranks, Math.max(ranks, lanes));
+  if (2 ** Math.round(Math.log2(made.lanesAtOnce)) !== made.lanesAtOnce) refuse("lanesAtOnce", made.lanesAtOnce, "a power of two");
+  return made;
+}
+
+/** Rows of a layer's experts that each rank computes, where they are even. */
+function rowsOf({ program, ranks, sequences, sequenceLength }: FssdpProblem): number {
+  const most = program.layers.reduce((topK, layer) => (layer.kind === "dense" ? topK : Math.max(topK, layer.topK)), 0);
+  return (sequences * sequenceLength * most) / ranks;
+}

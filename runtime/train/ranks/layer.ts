@@ -1,0 +1,37 @@
+// A layer as a rank runs it: its own lanes of a wave forward, and backward, which is given what was kept of them and computes the rest
+// again. Interface only; dense-layer.ts and moe-layer.ts have it.
+import type { TrainableSegment, WeightViews } from "../../compute/training.ts";
+import type { Gradients, Values } from "../../kernels/kernel.ts";
+import type { Tensor } from "../../kernels/segment.ts";
+import type { DenseSums } from "../dense-sums.ts";
+import type { Wave } from "./wave.ts";
+
+/** What forward leaves for backward. */
+export interface LayerPass {
+  /** Values of each of the rank's own lanes. */
+  readonly kept: readonly Values[];
+  /** Rows that each expert has in all lanes of the wave; empty for a layer without experts. */
+  readonly rows: ArrayLike<number>;
+  /** `dys`: of each own lane, as the results are; `beside`: gradients of kept values, by name, that other losses than the last layer's
+   *  give. Adds the lanes' gradients of weights to the sums. */
+  backward(dys: readonly Float32Array[], beside: readonly Gradients[]): Promise<Float32Array[]>;
+}
+
+export interface RankLayer {
+  /** `xs`: rows of each own lane of the wave. */
+  forward(wave: Wave, xs: readonly Float32Array[]): Promise<{ readonly ys: Float32Array[]; readonly pass: LayerPass }>;
+}
+
+/** Views of a dense unit: its parameters, and where backward adds a lane's gradients, which `lanes` then takes. */
+export interface DenseViews {
+  readonly weights: WeightViews;
+  readonly sums: WeightViews;
+  readonly lanes: DenseSums;
+}
+
+/** A segment of the dense part with its weights. */
+export interface DenseBlock extends DenseViews {
+  readonly block: TrainableSegment;
+}
+
+export const rowsOf = (data: Float32Array, width: number): Tensor => ({ shape: [data.length / width, width], data });

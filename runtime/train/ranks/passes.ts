@@ -1,0 +1,205 @@
+// The model as one rank runs it: segments compiled, views of their weights, and the passes of its own lanes of a wave. Experts' gradients
+// are added lane by lane and dense ones in the tree over lanes, so that bits do not depend on how many lanes are worked on at once.
+import type { TrainableLoss, TrainableSegment, TrainingBackend, WeightViews } from "../../compute/training.ts";
+import type { ModelProgram, Tensor } from "../../kernels/segment.ts";
+import { Balancing } from "../balancing.ts";
+import { DenseSums } from "../dense-sums.ts";
+import { tiedFloats } from "../kept.ts";
+import { movedTo, type Unit, viewsOf } from "../layout.ts";
+import type { BalanceSetting } from "../recipes/balance.ts";
+import type { DenseRange } from "./dense-exchange.ts";
+import { RankDenseLayer } from "./dense-layer.ts";
+import type { DenseViews, LayerPass, RankLayer } from "./layer.ts";
+import type { RankMemory } from "./memory.ts";
+import { RankMoeLayer } from "./moe-layer.ts";
+import type { Shape } from "./shape.ts";
+import type { Wave } from "./wave.ts";
+
+/** A fixed share of a batch: whole sequences, one after another. */
+export interface Lane {
+  /** [rows] */
+  readonly inputs: Int32Array;
+  readonly targets: Int32Array;
+}
+
+export interface LaneLoss {
+  /** The sum of its rows' losses. */
+  readonly loss: number;
+  /** Of the recipes of balance, in all layers. */
+  readonly balance: number;
+}
+
+/** What the gradients of a wave are. */
+export interface WaveLosses {
+  readonly lanes: readonly LaneLoss[];
+  /** Rows of each layer's experts, in all lanes of the wave. */
+  readonly rows: readonly ArrayLike<number>[];
+}
+
+/** Weights that are not trained, by the segments' names: of each part, and of the experts of each layer. */
+export interface FrozenParts {
+  readonly parts: readonly WeightViews[];
+  readonly experts: readonly WeightViews[];
+}
+
+export interface PassesOptions {
+  readonly program: ModelProgram;
+  readonly shape: Shape;
+  readonly memory: RankMemory;
+  readonly frozen: FrozenParts;
+  readonly sequenceLength: number;
+  readonly balance: readonly BalanceSetting[];
+}
+
+interface Parts {
+  readonly layers: readonly RankLayer[];
+  readonly embed: DenseViews & { readonly segment: TrainableSegment };
+  readonly head: Omit<DenseViews, "lanes"> & { readonly segment: TrainableLoss; readonly lanes: readonly DenseSums[] };
+  readonly ranges: readonly DenseRange[];
+  readonly balancing: Balancing;
+}
+
+const sumOf = (values: Float32Array): number => values.reduce((sum, value) => sum + value, 0);
+
+export class Passes {
+  readonly #parts: Parts;
+  #keptFloatsMost = 0;
+
+  private constructor(parts: Parts) {
+    this.#parts = parts;
+  }
+
+  static async open(backend: TrainingBackend, options: PassesOptions): Promise<Passes> {
+    const { program, shape, memory, frozen, sequenceLength, balance } = options;
+    const balancing = new Balancing(balance, { program, dense: shape.dense, parameters: memory.dense });
+    const dense = shape.dense.map((unit, part): DenseViews => {
+      const lanes = new DenseSums(unit.to - unit.from);
+      return { weights: { ...viewsOf(memory.dense, unit), ...frozen.parts[part] }, sums: viewsOf(lanes.scratch, movedTo(unit, 0)), lanes };
+    });
+    const scratch = new Float32Array(shape.expertFloats);
+    const layers: RankLayer[] = [];
+    for (const [index, layer] of program.layers.entries()) {
+      const own = { ...(dense[index + 1] as DenseViews), block: await backend.compile(layer.block, sequenceLength) };
+      if (layer.kind === "dense") layers.push(new RankDenseLayer(own, program.hidden));
+      else {
+        const [expert, experts] = [await backend.compileExpert(layer.expert), shape.experts[index] ?? []];
+        layers.push(new RankMoeLayer({ index, layer, dense: own, expert, experts, memory, scratch, frozen: frozen.experts[index] ?? {} }));
+      }
+    }
+    const [embed, head, unit] = [dense[0] as DenseViews, dense.at(-1) as DenseViews, shape.dense[0] as Unit];
+    // Gradients of the head in tensors that the embedding has too are summed apart, and added to the embedding's own at the end.
+    const tied = new DenseSums(tiedFloats(program, unit));
+    const sums = { ...viewsOf(tied.scratch, movedTo(unit, 0)), ...head.sums };
+    return new Passes({
+      layers,
+      embed: { ...embed, segment: await backend.compile(program.embed, sequenceLength) },
+      head: {
+        segment: await backend.compileLoss(program.head),
+        weights: { ...embed.weights, ...head.weights },
+        sums,
+        lanes: [head.lanes, tied],
+      },
+      ranges: [...shape.dense.map(({ from }, i) => ({ from, sums: (dense[i] as DenseViews).lanes })), { from: unit.from, sums: tied }],
+      balancing,
+    });
+  }
+
+  get ranges(): readonly DenseRange[] {
+    return this.#parts.ranges;
+  }
+
+  get balancing(): Balancing {
+    return this.#parts.balancing;
+  }
+
+  /** Floats that layers kept of the rank's lanes at once, at most, since this was asked last. */
+  takeKeptFloatsMost(): number {
+    const floats = this.#keptFloatsMost;
+    this.#keptFloatsMost = 0;
+    return floats;
+  }
+
+  /** The sum of the losses of each own lane, without gradients. Throws PassStopped. */
+  async losses(wave: Wave, lanes: readonly Lane[]): Promise<number[]> {
+    const { layers, head } = this.#parts;
+    let xs: readonly Float32Array[] = await inTurn(lanes, (lane) => this.#embedded(lane));
+    for (const [index, layer] of layers.entries()) {
+      wave.beforeForward(index);
+      xs = (await layer.forward(wave, xs)).ys;
+      wave.afterForward(index);
+    }
+    return inTurn(lanes, async ({ targets }, i) =>
+      sumOf(await head.segment.forward({ x: xs[i] as Float32Array, targets, weights: head.weights })),
+    );
+  }
+
+  /** Adds the gradients of sum(scale * loss) of the own lanes, in their order, and of the losses of balance, to which the wave is a whole
+   *  step. Throws PassStopped; the step's gradients are then to be dropped. */
+  async addGradients(wave: Wave, lanes: readonly Lane[], scale: number): Promise<WaveLosses> {
+    const { layers, embed, head, balancing } = this.#parts;
+    const asked = <T, U>(items: readonly T[], run: (item: T, index: number) => Promise<U>): Promise<U[]> =>
+      inTurn(items, (item, index) => {
+        wave.ask();
+        return run(item, index);
+      });
+    let xs: readonly Float32Array[] = await asked(lanes, (lane) => this.#embedded(lane));
+    const passes: LayerPass[] = [];
+    for (const [index, layer] of layers.entries()) {
+      wave.beforeForward(index);
+      const { ys, pass } = await layer.forward(wave, xs);
+      wave.afterForward(index);
+      passes.push(pass);
+      xs = ys;
+    }
+    const rows = passes.map((pass) => pass.rows);
+    this.#keptFloatsMost = Math.max(this.#keptFloatsMost, keptFloatsOf(passes));
+    const ends = await asked(lanes, async ({ targets }, i) => {
+      const { segment, weights, sums } = head;
+      const found = await segment.backward({ x: xs[i] as Float32Array, targets, scale, weights, sums });
+      for (const own of head.lanes) own.take(wave.lane(i));
+      return found;
+    });
+    let gradients: readonly Float32Array[] = ends.map(({ dx }) => dx);
+    const balance = lanes.map(() => 0);
+    for (let index = layers.length - 1; index >= 0; index--) {
+      const pass = passes.pop() as LayerPass;
+      const beside = balancing.gradients(index, pass.kept, pass.rows);
+      for (const [i, { loss }] of beside.entries()) balance[i] = (balance[i] as number) + loss;
+      await wave.beforeBackward(index);
+      gradients = await pass.backward(
+        gradients,
+        beside.map((own) => own.gradients),
+      );
+      wave.afterBackward(index);
+    }
+    await asked(lanes, async ({ inputs }, i) => {
+      const values = { ids: { shape: [inputs.length], data: inputs } };
+      const { segment, weights, sums } = embed;
+      await segment.backward({ values, outputs: { x: gradients[i] as Float32Array }, weights, sums });
+      embed.lanes.take(wave.lane(i));
+    });
+    return { lanes: ends.map(({ losses }, i) => ({ loss: sumOf(losses), balance: balance[i] as number })), rows };
+  }
+
+  /** Forgets what was added of a step that is given up. */
+  drop(): void {
+    for (const { sums } of this.#parts.ranges) sums.takeNodes();
+  }
+
+  async #embedded({ inputs }: Lane): Promise<Float32Array> {
+    const { segment, weights } = this.#parts.embed;
+    const ids: Tensor = { shape: [inputs.length], data: inputs };
+    return (await segment.forward({ ids }, weights)).x?.data as Float32Array;
+  }
+}
+
+function keptFloatsOf(passes: readonly LayerPass[]): number {
+  const values = passes.flatMap(({ kept }) => kept.flatMap((lane) => Object.values(lane)));
+  return values.reduce((sum, { data }) => sum + data.length, 0);
+}
+
+async function inTurn<T, U>(items: readonly T[], run: (item: T, index: number) => Promise<U>): Promise<U[]> {
+  const results: U[] = [];
+  for (const [index, item] of items.entries()) results.push(await run(item, index));
+  return results;
+}

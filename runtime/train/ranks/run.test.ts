@@ -1,0 +1,146 @@
+// A run over ranks as each of them makes it: result, checkpoints, losses and metrics are those of one rank, any number of ranks goes on
+// from what any number left, all stop together, and none is left waiting where one fails.
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { trainRanks } from "../../../test/builders/ranks.ts";
+import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/builders/training.ts";
+import { Loopback } from "../../comm/loopback.ts";
+import { parseBalance } from "../recipes/index.ts";
+import { type TrainPorts, train } from "../run.ts";
+import type { TrainSettings } from "../settings.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "enodia-rank-runs-"));
+after(() => rmSync(folder, { recursive: true }));
+const data = join(folder, "data");
+await writeCorpus(data, chainedTokens(400, 1));
+const model = writeModel(join(folder, "model"), "deepseek-v3", {
+  n_group: 1,
+  topk_group: 1,
+  num_experts_per_tok: 2,
+  initializer_range: 0.1,
+});
+
+const settings: Omit<TrainSettings, "out"> = {
+  ...runSettings,
+  model,
+  data,
+  validation: data,
+  sequences: 8,
+  lanes: 4,
+  balance: parseBalance("bias:0.01,switch:0.01"),
+  schedule: { ...runSettings.schedule, rate: 3e-3, steps: 6 },
+  checkpoint: { everySteps: 2, keep: 2 },
+};
+
+interface Changes {
+  readonly settings?: Partial<TrainSettings>;
+  /** Rank and its step after which it is told to stop, or the ask. */
+  readonly stop?: { readonly rank: number; readonly step?: number; readonly ask?: number };
+}
+
+async function run(out: string, ranks: number, { settings: changed, stop }: Changes = {}) {
+  const told = Array.from({ length: ranks }, (): unknown[] => []);
+  const steps = told.map(() => 0);
+  let asks = 0;
+  const ends = await trainRanks(
+    ranks,
+    { ...settings, ...changed, out: join(folder, out) },
+    (rank): TrainPorts => ({
+      now: () => 0,
+      stopped: () => {
+        if (stop?.rank !== rank) return false;
+        asks += 1;
+        return stop.ask === undefined ? steps[rank]! >= stop.step! : asks >= stop.ask;
+      },
+      onStart: ({ step }) => void told[rank]!.push({ from: step }),
+      onStep: (report) => {
+        steps[rank] = report.step;
+        told[rank]!.push(report);
+      },
+      onValidation: (report) => void told[rank]!.push(report),
+    }),
+  );
+  return { told, ends };
+}
+
+const sha = (path: string): string => createHash("sha256").update(readFileSync(path)).digest("hex");
+
+/** What a run leaves, by file. */
+function left(out: string): Readonly<Record<string, string>> {
+  const dir = join(folder, out);
+  const last = join(dir, "checkpoints", readdirSync(join(dir, "checkpoints")).toSorted().at(-1)!);
+  const files = [...readdirSync(last).map((name) => join(last, name)), join(dir, "metrics.jsonl")];
+  const result = ["store/expert-index.json", "huggingface/model.safetensors"].map((name) => join(dir, name));
+  return Object.fromEntries([...files, ...result].map((path) => [path.slice(dir.length), sha(path)]));
+}
+
+const one = await run("one", 1);
+
+for (const ranks of [2, 3, 4])
+  test(`${ranks} ranks leave the bytes of one: checkpoints, metrics, store and folder; each rank is told the same`, async () => {
+    const { told, ends } = await run(`of ${ranks}`, ranks);
+    assert.deepEqual(left(`of ${ranks}`), left("one"));
+    for (const each of told) assert.deepEqual(each, one.told[0]);
+    for (const { step, store } of ends) assert.deepEqual([step, store], [6, join(folder, `of ${ranks}`, "store")]);
+  });
+
+test("planner, waves and dropped copies are no part of what a run is: it goes on with others", async () => {
+  const waves = { planner: "hecate", rematerialize: "AfterForward", lanesAtOnce: 2, reshardSteps: 2, memorySlots: 1 } as const;
+  const plain = { balance: parseBalance("bias:0.01") };
+  await run("plain", 1, { settings: plain });
+  await run("waves", 2, { settings: { ...plain, fssdp: waves }, stop: { rank: 0, step: 3 } });
+  await run("waves", 2, { settings: { ...plain, fssdp: { planner: "late" } } });
+  assert.deepEqual(left("waves"), left("plain"));
+});
+
+test("any rank's stop ends all after the same step, and any number of ranks goes on from it bit for bit", async () => {
+  const first = await run("changing", 3, { stop: { rank: 2, step: 1 } });
+  assert.deepEqual(
+    first.ends.map(({ step, store }) => [step, store]),
+    [1, 1, 1].map((step) => [step, undefined]),
+  );
+  const second = await run("changing", 1, { stop: { rank: 0, step: 3 } });
+  assert.deepEqual(second.ends[0]!.step, 3);
+  const third = await run("changing", 4);
+  assert.deepEqual(left("changing"), left("one"));
+  const steps = [first, second, third].flatMap(({ told }) => told[0]!.filter((each) => "loss" in (each as object)));
+  assert.deepEqual(
+    steps,
+    one.told[0]!.filter((each) => "loss" in (each as object)),
+  );
+});
+
+test("a stop in the middle of a step, or of a loss on other data, leaves no trace and nobody waiting", async () => {
+  const { ends } = await run("asked", 3, { stop: { rank: 1, ask: 5 } });
+  assert.deepEqual(
+    ends.map(({ step }) => step),
+    [1, 1, 1],
+  );
+  await run("asked", 2);
+  assert.deepEqual(left("asked"), left("one"));
+});
+
+test("ranks with other settings are told so before the first step", async () => {
+  const ports: TrainPorts = { now: () => 0, stopped: () => false, onStart() {}, onStep: () => assert.fail("a step"), onValidation() {} };
+  const hub = new Loopback(2, 60_000);
+  const facts = { node: [0, 1], speed: [1, 1] };
+  const found = await Promise.allSettled(
+    [1, 2].map((clip, rank) =>
+      train({ ...settings, clip, out: join(folder, "differ") }, ports, { transport: hub.transport(rank), world: 1, facts }),
+    ),
+  );
+  for (const each of found) assert.equal(each.status === "rejected" && (each.reason as { code: string }).code, "PlanMismatch");
+});
+
+test("a rank whose unit was not written leaves the checkpoint without a name, and the last good one is gone on from", async () => {
+  await run("torn", 3, { stop: { rank: 0, step: 4 } });
+  const last = join(folder, "torn", "checkpoints", "step-00000004");
+  renameSync(join(last, "manifest.json"), join(last, "manifest.json.tmp"));
+  const { told } = await run("torn", 2);
+  assert.deepEqual(told[0]![0], { from: 2 });
+  assert.deepEqual(left("torn"), left("one"));
+});

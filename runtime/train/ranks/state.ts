@@ -1,0 +1,163 @@
+// What a rank holds of a model between steps, by the units of the layout: where parameters are filled in, which units it writes into a
+// checkpoint, and the exchanges of that. A dense unit of several owners is written by the owner of its first piece.
+import { exchange, gatherAll } from "../../comm/collectives.ts";
+import type { Payload, Stamp, Transport } from "../../comm/transport.ts";
+import type { CheckpointState } from "../checkpoint.ts";
+import type { Layout, Unit } from "../layout.ts";
+import type { RankMemory } from "./memory.ts";
+import { ownedDense, type Shape } from "./shape.ts";
+
+interface StateOptions {
+  readonly layout: Layout;
+  readonly shape: Shape;
+  readonly memory: RankMemory;
+  readonly transport: Transport;
+  homes(): readonly (readonly number[])[];
+  stamp(step: number): Stamp;
+}
+
+/** What is stored beside parameters, in this order. */
+const moments = ["m", "v"] as const;
+
+export class RankState implements CheckpointState {
+  readonly #options: StateOptions;
+
+  constructor(options: StateOptions) {
+    this.#options = options;
+    this.#eachExpert((layer, expert, home) => {
+      if (home === options.transport.rank) options.memory.take(layer, expert);
+    });
+  }
+
+  get rank(): number {
+    return this.#options.transport.rank;
+  }
+
+  /** Where this rank has parameters of a unit; undefined where it has none. Once all are filled in, `filled` is to be called. */
+  parameters(part: number, index: number): Float32Array | undefined {
+    const { memory, shape } = this.#options;
+    const unit = shape.dense[part];
+    if (index === 0) return unit && memory.dense.subarray(unit.from, unit.to);
+    return memory.owns(part - 1, index - 1) ? memory.own(part - 1, index - 1, "p") : undefined;
+  }
+
+  filled(): void {
+    this.#options.memory.keepDense();
+  }
+
+  /** Takes parameters, and zero moments, from an array that is laid out as the layout says. */
+  load(parameters: Float32Array): void {
+    this.#eachUnit((part, index, { from, to }) => this.parameters(part, index)?.set(parameters.subarray(from, to)));
+    this.filled();
+  }
+
+  /** Writes parameters or gradients of what this rank owns into such an array. */
+  save(into: Float32Array, field: "p" | "g" = "p"): void {
+    const { memory, shape, transport } = this.#options;
+    const own = ownedDense(shape, transport.rank);
+    this.#eachUnit((part, index, { from }) => {
+      const unit = shape.dense[part] as Unit;
+      const [begin, end] = [Math.max(own.from, unit.from), Math.min(own.to, unit.to)];
+      if (index > 0 && memory.owns(part - 1, index - 1)) into.set(memory.own(part - 1, index - 1, field), from);
+      else if (index === 0 && begin < end)
+        into.set(memory.ownDense(field).subarray(begin - own.from, end - own.from), from + begin - unit.from);
+    });
+  }
+
+  writes(part: number, index: number): boolean {
+    return this.#writerOf(part, index) === this.rank;
+  }
+
+  async *pieces(step: number, part: number, index: number): AsyncGenerator<Float32Array> {
+    const { memory, transport, shape } = this.#options;
+    if (index > 0) {
+      for (const field of ["p", ...moments] as const) yield memory.own(part - 1, index - 1, field);
+      return;
+    }
+    const unit = shape.dense[part] as Unit;
+    yield memory.dense.subarray(unit.from, unit.to);
+    for (const [chunk, field] of moments.entries())
+      for (let rank = 0; rank < transport.ranks; rank++) {
+        const length = lengthIn(unit, ownedDense(shape, rank));
+        if (length === 0) continue;
+        const wanted = { what: "moments", layer: part, chunk, piece: 0, length };
+        if (rank === transport.rank) yield this.#ownIn(unit, field);
+        else yield (await transport.receive(rank, this.#options.stamp(step), wanted)) as Float32Array;
+      }
+  }
+
+  async give(step: number, part: number, index: number): Promise<void> {
+    const { transport, shape, stamp } = this.#options;
+    const unit = shape.dense[part] as Unit;
+    if (index > 0 || lengthIn(unit, ownedDense(shape, transport.rank)) === 0) return;
+    for (const [chunk, field] of moments.entries())
+      await transport.send(
+        this.#writerOf(part, index),
+        stamp(step),
+        { what: "moments", layer: part, chunk, piece: 0 },
+        this.#ownIn(unit, field),
+      );
+  }
+
+  wants(part: number, index: number): boolean {
+    return this.parameters(part, index) !== undefined;
+  }
+
+  take(part: number, index: number, values: Float32Array): void {
+    const { memory, shape, transport } = this.#options;
+    const floats = values.length / (1 + moments.length);
+    this.parameters(part, index)?.set(values.subarray(0, floats));
+    for (const [i, field] of moments.entries()) {
+      const found = values.subarray((1 + i) * floats, (2 + i) * floats);
+      if (index > 0) memory.own(part - 1, index - 1, field).set(found);
+      else {
+        const [unit, own] = [shape.dense[part] as Unit, ownedDense(shape, transport.rank)];
+        const [begin, end] = [Math.max(own.from, unit.from), Math.min(own.to, unit.to)];
+        if (begin < end) memory.ownDense(field).set(found.subarray(begin - unit.from, end - unit.from), begin - own.from);
+      }
+    }
+    this.filled();
+  }
+
+  async meet(step: number, what: string): Promise<void> {
+    await this.gather(step, what, new Int32Array(), () => 0);
+  }
+
+  gather<T extends Payload>(step: number, what: string, own: T, lengthFrom: (rank: number) => number): Promise<T[]> {
+    const { transport, stamp } = this.#options;
+    return gatherAll(transport, stamp(step), { what, layer: -1, lengthFrom }, own);
+  }
+
+  /** As many numbers as the first rank has, on all ranks. */
+  async fromFirst(step: number, what: string, own: Float64Array): Promise<Float64Array> {
+    const { transport, stamp } = this.#options;
+    const parts = Array.from({ length: transport.ranks }, () => (transport.rank === 0 ? own : own.subarray(0, 0)));
+    const lengthFrom = (rank: number): number => (rank === 0 ? own.length : 0);
+    return (await exchange(transport, stamp(step), { what, layer: -1, lengthFrom }, parts))[0] as Float64Array;
+  }
+
+  #writerOf(part: number, index: number): number {
+    const { shape, homes } = this.#options;
+    if (index > 0) return homes()[part - 1]?.[index - 1] as number;
+    const first = shape.dense[part]?.from;
+    return shape.pieces.find(({ from }) => from === first)?.owner ?? 0;
+  }
+
+  #ownIn(unit: Unit, field: "m" | "v"): Float32Array {
+    const { memory, shape, transport } = this.#options;
+    const own = ownedDense(shape, transport.rank);
+    return memory.ownDense(field).subarray(Math.max(own.from, unit.from) - own.from, Math.min(own.to, unit.to) - own.from);
+  }
+
+  #eachExpert(run: (layer: number, expert: number, home: number) => void): void {
+    for (const [layer, row] of this.#options.homes().entries()) for (const [expert, home] of row.entries()) run(layer, expert, home);
+  }
+
+  #eachUnit(run: (part: number, index: number, unit: Unit) => void): void {
+    for (const [part, { units }] of this.#options.layout.parts.entries())
+      for (const [index, unit] of units.entries()) run(part, index, unit);
+  }
+}
+
+const lengthIn = ({ from, to }: Unit, own: { readonly from: number; readonly to: number }): number =>
+  Math.max(0, Math.min(to, own.to) - Math.max(from, own.from));
