@@ -1,5 +1,5 @@
-// What a run trains and what it ends in: a model's own parameters, or adapters beside parameters that stay, which end merged into a
-// plain model. Checkpoints and optimizers see what is trained alone.
+// The model that a run trains and the one that it ends in: a model's own parameters, or adapters beside parameters that stay, which end
+// merged into a plain model. Checkpoints and optimizers see what is trained alone.
 import type { WeightViews } from "../compute/training.ts";
 import { checkProgram } from "../kernels/check-program.ts";
 import { gaussian } from "../kernels/random.ts";
@@ -69,8 +69,8 @@ function beside(source: ModelSource, setting: AdapterSetting, seed: number): Tra
     async frozen(start) {
       const values = new Float32Array(base.floats);
       await start.fill(base, (part, index) => {
-        const { from, to } = base.parts[part]?.units[index] as Unit;
-        return values.subarray(from, to);
+        const unit = base.parts[part]?.units[index];
+        return unit && values.subarray(unit.from, unit.to);
       });
       return viewsByTensor(values, base);
     },

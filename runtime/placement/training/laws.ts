@@ -54,8 +54,8 @@ export function copyBytes({ copies, expert, rematerialize }: Pick<MemoryProblem,
 
 /**
  * Bytes of a rank but for frames, the rows of others among them, and what the engine takes while it computes. State: parameter,
- * gradient and moments of what it owns. Sums: copies; sums of lanes; what is frozen; the dense part where it owns some of it only, and gradients of the
- * dense part as backward adds to them and as they wait. Kept: what layers keep.
+ * gradient and moments of what it owns. Sums: copies; sums of lanes; what is frozen; the dense part where it owns some of it only, and
+ * gradients of the dense part as backward adds to them and as they wait. Kept: what layers keep.
  */
 export function rankBytes(problem: MemoryProblem) {
   const { dense, denseOwned, expert, frozen, owned, partials, subtrees, tied } = problem;
