@@ -64,9 +64,12 @@ export interface Compiled {
 
 /** Room for the experts of one layer, of which any may be here. */
 export interface Shelf {
-  /** Compiles the expert of that number. */
-  put(expert: number, weights: Weights): Promise<Compiled>;
+  /** Compiles the expert of that number. A large one is written in pieces, between which `pause` is waited for. */
+  put(expert: number, weights: Weights, pause?: Pause): Promise<Compiled>;
 }
+
+/** Lets others use the backend, where it is time to. */
+export type Pause = () => Promise<void>;
 
 /** A layer as a part of a range. */
 export interface RangeLayer {

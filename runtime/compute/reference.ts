@@ -6,6 +6,7 @@ import { rowsOfGroups } from "../kernels/kv-groups.ts";
 import { evaluate } from "../kernels/program.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";
 import { copyF32, type Weights } from "../kernels/weights.ts";
+import { isPlain } from "../kernels/widths.ts";
 import type {
   Backend,
   BackendFactory,
@@ -152,7 +153,8 @@ class ReferenceRange implements LayerRange {
 
   covers(layer: number): boolean {
     const part = this.#layers[layer];
-    return part !== undefined && (part.layer.kind === "dense" || shelfOf(part).experts.size === part.layer.experts);
+    if (part === undefined || !isPlain(part.layer)) return false;
+    return part.layer.kind === "dense" || shelfOf(part).experts.size === part.layer.experts;
   }
 
   async run({ x, kv, from, to }: RangeCall): Promise<RangeOutputs> {

@@ -15,6 +15,7 @@ import type {
   KvSpec,
   LayerRange,
   Outputs,
+  Pause,
   RangeCall,
   RangeLayer,
   RangeOutputs,
@@ -70,8 +71,8 @@ class PlacedShelf implements Shelf {
     this.device = device;
     this.inner = inner;
   }
-  async put(expert: number, weights: Weights): Promise<Compiled> {
-    return new Placed(this.device, await this.inner.put(expert, weights));
+  async put(expert: number, weights: Weights, pause?: Pause): Promise<Compiled> {
+    return new Placed(this.device, await this.inner.put(expert, weights, pause));
   }
 }
 

@@ -3,7 +3,7 @@
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
 import { type Phase, phases } from "../../crds/telemetry.ts";
-import type { Backend, Compiled, Room, Shelf } from "../compute/backend.ts";
+import type { Backend, Compiled, Pause, Room, Shelf } from "../compute/backend.ts";
 import { inPieces, keptRoom } from "../compute/kept.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { notHosted } from "../placement/frames/not-hosted.ts";
@@ -15,6 +15,10 @@ import { type Group, groupPairs } from "./core/combine.ts";
 import type { Queued, Share } from "./core/frame-queue.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import { Mutex } from "./mutex.ts";
+
+/** A load has the backend for this part of the last step's time, and for so many milliseconds in any case, before others have it. */
+const sliceOfStep = 0.05;
+const sliceMsLeast = 1;
 
 export interface PairBatch extends Pairs {
   readonly layer: number;
@@ -61,6 +65,7 @@ export class ExpertTable {
   readonly #layers: (Compiled | undefined)[][];
   readonly #shelves: readonly (Shelf | undefined)[];
   #count = 0;
+  #stepMs = 0;
 
   constructor(tools: Tools) {
     this.#tools = tools;
@@ -92,13 +97,28 @@ export class ExpertTable {
     if (row[expert]) return;
     const { store, codec } = this.#tools;
     const shelf = this.#shelves[layer] as Shelf; // a layer without experts has no row
-    const compiled = await this.lock.run(() => shelf.put(expert, store.decodeUnit(unit, codec, layer)));
+    const compiled = await this.lock.run(() => shelf.put(expert, store.decodeUnit(unit, codec, layer), this.#pause()));
     if (row[expert])
       await compiled.dispose(); // two loads of one expert at once
     else {
       row[expert] = compiled;
       this.#count += 1;
     }
+  }
+
+  /** A step took so long: a part of that is what loads may hold up the next one by. */
+  stepTook(ms: number): void {
+    this.#stepMs = ms;
+  }
+
+  /** Of one load, which begins now. */
+  #pause(): Pause {
+    let since = performance.now();
+    return async () => {
+      if (performance.now() - since < Math.max(sliceMsLeast, sliceOfStep * this.#stepMs)) return;
+      await this.lock.pause();
+      since = performance.now();
+    };
   }
 
   async unload(layer: number, expert: number): Promise<void> {

@@ -4,7 +4,8 @@ import type { Phase } from "../../crds/telemetry.ts";
 import type { Compiled, KvCall, Outputs, Room } from "../compute/backend.ts";
 import { inPieces, keptRoom } from "../compute/kept.ts";
 import { rangeOfGroups } from "../kernels/kv-groups.ts";
-import type { Tensor } from "../kernels/segment.ts";
+import type { Layer, Tensor } from "../kernels/segment.ts";
+import { widthBehind } from "../kernels/widths.ts";
 import { scatterRows, selectPairs } from "../placement/frames/pairs.ts";
 import { combine, type Group, groupPairs, placeSums } from "./core/combine.ts";
 import { kindOf } from "./core/plan.ts";
@@ -81,7 +82,9 @@ async function passLayer(tools: StepTools, of: LayerOf, x: Float32Array): Promis
   if ("y" in begun) return { x: begun.y, to };
   if (begun.remote) await tools.turns.waitFor(begun.remote);
   tools.times.add({ rows: tokens.length, decodes }, "experts", performance.now() - begun.sentAt);
-  return { x: combine(begun.h, begun.gates, begun.rows, tools.program.hidden), to };
+  const { layers, hidden } = tools.program;
+  const stride = widthBehind(layers[of.layer] as Layer);
+  return { x: combine(begun.h, begun.gates, begun.rows, { width: hidden, stride }), to };
 }
 
 /** All of a layer that can be done before other ranks have answered; of a dense layer, all. */
@@ -100,10 +103,11 @@ async function beginLayer(
     return { y: floats(out, "y") };
   }
   const ids = out.ids?.data as Int32Array;
-  follow(tools.transitions, followed, { layer, decodes, ids, topK: shape.topK });
+  const { topK, experts } = shape;
+  follow(tools.transitions, followed, { layer, decodes, ids, topK, experts });
   const sentAt = performance.now();
   const gates = floats(out, "gates");
-  const rows = await beginExperts(tools, { layer, decodes, f: floats(out, "f"), gates, ids, topK: shape.topK, room });
+  const rows = await beginExperts(tools, { layer, decodes, f: floats(out, "f"), gates, ids, topK, experts, room });
   return { h: floats(out, "h"), gates, sentAt, ...rows };
 }
 
@@ -155,15 +159,15 @@ interface DensePart {
 
 /** The outputs of a layer's dense part, which stay as they are when it runs again. */
 async function denseRows(tools: StepTools, { block, decodes, pieces, room }: DensePart, x: Float32Array): Promise<Outputs> {
-  const { hidden } = tools.program;
-  const of = x.length / hidden;
+  const of = pieces.reduce((sum, { rows }) => sum + rows, 0);
+  const width = x.length / of;
   const whole: Record<string, Tensor> = {};
   for (const { from, rows, kv } of pieces) {
     const pieceRoom: Room = (output, length) => {
-      const width = length / rows;
-      return room(output, of * width).subarray(from * width, from * width + length);
+      const own = length / rows;
+      return room(output, of * own).subarray(from * own, from * own + length);
     };
-    const input = { x: { shape: [rows, hidden], data: x.subarray(from * hidden, (from + rows) * hidden) } };
+    const input = { x: { shape: [rows, width], data: x.subarray(from * width, (from + rows) * width) } };
     // Inside of the lock: waiting for it is waiting for experts that others asked of this rank.
     const out = await tools.experts.lock.run(async () => {
       const startedAt = performance.now();
@@ -175,10 +179,10 @@ async function denseRows(tools: StepTools, { block, decodes, pieces, room }: Den
       return outputs;
     });
     for (const [name, { data }] of Object.entries(out)) {
-      const width = data.length / rows;
-      whole[name] ??= { shape: [of, width], data: data instanceof Int32Array ? new Int32Array(of * width) : room(name, of * width) };
+      const own = data.length / rows;
+      whole[name] ??= { shape: [of, own], data: data instanceof Int32Array ? new Int32Array(of * own) : room(name, of * own) };
       const inPlace = data.buffer === whole[name].data.buffer;
-      if (!inPlace) whole[name].data.set(data, from * width);
+      if (!inPlace) whole[name].data.set(data, from * own);
     }
     const others = from + rows < of ? tools.turns.betweenGraphs() : undefined;
     if (others) await others;
@@ -188,18 +192,19 @@ async function denseRows(tools: StepTools, { block, decodes, pieces, room }: Den
 
 /** Unweighted expert outputs of every (row, k), [n * topK, hidden]: those of this rank when it resolves, the rest with `remote`. */
 async function beginExperts(tools: StepTools, of: LayerRows): Promise<Pick<Begun, "rows" | "remote">> {
-  const { layer, decodes, f, gates, ids, topK, room } = of;
+  const { layer, decodes, f, gates, ids, topK, experts: count, room } = of;
   const { hidden } = tools.program;
   const { experts, counter, turns } = tools;
   const { rank, table } = tools.router();
   const decoded = decodes * topK; // pairs
   const groups = groupPairs(ids.length, (pair) => {
     const expert = ids[pair] as number;
+    if (expert >= count) return nowhereKey;
     counter.routed(pair < decoded ? "decode" : "prefill", layer, expert, 1);
     const host = table.route(layer, expert);
     const here = (host === rank || host < 0) && experts.has(layer, expert);
     return here ? localKey : host;
-  }).flatMap((group) => byPhase(group, decoded));
+  }).flatMap((group) => (group.key === nowhereKey ? [] : byPhase(group, decoded)));
   const all = { rows: f, pairRows: rowsOfPairs(ids.length, topK), pairExperts: Uint32Array.from(ids) };
   // Pairs ascend, so that those of one phase lie beside each other.
   const partOf = ({ pairs, phase }: PhaseGroup) => {
@@ -207,7 +212,8 @@ async function beginExperts(tools: StepTools, of: LayerRows): Promise<Pick<Begun
     return { layer, phase, rows: f, pairRows: all.pairRows.subarray(from, to), pairExperts: all.pairExperts.subarray(from, to) };
   };
   const local = groups.filter(({ key }) => key === localKey);
-  if (local.length === groups.length) {
+  const rowsOfAll = groups.reduce((sum, { pairs }) => sum + pairs.length, 0);
+  if (local.length === groups.length && rowsOfAll === ids.length) {
     const rows = room("pairs", ids.length * hidden);
     const next = inPieces(rows);
     await turns.ownExperts(local.map(partOf), (_output, length) => next(length));
@@ -250,6 +256,8 @@ function byPhase({ key, pairs }: Group, decoded: number): PhaseGroup[] {
 
 /** Key of the pairs computed here; ranks are >= 0 and -1 stands for an unknown host. */
 const localKey = -2;
+/** Key of the pairs whose expert the block has computed: their rows stay 0. */
+const nowhereKey = -3;
 
 function rowsOfPairs(pairs: number, topK: number): Uint32Array {
   return Uint32Array.from({ length: pairs }, (_, pair) => Math.floor(pair / topK));

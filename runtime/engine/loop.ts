@@ -1,6 +1,7 @@
 // The engine's loop: runs steps one after another and answers the main thread's messages between them. Frames of other
 // ranks are answered between the layers of a running step too, and while a step waits for another rank, so that two ranks
 // waiting for each other always get on.
+import { setImmediate as macrotask } from "node:timers/promises";
 import { type MessagePort, receiveMessageOnPort } from "node:worker_threads";
 import { AppError } from "../../crds/common.ts";
 import type { StepKind } from "../../crds/telemetry.ts";
@@ -143,7 +144,7 @@ export class EngineLoop {
         this.#kind = kindOf(step.tokens.length, decodesOf(step));
         await this.#execute(step);
         await this.#turns.betweenGraphs();
-        await new Promise<void>((resolve) => setImmediate(resolve)); // lets messages, loads and replies in
+        await macrotask(); // lets messages, loads and replies in
       } else {
         this.#kind = undefined;
         const woken = new Promise<void>((resolve) => {
@@ -167,6 +168,7 @@ export class EngineLoop {
       const kv = { cache: this.#model.kv, groups: step.groups };
       const x = await forward(this.#tools, step.tokens, kv, decodesOf(step));
       const ms = performance.now() - changedAt;
+      this.#experts.stepTook(ms);
       const unusable = unusableRows(step, x, this.#model.program.hidden);
       this.#batcher.complete(step, await this.#sample(step, x, unusable), ms);
       const open = this.#batcher.openIds(); // what comes after a text's end is nobody's
@@ -289,7 +291,7 @@ export class EngineLoop {
       case "runExperts":
         return this.#turns.serve(message.argument);
       case "loadExpert":
-        await macrotask(); // not between two layers of a running step: copying and packing an expert takes time
+        await macrotask(); // not between two layers of a running step: a slice of a load takes time
         return this.#experts.load(message.argument.layer, message.argument.expert, message.argument.unit);
       case "unloadExpert":
         await macrotask();
@@ -396,5 +398,3 @@ export class EngineLoop {
     this.#port.postMessage(message, transfer);
   }
 }
-
-const macrotask = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));

@@ -1,19 +1,34 @@
 // One user of the backend at a time: a program's outputs are valid until its next run, and frames of other ranks come in
-// between a step's own calls. On the cpu backend calls are synchronous and the lock is always free.
+// between a step's own calls. On the cpu backend calls are synchronous and the lock is free but for what is done in slices.
 
 export class Mutex {
   #busy = false;
   readonly #waiting: (() => void)[] = [];
 
   async run<T>(work: () => Promise<T>): Promise<T> {
-    if (this.#busy) await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    this.#busy = true;
+    await this.#enter();
     try {
       return await work();
     } finally {
-      const next = this.#waiting.shift();
-      if (next) next();
-      else this.#busy = false;
+      this.#leave();
     }
+  }
+
+  /** For who has it: others have their turn, and all that waits for the event loop. */
+  async pause(): Promise<void> {
+    this.#leave();
+    await new Promise<void>((resolve) => setImmediate(resolve));
+    await this.#enter();
+  }
+
+  async #enter(): Promise<void> {
+    if (this.#busy) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    this.#busy = true;
+  }
+
+  #leave(): void {
+    const next = this.#waiting.shift();
+    if (next) next();
+    else this.#busy = false;
   }
 }

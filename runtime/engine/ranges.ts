@@ -95,7 +95,7 @@ export async function passRange(tools: StepTools, { part, followed, from, to: wi
         tools.counter.routed(phase, layer, expert, 1);
         tools.counter.served(phase, [layer, expert], 1);
       }
-      if (shape?.kind === "moe") follow(tools.transitions, followed, { layer, decodes, ids, topK });
+      if (shape?.kind === "moe") follow(tools.transitions, followed, { layer, decodes, ids, topK, experts: shape.experts });
       else for (const token of followed) token.chose = undefined;
     }
     return { x: out.x, to };

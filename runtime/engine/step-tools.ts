@@ -76,12 +76,18 @@ export interface Chosen {
   readonly decodes: number;
   readonly ids: Int32Array; // [n, topK]
   readonly topK: number;
+  /** Experts with larger ids are no rows of the layer's, but the token's own. */
+  readonly experts: number;
 }
 
 /** Counts where followed tokens went from the layer before to this one. */
-export function follow(transitions: TransitionSampler, followed: readonly Followed[], { layer, decodes, ids, topK }: Chosen): void {
+export function follow(
+  transitions: TransitionSampler,
+  followed: readonly Followed[],
+  { layer, decodes, ids, topK, experts }: Chosen,
+): void {
   for (const token of followed) {
-    const chosen = ids.slice(token.row * topK, (token.row + 1) * topK);
+    const chosen = ids.slice(token.row * topK, (token.row + 1) * topK).filter((id) => id < experts);
     if (token.chose) transitions.count(phaseOf(token.row, decodes), layer - 1, token.chose, chosen);
     token.chose = chosen;
   }

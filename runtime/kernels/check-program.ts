@@ -4,7 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import { type ExpertGrid, gridOf } from "../placement/grid.ts";
 import { kernelOf } from "./index.ts";
 import type { DType, Layer, ModelProgram, Segment } from "./segment.ts";
-import { valuesOf } from "./widths.ts";
+import { valuesOf, widthBehind, widthInto } from "./widths.ts";
 
 type Values = readonly (readonly [name: string, dtype: DType, width: number])[];
 
@@ -24,21 +24,32 @@ export function checkProgram(program: ModelProgram): void {
   const x: Values = [["x", "f32", hidden]];
   check(embed, [["ids", "i32", 0]], x);
   check(head, x, [["logits", "f32", vocab]]);
+  let width = hidden;
   for (const [index, layer] of layers.entries()) {
+    if (widthInto(layer) !== width) throw invalid(layer.block.name, `is given rows of ${width} values and takes ${widthInto(layer)}`);
+    width = widthBehind(layer);
     if (layer.kind === "dense") check(layer.block, x, [["y", "f32", hidden]]);
     else checkMoe(layer, hidden, x);
     checkKvLayers(layer.block, index);
   }
+  if (width !== hidden) throw invalid(head.name, `is given rows of ${width} values and takes ${hidden}`);
 }
 
 function checkMoe(layer: Extract<Layer, { kind: "moe" }>, hidden: number, x: Values): void {
-  const { block, expert, experts, topK, shared } = layer;
-  check(block, x, [
-    ["h", "f32", hidden],
-    ["f", "f32", hidden],
-    ["ids", "i32", topK],
-    ["gates", "f32", topK],
-  ]);
+  const { block, expert, experts, topK, shared, free } = layer;
+  if (widthBehind(layer) < hidden) throw invalid(block.name, `has rows of ${widthBehind(layer)} values, fewer than its experts' ${hidden}`);
+  check(
+    block,
+    [["x", "f32", widthInto(layer)]],
+    [
+      ["h", "f32", widthBehind(layer)],
+      ["f", "f32", hidden],
+      ["ids", "i32", topK],
+      ["gates", "f32", topK],
+    ],
+  );
+  if (free !== undefined && !(Number.isInteger(free.count) && free.count > 0 && free.balanceWeight > 0))
+    throw invalid(block.name, `${free.count} free experts of weight ${free.balanceWeight}`);
   check(expert, x, [["y", "f32", hidden]]);
   if (!Number.isInteger(shared) || shared < 0) throw invalid(block.name, `${shared} shared experts`);
   if (topK < 1 || topK > experts) throw invalid(block.name, `top-${topK} of ${experts} experts`);

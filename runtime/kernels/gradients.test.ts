@@ -88,6 +88,22 @@ const cases: Record<string, Case> = {
     op: { op: "candidates", logits: "l", sharpness: "s", count: 3, ids: "ids", values: "values", shares: "shares" },
     values: { l: randomTensor(28, [4, 6], 2), s: { shape: [4, 1], data: Float32Array.of(1, 0.5, 2, 1.5) } },
   },
+  scale: { op: { op: "scale", x: "x", by: -0.7, out: "out" }, values: { x: randomTensor(29, [3, 4]) } },
+  gru: {
+    op: { op: "gru", given: "g", held: "h", state: "s", out: "out" },
+    values: { g: randomTensor(36, [3, 6]), h: randomTensor(37, [3, 6]), s: randomTensor(38, [3, 2]) },
+  },
+  "freeExperts, two constants, a copy, one that gives nothing": {
+    op: {
+      ...{ op: "freeExperts", x: "x", f: "f", ids: "ids", gates: "g", from: 2, copies: 1, zeros: 1, out: "out" },
+      mix: "m",
+      constants: "v",
+    } as Op,
+    values: {
+      ...{ x: randomTensor(31, [4, 5]), f: randomTensor(32, [4, 3]), g: randomTensor(33, [4, 2]) },
+      ...{ ids: { shape: [4, 2], data: Int32Array.of(0, 4, 3, 2, 5, 1, 4, 3) }, m: randomTensor(34, [4, 4]), v: randomTensor(35, [3, 2]) },
+    },
+  },
   "groupRoute, softmax": { op: groupRoute(false, false), values: { l: randomTensor(26, [4, 6], 2) } },
   "groupRoute, softmax, normalised": { op: groupRoute(false, true), values: { l: randomTensor(26, [4, 6], 2) } },
   "groupRoute, sigmoid with a bias": {

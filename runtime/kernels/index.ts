@@ -5,13 +5,16 @@ import { addRow } from "./add-row.ts";
 import { attention } from "./attention.ts";
 import { candidates } from "./candidates.ts";
 import { clampedSwiglu } from "./clamped-swiglu.ts";
+import { freeExperts } from "./free-experts.ts";
 import { gather } from "./gather.ts";
 import { groupRoute } from "./group-route.ts";
+import { gru } from "./gru.ts";
 import { joinHeads } from "./join-heads.ts";
 import type { Kernel } from "./kernel.ts";
 import { matMul } from "./mat-mul.ts";
 import { rmsNorm } from "./rms-norm.ts";
 import { route } from "./route.ts";
+import { scale } from "./scale.ts";
 import type { Op, OpName } from "./segment.ts";
 import { siluMul } from "./silu-mul.ts";
 import { slice } from "./slice.ts";
@@ -30,6 +33,9 @@ const kernels: { readonly [Name in OpName]: Kernel<Extract<Op, { op: Name }>> } 
   route,
   groupRoute,
   candidates,
+  scale,
+  freeExperts,
+  gru,
 };
 
 export const opNames = Object.keys(kernels) as readonly OpName[];
@@ -47,6 +53,11 @@ export function kernelOf(op: Op): Kernel {
 /** The values of a segment that its gates choose experts by. */
 export function gateLogits(ops: readonly Op[]): ReadonlySet<string> {
   return new Set(ops.flatMap((op) => kernelOf(op).gateLogits?.(op) ?? []));
+}
+
+/** The values of a segment that training keeps for backward, beside inputs and outputs. */
+export function keptValues(ops: readonly Op[]): ReadonlySet<string> {
+  return new Set([...gateLogits(ops), ...ops.flatMap((op) => kernelOf(op).keeps?.(op) ?? [])]);
 }
 
 /** Every test case of every op. */

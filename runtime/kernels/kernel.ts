@@ -71,6 +71,8 @@ export interface Kernel<O extends Op = Op> {
   gateLogits?(op: O): string;
   /** Of a gate: what losses of balance are means of. */
   shares?(op: O, logits: Float32Array): Shares;
+  /** Of an op of the host in training that is no gate: the values that backward reads beside the segment's inputs and outputs. */
+  keeps?(op: O): readonly string[];
   /** Of a gate: the weight that is added to its choices and to nothing else, where it has one. */
   choiceBias?(op: O): string | undefined;
   /** Returns the written values. f32 storage, f64 accumulation: the oracle. */

@@ -139,6 +139,33 @@ export type Op =
       readonly ids: string;
       readonly values: string;
       readonly shares: string;
+    }
+  /**
+   * The cell of a GRU: out[n, p] = (1 - z) * new + z * state with r = sigmoid(given + held) of their first p values, z of their second, and
+   * new = tanh(given + r * held) of their third; given[n, 3p] and held[n, 3p] are the products of input and state, with their biases.
+   */
+  | { readonly op: "gru"; readonly given: string; readonly held: string; readonly state: string; readonly out: string }
+  /** out = x * by */
+  | { readonly op: "scale"; readonly x: string; readonly by: number; readonly out: string }
+  /**
+   * The experts of a layer that cost nothing, computed where the token is: out = x, and to the first d values of a row of x[n, d or
+   * more] is added, in gate order and in f32, gates[k] * E(f) of each chosen id from `from` on. E(f) = a1 * f + a2 * constants[:, c] with
+   * (a1, a2) = softmax of the two of `mix` for the c-th of them, f for `copies` more, and nothing for `zeros` more.
+   */
+  | {
+      readonly op: "freeExperts";
+      readonly x: string;
+      readonly f: string;
+      readonly ids: string;
+      readonly gates: string;
+      readonly from: number;
+      readonly copies: number;
+      readonly zeros: number;
+      /** Values [n, 2 * c], left out with `constants` where there are none. */
+      readonly mix?: string;
+      /** Weight [d, c]. */
+      readonly constants?: string;
+      readonly out: string;
     };
 
 export type OpName = Op["op"];
@@ -169,7 +196,8 @@ export interface DenseLayer {
 /** A layer with experts that tokens are routed to, wherever they are. */
 export interface MoeLayer {
   readonly kind: "moe";
-  /** x -> h (what expert rows are added to: the residual, and the rows of shared experts), f (what experts see), ids, gates. */
+  /** x -> h (what expert rows are added to: the residual, and the rows of shared experts), f (what experts see), ids, gates. A row of
+   *  h may be wider than what experts give: what is behind goes on to the next layer, whose x is as wide. */
   readonly block: Segment;
   readonly experts: number;
   readonly topK: number;
@@ -179,16 +207,20 @@ export interface MoeLayer {
   /** Experts beside the routed ones that every token passes: wired into the block, part of the dense weights. A family states their
    *  number and checkProgram holds it to be one; serving computes the block's ops and never asks. */
   readonly shared: number;
+  /** Experts that its gate may choose beside those, with ids from `experts` on: the block has added them to h. Losses of balance weigh
+   *  one of them as `balanceWeight` of the others. */
+  readonly free?: { readonly count: number; readonly balanceWeight: number };
 }
 
 export type Layer = DenseLayer | MoeLayer;
 
 /** A model as segments. Tensor names between segments:
- *  embed: ids -> x;  layers: see above;  after a MoE block the engine adds h + sum_k gates[k] * y[k] in gate order;  head: x -> logits. */
+ *  embed: ids -> x;  layers: see above;  after a MoE block the engine adds h + sum_k gates[k] * y[k] in gate order, to the first
+ *  `hidden` values of each row;  head: x -> logits. */
 export interface ModelProgram {
   readonly family: string; // "mixtral"
   readonly layers: readonly Layer[];
-  /** Width of the rows between layers, which experts take and give too. */
+  /** Width of the rows that experts take and give, and of those of embed and head; between layers they may be wider. */
   readonly hidden: number;
   readonly vocab: number;
   readonly heads: number;

@@ -2,7 +2,7 @@
 // backends lay buffers out by it; nothing is computed here. Pure.
 import { AppError } from "../../crds/common.ts";
 import { kernelOf } from "./index.ts";
-import type { DType, Segment } from "./segment.ts";
+import type { DType, Layer, Segment } from "./segment.ts";
 
 interface ValueType {
   readonly dtype: DType;
@@ -26,6 +26,23 @@ export function valuesOf(segment: Segment): Map<string, ValueType> {
     for (const { name, dtype, width } of kernel.outputs(op)) values.set(name, { dtype, width: width(sizes) });
   }
   return values;
+}
+
+/** Values of a row that a layer is given. */
+export function widthInto({ block }: Pick<Layer, "block">): number {
+  return block.inputs[0]?.width ?? 0;
+}
+
+/** Values of a row that a layer passes on. */
+export function widthBehind({ block }: Pick<Layer, "block">): number {
+  return block.outputs[0]?.width ?? 0;
+}
+
+/** True for a layer that adds all chosen experts to whole rows, so that it can be passed without knowing more of it. */
+export function isPlain(layer: Layer): boolean {
+  if (layer.kind === "dense") return true;
+  const width = layer.expert.inputs[0]?.width;
+  return layer.free === undefined && widthInto(layer) === width && widthBehind(layer) === width;
 }
 
 export function widthsOf(segment: Segment): Map<string, number> {

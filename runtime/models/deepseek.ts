@@ -14,7 +14,17 @@ import {
   residualNorm,
 } from "./decoder.ts";
 import { architectureOf, type ModelFamily, parseConfig, unsupported } from "./family.ts";
-import { denseLayer, expertCount, gatedExpert, gatedFfnWeights, mlpExpertTensors, moeLayer, moeProgram, projTensors } from "./moe.ts";
+import {
+  denseLayer,
+  expertCount,
+  gatedExpert,
+  gatedFfnWeights,
+  mlpExpertTensors,
+  moeLayer,
+  moeProgram,
+  projTensors,
+  renamed,
+} from "./moe.ts";
 import { rotationOf } from "./rotation.ts";
 
 const v2 = "DeepseekV2ForCausalLM";
@@ -207,14 +217,6 @@ function gatePart(
   };
 }
 
-/** The op with h, the residual after attention, under the name r: experts are added to another h. */
-const residualCalledR = ({ weights, ops }: Part): Part => ({
-  weights,
-  ops: ops.map((op) =>
-    op.op === "add" && op.out === "h" ? { ...op, out: "r" } : op.op === "rmsNorm" && op.x === "h" ? { ...op, x: "r" } : op,
-  ),
-});
-
 function program(config: unknown): ModelProgram {
   const parsed = parseConfig(configSchema, config);
   const versionThree = architectureOf(config) === v3;
@@ -231,7 +233,7 @@ function program(config: unknown): ModelProgram {
   const made = moeProgram(deepseek.name, dims, (layer) => {
     const attention = latentAttention(layer, latent);
     if (layer < firstMoe) return denseLayer(layer, dims, attention);
-    const beside = shared > 0 ? [residualCalledR(attention), sharedExperts(layer, dims.hidden, shared * ffn)] : [attention];
+    const beside = shared > 0 ? [renamed(attention, { h: "r" }), sharedExperts(layer, dims.hidden, shared * ffn)] : [attention];
     const parts = [...beside, gatePart(layer, { gate, experts, hidden: dims.hidden })];
     return moeLayer(layer, dims, parts, { experts, topK: gate.topK, expert, shared });
   });

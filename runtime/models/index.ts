@@ -6,11 +6,14 @@ import { architectureOf, type ModelFamily } from "./family.ts";
 import { gptOss } from "./gpt-oss.ts";
 import { llama } from "./llama.ts";
 import { mixtral } from "./mixtral.ts";
+import { moePlusPlus } from "./moe-plus-plus.ts";
+import { momentumSmoe } from "./momentum-smoe.ts";
 import { olmoe } from "./olmoe.ts";
 import { qwen3 } from "./qwen3.ts";
 import { qwen3Moe } from "./qwen3-moe.ts";
+import { rmoe } from "./rmoe.ts";
 
-const families: readonly ModelFamily[] = [mixtral, qwen3Moe, olmoe, gptOss, deepseek, llama, qwen3];
+const families: readonly ModelFamily[] = [mixtral, qwen3Moe, olmoe, gptOss, deepseek, llama, qwen3, moePlusPlus, momentumSmoe, rmoe];
 
 export const knownArchitectures: readonly string[] = families.flatMap((family) => family.architectures);
 

@@ -2,7 +2,7 @@
 // Not here: attention, embedding and head (decoder.ts), and what differs (the families' own files). Pure.
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
-import type { DenseLayer, ModelProgram, MoeLayer, Segment, WeightDecl } from "../kernels/segment.ts";
+import type { DenseLayer, ModelProgram, MoeLayer, Op, Segment, WeightDecl } from "../kernels/segment.ts";
 import { type DecoderDims, embedSegment, gatedFfnOps, headSegment, joined, type Part } from "./decoder.ts";
 import { type GatedFfnTensors, unsupported } from "./family.ts";
 
@@ -90,10 +90,28 @@ export function softmaxGate({ gate, experts, topK, normalize, biased }: SoftmaxG
   };
 }
 
+/** Values that a row carries behind its first `hidden`, into a layer and out of it. */
+interface Carried {
+  readonly into: number;
+  readonly behind: number;
+}
+
+/** Of a layer among so many which each hand on as much to the next; the first is given nothing, and the last hands on nothing. */
+export const carriedBy = (layer: number, layers: number, values: number): Carried => ({
+  into: layer === 0 ? 0 : values,
+  behind: layer === layers - 1 ? 0 : values,
+});
+
+/** The same ops over values of other names. */
+export function renamed({ weights, ops }: Part, names: Readonly<Record<string, string>>): Part {
+  const name = (key: string, value: unknown): unknown => (key !== "op" && typeof value === "string" ? (names[value] ?? value) : value);
+  return { weights, ops: ops.map((op) => Object.fromEntries(Object.entries(op).map(([key, value]) => [key, name(key, value)])) as Op) };
+}
+
 /** A layer whose block is `parts` in turn: attention, then what gives ids and gates. */
 export function moeLayer(
   layer: number,
-  { hidden }: Pick<DecoderDims, "hidden">,
+  { hidden, carried }: Pick<DecoderDims, "hidden"> & { readonly carried?: Carried },
   parts: readonly Part[],
   experts: Omit<MoeLayer, "kind" | "block">,
 ): MoeLayer {
@@ -102,9 +120,9 @@ export function moeLayer(
     ...experts,
     block: {
       name: `block.${layer}`,
-      inputs: [{ name: "x", dtype: "f32", width: hidden }],
+      inputs: [{ name: "x", dtype: "f32", width: hidden + (carried?.into ?? 0) }],
       outputs: [
-        { name: "h", dtype: "f32", width: hidden },
+        { name: "h", dtype: "f32", width: hidden + (carried?.behind ?? 0) },
         { name: "f", dtype: "f32", width: hidden },
         { name: "ids", dtype: "i32", width: experts.topK },
         { name: "gates", dtype: "f32", width: experts.topK },

@@ -3,6 +3,7 @@
 import { kernelOf } from "../kernels/index.ts";
 import { floats, type Gradients, matrix, type Values } from "../kernels/kernel.ts";
 import type { ModelProgram, MoeLayer, Op, Tensor } from "../kernels/segment.ts";
+import { widthsOf } from "../kernels/widths.ts";
 import { type Unit, viewsOf } from "./layout.ts";
 import type { BalanceSetting, GateCounts } from "./recipes/balance.ts";
 import { balanceText, recipeOf, refuseBalance } from "./recipes/index.ts";
@@ -10,8 +11,11 @@ import { balanceText, recipeOf, refuseBalance } from "./recipes/index.ts";
 interface Gate {
   readonly op: Op;
   readonly logits: string;
+  /** Experts that it chooses among, free ones too. */
   readonly experts: number;
   readonly topK: number;
+  /** What losses weigh each by. */
+  readonly weights: readonly number[];
   /** A view of the parameters, where the gate has a bias of choice. */
   readonly bias: Float32Array | undefined;
 }
@@ -22,7 +26,9 @@ function gateOf(layer: MoeLayer, views: Readonly<Record<string, Float32Array>>):
     const logits = kernel.gateLogits?.(op);
     if (logits === undefined || kernel.shares === undefined) continue;
     const bias = kernel.choiceBias?.(op);
-    return { op, logits, experts: layer.experts, topK: layer.topK, bias: bias === undefined ? undefined : views[bias] };
+    const experts = widthsOf(layer.block).get(logits) ?? 0;
+    const weights = Array.from({ length: experts }, (_, expert) => (expert < layer.experts ? 1 : (layer.free?.balanceWeight ?? 1)));
+    return { op, logits, experts, topK: layer.topK, weights, bias: bias === undefined ? undefined : views[bias] };
   }
   throw new TypeError(`${layer.block.name} has experts and no gate`);
 }
@@ -59,11 +65,12 @@ export class Balancing {
     checkSuits(settings, this.#gates, program.family);
   }
 
-  /** Of each of these lanes the gradients of a layer's logits, from what forward has kept, and its part of the losses; `rows`: of each
-   *  expert in all lanes of the step. */
-  gradients(layer: number, lanes: readonly Values[], rows: ArrayLike<number>): readonly LaneBalance[] {
+  /** Of each of these lanes the gradients of a layer's logits, from what forward has kept, and its part of the losses; `choices`: rows of
+   *  each expert in all lanes of the step, and of free ones behind them. */
+  gradients(layer: number, lanes: readonly Values[], choices: ArrayLike<number>): readonly LaneBalance[] {
     const gate = this.#gates[layer];
-    const slopes = gate && this.#slopes({ rows: Array.from(rows), topK: gate.topK });
+    const plain = gate && this.#slopes({ rows: Array.from(choices), topK: gate.topK });
+    const slopes = plain?.map((slope, expert) => slope * (gate?.weights[expert] ?? 1));
     return lanes.map((kept) => (gate && slopes ? laneBalance(gate, kept, slopes) : { gradients: {}, loss: 0 }));
   }
 

@@ -1,13 +1,7 @@
 // Floats that a model's passes hold beside its parameters, by which memory is reckoned. Pure.
-import { gateLogits } from "../kernels/index.ts";
+import { keptValues } from "../kernels/index.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { widthsOf } from "../kernels/widths.ts";
-import type { Unit } from "./layout.ts";
-
-/** Floats of the embedding's unit, where the head has tensors of it; else none. */
-export function tiedFloats({ head }: ModelProgram, { parameters, from, to }: Unit): number {
-  return head.weights.some(({ name }) => parameters.some((parameter) => parameter.name === name)) ? to - from : 0;
-}
 
 /** Floats that forward keeps of a token for backward: the layer's input, and what its block writes beside the rows that it adds to. */
 export function keptFloats(layer: ModelProgram["layers"][number]): number {
@@ -15,6 +9,6 @@ export function keptFloats(layer: ModelProgram["layers"][number]): number {
   const input = inputs.reduce((sum, { width }) => sum + width, 0);
   if (layer.kind === "dense") return input;
   const widths = widthsOf(layer.block);
-  const names = new Set([...outputs.map(({ name }) => name), ...gateLogits(ops)]);
+  const names = new Set([...outputs.map(({ name }) => name), ...keptValues(ops)]);
   return [...names].reduce((sum, name) => sum + (name === "h" ? 0 : (widths.get(name) ?? 0)), input);
 }

@@ -14,11 +14,11 @@ export function placesByExpert(ids: Int32Array, experts: number): readonly numbe
   return places;
 }
 
-/** The rows of tokens at these places. */
-export function gathered(rows: Float32Array, places: readonly number[], { topK, width }: PlaceShape): Float32Array {
+/** The first `width` values of the rows of tokens at these places; each row has `stride`. */
+export function gathered(rows: Float32Array, places: readonly number[], { topK, width }: PlaceShape, stride = width): Float32Array {
   const found = new Float32Array(places.length * width);
   for (const [to, place] of places.entries()) {
-    const from = Math.floor(place / topK) * width;
+    const from = Math.floor(place / topK) * stride;
     found.set(rows.subarray(from, from + width), to * width);
   }
   return found;
@@ -29,11 +29,13 @@ export function scatter(rows: Float32Array, places: readonly number[], width: nu
   for (const [from, place] of places.entries()) into.set(rows.subarray(from * width, (from + 1) * width), place * width);
 }
 
-/** Adds to each row those at its places, in their order, times their gates where there are some. */
+/** Adds to the first `width` values of each row those at its places, in their order, times their gates where there are some. */
 export function addPlaces(rows: Float32Array, places: Float32Array, { topK, width }: PlaceShape, gates?: Float32Array): void {
+  const tokens = places.length / width / topK;
+  const stride = rows.length / Math.max(1, tokens);
   for (let place = 0; place * width < places.length; place++) {
     const gate = gates?.[place] ?? 1;
-    let to = Math.floor(place / topK) * width;
+    let to = Math.floor(place / topK) * stride;
     for (let from = place * width; from < (place + 1) * width; from++, to++)
       rows[to] = (rows[to] as number) + Math.fround(gate * (places[from] as number));
   }

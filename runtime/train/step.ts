@@ -26,11 +26,15 @@ export interface StepReport {
   readonly tokens: number;
   /** Rows of the busiest expert over the mean, in the layer where that is most; 1 where no layer has experts. */
   readonly imbalance: number;
+  /** Rows that experts computed, in all layers. */
+  readonly expertRows: number;
 }
+
+const sumOf = (rows: ArrayLike<number>): number => Array.from(rows).reduce((sum, count) => sum + count, 0);
 
 function imbalanceOf(counts: readonly ArrayLike<number>[]): number {
   const layers = counts.map((rows) => Array.from(rows)).filter(({ length }) => length > 0);
-  return layers.reduce((most, rows) => Math.max(most, (Math.max(...rows) * rows.length) / rows.reduce((a, b) => a + b, 0)), 1);
+  return layers.reduce((most, rows) => Math.max(most, (Math.max(...rows) * rows.length) / Math.max(1, sumOf(rows))), 1);
 }
 
 /** Undefined when the run is to stop: parameters are then those of the step before. */
@@ -45,7 +49,16 @@ export async function runStep({ settings, rank, corpus }: Machine, step: number,
   if (end === undefined) return undefined;
   const { loss, balanceLoss, gradientNorm, rate, rows } = end;
   const tokens = settings.sequences * settings.sequenceLength;
-  return { step, loss, balanceLoss, gradientNorm, rate, tokens, imbalance: imbalanceOf(rows) };
+  return {
+    step,
+    loss,
+    balanceLoss,
+    gradientNorm,
+    rate,
+    tokens,
+    imbalance: imbalanceOf(rows),
+    expertRows: rows.map(sumOf).reduce((sum, count) => sum + count, 0),
+  };
 }
 
 /** The mean loss of the first sequences of the validation data; undefined without any, and when the run is to stop. */

@@ -117,7 +117,17 @@ test("GET /progress tells how far it is; nothing else is there", async () => {
   const run = async (_: TrainSettings, ports: TrainPorts) => {
     ports.onStart({ device: "cpu", parameters: 1, samples: 1, weights: "drawn", step: 1 });
     for (const step of [2, 3])
-      ports.onStep({ step, loss: 5 - step, tokens: 32, seconds: 0.5, gradientNorm: 1 / step, rate: 1, imbalance: step, balanceLoss: 0 });
+      ports.onStep({
+        step,
+        loss: 5 - step,
+        tokens: 32,
+        seconds: 0.5,
+        gradientNorm: 1 / step,
+        rate: 1,
+        imbalance: step,
+        balanceLoss: 0,
+        expertRows: 0,
+      });
     await held;
     return { step: 3, store: undefined, folder: undefined, checkpoints: "", validationLoss: undefined };
   };

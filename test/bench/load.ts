@@ -39,6 +39,8 @@ class Moving {
   readonly #pace = new TransferPace({ onChange: () => {} });
   readonly #bytes: number;
   #next = 0;
+  /** The one that is not here. */
+  #away: number | undefined;
 
   /** `bytes` of an expert. */
   constructor(under: EngineUnderTest, bytes: number, read: (layer: number, expert: number) => Promise<Uint8Array>) {
@@ -65,14 +67,22 @@ class Moving {
     return this.#pace.receive({ bytes: this.#bytes, limit: bytesPerSecond, signal: new AbortController().signal }, () => this.one());
   }
 
-  /** The next expert goes and comes back; `loading` gets its bytes and does the load. */
+  /** The next expert goes, and the one that went before it comes back; `loading` gets its bytes and does the load. */
   async one(loading: (unit: Uint8Array, load: () => Promise<void>) => Promise<void> = (_, load) => load()): Promise<void> {
-    const { engine, info } = this.#under;
-    const [layer, expert] = [Math.floor(this.#next / info.experts), this.#next % info.experts];
+    const { engine } = this.#under;
+    const [goes, comes] = [this.#next, this.#away];
     this.#next = (this.#next + 1) % this.experts;
-    await engine.unloadExpert(layer, expert);
+    this.#away = goes;
+    await engine.unloadExpert(...this.#placeOf(goes));
+    if (comes === undefined) return;
+    const [layer, expert] = this.#placeOf(comes);
     const unit = await this.#read(layer, expert);
     await loading(unit, () => engine.loadExpert(layer, expert, unit));
+  }
+
+  #placeOf(number: number): [layer: number, expert: number] {
+    const { experts } = this.#under.info;
+    return [Math.floor(number / experts), number % experts];
   }
 }
 

@@ -110,7 +110,7 @@ export async function measureApart(store: ModelStore, { backend: name, codec }: 
     return {
       gateShare: Math.min(1, Math.max(0, 1 - part / all)),
       head: await timeOf(() => head.run({ x })),
-      combine: program.layers.length * (await timeOf(() => combine(h, gates, pairs, hidden))),
+      combine: program.layers.length * (await timeOf(() => combine(h, gates, pairs, { width: hidden, stride: hidden }))),
     };
   } finally {
     await backend.close();

@@ -2,7 +2,7 @@
 // serving is runtime/engine. Sums expert rows in gate order in f32, as the bit contract says.
 import type { CodecName, KvType } from "../../crds/names.ts";
 import type { Backend, Compiled, KvCache, KvCall, LayerRange, RangeLayer } from "../../runtime/compute/backend.ts";
-import type { KvGroup } from "../../runtime/kernels/kv-groups.ts";
+import { type KvGroup, rowsOfGroups } from "../../runtime/kernels/kv-groups.ts";
 import type { ModelProgram, Segment, Tensor } from "../../runtime/kernels/segment.ts";
 import type { Weights } from "../../runtime/kernels/weights.ts";
 
@@ -60,7 +60,8 @@ export async function loadModel(
 
   async function layerOf(layer: number, x: Float32Array<ArrayBufferLike>, call: KvCall): Promise<Float32Array> {
     const { hidden } = program;
-    const out = await blocks[layer]!.run({ x: { shape: [x.length / hidden, hidden], data: x } }, call);
+    const rows = rowsOfGroups(call.groups);
+    const out = await blocks[layer]!.run({ x: { shape: [rows, x.length / rows], data: x } }, call);
     const shape = program.layers[layer]!;
     if (shape.kind === "dense") return f32(out.y).slice();
     const { topK } = shape;
@@ -82,9 +83,10 @@ export async function loadModel(
     for (const [c, { pairs }] of calls.entries()) {
       for (const [i, pair] of pairs.entries()) y.set(f32(results[c]!.y).subarray(i * hidden, (i + 1) * hidden), pair * hidden);
     }
+    const stride = h.length / rows;
     for (let pair = 0; pair < ids.length; pair++) {
       const row = Math.floor(pair / topK);
-      for (let d = 0; d < hidden; d++) h[row * hidden + d] = h[row * hidden + d]! + Math.fround(gates[pair]! * y[pair * hidden + d]!);
+      for (let d = 0; d < hidden; d++) h[row * stride + d] = h[row * stride + d]! + Math.fround(gates[pair]! * y[pair * hidden + d]!);
     }
     return h;
   }

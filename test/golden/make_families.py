@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 
+import own_families
 import torch
 import transformers
 from make_tiny import HERE, MAGIC, VERSION, b64, make_tokenizer
@@ -86,6 +87,29 @@ FAMILIES = {
             "rope_parameters": {
                 "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0,
                 "mscale_all_dim": 0.8, "original_max_position_embeddings": 128},
+        }),
+    ),
+    "moe-plus-plus": dict(
+        gap=1e-4,
+        long=False,  # of twelve experts three are near each other too often
+        config=lambda: own_families.MoEPlusPlusConfig(**{
+            **BASE, "num_key_value_heads": 2, "intermediate_size": 32, "num_local_experts": 8, "num_experts_per_tok": 3, "sliding_window": None,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        }),
+    ),
+    "momentum-smoe": dict(
+        gap=1e-4,
+        config=lambda: own_families.MomentumSMoEConfig(**{
+            **BASE, "num_key_value_heads": 2, "intermediate_size": 32, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None,
+            "momentum": 0.6, "momentum_step": 0.8, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        }),
+    ),
+    "rmoe": dict(
+        gap=1e-4,
+        long=False,
+        config=lambda: own_families.RMoEConfig(**{
+            **BASE, "num_key_value_heads": 2, "intermediate_size": 32, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None,
+            "router_hidden_size": 12, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
         }),
     ),
 }
@@ -251,9 +275,9 @@ def make(name, spec, fast):
         model = AutoModelForCausalLM.from_config(spec["config"](), dtype=torch.float32, attn_implementation="eager").eval()
         randomise(model, seed)
         routes = Routes(model)
-        ids = draw(model, routes, seed)
-        tokens = greedy(model, routes, ids[:GREEDY_AT], spec.get("gap", ROUTE_GAP))
+        tokens = greedy(model, routes, draw(model, routes, seed, GREEDY_AT), spec.get("gap", ROUTE_GAP))
         if tokens:
+            ids = draw(model, routes, seed)
             break
     else:
         raise SystemExit(f"{name}: no tie-free seed")
@@ -303,7 +327,7 @@ def main():
             wanted = sys.argv[1:] or [name, f"long:{name}"]
             if name in wanted:
                 make(name, spec, fast)
-            if name in wanted or f"long:{name}" in wanted:
+            if (name in wanted or f"long:{name}" in wanted) and spec.get("long", True):
                 make_long(name)
 
 

@@ -26,10 +26,16 @@ interface Joined extends Matrix {
 /** Types of plain values: f32 and its halves. */
 const floats: ReadonlySet<WeightType> = new Set(["f32", "f16", "bf16"]);
 
-/** Names of the matrices that only a router multiplies by: they stay f32, since a near tie between experts hangs on them. */
+/** Names of the matrices that only a router multiplies by: they stay f32, since a near tie between experts hangs on them. Logits may be
+ *  sums. */
 function routerMatrices({ ops }: Segment): ReadonlySet<string> {
-  const logits = gateLogits(ops);
-  return new Set(ops.flatMap((op) => (op.op === "matMul" && logits.has(op.out) ? [op.weight] : [])));
+  const logits = new Set(gateLogits(ops));
+  const matrices = new Set<string>();
+  for (const op of ops.toReversed()) {
+    if (op.op === "matMul" && logits.has(op.out)) matrices.add(op.weight);
+    if (op.op === "add" && logits.has(op.out)) for (const part of [op.a, op.b]) logits.add(part);
+  }
+  return matrices;
 }
 
 /** Names of weights that make the queries, keys and values of the same attention and nothing else: attention takes them where they are. */

@@ -11,6 +11,7 @@ import { type GgmlLibrary, ggmlLibrary } from "./library.ts";
 import { Spares } from "./spares.ts";
 import { type Governor, type GraphCost, GraphCosts, ThreadGovernor } from "./threads.ts";
 import { type MemoryName, numberOf } from "./types.ts";
+import { WarmPages } from "./warm-pages.ts";
 import { type DeviceBuffer, WeightMemory } from "./weight-memory.ts";
 
 /** Between two steps of a graph ggml's threads look so long for the next one before they sleep, 0 to 100; 50 is ggml's own choice. */
@@ -73,6 +74,7 @@ export class GgmlDevice {
   /** What graphs cost on one thread. */
   readonly costs = new GraphCosts();
   readonly weightMemory = new WeightMemory(this);
+  readonly warmPages = new WarmPages(this);
   readonly #parts: DeviceParts;
   readonly #backend: Pointer;
   readonly #device: Pointer;
@@ -189,6 +191,7 @@ export class GgmlDevice {
       const mine = held && this.#buffers.has(handle);
       held = false; // another buffer may have the same address from now on
       if (!mine) return;
+      this.warmPages.forget(base, size);
       this.discard(base, size); // malloc may keep the pages for itself
       if (this.#spares !== undefined) {
         this.#spares.keep(spare ?? { handle, bytes: size, memory });
@@ -267,6 +270,7 @@ export class GgmlDevice {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.warmPages.close();
     const { ggml } = this;
     for (const context of this.#contexts) ggml.ggml_free(context);
     for (const handle of this.#buffers) ggml.ggml_backend_buffer_free(handle);

@@ -116,6 +116,8 @@ export const systemFunctions = {
   madvise: ["i32", "pointer", "size", "i32"],
   // address, bytes, protection, flags, file, offset
   mmap: ["pointer", "pointer", "size", "i32", "i32", "i32", "i64"],
+  // address, bytes before and after, flags, where to
+  mremap: ["pointer", "pointer", "size", "size", "i32", "pointer"],
   mprotect: ["i32", "pointer", "size", "i32"],
   setenv: ["i32", "text", "text", "i32"],
 } as const satisfies Readonly<Record<string, Signature>>;

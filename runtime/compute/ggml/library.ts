@@ -33,6 +33,11 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   readonly pageBytes: number;
   /** Gives the whole pages within a range back to the machine; what was in them is lost, and they read as zeros. */
   discard(address: Pointer, bytes: number): void;
+  /** Takes memory for the whole pages within a range at once, where the machine knows how; else they are taken as they are written. */
+  populate(address: Pointer, bytes: number): void;
+  /** Enters whole pages in another place, whose own are lost; where they were, fresh ones are. False where the machine does not: both
+   *  places have fresh pages then, or what they had. */
+  movePages(from: Pointer, to: Pointer, bytes: number): boolean;
   /** Machine code as a function of one number, in memory of its own that stays; undefined where the machine allows none. */
   machineCode(code: Uint8Array): ((argument: number) => void) | undefined;
   /** Has the machine take memory for the whole pages within a range by single pages, not by the 2 MiB around each. */
@@ -52,10 +57,12 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
  *  call wants as much as a thread has. Pages that are not touched take no memory. */
 koffi.config({ sync_stack_size: 16 * 2 ** 20 });
 
-/** `PROT_READ | PROT_WRITE`, `PROT_READ | PROT_EXEC`, `MAP_PRIVATE | MAP_ANONYMOUS`. */
-const memory = { writable: 3, executable: 5, ownPages: 0x22 } as const;
-/** `MADV_DONTNEED`, `MADV_HUGEPAGE`, `MADV_NOHUGEPAGE` and `MADV_COLLAPSE`. */
-const advice = { discard: 4, largePages: 14, singlePages: 15, joinPages: 25 } as const;
+/** `PROT_READ | PROT_WRITE`, `PROT_READ | PROT_EXEC`, `MAP_PRIVATE | MAP_ANONYMOUS`, and `MAP_FIXED` with it. */
+const memory = { writable: 3, executable: 5, ownPages: 0x22, ownPagesThere: 0x32 } as const;
+/** `MADV_DONTNEED`, `MADV_HUGEPAGE`, `MADV_NOHUGEPAGE`, `MADV_POPULATE_WRITE` and `MADV_COLLAPSE`. */
+const advice = { discard: 4, largePages: 14, singlePages: 15, populate: 23, joinPages: 25 } as const;
+/** `MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP`, which Linux knows since 5.7. */
+const leavingFreshPages = 7;
 /** `RTLD_NOW` and `RTLD_NODELETE`: the library stays when the thread ends that loaded it. Loaded anew, ggml ends the process. */
 const toStay = 0x1002;
 
@@ -194,6 +201,15 @@ function load(cpuBuild?: string): GgmlLibrary {
       return koffi.decode(address, proto) as (...values: unknown[]) => unknown;
     },
     pointerAt: (address) => (koffi.decode(address, "void *") as Pointer | null) ?? 0n,
+    populate: (address, bytes) => advise(address, bytes, advice.populate),
+    movePages: (from, to, bytes) => {
+      if (system.mremap(from, bytes, bytes, leavingFreshPages, to) === to) return true;
+      // It may have begun: then there is nothing at all at the target, which whoever writes there would end the process by.
+      if (system.mmap(to, bytes, memory.writable, memory.ownPagesThere, -1, 0) !== to)
+        throw new AppError(`${bytes} bytes of memory are lost: start the worker again`, { code: "DeviceFault" });
+      advise(to, bytes, advice.singlePages);
+      return false;
+    },
     machineCode: (code) => machineCode(system, code),
     writePointer: (address, value) => {
       word[0] = value;

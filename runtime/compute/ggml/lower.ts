@@ -4,6 +4,7 @@ import type { Op, OpName, Rope } from "../../kernels/segment.ts";
 import type { Capabilities } from "../backend.ts";
 import { attend } from "./attention.ts";
 import { candidates } from "./candidates.ts";
+import { freeExperts } from "./free-experts.ts";
 import { groupRoute, route } from "./gates.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import type { GroupShape, KvGraph } from "./kv.ts";
@@ -48,6 +49,29 @@ const addRow: Lower<"addRow"> = ({ build, weights, rows, read, write }, op) => {
 const add: Lower<"add"> = ({ build, read, write }, op) => {
   const [a, b] = [read(op.a), read(op.b)];
   write(op.out, build.step(build.device.ggml.ggml_add(build.context, a.tensor, b.tensor), [a, b]));
+};
+
+const scale: Lower<"scale"> = ({ build, read, write }, op) => {
+  const x = read(op.x);
+  write(op.out, build.step(build.device.ggml.ggml_scale(build.context, x.tensor, op.by), [x]));
+};
+
+const gru: Lower<"gru"> = ({ build, rows, widths, read, write }, op) => {
+  const { ggml } = build.device;
+  const [given, held, state] = [read(op.given), read(op.held), read(op.state)];
+  const width = widthIn(widths, op.state);
+  const part = (x: Value, i: number): Value => {
+    const view = build.view(ggml.ggml_view_2d(build.context, x.tensor, width, rows, 3 * width * f32Bytes, i * width * f32Bytes), x);
+    return build.step(ggml.ggml_cont(build.context, view.tensor), [view]);
+  };
+  const sum = (a: Value, b: Value): Value => build.step(ggml.ggml_add(build.context, a.tensor, b.tensor), [a, b]);
+  const product = (a: Value, b: Value): Value => build.step(ggml.ggml_mul(build.context, a.tensor, b.tensor), [a, b]);
+  const scaled = (x: Value, by: number, more: number): Value => build.step(ggml.ggml_scale_bias(build.context, x.tensor, by, more), [x]);
+  const sigmoid = (x: Value): Value => build.step(ggml.ggml_sigmoid(build.context, x.tensor), [x]);
+  const [r, z] = [0, 1].map((i) => sigmoid(sum(part(given, i), part(held, i)))) as [Value, Value];
+  // tanh by the sigmoid, which every device has.
+  const fresh = scaled(sigmoid(scaled(sum(part(given, 2), product(r, part(held, 2))), 2, 0)), 2, -1);
+  write(op.out, sum(product(scaled(z, -1, 1), fresh), product(z, state)));
 };
 
 const siluMul: Lower<"siluMul"> = ({ build, read, write }, op) => {
@@ -203,6 +227,9 @@ const lowerings: { readonly [Name in OpName]?: Lower<Name> } = {
   candidates,
   route,
   groupRoute,
+  scale,
+  freeExperts,
+  gru,
 };
 
 /** Known without the library. */

@@ -6,7 +6,7 @@ import { weightOf } from "../check.ts";
 import type { GgmlDevice } from "./device.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { type Home, homesOf, type Matrix } from "./homes.ts";
-import { dimensions } from "./types.ts";
+import { dimensions, weightBytes } from "./types.ts";
 
 /** A weight of a shape of expert, or several that are one matrix. */
 export interface Part extends Matrix {
@@ -56,10 +56,39 @@ export function columnsOf(build: GraphBuilder, { product, part, rows }: { produc
   return build.view(view, product);
 }
 
-/** The bytes of a part: those of its weights one after the other. */
-export function dataOf(part: Part, weights: Weights): NodeJS.TypedArray {
-  const arrays = part.weights.map(({ name }) => (weights[name] as WeightData).data);
-  const [first] = arrays;
-  if (arrays.length === 1 && first !== undefined) return first;
-  return Buffer.concat(arrays.map(({ buffer, byteOffset, byteLength }) => new Uint8Array(buffer, byteOffset, byteLength)));
+/** Rows of a part that are written at once. */
+export interface Piece {
+  readonly rows: number;
+  /** Bytes from the part's start to theirs. */
+  readonly at: number;
+  readonly data: Uint8Array;
 }
+
+/** Packed memory interleaves so many rows, or a number that divides it. */
+const packedTogether = 32;
+
+/** The weights of a part, as they came, where rows of one are not packed with rows of another, and in pieces of at most so many bytes,
+ *  or of the fewest rows that can be packed; else all as one. */
+export function piecesOf(part: Part, weights: Weights, bytesMax: number): readonly Piece[] {
+  const { type, columns, rows, home } = part;
+  const rowBytes = weightBytes(type, [columns]);
+  const most = packedTogether * Math.max(1, Math.floor(bytesMax / (packedTogether * rowBytes)));
+  const { name } = home.memory;
+  const apart = name === "plain" || (name === "CPU_REPACK" && part.weights.every((each) => each.rows % packedTogether === 0));
+  const datas = part.weights.map((each) => (weights[each.name] as WeightData).data);
+  if (!apart && datas.length > 1) return [{ rows, at: 0, data: Buffer.concat(datas.map(bytesOf)) }];
+  const pieces: Piece[] = [];
+  let at = 0;
+  for (const [i, { rows: own }] of part.weights.entries()) {
+    const bytes = bytesOf(datas[i] as WeightData["data"]);
+    const step = apart ? most : own;
+    for (let from = 0; from < own; from += step) {
+      const data = bytes.subarray(from * rowBytes, (from + step) * rowBytes);
+      pieces.push({ rows: Math.min(step, own - from), at, data });
+      at += data.byteLength;
+    }
+  }
+  return pieces;
+}
+
+const bytesOf = ({ buffer, byteOffset, byteLength }: NodeJS.TypedArray): Uint8Array => new Uint8Array(buffer, byteOffset, byteLength);

@@ -3,7 +3,7 @@
 import { AppError } from "../../../crds/common.ts";
 import { rowsOfGroups } from "../../kernels/kv-groups.ts";
 import type { MoeLayer, Segment } from "../../kernels/segment.ts";
-import { widthsOf } from "../../kernels/widths.ts";
+import { isPlain, widthsOf } from "../../kernels/widths.ts";
 import type { KvCall, LayerRange, RangeCall, RangeLayer, RangeOutputs } from "../backend.ts";
 import { checkKv } from "../check.ts";
 import type { GgmlDevice } from "./device.ts";
@@ -35,7 +35,7 @@ interface Part {
   readonly program: DenseProgram;
   readonly moe: MoeLayer | undefined;
   readonly shelf: SlabHolder | undefined;
-  /** False where a graph cannot choose among its experts. */
+  /** False where a graph cannot choose among its experts, or its rows carry more than it adds them to. */
   readonly choosable: boolean;
 }
 
@@ -68,7 +68,7 @@ export class GgmlRange implements LayerRange {
       program: block as DenseProgram,
       moe: layer.kind === "moe" ? layer : undefined,
       shelf: shelf as SlabHolder | undefined,
-      choosable: layer.kind !== "moe" || multipliesAtOnce(layer.expert),
+      choosable: isPlain(layer) && (layer.kind !== "moe" || multipliesAtOnce(layer.expert)),
     }));
   }
 

@@ -4,7 +4,7 @@
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightForms, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
-import type { Compiled, Inputs, KvCall, Outputs, Room, Shelf } from "../backend.ts";
+import type { Compiled, Inputs, KvCall, Outputs, Pause, Room, Shelf } from "../backend.ts";
 import { checkInputs } from "../check.ts";
 import { inPieces, keptRoom } from "../kept.ts";
 import type { GgmlDevice } from "./device.ts";
@@ -16,7 +16,7 @@ import { isOutOfMemory } from "./out-of-memory.ts";
 import { columnsOf, formsOf, type Part, type Product, partIndex, partsOf } from "./parts.ts";
 import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
-import { Slab } from "./slab.ts";
+import { atOnce, Slab } from "./slab.ts";
 import { dimensions, fasterRows } from "./types.ts";
 
 /** Graphs kept for each shape of expert, by number of rows: those of decode steps, and of some prefills. */
@@ -82,15 +82,24 @@ class SingleShelf implements Shelf {
     this.#count = count;
   }
 
-  async put(expert: number, weights: Weights): Promise<Compiled> {
-    return this.place(expert, weights);
+  async put(expert: number, weights: Weights, pause: Pause = async () => {}): Promise<Compiled> {
+    const placing = this.#placing(expert, weights);
+    for (;;) {
+      const { done, value } = placing.next();
+      if (done) return value;
+      await pause();
+    }
   }
 
   place(expert: number, weights: Weights): SingleExpert {
+    return atOnce(this.#placing(expert, weights));
+  }
+
+  *#placing(expert: number, weights: Weights): Generator<void, SingleExpert, void> {
     const shape = this.#experts.shapeOf(this.#segment, weights);
     const slab = this.#room(shape, expert);
-    if (slab === undefined) return new SingleShelf(this.#device, this.#experts, this.#segment, 1).place(0, weights);
-    slab.put(expert, weights);
+    if (slab === undefined) return yield* new SingleShelf(this.#device, this.#experts, this.#segment, 1).#placing(0, weights);
+    yield* slab.writing(expert, weights);
     return new SingleExpert(this.#experts, shape, { slab, slot: expert, leave: () => this.#leave(slab, expert) });
   }
 
@@ -111,12 +120,12 @@ class SingleShelf implements Shelf {
       }
       this.#shape = shape;
     }
-    return this.#shape === shape && !this.#slab.holds(expert) ? this.#slab : undefined;
+    return this.#shape === shape && !this.#slab.isTaken(expert) ? this.#slab : undefined;
   }
 
   #leave(slab: Slab, expert: number): void {
     slab.drop(expert);
-    if (slab.used > 0) return;
+    if (!slab.idle) return;
     slab.free();
     this.#slab = undefined;
   }

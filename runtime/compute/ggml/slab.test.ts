@@ -2,26 +2,35 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
+import { stored } from "../../../test/support/published-parts.ts";
+import { randomTensor } from "../../kernels/random.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightData } from "../../kernels/weights.ts";
+import { storedWeight } from "../../weights/stored.ts";
+import type { Compiled } from "../backend.ts";
 import { CpuDevice } from "./device.ts";
+import { type Part, partsOf, piecesOf } from "./parts.ts";
 import { SingleExperts } from "./singles.ts";
+import { Slab } from "./slab.ts";
 import { weightBytes } from "./types.ts";
+import { keptMs } from "./warm-pages.ts";
 
 const [hidden, ffn, experts] = [1024, 2048, 32];
-const shapes = { gate: [ffn, hidden], up: [ffn, hidden], down: [hidden, ffn] } as const;
-const segment: Segment = {
+
+/** An expert of so many columns in and out, and rows between. */
+const segmentOf = (width: number, inner: number): Segment => ({
   name: "expert",
-  inputs: [{ name: "x", dtype: "f32", width: hidden }],
-  outputs: [{ name: "y", dtype: "f32", width: hidden }],
-  weights: Object.entries(shapes).map(([name, shape]) => ({ name, shape })),
+  inputs: [{ name: "x", dtype: "f32", width }],
+  outputs: [{ name: "y", dtype: "f32", width }],
+  weights: Object.entries({ gate: [inner, width], up: [inner, width], down: [width, inner] }).map(([name, shape]) => ({ name, shape })),
   ops: [
     { op: "matMul", x: "x", weight: "gate", out: "a" },
     { op: "matMul", x: "x", weight: "up", out: "b" },
     { op: "siluMul", a: "a", b: "b", out: "c" },
     { op: "matMul", x: "c", weight: "down", out: "y" },
   ],
-};
+});
+const segment = segmentOf(hidden, ffn);
 const blocks = (shape: readonly number[]): WeightData => ({
   form: "q4_0",
   shape,
@@ -44,7 +53,8 @@ function residentBetween(from: bigint, to: bigint): number {
   return bytes;
 }
 
-test("resident bytes of a layer are those of its experts within 3%, wherever they are, and go when they go", async () => {
+test("resident bytes of a layer are those of its experts within 3%, wherever they are, and go a moment after they go", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
   const device = new CpuDevice({ threads: 1 });
   const shelf = new SingleExperts(device).shelf(segment, experts);
   const here = Array.from({ length: experts / 2 }, (_, i) => shelf.place((i * 7) % experts, weights));
@@ -58,6 +68,8 @@ test("resident bytes of a layer are those of its experts within 3%, wherever the
   assert.ok(resident > 0.97 * stored && resident < 1.03 * stored + 4 * 4096, `${resident} resident, ${stored} stored`);
   assert.ok(here.every(({ residentBytes }) => residentBytes === storedBytes));
   for (const expert of here.slice(1)) await expert.dispose();
+  assert.ok(residentNow() < 1.03 * storedBytes + 33 * 2 ** 20, `${residentNow()} for one expert and what is kept`);
+  t.mock.timers.tick(keptMs);
   assert.ok(residentNow() < 1.03 * storedBytes + 16 * 4096, `${residentNow()} for one expert`);
   await here[0]!.dispose();
   device.close();
@@ -71,4 +83,100 @@ test("where the machine does not give the address space of a whole layer, expert
   assert.equal((await expert.run({ x: { shape: [1, hidden], data: new Float32Array(hidden) } })).y!.data.length, hidden);
   await expert.dispose();
   device.close();
+});
+
+const small = segmentOf(256, 512);
+
+/** Weights of the small expert, whose numbers differ by `seed`. */
+const weightsOf = (form: "q4_0" | "iq4_nl" | "q8_0", seed: number) =>
+  Object.fromEntries(small.weights.map(({ name, shape }, i) => [name, storedWeight(form, shape, stored(form, 256 * 512, 3 * seed + i))]));
+
+/** Pages that were not there, while something was done. */
+function faults(work: () => void): number {
+  const before = process.resourceUsage().minorPageFault;
+  work();
+  return process.resourceUsage().minorPageFault - before;
+}
+
+test("an expert that comes when another went takes its pages, and answers what it does in fresh ones", async () => {
+  const device = new CpuDevice({ threads: 1 });
+  const shelf = new SingleExperts(device).shelf(small, experts);
+  const x = randomTensor(7, [3, 256]);
+  const answer = async (expert: Compiled): Promise<readonly number[]> => [...((await expert.run({ x })).y!.data as Float32Array)];
+  const came = weightsOf("q4_0", 3);
+  const [stays, goes] = [shelf.place(0, weightsOf("q4_0", 1)), shelf.place(1, weightsOf("q4_0", 2))] as const;
+  const stayed = await answer(stays);
+  const pages = goes.residentBytes / 4096;
+  const placed: Compiled[] = [];
+  const fresh = faults(() => placed.push(shelf.place(20, came)));
+  await goes.dispose();
+  const warm = faults(() => placed.push(shelf.place(11, came)));
+  assert.ok(fresh >= pages && warm < pages / 2, `${fresh} and ${warm} faults, ${pages} pages`);
+  placed.push(shelf.place(1, came)); // where the pages were
+  const [wanted, ...others] = await Promise.all(placed.map(answer));
+  assert.ok(wanted?.some((value) => value !== 0 && value !== stayed[0]));
+  assert.deepEqual(others, [wanted, wanted]);
+  assert.deepEqual(await answer(stays), stayed);
+  device.close();
+});
+
+for (const form of ["q4_0", "iq4_nl", "q8_0"] as const)
+  test(`${form}: gate and up, each written for itself, are the bytes of both written at once`, () => {
+    const device = new CpuDevice({ threads: 1 });
+    const weights = weightsOf(form, 1);
+    const [part] = partsOf(device, small, { gate: form, up: form, down: form }) as [Part];
+    const [apart, joined] = [new Slab(device, [part], 1), new Slab(device, [{ ...part, weights: [{ name: "both", rows: part.rows }] }], 1)];
+    assert.deepEqual(
+      piecesOf(part, weights, 512 * 2 ** 10).map(({ rows }) => rows),
+      [512, 512],
+    );
+    apart.put(0, weights);
+    const both = Buffer.concat(["gate", "up"].map((name) => weights[name]!.data as Uint8Array));
+    joined.put(0, { both: { form, shape: [part.rows, 256], data: both } });
+    const written = (slab: Slab): Buffer => {
+      const words = BigUint64Array.from({ length: both.length / 8 }, (_, i) =>
+        device.ggml.pointerAt(slab.addresses(0)[0]! + BigInt(8 * i)),
+      );
+      return Buffer.from(words.buffer);
+    };
+    assert.equal(written(joined).equals(both), part.home.memory.name === "plain"); // else they are packed
+    assert.ok(written(apart).equals(written(joined)));
+    device.close();
+  });
+
+test("an expert is written in pieces of bounded size, has its slot from the first on, and is there after the last", async () => {
+  const device = new CpuDevice({ threads: 1 });
+  const shelf = new SingleExperts(device).shelf(segment, 2);
+  const other = shelf.place(0, weights);
+  const x = randomTensor(7, [2, hidden]);
+  const answer = async (expert: Compiled): Promise<readonly number[]> => [...((await expert.run({ x })).y!.data as Float32Array)];
+  const wanted = await answer(other);
+  let pauses = 0;
+  let left = false;
+  const coming = await shelf.put(1, weights, async () => {
+    pauses += 1;
+    assert.equal(shelf.whole, undefined);
+    if (!left) await other.dispose(); // the slab stays, though nothing is in it
+    left = true;
+  });
+  assert.ok(pauses >= storedBytes / (512 * 2 ** 10), `${pauses} pieces of ${storedBytes} bytes`);
+  assert.deepEqual(await answer(coming), wanted);
+  const again = shelf.place(0, weights);
+  assert.deepEqual([shelf.whole !== undefined, await answer(again)], [true, wanted]);
+  device.close();
+});
+
+test("a slot in which no expert was finished is empty again", () => {
+  const device = new CpuDevice({ threads: 1 });
+  const slab = new Slab(device, partsOf(device, segment, { gate: "q4_0", up: "q4_0", down: "q4_0" }), 2);
+  const writing = slab.writing(1, weights);
+  writing.next();
+  assert.deepEqual([slab.isTaken(1), slab.idle, slab.used], [true, false, 0]);
+  writing.return();
+  assert.deepEqual([slab.isTaken(1), slab.idle, slab.used], [false, true, 0]);
+  const late = slab.writing(1, weights);
+  late.next();
+  device.close();
+  assert.throws(() => late.next(), { code: "EngineStopped" });
+  assert.equal(slab.idle, true);
 });

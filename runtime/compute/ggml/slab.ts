@@ -6,9 +6,12 @@ import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { homesOf } from "./homes.ts";
 import type { WeightSource } from "./lowering.ts";
-import { columnsOf, dataOf, type Part, type Product, partIndex } from "./parts.ts";
+import { columnsOf, type Part, type Piece, type Product, partIndex, piecesOf } from "./parts.ts";
 import { numberOf, weightBytes } from "./types.ts";
 import type { DeviceBuffer } from "./weight-memory.ts";
+
+/** Bytes that are packed and written at once on the processor, at most: a part of a millisecond's work. */
+const pieceBytesMax = 512 * 2 ** 10;
 
 interface Placed {
   readonly part: Part;
@@ -18,6 +21,14 @@ interface Placed {
   readonly stride: number;
   /** [columns, rows, slots], of a bias [columns, slots]; undefined in memory in which rows cannot choose. */
   readonly all: Pointer | undefined;
+}
+
+/** Rows of a part of a slot. */
+interface Rows {
+  readonly slot: number;
+  readonly rows: number;
+  /** Bytes from the part's first row to theirs. */
+  readonly at: number;
 }
 
 /** Rows of which each goes to k experts of its choice. */
@@ -40,6 +51,8 @@ export class Slab {
   readonly #device: GgmlDevice;
   readonly #metadata: Metadata;
   readonly #placed: readonly Placed[];
+  /** 1 where a slot holds an expert, or one is written. */
+  readonly #taken: Uint8Array;
   /** 1 where a slot holds an expert. */
   readonly #used: Uint8Array;
   #count = 0;
@@ -48,6 +61,7 @@ export class Slab {
     this.#device = device;
     this.parts = parts;
     this.slots = slots;
+    this.#taken = new Uint8Array(slots);
     this.#used = new Uint8Array(slots);
     this.choosable = parts.every(({ home, vector }) => vector || home.choosable);
     this.#metadata = device.metadata(parts.length);
@@ -67,46 +81,74 @@ export class Slab {
     return this.#count;
   }
 
-  holds(slot: number): boolean {
-    return this.#used[slot] === 1;
+  /** False for a slot that is empty, and in which nothing is being written. */
+  isTaken(slot: number): boolean {
+    return this.#taken[slot] === 1;
+  }
+
+  /** True while none of its slots is taken. */
+  get idle(): boolean {
+    return !this.#taken.includes(1);
   }
 
   /** The lowest empty slot; -1 when there is none. */
   get empty(): number {
-    return this.#used.indexOf(0);
+    return this.#taken.indexOf(0);
   }
 
   put(slot: number, weights: Weights): void {
-    this.#device.assertOpen();
-    this.#withTensors((context) => {
-      for (const [i, tensor] of this.#tensors(context, slot).entries()) {
-        const bytes = dataOf(this.parts[i] as Part, weights);
-        this.#device.ggml.ggml_backend_tensor_set(tensor, bytes, 0, bytes.byteLength);
+    atOnce(this.writing(slot, weights));
+  }
+
+  /** Writes an expert piece by piece; the slot is its own from the first on, and holds it at the end. */
+  *writing(slot: number, weights: Weights): Generator<void, void, void> {
+    const device = this.#device;
+    device.assertOpen();
+    const bytesMax = device.exact ? pieceBytesMax : Number.POSITIVE_INFINITY;
+    const pieces = this.#placed.flatMap((placed) => piecesOf(placed.part, weights, bytesMax).map((piece) => ({ placed, piece })));
+    this.#taken[slot] = 1;
+    try {
+      for (const { placed, piece } of pieces) {
+        device.assertOpen();
+        this.#write(placed, slot, piece);
+        yield;
       }
+      this.#mark(slot, true);
+    } finally {
+      if (!this.#used[slot]) this.drop(slot);
+    }
+  }
+
+  #write(placed: Placed, slot: number, { rows, at, data }: Piece): void {
+    const device = this.#device;
+    device.warmPages.claim(addressOf(placed, slot) + BigInt(at), data.byteLength);
+    this.#withTensors((context) => {
+      device.ggml.ggml_backend_tensor_set(this.#tensor(context, placed, { slot, rows, at }), data, 0, data.byteLength);
     });
-    this.#mark(slot, true);
   }
 
   /** Copies an expert from a slot of another slab. */
   take(slot: number, from: Slab, source: number): void {
     this.#withTensors((context) => {
-      const targets = this.#tensors(context, slot);
-      for (const [i, tensor] of from.#tensors(context, source).entries())
-        this.#device.ggml.ggml_backend_tensor_copy(tensor, targets[i] as Pointer);
+      for (const [i, placed] of this.#placed.entries()) {
+        const { rows } = placed.part;
+        const there = from.#tensor(context, from.#placed[i] as Placed, { slot: source, rows, at: 0 });
+        this.#device.ggml.ggml_backend_tensor_copy(there, this.#tensor(context, placed, { slot, rows, at: 0 }));
+      }
     });
     this.#mark(slot, true);
   }
 
-  /** Empties a slot, whose memory goes back to the machine where it is taken by pages. */
+  /** Empties a slot. Where memory is taken by pages, the next expert has them, or they go back to the machine a moment later. */
   drop(slot: number): void {
     this.#mark(slot, false);
     for (const placed of this.#placed) {
       // A page that it shares with an empty slot holds nothing any more.
-      const [before, after] = [slot - 1, slot + 1].map((other) => (this.#used[other] === 0 ? this.#edgeBytes(placed) : 0)) as [
+      const [before, after] = [slot - 1, slot + 1].map((other) => (this.#taken[other] === 0 ? this.#edgeBytes(placed) : 0)) as [
         number,
         number,
       ];
-      this.#device.discard(addressOf(placed, slot) - BigInt(before), before + placed.stride + after);
+      this.#device.warmPages.keep(addressOf(placed, slot) - BigInt(before), before + placed.stride + after);
     }
   }
 
@@ -168,20 +210,20 @@ export class Slab {
   #mark(slot: number, used: boolean): void {
     this.#count += Number(used) - (this.#used[slot] ?? 0);
     this.#used[slot] = Number(used);
+    this.#taken[slot] = Number(used);
   }
 
-  /** Each part of a slot as a tensor. In plain memory it is a view of all slots: a device may set what lies behind a new tensor to zero,
-   *  which would be the next slot's start. */
-  #tensors(context: Pointer, slot: number): readonly Pointer[] {
+  /** Rows of a part of a slot as a tensor, the first of which is `at` bytes behind the part's. In plain memory it is a view of all slots:
+   *  a device may set what lies behind a new tensor to zero, which would be the next slot's start. */
+  #tensor(context: Pointer, placed: Placed, { slot, rows, at }: Rows): Pointer {
     const { ggml } = this.#device;
-    return this.#placed.map(({ part, buffer, base, stride, all }) => {
-      const { type, rows, columns, home } = part;
-      if (all === undefined || home.memory.name !== "plain")
-        return homesOf(this.#device).tensor(context, part, buffer, addressOf({ base, stride }, slot));
-      const view = ggml.ggml_view_2d(context, all, columns, rows, weightBytes(type, [columns]), slot * stride);
-      ggml.ggml_backend_view_init(view);
-      return view;
-    });
+    const { part, buffer, stride, all } = placed;
+    const { type, columns, home } = part;
+    if (all === undefined || home.memory.name !== "plain")
+      return homesOf(this.#device).tensor(context, { type, rows, columns }, buffer, addressOf(placed, slot) + BigInt(at));
+    const view = ggml.ggml_view_2d(context, all, columns, rows, weightBytes(type, [columns]), slot * stride + at);
+    ggml.ggml_backend_view_init(view);
+    return view;
   }
 
   /** With room for the tensors of two slots. */
@@ -210,6 +252,14 @@ export class Slab {
     const all = ggml.ggml_new_tensor_4d(this.#metadata.context, numberOf(type), ...shape, 1);
     ggml.ggml_backend_tensor_alloc(buffer.handle, all, buffer.base);
     return { ...placed, all };
+  }
+}
+
+/** What a generator returns, without a pause. */
+export function atOnce<T>(work: Generator<void, T, void>): T {
+  for (;;) {
+    const { done, value } = work.next();
+    if (done) return value;
   }
 }
 

@@ -1,6 +1,6 @@
 // Compiled segments: rows in and out, weights and sums as views, ops of the host around the graphs. A single row is computed as two,
 // since products of one row have other bits.
-import { kernelOf } from "../../kernels/index.ts";
+import { keptValues, kernelOf } from "../../kernels/index.ts";
 import { floats, type Gradients, type OpContext, type Values } from "../../kernels/kernel.ts";
 import type { Segment, Tensor } from "../../kernels/segment.ts";
 import { widthsOf } from "../../kernels/widths.ts";
@@ -170,6 +170,7 @@ function hostBackward(parts: Parts, { values, weights, sums }: BackwardCall, gra
 export function trainableSegment(parts: Parts): TrainableSegment {
   const { segment, split } = parts;
   const inputs = segment.inputs.filter(({ dtype }) => dtype === "f32").map(({ name }) => name);
+  const wanted = new Set([...segment.outputs.map(({ name }) => name), ...keptValues(segment.ops)]);
   return {
     async forward(values, views) {
       const weights = parts.own(views);
@@ -178,7 +179,7 @@ export function trainableSegment(parts: Parts): TrainableSegment {
         const all = { ...values, ...written };
         Object.assign(written, kernelOf(op).forward(op, { read: reader(parts, all, weights) }));
       }
-      return written;
+      return Object.fromEntries(Object.entries(written).filter(([name]) => wanted.has(name)));
     },
     async backward(given) {
       const call = { ...given, weights: parts.own(given.weights), sums: parts.own(given.sums) };

@@ -23,7 +23,7 @@ test("each product and each sum is rounded to f32, experts in gate order", () =>
             acc = Math.fround(acc + Math.fround(gates[row * topK + k]! * pairs[(row * topK + k) * width + j]!));
           return acc;
         });
-        assert.deepEqual([...combine(h, gates, pairs, width)], want);
+        assert.deepEqual([...combine(h, gates, pairs, { width, stride: width })], want);
       },
     ),
   );
@@ -41,7 +41,7 @@ test("sums of some places and rows of pairs of others combine to what all rows o
     fc.property(shape, fc.infiniteStream(whole), placed, fc.subarray([0, 1, 2, 3]), ({ rows, topK, width }, values, places, summing) => {
       const take = (n: number): Float32Array => Float32Array.from({ length: n }, () => values.next().value as number);
       const [h, gates, pairs] = [take(rows * width), take(rows * topK).map((gate) => gate / 16), take(rows * topK * width)];
-      const want = combine(h.slice(), gates.slice(), pairs, width);
+      const want = combine(h.slice(), gates.slice(), pairs, { width, stride: width });
       const came = new Float32Array(pairs.length);
       const changed = gates.slice();
       for (const { key, pairs: at } of groupPairs(rows * topK, () => places.next().value as number)) {
@@ -54,7 +54,7 @@ test("sums of some places and rows of pairs of others combine to what all rows o
         } else for (const [i, pair] of at.entries()) came.set(answered.subarray(i * width, (i + 1) * width), pair * width);
       }
       assert.deepEqual(
-        combine(h, changed, came, width).map((value) => value + 0),
+        combine(h, changed, came, { width, stride: width }).map((value) => value + 0),
         want.map((value) => value + 0),
       ); // -0 is 0
     }),
@@ -62,7 +62,7 @@ test("sums of some places and rows of pairs of others combine to what all rows o
 });
 
 test("no rows combine to no rows", () => {
-  assert.equal(combine(new Float32Array(0), new Float32Array(0), new Float32Array(0), 4).length, 0);
+  assert.equal(combine(new Float32Array(0), new Float32Array(0), new Float32Array(0), { width: 4, stride: 4 }).length, 0);
 });
 
 test("pairs group by key in order of appearance", () => {

@@ -1,15 +1,21 @@
 // The sum of expert rows at their source: x = h + sum over k of gates[k] * y[k], in gate order and in f32 (part of the bit
 // contract: the source does this, so the sum does not depend on which rank computed which row). Pure.
 
-/** h [n, width], gates [n, topK], pairs [n * topK, width] in (row, k) order; the result is written over `h`. */
-export function combine(h: Float32Array, gates: Float32Array, pairs: Float32Array, width: number): Float32Array {
-  const rows = h.length / width;
+/** Values of a row of pairs, and of one that they are added to: the first `width` of its `stride`. */
+interface RowWidths {
+  readonly width: number;
+  readonly stride: number;
+}
+
+/** h [n, stride], gates [n, topK], pairs [n * topK, width] in (row, k) order; the result is written over `h`. */
+export function combine(h: Float32Array, gates: Float32Array, pairs: Float32Array, { width, stride }: RowWidths): Float32Array {
+  const rows = h.length / stride;
   const topK = rows === 0 ? 0 : gates.length / rows;
   for (let row = 0; row < rows; row++) {
     for (let k = 0; k < topK; k++) {
       const gate = gates[row * topK + k] as number;
       const from = (row * topK + k) * width;
-      const to = row * width;
+      const to = row * stride;
       for (let j = 0; j < width; j++) h[to + j] = (h[to + j] as number) + Math.fround(gate * (pairs[from + j] as number));
     }
   }

@@ -1,7 +1,7 @@
 // A layer without experts: a rank's own lanes, one after another, whose gradients join in the tree over lanes.
 import { floats, type Values } from "../../kernels/kernel.ts";
 import type { Tensor } from "../../kernels/segment.ts";
-import { type DenseBlock, type LayerPass, type RankLayer, rowsOf } from "./layer.ts";
+import { type DenseBlock, type LayerPass, type RankLayer, rowsOf, takeLane } from "./layer.ts";
 import type { Wave } from "./wave.ts";
 
 export class RankDenseLayer implements RankLayer {
@@ -22,16 +22,16 @@ export class RankDenseLayer implements RankLayer {
       ys.push(floats((await block.forward(values, weights)).y as Tensor));
       kept.push(values);
     }
-    return { ys, pass: { kept, rows: [], backward: (dys) => this.#backward(wave, kept, dys) } };
+    return { ys, pass: { kept, rows: [], choices: [], backward: (dys) => this.#backward(wave, kept, dys) } };
   }
 
   async #backward(wave: Wave, kept: readonly Values[], dys: readonly Float32Array[]): Promise<Float32Array[]> {
-    const { block, weights, sums, lanes } = this.#dense;
+    const { block, weights, sums } = this.#dense;
     const dxs: Float32Array[] = [];
     for (const [i, values] of kept.entries()) {
       wave.ask();
       dxs.push((await block.backward({ values, outputs: { y: dys[i] as Float32Array }, weights, sums })).x as Float32Array);
-      lanes.take(wave.lane(i));
+      takeLane(this.#dense, wave.lane(i));
     }
     return dxs;
   }

@@ -7,7 +7,8 @@ import { testFssdp } from "../../../test/builders/ranks.ts";
 import { tinyModel } from "../../../test/builders/training.ts";
 import { programOf } from "../../models/index.ts";
 import { rankBytes } from "../../placement/training/laws.ts";
-import { keptFloats, tiedFloats } from "../kept.ts";
+import { borrowedFloats } from "../borrowed.ts";
+import { keptFloats } from "../kept.ts";
 import { kindsOf, layoutOf } from "../layout.ts";
 import { checkMemory, memoryProblem, type RankedModel } from "./fits.ts";
 import { RankMemory } from "./memory.ts";
@@ -28,7 +29,7 @@ test("a lone rank has the state of all parameters, one sum of an expert, and sum
     const model = modelOf(1, 1, tie);
     const { dense, experts } = kindsOf(model.layout);
     const floats = dense.reduce((sum, { from, to }) => sum + to - from, 0);
-    const tied = tiedFloats(model.program, model.layout.parts[0]!.units[0]!);
+    const tied = borrowedFloats(model.program, dense);
     assert.equal(tied > 0, tie);
     const { state, sums } = rankBytes(memoryProblem({ ...model, fssdp: { ...model.fssdp, memorySlots: 0 } }, 0));
     assert.equal(state, 16 * model.layout.floats);

@@ -5,8 +5,9 @@ import type { ModelProgram } from "../../kernels/segment.ts";
 import { laneIntervals, lanesIn, lanesOfWaves, subtreesOf } from "../../placement/training/lanes.ts";
 import { type MemoryProblem, rankBytes } from "../../placement/training/laws.ts";
 import { floatsMax } from "../adamw.ts";
-import { keptFloats, tiedFloats } from "../kept.ts";
-import type { Layout, Unit } from "../layout.ts";
+import { borrowedFloats } from "../borrowed.ts";
+import { keptFloats } from "../kept.ts";
+import type { Layout } from "../layout.ts";
 import type { Fssdp, RankFacts } from "./plan.ts";
 import { firstHomes, ownedDense, shapeOf } from "./shape.ts";
 
@@ -42,7 +43,7 @@ export function memoryProblem({ program, layout, facts, fssdp, ...batch }: Ranke
   return {
     dense: shape.denseFloats,
     denseOwned: lanesIn(ownedDense(shape, rank)),
-    tied: tiedFloats(program, shape.dense[0] as Unit),
+    tied: borrowedFloats(program, shape.dense),
     subtrees: subtreesOf(lanesOfWaves(own, fssdp.lanesAtOnce, batch.lanes)).most,
     frozen: batch.frozenFloats ?? 0,
     expert: shape.expertFloats,

@@ -12,6 +12,8 @@ export interface LayerPass {
   readonly kept: readonly Values[];
   /** Rows that each expert has in all lanes of the wave; empty for a layer without experts. */
   readonly rows: ArrayLike<number>;
+  /** Them, and behind them those of free experts, which no rank is sent. */
+  readonly choices: ArrayLike<number>;
   /** `dys`: of each own lane, as the results are; `beside`: gradients of kept values, by name, that other losses than the last layer's
    *  give. Adds the lanes' gradients of weights to the sums. */
   backward(dys: readonly Float32Array[], beside: readonly Gradients[]): Promise<Float32Array[]>;
@@ -22,16 +24,21 @@ export interface RankLayer {
   forward(wave: Wave, xs: readonly Float32Array[]): Promise<{ readonly ys: Float32Array[]; readonly pass: LayerPass }>;
 }
 
-/** Views of a dense unit: its parameters, and where backward adds a lane's gradients, which `lanes` then takes. */
+/** Views of what a part reads: parameters, and where backward adds a lane's gradients, which each of `lanes` then takes: those of its own
+ *  unit, and of tensors that an earlier one has. */
 export interface DenseViews {
   readonly weights: WeightViews;
   readonly sums: WeightViews;
-  readonly lanes: DenseSums;
+  readonly lanes: readonly DenseSums[];
 }
 
 /** A segment of the dense part with its weights. */
 export interface DenseBlock extends DenseViews {
   readonly block: TrainableSegment;
+}
+
+export function takeLane({ lanes }: Pick<DenseViews, "lanes">, lane: number): void {
+  for (const sums of lanes) sums.take(lane);
 }
 
 export const rowsOf = (data: Float32Array, width: number): Tensor => ({ shape: [data.length / width, width], data });

@@ -6,13 +6,14 @@ import type { Stamp } from "../../comm/transport.ts";
 import type { TrainableExpert, WeightViews } from "../../compute/training.ts";
 import { floats, type Gradients, ints, type Values } from "../../kernels/kernel.ts";
 import type { MoeLayer, Tensor } from "../../kernels/segment.ts";
+import { widthBehind, widthInto } from "../../kernels/widths.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
 import { lanesIn } from "../../placement/training/lanes.ts";
 import { type Unit, viewsOf } from "../layout.ts";
 import { addPlaces, gathered, type PlaceShape, placesByExpert, scatter } from "../rows.ts";
 import { packed, type RowBlock, RowPlan, unpacked } from "./expert-rows.ts";
 import { ExpertSums } from "./expert-sums.ts";
-import { type DenseBlock, type LayerPass, type RankLayer, rowsOf } from "./layer.ts";
+import { type DenseBlock, type LayerPass, type RankLayer, rowsOf, takeLane } from "./layer.ts";
 import type { RankMemory } from "./memory.ts";
 import { columnSums, type Wave } from "./wave.ts";
 
@@ -34,6 +35,8 @@ interface LanePass {
   readonly f: Float32Array;
   readonly gates: Float32Array;
   readonly places: readonly (readonly number[])[];
+  /** Rows of each expert, then of each free one. */
+  readonly choices: Int32Array;
 }
 
 /** One wave in this layer. */
@@ -59,30 +62,32 @@ export class RankMoeLayer implements RankLayer {
 
   constructor(parts: LayerParts) {
     this.#parts = parts;
-    this.#shape = { topK: parts.layer.topK, width: parts.layer.block.inputs[0]?.width ?? 1 };
+    this.#shape = { topK: parts.layer.topK, width: parts.layer.expert.inputs[0]?.width ?? 1 };
   }
 
   async forward(wave: Wave, xs: readonly Float32Array[]): Promise<{ ys: Float32Array[]; pass: LayerPass }> {
-    const { dense, experts, index } = this.#parts;
+    const { layer, dense, experts, index } = this.#parts;
     const { width } = this.#shape;
     const [lanes, ys]: [LanePass[], Float32Array[]] = [[], []];
     for (const x of xs) {
       wave.ask();
-      const values = { x: rowsOf(x, width) };
+      const values = { x: rowsOf(x, widthInto(layer)) };
       const { h, ...written } = await dense.block.forward(values, dense.weights);
-      const places = placesByExpert(ints(written.ids as Tensor), experts.length);
+      const all = placesByExpert(ints(written.ids as Tensor), experts.length + (layer.free?.count ?? 0));
+      const choices = Int32Array.from(all, ({ length }) => length);
       const [f, gates] = [floats(written.f as Tensor), floats(written.gates as Tensor)];
-      lanes.push({ kept: { ...values, ...written }, f, gates, places });
+      lanes.push({ kept: { ...values, ...written }, f, gates, choices, places: all.slice(0, experts.length) });
       ys.push(floats(h as Tensor));
     }
-    const counts = await this.#allCounts(wave, lanes);
+    const choices = await this.#allCounts(wave, lanes);
+    const counts = choices.map((of) => of.subarray(0, experts.length));
     const { blocks, stamp } = await wave.deal(index, counts);
     const turn = { wave, stamp, blocks, plan: new RowPlan(counts, blocks, wave.intervals), lanes };
     const outputs = lanes.map(({ gates }) => new Float32Array(gates.length * width));
     const rows = await this.#expertsForward(turn, outputs);
     for (const [i, y] of ys.entries()) addPlaces(y, outputs[i] as Float32Array, this.#shape, lanes[i]?.gates);
     const backward: LayerPass["backward"] = (dys, beside) => this.#backward(turn, rows, { dys, beside });
-    return { ys, pass: { kept: lanes.map(({ kept }) => kept), rows: columnSums(counts), backward } };
+    return { ys, pass: { kept: lanes.map(({ kept }) => kept), rows: columnSums(counts), choices: columnSums(choices), backward } };
   }
 
   /** Fills outputs of the own lanes' places; returns the rows that came from each rank. */
@@ -131,8 +136,13 @@ export class RankMoeLayer implements RankLayer {
     const { dense, index, experts, memory } = this.#parts;
     const { wave, lanes, blocks } = turn;
     const homes = wave.homes[index] ?? [];
+    const { transport, carried } = wave;
     const sums = new ExpertSums({
-      ...{ blocks, homes, rank: wave.transport.rank, carried: wave.carried, scratch: this.#parts.scratch },
+      blocks,
+      homes,
+      rank: transport.rank,
+      carried,
+      scratch: this.#parts.scratch,
       floatsOf: (expert) => experts[expert]?.to ?? 0,
       own: (expert) => memory.own(index, expert, "g"),
     });
@@ -144,12 +154,11 @@ export class RankMoeLayer implements RankLayer {
       addPlaces(df, dRows[i] as Float32Array, this.#shape);
       const outputs = { ...beside[i], h: dys[i] as Float32Array, f: df, gates: dGates[i] as Float32Array };
       dxs.push((await dense.block.backward({ values: kept, outputs, weights: dense.weights, sums: dense.sums })).x as Float32Array);
-      dense.lanes.take(wave.lane(i));
+      takeLane(dense, wave.lane(i));
     }
     const pieces = piecesOf(experts[0]?.to ?? 0);
     const memoryOf = (chunk: number): Float32Array => memory.own(index, chunk, "g");
     const partials = (chunk: number): readonly Float32Array[] => sums.partials(chunk);
-    const { transport, carried } = wave;
     await reduce({ transport, stamp: turn.stamp, layer: index, pieces, blocks, homes, carried, memory: memoryOf, partials });
     return dxs;
   }
@@ -215,14 +224,14 @@ export class RankMoeLayer implements RankLayer {
     for (const [i, place] of places.entries()) (dGates[own] as Float32Array)[place] = found.dGates[i] as number;
   }
 
-  /** counts[lane][expert] of all lanes of the wave, zeros where there is no such lane. Throws PassStopped on all ranks where one asks. */
+  /** choices[lane][expert], free ones behind, of all lanes of the wave, zeros where there is no such lane. Throws PassStopped on all ranks
+   *  where one asks. */
   async #allCounts(wave: Wave, lanes: readonly LanePass[]): Promise<Int32Array[]> {
     const { transport, stamp, intervals } = wave;
-    const count = this.#parts.experts.length;
+    const count = this.#parts.experts.length + (this.#parts.layer.free?.count ?? 0);
     const own = new Int32Array(1 + count * lanesIn(intervals[transport.rank]));
     own[0] = Number(wave.wantsStop());
-    for (const [lane, { places }] of lanes.entries())
-      for (const [expert, list] of places.entries()) own[1 + lane * count + expert] = list.length;
+    for (const [lane, { choices }] of lanes.entries()) own.set(choices, 1 + lane * count);
     const lengthFrom = (rank: number): number => 1 + count * lanesIn(intervals[rank]);
     const all = await gatherAll(transport, stamp, { what: "counts", layer: this.#parts.index, lengthFrom }, own);
     if (all.some(([stop]) => stop !== 0)) wave.stop();
@@ -262,7 +271,7 @@ export class RankMoeLayer implements RankLayer {
   }
 
   #dOut(turn: Turn, dys: readonly Float32Array[], row: RowBlock): Float32Array {
-    return gathered(dys[turn.wave.own(row.lane)] as Float32Array, this.#places(turn, row), this.#shape);
+    return gathered(dys[turn.wave.own(row.lane)] as Float32Array, this.#places(turn, row), this.#shape, widthBehind(this.#parts.layer));
   }
 }
 

@@ -3,13 +3,13 @@
 import type { TrainableLoss, TrainableSegment, TrainingBackend, WeightViews } from "../../compute/training.ts";
 import type { ModelProgram, Tensor } from "../../kernels/segment.ts";
 import { Balancing } from "../balancing.ts";
+import { borrowedBy } from "../borrowed.ts";
 import { DenseSums } from "../dense-sums.ts";
-import { tiedFloats } from "../kept.ts";
 import { movedTo, type Unit, viewsOf } from "../layout.ts";
 import type { BalanceSetting } from "../recipes/balance.ts";
 import type { DenseRange } from "./dense-exchange.ts";
 import { RankDenseLayer } from "./dense-layer.ts";
-import type { DenseViews, LayerPass, RankLayer } from "./layer.ts";
+import { type DenseViews, type LayerPass, type RankLayer, takeLane } from "./layer.ts";
 import type { RankMemory } from "./memory.ts";
 import { RankMoeLayer } from "./moe-layer.ts";
 import type { Shape } from "./shape.ts";
@@ -54,7 +54,7 @@ export interface PassesOptions {
 interface Parts {
   readonly layers: readonly RankLayer[];
   readonly embed: DenseViews & { readonly segment: TrainableSegment };
-  readonly head: Omit<DenseViews, "lanes"> & { readonly segment: TrainableLoss; readonly lanes: readonly DenseSums[] };
+  readonly head: DenseViews & { readonly segment: TrainableLoss };
   readonly ranges: readonly DenseRange[];
   readonly balancing: Balancing;
 }
@@ -72,34 +72,36 @@ export class Passes {
   static async open(backend: TrainingBackend, options: PassesOptions): Promise<Passes> {
     const { program, shape, memory, frozen, sequenceLength, balance } = options;
     const balancing = new Balancing(balance, { program, dense: shape.dense, parameters: memory.dense });
-    const dense = shape.dense.map((unit, part): DenseViews => {
-      const lanes = new DenseSums(unit.to - unit.from);
-      return { weights: { ...viewsOf(memory.dense, unit), ...frozen.parts[part] }, sums: viewsOf(lanes.scratch, movedTo(unit, 0)), lanes };
+    const summed = (part: number, unit: Unit) => ({ part, unit, sums: new DenseSums(unit.to - unit.from) });
+    const own = shape.dense.map((unit, part) => summed(part, unit));
+    // Gradients in tensors that an earlier part has are summed apart, and added to that part's own at the end.
+    const all = [...own, ...borrowedBy(program, shape.dense).map(({ part, unit }) => summed(part, unit))];
+    const dense = shape.dense.map((_, part): DenseViews => {
+      const read = all.filter((each) => each.part === part);
+      const views = (of: (each: (typeof read)[number]) => WeightViews): WeightViews => Object.assign({}, ...read.map(of));
+      return {
+        weights: { ...views(({ unit }) => viewsOf(memory.dense, unit)), ...frozen.parts[part] },
+        sums: views(({ unit, sums }) => viewsOf(sums.scratch, movedTo(unit, 0))),
+        lanes: read.map(({ sums }) => sums),
+      };
     });
     const scratch = new Float32Array(shape.expertFloats);
     const layers: RankLayer[] = [];
     for (const [index, layer] of program.layers.entries()) {
-      const own = { ...(dense[index + 1] as DenseViews), block: await backend.compile(layer.block, sequenceLength) };
-      if (layer.kind === "dense") layers.push(new RankDenseLayer(own, program.hidden));
+      const views = { ...(dense[index + 1] as DenseViews), block: await backend.compile(layer.block, sequenceLength) };
+      if (layer.kind === "dense") layers.push(new RankDenseLayer(views, program.hidden));
       else {
         const [expert, experts] = [await backend.compileExpert(layer.expert), shape.experts[index] ?? []];
-        layers.push(new RankMoeLayer({ index, layer, dense: own, expert, experts, memory, scratch, frozen: frozen.experts[index] ?? {} }));
+        const shared = frozen.experts[index] ?? {};
+        layers.push(new RankMoeLayer({ index, layer, dense: views, expert, experts, memory, scratch, frozen: shared }));
       }
     }
-    const [embed, head, unit] = [dense[0] as DenseViews, dense.at(-1) as DenseViews, shape.dense[0] as Unit];
-    // Gradients of the head in tensors that the embedding has too are summed apart, and added to the embedding's own at the end.
-    const tied = new DenseSums(tiedFloats(program, unit));
-    const sums = { ...viewsOf(tied.scratch, movedTo(unit, 0)), ...head.sums };
+    const [embed, head] = [dense[0] as DenseViews, dense.at(-1) as DenseViews];
     return new Passes({
       layers,
       embed: { ...embed, segment: await backend.compile(program.embed, sequenceLength) },
-      head: {
-        segment: await backend.compileLoss(program.head),
-        weights: { ...embed.weights, ...head.weights },
-        sums,
-        lanes: [head.lanes, tied],
-      },
-      ranges: [...shape.dense.map(({ from }, i) => ({ from, sums: (dense[i] as DenseViews).lanes })), { from: unit.from, sums: tied }],
+      head: Object.assign({ segment: await backend.compileLoss(program.head) }, head),
+      ranges: all.map(({ unit, sums }) => ({ from: unit.from, sums })),
       balancing,
     });
   }
@@ -156,14 +158,14 @@ export class Passes {
     const ends = await asked(lanes, async ({ targets }, i) => {
       const { segment, weights, sums } = head;
       const found = await segment.backward({ x: xs[i] as Float32Array, targets, scale, weights, sums });
-      for (const own of head.lanes) own.take(wave.lane(i));
+      takeLane(head, wave.lane(i));
       return found;
     });
     let gradients: readonly Float32Array[] = ends.map(({ dx }) => dx);
     const balance = lanes.map(() => 0);
     for (let index = layers.length - 1; index >= 0; index--) {
       const pass = passes.pop() as LayerPass;
-      const beside = balancing.gradients(index, pass.kept, pass.rows);
+      const beside = balancing.gradients(index, pass.kept, pass.choices);
       for (const [i, { loss }] of beside.entries()) balance[i] = (balance[i] as number) + loss;
       await wave.beforeBackward(index);
       gradients = await pass.backward(
@@ -176,7 +178,7 @@ export class Passes {
       const values = { ids: { shape: [inputs.length], data: inputs } };
       const { segment, weights, sums } = embed;
       await segment.backward({ values, outputs: { x: gradients[i] as Float32Array }, weights, sums });
-      embed.lanes.take(wave.lane(i));
+      takeLane(embed, wave.lane(i));
     });
     return { lanes: ends.map(({ losses }, i) => ({ loss: sumOf(losses), balance: balance[i] as number })), rows };
   }

@@ -7,11 +7,14 @@ import { addRow } from "./add-row.ts";
 import { attention } from "./attention.ts";
 import { candidates } from "./candidates.ts";
 import { clampedSwiglu } from "./clamped-swiglu.ts";
+import { freeExperts } from "./free-experts.ts";
 import { gather } from "./gather.ts";
+import { gru } from "./gru.ts";
 import { joinHeads } from "./join-heads.ts";
 import { matMul } from "./mat-mul.ts";
 import { rmsNorm } from "./rms-norm.ts";
 import { groupRoute, route } from "./route.ts";
+import { scale } from "./scale.ts";
 import { siluMul } from "./silu-mul.ts";
 import { slice } from "./slice.ts";
 
@@ -29,6 +32,9 @@ const rules: { readonly [Name in OpName]: Rule<Extract<Op, { op: Name }>> } = {
   route,
   groupRoute,
   candidates,
+  scale,
+  freeExperts,
+  gru,
 };
 
 /** The rule of an op; throws AppError `UnsupportedOp` where there is none. */

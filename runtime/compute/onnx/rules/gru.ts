@@ -1,0 +1,46 @@
+// gru: with n the new value, z the update and r the reset, out = n + z (state - n), and each gate's slope is its own. Pure.
+import type { Op } from "../../../kernels/segment.ts";
+import type { DeviceRule, Emitter } from "../rule.ts";
+
+type Gru = Extract<Op, { op: "gru" }>;
+
+interface Cell {
+  readonly r: string;
+  readonly z: string;
+  readonly n: string;
+  /** What r multiplies. */
+  readonly recalled: string;
+  readonly state: string;
+}
+
+function cellOf(op: Gru, at: Emitter): Cell {
+  const { graph, value } = at;
+  const width = at.width(op.state);
+  const part = (of: string, i: number): string => graph.lastAxis(value(of), i * width, (i + 1) * width);
+  const gate = (i: number): string => graph.sigmoid(graph.add(part(op.given, i), part(op.held, i)));
+  const [r, z, recalled] = [gate(0), gate(1), part(op.held, 2)];
+  const n = graph.node("Tanh", [graph.add(part(op.given, 2), graph.mul(r, recalled))]);
+  return { r, z, n, recalled, state: value(op.state) };
+}
+
+export const gru: DeviceRule<Gru> = {
+  on: "device",
+  out: (op) => op.out,
+  forward(op, at) {
+    const { z, n, state } = cellOf(op, at);
+    return at.graph.add(n, at.graph.mul(z, at.graph.sub(state, n)));
+  },
+  backward(op, at, dOut) {
+    const { graph, give } = at;
+    const { r, z, n, recalled, state } = cellOf(op, at);
+    const one = graph.scalar(1);
+    const slope = (gate: string): string => graph.mul(gate, graph.sub(one, gate));
+    const ofNew = graph.mul(graph.mul(dOut, graph.sub(one, z)), graph.sub(one, graph.mul(n, n)));
+    const ofReset = graph.mul(graph.mul(ofNew, recalled), slope(r));
+    const ofUpdate = graph.mul(graph.mul(dOut, graph.sub(state, n)), slope(z));
+    const joined = (parts: readonly string[]): string => graph.node("Concat", parts, { axis: 1 });
+    give(op.state, graph.mul(dOut, z));
+    give(op.given, joined([ofReset, ofUpdate, ofNew]));
+    give(op.held, joined([ofReset, ofUpdate, graph.mul(ofNew, r)]));
+  },
+};

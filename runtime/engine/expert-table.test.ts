@@ -1,0 +1,46 @@
+// Loads of experts in slices: others have the backend between them, the sooner the shorter the steps are.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { Backend, Compiled, Pause } from "../compute/backend.ts";
+import type { ModelProgram } from "../kernels/segment.ts";
+import { ExpertTable } from "./expert-table.ts";
+import type { LoadCounter } from "./load-counter.ts";
+
+const pieces = 6;
+const pieceMs = 1.5;
+
+/** A table whose experts take a while to write, and how many pieces of one were written. */
+function tableOf() {
+  const written = { pieces: 0 };
+  const put = async (_expert: number, _weights: unknown, pause: Pause): Promise<Compiled> => {
+    for (; written.pieces < pieces; written.pieces++) {
+      const since = performance.now();
+      while (performance.now() - since < pieceMs);
+      await pause();
+    }
+    return { residentBytes: 1, run: async () => ({}), dispose: async () => {} };
+  };
+  const backend = { createShelf: () => ({ put }) } as unknown as Backend;
+  const program = { layers: [{ kind: "moe", expert: {}, experts: 1 }], hidden: 1 } as unknown as ModelProgram;
+  const store = { decodeUnit: () => ({}) };
+  return { written, table: new ExpertTable({ backend, store, program, codec: "f32", counter: {} as LoadCounter }) };
+}
+
+/** Pieces that were written when somebody who waited for the backend had it, and when the event loop had a turn. */
+async function metBy(stepMs: number) {
+  const { written, table } = tableOf();
+  table.stepTook(stepMs);
+  const load = table.load(0, 0, new Uint8Array(1));
+  const turn = new Promise<number>((resolve) => setImmediate(() => resolve(written.pieces)));
+  const locked = table.lock.run(async () => written.pieces);
+  await load;
+  assert.equal(table.has(0, 0), true);
+  return { turn: await turn, locked: await locked };
+}
+
+test("a load lets others in after each slice, which is a part of a step's time", async () => {
+  const short = await metBy(1);
+  assert.ok(short.turn <= 1 && short.locked <= 1, JSON.stringify(short));
+  const long = await metBy(1e7);
+  assert.deepEqual(long, { turn: pieces, locked: pieces });
+});
