@@ -6,23 +6,23 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import { createTraining } from "../compute/open-training.ts";
-import type { TrainingBackend } from "../compute/training.ts";
+import type { TrainingBackend, WeightViews } from "../compute/training.ts";
 import { wantsWholeStep } from "./balancing.ts";
 import { newestCheckpoint, readCheckpoint, SavedModel, writeCheckpoint } from "./checkpoint.ts";
 import { type Corpus, openCorpus } from "./corpus.ts";
-import { type Layout, layoutOf } from "./layout.ts";
 import { Metrics } from "./metrics.ts";
 import { checkMemory } from "./ranks/fits.ts";
 import { fssdpOf } from "./ranks/fssdp.ts";
 import type { Fssdp } from "./ranks/plan.ts";
 import { Rank } from "./ranks/rank.ts";
-import { checkResult, resultFolders, writeTrainedFolder, writeTrainedStore } from "./result.ts";
+import { checkResult, resultFolders, writeAdapters, writeTrainedFolder, writeTrainedStore } from "./result.ts";
 import { aloneSeat, type Seat } from "./seat.ts";
 import { checkSettings, identityOf, type TrainSettings } from "./settings.ts";
 import { type ModelSource, openSource } from "./source.ts";
 import { openStart, type Start } from "./start.ts";
 import { type Machine, runStep, type StepReport, validationLoss } from "./step.ts";
 import { type Clocked, recordedBackend, recordedTransport } from "./trace/recorder.ts";
+import { type TrainedModel, trainedModel } from "./trained.ts";
 
 export interface TrainPorts {
   /** Now, in milliseconds. */
@@ -53,13 +53,16 @@ export interface RunEnd {
   /** Where the model is, when all steps are done: when the first rank has ended, which writes it. */
   readonly store: string | undefined;
   readonly folder: string | undefined;
+  /** Where adapters are as they were trained, when there are some. */
+  readonly adapters?: string;
   readonly checkpoints: string;
   readonly validationLoss: number | undefined;
 }
 
 interface Run extends Machine {
-  readonly source: ModelSource;
-  readonly layout: Layout;
+  readonly model: TrainedModel;
+  /** Parameters that stay as they are, by tensor. */
+  readonly frozen: WeightViews;
   readonly backend: TrainingBackend;
   readonly identity: ReturnType<typeof identityOf>;
   readonly checkpoints: string;
@@ -100,25 +103,26 @@ async function stepToGoOnFrom(checkpoints: string, steps: number): Promise<numbe
 async function openRun(settings: TrainSettings, seat: Seat, recorder: Clocked | undefined): Promise<Run> {
   const source = await openSource(settings.model);
   checkSettings(settings, source.program.maxContext);
-  await checkResult(source, settings.out, settings.codecs);
-  const { program, family } = source;
-  const layout = layoutOf(program, family.expertTensors);
+  const model = trainedModel(source, settings);
+  await checkResult(model.result, settings.out, settings.codecs);
   const { sequences, sequenceLength, lanes, balance = [] } = settings;
-  const model = { program, layout, sequences, sequenceLength, lanes, shadow: settings.shadow };
-  const fssdp = fssdpOf(settings.fssdp ?? {}, { ...model, ranks: seat.transport.ranks, wholeStep: wantsWholeStep(balance) });
-  checkMemory({ ...model, facts: seat.facts, fssdp }, [seat.transport.rank]);
+  const { program, layout, frozenFloats } = model;
+  const ranked = { program, layout, frozenFloats, sequences, sequenceLength, lanes, shadow: settings.shadow };
+  const fssdp = fssdpOf(settings.fssdp ?? {}, { ...ranked, ranks: seat.transport.ranks, wholeStep: wantsWholeStep(balance) });
+  checkMemory({ ...ranked, facts: seat.facts, fssdp }, [seat.transport.rank]);
   const checkpoints = join(settings.out, "checkpoints");
   const newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
   const start = await openStart(source, settings);
   try {
-    return await openMachine(settings, { recorder, seat, source, layout, fssdp, checkpoints, newest, start });
+    return await openMachine(settings, { recorder, seat, source, model, fssdp, checkpoints, newest, start });
   } finally {
     await start.close();
   }
 }
 
 /** A run as far as it is known before anything is computed. */
-interface Plan extends Pick<Run, "source" | "layout" | "checkpoints"> {
+interface Plan extends Pick<Run, "model" | "checkpoints"> {
+  readonly source: ModelSource;
   readonly recorder: Clocked | undefined;
   readonly seat: Seat;
   readonly fssdp: Fssdp;
@@ -127,7 +131,8 @@ interface Plan extends Pick<Run, "source" | "layout" | "checkpoints"> {
 }
 
 async function openMachine(settings: TrainSettings, plan: Plan): Promise<Run> {
-  const { seat, source, layout, fssdp, checkpoints, start } = plan;
+  const { seat, source, model, fssdp, checkpoints, start } = plan;
+  const { program, layout } = model;
   const [corpus, validation] = await openData(settings, source);
   let backend: TrainingBackend | undefined;
   try {
@@ -137,21 +142,22 @@ async function openMachine(settings: TrainSettings, plan: Plan): Promise<Run> {
     const digests = { model: digestOf(source.config), data: digestOf(corpus.index) };
     const identity = identityOf(settings, { ...digests, weights, numerics: backend.numerics });
     const { sequences, sequenceLength, lanes, schedule, adamw, clip, balance = [], checkpoint, shadow } = settings;
+    const frozen = await model.frozen(start);
     const batch = { sequences, sequenceLength, lanes };
-    const options = { seat, program: source.program, layout, fssdp, ...batch, schedule, adamw, clip, balance, shadow };
+    const options = { seat, program, layout, frozen, fssdp, ...batch, schedule, adamw, clip, balance, shadow };
     const agreed = { identity, checkpoint, validation: validation === undefined ? "none" : digestOf(validation.index) };
     const rank = await Rank.open(backend, { ...options, agreed });
     const { step, missing } = await rank.begin(async () => {
       // Where ranks find other checkpoints, on a volume that is shared late, the first one's is meant.
       const [newest = -1] = await rank.state.fromFirst(0, "step", Float64Array.of(plan.newest ?? -1));
       if (newest < 0) {
-        await start.fill(layout, (part, index) => rank.state.parameters(part, index));
+        await model.fill(start, (part, index) => rank.state.parameters(part, index));
         rank.state.filled();
       } else await readCheckpoint(checkpoints, { step: newest, identity, layout, state: rank.state });
       return Math.max(0, newest);
     });
     const machine: Machine = { settings, corpus, validation, rank };
-    return { ...machine, source, layout, backend, identity, checkpoints, weights: told, step, saved: missing.length > 0 ? step : 0 };
+    return { ...machine, model, frozen, backend, identity, checkpoints, weights: told, step, saved: missing.length > 0 ? step : 0 };
   } catch (caught) {
     await corpus.close();
     await validation?.close();
@@ -161,7 +167,8 @@ async function openMachine(settings: TrainSettings, plan: Plan): Promise<Run> {
 }
 
 async function save(run: Run, step: number): Promise<void> {
-  const { checkpoints, identity, layout, rank, settings } = run;
+  const { checkpoints, identity, rank, settings } = run;
+  const { layout } = run.model;
   await writeCheckpoint(checkpoints, { step, identity, layout, state: rank.state, keep: settings.checkpoint.keep });
 }
 
@@ -220,13 +227,16 @@ async function makeSteps(
 }
 
 /** The result is read from the last checkpoint, so that no rank has to hold all of the model. */
-async function writeResult({ source, layout, identity, checkpoints, settings }: Run): Promise<void> {
-  const { store, folder } = resultFolders(settings.out);
+async function writeResult({ model, frozen, identity, checkpoints, settings }: Run): Promise<void> {
+  const { store, folder, adapters } = resultFolders(settings.out);
+  const { layout, description } = model;
   const saved = await SavedModel.open(checkpoints, { step: settings.schedule.steps, identity, layout });
   try {
-    const trained = { source, layout, parameters: (part: number, index: number) => saved.parameters(part, index) };
+    const parameters = (part: number, index: number): Promise<Float32Array> => saved.parameters(part, index);
+    const trained = model.ended(parameters, frozen);
     await writeTrainedStore(trained, store, settings.codecs);
     await writeTrainedFolder(trained, folder);
+    if (description !== undefined) await writeAdapters({ layout, parameters }, adapters, description);
   } finally {
     await saved.close();
   }
@@ -238,17 +248,18 @@ export async function train(settings: TrainSettings, ports: TrainPorts, seat: Se
   const { recorder } = ports;
   const place = recorder === undefined ? seat : { ...seat, transport: recordedTransport(seat.transport, recorder) };
   const run = await openRun(settings, place, recorder);
-  const { backend, checkpoints, layout, corpus, validation, weights } = run;
+  const { backend, checkpoints, model, corpus, validation, weights } = run;
   const first = seat.transport.rank === 0;
   try {
     if (first) await mkdir(settings.out, { recursive: true });
     const metrics = first ? new Metrics(settings.out) : undefined;
-    ports.onStart({ device: backend.device, parameters: layout.parameters, samples: corpus.samples, weights, step: run.step });
+    ports.onStart({ device: backend.device, parameters: model.layout.parameters, samples: corpus.samples, weights, step: run.step });
     const { step, loss } = await makeSteps(run, metrics, ports);
     const unfinished = { step, checkpoints, validationLoss: loss, store: undefined, folder: undefined };
     if (step < settings.schedule.steps) return unfinished;
     if (first) await writeResult(run);
-    return { ...unfinished, ...resultFolders(settings.out) };
+    const { adapters, ...folders } = resultFolders(settings.out);
+    return { ...unfinished, ...folders, ...(model.description !== undefined && { adapters }) };
   } finally {
     await corpus.close();
     await validation?.close();

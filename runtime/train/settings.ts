@@ -2,6 +2,9 @@
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
 import type { AdamWSettings } from "./adamw.ts";
+import type { AdapterSetting } from "./adapters/adapter.ts";
+import { adaptersOf } from "./adapters/index.ts";
+import { adaptersText } from "./adapters/refuse.ts";
 import type { Identity } from "./checkpoint.ts";
 import type { Fssdp } from "./ranks/plan.ts";
 import type { BalanceSetting } from "./recipes/balance.ts";
@@ -33,6 +36,8 @@ export interface TrainSettings {
   readonly adamw: AdamWSettings;
   /** What keeps experts equally busy, each recipe once; unset: nothing does. */
   readonly balance?: readonly BalanceSetting[] | undefined;
+  /** Small matrices that are trained beside the model's, which stay; unset: the model's are trained. */
+  readonly adapters?: AdapterSetting | undefined;
   /** The norm that gradients are cut to. */
   readonly clip: number;
   /** Whether ranks keep the state of one another, so that a lost one costs the step in flight; unset: they do not. */
@@ -77,6 +82,7 @@ export function checkSettings(settings: TrainSettings, maxContext: number): void
   if (!(adamw.epsilon > 0 && adamw.epsilon < 1)) refuse("epsilon", adamw.epsilon, "above 0 and below 1");
   if (!(adamw.decay >= 0 && adamw.decay <= 1)) refuse("weight-decay", adamw.decay, "from 0 to 1");
   for (const setting of settings.balance ?? []) checkBalance(setting);
+  if (settings.adapters !== undefined) adaptersOf(settings.adapters);
   if (!(clip > 0 && Number.isFinite(clip))) refuse("clip", clip, "above 0");
 }
 
@@ -115,6 +121,7 @@ export function identityOf(settings: TrainSettings, { model, data, weights, nume
     "weight-decay": adamw.decay,
     clip,
     balance: (settings.balance ?? []).map(balanceText).join(",") || "none",
+    adapters: settings.adapters === undefined ? "none" : adaptersText(settings.adapters),
     threads,
     numerics,
   };

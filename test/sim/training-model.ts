@@ -18,13 +18,11 @@ function layout(): Layout {
     at = to;
     return { expert, from, to, parameters: [{ name: "w", tensor: "w", shape: [floats], from, to, size: floats, decays: false }] };
   };
-  const parts = [{ name: "embed", units: [unit(embedFloats)] }];
+  const part = (name: string, units: readonly Unit[]): Layout["parts"][number] => ({ name, units, frozen: {}, expertFrozen: {} });
+  const parts = [part("embed", [unit(embedFloats)])];
   for (let layer = 0; layer < layers; layer++)
-    parts.push({
-      name: `layer-${layer}`,
-      units: [unit(denseFloats), ...Array.from({ length: experts }, (_, expert) => unit(expertFloats, expert))],
-    });
-  parts.push({ name: "head", units: [unit(denseFloats)] });
+    parts.push(part(`layer-${layer}`, [unit(denseFloats), ...Array.from({ length: experts }, (_, expert) => unit(expertFloats, expert))]));
+  parts.push(part("head", [unit(denseFloats)]));
   return { parts, floats: at, parameters: at };
 }
 

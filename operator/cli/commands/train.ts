@@ -5,6 +5,7 @@ import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type CodecName, codecNames, scheduleNames } from "../../../crds/names.ts";
+import { adaptersUsage, parseAdapters } from "../../../runtime/train/adapters/index.ts";
 import { balanceUsage, parseBalance } from "../../../runtime/train/recipes/index.ts";
 import { inits, type TrainSettings } from "../../../runtime/train/settings.ts";
 import { Recorder } from "../../../runtime/train/trace/recorder.ts";
@@ -32,6 +33,8 @@ Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same li
           --schedule NAME, --floor X   ${scheduleNames.join(" or ")}, and the share of the rate at the end (default: cosine, 0.1)
           --weight-decay X, --beta1 X, --beta2 X, --epsilon X   of AdamW (default: 0.1, 0.9, 0.95, 1e-8)
           --balance LIST keeps experts equally busy: ${balanceUsage}; a loss has all lanes in memory (default: none)
+          --adapters A   trains small matrices beside the model's, which stay: ${adaptersUsage}; they are merged
+                         into store/ and huggingface/, and lie in adapters/ as they are (default: the model's are trained)
           --clip X       norm that gradients are cut to (default: 1)
           --checkpoint-every N, --keep N   steps between checkpoints, and how many stay (default: 100, 3)
           --codec LIST   codecs of the store that is written (default: f32)
@@ -62,6 +65,7 @@ const options = {
   beta2: { type: "string", default: "0.95" },
   epsilon: { type: "string", default: "1e-8" },
   balance: { type: "string", default: "" },
+  adapters: { type: "string", default: "" },
   clip: { type: "string", default: "1" },
   "checkpoint-every": { type: "string", default: "100" },
   keep: { type: "string", default: "3" },
@@ -133,6 +137,7 @@ function settingsOf(values: Values): TrainSettings {
       decay: number(values, "weight-decay"),
     },
     balance: parseBalance(values.balance),
+    adapters: parseAdapters(values.adapters),
     clip: number(values, "clip"),
     checkpoint: { everySteps: number(values, "checkpoint-every"), keep: number(values, "keep") },
     codecs: codecs(values.codec),
@@ -182,7 +187,9 @@ export async function run(args: readonly string[]): Promise<number> {
     const told =
       end.store === undefined
         ? `stopped after step ${end.step}; the same line goes on from there`
-        : `${end.step} steps done\nmodel store    ${end.store}\nHugging Face   ${end.folder}\nlook at it: enodia model inspect ${end.store}`;
+        : `${end.step} steps done\nmodel store    ${end.store}\nHugging Face   ${end.folder}${
+            end.adapters === undefined ? "" : `\nadapters       ${end.adapters}`
+          }\nlook at it: enodia model inspect ${end.store}`;
     process.stdout.write(`${values.json ? JSON.stringify(end) : told}\n`);
     return end.store === undefined ? 130 : 0;
   } finally {

@@ -26,6 +26,8 @@ export interface MemoryProblem {
   readonly dense: number;
   readonly denseOwned: number;
   readonly expert: number;
+  /** Parameters that are not trained, which every rank has: they have neither gradient nor moments. */
+  readonly frozen: number;
   /** Parameters of the embedding that the head has too: their gradients are summed twice. */
   readonly tied: number;
   /** Sums of dense gradients that wait in the tree over the rank's lanes at once. */
@@ -54,14 +56,14 @@ export function copyBytes({ copies, expert, rematerialize }: Pick<MemoryProblem,
 
 /**
  * Bytes of a rank but for frames, the rows of others among them, and what the engine takes while it computes. State: parameter,
- * gradient and moments of what it owns and shadows. Sums: copies; sums of lanes; the dense part where it owns some of it only, and
- * gradients of the dense part as backward adds to them and as they wait. Kept: what layers keep.
+ * gradient and moments of what it owns and shadows. Sums: copies; sums of lanes; what is frozen; the dense part where it owns some of it
+ * only, and gradients of the dense part as backward adds to them and as they wait. Kept: what layers keep.
  */
 export function rankBytes(problem: MemoryProblem) {
-  const { dense, denseOwned, expert, owned, shadowed, partials, subtrees, tied } = problem;
+  const { dense, denseOwned, expert, frozen, owned, shadowed, partials, subtrees, tied } = problem;
   const state = 4 * floatBytes * (owned * expert + denseOwned + shadowed);
   const denseBytes = floatBytes * ((denseOwned < dense ? dense : 0) + (dense + tied) * (1 + subtrees));
-  const sums = copyBytes(problem) + partials * expert * floatBytes + denseBytes;
+  const sums = copyBytes(problem) + partials * expert * floatBytes + denseBytes + frozen * floatBytes;
   const kept = problem.kept * floatBytes;
   return { state, sums, kept, all: state + sums + kept };
 }

@@ -18,6 +18,8 @@ export interface RankedModel {
   readonly layout: Layout;
   readonly facts: RankFacts;
   readonly fssdp: Fssdp;
+  /** Floats that are read and not trained, whole on every rank; none where left out. */
+  readonly frozenFloats?: number;
   readonly lanes: number;
   readonly sequences: number;
   readonly sequenceLength: number;
@@ -49,6 +51,7 @@ export function memoryProblem({ program, layout, facts, fssdp, shadow, ...batch 
     denseOwned: lanesIn(ownedDense(shape, rank)),
     tied: borrowedFloats(program, shape.dense),
     subtrees: subtreesOf(lanesOfWaves(own, fssdp.lanesAtOnce, batch.lanes)).most,
+    frozen: batch.frozenFloats ?? 0,
     expert: shape.expertFloats,
     owned: owned.reduce((a, b) => a + b, 0),
     shadowed: shadowedExperts * shape.expertFloats + lanesIn(ownedDense(shape, shadowed)),

@@ -11,7 +11,7 @@ import { RankStores } from "./shadow.ts";
 import { type Shape, shapeOf } from "./shape.ts";
 
 /** Tells a run's settings and facts from others: they decide frames, as plans do. */
-export function runHash({ layout, seat, ...settings }: RankOptions): string {
+export function runHash({ layout, seat, frozen: _ofModel, ...settings }: RankOptions): string {
   return planHash({ settings, facts: seat.facts, layout });
 }
 

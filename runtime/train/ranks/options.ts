@@ -1,4 +1,5 @@
 // The options of a run over ranks, which all of its ranks have to have alike but for the seat: they decide frames, and so bits.
+import type { WeightViews } from "../../compute/training.ts";
 import type { AdamWSettings } from "../adamw.ts";
 import type { BalanceSetting } from "../recipes/balance.ts";
 import type { Schedule } from "../schedule.ts";
@@ -11,6 +12,8 @@ export interface RankOptions extends Omit<RankedModel, "facts"> {
   readonly adamw: AdamWSettings;
   readonly clip: number;
   readonly balance: readonly BalanceSetting[];
+  /** Weights that are not trained, by tensor; left out where all are. */
+  readonly frozen?: WeightViews;
   /** What else all ranks have to agree on. */
   readonly agreed?: unknown;
 }

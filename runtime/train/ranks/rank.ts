@@ -7,6 +7,7 @@ import type { TrainingBackend } from "../../compute/training.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
 import { type Interval, laneIntervals, lanesIn, lanesOfWaves } from "../../placement/training/lanes.ts";
 import type { Rates } from "../../placement/training/rates.ts";
+import { frozenViews } from "../layout.ts";
 import { rateOf } from "../schedule.ts";
 import { Meter } from "../trace/meter.ts";
 import { recordedBackend } from "../trace/recorder.ts";
@@ -118,14 +119,18 @@ export class Rank {
   }
 
   static async open(backend: TrainingBackend, given: RankOptions): Promise<Rank> {
-    const { program, layout, sequenceLength, balance, fssdp } = given;
+    const { program, layout, sequenceLength, balance, fssdp, frozen: tensors = {} } = given;
     const ranks = given.seat.facts.node.length;
     const options = { ...given, seat: { ...given.seat, transport: firstRanks(given.seat.transport, ranks) } };
     const shape = shapeOf(layout, ranks);
     const stores = storesOf(options, shape);
+    const frozen = {
+      parts: layout.parts.map((part) => frozenViews(tensors, part.frozen)),
+      experts: layout.parts.slice(1, -1).map((part) => frozenViews(tensors, part.expertFrozen)),
+    };
     const meter = new Meter(() => performance.now());
     const computes = fssdp.measured === true ? recordedBackend(backend, meter) : backend;
-    const passes = await Passes.open(computes, { program, shape, memory: stores.memory, sequenceLength, balance });
+    const passes = await Passes.open(computes, { program, shape, memory: stores.memory, frozen, sequenceLength, balance });
     return new Rank(given, options, stores, { passes, meter });
   }
 
