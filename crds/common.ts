@@ -23,7 +23,8 @@ export const annotations = {
   output: `${apiGroup}/output`,
 } as const;
 
-export const ports = { http: 8000, grpc: 9440, lanes: 9441, metrics: 9464, probes: 9465 } as const;
+/** `ranks` and `world` are of training pods: frames of other ranks, and what the operator says of who they are. */
+export const ports = { http: 8000, grpc: 9440, lanes: 9441, ranks: 9442, world: 9443, metrics: 9464, probes: 9465 } as const;
 
 /** Paths at which the operator mounts things in runtime pods. */
 export const paths = {

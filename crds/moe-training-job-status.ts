@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { conditionsSchema } from "./conditions.ts";
 import { curvePointsMax, endBytesMax, stepsMax } from "./training-report.ts";
+import { ranksMax, trainingWorldSchema } from "./training-world.ts";
 
 const count = z.int32().min(0);
 const step = z.int32().min(0).max(stepsMax);
@@ -33,6 +34,12 @@ export const moeTrainingJobStatusSchema = z
       .meta({ description: "Rows of its busiest expert over the mean, in the layer where that is most; 1 is even." }),
     tokensPerSecond: z.int().min(0).optional().meta({ description: "Over the last steps." }),
     eta: text.optional().meta({ description: "Time that is left, at this speed." }),
+    world: trainingWorldSchema.optional(),
+    attempts: z
+      .array(count)
+      .max(ranksMax)
+      .optional()
+      .meta({ description: "Pods that each rank has had before its newest.", "x-kubernetes-list-type": "atomic" }),
     restarts: count.optional().meta({ description: "Pods that failed and were replaced. Evictions and suspensions do not count." }),
     image: z.string().max(512).optional().meta({ description: "Image that the job began with, and keeps." }),
     lastFailure: podEnd("Failures").optional().meta({ description: "The last failure of a pod." }),

@@ -8,6 +8,7 @@ import { codecNames, optimizerNames, scheduleNames } from "./names.ts";
 import { rules } from "./openapi.ts";
 import { podTemplateOf } from "./pod-template.ts";
 import { quantity } from "./quantity.ts";
+import { fssdpSchema } from "./training-fssdp.ts";
 import { stepsMax } from "./training-report.ts";
 
 const bounds = { replicas: 1024, uriLength: 512, imageLength: 512, lanes: 1024, sequences: 65_536, restarts: 1000 } as const;
@@ -110,15 +111,16 @@ export const moeTrainingJobSpecSchema = z
     suspend: z
       .boolean()
       .default(false)
-      .meta({ description: "Ends the pod with a checkpoint, from which the job goes on once this is false. Kueue's field." }),
+      .meta({ description: "Ends all pods with a checkpoint, from which the job goes on once this is false. Kueue's field." }),
     replicas: z.int32().min(1).max(bounds.replicas).default(1).meta({
-      description: "Pods that train, one rank each. This version trains on one.",
+      description: "Pods that train, one rank each. The result does not depend on it.",
     }),
     elasticity,
     model,
     data,
     steps: z.int32().min(1).max(stepsMax).meta({ description: "Steps in all." }),
     batch,
+    fssdp: fssdpSchema,
     seed: z.int32().min(0).default(1).meta({ description: "Of the order of sequences, and of random weights." }),
     optimizer,
     schedule,
@@ -131,10 +133,10 @@ export const moeTrainingJobSpecSchema = z
         description: "What keeps experts equally busy, as --balance of enodia train: switch:0.01, or several with a comma between.",
       }),
     memoryPerRank: quantity(
-      "Memory of the pod. Parameter, gradient and two moments take 16 bytes a parameter, activations come on top; what does not fit is refused before the first step, with the arithmetic.",
+      "Memory of each pod. Parameter, gradient and two moments take 16 bytes a parameter, of an expert on one rank alone; activations and copies come on top. What does not fit is refused before the first step, with the arithmetic.",
     ),
     threadsPerRank: z.int32().min(1).max(512).default(1).meta({
-      description: "Threads that compute, and CPUs that the pod requests. The bits of the result depend on it.",
+      description: "Threads that compute in each pod, and CPUs that it requests. The bits of the result depend on it.",
     }),
     checkpoint: z
       .object({
@@ -225,7 +227,7 @@ export function parseMoETrainingJob(object: unknown): MoETrainingJob {
 }
 
 interface FieldProblem {
-  readonly reason: "RanksUnsupported" | "OutOfRange" | "GPUUnsupported";
+  readonly reason: "TooFewLanes" | "OutOfRange" | "GPUUnsupported";
   readonly message: string;
 }
 
@@ -246,18 +248,18 @@ const decimals: readonly (readonly [
 
 /** What of a spec cannot be trained, beyond what the API server refuses: each with field and remedy. */
 export function trainingProblems(spec: MoETrainingJobSpec): readonly FieldProblem[] {
-  const { replicas, elasticity: bound, podTemplate } = spec;
+  const { replicas, elasticity: bound, batch, podTemplate } = spec;
   const ranks = [
     ["replicas", replicas],
     ["elasticity.maxReplicas", bound.maxReplicas],
   ] as const;
   const tooMany = ranks.flatMap(([field, count]): FieldProblem[] =>
-    count === 1
+    count <= batch.lanes
       ? []
       : [
           {
-            reason: "RanksUnsupported",
-            message: `spec.${field} is ${count}; this version trains on one rank: set it to 1, and threadsPerRank to more`,
+            reason: "TooFewLanes",
+            message: `spec.${field} is ${count}, spec.batch.lanes is ${batch.lanes}: a rank takes whole lanes; set it to ${batch.lanes} at most`,
           },
         ],
   );

@@ -36,6 +36,13 @@ export type KvType = (typeof kvTypes)[number];
 export const optimizerNames = ["adamw", "sgd"] as const;
 export const scheduleNames = ["constant", "cosine"] as const;
 
+/** Planners of training, deals of rows, and what becomes of copies after forward: fields of `spec.fssdp`. */
+export const trainingPlannerNames = ["auto", "hecate", "ep", "fastermoe", "smartmoe", "flexmoe", "late", "exact"] as const;
+export type TrainingPlannerName = (typeof trainingPlannerNames)[number];
+export const dispatchNames = ["Exact", "LocalFirst"] as const;
+export type DispatchName = (typeof dispatchNames)[number];
+export const rematerializeNames = ["Never", "AfterForward"] as const;
+
 /** Languages that an answer can be held to: `response_format.type` and the wire's `Sampling.constraint`. */
 export const constraintNames = ["json_object", "json_schema"] as const;
 export type ConstraintName = (typeof constraintNames)[number];

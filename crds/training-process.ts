@@ -5,6 +5,7 @@ import { labels, paths, ports } from "./common.ts";
 import { parseModelUri } from "./moe-deployment.ts";
 import { type MoETrainingJob, type MoETrainingJobSpec, moeTrainingJobSpecSchema } from "./moe-training-job.ts";
 import { defaultLogLevel, type LogLevel, logLevels } from "./names.ts";
+import { ranksMax } from "./training-world.ts";
 import { rowsFrom, type SettingsOf } from "./variables.ts";
 
 /** The value of the label component of training pods. */
@@ -54,13 +55,28 @@ const json = z
 
 const { rendered } = rowsFrom<TrainerFacts>();
 const name = z.string().min(1).max(253);
+const uid = z.string().min(1).max(64);
+const port = z.coerce.number<string>().int().min(0).max(65_535);
 export const trainerProcess = {
   namespace: rendered("ENODIA_NAMESPACE", name, ({ job }) => job.metadata.namespace),
   job: rendered("ENODIA_TRAINING_JOB", name, ({ job }) => job.metadata.name),
-  spec: rendered("ENODIA_TRAINING_SPEC", json.pipe(moeTrainingJobSpecSchema), ({ job }) => JSON.stringify(trainerSpec(job.spec))),
-  probePort: rendered("ENODIA_PROBE_PORT", z.coerce.number<string>().int().min(0).max(65_535).default(ports.probes), () =>
-    String(ports.probes),
+  jobUid: rendered("ENODIA_TRAINING_JOB_UID", uid, ({ job }) => job.metadata.uid),
+  podUid: rendered("ENODIA_POD_UID", uid, () => ({ fieldPath: "metadata.uid" })),
+  rank: rendered(
+    "ENODIA_RANK",
+    z.coerce
+      .number<string>()
+      .int()
+      .min(0)
+      .max(ranksMax - 1),
+    () => ({
+      fieldPath: `metadata.labels['${labels.rank}']`,
+    }),
   ),
+  spec: rendered("ENODIA_TRAINING_SPEC", json.pipe(moeTrainingJobSpecSchema), ({ job }) => JSON.stringify(trainerSpec(job.spec))),
+  tlsDir: rendered("ENODIA_TLS_DIR", z.string().default(paths.tls), () => paths.tls),
+  ranksPort: rendered("ENODIA_RANKS_PORT", port.default(ports.ranks), () => String(ports.ranks)),
+  worldPort: rendered("ENODIA_WORLD_PORT", port.default(ports.world), () => String(ports.world)),
   endFile: rendered("ENODIA_TRAINING_END", z.string().max(1024), () => endFile),
   logLevel: rendered("ENODIA_LOG_LEVEL", z.enum(logLevels).default(defaultLogLevel), ({ logLevel }) => logLevel),
 };

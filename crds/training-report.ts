@@ -1,14 +1,12 @@
-// The words of a training pod to the operator: how far it is, asked over HTTP, and its end, which the kubelet passes on as the message
-// of the container. Both are parsed as strangers' bytes. The loss curve is thinned here to a number of points. Pure.
+// The words of a training pod: how far it is, which it says with each answer to the operator (training-world.ts), and its end, which the
+// kubelet passes on as the message of the container. Both are parsed as strangers' bytes. The loss curve is thinned here to a number of
+// points. Pure.
 import { z } from "zod";
 
 /** Points of a loss curve, wherever it is kept. */
 export const curvePointsMax = 64;
 /** The kubelet cuts the message of a container at 4 KiB. */
 export const endBytesMax = 4096;
-/** Bytes of an answer to GET /progress. */
-export const reportBytesMax = 16_384;
-export const reportPath = "/progress";
 export const stepsMax = 99_999_999; // a checkpoint's folder has eight digits
 
 /** As many as a layer may have experts, and more. */

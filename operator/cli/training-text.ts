@@ -1,6 +1,7 @@
 // Training jobs as text: a table, one job in detail, its loss curve drawn in the terminal, and the manifest that serves its result. Pure.
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
 import { joinCurves } from "../../crds/training-report.ts";
+import type { TrainingWorld } from "../../crds/training-world.ts";
 import { plainLine, table } from "./table.ts";
 
 const dash = "-";
@@ -39,6 +40,8 @@ export function jobText(job: MoETrainingJob): string {
     ["data", spec.data.uri],
     ["output", spec.output.uri],
     ["image", status.image],
+    ["ranks", `${status.readyReplicas ?? 0} of ${spec.replicas}`],
+    ["world", status.world && worldText(status.world)],
     ["validation loss", status.validationLoss],
     ["gradient norm", status.gradientNorm],
     ["busiest expert", status.imbalance && `${status.imbalance} x mean`],
@@ -51,6 +54,11 @@ export function jobText(job: MoETrainingJob): string {
     plainLine(`  ${`${type}=${is}`.padEnd(20)} ${reason}: ${message}`),
   );
   return [jobTable([job]), "", ...told, "", ...conditions].join("\n");
+}
+
+/** The world that was decided last, with the node of each rank. */
+function worldText({ epoch, ranks, since }: TrainingWorld): string {
+  return `${epoch} since ${since}: ${ranks.map(({ rank, pod, node }) => `${rank} ${pod} on ${node}`).join(", ")}`;
 }
 
 interface Point {

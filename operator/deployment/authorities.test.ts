@@ -8,6 +8,7 @@ import { deployment, settings } from "../../test/builders/deployment.ts";
 import { FakeKube } from "../../test/contract/fake-kube.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 import { Authorities, authorityName } from "./authorities.ts";
+import { certifiedDeployment } from "./certified.ts";
 import { renewBeforeMs } from "./core/authority-rotation.ts";
 import { Identities } from "./identity.ts";
 
@@ -58,8 +59,15 @@ class World {
   #start(): Identities {
     const now = () => new Date(this.at);
     const informers = { get: () => undefined };
-    const authorities = new Authorities({ kube: this.kube, informers, namespace: settings.namespace, event: () => {}, now });
-    return new Identities({ kube: this.kube, informers, authorities, now });
+    const authorities = new Authorities({
+      of: certifiedDeployment,
+      kube: this.kube,
+      informers,
+      namespace: settings.namespace,
+      event: () => {},
+      now,
+    });
+    return new Identities({ of: certifiedDeployment, kube: this.kube, informers, authorities, now });
   }
 
   restart(): void {
@@ -116,6 +124,7 @@ test("the key of the CA is in the operator's namespace, under the names of its d
     "enodia.dev/authority-namespace": "ns",
     "enodia.dev/authority-deployment": "moe",
     "enodia.dev/authority-uid": "uid-moe",
+    "enodia.dev/authority-kind": "MoEDeployment",
   });
   const key = text(world.secret, "ca.key");
   assert.match(key, /BEGIN PRIVATE KEY/);

@@ -1,16 +1,15 @@
-// The CA of each deployment: a Secret in the operator's own namespace, where nobody who makes pods beside a deployment can mount it. The
-// deployment's namespace gets leaves, and the certificates of the CAs that are trusted (identity.ts). The Secret is found by the
-// deployment's uid, so that a namesake never gets another's. Never makes a second CA: the API server decides who was first. The renewal
+// The CA of each deployment and training job: a Secret in the operator's own namespace, where nobody who makes pods beside a deployment can
+// mount it. The deployment's namespace gets leaves, and the certificates of the CAs that are trusted (identity.ts). The Secret is found by
+// the deployment's uid, so that a namesake never gets another's. Never makes a second CA: the API server decides who was first. The renewal
 // goes by what is in the Secret (core/authority-rotation.ts); Secrets of deployments that are gone are swept (authority-sweep.ts).
 import { AppError, apiGroup, labels } from "../../crds/common.ts";
-import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
 import { authorityIsGood, certificateEndMs, createAuthority, isIssuedBy, type KeyPairPem } from "../tls/authority.ts";
 import { manager } from "./apply.ts";
+import { type CertifiedKind, certifiedKind } from "./certified.ts";
 import { type AuthorityFacts, type Certified, type RotationStep, rotationStep } from "./core/authority-rotation.ts";
 import type { Informers } from "./informers.ts";
 import { authorityComponent, makerLabels, names } from "./objects/context.ts";
-import type { Deployments } from "./ports.ts";
 
 /** The pause while a person or the garbage collector has to mend a Secret; a change of one of ours ends it earlier. */
 const secretRetryMs = 10_000;
@@ -19,6 +18,7 @@ const authorityLabels = {
   namespace: `${apiGroup}/authority-namespace`,
   name: `${apiGroup}/authority-deployment`,
   uid: `${apiGroup}/authority-uid`,
+  kind: `${apiGroup}/authority-kind`,
 } as const;
 const standsSince = `${apiGroup}/stands-since`;
 
@@ -46,16 +46,20 @@ interface Held extends Authority {
   readonly object: KubeObject;
 }
 
+/** The object that a CA is for. */
+export interface Subject {
+  readonly metadata: Ref & { readonly uid: string };
+}
+
 export interface AuthoritiesOptions {
+  readonly of: CertifiedKind;
   readonly kube: Kube;
   readonly informers: Pick<Informers, "get">;
   /** The operator's own namespace. */
   readonly namespace: string;
-  readonly event: Deployments["event"];
+  readonly event: (subject: Subject, type: "Normal" | "Warning", reason: string, note: string) => void;
   readonly now: () => Date;
 }
-
-type Subject = Pick<MoEDeployment, "metadata">;
 
 export class Authorities {
   readonly #options: AuthoritiesOptions;
@@ -106,12 +110,12 @@ export class Authorities {
 
   async #readOrMake(deployment: Subject): Promise<Held> {
     const { metadata } = deployment;
-    const { kube, namespace } = this.#options;
+    const { kube, namespace, of } = this.#options;
     const ref = { namespace, name: authorityName(metadata, metadata.uid) };
     const live = await kube.get(resources.secrets, ref);
     if (live) return read(live);
     const set = { signer: await this.#make(metadata), next: undefined, previous: undefined, standsSinceMs: undefined };
-    const secret = { apiVersion: "v1", kind: "Secret", metadata: { ...ref, labels: labelsOf(metadata) }, type: "Opaque" };
+    const secret = { apiVersion: "v1", kind: "Secret", metadata: { ...ref, labels: labelsOf(metadata, of) }, type: "Opaque" };
     // AlreadyExists: another writer was first, and the next try reads theirs.
     const object = await kube.create(resources.secrets, withSet(secret, set), { manager });
     this.#tellOfLoss(deployment);
@@ -136,7 +140,7 @@ export class Authorities {
   }
 
   #make({ namespace, name }: Ref): Promise<KeyPairPem> {
-    return createAuthority(`${name}.${namespace}.enodia`, this.#options.now());
+    return createAuthority(`${this.#options.of.scope(name)}.${namespace}.enodia`, this.#options.now());
   }
 }
 
@@ -144,10 +148,11 @@ export function secretError(code: string, message: string): AppError {
   return new AppError(message, { code, operation: "reading certificates", retry: { afterMs: secretRetryMs } });
 }
 
-/** The deployment that a CA's Secret is for; undefined for any other Secret. */
-export function subjectOf({ metadata }: KubeObject): { readonly ref: Ref; readonly uid: string } | undefined {
+/** The object that a CA's Secret is for; undefined for any other Secret. */
+export function subjectOf({ metadata }: KubeObject): { readonly ref: Ref; readonly uid: string; readonly of: CertifiedKind } | undefined {
   const { [authorityLabels.namespace]: namespace, [authorityLabels.name]: name, [authorityLabels.uid]: uid } = metadata.labels ?? {};
-  return namespace && name && uid ? { ref: { namespace, name }, uid } : undefined;
+  const of = certifiedKind(metadata.labels?.[authorityLabels.kind]);
+  return namespace && name && uid && of ? { ref: { namespace, name }, uid, of } : undefined;
 }
 
 /** The certificates of all CAs in a CA's Secret. */
@@ -172,8 +177,9 @@ export function pairIn(secret: KubeObject, certEntry: string, keyEntry: string):
   return cert && key ? { cert, key } : undefined;
 }
 
-function labelsOf({ namespace, name, uid }: Ref & { readonly uid: string }): Record<string, string> {
+function labelsOf({ namespace, name, uid }: Subject["metadata"], { kind }: CertifiedKind): Record<string, string> {
   return {
+    [authorityLabels.kind]: kind,
     ...makerLabels,
     [labels.component]: authorityComponent,
     [authorityLabels.namespace]: namespace,

@@ -53,7 +53,7 @@ export async function execute(
     slowStart(ranks, async (rank) => {
       const pod = await createPod(deps, context, template, rank);
       // The kubelet waits for the Secret; a crash before this line is made good by the next reconcile.
-      certificates.push(Promise.allSettled([deps.identities.ensureWorker(context.deployment, pod)]));
+      certificates.push(Promise.allSettled([deps.identities.ensurePod(context.deployment, pod)]));
     }),
   ]);
   const errors = [...results, ...(await Promise.all(certificates))]

@@ -1,18 +1,19 @@
-// TLS Secrets of a deployment: one leaf per worker pod, one for the gateways; and the operator's own leaf in memory. All are signed by
-// the deployment's CA, whose key stays in the operator's namespace (authorities.ts). Worker Secrets are owned by their pod, the
-// gateways' by the MoEDeployment. A Secret without that owner is not touched: a deleted namesake's awaits collection, any other is a
-// person's. One that a deleted namesake left without an owner is filled anew: anybody may have read or written it since. In one of ours
+// TLS Secrets of a deployment or a training job: one leaf per pod of a rank, one for the gateways; and the operator's own leaf in memory.
+// All are signed by the deployment's CA, whose key stays in the operator's namespace (authorities.ts). Worker Secrets are owned by their
+// pod, the gateways' by the MoEDeployment. A Secret without that owner is not touched: a deleted namesake's awaits collection, any other is
+// a person's. One that a deleted namesake left without an owner is filled anew: anybody may have read or written it since. In one of ours
 // every field is ours, whoever wrote it last: a leaf that its CA has not signed serves nobody.
 
-import { AppError } from "../../crds/common.ts";
+import { AppError, labels } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { type Kube, type KubeObject, keyOf, type OwnerReference, type Ref, refOf, resources } from "../kube/kube.ts";
 import { isIssuedBy, issueLeaf, type LeafNames, leafIsGood } from "../tls/authority.ts";
 import { mayAdopt } from "./adoption.ts";
 import { manager } from "./apply.ts";
-import { type Authorities, type Authority, encoded, pairIn, secretError, subjectOf, textOf } from "./authorities.ts";
+import { type Authorities, type Authority, encoded, pairIn, type Subject, secretError, subjectOf, textOf } from "./authorities.ts";
+import type { CertifiedKind } from "./certified.ts";
 import type { Informers } from "./informers.ts";
-import { names, objectLabels, ownerOf } from "./objects/context.ts";
+import { makerLabels, names, ownerOf } from "./objects/context.ts";
 import { type Identity, workerServerName } from "./ports.ts";
 
 /** A leaf that was found good is not checked again for this long. */
@@ -28,6 +29,7 @@ export interface PodIdentity {
 }
 
 export interface IdentitiesOptions {
+  readonly of: CertifiedKind;
   readonly kube: Kube;
   readonly informers: Pick<Informers, "get">;
   readonly authorities: Authorities;
@@ -53,11 +55,15 @@ export class Identities {
     await this.#ensure(deployment, names.gatewayTls(name), leaf, ownerOf(deployment));
   }
 
-  async ensureWorker(deployment: MoEDeployment, pod: PodIdentity): Promise<void> {
-    const { name, namespace } = deployment.metadata;
-    const leaf = { dns: [workerServerName({ namespace, name }, pod.rank)], uri: `spiffe://enodia/${namespace}/${name}/${pod.name}` };
+  async ensurePod(subject: Subject, pod: PodIdentity): Promise<void> {
+    const { namespace } = subject.metadata;
+    const scope = this.#options.of.scope(subject.metadata.name);
+    const leaf = {
+      dns: [workerServerName({ namespace, name: scope }, pod.rank)],
+      uri: `spiffe://enodia/${namespace}/${scope}/${pod.name}`,
+    };
     const owner = { apiVersion: "v1", kind: "Pod", name: pod.name, uid: pod.uid };
-    await this.#ensure(deployment, names.podTls(pod.name), leaf, owner);
+    await this.#ensure(subject, names.podTls(pod.name), leaf, owner);
   }
 
   /**
@@ -65,27 +71,36 @@ export class Identities {
    * `gateways`: false while those of a deleted namesake serve, with the Secret that they have.
    */
   async ensureAll(deployment: MoEDeployment, pods: readonly PodIdentity[], gateways: boolean): Promise<AppError | undefined> {
-    const { authorities } = this.#options;
-    const { uid } = deployment.metadata;
-    const workers = await Promise.allSettled(pods.map((pod) => this.ensureWorker(deployment, pod)));
+    const workers = await Promise.allSettled(pods.map((pod) => this.ensurePod(deployment, pod)));
     // An error of the gateways' is the spec pass's to tell.
     const front = await Promise.allSettled(gateways ? [this.ensureGateway(deployment)] : []);
-    const all = gateways && [...workers, ...front].every(({ status }) => status === "fulfilled");
+    return this.#advance(deployment, workers, gateways && front.every(fulfilled));
+  }
+
+  /** The same for what has no gateways. */
+  async ensurePods(subject: Subject, pods: readonly PodIdentity[]): Promise<AppError | undefined> {
+    return this.#advance(subject, await Promise.allSettled(pods.map((pod) => this.ensurePod(subject, pod))), true);
+  }
+
+  async #advance(subject: Subject, pods: readonly PromiseSettledResult<void>[], others: boolean): Promise<AppError | undefined> {
+    const { uid } = subject.metadata;
+    const all = others && pods.every(fulfilled);
     const certified = { all, changed: this.#changed.has(uid) };
     if (all) this.#changed.delete(uid);
-    const [renewal] = await Promise.allSettled([authorities.advance(deployment, certified)]);
-    const failed = [...workers, ...(all ? [renewal] : [])].find((result) => result.status === "rejected");
+    const [renewal] = await Promise.allSettled([this.#options.authorities.advance(subject, certified)]);
+    const failed = [...pods, ...(all ? [renewal] : [])].find((result) => result.status === "rejected");
     return failed ? AppError.from(failed.reason, "writing certificates") : undefined;
   }
 
-  /** The operator's own certificate for one deployment; the same object while it and the CAs stand. */
+  /** The operator's own certificate for one object; the same object while it and the CAs stand. */
   async operator(ref: Ref, uid: string): Promise<Identity> {
-    const { authorities, now } = this.#options;
-    const { signer, bundle } = await authorities.of({ metadata: { ...ref, uid, generation: 0, resourceVersion: "" } });
+    const { authorities, now, of } = this.#options;
+    const { signer, bundle } = await authorities.of({ metadata: { ...ref, uid } });
     const at = now();
     const known = this.#operator.get(uid);
     if (known && known.identity.ca === bundle && known.until > at.getTime()) return known.identity;
-    const leaf = { dns: [`operator.${ref.name}.${ref.namespace}.enodia`], uri: `spiffe://enodia/${ref.namespace}/${ref.name}/operator` };
+    const scope = of.scope(ref.name);
+    const leaf = { dns: [`operator.${scope}.${ref.namespace}.enodia`], uri: `spiffe://enodia/${ref.namespace}/${scope}/operator` };
     const identity = { ...(await issueLeaf(signer, leaf, at)), ca: bundle };
     this.#operator.set(uid, { identity, until: at.getTime() + 24 * recheckMs });
     return identity;
@@ -104,10 +119,10 @@ export class Identities {
     this.#checked.delete(keyOf(refOf(secret)));
   }
 
-  async #ensure(deployment: MoEDeployment, secretName: string, leaf: LeafNames, owner: OwnerReference): Promise<void> {
+  async #ensure(subject: Subject, secretName: string, leaf: LeafNames, owner: OwnerReference): Promise<void> {
     const { authorities, now } = this.#options;
-    const key = keyOf({ namespace: deployment.metadata.namespace, name: secretName });
-    const authority = await authorities.of(deployment);
+    const key = keyOf({ namespace: subject.metadata.namespace, name: secretName });
+    const authority = await authorities.of(subject);
     const { bundle } = authority;
     const at = now().getTime();
     const known = this.#checked.get(key);
@@ -115,19 +130,19 @@ export class Identities {
     // Noted before the look: a change during it means another one.
     this.#checked.set(key, { owner: owner.uid, bundle, until: at + recheckMs });
     try {
-      await this.#write(deployment, authority, { secretName, leaf, owner });
+      await this.#write(subject, authority, { secretName, leaf, owner });
     } catch (error) {
       this.#checked.delete(key);
       throw error;
     }
   }
 
-  async #write({ metadata }: MoEDeployment, { signer, bundle }: Authority, { secretName, leaf, owner }: Wanted): Promise<void> {
-    const { kube, informers, now } = this.#options;
+  async #write({ metadata }: Subject, { signer, bundle }: Authority, { secretName, leaf, owner }: Wanted): Promise<void> {
+    const { kube, informers, now, of } = this.#options;
     const ref = { namespace: metadata.namespace, name: secretName };
-    const live = informers.get("secrets", ref) ?? (await kube.get(resources.secrets, ref));
+    const live = informers.get(of.secrets, ref) ?? (await kube.get(resources.secrets, ref));
     const orphan = live && (await mayAdopt(kube, live, metadata));
-    if (live && !orphan) refuseForeign(live, owner.uid);
+    if (live && !orphan) refuseForeign(live, owner.uid, of);
     const have = live && !orphan ? pairIn(live, "tls.crt", "tls.key") : undefined;
     const good = have !== undefined && (await leafIsGood(signer, have.cert, leaf, now()));
     const trusts = live !== undefined && textOf(live, "ca.crt") === bundle;
@@ -135,7 +150,11 @@ export class Identities {
     if (live && !(trusts && have && (await isIssuedBy(signer.cert, have.cert)))) this.#changed.add(metadata.uid);
     const { cert, key } = good ? have : await issueLeaf(signer, leaf, now());
     const data = encoded({ "tls.crt": cert, "tls.key": key, "ca.crt": bundle });
-    const meta = { ...ref, labels: objectLabels(metadata.name, "tls"), ownerReferences: [owner] };
+    const meta = {
+      ...ref,
+      labels: { ...makerLabels, [of.label]: metadata.name, [labels.component]: "tls" },
+      ownerReferences: [owner],
+    };
     await kube.apply(
       resources.secrets,
       { apiVersion: "v1", kind: "Secret", metadata: meta, type: "Opaque", data },
@@ -150,10 +169,12 @@ interface Wanted {
   readonly owner: OwnerReference;
 }
 
-function refuseForeign({ metadata }: KubeObject, uid: string): void {
+const fulfilled = ({ status }: PromiseSettledResult<void>): boolean => status === "fulfilled";
+
+function refuseForeign({ metadata }: KubeObject, uid: string, { kind }: CertifiedKind): void {
   if (metadata.ownerReferences?.some((owner) => owner.uid === uid)) return;
   throw secretError(
     "SecretForeign",
-    `Secret ${metadata.name} has another owner or none; what a deleted MoEDeployment of this name left is waited for, any other has to be deleted or renamed`,
+    `Secret ${metadata.name} has another owner or none; what a deleted ${kind} of this name left is waited for, any other has to be deleted or renamed`,
   );
 }

@@ -9,6 +9,7 @@ export type Watched =
   | "moeDeployments"
   | "moeTrainingJobs"
   | "trainingPods"
+  | "trainingSecrets"
   | "pods"
   | "deployments"
   | "services"
@@ -29,6 +30,7 @@ const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: st
   pods: { resource: resources.pods, ...ours },
   moeTrainingJobs: { resource: resources.moeTrainingJobs, training: true },
   trainingPods: { resource: resources.pods, labelSelector: labels.trainingJob, training: true },
+  trainingSecrets: { resource: resources.secrets, labelSelector: labels.trainingJob, training: true },
   deployments: { resource: resources.deployments, ...ours },
   services: { resource: resources.services, ...ours },
   secrets: { resource: resources.secrets, ...ours },

@@ -7,8 +7,9 @@ import type { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
 import { AcceptedSpecs } from "./accepted-specs.ts";
 import { Applier } from "./apply.ts";
-import { Authorities, subjectOf } from "./authorities.ts";
+import { Authorities, type AuthoritiesOptions, subjectOf } from "./authorities.ts";
 import { sweepAuthorities, sweepMs } from "./authority-sweep.ts";
+import { certifiedDeployment } from "./certified.ts";
 import { Identities } from "./identity.ts";
 import { type Informers, PodOverlay } from "./informers.ts";
 import { NatsCredentials } from "./nats-credentials.ts";
@@ -51,12 +52,12 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
   const now = options.now ?? (() => new Date());
   const nats = new NatsCredentials(kube, settings.natsCreds);
   const telemetry = new TelemetrySecrets({ kube, informers, nats, now });
-  const event: Deployments["event"] = ({ metadata }, type, reason, note) => {
+  const event: AuthoritiesOptions["event"] = ({ metadata }, type, reason, note) => {
     const { name, namespace, uid } = metadata;
     events.record({ regarding: { apiVersion, kind: "MoEDeployment", namespace, name, uid }, type, reason, note });
   };
-  const authorities = new Authorities({ kube, informers, namespace: settings.namespace, event, now });
-  const identities = new Identities({ kube, informers, authorities, now });
+  const authorities = new Authorities({ of: certifiedDeployment, kube, informers, namespace: settings.namespace, event, now });
+  const identities = new Identities({ of: certifiedDeployment, kube, informers, authorities, now });
   let sweeping: Promise<void> | undefined;
   const sweep = () => {
     sweeping ??= sweepAuthorities({ kube, informers })
@@ -155,7 +156,7 @@ function wake({ informers, identities, status }: Sources, add: (ref: Ref) => voi
   onChange("authorities", (secret) => {
     identities.changed(secret);
     const subject = subjectOf(secret);
-    if (subject) add(subject.ref);
+    if (subject?.of === certifiedDeployment) add(subject.ref);
   });
   const health = new Map<string, string>();
   onChange("nodes", (node, change) => {

@@ -1,5 +1,5 @@
-// The writers of a job's output folder: it is one job's, the one that was made first, and a pod of another one has to be gone before a
-// new pod may write there. Pure.
+// The writers of a job's output folder: it is one job's, the one that was made first, and a pod of another one has to be gone before a new
+// pod may write there. Pure.
 import { annotations, labels } from "../../crds/common.ts";
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
 import { moeTrainingJobStatusSchema } from "../../crds/moe-training-job-status.ts";

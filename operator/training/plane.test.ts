@@ -4,12 +4,16 @@ import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { type MoETrainingJobStatus, moeTrainingJobStatusSchema } from "../../crds/moe-training-job-status.ts";
 import type { TrainingEnd, TrainingReport } from "../../crds/training-report.ts";
+import type { PodWords } from "../../crds/training-world.ts";
 import { FakeKube } from "../../test/contract/fake-kube.ts";
 import { until } from "../../test/support/deployment-plane.ts";
+import { sweepAuthorities } from "../deployment/authority-sweep.ts";
+import { certifiedDeployment, certifiedJob } from "../deployment/certified.ts";
 import { Informers } from "../deployment/informers.ts";
 import { EventRecorder } from "../kube/events.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 import { createTrainingPlane, type TrainingPlane } from "./plane.ts";
+import type { Question } from "./pod-talks.ts";
 
 const ref = { namespace: "ns", name: "j" };
 const user = { manager: "user" };
@@ -33,7 +37,10 @@ const object = (change: object = {}): KubeObject => ({
 
 class World {
   readonly kube = new FakeKube();
-  report: TrainingReport | undefined;
+  report: TrainingReport = { curve: [] };
+  /** What pods were told last, by uid, and what they said of leaving a world. */
+  readonly told = new Map<string, Question>();
+  readonly left = new Map<string, PodWords["left"]>();
   skippedMs = 0;
   plane: TrainingPlane | undefined;
 
@@ -41,9 +48,9 @@ class World {
     const { kube } = this;
     const informers = new Informers([], "enodia-system", { kube, random: () => 0 });
     const events = new EventRecorder({ kube, reportingInstance: "test" });
-    const settings = { trainingImage: image, pullPolicy: "IfNotPresent", logLevel: "info" } as const;
+    const settings = { trainingImage: image, pullPolicy: "IfNotPresent", logLevel: "info", namespace: "enodia-system" } as const;
     const now = () => new Date(Date.now() + this.skippedMs);
-    const plane = createTrainingPlane({ kube, informers, events, settings, ask: async () => this.report, now });
+    const plane = createTrainingPlane({ kube, informers, events, settings, ask: (question) => this.answer(question), now });
     informers.start();
     await informers.refresh();
     plane.controller.start();
@@ -56,6 +63,16 @@ class World {
     running.push(this.stop);
   }
   stop: () => Promise<void> = async () => {};
+
+  /** A pod that takes what it is told. */
+  async answer(question: Question): Promise<PodWords> {
+    const { uid, order } = question;
+    this.told.set(uid, question);
+    const left = this.left.get(uid);
+    const epoch = order.world?.epoch ?? 0;
+    const training = (left?.epoch ?? 0) < epoch ? epoch : 0;
+    return { pod: uid, epoch, training, ...(left && { left }), progress: this.report };
+  }
 
   async look(): Promise<void> {
     this.plane?.controller.queue.add("ns/j");
@@ -83,8 +100,8 @@ class World {
     this.kube.mutate(resources.pods, { namespace: "ns", name }, (pod) => Object.assign(pod, { status }), { subresource: "status" });
   }
 
-  run(name: string): void {
-    this.set(name, { phase: "Running", podIP: "10.0.0.1" });
+  run(name: string, podIP = "10.0.0.1"): void {
+    this.set(name, { phase: "Running", podIP });
   }
 
   end(name: string, end: TrainingEnd | undefined): void {
@@ -98,32 +115,32 @@ test("a job gets a pod by its spec, tells how far it is, outlives a killed pod a
   const world = new World();
   await world.kube.create(resources.moeTrainingJobs, object(), user);
   await world.start();
-  const pod = await world.pod("j-train-0");
+  const pod = await world.pod("j-train-0-0");
   const [container] = pod.spec.containers;
   assert.equal(pod.spec.restartPolicy, "Never");
   assert.equal(container.image, "enodia/training:1");
   assert.deepEqual(container.resources, { limits: { memory: "1Gi" }, requests: { cpu: "2", memory: "1Gi" } });
   assert.deepEqual(
     container.volumeMounts.map(({ mountPath, readOnly }: any) => `${mountPath}${readOnly ? " read-only" : ""}`),
-    ["/tmp", "/claims/models", "/claims/data read-only"],
+    ["/tmp", "/etc/enodia/tls read-only", "/claims/models", "/claims/data read-only"],
   );
-  assert.equal(pod.spec.volumes.length, 3, "a claim that two fields name is one volume");
+  assert.equal(pod.spec.volumes.length, 4, "a claim that two fields name is one volume");
 
   world.report = { step: 40, loss: 2.5, curve: [{ step: 40, loss: 2.5 }] };
-  world.run("j-train-0");
+  world.run("j-train-0-0");
   await until("progress", async () => (await world.status()).step === 40);
   assert.equal(await world.condition("Running"), "True Training");
 
-  world.end("j-train-0", undefined);
+  world.end("j-train-0-0", undefined);
   await until("the killed pod to be gone", () => world.pods.length === 0);
   assert.equal((await world.status()).restarts, 1);
   await world.stop();
   world.skippedMs = 60_000;
   await world.start("enodia/training:2");
-  const second = await world.pod("j-train-1");
+  const second = await world.pod("j-train-0-1");
   assert.equal(second.spec.containers[0].image, "enodia/training:1", "a job keeps its image");
 
-  world.end("j-train-1", { outcome: "Complete", report: { step: 100, loss: 1.25, curve: [] } });
+  world.end("j-train-0-1", { outcome: "Complete", report: { step: 100, loss: 1.25, curve: [] } });
   await until("the pod to be gone", () => world.pods.length === 0);
   assert.equal(await world.condition("Complete"), "True AllStepsDone");
   const { loss, progress, result } = await world.status();
@@ -142,13 +159,13 @@ test("suspend ends the pod, and the job goes on without a restart counted", asyn
   const world = new World();
   await world.kube.create(resources.moeTrainingJobs, object(), user);
   await world.start();
-  await world.pod("j-train-0");
+  await world.pod("j-train-0-0");
   const suspend = (value: boolean) => world.kube.patch(resources.moeTrainingJobs, ref, { spec: { suspend: value } }, user);
   await suspend(true);
   await until("the pod to be gone", () => world.pods.length === 0);
   assert.equal(await world.condition("Suspended"), "True Requested");
   await suspend(false);
-  await world.pod("j-train-0");
+  await world.pod("j-train-0-0");
   await until("the condition", async () => (await world.condition("Suspended")) === "False Resumed");
   assert.equal((await world.status()).restarts, 0);
 });
@@ -165,7 +182,7 @@ test("a pod that the API server refuses is told with its words, and asked for ag
   await until("the refusal", async () => (await world.condition("Running")) === "False PodRefused");
   assert.match((await world.status()).conditions?.find(({ type }) => type === "Running")?.message ?? "", /exceeded quota: memory/);
   await world.look();
-  await world.pod("j-train-0");
+  await world.pod("j-train-0-0");
 });
 
 test("a template with what is the operator's is refused, and one with a node selector is taken up", async () => {
@@ -178,7 +195,7 @@ test("a template with what is the operator's is refused, and one with a node sel
   assert.deepEqual(world.pods, []);
   const podTemplate = { spec: { nodeSelector: { a: "b" }, ...resourcesOf({ cpu: "4" }) } };
   await world.kube.patch(resources.moeTrainingJobs, ref, { spec: { podTemplate } }, user);
-  const pod = await world.pod("j-train-0");
+  const pod = await world.pod("j-train-0-0");
   assert.deepEqual(pod.spec.nodeSelector, { a: "b" });
   assert.deepEqual(pod.spec.containers[0].resources.limits, { cpu: "4", memory: "1Gi" });
 });
@@ -187,18 +204,18 @@ test("a job that was deleted and made again waits for the former one's pod", asy
   const world = new World();
   const first = await world.kube.create(resources.moeTrainingJobs, object(), user);
   await world.start();
-  await world.pod("j-train-0");
+  await world.pod("j-train-0-0");
   await world.stop();
-  world.kube.mutate(resources.pods, { namespace: "ns", name: "j-train-0" }, (pod) => {
+  world.kube.mutate(resources.pods, { namespace: "ns", name: "j-train-0-0" }, (pod) => {
     pod.metadata.ownerReferences[0].uid = "former";
   });
-  world.run("j-train-0");
+  world.run("j-train-0-0");
   await world.start();
   await until("the wait", async () => (await world.condition("Running")) === "False Replacing");
-  assert.match((await world.status()).conditions?.find(({ type }) => type === "Running")?.message ?? "", /j-train-0 may write/);
+  assert.match((await world.status()).conditions?.find(({ type }) => type === "Running")?.message ?? "", /j-train-0-0 may write/);
   assert.notEqual(first.metadata.uid, "former");
-  await world.kube.delete(resources.pods, { namespace: "ns", name: "j-train-0" }, {});
-  const own = await world.pod("j-train-0");
+  await world.kube.delete(resources.pods, { namespace: "ns", name: "j-train-0-0" }, {});
+  const own = await world.pod("j-train-0-0");
   assert.equal(own.metadata.ownerReferences[0].uid, first.metadata.uid);
 });
 
@@ -211,7 +228,7 @@ test("of two jobs with one output the older trains, and the other says which and
   const second = { namespace: "ns", name: "second" };
   await world.kube.create(resources.moeTrainingJobs, { ...object(), metadata: second }, user);
   await world.start();
-  await world.pod("j-train-0");
+  await world.pod("j-train-0-0");
   const accepted = async () => {
     const { conditions = [] } = moeTrainingJobStatusSchema.parse((await world.kube.get(resources.moeTrainingJobs, second))?.status ?? {});
     return conditions.find(({ type }) => type === "SpecAccepted");
@@ -220,12 +237,12 @@ test("of two jobs with one output the older trains, and the other says which and
   assert.match((await accepted())?.message ?? "", /pvc:\/\/models\/out is that of job j,/);
   assert.deepEqual(
     world.pods.map(({ metadata }) => metadata.name),
-    ["j-train-0"],
+    ["j-train-0-0"],
   );
-  world.end("j-train-0", { outcome: "Complete" });
+  world.end("j-train-0-0", { outcome: "Complete" });
   await until("the first to be complete", async () => (await world.condition("Complete")) === "True AllStepsDone");
   world.plane?.controller.queue.add("ns/second");
-  await world.pod("second-train-0");
+  await world.pod("second-train-0-0");
 });
 
 test("an object that cannot be read says so, and gets no pod", async () => {
@@ -234,4 +251,115 @@ test("an object that cannot be read says so, and gets no pod", async () => {
   await world.start();
   await until("the condition", async () => (await world.condition("SpecAccepted")) === "False InvalidSpec");
   assert.deepEqual(world.pods, []);
+});
+
+const ranksOf = (count: number) => object({ replicas: count, elasticity: { maxReplicas: 4 } });
+const uids = (world: World, names: readonly string[]) =>
+  names.map((name) => world.pods.find((one) => one.metadata.name === name)?.metadata.uid);
+
+test("ranks get pods and certificates, meet in a world that is in the status before they are told, and a killed one alone is replaced", async () => {
+  const world = new World();
+  await world.kube.create(resources.moeTrainingJobs, ranksOf(3), user);
+  await world.start();
+  const names = ["j-train-0-0", "j-train-1-0", "j-train-2-0"];
+  for (const [i, name] of names.entries()) {
+    assert.equal((await world.pod(name)).metadata.labels["enodia.dev/rank"], String(i));
+    world.run(name, `10.0.0.${i}`);
+  }
+  await until("the world", async () => (await world.status()).world?.epoch === 1);
+  assert.deepEqual(
+    (await world.status()).world?.ranks.map(({ uid }) => uid),
+    uids(world, names),
+  );
+  await until("all to be told", () => [...world.told.values()].every(({ order }) => order.world?.epoch === 1));
+  assert.equal(await world.condition("Running"), "True Training");
+  const leaves = world.kube.all(resources.secrets).filter(({ metadata }) => metadata.labels?.["enodia.dev/training-job"] === "j");
+  assert.deepEqual(
+    leaves.map(({ metadata }) => metadata.name).toSorted(),
+    names.map((name) => `${name}-tls`),
+  );
+  const [ca] = world.kube.all(resources.secrets).filter(({ metadata }) => metadata.namespace === "enodia-system");
+  assert.equal(ca?.metadata.labels?.["enodia.dev/authority-kind"], "MoETrainingJob");
+
+  const before = uids(world, ["j-train-0-0", "j-train-2-0"]);
+  world.end("j-train-1-0", undefined);
+  await until("the killed pod to be gone", () => world.pods.length === 2);
+  world.skippedMs += 10_000;
+  await world.look();
+  await world.pod("j-train-1-1");
+  assert.equal(await world.condition("Running"), "False RankLost");
+  world.run("j-train-1-1", "10.0.0.7");
+  await until("another world", async () => (await world.status()).world?.epoch === 2);
+  assert.deepEqual(uids(world, ["j-train-0-0", "j-train-2-0"]), before, "the others stay");
+  assert.equal((await world.status()).restarts, 1);
+});
+
+test("a job grows once its new pods answer, and shrinks at once", async () => {
+  const world = new World();
+  await world.kube.create(resources.moeTrainingJobs, ranksOf(2), user);
+  await world.start();
+  const scale = (replicas: number) => world.kube.patch(resources.moeTrainingJobs, ref, { spec: { replicas } }, user);
+  const size = async () => (await world.status()).world?.ranks.length;
+  for (const rank of [0, 1]) {
+    await world.pod(`j-train-${rank}-0`);
+    world.run(`j-train-${rank}-0`, `10.0.0.${rank}`);
+  }
+  await until("two ranks", async () => (await size()) === 2);
+  await scale(3);
+  await world.pod("j-train-2-0");
+  await until("the wait", async () => (await world.condition("Running")) === "True Rescaling");
+  assert.equal(await size(), 2, "two train on meanwhile");
+  world.run("j-train-2-0", "10.0.0.2");
+  await until("three ranks", async () => (await size()) === 3);
+  await scale(1);
+  await until("one rank", async () => (await size()) === 1);
+  await until("its pod alone", () => world.pods.length === 1);
+  assert.equal((await world.status()).world?.epoch, 3);
+});
+
+test("ranks that left their world are given another, of the same pods", async () => {
+  const world = new World();
+  await world.kube.create(resources.moeTrainingJobs, ranksOf(2), user);
+  await world.start();
+  for (const rank of [0, 1]) {
+    const { metadata } = await world.pod(`j-train-${rank}-0`);
+    world.run(metadata.name, `10.0.0.${rank}`);
+  }
+  await until("the world", async () => (await world.status()).world?.epoch === 1);
+  const [uid = ""] = uids(world, ["j-train-1-0"]);
+  world.left.set(uid, { epoch: 1, code: "RankSilent", message: "rank 0 said nothing" });
+  world.skippedMs += 60_000;
+  await world.look();
+  await until("another", async () => (await world.status()).world?.epoch === 2);
+});
+
+test("the CA of a job goes with it, and a deployment of its name changes nothing", async () => {
+  const world = new World();
+  const { metadata } = await world.kube.create(resources.moeTrainingJobs, ranksOf(2), user);
+  await world.start();
+  const authorities = () => world.kube.all(resources.secrets).filter((one) => one.metadata.namespace === "enodia-system");
+  await until("its CA", () => authorities().length === 1);
+  await world.stop();
+  const sweep = async (): Promise<void> => {
+    const informers = new Informers([], "enodia-system", { kube: world.kube, random: () => 0 });
+    informers.start();
+    await informers.refresh();
+    await sweepAuthorities({ kube: world.kube, informers });
+    await informers.stop();
+  };
+  await sweep();
+  assert.equal(authorities().length, 1);
+  world.kube.remove(resources.moeTrainingJobs, ref);
+  await world.kube.create(
+    resources.moeDeployments,
+    { ...object(), kind: "MoEDeployment", metadata: { ...ref, uid: metadata.uid } } as KubeObject,
+    user,
+  );
+  await sweep();
+  assert.equal(authorities().length, 0);
+});
+
+test("a deployment of the same name has other names in certificates and other labels than the job", () => {
+  assert.notEqual(certifiedJob.scope("j"), certifiedDeployment.scope("j"));
+  assert.notEqual(certifiedJob.label, certifiedDeployment.label);
 });

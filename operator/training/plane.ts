@@ -1,16 +1,19 @@
 // The training plane as the operator composes it: what wakes a look at a MoETrainingJob, and whether it may be worked on now.
 import { type AppError, apiVersion, labels } from "../../crds/common.ts";
-import type { TrainingReport } from "../../crds/training-report.ts";
+import type { PodWords } from "../../crds/training-world.ts";
+import { Authorities, subjectOf } from "../deployment/authorities.ts";
+import { certifiedJob } from "../deployment/certified.ts";
+import { Identities } from "../deployment/identity.ts";
 import type { Informers } from "../deployment/informers.ts";
 import { type Claims, heldByAnother } from "../kube/claims.ts";
 import { type Controller, createController, type Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
 import type { TrainingSettings } from "./pod.ts";
-import { ProgressReports } from "./progress-reports.ts";
+import { PodTalks, type Question } from "./pod-talks.ts";
 import { TrainingReconciler } from "./reconcile.ts";
-import { askPod } from "./report.ts";
 import { type JobEvent, StatusWriter } from "./status-writer.ts";
+import { tellPod } from "./tell-pod.ts";
 
 const workers = 4;
 const resyncMs = 60_000;
@@ -24,8 +27,9 @@ export interface TrainingPlaneOptions {
   readonly events: EventRecorder;
   /** The namespaces that are this install's to work in; all when not given. */
   readonly claims?: Pick<Claims, "holds" | "holder">;
-  readonly settings: TrainingSettings;
-  readonly ask?: (ip: string) => Promise<TrainingReport | undefined>;
+  /** With the operator's own namespace, which holds the CAs of jobs. */
+  readonly settings: TrainingSettings & { readonly namespace: string };
+  readonly ask?: (question: Question) => Promise<PodWords | undefined>;
   readonly now?: () => Date;
   readonly observe?: (result: "ok" | "error" | "requeue", seconds: number, error?: AppError, key?: string) => void;
 }
@@ -43,9 +47,12 @@ export function createTrainingPlane(options: TrainingPlaneOptions): TrainingPlan
     events.record({ regarding: { apiVersion, kind: "MoETrainingJob", namespace, name, uid }, type, reason, note });
   };
   const status = new StatusWriter({ kube, event, now: () => now().getTime() });
-  const ask = options.ask ?? askPod;
-  const reports = new ProgressReports({ ask, told: (key) => controller.queue.add(key), now: () => now().getTime() });
-  const reconciler = new TrainingReconciler({ kube, informers, status, settings, reports, now });
+  const ask = options.ask ?? ((question: Question) => tellPod(question));
+  const talks = new PodTalks({ ask, told: (key) => controller.queue.add(key), now: () => now().getTime() });
+  const certified = { of: certifiedJob, kube, informers, now };
+  const authorities = new Authorities({ ...certified, namespace: settings.namespace, event });
+  const identities = new Identities({ ...certified, authorities });
+  const reconciler = new TrainingReconciler({ kube, informers, status, settings, talks, identities, now });
   const refused = (ref: Ref): Outcome | undefined => {
     if (informers.trainingTrouble(ref.namespace) !== undefined) return { requeueAfterMs: untrustedMs };
     const object = informers.get("moeTrainingJobs", ref);
@@ -65,7 +72,7 @@ export function createTrainingPlane(options: TrainingPlaneOptions): TrainingPlan
     },
     ...(options.observe && { observe: options.observe }),
   });
-  const stops = wake(informers, (ref) => controller.queue.add(keyOf(ref)));
+  const stops = wake({ informers, identities }, (ref) => controller.queue.add(keyOf(ref)));
   return {
     controller,
     stop: async () => {
@@ -76,13 +83,18 @@ export function createTrainingPlane(options: TrainingPlaneOptions): TrainingPlan
 }
 
 function tellForeign({ metadata }: KubeObject, holder: string, event: JobEvent): void {
-  const { name, namespace = "", uid = "", generation = 0 } = metadata;
+  const { name, namespace = "", uid = "" } = metadata;
   const { reason, message } = heldByAnother(namespace, holder);
-  event({ metadata: { name, namespace, uid, generation } }, "Warning", reason, message);
+  event({ metadata: { name, namespace, uid } }, "Warning", reason, message);
 }
 
-/** Changes of a spec and of pods wake; our own writes of a status do not. */
-function wake(informers: Informers, add: (ref: Ref) => void): readonly (() => void)[] {
+interface Sources {
+  readonly informers: Informers;
+  readonly identities: Identities;
+}
+
+/** Changes of a spec, of pods, and their certificates wake; our own writes of a status do not. */
+function wake({ informers, identities }: Sources, add: (ref: Ref) => void): readonly (() => void)[] {
   const seen = new Map<string, string>();
   const jobs = informers.onChange("moeTrainingJobs", (object, change) => {
     const { uid, generation, deletionTimestamp } = object.metadata;
@@ -97,5 +109,16 @@ function wake(informers: Informers, add: (ref: Ref) => void): readonly (() => vo
     const name = metadata.labels?.[labels.trainingJob];
     if (name !== undefined) add({ namespace: metadata.namespace ?? "", name });
   });
-  return [jobs, pods];
+  const secrets = informers.onChange("trainingSecrets", (secret) => {
+    identities.changed(secret);
+    const name = secret.metadata.labels?.[labels.trainingJob];
+    if (name !== undefined) add({ namespace: secret.metadata.namespace ?? "", name });
+  });
+  const authorities = informers.onChange("authorities", (secret) => {
+    const subject = subjectOf(secret);
+    if (subject?.of !== certifiedJob) return;
+    identities.changed(secret);
+    add(subject.ref);
+  });
+  return [jobs, pods, secrets, authorities];
 }

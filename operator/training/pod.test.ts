@@ -20,7 +20,7 @@ const base = {
 const changes: Record<string, unknown> = {
   suspend: true,
   replicas: 2,
-  "elasticity.maxReplicas": 2,
+  "elasticity.maxReplicas": 9,
   "model.uri": "pvc://m/b",
   "model.init": "Random",
   "model.initCodec": "f32",
@@ -30,6 +30,13 @@ const changes: Record<string, unknown> = {
   steps: 20,
   "batch.sequences": 32,
   "batch.lanes": 4,
+  "fssdp.planner": "ep",
+  "fssdp.dispatch": "LocalFirst",
+  "fssdp.rematerialize": "AfterForward",
+  "fssdp.memorySlots": 2,
+  "fssdp.overlapDegree": 1,
+  "fssdp.window": 3,
+  "fssdp.reshardSteps": 50,
   seed: 2,
   "optimizer.learningRate": "1e-3",
   "optimizer.weightDecay": "0",
@@ -69,9 +76,9 @@ function jobWith(path?: string, value?: unknown): MoETrainingJob {
 /** What follows of a spec: with no pod, and after a pod that failed. */
 function outcome(job: MoETrainingJob): unknown {
   const image = job.spec.image ?? settings.trainingImage;
-  const pod = trainingPod(job, settings, { image, attempt: 0 });
+  const pod = trainingPod(job, settings, { image, rank: 0, attempt: 0 });
   const failed = podView({ metadata: { ...pod.metadata, uid: "p" }, status: { phase: "Failed" } });
-  const given = { job, status: {}, report: undefined, image: settings.trainingImage, templateProblems: templateProblems(job, settings) };
+  const given = { job, status: {}, words: new Map(), image: settings.trainingImage, templateProblems: templateProblems(job, settings) };
   const rest = {
     rival: undefined,
     otherWriters: [],
@@ -101,8 +108,9 @@ for (const [path, value] of Object.entries(changes)) {
 
 test("what may change while a job lives replaces its pod, and what only decides when there is one does not", () => {
   const hash = (path?: string) => templateHash(jobWith(path, path === undefined ? undefined : changes[path]), "i");
-  for (const path of ["memoryPerRank", "checkpoint.keep", "podTemplate.metadata.labels"]) assert.notEqual(hash(path), hash(), path);
-  for (const path of ["suspend", "failurePolicy.maxRestarts", "elasticity.maxReplicas"]) assert.equal(hash(path), hash(), path);
+  for (const path of ["memoryPerRank", "checkpoint.keep", "fssdp.planner", "podTemplate.metadata.labels"])
+    assert.notEqual(hash(path), hash(), path);
+  for (const path of ["suspend", "failurePolicy.maxRestarts", "replicas", "elasticity.maxReplicas"]) assert.equal(hash(path), hash(), path);
 });
 
 test("a template that has what is the operator's is refused by name", () => {

@@ -1,4 +1,4 @@
-// The pod of a training job: rendered from its spec and template, with a hash of what may change while the job lives. Pure.
+// A pod of a training job, one a rank: rendered from its spec and template, with a hash of what may change while the job lives. Pure.
 import { createHash } from "node:crypto";
 import { annotations, apiVersion, labels, paths, ports } from "../../crds/common.ts";
 import { parseModelUri } from "../../crds/moe-deployment.ts";
@@ -6,7 +6,7 @@ import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
 import type { LogLevel, PullPolicy } from "../../crds/names.ts";
 import { trainerComponent, trainerProcess } from "../../crds/training-process.ts";
 import { renderEnv } from "../../crds/variables.ts";
-import { makerLabels } from "../deployment/objects/context.ts";
+import { makerLabels, names } from "../deployment/objects/context.ts";
 import { mergePodTemplate, type PodShape, type TemplateKind, templateContainer } from "../deployment/objects/pod-template.ts";
 import { containerSecurity, podSecurity } from "../deployment/objects/runtime-pod.ts";
 import type { KubeObject } from "../kube/kube.ts";
@@ -32,18 +32,19 @@ const graceSeconds = 120;
 const tmpSize = "256Mi";
 const hashChars = 16;
 
-const podName = (job: string, attempt: number): string => `${job}-train-${attempt}`;
+const podName = (job: string, { rank, attempt }: Made): string => `${job}-train-${rank}-${attempt}`;
 
 /** The bits of the result depend on none of these, so that they may change: the pod is then replaced. All else of a job is fixed. */
 export function templateHash({ metadata, spec }: MoETrainingJob, image: string): string {
-  const { memoryPerRank, checkpoint, podTemplate } = spec;
-  const text = JSON.stringify([metadata.uid, memoryPerRank, checkpoint, podTemplate ?? {}, image]);
+  const { memoryPerRank, checkpoint, fssdp, podTemplate } = spec;
+  const text = JSON.stringify([metadata.uid, memoryPerRank, checkpoint, fssdp, podTemplate ?? {}, image]);
   return createHash("sha256").update(text).digest("hex").slice(0, hashChars);
 }
 
 interface Made {
   readonly image: string;
-  /** Restarts of the job before it. */
+  readonly rank: number;
+  /** Pods of its rank before it. */
   readonly attempt: number;
 }
 
@@ -54,7 +55,7 @@ interface Problem {
 
 /** What of the pod template cannot be. */
 export function templateProblems(job: MoETrainingJob, settings: TrainingSettings): readonly Problem[] {
-  const { refusals } = mergePodTemplate(basePod(job, settings, ""), job.spec.podTemplate, kind);
+  const { refusals } = mergePodTemplate(basePod(job, settings, { image: "", rank: 0, attempt: 0 }), job.spec.podTemplate, kind);
   const { limits, requests } = resourcesOf(templateContainer(job.spec.podTemplate, kind));
   const field = `spec.podTemplate.spec.containers[${container}].resources`;
   const own = limits.memory === undefined && requests.memory === undefined;
@@ -67,8 +68,8 @@ function resourcesOf(given: Resources | undefined): { readonly limits: Resources
   return { limits: limits ?? {}, requests: requests ?? {} };
 }
 
-export function trainingPod(job: MoETrainingJob, settings: TrainingSettings, { image, attempt }: Made): KubeObject {
-  const { pod } = mergePodTemplate(basePod(job, settings, image), job.spec.podTemplate, kind);
+export function trainingPod(job: MoETrainingJob, settings: TrainingSettings, made: Made): KubeObject {
+  const { pod } = mergePodTemplate(basePod(job, settings, made), job.spec.podTemplate, kind);
   const { metadata, spec } = job;
   const memory = String(spec.memoryPerRank);
   const containers = pod.spec.containers.map((one) => {
@@ -80,12 +81,12 @@ export function trainingPod(job: MoETrainingJob, settings: TrainingSettings, { i
     apiVersion: "v1",
     kind: "Pod",
     metadata: {
-      name: podName(metadata.name, attempt),
+      name: podName(metadata.name, made),
       namespace: metadata.namespace,
-      labels: { ...pod.labels, [labels.rank]: "0" },
+      labels: { ...pod.labels, [labels.rank]: String(made.rank) },
       annotations: {
         ...pod.annotations,
-        [annotations.templateHash]: templateHash(job, image),
+        [annotations.templateHash]: templateHash(job, made.image),
         [annotations.generation]: String(metadata.generation),
         [annotations.output]: spec.output.uri,
       },
@@ -97,7 +98,7 @@ export function trainingPod(job: MoETrainingJob, settings: TrainingSettings, { i
   };
 }
 
-function basePod(job: MoETrainingJob, settings: TrainingSettings, image: string): PodShape {
+function basePod(job: MoETrainingJob, settings: TrainingSettings, made: Made): PodShape {
   return {
     labels: { ...makerLabels, [labels.trainingJob]: job.metadata.name, [labels.component]: trainerComponent },
     annotations: {},
@@ -110,18 +111,26 @@ function basePod(job: MoETrainingJob, settings: TrainingSettings, image: string)
       containers: [
         {
           name: container,
-          image,
+          image: made.image,
           imagePullPolicy: settings.pullPolicy,
           command: ["node", "runtime/main.ts", "trainer"],
           workingDir: "/app",
           env: renderEnv(trainerProcess, { job, logLevel: settings.logLevel }),
-          ports: [{ name: "probes", containerPort: ports.probes }],
+          ports: [
+            { name: "ranks", containerPort: ports.ranks },
+            { name: "world", containerPort: ports.world },
+          ],
           securityContext: containerSecurity,
-          volumeMounts: [{ name: "tmp", mountPath: "/tmp" }, ...claimsOf(job).map(mountOf)],
+          volumeMounts: [
+            { name: "tmp", mountPath: "/tmp" },
+            { name: "tls", mountPath: paths.tls, readOnly: true },
+            ...claimsOf(job).map(mountOf),
+          ],
         },
       ],
       volumes: [
         { name: "tmp", emptyDir: { sizeLimit: tmpSize } },
+        { name: "tls", secret: { secretName: names.podTls(podName(job.metadata.name, made)), defaultMode: 0o440 } },
         ...claimsOf(job).map(({ claim, volume }) => ({ name: volume, persistentVolumeClaim: { claimName: claim } })),
       ],
     },

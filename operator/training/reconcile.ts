@@ -1,16 +1,18 @@
-// One look at a training job: gather what is observed, decide (core/decide.ts), write the status, then delete and make pods. Everything
-// may be repeated: deletions name a uid, and the name of a pod is that of its attempt.
+// One look at a training job: gather what is observed, decide (core/decide.ts), write the status, then delete and make pods, certify those
+// that are there, and tell them their world. Everything may be repeated: deletions name a uid, a pod is named by its rank and attempt.
 import { AppError } from "../../crds/common.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
-import type { TrainingReport } from "../../crds/training-report.ts";
+import type { Identities } from "../deployment/identity.ts";
 import type { Informers } from "../deployment/informers.ts";
 import type { Outcome } from "../kube/controller.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
-import { type Action, type Decision, decide, imageOf, isOver, type Observed } from "./core/decide.ts";
+import { type Action, type Decision, decide, imageOf, isOver } from "./core/decide.ts";
+import { nodeLost } from "./core/ends.ts";
+import type { Observed } from "./core/observed.ts";
 import { type PodView, podView } from "./core/pod-view.ts";
 import { otherWriters, rivalOf } from "./output.ts";
 import { type TrainingSettings, templateHash, templateProblems, trainingPod } from "./pod.ts";
-import type { ProgressReports } from "./progress-reports.ts";
+import type { PodTalks } from "./pod-talks.ts";
 import type { StatusWriter } from "./status-writer.ts";
 
 const manager = "enodia-operator";
@@ -20,7 +22,8 @@ export interface ReconcilerParts {
   readonly informers: Pick<Informers, "get" | "list">;
   readonly status: StatusWriter;
   readonly settings: TrainingSettings;
-  readonly reports: Pick<ProgressReports, "of" | "forget">;
+  readonly talks: Pick<PodTalks, "words" | "silent" | "tell" | "forget">;
+  readonly identities: Pick<Identities, "ensurePods" | "operator" | "forget">;
   readonly now: () => Date;
 }
 
@@ -33,12 +36,15 @@ export class TrainingReconciler {
   }
 
   async reconcile(ref: Ref): Promise<Outcome> {
-    const { informers, status, reports } = this.#parts;
+    const { informers, status, talks, identities } = this.#parts;
     const key = `${ref.namespace}/${ref.name}`;
     const object = informers.get("moeTrainingJobs", ref);
     const known = this.#uids.get(key);
-    if (known !== undefined && known !== object?.metadata.uid) status.forget(known);
-    if (object === undefined) reports.forget(key);
+    if (known !== undefined && known !== object?.metadata.uid) {
+      status.forget(known);
+      identities.forget(known);
+    }
+    if (object === undefined) talks.forget(key);
     if (object === undefined) this.#uids.delete(key);
     else this.#uids.set(key, object.metadata.uid ?? "");
     if (object === undefined || object.metadata.deletionTimestamp !== undefined) return {}; // its pods go with it
@@ -64,10 +70,30 @@ export class TrainingReconciler {
     const decision = decide(observed);
     await status.write(job, decision.status);
     const podRefused = await this.#execute(observed, decision.actions);
-    return podRefused === undefined ? outcomeOf(decision) : this.#tell({ ...observed, podRefused });
+    const uncertified = await this.#meet(observed, decision);
+    if (podRefused !== undefined) return this.#tellRefusal({ ...observed, podRefused });
+    if (uncertified !== undefined) throw uncertified;
+    return outcomeOf(decision);
   }
 
-  async #tell(observed: Observed): Promise<Outcome> {
+  /** Certifies pods, and tells those that run of the world that is in the status. Returns why not all have their certificates. */
+  async #meet({ job, pods }: Observed, { status }: Decision): Promise<AppError | undefined> {
+    const { talks, identities } = this.#parts;
+    const { namespace, name, uid } = job.metadata;
+    const key = `${namespace}/${name}`;
+    const there = isOver(status) ? [] : pods.filter(({ over, rank }) => over === undefined && rank >= 0);
+    if (there.length === 0) {
+      talks.forget(key);
+      return undefined;
+    }
+    const failed = await identities.ensurePods(job, there);
+    const identity = await identities.operator({ namespace, name }, uid);
+    const told = there.flatMap(({ running, ip, ...pod }) => (running && ip !== undefined ? [{ uid: pod.uid, rank: pod.rank, ip }] : []));
+    talks.tell(key, { namespace, job: name, jobUid: uid, identity, world: status.world }, told);
+    return failed;
+  }
+
+  async #tellRefusal(observed: Observed): Promise<Outcome> {
     const { job } = observed;
     const decision = decide({ ...observed, status: this.#parts.status.latest(job) });
     await this.#parts.status.write(job, decision.status);
@@ -75,19 +101,19 @@ export class TrainingReconciler {
   }
 
   #observe(job: MoETrainingJob): Observed {
-    const { informers, status: writer, settings, now } = this.#parts;
+    const { informers, status: writer, settings, talks, now } = this.#parts;
     const status = writer.latest(job);
-    const { namespace, uid } = job.metadata;
+    const { namespace, name, uid } = job.metadata;
     const here = (object: KubeObject): boolean => object.metadata.namespace === namespace;
     const [pods, others] = ofOwner(uid, informers.list("trainingPods", here));
-    const views = pods.map(podView);
+    const views = pods.map((pod) => this.#view(pod, job));
     return {
       job,
       status,
       pods: views,
       rival: rivalOf(job, informers.list("moeTrainingJobs", here)),
       otherWriters: otherWriters(job, others),
-      report: this.#reportOf(job, isOver(status) ? [] : views),
+      words: talks.words(`${namespace}/${name}`),
       image: settings.trainingImage,
       templateHash: (image) => templateHash(job, image),
       templateProblems: templateProblems(job, settings),
@@ -96,13 +122,19 @@ export class TrainingReconciler {
     };
   }
 
-  #reportOf({ metadata }: MoETrainingJob, pods: readonly PodView[]): TrainingReport | undefined {
-    const { reports } = this.#parts;
-    const key = `${metadata.namespace}/${metadata.name}`;
-    for (const { running, over, ip, uid } of pods)
-      if (running && over === undefined && ip !== undefined) return reports.of(key, { uid, ip });
-    reports.forget(key);
-    return undefined;
+  /**
+   * A silent pod on a node that is gone has ended as far as the other ranks go: what it may still send, they do not take. The pod of a job
+   * with one rank alone is waited for, since nobody would keep it from writing.
+   */
+  #view(object: KubeObject, { metadata, spec }: MoETrainingJob): PodView {
+    const view = podView(object);
+    if (spec.replicas === 1 || view.over !== undefined || view.node === "") return view;
+    if (!this.#parts.talks.silent(`${metadata.namespace}/${metadata.name}`, view.uid)) return view;
+    const node = this.#parts.informers.get("nodes", { namespace: "", name: view.node });
+    const ready = (node?.status as NodeStatus | undefined)?.conditions?.find(({ type }) => type === "Ready");
+    if (ready === undefined || ready.status === "True") return view;
+    const message = `node ${view.node} is not ready: ${ready.reason ?? "it says nothing"}`;
+    return { ...view, over: { end: undefined, disrupted: true, reason: nodeLost, message } };
   }
 
   /** Returns what the API server said where it refused the pod. */
@@ -110,16 +142,20 @@ export class TrainingReconciler {
     const { kube } = this.#parts;
     const { namespace } = observed.job.metadata;
     for (const action of actions) {
-      if (action.kind === "delete") await kube.delete(resources.pods, { namespace, name: action.name }, { uid: action.uid });
-      else return this.#create(observed, action.attempt);
+      if (action.kind === "delete") {
+        await kube.delete(resources.pods, { namespace, name: action.name }, { uid: action.uid });
+        continue;
+      }
+      const refused = await this.#create(observed, action);
+      if (refused !== undefined) return refused;
     }
     return undefined;
   }
 
-  async #create(observed: Observed, attempt: number): Promise<string | undefined> {
+  async #create(observed: Observed, { rank, attempt }: Action & { readonly kind: "create" }): Promise<string | undefined> {
     const { kube, settings } = this.#parts;
     const { job } = observed;
-    const pod = trainingPod(job, settings, { image: imageOf(observed), attempt });
+    const pod = trainingPod(job, settings, { image: imageOf(observed), rank, attempt });
     try {
       await kube.create(resources.pods, pod, { manager });
       return undefined;
@@ -137,6 +173,10 @@ export class TrainingReconciler {
     const ours = found === undefined || found.metadata.ownerReferences?.some(({ uid }) => uid === metadata.uid);
     return ours ? undefined : `a pod ${name} that is not of this job has its name; delete it`;
   }
+}
+
+interface NodeStatus {
+  readonly conditions?: readonly { readonly type: string; readonly status: string; readonly reason?: string }[];
 }
 
 /** The pods of this object, and all others. */

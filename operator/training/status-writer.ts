@@ -1,17 +1,18 @@
-// The writer of a training job's status: at once where something is decided, now and then where only progress is told, never where
-// nothing is new. What it wrote last counts until the cache shows it, and events go with changed conditions.
+// The writer of a training job's status: at once where something is decided, now and then where only progress is told, never where nothing
+// is new. What it wrote last counts until the cache shows it, and events go with changed conditions.
 import { isDeepStrictEqual } from "node:util";
 import { apiVersion } from "../../crds/common.ts";
 import { type ConditionState, withTransition } from "../../crds/conditions.ts";
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
 import { type MoETrainingJobStatus, moeTrainingJobStatusSchema } from "../../crds/moe-training-job-status.ts";
+import type { Subject } from "../deployment/authorities.ts";
 import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
 
 const manager = "enodia-operator-status";
 /** Progress alone is written at most this often. */
 const progressWriteMs = 5_000;
 
-export type JobEvent = (job: Pick<MoETrainingJob, "metadata">, type: "Normal" | "Warning", reason: string, note: string) => void;
+export type JobEvent = (job: Subject, type: "Normal" | "Warning", reason: string, note: string) => void;
 
 /** Conditions whose change is an event -> the status that is bad news, if any. */
 const announced: Readonly<Record<string, "True" | "False" | undefined>> = {
@@ -20,6 +21,9 @@ const announced: Readonly<Record<string, "True" | "False" | undefined>> = {
   Complete: undefined,
   Failed: "True",
 };
+
+/** Reasons that are bad news by themselves. */
+const warned: readonly string[] = ["Restarting", "RankLost"];
 
 export interface StatusWriterOptions {
   readonly kube: Pick<Kube, "applyStatus">;
@@ -74,12 +78,15 @@ export class StatusWriter {
   }
 
   #announce(job: MoETrainingJob, before: MoETrainingJobStatus, after: MoETrainingJobStatus): void {
+    const { world } = after;
+    if (world !== undefined && world.epoch !== before.world?.epoch && world.ranks.length > 1)
+      this.#options.event(job, "Normal", "NewWorld", `world ${world.epoch}: ${world.ranks.length} ranks train together`);
     for (const { type, status, reason, message } of after.conditions ?? []) {
       if (!(type in announced)) continue;
       const old = before.conditions?.find((one) => one.type === type);
       if (old?.status === status && old.reason === reason) continue;
       if (old === undefined && type === "SpecAccepted" && status === "True") continue; // that a spec is accepted is no news
-      const bad = announced[type] === status || reason === "Restarting";
+      const bad = announced[type] === status || warned.includes(reason);
       this.#options.event(job, bad ? "Warning" : "Normal", reason, message);
     }
   }

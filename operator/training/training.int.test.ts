@@ -1,5 +1,5 @@
-// Training jobs on a real API server: what it refuses and says, its columns and /scale, and a life of a job whose pods are admitted by
-// the restricted level and whose ends are written here, as a kubelet would.
+// Training jobs on a real API server: what it refuses and says, its columns and /scale, and a life of a job whose pods are admitted by the
+// restricted level and whose ends are written here, as a kubelet would.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -55,7 +55,9 @@ const refused: Record<string, { readonly change: (spec: any) => void; readonly w
   },
   "a rate that is no number": { change: (spec) => Object.assign(spec.optimizer, { learningRate: "fast" }), want: /learningRate/ },
   "no steps": { change: (spec) => Object.assign(spec, { steps: 0 }), want: /steps/ },
-  "an unknown field": { change: (spec) => Object.assign(spec, { fssdp: {} }), want: /unknown field "spec\.fssdp"/ },
+  "an unknown field": { change: (spec) => Object.assign(spec, { fsdp: {} }), want: /unknown field "spec\.fsdp"/ },
+  "an unknown planner": { change: (spec) => Object.assign(spec, { fssdp: { planner: "best" } }), want: /planner.*supported values/ },
+  "slots that are no number": { change: (spec) => Object.assign(spec, { fssdp: { memorySlots: "many" } }), want: /memorySlots/ },
 };
 for (const [sentence, { change, want }] of Object.entries(refused)) {
   test(`the server refuses ${sentence} and says what to do`, async () => {
@@ -80,12 +82,14 @@ test("what the result depends on cannot change, what it does not can, and scale 
   await patch({ memoryPerRank: "13Gi", checkpoint: { keep: 5 } });
   await assert.rejects(kubectl("scale", "moet/fixed", "-n", namespace, "--replicas=2"), /replicas must be from/);
   await kubectl("scale", "moet/fixed", "-n", namespace, "--replicas=1");
+  await patch({ elasticity: { maxReplicas: 3 }, fssdp: { planner: "ep", memorySlots: 2, overlapDegree: "Auto" } });
+  await kubectl("scale", "moet/fixed", "-n", namespace, "--replicas=3");
 });
 
 test("a job's pod is admitted, its end becomes the job's, and the columns tell", { timeout: 180_000 }, async () => {
   const informers = new Informers([namespace], namespace, { kube });
   const events = new EventRecorder({ kube, reportingInstance: "int" });
-  const settings = { trainingImage: "enodia/training:none", pullPolicy: "Never", logLevel: "info" } as const;
+  const settings = { trainingImage: "enodia/training:none", pullPolicy: "Never", logLevel: "info", namespace } as const;
   const plane = createTrainingPlane({ kube, informers, events, settings, ask: async () => undefined });
   informers.start();
   await informers.refresh();
@@ -93,7 +97,12 @@ test("a job's pod is admitted, its end becomes the job's, and the columns tell",
   const until = <T>(what: string, probe: () => Promise<T | undefined>) => poll(what, probe, { timeoutMs: 60_000 });
   try {
     await kube.create(resources.moeTrainingJobs, sample("news"), manager);
-    const pod = await until("its pod", () => kube.get(resources.pods, { namespace, name: "news-train-0" }));
+    const pod = await until("its pod", () => kube.get(resources.pods, { namespace, name: "news-train-0-0" }));
+    const leaf = await until("its certificate", () => kube.get(resources.secrets, { namespace, name: "news-train-0-0-tls" }));
+    assert.deepEqual(
+      leaf.metadata.ownerReferences?.map(({ uid }) => uid),
+      [pod.metadata.uid],
+    );
     const report = { step: 2000, loss: 1.5, curve: [{ step: 2000, loss: 1.5 }] };
     const message = JSON.stringify({ outcome: "Complete", report });
     const terminated = { exitCode: 0, message };
@@ -104,7 +113,7 @@ test("a job's pod is admitted, its end becomes the job's, and the columns tell",
     await kube.updateStatus(resources.pods, { ...pod, status }, manager);
     await until(
       "the pod to be gone",
-      async () => (await kube.get(resources.pods, { namespace, name: "news-train-0" })) === undefined || undefined,
+      async () => (await kube.get(resources.pods, { namespace, name: "news-train-0-0" })) === undefined || undefined,
     );
     const columns = (await kubectl("get", "moet", "news", "-n", namespace)).split("\n");
     assert.match(columns[0] ?? "", /^NAME +STEP +PROGRESS +LOSS +TOKENS\/S +RANKS +ETA +STATUS +AGE/);

@@ -25,6 +25,9 @@ export interface Owner {
   left(rank: number, own: boolean, error: AppError): void;
 }
 
+/** A step that fails with one of these can be made in another world: another rank is at fault, or the way to it. */
+export const otherRankCodes: readonly string[] = ["RankLost", "RankSilent", "RankLeft", "PlanMismatch", "FrameBacklog"];
+
 /** Who leaves because all is done. */
 export const leftCode = "RankLeft";
 /** Who is asked by a later world than its own, which it may come to yet. */

@@ -60,6 +60,11 @@ export class WireTransport implements Transport {
     this.#looks = setInterval(() => this.#look(), limits.lookMs);
   }
 
+  /** What ended the world, unless it was closed; undefined while it stands. */
+  get ended(): unknown {
+    return this.#ended?.error;
+  }
+
   /** Binds host:port (0 = any) and returns the port. */
   listen(host: string, port: number): Promise<number> {
     return this.#listener.listen(host, port);

@@ -15,6 +15,8 @@ export interface WeightDecl {
   /** Checkpoint tensor name, or the name of a matrix or bias inside an expert unit. */
   readonly name: string;
   readonly shape: readonly number[];
+  /** Training leaves it as it is, so it has neither gradient nor moments. One of an expert is its layer's, the same for all experts. */
+  readonly frozen?: true;
 }
 
 /** Rotary embedding as every backend sees it: what scales it (YaRN) is resolved by the family. */

@@ -2,7 +2,7 @@
 // Not here: what it shares with others (decoder.ts, moe.ts). Pure.
 import { z } from "zod";
 import type { ModelProgram } from "../kernels/segment.ts";
-import { attentionPart, decoderDims, decoderFields, type FamilyReading } from "./decoder.ts";
+import { attentionPart, type DecoderDims, decoderDims, decoderFields, type FamilyReading } from "./decoder.ts";
 import { type ModelFamily, parseConfig } from "./family.ts";
 import { expertFields, expertsIn, gatedExpert, moeLayer, moeProgram, softmaxGate } from "./moe.ts";
 
@@ -27,6 +27,36 @@ function program(config: unknown): ModelProgram {
     const gate = { gate: `model.layers.${layer}.block_sparse_moe.gate`, experts, topK, normalize: true };
     return moeLayer(layer, dims, [attentionPart(dims, layer), softmaxGate(gate, dims.hidden)], { experts, topK, expert, shared: 0 });
   });
+}
+
+/** The config.json of a dense Llama as that of a model whose experts are of its FFN's shape: what the families' defaults differ in is
+ *  written out. */
+export function mixtralConfig(
+  raw: Readonly<Record<string, unknown>>,
+  dims: DecoderDims,
+  { experts, topK }: { readonly experts: number; readonly topK: number },
+): Record<string, unknown> {
+  const {
+    rope_parameters: _rope,
+    rope_scaling: _scaling,
+    num_experts: _experts,
+    mlp_bias: _bias,
+    attention_bias: _attention,
+    pretraining_tp: _tp,
+    ...rest
+  } = raw;
+  return {
+    ...rest,
+    architectures: [mixtralArchitecture],
+    model_type: "mixtral",
+    num_local_experts: experts,
+    num_experts_per_tok: topK,
+    num_key_value_heads: dims.kvHeads,
+    rms_norm_eps: dims.eps,
+    rope_theta: dims.ropeBase,
+    sliding_window: null,
+    tie_word_embeddings: dims.tied,
+  };
 }
 
 export const mixtral: ModelFamily = {

@@ -11,10 +11,10 @@ import type { Segment, Tensor } from "../kernels/segment.ts";
 import type { Weights } from "../kernels/weights.ts";
 import { programOf } from "../models/index.ts";
 import { llamaProgram } from "../models/llama.ts";
+import { mixtralConfig } from "../models/mixtral.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
 import { inspect } from "./inspect.ts";
-import { mixtralConfig } from "./upcycle.ts";
 import { upcycleSource } from "./upcycle-source.ts";
 
 const dir = await mkdtemp(join(tmpdir(), "enodia-upcycle-"));
@@ -119,10 +119,9 @@ test("what a dense config leaves out is computed as Llama would, not as Mixtral 
     vocab_size: 320,
     max_position_embeddings: 512,
   };
-  const options = { from: "", out: "", experts: 4, topK: 2, noise: 0, seed: 1, codecs: [], overwrite: false, threads: 1 } as const;
   const upcycled = (more: object) => {
     const config = { ...raw, ...more };
-    const moe = mixtralConfig(config, llamaProgram(config), options);
+    const moe = mixtralConfig(config, llamaProgram(config), { experts: 4, topK: 2 });
     return [moe.rms_norm_eps, moe.rope_theta, moe.num_key_value_heads, moe.tie_word_embeddings];
   };
   assert.deepEqual(upcycled({}), [1e-6, 1e4, 4, false]);

@@ -6,7 +6,7 @@ import type { CodecName } from "../../crds/names.ts";
 import { createBackend } from "../compute/index.ts";
 import { denseWeights } from "../models/family.ts";
 import { type DenseProgram, ffnTensors, llamaArchitecture, llamaProgram } from "../models/llama.ts";
-import { mixtral, mixtralArchitecture } from "../models/mixtral.ts";
+import { mixtral, mixtralArchitecture, mixtralConfig } from "../models/mixtral.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
 import type { ExpertMatrices } from "../weights/codecs/codec.ts";
@@ -93,36 +93,6 @@ async function fitRouters(
   return { routers, tokens, imbalance };
 }
 
-/** The dense model's config.json as that of the MoE: what the families' defaults differ in is written out. Pure. */
-export function mixtralConfig(
-  raw: Readonly<Record<string, unknown>>,
-  program: DenseProgram,
-  options: UpcycleOptions,
-): Record<string, unknown> {
-  const {
-    rope_parameters: _rope,
-    rope_scaling: _scaling,
-    num_experts: _experts,
-    mlp_bias: _bias,
-    attention_bias: _attention,
-    pretraining_tp: _tp,
-    ...rest
-  } = raw;
-  return {
-    ...rest,
-    architectures: [mixtralArchitecture],
-    model_type: "mixtral",
-    num_local_experts: options.experts,
-    num_experts_per_tok: options.topK,
-    num_key_value_heads: program.kvHeads,
-    rms_norm_eps: program.eps,
-    rope_theta: program.ropeBase,
-    sliding_window: null,
-    tie_word_embeddings: program.tied,
-    upcycled: { noise: options.noise, seed: options.seed },
-  };
-}
-
 function denseTensors(checkpoint: Checkpoint, config: unknown, routers: readonly Float32Array[]): readonly TensorToWrite[] {
   return denseWeights(mixtral.program(config)).map(({ name, shape }): TensorToWrite => {
     const gate = /^model\.layers\.(\d+)\.block_sparse_moe\.gate\.weight$/.exec(name);
@@ -165,7 +135,7 @@ export async function upcycle(options: UpcycleOptions, log: Log): Promise<Upcycl
     for (const { name, shape } of denseWeights(program)) checkShape(options.from, name, checkpoint.shape(name), shape);
     await checkTiedHead(checkpoint, new Set(denseWeights(program).map(({ name }) => name)));
     const { routers, tokens, imbalance } = await fitRouters(checkpoint, program, options, log);
-    const moe = mixtralConfig(raw, program, options);
+    const moe = { ...mixtralConfig(raw, program, options), upcycled: { noise: options.noise, seed: options.seed } };
     const { layers } = program;
     log(`writing ${layers} layers of ${options.experts} experts, codecs ${options.codecs.join(", ")}`);
     const step = Math.max(1, Math.floor(layers / 10)) * options.experts;

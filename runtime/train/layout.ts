@@ -1,5 +1,6 @@
 // The parameters of a model as ranges of one array: dense parts and experts are units, units of a layer lie together. Arrays of
 // moments and gradients have the same ranges. Pure.
+import type { WeightViews } from "../compute/training.ts";
 import type { ModelProgram, Segment } from "../kernels/segment.ts";
 
 /** Floats of a piece: gradients of a dense unit are squared, and its parameters dealt to ranks, by whole pieces. */
@@ -34,6 +35,10 @@ interface Part {
   /** "embed", "head", "layer-0003" */
   readonly name: string;
   readonly units: readonly Unit[];
+  /** Weights that are not trained, by the segment's names of them: their tensors, which are in no unit. */
+  readonly frozen: Readonly<Record<string, string>>;
+  /** Those that all experts of the layer read. */
+  readonly expertFrozen: Readonly<Record<string, string>>;
 }
 
 export interface Layout {
@@ -54,7 +59,8 @@ class Ranges {
 
   unit(weights: Segment["weights"], tensorOf: (name: string) => string, expert?: number): Unit {
     const from = this.#at;
-    const parameters = weights.map(({ name, shape }): Parameter => {
+    const trained = weights.filter(({ frozen }) => !frozen);
+    const parameters = trained.map(({ name, shape }): Parameter => {
       const size = shape.reduce((a, b) => a * b, 1);
       const begin = this.#at;
       this.#at += Math.ceil(size / alignment) * alignment;
@@ -78,17 +84,36 @@ class Ranges {
 
 export function layoutOf(program: ModelProgram, expertTensors: ExpertTensors): Layout {
   const ranges = new Ranges();
-  const embed: Part = { name: "embed", units: [ranges.dense(program.embed)] };
+  const plain = (name: string): string => name;
+  const embed: Part = { name: "embed", units: [ranges.dense(program.embed)], frozen: frozenIn(program.embed, plain), expertFrozen: {} };
   const layers = program.layers.map((layer, index): Part => {
     const units = [ranges.dense(layer.block)];
+    let expertFrozen = {};
     for (let expert = 0; layer.kind === "moe" && expert < layer.experts; expert++) {
       const tensors = expertTensors(index, expert);
-      units.push(ranges.unit(layer.expert.weights, (name) => tensors[name] ?? name, expert));
+      const tensorOf = (name: string): string => tensors[name] ?? name;
+      units.push(ranges.unit(layer.expert.weights, tensorOf, expert));
+      if (expert === 0) expertFrozen = frozenIn(layer.expert, tensorOf);
     }
-    return { name: `layer-${String(index).padStart(4, "0")}`, units };
+    return { name: `layer-${String(index).padStart(4, "0")}`, units, frozen: frozenIn(layer.block, plain), expertFrozen };
   });
-  const head: Part = { name: "head", units: [ranges.dense(program.head)] };
+  const head: Part = { name: "head", units: [ranges.dense(program.head)], frozen: frozenIn(program.head, plain), expertFrozen: {} };
   return ranges.layout([embed, ...layers, head]);
+}
+
+function frozenIn({ weights }: Segment, tensorOf: (name: string) => string): Readonly<Record<string, string>> {
+  return Object.fromEntries(weights.filter(({ frozen }) => frozen).map(({ name }) => [name, tensorOf(name)]));
+}
+
+/** Values of frozen weights by the segment's names, from those by tensor. */
+export function frozenViews(tensors: WeightViews, frozen: Part["frozen"]): WeightViews {
+  return Object.fromEntries(
+    Object.entries(frozen).map(([name, tensor]) => {
+      const values = tensors[tensor];
+      if (values === undefined) throw new TypeError(`frozen tensor ${tensor} is not there`);
+      return [name, values];
+    }),
+  );
 }
 
 export function unitsOf({ parts }: Layout): readonly Unit[] {
@@ -122,4 +147,10 @@ export function expertFloatsOf(layout: Layout): number {
 /** Views of an array by the segment's names. */
 export function viewsOf(array: Float32Array, { parameters }: Unit): Readonly<Record<string, Float32Array>> {
   return Object.fromEntries(parameters.map(({ name, from, size }) => [name, array.subarray(from, from + size)]));
+}
+
+/** Views of an array by the names of tensors. */
+export function viewsByTensor(array: Float32Array, layout: Layout): WeightViews {
+  const parameters = unitsOf(layout).flatMap((unit) => unit.parameters);
+  return Object.fromEntries(parameters.map(({ tensor, from, size }) => [tensor, array.subarray(from, from + size)]));
 }

@@ -1,5 +1,6 @@
-// The end of a run: its parameters as a model store, which a deployment serves, and as a Hugging Face folder. Shell.
-import { copyFile, writeFile } from "node:fs/promises";
+// The end of a run: its parameters as a model store, which a deployment serves, as a Hugging Face folder, and adapters as they were
+// trained. Shell.
+import { copyFile, mkdir, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { CodecName } from "../../crds/names.ts";
 import { architectureOf } from "../models/family.ts";
@@ -11,17 +12,19 @@ import { checkTarget, writeFolder } from "../weights/model-folder.ts";
 import { type TensorToWrite, writeSafetensors } from "../weights/safetensors-writer.ts";
 import type { ExpertIndex } from "../weights/store.ts";
 import { writeStore } from "../weights/store-writer.ts";
+import type { Adapted } from "./adapters/adapter.ts";
 import { type Layout, movedTo, type Unit, viewsOf } from "./layout.ts";
 import type { ModelSource } from "./source.ts";
 
 /** Where the result of a run goes. */
-export function resultFolders(out: string): { readonly store: string; readonly folder: string } {
-  return { store: join(out, "store"), folder: join(out, "huggingface") };
+export function resultFolders(out: string): { readonly store: string; readonly folder: string; readonly adapters: string } {
+  return { store: join(out, "store"), folder: join(out, "huggingface"), adapters: join(out, "adapters") };
 }
 
 /** Throws what the writing of the result would, as far as that is known before the first step: of folders and of codecs. */
 export async function checkResult(source: ModelSource, out: string, codecs: readonly CodecName[]): Promise<void> {
-  for (const dir of Object.values(resultFolders(out))) await checkTarget({ dir, overwrite: true, sources: [source.dir] });
+  const { store, folder } = resultFolders(out);
+  for (const dir of [store, folder]) await checkTarget({ dir, overwrite: true, sources: [source.dir] });
   // A row of each matrix: whether a codec takes it depends on its columns.
   const rows = layerShapes(source.program).map(({ matrices }) =>
     matrices.map(({ name, shape }) => ({ name, shape: shape.length < 2 ? shape : [1, ...shape.slice(1)] })),
@@ -32,7 +35,7 @@ export async function checkResult(source: ModelSource, out: string, codecs: read
   }
 }
 
-interface Trained {
+export interface Trained {
   readonly source: ModelSource;
   readonly layout: Layout;
   /** A unit's parameters, by its part and its place there. */
@@ -40,7 +43,7 @@ interface Trained {
 }
 
 /** Parameters of one unit after another: those that were asked for last are held. */
-function lastHeld({ parameters }: Trained): Trained["parameters"] {
+export function lastHeld(parameters: Trained["parameters"]): Trained["parameters"] {
   let held: { readonly key: string; readonly values: Promise<Float32Array> } | undefined;
   return (part, index) => {
     const key = `${part} ${index}`;
@@ -50,8 +53,8 @@ function lastHeld({ parameters }: Trained): Trained["parameters"] {
 }
 
 /** Tensors of all units, or of the dense ones alone, in their order. */
-function tensorsOf(trained: Trained, dense: boolean): readonly TensorToWrite[] {
-  const parameters = lastHeld(trained);
+function tensorsOf(trained: Omit<Trained, "source">, dense: boolean): readonly TensorToWrite[] {
+  const parameters = lastHeld(trained.parameters);
   const tensors = (unit: Unit, part: number, index: number): readonly TensorToWrite[] =>
     movedTo(unit, 0).parameters.map(({ tensor, shape, from, size }) => ({
       name: tensor,
@@ -97,4 +100,13 @@ export async function writeTrainedFolder(trained: Trained, dir: string): Promise
     for (const [name, path] of source.files) await copyFile(path, join(work, name));
     await writeSafetensors(join(work, "model.safetensors"), tensorsOf(trained, false));
   });
+}
+
+/** Writes adapters as they were trained, by the names of their own. */
+export async function writeAdapters(trained: Omit<Trained, "source">, dir: string, description: Adapted["description"]): Promise<void> {
+  await mkdir(dir, { recursive: true });
+  const weights = join(dir, "adapter_model.safetensors");
+  await writeSafetensors(`${weights}.tmp`, tensorsOf(trained, false));
+  await rename(`${weights}.tmp`, weights);
+  await writeFile(join(dir, description.file), `${JSON.stringify(description.json, undefined, 2)}\n`);
 }

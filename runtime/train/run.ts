@@ -6,23 +6,23 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import { createTraining } from "../compute/open-training.ts";
-import type { TrainingBackend } from "../compute/training.ts";
+import type { TrainingBackend, WeightViews } from "../compute/training.ts";
 import { wantsWholeStep } from "./balancing.ts";
 import { newestCheckpoint, readCheckpoint, SavedModel, writeCheckpoint } from "./checkpoint.ts";
 import { type Corpus, openCorpus } from "./corpus.ts";
-import { type Layout, layoutOf } from "./layout.ts";
 import { Metrics } from "./metrics.ts";
 import { checkMemory } from "./ranks/fits.ts";
 import { fssdpOf } from "./ranks/fssdp.ts";
 import type { Fssdp } from "./ranks/plan.ts";
 import { Rank } from "./ranks/rank.ts";
-import { checkResult, resultFolders, writeTrainedFolder, writeTrainedStore } from "./result.ts";
+import { checkResult, resultFolders, writeAdapters, writeTrainedFolder, writeTrainedStore } from "./result.ts";
 import { aloneSeat, type Seat } from "./seat.ts";
 import { checkSettings, identityOf, type TrainSettings } from "./settings.ts";
 import { type ModelSource, openSource } from "./source.ts";
 import { openStart, type Start } from "./start.ts";
 import { type Machine, runStep, type StepReport, validationLoss } from "./step.ts";
 import { type Clocked, recordedBackend, recordedTransport } from "./trace/recorder.ts";
+import { type TrainedModel, trainedModel } from "./trained.ts";
 
 export interface TrainPorts {
   /** Now, in milliseconds. */
@@ -53,20 +53,24 @@ export interface RunEnd {
   /** Where the model is, when all steps are done: when the first rank has ended, which writes it. */
   readonly store: string | undefined;
   readonly folder: string | undefined;
+  /** Where adapters are as they were trained, when there are some. */
+  readonly adapters?: string;
   readonly checkpoints: string;
   readonly validationLoss: number | undefined;
 }
 
 interface Run extends Machine {
-  readonly source: ModelSource;
-  readonly layout: Layout;
+  readonly model: TrainedModel;
+  /** Parameters that stay as they are, by tensor. */
+  readonly frozen: WeightViews;
   readonly backend: TrainingBackend;
   readonly identity: ReturnType<typeof identityOf>;
   readonly checkpoints: string;
   /** Where its weights are from, for people. */
   readonly weights: string;
-  /** The last step that is done. */
+  /** The last step that is done, and that of its checkpoint: 0 where the state is not one's. */
   readonly step: number;
+  readonly saved: number;
 }
 
 const digestOf = (value: unknown): string => createHash("sha256").update(JSON.stringify(value)).digest("hex");
@@ -99,26 +103,27 @@ async function stepToGoOnFrom(checkpoints: string, steps: number): Promise<numbe
 async function openRun(settings: TrainSettings, seat: Seat, recorder: Clocked | undefined): Promise<Run> {
   const source = await openSource(settings.model);
   checkSettings(settings, source.program.maxContext);
-  await checkResult(source, settings.out, settings.codecs);
-  const { program, family } = source;
-  const layout = layoutOf(program, family.expertTensors);
+  const model = trainedModel(source, settings);
+  await checkResult(model.result, settings.out, settings.codecs);
   const { sequences, sequenceLength, lanes, balance = [] } = settings;
-  const model = { program, layout, sequences, sequenceLength, lanes };
-  const fssdp = fssdpOf(settings.fssdp ?? {}, { ...model, ranks: seat.transport.ranks, wholeStep: wantsWholeStep(balance) });
+  const { program, layout, frozenFloats } = model;
   const { optimizer, optimizerMemory } = settings;
-  checkMemory({ ...model, optimizer, optimizerMemory, facts: seat.facts, fssdp }, [seat.transport.rank]);
+  const ranked = { optimizer, optimizerMemory, program, layout, frozenFloats, sequences, sequenceLength, lanes, shadow: settings.shadow };
+  const fssdp = fssdpOf(settings.fssdp ?? {}, { ...ranked, ranks: seat.transport.ranks, wholeStep: wantsWholeStep(balance) });
+  checkMemory({ ...ranked, facts: seat.facts, fssdp }, [seat.transport.rank]);
   const checkpoints = join(settings.out, "checkpoints");
   const newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
   const start = await openStart(source, settings);
   try {
-    return await openMachine(settings, { recorder, seat, source, layout, fssdp, checkpoints, newest, start });
+    return await openMachine(settings, { recorder, seat, source, model, fssdp, checkpoints, newest, start });
   } finally {
     await start.close();
   }
 }
 
 /** A run as far as it is known before anything is computed. */
-interface Plan extends Pick<Run, "source" | "layout" | "checkpoints"> {
+interface Plan extends Pick<Run, "model" | "checkpoints"> {
+  readonly source: ModelSource;
   readonly recorder: Clocked | undefined;
   readonly seat: Seat;
   readonly fssdp: Fssdp;
@@ -127,48 +132,49 @@ interface Plan extends Pick<Run, "source" | "layout" | "checkpoints"> {
 }
 
 async function openMachine(settings: TrainSettings, plan: Plan): Promise<Run> {
-  const { seat, source, layout, fssdp, checkpoints, start } = plan;
+  const { seat, source, model, fssdp, checkpoints, start } = plan;
+  const { program, layout } = model;
   const [corpus, validation] = await openData(settings, source);
-  let [backend, rank]: [TrainingBackend?, Rank?] = [];
+  let [backend, opened]: [TrainingBackend?, Rank?] = [];
   try {
     backend = await createTraining({ threads: settings.threads });
     if (plan.recorder !== undefined) backend = recordedBackend(backend, plan.recorder);
     const { told, weights } = start;
     const digests = { model: digestOf(source.config), data: digestOf(corpus.index) };
     const identity = identityOf(settings, { ...digests, weights, numerics: backend.numerics });
-    const { sequences, sequenceLength, lanes, schedule, optimizer, optimizerMemory, clip, balance = [], checkpoint } = settings;
-    const learning = { schedule, optimizer, optimizerMemory, clip, balance };
-    const options = { seat, program: source.program, layout, fssdp, sequences, sequenceLength, lanes, ...learning };
+    const { sequences, sequenceLength, lanes, schedule, clip, balance = [], checkpoint, shadow } = settings;
+    const frozen = await model.frozen(start);
+    const batch = { sequences, sequenceLength, lanes };
+    const learning = { optimizer: settings.optimizer, optimizerMemory: settings.optimizerMemory, schedule, clip, balance };
+    const options = { seat, program, layout, frozen, fssdp, ...batch, ...learning, shadow };
     const agreed = { identity, checkpoint, validation: validation === undefined ? "none" : digestOf(validation.index) };
-    rank = await Rank.open(backend, { ...options, agreed });
-    const { state } = rank;
-    // Where ranks find other checkpoints, on a volume that is shared late, the first one's is meant.
-    const [step = -1] = await state.fromFirst(0, "step", Float64Array.of(plan.newest ?? -1));
-    if (step < 0) {
-      await start.fill(layout, (part, index) => state.parameters(part, index));
-      state.filled();
-    } else await readCheckpoint(checkpoints, { step, stored: state.stored, identity, layout, state });
+    const rank = await Rank.open(backend, { ...options, agreed });
+    opened = rank;
+    const { step, missing } = await rank.begin(async () => {
+      // Where ranks find other checkpoints, on a volume that is shared late, the first one's is meant.
+      const [newest = -1] = await rank.state.fromFirst(0, "step", Float64Array.of(plan.newest ?? -1));
+      if (newest < 0) {
+        await model.fill(start, (part, index) => rank.state.parameters(part, index));
+        rank.state.filled();
+      } else await readCheckpoint(checkpoints, { step: newest, stored: rank.state.stored, identity, layout, state: rank.state });
+      return Math.max(0, newest);
+    });
     const machine: Machine = { settings, corpus, validation, rank };
-    return { ...machine, source, layout, backend, identity, checkpoints, weights: told, step: Math.max(0, step) };
+    return { ...machine, model, frozen, backend, identity, checkpoints, weights: told, step, saved: missing.length > 0 ? step : 0 };
   } catch (caught) {
     await corpus.close();
     await validation?.close();
-    await rank?.close();
+    opened?.close();
     await backend?.close();
     throw caught;
   }
 }
 
 async function save(run: Run, step: number): Promise<void> {
-  const { checkpoints, identity, layout, rank, settings } = run;
-  await writeCheckpoint(checkpoints, {
-    step,
-    stored: rank.state.stored,
-    identity,
-    layout,
-    state: rank.state,
-    keep: settings.checkpoint.keep,
-  });
+  const { checkpoints, identity, rank, settings } = run;
+  const { layout } = run.model;
+  const { state } = rank;
+  await writeCheckpoint(checkpoints, { step, stored: state.stored, identity, layout, state, keep: settings.checkpoint.keep });
 }
 
 /** Takes the loss on other data where a step has one to take; a run that was stopped or killed in it takes it when it goes on. */
@@ -199,7 +205,12 @@ async function makeSteps(
 ): Promise<{ readonly step: number; readonly loss?: number }> {
   const { settings } = run;
   const { steps } = settings.schedule;
-  let saved = run.step;
+  let { saved } = run;
+  // A step that was made when this world began has no checkpoint yet.
+  if (saved < run.step && savesAfter(run, run.step)) {
+    await save(run, run.step);
+    saved = run.step;
+  }
   let validation = await validationSoFar(run, metrics, ports);
   for (let step = run.step + 1; step <= steps; step++) {
     const begin = ports.now();
@@ -221,13 +232,16 @@ async function makeSteps(
 }
 
 /** The result is read from the last checkpoint, so that no rank has to hold all of the model. */
-async function writeResult({ source, layout, identity, checkpoints, settings, rank }: Run): Promise<void> {
-  const { store, folder } = resultFolders(settings.out);
+async function writeResult({ model, frozen, identity, checkpoints, settings, rank }: Run): Promise<void> {
+  const { store, folder, adapters } = resultFolders(settings.out);
+  const { layout, description } = model;
   const saved = await SavedModel.open(checkpoints, { step: settings.schedule.steps, stored: rank.state.stored, identity, layout });
   try {
-    const trained = { source, layout, parameters: (part: number, index: number) => saved.parameters(part, index) };
+    const parameters = (part: number, index: number): Promise<Float32Array> => saved.parameters(part, index);
+    const trained = model.ended(parameters, frozen);
     await writeTrainedStore(trained, store, settings.codecs);
     await writeTrainedFolder(trained, folder);
+    if (description !== undefined) await writeAdapters({ layout, parameters }, adapters, description);
   } finally {
     await saved.close();
   }
@@ -239,21 +253,22 @@ export async function train(settings: TrainSettings, ports: TrainPorts, seat: Se
   const { recorder } = ports;
   const place = recorder === undefined ? seat : { ...seat, transport: recordedTransport(seat.transport, recorder) };
   const run = await openRun(settings, place, recorder);
-  const { backend, checkpoints, layout, corpus, validation, weights } = run;
+  const { backend, checkpoints, model, corpus, validation, weights, rank } = run;
   const first = seat.transport.rank === 0;
   try {
     if (first) await mkdir(settings.out, { recursive: true });
     const metrics = first ? new Metrics(settings.out) : undefined;
-    ports.onStart({ device: backend.device, parameters: layout.parameters, samples: corpus.samples, weights, step: run.step });
+    ports.onStart({ device: backend.device, parameters: model.layout.parameters, samples: corpus.samples, weights, step: run.step });
     const { step, loss } = await makeSteps(run, metrics, ports);
     const unfinished = { step, checkpoints, validationLoss: loss, store: undefined, folder: undefined };
     if (step < settings.schedule.steps) return unfinished;
     if (first) await writeResult(run);
-    return { ...unfinished, ...resultFolders(settings.out) };
+    const { adapters, ...folders } = resultFolders(settings.out);
+    return { ...unfinished, ...folders, ...(model.description !== undefined && { adapters }) };
   } finally {
     await corpus.close();
     await validation?.close();
-    await run.rank.close();
+    rank.close();
     await backend.close();
   }
 }

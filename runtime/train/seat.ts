@@ -1,13 +1,17 @@
 // A rank's place in a world of training: how it reaches the others, and what all know of each. A run without one has a world to itself.
 import { Loopback } from "../comm/loopback.ts";
 import type { Transport } from "../comm/transport.ts";
+import type { Holdings } from "./ranks/holdings.ts";
 import type { RankFacts } from "./ranks/plan.ts";
 
 export interface Seat {
   readonly transport: Transport;
   /** The membership, which a change of ranks counts up. */
   readonly world: number;
+  /** Of the ranks of this world; those that a transport has beyond them leave, and hand over what they have. */
   readonly facts: RankFacts;
+  /** What this rank has of the worlds before; unset: nothing. */
+  readonly holdings?: Holdings | undefined;
 }
 
 export const aloneSeat = (): Seat => ({ transport: new Loopback(1).transport(0), world: 1, facts: { node: [0], speed: [1] } });

@@ -1,14 +1,14 @@
 // The settings of a run, with their bounds, and which of them its bits depend on. Errors name the option. Pure.
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
+import type { AdapterSetting } from "./adapters/adapter.ts";
+import { adaptersOf } from "./adapters/index.ts";
+import { adaptersText } from "./adapters/refuse.ts";
 import type { Identity } from "./checkpoint.ts";
-
 import { checkOptimizer, optimizerIdentity, optimizerOf } from "./optimizers/index.ts";
 import type { AskedOptimizer } from "./optimizers/open.ts";
 import { checkOptimizerMemory } from "./optimizers/residency.ts";
-
 import type { Fssdp } from "./ranks/plan.ts";
-
 import type { BalanceSetting } from "./recipes/balance.ts";
 import { balanceText, checkBalance } from "./recipes/index.ts";
 import type { Schedule } from "./schedule.ts";
@@ -37,8 +37,12 @@ export interface TrainSettings extends AskedOptimizer {
   readonly schedule: Schedule;
   /** What keeps experts equally busy, each recipe once; unset: nothing does. */
   readonly balance?: readonly BalanceSetting[] | undefined;
+  /** Small matrices that are trained beside the model's, which stay; unset: the model's are trained. */
+  readonly adapters?: AdapterSetting | undefined;
   /** The norm that gradients are cut to. */
   readonly clip: number;
+  /** Whether ranks keep the state of one another, so that a lost one costs the step in flight; unset: they do not. */
+  readonly shadow?: boolean | undefined;
   readonly checkpoint: { readonly everySteps: number; readonly keep: number };
   readonly codecs: readonly CodecName[];
   readonly threads: number;
@@ -75,8 +79,10 @@ export function checkSettings(settings: TrainSettings, maxContext: number): void
   if (!(schedule.rate > 0 && schedule.rate <= 1)) refuse("learning-rate", schedule.rate, "above 0 and at most 1");
   if (!(schedule.floor >= 0 && schedule.floor <= 1)) refuse("floor", schedule.floor, "from 0 to 1");
   checkOptimizer(optimizer);
-  if (optimizerMemory !== undefined) checkOptimizerMemory(optimizerOf(optimizer).state.length, optimizerMemory.bytes);
+  const stores = settings.shadow ? 2 : 1; // beside what a rank owns it keeps what it shadows
+  if (optimizerMemory !== undefined) checkOptimizerMemory(optimizerOf(optimizer).state.length, optimizerMemory.bytes, stores);
   for (const setting of settings.balance ?? []) checkBalance(setting);
+  if (settings.adapters !== undefined) adaptersOf(settings.adapters);
   if (!(clip > 0 && Number.isFinite(clip))) refuse("clip", clip, "above 0");
 }
 
@@ -112,6 +118,7 @@ export function identityOf(settings: TrainSettings, { model, data, weights, nume
     ...optimizerIdentity(optimizer),
     clip,
     balance: (settings.balance ?? []).map(balanceText).join(",") || "none",
+    adapters: settings.adapters === undefined ? "none" : adaptersText(settings.adapters),
     threads,
     numerics,
   };

@@ -80,7 +80,8 @@ function drawParameters({ config }: ModelSource, unit: Unit, seed: number, p: Fl
   }
 }
 
-function seedOf(seed: number, tensor: string): number {
+/** Of a tensor's first values: tensors of one run begin unlike each other. */
+export function seedOf(seed: number, tensor: string): number {
   return createHash("sha256").update(`${seed} ${tensor}`).digest().readUInt32LE(0);
 }
 

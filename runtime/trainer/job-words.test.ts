@@ -14,6 +14,8 @@ const told: Record<string, string> = {
   "import the model again with --codec f32, or pass --init-codec q4_0":
     "import the model again with --codec f32, or pass spec.model.initCodec q4_0",
   'import the text again with "--model" naming this model': 'import the text again with "--model" naming this model',
+  "fssdp.memorySlots is 9000; it must be a whole number from 0 to 4096":
+    "spec.fssdp.memorySlots is 9000; it must be a whole number from 0 to 4096",
   "/home/claims/a and --strange stay": "/home/claims/a and --strange stay",
 };
 for (const [message, want] of Object.entries(told))

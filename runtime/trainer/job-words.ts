@@ -36,11 +36,13 @@ export const wordsOf: Readonly<Record<string, string>> = {
 
 /** Those of another command, which a remedy tells to call again, stay as they are. */
 const option = /(?<!again with "?)--([a-z][a-z0-9-]*)/g;
+/** How ranks share experts has names of its own in a run. */
+const fssdp = /(?<![\w.])fssdp\./g;
 /** A checkpoint calls what it was made with by the option's name. */
 const madeWith = /(?<=was made with )([a-z][a-z0-9-]*)/g;
 const claim = new RegExp(`(?<![\\w/])${paths.claims}/`, "g");
 
 export function jobWords(message: string): string {
   const word = (whole: string, name: string): string => wordsOf[name] ?? whole;
-  return message.replace(option, word).replace(madeWith, word).replace(claim, "pvc://");
+  return message.replace(option, word).replace(madeWith, word).replace(fssdp, "spec.fssdp.").replace(claim, "pvc://");
 }

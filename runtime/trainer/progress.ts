@@ -33,6 +33,7 @@ export class Progress {
   /** Steps that a checkpoint has already. */
   start(step: number): void {
     this.#step = step;
+    this.#recent = [];
   }
 
   add(done: Step): void {

@@ -1,6 +1,7 @@
 // The settings of a run from the spec of a MoETrainingJob. Pure.
 import type { MoETrainingJobSpec } from "../../crds/moe-training-job.ts";
 import { parseQuantity } from "../../crds/quantity.ts";
+import { countOf, type FssdpSpec } from "../../crds/training-fssdp.ts";
 import { pathOf } from "../../crds/training-process.ts";
 import { knownOptions, optimizerSettings } from "../train/optimizers/index.ts";
 import { parseBalance } from "../train/recipes/index.ts";
@@ -40,5 +41,17 @@ export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
     checkpoint: spec.checkpoint,
     codecs: output.codecs,
     threads: spec.threadsPerRank,
+    fssdp: fssdpOf(spec.fssdp),
+  };
+}
+
+/** What is Auto is left out, and found by the run. */
+function fssdpOf({ planner, memorySlots, overlapDegree, ...given }: FssdpSpec): NonNullable<TrainSettings["fssdp"]> {
+  const [slots, overlap] = [countOf(memorySlots), countOf(overlapDegree)];
+  return {
+    ...given,
+    ...(planner !== "auto" && { planner }),
+    ...(slots !== undefined && { memorySlots: slots }),
+    ...(overlap !== undefined && { overlapDegree: overlap }),
   };
 }

@@ -1,5 +1,5 @@
-// A training pod's process on a tiny model: what it tells over HTTP, the message of its end, and that a run which is stopped and goes on
-// in another process ends with the bits of one that was not.
+// A training pod's process on a tiny model, alone in its world: what it answers, the message of its end, and that a run which is stopped
+// and goes on in another process ends with the bits of one that was not.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -10,6 +10,7 @@ import { moeTrainingJobSpecSchema } from "../../crds/moe-training-job.ts";
 import type { TrainerSettings } from "../../crds/training-process.ts";
 import { parseTrainingEnd, trainingReportSchema } from "../../crds/training-report.ts";
 import { tinyModel, writeCorpus } from "../../test/builders/training.ts";
+import { begin, tell, tlsFolder, worldOf } from "../../test/builders/training-pods.ts";
 import { type TrainPorts, train } from "../train/run.ts";
 import type { TrainSettings } from "../train/settings.ts";
 import { Progress } from "./progress.ts";
@@ -51,9 +52,14 @@ async function prepare(): Promise<void> {
 
 const settingsOf = (name: string, change: object = {}): TrainerSettings => ({
   namespace: "ns",
-  job: name,
+  job: "j",
+  jobUid: "job",
+  podUid: "pod-0",
+  rank: 0,
   spec: spec(change),
-  probePort: 0,
+  tlsDir: tlsFolder("rank-0"),
+  ranksPort: 0,
+  worldPort: 0,
   endFile: join(folder, `${name}.end`),
   logLevel: "silent",
 });
@@ -75,7 +81,7 @@ async function trainOnce(name: string, into: string, stopAfter?: number): Promis
         if (report.step === stopAfter) closing = trainer.close();
       },
     });
-  const trainer = await startTrainer(settingsOf(name), { run, host: "127.0.0.1" });
+  const trainer = await begin(settingsOf(name), { run });
   await trainer.ended;
   await closing;
 }
@@ -109,7 +115,7 @@ test("before a run has begun its step is not told, and a loss that is no number 
   assert.deepEqual(report, { step: 3, tokensPerSecond: 1, secondsLeft: 0, curve: [] });
 });
 
-test("GET /progress tells how far it is; nothing else is there", async () => {
+test("a pod answers with its world and how far it is, and nobody but the operator is heard", async (t) => {
   let finish = (): void => {};
   const held = new Promise<void>((resolve) => {
     finish = resolve;
@@ -132,35 +138,50 @@ test("GET /progress tells how far it is; nothing else is there", async () => {
     return { step: 3, store: undefined, folder: undefined, checkpoints: "", validationLoss: undefined };
   };
   const trainer = await startTrainer(settingsOf("told"), { run, host: "127.0.0.1" });
-  const get = (path: string) => fetch(`http://127.0.0.1:${trainer.port}${path}`);
-  const report = trainingReportSchema.parse(await (await get("/progress")).json());
+  t.after(async () => {
+    finish();
+    await trainer.close();
+  });
+  const early = await tell(trainer);
+  assert.deepEqual([early?.epoch, early?.training, early?.progress.step], [0, 0, undefined], "it waits for a world");
+  await tell(trainer, worldOf(3));
+  const said = await tell(trainer);
+  assert.deepEqual([said?.epoch, said?.training, said?.left], [3, 3, undefined]);
+  const report = said?.progress ?? { curve: [] };
   assert.deepEqual([report.step, report.loss, report.tokensPerSecond, report.secondsLeft], [3, 2, 64, 1.5]);
   assert.deepEqual([report.gradientNorm, report.imbalance], [1 / 3, 3]);
   assert.deepEqual(
     report.curve.map(({ step }) => step),
     [2, 3],
   );
-  assert.equal((await get("/")).status, 404);
-  finish();
-  await trainer.ended;
+  for (const [order, sentence] of [
+    [{ job: "job", pod: "pod-0", world: worldOf(2) }, "an older world"],
+    [{ job: "job", pod: "pod-0", world: worldOf(3, ["other"]) }, "the same world with another pod"],
+    [{ job: "job", pod: "pod-0", world: worldOf(4, ["other", "pod-0"]) }, "another rank than its certificate's"],
+    [{ job: "job", pod: "pod-9" }, "another pod"],
+    [{ job: "other", pod: "pod-0" }, "another job"],
+  ] as const)
+    assert.equal(await tell(trainer, order.world, { order }), undefined, sentence);
+  assert.equal(await tell(trainer, worldOf(5), { as: "rank-1" }), undefined, "another rank is not the operator");
+  assert.equal((await tell(trainer))?.epoch, 3);
 });
 
 test("a failure is told with its code, its text, and whether another try can help", async () => {
-  const bad = await startTrainer(settingsOf("bad"), { host: "127.0.0.1" });
+  const bad = await begin(settingsOf("bad"));
   await assert.rejects(bad.ended);
   assert.deepEqual([endOf("bad")?.outcome, endOf("bad")?.code, endOf("bad")?.retry], ["Failed", "ModelNotFound", false]);
   assert.match(endOf("bad")?.message ?? "", /^pvc:\/\/models\/tiny\/config\.json: not found/);
   const run = (settings: TrainSettings, ports: TrainPorts) => train(here(settings, "long"), ports);
-  const long = await startTrainer(settingsOf("long", { data: { uri: "pvc://d/t", sequenceLength: 100_000 } }), { run, host: "127.0.0.1" });
+  const long = await begin(settingsOf("long", { data: { uri: "pvc://d/t", sequenceLength: 100_000 } }), { run });
   await assert.rejects(long.ended);
   assert.match(endOf("long")?.message ?? "", /^spec\.data\.sequenceLength is 100000; it must be /);
-  const unknown = await startTrainer(settingsOf("unknown", { balance: "best:1" }), { host: "127.0.0.1" });
+  const unknown = await begin(settingsOf("unknown", { balance: "best:1" }));
   await assert.rejects(unknown.ended);
   assert.match(endOf("unknown")?.message ?? "", /^spec\.balance has "best".*known are switch/);
   const away = async () => {
     throw new Error("the disk is away");
   };
-  const broken = await startTrainer(settingsOf("broken"), { run: away, host: "127.0.0.1" });
+  const broken = await begin(settingsOf("broken"), { run: away });
   await assert.rejects(broken.ended);
   assert.deepEqual([endOf("broken")?.code, endOf("broken")?.retry], ["Internal", true]);
 });
@@ -176,6 +197,7 @@ test("every field of a spec that decides the bits reaches the run", () => {
       schedule: { name: "constant", warmupSteps: 2, floor: "0.5" },
       balance: "switch:0.01",
       output: { uri: "pvc://a/out", codecs: ["f32", "q4_0"] },
+      fssdp: { planner: "ep", dispatch: "LocalFirst", rematerialize: "AfterForward", memorySlots: 3, overlapDegree: "Auto", window: 4 },
     }),
   );
   assert.deepEqual(changed, {
@@ -197,5 +219,6 @@ test("every field of a spec that decides the bits reaches the run", () => {
     checkpoint: { everySteps: 2, keep: 2 },
     codecs: ["f32", "q4_0"],
     threads: 2,
+    fssdp: { planner: "ep", dispatch: "LocalFirst", rematerialize: "AfterForward", memorySlots: 3, window: 4, reshardSteps: 100 },
   });
 });

@@ -1,17 +1,22 @@
-// The training pod's process: runs runtime/train by the job's spec, says over HTTP how far it is, and leaves the kubelet a message of its
-// end, by which the operator decides. Told to stop, it ends with a checkpoint, from which the next pod goes on bit for bit.
+// The training pod's process: takes the world that the operator tells it, runs runtime/train in it by the job's spec, answers how far it
+// is, and leaves the kubelet a message of its end, by which the operator decides. Told to stop, all ranks end with a checkpoint, from which
+// the next world goes on bit for bit.
 import { writeFile } from "node:fs/promises";
 import { AppError } from "../../crds/common.ts";
 import type { TrainerSettings } from "../../crds/training-process.ts";
-import { reportPath, type TrainingEnd, trainingEndText } from "../../crds/training-report.ts";
-import { listenBounded } from "../observe/bounded-server.ts";
+import { type TrainingEnd, trainingEndText } from "../../crds/training-report.ts";
+import { trainingScope } from "../../crds/training-world.ts";
 import { createLog, type Log } from "../observe/log.ts";
 import { type RunEnd, type TrainPorts, train } from "../train/run.ts";
+import { folderTls } from "../wire/tls.ts";
 import { jobWords } from "./job-words.ts";
+import { Membership } from "./membership.ts";
 import { Progress } from "./progress.ts";
-import { trainSettings } from "./settings.ts";
+import { listenForWorlds } from "./world-server.ts";
+import { Worlds } from "./worlds.ts";
 
 export interface Trainer {
+  /** Where the operator says which world it is in. */
   readonly port: number;
   /** Resolves once the end is written; rejects with what a run failed of. */
   readonly ended: Promise<void>;
@@ -26,25 +31,26 @@ export interface TrainerOptions {
   readonly host?: string;
 }
 
-export async function startTrainer(settings: TrainerSettings, { run = train, host }: TrainerOptions = {}): Promise<Trainer> {
-  const { namespace, job, spec, logLevel, probePort } = settings;
-  const log = createLog({ level: logLevel, name: "trainer", fields: { namespace, job } });
+export async function startTrainer(settings: TrainerSettings, { run = train, host = "0.0.0.0" }: TrainerOptions = {}): Promise<Trainer> {
+  const { namespace, job, jobUid, podUid, rank, spec, logLevel, worldPort, tlsDir } = settings;
+  const log = createLog({ level: logLevel, name: "trainer", fields: { namespace, job, rank } });
   const progress = new Progress(spec.steps);
-  const server = await listenBounded({
-    name: "probe",
-    port: probePort,
-    ...(host !== undefined && { host }),
-    handle: (request, response) => {
-      const found = request.url === reportPath && request.method === "GET";
-      const body = found ? JSON.stringify(progress.report()) : `not found; here is ${reportPath}\n`;
-      response.writeHead(found ? 200 : 404, { "content-type": found ? "application/json" : "text/plain; charset=utf-8" });
-      response.end(body);
+  const membership = new Membership({ job: jobUid, pod: podUid, rank });
+  const tls = folderTls(tlsDir);
+  const server = await listenForWorlds({
+    namespace,
+    scope: trainingScope(job),
+    tls,
+    host,
+    port: worldPort,
+    take(order) {
+      membership.take(order);
+      return membership.words(progress.report());
     },
   });
-  let stopped = false;
-  const ports = portsOf({ progress, log, stopped: () => stopped });
-  const ended = Promise.resolve()
-    .then(() => run(trainSettings(spec), ports))
+  const worlds = new Worlds({ settings, membership, tls, host, run, ports: portsOf({ progress, log }), log });
+  const ended = worlds
+    .all()
     .then(
       (end) => writeEnd(settings.endFile, endOf(end, progress), log),
       async (caught) => {
@@ -54,19 +60,23 @@ export async function startTrainer(settings: TrainerSettings, { run = train, hos
         throw caught;
       },
     )
-    .finally(() => server.close());
+    .finally(async () => {
+      tls.close();
+      await server.close();
+    });
   return {
     port: server.port,
     ended,
     close: async () => {
-      stopped = true;
+      worlds.close();
       await ended;
     },
   };
 }
 
-function endOf(end: RunEnd, progress: Progress): TrainingEnd {
-  return { outcome: end.store === undefined ? "Stopped" : "Complete", report: { ...progress.report(), step: end.step } };
+function endOf(end: RunEnd | undefined, progress: Progress): TrainingEnd {
+  if (end === undefined) return { outcome: "Stopped", report: progress.report() };
+  return { outcome: "Complete", report: { ...progress.report(), step: end.step } };
 }
 
 /** Where it cannot be written, the operator takes the end for a failure, and another pod goes on. */
@@ -78,13 +88,11 @@ async function writeEnd(path: string, end: TrainingEnd, log: Log): Promise<void>
 interface Shown {
   readonly progress: Progress;
   readonly log: Log;
-  readonly stopped: () => boolean;
 }
 
-function portsOf({ progress, log, stopped }: Shown): TrainPorts {
+function portsOf({ progress, log }: Shown): Omit<TrainPorts, "stopped"> {
   return {
     now: () => performance.now(),
-    stopped,
     onStart(start) {
       progress.start(start.step);
       log.info({ ...start }, "training");

@@ -60,8 +60,8 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/text/tokenizer.ts",
     "runtime/tools/files.ts",
   ],
-  // A training pod: training and what it tells of it.
-  "runtime/trainer/": ["crds/", "runtime/observe/", "runtime/train/"],
+  // A training pod: its world, training in it, and what it tells of it.
+  "runtime/trainer/": ["crds/", "runtime/comm/", "runtime/wire/", "runtime/observe/", "runtime/train/"],
   // The two roles that serve never know each other.
   "runtime/worker/": [
     "crds/",
@@ -138,14 +138,19 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "operator/deployment/core/",
     "operator/deployment/objects/",
   ],
-  // The training plane makes pods as the deployment plane does, and knows nothing else of it.
+  // The training plane makes and certifies pods as the deployment plane does, and knows nothing else of it.
   "operator/training/core/": ["crds/"],
   "operator/training/": [
     "crds/",
     "runtime/observe/",
     "operator/kube/",
+    "runtime/wire/tls.ts",
+    "operator/deployment/authorities.ts",
+    "operator/deployment/certified.ts",
+    "operator/deployment/identity.ts",
     "operator/deployment/informers.ts",
     "operator/deployment/objects/",
+    "operator/deployment/ports.ts",
     "operator/training/core/",
   ],
   // The rebalance plane: links know the pods, load keeps what they report of it, intents say what is wanted, the rollout carries it out,
@@ -334,6 +339,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
       "runtime/wire/grpc.ts": "adapter: has that port",
       "runtime/wire/lane-accept.ts": "adapter: the port of lanes",
       "runtime/comm/wire.ts": "adapter: the port of training's frames",
+      "runtime/trainer/world-server.ts": "adapter: the port of a training pod's world",
     },
   },
   "a connection to NATS": {
@@ -362,6 +368,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
     pattern: /(?<!function )\b(?:serveHealth|createAdaptorServer)\(|\bcreateServer\(\s*\{/g,
     where: {
       "runtime/observe/bounded-server.ts": "adapter: probes and metrics",
+      "runtime/trainer/world-server.ts": "adapter: what the operator tells a training pod",
       "operator/main.ts": "root of the operator",
       "runtime/worker/worker.ts": "root of the worker",
       "runtime/gateway/gateway.ts": "root of the gateway, and its API",
@@ -370,7 +377,6 @@ export const constructions: Readonly<Record<string, Construction>> = {
   "an HTTP request": {
     pattern: /(?<![.#\w])(?<!async )fetch\(/g,
     where: {
-      "operator/training/report.ts": "asks training pods how far they are",
       "operator/cli/chat-client.ts": "the command that talks to a gateway",
       "runtime/tools/sources.ts": "downloads of models",
     },

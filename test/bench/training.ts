@@ -3,7 +3,7 @@
 import { writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
-import { type TrainingPlannerName, trainingPlannerNames } from "../../runtime/placement/training/planners/index.ts";
+import { type TrainingPlannerName, trainingPlannerNames } from "../../crds/names.ts";
 import { chromeTrace, type Span } from "../../runtime/train/trace/spans.ts";
 import { quotaGroup, removeLeftGroups } from "./ranks/quota.ts";
 import { count, invalid, log } from "./serve.ts";

@@ -1,6 +1,8 @@
 // Random placements of a layer's experts with rows dealt to their hosts, for properties of collectives and of what carries them out.
+
+import { dispatchNames } from "../../crds/names.ts";
 import { uniform } from "../../runtime/kernels/random.ts";
-import { type Blocks, dealBlocks, dispatchNames } from "../../runtime/placement/training/blocks.ts";
+import { type Blocks, dealBlocks } from "../../runtime/placement/training/blocks.ts";
 import { type Interval, laneIntervals } from "../../runtime/placement/training/lanes.ts";
 
 export interface RandomPlacement {

@@ -45,6 +45,19 @@ export function chainedTokens(tokens: number, seed: number): number[] {
   return stream;
 }
 
+/** Runs of 64 tokens, each of which multiplies by one of these numbers from token to token, but for two bits: tasks of several parts. */
+export function chainsOf(multipliers: readonly number[], tokens: number, seed: number): number[] {
+  const draw = uniform(seed);
+  const below = (count: number): number => Math.floor(draw() * count);
+  const stream: number[] = [];
+  while (stream.length < tokens) {
+    const multiplier = multipliers[below(multipliers.length)] as number;
+    let token = below(tinyModel.vocab);
+    for (let i = 0; i < 64; i++, token = (token * multiplier + below(4)) % tinyModel.vocab) stream.push(token);
+  }
+  return stream.slice(0, tokens);
+}
+
 /** Token data as `enodia data import` writes it; `documents` are the tokens at which each begins. */
 export async function writeCorpus(folder: string, ids: readonly number[], documents: readonly number[] = [0]): Promise<void> {
   mkdirSync(folder, { recursive: true });

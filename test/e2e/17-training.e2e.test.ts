@@ -1,5 +1,5 @@
-// A training job on the cluster: it trains in a pod of its own image, outlives a killed pod and a suspension with the bits of a run that
-// had neither, ends without pods for good, and its result is served.
+// A training job on the cluster: it trains in pods of its own image, on one rank and on three, outlives a killed pod, another number of
+// ranks and a suspension with the bits of a quiet run on one, ends without pods for good, and its result is served.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -13,6 +13,7 @@ import { condition, type Kubectl, type KubeObject } from "../harness/kubectl.ts"
 import { execOk, until } from "../harness/process.ts";
 import { kubectlOf, root, systemNamespace, type Target, waitReady } from "../harness/product.ts";
 import { type Sample, scrape } from "../harness/scrape.ts";
+import { processOf } from "./node-faults.ts";
 import { openWorld } from "./world.ts";
 
 const namespace = "e2e-training";
@@ -33,7 +34,7 @@ function storage(): readonly object[] {
   ];
 }
 
-const job = (name: string) => ({
+const job = (name: string): { readonly spec: object; readonly [field: string]: unknown } => ({
   apiVersion: "enodia.dev/v1alpha1",
   kind: "MoETrainingJob",
   metadata: { name },
@@ -58,7 +59,7 @@ const podsGone = (name: string): Promise<true> =>
   until(`the pods of ${name} to be gone`, async () => ((await trainingPods(name)).length === 0 ? true : undefined), { timeoutMs: 180_000 });
 const stepOf = (moet: KubeObject): number => Number(moet.status?.step ?? 0);
 const complete = (name: string): Promise<KubeObject> =>
-  kubectl.waitFor("moet", name, `${name} to be Complete`, (moet) => condition(moet, "Complete")?.status === "True", 240_000);
+  kubectl.waitFor("moet", name, `${name} to be Complete`, (moet) => condition(moet, "Complete")?.status === "True", 480_000);
 
 before(async () => {
   target = await openWorld();
@@ -102,6 +103,60 @@ test("a job whose pod is killed and that is suspended on its way ends with the b
   await complete("disturbed");
   assert.equal(digest("disturbed"), digest("quiet"));
   await podsGone("disturbed");
+});
+
+const world = (moet: KubeObject) =>
+  (moet.status as { world?: { epoch: number; ranks: { rank: number; uid: string; node: string }[] } } | undefined)?.world;
+const training = (moet: KubeObject): boolean => condition(moet, "Running")?.reason === "Training";
+
+test("three ranks on three nodes outlive a killed one, a scale to two and back and a suspension, with the bits of a quiet run on one", {
+  timeout: 900_000,
+}, async () => {
+  const name = "ranks";
+  const own = job(name);
+  const spread = {
+    maxSkew: 1,
+    topologyKey: "kubernetes.io/hostname",
+    whenUnsatisfiable: "DoNotSchedule",
+    labelSelector: { matchLabels: { "enodia.dev/training-job": name } },
+  };
+  const { podTemplate } = own.spec as { podTemplate: { spec: object } };
+  const elastic = { replicas: 3, elasticity: { minReplicas: 1, maxReplicas: 3 } };
+  const placed = { spec: { ...podTemplate.spec, topologySpreadConstraints: [spread] } };
+  await kubectl.apply({ ...own, spec: { ...own.spec, ...elastic, podTemplate: placed } });
+  const steady = (what: string, ranks: number, after: number): Promise<KubeObject> =>
+    kubectl.waitFor(
+      "moet",
+      name,
+      what,
+      (moet) => training(moet) && world(moet)?.ranks.length === ranks && (world(moet)?.epoch ?? 0) > after && stepOf(moet) > 0,
+      180_000,
+    );
+  const moreSteps = async (moet: KubeObject): Promise<KubeObject> => {
+    const at = stepOf(moet);
+    return kubectl.waitFor("moet", name, "more steps", (one) => training(one) && stepOf(one) > at + 60, 180_000);
+  };
+  const first = await moreSteps(await steady("three ranks to train", 3, 0));
+  assert.equal(new Set(world(first)?.ranks.map(({ node }) => node)).size, 3);
+  const [, second] = world(first)?.ranks ?? [];
+  process.kill(await processOf(second?.uid ?? ""), "SIGKILL");
+  const replaced = await steady("another world", 3, world(first)?.epoch ?? 0);
+  const uids = (moet: KubeObject) => world(moet)?.ranks.map(({ uid }) => uid) ?? [];
+  assert.deepEqual([uids(replaced)[0], uids(replaced)[2]], [uids(first)[0], uids(first)[2]], "survivors stay");
+  assert.notEqual(uids(replaced)[1], uids(first)[1]);
+  await moreSteps(replaced);
+  const scale = (ranks: number) => kubectl.run(["scale", `moet/${name}`, `--replicas=${ranks}`]);
+  await scale(2);
+  const fewer = await moreSteps(await steady("two ranks", 2, world(replaced)?.epoch ?? 0));
+  await scale(3);
+  const again = await moreSteps(await steady("three ranks again", 3, world(fewer)?.epoch ?? 0));
+  assert.equal(again.status?.restarts, 1, "the killed pod alone is a failure");
+  await kubectl.run(["patch", "moet", name, "--type=merge", "-p", '{"spec":{"suspend":true}}']);
+  await podsGone(name);
+  await kubectl.run(["patch", "moet", name, "--type=merge", "-p", '{"spec":{"suspend":false}}']);
+  await complete(name);
+  assert.equal(digest(name), digest("quiet"));
+  await podsGone(name);
 });
 
 test("what the dashboard Training and the alerts of jobs ask for is told of each job", { timeout: 120_000 }, async () => {

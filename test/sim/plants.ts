@@ -8,7 +8,7 @@ import { PlanState } from "../../runtime/worker/plan-state.ts";
 type Method = (this: never, ...args: never[]) => unknown;
 
 /** Replaces a method on a prototype; returns the way back. */
-function bend<M extends Method>(target: object, name: string, make: (original: M) => M): () => void {
+export function bend<M extends Method>(target: object, name: string, make: (original: M) => M): () => void {
   const holder = target as Record<string, M>;
   const original = holder[name]!;
   holder[name] = make(original);

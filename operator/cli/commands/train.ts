@@ -5,6 +5,7 @@ import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type CodecName, codecNames, optimizerNames, scheduleNames } from "../../../crds/names.ts";
+import { adaptersUsage, parseAdapters } from "../../../runtime/train/adapters/index.ts";
 import { type OptimizerSettings, optimizerSettings, optimizerUsage } from "../../../runtime/train/optimizers/index.ts";
 import { balanceUsage, parseBalance } from "../../../runtime/train/recipes/index.ts";
 import { inits, type TrainSettings } from "../../../runtime/train/settings.ts";
@@ -35,6 +36,8 @@ Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same li
                          (default: adamw)
           --optimizer-memory N   bytes of its state in memory; the rest is a file in --out, with the same bits (default: all)
           --balance LIST keeps experts equally busy: ${balanceUsage}; a loss has all lanes in memory (default: none)
+          --adapters A   trains small matrices beside the model's, which stay: ${adaptersUsage}; they are merged
+                         into store/ and huggingface/, and lie in adapters/ as they are (default: the model's are trained)
           --clip X       norm that gradients are cut to (default: 1)
           --checkpoint-every N, --keep N   steps between checkpoints, and how many stay (default: 100, 3)
           --codec LIST   codecs of the store that is written (default: f32)
@@ -67,6 +70,7 @@ const options = {
   epsilon: { type: "string" },
   "optimizer-memory": { type: "string" },
   balance: { type: "string", default: "" },
+  adapters: { type: "string", default: "" },
   clip: { type: "string", default: "1" },
   "checkpoint-every": { type: "string", default: "100" },
   keep: { type: "string", default: "3" },
@@ -143,6 +147,7 @@ function settingsOf(values: Values): TrainSettings {
     optimizer: optimizer(values),
     optimizerMemory: values["optimizer-memory"] === undefined ? undefined : { bytes: number(values, "optimizer-memory"), folder: out },
     balance: parseBalance(values.balance),
+    adapters: parseAdapters(values.adapters),
     clip: number(values, "clip"),
     checkpoint: { everySteps: number(values, "checkpoint-every"), keep: number(values, "keep") },
     codecs: codecs(values.codec),
@@ -192,7 +197,9 @@ export async function run(args: readonly string[]): Promise<number> {
     const told =
       end.store === undefined
         ? `stopped after step ${end.step}; the same line goes on from there`
-        : `${end.step} steps done\nmodel store    ${end.store}\nHugging Face   ${end.folder}\nlook at it: enodia model inspect ${end.store}`;
+        : `${end.step} steps done\nmodel store    ${end.store}\nHugging Face   ${end.folder}${
+            end.adapters === undefined ? "" : `\nadapters       ${end.adapters}`
+          }\nlook at it: enodia model inspect ${end.store}`;
     process.stdout.write(`${values.json ? JSON.stringify(end) : told}\n`);
     return end.store === undefined ? 130 : 0;
   } finally {

@@ -4,8 +4,10 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
-import { type TrainingEnd, trainingReportSchema } from "../../../crds/training-report.ts";
-import { decide, isOver, isTrue, type Observed } from "./decide.ts";
+import { type TrainingEnd, type TrainingReport, trainingReportSchema } from "../../../crds/training-report.ts";
+import type { PodWords } from "../../../crds/training-world.ts";
+import { decide, isOver, isTrue } from "./decide.ts";
+import type { Observed } from "./observed.ts";
 import type { PodView } from "./pod-view.ts";
 
 const start = Date.parse("2026-01-01T00:00:00Z");
@@ -20,14 +22,16 @@ const job = (change: object = {}, generation = 1): MoETrainingJob =>
   parseMoETrainingJob({ metadata: { name: "j", namespace: "ns", uid: "job", generation }, spec: { ...spec, ...change } });
 
 const pod = (change: Partial<PodView> = {}): PodView => ({
-  name: "j-train-0",
+  name: "j-train-0-0",
   uid: "p0",
+  rank: 0,
   attempt: 0,
   hash: "h",
   generation: 1,
   deleting: false,
   running: true,
   ip: "10.0.0.1",
+  node: "a",
   waiting: undefined,
   over: undefined,
   ...change,
@@ -45,7 +49,7 @@ const observed = (change: Partial<Observed> = {}): Observed => ({
   pods: [],
   rival: undefined,
   otherWriters: [],
-  report: undefined,
+  words: new Map(),
   image: "enodia/training:1",
   templateHash: () => "h",
   templateProblems: [],
@@ -53,6 +57,9 @@ const observed = (change: Partial<Observed> = {}): Observed => ({
   now: new Date(start),
   ...change,
 });
+/** What pods of ranks from 0 on say. */
+const says = (progress: TrainingReport = { curve: [] }, uids: readonly string[] = ["p0"]): ReadonlyMap<string, PodWords> =>
+  new Map(uids.map((uid) => [uid, { pod: uid, epoch: 0, training: 0, progress }]));
 const conditions = ({ conditions: all = [] }: MoETrainingJobStatus) =>
   Object.fromEntries(all.map(({ type, status, reason }) => [type, `${status} ${reason}`]));
 const failed = (code: string, retry: boolean) => over({ outcome: "Failed", code, message: "why", retry });
@@ -63,18 +70,22 @@ interface Case {
   readonly want: Record<string, string>;
 }
 const done: MoETrainingJobStatus = decide(observed({ pods: [pod({ over: over({ outcome: "Complete" }) })] })).status;
+const two = { replicas: 2, elasticity: { maxReplicas: 2 } };
+const tooMany = { replicas: 9, elasticity: { maxReplicas: 9 } };
+const begun: MoETrainingJobStatus = decide(observed({ pods: [pod()], words: says() })).status;
 const cases: Record<string, Case> = {
-  "a new job gets a pod": { given: {}, wantActions: ["create 0"], want: { SpecAccepted: "True Accepted", Running: "False Starting" } },
-  "a pod that runs is left alone": { given: { pods: [pod()] }, wantActions: [], want: { Running: "True Training" } },
+  "a new job gets a pod": { given: {}, wantActions: ["create 0-0"], want: { SpecAccepted: "True Accepted", Running: "False Starting" } },
+  "a pod that answers gets a world": { given: { pods: [pod()], words: says() }, wantActions: [], want: { Running: "True Training" } },
+  "a pod that has not answered yet is waited for": { given: { pods: [pod()] }, wantActions: [], want: { Running: "False Starting" } },
   "a suspended job has no pod": {
     given: { job: job({ suspend: true }), pods: [pod()] },
-    wantActions: ["delete j-train-0"],
+    wantActions: ["delete j-train-0-0"],
     want: { Running: "False Suspended", Suspended: "True Requested" },
   },
-  "more than one rank is refused before there is a pod": {
-    given: { job: job({ replicas: 2, elasticity: { maxReplicas: 2 } }) },
+  "more ranks than lanes are refused before there is a pod": {
+    given: { job: job(tooMany) },
     wantActions: [],
-    want: { SpecAccepted: "False RanksUnsupported", Running: "False Refused" },
+    want: { SpecAccepted: "False TooFewLanes", Running: "False Refused" },
   },
   "a template that cannot be is refused": {
     given: { templateProblems: [{ reason: "FieldNotSupported", message: "spec.podTemplate.spec.hostNetwork" }] },
@@ -82,38 +93,38 @@ const cases: Record<string, Case> = {
     want: { SpecAccepted: "False FieldNotSupported" },
   },
   "a pod made before a refused change goes on": {
-    given: { job: job({ replicas: 2, elasticity: { maxReplicas: 2 } }, 2), pods: [pod()] },
+    given: { job: job(tooMany, 2), pods: [pod()], words: says(), status: begun },
     wantActions: [],
-    want: { SpecAccepted: "False RanksUnsupported", Running: "True Training" },
+    want: { SpecAccepted: "False TooFewLanes", Running: "True Training" },
   },
   "a pod that failed is counted and goes": {
     given: { pods: [pod({ over: over(undefined, { reason: "OOMKilled" }) })] },
-    wantActions: ["delete j-train-0"],
+    wantActions: ["delete j-train-0-0"],
     want: { Running: "False Restarting" },
   },
   "input that the pod refuses is told as a refused spec": {
     given: { pods: [pod({ over: failed("BadData", false) })] },
-    wantActions: ["delete j-train-0"],
+    wantActions: ["delete j-train-0-0"],
     want: { SpecAccepted: "False BadData" },
   },
   "input that a pod of an older spec refused is tried again": {
     given: { job: job({}, 2), pods: [pod({ over: failed("BadData", false) })] },
-    wantActions: ["delete j-train-0"],
+    wantActions: ["delete j-train-0-0"],
     want: { SpecAccepted: "True Accepted", Running: "False SpecChanged" },
   },
   "a loss that is not finite ends the job": {
     given: { pods: [pod({ over: failed("NonFiniteLoss", false) })] },
-    wantActions: ["delete j-train-0"],
+    wantActions: ["delete j-train-0-0"],
     want: { Failed: "True NonFiniteLoss", Running: "False Failed" },
   },
   "an evicted pod does not count": {
     given: { pods: [pod({ over: over(undefined, { disrupted: true }) })] },
-    wantActions: ["delete j-train-0"],
+    wantActions: ["delete j-train-0-0"],
     want: { Running: "False Stopped" },
   },
   "a pod of another template is replaced": {
     given: { pods: [pod({ hash: "old" })] },
-    wantActions: ["delete j-train-0"],
+    wantActions: ["delete j-train-0-0"],
     want: { Running: "False Replacing" },
   },
   "no second pod is made while the first is leaving": { given: { pods: [pod({ deleting: true })] }, wantActions: [], want: {} },
@@ -122,9 +133,27 @@ const cases: Record<string, Case> = {
     wantActions: [],
     want: { Running: "False Replacing" },
   },
+  "no pod is made while one that says no rank is there": {
+    given: { pods: [pod({ name: "stray", rank: -1, attempt: -1 })] },
+    wantActions: ["delete stray"],
+    want: { Running: "False Replacing" },
+  },
+  "a rank whose former pod's end was judged gets another, though its node still has it": {
+    given: { status: { attempts: [0, 1] }, job: job(two), pods: [pod(), pod({ name: "j-train-1-0", uid: "p1", rank: 1, deleting: true })] },
+    wantActions: ["create 1-1"],
+    want: { Running: "False WaitingForRanks" },
+  },
+  "of several ends a failure that is for good counts": {
+    given: {
+      job: job(two),
+      pods: [pod({ over: over(undefined) }), pod({ name: "j-train-1-0", rank: 1, over: failed("NonFiniteLoss", false) })],
+    },
+    wantActions: ["delete j-train-0-0", "delete j-train-1-0"],
+    want: { Failed: "True NonFiniteLoss" },
+  },
   "a folder that is another job's is refused, and a pod that writes it is ended": {
     given: { rival: "first", pods: [pod()] },
-    wantActions: ["delete j-train-0"],
+    wantActions: ["delete j-train-0-0"],
     want: { SpecAccepted: "False OutputTaken", Running: "False Refused" },
   },
   "a pod that the API server refuses is told": {
@@ -139,7 +168,7 @@ const cases: Record<string, Case> = {
   },
   "a finished job does not start again for a changed spec": {
     given: { status: done, job: job({ suspend: true }, 5), pods: [pod()] },
-    wantActions: ["delete j-train-0"],
+    wantActions: ["delete j-train-0-0"],
     want: { Complete: "True AllStepsDone" },
   },
 };
@@ -147,7 +176,7 @@ for (const [sentence, { given, wantActions, want }] of Object.entries(cases)) {
   test(sentence, () => {
     const { status, actions } = decide(observed(given));
     assert.deepEqual(
-      actions.map((action) => (action.kind === "create" ? `create ${action.attempt}` : `delete ${action.name}`)),
+      actions.map((action) => (action.kind === "create" ? `create ${action.rank}-${action.attempt}` : `delete ${action.name}`)),
       wantActions,
     );
     const found = conditions(status);
@@ -161,7 +190,7 @@ test("input that was refused stays refused until the spec changes", () => {
   assert.deepEqual(same.actions, []);
   assert.equal(conditions(same.status).SpecAccepted, "False BadData");
   const changed = decide(observed({ status, job: job({ memoryPerRank: "2Gi" }, 2) }));
-  assert.deepEqual(changed.actions, [{ kind: "create", attempt: 0 }]);
+  assert.deepEqual(changed.actions, [{ kind: "create", rank: 0, attempt: 1 }]);
 });
 
 for (const code of ["InvalidSpec", "OutOfRange", "FieldNotSupported"]) {
@@ -172,7 +201,7 @@ for (const code of ["InvalidSpec", "OutOfRange", "FieldNotSupported"]) {
     assert.deepEqual(again.actions, []);
     assert.equal(conditions(again.status).SpecAccepted, `False ${code}`);
     const changed = decide(observed({ status: again.status, job: job({}, 2) }));
-    assert.deepEqual(changed.actions, [{ kind: "create", attempt: 0 }]);
+    assert.deepEqual(changed.actions, [{ kind: "create", rank: 0, attempt: 1 }]);
     assert.equal(changed.status.refusal, undefined);
   });
 }
@@ -182,7 +211,7 @@ test("ends that do not count as failures have a pause too, longer and longer wit
   const waits: (number | undefined)[] = [];
   const stop = (step: number, given: Partial<PodView> = {}): void => {
     const end = over({ outcome: "Stopped", report: { step, curve: [] } });
-    status = decide(observed({ status, pods: [pod({ over: end, ...given })] })).status;
+    status = decide(observed({ status, pods: [pod({ attempt: status.attempts?.[0] ?? 0, over: end, ...given })] })).status;
     waits.push(decide(observed({ status })).requeueAfterMs);
   };
   for (const step of [3, 3, 3, 9]) stop(step);
@@ -191,29 +220,29 @@ test("ends that do not count as failures have a pause too, longer and longer wit
   assert.equal(status.restarts, 0);
   assert.equal(conditions(status).Running, "False Stopped");
   const edited = decide(observed({ job: job({}, 2), pods: [pod({ over: over({ outcome: "Stopped" }) })] })).status;
-  assert.deepEqual(decide(observed({ job: job({}, 2), status: edited })).actions, [{ kind: "create", attempt: 0 }]);
+  assert.deepEqual(decide(observed({ job: job({}, 2), status: edited })).actions, [{ kind: "create", rank: 0, attempt: 1 }]);
 });
 
 test("a pod that says more steps than there are says nothing more, and a step that is not known takes nothing back", () => {
   const far = { step: 90_000_000, curve: [{ step: 90_000_000, loss: 1 }] };
-  const { status } = decide(observed({ pods: [pod()], report: far }));
+  const { status } = decide(observed({ pods: [pod()], words: says(far) }));
   assert.deepEqual([status.step, status.progress, status.curve], [100, "100%", undefined]);
   const ended = decide(observed({ pods: [pod({ over: over({ outcome: "Failed", retry: true, report: far }) })] })).status;
   assert.equal(ended.lastFailure?.step, 100);
-  const before = decide(observed({ pods: [pod()], report: { step: 40, curve: [] } })).status;
-  assert.equal(decide(observed({ status: before, pods: [pod()], report: { curve: [] } })).status.step, 40);
+  const before = decide(observed({ pods: [pod()], words: says({ step: 40, curve: [] }) })).status;
+  assert.equal(decide(observed({ status: before, pods: [pod()], words: says() })).status.step, 40);
 });
 
 test("what the last step measured stays in the status in few digits, and a stranger's number takes no place", () => {
   const report = { step: 1, loss: 1, gradientNorm: 0.000012345678, imbalance: 2.34567, curve: [] };
-  const { status } = decide(observed({ pods: [pod()], report }));
+  const { status } = decide(observed({ pods: [pod()], words: says(report) }));
   assert.deepEqual([status.gradientNorm, status.imbalance], ["0.00001235", "2.3457"]);
   const quiet = decide(observed({ status, pods: [] })).status;
   assert.deepEqual([quiet.gradientNorm, quiet.imbalance], ["0.00001235", "2.3457"]);
   const odd = trainingReportSchema.parse({ step: 2, loss: 3, gradientNorm: -1, imbalance: 1e300 });
   assert.deepEqual(odd, { step: 2, loss: 3, curve: [], gradientNorm: undefined, imbalance: undefined });
   for (const gradientNorm of [0, 5e-324, 1e12]) {
-    const text = decide(observed({ pods: [pod()], report: { curve: [], gradientNorm } })).status.gradientNorm ?? "";
+    const text = decide(observed({ pods: [pod()], words: says({ curve: [], gradientNorm }) })).status.gradientNorm ?? "";
     assert.ok(text.length <= 64 && Number.isFinite(Number(text)), text);
   }
 });
@@ -232,20 +261,20 @@ test("failures in a row wait longer and longer, and a new step ends the row", ()
   for (const step of [3, 3, 3, 9]) fail(step);
   assert.deepEqual(waits, [5_000, 10_000, 20_000, 5_000]);
   const later = decide(observed({ status, now: new Date(start + 5_000) }));
-  assert.deepEqual(later.actions, [{ kind: "create", attempt: 4 }]);
+  assert.deepEqual(later.actions, [{ kind: "create", rank: 0, attempt: 4 }]);
 });
 
 test("a job keeps the image that it began with", () => {
   const { status } = decide(observed());
   assert.equal(status.image, "enodia/training:1");
   assert.equal(decide(observed({ status, image: "enodia/training:2" })).status.image, "enodia/training:1");
-  const refused = decide(observed({ job: job({ replicas: 2, elasticity: { maxReplicas: 2 } }) }));
+  const refused = decide(observed({ job: job(tooMany) }));
   assert.equal(refused.status.image, undefined, "one that has not begun has none");
 });
 
 test("progress, the curve and the result are in the status", () => {
   const report = { step: 40, loss: 2.5, tokensPerSecond: 812.4, secondsLeft: 95, curve: [{ step: 40, loss: 2.5 }] };
-  const { status } = decide(observed({ pods: [pod()], report }));
+  const { status } = decide(observed({ pods: [pod()], words: says(report) }));
   assert.deepEqual(
     [status.step, status.progress, status.loss, status.tokensPerSecond, status.eta, status.readyReplicas],
     [40, "40%", "2.5000", 812, "95s", 1],
@@ -264,10 +293,15 @@ class World {
   pods: PodView[] = [];
   writes = 0;
   crashAt = Number.POSITIVE_INFINITY;
+  readonly ranks: number;
   made: number[] = [];
   failures = 0;
   uid = 0;
   now = start;
+
+  constructor(ranks: number) {
+    this.ranks = ranks;
+  }
 
   #write(change: () => void): void {
     if (this.writes++ === this.crashAt) throw new Error("crash");
@@ -276,7 +310,12 @@ class World {
 
   /** As the shell: the status first, then the actions. */
   reconcile(): void {
-    const { status, actions } = decide(observed({ status: this.status, pods: this.pods, now: new Date(this.now) }));
+    const given = { job: job({ replicas: this.ranks, elasticity: { maxReplicas: 3 } }), now: new Date(this.now) };
+    const words = says(
+      undefined,
+      this.pods.map(({ uid }) => uid),
+    );
+    const { status, actions } = decide(observed({ ...given, status: this.status, pods: this.pods, words }));
     this.#write(() => {
       this.status = status;
     });
@@ -284,22 +323,24 @@ class World {
       this.#write(() => {
         if (action.kind === "delete") this.pods = this.pods.filter(({ uid }) => uid !== action.uid);
         else {
-          this.made.push(action.attempt);
-          this.pods.push(pod({ name: `j-train-${action.attempt}`, uid: `p${this.uid++}`, attempt: action.attempt }));
+          const { rank, attempt } = action;
+          this.made.push(attempt);
+          this.pods.push(pod({ name: `j-train-${rank}-${attempt}`, uid: `p${this.uid++}`, rank, attempt }));
         }
       });
-      assert.ok(this.pods.length <= 1, "never two pods");
+      const numbers = this.pods.map(({ rank }) => rank);
+      assert.equal(new Set(numbers).size, numbers.length, "never two pods of a rank");
     }
   }
 
-  meet(fate: Fate): void {
+  meet(fate: Fate, rank: number): void {
     const ends: Record<Fate, PodView["over"]> = {
       Complete: over({ outcome: "Complete" }),
       Crash: over(undefined),
       Evict: over(undefined, { disrupted: true }),
     };
     this.pods = this.pods.map((one) => {
-      if (one.over !== undefined) return one;
+      if (one.over !== undefined || one.rank !== rank) return one;
       if (fate === "Crash") this.failures += 1;
       return { ...one, over: ends[fate] };
     });
@@ -309,8 +350,8 @@ class World {
 test("wherever the operator crashes, no end is lost or counted twice, and a finished job never has a pod again", () => {
   const fates = fc.array(fc.constantFrom<Fate>("Crash", "Evict"), { maxLength: 6 });
   fc.assert(
-    fc.property(fates, fc.array(fc.nat(6), { maxLength: 12 }), (fatesBefore, crashes) => {
-      const world = new World();
+    fc.property(fates, fc.array(fc.nat(6), { maxLength: 12 }), fc.integer({ min: 1, max: 3 }), (fatesBefore, crashes, ranks) => {
+      const world = new World(ranks);
       const settle = (): void => {
         for (let i = 0; i < 8; i++) {
           world.crashAt = world.writes + (crashes.shift() ?? 1_000);
@@ -322,10 +363,14 @@ test("wherever the operator crashes, no end is lost or counted twice, and a fini
           world.now += 300_000;
         }
       };
-      for (const fate of [...fatesBefore, "Complete" as const]) {
+      for (const [i, fate] of [...fatesBefore, "Complete" as const].entries()) {
         settle();
-        assert.equal(world.pods.length, 1);
-        world.meet(fate);
+        assert.equal(world.pods.length, ranks);
+        assert.deepEqual(
+          world.status.world?.ranks.map(({ uid }) => uid),
+          world.pods.toSorted((a, b) => a.rank - b.rank).map(({ uid }) => uid),
+        );
+        world.meet(fate, fate === "Complete" ? 0 : i % ranks);
       }
       crashes.push(0, 1, 0, 1);
       settle();

@@ -6,7 +6,9 @@ import { parseTrainingEnd, type TrainingEnd } from "../../../crds/training-repor
 export interface PodView {
   readonly name: string;
   readonly uid: string;
-  /** Restarts of the job before it; -1 where it does not say. */
+  /** -1 where it does not say. */
+  readonly rank: number;
+  /** Pods of its rank before it; -1 where it does not say. */
   readonly attempt: number;
   readonly hash: string;
   /** Generation of the spec that it was made for. */
@@ -14,6 +16,7 @@ export interface PodView {
   readonly deleting: boolean;
   readonly running: boolean;
   readonly ip: string | undefined;
+  readonly node: string;
   /** Why it does not run, as far as Kubernetes says. */
   readonly waiting: string | undefined;
   /** Its end, once there is one. */
@@ -31,6 +34,7 @@ const podSchema = z.object({
     annotations: z.record(z.string(), z.string()).default({}),
     deletionTimestamp: z.string().optional(),
   }),
+  spec: z.object({ nodeName: z.string().default("") }).default({ nodeName: "" }),
   status: z
     .object({
       phase: z.string().default("Pending"),
@@ -64,16 +68,18 @@ export const container = "runtime";
 
 export function podView(object: unknown): PodView {
   const pod = podSchema.parse(object);
-  const { metadata, status } = pod;
+  const { metadata, spec, status } = pod;
   return {
     name: metadata.name,
     uid: metadata.uid,
-    attempt: whole(metadata.labels[labels.rank] === "0" ? metadata.name.replace(/^.*-/, "") : undefined),
+    rank: whole(metadata.labels[labels.rank]),
+    attempt: whole(metadata.name.replace(/^.*-/, "")),
     hash: metadata.annotations[annotations.templateHash] ?? "",
     generation: whole(metadata.annotations[annotations.generation]),
     deleting: metadata.deletionTimestamp !== undefined,
     running: status.phase === "Running",
     ip: status.podIP,
+    node: spec.nodeName,
     waiting: waitingText(pod),
     over: overOf(pod),
   };

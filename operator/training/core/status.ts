@@ -5,6 +5,7 @@ import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status
 import type { TrainingFailure } from "../../../crds/names.ts";
 import { selectorText } from "../../../crds/training-process.ts";
 import { joinCurves, type TrainingReport } from "../../../crds/training-report.ts";
+import type { TrainingWorld } from "../../../crds/training-world.ts";
 import type { PodView } from "./pod-view.ts";
 
 interface Problem {
@@ -21,16 +22,20 @@ export type State = { readonly report?: TrainingReport | undefined } & (
   | { readonly kind: "failed"; readonly reason: TrainingFailure; readonly message: string; readonly failure: PodEnd }
   | { readonly kind: "restarting"; readonly restarts: number; readonly failure: PodEnd }
   /** With the refusal where a pod found the problem just now. */
-  | { readonly kind: "refused"; readonly problems: readonly Problem[]; readonly refusal?: Refusal; readonly pod?: PodView | undefined }
+  | { readonly kind: "refused"; readonly problems: readonly Problem[]; readonly refusal?: Refusal; readonly training?: boolean }
   | { readonly kind: "suspended"; readonly problems: readonly Problem[] }
   | { readonly kind: "waiting"; readonly reason: string; readonly message: string; readonly stop?: PodEnd }
-  | { readonly kind: "running"; readonly pod: PodView }
+  /** On so many ranks, while so many are wanted. */
+  | { readonly kind: "running"; readonly ranks: number; readonly wanted: number }
 );
 
 export interface Judged {
   readonly job: MoETrainingJob;
   readonly status: MoETrainingJobStatus;
   readonly pods: readonly PodView[];
+  /** Pods that each rank has had before its newest. */
+  readonly attempts: readonly number[] | undefined;
+  readonly world: TrainingWorld | undefined;
   readonly state: State;
   /** The image that the job keeps; undefined while it has not begun. */
   readonly image: string | undefined;
@@ -109,7 +114,7 @@ function running(judged: Judged): Verdict | undefined {
     case "suspended":
       return verdict("False", "Suspended", `after ${at}; it goes on from its last checkpoint once spec.suspend is false`);
     case "refused":
-      return state.pod?.running
+      return state.training
         ? verdict("True", "Training", `${at}, by the spec as it was`)
         : verdict("False", "Refused", "see the condition SpecAccepted");
     case "restarting":
@@ -117,13 +122,13 @@ function running(judged: Judged): Verdict | undefined {
     case "waiting":
       return verdict("False", state.reason, state.message);
     case "running":
-      return startedOf(state.pod, at);
+      return startedOf(state, at);
   }
 }
 
-function startedOf(pod: PodView, at: string): Verdict {
-  if (pod.running) return verdict("True", "Training", at);
-  return verdict("False", "Starting", pod.waiting ?? `pod ${pod.name} starts`);
+function startedOf({ ranks, wanted }: State & { readonly kind: "running" }, at: string): Verdict {
+  const on = `${at}, on ${ranks} ${ranks === 1 ? "rank" : "ranks"}`;
+  return ranks === wanted ? verdict("True", "Training", on) : verdict("True", "Rescaling", `${on}, until ${wanted} are ready`);
 }
 
 function conditionsOf(judged: Judged): Condition[] {
@@ -150,31 +155,34 @@ function suspendedBefore(before: readonly Condition[], state: State): Verdict | 
   return verdict("False", "Resumed", "spec.suspend is false");
 }
 
+function resultOf({ job, status, state, now }: Judged): Pick<MoETrainingJobStatus, "result" | "completionTime"> {
+  const { result, completionTime } = status;
+  if (state.kind !== "complete") return { ...(result && { result }), ...(completionTime && { completionTime }) };
+  const { uri } = job.spec.output;
+  return { result: { store: `${uri}/store`, huggingface: `${uri}/huggingface` }, completionTime: rfc3339(now) };
+}
+
 export function statusOf(judged: Judged): MoETrainingJobStatus {
-  const { job, status, state, pods, image, now } = judged;
+  const { job, status, state, pods, image, now, world, attempts } = judged;
   const failure = state.kind === "failed" || state.kind === "restarting" ? state.failure : status.lastFailure;
   const stop = state.kind === "waiting" ? (state.stop ?? status.lastStop) : status.lastStop;
   const refusal = state.kind === "refused" ? (state.refusal ?? status.refusal) : status.refusal;
   const began = status.startTime ?? (image === undefined ? undefined : rfc3339(now));
-  const { uri } = job.spec.output;
   return {
     observedGeneration: job.metadata.generation,
     replicas: pods.filter(({ over }) => over === undefined).length,
     readyReplicas: pods.filter(({ running: runs, over, deleting }) => runs && over === undefined && !deleting).length,
     selector: selectorText(job.metadata.name),
     ...progress(judged),
+    ...(world && { world }),
+    ...(attempts && { attempts: [...attempts] }),
     restarts: state.kind === "restarting" ? state.restarts : (status.restarts ?? 0),
     ...(image !== undefined && { image }),
     ...(failure && { lastFailure: failure }),
     ...(stop && { lastStop: stop }),
     ...(refusal?.generation === job.metadata.generation && { refusal }),
-    ...(state.kind === "complete"
-      ? { result: { store: `${uri}/store`, huggingface: `${uri}/huggingface` } }
-      : { ...(status.result && { result: status.result }) }),
     ...(began !== undefined && { startTime: began }),
-    ...(state.kind === "complete"
-      ? { completionTime: rfc3339(now) }
-      : { ...(status.completionTime && { completionTime: status.completionTime }) }),
+    ...resultOf(judged),
     conditions: conditionsOf(judged),
   };
 }

@@ -14,7 +14,7 @@ function nameless(segment: Segment): Segment {
   const field = ([key, value]: [string, unknown]): [string, unknown] => [key, key === "layer" ? 0 : placed(value)];
   return {
     ...segment,
-    weights: segment.weights.map(({ name, shape }) => ({ name: places.get(name) as string, shape })),
+    weights: segment.weights.map((weight) => ({ ...weight, name: places.get(weight.name) as string })),
     ops: segment.ops.map((op) => Object.fromEntries(Object.entries(op).map(field)) as unknown as Op),
   };
 }

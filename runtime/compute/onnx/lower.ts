@@ -35,6 +35,8 @@ export interface Split {
   readonly inputs: readonly string[];
   /** Weights that the device reads. */
   readonly weights: readonly string[];
+  /** Those of them whose gradients are summed. */
+  readonly trained: readonly string[];
   /** Values that the device writes for others: outputs of the segment, and what ops of the host read. */
   readonly written: readonly string[];
 }
@@ -66,12 +68,14 @@ export function splitOf(segment: Segment): Split {
     device.push({ op, rule });
   }
   const read = new Set(device.flatMap(({ op }) => kernelOf(op).reads(op)));
+  const weights = segment.weights.filter(({ name }) => read.has(name));
   const wanted = new Set([...segment.outputs.map(({ name }) => name), ...host.flatMap((op) => kernelOf(op).reads(op))]);
   return {
     device,
     host,
     inputs: segment.inputs.map(({ name }) => name).filter((name) => read.has(name)),
-    weights: segment.weights.map(({ name }) => name).filter((name) => read.has(name)),
+    weights: weights.map(({ name }) => name),
+    trained: weights.filter(({ frozen }) => !frozen).map(({ name }) => name),
     written: device.map(({ op, rule }) => rule.out(op)).filter((name) => wanted.has(name)),
   };
 }
@@ -88,13 +92,12 @@ function begin(segment: Segment, split: Split, tokens: number) {
   for (const name of split.weights) names.set(name, graph.input(graphName.weight(name), shape(name)));
   const emitter: Emitter = { graph, tokens, value: (name) => names.get(name) as string, width, shape };
   for (const { op, rule } of split.device) names.set(rule.out(op), rule.forward(op, emitter));
-  return { emitter, isWeight: (name: string): boolean => shapes.has(name) };
+  return emitter;
 }
 
 /** The forward graph of a segment whose ops are on the device; of a loss, the losses alone. */
 export function forwardGraph(segment: Segment, split: Split, tokens: number, ending: Ending): Uint8Array {
-  const { emitter } = begin(segment, split, tokens);
-  const { graph, value, width } = emitter;
+  const { graph, value, width } = begin(segment, split, tokens);
   if (ending === "loss") {
     const { losses } = crossEntropy(graph, value(split.written[0] as string), lossInputs(graph));
     graph.output(graphName.losses, losses, [rowsDimension, 1]);
@@ -113,8 +116,9 @@ class Tape {
   readonly sums = new Map<string, string>();
   readonly emitter: BackwardEmitter;
 
-  constructor(emitter: Emitter, isWeight: (name: string) => boolean) {
+  constructor(emitter: Emitter, segment: Segment) {
     const { graph } = emitter;
+    const weights = new Map(segment.weights.map((weight) => [weight.name, weight]));
     this.emitter = {
       ...emitter,
       give: (value, gradient) => {
@@ -122,7 +126,9 @@ class Tape {
         this.gradients.set(value, sum === undefined ? gradient : graph.add(sum, gradient));
       },
       accumulate: (weight, add) => {
-        if (!isWeight(weight)) throw new TypeError(`${weight} is no weight`);
+        const found = weights.get(weight);
+        if (found === undefined) throw new TypeError(`${weight} is no weight`);
+        if (found.frozen) return;
         const sum = this.sums.get(weight) ?? graph.input(graphName.sum(weight), emitter.shape(weight));
         this.sums.set(weight, add(sum));
       },
@@ -162,8 +168,8 @@ function gateOf(tape: Tape, split: Split, last: string): void {
 
 /** The backward graph: it reads inputs, weights, gradients of what was written and sums of weights' gradients. */
 export function backwardGraph(segment: Segment, split: Split, tokens: number, ending: Ending): Uint8Array {
-  const { emitter, isWeight } = begin(segment, split, tokens);
-  const tape = new Tape(emitter, isWeight);
+  const emitter = begin(segment, split, tokens);
+  const tape = new Tape(emitter, segment);
   endOf(tape, split, ending);
   for (const { op, rule } of split.device.toReversed()) {
     const gradient = tape.gradients.get(rule.out(op));

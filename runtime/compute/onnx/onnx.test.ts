@@ -115,6 +115,27 @@ for (const rows of [1, 2, lossRows, lossRows + 1, 2 * lossRows + 7]) {
   });
 }
 
+test("a frozen weight has no gradient, and the others have the bits that they have beside one that is trained", async () => {
+  const frozen = {
+    ...lossHead,
+    weights: lossHead.weights.map((weight) => (weight.name === "norm" ? { ...weight, frozen: true as const } : weight)),
+  };
+  const call = {
+    x: randomTensor(33, [9, 24]).data,
+    targets: randomIds(34, 9, 65).data as Int32Array,
+    weights: viewsOf(headWeights),
+    scale: 1,
+  };
+  const gradients = async (segment: Segment) => {
+    const sums = zeros(headWeights);
+    const { dx } = await (await training.compileLoss(segment)).backward({ ...call, sums });
+    return { dx, norm: sums.norm!, matrix: sums.matrix! };
+  };
+  const [some, all] = [await gradients(frozen), await gradients(lossHead)];
+  assert.ok(all.norm.some((value) => value !== 0));
+  assert.deepEqual(some, { ...all, norm: new Float32Array(24) });
+});
+
 test("cross-entropy's gradient equals finite differences", () => {
   const logits = gaussian(41, 3 * 5);
   const rows = { logits, targets: Int32Array.of(0, 4, 2) };

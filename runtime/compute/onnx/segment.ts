@@ -136,7 +136,7 @@ async function deviceBackward(parts: Parts, { values, weights, sums }: BackwardC
     call.rowsIn(graphName.outputGradient(name), gradient);
   }
   call.weights(split.weights, weights);
-  call.sums(split.weights, sums);
+  call.sums(split.trained, sums);
   for (const name of split.inputs) gradients.set(name, call.rowsOut(graphName.inputGradient(name), widths.get(name) ?? 1));
   await graphs.backward.run(call.feeds, call.outputs);
 }
@@ -210,7 +210,7 @@ export function trainableExpert({ segment, split, own, graphs }: Parts & { reado
       call.rowsIn(graphName.outputGradient(output), dOut);
       call.rowsIn(graphName.gate, gates);
       call.weights(split.weights, own(weights));
-      call.sums(split.weights, own(sums));
+      call.sums(split.trained, own(sums));
       const dx = call.rowsOut(graphName.inputGradient(input), hidden);
       const dGates = call.rowsOut(graphName.gateGradient, 1);
       await graphs.backward.run(call.feeds, call.outputs);
@@ -255,7 +255,7 @@ export function trainableLoss({ segment, split, own, graphs }: Parts & { readonl
       const dx = new Float32Array(all.x.length);
       for (const { from, chunk } of chunks(all)) {
         const call = begin(chunk, all.scale);
-        call.sums(split.weights, own(all.sums));
+        call.sums(split.trained, own(all.sums));
         const found = call.rowsOut(graphName.losses, 1);
         const gradient = call.rowsOut(graphName.inputGradient(input), hidden);
         await graphs.backward.run(call.feeds, call.outputs);

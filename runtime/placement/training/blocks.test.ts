@@ -3,9 +3,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
+import { dispatchNames } from "../../../crds/names.ts";
 import { uniform } from "../../kernels/random.ts";
 import { imbalance } from "../imbalance.ts";
-import { type BlockProblem, dealBlocks, dispatchNames, rowsOfRanks } from "./blocks.ts";
+import { type BlockProblem, dealBlocks, rowsOfRanks } from "./blocks.ts";
 import { laneIntervals, ranksOfLanes } from "./lanes.ts";
 import { copiesOfHottest } from "./planners/ways.ts";
 

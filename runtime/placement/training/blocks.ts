@@ -1,5 +1,6 @@
 // Blocks of rows: an expert's rows of one lane go to one of its hosts. Hosts of an expert take lanes that lie together, so that a chain
 // of them in the order of lanes adds its gradient lane by lane. Pure; the counts of rows say who hosts what no more than once.
+import type { DispatchName } from "../../../crds/names.ts";
 import { splitLayer } from "../split.ts";
 import { type Interval, ranksOfLanes } from "./lanes.ts";
 
@@ -23,9 +24,7 @@ export type Blocks = readonly (readonly Run[])[];
 
 type Dispatch = (problem: BlockProblem) => Run[][];
 
-const dispatches = { Exact: exact, LocalFirst: localFirst } as const satisfies Readonly<Record<string, Dispatch>>;
-export type DispatchName = keyof typeof dispatches;
-export const dispatchNames = Object.keys(dispatches) as readonly DispatchName[];
+const dispatches: Readonly<Record<DispatchName, Dispatch>> = { Exact: exact, LocalFirst: localFirst };
 
 export function dealBlocks(name: DispatchName, problem: BlockProblem): Blocks {
   return dispatches[name](problem).map((runs, expert) => runs.flatMap((run) => trimmed(problem.rows, expert, run)));

@@ -26,14 +26,18 @@ export interface MemoryProblem {
   readonly dense: number;
   readonly denseOwned: number;
   readonly expert: number;
+  /** Parameters that are not trained, which every rank has: they have neither gradient nor moments. */
+  readonly frozen: number;
   /** Parameters of the embedding that the head has too: their gradients are summed twice. */
   readonly tied: number;
   /** Sums of dense gradients that wait in the tree over the rank's lanes at once. */
   readonly subtrees: number;
-  /** Bytes of the optimizer's state in memory: of two moments 8 a parameter that is owned, if none lies on disk. */
+  /** Bytes of the optimizer's state in memory: of two moments 8 a parameter that is owned or shadowed, if none lies on disk. */
   readonly stateBytes: number;
   /** Experts whose home the rank is. */
   readonly owned: number;
+  /** Parameters that it keeps for another rank. */
+  readonly shadowed: number;
   /** Copies that the rank has of each layer. */
   readonly copies: readonly number[];
   /** Copies are dropped after forward, and come again. */
@@ -54,14 +58,14 @@ export function copyBytes({ copies, expert, rematerialize }: Pick<MemoryProblem,
 
 /**
  * Bytes of a rank but for frames, the rows of others among them, and what the engine takes while it computes. State: parameter,
- * gradient and optimizer state of what it owns. Sums: copies; sums of lanes; the dense part where it owns some of it only, and
- * gradients of the dense part as backward adds to them and as they wait. Kept: what layers keep.
+ * gradient and optimizer state of what it owns and shadows. Sums: copies; sums of lanes; what is frozen; the dense part where it owns some
+ * of it only, and gradients of the dense part as backward adds to them and as they wait. Kept: what layers keep.
  */
 export function rankBytes(problem: MemoryProblem) {
-  const { dense, denseOwned, expert, owned, partials, stateBytes, subtrees, tied } = problem;
-  const state = 2 * floatBytes * (owned * expert + denseOwned) + stateBytes;
+  const { dense, denseOwned, expert, frozen, owned, shadowed, partials, stateBytes, subtrees, tied } = problem;
+  const state = 2 * floatBytes * (owned * expert + denseOwned + shadowed) + stateBytes;
   const denseBytes = floatBytes * ((denseOwned < dense ? dense : 0) + (dense + tied) * (1 + subtrees));
-  const sums = copyBytes(problem) + partials * expert * floatBytes + denseBytes;
+  const sums = copyBytes(problem) + partials * expert * floatBytes + denseBytes + frozen * floatBytes;
   const kept = problem.kept * floatBytes;
   return { state, sums, kept, all: state + sums + kept };
 }

@@ -4,7 +4,7 @@ import { heldFloats, type Residency, residencyOf, wholeResidency } from "./resid
 import { OptimizerState } from "./state.ts";
 import { openStateFile } from "./state-file.ts";
 
-/** Bytes of optimizer state in memory, at most, and the folder of the file in which the rest lies. */
+/** Bytes of a rank's optimizer state in memory at most, what it shadows among it, and the folder of the file in which the rest lies. */
 interface StateMemory {
   readonly bytes: number;
   readonly folder: string;
@@ -14,6 +14,12 @@ export interface AskedOptimizer {
   readonly optimizer: OptimizerSettings;
   /** Unset: all state is in memory. Bits are the same. */
   readonly optimizerMemory?: StateMemory | undefined;
+}
+
+/** Of so many stores of one rank, which have equal parts of its memory. */
+export function sharedBy(asked: AskedOptimizer, stores: number): AskedOptimizer {
+  const { optimizer, optimizerMemory: memory } = asked;
+  return { optimizer, optimizerMemory: memory && { bytes: Math.floor(memory.bytes / stores), folder: memory.folder } };
 }
 
 function residency({ optimizer, optimizerMemory }: AskedOptimizer, floats: number): Residency {

@@ -40,10 +40,12 @@ export function residencyOf(floats: number, arrays: number, bytes: number): Resi
   return { floats, resident: pages(bytes - chunkBuffers * chunk * each), chunk };
 }
 
-export function checkOptimizerMemory(arrays: number, bytes: number): void {
-  if (Number.isSafeInteger(bytes) && bytes >= leastBytes(arrays)) return;
+/** `stores`: among which the memory is shared. */
+export function checkOptimizerMemory(arrays: number, bytes: number, stores = 1): void {
+  const least = stores * leastBytes(arrays);
+  if (Number.isSafeInteger(bytes) && bytes >= least) return;
   throw new AppError(
-    `--optimizer-memory is ${bytes}; it must be a whole number of bytes, at least ${leastBytes(arrays)}, or left out to keep all in memory`,
+    `--optimizer-memory is ${bytes}; it must be a whole number of bytes, at least ${least}, or left out to keep all in memory`,
     { code: "BadOption", operation: "reading the settings of a run" },
   );
 }

@@ -11,7 +11,7 @@ import { bytesOf } from "../../weights/floats.ts";
 export interface StateFile {
   read(arrays: readonly Float32Array[], at: number): Promise<void>;
   write(arrays: readonly Float32Array[], at: number): Promise<void>;
-  close(): Promise<void>;
+  close(): void;
 }
 
 export type OpenStateFile = (bytes: number) => Promise<StateFile>;
@@ -67,7 +67,7 @@ export async function openStateFile(folder: string, bytes: number): Promise<Stat
     return {
       read: (arrays, at) => asked(read, arrays, at),
       write: (arrays, at) => asked(write, arrays, at),
-      close: () => own.close(),
+      close: () => void own.close().catch(() => {}), // nobody reads a file without a name again
     };
   } catch (cause) {
     await handle?.close();

@@ -179,8 +179,8 @@ export class OptimizerState {
     }
   }
 
-  async close(): Promise<void> {
-    await this.#file?.close();
+  close(): void {
+    this.#file?.close();
   }
 }
 

@@ -10,11 +10,10 @@ import { rankBytes } from "../../placement/training/laws.ts";
 import { borrowedFloats } from "../borrowed.ts";
 import { keptFloats } from "../kept.ts";
 import { kindsOf, layoutOf } from "../layout.ts";
-import { optimizerOf, optimizerSettings } from "../optimizers/index.ts";
-import { OptimizerState } from "../optimizers/state.ts";
+import { optimizerSettings } from "../optimizers/index.ts";
 import { checkMemory, memoryProblem, type RankedModel } from "./fits.ts";
-import { RankMemory } from "./memory.ts";
-import { ownedFloats, shapeOf } from "./shape.ts";
+import { RankStores } from "./shadow.ts";
+import { shapeOf } from "./shape.ts";
 
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
 
@@ -56,18 +55,20 @@ test("layers keep what the lanes need that are worked on at once, of each rank i
   assert.deepEqual([kept(1, 1), kept(1, 8), kept(2, 2), kept(2, 8)], [lane, 8 * lane, lane, 4 * lane]);
 });
 
-test("ranks hold the state that the law says, and what does not fit is refused with its parts; a byte less fits", () => {
-  for (const ranks of [1, 2, 3]) {
-    const model = modelOf(ranks, 4);
+test("ranks hold the state that the law says, and what does not fit is refused with its parts; a byte less fits", async () => {
+  for (const [ranks, shadow] of [[1], [2], [3], [1, true], [3, true]] as const) {
+    const model = { ...modelOf(ranks, 4), shadow };
     const shape = shapeOf(model.layout, ranks);
-    const needs = Array.from({ length: ranks }, (_, rank) => {
+    const needs: number[] = [];
+    for (let rank = 0; rank < ranks; rank++) {
       const problem = memoryProblem(model, rank);
       const held = 4 * (problem.dense + problem.tied) * (1 + problem.subtrees) + 4 * problem.expert;
-      const own = OptimizerState.resident(optimizerOf(model.optimizer), ownedFloats(shape, rank, ranks));
       const { state, sums } = rankBytes({ ...problem, copies: [], partials: 1 });
-      assert.equal(new RankMemory(shape, rank, own).stateBytes + held, state + sums);
-      return rankBytes(problem).all;
-    });
+      const stores = await RankStores.open(model, shape, { rank, ranks }, shadow ? model.facts.node : []);
+      const bytes = stores.all.reduce((sum, { stateBytes }) => sum + stateBytes, 0);
+      assert.equal(bytes + held, state + sums);
+      needs.push(rankBytes(problem).all);
+    }
     const all = needs.reduce((a, b) => a + b, 0);
     checkMemory(model, [...needs.keys()], all);
     const who = ranks > 1 ? `rank ${ranks - 1} of ${ranks}: ` : "";

@@ -4,11 +4,12 @@ import { AppError } from "../../../crds/common.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
 import { laneIntervals, lanesIn, lanesOfWaves, subtreesOf } from "../../placement/training/lanes.ts";
 import { type MemoryProblem, rankBytes } from "../../placement/training/laws.ts";
+import { shadowsOf } from "../../placement/training/shadows.ts";
 import { borrowedFloats } from "../borrowed.ts";
 import { keptFloats } from "../kept.ts";
 import type { Layout } from "../layout.ts";
 import { floatsMax } from "../optimizers/kernel.ts";
-import { type AskedOptimizer, stateBytes } from "../optimizers/open.ts";
+import { type AskedOptimizer, sharedBy, stateBytes } from "../optimizers/open.ts";
 import type { Fssdp, RankFacts } from "./plan.ts";
 import { firstHomes, ownedDense, ownedFloats, shapeOf } from "./shape.ts";
 
@@ -18,9 +19,13 @@ export interface RankedModel extends AskedOptimizer {
   readonly layout: Layout;
   readonly facts: RankFacts;
   readonly fssdp: Fssdp;
+  /** Floats that are read and not trained, whole on every rank; none where left out. */
+  readonly frozenFloats?: number;
   readonly lanes: number;
   readonly sequences: number;
   readonly sequenceLength: number;
+  /** Whether another rank keeps the same state of what each owns; unset: none does. */
+  readonly shadow?: boolean | undefined;
 }
 
 /** Bytes of this machine, or of the container where that has a limit. */
@@ -38,6 +43,9 @@ export function memoryProblem(model: RankedModel, rank: number): MemoryProblem {
   const shape = shapeOf(layout, ranks);
   const homes = firstHomes(shape, ranks);
   const owned = homes.map((row) => row.filter((home) => home === rank).length);
+  const shadows = batch.shadow ? shadowsOf(facts.node) : [];
+  const shadowed = ownedFloats(shape, shadows.indexOf(rank), ranks);
+  const each = sharedBy(model, shadows.length > 0 ? 2 : 1);
   const own = laneIntervals(fssdp.lanesAtOnce, facts.speed)[rank] ?? { from: 0, to: 0 };
   const tokens = lanesIn(own) * (batch.sequences / batch.lanes) * batch.sequenceLength;
   return {
@@ -45,9 +53,11 @@ export function memoryProblem(model: RankedModel, rank: number): MemoryProblem {
     denseOwned: lanesIn(ownedDense(shape, rank)),
     tied: borrowedFloats(program, shape.dense),
     subtrees: subtreesOf(lanesOfWaves(own, fssdp.lanesAtOnce, batch.lanes)).most,
+    frozen: batch.frozenFloats ?? 0,
     expert: shape.expertFloats,
-    stateBytes: stateBytes(model, ownedFloats(shape, rank, ranks)),
     owned: owned.reduce((a, b) => a + b, 0),
+    shadowed,
+    stateBytes: stateBytes(each, ownedFloats(shape, rank, ranks)) + stateBytes(each, shadowed),
     copies: homes.map((row, layer) => Math.min(fssdp.memorySlots, row.length - (owned[layer] as number))),
     rematerialize: fssdp.rematerialize === "AfterForward",
     // The one that backward adds to; among ranks, those that wait for the sum of the lanes before, of a layer and of the one after it.
@@ -62,7 +72,7 @@ export function checkMemory(model: RankedModel, ranks: readonly number[], memory
   for (const rank of ranks) {
     const problem = memoryProblem(model, rank);
     const { sums, kept, all } = rankBytes(problem);
-    const floats = problem.owned * problem.expert + problem.denseOwned;
+    const floats = problem.owned * problem.expert + problem.denseOwned + problem.shadowed;
     if (floats > floatsMax || before + all > memory)
       refuse(model, { rank, floats, state: problem.stateBytes, sums, kept, all, before, memory });
     before += all;

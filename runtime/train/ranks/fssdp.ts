@@ -1,13 +1,12 @@
 // The settings of sharded experts with what is right where they are not given: none is part of a run's identity, since bits depend on none
 // of them. Pure.
 import { AppError } from "../../../crds/common.ts";
+import { dispatchNames, rematerializeNames, trainingPlannerNames } from "../../../crds/names.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
-import { dispatchNames } from "../../placement/training/blocks.ts";
 import { spreadNames } from "../../placement/training/collectives.ts";
 import { laneIntervals } from "../../placement/training/lanes.ts";
-import { trainingPlannerNames } from "../../placement/training/planners/index.ts";
 import { expertFloatsOf, type Layout } from "../layout.ts";
-import { type Fssdp, rematerializeNames } from "./plan.ts";
+import type { Fssdp } from "./plan.ts";
 
 /** Of a core in products of rows, and of a link, about: planners weigh rows against copies by them until ranks have measured both. */
 const flopsPerSecond = 9e10;

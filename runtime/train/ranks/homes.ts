@@ -1,48 +1,49 @@
-// Experts that get another home: their parameters and moments go from the old one to the new one between two steps.
-import { exchange } from "../../comm/collectives.ts";
+// Experts that get another home: their parameters and state go to the new one and to its shadow between two steps. Whoever had them
+// keeps them until all ranks have what comes to them, so that a loss on the way loses nothing.
+import { gatherAll } from "../../comm/collectives.ts";
 import type { Stamp, Transport } from "../../comm/transport.ts";
-import { concatenated } from "./expert-rows.ts";
-import type { RankMemory } from "./memory.ts";
+import { handover } from "../../placement/training/handover.ts";
+import { carry } from "./carry.ts";
+import type { RankStores } from "./shadow.ts";
+import { homesOfUnits, type Shape, stateUnits } from "./shape.ts";
 
 type Homes = readonly (readonly number[])[];
 
 interface HomeMove {
   readonly transport: Transport;
   readonly stamp: Stamp;
-  readonly memory: RankMemory;
+  readonly shape: Shape;
+  readonly stores: RankStores;
   readonly from: Homes;
   readonly to: Homes;
 }
 
-export async function moveHomes({ transport, stamp, memory, from, to }: HomeMove): Promise<void> {
+export async function moveHomes({ transport, stamp, shape, stores, from, to }: HomeMove): Promise<void> {
   const { rank, ranks } = transport;
-  const moves = from.flatMap((row, layer) =>
-    row.flatMap((old, expert) => {
-      const next = to[layer]?.[expert] as number;
-      return old === next ? [] : [{ layer, expert, old, next }];
-    }),
-  );
-  if (moves.length === 0) return;
-  const parts: Float32Array[] = [];
-  for (let receiver = 0; receiver < ranks; receiver++) {
-    const leaving: Float32Array[] = [];
-    for (const { layer, expert, old, next } of moves)
-      if (old === rank && next === receiver) for await (const piece of memory.movable(layer, expert)) leaving.push(piece);
-    parts.push(concatenated(leaving));
-  }
-  const lengthFrom = (sender: number): number =>
-    moves.reduce(
-      (sum, { layer, expert, old, next }) => (old === sender && next === rank ? sum + memory.movableFloats(layer, expert) : sum),
-      0,
-    );
-  const received = await exchange(transport, stamp, { what: "homes", layer: -1, lengthFrom }, parts);
-  for (const { layer, expert, old } of moves) if (old === rank) memory.release(layer, expert);
-  const at = received.map(() => 0);
-  for (const { layer, expert, old, next } of moves) {
-    if (next !== rank) continue;
-    memory.take(layer, expert);
-    const begin = at[old] as number;
-    at[old] = begin + memory.movableFloats(layer, expert);
-    await memory.putMovable(layer, expert, (received[old] as Float32Array).subarray(begin, at[old]));
-  }
+  const units = stateUnits(shape);
+  const [before, after] = [homesOfUnits(shape, from), homesOfUnits(shape, to)];
+  const moves = new Set([...units.keys()].filter((unit) => before[unit] !== after[unit]));
+  if (moves.size === 0) return;
+  const moving = (homes: readonly number[]): number[][] => homes.map((home, unit) => (moves.has(unit) ? stores.holders(home) : []));
+  const [old, wanted] = [moving(before), moving(after)];
+  const held = Array.from({ length: ranks }, (_, holder) => new Set([...units.keys()].filter((unit) => old[unit]?.includes(holder))));
+  const floats = units.map(({ from: begin, to: end }) => end - begin);
+  for (const [unit, { layer, expert }] of units.entries())
+    if (expert !== undefined && old[unit]?.includes(rank)) await stores.of(before[unit] as number).leave(layer, expert);
+  await carry({
+    transport,
+    stamp,
+    what: "homes",
+    arrays: stores.memory.arrays,
+    units,
+    transfers: handover({ held, wanted, floats }),
+    from: (unit) => stores.all.find((store) => store.holds(unit)) ?? stores.memory,
+    to: ({ layer, expert }, unit) => {
+      const store = stores.of(after[unit] as number);
+      if (expert !== undefined) store.take(layer, expert);
+      return store;
+    },
+  });
+  await gatherAll(transport, stamp, { what: "homes moved", layer: -1, lengthFrom: () => 0 }, new Int32Array());
+  for (const store of stores.all) store.dropLeft();
 }

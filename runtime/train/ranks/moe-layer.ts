@@ -3,7 +3,7 @@
 // gates, as serving adds them. Rows that stay on the rank are in no frame.
 import { type ExchangeName, exchange, gatherAll, piecesOf, reduce } from "../../comm/collectives.ts";
 import type { Stamp } from "../../comm/transport.ts";
-import type { TrainableExpert } from "../../compute/training.ts";
+import type { TrainableExpert, WeightViews } from "../../compute/training.ts";
 import { floats, type Gradients, ints, type Values } from "../../kernels/kernel.ts";
 import type { MoeLayer, Tensor } from "../../kernels/segment.ts";
 import { widthBehind, widthInto } from "../../kernels/widths.ts";
@@ -24,6 +24,8 @@ export interface LayerParts {
   readonly expert: TrainableExpert;
   readonly experts: readonly Unit[];
   readonly memory: RankMemory;
+  /** Weights of experts that are not trained: the same for all of them. */
+  readonly frozen: WeightViews;
   /** Zeros of one expert's size, which layers share. */
   readonly scratch: Float32Array;
 }
@@ -121,8 +123,13 @@ export class RankMoeLayer implements RankLayer {
     }
   }
 
+  #weights(expert: number): WeightViews {
+    const { memory, index, frozen } = this.#parts;
+    return { ...memory.weights(index, expert), ...frozen };
+  }
+
   #forwardAt(expert: number, rows: Float32Array): Promise<Float32Array> {
-    return this.#parts.expert.forward(rows, this.#parts.memory.weights(this.#parts.index, expert));
+    return this.#parts.expert.forward(rows, this.#weights(expert));
   }
 
   async #backward(turn: Turn, rows: readonly Float32Array[], { dys, beside }: Gained): Promise<Float32Array[]> {
@@ -153,7 +160,7 @@ export class RankMoeLayer implements RankLayer {
     const memoryOf = (chunk: number): Float32Array => memory.own(index, chunk, "g");
     const partials = (chunk: number): readonly Float32Array[] => sums.partials(chunk);
     const reduction = { transport, stamp: turn.stamp, layer: index, pieces, blocks, homes, carried, memory: memoryOf, partials };
-    await wave.sendHome(() => reduce(reduction));
+    await wave.sendHome(index, () => reduce(reduction));
     return dxs;
   }
 
@@ -202,8 +209,8 @@ export class RankMoeLayer implements RankLayer {
   }
 
   #backwardAt(expert: number, sums: ExpertSums, call: Omit<Parameters<TrainableExpert["backward"]>[0], "weights" | "sums">) {
-    const { memory, index, experts } = this.#parts;
-    const weights = memory.weights(index, expert);
+    const { experts } = this.#parts;
+    const weights = this.#weights(expert);
     return sums.add(expert, (sum) => this.#parts.expert.backward({ ...call, weights, sums: viewsOf(sum, experts[expert] as Unit) }));
   }
 

@@ -36,10 +36,17 @@ export interface WaveLosses {
   readonly rows: readonly ArrayLike<number>[];
 }
 
+/** Weights that are not trained, by the segments' names: of each part, and of the experts of each layer. */
+export interface FrozenParts {
+  readonly parts: readonly WeightViews[];
+  readonly experts: readonly WeightViews[];
+}
+
 export interface PassesOptions {
   readonly program: ModelProgram;
   readonly shape: Shape;
   readonly memory: RankMemory;
+  readonly frozen: FrozenParts;
   readonly sequenceLength: number;
   readonly balance: readonly BalanceSetting[];
 }
@@ -63,7 +70,7 @@ export class Passes {
   }
 
   static async open(backend: TrainingBackend, options: PassesOptions): Promise<Passes> {
-    const { program, shape, memory, sequenceLength, balance } = options;
+    const { program, shape, memory, frozen, sequenceLength, balance } = options;
     const balancing = new Balancing(balance, { program, dense: shape.dense, parameters: memory.dense });
     const summed = (part: number, unit: Unit) => ({ part, unit, sums: new DenseSums(unit.to - unit.from) });
     const own = shape.dense.map((unit, part) => summed(part, unit));
@@ -73,7 +80,7 @@ export class Passes {
       const read = all.filter((each) => each.part === part);
       const views = (of: (each: (typeof read)[number]) => WeightViews): WeightViews => Object.assign({}, ...read.map(of));
       return {
-        weights: views(({ unit }) => viewsOf(memory.dense, unit)),
+        weights: { ...views(({ unit }) => viewsOf(memory.dense, unit)), ...frozen.parts[part] },
         sums: views(({ unit, sums }) => viewsOf(sums.scratch, movedTo(unit, 0))),
         lanes: read.map(({ sums }) => sums),
       };
@@ -85,7 +92,8 @@ export class Passes {
       if (layer.kind === "dense") layers.push(new RankDenseLayer(views, program.hidden));
       else {
         const [expert, experts] = [await backend.compileExpert(layer.expert), shape.experts[index] ?? []];
-        layers.push(new RankMoeLayer({ index, layer, dense: views, expert, experts, memory, scratch }));
+        const shared = frozen.experts[index] ?? {};
+        layers.push(new RankMoeLayer({ index, layer, dense: views, expert, experts, memory, scratch, frozen: shared }));
       }
     }
     const [embed, head] = [dense[0] as DenseViews, dense.at(-1) as DenseViews];

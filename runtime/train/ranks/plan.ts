@@ -1,13 +1,11 @@
 // The plan of a step, the same on every rank: homes and hosts of each layer's experts from the counts of the last steps. Its hash is in
 // every frame. Keeps those counts; calls no clock, so that ranks cannot differ.
 import { createHash } from "node:crypto";
-import type { DispatchName } from "../../placement/training/blocks.ts";
+import type { DispatchName, rematerializeNames, TrainingPlannerName } from "../../../crds/names.ts";
 import type { SpreadName } from "../../placement/training/collectives.ts";
-import { type TrainingPlannerName, trainingPlanner } from "../../placement/training/planners/index.ts";
+import { trainingPlanner } from "../../placement/training/planners/index.ts";
 import { homesOnly, type LayerProblem } from "../../placement/training/planners/planner.ts";
 import type { Rates } from "../../placement/training/rates.ts";
-
-export const rematerializeNames = ["Never", "AfterForward"] as const;
 
 export interface Fssdp {
   readonly planner: TrainingPlannerName;

@@ -7,32 +7,25 @@ import type { TrainingBackend } from "../../compute/training.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
 import { type Interval, laneIntervals, lanesIn, lanesOfWaves } from "../../placement/training/lanes.ts";
 import type { Rates } from "../../placement/training/rates.ts";
-import { openState } from "../optimizers/open.ts";
-import type { BalanceSetting } from "../recipes/balance.ts";
-import { rateOf, type Schedule } from "../schedule.ts";
-import type { Seat } from "../seat.ts";
+import { frozenViews } from "../layout.ts";
+import { rateOf } from "../schedule.ts";
 import { Meter } from "../trace/meter.ts";
 import { recordedBackend } from "../trace/recorder.ts";
+import { type Begun, beginWorld } from "./begin.ts";
 import { Copies } from "./copies.ts";
 import { sumDense } from "./dense-exchange.ts";
-import type { RankedModel } from "./fits.ts";
+import { Holdings } from "./holdings.ts";
 import { moveHomes } from "./homes.ts";
-import { RankMemory } from "./memory.ts";
+import { beginOf, factsOf, firstRanks, normIn, runHash, storesOf } from "./member.ts";
+import type { RankMemory } from "./memory.ts";
+import type { RankOptions } from "./options.ts";
 import { type Lane, type LaneLoss, Passes } from "./passes.ts";
 import { Planning, planHash } from "./plan.ts";
 import { RankRates } from "./rates.ts";
-import { firstHomes, ownedDense, ownedFloats, type Shape, shapeOf } from "./shape.ts";
+import type { RankStores } from "./shadow.ts";
+import { firstHomes, ownedDense, type Shape, shapeOf } from "./shape.ts";
 import { RankState } from "./state.ts";
 import { columnSums, PassStopped, Wave } from "./wave.ts";
-
-export interface RankOptions extends Omit<RankedModel, "facts"> {
-  readonly seat: Seat;
-  readonly schedule: Schedule;
-  readonly clip: number;
-  readonly balance: readonly BalanceSetting[];
-  /** What else all ranks have to agree on. */
-  readonly agreed?: unknown;
-}
 
 /** The batch of a step. */
 export interface Batch {
@@ -83,44 +76,70 @@ interface Turn {
   readonly lanes: number;
   readonly wave: number;
   stopped(): boolean;
+  /** A layer's gradients are complete at their homes. */
+  complete?(layer: number): void;
 }
 
 export class Rank {
   readonly state: RankState;
   readonly #options: RankOptions;
   readonly #shape: Shape;
+  readonly #stores: RankStores;
   readonly #memory: RankMemory;
+  readonly #holdings: Holdings;
+  /** The options with a transport to those that leave too. */
+  readonly #given: RankOptions;
   readonly #planning: Planning;
   readonly #passes: Passes;
   readonly #rates: RankRates;
   /** Tells this run's settings and facts from others: they decide frames, as plans do. */
   readonly #run: string;
 
-  private constructor(options: RankOptions, shape: Shape, memory: RankMemory, { passes, meter }: Metered) {
-    const { seat, layout, optimizerMemory: _, ...settings } = options; // where state lies changes no bits
-    const { transport, facts } = seat;
+  private constructor(given: RankOptions, options: RankOptions, stores: RankStores, { passes, meter }: Metered) {
+    const { layout } = options;
+    const { transport, facts, holdings } = options.seat;
+    this.#given = given;
     this.#options = options;
-    this.#shape = shape;
-    this.#memory = memory;
+    this.#shape = shapeOf(layout, transport.ranks);
+    this.#stores = stores;
+    this.#memory = stores.memory;
+    this.#holdings = holdings ?? new Holdings();
     this.#passes = passes;
-    const [floats, layers] = [shape.expertFloats, shape.experts.length];
+    const [floats, layers] = [this.#shape.expertFloats, this.#shape.experts.length];
     this.#rates = new RankRates({ transport, meter, floats, layers, everySteps: options.fssdp.reshardSteps });
-    this.#run = planHash({ settings, facts, layout });
-    this.#planning = new Planning(options.fssdp, facts, firstHomes(shape, transport.ranks));
+    this.#run = runHash(options);
+    this.#planning = new Planning(options.fssdp, facts, firstHomes(this.#shape, transport.ranks));
     const homes = (): readonly (readonly number[])[] => this.#planning.homes;
-    this.state = new RankState({ layout, shape, memory, transport, homes, stamp: (step) => this.#stamp(step, "between steps") });
+    const stamp = (step: number): Stamp => this.#stamp(step, "between steps");
+    const loaded = (step: number): void => this.#holdings.loaded(step, stores.all);
+    this.state = new RankState({ layout, shape: this.#shape, stores, transport, homes, stamp, loaded });
   }
 
-  static async open(backend: TrainingBackend, options: RankOptions): Promise<Rank> {
-    const { program, layout, seat, sequenceLength, balance } = options;
-    const { transport } = seat;
-    const shape = shapeOf(layout, transport.ranks);
-    const state = await openState(options, ownedFloats(shape, transport.rank, transport.ranks));
-    const memory = new RankMemory(shape, transport.rank, state);
+  static async open(backend: TrainingBackend, given: RankOptions): Promise<Rank> {
+    const { program, layout, sequenceLength, balance, fssdp, frozen: tensors = {} } = given;
+    const ranks = given.seat.facts.node.length;
+    const options = { ...given, seat: { ...given.seat, transport: firstRanks(given.seat.transport, ranks) } };
+    const shape = shapeOf(layout, ranks);
+    const stores = await storesOf(options, shape);
+    const frozen = {
+      parts: layout.parts.map((part) => frozenViews(tensors, part.frozen)),
+      experts: layout.parts.slice(1, -1).map((part) => frozenViews(tensors, part.expertFrozen)),
+    };
     const meter = new Meter(() => performance.now());
-    const computes = options.fssdp.measured === true ? recordedBackend(backend, meter) : backend;
-    const passes = await Passes.open(computes, { program, shape, memory, sequenceLength, balance });
-    return new Rank(options, shape, memory, { passes, meter });
+    const computes = fssdp.measured === true ? recordedBackend(backend, meter) : backend;
+    const passes = await Passes.open(computes, { program, shape, memory: stores.memory, frozen, sequenceLength, balance });
+    return new Rank(given, options, stores, { passes, meter });
+  }
+
+  /**
+   * Meets the other ranks of the world: from here on all have one step, and each its part of the state. `restore` fills the state where
+   * nobody has it, and returns its step. To be awaited on all ranks at once.
+   */
+  async begin(restore: () => Promise<number>): Promise<Begun> {
+    const begun = await beginWorld(beginOf(this.#given, { shape: this.#shape, stores: this.#stores, holdings: this.#holdings }, restore));
+    this.#planning.homes = begun.homes;
+    await this.#allDense(this.#stamp(begun.step, "dense part"));
+    return begun;
   }
 
   /** Lanes of this rank in a step, ascending. */
@@ -128,8 +147,10 @@ export class Rank {
     return this.#lanesOf()[this.#options.seat.transport.rank] ?? [];
   }
 
-  close(): Promise<void> {
-    return this.#memory.close();
+  /** What is handed on to another world stays open. */
+  close(): void {
+    if (this.#options.seat.holdings === undefined) this.#holdings.drop();
+    for (const store of this.#stores.all) if (!this.#holdings.keeps(store)) store.close();
   }
 
   takeCopyBytesMost(): number {
@@ -150,13 +171,14 @@ export class Rank {
     const wishes = Int32Array.of(Number(transport.ranks > 1 && stopped()));
     const asked = await gatherAll(transport, before, { what: "plan", layer: -1, lengthFrom: () => 1 }, wishes);
     if (asked.some(([stop]) => stop !== 0)) return undefined;
-    await moveHomes({ transport, stamp: before, memory: this.#memory, from, to: homes });
+    await moveHomes({ transport, stamp: before, shape: this.#shape, stores: this.#stores, from, to: homes });
     this.#planning.homes = homes;
     const hosts = homes.map((_, layer) => this.#planning.hostsBefore(layer));
     const stamp = this.#stamp(step, { homes, hosts });
     const { lanes, fssdp } = this.#options;
     this.#memory.clearGradients();
-    const turn = { stamp, hosts, lanes, wave: fssdp.lanesAtOnce, stopped };
+    const complete = (layer: number): void => this.#stores.startGradients(transport, stamp, { layer, homes: homes[layer] ?? [] });
+    const turn = { stamp, hosts, lanes, wave: fssdp.lanesAtOnce, stopped, complete };
     const done = await this.#gradients(turn, batch);
     if (done === undefined) {
       this.#passes.drop();
@@ -169,10 +191,17 @@ export class Rank {
     if (broken >= 0) await refuseLoss(step, broken, batch);
     const all = { transport, stamp, memory: this.#memory, shape: this.#shape };
     await sumDense({ ...all, ranges: this.#passes.ranges, lanes: this.#lanesOf() });
-    const gradientNorm = await this.#norm(stamp);
+    this.#stores.startGradients(transport, stamp);
+    await this.#stores.gradientsArrived();
+    this.#holdings.prepared(step, (tally) => this.#update(step, tally, rows));
+    const tally = await this.#squares(stamp);
+    const gradientNorm = normIn(tally);
     if (!Number.isFinite(gradientNorm))
       throw notFinite(`step ${step}: the norm of the gradients is not finite; lower --learning-rate and go on from a checkpoint`);
-    const rate = await this.#update(stamp, { step, gradientNorm, rows });
+    this.#holdings.tallied(step, tally);
+    await this.#holdings.update(step);
+    await this.#allDense(stamp);
+    const rate = rateOf(this.#options.schedule, step);
     if (fssdp.measured === true) this.#planning.rates = (await this.#rates.after(step, stamp)) ?? this.#planning.rates;
     const { sequences, sequenceLength } = this.#options;
     const sumOf = (what: keyof LaneLoss): number => losses.reduce((sum, own) => sum + own[what], 0);
@@ -231,7 +260,7 @@ export class Rank {
   /** Waves of a step, or of a look, one after another, with the numbers of this rank's lanes. False where the run is to stop: nothing is
    *  under way then, and no copy held. */
   async #eachWave(
-    { stamp, hosts, lanes, wave, stopped }: Turn,
+    { stamp, hosts, lanes, wave, stopped, complete }: Turn,
     run: (wave: Wave, lanes: readonly number[]) => Promise<void>,
   ): Promise<boolean> {
     const { seat, fssdp } = this.#options;
@@ -243,7 +272,8 @@ export class Rank {
     const shared = { transport, stamp, facts, fssdp, planning: this.#planning, memory: this.#memory, intervals, hosts, stopped, lateStamp };
     for (let first = 0; first < lanes; first += wave) {
       const leaves = stays && first + wave < lanes;
-      const made = new Wave({ ...shared, copies, first, carried: first > 0, leaves });
+      const last = first + wave >= lanes ? complete : undefined;
+      const made = new Wave({ ...shared, copies, first, carried: first > 0, leaves, complete: last });
       const dealt = this.#lanesOf(wave, Math.min(lanes, first + wave))[transport.rank] ?? [];
       try {
         await run(
@@ -298,8 +328,8 @@ export class Rank {
     return found;
   }
 
-  /** The norm of all gradients: squares of dense pieces, then of experts, in their order. It is what a step is committed by. */
-  async #norm(stamp: Stamp): Promise<number> {
+  /** Squares of all gradients: of dense pieces, then of experts, in their order. They are what a step is committed by. */
+  async #squares(stamp: Stamp): Promise<Float64Array> {
     const { transport } = this.#options.seat;
     const own: number[] = [];
     const owners: number[] = [];
@@ -314,26 +344,24 @@ export class Rank {
       }
     const name = { what: "squares", layer: -1, lengthFrom: () => own.length };
     const all = await gatherAll(transport, stamp, name, Float64Array.from(own));
-    return Math.sqrt(owners.reduce((sum, owner, i) => sum + (all[owner]?.[i] as number), 0));
+    return Float64Array.from(owners, (owner, i) => all[owner]?.[i] as number);
   }
 
-  /** Updates what this rank owns, and brings the dense part of all to each; returns the rate. */
-  async #update(
-    stamp: Stamp,
-    { step, gradientNorm, rows }: Pick<StepEnd, "gradientNorm" | "rows"> & { readonly step: number },
-  ): Promise<number> {
-    const { seat, clip, optimizer, schedule } = this.#options;
-    const { transport } = seat;
-    const rate = rateOf(schedule, step);
-    await this.#memory.update(optimizer.values, { step, rate, clip: Math.min(1, clip / (gradientNorm + 1e-6)) });
-    const lengthFrom = (rank: number): number => lanesIn(ownedDense(this.#shape, rank));
-    if (transport.ranks > 1) {
-      const parts = await gatherAll(transport, stamp, { what: "parameters", layer: -1, lengthFrom }, this.#memory.ownDense("p"));
-      for (const [rank, part] of parts.entries()) this.#memory.dense.set(part, ownedDense(this.#shape, rank).from);
-    }
+  /** Makes a step in all that is here. Biases have no gradient, so that they are moved before is no other than after. */
+  async #update(step: number, tally: Float64Array, rows: readonly ArrayLike<number>[]): Promise<void> {
     this.#passes.balancing.moveBiases(rows);
-    this.#memory.keepDense();
-    return rate;
+    this.#stores.keepDense();
+    const facts = factsOf(this.#options, step, tally);
+    for (const store of this.#stores.all) await store.update(this.#options.optimizer.values, facts);
+  }
+
+  /** Parameters of the dense part, each piece from its owner. */
+  async #allDense(stamp: Stamp): Promise<void> {
+    const { transport } = this.#options.seat;
+    if (transport.ranks === 1) return; // its state has them where they are read
+    const named = { what: "parameters", layer: -1, lengthFrom: (rank: number): number => lanesIn(ownedDense(this.#shape, rank)) };
+    const parts = await gatherAll(transport, stamp, named, this.#memory.ownDense("p"));
+    for (const [rank, part] of parts.entries()) this.#memory.dense.set(part, ownedDense(this.#shape, rank).from);
   }
 }
 

@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { dispatchNames, rematerializeNames, trainingPlannerNames } from "../../../crds/names.ts";
 import { testLearning } from "../../../test/builders/ranks.ts";
 import { tinyModel } from "../../../test/builders/training.ts";
 import { WireRanks } from "../../../test/builders/wire-ranks.ts";
@@ -13,11 +14,9 @@ import type { Hub } from "../../comm/transport.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
 import { programOf } from "../../models/index.ts";
-import { dispatchNames } from "../../placement/training/blocks.ts";
 import { copyBytes, gatherBytes } from "../../placement/training/laws.ts";
-import { trainingPlannerNames } from "../../placement/training/planners/index.ts";
 import { layoutOf } from "../layout.ts";
-import { type Fssdp, rematerializeNames } from "./plan.ts";
+import type { Fssdp } from "./plan.ts";
 import { World, type WorldOptions } from "./world.ts";
 
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
@@ -44,6 +43,7 @@ interface Changes {
   readonly sequenceLength?: number;
   /** Bytes of optimizer state in memory, of each rank. */
   readonly stateBytes?: number;
+  readonly shadow?: boolean;
   /** Deviation of the first parameters. */
   readonly deviation?: number;
 }
@@ -72,6 +72,7 @@ function worldOf(program: ModelProgram, ranks: number, changes: Changes) {
     sequenceLength,
     balance: [],
     optimizerMemory: changes.stateBytes === undefined ? undefined : { bytes: changes.stateBytes, folder: tmpdir() },
+    shadow: changes.shadow,
     threads: 1,
   };
   return { options, parameters: gaussian(3, layout.floats, deviation) };
@@ -87,8 +88,18 @@ async function run(ranks: number, changes: Changes = {}, hub?: Hub) {
     for (let step = 1; step <= steps; step++) reports.push(await world.step(step, batchOf(step, program.vocab, options)));
     const digest = createHash("sha256").update(new Uint8Array(world.parameters().buffer)).digest("hex");
     const received = world.ranks.map((_, rank) => world.hub.takeTraffic(rank, "copies").received);
+    const shadowBytes = world.ranks.reduce((sum, _, rank) => sum + world.hub.takeTraffic(rank, "shadow sums").received, 0);
+    const { floats } = layout;
     const expert = layout.parts.flatMap(({ units }) => units.slice(1))[0]!;
-    return { digest, reports, received, held: world.ranks.map((rank) => rank.takeCopyBytesMost()), expertFloats: expert.to - expert.from };
+    return {
+      digest,
+      reports,
+      received,
+      shadowBytes,
+      floats,
+      held: world.ranks.map((rank) => rank.takeCopyBytesMost()),
+      expertFloats: expert.to - expert.from,
+    };
   } finally {
     await world.close();
   }
@@ -172,6 +183,17 @@ test("the runs above differ in what moves: copies, late copies, homes with their
 test("optimizer state on disk has the same bits, where experts change their homes too", async () => {
   for (const planner of ["ep", "smartmoe"] as const)
     assert.equal((await run(2, { fssdp: { planner }, stateBytes: 50_000 })).digest, alone.digest, planner);
+  const shadowed = await run(2, { fssdp: { planner: "smartmoe" }, stateBytes: 50_000, shadow: true });
+  assert.equal(shadowed.digest, alone.digest, "with what is shadowed on disk too");
+});
+
+test("ranks that shadow one another have the same bits, with experts that move, for four bytes a parameter and step", async () => {
+  for (const ranks of [2, 3]) {
+    const shadowed = await run(ranks, { shadow: true, fssdp: { planner: "smartmoe", lanesAtOnce: ranks === 2 ? 2 : 4 } });
+    assert.equal(shadowed.digest, alone.digest);
+    assert.equal(shadowed.shadowBytes, 4 * steps * shadowed.floats);
+  }
+  assert.equal((await run(3)).shadowBytes, 0);
 });
 
 test("a head that has the embedding's tensors, and a layer without experts, are summed alike", async () => {

@@ -49,3 +49,21 @@ export function ownedFloats(shape: Shape, rank: number, ranks: number): number {
 export function firstHomes({ experts }: Shape, ranks: number): number[][] {
   return experts.map((units) => units.map((_, expert) => Math.floor((expert * ranks) / units.length)));
 }
+
+/** What is handed over as one: a piece of the dense part, or an expert. */
+export interface StateUnit extends Interval {
+  /** -1 of a piece. */
+  readonly layer: number;
+  readonly expert: number | undefined;
+}
+
+/** Pieces, then experts, whatever the number of ranks: the order in which gradients are squared. */
+export function stateUnits({ pieces, experts }: Shape): StateUnit[] {
+  const dense = pieces.map(({ from, to }): StateUnit => ({ layer: -1, expert: undefined, from, to }));
+  return [...dense, ...experts.flatMap((units, layer) => units.map(({ to }, expert): StateUnit => ({ layer, expert, from: 0, to })))];
+}
+
+/** The home of each unit. */
+export function homesOfUnits(shape: Shape, homes: readonly (readonly number[])[]): number[] {
+  return [...shape.pieces.map(({ owner }) => owner), ...homes.flat()];
+}

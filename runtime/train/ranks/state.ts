@@ -2,34 +2,36 @@
 // into a checkpoint, and the exchanges of that. A dense unit of several owners is written by the owner of its first piece.
 import { exchange, gatherAll } from "../../comm/collectives.ts";
 import type { Payload, Stamp, Transport } from "../../comm/transport.ts";
+import type { Interval } from "../../placement/training/lanes.ts";
 import type { CheckpointState } from "../checkpoint.ts";
 import type { Layout, Unit } from "../layout.ts";
-import { concatenated } from "./expert-rows.ts";
-import type { RankMemory } from "./memory.ts";
-import { ownedDense, type Shape } from "./shape.ts";
+import type { RankStores } from "./shadow.ts";
+import { ownedDense, type Shape, type StateUnit } from "./shape.ts";
 
 interface StateOptions {
   readonly layout: Layout;
   readonly shape: Shape;
-  readonly memory: RankMemory;
+  readonly stores: RankStores;
   readonly transport: Transport;
   homes(): readonly (readonly number[])[];
   stamp(step: number): Stamp;
+  /** The state of a step is all here, without other ranks. */
+  loaded(step: number): void;
 }
+
+/** What is stored beside parameters, in this order. */
 
 export class RankState implements CheckpointState {
   readonly #options: StateOptions;
 
   constructor(options: StateOptions) {
     this.#options = options;
-    this.#eachExpert((layer, expert, home) => {
-      if (home === options.transport.rank) options.memory.take(layer, expert);
-    });
+    options.stores.place(options.homes());
   }
 
   /** Arrays that are stored of each unit: parameters, then the optimizer's state. */
   get stored(): number {
-    return 1 + this.#options.memory.stateNames.length;
+    return this.#options.stores.memory.arrays.length;
   }
 
   get rank(): number {
@@ -38,25 +40,27 @@ export class RankState implements CheckpointState {
 
   /** Where this rank has parameters of a unit; undefined where it has none. Once all are filled in, `filled` is to be called. */
   parameters(part: number, index: number): Float32Array | undefined {
-    const { memory, shape } = this.#options;
+    const { stores, shape } = this.#options;
     const unit = shape.dense[part];
-    if (index === 0) return unit && memory.dense.subarray(unit.from, unit.to);
-    return memory.owns(part - 1, index - 1) ? memory.own(part - 1, index - 1, "p") : undefined;
+    if (index === 0) return unit && stores.memory.dense.subarray(unit.from, unit.to);
+    return stores.all.find((store) => store.owns(part - 1, index - 1))?.own(part - 1, index - 1, "p");
   }
 
   filled(): void {
-    this.#options.memory.keepDense();
+    this.#options.stores.keepDense();
   }
 
-  /** Takes parameters, with state as it is at the first step, from an array that is laid out as the layout says. */
+  /** Takes parameters of step 0, with the optimizer's state as it begins, from an array that is laid out as the layout says. */
   load(parameters: Float32Array): void {
     this.#eachUnit((part, index, { from, to }) => this.parameters(part, index)?.set(parameters.subarray(from, to)));
     this.filled();
+    this.#options.loaded(0);
   }
 
   /** Writes parameters or gradients of what this rank owns into such an array. */
   save(into: Float32Array, field: "p" | "g" = "p"): void {
-    const { memory, shape, transport } = this.#options;
+    const { stores, shape, transport } = this.#options;
+    const { memory } = stores;
     const own = ownedDense(shape, transport.rank);
     this.#eachUnit((part, index, { from }) => {
       const unit = shape.dense[part] as Unit;
@@ -72,32 +76,31 @@ export class RankState implements CheckpointState {
   }
 
   async *pieces(step: number, part: number, index: number): AsyncGenerator<Float32Array> {
-    const { memory, transport, shape } = this.#options;
+    const { stores, transport, shape } = this.#options;
+    const { memory } = stores;
     if (index > 0) {
-      yield* memory.movable(part - 1, index - 1);
+      for (const name of memory.arrays) yield* memory.read(this.#expert(part, index), name);
       return;
     }
     const unit = shape.dense[part] as Unit;
     yield memory.dense.subarray(unit.from, unit.to);
-    for (const [chunk, name] of memory.stateNames.entries())
+    for (const [chunk, name] of this.#kept.entries())
       for (let rank = 0; rank < transport.ranks; rank++) {
         const length = lengthIn(unit, ownedDense(shape, rank));
         if (length === 0) continue;
         const wanted = { what: "state", layer: part, chunk, piece: 0, length };
-        if (rank === transport.rank) yield* this.#ownIn(unit, name);
+        if (rank === transport.rank) yield* memory.read(this.#ownIn(unit), name);
         else yield (await transport.receive(rank, this.#options.stamp(step), wanted)) as Float32Array;
       }
   }
 
   async give(step: number, part: number, index: number): Promise<void> {
-    const { memory, transport, shape, stamp } = this.#options;
+    const { stores, transport, shape, stamp } = this.#options;
     const unit = shape.dense[part] as Unit;
     if (index > 0 || lengthIn(unit, ownedDense(shape, transport.rank)) === 0) return;
-    for (const [chunk, name] of memory.stateNames.entries()) {
-      const pieces: Float32Array[] = [];
-      for await (const piece of this.#ownIn(unit, name)) pieces.push(piece);
+    for (const [chunk, name] of this.#kept.entries()) {
       const frame = { what: "state", layer: part, chunk, piece: 0 };
-      await transport.send(this.#writerOf(part, index), stamp(step), frame, concatenated(pieces));
+      await transport.send(this.#writerOf(part, index), stamp(step), frame, await stores.memory.whole(this.#ownIn(unit), name));
     }
   }
 
@@ -106,15 +109,20 @@ export class RankState implements CheckpointState {
   }
 
   async take(part: number, index: number, values: Float32Array): Promise<void> {
-    const { memory, shape, transport } = this.#options;
-    if (index > 0) return memory.putMovable(part - 1, index - 1, values);
+    const { stores, shape } = this.#options;
     const floats = values.length / this.stored;
     this.parameters(part, index)?.set(values.subarray(0, floats));
-    const [unit, own] = [shape.dense[part] as Unit, ownedDense(shape, transport.rank)];
-    const [begin, end] = [Math.max(own.from, unit.from), Math.min(own.to, unit.to)];
-    for (const [i, name] of memory.stateNames.entries()) {
+    for (const [i, name] of this.#kept.entries()) {
       const found = values.subarray((1 + i) * floats, (2 + i) * floats);
-      if (begin < end) await memory.putDenseState(name, begin, found.subarray(begin - unit.from, end - unit.from));
+      for (const store of stores.all) {
+        if (index > 0) {
+          if (store.owns(part - 1, index - 1)) await store.put(this.#expert(part, index), name, found);
+          continue;
+        }
+        const unit = shape.dense[part] as Unit;
+        const own = denseIn(unit, store.denseRange);
+        if (own.from < own.to) await store.put(own, name, found.subarray(own.from - unit.from, own.to - unit.from));
+      }
     }
     this.filled();
   }
@@ -143,14 +151,18 @@ export class RankState implements CheckpointState {
     return shape.pieces.find(({ from }) => from === first)?.owner ?? 0;
   }
 
-  #ownIn(unit: Unit, name: string): AsyncIterable<Float32Array> {
-    const { memory, shape, transport } = this.#options;
-    const own = ownedDense(shape, transport.rank);
-    return memory.denseState(name, Math.max(own.from, unit.from), Math.min(own.to, unit.to));
+  /** What the optimizer keeps. */
+  get #kept(): readonly string[] {
+    return this.#options.stores.memory.arrays.slice(1);
   }
 
-  #eachExpert(run: (layer: number, expert: number, home: number) => void): void {
-    for (const [layer, row] of this.#options.homes().entries()) for (const [expert, home] of row.entries()) run(layer, expert, home);
+  #expert(part: number, index: number): StateUnit {
+    const [layer, expert] = [part - 1, index - 1];
+    return { layer, expert, from: 0, to: this.#options.stores.memory.floatsOf(layer, expert) };
+  }
+
+  #ownIn(unit: Unit): StateUnit {
+    return denseIn(unit, this.#options.stores.memory.denseRange);
   }
 
   #eachUnit(run: (part: number, index: number, unit: Unit) => void): void {
@@ -158,6 +170,14 @@ export class RankState implements CheckpointState {
       for (const [index, unit] of units.entries()) run(part, index, unit);
   }
 }
+
+/** What of a dense unit lies in a range. */
+const denseIn = (unit: Unit, { from, to }: Interval): StateUnit => ({
+  layer: -1,
+  expert: undefined,
+  from: Math.max(from, unit.from),
+  to: Math.min(to, unit.to),
+});
 
 const lengthIn = ({ from, to }: Unit, own: { readonly from: number; readonly to: number }): number =>
   Math.max(0, Math.min(to, own.to) - Math.max(from, own.from));

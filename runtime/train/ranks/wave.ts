@@ -29,6 +29,8 @@ export interface WaveOptions {
   /** hosts[layer][expert]; planners that wait for counts fill it in. */
   readonly hosts: number[][][];
   stopped(): boolean;
+  /** A layer's gradients are complete at their homes; none are before the last wave. */
+  readonly complete: ((layer: number) => void) | undefined;
   /** The stamp of frames that follow from hosts that were chosen late. */
   lateStamp(layer: number, hosts: readonly (readonly number[])[]): Stamp;
 }
@@ -127,9 +129,9 @@ export class Wave {
   }
 
   /** Has a layer's sums go home behind what is computed next. Those of the layer before are home then: of two layers sums are held. */
-  async sendHome(reduce: () => Promise<void>): Promise<void> {
+  async sendHome(layer: number, reduce: () => Promise<void>): Promise<void> {
     await this.#homeward;
-    this.#homeward = reduce();
+    this.#homeward = reduce().then(() => this.#options.complete?.(layer));
     this.#homeward.catch(() => {}); // whoever awaits it is told
   }
 

@@ -5,9 +5,10 @@ import type { Hub } from "../../comm/transport.ts";
 import { createTraining } from "../../compute/open-training.ts";
 import type { TrainingBackend } from "../../compute/training.ts";
 import { checkMemory } from "./fits.ts";
+import type { RankOptions } from "./options.ts";
 import type { Lane } from "./passes.ts";
 import type { RankFacts } from "./plan.ts";
-import { Rank, type RankOptions, type StepEnd } from "./rank.ts";
+import { Rank, type StepEnd } from "./rank.ts";
 
 export interface WorldOptions extends Omit<RankOptions, "seat"> {
   readonly facts: RankFacts;

@@ -1,5 +1,5 @@
 // Settings of the ranks of the benchmark: those that a job has by itself, at a rate so low that the planted routing stays. Pure.
-import type { TrainingPlannerName } from "../../../runtime/placement/training/planners/index.ts";
+import type { TrainingPlannerName } from "../../../crds/names.ts";
 import type { Fssdp } from "../../../runtime/train/ranks/plan.ts";
 
 export const learning = {

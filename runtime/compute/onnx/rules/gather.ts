@@ -8,7 +8,8 @@ export const gather: HostRule<Extract<Op, { op: "gather" }>> = {
   backward(op, { read, outputs, sums }) {
     const ids = ints(read(op.ids));
     const dOut = gradientOf(outputs, op.out);
-    const sum = sums[op.table] as Float32Array;
+    const sum = sums[op.table];
+    if (sum === undefined) return {}; // the table is frozen
     const width = dOut.length / ids.length;
     for (const [n, id] of ids.entries()) {
       for (let from = n * width, to = id * width, d = 0; d < width; d++, from++, to++)

@@ -1,4 +1,5 @@
-// The planners of training by name. To add one: its file, and a line here. Pure.
+// The planners of training by name. To add one: its name in crds/names.ts, its file, and a line here. Pure.
+import type { TrainingPlannerName } from "../../../../crds/names.ts";
 import { auto } from "./auto.ts";
 import { ep } from "./ep.ts";
 import { exact } from "./exact.ts";
@@ -9,11 +10,16 @@ import { late } from "./late.ts";
 import type { TrainingPlanner } from "./planner.ts";
 import { smartmoe } from "./smartmoe.ts";
 
-const planners = { auto, hecate, ep, fastermoe, smartmoe, flexmoe, late, exact } as const satisfies Readonly<
-  Record<string, TrainingPlanner>
->;
-export type TrainingPlannerName = keyof typeof planners;
-export const trainingPlannerNames = Object.keys(planners) as readonly TrainingPlannerName[];
+const planners: Readonly<Record<TrainingPlannerName, TrainingPlanner>> = {
+  auto,
+  hecate,
+  ep,
+  fastermoe,
+  smartmoe,
+  flexmoe,
+  late,
+  exact,
+};
 
 export function trainingPlanner(name: TrainingPlannerName): TrainingPlanner {
   return planners[name];

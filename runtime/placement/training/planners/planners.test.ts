@@ -1,8 +1,9 @@
 // Planners: what all hold to, how near they come to the best placement, and that on an even load or a slow link nobody who reckons copies.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { type TrainingPlannerName, trainingPlannerNames } from "../../../../crds/names.ts";
 import { uniform } from "../../../kernels/random.ts";
-import { type TrainingPlannerName, trainingPlanner, trainingPlannerNames } from "./index.ts";
+import { trainingPlanner } from "./index.ts";
 import { homesOnly, type LayerProblem } from "./planner.ts";
 import { secondsOf, wayOf } from "./ways.ts";
 

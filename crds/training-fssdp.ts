@@ -1,0 +1,47 @@
+// The way in which ranks of a training job share experts: who plans copies, by what, and how much they take. None of it changes a bit of
+// the result. Pure.
+import { z } from "zod";
+import { dispatchNames, rematerializeNames, trainingPlannerNames } from "./names.ts";
+
+const bounds = { slots: 4096, window: 1000, steps: 1_000_000 } as const;
+const autoPattern = `^(Auto|[0-9]{1,4})$`;
+
+/** A count, or Auto for what is found by itself. */
+const countOrAuto = (description: string) =>
+  z
+    .union([z.int().min(0).max(bounds.slots), z.string().regex(new RegExp(autoPattern))])
+    .default("Auto")
+    .meta({
+      description,
+      "x-kubernetes-int-or-string": true,
+      maxLength: 4,
+      pattern: autoPattern,
+      "x-kubernetes-validations": [
+        {
+          rule: `type(self) == int ? self >= 0 && self <= ${bounds.slots} : true`,
+          message: `must be Auto, or from 0 to ${bounds.slots}`,
+        },
+      ],
+    });
+
+export const fssdpSchema = z
+  .object({
+    planner: z.enum(trainingPlannerNames).default("auto").meta({ description: "Who decides which ranks have copies of which experts." }),
+    dispatch: z.enum(dispatchNames).default("Exact").meta({
+      description: "Exact deals rows evenly over the ranks that have an expert; LocalFirst keeps them where they are if it can.",
+    }),
+    rematerialize: z.enum(rematerializeNames).default("Never").meta({
+      description: "AfterForward drops copies after forward and brings them again for backward: less memory, twice the bytes.",
+    }),
+    memorySlots: countOrAuto("Copies of a layer's experts that each rank has room for."),
+    overlapDegree: countOrAuto("Copies of a layer that come while the one before computes."),
+    window: z.int32().min(1).max(bounds.window).default(5).meta({ description: "Steps whose counts of rows are the forecast." }),
+    reshardSteps: z.int32().min(1).max(bounds.steps).default(100).meta({ description: "Steps between two moves of experts' homes." }),
+  })
+  .prefault({})
+  .meta({ description: "How ranks share experts. The result depends on none of it." });
+export type FssdpSpec = z.infer<typeof fssdpSchema>;
+
+/** The number of a field that may be Auto; undefined where it is. */
+export const countOf = (value: FssdpSpec["memorySlots"]): number | undefined =>
+  Number.isInteger(Number(value)) ? Number(value) : undefined;

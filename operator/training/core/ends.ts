@@ -1,0 +1,103 @@
+// The end of a training pod before its job's: whether it counts as a failure, what the job does then, and how long it is until the next pod
+// may be made. Pure.
+import { rfc3339 } from "../../../crds/conditions.ts";
+import type { TrainingFailure } from "../../../crds/names.ts";
+import type { Observed } from "./observed.ts";
+import type { PodView } from "./pod-view.ts";
+import type { PodEnd, State } from "./status.ts";
+
+/** Codes of failures that no other try and no other input mends. */
+const lostCodes = ["NonFiniteLoss"] as const satisfies readonly TrainingFailure[];
+/** The pause before a pod that ended is replaced: this long, doubled with each such end without a new step. */
+const pauseMs = 5_000;
+const pauseMsMax = 300_000;
+
+const lostCodeOf = (code: string): TrainingFailure | undefined => lostCodes.find((known) => known === code);
+const wasStopped = ({ over }: PodView): boolean => over?.disrupted === true || over?.end?.outcome === "Stopped";
+
+/** The end that says most: of one rank's failure the others may have ended too. */
+export function foremostEnd(pods: readonly PodView[]): PodView | undefined {
+  const over = pods.filter((pod) => pod.over !== undefined);
+  const orders: readonly ((pod: PodView) => boolean)[] = [
+    (pod) => pod.over?.end?.outcome === "Complete",
+    (pod) => lostCodeOf(pod.over?.end?.code ?? "") !== undefined,
+    (pod) => pod.over?.end?.retry === false,
+    (pod) => !wasStopped(pod),
+    () => true,
+  ];
+  for (const order of orders) {
+    const found = over.find(order);
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}
+
+/** What the end of a pod means. It is deleted in any case, and its attempt is not made again. */
+export function ended(observed: Observed, pod: PodView): State {
+  const { job, status } = observed;
+  const { end, reason, message } = pod.over as NonNullable<PodView["over"]>;
+  if (end?.outcome === "Complete") return { kind: "complete", report: end.report };
+  // It left because it was told to: by an eviction, a drain, a suspension.
+  if (wasStopped(pod)) return stopped(observed, pod);
+  const code = end?.code ?? reason;
+  const text = end?.message ?? message;
+  const lost = lostCodeOf(code);
+  if (end?.retry === false && lost === undefined) {
+    // Its input is at fault. What it was made for may have changed since.
+    const { generation } = job.metadata;
+    const problem = { reason: code, message: text };
+    if (pod.generation === generation)
+      return { kind: "refused", problems: [problem], refusal: { generation, ...problem }, report: end.report };
+    return { kind: "waiting", reason: "SpecChanged", message: "the spec has changed since the pod was made", report: end.report };
+  }
+  const failure = endOf(observed, status.lastFailure, { reason: code, message: text, step: end?.report?.step });
+  if (end?.retry === false && lost !== undefined) return { kind: "failed", reason: lost, message: text, failure, report: end.report };
+  const restarts = (status.restarts ?? 0) + 1;
+  const { maxRestarts } = job.spec.failurePolicy;
+  if (restarts <= maxRestarts) return { kind: "restarting", restarts, failure, report: end?.report };
+  const told = `pods failed ${restarts} times, failurePolicy.maxRestarts is ${maxRestarts}; the last time: ${code}: ${text}`;
+  return { kind: "failed", reason: "RestartLimit", message: told, failure, report: end?.report };
+}
+
+/** An end that does not count as a failure. One that a changed spec, as of a suspension, brought about is no reason for a pause. */
+function stopped(observed: Observed, pod: PodView): State {
+  const { job, status } = observed;
+  const { end, reason, message } = pod.over as NonNullable<PodView["over"]>;
+  const told = end === undefined && reason === nodeLost ? `${pod.name}: ${message}` : `pod ${pod.name} ended early`;
+  const state = { kind: "waiting", reason: "Stopped", message: told, report: end?.report } as const;
+  if (pod.generation !== job.metadata.generation) return state;
+  const stop = endOf(observed, status.lastStop, { reason: "Stopped", message: told, step: end?.report?.step });
+  return { ...state, stop };
+}
+
+/** The reason of a pod's end whose node is gone. */
+export const nodeLost = "NodeLost";
+
+interface End {
+  readonly reason: string;
+  readonly message: string;
+  readonly step: number | undefined;
+}
+
+/** The end of a pod, as those like it before are counted. */
+function endOf({ job, status, now }: Observed, before: PodEnd | undefined, { reason, message, step }: End): PodEnd {
+  const at = Math.min(job.spec.steps, Math.max(step ?? 0, status.step ?? 0));
+  const repeated = before !== undefined && at <= before.step ? before.repeated + 1 : 1;
+  return { reason, message: message.slice(0, 1024), time: rfc3339(now), step: at, repeated };
+}
+
+interface Pause {
+  readonly ms: number;
+  readonly reason: string;
+}
+
+/** The time until a pod may be made again, and the end that it is due to. */
+export function pauseLeft({ status: { lastFailure, lastStop }, now }: Observed): Pause | undefined {
+  const pauses = [lastFailure, lastStop].flatMap((end): Pause[] => {
+    if (end === undefined) return [];
+    const pause = Math.min(pauseMsMax, pauseMs * 2 ** Math.min(20, end.repeated - 1));
+    const ms = Date.parse(end.time) + pause - now.getTime();
+    return ms > 0 ? [{ ms, reason: `${end.reason}: ${end.message}` }] : [];
+  });
+  return pauses.toSorted((a, b) => b.ms - a.ms)[0];
+}

@@ -1,0 +1,142 @@
+// The talk with each running pod: it is told its world and says how it stands, beside the looks at jobs, a bounded number of pods at once.
+// One that does not answer keeps no other waiting, and is asked less often. What is told is what the status says already.
+import type { PodWords, WorldOrder } from "../../crds/training-world.ts";
+import type { Identity } from "../deployment/ports.ts";
+
+/** Questions under way at once. */
+const questionsMax = 8;
+/** A pod that answers is asked this often; with each question that it leaves without an answer, half as often, down to the last. */
+const askMs = 2_000;
+const askMsMax = 60_000;
+/** One that has never answered starts, so that it is asked soon again for so many questions. */
+const patience = 30;
+
+/** Questions without an answer until a pod counts as silent. */
+const silentMin = 2;
+
+/** A pod that is to be told of a world. */
+export interface Told {
+  readonly uid: string;
+  readonly ip: string;
+  readonly rank: number;
+}
+
+/** How a pod is reached, and what it is told. */
+export interface Question extends Told {
+  readonly namespace: string;
+  readonly job: string;
+  readonly order: WorldOrder;
+  readonly identity: Identity;
+}
+
+export type Job = Pick<Question, "namespace" | "job" | "identity"> & { readonly world: WorldOrder["world"]; readonly jobUid: string };
+
+interface Asked {
+  readonly key: string;
+  readonly pod: Told;
+  question: Question;
+  words: PodWords | undefined;
+  /** Questions in a row without an answer. */
+  silent: number;
+  due: number;
+  waiting: boolean;
+}
+
+export interface TalksOptions {
+  /** Undefined where the pod does not answer. */
+  readonly ask: (question: Question) => Promise<PodWords | undefined>;
+  /** Called with the key of a job once there is something new. */
+  readonly told: (key: string) => void;
+  readonly now: () => number;
+}
+
+export class PodTalks {
+  readonly #options: TalksOptions;
+  /** By key of the job and uid of the pod; one a pod, gone with it. */
+  readonly #jobs = new Map<string, Map<string, Asked>>();
+  #queue: Asked[] = [];
+  #underWay = 0;
+
+  constructor(options: TalksOptions) {
+    this.#options = options;
+  }
+
+  /** What pods of a job said last, at once, by uid. */
+  words(key: string): ReadonlyMap<string, PodWords> {
+    const said = [...(this.#jobs.get(key)?.values() ?? [])].flatMap(({ pod, words }) => (words ? [[pod.uid, words] as const] : []));
+    return new Map(said);
+  }
+
+  /** True of a pod that leaves questions without an answer. */
+  silent(key: string, uid: string): boolean {
+    return (this.#jobs.get(key)?.get(uid)?.silent ?? 0) >= silentMin;
+  }
+
+  /** Tells these pods of a job's world, where that is due or new to them; others are forgotten. */
+  tell(key: string, job: Job, pods: readonly Told[]): void {
+    const known = this.#jobs.get(key) ?? new Map<string, Asked>();
+    const next = new Map<string, Asked>();
+    for (const pod of pods) {
+      const before = known.get(pod.uid);
+      const asked = before?.pod.ip === pod.ip ? before : fresh(key, pod, job);
+      asked.question = questionOf(pod, job);
+      next.set(pod.uid, asked);
+      this.#ask(asked);
+    }
+    this.#jobs.set(key, next);
+    this.#queue = this.#queue.filter((asked) => asked.key !== key || next.get(asked.pod.uid) === asked);
+  }
+
+  forget(key: string): void {
+    this.#jobs.delete(key);
+    this.#queue = this.#queue.filter((asked) => asked.key !== key);
+  }
+
+  #ask(asked: Asked): void {
+    const news = asked.words !== undefined && asked.words.epoch < (asked.question.order.world?.epoch ?? 0) && asked.silent === 0;
+    if (asked.waiting || (!news && this.#options.now() < asked.due)) return;
+    asked.waiting = true;
+    this.#queue.push(asked);
+    this.#next();
+  }
+
+  #next(): void {
+    while (this.#underWay < questionsMax) {
+      const asked = this.#queue.shift();
+      if (asked === undefined) return;
+      this.#underWay += 1;
+      void this.#answer(asked);
+    }
+  }
+
+  async #answer(asked: Asked): Promise<void> {
+    const words = await this.#options.ask(asked.question).catch(() => undefined);
+    this.#underWay -= 1;
+    asked.silent = words === undefined ? asked.silent + 1 : 0;
+    const starts = asked.words === undefined && asked.silent <= patience;
+    asked.due = this.#options.now() + (starts ? askMs : Math.min(askMsMax, askMs * 2 ** asked.silent));
+    asked.waiting = false;
+    // What it said stays until it is gone: whether it trains, its peers and the kubelet know better than a silence.
+    asked.words = words ?? asked.words;
+    if (words !== undefined && this.#jobs.get(asked.key)?.get(asked.pod.uid) === asked) this.#options.told(asked.key);
+    this.#next();
+  }
+}
+
+const fresh = (key: string, pod: Told, job: Job): Asked => ({
+  key,
+  pod,
+  question: questionOf(pod, job),
+  words: undefined,
+  silent: 0,
+  due: 0,
+  waiting: false,
+});
+
+const questionOf = (pod: Told, { namespace, job, identity, jobUid, world }: Job): Question => ({
+  ...pod,
+  namespace,
+  job,
+  identity,
+  order: world === undefined ? { job: jobUid, pod: pod.uid } : { job: jobUid, pod: pod.uid, world },
+});

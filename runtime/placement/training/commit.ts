@@ -1,0 +1,71 @@
+// The rule by which a step of training is committed. A rank says its norm once the gradients of all that it holds are complete, and keeps
+// them until the step is in its state: whoever has all norms knows that everybody can finish. After a loss the ranks that are left compare
+// where they stand and go on from one step, whole. Pure.
+
+/** Where one rank stands; steps count from 1, and 0 is the state that a run begins with. */
+export interface Standing {
+  /** The last step that is in its state; -1 where it holds nothing. */
+  readonly applied: number;
+  /** The step whose gradients are complete for all that it holds; `applied` where none is. */
+  readonly prepared: number;
+  /** The last step of which it has all norms; -1 where it has none. */
+  readonly tallied: number;
+}
+
+export const nothingHeld: Standing = { applied: -1, prepared: -1, tallied: -1 };
+
+export type StepEvent = "gradients complete" | "all norms here" | "updated";
+
+/** Where a rank stands after an event of a step. An event out of its turn is a mistake of the caller. */
+export function afterEvent(standing: Standing, event: StepEvent, step: number): Standing {
+  const { applied, prepared, tallied } = standing;
+  const next = applied + 1 === step;
+  if (event === "gradients complete" && next) return { applied, prepared: step, tallied };
+  if (event === "all norms here" && next && prepared === step) return { applied, prepared, tallied: step };
+  if (event === "updated" && next && tallied === step) return { applied: step, prepared, tallied };
+  throw new TypeError(`${event} of step ${step} in step ${applied + 1}, prepared ${prepared}, norms of ${tallied}`);
+}
+
+/** A rank at the begin of a world: where it stands, and the units whose state it has. */
+export interface Holder extends Standing {
+  readonly held: ReadonlySet<number>;
+}
+
+/** `finish`: update by the norms that another has; `drop`: its state is of another step than the others go on from. */
+export type Settling = "keep" | "finish" | "drop";
+
+export interface Settled {
+  /** The step that all go on from. */
+  readonly step: number;
+  readonly ranks: readonly Settling[];
+  /** A rank that has the norms of that step; -1 where nobody needs them. */
+  readonly giver: number;
+}
+
+interface Unsettled {
+  /** Units that nobody has at the last step that somebody has. */
+  readonly missing: readonly number[];
+}
+
+/**
+ * The last step that the ranks can all be brought to: every one of `units` is with a rank that has made it, or that has its gradients
+ * while somebody has all norms. Without one the state is that of a checkpoint.
+ */
+export function settle(holders: readonly Holder[], units: number): Settled | Unsettled {
+  const steps = [...new Set(holders.flatMap(({ applied, tallied }) => [applied, tallied]))].filter((step) => step >= 0);
+  let missing: readonly number[] | undefined;
+  for (const step of steps.toSorted((a, b) => b - a)) {
+    const giver = holders.findIndex(({ tallied }) => tallied === step);
+    const ranks = holders.map((holder) => settling(holder, step, giver >= 0));
+    const held = new Set(holders.flatMap((holder, rank) => (ranks[rank] === "drop" ? [] : [...holder.held])));
+    const without = Array.from({ length: units }, (_, unit) => unit).filter((unit) => !held.has(unit));
+    if (without.length === 0) return { step, ranks, giver };
+    missing ??= without;
+  }
+  return { missing: missing ?? Array.from({ length: units }, (_, unit) => unit) };
+}
+
+function settling({ applied, prepared }: Standing, step: number, norms: boolean): Settling {
+  if (applied === step) return "keep";
+  return applied >= 0 && prepared === step && norms ? "finish" : "drop";
+}

@@ -1,0 +1,126 @@
+// Models that were trained apart on parts of a task, assembled into one Mixture of Experts and trained on, do better on the whole of it
+// than each of them, and than one that had as many steps in one piece.
+import assert from "node:assert/strict";
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { chainsOf, runSettings, writeCorpus, writeModel } from "../../test/builders/training.ts";
+import { assemble } from "../tools/assemble.ts";
+import { openCheckpoint } from "../weights/checkpoint.ts";
+import { openStore } from "../weights/store-reader.ts";
+import { type RunEnd, train } from "./run.ts";
+import type { TrainSettings } from "./settings.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "enodia-branches-"));
+after(() => rmSync(folder, { recursive: true }));
+const at = (name: string): string => join(folder, name);
+
+const parts = [3, 7, 11];
+const model = writeModel(at("model"), "llama", { rope_parameters: { rope_type: "default", rope_theta: 1e4 }, initializer_range: 0.1 });
+const quiet = { now: () => 0, stopped: () => false, onStart() {}, onStep() {}, onValidation() {} };
+
+/** A run whose loss on the whole task is told at its end. */
+async function run(name: string, changed: Partial<TrainSettings>, steps: number): Promise<RunEnd> {
+  const settings = {
+    ...runSettings,
+    init: "checkpoint",
+    validation: at("other"),
+    out: at(name),
+    sequences: 16,
+    sequenceLength: 64,
+    lanes: 1,
+    schedule: { name: "cosine", rate: 3e-3, warmup: 5, steps, floor: 0.1 },
+    checkpoint: { everySteps: 1000, keep: 1 },
+    data: at("all"),
+    model,
+    ...changed,
+  } as const;
+  return train(settings, quiet);
+}
+
+const put = (name: string, branches: readonly string[], more: { topK?: number; seed?: number } = {}) =>
+  assemble({ branches, out: at(name), topK: 2, seed: 1, codecs: ["f32"], overwrite: false, ...more }, () => {});
+
+let seed = "";
+const branches: RunEnd[] = [];
+
+before(async () => {
+  await writeCorpus(at("all"), chainsOf(parts, 16_385, 9));
+  await writeCorpus(at("other"), chainsOf(parts, 4097, 19));
+  for (const part of parts) await writeCorpus(at(`part-${part}`), chainsOf([part], 16_385, 30 + part));
+  seed = (await run("seed", { init: "random" }, 40)).folder!;
+  for (const part of parts) branches.push(await run(`branch-${part}`, { model: seed, data: at(`part-${part}`) }, 60));
+});
+
+const dirs = (): string[] => branches.map((branch) => branch.folder!);
+
+test("experts are the branches' FFNs byte for byte, all else is their mean, routers are the seed's", async () => {
+  await put("assembled", dirs());
+  const store = await openStore(at("assembled"));
+  const sources = await Promise.all(dirs().map(openCheckpoint));
+  try {
+    for (const [expert, source] of sources.entries()) {
+      const unit = store.decodeUnit(await store.readUnit(1, expert, "f32"), "f32", 1);
+      for (const [name, tensor] of Object.entries({ w1: "gate_proj", w2: "down_proj", w3: "up_proj" }))
+        assert.deepEqual(unit[name]?.data, await source.read(`model.layers.1.mlp.${tensor}.weight`));
+    }
+    for (const name of ["model.embed_tokens.weight", "model.layers.0.self_attn.o_proj.weight", "model.norm.weight"]) {
+      const each = await Promise.all(sources.map((source) => source.read(name)));
+      const { data } = await store.readDense(name);
+      for (const [i, value] of (data as Float32Array).entries()) {
+        const mean = each.reduce((sum, values) => sum + values[i]!, 0) / each.length;
+        assert.ok(Math.abs(value - mean) <= 1e-7 * Math.max(1, Math.abs(mean)), `${name}[${i}]`);
+      }
+    }
+    await put("again", dirs());
+    await put("drawn", dirs(), { seed: 2 });
+    const [again, drawn] = await Promise.all(["again", "drawn"].map((name) => openStore(at(name))));
+    assert.equal(again!.index.modelDigest, store.index.modelDigest);
+    assert.notEqual(drawn!.index.modelDigest, store.index.modelDigest);
+    await again!.close();
+    await drawn!.close();
+  } finally {
+    await store.close();
+    for (const source of sources) await source.close();
+  }
+});
+
+test("assembled and trained on, they beat each branch, and a seed of as many experts that had all steps in one piece", async (t) => {
+  const assembled = (await run("assembled-on", { model: at("assembled") }, 60)).validationLoss!;
+  await put("copies", [seed, seed, seed]);
+  const unbranched = (await run("copies-on", { model: at("copies") }, 120)).validationLoss!;
+  const each = branches.map(({ validationLoss }) => validationLoss!);
+  const told = each.map((loss) => loss.toFixed(3)).join(", ");
+  t.diagnostic(`loss on all parts: assembled ${assembled.toFixed(3)}, without branches ${unbranched.toFixed(3)}, branches ${told}`);
+  assert.ok(assembled <= 0.9 * Math.min(...each), `${assembled}, branches ${told}`);
+  assert.ok(assembled <= 0.99 * unbranched, `${assembled}, without branches ${unbranched}`);
+});
+
+const refused: Record<string, { readonly branches: () => readonly string[]; readonly topK?: number; readonly message: RegExp }> = {
+  "one branch": { branches: () => dirs().slice(1, 2), message: /1 branches are given; name from 2 to 256 folders/ },
+  "one expert a token": { branches: dirs, topK: 1, message: /--top-k is 1; .* from 2 \(routers learn nothing by one\) to 3/ },
+  "more experts than branches": { branches: dirs, topK: 4, message: /--top-k is 4; it must be a whole number from 2 .* to 3/ },
+  "branches of other sizes": {
+    branches: () => [...dirs(), changed("wider", "config.json", '"rms_norm_eps": 0.000001', '"rms_norm_eps": 0.00001')],
+    message: /wider: has another config.json than .*; branches are trained from one seed model/,
+  },
+  "branches of other tokenizers": {
+    branches: () => [...dirs(), changed("other-words", "tokenizer.json", "{", "{ ")],
+    message: /other-words: has another tokenizer.json than/,
+  },
+};
+
+function changed(name: string, file: string, from: string, to: string): string {
+  cpSync(seed, at(name), { recursive: true });
+  const text = readFileSync(join(at(name), file), "utf8");
+  assert.ok(text.includes(from), `${file} has no ${from}`);
+  writeFileSync(join(at(name), file), text.replace(from, to));
+  return at(name);
+}
+
+for (const [name, { branches: given, topK, message }] of Object.entries(refused)) {
+  test(`${name}: refused by field and remedy`, async () => {
+    await assert.rejects(async () => put("refused", given(), topK === undefined ? {} : { topK }), { code: "BadOption", message });
+  });
+}

@@ -1,0 +1,50 @@
+// State of units on its way between ranks: parameters and what the optimizer keeps of each, as frames of their own, in the order that all
+// ranks have.
+import type { Stamp, Transport } from "../../comm/transport.ts";
+import type { Transfer } from "../../placement/training/handover.ts";
+import type { StateUnit } from "./shape.ts";
+import type { UnitState } from "./unit-state.ts";
+
+export interface Carrying {
+  readonly transport: Transport;
+  readonly stamp: Stamp;
+  /** Names the frames. */
+  readonly what: string;
+  /** What is carried of each unit. */
+  readonly arrays: readonly string[];
+  readonly units: readonly StateUnit[];
+  readonly transfers: readonly Transfer[];
+  /** Where a unit is that this rank sends, or has already. */
+  from(unit: StateUnit): UnitState;
+  /** Takes the slot where a unit comes that this rank is to hold; asked when all of the unit is here. */
+  to(unit: StateUnit, number: number): UnitState;
+}
+
+/** When it is done, this rank has all that was to come to it, and has sent what it was to send. */
+export async function carry(carrying: Carrying): Promise<void> {
+  const { transport, stamp, what, arrays, units, transfers } = carrying;
+  const { rank } = transport;
+  for (const { unit: number, from, to } of transfers) {
+    if (from !== rank && to !== rank) continue;
+    const unit = units[number] as StateUnit;
+    const source = from === rank ? carrying.from(unit) : undefined;
+    const found: Float32Array[] = [];
+    for (const [piece, array] of arrays.entries()) {
+      const name = { what, layer: unit.layer, chunk: unit.expert ?? number, piece };
+      const floats =
+        (await source?.whole(unit, array)) ??
+        ((await transport.receive(from, stamp, {
+          what,
+          layer: name.layer,
+          chunk: name.chunk,
+          piece,
+          length: unit.to - unit.from,
+        })) as Float32Array);
+      if (to === rank) found.push(floats);
+      else await transport.send(to, stamp, name, floats);
+    }
+    if (to !== rank) continue;
+    const goal = carrying.to(unit, number);
+    for (const [i, array] of arrays.entries()) await goal.put(unit, array, found[i] as Float32Array);
+  }
+}

@@ -1,0 +1,89 @@
+// A run whose ranks are lost and come, as a trainer goes on from world to world: what is kept is handed on in the seat, no checkpoint is
+// read, and the result is one rank's to the byte, biases that a recipe moves among it.
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/builders/training.ts";
+import { Loopback } from "../../comm/loopback.ts";
+import { parseBalance } from "../recipes/index.ts";
+import { train } from "../run.ts";
+import type { TrainSettings } from "../settings.ts";
+import { Holdings } from "./holdings.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "enodia-handed-on-"));
+after(() => rmSync(folder, { recursive: true }));
+const data = join(folder, "data");
+await writeCorpus(data, chainedTokens(400, 1));
+const model = writeModel(join(folder, "model"), "deepseek-v3", {
+  n_group: 1,
+  topk_group: 1,
+  num_experts_per_tok: 2,
+  initializer_range: 0.1,
+});
+const settings: Omit<TrainSettings, "out"> = {
+  ...runSettings,
+  model,
+  data,
+  sequences: 8,
+  lanes: 4,
+  balance: parseBalance("bias:0.01,switch:0.01"),
+  schedule: { ...runSettings.schedule, rate: 3e-3, steps: 6 },
+  checkpoint: { everySteps: 6, keep: 2 },
+};
+
+interface Loss {
+  readonly rank: number;
+  /** After which it is lost. */
+  readonly step: number;
+}
+
+/** One world, in which a rank may be lost. Returns the step that each went on from. */
+async function world(out: string, members: readonly Holdings[], lost?: Loss, shadow = true) {
+  const hub = new Loopback(members.length, 60_000);
+  const facts = { node: [...members.keys()], speed: members.map(() => 1) };
+  const from: number[] = [];
+  const ends = members.map(async (holdings, rank) => {
+    const seat = { transport: hub.transport(rank), world: 1, facts, holdings };
+    const onStep = ({ step }: { readonly step: number }): void => {
+      if (lost?.rank === rank && lost.step === step) throw new Error("lost");
+    };
+    const ports = {
+      now: () => 0,
+      stopped: () => false,
+      onStart: (start: { step: number }) => void from.push(start.step),
+      onStep,
+      onValidation() {},
+    };
+    try {
+      await train({ ...settings, shadow, out: join(folder, out) }, ports, seat);
+    } catch (caught) {
+      hub.end(caught);
+      if (lost === undefined) throw caught;
+    }
+  });
+  await Promise.all(ends);
+  return from;
+}
+
+const sha = (out: string): string =>
+  createHash("sha256")
+    .update(readFileSync(join(folder, out, "huggingface/model.safetensors")))
+    .digest("hex");
+
+test("3 ranks, one lost, one more, one lost, another: no step is read again, and the result is one rank's", async () => {
+  await world("one", [new Holdings()]);
+  const [a, b, c, d, e] = Array.from({ length: 5 }, () => new Holdings()) as [Holdings, Holdings, Holdings, Holdings, Holdings];
+  assert.deepEqual(await world("many", [a, b, c], { rank: 1, step: 2 }), [0, 0, 0]);
+  assert.deepEqual(await world("many", [a, c, d], { rank: 0, step: 4 }), [2, 2, 2]);
+  assert.deepEqual(await world("many", [e, d, c]), [4, 4, 4]);
+  assert.equal(sha("many"), sha("one"));
+});
+
+test("without shadows what the lost rank had is nowhere, and the run goes on from its checkpoint", async () => {
+  const [a, b, c] = [new Holdings(), new Holdings(), new Holdings()];
+  await world("cold", [a, b, c], { rank: 1, step: 2 }, false);
+  assert.deepEqual(await world("cold", [a, c], { rank: 0, step: 1 }, false), [0, 0]);
+});

@@ -1,0 +1,121 @@
+// One rank's part in a run from world to world: where it stands, the state of the units that it has, and the norms of its last step. A
+// world that ends changes nothing of it; the next one begins from it.
+import { afterEvent, type Holder, nothingHeld, type Standing } from "../../placement/training/commit.ts";
+import type { StateUnit } from "./shape.ts";
+import type { UnitState } from "./unit-state.ts";
+
+/** What one world left: the state that a rank owned, and what it shadowed. */
+type Stores = readonly UnitState[];
+
+/** Worlds whose state is kept at once, at most: more are only there when the beginnings of worlds fail one after another. */
+const worldsMost = 2;
+
+export class Holdings {
+  #standing: Standing = nothingHeld;
+  #worlds: readonly Stores[] = [];
+  #tally: Float64Array = new Float64Array();
+  #update: (tally: Float64Array) => Promise<void> = async () => {};
+
+  get standing(): Standing {
+    return this.#standing;
+  }
+
+  /** The squares of gradients of all units in the step that is tallied. */
+  get tally(): Float64Array {
+    return this.#tally;
+  }
+
+  /** Of each unit: 2 where this rank owns it, 1 where it shadows it, 0. */
+  has(units: readonly StateUnit[]): Int32Array {
+    const owned = this.#worlds.flatMap((stores) => stores.slice(0, 1));
+    const all = this.#worlds.flat();
+    const among = (stores: readonly UnitState[], unit: StateUnit): boolean => stores.some((store) => store.holds(unit));
+    return Int32Array.from(units, (unit) => (among(owned, unit) ? 2 : Number(among(all, unit))));
+  }
+
+  storeOf(unit: StateUnit): UnitState {
+    const found = this.#worlds.flat().find((store) => store.holds(unit));
+    if (found === undefined) throw new Error(`layer ${unit.layer}: expert ${unit.expert} is not on this rank`);
+    return found;
+  }
+
+  /** Whether it is among what is handed on. */
+  keeps(store: UnitState): boolean {
+    return this.#worlds.flat().includes(store);
+  }
+
+  /** The gradients of a step are complete for all that is held: `update` makes the step by the tally. */
+  prepared(step: number, update: (tally: Float64Array) => Promise<void>): void {
+    this.#standing = afterEvent(this.#standing, "gradients complete", step);
+    this.#update = update;
+  }
+
+  /** All norms of the step are here: from now on it is made, whoever is lost. */
+  tallied(step: number, tally: Float64Array): void {
+    this.#standing = afterEvent(this.#standing, "all norms here", step);
+    this.#tally = tally;
+  }
+
+  /**
+   * Brings the step into the state of all that is held, whatever becomes of the world meanwhile: to be awaited before anything else is
+   * asked of it. Where the disk that has state fails in it, nothing is held any more, since some of it has the step and some has not.
+   */
+  async update(step: number): Promise<void> {
+    const updated = afterEvent(this.#standing, "updated", step);
+    try {
+      await this.#update(this.#tally);
+    } catch (caught) {
+      this.drop();
+      throw caught;
+    }
+    this.#standing = updated;
+  }
+
+  /** The state of a world that begins is all here; that of worlds before stays until every rank says so. */
+  arrived(step: number, stores: Stores): void {
+    const tallied = this.#standing.tallied === step ? step : nothingHeld.tallied;
+    this.#standing = { applied: step, prepared: step, tallied };
+    this.#keep([...this.#worlds, stores].slice(-worldsMost));
+  }
+
+  /** Every rank has its state. */
+  begun(): void {
+    this.#keep(this.#worlds.slice(-1));
+  }
+
+  /** The state of a step that came from elsewhere is all that is held. */
+  loaded(step: number, stores: Stores): void {
+    this.#standing = { applied: step, prepared: step, tallied: nothingHeld.tallied };
+    this.#keep([stores]);
+  }
+
+  /** Its state is of another step than the others go on from. */
+  drop(): void {
+    this.#standing = nothingHeld;
+    this.#keep([]);
+    this.#update = async () => {};
+  }
+
+  #keep(worlds: readonly Stores[]): void {
+    const kept = new Set(worlds.flat());
+    for (const store of this.#worlds.flat()) if (!kept.has(store)) store.close();
+    this.#worlds = worlds;
+  }
+}
+
+/** What ranks say of each other at the begin of a world: three numbers of where they stand, then what they have. */
+export function standingFrame(holdings: Holdings, units: readonly StateUnit[]): Int32Array {
+  const { applied, prepared, tallied } = holdings.standing;
+  return Int32Array.of(applied, prepared, tallied, ...holdings.has(units));
+}
+
+export interface Said extends Holder {
+  readonly owned: ReadonlySet<number>;
+}
+
+export function saidIn(frame: Int32Array): Said {
+  const [applied, prepared, tallied] = frame as unknown as [number, number, number];
+  const units = [...frame.subarray(3)];
+  const withValue = (least: number): ReadonlySet<number> => new Set(units.flatMap((value, unit) => (value >= least ? [unit] : [])));
+  return { applied, prepared, tallied, held: withValue(1), owned: withValue(2) };
+}

@@ -1,0 +1,54 @@
+// A member of a world at its begin, by the options that all members have: a rank that makes steps from there on, or one that leaves and
+// hands over what it has.
+import type { Transport } from "../../comm/transport.ts";
+import type { StepFacts } from "../optimizers/optimizer.ts";
+import { rateOf } from "../schedule.ts";
+import { type Begin, beginWorld } from "./begin.ts";
+import { Holdings } from "./holdings.ts";
+import type { RankOptions } from "./options.ts";
+import { planHash } from "./plan.ts";
+import { RankStores } from "./shadow.ts";
+import { type Shape, shapeOf } from "./shape.ts";
+
+/** Tells a run's settings and facts from others: they decide frames, as plans do. */
+export function runHash({ layout, seat, frozen: _ofModel, optimizerMemory: _changesNoBits, ...settings }: RankOptions): string {
+  return planHash({ settings, facts: seat.facts, layout });
+}
+
+/** The first ranks of those that a transport reaches. */
+export function firstRanks(transport: Transport, ranks: number): Transport {
+  const { rank } = transport;
+  return {
+    rank,
+    ranks,
+    send: (to, stamp, name, payload) => transport.send(to, stamp, name, payload),
+    receive: (from, stamp, wanted) => transport.receive(from, stamp, wanted),
+  };
+}
+
+/** The stores of a rank of the world; those of one that leaves have no room. */
+export function storesOf(options: RankOptions, shape: Shape): Promise<RankStores> {
+  const { transport, facts } = options.seat;
+  return RankStores.open(options, shape, { rank: transport.rank, ranks: facts.node.length }, options.shadow ? facts.node : []);
+}
+
+export function beginOf(options: RankOptions, given: Pick<Begin, "shape" | "stores" | "holdings">, restore: Begin["restore"]): Begin {
+  const { transport, facts, world } = options.seat;
+  const stamp = { world, step: 0, plan: runHash(options) };
+  return { transport, stamp, ranks: facts.node.length, restore, ...given };
+}
+
+/** The norm of all gradients, out of their squares. */
+export const normIn = (tally: Float64Array): number => Math.sqrt(tally.reduce((sum, square) => sum + square, 0));
+
+/** What the numbers of a step follow from, by the squares that all ranks have. */
+export function factsOf({ schedule, clip }: RankOptions, step: number, tally: Float64Array): Omit<StepFacts, "decays"> {
+  return { step, rate: rateOf(schedule, step), clip: Math.min(1, clip / (normIn(tally) + 1e-6)) };
+}
+
+/** Hands over what a rank has that is none of the new world's: its transport has it as a rank past theirs. */
+export async function leaveWorld(options: RankOptions): Promise<void> {
+  const { facts, holdings = new Holdings() } = options.seat;
+  const shape = shapeOf(options.layout, facts.node.length);
+  await beginWorld(beginOf(options, { shape, stores: await storesOf(options, shape), holdings }, async () => 0));
+}

@@ -1,0 +1,202 @@
+// Parameters, gradients and optimizer state of units that one rank keeps: a range of the dense part, and experts in slots. What a rank owns
+// is one of these, what it shadows for another rank is one more, with the same arithmetic.
+import { AppError } from "../../../crds/common.ts";
+import type { Interval } from "../../placement/training/lanes.ts";
+import { movedTo, type Unit } from "../layout.ts";
+import type { StepFacts } from "../optimizers/optimizer.ts";
+import type { OptimizerState, UpdateRange } from "../optimizers/state.ts";
+import { ownedDense, type Shape, type StateUnit } from "./shape.ts";
+
+/** Arrays of one expert or of a range of the dense part that are in memory; the optimizer's own may lie on disk, and are read and put. */
+export type Field = "p" | "g";
+
+const keyOf = (layer: number, expert: number): string => `${layer} ${expert}`;
+
+export class UnitState {
+  protected readonly shape: Shape;
+  readonly #owned: Interval;
+  readonly #state: OptimizerState;
+  /** Where an expert begins in the arrays. */
+  readonly #slots = new Map<string, number>();
+  readonly #free: number[] = [];
+  /** Arrays of experts that are on their way to another rank, until all ranks have what comes to them. */
+  readonly #left = new Map<string, ReadonlyMap<string, Float32Array>>();
+
+  /** `state`: of as many floats as `ownedFloats` says of `rank`. */
+  constructor(shape: Shape, rank: number, state: OptimizerState) {
+    this.shape = shape;
+    this.#owned = ownedDense(shape, rank);
+    const own = this.#owned.to - this.#owned.from;
+    const slots = Math.floor((state.p.length - own) / Math.max(1, shape.expertFloats));
+    for (let slot = slots - 1; slot >= 0; slot--) this.#free.push(own + slot * shape.expertFloats);
+    this.#state = state;
+  }
+
+  /** What is handed over and stored of a unit, in this order: its parameters, then what the optimizer keeps of them. */
+  get arrays(): readonly string[] {
+    return this.#state.arrays;
+  }
+
+  /** Bytes in memory. */
+  get stateBytes(): number {
+    return this.#state.bytes;
+  }
+
+  /** The dense floats that are kept here, by their place in the dense part. */
+  get denseRange(): Interval {
+    return this.#owned;
+  }
+
+  /** Kept dense floats of an array; the dense offset of the first is `denseRange`'s. */
+  ownDense(field: Field): Float32Array {
+    return this.#state[field].subarray(0, this.#owned.to - this.#owned.from);
+  }
+
+  owns(layer: number, expert: number): boolean {
+    return this.#slots.has(keyOf(layer, expert));
+  }
+
+  /** Has room for what `home` owns, and for nothing else; what was here is no more. */
+  place(homes: readonly (readonly number[])[], home: number): void {
+    for (const slot of this.#slots.values()) this.#free.push(slot);
+    this.#slots.clear();
+    for (const [layer, row] of homes.entries()) for (const [expert, owner] of row.entries()) if (owner === home) this.take(layer, expert);
+  }
+
+  take(layer: number, expert: number): void {
+    const slot = this.#free.pop();
+    if (slot === undefined)
+      throw new AppError(
+        `layer ${layer}: no room for expert ${expert} on its new rank; a planner has to keep the number of a rank's experts`,
+        {
+          code: "DoesNotFit",
+          operation: "moving an expert",
+        },
+      );
+    this.#slots.set(keyOf(layer, expert), slot);
+  }
+
+  /** Gives the expert's slot free; its state stays to be read until `dropLeft`. */
+  async leave(layer: number, expert: number): Promise<void> {
+    const unit = { layer, expert, from: 0, to: this.floatsOf(layer, expert) };
+    const copies = new Map<string, Float32Array>();
+    for (const name of this.arrays) copies.set(name, (await this.whole(unit, name)).slice());
+    this.#left.set(keyOf(layer, expert), copies);
+    this.#drop(layer, expert);
+  }
+
+  dropLeft(): void {
+    this.#left.clear();
+  }
+
+  holds(unit: StateUnit): boolean {
+    if (unit.expert === undefined) return unit.from >= this.#owned.from && unit.to <= this.#owned.to;
+    return this.owns(unit.layer, unit.expert) || this.#left.has(keyOf(unit.layer, unit.expert));
+  }
+
+  /** An array of a unit that is here, in pieces: views where it is in memory, to be read before anything changes. */
+  async *read(unit: StateUnit, name: string): AsyncGenerator<Float32Array> {
+    const left = unit.expert === undefined ? undefined : this.#left.get(keyOf(unit.layer, unit.expert))?.get(name);
+    if (left !== undefined) {
+      yield left;
+      return;
+    }
+    const at = this.#at(unit);
+    yield* this.#state.read(name, at, at + unit.to - unit.from);
+  }
+
+  /** The same in one piece. */
+  async whole(unit: StateUnit, name: string): Promise<Float32Array> {
+    const floats = unit.to - unit.from;
+    let found = new Float32Array();
+    let at = 0;
+    for await (const piece of this.read(unit, name)) {
+      if (piece.length === floats) return piece;
+      if (at === 0) found = new Float32Array(floats);
+      found.set(piece, at);
+      at += piece.length;
+    }
+    return found;
+  }
+
+  /** Takes an array of a unit that has room here. An expert whose array cannot be written is not here. */
+  async put(unit: StateUnit, name: string, values: Float32Array): Promise<void> {
+    try {
+      await this.#state.write(name, this.#at(unit), values);
+    } catch (caught) {
+      if (unit.expert !== undefined) this.#drop(unit.layer, unit.expert);
+      throw caught;
+    }
+  }
+
+  floatsOf(layer: number, expert: number): number {
+    return this.unit(layer, expert).to;
+  }
+
+  /** A kept expert's floats. */
+  own(layer: number, expert: number, field: Field): Float32Array {
+    const slot = this.#slot(layer, expert);
+    return this.#state[field].subarray(slot, slot + this.unit(layer, expert).to);
+  }
+
+  /** Takes what is kept of the dense parameters for the state, once they were changed. */
+  keepDense(dense: Float32Array): void {
+    const own = this.ownDense("p");
+    if (own.buffer !== dense.buffer) own.set(dense.subarray(this.#owned.from, this.#owned.to));
+  }
+
+  clearGradients(): void {
+    this.#state.g.fill(0);
+  }
+
+  /** The sum of squares of kept dense gradients, a range of the dense part. */
+  denseSquares(from: number, to: number): number {
+    return this.#state.squares(from - this.#owned.from, to - this.#owned.from);
+  }
+
+  expertSquares(layer: number, expert: number): number {
+    const slot = this.#slot(layer, expert);
+    return this.#state.squares(slot, slot + this.unit(layer, expert).to);
+  }
+
+  /** One step of the optimizer for all that is kept. One that fails leaves some of it changed. */
+  async update(values: Readonly<Record<string, number>>, facts: Omit<StepFacts, "decays">): Promise<void> {
+    const ranges: UpdateRange[] = [];
+    const { from: first, to: end } = this.#owned;
+    for (const { parameters } of this.shape.dense)
+      for (const { from, to, decays } of parameters) {
+        const [begin, last] = [Math.max(from, first), Math.min(to, end)];
+        if (begin < last) ranges.push({ from: begin - first, to: last - first, decays });
+      }
+    for (const [layer, units] of this.shape.experts.entries())
+      for (const expert of units.keys()) {
+        if (!this.owns(layer, expert)) continue;
+        ranges.push(...movedTo(this.unit(layer, expert), this.#slot(layer, expert)).parameters);
+      }
+    await this.#state.update(ranges, values, facts);
+  }
+
+  close(): void {
+    this.#state.close();
+  }
+
+  protected unit(layer: number, expert: number): Unit {
+    return this.shape.experts[layer]?.[expert] as Unit;
+  }
+
+  /** Where a unit begins in the arrays. */
+  #at({ layer, expert, from }: StateUnit): number {
+    return expert === undefined ? from - this.#owned.from : this.#slot(layer, expert);
+  }
+
+  #drop(layer: number, expert: number): void {
+    this.#free.push(this.#slot(layer, expert));
+    this.#slots.delete(keyOf(layer, expert));
+  }
+
+  #slot(layer: number, expert: number): number {
+    const slot = this.#slots.get(keyOf(layer, expert));
+    if (slot === undefined) throw new Error(`expert ${expert} of layer ${layer} is not owned by this rank`);
+    return slot;
+  }
+}

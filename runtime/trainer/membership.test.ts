@@ -1,0 +1,89 @@
+// The world of a training pod: taken in one order, with a place for the pod or none.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { AppError } from "../../crds/common.ts";
+import type { TrainingWorld } from "../../crds/training-world.ts";
+import { worldOrderSchema } from "../../crds/training-world.ts";
+import { Membership } from "./membership.ts";
+
+const self = { job: "job", pod: "b", rank: 1 };
+const world = (epoch: number, uids: readonly string[]): TrainingWorld => ({
+  epoch,
+  since: "2026-01-01T00:00:00Z",
+  ranks: uids.map((uid, rank) => ({ rank, pod: uid, uid, ip: "10.0.0.1", node: "n" })),
+});
+const placeOf = (membership: Membership) => membership.place;
+const order = (epoch: number, uids: readonly string[]) => ({ job: "job", pod: "b", world: world(epoch, uids) });
+
+test("a pod has a place in the newest world that names it, until it leaves that one", () => {
+  const membership = new Membership(self);
+  membership.take({ job: "job", pod: "b" });
+  assert.equal(placeOf(membership), undefined);
+  membership.take(order(2, ["a", "b"]));
+  assert.deepEqual([placeOf(membership)?.epoch, placeOf(membership)?.rank], [2, 1]);
+  membership.begins(2);
+  assert.deepEqual(membership.words({ curve: [] }), { pod: "b", epoch: 2, training: 2, progress: { curve: [] } });
+  membership.take(order(3, ["a"]));
+  assert.equal(placeOf(membership), undefined, "a world without it has no place");
+  assert.ok(membership.outdated(2));
+  membership.leaves(2, "RankLost", "x".repeat(5_000));
+  const { left, training } = membership.words({ curve: [] });
+  assert.deepEqual([left?.epoch, left?.code, left?.message.length, training], [2, "RankLost", 1024, 0]);
+  membership.take(order(4, ["a", "b"]));
+  assert.equal(placeOf(membership)?.epoch, 4);
+  membership.leaves(4, "Stopped", "");
+  membership.take(order(4, ["a", "b"]));
+  assert.equal(placeOf(membership), undefined, "what it left it does not come back to");
+});
+
+const refused: Record<string, { readonly given: Parameters<Membership["take"]>[0]; readonly code: string }> = {
+  "an older world": { given: order(4, ["a", "b"]), code: "StaleWorld" },
+  "the same world with another pod": { given: order(5, ["c", "b"]), code: "StaleWorld" },
+  "a world in which its rank is not its certificate's": { given: order(6, ["b", "a"]), code: "InvalidWorld" },
+  "ranks that are not 0, 1, 2": {
+    given: { ...order(6, []), world: { ...world(6, ["b"]), ranks: world(6, ["a", "b"]).ranks.slice(1) } },
+    code: "InvalidWorld",
+  },
+  "what is for another pod": { given: { ...order(6, ["a", "b"]), pod: "c" }, code: "WrongPod" },
+  "what is for another job": { given: { ...order(6, ["a", "b"]), job: "other" }, code: "WrongPod" },
+};
+for (const [sentence, { given, code }] of Object.entries(refused)) {
+  test(`${sentence} is refused and changes nothing`, () => {
+    const membership = new Membership(self);
+    membership.take(order(5, ["a", "b"]));
+    assert.throws(() => membership.take(given), { code });
+    assert.equal(membership.place?.epoch, 5);
+  });
+}
+
+test("an order with a field that is not known is refused", () => {
+  const good = order(1, ["a", "b"]);
+  assert.ok(worldOrderSchema.safeParse(good).success);
+  assert.ok(!worldOrderSchema.safeParse({ ...good, more: 1 }).success);
+  assert.ok(!worldOrderSchema.safeParse({ ...good, world: { ...good.world, more: 1 } }).success);
+  const [first] = good.world.ranks;
+  assert.ok(!worldOrderSchema.safeParse({ ...good, world: { ...good.world, ranks: [{ ...first, more: 1 }] } }).success);
+});
+
+test("whatever is told in whatever order, the epoch never falls", () => {
+  const told = fc.record({ epoch: fc.integer({ min: 1, max: 6 }), uids: fc.constantFrom(["a", "b"], ["a"], ["b"], ["a", "b", "c"]) });
+  fc.assert(
+    fc.property(fc.array(told, { maxLength: 20 }), (orders) => {
+      const membership = new Membership(self);
+      let newest = 0;
+      for (const { epoch, uids } of orders) {
+        try {
+          membership.take(order(epoch, uids));
+        } catch (caught) {
+          assert.ok(caught instanceof AppError && ["StaleWorld", "InvalidWorld"].includes(caught.code));
+        }
+        const now = membership.words({ curve: [] }).epoch;
+        assert.ok(now >= newest);
+        newest = now;
+        const { place } = membership;
+        assert.ok(place === undefined || place.ranks[place.rank]?.uid === "b");
+      }
+    }),
+  );
+});

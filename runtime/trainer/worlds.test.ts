@@ -1,0 +1,185 @@
+// Training pods that meet in worlds over TLS, as processes of this one: one that is lost, another number of ranks and a stop between leave
+// the bits of a run alone, and whoever waits says so.
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { AppError } from "../../crds/common.ts";
+import { moeTrainingJobSpecSchema } from "../../crds/moe-training-job.ts";
+import type { TrainerSettings } from "../../crds/training-process.ts";
+import { parseTrainingEnd } from "../../crds/training-report.ts";
+import type { PodWords } from "../../crds/training-world.ts";
+import { tinyModel, writeCorpus } from "../../test/builders/training.ts";
+import { tell, tlsFolder, worldOf } from "../../test/builders/training-pods.ts";
+import { type TrainPorts, train } from "../train/run.ts";
+import type { Seat } from "../train/seat.ts";
+import type { TrainSettings } from "../train/settings.ts";
+import { startTrainer, type Trainer } from "./trainer.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "enodia-worlds-"));
+after(() => rmSync(folder, { recursive: true, force: true }));
+const steps = 8;
+let ranksPort = 0;
+
+before(async () => {
+  cpSync(tinyModel.dir, join(folder, "tiny"), { recursive: true });
+  mkdirSync(join(folder, "tokens"));
+  await writeCorpus(
+    join(folder, "tokens"),
+    Array.from({ length: 400 }, (_, i) => (i * 37 + ((i * i) % 11)) % tinyModel.vocab),
+  );
+  // A port that nobody has on any address: pods of a job have the same.
+  const probe = createServer().listen(0);
+  await new Promise((resolve) => probe.once("listening", resolve));
+  ranksPort = (probe.address() as { port: number }).port;
+  await new Promise((resolve) => probe.close(resolve));
+});
+
+const spec = moeTrainingJobSpecSchema.parse({
+  model: { uri: "pvc://models/tiny" },
+  data: { uri: "pvc://data/tokens", sequenceLength: 8 },
+  steps,
+  batch: { sequences: 4, lanes: 4 },
+  memoryPerRank: "1Gi",
+  checkpoint: { everySteps: 2, keep: 2 },
+  output: { uri: "pvc://models/out" },
+  fssdp: { memorySlots: 1 },
+});
+
+type Run = typeof train;
+
+const pods: Pod[] = [];
+after(() => Promise.allSettled(pods.map(({ trainer }) => trainer.close())));
+
+class Pod {
+  readonly uid: string;
+  readonly rank: number;
+  readonly endFile: string;
+  /** Its newest step. */
+  step = 0;
+  /** Waited for after each step of this pod; the process stands still meanwhile. */
+  hold: (step: number) => void = () => {};
+  trainer!: Trainer;
+
+  constructor(uid: string, rank: number) {
+    this.uid = uid;
+    this.rank = rank;
+    this.endFile = join(folder, `${uid}.end`);
+  }
+
+  async start(out: string, run: Run = train): Promise<this> {
+    const settings: TrainerSettings = {
+      namespace: "ns",
+      job: "j",
+      jobUid: "job",
+      podUid: this.uid,
+      rank: this.rank,
+      spec,
+      tlsDir: tlsFolder(`rank-${this.rank}`),
+      ranksPort,
+      worldPort: 0,
+      endFile: this.endFile,
+      logLevel: "silent",
+    };
+    const own = (given: TrainSettings, ports: TrainPorts, seat?: Seat) => {
+      const paths = { model: join(folder, "tiny"), data: join(folder, "tokens"), out: join(folder, out) };
+      const onStep: TrainPorts["onStep"] = (report) => {
+        ports.onStep(report);
+        this.step = report.step;
+        this.hold(report.step);
+      };
+      return run({ ...given, ...paths }, { ...ports, onStep }, seat);
+    };
+    this.trainer = await startTrainer(settings, { run: own, host: `127.0.0.${this.rank + 1}` });
+    this.trainer.ended.catch(() => {});
+    pods.push(this);
+    return this;
+  }
+
+  get end() {
+    return parseTrainingEnd(readFileSync(this.endFile, "utf8"));
+  }
+
+  async says(epoch?: number, pods: readonly Pod[] = []): Promise<PodWords> {
+    const world =
+      epoch === undefined
+        ? undefined
+        : worldOf(
+            epoch,
+            pods.map(({ uid }) => uid),
+          );
+    for (;;) {
+      const words = await tell(this.trainer, world, { rank: this.rank, uid: this.uid });
+      if (words !== undefined) return words;
+    }
+  }
+}
+
+/** All of a world are told of it. */
+async function meet(epoch: number, pods: readonly Pod[]): Promise<void> {
+  await Promise.all(pods.map((pod) => pod.says(epoch, pods)));
+}
+
+async function until(what: string, probe: () => boolean | Promise<boolean>): Promise<void> {
+  for (const end = Date.now() + 60_000; !(await probe()); await sleep(20))
+    if (Date.now() > end) throw new Error(`${what}: not within 60 s`);
+}
+const digest = (out: string): string =>
+  createHash("sha256")
+    .update(readFileSync(join(folder, out, "huggingface/model.safetensors")))
+    .digest("hex");
+
+test("ranks that lose one, become fewer and more and are stopped between end with the bits of one alone", {
+  timeout: 300_000,
+}, async () => {
+  const alone = await new Pod("alone", 0).start("quiet");
+  await meet(1, [alone]);
+  await alone.trainer.ended;
+  assert.equal(alone.end?.outcome, "Complete");
+
+  const [zero, one, two] = [new Pod("zero", 0), new Pod("one", 1), new Pod("two", 2)];
+  // The second is lost after a step: it leaves without a word, as a process that is killed does.
+  let killed = false;
+  const lost: Run = (settings, ports, seat) => {
+    const stopped = (): boolean => {
+      if (one.step >= 3) throw new AppError("killed", { code: "Killed" });
+      return ports.stopped();
+    };
+    return train(settings, { ...ports, stopped }, seat);
+  };
+  await Promise.all([zero.start("ranks"), one.start("ranks", lost), two.start("ranks")]);
+  await meet(1, [zero, one, two]);
+  await one.trainer.ended.catch(() => {
+    killed = true;
+  });
+  assert.ok(killed);
+  for (const pod of [zero, two])
+    await until("a survivor to wait", async () => {
+      const { training, left } = await pod.says();
+      return training === 0 && left?.epoch === 1;
+    });
+
+  const next = await new Pod("next", 1).start("ranks");
+  await meet(2, [zero, next, two]);
+  await until("a step", () => zero.step >= 4);
+  await meet(3, [zero, next]);
+  await two.says(3, [zero, next]);
+  await until("the third to be out", async () => (await two.says()).training === 0);
+  await two.trainer.close();
+  assert.equal(two.end?.outcome, "Stopped");
+  await until("a step on two ranks", () => zero.step >= 5);
+
+  // A drain of one stops all, and they wait for who comes in its place.
+  await next.trainer.close();
+  assert.equal(next.end?.outcome, "Stopped");
+  await until("the first to wait", async () => (await zero.says()).training === 0);
+  assert.equal((await zero.says()).left?.code, "Stopped");
+  await meet(4, [zero, await new Pod("last", 1).start("ranks"), await new Pod("third", 2).start("ranks")]);
+  await zero.trainer.ended;
+  assert.deepEqual([zero.end?.outcome, zero.end?.report?.step], ["Complete", steps]);
+  assert.equal(digest("ranks"), digest("quiet"));
+});
