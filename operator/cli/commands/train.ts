@@ -125,10 +125,12 @@ function codecs(text: string): readonly CodecName[] {
 
 function settingsOf(values: Values): TrainSettings {
   required(values, "steps", "how many steps to make in all");
+  const model = required(values, "model", "the folder of the model");
+  const data = required(values, "data", 'a folder that "enodia data import" wrote');
   const out = required(values, "out", "the folder of checkpoints and result");
   return {
-    model: required(values, "model", "the folder of the model"),
-    data: required(values, "data", 'a folder that "enodia data import" wrote'),
+    model,
+    data,
     out,
     init: oneOf(values, "init", inits),
     initCodec: values["init-codec"] === undefined ? undefined : oneOf(values, "init-codec", codecNames),
