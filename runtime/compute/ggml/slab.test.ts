@@ -120,6 +120,32 @@ test("an expert that comes when another went takes its pages, and answers what i
   device.close();
 });
 
+/** Areas in which the kernel describes this process's memory. */
+const areas = (): number => readFileSync("/proc/self/maps", "utf8").split("\n").length;
+
+test("however often experts come and go, the kernel's areas stay few, and are gone with the layer", async () => {
+  const device = new CpuDevice({ threads: 1 });
+  const shelf = new SingleExperts(device).shelf(segment, experts);
+  const x = randomTensor(7, [1, hidden]);
+  const before = areas();
+  const stays = shelf.place(0, weights);
+  const wanted = (await stays.run({ x })).y!.data.slice();
+  let expert = shelf.place(1, weights);
+  let fresh = 0;
+  for (let i = 1; i < 300; i++) {
+    await expert.dispose();
+    fresh += faults(() => (expert = shelf.place(1 + ((7 * i) % (experts - 1)), weights)));
+  }
+  const pages = storedBytes / 4096;
+  assert.ok(fresh < 300 * 0.2 * pages, `${fresh / 300} of ${pages} pages are fresh`);
+  const most = areas() - before;
+  assert.ok(most < 2_000, `${most} areas`);
+  assert.deepEqual((await expert.run({ x })).y!.data, wanted);
+  for (const each of [expert, stays]) await each.dispose();
+  assert.ok(areas() - before < most / 10, `${areas() - before} areas are left of ${most}`);
+  device.close();
+});
+
 for (const form of ["q4_0", "iq4_nl", "q8_0"] as const)
   test(`${form}: gate and up, each written for itself, are the bytes of both written at once`, () => {
     const device = new CpuDevice({ threads: 1 });

@@ -132,6 +132,7 @@ export class Slab {
     this.#withTensors((context) => {
       for (const [i, placed] of this.#placed.entries()) {
         const { rows } = placed.part;
+        this.#device.warmPages.forget(addressOf(placed, slot), placed.stride);
         const there = from.#tensor(context, from.#placed[i] as Placed, { slot: source, rows, at: 0 });
         this.#device.ggml.ggml_backend_tensor_copy(there, this.#tensor(context, placed, { slot, rows, at: 0 }));
       }
