@@ -120,6 +120,30 @@ test("an expert that comes when another went takes its pages, and answers what i
   device.close();
 });
 
+test("where a matrix takes more memory than its bytes, all of that is its expert's when it is written", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const device = new CpuDevice({ threads: 1 });
+  const weights = weightsOf("q4_0", 1);
+  const [part] = partsOf(device, small, { gate: "q4_0", up: "q4_0", down: "q4_0" }) as [Part];
+  const beyond = 8 * 4096;
+  const home = { ...part.home, bytes: part.home.bytes + beyond, choosable: false };
+  const slab = new Slab(device, [{ ...part, home, weights: [{ name: "both", rows: part.rows }] }], 2);
+  const both = Buffer.concat(["gate", "up"].map((name) => weights[name]!.data as Uint8Array));
+  assert.ok(both.length < 512 * 2 ** 10);
+  const put = (slot: number): void => slab.put(slot, { both: { form: "q4_0", shape: [part.rows, 256], data: both } });
+  const end = (slot: number): bigint => slab.addresses(slot)[0]! + BigInt(both.length + beyond) - 4096n - 64n;
+  put(0);
+  device.ggml.writePointer(end(0), 42n); // as what packs would
+  slab.drop(0);
+  put(0);
+  assert.equal(device.warmPages.keptBytes, 0);
+  device.ggml.writePointer(end(0), 43n);
+  put(1);
+  t.mock.timers.tick(keptMs);
+  assert.equal(device.ggml.pointerAt(end(0)), 43n);
+  device.close();
+});
+
 /** Areas in which the kernel describes this process's memory. */
 const areas = (): number => readFileSync("/proc/self/maps", "utf8").split("\n").length;
 

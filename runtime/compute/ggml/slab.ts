@@ -121,7 +121,10 @@ export class Slab {
 
   #write(placed: Placed, slot: number, { rows, at, data }: Piece): void {
     const device = this.#device;
-    device.warmPages.claim(addressOf(placed, slot) + BigInt(at), data.byteLength);
+    const { part } = placed;
+    // Memory that packs may take more for a matrix than it has in a file; where slots lie close together, none does.
+    const bytes = !this.choosable && rows === part.rows ? part.home.bytes : data.byteLength;
+    device.warmPages.claim(addressOf(placed, slot) + BigInt(at), bytes);
     this.#withTensors((context) => {
       device.ggml.ggml_backend_tensor_set(this.#tensor(context, placed, { slot, rows, at }), data, 0, data.byteLength);
     });
