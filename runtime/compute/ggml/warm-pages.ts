@@ -9,7 +9,7 @@ const keptBytesMax = 32 * 2 ** 20;
 /** Milliseconds for which they are: what comes in the place of an expert that went may take so long to be fetched. */
 export const keptMs = 5_000;
 /** Edges of areas, at most: the kernel describes what was moved apart from what is around it, and has 65,530 areas for a process. */
-export const edgesMax = 8_192;
+export const edgesMax = 16_384;
 /** Pages that are moved at once, at least: fewer are found sooner, and areas of few pages would become ever more. */
 const movedLeast = 8;
 
