@@ -10,8 +10,8 @@ const keptBytesMax = 32 * 2 ** 20;
 export const keptMs = 5_000;
 /** Edges of areas, at most: the kernel describes what was moved apart from what is around it, and has 65,530 areas for a process. */
 export const edgesMax = 16_384;
-/** Pages that are moved at once, at least: fewer are found sooner, and areas of few pages would become ever more. */
-const movedLeast = 8;
+/** Bytes that are moved at once, at least: pages for fewer are found sooner, and areas of few pages would become ever more. */
+const movedBytesLeast = 32 * 2 ** 10;
 
 /** The device, as far as its pages are moved. */
 interface Machine {
@@ -104,16 +104,17 @@ export class WarmPages {
 
   /** Moves kept pages into the first part of a run, and answers the rest of it. */
   #fill(run: Run): Run {
-    const { ggml, pageBytes = 0 } = this.#machine;
+    const { ggml, pageBytes = 1 } = this.#machine;
+    const least = Math.ceil(movedBytesLeast / pageBytes);
     let { from } = run;
-    while (run.to - from >= movedLeast && this.#movable && this.#edges.size + 2 <= edgesMax) {
+    while (run.to - from >= least && this.#movable && this.#edges.size + 2 <= edgesMax) {
       const newest = this.#kept.at(-1);
       if (newest === undefined) break;
       const area = this.#lastArea(newest);
       const pages = Math.min(run.to - from, area.to - area.from);
       const moved = { from: area.to - pages, to: area.to };
       this.#kept = [...this.#kept.slice(0, -1), { from: newest.from, to: moved.from }].filter(notEmpty);
-      if (pages < movedLeast) {
+      if (pages < least) {
         this.#discard(moved);
         continue;
       }
