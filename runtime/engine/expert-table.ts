@@ -16,9 +16,11 @@ import type { Queued, Share } from "./core/frame-queue.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import { Mutex } from "./mutex.ts";
 
-/** A load has the backend for this part of the last step's time, and for so many milliseconds in any case, before others have it. */
+/** A load has the backend for this part of the last step's time, for so many milliseconds in any case, and never for more at once than a
+ *  piece of a prefill, before others have it. */
 const sliceOfStep = 0.05;
 const sliceMsLeast = 1;
+const sliceMsMost = 20;
 
 export interface PairBatch extends Pairs {
   readonly layer: number;
@@ -99,7 +101,7 @@ export class ExpertTable {
     const shelf = this.#shelves[layer] as Shelf; // a layer without experts has no row
     const compiled = await this.lock.run(() => shelf.put(expert, store.decodeUnit(unit, codec, layer), this.#pause()));
     if (row[expert])
-      await compiled.dispose(); // two loads of one expert at once
+      await this.lock.run(() => compiled.dispose()); // two loads of one expert at once
     else {
       row[expert] = compiled;
       this.#count += 1;
@@ -115,7 +117,8 @@ export class ExpertTable {
   #pause(): Pause {
     let since = performance.now();
     return async () => {
-      if (performance.now() - since < Math.max(sliceMsLeast, sliceOfStep * this.#stepMs)) return;
+      const slice = Math.min(sliceMsMost, Math.max(sliceMsLeast, sliceOfStep * this.#stepMs));
+      if (performance.now() - since < slice) return;
       await this.lock.pause();
       since = performance.now();
     };

@@ -42,7 +42,7 @@ export interface OpenModel {
 /** Requests that run at once, at most: slots of KV cost address space, and some memory for their bookkeeping. */
 const kvSlotsMax = 64;
 /** Counted up when a change of this code changes the bits of what a model computes. */
-const orderOfSums = 2;
+const orderOfSums = 3;
 const speedRows = 16;
 const speedRuns = 8;
 

@@ -24,6 +24,7 @@ import {
   moeProgram,
   projTensors,
   renamed,
+  topKMax,
 } from "./moe.ts";
 import { rotationOf } from "./rotation.ts";
 
@@ -45,7 +46,7 @@ const configSchema = z.looseObject({
   moe_intermediate_size: decoderFields.intermediate_size,
   n_routed_experts: expertCount,
   n_shared_experts: z.number().int().min(0).max(64).nullish(),
-  num_experts_per_tok: z.number().int().min(1).max(64),
+  num_experts_per_tok: z.number().int().min(1).max(topKMax),
   first_k_dense_replace: z.number().int().min(0).max(1024).nullish(),
   q_lora_rank: rank.nullable().default(1536),
   kv_lora_rank: rank.default(512),

@@ -9,11 +9,14 @@ import { type GatedFfnTensors, unsupported } from "./family.ts";
 /** Experts of a layer, in a config's schema. */
 export const expertCount = z.number().int().min(1).max(4096);
 
+/** Experts that a token takes, at most. */
+export const topKMax = 64;
+
 /** Fields of config.json that say how many experts there are and how many a token takes. Transformers has two names for the first. */
 export const expertFields = {
   num_local_experts: expertCount.optional(),
   num_experts: expertCount.optional(),
-  num_experts_per_tok: z.number().int().min(1).max(64),
+  num_experts_per_tok: z.number().int().min(1).max(topKMax),
 };
 
 /** Where both names stand, their numbers have to agree. */

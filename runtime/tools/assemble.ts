@@ -1,7 +1,6 @@
 // `enodia model assemble`: dense Llamas that were trained apart from one seed model become one Mixture of Experts: each brings its FFNs as
 // an expert of every layer, all else is their mean, and routers are drawn. It is to be trained on.
 import { createHash } from "node:crypto";
-import { readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
@@ -9,7 +8,9 @@ import { gaussian } from "../kernels/random.ts";
 import { denseWeights } from "../models/family.ts";
 import { type DenseProgram, ffnTensors, llamaArchitecture, llamaProgram } from "../models/llama.ts";
 import { mixtral, mixtralArchitecture, mixtralConfig } from "../models/mixtral.ts";
+import { topKMax } from "../models/moe.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
+import { readTextFile, statIfThere } from "../weights/file.ts";
 import { bytesOf } from "../weights/floats.ts";
 import { layerShapes } from "../weights/layer-shapes.ts";
 import { checkTarget } from "../weights/model-folder.ts";
@@ -26,6 +27,7 @@ import { checkShape, checkTiedHead } from "./tensors.ts";
 const [branchesMin, branchesMax] = [2, 256];
 /** A gate of one expert is 1 whatever the router says, and no router learns of it. */
 const topKMin = 2;
+const tokenizerBytesMax = 64 * 2 ** 20;
 /** Standard deviation of a router's weights. */
 const routerDeviation = 0.02;
 
@@ -53,9 +55,10 @@ function checkOptions({ branches, topK, seed }: AssembleOptions): void {
   };
   const count = branches.length;
   if (count < branchesMin || count > branchesMax) refuse(`${count} branches are given; name from ${branchesMin} to ${branchesMax} folders`);
-  if (!Number.isInteger(topK) || topK < topKMin || topK > count)
+  const most = Math.min(count, topKMax);
+  if (!Number.isInteger(topK) || topK < topKMin || topK > most)
     refuse(
-      `--top-k is ${topK}; it must be a whole number from ${topKMin} (routers learn nothing by one) to ${count}, the number of branches`,
+      `--top-k is ${topK}; it must be a whole number from ${topKMin} (routers learn nothing by one) to ${most}${most === count ? ", the number of branches" : ""}`,
     );
   if (!Number.isInteger(seed) || seed < 0 || seed >= 2 ** 31)
     refuse(`--seed is ${seed}; it must be a whole number from 0 to ${2 ** 31 - 1}`);
@@ -66,8 +69,10 @@ async function readBranch(dir: string): Promise<Branch> {
   const architecture = architectureIn(dir, config);
   if (architecture !== llamaArchitecture)
     throw new AppError(`${dir}: is ${architecture}; only ${llamaArchitecture} can be a branch`, { code: "UnknownArchitecture" });
-  const text = await readFile(join(dir, "tokenizer.json")).catch(() => undefined);
-  if (text === undefined) throw new AppError(`${dir}: has no tokenizer.json; copy the seed model's there`, { code: "ModelNotFound" });
+  const path = join(dir, "tokenizer.json");
+  if ((await statIfThere(path)) === undefined)
+    throw new AppError(`${dir}: has no tokenizer.json; copy the seed model's there`, { code: "ModelNotFound" });
+  const text = await readTextFile(path, tokenizerBytesMax, "ModelNotFound");
   return { dir, config, program: inFolder(dir, () => llamaProgram(config)), tokenizer: createHash("sha256").update(text).digest("hex") };
 }
 

@@ -7,6 +7,7 @@ import { createBackend } from "../compute/index.ts";
 import { denseWeights } from "../models/family.ts";
 import { type DenseProgram, ffnTensors, llamaArchitecture, llamaProgram } from "../models/llama.ts";
 import { mixtral, mixtralArchitecture, mixtralConfig } from "../models/mixtral.ts";
+import { topKMax } from "../models/moe.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
 import type { ExpertMatrices } from "../weights/codecs/codec.ts";
@@ -58,7 +59,7 @@ function checkOptions(options: UpcycleOptions): void {
     }
   };
   whole("experts", options.experts, 2, 256);
-  whole("top-k", options.topK, 1, options.experts);
+  whole("top-k", options.topK, 1, Math.min(options.experts, topKMax));
   whole("seed", options.seed, 0, 2 ** 31 - 1);
   if (!(options.noise >= 0 && options.noise <= 1))
     throw new AppError(`--noise is ${options.noise}; it must be from 0 to 1`, { code: "BadOption" });

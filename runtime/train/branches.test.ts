@@ -1,6 +1,7 @@
 // Models that were trained apart on parts of a task, assembled into one Mixture of Experts and trained on, do better on the whole of it
 // than each of them, and than one that had as many steps in one piece.
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -101,6 +102,11 @@ const refused: Record<string, { readonly branches: () => readonly string[]; read
   "one branch": { branches: () => dirs().slice(1, 2), message: /1 branches are given; name from 2 to 256 folders/ },
   "one expert a token": { branches: dirs, topK: 1, message: /--top-k is 1; .* from 2 \(routers learn nothing by one\) to 3/ },
   "more experts than branches": { branches: dirs, topK: 4, message: /--top-k is 4; it must be a whole number from 2 .* to 3/ },
+  "more experts of a token than a model may say": {
+    branches: () => new Array<string>(65).fill(dirs()[0]!),
+    topK: 65,
+    message: /--top-k is 65; .* to 64$/,
+  },
   "branches of other sizes": {
     branches: () => [...dirs(), changed("wider", "config.json", '"rms_norm_eps": 0.000001', '"rms_norm_eps": 0.00001')],
     message: /wider: has another config.json than .*; branches are trained from one seed model/,
@@ -124,3 +130,11 @@ for (const [name, { branches: given, topK, message }] of Object.entries(refused)
     await assert.rejects(async () => put("refused", given(), topK === undefined ? {} : { topK }), { code: "BadOption", message });
   });
 }
+
+test("a tokenizer.json that is no file, or not there, is refused by its place and not waited for", async () => {
+  const [fifo, none] = ["fifo", "none"].map((name) => changed(name, "config.json", "{", "{"));
+  for (const dir of [fifo!, none!]) rmSync(join(dir, "tokenizer.json"));
+  execFileSync("mkfifo", [join(fifo!, "tokenizer.json")]);
+  await assert.rejects(put("refused", [fifo!, seed]), { code: "ModelNotFound", message: /tokenizer.json: is a FIFO, not a regular file/ });
+  await assert.rejects(put("refused", [none!, seed]), { code: "ModelNotFound", message: /none: has no tokenizer.json; copy the seed/ });
+});

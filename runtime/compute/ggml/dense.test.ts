@@ -88,3 +88,48 @@ test("halves become f32, stay as they are, or become int8, as is asked for; bloc
     await each.close();
   }
 });
+
+test("a router's matrices are f32 behind a bias, in a sum and behind a cell too; one that other values come from is not", async () => {
+  const each = await createGgmlBackend({ threads: 1, denseBits: 8 });
+  const [wide, experts] = [64, 32];
+  const matMul = (x: string, weight: string, out: string) => ({ op: "matMul" as const, x, weight, out });
+  const bytesOf = async (ops: Segment["ops"], shapes: Record<string, readonly number[]>): Promise<number> => {
+    const route = { op: "route" as const, logits: "logits", topK: 2, normalize: true, ids: "ids", gates: "gates" };
+    const weights = Object.entries(shapes).map(([name, shape]) => ({ name, shape }));
+    const segment: Segment = {
+      name: "router",
+      inputs: [
+        { name: "x", dtype: "f32", width: wide },
+        { name: "before", dtype: "f32", width: wide },
+      ],
+      outputs: [{ name: "gates", dtype: "f32", width: 2 }],
+      weights,
+      ops: [...ops, route],
+    };
+    const zeros = weights.map(({ name, shape }) => {
+      const data = new Float32Array(shape.reduce((a, b) => a * b, 1));
+      return [name, { form: "f32" as const, shape, data }];
+    });
+    const compiled = await each.compile(segment, Object.fromEntries(zeros));
+    const { residentBytes } = compiled;
+    await compiled.dispose();
+    return residentBytes;
+  };
+  const gate = [experts, wide];
+  const biased = [matMul("x", "w", "scores"), { op: "addRow" as const, x: "scores", row: "b", out: "logits" }];
+  assertAbout(await bytesOf(biased, { w: gate, b: [experts] }), 4 * experts * wide);
+  const summed = [matMul("x", "w", "own"), matMul("before", "v", "given"), { op: "add" as const, a: "own", b: "given", out: "logits" }];
+  assertAbout(await bytesOf(summed, { w: gate, v: gate }), 2 * 4 * experts * wide);
+  const cell = [
+    matMul("x", "p", "seen"),
+    matMul("seen", "i", "given"),
+    matMul("before", "s", "held"),
+    { op: "gru" as const, given: "given", held: "held", state: "before", out: "state" },
+    matMul("state", "w", "logits"),
+  ];
+  const three = [3 * wide, wide];
+  assertAbout(await bytesOf(cell, { p: [wide, wide], i: three, s: three, w: gate }), 4 * wide * (7 * wide + experts));
+  const other = [matMul("x", "p", "r"), { op: "scale" as const, x: "r", by: 2, out: "f" }, matMul("f", "w", "logits")];
+  assertAbout(await bytesOf(other, { p: [wide, wide], w: gate }), (34 * wide * wide) / 32 + 4 * experts * wide);
+  await each.close();
+});

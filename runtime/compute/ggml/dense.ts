@@ -27,13 +27,19 @@ interface Joined extends Matrix {
 const floats: ReadonlySet<WeightType> = new Set(["f32", "f16", "bf16"]);
 
 /** Names of the matrices that only a router multiplies by: they stay f32, since a near tie between experts hangs on them. Logits may be
- *  sums. */
+ *  sums, and of a state that goes from gate to gate. */
 function routerMatrices({ ops }: Segment): ReadonlySet<string> {
-  const logits = new Set(gateLogits(ops));
+  const routers = new Set(gateLogits(ops));
   const matrices = new Set<string>();
   for (const op of ops.toReversed()) {
-    if (op.op === "matMul" && logits.has(op.out)) matrices.add(op.weight);
-    if (op.op === "add" && logits.has(op.out)) for (const part of [op.a, op.b]) logits.add(part);
+    if (!("out" in op) || !routers.has(op.out)) continue;
+    if (op.op === "matMul") {
+      matrices.add(op.weight);
+      routers.add(op.x);
+    }
+    if (op.op === "add") routers.add(op.a).add(op.b);
+    if (op.op === "addRow") routers.add(op.x);
+    if (op.op === "gru") routers.add(op.given).add(op.held);
   }
   return matrices;
 }

@@ -191,7 +191,7 @@ export class GgmlDevice {
       const mine = held && this.#buffers.has(handle);
       held = false; // another buffer may have the same address from now on
       if (!mine) return;
-      this.warmPages.forget(base, size);
+      this.warmPages.release(base, size);
       this.discard(base, size); // malloc may keep the pages for itself
       if (this.#spares !== undefined) {
         this.#spares.keep(spare ?? { handle, bytes: size, memory });

@@ -38,6 +38,8 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   /** Enters whole pages in another place, whose own are lost; where they were, fresh ones are. False where the machine does not: both
    *  places have fresh pages then, or what they had. */
   movePages(from: Pointer, to: Pointer, bytes: number): boolean;
+  /** Whole pages are fresh ones from now on, and one area for the kernel; what was in them is lost. */
+  renew(address: Pointer, bytes: number): void;
   /** Machine code as a function of one number, in memory of its own that stays; undefined where the machine allows none. */
   machineCode(code: Uint8Array): ((argument: number) => void) | undefined;
   /** Has the machine take memory for the whole pages within a range by single pages, not by the 2 MiB around each. */
@@ -189,6 +191,11 @@ function load(cpuBuild?: string): GgmlLibrary {
     const end = (address + BigInt(bytes)) & ~(page - 1n);
     if (end > first) system.madvise(first, Number(end - first), what);
   };
+  const renew = (address: Pointer, bytes: number): void => {
+    if (system.mmap(address, bytes, memory.writable, memory.ownPagesThere, -1, 0) !== address)
+      throw new AppError(`${bytes} bytes of memory are lost: start the worker again`, { code: "DeviceFault" });
+    advise(address, bytes, advice.singlePages);
+  };
   return {
     ...base,
     ...bind(library, cpuFunctions),
@@ -205,11 +212,10 @@ function load(cpuBuild?: string): GgmlLibrary {
     movePages: (from, to, bytes) => {
       if (system.mremap(from, bytes, bytes, leavingFreshPages, to) === to) return true;
       // It may have begun: then there is nothing at all at the target, which whoever writes there would end the process by.
-      if (system.mmap(to, bytes, memory.writable, memory.ownPagesThere, -1, 0) !== to)
-        throw new AppError(`${bytes} bytes of memory are lost: start the worker again`, { code: "DeviceFault" });
-      advise(to, bytes, advice.singlePages);
+      renew(to, bytes);
       return false;
     },
+    renew,
     machineCode: (code) => machineCode(system, code),
     writePointer: (address, value) => {
       word[0] = value;

@@ -120,6 +120,56 @@ test("an expert that comes when another went takes its pages, and answers what i
   device.close();
 });
 
+test("where a matrix takes more memory than its bytes, all of that is its expert's when it is written", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const device = new CpuDevice({ threads: 1 });
+  const weights = weightsOf("q4_0", 1);
+  const [part] = partsOf(device, small, { gate: "q4_0", up: "q4_0", down: "q4_0" }) as [Part];
+  const beyond = 8 * 4096;
+  const home = { ...part.home, bytes: part.home.bytes + beyond, choosable: false };
+  const slab = new Slab(device, [{ ...part, home, weights: [{ name: "both", rows: part.rows }] }], 2);
+  const both = Buffer.concat(["gate", "up"].map((name) => weights[name]!.data as Uint8Array));
+  assert.ok(both.length < 512 * 2 ** 10);
+  const put = (slot: number): void => slab.put(slot, { both: { form: "q4_0", shape: [part.rows, 256], data: both } });
+  const end = (slot: number): bigint => slab.addresses(slot)[0]! + BigInt(both.length + beyond) - 4096n - 64n;
+  put(0);
+  device.ggml.writePointer(end(0), 42n); // as what packs would
+  slab.drop(0);
+  put(0);
+  assert.equal(device.warmPages.keptBytes, 0);
+  device.ggml.writePointer(end(0), 43n);
+  put(1);
+  t.mock.timers.tick(keptMs);
+  assert.equal(device.ggml.pointerAt(end(0)), 43n);
+  device.close();
+});
+
+/** Areas in which the kernel describes this process's memory. */
+const areas = (): number => readFileSync("/proc/self/maps", "utf8").split("\n").length;
+
+test("however often experts come and go, the kernel's areas stay few, and are gone with the layer", async () => {
+  const device = new CpuDevice({ threads: 1 });
+  const shelf = new SingleExperts(device).shelf(segment, experts);
+  const x = randomTensor(7, [1, hidden]);
+  const before = areas();
+  const stays = shelf.place(0, weights);
+  const wanted = (await stays.run({ x })).y!.data.slice();
+  let expert = shelf.place(1, weights);
+  let fresh = 0;
+  for (let i = 1; i < 300; i++) {
+    await expert.dispose();
+    fresh += faults(() => (expert = shelf.place(1 + ((7 * i) % (experts - 1)), weights)));
+  }
+  const pages = storedBytes / 4096;
+  assert.ok(fresh < 300 * 0.2 * pages, `${fresh / 300} of ${pages} pages are fresh`);
+  const most = areas() - before;
+  assert.ok(most < 2_000, `${most} areas`);
+  assert.deepEqual((await expert.run({ x })).y!.data, wanted);
+  for (const each of [expert, stays]) await each.dispose();
+  assert.ok(areas() - before < most / 10, `${areas() - before} areas are left of ${most}`);
+  device.close();
+});
+
 for (const form of ["q4_0", "iq4_nl", "q8_0"] as const)
   test(`${form}: gate and up, each written for itself, are the bytes of both written at once`, () => {
     const device = new CpuDevice({ threads: 1 });

@@ -121,7 +121,10 @@ export class Slab {
 
   #write(placed: Placed, slot: number, { rows, at, data }: Piece): void {
     const device = this.#device;
-    device.warmPages.claim(addressOf(placed, slot) + BigInt(at), data.byteLength);
+    const { part } = placed;
+    // Memory that packs may take more for a matrix than it has in a file; where slots lie close together, none does.
+    const bytes = !this.choosable && rows === part.rows ? part.home.bytes : data.byteLength;
+    device.warmPages.claim(addressOf(placed, slot) + BigInt(at), bytes);
     this.#withTensors((context) => {
       device.ggml.ggml_backend_tensor_set(this.#tensor(context, placed, { slot, rows, at }), data, 0, data.byteLength);
     });
@@ -132,6 +135,7 @@ export class Slab {
     this.#withTensors((context) => {
       for (const [i, placed] of this.#placed.entries()) {
         const { rows } = placed.part;
+        this.#device.warmPages.forget(addressOf(placed, slot), placed.stride);
         const there = from.#tensor(context, from.#placed[i] as Placed, { slot: source, rows, at: 0 });
         this.#device.ggml.ggml_backend_tensor_copy(there, this.#tensor(context, placed, { slot, rows, at: 0 }));
       }

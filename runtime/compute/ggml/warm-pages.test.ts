@@ -3,14 +3,22 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { uniform } from "../../kernels/random.ts";
 import { ggmlLibrary } from "./library.ts";
-import { keptMs, WarmPages } from "./warm-pages.ts";
+import { edgesMax, keptMs, WarmPages } from "./warm-pages.ts";
 
 const pageBytes = 4096;
 
-/** A machine of so many pages that notes which are there; `movable` while it moves them. */
+/** A machine of so many pages that notes which are there, and of which area; `movable` while it moves them. */
 function machineOf(pages: number, movable = true) {
   const there = new Uint8Array(pages);
-  const machine = { there, moved: 0, fresh: 0, movable };
+  const areas = new Uint32Array(pages);
+  const machine = {
+    there,
+    moved: 0,
+    fresh: 0,
+    movable,
+    areas: () => areas.reduce((count, area, page) => count + Number(page > 0 && area !== areas[page - 1]), 1),
+  };
+  let last = 0;
   const each = (at: bigint, bytes: number, work: (page: number) => void): void => {
     assert.equal(Number(at) % pageBytes, 0);
     assert.equal(bytes % pageBytes, 0);
@@ -26,12 +34,20 @@ function machineOf(pages: number, movable = true) {
     movePages: (from: bigint, to: bigint, bytes: number) => {
       if (!machine.movable) return false;
       const distance = (Number(to) - Number(from)) / pageBytes;
+      const area = areas[Number(from) / pageBytes];
+      last += 1;
       each(from, bytes, (page) => {
+        assert.equal(areas[page], area, "what is moved at once is of one area");
+        areas[page + distance] = last;
         assert.equal(there[page + distance], 0, "what a page is moved over is not there");
         [there[page + distance], there[page]] = [there[page]!, 0];
         machine.moved += 1;
       });
       return true;
+    },
+    renew: (at: bigint, bytes: number) => {
+      last += 1;
+      each(at, bytes, (page) => ([there[page], areas[page]] = [0, last]));
     },
   };
   return { machine, warm: new WarmPages({ pageBytes, ggml }) };
@@ -61,8 +77,8 @@ function slotsOf({ machine, warm }: ReturnType<typeof machineOf>, slots: number,
 
 test("whatever comes and goes, who is there has all pages, and the others only what is kept", () => {
   const random = uniform(11);
-  const [slots, stride] = [12, 5 * pageBytes + 1234];
-  const kit = machineOf(100);
+  const [slots, stride, pages] = [12, 25 * pageBytes + 1234, 400];
+  const kit = machineOf(pages);
   const { machine, warm } = kit;
   const all = slotsOf(kit, slots, stride);
   for (let i = 0; i < 3000; i++) {
@@ -70,7 +86,7 @@ test("whatever comes and goes, who is there has all pages, and the others only w
     if (all.used[slot] === 0) all.put(slot);
     else all.drop(slot);
     if (random() < 0.02) warm.clear();
-    const inUse = new Uint8Array(100);
+    const inUse = new Uint8Array(pages);
     for (let other = 0; other < slots; other++) if (all.used[other] === 1) inUse.fill(1, ...all.touched(other));
     assert.ok(inUse.every((use, page) => use <= machine.there[page]!));
     // The last page of all slots is not theirs alone.
@@ -78,6 +94,30 @@ test("whatever comes and goes, who is there has all pages, and the others only w
     assert.ok(unused <= warm.keptBytes / pageBytes + 1, `${unused} pages are nobody's, ${warm.keptBytes} bytes are kept`);
   }
   assert.ok(machine.moved > 1000);
+  assert.ok(machine.areas() < pages / 4, `${machine.areas()} areas of ${pages} pages`);
+  warm.release(0n, pages * pageBytes);
+  assert.deepEqual([machine.areas(), warm.keptBytes], [1, 0]);
+  warm.clear();
+});
+
+test("areas are bounded: where there are as many as may be, pages are fresh, until memory is freed", () => {
+  const [each, places] = [8, 2 * edgesMax];
+  const kit = machineOf(2 * each * places + each);
+  const { machine, warm } = kit;
+  const bytes = each * pageBytes;
+  for (let i = 0; i < places; i++) {
+    warm.claim(0n, bytes);
+    warm.keep(0n, bytes);
+    warm.claim(BigInt((2 * i + 1) * bytes), bytes); // apart from the others
+  }
+  assert.equal(machine.moved, (each * edgesMax) / 2);
+  assert.ok(machine.areas() <= edgesMax + 1, `${machine.areas()} areas`);
+  const before = machine.moved;
+  warm.release(0n, 2 * each * places * pageBytes);
+  warm.claim(0n, bytes);
+  warm.keep(0n, bytes);
+  warm.claim(BigInt(bytes), bytes);
+  assert.equal(machine.moved, before + each);
   warm.clear();
 });
 
@@ -147,6 +187,11 @@ test("the machine moves pages with what is in them, and where it does not, the t
   assert.equal(ggml.movePages(to + 1n, other, bytes), false); // no page begins there
   ggml.writePointer(other + 8n, 43n);
   assert.deepEqual([ggml.pointerAt(to + 8n), ggml.pointerAt(other + 8n)], [42n, 43n]);
+  ggml.renew(from, 3 * bytes);
+  assert.deepEqual(
+    [from, to, other].map((at) => ggml.pointerAt(at + 8n)),
+    [0n, 0n, 0n],
+  );
   ggml.ggml_backend_buffer_free(buffer);
 });
 

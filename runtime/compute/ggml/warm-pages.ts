@@ -8,14 +8,16 @@ import type { GgmlLibrary } from "./library.ts";
 const keptBytesMax = 32 * 2 ** 20;
 /** Milliseconds for which they are: what comes in the place of an expert that went may take so long to be fetched. */
 export const keptMs = 5_000;
-/** Places that pages were moved to, at most: the kernel describes each apart from what is around it, and has 65,530 such for a process. */
-const placesMax = 4_096;
+/** Edges of areas, at most: the kernel describes what was moved apart from what is around it, and has 65,530 areas for a process. */
+export const edgesMax = 16_384;
+/** Bytes that are moved at once, at least: pages for fewer are found sooner, and areas of few pages would become ever more. */
+const movedBytesLeast = 32 * 2 ** 10;
 
 /** The device, as far as its pages are moved. */
 interface Machine {
   /** Undefined where memory has no pages that can be given back. */
   readonly pageBytes: number | undefined;
-  readonly ggml: Pick<GgmlLibrary, "discard" | "movePages" | "populate">;
+  readonly ggml: Pick<GgmlLibrary, "discard" | "movePages" | "populate" | "renew">;
 }
 
 /** Whole pages, by number, the end not included. */
@@ -28,7 +30,8 @@ export class WarmPages {
   readonly #machine: Machine;
   /** Apart from each other, those first that were kept first. */
   #kept: readonly Run[] = [];
-  readonly #places = new Set<number>();
+  /** Pages before which an area of the kernel's may end: an older kernel moves pages of one area alone. */
+  readonly #edges = new Set<number>();
   #movable = true;
   #closed = false;
   #timer: NodeJS.Timeout | undefined;
@@ -63,16 +66,26 @@ export class WarmPages {
     this.forget(at, bytes);
     for (const gap of here.reduce<readonly Run[]>(without, [own])) {
       const left = this.#fill(gap);
-      if (notEmpty(left)) ggml.populate(this.#address(left.from), (left.to - left.from) * pageBytes);
+      if (!notEmpty(left)) continue;
+      this.#renew(left);
+      ggml.populate(this.#address(left.from), (left.to - left.from) * pageBytes);
     }
   }
 
-  /** None of the pages that a range touches is kept any more: they have other use, or are freed. */
+  /** None of the pages that a range touches is kept any more: they have other use. */
   forget(at: Pointer, bytes: number): void {
     const { pageBytes } = this.#machine;
     if (pageBytes === undefined || this.#kept.length === 0) return;
     const page = BigInt(pageBytes);
     this.#kept = without(this.#kept, { from: Number(at / page), to: Number((at + BigInt(bytes) + page - 1n) / page) });
+  }
+
+  /** A range is to be freed: none of its pages is kept, and it is an area as it was at first. What was in its whole pages is lost. */
+  release(at: Pointer, bytes: number): void {
+    const { pageBytes } = this.#machine;
+    if (pageBytes === undefined) return;
+    this.forget(at, bytes);
+    this.#renew(inside(at, bytes, pageBytes));
   }
 
   /** Gives all of them back to the machine. */
@@ -91,19 +104,51 @@ export class WarmPages {
 
   /** Moves kept pages into the first part of a run, and answers the rest of it. */
   #fill(run: Run): Run {
-    const { ggml } = this.#machine;
+    const { ggml, pageBytes = 1 } = this.#machine;
+    const least = Math.ceil(movedBytesLeast / pageBytes);
     let { from } = run;
-    while (from < run.to && this.#movable && (this.#places.has(from) || this.#places.size < placesMax)) {
+    while (run.to - from >= least && this.#movable && this.#edges.size + 2 <= edgesMax) {
       const newest = this.#kept.at(-1);
       if (newest === undefined) break;
-      const pages = Math.min(run.to - from, newest.to - newest.from);
-      this.#movable = ggml.movePages(this.#address(newest.to - pages), this.#address(from), pages * (this.#machine.pageBytes ?? 0));
-      if (!this.#movable) break;
-      this.#places.add(from);
-      from += pages;
-      this.#kept = [...this.#kept.slice(0, -1), { from: newest.from, to: newest.to - pages }].filter(notEmpty);
+      const area = this.#lastArea(newest);
+      const pages = Math.min(run.to - from, area.to - area.from);
+      const moved = { from: area.to - pages, to: area.to };
+      this.#kept = [...this.#kept.slice(0, -1), { from: newest.from, to: moved.from }].filter(notEmpty);
+      if (pages < least) {
+        this.#discard(moved);
+        continue;
+      }
+      this.#movable = ggml.movePages(this.#address(moved.from), this.#address(from), pages * pageBytes);
+      if (!this.#movable) this.#discard(moved);
+      this.#isArea({ from, to: from + pages });
+      if (this.#movable) from += pages;
     }
     return { from, to: run.to };
+  }
+
+  /** The last pages of a run that are of one area. */
+  #lastArea({ from, to }: Run): Run {
+    let first = to - 1;
+    while (first > from && !this.#edges.has(first)) first -= 1;
+    return { from: first, to };
+  }
+
+  /** A run of several areas is one again, of fresh pages. */
+  #renew(run: Run): void {
+    if (this.#edgesWithin(run).length === 0) return;
+    this.#machine.ggml.renew(this.#address(run.from), (run.to - run.from) * (this.#machine.pageBytes ?? 0));
+    this.#isArea(run);
+  }
+
+  #isArea(run: Run): void {
+    for (const edge of this.#edgesWithin(run)) this.#edges.delete(edge);
+    this.#edges.add(run.from).add(run.to);
+  }
+
+  #edgesWithin({ from, to }: Run): readonly number[] {
+    const pages = to - from - 1;
+    if (pages > this.#edges.size) return [...this.#edges].filter((edge) => edge > from && edge < to);
+    return Array.from({ length: Math.max(0, pages) }, (_, i) => from + 1 + i).filter((page) => this.#edges.has(page));
   }
 
   #discard({ from, to }: Run): void {

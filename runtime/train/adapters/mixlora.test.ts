@@ -177,6 +177,7 @@ const refused: Record<string, { readonly text: string; readonly message: RegExp 
   "too few numbers": { text: "mixlora:8:2", message: /"mixlora:8:2"; it is written as mixlora:EXPERTS:TOPK:RANK/ },
   "a number that is none": { text: "mixlora:8:2:x", message: /with whole numbers from 1/ },
   "more experts of a token than there are": { text: "mixlora:2:3:4", message: /TOPK must be at most EXPERTS, 2/ },
+  "more experts of a token than a model may say": { text: "mixlora:100:65:4", message: /TOPK must be at most 64/ },
   "pairs as wide as the matrix": { text: "mixlora:8:2:33", message: /RANK must be at most 32/ },
 };
 

@@ -5,7 +5,7 @@ import { attentionPart, embedSegment, headSegment, joined, type Part } from "../
 import { unsupported } from "../../models/family.ts";
 import { ffnTensors, llamaArchitecture, llamaProgram } from "../../models/llama.ts";
 import { mixtral, mixtralConfig } from "../../models/mixtral.ts";
-import { moeLayer, moeProgram, softmaxGate } from "../../models/moe.ts";
+import { moeLayer, moeProgram, softmaxGate, topKMax } from "../../models/moe.ts";
 import type { Adapted, AdapterBase, AdapterRecipe, AdapterSetting, Merged } from "./adapter.ts";
 import { refuseAdapters } from "./refuse.ts";
 
@@ -119,6 +119,7 @@ function attach({ config, architecture }: AdapterBase, setting: AdapterSetting):
   const dims = llamaProgram(config);
   if (experts < 2 || experts > expertsMax) throw refuseAdapters(setting, `EXPERTS must be from 2 to ${expertsMax}`);
   if (topK > experts) throw refuseAdapters(setting, `TOPK must be at most EXPERTS, ${experts}`);
+  if (topK > topKMax) throw refuseAdapters(setting, `TOPK must be at most ${topKMax}`);
   const most = Math.min(rankMax, dims.hidden, dims.ffn);
   if (rank > most) throw refuseAdapters(setting, `RANK must be at most ${most}`);
   const expert = expertSegment(dims.hidden, dims.ffn, rank);
