@@ -36,7 +36,7 @@ const floatBytes = Float32Array.BYTES_PER_ELEMENT;
 export const floatsMax = 2 ** 30 - pageBytes;
 
 /** A range of parameters, in multiples of four, and where their state begins, which may lie elsewhere than they. */
-export interface KernelRange {
+interface KernelRange {
   readonly from: number;
   readonly to: number;
   readonly state: number;
