@@ -37,13 +37,13 @@ test("a manifest that cannot be asked after does not make its checkpoint none", 
   await assert.rejects(newestCheckpoint(dir), (caught) => AppError.from(caught).retry === "backoff");
 });
 
-test("old checkpoints go, newer ones stay whatever is written", async () => {
-  const dir = withSteps("newer", [1, 2, 3, 8, 9]);
-  mkdirSync(join(dir, "step-00000007"));
-  await writeCheckpoint(dir, { ...nothing, step: 4 });
+test("old checkpoints go, unfinished ones too; newer ones stay, finished or being written", async () => {
+  const dir = withSteps("newer", [1, 2, 4, 8, 9]);
+  for (const step of [3, 7]) mkdirSync(join(dir, `step-0000000${step}`));
+  await writeCheckpoint(dir, { ...nothing, step: 5 });
   assert.deepEqual(
     readdirSync(dir).toSorted(),
-    [3, 4, 8, 9].map((step) => `step-0000000${step}`),
+    [4, 5, 7, 8, 9].map((step) => `step-0000000${step}`),
   );
 });
 

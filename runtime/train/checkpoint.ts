@@ -162,16 +162,15 @@ async function name(dir: string, { step, identity, layout, keep }: CheckpointToW
 }
 
 /**
- * Unfinished ones too; the manifest goes first, so that what is left of a folder is none. A whole one that is newer than what was just
- * written is another run's, and stays.
+ * Unfinished ones too; the manifest goes first, so that what is left of a folder is none. One that is newer than what was just written
+ * stays: it is another run's, or is being written by the world that went on without a first rank which stood still.
  */
 async function dropOld(dir: string, newest: number, keep: number): Promise<void> {
-  const steps = await stepsIn(dir);
+  const before = (await stepsIn(dir)).filter((step) => step < newest);
   const whole: number[] = [];
-  for (const step of steps) if (await hasManifest(dir, step)) whole.push(step);
-  const before = whole.filter((step) => step < newest).toReversed();
-  const kept = new Set([newest, ...whole.filter((step) => step > newest), ...before.slice(0, keep - 1)]);
-  for (const step of steps) {
+  for (const step of before) if (await hasManifest(dir, step)) whole.push(step);
+  const kept = new Set(whole.toReversed().slice(0, keep - 1));
+  for (const step of before) {
     if (kept.has(step)) continue;
     const folder = join(dir, nameOf(step));
     await rm(join(folder, manifestFile), { force: true });

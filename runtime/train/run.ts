@@ -11,7 +11,7 @@ import { wantsWholeStep } from "./balancing.ts";
 import { newestCheckpoint, readCheckpoint, SavedModel, writeCheckpoint } from "./checkpoint.ts";
 import { type Corpus, openCorpus } from "./corpus.ts";
 import { Metrics } from "./metrics.ts";
-import { checkMemory } from "./ranks/fits.ts";
+import { checkMemory, fitsBeside } from "./ranks/fits.ts";
 import { fssdpOf } from "./ranks/fssdp.ts";
 import type { Fssdp } from "./ranks/plan.ts";
 import { Rank } from "./ranks/rank.ts";
@@ -109,9 +109,15 @@ async function openRun(settings: TrainSettings, seat: Seat, recorder: Clocked | 
   const { program, layout, frozenFloats } = model;
   const ranked = { program, layout, frozenFloats, sequences, sequenceLength, lanes, shadow: settings.shadow };
   const fssdp = fssdpOf(settings.fssdp ?? {}, { ...ranked, ranks: seat.transport.ranks, wholeStep: wantsWholeStep(balance) });
-  checkMemory({ ...ranked, facts: seat.facts, fssdp }, [seat.transport.rank]);
+  const needed = { ...ranked, facts: seat.facts, fssdp };
+  const { rank } = seat.transport;
+  checkMemory(needed, [rank]);
   const checkpoints = join(settings.out, "checkpoints");
   const newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
+  const { holdings } = seat;
+  holdings?.dropBefore(newest ?? 0);
+  // A checkpoint is read where two states at once are too much: the run goes on, and repeats steps.
+  if (holdings !== undefined && !fitsBeside(needed, rank, holdings.stateBytes)) holdings.drop();
   const start = await openStart(source, settings);
   try {
     return await openMachine(settings, { recorder, seat, source, model, fssdp, checkpoints, newest, start });
@@ -157,7 +163,9 @@ async function openMachine(settings: TrainSettings, plan: Plan): Promise<Run> {
       return Math.max(0, newest);
     });
     const machine: Machine = { settings, corpus, validation, rank };
-    return { ...machine, model, frozen, backend, identity, checkpoints, weights: told, step, saved: missing.length > 0 ? step : 0 };
+    const [named] = await rank.state.fromFirst(step, "saved", Float64Array.of(plan.newest ?? -1));
+    const saved = missing.length > 0 || named === step ? step : 0;
+    return { ...machine, model, frozen, backend, identity, checkpoints, weights: told, step, saved };
   } catch (caught) {
     await corpus.close();
     await validation?.close();

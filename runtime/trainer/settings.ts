@@ -35,6 +35,7 @@ export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
     },
     balance: parseBalance(spec.balance),
     clip: Number(optimizer.clip),
+    shadow: spec.failurePolicy.shadow,
     checkpoint: spec.checkpoint,
     codecs: output.codecs,
     threads: spec.threadsPerRank,

@@ -186,7 +186,7 @@ test("a failure is told with its code, its text, and whether another try can hel
   assert.deepEqual([endOf("broken")?.code, endOf("broken")?.retry], ["Internal", true]);
 });
 
-test("every field of a spec that decides the bits reaches the run", () => {
+test("every field of a spec that a run depends on reaches it", () => {
   const changed = trainSettings(
     spec({
       seed: 7,
@@ -196,6 +196,7 @@ test("every field of a spec that decides the bits reaches the run", () => {
       optimizer: { learningRate: "1e-3", weightDecay: "0", beta1: "0.8", beta2: "0.9", epsilon: "1e-6", clip: "2" },
       schedule: { name: "constant", warmupSteps: 2, floor: "0.5" },
       balance: "switch:0.01",
+      failurePolicy: { shadow: false },
       output: { uri: "pvc://a/out", codecs: ["f32", "q4_0"] },
       fssdp: { planner: "ep", dispatch: "LocalFirst", rematerialize: "AfterForward", memorySlots: 3, overlapDegree: "Auto", window: 4 },
     }),
@@ -215,6 +216,7 @@ test("every field of a spec that decides the bits reaches the run", () => {
     adamw: { beta1: 0.8, beta2: 0.9, epsilon: 1e-6, decay: 0 },
     balance: [{ name: "switch", rate: 0.01, groups: undefined }],
     clip: 2,
+    shadow: false,
     checkpoint: { everySteps: 2, keep: 2 },
     codecs: ["f32", "q4_0"],
     threads: 2,

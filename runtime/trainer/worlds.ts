@@ -1,11 +1,12 @@
 // A training pod's way from world to world: it waits for one with a place for it, trains there over the wire, and where that world ends
-// without a fault of its own it goes on in the next one from the newest checkpoint. A failure of its own, or the end of all steps, ends it.
+// without a fault of its own it goes on in the next one from the state that it has. A failure of its own, or the end of all steps, ends it.
 import { AppError } from "../../crds/common.ts";
 import type { TrainerSettings } from "../../crds/training-process.ts";
 import { trainingScope, type WorldMember } from "../../crds/training-world.ts";
 import { WireTransport } from "../comm/wire.ts";
 import { otherRankCodes } from "../comm/wire-owner.ts";
 import type { Log } from "../observe/log.ts";
+import { Holdings } from "../train/ranks/holdings.ts";
 import type { RunEnd, TrainPorts, train } from "../train/run.ts";
 import { aloneSeat, type Seat } from "../train/seat.ts";
 import type { TlsSource } from "../wire/tls.ts";
@@ -28,6 +29,8 @@ type Outcome = { readonly end: RunEnd } | { readonly left: { readonly code: stri
 
 export class Worlds {
   readonly #options: WorldsOptions;
+  /** What this pod has of the run, from world to world. */
+  readonly #holdings = new Holdings();
   #closing = false;
 
   constructor(options: WorldsOptions) {
@@ -65,7 +68,7 @@ export class Worlds {
     const wire = place.ranks.length > 1 ? await this.#wire(place) : undefined;
     try {
       const stopped = (): boolean => this.#closing || membership.outdated(place.epoch);
-      const end = await run(trainSettings(settings.spec), { ...ports, stopped }, seatOf(place, wire));
+      const end = await run(trainSettings(settings.spec), { ...ports, stopped }, seatOf(place, this.#holdings, wire));
       if (end.step < settings.spec.steps) return stoppedAt(end.step);
       // The first rank writes the result, and is followed where it cannot; until then the others are there.
       return place.rank === 0 ? { end } : { left: { code: "Complete", message: `all ${end.step} steps are done` } };
@@ -108,12 +111,13 @@ const stoppedAt = (step: number): Outcome => ({ left: { code: "Stopped", message
 const addressOf = ({ ip }: WorldMember, port: number): string => (ip.includes(":") ? `[${ip}]:${port}` : `${ip}:${port}`);
 
 /** Ranks have as many threads as one another, so that all are of one speed. */
-function seatOf({ epoch, ranks }: Place, wire: WireTransport | undefined): Seat {
-  if (wire === undefined) return { ...aloneSeat(), world: epoch };
+function seatOf({ epoch, ranks }: Place, holdings: Holdings, wire: WireTransport | undefined): Seat {
+  if (wire === undefined) return { ...aloneSeat(), world: epoch, holdings };
   const nodes = [...new Set(ranks.map(({ node }) => node))];
   return {
     transport: wire,
     world: epoch,
+    holdings,
     facts: { node: ranks.map(({ node }) => nodes.indexOf(node)), speed: ranks.map(() => 1) },
   };
 }

@@ -87,3 +87,23 @@ test("without shadows what the lost rank had is nowhere, and the run goes on fro
   await world("cold", [a, b, c], { rank: 1, step: 2 }, false);
   assert.deepEqual(await world("cold", [a, c], { rank: 0, step: 1 }, false), [0, 0]);
 });
+
+test("who comes back with state from before the newest checkpoint does not lead the others back to it", async () => {
+  const [late, lost, alone] = [new Holdings(), new Holdings(), new Holdings()];
+  await world("late", [late, lost], { rank: 1, step: 2 });
+  assert.equal(late.standing.applied, 2);
+  assert.deepEqual(await world("late", [alone]), [0], "the others went on without it");
+  assert.deepEqual(await world("late", [late, new Holdings()]), [6, 6]);
+  assert.equal(sha("late"), sha("one"));
+});
+
+test("what a world left is no more once the next one has its own, nor the rank that was to update it", async () => {
+  const kept = new Holdings();
+  await world("freed", [kept, new Holdings()], { rank: 1, step: 2 });
+  const bytes = kept.stateBytes;
+  assert.ok(bytes > 0);
+  await world("freed", [kept, new Holdings()]);
+  assert.equal(kept.stateBytes, bytes);
+  kept.drop();
+  assert.equal(kept.stateBytes, 0);
+});
