@@ -21,7 +21,7 @@ function withSteps(name: string, steps: readonly number[]): string {
   return dir;
 }
 const state = { rank: 0, meet: async () => {}, gather: async () => [] } as unknown as CheckpointState;
-const nothing = { identity: {}, layout: { parts: [], floats: 0, parameters: 0 }, state, keep: 2 };
+const nothing = { identity: {}, layout: { parts: [], floats: 0, parameters: 0 }, state, keep: 2, mayWrite: async () => {} };
 
 test("only where there is no folder there is no checkpoint", async () => {
   assert.equal(await newestCheckpoint(join(folder, "none")), undefined);
@@ -45,6 +45,22 @@ test("old checkpoints go, unfinished ones too; newer ones stay, finished or bein
     readdirSync(dir).toSorted(),
     [4, 5, 7, 8, 9].map((step) => `step-0000000${step}`),
   );
+});
+
+test("where another writes now, nothing is named and nothing dropped", async () => {
+  const dir = withSteps("fenced", [1, 2, 3, 4]);
+  const before = readdirSync(dir);
+  const stopAt = (call: number) => {
+    let calls = 0;
+    return async (): Promise<void> => {
+      calls += 1;
+      if (calls === call) throw new AppError("another", { code: "GivenUp" });
+    };
+  };
+  await assert.rejects(writeCheckpoint(dir, { ...nothing, step: 4, mayWrite: stopAt(1) }), { code: "GivenUp" });
+  assert.equal(await newestCheckpoint(dir), 4);
+  await assert.rejects(writeCheckpoint(dir, { ...nothing, step: 4, mayWrite: stopAt(2) }), { code: "GivenUp" });
+  assert.deepEqual([await newestCheckpoint(dir), readdirSync(dir)], [3, before]);
 });
 
 test("an error that may pass is worth another try, one that tells what is there is not", async () => {

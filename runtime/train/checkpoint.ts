@@ -65,6 +65,8 @@ export interface CheckpointToRead {
 export interface CheckpointToWrite extends CheckpointToRead {
   /** Checkpoints that stay. */
   readonly keep: number;
+  /** Asked on the first rank before it changes what there is; throws where another writes the output now. */
+  mayWrite(): Promise<void>;
 }
 
 const nameOf = (step: number): string => `step-${String(step).padStart(8, "0")}`;
@@ -129,6 +131,7 @@ export async function writeCheckpoint(dir: string, checkpoint: CheckpointToWrite
   const { step, layout, state } = checkpoint;
   const folder = join(dir, nameOf(step));
   if (state.rank === 0) {
+    await checkpoint.mayWrite();
     await mkdir(folder, { recursive: true });
     await rm(join(folder, manifestFile), { force: true });
   }
@@ -144,7 +147,7 @@ export async function writeCheckpoint(dir: string, checkpoint: CheckpointToWrite
   await state.meet(step, "checkpoint is named");
 }
 
-async function name(dir: string, { step, identity, layout, keep }: CheckpointToWrite, digests: Buffer): Promise<void> {
+async function name(dir: string, { step, identity, layout, keep, mayWrite }: CheckpointToWrite, digests: Buffer): Promise<void> {
   const folder = join(dir, nameOf(step));
   let unit = 0;
   const parts = layout.parts.map(({ name, units }): Manifest["parts"][number] => ({
@@ -155,6 +158,7 @@ async function name(dir: string, { step, identity, layout, keep }: CheckpointToW
     }),
   }));
   const manifest: Manifest = { version: checkpointVersion, step, identity, parts };
+  await mayWrite();
   const unfinished = join(folder, `${manifestFile}.tmp`);
   await writeFile(unfinished, `${JSON.stringify(manifest)}\n`, { flush: true });
   await rename(unfinished, join(folder, manifestFile));

@@ -68,18 +68,26 @@ export class Worlds {
     const wire = place.ranks.length > 1 ? await this.#wire(place) : undefined;
     try {
       const stopped = (): boolean => this.#closing || membership.outdated(place.epoch);
-      const end = await run(trainSettings(settings.spec), { ...ports, stopped }, seatOf(place, this.#holdings, wire));
+      const end = await run(trainSettings(settings.spec), { ...ports, stopped }, this.#seat(place, wire));
       if (end.step < settings.spec.steps) return stoppedAt(end.step);
       // The first rank writes the result, and is followed where it cannot; until then the others are there.
       return place.rank === 0 ? { end } : { left: { code: "Complete", message: `all ${end.step} steps are done` } };
     } catch (caught) {
       const error = AppError.from(caught, "training");
-      if (wire?.ended !== undefined || otherRankCodes.includes(error.code)) return { left: { code: error.code, message: error.message } };
+      if (wire?.ended !== undefined || anotherGoesOn(error)) return { left: { code: error.code, message: error.message } };
       wire?.end(error);
       throw error;
     } finally {
       await wire?.close();
     }
+  }
+
+  /** Ranks have as many threads as one another, so that all are of one speed. */
+  #seat({ epoch, ranks }: Place, wire: WireTransport | undefined): Seat {
+    const own = { run: this.#options.settings.jobUid, world: epoch, holdings: this.#holdings };
+    if (wire === undefined) return { ...aloneSeat(), ...own };
+    const nodes = [...new Set(ranks.map(({ node }) => node))];
+    return { ...own, transport: wire, facts: { node: ranks.map(({ node }) => nodes.indexOf(node)), speed: ranks.map(() => 1) } };
   }
 
   async #wire({ epoch, rank, ranks }: Place): Promise<WireTransport> {
@@ -106,18 +114,9 @@ export class Worlds {
   }
 }
 
+/** Another rank is at fault, or a newer world has the output: this pod may have its place in the next one. */
+const anotherGoesOn = ({ code }: AppError): boolean => code === "GivenUp" || otherRankCodes.includes(code);
+
 const stoppedAt = (step: number): Outcome => ({ left: { code: "Stopped", message: `after step ${step}` } });
 
 const addressOf = ({ ip }: WorldMember, port: number): string => (ip.includes(":") ? `[${ip}]:${port}` : `${ip}:${port}`);
-
-/** Ranks have as many threads as one another, so that all are of one speed. */
-function seatOf({ epoch, ranks }: Place, holdings: Holdings, wire: WireTransport | undefined): Seat {
-  if (wire === undefined) return { ...aloneSeat(), world: epoch, holdings };
-  const nodes = [...new Set(ranks.map(({ node }) => node))];
-  return {
-    transport: wire,
-    world: epoch,
-    holdings,
-    facts: { node: ranks.map(({ node }) => nodes.indexOf(node)), speed: ranks.map(() => 1) },
-  };
-}
