@@ -115,6 +115,14 @@ test("before a run has begun its step is not told, and a loss that is no number 
   assert.deepEqual(report, { step: 3, tokensPerSecond: 1, secondsLeft: 0, curve: [] });
 });
 
+test("steps that were made past where a world begins are made again, and none is where it begins with the last", () => {
+  const progress = new Progress(6);
+  assert.equal(progress.stepsAfter(0), 0);
+  progress.start(2);
+  progress.add({ step: 5, loss: 1, gradientNorm: 1, imbalance: 1, tokens: 10, seconds: 1 });
+  assert.deepEqual([progress.stepsAfter(2), progress.stepsAfter(5), progress.stepsAfter(6)], [3, 0, 0]);
+});
+
 test("a pod answers with its world and how far it is, and nobody but the operator is heard", async (t) => {
   let finish = (): void => {};
   const held = new Promise<void>((resolve) => {

@@ -111,7 +111,7 @@ const world = (moet: KubeObject) =>
 async function beginsOf(name: string, uid: string): Promise<{ readonly step: number; readonly repeats: number }[]> {
   const pod = (await trainingPods(name)).find(({ metadata }) => metadata.uid === uid);
   const lines = (await kubectl.run(["logs", pod?.metadata.name ?? "", "-c", "runtime"])).split("\n").filter((line) => line.startsWith("{"));
-  return lines.map((line) => JSON.parse(line)).filter(({ msg }) => msg === "training");
+  return lines.map((line) => JSON.parse(line)).filter(({ message }) => message === "training");
 }
 const training = (moet: KubeObject): boolean => condition(moet, "Running")?.reason === "Training";
 

@@ -97,7 +97,7 @@ test("who comes back with state from before the newest checkpoint does not lead 
   assert.equal(sha("late"), sha("one"));
 });
 
-test("what a world left is no more once the next one has its own, nor the rank that was to update it", async () => {
+test("what a world left is no more once the next one has its own", async () => {
   const kept = new Holdings();
   await world("freed", [kept, new Holdings()], { rank: 1, step: 2 });
   const bytes = kept.stateBytes;
