@@ -2,7 +2,7 @@
 // read, and the result is one rank's to the byte, biases that a recipe moves among it.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -106,4 +106,24 @@ test("what a world left is no more once the next one has its own", async () => {
   assert.equal(kept.stateBytes, bytes);
   kept.drop();
   assert.equal(kept.stateBytes, 0);
+});
+
+test("a world that begins where a checkpoint is leaves it as it is", async () => {
+  const [out, holdings] = [join(folder, "there"), new Holdings()];
+  const own = { ...settings, out, checkpoint: { everySteps: 2, keep: 1 } };
+  const until = async (world: number, steps: number): Promise<number> => {
+    let made = 0;
+    const onStep = (): void => {
+      made += 1;
+    };
+    const ports = { now: () => 0, stopped: () => made === steps, onStart() {}, onStep, onValidation() {} };
+    const seat = { transport: new Loopback(1).transport(0), world, facts: { node: [0], speed: [1] }, holdings };
+    return (await train(own, ports, seat)).step;
+  };
+  assert.equal(await until(1, 2), 2);
+  const manifest = join(out, "checkpoints/step-00000002/manifest.json");
+  const written = statSync(manifest, { bigint: true }).mtimeNs;
+  assert.equal(await until(2, 0), 2);
+  assert.equal(statSync(manifest, { bigint: true }).mtimeNs, written);
+  assert.equal(await until(3, 1), 3);
 });
