@@ -150,6 +150,10 @@ export const moeTrainingJobSpecSchema = z
         maxRestarts: z.int32().min(0).max(bounds.restarts).default(20).meta({
           description: "Failed pods that are replaced, before the job is Failed. Evictions and suspensions do not count.",
         }),
+        shadow: z.boolean().default(true).meta({
+          description:
+            "Each of several ranks keeps the state of another, so that a lost one costs the step in flight, and none since the checkpoint. It takes 16 bytes a parameter; a job with one pod has no shadow.",
+        }),
       })
       .prefault({})
       .meta({ description: "What a job goes on after." }),

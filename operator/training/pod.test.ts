@@ -53,6 +53,7 @@ const changes: Record<string, unknown> = {
   "checkpoint.everySteps": 5,
   "checkpoint.keep": 1,
   "failurePolicy.maxRestarts": 0,
+  "failurePolicy.shadow": false,
   "output.uri": "pvc://o/b",
   "output.codecs": ["q4_0"],
   image: "other",
@@ -108,7 +109,7 @@ for (const [path, value] of Object.entries(changes)) {
 
 test("what may change while a job lives replaces its pod, and what only decides when there is one does not", () => {
   const hash = (path?: string) => templateHash(jobWith(path, path === undefined ? undefined : changes[path]), "i");
-  for (const path of ["memoryPerRank", "checkpoint.keep", "fssdp.planner", "podTemplate.metadata.labels"])
+  for (const path of ["memoryPerRank", "checkpoint.keep", "fssdp.planner", "failurePolicy.shadow", "podTemplate.metadata.labels"])
     assert.notEqual(hash(path), hash(), path);
   for (const path of ["suspend", "failurePolicy.maxRestarts", "replicas", "elasticity.maxReplicas"]) assert.equal(hash(path), hash(), path);
 });

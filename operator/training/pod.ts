@@ -36,8 +36,8 @@ const podName = (job: string, { rank, attempt }: Made): string => `${job}-train-
 
 /** The bits of the result depend on none of these, so that they may change: the pod is then replaced. All else of a job is fixed. */
 export function templateHash({ metadata, spec }: MoETrainingJob, image: string): string {
-  const { memoryPerRank, checkpoint, fssdp, podTemplate } = spec;
-  const text = JSON.stringify([metadata.uid, memoryPerRank, checkpoint, fssdp, podTemplate ?? {}, image]);
+  const { memoryPerRank, checkpoint, fssdp, failurePolicy, podTemplate } = spec;
+  const text = JSON.stringify([metadata.uid, memoryPerRank, checkpoint, fssdp, failurePolicy.shadow, podTemplate ?? {}, image]);
   return createHash("sha256").update(text).digest("hex").slice(0, hashChars);
 }
 

@@ -21,7 +21,7 @@ function withSteps(name: string, steps: readonly number[]): string {
   return dir;
 }
 const state = { rank: 0, meet: async () => {}, gather: async () => [] } as unknown as CheckpointState;
-const nothing = { identity: {}, stored: 3, layout: { parts: [], floats: 0, parameters: 0 }, state, keep: 2 };
+const nothing = { identity: {}, stored: 3, layout: { parts: [], floats: 0, parameters: 0 }, state, keep: 2, mayWrite: async () => {} };
 
 test("only where there is no folder there is no checkpoint", async () => {
   assert.equal(await newestCheckpoint(join(folder, "none")), undefined);
@@ -37,14 +37,30 @@ test("a manifest that cannot be asked after does not make its checkpoint none", 
   await assert.rejects(newestCheckpoint(dir), (caught) => AppError.from(caught).retry === "backoff");
 });
 
-test("old checkpoints go, newer ones stay whatever is written", async () => {
-  const dir = withSteps("newer", [1, 2, 3, 8, 9]);
-  mkdirSync(join(dir, "step-00000007"));
-  await writeCheckpoint(dir, { ...nothing, step: 4 });
+test("old checkpoints go, unfinished ones too; newer ones stay, finished or being written", async () => {
+  const dir = withSteps("newer", [1, 2, 4, 8, 9]);
+  for (const step of [3, 7]) mkdirSync(join(dir, `step-0000000${step}`));
+  await writeCheckpoint(dir, { ...nothing, step: 5 });
   assert.deepEqual(
     readdirSync(dir).toSorted(),
-    [3, 4, 8, 9].map((step) => `step-0000000${step}`),
+    [4, 5, 7, 8, 9].map((step) => `step-0000000${step}`),
   );
+});
+
+test("where another writes now, nothing is named and nothing dropped", async () => {
+  const dir = withSteps("fenced", [1, 2, 3, 4]);
+  const before = readdirSync(dir);
+  const stopAt = (call: number) => {
+    let calls = 0;
+    return async (): Promise<void> => {
+      calls += 1;
+      if (calls === call) throw new AppError("another", { code: "GivenUp" });
+    };
+  };
+  await assert.rejects(writeCheckpoint(dir, { ...nothing, step: 4, mayWrite: stopAt(1) }), { code: "GivenUp" });
+  assert.equal(await newestCheckpoint(dir), 4);
+  await assert.rejects(writeCheckpoint(dir, { ...nothing, step: 4, mayWrite: stopAt(2) }), { code: "GivenUp" });
+  assert.deepEqual([await newestCheckpoint(dir), readdirSync(dir)], [3, before]);
 });
 
 test("an error that may pass is worth another try, one that tells what is there is not", async () => {

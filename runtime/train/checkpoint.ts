@@ -64,6 +64,8 @@ export interface CheckpointToRead {
 export interface CheckpointToWrite extends CheckpointToRead {
   /** Checkpoints that stay. */
   readonly keep: number;
+  /** Asked on the first rank before it changes what there is; throws where another writes the output now. */
+  mayWrite(): Promise<void>;
 }
 
 const nameOf = (step: number): string => `step-${String(step).padStart(8, "0")}`;
@@ -128,6 +130,7 @@ export async function writeCheckpoint(dir: string, checkpoint: CheckpointToWrite
   const { step, layout, state } = checkpoint;
   const folder = join(dir, nameOf(step));
   if (state.rank === 0) {
+    await checkpoint.mayWrite();
     await mkdir(folder, { recursive: true });
     await rm(join(folder, manifestFile), { force: true });
   }
@@ -143,7 +146,7 @@ export async function writeCheckpoint(dir: string, checkpoint: CheckpointToWrite
   await state.meet(step, "checkpoint is named");
 }
 
-async function name(dir: string, { step, stored, identity, layout, keep }: CheckpointToWrite, digests: Buffer): Promise<void> {
+async function name(dir: string, { step, stored, identity, layout, keep, mayWrite }: CheckpointToWrite, digests: Buffer): Promise<void> {
   const folder = join(dir, nameOf(step));
   let unit = 0;
   const parts = layout.parts.map(({ name, units }): Manifest["parts"][number] => ({
@@ -154,6 +157,7 @@ async function name(dir: string, { step, stored, identity, layout, keep }: Check
     }),
   }));
   const manifest: Manifest = { version: checkpointVersion, step, identity, parts };
+  await mayWrite();
   const unfinished = join(folder, `${manifestFile}.tmp`);
   await writeFile(unfinished, `${JSON.stringify(manifest)}\n`, { flush: true });
   await rename(unfinished, join(folder, manifestFile));
@@ -161,16 +165,15 @@ async function name(dir: string, { step, stored, identity, layout, keep }: Check
 }
 
 /**
- * Unfinished ones too; the manifest goes first, so that what is left of a folder is none. A whole one that is newer than what was just
- * written is another run's, and stays.
+ * Unfinished ones too; the manifest goes first, so that what is left of a folder is none. One that is newer than what was just written
+ * stays: it is another run's, or is being written by the world that went on without a first rank which stood still.
  */
 async function dropOld(dir: string, newest: number, keep: number): Promise<void> {
-  const steps = await stepsIn(dir);
+  const before = (await stepsIn(dir)).filter((step) => step < newest);
   const whole: number[] = [];
-  for (const step of steps) if (await hasManifest(dir, step)) whole.push(step);
-  const before = whole.filter((step) => step < newest).toReversed();
-  const kept = new Set([newest, ...whole.filter((step) => step > newest), ...before.slice(0, keep - 1)]);
-  for (const step of steps) {
+  for (const step of before) if (await hasManifest(dir, step)) whole.push(step);
+  const kept = new Set(whole.toReversed().slice(0, keep - 1));
+  for (const step of before) {
     if (kept.has(step)) continue;
     const folder = join(dir, nameOf(step));
     await rm(join(folder, manifestFile), { force: true });

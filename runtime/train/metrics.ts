@@ -16,8 +16,12 @@ function parsed(line: string): z.infer<typeof metricsSchema> {
 
 export class Metrics {
   readonly #path: string;
-  constructor(out: string) {
+  readonly #mayWrite: () => Promise<void>;
+
+  /** `mayWrite` throws where another writes the output now. */
+  constructor(out: string, mayWrite: () => Promise<void>) {
     this.#path = join(out, "metrics.jsonl");
+    this.#mayWrite = mayWrite;
   }
 
   /** Returns the loss on other data that is known of the step. */
@@ -27,6 +31,7 @@ export class Metrics {
       throw cause;
     });
     const kept = text.split("\n").filter((line) => parsed(line).step <= step);
+    await this.#mayWrite();
     const unfinished = `${this.#path}.tmp`;
     await writeFile(unfinished, kept.map((line) => `${line}\n`).join(""), { flush: true });
     await rename(unfinished, this.#path);
@@ -34,6 +39,7 @@ export class Metrics {
   }
 
   async add(line: object): Promise<void> {
+    await this.#mayWrite();
     await writeFile(this.#path, `${JSON.stringify(line)}\n`, { flag: "a" });
   }
 }

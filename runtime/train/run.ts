@@ -2,7 +2,6 @@
 // and writes the result. To run it again is to go on: with the same settings each step has the same bits whether the run was stopped or
 // not, and by how many ranks. Shell.
 import { createHash } from "node:crypto";
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import { createTraining } from "../compute/open-training.ts";
@@ -11,7 +10,7 @@ import { wantsWholeStep } from "./balancing.ts";
 import { newestCheckpoint, readCheckpoint, SavedModel, writeCheckpoint } from "./checkpoint.ts";
 import { type Corpus, openCorpus } from "./corpus.ts";
 import { Metrics } from "./metrics.ts";
-import { checkMemory } from "./ranks/fits.ts";
+import { checkMemory, fitsBeside } from "./ranks/fits.ts";
 import { fssdpOf } from "./ranks/fssdp.ts";
 import type { Fssdp } from "./ranks/plan.ts";
 import { Rank } from "./ranks/rank.ts";
@@ -23,6 +22,7 @@ import { openStart, type Start } from "./start.ts";
 import { type Machine, runStep, type StepReport, validationLoss } from "./step.ts";
 import { type Clocked, recordedBackend, recordedTransport } from "./trace/recorder.ts";
 import { type TrainedModel, trainedModel } from "./trained.ts";
+import { Writer } from "./writer.ts";
 
 export interface TrainPorts {
   /** Now, in milliseconds. */
@@ -59,7 +59,7 @@ export interface RunEnd {
   readonly validationLoss: number | undefined;
 }
 
-interface Run extends Machine {
+interface Opened extends Machine {
   readonly model: TrainedModel;
   /** Parameters that stay as they are, by tensor. */
   readonly frozen: WeightViews;
@@ -71,6 +71,11 @@ interface Run extends Machine {
   /** The last step that is done, and that of its checkpoint: 0 where the state is not one's. */
   readonly step: number;
   readonly saved: number;
+}
+
+interface Run extends Opened {
+  /** Throws where another writes the output now; of the first rank, which writes it. */
+  mayWrite(): Promise<void>;
 }
 
 const digestOf = (value: unknown): string => createHash("sha256").update(JSON.stringify(value)).digest("hex");
@@ -100,7 +105,7 @@ async function stepToGoOnFrom(checkpoints: string, steps: number): Promise<numbe
   );
 }
 
-async function openRun(settings: TrainSettings, seat: Seat, recorder: Clocked | undefined): Promise<Run> {
+async function openRun(settings: TrainSettings, seat: Seat, recorder: Clocked | undefined): Promise<Opened> {
   const source = await openSource(settings.model);
   checkSettings(settings, source.program.maxContext);
   const model = trainedModel(source, settings);
@@ -110,9 +115,15 @@ async function openRun(settings: TrainSettings, seat: Seat, recorder: Clocked | 
   const { optimizer, optimizerMemory } = settings;
   const ranked = { optimizer, optimizerMemory, program, layout, frozenFloats, sequences, sequenceLength, lanes, shadow: settings.shadow };
   const fssdp = fssdpOf(settings.fssdp ?? {}, { ...ranked, ranks: seat.transport.ranks, wholeStep: wantsWholeStep(balance) });
-  checkMemory({ ...ranked, facts: seat.facts, fssdp }, [seat.transport.rank]);
+  const needed = { ...ranked, facts: seat.facts, fssdp };
+  const { rank } = seat.transport;
+  checkMemory(needed, [rank]);
   const checkpoints = join(settings.out, "checkpoints");
   const newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
+  const { holdings } = seat;
+  holdings?.dropBefore(newest ?? 0);
+  // A checkpoint is read where two states at once are too much: the run goes on, and repeats steps.
+  if (holdings !== undefined && !fitsBeside(needed, rank, holdings.stateBytes)) holdings.drop();
   const start = await openStart(source, settings);
   try {
     return await openMachine(settings, { recorder, seat, source, model, fssdp, checkpoints, newest, start });
@@ -131,7 +142,7 @@ interface Plan extends Pick<Run, "model" | "checkpoints"> {
   readonly start: Start;
 }
 
-async function openMachine(settings: TrainSettings, plan: Plan): Promise<Run> {
+async function openMachine(settings: TrainSettings, plan: Plan): Promise<Opened> {
   const { seat, source, model, fssdp, checkpoints, start } = plan;
   const { program, layout } = model;
   const [corpus, validation] = await openData(settings, source);
@@ -160,7 +171,9 @@ async function openMachine(settings: TrainSettings, plan: Plan): Promise<Run> {
       return Math.max(0, newest);
     });
     const machine: Machine = { settings, corpus, validation, rank };
-    return { ...machine, model, frozen, backend, identity, checkpoints, weights: told, step, saved: missing.length > 0 ? step : 0 };
+    const [named] = await rank.state.fromFirst(step, "saved", Float64Array.of(plan.newest ?? -1));
+    const saved = missing.length > 0 || named === step ? step : 0;
+    return { ...machine, model, frozen, backend, identity, checkpoints, weights: told, step, saved };
   } catch (caught) {
     await corpus.close();
     await validation?.close();
@@ -171,10 +184,11 @@ async function openMachine(settings: TrainSettings, plan: Plan): Promise<Run> {
 }
 
 async function save(run: Run, step: number): Promise<void> {
-  const { checkpoints, identity, rank, settings } = run;
+  const { checkpoints, identity, rank, settings, mayWrite } = run;
   const { layout } = run.model;
   const { state } = rank;
-  await writeCheckpoint(checkpoints, { step, stored: state.stored, identity, layout, state, keep: settings.checkpoint.keep });
+  const { keep } = settings.checkpoint;
+  await writeCheckpoint(checkpoints, { step, stored: state.stored, identity, layout, state, keep, mayWrite });
 }
 
 /** Takes the loss on other data where a step has one to take; a run that was stopped or killed in it takes it when it goes on. */
@@ -232,14 +246,16 @@ async function makeSteps(
 }
 
 /** The result is read from the last checkpoint, so that no rank has to hold all of the model. */
-async function writeResult({ model, frozen, identity, checkpoints, settings, rank }: Run): Promise<void> {
+async function writeResult({ model, frozen, identity, checkpoints, settings, rank, mayWrite }: Run): Promise<void> {
   const { store, folder, adapters } = resultFolders(settings.out);
   const { layout, description } = model;
   const saved = await SavedModel.open(checkpoints, { step: settings.schedule.steps, stored: rank.state.stored, identity, layout });
   try {
     const parameters = (part: number, index: number): Promise<Float32Array> => saved.parameters(part, index);
     const trained = model.ended(parameters, frozen);
+    await mayWrite();
     await writeTrainedStore(trained, store, settings.codecs);
+    await mayWrite();
     await writeTrainedFolder(trained, folder);
     if (description !== undefined) await writeAdapters({ layout, parameters }, adapters, description);
   } finally {
@@ -248,16 +264,17 @@ async function writeResult({ model, frozen, identity, checkpoints, settings, ran
 }
 
 /** Every rank of a world calls it with the same settings. Throws AppError: BadOption, BadData, BadCheckpoint, OtherNumerics, DoesNotFit,
- *  UnsupportedOp, NonFiniteLoss, and what ended the world. */
+ *  UnsupportedOp, NonFiniteLoss, GivenUp, and what ended the world. */
 export async function train(settings: TrainSettings, ports: TrainPorts, seat: Seat = aloneSeat()): Promise<RunEnd> {
   const { recorder } = ports;
   const place = recorder === undefined ? seat : { ...seat, transport: recordedTransport(seat.transport, recorder) };
-  const run = await openRun(settings, place, recorder);
-  const { backend, checkpoints, model, corpus, validation, weights, rank } = run;
+  const opened = await openRun(settings, place, recorder);
+  const { backend, checkpoints, model, corpus, validation, weights, rank } = opened;
   const first = seat.transport.rank === 0;
   try {
-    if (first) await mkdir(settings.out, { recursive: true });
-    const metrics = first ? new Metrics(settings.out) : undefined;
+    const writer = first ? await Writer.take(settings.out, seat) : undefined;
+    const run: Run = { ...opened, mayWrite: async () => writer?.check() };
+    const metrics = first ? new Metrics(settings.out, run.mayWrite) : undefined;
     ports.onStart({ device: backend.device, parameters: model.layout.parameters, samples: corpus.samples, weights, step: run.step });
     const { step, loss } = await makeSteps(run, metrics, ports);
     const unfinished = { step, checkpoints, validationLoss: loss, store: undefined, folder: undefined };

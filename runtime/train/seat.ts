@@ -6,6 +6,8 @@ import type { RankFacts } from "./ranks/plan.ts";
 
 export interface Seat {
   readonly transport: Transport;
+  /** Whose worlds are counted, so that one of them has the output; unset: a run of its own each time. */
+  readonly run?: string | undefined;
   /** The membership, which a change of ranks counts up. */
   readonly world: number;
   /** Of the ranks of this world; those that a transport has beyond them leave, and hand over what they have. */

@@ -30,7 +30,12 @@ export class Progress {
     this.#steps = steps;
   }
 
-  /** Steps that a checkpoint has already. */
+  /** Steps that were made here past this one. */
+  stepsAfter(step: number): number {
+    return Math.max(0, (this.#step ?? 0) - step);
+  }
+
+  /** The step that a world goes on from. */
   start(step: number): void {
     this.#step = step;
     this.#recent = [];

@@ -38,6 +38,7 @@ export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
         : { bytes: parseQuantity(optimizer.memory, "spec.optimizer.memory"), folder: pathOf(output.uri) },
     balance: parseBalance(spec.balance),
     clip: Number(optimizer.clip),
+    shadow: spec.failurePolicy.shadow,
     checkpoint: spec.checkpoint,
     codecs: output.codecs,
     threads: spec.threadsPerRank,

@@ -115,6 +115,14 @@ test("before a run has begun its step is not told, and a loss that is no number 
   assert.deepEqual(report, { step: 3, tokensPerSecond: 1, secondsLeft: 0, curve: [] });
 });
 
+test("steps that were made past where a world begins are made again, and none is where it begins with the last", () => {
+  const progress = new Progress(6);
+  assert.equal(progress.stepsAfter(0), 0);
+  progress.start(2);
+  progress.add({ step: 5, loss: 1, gradientNorm: 1, imbalance: 1, tokens: 10, seconds: 1 });
+  assert.deepEqual([progress.stepsAfter(2), progress.stepsAfter(5), progress.stepsAfter(6)], [3, 0, 0]);
+});
+
 test("a pod answers with its world and how far it is, and nobody but the operator is heard", async (t) => {
   let finish = (): void => {};
   const held = new Promise<void>((resolve) => {
@@ -186,7 +194,7 @@ test("a failure is told with its code, its text, and whether another try can hel
   assert.deepEqual([endOf("broken")?.code, endOf("broken")?.retry], ["Internal", true]);
 });
 
-test("every field of a spec that decides the bits reaches the run", () => {
+test("every field of a spec that a run depends on reaches it", () => {
   const changed = trainSettings(
     spec({
       seed: 7,
@@ -196,6 +204,7 @@ test("every field of a spec that decides the bits reaches the run", () => {
       optimizer: { learningRate: "1e-3", weightDecay: "0", beta1: "0.8", beta2: "0.9", epsilon: "1e-6", clip: "2", memory: "1Mi" },
       schedule: { name: "constant", warmupSteps: 2, floor: "0.5" },
       balance: "switch:0.01",
+      failurePolicy: { shadow: false },
       output: { uri: "pvc://a/out", codecs: ["f32", "q4_0"] },
       fssdp: { planner: "ep", dispatch: "LocalFirst", rematerialize: "AfterForward", memorySlots: 3, overlapDegree: "Auto", window: 4 },
     }),
@@ -216,6 +225,7 @@ test("every field of a spec that decides the bits reaches the run", () => {
     optimizerMemory: { bytes: 2 ** 20, folder: "/claims/a/out" },
     balance: [{ name: "switch", rate: 0.01, groups: undefined }],
     clip: 2,
+    shadow: false,
     checkpoint: { everySteps: 2, keep: 2 },
     codecs: ["f32", "q4_0"],
     threads: 2,

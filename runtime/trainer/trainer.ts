@@ -94,8 +94,10 @@ function portsOf({ progress, log }: Shown): Omit<TrainPorts, "stopped"> {
   return {
     now: () => performance.now(),
     onStart(start) {
+      // The step that was under way when a world ended is none of these.
+      const repeats = progress.stepsAfter(start.step);
       progress.start(start.step);
-      log.info({ ...start }, "training");
+      log.info({ ...start, repeats }, "training");
     },
     onStep(report) {
       progress.add(report);

@@ -1,11 +1,12 @@
 // A training pod's way from world to world: it waits for one with a place for it, trains there over the wire, and where that world ends
-// without a fault of its own it goes on in the next one from the newest checkpoint. A failure of its own, or the end of all steps, ends it.
+// without a fault of its own it goes on in the next one from the state that it has. A failure of its own, or the end of all steps, ends it.
 import { AppError } from "../../crds/common.ts";
 import type { TrainerSettings } from "../../crds/training-process.ts";
 import { trainingScope, type WorldMember } from "../../crds/training-world.ts";
 import { WireTransport } from "../comm/wire.ts";
 import { otherRankCodes } from "../comm/wire-owner.ts";
 import type { Log } from "../observe/log.ts";
+import { Holdings } from "../train/ranks/holdings.ts";
 import type { RunEnd, TrainPorts, train } from "../train/run.ts";
 import { aloneSeat, type Seat } from "../train/seat.ts";
 import type { TlsSource } from "../wire/tls.ts";
@@ -28,6 +29,8 @@ type Outcome = { readonly end: RunEnd } | { readonly left: { readonly code: stri
 
 export class Worlds {
   readonly #options: WorldsOptions;
+  /** What this pod has of the run, from world to world. */
+  readonly #holdings = new Holdings();
   #closing = false;
 
   constructor(options: WorldsOptions) {
@@ -65,18 +68,26 @@ export class Worlds {
     const wire = place.ranks.length > 1 ? await this.#wire(place) : undefined;
     try {
       const stopped = (): boolean => this.#closing || membership.outdated(place.epoch);
-      const end = await run(trainSettings(settings.spec), { ...ports, stopped }, seatOf(place, wire));
+      const end = await run(trainSettings(settings.spec), { ...ports, stopped }, this.#seat(place, wire));
       if (end.step < settings.spec.steps) return stoppedAt(end.step);
       // The first rank writes the result, and is followed where it cannot; until then the others are there.
       return place.rank === 0 ? { end } : { left: { code: "Complete", message: `all ${end.step} steps are done` } };
     } catch (caught) {
       const error = AppError.from(caught, "training");
-      if (wire?.ended !== undefined || otherRankCodes.includes(error.code)) return { left: { code: error.code, message: error.message } };
+      if (wire?.ended !== undefined || anotherGoesOn(error)) return { left: { code: error.code, message: error.message } };
       wire?.end(error);
       throw error;
     } finally {
       await wire?.close();
     }
+  }
+
+  /** Ranks have as many threads as one another, so that all are of one speed. */
+  #seat({ epoch, ranks }: Place, wire: WireTransport | undefined): Seat {
+    const own = { run: this.#options.settings.jobUid, world: epoch, holdings: this.#holdings };
+    if (wire === undefined) return { ...aloneSeat(), ...own };
+    const nodes = [...new Set(ranks.map(({ node }) => node))];
+    return { ...own, transport: wire, facts: { node: ranks.map(({ node }) => nodes.indexOf(node)), speed: ranks.map(() => 1) } };
   }
 
   async #wire({ epoch, rank, ranks }: Place): Promise<WireTransport> {
@@ -103,17 +114,9 @@ export class Worlds {
   }
 }
 
+/** Another rank is at fault, or a newer world has the output: this pod may have its place in the next one. */
+const anotherGoesOn = ({ code }: AppError): boolean => code === "GivenUp" || otherRankCodes.includes(code);
+
 const stoppedAt = (step: number): Outcome => ({ left: { code: "Stopped", message: `after step ${step}` } });
 
 const addressOf = ({ ip }: WorldMember, port: number): string => (ip.includes(":") ? `[${ip}]:${port}` : `${ip}:${port}`);
-
-/** Ranks have as many threads as one another, so that all are of one speed. */
-function seatOf({ epoch, ranks }: Place, wire: WireTransport | undefined): Seat {
-  if (wire === undefined) return { ...aloneSeat(), world: epoch };
-  const nodes = [...new Set(ranks.map(({ node }) => node))];
-  return {
-    transport: wire,
-    world: epoch,
-    facts: { node: ranks.map(({ node }) => nodes.indexOf(node)), speed: ranks.map(() => 1) },
-  };
-}

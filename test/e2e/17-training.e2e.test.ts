@@ -107,6 +107,12 @@ test("a job whose pod is killed and that is suspended on its way ends with the b
 
 const world = (moet: KubeObject) =>
   (moet.status as { world?: { epoch: number; ranks: { rank: number; uid: string; node: string }[] } } | undefined)?.world;
+/** Of each world that a pod of the job was in: the step that it went on from, and how many that the pod had made were made again. */
+async function beginsOf(name: string, uid: string): Promise<{ readonly step: number; readonly repeats: number }[]> {
+  const pod = (await trainingPods(name)).find(({ metadata }) => metadata.uid === uid);
+  const lines = (await kubectl.run(["logs", pod?.metadata.name ?? "", "-c", "runtime"])).split("\n").filter((line) => line.startsWith("{"));
+  return lines.map((line) => JSON.parse(line)).filter(({ message }) => message === "training");
+}
 const training = (moet: KubeObject): boolean => condition(moet, "Running")?.reason === "Training";
 
 test("three ranks on three nodes outlive a killed one, a scale to two and back and a suspension, with the bits of a quiet run on one", {
@@ -145,6 +151,12 @@ test("three ranks on three nodes outlive a killed one, a scale to two and back a
   assert.deepEqual([uids(replaced)[0], uids(replaced)[2]], [uids(first)[0], uids(first)[2]], "survivors stay");
   assert.notEqual(uids(replaced)[1], uids(first)[1]);
   await moreSteps(replaced);
+  // Only the step in flight, which no survivor had made, is made again: one at most, where the newest checkpoint is up to 50 steps old.
+  for (const uid of [0, 2].map((rank) => uids(replaced)[rank] ?? "")) {
+    const begins = await beginsOf(name, uid);
+    assert.ok(begins.length > 1, "a survivor says what it went on from");
+    for (const { step, repeats } of begins) assert.equal(repeats, 0, `from step ${step}`);
+  }
   const scale = (ranks: number) => kubectl.run(["scale", `moet/${name}`, `--replicas=${ranks}`]);
   await scale(2);
   const fewer = await moreSteps(await steady("two ranks", 2, world(replaced)?.epoch ?? 0));

@@ -11,7 +11,7 @@ import { borrowedFloats } from "../borrowed.ts";
 import { keptFloats } from "../kept.ts";
 import { kindsOf, layoutOf } from "../layout.ts";
 import { optimizerSettings } from "../optimizers/index.ts";
-import { checkMemory, memoryProblem, type RankedModel } from "./fits.ts";
+import { checkMemory, fitsBeside, memoryProblem, type RankedModel } from "./fits.ts";
 import { RankStores } from "./shadow.ts";
 import { shapeOf } from "./shape.ts";
 
@@ -78,4 +78,21 @@ test("ranks hold the state that the law says, and what does not fit is refused w
     );
     assert.throws(() => checkMemory(model, [...needs.keys()], all - 1), { code: "DoesNotFit", message });
   }
+});
+
+test("a world begins beside the state of the one before where both fit, and what layers keep is not there yet", () => {
+  const model = { ...modelOf(3, 4), shadow: true };
+  const { state, sums, kept, all } = rankBytes(memoryProblem(model, 0));
+  assert.ok(fitsBeside(model, 0, kept, all));
+  assert.ok(!fitsBeside(model, 0, kept + 1, all));
+  assert.ok(fitsBeside(model, 0, state, 2 * state + sums));
+});
+
+test("shadows take what a rank shadows, and the refusal says that they can be left out", () => {
+  const model = modelOf(3, 4);
+  const bytes = (shadow: boolean): number => rankBytes(memoryProblem({ ...model, shadow }, 0)).all;
+  const { shadowed } = memoryProblem({ ...model, shadow: true }, 0);
+  assert.equal(bytes(true) - bytes(false), 16 * shadowed);
+  checkMemory(model, [0], bytes(false));
+  assert.throws(() => checkMemory({ ...model, shadow: true }, [0], bytes(false)), { code: "DoesNotFit", message: /, shadow false, / });
 });

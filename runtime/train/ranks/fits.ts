@@ -79,6 +79,12 @@ export function checkMemory(model: RankedModel, ranks: readonly number[], memory
   }
 }
 
+/** Whether a world can begin with what is held from the one before beside it. Layers keep nothing yet then. */
+export function fitsBeside(model: RankedModel, rank: number, heldBytes: number, memory = memoryThere()): boolean {
+  const { state, sums } = rankBytes(memoryProblem(model, rank));
+  return heldBytes + state + sums <= memory;
+}
+
 interface Reckoned extends Omit<ReturnType<typeof rankBytes>, "all"> {
   readonly rank: number;
   readonly floats: number;
@@ -89,14 +95,15 @@ interface Reckoned extends Omit<ReturnType<typeof rankBytes>, "all"> {
 }
 
 function refuse(
-  { facts, fssdp, lanes, optimizer }: RankedModel,
+  { facts, fssdp, lanes, optimizer, shadow }: RankedModel,
   { rank, floats, state, sums, kept, all, before, memory }: Reckoned,
 ): never {
   const ranks = facts.node.length;
   const who = ranks > 1 ? `rank ${rank} of ${ranks}: ` : "";
   const others = before > 0 ? `, ranks before it here ${gigabytes(before)}` : "";
   const atOnce = fssdp.lanesAtOnce;
-  const more = ranks > 1 ? 'more ranks, rematerialize "AfterForward", fewer memorySlots or fewer lanesAtOnce' : "fewer --lanes";
+  const among = 'more ranks, rematerialize "AfterForward", fewer memorySlots or fewer lanesAtOnce';
+  const more = ranks > 1 ? `${among}${shadow ? ", shadow false" : ""}` : "fewer --lanes";
   throw new AppError(
     `${who}${floats} parameters x 8 bytes (parameter, gradient), ${gigabytes(state)} of ${optimizer.name}'s state in memory, ` +
       `${gigabytes(sums)} of copies, of sums of ` +

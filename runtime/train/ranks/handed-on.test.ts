@@ -2,7 +2,7 @@
 // read, and the result is one rank's to the byte, biases that a recipe moves among it.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -86,4 +86,44 @@ test("without shadows what the lost rank had is nowhere, and the run goes on fro
   const [a, b, c] = [new Holdings(), new Holdings(), new Holdings()];
   await world("cold", [a, b, c], { rank: 1, step: 2 }, false);
   assert.deepEqual(await world("cold", [a, c], { rank: 0, step: 1 }, false), [0, 0]);
+});
+
+test("who comes back with state from before the newest checkpoint does not lead the others back to it", async () => {
+  const [late, lost, alone] = [new Holdings(), new Holdings(), new Holdings()];
+  await world("late", [late, lost], { rank: 1, step: 2 });
+  assert.equal(late.standing.applied, 2);
+  assert.deepEqual(await world("late", [alone]), [0], "the others went on without it");
+  assert.deepEqual(await world("late", [late, new Holdings()]), [6, 6]);
+  assert.equal(sha("late"), sha("one"));
+});
+
+test("what a world left is no more once the next one has its own", async () => {
+  const kept = new Holdings();
+  await world("freed", [kept, new Holdings()], { rank: 1, step: 2 });
+  const bytes = kept.stateBytes;
+  assert.ok(bytes > 0);
+  await world("freed", [kept, new Holdings()]);
+  assert.equal(kept.stateBytes, bytes);
+  kept.drop();
+  assert.equal(kept.stateBytes, 0);
+});
+
+test("a world that begins where a checkpoint is leaves it as it is", async () => {
+  const [out, holdings] = [join(folder, "there"), new Holdings()];
+  const own = { ...settings, out, checkpoint: { everySteps: 2, keep: 1 } };
+  const until = async (world: number, steps: number): Promise<number> => {
+    let made = 0;
+    const onStep = (): void => {
+      made += 1;
+    };
+    const ports = { now: () => 0, stopped: () => made === steps, onStart() {}, onStep, onValidation() {} };
+    const seat = { transport: new Loopback(1).transport(0), world, facts: { node: [0], speed: [1] }, holdings };
+    return (await train(own, ports, seat)).step;
+  };
+  assert.equal(await until(1, 2), 2);
+  const manifest = join(out, "checkpoints/step-00000002/manifest.json");
+  const written = statSync(manifest, { bigint: true }).mtimeNs;
+  assert.equal(await until(2, 0), 2);
+  assert.equal(statSync(manifest, { bigint: true }).mtimeNs, written);
+  assert.equal(await until(3, 1), 3);
 });

@@ -10,11 +10,13 @@ type Stores = readonly UnitState[];
 /** Worlds whose state is kept at once, at most: more are only there when the beginnings of worlds fail one after another. */
 const worldsMost = 2;
 
+const nothing = async (): Promise<void> => {};
+
 export class Holdings {
   #standing: Standing = nothingHeld;
   #worlds: readonly Stores[] = [];
   #tally: Float64Array = new Float64Array();
-  #update: (tally: Float64Array) => Promise<void> = async () => {};
+  #update: (tally: Float64Array) => Promise<void> = nothing;
 
   get standing(): Standing {
     return this.#standing;
@@ -23,6 +25,11 @@ export class Holdings {
   /** The squares of gradients of all units in the step that is tallied. */
   get tally(): Float64Array {
     return this.#tally;
+  }
+
+  /** Bytes that are kept for worlds to come. */
+  get stateBytes(): number {
+    return this.#worlds.flat().reduce((sum, { stateBytes }) => sum + stateBytes, 0);
   }
 
   /** Of each unit: 2 where this rank owns it, 1 where it shadows it, 0. */
@@ -69,6 +76,7 @@ export class Holdings {
       throw caught;
     }
     this.#standing = updated;
+    this.#update = nothing; // what it belongs to is a whole rank, and ends with its world
   }
 
   /** The state of a world that begins is all here; that of worlds before stays until every rank says so. */
@@ -76,6 +84,7 @@ export class Holdings {
     const tallied = this.#standing.tallied === step ? step : nothingHeld.tallied;
     this.#standing = { applied: step, prepared: step, tallied };
     this.#keep([...this.#worlds, stores].slice(-worldsMost));
+    this.#update = nothing;
   }
 
   /** Every rank has its state. */
@@ -93,7 +102,12 @@ export class Holdings {
   drop(): void {
     this.#standing = nothingHeld;
     this.#keep([]);
-    this.#update = async () => {};
+    this.#update = nothing;
+  }
+
+  /** No rank is behind a checkpoint, since all write it: who is was given up, and the others have gone on without it. */
+  dropBefore(checkpoint: number): void {
+    if (this.#standing.applied < checkpoint) this.drop();
   }
 
   #keep(worlds: readonly Stores[]): void {

@@ -1,0 +1,43 @@
+// A training pod as a process of its own, which can be killed and stopped: its settings and folders come in its first argument, and each
+// line that it writes says its port, the step that a world goes on from, or a step that was made.
+import { writeSync } from "node:fs";
+import type { TrainerSettings } from "../../crds/training-process.ts";
+import { train } from "../../runtime/train/run.ts";
+import { startTrainer } from "../../runtime/trainer/trainer.ts";
+
+export interface PodProcess {
+  readonly settings: TrainerSettings;
+  readonly host: string;
+  readonly folders: { readonly model: string; readonly data: string; readonly out: string };
+}
+
+export interface PodLine {
+  readonly port?: number;
+  readonly from?: number;
+  readonly step?: number;
+}
+
+const say = (line: PodLine): void => void writeSync(1, `${JSON.stringify(line)}\n`);
+
+const { settings, host, folders } = JSON.parse(process.argv[2] ?? "") as PodProcess;
+const trainer = await startTrainer(settings, {
+  host,
+  run: (given, ports, seat) =>
+    train(
+      { ...given, ...folders },
+      {
+        ...ports,
+        onStart(start) {
+          ports.onStart(start);
+          say({ from: start.step });
+        },
+        onStep(report) {
+          ports.onStep(report);
+          say({ step: report.step });
+        },
+      },
+      seat,
+    ),
+});
+say({ port: trainer.port });
+await trainer.ended;
