@@ -91,6 +91,7 @@ export class Rank {
   readonly #given: RankOptions;
   readonly #planning: Planning;
   readonly #passes: Passes;
+  readonly #meter: Meter;
   readonly #rates: RankRates;
   /** Tells this run's settings and facts from others: they decide frames, as plans do. */
   readonly #run: string;
@@ -105,6 +106,7 @@ export class Rank {
     this.#memory = stores.memory;
     this.#holdings = holdings ?? new Holdings();
     this.#passes = passes;
+    this.#meter = meter;
     const [floats, layers] = [this.#shape.expertFloats, this.#shape.experts.length];
     this.#rates = new RankRates({ transport, meter, floats, layers, everySteps: options.fssdp.reshardSteps });
     this.#run = runHash(options);
@@ -227,7 +229,7 @@ export class Rank {
     const look = async (lanes: Wave, numbers: readonly number[]): Promise<void> => {
       own.push(...(await this.#passes.losses(lanes, await readAll(numbers, group))));
     };
-    if (!(await this.#eachWave(turn, look))) return undefined;
+    if (!(await this.#meter.beside(() => this.#eachWave(turn, look)))) return undefined;
     const dealt = this.#lanesOf(wave, groups);
     const named = { what: "losses", layer: -1, lengthFrom: (rank: number): number => dealt[rank]?.length ?? 0 };
     const all = await gatherAll(transport, stamp, named, Float64Array.from(own));
