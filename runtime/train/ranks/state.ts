@@ -122,7 +122,7 @@ export class RankState implements CheckpointState {
         if (begin < end) store.ownDense(field).set(found.subarray(begin - unit.from, end - unit.from), begin - own.from);
       }
     }
-    this.filled();
+    if (index === 0) this.filled();
   }
 
   async meet(step: number, what: string): Promise<void> {
