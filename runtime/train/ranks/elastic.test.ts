@@ -320,6 +320,17 @@ test("a step that one rank has all norms of is made by all, and not again", asyn
   assert.deepEqual([...run.begun.values()], [1, 1, 1, 1]);
 });
 
+test("ranks that measure rates change no bit, whoever comes, goes, or is lost while they tell them", async () => {
+  const changed = { fssdp: { ...options.fssdp, planner: "auto", measured: true } } as const;
+  const grown = await new Run({ changed }).through(["abc", "ab", "abcd"].map((pods, i) => ({ pods, until: i + 2 })));
+  assert.equal(grown.digest, quiet.digest);
+  const telling = grown.operations[0]!.b!.indexOf("2 rates to c");
+  assert.ok(telling >= 0);
+  const run = await new Run({ changed, kills: [{ world: 1, pod: "b", at: telling, told: "later" }] }).through(whole);
+  assert.equal(run.digest, quiet.digest);
+  assert.deepEqual([run.worlds.map(({ from }) => from), [...run.begun.values()]], [[0, 1], [1, 2, 1, 1]]);
+});
+
 test("without the rule of commit a step is lost, or bits are: ranks that keep no gradients, and ranks that forget that they have them", async () => {
   /** Drops gradients once a world ends. */
   class Forgetful extends Holdings {

@@ -192,6 +192,8 @@ export class Rank {
     await sumDense({ ...all, ranges: this.#passes.ranges, lanes: this.#lanesOf() });
     this.#stores.startGradients(transport, stamp);
     await this.#stores.gradientsArrived();
+    // A rank that is lost in here costs the step, which is told when it is made again; one that is made already would not be.
+    if (fssdp.measured === true) this.#planning.rates = (await this.#rates.after(step, stamp)) ?? this.#planning.rates;
     this.#holdings.prepared(step, (tally) => this.#update(step, tally, rows));
     const tally = await this.#squares(stamp);
     const gradientNorm = normIn(tally);
@@ -201,7 +203,6 @@ export class Rank {
     this.#holdings.update(step);
     await this.#allDense(stamp);
     const rate = rateOf(this.#options.schedule, step);
-    if (fssdp.measured === true) this.#planning.rates = (await this.#rates.after(step, stamp)) ?? this.#planning.rates;
     const { sequences, sequenceLength } = this.#options;
     const sumOf = (what: keyof LaneLoss): number => losses.reduce((sum, own) => sum + own[what], 0);
     return {
