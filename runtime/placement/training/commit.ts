@@ -32,7 +32,7 @@ export interface Holder extends Standing {
 }
 
 /** `finish`: update by the norms that another has; `drop`: its state is of another step than the others go on from. */
-export type Settling = "keep" | "finish" | "drop";
+type Settling = "keep" | "finish" | "drop";
 
 export interface Settled {
   /** The step that all go on from. */

@@ -37,7 +37,7 @@ export interface WaveLosses {
 }
 
 /** Weights that are not trained, by the segments' names: of each part, and of the experts of each layer. */
-export interface FrozenParts {
+interface FrozenParts {
   readonly parts: readonly WeightViews[];
   readonly experts: readonly WeightViews[];
 }

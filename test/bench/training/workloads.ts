@@ -92,7 +92,7 @@ function turned(shares: readonly number[], by: number): number[] {
 }
 
 /** Shares of experts in a step. To add a workload: a line. */
-export const workloads = {
+const workloads = {
   balanced: () => even,
   /** By expert parallelism the busiest of four ranks has 1.8 times the mean of rows. */
   skewed: () => zipf(1.5),
