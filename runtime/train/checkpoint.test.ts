@@ -1,5 +1,5 @@
-// The checkpoints that a run finds: a folder that cannot be read is not an empty one, and a newer checkpoint
-// or one that is there already is never dropped.
+// The checkpoints that a run finds: a folder that cannot be read is not an empty one, and neither a newer checkpoint is dropped nor one
+// that the run has already.
 import assert from "node:assert/strict";
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

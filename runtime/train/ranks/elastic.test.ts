@@ -328,7 +328,8 @@ test("ranks that measure rates change no bit, whoever comes, goes, or is lost wh
   assert.ok(telling >= 0);
   const run = await new Run({ changed, kills: [{ world: 1, pod: "b", at: telling, told: "later" }] }).through(whole);
   assert.equal(run.digest, quiet.digest);
-  assert.deepEqual([run.worlds.map(({ from }) => from), [...run.begun.values()]], [[0, 1], [1, 2, 1, 1]]);
+  assert.equal(run.worlds.map(({ from }) => from).join(), "0,1");
+  assert.equal([...run.begun.values()].join(), "1,2,1,1");
 });
 
 test("without the rule of commit a step is lost, or bits are: ranks that keep no gradients, and ranks that forget that they have them", async () => {

@@ -27,8 +27,8 @@ export class RankRates {
     this.#options = options;
   }
 
-  /** To be called once all is computed of a step, by all ranks. Undefined where they keep what they know: it is measured after 1, 2, 4, 8 steps of a
-   *  world and so on, as computing becomes faster at first and a world begins without rates, and before homes may move. */
+  /** To be called once all is computed of a step, by all ranks. Undefined where they keep what they know: it is measured after 1, 2, 4, 8
+   *  steps of a world and so on, as computing becomes faster at first and a world begins without rates, and before homes may move. */
   async after(step: number, stamp: Stamp): Promise<Rates | undefined> {
     const { transport, floats, layers, meter, everySteps } = this.#options;
     this.#made++;
