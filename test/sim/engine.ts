@@ -264,5 +264,7 @@ function dense(run: Compiled["run"]): Compiled {
 
 /** A layer as steps see it; its segments are never compiled. */
 function layerOf(experts: number): Layer {
-  return (experts > 0 ? { kind: "moe", experts, topK: 1, expert: { name: "expert" } } : { kind: "dense" }) as unknown as Layer;
+  const block = { inputs: [{ name: "x", width: hidden }], outputs: [{ name: "h", width: hidden }] };
+  const kind = experts > 0 ? { kind: "moe", experts, topK: 1, expert: { name: "expert" } } : { kind: "dense" };
+  return { ...kind, block } as unknown as Layer;
 }
