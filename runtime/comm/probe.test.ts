@@ -30,6 +30,17 @@ test("waiting for a link is told apart from being busy", async () => {
   }
 });
 
+test("a rank that comes late is no time on the way of any", async () => {
+  const hub = new Loopback(3);
+  const ways = await Promise.all(
+    [0, 1, 2].map(async (rank) => {
+      if (rank === 2) await new Promise((resolve) => setTimeout(resolve, 400));
+      return measureWay(hub.transport(rank), stamp, 1000);
+    }),
+  );
+  for (const { seconds } of ways) assert.ok(seconds < 0.2, `${seconds} s`);
+});
+
 test("what is larger than a probe takes as much longer, and one rank alone has no way", async () => {
   const hub = new Loopback(2);
   const floats = 2 ** 24;

@@ -1,10 +1,11 @@
 // The way of bytes between ranks, measured: every rank sends to its next at once, as it does when copies come. Shell.
 import { performance } from "node:perf_hooks";
+import { gatherAll } from "./collectives.ts";
 import type { Stamp, Transport } from "./transport.ts";
 
 /** Floats that are sent, at most: 4 MiB; a larger expert takes as much longer as it is larger. */
 const floatsMax = 2 ** 20;
-/** The first one makes the connection. */
+/** The first one is slow, as all first ones on a connection are. */
 const rounds = 2;
 
 export interface Way {
@@ -20,6 +21,8 @@ export async function measureWay(transport: Transport, stamp: Stamp, floats: num
   if (ranks === 1) return way;
   const part = new Float32Array(Math.min(floatsMax, Math.max(1, floats)));
   const [next, before] = [(rank + 1) % ranks, (rank + ranks - 1) % ranks];
+  // A rank that comes late would else be time on the way.
+  await gatherAll(transport, stamp, { what: "way begins", layer: -1, lengthFrom: () => 0 }, new Int32Array());
   for (let round = 0; round < rounds; round++) {
     const name = { what: "way", layer: -1, chunk: 0, piece: round };
     const [begun, busy] = [performance.now(), performance.eventLoopUtilization()];

@@ -1,4 +1,5 @@
-// The checkpoints that a run finds: a folder that cannot be read is not an empty one, and a newer checkpoint is never dropped.
+// The checkpoints that a run finds: a folder that cannot be read is not an empty one, and neither a newer checkpoint is dropped nor one
+// that the run has already.
 import assert from "node:assert/strict";
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -6,7 +7,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { retryOf, statIfThere } from "../weights/file.ts";
-import { type CheckpointState, newestCheckpoint, writeCheckpoint } from "./checkpoint.ts";
+import { type CheckpointState, newestCheckpoint, SavedModel, writeCheckpoint } from "./checkpoint.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-checkpoint-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -61,6 +62,21 @@ test("where another writes now, nothing is named and nothing dropped", async () 
   assert.equal(await newestCheckpoint(dir), 4);
   await assert.rejects(writeCheckpoint(dir, { ...nothing, step: 4, mayWrite: stopAt(2) }), { code: "GivenUp" });
   assert.deepEqual([await newestCheckpoint(dir), readdirSync(dir)], [3, before]);
+});
+
+test("a checkpoint that the run has stays while it is written again; one of other settings is replaced", async () => {
+  const dir = join(folder, "again");
+  const seen: (number | undefined)[] = [];
+  const gather: CheckpointState["gather"] = async (_step, what, own) => {
+    if (what === "checkpoint") seen.push(await newestCheckpoint(dir));
+    return [own];
+  };
+  const write = (seed: number) => writeCheckpoint(dir, { ...nothing, state: { ...state, gather }, identity: { seed }, step: 5 });
+  await write(1);
+  await write(1);
+  await write(2);
+  assert.deepEqual(seen, [undefined, 5, undefined]);
+  await SavedModel.open(dir, { ...nothing, identity: { seed: 2 }, step: 5 });
 });
 
 test("an error that may pass is worth another try, one that tells what is there is not", async () => {

@@ -124,17 +124,15 @@ async function writePart(folder: string, { step, stored, layout, state }: Checkp
 
 /**
  * Writes the state of a step, on all ranks together; the first names it by its manifest and drops all checkpoints but the newest `keep`.
- * It is there when this returns, on any rank.
+ * It is there when this returns, on any rank. One that the run has of the step stays as it is: it has the same bits, and while it was
+ * written again there would be none.
  */
 export async function writeCheckpoint(dir: string, checkpoint: CheckpointToWrite): Promise<void> {
   const { step, layout, state } = checkpoint;
+  const there = state.rank === 0 && (await begins(dir, checkpoint));
+  const [said] = await state.gather(step, "checkpoint", Int32Array.of(Number(there)), () => 1);
+  if (said?.[0] === 1) return;
   const folder = join(dir, nameOf(step));
-  if (state.rank === 0) {
-    await checkpoint.mayWrite();
-    await mkdir(folder, { recursive: true });
-    await rm(join(folder, manifestFile), { force: true });
-  }
-  await state.meet(step, "checkpoint");
   const own: Uint8Array[][] = [];
   for (const part of layout.parts.keys()) own.push(await writePart(folder, checkpoint, part));
   const bytes = Uint8Array.from(Buffer.concat(own.flat()));
@@ -144,6 +142,27 @@ export async function writeCheckpoint(dir: string, checkpoint: CheckpointToWrite
   const digests = Buffer.from(numbers.map((_, i) => all.reduce((joined, each) => joined | (each[i] as number), 0)).buffer);
   if (state.rank === 0) await name(dir, checkpoint, digests);
   await state.meet(step, "checkpoint is named");
+}
+
+/** Makes room for a checkpoint; true where the run has one of the step already. */
+async function begins(dir: string, checkpoint: CheckpointToWrite): Promise<boolean> {
+  const folder = join(dir, nameOf(checkpoint.step));
+  await checkpoint.mayWrite();
+  if (await isThere(dir, checkpoint)) return true;
+  await mkdir(folder, { recursive: true });
+  await rm(join(folder, manifestFile), { force: true });
+  return false;
+}
+
+async function isThere(dir: string, checkpoint: CheckpointToWrite): Promise<boolean> {
+  if (!(await hasManifest(dir, checkpoint.step))) return false;
+  try {
+    await (await SavedModel.open(dir, checkpoint)).close();
+    return true;
+  } catch (caught) {
+    if (["BadCheckpoint", "OtherNumerics"].includes(AppError.from(caught).code)) return false;
+    throw caught;
+  }
 }
 
 async function name(dir: string, { step, stored, identity, layout, keep, mayWrite }: CheckpointToWrite, digests: Buffer): Promise<void> {

@@ -285,6 +285,18 @@ test("with optimizer state on disk the loss of a pod in a step, and of another i
   }
 });
 
+test("ranks that measure rates change no bit, whoever comes, goes, or is lost while they tell them", async () => {
+  const changed = { fssdp: { ...options.fssdp, planner: "auto", measured: true } } as const;
+  const grown = await new Run({ changed }).through(["abc", "ab", "abcd"].map((pods, i) => ({ pods, until: i + 2 })));
+  assert.equal(grown.digest, quiet.digest);
+  const telling = grown.operations[0]!.b!.indexOf("2 rates to c");
+  assert.ok(telling >= 0);
+  const run = await new Run({ changed, kills: [{ world: 1, pod: "b", at: telling, told: "later" }] }).through(whole);
+  assert.equal(run.digest, quiet.digest);
+  assert.equal(run.worlds.map(({ from }) => from).join(), "0,1");
+  assert.equal([...run.begun.values()].join(), "1,2,1,1");
+});
+
 test("without the rule of commit a step is lost, or bits are: ranks that keep no gradients, and ranks that forget that they have them", async () => {
   /** Drops gradients once a world ends. */
   class Forgetful extends Holdings {

@@ -91,6 +91,7 @@ export class Rank {
   readonly #given: RankOptions;
   readonly #planning: Planning;
   readonly #passes: Passes;
+  readonly #meter: Meter;
   readonly #rates: RankRates;
   /** Tells this run's settings and facts from others: they decide frames, as plans do. */
   readonly #run: string;
@@ -105,6 +106,7 @@ export class Rank {
     this.#memory = stores.memory;
     this.#holdings = holdings ?? new Holdings();
     this.#passes = passes;
+    this.#meter = meter;
     const [floats, layers] = [this.#shape.expertFloats, this.#shape.experts.length];
     this.#rates = new RankRates({ transport, meter, floats, layers, everySteps: options.fssdp.reshardSteps });
     this.#run = runHash(options);
@@ -193,6 +195,8 @@ export class Rank {
     await sumDense({ ...all, ranges: this.#passes.ranges, lanes: this.#lanesOf() });
     this.#stores.startGradients(transport, stamp);
     await this.#stores.gradientsArrived();
+    // A rank that is lost in here costs the step, which is told when it is made again; one that is made already would not be.
+    if (fssdp.measured === true) this.#planning.rates = (await this.#rates.after(step, stamp)) ?? this.#planning.rates;
     this.#holdings.prepared(step, (tally) => this.#update(step, tally, rows));
     const tally = await this.#squares(stamp);
     const gradientNorm = normIn(tally);
@@ -202,7 +206,6 @@ export class Rank {
     await this.#holdings.update(step);
     await this.#allDense(stamp);
     const rate = rateOf(this.#options.schedule, step);
-    if (fssdp.measured === true) this.#planning.rates = (await this.#rates.after(step, stamp)) ?? this.#planning.rates;
     const { sequences, sequenceLength } = this.#options;
     const sumOf = (what: keyof LaneLoss): number => losses.reduce((sum, own) => sum + own[what], 0);
     return {
@@ -230,7 +233,7 @@ export class Rank {
     const look = async (lanes: Wave, numbers: readonly number[]): Promise<void> => {
       own.push(...(await this.#passes.losses(lanes, await readAll(numbers, group))));
     };
-    if (!(await this.#eachWave(turn, look))) return undefined;
+    if (!(await this.#meter.beside(() => this.#eachWave(turn, look)))) return undefined;
     const dealt = this.#lanesOf(wave, groups);
     const named = { what: "losses", layer: -1, lengthFrom: (rank: number): number => dealt[rank]?.length ?? 0 };
     const all = await gatherAll(transport, stamp, named, Float64Array.from(own));

@@ -19,18 +19,21 @@ interface RankRatesOptions {
 export class RankRates {
   readonly #options: RankRatesOptions;
   #way: Way | undefined;
+  /** Steps of this world, and those of them since it was measured last. */
+  #made = 0;
   #steps = 0;
 
   constructor(options: RankRatesOptions) {
     this.#options = options;
   }
 
-  /** To be called after each step, by all ranks. Undefined where they keep what they know: it is measured after 1, 2, 4, 8 steps and so
-   *  on, as computing becomes faster at first, and before homes may move. */
+  /** To be called once all is computed of a step, by all ranks. Undefined where they keep what they know: it is measured after 1, 2, 4, 8
+   *  steps of a world and so on, as computing becomes faster at first and a world begins without rates, and before homes may move. */
   async after(step: number, stamp: Stamp): Promise<Rates | undefined> {
     const { transport, floats, layers, meter, everySteps } = this.#options;
+    this.#made++;
     this.#steps++;
-    if (!Number.isInteger(Math.log2(step)) && step % everySteps !== 0) return undefined;
+    if (!Number.isInteger(Math.log2(this.#made)) && step % everySteps !== 0) return undefined;
     this.#way ??= await measureWay(transport, stamp, floats);
     const { expertMs, rows, blockMs } = meter.take();
     const own: Measured = {

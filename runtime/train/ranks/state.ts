@@ -124,7 +124,7 @@ export class RankState implements CheckpointState {
         if (own.from < own.to) await store.put(own, name, found.subarray(own.from - unit.from, own.to - unit.from));
       }
     }
-    this.filled();
+    if (index === 0) this.filled();
   }
 
   async meet(step: number, what: string): Promise<void> {

@@ -22,6 +22,7 @@ const kindsOfFrames: Readonly<Record<string, SpanKind>> = {
   copies: "spAG",
   "copies again": "spAG",
   sums: "spRS",
+  "shadow sums": "spRS",
   counts: "dispatch",
   rows: "dispatch",
   outputs: "dispatch",

@@ -28,8 +28,8 @@ test("each moment within a step has one kind: what hides behind computing or row
 });
 
 test("frames have the kind of their exchange, and unknown ones are the step's", () => {
-  assert.deepEqual(["copies", "copies again", "sums", "row gradients", "losses", "else"].map(kindOfFrames), [
-    ...["spAG", "spAG", "spRS", "dispatch", "meeting", "meeting"],
+  assert.deepEqual(["copies", "copies again", "sums", "shadow sums", "row gradients", "losses", "else"].map(kindOfFrames), [
+    ...["spAG", "spAG", "spRS", "spRS", "dispatch", "meeting", "meeting"],
   ]);
 });
 
