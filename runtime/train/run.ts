@@ -68,9 +68,8 @@ interface Opened extends Machine {
   readonly checkpoints: string;
   /** Where its weights are from, for people. */
   readonly weights: string;
-  /** The last step that is done, and that of its checkpoint: 0 where the state is not one's. */
+  /** The last step that is done. */
   readonly step: number;
-  readonly saved: number;
 }
 
 interface Run extends Opened {
@@ -161,7 +160,7 @@ async function openMachine(settings: TrainSettings, plan: Plan): Promise<Opened>
     const agreed = { identity, checkpoint, validation: validation === undefined ? "none" : digestOf(validation.index) };
     const rank = await Rank.open(backend, { ...options, agreed });
     opened = rank;
-    const { step, missing } = await rank.begin(async () => {
+    const { step } = await rank.begin(async () => {
       // Where ranks find other checkpoints, on a volume that is shared late, the first one's is meant.
       const [newest = -1] = await rank.state.fromFirst(0, "step", Float64Array.of(plan.newest ?? -1));
       if (newest < 0) {
@@ -171,9 +170,7 @@ async function openMachine(settings: TrainSettings, plan: Plan): Promise<Opened>
       return Math.max(0, newest);
     });
     const machine: Machine = { settings, corpus, validation, rank };
-    const [named] = await rank.state.fromFirst(step, "saved", Float64Array.of(plan.newest ?? -1));
-    const saved = missing.length > 0 || named === step ? step : 0;
-    return { ...machine, model, frozen, backend, identity, checkpoints, weights: told, step, saved };
+    return { ...machine, model, frozen, backend, identity, checkpoints, weights: told, step };
   } catch (caught) {
     await corpus.close();
     await validation?.close();
@@ -183,6 +180,7 @@ async function openMachine(settings: TrainSettings, plan: Plan): Promise<Opened>
   }
 }
 
+/** Changes nothing where the run has the checkpoint already. */
 async function save(run: Run, step: number): Promise<void> {
   const { checkpoints, identity, rank, settings, mayWrite } = run;
   const { layout } = run.model;
@@ -219,19 +217,14 @@ async function makeSteps(
 ): Promise<{ readonly step: number; readonly loss?: number }> {
   const { settings } = run;
   const { steps } = settings.schedule;
-  let { saved } = run;
-  // A step that was made when this world began has no checkpoint yet.
-  if (saved < run.step && savesAfter(run, run.step)) {
-    await save(run, run.step);
-    saved = run.step;
-  }
+  if (savesAfter(run, run.step)) await save(run, run.step); // a step that was made when this world began has no checkpoint yet
   let validation = await validationSoFar(run, metrics, ports);
   for (let step = run.step + 1; step <= steps; step++) {
     const begin = ports.now();
     const made = (): ReturnType<typeof runStep> => runStep(run, step, ports.stopped);
     const report = await (ports.recorder?.around({ kind: "step", name: `step ${step}`, layer: -1 }, made) ?? made());
     if (report === undefined) {
-      if (saved < step - 1 || saved === 0) await save(run, step - 1);
+      await save(run, step - 1);
       return { step: step - 1 };
     }
     const seconds = (ports.now() - begin) / 1000;
@@ -239,7 +232,6 @@ async function makeSteps(
     ports.onStep({ ...report, seconds });
     if (!savesAfter(run, step)) continue;
     await save(run, step);
-    saved = step;
     validation = await validate(run, step, metrics, ports);
   }
   return { step: steps, ...(validation !== undefined && { loss: validation }) };
