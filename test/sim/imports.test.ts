@@ -57,12 +57,13 @@ const production = [
 /** Files of test/sim that stand for something of production, by what they stand for; the others set up, strike and watch. */
 const replacements: Readonly<Record<string, readonly string[]>> = {
   clock: ["clock.ts", "process-time.ts"],
-  network: ["wire.ts", "calls.ts", "bus.ts"],
+  network: ["wire.ts", "calls.ts", "bus.ts", "training-net.ts"],
   store: ["store.ts"],
   Kubernetes: ["kube.ts", "worker.ts"],
   "engine's computing": ["engine.ts", "load.ts", "model.ts"],
+  "passes of a model that is trained": ["training-model.ts"],
 };
-const around = ["cluster.ts", "troubles.ts", "oracle.ts", "faults.ts", "plants.ts", "search.ts"];
+const around = ["cluster.ts", "troubles.ts", "oracle.ts", "faults.ts", "plants.ts", "search.ts", "training.ts", "training-plants.ts"];
 
 test("the simulated cluster imports the production modules that decide", () => {
   const seen = reached("test/sim/cluster.ts");
@@ -77,7 +78,7 @@ test("a type's import does not count as one of its module", () => {
   assert.ok(reached("test/sim/store.ts").has("runtime/weights/store-reader.ts"));
 });
 
-test("test/sim replaces clock, network, store, Kubernetes and the engine's computing, and nothing else", () => {
+test("test/sim replaces clock, network, store, Kubernetes and what computes, and nothing else", () => {
   const files = globSync("*.ts", { cwd: import.meta.dirname }).filter((file) => !file.endsWith(".test.ts"));
   assert.deepEqual(files.sort(), [...Object.values(replacements).flat(), ...around].sort());
 });
