@@ -39,6 +39,7 @@ const changes: Record<string, unknown> = {
   "fssdp.reshardSteps": 50,
   seed: 2,
   "optimizer.learningRate": "1e-3",
+  "optimizer.memory": "1Gi",
   "optimizer.weightDecay": "0",
   "optimizer.beta1": "0.5",
   "optimizer.beta2": "0.5",
