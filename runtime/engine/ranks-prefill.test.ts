@@ -50,7 +50,7 @@ class Rank {
       now: () => performance.now(),
       nap: () => {},
     });
-    const layer = { kind: "moe", topK: 1, experts: 2 };
+    const layer = { kind: "moe", topK: 1, experts: 2, block: { outputs: [{ name: "h", width: 1 }] } };
     const rows = (n: number) => ({ data: new Float32Array(n) });
     this.#tools = {
       program: { layers: Array.from({ length: layers }, () => layer), hidden: 1 },
