@@ -24,10 +24,10 @@ function settingsOf(name: string, changed: Partial<TrainSettings> = {}): TrainSe
 }
 const onDisk = (name: string): Partial<TrainSettings> => ({ optimizerMemory: { bytes: stateBytes, folder: join(folder, name) } });
 
-/** Everything that a run wrote but for what it is measured by. */
+/** Everything that a run wrote but for what it is measured by, and who wrote it. */
 function written(name: string): Readonly<Record<string, string>> {
   const files = readdirSync(join(folder, name), { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
-  const read = files.map((entry) => join(entry.parentPath, entry.name)).filter((path) => !path.endsWith(".jsonl"));
+  const read = files.map((entry) => join(entry.parentPath, entry.name)).filter((path) => !/\.jsonl$|writer\.json$/.test(path));
   return Object.fromEntries(read.map((path) => [path.slice(join(folder, name).length), readFileSync(path, "hex")]));
 }
 
