@@ -11,7 +11,10 @@ const backend = await createGgmlBackend({ threads: 1 });
 after(() => backend.close());
 
 const types = ["f16", "q8_0"] as const;
-/** About twice what was seen; MoE++ chooses another token at 0.045, since its gates go by those before. Of the largest error of all rows nothing is promised: where two experts are near, another is chosen. */
+/**
+ * About twice what was seen; of f16 MoE++ chooses 0.045 of other tokens, since its gates go by those before. Of the largest error of all
+ * rows nothing is promised: where two experts are near, another is chosen.
+ */
 const most: Readonly<Record<(typeof types)[number], Omit<KvErrors, "largest">>> = {
   f16: { median: 8e-3, largestOfAlike: 0.2, divergence: 1.5e-2, otherToken: 0.07, otherExpert: 0.05 },
   q8_0: { median: 5.5e-2, largestOfAlike: 0.35, divergence: 3e-2, otherToken: 0.15, otherExpert: 0.12 },
