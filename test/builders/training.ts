@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { uniform } from "../../runtime/kernels/random.ts";
+import { parseBalance } from "../../runtime/train/recipes/index.ts";
 import type { TrainSettings } from "../../runtime/train/settings.ts";
 import { tokenizerDigest } from "../../runtime/train/source.ts";
 
@@ -35,6 +36,22 @@ export function writeModel(folder: string, family: string, changed: Readonly<Rec
   const config = JSON.parse(readFileSync(join(golden, "families", family, "config.json"), "utf8")) as Record<string, unknown>;
   writeFileSync(join(folder, "config.json"), JSON.stringify({ ...config, ...changed }));
   return folder;
+}
+
+/** Six steps on a small DeepSeek-V3 with a loss and a bias of balance, all of which ranks have to agree on; writes model and data. */
+export async function balancedRun(folder: string): Promise<Omit<TrainSettings, "out">> {
+  const data = join(folder, "data");
+  await writeCorpus(data, chainedTokens(400, 1));
+  const small = { n_group: 1, topk_group: 1, num_experts_per_tok: 2, initializer_range: 0.1 };
+  return {
+    ...runSettings,
+    model: writeModel(join(folder, "model"), "deepseek-v3", small),
+    data,
+    sequences: 8,
+    lanes: 4,
+    balance: parseBalance("bias:0.01,switch:0.01"),
+    schedule: { ...runSettings.schedule, rate: 3e-3, steps: 6 },
+  };
 }
 
 /** Tokens of which each follows from the one before, but for two bits. */

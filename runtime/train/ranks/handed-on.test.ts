@@ -6,31 +6,16 @@ import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/builders/training.ts";
+import { balancedRun } from "../../../test/builders/training.ts";
 import { Loopback } from "../../comm/loopback.ts";
-import { parseBalance } from "../recipes/index.ts";
 import { train } from "../run.ts";
 import type { TrainSettings } from "../settings.ts";
 import { Holdings } from "./holdings.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-handed-on-"));
 after(() => rmSync(folder, { recursive: true }));
-const data = join(folder, "data");
-await writeCorpus(data, chainedTokens(400, 1));
-const model = writeModel(join(folder, "model"), "deepseek-v3", {
-  n_group: 1,
-  topk_group: 1,
-  num_experts_per_tok: 2,
-  initializer_range: 0.1,
-});
 const settings: Omit<TrainSettings, "out"> = {
-  ...runSettings,
-  model,
-  data,
-  sequences: 8,
-  lanes: 4,
-  balance: parseBalance("bias:0.01,switch:0.01"),
-  schedule: { ...runSettings.schedule, rate: 3e-3, steps: 6 },
+  ...(await balancedRun(folder)),
   checkpoint: { everySteps: 6, keep: 2 },
 };
 

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { trainRanks } from "../../../test/builders/ranks.ts";
-import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/builders/training.ts";
+import { balancedRun } from "../../../test/builders/training.ts";
 import { Loopback } from "../../comm/loopback.ts";
 import { parseBalance } from "../recipes/index.ts";
 import { type TrainPorts, train } from "../run.ts";
@@ -15,24 +15,9 @@ import type { TrainSettings } from "../settings.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-rank-runs-"));
 after(() => rmSync(folder, { recursive: true }));
-const data = join(folder, "data");
-await writeCorpus(data, chainedTokens(400, 1));
-const model = writeModel(join(folder, "model"), "deepseek-v3", {
-  n_group: 1,
-  topk_group: 1,
-  num_experts_per_tok: 2,
-  initializer_range: 0.1,
-});
-
 const settings: Omit<TrainSettings, "out"> = {
-  ...runSettings,
-  model,
-  data,
-  validation: data,
-  sequences: 8,
-  lanes: 4,
-  balance: parseBalance("bias:0.01,switch:0.01"),
-  schedule: { ...runSettings.schedule, rate: 3e-3, steps: 6 },
+  ...(await balancedRun(folder)),
+  validation: join(folder, "data"),
   checkpoint: { everySteps: 2, keep: 2 },
 };
 
