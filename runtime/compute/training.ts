@@ -24,6 +24,7 @@ export interface TrainableSegment {
   backward(call: BackwardCall): Promise<Gradients>;
 }
 
+/** Rows of one expert, of any lanes: those of one lane lie together. */
 export interface ExpertCall {
   /** [rows, hidden] */
   readonly x: Float32Array;
@@ -32,14 +33,27 @@ export interface ExpertCall {
   /** The gradient of the products, [rows, hidden]. */
   readonly dOut: Float32Array;
   readonly weights: WeightViews;
-  readonly sums: WeightViews;
 }
 
-/** An expert, x -> y. */
+export interface ExpertGradients {
+  readonly dx: Float32Array;
+  readonly dGates: Float32Array;
+  /** Adds the weights' gradients of rows from..to-1 to sums, in place. Holds values of the call's rows, and its weights, until it is
+   *  let go. */
+  addTo(sums: WeightViews, from: number, to: number): Promise<void>;
+}
+
+/** An expert, x -> y. A row's bits do not depend on those beside it, up to `rowsAtOnce`. */
 export interface TrainableExpert {
   forward(x: Float32Array, weights: WeightViews): Promise<Float32Array>;
-  backward(call: ExpertCall): Promise<{ readonly dx: Float32Array; readonly dGates: Float32Array }>;
+  backward(call: ExpertCall): Promise<ExpertGradients>;
 }
+
+/** Rows of several lanes that are computed in one call, at most. */
+export const rowsAtOnce = 512;
+/** Rows whose gradients have the same bits whether they are added to a sum in place or to zeros that are then added to it, at most:
+ *  products of more are cut into parts. */
+export const rowsInPlace = 128;
 
 export interface LossCall {
   /** [rows, hidden] */

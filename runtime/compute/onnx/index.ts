@@ -3,8 +3,8 @@ import { AppError } from "../../../crds/common.ts";
 import type { Op, Segment } from "../../kernels/segment.ts";
 import type { TrainingBackend, TrainingOptions, WeightViews } from "../training.ts";
 import { instructionsHere } from "./instructions.ts";
-import { backwardGraph, type Ending, forwardGraph, splitOf } from "./lower.ts";
-import { type Graphs, type Parts, trainableExpert, trainableLoss, trainableSegment } from "./segment.ts";
+import { backwardGraph, backwardParts, type Ending, forwardGraph, splitOf } from "./lower.ts";
+import { type ExpertGraphs, type Graphs, type Parts, trainableExpert, trainableLoss, trainableSegment } from "./segment.ts";
 import { engine, Session } from "./session.ts";
 
 /** The segment with weights named by their place and no number of a layer: equal for layers of equal shape. */
@@ -19,6 +19,13 @@ function nameless(segment: Segment): Segment {
   };
 }
 
+/** Graphs of one end, kept by that end and the segment's shape. */
+interface Kind<G extends Graphs> {
+  readonly kept: Map<string, Promise<G>>;
+  readonly key: string;
+  open(segment: Segment): Promise<G>;
+}
+
 const keyOf = ({ inputs, outputs, weights, ops }: Segment): string => JSON.stringify([inputs, outputs, weights, ops]);
 
 class OnnxTraining implements TrainingBackend {
@@ -27,6 +34,7 @@ class OnnxTraining implements TrainingBackend {
   readonly #threads: number;
   /** By shape, tokens and ending; as many as a model has kinds of layers. */
   readonly #graphs = new Map<string, Promise<Graphs>>();
+  readonly #expertGraphs = new Map<string, Promise<ExpertGraphs>>();
 
   constructor({ threads }: TrainingOptions) {
     this.#threads = threads;
@@ -34,51 +42,72 @@ class OnnxTraining implements TrainingBackend {
   }
 
   async compile(segment: Segment, tokens: number) {
-    return trainableSegment(await this.#parts(segment, tokens, "plain"));
+    return trainableSegment(await this.#parts(segment, this.#plain({ tokens, ending: "plain" })));
   }
 
   async compileExpert(expert: Segment) {
-    return trainableExpert(whole(await this.#parts(expert, 1, "gated")));
+    return trainableExpert(whole(await this.#parts(expert, { kept: this.#expertGraphs, key: "", open: (of) => this.#openExpert(of) })));
   }
 
   async compileLoss(head: Segment) {
-    return trainableLoss(whole(await this.#parts(head, 1, "loss")));
+    return trainableLoss(whole(await this.#parts(head, this.#plain({ tokens: 1, ending: "loss" }))));
   }
 
-  async #parts(given: Segment, tokens: number, ending: Ending): Promise<Parts> {
+  async #parts<G extends Graphs>(given: Segment, { kept, key: kind, open }: Kind<G>): Promise<Parts<G>> {
     const segment = nameless(given);
     const split = splitOf(segment);
     const own = (views: WeightViews): WeightViews =>
       Object.fromEntries(given.weights.map(({ name }, place) => [segment.weights[place]?.name, views[name] as Float32Array]));
     if (split.device.length === 0) return { segment, split, own, graphs: undefined };
-    const key = `${ending} ${tokens} ${keyOf(segment)}`;
-    let graphs = this.#graphs.get(key);
+    const key = `${kind} ${keyOf(segment)}`;
+    let graphs = kept.get(key);
     if (graphs === undefined) {
-      graphs = this.#open(segment, tokens, ending);
-      this.#graphs.set(key, graphs);
+      graphs = open(segment);
+      kept.set(key, graphs);
     }
     return { segment, split, own, graphs: await graphs };
   }
 
-  async #open(segment: Segment, tokens: number, ending: Ending): Promise<Graphs> {
+  #plain({ tokens, ending }: { readonly tokens: number; readonly ending: Exclude<Ending, "gated"> }): Kind<Graphs> {
+    const open = async (segment: Segment): Promise<Graphs> => {
+      const split = splitOf(segment);
+      return {
+        forward: await Session.open(forwardGraph(segment, split, tokens, ending), this.#threads),
+        backward: await Session.open(backwardGraph(segment, split, tokens, ending), this.#threads),
+      };
+    };
+    return { kept: this.#graphs, key: `${ending} ${tokens}`, open };
+  }
+
+  async #openExpert(segment: Segment): Promise<ExpertGraphs> {
     const split = splitOf(segment);
+    const { rows, sums, handed } = backwardParts(segment, split);
     return {
-      forward: await Session.open(forwardGraph(segment, split, tokens, ending), this.#threads),
-      backward: await Session.open(backwardGraph(segment, split, tokens, ending), this.#threads),
+      forward: await Session.open(forwardGraph(segment, split, 1, "gated"), this.#threads),
+      backward: await Session.open(rows, this.#threads),
+      sums: await Session.open(sums, this.#threads),
+      handed,
     };
   }
 
   async close(): Promise<void> {
-    for (const graphs of this.#graphs.values()) {
-      const { forward, backward } = await graphs;
-      await forward.close();
-      await backward.close();
+    for (const graphs of this.#graphs.values()) await closed(await graphs);
+    for (const graphs of this.#expertGraphs.values()) {
+      const of = await graphs;
+      await closed(of);
+      await of.sums.close();
     }
     this.#graphs.clear();
+    this.#expertGraphs.clear();
   }
 }
 
-function whole(parts: Parts): Parts & { readonly graphs: Graphs } {
+async function closed({ forward, backward }: Graphs): Promise<void> {
+  await forward.close();
+  await backward.close();
+}
+
+function whole<G extends Graphs>(parts: Parts<G>): Parts<G> & { readonly graphs: G } {
   if (parts.graphs !== undefined && parts.split.host.length === 0) return { ...parts, graphs: parts.graphs };
   throw new AppError(`${parts.segment.name}: has an op that the host computes, which only embeddings and blocks may have`, {
     code: "UnsupportedOp",

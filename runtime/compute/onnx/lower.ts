@@ -6,6 +6,8 @@ import type { Op, Segment } from "../../kernels/segment.ts";
 import { widthsOf } from "../../kernels/widths.ts";
 import { crossEntropy } from "./cross-entropy.ts";
 import { Graph, rowsDimension } from "./graph.ts";
+import { writeModel } from "./model.ts";
+import { type Handed, parted } from "./parted.ts";
 import type { BackwardEmitter, DeviceRule, Emitter } from "./rule.ts";
 import { ruleOf } from "./rules/index.ts";
 
@@ -168,6 +170,20 @@ function gateOf(tape: Tape, split: Split, last: string): void {
 
 /** The backward graph: it reads inputs, weights, gradients of what was written and sums of weights' gradients. */
 export function backwardGraph(segment: Segment, split: Split, tokens: number, ending: Ending): Uint8Array {
+  return backward(segment, split, { tokens, ending }).emitter.graph.finish();
+}
+
+/** The backward graph of rows that gates multiply, in two: rows of several lanes pass the first together. */
+export function backwardParts(segment: Segment, split: Split): { rows: Uint8Array; sums: Uint8Array; handed: readonly Handed[] } {
+  const { emitter, tape } = backward(segment, split, { tokens: 1, ending: "gated" });
+  const widths = new Map<string, number>();
+  for (const { op, rule } of split.device) widths.set(emitter.value(rule.out(op)), emitter.width(rule.out(op)));
+  for (const [value, gradient] of tape.gradients) widths.set(gradient, emitter.width(value));
+  const { rows, sums, handed } = parted(emitter.graph.whole(), new Set([...tape.sums.keys()].map(graphName.newSum)), widths);
+  return { rows: writeModel(rows), sums: writeModel(sums), handed };
+}
+
+function backward(segment: Segment, split: Split, { tokens, ending }: { readonly tokens: number; readonly ending: Ending }) {
   const emitter = begin(segment, split, tokens);
   const tape = new Tape(emitter, segment);
   endOf(tape, split, ending);
@@ -182,5 +198,5 @@ export function backwardGraph(segment: Segment, split: Split, tokens: number, en
     graph.output(graphName.inputGradient(name), gradient, [rowsDimension, width(name)]);
   }
   for (const [weight, sum] of tape.sums) graph.output(graphName.newSum(weight), sum, shape(weight));
-  return graph.finish();
+  return { emitter, tape };
 }

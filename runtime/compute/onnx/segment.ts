@@ -15,6 +15,7 @@ import {
   type WeightViews,
 } from "../training.ts";
 import { graphName, type Split } from "./lower.ts";
+import type { Handed } from "./parted.ts";
 import { ruleOf } from "./rules/index.ts";
 import type { Feed, Session } from "./session.ts";
 
@@ -23,11 +24,18 @@ export interface Graphs {
   readonly backward: Session;
 }
 
+/** Graphs of an expert, whose backward is in two parts. */
+export interface ExpertGraphs extends Graphs {
+  readonly sums: Session;
+  /** What the second part is given of the first. */
+  readonly handed: readonly Handed[];
+}
+
 /** A segment with its graphs; a segment of the host alone has none. */
-export interface Parts {
+export interface Parts<G extends Graphs = Graphs> {
   readonly segment: Segment;
   readonly split: Split;
-  readonly graphs: Graphs | undefined;
+  readonly graphs: G | undefined;
   /** Views under the names that this segment has for its weights, from those of the caller's. */
   own(views: WeightViews): WeightViews;
 }
@@ -192,9 +200,18 @@ export function trainableSegment(parts: Parts): TrainableSegment {
   };
 }
 
-export function trainableExpert({ segment, split, own, graphs }: Parts & { readonly graphs: Graphs }): TrainableExpert {
+export function trainableExpert({ segment, split, own, graphs }: Parts<ExpertGraphs> & { readonly graphs: ExpertGraphs }): TrainableExpert {
   const [input, output] = [split.inputs[0] as string, split.written[0] as string];
   const hidden = segment.inputs[0]?.width ?? 1;
+  /** Rows from..to-1 of what backward was given, and of what its first part handed on. */
+  type Kept = readonly { readonly name: string; readonly width: number; readonly data: Float32Array }[];
+  async function addTo(kept: Kept, weights: WeightViews, { sums, from, to }: { sums: WeightViews; from: number; to: number }) {
+    const call = new Call(segment, to - from);
+    for (const { name, width, data } of kept) call.rowsIn(name, data.subarray(from * width, to * width));
+    call.weights(split.weights, weights);
+    call.sums(split.trained, own(sums));
+    await graphs.sums.run(call.feeds, call.outputs);
+  }
   return {
     async forward(x, weights) {
       const call = new Call(segment, x.length / hidden);
@@ -204,17 +221,22 @@ export function trainableExpert({ segment, split, own, graphs }: Parts & { reado
       await graphs.forward.run(call.feeds, call.outputs);
       return y;
     },
-    async backward({ x, gates, dOut, weights, sums }: ExpertCall) {
+    async backward({ x, gates, dOut, weights: views }: ExpertCall) {
+      const weights = own(views);
       const call = new Call(segment, gates.length);
-      call.rowsIn(graphName.input(input), x);
-      call.rowsIn(graphName.outputGradient(output), dOut);
-      call.rowsIn(graphName.gate, gates);
-      call.weights(split.weights, own(weights));
-      call.sums(split.trained, own(sums));
+      const given = [
+        { name: graphName.input(input), width: hidden, data: x },
+        { name: graphName.outputGradient(output), width: hidden, data: dOut },
+        { name: graphName.gate, width: 1, data: gates },
+      ];
+      for (const { name, data } of given) call.rowsIn(name, data);
+      call.weights(split.weights, weights);
       const dx = call.rowsOut(graphName.inputGradient(input), hidden);
       const dGates = call.rowsOut(graphName.gateGradient, 1);
+      const handed = graphs.handed.map(({ name, width }) => ({ name, width, data: call.rowsOut(name, width) }));
       await graphs.backward.run(call.feeds, call.outputs);
-      return { dx, dGates };
+      const kept = [...given, ...handed];
+      return { dx, dGates, addTo: (sums, from, to) => addTo(kept, weights, { sums, from, to }) };
     },
   };
 }

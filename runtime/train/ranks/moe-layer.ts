@@ -3,7 +3,7 @@
 // gates, as serving adds them. Rows that stay on the rank are in no frame.
 import { type ExchangeName, exchange, gatherAll, piecesOf, reduce } from "../../comm/collectives.ts";
 import type { Stamp } from "../../comm/transport.ts";
-import type { TrainableExpert, WeightViews } from "../../compute/training.ts";
+import { rowsAtOnce, type TrainableExpert, type WeightViews } from "../../compute/training.ts";
 import { floats, type Gradients, ints, type Values } from "../../kernels/kernel.ts";
 import type { MoeLayer, Tensor } from "../../kernels/segment.ts";
 import { widthBehind, widthInto } from "../../kernels/widths.ts";
@@ -11,7 +11,7 @@ import type { Blocks } from "../../placement/training/blocks.ts";
 import { lanesIn } from "../../placement/training/lanes.ts";
 import { type Unit, viewsOf } from "../layout.ts";
 import { addPlaces, gathered, type PlaceShape, placesByExpert, scatter } from "../rows.ts";
-import { packed, type RowBlock, RowPlan, unpacked } from "./expert-rows.ts";
+import { callsOf, concatenated, packed, type RowBlock, RowPlan, unpacked } from "./expert-rows.ts";
 import { ExpertSums } from "./expert-sums.ts";
 import { type DenseBlock, type LayerPass, type RankLayer, rowsOf, takeLane } from "./layer.ts";
 import type { RankMemory } from "./memory.ts";
@@ -99,14 +99,17 @@ export class RankMoeLayer implements RankLayer {
     const rowsFor = (host: number): Float32Array =>
       packed(plan.between(rank, host), (row) => gathered(this.#lane(turn, row).f, this.#places(turn, row), this.#shape));
     const [rows] = await Promise.all([this.#exchange(turn, named, rowsFor), this.#ownForward(turn, outputs)]);
-    const answers: Float32Array[] = [];
-    for (const [source, frame] of rows.entries()) {
-      const answer = new Float32Array(frame.length);
-      const into = unpacked(this.#from(turn, source), width, answer);
-      for (const { block, data } of unpacked(this.#from(turn, source), width, frame))
-        into.next().value?.data.set(await this.#forwardAt(block.expert, data));
-      answers.push(answer);
-    }
+    const answers = rows.map((frame) => new Float32Array(frame.length));
+    const pieces = rows.flatMap((frame, source) => {
+      const blocks = this.#from(turn, source);
+      const into = [...unpacked(blocks, width, answers[source] as Float32Array)];
+      return [...unpacked(blocks, width, frame)].map(({ block, data }, i) => ({
+        block,
+        x: () => data,
+        take: (y: Float32Array) => into[i]?.data.set(y),
+      }));
+    });
+    await this.#forwardOf(turn, pieces.toSorted(byExpert));
     const back = { what: "outputs", lengthFrom: (host: number) => width * rowsIn(plan.between(rank, host)) };
     const returned = await this.#exchange(turn, back, (source) => answers[source] as Float32Array);
     for (const [host, frame] of returned.entries())
@@ -115,21 +118,33 @@ export class RankMoeLayer implements RankLayer {
     return rows;
   }
 
-  async #ownForward(turn: Turn, outputs: readonly Float32Array[]): Promise<void> {
-    for (const row of asked(turn)) {
-      const places = this.#places(turn, row);
-      const found = await this.#forwardAt(row.expert, gathered(this.#lane(turn, row).f, places, this.#shape));
-      scatter(found, places, this.#shape.width, outputs[turn.wave.own(row.lane)] as Float32Array);
+  #ownForward(turn: Turn, outputs: readonly Float32Array[]): Promise<void> {
+    const { rank } = turn.wave.transport;
+    const pieces = turn.plan.between(rank, rank).map((block) => {
+      const places = this.#places(turn, block);
+      const into = outputs[turn.wave.own(block.lane)] as Float32Array;
+      return {
+        block,
+        x: () => gathered(this.#lane(turn, block).f, places, this.#shape),
+        take: (y: Float32Array) => scatter(y, places, this.#shape.width, into),
+      };
+    });
+    return this.#forwardOf(turn, pieces);
+  }
+
+  /** Rows of an expert pass it together, whichever lanes they are of; pieces of one expert are neighbours. */
+  async #forwardOf({ wave }: Turn, pieces: readonly ForwardPiece[]): Promise<void> {
+    for (const call of callsOf(pieces, rowsAtOnce)) {
+      wave.ask();
+      const expert = call[0]?.block.expert as number;
+      const y = await this.#parts.expert.forward(concatenated(call.map(({ x }) => x())), this.#weights(expert));
+      for (const { piece, data } of cut(call, this.#shape.width, y)) piece.take(data);
     }
   }
 
   #weights(expert: number): WeightViews {
     const { memory, index, frozen } = this.#parts;
     return { ...memory.weights(index, expert), ...frozen };
-  }
-
-  #forwardAt(expert: number, rows: Float32Array): Promise<Float32Array> {
-    return this.#parts.expert.forward(rows, this.#weights(expert));
   }
 
   async #backward(turn: Turn, rows: readonly Float32Array[], { dys, beside }: Gained): Promise<Float32Array[]> {
@@ -166,62 +181,95 @@ export class RankMoeLayer implements RankLayer {
 
   async #expertsBackward(turn: Turn, given: ExpertsGiven): Promise<Returned> {
     const { plan, wave, lanes } = turn;
-    const { dys, rows } = given;
+    const { dys, rows, sums } = given;
     const { rank } = wave.transport;
     const { width } = this.#shape;
     const named = { what: "gradients", lengthFrom: (source: number) => (width + 1) * rowsIn(plan.between(source, rank)) };
-    const gradients = await this.#exchange(turn, named, (host) =>
-      packed(plan.between(rank, host), (row) => joinedRows(this.#dOut(turn, dys, row), this.#gates(turn, row))),
-    );
+    const gradientsFor = (host: number): Float32Array =>
+      packed(plan.between(rank, host), (row) => joinedRows(this.#dOut(turn, dys, row), this.#gates(turn, row)));
     const dRows = lanes.map(({ gates }) => new Float32Array(gates.length * width));
     const dGates = lanes.map(({ gates }) => new Float32Array(gates.length));
     const returned = { dRows, dGates };
-    const answers: Float32Array[] = [];
-    // In the order of ranks, which is that of lanes: an expert's gradients are added in it.
-    for (const [source, frame] of gradients.entries()) {
-      if (source === rank) await this.#ownBackward(turn, given, returned);
-      const answer = new Float32Array(frame.length);
+    const others = new Set(rows.flatMap((_, source) => this.#from(turn, source).map(({ expert }) => expert)));
+    const [gradients, own] = await Promise.all([
+      this.#exchange(turn, named, gradientsFor),
+      this.#ownBackward(turn, { dys, sums, others, returned }),
+    ]);
+    const answers = gradients.map((frame) => new Float32Array(frame.length));
+    const pieces = gradients.flatMap((frame, source) => {
       const blocks = this.#from(turn, source);
-      const [inputs, into] = [unpacked(blocks, width, rows[source] as Float32Array), unpacked(blocks, width + 1, answer)];
-      for (const { block, data } of unpacked(blocks, width + 1, frame)) {
-        const x = inputs.next().value?.data as Float32Array;
-        const [dOut, gates] = [data.subarray(0, block.rows * width), data.subarray(block.rows * width)];
-        const found = await this.#backwardAt(block.expert, given.sums, { x, gates, dOut });
-        into.next().value?.data.set(joinedRows(found.dx, found.dGates));
-      }
-      answers.push(answer);
+      const inputs = [...unpacked(blocks, width, rows[source] as Float32Array)];
+      const into = [...unpacked(blocks, width + 1, answers[source] as Float32Array)];
+      return [...unpacked(blocks, width + 1, frame)].map(({ block, data }, i) => ({
+        block,
+        x: () => inputs[i]?.data as Float32Array,
+        dOut: () => data.subarray(0, block.rows * width),
+        gates: () => data.subarray(block.rows * width),
+        take: (dx: Float32Array, dGates: Float32Array) => {
+          into[i]?.data.set(dx);
+          into[i]?.data.set(dGates, dx.length);
+        },
+      }));
+    });
+    const sorted = pieces.toSorted(byExpert);
+    for (const expert of new Set(sorted.map(({ block }) => block.expert))) {
+      const here = sorted.filter(({ block }) => block.expert === expert);
+      await summed(sums, [...(own.get(expert) ?? []), ...(await this.#backwardOf(turn, here))]);
+      own.delete(expert);
     }
     const back = { what: "row gradients", lengthFrom: (host: number) => (width + 1) * rowsIn(plan.between(rank, host)) };
     for (const [host, frame] of (await this.#exchange(turn, back, (source) => answers[source] as Float32Array)).entries())
       for (const { block, data } of unpacked(this.#away(turn, host), width + 1, frame)) {
         const [dx, gates] = [data.subarray(0, block.rows * width), data.subarray(block.rows * width)];
-        this.#return(turn, returned, block, { dx, dGates: gates });
+        this.#return(turn, returned, { block, dx, dGates: gates });
       }
     return returned;
   }
 
-  async #ownBackward(turn: Turn, { dys, sums }: ExpertsGiven, returned: Returned): Promise<void> {
-    for (const row of asked(turn)) {
-      const x = gathered(this.#lane(turn, row).f, this.#places(turn, row), this.#shape);
-      const call = { x, gates: this.#gates(turn, row), dOut: this.#dOut(turn, dys, row) };
-      this.#return(turn, returned, row, await this.#backwardAt(row.expert, sums, call));
+  /** Own rows of experts that have rows of others too wait for those, since lanes are summed in their order; they are returned. */
+  async #ownBackward(turn: Turn, { dys, sums, others, returned }: OwnGiven): Promise<Map<number, LaneGradient[]>> {
+    const { rank } = turn.wave.transport;
+    const pieces = turn.plan.between(rank, rank).map((block) => ({
+      block,
+      x: () => gathered(this.#lane(turn, block).f, this.#places(turn, block), this.#shape),
+      dOut: () => this.#dOut(turn, dys, block),
+      gates: () => this.#gates(turn, block),
+      take: (dx: Float32Array, dGates: Float32Array) => this.#return(turn, returned, { block, dx, dGates }),
+    }));
+    const waiting = new Map<number, LaneGradient[]>();
+    for (const expert of new Set(pieces.map(({ block }) => block.expert))) {
+      const here = pieces.filter(({ block }) => block.expert === expert);
+      const gradients = await this.#backwardOf(turn, here);
+      if (others.has(expert)) waiting.set(expert, gradients);
+      else await summed(sums, gradients);
     }
+    return waiting;
   }
 
-  #backwardAt(expert: number, sums: ExpertSums, call: Omit<Parameters<TrainableExpert["backward"]>[0], "weights" | "sums">) {
-    const { experts } = this.#parts;
-    const weights = this.#weights(expert);
-    return sums.add(expert, (sum) => this.#parts.expert.backward({ ...call, weights, sums: viewsOf(sum, experts[expert] as Unit) }));
+  /** Backward of one expert's rows, together; sums of its weights' gradients are left to the caller. */
+  async #backwardOf({ wave }: Turn, pieces: readonly BackwardPiece[]): Promise<LaneGradient[]> {
+    const found: LaneGradient[] = [];
+    for (const call of callsOf(pieces, rowsAtOnce)) {
+      wave.ask();
+      const expert = call[0]?.block.expert as number;
+      const joined = (of: (piece: BackwardPiece) => Float32Array): Float32Array => concatenated(call.map(of));
+      const given = { x: joined(({ x }) => x()), dOut: joined(({ dOut }) => dOut()), gates: joined(({ gates }) => gates()) };
+      const { dx, dGates, addTo } = await this.#parts.expert.backward({ ...given, weights: this.#weights(expert) });
+      const unit = this.#parts.experts[expert] as Unit;
+      for (const { piece, data, from } of cut(call, 1, dGates)) {
+        const { block, take } = piece;
+        const to = from + block.rows;
+        take(dx.subarray(from * this.#shape.width, to * this.#shape.width), data);
+        found.push({ block, add: (sum) => addTo(viewsOf(sum, unit), from, to) });
+      }
+    }
+    return found;
   }
 
-  #return(
-    turn: Turn,
-    { dRows, dGates }: Returned,
-    row: RowBlock,
-    found: { readonly dx: Float32Array; readonly dGates: Float32Array },
-  ): void {
-    const [places, own] = [this.#places(turn, row), turn.wave.own(row.lane)];
-    scatter(found.dx, places, this.#shape.width, dRows[own] as Float32Array);
+  #return(turn: Turn, { dRows, dGates }: Returned, found: BlockGradients): void {
+    const { block, dx } = found;
+    const [places, own] = [this.#places(turn, block), turn.wave.own(block.lane)];
+    scatter(dx, places, this.#shape.width, dRows[own] as Float32Array);
     for (const [i, place] of places.entries()) (dGates[own] as Float32Array)[place] = found.dGates[i] as number;
   }
 
@@ -289,14 +337,54 @@ interface ExpertsGiven {
   readonly sums: ExpertSums;
 }
 
-/** Blocks that stay on the rank; a stop is asked for before those of each lane. */
-function* asked({ plan, wave }: Turn): Generator<RowBlock> {
-  const { rank } = wave.transport;
-  let lane = -1;
-  for (const row of plan.between(rank, rank)) {
-    if (row.lane !== lane) wave.ask();
-    lane = row.lane;
-    yield row;
+interface OwnGiven extends Omit<ExpertsGiven, "rows"> {
+  /** Experts that have rows of other ranks too. */
+  readonly others: ReadonlySet<number>;
+  readonly returned: Returned;
+}
+
+/** Rows of one block before they are computed, and where they go then. */
+interface ForwardPiece {
+  readonly block: RowBlock;
+  x(): Float32Array;
+  take(y: Float32Array): void;
+}
+
+interface BackwardPiece {
+  readonly block: RowBlock;
+  x(): Float32Array;
+  dOut(): Float32Array;
+  gates(): Float32Array;
+  take(dx: Float32Array, dGates: Float32Array): void;
+}
+
+interface BlockGradients {
+  readonly block: RowBlock;
+  readonly dx: Float32Array;
+  readonly dGates: Float32Array;
+}
+
+/** One lane's gradient of an expert, to be added to floats of the expert's. */
+interface LaneGradient {
+  readonly block: RowBlock;
+  add(sum: Float32Array): Promise<void>;
+}
+
+/** In the order of lanes. */
+async function summed(sums: ExpertSums, gradients: readonly LaneGradient[]): Promise<void> {
+  for (const { block, add } of gradients.toSorted((a, b) => a.block.lane - b.block.lane)) await sums.add(block.expert, block.rows, add);
+}
+
+const byExpert = (a: { readonly block: RowBlock }, b: { readonly block: RowBlock }): number =>
+  a.block.expert - b.block.expert || a.block.lane - b.block.lane;
+
+/** Each piece of a call with its part of what the call gave, and its first row. */
+function* cut<T extends { readonly block: RowBlock }>(call: readonly T[], width: number, all: Float32Array) {
+  let from = 0;
+  for (const piece of call) {
+    const to = from + piece.block.rows;
+    yield { piece, from, data: all.subarray(from * width, to * width) };
+    from = to;
   }
 }
 

@@ -101,9 +101,14 @@ export function recordedBackend(backend: TrainingBackend, recorder: Clocked): Tr
           const named = Object.assign(computing("expert forward", own), { rows: x.length / width });
           return recorder.around(named, () => compiled.forward(x, weights));
         },
-        backward(call) {
+        async backward(call) {
           const named = Object.assign(computing("expert backward", own), { rows: call.gates.length });
-          return recorder.around(named, () => compiled.backward(call));
+          const { addTo, ...gradients } = await recorder.around(named, () => compiled.backward(call));
+          const summing = (rows: number) => Object.assign(computing("expert sums", own), { rows });
+          return {
+            ...gradients,
+            addTo: (sums, from, to) => recorder.around(summing(to - from), () => addTo(sums, from, to)),
+          };
         },
       };
     },
