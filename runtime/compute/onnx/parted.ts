@@ -1,5 +1,5 @@
-// A backward graph in two: what rows need, whichever lanes they are of, and sums of weights' gradients, which are one lane's. The second is
-// given values of the first, of which it takes the rows of one lane. Pure.
+// A graph in two, of which the second is given values of the first: forward and what backward keeps of it, or what rows need, whichever
+// lanes they are of, and sums of weights' gradients, which are one lane's. Pure.
 import { rowsDimension } from "./graph.ts";
 import { type Initializer, type Node, type OnnxGraph, onnxType, type ValueInfo } from "./model.ts";
 
@@ -10,30 +10,31 @@ export interface Handed {
 }
 
 export interface Parted {
-  readonly rows: OnnxGraph;
-  readonly sums: OnnxGraph;
-  /** Outputs of `rows` behind its own, and inputs of `sums`. */
+  readonly first: OnnxGraph;
+  readonly second: OnnxGraph;
+  /** Outputs of the first behind its own, and inputs of the second. */
   readonly handed: readonly Handed[];
 }
 
-/** `sums` are the names of outputs that the second graph has; `widths` those of values that it may be given: what leads from them to its
- *  outputs is computed there. */
-export function parted(graph: OnnxGraph, sums: ReadonlySet<string>, widths: ReadonlyMap<string, number>): Parted {
+/** `later` are the names of outputs that the second graph has; `widths` those of values that it may be given. What leads from them to its
+ *  outputs is computed there, again where the first needs it too. */
+export function parted(graph: OnnxGraph, later: ReadonlySet<string>, widths: ReadonlyMap<string, number>): Parted {
   const makers = new Map(graph.nodes.map((node) => [node.output, node]));
-  const ofRows = reached(graph.outputs.filter(({ name }) => !sums.has(name)).map(({ name }) => name), makers, () => false);
+  const outputs = (second: boolean) => graph.outputs.filter(({ name }) => later.has(name) === second);
+  const names = (second: boolean): string[] => outputs(second).map(({ name }) => name);
+  const early = reached(names(false), makers, () => false);
   const handed = new Map<string, Handed>();
   const given = (value: string): boolean => {
     const [maker, width] = [makers.get(value), widths.get(value)];
-    if (maker === undefined || width === undefined || !ofRows.has(maker)) return false;
+    if (maker === undefined || width === undefined || !early.has(maker)) return false;
     handed.set(value, { name: value, width });
     return true;
   };
-  const ofSums = reached(graph.outputs.filter(({ name }) => sums.has(name)).map(({ name }) => name), makers, given);
-  const info = ({ name, width }: Handed): ValueInfo => ({ name, type: onnxType.f32, shape: [rowsDimension, width] });
-  const passed = [...handed.values()].map(info);
+  const late = reached(names(true), makers, given);
+  const passed = [...handed.values()].map(({ name, width }): ValueInfo => ({ name, type: onnxType.f32, shape: [rowsDimension, width] }));
   return {
-    rows: part(graph, ofRows, { inputs: [], outputs: [...graph.outputs.filter(({ name }) => !sums.has(name)), ...passed] }),
-    sums: part(graph, ofSums, { inputs: passed, outputs: graph.outputs.filter(({ name }) => sums.has(name)) }),
+    first: part(graph, early, { inputs: [], outputs: [...outputs(false), ...passed] }),
+    second: part(graph, late, { inputs: passed, outputs: outputs(true) }),
     handed: [...handed.values()],
   };
 }

@@ -3,18 +3,20 @@
 // gates, as serving adds them. Rows that stay on the rank are in no frame.
 import { type ExchangeName, exchange, gatherAll, piecesOf, reduce } from "../../comm/collectives.ts";
 import type { Stamp } from "../../comm/transport.ts";
-import { rowsAtOnce, type TrainableExpert, type WeightViews } from "../../compute/training.ts";
+import type { TrainableExpert, WeightViews } from "../../compute/training.ts";
 import { floats, type Gradients, ints, type Values } from "../../kernels/kernel.ts";
 import type { MoeLayer, Tensor } from "../../kernels/segment.ts";
 import { widthBehind, widthInto } from "../../kernels/widths.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
 import { lanesIn } from "../../placement/training/lanes.ts";
-import { type Unit, viewsOf } from "../layout.ts";
+import type { Unit } from "../layout.ts";
 import { addPlaces, gathered, type PlaceShape, placesByExpert, scatter } from "../rows.ts";
-import { callsOf, concatenated, packed, type RowBlock, RowPlan, unpacked } from "./expert-rows.ts";
+import { byExpert, ExpertCalls, type LaneGradient, summed } from "./expert-calls.ts";
+import { packed, type RowBlock, RowPlan, unpacked } from "./expert-rows.ts";
 import { ExpertSums } from "./expert-sums.ts";
-import { type DenseBlock, type LayerPass, type RankLayer, rowsOf, takeLane } from "./layer.ts";
+import { type DenseBlock, type Kept, keeping, type LayerPass, type RankLayer, rowsOf, takeLane } from "./layer.ts";
 import type { RankMemory } from "./memory.ts";
+import type { Room } from "./room.ts";
 import { columnSums, type Wave } from "./wave.ts";
 
 export interface LayerParts {
@@ -31,7 +33,8 @@ export interface LayerParts {
 }
 
 interface LanePass {
-  readonly kept: Values;
+  readonly values: Values;
+  readonly kept: Kept | undefined;
   readonly f: Float32Array;
   readonly gates: Float32Array;
   readonly places: readonly (readonly number[])[];
@@ -46,6 +49,8 @@ interface Turn {
   readonly blocks: Blocks;
   readonly plan: RowPlan;
   readonly lanes: readonly LanePass[];
+  readonly room: Room | undefined;
+  readonly calls: ExpertCalls;
 }
 
 /** Gradients that come back to the tokens of each own lane. */
@@ -65,29 +70,31 @@ export class RankMoeLayer implements RankLayer {
     this.#shape = { topK: parts.layer.topK, width: parts.layer.expert.inputs[0]?.width ?? 1 };
   }
 
-  async forward(wave: Wave, xs: readonly Float32Array[]): Promise<{ ys: Float32Array[]; pass: LayerPass }> {
+  async forward(wave: Wave, xs: readonly Float32Array[], room?: Room): Promise<{ ys: Float32Array[]; pass: LayerPass }> {
     const { layer, dense, experts, index } = this.#parts;
     const { width } = this.#shape;
     const [lanes, ys]: [LanePass[], Float32Array[]] = [[], []];
     for (const x of xs) {
       wave.ask();
       const values = { x: rowsOf(x, widthInto(layer)) };
-      const { h, ...written } = await dense.block.forward(values, dense.weights);
+      const asked = { room, rows: x.length / widthInto(layer), keeps: dense.block.keeps };
+      const { found, kept } = await keeping(asked, (into) => dense.block.forward(values, dense.weights, into));
+      const { h, ...written } = found;
       const all = placesByExpert(ints(written.ids as Tensor), experts.length + (layer.free?.count ?? 0));
       const choices = Int32Array.from(all, ({ length }) => length);
       const [f, gates] = [floats(written.f as Tensor), floats(written.gates as Tensor)];
-      lanes.push({ kept: { ...values, ...written }, f, gates, choices, places: all.slice(0, experts.length) });
+      lanes.push({ values: { ...values, ...written }, kept, f, gates, choices, places: all.slice(0, experts.length) });
       ys.push(floats(h as Tensor));
     }
     const choices = await this.#allCounts(wave, lanes);
     const counts = choices.map((of) => of.subarray(0, experts.length));
     const { blocks, stamp } = await wave.deal(index, counts);
-    const turn = { wave, stamp, blocks, plan: new RowPlan(counts, blocks, wave.intervals), lanes };
+    const turn = { wave, stamp, blocks, plan: new RowPlan(counts, blocks, wave.intervals), lanes, room, calls: this.#calls(wave, room) };
     const outputs = lanes.map(({ gates }) => new Float32Array(gates.length * width));
     const rows = await this.#expertsForward(turn, outputs);
     for (const [i, y] of ys.entries()) addPlaces(y, outputs[i] as Float32Array, this.#shape, lanes[i]?.gates);
     const backward: LayerPass["backward"] = (dys, beside) => this.#backward(turn, rows, { dys, beside });
-    return { ys, pass: { kept: lanes.map(({ kept }) => kept), rows: columnSums(counts), choices: columnSums(choices), backward } };
+    return { ys, pass: { kept: lanes.map(({ values }) => values), rows: columnSums(counts), choices: columnSums(choices), backward } };
   }
 
   /** Fills outputs of the own lanes' places; returns the rows that came from each rank. */
@@ -109,7 +116,7 @@ export class RankMoeLayer implements RankLayer {
         take: (y: Float32Array) => into[i]?.data.set(y),
       }));
     });
-    await this.#forwardOf(turn, pieces.toSorted(byExpert));
+    await turn.calls.forward(pieces.toSorted(byExpert));
     const back = { what: "outputs", lengthFrom: (host: number) => width * rowsIn(plan.between(rank, host)) };
     const returned = await this.#exchange(turn, back, (source) => answers[source] as Float32Array);
     for (const [host, frame] of returned.entries())
@@ -129,22 +136,19 @@ export class RankMoeLayer implements RankLayer {
         take: (y: Float32Array) => scatter(y, places, this.#shape.width, into),
       };
     });
-    return this.#forwardOf(turn, pieces);
+    return turn.calls.forward(pieces);
   }
 
-  /** Rows of an expert pass it together, whichever lanes they are of; pieces of one expert are neighbours. */
-  async #forwardOf({ wave }: Turn, pieces: readonly ForwardPiece[]): Promise<void> {
-    for (const call of callsOf(pieces, rowsAtOnce)) {
-      wave.ask();
-      const expert = call[0]?.block.expert as number;
-      const y = await this.#parts.expert.forward(concatenated(call.map(({ x }) => x())), this.#weights(expert));
-      for (const { piece, data } of cut(call, this.#shape.width, y)) piece.take(data);
-    }
-  }
-
-  #weights(expert: number): WeightViews {
-    const { memory, index, frozen } = this.#parts;
-    return { ...memory.weights(index, expert), ...frozen };
+  #calls(wave: Wave, room: Room | undefined): ExpertCalls {
+    const { expert, experts, memory, index, frozen } = this.#parts;
+    return new ExpertCalls({
+      expert,
+      width: this.#shape.width,
+      room,
+      ask: () => wave.ask(),
+      unit: (id) => experts[id] as Unit,
+      weights: (id) => ({ ...memory.weights(index, id), ...frozen }),
+    });
   }
 
   async #backward(turn: Turn, rows: readonly Float32Array[], { dys, beside }: Gained): Promise<Float32Array[]> {
@@ -163,12 +167,14 @@ export class RankMoeLayer implements RankLayer {
     });
     const { dRows, dGates } = await this.#expertsBackward(turn, { dys, rows, sums });
     const dxs: Float32Array[] = [];
-    for (const [i, { kept, f }] of lanes.entries()) {
+    for (const [i, { values, kept, f }] of lanes.entries()) {
       wave.ask();
       const df = new Float32Array(f.length);
       addPlaces(df, dRows[i] as Float32Array, this.#shape);
       const outputs = { ...beside[i], h: dys[i] as Float32Array, f: df, gates: dGates[i] as Float32Array };
-      dxs.push((await dense.block.backward({ values: kept, outputs, weights: dense.weights, sums: dense.sums })).x as Float32Array);
+      const call = { values, kept: kept?.values, outputs, weights: dense.weights, sums: dense.sums };
+      dxs.push((await dense.block.backward(call)).x as Float32Array);
+      if (kept) turn.room?.give(kept.floats);
       takeLane(dense, wave.lane(i));
     }
     const pieces = piecesOf(experts[0]?.to ?? 0);
@@ -214,7 +220,7 @@ export class RankMoeLayer implements RankLayer {
     const sorted = pieces.toSorted(byExpert);
     for (const expert of new Set(sorted.map(({ block }) => block.expert))) {
       const here = sorted.filter(({ block }) => block.expert === expert);
-      await summed(sums, [...(own.get(expert) ?? []), ...(await this.#backwardOf(turn, here))]);
+      await summed(sums, [...(own.get(expert) ?? []), ...(await turn.calls.backward(here))]);
       own.delete(expert);
     }
     const back = { what: "row gradients", lengthFrom: (host: number) => (width + 1) * rowsIn(plan.between(rank, host)) };
@@ -239,31 +245,11 @@ export class RankMoeLayer implements RankLayer {
     const waiting = new Map<number, LaneGradient[]>();
     for (const expert of new Set(pieces.map(({ block }) => block.expert))) {
       const here = pieces.filter(({ block }) => block.expert === expert);
-      const gradients = await this.#backwardOf(turn, here);
+      const gradients = await turn.calls.backward(here);
       if (others.has(expert)) waiting.set(expert, gradients);
       else await summed(sums, gradients);
     }
     return waiting;
-  }
-
-  /** Backward of one expert's rows, together; sums of its weights' gradients are left to the caller. */
-  async #backwardOf({ wave }: Turn, pieces: readonly BackwardPiece[]): Promise<LaneGradient[]> {
-    const found: LaneGradient[] = [];
-    for (const call of callsOf(pieces, rowsAtOnce)) {
-      wave.ask();
-      const expert = call[0]?.block.expert as number;
-      const joined = (of: (piece: BackwardPiece) => Float32Array): Float32Array => concatenated(call.map(of));
-      const given = { x: joined(({ x }) => x()), dOut: joined(({ dOut }) => dOut()), gates: joined(({ gates }) => gates()) };
-      const { dx, dGates, addTo } = await this.#parts.expert.backward({ ...given, weights: this.#weights(expert) });
-      const unit = this.#parts.experts[expert] as Unit;
-      for (const { piece, data, from } of cut(call, 1, dGates)) {
-        const { block, take } = piece;
-        const to = from + block.rows;
-        take(dx.subarray(from * this.#shape.width, to * this.#shape.width), data);
-        found.push({ block, add: (sum) => addTo(viewsOf(sum, unit), from, to) });
-      }
-    }
-    return found;
   }
 
   #return(turn: Turn, { dRows, dGates }: Returned, found: BlockGradients): void {
@@ -343,49 +329,10 @@ interface OwnGiven extends Omit<ExpertsGiven, "rows"> {
   readonly returned: Returned;
 }
 
-/** Rows of one block before they are computed, and where they go then. */
-interface ForwardPiece {
-  readonly block: RowBlock;
-  x(): Float32Array;
-  take(y: Float32Array): void;
-}
-
-interface BackwardPiece {
-  readonly block: RowBlock;
-  x(): Float32Array;
-  dOut(): Float32Array;
-  gates(): Float32Array;
-  take(dx: Float32Array, dGates: Float32Array): void;
-}
-
 interface BlockGradients {
   readonly block: RowBlock;
   readonly dx: Float32Array;
   readonly dGates: Float32Array;
-}
-
-/** One lane's gradient of an expert, to be added to floats of the expert's. */
-interface LaneGradient {
-  readonly block: RowBlock;
-  add(sum: Float32Array): Promise<void>;
-}
-
-/** In the order of lanes. */
-async function summed(sums: ExpertSums, gradients: readonly LaneGradient[]): Promise<void> {
-  for (const { block, add } of gradients.toSorted((a, b) => a.block.lane - b.block.lane)) await sums.add(block.expert, block.rows, add);
-}
-
-const byExpert = (a: { readonly block: RowBlock }, b: { readonly block: RowBlock }): number =>
-  a.block.expert - b.block.expert || a.block.lane - b.block.lane;
-
-/** Each piece of a call with its part of what the call gave, and its first row. */
-function* cut<T extends { readonly block: RowBlock }>(call: readonly T[], width: number, all: Float32Array) {
-  let from = 0;
-  for (const piece of call) {
-    const to = from + piece.block.rows;
-    yield { piece, from, data: all.subarray(from * width, to * width) };
-    from = to;
-  }
 }
 
 const rowsIn = (blocks: readonly RowBlock[]): number => blocks.reduce((sum, { rows }) => sum + rows, 0);

@@ -14,6 +14,7 @@ import { recordedBackend } from "../trace/recorder.ts";
 import { type Begun, beginWorld } from "./begin.ts";
 import { Copies } from "./copies.ts";
 import { sumDense } from "./dense-exchange.ts";
+import { roomFor } from "./fits.ts";
 import { Holdings } from "./holdings.ts";
 import { moveHomes } from "./homes.ts";
 import { beginOf, factsOf, firstRanks, normIn, runHash, storesOf } from "./member.ts";
@@ -129,7 +130,8 @@ export class Rank {
     };
     const meter = new Meter(() => performance.now());
     const computes = fssdp.measured === true ? recordedBackend(backend, meter) : backend;
-    const passes = await Passes.open(computes, { program, shape, memory: stores.memory, frozen, sequenceLength, balance });
+    const room = roomFor({ ...given, facts: given.seat.facts }, options.seat.transport.rank);
+    const passes = await Passes.open(computes, { program, shape, memory: stores.memory, frozen, sequenceLength, balance, room });
     return new Rank(given, options, stores, { passes, meter });
   }
 

@@ -89,7 +89,9 @@ export function recordedBackend(backend: TrainingBackend, recorder: Clocked): Tr
       layer = layerOf(segment);
       const [own, name] = [layer, layer < 0 ? segment.name : "block"];
       return {
-        forward: (values, weights) => recorder.around(computing(`${name} forward`, own), () => compiled.forward(values, weights)),
+        keeps: compiled.keeps,
+        forward: (values, weights, kept) =>
+          recorder.around(computing(`${name} forward`, own), () => compiled.forward(values, weights, kept)),
         backward: (call) => recorder.around(computing(`${name} backward`, own), () => compiled.backward(call)),
       };
     },
@@ -97,9 +99,10 @@ export function recordedBackend(backend: TrainingBackend, recorder: Clocked): Tr
       const [compiled, own] = [await backend.compileExpert(expert), layer];
       const width = expert.inputs[0]?.width ?? 1;
       return {
-        forward(x, weights) {
+        keeps: compiled.keeps,
+        forward(x, weights, kept) {
           const named = Object.assign(computing("expert forward", own), { rows: x.length / width });
-          return recorder.around(named, () => compiled.forward(x, weights));
+          return recorder.around(named, () => compiled.forward(x, weights, kept));
         },
         async backward(call) {
           const named = Object.assign(computing("expert backward", own), { rows: call.gates.length });
