@@ -15,7 +15,7 @@ import { type KeptRows, lossRows, rowsAtOnce, rowsInPlace, type WeightViews } fr
 const training = await createTraining({ threads: 1 });
 after(() => training.close());
 
-/** Bound of |a - b| / |b| as vectors, where b counts as no shorter than 1: what cancels to nothing has only rounding left. */
+/** Bound of |a - b| / |b| as vectors, where b counts as no shorter than 0.1: what cancels to nothing has only rounding left. */
 const bound = 1e-6;
 
 function distance(found: Float32Array, want: Float32Array): number {
@@ -246,6 +246,15 @@ test("a row's gradient has the same bits alone and beside others", async () => {
     assert.deepEqual(some.dx, all.dx.slice(0, rows * hidden), `${rows} rows`);
     assert.deepEqual(some.dGates, all.dGates.slice(0, rows), `${rows} rows`);
   }
+});
+
+test("an op without a backward is refused by its name, with what to do", async () => {
+  const op = { op: "argmax", x: "x", out: "y" } as unknown as Segment["ops"][number];
+  const segment: Segment = { ...lossHead, ops: [op, ...lossHead.ops] };
+  await assert.rejects(training.compile(segment, 1), {
+    code: "UnsupportedOp",
+    message: /argmax has no backward; train a model without it/,
+  });
 });
 
 test("an op of the host before one of the device is refused by segment and op", async () => {

@@ -112,8 +112,9 @@ function refuse(
   const who = ranks > 1 ? `rank ${rank} of ${ranks}: ` : "";
   const others = before > 0 ? `, ranks before it here ${gigabytes(before)}` : "";
   const atOnce = fssdp.lanesAtOnce;
-  const among = 'more ranks, rematerialize "AfterForward", fewer memorySlots or fewer lanesAtOnce';
-  const more = ranks > 1 ? `${among}${shadow ? ", shadow false" : ""}` : "fewer --lanes";
+  // Of several ranks are jobs alone.
+  const among = 'more spec.replicas, fssdp.rematerialize "AfterForward", fewer fssdp.memorySlots or fssdp.lanesAtOnce';
+  const more = ranks > 1 ? `${among}${shadow ? ", spec.failurePolicy.shadow false" : ""}` : "fewer --lanes";
   throw new AppError(
     `${who}${floats} parameters x 8 bytes (parameter, gradient), ${gigabytes(state)} of ${optimizer.name}'s state in memory, ` +
       `${gigabytes(sums)} of copies, of sums of ` +
