@@ -9,6 +9,7 @@ import { after, before, test } from "node:test";
 import { chainsOf, runSettings, writeCorpus, writeModel } from "../../test/builders/training.ts";
 import { assemble } from "../tools/assemble.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
+import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
 import { type RunEnd, train } from "./run.ts";
 import type { TrainSettings } from "./settings.ts";
@@ -40,8 +41,8 @@ async function run(name: string, changed: Partial<TrainSettings>, steps: number)
   return train(settings, quiet);
 }
 
-const put = (name: string, branches: readonly string[], more: { topK?: number; seed?: number } = {}) =>
-  assemble({ branches, out: at(name), topK: 2, seed: 1, codecs: ["f32"], overwrite: false, ...more }, () => {});
+const put = (name: string, branches: readonly string[], more: { topK?: number; seed?: number; attention?: string } = {}) =>
+  assemble({ branches, out: at(name), topK: 2, attention: "mean", seed: 1, codecs: ["f32"], overwrite: false, ...more }, () => {});
 
 let seed = "";
 const branches: RunEnd[] = [];
@@ -87,6 +88,34 @@ test("experts are the branches' FFNs byte for byte, all else is their mean, rout
   }
 });
 
+test("experts of attention are the branches' heads byte for byte, by head of keys; of shared keys and values there is the mean", async () => {
+  await put("heads", dirs(), { attention: "experts" });
+  await put("shared", dirs(), { attention: "shared-kv" });
+  const stores = await Promise.all(["heads", "shared", "assembled"].map((name) => openStore(at(name))));
+  const [heads, shared, mean] = stores as [ModelStore, ModelStore, ModelStore];
+  const sources = await Promise.all(dirs().map(openCheckpoint));
+  const read = async (store: ModelStore, name: string) => (await store.readDense(name)).data as Float32Array;
+  try {
+    const { num_key_value_heads: kvHeads, hidden_size: hidden } = JSON.parse(readFileSync(join(model, "config.json"), "utf8"));
+    for (const [projection, pieces] of Object.entries({ q: kvHeads, k: kvHeads, v: kvHeads, o: hidden * kvHeads })) {
+      const name = `model.layers.1.self_attn.${projection}_proj.weight`;
+      const [all, each] = [await read(heads, name), await Promise.all(sources.map((source) => source.read(name)))];
+      const size = each[0]!.length / pieces;
+      for (let piece = 0; piece < pieces * each.length; piece++) {
+        const at = Math.floor(piece / each.length) * size;
+        assert.deepEqual(all.subarray(piece * size, (piece + 1) * size), each[piece % each.length]!.subarray(at, at + size));
+      }
+      assert.deepEqual(await read(shared, name), ["k", "v"].includes(projection) ? await read(mean, name) : all);
+    }
+    const gate = await read(heads, "model.layers.1.self_attn.gate.weight");
+    assert.deepEqual(await read(shared, "model.layers.1.self_attn.gate.weight"), gate);
+    assert.notDeepEqual(await read(heads, "model.layers.1.mlp.gate.weight"), gate);
+    assert.deepEqual(await read(heads, "model.layers.1.mlp.gate.weight"), await read(mean, "model.layers.1.block_sparse_moe.gate.weight"));
+  } finally {
+    for (const opened of [...stores, ...sources]) await opened.close();
+  }
+});
+
 test("assembled and trained on, they beat each branch, and a seed of as many experts that had all steps in one piece", async (t) => {
   const assembled = (await run("assembled-on", { model: at("assembled") }, 60)).validationLoss!;
   await put("copies", [seed, seed, seed]);
@@ -98,7 +127,14 @@ test("assembled and trained on, they beat each branch, and a seed of as many exp
   assert.ok(assembled <= 0.99 * unbranched, `${assembled}, without branches ${unbranched}`);
 });
 
-const refused: Record<string, { readonly branches: () => readonly string[]; readonly topK?: number; readonly message: RegExp }> = {
+interface Refused {
+  readonly branches: () => readonly string[];
+  readonly topK?: number;
+  readonly attention?: string;
+  readonly message: RegExp;
+}
+
+const refused: Record<string, Refused> = {
   "one branch": { branches: () => dirs().slice(1, 2), message: /1 branches are given; name from 2 to 256 folders/ },
   "one expert a token": { branches: dirs, topK: 1, message: /--top-k is 1; .* from 2 \(routers learn nothing by one\) to 3/ },
   "more experts than branches": { branches: dirs, topK: 4, message: /--top-k is 4; it must be a whole number from 2 .* to 3/ },
@@ -106,6 +142,11 @@ const refused: Record<string, { readonly branches: () => readonly string[]; read
     branches: () => new Array<string>(65).fill(dirs()[0]!),
     topK: 65,
     message: /--top-k is 65; .* to 64$/,
+  },
+  "attention of another kind": {
+    branches: dirs,
+    attention: "sum",
+    message: /--attention is "sum"; it must be one of mean, experts, shared-kv/,
   },
   "branches of other sizes": {
     branches: () => [...dirs(), changed("wider", "config.json", '"rms_norm_eps": 0.000001', '"rms_norm_eps": 0.00001')],
@@ -125,9 +166,9 @@ function changed(name: string, file: string, from: string, to: string): string {
   return at(name);
 }
 
-for (const [name, { branches: given, topK, message }] of Object.entries(refused)) {
+for (const [name, { branches: given, message, ...options }] of Object.entries(refused)) {
   test(`${name}: refused by field and remedy`, async () => {
-    await assert.rejects(async () => put("refused", given(), topK === undefined ? {} : { topK }), { code: "BadOption", message });
+    await assert.rejects(async () => put("refused", given(), options), { code: "BadOption", message });
   });
 }
 
