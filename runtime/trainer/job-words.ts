@@ -26,6 +26,8 @@ export const wordsOf: Readonly<Record<string, string>> = {
   warmup: "spec.schedule.warmupSteps",
   floor: "spec.schedule.floor",
   balance: "spec.balance",
+  spawn: "spec.spawn",
+  gate: "spec.gate",
   "checkpoint-every": "spec.checkpoint.everySteps",
   keep: "spec.checkpoint.keep",
   codec: "spec.output.codecs",

@@ -3,6 +3,7 @@ import type { MoETrainingJobSpec } from "../../crds/moe-training-job.ts";
 import { parseQuantity } from "../../crds/quantity.ts";
 import { countOf, type FssdpSpec } from "../../crds/training-fssdp.ts";
 import { pathOf } from "../../crds/training-process.ts";
+import { parseGate } from "../train/gates/index.ts";
 import { knownOptions, optimizerSettings } from "../train/optimizers/index.ts";
 import { parseBalance } from "../train/recipes/index.ts";
 import type { TrainSettings } from "../train/settings.ts";
@@ -10,7 +11,7 @@ import type { TrainSettings } from "../train/settings.ts";
 const inits = { Checkpoint: "checkpoint", Random: "random" } as const;
 
 export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
-  const { model, data, batch, optimizer, schedule, output } = spec;
+  const { model, data, batch, optimizer, schedule, output, spawn } = spec;
   const { beta1, beta2, epsilon, weightDecay } = optimizer;
   const numbers = { beta1: Number(beta1), beta2: Number(beta2), epsilon: Number(epsilon), "weight-decay": Number(weightDecay) };
   return {
@@ -37,6 +38,9 @@ export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
         ? undefined
         : { bytes: parseQuantity(optimizer.memory, "spec.optimizer.memory"), folder: pathOf(output.uri) },
     balance: parseBalance(spec.balance),
+    // More ranks than lanes never come.
+    spawn: spawn && { step: spawn.step, mask: Number(spawn.mask), ranks: batch.lanes },
+    gate: parseGate(spec.gate),
     clip: Number(optimizer.clip),
     shadow: spec.failurePolicy.shadow,
     checkpoint: spec.checkpoint,

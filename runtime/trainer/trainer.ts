@@ -103,6 +103,10 @@ function portsOf({ progress, log }: Shown): Omit<TrainPorts, "stopped"> {
       progress.add(report);
       log.debug({ ...report }, "step");
     },
+    onShort(step) {
+      progress.start(step);
+      log.info({ step }, "experts spawn, and wait for more ranks");
+    },
     onValidation({ step, loss }) {
       progress.validated(loss);
       log.info({ step, loss }, "validation");
