@@ -103,6 +103,18 @@ const schedule = z
   .prefault({})
   .meta({ description: "The learning rate over the steps." });
 
+const spawn = z
+  .object({
+    step: z.int32().min(1).max(stepsMax).meta({ description: "The last step with one expert, below steps." }),
+    mask: decimal("Part of an expert's weights that becomes zero, from 0 to below 1: what makes experts unlike each other.").default("0.5"),
+    replicasBefore: z.int32().min(1).max(bounds.replicas).default(1).meta({
+      description: "Pods until then, at most. The others are made once the step is done, and the result does not depend on them.",
+    }),
+  })
+  .meta({
+    description: "The job begins with one expert in each layer, of which the model's are born (EvoMoE). With init Random. Unset: with all.",
+  });
+
 /** Fields that the bits of the result depend on. */
 const fixedFields = [
   "model",
@@ -114,9 +126,11 @@ const fixedFields = [
   "schedule",
   "balance",
   "adapters",
+  "gate",
   "threadsPerRank",
   "output",
 ] as const;
+const fixedMessage = "cannot change, since the result depends on it: make another job, with another output.uri";
 
 export const moeTrainingJobSpecSchema = z
   .object({
@@ -153,6 +167,15 @@ export const moeTrainingJobSpecSchema = z
         description:
           "Small matrices that are trained beside the model's own, which stay, as --adapters of enodia train: mixlora:EXPERTS:TOPK:RANK. The result has them merged; as they are they lie in adapters/.",
       }),
+    gate: z
+      .string()
+      .max(128)
+      .regex(/^[a-z0-9:.e -]*$/)
+      .default("")
+      .meta({
+        description: "The gate that it is trained by, as --gate of enodia train: dense-to-sparse:4:0.05:200. Unset: the model's.",
+      }),
+    spawn: spawn.optional(),
     memoryPerRank: quantity(
       "Memory of each pod. Parameter, gradient and two moments take 16 bytes a parameter, of an expert on one rank alone; activations and copies come on top. What does not fit is refused before the first step, with the arithmetic.",
     ),
@@ -228,9 +251,24 @@ export const moeTrainingJobSpecSchema = z
         message: "schedule.warmupSteps must not be above steps",
         fieldPath: ".schedule.warmupSteps",
       },
+      {
+        rule: "!has(self.spawn) || self.spawn.step < self.steps",
+        message: "spawn.step must be below steps",
+        fieldPath: ".spawn.step",
+      },
+      {
+        rule: "!has(self.spawn) || self.model.init == 'Random'",
+        message: "spawn begins with one expert of random weights: set model.init to Random, or leave spawn out",
+        fieldPath: ".model.init",
+      },
+      {
+        rule: "has(self.spawn) == has(oldSelf.spawn) && (!has(self.spawn) || (self.spawn.step == oldSelf.spawn.step && self.spawn.mask == oldSelf.spawn.mask))",
+        message: `spawn.step and spawn.mask ${fixedMessage.replace("it:", "them:")}`,
+        fieldPath: ".spawn",
+      },
       ...fixedFields.map((field) => ({
         rule: `self.${field} == oldSelf.${field}`,
-        message: `${field} cannot change, since the result depends on it: make another job, with another output.uri`,
+        message: `${field} ${fixedMessage}`,
         fieldPath: `.${field}`,
       })),
     ),
@@ -276,6 +314,7 @@ const decimals: readonly (readonly [
   ["optimizer.epsilon", ({ optimizer }) => optimizer.epsilon, (value) => value > 0 && value < 1, "above 0 and below 1"],
   ["optimizer.clip", ({ optimizer }) => optimizer.clip, (value) => value > 0, "above 0"],
   ["schedule.floor", ({ schedule }) => schedule.floor, (value) => value <= 1, "from 0 to 1"],
+  ["spawn.mask", ({ spawn }) => spawn?.mask ?? "0", (value) => value < 1, "from 0 to below 1"],
 ];
 
 /** What of a spec cannot be trained, beyond what the API server refuses: each with field and remedy. */
@@ -310,11 +349,14 @@ export function trainingProblems(spec: MoETrainingJobSpec): readonly FieldProble
     const text = of(spec);
     return ok(Number(text)) ? [] : [{ reason: "OutOfRange", message: `spec.${field} is ${text}; it must be ${must}` }];
   });
+  const before = spec.spawn?.replicasBefore ?? bound.minReplicas;
+  const fewer = `spec.spawn.replicasBefore is ${before}, spec.elasticity.minReplicas is ${bound.minReplicas}; raise the one or lower the other`;
+  const early: readonly FieldProblem[] = before < bound.minReplicas ? [{ reason: "OutOfRange", message: fewer }] : [];
   const gpus = (podTemplate?.spec?.containers ?? []).flatMap((container): FieldProblem[] => {
     const { limits = {}, requests = {} } = (container.resources ?? {}) as { limits?: object; requests?: object };
     const asked = [...new Set([...Object.keys(limits), ...Object.keys(requests)])].filter((name) => /gpu/i.test(name));
     const field = `spec.podTemplate.spec.containers[${container.name}].resources`;
     return asked.map((name) => ({ reason: "GPUUnsupported", message: `${field} has ${name}; this version trains on CPUs: leave it out` }));
   });
-  return [...tooMany, ...waves, ...range, ...gpus];
+  return [...tooMany, ...waves, ...range, ...early, ...gpus];
 }

@@ -35,6 +35,14 @@ const refused: Record<string, { readonly spec: object; readonly want: RegExp }> 
   },
   "a momentum that forgets nothing": { spec: { optimizer: { beta1: "1" } }, want: /optimizer\.beta1 is 1; it must be below 1/ },
   "a floor above the rate": { spec: { schedule: { floor: "1.5" } }, want: /schedule\.floor is 1\.5; it must be from 0 to 1/ },
+  "a mask of everything": {
+    spec: { spawn: { step: 5, mask: "1" } },
+    want: /OutOfRange spec\.spawn\.mask is 1; it must be from 0 to below 1/,
+  },
+  "fewer pods before its spawn than it may have": {
+    spec: { replicas: 2, elasticity: { minReplicas: 2, maxReplicas: 2 }, spawn: { step: 5 } },
+    want: /spec\.spawn\.replicasBefore is 1, spec\.elasticity\.minReplicas is 2; raise the one or lower the other/,
+  },
   "a GPU": { spec: { podTemplate: gpu }, want: /GPUUnsupported spec\.podTemplate.*nvidia\.com\/gpu.*leave it out/ },
 };
 for (const [sentence, { spec, want }] of Object.entries(refused)) {

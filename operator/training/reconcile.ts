@@ -10,6 +10,7 @@ import { type Action, type Decision, decide, imageOf, isOver } from "./core/deci
 import { nodeLost } from "./core/ends.ts";
 import type { Observed } from "./core/observed.ts";
 import { type PodView, podView } from "./core/pod-view.ts";
+import { wantedReplicas } from "./core/spawn.ts";
 import { otherWriters, rivalOf } from "./output.ts";
 import { type TrainingSettings, templateHash, templateProblems, trainingPod } from "./pod.ts";
 import type { PodTalks } from "./pod-talks.ts";
@@ -106,7 +107,8 @@ export class TrainingReconciler {
     const { namespace, name, uid } = job.metadata;
     const here = (object: KubeObject): boolean => object.metadata.namespace === namespace;
     const [pods, others] = ofOwner(uid, informers.list("trainingPods", here));
-    const views = pods.map((pod) => this.#view(pod, job));
+    const alone = wantedReplicas(job, status) === 1;
+    const views = pods.map((pod) => this.#view(pod, job, alone));
     return {
       job,
       status,
@@ -126,9 +128,9 @@ export class TrainingReconciler {
    * A silent pod on a node that is gone has ended as far as the other ranks go: what it may still send, they do not take. The pod of a job
    * with one rank alone is waited for, since nobody would keep it from writing.
    */
-  #view(object: KubeObject, { metadata, spec }: MoETrainingJob): PodView {
+  #view(object: KubeObject, { metadata }: MoETrainingJob, alone: boolean): PodView {
     const view = podView(object);
-    if (spec.replicas === 1 || view.over !== undefined || view.node === "") return view;
+    if (alone || view.over !== undefined || view.node === "") return view;
     if (!this.#parts.talks.silent(`${metadata.namespace}/${metadata.name}`, view.uid)) return view;
     const node = this.#parts.informers.get("nodes", { namespace: "", name: view.node });
     const ready = (node?.status as NodeStatus | undefined)?.conditions?.find(({ type }) => type === "Ready");

@@ -36,6 +36,8 @@ const twoSequences = (): KvRows => ({
   groups: [{ firstSlot: 0, batch: 2, tokens: 3, past: new Int32Array(2) }],
 });
 const route = (normalize: boolean): Op => ({ op: "route", logits: "l", topK: 2, normalize, ids: "ids", gates: "gates" });
+const softRoute: Op = { op: "softRoute", logits: "l", schedule: "s", experts: 6, ids: "ids", gates: "gates" };
+const scheduled = (...values: readonly number[]): Tensor => ({ shape: [3], data: Float32Array.from(values) });
 const groupRoute = (sigmoid: boolean, normalize: boolean): Op => ({
   op: "groupRoute",
   logits: "l",
@@ -84,6 +86,9 @@ const cases: Record<string, Case> = {
   "attention, two sequences": { op: attention(0), values: qkv(6), kv: twoSequences },
   "route, normalised": { op: route(true), values: { l: randomTensor(15, [4, 6], 2) } },
   "route, not normalised": { op: route(false), values: { l: randomTensor(16, [4, 6], 2) } },
+  "softRoute, of all experts": { op: softRoute, values: { l: randomTensor(15, [4, 6], 2), s: scheduled(1.7, 0, 6) } },
+  "softRoute, of those above a threshold": { op: softRoute, values: { l: randomTensor(15, [4, 6], 2), s: scheduled(1.7, 0.11, 6) } },
+  "softRoute, of the best": { op: softRoute, values: { l: randomTensor(16, [4, 6], 2), s: scheduled(0.6, 0, 2) } },
   candidates: {
     op: { op: "candidates", logits: "l", sharpness: "s", count: 3, ids: "ids", values: "values", shares: "shares" },
     values: { l: randomTensor(28, [4, 6], 2), s: { shape: [4, 1], data: Float32Array.of(1, 0.5, 2, 1.5) } },

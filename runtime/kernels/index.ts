@@ -19,6 +19,7 @@ import { scale } from "./scale.ts";
 import type { Op, OpName } from "./segment.ts";
 import { siluMul } from "./silu-mul.ts";
 import { slice } from "./slice.ts";
+import { softRoute } from "./soft-route.ts";
 
 const kernels: { readonly [Name in OpName]: Kernel<Extract<Op, { op: Name }>> } = {
   gather,
@@ -33,6 +34,7 @@ const kernels: { readonly [Name in OpName]: Kernel<Extract<Op, { op: Name }>> } 
   joinHeads,
   route,
   groupRoute,
+  softRoute,
   candidates,
   scale,
   freeExperts,

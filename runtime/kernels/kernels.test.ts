@@ -57,6 +57,19 @@ test("route orders by gate, gives ties to the lowest expert id, and normalised g
   );
 });
 
+test("softRoute gives a token the experts whose share counts, the first one always, and what is left of its places to none", () => {
+  const op: Op = { op: "softRoute", logits: "l", schedule: "s", experts: 4, ids: "ids", gates: "g" };
+  const at = (...schedule: number[]) => run(op, { l: row(0, 3, 3, 1), s: { shape: [3], data: Float32Array.from(schedule) } });
+  const idsAt = (...schedule: number[]): number[] => [...ints(at(...schedule).ids!)];
+  assert.deepEqual(idsAt(1, 0, 4), [1, 2, 3, 0]);
+  assert.deepEqual(idsAt(1, 0.05, 4), [1, 2, 3, 4]);
+  assert.deepEqual(idsAt(1, 0.2, 4), [1, 2, 4, 4]);
+  assert.deepEqual(idsAt(100, 0.2, 4), [1, 2, 3, 0], "a higher temperature makes shares alike");
+  assert.deepEqual(idsAt(1, 0.9, 4), [1, 4, 4, 4]);
+  assert.deepEqual(idsAt(1, 0, 1), [1, 4, 4, 4]);
+  assert.deepEqual([...floats(at(1, 0.2, 4).g!)], [0.5, 0.5, 0, 0]);
+});
+
 test("topK puts NaN last and never throws", () => {
   assert.deepEqual(topK(Float32Array.of(Number.NaN, 1, Number.NEGATIVE_INFINITY), 2), [1, 0]);
 });

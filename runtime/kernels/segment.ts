@@ -128,6 +128,21 @@ export type Op =
       readonly gates: string;
     }
   /**
+   * A gate that falls from all experts to few. With temperature t, threshold and most of `schedule`, the experts of a row stand in
+   * descending order of logits, ties to the lowest id; of the first `most` those stay whose softmax(logits / t) is at least the
+   * threshold, and the first one always. ids[n, experts] i32: they, then the number of experts, which is none; gates[n, experts] =
+   * softmax(logits / t) of them alone, then zeros. Training alone has it: its end is `route`.
+   */
+  | {
+      readonly op: "softRoute";
+      readonly logits: string;
+      /** Weight [3]: temperature, threshold, most. */
+      readonly schedule: string;
+      readonly experts: number;
+      readonly ids: string;
+      readonly gates: string;
+    }
+  /**
    * The `count` largest logits of a row in descending order, equal ones in any: ids[n, count] i32 and values[n, count]. And
    * shares[n, 2] = softmax(logits) and softmax(sharpness[n] * logits) at the first of them.
    */

@@ -5,7 +5,7 @@ import { floats, type Gradients, matrix, type Values } from "../kernels/kernel.t
 import type { ModelProgram, MoeLayer, Op, Tensor } from "../kernels/segment.ts";
 import { widthsOf } from "../kernels/widths.ts";
 import { type Unit, viewsOf } from "./layout.ts";
-import type { BalanceSetting, GateCounts } from "./recipes/balance.ts";
+import { type BalanceSetting, type GateCounts, sumOf } from "./recipes/balance.ts";
 import { balanceText, recipeOf, refuseBalance } from "./recipes/index.ts";
 
 interface Gate {
@@ -51,6 +51,13 @@ function checkSuits(settings: readonly BalanceSetting[], gates: readonly (Gate |
 export const wantsWholeStep = (settings: readonly BalanceSetting[]): boolean =>
   settings.some((setting) => recipeOf(setting).slopes !== undefined);
 
+/** A place of a token may be given to none, which is behind all that a gate has a logit for. */
+function countsOf({ experts, topK }: Gate, choices: readonly number[]): GateCounts {
+  const rows = choices.slice(0, experts);
+  const [chosen, places] = [sumOf(rows), sumOf(choices)];
+  return { rows, topK: chosen === places ? topK : (topK * chosen) / places };
+}
+
 export class Balancing {
   readonly #settings: readonly BalanceSetting[];
   /** By layer; undefined for one without experts. */
@@ -69,7 +76,7 @@ export class Balancing {
    *  each expert in all lanes of the step, and of free ones behind them. */
   gradients(layer: number, lanes: readonly Values[], choices: ArrayLike<number>): readonly LaneBalance[] {
     const gate = this.#gates[layer];
-    const plain = gate && this.#slopes({ rows: Array.from(choices), topK: gate.topK });
+    const plain = gate && this.#slopes(countsOf(gate, Array.from(choices)));
     const slopes = plain?.map((slope, expert) => slope * (gate?.weights[expert] ?? 1));
     return lanes.map((kept) => (gate && slopes ? laneBalance(gate, kept, slopes) : { gradients: {}, loss: 0 }));
   }

@@ -10,14 +10,15 @@ import { wantsWholeStep } from "./balancing.ts";
 import { newestCheckpoint, readCheckpoint, SavedModel, writeCheckpoint } from "./checkpoint.ts";
 import { type Corpus, openCorpus } from "./corpus.ts";
 import { Metrics } from "./metrics.ts";
-import { checkMemory, fitsBeside } from "./ranks/fits.ts";
+import { checkMemory, fitsAlone, fitsBeside, type RankedModel } from "./ranks/fits.ts";
 import { fssdpOf } from "./ranks/fssdp.ts";
-import type { Fssdp } from "./ranks/plan.ts";
+import type { Fssdp, RankFacts } from "./ranks/plan.ts";
 import { Rank } from "./ranks/rank.ts";
 import { checkResult, resultFolders, writeAdapters, writeTrainedFolder, writeTrainedStore } from "./result.ts";
 import { aloneSeat, type Seat } from "./seat.ts";
 import { checkSettings, identityOf, type TrainSettings } from "./settings.ts";
 import { type ModelSource, openSource } from "./source.ts";
+import { newestOnAll, type Stage, spawnFrom, stagesAfter, stagesOf } from "./stages.ts";
 import { openStart, type Start } from "./start.ts";
 import { type Machine, type RanksReport, runStep, type StepReport, validationLoss } from "./step.ts";
 import { type Clocked, recordedBackend, recordedTransport } from "./trace/recorder.ts";
@@ -35,6 +36,8 @@ export interface TrainPorts {
   /** Is told how each step lay on ranks. */
   onRanks?(report: RanksReport): void;
   onValidation(report: { readonly step: number; readonly loss: number }): void;
+  /** After this step there is no room on these ranks for the experts that spawn: the run ends, to go on with more ranks. */
+  onShort?(step: number): void;
   /** Is told where the time of steps goes. Unset: nothing stands before what computes and sends. */
   readonly recorder?: Clocked | undefined;
 }
@@ -62,6 +65,7 @@ export interface RunEnd {
 }
 
 interface Opened extends Machine {
+  readonly stage: Stage;
   readonly model: TrainedModel;
   /** Parameters that stay as they are, by tensor. */
   readonly frozen: WeightViews;
@@ -93,7 +97,8 @@ async function openData(settings: TrainSettings, source: ModelSource): Promise<r
   }
 }
 
-/** The step of the checkpoint to go on from. A model of more steps than are asked for would be another one than the run's. */
+/** The step of the checkpoint to go on from, as this rank sees it. A model of more steps than are asked for would be another one than the
+ *  run's. */
 async function stepToGoOnFrom(checkpoints: string, steps: number): Promise<number | undefined> {
   const newest = await newestCheckpoint(checkpoints);
   if (newest === undefined || newest <= steps) return newest;
@@ -106,51 +111,58 @@ async function stepToGoOnFrom(checkpoints: string, steps: number): Promise<numbe
   );
 }
 
-async function openRun(settings: TrainSettings, seat: Seat, recorder: Clocked | undefined): Promise<Opened> {
-  const source = await openSource(settings.model);
-  checkSettings(settings, source.program.maxContext);
-  const model = trainedModel(source, settings);
-  await checkResult(model.result, settings.out, settings.codecs);
-  const { sequences, sequenceLength, lanes, balance = [] } = settings;
-  const { program, layout, frozenFloats } = model;
-  const { optimizer, optimizerMemory } = settings;
-  const ranked = { optimizer, optimizerMemory, program, layout, frozenFloats, sequences, sequenceLength, lanes, shadow: settings.shadow };
-  const fssdp = fssdpOf(settings.fssdp ?? {}, { ...ranked, ranks: seat.transport.ranks, wholeStep: wantsWholeStep(balance) });
-  const needed = { ...ranked, facts: seat.facts, fssdp };
+/** A run as its seat and its files have it. */
+interface Placed {
+  readonly settings: TrainSettings;
+  readonly source: ModelSource;
+  readonly seat: Seat;
+  readonly recorder: Clocked | undefined;
+  readonly checkpoints: string;
+}
+
+/** What decides the memory of the model's ranks. */
+function neededBy(settings: TrainSettings, { program, layout, frozenFloats }: TrainedModel, facts: RankFacts): RankedModel {
+  const { optimizer, optimizerMemory, sequences, sequenceLength, lanes, balance = [], shadow } = settings;
+  const ranked = { optimizer, optimizerMemory, program, layout, frozenFloats, sequences, sequenceLength, lanes, shadow };
+  const fssdp = fssdpOf(settings.fssdp ?? {}, { ...ranked, ranks: facts.node.length, wholeStep: wantsWholeStep(balance) });
+  return { ...ranked, facts, fssdp };
+}
+
+async function openRun(placed: Placed, stage: Stage, newest: number | undefined): Promise<Opened> {
+  const { settings, source, seat } = placed;
+  const model = trainedModel(source, settings, stage.number);
+  const needed = neededBy(settings, model, seat.facts);
   const { rank } = seat.transport;
   checkMemory(needed, [rank]);
-  const checkpoints = join(settings.out, "checkpoints");
-  const newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
   const { holdings } = seat;
+  holdings?.enters(stage.number);
   holdings?.dropBefore(newest ?? 0);
   // A checkpoint is read where two states at once are too much: the run goes on, and repeats steps.
   if (holdings !== undefined && !fitsBeside(needed, rank, holdings.stateBytes)) holdings.drop();
   const start = await openStart(source, settings);
   try {
-    return await openMachine(settings, { recorder, seat, source, model, fssdp, checkpoints, newest, start });
+    return await openMachine(placed, { stage, model, fssdp: needed.fssdp, newest, start });
   } finally {
     await start.close();
   }
 }
 
-/** A run as far as it is known before anything is computed. */
-interface Plan extends Pick<Run, "model" | "checkpoints"> {
-  readonly source: ModelSource;
-  readonly recorder: Clocked | undefined;
-  readonly seat: Seat;
+/** A stage as far as it is known before anything is computed. */
+interface Plan extends Pick<Run, "model" | "stage"> {
   readonly fssdp: Fssdp;
   readonly newest: number | undefined;
   readonly start: Start;
 }
 
-async function openMachine(settings: TrainSettings, plan: Plan): Promise<Opened> {
-  const { seat, source, model, fssdp, checkpoints, start } = plan;
+async function openMachine(placed: Placed, plan: Plan): Promise<Opened> {
+  const { settings, seat, source, recorder, checkpoints } = placed;
+  const { stage, model, fssdp, start } = plan;
   const { program, layout } = model;
   const [corpus, validation] = await openData(settings, source);
   let [backend, opened]: [TrainingBackend?, Rank?] = [];
   try {
     backend = await createTraining({ threads: settings.threads });
-    if (plan.recorder !== undefined) backend = recordedBackend(backend, plan.recorder);
+    if (recorder !== undefined) backend = recordedBackend(backend, recorder);
     const { told, weights } = start;
     const digests = { model: digestOf(source.config), data: digestOf(corpus.index) };
     const identity = identityOf(settings, { ...digests, weights, numerics: backend.numerics });
@@ -168,11 +180,16 @@ async function openMachine(settings: TrainSettings, plan: Plan): Promise<Opened>
       if (newest < 0) {
         await model.fill(start, (part, index) => rank.state.parameters(part, index));
         rank.state.filled();
+      } else if (settings.spawn !== undefined && stage.number > 0 && newest === stage.from) {
+        const parent = trainedModel(source, settings).layout;
+        const { seed, spawn } = settings;
+        const { state } = rank;
+        await spawnFrom({ checkpoints, step: newest, identity, source, seed, mask: spawn.mask, parent, layout, state });
       } else await readCheckpoint(checkpoints, { step: newest, stored: rank.state.stored, identity, layout, state: rank.state });
       return Math.max(0, newest);
     });
     const machine: Machine = { settings, corpus, validation, rank };
-    return { ...machine, model, frozen, backend, identity, checkpoints, weights: told, step };
+    return { ...machine, stage, model, frozen, backend, identity, checkpoints, weights: told, step };
   } catch (caught) {
     await corpus.close();
     await validation?.close();
@@ -182,9 +199,10 @@ async function openMachine(settings: TrainSettings, plan: Plan): Promise<Opened>
   }
 }
 
-/** Changes nothing where the run has the checkpoint already. */
+/** Changes nothing where the run has the checkpoint already; that which a stage was born of is of the stage before. */
 async function save(run: Run, step: number): Promise<void> {
-  const { checkpoints, identity, rank, settings, mayWrite } = run;
+  const { stage, checkpoints, identity, rank, settings, mayWrite } = run;
+  if (stage.number > 0 && step === stage.from) return;
   const { layout } = run.model;
   const { state } = rank;
   const { keep } = settings.checkpoint;
@@ -193,7 +211,8 @@ async function save(run: Run, step: number): Promise<void> {
 
 /** Takes the loss on other data where a step has one to take; a run that was stopped or killed in it takes it when it goes on. */
 async function validate(run: Run, step: number, metrics: Metrics | undefined, ports: TrainPorts): Promise<number | undefined> {
-  if (!savesAfter(run, step)) return undefined;
+  if (!marks(run, step) || step === bornAt(run)) return undefined;
+  run.model.at(step);
   const loss = await validationLoss(run, step, ports.stopped);
   if (loss === undefined) return undefined;
   await metrics?.add({ step, validationLoss: loss, perplexity: Math.exp(loss) });
@@ -201,8 +220,12 @@ async function validate(run: Run, step: number, metrics: Metrics | undefined, po
   return loss;
 }
 
-const savesAfter = ({ settings: { checkpoint, schedule } }: Run, step: number): boolean =>
-  step > 0 && (step % checkpoint.everySteps === 0 || step === schedule.steps);
+/** The steps that are saved, and looked at on other data, each once: the one that a model is born after with that model. */
+const marks = ({ settings: { checkpoint }, stage: { from, to } }: Run, step: number): boolean =>
+  step > 0 && (step % checkpoint.everySteps === 0 || step === from || step === to);
+
+/** The step that another stage follows; undefined in the last one. */
+const bornAt = ({ settings, stage: { to } }: Run): number | undefined => (to < settings.schedule.steps ? to : undefined);
 
 /** The loss on other data of the step that a run goes on from: as the first rank has told it, or taken now. */
 async function validationSoFar(run: Run, metrics: Metrics | undefined, ports: TrainPorts): Promise<number | undefined> {
@@ -217,12 +240,12 @@ async function makeSteps(
   metrics: Metrics | undefined,
   ports: TrainPorts,
 ): Promise<{ readonly step: number; readonly loss?: number }> {
-  const { settings } = run;
-  const { steps } = settings.schedule;
-  if (savesAfter(run, run.step)) await save(run, run.step); // a step that was made when this world began has no checkpoint yet
+  const { to } = run.stage;
+  if (marks(run, run.step)) await save(run, run.step); // a step that was made when this world began has no checkpoint yet
   let validation = await validationSoFar(run, metrics, ports);
-  for (let step = run.step + 1; step <= steps; step++) {
+  for (let step = run.step + 1; step <= to; step++) {
     const begin = ports.now();
+    run.model.at(step);
     const made = (): ReturnType<typeof runStep> => runStep(run, step, ports.stopped);
     const done = await (ports.recorder?.around({ kind: "step", name: `step ${step}`, layer: -1 }, made) ?? made());
     if (done === undefined) {
@@ -234,11 +257,11 @@ async function makeSteps(
     await metrics?.add({ ...report, seconds });
     ports.onStep({ ...report, seconds });
     ports.onRanks?.(ranks);
-    if (!savesAfter(run, step)) continue;
+    if (!marks(run, step)) continue;
     await save(run, step);
     validation = await validate(run, step, metrics, ports);
   }
-  return { step: steps, ...(validation !== undefined && { loss: validation }) };
+  return { step: to, ...(validation !== undefined && { loss: validation }) };
 }
 
 /** The result is read from the last checkpoint, so that no rank has to hold all of the model. */
@@ -264,8 +287,57 @@ async function writeResult({ model, frozen, identity, checkpoints, settings, ran
 export async function train(settings: TrainSettings, ports: TrainPorts, seat: Seat = aloneSeat()): Promise<RunEnd> {
   const { recorder } = ports;
   const place = recorder === undefined ? seat : { ...seat, transport: recordedTransport(seat.transport, recorder) };
-  const opened = await openRun(settings, place, recorder);
-  const { backend, checkpoints, model, corpus, validation, weights, rank } = opened;
+  const source = await openSource(settings.model);
+  checkSettings(settings, source.program.maxContext);
+  const checkpoints = join(settings.out, "checkpoints");
+  const placed: Placed = { settings, source, seat: place, recorder, checkpoints };
+  const stages = stagesOf(settings);
+  await checkStages(placed, stages);
+  let newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
+  if (stages.length > 1) newest = await newestOnAll(place, stages, newest);
+  let end = unfinished(placed, newest ?? 0);
+  for (const stage of stagesAfter(stages, end.step)) {
+    if (stage.number > 0 && !fitsHere(placed, stage)) {
+      ports.onShort?.(end.step);
+      return end;
+    }
+    end = await trainStage(placed, ports, await openRun(placed, stage, newest));
+    if (end.step < stage.to) return end;
+    newest = end.step;
+  }
+  return end;
+}
+
+const unfinished = ({ checkpoints }: Placed, step: number, loss?: number): RunEnd => ({
+  step,
+  checkpoints,
+  validationLoss: loss,
+  store: undefined,
+  folder: undefined,
+});
+
+/** Throws AppError `DoesNotFit` before the first step where a later stage would fit on no ranks that there may be. */
+async function checkStages({ settings, source, seat }: Placed, stages: readonly Stage[]): Promise<void> {
+  const last = trainedModel(source, settings, stages.length - 1);
+  await checkResult(last.result, settings.out, settings.codecs);
+  if (stages.length < 2) return;
+  const ranks = Math.max(seat.facts.node.length, settings.spawn?.ranks ?? 0);
+  const all = Array.from({ length: ranks }, (_, rank) => rank);
+  const needed = neededBy(settings, last, { node: all, speed: all.map(() => 1) });
+  for (const rank of all) checkMemory(needed, [rank]);
+}
+
+/** False where the ranks that there are have no room for a stage, and more may come. */
+function fitsHere({ settings, source, seat }: Placed, stage: Stage): boolean {
+  const { facts } = seat;
+  if ((settings.spawn?.ranks ?? 0) <= facts.node.length) return true;
+  const needed = neededBy(settings, trainedModel(source, settings, stage.number), facts);
+  return facts.node.every((_, rank) => fitsAlone(needed, rank));
+}
+
+async function trainStage(placed: Placed, ports: TrainPorts, opened: Opened): Promise<RunEnd> {
+  const { settings, seat } = placed;
+  const { backend, model, corpus, validation, weights, rank } = opened;
   const first = seat.transport.rank === 0;
   try {
     const writer = first ? await Writer.take(settings.out, seat) : undefined;
@@ -273,11 +345,11 @@ export async function train(settings: TrainSettings, ports: TrainPorts, seat: Se
     const metrics = first ? new Metrics(settings.out, run.mayWrite) : undefined;
     ports.onStart({ device: backend.device, parameters: model.layout.parameters, samples: corpus.samples, weights, step: run.step });
     const { step, loss } = await makeSteps(run, metrics, ports);
-    const unfinished = { step, checkpoints, validationLoss: loss, store: undefined, folder: undefined };
-    if (step < settings.schedule.steps) return unfinished;
+    const end = unfinished(placed, step, loss);
+    if (step < settings.schedule.steps) return end;
     if (first) await writeResult(run);
     const { adapters, ...folders } = resultFolders(settings.out);
-    return { ...unfinished, ...folders, ...(model.description !== undefined && { adapters }) };
+    return { ...end, ...folders, ...(model.description !== undefined && { adapters }) };
   } finally {
     await corpus.close();
     await validation?.close();

@@ -5,6 +5,9 @@ import type { AdapterSetting } from "./adapters/adapter.ts";
 import { adaptersOf } from "./adapters/index.ts";
 import { adaptersText } from "./adapters/refuse.ts";
 import type { Identity } from "./checkpoint.ts";
+import type { GateSetting } from "./gates/gate.ts";
+import { gateOf } from "./gates/index.ts";
+import { gateText } from "./gates/refuse.ts";
 import { checkOptimizer, optimizerIdentity, optimizerOf } from "./optimizers/index.ts";
 import type { AskedOptimizer } from "./optimizers/open.ts";
 import { checkOptimizerMemory } from "./optimizers/residency.ts";
@@ -12,6 +15,7 @@ import type { Fssdp } from "./ranks/plan.ts";
 import type { BalanceSetting } from "./recipes/balance.ts";
 import { balanceText, checkBalance } from "./recipes/index.ts";
 import type { Schedule } from "./schedule.ts";
+import { checkSpawn, type SpawnSetting, spawnText } from "./spawn.ts";
 
 /** Where weights come from: those of the model, or the seed. */
 export const inits = ["checkpoint", "random"] as const;
@@ -39,6 +43,10 @@ export interface TrainSettings extends AskedOptimizer {
   readonly balance?: readonly BalanceSetting[] | undefined;
   /** Small matrices that are trained beside the model's, which stay; unset: the model's are trained. */
   readonly adapters?: AdapterSetting | undefined;
+  /** The run begins with one expert in each layer, of which the model's are born; unset: with the model's. */
+  readonly spawn?: SpawnSetting | undefined;
+  /** The gate that it is trained by; unset: the model's, which it ends in. */
+  readonly gate?: GateSetting | undefined;
   /** The norm that gradients are cut to. */
   readonly clip: number;
   /** Whether ranks keep the state of one another, so that a lost one costs the step in flight; unset: they do not. */
@@ -83,6 +91,8 @@ export function checkSettings(settings: TrainSettings, maxContext: number): void
   if (optimizerMemory !== undefined) checkOptimizerMemory(optimizerOf(optimizer).state.length, optimizerMemory.bytes, stores);
   for (const setting of settings.balance ?? []) checkBalance(setting);
   if (settings.adapters !== undefined) adaptersOf(settings.adapters);
+  if (settings.spawn !== undefined) checkSpawn(settings.spawn, { steps: schedule.steps, init: settings.init });
+  if (settings.gate !== undefined) gateOf(settings.gate);
   if (!(clip > 0 && Number.isFinite(clip))) refuse("clip", clip, "above 0");
 }
 
@@ -119,6 +129,8 @@ export function identityOf(settings: TrainSettings, { model, data, weights, nume
     clip,
     balance: (settings.balance ?? []).map(balanceText).join(",") || "none",
     adapters: settings.adapters === undefined ? "none" : adaptersText(settings.adapters),
+    spawn: settings.spawn === undefined ? "none" : spawnText(settings.spawn),
+    gate: settings.gate === undefined ? "none" : gateText(settings.gate),
     threads,
     numerics,
   };

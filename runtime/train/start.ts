@@ -71,13 +71,16 @@ function* wantedUnits({ parts }: Layout, wanted: Wanted): Generator<WantedUnit> 
 }
 
 /** Norms are 1, biases 0, matrices normal: the same numbers for the same seed, whatever else the model has. */
-function drawParameters({ config }: ModelSource, unit: Unit, seed: number, p: Float32Array): void {
+function drawParameters(source: ModelSource, unit: Unit, seed: number, p: Float32Array): void {
+  for (const parameter of unit.parameters) p.set(drawn(source, parameter, seed), parameter.from);
+}
+
+/** The first values of one parameter. */
+export function drawn({ config }: ModelSource, { tensor, shape, size }: Unit["parameters"][number], seed: number): Float32Array {
   const { initializer_range: range } = config;
   const deviation = typeof range === "number" && range > 0 ? range : deviationDefault;
-  for (const { tensor, shape, from, size } of unit.parameters) {
-    if (shape.length > 1) p.set(gaussian(seedOf(seed, tensor), size, deviation), from);
-    else p.fill(tensor.endsWith("bias") ? 0 : 1, from, from + size);
-  }
+  if (shape.length > 1) return gaussian(seedOf(seed, tensor), size, deviation);
+  return new Float32Array(size).fill(tensor.endsWith("bias") ? 0 : 1);
 }
 
 /** Of a tensor's first values: tensors of one run begin unlike each other. */

@@ -7,9 +7,13 @@ import type { ModelProgram } from "../kernels/segment.ts";
 import { architectureOf } from "../models/family.ts";
 import type { Adapted, AdapterSetting, Merged } from "./adapters/adapter.ts";
 import { adaptersOf } from "./adapters/index.ts";
+import type { GateSetting } from "./gates/gate.ts";
+import { gateOf } from "./gates/index.ts";
+import { refuseGate } from "./gates/refuse.ts";
 import { type Layout, layoutOf, movedTo, type Unit, viewsByTensor } from "./layout.ts";
 import { lastHeld, type Trained } from "./result.ts";
 import type { ModelSource } from "./source.ts";
+import { refuseSpawn, type SpawnSetting, seedModel } from "./spawn.ts";
 import { type Start, seedOf, type Wanted } from "./start.ts";
 
 export interface TrainedModel {
@@ -21,6 +25,8 @@ export interface TrainedModel {
   readonly result: ModelSource;
   /** What to write beside the result; undefined where it is all. */
   readonly description: Adapted["description"] | undefined;
+  /** Sets what follows from the step alone, before it is made and before the model is looked at after it. */
+  at(step: number): void;
   /** Parameters that stay as they are, by tensor. */
   frozen(start: Start): Promise<WeightViews>;
   /** Fills the arrays of parameters that are trained. */
@@ -31,12 +37,37 @@ export interface TrainedModel {
 
 interface Asked {
   readonly adapters?: AdapterSetting | undefined;
+  readonly spawn?: SpawnSetting | undefined;
+  readonly gate?: GateSetting | undefined;
   readonly seed: number;
 }
 
-/** Throws AppError where adapters do not suit the model. */
-export function trainedModel(source: ModelSource, { adapters, seed }: Asked): TrainedModel {
-  return adapters === undefined ? whole(source) : beside(source, adapters, seed);
+const nothing = (): void => {};
+
+/** The model of a stage of the run. Throws AppError where adapters, a spawn or a gate do not suit it. */
+export function trainedModel(source: ModelSource, { adapters, spawn, gate, seed }: Asked, stage = 0): TrainedModel {
+  if (adapters !== undefined) {
+    if (spawn !== undefined) throw refuseSpawn(spawn, "adapters are trained beside a model that stays: leave one of the two out");
+    if (gate !== undefined) throw refuseGate(gate, "adapters have the gate of their own: leave one of the two out");
+    return beside(source, adapters, seed);
+  }
+  if (spawn !== undefined && stage === 0) return whole(seedModel(source, spawn));
+  return gate === undefined ? whole(source) : gated(source, gate, spawn?.step ?? 0);
+}
+
+/** The numbers that the gate follows are one tensor more, which is none of the model's. */
+function gated(source: ModelSource, setting: GateSetting, after: number): TrainedModel {
+  const { program, schedule, numbersAt } = gateOf(setting).attach(source.program, setting, after);
+  checkProgram(program);
+  const numbers = Float32Array.from(numbersAt(after + 1));
+  return {
+    ...whole(source),
+    program,
+    layout: layoutOf(program, source.family.expertTensors),
+    frozenFloats: numbers.length,
+    frozen: async () => ({ [schedule]: numbers }),
+    at: (step) => numbers.set(numbersAt(step)),
+  };
 }
 
 function whole(source: ModelSource): TrainedModel {
@@ -47,6 +78,7 @@ function whole(source: ModelSource): TrainedModel {
     frozenFloats: 0,
     result: source,
     description: undefined,
+    at: nothing,
     frozen: async () => ({}),
     fill: (start, wanted) => start.fill(layout, wanted),
     ended: (parameters) => ({ source, layout, parameters }),
@@ -66,6 +98,7 @@ function beside(source: ModelSource, setting: AdapterSetting, seed: number): Tra
     frozenFloats: base.floats,
     result,
     description,
+    at: nothing,
     async frozen(start) {
       const values = new Float32Array(base.floats);
       await start.fill(base, (part, index) => {

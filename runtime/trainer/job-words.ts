@@ -27,6 +27,8 @@ export const wordsOf: Readonly<Record<string, string>> = {
   floor: "spec.schedule.floor",
   balance: "spec.balance",
   adapters: "spec.adapters",
+  spawn: "spec.spawn",
+  gate: "spec.gate",
   "checkpoint-every": "spec.checkpoint.everySteps",
   keep: "spec.checkpoint.keep",
   codec: "spec.output.codecs",

@@ -4,6 +4,7 @@ import { parseQuantity } from "../../crds/quantity.ts";
 import { countOf, type FssdpSpec } from "../../crds/training-fssdp.ts";
 import { pathOf } from "../../crds/training-process.ts";
 import { parseAdapters } from "../train/adapters/index.ts";
+import { parseGate } from "../train/gates/index.ts";
 import { knownOptions, optimizerSettings } from "../train/optimizers/index.ts";
 import { parseBalance } from "../train/recipes/index.ts";
 import type { TrainSettings } from "../train/settings.ts";
@@ -11,7 +12,7 @@ import type { TrainSettings } from "../train/settings.ts";
 const inits = { Checkpoint: "checkpoint", Random: "random" } as const;
 
 export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
-  const { model, data, batch, optimizer, schedule, output } = spec;
+  const { model, data, batch, optimizer, schedule, output, spawn } = spec;
   const { beta1, beta2, epsilon, weightDecay } = optimizer;
   const numbers = { beta1: Number(beta1), beta2: Number(beta2), epsilon: Number(epsilon), "weight-decay": Number(weightDecay) };
   return {
@@ -39,6 +40,9 @@ export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
         : { bytes: parseQuantity(optimizer.memory, "spec.optimizer.memory"), folder: pathOf(output.uri) },
     balance: parseBalance(spec.balance),
     adapters: parseAdapters(spec.adapters),
+    // More ranks than lanes never come.
+    spawn: spawn && { step: spawn.step, mask: Number(spawn.mask), ranks: batch.lanes },
+    gate: parseGate(spec.gate),
     clip: Number(optimizer.clip),
     shadow: spec.failurePolicy.shadow,
     checkpoint: spec.checkpoint,

@@ -119,6 +119,10 @@ function portsOf({ progress, log, recorder, timeout }: Shown): Omit<TrainPorts, 
       const { exposedMs, bytes } = movedWithin(recorder.take());
       progress.spread({ imbalanceAtHomes, imbalance, copied, exposedSeconds: exposedMs / 1000, bytes, expertShares: [...expertShares] });
     },
+    onShort(step) {
+      progress.start(step);
+      log.info({ step }, "experts spawn, and wait for more ranks");
+    },
     onValidation({ step, loss }) {
       progress.validated(loss);
       log.info({ step, loss }, "validation");

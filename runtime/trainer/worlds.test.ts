@@ -222,6 +222,30 @@ async function withLosses(out: string, change: object): Promise<number[]> {
   return two.from;
 }
 
+test("a job whose experts spawn grows after it with the state that it has, and ends with the bits of one rank", {
+  timeout: 300_000,
+}, async () => {
+  const model = { uri: "pvc://models/tiny", init: "Random" };
+  const born = { ...unwritten, steps: 24, model, spawn: { step: 3 }, gate: "dense-to-sparse:4:0.1:6" };
+  const pod = (name: string, rank: number): Pod => new Pod(`born-${name}`, rank);
+  const [alone, zero, one, two] = [pod("alone", 0), pod("zero", 0), pod("one", 1), pod("two", 2)];
+  await alone.start("born-quiet", train, specOf(born));
+  await meet(1, [alone]);
+  await alone.trainer.ended;
+  assert.deepEqual(alone.from, [0, 3]);
+
+  await Promise.all([zero, one, two].map((each) => each.start("born", train, specOf(born))));
+  await meet(1, [zero]);
+  await until("experts", () => zero.step >= 4);
+  await meet(2, [zero, one, two]);
+  await zero.trainer.ended;
+  assert.equal(zero.end?.outcome, "Complete");
+  const [, , grown] = zero.from;
+  assert.ok(grown !== undefined && grown >= 4, `worlds went on from ${zero.from}`);
+  assert.deepEqual([one.from, two.from], [[grown], [grown]], "no step is made again");
+  assert.equal(digest("born"), digest("born-quiet"));
+});
+
 test("with shadows a lost rank, the first one too, costs the step in flight, and no checkpoint is read", { timeout: 300_000 }, async () => {
   assert.deepEqual(await withLosses("shadowed", {}), [0, 3, 5]);
   assert.equal(digest("shadowed"), digest("quiet"));

@@ -70,8 +70,14 @@ export class Worlds {
     const wire = place.ranks.length > 1 ? await this.#wire(place) : undefined;
     try {
       const stopped = (): boolean => this.#closing || membership.outdated(place.epoch);
-      const running = run(trainSettings(settings.spec), { ...ports, stopped }, this.#seat(place, wire));
+      let short = false;
+      const onShort = (step: number): void => {
+        short = true;
+        ports.onShort?.(step);
+      };
+      const running = run(trainSettings(settings.spec), { ...ports, stopped, onShort }, this.#seat(place, wire));
       const end = await timeout.notStuck(running, () => wire?.ended !== undefined || membership.outdated(place.epoch));
+      if (short) return shortAt(end.step, place.ranks.length);
       if (end.step < settings.spec.steps) return stoppedAt(end.step);
       // The first rank writes the result, and is followed where it cannot; until then the others are there.
       return place.rank === 0 ? { end } : { left: { code: "Complete", message: `all ${end.step} steps are done` } };
@@ -121,6 +127,13 @@ export class Worlds {
 
 /** Another rank is at fault, or a newer world has the output: this pod may have its place in the next one. */
 const anotherGoesOn = ({ code }: AppError): boolean => code === "GivenUp" || otherRankCodes.includes(code);
+
+/** The operator tells a world of more ranks once they are there, and until then this one again. */
+function shortAt(step: number, ranks: number): Outcome {
+  const on = ranks === 1 ? "1 rank" : `${ranks} ranks`;
+  const message = `after step ${step} the experts that spawn have no room on ${on}; more ranks are waited for: spec.replicas, spec.memoryPerRank`;
+  return { left: { code: "DoesNotFit", message } };
+}
 
 const stoppedAt = (step: number): Outcome => ({ left: { code: "Stopped", message: `after step ${step}` } });
 

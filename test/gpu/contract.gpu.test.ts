@@ -16,7 +16,7 @@ const make = () => gpuBackend(kind)({ threads: 1 });
 /** Products of halves are off by some units of 2^-11 each: llvmpipe is at 5e-3 in attention. */
 const tolerance = 1e-2;
 
-runBackendContract({ name: kind, make, numericClass: "tolerance", slack: 10_000, tolerance, coarseTolerance: 3e-2 });
+runBackendContract({ name: kind, make, numericClass: "tolerance", slack: 10_000, tolerance, coarseTolerance: 3e-2, lacks: ["softRoute"] });
 
 runGoldenLogits({ name: kind, make, tolerance });
 

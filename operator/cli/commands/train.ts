@@ -6,9 +6,11 @@ import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type CodecName, codecNames, optimizerNames, scheduleNames } from "../../../crds/names.ts";
 import { adaptersUsage, parseAdapters } from "../../../runtime/train/adapters/index.ts";
+import { gateUsage, parseGate } from "../../../runtime/train/gates/index.ts";
 import { type OptimizerSettings, optimizerSettings, optimizerUsage } from "../../../runtime/train/optimizers/index.ts";
 import { balanceUsage, parseBalance } from "../../../runtime/train/recipes/index.ts";
 import { inits, type TrainSettings } from "../../../runtime/train/settings.ts";
+import { parseSpawn, spawnUsage } from "../../../runtime/train/spawn.ts";
 import { Recorder } from "../../../runtime/train/trace/recorder.ts";
 import { chromeTrace } from "../../../runtime/train/trace/spans.ts";
 import { TrainProgress } from "../train-progress.ts";
@@ -38,6 +40,8 @@ Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same li
           --balance LIST keeps experts equally busy: ${balanceUsage}; a loss has all lanes in memory (default: none)
           --adapters A   trains small matrices beside the model's, which stay: ${adaptersUsage}; they are merged
                          into store/ and huggingface/, and lie in adapters/ as they are (default: the model's are trained)
+          --spawn ${spawnUsage}   begins with one expert a layer; after that step the model's are born of it, that part masked (default: no)
+          --gate G       the gate that it is trained by, and ends without: ${gateUsage}
           --clip X       norm that gradients are cut to (default: 1)
           --checkpoint-every N, --keep N   steps between checkpoints, and how many stay (default: 100, 3)
           --codec LIST   codecs of the store that is written (default: f32)
@@ -71,6 +75,8 @@ const options = {
   "optimizer-memory": { type: "string" },
   balance: { type: "string", default: "" },
   adapters: { type: "string", default: "" },
+  spawn: { type: "string", default: "" },
+  gate: { type: "string", default: "" },
   clip: { type: "string", default: "1" },
   "checkpoint-every": { type: "string", default: "100" },
   keep: { type: "string", default: "3" },
@@ -150,6 +156,8 @@ function settingsOf(values: Values): TrainSettings {
     optimizerMemory: values["optimizer-memory"] === undefined ? undefined : { bytes: number(values, "optimizer-memory"), folder: out },
     balance: parseBalance(values.balance),
     adapters: parseAdapters(values.adapters),
+    spawn: parseSpawn(values.spawn),
+    gate: parseGate(values.gate),
     clip: number(values, "clip"),
     checkpoint: { everySteps: number(values, "checkpoint-every"), keep: number(values, "keep") },
     codecs: codecs(values.codec),

@@ -6,6 +6,7 @@ import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status
 import { ended, foremostEnd, pauseLeft } from "./ends.ts";
 import type { Observed, Problem } from "./observed.ts";
 import type { PodView } from "./pod-view.ts";
+import { wantedReplicas } from "./spawn.ts";
 import { type Judged, type State, statusOf } from "./status.ts";
 import { type WorldView, worldOf } from "./world.ts";
 
@@ -67,6 +68,7 @@ function taken({ job, rival }: Observed): readonly Problem[] {
 
 function next(observed: Observed, current: readonly PodView[], stale: readonly PodView[]): Decision {
   const { job, status, pods, words, now } = observed;
+  const wanted = wantedReplicas(job, status);
   const problems = problemsOf(observed);
   const report = reportOf(observed, current);
   if (job.spec.suspend) return decision(observed, { state: { kind: "suspended", problems, report }, actions: deleted(pods) });
@@ -74,7 +76,7 @@ function next(observed: Observed, current: readonly PodView[], stale: readonly P
     return decision(observed, { state: { kind: "refused", problems, report }, actions: deleted(pods), again: refusedMs });
   // Pods that were made before go on: the spec that they were made of was accepted.
   if (problems.length > 0) {
-    const ranks = status.world?.ranks.length ?? job.spec.replicas;
+    const ranks = status.world?.ranks.length ?? wanted;
     const view = worldOf({ ranks, known: status.world, pods: current, words, now });
     const again = current.length > 0 ? progressMs : undefined;
     return decision(observed, {
@@ -84,9 +86,9 @@ function next(observed: Observed, current: readonly PodView[], stale: readonly P
       again,
     });
   }
-  const view = worldOf({ ranks: job.spec.replicas, known: status.world, pods: current, words, now });
+  const view = worldOf({ ranks: wanted, known: status.world, pods: current, words, now });
   const hash = observed.templateHash(imageOf(observed));
-  const going = current.filter((pod) => pod.deleting || pod.hash !== hash || pod.rank >= job.spec.replicas);
+  const going = current.filter((pod) => pod.deleting || pod.hash !== hash || pod.rank >= wanted);
   const actions = deleted([...stale, ...going]);
   const { free, held } = missingRanks(observed);
   const wait = free.length > 0 ? waitOf(observed) : undefined;
@@ -114,7 +116,7 @@ function missingRanks({ job, pods, status }: Observed): Missing {
   if (stray !== undefined) return { free: [], held: stray };
   const free: number[] = [];
   let held: PodView | undefined;
-  for (let rank = 0; rank < job.spec.replicas; rank++) {
+  for (let rank = 0; rank < wantedReplicas(job, status); rank++) {
     // The end of those with an earlier attempt was judged, even where their node cannot say so.
     const own = pods.filter((pod) => pod.rank === rank && pod.over === undefined && pod.attempt >= attemptOf(status, rank));
     if (own.length === 0) free.push(rank);
@@ -161,7 +163,7 @@ interface Standing {
 }
 
 function stateOf({ observed, current, going, view, wait }: Standing): State {
-  const { replicas } = observed.job.spec;
+  const replicas = wantedReplicas(observed.job, observed.status);
   const { world, stands, left, ready, awaited } = view;
   const outdated = going.find(({ rank }) => rank < replicas);
   if (outdated !== undefined)

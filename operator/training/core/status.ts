@@ -7,6 +7,7 @@ import { selectorText } from "../../../crds/training-process.ts";
 import { joinCurves, type TrainingReport, type TrainingSpread } from "../../../crds/training-report.ts";
 import type { TrainingWorld } from "../../../crds/training-world.ts";
 import type { PodView } from "./pod-view.ts";
+import { beforeSpawn } from "./spawn.ts";
 
 interface Problem {
   readonly reason: string;
@@ -139,12 +140,12 @@ function running(judged: Judged): Verdict | undefined {
     case "waiting":
       return verdict("False", state.reason, state.message);
     case "running":
-      return startedOf(state, at);
+      return startedOf(state, at, beforeSpawn(job, judged.status) ? `; experts spawn after step ${job.spec.spawn?.step}` : "");
   }
 }
 
-function startedOf({ ranks, wanted }: State & { readonly kind: "running" }, at: string): Verdict {
-  const on = `${at}, on ${ranks} ${ranks === 1 ? "rank" : "ranks"}`;
+function startedOf({ ranks, wanted }: State & { readonly kind: "running" }, at: string, later: string): Verdict {
+  const on = `${at}, on ${ranks} ${ranks === 1 ? "rank" : "ranks"}${later}`;
   return ranks === wanted ? verdict("True", "Training", on) : verdict("True", "Rescaling", `${on}, until ${wanted} are ready`);
 }
 

@@ -79,6 +79,11 @@ export function checkMemory(model: RankedModel, ranks: readonly number[], memory
   }
 }
 
+/** Whether a rank has room for what it is to hold, with nothing beside. */
+export function fitsAlone(model: RankedModel, rank: number, memory = memoryThere()): boolean {
+  return rankBytes(memoryProblem(model, rank)).all <= memory;
+}
+
 /** Whether a world can begin with what is held from the one before beside it. Layers keep nothing yet then. */
 export function fitsBeside(model: RankedModel, rank: number, heldBytes: number, memory = memoryThere()): boolean {
   const { state, sums } = rankBytes(memoryProblem(model, rank));

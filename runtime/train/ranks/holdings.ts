@@ -17,6 +17,18 @@ export class Holdings {
   #worlds: readonly Stores[] = [];
   #tally: Float64Array = new Float64Array();
   #update: (tally: Float64Array) => Promise<void> = nothing;
+  #stage = 0;
+
+  /** The stage of the run that its state is of. */
+  get stage(): number {
+    return this.#stage;
+  }
+
+  /** State of another stage is another model's, and is dropped. */
+  enters(stage: number): void {
+    if (stage !== this.#stage) this.drop();
+    this.#stage = stage;
+  }
 
   get standing(): Standing {
     return this.#standing;

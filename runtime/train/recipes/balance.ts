@@ -14,7 +14,7 @@ export interface BalanceSetting {
 export interface GateCounts {
   /** Rows that each expert has. */
   readonly rows: readonly number[];
-  /** Experts that a token has. */
+  /** Experts that a token has, on average where tokens differ. */
   readonly topK: number;
 }
 

@@ -14,7 +14,7 @@ import { joinHeads } from "./join-heads.ts";
 import { matMul } from "./mat-mul.ts";
 import { mixHeads } from "./mix-heads.ts";
 import { rmsNorm } from "./rms-norm.ts";
-import { groupRoute, route } from "./route.ts";
+import { groupRoute, route, softRoute } from "./route.ts";
 import { scale } from "./scale.ts";
 import { siluMul } from "./silu-mul.ts";
 import { slice } from "./slice.ts";
@@ -32,6 +32,7 @@ const rules: { readonly [Name in OpName]: Rule<Extract<Op, { op: Name }>> } = {
   joinHeads,
   route,
   groupRoute,
+  softRoute,
   candidates,
   scale,
   freeExperts,

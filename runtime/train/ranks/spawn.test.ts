@@ -1,0 +1,130 @@
+// A run whose experts spawn, over ranks: the bytes of one rank, whatever the ranks before the spawn and after it, and wherever the run is
+// stopped or lost: before the spawn, at it, between its checkpoint and the first step of the experts, and after it.
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { trainRanks } from "../../../test/builders/ranks.ts";
+import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/builders/training.ts";
+import { parseGate } from "../gates/index.ts";
+import { parseBalance } from "../recipes/index.ts";
+import type { TrainPorts } from "../run.ts";
+import type { TrainSettings } from "../settings.ts";
+import { parseSpawn } from "../spawn.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "enodia-spawned-"));
+after(() => rmSync(folder, { recursive: true }));
+const data = join(folder, "data");
+await writeCorpus(data, chainedTokens(400, 1));
+const spawnStep = 3;
+const steps = 6;
+const settings: Omit<TrainSettings, "out"> = {
+  ...runSettings,
+  model: writeModel(join(folder, "model"), "mixtral", { initializer_range: 0.1 }),
+  data,
+  validation: data,
+  sequences: 8,
+  lanes: 4,
+  balance: parseBalance("switch:0.01"),
+  spawn: parseSpawn(`${spawnStep}:0.5`),
+  gate: parseGate("dense-to-sparse:4:0.1:5"),
+  schedule: { ...runSettings.schedule, rate: 1e-2, steps },
+  checkpoint: { everySteps: 2, keep: 9 },
+};
+
+const killed = new Error("killed");
+
+interface Changes {
+  /** Steps after which it is told to stop. */
+  readonly stop?: number;
+  /** The step after which it is lost, before its checkpoint; and the step that it is lost at the begin from. */
+  readonly lost?: { readonly after?: number; readonly from?: number };
+  readonly settings?: Partial<TrainSettings>;
+}
+
+/** The steps that were gone on from, and made, as the first rank is told. */
+async function run(out: string, ranks: number, { stop = Number.POSITIVE_INFINITY, lost = {}, settings: changed }: Changes = {}) {
+  const told: string[] = [];
+  const made = new Array<number>(ranks).fill(0);
+  const ports = (rank: number): TrainPorts => ({
+    now: () => 0,
+    stopped: () => made[rank]! >= stop,
+    onStart({ step }) {
+      if (rank === 0) told.push(`from ${step}`);
+      if (lost.from === step && (rank > 0 || ranks === 1)) throw killed;
+    },
+    onStep({ step }) {
+      made[rank] = step;
+      if (rank === 0) told.push(`${step}`);
+      if (lost.after === step && (rank > 0 || ranks === 1)) throw killed;
+    },
+    onValidation() {},
+  });
+  const ends = trainRanks(ranks, { ...settings, ...changed, out: join(folder, out) }, ports);
+  if (lost.after === undefined && lost.from === undefined) await ends;
+  else await assert.rejects(ends, killed);
+  return told.join(" ");
+}
+
+const sha = (path: string): string => createHash("sha256").update(readFileSync(path)).digest("hex");
+
+/** What a run leaves, by file: checkpoints of both models, metrics and result. */
+function left(out: string): Readonly<Record<string, string>> {
+  const dir = join(folder, out);
+  const checkpoints = [spawnStep, steps].map((step) => join(dir, "checkpoints", `step-0000000${step}`));
+  const files = checkpoints.flatMap((path) => readdirSync(path).map((name) => join(path, name)));
+  const others = ["metrics.jsonl", "store/expert-index.json", "huggingface/model.safetensors", "huggingface/config.json"];
+  return Object.fromEntries([...files, ...others.map((name) => join(dir, name))].map((path) => [path.slice(dir.length), sha(path)]));
+}
+
+assert.equal(await run("one", 1), "from 0 1 2 3 from 3 4 5 6");
+const want = left("one");
+
+test("before the spawn a layer has one expert, after it all, and the result is a plain model of the family", () => {
+  const unitsAt = (step: number): number =>
+    JSON.parse(readFileSync(join(folder, "one", "checkpoints", `step-0000000${step}`, "manifest.json"), "utf8")).parts[1].units.length;
+  assert.deepEqual([unitsAt(spawnStep), unitsAt(spawnStep + 1)], [2, 9]);
+  const config = JSON.parse(readFileSync(join(folder, "one", "huggingface", "config.json"), "utf8"));
+  assert.deepEqual([config.architectures, config.num_local_experts, config.num_experts_per_tok], [["MixtralForCausalLM"], 8, 2]);
+});
+
+for (const ranks of [2, 3, 4])
+  test(`${ranks} ranks leave the bytes of one`, async () => {
+    await run(`of ${ranks}`, ranks);
+    assert.deepEqual(left(`of ${ranks}`), want);
+  });
+
+test("another mask is another run", async () => {
+  await run("other mask", 1, { settings: { spawn: parseSpawn(`${spawnStep}:0.4`) } });
+  assert.notDeepEqual(left("other mask"), want);
+  await assert.rejects(
+    run("one", 1, { settings: { spawn: parseSpawn(`${spawnStep}:0.4`) } }),
+    /was made with spawn 3:0.5, this run has 3:0.4/,
+  );
+});
+
+for (const stop of [spawnStep - 1, spawnStep, spawnStep + 1])
+  test(`a run that is stopped after step ${stop} goes on with other ranks bit for bit, and repeats nothing`, async () => {
+    const name = `stopped ${stop}`;
+    const [first, second] = [await run(name, 1, { stop }), await run(name, 3)];
+    const numbers = `${first} ${second}`.match(/(?<!from )\b\d\b/g);
+    assert.deepEqual(numbers, ["1", "2", "3", "4", "5", "6"], `${first}; ${second}`);
+    assert.deepEqual(left(name), want);
+  });
+
+const losses: Record<string, { readonly lost: Changes["lost"]; readonly again: string }> = {
+  "before the spawn": { lost: { after: 2 }, again: "from 0 1 2 3 from 3 4 5 6" },
+  "at the spawn, before its checkpoint": { lost: { after: spawnStep }, again: "from 2 3 from 3 4 5 6" },
+  "between its checkpoint and the experts' first step": { lost: { from: spawnStep }, again: "from 3 4 5 6" },
+  "after the first step of the experts": { lost: { after: spawnStep + 1 }, again: "from 3 4 5 6" },
+};
+for (const [when, { lost = {}, again }] of Object.entries(losses))
+  for (const ranks of [1, 3])
+    test(`${ranks} of ${ranks} ranks lost ${when} cost the steps since the checkpoint, and no bit`, async () => {
+      const name = `lost ${when} of ${ranks}`;
+      await run(name, ranks, { lost });
+      assert.equal(await run(name, 4 - ranks), again);
+      assert.deepEqual(left(name), want);
+    });
