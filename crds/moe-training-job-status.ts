@@ -1,7 +1,7 @@
 // The status of a MoETrainingJob, written by the operator: how far training is, how it stands, and where its result is.
 import { z } from "zod";
 import { conditionsSchema } from "./conditions.ts";
-import { curvePointsMax, endBytesMax, stepsMax } from "./training-report.ts";
+import { copiesSchema, curvePointsMax, endBytesMax, stepsMax } from "./training-report.ts";
 import { ranksMax, trainingWorldSchema } from "./training-world.ts";
 
 const count = z.int32().min(0);
@@ -34,6 +34,7 @@ export const moeTrainingJobStatusSchema = z
       .meta({ description: "Rows of its busiest expert over the mean, in the layer where that is most; 1 is even." }),
     tokensPerSecond: z.int().min(0).optional().meta({ description: "Over the last steps." }),
     eta: text.optional().meta({ description: "Time that is left, at this speed." }),
+    copies: copiesSchema.optional(),
     world: trainingWorldSchema.optional(),
     attempts: z
       .array(count)

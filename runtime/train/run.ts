@@ -228,7 +228,9 @@ async function makeSteps(
       return { step: step - 1 };
     }
     const seconds = (ports.now() - begin) / 1000;
-    await metrics?.add({ ...report, seconds });
+    // Lines are the same with any number of ranks, but for the time.
+    const { copies: _copies, ...line } = report;
+    await metrics?.add({ ...line, seconds });
     ports.onStep({ ...report, seconds });
     if (!savesAfter(run, step)) continue;
     await save(run, step);

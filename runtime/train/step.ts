@@ -1,7 +1,9 @@
 // One step of training as a run makes it: the batch that its number gives, and what is told of it; and the loss on other data. A step that
 // is given up leaves no trace.
+import type { LayerCopies } from "../../crds/training-report.ts";
 import { readLane, samplesOf } from "./batch.ts";
 import type { Corpus } from "./corpus.ts";
+import { copiesOf } from "./ranks/copies-told.ts";
 import type { Rank } from "./ranks/rank.ts";
 import type { TrainSettings } from "./settings.ts";
 
@@ -28,6 +30,8 @@ export interface StepReport {
   readonly imbalance: number;
   /** Rows that experts computed, in all layers. */
   readonly expertRows: number;
+  /** Who had copies of experts. */
+  readonly copies: readonly LayerCopies[];
 }
 
 const sumOf = (rows: ArrayLike<number>): number => Array.from(rows).reduce((sum, count) => sum + count, 0);
@@ -47,7 +51,7 @@ export async function runStep({ settings, rank, corpus }: Machine, step: number,
   };
   const end = await rank.step(step, { lane: (lane) => readLane(corpus, samples(lane)), documents }, stopped);
   if (end === undefined) return undefined;
-  const { loss, balanceLoss, gradientNorm, rate, rows } = end;
+  const { loss, balanceLoss, gradientNorm, rate, rows, hosts } = end;
   const tokens = settings.sequences * settings.sequenceLength;
   return {
     step,
@@ -58,6 +62,7 @@ export async function runStep({ settings, rank, corpus }: Machine, step: number,
     tokens,
     imbalance: imbalanceOf(rows),
     expertRows: rows.map(sumOf).reduce((sum, count) => sum + count, 0),
+    copies: copiesOf(hosts),
   };
 }
 

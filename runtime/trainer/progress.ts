@@ -1,5 +1,5 @@
 // The progress of a run, as the operator is told it: step, loss, speed, time left, and the curve in few points. Pure.
-import { type CurvePoint, joinCurves, type TrainingReport } from "../../crds/training-report.ts";
+import { type CurvePoint, joinCurves, type LayerCopies, type TrainingReport } from "../../crds/training-report.ts";
 
 interface Step {
   readonly step: number;
@@ -8,6 +8,7 @@ interface Step {
   readonly imbalance: number;
   readonly tokens: number;
   readonly seconds: number;
+  readonly copies: readonly LayerCopies[];
 }
 
 /** Steps that the speed is taken of. */
@@ -25,6 +26,7 @@ export class Progress {
   #gradientNorm: number | undefined;
   #imbalance: number | undefined;
   #validationLoss: number | undefined;
+  #copies: readonly LayerCopies[] = [];
 
   constructor(steps: number) {
     this.#steps = steps;
@@ -39,6 +41,7 @@ export class Progress {
   start(step: number): void {
     this.#step = step;
     this.#recent = [];
+    this.#copies = [];
   }
 
   add(done: Step): void {
@@ -46,6 +49,7 @@ export class Progress {
     this.#loss = done.loss;
     this.#gradientNorm = done.gradientNorm;
     this.#imbalance = done.imbalance;
+    this.#copies = done.copies;
     this.#recent = [...this.#recent, done].slice(-recentSteps);
     this.#curve = joinCurves(this.#curve, [{ step: done.step, loss: done.loss }]);
   }
@@ -68,6 +72,7 @@ export class Progress {
         tokensPerSecond: sum((step) => step.tokens) / seconds,
         secondsLeft: ((this.#steps - (this.#step ?? 0)) * seconds) / this.#recent.length,
       }),
+      ...(this.#copies.length > 0 && { copies: [...this.#copies] }),
       curve: [...this.#curve],
     };
   }

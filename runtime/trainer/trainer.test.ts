@@ -109,7 +109,8 @@ test("before a run has begun its step is not told, and a loss that is no number 
   const progress = new Progress(3);
   assert.deepEqual(progress.report(), { curve: [] });
   progress.start(2);
-  progress.add({ step: 3, loss: Number.NaN, gradientNorm: Number.POSITIVE_INFINITY, imbalance: Number.NaN, tokens: 1, seconds: 1 });
+  const none = { gradientNorm: Number.POSITIVE_INFINITY, imbalance: Number.NaN, copies: [] };
+  progress.add({ step: 3, loss: Number.NaN, tokens: 1, seconds: 1, ...none });
   progress.validated(Number.POSITIVE_INFINITY);
   const report = trainingReportSchema.parse(JSON.parse(JSON.stringify(progress.report())));
   assert.deepEqual(report, { step: 3, tokensPerSecond: 1, secondsLeft: 0, curve: [] });
@@ -119,7 +120,11 @@ test("steps that were made past where a world begins are made again, and none is
   const progress = new Progress(6);
   assert.equal(progress.stepsAfter(0), 0);
   progress.start(2);
-  progress.add({ step: 5, loss: 1, gradientNorm: 1, imbalance: 1, tokens: 10, seconds: 1 });
+  const copies = [{ layer: 1, experts: 8, copied: 1, most: [{ expert: 3, ranks: [2, 0] }] }];
+  progress.add({ step: 5, loss: 1, gradientNorm: 1, imbalance: 1, tokens: 10, seconds: 1, copies });
+  assert.deepEqual(trainingReportSchema.parse(progress.report()).copies, copies);
+  progress.start(5);
+  assert.equal(progress.report().copies, undefined, "of a world that is over");
   assert.deepEqual([progress.stepsAfter(2), progress.stepsAfter(5), progress.stepsAfter(6)], [3, 0, 0]);
 });
 
@@ -141,6 +146,7 @@ test("a pod answers with its world and how far it is, and nobody but the operato
         imbalance: step,
         balanceLoss: 0,
         expertRows: 0,
+        copies: [],
       });
     await held;
     return { step: 3, store: undefined, folder: undefined, checkpoints: "", validationLoss: undefined };
