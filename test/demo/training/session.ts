@@ -1,5 +1,5 @@
-// The state that steps of the training demo share once there is a cluster: the job under way, what pods have told of its worlds, and the ways to
-// wait for what becomes of it. Shell.
+// The state that steps of the training demo share once there is a cluster: the job under way, what pods have told of its worlds, and the
+// ways to wait for what becomes of it. Shell.
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import type { TrainingWorld, WorldMember } from "../../../crds/training-world.ts";
 import type { Kubectl } from "../../harness/kubectl.ts";
