@@ -29,8 +29,9 @@ interface Killed {
 }
 
 const paint = ({ text, look }: Line): string => (look === undefined ? text : { bold, dim, cyan }[look](text));
-/** Steps until a world counts as one that trains, as a share of all. */
+/** Steps until a world counts as one that trains, as a share of all, and until its pods are asked: their logs go with them. */
 const steadyShare = 0.06;
+const toldShare = 0.02;
 
 export class Session {
   readonly target: Target;
@@ -71,27 +72,29 @@ export class Session {
   /** Waits for a world of so many ranks, later than `after`, to make steps. */
   async steady(ranks: number, after: number): Promise<void> {
     const { log } = this.watch;
-    const more = Math.ceil(steadyShare * this.steps);
     let from: number | undefined;
-    const trains = (): true | undefined => {
+    const made = (share: number) => (): true | undefined => {
       const { world, conditions = [] } = log.status;
       const running = conditions.find(({ type }) => type === "Running")?.reason === "Training";
       if (running && world !== undefined && world.epoch > after && world.ranks.length === ranks) from ??= log.step;
-      return from !== undefined && log.step >= from + more ? true : undefined;
+      return from !== undefined && log.step >= from + share * this.steps ? true : undefined;
     };
-    await this.watch.until(`a world of ${ranks} ranks to make ${more} steps`, trains, stepGiveUpMs);
+    const what = `a world of ${ranks} ranks to make steps`;
+    await this.watch.until(what, made(toldShare), stepGiveUpMs);
     await this.#noteBegins();
+    await this.watch.until(what, made(steadyShare), stepGiveUpMs);
   }
 
   /** Ends the process of a rank without a word, where it can be reached; else its pod is taken away. */
-  async kill({ rank, pod, uid }: WorldMember): Promise<string> {
+  async kill({ rank, pod, uid }: WorldMember): Promise<{ readonly how: string; readonly step: number }> {
     const { local } = this.target;
     if (local !== undefined) process.kill(await processOf(uid), "SIGKILL");
     else await this.kubectl.run(["delete", "pod", pod, "--grace-period=0", "--force", "--wait=false"]);
     const how = local === undefined ? "deleted by force" : "SIGKILL";
-    this.killed.push({ rank, step: this.watch.log.step });
+    const { step } = this.watch.log;
+    this.killed.push({ rank, step });
     this.watch.log.happened(`rank ${rank} killed (${how})`);
-    return how;
+    return { how, step };
   }
 
   /** What pods that are there say of their worlds; of a world that several tell of, the most steps that one made again. */

@@ -23,7 +23,9 @@ const lossMax = 2.5;
 const lastSteps = 20;
 const firstStepAim = 30;
 const pauseAim = 10;
-const question = { prompt: "A rank ", maxTokens: 240, temperature: 0.5, seed: 1 } as const;
+/** With their answers they are as long as the sequences that the model has learnt on: beyond that it knows no places. */
+const prompts = ["What is a rank? A rank ", "The operator ", "When a pod dies, "];
+const sampling = { maxTokens: 100, temperature: 0.5, seed: 1 } as const;
 /** Of the words of an answer so many have to be words of the guides: of random letters hardly one is. */
 const knownShare = 0.3;
 
@@ -65,8 +67,7 @@ async function killRank(demo: TrainingDemo): Promise<string> {
   const { epoch, ranks } = session.world;
   const victim = ranks[1];
   if (victim === undefined) throw new Error("the world has no rank 1");
-  const at = session.watch.log.step;
-  const how = await session.kill(victim);
+  const { how, step: at } = await session.kill(victim);
   print(dim(`  ${victim.pod} on ${victim.node}: ${how}`));
   await session.steady(ranks.length, epoch);
   const begin = session.begins.find(({ world }) => world > epoch);
@@ -85,8 +86,9 @@ async function scale(demo: TrainingDemo): Promise<string> {
     await session.kubectl.run(["scale", `moet/${job}`, `--replicas=${replicas}`]);
     await session.steady(replicas, epoch);
     const begin = session.begins.find(({ world }) => world > epoch);
-    told.push(`${replicas} from step ${begin?.step} on`);
-    if ((begin?.repeats ?? 0) > 0) throw new Error(`${begin?.repeats} steps were made again at the scale to ${replicas}`);
+    if (begin === undefined) throw new Error(`no pod tells of the world of ${replicas} ranks`);
+    told.push(`${replicas} from step ${begin.step} on`);
+    if (begin.repeats > 0) throw new Error(`${begin.repeats} steps were made again at the scale to ${replicas}`);
   }
   return `3 -> 4 -> 2 (${told.join(", ")}), no step made again`;
 }
@@ -146,13 +148,16 @@ async function serveAndAsk(demo: TrainingDemo): Promise<string> {
   const address = await serviceAddress(target, kubectl, { name: job, namespace });
   closers.push(address.close);
   demo.url = address.url;
-  process.stdout.write(`  ${bold(question.prompt)}`);
-  const show = (text: string): void => void process.stdout.write(cyan(text.replaceAll("\n", "\n  ")));
-  const answer = await ask({ ...question, url: address.url, model: job, api: "text", onToken: show, signal });
-  print();
-  const { known, words } = knownWords(answer.text, new Set(wordsOf(guideText())));
+  const onToken = (text: string): void => void process.stdout.write(cyan(text.replaceAll("\n", "\n  ")));
+  let said = "";
+  for (const prompt of prompts) {
+    process.stdout.write(`  ${bold(prompt)}`);
+    said += ` ${(await ask({ ...sampling, prompt, url: address.url, model: job, api: "text", onToken, signal })).text}`;
+    print();
+  }
+  const { known, words } = knownWords(said, new Set(wordsOf(guideText())));
   if (!(known >= knownShare * words && words > 0)) throw new Error(`${known} of ${words} words are words of the guides`);
-  return `${known} of ${words} words of the answer are words of the guides`;
+  return `${known} of ${words} words of its answers are words of the guides`;
 }
 
 function times({ session }: TrainingDemo, machine: Machine): Result[] {
