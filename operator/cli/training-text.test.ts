@@ -20,6 +20,15 @@ const job = parseMoETrainingJob({
     progress: "25%",
     loss: "2.5000",
     imbalance: "1.7000",
+    spread: {
+      imbalanceAtHomes: "1.7500",
+      imbalance: "1.2500",
+      copied: "0.2500",
+      exposedSeconds: "0.0120",
+      bytes: 4_200_000,
+      expertShares: ["0.0000", "0.1000", "0.2000", "0.3000"],
+    },
+    result: { store: "pvc://models/out/store", huggingface: "pvc://models/out/huggingface", adapters: "pvc://models/out/adapters" },
     tokensPerSecond: 900,
     readyReplicas: 1,
     eta: "3m",
@@ -36,6 +45,11 @@ test("a job is a row of a table, and more in detail", () => {
   ]);
   assert.match(
     jobText(job),
+    /busiest rank +1\.2500 x mean, 1\.7500 without copies of 25% of experts; 12 ms waited for and 4\.2 MB sent a step\n/,
+  );
+  assert.match(jobText(job), /result +pvc:\/\/models\/out\/store\n +adapters +pvc:\/\/models\/out\/adapters\n/);
+  assert.match(
+    jobText(job),
     /output +pvc:\/\/models\/out\n[\s\S]*busiest expert +1\.7000 x mean\n[\s\S]*Running=True +Training: step 50 of 200/,
   );
 });
@@ -43,7 +57,7 @@ test("a job is a row of a table, and more in detail", () => {
 test("copies are told by layer, with the home of each expert and who else has it", () => {
   const copies = [{ layer: 2, experts: 8, copied: 3, most: [{ expert: 5, ranks: [2, 0, 1] }] }];
   assert.match(jobText({ ...job, status: { ...job.status, copies } }), /copies, layer 2 +3 of 8 experts: 5 of rank 2 on 0 1\n/);
-  assert.doesNotMatch(jobText(job), /copies/);
+  assert.doesNotMatch(jobText(job), /copies, layer/);
 });
 
 test("a falling loss falls in the drawing, from the first step to the last", () => {

@@ -45,10 +45,12 @@ export function jobText(job: MoETrainingJob): string {
     ["validation loss", status.validationLoss],
     ["gradient norm", status.gradientNorm],
     ["busiest expert", status.imbalance && `${status.imbalance} x mean`],
+    ["busiest rank", status.spread && spreadText(status.spread)],
     ...(status.copies ?? []).map((copies) => [`copies, layer ${copies.layer}`, copiesText(copies)] as const),
     ["restarts", `${status.restarts ?? 0} of ${spec.failurePolicy.maxRestarts}`],
     ["last failure", status.lastFailure && `${status.lastFailure.time} ${status.lastFailure.reason}: ${status.lastFailure.message}`],
     ["result", status.result?.store],
+    ["adapters", status.result?.adapters],
   ];
   const told = facts.flatMap(([name, value]) => (value === undefined ? [] : [plainLine(`  ${name.padEnd(16)} ${value}`)]));
   const conditions = (status.conditions ?? []).map(({ type, status: is, reason, message }) =>
@@ -61,6 +63,15 @@ export function jobText(job: MoETrainingJob): string {
 function copiesText({ experts, copied, most }: LayerCopies): string {
   const each = most.map(({ expert, ranks: [home, ...others] }) => `${expert} of rank ${home} on ${others.join(" ")}`);
   return `${copied} of ${experts} experts${each.length === 0 ? "" : `: ${each.join(", ")}`}`;
+}
+
+type Spread = NonNullable<MoETrainingJob["status"]["spread"]>;
+
+/** What copies were for, and what they cost. */
+function spreadText({ imbalanceAtHomes, imbalance, copied, exposedSeconds, bytes }: Spread): string {
+  const share = `${Math.round(100 * Number(copied))}% of experts`;
+  const cost = `${Math.round(1000 * Number(exposedSeconds))} ms waited for and ${(bytes / 1e6).toFixed(1)} MB sent a step`;
+  return `${imbalance} x mean, ${imbalanceAtHomes} without copies of ${share}; ${cost}`;
 }
 
 /** The world that was decided last, with the node of each rank. */

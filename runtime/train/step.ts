@@ -1,6 +1,7 @@
 // One step of training as a run makes it: the batch that its number gives, and what is told of it; and the loss on other data. A step that
 // is given up leaves no trace.
-import type { LayerCopies } from "../../crds/training-report.ts";
+import { type LayerCopies, shareQuantiles } from "../../crds/training-report.ts";
+import { type Spread, sharesAt, spreadOf } from "../placement/training/spread.ts";
 import { readLane, samplesOf } from "./batch.ts";
 import type { Corpus } from "./corpus.ts";
 import { copiesOf } from "./ranks/copies-told.ts";
@@ -30,8 +31,24 @@ export interface StepReport {
   readonly imbalance: number;
   /** Rows that experts computed, in all layers. */
   readonly expertRows: number;
+}
+
+/** Places among a layer's experts whose shares of rows are told. */
+const sharePlaces = shareQuantiles.map(Number);
+
+/** How a step lay on ranks: another number of them is told otherwise, so that none of it is in the run's metrics. */
+export interface RanksReport extends Spread {
+  readonly step: number;
+  /** Of the layer whose busiest expert has most. */
+  readonly expertShares: readonly number[];
   /** Who had copies of experts. */
   readonly copies: readonly LayerCopies[];
+}
+
+/** A step that is made. */
+interface StepMade {
+  readonly report: StepReport;
+  readonly ranks: RanksReport;
 }
 
 const sumOf = (rows: ArrayLike<number>): number => Array.from(rows).reduce((sum, count) => sum + count, 0);
@@ -42,7 +59,7 @@ function imbalanceOf(counts: readonly ArrayLike<number>[]): number {
 }
 
 /** Undefined when the run is to stop: parameters are then those of the step before. */
-export async function runStep({ settings, rank, corpus }: Machine, step: number, stopped: () => boolean): Promise<StepReport | undefined> {
+export async function runStep({ settings, rank, corpus }: Machine, step: number, stopped: () => boolean): Promise<StepMade | undefined> {
   const samples = (lane: number): readonly number[] => samplesOf(settings, corpus.samples, step, lane);
   const documents = async (lane: number): Promise<string> => {
     const found: string[] = [];
@@ -51,9 +68,9 @@ export async function runStep({ settings, rank, corpus }: Machine, step: number,
   };
   const end = await rank.step(step, { lane: (lane) => readLane(corpus, samples(lane)), documents }, stopped);
   if (end === undefined) return undefined;
-  const { loss, balanceLoss, gradientNorm, rate, rows, hosts } = end;
+  const { loss, balanceLoss, gradientNorm, rate, rows, loads, hosts } = end;
   const tokens = settings.sequences * settings.sequenceLength;
-  return {
+  const report: StepReport = {
     step,
     loss,
     balanceLoss,
@@ -62,8 +79,9 @@ export async function runStep({ settings, rank, corpus }: Machine, step: number,
     tokens,
     imbalance: imbalanceOf(rows),
     expertRows: rows.map(sumOf).reduce((sum, count) => sum + count, 0),
-    copies: copiesOf(hosts),
   };
+  const ranks = Object.assign({ step, expertShares: sharesAt(rows, sharePlaces), copies: copiesOf(hosts) }, spreadOf(loads, hosts));
+  return { report, ranks };
 }
 
 /** The mean loss of the first sequences of the validation data; undefined without any, and when the run is to stop. */

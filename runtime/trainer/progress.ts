@@ -1,5 +1,5 @@
 // The progress of a run, as the operator is told it: step, loss, speed, time left, and the curve in few points. Pure.
-import { type CurvePoint, joinCurves, type LayerCopies, type TrainingReport } from "../../crds/training-report.ts";
+import { type CurvePoint, joinCurves, type LayerCopies, type TrainingReport, type TrainingSpread } from "../../crds/training-report.ts";
 
 interface Step {
   readonly step: number;
@@ -8,7 +8,6 @@ interface Step {
   readonly imbalance: number;
   readonly tokens: number;
   readonly seconds: number;
-  readonly copies: readonly LayerCopies[];
 }
 
 /** Steps that the speed is taken of. */
@@ -26,6 +25,7 @@ export class Progress {
   #gradientNorm: number | undefined;
   #imbalance: number | undefined;
   #validationLoss: number | undefined;
+  #spread: TrainingSpread | undefined;
   #copies: readonly LayerCopies[] = [];
 
   constructor(steps: number) {
@@ -49,9 +49,18 @@ export class Progress {
     this.#loss = done.loss;
     this.#gradientNorm = done.gradientNorm;
     this.#imbalance = done.imbalance;
-    this.#copies = done.copies;
     this.#recent = [...this.#recent, done].slice(-recentSteps);
     this.#curve = joinCurves(this.#curve, [{ step: done.step, loss: done.loss }]);
+  }
+
+  /** How the last step lay on the ranks. */
+  spread(spread: TrainingSpread): void {
+    this.#spread = spread;
+  }
+
+  /** Who had copies of experts in the last step. */
+  copies(copies: readonly LayerCopies[]): void {
+    this.#copies = copies;
   }
 
   validated(loss: number): void {
@@ -68,11 +77,12 @@ export class Progress {
       ...(isNumber(this.#validationLoss) && { validationLoss: this.#validationLoss }),
       ...(isNumber(this.#gradientNorm) && { gradientNorm: this.#gradientNorm }),
       ...(isNumber(this.#imbalance) && { imbalance: this.#imbalance }),
+      ...(this.#spread !== undefined && { spread: this.#spread }),
+      ...(this.#copies.length > 0 && { copies: [...this.#copies] }),
       ...(measured && {
         tokensPerSecond: sum((step) => step.tokens) / seconds,
         secondsLeft: ((this.#steps - (this.#step ?? 0)) * seconds) / this.#recent.length,
       }),
-      ...(this.#copies.length > 0 && { copies: [...this.#copies] }),
       curve: [...this.#curve],
     };
   }

@@ -1,40 +1,60 @@
-// The status tells who has copies of experts while they are there, and a report whose copies cannot be read loses nothing else.
+// The status of a job beyond decisions: how the last step lay on the ranks stays as it was told last, and adapters are part of a result.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
-import { trainingReportSchema } from "../../../crds/training-report.ts";
-import { type Judged, type State, statusOf } from "./status.ts";
+import { type MoETrainingJobStatus, moeTrainingJobStatusSchema } from "../../../crds/moe-training-job-status.ts";
+import { type State, statusOf } from "./status.ts";
 
-const job = parseMoETrainingJob({
-  metadata: { name: "j", namespace: "ns", uid: "u" },
-  spec: {
-    model: { uri: "pvc://models/m" },
-    data: { uri: "pvc://data/d" },
-    steps: 100,
-    memoryPerRank: "1Gi",
-    output: { uri: "pvc://models/out" },
-  },
-});
-const copies = [{ layer: 0, experts: 8, copied: 2, most: [{ expert: 5, ranks: [2, 0] }] }];
-const judged = (state: State): Judged => ({
-  job,
-  status: { copies },
-  pods: [],
-  attempts: undefined,
-  world: undefined,
-  state,
-  image: undefined,
-  now: new Date(0),
+const job = (adapters: string) =>
+  parseMoETrainingJob({
+    metadata: { name: "j", namespace: "ns", uid: "u" },
+    spec: {
+      model: { uri: "pvc://a/b" },
+      data: { uri: "pvc://a/c" },
+      steps: 10,
+      memoryPerRank: "1Gi",
+      adapters,
+      output: { uri: "pvc://a/out" },
+    },
+  });
+const statusAfter = (state: State, status: MoETrainingJobStatus = {}, adapters = ""): MoETrainingJobStatus => {
+  const rest = { pods: [], attempts: undefined, world: undefined, image: undefined, now: new Date(0) };
+  return moeTrainingJobStatusSchema.parse(statusOf({ job: job(adapters), status, state, ...rest }));
+};
+
+test("how a step lay on the ranks is text in the status, and nobody's silence takes it back", () => {
+  const spread = {
+    imbalanceAtHomes: 7 / 4,
+    imbalance: 1.01,
+    copied: 1 / 3,
+    exposedSeconds: 0.0123,
+    bytes: 4096,
+    expertShares: [0, 0.1, 0.2, 1],
+  };
+  const running: State = { kind: "running", ranks: 2, wanted: 2, report: { step: 1, curve: [], spread } };
+  const told = statusAfter(running);
+  assert.deepEqual(told.spread, {
+    imbalanceAtHomes: "1.7500",
+    imbalance: "1.0100",
+    copied: "0.3333",
+    exposedSeconds: "0.0123",
+    bytes: 4096,
+    expertShares: ["0.0000", "0.1000", "0.2000", "1.0000"],
+  });
+  assert.deepEqual(statusAfter({ kind: "suspended", problems: [] }, told).spread, told.spread);
+  assert.equal(statusAfter({ kind: "suspended", problems: [] }).spread, undefined);
 });
 
 test("copies are told of a job that trains, as of its last step, and of no other", () => {
+  const copies = [{ layer: 0, experts: 8, copied: 2, most: [{ expert: 5, ranks: [2, 0] }] }];
   const report = { step: 1, curve: [], copies };
-  assert.deepEqual(statusOf(judged({ kind: "running", ranks: 3, wanted: 3, report })).copies, copies);
-  assert.equal(statusOf(judged({ kind: "running", ranks: 3, wanted: 3, report: { step: 2, curve: [] } })).copies, undefined);
-  assert.equal(statusOf(judged({ kind: "complete", report })).copies, undefined);
+  assert.deepEqual(statusAfter({ kind: "running", ranks: 3, wanted: 3, report }).copies, copies);
+  assert.equal(statusAfter({ kind: "running", ranks: 3, wanted: 3, report: { step: 2, curve: [] } }, { copies }).copies, undefined);
+  assert.equal(statusAfter({ kind: "complete", report }).copies, undefined);
 });
 
-test("copies that cannot be read take nothing else of a report with them", () => {
-  const odd = trainingReportSchema.parse({ step: 2, copies: [{ layer: -1 }] });
-  assert.deepEqual(odd, { step: 2, copies: undefined, curve: [] });
+test("the result of a job with adapters says where they are, and that of another does not", () => {
+  const result = { store: "pvc://a/out/store", huggingface: "pvc://a/out/huggingface" };
+  assert.deepEqual(statusAfter({ kind: "complete" }).result, result);
+  assert.deepEqual(statusAfter({ kind: "complete" }, {}, "mixlora:8:2:4").result, { ...result, adapters: "pvc://a/out/adapters" });
 });
