@@ -1,7 +1,7 @@
 // The status of a MoETrainingJob, written by the operator: how far training is, how it stands, and where its result is.
 import { z } from "zod";
 import { conditionsSchema } from "./conditions.ts";
-import { curvePointsMax, endBytesMax, shareQuantiles, stepsMax } from "./training-report.ts";
+import { copiesSchema, curvePointsMax, endBytesMax, shareQuantiles, stepsMax } from "./training-report.ts";
 import { ranksMax, trainingWorldSchema } from "./training-world.ts";
 
 const count = z.int32().min(0);
@@ -53,6 +53,7 @@ export const moeTrainingJobStatusSchema = z
       .meta({ description: "How the last step lay on the ranks." }),
     tokensPerSecond: z.int().min(0).optional().meta({ description: "Over the last steps." }),
     eta: text.optional().meta({ description: "Time that is left, at this speed." }),
+    copies: copiesSchema.optional(),
     world: trainingWorldSchema.optional(),
     attempts: z
       .array(count)

@@ -17,6 +17,32 @@ const loss = z.number();
 const point = z.object({ step, loss });
 export type CurvePoint = z.infer<typeof point>;
 
+/** Of whose copies is told: layers from the first on, experts of each that most ranks have, ranks of one. Small, whatever the model. */
+export const copiesMax = { layers: 64, experts: 8, ranks: 8 } as const;
+
+const count = z.int32().min(0);
+
+const layerCopiesSchema = z.object({
+  layer: count.meta({ description: "The layer, from 0 on." }),
+  experts: count.meta({ description: "Its experts." }),
+  copied: count.meta({ description: "Those that more ranks than one had." }),
+  most: z
+    .array(
+      z.object({
+        expert: count.meta({ description: "The expert." }),
+        ranks: z.array(count).max(copiesMax.ranks).meta({ description: "Who had it, its home first.", "x-kubernetes-list-type": "atomic" }),
+      }),
+    )
+    .max(copiesMax.experts)
+    .meta({ description: "Those of them that most ranks had.", "x-kubernetes-list-type": "atomic" }),
+});
+export type LayerCopies = z.infer<typeof layerCopiesSchema>;
+
+export const copiesSchema = z.array(layerCopiesSchema).max(copiesMax.layers).meta({
+  description: "Layers of which experts were materialised on more ranks than their home in that step.",
+  "x-kubernetes-list-type": "atomic",
+});
+
 /** Places among a layer's experts whose shares of rows are told, from the idlest to the busiest. */
 export const shareQuantiles = ["0", "0.5", "0.9", "1"] as const;
 
@@ -47,6 +73,8 @@ export const trainingReportSchema = z.object({
   spread: spread.optional().catch(undefined),
   tokensPerSecond: z.number().min(0).max(1e12).optional(),
   secondsLeft: z.number().min(0).max(1e12).optional(),
+  /** Who had copies of experts in that step. */
+  copies: copiesSchema.optional().catch(undefined),
   curve: z.array(point).max(curvePointsMax).default([]),
 });
 export type TrainingReport = z.infer<typeof trainingReportSchema>;
@@ -82,7 +110,9 @@ const messageCharsMax = 800;
 /** The end as text that the kubelet does not cut: characters outside of ASCII take up to six bytes. */
 export function trainingEndText(end: TrainingEnd): string {
   const message = end.message?.slice(0, messageCharsMax);
-  const text = JSON.stringify({ ...end, message });
+  // Copies are of the step in which they were there, and there is no next one.
+  const report = end.report && { ...end.report, copies: undefined };
+  const text = JSON.stringify({ ...end, report, message });
   if (Buffer.byteLength(text) <= endBytesMax) return text;
   return JSON.stringify({ outcome: end.outcome, code: end.code, retry: end.retry, message: message?.replace(/[^\x20-\x7e]/g, "?") });
 }
@@ -95,7 +125,7 @@ export function joinCurves(before: readonly CurvePoint[], since: readonly CurveP
 }
 
 /** The points with a loss whose step is above those before them: a curve may be a stranger's. */
-function ascending(curve: readonly CurvePoint[]): readonly CurvePoint[] {
+export function ascending(curve: readonly CurvePoint[]): readonly CurvePoint[] {
   let last = -1;
   return curve.filter(({ step, loss }) => {
     if (!(step > last) || !Number.isFinite(loss)) return false;

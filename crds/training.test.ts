@@ -3,7 +3,15 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { moeTrainingJobSpecSchema, trainingProblems } from "./moe-training-job.ts";
-import { type CurvePoint, curvePointsMax, endBytesMax, joinCurves, parseTrainingEnd, trainingEndText } from "./training-report.ts";
+import {
+  type CurvePoint,
+  copiesMax,
+  curvePointsMax,
+  endBytesMax,
+  joinCurves,
+  parseTrainingEnd,
+  trainingEndText,
+} from "./training-report.ts";
 
 const least = {
   model: { uri: "pvc://a/b" },
@@ -125,6 +133,11 @@ test("the end of a pod fits what the kubelet passes on, whatever is said, and is
   const report = { step: 90_000_000, curve, ...measured };
   const whole = parseTrainingEnd(trainingEndText({ outcome: "Complete", report }));
   assert.deepEqual(whole?.report, report, "a report with all points fits");
+  const ranks = Array.from({ length: copiesMax.ranks }, (_, i) => 1000 + i);
+  const most = Array.from({ length: copiesMax.experts }, (_, expert) => ({ expert, ranks }));
+  const copies = Array.from({ length: copiesMax.layers }, (_, layer) => ({ layer, experts: 256, copied: 200, most }));
+  const ended = trainingEndText({ outcome: "Complete", report: { ...report, copies } });
+  assert.deepEqual(parseTrainingEnd(ended)?.report, report, "copies take the place of nothing");
 });
 
 test("an end is read even where its report cannot be", () => {

@@ -27,6 +27,19 @@ test("a falling loss goes down and to the right, from the first step to the last
   for (const label of ["step 10", "step 40", "4.0000", "3.2500", "1.0000"]) assert.ok(svg?.includes(`>${label}</text>`), label);
 });
 
+test("every point is drawn, and what happened on the way is marked where it happened", () => {
+  const points = Array.from({ length: 301 }, (_, step) => ({ step, loss: 5 - step / 100 }));
+  const marks = [
+    { step: 150, what: "a rank <killed>" },
+    { step: 900, what: "beyond" },
+  ];
+  const svg = lossPlot("run", points, marks) ?? "";
+  assert.equal(pointsOf(svg).length, 301);
+  assert.match(svg, /<line x1="384" x2="384" [^>]*stroke-dasharray[\s\S]*a rank &lt;killed&gt;/);
+  assert.doesNotMatch(svg, /beyond/);
+  assert.doesNotMatch(lossPlot("run", points) ?? "", /stroke-dasharray/);
+});
+
 test("a curve without two points has no picture, and one that is level has", () => {
   assert.equal(lossPlot("j", [{ step: 1, loss: 2 }]), undefined);
   const level = pointsOf(

@@ -1,5 +1,5 @@
 // The loss of a training job over its steps, as a picture in SVG. Pure: points in, text out.
-import { type CurvePoint, joinCurves } from "../../crds/training-report.ts";
+import { ascending, type CurvePoint } from "../../crds/training-report.ts";
 import { svgStart, textAt } from "./svg.ts";
 
 /** The command by whose mark a picture is known as one of these. */
@@ -12,9 +12,15 @@ const [across, down] = [width - area.left - area.right, height - area.top - area
 const levels = 5;
 const axis = { size: 11, anchor: "end" } as const;
 
-/** Undefined where the curve has no two points. */
-export function lossPlot(name: string, points: readonly CurvePoint[]): string | undefined {
-  const curve = joinCurves([], points);
+/** What happened after a step. */
+interface Mark {
+  readonly step: number;
+  readonly what: string;
+}
+
+/** Undefined where the curve has no two points. Marks beyond its steps are left out. */
+export function lossPlot(name: string, points: readonly CurvePoint[], marks: readonly Mark[] = []): string | undefined {
+  const curve = ascending(points);
   const [first, last] = [curve[0], curve.at(-1)];
   if (first === undefined || last === undefined || first === last) return undefined;
   const losses = curve.map(({ loss }) => loss);
@@ -34,11 +40,24 @@ export function lossPlot(name: string, points: readonly CurvePoint[]): string | 
     ...svgStart(width, height, lossCommand),
     textAt(area.left, 26, `${name}: loss by step, ${labelOf(first.loss)} to ${labelOf(last.loss)}`, { size: 15, anchor: "start" }),
     ...lines,
+    ...marks.filter(({ step }) => step >= first.step && step <= last.step).flatMap((mark, i) => markAt(Number(x(mark.step)), mark.what, i)),
     `<polyline fill="none" stroke="#1b6ca8" stroke-width="1.8" points="${curve.map(({ step, loss }) => `${x(step)},${y(loss)}`).join(" ")}"/>`,
     textAt(area.left, below, `step ${first.step}`),
     textAt(area.left + across, below, `step ${last.step}`, { size: 12, anchor: "end" }),
     "</svg>",
   ].join("\n")}\n`;
+}
+
+/** Words of marks beside one another are on lines below one another. */
+const markLines = 4;
+
+function markAt(x: number, what: string, index: number): readonly string[] {
+  const y = area.top + 14 + 16 * (index % markLines);
+  const anchor = x > area.left + across / 2 ? "end" : "start";
+  return [
+    `<line x1="${x}" x2="${x}" y1="${area.top}" y2="${area.top + down}" stroke="#c0392b" stroke-dasharray="4 3"/>`,
+    textAt(anchor === "end" ? x - 5 : x + 5, y, what, { size: 11, anchor }),
+  ];
 }
 
 const levelOf = (low: number, high: number, part: number): number => high * (1 - part) + low * part;

@@ -54,6 +54,12 @@ test("a job is a row of a table, and more in detail", () => {
   );
 });
 
+test("copies are told by layer, with the home of each expert and who else has it", () => {
+  const copies = [{ layer: 2, experts: 8, copied: 3, most: [{ expert: 5, ranks: [2, 0, 1] }] }];
+  assert.match(jobText({ ...job, status: { ...job.status, copies } }), /copies, layer 2 +3 of 8 experts: 5 of rank 2 on 0 1\n/);
+  assert.doesNotMatch(jobText(job), /copies, layer/);
+});
+
 test("a falling loss falls in the drawing, from the first step to the last", () => {
   const text = curveText([1, 2, 3, 4].map((i) => ({ step: 10 * i, loss: 5 - i }))) ?? "";
   const lines = text.split("\n");

@@ -1,6 +1,6 @@
 // Training jobs as text: a table, one job in detail, its loss curve drawn in the terminal, and the manifest that serves its result. Pure.
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
-import { joinCurves } from "../../crds/training-report.ts";
+import { joinCurves, type LayerCopies } from "../../crds/training-report.ts";
 import type { TrainingWorld } from "../../crds/training-world.ts";
 import { plainLine, table } from "./table.ts";
 
@@ -46,6 +46,7 @@ export function jobText(job: MoETrainingJob): string {
     ["gradient norm", status.gradientNorm],
     ["busiest expert", status.imbalance && `${status.imbalance} x mean`],
     ["busiest rank", status.spread && spreadText(status.spread)],
+    ...(status.copies ?? []).map((copies) => [`copies, layer ${copies.layer}`, copiesText(copies)] as const),
     ["restarts", `${status.restarts ?? 0} of ${spec.failurePolicy.maxRestarts}`],
     ["last failure", status.lastFailure && `${status.lastFailure.time} ${status.lastFailure.reason}: ${status.lastFailure.message}`],
     ["result", status.result?.store],
@@ -56,6 +57,12 @@ export function jobText(job: MoETrainingJob): string {
     plainLine(`  ${`${type}=${is}`.padEnd(20)} ${reason}: ${message}`),
   );
   return [jobTable([job]), "", ...told, "", ...conditions].join("\n");
+}
+
+/** Experts of a layer that more ranks than one had in the last step, each with its home before the others. */
+function copiesText({ experts, copied, most }: LayerCopies): string {
+  const each = most.map(({ expert, ranks: [home, ...others] }) => `${expert} of rank ${home} on ${others.join(" ")}`);
+  return `${copied} of ${experts} experts${each.length === 0 ? "" : `: ${each.join(", ")}`}`;
 }
 
 type Spread = NonNullable<MoETrainingJob["status"]["spread"]>;

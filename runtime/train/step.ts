@@ -1,9 +1,10 @@
 // One step of training as a run makes it: the batch that its number gives, and what is told of it; and the loss on other data. A step that
 // is given up leaves no trace.
-import { shareQuantiles } from "../../crds/training-report.ts";
+import { type LayerCopies, shareQuantiles } from "../../crds/training-report.ts";
 import { type Spread, sharesAt, spreadOf } from "../placement/training/spread.ts";
 import { readLane, samplesOf } from "./batch.ts";
 import type { Corpus } from "./corpus.ts";
+import { copiesOf } from "./ranks/copies-told.ts";
 import type { Rank } from "./ranks/rank.ts";
 import type { TrainSettings } from "./settings.ts";
 
@@ -40,6 +41,8 @@ export interface RanksReport extends Spread {
   readonly step: number;
   /** Of the layer whose busiest expert has most. */
   readonly expertShares: readonly number[];
+  /** Who had copies of experts. */
+  readonly copies: readonly LayerCopies[];
 }
 
 /** A step that is made. */
@@ -77,7 +80,7 @@ export async function runStep({ settings, rank, corpus }: Machine, step: number,
     imbalance: imbalanceOf(rows),
     expertRows: rows.map(sumOf).reduce((sum, count) => sum + count, 0),
   };
-  const ranks = Object.assign({ step, expertShares: sharesAt(rows, sharePlaces) }, spreadOf(loads, hosts));
+  const ranks = Object.assign({ step, expertShares: sharesAt(rows, sharePlaces), copies: copiesOf(hosts) }, spreadOf(loads, hosts));
   return { report, ranks };
 }
 

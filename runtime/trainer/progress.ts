@@ -1,5 +1,5 @@
 // The progress of a run, as the operator is told it: step, loss, speed, time left, and the curve in few points. Pure.
-import { type CurvePoint, joinCurves, type TrainingReport, type TrainingSpread } from "../../crds/training-report.ts";
+import { type CurvePoint, joinCurves, type LayerCopies, type TrainingReport, type TrainingSpread } from "../../crds/training-report.ts";
 
 interface Step {
   readonly step: number;
@@ -26,6 +26,7 @@ export class Progress {
   #imbalance: number | undefined;
   #validationLoss: number | undefined;
   #spread: TrainingSpread | undefined;
+  #copies: readonly LayerCopies[] = [];
 
   constructor(steps: number) {
     this.#steps = steps;
@@ -40,6 +41,7 @@ export class Progress {
   start(step: number): void {
     this.#step = step;
     this.#recent = [];
+    this.#copies = [];
   }
 
   add(done: Step): void {
@@ -54,6 +56,11 @@ export class Progress {
   /** How the last step lay on the ranks. */
   spread(spread: TrainingSpread): void {
     this.#spread = spread;
+  }
+
+  /** Who had copies of experts in the last step. */
+  copies(copies: readonly LayerCopies[]): void {
+    this.#copies = copies;
   }
 
   validated(loss: number): void {
@@ -71,6 +78,7 @@ export class Progress {
       ...(isNumber(this.#gradientNorm) && { gradientNorm: this.#gradientNorm }),
       ...(isNumber(this.#imbalance) && { imbalance: this.#imbalance }),
       ...(this.#spread !== undefined && { spread: this.#spread }),
+      ...(this.#copies.length > 0 && { copies: [...this.#copies] }),
       ...(measured && {
         tokensPerSecond: sum((step) => step.tokens) / seconds,
         secondsLeft: ((this.#steps - (this.#step ?? 0)) * seconds) / this.#recent.length,

@@ -136,6 +136,15 @@ test("how a step lay on the ranks is told, and what is out of its bounds takes n
   assert.deepEqual(trainingReportSchema.parse(JSON.parse(JSON.stringify(progress.report()))), { step: 0, curve: [], spread: undefined });
 });
 
+test("who has copies is told until the next world begins", () => {
+  const progress = new Progress(6);
+  const copies = [{ layer: 1, experts: 8, copied: 1, most: [{ expert: 3, ranks: [2, 0] }] }];
+  progress.copies(copies);
+  assert.deepEqual(trainingReportSchema.parse(progress.report()).copies, copies);
+  progress.start(5);
+  assert.equal(progress.report().copies, undefined);
+});
+
 test("steps that were made past where a world begins are made again, and none is where it begins with the last", () => {
   const progress = new Progress(6);
   assert.equal(progress.stepsAfter(0), 0);

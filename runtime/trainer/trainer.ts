@@ -115,7 +115,8 @@ function portsOf({ progress, log, recorder, timeout }: Shown): Omit<TrainPorts, 
       progress.add(report);
       log.debug({ ...report }, "step");
     },
-    onRanks({ imbalanceAtHomes, imbalance, copied, expertShares }) {
+    onRanks({ imbalanceAtHomes, imbalance, copied, expertShares, copies }) {
+      progress.copies(copies);
       const { exposedMs, bytes } = movedWithin(recorder.take());
       progress.spread({ imbalanceAtHomes, imbalance, copied, exposedSeconds: exposedMs / 1000, bytes, expertShares: [...expertShares] });
     },

@@ -1,39 +1,22 @@
-// The times that the demo aims at, and the rows of its closing table that say how this run compares. A slow machine is no fault
-// of the product, so a missed aim is told and fails nothing. main.ts calls it; on a cluster of the user's own there are no aims,
-// since nobody knows what it has to pull. Pure.
+// Rows of the closing table that say how long things took beside what a demo aims at. A slow machine is no fault of the product, so a
+// missed aim is told and fails nothing. What is timed is each show's own. Pure.
 import type { Result } from "./view.ts";
 
-const readySecondsAim = 30;
+/** What a run had to make first; nobody knows what a cluster of the user's own has to pull, and there are no aims there. */
+export type Machine = "warm" | "cold" | "unknown";
+
 /** The aim for the whole command; on a cold machine programs or the model had to be made. */
 const totalMinutesAim = { warm: 5, cold: 15 } as const;
-/** The aim for the time from skewed load to a placement near its bound, which a step of its own shows. */
-const balancedSecondsAim = 90;
 
-export interface Times {
-  /** The time from the start of the command until everything was taken down again. */
-  readonly totalSeconds: number;
-  /** The time from the apply to Ready; undefined when it did not come to that. */
-  readonly readySeconds: number | undefined;
-  /** The time from the beginning of skewed load to a balanced placement; undefined when it did not come to that. */
-  readonly balancedSeconds: number | undefined;
-  readonly machine: "warm" | "cold" | "unknown";
-}
-
-/** One row per time that was taken and has an aim; the total has one in any case. */
-export function timeRows({ totalSeconds, readySeconds, balancedSeconds, machine }: Times): Result[] {
-  if (machine === "unknown") return [{ step: "Total", seconds: totalSeconds, ok: true, note: "" }];
-  const rows: Result[] = [];
-  // The first start reads programs and model from a cold disk where they were just made.
-  if (machine === "warm" && readySeconds !== undefined)
-    rows.push(row("Apply to Ready", readySeconds, readySecondsAim, `${readySecondsAim} s`));
-  if (balancedSeconds !== undefined)
-    rows.push(row("Skewed load to balanced", balancedSeconds, balancedSecondsAim, `${balancedSecondsAim} s`));
-  const minutes = totalMinutesAim[machine];
-  return [...rows, row("Total", totalSeconds, minutes * 60, `${minutes} min on a ${machine} machine`)];
-}
-
-function row(step: string, seconds: number, aimSeconds: number, aim: string): Result {
+export function aimed(step: string, seconds: number, aimSeconds: number, aim = `${aimSeconds} s`): Result {
   return { step, seconds, ok: true, slow: seconds > aimSeconds, note: `aim: ${aim}` };
+}
+
+/** The time from the start of the command until everything was taken down again. */
+export function totalRow(seconds: number, machine: Machine): Result {
+  if (machine === "unknown") return { step: "Total", seconds, ok: true, note: "" };
+  const minutes = totalMinutesAim[machine];
+  return aimed("Total", seconds, minutes * 60, `${minutes} min on a ${machine} machine`);
 }
 
 /** Steps alone decide: a run in which all held and that was slow ends with 0. */

@@ -1,34 +1,40 @@
-// `npm run demo` shows the whole product, live, on a real Kubernetes. Its exit code is 0 only if every step held; how long it
-// took is shown beside its aims (aims.ts) and fails nothing.
+// `npm run demo` shows the product, live, on a real Kubernetes: serving, or training (shows.ts). Its exit code is 0 only if every step
+// held; how long it took is shown beside its aims (aims.ts) and fails nothing.
 import { existsSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { binaryPaths } from "../cluster/binaries.ts";
 import { down, up } from "../cluster/cluster.ts";
 import { isRunning } from "../cluster/processes.ts";
 import { terminalLog } from "../cluster/terminal-log.ts";
-import { hasSmolMoe } from "../harness/models.ts";
 import { unlessAborted } from "../harness/process.ts";
-import { kubectlOf } from "../harness/product.ts";
-import { exitCode, timeRows } from "./aims.ts";
-import { nextLines } from "./next.ts";
-import { type Demo, name as model, steps } from "./steps.ts";
+import { exitCode, totalRow } from "./aims.ts";
+import type { Demo, Show } from "./show.ts";
+import { shows } from "./shows.ts";
 import { ensureClusterTools } from "./tools.ts";
 import { dim, heading, print, type Result, red, summary } from "./view.ts";
 
-const usage = `usage: npm run demo -- [options]
+const names = Object.keys(shows);
+const [first = ""] = names;
 
-Brings up a real local Kubernetes (3 nodes), installs Enodia by Helm, serves a model, and shows experts move, a worker
-die and the deployment scale, under traffic. Needs root, Linux, Go >= 1.26 and Python 3 with pip for the local cluster.
+const usage = `usage: npm run demo -- [${names.join(" | ")}] [options]        (default ${first})
+
+Brings up a real local Kubernetes (3 nodes), installs Enodia by Helm, and
+${Object.entries(shows)
+  .map(([name, { about }]) => `  ${name.padEnd(10)}${about}`)
+  .join("\n")}
+Needs root, Linux, Go >= 1.26 and Python 3 with pip for the local cluster.
 
   --keep                leave everything running and print how to use it
   --name NAME           name of the local cluster (default enodia)
   --nodes N             its nodes (default 3)
   --kubeconfig FILE     use your own cluster instead; its nodes must see this machine's ~/.cache/enodia at the same path
-                        (kind: extraMounts), since the demo's model lies there
+                        (kind: extraMounts), since the demo's models and runs lie there
   --context NAME        context of that kubeconfig (kind-* and k3d-* get the images loaded)
   --image-registry REG  where your own cluster pulls enodia/operator, enodia/runtime, enodia/training and enodia/nats from, each
                         with this version as tag (README: Quick start; enodia/nats is the official nats image by that name)
-  --namespace NS        namespace of the deployment (default demo)
+  --namespace NS        namespace to work in (default ${Object.entries(shows)
+    .map(([name, { namespace }]) => `${namespace} for ${name}`)
+    .join(", ")})
   --help`;
 
 /** The exit code that shells report of a program that Ctrl-C ended. */
@@ -39,7 +45,8 @@ const stepEndMsMax = 15_000;
 const log = terminalLog(process.stdout, (line) => dim(`  ${line}`));
 
 function options() {
-  return parseArgs({
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
     options: {
       keep: { type: "boolean", default: false },
       name: { type: "string", default: "enodia" },
@@ -47,14 +54,18 @@ function options() {
       kubeconfig: { type: "string" },
       context: { type: "string" },
       "image-registry": { type: "string" },
-      namespace: { type: "string", default: "demo" },
+      namespace: { type: "string" },
       help: { type: "boolean", short: "h", default: false },
     },
-  }).values;
+  });
+  const [name = first, ...more] = positionals;
+  const show = shows[name];
+  if (show === undefined || more.length > 0) throw new Error(`"${positionals.join(" ")}": a demo is one of ${names.join(", ")}`);
+  return { flags: values, show };
 }
 
 /** `late`: when aborted, the running step is left behind. */
-async function runSteps(demo: Demo, late: AbortSignal, results: Result[]): Promise<void> {
+async function runSteps({ steps }: Show, demo: Demo, late: AbortSignal, results: Result[]): Promise<void> {
   const total = steps.length;
   for (const [index, step] of steps.entries()) {
     heading(index + 1, total, step.title);
@@ -98,8 +109,8 @@ function abortOnInterrupt(remedy: string): AbortSignal {
 }
 
 /** True when anything that is kept between runs has to be made. */
-function isCold(): boolean {
-  return !hasSmolMoe() || Object.values(binaryPaths()).some((path) => !existsSync(path));
+function isCold(show: Show): boolean {
+  return show.makesModel() || Object.values(binaryPaths()).some((path) => !existsSync(path));
 }
 
 /** The time at which the command was given: the set-up of Node and of the dependencies is a part of it. */
@@ -114,7 +125,7 @@ async function takeDown(name: string, results: Result[]): Promise<void> {
 }
 
 async function main(): Promise<number> {
-  const flags = options();
+  const { flags, show } = options();
   if (flags.help) {
     print(usage);
     return 0;
@@ -123,12 +134,12 @@ async function main(): Promise<number> {
   if (!Number.isInteger(nodes) || nodes < 1) throw new Error(`--nodes ${flags.nodes}: must be a whole number from 1 on`);
   const foreign = flags.kubeconfig !== undefined || flags.context !== undefined;
   const signal = abortOnInterrupt(foreign ? "" : ` (npm run cluster -- down --name ${flags.name} removes it)`);
-  const machine = foreign ? "unknown" : isCold() ? "cold" : "warm";
+  const machine = foreign ? "unknown" : isCold(show) ? "cold" : "warm";
   const results: Result[] = [];
   const before = !foreign && isRunning(flags.name);
   const own = { kubeconfig: flags.kubeconfig, context: flags.context, imageRegistry: flags["image-registry"], signal };
   const demo: Demo = {
-    namespace: flags.namespace,
+    namespace: flags.namespace ?? show.namespace,
     signal,
     log,
     closers: [],
@@ -140,21 +151,17 @@ async function main(): Promise<number> {
         },
   };
   const late = lateAfter(signal);
-  await runSteps(demo, late, results);
+  await runSteps(show, demo, late, results);
   for (const close of demo.closers.reverse()) await close().catch(() => undefined);
-  const complete = results.length === steps.length;
+  const complete = results.length === show.steps.length;
   const keep = flags.keep && !signal.aborted;
   // A cluster that did not come up removed itself; one of this name that was there before is somebody's.
   const made = !foreign && !before && (demo.cluster !== undefined || late.aborted);
   if (!keep && made) await takeDown(flags.name, results);
-  const { readySeconds, balancedSeconds } = demo;
-  results.push(...timeRows({ totalSeconds: (Date.now() - startedAt) / 1000, readySeconds, balancedSeconds, machine }));
+  results.push(...show.times(demo, machine), totalRow((Date.now() - startedAt) / 1000, machine));
   summary(results);
-  if (keep && demo.cluster) {
-    const { namespace, url, cluster } = demo;
-    const { flags: own } = kubectlOf(cluster, namespace);
-    for (const line of nextLines({ namespace, model, url, local: cluster.local?.name, kubectlFlags: own })) print(line);
-  }
+  for (const line of show.files(demo)) print(line);
+  if (keep && demo.cluster) for (const line of show.next(demo, demo.cluster)) print(line);
   // Work that a step left behind may still wait for something.
   if (signal.aborted) process.exit(interruptedCode);
   return complete ? exitCode(results) : 1;

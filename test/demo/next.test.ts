@@ -3,7 +3,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { nextLines } from "./next.ts";
 
-const left = { namespace: "demo", model: "smol-moe", kubectlFlags: ["--context", "kind-a", "--namespace", "demo"] };
+const request = { path: "/v1/chat/completions", body: { model: "smol-moe" } };
+const where = { namespace: "demo", model: "smol-moe", kubectlFlags: ["--context", "kind-a", "--namespace", "demo"] };
+const left = { ...where, request, asked: [], more: [] };
 const endpoint = (lines: readonly string[]) => lines.map((line) => /ENDPOINT=(\S+)/.exec(line)?.[1]).find((url) => url !== undefined);
 
 test("on a local cluster the endpoint is the Service's own address, and a curl line asks it", () => {

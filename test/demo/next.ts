@@ -13,30 +13,34 @@ export interface Left {
   readonly local: string | undefined;
   /** The flags by which kubectl finds the user's own cluster. */
   readonly kubectlFlags: readonly string[];
+  /** What to ask the endpoint. */
+  readonly request: { readonly path: string; readonly body: object };
+  /** Further commands that ask it. */
+  readonly asked: readonly string[];
+  /** Commands that need no endpoint. */
+  readonly more: readonly string[];
 }
 
 const proxyPort = 8001;
 
 export function nextLines(left: Left): string[] {
-  const { namespace, model, local, url } = left;
+  const { local, url } = left;
   return [
     `\n${bold("Left running.")} Try:`,
     ...(local === undefined ? [] : [`  eval "$(npm run -s cluster -- env --name ${local})"    # KUBECONFIG; kubectl and helm on PATH`]),
     ...(url === undefined ? [] : endpointLines(left, url)),
-    `  npm run -s enodia -- status -n ${namespace}`,
-    `  kubectl -n ${namespace} get moed,eplace,pods`,
-    `  kubectl -n ${namespace} scale moed/${model} --replicas=2`,
+    ...left.more.map((command) => `  ${command}`),
     ...(local === undefined ? [] : [`  npm run cluster -- down --name ${local}`]),
   ];
 }
 
-function endpointLines({ namespace, model, local, kubectlFlags }: Left, url: string): string[] {
+function endpointLines({ namespace, model, local, kubectlFlags, request, asked }: Left, url: string): string[] {
   const proxied = `http://127.0.0.1:${proxyPort}${servicePath({ name: model, namespace })}`;
-  const body = JSON.stringify({ model, messages: [{ role: "user", content: "Why is the sky blue?" }], max_tokens: 64 });
+  const body = JSON.stringify(request.body);
   return [
     ...(local === undefined ? [`  ${["kubectl", ...kubectlFlags].join(" ")} proxy --port=${proxyPort} &`] : []),
     `  export ENDPOINT=${local === undefined ? proxied : url}    # the Service: it stays when gateways are replaced`,
-    `  curl -sS "$ENDPOINT/v1/chat/completions" -H 'content-type: application/json' -d '${body}'`,
-    '  npm run -s enodia -- chat --url "$ENDPOINT" "Why is the sky blue?"',
+    `  curl -sS "$ENDPOINT${request.path}" -H 'content-type: application/json' -d '${body}'`,
+    ...asked.map((command) => `  ${command}`),
   ];
 }

@@ -3,11 +3,11 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { cutLink, healLink } from "../cluster/cluster.ts";
+import { processOf } from "../harness/pod-process.ts";
 import { sleep, until } from "../harness/process.ts";
 import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../harness/product.ts";
 import { scrape, sum } from "../harness/scrape.ts";
 import { explainFailures } from "./diagnose.ts";
-import { processOf } from "./node-faults.ts";
 import { StallLog } from "./stalls.ts";
 import { startTraffic, type Traffic } from "./steady-traffic.ts";
 import { clusterName, type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";

@@ -10,10 +10,10 @@ import { alerts } from "../../operator/dashboards/alerts.ts";
 import { dashboardExpressions, usesOf } from "../../operator/dashboards/expressions.ts";
 import { tinyModel, writeCorpus } from "../builders/training.ts";
 import { condition, type Kubectl, type KubeObject } from "../harness/kubectl.ts";
+import { processOf } from "../harness/pod-process.ts";
 import { execOk, until } from "../harness/process.ts";
 import { gatewayAddress, kubectlOf, root, systemNamespace, type Target, waitReady } from "../harness/product.ts";
 import { type Sample, scrape } from "../harness/scrape.ts";
-import { processOf } from "./node-faults.ts";
 import { openWorld } from "./world.ts";
 
 const namespace = "e2e-training";

@@ -3,10 +3,10 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { type Answer, ask } from "../harness/openai.ts";
+import { processOf } from "../harness/pod-process.ts";
 import { type Target, workerPods } from "../harness/product.ts";
 import { scrape, sum } from "../harness/scrape.ts";
 import { explainFailures } from "./diagnose.ts";
-import { processOf } from "./node-faults.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 const model = "exact";

@@ -16,16 +16,8 @@ import {
 import { join } from "node:path";
 import type { ExpertIndex } from "../../runtime/weights/store.ts";
 import { readState } from "../cluster/state.ts";
-import { exec, execOk } from "../harness/process.ts";
+import { execOk } from "../harness/process.ts";
 import { clusterName } from "./world.ts";
-
-/** The runtime process of a pod, as this machine numbers it. */
-export async function processOf(podUid: string): Promise<number> {
-  const found = await exec("sh", ["-c", `grep -l ENODIA_POD_UID=${podUid} /proc/[0-9]*/environ -a 2>/dev/null | cut -d/ -f3`]);
-  const pid = Number(found.stdout.trim().split("\n")[0]);
-  if (!(pid > 1)) throw new Error(`process of pod ${podUid} not found`);
-  return pid;
-}
 
 /**
  * Leaves the container of a process `spareBytes` more than what it holds; a container that starts anew has its own limit.

@@ -45,6 +45,14 @@ test("how a step lay on the ranks is text in the status, and nobody's silence ta
   assert.equal(statusAfter({ kind: "suspended", problems: [] }).spread, undefined);
 });
 
+test("copies are told of a job that trains, as of its last step, and of no other", () => {
+  const copies = [{ layer: 0, experts: 8, copied: 2, most: [{ expert: 5, ranks: [2, 0] }] }];
+  const report = { step: 1, curve: [], copies };
+  assert.deepEqual(statusAfter({ kind: "running", ranks: 3, wanted: 3, report }).copies, copies);
+  assert.equal(statusAfter({ kind: "running", ranks: 3, wanted: 3, report: { step: 2, curve: [] } }, { copies }).copies, undefined);
+  assert.equal(statusAfter({ kind: "complete", report }).copies, undefined);
+});
+
 test("the result of a job with adapters says where they are, and that of another does not", () => {
   const result = { store: "pvc://a/out/store", huggingface: "pvc://a/out/huggingface" };
   assert.deepEqual(statusAfter({ kind: "complete" }).result, result);

@@ -80,6 +80,7 @@ function progress(judged: Judged): Partial<MoETrainingJobStatus> {
     ...spreadOf(judged),
     ...(running && report?.tokensPerSecond !== undefined && { tokensPerSecond: Math.round(report.tokensPerSecond) }),
     ...(running && report?.secondsLeft !== undefined && { eta: durationText(report.secondsLeft) }),
+    ...(running && report?.copies !== undefined && { copies: report.copies }),
   };
 }
 

@@ -1,80 +1,44 @@
-// The steps of the demo, in order. Each does one thing that a user would do, checks that it held, and returns a line for the
-// summary; main.ts runs them. How long they should take is no check of theirs but an aim (aims.ts).
+// The serving demo: questions, a rebalance, a killed worker and scaling, on SmolLM2 upcycled to 8 experts. How long its steps should take
+// is no check of theirs but an aim (times.ts).
 import { join } from "node:path";
-import type { Kubectl, KubeObject } from "../harness/kubectl.ts";
-import { startLoad } from "../harness/load.ts";
-import { modelsFolder, provideSmolMoe } from "../harness/models.ts";
-import { type Answer, ask } from "../harness/openai.ts";
-import { sleep, until } from "../harness/process.ts";
-import {
-  installChart,
-  type Log,
-  provideImages,
-  provideNamespace,
-  root,
-  serviceAddress,
-  type Target,
-  waitReady,
-  workerPods,
-} from "../harness/product.ts";
-import { scrape, sum } from "../harness/scrape.ts";
-import { bar, bold, cyan, dim, print } from "./view.ts";
+import type { Kubectl, KubeObject } from "../../harness/kubectl.ts";
+import { startLoad } from "../../harness/load.ts";
+import { hasSmolMoe, modelsFolder, provideSmolMoe } from "../../harness/models.ts";
+import { type Answer, ask } from "../../harness/openai.ts";
+import { sleep, until } from "../../harness/process.ts";
+import { kubectlOf, provideNamespace, root, serviceAddress, type Target, waitReady, workerPods } from "../../harness/product.ts";
+import { scrape, sum } from "../../harness/scrape.ts";
+import { nextLines } from "../next.ts";
+import { type Demo, firstSteps, type Show, stepGiveUpMs } from "../show.ts";
+import { bar, bold, cyan, dim, print } from "../view.ts";
+import { timeRows } from "./times.ts";
 
-export interface Demo {
-  readonly namespace: string;
-  readonly signal: AbortSignal;
-  readonly log: Log;
-  readonly closers: (() => Promise<void>)[];
+interface ServingDemo extends Demo {
   /** Seconds from the apply to Ready, once that was seen. */
   readySeconds?: number;
   /** The time from the beginning of skewed load to a placement near its bound, once that was seen. */
   balancedSeconds?: number;
-  /** Brings the cluster up, or checks the user's. */
-  target(): Promise<Target>;
-  cluster?: Target;
   kubectl?: Kubectl;
   url?: string;
 }
 
-interface Step {
-  readonly title: string;
-  /** True when the following steps make no sense without it. */
-  readonly needed: boolean;
-  run(demo: Demo): Promise<string>;
-}
-
-export const name = "smol-moe";
-/** Nothing on any machine takes this long: it did not happen. How long it should take is in aims.ts. */
-const stepGiveUpMs = 600_000;
+const name = "smol-moe";
 const balancedPercent = 115;
 
-function ready(demo: Demo): { target: Target; kubectl: Kubectl; url: string } {
+function ready(demo: ServingDemo): { target: Target; kubectl: Kubectl; url: string } {
   const { cluster: target, kubectl, url } = demo;
   if (!target || !kubectl || !url) throw new Error("an earlier step did not hold");
   return { target, kubectl, url };
 }
 
-async function bringUp(demo: Demo): Promise<string> {
-  demo.cluster = { ...(await demo.target()), signal: demo.signal };
-  const nodes = demo.cluster.local?.nodes.length;
-  return nodes === undefined ? "your cluster" : `Kubernetes with ${nodes} nodes`;
-}
-
-async function install(demo: Demo): Promise<string> {
-  if (!demo.cluster) throw new Error("no cluster");
-  await provideImages(demo.cluster, demo.log);
-  await installChart(demo.cluster);
-  return "operator (2 replicas) and NATS by Helm";
-}
-
-async function importModel(demo: Demo): Promise<string> {
+async function importModel(demo: ServingDemo): Promise<string> {
   if (!demo.cluster) throw new Error("no cluster");
   await provideSmolMoe(demo.log, demo.signal);
   demo.kubectl = await provideNamespace(demo.cluster, demo.namespace, modelsFolder());
   return "SmolLM2-135M upcycled to 8 experts, top-2";
 }
 
-async function applySample(demo: Demo): Promise<string> {
+async function applySample(demo: ServingDemo): Promise<string> {
   const { cluster: target, kubectl } = demo;
   if (!target || !kubectl) throw new Error("an earlier step did not hold");
   const file = "crds/samples/smol-moe.yaml";
@@ -91,7 +55,7 @@ async function applySample(demo: Demo): Promise<string> {
   return `Ready ${seconds.toFixed(1)} s after apply`;
 }
 
-async function askQuestions(demo: Demo): Promise<string> {
+async function askQuestions(demo: ServingDemo): Promise<string> {
   const { url } = ready(demo);
   let tokens = 0;
   let ms = 0;
@@ -143,7 +107,7 @@ function showBalance(seconds: number, now: Balance): void {
   );
 }
 
-async function rebalance(demo: Demo): Promise<string> {
+async function rebalance(demo: ServingDemo): Promise<string> {
   const { kubectl, url } = ready(demo);
   const before = await balanceOf(kubectl);
   const load = startLoad({ url: () => url, model: name, clients: 6, topic: "code", signal: demo.signal });
@@ -176,7 +140,7 @@ async function rebalance(demo: Demo): Promise<string> {
 }
 
 /** The worker that computes a running request, by its own metrics. */
-async function busyWorker(demo: Demo, kubectl: Kubectl): Promise<string> {
+async function busyWorker(demo: ServingDemo, kubectl: Kubectl): Promise<string> {
   return until(
     "a worker with an active request",
     async () => {
@@ -193,7 +157,7 @@ async function busyWorker(demo: Demo, kubectl: Kubectl): Promise<string> {
   );
 }
 
-async function killWorker(demo: Demo): Promise<string> {
+async function killWorker(demo: ServingDemo): Promise<string> {
   const { kubectl, url } = ready(demo);
   const prompt = "Tell me a long story about a dragon who learns to bake bread.";
   const request = { url, model: name, prompt, maxTokens: 160, signal: demo.signal };
@@ -223,7 +187,7 @@ async function killWorker(demo: Demo): Promise<string> {
   return `stream finished with the same ${answer.text.length} characters; longest pause ${(gap / 1000).toFixed(1)} s`;
 }
 
-async function scale(demo: Demo): Promise<string> {
+async function scale(demo: ServingDemo): Promise<string> {
   const { kubectl, url } = ready(demo);
   const load = startLoad({ url: () => url, model: name, clients: 3, topic: "story", signal: demo.signal });
   const times: string[] = [];
@@ -248,13 +212,36 @@ async function scale(demo: Demo): Promise<string> {
   return `3 -> 4 -> 2 (${times.join(", ")}), ${load.counts.requests} requests, 0 failed`;
 }
 
-export const steps: readonly Step[] = [
-  { title: "Kubernetes", needed: true, run: bringUp },
-  { title: "Install by Helm", needed: true, run: install },
-  { title: "Import the model", needed: true, run: importModel },
-  { title: "Apply a MoEDeployment", needed: true, run: applySample },
-  { title: "Ask it", needed: false, run: askQuestions },
-  { title: "Skewed load: experts move", needed: false, run: rebalance },
-  { title: "Kill a worker in mid-stream", needed: false, run: killWorker },
-  { title: "Scale 3 -> 4 -> 2 under traffic", needed: false, run: scale },
-];
+const chat = { model: name, messages: [{ role: "user", content: "Why is the sky blue?" }], max_tokens: 64 };
+
+export const serving: Show<ServingDemo> = {
+  about: "serves a model, and shows experts move, a worker die and the deployment scale, under traffic",
+  namespace: "demo",
+  makesModel: () => !hasSmolMoe(),
+  steps: [
+    ...firstSteps,
+    { title: "Import the model", needed: true, run: importModel },
+    { title: "Apply a MoEDeployment", needed: true, run: applySample },
+    { title: "Ask it", needed: false, run: askQuestions },
+    { title: "Skewed load: experts move", needed: false, run: rebalance },
+    { title: "Kill a worker in mid-stream", needed: false, run: killWorker },
+    { title: "Scale 3 -> 4 -> 2 under traffic", needed: false, run: scale },
+  ],
+  times: ({ readySeconds, balancedSeconds }, machine) => timeRows({ readySeconds, balancedSeconds, machine }),
+  files: () => [],
+  next: ({ namespace, url }, cluster) =>
+    nextLines({
+      namespace,
+      model: name,
+      url,
+      local: cluster.local?.name,
+      kubectlFlags: kubectlOf(cluster, namespace).flags,
+      request: { path: "/v1/chat/completions", body: chat },
+      asked: ['npm run -s enodia -- chat --url "$ENDPOINT" "Why is the sky blue?"'],
+      more: [
+        `npm run -s enodia -- status -n ${namespace}`,
+        `kubectl -n ${namespace} get moed,eplace,pods`,
+        `kubectl -n ${namespace} scale moed/${name} --replicas=2`,
+      ],
+    }),
+};
