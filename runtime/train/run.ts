@@ -6,12 +6,12 @@ import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import { createTraining } from "../compute/open-training.ts";
 import type { TrainingBackend, WeightViews } from "../compute/training.ts";
-import { wantsWholeStep } from "./balancing.ts";
 import { newestCheckpoint, readCheckpoint, SavedModel, writeCheckpoint } from "./checkpoint.ts";
 import { type Corpus, openCorpus } from "./corpus.ts";
 import { Metrics } from "./metrics.ts";
+import { evenRanks, rankedModel } from "./needs.ts";
 import { checkMemory, fitsBeside } from "./ranks/fits.ts";
-import { fssdpOf } from "./ranks/fssdp.ts";
+import { leaveWorld } from "./ranks/member.ts";
 import type { Fssdp } from "./ranks/plan.ts";
 import { Rank } from "./ranks/rank.ts";
 import { checkResult, resultFolders, writeAdapters, writeTrainedFolder, writeTrainedStore } from "./result.ts";
@@ -30,6 +30,9 @@ export interface TrainPorts {
   /** True once the run is to stop. Alone, a rank is asked before each part of each lane; among others, at the beginning of each step and
    *  at each layer forward, and all stop where one is to. */
   stopped(): boolean;
+  /** The world that follows this one, where one is known, and the place in it: state is handed on there, past the ranks by one that leaves.
+   *  Unset, or undefined: none is known, and who stops leaves a checkpoint. */
+  next?(): { readonly ranks: number; readonly rank: number } | undefined;
   onStart(start: RunStart): void;
   onStep(report: StepReport & { readonly seconds: number }): void;
   onValidation(report: { readonly step: number; readonly loss: number }): void;
@@ -75,6 +78,8 @@ interface Opened extends Machine {
 interface Run extends Opened {
   /** Throws where another writes the output now; of the first rank, which writes it. */
   mayWrite(): Promise<void>;
+  /** True where the run is to stop and this rank cannot hand on its state without a checkpoint. */
+  leavesCheckpoint(): boolean;
 }
 
 const digestOf = (value: unknown): string => createHash("sha256").update(JSON.stringify(value)).digest("hex");
@@ -104,25 +109,22 @@ async function stepToGoOnFrom(checkpoints: string, steps: number): Promise<numbe
   );
 }
 
-async function openRun(settings: TrainSettings, seat: Seat, recorder: Clocked | undefined): Promise<Opened> {
+/** A rank that leaves has no part in the world: undefined once it has handed on what it has. */
+async function openRun(settings: TrainSettings, seat: Seat, recorder: Clocked | undefined): Promise<Opened | undefined> {
   const source = await openSource(settings.model);
   checkSettings(settings, source.program.maxContext);
   const model = trainedModel(source, settings);
   await checkResult(model.result, settings.out, settings.codecs);
-  const { sequences, sequenceLength, lanes, balance = [] } = settings;
-  const { program, layout, frozenFloats } = model;
-  const { optimizer, optimizerMemory } = settings;
-  const ranked = { optimizer, optimizerMemory, program, layout, frozenFloats, sequences, sequenceLength, lanes, shadow: settings.shadow };
-  const fssdp = fssdpOf(settings.fssdp ?? {}, { ...ranked, ranks: seat.transport.ranks, wholeStep: wantsWholeStep(balance) });
-  const needed = { ...ranked, facts: seat.facts, fssdp };
+  const needed = rankedModel(settings, model, seat.facts);
+  const { fssdp } = needed;
   const { rank } = seat.transport;
-  checkMemory(needed, [rank]);
+  if (!leaves(seat)) checkMemory(needed, [rank]);
   const checkpoints = join(settings.out, "checkpoints");
   const newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
   const { holdings } = seat;
   holdings?.dropBefore(newest ?? 0);
   // A checkpoint is read where two states at once are too much: the run goes on, and repeats steps.
-  if (holdings !== undefined && !fitsBeside(needed, rank, holdings.stateBytes)) holdings.drop();
+  if (holdings !== undefined && !leaves(seat) && !fitsBeside(needed, rank, holdings.stateBytes)) holdings.drop();
   const start = await openStart(source, settings);
   try {
     return await openMachine(settings, { recorder, seat, source, model, fssdp, checkpoints, newest, start });
@@ -130,6 +132,8 @@ async function openRun(settings: TrainSettings, seat: Seat, recorder: Clocked | 
     await start.close();
   }
 }
+
+const leaves = ({ transport, facts }: Seat): boolean => transport.rank >= facts.node.length;
 
 /** A run as far as it is known before anything is computed. */
 interface Plan extends Pick<Run, "model" | "checkpoints"> {
@@ -141,7 +145,7 @@ interface Plan extends Pick<Run, "model" | "checkpoints"> {
   readonly start: Start;
 }
 
-async function openMachine(settings: TrainSettings, plan: Plan): Promise<Opened> {
+async function openMachine(settings: TrainSettings, plan: Plan): Promise<Opened | undefined> {
   const { seat, source, model, fssdp, checkpoints, start } = plan;
   const { program, layout } = model;
   const [corpus, validation] = await openData(settings, source);
@@ -158,6 +162,11 @@ async function openMachine(settings: TrainSettings, plan: Plan): Promise<Opened>
     const learning = { optimizer: settings.optimizer, optimizerMemory: settings.optimizerMemory, schedule, clip, balance };
     const options = { seat, program, layout, frozen, fssdp, ...batch, ...learning, shadow };
     const agreed = { identity, checkpoint, validation: validation === undefined ? "none" : digestOf(validation.index) };
+    if (leaves(seat)) {
+      await leaveWorld({ ...options, agreed });
+      for (const part of [corpus, validation, backend]) await part?.close();
+      return undefined;
+    }
     const rank = await Rank.open(backend, { ...options, agreed });
     opened = rank;
     const { step } = await rank.begin(async () => {
@@ -224,7 +233,8 @@ async function makeSteps(
     const made = (): ReturnType<typeof runStep> => runStep(run, step, ports.stopped);
     const report = await (ports.recorder?.around({ kind: "step", name: `step ${step}`, layer: -1 }, made) ?? made());
     if (report === undefined) {
-      await save(run, step - 1);
+      const wishes = await run.rank.state.gather(step - 1, "stop", Int32Array.of(Number(run.leavesCheckpoint())), () => 1);
+      if (wishes.some(([wish]) => wish === 1)) await save(run, step - 1);
       return { step: step - 1 };
     }
     const seconds = (ports.now() - begin) / 1000;
@@ -235,6 +245,21 @@ async function makeSteps(
     validation = await validate(run, step, metrics, ports);
   }
   return { step: steps, ...(validation !== undefined && { loss: validation }) };
+}
+
+/** Without the place in a next world, or the memory for the state of both at once, what a rank has is lost where nobody writes it. */
+function leavesCheckpoint(settings: TrainSettings, { model, ports, seat }: Leaving): boolean {
+  if (!ports.stopped()) return false;
+  const next = ports.next?.();
+  if (next === undefined || seat.holdings === undefined) return true;
+  if (next.rank >= next.ranks) return false;
+  return !fitsBeside(rankedModel(settings, model, evenRanks(next.ranks)), next.rank, seat.holdings.stateBytes);
+}
+
+interface Leaving {
+  readonly model: TrainedModel;
+  readonly ports: TrainPorts;
+  readonly seat: Seat;
 }
 
 /** The result is read from the last checkpoint, so that no rank has to hold all of the model. */
@@ -255,17 +280,23 @@ async function writeResult({ model, frozen, identity, checkpoints, settings, ran
   }
 }
 
-/** Every rank of a world calls it with the same settings. Throws AppError: BadOption, BadData, BadCheckpoint, OtherNumerics, DoesNotFit,
+/** Every rank of a world calls it with the same settings, and each that leaves, which returns once others have its state. Throws AppError: BadOption, BadData, BadCheckpoint, OtherNumerics, DoesNotFit,
  *  UnsupportedOp, NonFiniteLoss, GivenUp, and what ended the world. */
 export async function train(settings: TrainSettings, ports: TrainPorts, seat: Seat = aloneSeat()): Promise<RunEnd> {
   const { recorder } = ports;
   const place = recorder === undefined ? seat : { ...seat, transport: recordedTransport(seat.transport, recorder) };
   const opened = await openRun(settings, place, recorder);
+  if (opened === undefined) return handedOn(settings, seat);
   const { backend, checkpoints, model, corpus, validation, weights, rank } = opened;
   const first = seat.transport.rank === 0;
   try {
     const writer = first ? await Writer.take(settings.out, seat) : undefined;
-    const run: Run = { ...opened, mayWrite: async () => writer?.check() };
+    const leaving = { model, ports, seat };
+    const run: Run = {
+      ...opened,
+      mayWrite: async () => writer?.check(),
+      leavesCheckpoint: () => leavesCheckpoint(settings, leaving),
+    };
     const metrics = first ? new Metrics(settings.out, run.mayWrite) : undefined;
     ports.onStart({ device: backend.device, parameters: model.layout.parameters, samples: corpus.samples, weights, step: run.step });
     const { step, loss } = await makeSteps(run, metrics, ports);
@@ -280,4 +311,11 @@ export async function train(settings: TrainSettings, ports: TrainPorts, seat: Se
     rank.close();
     await backend.close();
   }
+}
+
+/** The end of a rank that has left. */
+function handedOn({ out }: TrainSettings, { holdings }: Seat): RunEnd {
+  const step = holdings?.standing.applied ?? 0;
+  holdings?.drop();
+  return { step: Math.max(0, step), checkpoints: join(out, "checkpoints"), validationLoss: undefined, store: undefined, folder: undefined };
 }
