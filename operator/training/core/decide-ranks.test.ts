@@ -28,7 +28,7 @@ test("a pod that fails among others is counted and replaced, and the others trai
   assert.deepEqual([look.status.restarts, look.status.attempts, look.restless], [1, [0, 1], false]);
   assert.equal(conditions(look.status).Running, "True FewerRanks");
   const message = look.status.conditions?.find(({ type }) => type === "Running")?.message ?? "";
-  assert.match(message, /on 2 ranks, until 3 are ready: OOMKilled: exit code 1/);
+  assert.match(message, /on 2 ranks, until 3 are ready: BackOff: OOMKilled: exit code 1; the next try is in 5 s/);
   const after = decide(observed({ job: triple, status: look.status, pods: [trio[0]!, trio[2]!], words: trioSays(), now: new Date(start + 5_000) }));
   assert.deepEqual(after.actions, [{ kind: "create", rank: 1, attempt: 1 }]);
   assert.equal(conditions(after.status).Running, "True FewerRanks");
