@@ -44,7 +44,10 @@ export const trainingWorldSchema = z
 export type TrainingWorld = z.infer<typeof trainingWorldSchema>;
 
 /** Ranks, then those that leave. */
-export const membersOf = ({ ranks, leaving = [] }: Pick<TrainingWorld, "ranks" | "leaving">): readonly WorldMember[] => [...ranks, ...leaving];
+export const membersOf = ({ ranks, leaving = [] }: Pick<TrainingWorld, "ranks" | "leaving">): readonly WorldMember[] => [
+  ...ranks,
+  ...leaving,
+];
 
 /** What the operator tells a pod, again and again. A field that the pod does not know is refused, never passed over. */
 export const worldOrderSchema = z.strictObject({

@@ -142,5 +142,7 @@ const refused = (code: string, message: string): AppError => new AppError(messag
 
 function sameMembers(one: TrainingWorld, other: TrainingWorld): boolean {
   const [a, b] = [membersOf(one), membersOf(other)];
-  return one.ranks.length === other.ranks.length && a.length === b.length && a.every(({ uid, ip }, i) => uid === b[i]?.uid && ip === b[i]?.ip);
+  return (
+    one.ranks.length === other.ranks.length && a.length === b.length && a.every(({ uid, ip }, i) => uid === b[i]?.uid && ip === b[i]?.ip)
+  );
 }

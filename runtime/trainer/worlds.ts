@@ -173,7 +173,10 @@ export class Worlds {
 }
 
 const outdated = (epoch: number): AppError =>
-  new AppError(`world ${epoch} is given up before it has begun: there is a newer one`, { code: "StaleWorld", operation: "beginning a world" });
+  new AppError(`world ${epoch} is given up before it has begun: there is a newer one`, {
+    code: "StaleWorld",
+    operation: "beginning a world",
+  });
 
 /** Another rank is at fault, or a newer world has the output: this pod may have its place in the next one. */
 const anotherGoesOn = ({ code }: AppError): boolean => code === "GivenUp" || otherRankCodes.includes(code);

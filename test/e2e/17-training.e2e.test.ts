@@ -7,7 +7,7 @@ import { after, before, test } from "node:test";
 import { alerts } from "../../operator/dashboards/alerts.ts";
 import { dashboardExpressions, usesOf } from "../../operator/dashboards/expressions.ts";
 import { condition, type Kubectl, type KubeObject } from "../harness/kubectl.ts";
-import { execOk, until } from "../harness/process.ts";
+import { execOk } from "../harness/process.ts";
 import { kubectlOf, root, systemNamespace, type Target, waitReady } from "../harness/product.ts";
 import { type Sample, scrape } from "../harness/scrape.ts";
 import { processOf } from "./node-faults.ts";

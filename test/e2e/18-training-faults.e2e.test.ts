@@ -13,7 +13,7 @@ import { isTraining, openTraining, stepOf, type TrainingWorld, worldIn } from ".
 import { clusterName } from "./world.ts";
 
 const [name, quiet] = ["storm", "calm"];
-const steps = 12_000;
+const steps = 4_000;
 /** The longest time between two steps, whatever happened. */
 const pauseMsMost = 10_000;
 /** A node that is off says no farewell: the others wait 8 s for a sign of life, then some looks of the operator follow. */
@@ -98,7 +98,8 @@ async function through(what: string, ranks: number, act: (before: KubeObject) =>
   const epoch = worldIn(before)?.epoch ?? 0;
   watched.take();
   await act(before);
-  const steady = (moet: KubeObject): boolean => isTraining(moet) && worldIn(moet)?.ranks.length === ranks && (worldIn(moet)?.epoch ?? 0) > epoch;
+  const steady = (moet: KubeObject): boolean =>
+    isTraining(moet) && worldIn(moet)?.ranks.length === ranks && (worldIn(moet)?.epoch ?? 0) > epoch;
   const { status } = await kubectl.waitFor("moet", name, `${ranks} ranks to train after ${what}`, steady, 240_000);
   const at = Number(status?.step ?? 0);
   await kubectl.waitFor("moet", name, `steps after ${what}`, (moet) => steady(moet) && stepOf(moet) > at + 60, 180_000);

@@ -1,6 +1,6 @@
 // The pods of simulated training and the looks of their operator: Kubernetes is played here, late and forgetful, while which pods are a
 // world is decided by the product's own rule, and taken by pods as the product takes it.
-import { type TrainingWorld, type WorldMember, membersOf } from "../../crds/training-world.ts";
+import { membersOf, type TrainingWorld, type WorldMember } from "../../crds/training-world.ts";
 import type { Random } from "../../operator/planner/random.ts";
 import type { PodView } from "../../operator/training/core/pod-view.ts";
 import { worldOf } from "../../operator/training/core/world.ts";
@@ -27,8 +27,8 @@ export const isLost = ({ dead, frozen }: TrainingPod): boolean => dead || frozen
 
 const [lookMs, awayMs] = [100, 5_000];
 const toldMsMost = 60;
-const [startMsMost, pendingMs] = [3_000, 90_000];
-const [silentMsMost, overMsMost] = [1_000, 8_000];
+const [startMsMost, pendingMs] = [800, 20_000];
+const [silentMsMost, overMsMost] = [300, 2_000];
 
 export interface PodPorts {
   readonly clock: VirtualClock;

@@ -24,9 +24,9 @@ const computeMs = 60;
 const runMsMost = 3_600_000;
 const worldsMost = 200;
 /** A begin takes about so long. */
-const beginMsMost = 200;
-const faultsMsMost = 6_000;
-const faultsMost = 10;
+const beginMsMost = 400;
+const faultsMsMost = 4_000;
+const faultsMost = 16;
 /** Pods that are deleted are killed after it. */
 const graceMs = 15_000;
 
@@ -92,8 +92,6 @@ class TrainingSim {
 
   async run(): Promise<void> {
     this.#later(0, () => this.#operator.begin());
-    for (let count = this.#random.below(faultsMost); count > 0; count--)
-      this.#later(this.#random.next() * faultsMsMost, () => this.#strike());
     await this.clock.run(runMsMost, () => this.done || this.faults.length > 0);
     if (!this.done && this.faults.length === 0) this.faults.push("the run does not end");
   }
@@ -110,16 +108,27 @@ class TrainingSim {
 
   #decided(world: TrainingWorld): void {
     const { epoch, ranks } = world;
+    if (this.#worlds.size === 0)
+      for (let count = this.#random.below(faultsMost); count > 0; count--)
+        this.#later(this.#random.next() * faultsMsMost, () => this.#strike());
     if (this.#worlds.size >= worldsMost) return void this.faults.push("worlds end again and again");
     const members = this.#operator.members(world);
     const before = Math.max(...members.map(({ holdings, returned }) => (returned ? -1 : holdings.standing.applied)));
     for (const pod of this.#operator.pods) pod.returned = !members.includes(pod);
     const net = new TrainingNet(members, this.clock, this.#random);
-    const made = { epoch, members, ranks: ranks.length, net, before, begun: new Set<TrainingPod>(), ended: new Map<TrainingPod, boolean>() };
+    const made = {
+      epoch,
+      members,
+      ranks: ranks.length,
+      net,
+      before,
+      begun: new Set<TrainingPod>(),
+      ended: new Map<TrainingPod, boolean>(),
+    };
     this.#worlds.set(epoch, { ...made, lastBegun: 0, stopAfter: steps, saves: false });
     // Those that were lost before it was decided are members whom nobody can reach.
     for (const pod of members) if (isLost(pod)) net.tell(new Error(`${pod.name} cannot be reached`));
-    if (this.#random.next() < 0.4) this.#later(this.#random.next() * beginMsMost, () => this.#strike());
+    if (this.#random.next() < 0.4) this.#later(this.#random.next() * beginMsMost, () => this.#strike(true));
   }
 
   /** The worlds that a pod has a part in. */
@@ -146,7 +155,10 @@ class TrainingSim {
     if (isLost(pod) || pod.busy > 0) return;
     if (stop && (place === undefined || !leaves(place))) {
       this.#say(`${pod.name} ends`);
-      return this.#operator.ended(pod);
+      // Without others it can neither hand on nor write down what it has.
+      if (pod.holdings.standing.applied > this.#checkpoint) this.#lost += 1;
+      this.#operator.ended(pod);
+      return;
     }
     const world = place && this.#worlds.get(place.epoch);
     if (place !== undefined && world !== undefined) void this.#member(world, place.rank, pod);
@@ -170,8 +182,8 @@ class TrainingSim {
     world.ended.set(pod, whole);
     pod.membership.leaves(world.epoch, whole ? "Complete" : why, "");
     if (world.members.slice(0, world.ranks).every((each) => world.ended.get(each) === true && !each.dead)) this.done = true;
-    if (whole && rank >= world.ranks) return this.#operator.ended(pod);
-    this.#enter(pod);
+    if (whole && rank >= world.ranks) this.#operator.ended(pod);
+    else this.#enter(pod);
   }
 
   // A rank.
@@ -290,19 +302,20 @@ class TrainingSim {
 
   // Faults.
 
-  #strike(): void {
+  /** `loses`: a pod, and changes nothing else. */
+  #strike(loses = false): void {
     if (this.done) return;
     const { pods } = this.#operator;
-    const kind = this.#random.below(5);
+    const kind = loses ? "lose" : (["scale", "scale", "delete", "lose", "lose"] as const)[this.#random.below(5)];
     const pod = pods[this.#random.below(pods.length)];
-    if (kind === 0) {
+    if (kind === "scale") {
       this.#operator.replicas = 1 + this.#random.below(podsMost);
       this.#say(`${this.#operator.replicas} replicas`);
       return;
     }
     if (pod === undefined || isLost(pod) || this.clock.now() < pod.runsAt) return;
-    if (kind === 1) this.#freeze(pod);
-    else if (kind === 2) this.#delete(pod);
+    if (kind === "delete") this.#delete(pod);
+    else if (this.#random.next() < 0.3) this.#freeze(pod);
     else this.#kill(pod);
   }
 

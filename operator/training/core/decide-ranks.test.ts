@@ -29,7 +29,9 @@ test("a pod that fails among others is counted and replaced, and the others trai
   assert.equal(conditions(look.status).Running, "True FewerRanks");
   const message = look.status.conditions?.find(({ type }) => type === "Running")?.message ?? "";
   assert.match(message, /on 2 ranks, until 3 are ready: BackOff: OOMKilled: exit code 1; the next try is in 5 s/);
-  const after = decide(observed({ job: triple, status: look.status, pods: [trio[0]!, trio[2]!], words: trioSays(), now: new Date(start + 5_000) }));
+  const after = decide(
+    observed({ job: triple, status: look.status, pods: [trio[0]!, trio[2]!], words: trioSays(), now: new Date(start + 5_000) }),
+  );
   assert.deepEqual(after.actions, [{ kind: "create", rank: 1, attempt: 1 }]);
   assert.equal(conditions(after.status).Running, "True FewerRanks");
 });
@@ -62,7 +64,10 @@ test("a smaller job's pods are deleted once they have handed on what they had, o
     decide(observed({ job: two, status: look.status, pods, words: trioSays(), now: new Date(start + ms) }));
   assert.deepEqual(deletions(later(60_000)), []);
   assert.deepEqual(deletions(later(120_000)), ["j-train-2-0"]);
-  const stopped = later(1_000, trio.map((one) => (one.rank === 2 ? { ...one, over: over({ outcome: "Stopped" }) } : one)));
+  const stopped = later(
+    1_000,
+    trio.map((one) => (one.rank === 2 ? { ...one, over: over({ outcome: "Stopped" }) } : one)),
+  );
   assert.deepEqual(deletions(stopped), ["j-train-2-0"]);
   assert.deepEqual([worldIn(stopped), stopped.status.lastStop], [[2, "p0 p1", "p2"], undefined]);
 });
@@ -74,5 +79,8 @@ test("pods of a suspended job are told that nobody takes what they have, and ran
   const look = looks({ job: strict, pods: [trio[0]!, trio[2]!] });
   assert.deepEqual([worldIn(look), look.restless], [[1, "p0 p1 p2", ""], true]);
   assert.equal(conditions(look.status).Running, "False RankLost");
-  assert.match(look.status.conditions?.find(({ type }) => type === "Running")?.message ?? "", /do not train without it: elasticity.minReplicas is 3/);
+  assert.match(
+    look.status.conditions?.find(({ type }) => type === "Running")?.message ?? "",
+    /do not train without it: elasticity.minReplicas is 3/,
+  );
 });

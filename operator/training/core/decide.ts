@@ -260,7 +260,13 @@ function decision(observed: Observed, { state, actions, view, ended: end, again 
   const attempts = end === undefined ? status.attempts : raised(status.attempts ?? [], end.rank);
   const image = status.image ?? (begins ? imageOf(observed) : undefined);
   const judged: Judged = { job, status, pods, now, image, state, attempts, world: view?.world ?? status.world };
-  return { status: statusOf(judged), actions, requeueAfterMs: again, restless: view?.restless ?? false, stops: view?.stops ?? endsOf(pods) };
+  return {
+    status: statusOf(judged),
+    actions,
+    requeueAfterMs: again,
+    restless: view?.restless ?? false,
+    stops: view?.stops ?? endsOf(pods),
+  };
 }
 
 /** Where all pods end, none has anybody to hand on to. */

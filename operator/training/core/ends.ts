@@ -1,9 +1,9 @@
 // The end of a training pod before its job's: whether it counts as a failure, what the job does then, and how long it is until the next pod
 // may be made. Pure.
 import { rfc3339 } from "../../../crds/conditions.ts";
+import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import type { TrainingFailure } from "../../../crds/names.ts";
 import type { Observed } from "./observed.ts";
-import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import type { PodView } from "./pod-view.ts";
 import type { AloneState, PodEnd, State } from "./status.ts";
 
