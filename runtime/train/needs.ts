@@ -1,4 +1,4 @@
-// What a run asks of the memory of its ranks, for any number of them: as it begins, and before a world of fewer ranks is decided. Shell.
+// The memory that a run asks of its ranks, for any number of them: as it begins, and before a world of fewer ranks is decided. Shell.
 import { wantsWholeStep } from "./balancing.ts";
 import { fitsRanks, type RankedModel } from "./ranks/fits.ts";
 import { fssdpOf } from "./ranks/fssdp.ts";

@@ -280,8 +280,10 @@ async function writeResult({ model, frozen, identity, checkpoints, settings, ran
   }
 }
 
-/** Every rank of a world calls it with the same settings, and each that leaves, which returns once others have its state. Throws AppError: BadOption, BadData, BadCheckpoint, OtherNumerics, DoesNotFit,
- *  UnsupportedOp, NonFiniteLoss, GivenUp, and what ended the world. */
+/**
+ * Every rank of a world calls it with the same settings, and each that leaves, which returns once others have its state. Throws AppError:
+ * BadOption, BadData, BadCheckpoint, OtherNumerics, DoesNotFit, UnsupportedOp, NonFiniteLoss, GivenUp, and what ended the world.
+ */
 export async function train(settings: TrainSettings, ports: TrainPorts, seat: Seat = aloneSeat()): Promise<RunEnd> {
   const { recorder } = ports;
   const place = recorder === undefined ? seat : { ...seat, transport: recordedTransport(seat.transport, recorder) };

@@ -1,4 +1,4 @@
-// What a training job is decided by, made short: its spec and status, pods, their ends and what they say.
+// All that a training job is decided by, made short: its spec and status, pods, their ends and what they say.
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../crds/moe-training-job-status.ts";
 import type { TrainingEnd, TrainingReport } from "../../crds/training-report.ts";

@@ -1,5 +1,5 @@
-// One training job through every fault and change, one after another while it trains: pods killed, deleted, added and given up, a node and the
-// operator away, a loss in the middle of a checkpoint. It has the bits of a quiet run on one rank, and each pause is measured.
+// One training job through every fault and change, one after another while it trains: pods killed, deleted, added and given up, a node and
+// the operator away, a loss in the middle of a checkpoint. It has the bits of a quiet run on one rank, and each pause is measured.
 import assert from "node:assert/strict";
 import { closeSync, fstatSync, openSync, readSync, watch } from "node:fs";
 import { join } from "node:path";
@@ -198,7 +198,8 @@ test("a job goes through every fault and change with short pauses, no step that 
   const last = await kubectl.get("moet", name);
   for (const { uid } of worldIn(last)?.ranks ?? [])
     for (const { step, repeats } of await training.beginsOf(name, uid)) assert.equal(repeats, 0, `${uid}: from step ${step}`);
-  await training.complete(name);
+  await through("6 -> 1", 1, async () => void (await scale(1)));
+  await training.complete(name, 900_000);
   assert.equal(training.digest(name), training.digest(quiet));
   process.stderr.write(`# longest pauses: ${pauses.join(", ")}\n`);
   await training.podsGone(name);

@@ -1,4 +1,4 @@
-// What e2e files of training share: a namespace with a folder that all nodes and the test see, with a small model and token data in it,
+// The ground that e2e files of training share: a namespace with a folder that all nodes and the test see, with a small model and token data in it,
 // jobs that train on them, and looks at how they stand.
 import { createHash } from "node:crypto";
 import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -35,7 +35,7 @@ export interface TrainingWorld {
   job(name: string, spec: object): TrainingObject;
   pods(name: string): Promise<readonly KubeObject[]>;
   podsGone(name: string): Promise<true>;
-  complete(name: string): Promise<KubeObject>;
+  complete(name: string, timeoutMs?: number): Promise<KubeObject>;
   /** Of the model that a job ended in. */
   digest(name: string): string;
   /** Of each world that a pod of the job was in: the step that it went on from, and how many that the pod had made were made again. */
@@ -88,8 +88,8 @@ export async function openTraining(namespace: string): Promise<TrainingWorld> {
     pods,
     podsGone: (name) =>
       until(`the pods of ${name} to be gone`, async () => ((await pods(name)).length === 0 ? true : undefined), { timeoutMs: 180_000 }),
-    complete: (name) =>
-      kubectl.waitFor("moet", name, `${name} to be Complete`, (moet) => condition(moet, "Complete")?.status === "True", 480_000),
+    complete: (name, timeoutMs = 480_000) =>
+      kubectl.waitFor("moet", name, `${name} to be Complete`, (moet) => condition(moet, "Complete")?.status === "True", timeoutMs),
     digest: (name) =>
       createHash("sha256")
         .update(readFileSync(join(folder, name, "huggingface/model.safetensors")))
