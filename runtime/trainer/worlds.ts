@@ -13,6 +13,7 @@ import { aloneSeat, type Seat } from "../train/seat.ts";
 import type { TlsSource } from "../wire/tls.ts";
 import { leaves, type Membership, type Place } from "./membership.ts";
 import { trainSettings } from "./settings.ts";
+import { type StepTimeout, stuckCode } from "./step-timeout.ts";
 
 /** A pod that is told to end waits for a world that takes what it has, from an operator that may be away; then it leaves a checkpoint. */
 const leaveMsMax = 15_000;
@@ -25,6 +26,7 @@ export interface WorldsOptions {
   readonly run: typeof train;
   /** Without `stopped` and `next`, which are decided here. */
   readonly ports: Omit<TrainPorts, "stopped" | "next">;
+  readonly timeout: StepTimeout;
   readonly log: Log;
   readonly leaveMs?: number | undefined;
 }
@@ -105,7 +107,7 @@ export class Worlds {
   }
 
   async #in(place: Place): Promise<Outcome> {
-    const { settings, membership, run, ports } = this.#options;
+    const { settings, membership, run, ports, timeout } = this.#options;
     const { epoch, members } = place;
     const wire = members.length > 1 ? await this.#wire(place) : undefined;
     let begun = false;
@@ -122,13 +124,15 @@ export class Worlds {
       };
       const stopped = (): boolean => this.#closes || membership.outdated(epoch);
       const next = (): Place | undefined => membership.placeAfter(epoch);
-      const end = await run(trainSettings(settings.spec), { ...ports, onStart, stopped, next }, this.#seat(place, wire));
+      const running = run(trainSettings(settings.spec), { ...ports, onStart, stopped, next }, this.#seat(place, wire));
+      const end = await timeout.notStuck(running, () => wire?.ended !== undefined || membership.outdated(epoch));
       if (leaves(place)) return { left: { code: handedOnCode, message: `world ${epoch} has what this pod had` } };
       if (end.step < settings.spec.steps) return stoppedAt(end.step);
       // The first rank writes the result, and is followed where it cannot; until then the others are there.
       return place.rank === 0 ? { end } : { left: { code: completeCode, message: `all ${end.step} steps are done` } };
     } catch (caught) {
       const error = AppError.from(caught, "training");
+      if (error.code === stuckCode) throw error;
       if (wire?.ended !== undefined || anotherGoesOn(error)) return { left: { code: error.code, message: error.message } };
       wire?.end(error);
       throw error;
@@ -148,7 +152,7 @@ export class Worlds {
   }
 
   async #wire({ epoch, rank, members }: Place): Promise<WireTransport> {
-    const { settings, tls, host, log } = this.#options;
+    const { settings, tls, host, log, timeout } = this.#options;
     const { namespace, job, jobUid, ranksPort } = settings;
     const wire = new WireTransport({
       job: jobUid,
@@ -161,6 +165,7 @@ export class Worlds {
       tls,
       address: (to) => addressOf(members[to] as WorldMember, ranksPort),
       onProblem: (problem) => log.warn({ world: epoch }, problem),
+      frameMs: (what) => timeout.frameMs(what),
     });
     try {
       await wire.listen(host, ranksPort);
