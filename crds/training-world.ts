@@ -22,7 +22,7 @@ const memberSchema = z.object({
     .int32()
     .min(0)
     .max(ranksMax - 1)
-    .meta({ description: "Its place in the world." }),
+    .meta({ description: "That of its pod, which its certificate has. Its place in the world is its place in the list." }),
   pod: name.meta({ description: "Its pod." }),
   uid: uid.meta({ description: "Of that pod." }),
   ip: z.string().min(1).max(64).meta({ description: "Where the others reach it." }),
@@ -35,9 +35,19 @@ export const trainingWorldSchema = z
     epoch: epoch.meta({ description: "Counted up with each change of its pods." }),
     since: z.iso.datetime().meta({ description: "When it was decided." }),
     ranks: z.array(memberSchema).min(1).max(ranksMax).meta({ description: "In order of rank.", "x-kubernetes-list-type": "atomic" }),
+    leaving: z.array(memberSchema).max(ranksMax).optional().meta({
+      description: "Pods of the world before that end: they hand what they have to these ranks, and make no step.",
+      "x-kubernetes-list-type": "atomic",
+    }),
   })
   .meta({ description: "The pods that train together, as it was decided last." });
 export type TrainingWorld = z.infer<typeof trainingWorldSchema>;
+
+/** Ranks, then those that leave. */
+export const membersOf = ({ ranks, leaving = [] }: Pick<TrainingWorld, "ranks" | "leaving">): readonly WorldMember[] => [
+  ...ranks,
+  ...leaving,
+];
 
 /** What the operator tells a pod, again and again. A field that the pod does not know is refused, never passed over. */
 export const worldOrderSchema = z.strictObject({
@@ -46,9 +56,14 @@ export const worldOrderSchema = z.strictObject({
   pod: uid,
   /** Left out while there is none yet. */
   world: trainingWorldSchema
-    .extend({ ranks: z.array(memberSchema.strict()).min(1).max(ranksMax) })
+    .extend({
+      ranks: z.array(memberSchema.strict()).min(1).max(ranksMax),
+      leaving: z.array(memberSchema.strict()).max(ranksMax).optional(),
+    })
     .strict()
     .optional(),
+  /** Of a pod that is being deleted: no world takes what it has, so that it ends with a checkpoint. */
+  stop: z.literal(true).optional(),
 });
 export type WorldOrder = z.infer<typeof worldOrderSchema>;
 
@@ -61,6 +76,10 @@ export const podWordsSchema = z.object({
   training: z.int32().min(0),
   /** The last world that it left before all steps were done, and why. */
   left: z.object({ epoch, code: z.string().max(64), message: z.string().max(messageCharsMax) }).optional(),
+  /** It was told to end, by whomever, and waits for a world to hand on what it has. */
+  leaving: z.boolean().optional(),
+  /** The least ranks whose memory is enough, as it reckons; left out while it is not known. */
+  leastRanks: z.int32().min(1).max(ranksMax).optional(),
   progress: trainingReportSchema,
 });
 export type PodWords = z.infer<typeof podWordsSchema>;

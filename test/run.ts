@@ -44,6 +44,8 @@ const heldBack: Readonly<Record<string, string>> = {
     "takes 22 minutes; runtime/observe/idle-sockets.int.test.ts holds the sockets for seconds, operator/outage.int.test.ts has the API server away as long",
   "13-drain": "takes 8 minutes; runtime/worker/leaving.int.test.ts and operator/rebalance/handover.test.ts have each hand-over",
   "15-stalls": "takes 15 minutes; runtime/gateway/stalls.int.test.ts and 3-failures print the same table for a few losses",
+  "18-training-faults":
+    "takes 10 minutes; runtime/trainer/killed.test.ts kills ranks over TLS, and test/sim/training.test.ts tries faults by seed",
   "17-training":
     "takes 2 minutes; runtime/trainer/trainer.test.ts has the bits of a stopped run, operator/training/training.int.test.ts the real API server",
 };

@@ -75,8 +75,9 @@ function spreadText({ imbalanceAtHomes, imbalance, copied, exposedSeconds, bytes
 }
 
 /** The world that was decided last, with the node of each rank. */
-function worldText({ epoch, ranks, since }: TrainingWorld): string {
-  return `${epoch} since ${since}: ${ranks.map(({ rank, pod, node }) => `${rank} ${pod} on ${node}`).join(", ")}`;
+function worldText({ epoch, ranks, leaving = [], since }: TrainingWorld): string {
+  const left = leaving.length === 0 ? "" : `; left by ${leaving.map(({ pod }) => pod).join(", ")}`;
+  return `${epoch} since ${since}: ${ranks.map(({ rank, pod, node }) => `${rank} ${pod} on ${node}`).join(", ")}${left}`;
 }
 
 interface Point {

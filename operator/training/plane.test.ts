@@ -41,6 +41,7 @@ class World {
   /** What pods were told last, by uid, and what they said of leaving a world. */
   readonly told = new Map<string, Question>();
   readonly left = new Map<string, PodWords["left"]>();
+  leastRanks = 1;
   skippedMs = 0;
   plane: TrainingPlane | undefined;
 
@@ -71,7 +72,7 @@ class World {
     const left = this.left.get(uid);
     const epoch = order.world?.epoch ?? 0;
     const training = (left?.epoch ?? 0) < epoch ? epoch : 0;
-    return { pod: uid, epoch, training, ...(left && { left }), progress: this.report };
+    return { pod: uid, epoch, training, leastRanks: this.leastRanks, ...(left && { left }), progress: this.report };
   }
 
   async look(): Promise<void> {
@@ -284,17 +285,41 @@ test("ranks get pods and certificates, meet in a world that is in the status bef
   const before = uids(world, ["j-train-0-0", "j-train-2-0"]);
   world.end("j-train-1-0", undefined);
   await until("the killed pod to be gone", () => world.pods.length === 2);
+  await until("the others to train on", async () => (await world.condition("Running")) === "True FewerRanks");
+  const fewer = (await world.status()).world;
+  assert.deepEqual([fewer?.epoch, fewer?.ranks.map(({ uid }) => uid)], [2, before]);
   world.skippedMs += 10_000;
   await world.look();
   await world.pod("j-train-1-1");
-  assert.equal(await world.condition("Running"), "False RankLost");
   world.run("j-train-1-1", "10.0.0.7");
-  await until("another world", async () => (await world.status()).world?.epoch === 2);
+  await until("another world", async () => (await world.status()).world?.epoch === 3);
   assert.deepEqual(uids(world, ["j-train-0-0", "j-train-2-0"]), before, "the others stay");
   assert.equal((await world.status()).restarts, 1);
 });
 
-test("a job grows once its new pods answer, and shrinks at once", async () => {
+test("ranks whose memory is too small for what a lost one had wait for another", async () => {
+  const world = new World();
+  world.leastRanks = 2;
+  await world.kube.create(resources.moeTrainingJobs, ranksOf(2), user);
+  await world.start();
+  for (const rank of [0, 1]) {
+    await world.pod(`j-train-${rank}-0`);
+    world.run(`j-train-${rank}-0`, `10.0.0.${rank}`);
+  }
+  await until("the world", async () => (await world.status()).world?.epoch === 1);
+  world.end("j-train-1-0", undefined);
+  await until("the killed pod to be gone", () => world.pods.length === 1);
+  world.skippedMs += 10_000;
+  await world.look();
+  await world.pod("j-train-1-1");
+  await until("the wait", async () => (await world.condition("Running")) === "False RankLost");
+  const message = (await world.status()).conditions?.find(({ type }) => type === "Running")?.message ?? "";
+  assert.match(message, /rank 1: .*; the others do not train without it: their memory is enough for 2 ranks or more/);
+  world.run("j-train-1-1", "10.0.0.7");
+  await until("another world", async () => (await world.status()).world?.epoch === 2);
+});
+
+test("a job grows once its new pods answer, and shrinks at once; a pod that has handed on what it had is deleted", async () => {
   const world = new World();
   await world.kube.create(resources.moeTrainingJobs, ranksOf(2), user);
   await world.start();
@@ -313,6 +338,11 @@ test("a job grows once its new pods answer, and shrinks at once", async () => {
   await until("three ranks", async () => (await size()) === 3);
   await scale(1);
   await until("one rank", async () => (await size()) === 1);
+  const leaving = (await world.status()).world?.leaving?.map(({ uid }) => uid);
+  assert.deepEqual(leaving, uids(world, ["j-train-1-0", "j-train-2-0"]));
+  await until("those that leave to be told", () => leaving?.every((uid) => world.told.get(uid)?.order.world?.epoch === 3) ?? false);
+  assert.equal(world.pods.length, 3);
+  for (const rank of [1, 2]) world.end(`j-train-${rank}-0`, { outcome: "Stopped" });
   await until("its pod alone", () => world.pods.length === 1);
   assert.equal((await world.status()).world?.epoch, 3);
 });
@@ -326,8 +356,8 @@ test("ranks that left their world are given another, of the same pods", async ()
     world.run(metadata.name, `10.0.0.${rank}`);
   }
   await until("the world", async () => (await world.status()).world?.epoch === 1);
-  const [uid = ""] = uids(world, ["j-train-1-0"]);
-  world.left.set(uid, { epoch: 1, code: "RankSilent", message: "rank 0 said nothing" });
+  for (const uid of uids(world, ["j-train-0-0", "j-train-1-0"]))
+    world.left.set(uid, { epoch: 1, code: "RankSilent", message: "the other rank said nothing" });
   world.skippedMs += 60_000;
   await world.look();
   await until("another", async () => (await world.status()).world?.epoch === 2);

@@ -16,7 +16,7 @@ function world() {
   });
   return { state, talks };
 }
-const pod = (i: number) => ({ uid: `u${i}`, ip: `10.0.0.${i}`, rank: 0 });
+const pod = (i: number) => ({ uid: `u${i}`, ip: `10.0.0.${i}`, rank: 0, stops: false });
 const job = (epoch = 0) => {
   const decided: TrainingWorld = { epoch, since: "2026-01-01T00:00:00Z", ranks: [] };
   return {
@@ -25,6 +25,7 @@ const job = (epoch = 0) => {
     jobUid: "job",
     identity: { cert: "", key: "", ca: "" },
     world: epoch === 0 ? undefined : decided,
+    restless: false,
   };
 };
 const words = (i: number, epoch = 0): PodWords => ({ pod: `u${i}`, epoch, training: 0, progress: { step: 4, curve: [] } });
@@ -86,10 +87,34 @@ test("a pod that has answered once and falls silent is asked less and less often
     talks.tell("ns/j", job(), [pod(1)]);
     if (state.open.length === before) continue;
     asked.push(state.ms / 1000);
-    assert.equal(talks.silent("ns/j", "u1"), asked.length > 2);
+    assert.equal(talks.silence("ns/j", "u1"), asked.length - 1);
     state.open.at(-1)?.answer(undefined);
     await setImmediate();
   }
   assert.deepEqual(asked, [2, 6, 14, 30, 62, 122]);
   assert.deepEqual(talks.words("ns/j").get("u1"), words(1), "what it said stays");
+  assert.deepEqual(state.told, ["ns/j", "ns/j"], "that it fell silent is news, and no more than that");
+});
+
+test("pods of a world that may not stand are asked soon again, and one that is to end at once", async () => {
+  const { state, talks } = world();
+  const answered = async (): Promise<void> => {
+    state.open.at(-1)?.answer(words(1));
+    await setImmediate();
+  };
+  talks.tell("ns/j", job(), [pod(1)]);
+  await answered();
+  state.ms += 400;
+  talks.tell("ns/j", { ...job(), restless: true }, [pod(1)]);
+  assert.equal(state.open.length, 1);
+  state.ms += 100;
+  talks.tell("ns/j", { ...job(), restless: true }, [pod(1)]);
+  assert.equal(state.open.length, 2);
+  await answered();
+  const ending = { ...pod(1), stops: true };
+  talks.tell("ns/j", job(), [ending]);
+  assert.deepEqual(state.open[2]?.question.order, { job: "job", pod: "u1", stop: true });
+  await answered();
+  talks.tell("ns/j", job(), [ending]);
+  assert.equal(state.open.length, 3, "it is told once, and then as all are");
 });

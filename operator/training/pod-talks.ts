@@ -11,25 +11,32 @@ const askMsMax = 60_000;
 /** One that has never answered starts, so that it is asked soon again for so many questions. */
 const patience = 30;
 
-/** Questions without an answer until a pod counts as silent. */
-const silentMin = 2;
+/** Pods that answer, of a world that may not stand, are asked this often: it is not known yet which of them are lost. */
+const askSoonMs = 500;
 
 /** A pod that is to be told of a world. */
 export interface Told {
   readonly uid: string;
   readonly ip: string;
   readonly rank: number;
+  /** It is to end, since no world takes what it has. */
+  readonly stops: boolean;
 }
 
 /** How a pod is reached, and what it is told. */
-export interface Question extends Told {
+export interface Question extends Omit<Told, "stops"> {
   readonly namespace: string;
   readonly job: string;
   readonly order: WorldOrder;
   readonly identity: Identity;
 }
 
-export type Job = Pick<Question, "namespace" | "job" | "identity"> & { readonly world: WorldOrder["world"]; readonly jobUid: string };
+export type Job = Pick<Question, "namespace" | "job" | "identity"> & {
+  readonly world: WorldOrder["world"];
+  readonly jobUid: string;
+  /** Its world may not stand. */
+  readonly restless: boolean;
+};
 
 interface Asked {
   readonly key: string;
@@ -38,6 +45,7 @@ interface Asked {
   words: PodWords | undefined;
   /** Questions in a row without an answer. */
   silent: number;
+  answered: number;
   due: number;
   waiting: boolean;
 }
@@ -67,9 +75,9 @@ export class PodTalks {
     return new Map(said);
   }
 
-  /** True of a pod that leaves questions without an answer. */
-  silent(key: string, uid: string): boolean {
-    return (this.#jobs.get(key)?.get(uid)?.silent ?? 0) >= silentMin;
+  /** Questions in a row that a pod left without an answer. */
+  silence(key: string, uid: string): number {
+    return this.#jobs.get(key)?.get(uid)?.silent ?? 0;
   }
 
   /** Tells these pods of a job's world, where that is due or new to them; others are forgotten. */
@@ -79,7 +87,10 @@ export class PodTalks {
     for (const pod of pods) {
       const before = known.get(pod.uid);
       const asked = before?.pod.ip === pod.ip ? before : fresh(key, pod, job);
+      const { stop } = asked.question.order;
       asked.question = questionOf(pod, job);
+      if (asked.question.order.stop !== stop) asked.due = 0;
+      if (job.restless && asked.silent === 0) asked.due = Math.min(asked.due, asked.answered + askSoonMs);
       next.set(pod.uid, asked);
       this.#ask(asked);
     }
@@ -114,11 +125,13 @@ export class PodTalks {
     this.#underWay -= 1;
     asked.silent = words === undefined ? asked.silent + 1 : 0;
     const starts = asked.words === undefined && asked.silent <= patience;
-    asked.due = this.#options.now() + (starts ? askMs : Math.min(askMsMax, askMs * 2 ** asked.silent));
+    asked.answered = this.#options.now();
+    asked.due = asked.answered + (starts ? askMs : Math.min(askMsMax, askMs * 2 ** asked.silent));
     asked.waiting = false;
+    const falls = asked.silent === 1 && asked.words !== undefined;
     // What it said stays until it is gone: whether it trains, its peers and the kubelet know better than a silence.
     asked.words = words ?? asked.words;
-    if (words !== undefined && this.#jobs.get(asked.key)?.get(asked.pod.uid) === asked) this.#options.told(asked.key);
+    if ((words !== undefined || falls) && this.#jobs.get(asked.key)?.get(asked.pod.uid) === asked) this.#options.told(asked.key);
     this.#next();
   }
 }
@@ -129,14 +142,12 @@ const fresh = (key: string, pod: Told, job: Job): Asked => ({
   question: questionOf(pod, job),
   words: undefined,
   silent: 0,
+  answered: 0,
   due: 0,
   waiting: false,
 });
 
-const questionOf = (pod: Told, { namespace, job, identity, jobUid, world }: Job): Question => ({
-  ...pod,
-  namespace,
-  job,
-  identity,
-  order: world === undefined ? { job: jobUid, pod: pod.uid } : { job: jobUid, pod: pod.uid, world },
-});
+function questionOf({ uid, ip, rank, stops }: Told, { namespace, job, identity, jobUid, world }: Job): Question {
+  const order = { job: jobUid, pod: uid, ...(world && { world }), ...(stops && { stop: true as const }) };
+  return { uid, ip, rank, namespace, job, identity, order };
+}

@@ -17,13 +17,15 @@ import type { PodTalks } from "./pod-talks.ts";
 import type { StatusWriter } from "./status-writer.ts";
 
 const manager = "enodia-operator";
+/** Questions without an answer until a pod counts as lost where its node is not ready. */
+const silentMin = 2;
 
 export interface ReconcilerParts {
   readonly kube: Kube;
   readonly informers: Pick<Informers, "get" | "list">;
   readonly status: StatusWriter;
   readonly settings: TrainingSettings;
-  readonly talks: Pick<PodTalks, "words" | "silent" | "tell" | "forget">;
+  readonly talks: Pick<PodTalks, "words" | "silence" | "tell" | "forget">;
   readonly identities: Pick<Identities, "ensurePods" | "operator" | "forget">;
   readonly now: () => Date;
 }
@@ -78,19 +80,22 @@ export class TrainingReconciler {
   }
 
   /** Certifies pods, and tells those that run of the world that is in the status. Returns why not all have their certificates. */
-  async #meet({ job, pods }: Observed, { status }: Decision): Promise<AppError | undefined> {
+  async #meet({ job, pods }: Observed, { status, restless, stops }: Decision): Promise<AppError | undefined> {
     const { talks, identities } = this.#parts;
     const { namespace, name, uid } = job.metadata;
     const key = `${namespace}/${name}`;
-    const there = isOver(status) ? [] : pods.filter(({ over, rank }) => over === undefined && rank >= 0);
+    // Those of a job that is over are told that they are to end, once they are deleted.
+    const there = pods.filter(({ over, rank, deleting }) => over === undefined && rank >= 0 && (deleting || !isOver(status)));
     if (there.length === 0) {
       talks.forget(key);
       return undefined;
     }
     const failed = await identities.ensurePods(job, there);
     const identity = await identities.operator({ namespace, name }, uid);
-    const told = there.flatMap(({ running, ip, ...pod }) => (running && ip !== undefined ? [{ uid: pod.uid, rank: pod.rank, ip }] : []));
-    talks.tell(key, { namespace, job: name, jobUid: uid, identity, world: status.world }, told);
+    const told = there.flatMap(({ running, ip, rank, ...pod }) =>
+      running && ip !== undefined ? [{ uid: pod.uid, rank, ip, stops: stops.has(pod.uid) }] : [],
+    );
+    talks.tell(key, { namespace, job: name, jobUid: uid, identity, world: status.world, restless }, told);
     return failed;
   }
 
@@ -129,9 +134,9 @@ export class TrainingReconciler {
    * with one rank alone is waited for, since nobody would keep it from writing.
    */
   #view(object: KubeObject, { metadata }: MoETrainingJob, alone: boolean): PodView {
-    const view = podView(object);
-    if (alone || view.over !== undefined || view.node === "") return view;
-    if (!this.#parts.talks.silent(`${metadata.namespace}/${metadata.name}`, view.uid)) return view;
+    const silence = this.#parts.talks.silence(`${metadata.namespace}/${metadata.name}`, object.metadata.uid ?? "");
+    const view = podView(object, silence > 0);
+    if (alone || view.over !== undefined || view.node === "" || silence < silentMin) return view;
     const node = this.#parts.informers.get("nodes", { namespace: "", name: view.node });
     const ready = (node?.status as NodeStatus | undefined)?.conditions?.find(({ type }) => type === "Ready");
     if (ready === undefined || ready.status === "True") return view;

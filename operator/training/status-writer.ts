@@ -23,7 +23,7 @@ const announced: Readonly<Record<string, "True" | "False" | undefined>> = {
 };
 
 /** Reasons that are bad news by themselves. */
-const warned: readonly string[] = ["Restarting", "RankLost"];
+const warned: readonly string[] = ["Restarting", "RankLost", "FewerRanks"];
 
 export interface StatusWriterOptions {
   readonly kube: Pick<Kube, "applyStatus">;

@@ -20,6 +20,8 @@ export interface WireOptions extends Hello {
   /** Of the certificates: those of other names are strangers. */
   readonly namespace: string;
   readonly name: string;
+  /** The rank that each rank's certificate has; its own where this is not given. */
+  readonly certificates?: readonly number[];
   readonly tls: Pick<TlsSource, "current">;
   /** ip:port of a rank, asked before each try. */
   address(rank: number): string;
@@ -124,8 +126,8 @@ export class WireTransport implements Transport {
     if (over !== undefined) throw over;
     let link = this.#links.get(rank);
     if (link === undefined) {
-      const { namespace, name, tls } = this.#options;
-      const serverName = serverNames.rank(rank, namespace, name);
+      const { namespace, name, tls, certificates } = this.#options;
+      const serverName = serverNames.rank(certificates?.[rank] ?? rank, namespace, name);
       link = new RankLink(rank, () => ({ address: this.#options.address(rank), serverName, tls }), this.#options, this.#owner);
       this.#links.set(rank, link);
     }
@@ -140,14 +142,16 @@ export class WireTransport implements Transport {
   }
 
   #accept(socket: TLSSocket): void {
-    const { namespace, name, onProblem } = this.#options;
+    const { namespace, name, onProblem, certificates } = this.#options;
     const identity = peerIdentity(socket.getPeerCertificate(), namespace, name);
-    if (identity?.role !== "worker" || identity.rank >= this.ranks) {
-      onProblem("a caller was refused: its certificate names no rank of this job");
+    const certified = identity?.role === "worker" ? identity.rank : -1;
+    const rank = certificates === undefined ? certified : certificates.indexOf(certified);
+    if (rank < 0 || rank >= this.ranks) {
+      onProblem("a caller was refused: its certificate names no rank of this world");
       socket.destroy();
       return;
     }
-    const arrivals = new Arrivals(socket, identity.rank, this.#owner);
+    const arrivals = new Arrivals(socket, rank, this.#owner);
     this.#arrivals.add(arrivals);
     socket.once("close", () => {
       this.#arrivals.delete(arrivals);

@@ -6,13 +6,13 @@ import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import { createTraining } from "../compute/open-training.ts";
 import type { TrainingBackend, WeightViews } from "../compute/training.ts";
-import { wantsWholeStep } from "./balancing.ts";
 import { newestCheckpoint, readCheckpoint, SavedModel, writeCheckpoint } from "./checkpoint.ts";
 import { type Corpus, openCorpus } from "./corpus.ts";
 import { Metrics } from "./metrics.ts";
-import { checkMemory, fitsAlone, fitsBeside, type RankedModel } from "./ranks/fits.ts";
-import { fssdpOf } from "./ranks/fssdp.ts";
-import type { Fssdp, RankFacts } from "./ranks/plan.ts";
+import { evenRanks, rankedModel } from "./needs.ts";
+import { checkMemory, fitsBeside, fitsRanks } from "./ranks/fits.ts";
+import { leaveWorld } from "./ranks/member.ts";
+import type { Fssdp } from "./ranks/plan.ts";
 import { Rank } from "./ranks/rank.ts";
 import { checkResult, resultFolders, writeAdapters, writeTrainedFolder, writeTrainedStore } from "./result.ts";
 import { aloneSeat, type Seat } from "./seat.ts";
@@ -31,6 +31,9 @@ export interface TrainPorts {
   /** True once the run is to stop. Alone, a rank is asked before each part of each lane; among others, at the beginning of each step and
    *  at each layer forward, and all stop where one is to. */
   stopped(): boolean;
+  /** The world that follows this one, where one is known, and the place in it: state is handed on there, past the ranks by one that leaves.
+   *  Unset, or undefined: none is known, and who stops leaves a checkpoint. */
+  next?(): { readonly ranks: number; readonly rank: number } | undefined;
   onStart(start: RunStart): void;
   onStep(report: StepReport & { readonly seconds: number }): void;
   /** Is told how each step lay on ranks. */
@@ -81,6 +84,8 @@ interface Opened extends Machine {
 interface Run extends Opened {
   /** Throws where another writes the output now; of the first rank, which writes it. */
   mayWrite(): Promise<void>;
+  /** True where the run is to stop and this rank cannot hand on its state without a checkpoint. */
+  leavesCheckpoint(): boolean;
 }
 
 const digestOf = (value: unknown): string => createHash("sha256").update(JSON.stringify(value)).digest("hex");
@@ -120,25 +125,18 @@ interface Placed {
   readonly checkpoints: string;
 }
 
-/** What decides the memory of the model's ranks. */
-function neededBy(settings: TrainSettings, { program, layout, frozenFloats }: TrainedModel, facts: RankFacts): RankedModel {
-  const { optimizer, optimizerMemory, sequences, sequenceLength, lanes, balance = [], shadow } = settings;
-  const ranked = { optimizer, optimizerMemory, program, layout, frozenFloats, sequences, sequenceLength, lanes, shadow };
-  const fssdp = fssdpOf(settings.fssdp ?? {}, { ...ranked, ranks: facts.node.length, wholeStep: wantsWholeStep(balance) });
-  return { ...ranked, facts, fssdp };
-}
-
-async function openRun(placed: Placed, stage: Stage, newest: number | undefined): Promise<Opened> {
+/** A rank that leaves has no part in the world: undefined once it has handed on what it has. */
+async function openRun(placed: Placed, stage: Stage, newest: number | undefined): Promise<Opened | undefined> {
   const { settings, source, seat } = placed;
   const model = trainedModel(source, settings, stage.number);
-  const needed = neededBy(settings, model, seat.facts);
+  const needed = rankedModel(settings, model, seat.facts);
   const { rank } = seat.transport;
-  checkMemory(needed, [rank]);
+  if (!leaves(seat)) checkMemory(needed, [rank]);
   const { holdings } = seat;
   holdings?.enters(stage.number);
   holdings?.dropBefore(newest ?? 0);
   // A checkpoint is read where two states at once are too much: the run goes on, and repeats steps.
-  if (holdings !== undefined && !fitsBeside(needed, rank, holdings.stateBytes)) holdings.drop();
+  if (holdings !== undefined && !leaves(seat) && !fitsBeside(needed, rank, holdings.stateBytes)) holdings.drop();
   const start = await openStart(source, settings);
   try {
     return await openMachine(placed, { stage, model, fssdp: needed.fssdp, newest, start });
@@ -147,6 +145,8 @@ async function openRun(placed: Placed, stage: Stage, newest: number | undefined)
   }
 }
 
+const leaves = ({ transport, facts }: Seat): boolean => transport.rank >= facts.node.length;
+
 /** A stage as far as it is known before anything is computed. */
 interface Plan extends Pick<Run, "model" | "stage"> {
   readonly fssdp: Fssdp;
@@ -154,7 +154,7 @@ interface Plan extends Pick<Run, "model" | "stage"> {
   readonly start: Start;
 }
 
-async function openMachine(placed: Placed, plan: Plan): Promise<Opened> {
+async function openMachine(placed: Placed, plan: Plan): Promise<Opened | undefined> {
   const { settings, seat, source, recorder, checkpoints } = placed;
   const { stage, model, fssdp, start } = plan;
   const { program, layout } = model;
@@ -172,6 +172,11 @@ async function openMachine(placed: Placed, plan: Plan): Promise<Opened> {
     const learning = { optimizer: settings.optimizer, optimizerMemory: settings.optimizerMemory, schedule, clip, balance };
     const options = { seat, program, layout, frozen, fssdp, ...batch, ...learning, shadow };
     const agreed = { identity, checkpoint, validation: validation === undefined ? "none" : digestOf(validation.index) };
+    if (leaves(seat)) {
+      await leaveWorld({ ...options, agreed });
+      for (const part of [corpus, validation, backend]) await part?.close();
+      return undefined;
+    }
     const rank = await Rank.open(backend, { ...options, agreed });
     opened = rank;
     const { step } = await rank.begin(async () => {
@@ -249,7 +254,8 @@ async function makeSteps(
     const made = (): ReturnType<typeof runStep> => runStep(run, step, ports.stopped);
     const done = await (ports.recorder?.around({ kind: "step", name: `step ${step}`, layer: -1 }, made) ?? made());
     if (done === undefined) {
-      await save(run, step - 1);
+      const wishes = await run.rank.state.gather(step - 1, "stop", Int32Array.of(Number(run.leavesCheckpoint())), () => 1);
+      if (wishes.some(([wish]) => wish === 1)) await save(run, step - 1);
       return { step: step - 1 };
     }
     const { report, ranks } = done;
@@ -262,6 +268,21 @@ async function makeSteps(
     validation = await validate(run, step, metrics, ports);
   }
   return { step: to, ...(validation !== undefined && { loss: validation }) };
+}
+
+/** Without the place in a next world, or the memory for the state of both at once, what a rank has is lost where nobody writes it. */
+function leavesCheckpoint(settings: TrainSettings, { model, ports, seat }: Leaving): boolean {
+  if (!ports.stopped()) return false;
+  const next = ports.next?.();
+  if (next === undefined || seat.holdings === undefined) return true;
+  if (next.rank >= next.ranks) return false;
+  return !fitsBeside(rankedModel(settings, model, evenRanks(next.ranks)), next.rank, seat.holdings.stateBytes);
+}
+
+interface Leaving {
+  readonly model: TrainedModel;
+  readonly ports: TrainPorts;
+  readonly seat: Seat;
 }
 
 /** The result is read from the last checkpoint, so that no rank has to hold all of the model. */
@@ -282,8 +303,10 @@ async function writeResult({ model, frozen, identity, checkpoints, settings, ran
   }
 }
 
-/** Every rank of a world calls it with the same settings. Throws AppError: BadOption, BadData, BadCheckpoint, OtherNumerics, DoesNotFit,
- *  UnsupportedOp, NonFiniteLoss, GivenUp, and what ended the world. */
+/**
+ * Every rank of a world calls it with the same settings, and each that leaves, which returns once others have its state. Throws AppError:
+ * BadOption, BadData, BadCheckpoint, OtherNumerics, DoesNotFit, UnsupportedOp, NonFiniteLoss, GivenUp, and what ended the world.
+ */
 export async function train(settings: TrainSettings, ports: TrainPorts, seat: Seat = aloneSeat()): Promise<RunEnd> {
   const { recorder } = ports;
   const place = recorder === undefined ? seat : { ...seat, transport: recordedTransport(seat.transport, recorder) };
@@ -301,7 +324,9 @@ export async function train(settings: TrainSettings, ports: TrainPorts, seat: Se
       ports.onShort?.(end.step);
       return end;
     }
-    end = await trainStage(placed, ports, await openRun(placed, stage, newest));
+    const opened = await openRun(placed, stage, newest);
+    if (opened === undefined) return handedOn(placed);
+    end = await trainStage(placed, ports, opened);
     if (end.step < stage.to) return end;
     newest = end.step;
   }
@@ -322,17 +347,16 @@ async function checkStages({ settings, source, seat }: Placed, stages: readonly 
   await checkResult(last.result, settings.out, settings.codecs);
   if (stages.length < 2) return;
   const ranks = Math.max(seat.facts.node.length, settings.spawn?.ranks ?? 0);
-  const all = Array.from({ length: ranks }, (_, rank) => rank);
-  const needed = neededBy(settings, last, { node: all, speed: all.map(() => 1) });
-  for (const rank of all) checkMemory(needed, [rank]);
+  const needed = rankedModel(settings, last, evenRanks(ranks));
+  for (const rank of needed.facts.node) checkMemory(needed, [rank]);
 }
 
 /** False where the ranks that there are have no room for a stage, and more may come. */
 function fitsHere({ settings, source, seat }: Placed, stage: Stage): boolean {
   const { facts } = seat;
   if ((settings.spawn?.ranks ?? 0) <= facts.node.length) return true;
-  const needed = neededBy(settings, trainedModel(source, settings, stage.number), facts);
-  return facts.node.every((_, rank) => fitsAlone(needed, rank));
+  const needed = rankedModel(settings, trainedModel(source, settings, stage.number), facts);
+  return fitsRanks(needed);
 }
 
 async function trainStage(placed: Placed, ports: TrainPorts, opened: Opened): Promise<RunEnd> {
@@ -341,7 +365,12 @@ async function trainStage(placed: Placed, ports: TrainPorts, opened: Opened): Pr
   const first = seat.transport.rank === 0;
   try {
     const writer = first ? await Writer.take(settings.out, seat) : undefined;
-    const run: Run = { ...opened, mayWrite: async () => writer?.check() };
+    const leaving = { model, ports, seat };
+    const run: Run = {
+      ...opened,
+      mayWrite: async () => writer?.check(),
+      leavesCheckpoint: () => leavesCheckpoint(settings, leaving),
+    };
     const metrics = first ? new Metrics(settings.out, run.mayWrite) : undefined;
     ports.onStart({ device: backend.device, parameters: model.layout.parameters, samples: corpus.samples, weights, step: run.step });
     const { step, loss } = await makeSteps(run, metrics, ports);
@@ -356,4 +385,12 @@ async function trainStage(placed: Placed, ports: TrainPorts, opened: Opened): Pr
     rank.close();
     await backend.close();
   }
+}
+
+/** The end of a rank that has left. */
+function handedOn(placed: Placed): RunEnd {
+  const { holdings } = placed.seat;
+  const step = holdings?.standing.applied ?? 0;
+  holdings?.drop();
+  return unfinished(placed, Math.max(0, step));
 }

@@ -15,7 +15,7 @@ import { moeTrainingJobSpecSchema } from "../../crds/moe-training-job.ts";
 import { parseTrainingEnd } from "../../crds/training-report.ts";
 import type { PodWords, TrainingWorld } from "../../crds/training-world.ts";
 import { tinyModel, writeCorpus } from "../../test/builders/training.ts";
-import { tell, tlsFolder, worldOf } from "../../test/builders/training-pods.ts";
+import { tell, tlsFolder, worldOfPods } from "../../test/builders/training-pods.ts";
 import type { PodLine, PodProcess } from "../../test/support/training-pod.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-killed-"));
@@ -105,11 +105,12 @@ async function until(what: string, probe: () => boolean | Promise<boolean>): Pro
     if (Date.now() > end) throw new Error(`${what}: not within 120 s`);
 }
 
-async function meet(epoch: number, pods: readonly Pod[]): Promise<void> {
-  const [uids, hosts] = [pods.map(({ uid }) => uid), pods.map(({ ip }) => ip)];
-  const world = worldOf(epoch, uids, hosts);
+const asMember = ({ uid, ip, place: { rank } }: Pod) => ({ uid, ip, rank });
+
+async function meet(epoch: number, pods: readonly Pod[], leaving: readonly Pod[] = []): Promise<void> {
+  const world = worldOfPods(epoch, pods.map(asMember), leaving.map(asMember));
   const told = (pod: Pod) => until("a pod to take its world", async () => (await pod.says(world))?.epoch === epoch);
-  await Promise.all(pods.map(told));
+  await Promise.all([...pods, ...leaving].map(told));
 }
 
 const out = (pods: readonly Pod[], epoch: number): Promise<unknown> =>

@@ -16,6 +16,40 @@ const world = (epoch: number, uids: readonly string[]): TrainingWorld => ({
 const placeOf = (membership: Membership) => membership.place;
 const order = (epoch: number, uids: readonly string[]) => ({ job: "job", pod: "b", world: world(epoch, uids) });
 
+test("a pod that leaves has a place past the ranks, and ranks keep their pods' numbers", () => {
+  const membership = new Membership(self);
+  const [a, b, c] = world(3, ["a", "b", "c"]).ranks;
+  const decided = { ...world(3, []), ranks: [a!, c!], leaving: [b!] };
+  membership.take({ job: "job", pod: "b", world: decided });
+  assert.deepEqual([membership.place?.rank, membership.place?.ranks, membership.place?.members.map(({ rank }) => rank)], [2, 2, [0, 2, 1]]);
+  assert.equal(membership.placeAfter(3), undefined);
+  assert.equal(membership.placeAfter(2)?.epoch, 3);
+  assert.throws(() => membership.take({ job: "job", pod: "b", world: { ...decided, leaving: [] } }), { code: "StaleWorld" });
+  const other = new Membership({ job: "job", pod: "c", rank: 2 });
+  other.take({ job: "job", pod: "c", world: decided });
+  assert.equal(other.place?.rank, 1);
+  assert.throws(() => other.take({ job: "job", pod: "c", world: { ...decided, epoch: 4, ranks: [c!, a!] } }), { code: "InvalidWorld" });
+  assert.throws(() => other.take({ job: "job", pod: "c", world: { ...decided, epoch: 4, leaving: [a!] } }), { code: "InvalidWorld" });
+});
+
+test("what wakes a pod: another world, and once that none takes what it has", () => {
+  const membership = new Membership(self);
+  let woken = 0;
+  const unwatch = membership.watch(() => {
+    woken += 1;
+  });
+  membership.take(order(1, ["a", "b"]));
+  membership.take(order(1, ["a", "b"]));
+  assert.deepEqual([woken, membership.stop], [1, false]);
+  membership.leave();
+  membership.take({ ...order(1, ["a", "b"]), stop: true });
+  membership.take({ ...order(1, ["a", "b"]), stop: true });
+  assert.deepEqual([woken, membership.stop, membership.words({ curve: [] }).leaving], [2, true, true]);
+  unwatch();
+  membership.take(order(2, ["a", "b"]));
+  assert.equal(woken, 2);
+});
+
 test("a pod has a place in the newest world that names it, until it leaves that one", () => {
   const membership = new Membership(self);
   membership.take({ job: "job", pod: "b" });
@@ -41,8 +75,8 @@ const refused: Record<string, { readonly given: Parameters<Membership["take"]>[0
   "an older world": { given: order(4, ["a", "b"]), code: "StaleWorld" },
   "the same world with another pod": { given: order(5, ["c", "b"]), code: "StaleWorld" },
   "a world in which its rank is not its certificate's": { given: order(6, ["b", "a"]), code: "InvalidWorld" },
-  "ranks that are not 0, 1, 2": {
-    given: { ...order(6, []), world: { ...world(6, ["b"]), ranks: world(6, ["a", "b"]).ranks.slice(1) } },
+  "ranks that do not ascend": {
+    given: { ...order(6, []), world: { ...world(6, []), ranks: world(6, ["a", "b"]).ranks.toReversed() } },
     code: "InvalidWorld",
   },
   "what is for another pod": { given: { ...order(6, ["a", "b"]), pod: "c" }, code: "WrongPod" },
@@ -64,6 +98,7 @@ test("an order with a field that is not known is refused", () => {
   assert.ok(!worldOrderSchema.safeParse({ ...good, world: { ...good.world, more: 1 } }).success);
   const [first] = good.world.ranks;
   assert.ok(!worldOrderSchema.safeParse({ ...good, world: { ...good.world, ranks: [{ ...first, more: 1 }] } }).success);
+  assert.ok(!worldOrderSchema.safeParse({ ...good, world: { ...good.world, leaving: [{ ...first, more: 1 }] } }).success);
 });
 
 test("whatever is told in whatever order, the epoch never falls", () => {
@@ -82,7 +117,7 @@ test("whatever is told in whatever order, the epoch never falls", () => {
         assert.ok(now >= newest);
         newest = now;
         const { place } = membership;
-        assert.ok(place === undefined || place.ranks[place.rank]?.uid === "b");
+        assert.ok(place === undefined || place.members[place.rank]?.uid === "b");
       }
     }),
   );

@@ -1,12 +1,13 @@
 // The training pod's process: takes the world that the operator tells it, runs runtime/train in it by the job's spec, answers how far it
-// is, and leaves the kubelet a message of its end, by which the operator decides. Told to stop, all ranks end with a checkpoint, from which
-// the next world goes on bit for bit.
+// is, and leaves the kubelet a message of its end, by which the operator decides. Told to end, it hands on what it has to ranks that stay;
+// without any all end with a checkpoint, from which the next world goes on bit for bit.
 import { writeFile } from "node:fs/promises";
 import { AppError } from "../../crds/common.ts";
 import type { TrainerSettings } from "../../crds/training-process.ts";
 import { type TrainingEnd, trainingEndText } from "../../crds/training-report.ts";
 import { trainingScope } from "../../crds/training-world.ts";
 import { createLog, type Log } from "../observe/log.ts";
+import { leastRanks } from "../train/needs.ts";
 import { type RunEnd, type TrainPorts, train } from "../train/run.ts";
 import { Recorder } from "../train/trace/recorder.ts";
 import { movedWithin } from "../train/trace/spans.ts";
@@ -14,6 +15,7 @@ import { folderTls } from "../wire/tls.ts";
 import { jobWords } from "./job-words.ts";
 import { Membership } from "./membership.ts";
 import { Progress } from "./progress.ts";
+import { trainSettings } from "./settings.ts";
 import { StepTimeout } from "./step-timeout.ts";
 import { listenForWorlds } from "./world-server.ts";
 import { Worlds } from "./worlds.ts";
@@ -23,7 +25,7 @@ export interface Trainer {
   readonly port: number;
   /** Resolves once the end is written; rejects with what a run failed of. */
   readonly ended: Promise<void>;
-  /** Asks for a checkpoint, and waits for it. */
+  /** Asks for its end, and waits for it. */
   close(): Promise<void>;
 }
 
@@ -32,9 +34,12 @@ export interface TrainerOptions {
   readonly run?: typeof train;
   /** Address to listen on; all when not given. */
   readonly host?: string;
+  /** How long one that is to end waits for a world that takes what it has. */
+  readonly leaveMs?: number;
 }
 
-export async function startTrainer(settings: TrainerSettings, { run = train, host = "0.0.0.0" }: TrainerOptions = {}): Promise<Trainer> {
+export async function startTrainer(settings: TrainerSettings, options: TrainerOptions = {}): Promise<Trainer> {
+  const { run = train, host = "0.0.0.0", leaveMs } = options;
   const { namespace, job, jobUid, podUid, rank, spec, logLevel, worldPort, tlsDir } = settings;
   const log = createLog({ level: logLevel, name: "trainer", fields: { namespace, job, rank } });
   const progress = new Progress(spec.steps);
@@ -51,10 +56,11 @@ export async function startTrainer(settings: TrainerSettings, { run = train, hos
       return membership.words(progress.report());
     },
   });
+  void reckon(settings, membership, log);
   const recorder = new Recorder(now);
   const timeout = new StepTimeout(spec.failurePolicy.stepTimeout, recorder, now);
   const ports = portsOf({ progress, log, recorder, timeout });
-  const worlds = new Worlds({ settings, membership, tls, host, run, ports, timeout, log });
+  const worlds = new Worlds({ settings, membership, tls, host, run, ports, timeout, log, leaveMs });
   const ended = worlds
     .all()
     .then(
@@ -80,6 +86,15 @@ export async function startTrainer(settings: TrainerSettings, { run = train, hos
   };
 }
 
+/** What is wrong with the spec is told by the run, in its world. */
+async function reckon({ spec }: TrainerSettings, membership: Membership, log: Log): Promise<void> {
+  try {
+    membership.leastRanks = await leastRanks(trainSettings(spec));
+  } catch (caught) {
+    log.debug({ why: AppError.from(caught).message }, "the least ranks are not known");
+  }
+}
+
 function endOf(end: RunEnd | undefined, progress: Progress): TrainingEnd {
   if (end === undefined) return { outcome: "Stopped", report: progress.report() };
   return { outcome: "Complete", report: { ...progress.report(), step: end.step } };
@@ -101,7 +116,7 @@ interface Shown {
   readonly timeout: StepTimeout;
 }
 
-function portsOf({ progress, log, recorder, timeout }: Shown): Omit<TrainPorts, "stopped"> {
+function portsOf({ progress, log, recorder, timeout }: Shown): Omit<TrainPorts, "stopped" | "next"> {
   return {
     now,
     recorder: timeout,

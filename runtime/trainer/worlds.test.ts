@@ -1,8 +1,8 @@
-// Training pods that meet in worlds over TLS, as processes of this one: one that is lost, another number of ranks and a stop between leave
-// the bits of a run alone, and whoever waits says so. With shadows a lost one costs the step in flight.
+// Training pods that meet in worlds over TLS, as processes of this one: one that is lost, another number of ranks and pods that are told to
+// end leave the bits of a run alone, and whoever waits says so. With shadows a lost one costs the step in flight.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -12,9 +12,9 @@ import { AppError } from "../../crds/common.ts";
 import { moeTrainingJobSpecSchema } from "../../crds/moe-training-job.ts";
 import type { TrainerSettings } from "../../crds/training-process.ts";
 import { parseTrainingEnd } from "../../crds/training-report.ts";
-import type { PodWords } from "../../crds/training-world.ts";
+import type { PodWords, TrainingWorld } from "../../crds/training-world.ts";
 import { tinyModel, writeCorpus } from "../../test/builders/training.ts";
-import { tell, tlsFolder, worldOf } from "../../test/builders/training-pods.ts";
+import { tell, tlsFolder, worldOfPods } from "../../test/builders/training-pods.ts";
 import { type TrainPorts, train } from "../train/run.ts";
 import type { Seat } from "../train/seat.ts";
 import type { TrainSettings } from "../train/settings.ts";
@@ -22,7 +22,7 @@ import { startTrainer, type Trainer } from "./trainer.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-worlds-"));
 after(() => rmSync(folder, { recursive: true, force: true }));
-const steps = 8;
+const steps = 60;
 let ranksPort = 0;
 
 before(async () => {
@@ -64,8 +64,8 @@ class Pod {
   /** Its newest step, and what each of its worlds went on from. */
   step = 0;
   readonly from: number[] = [];
-  /** Waited for after each step of this pod; the process stands still meanwhile. */
-  hold: (step: number) => void = () => {};
+  /** Steps that it had made already where a world of it began. */
+  readonly again: number[] = [];
   trainer!: Trainer;
 
   constructor(uid: string, rank: number) {
@@ -74,7 +74,7 @@ class Pod {
     this.endFile = join(folder, `${uid}.end`);
   }
 
-  async start(out: string, run: Run = train, spec = specOf()): Promise<this> {
+  async start(out: string, run: Run = train, spec = specOf(), leaveMs?: number): Promise<this> {
     const settings: TrainerSettings = {
       namespace: "ns",
       job: "j",
@@ -93,15 +93,15 @@ class Pod {
       const onStep: TrainPorts["onStep"] = (report) => {
         ports.onStep(report);
         this.step = report.step;
-        this.hold(report.step);
       };
       const onStart: TrainPorts["onStart"] = (start) => {
         ports.onStart(start);
         this.from.push(start.step);
+        if (this.step > 0) this.again.push(this.step - start.step);
       };
       return run({ ...given, ...paths }, { ...ports, onStart, onStep }, seat);
     };
-    this.trainer = await startTrainer(settings, { run: own, host: `127.0.0.${this.rank + 1}` });
+    this.trainer = await startTrainer(settings, { run: own, host: `127.0.0.${this.rank + 1}`, ...(leaveMs !== undefined && { leaveMs }) });
     this.trainer.ended.catch(() => {});
     pods.push(this);
     return this;
@@ -111,25 +111,21 @@ class Pod {
     return parseTrainingEnd(readFileSync(this.endFile, "utf8"));
   }
 
-  async says(epoch?: number, pods: readonly Pod[] = []): Promise<PodWords> {
-    const world =
-      epoch === undefined
-        ? undefined
-        : worldOf(
-            epoch,
-            pods.map(({ uid }) => uid),
-          );
+  async says(world?: TrainingWorld, stop = false): Promise<PodWords> {
+    const order = { job: "job", pod: this.uid, ...(world && { world }), ...(stop && { stop: true as const }) };
     for (;;) {
-      const words = await tell(this.trainer, world, { rank: this.rank, uid: this.uid });
+      const words = await tell(this.trainer, world, { rank: this.rank, uid: this.uid, order });
       if (words !== undefined) return words;
     }
   }
 }
 
-/** All of a world are told of it. */
-async function meet(epoch: number, pods: readonly Pod[]): Promise<void> {
-  await Promise.all(pods.map((pod) => pod.says(epoch, pods)));
+/** All of a world are told of it, those that leave it too. */
+async function meet(epoch: number, pods: readonly Pod[], leaving: readonly Pod[] = []): Promise<void> {
+  const world = worldOfPods(epoch, pods.map(asMember), leaving.map(asMember));
+  await Promise.all([...pods, ...leaving].map((pod) => pod.says(world)));
 }
+const asMember = ({ uid, rank }: Pod) => ({ uid, rank });
 
 async function until(what: string, probe: () => boolean | Promise<boolean>): Promise<void> {
   for (const end = Date.now() + 60_000; !(await probe()); await sleep(20))
@@ -161,7 +157,7 @@ const waits = (pods: readonly Pod[], epoch: number): Promise<unknown> =>
     ),
   );
 
-test("ranks that lose one, become fewer and more and are stopped between end with the bits of one alone", {
+test("ranks that lose one, go on as two, become more and fewer and hand on what they have end with the bits of one alone", {
   timeout: 300_000,
 }, async () => {
   const alone = await new Pod("alone", 0).start("quiet");
@@ -169,31 +165,78 @@ test("ranks that lose one, become fewer and more and are stopped between end wit
   await alone.trainer.ended;
   assert.equal(alone.end?.outcome, "Complete");
 
+  const spec = specOf(unwritten);
   const [zero, one, two] = [new Pod("zero", 0), new Pod("one", 1), new Pod("two", 2)];
-  await Promise.all([zero.start("ranks"), one.start("ranks", lostAfter(one, 3)), two.start("ranks")]);
+  await Promise.all([zero.start("ranks", train, spec), one.start("ranks", lostAfter(one, 3), spec), two.start("ranks", train, spec)]);
   await meet(1, [zero, one, two]);
   await assert.rejects(one.trainer.ended, { code: "Killed" });
   await waits([zero, two], 1);
-
-  const next = await new Pod("next", 1).start("ranks");
-  await meet(2, [zero, next, two]);
-  await until("a step", () => zero.step >= 4);
-  await meet(3, [zero, next]);
-  await two.says(3, [zero, next]);
-  await until("the third to be out", async () => (await two.says()).training === 0);
-  await two.trainer.close();
+  // Two places in the world, with the certificates of ranks 0 and 2.
+  await meet(2, [zero, two]);
+  await until("a step on two ranks", () => zero.step >= 4);
+  const next = await new Pod("next", 1).start("ranks", train, spec);
+  await meet(3, [zero, next, two]);
+  await until("a step on three", () => next.step > 0);
+  await meet(4, [zero, next], [two]);
+  await two.trainer.ended;
   assert.equal(two.end?.outcome, "Stopped");
-  await until("a step on two ranks", () => zero.step >= 5);
+  const then = zero.step;
+  await until("a step on two ranks again", () => zero.step > then);
 
-  // A drain of one stops all, and they wait for who comes in its place.
-  await next.trainer.close();
-  assert.equal(next.end?.outcome, "Stopped");
-  await until("the first to wait", async () => (await zero.says()).training === 0);
-  assert.equal((await zero.says()).left?.code, "Stopped");
-  await meet(4, [zero, await new Pod("last", 1).start("ranks"), await new Pod("third", 2).start("ranks")]);
-  await zero.trainer.ended;
-  assert.deepEqual([zero.end?.outcome, zero.end?.report?.step], ["Complete", steps]);
+  // The first one is told to end: it trains on until a world takes what it has.
+  const closing = zero.trainer.close();
+  assert.equal((await zero.says()).leaving, true);
+  const made = zero.step;
+  await until("a step of one that is to end", () => zero.step > made);
+  await meet(5, [next], [zero]);
+  await closing;
+  assert.equal(zero.end?.outcome, "Stopped");
+  await next.trainer.ended;
+  assert.deepEqual([next.end?.outcome, next.end?.report?.step], ["Complete", steps]);
   assert.equal(digest("ranks"), digest("quiet"));
+  assert.deepEqual(
+    [zero, two, next].flatMap(({ again }) => again.filter((count) => count > 0)),
+    [],
+    "no step is made twice, while no checkpoint is written",
+  );
+});
+
+test("a pod that is to end and is told of no world leaves a checkpoint: in its time, and at once where there is to be none", {
+  timeout: 300_000,
+}, async () => {
+  const spec = specOf(unwritten);
+  let epoch = 0;
+  const first = await new Pod("stays", 0).start("stopped", train, spec);
+  for (const { name, leaveMs, stop } of [
+    { name: "patient", leaveMs: 300, stop: false },
+    { name: "told", leaveMs: 600_000, stop: true },
+  ]) {
+    const leaver = await new Pod(name, 1).start("stopped", train, spec, leaveMs);
+    epoch += 1;
+    await meet(epoch, [first, leaver]);
+    await until("steps", () => leaver.step >= (first.from.at(-1) ?? 0) + 2 && leaver.step > 0);
+    const closing = leaver.trainer.close();
+    if (stop) await leaver.says(undefined, true);
+    await closing;
+    await waits([first], epoch);
+    assert.equal(leaver.end?.outcome, "Stopped");
+    const newest = readdirSync(join(folder, "stopped/checkpoints")).toSorted().at(-1);
+    assert.equal(newest, `step-${String(leaver.end?.report?.step).padStart(8, "0")}`);
+  }
+  await meet(epoch + 1, [first]);
+  await first.trainer.ended;
+  assert.equal(digest("stopped"), digest("quiet"));
+  assert.deepEqual(first.again, [0, 0]);
+});
+
+test("a begin is given up for a newer world, whoever the older one waits for", { timeout: 120_000 }, async () => {
+  const [here, ghost] = [await new Pod("here", 0).start("begun", train, specOf(unwritten)), new Pod("ghost", 1)];
+  await here.says(worldOfPods(1, [here, ghost].map(asMember)));
+  await until("the begin", async () => (await here.says()).training === 1);
+  await meet(2, [here]);
+  await until("a step", () => here.step > 0);
+  await here.trainer.ended;
+  assert.equal(digest("begun"), digest("quiet"));
 });
 
 /** Nothing but the last step is ever written: what a world goes on from is what its ranks have, or the begin of the run. */

@@ -1,5 +1,6 @@
 // A training pod's way from world to world: it waits for one with a place for it, trains there over the wire, and where that world ends
-// without a fault of its own it goes on in the next one from the state that it has. A failure of its own, or the end of all steps, ends it.
+// without a fault of its own it goes on in the next one from the state that it has. Told to end, it hands that state on in a world without
+// it. A failure of its own, or the end of all steps, ends it.
 import { AppError } from "../../crds/common.ts";
 import type { TrainerSettings } from "../../crds/training-process.ts";
 import { trainingScope, type WorldMember } from "../../crds/training-world.ts";
@@ -10,9 +11,12 @@ import { Holdings } from "../train/ranks/holdings.ts";
 import type { RunEnd, TrainPorts, train } from "../train/run.ts";
 import { aloneSeat, type Seat } from "../train/seat.ts";
 import type { TlsSource } from "../wire/tls.ts";
-import type { Membership, Place } from "./membership.ts";
+import { leaves, type Membership, type Place } from "./membership.ts";
 import { trainSettings } from "./settings.ts";
 import { type StepTimeout, stuckCode } from "./step-timeout.ts";
+
+/** A pod that is told to end waits for a world that takes what it has, from an operator that may be away; then it leaves a checkpoint. */
+const leaveMsMax = 15_000;
 
 export interface WorldsOptions {
   readonly settings: TrainerSettings;
@@ -20,20 +24,29 @@ export interface WorldsOptions {
   readonly tls: TlsSource;
   readonly host: string;
   readonly run: typeof train;
-  /** Without `stopped`, which is decided here. */
-  readonly ports: Omit<TrainPorts, "stopped">;
+  /** Without `stopped` and `next`, which are decided here. */
+  readonly ports: Omit<TrainPorts, "stopped" | "next">;
   readonly timeout: StepTimeout;
   readonly log: Log;
+  readonly leaveMs?: number | undefined;
 }
 
 /** How a pod's time in a world ended: with all that there was to do, or so that another world may follow. */
 type Outcome = { readonly end: RunEnd } | { readonly left: { readonly code: string; readonly message: string } };
+
+/** What it had is with the ranks of the world: there is no other for it. */
+const handedOnCode = "HandedOn";
+/** No step is left, and the first rank writes the result. */
+const completeCode = "Complete";
 
 export class Worlds {
   readonly #options: WorldsOptions;
   /** What this pod has of the run, from world to world. */
   readonly #holdings = new Holdings();
   #closing = false;
+  /** The last world that it was in had others in it. */
+  #others = false;
+  #bound: NodeJS.Timeout | undefined;
 
   constructor(options: WorldsOptions) {
     this.#options = options;
@@ -41,46 +54,88 @@ export class Worlds {
 
   /** Trains in one world after another. Undefined: it was told to end. Throws what is this pod's own failure. */
   async all(): Promise<RunEnd | undefined> {
-    const { membership, log } = this.#options;
-    for (;;) {
-      const place = membership.place;
-      if (this.#closing) return undefined;
-      if (place === undefined) {
-        await membership.changed();
-        continue;
-      }
-      log.info({ world: place.epoch, rank: place.rank, ranks: place.ranks.length }, "a world begins");
-      membership.begins(place.epoch);
-      const outcome = await this.#in(place);
-      if ("end" in outcome) return outcome.end;
-      const { code, message } = outcome.left;
-      log.info({ world: place.epoch, code, why: message }, "the world is over");
-      membership.leaves(place.epoch, code, message);
+    try {
+      return await this.#all();
+    } finally {
+      clearTimeout(this.#bound);
     }
   }
 
-  /** The step that is under way is given up by all ranks, with a checkpoint. */
+  async #all(): Promise<RunEnd | undefined> {
+    const { membership, log } = this.#options;
+    for (;;) {
+      const { place } = membership;
+      if (place === undefined || (this.#closes && !leaves(place))) {
+        if (this.#closes) return undefined;
+        await membership.changed();
+        continue;
+      }
+      const { epoch, rank, ranks } = place;
+      log.info({ world: epoch, rank, ranks, leaving: place.members.length - ranks }, "a world begins");
+      this.#others = place.members.length > 1;
+      membership.begins(epoch);
+      const outcome = await this.#in(place);
+      if ("end" in outcome) return outcome.end;
+      const { code, message } = outcome.left;
+      log.info({ world: epoch, code, why: message }, "the world is over");
+      membership.leaves(epoch, code, message);
+      this.#others &&= code !== completeCode; // what it has is in the last checkpoint
+      if (code === handedOnCode) return undefined;
+    }
+  }
+
+  /**
+   * It is to end. Among others it trains on until a world without it takes what it has; where none does, and where it is alone, the step
+   * that is under way is given up by all ranks, with a checkpoint.
+   */
   close(): void {
+    const { membership, leaveMs = leaveMsMax } = this.#options;
+    if (this.#closing || this.#bound !== undefined) return;
+    if (this.#others) {
+      membership.leave();
+      this.#bound = setTimeout(() => this.#end(), leaveMs);
+    } else this.#end();
+  }
+
+  #end(): void {
     this.#closing = true;
     this.#options.membership.wake();
   }
 
+  get #closes(): boolean {
+    return this.#closing || this.#options.membership.stop;
+  }
+
   async #in(place: Place): Promise<Outcome> {
     const { settings, membership, run, ports, timeout } = this.#options;
-    const wire = place.ranks.length > 1 ? await this.#wire(place) : undefined;
+    const { epoch, members } = place;
+    const wire = members.length > 1 ? await this.#wire(place) : undefined;
+    let begun = false;
+    // A begin waits for all of its members, of which the newer world may be without some.
+    const giveUp = (): void => {
+      if (!begun && membership.outdated(epoch)) wire?.end(outdated(epoch));
+    };
+    const unwatch = membership.watch(giveUp);
     try {
-      const stopped = (): boolean => this.#closing || membership.outdated(place.epoch);
+      giveUp();
+      const onStart: TrainPorts["onStart"] = (start) => {
+        begun = true;
+        ports.onStart(start);
+      };
+      const stopped = (): boolean => this.#closes || membership.outdated(epoch);
+      const next = (): Place | undefined => membership.placeAfter(epoch);
       let short = false;
       const onShort = (step: number): void => {
         short = true;
         ports.onShort?.(step);
       };
-      const running = run(trainSettings(settings.spec), { ...ports, stopped, onShort }, this.#seat(place, wire));
-      const end = await timeout.notStuck(running, () => wire?.ended !== undefined || membership.outdated(place.epoch));
-      if (short) return shortAt(end.step, place.ranks.length);
+      const running = run(trainSettings(settings.spec), { ...ports, onStart, stopped, next, onShort }, this.#seat(place, wire));
+      const end = await timeout.notStuck(running, () => wire?.ended !== undefined || membership.outdated(epoch));
+      if (leaves(place)) return { left: { code: handedOnCode, message: `world ${epoch} has what this pod had` } };
+      if (short) return shortAt(end.step, place.ranks);
       if (end.step < settings.spec.steps) return stoppedAt(end.step);
       // The first rank writes the result, and is followed where it cannot; until then the others are there.
-      return place.rank === 0 ? { end } : { left: { code: "Complete", message: `all ${end.step} steps are done` } };
+      return place.rank === 0 ? { end } : { left: { code: completeCode, message: `all ${end.step} steps are done` } };
     } catch (caught) {
       const error = AppError.from(caught, "training");
       if (error.code === stuckCode) throw error;
@@ -88,30 +143,33 @@ export class Worlds {
       wire?.end(error);
       throw error;
     } finally {
+      unwatch();
       await wire?.close();
     }
   }
 
   /** Ranks have as many threads as one another, so that all are of one speed. */
-  #seat({ epoch, ranks }: Place, wire: WireTransport | undefined): Seat {
+  #seat({ epoch, ranks, members }: Place, wire: WireTransport | undefined): Seat {
     const own = { run: this.#options.settings.jobUid, world: epoch, holdings: this.#holdings };
     if (wire === undefined) return { ...aloneSeat(), ...own };
-    const nodes = [...new Set(ranks.map(({ node }) => node))];
-    return { ...own, transport: wire, facts: { node: ranks.map(({ node }) => nodes.indexOf(node)), speed: ranks.map(() => 1) } };
+    const trains = members.slice(0, ranks);
+    const nodes = [...new Set(trains.map(({ node }) => node))];
+    return { ...own, transport: wire, facts: { node: trains.map(({ node }) => nodes.indexOf(node)), speed: trains.map(() => 1) } };
   }
 
-  async #wire({ epoch, rank, ranks }: Place): Promise<WireTransport> {
+  async #wire({ epoch, rank, members }: Place): Promise<WireTransport> {
     const { settings, tls, host, log, timeout } = this.#options;
     const { namespace, job, jobUid, ranksPort } = settings;
     const wire = new WireTransport({
       job: jobUid,
       world: epoch,
       rank,
-      ranks: ranks.length,
+      ranks: members.length,
+      certificates: members.map((member) => member.rank),
       namespace,
       name: trainingScope(job),
       tls,
-      address: (to) => addressOf(ranks[to] as WorldMember, ranksPort),
+      address: (to) => addressOf(members[to] as WorldMember, ranksPort),
       onProblem: (problem) => log.warn({ world: epoch }, problem),
       frameMs: (what) => timeout.frameMs(what),
     });
@@ -124,6 +182,12 @@ export class Worlds {
     }
   }
 }
+
+const outdated = (epoch: number): AppError =>
+  new AppError(`world ${epoch} is given up before it has begun: there is a newer one`, {
+    code: "StaleWorld",
+    operation: "beginning a world",
+  });
 
 /** Another rank is at fault, or a newer world has the output: this pod may have its place in the next one. */
 const anotherGoesOn = ({ code }: AppError): boolean => code === "GivenUp" || otherRankCodes.includes(code);

@@ -28,11 +28,26 @@ export function tlsFolder(member: string): string {
   return folder;
 }
 
-/** A world of pods, one on each address of loopback from 127.0.0.1 on, where no others are given. */
-export function worldOf(epoch: number, uids: readonly string[] = ["pod-0"], hosts: readonly string[] = []): TrainingWorld {
-  const ranks = uids.map((uid, rank) => ({ rank, pod: uid, uid, ip: hosts[rank] ?? `127.0.0.${rank + 1}`, node: `node-${rank}` }));
-  return { epoch, since: "2026-01-01T00:00:00Z", ranks };
+/** A pod as worlds name it; on the address of loopback of its rank where no other is given. */
+interface PodOfWorld {
+  readonly uid: string;
+  readonly rank: number;
+  readonly ip?: string;
 }
+
+/** A world of pods, and of those that leave it. */
+export function worldOfPods(epoch: number, pods: readonly PodOfWorld[], leaving: readonly PodOfWorld[] = []): TrainingWorld {
+  const member = ({ uid, rank, ip = `127.0.0.${rank + 1}` }: PodOfWorld) => ({ rank, pod: uid, uid, ip, node: `node-${rank}` });
+  const ranks = pods.map(member);
+  return { epoch, since: "2026-01-01T00:00:00Z", ranks, ...(leaving.length > 0 && { leaving: leaving.map(member) }) };
+}
+
+/** A world of pods that have ranks 0, 1, 2 and so on. */
+export const worldOf = (epoch: number, uids: readonly string[] = ["pod-0"]): TrainingWorld =>
+  worldOfPods(
+    epoch,
+    uids.map((uid, rank) => ({ uid, rank })),
+  );
 
 export interface TellOptions {
   /** Whose certificate is shown. */

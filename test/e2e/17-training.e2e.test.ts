@@ -1,84 +1,34 @@
 // A training job on the cluster: it trains in pods of its own image, on one rank and on three, outlives a killed pod, another number of
 // ranks and a suspension with the bits of a quiet run on one, ends without pods for good, and its result is served.
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
-import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { alerts } from "../../operator/dashboards/alerts.ts";
 import { dashboardExpressions, usesOf } from "../../operator/dashboards/expressions.ts";
-import { tinyModel, writeCorpus } from "../builders/training.ts";
 import { condition, type Kubectl, type KubeObject } from "../harness/kubectl.ts";
 import { processOf } from "../harness/pod-process.ts";
-import { execOk, until } from "../harness/process.ts";
+import { execOk } from "../harness/process.ts";
 import { gatewayAddress, kubectlOf, root, systemNamespace, type Target, waitReady } from "../harness/product.ts";
 import { type Sample, scrape } from "../harness/scrape.ts";
-import { openWorld } from "./world.ts";
+import { isTraining, openTraining, stepOf, type TrainingObject, type TrainingWorld, worldIn as world } from "./training-world.ts";
 
 const namespace = "e2e-training";
 const steps = 1500;
-/** Every node sees the folder: they are on this machine. */
-const folder = mkdtempSync(join(tmpdir(), "enodia-e2e-training-"));
+let training: TrainingWorld;
 let target: Target;
 let kubectl: Kubectl;
-
-function storage(): readonly object[] {
-  const [size, storageClassName, accessModes] = [{ storage: "1Gi" }, "", ["ReadWriteMany"]];
-  const claim = { kind: "PersistentVolumeClaim", metadata: { name: "runs", namespace } };
-  const spec = { storageClassName, accessModes, capacity: size, hostPath: { path: folder }, claimRef: { namespace, name: "runs" } };
-  return [
-    { apiVersion: "v1", kind: "Namespace", metadata: { name: namespace, labels: { "pod-security.kubernetes.io/enforce": "restricted" } } },
-    { apiVersion: "v1", kind: "PersistentVolume", metadata: { name: namespace }, spec },
-    { apiVersion: "v1", ...claim, spec: { storageClassName, accessModes, volumeName: namespace, resources: { requests: size } } },
-  ];
-}
-
-const job = (name: string): { readonly spec: object; readonly [field: string]: unknown } => ({
-  apiVersion: "enodia.dev/v1alpha1",
-  kind: "MoETrainingJob",
-  metadata: { name },
-  spec: {
-    model: { uri: "pvc://runs/tiny", init: "Random" },
-    data: { uri: "pvc://runs/tokens", sequenceLength: 16 },
-    steps,
-    batch: { sequences: 8, lanes: 4 },
-    memoryPerRank: "1Gi",
-    checkpoint: { everySteps: 50, keep: 2 },
-    output: { uri: `pvc://runs/${name}` },
-    podTemplate: { spec: { containers: [{ name: "runtime", resources: { requests: { cpu: "100m" } } }] } },
-  },
-});
-
-const digest = (name: string): string =>
-  createHash("sha256")
-    .update(readFileSync(join(folder, name, "huggingface/model.safetensors")))
-    .digest("hex");
-const trainingPods = (name: string) => kubectl.list("pods", `enodia.dev/training-job=${name}`);
-const podsGone = (name: string): Promise<true> =>
-  until(`the pods of ${name} to be gone`, async () => ((await trainingPods(name)).length === 0 ? true : undefined), { timeoutMs: 180_000 });
-const stepOf = (moet: KubeObject): number => Number(moet.status?.step ?? 0);
-const complete = (name: string): Promise<KubeObject> =>
-  kubectl.waitFor("moet", name, `${name} to be Complete`, (moet) => condition(moet, "Complete")?.status === "True", 480_000);
+const job = (name: string): TrainingObject => training.job(name, { steps, batch: { sequences: 8, lanes: 4 } });
+const digest = (name: string): string => training.digest(name);
+const trainingPods = (name: string) => training.pods(name);
+const podsGone = (name: string): Promise<true> => training.podsGone(name);
+const complete = (name: string): Promise<KubeObject> => training.complete(name);
 
 before(async () => {
-  target = await openWorld();
-  for (const name of ["tiny", "tokens"]) mkdirSync(join(folder, name));
-  cpSync(tinyModel.dir, join(folder, "tiny"), { recursive: true });
-  await writeCorpus(
-    join(folder, "tokens"),
-    Array.from({ length: 20_000 }, (_, i) => (i * 37 + ((i * i) % 11)) % tinyModel.vocab),
-  );
-  chmodSync(folder, 0o777); // pods write as another user
-  kubectl = kubectlOf(target, namespace);
-  await kubectl.apply(...storage());
+  training = await openTraining(namespace);
+  ({ target, kubectl } = training);
 });
-after(async () => {
-  await kubectl?.try(["delete", "moet,moed", "--all"]);
-  await kubectl?.try(["delete", "namespace", namespace, "--wait=false"]);
-  await kubectl?.try(["delete", "pv", namespace, "--wait=false"]);
-  rmSync(folder, { recursive: true, force: true });
-});
+after(() => training?.close());
 
 test("a job whose pod is killed and that is suspended on its way ends with the bits of a quiet one, and without pods", {
   timeout: 600_000,
@@ -105,16 +55,6 @@ test("a job whose pod is killed and that is suspended on its way ends with the b
   await podsGone("disturbed");
 });
 
-const world = (moet: KubeObject) =>
-  (moet.status as { world?: { epoch: number; ranks: { rank: number; uid: string; node: string }[] } } | undefined)?.world;
-/** Of each world that a pod of the job was in: the step that it went on from, and how many that the pod had made were made again. */
-async function beginsOf(name: string, uid: string): Promise<{ readonly step: number; readonly repeats: number }[]> {
-  const pod = (await trainingPods(name)).find(({ metadata }) => metadata.uid === uid);
-  const lines = (await kubectl.run(["logs", pod?.metadata.name ?? "", "-c", "runtime"])).split("\n").filter((line) => line.startsWith("{"));
-  return lines.map((line) => JSON.parse(line)).filter(({ message }) => message === "training");
-}
-const training = (moet: KubeObject): boolean => condition(moet, "Running")?.reason === "Training";
-
 test("three ranks on three nodes outlive a killed one, a scale to two and back and a suspension, with the bits of a quiet run on one", {
   timeout: 900_000,
 }, async () => {
@@ -135,12 +75,12 @@ test("three ranks on three nodes outlive a killed one, a scale to two and back a
       "moet",
       name,
       what,
-      (moet) => training(moet) && world(moet)?.ranks.length === ranks && (world(moet)?.epoch ?? 0) > after && stepOf(moet) > 0,
+      (moet) => isTraining(moet) && world(moet)?.ranks.length === ranks && (world(moet)?.epoch ?? 0) > after && stepOf(moet) > 0,
       180_000,
     );
   const moreSteps = async (moet: KubeObject): Promise<KubeObject> => {
     const at = stepOf(moet);
-    return kubectl.waitFor("moet", name, "more steps", (one) => training(one) && stepOf(one) > at + 60, 180_000);
+    return kubectl.waitFor("moet", name, "more steps", (one) => isTraining(one) && stepOf(one) > at + 60, 180_000);
   };
   const first = await moreSteps(await steady("three ranks to train", 3, 0));
   assert.equal(new Set(world(first)?.ranks.map(({ node }) => node)).size, 3);
@@ -153,7 +93,7 @@ test("three ranks on three nodes outlive a killed one, a scale to two and back a
   await moreSteps(replaced);
   // Only the step in flight, which no survivor had made, is made again: one at most, where the newest checkpoint is up to 50 steps old.
   for (const uid of [0, 2].map((rank) => uids(replaced)[rank] ?? "")) {
-    const begins = await beginsOf(name, uid);
+    const begins = await training.beginsOf(name, uid);
     assert.ok(begins.length > 1, "a survivor says what it went on from");
     for (const { step, repeats } of begins) assert.equal(repeats, 0, `from step ${step}`);
   }

@@ -59,7 +59,7 @@ const replacements: Readonly<Record<string, readonly string[]>> = {
   clock: ["clock.ts", "process-time.ts"],
   network: ["wire.ts", "calls.ts", "bus.ts", "training-net.ts"],
   store: ["store.ts"],
-  Kubernetes: ["kube.ts", "worker.ts"],
+  Kubernetes: ["kube.ts", "worker.ts", "training-pods.ts"],
   "engine's computing": ["engine.ts", "load.ts", "model.ts"],
   "passes of a model that is trained": ["training-model.ts"],
 };

@@ -8,7 +8,7 @@ import { type Shape, type StateUnit, shapeOf, stateUnits } from "../../runtime/t
 import type { UnitState } from "../../runtime/train/ranks/unit-state.ts";
 import { floatsIn, stateFields, type WholeState } from "../builders/training-state.ts";
 
-export const steps = 12;
+export const steps = 30;
 const [layers, experts, expertFloats, denseFloats] = [2, 6, 8, 8];
 /** Three pieces, the last of them short. */
 const embedFloats = 2 * 4096 + 8;

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { trainingRun } from "./training.ts";
 import { trainingBugs } from "./training-plants.ts";
 
-const [seeds, bugSeeds] = [30, 100];
+const [seeds, bugSeeds] = [30, 200];
 
 async function mustHold(seed: number): Promise<void> {
   const { faults, log } = await trainingRun(seed);

@@ -1,46 +1,54 @@
-// Training over ranks in virtual time: real begins of worlds, handovers, shadows, moves of homes and rules of commit, over a network that
-// is slow, on pods that are killed, freeze and come back, under a membership that grows and shrinks. Passes of a model are left out.
+// Training over ranks in virtual time: real rules of membership, begins of worlds, handovers, shadows, moves of homes and rules of commit,
+// over a network that is slow, on pods that are killed, freeze, are told to end and come back, under a job that grows and shrinks. Passes
+// of a model are left out.
+import type { TrainingWorld } from "../../crds/training-world.ts";
 import { type Random, seeded } from "../../operator/planner/random.ts";
 import { gatherAll } from "../../runtime/comm/collectives.ts";
-import { beginWorld } from "../../runtime/train/ranks/begin.ts";
-import { Holdings } from "../../runtime/train/ranks/holdings.ts";
+import { type Begun, beginWorld } from "../../runtime/train/ranks/begin.ts";
 import { moveHomes } from "../../runtime/train/ranks/homes.ts";
 import { RankStores } from "../../runtime/train/ranks/shadow.ts";
 import { homesOfUnits, type Shape } from "../../runtime/train/ranks/shape.ts";
+import { leaves } from "../../runtime/trainer/membership.ts";
 import { fillStores } from "../builders/training-state.ts";
 import { VirtualClock } from "./clock.ts";
 import type { FaultRun } from "./faults.ts";
 import { fillGradient, simFacts, simLayout, simOptimizer, simShape, simUnits, stateAt, steps, wrongUnits } from "./training-model.ts";
-import { type SimPod, TrainingNet } from "./training-net.ts";
+import { TrainingNet } from "./training-net.ts";
+import { isLost, type TrainingPod, TrainingPods } from "./training-pods.ts";
 
 const podsMost = 5;
 const checkpointEvery = 5;
 const moveEvery = 3;
 const computeMs = 60;
-/** A run takes some ten seconds; one that takes an hour hangs. */
+/** A run takes some ten seconds, or some minutes where a pod has no node; one that takes an hour hangs. */
 const runMsMost = 3_600_000;
-const worldsMost = 100;
-/** Until the next world, and when the operator is away. */
-const [worldMs, awayMs] = [100, 5_000];
+const worldsMost = 200;
 /** A begin takes about so long. */
-const beginMsMost = 200;
+const beginMsMost = 400;
 const faultsMsMost = 4_000;
-const faultsMost = 10;
+const faultsMost = 16;
+/** Pods that are deleted are killed after it. */
+const graceMs = 15_000;
 
 type Homes = readonly (readonly number[])[];
 
 interface SimWorld {
-  readonly number: number;
+  readonly epoch: number;
   /** Ranks of the world, then pods that leave. */
-  readonly members: readonly SimPod[];
+  readonly members: readonly TrainingPod[];
   readonly ranks: number;
   readonly net: TrainingNet;
+  /** The last step that was made by one of them before. */
+  readonly before: number;
   /** Members that are through with the begin. */
-  begun: number;
+  readonly begun: Set<TrainingPod>;
   /** Members whose part is over, and whether they made all steps of it. */
-  readonly ended: Map<SimPod, boolean>;
-  /** The last step that is to be made in it. */
+  readonly ended: Map<TrainingPod, boolean>;
+  /** The last step that one of them began. */
+  lastBegun: number;
+  /** The last step that is to be made in it, and whether a checkpoint is written then. */
   stopAfter: number;
+  saves: boolean;
 }
 
 /** One seed: a membership that forms world after world until all steps are made. */
@@ -49,16 +57,14 @@ class TrainingSim {
   readonly faults: string[] = [];
   readonly log: string[] = [];
   readonly #random: Random;
-  readonly #pods: SimPod[] = [];
-  #world: SimWorld | undefined;
-  #worlds = 0;
-  #replicas: number;
-  #names = 0;
+  readonly #operator: TrainingPods;
+  readonly #worlds = new Map<number, SimWorld>();
   /** Pods lost since all members of a world were through with its begin, and how many ranks that one had; 0: none was. */
   #lost = 0;
   #settledRanks = 0;
-  /** The last step that a rank began. */
+  /** The last step that a rank began, and the newest world that one of them is through with the begin of. */
   #lastBegun = 0;
+  #newest = 0;
   #checkpoint = 0;
   readonly #written = new Map<number, Set<number>>();
   /** Steps that were begun again. */
@@ -67,18 +73,25 @@ class TrainingSim {
 
   constructor(seed: number) {
     this.clock = new VirtualClock(0, seeded(seed).next);
-    this.#random = seeded(seed);
-    this.#replicas = 1 + this.#random.below(podsMost - 1);
+    const random = seeded(seed);
+    this.#random = random;
+    const ports = {
+      clock: this.clock,
+      random,
+      say: (text: string): void => this.#say(text),
+      decided: (world: TrainingWorld): void => this.#decided(world),
+      told: (pod: TrainingPod): void => this.#told(pod),
+      remove: (pod: TrainingPod): void => this.#delete(pod),
+    };
+    this.#operator = new TrainingPods(ports, 1 + random.below(podsMost - 1));
   }
 
   get worlds(): number {
-    return this.#worlds;
+    return this.#worlds.size;
   }
 
   async run(): Promise<void> {
-    this.#later(0, () => this.#form());
-    for (let count = this.#random.below(faultsMost); count > 0; count--)
-      this.#later(this.#random.next() * faultsMsMost, () => this.#strike());
+    this.#later(0, () => this.#operator.begin());
     await this.clock.run(runMsMost, () => this.done || this.faults.length > 0);
     if (!this.done && this.faults.length === 0) this.faults.push("the run does not end");
   }
@@ -93,67 +106,97 @@ class TrainingSim {
 
   // The membership.
 
-  #form(): void {
-    if (++this.#worlds > worldsMost) return void this.faults.push("worlds end again and again");
-    this.#pods.splice(0, this.#pods.length, ...this.#pods.filter(({ dead }) => !dead));
-    const there = this.#pods.filter(({ frozen, busy }) => frozen === undefined && busy === 0);
-    for (const pod of this.#pods) if (!there.includes(pod)) pod.returned = true;
-    while (there.length < this.#replicas) {
-      const pod: SimPod = { name: `p${this.#names++}`, holdings: new Holdings(), dead: false, frozen: undefined, busy: 0, returned: false };
-      this.#pods.push(pod);
-      there.push(pod);
-    }
-    if (this.#random.next() < 0.5) there.reverse(); // any of them may be the ones that stay
-    const leaving = there.slice(this.#replicas).filter(({ holdings }) => holdings.standing.applied >= 0);
-    const members = [...there.slice(0, this.#replicas), ...leaving];
-    const net = new TrainingNet(members, this.clock, this.#random);
-    const world: SimWorld = { number: this.#worlds, members, ranks: this.#replicas, net, begun: 0, ended: new Map(), stopAfter: steps };
-    this.#world = world;
-    this.#say(`world ${world.number} of ${members.map(({ name }) => name).join(",")}, ${leaving.length} leave`);
+  #decided(world: TrainingWorld): void {
+    const { epoch, ranks } = world;
+    if (this.#worlds.size === 0)
+      for (let count = this.#random.below(faultsMost); count > 0; count--)
+        this.#later(this.#random.next() * faultsMsMost, () => this.#strike());
+    if (this.#worlds.size >= worldsMost) return void this.faults.push("worlds end again and again");
+    const members = this.#operator.members(world);
     const before = Math.max(...members.map(({ holdings, returned }) => (returned ? -1 : holdings.standing.applied)));
-    for (const pod of members) pod.returned = false;
-    for (const [rank, pod] of members.entries()) void this.#member(world, rank, pod, before);
-    if (this.#random.next() < 0.4) this.#later(this.#random.next() * beginMsMost, () => this.#strike());
+    for (const pod of this.#operator.pods) pod.returned = !members.includes(pod);
+    const net = new TrainingNet(members, this.clock, this.#random);
+    const made = {
+      epoch,
+      members,
+      ranks: ranks.length,
+      net,
+      before,
+      begun: new Set<TrainingPod>(),
+      ended: new Map<TrainingPod, boolean>(),
+    };
+    this.#worlds.set(epoch, { ...made, lastBegun: 0, stopAfter: steps, saves: false });
+    // Those that were lost before it was decided are members whom nobody can reach.
+    for (const pod of members) if (isLost(pod)) net.tell(new Error(`${pod.name} cannot be reached`));
+    if (this.#random.next() < 0.4) this.#later(this.#random.next() * beginMsMost, () => this.#strike(true));
+  }
+
+  /** The worlds that a pod has a part in. */
+  #worldsOf(pod: TrainingPod): SimWorld[] {
+    return [...this.#worlds.values()].filter(({ members, ended }) => members.includes(pod) && !ended.has(pod));
+  }
+
+  #told(pod: TrainingPod): void {
+    const { membership } = pod;
+    for (const world of this.#worldsOf(pod)) {
+      if (pod.busy === 0 || world.epoch !== pod.training) continue;
+      if (membership.outdated(world.epoch) && !world.begun.has(pod))
+        world.net.tell(new Error(`world ${world.epoch} is outdated`), world.members.indexOf(pod));
+      else if (membership.outdated(world.epoch) || membership.stop) {
+        world.stopAfter = Math.min(world.stopAfter, world.lastBegun);
+        world.saves ||= membership.stop && membership.placeAfter(world.epoch) === undefined;
+      }
+    }
+    this.#enter(pod);
+  }
+
+  #enter(pod: TrainingPod): void {
+    const { place, stop } = pod.membership;
+    if (isLost(pod) || pod.busy > 0) return;
+    if (stop && (place === undefined || !leaves(place))) {
+      this.#say(`${pod.name} ends`);
+      // Without others it can neither hand on nor write down what it has.
+      if (pod.holdings.standing.applied > this.#checkpoint) this.#lost += 1;
+      this.#operator.ended(pod);
+      return;
+    }
+    const world = place && this.#worlds.get(place.epoch);
+    if (place !== undefined && world !== undefined) void this.#member(world, place.rank, pod);
   }
 
   /** One pod's part in a world; whoever fails tells the others. */
-  async #member(world: SimWorld, rank: number, pod: SimPod, before: number): Promise<void> {
+  async #member(world: SimWorld, rank: number, pod: TrainingPod): Promise<void> {
     let whole = false;
     pod.busy += 1;
+    pod.training = world.epoch;
+    pod.membership.begins(world.epoch);
+    let why = "Stopped";
     try {
-      whole = await this.#part(world, rank, pod, before);
+      whole = await this.#part(world, rank, pod);
     } catch (caught) {
       if (caught instanceof TypeError || caught instanceof ReferenceError) this.faults.push(`${pod.name}: ${caught.stack}`);
       world.net.tell(caught as Error, rank);
+      why = "RankLost";
     }
     pod.busy -= 1;
     world.ended.set(pod, whole);
-    this.#over(world);
-  }
-
-  /** The next world comes when nobody is left in this one. */
-  #over(world: SimWorld): void {
-    const { members, ranks, ended } = world;
-    if (world !== this.#world || !members.every((pod) => pod.dead || pod.frozen !== undefined || ended.has(pod))) return;
-    this.#world = undefined;
-    if (members.slice(0, ranks).every((pod) => ended.get(pod) === true && !pod.dead)) {
-      this.done = true;
-      return;
-    }
-    this.#later(this.#random.next() < 0.1 ? awayMs : worldMs, () => this.#form()); // now and then the operator is away
+    pod.membership.leaves(world.epoch, whole ? "Complete" : why, "");
+    if (world.members.slice(0, world.ranks).every((each) => world.ended.get(each) === true && !each.dead)) this.done = true;
+    if (whole && rank >= world.ranks) this.#operator.ended(pod);
+    else this.#enter(pod);
   }
 
   // A rank.
 
-  /** Returns whether all steps of the run are made. */
-  async #part(world: SimWorld, rank: number, pod: SimPod, before: number): Promise<boolean> {
+  /** Returns whether all steps of the run are made, or all is handed on. */
+  async #part(world: SimWorld, rank: number, pod: TrainingPod): Promise<boolean> {
     const { ranks } = world;
     const { holdings } = pod;
     const shape = simShape(ranks);
     const node = Array.from({ length: ranks }, (_, i) => (ranks > 3 ? i % 3 : i));
     const stores = await RankStores.open({ optimizer: simOptimizer }, shape, { rank, ranks }, node);
     const transport = world.net.transport(rank);
-    const stamp = { world: world.number, step: 0, plan: "" };
+    const stamp = { world: world.epoch, step: 0, plan: "" };
     const restore = async (): Promise<number> => {
       const own = Int32Array.of(this.#checkpoint);
       const named = { what: "step", layer: -1, lengthFrom: () => 1 };
@@ -162,27 +205,28 @@ class TrainingSim {
       return whole.step;
     };
     const begun = await beginWorld({ transport, stamp, shape, ranks, stores, holdings, restore });
-    this.#judgeBegin(world, begun.missing.length, begun.step, before);
-    if (rank >= ranks) {
-      pod.holdings = new Holdings();
-      return true;
-    }
+    this.#judgeBegin(world, pod, begun);
+    if (rank >= ranks) return true;
     let { homes } = begun;
     const view = { ...transport, ranks };
     for (let step = begun.step + 1; step <= steps; step++) {
-      if (step > world.stopAfter) return false;
+      if (step > world.stopAfter) {
+        if (world.saves) this.#write(stores, step - 1);
+        return false;
+      }
+      world.lastBegun = Math.max(world.lastBegun, step);
       // A rank alone that was given up while it was frozen hears of nothing, and goes on beside the others: the same steps.
-      if (world === this.#world) this.#lastBegun = Math.max(this.#lastBegun, step);
+      if (world.epoch >= this.#newest) this.#lastBegun = Math.max(this.#lastBegun, step);
       homes = await this.#step({ world, pod, shape, stores, transport: view, step, homes });
       await this.#judgeState(pod, step);
-      this.#write(stores, step);
+      if (step % checkpointEvery === 0) this.#write(stores, step);
     }
     return true;
   }
 
   async #step(turn: StepTurn): Promise<Homes> {
     const { world, pod, shape, stores, transport, step } = turn;
-    const stamp = { world: world.number, step, plan: "" };
+    const stamp = { world: world.epoch, step, plan: "" };
     const homes = step % moveEvery === 0 ? swapped(turn.homes, step) : turn.homes;
     await moveHomes({ transport, stamp, shape, stores, from: turn.homes, to: homes });
     await this.clock.sleep(computeMs * (0.5 + this.#random.next()));
@@ -218,7 +262,6 @@ class TrainingSim {
 
   /** A checkpoint is one once every unit is written by its owner. */
   #write({ memory }: RankStores, step: number): void {
-    if (step % checkpointEvery !== 0) return;
     const written = this.#written.get(step) ?? new Set();
     this.#written.set(step, written);
     for (const [i, unit] of simUnits.entries()) if (memory.holds(unit)) written.add(i);
@@ -227,23 +270,28 @@ class TrainingSim {
 
   // Promises.
 
-  #judgeBegin(world: SimWorld, missing: number, step: number, before: number): void {
-    world.begun += 1;
-    if (world.begun === 1) {
-      const what = `world ${world.number} goes on from step ${step}, ${missing} units read, ${this.#lost} of ${this.#settledRanks} pods lost`;
+  #judgeBegin(world: SimWorld, pod: TrainingPod, { missing, step }: Begun): void {
+    const { begun, before } = world;
+    begun.add(pod);
+    this.#newest = Math.max(this.#newest, world.epoch);
+    world.lastBegun = Math.max(world.lastBegun, step);
+    if (begun.size === 1) {
+      const what = `world ${world.epoch} goes on from step ${step}, ${missing.length} units read, ${this.#lost} of ${this.#settledRanks} pods lost`;
       this.#say(what);
       // Shadows stand for one loss at a time, and one rank has none.
       const excused = this.#settledRanks === 0 || this.#lost >= Math.min(2, this.#settledRanks);
-      if (!excused && (missing > 0 || step < before || step < this.#lastBegun - 1)) this.faults.push(`${what}: lost, after step ${before}`);
+      const read = missing.length > 0 && this.#checkpoint < before;
+      if (!excused && (read || step < before || step < this.#lastBegun - 1)) this.faults.push(`${what}: lost, after step ${before}`);
       this.repeated += Math.max(0, this.#lastBegun - step);
       this.#lastBegun = step;
     }
-    if (world.begun < world.members.length) return;
-    this.#lost = world.members.filter(({ dead, frozen }) => dead || frozen !== undefined).length;
+    if (begun.size < world.members.length) return;
+    this.#lost = world.members.slice(0, world.ranks).filter(isLost).length;
     this.#settledRanks = world.ranks;
   }
 
-  async #judgeState({ name, holdings }: SimPod, step: number): Promise<void> {
+  /** What a rank holds after a step has the bits that it has to have. */
+  async #judgeState({ name, holdings }: TrainingPod, step: number): Promise<void> {
     if (holdings.standing.applied !== step) this.faults.push(`${name} is at ${holdings.standing.applied} after step ${step}`);
     const stores = new Set(simUnits.flatMap((unit) => (holdings.has([unit])[0] === 0 ? [] : [holdings.storeOf(unit)])));
     for (const store of stores) {
@@ -254,40 +302,51 @@ class TrainingSim {
 
   // Faults.
 
-  #strike(): void {
+  /** `loses`: a pod, and changes nothing else. */
+  #strike(loses = false): void {
     if (this.done) return;
-    const kind = this.#random.below(4);
-    const pod = this.#pods[this.#random.below(this.#pods.length)];
-    if (kind === 0) {
-      this.#replicas = 1 + this.#random.below(podsMost);
-      this.#say(`${this.#replicas} replicas`);
-      const world = this.#world;
-      if (world === undefined) return;
-      if (this.#random.next() < 0.5) world.stopAfter = this.#lastBegun + 1;
-      else world.net.tell(new Error("the membership changes"));
+    const { pods } = this.#operator;
+    const kind = loses ? "lose" : (["scale", "scale", "delete", "lose", "lose"] as const)[this.#random.below(5)];
+    const pod = pods[this.#random.below(pods.length)];
+    if (kind === "scale") {
+      this.#operator.replicas = 1 + this.#random.below(podsMost);
+      this.#say(`${this.#operator.replicas} replicas`);
       return;
     }
-    if (pod === undefined || pod.dead || pod.frozen !== undefined) return;
-    this.#lost += 1;
-    if (kind === 1) this.#freeze(pod);
-    else {
-      this.#say(`kill ${pod.name}`);
-      pod.dead = true;
-      this.#missed(pod, "is lost");
-    }
+    if (pod === undefined || isLost(pod) || this.clock.now() < pod.runsAt) return;
+    if (kind === "delete") this.#delete(pod);
+    else if (this.#random.next() < 0.3) this.#freeze(pod);
+    else this.#kill(pod);
   }
 
-  #missed(pod: SimPod, how: string): void {
-    const world = this.#world;
-    const rank = world?.members.indexOf(pod) ?? -1;
-    if (world === undefined || rank < 0) return;
-    if (this.#random.next() < 0.5) world.net.cut(rank);
-    world.net.tell(new Error(`${pod.name} ${how}`));
-    this.#over(world);
+  #kill(pod: TrainingPod): void {
+    this.#say(`kill ${pod.name}`);
+    pod.dead = true;
+    this.#missed(pod, "is lost");
+  }
+
+  /** Told to end, with a time of grace. */
+  #delete(pod: TrainingPod): void {
+    if (pod.deleting || pod.dead) return;
+    this.#say(`delete ${pod.name}`);
+    pod.deleting = true;
+    pod.membership.leave();
+    this.#later(graceMs, () => {
+      if (!pod.dead && pod.frozen === undefined) this.#kill(pod);
+    });
+  }
+
+  #missed(pod: TrainingPod, how: string): void {
+    this.#operator.lose(pod);
+    this.#lost += 1;
+    for (const { members, net } of this.#worldsOf(pod)) {
+      if (this.#random.next() < 0.5) net.cut(members.indexOf(pod));
+      net.tell(new Error(`${pod.name} ${how}`));
+    }
   }
 
   /** Stands still, is given up by the others, and comes back with what it had. */
-  #freeze(pod: SimPod): void {
+  #freeze(pod: TrainingPod): void {
     this.#say(`freeze ${pod.name}`);
     let thaw = (): void => {};
     pod.frozen = new Promise((resolve) => {
@@ -297,14 +356,16 @@ class TrainingSim {
     this.#later(2_000 + this.#random.next() * 10_000, () => {
       this.#say(`thaw ${pod.name}`);
       pod.frozen = undefined;
+      this.#operator.found(pod);
       thaw();
+      this.#enter(pod);
     });
   }
 }
 
 interface StepTurn {
   readonly world: SimWorld;
-  readonly pod: SimPod;
+  readonly pod: TrainingPod;
   readonly shape: Shape;
   readonly stores: RankStores;
   readonly transport: ReturnType<TrainingNet["transport"]>;

@@ -2,66 +2,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
-import { type TrainingEnd, type TrainingReport, trainingReportSchema } from "../../../crds/training-report.ts";
-import type { PodWords } from "../../../crds/training-world.ts";
+import { type TrainingEnd, trainingReportSchema } from "../../../crds/training-report.ts";
+import { conditions, job, observed, over, pod, says, start } from "../../../test/builders/training-decisions.ts";
 import { decide, isOver, isTrue } from "./decide.ts";
 import type { Observed } from "./observed.ts";
 import type { PodView } from "./pod-view.ts";
 
-const start = Date.parse("2026-01-01T00:00:00Z");
-const spec = {
-  model: { uri: "pvc://models/m" },
-  data: { uri: "pvc://data/d" },
-  steps: 100,
-  memoryPerRank: "1Gi",
-  output: { uri: "pvc://models/out" },
-};
-const job = (change: object = {}, generation = 1): MoETrainingJob =>
-  parseMoETrainingJob({ metadata: { name: "j", namespace: "ns", uid: "job", generation }, spec: { ...spec, ...change } });
-
-const pod = (change: Partial<PodView> = {}): PodView => ({
-  name: "j-train-0-0",
-  uid: "p0",
-  rank: 0,
-  attempt: 0,
-  hash: "h",
-  generation: 1,
-  deleting: false,
-  running: true,
-  ip: "10.0.0.1",
-  node: "a",
-  waiting: undefined,
-  over: undefined,
-  ...change,
-});
-const over = (end: TrainingEnd | undefined, change: Partial<NonNullable<PodView["over"]>> = {}): PodView["over"] => ({
-  end,
-  disrupted: false,
-  reason: "Error",
-  message: "exit code 1",
-  ...change,
-});
-const observed = (change: Partial<Observed> = {}): Observed => ({
-  job: job(),
-  status: {},
-  pods: [],
-  rival: undefined,
-  otherWriters: [],
-  words: new Map(),
-  image: "enodia/training:1",
-  templateHash: () => "h",
-  templateProblems: [],
-  podRefused: undefined,
-  now: new Date(start),
-  ...change,
-});
-/** What pods of ranks from 0 on say. */
-const says = (progress: TrainingReport = { curve: [] }, uids: readonly string[] = ["p0"]): ReadonlyMap<string, PodWords> =>
-  new Map(uids.map((uid) => [uid, { pod: uid, epoch: 0, training: 0, progress }]));
-const conditions = ({ conditions: all = [] }: MoETrainingJobStatus) =>
-  Object.fromEntries(all.map(({ type, status, reason }) => [type, `${status} ${reason}`]));
 const failed = (code: string, retry: boolean) => over({ outcome: "Failed", code, message: "why", retry });
 
 interface Case {

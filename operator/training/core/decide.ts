@@ -3,11 +3,11 @@
 // and doubles nothing. Pure.
 import { trainingProblems } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
-import { ended, foremostEnd, pauseLeft } from "./ends.ts";
+import { afterEnd, ended, foremostEnd, isAlone, pauseLeft, raised } from "./ends.ts";
 import type { Observed, Problem } from "./observed.ts";
 import type { PodView } from "./pod-view.ts";
 import { wantedReplicas } from "./spawn.ts";
-import { type Judged, type State, statusOf } from "./status.ts";
+import { type AloneState, type Judged, type State, statusOf } from "./status.ts";
 import { type WorldView, worldOf } from "./world.ts";
 
 export type Action =
@@ -20,10 +20,18 @@ export interface Decision {
   readonly actions: readonly Action[];
   /** Look again after this many milliseconds. */
   readonly requeueAfterMs: number | undefined;
+  /** Pods are to be asked often, since the world does not stand, or may not. */
+  readonly restless: boolean;
+  /** Uids of pods that end, and that no world takes anything of. */
+  readonly stops: ReadonlySet<string>;
 }
 
 /** Running pods are asked how far they are this often. */
 const progressMs = 2_000;
+/** As are those of a world that may not stand, and a job is looked at again once the end of a pod is in its status. */
+const soonMs = 500;
+/** A pod that is of no use any more has this long to hand on what it has, from the world that it leaves; then it is deleted. */
+const handOnMsMax = 120_000;
 /** A pod that the API server refuses is asked for again after this, and a folder that is another job's. */
 const refusedMs = 30_000;
 
@@ -38,17 +46,24 @@ const attemptOf = ({ attempts = [] }: MoETrainingJobStatus, rank: number): numbe
 const deleted = (pods: readonly PodView[]): Action[] =>
   pods.filter(({ deleting }) => !deleting).map(({ name, uid }) => ({ kind: "delete", name, uid }));
 
-export function decide(observed: Observed): Decision {
-  const { status, pods } = observed;
-  if (isOver(status)) return decision(observed, { state: { kind: "over" }, actions: deleted(pods) });
-  const current = pods.filter(({ rank, attempt }) => rank >= 0 && attempt === attemptOf(status, rank));
-  const stale = pods.filter((pod) => !current.includes(pod));
-  const end = foremostEnd(current);
-  if (end === undefined) return next(observed, current, stale);
-  const state = ended(observed, end);
-  // The other ranks of a job that ends, or is refused, are of no use; those of one whose pod is replaced wait for it.
-  const alone = state.kind === "restarting" || state.kind === "waiting";
-  return decision(observed, { state, ended: end, actions: deleted(alone ? [...stale, end] : pods) });
+export function decide(given: Observed): Decision {
+  const { pods } = given;
+  if (isOver(given.status)) return decision(given, { state: { kind: "over" }, actions: deleted(pods) });
+  let observed = given;
+  let told: AloneState | undefined;
+  // Each turn counts the end of one pod, whose attempt is then over.
+  for (;;) {
+    const { status } = observed;
+    const current = pods.filter(({ rank, attempt }) => rank >= 0 && attempt === attemptOf(status, rank));
+    const stale = pods.filter((pod) => !current.includes(pod));
+    const end = foremostEnd(current);
+    if (end === undefined) return next(observed, { current, stale, told });
+    const state = ended(observed, end);
+    // The other ranks of a job that ends, or is refused, are of no use; those of one whose pod is replaced train on, or wait for it.
+    if (!isAlone(state)) return decision(observed, { state, ended: end, actions: deleted(pods) });
+    told ??= state;
+    observed = { ...observed, status: afterEnd(status, state, end.rank) };
+  }
 }
 
 /** The problems for which the spec, as it is now, is not trained: those that are seen from here, and those that a pod found. */
@@ -66,19 +81,28 @@ function taken({ job, rival }: Observed): readonly Problem[] {
   return [{ reason: "OutputTaken", message }];
 }
 
-function next(observed: Observed, current: readonly PodView[], stale: readonly PodView[]): Decision {
+interface Turn {
+  /** Pods of the newest attempts, none of them over. */
+  readonly current: readonly PodView[];
+  readonly stale: readonly PodView[];
+  /** What is to be told of a pod whose end was judged just now. */
+  readonly told: AloneState | undefined;
+}
+
+function next(observed: Observed, { current, stale, told }: Turn): Decision {
   const { job, status, pods, words, now } = observed;
   const wanted = wantedReplicas(job, status);
+  const minRanks = Math.min(job.spec.elasticity.minReplicas, wanted);
   const problems = problemsOf(observed);
-  const report = reportOf(observed, current);
+  const report = told?.report ?? reportOf(observed, current);
   if (job.spec.suspend) return decision(observed, { state: { kind: "suspended", problems, report }, actions: deleted(pods) });
   if (observed.rival !== undefined)
     return decision(observed, { state: { kind: "refused", problems, report }, actions: deleted(pods), again: refusedMs });
   // Pods that were made before go on: the spec that they were made of was accepted.
   if (problems.length > 0) {
-    const ranks = status.world?.ranks.length ?? wanted;
-    const view = worldOf({ ranks, known: status.world, pods: current, words, now });
-    const again = current.length > 0 ? progressMs : undefined;
+    const ranks = 1 + (status.world?.ranks.at(-1)?.rank ?? wanted - 1);
+    const view = worldOf({ ranks, minRanks, known: status.world, pods: current, words, now });
+    const again = current.length > 0 ? lookMs(view) : undefined;
     return decision(observed, {
       state: { kind: "refused", problems, training: view.stands, report },
       view,
@@ -86,22 +110,37 @@ function next(observed: Observed, current: readonly PodView[], stale: readonly P
       again,
     });
   }
-  const view = worldOf({ ranks: wanted, known: status.world, pods: current, words, now });
   const hash = observed.templateHash(imageOf(observed));
-  const going = current.filter((pod) => pod.deleting || pod.hash !== hash || pod.rank >= wanted);
+  const standing = current.map((pod) => (pod.hash === hash ? pod : { ...pod, deleting: true }));
+  const view = worldOf({ ranks: wanted, minRanks, known: status.world, pods: standing, words, now });
+  const going = current.filter((pod) => pod.deleting || pod.hash !== hash || isIdle(pod, observed, view));
   const actions = deleted([...stale, ...going]);
   const { free, held } = missingRanks(observed);
   const wait = free.length > 0 ? waitOf(observed) : undefined;
-  const made = wait === undefined ? free.map((rank): Action => ({ kind: "create", rank, attempt: attemptOf(status, rank) })) : [];
-  const state = stateOf({ observed, current, going, view, wait: wait?.state ?? heldState(held) });
+  // The end of a pod is in the status before another is made.
+  const makes = wait === undefined && told === undefined;
+  const made = makes ? free.map((rank): Action => ({ kind: "create", rank, attempt: attemptOf(status, rank) })) : [];
+  const state = stateOf({ observed, current, going, view, told, wait: wait?.state ?? heldState(held) });
   // Who waits for one pod has others to ask.
-  const again = Math.min(wait?.again ?? progressMs, current.length > 0 ? progressMs : Number.POSITIVE_INFINITY);
+  const asks = current.length > 0 ? lookMs(view) : Number.POSITIVE_INFINITY;
+  const again = Math.min(wait?.again ?? progressMs, asks, told === undefined ? Number.POSITIVE_INFINITY : soonMs);
   return decision(observed, { state: { ...state, report }, view, actions: [...actions, ...made], again });
 }
 
-/** Progress is told by the rank that writes it down. */
-const reportOf = ({ words }: Observed, current: readonly PodView[]) =>
-  words.get(current.find(({ rank }) => rank === 0)?.uid ?? "")?.progress;
+const lookMs = ({ restless }: WorldView): number => (restless ? soonMs : progressMs);
+
+/** Of a rank that is not wanted, once it is not of the world and has had its time to hand on what it has. */
+function isIdle({ rank, uid }: PodView, { job, status, now }: Observed, { world }: WorldView): boolean {
+  if (rank < wantedReplicas(job, status) || world?.ranks.some((member) => member.uid === uid)) return false;
+  const leaves = world?.leaving?.some((member) => member.uid === uid) ?? false;
+  return !leaves || now.getTime() >= Date.parse(world?.since ?? "") + handOnMsMax;
+}
+
+/** Progress is told by the first rank, which writes it down. */
+function reportOf({ words, status }: Observed, current: readonly PodView[]) {
+  const first = status.world?.ranks[0]?.uid ?? current.find(({ rank }) => rank === 0)?.uid ?? "";
+  return words.get(first)?.progress;
+}
 
 interface Missing {
   /** Ranks without a pod. */
@@ -159,29 +198,48 @@ interface Standing {
   /** Those that are to go, or are going. */
   readonly going: readonly PodView[];
   readonly view: WorldView;
+  readonly told: AloneState | undefined;
   readonly wait: State | undefined;
 }
 
-function stateOf({ observed, current, going, view, wait }: Standing): State {
+function stateOf(standing: Standing): State {
+  const { observed, going, view, told, wait } = standing;
   const replicas = wantedReplicas(observed.job, observed.status);
-  const { world, stands, left, ready, awaited } = view;
+  const { world, stands, left, ready, tooFew } = view;
   const outdated = going.find(({ rank }) => rank < replicas);
+  const why = whyAwaited(standing);
+  if (stands && world !== undefined) return runningState(standing, world.ranks.length, told === undefined ? why : toldText(told));
+  if (told !== undefined) return told;
   if (outdated !== undefined)
     return { kind: "waiting", reason: "Replacing", message: `pod ${outdated.name} ends, and another goes on from its checkpoint` };
-  if (stands && world !== undefined) return { kind: "running", ranks: world.ranks.length, wanted: replicas };
   if (wait !== undefined) return wait;
-  if (left !== undefined) return { kind: "waiting", reason: "RankLost", message: left };
-  const [first = 0] = awaited;
-  const pod = current.find(({ rank }) => rank === first);
-  const why =
-    pod === undefined ? "a pod is made" : (pod.waiting ?? `pod ${pod.name} ${pod.running ? "is asked for the first time" : "starts"}`);
+  const few = tooFew === undefined ? "" : `; the others do not train without it: ${tooFew}`;
+  if (left !== undefined) return { kind: "waiting", reason: "RankLost", message: `${left}${few}` };
   if (replicas === 1) return { kind: "waiting", reason: "Starting", message: why };
-  const lost = world !== undefined && world.ranks.length === replicas;
-  return {
-    kind: "waiting",
-    reason: lost ? "RankLost" : "WaitingForRanks",
-    message: `${ready} of ${replicas} ranks wait for rank ${first}: ${why}`,
-  };
+  const message = `${ready} of ${replicas} ranks wait for rank ${view.awaited[0] ?? 0}: ${why}${few}`;
+  return { kind: "waiting", reason: world !== undefined && tooFew !== undefined ? "RankLost" : "WaitingForRanks", message };
+}
+
+/** The lowest of the ranks that are wanted and not ready, and what it waits for. */
+function whyAwaited({ current, view: { awaited } }: Standing): string {
+  const pod = current.find(({ rank }) => rank === (awaited[0] ?? 0));
+  if (pod === undefined) return "a pod is made";
+  if (pod.deleting) return `pod ${pod.name} ends`;
+  if (pod.silent) return `pod ${pod.name} does not answer`;
+  return pod.waiting ?? `pod ${pod.name} ${pod.running ? "is asked for the first time" : "starts"}`;
+}
+
+const toldText = (told: AloneState): string =>
+  told.kind === "restarting" ? `${told.failure.reason}: ${told.failure.message}` : told.message;
+
+/** Where another number of ranks is asked for, those that are not there yet are on their way; otherwise they are lost. */
+function runningState({ observed, wait }: Standing, ranks: number, why: string): State {
+  const { job, status } = observed;
+  const replicas = wantedReplicas(job, status);
+  const before = status.conditions?.find(({ type }) => type === "Running");
+  const asked = before?.reason === "Rescaling" || before?.observedGeneration !== job.metadata.generation;
+  const waits = wait?.kind === "waiting" ? `${wait.reason}: ${wait.message}` : why;
+  return { kind: "running", ranks, wanted: replicas, why: asked || ranks >= replicas ? undefined : waits };
 }
 
 /** The image that the job began with, unless its owner names one. */
@@ -204,11 +262,15 @@ function decision(observed: Observed, { state, actions, view, ended: end, again 
   const attempts = end === undefined ? status.attempts : raised(status.attempts ?? [], end.rank);
   const image = status.image ?? (begins ? imageOf(observed) : undefined);
   const judged: Judged = { job, status, pods, now, image, state, attempts, world: view?.world ?? status.world };
-  return { status: statusOf(judged), actions, requeueAfterMs: again };
+  return {
+    status: statusOf(judged),
+    actions,
+    requeueAfterMs: again,
+    restless: view?.restless ?? false,
+    stops: view?.stops ?? endsOf(pods),
+  };
 }
 
-function raised(attempts: readonly number[], rank: number): number[] {
-  const all = Array.from({ length: Math.max(attempts.length, rank + 1) }, (_, i) => attempts[i] ?? 0);
-  all[rank] = (all[rank] ?? 0) + 1;
-  return all;
-}
+/** Where all pods end, none has anybody to hand on to. */
+const endsOf = (pods: readonly PodView[]): ReadonlySet<string> =>
+  new Set(pods.filter(({ deleting, over }) => deleting && over === undefined).map(({ uid }) => uid));

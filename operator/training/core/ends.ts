@@ -1,10 +1,11 @@
 // The end of a training pod before its job's: whether it counts as a failure, what the job does then, and how long it is until the next pod
 // may be made. Pure.
 import { rfc3339 } from "../../../crds/conditions.ts";
+import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import type { TrainingFailure } from "../../../crds/names.ts";
 import type { Observed } from "./observed.ts";
 import type { PodView } from "./pod-view.ts";
-import type { PodEnd, State } from "./status.ts";
+import type { AloneState, PodEnd, State } from "./status.ts";
 
 /** Codes of failures that no other try and no other input mends. */
 const lostCodes = ["NonFiniteLoss"] as const satisfies readonly TrainingFailure[];
@@ -59,8 +60,24 @@ export function ended(observed: Observed, pod: PodView): State {
   return { kind: "failed", reason: "RestartLimit", message: told, failure, report: end?.report };
 }
 
+/** Of one pod, which is replaced while the others train on, or wait. */
+export const isAlone = (state: State): state is AloneState => state.kind === "restarting" || state.kind === "waiting";
+
+/** A status in which such an end is counted, and its attempt is over. */
+export function afterEnd(status: MoETrainingJobStatus, state: AloneState, rank: number): MoETrainingJobStatus {
+  const counted = { ...status, attempts: raised(status.attempts ?? [], rank) };
+  if (state.kind === "restarting") return { ...counted, restarts: state.restarts, lastFailure: state.failure };
+  return state.stop === undefined ? counted : { ...counted, lastStop: state.stop };
+}
+
+export function raised(attempts: readonly number[], rank: number): number[] {
+  const all = Array.from({ length: Math.max(attempts.length, rank + 1) }, (_, i) => attempts[i] ?? 0);
+  all[rank] = (all[rank] ?? 0) + 1;
+  return all;
+}
+
 /** An end that does not count as a failure. One that a changed spec, as of a suspension, brought about is no reason for a pause. */
-function stopped(observed: Observed, pod: PodView): State {
+function stopped(observed: Observed, pod: PodView): AloneState {
   const { job, status } = observed;
   const { end, reason, message } = pod.over as NonNullable<PodView["over"]>;
   const told = end === undefined && reason === nodeLost ? `${pod.name}: ${message}` : `pod ${pod.name} ended early`;

@@ -13,6 +13,10 @@ export interface PodView {
   readonly hash: string;
   /** Generation of the spec that it was made for. */
   readonly generation: number;
+  /** When it was made, in milliseconds; 0 where it does not say. */
+  readonly since: number;
+  /** It left the last question without an answer. */
+  readonly silent: boolean;
   readonly deleting: boolean;
   readonly running: boolean;
   readonly ip: string | undefined;
@@ -32,6 +36,7 @@ const podSchema = z.object({
     uid: z.string().default(""),
     labels: z.record(z.string(), z.string()).default({}),
     annotations: z.record(z.string(), z.string()).default({}),
+    creationTimestamp: z.string().optional(),
     deletionTimestamp: z.string().optional(),
   }),
   spec: z.object({ nodeName: z.string().default("") }).default({ nodeName: "" }),
@@ -66,7 +71,7 @@ type Pod = z.infer<typeof podSchema>;
 /** The container that trains. */
 export const container = "runtime";
 
-export function podView(object: unknown): PodView {
+export function podView(object: unknown, silent = false): PodView {
   const pod = podSchema.parse(object);
   const { metadata, spec, status } = pod;
   return {
@@ -76,6 +81,8 @@ export function podView(object: unknown): PodView {
     attempt: whole(metadata.name.replace(/^.*-/, "")),
     hash: metadata.annotations[annotations.templateHash] ?? "",
     generation: whole(metadata.annotations[annotations.generation]),
+    since: Date.parse(metadata.creationTimestamp ?? "") || 0,
+    silent,
     deleting: metadata.deletionTimestamp !== undefined,
     running: status.phase === "Running",
     ip: status.podIP,

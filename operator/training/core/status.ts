@@ -26,9 +26,11 @@ export type State = { readonly report?: TrainingReport | undefined } & (
   | { readonly kind: "refused"; readonly problems: readonly Problem[]; readonly refusal?: Refusal; readonly training?: boolean }
   | { readonly kind: "suspended"; readonly problems: readonly Problem[] }
   | { readonly kind: "waiting"; readonly reason: string; readonly message: string; readonly stop?: PodEnd }
-  /** On so many ranks, while so many are wanted. */
-  | { readonly kind: "running"; readonly ranks: number; readonly wanted: number }
+  /** On so many ranks, while so many are wanted; with what is told where some of them are lost. */
+  | { readonly kind: "running"; readonly ranks: number; readonly wanted: number; readonly why?: string | undefined }
 );
+/** What the end of one pod among others makes of a job. */
+export type AloneState = State & { readonly kind: "restarting" | "waiting" };
 
 export interface Judged {
   readonly job: MoETrainingJob;
@@ -145,8 +147,9 @@ function running(judged: Judged): Verdict | undefined {
   }
 }
 
-function startedOf({ ranks, wanted }: State & { readonly kind: "running" }, at: string, later: string): Verdict {
+function startedOf({ ranks, wanted, why }: State & { readonly kind: "running" }, at: string, later: string): Verdict {
   const on = `${at}, on ${ranks} ${ranks === 1 ? "rank" : "ranks"}${later}`;
+  if (why !== undefined) return verdict("True", "FewerRanks", `${on}, until ${wanted} are ready: ${why}`.slice(0, 1500));
   return ranks === wanted ? verdict("True", "Training", on) : verdict("True", "Rescaling", `${on}, until ${wanted} are ready`);
 }
 

@@ -14,6 +14,8 @@ const pod = (rank: number, change: Partial<PodView> = {}): PodView => ({
   attempt: 0,
   hash: "h",
   generation: 1,
+  since: start,
+  silent: false,
   deleting: false,
   running: true,
   ip: `10.0.0.${rank}`,
@@ -34,6 +36,7 @@ const three = [pod(0), pod(1), pod(2)];
 const heard = wordsOf(says("p0"), says("p1"), says("p2"));
 const facts = (change: Partial<WorldFacts> = {}): WorldFacts => ({
   ranks: 3,
+  minRanks: 1,
   known: undefined,
   pods: three,
   words: heard,
@@ -60,6 +63,7 @@ interface Case {
 }
 
 const left = { left: { epoch: 1, code: "RankLost", message: "rank 2 is gone" } };
+const allLeft = wordsOf(says("p0", left), says("p1", left), says("p2", left));
 const cases: Record<string, Case> = {
   "a world stands while its pods do": { change: {}, want: [1, true] },
   "a world stands for an operator that has heard nobody yet": { change: { words: new Map() }, want: [1, true] },
@@ -80,10 +84,10 @@ const cases: Record<string, Case> = {
     want: [2, true],
   },
   "a world that a pod left is made again": {
-    change: { words: wordsOf(says("p0", left), says("p1"), says("p2")), now: later },
+    change: { words: allLeft, now: later },
     want: [2, true],
   },
-  "but not at once": { change: { words: wordsOf(says("p0", left), says("p1"), says("p2")) }, want: [1, false] },
+  "but not at once": { change: { words: allLeft }, want: [1, false] },
   "who left since no step is left does not end it": {
     change: { words: wordsOf(says("p0"), says("p1", { left: { epoch: 1, code: "Complete", message: "" } }), says("p2")), now: later },
     want: [1, true],
@@ -100,6 +104,108 @@ for (const [sentence, { change, want }] of Object.entries(cases)) {
   });
 }
 
+const leaving = ({ world }: { readonly world: TrainingWorld | undefined }) => world?.leaving?.map(({ uid }) => uid);
+const members = ({ world }: { readonly world: TrainingWorld | undefined }) => world?.ranks.map(({ uid }) => uid);
+/** All that is said, by pods that know that one of them would be enough. */
+const enough = (...changes: readonly Partial<PodWords>[]) =>
+  wordsOf(...three.map(({ uid }, i) => says(uid, { epoch: 1, training: 1, leastRanks: 1, ...changes[i] })));
+const gone = { training: 0, left: { epoch: 1, code: "RankLost", message: "rank 1 is gone" } };
+
+interface FewerCase {
+  readonly change: Partial<WorldFacts>;
+  /** Epoch, pods that train and pods that leave. */
+  readonly want: readonly [epoch: number, ranks: string, leaving: string];
+  readonly tooFew?: RegExp;
+  /** Pods that are to end with a checkpoint. */
+  readonly stops?: string;
+}
+const killed = [pod(0), pod(2)];
+const drained = [pod(0), pod(1, { deleting: true }), pod(2)];
+const fewer: Record<string, FewerCase> = {
+  "the others train on at once without a pod that is lost": { change: { pods: killed, words: enough() }, want: [2, "p0 p2", ""] },
+  "the first one too": { change: { pods: [pod(1), pod(2)], words: enough() }, want: [2, "p1 p2", ""] },
+  "a pod that is to end hands on what it has": { change: { pods: drained, words: enough() }, want: [2, "p0 p2", "p1"] },
+  "as does one that says so, before its deletion is seen": { change: { words: enough({}, { leaving: true }) }, want: [2, "p0 p2", "p1"] },
+  "a smaller job has the others hand on": { change: { ranks: 2, words: enough() }, want: [2, "p0 p1", "p2"] },
+  "of two that are to end both hand on": {
+    change: { pods: [pod(0), pod(1, { deleting: true }), pod(2, { deleting: true })], words: enough() },
+    want: [2, "p0", "p1 p2"],
+  },
+  "one that does not answer has nothing to hand on": {
+    change: { pods: [pod(0), pod(1, { deleting: true, silent: true }), pod(2)], words: enough() },
+    want: [2, "p0 p2", ""],
+    stops: "p1",
+  },
+  "fewer ranks than are allowed wait, and one that is to end leaves a checkpoint": {
+    change: { pods: drained, words: enough(), minRanks: 3 },
+    want: [1, "p0 p1 p2", ""],
+    tooFew: /elasticity\.minReplicas is 3/,
+    stops: "p1",
+  },
+  "ranks whose memory is too small wait": {
+    change: { pods: killed, words: enough({ leastRanks: 3 }) },
+    want: [1, "p0 p1 p2", ""],
+    tooFew: /their memory is enough for 3 ranks or more, by memoryPerRank/,
+  },
+  "ranks of whose memory nothing is known wait": {
+    change: { pods: killed },
+    want: [1, "p0 p1 p2", ""],
+    tooFew: /not known to be enough/,
+  },
+  "where all are to end nobody waits for a world": {
+    change: { pods: three.map((one) => ({ ...one, deleting: true })), words: enough() },
+    want: [1, "p0 p1 p2", ""],
+    stops: "p0 p1 p2",
+  },
+  "an operator that has just begun first hears who is there": {
+    change: { pods: drained, words: wordsOf(says("p0", { leastRanks: 1 })) },
+    want: [1, "p0 p1 p2", ""],
+  },
+  "after a loss it is waited for what each of the pods says": {
+    change: { words: enough(gone), now: later },
+    want: [1, "p0 p1 p2", ""],
+  },
+  "one that does not answer then is the one that is lost": {
+    change: { pods: [pod(0), pod(1, { silent: true }), pod(2)], words: enough(gone, {}, gone), now: later },
+    want: [2, "p0 p2", ""],
+  },
+  "one that is silent in a world that stands changes nothing": {
+    change: { pods: [pod(0), pod(1, { silent: true }), pod(2)], words: enough() },
+    want: [1, "p0 p1 p2", ""],
+  },
+};
+for (const [sentence, { change, want, tooFew, stops = "" }] of Object.entries(fewer)) {
+  test(sentence, () => {
+    const view = worldOf(facts({ known: first, ...change }));
+    assert.deepEqual([view.world?.epoch, members(view)?.join(" "), leaving(view)?.join(" ") ?? ""], want);
+    assert.equal(tooFew?.test(view.tooFew ?? "") ?? view.tooFew === undefined, true, view.tooFew);
+    assert.equal([...view.stops].join(" "), stops);
+  });
+}
+
+test("a world that lost the pod that was to leave it is made again at once, and the same one in peace", () => {
+  const second = worldOf(facts({ known: first, pods: drained, words: enough() })).world as TrainingWorld;
+  const lost = { epoch: 2, training: 0, left: { epoch: 2, code: "RankLost", message: "rank 2 is gone" } };
+  const without = worldOf(facts({ known: second, pods: killed, words: enough(lost, {}, lost) }));
+  assert.deepEqual([without.world?.epoch, members(without), leaving(without)], [3, ["p0", "p2"], undefined]);
+  assert.equal(worldOf(facts({ known: second, pods: drained, words: enough(lost, {}, lost) })).world?.epoch, 2);
+  const again = worldOf(facts({ known: second, pods: drained, words: enough(lost, {}, lost), now: later }));
+  assert.deepEqual([again.world?.epoch, leaving(again)], [3, ["p1"]]);
+});
+
+test("pods wait a minute for the others, then begin, or join those that train; where nothing was lost none hurries", () => {
+  const two = { pods: [pod(0), pod(1)], words: enough() };
+  const soon = new Date(start + 59_000);
+  assert.equal(worldOf(facts({ ...two, now: soon })).world, undefined);
+  assert.deepEqual(members(worldOf(facts({ ...two, now: later }))), ["p0", "p1"]);
+  const small = { ...first, ranks: first.ranks.slice(0, 1) };
+  assert.equal(worldOf(facts({ ...two, known: small, now: soon })).world?.epoch, 1);
+  assert.deepEqual(members(worldOf(facts({ ...two, known: small, now: later }))), ["p0", "p1"]);
+  const resumed = { known: first, pods: [pod(0, { uid: "q" })], words: wordsOf(says("q", { leastRanks: 1 })) };
+  assert.equal(worldOf(facts({ ...resumed, now: soon })).world?.epoch, 1);
+  assert.equal(worldOf(facts({ ...resumed, now: later })).world?.epoch, 2);
+});
+
 test("an epoch is above all that any pod was told of, whatever became of the status", () => {
   assert.equal(worldOf(facts({ words: wordsOf(says("p0"), says("p1", { epoch: 7 }), says("p2")) })).world?.epoch, 8);
 });
@@ -111,20 +217,27 @@ test("epochs only rise, and one epoch never has two sets of pods", () => {
     replaced: fc.boolean(),
     leaves: fc.boolean(),
     ranks: fc.integer({ min: 1, max: 3 }),
+    deleting: fc.boolean(),
+    silent: fc.boolean(),
+    leastRanks: fc.integer({ min: 1, max: 3 }),
   });
   fc.assert(
     fc.property(fc.array(event, { maxLength: 30 }), (events) => {
       const pods = [...three];
       let known: TrainingWorld | undefined;
       const seen = new Map<number, string>();
-      for (const [i, { rank, ready, replaced, leaves, ranks }] of events.entries()) {
+      for (const [i, { rank, ready, replaced, leaves, ranks, leastRanks, ...change }] of events.entries()) {
         if (replaced) pods[rank] = pod(rank, { uid: `q${i}` });
-        pods[rank] = { ...(pods[rank] as PodView), running: ready };
+        pods[rank] = { ...(pods[rank] as PodView), running: ready, ...change };
         const gone = { left: { epoch: known?.epoch ?? 1, code: "RankLost", message: "" } };
-        const words = wordsOf(...pods.map(({ uid }, at) => says(uid, leaves && at === rank ? gone : {})));
-        const { world, stands } = worldOf({ ranks, known, pods, words, now: new Date(start + i * 10_000) });
+        const words = wordsOf(...pods.map(({ uid }, at) => says(uid, { leastRanks, ...(leaves && at === rank && gone) })));
+        const { world, stands, stops } = worldOf({ ranks, minRanks: 1, known, pods, words, now: new Date(start + i * 10_000) });
         assert.ok((world?.epoch ?? 0) >= (known?.epoch ?? 0));
-        const set = JSON.stringify(world?.ranks.map(({ uid, ip }) => [uid, ip]));
+        const all = [...(world?.ranks ?? []), ...(world?.leaving ?? [])];
+        assert.equal(new Set(all.map((member) => member.rank)).size, all.length, "one pod a rank");
+        if (world !== known) assert.ok((world?.ranks.length ?? 0) >= Math.min(ranks, leastRanks), "never too few");
+        for (const { uid } of world?.leaving ?? []) assert.ok(!stops.has(uid), "who hands on is not told to end");
+        const set = JSON.stringify(all.map(({ uid, ip }) => [uid, ip]));
         if (world !== undefined) assert.equal(seen.get(world.epoch) ?? set, set);
         if (world !== undefined) seen.set(world.epoch, set);
         if (stands) for (const member of world?.ranks ?? []) assert.ok(pods.some(({ uid, running }) => uid === member.uid && running));

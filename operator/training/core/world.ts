@@ -1,18 +1,23 @@
-// The world of a training job from what is observed: the pods that train together, one a rank. Another one is decided once every rank that
-// is wanted has a pod that answers, and these are not those of the last world, or one of them has left it. Until then the last one stands:
-// its pods go on by themselves, whatever becomes of the operator. Pure.
+// The world of a training job from what is observed: the pods that train together. Another one is decided once every rank that is wanted
+// has a pod that answers, and these are not those of the last world; and where one of them is lost or is to end, at once, of those that are
+// left, if they are enough. Pods that are to end hand on in it what they have. Until then the last one stands: its pods go on by
+// themselves, whatever becomes of the operator. Pure.
 import { rfc3339 } from "../../../crds/conditions.ts";
-import type { PodWords, TrainingWorld, WorldMember } from "../../../crds/training-world.ts";
+import { membersOf, type PodWords, type TrainingWorld, type WorldMember } from "../../../crds/training-world.ts";
 import type { PodView } from "./pod-view.ts";
 
 /** The same pods get no other world sooner than this after the last: where one cannot stand, it is tried again in peace. */
 const againMs = 5_000;
+/** Pods wait so long for the others that are wanted, from when they were made; then they begin, or join those that train, without them. */
+const patienceMs = 60_000;
 /** What a rank says that leaves since no step is left, while the first one writes the result. */
 const completeCode = "Complete";
 
 export interface WorldFacts {
   /** Ranks that are wanted. */
   readonly ranks: number;
+  /** Ranks of a world, at least. */
+  readonly minRanks: number;
   /** The world that was decided last. */
   readonly known: TrainingWorld | undefined;
   /** Newest pods of ranks. */
@@ -29,39 +34,126 @@ export interface WorldView {
   readonly stands: boolean;
   /** Why a pod left the newest world. */
   readonly left: string | undefined;
+  /** It does not stand, or one of its pods does not answer: more is to be known of them soon. */
+  readonly restless: boolean;
   /** Pods that could train now. */
   readonly ready: number;
   /** Wanted ranks that have none, lowest first. */
   readonly awaited: readonly number[];
+  /** Why those that are ready do not train without the others, where the others are lost. */
+  readonly tooFew: string | undefined;
+  /** Uids of pods that end, and that no world takes anything of. */
+  readonly stops: ReadonlySet<string>;
 }
 
 const alive = ({ running, deleting, over }: PodView): boolean => running && !deleting && over === undefined;
+const isOneOf = (members: readonly WorldMember[], { uid }: PodView): boolean => members.some((member) => member.uid === uid);
+
+/** What of a world's pods is known. */
+interface Look {
+  /** Pods of wanted ranks that could train, in order of rank. */
+  readonly ready: readonly PodView[];
+  /** Why a rank of the last world left it. */
+  readonly left: string | undefined;
+  /** One of its pods is no more, or is to end. */
+  readonly gone: boolean;
+  /** Of one of its pods it is not known yet whether it is lost: it is asked. */
+  readonly unknown: boolean;
+}
 
 export function worldOf(facts: WorldFacts): WorldView {
   const { ranks, known, pods, words, now } = facts;
-  const members: WorldMember[] = [];
-  const awaited: number[] = [];
-  for (let rank = 0; rank < ranks; rank++) {
-    const member = memberOf(facts, rank);
-    if (member === undefined) awaited.push(rank);
-    else members.push(member);
-  }
-  const same = known !== undefined && sameMembers(known.ranks, members);
-  const left = known && leftOf(known, words);
-  const due = known === undefined || now.getTime() >= Date.parse(known.since) + againMs;
-  if (awaited.length === 0 && (!same || (left !== undefined && due))) {
+  const look = lookAt(facts);
+  const { ready, left, gone, unknown } = look;
+  const awaited = Array.from({ length: ranks }, (_, rank) => rank).filter((rank) => !ready.some((pod) => pod.rank === rank));
+  const next = unknown ? undefined : nextOf(facts, look);
+  const view = { ready: ready.length, awaited, tooFew: undefined };
+  const leftWith = (world: TrainingWorld | undefined): ReadonlySet<string> => (unknown ? new Set() : stopsOf(pods, words, world));
+  if (next !== undefined) {
     const epoch = 1 + [...words.values()].reduce((most, said) => Math.max(most, said.epoch), known?.epoch ?? 0);
-    return { world: { epoch, since: rfc3339(now), ranks: members }, stands: true, left: undefined, ready: ranks, awaited };
+    const { ranks: members, leaving } = next;
+    const world = { epoch, since: rfc3339(now), ranks: members, ...(leaving.length > 0 && { leaving }) };
+    return { ...view, world, stands: true, restless: false, left: undefined, stops: leftWith(world) };
   }
-  const there = known?.ranks.every(({ uid }) => pods.some((pod) => pod.uid === uid && alive(pod))) ?? false;
-  return { world: known, stands: there && left === undefined, left, ready: members.length, awaited };
+  const stands = known !== undefined && !gone && left === undefined;
+  const tooFew = !stands && !unknown && survives(known, ready) ? tooFewOf(facts, ready) : undefined;
+  const silent = pods.some((pod) => pod.silent && isOneOf(known?.ranks ?? [], pod));
+  const restless = known !== undefined && (!stands || silent);
+  return { ...view, world: known, stands, restless, left, tooFew, stops: leftWith(known) };
 }
 
-function memberOf({ pods, words }: WorldFacts, of: number): WorldMember | undefined {
-  const pod = pods.find(({ rank }) => rank === of);
-  if (pod?.ip === undefined || !alive(pod) || !words.has(pod.uid)) return undefined;
-  return { rank: of, pod: pod.name, uid: pod.uid, ip: pod.ip, node: pod.node };
+function lookAt({ ranks, known, pods, words }: WorldFacts): Look {
+  const ready = pods
+    .filter((pod) => pod.rank < ranks && pod.ip !== undefined && stays(pod, words) && words.has(pod.uid) && !pod.silent)
+    .toSorted((a, b) => a.rank - b.rank);
+  const members = pods.filter((pod) => known !== undefined && isOneOf(known.ranks, pod));
+  const gone = known?.ranks.some(({ uid }) => !members.some((pod) => pod.uid === uid && stays(pod, words))) ?? false;
+  const left = known && leftOf(known, words);
+  // Who has lost another leaves too, or is lost itself and does not answer; an operator that has just begun has heard nobody.
+  const leaves = ({ uid }: PodView): boolean => (words.get(uid)?.left?.epoch ?? 0) >= (known?.epoch ?? 0);
+  const open = (pod: PodView): boolean => !words.has(pod.uid) || (left !== undefined && !gone && !leaves(pod));
+  const unknown = (gone || left !== undefined) && members.some((pod) => stays(pod, words) && !pod.silent && open(pod));
+  return { ready, left, gone, unknown };
 }
+
+/** It is there, and nobody has told it to end. */
+const stays = (pod: PodView, words: ReadonlyMap<string, PodWords>): boolean => alive(pod) && words.get(pod.uid)?.leaving !== true;
+
+const survives = (known: TrainingWorld | undefined, ready: readonly PodView[]): boolean =>
+  known !== undefined && ready.some((pod) => isOneOf(known.ranks, pod));
+
+interface Members {
+  readonly ranks: WorldMember[];
+  readonly leaving: WorldMember[];
+}
+
+/** Who is in the next world, where there is to be one now. */
+function nextOf(facts: WorldFacts, look: Look): Members | undefined {
+  const { known, now } = facts;
+  const ready = ranksOf(facts, look);
+  if (ready === undefined) return undefined;
+  const next = { ranks: ready.map(memberOf), leaving: leavingOf(facts, ready) };
+  if (known === undefined || !sameMembers(known.ranks, next.ranks)) return next;
+  // One of the same pods: after the loss of one that was to leave, or in peace.
+  const due = !sameMembers(known.leaving ?? [], next.leaving) || now.getTime() >= Date.parse(known.since) + againMs;
+  return look.left !== undefined && due ? next : undefined;
+}
+
+function ranksOf(facts: WorldFacts, { ready, left, gone }: Look): readonly PodView[] | undefined {
+  const { ranks, known, now } = facts;
+  if (ready.length === ranks) return ready;
+  if (ready.length === 0 || tooFewOf(facts, ready) !== undefined) return undefined;
+  const waited = ({ since }: PodView): boolean => now.getTime() >= since + patienceMs;
+  if (known === undefined || !survives(known, ready)) return ready.some(waited) ? ready : undefined;
+  if (gone || left !== undefined) return ready;
+  const stay = known.ranks.every(({ uid }) => ready.some((pod) => pod.uid === uid));
+  return stay && ready.some((pod) => !isOneOf(known.ranks, pod) && waited(pod)) ? ready : undefined;
+}
+
+/** Why no world of these is to begin. */
+function tooFewOf({ minRanks, words }: WorldFacts, ready: readonly PodView[]): string | undefined {
+  if (ready.length < minRanks) return `elasticity.minReplicas is ${minRanks}`;
+  const least = ready.reduce((most, { uid }) => Math.max(most, words.get(uid)?.leastRanks ?? 0), 0);
+  if (least === 0) return "their memory is not known to be enough without the others";
+  return ready.length < least ? `their memory is enough for ${least} ranks or more, by memoryPerRank` : undefined;
+}
+
+/** Pods with state that are not among these, and can hand it on. One that does not answer would be waited for. */
+function leavingOf({ known, pods, words }: WorldFacts, next: readonly PodView[]): WorldMember[] {
+  const had = known === undefined ? [] : membersOf(known);
+  const there = ({ running, over, ip, silent }: PodView): boolean => running && over === undefined && ip !== undefined && !silent;
+  return pods
+    .filter((pod) => there(pod) && isOneOf(had, pod) && words.has(pod.uid) && !next.some(({ rank }) => rank === pod.rank))
+    .toSorted((a, b) => a.rank - b.rank)
+    .map(memberOf);
+}
+
+function stopsOf(pods: readonly PodView[], words: ReadonlyMap<string, PodWords>, world: TrainingWorld | undefined): ReadonlySet<string> {
+  const ends = pods.filter((pod) => pod.over === undefined && (pod.deleting || words.get(pod.uid)?.leaving === true));
+  return new Set(ends.filter((pod) => !isOneOf(world?.leaving ?? [], pod)).map(({ uid }) => uid));
+}
+
+const memberOf = ({ rank, name, uid, ip = "", node }: PodView): WorldMember => ({ rank, pod: name, uid, ip, node });
 
 const sameMembers = (a: readonly WorldMember[], b: readonly WorldMember[]): boolean =>
   a.length === b.length && a.every(({ uid, ip }, i) => uid === b[i]?.uid && ip === b[i]?.ip);

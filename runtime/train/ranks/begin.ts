@@ -5,7 +5,7 @@ import type { Stamp, Transport } from "../../comm/transport.ts";
 import { nothingHeld, type Settled, settle } from "../../placement/training/commit.ts";
 import { handover, homesNear } from "../../placement/training/handover.ts";
 import { carry } from "./carry.ts";
-import { type Holdings, type Said, saidIn, standingFrame } from "./holdings.ts";
+import { type Holdings, type Said, saidIn, standingFrame, standingLength } from "./holdings.ts";
 import type { RankStores } from "./shadow.ts";
 import { firstHomes, homesOfUnits, type Shape, type StateUnit, stateUnits } from "./shape.ts";
 
@@ -37,12 +37,13 @@ export interface Begun {
 export async function beginWorld(begin: Begin): Promise<Begun> {
   const { transport, stamp, shape, stores, holdings } = begin;
   const units = stateUnits(shape);
-  const lengthFrom = (): number => 3 + units.length;
+  const lengthFrom = (): number => standingLength(units);
   const frames = await gatherAll(transport, stamp, { what: "standing", layer: -1, lengthFrom }, standingFrame(holdings, units));
   const said = frames.map(saidIn);
+  holdings.settledAt(Math.max(...said.map(({ settled }) => settled)));
   const settled = settle(said, units.length);
   const begun = "missing" in settled ? await restored(begin, units, settled.missing) : await handedOver(begin, units, said, settled);
-  holdings.arrived(begun.step, stores.all);
+  holdings.arrived(begun.step, stores.all, stamp.world);
   await gatherAll(transport, stamp, { what: "begun", layer: -1, lengthFrom: () => 0 }, new Int32Array());
   holdings.begun();
   return begun;

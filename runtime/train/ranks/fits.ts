@@ -66,22 +66,27 @@ export function memoryProblem(model: RankedModel, rank: number): MemoryProblem {
   };
 }
 
+const floatsOf = ({ owned, expert, denseOwned, shadowed }: MemoryProblem): number => owned * expert + denseOwned + shadowed;
+
 /** Throws AppError `DoesNotFit`, with the sum and its parts, for the first of these ranks of one machine that is too many. */
 export function checkMemory(model: RankedModel, ranks: readonly number[], memory = memoryThere()): void {
   let before = 0;
   for (const rank of ranks) {
     const problem = memoryProblem(model, rank);
     const { sums, kept, all } = rankBytes(problem);
-    const floats = problem.owned * problem.expert + problem.denseOwned + problem.shadowed;
+    const floats = floatsOf(problem);
     if (floats > floatsMax || before + all > memory)
       refuse(model, { rank, floats, state: problem.stateBytes, sums, kept, all, before, memory });
     before += all;
   }
 }
 
-/** Whether a rank has room for what it is to hold, with nothing beside. */
-export function fitsAlone(model: RankedModel, rank: number, memory = memoryThere()): boolean {
-  return rankBytes(memoryProblem(model, rank)).all <= memory;
+/** Whether each of the ranks, on a machine of its own, has room for its part. */
+export function fitsRanks(model: RankedModel, memory = memoryThere()): boolean {
+  return model.facts.node.every((_, rank) => {
+    const problem = memoryProblem(model, rank);
+    return floatsOf(problem) <= floatsMax && rankBytes(problem).all <= memory;
+  });
 }
 
 /** Whether a world can begin with what is held from the one before beside it. Layers keep nothing yet then. */

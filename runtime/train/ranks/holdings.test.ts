@@ -85,3 +85,18 @@ test("the file of a world before is closed once every rank has its state, and th
   holdings.drop();
   assert.ok(next.disk.closed);
 });
+
+test("while begins fail one after another, what the last settled world left stays; of one that others know to be settled too", async () => {
+  const stores = [await onDisk(), await onDisk(), await onDisk(), await onDisk()] as const;
+  const holdings = new Holdings();
+  holdings.arrived(0, [stores[0].store], 1);
+  holdings.begun();
+  assert.equal(holdings.settled, 1);
+  for (const world of [2, 3]) holdings.arrived(0, [stores[world - 1]!.store], world);
+  const kept = (): boolean[] => stores.map(({ store }) => holdings.keeps(store));
+  assert.deepEqual(kept(), [true, false, true, false], "the begin of world 2 was not through");
+  // Another rank has heard of all of world 3 that they have their state, and has let go of what it had before.
+  holdings.settledAt(3);
+  holdings.arrived(0, [stores[3].store], 4);
+  assert.deepEqual(kept(), [false, false, true, true]);
+});

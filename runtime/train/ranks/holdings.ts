@@ -5,16 +5,20 @@ import type { StateUnit } from "./shape.ts";
 import type { UnitState } from "./unit-state.ts";
 
 /** What one world left: the state that a rank owned, and what it shadowed. */
-type Stores = readonly UnitState[];
-
-/** Worlds whose state is kept at once, at most: more are only there when the beginnings of worlds fail one after another. */
-const worldsMost = 2;
+interface Left {
+  /** 0 where it came from elsewhere. */
+  readonly world: number;
+  readonly stores: readonly UnitState[];
+}
 
 const nothing = async (): Promise<void> => {};
 
 export class Holdings {
   #standing: Standing = nothingHeld;
-  #worlds: readonly Stores[] = [];
+  /** Two at most: the last one whose begin was through, and one whose begin may be. */
+  #worlds: readonly Left[] = [];
+  /** The newest world of which a rank knows that all of its ranks have their state. */
+  #settled = 0;
   #tally: Float64Array = new Float64Array();
   #update: (tally: Float64Array) => Promise<void> = nothing;
   #stage = 0;
@@ -34,6 +38,14 @@ export class Holdings {
     return this.#standing;
   }
 
+  get settled(): number {
+    return this.#settled;
+  }
+
+  get #stores(): readonly UnitState[] {
+    return this.#worlds.flatMap(({ stores }) => stores);
+  }
+
   /** The squares of gradients of all units in the step that is tallied. */
   get tally(): Float64Array {
     return this.#tally;
@@ -41,26 +53,26 @@ export class Holdings {
 
   /** Bytes that are kept for worlds to come. */
   get stateBytes(): number {
-    return this.#worlds.flat().reduce((sum, { stateBytes }) => sum + stateBytes, 0);
+    return this.#stores.reduce((sum, { stateBytes }) => sum + stateBytes, 0);
   }
 
   /** Of each unit: 2 where this rank owns it, 1 where it shadows it, 0. */
   has(units: readonly StateUnit[]): Int32Array {
-    const owned = this.#worlds.flatMap((stores) => stores.slice(0, 1));
-    const all = this.#worlds.flat();
+    const owned = this.#worlds.flatMap(({ stores }) => stores.slice(0, 1));
+    const all = this.#stores;
     const among = (stores: readonly UnitState[], unit: StateUnit): boolean => stores.some((store) => store.holds(unit));
     return Int32Array.from(units, (unit) => (among(owned, unit) ? 2 : Number(among(all, unit))));
   }
 
   storeOf(unit: StateUnit): UnitState {
-    const found = this.#worlds.flat().find((store) => store.holds(unit));
+    const found = this.#stores.find((store) => store.holds(unit));
     if (found === undefined) throw new Error(`layer ${unit.layer}: expert ${unit.expert} is not on this rank`);
     return found;
   }
 
   /** Whether it is among what is handed on. */
   keeps(store: UnitState): boolean {
-    return this.#worlds.flat().includes(store);
+    return this.#stores.includes(store);
   }
 
   /** The gradients of a step are complete for all that is held: `update` makes the step by the tally. */
@@ -91,23 +103,33 @@ export class Holdings {
     this.#update = nothing; // what it belongs to is a whole rank, and ends with its world
   }
 
-  /** The state of a world that begins is all here; that of worlds before stays until every rank says so. */
-  arrived(step: number, stores: Stores): void {
+  /** Another rank knows of a world that all of its ranks have their state: what is from before it, nobody will ask for. */
+  settledAt(world: number): void {
+    this.#settled = Math.max(this.#settled, world);
+  }
+
+  /**
+   * The state of a world that begins is all here; that of the last one that is settled stays until every rank says so. Of one between
+   * them, whose begin failed, nothing is needed: some rank may have nothing of it.
+   */
+  arrived(step: number, stores: readonly UnitState[], world = 0): void {
     const tallied = this.#standing.tallied === step ? step : nothingHeld.tallied;
     this.#standing = { applied: step, prepared: step, tallied };
-    this.#keep([...this.#worlds, stores].slice(-worldsMost));
+    const before = this.#worlds.find((left) => left.world >= this.#settled);
+    this.#keep([...(before === undefined ? [] : [before]), { world, stores }]);
     this.#update = nothing;
   }
 
   /** Every rank has its state. */
   begun(): void {
     this.#keep(this.#worlds.slice(-1));
+    this.settledAt(this.#worlds.at(-1)?.world ?? 0);
   }
 
   /** The state of a step that came from elsewhere is all that is held. */
-  loaded(step: number, stores: Stores): void {
+  loaded(step: number, stores: readonly UnitState[]): void {
     this.#standing = { applied: step, prepared: step, tallied: nothingHeld.tallied };
-    this.#keep([stores]);
+    this.#keep([{ world: 0, stores }]);
   }
 
   /** Its state is of another step than the others go on from. */
@@ -122,26 +144,29 @@ export class Holdings {
     if (this.#standing.applied < checkpoint) this.drop();
   }
 
-  #keep(worlds: readonly Stores[]): void {
-    const kept = new Set(worlds.flat());
-    for (const store of this.#worlds.flat()) if (!kept.has(store)) store.close();
+  #keep(worlds: readonly Left[]): void {
+    const kept = new Set(worlds.flatMap(({ stores }) => stores));
+    for (const store of this.#stores) if (!kept.has(store)) store.close();
     this.#worlds = worlds;
   }
 }
 
-/** What ranks say of each other at the begin of a world: three numbers of where they stand, then what they have. */
+/** What ranks say of each other at the begin of a world: numbers of where they stand, then what they have. */
 export function standingFrame(holdings: Holdings, units: readonly StateUnit[]): Int32Array {
   const { applied, prepared, tallied } = holdings.standing;
-  return Int32Array.of(applied, prepared, tallied, ...holdings.has(units));
+  return Int32Array.of(applied, prepared, tallied, holdings.settled, ...holdings.has(units));
 }
 
+export const standingLength = (units: readonly StateUnit[]): number => 4 + units.length;
+
 export interface Said extends Holder {
+  readonly settled: number;
   readonly owned: ReadonlySet<number>;
 }
 
 export function saidIn(frame: Int32Array): Said {
-  const [applied, prepared, tallied] = frame as unknown as [number, number, number];
-  const units = [...frame.subarray(3)];
+  const [applied, prepared, tallied, settled] = frame as unknown as [number, number, number, number];
+  const units = [...frame.subarray(standingLength([]))];
   const withValue = (least: number): ReadonlySet<number> => new Set(units.flatMap((value, unit) => (value >= least ? [unit] : [])));
-  return { applied, prepared, tallied, held: withValue(1), owned: withValue(2) };
+  return { applied, prepared, tallied, settled, held: withValue(1), owned: withValue(2) };
 }

@@ -1,0 +1,62 @@
+// All that a training job is decided by, made short: its spec and status, pods, their ends and what they say.
+import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
+import type { MoETrainingJobStatus } from "../../crds/moe-training-job-status.ts";
+import type { TrainingEnd, TrainingReport } from "../../crds/training-report.ts";
+import type { PodWords } from "../../crds/training-world.ts";
+import type { Observed } from "../../operator/training/core/observed.ts";
+import type { PodView } from "../../operator/training/core/pod-view.ts";
+
+export const start = Date.parse("2026-01-01T00:00:00Z");
+const spec = {
+  model: { uri: "pvc://models/m" },
+  data: { uri: "pvc://data/d" },
+  steps: 100,
+  memoryPerRank: "1Gi",
+  output: { uri: "pvc://models/out" },
+};
+export const job = (change: object = {}, generation = 1): MoETrainingJob =>
+  parseMoETrainingJob({ metadata: { name: "j", namespace: "ns", uid: "job", generation }, spec: { ...spec, ...change } });
+
+export const pod = (change: Partial<PodView> = {}): PodView => ({
+  name: "j-train-0-0",
+  uid: "p0",
+  rank: 0,
+  attempt: 0,
+  hash: "h",
+  generation: 1,
+  since: start,
+  silent: false,
+  deleting: false,
+  running: true,
+  ip: "10.0.0.1",
+  node: "a",
+  waiting: undefined,
+  over: undefined,
+  ...change,
+});
+export const over = (end: TrainingEnd | undefined, change: Partial<NonNullable<PodView["over"]>> = {}): PodView["over"] => ({
+  end,
+  disrupted: false,
+  reason: "Error",
+  message: "exit code 1",
+  ...change,
+});
+export const observed = (change: Partial<Observed> = {}): Observed => ({
+  job: job(),
+  status: {},
+  pods: [],
+  rival: undefined,
+  otherWriters: [],
+  words: new Map(),
+  image: "enodia/training:1",
+  templateHash: () => "h",
+  templateProblems: [],
+  podRefused: undefined,
+  now: new Date(start),
+  ...change,
+});
+/** What pods of ranks from 0 on say. */
+export const says = (progress: TrainingReport = { curve: [] }, uids: readonly string[] = ["p0"]): ReadonlyMap<string, PodWords> =>
+  new Map(uids.map((uid) => [uid, { pod: uid, epoch: 0, training: 0, leastRanks: 1, progress }]));
+export const conditions = ({ conditions: all = [] }: MoETrainingJobStatus) =>
+  Object.fromEntries(all.map(({ type, status, reason }) => [type, `${status} ${reason}`]));
