@@ -9,8 +9,11 @@ import type { TrainingBackend, WeightViews } from "../compute/training.ts";
 import { wantsWholeStep } from "./balancing.ts";
 import { newestCheckpoint, readCheckpoint, SavedModel, writeCheckpoint } from "./checkpoint.ts";
 import { type Corpus, openCorpus } from "./corpus.ts";
+import { checkGroup, outerOf, placeAmong, unmetFolder } from "./local/going-on.ts";
+import type { Outer } from "./local/outer.ts";
+import { type Kept, sparedBefore } from "./local/rounds.ts";
 import { Metrics } from "./metrics.ts";
-import { checkMemory, fitsBeside } from "./ranks/fits.ts";
+import { checkMemory, fitsBeside, memoryThere } from "./ranks/fits.ts";
 import { fssdpOf } from "./ranks/fssdp.ts";
 import type { Fssdp } from "./ranks/plan.ts";
 import { Rank } from "./ranks/rank.ts";
@@ -70,12 +73,18 @@ interface Opened extends Machine {
   readonly weights: string;
   /** The last step that is done. */
   readonly step: number;
+  /** The way to other worlds, where there are some. */
+  readonly outer: Outer | undefined;
+  /** Whether the worlds are to meet at the end of that step before anything else. */
+  readonly unmet: boolean;
 }
 
 interface Run extends Opened {
   /** Throws where another writes the output now; of the first rank, which writes it. */
   mayWrite(): Promise<void>;
 }
+
+const resultAt = ({ out, result = out }: TrainSettings): string => result;
 
 const digestOf = (value: unknown): string => createHash("sha256").update(JSON.stringify(value)).digest("hex");
 
@@ -92,9 +101,9 @@ async function openData(settings: TrainSettings, source: ModelSource): Promise<r
 }
 
 /** The step of the checkpoint to go on from. A model of more steps than are asked for would be another one than the run's. */
-async function stepToGoOnFrom(checkpoints: string, steps: number): Promise<number | undefined> {
+async function stepToGoOnFrom(checkpoints: string, steps: number): Promise<Kept | undefined> {
   const newest = await newestCheckpoint(checkpoints);
-  if (newest === undefined || newest <= steps) return newest;
+  if (newest === undefined || newest <= steps) return newest === undefined ? undefined : { step: newest, unmet: false };
   throw new AppError(
     `--steps is ${steps}, and the newest checkpoint in ${checkpoints} is of step ${newest}; give as many, or another --out`,
     {
@@ -105,22 +114,34 @@ async function stepToGoOnFrom(checkpoints: string, steps: number): Promise<numbe
 }
 
 async function openRun(settings: TrainSettings, seat: Seat, recorder: Clocked | undefined): Promise<Opened> {
+  checkGroup(settings, seat);
   const source = await openSource(settings.model);
   checkSettings(settings, source.program.maxContext);
   const model = trainedModel(source, settings);
-  await checkResult(model.result, settings.out, settings.codecs);
+  await checkResult(model.result, resultAt(settings), settings.codecs);
   const { sequences, sequenceLength, lanes, balance = [] } = settings;
   const { program, layout, frozenFloats } = model;
-  const { optimizer, optimizerMemory } = settings;
-  const ranked = { optimizer, optimizerMemory, program, layout, frozenFloats, sequences, sequenceLength, lanes, shadow: settings.shadow };
+  const { optimizer, optimizerMemory, local } = settings;
+  const ranked = {
+    optimizer,
+    optimizerMemory,
+    local,
+    program,
+    layout,
+    frozenFloats,
+    sequences,
+    sequenceLength,
+    lanes,
+    shadow: settings.shadow,
+  };
   const fssdp = fssdpOf(settings.fssdp ?? {}, { ...ranked, ranks: seat.transport.ranks, wholeStep: wantsWholeStep(balance) });
   const needed = { ...ranked, facts: seat.facts, fssdp };
   const { rank } = seat.transport;
-  checkMemory(needed, [rank]);
+  checkMemory(needed, [rank], memoryThere(seat.group?.here));
   const checkpoints = join(settings.out, "checkpoints");
   const newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
   const { holdings } = seat;
-  holdings?.dropBefore(newest ?? 0);
+  holdings?.dropBefore(newest?.step ?? 0);
   // A checkpoint is read where two states at once are too much: the run goes on, and repeats steps.
   if (holdings !== undefined && !fitsBeside(needed, rank, holdings.stateBytes)) holdings.drop();
   const start = await openStart(source, settings);
@@ -137,7 +158,7 @@ interface Plan extends Pick<Run, "model" | "checkpoints"> {
   readonly recorder: Clocked | undefined;
   readonly seat: Seat;
   readonly fssdp: Fssdp;
-  readonly newest: number | undefined;
+  readonly newest: Kept | undefined;
   readonly start: Start;
 }
 
@@ -151,26 +172,37 @@ async function openMachine(settings: TrainSettings, plan: Plan): Promise<Opened>
     if (plan.recorder !== undefined) backend = recordedBackend(backend, plan.recorder);
     const { told, weights } = start;
     const digests = { model: digestOf(source.config), data: digestOf(corpus.index) };
-    const identity = identityOf(settings, { ...digests, weights, numerics: backend.numerics });
+    const { group } = seat;
+    const identity = identityOf(settings, { ...digests, weights, numerics: backend.numerics, world: group?.world });
+    const outer = outerOf({ settings, seat, identity, layout });
     const { sequences, sequenceLength, lanes, schedule, clip, balance = [], checkpoint, shadow } = settings;
     const frozen = await model.frozen(start);
     const batch = { sequences, sequenceLength, lanes };
-    const learning = { optimizer: settings.optimizer, optimizerMemory: settings.optimizerMemory, schedule, clip, balance };
+    const { optimizer, optimizerMemory, local } = settings;
+    const learning = { optimizer, optimizerMemory, local, schedule, clip, balance };
     const options = { seat, program, layout, frozen, fssdp, ...batch, ...learning, shadow };
     const agreed = { identity, checkpoint, validation: validation === undefined ? "none" : digestOf(validation.index) };
     const rank = await Rank.open(backend, { ...options, agreed });
     opened = rank;
+    let unmet = false;
     const { step } = await rank.begin(async () => {
+      const own = outer === undefined ? plan.newest : await placeAmong(outer, settings);
       // Where ranks find other checkpoints, on a volume that is shared late, the first one's is meant.
-      const [newest = -1] = await rank.state.fromFirst(0, "step", Float64Array.of(plan.newest ?? -1));
+      const found = Float64Array.of(own?.step ?? -1, Number(own?.unmet ?? false));
+      const [newest = -1, waits] = await rank.state.fromFirst(0, "step", found);
+      unmet = waits === 1;
       if (newest < 0) {
         await model.fill(start, (part, index) => rank.state.parameters(part, index));
         rank.state.filled();
-      } else await readCheckpoint(checkpoints, { step: newest, stored: rank.state.stored, identity, layout, state: rank.state });
-      return Math.max(0, newest);
+        await outer?.begin(rank.share);
+        return 0;
+      }
+      const folder = unmet ? unmetFolder(settings) : checkpoints;
+      await readCheckpoint(folder, { step: newest, stored: rank.state.stored, identity, layout, state: rank.state });
+      return newest;
     });
     const machine: Machine = { settings, corpus, validation, rank };
-    return { ...machine, model, frozen, backend, identity, checkpoints, weights: told, step };
+    return { ...machine, model, frozen, backend, identity, checkpoints, weights: told, step, outer, unmet };
   } catch (caught) {
     await corpus.close();
     await validation?.close();
@@ -182,11 +214,25 @@ async function openMachine(settings: TrainSettings, plan: Plan): Promise<Opened>
 
 /** Changes nothing where the run has the checkpoint already. */
 async function save(run: Run, step: number): Promise<void> {
-  const { checkpoints, identity, rank, settings, mayWrite } = run;
-  const { layout } = run.model;
-  const { state } = rank;
-  const { keep } = settings.checkpoint;
-  await writeCheckpoint(checkpoints, { step, stored: state.stored, identity, layout, state, keep, mayWrite });
+  const { keep, everySteps } = run.settings.checkpoint;
+  const spared = run.outer && sparedBefore(step, everySteps);
+  await writeCheckpoint(run.checkpoints, { ...stateOf(run), step, keep, spared });
+}
+
+function stateOf({ identity, rank, model, mayWrite }: Run) {
+  return { stored: rank.state.stored, identity, layout: model.layout, state: rank.state, mayWrite };
+}
+
+/** Where worlds meet at the end of a step, they do; false where one of them stops, so that all are to. */
+async function met(run: Run, step: number): Promise<boolean> {
+  const { outer, rank, settings } = run;
+  if (outer === undefined) return true;
+  if (step % (settings.local?.steps ?? 1) !== 0) await outer.made(step);
+  else if (!(await outer.meet(step, rank.share))) {
+    await writeCheckpoint(unmetFolder(settings), { ...stateOf(run), step, keep: 1 });
+    return false;
+  }
+  return true;
 }
 
 /** Takes the loss on other data where a step has one to take; a run that was stopped or killed in it takes it when it goes on. */
@@ -206,40 +252,57 @@ const savesAfter = ({ settings: { checkpoint, schedule } }: Run, step: number): 
 async function validationSoFar(run: Run, metrics: Metrics | undefined, ports: TrainPorts): Promise<number | undefined> {
   const known = (await metrics?.cutAfter(run.step)) ?? Number.NaN;
   const [told = Number.NaN] = await run.rank.state.fromFirst(run.step, "validation", Float64Array.of(known));
+  if (run.unmet) return undefined;
   return Number.isNaN(told) ? validate(run, run.step, metrics, ports) : told;
 }
 
-/** Makes steps until all are done or the run is to stop; returns the last. Every step is either in a checkpoint or made again. */
-async function makeSteps(
-  run: Run,
-  metrics: Metrics | undefined,
-  ports: TrainPorts,
-): Promise<{ readonly step: number; readonly loss?: number }> {
-  const { settings } = run;
+/** Where worlds meet none of them goes on, and drops a checkpoint later, before all have this one. */
+async function saveMet(run: Run, step: number, metrics: Metrics | undefined, ports: TrainPorts): Promise<number | undefined> {
+  if (!savesAfter(run, step)) return undefined;
+  await save(run, step);
+  await run.outer?.saved(step);
+  return validate(run, step, metrics, ports);
+}
+
+interface Made {
+  /** The last step. */
+  readonly step: number;
+  /** Whether all are done, and all worlds have met. */
+  readonly all: boolean;
+  readonly loss?: number;
+}
+
+/** Makes steps until all are done or the run is to stop. Every step is either in a checkpoint or made again. */
+async function makeSteps(run: Run, metrics: Metrics | undefined, ports: TrainPorts): Promise<Made> {
+  const { outer, settings, unmet } = run;
   const { steps } = settings.schedule;
-  if (savesAfter(run, run.step)) await save(run, run.step); // a step that was made when this world began has no checkpoint yet
+  if (savesAfter(run, run.step) && !unmet) await save(run, run.step); // a step that was made when this world began has no checkpoint yet
   let validation = await validationSoFar(run, metrics, ports);
+  if (unmet) {
+    if (!(await met(run, run.step))) return { step: run.step, all: false };
+    validation = await saveMet(run, run.step, metrics, ports);
+  }
   for (let step = run.step + 1; step <= steps; step++) {
     const begin = ports.now();
     const made = (): ReturnType<typeof runStep> => runStep(run, step, ports.stopped);
     const report = await (ports.recorder?.around({ kind: "step", name: `step ${step}`, layer: -1 }, made) ?? made());
     if (report === undefined) {
       await save(run, step - 1);
-      return { step: step - 1 };
+      await outer?.stops(step);
+      return { step: step - 1, all: false };
     }
     const seconds = (ports.now() - begin) / 1000;
     await metrics?.add({ ...report, seconds });
     ports.onStep({ ...report, seconds });
-    if (!savesAfter(run, step)) continue;
-    await save(run, step);
-    validation = await validate(run, step, metrics, ports);
+    if (!(await met(run, step))) return { step, all: false };
+    validation = (await saveMet(run, step, metrics, ports)) ?? validation;
   }
-  return { step: steps, ...(validation !== undefined && { loss: validation }) };
+  return { step: steps, all: true, ...(validation !== undefined && { loss: validation }) };
 }
 
 /** The result is read from the last checkpoint, so that no rank has to hold all of the model. */
 async function writeResult({ model, frozen, identity, checkpoints, settings, rank, mayWrite }: Run): Promise<void> {
-  const { store, folder, adapters } = resultFolders(settings.out);
+  const { store, folder, adapters } = resultFolders(resultAt(settings));
   const { layout, description } = model;
   const saved = await SavedModel.open(checkpoints, { step: settings.schedule.steps, stored: rank.state.stored, identity, layout });
   try {
@@ -268,11 +331,11 @@ export async function train(settings: TrainSettings, ports: TrainPorts, seat: Se
     const run: Run = { ...opened, mayWrite: async () => writer?.check() };
     const metrics = first ? new Metrics(settings.out, run.mayWrite) : undefined;
     ports.onStart({ device: backend.device, parameters: model.layout.parameters, samples: corpus.samples, weights, step: run.step });
-    const { step, loss } = await makeSteps(run, metrics, ports);
+    const { step, all, loss } = await makeSteps(run, metrics, ports);
     const unfinished = { step, checkpoints, validationLoss: loss, store: undefined, folder: undefined };
-    if (step < settings.schedule.steps) return unfinished;
-    if (first) await writeResult(run);
-    const { adapters, ...folders } = resultFolders(settings.out);
+    if (!all) return unfinished;
+    if (first && (seat.group?.world ?? 0) === 0) await writeResult(run);
+    const { adapters, ...folders } = resultFolders(resultAt(settings));
     return { ...unfinished, ...folders, ...(model.description !== undefined && { adapters }) };
   } finally {
     await corpus.close();

@@ -1,6 +1,7 @@
 // A rank's place in a world of training: how it reaches the others, and what all know of each. A run without one has a world to itself.
 import { Loopback } from "../comm/loopback.ts";
 import type { Transport } from "../comm/transport.ts";
+import type { Group } from "./local/group.ts";
 import type { Holdings } from "./ranks/holdings.ts";
 import type { RankFacts } from "./ranks/plan.ts";
 
@@ -14,6 +15,8 @@ export interface Seat {
   readonly facts: RankFacts;
   /** What this rank has of the worlds before; unset: nothing. */
   readonly holdings?: Holdings | undefined;
+  /** The worlds that this one meets after its local steps; unset: there are no others. */
+  readonly group?: Group | undefined;
 }
 
 export const aloneSeat = (): Seat => ({ transport: new Loopback(1).transport(0), world: 1, facts: { node: [0], speed: [1] } });
