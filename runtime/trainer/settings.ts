@@ -3,8 +3,12 @@ import type { MoETrainingJobSpec } from "../../crds/moe-training-job.ts";
 import { parseQuantity } from "../../crds/quantity.ts";
 import { countOf, type FssdpSpec } from "../../crds/training-fssdp.ts";
 import { pathOf } from "../../crds/training-process.ts";
+import { seatInWorld } from "../train/local/group.ts";
+import { parseLocal } from "../train/local/index.ts";
+import { worldSettings } from "../train/local/together.ts";
 import { knownOptions, optimizerSettings } from "../train/optimizers/index.ts";
 import { parseBalance } from "../train/recipes/index.ts";
+import type { Seat } from "../train/seat.ts";
 import type { TrainSettings } from "../train/settings.ts";
 
 const inits = { Checkpoint: "checkpoint", Random: "random" } as const;
@@ -37,13 +41,24 @@ export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
         ? undefined
         : { bytes: parseQuantity(optimizer.memory, "spec.optimizer.memory"), folder: pathOf(output.uri) },
     balance: parseBalance(spec.balance),
+    local: parseLocal(spec.local.recipe),
     clip: Number(optimizer.clip),
-    shadow: spec.failurePolicy.shadow,
+    shadow: spec.failurePolicy.shadow && spec.local.data.length === 0, // worlds that meet go on from checkpoints
     checkpoint: spec.checkpoint,
     codecs: output.codecs,
     threads: spec.threadsPerRank,
     fssdp: fssdpOf(spec.fssdp),
   };
+}
+
+/** What a rank trains in which seat: where there are several worlds, in the one that it is dealt to. */
+export function placedIn(spec: MoETrainingJobSpec, seat: Seat): readonly [TrainSettings, Seat] {
+  const settings = trainSettings(spec);
+  const data = [spec.data.uri, ...spec.local.data].map(pathOf);
+  if (data.length === 1) return [settings, seat];
+  const own = seatInWorld(seat, data.length);
+  const world = own.group?.world ?? 0;
+  return [worldSettings(settings, world, data[world] as string), own];
 }
 
 /** What is Auto is left out, and found by the run. */

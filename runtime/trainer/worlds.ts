@@ -11,7 +11,7 @@ import type { RunEnd, TrainPorts, train } from "../train/run.ts";
 import { aloneSeat, type Seat } from "../train/seat.ts";
 import type { TlsSource } from "../wire/tls.ts";
 import type { Membership, Place } from "./membership.ts";
-import { trainSettings } from "./settings.ts";
+import { placedIn } from "./settings.ts";
 
 export interface WorldsOptions {
   readonly settings: TrainerSettings;
@@ -68,8 +68,9 @@ export class Worlds {
     const wire = place.ranks.length > 1 ? await this.#wire(place) : undefined;
     try {
       const stopped = (): boolean => this.#closing || membership.outdated(place.epoch);
-      const end = await run(trainSettings(settings.spec), { ...ports, stopped }, this.#seat(place, wire));
-      if (end.step < settings.spec.steps) return stoppedAt(end.step);
+      const [given, seat] = placedIn(settings.spec, this.#seat(place, wire));
+      const end = await run(given, { ...ports, stopped }, seat);
+      if (end.store === undefined) return stoppedAt(end.step);
       // The first rank writes the result, and is followed where it cannot; until then the others are there.
       return place.rank === 0 ? { end } : { left: { code: "Complete", message: `all ${end.step} steps are done` } };
     } catch (caught) {
