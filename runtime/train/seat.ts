@@ -1,9 +1,20 @@
 // A rank's place in a world of training: how it reaches the others, and what all know of each. A run without one has a world to itself.
 import { Loopback } from "../comm/loopback.ts";
 import type { Transport } from "../comm/transport.ts";
-import type { Group } from "./local/group.ts";
 import type { Holdings } from "./ranks/holdings.ts";
 import type { RankFacts } from "./ranks/plan.ts";
+
+/** Worlds that meet after local steps, as a rank of one knows them. Their ranks are in order, world by world. */
+export interface Group {
+  /** To all ranks of all worlds. */
+  readonly transport: Transport;
+  /** The first rank of each world. */
+  readonly firsts: readonly number[];
+  /** The world of this rank. */
+  readonly world: number;
+  /** Worlds that share this machine's memory. */
+  readonly here: number;
+}
 
 export interface Seat {
   readonly transport: Transport;

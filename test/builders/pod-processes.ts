@@ -1,4 +1,5 @@
-// Training pods as processes of their own for tests, on addresses of loopback: told their worlds as the operator tells them, and waited for.
+// Training pods as processes of their own for tests, on addresses of loopback: told their worlds as the operator tells them, and waited
+// for.
 import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { createServer } from "node:net";

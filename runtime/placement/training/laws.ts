@@ -60,8 +60,8 @@ export function copyBytes({ copies, expert, rematerialize }: Pick<MemoryProblem,
 
 /**
  * Bytes of a rank but for frames, the rows of others among them, and what the engine takes while it computes. State: parameter,
- * gradient and optimizer state of what it owns and shadows. Sums: copies; sums of lanes; what is frozen or stays behind; the dense part where it owns some
- * of it only, and gradients of the dense part as backward adds to them and as they wait. Kept: what layers keep.
+ * gradient and optimizer state of what it owns and shadows. Sums: copies; sums of lanes; what is frozen or stays behind; the dense part
+ * where it owns some of it only, and gradients of the dense part as backward adds to them and as they wait. Kept: what layers keep.
  */
 export function rankBytes(problem: MemoryProblem) {
   const { climbed, dense, denseOwned, expert, frozen, owned, shadowed, partials, stateBytes, subtrees, tied } = problem;

@@ -1,20 +1,8 @@
-// The worlds that meet, as a rank knows them: one way to all ranks of all worlds, world by world, of which a world's own transport is a
-// part. Who is lost in one world is so lost to all of them: none goes on with the mean of fewer.
+// The seat of a rank in one of several worlds that meet: a world's own transport is a part of one way to all ranks of all worlds. Who is
+// lost in one world is so lost to all of them: none goes on with the mean of fewer.
 import { AppError } from "../../../crds/common.ts";
 import { partOf } from "../../comm/part.ts";
-import type { Transport } from "../../comm/transport.ts";
 import type { Seat } from "../seat.ts";
-
-export interface Group {
-  /** To all ranks of all worlds. */
-  readonly transport: Transport;
-  /** The first rank of each world. */
-  readonly firsts: readonly number[];
-  /** The world of this rank. */
-  readonly world: number;
-  /** Worlds that share this machine's memory. */
-  readonly here: number;
-}
 
 /** The seat in its world of a rank among ranks of several worlds, dealt to them in order. Throws AppError `BadOption` for fewer ranks. */
 export function seatInWorld({ transport, facts, run, world: epoch }: Seat, worlds: number, here = 1): Seat {

@@ -7,7 +7,7 @@ import type { Stamp } from "../../comm/transport.ts";
 import type { Arrays } from "../optimizers/optimizer.ts";
 import type { StateUnit } from "../ranks/shape.ts";
 import type { UnitState } from "../ranks/unit-state.ts";
-import type { Group } from "./group.ts";
+import type { Group } from "../seat.ts";
 import { localOf } from "./index.ts";
 import type { LocalSetting } from "./local.ts";
 import { meetingOf } from "./rounds.ts";
