@@ -7,8 +7,17 @@
 // layer detail is aggregated as `layer_agg`, full vectors travel on NATS.
 
 import { conditionStatuses } from "./conditions.ts";
-import { failoverReasons, frameStallParts, memberStates, stallParts, suspectReasons, trainingFailures } from "./names.ts";
+import {
+  failoverReasons,
+  frameStallParts,
+  memberStates,
+  stallParts,
+  suspectReasons,
+  trainingFailures,
+  trainingPlacements,
+} from "./names.ts";
 import { phases as phase, stepKinds } from "./telemetry.ts";
+import { shareQuantiles } from "./training-report.ts";
 
 export type ProcessKind = "operator" | "gateway" | "worker";
 type MetricType = "counter" | "gauge" | "histogram";
@@ -62,6 +71,8 @@ const shardSource = ["peer", "store"] as const;
 /** As many as there are objects. */
 const trainingJob = { training_namespace: "open", training_job: "open" } as const;
 const trainingFailed = { training_namespace: "open", training_job: "open", reason: trainingFailures } as const;
+const trainingPlaced = { training_namespace: "open", training_job: "open", placement: trainingPlacements } as const;
+const trainingShare = { training_namespace: "open", training_job: "open", quantile: shareQuantiles } as const;
 const frameResult = ["ok", "not_hosted", "busy", "rejected", "error"] as const;
 
 /** The table. Adding a metric = one entry here; recording an unknown name or label does not compile. */
@@ -293,6 +304,20 @@ const table = {
     "Rows of the busiest expert over the mean, in the last step and the layer where that is most.",
     trainingJob,
   ),
+  enodia_training_rank_imbalance_ratio: operator.gauge(
+    "Rows of the busiest rank over the mean, in the last step and the layer where that is most: were experts at their homes alone, and with copies.",
+    trainingPlaced,
+  ),
+  enodia_training_expert_share_ratio: operator.gauge(
+    "Shares of a layer's rows in the last step, from the idlest expert (0) to the busiest (1), in the layer that is least even.",
+    trainingShare,
+  ),
+  enodia_training_copied_ratio: operator.gauge("Share of experts that had copies in the last step.", trainingJob),
+  enodia_training_exposed_seconds: operator.gauge(
+    "Time of the last step in which the first rank waited for copies and sums of gradients alone.",
+    trainingJob,
+  ),
+  enodia_training_moved_bytes: operator.gauge("Bytes of copies and sums that the first rank sent in the last step.", trainingJob),
   enodia_training_tokens_per_second: operator.gauge("Tokens per second over the last steps; 0 while no pod trains.", trainingJob),
   enodia_training_restarts: operator.gauge("Pods that failed and were replaced.", trainingJob),
   enodia_training_active: operator.gauge("1 for a job that should train: neither over nor suspended. Else 0.", trainingJob),

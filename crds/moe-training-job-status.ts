@@ -1,7 +1,7 @@
 // The status of a MoETrainingJob, written by the operator: how far training is, how it stands, and where its result is.
 import { z } from "zod";
 import { conditionsSchema } from "./conditions.ts";
-import { curvePointsMax, endBytesMax, stepsMax } from "./training-report.ts";
+import { curvePointsMax, endBytesMax, shareQuantiles, stepsMax } from "./training-report.ts";
 import { ranksMax, trainingWorldSchema } from "./training-world.ts";
 
 const count = z.int32().min(0);
@@ -32,6 +32,25 @@ export const moeTrainingJobStatusSchema = z
     imbalance: text
       .optional()
       .meta({ description: "Rows of its busiest expert over the mean, in the layer where that is most; 1 is even." }),
+    spread: z
+      .object({
+        imbalanceAtHomes: text.meta({
+          description: "Rows of the busiest rank over the mean, were each expert at its home alone, in the layer where that is most.",
+        }),
+        imbalance: text.meta({ description: "The same as rows were computed, with copies." }),
+        copied: text.meta({ description: "Share of experts that had copies." }),
+        exposedSeconds: text.meta({ description: "Time in which the first rank waited for copies and sums of gradients alone." }),
+        bytes: z.int().min(0).meta({ description: "Bytes of copies and sums that the first rank sent." }),
+        expertShares: z
+          .array(text)
+          .max(shareQuantiles.length)
+          .meta({
+            description: `Shares of a layer's rows at these places among its experts, from the idlest to the busiest: ${shareQuantiles.join(", ")}.`,
+            "x-kubernetes-list-type": "atomic",
+          }),
+      })
+      .optional()
+      .meta({ description: "How the last step lay on the ranks." }),
     tokensPerSecond: z.int().min(0).optional().meta({ description: "Over the last steps." }),
     eta: text.optional().meta({ description: "Time that is left, at this speed." }),
     world: trainingWorldSchema.optional(),
@@ -66,6 +85,11 @@ export const moeTrainingJobStatusSchema = z
       .object({
         store: z.string().max(600).meta({ description: "The model store, which a MoEDeployment serves." }),
         huggingface: z.string().max(600).meta({ description: "The same as a Hugging Face folder." }),
+        adapters: z
+          .string()
+          .max(600)
+          .optional()
+          .meta({ description: "What was trained beside the model's own weights, where spec.adapters says so." }),
       })
       .optional()
       .meta({ description: "Where the trained model is." }),

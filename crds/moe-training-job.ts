@@ -7,8 +7,8 @@ import { moeTrainingJobStatusSchema } from "./moe-training-job-status.ts";
 import { codecNames, optimizerNames, scheduleNames } from "./names.ts";
 import { rules } from "./openapi.ts";
 import { podTemplateOf } from "./pod-template.ts";
-import { quantity } from "./quantity.ts";
-import { fssdpSchema } from "./training-fssdp.ts";
+import { autoDuration, durationOrAuto, quantity } from "./quantity.ts";
+import { countOf, fssdpSchema } from "./training-fssdp.ts";
 import { stepsMax } from "./training-report.ts";
 
 const bounds = { replicas: 1024, uriLength: 512, imageLength: 512, lanes: 1024, sequences: 65_536, restarts: 1000, worlds: 16 } as const;
@@ -136,6 +136,7 @@ const fixedFields = [
   "optimizer",
   "schedule",
   "balance",
+  "adapters",
   "threadsPerRank",
   "output",
 ] as const;
@@ -167,6 +168,15 @@ export const moeTrainingJobSpecSchema = z
       .meta({
         description: "What keeps experts equally busy, as --balance of enodia train: switch:0.01, or several with a comma between.",
       }),
+    adapters: z
+      .string()
+      .max(128)
+      .regex(/^[a-z0-9:-]*$/)
+      .default("")
+      .meta({
+        description:
+          "Small matrices that are trained beside the model's own, which stay, as --adapters of enodia train: mixlora:EXPERTS:TOPK:RANK. The result has them merged; as they are they lie in adapters/.",
+      }),
     memoryPerRank: quantity(
       "Memory of each pod. Parameter, gradient and two moments take 16 bytes a parameter, of an expert on one rank alone; activations and copies come on top. What does not fit is refused before the first step, with the arithmetic.",
     ),
@@ -189,12 +199,19 @@ export const moeTrainingJobSpecSchema = z
           description:
             "Each of several ranks keeps the state of another, so that a lost one costs the step in flight, and none since the checkpoint. It takes 16 bytes a parameter; a job with one pod has no shadow.",
         }),
+        stepTimeout: durationOrAuto("How long a rank waits for another within a step, before the ranks begin it again without it.", {
+          least: "5s",
+          most: "10m",
+          auto: "Auto is ten steps as they took here, and no less than 30s.",
+        }).default(autoDuration),
       })
       .prefault({})
       .meta({ description: "What a job goes on after." }),
     output: z
       .object({
-        uri: uri("Folder of checkpoints/, metrics.jsonl and, at the end, store/ and huggingface/: pvc://<claim>/<folder>. One job each."),
+        uri: uri(
+          "Folder of checkpoints/, metrics.jsonl and, at the end, store/, huggingface/ and what adapters there are: pvc://<claim>/<folder>. One job each.",
+        ),
         codecs: z
           .array(z.enum(codecNames))
           .min(1)
@@ -297,7 +314,7 @@ const decimals: readonly (readonly [
 
 /** What of a spec cannot be trained, beyond what the API server refuses: each with field and remedy. */
 export function trainingProblems(spec: MoETrainingJobSpec): readonly FieldProblem[] {
-  const { replicas, elasticity: bound, batch, podTemplate } = spec;
+  const { replicas, elasticity: bound, batch, fssdp, podTemplate } = spec;
   const ranks = [
     ["replicas", replicas],
     ["elasticity.maxReplicas", bound.maxReplicas],
@@ -312,6 +329,17 @@ export function trainingProblems(spec: MoETrainingJobSpec): readonly FieldProble
           },
         ],
   );
+  const atOnce = countOf(fssdp.lanesAtOnce);
+  const least = Math.max(replicas, bound.maxReplicas);
+  const together = atOnce === undefined || (lanePowers.includes(atOnce) && atOnce >= least && atOnce <= batch.lanes);
+  const waves: readonly FieldProblem[] = together
+    ? []
+    : [
+        {
+          reason: "OutOfRange",
+          message: `spec.fssdp.lanesAtOnce is ${atOnce}; it must be Auto, or a power of two from elasticity.maxReplicas (${least}) to batch.lanes (${batch.lanes})`,
+        },
+      ];
   const range = decimals.flatMap(([field, of, ok, must]): FieldProblem[] => {
     const text = of(spec);
     return ok(Number(text)) ? [] : [{ reason: "OutOfRange", message: `spec.${field} is ${text}; it must be ${must}` }];
@@ -322,5 +350,5 @@ export function trainingProblems(spec: MoETrainingJobSpec): readonly FieldProble
     const field = `spec.podTemplate.spec.containers[${container.name}].resources`;
     return asked.map((name) => ({ reason: "GPUUnsupported", message: `${field} has ${name}; this version trains on CPUs: leave it out` }));
   });
-  return [...tooMany, ...range, ...gpus];
+  return [...tooMany, ...waves, ...range, ...gpus];
 }

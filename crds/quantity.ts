@@ -55,6 +55,40 @@ export function duration(description: string, least?: { readonly value: string; 
     .meta({ description: `${description} A duration such as 90s or 1m30s.`, ...(rule ? { "x-kubernetes-validations": [rule] } : {}) });
 }
 
+/** A duration that is found by itself. */
+export const autoDuration = "Auto";
+
+interface AutoDuration {
+  readonly least: string;
+  readonly most: string;
+  /** What Auto is. */
+  readonly auto: string;
+}
+
+/** A duration field within bounds, or Auto. */
+export function durationOrAuto(description: string, { least, most, auto }: AutoDuration) {
+  const pattern = `^(Auto|${durationPattern.slice(1, -1)})$`;
+  const within = (text: string): boolean => {
+    const [ms, min, max] = [text, least, most].map((each) => parseDuration(each, "")) as [number, number, number];
+    return ms >= min && ms <= max;
+  };
+  const bounds = `must be Auto, or from ${least} to ${most}`;
+  return z
+    .string()
+    .max(24)
+    .regex(new RegExp(pattern))
+    .refine((text) => text === autoDuration || (new RegExp(durationPattern).test(text) && within(text)), { error: bounds })
+    .meta({
+      description: `${description} A duration such as 90s, or Auto. ${auto}`,
+      "x-kubernetes-validations": [
+        {
+          rule: `self == 'Auto' || (duration(self) >= duration('${least}') && duration(self) <= duration('${most}'))`,
+          message: bounds,
+        },
+      ],
+    });
+}
+
 /** Bytes of a quantity, rounded up. */
 export function parseQuantity(value: number | string, field: string): number {
   if (typeof value === "number") return checkBytes(value, field);

@@ -34,6 +34,9 @@ export const fssdpSchema = z
       description: "AfterForward drops copies after forward and brings them again for backward: less memory, twice the bytes.",
     }),
     memorySlots: countOrAuto("Copies of a layer's experts that each rank has room for."),
+    lanesAtOnce: countOrAuto(
+      "Lanes of all ranks that pass forward and backward together: a power of two, at least elasticity.maxReplicas. Memory is for these. Auto is one on a single rank and all on several; with a loss of balance it is always all.",
+    ),
     overlapDegree: countOrAuto("Copies of a layer that come while the one before computes."),
     window: z.int32().min(1).max(bounds.window).default(5).meta({ description: "Steps whose counts of rows are the forecast." }),
     reshardSteps: z.int32().min(1).max(bounds.steps).default(100).meta({ description: "Steps between two moves of experts' homes." }),

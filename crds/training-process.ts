@@ -26,7 +26,7 @@ interface TrainerFacts {
   readonly logLevel: LogLevel;
 }
 
-/** Fields that decide, but for the shadow of the policy, when there is a pod, and what is beside the process in it. */
+/** Fields that decide, but for two of the policy, when there is a pod, and what is beside the process in it. */
 const operatorsFields: readonly (keyof MoETrainingJobSpec)[] = [
   "suspend",
   "replicas",
@@ -39,7 +39,8 @@ const operatorsFields: readonly (keyof MoETrainingJobSpec)[] = [
 /** What a pod is told of the spec: a change of anything else is no reason to replace it. */
 function trainerSpec(spec: MoETrainingJobSpec): object {
   const whole = Object.entries(spec).filter(([field]) => !operatorsFields.some((one) => one === field));
-  return { ...Object.fromEntries(whole), failurePolicy: { shadow: spec.failurePolicy.shadow } };
+  const { shadow, stepTimeout } = spec.failurePolicy;
+  return { ...Object.fromEntries(whole), failurePolicy: { shadow, stepTimeout } };
 }
 
 const json = z

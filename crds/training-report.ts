@@ -17,6 +17,24 @@ const loss = z.number();
 const point = z.object({ step, loss });
 export type CurvePoint = z.infer<typeof point>;
 
+/** Places among a layer's experts whose shares of rows are told, from the idlest to the busiest. */
+export const shareQuantiles = ["0", "0.5", "0.9", "1"] as const;
+
+/** How the last step lay on the ranks: it is the same whatever happens to the loss, and takes nothing else with it. */
+const spread = z.object({
+  /** Rows of the busiest rank over the mean, in the layer where that is most: were each expert at its home alone, and as it was. */
+  imbalanceAtHomes: z.number().min(1).max(imbalanceMax),
+  imbalance: z.number().min(1).max(imbalanceMax),
+  /** Share of experts that had copies. */
+  copied: z.number().min(0).max(1),
+  /** Seconds in which the first rank did nothing but wait for copies and sums of gradients, and bytes of them that it sent. */
+  exposedSeconds: z.number().min(0).max(1e6),
+  bytes: z.int().min(0),
+  /** Shares of a layer's rows at the places of `shareQuantiles`, in the layer that is least even. */
+  expertShares: z.array(z.number().min(0).max(1)).length(shareQuantiles.length),
+});
+export type TrainingSpread = z.infer<typeof spread>;
+
 export const trainingReportSchema = z.object({
   /** Unset while it is not known: a checkpoint may be read first. */
   step: step.optional(),
@@ -26,6 +44,7 @@ export const trainingReportSchema = z.object({
   gradientNorm: z.number().min(0).max(1e12).optional().catch(undefined),
   /** Rows of the busiest expert over the mean, in the layer where that is most. */
   imbalance: z.number().min(1).max(imbalanceMax).optional().catch(undefined),
+  spread: spread.optional().catch(undefined),
   tokensPerSecond: z.number().min(0).max(1e12).optional(),
   secondsLeft: z.number().min(0).max(1e12).optional(),
   curve: z.array(point).max(curvePointsMax).default([]),

@@ -23,6 +23,12 @@ const refused: Record<string, { readonly spec: object; readonly want: RegExp }> 
     spec: { batch: { lanes: 2 }, elasticity: { maxReplicas: 3 } },
     want: /spec\.elasticity\.maxReplicas is 3/,
   },
+  "fewer lanes at once than ranks": {
+    spec: { elasticity: { maxReplicas: 4 }, fssdp: { lanesAtOnce: 2 } },
+    want: /OutOfRange spec\.fssdp\.lanesAtOnce is 2; it must be Auto, or a power of two from elasticity\.maxReplicas \(4\) to batch\.lanes \(8\)/,
+  },
+  "lanes at once that are no power of two": { spec: { fssdp: { lanesAtOnce: 3 } }, want: /spec\.fssdp\.lanesAtOnce is 3/ },
+  "more lanes at once than there are": { spec: { fssdp: { lanesAtOnce: 16 } }, want: /spec\.fssdp\.lanesAtOnce is 16/ },
   "no learning rate": {
     spec: { optimizer: { learningRate: "0" } },
     want: /OutOfRange spec\.optimizer\.learningRate is 0; it must be above 0/,
@@ -40,8 +46,16 @@ for (const [sentence, { spec, want }] of Object.entries(refused)) {
 
 test("a training job with defaults is refused nothing, and neither is one with as many ranks as lanes", () => {
   assert.deepEqual(trainingProblems(moeTrainingJobSpecSchema.parse(least)), []);
+  const few = moeTrainingJobSpecSchema.parse({ ...least, elasticity: { maxReplicas: 2 }, fssdp: { lanesAtOnce: 4 } });
+  assert.deepEqual(trainingProblems(few), []);
   const eight = moeTrainingJobSpecSchema.parse({ ...least, replicas: 8, elasticity: { maxReplicas: 8 } });
   assert.deepEqual(trainingProblems(eight), []);
+});
+
+test("the time that a step is waited for is Auto or within its bounds, and else refused with both", () => {
+  const parsed = (stepTimeout: string) => moeTrainingJobSpecSchema.safeParse({ ...least, failurePolicy: { stepTimeout } });
+  for (const given of ["Auto", "5s", "10m", "1m30s"]) assert.equal(parsed(given).data?.failurePolicy.stepTimeout, given);
+  for (const given of ["4s", "11m", "soon", "auto", "5"]) assert.match(`${parsed(given).error?.message}`, /Auto/, given);
 });
 
 const ascending = (from: number, steps: readonly number[]): CurvePoint[] =>
@@ -90,7 +104,9 @@ test("the end of a pod fits what the kubelet passes on, whatever is said, and is
     assert.equal(end?.retry, false, letter);
   }
   const third = 100 / 3;
+  const ratios = { imbalanceAtHomes: third, imbalance: third, copied: 1 / 3, exposedSeconds: third };
   const measured = {
+    spread: { ...ratios, bytes: Number.MAX_SAFE_INTEGER, expertShares: [1 / 3, 1 / 3, 1 / 3, 1 / 3] },
     loss: third,
     validationLoss: third,
     gradientNorm: third,

@@ -32,7 +32,8 @@ const usage = `usage: npm test                                check, unit, int a
 
 PART is part of a file name; files that hold one of the parts run. ENODIA_KEEP=1 leaves the e2e cluster up for a look
 (KUBECONFIG: npm run -s cluster -- kubeconfig --name e2e). ENODIA_LONG=1 has the reference compute texts of 3,000
-tokens, and training try every planner with every setting of ranks. ENODIA_REQUIRE_VULKAN=1 fails where the Vulkan
+tokens, and training try every planner with every setting of ranks. ENODIA_PYTHON names a Python with torch and
+transformers, which then reads what training wrote. ENODIA_REQUIRE_VULKAN=1 fails where the Vulkan
 driver in software is not to be had, whose tests are skipped else. One test: node --test --test-name-pattern=REGEX FILE.`;
 
 /** E2e files that `npm run test:e2e` runs and `npm test` does not, for their length; each with what `npm test` has instead. */

@@ -20,6 +20,15 @@ const job = parseMoETrainingJob({
     progress: "25%",
     loss: "2.5000",
     imbalance: "1.7000",
+    spread: {
+      imbalanceAtHomes: "1.7500",
+      imbalance: "1.2500",
+      copied: "0.2500",
+      exposedSeconds: "0.0120",
+      bytes: 4_200_000,
+      expertShares: ["0.0000", "0.1000", "0.2000", "0.3000"],
+    },
+    result: { store: "pvc://models/out/store", huggingface: "pvc://models/out/huggingface", adapters: "pvc://models/out/adapters" },
     tokensPerSecond: 900,
     readyReplicas: 1,
     eta: "3m",
@@ -34,6 +43,11 @@ test("a job is a row of a table, and more in detail", () => {
     "NAME    STEP  PROGRESS    LOSS  TOKENS/S  RANKS  ETA  STATUS",
     "news  50/200       25%  2.5000       900      1   3m  Training",
   ]);
+  assert.match(
+    jobText(job),
+    /busiest rank +1\.2500 x mean, 1\.7500 without copies of 25% of experts; 12 ms waited for and 4\.2 MB sent a step\n/,
+  );
+  assert.match(jobText(job), /result +pvc:\/\/models\/out\/store\n +adapters +pvc:\/\/models\/out\/adapters\n/);
   assert.match(
     jobText(job),
     /output +pvc:\/\/models\/out\n[\s\S]*busiest expert +1\.7000 x mean\n[\s\S]*Running=True +Training: step 50 of 200/,

@@ -45,15 +45,26 @@ export function jobText(job: MoETrainingJob): string {
     ["validation loss", status.validationLoss],
     ["gradient norm", status.gradientNorm],
     ["busiest expert", status.imbalance && `${status.imbalance} x mean`],
+    ["busiest rank", status.spread && spreadText(status.spread)],
     ["restarts", `${status.restarts ?? 0} of ${spec.failurePolicy.maxRestarts}`],
     ["last failure", status.lastFailure && `${status.lastFailure.time} ${status.lastFailure.reason}: ${status.lastFailure.message}`],
     ["result", status.result?.store],
+    ["adapters", status.result?.adapters],
   ];
   const told = facts.flatMap(([name, value]) => (value === undefined ? [] : [plainLine(`  ${name.padEnd(16)} ${value}`)]));
   const conditions = (status.conditions ?? []).map(({ type, status: is, reason, message }) =>
     plainLine(`  ${`${type}=${is}`.padEnd(20)} ${reason}: ${message}`),
   );
   return [jobTable([job]), "", ...told, "", ...conditions].join("\n");
+}
+
+type Spread = NonNullable<MoETrainingJob["status"]["spread"]>;
+
+/** What copies were for, and what they cost. */
+function spreadText({ imbalanceAtHomes, imbalance, copied, exposedSeconds, bytes }: Spread): string {
+  const share = `${Math.round(100 * Number(copied))}% of experts`;
+  const cost = `${Math.round(1000 * Number(exposedSeconds))} ms waited for and ${(bytes / 1e6).toFixed(1)} MB sent a step`;
+  return `${imbalance} x mean, ${imbalanceAtHomes} without copies of ${share}; ${cost}`;
 }
 
 /** The world that was decided last, with the node of each rank. */

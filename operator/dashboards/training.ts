@@ -1,4 +1,5 @@
-// The Training dashboard as code: how far jobs are, their losses and norms, their speed, and how evenly they use experts.
+// The Training dashboard as code: how far jobs are, their losses and norms, their speed, how evenly they use
+// experts and ranks, and what copies cost.
 import type { Dashboard } from "@grafana/grafana-foundation-sdk/dashboard";
 import { imbalanceBound } from "./alerts.ts";
 import { dashboardOf, type Panel } from "./panels.ts";
@@ -82,6 +83,41 @@ const series: readonly Panel[] = [
     unit: "none",
     min: 1,
     queries: [{ expr: `max by (${by}) (enodia_training_imbalance_ratio{%})`, legend: job }],
+  },
+  {
+    title: "Load share of experts",
+    description: "Shares of a layer's rows in the last step, from the idlest expert to the busiest, in the layer that is least even.",
+    unit: "percentunit",
+    min: 0,
+    queries: [{ expr: `max by (${by}, quantile) (enodia_training_expert_share_ratio{%})`, legend: `${job} {{quantile}}` }],
+  },
+  {
+    title: "Busiest rank over the mean",
+    description: "Rows in the last step, in the layer where that is most: were experts at their homes alone, and with copies.",
+    unit: "none",
+    min: 1,
+    queries: [{ expr: `max by (${by}, placement) (enodia_training_rank_imbalance_ratio{%})`, legend: `${job} {{placement}}` }],
+  },
+  {
+    title: "Experts with copies",
+    description: "Share of experts that were on more than one rank in the last step: lambda.",
+    unit: "percentunit",
+    min: 0,
+    queries: [{ expr: `max by (${by}) (enodia_training_copied_ratio{%})`, legend: job }],
+  },
+  {
+    title: "Exposed communication",
+    description: "Time of the last step in which the first rank waited for copies and sums of gradients alone; the rest was hidden.",
+    unit: "s",
+    min: 0,
+    queries: [{ expr: `max by (${by}) (enodia_training_exposed_seconds{%})`, legend: job }],
+  },
+  {
+    title: "Bytes of copies and sums",
+    description: "What the first rank sent of them in the last step.",
+    unit: "bytes",
+    min: 0,
+    queries: [{ expr: `max by (${by}) (enodia_training_moved_bytes{%})`, legend: job }],
   },
   {
     title: "Restarts",

@@ -1,6 +1,7 @@
 // Gauges of training jobs, read from the statuses in the cache at each scrape; those of a job go with it.
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
-import { trainingFailures } from "../../crds/names.ts";
+import { trainingFailures, trainingPlacements } from "../../crds/names.ts";
+import { shareQuantiles } from "../../crds/training-report.ts";
 import type { Metrics } from "../../runtime/observe/metrics.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import { isOver } from "./core/decide.ts";
@@ -14,6 +15,9 @@ const gauges = {
   enodia_training_validation_loss: ({ status }: MoETrainingJob) => number(status.validationLoss),
   enodia_training_gradient_norm: ({ status }: MoETrainingJob) => number(status.gradientNorm),
   enodia_training_imbalance_ratio: ({ status }: MoETrainingJob) => number(status.imbalance),
+  enodia_training_copied_ratio: ({ status }: MoETrainingJob) => number(status.spread?.copied),
+  enodia_training_exposed_seconds: ({ status }: MoETrainingJob) => number(status.spread?.exposedSeconds),
+  enodia_training_moved_bytes: ({ status }: MoETrainingJob) => status.spread?.bytes,
   enodia_training_tokens_per_second: ({ status }: MoETrainingJob) => status.tokensPerSecond ?? 0,
   enodia_training_restarts: ({ status }: MoETrainingJob) => status.restarts ?? 0,
   enodia_training_active: ({ spec, status }: MoETrainingJob) => (spec.suspend || isOver(status) ? 0 : 1),
@@ -59,16 +63,40 @@ export class JobMetrics {
       if (value === undefined) this.#metrics.unset(name, labels);
       else this.#metrics.set(name, value, labels);
     }
+    this.#spread(job.status.spread, labels);
     const failed = job.status.conditions?.find(({ type, status }) => type === "Failed" && status === "True");
     for (const reason of trainingFailures)
       this.#metrics.set("enodia_training_failed", failed?.reason === reason ? 1 : 0, failedLabels(labels, reason));
   }
 
+  /** Gauges that have a label beside the job's. */
+  #spread(spread: Spread | undefined, { training_namespace, training_job }: Labels): void {
+    for (const placement of trainingPlacements) {
+      const [value, labels] = [spread && imbalances[placement](spread), { training_namespace, training_job, placement }];
+      if (value === undefined) this.#metrics.unset("enodia_training_rank_imbalance_ratio", labels);
+      else this.#metrics.set("enodia_training_rank_imbalance_ratio", Number(value), labels);
+    }
+    for (const [i, quantile] of shareQuantiles.entries()) {
+      const [value, labels] = [spread?.expertShares[i], { training_namespace, training_job, quantile }];
+      if (value === undefined) this.#metrics.unset("enodia_training_expert_share_ratio", labels);
+      else this.#metrics.set("enodia_training_expert_share_ratio", Number(value), labels);
+    }
+  }
+
   #drop(labels: Labels): void {
+    this.#spread(undefined, labels);
     for (const name of names) this.#metrics.unset(name, labels);
     for (const reason of trainingFailures) this.#metrics.unset("enodia_training_failed", failedLabels(labels, reason));
   }
 }
+
+type Spread = NonNullable<MoETrainingJob["status"]["spread"]>;
+
+/** Rows of the busiest rank, as they would lie without copies and as they did. */
+const imbalances: Readonly<Record<(typeof trainingPlacements)[number], (spread: Spread) => string>> = {
+  homes: ({ imbalanceAtHomes }) => imbalanceAtHomes,
+  copies: ({ imbalance }) => imbalance,
+};
 
 const failedLabels = ({ training_namespace, training_job }: Labels, reason: (typeof trainingFailures)[number]) => ({
   training_namespace,

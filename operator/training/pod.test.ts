@@ -37,6 +37,7 @@ const changes: Record<string, unknown> = {
   "fssdp.rematerialize": "AfterForward",
   "fssdp.memorySlots": 2,
   "fssdp.overlapDegree": 1,
+  "fssdp.lanesAtOnce": 8,
   "fssdp.window": 3,
   "fssdp.reshardSteps": 50,
   seed: 2,
@@ -51,12 +52,14 @@ const changes: Record<string, unknown> = {
   "schedule.warmupSteps": 3,
   "schedule.floor": "0.2",
   balance: "switch:0.01",
+  adapters: "mixlora:8:2:4",
   memoryPerRank: "2Gi",
   threadsPerRank: 2,
   "checkpoint.everySteps": 5,
   "checkpoint.keep": 1,
   "failurePolicy.maxRestarts": 0,
   "failurePolicy.shadow": false,
+  "failurePolicy.stepTimeout": "20s",
   "output.uri": "pvc://o/b",
   "output.codecs": ["q4_0"],
   image: "other",
@@ -112,7 +115,7 @@ for (const [path, value] of Object.entries(changes)) {
 
 test("what may change while a job lives replaces its pod, and what only decides when there is one does not", () => {
   const hash = (path?: string) => templateHash(jobWith(path, path === undefined ? undefined : changes[path]), "i");
-  for (const path of ["memoryPerRank", "checkpoint.keep", "fssdp.planner", "failurePolicy.shadow", "podTemplate.metadata.labels"])
+  for (const path of ["memoryPerRank", "checkpoint.keep", "fssdp.planner", "failurePolicy.shadow", "failurePolicy.stepTimeout"])
     assert.notEqual(hash(path), hash(), path);
   for (const path of ["suspend", "failurePolicy.maxRestarts", "replicas", "elasticity.maxReplicas"]) assert.equal(hash(path), hash(), path);
 });

@@ -37,7 +37,8 @@ const podName = (job: string, { rank, attempt }: Made): string => `${job}-train-
 /** The bits of the result depend on none of these, so that they may change: the pod is then replaced. All else of a job is fixed. */
 export function templateHash({ metadata, spec }: MoETrainingJob, image: string): string {
   const { memoryPerRank, checkpoint, fssdp, failurePolicy, podTemplate } = spec;
-  const text = JSON.stringify([metadata.uid, memoryPerRank, checkpoint, fssdp, failurePolicy.shadow, podTemplate ?? {}, image]);
+  const { shadow, stepTimeout } = failurePolicy;
+  const text = JSON.stringify([metadata.uid, memoryPerRank, checkpoint, fssdp, shadow, stepTimeout, podTemplate ?? {}, image]);
   return createHash("sha256").update(text).digest("hex").slice(0, hashChars);
 }
 

@@ -97,6 +97,6 @@ const plain = (value: unknown): unknown => JSON.parse(JSON.stringify(value));
 /** The status without what only tells how far it is. */
 function decided(status: MoETrainingJobStatus): unknown {
   const { step: _step, progress: _progress, loss: _loss, validationLoss: _validation, curve: _curve, ...rest } = status;
-  const { tokensPerSecond: _speed, eta: _eta, gradientNorm: _norm, imbalance: _imbalance, ...left } = rest;
+  const { tokensPerSecond: _speed, eta: _eta, gradientNorm: _norm, imbalance: _imbalance, spread: _spread, ...left } = rest;
   return plain({ ...left, conditions: status.conditions?.map(({ message: _message, ...condition }) => condition) });
 }

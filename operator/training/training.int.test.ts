@@ -57,6 +57,11 @@ const refused: Record<string, { readonly change: (spec: any) => void; readonly w
   "no steps": { change: (spec) => Object.assign(spec, { steps: 0 }), want: /steps/ },
   "an unknown field": { change: (spec) => Object.assign(spec, { fsdp: {} }), want: /unknown field "spec\.fsdp"/ },
   "an unknown planner": { change: (spec) => Object.assign(spec, { fssdp: { planner: "best" } }), want: /planner.*supported values/ },
+  "a time for steps below the least": {
+    change: (spec) => Object.assign(spec, { failurePolicy: { stepTimeout: "2s" } }),
+    want: /stepTimeout.*must be Auto, or from 5s to 10m/,
+  },
+  "adapters that are no such text": { change: (spec) => Object.assign(spec, { adapters: "MixLoRA 8" }), want: /adapters/ },
   "slots that are no number": { change: (spec) => Object.assign(spec, { fssdp: { memorySlots: "many" } }), want: /memorySlots/ },
 };
 for (const [sentence, { change, want }] of Object.entries(refused)) {

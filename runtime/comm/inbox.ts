@@ -50,14 +50,14 @@ const keyOf = (from: number, { what, layer, chunk, piece }: FrameName): string =
 
 export class Inbox {
   readonly received = new Traffic();
-  readonly #frameMs: number;
+  readonly #frameMs: (what: string) => number;
   readonly #onAsked: (from: number) => void;
   readonly #queues = new Map<string, Queue>();
   readonly #senders: readonly Sender[];
   #ended: { readonly error: unknown } | undefined;
 
-  /** `frameMs`: how long a frame is waited for; `onAsked`: a rank's frame is waited for, or was taken. */
-  constructor(ranks: number, frameMs: number, onAsked: (from: number) => void = () => {}) {
+  /** `frameMs`: how long a frame of an exchange is waited for; `onAsked`: a rank's frame is waited for, or was taken. */
+  constructor(ranks: number, frameMs: (what: string) => number, onAsked: (from: number) => void = () => {}) {
     this.#frameMs = frameMs;
     this.#onAsked = onAsked;
     this.#senders = Array.from({ length: ranks }, () => ({ heldBytes: 0, waiting: 0, left: undefined }));
@@ -157,11 +157,12 @@ export class Inbox {
           reject(error);
         },
       };
+      const ms = this.#frameMs(name.what);
       const late = setTimeout(() => {
         queue.waiting.splice(queue.waiting.indexOf(waiting), 1);
         this.#forget(key, queue);
-        waiting.fail(silent(from, name, this.#frameMs));
-      }, this.#frameMs);
+        waiting.fail(silent(from, name, ms));
+      }, ms);
       queue.waiting.push(waiting);
       sender.waiting += 1;
       this.#onAsked(from);

@@ -14,7 +14,7 @@ export class Loopback implements Hub {
 
   /** `frameMs`: how long a frame is waited for. */
   constructor(ranks: number, frameMs = frameMsMax) {
-    this.#inboxes = Array.from({ length: ranks }, () => new Inbox(ranks, frameMs));
+    this.#inboxes = Array.from({ length: ranks }, () => new Inbox(ranks, () => frameMs));
     this.#sent = this.#inboxes.map(() => new Traffic());
   }
 

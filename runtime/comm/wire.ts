@@ -26,6 +26,8 @@ export interface WireOptions extends Hello {
   /** A caller was refused, or broke before it said who it is. */
   onProblem(message: string): void;
   readonly limits?: Partial<WireLimits>;
+  /** How long a frame of an exchange is waited for, where that is shorter than the limit. */
+  frameMs?(what: string): number;
 }
 
 export class WireTransport implements Transport {
@@ -47,9 +49,10 @@ export class WireTransport implements Transport {
     this.#options = options;
     this.rank = options.rank;
     this.ranks = options.ranks;
+    const frameMs = (what: string): number => Math.min(limits.frameMs, options.frameMs?.(what) ?? limits.frameMs);
     this.#owner = {
       limits,
-      inbox: new Inbox(options.ranks, limits.frameMs, (from) => this.#heard.get(from)?.asked()),
+      inbox: new Inbox(options.ranks, frameMs, (from) => this.#heard.get(from)?.asked()),
       sent: new Traffic(),
       lost: (error) => this.end(error),
       left: (rank, own, error) => this.#hasLeft(rank, own, error),

@@ -6,7 +6,11 @@ import type { Segment } from "../kernels/segment.ts";
 /** Weights of a segment, or the sums of their gradients, by the segment's names: views of memory that the caller owns. */
 export type WeightViews = Readonly<Record<string, Float32Array>>;
 
+/** Values of forward that backward need not compute again; its bits are the same with and without them. */
+export type KeptRows = readonly { readonly name: string; readonly width: number; readonly data: Float32Array }[];
+
 export interface BackwardCall {
+  readonly kept?: KeptRows | undefined;
   /** Inputs, and what forward returned beside the f32 outputs. */
   readonly values: Values;
   readonly weights: WeightViews;
@@ -16,14 +20,17 @@ export interface BackwardCall {
   readonly sums: WeightViews;
 }
 
-/** A segment that rows pass whole: its backward computes forward again. */
+/** A segment that rows pass whole: its backward computes forward again, or is given what forward kept. */
 export interface TrainableSegment {
-  /** The outputs, and values beside them that backward is given. */
-  forward(values: Values, weights: WeightViews): Promise<Values>;
+  /** Floats of what forward keeps of a row. */
+  readonly keeps: number;
+  /** The outputs, and values beside them that backward is given; with `kept`, it adds there what backward need not compute again. */
+  forward(values: Values, weights: WeightViews, kept?: KeptRows[]): Promise<Values>;
   /** Gradients of the f32 inputs. */
   backward(call: BackwardCall): Promise<Gradients>;
 }
 
+/** Rows of one expert, of any lanes: those of one lane lie together. */
 export interface ExpertCall {
   /** [rows, hidden] */
   readonly x: Float32Array;
@@ -32,14 +39,30 @@ export interface ExpertCall {
   /** The gradient of the products, [rows, hidden]. */
   readonly dOut: Float32Array;
   readonly weights: WeightViews;
-  readonly sums: WeightViews;
+  /** Of the same rows. */
+  readonly kept?: KeptRows | undefined;
 }
 
-/** An expert, x -> y. */
-export interface TrainableExpert {
-  forward(x: Float32Array, weights: WeightViews): Promise<Float32Array>;
-  backward(call: ExpertCall): Promise<{ readonly dx: Float32Array; readonly dGates: Float32Array }>;
+export interface ExpertGradients {
+  readonly dx: Float32Array;
+  readonly dGates: Float32Array;
+  /** Adds the weights' gradients of rows from..to-1 to sums, in place. Holds values of the call's rows, and its weights, until it is
+   *  let go. */
+  addTo(sums: WeightViews, from: number, to: number): Promise<void>;
 }
+
+/** An expert, x -> y. A row's bits do not depend on those beside it, up to `rowsAtOnce`. */
+export interface TrainableExpert {
+  readonly keeps: number;
+  forward(x: Float32Array, weights: WeightViews, kept?: KeptRows[]): Promise<Float32Array>;
+  backward(call: ExpertCall): Promise<ExpertGradients>;
+}
+
+/** Rows of several lanes that are computed in one call, at most. */
+export const rowsAtOnce = 512;
+/** Rows whose gradients have the same bits whether they are added to a sum in place or to zeros that are then added to it, at most:
+ *  products of more are cut into parts. */
+export const rowsInPlace = 128;
 
 export interface LossCall {
   /** [rows, hidden] */

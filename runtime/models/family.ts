@@ -20,6 +20,8 @@ export interface ModelFamily {
   /** What an expert's unit is made of in a Hugging Face checkpoint: name of the matrix or bias -> the tensor that it is. Stacks of all
    *  experts of a layer are opened before (weights/packed.ts), so that each expert has its own. */
   expertTensors(layer: number, expert: number): Readonly<Record<string, string>>;
+  /** How its checkpoints have experts that lie together in one tensor (weights/packed.ts); unset: each has tensors of its own. */
+  readonly stacks?: "interleaved";
   /** The beginnings of the names of tensors that its checkpoints have and that no program reads, such as those of layers for training. */
   needless?(config: unknown): readonly string[];
 }

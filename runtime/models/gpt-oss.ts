@@ -90,4 +90,5 @@ export const gptOss: ModelFamily = {
   architectures: ["GptOssForCausalLM"],
   program,
   expertTensors,
+  stacks: "interleaved",
 };

@@ -9,6 +9,7 @@ import { codecFor } from "../weights/codecs/index.ts";
 import { bytesOf } from "../weights/floats.ts";
 import { layerShapes } from "../weights/layer-shapes.ts";
 import { checkTarget, writeFolder } from "../weights/model-folder.ts";
+import { packed } from "../weights/packed.ts";
 import { type TensorToWrite, writeSafetensors } from "../weights/safetensors-writer.ts";
 import type { ExpertIndex } from "../weights/store.ts";
 import { writeStore } from "../weights/store-writer.ts";
@@ -73,6 +74,15 @@ function configOf({ config }: ModelSource): Record<string, unknown> {
   return { ...rest, torch_dtype: "float32" };
 }
 
+/** Fields that transformers refuses as whole numbers without a point, which JSON does not keep. */
+const floatFields = [
+  ...["attention_dropout", "aux_loss_alpha", "clip_qkv", "initializer_range", "rms_norm_eps", "routed_scaling_factor"],
+  ...["router_aux_loss_coef", "router_jitter_noise", "swiglu_alpha", "swiglu_limit"],
+];
+const wholeFloat = new RegExp(`^( {2}"(?:${floatFields.join("|")})": -?[0-9]+)(,?)$`, "gm");
+
+const configText = (source: ModelSource): string => `${JSON.stringify(configOf(source), undefined, 2).replace(wholeFloat, "$1.0$2")}\n`;
+
 export async function writeTrainedStore(trained: Trained, dir: string, codecs: readonly CodecName[]): Promise<ExpertIndex> {
   const { source, layout, parameters } = trained;
   return writeStore(
@@ -96,9 +106,9 @@ export async function writeTrainedStore(trained: Trained, dir: string, codecs: r
 export async function writeTrainedFolder(trained: Trained, dir: string): Promise<void> {
   const { source } = trained;
   await writeFolder({ dir, overwrite: true, sources: [source.dir] }, async (work) => {
-    await writeFile(join(work, "config.json"), `${JSON.stringify(configOf(source), undefined, 2)}\n`);
+    await writeFile(join(work, "config.json"), configText(source));
     for (const [name, path] of source.files) await copyFile(path, join(work, name));
-    await writeSafetensors(join(work, "model.safetensors"), tensorsOf(trained, false));
+    await writeSafetensors(join(work, "model.safetensors"), packed(tensorsOf(trained, false), source.family));
   });
 }
 

@@ -22,7 +22,7 @@ import { aloneSeat, type Seat } from "./seat.ts";
 import { checkSettings, identityOf, type TrainSettings } from "./settings.ts";
 import { type ModelSource, openSource } from "./source.ts";
 import { openStart, type Start } from "./start.ts";
-import { type Machine, runStep, type StepReport, validationLoss } from "./step.ts";
+import { type Machine, type RanksReport, runStep, type StepReport, validationLoss } from "./step.ts";
 import { type Clocked, recordedBackend, recordedTransport } from "./trace/recorder.ts";
 import { type TrainedModel, trainedModel } from "./trained.ts";
 import { Writer } from "./writer.ts";
@@ -35,6 +35,8 @@ export interface TrainPorts {
   stopped(): boolean;
   onStart(start: RunStart): void;
   onStep(report: StepReport & { readonly seconds: number }): void;
+  /** Is told how each step lay on ranks. */
+  onRanks?(report: RanksReport): void;
   onValidation(report: { readonly step: number; readonly loss: number }): void;
   /** Is told where the time of steps goes. Unset: nothing stands before what computes and sends. */
   readonly recorder?: Clocked | undefined;
@@ -285,15 +287,17 @@ async function makeSteps(run: Run, metrics: Metrics | undefined, ports: TrainPor
   for (let step = run.step + 1; step <= steps; step++) {
     const begin = ports.now();
     const made = (): ReturnType<typeof runStep> => runStep(run, step, ports.stopped);
-    const report = await (ports.recorder?.around({ kind: "step", name: `step ${step}`, layer: -1 }, made) ?? made());
-    if (report === undefined) {
+    const done = await (ports.recorder?.around({ kind: "step", name: `step ${step}`, layer: -1 }, made) ?? made());
+    if (done === undefined) {
       await save(run, step - 1);
       await outer?.stops(step);
       return { step: step - 1, all: false };
     }
+    const { report, ranks } = done;
     const seconds = (ports.now() - begin) / 1000;
     await metrics?.add({ ...report, seconds });
     ports.onStep({ ...report, seconds });
+    ports.onRanks?.(ranks);
     if (!(await met(run, step))) return { step, all: false };
     validation = (await saveMet(run, step, metrics, ports)) ?? validation;
   }

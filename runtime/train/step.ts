@@ -1,5 +1,7 @@
 // One step of training as a run makes it: the batch that its number gives, and what is told of it; and the loss on other data. A step that
 // is given up leaves no trace.
+import { shareQuantiles } from "../../crds/training-report.ts";
+import { type Spread, sharesAt, spreadOf } from "../placement/training/spread.ts";
 import { readLane, samplesOf } from "./batch.ts";
 import type { Corpus } from "./corpus.ts";
 import type { Rank } from "./ranks/rank.ts";
@@ -30,6 +32,22 @@ export interface StepReport {
   readonly expertRows: number;
 }
 
+/** Places among a layer's experts whose shares of rows are told. */
+const sharePlaces = shareQuantiles.map(Number);
+
+/** How a step lay on ranks: another number of them is told otherwise, so that none of it is in the run's metrics. */
+export interface RanksReport extends Spread {
+  readonly step: number;
+  /** Of the layer whose busiest expert has most. */
+  readonly expertShares: readonly number[];
+}
+
+/** A step that is made. */
+interface StepMade {
+  readonly report: StepReport;
+  readonly ranks: RanksReport;
+}
+
 const sumOf = (rows: ArrayLike<number>): number => Array.from(rows).reduce((sum, count) => sum + count, 0);
 
 function imbalanceOf(counts: readonly ArrayLike<number>[]): number {
@@ -38,7 +56,7 @@ function imbalanceOf(counts: readonly ArrayLike<number>[]): number {
 }
 
 /** Undefined when the run is to stop: parameters are then those of the step before. */
-export async function runStep({ settings, rank, corpus }: Machine, step: number, stopped: () => boolean): Promise<StepReport | undefined> {
+export async function runStep({ settings, rank, corpus }: Machine, step: number, stopped: () => boolean): Promise<StepMade | undefined> {
   const samples = (lane: number): readonly number[] => samplesOf(settings, corpus.samples, step, lane);
   const documents = async (lane: number): Promise<string> => {
     const found: string[] = [];
@@ -47,9 +65,9 @@ export async function runStep({ settings, rank, corpus }: Machine, step: number,
   };
   const end = await rank.step(step, { lane: (lane) => readLane(corpus, samples(lane)), documents }, stopped);
   if (end === undefined) return undefined;
-  const { loss, balanceLoss, gradientNorm, rate, rows } = end;
+  const { loss, balanceLoss, gradientNorm, rate, rows, loads, hosts } = end;
   const tokens = settings.sequences * settings.sequenceLength;
-  return {
+  const report: StepReport = {
     step,
     loss,
     balanceLoss,
@@ -59,6 +77,8 @@ export async function runStep({ settings, rank, corpus }: Machine, step: number,
     imbalance: imbalanceOf(rows),
     expertRows: rows.map(sumOf).reduce((sum, count) => sum + count, 0),
   };
+  const ranks = Object.assign({ step, expertShares: sharesAt(rows, sharePlaces) }, spreadOf(loads, hosts));
+  return { report, ranks };
 }
 
 /** The mean loss of the first sequences of the validation data; undefined without any, and when the run is to stop. */

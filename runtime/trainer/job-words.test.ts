@@ -16,6 +16,8 @@ const told: Record<string, string> = {
   'import the text again with "--model" naming this model': 'import the text again with "--model" naming this model',
   "fssdp.memorySlots is 9000; it must be a whole number from 0 to 4096":
     "spec.fssdp.memorySlots is 9000; it must be a whole number from 0 to 4096",
+  'give more memory, or take more spec.replicas, fssdp.rematerialize "AfterForward"':
+    'give more spec.memoryPerRank, or take more spec.replicas, spec.fssdp.rematerialize "AfterForward"',
   "/home/claims/a and --strange stay": "/home/claims/a and --strange stay",
 };
 for (const [message, want] of Object.entries(told))

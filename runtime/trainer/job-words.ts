@@ -27,6 +27,7 @@ export const wordsOf: Readonly<Record<string, string>> = {
   warmup: "spec.schedule.warmupSteps",
   floor: "spec.schedule.floor",
   balance: "spec.balance",
+  adapters: "spec.adapters",
   "checkpoint-every": "spec.checkpoint.everySteps",
   keep: "spec.checkpoint.keep",
   codec: "spec.output.codecs",
@@ -41,9 +42,16 @@ const option = /(?<!again with "?)--([a-z][a-z0-9-]*)/g;
 const fssdp = /(?<![\w.])fssdp\./g;
 /** A checkpoint calls what it was made with by the option's name. */
 const madeWith = /(?<=was made with )([a-z][a-z0-9-]*)/g;
+/** What a pod has of a machine. */
+const memory = /\bgive more memory\b/g;
 const claim = new RegExp(`(?<![\\w/])${paths.claims}/`, "g");
 
 export function jobWords(message: string): string {
   const word = (whole: string, name: string): string => wordsOf[name] ?? whole;
-  return message.replace(option, word).replace(madeWith, word).replace(fssdp, "spec.fssdp.").replace(claim, "pvc://");
+  return message
+    .replace(option, word)
+    .replace(madeWith, word)
+    .replace(fssdp, "spec.fssdp.")
+    .replace(memory, "give more spec.memoryPerRank")
+    .replace(claim, "pvc://");
 }

@@ -1,5 +1,5 @@
 // The progress of a run, as the operator is told it: step, loss, speed, time left, and the curve in few points. Pure.
-import { type CurvePoint, joinCurves, type TrainingReport } from "../../crds/training-report.ts";
+import { type CurvePoint, joinCurves, type TrainingReport, type TrainingSpread } from "../../crds/training-report.ts";
 
 interface Step {
   readonly step: number;
@@ -25,6 +25,7 @@ export class Progress {
   #gradientNorm: number | undefined;
   #imbalance: number | undefined;
   #validationLoss: number | undefined;
+  #spread: TrainingSpread | undefined;
 
   constructor(steps: number) {
     this.#steps = steps;
@@ -50,6 +51,11 @@ export class Progress {
     this.#curve = joinCurves(this.#curve, [{ step: done.step, loss: done.loss }]);
   }
 
+  /** How the last step lay on the ranks. */
+  spread(spread: TrainingSpread): void {
+    this.#spread = spread;
+  }
+
   validated(loss: number): void {
     this.#validationLoss = loss;
   }
@@ -64,6 +70,7 @@ export class Progress {
       ...(isNumber(this.#validationLoss) && { validationLoss: this.#validationLoss }),
       ...(isNumber(this.#gradientNorm) && { gradientNorm: this.#gradientNorm }),
       ...(isNumber(this.#imbalance) && { imbalance: this.#imbalance }),
+      ...(this.#spread !== undefined && { spread: this.#spread }),
       ...(measured && {
         tokensPerSecond: sum((step) => step.tokens) / seconds,
         secondsLeft: ((this.#steps - (this.#step ?? 0)) * seconds) / this.#recent.length,

@@ -3,6 +3,7 @@ import type { MoETrainingJobSpec } from "../../crds/moe-training-job.ts";
 import { parseQuantity } from "../../crds/quantity.ts";
 import { countOf, type FssdpSpec } from "../../crds/training-fssdp.ts";
 import { pathOf } from "../../crds/training-process.ts";
+import { parseAdapters } from "../train/adapters/index.ts";
 import { seatInWorld } from "../train/local/group.ts";
 import { parseLocal } from "../train/local/index.ts";
 import { worldSettings } from "../train/local/together.ts";
@@ -41,6 +42,7 @@ export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
         ? undefined
         : { bytes: parseQuantity(optimizer.memory, "spec.optimizer.memory"), folder: pathOf(output.uri) },
     balance: parseBalance(spec.balance),
+    adapters: parseAdapters(spec.adapters),
     local: parseLocal(spec.local.recipe),
     clip: Number(optimizer.clip),
     shadow: spec.failurePolicy.shadow && spec.local.data.length === 0, // worlds that meet go on from checkpoints
@@ -62,12 +64,13 @@ export function placedIn(spec: MoETrainingJobSpec, seat: Seat): readonly [TrainS
 }
 
 /** What is Auto is left out, and found by the run. */
-function fssdpOf({ planner, memorySlots, overlapDegree, ...given }: FssdpSpec): NonNullable<TrainSettings["fssdp"]> {
-  const [slots, overlap] = [countOf(memorySlots), countOf(overlapDegree)];
+function fssdpOf({ planner, memorySlots, overlapDegree, lanesAtOnce, ...given }: FssdpSpec): NonNullable<TrainSettings["fssdp"]> {
+  const [slots, overlap, atOnce] = [countOf(memorySlots), countOf(overlapDegree), countOf(lanesAtOnce)];
   return {
     ...given,
     ...(planner !== "auto" && { planner }),
     ...(slots !== undefined && { memorySlots: slots }),
     ...(overlap !== undefined && { overlapDegree: overlap }),
+    ...(atOnce !== undefined && { lanesAtOnce: atOnce }),
   };
 }

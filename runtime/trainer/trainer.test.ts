@@ -92,6 +92,9 @@ test("a run that was stopped goes on in another process and ends with the bits o
   assert.equal(endOf("quiet")?.outcome, "Complete");
   assert.equal(endOf("quiet")?.report?.step, steps);
   assert.equal(endOf("quiet")?.report?.curve.length, steps);
+  const { expertShares = [], ...alone } = endOf("quiet")?.report?.spread ?? {};
+  assert.deepEqual(alone, { imbalanceAtHomes: 1, imbalance: 1, copied: 0, exposedSeconds: 0, bytes: 0 }, "one rank has nobody to send to");
+  assert.ok(expertShares.length === 4 && expertShares[3]! >= expertShares[0]! && expertShares[3]! > 0, `${expertShares}`);
 
   await trainOnce("first", "stopped", 3);
   assert.deepEqual([endOf("first")?.outcome, endOf("first")?.report?.step], ["Stopped", 3]);
@@ -113,6 +116,24 @@ test("before a run has begun its step is not told, and a loss that is no number 
   progress.validated(Number.POSITIVE_INFINITY);
   const report = trainingReportSchema.parse(JSON.parse(JSON.stringify(progress.report())));
   assert.deepEqual(report, { step: 3, tokensPerSecond: 1, secondsLeft: 0, curve: [] });
+});
+
+const spread = {
+  imbalanceAtHomes: 1.75,
+  imbalance: 1.25,
+  copied: 0.5,
+  exposedSeconds: 0.25,
+  bytes: 4096,
+  expertShares: [0, 0.1, 0.2, 0.3],
+};
+
+test("how a step lay on the ranks is told, and what is out of its bounds takes nothing else with it", () => {
+  const progress = new Progress(3);
+  progress.start(0);
+  progress.spread(spread);
+  assert.deepEqual(trainingReportSchema.parse(JSON.parse(JSON.stringify(progress.report()))), { step: 0, curve: [], spread });
+  progress.spread({ ...spread, imbalance: Number.NaN });
+  assert.deepEqual(trainingReportSchema.parse(JSON.parse(JSON.stringify(progress.report()))), { step: 0, curve: [], spread: undefined });
 });
 
 test("steps that were made past where a world begins are made again, and none is where it begins with the last", () => {
@@ -186,6 +207,9 @@ test("a failure is told with its code, its text, and whether another try can hel
   const unknown = await begin(settingsOf("unknown", { balance: "best:1" }));
   await assert.rejects(unknown.ended);
   assert.match(endOf("unknown")?.message ?? "", /^spec\.balance has "best".*known are switch/);
+  const narrow = await begin(settingsOf("narrow", { adapters: "mixlora:8:2" }));
+  await assert.rejects(narrow.ended);
+  assert.match(endOf("narrow")?.message ?? "", /^spec\.adapters is "mixlora:8:2"; it is written as mixlora:EXPERTS:TOPK:RANK/);
   const away = async () => {
     throw new Error("the disk is away");
   };
@@ -204,9 +228,18 @@ test("every field of a spec that a run depends on reaches it", () => {
       optimizer: { learningRate: "1e-3", weightDecay: "0", beta1: "0.8", beta2: "0.9", epsilon: "1e-6", clip: "2", memory: "1Mi" },
       schedule: { name: "constant", warmupSteps: 2, floor: "0.5" },
       balance: "switch:0.01",
+      adapters: "mixlora:8:2:4",
       failurePolicy: { shadow: false },
       output: { uri: "pvc://a/out", codecs: ["f32", "q4_0"] },
-      fssdp: { planner: "ep", dispatch: "LocalFirst", rematerialize: "AfterForward", memorySlots: 3, overlapDegree: "Auto", window: 4 },
+      fssdp: {
+        planner: "ep",
+        dispatch: "LocalFirst",
+        rematerialize: "AfterForward",
+        memorySlots: 3,
+        overlapDegree: "Auto",
+        lanesAtOnce: 2,
+        window: 4,
+      },
     }),
   );
   assert.deepEqual(changed, {
@@ -224,11 +257,20 @@ test("every field of a spec that a run depends on reaches it", () => {
     optimizer: { name: "adamw", values: { beta1: 0.8, beta2: 0.9, epsilon: 1e-6, decay: 0 } },
     optimizerMemory: { bytes: 2 ** 20, folder: "/claims/a/out" },
     balance: [{ name: "switch", rate: 0.01, groups: undefined }],
+    adapters: { name: "mixlora", numbers: [8, 2, 4] },
     clip: 2,
     shadow: false,
     checkpoint: { everySteps: 2, keep: 2 },
     codecs: ["f32", "q4_0"],
     threads: 2,
-    fssdp: { planner: "ep", dispatch: "LocalFirst", rematerialize: "AfterForward", memorySlots: 3, window: 4, reshardSteps: 100 },
+    fssdp: {
+      planner: "ep",
+      dispatch: "LocalFirst",
+      rematerialize: "AfterForward",
+      memorySlots: 3,
+      window: 4,
+      reshardSteps: 100,
+      lanesAtOnce: 2,
+    },
   });
 });

@@ -8,10 +8,13 @@ import { type TrainingEnd, trainingEndText } from "../../crds/training-report.ts
 import { trainingScope } from "../../crds/training-world.ts";
 import { createLog, type Log } from "../observe/log.ts";
 import { type RunEnd, type TrainPorts, train } from "../train/run.ts";
+import { Recorder } from "../train/trace/recorder.ts";
+import { movedWithin } from "../train/trace/spans.ts";
 import { folderTls } from "../wire/tls.ts";
 import { jobWords } from "./job-words.ts";
 import { Membership } from "./membership.ts";
 import { Progress } from "./progress.ts";
+import { StepTimeout } from "./step-timeout.ts";
 import { listenForWorlds } from "./world-server.ts";
 import { Worlds } from "./worlds.ts";
 
@@ -48,7 +51,10 @@ export async function startTrainer(settings: TrainerSettings, { run = train, hos
       return membership.words(progress.report());
     },
   });
-  const worlds = new Worlds({ settings, membership, tls, host, run, ports: portsOf({ progress, log }), log });
+  const recorder = new Recorder(now);
+  const timeout = new StepTimeout(spec.failurePolicy.stepTimeout, recorder, now);
+  const ports = portsOf({ progress, log, recorder, timeout });
+  const worlds = new Worlds({ settings, membership, tls, host, run, ports, timeout, log });
   const ended = worlds
     .all()
     .then(
@@ -85,14 +91,20 @@ async function writeEnd(path: string, end: TrainingEnd, log: Log): Promise<void>
   await writeFile(path, trainingEndText(end));
 }
 
+const now = (): number => performance.now();
+
 interface Shown {
   readonly progress: Progress;
   readonly log: Log;
+  readonly recorder: Recorder;
+  /** Is told what runs when, and tells the recorder. */
+  readonly timeout: StepTimeout;
 }
 
-function portsOf({ progress, log }: Shown): Omit<TrainPorts, "stopped"> {
+function portsOf({ progress, log, recorder, timeout }: Shown): Omit<TrainPorts, "stopped"> {
   return {
-    now: () => performance.now(),
+    now,
+    recorder: timeout,
     onStart(start) {
       // The step that was under way when a world ended is none of these.
       const repeats = progress.stepsAfter(start.step);
@@ -102,6 +114,10 @@ function portsOf({ progress, log }: Shown): Omit<TrainPorts, "stopped"> {
     onStep(report) {
       progress.add(report);
       log.debug({ ...report }, "step");
+    },
+    onRanks({ imbalanceAtHomes, imbalance, copied, expertShares }) {
+      const { exposedMs, bytes } = movedWithin(recorder.take());
+      progress.spread({ imbalanceAtHomes, imbalance, copied, exposedSeconds: exposedMs / 1000, bytes, expertShares: [...expertShares] });
     },
     onValidation({ step, loss }) {
       progress.validated(loss);

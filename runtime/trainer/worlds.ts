@@ -12,6 +12,7 @@ import { aloneSeat, type Seat } from "../train/seat.ts";
 import type { TlsSource } from "../wire/tls.ts";
 import type { Membership, Place } from "./membership.ts";
 import { placedIn } from "./settings.ts";
+import { type StepTimeout, stuckCode } from "./step-timeout.ts";
 
 export interface WorldsOptions {
   readonly settings: TrainerSettings;
@@ -21,6 +22,7 @@ export interface WorldsOptions {
   readonly run: typeof train;
   /** Without `stopped`, which is decided here. */
   readonly ports: Omit<TrainPorts, "stopped">;
+  readonly timeout: StepTimeout;
   readonly log: Log;
 }
 
@@ -64,17 +66,19 @@ export class Worlds {
   }
 
   async #in(place: Place): Promise<Outcome> {
-    const { settings, membership, run, ports } = this.#options;
+    const { settings, membership, run, ports, timeout } = this.#options;
     const wire = place.ranks.length > 1 ? await this.#wire(place) : undefined;
     try {
       const stopped = (): boolean => this.#closing || membership.outdated(place.epoch);
       const [given, seat] = placedIn(settings.spec, this.#seat(place, wire));
-      const end = await run(given, { ...ports, stopped }, seat);
+      const running = run(given, { ...ports, stopped }, seat);
+      const end = await timeout.notStuck(running, () => wire?.ended !== undefined || membership.outdated(place.epoch));
       if (end.store === undefined) return stoppedAt(end.step);
       // The first rank writes the result, and is followed where it cannot; until then the others are there.
       return place.rank === 0 ? { end } : { left: { code: "Complete", message: `all ${end.step} steps are done` } };
     } catch (caught) {
       const error = AppError.from(caught, "training");
+      if (error.code === stuckCode) throw error;
       if (wire?.ended !== undefined || anotherGoesOn(error)) return { left: { code: error.code, message: error.message } };
       wire?.end(error);
       throw error;
@@ -92,7 +96,7 @@ export class Worlds {
   }
 
   async #wire({ epoch, rank, ranks }: Place): Promise<WireTransport> {
-    const { settings, tls, host, log } = this.#options;
+    const { settings, tls, host, log, timeout } = this.#options;
     const { namespace, job, jobUid, ranksPort } = settings;
     const wire = new WireTransport({
       job: jobUid,
@@ -104,6 +108,7 @@ export class Worlds {
       tls,
       address: (to) => addressOf(ranks[to] as WorldMember, ranksPort),
       onProblem: (problem) => log.warn({ world: epoch }, problem),
+      frameMs: (what) => timeout.frameMs(what),
     });
     try {
       await wire.listen(host, ranksPort);

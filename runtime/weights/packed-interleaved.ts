@@ -1,8 +1,11 @@
 // Experts as gpt-oss keeps them, with biases beside their matrices. The outputs of gate and up alternate: in `gate_up_proj_bias`
 // [experts, 2 x rows], and in the columns of `gate_up_proj` [experts, K, 2 x rows], whose matrices lie as [in, out]. A matrix is read with
-// the whole entry of its expert. Not here: the same experts in MXFP4 (packed-mxfp4.ts), whose biases are read here too.
+// the whole entry of its expert; the way back is for what is trained. Not here: the same experts in MXFP4 (packed-mxfp4.ts), whose biases
+// are read here too.
 
+import { bytesOf } from "./floats.ts";
 import { expertsOf, isPlain, misshaped, type RawTensor, type Rule } from "./packed-rule.ts";
+import type { TensorToWrite } from "./safetensors-writer.ts";
 import { widenStored } from "./stored.ts";
 import type { RowRange, StoredRows, TensorView } from "./tensor-view.ts";
 
@@ -78,3 +81,69 @@ export const interleavedExperts: Rule = (name, raw) => {
   ).flat();
   return { takes: [name], views };
 };
+
+const expertName = /^(.*\.experts)\.([0-9]+)\.([a-z_]+)\.(weight|bias)$/;
+
+/** A stack's tensors, all that alternate of the first expert, then those of the second. */
+interface Stack {
+  readonly of: number;
+  readonly members: TensorToWrite[];
+}
+
+/** Where an expert's tensor goes in which stack; undefined of one that is in none. */
+function placeOf(name: string) {
+  const [, at = "", expert = "", matrix = "", kind] = expertName.exec(name) ?? [];
+  const [stem, names] = Object.entries(interleavedMatrices).find(([, each]) => each.includes(matrix)) ?? [];
+  if (stem === undefined || names === undefined) return undefined;
+  const place = Number(expert) * names.length + names.indexOf(matrix);
+  return { stack: `${at}.${stem}${kind === "bias" ? "_bias" : ""}`, of: names.length, place };
+}
+
+/** Tensors in f32 with those of experts in stacks, in the place of the first of each. Every expert has to be there. */
+export function interleaveExperts(tensors: readonly TensorToWrite[]): readonly TensorToWrite[] {
+  const stacks = new Map<string, Stack>();
+  const order: (TensorToWrite | string)[] = [];
+  for (const tensor of tensors) {
+    const found = placeOf(tensor.name);
+    if (found === undefined) {
+      order.push(tensor);
+      continue;
+    }
+    const { stack, of, place } = found;
+    if (!stacks.has(stack)) order.push(stack);
+    const { members } = stacks.get(stack) ?? { members: [] };
+    members[place] = tensor;
+    stacks.set(stack, { of, members });
+  }
+  return order.map((one) => (typeof one === "string" ? stackOf(one, stacks.get(one) as Stack) : one));
+}
+
+function stackOf(name: string, { of, members }: Stack): TensorToWrite {
+  const [rows = 0, ...columns] = members[0]?.shape ?? [];
+  return {
+    name,
+    dtype: "F32",
+    shape: [members.length / of, ...columns, of * rows],
+    async *read() {
+      for (let first = 0; first < members.length; first += of) {
+        const entry = new Float32Array(of * rows * (columns[0] ?? 1));
+        for (const [each, member] of members.slice(first, first + of).entries())
+          alternate(entry, await floatsOf(member), { each, of, rows });
+        yield bytesOf(entry);
+      }
+    },
+  };
+}
+
+/** Puts a matrix [rows, columns] into its places of an entry [columns, rows x of]. */
+function alternate(entry: Float32Array, values: Float32Array, { each, of, rows }: Omit<Turn, "expert"> & { readonly rows: number }): void {
+  const columns = values.length / rows;
+  for (let i = 0; i < values.length; i++) entry[(i % columns) * rows * of + Math.floor(i / columns) * of + each] = values[i] as number;
+}
+
+async function floatsOf(tensor: TensorToWrite): Promise<Float32Array> {
+  const given = tensor.read();
+  if (Symbol.asyncIterator in given) throw new TypeError(`${tensor.name} comes in pieces`);
+  const bytes = await given;
+  return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+}

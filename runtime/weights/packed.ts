@@ -1,12 +1,14 @@
 // Safetensors whose tensors are no plain matrices, as plain ones: fp8 with scales of 128 x 128 blocks (DeepSeek), MXFP4 blocks and scales
 // (gpt-oss), and experts stacked in one tensor (gpt-oss, transformers 5). Each way is a rule that takes tensors by name and gives views;
-// what no rule takes is read as it lies. Not here: files and folders (checkpoint.ts).
+// what no rule takes is read as it lies. A trained model goes back in its family's way. Not here: files and folders (checkpoint.ts).
 import { AppError } from "../../crds/common.ts";
+import type { ModelFamily } from "../models/family.ts";
 import { fp8Blocks } from "./packed-fp8.ts";
-import { interleavedExperts } from "./packed-interleaved.ts";
+import { interleavedExperts, interleaveExperts } from "./packed-interleaved.ts";
 import { mxfp4Experts } from "./packed-mxfp4.ts";
 import { isPlain, type RawTensor, type Rule } from "./packed-rule.ts";
 import { stackedExperts } from "./packed-stacks.ts";
+import type { TensorToWrite } from "./safetensors-writer.ts";
 import type { TensorView } from "./tensor-view.ts";
 
 export type { RawTensor };
@@ -16,6 +18,16 @@ const viewsMax = 1_000_000;
 
 /** In this order: a tensor belongs to the first rule that knows it. */
 const rules: readonly Rule[] = [fp8Blocks, mxfp4Experts, interleavedExperts, stackedExperts];
+
+type Stacks = NonNullable<ModelFamily["stacks"]>;
+const stackers: Readonly<Record<Stacks, (tensors: readonly TensorToWrite[]) => readonly TensorToWrite[]>> = {
+  interleaved: interleaveExperts,
+};
+
+/** Tensors in f32, by the names that the family knows, as its checkpoints have them. */
+export function packed(tensors: readonly TensorToWrite[], { stacks }: ModelFamily): readonly TensorToWrite[] {
+  return stacks === undefined ? tensors : stackers[stacks](tensors);
+}
 
 /** All tensors of a checkpoint by the names that families know. Throws `UnsupportedDtype` for parts that belong to nothing. */
 export function unpacked(raw: ReadonlyMap<string, RawTensor>): ReadonlyMap<string, TensorView> {

@@ -11,7 +11,7 @@ import { dashboardExpressions, usesOf } from "../../operator/dashboards/expressi
 import { tinyModel, writeCorpus } from "../builders/training.ts";
 import { condition, type Kubectl, type KubeObject } from "../harness/kubectl.ts";
 import { execOk, until } from "../harness/process.ts";
-import { kubectlOf, root, systemNamespace, type Target, waitReady } from "../harness/product.ts";
+import { gatewayAddress, kubectlOf, root, systemNamespace, type Target, waitReady } from "../harness/product.ts";
 import { type Sample, scrape } from "../harness/scrape.ts";
 import { processOf } from "./node-faults.ts";
 import { openWorld } from "./world.ts";
@@ -201,6 +201,15 @@ test("the command line draws the loss and serves the result", { timeout: 240_000
   const runtime = { ...manifest.spec.runtime, backend: "cpu", maxContext: 64, kvPool: "16Mi" };
   await kubectl.apply({ ...manifest, spec: { ...manifest.spec, runtime, experts: { memoryPerRank: "64Mi" } } });
   await waitReady(kubectl, "served");
+  const { url } = await gatewayAddress(target, kubectl, "served");
+  const answer = await fetch(`${url}/v1/completions`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ model: "served", prompt: "The experts", max_tokens: 8, temperature: 0 }),
+  });
+  const text = await answer.text();
+  assert.equal(answer.status, 200, text);
+  assert.ok(JSON.parse(text).usage.completion_tokens >= 1, text);
 });
 
 test("data that is not the model's is refused with the field and the remedy, and its pod is gone", { timeout: 180_000 }, async () => {

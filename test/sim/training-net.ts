@@ -36,7 +36,7 @@ export class TrainingNet {
     this.#members = members;
     this.#clock = clock;
     this.#random = random;
-    this.#inboxes = members.map(() => new Inbox(members.length, frameWaitMs));
+    this.#inboxes = members.map(() => new Inbox(members.length, () => frameWaitMs));
   }
 
   transport(rank: number): Transport {

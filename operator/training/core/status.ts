@@ -4,7 +4,7 @@ import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import type { TrainingFailure } from "../../../crds/names.ts";
 import { selectorText } from "../../../crds/training-process.ts";
-import { joinCurves, type TrainingReport } from "../../../crds/training-report.ts";
+import { joinCurves, type TrainingReport, type TrainingSpread } from "../../../crds/training-report.ts";
 import type { TrainingWorld } from "../../../crds/training-world.ts";
 import type { PodView } from "./pod-view.ts";
 
@@ -76,6 +76,7 @@ function progress(judged: Judged): Partial<MoETrainingJobStatus> {
     ...textOf("validationLoss", told, judged),
     ...textOf("gradientNorm", (value) => value.toPrecision(normDigits), judged),
     ...textOf("imbalance", told, judged),
+    ...spreadOf(judged),
     ...(running && report?.tokensPerSecond !== undefined && { tokensPerSecond: Math.round(report.tokensPerSecond) }),
     ...(running && report?.secondsLeft !== undefined && { eta: durationText(report.secondsLeft) }),
   };
@@ -89,6 +90,22 @@ function textOf(field: Measured, write: (value: number) => string, { status, sta
   const text = value === undefined ? status[field] : write(value);
   return text === undefined ? {} : { [field]: text };
 }
+
+/** Stays as it was told last, as all that was measured does. */
+function spreadOf({ status, state }: Judged): Pick<MoETrainingJobStatus, "spread"> {
+  const found = state.report?.spread;
+  const spread = found === undefined ? status.spread : spreadText(found);
+  return spread === undefined ? {} : { spread };
+}
+
+const spreadText = ({ imbalanceAtHomes, imbalance, copied, exposedSeconds, bytes, expertShares }: TrainingSpread) => ({
+  imbalanceAtHomes: told(imbalanceAtHomes),
+  imbalance: told(imbalance),
+  copied: told(copied),
+  exposedSeconds: told(exposedSeconds),
+  bytes,
+  expertShares: expertShares.map(told),
+});
 
 const verdict = (status: Condition["status"], reason: string, message: string) => ({ status, reason, message });
 type Verdict = ReturnType<typeof verdict>;
@@ -159,7 +176,9 @@ function resultOf({ job, status, state, now }: Judged): Pick<MoETrainingJobStatu
   const { result, completionTime } = status;
   if (state.kind !== "complete") return { ...(result && { result }), ...(completionTime && { completionTime }) };
   const { uri } = job.spec.output;
-  return { result: { store: `${uri}/store`, huggingface: `${uri}/huggingface` }, completionTime: rfc3339(now) };
+  const adapters = job.spec.adapters === "" ? undefined : `${uri}/adapters`;
+  const found = { store: `${uri}/store`, huggingface: `${uri}/huggingface`, ...(adapters && { adapters }) };
+  return { result: found, completionTime: rfc3339(now) };
 }
 
 export function statusOf(judged: Judged): MoETrainingJobStatus {

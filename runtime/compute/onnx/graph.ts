@@ -88,8 +88,12 @@ export class Graph {
     return this.node("Slice", [value, this.ints([from]), this.ints([to]), this.ints([-1])]);
   }
 
+  /** All of it so far. */
+  whole(): OnnxGraph {
+    return { inputs: this.#inputs, outputs: this.#outputs, nodes: this.#nodes, initializers: this.#initializers };
+  }
+
   finish(): Uint8Array {
-    const graph: OnnxGraph = { inputs: this.#inputs, outputs: this.#outputs, nodes: this.#nodes, initializers: this.#initializers };
-    return writeModel(graph);
+    return writeModel(this.whole());
   }
 }

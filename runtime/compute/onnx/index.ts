@@ -3,8 +3,19 @@ import { AppError } from "../../../crds/common.ts";
 import type { Op, Segment } from "../../kernels/segment.ts";
 import type { TrainingBackend, TrainingOptions, WeightViews } from "../training.ts";
 import { instructionsHere } from "./instructions.ts";
-import { backwardGraph, type Ending, forwardGraph, splitOf } from "./lower.ts";
-import { type Graphs, type Parts, trainableExpert, trainableLoss, trainableSegment } from "./segment.ts";
+import { backwardGraph, type Ending, forwardGraph, keepingGraphs, type Split, splitOf, summingGraphs } from "./lower.ts";
+import { writeModel } from "./model.ts";
+import type { Handed } from "./parted.ts";
+import {
+  type ExpertGraphs,
+  type Graphs,
+  type Parts,
+  trainableExpert,
+  trainableLoss,
+  trainableSegment,
+  type Ways,
+  type Whole,
+} from "./segment.ts";
 import { engine, Session } from "./session.ts";
 
 /** The segment with weights named by their place and no number of a layer: equal for layers of equal shape. */
@@ -21,12 +32,22 @@ function nameless(segment: Segment): Segment {
 
 const keyOf = ({ inputs, outputs, weights, ops }: Segment): string => JSON.stringify([inputs, outputs, weights, ops]);
 
+/** Which graphs a segment becomes. */
+interface Shape {
+  readonly segment: Segment;
+  readonly split: Split;
+  readonly tokens: number;
+  readonly ending: Ending;
+}
+
 class OnnxTraining implements TrainingBackend {
   readonly device: string;
   readonly numerics = `${engine} ${instructionsHere()}`;
   readonly #threads: number;
   /** By shape, tokens and ending; as many as a model has kinds of layers. */
-  readonly #graphs = new Map<string, Promise<Graphs>>();
+  readonly #plain = new Map<string, Ways<Graphs>>();
+  readonly #experts = new Map<string, Ways<ExpertGraphs>>();
+  readonly #sessions: Promise<Session>[] = [];
 
   constructor({ threads }: TrainingOptions) {
     this.#threads = threads;
@@ -34,52 +55,113 @@ class OnnxTraining implements TrainingBackend {
   }
 
   async compile(segment: Segment, tokens: number) {
-    return trainableSegment(await this.#parts(segment, tokens, "plain"));
+    const parts = this.#parts(segment, { tokens, ending: "plain" }, (shape) => this.#waysOf(shape));
+    // What cannot be computed is told here, and not in the first step.
+    await parts.ways?.open(false);
+    return trainableSegment(parts);
   }
 
   async compileExpert(expert: Segment) {
-    return trainableExpert(whole(await this.#parts(expert, 1, "gated")));
+    const parts = whole(this.#parts(expert, { tokens: 1, ending: "gated" }, (shape) => this.#expertWays(shape)));
+    await parts.ways.open(false);
+    return trainableExpert(parts);
   }
 
   async compileLoss(head: Segment) {
-    return trainableLoss(whole(await this.#parts(head, 1, "loss")));
+    const parts = whole(this.#parts(head, { tokens: 1, ending: "loss" }, (shape) => this.#waysOf(shape)));
+    await parts.ways.open(false);
+    return trainableLoss(parts);
   }
 
-  async #parts(given: Segment, tokens: number, ending: Ending): Promise<Parts> {
+  #parts<G extends Graphs>(given: Segment, kind: Pick<Shape, "tokens" | "ending">, waysOf: (shape: Shape) => Ways<G>): Parts<G> {
     const segment = nameless(given);
     const split = splitOf(segment);
     const own = (views: WeightViews): WeightViews =>
       Object.fromEntries(given.weights.map(({ name }, place) => [segment.weights[place]?.name, views[name] as Float32Array]));
-    if (split.device.length === 0) return { segment, split, own, graphs: undefined };
-    const key = `${ending} ${tokens} ${keyOf(segment)}`;
-    let graphs = this.#graphs.get(key);
-    if (graphs === undefined) {
-      graphs = this.#open(segment, tokens, ending);
-      this.#graphs.set(key, graphs);
-    }
-    return { segment, split, own, graphs: await graphs };
+    return { segment, split, own, ways: split.device.length === 0 ? undefined : waysOf({ segment, split, ...kind }) };
   }
 
-  async #open(segment: Segment, tokens: number, ending: Ending): Promise<Graphs> {
-    const split = splitOf(segment);
-    return {
-      forward: await Session.open(forwardGraph(segment, split, tokens, ending), this.#threads),
-      backward: await Session.open(backwardGraph(segment, split, tokens, ending), this.#threads),
-    };
+  #waysOf(shape: Shape): Ways<Graphs> {
+    return kept(this.#plain, shape, () => {
+      const { segment, split, tokens, ending } = shape;
+      const keeping = memo(() => keepingGraphs(segment, split, shape));
+      return {
+        get keeps() {
+          return ending === "loss" ? 0 : floatsOf(keeping().handed);
+        },
+        open: opened(async (keeps) => {
+          const forward = keeps ? writeModel(keeping().forward) : forwardGraph(segment, split, tokens, ending);
+          const backward = keeps ? writeModel(keeping().backward) : backwardGraph(segment, split, tokens, ending);
+          return {
+            forward: await this.#session(forward),
+            backward: await this.#session(backward),
+            handed: keeps ? keeping().handed : [],
+          };
+        }),
+      };
+    });
+  }
+
+  #expertWays(shape: Shape): Ways<ExpertGraphs> {
+    return kept(this.#experts, shape, () => {
+      const { segment, split } = shape;
+      const keeping = memo(() => keepingGraphs(segment, split, shape));
+      return {
+        get keeps() {
+          return floatsOf(keeping().handed);
+        },
+        open: opened(async (keeps) => {
+          const { rows, sums, handed } = summingGraphs(segment, split, keeps ? keeping() : undefined);
+          return {
+            forward: await this.#session(keeps ? writeModel(keeping().forward) : forwardGraph(segment, split, 1, "gated")),
+            backward: await this.#session(rows),
+            sums: await this.#session(sums),
+            handed: keeps ? keeping().handed : [],
+            passed: handed,
+          };
+        }),
+      };
+    });
+  }
+
+  #session(model: Uint8Array): Promise<Session> {
+    const session = Session.open(model, this.#threads);
+    this.#sessions.push(session);
+    return session;
   }
 
   async close(): Promise<void> {
-    for (const graphs of this.#graphs.values()) {
-      const { forward, backward } = await graphs;
-      await forward.close();
-      await backward.close();
-    }
-    this.#graphs.clear();
+    for (const session of this.#sessions.splice(0)) await (await session).close();
+    this.#plain.clear();
+    this.#experts.clear();
   }
 }
 
-function whole(parts: Parts): Parts & { readonly graphs: Graphs } {
-  if (parts.graphs !== undefined && parts.split.host.length === 0) return { ...parts, graphs: parts.graphs };
+const floatsOf = (handed: readonly Handed[]): number => handed.reduce((sum, { width }) => sum + width, 0);
+
+function kept<T>(all: Map<string, T>, { segment, tokens, ending }: Shape, make: () => T): T {
+  const key = `${ending} ${tokens} ${keyOf(segment)}`;
+  const found = all.get(key) ?? make();
+  all.set(key, found);
+  return found;
+}
+
+function memo<T>(make: () => T): () => T {
+  let made: { readonly value: T } | undefined;
+  return () => {
+    made ??= { value: make() };
+    return made.value;
+  };
+}
+
+/** Opens each of two ways once. */
+function opened<T>(open: (keeping: boolean) => Promise<T>): (keeping: boolean) => Promise<T> {
+  const [without, having] = [memo(() => open(false)), memo(() => open(true))];
+  return (keeping) => (keeping ? having() : without());
+}
+
+function whole<G extends Graphs>(parts: Parts<G>): Whole<G> {
+  if (parts.ways !== undefined && parts.split.host.length === 0) return { ...parts, ways: parts.ways };
   throw new AppError(`${parts.segment.name}: has an op that the host computes, which only embeddings and blocks may have`, {
     code: "UnsupportedOp",
     operation: "compiling a segment",

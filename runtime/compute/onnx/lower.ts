@@ -6,6 +6,8 @@ import type { Op, Segment } from "../../kernels/segment.ts";
 import { widthsOf } from "../../kernels/widths.ts";
 import { crossEntropy } from "./cross-entropy.ts";
 import { Graph, rowsDimension } from "./graph.ts";
+import { type OnnxGraph, writeModel } from "./model.ts";
+import { type Handed, parted } from "./parted.ts";
 import type { BackwardEmitter, DeviceRule, Emitter } from "./rule.ts";
 import { ruleOf } from "./rules/index.ts";
 
@@ -168,6 +170,41 @@ function gateOf(tape: Tape, split: Split, last: string): void {
 
 /** The backward graph: it reads inputs, weights, gradients of what was written and sums of weights' gradients. */
 export function backwardGraph(segment: Segment, split: Split, tokens: number, ending: Ending): Uint8Array {
+  return writeModel(backward(segment, split, { tokens, ending }).graph);
+}
+
+/** Forward that hands values on, and backward that is given them and computes no product again. */
+export interface KeepingGraphs {
+  readonly forward: OnnxGraph;
+  readonly backward: OnnxGraph;
+  readonly handed: readonly Handed[];
+}
+
+export function keepingGraphs(segment: Segment, split: Split, given: { readonly tokens: number; readonly ending: Ending }): KeepingGraphs {
+  const { graph, emitter, widths } = backward(segment, split, given);
+  const later = new Set(graph.outputs.map(({ name }) => name));
+  for (const name of split.written) emitter.graph.output(graphName.output(name), emitter.value(name), [rowsDimension, emitter.width(name)]);
+  const { first, second, handed } = parted(emitter.graph.whole(), later, widths);
+  return { forward: first, backward: second, handed };
+}
+
+/** A backward graph of rows that gates multiply, in two: rows of several lanes pass the first together. */
+export interface SummingGraphs {
+  readonly rows: Uint8Array;
+  readonly sums: Uint8Array;
+  readonly handed: readonly Handed[];
+}
+
+/** With `keeping`, of the backward that is given values of forward. */
+export function summingGraphs(segment: Segment, split: Split, keeping?: KeepingGraphs): SummingGraphs {
+  const { graph, widths } = backward(segment, split, { tokens: 1, ending: "gated" });
+  const sums = new Set(split.trained.map(graphName.newSum));
+  const { first, second, handed } = parted(keeping?.backward ?? graph, sums, widths);
+  return { rows: writeModel(first), sums: writeModel(second), handed };
+}
+
+/** The graph, and the widths of the rows of its values, as far as they are the segment's or gradients of them. */
+function backward(segment: Segment, split: Split, { tokens, ending }: { readonly tokens: number; readonly ending: Ending }) {
   const emitter = begin(segment, split, tokens);
   const tape = new Tape(emitter, segment);
   endOf(tape, split, ending);
@@ -182,5 +219,7 @@ export function backwardGraph(segment: Segment, split: Split, tokens: number, en
     graph.output(graphName.inputGradient(name), gradient, [rowsDimension, width(name)]);
   }
   for (const [weight, sum] of tape.sums) graph.output(graphName.newSum(weight), sum, shape(weight));
-  return graph.finish();
+  const widths = new Map([...tape.gradients].map(([value, gradient]) => [gradient, width(value)]));
+  for (const { op, rule } of split.device) widths.set(emitter.value(rule.out(op)), width(rule.out(op)));
+  return { graph: graph.whole(), emitter, widths };
 }

@@ -10,12 +10,12 @@ import { gaussian, randomIds, randomTensor } from "../../kernels/random.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { gatedExpert } from "../../models/moe.ts";
 import { createTraining } from "../open-training.ts";
-import { lossRows, type WeightViews } from "../training.ts";
+import { type KeptRows, lossRows, rowsAtOnce, rowsInPlace, type WeightViews } from "../training.ts";
 
 const training = await createTraining({ threads: 1 });
 after(() => training.close());
 
-/** Bound of |a - b| / |b| as vectors, where b counts as no shorter than 1: what cancels to nothing has only rounding left. */
+/** Bound of |a - b| / |b| as vectors, where b counts as no shorter than 0.1: what cancels to nothing has only rounding left. */
 const bound = 1e-6;
 
 function distance(found: Float32Array, want: Float32Array): number {
@@ -67,6 +67,11 @@ for (const { op, tolerance, case: kernelCase } of trainable) {
     }
     const sums = zeros(weights);
     const found = await compiled.backward({ values: { ...inputs, ...written }, weights: views, outputs, sums });
+    const kept: KeptRows[] = [];
+    const again = { written: await compiled.forward(inputs, views, kept), sums: zeros(weights) };
+    const values = { ...inputs, ...again.written };
+    const given = { values, kept: kept.flat(), weights: views, outputs, sums: again.sums };
+    assert.deepEqual([await compiled.backward(given), again], [found, { written, sums }], "with what forward keeps");
     for (const [name, gradient] of Object.entries({ ...found, ...sums })) {
       const off = distance(gradient, want[name] ?? new Float32Array(gradient.length));
       assert.ok(off <= Math.max(tolerance / 4, bound), `gradient of ${name} is off by ${off}`);
@@ -156,7 +161,9 @@ const expert = gatedExpert(hidden, 300);
 const unit = Object.fromEntries(expert.weights.map(({ name, shape }, i) => [name, randomTensor(51 + i, shape, 0.1)]));
 
 async function expertGradients(x: Float32Array, gates: Float32Array, dOut: Float32Array, sums: WeightViews) {
-  return (await training.compileExpert(expert)).backward({ x, gates, dOut, weights: viewsOf(unit), sums });
+  const found = await (await training.compileExpert(expert)).backward({ x, gates, dOut, weights: viewsOf(unit) });
+  await found.addTo(sums, 0, gates.length);
+  return found;
 }
 
 test("a gated expert: gradients of rows, gates and weights are the reference's", async () => {
@@ -175,17 +182,59 @@ test("a gated expert: gradients of rows, gates and weights are the reference's",
   for (const [name, gradient] of Object.entries({ x: dx, ...sums })) assert.ok(distance(gradient, want[name]!) <= bound, name);
 });
 
-test("gradients are added to their sums in place, with the bits of adding what a call alone gives", async () => {
-  const first = { x: gaussian(71, 7 * hidden), gates: gaussian(72, 7), dOut: gaussian(73, 7 * hidden) };
-  const second = { x: gaussian(74, 5 * hidden), gates: gaussian(75, 5), dOut: gaussian(76, 5 * hidden) };
-  const [both, alone] = [zeros(unit), zeros(unit)];
+/** Gradients of two lanes' rows in one sum, and the sums of both alone, added. */
+async function inPlaceAndApart(rows: number) {
+  const [first, second] = [71, 74].map((seed) => ({
+    x: gaussian(seed, rows * hidden),
+    gates: gaussian(seed + 1, rows),
+    dOut: gaussian(seed + 2, rows * hidden),
+  })) as [Rows, Rows];
+  const [both, alone, added] = [zeros(unit), zeros(unit), zeros(unit)];
   for (const { x, gates, dOut } of [first, second]) await expertGradients(x, gates, dOut, both);
   await expertGradients(second.x, second.gates, second.dOut, alone);
-  const want = zeros(unit);
-  await expertGradients(first.x, first.gates, first.dOut, want);
-  for (const [name, sum] of Object.entries(want)) {
-    for (const [i, value] of alone[name]!.entries()) sum[i] = sum[i]! + value;
-    assert.deepEqual(both[name], sum, name);
+  await expertGradients(first.x, first.gates, first.dOut, added);
+  for (const [name, sum] of Object.entries(added)) for (const [i, value] of alone[name]!.entries()) sum[i] = sum[i]! + value;
+  return [both, added];
+}
+
+interface Rows {
+  readonly x: Float32Array;
+  readonly gates: Float32Array;
+  readonly dOut: Float32Array;
+}
+
+test(`gradients of up to ${rowsInPlace} rows are added to their sums in place, with the bits of adding what a call alone gives`, async () => {
+  for (const rows of [1, 2, 7, 64, rowsInPlace - 1, rowsInPlace]) {
+    const [both, added] = await inPlaceAndApart(rows);
+    assert.deepEqual(both, added, `${rows} rows`);
+  }
+  const [both, added] = await inPlaceAndApart(3 * rowsInPlace);
+  assert.notDeepEqual(both, added, "products of more rows are cut, which the bound is for");
+});
+
+test(`rows of several lanes in one call have the bits of a call for each, with and without what forward keeps`, async () => {
+  const lanes = [3, 1, 40, rowsAtOnce - 44];
+  const [x, gates, dOut] = [gaussian(91, rowsAtOnce * hidden), gaussian(92, rowsAtOnce), gaussian(93, rowsAtOnce * hidden)];
+  const compiled = await training.compileExpert(expert);
+  const kept: KeptRows[] = [];
+  const y = await compiled.forward(x, viewsOf(unit), kept);
+  assert.equal(
+    kept.flat().reduce((sum, { data }) => sum + data.length, 0),
+    rowsAtOnce * compiled.keeps,
+  );
+  for (const given of [undefined, kept.flat()]) {
+    const all = await compiled.backward({ x, gates, dOut, weights: viewsOf(unit), kept: given });
+    let from = 0;
+    for (const rows of lanes) {
+      const to = from + rows;
+      const part = <T extends Float32Array>(data: T): T => data.slice(from * hidden, to * hidden) as T;
+      const [alone, joined] = [zeros(unit), zeros(unit)];
+      const found = await expertGradients(part(x), gates.slice(from, to), part(dOut), alone);
+      await all.addTo(joined, from, to);
+      assert.deepEqual(await compiled.forward(part(x), viewsOf(unit)), part(y), `${rows} rows forward`);
+      assert.deepEqual([found.dx, found.dGates, alone], [part(all.dx), all.dGates.slice(from, to), joined], `${rows} rows backward`);
+      from = to;
+    }
   }
 });
 
@@ -197,6 +246,15 @@ test("a row's gradient has the same bits alone and beside others", async () => {
     assert.deepEqual(some.dx, all.dx.slice(0, rows * hidden), `${rows} rows`);
     assert.deepEqual(some.dGates, all.dGates.slice(0, rows), `${rows} rows`);
   }
+});
+
+test("an op without a backward is refused by its name, with what to do", async () => {
+  const op = { op: "argmax", x: "x", out: "y" } as unknown as Segment["ops"][number];
+  const segment: Segment = { ...lossHead, ops: [op, ...lossHead.ops] };
+  await assert.rejects(training.compile(segment, 1), {
+    code: "UnsupportedOp",
+    message: /argmax has no backward; train a model without it/,
+  });
 });
 
 test("an op of the host before one of the device is refused by segment and op", async () => {

@@ -7,6 +7,7 @@ import { widthsOf } from "../../kernels/widths.ts";
 import {
   type BackwardCall,
   type ExpertCall,
+  type KeptRows,
   type LossCall,
   lossRows,
   type TrainableExpert,
@@ -15,22 +16,42 @@ import {
   type WeightViews,
 } from "../training.ts";
 import { graphName, type Split } from "./lower.ts";
+import type { Handed } from "./parted.ts";
 import { ruleOf } from "./rules/index.ts";
 import type { Feed, Session } from "./session.ts";
 
 export interface Graphs {
   readonly forward: Session;
   readonly backward: Session;
+  /** What forward hands on. */
+  readonly handed: readonly Handed[];
+}
+
+/** Graphs of an expert, whose backward is in two parts. */
+export interface ExpertGraphs extends Graphs {
+  readonly sums: Session;
+  /** What the second part is given of the first. */
+  readonly passed: readonly Handed[];
+}
+
+/** Graphs of one segment, without and with values that forward keeps; they are opened when they are first asked for. */
+export interface Ways<G extends Graphs> {
+  /** Floats of a row. */
+  readonly keeps: number;
+  open(keeping: boolean): Promise<G>;
 }
 
 /** A segment with its graphs; a segment of the host alone has none. */
-export interface Parts {
+export interface Parts<G extends Graphs = Graphs> {
   readonly segment: Segment;
   readonly split: Split;
-  readonly graphs: Graphs | undefined;
+  readonly ways: Ways<G> | undefined;
   /** Views under the names that this segment has for its weights, from those of the caller's. */
   own(views: WeightViews): WeightViews;
 }
+
+/** A segment with nothing for the host. */
+export type Whole<G extends Graphs> = Parts<G> & { readonly ways: Ways<G> };
 
 const rowsMin = 2;
 
@@ -72,6 +93,16 @@ class Call {
     for (const name of names) this.feeds[graphName.weight(name)] = this.#weight(name, views);
   }
 
+  /** What a graph hands on, to be given to another one by `keptIn`. */
+  keptOut(handed: readonly Handed[]): KeptRows {
+    return handed.map(({ name, width }) => ({ name, width, data: this.rowsOut(name, width) }));
+  }
+
+  /** The rows from that one on of what was kept. */
+  keptIn(kept: KeptRows, from = 0): void {
+    for (const { name, width, data } of kept) this.rowsIn(name, data.subarray(from * width, (from + this.#rows) * width));
+  }
+
   /** Sums are read and written where they lie. */
   sums(names: readonly string[], views: WeightViews): void {
     for (const name of names) {
@@ -107,10 +138,17 @@ const rowsOf = ({ segment }: Parts, values: Values): number => {
   return value.shape[0] ?? 0;
 };
 
-async function deviceForward(parts: Parts, values: Values, weights: WeightViews): Promise<Record<string, Tensor>> {
-  const { segment, split, graphs } = parts;
+interface ForwardCall {
+  readonly values: Values;
+  readonly weights: WeightViews;
+  readonly kept: KeptRows[] | undefined;
+}
+
+async function deviceForward(parts: Parts, { values, weights, kept }: ForwardCall): Promise<Record<string, Tensor>> {
+  const { segment, split, ways } = parts;
   const written: Record<string, Tensor> = {};
-  if (graphs === undefined) return written;
+  if (ways === undefined) return written;
+  const graphs = await ways.open(kept !== undefined);
   const widths = widthsOf(segment);
   const rows = rowsOf(parts, values);
   const call = new Call(segment, rows);
@@ -120,13 +158,15 @@ async function deviceForward(parts: Parts, values: Values, weights: WeightViews)
     const width = widths.get(name) ?? 1;
     written[name] = { shape: [rows, width], data: call.rowsOut(graphName.output(name), width) };
   }
+  kept?.push(call.keptOut(graphs.handed));
   await graphs.forward.run(call.feeds, call.outputs);
   return written;
 }
 
-async function deviceBackward(parts: Parts, { values, weights, sums }: BackwardCall, gradients: Map<string, Float32Array>) {
-  const { segment, split, graphs } = parts;
-  if (graphs === undefined) return;
+async function deviceBackward(parts: Parts, { values, weights, sums, kept }: BackwardCall, gradients: Map<string, Float32Array>) {
+  const { segment, split, ways } = parts;
+  if (ways === undefined) return;
+  const graphs = await ways.open(kept !== undefined);
   const widths = widthsOf(segment);
   const rows = rowsOf(parts, values);
   const call = new Call(segment, rows);
@@ -135,6 +175,7 @@ async function deviceBackward(parts: Parts, { values, weights, sums }: BackwardC
     const gradient = gradients.get(name) ?? new Float32Array(rows * (widths.get(name) ?? 1));
     call.rowsIn(graphName.outputGradient(name), gradient);
   }
+  call.keptIn(kept ?? []);
   call.weights(split.weights, weights);
   call.sums(split.trained, sums);
   for (const name of split.inputs) gradients.set(name, call.rowsOut(graphName.inputGradient(name), widths.get(name) ?? 1));
@@ -172,9 +213,10 @@ export function trainableSegment(parts: Parts): TrainableSegment {
   const inputs = segment.inputs.filter(({ dtype }) => dtype === "f32").map(({ name }) => name);
   const wanted = new Set([...segment.outputs.map(({ name }) => name), ...keptValues(segment.ops)]);
   return {
-    async forward(values, views) {
+    keeps: parts.ways?.keeps ?? 0,
+    async forward(values, views, kept) {
       const weights = parts.own(views);
-      const written = await deviceForward(parts, values, weights);
+      const written = await deviceForward(parts, { values, weights, kept });
       for (const op of split.host) {
         const all = { ...values, ...written };
         Object.assign(written, kernelOf(op).forward(op, { read: reader(parts, all, weights) }));
@@ -192,34 +234,50 @@ export function trainableSegment(parts: Parts): TrainableSegment {
   };
 }
 
-export function trainableExpert({ segment, split, own, graphs }: Parts & { readonly graphs: Graphs }): TrainableExpert {
+export function trainableExpert({ segment, split, own, ways }: Whole<ExpertGraphs>): TrainableExpert {
   const [input, output] = [split.inputs[0] as string, split.written[0] as string];
   const hidden = segment.inputs[0]?.width ?? 1;
   return {
-    async forward(x, weights) {
+    keeps: ways.keeps,
+    async forward(x, weights, kept) {
+      const graphs = await ways.open(kept !== undefined);
       const call = new Call(segment, x.length / hidden);
       call.rowsIn(graphName.input(input), x);
       call.weights(split.weights, own(weights));
       const y = call.rowsOut(graphName.output(output), hidden);
+      kept?.push(call.keptOut(graphs.handed));
       await graphs.forward.run(call.feeds, call.outputs);
       return y;
     },
-    async backward({ x, gates, dOut, weights, sums }: ExpertCall) {
+    async backward({ x, gates, dOut, weights: views, kept }: ExpertCall) {
+      const graphs = await ways.open(kept !== undefined);
+      const weights = own(views);
       const call = new Call(segment, gates.length);
-      call.rowsIn(graphName.input(input), x);
-      call.rowsIn(graphName.outputGradient(output), dOut);
-      call.rowsIn(graphName.gate, gates);
-      call.weights(split.weights, own(weights));
-      call.sums(split.trained, own(sums));
+      const given = [
+        { name: graphName.input(input), width: hidden, data: x },
+        { name: graphName.outputGradient(output), width: hidden, data: dOut },
+        { name: graphName.gate, width: 1, data: gates },
+        ...(kept ?? []),
+      ];
+      call.keptIn(given);
+      call.weights(split.weights, weights);
       const dx = call.rowsOut(graphName.inputGradient(input), hidden);
       const dGates = call.rowsOut(graphName.gateGradient, 1);
+      const all = [...given, ...call.keptOut(graphs.passed)];
       await graphs.backward.run(call.feeds, call.outputs);
-      return { dx, dGates };
+      async function addTo(sums: WeightViews, from: number, to: number): Promise<void> {
+        const summing = new Call(segment, to - from);
+        summing.keptIn(all, from);
+        summing.weights(split.weights, weights);
+        summing.sums(split.trained, own(sums));
+        await graphs.sums.run(summing.feeds, summing.outputs);
+      }
+      return { dx, dGates, addTo };
     },
   };
 }
 
-export function trainableLoss({ segment, split, own, graphs }: Parts & { readonly graphs: Graphs }): TrainableLoss {
+export function trainableLoss({ segment, split, own, ways }: Whole<Graphs>): TrainableLoss {
   const input = split.inputs[0] as string;
   const hidden = segment.inputs[0]?.width ?? 1;
   const begin = ({ x, targets, weights }: LossCall, scale: number): Call => {
@@ -241,6 +299,7 @@ export function trainableLoss({ segment, split, own, graphs }: Parts & { readonl
   };
   return {
     async forward(all) {
+      const graphs = await ways.open(false);
       const losses = new Float32Array(all.targets.length);
       for (const { from, chunk } of chunks(all)) {
         const call = begin(chunk, 1);
@@ -251,6 +310,7 @@ export function trainableLoss({ segment, split, own, graphs }: Parts & { readonl
       return losses;
     },
     async backward(all) {
+      const graphs = await ways.open(false);
       const losses = new Float32Array(all.targets.length);
       const dx = new Float32Array(all.x.length);
       for (const { from, chunk } of chunks(all)) {

@@ -14,7 +14,7 @@ export const engine = `onnxruntime ${ort.env.versions.node ?? ort.env.versions.c
 const tensor = ({ dims, data }: Feed) =>
   data instanceof Float32Array ? new ort.Tensor("float32", data, dims) : new ort.Tensor("int64", data, dims);
 
-const tensors = (feeds: Feeds) => Object.fromEntries(Object.entries(feeds).map(([name, feed]) => [name, tensor(feed)]));
+const tensors = (feeds: Feeds, names: readonly string[]) => Object.fromEntries(names.map((name) => [name, tensor(feeds[name] as Feed)]));
 
 export class Session {
   readonly #session: ort.InferenceSession;
@@ -37,9 +37,10 @@ export class Session {
     return new Session(session);
   }
 
-  /** Writes each output to its array, which may be an input's own: a product then adds to it in place. */
+  /** Writes each output to its array, which may be an input's own: a product then adds to it in place. Feeds may hold more than the graph
+   *  reads. */
   async run(feeds: Feeds, outputs: Feeds): Promise<void> {
-    await this.#session.run(tensors(feeds), tensors(outputs));
+    await this.#session.run(tensors(feeds, this.#session.inputNames), tensors(outputs, this.#session.outputNames));
   }
 
   async close(): Promise<void> {

@@ -1,7 +1,8 @@
 // A layer without experts: a rank's own lanes, one after another, whose gradients join in the tree over lanes.
 import { floats, type Values } from "../../kernels/kernel.ts";
 import type { Tensor } from "../../kernels/segment.ts";
-import { type DenseBlock, type LayerPass, type RankLayer, rowsOf, takeLane } from "./layer.ts";
+import { type DenseBlock, type Kept, keeping, type LayerPass, type RankLayer, rowsOf, takeLane } from "./layer.ts";
+import type { Room } from "./room.ts";
 import type { Wave } from "./wave.ts";
 
 export class RankDenseLayer implements RankLayer {
@@ -13,26 +14,43 @@ export class RankDenseLayer implements RankLayer {
     this.#hidden = hidden;
   }
 
-  async forward(wave: Wave, xs: readonly Float32Array[]): Promise<{ ys: Float32Array[]; pass: LayerPass }> {
+  async forward(wave: Wave, xs: readonly Float32Array[], room?: Room): Promise<{ ys: Float32Array[]; pass: LayerPass }> {
     const { block, weights } = this.#dense;
-    const [kept, ys]: [Values[], Float32Array[]] = [[], []];
+    const ys: Float32Array[] = [];
+    const lanes: DensePass[] = [];
     for (const x of xs) {
       wave.ask();
       const values = { x: rowsOf(x, this.#hidden) };
-      ys.push(floats((await block.forward(values, weights)).y as Tensor));
-      kept.push(values);
+      const asked = { room, rows: x.length / this.#hidden, keeps: block.keeps };
+      const { found, kept } = await keeping(asked, (into) => block.forward(values, weights, into));
+      ys.push(floats(found.y as Tensor));
+      lanes.push({ values, kept });
     }
-    return { ys, pass: { kept, rows: [], choices: [], backward: (dys) => this.#backward(wave, kept, dys) } };
+    const backward: LayerPass["backward"] = (dys) => this.#backward({ wave, room, lanes }, dys);
+    return { ys, pass: { kept: lanes.map(({ values }) => values), rows: [], choices: [], backward } };
   }
 
-  async #backward(wave: Wave, kept: readonly Values[], dys: readonly Float32Array[]): Promise<Float32Array[]> {
+  async #backward({ wave, room, lanes }: DensePasses, dys: readonly Float32Array[]): Promise<Float32Array[]> {
     const { block, weights, sums } = this.#dense;
     const dxs: Float32Array[] = [];
-    for (const [i, values] of kept.entries()) {
+    for (const [i, { values, kept }] of lanes.entries()) {
       wave.ask();
-      dxs.push((await block.backward({ values, outputs: { y: dys[i] as Float32Array }, weights, sums })).x as Float32Array);
+      const call = { values, kept: kept?.values, outputs: { y: dys[i] as Float32Array }, weights, sums };
+      dxs.push((await block.backward(call)).x as Float32Array);
+      if (kept) room?.give(kept.floats);
       takeLane(this.#dense, wave.lane(i));
     }
     return dxs;
   }
+}
+
+interface DensePass {
+  readonly values: Values;
+  readonly kept: Kept | undefined;
+}
+
+interface DensePasses {
+  readonly wave: Wave;
+  readonly room: Room | undefined;
+  readonly lanes: readonly DensePass[];
 }

@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
+import { dispatchNames, rematerializeNames, trainingPlannerNames } from "../../../crds/names.ts";
 import { FaultyHub, type Kill, type Operations } from "../../../test/builders/faulty-hub.ts";
 import { batchOf, testFssdp, testLearning } from "../../../test/builders/ranks.ts";
 import { tinyModel } from "../../../test/builders/training.ts";
@@ -295,6 +296,31 @@ test("ranks that measure rates change no bit, whoever comes, goes, or is lost wh
   assert.equal(run.digest, quiet.digest);
   assert.equal(run.worlds.map(({ from }) => from).join(), "0,1");
   assert.equal([...run.begun.values()].join(), "1,2,1,1");
+});
+
+/** Every combination with ENODIA_LONG=1; otherwise each planner, with the others in turn. */
+const ways = trainingPlannerNames.flatMap((planner, p) =>
+  dispatchNames.flatMap((dispatch, d) =>
+    rematerializeNames.flatMap((rematerialize, m) =>
+      process.env.ENODIA_LONG === "1" || p % 4 === 2 * d + m ? [{ planner, dispatch, rematerialize }] : [],
+    ),
+  ),
+);
+
+test("whatever the planner, the dispatch and copies, a killed pod and another that comes later cost no bit", async () => {
+  const phases = [
+    { pods: "abc", until: 3 },
+    { pods: "acd", until: steps },
+  ];
+  for (const [i, way] of ways.entries()) {
+    const name = Object.values(way).join(", ");
+    const changed = { fssdp: { ...options.fssdp, ...way } };
+    const killed: Kill = { world: 1, pod: "b", at: at("b", "2 squares to a") + ((5 * i) % 11), told: "later" };
+    const run = await new Run({ kills: [killed], changed }).through(phases);
+    assert.equal(run.digest, quiet.digest, name);
+    assert.equal(run.worlds.map(({ pods }) => pods).join(), "abc,ac,acd", name);
+    assert.ok([...run.begun.values()].reduce((sum, times) => sum + times - 1, 0) <= 1, name);
+  }
 });
 
 test("without the rule of commit a step is lost, or bits are: ranks that keep no gradients, and ranks that forget that they have them", async () => {

@@ -10,15 +10,15 @@ export interface RowBlock {
   readonly rows: number;
 }
 
-/** Blocks in the order of lanes, then experts, by the rank that has the tokens and the rank that computes. */
+/** Blocks in the order of experts, then lanes, by the rank that has the tokens and the rank that computes. */
 export class RowPlan {
   readonly #blocks = new Map<string, RowBlock[]>();
 
   /** `counts[lane][expert]` */
   constructor(counts: readonly ArrayLike<number>[], blocks: Blocks, intervals: readonly Interval[]) {
     const rankOf = ranksOfLanes(intervals);
-    for (const [lane, row] of counts.entries())
-      for (const [expert, runs] of blocks.entries()) {
+    for (const [expert, runs] of blocks.entries())
+      for (const [lane, row] of counts.entries()) {
         const host = runs.find(({ from, to }) => from <= lane && lane < to)?.host;
         const rows = row[expert] as number;
         if (host === undefined || rows === 0) continue;
@@ -34,8 +34,26 @@ export class RowPlan {
   }
 }
 
+/** Blocks of one expert each whose rows are computed in one call: neighbours, as many as `max` rows allow, or one that has more. */
+export function callsOf<T extends { readonly block: RowBlock }>(pieces: readonly T[], max: number): T[][] {
+  const calls: T[][] = [];
+  let rows = 0;
+  for (const piece of pieces) {
+    const call = calls.at(-1);
+    if (call?.[0]?.block.expert === piece.block.expert && rows + piece.block.rows <= max) {
+      call.push(piece);
+      rows += piece.block.rows;
+      continue;
+    }
+    calls.push([piece]);
+    rows = piece.block.rows;
+  }
+  return calls;
+}
+
 /** One array of all parts, one after another. */
 export function concatenated(parts: readonly Float32Array[]): Float32Array {
+  if (parts.length === 1) return parts[0] as Float32Array;
   const all = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
   let at = 0;
   for (const part of parts) {

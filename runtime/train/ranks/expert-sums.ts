@@ -1,6 +1,7 @@
 // Gradients of a layer's experts that a rank computes, lane by lane in their order. The first of an expert's hosts adds each to those
 // before at once; the others keep theirs until the sum of the lanes before comes to them.
 import { addAll } from "../../comm/collectives.ts";
+import { rowsInPlace } from "../../compute/training.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
 
 export interface ExpertSumsOptions {
@@ -10,7 +11,7 @@ export interface ExpertSumsOptions {
   readonly rank: number;
   /** Homes have sums of lanes before these. */
   readonly carried: boolean;
-  /** Zeros, and zeros again between lanes: in place, products of many rows would have other bits. */
+  /** Zeros, and zeros again between lanes, for lanes of more rows than have the same bits in place. */
   readonly scratch: Float32Array;
   floatsOf(expert: number): number;
   /** The gradient of an expert that has its home here. */
@@ -25,23 +26,24 @@ export class ExpertSums {
     this.#options = options;
   }
 
-  /** Adds the gradient of one lane, which `backward` adds to the zeros that it is given. */
-  async add<T>(expert: number, backward: (sum: Float32Array) => Promise<T>): Promise<T> {
+  /** Adds the gradient of one lane of so many rows, which `gradient` adds to the floats that it is given. */
+  async add(expert: number, rows: number, gradient: (sum: Float32Array) => Promise<void>): Promise<void> {
     const { homes, rank, carried, scratch, own, floatsOf } = this.#options;
     const home = homes[expert] === rank;
     const first = this.#options.blocks[expert]?.[0]?.host === rank;
+    const partials = this.#of(expert);
     if (!first || !(home || !carried)) {
       const sum = new Float32Array(floatsOf(expert));
-      this.#of(expert).push(sum);
-      return backward(sum);
+      partials.push(sum);
+      return gradient(sum);
     }
+    if (!home && partials.length === 0) partials.push(new Float32Array(floatsOf(expert)));
+    const whole = home ? own(expert) : (partials[0] as Float32Array);
+    if (rows <= rowsInPlace) return gradient(whole);
     const sum = scratch.subarray(0, floatsOf(expert));
-    const found = await backward(sum);
-    const partials = this.#of(expert);
-    if (!home && partials.length === 0) partials.push(new Float32Array(sum.length));
-    addAll(home ? own(expert) : (partials[0] as Float32Array), [sum]);
+    await gradient(sum);
+    addAll(whole, [sum]);
     sum.fill(0);
-    return found;
   }
 
   /** What is to be added to the sum of the lanes before, in order; none of an expert whose gradient has it already. */

@@ -94,5 +94,8 @@ test("shadows take what a rank shadows, and the refusal says that they can be le
   const { shadowed } = memoryProblem({ ...model, shadow: true }, 0);
   assert.equal(bytes(true) - bytes(false), 16 * shadowed);
   checkMemory(model, [0], bytes(false));
-  assert.throws(() => checkMemory({ ...model, shadow: true }, [0], bytes(false)), { code: "DoesNotFit", message: /, shadow false, / });
+  assert.throws(() => checkMemory({ ...model, shadow: true }, [0], bytes(false)), {
+    code: "DoesNotFit",
+    message: /, spec\.failurePolicy\.shadow false, /,
+  });
 });

@@ -89,6 +89,16 @@ export function fitsBeside(model: RankedModel, rank: number, heldBytes: number, 
   return heldBytes + state + sums <= memory;
 }
 
+/** The share of what the law leaves of the memory, which forward may use for values that backward then need not compute again. The rest is
+ *  for rows and frames of a step, which the law does not count. */
+const keptShare = 1 / 4;
+
+/** Floats that forward of this rank may keep. */
+export function roomFor(model: RankedModel, rank: number, memory = memoryThere()): number {
+  const left = memory - rankBytes(memoryProblem(model, rank)).all;
+  return Math.max(0, Math.floor((keptShare * left) / Float32Array.BYTES_PER_ELEMENT));
+}
+
 interface Reckoned extends Omit<ReturnType<typeof rankBytes>, "all"> {
   readonly rank: number;
   readonly floats: number;
@@ -106,8 +116,9 @@ function refuse(
   const who = ranks > 1 ? `rank ${rank} of ${ranks}: ` : "";
   const others = before > 0 ? `, ranks before it here ${gigabytes(before)}` : "";
   const atOnce = fssdp.lanesAtOnce;
-  const among = 'more ranks, rematerialize "AfterForward", fewer memorySlots or fewer lanesAtOnce';
-  const more = ranks > 1 ? `${among}${shadow ? ", shadow false" : ""}` : "fewer --lanes";
+  // Of several ranks are jobs alone.
+  const among = 'more spec.replicas, fssdp.rematerialize "AfterForward", fewer fssdp.memorySlots or fssdp.lanesAtOnce';
+  const more = ranks > 1 ? `${among}${shadow ? ", spec.failurePolicy.shadow false" : ""}` : "fewer --lanes";
   throw new AppError(
     `${who}${floats} parameters x 8 bytes (parameter, gradient), ${gigabytes(state)} of ${optimizer.name}'s state in memory, ` +
       `${gigabytes(sums)} of copies, of sums of ` +

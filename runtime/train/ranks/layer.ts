@@ -1,9 +1,10 @@
 // A layer as a rank runs it: its own lanes of a wave forward, and backward, which is given what was kept of them and computes the rest
 // again. Interface only; dense-layer.ts and moe-layer.ts have it.
-import type { TrainableSegment, WeightViews } from "../../compute/training.ts";
+import type { KeptRows, TrainableSegment, WeightViews } from "../../compute/training.ts";
 import type { Gradients, Values } from "../../kernels/kernel.ts";
 import type { Tensor } from "../../kernels/segment.ts";
 import type { DenseSums } from "../dense-sums.ts";
+import type { Room } from "./room.ts";
 import type { Wave } from "./wave.ts";
 
 /** What forward leaves for backward. */
@@ -20,8 +21,8 @@ export interface LayerPass {
 }
 
 export interface RankLayer {
-  /** `xs`: rows of each own lane of the wave. */
-  forward(wave: Wave, xs: readonly Float32Array[]): Promise<{ readonly ys: Float32Array[]; readonly pass: LayerPass }>;
+  /** `xs`: rows of each own lane of the wave; `room`: for what may be kept beside what backward needs, none where there is no backward. */
+  forward(wave: Wave, xs: readonly Float32Array[], room?: Room): Promise<{ readonly ys: Float32Array[]; readonly pass: LayerPass }>;
 }
 
 /** Views of what a part reads: parameters, and where backward adds a lane's gradients, which each of `lanes` then takes: those of its own
@@ -42,3 +43,20 @@ export function takeLane({ lanes }: Pick<DenseViews, "lanes">, lane: number): vo
 }
 
 export const rowsOf = (data: Float32Array, width: number): Tensor => ({ shape: [data.length / width, width], data });
+
+/** What a call of so many rows kept, and room that it took. */
+export interface Kept {
+  readonly values: KeptRows;
+  readonly floats: number;
+}
+
+/** Runs forward, which keeps what it can of so many rows where there is room; what it kept is in the list then. */
+export async function keeping<T>(
+  { room, rows, keeps }: { readonly room: Room | undefined; readonly rows: number; readonly keeps: number },
+  forward: (kept: KeptRows[] | undefined) => Promise<T>,
+): Promise<{ readonly found: T; readonly kept: Kept | undefined }> {
+  const floats = rows * keeps;
+  const kept: KeptRows[] | undefined = floats > 0 && room?.take(floats) ? [] : undefined;
+  const found = await forward(kept);
+  return { found, kept: kept && { values: kept.flat(), floats } };
+}

@@ -9,12 +9,14 @@ import type { MoeLayer, Tensor } from "../../kernels/segment.ts";
 import { widthBehind, widthInto } from "../../kernels/widths.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
 import { lanesIn } from "../../placement/training/lanes.ts";
-import { type Unit, viewsOf } from "../layout.ts";
+import type { Unit } from "../layout.ts";
 import { addPlaces, gathered, type PlaceShape, placesByExpert, scatter } from "../rows.ts";
+import { byExpert, ExpertCalls, type LaneGradient, summed } from "./expert-calls.ts";
 import { packed, type RowBlock, RowPlan, unpacked } from "./expert-rows.ts";
 import { ExpertSums } from "./expert-sums.ts";
-import { type DenseBlock, type LayerPass, type RankLayer, rowsOf, takeLane } from "./layer.ts";
+import { type DenseBlock, type Kept, keeping, type LayerPass, type RankLayer, rowsOf, takeLane } from "./layer.ts";
 import type { RankMemory } from "./memory.ts";
+import type { Room } from "./room.ts";
 import { columnSums, type Wave } from "./wave.ts";
 
 export interface LayerParts {
@@ -31,7 +33,8 @@ export interface LayerParts {
 }
 
 interface LanePass {
-  readonly kept: Values;
+  readonly values: Values;
+  readonly kept: Kept | undefined;
   readonly f: Float32Array;
   readonly gates: Float32Array;
   readonly places: readonly (readonly number[])[];
@@ -46,6 +49,8 @@ interface Turn {
   readonly blocks: Blocks;
   readonly plan: RowPlan;
   readonly lanes: readonly LanePass[];
+  readonly room: Room | undefined;
+  readonly calls: ExpertCalls;
 }
 
 /** Gradients that come back to the tokens of each own lane. */
@@ -65,29 +70,31 @@ export class RankMoeLayer implements RankLayer {
     this.#shape = { topK: parts.layer.topK, width: parts.layer.expert.inputs[0]?.width ?? 1 };
   }
 
-  async forward(wave: Wave, xs: readonly Float32Array[]): Promise<{ ys: Float32Array[]; pass: LayerPass }> {
+  async forward(wave: Wave, xs: readonly Float32Array[], room?: Room): Promise<{ ys: Float32Array[]; pass: LayerPass }> {
     const { layer, dense, experts, index } = this.#parts;
     const { width } = this.#shape;
     const [lanes, ys]: [LanePass[], Float32Array[]] = [[], []];
     for (const x of xs) {
       wave.ask();
       const values = { x: rowsOf(x, widthInto(layer)) };
-      const { h, ...written } = await dense.block.forward(values, dense.weights);
+      const asked = { room, rows: x.length / widthInto(layer), keeps: dense.block.keeps };
+      const { found, kept } = await keeping(asked, (into) => dense.block.forward(values, dense.weights, into));
+      const { h, ...written } = found;
       const all = placesByExpert(ints(written.ids as Tensor), experts.length + (layer.free?.count ?? 0));
       const choices = Int32Array.from(all, ({ length }) => length);
       const [f, gates] = [floats(written.f as Tensor), floats(written.gates as Tensor)];
-      lanes.push({ kept: { ...values, ...written }, f, gates, choices, places: all.slice(0, experts.length) });
+      lanes.push({ values: { ...values, ...written }, kept, f, gates, choices, places: all.slice(0, experts.length) });
       ys.push(floats(h as Tensor));
     }
     const choices = await this.#allCounts(wave, lanes);
     const counts = choices.map((of) => of.subarray(0, experts.length));
     const { blocks, stamp } = await wave.deal(index, counts);
-    const turn = { wave, stamp, blocks, plan: new RowPlan(counts, blocks, wave.intervals), lanes };
+    const turn = { wave, stamp, blocks, plan: new RowPlan(counts, blocks, wave.intervals), lanes, room, calls: this.#calls(wave, room) };
     const outputs = lanes.map(({ gates }) => new Float32Array(gates.length * width));
     const rows = await this.#expertsForward(turn, outputs);
     for (const [i, y] of ys.entries()) addPlaces(y, outputs[i] as Float32Array, this.#shape, lanes[i]?.gates);
     const backward: LayerPass["backward"] = (dys, beside) => this.#backward(turn, rows, { dys, beside });
-    return { ys, pass: { kept: lanes.map(({ kept }) => kept), rows: columnSums(counts), choices: columnSums(choices), backward } };
+    return { ys, pass: { kept: lanes.map(({ values }) => values), rows: columnSums(counts), choices: columnSums(choices), backward } };
   }
 
   /** Fills outputs of the own lanes' places; returns the rows that came from each rank. */
@@ -99,14 +106,17 @@ export class RankMoeLayer implements RankLayer {
     const rowsFor = (host: number): Float32Array =>
       packed(plan.between(rank, host), (row) => gathered(this.#lane(turn, row).f, this.#places(turn, row), this.#shape));
     const [rows] = await Promise.all([this.#exchange(turn, named, rowsFor), this.#ownForward(turn, outputs)]);
-    const answers: Float32Array[] = [];
-    for (const [source, frame] of rows.entries()) {
-      const answer = new Float32Array(frame.length);
-      const into = unpacked(this.#from(turn, source), width, answer);
-      for (const { block, data } of unpacked(this.#from(turn, source), width, frame))
-        into.next().value?.data.set(await this.#forwardAt(block.expert, data));
-      answers.push(answer);
-    }
+    const answers = rows.map((frame) => new Float32Array(frame.length));
+    const pieces = rows.flatMap((frame, source) => {
+      const blocks = this.#from(turn, source);
+      const into = [...unpacked(blocks, width, answers[source] as Float32Array)];
+      return [...unpacked(blocks, width, frame)].map(({ block, data }, i) => ({
+        block,
+        x: () => data,
+        take: (y: Float32Array) => into[i]?.data.set(y),
+      }));
+    });
+    await turn.calls.forward(pieces.toSorted(byExpert));
     const back = { what: "outputs", lengthFrom: (host: number) => width * rowsIn(plan.between(rank, host)) };
     const returned = await this.#exchange(turn, back, (source) => answers[source] as Float32Array);
     for (const [host, frame] of returned.entries())
@@ -115,21 +125,30 @@ export class RankMoeLayer implements RankLayer {
     return rows;
   }
 
-  async #ownForward(turn: Turn, outputs: readonly Float32Array[]): Promise<void> {
-    for (const row of asked(turn)) {
-      const places = this.#places(turn, row);
-      const found = await this.#forwardAt(row.expert, gathered(this.#lane(turn, row).f, places, this.#shape));
-      scatter(found, places, this.#shape.width, outputs[turn.wave.own(row.lane)] as Float32Array);
-    }
+  #ownForward(turn: Turn, outputs: readonly Float32Array[]): Promise<void> {
+    const { rank } = turn.wave.transport;
+    const pieces = turn.plan.between(rank, rank).map((block) => {
+      const places = this.#places(turn, block);
+      const into = outputs[turn.wave.own(block.lane)] as Float32Array;
+      return {
+        block,
+        x: () => gathered(this.#lane(turn, block).f, places, this.#shape),
+        take: (y: Float32Array) => scatter(y, places, this.#shape.width, into),
+      };
+    });
+    return turn.calls.forward(pieces);
   }
 
-  #weights(expert: number): WeightViews {
-    const { memory, index, frozen } = this.#parts;
-    return { ...memory.weights(index, expert), ...frozen };
-  }
-
-  #forwardAt(expert: number, rows: Float32Array): Promise<Float32Array> {
-    return this.#parts.expert.forward(rows, this.#weights(expert));
+  #calls(wave: Wave, room: Room | undefined): ExpertCalls {
+    const { expert, experts, memory, index, frozen } = this.#parts;
+    return new ExpertCalls({
+      expert,
+      width: this.#shape.width,
+      room,
+      ask: () => wave.ask(),
+      unit: (id) => experts[id] as Unit,
+      weights: (id) => ({ ...memory.weights(index, id), ...frozen }),
+    });
   }
 
   async #backward(turn: Turn, rows: readonly Float32Array[], { dys, beside }: Gained): Promise<Float32Array[]> {
@@ -148,12 +167,14 @@ export class RankMoeLayer implements RankLayer {
     });
     const { dRows, dGates } = await this.#expertsBackward(turn, { dys, rows, sums });
     const dxs: Float32Array[] = [];
-    for (const [i, { kept, f }] of lanes.entries()) {
+    for (const [i, { values, kept, f }] of lanes.entries()) {
       wave.ask();
       const df = new Float32Array(f.length);
       addPlaces(df, dRows[i] as Float32Array, this.#shape);
       const outputs = { ...beside[i], h: dys[i] as Float32Array, f: df, gates: dGates[i] as Float32Array };
-      dxs.push((await dense.block.backward({ values: kept, outputs, weights: dense.weights, sums: dense.sums })).x as Float32Array);
+      const call = { values, kept: kept?.values, outputs, weights: dense.weights, sums: dense.sums };
+      dxs.push((await dense.block.backward(call)).x as Float32Array);
+      if (kept) turn.room?.give(kept.floats);
       takeLane(dense, wave.lane(i));
     }
     const pieces = piecesOf(experts[0]?.to ?? 0);
@@ -166,62 +187,75 @@ export class RankMoeLayer implements RankLayer {
 
   async #expertsBackward(turn: Turn, given: ExpertsGiven): Promise<Returned> {
     const { plan, wave, lanes } = turn;
-    const { dys, rows } = given;
+    const { dys, rows, sums } = given;
     const { rank } = wave.transport;
     const { width } = this.#shape;
     const named = { what: "gradients", lengthFrom: (source: number) => (width + 1) * rowsIn(plan.between(source, rank)) };
-    const gradients = await this.#exchange(turn, named, (host) =>
-      packed(plan.between(rank, host), (row) => joinedRows(this.#dOut(turn, dys, row), this.#gates(turn, row))),
-    );
+    const gradientsFor = (host: number): Float32Array =>
+      packed(plan.between(rank, host), (row) => joinedRows(this.#dOut(turn, dys, row), this.#gates(turn, row)));
     const dRows = lanes.map(({ gates }) => new Float32Array(gates.length * width));
     const dGates = lanes.map(({ gates }) => new Float32Array(gates.length));
     const returned = { dRows, dGates };
-    const answers: Float32Array[] = [];
-    // In the order of ranks, which is that of lanes: an expert's gradients are added in it.
-    for (const [source, frame] of gradients.entries()) {
-      if (source === rank) await this.#ownBackward(turn, given, returned);
-      const answer = new Float32Array(frame.length);
+    const others = new Set(rows.flatMap((_, source) => this.#from(turn, source).map(({ expert }) => expert)));
+    const [gradients, own] = await Promise.all([
+      this.#exchange(turn, named, gradientsFor),
+      this.#ownBackward(turn, { dys, sums, others, returned }),
+    ]);
+    const answers = gradients.map((frame) => new Float32Array(frame.length));
+    const pieces = gradients.flatMap((frame, source) => {
       const blocks = this.#from(turn, source);
-      const [inputs, into] = [unpacked(blocks, width, rows[source] as Float32Array), unpacked(blocks, width + 1, answer)];
-      for (const { block, data } of unpacked(blocks, width + 1, frame)) {
-        const x = inputs.next().value?.data as Float32Array;
-        const [dOut, gates] = [data.subarray(0, block.rows * width), data.subarray(block.rows * width)];
-        const found = await this.#backwardAt(block.expert, given.sums, { x, gates, dOut });
-        into.next().value?.data.set(joinedRows(found.dx, found.dGates));
-      }
-      answers.push(answer);
+      const inputs = [...unpacked(blocks, width, rows[source] as Float32Array)];
+      const into = [...unpacked(blocks, width + 1, answers[source] as Float32Array)];
+      return [...unpacked(blocks, width + 1, frame)].map(({ block, data }, i) => ({
+        block,
+        x: () => inputs[i]?.data as Float32Array,
+        dOut: () => data.subarray(0, block.rows * width),
+        gates: () => data.subarray(block.rows * width),
+        take: (dx: Float32Array, dGates: Float32Array) => {
+          into[i]?.data.set(dx);
+          into[i]?.data.set(dGates, dx.length);
+        },
+      }));
+    });
+    const sorted = pieces.toSorted(byExpert);
+    for (const expert of new Set(sorted.map(({ block }) => block.expert))) {
+      const here = sorted.filter(({ block }) => block.expert === expert);
+      await summed(sums, [...(own.get(expert) ?? []), ...(await turn.calls.backward(here))]);
+      own.delete(expert);
     }
     const back = { what: "row gradients", lengthFrom: (host: number) => (width + 1) * rowsIn(plan.between(rank, host)) };
     for (const [host, frame] of (await this.#exchange(turn, back, (source) => answers[source] as Float32Array)).entries())
       for (const { block, data } of unpacked(this.#away(turn, host), width + 1, frame)) {
         const [dx, gates] = [data.subarray(0, block.rows * width), data.subarray(block.rows * width)];
-        this.#return(turn, returned, block, { dx, dGates: gates });
+        this.#return(turn, returned, { block, dx, dGates: gates });
       }
     return returned;
   }
 
-  async #ownBackward(turn: Turn, { dys, sums }: ExpertsGiven, returned: Returned): Promise<void> {
-    for (const row of asked(turn)) {
-      const x = gathered(this.#lane(turn, row).f, this.#places(turn, row), this.#shape);
-      const call = { x, gates: this.#gates(turn, row), dOut: this.#dOut(turn, dys, row) };
-      this.#return(turn, returned, row, await this.#backwardAt(row.expert, sums, call));
+  /** Own rows of experts that have rows of others too wait for those, since lanes are summed in their order; they are returned. */
+  async #ownBackward(turn: Turn, { dys, sums, others, returned }: OwnGiven): Promise<Map<number, LaneGradient[]>> {
+    const { rank } = turn.wave.transport;
+    const pieces = turn.plan.between(rank, rank).map((block) => ({
+      block,
+      x: () => gathered(this.#lane(turn, block).f, this.#places(turn, block), this.#shape),
+      dOut: () => this.#dOut(turn, dys, block),
+      gates: () => this.#gates(turn, block),
+      take: (dx: Float32Array, dGates: Float32Array) => this.#return(turn, returned, { block, dx, dGates }),
+    }));
+    const waiting = new Map<number, LaneGradient[]>();
+    for (const expert of new Set(pieces.map(({ block }) => block.expert))) {
+      const here = pieces.filter(({ block }) => block.expert === expert);
+      const gradients = await turn.calls.backward(here);
+      if (others.has(expert)) waiting.set(expert, gradients);
+      else await summed(sums, gradients);
     }
+    return waiting;
   }
 
-  #backwardAt(expert: number, sums: ExpertSums, call: Omit<Parameters<TrainableExpert["backward"]>[0], "weights" | "sums">) {
-    const { experts } = this.#parts;
-    const weights = this.#weights(expert);
-    return sums.add(expert, (sum) => this.#parts.expert.backward({ ...call, weights, sums: viewsOf(sum, experts[expert] as Unit) }));
-  }
-
-  #return(
-    turn: Turn,
-    { dRows, dGates }: Returned,
-    row: RowBlock,
-    found: { readonly dx: Float32Array; readonly dGates: Float32Array },
-  ): void {
-    const [places, own] = [this.#places(turn, row), turn.wave.own(row.lane)];
-    scatter(found.dx, places, this.#shape.width, dRows[own] as Float32Array);
+  #return(turn: Turn, { dRows, dGates }: Returned, found: BlockGradients): void {
+    const { block, dx } = found;
+    const [places, own] = [this.#places(turn, block), turn.wave.own(block.lane)];
+    scatter(dx, places, this.#shape.width, dRows[own] as Float32Array);
     for (const [i, place] of places.entries()) (dGates[own] as Float32Array)[place] = found.dGates[i] as number;
   }
 
@@ -289,15 +323,16 @@ interface ExpertsGiven {
   readonly sums: ExpertSums;
 }
 
-/** Blocks that stay on the rank; a stop is asked for before those of each lane. */
-function* asked({ plan, wave }: Turn): Generator<RowBlock> {
-  const { rank } = wave.transport;
-  let lane = -1;
-  for (const row of plan.between(rank, rank)) {
-    if (row.lane !== lane) wave.ask();
-    lane = row.lane;
-    yield row;
-  }
+interface OwnGiven extends Omit<ExpertsGiven, "rows"> {
+  /** Experts that have rows of other ranks too. */
+  readonly others: ReadonlySet<number>;
+  readonly returned: Returned;
+}
+
+interface BlockGradients {
+  readonly block: RowBlock;
+  readonly dx: Float32Array;
+  readonly dGates: Float32Array;
 }
 
 const rowsIn = (blocks: readonly RowBlock[]): number => blocks.reduce((sum, { rows }) => sum + rows, 0);

@@ -5,6 +5,7 @@ import type { ModelProgram, Tensor } from "../../kernels/segment.ts";
 import { Balancing } from "../balancing.ts";
 import { borrowedBy } from "../borrowed.ts";
 import { DenseSums } from "../dense-sums.ts";
+import { Garbage } from "../garbage.ts";
 import { movedTo, type Unit, viewsOf } from "../layout.ts";
 import type { BalanceSetting } from "../recipes/balance.ts";
 import type { DenseRange } from "./dense-exchange.ts";
@@ -12,6 +13,7 @@ import { RankDenseLayer } from "./dense-layer.ts";
 import { type DenseViews, type LayerPass, type RankLayer, takeLane } from "./layer.ts";
 import type { RankMemory } from "./memory.ts";
 import { RankMoeLayer } from "./moe-layer.ts";
+import { Room } from "./room.ts";
 import type { Shape } from "./shape.ts";
 import type { Wave } from "./wave.ts";
 
@@ -49,6 +51,8 @@ export interface PassesOptions {
   readonly frozen: FrozenParts;
   readonly sequenceLength: number;
   readonly balance: readonly BalanceSetting[];
+  /** Floats that forward may keep beside what backward needs, and as many that may wait to be collected. */
+  readonly room: number;
 }
 
 interface Parts {
@@ -57,6 +61,8 @@ interface Parts {
   readonly head: DenseViews & { readonly segment: TrainableLoss };
   readonly ranges: readonly DenseRange[];
   readonly balancing: Balancing;
+  readonly room: Room;
+  readonly garbage: Garbage;
 }
 
 const sumOf = (values: Float32Array): number => values.reduce((sum, value) => sum + value, 0);
@@ -103,6 +109,8 @@ export class Passes {
       head: Object.assign({ segment: await backend.compileLoss(program.head) }, head),
       ranges: all.map(({ unit, sums }) => ({ from: unit.from, sums })),
       balancing,
+      room: new Room(options.room),
+      garbage: new Garbage(options.room * Float32Array.BYTES_PER_ELEMENT),
     });
   }
 
@@ -123,12 +131,13 @@ export class Passes {
 
   /** The sum of the losses of each own lane, without gradients. Throws PassStopped. */
   async losses(wave: Wave, lanes: readonly Lane[]): Promise<number[]> {
-    const { layers, head } = this.#parts;
+    const { layers, head, garbage } = this.#parts;
     let xs: readonly Float32Array[] = await inTurn(lanes, (lane) => this.#embedded(lane));
     for (const [index, layer] of layers.entries()) {
       wave.beforeForward(index);
       xs = (await layer.forward(wave, xs)).ys;
       wave.afterForward(index);
+      garbage.look();
     }
     return inTurn(lanes, async ({ targets }, i) =>
       sumOf(await head.segment.forward({ x: xs[i] as Float32Array, targets, weights: head.weights })),
@@ -138,7 +147,8 @@ export class Passes {
   /** Adds the gradients of sum(scale * loss) of the own lanes, in their order, and of the losses of balance, to which the wave is a whole
    *  step. Throws PassStopped; the step's gradients are then to be dropped. */
   async addGradients(wave: Wave, lanes: readonly Lane[], scale: number): Promise<WaveLosses> {
-    const { layers, embed, head, balancing } = this.#parts;
+    const { layers, embed, head, balancing, room, garbage } = this.#parts;
+    room.clear();
     const asked = <T, U>(items: readonly T[], run: (item: T, index: number) => Promise<U>): Promise<U[]> =>
       inTurn(items, (item, index) => {
         wave.ask();
@@ -148,8 +158,9 @@ export class Passes {
     const passes: LayerPass[] = [];
     for (const [index, layer] of layers.entries()) {
       wave.beforeForward(index);
-      const { ys, pass } = await layer.forward(wave, xs);
+      const { ys, pass } = await layer.forward(wave, xs, room);
       wave.afterForward(index);
+      garbage.look();
       passes.push(pass);
       xs = ys;
     }
@@ -173,6 +184,7 @@ export class Passes {
         beside.map((own) => own.gradients),
       );
       wave.afterBackward(index);
+      garbage.look();
     }
     await asked(lanes, async ({ inputs }, i) => {
       const values = { ids: { shape: [inputs.length], data: inputs } };

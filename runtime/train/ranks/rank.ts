@@ -7,6 +7,7 @@ import type { TrainingBackend } from "../../compute/training.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
 import { type Interval, laneIntervals, lanesIn, lanesOfWaves } from "../../placement/training/lanes.ts";
 import type { Rates } from "../../placement/training/rates.ts";
+import type { LayerLoads } from "../../placement/training/spread.ts";
 import { frozenViews } from "../layout.ts";
 import { localOf } from "../local/index.ts";
 import type { Share } from "../local/outer.ts";
@@ -16,6 +17,7 @@ import { recordedBackend } from "../trace/recorder.ts";
 import { type Begun, beginWorld } from "./begin.ts";
 import { Copies } from "./copies.ts";
 import { sumDense } from "./dense-exchange.ts";
+import { roomFor } from "./fits.ts";
 import { Holdings } from "./holdings.ts";
 import { moveHomes } from "./homes.ts";
 import { beginOf, factsOf, normIn, runHash, storesOf } from "./member.ts";
@@ -50,6 +52,8 @@ export interface StepEnd {
   readonly hosts: readonly (readonly (readonly number[])[])[];
   /** Of each layer, who computed its experts' rows in the first wave. */
   readonly blocks: readonly Blocks[];
+  /** Of each layer, rows of ranks in the first wave. */
+  readonly loads: readonly (LayerLoads | undefined)[];
   /** What planners reckon with from now on, if it was measured. */
   readonly rates: Rates | undefined;
 }
@@ -132,7 +136,8 @@ export class Rank {
     };
     const meter = new Meter(() => performance.now());
     const computes = fssdp.measured === true ? recordedBackend(backend, meter) : backend;
-    const passes = await Passes.open(computes, { program, shape, memory: stores.memory, frozen, sequenceLength, balance });
+    const room = roomFor({ ...given, facts: given.seat.facts }, options.seat.transport.rank);
+    const passes = await Passes.open(computes, { program, shape, memory: stores.memory, frozen, sequenceLength, balance, room });
     return new Rank(given, options, stores, { passes, meter });
   }
 
@@ -221,6 +226,7 @@ export class Rank {
       homes,
       hosts: done.hosts,
       blocks: done.blocks,
+      loads: done.loads,
       rates: this.#planning.rates,
     };
   }
@@ -293,7 +299,8 @@ export class Rank {
       first ??= wave;
     };
     if (!(await this.#eachWave(turn, pass))) return undefined;
-    return { losses, rows, hosts: (first as Wave | undefined)?.hosts ?? [], blocks: (first as Wave | undefined)?.blocks ?? [] };
+    const wave = first as Wave | undefined;
+    return { losses, rows, hosts: wave?.hosts ?? [], blocks: wave?.blocks ?? [], loads: wave?.loads ?? [] };
   }
 
   /** Waves of a step, or of a look, one after another, with the numbers of this rank's lanes. False where the run is to stop: nothing is

@@ -3,6 +3,7 @@
 import type { Stamp, Transport } from "../../comm/transport.ts";
 import { type Blocks, dealBlocks } from "../../placement/training/blocks.ts";
 import type { Interval } from "../../placement/training/lanes.ts";
+import { type LayerLoads, loadsOf } from "../../placement/training/spread.ts";
 import type { Copies } from "./copies.ts";
 import type { RankMemory } from "./memory.ts";
 import type { Fssdp, Planning, RankFacts } from "./plan.ts";
@@ -48,12 +49,15 @@ export class Wave {
   readonly hosts: number[][][];
   /** Who computed the rows of each layer's experts; none of a layer that has none. */
   readonly blocks: Blocks[];
+  /** Rows of ranks in each layer; undefined of one without experts. */
+  readonly loads: (LayerLoads | undefined)[];
   #homeward: Promise<void> = Promise.resolve();
 
   constructor(options: WaveOptions) {
     this.#options = options;
     this.hosts = [...options.hosts];
     this.blocks = options.hosts.map(() => []);
+    this.loads = options.hosts.map(() => undefined);
     this.#again = options.fssdp.rematerialize === "AfterForward";
   }
 
@@ -125,6 +129,7 @@ export class Wave {
     const problem = { rows, hosts: this.hosts[layer] ?? [], intervals: this.intervals, speed: Float64Array.from(facts.speed) };
     const blocks = dealBlocks(fssdp.dispatch, problem);
     this.blocks[layer] = blocks;
+    this.loads[layer] = loadsOf({ rows, blocks, homes: this.homes[layer] ?? [], ranks: facts.speed.length });
     return { blocks, stamp: this.#stampOf(layer) };
   }
 

@@ -89,7 +89,9 @@ export function recordedBackend(backend: TrainingBackend, recorder: Clocked): Tr
       layer = layerOf(segment);
       const [own, name] = [layer, layer < 0 ? segment.name : "block"];
       return {
-        forward: (values, weights) => recorder.around(computing(`${name} forward`, own), () => compiled.forward(values, weights)),
+        keeps: compiled.keeps,
+        forward: (values, weights, kept) =>
+          recorder.around(computing(`${name} forward`, own), () => compiled.forward(values, weights, kept)),
         backward: (call) => recorder.around(computing(`${name} backward`, own), () => compiled.backward(call)),
       };
     },
@@ -97,13 +99,19 @@ export function recordedBackend(backend: TrainingBackend, recorder: Clocked): Tr
       const [compiled, own] = [await backend.compileExpert(expert), layer];
       const width = expert.inputs[0]?.width ?? 1;
       return {
-        forward(x, weights) {
+        keeps: compiled.keeps,
+        forward(x, weights, kept) {
           const named = Object.assign(computing("expert forward", own), { rows: x.length / width });
-          return recorder.around(named, () => compiled.forward(x, weights));
+          return recorder.around(named, () => compiled.forward(x, weights, kept));
         },
-        backward(call) {
+        async backward(call) {
           const named = Object.assign(computing("expert backward", own), { rows: call.gates.length });
-          return recorder.around(named, () => compiled.backward(call));
+          const { addTo, ...gradients } = await recorder.around(named, () => compiled.backward(call));
+          const summing = (rows: number) => Object.assign(computing("expert sums", own), { rows });
+          return {
+            ...gradients,
+            addTo: (sums, from, to) => recorder.around(summing(to - from), () => addTo(sums, from, to)),
+          };
         },
       };
     },

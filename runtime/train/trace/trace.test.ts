@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Loopback } from "../../comm/loopback.ts";
 import { Recorder, recordedTransport } from "./recorder.ts";
-import { chromeTrace, kindOfFrames, type Span, timesOf } from "./spans.ts";
+import { chromeTrace, kindOfFrames, movedWithin, type Span, timesOf } from "./spans.ts";
 
 const span = (kind: Span["kind"], fromMs: number, toMs: number): Span => ({ kind, name: kind, layer: -1, fromMs, toMs });
 
@@ -27,6 +27,16 @@ test("each moment within a step has one kind: what hides behind computing or row
   );
 });
 
+test("copies and sums are told by what nothing hid of them and by the bytes that left within steps", () => {
+  const sent = (kind: Span["kind"], fromMs: number, toMs: number, bytes: number): Span =>
+    Object.assign(span(kind, fromMs, toMs), { bytes });
+  const spans = [
+    ...[span("step", 0, 100), span("compute", 0, 40), sent("spAG", 30, 50, 7), sent("spRS", 90, 110, 5)],
+    ...[sent("dispatch", 60, 61, 1000), sent("spRS", 120, 130, 1000)],
+  ];
+  assert.deepEqual(movedWithin(spans), { exposedMs: 20, bytes: 12 });
+});
+
 test("frames have the kind of their exchange, and unknown ones are the step's", () => {
   assert.deepEqual(["copies", "copies again", "sums", "shadow sums", "row gradients", "losses", "else"].map(kindOfFrames), [
     ...["spAG", "spAG", "spRS", "spRS", "dispatch", "meeting", "meeting"],
@@ -44,12 +54,28 @@ test("the file is Chrome's: a process a rank, a track a kind, and overlapping sp
       [0, 300, 1_000, 4_000],
       [0, 301, 2_000, 1_000],
       [0, 300, 5_000, 1_000],
+      [0, 600, 1_000, 4_000],
+      [0, 600, 5_000, 1_000],
       [1, 100, 1_500, 500],
     ],
   );
   assert.deepEqual([spans[1]?.name, spans[1]?.args], ["spAG 2", { layer: 2, bytes: 12 }]);
   const names = traceEvents.filter(({ name }) => name === "thread_name").map(({ args }) => (args as { name: string }).name);
-  assert.deepEqual(names, ["step", "spAG", "spAG 2", "compute"]);
+  assert.deepEqual(names, ["step", "spAG", "spAG 2", "exposed", "compute"]);
+});
+
+test("what of copies and sums nothing hides is a track of the file, by layer", () => {
+  const of = (kind: Span["kind"], layer: number, fromMs: number, toMs: number): Span => Object.assign(span(kind, fromMs, toMs), { layer });
+  const spans = [span("step", 0, 100), of("compute", 0, 0, 20), of("spAG", 1, 10, 30), of("spAG", 2, 15, 45), of("spRS", 1, 40, 60)];
+  const { traceEvents } = JSON.parse(chromeTrace([spans])) as { traceEvents: { cat?: string; name: string; ts: number; dur: number }[] };
+  const exposed = traceEvents.filter(({ cat }) => cat === "exposed").map(({ name, ts, dur }) => [name, ts / 1000, dur / 1000]);
+  assert.deepEqual(exposed, [
+    ["exposed spAG 1", 20, 10],
+    ["exposed spAG 2", 30, 10],
+    ["exposed spRS 1", 40, 20],
+  ]);
+  const { spAG, spRS } = timesOf(spans);
+  assert.deepEqual([spAG, spRS], [20, 20]);
 });
 
 test("a recorder keeps the last spans, as many as it may, and begins anew once they were taken", async () => {

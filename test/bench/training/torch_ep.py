@@ -29,16 +29,21 @@ HOMES = [e * ranks // E for e in range(E)]
 MINE = [e for e in range(E) if HOMES[e] == rank]
 RANK_EXPERTS = [HOMES.count(r) for r in range(ranks)]
 
-raw = np.fromfile(folder / "parameters.bin", dtype=np.float32)
-W = {}
-for name, shape, begin in S["tensors"]:
-    if ".experts." in name and int(name.split(".experts.")[1].split(".")[0]) not in MINE:
-        continue
-    data = torch.from_numpy(raw[begin:begin + math.prod(shape)].copy()).reshape(shape)
-    W[name] = data.requires_grad_(True)
-dense = [w for name, w in W.items() if ".experts." not in name]
-owned = [w for name, w in W.items() if ".experts." in name]
-optimizer = torch.optim.AdamW(W.values(), lr=S["rate"], betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, fused=True)
+raw = np.memmap(folder / "parameters.bin", dtype=np.float32, mode="r")
+W, dense, owned, optimizer = {}, [], [], None
+
+
+def begin():
+    """The first weights and no moments, as each of our runs begins."""
+    global dense, owned, optimizer
+    for name, shape, at in S["tensors"]:
+        if ".experts." in name and int(name.split(".experts.")[1].split(".")[0]) not in MINE:
+            continue
+        W[name] = torch.from_numpy(raw[at:at + math.prod(shape)].copy()).reshape(shape).requires_grad_(True)
+    dense = [w for name, w in W.items() if ".experts." not in name]
+    owned = [w for name, w in W.items() if ".experts." in name]
+    optimizer = torch.optim.AdamW(W.values(), lr=S["rate"], betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, fused=True)
+
 
 pairs = N // 2
 angle = torch.arange(T, dtype=torch.float32)[:, None] / (C["rope_theta"] ** (2 * torch.arange(pairs, dtype=torch.float32) / N))
@@ -133,8 +138,12 @@ def step(tokens):
 dist.init_process_group("gloo", init_method=f"tcp://{address}:{port}", rank=rank, world_size=ranks,
                         timeout=datetime.timedelta(minutes=10))
 print(json.dumps({"torch": torch.__version__}), flush=True)
+workload = None
 for line in sys.stdin:
     order = json.loads(line)
+    if order["workload"] != workload:
+        workload = order["workload"]
+        begin()
     file = np.memmap(folder / f"{order['workload']}.bin", dtype=np.int32, mode="r").reshape(-1, S["sequences"], 2, T)
     batches = [torch.from_numpy(np.array(file[i - 1])).long() for i in range(order["from"], order["to"])]
     dist.barrier()

@@ -45,9 +45,28 @@ function turner(op: Attention, { graph, tokens }: Emitter): Turn {
       sin.map((value) => -value),
     ),
   ];
-  const order = graph.ints(partner);
-  return (value, back = false) =>
-    graph.add(graph.mul(value, cosine), graph.mul(graph.node("Gather", [value, order], { axis: 3 }), back ? minus : sine));
+  const runs = runsOf(partner);
+  const order = runs.length > runsMax ? graph.ints(partner) : undefined;
+  const partners = (value: string): string => {
+    if (order !== undefined) return graph.node("Gather", [value, order], { axis: 3 });
+    const parts = runs.map(({ from, to }) => graph.lastAxis(value, from, to));
+    return parts.length === 1 ? (parts[0] as string) : graph.node("Concat", parts, { axis: 3 });
+  };
+  return (value, back = false) => graph.add(graph.mul(value, cosine), graph.mul(partners(value), back ? minus : sine));
+}
+
+/** Pieces that are joined, at most; a gather of single values, which is some ten times slower, where pairs lie side by side. */
+const runsMax = 8;
+
+/** Pieces of neighbours that the places consist of. */
+function runsOf(places: readonly number[]): { from: number; to: number }[] {
+  const runs: { from: number; to: number }[] = [];
+  for (const place of places) {
+    const last = runs.at(-1);
+    if (last?.to === place) last.to = place + 1;
+    else runs.push({ from: place, to: place + 1 });
+  }
+  return runs;
 }
 
 /** [tokens, tokens]: 0 where a query sees a key. */
@@ -89,7 +108,18 @@ interface Work extends Sizes {
   readonly pSink: string | undefined; // [sequences, kvHeads, group, tokens, 1]
 }
 
+/** What forward and backward of an op both read is one part of their graph. */
+const works = new WeakMap<Graph, Map<Attention, Work>>();
+
 function work(op: Attention, at: Emitter): Work {
+  const known = works.get(at.graph) ?? new Map<Attention, Work>();
+  works.set(at.graph, known);
+  const found = known.get(op) ?? workOf(op, at);
+  known.set(op, found);
+  return found;
+}
+
+function workOf(op: Attention, at: Emitter): Work {
   const { graph, tokens } = at;
   const turn = turner(op, at);
   const group = op.heads / op.kvHeads;
