@@ -93,6 +93,10 @@ const cases: Record<string, Case> = {
     op: { op: "gru", given: "g", held: "h", state: "s", out: "out" },
     values: { g: randomTensor(36, [3, 6]), h: randomTensor(37, [3, 6]), s: randomTensor(38, [3, 2]) },
   },
+  mixHeads: {
+    op: { op: "mixHeads", x: "x", logits: "l", parts: 6, out: "out" },
+    values: { x: randomTensor(39, [3, 12]), l: randomTensor(40, [3, 3]) },
+  },
   "freeExperts, two constants, a copy, one that gives nothing": {
     op: {
       ...{ op: "freeExperts", x: "x", f: "f", ids: "ids", gates: "g", from: 2, copies: 1, zeros: 1, out: "out" },

@@ -12,6 +12,7 @@ import { gru } from "./gru.ts";
 import { joinHeads } from "./join-heads.ts";
 import type { Kernel } from "./kernel.ts";
 import { matMul } from "./mat-mul.ts";
+import { mixHeads } from "./mix-heads.ts";
 import { rmsNorm } from "./rms-norm.ts";
 import { route } from "./route.ts";
 import { scale } from "./scale.ts";
@@ -36,6 +37,7 @@ const kernels: { readonly [Name in OpName]: Kernel<Extract<Op, { op: Name }>> } 
   scale,
   freeExperts,
   gru,
+  mixHeads,
 };
 
 export const opNames = Object.keys(kernels) as readonly OpName[];

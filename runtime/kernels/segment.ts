@@ -145,6 +145,11 @@ export type Op =
    * new = tanh(given + r * held) of their third; given[n, 3p] and held[n, 3p] are the products of input and state, with their biases.
    */
   | { readonly op: "gru"; readonly given: string; readonly held: string; readonly state: string; readonly out: string }
+  /**
+   * Heads of several attentions weighed by the row's own shares of them: out[n, d] = x[n, d], where each of `parts` equal parts of a row is
+   * multiplied by a value of softmax(logits[n, e]), the first by the first, the e-th by the last, the one behind it by the first again.
+   */
+  | { readonly op: "mixHeads"; readonly x: string; readonly logits: string; readonly parts: number; readonly out: string }
   /** out = x * by */
   | { readonly op: "scale"; readonly x: string; readonly by: number; readonly out: string }
   /**

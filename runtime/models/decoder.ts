@@ -132,6 +132,14 @@ export interface AttentionVariant {
   readonly sinks?: boolean;
   /** The layer's window in place of the model's. */
   readonly window?: number;
+  /** The heads are those of several attentions, mixed by a gate. */
+  readonly mixed?: Mixed;
+}
+
+/** Of the heads that read one head of keys, those of the first attention come first, and so on: a part is what one attention has there. */
+export interface Mixed {
+  readonly attentions: number;
+  readonly parts: number;
 }
 
 /** Part of a segment: weights that it reads and ops that it runs. */
@@ -190,11 +198,23 @@ export function residualNorm({ hidden, eps }: Pick<DecoderDims, "hidden" | "eps"
   };
 }
 
+/** a and o, the heads of all attentions -> o.mixed, each by its attention's share. */
+function mixedHeads(at: string, { attentions, parts }: Mixed, hidden: number): Part {
+  const weight = `${at}.gate.weight`;
+  return {
+    weights: [{ name: weight, shape: [attentions, hidden] }],
+    ops: [
+      { op: "matMul", x: "a", weight, out: "o.logits" },
+      { op: "mixHeads", x: "o", logits: "o.logits", parts, out: "o.mixed" },
+    ],
+  };
+}
+
 /** x -> h (residual after attention) and f (normed FFN input): the part of a layer before its FFN or router. */
 export function attentionPart(dims: DecoderDims, layer: number, variant: AttentionVariant = {}): Part {
   const at = `model.layers.${layer}.self_attn`;
   const { heads, kvHeads, headDim, hidden, rope } = dims;
-  const { biased, qkNorm, sinks } = variant;
+  const { biased, qkNorm, sinks, mixed } = variant;
   const attention: Op = {
     op: "attention",
     q: qkNorm ? "q.normed" : "q",
@@ -218,7 +238,8 @@ export function attentionPart(dims: DecoderDims, layer: number, variant: Attenti
     projection(`${at}.v_proj`, [kvHeads * headDim, hidden], { x: "a", out: "v" }, biased),
     qkNorm ? qkNorms(dims, at, qkNorm) : { weights: [], ops: [] },
     sinks ? { weights: [{ name: sink, shape: [heads] }], ops: [{ ...attention, sinks: sink }] } : { weights: [], ops: [attention] },
-    projection(`${at}.o_proj`, [hidden, heads * headDim], { x: "o", out: "p" }, biased),
+    mixed ? mixedHeads(at, mixed, hidden) : { weights: [], ops: [] },
+    projection(`${at}.o_proj`, [hidden, heads * headDim], { x: mixed ? "o.mixed" : "o", out: "p" }, biased),
     residualNorm(dims, layer),
   );
 }

@@ -1,6 +1,7 @@
 // The families a worker can serve, by the architecture string of config.json. To add one: its file and one line here. Pure.
 import { AppError } from "../../crds/common.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
+import { bam } from "./bam.ts";
 import { deepseek } from "./deepseek.ts";
 import { architectureOf, type ModelFamily } from "./family.ts";
 import { gptOss } from "./gpt-oss.ts";
@@ -13,7 +14,7 @@ import { qwen3 } from "./qwen3.ts";
 import { qwen3Moe } from "./qwen3-moe.ts";
 import { rmoe } from "./rmoe.ts";
 
-const families: readonly ModelFamily[] = [mixtral, qwen3Moe, olmoe, gptOss, deepseek, llama, qwen3, moePlusPlus, momentumSmoe, rmoe];
+const families: readonly ModelFamily[] = [mixtral, qwen3Moe, olmoe, gptOss, deepseek, llama, qwen3, moePlusPlus, momentumSmoe, rmoe, bam];
 
 export const knownArchitectures: readonly string[] = families.flatMap((family) => family.architectures);
 

@@ -1,13 +1,14 @@
 // `enodia model assemble`: dense Llamas that were trained apart from one seed model become one Mixture of Experts: each brings its FFNs as
-// an expert of every layer, all else is their mean, and routers are drawn. It is to be trained on.
+// an expert of every layer, and its attention where that is asked for, all else is their mean, and routers are drawn. It is to be trained.
 import { createHash } from "node:crypto";
 import { join, resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
 import { gaussian } from "../kernels/random.ts";
+import type { ModelProgram } from "../kernels/segment.ts";
 import { denseWeights } from "../models/family.ts";
+import { programOf } from "../models/index.ts";
 import { type DenseProgram, ffnTensors, llamaArchitecture, llamaProgram } from "../models/llama.ts";
-import { mixtral, mixtralArchitecture, mixtralConfig } from "../models/mixtral.ts";
 import { topKMax } from "../models/moe.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
 import { readTextFile, statIfThere } from "../weights/file.ts";
@@ -19,6 +20,7 @@ import type { ExpertIndex } from "../weights/store.ts";
 import { readConfig } from "../weights/store-reader.ts";
 import { writeStore } from "../weights/store-writer.ts";
 import type { Checkpoint } from "../weights/tensor-view.ts";
+import { type AttentionForm, attentionForms } from "./assemble-attention.ts";
 import { companionFiles, type Log } from "./files.ts";
 import { architectureIn, inFolder } from "./model-config.ts";
 import { keyOf } from "./noise.ts";
@@ -36,6 +38,8 @@ export interface AssembleOptions {
   readonly branches: readonly string[];
   readonly out: string;
   readonly topK: number;
+  /** The name of what becomes of the branches' attentions. */
+  readonly attention: string;
   /** Of the routers. */
   readonly seed: number;
   readonly codecs: readonly CodecName[];
@@ -49,7 +53,8 @@ interface Branch {
   readonly tokenizer: string;
 }
 
-function checkOptions({ branches, topK, seed }: AssembleOptions): void {
+/** Returns what becomes of attention; throws AppError `BadOption`. */
+function checkOptions({ branches, topK, seed, attention }: AssembleOptions): AttentionForm {
   const refuse = (message: string): never => {
     throw new AppError(message, { code: "BadOption", operation: "reading the command line" });
   };
@@ -62,6 +67,8 @@ function checkOptions({ branches, topK, seed }: AssembleOptions): void {
     );
   if (!Number.isInteger(seed) || seed < 0 || seed >= 2 ** 31)
     refuse(`--seed is ${seed}; it must be a whole number from 0 to ${2 ** 31 - 1}`);
+  const known = [...attentionForms.keys()].join(", ");
+  return attentionForms.get(attention) ?? refuse(`--attention is "${attention}"; it must be one of ${known}`);
 }
 
 async function readBranch(dir: string): Promise<Branch> {
@@ -100,13 +107,47 @@ async function meanOf(branches: readonly Checkpoint[], name: string): Promise<Fl
   return Float32Array.from(sums ?? [], (sum) => sum / branches.length);
 }
 
-function denseTensors(branches: readonly Checkpoint[], config: unknown, seed: number): readonly TensorToWrite[] {
-  return denseWeights(mixtral.program(config)).map(({ name, shape }): TensorToWrite => {
-    const layer = /^model\.layers\.(\d+)\.block_sparse_moe\.gate\.weight$/.exec(name)?.[1];
+/** A tensor of all branches, `pieces` of each in turns. */
+async function inTurns(branches: readonly Checkpoint[], name: string, pieces: number): Promise<Float32Array> {
+  let all = new Float32Array();
+  for (const [i, branch] of branches.entries()) {
+    const values = await branch.read(name);
+    if (i === 0) all = new Float32Array(values.length * branches.length);
+    const size = values.length / pieces;
+    for (let piece = 0; piece < pieces; piece++)
+      all.set(values.subarray(piece * size, (piece + 1) * size), (piece * branches.length + i) * size);
+  }
+  return all;
+}
+
+/** What no branch has: the router of a layer's experts, and the gate of its attentions. */
+const router = /^model\.layers\.(?<layer>\d+)\.(?<of>\w+)\.gate\.weight$/;
+
+/** The key of a router's numbers; undefined of other tensors. */
+function routerKey(name: string, seed: number): number | undefined {
+  const { layer, of } = router.exec(name)?.groups ?? {};
+  if (layer === undefined) return undefined;
+  return of === "self_attn" ? keyOf(seed, Number(layer), 1) : keyOf(seed, Number(layer));
+}
+
+interface Assembly {
+  readonly branches: readonly Checkpoint[];
+  /** That all branches have. */
+  readonly dense: DenseProgram;
+  readonly program: ModelProgram;
+  readonly form: AttentionForm;
+  readonly seed: number;
+}
+
+function denseTensors({ branches, dense, program, form, seed }: Assembly): readonly TensorToWrite[] {
+  return denseWeights(program).map(({ name, shape }): TensorToWrite => {
     const size = shape.reduce((a, b) => a * b, 1);
-    const read = async () =>
-      bytesOf(layer === undefined ? await meanOf(branches, name) : gaussian(keyOf(seed, Number(layer)), size, routerDeviation));
-    return { name, dtype: "F32", shape, read };
+    const [key, pieces] = [routerKey(name, seed), form.pieces(name, dense)];
+    const values = async (): Promise<Float32Array> => {
+      if (key !== undefined) return gaussian(key, size, routerDeviation);
+      return pieces === undefined ? meanOf(branches, name) : inTurns(branches, name, pieces);
+    };
+    return { name, dtype: "F32", shape, read: async () => bytesOf(await values()) };
   });
 }
 
@@ -117,31 +158,32 @@ async function checkTensors(checkpoint: Checkpoint, program: DenseProgram): Prom
 }
 
 export async function assemble(options: AssembleOptions, log: Log): Promise<{ readonly out: string; readonly index: ExpertIndex }> {
-  checkOptions(options);
+  const form = checkOptions(options);
   const out = resolve(options.out);
   const target = { dir: out, overwrite: options.overwrite, sources: options.branches };
   await checkTarget(target);
   const branches: Branch[] = [];
   for (const dir of options.branches) branches.push(await readBranch(dir));
   checkAlike(branches);
-  const { dir, config: raw, program } = branches[0] as Branch;
+  const { dir, config: raw, program: dense } = branches[0] as Branch;
+  const config = form.config(raw, dense, { experts: branches.length, topK: options.topK });
+  const program = programOf(config);
   const opened: Checkpoint[] = [];
   try {
     for (const branch of branches) {
       const checkpoint = await openCheckpoint(branch.dir);
       opened.push(checkpoint);
-      await checkTensors(checkpoint, program);
+      await checkTensors(checkpoint, dense);
     }
-    const config = mixtralConfig(raw, program, { experts: branches.length, topK: options.topK });
-    log(`writing ${program.layers} layers of ${branches.length} experts, codecs ${options.codecs.join(", ")}`);
+    log(`writing ${dense.layers} layers of ${branches.length} experts, codecs ${options.codecs.join(", ")}`);
     const index = await writeStore(
       {
         config,
-        architecture: mixtralArchitecture,
-        layers: layerShapes(mixtral.program(config)),
+        architecture: form.architecture,
+        layers: layerShapes(program),
         hidden: program.hidden,
         codecs: options.codecs,
-        dense: denseTensors(opened, config, options.seed),
+        dense: denseTensors({ branches: opened, dense, program, form, seed: options.seed }),
         async expert(layer, expert) {
           const [names, branch] = [ffnTensors(layer), opened[expert] as Checkpoint];
           return { w1: await branch.read(names.w1), w2: await branch.read(names.w2), w3: await branch.read(names.w3) };

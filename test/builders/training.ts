@@ -75,6 +75,21 @@ export function chainsOf(multipliers: readonly number[], tokens: number, seed: n
   return stream.slice(0, tokens);
 }
 
+/** Runs of 64 tokens, nine of ten of which repeat the one that is one of these numbers of places before, the same in a run; each number has
+ *  twelve tokens of its own. Tasks of several parts that differ in where one has to look. */
+export function echoesOf(distances: readonly number[], tokens: number, seed: number): number[] {
+  const draw = uniform(seed);
+  const below = (count: number): number => Math.floor(draw() * count);
+  const stream: number[] = [];
+  while (stream.length < tokens) {
+    const distance = distances[below(distances.length)] as number;
+    const run: number[] = [];
+    while (run.length < 64) run.push((draw() < 0.9 ? run.at(-distance) : undefined) ?? 12 * distance + below(12));
+    stream.push(...run);
+  }
+  return stream.slice(0, tokens);
+}
+
 /** Token data as `enodia data import` writes it; `documents` are the tokens at which each begins. */
 export async function writeCorpus(folder: string, ids: readonly number[], documents: readonly number[] = [0]): Promise<void> {
   mkdirSync(folder, { recursive: true });

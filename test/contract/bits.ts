@@ -28,6 +28,18 @@ const runs = 12;
 /** For a second form of what is tried at length: its own paths, not every split again. */
 const fewRuns = Math.ceil(runs / 4);
 
+/** Three attentions of three heads each, mixed by a gate of the row. */
+const mixed: Segment = {
+  name: "mixed",
+  inputs: [{ name: "x", dtype: "f32", width: realistic.hidden_size }],
+  outputs: [{ name: "out", dtype: "f32", width: realistic.hidden_size }],
+  weights: [{ name: "gate", shape: [3, realistic.hidden_size] }],
+  ops: [
+    { op: "matMul", x: "x", weight: "gate", out: "logits" },
+    { op: "mixHeads", x: "x", logits: "logits", parts: 9, out: "out" },
+  ],
+};
+
 const bits = (values: ArrayLike<number>): Uint32Array => new Uint32Array(Float32Array.from(values).buffer);
 
 /** Rows `first .. first + count` of every output, as bits. */
@@ -119,6 +131,7 @@ export function runBitContract(options: {
         rowsOf(model.expertSegment, form, numRuns));
     }
     test("head: any split of 256 rows, on 1 or 2 threads, gives the same bits", () => rowsOf(program.head, "f32"));
+    test("mixed attentions: any split of 256 rows, on 1 or 2 threads, gives the same bits", () => rowsOf(mixed, "f32", fewRuns));
 
     test("attention in groups has the bits of a call for each, with windows, sinks and values narrower than keys", async () => {
       const groups = [

@@ -112,6 +112,13 @@ FAMILIES = {
             "router_hidden_size": 12, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
         }),
     ),
+    "bam": dict(
+        long=False,  # each attention is Mixtral's
+        config=lambda: own_families.BAMConfig(**{
+            **BASE, "num_key_value_heads": 2, "intermediate_size": 32, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None,
+            "num_hidden_layers": 2, "num_attention_experts": 3, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        }),
+    ),
 }
 
 

@@ -1,14 +1,14 @@
-"""Reference models, in torch, of families that transformers does not have: MoE++, MomentumSMoE and RMoE, each as Mixtral but for what its
-paper changes. make_families.py makes their checkpoints and golden numbers as those of all others.
+"""Reference models, in torch, of families that transformers does not have: MoE++, MomentumSMoE, RMoE and BAM, each as Mixtral but for what
+its paper changes. make_families.py makes their checkpoints and golden numbers as those of all others.
 
-Written from the papers' formulas (arXiv 2410.07348, 2410.14574, 2408.06793). What passes from layer to layer is in `Carried`.
+Written from the papers' formulas (arXiv 2410.07348, 2410.14574, 2408.06793, 2408.08274). What passes from layer to layer is in `Carried`.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
-from transformers.models.mixtral.modeling_mixtral import MixtralDecoderLayer, MixtralExperts
+from transformers.models.mixtral.modeling_mixtral import MixtralDecoderLayer, MixtralExperts, apply_rotary_pos_emb, eager_attention_forward
 
 
 class Carried:
@@ -169,6 +169,58 @@ class RMoEForCausalLM(MixtralForCausalLM):
             layer.mlp.gate = RecurrentTopKRouter(config, index, self.model.router_cell, carried)
 
 
-for config, model in (MoEPlusPlusConfig, MoEPlusPlusForCausalLM), (MomentumSMoEConfig, MomentumSMoEForCausalLM), (RMoEConfig, RMoEForCausalLM):
+# BAM
+
+
+class BAMConfig(MixtralConfig):
+    model_type = "bam"
+
+    def __init__(self, num_attention_experts=2, share_key_values=False, **more):
+        self.num_attention_experts, self.share_key_values = num_attention_experts, share_key_values
+        super().__init__(**more)
+
+
+class AttentionExperts(nn.Module):
+    """The sum over attentions of gate * attention(x). Rows of the matrices go by head of keys, then by attention, then by head."""
+
+    def __init__(self, config, layer):
+        super().__init__()
+        self.config, self.layer, self.head_dim = config, layer, config.hidden_size // config.num_attention_heads
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        wide = config.num_attention_experts * config.num_attention_heads * self.head_dim
+        keys = config.num_key_value_heads * self.head_dim * (1 if config.share_key_values else config.num_attention_experts)
+        self.gate = nn.Linear(config.hidden_size, config.num_attention_experts, bias=False)
+        self.q_proj, self.o_proj = nn.Linear(config.hidden_size, wide, bias=False), nn.Linear(wide, config.hidden_size, bias=False)
+        self.k_proj, self.v_proj = nn.Linear(config.hidden_size, keys, bias=False), nn.Linear(config.hidden_size, keys, bias=False)
+
+    def forward(self, hidden_states, position_embeddings, attention_mask, cache=None, **more):
+        x, heads = hidden_states, self.config.num_key_value_heads
+        batch, tokens, count = x.shape[0], x.shape[1], self.config.num_attention_experts
+        q, k, v = (p(x).view(batch, tokens, -1, self.head_dim).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
+        if cache is not None:
+            k, v = cache.update(k, v, self.layer)
+        gates, y = self.gate(x).softmax(dim=-1), 0
+        outputs = self.o_proj.weight.view(x.shape[-1], heads, count, -1)
+        for expert in range(count):
+            own = q.unflatten(1, (heads, count, -1))[:, :, expert].flatten(1, 2)
+            keys, values = (k, v) if self.config.share_key_values else (each.unflatten(1, (heads, count))[:, :, expert] for each in (k, v))
+            attended, _ = eager_attention_forward(self, own, keys, values, attention_mask, self.head_dim**-0.5)
+            y = y + gates[..., expert, None] * F.linear(attended.reshape(batch, tokens, -1), outputs[:, :, expert].flatten(1))
+        return y, None
+
+
+class BAMForCausalLM(MixtralForCausalLM):
+    config_class = BAMConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        for index, layer in enumerate(self.model.layers):
+            layer.self_attn = AttentionExperts(config, index)
+
+
+for config, model in (
+    (MoEPlusPlusConfig, MoEPlusPlusForCausalLM), (MomentumSMoEConfig, MomentumSMoEForCausalLM), (RMoEConfig, RMoEForCausalLM), (BAMConfig, BAMForCausalLM),
+):
     AutoConfig.register(config.model_type, config)
     AutoModelForCausalLM.register(config, model)

@@ -43,6 +43,8 @@ upcycle   --experts N    experts per layer (default: 8)
           --noise X      0 to 1, relative to the weights' own size, so that experts differ (default: 0.02; 0 = all alike)
           --seed N       of noise and routers: same seed, same bytes (default: 1); of assemble too
           --threads N    for fitting routers (default: 1); more only where no other process computes
+assemble  --attention NAME  mean: of the branches' attentions (default); experts: a gate of the token mixes all of them, with as many
+                         KV caches; shared-kv: the same over one cache, whose keys and values are by the mean
 inspect   --verify       reads every byte, checks its hash and that no weight is NaN, infinite or absurd, and loads the tokenizer
           --backend NAME asks whether a backend can compute the model: ${backendNames.join(", ")}
 push      --claim NAME   the claim; it is made where there is none (default: models)
@@ -67,6 +69,7 @@ const options = {
   experts: { type: "string", default: "8" },
   "top-k": { type: "string", default: "2" },
   noise: { type: "string", default: "0.02" },
+  attention: { type: "string", default: "mean" },
   seed: { type: "string", default: "1" },
   cache: { type: "string" },
   hub: { type: "string", default: "https://huggingface.co" },
@@ -169,6 +172,7 @@ async function runAssemble(first: string, values: Values, others: readonly strin
       branches: [first, ...others],
       out: values.out,
       topK: number("top-k", values["top-k"]),
+      attention: values.attention,
       seed: number("seed", values.seed),
       codecs: values.codec === undefined ? ["f32"] : codecs(values.codec),
       overwrite: values.overwrite,

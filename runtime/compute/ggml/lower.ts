@@ -4,6 +4,7 @@ import type { Op, OpName, Rope } from "../../kernels/segment.ts";
 import type { Capabilities } from "../backend.ts";
 import { attend } from "./attention.ts";
 import { candidates } from "./candidates.ts";
+import { softmax } from "./choosing.ts";
 import { freeExperts } from "./free-experts.ts";
 import { groupRoute, route } from "./gates.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
@@ -72,6 +73,17 @@ const gru: Lower<"gru"> = ({ build, rows, widths, read, write }, op) => {
   // tanh by the sigmoid, which every device has.
   const fresh = scaled(sigmoid(scaled(sum(part(given, 2), product(r, part(held, 2))), 2, 0)), 2, -1);
   write(op.out, sum(product(scaled(z, -1, 1), fresh), product(z, state)));
+};
+
+const mixHeads: Lower<"mixHeads"> = ({ build, rows, widths, read, write }, op) => {
+  const { ggml } = build.device;
+  const [x, logits] = [read(op.x), read(op.logits)];
+  const [width, shares] = [widthIn(widths, op.x), widthIn(widths, op.logits)];
+  const parts = build.view(ggml.ggml_reshape_4d(build.context, x.tensor, width / op.parts, shares, op.parts / shares, rows), x);
+  const softened = softmax(build, logits);
+  const each = build.view(ggml.ggml_reshape_4d(build.context, softened.tensor, 1, shares, 1, rows), softened);
+  const mixed = build.step(ggml.ggml_mul(build.context, parts.tensor, each.tensor), [parts, each]);
+  write(op.out, build.view(ggml.ggml_reshape_2d(build.context, mixed.tensor, width, rows), mixed));
 };
 
 const siluMul: Lower<"siluMul"> = ({ build, read, write }, op) => {
@@ -230,6 +242,7 @@ const lowerings: { readonly [Name in OpName]?: Lower<Name> } = {
   scale,
   freeExperts,
   gru,
+  mixHeads,
 };
 
 /** Known without the library. */

@@ -1,5 +1,5 @@
-// Layers whose rows carry more, and experts that cost nothing, over ranks: the bits are those of one rank, losses of balance among them,
-// and frames have the rows of experts that compute and no others.
+// Layers whose rows carry more, with several attentions, or with experts that cost nothing, over ranks: the bits are those of one rank,
+// losses of balance among them, and frames have the rows of experts that compute and no others.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -69,7 +69,7 @@ async function run({ config, ranks, lanes = 4, sequences = 8, steps = 2, change 
   }
 }
 
-for (const family of ["moe-plus-plus", "momentum-smoe", "rmoe"])
+for (const family of ["moe-plus-plus", "momentum-smoe", "rmoe", "bam"])
   test(`${family}: two and three ranks have the bits of one`, async () => {
     const config = configOf(family);
     const alone = await run({ config, ranks: 1 });

@@ -23,7 +23,7 @@ import { moveHomes } from "./homes.ts";
 import { beginOf, factsOf, normIn, runHash, storesOf } from "./member.ts";
 import type { RankMemory } from "./memory.ts";
 import type { RankOptions } from "./options.ts";
-import { type Lane, type LaneLoss, Passes } from "./passes.ts";
+import { type Lane, type LaneLoss, Passes, readAll } from "./passes.ts";
 import { Planning, planHash } from "./plan.ts";
 import { RankRates } from "./rates.ts";
 import type { RankStores } from "./shadow.ts";
@@ -395,10 +395,4 @@ export class Rank {
     const parts = await gatherAll(transport, stamp, named, this.#memory.ownDense("p"));
     for (const [rank, part] of parts.entries()) this.#memory.dense.set(part, ownedDense(this.#shape, rank).from);
   }
-}
-
-async function readAll(numbers: readonly number[], read: (number: number) => Promise<Lane>): Promise<Lane[]> {
-  const lanes: Lane[] = [];
-  for (const number of numbers) lanes.push(await read(number));
-  return lanes;
 }

@@ -12,6 +12,7 @@ import { gather } from "./gather.ts";
 import { gru } from "./gru.ts";
 import { joinHeads } from "./join-heads.ts";
 import { matMul } from "./mat-mul.ts";
+import { mixHeads } from "./mix-heads.ts";
 import { rmsNorm } from "./rms-norm.ts";
 import { groupRoute, route } from "./route.ts";
 import { scale } from "./scale.ts";
@@ -35,6 +36,7 @@ const rules: { readonly [Name in OpName]: Rule<Extract<Op, { op: Name }>> } = {
   scale,
   freeExperts,
   gru,
+  mixHeads,
 };
 
 /** The rule of an op; throws AppError `UnsupportedOp` where there is none. */
