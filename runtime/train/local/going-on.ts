@@ -1,4 +1,4 @@
-// How the worlds of a run go on together: from states of one round, so that each has met the others as often. What a world keeps beside its
+// The worlds of a run go on together, from states of one round, so that each has met the others as often. What a world keeps beside its
 // checkpoints is the state of a round that is made and not met yet, where another one stopped. Shell.
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
