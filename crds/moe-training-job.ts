@@ -11,7 +11,7 @@ import { autoDuration, durationOrAuto, quantity } from "./quantity.ts";
 import { countOf, fssdpSchema } from "./training-fssdp.ts";
 import { stepsMax } from "./training-report.ts";
 
-const bounds = { replicas: 1024, uriLength: 512, imageLength: 512, lanes: 1024, sequences: 65_536, restarts: 1000 } as const;
+const bounds = { replicas: 1024, uriLength: 512, imageLength: 512, lanes: 1024, sequences: 65_536, restarts: 1000, worlds: 16 } as const;
 const lanePowers = Array.from({ length: Math.log2(bounds.lanes) + 1 }, (_, i) => 2 ** i);
 
 const uri = (description: string) =>
@@ -59,6 +59,28 @@ const data = z
     sequenceLength: z.int32().min(2).max(1_048_576).default(256).meta({ description: "Tokens of a sequence." }),
   })
   .meta({ description: "What it is trained on." });
+
+const local = z
+  .object({
+    recipe: z
+      .string()
+      .max(64)
+      .regex(/^[a-z0-9:.e-]*$/)
+      .default("")
+      .meta({
+        description:
+          "How worlds meet, as --local of enodia train: fedavg:100, or fedspeed:100:0.1:0.01, with steps between two meetings. `steps` and checkpoint.everySteps are multiples of those.",
+      }),
+    data: z
+      .array(uri("Token data of one world: pvc://<claim>/<folder>."))
+      .max(bounds.worlds - 1)
+      .default([])
+      .meta({
+        description: "Token data of the second world and those after it; the first one has data.uri. Pods are dealt to worlds in order.",
+      }),
+  })
+  .prefault({})
+  .meta({ description: "Worlds that make steps alone, each on data of its own, and meet at a mean of their models. Unset: one world." });
 
 const batch = z
   .object({
@@ -119,6 +141,7 @@ const spawn = z
 const fixedFields = [
   "model",
   "data",
+  "local",
   "steps",
   "batch",
   "seed",
@@ -144,6 +167,7 @@ export const moeTrainingJobSpecSchema = z
     elasticity,
     model,
     data,
+    local,
     steps: z.int32().min(1).max(stepsMax).meta({ description: "Steps in all." }),
     batch,
     fssdp: fssdpSchema,
@@ -244,6 +268,16 @@ export const moeTrainingJobSpecSchema = z
       {
         rule: "self.elasticity.minReplicas <= self.elasticity.maxReplicas",
         message: "elasticity.minReplicas must not be above elasticity.maxReplicas",
+        fieldPath: ".elasticity.minReplicas",
+      },
+      {
+        rule: "(self.local.recipe == '') == (size(self.local.data) == 0)",
+        message: "local.recipe and local.data go together: data for each world after the first, and how they meet",
+        fieldPath: ".local",
+      },
+      {
+        rule: "size(self.local.data) < self.elasticity.minReplicas || size(self.local.data) == 0",
+        message: "elasticity.minReplicas must be a pod for each world at least, one more than local.data has",
         fieldPath: ".elasticity.minReplicas",
       },
       {

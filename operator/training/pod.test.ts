@@ -27,6 +27,8 @@ const changes: Record<string, unknown> = {
   "data.uri": "pvc://d/b",
   "data.validation": "pvc://v/b",
   "data.sequenceLength": 8,
+  "local.recipe": "fedavg:5",
+  "local.data": ["pvc://e/a"],
   steps: 20,
   "batch.sequences": 32,
   "batch.lanes": 4,

@@ -146,8 +146,8 @@ interface Claim {
 
 /** Each claim once, however many fields name it. Only that of the output is written to. */
 function claimsOf({ spec }: MoETrainingJob): readonly Claim[] {
-  const { model, data, output } = spec;
-  const uris = [model.uri, data.uri, ...(data.validation === undefined ? [] : [data.validation]), output.uri];
+  const { model, data, local, output } = spec;
+  const uris = [model.uri, data.uri, ...local.data, ...(data.validation === undefined ? [] : [data.validation]), output.uri];
   const written = parseModelUri(output.uri).claim;
   const claims = [...new Set(uris.map((uri) => parseModelUri(uri).claim))];
   return claims.map((claim, i) => ({ claim, volume: `claim-${i}`, readOnly: claim !== written }));

@@ -64,6 +64,8 @@ export interface CheckpointToRead {
 export interface CheckpointToWrite extends CheckpointToRead {
   /** Checkpoints that stay. */
   readonly keep: number;
+  /** The step of one more that stays. */
+  readonly spared?: number | undefined;
   /** Asked on the first rank before it changes what there is; throws where another writes the output now. */
   mayWrite(): Promise<void>;
 }
@@ -165,7 +167,8 @@ async function isThere(dir: string, checkpoint: CheckpointToWrite): Promise<bool
   }
 }
 
-async function name(dir: string, { step, stored, identity, layout, keep, mayWrite }: CheckpointToWrite, digests: Buffer): Promise<void> {
+async function name(dir: string, checkpoint: CheckpointToWrite, digests: Buffer): Promise<void> {
+  const { step, stored, identity, layout, mayWrite } = checkpoint;
   const folder = join(dir, nameOf(step));
   let unit = 0;
   const parts = layout.parts.map(({ name, units }): Manifest["parts"][number] => ({
@@ -180,20 +183,19 @@ async function name(dir: string, { step, stored, identity, layout, keep, mayWrit
   const unfinished = join(folder, `${manifestFile}.tmp`);
   await writeFile(unfinished, `${JSON.stringify(manifest)}\n`, { flush: true });
   await rename(unfinished, join(folder, manifestFile));
-  await dropOld(dir, step, keep);
+  await dropOld(dir, checkpoint);
 }
 
 /**
  * Unfinished ones too; the manifest goes first, so that what is left of a folder is none. One that is newer than what was just written
  * stays: it is another run's, or is being written by the world that went on without a first rank which stood still.
  */
-async function dropOld(dir: string, newest: number, keep: number): Promise<void> {
+async function dropOld(dir: string, { step: newest, keep, spared }: CheckpointToWrite): Promise<void> {
   const before = (await stepsIn(dir)).filter((step) => step < newest);
-  const whole: number[] = [];
-  for (const step of before) if (await hasManifest(dir, step)) whole.push(step);
+  const whole = (await stepsOfCheckpoints(dir)).filter((step) => step < newest);
   const kept = new Set(whole.toReversed().slice(0, keep - 1));
   for (const step of before) {
-    if (kept.has(step)) continue;
+    if (kept.has(step) || step === spared) continue;
     const folder = join(dir, nameOf(step));
     await rm(join(folder, manifestFile), { force: true });
     await rm(folder, { recursive: true, force: true });
@@ -206,8 +208,14 @@ async function hasManifest(dir: string, step: number): Promise<boolean> {
 
 /** The newest step that has a checkpoint; undefined where there is none. */
 export async function newestCheckpoint(dir: string): Promise<number | undefined> {
-  for (const step of (await stepsIn(dir)).toReversed()) if (await hasManifest(dir, step)) return step;
-  return undefined;
+  return (await stepsOfCheckpoints(dir)).at(-1);
+}
+
+/** The steps that have a checkpoint, ascending. */
+export async function stepsOfCheckpoints(dir: string): Promise<readonly number[]> {
+  const whole: number[] = [];
+  for (const step of await stepsIn(dir)) if (await hasManifest(dir, step)) whole.push(step);
+  return whole;
 }
 
 function bad(path: string, what: string): AppError {

@@ -15,9 +15,9 @@ export const evenRanks = (ranks: number): RankFacts => ({
 
 /** Throws AppError `BadOption` where the settings are not for so many ranks. */
 export function rankedModel(settings: TrainSettings, model: TrainedModel, facts: RankFacts): RankedModel {
-  const { sequences, sequenceLength, lanes, balance = [], optimizer, optimizerMemory, shadow } = settings;
+  const { sequences, sequenceLength, lanes, balance = [], optimizer, optimizerMemory, local, shadow } = settings;
   const { program, layout, frozenFloats } = model;
-  const ranked = { optimizer, optimizerMemory, program, layout, frozenFloats, sequences, sequenceLength, lanes, shadow };
+  const ranked = { optimizer, optimizerMemory, local, program, layout, frozenFloats, sequences, sequenceLength, lanes, shadow };
   const ranks = facts.node.length;
   return { ...ranked, facts, fssdp: fssdpOf(settings.fssdp ?? {}, { ...ranked, ranks, wholeStep: wantsWholeStep(balance) }) };
 }

@@ -8,13 +8,17 @@ import { createTraining } from "../compute/open-training.ts";
 import type { TrainingBackend, WeightViews } from "../compute/training.ts";
 import { newestCheckpoint, readCheckpoint, SavedModel, writeCheckpoint } from "./checkpoint.ts";
 import { type Corpus, openCorpus } from "./corpus.ts";
+import { checkGroup, outerOf, placeAmong, unmetFolder } from "./local/going-on.ts";
+import type { Outer } from "./local/outer.ts";
+import { type Kept, sparedBefore } from "./local/rounds.ts";
 import { Metrics } from "./metrics.ts";
 import { evenRanks, rankedModel } from "./needs.ts";
-import { checkMemory, fitsBeside, fitsRanks } from "./ranks/fits.ts";
+import { checkMemory, fitsBeside, fitsRanks, memoryThere } from "./ranks/fits.ts";
 import { leaveWorld } from "./ranks/member.ts";
 import type { Fssdp } from "./ranks/plan.ts";
 import { Rank } from "./ranks/rank.ts";
 import { checkResult, resultFolders, writeAdapters, writeTrainedFolder, writeTrainedStore } from "./result.ts";
+import { type Made, makeSteps, type Opened, type Run } from "./run-steps.ts";
 import { aloneSeat, type Seat } from "./seat.ts";
 import { checkSettings, identityOf, type TrainSettings } from "./settings.ts";
 import { type ModelSource, openSource } from "./source.ts";
@@ -67,26 +71,7 @@ export interface RunEnd {
   readonly validationLoss: number | undefined;
 }
 
-interface Opened extends Machine {
-  readonly stage: Stage;
-  readonly model: TrainedModel;
-  /** Parameters that stay as they are, by tensor. */
-  readonly frozen: WeightViews;
-  readonly backend: TrainingBackend;
-  readonly identity: ReturnType<typeof identityOf>;
-  readonly checkpoints: string;
-  /** Where its weights are from, for people. */
-  readonly weights: string;
-  /** The last step that is done. */
-  readonly step: number;
-}
-
-interface Run extends Opened {
-  /** Throws where another writes the output now; of the first rank, which writes it. */
-  mayWrite(): Promise<void>;
-  /** True where the run is to stop and this rank cannot hand on its state without a checkpoint. */
-  leavesCheckpoint(): boolean;
-}
+const resultAt = ({ out, result = out }: TrainSettings): string => result;
 
 const digestOf = (value: unknown): string => createHash("sha256").update(JSON.stringify(value)).digest("hex");
 
@@ -104,9 +89,9 @@ async function openData(settings: TrainSettings, source: ModelSource): Promise<r
 
 /** The step of the checkpoint to go on from, as this rank sees it. A model of more steps than are asked for would be another one than the
  *  run's. */
-async function stepToGoOnFrom(checkpoints: string, steps: number): Promise<number | undefined> {
+async function stepToGoOnFrom(checkpoints: string, steps: number): Promise<Kept | undefined> {
   const newest = await newestCheckpoint(checkpoints);
-  if (newest === undefined || newest <= steps) return newest;
+  if (newest === undefined || newest <= steps) return newest === undefined ? undefined : { step: newest, unmet: false };
   throw new AppError(
     `--steps is ${steps}, and the newest checkpoint in ${checkpoints} is of step ${newest}; give as many, or another --out`,
     {
@@ -126,15 +111,15 @@ interface Placed {
 }
 
 /** A rank that leaves has no part in the world: undefined once it has handed on what it has. */
-async function openRun(placed: Placed, stage: Stage, newest: number | undefined): Promise<Opened | undefined> {
+async function openRun(placed: Placed, stage: Stage, newest: Kept | undefined): Promise<Opened | undefined> {
   const { settings, source, seat } = placed;
   const model = trainedModel(source, settings, stage.number);
   const needed = rankedModel(settings, model, seat.facts);
   const { rank } = seat.transport;
-  if (!leaves(seat)) checkMemory(needed, [rank]);
+  if (!leaves(seat)) checkMemory(needed, [rank], memoryThere(seat.group?.here));
   const { holdings } = seat;
   holdings?.enters(stage.number);
-  holdings?.dropBefore(newest ?? 0);
+  holdings?.dropBefore(newest?.step ?? 0);
   // A checkpoint is read where two states at once are too much: the run goes on, and repeats steps.
   if (holdings !== undefined && !leaves(seat) && !fitsBeside(needed, rank, holdings.stateBytes)) holdings.drop();
   const start = await openStart(source, settings);
@@ -150,7 +135,7 @@ const leaves = ({ transport, facts }: Seat): boolean => transport.rank >= facts.
 /** A stage as far as it is known before anything is computed. */
 interface Plan extends Pick<Run, "model" | "stage"> {
   readonly fssdp: Fssdp;
-  readonly newest: number | undefined;
+  readonly newest: Kept | undefined;
   readonly start: Start;
 }
 
@@ -165,11 +150,14 @@ async function openMachine(placed: Placed, plan: Plan): Promise<Opened | undefin
     if (recorder !== undefined) backend = recordedBackend(backend, recorder);
     const { told, weights } = start;
     const digests = { model: digestOf(source.config), data: digestOf(corpus.index) };
-    const identity = identityOf(settings, { ...digests, weights, numerics: backend.numerics });
+    const { group } = seat;
+    const identity = identityOf(settings, { ...digests, weights, numerics: backend.numerics, world: group?.world });
+    const outer = outerOf({ settings, seat, identity, layout });
     const { sequences, sequenceLength, lanes, schedule, clip, balance = [], checkpoint, shadow } = settings;
     const frozen = await model.frozen(start);
     const batch = { sequences, sequenceLength, lanes };
-    const learning = { optimizer: settings.optimizer, optimizerMemory: settings.optimizerMemory, schedule, clip, balance };
+    const { optimizer, optimizerMemory, local } = settings;
+    const learning = { optimizer, optimizerMemory, local, schedule, clip, balance };
     const options = { seat, program, layout, frozen, fssdp, ...batch, ...learning, shadow };
     const agreed = { identity, checkpoint, validation: validation === undefined ? "none" : digestOf(validation.index) };
     if (leaves(seat)) {
@@ -179,22 +167,32 @@ async function openMachine(placed: Placed, plan: Plan): Promise<Opened | undefin
     }
     const rank = await Rank.open(backend, { ...options, agreed });
     opened = rank;
+    let unmet = false;
     const { step } = await rank.begin(async () => {
+      const own = outer === undefined ? plan.newest : await placeAmong(outer, settings);
       // Where ranks find other checkpoints, on a volume that is shared late, the first one's is meant.
-      const [newest = -1] = await rank.state.fromFirst(0, "step", Float64Array.of(plan.newest ?? -1));
+      const found = Float64Array.of(own?.step ?? -1, Number(own?.unmet ?? false));
+      const [newest = -1, waits] = await rank.state.fromFirst(0, "step", found);
+      unmet = waits === 1;
       if (newest < 0) {
         await model.fill(start, (part, index) => rank.state.parameters(part, index));
         rank.state.filled();
-      } else if (settings.spawn !== undefined && stage.number > 0 && newest === stage.from) {
+        await outer?.begin(rank.share);
+        return 0;
+      }
+      if (settings.spawn !== undefined && stage.number > 0 && newest === stage.from) {
         const parent = trainedModel(source, settings).layout;
         const { seed, spawn } = settings;
         const { state } = rank;
         await spawnFrom({ checkpoints, step: newest, identity, source, seed, mask: spawn.mask, parent, layout, state });
-      } else await readCheckpoint(checkpoints, { step: newest, stored: rank.state.stored, identity, layout, state: rank.state });
-      return Math.max(0, newest);
+        return newest;
+      }
+      const folder = unmet ? unmetFolder(settings) : checkpoints;
+      await readCheckpoint(folder, { step: newest, stored: rank.state.stored, identity, layout, state: rank.state });
+      return newest;
     });
     const machine: Machine = { settings, corpus, validation, rank };
-    return { ...machine, stage, model, frozen, backend, identity, checkpoints, weights: told, step };
+    return { ...machine, stage, model, frozen, backend, identity, checkpoints, weights: told, step, outer, unmet };
   } catch (caught) {
     await corpus.close();
     await validation?.close();
@@ -202,72 +200,6 @@ async function openMachine(placed: Placed, plan: Plan): Promise<Opened | undefin
     await backend?.close();
     throw caught;
   }
-}
-
-/** Changes nothing where the run has the checkpoint already; that which a stage was born of is of the stage before. */
-async function save(run: Run, step: number): Promise<void> {
-  const { stage, checkpoints, identity, rank, settings, mayWrite } = run;
-  if (stage.number > 0 && step === stage.from) return;
-  const { layout } = run.model;
-  const { state } = rank;
-  const { keep } = settings.checkpoint;
-  await writeCheckpoint(checkpoints, { step, stored: state.stored, identity, layout, state, keep, mayWrite });
-}
-
-/** Takes the loss on other data where a step has one to take; a run that was stopped or killed in it takes it when it goes on. */
-async function validate(run: Run, step: number, metrics: Metrics | undefined, ports: TrainPorts): Promise<number | undefined> {
-  if (!marks(run, step) || step === bornAt(run)) return undefined;
-  run.model.at(step);
-  const loss = await validationLoss(run, step, ports.stopped);
-  if (loss === undefined) return undefined;
-  await metrics?.add({ step, validationLoss: loss, perplexity: Math.exp(loss) });
-  ports.onValidation({ step, loss });
-  return loss;
-}
-
-/** The steps that are saved, and looked at on other data, each once: the one that a model is born after with that model. */
-const marks = ({ settings: { checkpoint }, stage: { from, to } }: Run, step: number): boolean =>
-  step > 0 && (step % checkpoint.everySteps === 0 || step === from || step === to);
-
-/** The step that another stage follows; undefined in the last one. */
-const bornAt = ({ settings, stage: { to } }: Run): number | undefined => (to < settings.schedule.steps ? to : undefined);
-
-/** The loss on other data of the step that a run goes on from: as the first rank has told it, or taken now. */
-async function validationSoFar(run: Run, metrics: Metrics | undefined, ports: TrainPorts): Promise<number | undefined> {
-  const known = (await metrics?.cutAfter(run.step)) ?? Number.NaN;
-  const [told = Number.NaN] = await run.rank.state.fromFirst(run.step, "validation", Float64Array.of(known));
-  return Number.isNaN(told) ? validate(run, run.step, metrics, ports) : told;
-}
-
-/** Makes steps until all are done or the run is to stop; returns the last. Every step is either in a checkpoint or made again. */
-async function makeSteps(
-  run: Run,
-  metrics: Metrics | undefined,
-  ports: TrainPorts,
-): Promise<{ readonly step: number; readonly loss?: number }> {
-  const { to } = run.stage;
-  if (marks(run, run.step)) await save(run, run.step); // a step that was made when this world began has no checkpoint yet
-  let validation = await validationSoFar(run, metrics, ports);
-  for (let step = run.step + 1; step <= to; step++) {
-    const begin = ports.now();
-    run.model.at(step);
-    const made = (): ReturnType<typeof runStep> => runStep(run, step, ports.stopped);
-    const done = await (ports.recorder?.around({ kind: "step", name: `step ${step}`, layer: -1 }, made) ?? made());
-    if (done === undefined) {
-      const wishes = await run.rank.state.gather(step - 1, "stop", Int32Array.of(Number(run.leavesCheckpoint())), () => 1);
-      if (wishes.some(([wish]) => wish === 1)) await save(run, step - 1);
-      return { step: step - 1 };
-    }
-    const { report, ranks } = done;
-    const seconds = (ports.now() - begin) / 1000;
-    await metrics?.add({ ...report, seconds });
-    ports.onStep({ ...report, seconds });
-    ports.onRanks?.(ranks);
-    if (!marks(run, step)) continue;
-    await save(run, step);
-    validation = await validate(run, step, metrics, ports);
-  }
-  return { step: to, ...(validation !== undefined && { loss: validation }) };
 }
 
 /** Without the place in a next world, or the memory for the state of both at once, what a rank has is lost where nobody writes it. */
@@ -287,7 +219,7 @@ interface Leaving {
 
 /** The result is read from the last checkpoint, so that no rank has to hold all of the model. */
 async function writeResult({ model, frozen, identity, checkpoints, settings, rank, mayWrite }: Run): Promise<void> {
-  const { store, folder, adapters } = resultFolders(settings.out);
+  const { store, folder, adapters } = resultFolders(resultAt(settings));
   const { layout, description } = model;
   const saved = await SavedModel.open(checkpoints, { step: settings.schedule.steps, stored: rank.state.stored, identity, layout });
   try {
@@ -310,6 +242,7 @@ async function writeResult({ model, frozen, identity, checkpoints, settings, ran
 export async function train(settings: TrainSettings, ports: TrainPorts, seat: Seat = aloneSeat()): Promise<RunEnd> {
   const { recorder } = ports;
   const place = recorder === undefined ? seat : { ...seat, transport: recordedTransport(seat.transport, recorder) };
+  checkGroup(settings, seat);
   const source = await openSource(settings.model);
   checkSettings(settings, source.program.maxContext);
   const checkpoints = join(settings.out, "checkpoints");
@@ -318,7 +251,7 @@ export async function train(settings: TrainSettings, ports: TrainPorts, seat: Se
   await checkStages(placed, stages);
   let newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
   if (stages.length > 1) newest = await newestOnAll(place, stages, newest);
-  let end = unfinished(placed, newest ?? 0);
+  let end = unfinished(placed, newest?.step ?? 0);
   for (const stage of stagesAfter(stages, end.step)) {
     if (stage.number > 0 && !fitsHere(placed, stage)) {
       ports.onShort?.(end.step);
@@ -326,9 +259,10 @@ export async function train(settings: TrainSettings, ports: TrainPorts, seat: Se
     }
     const opened = await openRun(placed, stage, newest);
     if (opened === undefined) return handedOn(placed);
-    end = await trainStage(placed, ports, opened);
-    if (end.step < stage.to) return end;
-    newest = end.step;
+    const { all, ...made } = await trainStage(placed, ports, opened);
+    end = made;
+    if (!all) return end;
+    newest = { step: end.step, unmet: false };
   }
   return end;
 }
@@ -344,7 +278,7 @@ const unfinished = ({ checkpoints }: Placed, step: number, loss?: number): RunEn
 /** Throws AppError `DoesNotFit` before the first step where a later stage would fit on no ranks that there may be. */
 async function checkStages({ settings, source, seat }: Placed, stages: readonly Stage[]): Promise<void> {
   const last = trainedModel(source, settings, stages.length - 1);
-  await checkResult(last.result, settings.out, settings.codecs);
+  await checkResult(last.result, resultAt(settings), settings.codecs);
   if (stages.length < 2) return;
   const ranks = Math.max(seat.facts.node.length, settings.spawn?.ranks ?? 0);
   const needed = rankedModel(settings, last, evenRanks(ranks));
@@ -359,7 +293,8 @@ function fitsHere({ settings, source, seat }: Placed, stage: Stage): boolean {
   return fitsRanks(needed);
 }
 
-async function trainStage(placed: Placed, ports: TrainPorts, opened: Opened): Promise<RunEnd> {
+/** `all`: whether the steps of the stage are done, and worlds have met. */
+async function trainStage(placed: Placed, ports: TrainPorts, opened: Opened): Promise<RunEnd & Pick<Made, "all">> {
   const { settings, seat } = placed;
   const { backend, model, corpus, validation, weights, rank } = opened;
   const first = seat.transport.rank === 0;
@@ -373,12 +308,12 @@ async function trainStage(placed: Placed, ports: TrainPorts, opened: Opened): Pr
     };
     const metrics = first ? new Metrics(settings.out, run.mayWrite) : undefined;
     ports.onStart({ device: backend.device, parameters: model.layout.parameters, samples: corpus.samples, weights, step: run.step });
-    const { step, loss } = await makeSteps(run, metrics, ports);
+    const { step, all, loss } = await makeSteps(run, metrics, ports);
     const end = unfinished(placed, step, loss);
-    if (step < settings.schedule.steps) return end;
-    if (first) await writeResult(run);
-    const { adapters, ...folders } = resultFolders(settings.out);
-    return { ...end, ...folders, ...(model.description !== undefined && { adapters }) };
+    if (!all || step < settings.schedule.steps) return { ...end, all };
+    if (first && (seat.group?.world ?? 0) === 0) await writeResult(run);
+    const { adapters, ...folders } = resultFolders(resultAt(settings));
+    return { ...end, ...folders, ...(model.description !== undefined && { adapters }), all };
   } finally {
     await corpus.close();
     await validation?.close();

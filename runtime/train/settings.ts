@@ -8,8 +8,9 @@ import type { Identity } from "./checkpoint.ts";
 import type { GateSetting } from "./gates/gate.ts";
 import { gateOf } from "./gates/index.ts";
 import { gateText } from "./gates/refuse.ts";
-import { checkOptimizer, optimizerIdentity, optimizerOf } from "./optimizers/index.ts";
-import type { AskedOptimizer } from "./optimizers/open.ts";
+import { checkLocal, localText } from "./local/index.ts";
+import { checkOptimizer, optimizerIdentity } from "./optimizers/index.ts";
+import { type AskedOptimizer, arithmeticOf } from "./optimizers/open.ts";
 import { checkOptimizerMemory } from "./optimizers/residency.ts";
 import type { Fssdp } from "./ranks/plan.ts";
 import type { BalanceSetting } from "./recipes/balance.ts";
@@ -33,6 +34,8 @@ export interface TrainSettings extends AskedOptimizer {
   readonly validation: string | undefined;
   /** Folder of checkpoints, metrics and the result. */
   readonly out: string;
+  /** Another folder for the result, which worlds that meet have in common; unset: the same. */
+  readonly result?: string | undefined;
   /** Sequences of a step, and of how many tokens. */
   readonly sequences: number;
   readonly sequenceLength: number;
@@ -88,7 +91,9 @@ export function checkSettings(settings: TrainSettings, maxContext: number): void
   if (!(schedule.floor >= 0 && schedule.floor <= 1)) refuse("floor", schedule.floor, "from 0 to 1");
   checkOptimizer(optimizer);
   const stores = settings.shadow ? 2 : 1; // beside what a rank owns it keeps what it shadows
-  if (optimizerMemory !== undefined) checkOptimizerMemory(optimizerOf(optimizer).state.length, optimizerMemory.bytes, stores);
+  if (optimizerMemory !== undefined) checkOptimizerMemory(arithmeticOf(settings).state.length, optimizerMemory.bytes, stores);
+  const { local, shadow = false } = settings;
+  if (local !== undefined) checkLocal({ local, steps: schedule.steps, everySteps: checkpoint.everySteps, shadow });
   for (const setting of settings.balance ?? []) checkBalance(setting);
   if (settings.adapters !== undefined) adaptersOf(settings.adapters);
   if (settings.spawn !== undefined) checkSpawn(settings.spawn, { steps: schedule.steps, init: settings.init });
@@ -105,10 +110,12 @@ interface Surroundings {
   readonly weights: string | undefined;
   /** The engine that computes, and the processor's instructions. */
   readonly numerics: string;
+  /** Which of worlds that meet it is. */
+  readonly world?: number | undefined;
 }
 
 /** What a checkpoint has to agree with for the run to go on from it. A constant rate does not ask how many steps there will be. */
-export function identityOf(settings: TrainSettings, { model, data, weights, numerics }: Surroundings): Identity {
+export function identityOf(settings: TrainSettings, { model, data, weights, numerics, world }: Surroundings): Identity {
   const { init, seed, sequences, lanes, sequenceLength, schedule, optimizer, clip, threads } = settings;
   const steps = schedule.name === "constant" ? {} : { steps: schedule.steps };
   return {
@@ -128,6 +135,8 @@ export function identityOf(settings: TrainSettings, { model, data, weights, nume
     ...optimizerIdentity(optimizer),
     clip,
     balance: (settings.balance ?? []).map(balanceText).join(",") || "none",
+    local: settings.local === undefined ? "none" : localText(settings.local),
+    ...(world !== undefined && { world }),
     adapters: settings.adapters === undefined ? "none" : adaptersText(settings.adapters),
     spawn: settings.spawn === undefined ? "none" : spawnText(settings.spawn),
     gate: settings.gate === undefined ? "none" : gateText(settings.gate),

@@ -3,6 +3,7 @@
 import { gatherAll } from "../comm/collectives.ts";
 import { type Identity, SavedModel } from "./checkpoint.ts";
 import type { Layout } from "./layout.ts";
+import type { Kept } from "./local/rounds.ts";
 import type { RankState } from "./ranks/state.ts";
 import type { Seat } from "./seat.ts";
 import type { TrainSettings } from "./settings.ts";
@@ -36,14 +37,14 @@ export const stagesAfter = (stages: readonly Stage[], step: number): readonly St
 export async function newestOnAll(
   { transport, world, holdings }: Seat,
   stages: readonly Stage[],
-  newest = -1,
-): Promise<number | undefined> {
+  newest?: Kept,
+): Promise<Kept | undefined> {
   const from = stages[holdings?.stage ?? 0]?.from ?? 0;
-  const known = from > 0 ? Math.max(newest, from) : newest;
+  const known = Math.max(newest?.step ?? -1, from > 0 ? from : -1);
   const stamp = { world, step: 0, plan: "stage" };
   const said = await gatherAll(transport, stamp, { what: "stage", layer: -1, lengthFrom: () => 1 }, Int32Array.of(known));
   const most = Math.max(...said.map(([step = -1]) => step));
-  return most < 0 ? undefined : most;
+  return most < 0 ? undefined : { step: most, unmet: false };
 }
 
 export interface Spawning {

@@ -9,6 +9,7 @@ export const wordsOf: Readonly<Record<string, string>> = {
   "init-codec": "spec.model.initCodec",
   data: "spec.data.uri",
   validation: "spec.data.validation",
+  local: "spec.local.recipe",
   "sequence-length": "spec.data.sequenceLength",
   steps: "spec.steps",
   sequences: "spec.batch.sequences",

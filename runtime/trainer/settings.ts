@@ -5,8 +5,12 @@ import { countOf, type FssdpSpec } from "../../crds/training-fssdp.ts";
 import { pathOf } from "../../crds/training-process.ts";
 import { parseAdapters } from "../train/adapters/index.ts";
 import { parseGate } from "../train/gates/index.ts";
+import { seatInWorld } from "../train/local/group.ts";
+import { parseLocal } from "../train/local/index.ts";
+import { worldSettings } from "../train/local/together.ts";
 import { knownOptions, optimizerSettings } from "../train/optimizers/index.ts";
 import { parseBalance } from "../train/recipes/index.ts";
+import type { Seat } from "../train/seat.ts";
 import type { TrainSettings } from "../train/settings.ts";
 
 const inits = { Checkpoint: "checkpoint", Random: "random" } as const;
@@ -43,13 +47,24 @@ export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
     // More ranks than lanes never come.
     spawn: spawn && { step: spawn.step, mask: Number(spawn.mask), ranks: batch.lanes },
     gate: parseGate(spec.gate),
+    local: parseLocal(spec.local.recipe),
     clip: Number(optimizer.clip),
-    shadow: spec.failurePolicy.shadow,
+    shadow: spec.failurePolicy.shadow && spec.local.data.length === 0, // worlds that meet go on from checkpoints
     checkpoint: spec.checkpoint,
     codecs: output.codecs,
     threads: spec.threadsPerRank,
     fssdp: fssdpOf(spec.fssdp),
   };
+}
+
+/** What a rank trains in which seat: where there are several worlds, in the one that it is dealt to. */
+export function placedIn(spec: MoETrainingJobSpec, seat: Seat): readonly [TrainSettings, Seat] {
+  const settings = trainSettings(spec);
+  const data = [spec.data.uri, ...spec.local.data].map(pathOf);
+  if (data.length === 1) return [settings, seat];
+  const own = seatInWorld(seat, data.length);
+  const world = own.group?.world ?? 0;
+  return [worldSettings(settings, world, data[world] as string), own];
 }
 
 /** What is Auto is left out, and found by the run. */

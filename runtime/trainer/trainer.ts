@@ -89,7 +89,8 @@ export async function startTrainer(settings: TrainerSettings, options: TrainerOp
 /** What is wrong with the spec is told by the run, in its world. */
 async function reckon({ spec }: TrainerSettings, membership: Membership, log: Log): Promise<void> {
   try {
-    membership.leastRanks = await leastRanks(trainSettings(spec));
+    const least = await leastRanks(trainSettings(spec));
+    membership.leastRanks = least === undefined ? undefined : least * (1 + spec.local.data.length); // of each world that meets others
   } catch (caught) {
     log.debug({ why: AppError.from(caught).message }, "the least ranks are not known");
   }

@@ -12,7 +12,7 @@ import type { RunEnd, TrainPorts, train } from "../train/run.ts";
 import { aloneSeat, type Seat } from "../train/seat.ts";
 import type { TlsSource } from "../wire/tls.ts";
 import { leaves, type Membership, type Place } from "./membership.ts";
-import { trainSettings } from "./settings.ts";
+import { placedIn } from "./settings.ts";
 import { type StepTimeout, stuckCode } from "./step-timeout.ts";
 
 /** A pod that is told to end waits for a world that takes what it has, from an operator that may be away; then it leaves a checkpoint. */
@@ -109,6 +109,8 @@ export class Worlds {
   async #in(place: Place): Promise<Outcome> {
     const { settings, membership, run, ports, timeout } = this.#options;
     const { epoch, members } = place;
+    // Worlds that meet hold nothing in memory that a pod could hand on: their checkpoints are what is gone on from.
+    if (leaves(place) && settings.spec.local.data.length > 0) return handedOnIn(epoch);
     const wire = members.length > 1 ? await this.#wire(place) : undefined;
     let begun = false;
     // A begin waits for all of its members, of which the newer world may be without some.
@@ -129,11 +131,12 @@ export class Worlds {
         short = true;
         ports.onShort?.(step);
       };
-      const running = run(trainSettings(settings.spec), { ...ports, onStart, stopped, next, onShort }, this.#seat(place, wire));
+      const [given, seat] = placedIn(settings.spec, this.#seat(place, wire));
+      const running = run(given, { ...ports, onStart, stopped, next, onShort }, seat);
       const end = await timeout.notStuck(running, () => wire?.ended !== undefined || membership.outdated(epoch));
-      if (leaves(place)) return { left: { code: handedOnCode, message: `world ${epoch} has what this pod had` } };
+      if (leaves(place)) return handedOnIn(epoch);
       if (short) return shortAt(end.step, place.ranks);
-      if (end.step < settings.spec.steps) return stoppedAt(end.step);
+      if (end.store === undefined) return stoppedAt(end.step);
       // The first rank writes the result, and is followed where it cannot; until then the others are there.
       return place.rank === 0 ? { end } : { left: { code: completeCode, message: `all ${end.step} steps are done` } };
     } catch (caught) {
@@ -182,6 +185,8 @@ export class Worlds {
     }
   }
 }
+
+const handedOnIn = (epoch: number): Outcome => ({ left: { code: handedOnCode, message: `world ${epoch} has what this pod had` } });
 
 const outdated = (epoch: number): AppError =>
   new AppError(`world ${epoch} is given up before it has begun: there is a newer one`, {

@@ -1,8 +1,11 @@
 // Ranks of training for tests: one alone, whose gradients can be looked at, and batches of given lanes.
 import { Loopback } from "../../runtime/comm/loopback.ts";
+import type { Hub } from "../../runtime/comm/transport.ts";
 import type { TrainingBackend } from "../../runtime/compute/training.ts";
 import type { ModelProgram } from "../../runtime/kernels/segment.ts";
 import type { Layout } from "../../runtime/train/layout.ts";
+import { seatInWorld } from "../../runtime/train/local/group.ts";
+import { worldSettings } from "../../runtime/train/local/together.ts";
 import type { RankOptions } from "../../runtime/train/ranks/options.ts";
 import type { Lane } from "../../runtime/train/ranks/passes.ts";
 import type { Fssdp } from "../../runtime/train/ranks/plan.ts";
@@ -10,7 +13,7 @@ import { type Batch, Rank, type StepEnd } from "../../runtime/train/ranks/rank.t
 import type { BalanceSetting } from "../../runtime/train/recipes/balance.ts";
 import type { RunEnd, TrainPorts } from "../../runtime/train/run.ts";
 import { train } from "../../runtime/train/run.ts";
-import { aloneSeat } from "../../runtime/train/seat.ts";
+import { aloneSeat, type Seat } from "../../runtime/train/seat.ts";
 import type { TrainSettings } from "../../runtime/train/settings.ts";
 
 export const testFssdp: Fssdp = {
@@ -67,18 +70,32 @@ export async function gradientsAt(rank: Rank, given: LoneRank, parameters: Float
 }
 
 /** A run of so many ranks in one process, each with ports of its own. Where one fails all end, with the first error. */
-export async function trainRanks(
-  ranks: number,
-  settings: TrainSettings,
-  portsOf: (rank: number) => TrainPorts,
-): Promise<readonly RunEnd[]> {
-  const hub = new Loopback(ranks);
+export function trainRanks(ranks: number, settings: TrainSettings, portsOf: (rank: number) => TrainPorts): Promise<readonly RunEnd[]> {
+  return onRanks(new Loopback(ranks), ranks, (rank, seat) => train(settings, portsOf(rank), seat));
+}
+
+/** The same of worlds that meet, each with data of its own; `settingsOf` a rank may differ. */
+export function trainGroup(hub: Hub, ranks: number, { data, settingsOf, portsOf }: GroupRun): Promise<readonly RunEnd[]> {
+  return onRanks(hub, ranks, (rank, given) => {
+    const seat = seatInWorld(given, data.length);
+    const world = seat.group?.world ?? 0;
+    return train(worldSettings(settingsOf(world), world, data[world] as string), portsOf(world, rank), seat);
+  });
+}
+
+interface GroupRun {
+  readonly data: readonly string[];
+  settingsOf(world: number): TrainSettings;
+  portsOf(world: number, rank: number): TrainPorts;
+}
+
+async function onRanks(hub: Hub, ranks: number, run: (rank: number, seat: Seat) => Promise<RunEnd>): Promise<readonly RunEnd[]> {
   const all = Array.from({ length: ranks }, (_, rank) => rank);
   const facts = { node: all, speed: all.map(() => 1) };
   let failed: { readonly error: unknown } | undefined;
   const ends = all.map(async (rank) => {
     try {
-      return await train(settings, portsOf(rank), { transport: hub.transport(rank), world: 1, facts });
+      return await run(rank, { transport: hub.transport(rank), world: 1, facts });
     } catch (caught) {
       failed ??= { error: caught };
       hub.end(caught);

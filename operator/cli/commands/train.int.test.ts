@@ -78,11 +78,28 @@ test("text, Ctrl-C, and on to a model that can be inspected", async () => {
   assert.equal(inspected.code, 0, inspected.stderr);
 });
 
+test("worlds of several data meet, and one model comes of them", async () => {
+  const worlds = join(folder, "worlds");
+  const local = ["--local", "fedspeed:2:0.5:0", "--checkpoint-every", "2", "--json"];
+  const args = line(4).map((each) => (each === out ? worlds : each));
+  const done = await enodia([...args, "--data", data, ...local]);
+  assert.equal(done.code, 0, done.stderr);
+  for (const world of [0, 1]) assert.match(done.stderr, new RegExp(`^world ${world}: .* parameters`, "m"));
+  assert.equal(JSON.parse(done.stdout).store, join(worlds, "store"));
+  for (const path of ["world-0/metrics.jsonl", "world-1/checkpoints/step-00000004", "huggingface/model.safetensors"])
+    assert.ok(existsSync(join(worlds, path)), path);
+});
+
 const wrong: Record<string, { readonly args: readonly string[]; readonly message: RegExp }> = {
   "no model": { args: ["train", "--steps", "3"], message: /--model is missing/ },
   "steps that are no number": { args: [...line(1).slice(0, 7), "--steps", "many"], message: /--steps is "many"; it must be a number/ },
   "a schedule that is none": { args: [...line(1), "--schedule", "step"], message: /--schedule is "step"; it must be constant or cosine/ },
   "a recipe of balance that is none": { args: [...line(1), "--balance", "luck:1"], message: /--balance has "luck"; known are switch:RATE/ },
+  "data of worlds that nothing joins": { args: [...line(1), "--data", data], message: /--data is given 2 times; --local says how/ },
+  "one world that meets nobody": {
+    args: [...line(1), "--local", "fedavg:1"],
+    message: /--local has 1 --data; give one for each of 2 to 64/,
+  },
   "a setting of another optimizer": {
     args: [...line(1), "--optimizer", "sgd", "--beta2", "0.9"],
     message: /--beta2 is no setting of --optimizer sgd; leave it out, it has --beta1, --weight-decay/,

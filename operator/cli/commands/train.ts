@@ -7,8 +7,10 @@ import { AppError } from "../../../crds/common.ts";
 import { type CodecName, codecNames, optimizerNames, scheduleNames } from "../../../crds/names.ts";
 import { adaptersUsage, parseAdapters } from "../../../runtime/train/adapters/index.ts";
 import { gateUsage, parseGate } from "../../../runtime/train/gates/index.ts";
+import { localUsage, parseLocal } from "../../../runtime/train/local/index.ts";
 import { type OptimizerSettings, optimizerSettings, optimizerUsage } from "../../../runtime/train/optimizers/index.ts";
 import { balanceUsage, parseBalance } from "../../../runtime/train/recipes/index.ts";
+import type { RunEnd, TrainPorts } from "../../../runtime/train/run.ts";
 import { inits, type TrainSettings } from "../../../runtime/train/settings.ts";
 import { parseSpawn, spawnUsage } from "../../../runtime/train/spawn.ts";
 import { Recorder } from "../../../runtime/train/trace/recorder.ts";
@@ -22,7 +24,7 @@ const help = `usage: enodia train --model DIR --data DIR --out DIR --steps N [op
 Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same line goes on from the newest one, bit for bit.
 
           --model DIR    a model store, a Hugging Face folder, or a folder with config.json and tokenizer (--init random)
-          --data DIR     token data of "enodia data import"
+          --data DIR     token data of "enodia data import"; again for each world of --local
           --out DIR      checkpoints/, metrics.jsonl, and at the end store/ and huggingface/
           --steps N      steps in all
           --init NAME    checkpoint: the weights of --model; random: drawn from --seed (default: checkpoint)
@@ -42,6 +44,8 @@ Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same li
                          into store/ and huggingface/, and lie in adapters/ as they are (default: the model's are trained)
           --spawn ${spawnUsage}   begins with one expert a layer; after that step the model's are born of it, that part masked (default: no)
           --gate G       the gate that it is trained by, and ends without: ${gateUsage}
+          --local L      worlds, one for each --data, make steps alone and meet at a mean: ${localUsage};
+                         checkpoints and metrics of each lie in world-0/ and so on (default: one world)
           --clip X       norm that gradients are cut to (default: 1)
           --checkpoint-every N, --keep N   steps between checkpoints, and how many stay (default: 100, 3)
           --codec LIST   codecs of the store that is written (default: f32)
@@ -53,7 +57,7 @@ example   enodia data import texts/ --model smol-moe --out tokens && enodia trai
 
 const options = {
   model: { type: "string" },
-  data: { type: "string" },
+  data: { type: "string", multiple: true },
   out: { type: "string" },
   steps: { type: "string" },
   init: { type: "string", default: "checkpoint" },
@@ -77,6 +81,7 @@ const options = {
   adapters: { type: "string", default: "" },
   spawn: { type: "string", default: "" },
   gate: { type: "string", default: "" },
+  local: { type: "string", default: "" },
   clip: { type: "string", default: "1" },
   "checkpoint-every": { type: "string", default: "100" },
   keep: { type: "string", default: "3" },
@@ -90,14 +95,25 @@ const options = {
 const parse = (args: readonly string[]) => parseArgs({ args: [...args], options }).values;
 type Values = ReturnType<typeof parse>;
 /** Options that have a value. */
-type Text = Exclude<keyof typeof options, "json" | "help">;
+type Text = Exclude<keyof typeof options, "data" | "json" | "help">;
 
 const refused = (message: string): AppError => new AppError(message, { code: "BadOption", operation: "reading the command line" });
+
+const missing = (name: string, what: string): AppError => refused(`--${name} is missing: ${what}; --help tells more`);
+
+/** Folders of token data, one for each world. */
+function dataOf({ data = [], local }: Values): readonly [string, ...string[]] {
+  const [first, ...others] = data;
+  if (first === undefined || data.includes("")) throw missing("data", 'a folder that "enodia data import" wrote');
+  if (others.length > 0 && local === "")
+    throw refused(`--data is given ${data.length} times; --local says how their worlds meet: ${localUsage}`);
+  return [first, ...others];
+}
 
 function required(values: Values, name: Text, what: string): string {
   const value = values[name];
   if (typeof value === "string" && value !== "") return value;
-  throw refused(`--${name} is missing: ${what}; --help tells more`);
+  throw missing(name, what);
 }
 
 /** Bounds are checked with the settings (runtime/train/settings.ts). */
@@ -132,7 +148,7 @@ function codecs(text: string): readonly CodecName[] {
 function settingsOf(values: Values): TrainSettings {
   required(values, "steps", "how many steps to make in all");
   const model = required(values, "model", "the folder of the model");
-  const data = required(values, "data", 'a folder that "enodia data import" wrote');
+  const [data] = dataOf(values);
   const out = required(values, "out", "the folder of checkpoints and result");
   return {
     model,
@@ -158,11 +174,21 @@ function settingsOf(values: Values): TrainSettings {
     adapters: parseAdapters(values.adapters),
     spawn: parseSpawn(values.spawn),
     gate: parseGate(values.gate),
+    local: parseLocal(values.local),
     clip: number(values, "clip"),
     checkpoint: { everySteps: number(values, "checkpoint-every"), keep: number(values, "keep") },
     codecs: codecs(values.codec),
     threads: number(values, "threads"),
   };
+}
+
+async function trained(settings: TrainSettings, data: readonly string[], portsOf: (world: number) => TrainPorts): Promise<RunEnd> {
+  if (settings.local !== undefined) {
+    const { trainWorlds } = await import("../../../runtime/train/local/together.ts");
+    return trainWorlds(settings, data, portsOf);
+  }
+  const { train } = await import("../../../runtime/train/run.ts");
+  return train(settings, portsOf(0));
 }
 
 export async function run(args: readonly string[]): Promise<number> {
@@ -174,7 +200,7 @@ export async function run(args: readonly string[]): Promise<number> {
     return 0;
   }
   const settings = settingsOf(values);
-  const { train } = await import("../../../runtime/train/run.ts");
+  const data = dataOf(values);
   const { steps } = settings.schedule;
   const now = (): number => performance.now();
   const recorder = values.trace === undefined ? undefined : new Recorder(now);
@@ -191,18 +217,24 @@ export async function run(args: readonly string[]): Promise<number> {
   };
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, stop);
   try {
-    const end = await train(settings, {
+    // The bar is of the first world, and so is a trace; others say where they begin.
+    const portsOf = (world: number): TrainPorts => ({
       now,
       stopped: () => stopped,
-      recorder,
+      recorder: world === 0 ? recorder : undefined,
       onStart({ device, parameters, samples, weights, step }) {
         const from = step === 0 ? weights : `going on after step ${step}`;
-        progress.say(`${(parameters / 1e6).toFixed(1)} million parameters, ${samples} sequences, ${device}, ${from}`);
+        const who = data.length > 1 ? `world ${world}: ` : "";
+        progress.say(`${who}${(parameters / 1e6).toFixed(1)} million parameters, ${samples} sequences, ${device}, ${from}`);
       },
-      onStep: (report) => progress.step(report),
-      onValidation: ({ step, loss }) =>
-        progress.say(`step ${step}: validation loss ${loss.toFixed(4)}, perplexity ${Math.exp(loss).toFixed(2)}`),
+      onStep(report) {
+        if (world === 0) progress.step(report);
+      },
+      onValidation({ step, loss }) {
+        if (world === 0) progress.say(`step ${step}: validation loss ${loss.toFixed(4)}, perplexity ${Math.exp(loss).toFixed(2)}`);
+      },
     });
+    const end = await trained(settings, data, portsOf);
     if (values.trace !== undefined && recorder !== undefined) await writeFile(values.trace, chromeTrace([recorder.take()]));
     const told =
       end.store === undefined

@@ -38,6 +38,8 @@ export interface MemoryProblem {
   readonly owned: number;
   /** Parameters that it keeps for another rank. */
   readonly shadowed: number;
+  /** Parameters that are kept as they are while gradients are taken elsewhere; 0 where they are taken where they are. */
+  readonly climbed: number;
   /** Copies that the rank has of each layer. */
   readonly copies: readonly number[];
   /** Copies are dropped after forward, and come again. */
@@ -58,14 +60,14 @@ export function copyBytes({ copies, expert, rematerialize }: Pick<MemoryProblem,
 
 /**
  * Bytes of a rank but for frames, the rows of others among them, and what the engine takes while it computes. State: parameter,
- * gradient and optimizer state of what it owns and shadows. Sums: copies; sums of lanes; what is frozen; the dense part where it owns some
- * of it only, and gradients of the dense part as backward adds to them and as they wait. Kept: what layers keep.
+ * gradient and optimizer state of what it owns and shadows. Sums: copies; sums of lanes; what is frozen or stays behind; the dense part
+ * where it owns some of it only, and gradients of the dense part as backward adds to them and as they wait. Kept: what layers keep.
  */
 export function rankBytes(problem: MemoryProblem) {
-  const { dense, denseOwned, expert, frozen, owned, shadowed, partials, stateBytes, subtrees, tied } = problem;
+  const { climbed, dense, denseOwned, expert, frozen, owned, shadowed, partials, stateBytes, subtrees, tied } = problem;
   const state = 2 * floatBytes * (owned * expert + denseOwned + shadowed) + stateBytes;
   const denseBytes = floatBytes * ((denseOwned < dense ? dense : 0) + (dense + tied) * (1 + subtrees));
-  const sums = copyBytes(problem) + partials * expert * floatBytes + denseBytes + frozen * floatBytes;
+  const sums = copyBytes(problem) + partials * expert * floatBytes + denseBytes + (frozen + climbed) * floatBytes;
   const kept = problem.kept * floatBytes;
   return { state, sums, kept, all: state + sums + kept };
 }

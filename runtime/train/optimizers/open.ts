@@ -1,5 +1,8 @@
 // Opens the arrays of a run as it asks for them: which optimizer, and how much of its state may be in memory. Shell.
+import { corrected } from "../local/corrected.ts";
+import type { LocalSetting } from "../local/local.ts";
 import { type OptimizerSettings, optimizerOf } from "./index.ts";
+import type { Optimizer } from "./optimizer.ts";
 import { heldFloats, type Residency, residencyOf, wholeResidency } from "./residency.ts";
 import { OptimizerState } from "./state.ts";
 import { openStateFile } from "./state-file.ts";
@@ -14,25 +17,31 @@ export interface AskedOptimizer {
   readonly optimizer: OptimizerSettings;
   /** Unset: all state is in memory. Bits are the same. */
   readonly optimizerMemory?: StateMemory | undefined;
+  /** How worlds that meet correct its gradients; unset: there is one world. */
+  readonly local?: LocalSetting | undefined;
 }
+
+/** The optimizer as it is asked for, with all that it keeps. */
+export const arithmeticOf = ({ optimizer, local }: AskedOptimizer): Optimizer =>
+  local === undefined ? optimizerOf(optimizer) : corrected(optimizerOf(optimizer), local);
 
 /** Of so many stores of one rank, which have equal parts of its memory. */
 export function sharedBy(asked: AskedOptimizer, stores: number): AskedOptimizer {
-  const { optimizer, optimizerMemory: memory } = asked;
-  return { optimizer, optimizerMemory: memory && { bytes: Math.floor(memory.bytes / stores), folder: memory.folder } };
+  const { optimizer, local, optimizerMemory: memory } = asked;
+  return { optimizer, local, optimizerMemory: memory && { bytes: Math.floor(memory.bytes / stores), folder: memory.folder } };
 }
 
-function residency({ optimizer, optimizerMemory }: AskedOptimizer, floats: number): Residency {
-  if (optimizerMemory === undefined) return wholeResidency(floats);
-  return residencyOf(floats, optimizerOf(optimizer).state.length, optimizerMemory.bytes);
+function residency(asked: AskedOptimizer, floats: number): Residency {
+  if (asked.optimizerMemory === undefined) return wholeResidency(floats);
+  return residencyOf(floats, arithmeticOf(asked).state.length, asked.optimizerMemory.bytes);
 }
 
 /** Bytes in memory of the state of `floats` parameters, by the law. */
 export function stateBytes(asked: AskedOptimizer, floats: number): number {
-  return heldFloats(residency(asked, floats)) * optimizerOf(asked.optimizer).state.length * Float32Array.BYTES_PER_ELEMENT;
+  return heldFloats(residency(asked, floats)) * arithmeticOf(asked).state.length * Float32Array.BYTES_PER_ELEMENT;
 }
 
 export function openState(asked: AskedOptimizer, floats: number): Promise<OptimizerState> {
   const openFile = (bytes: number) => openStateFile(asked.optimizerMemory?.folder ?? "", bytes);
-  return OptimizerState.open({ optimizer: optimizerOf(asked.optimizer), residency: residency(asked, floats), openFile });
+  return OptimizerState.open({ optimizer: arithmeticOf(asked), residency: residency(asked, floats), openFile });
 }

@@ -30,10 +30,10 @@ export interface StepFacts {
 }
 
 /** Parameters `p`, gradients `g`, and the optimizer's own arrays by their names. */
-type Arrays = Readonly<Record<string, Float32Array>>;
+export type Arrays = Readonly<Record<string, Float32Array>>;
 
 /** What instructions read: numbers of the step, and arrays as they are by now. */
-interface Operands<Number extends string> {
+export interface Operands<Number extends string> {
   number(name: Number): Code;
   array(name: string): Code;
 }

@@ -8,6 +8,7 @@ import { shadowsOf } from "../../placement/training/shadows.ts";
 import { borrowedFloats } from "../borrowed.ts";
 import { keptFloats } from "../kept.ts";
 import type { Layout } from "../layout.ts";
+import { localOf } from "../local/index.ts";
 import { floatsMax } from "../optimizers/kernel.ts";
 import { type AskedOptimizer, sharedBy, stateBytes } from "../optimizers/open.ts";
 import type { Fssdp, RankFacts } from "./plan.ts";
@@ -28,10 +29,10 @@ export interface RankedModel extends AskedOptimizer {
   readonly shadow?: boolean | undefined;
 }
 
-/** Bytes of this machine, or of the container where that has a limit. */
-function memoryThere(): number {
+/** Bytes of this machine, or of the container where that has a limit, for each of the worlds that share them. */
+export function memoryThere(worlds = 1): number {
   const limit = process.constrainedMemory(); // 0 without one
-  return limit > 0 ? Math.min(limit, totalmem()) : totalmem();
+  return (limit > 0 ? Math.min(limit, totalmem()) : totalmem()) / worlds;
 }
 
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
@@ -47,6 +48,8 @@ export function memoryProblem(model: RankedModel, rank: number): MemoryProblem {
   const shadowed = ownedFloats(shape, shadows.indexOf(rank), ranks);
   const each = sharedBy(model, shadows.length > 0 ? 2 : 1);
   const own = laneIntervals(fssdp.lanesAtOnce, facts.speed)[rank] ?? { from: 0, to: 0 };
+  const climbs = model.local !== undefined && localOf(model.local).radius(model.local.numbers) > 0;
+  const ownFloats = ownedFloats(shape, rank, ranks);
   const tokens = lanesIn(own) * (batch.sequences / batch.lanes) * batch.sequenceLength;
   return {
     dense: shape.denseFloats,
@@ -57,7 +60,8 @@ export function memoryProblem(model: RankedModel, rank: number): MemoryProblem {
     expert: shape.expertFloats,
     owned: owned.reduce((a, b) => a + b, 0),
     shadowed,
-    stateBytes: stateBytes(each, ownedFloats(shape, rank, ranks)) + stateBytes(each, shadowed),
+    stateBytes: stateBytes(each, ownFloats) + stateBytes(each, shadowed),
+    climbed: climbs ? ownFloats + (ranks > 1 ? shape.denseFloats : 0) : 0,
     copies: homes.map((row, layer) => Math.min(fssdp.memorySlots, row.length - (owned[layer] as number))),
     rematerialize: fssdp.rematerialize === "AfterForward",
     // The one that backward adds to; among ranks, those that wait for the sum of the lanes before, of a layer and of the one after it.

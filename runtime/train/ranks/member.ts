@@ -1,6 +1,5 @@
 // A member of a world at its begin, by the options that all members have: a rank that makes steps from there on, or one that leaves and
 // hands over what it has.
-import type { Transport } from "../../comm/transport.ts";
 import type { StepFacts } from "../optimizers/optimizer.ts";
 import { rateOf } from "../schedule.ts";
 import { type Begin, beginWorld } from "./begin.ts";
@@ -13,17 +12,6 @@ import { type Shape, shapeOf } from "./shape.ts";
 /** Tells a run's settings and facts from others: they decide frames, as plans do. */
 export function runHash({ layout, seat, frozen: _ofModel, optimizerMemory: _changesNoBits, ...settings }: RankOptions): string {
   return planHash({ settings, facts: seat.facts, layout });
-}
-
-/** The first ranks of those that a transport reaches. */
-export function firstRanks(transport: Transport, ranks: number): Transport {
-  const { rank } = transport;
-  return {
-    rank,
-    ranks,
-    send: (to, stamp, name, payload) => transport.send(to, stamp, name, payload),
-    receive: (from, stamp, wanted) => transport.receive(from, stamp, wanted),
-  };
 }
 
 /** The stores of a rank of the world; those of one that leaves have no room. */

@@ -25,6 +25,16 @@ export class RankMemory extends UnitState {
     return super.stateBytes + (this.dense.buffer === this.ownDense("p").buffer ? 0 : this.dense.byteLength);
   }
 
+  /** Dense parameters of other ranks are to come anew after it, and come back with the rest. */
+  override climb(scale: number): () => void {
+    const before = this.dense.buffer === this.ownDense("p").buffer ? undefined : this.dense.slice();
+    const back = super.climb(scale);
+    return () => {
+      back();
+      if (before !== undefined) this.dense.set(before);
+    };
+  }
+
   /** Bytes of copies held at once, at most, since this was asked last. */
   takeCopyBytesMost(): number {
     const bytes = this.#copyFloatsMost * Float32Array.BYTES_PER_ELEMENT;

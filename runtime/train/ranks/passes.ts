@@ -218,3 +218,10 @@ async function inTurn<T, U>(items: readonly T[], run: (item: T, index: number) =
   for (const [index, item] of items.entries()) results.push(await run(item, index));
   return results;
 }
+
+/** Lanes, one after another. */
+export async function readAll(numbers: readonly number[], read: (number: number) => Promise<Lane>): Promise<Lane[]> {
+  const lanes: Lane[] = [];
+  for (const number of numbers) lanes.push(await read(number));
+  return lanes;
+}

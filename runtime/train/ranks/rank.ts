@@ -1,7 +1,7 @@
 // One rank's part in a step of training: its lanes forward and backward, wave by wave, the experts that it hosts, sums home, and the
 // update of what it owns. All ranks run the same code and meet in the exchanges; how many they are, one among them, changes no bits.
-import { AppError } from "../../../crds/common.ts";
 import { gatherAll } from "../../comm/collectives.ts";
+import { partOf } from "../../comm/part.ts";
 import type { Stamp } from "../../comm/transport.ts";
 import type { TrainingBackend } from "../../compute/training.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
@@ -9,6 +9,8 @@ import { type Interval, laneIntervals, lanesIn, lanesOfWaves } from "../../place
 import type { Rates } from "../../placement/training/rates.ts";
 import type { LayerLoads } from "../../placement/training/spread.ts";
 import { frozenViews } from "../layout.ts";
+import { localOf } from "../local/index.ts";
+import type { Share } from "../local/outer.ts";
 import { rateOf } from "../schedule.ts";
 import { Meter } from "../trace/meter.ts";
 import { recordedBackend } from "../trace/recorder.ts";
@@ -18,15 +20,16 @@ import { sumDense } from "./dense-exchange.ts";
 import { roomFor } from "./fits.ts";
 import { Holdings } from "./holdings.ts";
 import { moveHomes } from "./homes.ts";
-import { beginOf, factsOf, firstRanks, normIn, runHash, storesOf } from "./member.ts";
+import { beginOf, factsOf, normIn, runHash, storesOf } from "./member.ts";
 import type { RankMemory } from "./memory.ts";
 import type { RankOptions } from "./options.ts";
-import { type Lane, type LaneLoss, Passes } from "./passes.ts";
+import { type Lane, type LaneLoss, Passes, readAll } from "./passes.ts";
 import { Planning, planHash } from "./plan.ts";
 import { RankRates } from "./rates.ts";
 import type { RankStores } from "./shadow.ts";
-import { firstHomes, ownedDense, type Shape, shapeOf } from "./shape.ts";
+import { firstHomes, homesOfUnits, ownedDense, type Shape, shapeOf, stateUnits } from "./shape.ts";
 import { RankState } from "./state.ts";
+import { checkLosses, checkNorm, tallyOf } from "./tally.ts";
 import { columnSums, PassStopped, Wave } from "./wave.ts";
 
 /** The batch of a step. */
@@ -124,7 +127,7 @@ export class Rank {
   static async open(backend: TrainingBackend, given: RankOptions): Promise<Rank> {
     const { program, layout, sequenceLength, balance, fssdp, frozen: tensors = {} } = given;
     const ranks = given.seat.facts.node.length;
-    const options = { ...given, seat: { ...given.seat, transport: firstRanks(given.seat.transport, ranks) } };
+    const options = { ...given, seat: { ...given.seat, transport: partOf(given.seat.transport, 0, ranks) } };
     const shape = shapeOf(layout, ranks);
     const stores = await storesOf(options, shape);
     const frozen = {
@@ -147,6 +150,17 @@ export class Rank {
     this.#planning.homes = begun.homes;
     await this.#allDense(this.#stamp(begun.step, "dense part"));
     return begun;
+  }
+
+  /** What worlds exchange when they meet. */
+  get share(): Share {
+    return {
+      units: stateUnits(this.#shape),
+      homes: homesOfUnits(this.#shape, this.#planning.homes),
+      rank: this.#options.seat.transport.rank,
+      state: this.#memory,
+      spread: (step) => this.#allDense(this.#stamp(step, "met")),
+    };
   }
 
   /** Lanes of this rank in a step, ascending. */
@@ -183,36 +197,26 @@ export class Rank {
     const hosts = homes.map((_, layer) => this.#planning.hostsBefore(layer));
     const stamp = this.#stamp(step, { homes, hosts });
     const { lanes, fssdp } = this.#options;
-    this.#memory.clearGradients();
     const complete = (layer: number): void => this.#stores.startGradients(transport, stamp, { layer, homes: homes[layer] ?? [] });
     const turn = { stamp, hosts, lanes, wave: fssdp.lanesAtOnce, stopped, complete };
-    const done = await this.#gradients(turn, batch);
-    if (done === undefined) {
-      this.#passes.drop();
-      return undefined;
-    }
+    const done = await this.#summed(turn, batch);
+    if (done === undefined || !(await this.#climbed(turn, batch))) return undefined;
     const rows = done.rows.map(columnSums);
     this.#planning.add(rows);
-    const losses = await this.#allLosses(stamp, done.losses);
-    const broken = losses.findIndex(({ loss }) => !Number.isFinite(loss));
-    if (broken >= 0) await refuseLoss(step, broken, batch);
-    const all = { transport, stamp, memory: this.#memory, shape: this.#shape };
-    await sumDense({ ...all, ranges: this.#passes.ranges, lanes: this.#lanesOf() });
     this.#stores.startGradients(transport, stamp);
     await this.#stores.gradientsArrived();
     // A rank that is lost in here costs the step, which is told when it is made again; one that is made already would not be.
     if (fssdp.measured === true) this.#planning.rates = (await this.#rates.after(step, stamp)) ?? this.#planning.rates;
     this.#holdings.prepared(step, (tally) => this.#update(step, tally, rows));
-    const tally = await this.#squares(stamp);
+    const tally = await this.#tally(stamp);
     const gradientNorm = normIn(tally);
-    if (!Number.isFinite(gradientNorm))
-      throw notFinite(`step ${step}: the norm of the gradients is not finite; lower --learning-rate and go on from a checkpoint`);
+    checkNorm(step, gradientNorm);
     this.#holdings.tallied(step, tally);
     await this.#holdings.update(step);
     await this.#allDense(stamp);
     const rate = rateOf(this.#options.schedule, step);
     const { sequences, sequenceLength } = this.#options;
-    const sumOf = (what: keyof LaneLoss): number => losses.reduce((sum, own) => sum + own[what], 0);
+    const sumOf = (what: keyof LaneLoss): number => done.losses.reduce((sum, own) => sum + own[what], 0);
     return {
       loss: sumOf("loss") / (sequences * sequenceLength),
       balanceLoss: sumOf("balance"),
@@ -246,6 +250,38 @@ export class Rank {
     const found = new Array<number>(groups).fill(0);
     for (const [rank, part] of all.entries()) for (const [i, loss] of part.entries()) found[dealt[rank]?.[i] as number] = loss;
     return found;
+  }
+
+  /** Gradients of all lanes at their owners, but for what shadows wait for; undefined where it was stopped. */
+  async #summed(turn: Turn, batch: Batch) {
+    const { stamp } = turn;
+    this.#memory.clearGradients();
+    const done = await this.#gradients(turn, batch);
+    if (done === undefined) {
+      this.#passes.drop();
+      return undefined;
+    }
+    const losses = await this.#allLosses(stamp, done.losses);
+    await checkLosses(stamp.step, losses, (lane) => batch.documents(lane));
+    const all = { transport: this.#options.seat.transport, stamp, memory: this.#memory, shape: this.#shape };
+    await sumDense({ ...all, ranges: this.#passes.ranges, lanes: this.#lanesOf() });
+    return { ...done, losses };
+  }
+
+  /** Takes gradients anew a little uphill, for parameters as they are, where the run asks for it; false where it was stopped. */
+  async #climbed(turn: Turn, batch: Batch): Promise<boolean> {
+    const { local } = this.#options;
+    const radius = local === undefined ? 0 : localOf(local).radius(local.numbers);
+    if (radius === 0) return true;
+    const norm = normIn(await this.#tally(turn.stamp));
+    const back = this.#memory.climb(norm > 0 ? radius / norm : 0);
+    try {
+      const stamp = this.#stamp(turn.stamp.step, { climbedFrom: turn.stamp.plan });
+      await this.#allDense(stamp);
+      return (await this.#summed({ ...turn, stamp }, batch)) !== undefined;
+    } finally {
+      back();
+    }
   }
 
   /** Undefined where it was stopped. */
@@ -338,23 +374,9 @@ export class Rank {
     return found;
   }
 
-  /** Squares of all gradients: of dense pieces, then of experts, in their order. They are what a step is committed by. */
-  async #squares(stamp: Stamp): Promise<Float64Array> {
+  #tally(stamp: Stamp): Promise<Float64Array> {
     const { transport } = this.#options.seat;
-    const own: number[] = [];
-    const owners: number[] = [];
-    for (const { from, to, owner } of this.#shape.pieces) {
-      own.push(owner === transport.rank ? this.#memory.denseSquares(from, to) : 0);
-      owners.push(owner);
-    }
-    for (const [layer, homes] of this.#planning.homes.entries())
-      for (const [expert, owner] of homes.entries()) {
-        own.push(owner === transport.rank ? this.#memory.expertSquares(layer, expert) : 0);
-        owners.push(owner);
-      }
-    const name = { what: "squares", layer: -1, lengthFrom: () => own.length };
-    const all = await gatherAll(transport, stamp, name, Float64Array.from(own));
-    return Float64Array.from(owners, (owner, i) => all[owner]?.[i] as number);
+    return tallyOf({ transport, stamp, shape: this.#shape, homes: this.#planning.homes, memory: this.#memory });
   }
 
   /** Makes a step in all that is here. Biases have no gradient, so that they are moved before is no other than after. */
@@ -373,19 +395,4 @@ export class Rank {
     const parts = await gatherAll(transport, stamp, named, this.#memory.ownDense("p"));
     for (const [rank, part] of parts.entries()) this.#memory.dense.set(part, ownedDense(this.#shape, rank).from);
   }
-}
-
-async function readAll(numbers: readonly number[], read: (number: number) => Promise<Lane>): Promise<Lane[]> {
-  const lanes: Lane[] = [];
-  for (const number of numbers) lanes.push(await read(number));
-  return lanes;
-}
-
-const notFinite = (message: string): AppError => new AppError(message, { code: "NonFiniteLoss", operation: "training" });
-
-async function refuseLoss(step: number, lane: number, batch: Batch): Promise<never> {
-  throw notFinite(
-    `step ${step}: the loss of lane ${lane} is not finite (documents ${await batch.documents(lane)}); ` +
-      "lower --learning-rate or --clip, or import the text without these documents, and go on from a checkpoint",
-  );
 }

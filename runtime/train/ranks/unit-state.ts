@@ -145,6 +145,14 @@ export class UnitState {
     if (own.buffer !== dense.buffer) own.set(dense.subarray(this.#owned.from, this.#owned.to));
   }
 
+  /** Goes a way along the gradients; what is returned brings everything back, to the bit. */
+  climb(scale: number): () => void {
+    const { p, g } = this.#state;
+    const before = p.slice();
+    for (let i = 0; i < p.length; i++) p[i] = (p[i] as number) + scale * (g[i] as number);
+    return () => p.set(before);
+  }
+
   clearGradients(): void {
     this.#state.g.fill(0);
   }

@@ -1,0 +1,12 @@
+// Some ranks of a transport as a transport of their own, in which they count from 0.
+import type { Transport } from "./transport.ts";
+
+/** The ranks from..from+ranks-1; a rank past them that has such a part reaches them all the same. */
+export function partOf(transport: Transport, from: number, ranks: number): Transport {
+  return {
+    rank: transport.rank - from,
+    ranks,
+    send: (to, stamp, name, payload) => transport.send(from + to, stamp, name, payload),
+    receive: (rank, stamp, wanted) => transport.receive(from + rank, stamp, wanted),
+  };
+}
