@@ -53,6 +53,10 @@ const changes: Record<string, unknown> = {
   "schedule.floor": "0.2",
   balance: "switch:0.01",
   adapters: "mixlora:8:2:4",
+  gate: "dense-to-sparse:4:0.05:5",
+  "spawn.step": 5,
+  "spawn.mask": "0.25",
+  "spawn.replicasBefore": 2,
   memoryPerRank: "2Gi",
   threadsPerRank: 2,
   "checkpoint.everySteps": 5,
@@ -73,6 +77,7 @@ const elsewhere = ["elasticity.minReplicas", "optimizer.name", "podTemplate.meta
 function jobWith(path?: string, value?: unknown): MoETrainingJob {
   const spec: any = structuredClone(base);
   const parts = path?.split(".") ?? [];
+  if (parts[0] === "spawn") spec.spawn = { step: 4 }; // which none of the others is without
   parts.reduce((at, part, i) => {
     at[part] = i === parts.length - 1 ? value : (at[part] ?? {});
     return at[part];
@@ -109,7 +114,8 @@ test("every field of the spec is in one of the lists", () => {
 
 for (const [path, value] of Object.entries(changes)) {
   test(`something follows of ${path}`, () => {
-    assert.notDeepEqual(outcome(jobWith(path, value)), outcome(jobWith()));
+    const before = path.startsWith("spawn.") ? jobWith("spawn.step", 4) : jobWith();
+    assert.notDeepEqual(outcome(jobWith(path, value)), outcome(before));
   });
 }
 

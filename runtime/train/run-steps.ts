@@ -5,7 +5,7 @@ import { unmetFolder } from "./local/going-on.ts";
 import type { Outer } from "./local/outer.ts";
 import { sparedBefore } from "./local/rounds.ts";
 import type { Metrics } from "./metrics.ts";
-import type { TrainPorts } from "./run.ts";
+import type { TrainPorts } from "./ports.ts";
 import type { identityOf } from "./settings.ts";
 import type { Stage } from "./stages.ts";
 import { type Machine, runStep, validationLoss } from "./step.ts";

@@ -5,14 +5,14 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import { createTraining } from "../compute/open-training.ts";
-import type { TrainingBackend, WeightViews } from "../compute/training.ts";
-import { newestCheckpoint, readCheckpoint, SavedModel, writeCheckpoint } from "./checkpoint.ts";
+import type { TrainingBackend } from "../compute/training.ts";
+import { newestCheckpoint, readCheckpoint, SavedModel } from "./checkpoint.ts";
 import { type Corpus, openCorpus } from "./corpus.ts";
 import { checkGroup, outerOf, placeAmong, unmetFolder } from "./local/going-on.ts";
-import type { Outer } from "./local/outer.ts";
-import { type Kept, sparedBefore } from "./local/rounds.ts";
+import type { Kept } from "./local/rounds.ts";
 import { Metrics } from "./metrics.ts";
 import { evenRanks, rankedModel } from "./needs.ts";
+import type { TrainPorts } from "./ports.ts";
 import { checkMemory, fitsBeside, fitsRanks, memoryThere } from "./ranks/fits.ts";
 import { leaveWorld } from "./ranks/member.ts";
 import type { Fssdp } from "./ranks/plan.ts";
@@ -24,40 +24,10 @@ import { checkSettings, identityOf, type TrainSettings } from "./settings.ts";
 import { type ModelSource, openSource } from "./source.ts";
 import { newestOnAll, type Stage, spawnFrom, stagesAfter, stagesOf } from "./stages.ts";
 import { openStart, type Start } from "./start.ts";
-import { type Machine, type RanksReport, runStep, type StepReport, validationLoss } from "./step.ts";
+import type { Machine } from "./step.ts";
 import { type Clocked, recordedBackend, recordedTransport } from "./trace/recorder.ts";
 import { type TrainedModel, trainedModel } from "./trained.ts";
 import { Writer } from "./writer.ts";
-
-export interface TrainPorts {
-  /** Now, in milliseconds. */
-  now(): number;
-  /** True once the run is to stop. Alone, a rank is asked before each part of each lane; among others, at the beginning of each step and
-   *  at each layer forward, and all stop where one is to. */
-  stopped(): boolean;
-  /** The world that follows this one, where one is known, and the place in it: state is handed on there, past the ranks by one that leaves.
-   *  Unset, or undefined: none is known, and who stops leaves a checkpoint. */
-  next?(): { readonly ranks: number; readonly rank: number } | undefined;
-  onStart(start: RunStart): void;
-  onStep(report: StepReport & { readonly seconds: number }): void;
-  /** Is told how each step lay on ranks. */
-  onRanks?(report: RanksReport): void;
-  onValidation(report: { readonly step: number; readonly loss: number }): void;
-  /** After this step there is no room on these ranks for the experts that spawn: the run ends, to go on with more ranks. */
-  onShort?(step: number): void;
-  /** Is told where the time of steps goes. Unset: nothing stands before what computes and sends. */
-  readonly recorder?: Clocked | undefined;
-}
-
-interface RunStart {
-  readonly device: string;
-  readonly parameters: number;
-  readonly samples: number;
-  /** Where its weights are from, for people. */
-  readonly weights: string;
-  /** Steps that a checkpoint has already. */
-  readonly step: number;
-}
 
 export interface RunEnd {
   /** Steps made in all. */

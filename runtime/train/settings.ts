@@ -93,6 +93,11 @@ export function checkSettings(settings: TrainSettings, maxContext: number): void
   const stores = settings.shadow ? 2 : 1; // beside what a rank owns it keeps what it shadows
   if (optimizerMemory !== undefined) checkOptimizerMemory(arithmeticOf(settings).state.length, optimizerMemory.bytes, stores);
   const { local, shadow = false } = settings;
+  if (local !== undefined && settings.spawn !== undefined)
+    throw new AppError("--local and --spawn do not go together: give one of them", {
+      code: "BadOption",
+      operation: "reading the settings of a run",
+    });
   if (local !== undefined) checkLocal({ local, steps: schedule.steps, everySteps: checkpoint.everySteps, shadow });
   for (const setting of settings.balance ?? []) checkBalance(setting);
   if (settings.adapters !== undefined) adaptersOf(settings.adapters);

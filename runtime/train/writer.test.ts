@@ -6,7 +6,8 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../test/builders/training.ts";
 import { Loopback } from "../comm/loopback.ts";
-import { type TrainPorts, train } from "./run.ts";
+import type { TrainPorts } from "./ports.ts";
+import { train } from "./run.ts";
 import { Writer } from "./writer.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-writer-"));

@@ -9,7 +9,8 @@ import { moeTrainingJobSpecSchema } from "../../crds/moe-training-job.ts";
 import { parseTrainingEnd } from "../../crds/training-report.ts";
 import { tinyModel, writeCorpus } from "../../test/builders/training.ts";
 import { begin, tlsFolder } from "../../test/builders/training-pods.ts";
-import { type TrainPorts, train } from "../train/run.ts";
+import type { TrainPorts } from "../train/ports.ts";
+import { train } from "../train/run.ts";
 import type { TrainSettings } from "../train/settings.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-refused-jobs-"));

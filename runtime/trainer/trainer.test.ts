@@ -11,7 +11,8 @@ import type { TrainerSettings } from "../../crds/training-process.ts";
 import { parseTrainingEnd, trainingReportSchema } from "../../crds/training-report.ts";
 import { tinyModel, writeCorpus } from "../../test/builders/training.ts";
 import { begin, tell, tlsFolder, worldOf } from "../../test/builders/training-pods.ts";
-import { type TrainPorts, train } from "../train/run.ts";
+import type { TrainPorts } from "../train/ports.ts";
+import { train } from "../train/run.ts";
 import type { TrainSettings } from "../train/settings.ts";
 import { Progress } from "./progress.ts";
 import { trainSettings } from "./settings.ts";
@@ -238,6 +239,9 @@ test("every field of a spec that a run depends on reaches it", () => {
       schedule: { name: "constant", warmupSteps: 2, floor: "0.5" },
       balance: "switch:0.01",
       adapters: "mixlora:8:2:4",
+      gate: "dense-to-sparse:4:0.05:3",
+      spawn: { step: 2, mask: "0.25" },
+      local: { recipe: "fedavg:2", data: ["pvc://d/f"] },
       failurePolicy: { shadow: false },
       output: { uri: "pvc://a/out", codecs: ["f32", "q4_0"] },
       fssdp: {
@@ -267,6 +271,9 @@ test("every field of a spec that a run depends on reaches it", () => {
     optimizerMemory: { bytes: 2 ** 20, folder: "/claims/a/out" },
     balance: [{ name: "switch", rate: 0.01, groups: undefined }],
     adapters: { name: "mixlora", numbers: [8, 2, 4] },
+    gate: { name: "dense-to-sparse", numbers: [4, 0.05, 3] },
+    spawn: { step: 2, mask: 0.25, ranks: 2 },
+    local: { name: "fedavg", steps: 2, numbers: {} },
     clip: 2,
     shadow: false,
     checkpoint: { everySteps: 2, keep: 2 },

@@ -8,7 +8,8 @@ import { type TrainingEnd, trainingEndText } from "../../crds/training-report.ts
 import { trainingScope } from "../../crds/training-world.ts";
 import { createLog, type Log } from "../observe/log.ts";
 import { leastRanks } from "../train/needs.ts";
-import { type RunEnd, type TrainPorts, train } from "../train/run.ts";
+import type { TrainPorts } from "../train/ports.ts";
+import { type RunEnd, train } from "../train/run.ts";
 import { Recorder } from "../train/trace/recorder.ts";
 import { movedWithin } from "../train/trace/spans.ts";
 import { folderTls } from "../wire/tls.ts";

@@ -9,8 +9,9 @@ import { adaptersUsage, parseAdapters } from "../../../runtime/train/adapters/in
 import { gateUsage, parseGate } from "../../../runtime/train/gates/index.ts";
 import { localUsage, parseLocal } from "../../../runtime/train/local/index.ts";
 import { type OptimizerSettings, optimizerSettings, optimizerUsage } from "../../../runtime/train/optimizers/index.ts";
+import type { TrainPorts } from "../../../runtime/train/ports.ts";
 import { balanceUsage, parseBalance } from "../../../runtime/train/recipes/index.ts";
-import type { RunEnd, TrainPorts } from "../../../runtime/train/run.ts";
+import type { RunEnd } from "../../../runtime/train/run.ts";
 import { inits, type TrainSettings } from "../../../runtime/train/settings.ts";
 import { parseSpawn, spawnUsage } from "../../../runtime/train/spawn.ts";
 import { Recorder } from "../../../runtime/train/trace/recorder.ts";

@@ -6,7 +6,7 @@ import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status
 import { afterEnd, ended, foremostEnd, isAlone, pauseLeft, raised } from "./ends.ts";
 import type { Observed, Problem } from "./observed.ts";
 import type { PodView } from "./pod-view.ts";
-import { wantedReplicas } from "./spawn.ts";
+import { stillOfBefore, wantedReplicas } from "./spawn.ts";
 import { type AloneState, type Judged, type State, statusOf } from "./status.ts";
 import { type WorldView, worldOf } from "./world.ts";
 
@@ -237,7 +237,8 @@ function runningState({ observed, wait }: Standing, ranks: number, why: string):
   const { job, status } = observed;
   const replicas = wantedReplicas(job, status);
   const before = status.conditions?.find(({ type }) => type === "Running");
-  const asked = before?.reason === "Rescaling" || before?.observedGeneration !== job.metadata.generation;
+  const another = before?.observedGeneration !== job.metadata.generation || stillOfBefore(job, ranks);
+  const asked = before?.reason === "Rescaling" || another;
   const waits = wait?.kind === "waiting" ? `${wait.reason}: ${wait.message}` : why;
   return { kind: "running", ranks, wanted: replicas, why: asked || ranks >= replicas ? undefined : waits };
 }

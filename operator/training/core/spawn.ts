@@ -13,3 +13,6 @@ export function wantedReplicas(job: MoETrainingJob, status: MoETrainingJobStatus
   const { replicas, spawn } = job.spec;
   return beforeSpawn(job, status) ? (spawn?.replicasBefore ?? replicas) : replicas;
 }
+
+/** Whether a world of so many has the ranks of before the spawn: the others are on their way then, and not lost. */
+export const stillOfBefore = ({ spec: { spawn } }: MoETrainingJob, ranks: number): boolean => ranks === spawn?.replicasBefore;

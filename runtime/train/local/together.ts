@@ -2,7 +2,8 @@
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
 import { Loopback } from "../../comm/loopback.ts";
-import { type RunEnd, type TrainPorts, train } from "../run.ts";
+import type { TrainPorts } from "../ports.ts";
+import { type RunEnd, train } from "../run.ts";
 import type { TrainSettings } from "../settings.ts";
 import { seatInWorld } from "./group.ts";
 

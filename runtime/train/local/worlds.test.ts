@@ -11,8 +11,8 @@ import { balancedRun, chainedTokens, writeCorpus } from "../../../test/builders/
 import { WireRanks } from "../../../test/builders/wire-ranks.ts";
 import { Loopback } from "../../comm/loopback.ts";
 import type { Hub } from "../../comm/transport.ts";
+import type { TrainPorts } from "../ports.ts";
 import { parseBalance } from "../recipes/index.ts";
-import type { TrainPorts } from "../run.ts";
 import type { TrainSettings } from "../settings.ts";
 import { parseLocal } from "./index.ts";
 

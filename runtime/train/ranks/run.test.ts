@@ -9,8 +9,9 @@ import { after, test } from "node:test";
 import { trainRanks } from "../../../test/builders/ranks.ts";
 import { balancedRun } from "../../../test/builders/training.ts";
 import { Loopback } from "../../comm/loopback.ts";
+import type { TrainPorts } from "../ports.ts";
 import { parseBalance } from "../recipes/index.ts";
-import { type TrainPorts, train } from "../run.ts";
+import { train } from "../run.ts";
 import type { TrainSettings } from "../settings.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-rank-runs-"));

@@ -9,8 +9,8 @@ import { after, test } from "node:test";
 import { trainRanks } from "../../../test/builders/ranks.ts";
 import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/builders/training.ts";
 import { parseGate } from "../gates/index.ts";
+import type { TrainPorts } from "../ports.ts";
 import { parseBalance } from "../recipes/index.ts";
-import type { TrainPorts } from "../run.ts";
 import type { TrainSettings } from "../settings.ts";
 import { parseSpawn } from "../spawn.ts";
 
