@@ -81,8 +81,9 @@ export const stallParts = ["detection", "failover", "replay"] as const;
 export const frameStallParts = ["detection", "repair"] as const;
 export type FrameStallPart = (typeof frameStallParts)[number];
 
-/** Reasons for which a training job fails for good. */
 /** Where the rows of experts are counted: at their homes alone, or at all ranks that have copies. */
 export const trainingPlacements = ["homes", "copies"] as const;
+
+/** Reasons for which a training job fails for good. */
 export const trainingFailures = ["NonFiniteLoss", "RestartLimit"] as const;
 export type TrainingFailure = (typeof trainingFailures)[number];
