@@ -220,7 +220,7 @@ export const moeTrainingJobSpecSchema = z
         }),
         shadow: z.boolean().default(true).meta({
           description:
-            "Each of several ranks keeps the state of another, so that a lost one costs the step in flight, and none since the checkpoint. It takes 16 bytes a parameter; a job with one pod has no shadow.",
+            "Each of several ranks keeps the state of another, so that a lost one costs the step in flight, and none since the checkpoint. It takes 16 bytes a parameter; a job with one pod has no shadow, and neither have worlds that meet (local).",
         }),
         stepTimeout: durationOrAuto("How long a rank waits for another within a step, before the ranks begin it again without it.", {
           least: "5s",
@@ -295,6 +295,7 @@ export const moeTrainingJobSpecSchema = z
         message: "spawn begins with one expert of random weights: set model.init to Random, or leave spawn out",
         fieldPath: ".model.init",
       },
+      { rule: "!has(self.spawn) || self.local.recipe == ''", message: "set spawn or local, and not both", fieldPath: ".spawn" },
       {
         rule: "has(self.spawn) == has(oldSelf.spawn) && (!has(self.spawn) || (self.spawn.step == oldSelf.spawn.step && self.spawn.mask == oldSelf.spawn.mask))",
         message: `spawn.step and spawn.mask ${fixedMessage.replace("it:", "them:")}`,

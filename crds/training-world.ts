@@ -5,7 +5,7 @@ import { trainingReportSchema } from "./training-report.ts";
 
 /** Ranks of one world, at most. */
 export const ranksMax = 1024;
-/** Bytes of an order and of an answer: a world of the most ranks takes about half of it. */
+/** Bytes of an order and of an answer: a world of the most ranks, with as many that leave, has room in it whatever its names. */
 export const worldBytesMax = 2 * 1024 * 1024;
 export const worldPath = "/world";
 const messageCharsMax = 1024;

@@ -38,6 +38,15 @@ const sample = (of: string, change: (spec: any) => void = () => {}): KubeObject 
   return { ...object, metadata: { name: of, namespace } };
 };
 
+const spawned = (spec: any, spawn: object) => Object.assign(spec, { model: { ...spec.model, init: "Random" }, spawn });
+/** Two worlds that meet, with a pod each. */
+const met = (spec: any) =>
+  Object.assign(spec, {
+    replicas: 2,
+    elasticity: { minReplicas: 2, maxReplicas: 2 },
+    local: { recipe: "fedavg:100", data: ["pvc://models/other"] },
+  });
+
 const refused: Record<string, { readonly change: (spec: any) => void; readonly want: RegExp }> = {
   "lanes that are no power of two": { change: (spec) => Object.assign(spec.batch, { lanes: 12 }), want: /lanes.*must be a power of two/ },
   "sequences that are no multiple of lanes": {
@@ -62,6 +71,38 @@ const refused: Record<string, { readonly change: (spec: any) => void; readonly w
     want: /stepTimeout.*must be Auto, or from 5s to 10m/,
   },
   "adapters that are no such text": { change: (spec) => Object.assign(spec, { adapters: "MixLoRA 8" }), want: /adapters/ },
+  "a time for steps above the most": {
+    change: (spec) => Object.assign(spec, { failurePolicy: { stepTimeout: "11m" } }),
+    want: /stepTimeout.*must be Auto, or from 5s to 10m/,
+  },
+  "a gate that is no such text": { change: (spec) => Object.assign(spec, { gate: "Dense_to_sparse" }), want: /gate/ },
+  "lanes at once that are no number": { change: (spec) => Object.assign(spec, { fssdp: { lanesAtOnce: "all" } }), want: /lanesAtOnce/ },
+  "more lanes at once than there can be": {
+    change: (spec) => Object.assign(spec, { fssdp: { lanesAtOnce: 5000 } }),
+    want: /lanesAtOnce.*must be Auto, or from 0 to 4096/,
+  },
+  "a spawn after the last step": { change: (spec) => spawned(spec, { step: 2000 }), want: /spawn\.step must be below steps/ },
+  "a spawn from weights that are given": {
+    change: (spec) => Object.assign(spec, { spawn: { step: 5 } }),
+    want: /spawn begins with one expert of random weights: set model\.init to Random, or leave spawn out/,
+  },
+  "a mask that is no number": { change: (spec) => spawned(spec, { step: 5, mask: "half" }), want: /mask/ },
+  "a spawn in worlds that meet": {
+    change: (spec) => spawned(met(spec), { step: 5, replicasBefore: 2 }),
+    want: /set spawn or local, and not both/,
+  },
+  "worlds that never meet": {
+    change: (spec) => Object.assign(met(spec).local, { recipe: "" }),
+    want: /local\.recipe and local\.data go together/,
+  },
+  "a meeting of one world": {
+    change: (spec) => Object.assign(met(spec).local, { data: [] }),
+    want: /local\.recipe and local\.data go together/,
+  },
+  "fewer pods than worlds": {
+    change: (spec) => Object.assign(met(spec).elasticity, { minReplicas: 1 }),
+    want: /elasticity\.minReplicas must be a pod for each world at least, one more than local\.data has/,
+  },
   "slots that are no number": { change: (spec) => Object.assign(spec, { fssdp: { memorySlots: "many" } }), want: /memorySlots/ },
 };
 for (const [sentence, { change, want }] of Object.entries(refused)) {
@@ -89,6 +130,37 @@ test("what the result depends on cannot change, what it does not can, and scale 
   await kubectl("scale", "moet/fixed", "-n", namespace, "--replicas=1");
   await patch({ elasticity: { maxReplicas: 3 }, fssdp: { planner: "ep", memorySlots: 2, overlapDegree: "Auto" } });
   await kubectl("scale", "moet/fixed", "-n", namespace, "--replicas=3");
+});
+
+test("a spawn's step and mask, worlds that meet, adapters and a gate cannot change either, and how pods follow them can", async () => {
+  const make = (of: string, change: (spec: any) => void) =>
+    kube.create(
+      resources.moeTrainingJobs,
+      sample(of, (spec) => {
+        change(spec);
+        spec.suspend = true;
+      }),
+      manager,
+    );
+  const patch = (name: string, spec: object) => kube.patch(resources.moeTrainingJobs, { namespace, name }, { spec }, manager);
+  await make("plain", () => {});
+  await make("born", (spec) => spawned(spec, { step: 5 }));
+  await make("meets", (spec) => void met(spec));
+  const fixed: readonly (readonly [name: string, spec: object])[] = [
+    ["plain", { model: { init: "Random" }, spawn: { step: 5 } }],
+    ["plain", { adapters: "mixlora:8:2:4" }],
+    ["plain", { gate: "dense-to-sparse:4:0.05:5" }],
+    ["born", { spawn: null }],
+    ["born", { spawn: { step: 6 } }],
+    ["born", { spawn: { mask: "0.25" } }],
+    ["meets", { local: { recipe: "fedavg:50" } }],
+    ["meets", { local: { data: ["pvc://models/another"] } }],
+  ];
+  for (const [name, spec] of fixed)
+    await assert.rejects(patch(name, spec), /cannot change, since the result depends on (it|them): make another job/, JSON.stringify(spec));
+  await patch("born", { spawn: { replicasBefore: 2 }, elasticity: { maxReplicas: 3 }, failurePolicy: { stepTimeout: "20s" } });
+  await patch("plain", { fssdp: { lanesAtOnce: 8 }, failurePolicy: { stepTimeout: "Auto", shadow: false } });
+  await patch("meets", { replicas: 3, elasticity: { maxReplicas: 4 } });
 });
 
 test("a job's pod is admitted, its end becomes the job's, and the columns tell", { timeout: 180_000 }, async () => {
