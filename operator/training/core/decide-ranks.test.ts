@@ -84,3 +84,21 @@ test("pods of a suspended job are told that nobody takes what they have, and ran
     /do not train without it: elasticity.minReplicas is 3/,
   );
 });
+
+test("a pod that ends long after it left its world takes no step back, and with it no experts that have spawned", () => {
+  const at = (step: number) => ({ progress: { step, curve: [{ step, loss: 1 }] } });
+  const born = job({ replicas: 3, elasticity: { maxReplicas: 4 }, model: { uri: "pvc://models/m", init: "Random" }, spawn: { step: 40 } });
+  const known = { ...together, step: 45 };
+  const late = (rank: number) =>
+    decide(
+      observed({
+        job: born,
+        status: known,
+        words: trioSays(at(45), at(45), at(45)),
+        pods: trio.map((one) => (one.rank === rank ? { ...one, over: over({ outcome: "Stopped", report: at(39).progress }) } : one)),
+      }),
+    ).status;
+  assert.equal(late(2).step, 45);
+  assert.equal(late(2).curve?.at(-1)?.step, 45);
+  assert.equal(late(0).step, 39, "the first rank is believed: it may go on from a checkpoint");
+});

@@ -61,10 +61,13 @@ export function decide(given: Observed): Decision {
     const state = ended(observed, end);
     // The other ranks of a job that ends, or is refused, are of no use; those of one whose pod is replaced train on, or wait for it.
     if (!isAlone(state)) return decision(observed, { state, ended: end, actions: deleted(pods) });
-    told ??= state;
+    told ??= isFirst(observed, end) ? state : { ...state, report: undefined };
     observed = { ...observed, status: afterEnd(status, state, end.rank) };
   }
 }
+
+/** Progress is what the first rank says. Others may end long after they left their world, and would take steps back. */
+const isFirst = ({ status: { world } }: Observed, { uid }: PodView): boolean => world === undefined || world.ranks[0]?.uid === uid;
 
 /** The problems for which the spec, as it is now, is not trained: those that are seen from here, and those that a pod found. */
 function problemsOf(observed: Observed): readonly Problem[] {
@@ -237,8 +240,8 @@ function runningState({ observed, wait }: Standing, ranks: number, why: string):
   const { job, status } = observed;
   const replicas = wantedReplicas(job, status);
   const before = status.conditions?.find(({ type }) => type === "Running");
-  const another = before?.observedGeneration !== job.metadata.generation || stillOfBefore(job, ranks);
-  const asked = before?.reason === "Rescaling" || another;
+  const another = before?.observedGeneration !== job.metadata.generation;
+  const asked = another || before?.reason === "Rescaling" || (before?.reason !== "FewerRanks" && stillOfBefore(job, status, ranks));
   const waits = wait?.kind === "waiting" ? `${wait.reason}: ${wait.message}` : why;
   return { kind: "running", ranks, wanted: replicas, why: asked || ranks >= replicas ? undefined : waits };
 }

@@ -62,7 +62,7 @@ function decided(own: MoETrainingJob, status: MoETrainingJobStatus, pods: number
   const words = new Map(
     views.map(({ uid }): [string, PodWords] => [
       uid,
-      { pod: uid, epoch: status.world?.epoch ?? 0, training: 0, progress: { step, curve: [] } },
+      { pod: uid, epoch: status.world?.epoch ?? 0, training: 0, leastRanks: 1, progress: { step, curve: [] } },
     ]),
   );
   const nothing = { rival: undefined, otherWriters: [], templateProblems: [], podRefused: undefined };
@@ -90,4 +90,8 @@ test("the others are made once the step is known to be done, and meet the first 
   const grown = decided(own, grows.status, 3, 43).status;
   assert.deepEqual([ranksOf(grown), grown.world?.epoch, saidOf(grown)?.reason], [3, 2, "Training"]);
   assert.deepEqual(decided(own, grown, 3, 50).actions, [], "they stay");
+  // As few as before the spawn are left: those are lost now, and not on their way.
+  const lost = decided(own, grown, 1, 51).status;
+  assert.deepEqual([ranksOf(lost), saidOf(lost)?.reason], [1, "FewerRanks"]);
+  assert.equal(saidOf(decided(own, lost, 1, 52).status)?.reason, "FewerRanks", "also once the small world is known");
 });

@@ -14,5 +14,6 @@ export function wantedReplicas(job: MoETrainingJob, status: MoETrainingJobStatus
   return beforeSpawn(job, status) ? (spawn?.replicasBefore ?? replicas) : replicas;
 }
 
-/** Whether a world of so many has the ranks of before the spawn: the others are on their way then, and not lost. */
-export const stillOfBefore = ({ spec: { spawn } }: MoETrainingJob, ranks: number): boolean => ranks === spawn?.replicasBefore;
+/** Whether a world of so many has the ranks of before the spawn, and none had more: the others are on their way then, and not lost. */
+export const stillOfBefore = ({ spec: { spawn } }: MoETrainingJob, { world }: MoETrainingJobStatus, ranks: number): boolean =>
+  ranks === spawn?.replicasBefore && (world?.ranks.length ?? 0) <= ranks;
