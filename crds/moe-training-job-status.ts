@@ -15,7 +15,9 @@ const podEnd = (ends: string) =>
     message: z.string().max(1024).meta({ description: "For people." }),
     time: z.iso.datetime().meta({ description: "When the operator saw it." }),
     step: step.meta({ description: "The last step that was known to be done then." }),
-    repeated: count.meta({ description: `${ends} in a row without a new step; the pause before the next try doubles with each.` }),
+    repeated: count.meta({
+      description: `${ends} in a row without a new step, pods of one cause as one; the pause before the next try doubles with each.`,
+    }),
   });
 
 export const moeTrainingJobStatusSchema = z

@@ -42,6 +42,21 @@ test("two pods that end at once are both counted before the others go on", () =>
   assert.deepEqual([look.status.restarts, look.status.attempts], [2, [0, 1, 1]]);
 });
 
+test("pods that end of one cause wait as one does, whether seen together or not, and what is made in their place waits longer", () => {
+  const ends = trio.map((one) => ({ ...one, over: over(undefined, { disrupted: true }) }));
+  const [first, last] = [ends[0]!, ends[2]!];
+  const all = looks({ pods: ends }).status;
+  assert.deepEqual([all.lastStop?.repeated, all.attempts], [1, [1, 1, 1]]);
+  const one = looks({ pods: [first, trio[1]!, trio[2]!] }).status;
+  const other = decide(
+    observed({ job: triple, status: one, pods: [trio[1]!, last], words: trioSays(), now: new Date(start + 3_000) }),
+  ).status;
+  assert.deepEqual([one.lastStop?.repeated, other.lastStop?.repeated], [1, 1]);
+  const made = { ...first, name: "j-train-0-1", uid: "q0", attempt: 1, since: start + 9_000 };
+  const again = decide(observed({ job: triple, status: other, pods: [trio[1]!, made], words: trioSays(), now: new Date(start + 10_000) }));
+  assert.equal(again.status.lastStop?.repeated, 2);
+});
+
 test("a pod that is drained hands on what it has, and its end is no failure and breaks nothing", () => {
   const drained = trio.map((one) => (one.rank === 1 ? { ...one, deleting: true } : one));
   const look = looks({ pods: drained });

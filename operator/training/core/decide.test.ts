@@ -19,6 +19,8 @@ interface Case {
 const done: MoETrainingJobStatus = decide(observed({ pods: [pod({ over: over({ outcome: "Complete" }) })] })).status;
 const two = { replicas: 2, elasticity: { maxReplicas: 2 } };
 const tooMany = { replicas: 9, elasticity: { maxReplicas: 9 } };
+/** Of pods that are made after an end. */
+const made = start + 1_000;
 const begun: MoETrainingJobStatus = decide(observed({ pods: [pod()], words: says() })).status;
 const cases: Record<string, Case> = {
   "a new job gets a pod": { given: {}, wantActions: ["create 0-0"], want: { SpecAccepted: "True Accepted", Running: "False Starting" } },
@@ -158,7 +160,7 @@ test("ends that do not count as failures have a pause too, longer and longer wit
   const waits: (number | undefined)[] = [];
   const stop = (step: number, given: Partial<PodView> = {}): void => {
     const end = over({ outcome: "Stopped", report: { step, curve: [] } });
-    status = decide(observed({ status, pods: [pod({ attempt: status.attempts?.[0] ?? 0, over: end, ...given })] })).status;
+    status = decide(observed({ status, pods: [pod({ attempt: status.attempts?.[0] ?? 0, since: made, over: end, ...given })] })).status;
     waits.push(decide(observed({ status })).requeueAfterMs);
   };
   for (const step of [3, 3, 3, 9]) stop(step);
@@ -200,7 +202,7 @@ test("failures in a row wait longer and longer, and a new step ends the row", ()
   const fail = (step: number): void => {
     const attempt = status.restarts ?? 0;
     const end: TrainingEnd = { outcome: "Failed", code: "Internal", retry: true, report: { step, curve: [] } };
-    status = decide(observed({ status, pods: [pod({ attempt, over: over(end) })] })).status;
+    status = decide(observed({ status, pods: [pod({ attempt, since: made, over: over(end) })] })).status;
     const next = decide(observed({ status }));
     assert.deepEqual(next.actions, [], "not at once");
     waits.push(next.requeueAfterMs);

@@ -9,7 +9,7 @@ import type { AloneState, PodEnd, State } from "./status.ts";
 
 /** Codes of failures that no other try and no other input mends. */
 const lostCodes = ["NonFiniteLoss"] as const satisfies readonly TrainingFailure[];
-/** The pause before a pod that ended is replaced: this long, doubled with each such end without a new step. */
+/** The pause before a pod that ended is replaced: this long, doubled with each such end of a later pod without a new step. */
 const pauseMs = 5_000;
 const pauseMsMax = 300_000;
 
@@ -51,7 +51,7 @@ export function ended(observed: Observed, pod: PodView): State {
       return { kind: "refused", problems: [problem], refusal: { generation, ...problem }, report: end.report };
     return { kind: "waiting", reason: "SpecChanged", message: "the spec has changed since the pod was made", report: end.report };
   }
-  const failure = endOf(observed, status.lastFailure, { reason: code, message: text, step: end?.report?.step });
+  const failure = endOf(observed, status.lastFailure, { reason: code, message: text, step: end?.report?.step, since: pod.since });
   if (end?.retry === false && lost !== undefined) return { kind: "failed", reason: lost, message: text, failure, report: end.report };
   const restarts = (status.restarts ?? 0) + 1;
   const { maxRestarts } = job.spec.failurePolicy;
@@ -83,7 +83,7 @@ function stopped(observed: Observed, pod: PodView): AloneState {
   const told = end === undefined && reason === nodeLost ? `${pod.name}: ${message}` : `pod ${pod.name} ended early`;
   const state = { kind: "waiting", reason: "Stopped", message: told, report: end?.report } as const;
   if (pod.generation !== job.metadata.generation) return state;
-  const stop = endOf(observed, status.lastStop, { reason: "Stopped", message: told, step: end?.report?.step });
+  const stop = endOf(observed, status.lastStop, { reason: "Stopped", message: told, step: end?.report?.step, since: pod.since });
   return { ...state, stop };
 }
 
@@ -94,13 +94,16 @@ interface End {
   readonly reason: string;
   readonly message: string;
   readonly step: number | undefined;
+  /** When the pod was made. */
+  readonly since: number;
 }
 
-/** The end of a pod, as those like it before are counted. */
-function endOf({ job, status, now }: Observed, before: PodEnd | undefined, { reason, message, step }: End): PodEnd {
+/** The end of a pod, as those like it before are counted. Pods that were there at the last one end of the same cause: no try has failed. */
+function endOf({ job, status, now }: Observed, before: PodEnd | undefined, { reason, message, step, since }: End): PodEnd {
   const at = Math.min(job.spec.steps, Math.max(step ?? 0, status.step ?? 0));
-  const repeated = before !== undefined && at <= before.step ? before.repeated + 1 : 1;
-  return { reason, message: message.slice(0, 1024), time: rfc3339(now), step: at, repeated };
+  const again = before !== undefined && at <= before.step ? before.repeated : 0;
+  const tried = before === undefined || since > Date.parse(before.time);
+  return { reason, message: message.slice(0, 1024), time: rfc3339(now), step: at, repeated: Math.max(1, again + (tried ? 1 : 0)) };
 }
 
 interface Pause {
