@@ -4,7 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { AppError } from "../../crds/common.ts";
 import type { TrainingWorld } from "../../crds/training-world.ts";
-import { worldOrderSchema } from "../../crds/training-world.ts";
+import { podWordsSchema, ranksMax, worldOrderSchema } from "../../crds/training-world.ts";
 import { Membership } from "./membership.ts";
 
 const self = { job: "job", pod: "b", rank: 1 };
@@ -99,6 +99,15 @@ test("an order with a field that is not known is refused", () => {
   const [first] = good.world.ranks;
   assert.ok(!worldOrderSchema.safeParse({ ...good, world: { ...good.world, ranks: [{ ...first, more: 1 }] } }).success);
   assert.ok(!worldOrderSchema.safeParse({ ...good, world: { ...good.world, leaving: [{ ...first, more: 1 }] } }).success);
+});
+
+test("least ranks beyond what a world may have are said as the most, so that the words are heard", () => {
+  const membership = new Membership(self);
+  const said = (least: number | undefined) => {
+    membership.leastRanks = least;
+    return podWordsSchema.parse(membership.words({ curve: [] })).leastRanks;
+  };
+  assert.deepEqual([undefined, 3, 16 * ranksMax].map(said), [undefined, 3, ranksMax]);
 });
 
 test("whatever is told in whatever order, the epoch never falls", () => {

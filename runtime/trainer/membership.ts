@@ -1,7 +1,15 @@
 // The world that a training pod belongs to, as the operator tells it: taken in one order only, so that a pod never goes back to ranks that
 // have gone on without it. What it is asked at any time: who it trains with next, and whether what it trains in is outdated. Pure.
 import { AppError } from "../../crds/common.ts";
-import { leftOf, membersOf, type PodWords, type TrainingWorld, type WorldMember, type WorldOrder } from "../../crds/training-world.ts";
+import {
+  leftOf,
+  membersOf,
+  type PodWords,
+  ranksMax,
+  type TrainingWorld,
+  type WorldMember,
+  type WorldOrder,
+} from "../../crds/training-world.ts";
 
 export interface Member {
   readonly job: string;
@@ -134,7 +142,9 @@ export class Membership {
     const { pod } = this.#self;
     const known = { pod, epoch: this.#world?.epoch ?? 0, training: this.#training, ...(this.#left && { left: this.#left }) };
     const { leastRanks } = this;
-    return { ...known, ...(this.#leaving && { leaving: true }), ...(leastRanks !== undefined && { leastRanks }), progress };
+    // Several worlds may ask for more than there can be: then none but all are enough.
+    const least = leastRanks !== undefined && { leastRanks: Math.min(ranksMax, leastRanks) };
+    return { ...known, ...(this.#leaving && { leaving: true }), ...least, progress };
   }
 }
 
