@@ -8,7 +8,7 @@ import { codecNames, optimizerNames, scheduleNames } from "./names.ts";
 import { rules } from "./openapi.ts";
 import { podTemplateOf } from "./pod-template.ts";
 import { autoDuration, durationOrAuto, quantity } from "./quantity.ts";
-import { countOf, fssdpSchema } from "./training-fssdp.ts";
+import { fssdpSchema, lanesAtOnceProblem } from "./training-fssdp.ts";
 import { stepsMax } from "./training-report.ts";
 
 const bounds = { replicas: 1024, uriLength: 512, imageLength: 512, lanes: 1024, sequences: 65_536, restarts: 1000, worlds: 16 } as const;
@@ -354,32 +354,23 @@ const decimals: readonly (readonly [
 
 /** What of a spec cannot be trained, beyond what the API server refuses: each with field and remedy. */
 export function trainingProblems(spec: MoETrainingJobSpec): readonly FieldProblem[] {
-  const { replicas, elasticity: bound, batch, fssdp, podTemplate } = spec;
+  const { replicas, elasticity: bound, batch, local, fssdp, podTemplate } = spec;
   const ranks = [
     ["replicas", replicas],
     ["elasticity.maxReplicas", bound.maxReplicas],
   ] as const;
-  const tooMany = ranks.flatMap(([field, count]): FieldProblem[] =>
-    count <= batch.lanes
-      ? []
-      : [
-          {
-            reason: "TooFewLanes",
-            message: `spec.${field} is ${count}, spec.batch.lanes is ${batch.lanes}: a rank takes whole lanes; set it to ${batch.lanes} at most`,
-          },
-        ],
-  );
-  const atOnce = countOf(fssdp.lanesAtOnce);
-  const least = Math.max(replicas, bound.maxReplicas);
-  const together = atOnce === undefined || (lanePowers.includes(atOnce) && atOnce >= least && atOnce <= batch.lanes);
-  const waves: readonly FieldProblem[] = together
-    ? []
-    : [
-        {
-          reason: "OutOfRange",
-          message: `spec.fssdp.lanesAtOnce is ${atOnce}; it must be Auto, or a power of two from elasticity.maxReplicas (${least}) to batch.lanes (${batch.lanes})`,
-        },
-      ];
+  // Each of several worlds has all lanes, and its part of the ranks.
+  const worlds = 1 + local.data.length;
+  const most = batch.lanes * worlds;
+  const tooMany = ranks.flatMap(([field, count]): FieldProblem[] => {
+    const lanes = `spec.batch.lanes is ${batch.lanes}${worlds > 1 ? ` in each of ${worlds} worlds` : ""}`;
+    const message = `spec.${field} is ${count}, ${lanes}: a rank takes whole lanes; set it to ${most} at most`;
+    return count <= most ? [] : [{ reason: "TooFewLanes", message }];
+  });
+  const by = worlds > 1 ? `the ranks of one of ${worlds} worlds` : "elasticity.maxReplicas";
+  const perWorld = Math.ceil(Math.max(replicas, bound.maxReplicas) / worlds);
+  const atOnce = lanesAtOnceProblem(fssdp, { lanes: batch.lanes, ranks: perWorld, by });
+  const waves: readonly FieldProblem[] = atOnce === undefined ? [] : [{ reason: "OutOfRange", message: atOnce }];
   const range = decimals.flatMap(([field, of, ok, must]): FieldProblem[] => {
     const text = of(spec);
     return ok(Number(text)) ? [] : [{ reason: "OutOfRange", message: `spec.${field} is ${text}; it must be ${must}` }];

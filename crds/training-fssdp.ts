@@ -48,3 +48,18 @@ export type FssdpSpec = z.infer<typeof fssdpSchema>;
 /** The number of a field that may be Auto; undefined where it is. */
 export const countOf = (value: FssdpSpec["memorySlots"]): number | undefined =>
   Number.isInteger(Number(value)) ? Number(value) : undefined;
+
+interface Lanes {
+  readonly lanes: number;
+  /** Ranks of a world, at most. */
+  readonly ranks: number;
+  /** What of the spec says so. */
+  readonly by: string;
+}
+
+/** What is wrong with lanes at once; undefined where nothing is. */
+export function lanesAtOnceProblem({ lanesAtOnce }: FssdpSpec, { lanes, ranks, by }: Lanes): string | undefined {
+  const count = countOf(lanesAtOnce);
+  if (count === undefined || (count >= ranks && count <= lanes && Number.isInteger(Math.log2(count)))) return undefined;
+  return `spec.fssdp.lanesAtOnce is ${count}; it must be Auto, or a power of two from ${by} (${ranks}) to batch.lanes (${lanes})`;
+}

@@ -35,6 +35,15 @@ const refused: Record<string, { readonly spec: object; readonly want: RegExp }> 
     spec: { elasticity: { maxReplicas: 4 }, fssdp: { lanesAtOnce: 2 } },
     want: /OutOfRange spec\.fssdp\.lanesAtOnce is 2; it must be Auto, or a power of two from elasticity\.maxReplicas \(4\) to batch\.lanes \(8\)/,
   },
+  "more ranks than the lanes of all its worlds": {
+    spec: { elasticity: { maxReplicas: 17 }, local: { recipe: "fedavg:5", data: ["pvc://a/e"] } },
+    want: /elasticity\.maxReplicas is 17, spec\.batch\.lanes is 8 in each of 2 worlds: .*set it to 16 at most/,
+  },
+  "fewer lanes at once than a world may have ranks": {
+    spec: { elasticity: { maxReplicas: 5 }, local: { recipe: "fedavg:5", data: ["pvc://a/e"] }, fssdp: { lanesAtOnce: 2 } },
+    want: /from the ranks of one of 2 worlds \(3\) to batch\.lanes \(8\)/,
+  },
+  "no lane at once": { spec: { fssdp: { lanesAtOnce: 0 } }, want: /spec\.fssdp\.lanesAtOnce is 0/ },
   "lanes at once that are no power of two": { spec: { fssdp: { lanesAtOnce: 3 } }, want: /spec\.fssdp\.lanesAtOnce is 3/ },
   "more lanes at once than there are": { spec: { fssdp: { lanesAtOnce: 16 } }, want: /spec\.fssdp\.lanesAtOnce is 16/ },
   "no learning rate": {
@@ -66,6 +75,9 @@ test("a training job with defaults is refused nothing, and neither is one with a
   assert.deepEqual(trainingProblems(few), []);
   const eight = moeTrainingJobSpecSchema.parse({ ...least, replicas: 8, elasticity: { maxReplicas: 8 } });
   assert.deepEqual(trainingProblems(eight), []);
+  const local = { recipe: "fedavg:5", data: ["pvc://a/e"] };
+  const meet = { ...least, replicas: 16, elasticity: { minReplicas: 2, maxReplicas: 16 }, local };
+  assert.deepEqual(trainingProblems(moeTrainingJobSpecSchema.parse({ ...meet, fssdp: { lanesAtOnce: 8 } })), []);
 });
 
 test("the time that a step is waited for is Auto or within its bounds, and else refused with both", () => {
