@@ -1,6 +1,6 @@
-// Rows of a layer's experts, computed: those of one expert pass it together, whichever lanes and ranks they are of, since a row's bits do
-// not depend on its neighbours. Gradients of weights are added lane by lane, in the lanes' order.
-import { rowsAtOnce, type TrainableExpert, type WeightViews } from "../../compute/training.ts";
+// Rows of a layer's experts, computed: those of one expert pass it together, whichever lanes and ranks they are of, as far as a row's bits
+// do not depend on its neighbours. Gradients of weights are added lane by lane, in the lanes' order.
+import type { TrainableExpert, WeightViews } from "../../compute/training.ts";
 import { type Unit, viewsOf } from "../layout.ts";
 import { callsOf, concatenated, type RowBlock } from "./expert-rows.ts";
 import type { ExpertSums } from "./expert-sums.ts";
@@ -52,7 +52,7 @@ export class ExpertCalls {
   /** Pieces of one expert are neighbours. */
   async forward(pieces: readonly ForwardPiece[]): Promise<void> {
     const { expert, width, room, ask, weights } = this.#options;
-    for (const call of callsOf(pieces, rowsAtOnce)) {
+    for (const call of callsOf(pieces, expert.rowsAtOnce)) {
       ask();
       const first = call[0]?.block as RowBlock;
       const x = concatenated(call.map((piece) => piece.x()));
@@ -67,7 +67,7 @@ export class ExpertCalls {
   async backward(pieces: readonly BackwardPiece[]): Promise<LaneGradient[]> {
     const { expert, width, room, ask, unit, weights } = this.#options;
     const gradients: LaneGradient[] = [];
-    for (const call of callsOf(pieces, rowsAtOnce)) {
+    for (const call of callsOf(pieces, expert.rowsAtOnce)) {
       ask();
       const first = call[0]?.block as RowBlock;
       const kept = this.#kept.get(first);

@@ -161,6 +161,7 @@ export class RankMoeLayer implements RankLayer {
       homes,
       rank: transport.rank,
       carried,
+      rowsInPlace: this.#parts.expert.rowsInPlace,
       scratch: this.#parts.scratch,
       floatsOf: (expert) => experts[expert]?.to ?? 0,
       own: (expert) => memory.own(index, expert, "g"),
