@@ -51,18 +51,16 @@ export interface ExpertGradients {
   addTo(sums: WeightViews, from: number, to: number): Promise<void>;
 }
 
-/** An expert, x -> y. A row's bits do not depend on those beside it, up to `rowsAtOnce`. */
+/** An expert, x -> y. */
 export interface TrainableExpert {
   readonly keeps: number;
+  /** Rows of several lanes that a call may have, at most: up to so many a row's bits do not depend on those beside it. */
+  readonly rowsAtOnce: number;
+  /** Rows whose gradients have the same bits whether they are added to a sum in place or to zeros that are then added to it, at most. */
+  readonly rowsInPlace: number;
   forward(x: Float32Array, weights: WeightViews, kept?: KeptRows[]): Promise<Float32Array>;
   backward(call: ExpertCall): Promise<ExpertGradients>;
 }
-
-/** Rows of several lanes that are computed in one call, at most. */
-export const rowsAtOnce = 512;
-/** Rows whose gradients have the same bits whether they are added to a sum in place or to zeros that are then added to it, at most:
- *  products of more are cut into parts. */
-export const rowsInPlace = 128;
 
 export interface LossCall {
   /** [rows, hidden] */

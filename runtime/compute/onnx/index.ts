@@ -2,6 +2,7 @@
 import { AppError } from "../../../crds/common.ts";
 import type { Op, Segment } from "../../kernels/segment.ts";
 import type { TrainingBackend, TrainingOptions, WeightViews } from "../training.ts";
+import { callBounds } from "./call-bounds.ts";
 import { instructionsHere } from "./instructions.ts";
 import { backwardGraph, type Ending, forwardGraph, keepingGraphs, type Split, splitOf, summingGraphs } from "./lower.ts";
 import { writeModel } from "./model.ts";
@@ -64,7 +65,7 @@ class OnnxTraining implements TrainingBackend {
   async compileExpert(expert: Segment) {
     const parts = whole(this.#parts(expert, { tokens: 1, ending: "gated" }, (shape) => this.#expertWays(shape)));
     await parts.ways.open(false);
-    return trainableExpert(parts);
+    return trainableExpert(parts, callBounds(expert, this.#threads));
   }
 
   async compileLoss(head: Segment) {

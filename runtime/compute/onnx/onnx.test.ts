@@ -10,7 +10,7 @@ import { gaussian, randomIds, randomTensor } from "../../kernels/random.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { gatedExpert } from "../../models/moe.ts";
 import { createTraining } from "../open-training.ts";
-import { type KeptRows, lossRows, rowsAtOnce, rowsInPlace, type WeightViews } from "../training.ts";
+import { type KeptRows, lossRows, type WeightViews } from "../training.ts";
 
 const training = await createTraining({ threads: 1 });
 after(() => training.close());
@@ -180,62 +180,6 @@ test("a gated expert: gradients of rows, gates and weights are the reference's",
   const { dx, dGates } = await expertGradients(x.data, gates, dOut, sums);
   assert.ok(distance(dGates, wantGates) <= bound);
   for (const [name, gradient] of Object.entries({ x: dx, ...sums })) assert.ok(distance(gradient, want[name]!) <= bound, name);
-});
-
-/** Gradients of two lanes' rows in one sum, and the sums of both alone, added. */
-async function inPlaceAndApart(rows: number) {
-  const [first, second] = [71, 74].map((seed) => ({
-    x: gaussian(seed, rows * hidden),
-    gates: gaussian(seed + 1, rows),
-    dOut: gaussian(seed + 2, rows * hidden),
-  })) as [Rows, Rows];
-  const [both, alone, added] = [zeros(unit), zeros(unit), zeros(unit)];
-  for (const { x, gates, dOut } of [first, second]) await expertGradients(x, gates, dOut, both);
-  await expertGradients(second.x, second.gates, second.dOut, alone);
-  await expertGradients(first.x, first.gates, first.dOut, added);
-  for (const [name, sum] of Object.entries(added)) for (const [i, value] of alone[name]!.entries()) sum[i] = sum[i]! + value;
-  return [both, added];
-}
-
-interface Rows {
-  readonly x: Float32Array;
-  readonly gates: Float32Array;
-  readonly dOut: Float32Array;
-}
-
-test(`gradients of up to ${rowsInPlace} rows are added to their sums in place, with the bits of adding what a call alone gives`, async () => {
-  for (const rows of [1, 2, 7, 64, rowsInPlace - 1, rowsInPlace]) {
-    const [both, added] = await inPlaceAndApart(rows);
-    assert.deepEqual(both, added, `${rows} rows`);
-  }
-  const [both, added] = await inPlaceAndApart(3 * rowsInPlace);
-  assert.notDeepEqual(both, added, "products of more rows are cut, which the bound is for");
-});
-
-test(`rows of several lanes in one call have the bits of a call for each, with and without what forward keeps`, async () => {
-  const lanes = [3, 1, 40, rowsAtOnce - 44];
-  const [x, gates, dOut] = [gaussian(91, rowsAtOnce * hidden), gaussian(92, rowsAtOnce), gaussian(93, rowsAtOnce * hidden)];
-  const compiled = await training.compileExpert(expert);
-  const kept: KeptRows[] = [];
-  const y = await compiled.forward(x, viewsOf(unit), kept);
-  assert.equal(
-    kept.flat().reduce((sum, { data }) => sum + data.length, 0),
-    rowsAtOnce * compiled.keeps,
-  );
-  for (const given of [undefined, kept.flat()]) {
-    const all = await compiled.backward({ x, gates, dOut, weights: viewsOf(unit), kept: given });
-    let from = 0;
-    for (const rows of lanes) {
-      const to = from + rows;
-      const part = <T extends Float32Array>(data: T): T => data.slice(from * hidden, to * hidden) as T;
-      const [alone, joined] = [zeros(unit), zeros(unit)];
-      const found = await expertGradients(part(x), gates.slice(from, to), part(dOut), alone);
-      await all.addTo(joined, from, to);
-      assert.deepEqual(await compiled.forward(part(x), viewsOf(unit)), part(y), `${rows} rows forward`);
-      assert.deepEqual([found.dx, found.dGates, alone], [part(all.dx), all.dGates.slice(from, to), joined], `${rows} rows backward`);
-      from = to;
-    }
-  }
 });
 
 test("a row's gradient has the same bits alone and beside others", async () => {

@@ -15,6 +15,7 @@ import {
   type TrainableSegment,
   type WeightViews,
 } from "../training.ts";
+import type { CallBounds } from "./call-bounds.ts";
 import { graphName, type Split } from "./lower.ts";
 import type { Handed } from "./parted.ts";
 import { ruleOf } from "./rules/index.ts";
@@ -234,11 +235,13 @@ export function trainableSegment(parts: Parts): TrainableSegment {
   };
 }
 
-export function trainableExpert({ segment, split, own, ways }: Whole<ExpertGraphs>): TrainableExpert {
+export function trainableExpert({ segment, split, own, ways }: Whole<ExpertGraphs>, bounds: CallBounds): TrainableExpert {
   const [input, output] = [split.inputs[0] as string, split.written[0] as string];
   const hidden = segment.inputs[0]?.width ?? 1;
   return {
     keeps: ways.keeps,
+    rowsAtOnce: bounds.rowsAtOnce,
+    rowsInPlace: bounds.rowsInPlace,
     async forward(x, weights, kept) {
       const graphs = await ways.open(kept !== undefined);
       const call = new Call(segment, x.length / hidden);

@@ -1,6 +1,6 @@
-// Rows of a layer's experts, computed: those of one expert pass it together, whichever lanes and ranks they are of, since a row's bits do
-// not depend on its neighbours. Gradients of weights are added lane by lane, in the lanes' order.
-import { rowsAtOnce, type TrainableExpert, type WeightViews } from "../../compute/training.ts";
+// Rows of a layer's experts, computed: those of one expert pass it together, whichever lanes and ranks they are of, as far as a row's bits
+// do not depend on its neighbours. Gradients of weights are added lane by lane, in the lanes' order.
+import type { TrainableExpert, WeightViews } from "../../compute/training.ts";
 import { type Unit, viewsOf } from "../layout.ts";
 import { callsOf, concatenated, type RowBlock } from "./expert-rows.ts";
 import type { ExpertSums } from "./expert-sums.ts";
@@ -52,7 +52,7 @@ export class ExpertCalls {
   /** Pieces of one expert are neighbours. */
   async forward(pieces: readonly ForwardPiece[]): Promise<void> {
     const { expert, width, room, ask, weights } = this.#options;
-    for (const call of callsOf(pieces, rowsAtOnce)) {
+    for (const call of callsOf(pieces, expert.rowsAtOnce)) {
       ask();
       const first = call[0]?.block as RowBlock;
       const x = concatenated(call.map((piece) => piece.x()));
@@ -63,11 +63,11 @@ export class ExpertCalls {
     }
   }
 
-  /** Of one expert, or of several whose pieces are neighbours; what is returned is to be added by the caller. */
-  async backward(pieces: readonly BackwardPiece[]): Promise<LaneGradient[]> {
+  /** Of one expert, or of several whose pieces are neighbours; what each call gives is to be added by the caller, and holds several times
+   *  its rows until it is let go: so the next call begins when it is asked for. */
+  async *backward(pieces: readonly BackwardPiece[]): AsyncGenerator<LaneGradient[]> {
     const { expert, width, room, ask, unit, weights } = this.#options;
-    const gradients: LaneGradient[] = [];
-    for (const call of callsOf(pieces, rowsAtOnce)) {
+    for (const call of callsOf(pieces, expert.rowsAtOnce)) {
       ask();
       const first = call[0]?.block as RowBlock;
       const kept = this.#kept.get(first);
@@ -76,15 +76,23 @@ export class ExpertCalls {
       const { dx, dGates, addTo } = await expert.backward({ ...given, kept: kept?.values, weights: weights(first.expert) });
       this.#kept.delete(first);
       if (kept) room?.give(kept.floats);
+      const gradients: LaneGradient[] = [];
       for (const { piece, data, from } of cut(call, 1, dGates)) {
         const { block, take } = piece;
         const to = from + block.rows;
         take(dx.subarray(from * width, to * width), data);
         gradients.push({ block, add: (sum) => addTo(viewsOf(sum, unit(block.expert)), from, to) });
       }
+      yield gradients;
     }
-    return gradients;
   }
+}
+
+/** What all calls give, where it waits for lanes of other ranks. */
+export async function allOf(calls: AsyncIterable<LaneGradient[]>): Promise<LaneGradient[]> {
+  const all: LaneGradient[] = [];
+  for await (const gradients of calls) all.push(...gradients);
+  return all;
 }
 
 /** In the order of lanes. */

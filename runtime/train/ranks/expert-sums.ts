@@ -1,7 +1,6 @@
 // Gradients of a layer's experts that a rank computes, lane by lane in their order. The first of an expert's hosts adds each to those
 // before at once; the others keep theirs until the sum of the lanes before comes to them.
 import { addAll } from "../../comm/collectives.ts";
-import { rowsInPlace } from "../../compute/training.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
 
 export interface ExpertSumsOptions {
@@ -11,7 +10,9 @@ export interface ExpertSumsOptions {
   readonly rank: number;
   /** Homes have sums of lanes before these. */
   readonly carried: boolean;
-  /** Zeros, and zeros again between lanes, for lanes of more rows than have the same bits in place. */
+  /** Of a lane, at most, that have the same bits in place. */
+  readonly rowsInPlace: number;
+  /** Zeros, and zeros again between lanes, for lanes of more rows. */
   readonly scratch: Float32Array;
   floatsOf(expert: number): number;
   /** The gradient of an expert that has its home here. */
@@ -28,7 +29,7 @@ export class ExpertSums {
 
   /** Adds the gradient of one lane of so many rows, which `gradient` adds to the floats that it is given. */
   async add(expert: number, rows: number, gradient: (sum: Float32Array) => Promise<void>): Promise<void> {
-    const { homes, rank, carried, scratch, own, floatsOf } = this.#options;
+    const { homes, rank, carried, rowsInPlace, scratch, own, floatsOf } = this.#options;
     const home = homes[expert] === rank;
     const first = this.#options.blocks[expert]?.[0]?.host === rank;
     const partials = this.#of(expert);

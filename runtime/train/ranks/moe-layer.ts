@@ -11,7 +11,7 @@ import type { Blocks } from "../../placement/training/blocks.ts";
 import { lanesIn } from "../../placement/training/lanes.ts";
 import type { Unit } from "../layout.ts";
 import { addPlaces, gathered, type PlaceShape, placesByExpert, scatter } from "../rows.ts";
-import { byExpert, ExpertCalls, type LaneGradient, summed } from "./expert-calls.ts";
+import { allOf, byExpert, ExpertCalls, type LaneGradient, summed } from "./expert-calls.ts";
 import { packed, type RowBlock, RowPlan, unpacked } from "./expert-rows.ts";
 import { ExpertSums } from "./expert-sums.ts";
 import { type DenseBlock, type Kept, keeping, type LayerPass, type RankLayer, rowsOf, takeLane } from "./layer.ts";
@@ -161,6 +161,7 @@ export class RankMoeLayer implements RankLayer {
       homes,
       rank: transport.rank,
       carried,
+      rowsInPlace: this.#parts.expert.rowsInPlace,
       scratch: this.#parts.scratch,
       floatsOf: (expert) => experts[expert]?.to ?? 0,
       own: (expert) => memory.own(index, expert, "g"),
@@ -219,8 +220,10 @@ export class RankMoeLayer implements RankLayer {
     });
     const sorted = pieces.toSorted(byExpert);
     for (const expert of new Set(sorted.map(({ block }) => block.expert))) {
-      const here = sorted.filter(({ block }) => block.expert === expert);
-      await summed(sums, [...(own.get(expert) ?? []), ...(await turn.calls.backward(here))]);
+      const calls = turn.calls.backward(sorted.filter(({ block }) => block.expert === expert));
+      const mine = own.get(expert);
+      if (mine !== undefined) await summed(sums, [...mine, ...(await allOf(calls))]);
+      else for await (const gradients of calls) await summed(sums, gradients);
       own.delete(expert);
     }
     const back = { what: "row gradients", lengthFrom: (host: number) => (width + 1) * rowsIn(plan.between(rank, host)) };
@@ -245,9 +248,9 @@ export class RankMoeLayer implements RankLayer {
     const waiting = new Map<number, LaneGradient[]>();
     for (const expert of new Set(pieces.map(({ block }) => block.expert))) {
       const here = pieces.filter(({ block }) => block.expert === expert);
-      const gradients = await turn.calls.backward(here);
-      if (others.has(expert)) waiting.set(expert, gradients);
-      else await summed(sums, gradients);
+      const calls = turn.calls.backward(here);
+      if (others.has(expert)) waiting.set(expert, await allOf(calls));
+      else for await (const gradients of calls) await summed(sums, gradients);
     }
     return waiting;
   }

@@ -46,6 +46,8 @@ interface Changes {
   readonly shadow?: boolean;
   /** Deviation of the first parameters. */
   readonly deviation?: number;
+  /** Of each rank. */
+  readonly threads?: number;
 }
 
 /** Eight sequences of a step, cut into lanes: the same tokens for every run. */
@@ -73,7 +75,7 @@ function worldOf(program: ModelProgram, ranks: number, changes: Changes) {
     balance: [],
     optimizerMemory: changes.stateBytes === undefined ? undefined : { bytes: changes.stateBytes, folder: tmpdir() },
     shadow: changes.shadow,
-    threads: 1,
+    threads: changes.threads ?? 1,
   };
   return { options, parameters: gaussian(3, layout.floats, deviation) };
 }
@@ -144,6 +146,23 @@ test("of long sequences too, lanes that a rank adds at once have the bits of tho
   const one = await run(1, { ...long, fssdp: { planner: "ep", lanesAtOnce: 1 } });
   assert.equal((await run(3, long)).digest, one.digest);
 });
+
+/** Sizes in which a row's bits do depend on those beside it, or a sum's on where it is made. */
+const unsteady: Readonly<Record<string, Changes>> = {
+  "two threads, each with few columns": {
+    threads: 2,
+    config: { hidden_size: 96, intermediate_size: 300, head_dim: 8 },
+    sequenceLength: 32,
+  },
+  "rows that begin between vectors": { config: { intermediate_size: 301 } },
+  "experts of one column": { config: { intermediate_size: 1 }, sequenceLength: 32 },
+};
+
+for (const [name, changes] of Object.entries(unsteady))
+  test(`${name}: the bits of one rank`, async () => {
+    const one = await run(1, { ...changes, fssdp: { planner: "ep" } });
+    assert.equal((await run(3, { ...changes, fssdp: { planner: "hecate" } })).digest, one.digest);
+  });
 
 const waves: readonly (readonly [number, Changes])[] = [
   [1, { fssdp: { lanesAtOnce: 1 } }],

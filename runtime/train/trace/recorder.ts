@@ -100,6 +100,8 @@ export function recordedBackend(backend: TrainingBackend, recorder: Clocked): Tr
       const width = expert.inputs[0]?.width ?? 1;
       return {
         keeps: compiled.keeps,
+        rowsAtOnce: compiled.rowsAtOnce,
+        rowsInPlace: compiled.rowsInPlace,
         forward(x, weights, kept) {
           const named = Object.assign(computing("expert forward", own), { rows: x.length / width });
           return recorder.around(named, () => compiled.forward(x, weights, kept));
