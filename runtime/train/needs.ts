@@ -5,6 +5,7 @@ import { fssdpOf } from "./ranks/fssdp.ts";
 import type { RankFacts } from "./ranks/plan.ts";
 import type { TrainSettings } from "./settings.ts";
 import { openSource } from "./source.ts";
+import { stagesAfter, stagesOf } from "./stages.ts";
 import { type TrainedModel, trainedModel } from "./trained.ts";
 
 /** Ranks of one speed, each on a node of its own. */
@@ -22,12 +23,19 @@ export function rankedModel(settings: TrainSettings, model: TrainedModel, facts:
   return { ...ranked, facts, fssdp: fssdpOf(settings.fssdp ?? {}, { ...ranked, ranks, wholeStep: wantsWholeStep(balance) }) };
 }
 
-/**
- * The least ranks whose memory is enough, each on a machine of its own that has as much as this one; undefined where no number of them is.
- * More ranks own less each, so that a number is sought by halves; one alone needs less for its lanes, and counts where two have enough.
- */
-export async function leastRanks(settings: TrainSettings, memory?: number): Promise<number | undefined> {
-  const model = trainedModel(await openSource(settings.model), settings);
+/** By the last step that is made, since later stages may need more. */
+export type LeastRanks = (step: number) => number | undefined;
+
+/** The least ranks whose memory is enough, each on a machine of its own that has as much as this one; undefined where no number is. */
+export async function leastRanks(settings: TrainSettings, memory?: number): Promise<LeastRanks> {
+  const source = await openSource(settings.model);
+  const stages = stagesOf(settings);
+  const found = stages.map(({ number }) => leastOf(settings, trainedModel(source, settings, number), memory));
+  return (step) => found[stagesAfter(stages, step)[0]?.number ?? 0];
+}
+
+/** More ranks own less each, so that a number is sought by halves; one alone needs less for its lanes, and counts where two have enough. */
+function leastOf(settings: TrainSettings, model: TrainedModel, memory: number | undefined): number | undefined {
   const enough = (ranks: number): boolean => fitsRanks(rankedModel(settings, model, evenRanks(ranks)), memory);
   let [below, most] = [0, Math.min(settings.lanes, settings.fssdp?.lanesAtOnce ?? settings.lanes)];
   if (!enough(most)) return undefined;

@@ -4,6 +4,7 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
+import { partOf } from "../comm/part.ts";
 import { createTraining } from "../compute/open-training.ts";
 import type { TrainingBackend } from "../compute/training.ts";
 import { newestCheckpoint, readCheckpoint, SavedModel } from "./checkpoint.ts";
@@ -13,7 +14,7 @@ import type { Kept } from "./local/rounds.ts";
 import { Metrics } from "./metrics.ts";
 import { evenRanks, rankedModel } from "./needs.ts";
 import type { TrainPorts } from "./ports.ts";
-import { checkMemory, fitsBeside, fitsRanks, memoryThere } from "./ranks/fits.ts";
+import { checkMemory, fitsBeside, fitsRanks, memoryThere, takesOver } from "./ranks/fits.ts";
 import { leaveWorld } from "./ranks/member.ts";
 import type { Fssdp } from "./ranks/plan.ts";
 import { Rank } from "./ranks/rank.ts";
@@ -172,13 +173,15 @@ async function openMachine(placed: Placed, plan: Plan): Promise<Opened | undefin
   }
 }
 
-/** Without the place in a next world, or the memory for the state of both at once, what a rank has is lost where nobody writes it. */
+/** Without the place in a next world, room for the model on its ranks, or the memory for the state of both at once, what a rank has is lost
+ *  where nobody writes it. */
 function leavesCheckpoint(settings: TrainSettings, { model, ports, seat }: Leaving): boolean {
   if (!ports.stopped()) return false;
   const next = ports.next?.();
   if (next === undefined || seat.holdings === undefined) return true;
   if (next.rank >= next.ranks) return false;
-  return !fitsBeside(rankedModel(settings, model, evenRanks(next.ranks)), next.rank, seat.holdings.stateBytes);
+  const needed = rankedModel(settings, model, evenRanks(next.ranks));
+  return !takesOver(needed, next.rank, seat.holdings.stateBytes);
 }
 
 interface Leaving {
@@ -216,7 +219,7 @@ export async function train(settings: TrainSettings, ports: TrainPorts, seat: Se
   const source = await openSource(settings.model);
   checkSettings(settings, source.program.maxContext);
   const checkpoints = join(settings.out, "checkpoints");
-  const placed: Placed = { settings, source, seat: place, recorder, checkpoints };
+  let placed: Placed = { settings, source, seat: place, recorder, checkpoints };
   const stages = stagesOf(settings);
   await checkStages(placed, stages);
   let newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
@@ -224,11 +227,13 @@ export async function train(settings: TrainSettings, ports: TrainPorts, seat: Se
   let end = unfinished(placed, newest?.step ?? 0);
   for (const stage of stagesAfter(stages, end.step)) {
     if (stage.number > 0 && !fitsHere(placed, stage)) {
-      ports.onShort?.(end.step);
-      return end;
+      const step = Math.max(end.step, placed.seat.holdings?.standing.applied ?? 0); // what ranks have may be newer than the checkpoint
+      ports.onShort?.(step);
+      return { ...end, step };
     }
     const opened = await openRun(placed, stage, newest);
     if (opened === undefined) return handedOn(placed);
+    placed = { ...placed, seat: staying(placed.seat) };
     const { all, ...made } = await trainStage(placed, ports, opened);
     end = made;
     if (!all) return end;
@@ -236,6 +241,9 @@ export async function train(settings: TrainSettings, ports: TrainPorts, seat: Se
   }
   return end;
 }
+
+/** The seat among those who stay: who leaves has gone once the first stage has begun, and takes part in no other begin. */
+const staying = (seat: Seat): Seat => ({ ...seat, transport: partOf(seat.transport, 0, seat.facts.node.length) });
 
 const unfinished = ({ checkpoints }: Placed, step: number, loss?: number): RunEnd => ({
   step,
@@ -245,8 +253,10 @@ const unfinished = ({ checkpoints }: Placed, step: number, loss?: number): RunEn
   folder: undefined,
 });
 
-/** Throws AppError `DoesNotFit` before the first step where a later stage would fit on no ranks that there may be. */
+/** Throws AppError `DoesNotFit` before the first step where a later stage would fit on no ranks that there may be. A rank that leaves
+ *  makes no step and no result, and may have less memory than those that come. */
 async function checkStages({ settings, source, seat }: Placed, stages: readonly Stage[]): Promise<void> {
+  if (leaves(seat)) return;
   const last = trainedModel(source, settings, stages.length - 1);
   await checkResult(last.result, resultAt(settings), settings.codecs);
   if (stages.length < 2) return;

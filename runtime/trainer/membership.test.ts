@@ -103,10 +103,7 @@ test("an order with a field that is not known is refused", () => {
 
 test("least ranks beyond what a world may have are said as the most, so that the words are heard", () => {
   const membership = new Membership(self);
-  const said = (least: number | undefined) => {
-    membership.leastRanks = least;
-    return podWordsSchema.parse(membership.words({ curve: [] })).leastRanks;
-  };
+  const said = (least: number | undefined) => podWordsSchema.parse(membership.words({ curve: [] }, least)).leastRanks;
   assert.deepEqual([undefined, 3, 16 * ranksMax].map(said), [undefined, 3, ranksMax]);
 });
 

@@ -38,8 +38,6 @@ export class Membership {
   #left: PodWords["left"];
   #leaving = false;
   #stop = false;
-  /** As `PodWords` has it. */
-  leastRanks: number | undefined;
 
   constructor(self: Member) {
     this.#self = self;
@@ -138,10 +136,9 @@ export class Membership {
     this.#left = leftOf(epoch, code, message);
   }
 
-  words(progress: PodWords["progress"]): PodWords {
+  words(progress: PodWords["progress"], leastRanks?: number): PodWords {
     const { pod } = this.#self;
     const known = { pod, epoch: this.#world?.epoch ?? 0, training: this.#training, ...(this.#left && { left: this.#left }) };
-    const { leastRanks } = this;
     // Several worlds may ask for more than there can be: then none but all are enough.
     const least = leastRanks !== undefined && { leastRanks: Math.min(ranksMax, leastRanks) };
     return { ...known, ...(this.#leaving && { leaving: true }), ...least, progress };

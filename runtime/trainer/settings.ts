@@ -44,8 +44,8 @@ export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
         : { bytes: parseQuantity(optimizer.memory, "spec.optimizer.memory"), folder: pathOf(output.uri) },
     balance: parseBalance(spec.balance),
     adapters: parseAdapters(spec.adapters),
-    // More ranks than lanes never come.
-    spawn: spawn && { step: spawn.step, mask: Number(spawn.mask), ranks: batch.lanes },
+    // More ranks than lanes at once never come.
+    spawn: spawn && { step: spawn.step, mask: Number(spawn.mask), ranks: countOf(spec.fssdp.lanesAtOnce) ?? batch.lanes },
     gate: parseGate(spec.gate),
     local: parseLocal(spec.local.recipe),
     clip: Number(optimizer.clip),

@@ -109,6 +109,13 @@ test("a run that was stopped goes on in another process and ends with the bits o
   assert.equal(digest("stopped"), digest("quiet"));
 });
 
+test("a job whose ranks work on fewer lanes at once than there are has experts that spawn", { timeout: 120_000 }, async () => {
+  const born = { model: { uri: "pvc://models/tiny", init: "Random" }, spawn: { step: 2 }, fssdp: { lanesAtOnce: 1 } };
+  const trainer = await begin(settingsOf("born", born), { run: (settings, ports) => train(here(settings, "born"), ports) });
+  await trainer.ended;
+  assert.deepEqual([endOf("born")?.outcome, endOf("born")?.report?.step], ["Complete", steps]);
+});
+
 test("before a run has begun its step is not told, and a loss that is no number never is", () => {
   const progress = new Progress(3);
   assert.deepEqual(progress.report(), { curve: [] });

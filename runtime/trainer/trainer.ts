@@ -7,7 +7,7 @@ import type { TrainerSettings } from "../../crds/training-process.ts";
 import { type TrainingEnd, trainingEndText } from "../../crds/training-report.ts";
 import { trainingScope } from "../../crds/training-world.ts";
 import { createLog, type Log } from "../observe/log.ts";
-import { leastRanks } from "../train/needs.ts";
+import { type LeastRanks, leastRanks } from "../train/needs.ts";
 import type { TrainPorts } from "../train/ports.ts";
 import { type RunEnd, train } from "../train/run.ts";
 import { Recorder } from "../train/trace/recorder.ts";
@@ -46,6 +46,7 @@ export async function startTrainer(settings: TrainerSettings, options: TrainerOp
   const progress = new Progress(spec.steps);
   const membership = new Membership({ job: jobUid, pod: podUid, rank });
   const tls = folderTls(tlsDir);
+  let least: LeastRanks = unknown;
   const server = await listenForWorlds({
     namespace,
     scope: trainingScope(job),
@@ -54,10 +55,13 @@ export async function startTrainer(settings: TrainerSettings, options: TrainerOp
     port: worldPort,
     take(order) {
       membership.take(order);
-      return membership.words(progress.report());
+      const report = progress.report();
+      return membership.words(report, least(report.step ?? 0));
     },
   });
-  void reckon(settings, membership, log);
+  void reckon(settings, log).then((found) => {
+    least = found;
+  });
   const recorder = new Recorder(now);
   const timeout = new StepTimeout(spec.failurePolicy.stepTimeout, recorder, now);
   const ports = portsOf({ progress, log, recorder, timeout });
@@ -87,13 +91,19 @@ export async function startTrainer(settings: TrainerSettings, options: TrainerOp
   };
 }
 
-/** What is wrong with the spec is told by the run, in its world. */
-async function reckon({ spec }: TrainerSettings, membership: Membership, log: Log): Promise<void> {
+const unknown = (): undefined => undefined;
+
+/** Ranks of all worlds that meet. What is wrong with the spec is told by the run, in its world. */
+async function reckon({ spec }: TrainerSettings, log: Log): Promise<LeastRanks> {
   try {
     const least = await leastRanks(trainSettings(spec));
-    membership.leastRanks = least === undefined ? undefined : least * (1 + spec.local.data.length); // of each world that meets others
+    return (step) => {
+      const each = least(step);
+      return each === undefined ? undefined : each * (1 + spec.local.data.length);
+    };
   } catch (caught) {
     log.debug({ why: AppError.from(caught).message }, "the least ranks are not known");
+    return unknown;
   }
 }
 

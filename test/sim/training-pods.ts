@@ -101,7 +101,6 @@ export class TrainingPods {
       if (this.pods.some((pod) => pod.rank === rank)) continue;
       const name = `p${this.#names++}`;
       const membership = new Membership({ job: "job", pod: name, rank });
-      membership.leastRanks = 1;
       const runsAt = clock.now() + (random.next() < 0.1 ? pendingMs : startMsMost) * random.next();
       const never = Number.POSITIVE_INFINITY;
       const pod = { name, rank, membership, runsAt, holdings: new Holdings(), dead: false, frozen: undefined, busy: 0, returned: false };
@@ -127,7 +126,7 @@ export class TrainingPods {
       if (isLost(pod)) return;
       if ((world?.epoch ?? 0) < membership.words({ curve: [] }).epoch) return; // an answer to a later question came first
       membership.take({ job: "job", pod: name, ...(world && { world }), ...(stops && { stop: true }) });
-      this.#words.set(name, membership.words({ curve: [] }));
+      this.#words.set(name, membership.words({ curve: [] }, 1));
       told(pod);
     });
   }

@@ -3,7 +3,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { AppError } from "../../../crds/common.ts";
+import { WireRanks } from "../../../test/builders/wire-ranks.ts";
 import { Loopback } from "../../comm/loopback.ts";
+import type { Hub } from "../../comm/transport.ts";
 import { optimizerOf, optimizerSettings } from "../optimizers/index.ts";
 import { OptimizerState } from "../optimizers/state.ts";
 import { UnitState } from "../ranks/unit-state.ts";
@@ -27,8 +30,7 @@ function shareOf(homes: readonly number[] = [0]): Share {
   return { units: all, homes, rank: 0, state, spread: async () => {} };
 }
 
-function outers(worlds: number): Outer[] {
-  const hub = new Loopback(worlds, frameMs);
+function outers(worlds: number, hub: Hub = new Loopback(worlds, frameMs)): Outer[] {
   const all = Array.from({ length: worlds }, (_, world) => world);
   const facts = { node: all, speed: all.map(() => 1) };
   return all.map((world) => {
@@ -95,4 +97,22 @@ test("homes beyond a world are refused, and more steps than a round has too", as
   const [third, fourth] = outers(2) as [Outer, Outer];
   for (let step = 0; step < setting.steps; step++) await fourth.made(1);
   await assert.rejects(third.meet(4, shareOf()), { code: "PlanMismatch", message: /more than 4 steps before it meets/ });
+});
+
+test("a world that stopped and is gone holds nobody up before the meeting, where it is heard; one that is lost is an error", async () => {
+  const hub = await WireRanks.open(2);
+  try {
+    const [first, second] = outers(2, hub) as [Outer, Outer];
+    await first.made(1);
+    await second.stops(2);
+    await hub.transport(1).close();
+    for (const step of [2, 3]) await first.made(step);
+    assert.equal(await first.meet(4, shareOf()), false);
+    const [third, fourth] = outers(2, hub) as [Outer, Outer];
+    await assert.rejects(fourth.made(1), { code: "RankLeft" });
+    hub.transport(0).end(new AppError("rank 1 is gone", { code: "RankLost" }));
+    await assert.rejects(third.meet(4, shareOf()), { code: "RankLost" });
+  } finally {
+    await hub.close();
+  }
 });

@@ -144,7 +144,8 @@ export class Outer {
     const stamp = this.#stamp(meetingOf(step, this.#options.setting.steps));
     const others = Array.from({ length: transport.ranks }, (_, rank) => rank).filter((rank) => rank < own || rank >= past);
     const name = { what: "sign", layer: -1, chunk: 0, piece: 0 };
-    await Promise.all(others.map((to) => transport.send(to, stamp, name, Int32Array.of(sign))));
+    const tell = (to: number): Promise<void> => transport.send(to, stamp, name, Int32Array.of(sign));
+    await Promise.all(others.map((to) => tell(to).catch(unlessGone)));
   }
 
   /** Of each world, the rank among all that owns each unit: the first rank of a world says it. */
@@ -165,6 +166,11 @@ export class Outer {
   #stamp(step: number): Stamp {
     return { world: this.#options.epoch, step, plan: this.#options.alike };
   }
+}
+
+/** A world that stopped has said so before it went, which the meeting hears. Of one that was lost, all that is waited for tells. */
+function unlessGone(caught: unknown): void {
+  if (AppError.from(caught).code !== "RankLost") throw caught;
 }
 
 interface Exchanged {

@@ -117,6 +117,7 @@ test("over TLS they have the same bytes, and a meeting the same bytes on its way
   const { received } = await run("over TLS", 3, {}, hub).finally(() => hub.close());
   assert.deepEqual(left("over TLS"), left("two"));
   assert.equal(received[0], two.received[0]);
+  for (const what of ["sign", "means"]) assert.ok(hub.takeTraffic(1, what).sent > 0, `${what}: a name that no step's time bounds`);
   assert.deepEqual(hub.problems, []);
 });
 

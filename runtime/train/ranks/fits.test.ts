@@ -11,7 +11,9 @@ import { borrowedFloats } from "../borrowed.ts";
 import { keptFloats } from "../kept.ts";
 import { kindsOf, layoutOf } from "../layout.ts";
 import { optimizerSettings } from "../optimizers/index.ts";
-import { checkMemory, fitsBeside, memoryProblem, type RankedModel } from "./fits.ts";
+import { aloneSeat } from "../seat.ts";
+import { checkMemory, fitsBeside, memoryProblem, type RankedModel, takesOver } from "./fits.ts";
+import { roomOf } from "./member.ts";
 import { RankStores } from "./shadow.ts";
 import { shapeOf } from "./shape.ts";
 
@@ -86,6 +88,9 @@ test("a world begins beside the state of the one before where both fit, and what
   assert.ok(fitsBeside(model, 0, kept, all));
   assert.ok(!fitsBeside(model, 0, kept + 1, all));
   assert.ok(fitsBeside(model, 0, state, 2 * state + sums));
+  const most = Math.max(...[0, 1, 2].map((rank) => rankBytes(memoryProblem(model, rank)).all));
+  assert.deepEqual([takesOver(model, 0, 0, most), takesOver(model, 0, 0, most - 1)], [true, false]);
+  assert.ok(fitsBeside(model, 0, 0, most - 1) && !takesOver(model, 0, most, most));
 });
 
 test("shadows take what a rank shadows, and the refusal says that they can be left out", () => {
@@ -98,4 +103,16 @@ test("shadows take what a rank shadows, and the refusal says that they can be le
     code: "DoesNotFit",
     message: /, spec\.failurePolicy\.shadow false, /,
   });
+});
+
+test("forward keeps a quarter of what is left of the memory, and worlds of one machine of their part of it", (t) => {
+  const { facts: _alone, ...model } = modelOf(1, 1);
+  const { all } = rankBytes(memoryProblem(modelOf(1, 1), 0));
+  t.mock.method(process, "constrainedMemory", () => 8 * all);
+  const room = (here: number): number => {
+    const seat = aloneSeat();
+    const group = { transport: seat.transport, firsts: [0], world: 0, here };
+    return roomOf({ ...testLearning, ...model, balance: [], seat: here > 1 ? { ...seat, group } : seat });
+  };
+  assert.deepEqual([room(1), room(4), room(8)], [Math.floor((7 * all) / 16), Math.floor(all / 16), 0]);
 });

@@ -99,12 +99,16 @@ export function fitsBeside(model: RankedModel, rank: number, heldBytes: number, 
   return heldBytes + state + sums <= memory;
 }
 
+/** Whether a world has room for the model, and this rank of it to begin beside what it holds. */
+export const takesOver = (model: RankedModel, rank: number, heldBytes: number, memory = memoryThere()): boolean =>
+  fitsRanks(model, memory) && fitsBeside(model, rank, heldBytes, memory);
+
 /** The share of what the law leaves of the memory, which forward may use for values that backward then need not compute again. The rest is
  *  for rows and frames of a step, which the law does not count. */
 const keptShare = 1 / 4;
 
 /** Floats that forward of this rank may keep. */
-export function roomFor(model: RankedModel, rank: number, memory = memoryThere()): number {
+export function roomFor(model: RankedModel, rank: number, memory: number): number {
   const left = memory - rankBytes(memoryProblem(model, rank)).all;
   return Math.max(0, Math.floor((keptShare * left) / Float32Array.BYTES_PER_ELEMENT));
 }

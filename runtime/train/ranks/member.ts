@@ -3,6 +3,7 @@
 import type { StepFacts } from "../optimizers/optimizer.ts";
 import { rateOf } from "../schedule.ts";
 import { type Begin, beginWorld } from "./begin.ts";
+import { memoryThere, roomFor } from "./fits.ts";
 import { Holdings } from "./holdings.ts";
 import type { RankOptions } from "./options.ts";
 import { planHash } from "./plan.ts";
@@ -18,6 +19,12 @@ export function runHash({ layout, seat, frozen: _ofModel, optimizerMemory: _chan
 export function storesOf(options: RankOptions, shape: Shape): Promise<RankStores> {
   const { transport, facts } = options.seat;
   return RankStores.open(options, shape, { rank: transport.rank, ranks: facts.node.length }, options.shadow ? facts.node : []);
+}
+
+/** Floats that forward may keep here, where worlds of one machine share its memory. */
+export function roomOf(options: RankOptions): number {
+  const { transport, facts, group } = options.seat;
+  return roomFor({ ...options, facts }, transport.rank, memoryThere(group?.here));
 }
 
 export function beginOf(options: RankOptions, given: Pick<Begin, "shape" | "stores" | "holdings">, restore: Begin["restore"]): Begin {

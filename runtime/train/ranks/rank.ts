@@ -17,10 +17,9 @@ import { recordedBackend } from "../trace/recorder.ts";
 import { type Begun, beginWorld } from "./begin.ts";
 import { Copies } from "./copies.ts";
 import { sumDense } from "./dense-exchange.ts";
-import { roomFor } from "./fits.ts";
 import { Holdings } from "./holdings.ts";
 import { moveHomes } from "./homes.ts";
-import { beginOf, factsOf, normIn, runHash, storesOf } from "./member.ts";
+import { beginOf, factsOf, normIn, roomOf, runHash, storesOf } from "./member.ts";
 import type { RankMemory } from "./memory.ts";
 import type { RankOptions } from "./options.ts";
 import { type Lane, type LaneLoss, Passes, readAll } from "./passes.ts";
@@ -136,7 +135,7 @@ export class Rank {
     };
     const meter = new Meter(() => performance.now());
     const computes = fssdp.measured === true ? recordedBackend(backend, meter) : backend;
-    const room = roomFor({ ...given, facts: given.seat.facts }, options.seat.transport.rank);
+    const room = roomOf(options);
     const passes = await Passes.open(computes, { program, shape, memory: stores.memory, frozen, sequenceLength, balance, room });
     return new Rank(given, options, stores, { passes, meter });
   }
@@ -159,7 +158,7 @@ export class Rank {
       homes: homesOfUnits(this.#shape, this.#planning.homes),
       rank: this.#options.seat.transport.rank,
       state: this.#memory,
-      spread: (step) => this.#allDense(this.#stamp(step, "met")),
+      spread: (step) => this.#allDense(this.#stamp(step, "met"), "means"), // ranks may wait for other worlds, longer than a step may take
     };
   }
 
@@ -388,10 +387,10 @@ export class Rank {
   }
 
   /** Parameters of the dense part, each piece from its owner. */
-  async #allDense(stamp: Stamp): Promise<void> {
+  async #allDense(stamp: Stamp, what = "parameters"): Promise<void> {
     const { transport } = this.#options.seat;
     if (transport.ranks === 1) return; // its state has them where they are read
-    const named = { what: "parameters", layer: -1, lengthFrom: (rank: number): number => lanesIn(ownedDense(this.#shape, rank)) };
+    const named = { what, layer: -1, lengthFrom: (rank: number): number => lanesIn(ownedDense(this.#shape, rank)) };
     const parts = await gatherAll(transport, stamp, named, this.#memory.ownDense("p"));
     for (const [rank, part] of parts.entries()) this.#memory.dense.set(part, ownedDense(this.#shape, rank).from);
   }

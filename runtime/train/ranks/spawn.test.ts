@@ -2,17 +2,25 @@
 // stopped or lost: before the spawn, at it, between its checkpoint and the first step of the experts, and after it.
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { trainRanks } from "../../../test/builders/ranks.ts";
 import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/builders/training.ts";
+import { Loopback } from "../../comm/loopback.ts";
+import { rankBytes } from "../../placement/training/laws.ts";
 import { parseGate } from "../gates/index.ts";
+import { evenRanks, rankedModel } from "../needs.ts";
 import type { TrainPorts } from "../ports.ts";
 import { parseBalance } from "../recipes/index.ts";
+import { train } from "../run.ts";
 import type { TrainSettings } from "../settings.ts";
+import { openSource } from "../source.ts";
 import { parseSpawn } from "../spawn.ts";
+import { trainedModel } from "../trained.ts";
+import { memoryProblem } from "./fits.ts";
+import { Holdings } from "./holdings.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-spawned-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -128,3 +136,80 @@ for (const [when, { lost = {}, again }] of Object.entries(losses))
       assert.equal(await run(name, 4 - ranks), again);
       assert.deepEqual(left(name), want);
     });
+
+interface Pods {
+  readonly out: string;
+  readonly held: readonly Holdings[];
+  /** What all ranks that stay are told, but for the writer's. */
+  readonly told: string[];
+}
+
+/** One world of a job's pods, of which those past the ranks leave: until all have made a step, then another of so many is to follow. */
+async function world(number: number, { out, held, told }: Pods, ranks: number, stop?: { readonly after: number; readonly next: number }) {
+  const hub = new Loopback(held.length, 20_000);
+  const facts = evenRanks(ranks);
+  const given = { ...settings, spawn: { step: spawnStep, mask: 0.5, ranks: settings.lanes }, out: join(folder, out) };
+  let made = 0;
+  const ends = held.map((holdings, rank) => {
+    const say = (what: string): void => void (rank === 0 && told.push(what));
+    const ports: TrainPorts = {
+      now: () => 0,
+      stopped: () => stop !== undefined && made >= stop.after,
+      next: () => stop && { ranks: stop.next, rank },
+      onStart: ({ step }) => say(`from ${step}`),
+      onStep({ step }) {
+        made = step;
+        say(`${step}`);
+      },
+      onShort: (step) => say(`short after ${step}`),
+      onValidation() {},
+    };
+    return train(given, ports, { transport: hub.transport(rank), run: out, world: number, facts, holdings });
+  });
+  for (const end of ends) end.catch((caught) => hub.end(caught));
+  await Promise.all(ends);
+}
+
+test("a rank that leaves as experts spawn hands on what it has, and is no part of their begin", async () => {
+  const pods: Pods = { out: "left", held: [0, 1, 2].map(() => new Holdings()), told: [] };
+  await world(1, pods, 3, { after: 1, next: 2 });
+  await world(2, pods, 2);
+  assert.equal(pods.told.join(" "), "from 0 1 from 1 2 3 from 3 4 5 6", "no step is made again, while no checkpoint has it");
+  assert.deepEqual(left("left"), want);
+});
+
+/** Memory that the experts' stage needs of the first of so many ranks. */
+async function neededOf(ranks: number): Promise<number> {
+  const model = trainedModel(await openSource(settings.model), settings, 1);
+  return rankBytes(memoryProblem(rankedModel({ ...settings, out: "unused" }, model, evenRanks(ranks)), 0)).all;
+}
+
+for (const [how, next] of [
+  ["told before, leave a checkpoint", 2],
+  ["not told, keep what they have", 4],
+] as const)
+  test(`ranks that are to be too few for the experts, ${how}, and wait for more: the bytes are those of one`, async (t) => {
+    const memory = (await neededOf(2)) - 1;
+    assert.ok((await neededOf(4)) <= memory);
+    t.mock.method(process, "constrainedMemory", () => memory);
+    const pods: Pods = { out: `short of ${next}`, held: [0, 1, 2, 3].map(() => new Holdings()), told: [] };
+    await world(1, pods, 4, { after: 5, next });
+    assert.equal(existsSync(join(folder, pods.out, "checkpoints/step-00000005")), next === 2);
+    await world(2, pods, 2);
+    if (next === 2) for (const holdings of pods.held) holdings.drop(); // those two have ended
+    await world(3, pods, 4);
+    assert.equal(pods.told.join(" "), "from 0 1 2 3 from 3 4 5 short after 5 from 5 6");
+    assert.deepEqual(left(pods.out), want);
+  });
+
+test("a rank that leaves needs no memory for the experts that are born without it", async (t) => {
+  t.mock.method(process, "constrainedMemory", () => 1);
+  const hub = new Loopback(2);
+  const given = { ...settings, out: join(folder, "small") };
+  const seat = (rank: number) => ({ transport: hub.transport(rank), world: 1, facts: evenRanks(1), holdings: new Holdings() });
+  const ports = { now: () => 0, stopped: () => false, onStart() {}, onStep() {}, onValidation() {} };
+  await assert.rejects(train(given, ports, seat(0)), { code: "DoesNotFit" });
+  const leaver = assert.rejects(train(given, ports, seat(1)), killed);
+  hub.end(killed);
+  await leaver;
+});
