@@ -43,7 +43,7 @@ export interface ExpertCall {
   readonly kept?: KeptRows | undefined;
 }
 
-export interface ExpertGradients {
+interface ExpertGradients {
   readonly dx: Float32Array;
   readonly dGates: Float32Array;
   /** Adds the weights' gradients of rows from..to-1 to sums, in place. Holds values of the call's rows, and its weights, until it is

@@ -137,7 +137,7 @@ export interface AttentionVariant {
 }
 
 /** Of the heads that read one head of keys, those of the first attention come first, and so on: a part is what one attention has there. */
-export interface Mixed {
+interface Mixed {
   readonly attentions: number;
   readonly parts: number;
 }

@@ -8,7 +8,7 @@ export interface GateSetting {
   readonly numbers: readonly number[];
 }
 
-export interface Gated {
+interface Gated {
   /** What is trained: the model, with its gates replaced. It has the model's tensors, and a frozen one more, which all gates read. */
   readonly program: ModelProgram;
   /** The name of that tensor. */

@@ -12,7 +12,7 @@ export interface LocalSetting {
   readonly numbers: Readonly<Record<string, number>>;
 }
 
-export interface LocalNumber {
+interface LocalNumber {
   readonly name: string;
   allows(value: number): boolean;
   /** What `allows` asks for, behind "it must be". */
