@@ -47,6 +47,8 @@ export const opNames = Object.keys(kernels) as readonly OpName[];
 /** The ops that choose experts. */
 export const gateNames: readonly OpName[] = opNames.filter((name) => "gateLogits" in kernels[name]);
 
+export const isTrainedOnly = (name: OpName): boolean => "trainedOnly" in kernels[name];
+
 /** The kernel of an op; throws AppError `UnsupportedOp` where there is none. */
 export function kernelOf(op: Op): Kernel {
   const kernel: unknown = kernels[op.op];

@@ -63,6 +63,8 @@ interface OpOutput {
 
 export interface Kernel<O extends Op = Op> {
   readonly name: O["op"];
+  /** No model that is served has it: backends of serving may lack it. */
+  readonly trainedOnly?: true;
   reads(op: O): readonly string[];
   outputs(op: O): readonly OpOutput[];
   /** Layer of the KV cache that the op reads and appends to; left out by ops that use none. */

@@ -54,11 +54,12 @@ function sized(rows: number, experts: number, schedule: Schedule): KernelCase {
 function ties(most: number): KernelCase {
   const { inputs, ...rest } = sized(3, 8, { temperature: 2, threshold: 0.125, most });
   const logits = { ...inputs.logits, shape: [3, 8], data: new Float32Array(24).fill(0.5) };
-  return { ...rest, name: `ties, at most ${most}`, byOrder: ["ids"], inputs: { logits } };
+  return { ...rest, name: `ties, at most ${most}`, inputs: { logits } };
 }
 
 export const softRoute: Kernel<SoftRoute> = {
   name: "softRoute",
+  trainedOnly: true,
   gateLogits: (op) => op.logits,
   /** At temperature 1, as the gate ends. */
   shares: (_, logits) => softmaxShares(logits),

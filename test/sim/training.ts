@@ -59,9 +59,10 @@ class TrainingSim {
   readonly #random: Random;
   readonly #operator: TrainingPods;
   readonly #worlds = new Map<number, SimWorld>();
-  /** Pods lost since all members of a world were through with its begin, and how many ranks that one had; 0: none was. */
+  /** Pods lost since the newest world that stands on its ranks alone, how many ranks that one has, and its epoch; 0: there is none. */
   #lost = 0;
   #settledRanks = 0;
+  #settled = 0;
   /** The last step that a rank began, and the newest world that one of them is through with the begin of. */
   #lastBegun = 0;
   #newest = 0;
@@ -285,7 +286,10 @@ class TrainingSim {
       this.repeated += Math.max(0, this.#lastBegun - step);
       this.#lastBegun = step;
     }
-    if (begun.size < world.members.length) return;
+    // A pod that leaves and is through has dropped what it had: the world stands on its ranks alone then. One that thaws tells of old worlds.
+    const stands = begun.size === world.members.length || world.members.indexOf(pod) >= world.ranks;
+    if (!stands || world.epoch < this.#settled) return;
+    this.#settled = world.epoch;
     this.#lost = world.members.slice(0, world.ranks).filter(isLost).length;
     this.#settledRanks = world.ranks;
   }
