@@ -15,7 +15,7 @@ after(() => rmSync(folder, { recursive: true }));
 const data = join(folder, "data");
 await writeCorpus(data, chainedTokens(400, 1));
 
-const [steps, lanes, layers] = [3, 4, 2];
+const [steps, lanes, layers, experts] = [3, 4, 2, 4];
 const settings: Omit<TrainSettings, "out" | "balance"> = {
   ...runSettings,
   init: "checkpoint",
@@ -37,11 +37,11 @@ async function run(out: string, balance: string, stopAt = Number.POSITIVE_INFINI
   return { end, asks, asked, metrics: readFileSync(join(folder, out, "metrics.jsonl"), "utf8") };
 }
 
-/** Of a step: embedding and head, and each layer's block and experts, forward and backward, of every lane. */
-const stepAsks = lanes * (3 + 4 * layers);
-
 for (const balance of ["", "switch:0.01"]) {
   const name = balance === "" ? "without a loss of balance" : "with one";
+  /** Of a step: embedding and head, and each layer's block, forward and backward, of every lane; each expert of a layer, forward and backward,
+   *  for the lanes that are worked on at once. */
+  const stepAsks = lanes * (3 + 2 * layers) + (balance === "" ? lanes : 1) * 2 * layers * experts;
   test(`a stop is asked for before each part of each lane, ${name}, and ends a step and validation there`, async () => {
     const straight = await run(`straight${balance}`, balance);
     assert.deepEqual(
@@ -49,10 +49,10 @@ for (const balance of ["", "switch:0.01"]) {
       Array.from({ length: steps }, (_, i) => (i + 1) * stepAsks),
     );
     const samples = Math.floor(399 / settings.sequenceLength);
-    assert.equal(straight.asked, steps * stepAsks + samples * 2 * layers, "validation asks too");
+    assert.equal(straight.asked, steps * stepAsks + samples * layers * (1 + experts), "validation asks too");
     const at = stepAsks + Math.floor(0.6 * stepAsks);
     const first = await run(`stopped${balance}`, balance, at);
-    assert.deepEqual([first.end.step, first.asked], [1, at]);
+    assert.deepEqual([first.end.step, first.asked], [1, at + 1], "and once more, whether to leave a checkpoint");
     assert.equal((await run(`stopped${balance}`, balance)).metrics, straight.metrics);
     const validating = await run(`validating${balance}`, balance, steps * stepAsks + 3);
     assert.deepEqual([validating.end.step, validating.end.validationLoss, validating.asked], [steps, undefined, steps * stepAsks + 3]);
