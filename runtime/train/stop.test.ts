@@ -39,8 +39,8 @@ async function run(out: string, balance: string, stopAt = Number.POSITIVE_INFINI
 
 for (const balance of ["", "switch:0.01"]) {
   const name = balance === "" ? "without a loss of balance" : "with one";
-  /** Of a step: embedding and head, and each layer's block, forward and backward, of every lane; each expert of a layer, forward and backward,
-   *  for the lanes that are worked on at once. */
+  /** Of a step: embedding and head, and each layer's block, forward and backward, of every lane; each expert of a layer, forward and
+   *  backward, for the lanes that are worked on at once. */
   const stepAsks = lanes * (3 + 2 * layers) + (balance === "" ? lanes : 1) * 2 * layers * experts;
   test(`a stop is asked for before each part of each lane, ${name}, and ends a step and validation there`, async () => {
     const straight = await run(`straight${balance}`, balance);

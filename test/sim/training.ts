@@ -286,7 +286,8 @@ class TrainingSim {
       this.repeated += Math.max(0, this.#lastBegun - step);
       this.#lastBegun = step;
     }
-    // A pod that leaves and is through has dropped what it had: the world stands on its ranks alone then. One that thaws tells of old worlds.
+    // A pod that leaves and is through has dropped what it had: the world stands on its ranks alone then. One that thaws tells of old
+    // worlds.
     const stands = begun.size === world.members.length || world.members.indexOf(pod) >= world.ranks;
     if (!stands || world.epoch < this.#settled) return;
     this.#settled = world.epoch;
