@@ -2,7 +2,7 @@
 //   check        generated files, types, lint, dead code       unit         *.test.ts beside the source
 //   integration  *.int.test.ts: real processes on loopback     e2e          *.e2e.test.ts: the product on the local cluster
 import { spawnSync } from "node:child_process";
-import { globSync } from "node:fs";
+import { globSync, readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { run } from "node:test";
 import { spec } from "node:test/reporters";
@@ -131,7 +131,7 @@ async function buildPrograms(): Promise<void> {
 /** Runs those that bring up a control plane one after another, since they share what the machine has one of; the others beside them. */
 async function runIntegration(filters: readonly string[], counts: Counts): Promise<void> {
   const files = testFiles("integration", filters);
-  const planes = files.filter((file) => /\/test\/(cluster|integration)\//.test(file));
+  const planes = files.filter((file) => /from "[./\w-]*\/(cluster|control-plane)\.ts"/.test(readFileSync(file, "utf8")));
   const built = planes.length > 0 ? buildPrograms() : Promise.resolve();
   const others = files.filter((file) => !planes.includes(file));
   await Promise.all([built.then(() => runFiles(planes, 1, counts)), runFiles(others, 1, counts)]);
