@@ -7,7 +7,13 @@ import type { Segment } from "../kernels/segment.ts";
 export type WeightViews = Readonly<Record<string, Float32Array>>;
 
 /** Values of forward that backward need not compute again; its bits are the same with and without them. */
-export type KeptRows = readonly { readonly name: string; readonly width: number; readonly data: Float32Array }[];
+export interface KeptValue {
+  readonly name: string;
+  readonly width: number;
+  /** [rows, width] */
+  readonly data: Float32Array;
+}
+export type KeptRows = readonly KeptValue[];
 
 export interface BackwardCall {
   readonly kept?: KeptRows | undefined;
@@ -25,7 +31,7 @@ export interface TrainableSegment {
   /** Floats of what forward keeps of a row. */
   readonly keeps: number;
   /** The outputs, and values beside them that backward is given; with `kept`, it adds there what backward need not compute again. */
-  forward(values: Values, weights: WeightViews, kept?: KeptRows[]): Promise<Values>;
+  forward(values: Values, weights: WeightViews, kept?: KeptValue[]): Promise<Values>;
   /** Gradients of the f32 inputs. */
   backward(call: BackwardCall): Promise<Gradients>;
 }
@@ -58,7 +64,7 @@ export interface TrainableExpert {
   readonly rowsAtOnce: number;
   /** Rows whose gradients have the same bits whether they are added to a sum in place or to zeros that are then added to it, at most. */
   readonly rowsInPlace: number;
-  forward(x: Float32Array, weights: WeightViews, kept?: KeptRows[]): Promise<Float32Array>;
+  forward(x: Float32Array, weights: WeightViews, kept?: KeptValue[]): Promise<Float32Array>;
   backward(call: ExpertCall): Promise<ExpertGradients>;
 }
 

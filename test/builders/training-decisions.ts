@@ -34,6 +34,9 @@ export const pod = (change: Partial<PodView> = {}): PodView => ({
   over: undefined,
   ...change,
 });
+/** The first pod of a rank, on a node of its own. */
+export const rankPod = (rank: number, change: Partial<PodView> = {}): PodView =>
+  pod({ name: `j-train-${rank}-0`, uid: `p${rank}`, rank, ip: `10.0.0.${rank}`, node: `node-${rank}`, ...change });
 export const over = (end: TrainingEnd | undefined, change: Partial<NonNullable<PodView["over"]>> = {}): PodView["over"] => ({
   end,
   disrupted: false,

@@ -5,8 +5,8 @@ import fc from "fast-check";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import type { PodWords } from "../../../crds/training-world.ts";
+import { rankPod } from "../../../test/builders/training-decisions.ts";
 import { decide } from "./decide.ts";
-import type { PodView } from "./pod-view.ts";
 import { beforeSpawn, wantedReplicas } from "./spawn.ts";
 
 const least = {
@@ -39,26 +39,9 @@ test("a job that is scaled is followed: below what it has before at once, above 
   );
 });
 
-const pod = (rank: number): PodView => ({
-  name: `j-train-${rank}-0`,
-  uid: `p${rank}`,
-  rank,
-  attempt: 0,
-  hash: "h",
-  generation: 1,
-  since: 0,
-  deleting: false,
-  running: true,
-  silent: false,
-  ip: `10.0.0.${rank + 1}`,
-  node: "a",
-  waiting: undefined,
-  over: undefined,
-});
-
 /** What is decided where so many pods answer, the first one with its step. */
 function decided(own: MoETrainingJob, status: MoETrainingJobStatus, pods: number, step: number) {
-  const views = Array.from({ length: pods }, (_, rank) => pod(rank));
+  const views = Array.from({ length: pods }, (_, rank) => rankPod(rank));
   const words = new Map(
     views.map(({ uid }): [string, PodWords] => [
       uid,

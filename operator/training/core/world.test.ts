@@ -3,27 +3,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import type { PodWords, TrainingWorld } from "../../../crds/training-world.ts";
+import { rankPod as pod, start } from "../../../test/builders/training-decisions.ts";
 import type { PodView } from "./pod-view.ts";
 import { type WorldFacts, worldOf } from "./world.ts";
 
-const start = Date.parse("2026-01-01T00:00:00Z");
-const pod = (rank: number, change: Partial<PodView> = {}): PodView => ({
-  name: `j-train-${rank}-0`,
-  uid: `p${rank}`,
-  rank,
-  attempt: 0,
-  hash: "h",
-  generation: 1,
-  since: start,
-  silent: false,
-  deleting: false,
-  running: true,
-  ip: `10.0.0.${rank}`,
-  node: `node-${rank}`,
-  waiting: undefined,
-  over: undefined,
-  ...change,
-});
 const says = (uid: string, change: Partial<PodWords> = {}): PodWords => ({
   pod: uid,
   epoch: 0,

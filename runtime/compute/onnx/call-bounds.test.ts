@@ -7,7 +7,7 @@ import type { Segment } from "../../kernels/segment.ts";
 import { programOf } from "../../models/index.ts";
 import { gatedExpert } from "../../models/moe.ts";
 import { createTraining } from "../open-training.ts";
-import type { KeptRows, TrainableExpert, TrainingBackend, WeightViews } from "../training.ts";
+import type { KeptValue, TrainableExpert, TrainingBackend, WeightViews } from "../training.ts";
 import { callBounds } from "./call-bounds.ts";
 
 const backends = new Map<number, TrainingBackend>();
@@ -95,7 +95,7 @@ const part = ({ x, gates, dOut }: Given, hidden: number, from: number, to: numbe
 async function jointlyAndApart(at: Compiled, keeping: boolean) {
   const { expert, hidden, weights, zeros } = at;
   const all = rowsOf(at, 512, 91);
-  const kept: KeptRows[] | undefined = keeping ? [] : undefined;
+  const kept: KeptValue[] | undefined = keeping ? [] : undefined;
   const y = await expert.forward(all.x, weights, kept);
   const joint = await expert.backward({ ...all, weights, kept: kept?.flat() });
   const [jointly, apart]: [unknown[], unknown[]] = [[], []];

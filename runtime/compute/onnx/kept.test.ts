@@ -10,7 +10,7 @@ import type { Layer, Segment } from "../../kernels/segment.ts";
 import { widthsOf } from "../../kernels/widths.ts";
 import { programOf } from "../../models/index.ts";
 import { createTraining } from "../open-training.ts";
-import type { KeptRows, TrainingBackend, WeightViews } from "../training.ts";
+import type { KeptValue, TrainingBackend, WeightViews } from "../training.ts";
 
 const golden = join(import.meta.dirname, "../../../test/golden");
 const [tokens, rows] = [7, 21];
@@ -34,7 +34,7 @@ async function block(backend: TrainingBackend, segment: Segment, keeping: boolea
   const compiled = await backend.compile(segment, tokens);
   const [weights, widths] = [weightsOf(segment, 0.2), widthsOf(segment)];
   const values: Values = { x: { shape: [rows, widths.get("x")!], data: gaussian(91, rows * widths.get("x")!) } };
-  const kept: KeptRows[] | undefined = keeping ? [] : undefined;
+  const kept: KeptValue[] | undefined = keeping ? [] : undefined;
   const written = await compiled.forward(values, weights, kept);
   const derived = [...segment.outputs.filter(({ dtype }) => dtype === "f32").map(({ name }) => name), ...keptValues(segment.ops)];
   const outputs = Object.fromEntries(derived.map((name, i) => [name, gaussian(i, rows * widths.get(name)!)]));
@@ -47,7 +47,7 @@ async function expert(backend: TrainingBackend, segment: Segment, keeping: boole
   const compiled = await backend.compileExpert(segment);
   const [weights, width] = [weightsOf(segment, 0.2), segment.inputs[0]!.width];
   const [x, gates, dOut] = [gaussian(91, rows * width), gaussian(92, rows), gaussian(93, rows * width)];
-  const kept: KeptRows[] | undefined = keeping ? [] : undefined;
+  const kept: KeptValue[] | undefined = keeping ? [] : undefined;
   const y = await compiled.forward(x, weights, kept);
   const { addTo, ...found } = await compiled.backward({ x, gates, dOut, weights, kept: kept?.flat() });
   const sums = weightsOf(segment, 0);

@@ -10,7 +10,7 @@ import { gaussian, randomIds, randomTensor } from "../../kernels/random.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { gatedExpert } from "../../models/moe.ts";
 import { createTraining } from "../open-training.ts";
-import { type KeptRows, lossRows, type WeightViews } from "../training.ts";
+import { type KeptValue, lossRows, type WeightViews } from "../training.ts";
 
 const training = await createTraining({ threads: 1 });
 after(() => training.close());
@@ -67,10 +67,10 @@ for (const { op, tolerance, case: kernelCase } of trainable) {
     }
     const sums = zeros(weights);
     const found = await compiled.backward({ values: { ...inputs, ...written }, weights: views, outputs, sums });
-    const kept: KeptRows[] = [];
+    const kept: KeptValue[] = [];
     const again = { written: await compiled.forward(inputs, views, kept), sums: zeros(weights) };
     const values = { ...inputs, ...again.written };
-    const given = { values, kept: kept.flat(), weights: views, outputs, sums: again.sums };
+    const given = { values, kept: kept, weights: views, outputs, sums: again.sums };
     assert.deepEqual([await compiled.backward(given), again], [found, { written, sums }], "with what forward keeps");
     for (const [name, gradient] of Object.entries({ ...found, ...sums })) {
       const off = distance(gradient, want[name] ?? new Float32Array(gradient.length));

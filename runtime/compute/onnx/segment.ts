@@ -8,6 +8,7 @@ import {
   type BackwardCall,
   type ExpertCall,
   type KeptRows,
+  type KeptValue,
   type LossCall,
   lossRows,
   type TrainableExpert,
@@ -142,7 +143,7 @@ const rowsOf = ({ segment }: Parts, values: Values): number => {
 interface ForwardCall {
   readonly values: Values;
   readonly weights: WeightViews;
-  readonly kept: KeptRows[] | undefined;
+  readonly kept: KeptValue[] | undefined;
 }
 
 async function deviceForward(parts: Parts, { values, weights, kept }: ForwardCall): Promise<Record<string, Tensor>> {
@@ -159,7 +160,7 @@ async function deviceForward(parts: Parts, { values, weights, kept }: ForwardCal
     const width = widths.get(name) ?? 1;
     written[name] = { shape: [rows, width], data: call.rowsOut(graphName.output(name), width) };
   }
-  kept?.push(call.keptOut(graphs.handed));
+  kept?.push(...call.keptOut(graphs.handed));
   await graphs.forward.run(call.feeds, call.outputs);
   return written;
 }
@@ -248,7 +249,7 @@ export function trainableExpert({ segment, split, own, ways }: Whole<ExpertGraph
       call.rowsIn(graphName.input(input), x);
       call.weights(split.weights, own(weights));
       const y = call.rowsOut(graphName.output(output), hidden);
-      kept?.push(call.keptOut(graphs.handed));
+      kept?.push(...call.keptOut(graphs.handed));
       await graphs.forward.run(call.feeds, call.outputs);
       return y;
     },

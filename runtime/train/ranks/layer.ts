@@ -1,6 +1,6 @@
 // A layer as a rank runs it: its own lanes of a wave forward, and backward, which is given what was kept of them and computes the rest
 // again. Interface only; dense-layer.ts and moe-layer.ts have it.
-import type { KeptRows, TrainableSegment, WeightViews } from "../../compute/training.ts";
+import type { KeptRows, KeptValue, TrainableSegment, WeightViews } from "../../compute/training.ts";
 import type { Gradients, Values } from "../../kernels/kernel.ts";
 import type { Tensor } from "../../kernels/segment.ts";
 import type { DenseSums } from "../dense-sums.ts";
@@ -53,10 +53,10 @@ export interface Kept {
 /** Runs forward, which keeps what it can of so many rows where there is room; what it kept is in the list then. */
 export async function keeping<T>(
   { room, rows, keeps }: { readonly room: Room | undefined; readonly rows: number; readonly keeps: number },
-  forward: (kept: KeptRows[] | undefined) => Promise<T>,
+  forward: (kept: KeptValue[] | undefined) => Promise<T>,
 ): Promise<{ readonly found: T; readonly kept: Kept | undefined }> {
   const floats = rows * keeps;
-  const kept: KeptRows[] | undefined = floats > 0 && room?.take(floats) ? [] : undefined;
+  const kept: KeptValue[] | undefined = floats > 0 && room?.take(floats) ? [] : undefined;
   const found = await forward(kept);
-  return { found, kept: kept && { values: kept.flat(), floats } };
+  return { found, kept: kept && { values: kept, floats } };
 }
