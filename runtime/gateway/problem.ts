@@ -39,7 +39,7 @@ export const problems = {
   }),
   notFound: (path: string): Problem => ({
     ...invalid(
-      `Unknown path ${path.slice(0, 200)}: /v1/models, /v1/chat/completions, /v1/completions and /v1/embeddings are served.`,
+      `Unknown path ${path.slice(0, 200)}: /v1/models, /v1/chat/completions, /v1/completions, /v1/responses and /v1/embeddings are served.`,
       null,
       "unknown_url",
     ),

@@ -7,7 +7,7 @@ import { createMetrics } from "../observe/metrics.ts";
 import { createTracing } from "../observe/trace.ts";
 import { Answer, isMarker, type Piece } from "./answer.ts";
 import type { WorkerEvent } from "./failover.ts";
-import type { GenerationJob } from "./openai.ts";
+import type { GenerationJob } from "./generation-job.ts";
 import { ChunkWriter, wholeBody } from "./openai-body.ts";
 import { failoverLimits } from "./patience.ts";
 
@@ -25,7 +25,7 @@ async function answer(endpoint: GenerationJob["endpoint"], ids: readonly number[
   const tracing = await createTracing({ service: "gateway" });
   const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
   const job = { endpoint, sampling, stops: [], logprobs: false, ignoreEos: false } as unknown as GenerationJob;
-  const request = { id: "a", job, prompt: [1], maxTokens: ids.length, signal: new AbortController().signal };
+  const request = { id: "a", job, prompt: [1], maxTokens: ids.length, seed: 1n, signal: new AbortController().signal };
   const one = new Answer(
     { ...request, span: tracing.start("a", { role: "server", attributes: {} }) },
     {
@@ -48,10 +48,10 @@ const envelope = { endpoint: "chat", id: "c", created: 0, model: "m", logprobs: 
 
 test("content and reasoning_content are apart, whole and in chunks", async () => {
   const pieces = await answer("chat", [...thought, ...final]);
-  const { choices }: any = wholeBody(envelope, pieces, usage);
+  const { choices }: any = wholeBody(envelope, [pieces], usage);
   assert.deepEqual(choices[0].message, { role: "assistant", content: "Yes.", reasoning_content: "hm é", refusal: null });
   const chunks = new ChunkWriter(envelope, false);
-  const deltas: any[] = pieces.filter((piece) => !isMarker(piece)).map((piece) => (chunks.piece(piece) as any).choices[0].delta);
+  const deltas: any[] = pieces.filter((piece) => !isMarker(piece)).map((piece) => (chunks.piece(piece, 0) as any).choices[0].delta);
   assert.equal(deltas.map(({ reasoning_content = "" }) => reasoning_content).join(""), "hm é");
   assert.equal(deltas.map(({ content = "" }) => content).join(""), "Yes.");
   assert.ok(
@@ -61,8 +61,8 @@ test("content and reasoning_content are apart, whole and in chunks", async () =>
 });
 
 test("without thoughts there is no such field, and completions show what the model says as it is", async () => {
-  const { choices }: any = wholeBody(envelope, await answer("chat", final), usage);
+  const { choices }: any = wholeBody(envelope, [await answer("chat", final)], usage);
   assert.deepEqual(choices[0].message, { role: "assistant", content: "Yes.", refusal: null });
-  const plain: any = wholeBody({ ...envelope, endpoint: "completions" }, await answer("completions", thought), usage);
+  const plain: any = wholeBody({ ...envelope, endpoint: "completions" }, [await answer("completions", thought)], usage);
   assert.match(plain.choices[0].text, /analysis.*hm é/s);
 });
