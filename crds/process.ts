@@ -159,6 +159,21 @@ export const gatewayProcess = {
   apiKeyFile: rendered("ENODIA_API_KEY_FILE", optional(path), ({ deployment }) =>
     deployment.spec.gateway.apiKeySecretRef ? paths.apiKey : undefined,
   ),
+  /** Where the certificate of HTTPS is; unset = HTTP. */
+  httpTlsDir: rendered("ENODIA_HTTP_TLS_DIR", optional(path), ({ deployment }) =>
+    deployment.spec.gateway.tls ? paths.httpTls : undefined,
+  ),
+  /** Origins whose pages may ask, separated by commas; unset = none. */
+  corsOrigins: rendered(
+    "ENODIA_CORS_ORIGINS",
+    optional(
+      z
+        .string()
+        .max(16_384)
+        .transform((text) => text.split(",")),
+    ),
+    ({ deployment }) => deployment.spec.gateway.cors?.allowOrigins.join(","),
+  ),
   queueRequestsMax: leftToTemplate("ENODIA_QUEUE_REQUESTS_MAX", optional(whole(1, 1_000_000))),
 };
 export type GatewaySettings = SettingsOf<typeof gatewayProcess>;

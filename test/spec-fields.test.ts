@@ -46,6 +46,8 @@ const changes: Record<string, unknown> = {
   "gateway.autoscale.targetCPUUtilizationPercentage": 50,
   "gateway.apiKeySecretRef.name": "key",
   "gateway.apiKeySecretRef.key": "other",
+  "gateway.tls.secretRef.name": "cert",
+  "gateway.cors.allowOrigins": ["https://app.example.com"],
   "gateway.podTemplate.metadata.labels": { a: "b" },
   "gateway.podTemplate.metadata.annotations": { a: "b" },
   "gateway.podTemplate.spec.containers": [{ name: "gateway", image: "other" }],

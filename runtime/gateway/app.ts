@@ -3,6 +3,7 @@
 import { randomUUID } from "node:crypto";
 import { Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
+import { cors } from "hono/cors";
 import { retryAfterSeconds } from "./admission.ts";
 import { prepare } from "./answer.ts";
 import { embed, embeddingsBody, encodeInputs, parseEmbeddings } from "./embeddings.ts";
@@ -14,6 +15,8 @@ import { invalid, type Problem, problemOf, problems } from "./problem.ts";
 import { parseResponses } from "./responses.ts";
 
 const bodyBytesMax = 8 * 1024 * 1024;
+/** Browsers ask again whether they may after this long. */
+const corsMaxAgeSeconds = 600;
 const requestIdPattern = /^[\w.:-]{1,128}$/;
 
 export function createApp(deps: AppDeps): Hono<Env> {
@@ -28,6 +31,7 @@ export function createApp(deps: AppDeps): Hono<Env> {
     await next();
     if (!c.get("counted")) count(c, deps, c.res.status);
   });
+  if (deps.corsOrigins.length > 0) app.use("/v1/*", crossOrigin(deps.corsOrigins)); // before keys: a browser asks first without one
   app.use("/v1/*", async (c, next) => {
     if (deps.apiKeys && !(await deps.apiKeys.allows(c.req.header("authorization")))) return refuse(c, deps, problems.unauthorized());
     return next();
@@ -53,6 +57,13 @@ export function createApp(deps: AppDeps): Hono<Env> {
     return problemResponse(c, problems.internal(c.get("requestId")));
   });
   return app;
+}
+
+/** Any request header may come along: clients in browsers send some of their own. */
+function crossOrigin(origins: readonly string[]) {
+  const origin = origins.includes("*") ? "*" : [...origins];
+  const exposeHeaders = ["x-request-id", "x-enodia-failovers", "retry-after"];
+  return cors({ origin, allowMethods: ["GET", "POST"], exposeHeaders, maxAge: corsMaxAgeSeconds });
 }
 
 function listModels(c: Ctx, deps: AppDeps): Response {

@@ -146,6 +146,33 @@ test("an API key is required, compared against the file, and re-read when it cha
   assert.equal(await get("Bearer first"), 401);
 });
 
+test("a browser may ask from the pages that were named, keys or not, and from no others", async () => {
+  const dir = await mkdtemp(join(tmpdir(), "enodia-key-"));
+  onEnd(() => rm(dir, { recursive: true }));
+  await writeFile(join(dir, "key"), "secret\n");
+  const page = "https://app.example.com";
+  const ask = async (url: string, origin: string, method: string, more: Record<string, string> = {}) => {
+    const response = await fetch(`${url}/v1/chat/completions`, { method, headers: { origin, ...more } });
+    await response.arrayBuffer();
+    return response;
+  };
+  const asks = { "access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type,x-stainless-lang" };
+  const allowed = (response: Response) => response.headers.get("access-control-allow-origin");
+  const { url } = await startAll([{}], { apiKeyFile: join(dir, "key"), corsOrigins: [page] });
+  const first = await ask(url, page, "OPTIONS", asks);
+  assert.equal(first.status, 204, "without a key, as browsers ask");
+  assert.equal(allowed(first), page);
+  assert.match(first.headers.get("access-control-allow-headers") ?? "", /x-stainless-lang/);
+  const unknown = await ask(url, page, "POST");
+  assert.deepEqual([unknown.status, allowed(unknown)], [401, page], "the page may read why");
+  assert.match(unknown.headers.get("access-control-expose-headers") ?? "", /x-request-id/);
+  assert.equal(allowed(await ask(url, "https://other.example.com", "OPTIONS", asks)), null);
+  const closed = await startAll([{}]);
+  assert.equal(allowed(await ask(closed.url, page, "OPTIONS", asks)), null, "none were named");
+  const open = await startAll([{}], { corsOrigins: ["*"] });
+  assert.equal(allowed(await ask(open.url, page, "OPTIONS", asks)), "*");
+});
+
 test("a key file without a key stops the start", async () => {
   const dir = await mkdtemp(join(tmpdir(), "enodia-key-"));
   onEnd(() => rm(dir, { recursive: true }));

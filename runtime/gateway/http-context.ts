@@ -15,6 +15,8 @@ export interface AppDeps extends AnswerDeps {
   readonly created: number;
   readonly admission: Admission;
   readonly apiKeys: ApiKeys | undefined;
+  /** Origins whose pages may ask: "*" alone = all. */
+  readonly corsOrigins: readonly string[];
   readonly tracing: Tracing;
   /** The reason why no request can be taken now; undefined = some worker is or was ready a moment ago. */
   readonly unavailable: () => string | undefined;

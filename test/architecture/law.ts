@@ -371,7 +371,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
       "runtime/trainer/world-server.ts": "adapter: what the operator tells a training pod",
       "operator/main.ts": "root of the operator",
       "runtime/worker/worker.ts": "root of the worker",
-      "runtime/gateway/gateway.ts": "root of the gateway, and its API",
+      "runtime/gateway/http-server.ts": "adapter: plain and with TLS",
     },
   },
   "an HTTP request": {
