@@ -371,7 +371,8 @@ export const constructions: Readonly<Record<string, Construction>> = {
       "runtime/trainer/world-server.ts": "adapter: what the operator tells a training pod",
       "operator/main.ts": "root of the operator",
       "runtime/worker/worker.ts": "root of the worker",
-      "runtime/gateway/http-server.ts": "adapter: plain and with TLS",
+      "runtime/gateway/gateway.ts": "root of the gateway: its probes and metrics",
+      "runtime/gateway/http-server.ts": "adapter: the gateway's API, plain or with TLS",
     },
   },
   "an HTTP request": {
