@@ -4,7 +4,7 @@ import { z } from "zod";
 import { deviceMemoryBackends } from "./backends.ts";
 import { AppError } from "./common.ts";
 import { devicesOfRank } from "./devices.ts";
-import { apiKeySecretRef, gatewayCors, gatewayTls } from "./gateway-access.ts";
+import { apiKeySecretRef, clientsNeedKeys, gatewayClients, gatewayCors, gatewayTls } from "./gateway-access.ts";
 import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
 import {
   codecNames,
@@ -274,16 +274,20 @@ const gateway = z
     apiKeySecretRef,
     tls: gatewayTls,
     cors: gatewayCors,
+    clients: gatewayClients,
     podTemplate: podTemplateOf("gateway", "gateway"),
   })
   .prefault({})
   .meta({
     description: "The OpenAI-compatible front.",
-    ...rules({
-      rule: "!has(self.replicas) || !has(self.autoscale)",
-      message:
-        "replicas and autoscale exclude each other: remove gateway.replicas (with null in a merge patch), or leave autoscale out. Earlier versions stored replicas 1 by default",
-    }),
+    ...rules(
+      {
+        rule: "!has(self.replicas) || !has(self.autoscale)",
+        message:
+          "replicas and autoscale exclude each other: remove gateway.replicas (with null in a merge patch), or leave autoscale out. Earlier versions stored replicas 1 by default",
+      },
+      clientsNeedKeys,
+    ),
   });
 
 export const moeDeploymentSpecSchema = z

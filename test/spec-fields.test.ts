@@ -48,6 +48,7 @@ const changes: Record<string, unknown> = {
   "gateway.apiKeySecretRef.key": "other",
   "gateway.tls.secretRef.name": "cert",
   "gateway.cors.allowOrigins": ["https://app.example.com"],
+  "gateway.clients": [{ name: "batch", requestsPerMinute: 5 }],
   "gateway.podTemplate.metadata.labels": { a: "b" },
   "gateway.podTemplate.metadata.annotations": { a: "b" },
   "gateway.podTemplate.spec.containers": [{ name: "gateway", image: "other" }],

@@ -324,7 +324,7 @@ export class Answer {
       sampling: { ...job.sampling, seed, logprobs: job.logprobs, ...(constraint ? { constraint } : {}) },
       promptLogprobs: echo !== undefined && job.logprobs,
       eos: job.ignoreEos ? [] : this.#deps.textModel.eosIds,
-      priority: job.priority,
+      priority: job.priority ?? 0,
       deadlineUnixMs: this.#arrived + this.#deps.requestTimeoutMs,
       traceparent: span.traceparent,
       signal,

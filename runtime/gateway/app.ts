@@ -4,11 +4,10 @@ import { randomUUID } from "node:crypto";
 import { Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { cors } from "hono/cors";
-import { retryAfterSeconds } from "./admission.ts";
 import { prepare } from "./answer.ts";
 import { embed, embeddingsBody, encodeInputs, parseEmbeddings } from "./embeddings.ts";
 import { Exchange } from "./exchange.ts";
-import { type AppDeps, type Ctx, clientGone, count, type Endpoint, type Env, problemResponse, refuse } from "./http-context.ts";
+import { type AppDeps, type Ctx, clientGone, count, type Endpoint, type Env, enter, problemResponse, refuse } from "./http-context.ts";
 import { type Parsed, parseChat, parseCompletion } from "./openai.ts";
 import { modelBody } from "./openai-body.ts";
 import { invalid, type Problem, problemOf, problems } from "./problem.ts";
@@ -33,8 +32,11 @@ export function createApp(deps: AppDeps): Hono<Env> {
   });
   if (deps.corsOrigins.length > 0) app.use("/v1/*", crossOrigin(deps.corsOrigins)); // before keys: a browser asks first without one
   app.use("/v1/*", async (c, next) => {
-    if (deps.apiKeys && !(await deps.apiKeys.allows(c.req.header("authorization")))) return refuse(c, deps, problems.unauthorized());
-    return next();
+    const client = deps.apiKeys ? await deps.apiKeys.clientOf(c.req.header("authorization")) : "";
+    if (client === undefined) return refuse(c, deps, problems.unauthorized());
+    c.set("client", client);
+    const refusal = c.req.method === "POST" ? deps.clients.refusal(client) : undefined; // before its body costs anything
+    return refusal ? refuse(c, deps, refusal) : next();
   });
   app.use("/v1/*", bodyLimit({ maxSize: bodyBytesMax, onError: (c) => refuse(c as Ctx, deps, problems.tooLarge(bodyBytesMax)) }));
   app.get("/v1/models", (c) => listModels(c, deps));
@@ -86,12 +88,16 @@ async function generation(c: Ctx, deps: AppDeps, endpoint: Endpoint, parse: (bod
   if ("problem" in parsed) return refuse(c, deps, parsed.problem);
   const prepared = await prepare(parsed.job, deps, c.req.raw.signal);
   if ("problem" in prepared) return refuse(c, deps, prepared.problem);
-  const unavailable = deps.unavailable();
-  if (unavailable !== undefined) return refuse(c, deps, problems.noWorker(unavailable, retryAfterSeconds));
-  const admitted = deps.admission.enter();
-  if (admitted === undefined) return refuse(c, deps, problems.queueFull(retryAfterSeconds));
+  const { prompts } = prepared;
+  const place = enter(
+    c,
+    deps,
+    prompts.reduce((sum, { prompt }) => sum + prompt.length, 0),
+  );
+  if ("problem" in place) return refuse(c, deps, place.problem);
   const writer = parsed.writer({ model: deps.servedName, created: Math.floor(deps.now() / 1000) });
-  return new Exchange(c, deps, { job: parsed.job, prompts: prepared.prompts, writer, admitted }).run();
+  const job = { ...parsed.job, priority: deps.clients.priorityOf(c.get("client"), parsed.job.priority) };
+  return new Exchange(c, deps, { job, prompts, writer, place }).run();
 }
 
 async function embeddings(c: Ctx, deps: AppDeps): Promise<Response> {
@@ -103,17 +109,24 @@ async function embeddings(c: Ctx, deps: AppDeps): Promise<Response> {
   const { signal } = c.req.raw;
   const encoded = await encodeInputs(parsed.job, deps, signal);
   if ("problem" in encoded) return refuse(c, deps, encoded.problem);
-  const unavailable = deps.unavailable();
-  if (unavailable !== undefined) return refuse(c, deps, problems.noWorker(unavailable, retryAfterSeconds));
-  const admitted = deps.admission.enter();
-  if (admitted === undefined) return refuse(c, deps, problems.queueFull(retryAfterSeconds));
+  const place = enter(
+    c,
+    deps,
+    encoded.prompts.reduce((sum, { length }) => sum + length, 0),
+  );
+  if ("problem" in place) return refuse(c, deps, place.problem);
+  const { admitted, client } = place;
   const id = c.get("requestId");
   const attributes = { "enodia.request_id": id, "enodia.inputs": encoded.prompts.length };
   const span = deps.tracing.start("gateway.embeddings", { parent: c.req.header("traceparent"), role: "server", attributes });
   try {
-    const request = { id, ...parsed, ...encoded, traceparent: span.traceparent, signal, onStarted: admitted.started };
+    const job = { ...parsed.job, priority: deps.clients.priorityOf(c.get("client"), parsed.job.priority) };
+    const request = { id, job, ...encoded, traceparent: span.traceparent, signal, onStarted: admitted.started };
     const found = await embed(request, deps);
-    deps.log.info({ requestId: id, inputs: found.vectors.length, promptTokens: found.promptTokens }, "request ended");
+    deps.log.info(
+      { requestId: id, client: c.get("client"), inputs: found.vectors.length, promptTokens: found.promptTokens },
+      "request ended",
+    );
     c.header("x-enodia-failovers", String(found.failovers));
     return c.json(embeddingsBody(deps.servedName, found, parsed.job.encoding));
   } catch (caught) {
@@ -121,6 +134,7 @@ async function embeddings(c: Ctx, deps: AppDeps): Promise<Response> {
     return embeddingsFailed(c, deps, caught);
   } finally {
     admitted.leave();
+    client.leave(0);
     span.end();
   }
 }

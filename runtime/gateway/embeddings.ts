@@ -42,7 +42,7 @@ type Input = { readonly text: string } | { readonly tokens: readonly number[] };
 export interface EmbeddingJob {
   readonly inputs: readonly Input[];
   readonly encoding: "float" | "base64";
-  readonly priority: number;
+  readonly priority: number | undefined;
 }
 
 export function parseEmbeddings(body: unknown, served: string): { readonly job: EmbeddingJob } | { readonly problem: Problem } {
@@ -50,7 +50,7 @@ export function parseEmbeddings(body: unknown, served: string): { readonly job: 
   if (!parsed.success) return { problem: modelProblem(body, served) ?? problemOfIssue(parsed.error) };
   const { model, input, encoding_format, priority: asked } = parsed.data;
   if (model !== served) return { problem: problems.unknownModel(model, served) };
-  return { job: { inputs: promptsOf(input), encoding: encoding_format ?? "float", priority: asked ?? 0 } };
+  return { job: { inputs: promptsOf(input), encoding: encoding_format ?? "float", priority: asked ?? undefined } };
 }
 
 /** The tokens of each input, or what is wrong with one. */
@@ -101,7 +101,7 @@ export async function embed(request: EmbeddingRequest, deps: AnswerDeps): Promis
     requestId: id,
     maxTokens: 1,
     eos: [],
-    priority: job.priority,
+    priority: job.priority ?? 0,
     embed: true,
     traceparent,
     sampling: { temperature: 0, topP: 1, topK: 0, seed: 0n, logprobs: false },

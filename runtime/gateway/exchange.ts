@@ -1,12 +1,11 @@
 // One admitted request over HTTP, from its first token to the accounting after its last byte. Not here: routes (app.ts), what an answer is
 // (answer.ts), its shape (answer-writer.ts).
 import type { Span } from "../observe/trace.ts";
-import type { Admitted } from "./admission.ts";
 import type { Piece, Prepared } from "./answer.ts";
 import type { AnswerWriter } from "./answer-writer.ts";
 import { type ChoicePiece, Choices } from "./choices.ts";
 import type { GenerationJob } from "./generation-job.ts";
-import { type AppDeps, type Ctx, clientGone, count, problemResponse } from "./http-context.ts";
+import { type AppDeps, type Ctx, clientGone, count, type Place, problemResponse } from "./http-context.ts";
 import { type Problem, problemOf } from "./problem.ts";
 import { sseBody, sseComment, sseHeaders } from "./sse.ts";
 
@@ -15,25 +14,25 @@ interface Task {
   readonly job: GenerationJob;
   readonly prompts: readonly Prepared[];
   readonly writer: AnswerWriter;
-  readonly admitted: Admitted;
+  readonly place: Place;
 }
 
 export class Exchange {
   readonly #c: Ctx;
   readonly #deps: AppDeps;
   readonly #job: GenerationJob;
-  readonly #admitted: Admitted;
+  readonly #place: Place;
   readonly #writer: AnswerWriter;
   readonly #choices: Choices;
   readonly #span: Span;
   readonly #abort = new AbortController();
   #ended = false;
 
-  constructor(c: Ctx, deps: AppDeps, { job, prompts, writer, admitted }: Task) {
+  constructor(c: Ctx, deps: AppDeps, { job, prompts, writer, place }: Task) {
     this.#c = c;
     this.#deps = deps;
     this.#job = job;
-    this.#admitted = admitted;
+    this.#place = place;
     this.#writer = writer;
     const tokens = prompts.reduce((sum, { prompt }) => sum + prompt.length, 0);
     const attributes = { "enodia.request_id": c.get("requestId"), "enodia.prompt_tokens": tokens };
@@ -50,7 +49,7 @@ export class Exchange {
     const pieces = this.#choices.pieces();
     try {
       const first = await pieces.next();
-      this.#admitted.started();
+      this.#place.admitted.started();
       if (!first.done && this.#job.stream) return this.#stream(first.value, pieces);
       const all = Array.from({ length: this.#choices.count }, (): Piece[] => []);
       if (!first.done) all[first.value.index]?.push(first.value.piece);
@@ -106,14 +105,16 @@ export class Exchange {
   #end(code: number): void {
     if (this.#ended) return;
     this.#ended = true;
-    this.#admitted.leave();
     const { usage, failovers } = this.#choices;
+    this.#place.admitted.leave();
+    this.#place.client.leave(usage.outputTokens);
     this.#span.set({ "enodia.output_tokens": usage.outputTokens, "enodia.failovers": failovers, "http.response.status_code": code });
     this.#span.end();
     if (code === clientGone) this.#deps.metrics.add("enodia_gateway_cancelled_total", 1);
     count(this.#c, this.#deps, code);
     const fields = {
       requestId: this.#c.get("requestId"),
+      client: this.#c.get("client"),
       code,
       ...usage,
       failovers,

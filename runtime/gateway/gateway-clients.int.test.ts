@@ -146,6 +146,28 @@ test("an API key is required, compared against the file, and re-read when it cha
   assert.equal(await get("Bearer first"), 401);
 });
 
+test("a client that is named behind its key has its own limits and priority, and others have none", async () => {
+  const dir = await mkdtemp(join(tmpdir(), "enodia-key-"));
+  onEnd(() => rm(dir, { recursive: true }));
+  await writeFile(join(dir, "key"), "first batch\nsecond batch\nthird\n");
+  const clients = [{ name: "batch", requestsPerMinute: 2, priority: 7 }];
+  const { gateway, url, workers } = await startAll([{}], { apiKeyFile: join(dir, "key"), clients });
+  const ask = (key: string, extra: object = {}) => post(`${url}/v1/chat/completions`, chat(extra), { authorization: `Bearer ${key}` });
+  assert.equal((await ask("first")).status, 200);
+  assert.equal((await ask("second", { priority: 1 })).status, 200);
+  const refused = await ask("first");
+  assert.equal(refused.status, 429);
+  assert.ok(Number(refused.headers.get("retry-after")) > 20, "half a minute for each");
+  assert.equal(((await refused.json()) as any).error.code, "rate_limit_exceeded");
+  for (let i = 0; i < 4; i++) assert.equal((await ask("third")).status, 200);
+  assert.equal((await fetch(`${url}/v1/models`, { headers: { authorization: "Bearer first" } })).status, 200, "a list costs nothing");
+  assert.deepEqual(
+    workers[0]!.requests.map(({ priority }) => priority),
+    [7, 7, 0, 0, 0, 0],
+  );
+  assert.equal(await metric(gateway, 'enodia_gateway_rejected_total{reason="quota"'), 1);
+});
+
 test("a browser may ask from the pages that were named, keys or not, and from no others", async () => {
   const dir = await mkdtemp(join(tmpdir(), "enodia-key-"));
   onEnd(() => rm(dir, { recursive: true }));

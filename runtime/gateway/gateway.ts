@@ -18,6 +18,7 @@ import { folderTls, type TlsSource } from "../wire/tls.ts";
 import { Admission } from "./admission.ts";
 import { ApiKeys } from "./api-key.ts";
 import { createApp } from "./app.ts";
+import { ClientLimits } from "./client-limits.ts";
 import { controlHandlers } from "./control.ts";
 import { listenHttp } from "./http-server.ts";
 import { modelContext } from "./model-context.ts";
@@ -116,6 +117,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
     admission,
     apiKeys,
     corsOrigins: config.corsOrigins ?? [],
+    clients: new ClientLimits(config.clients ?? [], Date.now),
     requestTimeoutMs,
     servedName: config.servedName,
     maxContext,

@@ -62,8 +62,8 @@ export interface GenerationJob {
   readonly stops: readonly string[];
   readonly ignoreEos: boolean;
   readonly logprobs: boolean;
-  /** Of two requests that wait, the one with the lower number goes first. */
-  readonly priority: number;
+  /** Of two requests that wait, the one with the lower number goes first; unset where the client named none. */
+  readonly priority: number | undefined;
   readonly stream: boolean;
   readonly includeUsage: boolean;
 }

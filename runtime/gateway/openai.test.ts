@@ -189,7 +189,7 @@ test("defaults are those of the original API", () => {
   const job = jobOf(parseChat(chat({}), "tiny"));
   const off = { minP: 0, presencePenalty: 0, frequencyPenalty: 0, repetitionPenalty: 1, bias: [], topLogprobs: 0 };
   assert.deepEqual(job.sampling, { temperature: 1, topP: 1, topK: 0, seed: undefined, ...off });
-  assert.equal(job.priority, 0);
+  assert.equal(job.priority, undefined);
   assert.equal(job.maxTokens, undefined);
   assert.equal(jobOf(parseCompletion(text({}), "tiny")).maxTokens, 16);
 });

@@ -229,7 +229,7 @@ function common(
     },
     stops: (typeof stop === "string" ? [stop] : stop).filter((one) => one !== ""),
     ignoreEos: request.ignore_eos === true,
-    priority: request.priority ?? 0,
+    priority: request.priority ?? undefined,
     stream: request.stream === true,
     includeUsage: request.stream_options?.include_usage === true,
   };

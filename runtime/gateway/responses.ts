@@ -124,7 +124,7 @@ export function parseResponses(body: unknown, served: string): Parsed {
     logprobs: false,
     includeUsage: false,
     maxTokens: request.max_output_tokens ?? undefined,
-    priority: request.priority ?? 0,
+    priority: request.priority ?? undefined,
     stream: request.stream === true,
   };
   return { job, writer: responseWriter(request) };

@@ -108,6 +108,10 @@ const refused: Record<string, { change: (spec: any) => void; want: RegExp }> = {
     change: (spec) => Object.assign(spec, { gateway: { tls: {} } }),
     want: /gateway\.tls\.secretRef: Required/,
   },
+  "clients without keys": {
+    change: (spec) => Object.assign(spec, { gateway: { clients: [{ name: "batch" }] } }),
+    want: /clients are told by their keys: set gateway\.apiKeySecretRef/,
+  },
   "a template with a name": {
     change: (spec) => Object.assign(spec, { podTemplate: { metadata: { name: "x" } } }),
     want: /name and namespace are the operator's/,

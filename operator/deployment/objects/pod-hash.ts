@@ -41,6 +41,7 @@ const gatewayFields = ({ model, runtime, gateway }: MoEDeploymentSpec): object =
   apiKeySecretRef: gateway.apiKeySecretRef,
   tls: gateway.tls,
   cors: gateway.cors,
+  clients: gateway.clients,
 });
 
 /** A template merged into a pod that has nothing yet. */
