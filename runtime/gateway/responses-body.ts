@@ -124,17 +124,19 @@ class ResponseWriter implements AnswerWriter {
     const item = this.#items.at(-1);
     if (!this.#open || item === undefined) return [];
     this.#open = false;
-    const done = { ...this.#place(), content_index: 0 };
     const status = this.#status === "incomplete" ? "incomplete" : "completed";
-    const whole = this.#event("response.output_item.done", { output_index: this.#items.length - 1, item: shown(item, status) });
-    if (item.kind === "call") {
-      const event = { ...this.#place(), name: item.name, arguments: item.text };
-      return [this.#event("response.function_call_arguments.done", event), whole];
-    }
+    const whole = { output_index: this.#items.length - 1, item: shown(item, status) };
+    return [...this.#partDone(item), this.#event("response.output_item.done", whole)];
+  }
+
+  #partDone(item: Item): string[] {
+    const place = this.#place();
+    if (item.kind === "call")
+      return [this.#event("response.function_call_arguments.done", { ...place, name: item.name, arguments: item.text })];
+    const done = { ...place, content_index: 0 };
     return [
       this.#event(`response.${wordOf[item.kind]}.done`, { ...done, text: item.text, ...logprobs(item.kind) }),
       this.#event("response.content_part.done", { ...done, part: part(item.kind, item.text) }),
-      whole,
     ];
   }
 
