@@ -73,6 +73,11 @@ const refused: Record<string, { readonly change?: object; readonly paths?: Paths
     message:
       /^\d+ parameters x 8 bytes .* that layers keep of 1 lane at once are [\d.]+ GB; the memory here is [\d.]+ GB.*; give more spec\.memoryPerRank, .*fewer spec\.batch\.lanes, .*fewer spec\.batch\.sequences$/,
   },
+  "a gate that is not over when the job is": {
+    change: { gate: "dense-to-sparse:4:0.05:3" },
+    code: "BadOption",
+    message: /^spec\.gate is "dense-to-sparse:4:0\.05:3"; STEP must be at most spec\.steps \(2\), since the run ends/,
+  },
   "adapters beside a model that has experts": {
     change: { adapters: "mixlora:4:2:4" },
     code: "UnsupportedModel",

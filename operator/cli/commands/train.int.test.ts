@@ -96,6 +96,10 @@ const wrong: Record<string, { readonly args: readonly string[]; readonly message
   "a schedule that is none": { args: [...line(1), "--schedule", "step"], message: /--schedule is "step"; it must be constant or cosine/ },
   "a recipe of balance that is none": { args: [...line(1), "--balance", "luck:1"], message: /--balance has "luck"; known are switch:RATE/ },
   "data of worlds that nothing joins": { args: [...line(1), "--data", data], message: /--data is given 2 times; --local says how/ },
+  "data of worlds that a blank joins": {
+    args: [...line(1), "--data", data, "--local", " "],
+    message: /--data is given 2 times; --local says how their worlds meet: fedavg:STEPS/,
+  },
   "one world that meets nobody": {
     args: [...line(1), "--local", "fedavg:1"],
     message: /--local has 1 --data; give one for each of 2 to 64/,

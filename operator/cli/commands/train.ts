@@ -106,7 +106,7 @@ const missing = (name: string, what: string): AppError => refused(`--${name} is 
 function dataOf({ data = [], local }: Values): readonly [string, ...string[]] {
   const [first, ...others] = data;
   if (first === undefined || data.includes("")) throw missing("data", 'a folder that "enodia data import" wrote');
-  if (others.length > 0 && local === "")
+  if (others.length > 0 && parseLocal(local) === undefined)
     throw refused(`--data is given ${data.length} times; --local says how their worlds meet: ${localUsage}`);
   return [first, ...others];
 }
