@@ -53,8 +53,8 @@ interface Job {
   readonly pods: readonly Trainer[];
   /** The newest step of the first rank. */
   step(): number;
-  /** From now on it trains as fast as it can, and to its end. */
-  hurry(): void;
+  /** From now on it trains as fast as it can. The first pod writes the result; the others, which stay for a next world, are told to end. */
+  toItsEnd(): Promise<void>;
 }
 
 const jobOf = (spec: object, status: object): MoETrainingJob =>
@@ -129,7 +129,12 @@ async function started(out: string, change: object = {}): Promise<Job> {
     until("a pod to take its world", async () => (await tell(trainer, world, { rank }))?.epoch === 1);
   await Promise.all(pods.map(told));
   await until("steps", () => newest > 0);
-  return { job: jobOf(specOf(change), { ...running("True", "Training"), world }), pods, step: () => newest, hurry };
+  const toItsEnd = async (): Promise<void> => {
+    hurry();
+    await pods[0]?.ended;
+    for (const pod of pods) await pod.close();
+  };
+  return { job: jobOf(specOf(change), { ...running("True", "Training"), world }), pods, step: () => newest, toItsEnd };
 }
 
 /** Asks as the command does, by sockets in the place of forwarded ports. */
@@ -243,8 +248,7 @@ test("a job is traced while it trains, by several at once, and ends with the bit
   assert.match(await ask(job, "first.json", { steps: "1" }), /of 2 ranks/, "an earlier trace is replaced");
 
   assert.ok(job.step() < steps, "the job has trained all the while");
-  job.hurry();
-  await Promise.all(job.pods.map(({ ended }) => ended));
+  await job.toItsEnd();
   assert.equal(digest("traced"), digest("quiet"));
   await assert.rejects(ask(job, "late.json"), { code: "OldImage" }, "nobody listens any more");
 });
@@ -268,8 +272,7 @@ test("worlds that meet have steps of their own in a trace, and their meetings", 
     assert.ok(events.some((event) => event.pid === pid && event.name.startsWith("receive outer") && event.args.peer === 2 - pid));
   }
   assert.match(text, /^MS A STEP .* BETWEEN +WORLDS$/m);
-  job.hurry();
-  await Promise.all(job.pods.map(({ ended }) => ended));
+  await job.toItsEnd();
   assert.equal(digest("apart"), digest("apart-quiet"));
 });
 
