@@ -13,7 +13,7 @@ export const traceLineBytesMax = 64 * 1024 * 1024;
 export const tracedStepsMax = 1000;
 
 /** Time is for: a step; computing; rows of experts; copies (spAG); sums of experts' gradients (spRS); what all ranks exchange. */
-export const spanKinds = ["step", "compute", "dispatch", "spAG", "spRS", "meeting"] as const;
+const spanKinds = ["step", "compute", "dispatch", "spAG", "spRS", "meeting"] as const;
 export type SpanKind = (typeof spanKinds)[number];
 
 const ms = z.number();

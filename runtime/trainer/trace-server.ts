@@ -21,7 +21,7 @@ export interface TraceServerOptions {
   readonly port: number;
   /** Uid of this pod. */
   readonly pod: string;
-  readonly traces: StepTraces;
+  readonly traces: Pick<StepTraces, "watch">;
   /** What the clock of spans has to be added to for milliseconds since 1970. */
   readonly originMs: () => number;
 }

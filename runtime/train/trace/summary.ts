@@ -3,7 +3,7 @@ import type { Span } from "../../../crds/training-trace.ts";
 import { momentsOf, type Times, worldsMeet } from "./spans.ts";
 
 /** Milliseconds a step, of one layer. */
-export interface LayerTimes {
+interface LayerTimes {
   /** -1: what belongs to no layer. */
   readonly layer: number;
   readonly compute: number;
