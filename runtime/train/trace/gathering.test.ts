@@ -127,6 +127,7 @@ test("times are means of a step: what was under way of a layer, what nothing hid
     ...[span("step", 0, 100), span("step", 120, 200)],
     ...[span("compute", 0, 40, of(0)), span("spAG", 10, 60, of(1)), span("spAG", 20, 50, of(1)), span("dispatch", 60, 80, of(1))],
     ...[span("spRS", 150, 160, of(0)), span("meeting", 101, 111, { name: worldsMeet })],
+    span("meeting", 201, 300, { name: worldsMeet }), // after the last step, as what else is there
   ];
   const times = rankTimes(spans);
   assert.deepEqual([times.steps, times.step, times.between, times.worlds], [2, 90, 10, 5]);

@@ -50,8 +50,9 @@ export function rankTimes(spans: readonly Span[]): RankTimes {
   }
   const steps = spans.filter(({ kind }) => kind === "step").sort((a, b) => a.fromMs - b.fromMs);
   const inSteps = lengthOf(steps);
-  const between = steps.length === 0 ? 0 : (steps.at(-1) as Span).toMs - (steps[0] as Span).fromMs - inSteps;
-  const worlds = lengthOf(spans.filter(({ name }) => name === worldsMeet));
+  const [from, to] = [steps[0]?.fromMs ?? 0, steps.at(-1)?.toMs ?? 0];
+  const between = to - from - inSteps;
+  const worlds = lengthOf(spans.filter(({ name, fromMs, toMs }) => name === worldsMeet && from <= fromMs && toMs <= to));
   const mean = <T extends object>(sums: T): T => meanOf(sums, steps.length);
   return {
     ...mean({ ...times, step: inSteps, between, worlds }),
