@@ -13,6 +13,7 @@ export const perfettoOutput = (path: string, option: string): OutputFile => ({
   isOurs: (head) => head.toString("latin1", 0, chromeTraceStart.length) === chromeTraceStart,
   overwrite: true,
 });
+
 export interface ShownRank {
   readonly name: string;
   readonly times: RankTimes;
