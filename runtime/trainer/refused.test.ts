@@ -49,7 +49,7 @@ async function endOf(name: string, change: object, { model = tinyModel.dir, data
     ...change,
   });
   const identity = { namespace: "ns", job: "j", jobUid: "job", podUid: "pod-0", rank: 0, spec, tlsDir: tlsFolder("rank-0") };
-  const settings = { ...identity, ranksPort: 0, worldPort: 0, endFile: of(`${name}.end`), logLevel: "silent" } as const;
+  const settings = { ...identity, ranksPort: 0, worldPort: 0, tracePort: 0, endFile: of(`${name}.end`), logLevel: "silent" } as const;
   const run = (given: TrainSettings, ports: TrainPorts) => train({ ...given, model, data: of(data), out: of(out) }, ports);
   const trainer = await begin(settings, { run });
   await trainer.ended.catch(() => {});
