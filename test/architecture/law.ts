@@ -93,6 +93,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/worker/worker.ts",
     "runtime/gateway/gateway.ts",
     "runtime/trainer/trainer.ts",
+    "runtime/trainer/check.ts",
     "package.json",
   ],
   // The planner is pure; only its root sees the policies, and searches know no policy.
@@ -299,7 +300,7 @@ export const free: Readonly<Record<string, readonly string[]>> = {
 /** The files that read process.env -> why. All others are given arguments, so that a process's settings stand in one place each. */
 export const environment: Readonly<Record<string, string>> = {
   "operator/main.ts": "root of the operator: hands it to config.ts",
-  "runtime/main.ts": "root of worker, gateway and training pod: hands it to config.ts",
+  "runtime/main.ts": "root of worker, gateway, training pod and check: hands it to config.ts",
   "operator/cli/environment.ts": "what the command line takes from the user's machine",
   "operator/cli/bootstrap.mjs": "runs before anything is installed: finds Node and the cache, and passes its environment on",
 };
@@ -362,6 +363,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
       "runtime/worker/worker.ts": "root of the worker",
       "runtime/gateway/gateway.ts": "root of the gateway",
       "runtime/trainer/trainer.ts": "root of a training pod",
+      "runtime/trainer/check.ts": "root of the check of a job",
     },
   },
   "an HTTP server": {
