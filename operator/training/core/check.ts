@@ -64,7 +64,8 @@ function currentCheck(observed: Observed): TrainingCheck {
 function withoutPod({ podRefused, now }: Observed, { lastEnd }: TrainingCheck): Unchecked {
   const waits = { kind: "waits", reason: "Checking" } as const;
   if (podRefused !== undefined) {
-    const message = `the API server refuses the pod that checks the job: ${podRefused}; correct spec.podTemplate, or the quota of the namespace`;
+    const remedy = "correct spec.podTemplate or the quota of the namespace, or free what the job's own pods take of it by spec.suspend";
+    const message = `the API server refuses the pod that checks the job: ${podRefused}; ${remedy}`;
     return { ...waits, reason: "PodRefused", message, again: refusedMs };
   }
   const left = lastEnd === undefined ? 0 : Date.parse(lastEnd.time) + pauseAfter(lastEnd.repeated) - now.getTime();
@@ -91,7 +92,7 @@ function ended({ job, now }: Observed, check: TrainingCheck, over: NonNullable<P
   const what = disrupted ? "was ended early" : `failed: ${reason}: ${text}`;
   if (failed > checkFailuresMax) {
     const remedy = "correct it, and change the spec, as by suspend, for another try; image has to be of this version";
-    const message = `the pod that checks the job failed ${failed} times, the last time: ${reason}: ${text}; ${remedy}`;
+    const message = `the pod that checks the job failed ${failed} times, the last time: ${reason}: ${text.slice(0, messageCharsMax)}; ${remedy}`;
     return { kind: "refused", check: next, refusal: { generation, reason: "CheckFailed", message } };
   }
   const message = `the pod that checks the job ${what}`.slice(0, messageCharsMax);
