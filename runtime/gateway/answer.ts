@@ -271,6 +271,7 @@ export class Answer {
   }
 
   #finish(reason: "stop" | "length"): Piece["finish"] & string {
+    if (this.#request.maxTokens === 0) return "length"; // however the token that is not shown would have ended it
     return reason === "stop" && this.#calls > 0 ? "tool_calls" : reason;
   }
 
