@@ -1,0 +1,123 @@
+// `enodia top`: scrapes the metrics of a deployment's pods through the API server's proxy, twice, and tells what ranks and gateways do.
+// Needs `get` on pods/proxy. Not here: the figures (../top-text.ts), the screen (../watch.ts).
+import { parseArgs } from "node:util";
+import { AppError, labels, ports } from "../../../crds/common.ts";
+import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
+import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
+import { resources } from "../../kube/kube.ts";
+import { asksForJson, type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster, outputFlag, outputFlagHelp } from "../kube.ts";
+import { type PodFacts, podFactsOf } from "../pod-facts.ts";
+import { parseSamples } from "../prometheus-text.ts";
+import { rankFigures, type Scrape, type TopPod, topText } from "../top-text.ts";
+import { pause, terminalScreen, untilInterrupted, watch } from "../watch.ts";
+
+const usage = `usage: enodia top NAME [options]
+
+The ranks of a MoEDeployment as they run, from the metrics of their pods, which are read twice: experts that each holds, tokens and prompt
+tokens a second, requests that run and wait, use of the attention cache (KV), memory of the process, CPUs that it uses, and its load over
+the mean in the worst layer. "-" is not known: the pod does not answer, or its load was not reported yet.
+
+  -w, --watch            looks again every 2 s, until Ctrl-C
+${outputFlagHelp}
+${kubeFlagsHelp}`;
+
+export const options = {
+  ...kubeFlags,
+  ...outputFlag,
+  watch: { type: "boolean", short: "w", default: false },
+  help: { type: "boolean", short: "h", default: false },
+} as const;
+
+/** Between the two scrapes of a first look. */
+const betweenMs = 1_000;
+/** A pod that does not answer within this has no figures. */
+const scrapeMsMax = 3_000;
+const scrapesAtOnce = 16;
+
+export async function run(args: readonly string[]): Promise<number> {
+  const { values, positionals } = parseArgs({ args: [...args], allowPositionals: true, options });
+  if (values.help) {
+    process.stdout.write(`${usage}\n`);
+    return 0;
+  }
+  const [name, ...others] = positionals;
+  if (name === undefined || others.length > 0)
+    throw new AppError("one NAME of a MoEDeployment is needed; see: enodia status", { code: "BadOption" });
+  const json = asksForJson(values.output);
+  const cluster = openCluster(values);
+  const look = looker(cluster, name);
+  const make = async (): Promise<string> => {
+    const { deployment, pods } = await look();
+    const ranks = pods.filter(({ pod }) => pod.component === "worker").map(rankFigures);
+    return json ? JSON.stringify({ name, namespace: cluster.namespace, ranks }) : topText(deployment, pods);
+  };
+  if (!values.watch) process.stdout.write(`${await make()}\n`);
+  else {
+    const screen = json ? { ...terminalScreen, isTTY: false } : terminalScreen;
+    await untilInterrupted((signal) => watch({ make, screen, signal, sleep: pause, clock: () => performance.now() }));
+  }
+  return 0;
+}
+
+interface Look {
+  readonly deployment: MoEDeployment;
+  readonly pods: readonly TopPod[];
+}
+
+/** Each look compares with the one before; the first waits for a second. */
+function looker(cluster: ClusterAccess, name: string): () => Promise<Look> {
+  let before: ReadonlyMap<string, Scrape> | undefined;
+  return async () => {
+    const ref = { namespace: cluster.namespace, name };
+    const [object, plan, listed] = await Promise.all([
+      cluster.kube.get(resources.moeDeployments, ref),
+      cluster.kube.get(resources.expertPlacements, ref),
+      cluster.kube.list(resources.pods, { namespace: ref.namespace, labelSelector: `${labels.deployment}=${name}` }),
+    ]);
+    if (!object)
+      throw new AppError(`no MoEDeployment "${name}" in namespace ${ref.namespace}; see: enodia status -A`, { code: "NotFound" });
+    const pods = listed.items.flatMap((pod) => podFactsOf(pod) ?? []);
+    const loads = new Map(plan ? parseExpertPlacement(plan).status.ranks?.map(({ rank, loadPercent }) => [rank, loadPercent]) : []);
+    if (!before) {
+      before = await scrapeAll(cluster, pods);
+      await new Promise((resolve) => setTimeout(resolve, betweenMs));
+    }
+    const now = await scrapeAll(cluster, pods);
+    const former = before;
+    before = now;
+    const rows = pods.map((pod) => ({
+      pod,
+      before: former.get(pod.name),
+      now: now.get(pod.name),
+      loadPercent: pod.rank === undefined ? undefined : loads.get(pod.rank),
+    }));
+    return { deployment: parseMoEDeployment(object), pods: rows };
+  };
+}
+
+async function scrapeAll(cluster: ClusterAccess, pods: readonly PodFacts[]): Promise<Map<string, Scrape>> {
+  const found = new Map<string, Scrape>();
+  const queue = pods.filter(({ phase }) => phase === "Running").values();
+  const refused: AppError[] = [];
+  const work = async (): Promise<void> => {
+    for (const pod of queue) {
+      try {
+        found.set(pod.name, await scrape(cluster, pod));
+      } catch (caught) {
+        const error = AppError.from(caught);
+        if (error.code === "Forbidden") refused.push(error);
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: scrapesAtOnce }, work));
+  const [first] = refused;
+  // A pod that is silent is told as such; no right to ask any is another matter.
+  if (first) throw new AppError(`${first.message}; enodia top needs get on pods/proxy`, { code: "Forbidden", cause: first });
+  return found;
+}
+
+async function scrape({ transport }: ClusterAccess, { namespace, name }: PodFacts): Promise<Scrape> {
+  const path = `/api/v1/namespaces/${encodeURIComponent(namespace)}/pods/${encodeURIComponent(name)}:${ports.metrics}/proxy/metrics`;
+  const text = await transport.request({ method: "GET", path, signal: AbortSignal.timeout(scrapeMsMax) });
+  return { atMs: performance.now(), samples: parseSamples(text) };
+}
