@@ -20,7 +20,7 @@ ${kubeFlagsHelp}
       --svg FILE         loss: writes the curve as a picture too; an earlier one of this command is replaced
       --json             status and loss: everything, for programs`;
 
-const options = {
+export const options = {
   ...kubeFlags,
   name: { type: "string" },
   svg: { type: "string" },
