@@ -148,13 +148,13 @@ test("status finds what is wrong with a deployment: its pods have no node, for w
     "the scheduler to look at the pods",
     async () => {
       const stdout = await told("status", "-A");
-      return stdout.includes("has no node") ? stdout : undefined;
+      return stdout.includes("no node has room") ? stdout : undefined;
     },
     patient,
   );
   const lines = text.split("\n");
   assert.equal(lines[0], "2 things are wrong, the worst first");
-  assert.equal(lines[2], `CRITICAL  moed ${namespace}/moe: worker moe-0-abcde, moe-1-abcde has no node with room for it`);
+  assert.equal(lines[2], `CRITICAL  moed ${namespace}/moe: worker moe-0-abcde, moe-1-abcde: no node has room`);
   assert.match(lines[3] ?? "", /^ {2}why {2}no nodes available to schedule pods|0\/0 nodes are available/);
   assert.equal(lines[4], "  so   does not serve (0 of at least 1 ranks serve), is not ready (0 of 2 ranks serve)");
   assert.match(lines[5] ?? "", /^ {2}do {3}enodia doctor/);
@@ -273,6 +273,33 @@ test("bundle writes an archive that has the objects and not the secret, and repl
 test("completion asks the cluster for names", async () => {
   assert.equal(await told("completion", "words", "status", "-n", namespace, ""), "moe\n");
   assert.equal(await told("completion", "kubectl", "sta"), "status\n:4\n");
+});
+
+test("doctor after an install: no replica is ready, for which reason, and nobody leads", async () => {
+  const labels = { "app.kubernetes.io/part-of": "enodia", "app.kubernetes.io/component": "operator" };
+  const containers = [{ name: "operator", image: "enodia/operator:0.1.0" }];
+  await plane.apply(
+    { apiVersion: "v1", kind: "Namespace", metadata: { name: "enodia-system" } },
+    {
+      apiVersion: "apps/v1",
+      kind: "Deployment",
+      metadata: { name: "enodia", namespace: "enodia-system", labels },
+      spec: { selector: { matchLabels: labels }, template: { metadata: { labels }, spec: { containers } } },
+    },
+  );
+  const text = await until(
+    "the scheduler to look at its pod",
+    async () => {
+      const { stdout } = await enodia(["doctor", "-n", namespace]);
+      return stdout.includes("no node has room") ? stdout : undefined;
+    },
+    patient,
+  );
+  assert.match(text, /^FAIL {2}operator +enodia-system\/enodia: 0 of 1 replicas are ready/m);
+  assert.match(text, /^warn {2}operator +pod enodia-\S+: no node has room: /m);
+  assert.match(text, /^FAIL {2}leader +the lease enodia-system\/enodia-operator is not there/m);
+  assert.match(text, /^FAIL {2}the operator's rights +system:serviceaccount:enodia-system:default may not /m);
+  assert.match(text, /^warn {2}model claims +claim serving\/models of a deployment is not there/m);
 });
 
 test("with the rights to see deployments alone, status says what it could not look at", async () => {

@@ -62,7 +62,8 @@ compdef _enodia enodia`,
   fish: `# fish completion of enodia: enodia completion fish | source
 function __enodia_words
   set -l before (commandline -opc)
-  enodia completion words $before[2..-1] (commandline -ct | string collect --allow-empty) 2>/dev/null
+  set -l current (commandline -ct)
+  enodia completion words $before[2..-1] "$current" 2>/dev/null
 end
 complete -c enodia -a '(__enodia_words)'`,
 };

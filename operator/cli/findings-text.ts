@@ -5,25 +5,29 @@ import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
 import type { Finding, Observed, Unread } from "./findings/finding.ts";
 import type { Judgement } from "./findings/index.ts";
 import { percent, plainLine, table } from "./table.ts";
-import { listed } from "./words.ts";
+import { listed, wrapped } from "./words.ts";
 
 const words: Readonly<Record<Finding["severity"], string>> = { critical: "CRITICAL", warning: "WARNING", info: "INFO" };
 /** Unread things that are named one by one. */
 const unreadMax = 8;
 
-export function findingsText({ findings, left }: Judgement, unread: readonly Unread[]): string {
+/** `columns`: of a terminal, for which long lines are parted between words. */
+export function findingsText({ findings, left }: Judgement, unread: readonly Unread[], columns = Number.POSITIVE_INFINITY): string {
   const urgent = findings.filter(({ severity }) => severity !== "info").length;
   const head = urgent === 0 ? ["nothing is wrong"] : [`${urgent} ${urgent === 1 ? "thing is" : "things are"} wrong, the worst first`];
-  const lines = [...head, ...findings.flatMap((finding) => ["", ...findingLines(finding)])];
+  const lines = [...head, ...findings.flatMap((finding) => ["", ...findingLines(finding, columns)])];
   if (left > 0) lines.push("", `${left} more are not shown; one deployment at a time: enodia status NAME -n NAMESPACE`);
   if (unread.length > 0) lines.push("", "not looked at, so nothing is said of it:", ...unreadLines(unread));
   return lines.join("\n");
 }
 
-function findingLines({ severity, kind, namespace, name, what, why, effect, remedy }: Finding): string[] {
+/** Behind the words at the beginning of a line. */
+const indent = { first: 10, others: 7 } as const;
+
+function findingLines({ severity, kind, namespace, name, what, why, effect, remedy }: Finding, columns: number): string[] {
   const lines = [`${words[severity].padEnd(8)}  ${kind} ${namespace}/${name}: ${what}`, `  why  ${why}`];
   if (effect !== undefined) lines.push(`  so   ${effect}`);
-  return [...lines, `  do   ${remedy}`].map(plainLine);
+  return [...lines, `  do   ${remedy}`].flatMap((line, i) => wrapped(plainLine(line), columns, i === 0 ? indent.first : indent.others));
 }
 
 function unreadLines(unread: readonly Unread[]): string[] {

@@ -19,9 +19,9 @@ export interface ContainerFacts {
 export interface PodFacts {
   readonly namespace: string;
   readonly name: string;
-  /** Of a deployment: worker or gateway; of a job: training. */
+  /** Of a deployment: worker or gateway; of a job: training; or operator. */
   readonly component: string;
-  /** Name of the deployment or job. */
+  /** Name of the deployment, job or install. */
   readonly owner: string;
   readonly rank: number | undefined;
   readonly node: string | undefined;
@@ -84,13 +84,13 @@ type Pod = z.infer<typeof podSchema>;
 const timeOf = (text: string | undefined): Date | undefined => (text === undefined ? undefined : new Date(text));
 const said = (reason: string, message: string): string => [reason, message].filter((part) => part !== "").join(": ");
 
-/** The facts of a pod; undefined for one that is of no deployment and no job, or is no pod. */
-export function podFactsOf(object: KubeObject): PodFacts | undefined {
+/** The facts of a pod; undefined for one that is of no deployment and no job, or is no pod. `install`: of one of the operator's. */
+export function podFactsOf(object: KubeObject, install?: string): PodFacts | undefined {
   const parsed = podSchema.safeParse(object);
   if (!parsed.success) return undefined;
   const { metadata, spec, status } = parsed.data;
   const job = metadata.labels[labels.trainingJob];
-  const owner = metadata.labels[labels.deployment] ?? job;
+  const owner = metadata.labels[labels.deployment] ?? job ?? install;
   if (owner === undefined) return undefined;
   const condition = (type: string) => status.conditions.find((one) => one.type === type);
   const scheduled = condition("PodScheduled");
@@ -98,7 +98,7 @@ export function podFactsOf(object: KubeObject): PodFacts | undefined {
   return {
     namespace: metadata.namespace,
     name: metadata.name,
-    component: job === undefined ? (metadata.labels[labels.component] ?? "pod") : "training",
+    component: job === undefined ? (metadata.labels[labels.component] ?? "operator") : "training",
     owner,
     rank: Number.isInteger(rank) ? rank : undefined,
     node: spec.nodeName,

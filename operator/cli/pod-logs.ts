@@ -52,7 +52,7 @@ async function operatorSources(kube: ClusterAccess["kube"]): Promise<LogSource[]
   const found = await Promise.all(
     operators.map(async ({ namespace }): Promise<LogSource[]> => {
       try {
-        const selector = "app.kubernetes.io/name=enodia,app.kubernetes.io/component=operator";
+        const selector = "app.kubernetes.io/part-of=enodia,app.kubernetes.io/component=operator";
         const { items } = await kube.list(resources.pods, { namespace, labelSelector: selector });
         return items.map(({ metadata }) => ({ namespace, pod: metadata.name, container: "operator", component: "operator" }));
       } catch (caught) {
@@ -82,6 +82,12 @@ function queryOf({ tail, sinceSeconds, previous }: Reading): Record<string, stri
   if (sinceSeconds !== undefined) query.sinceSeconds = String(sinceSeconds);
   if (previous) query.previous = "true";
   return query;
+}
+
+/** The API server answers 204, without a word, for a pod that has no node. */
+export function whyNot(caught: unknown): string {
+  const { message } = AppError.from(caught);
+  return message === "HTTP 204" ? "it has not begun" : message;
 }
 
 export interface ReadLogs {
@@ -128,7 +134,7 @@ export async function readLogs(transport: Pick<Transport, "stream">, sources: re
           if (parsed) lines.push(parsed);
         }
       } catch (caught) {
-        without.push({ pod: source.pod, why: AppError.from(caught).message });
+        without.push({ pod: source.pod, why: whyNot(caught) });
       }
     }),
   );

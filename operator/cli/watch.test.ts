@@ -8,7 +8,7 @@ const printed = (text: string): string[] =>
     .split("\x1b[")
     .map((part, i) => (i === 0 ? part : part.replace(/^[?\d]*[A-Za-z]/, "")))
     .join("")
-    .split("\r\n");
+    .split("\n");
 
 test("a frame cuts lines to the width, and counts those beyond the height", () => {
   assert.deepEqual(printed(frame("abcdef\nx", { rows: 5, columns: 3 })), ["abc", "x"]);

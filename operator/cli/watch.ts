@@ -30,7 +30,7 @@ const end = "\x1b[J\x1b[?2026l";
 export function frame(text: string, { rows, columns }: { readonly rows: number; readonly columns: number }): string {
   const lines = text.split("\n");
   const fit = lines.length <= rows ? lines : [...lines.slice(0, rows - 1), `... ${lines.length - rows + 1} more lines`];
-  return `${begin}${fit.map((line) => `${[...line].slice(0, columns).join("")}\x1b[K`).join("\r\n")}${end}`;
+  return `${begin}${fit.map((line) => `${[...line].slice(0, columns).join("")}\x1b[K`).join("\n")}${end}`;
 }
 
 export interface WatchOptions {

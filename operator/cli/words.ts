@@ -14,6 +14,22 @@ export function span(ms: number): string {
   return `${Math.floor(seconds / 86_400)} d`;
 }
 
+/** The text in lines of no more than `columns`, parted between words; those after the first begin with `indent` blanks. A word that is
+ *  longer than a line stays whole, and so do the first two. */
+export function wrapped(text: string, columns: number, indent: number): string[] {
+  const [first = "", ...words] = text.match(/\s*\S+/g) ?? [];
+  const lines: string[] = [];
+  let line = first;
+  for (const word of words) {
+    if (line === first || line.length + word.length <= columns) line += word;
+    else {
+      lines.push(line);
+      line = " ".repeat(indent) + word.trimStart();
+    }
+  }
+  return [...lines, line];
+}
+
 /** The first `max` by comma, then how many there are beside them. */
 export function listed(names: readonly string[], max: number): string {
   const rest = names.length - max;

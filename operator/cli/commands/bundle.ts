@@ -14,7 +14,8 @@ import { findingsText } from "../findings-text.ts";
 import { gather } from "../gather.ts";
 import { type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
 import { type OutputFile, writeOutput } from "../output-file.ts";
-import { podLogLines, podsMax, sourcesOf } from "../pod-logs.ts";
+import { podFactsOf } from "../pod-facts.ts";
+import { podLogLines, podsMax, sourcesOf, whyNot } from "../pod-logs.ts";
 import { tarStream } from "../tar.ts";
 import { version } from "../version.ts";
 import { pause } from "../watch.ts";
@@ -90,7 +91,7 @@ async function read(
     some(resources.nodes, {}),
     some(resources.persistentVolumeClaims, { namespace }),
     some(resources.customResourceDefinitions, {}),
-    some(resources.deployments, { labelSelector: "app.kubernetes.io/name=enodia" }),
+    some(resources.deployments, { labelSelector: "app.kubernetes.io/part-of=enodia" }),
     system === undefined ? [] : some(resources.leases, { namespace: system }),
   ]);
   const related = new Set([name, ...pods.map(({ metadata }) => metadata.name)]);
@@ -156,7 +157,7 @@ async function logsOf(
         found[`${source.pod}${previous ? ".previous" : ""}`] = own;
       } catch (caught) {
         // Most containers have no process before this one.
-        if (!previous) unread.push({ what: `log of ${source.pod}`, why: AppError.from(caught).message });
+        if (!previous) unread.push({ what: `log of ${source.pod}`, why: whyNot(caught) });
       }
     }
   }
@@ -164,8 +165,9 @@ async function logsOf(
 }
 
 async function metricsOf({ transport }: ClusterAccess, pods: readonly KubeObject[], unread: Unread[]): Promise<Record<string, string>> {
+  const running = pods.filter((pod) => podFactsOf(pod)?.phase === "Running").slice(0, podsMax);
   const found = await Promise.all(
-    pods.map(async ({ metadata }) => {
+    running.map(async ({ metadata }) => {
       const path = `/api/v1/namespaces/${encodeURIComponent(metadata.namespace ?? "")}/pods/${encodeURIComponent(metadata.name)}:${ports.metrics}/proxy/metrics`;
       try {
         return [[metadata.name, await transport.request({ method: "GET", path, signal: AbortSignal.timeout(metricsMsMax) })] as const];

@@ -72,8 +72,10 @@ async function plainText(cluster: ClusterAccess, seen: Gathered, { name, namespa
   const where = namespace === undefined ? "all namespaces" : `namespace ${namespace}`;
   if (deployments.length === 0 && jobs.length === 0 && unread.length === 0)
     return `no MoEDeployment and no MoETrainingJob in ${where}${namespace === undefined ? "" : "; -A looks at all namespaces"}`;
-  const wrong = findingsText(judge(seen), unread);
-  const rest = name === undefined ? [overviewText(seen), countText(seen, where)] : (await details(cluster, seen)).map(renderStatus);
+  const judged = judge(seen);
+  const wrong = findingsText(judged, unread, terminalScreen.isTTY ? terminalScreen.size().columns : undefined);
+  const whole = async () => (await details(cluster, seen)).map((detail) => renderStatus(detail, findingsText(judged, unread)));
+  const rest = name === undefined ? [overviewText(seen), countText(seen, where)] : await whole();
   return [wrong, ...rest.filter((part) => part !== "")].join("\n\n");
 }
 

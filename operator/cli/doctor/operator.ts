@@ -3,13 +3,17 @@
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { type Kube, type KubeObject, resources } from "../../kube/kube.ts";
+import { troubleOf } from "../findings/pods.ts";
+import { podFactsOf } from "../pod-facts.ts";
 import { type Check, type Context, fail, type OperatorFacts, type Outcome, ok, skip, warn } from "./check.ts";
 
 /** A leader writes its lease each 2 s. */
 const lookMs = 1_000;
 const looksMax = 8;
+/** Pods of an operator that are looked at. */
+const podsMax = 8;
 
-const operatorLabels = "app.kubernetes.io/name=enodia,app.kubernetes.io/component=operator";
+const operatorLabels = "app.kubernetes.io/part-of=enodia,app.kubernetes.io/component=operator";
 
 const deploymentSchema = z.object({
   metadata: z.object({ name: z.string(), namespace: z.string(), labels: z.record(z.string(), z.string()).default({}) }),
@@ -86,9 +90,31 @@ function judgeOne({ namespace, name, ready, replicas, version: theirs, image }: 
 export const operators: Check = {
   name: "operator",
   when: "always",
-  run: async (context) =>
-    context.operators?.length === 0 ? [ok("none is installed yet: these are checks before an install")] : judgeOperators(context),
+  run: async (context) => {
+    if (context.operators?.length === 0) return [ok("none is installed yet: these are checks before an install")];
+    const troubles = await Promise.all((context.operators ?? []).map((operator) => troublesOf(context, operator)));
+    return [...judgeOperators(context), ...troubles.flat()];
+  },
 };
+
+/** Why pods of an operator do not run. */
+async function troublesOf({ kube, now }: Context, { namespace, name, ready, replicas }: OperatorFacts): Promise<Outcome[]> {
+  if (ready >= replicas) return [];
+  const { items } = await kube.list(resources.pods, { namespace, labelSelector: operatorLabels });
+  return items.slice(0, podsMax).flatMap((object): Outcome[] => {
+    const pod = podFactsOf(object, name);
+    const trouble = pod && troubleOf(pod, now);
+    return trouble
+      ? [
+          {
+            level: "warn",
+            what: `pod ${pod.name}: ${trouble.what}: ${trouble.why}`,
+            remedy: `kubectl -n ${namespace} describe pod ${pod.name}`,
+          },
+        ]
+      : [];
+  });
+}
 
 const leaseSchema = z.object({
   metadata: z.object({ resourceVersion: z.string().default("") }),

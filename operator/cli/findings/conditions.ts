@@ -19,8 +19,7 @@ const isFalse = ({ status }: Condition): boolean => status === "False";
 
 /** In the order in which findings of one severity are told. */
 const judges: Readonly<Record<MoEDeploymentConditionType, Judge>> = {
-  SpecAccepted: (c) =>
-    when(isFalse(c), { severity: "warning", role: "cause", what: "the spec is refused, and the last accepted one stays in force" }),
+  SpecAccepted: (c) => when(isFalse(c), { severity: "warning", role: "cause", what: "its spec is refused" }),
   ModelAvailable: (c) => when(isFalse(c), { severity: "warning", role: "cause", what: "the model cannot be used" }),
   Available: (c) => when(isFalse(c) && !wanted.includes(c.reason), { severity: "critical", role: "effect", what: "does not serve" }),
   Ready: (c) => when(isFalse(c) && !wanted.includes(c.reason), { severity: "warning", role: "effect", what: "is not ready" }),
@@ -59,13 +58,13 @@ export function conditionFindings({ deployments }: Observed): Finding[] {
 function ofDeployment(deployment: MoEDeployment): Finding[] {
   const { namespace, name } = deployment.metadata;
   const conditions = deployment.status.conditions ?? [];
-  // Ready and Available repeat the reason of whatever they go by: said once, by the first in the order above.
-  const said = new Set<string>();
+  // Several conditions repeat the message of the one that they go by: said once, by the first in the order above.
+  const said: string[] = [];
   return Object.entries(judges).flatMap(([type, judge]) => {
     const condition = conditions.find((one) => one.type === type);
     const judged = condition && judge(condition, deployment);
-    if (!condition || !judged || said.has(condition.message)) return [];
-    said.add(condition.message);
+    if (!condition || !judged || said.some((message) => condition.message.includes(message))) return [];
+    said.push(condition.message);
     const why = `${condition.reason}: ${condition.message}`;
     return [{ kind: "moed", namespace, name, code: condition.reason, ...judged, why, remedy: remedyOf(condition, deployment) } as const];
   });
@@ -115,7 +114,7 @@ const remedies: Readonly<Record<string, Remedy>> = {
   WorkerCrashing: logsOf("worker"),
   ScaleDownBlocked: scaleBack,
   NoRoomForReplacement: () => "enodia doctor",
-  NATSUnavailable: () => "enodia doctor",
+  NATSUnavailable: () => "kubectl get pods -A -l app.kubernetes.io/part-of=enodia,app.kubernetes.io/component=nats   # or your own NATS",
   Stale: logsOf("worker"),
   PartialRanks: logsOf("worker"),
   AnotherImageAvailable: rollToAvailable,

@@ -106,6 +106,15 @@ const cases: Readonly<Record<string, { readonly given: Given; readonly want: rea
     },
     want: ["warning InvalidSpec"],
   },
+  "what repeats a cause with more words is said once": {
+    given: {
+      conditions: but(
+        condition("SpecAccepted", "False", "InvalidSpec", "spec.x must be y"),
+        condition("Degraded", "True", "ReplacementImpossible", "ranks 0 have no pod and none can be made: spec.x must be y"),
+      ),
+    },
+    want: ["warning InvalidSpec"],
+  },
   "an aside does not explain that nothing serves": {
     given: { conditions: but(...down, condition("TelemetryFresh", "False", "NATSUnavailable")) },
     want: ["critical BelowMinServing <- is not ready (0 of 3 ranks serve)", "warning NATSUnavailable"],
@@ -161,7 +170,7 @@ for (const [name, { given, want }] of Object.entries(cases))
 test("findings: pods with the same trouble are one, with the first names and how many more", () => {
   const pods = Array.from({ length: 5 }, (_, rank) => pod(rank, { unscheduled: "0/3 nodes are available" }));
   const [first, ...others] = found({ conditions: healthy, pods });
-  assert.equal(first?.what, "worker moe-0-abcde, moe-1-abcde, moe-2-abcde and 2 more has no node with room for it");
+  assert.equal(first?.what, "worker moe-0-abcde, moe-1-abcde, moe-2-abcde and 2 more: no node has room");
   assert.deepEqual(others, []);
 });
 
@@ -215,6 +224,7 @@ test("findings: warnings of the cluster are told once a reason, the newest, and 
     event({ lastAt: minutesAgo(2), message: "older" }),
     event({}),
     event({ reason: "FailedScheduling" }), // the pod says it
+    event({ kind: "MoEDeployment", name: "moe", reason: "RanksLost", message: "Degraded=True: ranks 0 do not serve" }),
     event({ reason: "Old", lastAt: minutesAgo(30) }),
     event({ name: "moe-9-gone" }),
     event({ kind: "MoEDeployment", name: "moe", reason: "ClaimedByAnotherInstall" }),

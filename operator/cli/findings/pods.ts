@@ -28,7 +28,7 @@ function ofContainer(container: ContainerFacts, now: Date): Trouble | undefined 
   const { waiting, ended, image, restarts, name, memoryLimit } = container;
   if (waiting && unpulled.includes(waiting.reason)) {
     const why = `${waiting.reason}: ${waiting.message || image}`;
-    return { code: "ImageNotPulled", what: `cannot get its image ${image}`, why, remedy: editOwner };
+    return { code: "ImageNotPulled", what: `the image ${image} cannot be had`, why, remedy: editOwner };
   }
   if (waiting && unmade.includes(waiting.reason))
     return { code: waiting.reason, what: "cannot be started", why: `${waiting.reason}: ${waiting.message}`, remedy: describe };
@@ -39,7 +39,7 @@ function ofContainer(container: ContainerFacts, now: Date): Trouble | undefined 
     const limit = memoryLimit === undefined ? "it has no limit of its own, so its node ran out" : `it may take ${memoryLimit}`;
     const remedy = (pod: PodFacts) =>
       `${editOwner(pod)}   # a higher memory limit of container ${name}, or less: experts.memoryPerRank, runtime.kvPool`;
-    return { code: "OutOfMemory", what: "is killed for its memory", why: `${often}, OOMKilled: ${limit}`, remedy };
+    return { code: "OutOfMemory", what: "killed for memory", why: `${often}, OOMKilled: ${limit}`, remedy };
   }
   const why = `${often}, with exit code ${ended.exitCode}${saidAtEnd(ended.message)}`;
   const remedy = (pod: PodFacts) => `${at(pod)} logs ${pod.name} -c ${name} --previous --tail=20`;
@@ -57,17 +57,18 @@ function saidAtEnd(text: string): string {
   }
 }
 
-function troubleOf(pod: PodFacts, now: Date): Trouble | undefined {
+/** The first thing that is wrong with a pod; undefined where nothing is. */
+export function troubleOf(pod: PodFacts, now: Date): Trouble | undefined {
   if (pod.terminating) return undefined;
   if (pod.unscheduled !== "") {
     return {
       code: "Unscheduled",
-      what: "has no node with room for it",
+      what: "no node has room",
       why: pod.unscheduled,
       remedy: () => "enodia doctor   # has what each node has free",
     };
   }
-  if (pod.phase === "Failed") return { code: "PodFailed", what: "has failed", why: pod.failure || "no reason is given", remedy: describe };
+  if (pod.phase === "Failed") return { code: "PodFailed", what: "failed", why: pod.failure || "no reason is given", remedy: describe };
   for (const container of pod.containers) {
     const trouble = ofContainer(container, now);
     if (trouble) return trouble;
@@ -97,7 +98,7 @@ export function podFindings({ pods, now }: Observed): Finding[] {
         severity: "warning",
         code: trouble.code,
         role: "cause",
-        what: `${pod.component} ${names} ${trouble.what}`,
+        what: `${pod.component} ${names}: ${trouble.what}`,
         why: trouble.why,
         remedy: trouble.remedy(pod),
       },
