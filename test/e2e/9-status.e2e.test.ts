@@ -42,6 +42,40 @@ test("enodia status finds nothing urgent in a deployment that serves", async () 
   assert.deepEqual(urgent, []);
 });
 
+/** Planted faults -> what of the spec is wrong, and what `enodia status NAME` says first. */
+const faults: Readonly<Record<string, { readonly spec: object; readonly code: string; readonly why: RegExp }>> = {
+  "bad-spec": { spec: { podTemplate: { spec: { hostNetwork: true } } }, code: "FieldNotSupported", why: /hostNetwork/ },
+  "no-claim": { spec: { model: { uri: "pvc://nowhere/x" } }, code: "ClaimNotFound", why: /pvc:\/\/nowhere\/x/ },
+  "no-model": { spec: { model: { uri: "pvc://models/nowhere" } }, code: "Crashing", why: /ModelNotFound/ },
+  "no-image": { spec: { runtimeImage: { image: "enodia/runtime:nowhere" } }, code: "ImageNotPulled", why: /nowhere/ },
+  "too-large": { spec: { podTemplate: asking("900Gi") }, code: "Unscheduled", why: /Insufficient memory/ },
+};
+
+function asking(memory: string): object {
+  return { spec: { containers: [{ name: "runtime", resources: { requests: { memory } } }] } };
+}
+
+test("enodia status finds each planted fault by one command", { timeout: 300_000 }, async () => {
+  const names = Object.keys(faults);
+  try {
+    for (const [name, { spec }] of Object.entries(faults)) await moe.kubectl.apply(smolMoe(name, { replicas: 1, ...spec }));
+    for (const [name, { code, why }] of Object.entries(faults)) {
+      const first = await until(
+        `status to say of ${name}: ${code}`,
+        async () => {
+          const [found] = JSON.parse(await enodia("status", name, "-o", "json")).findings;
+          return found?.code === code ? found : undefined;
+        },
+        { timeoutMs: 120_000 },
+      );
+      assert.match(first.why, why);
+      assert.equal(first.severity, "critical", "nothing of it serves");
+    }
+  } finally {
+    await moe.kubectl.run(["delete", "moed", ...names, "--ignore-not-found", "--wait=false"]);
+  }
+});
+
 test("enodia doctor finds nothing that fails, and the operator leads with all its rights", async () => {
   const text = await enodia("doctor"); // exits with 1 where something fails
   for (const check of ["leader", "the operator's rights", "CRDs", "certificates", "nodes"])

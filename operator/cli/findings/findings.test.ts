@@ -148,6 +148,24 @@ const cases: Readonly<Record<string, { readonly given: Given; readonly want: rea
     given: { conditions: healthy, pods: [pod(0, { unscheduled: "0/3 nodes: 3 Insufficient memory" })] },
     want: ["warning Unscheduled"],
   },
+  "a claim that is not there, which pods and condition say, is one": {
+    given: {
+      conditions: but(condition("ModelAvailable", "False", "ClaimNotFound")),
+      pods: [pod(0, { unscheduled: '0/3 nodes are available: persistentvolumeclaim "models" not found.' })],
+    },
+    want: ["warning ClaimNotFound"],
+  },
+  "workers and gateways with the same trouble are two": {
+    given: {
+      conditions: healthy,
+      pods: [pod(0, { unscheduled: "0/3" }), pod(0, { name: "gw", component: "gateway", unscheduled: "0/3" })],
+    },
+    want: ["warning Unscheduled", "warning Unscheduled"],
+  },
+  "a claim that waits for a volume": {
+    given: { conditions: healthy, pods: [pod(0, { unscheduled: "0/3: pod has unbound immediate PersistentVolumeClaims" })] },
+    want: ["warning ClaimUnbound"],
+  },
   "an image that cannot be pulled": {
     given: {
       conditions: healthy,

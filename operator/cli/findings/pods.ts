@@ -57,17 +57,20 @@ function saidAtEnd(text: string): string {
   }
 }
 
+/** The scheduler has one reason for all: it finds no node. Its words say whether that is for a claim. */
+function unscheduled(why: string): Trouble {
+  const [, missing] = /persistentvolumeclaim "([^"]+)" not found/.exec(why) ?? [];
+  const claims = (pod: PodFacts) => `${at(pod)} get pvc`;
+  if (missing !== undefined) return { code: "ClaimNotFound", what: `its claim ${missing} is not there`, why, remedy: claims };
+  if (why.includes("unbound immediate PersistentVolumeClaims"))
+    return { code: "ClaimUnbound", what: "its claim is not bound", why, remedy: claims };
+  return { code: "Unscheduled", what: "no node has room", why, remedy: () => "enodia doctor   # has what each node has free" };
+}
+
 /** The first thing that is wrong with a pod; undefined where nothing is. */
 export function troubleOf(pod: PodFacts, now: Date): Trouble | undefined {
   if (pod.terminating) return undefined;
-  if (pod.unscheduled !== "") {
-    return {
-      code: "Unscheduled",
-      what: "no node has room",
-      why: pod.unscheduled,
-      remedy: () => "enodia doctor   # has what each node has free",
-    };
-  }
+  if (pod.unscheduled !== "") return unscheduled(pod.unscheduled);
   if (pod.phase === "Failed") return { code: "PodFailed", what: "failed", why: pod.failure || "no reason is given", remedy: describe };
   for (const container of pod.containers) {
     const trouble = ofContainer(container, now);
@@ -76,10 +79,16 @@ export function troubleOf(pod: PodFacts, now: Date): Trouble | undefined {
   return undefined;
 }
 
-export function podFindings({ pods, now }: Observed): Finding[] {
+export function podFindings({ pods, now, deployments }: Observed): Finding[] {
+  /** The operator says the same of a deployment as a whole, with a better remedy. */
+  const said = new Set(
+    deployments.flatMap(({ deployment: { metadata, status } }) =>
+      (status.conditions ?? []).map(({ reason }) => `${metadata.namespace}/${metadata.name} ${reason}`),
+    ),
+  );
   const found = pods.flatMap((pod) => {
     const trouble = troubleOf(pod, now);
-    return trouble ? [{ pod, trouble }] : [];
+    return trouble && !said.has(`${pod.namespace}/${pod.owner} ${trouble.code}`) ? [{ pod, trouble }] : [];
   });
   const alike = Map.groupBy(found, ({ pod, trouble }) => `${kindOf(pod)} ${pod.namespace}/${pod.owner} ${pod.component} ${trouble.code}`);
   return [...alike.values()].flatMap((group) => {
