@@ -7,6 +7,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { encodeLayer } from "../../crds/plan.ts";
 import { down, open } from "../../test/cluster/cluster.ts";
 import { exec, execOk, type Finished, until } from "../../test/harness/process.ts";
@@ -108,6 +109,27 @@ test("doctor finds namespaces that refuse pods, and a refused namespace costs no
   assert.match(refused, /^ok +API server/m);
 });
 
+test("doctor knows a node's clock by its lease, which is renewed as a kubelet does it", async () => {
+  const ref = { namespace: "kube-node-lease", name: "node-a" };
+  const renewed = async (aheadMs: number): Promise<string> => {
+    const spec = {
+      holderIdentity: ref.name,
+      leaseDurationSeconds: 40,
+      renewTime: new Date(Date.now() + aheadMs).toISOString().replace("Z", "000Z"),
+    };
+    const lease = await plane.kube.get(resources.leases, ref);
+    const kubelet = { manager: "kubelet" };
+    if (lease) await plane.kube.update(resources.leases, { ...lease, spec }, kubelet);
+    else await plane.kube.create(resources.leases, { apiVersion: "coordination.k8s.io/v1", kind: "Lease", metadata: ref, spec }, kubelet);
+    return (await enodia(["doctor"])).stdout;
+  };
+  await renewed(0);
+  await sleep(12_000); // longer than the bound: the API server has to note the time of the second write
+  assert.match(await renewed(0), /^ok +clocks +1 nodes are within 10 s/m);
+  assert.match(await renewed(60_000), /^warn +clocks +.*node-a (59|60|61) s ahead/m);
+  await plane.kube.delete(resources.leases, ref);
+});
+
 test("status of nothing says so, and status of a name that is not there says where to look", async () => {
   assert.equal(
     await told("status", "-n", namespace),
@@ -201,7 +223,7 @@ test("status tells warnings of the cluster, and a spec that nobody looks at", as
     },
     patient,
   );
-  assert.match(text, /^ {2}why {2}generation 2 is there since \d+ s, and the operator has looked at generation 1 last/m);
+  assert.match(text, /^ {2}why {2}generation 2 is there since \d+ (s|min), and the operator has looked at generation 1 last/m);
   assert.match(text, /pod moe-0-abcde: FailedMount\n {2}why {2}no such volume \(2 times, /);
   assert.match(text, /^RANK +POD/m);
 });

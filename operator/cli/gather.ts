@@ -8,7 +8,8 @@ import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-trainin
 import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import type { Observed, SeenDeployment, Unread, WarningEvent } from "./findings/finding.ts";
 import type { ClusterAccess } from "./kube.ts";
-import { type PodFacts, podFactsOf } from "./pod-facts.ts";
+import { withLastWords } from "./last-words.ts";
+import { podFactsOf } from "./pod-facts.ts";
 
 /** Warnings are read in pages of 500, and no more pages than these. */
 const eventPagesMax = 4;
@@ -37,14 +38,12 @@ export async function gather(cluster: ClusterAccess, scope: Scope): Promise<Gath
     scope.name === undefined ? read(resources.pods, labels.trainingJob) : [],
     warningsOf(cluster, scope, unread),
   ]);
+  const facts = [...pods, ...trainingPods].flatMap((object) => podFactsOf(object) ?? []);
   return {
     now: new Date(),
     deployments: seen,
     jobs: jobs.flatMap((object) => parsed(object, parseMoETrainingJob, unread)),
-    pods: [...pods, ...trainingPods].flatMap((object): PodFacts[] => {
-      const facts = podFactsOf(object);
-      return facts ? [facts] : [];
-    }),
+    pods: await withLastWords(cluster.transport, facts),
     events,
     unread: distinct(unread),
     workers: pods.filter(({ metadata }) => metadata.labels?.[labels.component] === "worker"),

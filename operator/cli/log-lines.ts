@@ -8,7 +8,7 @@ export const lineCharsMax = 16_384;
 const told = ["time", "level", "name", "message", "rank", "replica", "err"];
 const fieldCharsMax = 200;
 
-export const logLevels = ["debug", "info", "warn", "error"] as const;
+export const logLevels = ["debug", "info", "warn", "error", "fatal"] as const;
 export type Level = (typeof logLevels)[number];
 
 export interface LogLine {
