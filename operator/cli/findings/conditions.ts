@@ -63,12 +63,16 @@ function ofDeployment(deployment: MoEDeployment): Finding[] {
   return Object.entries(judges).flatMap(([type, judge]) => {
     const condition = conditions.find((one) => one.type === type);
     const judged = condition && judge(condition, deployment);
-    if (!condition || !judged || said.some((message) => condition.message.includes(message))) return [];
-    said.push(condition.message);
+    if (!condition || !judged || repeats(condition, judged, said)) return [];
+    if (condition.message !== "") said.push(condition.message);
     const why = `${condition.reason}: ${condition.message}`;
     return [{ kind: "moed", namespace, name, code: condition.reason, ...judged, why, remedy: remedyOf(condition, deployment) } as const];
   });
 }
+
+/** An effect says how bad a cause is, and is left out only where its words are the very same. */
+const repeats = ({ message }: Condition, { role }: Judged, said: readonly string[]): boolean =>
+  said.some((one) => (role === "effect" ? message === one : message.includes(one)));
 
 type Remedy = (deployment: MoEDeployment, at: string) => string;
 const edit: Remedy = ({ metadata }, at) => `kubectl ${at} edit moed ${metadata.name}`;
@@ -82,7 +86,7 @@ const logsOf =
   ({ metadata }) =>
     `enodia logs ${metadata.name} -n ${metadata.namespace} --component ${component}`;
 const patch = ({ metadata }: MoEDeployment, at: string, spec: object): string =>
-  `kubectl ${at} patch moed ${metadata.name} --type=merge -p '${JSON.stringify({ spec })}'`;
+  `kubectl ${at} patch moed ${metadata.name} --type=merge -p '${JSON.stringify({ spec }).replaceAll("'", "'\\''")}'`;
 
 const push: Remedy = (deployment, at) => {
   const [, claim] = /^pvc:\/\/([^/]+)\//.exec(deployment.spec.model.uri) ?? [];

@@ -115,6 +115,21 @@ const cases: Readonly<Record<string, { readonly given: Given; readonly want: rea
     },
     want: ["warning InvalidSpec"],
   },
+  "an effect in which a cause is told still says how bad it is": {
+    given: {
+      conditions: but(
+        condition("ModelAvailable", "False", "DigestMismatch", "ranks differ"),
+        condition("Available", "False", "NoGateway", "no gateway is ready: ranks differ"),
+      ),
+    },
+    want: ["critical DigestMismatch <- does not serve (no gateway is ready)"],
+  },
+  "a condition without words hides no other": {
+    given: {
+      conditions: but(condition("SpecAccepted", "False", "InvalidSpec", ""), condition("FieldConflict", "True", "ManagedByOthers")),
+    },
+    want: ["warning InvalidSpec", "warning ManagedByOthers"],
+  },
   "an aside does not explain that nothing serves": {
     given: { conditions: but(...down, condition("TelemetryFresh", "False", "NATSUnavailable")) },
     want: ["critical BelowMinServing <- is not ready (0 of 3 ranks serve)", "warning NATSUnavailable"],
@@ -222,6 +237,11 @@ test("findings: commands have the numbers and names of the deployment", () => {
     status: { runtimeImage: { image: "r:1", available: "r:2" } },
   });
   assert.equal(image[0]?.remedy, `kubectl -n ns patch moed moe --type=merge -p '{"spec":{"runtimeImage":{"image":"r:2"}}}'`);
+  const odd = found({
+    conditions: but(condition("RuntimeUpToDate", "False", "AnotherImageAvailable")),
+    status: { runtimeImage: { image: "r:1", available: "r:2';x" } },
+  });
+  assert.ok(odd[0]?.remedy.endsWith(`"r:2'\\'';x"}}}'`), "a shell reads it as one word");
   const claim = found({ conditions: but(condition("ModelAvailable", "False", "ClaimNotFound")) });
   assert.match(claim[0]?.remedy ?? "", /^kubectl -n ns get pvc models .*enodia model push FOLDER --claim models --namespace ns$/);
 });
