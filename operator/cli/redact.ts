@@ -1,6 +1,7 @@
 // The allow-lists of a support archive: of each object only the fields that are named here leave the cluster, and of a log line only our
 // processes' own, since whoever wrote an environment, an annotation or a sidecar may have put a secret into it. Free texts that stay, such
 // as messages, lose what looks like a credential. Pure.
+import { moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
 import { gatewayProcess, workerLifetime, workerProcess } from "../../crds/process.ts";
 
 /** true: the value with all that is below it. A function: what it makes of the value. Else: these fields of it, "*" for any. */
@@ -135,27 +136,30 @@ function containerStatuses(value: unknown): unknown {
 
 const podTemplate: Allow = { metadata: { labels: ownMap, annotations: ownMap }, spec: podSpec };
 
+/** Fields that this version's API has: none of them is a secret, since Secrets are named and not written out; but a template is merged
+ *  into pods, with whatever its owner put into it. */
+const specFields = new Set(Object.keys(moeDeploymentSpecSchema.shape));
+function specOf(value: unknown): unknown {
+  if (!isTree(value)) return undefined;
+  return templatesKept(Object.fromEntries(Object.entries(value).filter(([key]) => specFields.has(key))));
+}
+
+function templatesKept(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(templatesKept);
+  if (!isTree(value)) return scrubbed(value);
+  const entries = Object.entries(value).map(([key, inner]) => {
+    return [key, key === "podTemplate" ? kept(inner, podTemplate) : templatesKept(inner)] as const;
+  });
+  return Object.fromEntries(entries);
+}
+
 /** By kind; an object of another kind is not handed on. */
 const allowed: Readonly<Record<string, Allow>> = {
   MoEDeployment: {
     apiVersion: true,
     kind: true,
     metadata,
-    spec: {
-      suspend: true,
-      model: true,
-      replicas: true,
-      elasticity: true,
-      experts: true,
-      runtime: true,
-      runtimeImage: true,
-      rebalancing: true,
-      telemetry: true,
-      failurePolicy: true,
-      podTemplate,
-      gateway: { replicas: true, autoscale: true, apiKeySecretRef: true, podTemplate },
-      service: true,
-    },
+    spec: specOf,
     status: true,
   },
   ExpertPlacement: { apiVersion: true, kind: true, metadata, spec: true, status: true },

@@ -83,7 +83,7 @@ test("enodia doctor finds nothing that fails, and the operator leads with all it
 });
 
 test("enodia top has the figures of every rank, and experts the whole plan", async () => {
-  const { ranks } = JSON.parse(await enodia("top", "smol", "-o", "json"));
+  const [{ ranks }] = JSON.parse(await enodia("top", "smol", "-o", "json"));
   assert.equal(ranks.length, 3);
   for (const rank of ranks) assert.ok(rank.answers && rank.experts > 0 && rank.memoryBytes > 0, JSON.stringify(rank));
   const map = JSON.parse(await enodia("experts", "smol", "-o", "json"));

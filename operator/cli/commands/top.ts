@@ -11,9 +11,9 @@ import { parseSamples } from "../prometheus-text.ts";
 import { rankFigures, type Scrape, type TopPod, topText } from "../top-text.ts";
 import { pause, terminalScreen, untilInterrupted, watch } from "../watch.ts";
 
-const usage = `usage: enodia top NAME [options]
+const usage = `usage: enodia top [NAME] [options]
 
-The ranks of a MoEDeployment as they run, from the metrics of their pods, which are read twice: experts that each holds, tokens and prompt
+The ranks of a MoEDeployment, or of all in a namespace, as they run, from the metrics of their pods, which are read twice: experts that each holds, tokens and prompt
 tokens a second, requests that run and wait, use of the attention cache (KV), memory of the process, CPUs that it uses, and its load over
 the mean in the worst layer. "-" is not known: the pod does not answer, or its load was not reported yet.
 
@@ -33,6 +33,8 @@ const betweenMs = 1_000;
 /** A pod that does not answer within this has no figures. */
 const scrapeMsMax = 3_000;
 const scrapesAtOnce = 16;
+/** Deployments of a namespace that are looked at at once. */
+const deploymentsMax = 16;
 
 export async function run(args: readonly string[]): Promise<number> {
   const { values, positionals } = parseArgs({ args: [...args], allowPositionals: true, options });
@@ -41,15 +43,20 @@ export async function run(args: readonly string[]): Promise<number> {
     return 0;
   }
   const [name, ...others] = positionals;
-  if (name === undefined || others.length > 0)
-    throw new AppError("one NAME of a MoEDeployment is needed; see: enodia status", { code: "BadOption" });
+  if (others.length > 0) throw new AppError(`one NAME at most: "${others.join(" ")}" is too much`, { code: "BadOption" });
   const json = asksForJson(values.output);
   const cluster = openCluster(values);
-  const look = looker(cluster, name);
+  const lookers = new Map<string, () => Promise<Look>>();
   const make = async (): Promise<string> => {
-    const { deployment, pods } = await look();
-    const ranks = pods.filter(({ pod }) => pod.component === "worker").map(rankFigures);
-    return json ? JSON.stringify({ name, namespace: cluster.namespace, ranks }) : topText(deployment, pods);
+    const all = name === undefined ? await namesIn(cluster) : [name];
+    const names = all.slice(0, deploymentsMax);
+    for (const each of names) if (!lookers.has(each)) lookers.set(each, looker(cluster, each));
+    const looks = await Promise.all(names.flatMap((each) => lookers.get(each)?.() ?? []));
+    if (json) return JSON.stringify(looks.map(forPrograms));
+    if (looks.length === 0) return `no MoEDeployment in namespace ${cluster.namespace}`;
+    const left = all.length - names.length;
+    const more = left > 0 ? [`${left} more are not shown; name one of them`] : [];
+    return [...looks.map(({ deployment, pods }) => topText(deployment, pods)), ...more].join("\n\n");
   };
   if (!values.watch) process.stdout.write(`${await make()}\n`);
   else {
@@ -58,6 +65,17 @@ export async function run(args: readonly string[]): Promise<number> {
   }
   return 0;
 }
+
+async function namesIn({ kube, namespace }: ClusterAccess): Promise<string[]> {
+  const { items } = await kube.list(resources.moeDeployments, { namespace });
+  return items.map(({ metadata }) => metadata.name);
+}
+
+const forPrograms = ({ deployment, pods }: Look): object => ({
+  name: deployment.metadata.name,
+  namespace: deployment.metadata.namespace,
+  ranks: pods.filter(({ pod }) => pod.component === "worker").map(rankFigures),
+});
 
 interface Look {
   readonly deployment: MoEDeployment;
