@@ -61,15 +61,10 @@ export const gatewayClient = z.object({
     "Tokens of prompts and answers in a minute. A request is taken while some are left, and what it takes beyond them is waited for.",
   ),
   concurrentRequests: z.int32().min(1).max(bounds.concurrent).optional().meta({ description: "Requests at once." }),
-  priority: z
-    .int32()
-    .min(-bounds.priority)
-    .max(bounds.priority)
-    .default(0)
-    .meta({
-      description:
-        "Priority of its requests among those that wait, the lowest first; a request may ask for a later place, and for no earlier one.",
-    }),
+  priority: z.int32().min(-bounds.priority).max(bounds.priority).default(0).meta({
+    description:
+      "Priority of its requests among those that wait, the lowest first; a request may ask for a later place, and for no earlier one.",
+  }),
 });
 export type GatewayClient = z.infer<typeof gatewayClient>;
 
