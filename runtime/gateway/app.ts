@@ -121,7 +121,8 @@ async function embeddings(c: Ctx, deps: AppDeps): Promise<Response> {
   try {
     const request = { id, ...parsed, ...encoded, traceparent: span.traceparent, signal, onStarted: admitted.started };
     const found = await embed(request, deps);
-    deps.log.info({ requestId: id, inputs: found.vectors.length, promptTokens: found.promptTokens }, "request ended");
+    const { traceId } = span;
+    deps.log.info({ requestId: id, traceId, inputs: found.vectors.length, promptTokens: found.promptTokens }, "request ended");
     c.header("x-enodia-failovers", String(found.failovers));
     return c.json(embeddingsBody(deps.servedName, found, parsed.job.encoding));
   } catch (caught) {
@@ -253,6 +254,7 @@ class Exchange {
   #failed(caught: unknown): Problem {
     const { log, metrics } = this.#deps;
     const requestId = this.#c.get("requestId");
+    const { traceId } = this.#span;
     const problem = problemOf(caught, requestId);
     if (this.#abort.signal.aborted) {
       this.#end(clientGone);
@@ -260,7 +262,8 @@ class Exchange {
     }
     this.#span.fail(caught);
     metrics.add("enodia_gateway_failed_total", 1);
-    log.error({ err: caught, requestId, tokens: this.#answer.outputTokens, failovers: this.#answer.failovers }, "request failed");
+    const { outputTokens: tokens, failovers } = this.#answer;
+    log.error({ err: caught, requestId, traceId, tokens, failovers }, "request failed");
     this.#end(problem.status);
     return problem;
   }
@@ -273,9 +276,10 @@ class Exchange {
     this.#span.set({ "enodia.output_tokens": outputTokens, "enodia.failovers": failovers, "http.response.status_code": code });
     this.#span.end();
     if (code === clientGone) this.#deps.metrics.add("enodia_gateway_cancelled_total", 1);
-    count(this.#c, this.#deps, code);
+    count(this.#c, this.#deps, code, this.#span.traceparent);
     const fields = {
       requestId: this.#c.get("requestId"),
+      traceId: this.#span.traceId,
       code,
       ...this.#answer.usage,
       failovers,
@@ -285,11 +289,13 @@ class Exchange {
   }
 }
 
-function count(c: Ctx, deps: AppDeps, code: number): void {
+/** `trace` is the request's, where it has got as far as to have one. */
+function count(c: Ctx, deps: AppDeps, code: number, trace = ""): void {
   c.set("counted", true);
   const endpoint = c.get("endpoint");
   deps.metrics.add("enodia_gateway_requests_total", 1, { endpoint, code: String(code) });
-  deps.metrics.observe("enodia_gateway_request_duration_seconds", (deps.now() - c.get("startedAt")) / 1000, { endpoint });
+  const seconds = (deps.now() - c.get("startedAt")) / 1000;
+  deps.metrics.observeTraced(trace, "enodia_gateway_request_duration_seconds", seconds, { endpoint });
 }
 
 /** Answers a request that is refused before any work. */
