@@ -122,10 +122,11 @@ function runFiles(files: readonly string[], concurrency: number, counts: Counts)
   });
 }
 
-/** Builds the programs of the local cluster, whose time on a slow machine is no file's. Where that fails, tests that need one say why. */
+/** Builds the programs that tests run, whose time on a slow machine is no file's. Where that fails, tests that need one say why. */
 async function buildPrograms(): Promise<void> {
-  const { ensureBinaries } = await import("./cluster/binaries.ts");
-  await ensureBinaries((line) => void process.stdout.write(`# ${line}\n`)).catch(() => undefined);
+  const { ensureBinaries, programNames } = await import("./cluster/binaries.ts");
+  const only = programNames;
+  await ensureBinaries((line) => void process.stdout.write(`# ${line}\n`), { only }).catch(() => undefined);
 }
 
 /** Runs those that bring up a control plane one after another, since they share what the machine has one of; the others beside them. */
