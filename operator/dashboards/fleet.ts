@@ -171,7 +171,8 @@ export const fleetDashboard = (): Dashboard =>
     variables: ["namespace"],
     known: "enodia_deployment_replicas",
     back: "1h",
-    annotation: { name: "Another leader", expr: "changes(enodia_operator_leader[1m]) > 0" },
+    // A replica that has just started leads before it is scraped: no change would be seen in its own series.
+    annotation: { name: "Another leader", expr: "enodia_operator_leader == 1 unless enodia_operator_leader offset 1m == 1" },
     stats,
     tables,
     series: [...deployments, ...machinery],
