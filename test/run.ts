@@ -132,10 +132,13 @@ async function buildPrograms(): Promise<void> {
 /** Runs those that bring up a control plane one after another, since they share what the machine has one of; the others beside them. */
 async function runIntegration(filters: readonly string[], counts: Counts): Promise<void> {
   const files = testFiles("integration", filters);
-  const planes = files.filter((file) => /from "[./\w-]*\/(cluster|control-plane)\.ts"/.test(readFileSync(file, "utf8")));
-  const built = planes.length > 0 ? buildPrograms() : Promise.resolve();
-  const others = files.filter((file) => !planes.includes(file));
-  await Promise.all([built.then(() => runFiles(planes, 1, counts)), runFiles(others, 1, counts)]);
+  const importing = (name: RegExp) => files.filter((file) => name.test(readFileSync(file, "utf8")));
+  const planes = importing(/from "[./\w-]*\/(cluster|control-plane)\.ts"/);
+  const withPrograms = importing(/from "[./\w-]*\/binaries\.ts"/).filter((file) => !planes.includes(file));
+  const alone = files.filter((file) => !planes.includes(file) && !withPrograms.includes(file));
+  const built = planes.length + withPrograms.length > 0 ? buildPrograms() : Promise.resolve();
+  const beside = runFiles(alone, 1, counts).then(() => built.then(() => runFiles(withPrograms, 1, counts)));
+  await Promise.all([built.then(() => runFiles(planes, 1, counts)), beside]);
 }
 
 const reasonToHold = (file: string): string | undefined => Object.entries(heldBack).find(([name]) => file.includes(`/${name}.`))?.[1];

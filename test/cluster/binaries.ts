@@ -71,11 +71,11 @@ const groups: readonly Group[] = [
     // Of all ways to discover targets the one that the chart's monitors stand for.
     tags: "remove_all_sd,enable_kubernetes_sd",
     programs: [
-      ["promtool", "github.com/prometheus/prometheus/cmd/promtool", 150],
-      ["prometheus", "github.com/prometheus/prometheus/cmd/prometheus", 30],
+      ["promtool", "github.com/prometheus/prometheus/cmd/promtool", 105],
+      ["prometheus", "github.com/prometheus/prometheus/cmd/prometheus", 75],
     ],
   },
-  { name: "otelcol", programs: [["otelcol", ".", 60]] },
+  { name: "otelcol", programs: [["otelcol", ".", 50]] },
 ];
 
 const clusterPrograms = [
