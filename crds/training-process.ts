@@ -79,6 +79,7 @@ export const trainerProcess = {
   tlsDir: rendered("ENODIA_TLS_DIR", z.string().default(paths.tls), () => paths.tls),
   ranksPort: rendered("ENODIA_RANKS_PORT", port.default(ports.ranks), () => String(ports.ranks)),
   worldPort: rendered("ENODIA_WORLD_PORT", port.default(ports.world), () => String(ports.world)),
+  tracePort: rendered("ENODIA_TRACE_PORT", port.default(ports.trace), () => String(ports.trace)),
   endFile: rendered("ENODIA_TRAINING_END", z.string().max(1024), () => endFile),
   logLevel: rendered("ENODIA_LOG_LEVEL", z.enum(logLevels).default(defaultLogLevel), ({ logLevel }) => logLevel),
 };

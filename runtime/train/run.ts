@@ -26,7 +26,7 @@ import { type ModelSource, openSource } from "./source.ts";
 import { newestOnAll, type Stage, spawnFrom, stagesAfter, stagesOf } from "./stages.ts";
 import { openStart, type Start } from "./start.ts";
 import type { Machine } from "./step.ts";
-import { type Clocked, recordedBackend, recordedTransport } from "./trace/recorder.ts";
+import { type Clocked, recordedBackend, recordedSeat } from "./trace/recorder.ts";
 import { type TrainedModel, trainedModel } from "./trained.ts";
 import { Writer } from "./writer.ts";
 
@@ -214,7 +214,7 @@ async function writeResult({ model, frozen, identity, checkpoints, settings, ran
  */
 export async function train(settings: TrainSettings, ports: TrainPorts, seat: Seat = aloneSeat()): Promise<RunEnd> {
   const { recorder } = ports;
-  const place = recorder === undefined ? seat : { ...seat, transport: recordedTransport(seat.transport, recorder) };
+  const place = recorder === undefined ? seat : recordedSeat(seat, recorder);
   checkGroup(settings, seat);
   const source = await openSource(settings.model);
   checkSettings(settings, source.program.maxContext);

@@ -369,6 +369,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
     where: {
       "runtime/observe/bounded-server.ts": "adapter: probes and metrics",
       "runtime/trainer/world-server.ts": "adapter: what the operator tells a training pod",
+      "runtime/trainer/trace-server.ts": "adapter: what a training pod tells of its steps, on loopback",
       "operator/main.ts": "root of the operator",
       "runtime/worker/worker.ts": "root of the worker",
       "runtime/gateway/gateway.ts": "root of the gateway, and its API",

@@ -1,6 +1,9 @@
 // A training job on the cluster: it trains in pods of its own image, on one rank and on three, outlives a killed pod, another number of
 // ranks and a suspension with the bits of a quiet run on one, ends without pods for good, and its result is served.
 import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { condition, type Kubectl, type KubeObject } from "../harness/kubectl.ts";
 import { processOf } from "../harness/pod-process.ts";
@@ -21,6 +24,10 @@ const digest = (name: string): string => training.digest(name);
 const trainingPods = (name: string) => training.pods(name);
 const podsGone = (name: string): Promise<true> => training.podsGone(name);
 const complete = (name: string): Promise<KubeObject> => training.complete(name);
+const cli = (...args: string[]) =>
+  execOk(process.execPath, ["operator/cli/main.ts", "train", ...args, "-n", namespace, "--kubeconfig", target.kubeconfig ?? ""], {
+    cwd: root,
+  });
 
 before(async () => {
   training = await openTraining(namespace);
@@ -86,6 +93,7 @@ test("three ranks on three nodes outlive a killed one, a scale to two and back a
   };
   const first = await moreSteps(await steady("three ranks to train", 3, 0));
   assert.equal(new Set(world(first)?.ranks.map(({ node }) => node)).size, 3);
+  await traced(name, world(first)?.ranks.map(({ pod }) => pod) ?? []);
   const [, second] = world(first)?.ranks ?? [];
   process.kill(await processOf(second?.uid ?? ""), "SIGKILL");
   const replaced = await steady("another world", 3, world(first)?.epoch ?? 0);
@@ -113,6 +121,32 @@ test("three ranks on three nodes outlive a killed one, a scale to two and back a
   await podsGone(name);
 });
 
+/** A trace of a job that trains has as many steps of each of its pods as were asked for, and says where they took their time. */
+async function traced(name: string, pods: readonly string[]): Promise<void> {
+  const folder = mkdtempSync(join(tmpdir(), "enodia-e2e-trace-"));
+  try {
+    const file = join(folder, "trace.json");
+    const text = await cli("trace", name, "--steps", "3", "-o", file);
+    assert.match(text, /steps \d+ to \d+ of 3 ranks; open it at https:\/\/ui\.perfetto\.dev/);
+    assert.match(text, /^layer 1 +[\d.]+ /m);
+    const { traceEvents } = JSON.parse(readFileSync(file, "utf8")) as {
+      traceEvents: { readonly name: string; readonly pid: number; readonly cat?: string; readonly args: { readonly name?: string } }[];
+    };
+    const processes = traceEvents.filter(({ name: what }) => what === "process_name");
+    assert.deepEqual(
+      processes.map(({ args }) => args.name),
+      pods.map((pod, rank) => `rank ${rank}, ${pod}`),
+    );
+    for (const { pid } of processes) {
+      const cats = traceEvents.filter((event) => event.pid === pid).map(({ cat }) => cat);
+      assert.equal(cats.filter((cat) => cat === "step").length, 3);
+      for (const kind of ["compute", "dispatch", "meeting"]) assert.ok(cats.includes(kind), `${kind} of process ${pid}`);
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
 test("every panel, variable and annotation of the dashboard Training has data, and no alert of jobs fires", {
   timeout: 120_000,
 }, async () => {
@@ -132,10 +166,6 @@ test("every panel, variable and annotation of the dashboard Training has data, a
 });
 
 test("the command line draws the loss and serves the result", { timeout: 240_000 }, async () => {
-  const cli = (...args: string[]) =>
-    execOk(process.execPath, ["operator/cli/main.ts", "train", ...args, "-n", namespace, "--kubeconfig", target.kubeconfig ?? ""], {
-      cwd: root,
-    });
   assert.match(await cli("status"), /quiet +1500\/1500 +100%/);
   assert.match(await cli("loss", "quiet"), /\*[\s\S]*1500 {2}step/);
   const manifest = JSON.parse(await cli("serve", "quiet", "--name", "served"));
