@@ -13,11 +13,11 @@ type Labels = Readonly<Record<string, string>>;
 /** `exemplarOf` is asked for each bucket, by the histogram's name and all labels, `le` among them. */
 export function openMetricsText(text: string, exemplarOf: (histogram: string, labels: Labels) => Exemplar | undefined): string {
   const lines = text.split("\n").flatMap((line) => {
+    if (line === "") return [];
+    if (!line.startsWith("#")) return line.includes("_bucket{") ? withExemplar(line, exemplarOf) : line;
     const [, keyword, name = "", rest = ""] = /^# (HELP|TYPE) (\S+) (.*)$/.exec(line) ?? [];
-    // Only counters end so, and their family is named without it.
-    if (keyword !== undefined) return `# ${keyword} ${name.replace(/_total$/, "")} ${rest.replaceAll('"', '\\"')}`;
-    // Neither other comments nor empty lines have a place in OpenMetrics.
-    return line === "" || line.startsWith("#") ? [] : withExemplar(line, exemplarOf);
+    // Only counters end so, and their family is named without it. Other comments have no place in OpenMetrics, nor have empty lines.
+    return keyword === undefined ? [] : `# ${keyword} ${name.replace(/_total$/, "")} ${rest.replaceAll('"', '\\"')}`;
   });
   return `${lines.join("\n")}\n# EOF\n`;
 }
