@@ -1,89 +1,29 @@
-// Traces at a real OpenTelemetry collector, over OTLP: what gateway, worker and operator send arrives as one trace with its attributes,
-// and what is not sampled never leaves the process.
+// Traces at a real OpenTelemetry collector, over OTLP: what gateway and worker send arrives as one trace with its attributes, and what
+// is not sampled never leaves the process. The operator's own are test/integration/operator.int.test.ts's to see.
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { connect } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { stringify } from "yaml";
 import { ensureBinaries } from "../../test/cluster/binaries.ts";
-import { stop, until } from "../../test/harness/process.ts";
-import { freePort } from "../../test/harness/prometheus.ts";
+import { type Collector, startCollector } from "../../test/harness/collector.ts";
+import { until } from "../../test/harness/process.ts";
 import { createTracing } from "./trace.ts";
 
-interface Received {
-  readonly service: string;
-  readonly name: string;
-  readonly traceId: string;
-  readonly parentSpanId: string | undefined;
-  readonly spanId: string;
-  readonly failed: boolean;
-  readonly attributes: Readonly<Record<string, unknown>>;
-}
-
-let folder: string;
-let collector: ChildProcess;
-let endpoint: string;
+let collector: Collector;
 
 before(
   async () => {
-    const { otelcol } = await ensureBinaries((line) => process.stderr.write(`${line}\n`), { only: ["otelcol"] });
-    folder = mkdtempSync(join(tmpdir(), "enodia-collector-"));
-    const port = await freePort();
-    endpoint = `http://127.0.0.1:${port}`;
-    const config = {
-      receivers: { otlp: { protocols: { http: { endpoint: `127.0.0.1:${port}` } } } },
-      exporters: { file: { path: join(folder, "traces.json"), flush_interval: "100ms" } },
-      service: {
-        telemetry: { metrics: { level: "none" }, logs: { level: "warn" } },
-        pipelines: { traces: { receivers: ["otlp"], exporters: ["file"] } },
-      },
-    };
-    writeFileSync(join(folder, "config.yaml"), stringify(config));
-    collector = spawn(otelcol, [`--config=file:${join(folder, "config.yaml")}`], { stdio: ["ignore", "ignore", "inherit"] });
-    const listens = () =>
-      new Promise<true | undefined>((resolve) => {
-        const socket = connect(port, "127.0.0.1");
-        socket.once("connect", () => resolve(true)).once("error", () => resolve(undefined));
-        socket.once("connect", () => socket.destroy());
-      });
-    await until("the collector to listen", listens, { timeoutMs: 30_000 });
+    const only = ["otelcol"] as const;
+    const { otelcol } = await ensureBinaries((line) => process.stderr.write(`${line}\n`), { only });
+    collector = await startCollector(otelcol);
   },
   { timeout: 1_200_000 },
 );
-after(async () => {
-  if (collector) await stop(collector);
-  rmSync(folder, { recursive: true, force: true });
-});
+after(() => collector?.stop());
 
-const attributesOf = (list: readonly any[] = []): Record<string, unknown> =>
-  Object.fromEntries(list.map(({ key, value }) => [key, Object.values(value)[0]]));
-
-/** Everything that the collector has written: one export a line, as OTLP's JSON. */
-function received(): Received[] {
-  const file = join(folder, "traces.json");
-  if (!existsSync(file)) return [];
-  const exports = readFileSync(file, "utf8")
-    .split("\n")
-    .filter((line) => line.endsWith("}"));
-  return exports
-    .flatMap((line) => JSON.parse(line).resourceSpans as any[])
-    .flatMap(({ resource, scopeSpans }) =>
-      (scopeSpans as any[]).flatMap(({ spans }) =>
-        (spans as any[]).map(({ name, traceId, spanId, parentSpanId, status, attributes }) => ({
-          service: String(attributesOf(resource.attributes)["service.name"]),
-          ...{ name, traceId, spanId, parentSpanId: parentSpanId || undefined, failed: status?.code === 2 },
-          attributes: { ...attributesOf(resource.attributes), ...attributesOf(attributes) },
-        })),
-      ),
-    );
-}
+const received = () => collector.spans();
 
 test("spans of gateway and worker arrive as one trace, with resource, attributes and failure", { timeout: 60_000 }, async () => {
-  const gateway = await createTracing({ service: "gateway", endpoint, attributes: { "enodia.deployment": "moe" } });
-  const worker = await createTracing({ service: "worker", endpoint, attributes: { "enodia.rank": 3 } });
+  const gateway = await createTracing({ service: "gateway", endpoint: collector.endpoint, attributes: { "enodia.deployment": "moe" } });
+  const worker = await createTracing({ service: "worker", endpoint: collector.endpoint, attributes: { "enodia.rank": 3 } });
   const request = gateway.start("gateway.chat", { role: "server", attributes: { "enodia.prompt_tokens": 7 } });
   const generate = worker.start("worker.generate", { parent: request.traceparent, role: "server" });
   generate.fail(new Error("rank 1 went away"));
@@ -105,7 +45,7 @@ test("spans of gateway and worker arrive as one trace, with resource, attributes
 
 test("of a share of traces the collector has just those that were kept, whole", { timeout: 60_000 }, async () => {
   const before = received().length;
-  const operator = await createTracing({ service: "operator", endpoint, ratio: 0.5 });
+  const operator = await createTracing({ service: "operator", endpoint: collector.endpoint, ratio: 0.5 });
   const kept: string[] = [];
   for (let i = 0; i < 200; i++) {
     const attempt = operator.start("operator.balance");

@@ -132,8 +132,8 @@ class OtelMetrics {
     this.observe(name, value, labels);
     const traceId = sampledTraceId(traceparent);
     if (traceId === undefined || !this.#histograms.has(name)) return;
-    const bound = metricTable[name as MetricName];
-    const le = "buckets" in bound ? bound.buckets.find((each) => value <= each) : undefined;
+    const definition = metricTable[name as MetricName];
+    const le = "buckets" in definition ? definition.buckets.find((each) => value <= each) : undefined;
     const key = bucketKey(name, { ...this.#constants, ...labels, le: le?.toString() ?? "+Inf" });
     this.#exemplars.set(key, { traceId, value, atSeconds: Date.now() / 1000 });
   }
