@@ -15,6 +15,8 @@ import { isTraining, openTraining, stepOf, type TrainingObject, type TrainingWor
 
 const namespace = "e2e-training";
 const steps = 1500;
+/** From a job to its first pod, on a machine that others use. */
+const checkMsMost = 30_000;
 let training: TrainingWorld;
 let target: Target;
 let kubectl: Kubectl;
@@ -46,6 +48,13 @@ test("a job whose pod is killed and that is suspended on its way ends with the b
   const quiet = await complete("quiet");
   assert.equal(quiet.status?.step, steps);
   assert.equal(quiet.status?.restarts, 0);
+  const { startTime, check } = quiet.status as {
+    readonly startTime: string;
+    readonly check: { readonly fits: { readonly message: string } };
+  };
+  assert.match(check.fits.message, /^1 rank needs [\d.]+ GB .*; spec\.memoryPerRank is 1Gi$/);
+  const checkedMs = Date.parse(startTime) - Date.parse(String(quiet.metadata.creationTimestamp));
+  assert.ok(checkedMs <= checkMsMost, `checked for ${checkedMs} ms before its pod was made`);
 
   await kubectl.apply(job("disturbed"));
   await kubectl.waitFor("moet", "disturbed", "steps", (moet) => stepOf(moet) > 100, 120_000);
@@ -183,16 +192,46 @@ test("the command line draws the loss and serves the result", { timeout: 240_000
   assert.ok(JSON.parse(text).usage.completion_tokens >= 1, text);
 });
 
-test("data that is not the model's is refused with the field and the remedy, and its pod is gone", { timeout: 180_000 }, async () => {
-  const refused = job("refused");
-  await kubectl.apply({ ...refused, spec: { ...refused.spec, data: { uri: "pvc://runs/nothing", sequenceLength: 16 } } });
-  const moet = await kubectl.waitFor(
-    "moet",
-    "refused",
-    "the refusal",
-    (one) => condition(one, "SpecAccepted")?.status === "False",
-    120_000,
+test("what cannot be trained is refused with the field and the remedy before it has a pod that trains", { timeout: 240_000 }, async () => {
+  const cases = {
+    "refused-data": {
+      change: { data: { uri: "pvc://runs/nothing", sequenceLength: 16 } },
+      want: /pvc:\/\/runs\/nothing\/index\.json: not found/,
+    },
+    "refused-size": {
+      change: { memoryPerRank: "300Ki", replicas: 3, elasticity: { minReplicas: 1, maxReplicas: 3 } },
+      want: /^rank 0 of 3: \d+ parameters x 8 bytes .*; the memory here is 0\.0003 GB.*; give more spec\.memoryPerRank/,
+    },
+  };
+  for (const [name, { change, want }] of Object.entries(cases)) {
+    const refused = job(name);
+    await kubectl.apply({ ...refused, spec: { ...refused.spec, ...change } });
+    const accepted = (moet: KubeObject) => condition(moet, "SpecAccepted");
+    const moet = await kubectl.waitFor("moet", name, "the refusal", (one) => accepted(one)?.status === "False", 120_000);
+    assert.match(accepted(moet)?.message ?? "", want);
+    assert.deepEqual([moet.status?.startTime, moet.status?.replicas], [undefined, 0], "no pod that trains was made");
+    await podsGone(name);
+  }
+});
+
+test("pods that train outlive a change of their job that does not fit, which is refused beside them", { timeout: 300_000 }, async () => {
+  const name = "changed";
+  const long = job(name);
+  await kubectl.apply({ ...long, spec: { ...long.spec, steps: 100_000 } });
+  const checks = () => kubectl.list("pods", `enodia.dev/training-job=${name},enodia.dev/component=checker`);
+  const trains = (moet: KubeObject): boolean => isTraining(moet) && stepOf(moet) > 20;
+  const before = await kubectl.waitFor("moet", name, "steps", trains, 120_000);
+  const [pod] = await trainingPods(name);
+  await kubectl.run(["patch", "moet", name, "--type=merge", "-p", '{"spec":{"memoryPerRank":"300Ki"}}']);
+  const refused = await kubectl.waitFor("moet", name, "the refusal", (one) => condition(one, "SpecAccepted")?.status === "False", 120_000);
+  assert.equal(condition(refused, "SpecAccepted")?.reason, "DoesNotFit");
+  const at = stepOf(refused);
+  await kubectl.waitFor("moet", name, "more steps by the spec as it was", (one) => isTraining(one) && stepOf(one) > at, 60_000);
+  assert.deepEqual(
+    (await trainingPods(name)).map(({ metadata }) => metadata.uid),
+    [pod?.metadata.uid],
   );
-  assert.match(condition(moet, "SpecAccepted")?.message ?? "", /pvc:\/\/runs\/nothing\/index\.json: not found/);
-  await podsGone("refused");
+  assert.deepEqual(await checks(), []);
+  assert.ok(stepOf(refused) >= stepOf(before));
+  await kubectl.run(["delete", "moet", name]);
 });

@@ -42,10 +42,21 @@ export function shapeOf({ parts }: Layout, ranks: number, slices = slicesPerExpe
   return { dense, denseFloats: at, pieces, experts, expertFloats, slices };
 }
 
+/** The first piece of this owner or a later one: owners are in order, and pieces of a large model many. */
+function firstOf(pieces: Shape["pieces"], owner: number): number {
+  let [low, high] = [0, pieces.length];
+  while (low < high) {
+    const middle = Math.floor((low + high) / 2);
+    if ((pieces[middle] as DensePiece).owner < owner) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
 /** Dense floats that a rank owns. */
 export function ownedDense({ pieces }: Shape, rank: number): Interval {
-  const own = pieces.filter(({ owner }) => owner === rank);
-  return { from: own[0]?.from ?? 0, to: own.at(-1)?.to ?? 0 };
+  const [first, end] = [firstOf(pieces, rank), firstOf(pieces, rank + 1)];
+  return first === end ? { from: 0, to: 0 } : { from: pieces[first]?.from ?? 0, to: pieces[end - 1]?.to ?? 0 };
 }
 
 /** Floats whose state a rank keeps: its part of the dense ones, then room for as many experts as it begins with. */
