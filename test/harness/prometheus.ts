@@ -25,7 +25,7 @@ export interface Prometheus {
 }
 
 /** The outside of a test: an answer that does not come is a fault of the test's. */
-const askTimeoutMs = 10_000;
+const askTimeoutMs = 30_000;
 const readyTimeoutMs = 30_000;
 const exemplarsBackSeconds = 600;
 
