@@ -8,7 +8,7 @@ import { stringify } from "yaml";
 import { stop, until } from "./process.ts";
 import { freePort } from "./prometheus.ts";
 
-export interface Received {
+interface Received {
   readonly service: string;
   readonly name: string;
   readonly traceId: string;
