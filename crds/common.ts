@@ -19,18 +19,31 @@ export const annotations = {
   templateHash: `${apiGroup}/template-hash`,
   /** Generation of the spec that a training pod was made for. */
   generation: `${apiGroup}/generation`,
+  /** URI of the model that a Job downloads. */
+  model: `${apiGroup}/model`,
   /** URI of the folder that a training pod writes. */
   output: `${apiGroup}/output`,
 } as const;
 
-/** `ranks` and `world` are of training pods: frames of other ranks, and what the operator says of who they are. */
-export const ports = { http: 8000, grpc: 9440, lanes: 9441, ranks: 9442, world: 9443, metrics: 9464, probes: 9465 } as const;
+/** `ranks` and `world` are of training pods: frames of other ranks, and what the operator says of who they are. `progress` is of pods that
+ *  download a model. */
+export const ports = {
+  http: 8000,
+  grpc: 9440,
+  lanes: 9441,
+  ranks: 9442,
+  world: 9443,
+  progress: 9444,
+  metrics: 9464,
+  probes: 9465,
+} as const;
 
 /** Paths at which the operator mounts things in runtime pods. */
 export const paths = {
   tls: "/etc/enodia/tls", // tls.crt, tls.key, ca.crt
   models: "/models", // the claim; the model is a folder below it
   claims: "/claims", // of a training pod: each claim by its name
+  modelSecret: "/etc/enodia/model-secret", // of a pod that downloads a model: the keys of spec.model.secretRef
   apiKey: "/etc/enodia/api-key/key",
   telemetry: "/etc/enodia/telemetry", // keys; user.creds or token, and ca.crt, of the NATS server
 } as const;

@@ -22,6 +22,7 @@ const schema = z.object({
   ENODIA_NATS_URL: optional,
   ENODIA_NATS_CREDS: optional,
   ENODIA_OTLP_ENDPOINT: optional,
+  HF_ENDPOINT: optional.pipe(z.url({ protocol: /^https?$/ }).optional()),
   ENODIA_NETWORK_POLICIES: z
     .enum(["true", "false"])
     .default("false")
@@ -52,6 +53,8 @@ export interface OperatorConfig {
   readonly natsUrl: string | undefined;
   readonly natsCreds: string | undefined;
   readonly otlpEndpoint: string | undefined;
+  /** The hub of models that name hf://, as users of Hugging Face's tools set it. */
+  readonly hub: string | undefined;
   readonly networkPolicies: { readonly operatorNamespace: string } | undefined;
   readonly watchNamespaces: readonly string[];
   readonly metricsPort: number;
@@ -78,6 +81,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ar
     natsUrl: e.ENODIA_NATS_URL,
     natsCreds: e.ENODIA_NATS_CREDS,
     otlpEndpoint: e.ENODIA_OTLP_ENDPOINT,
+    hub: e.HF_ENDPOINT,
     networkPolicies: e.ENODIA_NETWORK_POLICIES ? { operatorNamespace: e.ENODIA_NAMESPACE } : undefined,
     watchNamespaces: e.ENODIA_WATCH_NAMESPACES,
     metricsPort: e.ENODIA_METRICS_PORT,
