@@ -18,7 +18,7 @@ const endFile = "/dev/termination-log";
 /** Exit code of a download that another try cannot mend: the Job fails at once. */
 export const hopelessExitCode = 3;
 
-export const downloadPhases = ["Starting", "Listing", "Downloading", "Importing", "Done"] as const;
+const downloadPhases = ["Starting", "Listing", "Downloading", "Importing", "Done"] as const;
 export type DownloadPhase = (typeof downloadPhases)[number];
 
 const bytes = z.int().min(0);
@@ -39,7 +39,7 @@ export const downloadWordsSchema = z.object({
 export type DownloadWords = z.infer<typeof downloadWordsSchema>;
 
 /** The message of a container's end. */
-export const downloadEndSchema = z.object({
+const downloadEndSchema = z.object({
   /** PascalCase; Done where it has succeeded. */
   reason: z.string().regex(/^[A-Za-z]{1,64}$/),
   message: z.string().max(2048),

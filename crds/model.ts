@@ -118,4 +118,3 @@ export const modelSchema = z
       },
     ),
   });
-export type ModelSpec = z.infer<typeof modelSchema>;

@@ -129,7 +129,10 @@ test("the Job's pod is admitted, its end decides, and the columns tell", { timeo
     await end(again, "Succeeded", 0, { reason: "Done", message: "digest", revision: "c0ffee" });
     const [worker] = await until("a rank", async () => ((await podsOf("worker")).length === 1 ? podsOf("worker") : undefined));
     assert.equal(worker.spec.volumes.find((one: any) => one.name === "models").persistentVolumeClaim.claimName, "models");
-    const { status } = (await kube.get(resources.moeDeployments, ref)) as any;
+    const { status } = (await until("its end in the status", async () => {
+      const now = (await kube.get(resources.moeDeployments, ref)) as any;
+      return now.status.download.phase === "Done" ? now : undefined;
+    })) as any;
     assert.deepEqual(status.download, { uri: "hf://org/name", revision: "c0ffee", phase: "Done", progress: "Done" });
   } finally {
     await plane.stop();

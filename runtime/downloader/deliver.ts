@@ -19,7 +19,7 @@ export interface DeliverOptions extends Pick<DownloadOptions, "uri" | "secret" |
 }
 
 /** What is told on the way; progress.ts takes it. */
-export interface DeliveryEvents {
+interface DeliveryEvents {
   phase(phase: DownloadPhase): void;
   listed(revision: string | undefined): void;
   start(total: number, there: number): void;

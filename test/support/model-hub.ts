@@ -7,7 +7,7 @@ import type { AddressInfo } from "node:net";
 
 export const commit = "0123456789abcdef0123456789abcdef01234567";
 
-export interface Asked {
+interface Asked {
   readonly method: string;
   readonly path: string;
   readonly range: string | undefined;
@@ -15,7 +15,7 @@ export interface Asked {
 }
 
 /** What becomes of a request for a file, in place of an answer. */
-export type Fault =
+type Fault =
   /** An answer of this status, with Retry-After where it is given. */
   | { readonly status: number; readonly retryAfter?: string }
   /** The connection breaks after so many bytes. */

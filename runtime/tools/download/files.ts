@@ -7,7 +7,7 @@ import { FileInPieces, type Piece } from "./pieces.ts";
 import type { Ask } from "./request.ts";
 import type { RemoteFile } from "./source.ts";
 
-export const connectionsDefault = 8;
+const connectionsDefault = 8;
 /** Times that a file is downloaded whose hash is not what the source says. */
 const hashTriesMax = 2;
 
@@ -121,7 +121,7 @@ async function again({ file }: FileInPieces, options: FilesOptions, first: AppEr
 
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(2)} GB`;
 
-export async function checkSpace(dir: string, bytes: number): Promise<void> {
+async function checkSpace(dir: string, bytes: number): Promise<void> {
   const { bavail, bsize } = await statfs(dir);
   const free = bavail * bsize;
   if (bytes <= free) return;

@@ -4,7 +4,7 @@ import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { filesMax, isFileName, type RemoteSource } from "./source.ts";
 
-export const publicHub = "https://huggingface.co";
+const publicHub = "https://huggingface.co";
 const listingBytesMax = 64 * 1024 * 1024;
 
 const infoSchema = z.object({

@@ -9,7 +9,7 @@ import { writeAll } from "../../weights/safetensors-writer.ts";
 import type { RemoteFile } from "./source.ts";
 
 /** Lost by a kill, at most, for each connection. */
-export const pieceBytes = 32 * 1024 * 1024;
+const pieceBytes = 32 * 1024 * 1024;
 
 export interface Piece {
   readonly index: number;
