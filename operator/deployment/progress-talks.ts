@@ -46,7 +46,9 @@ export class ProgressTalks {
     const before = this.#asked.get(key);
     const asked = before?.uid === question.uid ? before : { uid: question.uid, words: undefined, waiting: false, due: 0 };
     this.#asked.set(key, asked);
-    if (!asked.waiting && now() >= asked.due && this.#underWay < questionsMax) void this.#answer(key, asked, question);
+    const due = !asked.waiting && now() >= asked.due;
+    if (due && this.#underWay >= questionsMax) return askMs;
+    if (due) void this.#answer(key, asked, question);
     return Math.max(1, asked.due - now());
   }
 

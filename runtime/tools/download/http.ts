@@ -9,8 +9,7 @@ const waitMsMin = 500;
 const waitMsMax = 60_000;
 /** A source may ask for so long a wait, at most. */
 const retryAfterMsMax = 300_000;
-/** Nothing comes for so long: the connection is given up. */
-const silenceMs = 60_000;
+const silenceMsDefault = 60_000;
 /** So many bytes are progress, and tries are counted anew. */
 const progressBytes = 2 ** 20;
 
@@ -20,6 +19,8 @@ export interface HttpOptions {
   readonly onWait?: (message: string) => void;
   readonly sleep?: (ms: number, signal: AbortSignal | undefined) => Promise<void>;
   readonly random?: () => number;
+  /** Nothing comes for so long: the connection is given up. */
+  readonly silenceMs?: number;
 }
 
 export interface Range {
@@ -97,14 +98,14 @@ export class Http {
   }
 
   async #tries<T>(work: (signal: AbortSignal, alive: () => void) => Promise<T>, moved: () => boolean = () => false): Promise<T> {
-    const { signal, onWait, sleep = pause, random = Math.random } = this.#options;
+    const { signal, onWait, sleep = pause, random = Math.random, silenceMs = silenceMsDefault } = this.#options;
     for (let tries = 1; ; tries++) {
-      const silence = new Silence(signal);
+      const silence = new Silence(signal, silenceMs);
       try {
         return await work(silence.signal, () => silence.alive());
       } catch (caught) {
         if (signal?.aborted) throw new AppError("the download was stopped", { code: "Stopped", cause: caught, retry: "backoff" });
-        const error = silence.over ? silent(caught) : asAppError(caught);
+        const error = silence.over ? silent(silenceMs, caught) : asAppError(caught);
         if (moved()) tries = 1;
         if (error.retry === "never" || tries >= triesMax) throw error;
         const ms = waitMs(error, tries, random());
@@ -122,9 +123,11 @@ class Silence {
   readonly #own = new AbortController();
   readonly signal: AbortSignal;
   over = false;
+  readonly #ms: number;
   #timer: NodeJS.Timeout;
 
-  constructor(outer: AbortSignal | undefined) {
+  constructor(outer: AbortSignal | undefined, ms: number) {
+    this.#ms = ms;
     this.signal = outer ? AbortSignal.any([outer, this.#own.signal]) : this.#own.signal;
     this.#timer = this.#arm();
   }
@@ -140,7 +143,7 @@ class Silence {
     return setTimeout(() => {
       this.over = true;
       this.#own.abort();
-    }, silenceMs);
+    }, this.#ms);
   }
 }
 
@@ -242,8 +245,8 @@ function asAppError(caught: unknown): AppError {
   return new AppError(`the source cannot be reached: ${why}`, { code: "SourceUnavailable", retry: "backoff", cause: caught });
 }
 
-const silent = (cause: unknown): AppError =>
-  new AppError(`the source sent nothing for ${silenceMs / 1000} s`, { code: "SourceUnavailable", retry: "backoff", cause });
+const silent = (ms: number, cause: unknown): AppError =>
+  new AppError(`the source sent nothing for ${ms / 1000} s`, { code: "SourceUnavailable", retry: "backoff", cause });
 
 /** Rejects where the whole is stopped. */
 function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
