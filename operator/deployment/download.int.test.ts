@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer as createHttpServer, request } from "node:http";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -224,4 +225,26 @@ test("a store on the web comes over HTTPS whose CA is in the Secret, with the he
   const { code, end } = await (await start(web, claim, { ENODIA_MODEL_URI: uri, ENODIA_MODEL_SECRET: secretDir })).ended();
   assert.deepEqual([code, end?.reason], [0, "Done"], end?.message);
   assert.deepEqual(await codecOf(join(claim, "store")), ["f32"]);
+});
+
+test("a proxy that the environment names is the way to the source", async () => {
+  const hub = await hubWith();
+  const through: string[] = [];
+  const proxy = createHttpServer((asked, response) => {
+    through.push(asked.url ?? "");
+    const forwarded = request(asked.url ?? "", { method: asked.method, headers: asked.headers }, (answer) => {
+      response.writeHead(answer.statusCode ?? 502, answer.headers);
+      answer.pipe(response);
+    });
+    asked.pipe(forwarded);
+  }).listen(0, "127.0.0.1");
+  await once(proxy, "listening");
+  const { port } = proxy.address() as { port: number };
+  const env = { HTTP_PROXY: `http://127.0.0.1:${port}`, NODE_USE_ENV_PROXY: "1" };
+  const { code, end } = await (await start(hub, await newClaim(), env)).ended();
+  proxy.close();
+  proxy.closeAllConnections();
+  assert.deepEqual([code, end?.reason], [0, "Done"], end?.message);
+  assert.equal(through.length, hub.asked.length);
+  assert.ok(through.every((url) => url.startsWith(hub.url)));
 });

@@ -66,6 +66,19 @@ test("it runs the image that the spec names for the runtime, else the operator's
   );
 });
 
+test("it has the workers' way out of the cluster, and nothing else of their environment", () => {
+  const env = [
+    { name: "HTTPS_PROXY", value: "http://proxy:3128" },
+    { name: "OTHER", value: "x" },
+  ];
+  const added = (spec: object) => pod(spec).containers[0].env.slice(pod().containers[0].env.length);
+  assert.deepEqual(added({ podTemplate: { spec: { containers: [{ name: "runtime", env }] } } }), [
+    env[0],
+    { name: "NODE_USE_ENV_PROXY", value: "1" },
+  ]);
+  assert.deepEqual(added({ podTemplate: { spec: { containers: [{ name: "runtime", env: [env[1]] }] } } }), []);
+});
+
 test("the place is by URI and codec alone; the Job by place, Secret and deployment", () => {
   const of = (spec: object, status = {}) => deployment({ model, ...spec }, status);
   const folder = (spec: object) => modelPlace(of(spec).spec).folder;

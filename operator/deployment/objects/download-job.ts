@@ -17,6 +17,14 @@ const requests = { cpu: "500m", memory: "1Gi" };
 /** Time to write what is on its way. */
 const graceSeconds = 30;
 const tmpSize = "256Mi";
+/** Variables that the workers' template shares with it: the way out of the cluster. */
+const proxyVariables = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"];
+
+function proxyEnv(runtime: Readonly<Record<string, unknown>> | undefined): object[] {
+  const env = Array.isArray(runtime?.env) ? (runtime.env as { readonly name?: unknown }[]) : [];
+  const given = env.filter(({ name }) => proxyVariables.includes(String(name)));
+  return given.length === 0 ? [] : [...given, { name: "NODE_USE_ENV_PROXY", value: "1" }];
+}
 
 export function downloadJob(context: RenderContext, jobName: string): KubeObject {
   const { deployment, settings } = context;
@@ -61,7 +69,7 @@ export function downloadJob(context: RenderContext, jobName: string): KubeObject
               imagePullPolicy: (runtime?.imagePullPolicy as string | undefined) ?? settings.pullPolicy,
               command: ["node", "runtime/main.ts", "downloader"],
               workingDir: "/app",
-              env: renderEnv(downloaderProcess, facts),
+              env: [...renderEnv(downloaderProcess, facts), ...proxyEnv(runtime)],
               ports: [{ name: "progress", containerPort: ports.progress }],
               resources: { requests },
               securityContext: containerSecurity,
