@@ -189,3 +189,32 @@ test("another Secret is another download, and no reason to replace a pod", async
     before,
   );
 });
+
+test("a third model that is asked for while the second takes the first one's place ends no differently", async () => {
+  const { kube } = await downloading();
+  const jobOf = async (uri: string): Promise<any> => {
+    const found = () => jobs(kube).find(({ metadata }) => metadata.annotations["enodia.dev/model"] === uri);
+    await until(`the Job of ${uri}`, () => found() !== undefined);
+    return found();
+  };
+  finish(kube, await jobOf("hf://org/name@main"), "Complete");
+  await until("3 ranks serve", readyWith(kube, 3));
+  await spec(kube, { model: model("hf://org/name@v2") });
+  const second = await jobOf("hf://org/name@v2");
+  const mixed: string[] = [];
+  const watch = setInterval(() => {
+    const models = new Set(pods(kube).map(folderOf));
+    if (models.size > 1) mixed.push([...models].join(" and "));
+  }, 1);
+  finish(kube, second, "Complete");
+  await until(
+    "the first one's ranks are on their way out",
+    async () => conditionOf(await status(kube), "Available")?.reason === "SwitchingModel",
+  );
+  await spec(kube, { model: model("hf://org/name@v3") });
+  finish(kube, await jobOf("hf://org/name@v3"), "Complete");
+  const third = async () => (await readyWith(kube, 3)()) && pods(kube).every((pod) => folderOf(pod).includes("v3"));
+  await until("the third serves", third);
+  clearInterval(watch);
+  assert.deepEqual(mixed, []);
+});

@@ -103,7 +103,8 @@ export class Reconciler {
     const delivery = await this.#deliveries.run({ deployment: read.deployment, settings });
     const undelivered = delivery.pending !== undefined;
     const pods = this.#pods(read.deployment);
-    const stands = undelivered ? "Same" : this.#modelSwitch(read.deployment, pods, accepted.latest(read.deployment.metadata.uid)?.spec);
+    const before = accepted.latest(read.deployment.metadata.uid)?.spec;
+    const stands = this.#modelSwitch(read.deployment, pods, { aim: undelivered ? before : read.deployment.spec, accepted: before });
     // Until the last pod of another model is gone nothing is to be rendered but what a suspended deployment has.
     const deployment = stands === "Stopping" ? { ...read.deployment, spec: { ...read.deployment.spec, suspend: true } } : read.deployment;
     const wait = gatewaysWait(findOrphans(this.#deps, deployment), pods, deployment.spec);
@@ -122,16 +123,16 @@ export class Reconciler {
   }
 
   /**
-   * All ranks of a world serve one model, and its gateways have its tokenizer. So pods of another model than the spec's all stop before one
-   * of the new model is made: Accepting while the spec with it is not accepted yet, and everything else stays as it is; then Stopping.
+   * All ranks of a world serve one model, and its gateways have its tokenizer. So pods of another model than that of the spec to be in force,
+   * `aim`, all stop before one of its own is made: Accepting while it is not accepted yet, and everything else stays as it is; then Stopping.
    */
   #modelSwitch(
     deployment: MoEDeployment,
     pods: readonly PodFacts[],
-    accepted: MoEDeployment["spec"] | undefined,
+    { aim, accepted }: { readonly aim: MoEDeployment["spec"] | undefined; readonly accepted: MoEDeployment["spec"] | undefined },
   ): "Same" | "Accepting" | "Stopping" {
-    if (deployment.spec.suspend) return "Same";
-    const wanted = modelText(modelPlace(deployment.spec));
+    if (deployment.spec.suspend || !aim) return "Same";
+    const wanted = modelText(modelPlace(aim));
     const workers = living(pods).map(({ model }) => model);
     const gateways = gatewayModels(this.#gatewayPods(deployment), this.#deps.now().getTime());
     if (![...workers, ...gateways].some((model) => model !== undefined && model !== wanted)) return "Same";

@@ -7,6 +7,7 @@ import { AppError } from "../../crds/common.ts";
 import { type DownloadEnd, type DownloaderSettings, downloadEndText, hopelessExitCode } from "../../crds/download.ts";
 import type { SourceSecret } from "../../crds/model.ts";
 import { createLog, type Log } from "../observe/log.ts";
+import { diskError } from "../tools/download/http.ts";
 import { folderTls } from "../wire/tls.ts";
 import { deliver } from "./deliver.ts";
 import { Progress } from "./progress.ts";
@@ -63,7 +64,7 @@ async function run(settings: DownloaderSettings, { progress, log, signal }: Part
     await leave(endFile, { reason: "Done", message: modelDigest, ...(revision !== undefined && { revision }) });
     return 0;
   } catch (caught) {
-    const error = AppError.from(caught, "downloading the model");
+    const error = diskError(caught) ?? AppError.from(caught, "downloading the model");
     log.error({ err: error }, "the model could not be delivered");
     await leave(endFile, { reason: error.code, message: error.message });
     return error.retry === "never" ? hopelessExitCode : 1;

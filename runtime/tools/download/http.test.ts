@@ -115,6 +115,23 @@ test("a server that falls silent in the middle is left, and gone on with where i
   assert.deepEqual([got.toString(), froms], [content.toString(), ["bytes=0-9", "bytes=4-9"]]);
 });
 
+test("a disk that is full ends it with the remedy; a socket that breaks by the same call is asked again", async () => {
+  const url = await serving(ranged());
+  const failing = (code: string) => {
+    let tries = 0;
+    const take = async () => {
+      tries += 1;
+      throw Object.assign(new Error(`${code}: write`), { code, syscall: "write" });
+    };
+    return { done: http.range(async () => ({ url }), { from: 0, to: 10, of: 10 }, take), tries: () => tries };
+  };
+  const full = failing("ENOSPC");
+  await assert.rejects(full.done, refusal("NotEnoughSpace", /the disk is full: enlarge the claim/));
+  assert.equal(full.tries(), 1);
+  await assert.rejects(failing("EIO").done, refusal("DiskFailed", /EIO/));
+  await assert.rejects(failing("EPIPE").done, refusal("SourceUnavailable", /EPIPE/));
+});
+
 test("a wait is told with what it is for, and a date in Retry-After is one", async () => {
   waits.length = 0;
   let first = true;

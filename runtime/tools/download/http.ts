@@ -222,22 +222,28 @@ function waitMs({ retry }: AppError, tries: number, random: number): number {
 /** Codes of certificates that another try finds the same. */
 const strangers = ["SELF_SIGNED", "UNABLE_TO_", "CERT_", "ERR_TLS_CERT"];
 
-/** Calls that are of files, and not of the network. */
+/** Calls that files have, and codes by which a socket has them too. */
 const diskCalls = ["write", "pwrite", "open", "fdatasync", "fsync", "ftruncate", "rename"];
+const socketCodes = ["EPIPE", "ECONNRESET"];
+const fullCodes = ["ENOSPC", "EDQUOT"];
+
+/** An error of the disk under what is downloaded; undefined for any other. */
+export function diskError(caught: unknown): AppError | undefined {
+  const { code, syscall } = caught as { code?: string; syscall?: string };
+  if (code === undefined || syscall === undefined || !diskCalls.includes(syscall) || socketCodes.includes(code)) return undefined;
+  if (!fullCodes.includes(code))
+    return new AppError(`writing what was downloaded: ${code}`, { code: "DiskFailed", retry: "backoff", cause: caught });
+  const remedy = "enlarge the claim, or delete what nobody needs in it";
+  return new AppError(`the disk is full: ${remedy}`, { code: "NotEnoughSpace", cause: caught });
+}
 
 function asAppError(caught: unknown): AppError {
   if (caught instanceof AppError) return caught;
-  const { code, syscall, message } = caught as { code?: string; syscall?: string; message?: string };
+  const disk = diskError(caught);
+  if (disk) return disk;
+  const { code, message } = caught as { code?: string; message?: string };
   const why = code ?? message ?? String(caught);
-  const disk = syscall !== undefined && diskCalls.includes(syscall) ? code : undefined;
-  if (disk === "ENOSPC" || disk === "EDQUOT")
-    return new AppError("the disk is full: enlarge the claim, or delete what nobody needs in it", {
-      code: "NotEnoughSpace",
-      cause: caught,
-    });
-  if (disk !== undefined)
-    return new AppError(`writing what was downloaded: ${disk}`, { code: "DiskFailed", retry: "backoff", cause: caught });
-  if (strangers.some((code) => why.includes(code)))
+  if (strangers.some((start) => why.includes(start)))
     return new AppError(`the source's certificate is not trusted: ${why}; give its CA as ca.crt`, {
       code: "SourceUntrusted",
       cause: caught,

@@ -59,7 +59,7 @@ function once({ url, headers }: Ask, { method = "GET", signal }: Sending): Promi
       body.on("error", () => {}); // whoever reads it hears of it
       resolve({ status: body.statusCode ?? 0, headers: headersOf(body.headers), body });
     });
-    asked.once("error", reject);
+    asked.on("error", reject); // one may come after the answer: whoever reads that hears of it
     asked.end();
   });
 }
