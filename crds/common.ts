@@ -25,15 +25,16 @@ export const annotations = {
   output: `${apiGroup}/output`,
 } as const;
 
-/** `ranks` and `world` are of training pods: frames of other ranks, and what the operator says of who they are. `progress` is of pods that
- *  download a model. */
+/** `ranks`, `world` and `trace` are of training pods: frames of other ranks, what the operator says of who they are, and on loopback alone
+ *  where the time of steps goes. `progress` is of pods that download a model. */
 export const ports = {
   http: 8000,
   grpc: 9440,
   lanes: 9441,
   ranks: 9442,
   world: 9443,
-  progress: 9444,
+  trace: 9444,
+  progress: 9445,
   metrics: 9464,
   probes: 9465,
 } as const;

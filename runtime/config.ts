@@ -9,7 +9,7 @@ import {
   workerLifetime,
   workerProcess,
 } from "../crds/process.ts";
-import { type TrainerSettings, trainerProcess } from "../crds/training-process.ts";
+import { type CheckerSettings, checkerProcess, type TrainerSettings, trainerProcess } from "../crds/training-process.ts";
 import { parseEnv } from "../crds/variables.ts";
 
 type Environment = Readonly<Record<string, string | undefined>>;
@@ -20,3 +20,4 @@ export const parseWorkerLifetime = (env: Environment): WorkerLifetime => parseEn
 export const parseGatewayConfig = (env: Environment): GatewaySettings => parseEnv(gatewayProcess, env);
 export const parseTrainerConfig = (env: Environment): TrainerSettings => parseEnv(trainerProcess, env);
 export const parseDownloaderConfig = (env: Environment): DownloaderSettings => parseEnv(downloaderProcess, env);
+export const parseCheckerConfig = (env: Environment): CheckerSettings => parseEnv(checkerProcess, env);

@@ -1,9 +1,16 @@
-// Composition root of the runtime images: `node runtime/main.ts worker|gateway|trainer|downloader`. Reads the environment, starts the
-// role, and on SIGTERM lets it end its work. Knows no details of any role.
+// Composition root of the runtime images: `node runtime/main.ts worker|gateway|trainer|checker|downloader`. Reads the environment, starts
+// the role, and on SIGTERM lets it end its work. Knows no details of any role.
 
 import { AppError } from "../crds/common.ts";
 import packageJson from "../package.json" with { type: "json" };
-import { parseDownloaderConfig, parseGatewayConfig, parseTrainerConfig, parseWorkerConfig, parseWorkerLifetime } from "./config.ts";
+import {
+  parseCheckerConfig,
+  parseDownloaderConfig,
+  parseGatewayConfig,
+  parseTrainerConfig,
+  parseWorkerConfig,
+  parseWorkerLifetime,
+} from "./config.ts";
 
 /** The time that a gateway closes in, below its pod's termination grace period of 60 s, so that closing is orderly. */
 const gatewayGraceMs = 45_000;
@@ -36,13 +43,17 @@ const roles: Readonly<Record<string, () => Promise<Process>>> = {
     const { startTrainer } = await import("./trainer/trainer.ts");
     return startTrainer(parseTrainerConfig(process.env));
   },
+  checker: async () => {
+    const { checkJob } = await import("./trainer/check.ts");
+    return { ended: checkJob(parseCheckerConfig(process.env)), close: async () => {} }; // it holds nothing that an end would lose
+  },
   downloader: async () => {
     const { startDownloader } = await import("./downloader/downloader.ts");
     return startDownloader(parseDownloaderConfig(process.env));
   },
 };
 
-/** The exit code of a role that has not begun its work, where ending well would mean that it is done. */
+/** The exit code of a role that was told to stop, where ending well would mean that its work is done. */
 const unfinishedCode: Readonly<Record<string, number>> = { downloader: 1 };
 
 /** Returns the exit code. */
@@ -54,10 +65,10 @@ async function main(): Promise<number> {
     for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => resolve());
   });
   const running = await Promise.race([start(), stop.then(() => undefined)]);
-  if (running === undefined) return unfinishedCode[role] ?? 0; // told to stop before it had started
-  await Promise.race([stop, ...(running.ended ? [running.ended] : [])]);
+  const unfinished = unfinishedCode[role] ?? 0;
+  if (running === undefined) return unfinished; // told to stop before it had started
+  const code = await Promise.race([stop.then(() => unfinished), ...(running.ended ? [running.ended] : [])]);
   await running.close();
-  const code = await running.ended;
   return typeof code === "number" ? code : 0;
 }
 

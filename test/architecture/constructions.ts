@@ -60,6 +60,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
       "runtime/gateway/gateway.ts": "root of the gateway",
       "runtime/trainer/trainer.ts": "root of a training pod",
       "runtime/downloader/downloader.ts": "root of a pod that downloads a model",
+      "runtime/trainer/check.ts": "root of the check of a job",
     },
   },
   "an HTTP server": {
@@ -68,6 +69,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
       "runtime/observe/bounded-server.ts": "adapter: probes and metrics",
       "runtime/trainer/world-server.ts": "adapter: what the operator tells a training pod",
       "runtime/downloader/progress-server.ts": "adapter: how far a download is",
+      "runtime/trainer/trace-server.ts": "adapter: what a training pod tells of its steps, on loopback",
       "operator/main.ts": "root of the operator",
       "runtime/worker/worker.ts": "root of the worker",
       "runtime/gateway/gateway.ts": "root of the gateway, and its API",

@@ -96,6 +96,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/gateway/gateway.ts",
     "runtime/trainer/trainer.ts",
     "runtime/downloader/downloader.ts",
+    "runtime/trainer/check.ts",
     "package.json",
   ],
   // The planner is pure; only its root sees the policies, and searches know no policy.
@@ -304,7 +305,7 @@ export const free: Readonly<Record<string, readonly string[]>> = {
 /** The files that read process.env -> why. All others are given arguments, so that a process's settings stand in one place each. */
 export const environment: Readonly<Record<string, string>> = {
   "operator/main.ts": "root of the operator: hands it to config.ts",
-  "runtime/main.ts": "root of worker, gateway, training pod and download: hands it to config.ts",
+  "runtime/main.ts": "root of worker, gateway, training pod, check and download: hands it to config.ts",
   "operator/cli/environment.ts": "what the command line takes from the user's machine",
   "operator/cli/bootstrap.mjs": "runs before anything is installed: finds Node and the cache, and passes its environment on",
 };

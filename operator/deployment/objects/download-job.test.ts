@@ -36,7 +36,7 @@ test("its process reads what is rendered for it", () => {
   const { work, ...rest } = read;
   assert.deepEqual(rest, {
     ...{ namespace: "ns", deployment: "moe", podUid: "pod-uid", uri: model.uri, codec: "q4_0", target: `/models/${folder}` },
-    ...{ secretDir: "/etc/enodia/model-secret", hub: "https://mirror.test", tlsDir: "/etc/enodia/tls", progressPort: 9444 },
+    ...{ secretDir: "/etc/enodia/model-secret", hub: "https://mirror.test", tlsDir: "/etc/enodia/tls", progressPort: 9445 },
     ...{ endFile: "/dev/termination-log", logLevel: "info" },
   });
   assert.match(work, /^\/models\/\.enodia-[0-9a-f]{16}$/);
@@ -117,6 +117,6 @@ test("a policy lets the operator in and the pod out, where policies are wanted a
   };
   const policy = named({ model }, true);
   assert.deepEqual(policy.spec.egress, [{}]);
-  assert.deepEqual(policy.spec.ingress[0].ports, [{ protocol: "TCP", port: 9444 }]);
+  assert.deepEqual(policy.spec.ingress[0].ports, [{ protocol: "TCP", port: 9445 }]);
   assert.deepEqual([named({ model }, false), named({}, true)], [undefined, undefined]);
 });
