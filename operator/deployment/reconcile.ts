@@ -123,8 +123,9 @@ export class Reconciler {
   }
 
   /**
-   * All ranks of a world serve one model, and its gateways have its tokenizer. So pods of another model than that of the spec to be in force,
-   * `aim`, all stop before one of its own is made: Accepting while it is not accepted yet, and everything else stays as it is; then Stopping.
+   * All ranks of a world serve one model, and its gateways have its tokenizer. So pods of another model than that of the spec to be in
+   * force, `aim`, all stop before one of its own is made: Accepting while it is not accepted yet, and everything else stays as it is;
+   * then Stopping.
    */
   #modelSwitch(
     deployment: MoEDeployment,
