@@ -46,6 +46,7 @@ export const paths = {
   claims: "/claims", // of a training pod: each claim by its name
   modelSecret: "/etc/enodia/model-secret", // of a pod that downloads a model: the keys of spec.model.secretRef
   apiKey: "/etc/enodia/api-key/key",
+  httpTls: "/etc/enodia/http-tls", // tls.crt and tls.key, of a gateway that speaks HTTPS
   telemetry: "/etc/enodia/telemetry", // keys; user.creds or token, and ca.crt, of the NATS server
 } as const;
 

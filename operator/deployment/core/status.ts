@@ -83,7 +83,7 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
     ...(modelStatus(snapshot) ?? (old.model ? { model: old.model } : {})),
     ...downloadStatus(snapshot),
     gateway: gatewayStatus(snapshot),
-    address: { url: `http://${name}.${namespace}.svc:${deployment.spec.service.port}` },
+    address: { url: `${deployment.spec.gateway.tls ? "https" : "http"}://${name}.${namespace}.svc:${deployment.spec.service.port}` },
     conditions: moeDeploymentConditions.map((type) =>
       withTransition(old.conditions ?? [], { type, ...all[type], observedGeneration: generation }, now),
     ),
