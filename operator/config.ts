@@ -23,6 +23,7 @@ const schema = z.object({
   ENODIA_NATS_CREDS: optional,
   ENODIA_OTLP_ENDPOINT: optional,
   HF_ENDPOINT: optional.pipe(z.url({ protocol: /^https?$/ }).optional()),
+  ENODIA_TRACE_RATIO: optional.pipe(z.coerce.number<string>().min(0).max(1).optional()),
   ENODIA_NETWORK_POLICIES: z
     .enum(["true", "false"])
     .default("false")
@@ -55,6 +56,8 @@ export interface OperatorConfig {
   readonly otlpEndpoint: string | undefined;
   /** The hub of models that name hf://, as users of Hugging Face's tools set it. */
   readonly hub: string | undefined;
+  /** Share of traces that are kept; all where it is undefined. */
+  readonly traceRatio: number | undefined;
   readonly networkPolicies: { readonly operatorNamespace: string } | undefined;
   readonly watchNamespaces: readonly string[];
   readonly metricsPort: number;
@@ -82,6 +85,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ar
     natsCreds: e.ENODIA_NATS_CREDS,
     otlpEndpoint: e.ENODIA_OTLP_ENDPOINT,
     hub: e.HF_ENDPOINT,
+    traceRatio: e.ENODIA_TRACE_RATIO,
     networkPolicies: e.ENODIA_NETWORK_POLICIES ? { operatorNamespace: e.ENODIA_NAMESPACE } : undefined,
     watchNamespaces: e.ENODIA_WATCH_NAMESPACES,
     metricsPort: e.ENODIA_METRICS_PORT,
