@@ -9,6 +9,7 @@ import { createTracing } from "../observe/trace.ts";
 import { type GenerateEvent, GenerateRequestSchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { create } from "../wire/service.ts";
 import { createInferenceServer } from "./inference.ts";
+import { ServiceRecord } from "./service-record.ts";
 
 /** Queues a request and never gives it a slot. */
 const engine: Pick<Engine, "generate"> = {
@@ -21,6 +22,7 @@ const engine: Pick<Engine, "generate"> = {
 
 test("a request whose deadline passes ends with that error, and with no finish that looks like the worker's", async () => {
   const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
+  const record = new ServiceRecord();
   const service = createInferenceServer({
     ...{
       engine,
@@ -29,6 +31,7 @@ test("a request whose deadline passes ends with that error, and with no finish t
       notReady: () => undefined,
       refuses: () => false,
       onGap: () => {},
+      record,
     },
     ...{ metrics, tracing: await createTracing({ service: "worker" }), log: silentLog },
   });
@@ -46,5 +49,6 @@ test("a request whose deadline passes ends with that error, and with no finish t
     written.map(({ event }) => event.case),
     ["queued"],
   );
+  assert.deepEqual([record.totals.requests, record.totals.failed], [1, 1]);
   await metrics.close();
 });
