@@ -10,6 +10,7 @@ interface Command {
 
 const commands: Readonly<Record<string, Command>> = {
   status: { summary: "show deployments: ranks, memory, imbalance, what the planner thinks", load: () => import("./commands/status.ts") },
+  rollout: { summary: "how far a roll is; pause it, go on, or take it back", load: () => import("./commands/rollout.ts") },
   chat: { summary: "talk to a deployment", load: () => import("./commands/chat.ts") },
   model: { summary: "import, upcycle and inspect models", load: () => import("./commands/model.ts") },
   data: { summary: "import text to train on", load: () => import("./commands/data.ts") },
@@ -26,7 +27,7 @@ function usage(): string {
     ...rows,
     "",
     "enodia <command> --help tells more about one command.",
-    "status, train status|loss|serve and plan explain|record read a cluster through your kubeconfig; chat needs the URL of a gateway; the rest works offline.",
+    "status, rollout, train status|loss|serve and plan explain|record read a cluster through your kubeconfig; chat needs the URL of a gateway; the rest works offline.",
     "ENODIA_LOG_LEVEL=debug adds stack traces to errors.",
   ].join("\n");
 }

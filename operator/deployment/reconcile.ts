@@ -6,11 +6,14 @@ import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
 import type { AcceptedSpecs } from "./accepted-specs.ts";
 import type { Applier } from "./apply.ts";
+import type { Comparison } from "./core/canary.ts";
 import { rankFloor, rememberedFloor } from "./core/capacity.ts";
 import { withLosses } from "./core/loss.ts";
 import { memoryRefusals } from "./core/memory-fit.ts";
+import { currentOperation } from "./core/operation.ts";
 import { gatewaysWait, orphanRemovals } from "./core/orphans.ts";
 import { freeRanks, nextStep } from "./core/pod-actions.ts";
+import { rolloutView } from "./core/rollout-status.ts";
 import { living, type PodFacts, type Snapshot } from "./core/snapshot.ts";
 import { nextStatus } from "./core/status.ts";
 import { targetRanks } from "./core/target.ts";
@@ -21,6 +24,7 @@ import { names, type RenderContext, type Settings } from "./objects/context.ts";
 import { gatewayFacts, gatewayPods, nodesSeen, podFacts } from "./observe.ts";
 import { findOrphans, isOfOther } from "./orphans.ts";
 import type { Deployments, Rebalance, World } from "./ports.ts";
+import { ServedWatch } from "./served-watch.ts";
 import { type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
 import type { StatusWriter } from "./status-writer.ts";
 import type { TelemetrySecrets } from "./telemetry-secret.ts";
@@ -58,6 +62,7 @@ export class Reconciler {
   readonly #uids = new Map<string, string>();
   readonly #spec: SpecPass;
   readonly #startedMs: number;
+  readonly #served = new ServedWatch();
   readonly #unmade = new Map<string, { readonly message: string; readonly until: number }>();
 
   constructor(deps: ReconcileDeps) {
@@ -110,11 +115,11 @@ export class Reconciler {
     const step = nextStep({ snapshot, ranks: target.ranks, successor, limitBytes, unmade });
     // Before the pods: the kubelet tells a pod of a Secret that came after it a minute or two later.
     const unsigned = await this.#secureTelemetry(deployment);
-    const { failure: undone, uncreated } = await execute(deps, context, template, step.actions);
+    const { failure: undone, uncreated } = await execute(deps, context, inForce, step.actions);
     const beside = this.#noteBeside(snapshot, target.ranks, uncreated);
     const impossible = successor === "None" ? [...snapshot.refusals, ...(inForce.failure ? [inForce.failure] : [])] : [];
     const unmakable = impossible.map(({ message }) => message).join("; ");
-    const cleared = await execute(deps, context, template, orphanRemovals(snapshot, target.ranks, uncreated || unmakable));
+    const cleared = await execute(deps, context, inForce, orphanRemovals(snapshot, target.ranks, uncreated || unmakable));
     const failures = [
       beside && undone?.message === uncreated ? undefined : undone,
       cleared.failure,
@@ -126,13 +131,16 @@ export class Reconciler {
     const failure = failures.find((one) => one !== undefined);
     deps.rebalance.update(this.#world(snapshot, target.ranks));
     const memory = memoryRefusals(deployment.spec, model, target.ranks, limitBytes);
+    const blocked = target.blocked ?? step.blocked;
+    const operation = currentOperation({ snapshot, ranks: target.ranks, actions: step.actions, blocked, note: step.note });
+    const rollout = rolloutView(snapshot, target.ranks, operation?.id);
     const status = nextStatus({
       snapshot,
       target,
+      operation,
+      rollout: rollout.status,
       refusals: [...snapshot.refusals, ...memory],
-      actions: step.actions,
-      blocked: target.blocked ?? step.blocked,
-      note: step.note,
+      blocked,
       floor,
       failures: step.failures,
       failure: failure?.message ?? "",
@@ -140,12 +148,13 @@ export class Reconciler {
       uncreated: (beside ? "" : uncreated) || unmakable,
     });
     const heldMs = await deps.status.write(deployment, status);
-    const deadline = status.expertParallel?.operation?.deadline;
+    const deadline = status.operation?.deadline;
     const untilDeadline = deadline ? Date.parse(deadline) - snapshot.now.getTime() + 1 : undefined;
     const againMs = snapshot.refusals.length > 0 || snapshot.conflicts.length > 0 || failure ? refusedMs : undefined;
     const waits = [
       target.settlesInMs,
       step.againInMs,
+      rollout.againInMs,
       heldMs,
       untilDeadline,
       this.#warmMs(),
@@ -199,7 +208,7 @@ export class Reconciler {
     return withLosses(observed, rebalance.view(uid), this.#warmMs() > 0);
   }
 
-  async #snapshot(deployment: MoEDeployment, { template, refusals, runtimeImage, conflicts }: InForce): Promise<Observed> {
+  async #snapshot(deployment: MoEDeployment, { template, refusals, runtimeImage, rollout, conflicts }: InForce): Promise<Observed> {
     const { informers, rebalance, now } = this.#deps;
     const { namespace, name, uid } = deployment.metadata;
     const pods = this.#pods(deployment);
@@ -219,6 +228,7 @@ export class Reconciler {
       orphans: findOrphans(this.#deps, deployment),
       gateway,
       templateHash: template.hash,
+      rollout: rollout && { ...rollout, comparison: this.#compare(deployment, template.hash, pods) },
       runtimeImage,
       refusals,
       conflicts,
@@ -227,6 +237,17 @@ export class Reconciler {
       warmingUp: this.#warmMs() > 0,
     };
     return { snapshot, unobserved: failure };
+  }
+
+  /** What canaries of this template and the other ranks served since the canaries bake; undefined while none do. */
+  #compare({ metadata: { uid }, status }: MoEDeployment, templateHash: string, pods: readonly PodFacts[]): Comparison | undefined {
+    const { bakeStart, templateHash: baking, bakedTemplateHash } = status.rollout ?? {};
+    if (bakeStart === undefined || baking !== templateHash || bakedTemplateHash === templateHash) {
+      this.#served.forget(uid);
+      return undefined;
+    }
+    const members = this.#deps.rebalance.view(uid)?.members ?? [];
+    return this.#served.compare({ uid, bake: `${templateHash}/${bakeStart}`, pods, members, templateHash });
   }
 
   #gatewayPods({ metadata }: MoEDeployment): KubeObject[] {
@@ -273,6 +294,7 @@ export class Reconciler {
   #forget(key: string, uid: string): void {
     this.#uids.delete(key);
     this.#unmade.delete(uid);
+    this.#served.forget(uid);
     this.#spec.forget(uid);
     this.#deps.rebalance.forget(uid);
     this.#deps.identities.forget(uid);

@@ -156,11 +156,12 @@ function isOlder(version: string | undefined, than: string): boolean {
 /** The status without what only tells time. */
 function hard(status: MoEDeploymentStatus): unknown {
   const { lastSampleTime: _, ...telemetry } = status.telemetry ?? {};
-  const operation = status.expertParallel?.operation;
+  const { operation, rollout } = status;
   return {
     ...status,
     telemetry,
-    expertParallel: { ...status.expertParallel, operation: operation ? { ...operation, message: "" } : undefined },
+    operation: operation && { ...operation, message: "" },
+    rollout: rollout && { ...rollout, message: "" },
     conditions: status.conditions?.map((condition) => ({ ...condition, message: "" })),
   };
 }
