@@ -12,6 +12,7 @@ import { codecFor } from "../weights/codecs/index.ts";
 import { statIfThere } from "../weights/file.ts";
 import { codecsOf, type ExpertIndex } from "../weights/store.ts";
 import { indexFile, openStore } from "../weights/store-reader.ts";
+import { digestOfFolder } from "./folder-digest.ts";
 import { type Layout, movedTo, type Unit } from "./layout.ts";
 import type { TrainSettings } from "./settings.ts";
 import type { ModelSource } from "./source.ts";
@@ -128,14 +129,17 @@ async function checkpointStart(source: ModelSource): Promise<Start> {
   const checkpoint = await openCheckpoint(source.dir);
   try {
     // Of every byte: models that were tuned from one another have the same names, shapes and sizes, and often some tensors.
-    const hash = createHash("sha256");
-    for (const name of checkpoint.names.toSorted()) {
-      hash.update(`${name} ${checkpoint.form(name)} ${checkpoint.shape(name)}\n`);
-      for await (const piece of checkpoint.pieces(name)) hash.update(piece);
-    }
+    const weights = await digestOfFolder(source.dir, async () => {
+      const hash = createHash("sha256");
+      for (const name of checkpoint.names.toSorted()) {
+        hash.update(`${name} ${checkpoint.form(name)} ${checkpoint.shape(name)}\n`);
+        for await (const piece of checkpoint.pieces(name)) hash.update(piece);
+      }
+      return hash.digest("hex");
+    });
     return {
       told: "weights of a Hugging Face folder",
-      weights: hash.digest("hex"),
+      weights,
       async fill(layout, wanted) {
         for (const { unit, p } of wantedUnits(layout, wanted)) {
           const values: Record<string, Float32Array> = {};

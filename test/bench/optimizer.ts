@@ -11,8 +11,9 @@ import { openStateFile } from "../../runtime/train/optimizers/state-file.ts";
 
 /** Beside what the arrays take, a process has its own buffers and code. */
 const memorySlack = 1.05;
-/** Of the time of an update in which one chunk waits for the other. */
-const interleavedMost = 0.85;
+/** Of the time of an update with all in memory, with most of the state on disk behind the computing. Here the system's cache of files may
+ *  have all of the file: then no chunk waits, one after another or not. */
+const onDiskMost = 1.6;
 /** Updates before any is timed: pages are touched for the first time, and code is compiled. */
 const warmUpdates = 2;
 
@@ -88,15 +89,15 @@ export async function optimizerBench(args: readonly string[]): Promise<readonly 
     const times = answers.map((list) => median(list.map(({ ms }) => ms)));
     return Object.entries(cases).map(([name, each], i) => {
       const [ms, rss, law] = [times[i] ?? 0, Math.max(...(answers[i] ?? []).map((answer) => answer.rss)), lawBytes(each)];
-      const ofInTurn = ms / (times[2] ?? 0);
+      const ofMemory = ms / (times[0] ?? 0);
       return {
         case: name,
         "ms an update": Math.round(ms),
         "ns a parameter": Number(((ms * 1e6) / floats).toFixed(2)),
-        "to one after another": Number(ofInTurn.toFixed(2)),
+        "to in memory": Number(ofMemory.toFixed(2)),
         "MB held": Math.round(rss / 1e6),
         "MB by the law": Math.round(law / 1e6),
-        ok: rss <= memorySlack * law && (i !== 1 || ofInTurn <= interleavedMost),
+        ok: rss <= memorySlack * law && (i !== 1 || ofMemory <= onDiskMost),
       };
     });
   } finally {

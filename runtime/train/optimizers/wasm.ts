@@ -37,8 +37,14 @@ export const i32 = (value: number): Code => [0x41, value]; // 0 to 63
 export const addI32 = (a: Code, b: Code): Code => [...a, ...b, 0x6a];
 export const addF64 = (a: Code, b: Code): Code => [...a, ...b, 0xa0];
 
-export const load = (memory: number, at: Code): Code => [...at, simd, 0x00, ...access(memory, 4, 0)];
-export const store = (memory: number, at: Code, value: Code): Code => [...at, ...value, simd, 0x0b, ...access(memory, 4, 0)];
+/** Four floats, `offset` bytes from `at`. */
+export const load = (memory: number, at: Code, offset: number): Code => [...at, simd, 0x00, ...access(memory, 4, offset)];
+export const store = (memory: number, at: Code, value: Code, offset: number): Code => [
+  ...at,
+  ...value,
+  ...[simd, 0x0b],
+  ...access(memory, 4, offset),
+];
 /** Two floats, `offset` bytes from `at`, as doubles. */
 export const loadPromoted = (memory: number, at: Code, offset: number): Code => [
   ...at,
