@@ -75,7 +75,8 @@ export const rolloutStrategy = z
   .meta({
     description: "How ranks are replaced when their template changes.",
     ...rules({
-      rule: "self.maxSurge > 0 || self.maxUnavailable > 0",
+      // The server asks it of the default too, before that has its own defaults.
+      rule: "!has(self.maxSurge) || !has(self.maxUnavailable) || self.maxSurge > 0 || self.maxUnavailable > 0",
       message: "maxSurge and maxUnavailable must not both be 0: no rank could be replaced",
       fieldPath: ".maxUnavailable",
     }),

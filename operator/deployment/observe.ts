@@ -25,7 +25,11 @@ const condition = z.object({
   status: z.string(),
   reason: z.string().default(""),
   message: z.string().default(""),
-  lastTransitionTime: z.string().default(""),
+  // Null where whoever wrote the condition gave none: a pod is not to be overlooked for it.
+  lastTransitionTime: z
+    .string()
+    .nullish()
+    .transform((time) => time ?? ""),
 });
 const podSchema = z.object({
   spec: z
