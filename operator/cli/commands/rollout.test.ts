@@ -83,7 +83,7 @@ test("a watch ends with its time, and a deployment that is not there is named", 
   const { kube, stop } = await serving((pod) => (pod.spec.containers[0].image === next ? slow : undefined));
   await until("it was whole", phase(kube, "Complete"));
   await roll(kube, next);
-  await until("it rolls", phase(kube, "Progressing"));
+  await until("it waits for the pod", async () => (await status(kube)).operation?.phase === "Creating");
   const { code, text } = await said(kube, "status", { watch: true, timeoutMs: 1 });
   assert.equal(code, 1);
   assert.match(text, /operation {2}Roll \(roll-\d+\) Creating {3}3 ranks, revision 1 -> 3 ranks, revision 2/);
