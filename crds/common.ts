@@ -25,8 +25,9 @@ export const annotations = {
   output: `${apiGroup}/output`,
 } as const;
 
-/** `ranks` and `world` are of training pods: frames of other ranks, and what the operator says of who they are. */
-export const ports = { http: 8000, grpc: 9440, lanes: 9441, ranks: 9442, world: 9443, metrics: 9464, probes: 9465 } as const;
+/** `ranks`, `world` and `trace` are of training pods: frames of other ranks, what the operator says of who they are, and on loopback alone
+ *  where the time of steps goes. */
+export const ports = { http: 8000, grpc: 9440, lanes: 9441, ranks: 9442, world: 9443, trace: 9444, metrics: 9464, probes: 9465 } as const;
 
 /** Paths at which the operator mounts things in runtime pods. */
 export const paths = {

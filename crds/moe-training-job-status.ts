@@ -1,6 +1,7 @@
 // The status of a MoETrainingJob, written by the operator: how far training is, how it stands, and where its result is.
 import { z } from "zod";
 import { conditionsSchema } from "./conditions.ts";
+import { trainingCheckSchema } from "./training-check.ts";
 import { copiesSchema, curvePointsMax, endBytesMax, shareQuantiles, stepsMax } from "./training-report.ts";
 import { ranksMax, trainingWorldSchema } from "./training-world.ts";
 
@@ -74,6 +75,7 @@ export const moeTrainingJobStatusSchema = z
       })
       .optional()
       .meta({ description: "What a pod found wrong with the spec or its data." }),
+    check: trainingCheckSchema.optional(),
     curve: z
       .array(
         z.object({

@@ -201,7 +201,7 @@ export const moeTrainingJobSpecSchema = z
       }),
     spawn: spawn.optional(),
     memoryPerRank: quantity(
-      "Memory of each pod. Parameter, gradient and two moments take 16 bytes a parameter, of an expert on one rank alone; activations and copies come on top. What does not fit is refused before the first step, with the arithmetic.",
+      "Memory of each pod. Parameter, gradient and two moments take 16 bytes a parameter, of an expert on one rank alone; activations and copies come on top. What does not fit is refused before a pod is made, with the arithmetic.",
     ),
     threadsPerRank: z.int32().min(1).max(512).default(1).meta({
       description: "Threads that compute in each pod, and CPUs that it requests. The bits of the result depend on it.",

@@ -8,8 +8,9 @@ import { defaultLogLevel, type LogLevel, logLevels } from "./names.ts";
 import { ranksMax } from "./training-world.ts";
 import { rowsFrom, type SettingsOf } from "./variables.ts";
 
-/** The value of the label component of training pods. */
+/** The values of the label component of training pods, and of the pod that checks a job before them. */
 export const trainerComponent = "trainer";
+export const checkerComponent = "checker";
 export const selectorText = (job: string): string => `${labels.trainingJob}=${job},${labels.component}=${trainerComponent}`;
 
 /** The kubelet reads there what a container says of its end. */
@@ -37,7 +38,7 @@ const operatorsFields: readonly (keyof MoETrainingJobSpec)[] = [
 ];
 
 /** What a pod is told of the spec: a change of anything else is no reason to replace it. */
-function trainerSpec(spec: MoETrainingJobSpec): object {
+export function trainerSpec(spec: MoETrainingJobSpec): object {
   const whole = Object.entries(spec).filter(([field]) => !operatorsFields.some((one) => one === field));
   const { shadow, stepTimeout } = spec.failurePolicy;
   return { ...Object.fromEntries(whole), failurePolicy: { shadow, stepTimeout } };
@@ -79,7 +80,27 @@ export const trainerProcess = {
   tlsDir: rendered("ENODIA_TLS_DIR", z.string().default(paths.tls), () => paths.tls),
   ranksPort: rendered("ENODIA_RANKS_PORT", port.default(ports.ranks), () => String(ports.ranks)),
   worldPort: rendered("ENODIA_WORLD_PORT", port.default(ports.world), () => String(ports.world)),
+  tracePort: rendered("ENODIA_TRACE_PORT", port.default(ports.trace), () => String(ports.trace)),
   endFile: rendered("ENODIA_TRAINING_END", z.string().max(1024), () => endFile),
   logLevel: rendered("ENODIA_LOG_LEVEL", z.enum(logLevels).default(defaultLogLevel), ({ logLevel }) => logLevel),
 };
 export type TrainerSettings = SettingsOf<typeof trainerProcess>;
+
+interface CheckerFacts extends TrainerFacts {
+  /** Ranks that the job is to begin with. */
+  readonly ranks: number;
+}
+
+const checker = rowsFrom<CheckerFacts>();
+const ranks = z.coerce.number<string>().int().min(1).max(ranksMax);
+/** The pod that checks a job has no rank, no certificate and no port. */
+export const checkerProcess = {
+  namespace: trainerProcess.namespace,
+  job: trainerProcess.job,
+  ranks: checker.rendered("ENODIA_RANKS", ranks, (facts) => String(facts.ranks)),
+  minRanks: checker.rendered("ENODIA_MIN_RANKS", ranks, ({ job }) => String(job.spec.elasticity.minReplicas)),
+  spec: trainerProcess.spec,
+  endFile: trainerProcess.endFile,
+  logLevel: trainerProcess.logLevel,
+};
+export type CheckerSettings = SettingsOf<typeof checkerProcess>;

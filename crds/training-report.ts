@@ -79,8 +79,16 @@ export const trainingReportSchema = z.object({
 });
 export type TrainingReport = z.infer<typeof trainingReportSchema>;
 
-/** Complete: all steps are done and the result is written. Stopped: it was told to end, and left a checkpoint. */
-const trainingOutcomes = ["Complete", "Stopped", "Failed"] as const;
+/** Complete: all steps are done and the result is written. Stopped: it was told to end, and left a checkpoint. Fits: the job was checked,
+ *  and its ranks may be made. */
+const trainingOutcomes = ["Complete", "Stopped", "Failed", "Fits"] as const;
+
+/** Ranks of one world whose memory is enough: from a number on, and one alone, which has less to share. */
+export const rankSizesSchema = z.object({
+  leastRanks: z.int32().min(1).optional().meta({ description: "From so many ranks on; left out where no number is enough." }),
+  alone: z.boolean().meta({ description: "Whether one rank alone is enough." }),
+});
+export type RankSizes = z.infer<typeof rankSizesSchema>;
 
 const trainingEndSchema = z.object({
   outcome: z.enum(trainingOutcomes),
@@ -93,6 +101,8 @@ const trainingEndSchema = z.object({
     .optional(),
   message: z.string().max(endBytesMax).optional(),
   retry: z.boolean().optional(),
+  /** Of a check that says Fits, with its arithmetic as message. */
+  sizes: rankSizesSchema.optional().catch(undefined),
 });
 export type TrainingEnd = z.infer<typeof trainingEndSchema>;
 
@@ -114,7 +124,8 @@ export function trainingEndText(end: TrainingEnd): string {
   const report = end.report && { ...end.report, copies: undefined };
   const text = JSON.stringify({ ...end, report, message });
   if (Buffer.byteLength(text) <= endBytesMax) return text;
-  return JSON.stringify({ outcome: end.outcome, code: end.code, retry: end.retry, message: message?.replace(/[^\x20-\x7e]/g, "?") });
+  const { outcome, code, retry, sizes } = end;
+  return JSON.stringify({ outcome, code, retry, sizes, message: message?.replace(/[^\x20-\x7e]/g, "?") });
 }
 
 /** The curve with what was measured since; points that are made again, after a checkpoint, take the place of the former. */

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { moeTrainingJobSpecSchema, trainingProblems } from "./moe-training-job.ts";
+import { fitsIn } from "./training-check.ts";
 import {
   type CurvePoint,
   copiesMax,
@@ -170,4 +171,22 @@ test("a curve that no run has is cut to what one may have", () => {
 test("a message that no training pod wrote is none", () => {
   for (const text of [undefined, "", "OOM", "{}", '{"outcome":"Won"}', '{"outcome":"Failed","code":"lower case"}'])
     assert.equal(parseTrainingEnd(text), undefined, text);
+});
+
+test("what a check found is read back whatever it says beside it, and a stranger's numbers are none", () => {
+  const sizes = { leastRanks: 3, alone: true };
+  for (const letter of ["x", "\u0001", "\ud83d\ude00"]) {
+    const end = parseTrainingEnd(trainingEndText({ outcome: "Fits", sizes, message: letter.repeat(5000) }));
+    assert.deepEqual([end?.outcome, end?.sizes], ["Fits", sizes], letter);
+  }
+  assert.deepEqual(parseTrainingEnd('{"outcome":"Fits","sizes":{"leastRanks":0}}'), { outcome: "Fits", sizes: undefined });
+});
+
+test("numbers of ranks fit from the least on, and one alone by itself, in each of the worlds that they are dealt to", () => {
+  const fitting = (sizes: Parameters<typeof fitsIn>[0], worlds = 1) => [1, 2, 3, 4, 5, 6].filter((ranks) => fitsIn(sizes, ranks, worlds));
+  assert.deepEqual(fitting({ leastRanks: 3, alone: false }), [3, 4, 5, 6]);
+  assert.deepEqual(fitting({ leastRanks: 3, alone: true }), [1, 3, 4, 5, 6]);
+  assert.deepEqual(fitting({ alone: true }), [1]);
+  assert.deepEqual(fitting({ leastRanks: 2, alone: false }, 2), [4, 5, 6]);
+  assert.deepEqual(fitting({ leastRanks: 3, alone: true }, 2), [2, 6]);
 });

@@ -8,7 +8,7 @@ import {
   workerLifetime,
   workerProcess,
 } from "../crds/process.ts";
-import { type TrainerSettings, trainerProcess } from "../crds/training-process.ts";
+import { type CheckerSettings, checkerProcess, type TrainerSettings, trainerProcess } from "../crds/training-process.ts";
 import { parseEnv } from "../crds/variables.ts";
 
 type Environment = Readonly<Record<string, string | undefined>>;
@@ -18,3 +18,4 @@ export const parseWorkerConfig = (env: Environment): WorkerSettings => parseEnv(
 export const parseWorkerLifetime = (env: Environment): WorkerLifetime => parseEnv(workerLifetime, env);
 export const parseGatewayConfig = (env: Environment): GatewaySettings => parseEnv(gatewayProcess, env);
 export const parseTrainerConfig = (env: Environment): TrainerSettings => parseEnv(trainerProcess, env);
+export const parseCheckerConfig = (env: Environment): CheckerSettings => parseEnv(checkerProcess, env);

@@ -1,9 +1,9 @@
-// Composition root of the runtime images: `node runtime/main.ts worker|gateway|trainer`. Reads the environment, starts the role, and
-// on SIGTERM lets it end its work. Knows no details of any role.
+// Composition root of the runtime images: `node runtime/main.ts worker|gateway|trainer|checker`. Reads the environment, starts the role,
+// and on SIGTERM lets it end its work. Knows no details of any role.
 
 import { AppError } from "../crds/common.ts";
 import packageJson from "../package.json" with { type: "json" };
-import { parseGatewayConfig, parseTrainerConfig, parseWorkerConfig, parseWorkerLifetime } from "./config.ts";
+import { parseCheckerConfig, parseGatewayConfig, parseTrainerConfig, parseWorkerConfig, parseWorkerLifetime } from "./config.ts";
 
 /** The time that a gateway closes in, below its pod's termination grace period of 60 s, so that closing is orderly. */
 const gatewayGraceMs = 45_000;
@@ -35,6 +35,10 @@ const roles: Readonly<Record<string, () => Promise<Process>>> = {
   trainer: async () => {
     const { startTrainer } = await import("./trainer/trainer.ts");
     return startTrainer(parseTrainerConfig(process.env));
+  },
+  checker: async () => {
+    const { checkJob } = await import("./trainer/check.ts");
+    return { ended: checkJob(parseCheckerConfig(process.env)), close: async () => {} }; // it holds nothing that an end would lose
   },
 };
 

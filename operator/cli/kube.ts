@@ -1,7 +1,9 @@
 // The way of commands to a cluster: the flags that status, plan record and plan explain take, and the client that these give. Same
 // rules as kubectl. Not here: the client itself (../kube/client.ts).
+import type { Duplex } from "node:stream";
 import { createKube } from "../kube/client.ts";
 import type { Kube } from "../kube/kube.ts";
+import { forwardPort } from "../kube/port-forward.ts";
 import { createTransport, loadKubeConfig, type Transport } from "../kube/transport.ts";
 
 /** Options for node:util parseArgs. */
@@ -19,6 +21,8 @@ export interface ClusterAccess {
   readonly kube: Kube;
   readonly transport: Transport;
   readonly namespace: string;
+  /** Reaches a port of a pod of the namespace, on its loopback too. */
+  connect(pod: string, port: number): Promise<Duplex>;
 }
 
 export function openCluster(flags: {
@@ -29,5 +33,7 @@ export function openCluster(flags: {
   const config = loadKubeConfig(flags.kubeconfig, flags.context);
   const transport = createTransport(config);
   const current = config.getContextObject(config.getCurrentContext());
-  return { kube: createKube(transport), transport, namespace: flags.namespace ?? current?.namespace ?? "default" };
+  const namespace = flags.namespace ?? current?.namespace ?? "default";
+  const connect = (pod: string, port: number): Promise<Duplex> => forwardPort(config, { namespace, pod, port });
+  return { kube: createKube(transport), transport, namespace, connect };
 }

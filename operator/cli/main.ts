@@ -27,7 +27,7 @@ function usage(): string {
     ...rows,
     "",
     "enodia <command> --help tells more about one command.",
-    "status, rollout, train status|loss|serve and plan explain|record read a cluster through your kubeconfig; chat needs the URL of a gateway; the rest works offline.",
+    "status, rollout, train status|loss|trace|serve and plan explain|record read a cluster through your kubeconfig; chat needs the URL of a gateway; the rest works offline.",
     "ENODIA_LOG_LEVEL=debug adds stack traces to errors.",
   ].join("\n");
 }

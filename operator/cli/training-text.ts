@@ -40,6 +40,7 @@ export function jobText(job: MoETrainingJob): string {
     ["data", spec.data.uri],
     ["output", spec.output.uri],
     ["image", status.image],
+    ["memory", status.check?.fits?.message],
     ["ranks", `${status.readyReplicas ?? 0} of ${spec.replicas}`],
     ["world", status.world && worldText(status.world)],
     ["validation loss", status.validationLoss],

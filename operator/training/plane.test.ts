@@ -1,119 +1,19 @@
-// The training plane on the in-memory API, with a kubelet and a training pod played here.
+// The training plane on the in-memory API: lives of jobs whose pods and kubelet are played.
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { type MoETrainingJobStatus, moeTrainingJobStatusSchema } from "../../crds/moe-training-job-status.ts";
-import type { TrainingEnd, TrainingReport } from "../../crds/training-report.ts";
-import type { PodWords } from "../../crds/training-world.ts";
-import { FakeKube } from "../../test/contract/fake-kube.ts";
+import { moeTrainingJobStatusSchema } from "../../crds/moe-training-job-status.ts";
+import { object, PlaneWorld, ref, stopPlanes, user } from "../../test/builders/training-plane.ts";
 import { until } from "../../test/support/deployment-plane.ts";
 import { sweepAuthorities } from "../deployment/authority-sweep.ts";
 import { certifiedDeployment, certifiedJob } from "../deployment/certified.ts";
 import { Informers } from "../deployment/informers.ts";
-import { EventRecorder } from "../kube/events.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
-import { createTrainingPlane, type TrainingPlane } from "./plane.ts";
-import type { Question } from "./pod-talks.ts";
 
-const ref = { namespace: "ns", name: "j" };
-const user = { manager: "user" };
-const running: (() => Promise<void>)[] = [];
-after(() => Promise.all(running.map((stop) => stop())));
-
-const spec = {
-  model: { uri: "pvc://models/m" },
-  data: { uri: "pvc://data/d" },
-  steps: 100,
-  memoryPerRank: "1Gi",
-  threadsPerRank: 2,
-  output: { uri: "pvc://models/out" },
-};
-const object = (change: object = {}): KubeObject => ({
-  apiVersion: "enodia.dev/v1alpha1",
-  kind: "MoETrainingJob",
-  metadata: { ...ref },
-  spec: { ...spec, ...change },
-});
-
-class World {
-  readonly kube = new FakeKube();
-  report: TrainingReport = { curve: [] };
-  /** What pods were told last, by uid, and what they said of leaving a world. */
-  readonly told = new Map<string, Question>();
-  readonly left = new Map<string, PodWords["left"]>();
-  leastRanks = 1;
-  skippedMs = 0;
-  plane: TrainingPlane | undefined;
-
-  async start(image = "enodia/training:1"): Promise<void> {
-    const { kube } = this;
-    const informers = new Informers([], "enodia-system", { kube, random: () => 0 });
-    const events = new EventRecorder({ kube, reportingInstance: "test" });
-    const settings = { trainingImage: image, pullPolicy: "IfNotPresent", logLevel: "info", namespace: "enodia-system" } as const;
-    const now = () => new Date(Date.now() + this.skippedMs);
-    const plane = createTrainingPlane({ kube, informers, events, settings, ask: (question) => this.answer(question), now });
-    informers.start();
-    await informers.refresh();
-    plane.controller.start();
-    this.plane = plane;
-    let stopped: Promise<unknown> | undefined;
-    this.stop = async () => {
-      stopped ??= Promise.all([plane.stop(), informers.stop()]);
-      await stopped;
-    };
-    running.push(this.stop);
-  }
-  stop: () => Promise<void> = async () => {};
-
-  /** A pod that takes what it is told. */
-  async answer(question: Question): Promise<PodWords> {
-    const { uid, order } = question;
-    this.told.set(uid, question);
-    const left = this.left.get(uid);
-    const epoch = order.world?.epoch ?? 0;
-    const training = (left?.epoch ?? 0) < epoch ? epoch : 0;
-    return { pod: uid, epoch, training, leastRanks: this.leastRanks, ...(left && { left }), progress: this.report };
-  }
-
-  async look(): Promise<void> {
-    this.plane?.controller.queue.add("ns/j");
-  }
-
-  get pods(): any[] {
-    return this.kube.all(resources.pods);
-  }
-
-  async pod(name: string): Promise<any> {
-    await until(`pod ${name}`, () => this.pods.some((one) => one.metadata.name === name));
-    return this.pods.find((one) => one.metadata.name === name);
-  }
-
-  async status(): Promise<MoETrainingJobStatus> {
-    return moeTrainingJobStatusSchema.parse((await this.kube.get(resources.moeTrainingJobs, ref))?.status ?? {});
-  }
-
-  async condition(type: string): Promise<string> {
-    const found = (await this.status()).conditions?.find((one) => one.type === type);
-    return `${found?.status} ${found?.reason}`;
-  }
-
-  set(name: string, status: object): void {
-    this.kube.mutate(resources.pods, { namespace: "ns", name }, (pod) => Object.assign(pod, { status }), { subresource: "status" });
-  }
-
-  run(name: string, podIP = "10.0.0.1"): void {
-    this.set(name, { phase: "Running", podIP });
-  }
-
-  end(name: string, end: TrainingEnd | undefined): void {
-    const terminated = { exitCode: end?.outcome === "Complete" ? 0 : 1, message: end === undefined ? "" : JSON.stringify(end) };
-    const containerStatuses = [{ name: "runtime", state: { terminated } }];
-    this.set(name, { phase: end?.outcome === "Complete" ? "Succeeded" : "Failed", containerStatuses });
-  }
-}
+after(stopPlanes);
 
 test("a job gets a pod by its spec, tells how far it is, outlives a killed pod and an operator, and ends without pods for good", async () => {
-  const world = new World();
+  const world = new PlaneWorld();
   await world.kube.create(resources.moeTrainingJobs, object(), user);
   await world.start();
   const pod = await world.pod("j-train-0-0");
@@ -157,7 +57,7 @@ test("a job gets a pod by its spec, tells how far it is, outlives a killed pod a
 });
 
 test("suspend ends the pod, and the job goes on without a restart counted", async () => {
-  const world = new World();
+  const world = new PlaneWorld();
   await world.kube.create(resources.moeTrainingJobs, object(), user);
   await world.start();
   await world.pod("j-train-0-0");
@@ -172,7 +72,7 @@ test("suspend ends the pod, and the job goes on without a restart counted", asyn
 });
 
 test("a pod that the API server refuses is told with its words, and asked for again", async () => {
-  const world = new World();
+  const world = new PlaneWorld();
   let refusals = 0;
   world.kube.admit = (resource) => {
     if (resource.kind !== "Pod" || refusals++ > 0) return;
@@ -187,7 +87,7 @@ test("a pod that the API server refuses is told with its words, and asked for ag
 });
 
 test("a template with what is the operator's is refused, and one with a node selector is taken up", async () => {
-  const world = new World();
+  const world = new PlaneWorld();
   const resourcesOf = (memory: object) => ({ containers: [{ name: "runtime", resources: { limits: memory } }] });
   await world.kube.create(resources.moeTrainingJobs, object({ podTemplate: { spec: resourcesOf({ memory: "9Gi" }) } }), user);
   await world.start();
@@ -202,7 +102,7 @@ test("a template with what is the operator's is refused, and one with a node sel
 });
 
 test("a job that was deleted and made again waits for the former one's pod", async () => {
-  const world = new World();
+  const world = new PlaneWorld();
   const first = await world.kube.create(resources.moeTrainingJobs, object(), user);
   await world.start();
   await world.pod("j-train-0-0");
@@ -221,7 +121,7 @@ test("a job that was deleted and made again waits for the former one's pod", asy
 });
 
 test("of two jobs with one output the older trains, and the other says which and gets no pod until then", async () => {
-  const world = new World();
+  const world = new PlaneWorld();
   await world.kube.create(resources.moeTrainingJobs, object(), user);
   world.kube.mutate(resources.moeTrainingJobs, ref, (job) => {
     job.metadata.creationTimestamp = "2020-01-01T00:00:00Z";
@@ -247,7 +147,7 @@ test("of two jobs with one output the older trains, and the other says which and
 });
 
 test("an object that cannot be read says so, and gets no pod", async () => {
-  const world = new World();
+  const world = new PlaneWorld();
   await world.kube.create(resources.moeTrainingJobs, object({ steps: "many" }), user);
   await world.start();
   await until("the condition", async () => (await world.condition("SpecAccepted")) === "False InvalidSpec");
@@ -255,11 +155,11 @@ test("an object that cannot be read says so, and gets no pod", async () => {
 });
 
 const ranksOf = (count: number) => object({ replicas: count, elasticity: { maxReplicas: 4 } });
-const uids = (world: World, names: readonly string[]) =>
+const uids = (world: PlaneWorld, names: readonly string[]) =>
   names.map((name) => world.pods.find((one) => one.metadata.name === name)?.metadata.uid);
 
 test("ranks get pods and certificates, meet in a world that is in the status before they are told, and a killed one alone is replaced", async () => {
-  const world = new World();
+  const world = new PlaneWorld();
   await world.kube.create(resources.moeTrainingJobs, ranksOf(3), user);
   await world.start();
   const names = ["j-train-0-0", "j-train-1-0", "j-train-2-0"];
@@ -298,7 +198,7 @@ test("ranks get pods and certificates, meet in a world that is in the status bef
 });
 
 test("ranks whose memory is too small for what a lost one had wait for another", async () => {
-  const world = new World();
+  const world = new PlaneWorld();
   world.leastRanks = 2;
   await world.kube.create(resources.moeTrainingJobs, ranksOf(2), user);
   await world.start();
@@ -320,7 +220,7 @@ test("ranks whose memory is too small for what a lost one had wait for another",
 });
 
 test("a job grows once its new pods answer, and shrinks at once; a pod that has handed on what it had is deleted", async () => {
-  const world = new World();
+  const world = new PlaneWorld();
   await world.kube.create(resources.moeTrainingJobs, ranksOf(2), user);
   await world.start();
   const scale = (replicas: number) => world.kube.patch(resources.moeTrainingJobs, ref, { spec: { replicas } }, user);
@@ -348,7 +248,7 @@ test("a job grows once its new pods answer, and shrinks at once; a pod that has 
 });
 
 test("ranks that left their world are given another, of the same pods", async () => {
-  const world = new World();
+  const world = new PlaneWorld();
   await world.kube.create(resources.moeTrainingJobs, ranksOf(2), user);
   await world.start();
   for (const rank of [0, 1]) {
@@ -364,7 +264,7 @@ test("ranks that left their world are given another, of the same pods", async ()
 });
 
 test("the CA of a job goes with it, and a deployment of its name changes nothing", async () => {
-  const world = new World();
+  const world = new PlaneWorld();
   const { metadata } = await world.kube.create(resources.moeTrainingJobs, ranksOf(2), user);
   await world.start();
   const authorities = () => world.kube.all(resources.secrets).filter((one) => one.metadata.namespace === "enodia-system");

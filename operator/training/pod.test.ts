@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type MoETrainingJob, moeTrainingJobSpecSchema, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
 import { type JsonObject, structuralSchema } from "../../crds/openapi.ts";
+import { checkHash } from "./check-pod.ts";
 import { decide } from "./core/decide.ts";
 import { podView } from "./core/pod-view.ts";
 import { templateHash, templateProblems, trainingPod } from "./pod.ts";
@@ -90,11 +91,20 @@ function outcome(job: MoETrainingJob): unknown {
   const image = job.spec.image ?? settings.trainingImage;
   const pod = trainingPod(job, settings, { image, rank: 0, attempt: 0 });
   const failed = podView({ metadata: { ...pod.metadata, uid: "p" }, status: { phase: "Failed" } });
-  const given = { job, status: {}, words: new Map(), image: settings.trainingImage, templateProblems: templateProblems(job, settings) };
+  const checked = { generation: 1, hash: checkHash(job, image), attempt: 0, fits: { message: "it fits" } };
+  const given = {
+    job,
+    status: { check: checked },
+    checks: [],
+    words: new Map(),
+    image: settings.trainingImage,
+    templateProblems: templateProblems(job, settings),
+  };
   const rest = {
     rival: undefined,
     otherWriters: [],
     templateHash: (of: string) => templateHash(job, of),
+    checkHash: (of: string) => checkHash(job, of),
     podRefused: undefined,
     now: new Date(0),
   };

@@ -19,7 +19,8 @@ export interface TrainingSettings {
   readonly logLevel: LogLevel;
 }
 
-const kind: TemplateKind = {
+/** Of the template that training pods have, and the pod that checks their job. */
+export const templateKind: TemplateKind = {
   field: "podTemplate",
   container: "runtime",
   open: [],
@@ -29,7 +30,6 @@ const kind: TemplateKind = {
 };
 /** Time for a step to be given up and a checkpoint to be written: a model of 10 GB at 100 MB/s, and more than a node's shutdown gives. */
 const graceSeconds = 120;
-const tmpSize = "256Mi";
 const hashChars = 16;
 
 const podName = (job: string, { rank, attempt }: Made): string => `${job}-train-${rank}-${attempt}`;
@@ -56,21 +56,21 @@ interface Problem {
 
 /** What of the pod template cannot be. */
 export function templateProblems(job: MoETrainingJob, settings: TrainingSettings): readonly Problem[] {
-  const { refusals } = mergePodTemplate(basePod(job, settings, { image: "", rank: 0, attempt: 0 }), job.spec.podTemplate, kind);
-  const { limits, requests } = resourcesOf(templateContainer(job.spec.podTemplate, kind));
+  const { refusals } = mergePodTemplate(basePod(job, settings, { image: "", rank: 0, attempt: 0 }), job.spec.podTemplate, templateKind);
+  const { limits, requests } = resourcesOf(templateContainer(job.spec.podTemplate, templateKind));
   const field = `spec.podTemplate.spec.containers[${container}].resources`;
   const own = limits.memory === undefined && requests.memory === undefined;
   return own ? refusals : [...refusals, { reason: "FieldNotSupported", message: `${field}: memory is spec.memoryPerRank; set that` }];
 }
 
 type Resources = Readonly<Record<string, unknown>>;
-function resourcesOf(given: Resources | undefined): { readonly limits: Resources; readonly requests: Resources } {
+export function resourcesOf(given: Resources | undefined): { readonly limits: Resources; readonly requests: Resources } {
   const { limits, requests } = (given?.resources ?? {}) as { limits?: Resources; requests?: Resources };
   return { limits: limits ?? {}, requests: requests ?? {} };
 }
 
 export function trainingPod(job: MoETrainingJob, settings: TrainingSettings, made: Made): KubeObject {
-  const { pod } = mergePodTemplate(basePod(job, settings, made), job.spec.podTemplate, kind);
+  const { pod } = mergePodTemplate(basePod(job, settings, made), job.spec.podTemplate, templateKind);
   const { metadata, spec } = job;
   const memory = String(spec.memoryPerRank);
   const containers = pod.spec.containers.map((one) => {
@@ -91,24 +91,38 @@ export function trainingPod(job: MoETrainingJob, settings: TrainingSettings, mad
         [annotations.generation]: String(metadata.generation),
         [annotations.output]: spec.output.uri,
       },
-      ownerReferences: [
-        { apiVersion, kind: "MoETrainingJob", name: metadata.name, uid: metadata.uid, controller: true, blockOwnerDeletion: false },
-      ],
+      ownerReferences: [ownerOf(job)],
     },
     spec: { ...pod.spec, containers },
   };
 }
+
+export const ownerOf = ({ metadata: { name, uid } }: MoETrainingJob) => ({
+  apiVersion,
+  kind: "MoETrainingJob",
+  name,
+  uid,
+  controller: true,
+  blockOwnerDeletion: false,
+});
+
+/** What pods of a job have alike, whatever they do. */
+export const commonSpec = {
+  restartPolicy: "Never",
+  automountServiceAccountToken: false,
+  enableServiceLinks: false,
+  securityContext: podSecurity,
+} as const;
+
+export const tmp = { mount: { name: "tmp", mountPath: "/tmp" }, volume: { name: "tmp", emptyDir: { sizeLimit: "256Mi" } } } as const;
 
 function basePod(job: MoETrainingJob, settings: TrainingSettings, made: Made): PodShape {
   return {
     labels: { ...makerLabels, [labels.trainingJob]: job.metadata.name, [labels.component]: trainerComponent },
     annotations: {},
     spec: {
-      restartPolicy: "Never",
-      automountServiceAccountToken: false,
-      enableServiceLinks: false,
+      ...commonSpec,
       terminationGracePeriodSeconds: graceSeconds,
-      securityContext: podSecurity,
       containers: [
         {
           name: container,
@@ -122,17 +136,13 @@ function basePod(job: MoETrainingJob, settings: TrainingSettings, made: Made): P
             { name: "world", containerPort: ports.world },
           ],
           securityContext: containerSecurity,
-          volumeMounts: [
-            { name: "tmp", mountPath: "/tmp" },
-            { name: "tls", mountPath: paths.tls, readOnly: true },
-            ...claimsOf(job).map(mountOf),
-          ],
+          volumeMounts: [tmp.mount, { name: "tls", mountPath: paths.tls, readOnly: true }, ...claimsOf(job).map(mountOf)],
         },
       ],
       volumes: [
-        { name: "tmp", emptyDir: { sizeLimit: tmpSize } },
+        tmp.volume,
         { name: "tls", secret: { secretName: names.podTls(podName(job.metadata.name, made)), defaultMode: 0o440 } },
-        ...claimsOf(job).map(({ claim, volume }) => ({ name: volume, persistentVolumeClaim: { claimName: claim } })),
+        ...claimsOf(job).map(volumeOf),
       ],
     },
   };
@@ -145,7 +155,7 @@ interface Claim {
 }
 
 /** Each claim once, however many fields name it. Only that of the output is written to. */
-function claimsOf({ spec }: MoETrainingJob): readonly Claim[] {
+export function claimsOf({ spec }: MoETrainingJob): readonly Claim[] {
   const { model, data, local, output } = spec;
   const uris = [model.uri, data.uri, ...local.data, ...(data.validation === undefined ? [] : [data.validation]), output.uri];
   const written = parseModelUri(output.uri).claim;
@@ -153,4 +163,5 @@ function claimsOf({ spec }: MoETrainingJob): readonly Claim[] {
   return claims.map((claim, i) => ({ claim, volume: `claim-${i}`, readOnly: claim !== written }));
 }
 
-const mountOf = ({ claim, volume, readOnly }: Claim) => ({ name: volume, mountPath: `${paths.claims}/${claim}`, readOnly });
+export const volumeOf = ({ claim, volume }: Claim) => ({ name: volume, persistentVolumeClaim: { claimName: claim } });
+export const mountOf = ({ claim, volume, readOnly }: Claim) => ({ name: volume, mountPath: `${paths.claims}/${claim}`, readOnly });

@@ -1,13 +1,16 @@
 // One look at a training job: gather what is observed, decide (core/decide.ts), write the status, then delete and make pods, certify those
 // that are there, and tell them their world. Everything may be repeated: deletions name a uid, a pod is named by its rank and attempt.
-import { AppError } from "../../crds/common.ts";
+import { AppError, labels } from "../../crds/common.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
+import { checkerComponent } from "../../crds/training-process.ts";
 import type { Identities } from "../deployment/identity.ts";
 import type { Informers } from "../deployment/informers.ts";
 import type { Outcome } from "../kube/controller.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
-import { type Action, type Decision, decide, imageOf, isOver } from "./core/decide.ts";
+import { checkHash, checkPod } from "./check-pod.ts";
+import { type Action, type Decision, decide, isOver } from "./core/decide.ts";
 import { nodeLost } from "./core/ends.ts";
+import { imageOf } from "./core/image.ts";
 import type { Observed } from "./core/observed.ts";
 import { type PodView, podView } from "./core/pod-view.ts";
 import { wantedReplicas } from "./core/spawn.ts";
@@ -111,18 +114,24 @@ export class TrainingReconciler {
     const status = writer.latest(job);
     const { namespace, name, uid } = job.metadata;
     const here = (object: KubeObject): boolean => object.metadata.namespace === namespace;
-    const [pods, others] = ofOwner(uid, informers.list("trainingPods", here));
+    const [own, others] = ofOwner(uid, informers.list("trainingPods", here));
+    const [checks, pods] = [own.filter(isCheck), own.filter((pod) => !isCheck(pod))];
     const alone = wantedReplicas(job, status) === 1;
     const views = pods.map((pod) => this.#view(pod, job, alone));
     return {
       job,
       status,
       pods: views,
+      checks: checks.map((pod) => podView(pod)),
       rival: rivalOf(job, informers.list("moeTrainingJobs", here)),
-      otherWriters: otherWriters(job, others),
+      otherWriters: otherWriters(
+        job,
+        others.filter((pod) => !isCheck(pod)),
+      ),
       words: talks.words(`${namespace}/${name}`),
       image: settings.trainingImage,
       templateHash: (image) => templateHash(job, image),
+      checkHash: (image) => checkHash(job, image),
       templateProblems: templateProblems(job, settings),
       podRefused: undefined,
       now: now(),
@@ -159,10 +168,10 @@ export class TrainingReconciler {
     return undefined;
   }
 
-  async #create(observed: Observed, { rank, attempt }: Action & { readonly kind: "create" }): Promise<string | undefined> {
-    const { kube, settings } = this.#parts;
+  async #create(observed: Observed, action: Exclude<Action, { readonly kind: "delete" }>): Promise<string | undefined> {
+    const { kube } = this.#parts;
     const { job } = observed;
-    const pod = trainingPod(job, settings, { image: imageOf(observed), rank, attempt });
+    const pod = this.#pod(observed, action);
     try {
       await kube.create(resources.pods, pod, { manager });
       return undefined;
@@ -172,6 +181,14 @@ export class TrainingReconciler {
       if (error.code === "Invalid" || error.code === "Forbidden") return error.message;
       throw error;
     }
+  }
+
+  #pod(observed: Observed, action: Exclude<Action, { readonly kind: "delete" }>): KubeObject {
+    const { job, status } = observed;
+    const { settings } = this.#parts;
+    const [image, { attempt }] = [imageOf(observed), action];
+    if (action.kind === "create") return trainingPod(job, settings, { image, rank: action.rank, attempt });
+    return checkPod(job, settings, { image, attempt, ranks: wantedReplicas(job, status) });
   }
 
   /** The pod that has the name already: ours, which the cache does not show yet, or another's. */
@@ -185,6 +202,8 @@ export class TrainingReconciler {
 interface NodeStatus {
   readonly conditions?: readonly { readonly type: string; readonly status: string; readonly reason?: string }[];
 }
+
+const isCheck = ({ metadata }: KubeObject): boolean => metadata.labels?.[labels.component] === checkerComponent;
 
 /** The pods of this object, and all others. */
 function ofOwner(uid: string, pods: readonly KubeObject[]): readonly [own: KubeObject[], others: KubeObject[]] {

@@ -171,9 +171,20 @@ test("a job's pod is admitted, its end becomes the job's, and the columns tell",
   informers.start();
   await informers.refresh();
   plane.controller.start();
+  const end = async (pod: KubeObject, said: object): Promise<void> => {
+    const terminated = { exitCode: 0, message: JSON.stringify(said) };
+    const containerStatuses = [{ name: "runtime", image: "x", imageID: "x", ready: false, restartCount: 0, state: { terminated } }];
+    await kube.updateStatus(resources.pods, { ...pod, status: { phase: "Succeeded", containerStatuses } }, manager);
+  };
   const until = <T>(what: string, probe: () => Promise<T | undefined>) => poll(what, probe, { timeoutMs: 60_000 });
   try {
-    await kube.create(resources.moeTrainingJobs, sample("news"), manager);
+    const made = await kube.create(resources.moeTrainingJobs, sample("news"), manager);
+    const check = { namespace, name: `news-check-${made.metadata.uid?.slice(0, 8)}-0` };
+    const checks = await until("the pod that checks it", () => kube.get(resources.pods, check));
+    await kubectl("wait", "moet/news", "-n", namespace, '--for=jsonpath={.status.conditions[?(@.type=="Running")].reason}=Checking');
+    assert.equal(await kube.get(resources.pods, { namespace, name: "news-train-0-0" }), undefined, "none trains before it fits");
+    await end(checks, { outcome: "Fits", message: "1 rank needs 0.5 GB", sizes: { leastRanks: 1, alone: true } });
+    await until("it to be gone", async () => (await kube.get(resources.pods, check)) === undefined || undefined);
     const pod = await until("its pod", () => kube.get(resources.pods, { namespace, name: "news-train-0-0" }));
     const leaf = await until("its certificate", () => kube.get(resources.secrets, { namespace, name: "news-train-0-0-tls" }));
     assert.deepEqual(
@@ -181,13 +192,7 @@ test("a job's pod is admitted, its end becomes the job's, and the columns tell",
       [pod.metadata.uid],
     );
     const report = { step: 2000, loss: 1.5, curve: [{ step: 2000, loss: 1.5 }] };
-    const message = JSON.stringify({ outcome: "Complete", report });
-    const terminated = { exitCode: 0, message };
-    const status = {
-      phase: "Succeeded",
-      containerStatuses: [{ name: "runtime", image: "x", imageID: "x", ready: false, restartCount: 0, state: { terminated } }],
-    };
-    await kube.updateStatus(resources.pods, { ...pod, status }, manager);
+    await end(pod, { outcome: "Complete", report });
     await until(
       "the pod to be gone",
       async () => (await kube.get(resources.pods, { namespace, name: "news-train-0-0" })) === undefined || undefined,
@@ -196,6 +201,32 @@ test("a job's pod is admitted, its end becomes the job's, and the columns tell",
     assert.match(columns[0] ?? "", /^NAME +STEP +PROGRESS +LOSS +TOKENS\/S +RANKS +ETA +STATUS +AGE/);
     assert.match(columns[1] ?? "", /^news +2000 +100% +1\.5000 .*Complete/);
     await kubectl("wait", "moet/news", "-n", namespace, "--for=condition=Complete", "--timeout=10s");
+    const { check: kept } = ((await kube.get(resources.moeTrainingJobs, { namespace, name: "news" })) as any).status;
+    assert.deepEqual(kept.fits, { message: "1 rank needs 0.5 GB", sizes: { leastRanks: 1, alone: true } });
+
+    const large = await kube.create(resources.moeTrainingJobs, sample("large"), manager);
+    const refuses = { namespace, name: `large-check-${large.metadata.uid?.slice(0, 8)}-0` };
+    const message = "rank 0 of 1: 16 GB; give more spec.memoryPerRank";
+    await end(await until("its check", () => kube.get(resources.pods, refuses)), {
+      outcome: "Failed",
+      code: "DoesNotFit",
+      message,
+      retry: false,
+    });
+    await kubectl("wait", "moet/large", "-n", namespace, "--for=condition=SpecAccepted=False", "--timeout=10s");
+    await until("it to be gone", async () => (await kube.get(resources.pods, refuses)) === undefined || undefined);
+    assert.match(await kubectl("describe", "moet", "large", "-n", namespace), /DoesNotFit[\s\S]*give more spec\.memoryPerRank/);
+    const trains = await kubectl(
+      "get",
+      "pods",
+      "-n",
+      namespace,
+      "-l",
+      "enodia.dev/training-job=large,enodia.dev/component=trainer",
+      "-o",
+      "name",
+    );
+    assert.equal(trains, "");
   } finally {
     await plane.stop();
     await informers.stop();

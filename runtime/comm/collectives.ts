@@ -1,5 +1,5 @@
-// The collectives of training as one rank carries them out: copies of experts by a schedule, sums of gradients along the chain of an
-// expert's hosts in the order of lanes, and exchanges among all ranks. Shell; placement/training has the schedules.
+// The collectives of training as one rank carries them out: copies of chunks by a schedule, sums of gradients along the chain of a
+// chunk's hosts in the order of lanes, and exchanges among all ranks. Shell; placement/training has the schedules.
 import {
   gatherSchedule,
   type Placement,

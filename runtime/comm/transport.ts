@@ -17,6 +17,7 @@ export interface FrameName {
   /** The exchange that it is part of: "copies", "sums". */
   readonly what: string;
   readonly layer: number;
+  /** Of the layer's chunks (placement/training/chunks.ts); where an exchange has none of those, which of its payloads. */
   readonly chunk: number;
   readonly piece: number;
 }

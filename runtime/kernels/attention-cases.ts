@@ -16,6 +16,8 @@ interface Shape {
   readonly valueDim?: number;
   readonly rope?: Rope;
   readonly sinks?: true;
+  /** Of queries and keys; 2 without it. Scores grow with its square, and what f32 loses of a softmax with them. */
+  readonly deviation?: number;
 }
 
 /** Cases with a past start from a zeroed cache: suites that need real history run a prefill first (test/contract). */
@@ -30,6 +32,7 @@ function shaped(name: string, shape: Shape): KernelCase {
   const qWidth = shape.heads * shape.headDim;
   const kvWidth = shape.kvHeads * shape.headDim;
   const valueDim = shape.valueDim ?? shape.headDim;
+  const deviation = shape.deviation ?? 2;
   const rope = shape.rope ?? plainRope(shape.headDim, 1e4);
   return {
     name,
@@ -63,8 +66,8 @@ function shaped(name: string, shape: Shape): KernelCase {
     },
     weights: shape.sinks ? { sinks: randomTensor(15, [shape.heads], 2) } : {},
     inputs: {
-      q: randomTensor(12, [rows, qWidth], 2),
-      k: randomTensor(13, [rows, kvWidth], 2),
+      q: randomTensor(12, [rows, qWidth], deviation),
+      k: randomTensor(13, [rows, kvWidth], deviation),
       v: randomTensor(14, [rows, shape.kvHeads * valueDim]),
     },
     kv: {
@@ -135,6 +138,7 @@ export const attentionCases = (): readonly KernelCase[] => [
     kvHeads: 1,
     headDim: 16,
     rope: { ...plainRope(16, 1e4), factor: 1.25 },
+    deviation: 2 / 1.25,
     groups: [{ past: [0], tokens: 7 }],
     context: 8,
   }),

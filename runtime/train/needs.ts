@@ -35,7 +35,7 @@ export async function leastRanks(settings: TrainSettings, memory?: number): Prom
 }
 
 /** More ranks own less each, so that a number is sought by halves; one alone needs less for its lanes, and counts where two have enough. */
-function leastOf(settings: TrainSettings, model: TrainedModel, memory: number | undefined): number | undefined {
+export function leastOf(settings: TrainSettings, model: TrainedModel, memory?: number): number | undefined {
   const enough = (ranks: number): boolean => fitsRanks(rankedModel(settings, model, evenRanks(ranks)), memory);
   let [below, most] = [0, Math.min(settings.lanes, settings.fssdp?.lanesAtOnce ?? settings.lanes)];
   if (!enough(most)) return undefined;

@@ -9,6 +9,7 @@ import type { TrainPorts } from "./ports.ts";
 import type { identityOf } from "./settings.ts";
 import type { Stage } from "./stages.ts";
 import { type Machine, runStep, validationLoss } from "./step.ts";
+import { worldsMeet } from "./trace/spans.ts";
 import type { TrainedModel } from "./trained.ts";
 
 export interface Opened extends Machine {
@@ -49,11 +50,13 @@ function stateOf({ identity, rank, model, mayWrite }: Run) {
 }
 
 /** Where worlds meet at the end of a step, they do; false where one of them stops, so that all are to. */
-async function met(run: Run, step: number): Promise<boolean> {
+async function met(run: Run, step: number, recorder: TrainPorts["recorder"]): Promise<boolean> {
   const { outer, rank, settings } = run;
   if (outer === undefined) return true;
+  const meet = (): Promise<boolean> => outer.meet(step, rank.share);
+  const meeting = { kind: "meeting", name: worldsMeet, layer: -1 } as const;
   if (step % (settings.local?.steps ?? 1) !== 0) await outer.made(step);
-  else if (!(await outer.meet(step, rank.share))) {
+  else if (!(await (recorder?.around(meeting, meet) ?? meet()))) {
     await writeCheckpoint(unmetFolder(settings), { ...stateOf(run), step, keep: 1 });
     return false;
   }
@@ -108,7 +111,7 @@ export async function makeSteps(run: Run, metrics: Metrics | undefined, ports: T
   if (marks(run, run.step) && !unmet) await save(run, run.step); // a step that was made when this world began has no checkpoint yet
   let validation = await validationSoFar(run, metrics, ports);
   if (unmet) {
-    if (!(await met(run, run.step))) return { step: run.step, all: false };
+    if (!(await met(run, run.step, ports.recorder))) return { step: run.step, all: false };
     validation = await saveMet(run, run.step, metrics, ports);
   }
   for (let step = run.step + 1; step <= stage.to; step++) {
@@ -127,7 +130,7 @@ export async function makeSteps(run: Run, metrics: Metrics | undefined, ports: T
     await metrics?.add({ ...report, seconds });
     ports.onStep({ ...report, seconds });
     ports.onRanks?.(ranks);
-    if (!(await met(run, step))) return { step, all: false };
+    if (!(await met(run, step, ports.recorder))) return { step, all: false };
     validation = (await saveMet(run, step, metrics, ports)) ?? validation;
   }
   return { step: stage.to, all: true, ...(validation !== undefined && { loss: validation }) };

@@ -1,14 +1,12 @@
 // A run of training as one rank makes it, alone or among others: opens model, data and the last checkpoint, makes the steps that are left,
 // and writes the result. To run it again is to go on: with the same settings each step has the same bits whether the run was stopped or
 // not, and by how many ranks. Shell.
-import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { AppError } from "../../crds/common.ts";
 import { partOf } from "../comm/part.ts";
 import { createTraining } from "../compute/open-training.ts";
 import type { TrainingBackend } from "../compute/training.ts";
-import { newestCheckpoint, readCheckpoint, SavedModel } from "./checkpoint.ts";
-import { type Corpus, openCorpus } from "./corpus.ts";
+import { checkStages, digestOf, openData, resultAt, stepToGoOnFrom } from "./before.ts";
+import { readCheckpoint, SavedModel } from "./checkpoint.ts";
 import { checkGroup, outerOf, placeAmong, unmetFolder } from "./local/going-on.ts";
 import type { Kept } from "./local/rounds.ts";
 import { Metrics } from "./metrics.ts";
@@ -18,7 +16,7 @@ import { checkMemory, fitsBeside, fitsRanks, memoryThere, takesOver } from "./ra
 import { leaveWorld } from "./ranks/member.ts";
 import type { Fssdp } from "./ranks/plan.ts";
 import { Rank } from "./ranks/rank.ts";
-import { checkResult, resultFolders, writeAdapters, writeTrainedFolder, writeTrainedStore } from "./result.ts";
+import { resultFolders, writeAdapters, writeTrainedFolder, writeTrainedStore } from "./result.ts";
 import { type Made, makeSteps, type Opened, type Run } from "./run-steps.ts";
 import { aloneSeat, type Seat } from "./seat.ts";
 import { checkSettings, identityOf, type TrainSettings } from "./settings.ts";
@@ -26,7 +24,7 @@ import { type ModelSource, openSource } from "./source.ts";
 import { newestOnAll, type Stage, spawnFrom, stagesAfter, stagesOf } from "./stages.ts";
 import { openStart, type Start } from "./start.ts";
 import type { Machine } from "./step.ts";
-import { type Clocked, recordedBackend, recordedTransport } from "./trace/recorder.ts";
+import { type Clocked, recordedBackend, recordedSeat } from "./trace/recorder.ts";
 import { type TrainedModel, trainedModel } from "./trained.ts";
 import { Writer } from "./writer.ts";
 
@@ -40,36 +38,6 @@ export interface RunEnd {
   readonly adapters?: string;
   readonly checkpoints: string;
   readonly validationLoss: number | undefined;
-}
-
-const resultAt = ({ out, result = out }: TrainSettings): string => result;
-
-const digestOf = (value: unknown): string => createHash("sha256").update(JSON.stringify(value)).digest("hex");
-
-async function openData(settings: TrainSettings, source: ModelSource): Promise<readonly [Corpus, Corpus | undefined]> {
-  const { program, tokenizerDigest } = source;
-  const wanted = { vocab: program.vocab, tokenizerDigest, sequenceLength: settings.sequenceLength };
-  const corpus = await openCorpus(settings.data, wanted);
-  try {
-    return [corpus, settings.validation === undefined ? undefined : await openCorpus(settings.validation, wanted)];
-  } catch (caught) {
-    await corpus.close();
-    throw caught;
-  }
-}
-
-/** The step of the checkpoint to go on from, as this rank sees it. A model of more steps than are asked for would be another one than the
- *  run's. */
-async function stepToGoOnFrom(checkpoints: string, steps: number): Promise<Kept | undefined> {
-  const newest = await newestCheckpoint(checkpoints);
-  if (newest === undefined || newest <= steps) return newest === undefined ? undefined : { step: newest, unmet: false };
-  throw new AppError(
-    `--steps is ${steps}, and the newest checkpoint in ${checkpoints} is of step ${newest}; give as many, or another --out`,
-    {
-      code: "BadOption",
-      operation: "starting a run",
-    },
-  );
 }
 
 /** A run as its seat and its files have it. */
@@ -214,14 +182,15 @@ async function writeResult({ model, frozen, identity, checkpoints, settings, ran
  */
 export async function train(settings: TrainSettings, ports: TrainPorts, seat: Seat = aloneSeat()): Promise<RunEnd> {
   const { recorder } = ports;
-  const place = recorder === undefined ? seat : { ...seat, transport: recordedTransport(seat.transport, recorder) };
+  const place = recorder === undefined ? seat : recordedSeat(seat, recorder);
   checkGroup(settings, seat);
   const source = await openSource(settings.model);
   checkSettings(settings, source.program.maxContext);
   const checkpoints = join(settings.out, "checkpoints");
   let placed: Placed = { settings, source, seat: place, recorder, checkpoints };
   const stages = stagesOf(settings);
-  await checkStages(placed, stages);
+  // A rank that leaves makes no step and no result, and may have less memory than those that come.
+  if (!leaves(place)) await checkStages(settings, source, { ranks: place.facts.node.length });
   let newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
   if (stages.length > 1) newest = await newestOnAll(place, stages, newest);
   let end = unfinished(placed, newest?.step ?? 0);
@@ -252,18 +221,6 @@ const unfinished = ({ checkpoints }: Placed, step: number, loss?: number): RunEn
   store: undefined,
   folder: undefined,
 });
-
-/** Throws AppError `DoesNotFit` before the first step where a later stage would fit on no ranks that there may be. A rank that leaves
- *  makes no step and no result, and may have less memory than those that come. */
-async function checkStages({ settings, source, seat }: Placed, stages: readonly Stage[]): Promise<void> {
-  if (leaves(seat)) return;
-  const last = trainedModel(source, settings, stages.length - 1);
-  await checkResult(last.result, resultAt(settings), settings.codecs);
-  if (stages.length < 2) return;
-  const ranks = Math.max(seat.facts.node.length, settings.spawn?.ranks ?? 0);
-  const needed = rankedModel(settings, last, evenRanks(ranks));
-  for (const rank of needed.facts.node) checkMemory(needed, [rank]);
-}
 
 /** False where the ranks that there are have no room for a stage, and more may come. */
 function fitsHere({ settings, source, seat }: Placed, stage: Stage): boolean {

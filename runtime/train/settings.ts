@@ -102,7 +102,7 @@ export function checkSettings(settings: TrainSettings, maxContext: number): void
   for (const setting of settings.balance ?? []) checkBalance(setting);
   if (settings.adapters !== undefined) adaptersOf(settings.adapters);
   if (settings.spawn !== undefined) checkSpawn(settings.spawn, { steps: schedule.steps, init: settings.init });
-  if (settings.gate !== undefined) gateOf(settings.gate);
+  if (settings.gate !== undefined) gateOf(settings.gate, schedule.steps);
   if (!(clip > 0 && Number.isFinite(clip))) refuse("clip", clip, "above 0");
 }
 

@@ -126,6 +126,10 @@ const refused: Record<string, { readonly given: Partial<TrainSettings>; readonly
     given: { gate: { name: "soft", numbers: [] } },
     want: /known is dense-to-sparse:TEMPERATURE:THRESHOLD:STEP/,
   },
+  "a gate that is not over when the run is": {
+    given: { gate: { name: "dense-to-sparse", numbers: [4, 0.1, 6] } },
+    want: /--gate is "dense-to-sparse:4:0.1:6"; STEP must be at most --steps \(5\), since/,
+  },
   "a temperature below its end": { given: { gate: { name: "dense-to-sparse", numbers: [0.5, 0, 3] } }, want: /TEMPERATURE must be from 1/ },
 };
 for (const [what, { given, want }] of Object.entries(refused))

@@ -12,6 +12,7 @@ import { codecFor } from "../weights/codecs/index.ts";
 import { statIfThere } from "../weights/file.ts";
 import { codecsOf, type ExpertIndex } from "../weights/store.ts";
 import { indexFile, openStore } from "../weights/store-reader.ts";
+import type { Checkpoint } from "../weights/tensor-view.ts";
 import { digestOfFolder } from "./folder-digest.ts";
 import { type Layout, movedTo, type Unit } from "./layout.ts";
 import type { TrainSettings } from "./settings.ts";
@@ -37,12 +38,15 @@ const deviationDefault = 0.02;
 
 const refused = (message: string): AppError => new AppError(message, { code: "BadOption", operation: "opening the weights of a model" });
 
-/** Throws AppError `BadOption` where `initCodec` does not suit, and what the readers of stores and checkpoints throw. */
-export async function openStart(source: ModelSource, { init, seed, initCodec }: StartSettings): Promise<Start> {
+/**
+ * Throws AppError `BadOption` where `initCodec` does not suit, and what the readers of stores and checkpoints throw. Without `known` the
+ * weights of a folder are not read to tell them from others, and `weights` is undefined.
+ */
+export async function openStart(source: ModelSource, { init, seed, initCodec }: StartSettings, known = true): Promise<Start> {
   const drawn = init === "random";
   if (!drawn && (await statIfThere(join(source.dir, indexFile))) !== undefined) return storeStart(source, initCodec);
   if (initCodec !== undefined) throw refused(`--init-codec is ${initCodec}, which only the experts of a model store have; leave it out`);
-  return drawn ? drawnStart(source, seed) : checkpointStart(source);
+  return drawn ? drawnStart(source, seed) : checkpointStart(source, known);
 }
 
 function drawnStart(source: ModelSource, seed: number): Start {
@@ -125,21 +129,23 @@ async function storeStart(source: ModelSource, asked: CodecName | undefined): Pr
   }
 }
 
-async function checkpointStart(source: ModelSource): Promise<Start> {
+/** Of every byte: models that were tuned from one another have the same names, shapes and sizes, and often some tensors. */
+const weightsOf = (dir: string, checkpoint: Checkpoint): Promise<string> =>
+  digestOfFolder(dir, async () => {
+    const hash = createHash("sha256");
+    for (const name of checkpoint.names.toSorted()) {
+      hash.update(`${name} ${checkpoint.form(name)} ${checkpoint.shape(name)}\n`);
+      for await (const piece of checkpoint.pieces(name)) hash.update(piece);
+    }
+    return hash.digest("hex");
+  });
+
+async function checkpointStart(source: ModelSource, known: boolean): Promise<Start> {
   const checkpoint = await openCheckpoint(source.dir);
   try {
-    // Of every byte: models that were tuned from one another have the same names, shapes and sizes, and often some tensors.
-    const weights = await digestOfFolder(source.dir, async () => {
-      const hash = createHash("sha256");
-      for (const name of checkpoint.names.toSorted()) {
-        hash.update(`${name} ${checkpoint.form(name)} ${checkpoint.shape(name)}\n`);
-        for await (const piece of checkpoint.pieces(name)) hash.update(piece);
-      }
-      return hash.digest("hex");
-    });
     return {
       told: "weights of a Hugging Face folder",
-      weights,
+      weights: known ? await weightsOf(source.dir, checkpoint) : undefined,
       async fill(layout, wanted) {
         for (const { unit, p } of wantedUnits(layout, wanted)) {
           const values: Record<string, Float32Array> = {};

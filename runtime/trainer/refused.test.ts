@@ -49,7 +49,7 @@ async function endOf(name: string, change: object, { model = tinyModel.dir, data
     ...change,
   });
   const identity = { namespace: "ns", job: "j", jobUid: "job", podUid: "pod-0", rank: 0, spec, tlsDir: tlsFolder("rank-0") };
-  const settings = { ...identity, ranksPort: 0, worldPort: 0, endFile: of(`${name}.end`), logLevel: "silent" } as const;
+  const settings = { ...identity, ranksPort: 0, worldPort: 0, tracePort: 0, endFile: of(`${name}.end`), logLevel: "silent" } as const;
   const run = (given: TrainSettings, ports: TrainPorts) => train({ ...given, model, data: of(data), out: of(out) }, ports);
   const trainer = await begin(settings, { run });
   await trainer.ended.catch(() => {});
@@ -72,6 +72,11 @@ const refused: Record<string, { readonly change?: object; readonly paths?: Paths
     code: "DoesNotFit",
     message:
       /^\d+ parameters x 8 bytes .* that layers keep of 1 lane at once are [\d.]+ GB; the memory here is [\d.]+ GB.*; give more spec\.memoryPerRank, .*fewer spec\.batch\.lanes, .*fewer spec\.batch\.sequences$/,
+  },
+  "a gate that is not over when the job is": {
+    change: { gate: "dense-to-sparse:4:0.05:3" },
+    code: "BadOption",
+    message: /^spec\.gate is "dense-to-sparse:4:0\.05:3"; STEP must be at most spec\.steps \(2\), since the run ends/,
   },
   "adapters beside a model that has experts": {
     change: { adapters: "mixlora:4:2:4" },

@@ -57,14 +57,18 @@ export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
   };
 }
 
-/** What a rank trains in which seat: where there are several worlds, in the one that it is dealt to. */
-export function placedIn(spec: MoETrainingJobSpec, seat: Seat): readonly [TrainSettings, Seat] {
+/** The settings of each world where there are several, or of the one that there is. */
+export function worldsOf(spec: MoETrainingJobSpec): readonly TrainSettings[] {
   const settings = trainSettings(spec);
   const data = [spec.data.uri, ...spec.local.data].map(pathOf);
-  if (data.length === 1) return [settings, seat];
-  const own = seatInWorld(seat, data.length);
-  const world = own.group?.world ?? 0;
-  return [worldSettings(settings, world, data[world] as string), own];
+  return data.length === 1 ? [settings] : data.map((own, world) => worldSettings(settings, world, own));
+}
+
+/** What a rank trains in which seat: where there are several worlds, in the one that it is dealt to. */
+export function placedIn(spec: MoETrainingJobSpec, seat: Seat): readonly [TrainSettings, Seat] {
+  const worlds = worldsOf(spec);
+  const own = worlds.length === 1 ? seat : seatInWorld(seat, worlds.length);
+  return [worlds[own.group?.world ?? 0] as TrainSettings, own];
 }
 
 /** What is Auto is left out, and found by the run. */

@@ -130,7 +130,7 @@ test("a rank that lives and stands still ends the step for the other in that tim
   const pods = await Promise.all(
     [0, 1].map((rank) => {
       const identity = { namespace: "ns", job: "j", jobUid: "job", podUid: `pod-${rank}`, rank, spec, tlsDir: tlsFolder(`rank-${rank}`) };
-      const settings: TrainerSettings = { ...identity, ranksPort, worldPort: 0, endFile: endFile(rank), logLevel: "silent" };
+      const settings: TrainerSettings = { ...identity, ranksPort, worldPort: 0, tracePort: 0, endFile: endFile(rank), logLevel: "silent" };
       const run = (given: TrainSettings, ports: TrainPorts, seat?: Seat) => {
         const paths = { model: tinyModel.dir, data: join(folder, "tokens"), out: join(folder, "out") };
         const place = seat && rank === 1 ? { ...seat, transport: standingStill(seat.transport) } : seat;

@@ -61,6 +61,7 @@ const settingsOf = (name: string, change: object = {}): TrainerSettings => ({
   tlsDir: tlsFolder("rank-0"),
   ranksPort: 0,
   worldPort: 0,
+  tracePort: 0,
   endFile: join(folder, `${name}.end`),
   logLevel: "silent",
 });

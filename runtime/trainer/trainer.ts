@@ -18,12 +18,16 @@ import { Membership } from "./membership.ts";
 import { Progress } from "./progress.ts";
 import { trainSettings } from "./settings.ts";
 import { StepTimeout } from "./step-timeout.ts";
+import { StepTraces } from "./step-traces.ts";
+import { listenForTraces, type TraceServer, type TraceServerOptions } from "./trace-server.ts";
 import { listenForWorlds } from "./world-server.ts";
 import { Worlds } from "./worlds.ts";
 
 export interface Trainer {
   /** Where the operator says which world it is in. */
   readonly port: number;
+  /** Where it tells the traces of its steps; undefined where that port is not to be had. */
+  readonly tracePort: number | undefined;
   /** Resolves once the end is written; rejects with what a run failed of. */
   readonly ended: Promise<void>;
   /** Asks for its end, and waits for it. */
@@ -33,7 +37,7 @@ export interface Trainer {
 export interface TrainerOptions {
   /** The run; tests give another. */
   readonly run?: typeof train;
-  /** Address to listen on; all when not given. */
+  /** Address to listen on; all when not given, and loopback for traces. */
   readonly host?: string;
   /** How long one that is to end waits for a world that takes what it has. */
   readonly leaveMs?: number;
@@ -41,6 +45,7 @@ export interface TrainerOptions {
 
 export async function startTrainer(settings: TrainerSettings, options: TrainerOptions = {}): Promise<Trainer> {
   const { run = train, host = "0.0.0.0", leaveMs } = options;
+  const traceHost = options.host ?? "127.0.0.1";
   const { namespace, job, jobUid, podUid, rank, spec, logLevel, worldPort, tlsDir } = settings;
   const log = createLog({ level: logLevel, name: "trainer", fields: { namespace, job, rank } });
   const progress = new Progress(spec.steps);
@@ -64,8 +69,10 @@ export async function startTrainer(settings: TrainerSettings, options: TrainerOp
   });
   const recorder = new Recorder(now);
   const timeout = new StepTimeout(spec.failurePolicy.stepTimeout, recorder, now);
-  const ports = portsOf({ progress, log, recorder, timeout });
-  const worlds = new Worlds({ settings, membership, tls, host, run, ports, timeout, log, leaveMs });
+  const traces = new StepTraces();
+  const traceServer = await tracesAt({ host: traceHost, port: settings.tracePort, pod: podUid, traces, originMs }, log);
+  const ports = portsOf({ progress, log, recorder, timeout, traces });
+  const worlds = new Worlds({ settings, membership, tls, host, run, ports, timeout, traces, log, leaveMs });
   const ended = worlds
     .all()
     .then(
@@ -80,9 +87,11 @@ export async function startTrainer(settings: TrainerSettings, options: TrainerOp
     .finally(async () => {
       tls.close();
       await server.close();
+      await traceServer?.close();
     });
   return {
     port: server.port,
+    tracePort: traceServer?.port,
     ended,
     close: async () => {
       worlds.close();
@@ -119,6 +128,18 @@ async function writeEnd(path: string, end: TrainingEnd, log: Log): Promise<void>
 }
 
 const now = (): number => performance.now();
+/** Taken when it is asked for: the clock of a node is set while a pod runs. */
+const originMs = (): number => Date.now() - performance.now();
+
+/** Nothing depends on traces: a pod that has no port for them trains. */
+async function tracesAt(options: TraceServerOptions, log: Log): Promise<TraceServer | undefined> {
+  try {
+    return await listenForTraces(options);
+  } catch (caught) {
+    log.warn({ why: AppError.from(caught).message }, "no traces can be asked for");
+    return undefined;
+  }
+}
 
 interface Shown {
   readonly progress: Progress;
@@ -126,9 +147,10 @@ interface Shown {
   readonly recorder: Recorder;
   /** Is told what runs when, and tells the recorder. */
   readonly timeout: StepTimeout;
+  readonly traces: StepTraces;
 }
 
-function portsOf({ progress, log, recorder, timeout }: Shown): Omit<TrainPorts, "stopped" | "next"> {
+function portsOf({ progress, log, recorder, timeout, traces }: Shown): Omit<TrainPorts, "stopped" | "next"> {
   return {
     now,
     recorder: timeout,
@@ -136,15 +158,18 @@ function portsOf({ progress, log, recorder, timeout }: Shown): Omit<TrainPorts, 
       // The step that was under way when a world ended is none of these.
       const repeats = progress.stepsAfter(start.step);
       progress.start(start.step);
+      recorder.take(); // of the world's begin, and of a step that was given up, which is none of the next one's
       log.info({ ...start, repeats }, "training");
     },
     onStep(report) {
       progress.add(report);
       log.debug({ ...report }, "step");
     },
-    onRanks({ imbalanceAtHomes, imbalance, copied, expertShares, copies }) {
+    onRanks({ step, imbalanceAtHomes, imbalance, copied, expertShares, copies }) {
       progress.copies(copies);
-      const { exposedMs, bytes } = movedWithin(recorder.take());
+      const spans = recorder.take();
+      traces.ended(step, spans);
+      const { exposedMs, bytes } = movedWithin(spans);
       progress.spread({ imbalanceAtHomes, imbalance, copied, exposedSeconds: exposedMs / 1000, bytes, expertShares: [...expertShares] });
     },
     onShort(step) {

@@ -86,6 +86,7 @@ class Pod {
       tlsDir: tlsFolder(`rank-${this.rank}`),
       ranksPort,
       worldPort: 0,
+      tracePort: 0,
       endFile: this.endFile,
       logLevel: "silent",
     };

@@ -15,6 +15,7 @@ import type { TlsSource } from "../wire/tls.ts";
 import { leaves, type Membership, type Place } from "./membership.ts";
 import { placedIn } from "./settings.ts";
 import { type StepTimeout, stuckCode } from "./step-timeout.ts";
+import type { StepTraces } from "./step-traces.ts";
 
 /** A pod that is told to end waits for a world that takes what it has, from an operator that may be away; then it leaves a checkpoint. */
 const leaveMsMax = 15_000;
@@ -28,6 +29,7 @@ export interface WorldsOptions {
   /** Without `stopped` and `next`, which are decided here. */
   readonly ports: Omit<TrainPorts, "stopped" | "next">;
   readonly timeout: StepTimeout;
+  readonly traces: Pick<StepTraces, "begins">;
   readonly log: Log;
   readonly leaveMs?: number | undefined;
 }
@@ -133,6 +135,7 @@ export class Worlds {
         ports.onShort?.(step);
       };
       const [given, seat] = placedIn(settings.spec, this.#seat(place, wire));
+      this.#options.traces.begins(epoch, seat.group?.world ?? 0);
       const running = run(given, { ...ports, onStart, stopped, next, onShort }, seat);
       const end = await timeout.notStuck(running, () => wire?.ended !== undefined || membership.outdated(epoch));
       if (leaves(place)) return handedOnIn(epoch);

@@ -4,7 +4,8 @@ import { writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { type TrainingPlannerName, trainingPlannerNames } from "../../crds/names.ts";
-import { chromeTrace, type Span } from "../../runtime/train/trace/spans.ts";
+import type { Span } from "../../crds/training-trace.ts";
+import { chromeTrace } from "../../runtime/train/trace/chrome.ts";
 import { quotaGroup, removeLeftGroups } from "./ranks/quota.ts";
 import { count, invalid, log } from "./serve.ts";
 import { type Network, openNetworks } from "./training/networks.ts";
@@ -193,7 +194,7 @@ export async function trainingBench(args: readonly string[]): Promise<readonly T
     if ("close" in networks) networks.close();
   }
   if (given.trace !== undefined) {
-    writeFileSync(given.trace, chromeTrace(spans));
+    writeFileSync(given.trace, chromeTrace(spans.map((own, rank) => ({ name: `rank ${rank}`, spans: own }))));
     log(`the last steps are in ${given.trace}: open it at https://ui.perfetto.dev`);
   }
   return rows;

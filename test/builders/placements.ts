@@ -3,10 +3,13 @@
 import { dispatchNames } from "../../crds/names.ts";
 import { uniform } from "../../runtime/kernels/random.ts";
 import { type Blocks, dealBlocks } from "../../runtime/placement/training/blocks.ts";
+import { chunkBlocks, chunkHosts } from "../../runtime/placement/training/chunks.ts";
 import { type Interval, laneIntervals } from "../../runtime/placement/training/lanes.ts";
 
 export interface RandomPlacement {
   readonly ranks: number;
+  /** Of each chunk, as hosts and blocks are; rows are of experts. */
+  readonly slices: number;
   readonly homes: readonly number[];
   readonly hosts: readonly (readonly number[])[];
   readonly node: readonly number[];
@@ -27,10 +30,18 @@ function placement(seed: number): RandomPlacement {
   const intervals = laneIntervals(lanes, new Array<number>(ranks).fill(1));
   const speed = new Float64Array(ranks).fill(1);
   const blocks = dealBlocks(dispatchNames[below(dispatchNames.length)] ?? "Exact", { rows, hosts, intervals, speed });
-  return { ranks, homes, hosts, node: Array.from({ length: ranks }, () => below(2)), rows, intervals, blocks };
+  return { ranks, slices: 1, homes, hosts, node: Array.from({ length: ranks }, () => below(2)), rows, intervals, blocks };
+}
+
+/** The same with each expert cut into so many slices: the first stays where the expert is, the others have homes of their own. */
+function sliced(given: RandomPlacement, slices: number, seed: number): RandomPlacement {
+  const draw = uniform(seed);
+  const others = (): number[] => Array.from({ length: slices - 1 }, () => Math.floor(draw() * given.ranks));
+  const homes = given.homes.flatMap((home) => [home, ...others()]);
+  return { ...given, slices, homes, hosts: chunkHosts(given.hosts, homes, slices), blocks: chunkBlocks(given.blocks, slices) };
 }
 
 /** The first so many of an endless row. */
-export function placements(count: number): readonly RandomPlacement[] {
-  return Array.from({ length: count }, (_, seed) => placement(seed));
+export function placements(count: number, slices = 1): readonly RandomPlacement[] {
+  return Array.from({ length: count }, (_, seed) => sliced(placement(seed), slices, seed));
 }

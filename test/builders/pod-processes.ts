@@ -49,7 +49,7 @@ export class PodOfProcess {
     const { spec, rank, ranksPort, folders, claims } = place;
     const settings = { namespace: "ns", job: "j", jobUid: "job", podUid: uid, rank, spec, tlsDir: tlsFolder(`rank-${rank}`) };
     const given: PodProcess = {
-      settings: { ...settings, ranksPort, worldPort: 0, endFile: this.#endFile, logLevel: "silent" },
+      settings: { ...settings, ranksPort, worldPort: 0, tracePort: 0, endFile: this.#endFile, logLevel: "silent" },
       host: this.ip,
       folders,
       claims,

@@ -3,6 +3,7 @@ import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-trainin
 import type { MoETrainingJobStatus } from "../../crds/moe-training-job-status.ts";
 import type { TrainingEnd, TrainingReport } from "../../crds/training-report.ts";
 import type { PodWords } from "../../crds/training-world.ts";
+import type { Action } from "../../operator/training/core/decide.ts";
 import type { Observed } from "../../operator/training/core/observed.ts";
 import type { PodView } from "../../operator/training/core/pod-view.ts";
 
@@ -44,15 +45,23 @@ export const over = (end: TrainingEnd | undefined, change: Partial<NonNullable<P
   message: "exit code 1",
   ...change,
 });
-export const observed = (change: Partial<Observed> = {}): Observed => ({
+/** The pod that checks the job. */
+export const checkView = (change: Partial<PodView> = {}): PodView =>
+  pod({ name: `j-check-job-${change.attempt ?? 0}`, uid: `c${change.attempt ?? 0}`, rank: -1, hash: "", ...change });
+/** Of a job that was found to fit, with nothing said of other numbers of ranks. */
+export const fitting: NonNullable<MoETrainingJobStatus["check"]> = { generation: 1, hash: "c", attempt: 0, fits: { message: "it fits" } };
+/** A job that was checked, where the status says nothing else of it. */
+export const observed = ({ status, ...change }: Partial<Observed> = {}): Observed => ({
   job: job(),
-  status: {},
+  status: { check: fitting, ...status },
   pods: [],
+  checks: [],
   rival: undefined,
   otherWriters: [],
   words: new Map(),
   image: "enodia/training:1",
   templateHash: () => "h",
+  checkHash: () => "c",
   templateProblems: [],
   podRefused: undefined,
   now: new Date(start),
@@ -63,3 +72,8 @@ export const says = (progress: TrainingReport = { curve: [] }, uids: readonly st
   new Map(uids.map((uid) => [uid, { pod: uid, epoch: 0, training: 0, leastRanks: 1, progress }]));
 export const conditions = ({ conditions: all = [] }: MoETrainingJobStatus) =>
   Object.fromEntries(all.map(({ type, status, reason }) => [type, `${status} ${reason}`]));
+
+export function actionText(action: Action): string {
+  if (action.kind === "delete") return `delete ${action.name}`;
+  return action.kind === "check" ? `check ${action.attempt}` : `create ${action.rank}-${action.attempt}`;
+}

@@ -1,7 +1,8 @@
 // A training job on the cluster: it trains in pods of its own image, on one rank and on three, outlives a killed pod, another number of
 // ranks and a suspension with the bits of a quiet run on one, ends without pods for good, and its result is served.
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { alerts } from "../../operator/dashboards/alerts.ts";
@@ -15,6 +16,8 @@ import { isTraining, openTraining, stepOf, type TrainingObject, type TrainingWor
 
 const namespace = "e2e-training";
 const steps = 1500;
+/** From a job to its first pod, on a machine that others use. */
+const checkMsMost = 30_000;
 let training: TrainingWorld;
 let target: Target;
 let kubectl: Kubectl;
@@ -23,6 +26,10 @@ const digest = (name: string): string => training.digest(name);
 const trainingPods = (name: string) => training.pods(name);
 const podsGone = (name: string): Promise<true> => training.podsGone(name);
 const complete = (name: string): Promise<KubeObject> => training.complete(name);
+const cli = (...args: string[]) =>
+  execOk(process.execPath, ["operator/cli/main.ts", "train", ...args, "-n", namespace, "--kubeconfig", target.kubeconfig ?? ""], {
+    cwd: root,
+  });
 
 before(async () => {
   training = await openTraining(namespace);
@@ -37,6 +44,13 @@ test("a job whose pod is killed and that is suspended on its way ends with the b
   const quiet = await complete("quiet");
   assert.equal(quiet.status?.step, steps);
   assert.equal(quiet.status?.restarts, 0);
+  const { startTime, check } = quiet.status as {
+    readonly startTime: string;
+    readonly check: { readonly fits: { readonly message: string } };
+  };
+  assert.match(check.fits.message, /^1 rank needs [\d.]+ GB .*; spec\.memoryPerRank is 1Gi$/);
+  const checkedMs = Date.parse(startTime) - Date.parse(String(quiet.metadata.creationTimestamp));
+  assert.ok(checkedMs <= checkMsMost, `checked for ${checkedMs} ms before its pod was made`);
 
   await kubectl.apply(job("disturbed"));
   await kubectl.waitFor("moet", "disturbed", "steps", (moet) => stepOf(moet) > 100, 120_000);
@@ -84,6 +98,7 @@ test("three ranks on three nodes outlive a killed one, a scale to two and back a
   };
   const first = await moreSteps(await steady("three ranks to train", 3, 0));
   assert.equal(new Set(world(first)?.ranks.map(({ node }) => node)).size, 3);
+  await traced(name, world(first)?.ranks.map(({ pod }) => pod) ?? []);
   const [, second] = world(first)?.ranks ?? [];
   process.kill(await processOf(second?.uid ?? ""), "SIGKILL");
   const replaced = await steady("another world", 3, world(first)?.epoch ?? 0);
@@ -111,6 +126,32 @@ test("three ranks on three nodes outlive a killed one, a scale to two and back a
   await podsGone(name);
 });
 
+/** A trace of a job that trains has as many steps of each of its pods as were asked for, and says where they took their time. */
+async function traced(name: string, pods: readonly string[]): Promise<void> {
+  const folder = mkdtempSync(join(tmpdir(), "enodia-e2e-trace-"));
+  try {
+    const file = join(folder, "trace.json");
+    const text = await cli("trace", name, "--steps", "3", "-o", file);
+    assert.match(text, /steps \d+ to \d+ of 3 ranks; open it at https:\/\/ui\.perfetto\.dev/);
+    assert.match(text, /^layer 1 +[\d.]+ /m);
+    const { traceEvents } = JSON.parse(readFileSync(file, "utf8")) as {
+      traceEvents: { readonly name: string; readonly pid: number; readonly cat?: string; readonly args: { readonly name?: string } }[];
+    };
+    const processes = traceEvents.filter(({ name: what }) => what === "process_name");
+    assert.deepEqual(
+      processes.map(({ args }) => args.name),
+      pods.map((pod, rank) => `rank ${rank}, ${pod}`),
+    );
+    for (const { pid } of processes) {
+      const cats = traceEvents.filter((event) => event.pid === pid).map(({ cat }) => cat);
+      assert.equal(cats.filter((cat) => cat === "step").length, 3);
+      for (const kind of ["compute", "dispatch", "meeting"]) assert.ok(cats.includes(kind), `${kind} of process ${pid}`);
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
 test("what the dashboard Training and the alerts of jobs ask for is told of each job", { timeout: 120_000 }, async () => {
   const dashboard: unknown = JSON.parse(readFileSync(join(root, "charts/enodia/dashboards/training.json"), "utf8"));
   const asked = [...dashboardExpressions(dashboard), ...alerts].filter(({ expr }) => expr.includes("enodia_training_"));
@@ -131,10 +172,6 @@ test("what the dashboard Training and the alerts of jobs ask for is told of each
 });
 
 test("the command line draws the loss and serves the result", { timeout: 240_000 }, async () => {
-  const cli = (...args: string[]) =>
-    execOk(process.execPath, ["operator/cli/main.ts", "train", ...args, "-n", namespace, "--kubeconfig", target.kubeconfig ?? ""], {
-      cwd: root,
-    });
   assert.match(await cli("status"), /quiet +1500\/1500 +100%/);
   assert.match(await cli("loss", "quiet"), /\*[\s\S]*1500 {2}step/);
   const manifest = JSON.parse(await cli("serve", "quiet", "--name", "served"));
@@ -152,16 +189,46 @@ test("the command line draws the loss and serves the result", { timeout: 240_000
   assert.ok(JSON.parse(text).usage.completion_tokens >= 1, text);
 });
 
-test("data that is not the model's is refused with the field and the remedy, and its pod is gone", { timeout: 180_000 }, async () => {
-  const refused = job("refused");
-  await kubectl.apply({ ...refused, spec: { ...refused.spec, data: { uri: "pvc://runs/nothing", sequenceLength: 16 } } });
-  const moet = await kubectl.waitFor(
-    "moet",
-    "refused",
-    "the refusal",
-    (one) => condition(one, "SpecAccepted")?.status === "False",
-    120_000,
+test("what cannot be trained is refused with the field and the remedy before it has a pod that trains", { timeout: 240_000 }, async () => {
+  const cases = {
+    "refused-data": {
+      change: { data: { uri: "pvc://runs/nothing", sequenceLength: 16 } },
+      want: /pvc:\/\/runs\/nothing\/index\.json: not found/,
+    },
+    "refused-size": {
+      change: { memoryPerRank: "300Ki", replicas: 3, elasticity: { minReplicas: 1, maxReplicas: 3 } },
+      want: /^rank 0 of 3: \d+ parameters x 8 bytes .*; the memory here is 0\.0003 GB.*; give more spec\.memoryPerRank/,
+    },
+  };
+  for (const [name, { change, want }] of Object.entries(cases)) {
+    const refused = job(name);
+    await kubectl.apply({ ...refused, spec: { ...refused.spec, ...change } });
+    const accepted = (moet: KubeObject) => condition(moet, "SpecAccepted");
+    const moet = await kubectl.waitFor("moet", name, "the refusal", (one) => accepted(one)?.status === "False", 120_000);
+    assert.match(accepted(moet)?.message ?? "", want);
+    assert.deepEqual([moet.status?.startTime, moet.status?.replicas], [undefined, 0], "no pod that trains was made");
+    await podsGone(name);
+  }
+});
+
+test("pods that train outlive a change of their job that does not fit, which is refused beside them", { timeout: 300_000 }, async () => {
+  const name = "changed";
+  const long = job(name);
+  await kubectl.apply({ ...long, spec: { ...long.spec, steps: 100_000 } });
+  const checks = () => kubectl.list("pods", `enodia.dev/training-job=${name},enodia.dev/component=checker`);
+  const trains = (moet: KubeObject): boolean => isTraining(moet) && stepOf(moet) > 20;
+  const before = await kubectl.waitFor("moet", name, "steps", trains, 120_000);
+  const [pod] = await trainingPods(name);
+  await kubectl.run(["patch", "moet", name, "--type=merge", "-p", '{"spec":{"memoryPerRank":"300Ki"}}']);
+  const refused = await kubectl.waitFor("moet", name, "the refusal", (one) => condition(one, "SpecAccepted")?.status === "False", 120_000);
+  assert.equal(condition(refused, "SpecAccepted")?.reason, "DoesNotFit");
+  const at = stepOf(refused);
+  await kubectl.waitFor("moet", name, "more steps by the spec as it was", (one) => isTraining(one) && stepOf(one) > at, 60_000);
+  assert.deepEqual(
+    (await trainingPods(name)).map(({ metadata }) => metadata.uid),
+    [pod?.metadata.uid],
   );
-  assert.match(condition(moet, "SpecAccepted")?.message ?? "", /pvc:\/\/runs\/nothing\/index\.json: not found/);
-  await podsGone("refused");
+  assert.deepEqual(await checks(), []);
+  assert.ok(stepOf(refused) >= stepOf(before));
+  await kubectl.run(["delete", "moet", name]);
 });

@@ -33,7 +33,9 @@ export interface TrainingWorld {
   /** As the test sees it. */
   readonly folder: string;
   job(name: string, spec: object): TrainingObject;
+  /** Those that train. */
   pods(name: string): Promise<readonly KubeObject[]>;
+  /** None is left, of those that check either. */
   podsGone(name: string): Promise<true>;
   complete(name: string, timeoutMs?: number): Promise<KubeObject>;
   /** Of the model that a job ended in. */
@@ -79,7 +81,8 @@ export async function openTraining(namespace: string): Promise<TrainingWorld> {
   chmodSync(folder, 0o777); // pods write as another user
   const kubectl = kubectlOf(target, namespace);
   await kubectl.apply(...storage(namespace, folder));
-  const pods = (name: string): Promise<readonly KubeObject[]> => kubectl.list("pods", `enodia.dev/training-job=${name}`);
+  const podsOf = (name: string, and = ""): Promise<readonly KubeObject[]> => kubectl.list("pods", `enodia.dev/training-job=${name}${and}`);
+  const pods = (name: string): Promise<readonly KubeObject[]> => podsOf(name, ",enodia.dev/component=trainer");
   return {
     target,
     kubectl,
@@ -87,7 +90,7 @@ export async function openTraining(namespace: string): Promise<TrainingWorld> {
     job: jobOf,
     pods,
     podsGone: (name) =>
-      until(`the pods of ${name} to be gone`, async () => ((await pods(name)).length === 0 ? true : undefined), { timeoutMs: 180_000 }),
+      until(`the pods of ${name} to be gone`, async () => ((await podsOf(name)).length === 0 ? true : undefined), { timeoutMs: 180_000 }),
     complete: (name, timeoutMs = 480_000) =>
       kubectl.waitFor("moet", name, `${name} to be Complete`, (moet) => condition(moet, "Complete")?.status === "True", timeoutMs),
     digest: (name) =>

@@ -1,6 +1,5 @@
-// `enodia train status|loss|serve`: reads MoETrainingJobs of a cluster and changes nothing; serve writes a manifest to standard output,
-// loss a picture where it is asked for.
-// ../training-text.ts says it to a person.
+// `enodia train status|loss|trace|serve`: reads MoETrainingJobs of a cluster and changes nothing; serve writes a manifest to standard
+// output, loss a picture where it is asked for, trace a file. ../training-text.ts says it to a person.
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
@@ -10,20 +9,31 @@ import { lossCommand, lossPlot } from "../loss-plot.ts";
 import { writeOutput } from "../output-file.ts";
 import { pictureOutput } from "../svg.ts";
 import { curveText, jobTable, jobText, servingManifest, type UnreadableJob } from "../training-text.ts";
+import { type TraceAsked, traceJob } from "./train-trace.ts";
+import { traceColumns } from "./train-trace-text.ts";
 
 const usage = `usage: enodia train status [JOB] [options]    the training jobs of a namespace, or one with all that is known
        enodia train loss JOB [options]        its loss over the steps, as a curve; metrics.jsonl beside its checkpoints has every step
+       enodia train trace JOB [options]       where the time of its next steps goes: tables, and a file for https://ui.perfetto.dev
        enodia train serve JOB [options]       a MoEDeployment that serves its result, as a manifest for kubectl apply -f -
 
 ${kubeFlagsHelp}
       --name NAME        serve: of the MoEDeployment (default: that of the job)
       --svg FILE         loss: writes the curve as a picture too; an earlier one of this command is replaced
-      --json             status and loss: everything, for programs`;
+      --steps N          trace: how many (default 5); Ctrl-C ends with those that there are
+  -o, --output FILE      trace: the file (default: JOB-trace.json); an earlier one of this command is replaced
+      --json             status, loss and trace: everything, for programs
+
+trace reaches the pods as kubectl port-forward does, by your right to do so, and shows
+
+${traceColumns}`;
 
 const options = {
   ...kubeFlags,
   name: { type: "string" },
   svg: { type: "string" },
+  steps: { type: "string" },
+  output: { type: "string", short: "o" },
   json: { type: "boolean", default: false },
   help: { type: "boolean", short: "h", default: false },
 } as const;
@@ -36,6 +46,11 @@ interface Asked {
   readonly name: string | undefined;
   /** File of the picture of a loss. */
   readonly svg?: string | undefined;
+  /** How many steps a trace has, and its file. */
+  readonly steps?: string | undefined;
+  readonly output?: string | undefined;
+  /** Ends what waits for a job. */
+  readonly signal?: AbortSignal;
 }
 
 async function jobOf({ cluster, job }: Asked): Promise<MoETrainingJob> {
@@ -98,7 +113,17 @@ async function serve(asked: Asked): Promise<string> {
   return JSON.stringify(servingManifest(job, asked.name ?? job.metadata.name), undefined, 2); // JSON is YAML too
 }
 
-export const verbs: Readonly<Record<string, (asked: Asked) => Promise<string>>> = { status, loss, serve };
+async function trace(asked: Asked): Promise<string> {
+  const { cluster, json, steps, output, signal = new AbortController().signal } = asked;
+  const progress = { isTTY: process.stderr.isTTY === true, write: (text: string) => void process.stderr.write(text) };
+  const connect: TraceAsked["connect"] = (pod, port) => cluster.connect(pod, port);
+  return traceJob(await jobOf(asked), { json, steps, output, connect, progress, signal });
+}
+
+export const verbs: Readonly<Record<string, (asked: Asked) => Promise<string>>> = { status, loss, trace, serve };
+
+/** Options that one verb has, and no other. */
+const ownOptions = { svg: "loss", steps: "trace", output: "trace", name: "serve" } as const;
 
 export async function run(verb: string, args: readonly string[]): Promise<number> {
   const { values, positionals } = parseArgs({ args: [...args], allowPositionals: true, options });
@@ -106,9 +131,22 @@ export async function run(verb: string, args: readonly string[]): Promise<number
     process.stdout.write(`${usage}\n`);
     return 0;
   }
-  const { json, name, svg } = values;
-  if (svg !== undefined && verb !== "loss") throw new AppError("--svg is an option of enodia train loss", { code: "BadOption" });
-  const told = await verbs[verb]?.({ cluster: openCluster(values), job: positionals[0], json, name, svg });
-  process.stdout.write(`${told}\n`);
-  return 0;
+  const { json, name, svg, steps, output } = values;
+  for (const [option, of] of Object.entries(ownOptions))
+    if (values[option as keyof typeof ownOptions] !== undefined && verb !== of)
+      throw new AppError(`--${option} is an option of enodia train ${of}`, { code: "BadOption" });
+  const interrupted = new AbortController();
+  const stop = (): void => {
+    if (interrupted.signal.aborted) process.exit(130); // asked twice
+    interrupted.abort();
+  };
+  if (verb === "trace") process.on("SIGINT", stop);
+  try {
+    const { signal } = interrupted;
+    const told = await verbs[verb]?.({ cluster: openCluster(values), job: positionals[0], json, name, svg, steps, output, signal });
+    process.stdout.write(`${told}\n`);
+    return 0;
+  } finally {
+    process.off("SIGINT", stop);
+  }
 }

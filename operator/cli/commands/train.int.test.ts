@@ -80,12 +80,18 @@ test("text, Ctrl-C, and on to a model that can be inspected", async () => {
 
 test("worlds of several data meet, and one model comes of them", async () => {
   const worlds = join(folder, "worlds");
-  const local = ["--local", "fedspeed:2:0.5:0", "--checkpoint-every", "2", "--json"];
+  const trace = join(folder, "worlds.json");
+  const local = ["--local", "fedspeed:2:0.5:0", "--checkpoint-every", "2", "--json", "--trace", trace];
   const args = line(4).map((each) => (each === out ? worlds : each));
   const done = await enodia([...args, "--data", data, ...local]);
   assert.equal(done.code, 0, done.stderr);
   for (const world of [0, 1]) assert.match(done.stderr, new RegExp(`^world ${world}: .* parameters`, "m"));
   assert.equal(JSON.parse(done.stdout).store, join(worlds, "store"));
+  const { traceEvents } = JSON.parse(readFileSync(trace, "utf8")) as { traceEvents: { name: string; pid: number; cat?: string }[] };
+  for (const pid of [1, 2]) {
+    const own = traceEvents.filter((event) => event.pid === pid);
+    assert.deepEqual([own.filter(({ cat }) => cat === "step").length, own.filter(({ name }) => name === "worlds meet").length], [4, 2]);
+  }
   for (const path of ["world-0/metrics.jsonl", "world-1/checkpoints/step-00000004", "huggingface/model.safetensors"])
     assert.ok(existsSync(join(worlds, path)), path);
 });
@@ -96,6 +102,10 @@ const wrong: Record<string, { readonly args: readonly string[]; readonly message
   "a schedule that is none": { args: [...line(1), "--schedule", "step"], message: /--schedule is "step"; it must be constant or cosine/ },
   "a recipe of balance that is none": { args: [...line(1), "--balance", "luck:1"], message: /--balance has "luck"; known are switch:RATE/ },
   "data of worlds that nothing joins": { args: [...line(1), "--data", data], message: /--data is given 2 times; --local says how/ },
+  "data of worlds that a blank joins": {
+    args: [...line(1), "--data", data, "--local", " "],
+    message: /--data is given 2 times; --local says how their worlds meet: fedavg:STEPS/,
+  },
   "one world that meets nobody": {
     args: [...line(1), "--local", "fedavg:1"],
     message: /--local has 1 --data; give one for each of 2 to 64/,

@@ -1,10 +1,10 @@
 // `enodia train`: parses the line, runs runtime/train, which is loaded only then, and shows its progress. Ctrl-C ends the run with a
 // checkpoint; the same line goes on from it.
-import { writeFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type CodecName, codecNames, optimizerNames, scheduleNames } from "../../../crds/names.ts";
+import { stepSpansMax } from "../../../crds/training-trace.ts";
 import { adaptersUsage, parseAdapters } from "../../../runtime/train/adapters/index.ts";
 import { gateUsage, parseGate } from "../../../runtime/train/gates/index.ts";
 import { localUsage, parseLocal } from "../../../runtime/train/local/index.ts";
@@ -14,13 +14,16 @@ import { balanceUsage, parseBalance } from "../../../runtime/train/recipes/index
 import type { RunEnd } from "../../../runtime/train/run.ts";
 import { inits, type TrainSettings } from "../../../runtime/train/settings.ts";
 import { parseSpawn, spawnUsage } from "../../../runtime/train/spawn.ts";
+import { chromeTrace } from "../../../runtime/train/trace/chrome.ts";
 import { Recorder } from "../../../runtime/train/trace/recorder.ts";
-import { chromeTrace } from "../../../runtime/train/trace/spans.ts";
+import { rankTimes } from "../../../runtime/train/trace/summary.ts";
+import { checkOutput, type OutputFile, writeOutput } from "../output-file.ts";
 import { TrainProgress } from "../train-progress.ts";
 import { verbs as jobVerbs, run as runOnJob } from "./train-job.ts";
+import { perfettoOutput, traceText } from "./train-trace-text.ts";
 
 const help = `usage: enodia train --model DIR --data DIR --out DIR --steps N [options]
-       enodia train status|loss|serve   of MoETrainingJobs in a cluster; --help after it tells more
+       enodia train status|loss|trace|serve   of MoETrainingJobs in a cluster; --help after it tells more
 
 Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same line goes on from the newest one, bit for bit.
 
@@ -51,7 +54,7 @@ Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same li
           --checkpoint-every N, --keep N   steps between checkpoints, and how many stay (default: 100, 3)
           --codec LIST   codecs of the store that is written (default: f32)
           --threads N    of this machine; a run's bits depend on it (default: all)
-          --trace FILE   where the time of the last steps went, for https://ui.perfetto.dev
+          --trace FILE   where the time of the last steps went, for https://ui.perfetto.dev and as tables
           --json         one JSON object on standard output; progress is on standard error
 
 example   enodia data import texts/ --model smol-moe --out tokens && enodia train --model smol-moe --data tokens --out run --steps 200`;
@@ -106,7 +109,7 @@ const missing = (name: string, what: string): AppError => refused(`--${name} is 
 function dataOf({ data = [], local }: Values): readonly [string, ...string[]] {
   const [first, ...others] = data;
   if (first === undefined || data.includes("")) throw missing("data", 'a folder that "enodia data import" wrote');
-  if (others.length > 0 && local === "")
+  if (others.length > 0 && parseLocal(local) === undefined)
     throw refused(`--data is given ${data.length} times; --local says how their worlds meet: ${localUsage}`);
   return [first, ...others];
 }
@@ -192,6 +195,13 @@ async function trained(settings: TrainSettings, data: readonly string[], portsOf
   return train(settings, portsOf(0));
 }
 
+/** The spans that were kept last, of all worlds by one clock; what is said of them. */
+async function writeTrace(file: OutputFile, recorders: readonly Recorder[]): Promise<string> {
+  const ranks = recorders.map((recorder, world) => ({ name: recorders.length > 1 ? `world ${world}` : "rank 0", spans: recorder.take() }));
+  await writeOutput(file, chromeTrace(ranks));
+  return traceText(ranks.map(({ name, spans }) => ({ name, times: rankTimes(spans) })));
+}
+
 export async function run(args: readonly string[]): Promise<number> {
   const [verb = "", ...rest] = args;
   if (Object.hasOwn(jobVerbs, verb)) return runOnJob(verb, rest);
@@ -204,7 +214,9 @@ export async function run(args: readonly string[]): Promise<number> {
   const data = dataOf(values);
   const { steps } = settings.schedule;
   const now = (): number => performance.now();
-  const recorder = values.trace === undefined ? undefined : new Recorder(now);
+  const trace = values.trace === undefined ? undefined : perfettoOutput(values.trace, "--trace");
+  if (trace !== undefined) await checkOutput(trace);
+  const recorders = data.map(() => new Recorder(now, Math.floor(stepSpansMax / data.length)));
   const progress = new TrainProgress(
     { isTTY: process.stderr.isTTY === true, write: (text) => void process.stderr.write(text) },
     steps,
@@ -218,11 +230,11 @@ export async function run(args: readonly string[]): Promise<number> {
   };
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, stop);
   try {
-    // The bar is of the first world, and so is a trace; others say where they begin.
+    // The bar is of the first world; others say where they begin.
     const portsOf = (world: number): TrainPorts => ({
       now,
       stopped: () => stopped,
-      recorder: world === 0 ? recorder : undefined,
+      recorder: trace && recorders[world],
       onStart({ device, parameters, samples, weights, step }) {
         const from = step === 0 ? weights : `going on after step ${step}`;
         const who = data.length > 1 ? `world ${world}: ` : "";
@@ -236,14 +248,14 @@ export async function run(args: readonly string[]): Promise<number> {
       },
     });
     const end = await trained(settings, data, portsOf);
-    if (values.trace !== undefined && recorder !== undefined) await writeFile(values.trace, chromeTrace([recorder.take()]));
+    const traced = trace === undefined ? undefined : await writeTrace(trace, recorders);
     const told =
       end.store === undefined
         ? `stopped after step ${end.step}; the same line goes on from there`
         : `${end.step} steps done\nmodel store    ${end.store}\nHugging Face   ${end.folder}${
             end.adapters === undefined ? "" : `\nadapters       ${end.adapters}`
           }\nlook at it: enodia model inspect ${end.store}`;
-    process.stdout.write(`${values.json ? JSON.stringify(end) : told}\n`);
+    process.stdout.write(`${values.json ? JSON.stringify(end) : [told, ...(traced === undefined ? [] : ["", traced])].join("\n")}\n`);
     return end.store === undefined ? 130 : 0;
   } finally {
     for (const signal of ["SIGINT", "SIGTERM"] as const) process.off(signal, stop);

@@ -112,6 +112,7 @@ class Life {
         for (const each of this.pods) if (each.view.uid === action.uid) each.view = { ...each.view, deleting: true };
         continue;
       }
+      assert.ok(action.kind === "create", "nothing changes that would be checked again");
       const { rank, attempt } = action;
       assert.ok(!this.suspend, "a suspended job gets no pod");
       const [uid, name] = [`p${this.#names++}`, `j-train-${rank}-${attempt}`];

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import { type TrainingEnd, trainingReportSchema } from "../../../crds/training-report.ts";
-import { conditions, job, observed, over, pod, says, start } from "../../../test/builders/training-decisions.ts";
+import { actionText, conditions, job, observed, over, pod, says, start } from "../../../test/builders/training-decisions.ts";
 import { decide, isOver, isTrue } from "./decide.ts";
 import type { Observed } from "./observed.ts";
 import type { PodView } from "./pod-view.ts";
@@ -124,22 +124,19 @@ const cases: Record<string, Case> = {
 for (const [sentence, { given, wantActions, want }] of Object.entries(cases)) {
   test(sentence, () => {
     const { status, actions } = decide(observed(given));
-    assert.deepEqual(
-      actions.map((action) => (action.kind === "create" ? `create ${action.rank}-${action.attempt}` : `delete ${action.name}`)),
-      wantActions,
-    );
+    assert.deepEqual(actions.map(actionText), wantActions);
     const found = conditions(status);
     for (const [type, verdict] of Object.entries(want)) assert.equal(found[type], verdict, type);
   });
 }
 
-test("input that was refused stays refused until the spec changes", () => {
+test("input that was refused stays refused until the spec changes, and is checked then", () => {
   const { status } = decide(observed({ pods: [pod({ over: failed("BadData", false) })] }));
   const same = decide(observed({ status }));
   assert.deepEqual(same.actions, []);
   assert.equal(conditions(same.status).SpecAccepted, "False BadData");
   const changed = decide(observed({ status, job: job({ memoryPerRank: "2Gi" }, 2) }));
-  assert.deepEqual(changed.actions, [{ kind: "create", rank: 0, attempt: 1 }]);
+  assert.deepEqual(changed.actions, [{ kind: "check", attempt: 1 }]);
 });
 
 for (const code of ["InvalidSpec", "OutOfRange", "FieldNotSupported"]) {
@@ -150,7 +147,7 @@ for (const code of ["InvalidSpec", "OutOfRange", "FieldNotSupported"]) {
     assert.deepEqual(again.actions, []);
     assert.equal(conditions(again.status).SpecAccepted, `False ${code}`);
     const changed = decide(observed({ status: again.status, job: job({}, 2) }));
-    assert.deepEqual(changed.actions, [{ kind: "create", rank: 0, attempt: 1 }]);
+    assert.deepEqual(changed.actions, [{ kind: "check", attempt: 1 }]);
     assert.equal(changed.status.refusal, undefined);
   });
 }
@@ -270,8 +267,9 @@ class World {
     });
     for (const action of actions) {
       this.#write(() => {
+        assert.notEqual(action.kind, "check", "it is checked once");
         if (action.kind === "delete") this.pods = this.pods.filter(({ uid }) => uid !== action.uid);
-        else {
+        if (action.kind === "create") {
           const { rank, attempt } = action;
           this.made.push(attempt);
           this.pods.push(pod({ name: `j-train-${rank}-${attempt}`, uid: `p${this.uid++}`, rank, attempt }));

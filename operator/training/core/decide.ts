@@ -3,7 +3,9 @@
 // and doubles nothing. Pure.
 import { trainingProblems } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
+import { checked, sizeProblems, type Unchecked } from "./check.ts";
 import { afterEnd, ended, foremostEnd, isAlone, pauseLeft, raised } from "./ends.ts";
+import { imageOf } from "./image.ts";
 import type { Observed, Problem } from "./observed.ts";
 import type { PodView } from "./pod-view.ts";
 import { stillOfBefore, wantedReplicas } from "./spawn.ts";
@@ -13,7 +15,9 @@ import { type WorldView, worldOf } from "./world.ts";
 export type Action =
   | { readonly kind: "delete"; readonly name: string; readonly uid: string }
   /** The pod's name is made of rank and attempt: the same pod asked for twice is one. */
-  | { readonly kind: "create"; readonly rank: number; readonly attempt: number };
+  | { readonly kind: "create"; readonly rank: number; readonly attempt: number }
+  /** The pod that checks the job, named by the attempt. */
+  | { readonly kind: "check"; readonly attempt: number };
 
 export interface Decision {
   readonly status: MoETrainingJobStatus;
@@ -32,6 +36,8 @@ const progressMs = 2_000;
 const soonMs = 500;
 /** A pod that is of no use any more has this long to hand on what it has, from the world that it leaves; then it is deleted. */
 const handOnMsMax = 120_000;
+/** A pod that checks a changed spec waits so long beside pods that train; then they make room for it, as for those of the new spec. */
+const besideMsMax = 120_000;
 /** A pod that the API server refuses is asked for again after this, and a folder that is another job's. */
 const refusedMs = 30_000;
 
@@ -92,27 +98,68 @@ interface Turn {
   readonly told: AloneState | undefined;
 }
 
-function next(observed: Observed, { current, stale, told }: Turn): Decision {
-  const { job, status, pods, words, now } = observed;
+function next(given: Observed, turn: Turn): Decision {
+  const { job, pods } = given;
+  const problems = problemsOf(given);
+  const report = turn.told?.report ?? reportOf(given, turn.current);
+  if (job.spec.suspend) return decision(given, { state: { kind: "suspended", problems, report }, actions: deleted(pods) });
+  if (given.rival !== undefined)
+    return decision(given, { state: { kind: "refused", problems, report }, actions: deleted(pods), again: refusedMs });
+  if (problems.length > 0) return asTheyAre(given, turn, (training) => ({ kind: "refused", problems, training, report }));
+  const found = checked(given);
+  const observed = { ...given, status: { ...given.status, check: found.check } };
+  if (found.kind === "waits") return unchecked(observed, turn, found);
+  const refusal = found.kind === "refused" ? found.refusal : undefined;
+  const refused = refusal === undefined ? sizeProblems(observed, found.check, wantedReplicas(job, observed.status)) : [refusal];
+  if (refused.length === 0) return toTrain(observed, turn);
+  return asTheyAre(observed, turn, (training) => ({ kind: "refused", problems: refused, training, report, ...(refusal && { refusal }) }));
+}
+
+/** Pods that were made before go on: the spec that they were made of was accepted. */
+function asTheyAre(observed: Observed, { current, stale }: Turn, stateFor: (training: boolean) => State, more?: Checking): Decision {
+  const { job, status, words, now } = observed;
+  const wanted = wantedReplicas(job, status);
+  const ranks = 1 + (status.world?.ranks.at(-1)?.rank ?? wanted - 1);
+  const minRanks = Math.min(job.spec.elasticity.minReplicas, wanted);
+  const view = worldOf({ ranks, minRanks, known: status.world, pods: current, words, now });
+  const looks = [...(current.length > 0 ? [lookMs(view)] : []), ...(more === undefined ? [] : [more.again])];
+  return decision(observed, {
+    state: stateFor(view.stands),
+    view,
+    actions: [...deleted([...stale, ...(more?.going ?? [])]), ...(more?.actions ?? [])],
+    again: looks.length === 0 ? undefined : Math.min(...looks),
+    check: more?.check,
+  });
+}
+
+interface Checking {
+  readonly again: number;
+  /** Pods that give way. */
+  readonly going: readonly PodView[];
+  readonly actions: readonly Action[];
+  /** The pod that checks. */
+  readonly check: PodView | undefined;
+}
+
+/** No pod is made of a spec before it is known to fit. Those of the one before make room where the one that checks gets none. */
+function unchecked(observed: Observed, turn: Turn, found: Unchecked): Decision {
+  const { pod: check, reason, message, again, makes = false } = found;
+  const waits = check !== undefined && !check.running && observed.now.getTime() >= check.since + besideMsMax;
+  const hash = observed.templateHash(imageOf(observed));
+  const going = waits ? turn.current.filter((pod) => pod.hash !== hash) : [];
+  const attempt = observed.status.check?.attempt ?? 0;
+  const report = turn.told?.report ?? reportOf(observed, turn.current);
+  const actions: readonly Action[] = makes ? [{ kind: "check", attempt }] : [];
+  const stateFor = (training: boolean): State => ({ kind: "checking", reason, message, training, report });
+  return asTheyAre(observed, turn, stateFor, { again, going, actions, check });
+}
+
+/** Pods by the spec as it is, which is accepted and fits. */
+function toTrain(observed: Observed, { current, stale, told }: Turn): Decision {
+  const { job, status, words, now } = observed;
   const wanted = wantedReplicas(job, status);
   const minRanks = Math.min(job.spec.elasticity.minReplicas, wanted);
-  const problems = problemsOf(observed);
   const report = told?.report ?? reportOf(observed, current);
-  if (job.spec.suspend) return decision(observed, { state: { kind: "suspended", problems, report }, actions: deleted(pods) });
-  if (observed.rival !== undefined)
-    return decision(observed, { state: { kind: "refused", problems, report }, actions: deleted(pods), again: refusedMs });
-  // Pods that were made before go on: the spec that they were made of was accepted.
-  if (problems.length > 0) {
-    const ranks = 1 + (status.world?.ranks.at(-1)?.rank ?? wanted - 1);
-    const view = worldOf({ ranks, minRanks, known: status.world, pods: current, words, now });
-    const again = current.length > 0 ? lookMs(view) : undefined;
-    return decision(observed, {
-      state: { kind: "refused", problems, training: view.stands, report },
-      view,
-      actions: deleted(stale),
-      again,
-    });
-  }
   const hash = observed.templateHash(imageOf(observed));
   const standing = current.map((pod) => (pod.hash === hash ? pod : { ...pod, deleting: true }));
   const view = worldOf({ ranks: wanted, minRanks, known: status.world, pods: standing, words, now });
@@ -246,11 +293,6 @@ function runningState({ observed, wait }: Standing, ranks: number, why: string):
   return { kind: "running", ranks, wanted: replicas, why: asked || ranks >= replicas ? undefined : waits };
 }
 
-/** The image that the job began with, unless its owner names one. */
-export function imageOf({ job, status, image }: Pick<Observed, "job" | "status" | "image">): string {
-  return job.spec.image ?? status.image ?? image;
-}
-
 interface Judgement {
   readonly state: State;
   readonly actions: readonly Action[];
@@ -258,17 +300,21 @@ interface Judgement {
   /** The pod whose end this is about. */
   readonly ended?: PodView;
   readonly again?: number | undefined;
+  /** The pod that checks the job, where it is needed still. */
+  readonly check?: PodView | undefined;
 }
 
-function decision(observed: Observed, { state, actions, view, ended: end, again }: Judgement): Decision {
+function decision(observed: Observed, { state, actions, view, ended: end, again, check }: Judgement): Decision {
   const { job, status, pods, now } = observed;
+  const checked = deleted(observed.checks.filter((one) => one !== check));
   const begins = actions.some(({ kind }) => kind === "create");
   const attempts = end === undefined ? status.attempts : raised(status.attempts ?? [], end.rank);
   const image = status.image ?? (begins ? imageOf(observed) : undefined);
   const judged: Judged = { job, status, pods, now, image, state, attempts, world: view?.world ?? status.world };
   return {
     status: statusOf(judged),
-    actions,
+    // Before others are made: it may have a claim that one pod at a time can.
+    actions: [...checked, ...actions],
     requeueAfterMs: again,
     restless: view?.restless ?? false,
     stops: view?.stops ?? endsOf(pods),

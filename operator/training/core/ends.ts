@@ -12,6 +12,8 @@ const lostCodes = ["NonFiniteLoss"] as const satisfies readonly TrainingFailure[
 /** The pause before a pod that ended is replaced: this long, doubled with each such end of a later pod without a new step. */
 const pauseMs = 5_000;
 const pauseMsMax = 300_000;
+/** After so many ends in a row. */
+export const pauseAfter = (repeated: number): number => Math.min(pauseMsMax, pauseMs * 2 ** Math.min(20, Math.max(0, repeated - 1)));
 
 const lostCodeOf = (code: string): TrainingFailure | undefined => lostCodes.find((known) => known === code);
 const wasStopped = ({ over }: PodView): boolean => over?.disrupted === true || over?.end?.outcome === "Stopped";
@@ -115,8 +117,7 @@ interface Pause {
 export function pauseLeft({ status: { lastFailure, lastStop }, now }: Observed): Pause | undefined {
   const pauses = [lastFailure, lastStop].flatMap((end): Pause[] => {
     if (end === undefined) return [];
-    const pause = Math.min(pauseMsMax, pauseMs * 2 ** Math.min(20, end.repeated - 1));
-    const ms = Date.parse(end.time) + pause - now.getTime();
+    const ms = Date.parse(end.time) + pauseAfter(end.repeated) - now.getTime();
     return ms > 0 ? [{ ms, reason: `${end.reason}: ${end.message}` }] : [];
   });
   return pauses.toSorted((a, b) => b.ms - a.ms)[0];

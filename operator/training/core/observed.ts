@@ -15,6 +15,8 @@ export interface Observed {
   readonly status: MoETrainingJobStatus;
   /** Its pods, those that are being deleted too. */
   readonly pods: readonly PodView[];
+  /** Its pods that check it, or did; none of them is among the others. */
+  readonly checks: readonly PodView[];
   /** A job that writes the same folder, was made before this one and is not over. */
   readonly rival: string | undefined;
   /** Pods of other objects that may still write the folder. */
@@ -25,6 +27,8 @@ export interface Observed {
   readonly image: string;
   /** The hash that a pod made now would have. */
   readonly templateHash: (image: string) => string;
+  /** The hash of what in the spec the check of a job depends on. */
+  readonly checkHash: (image: string) => string;
   /** What of the pod template cannot be. */
   readonly templateProblems: readonly Problem[];
   /** What the API server said where it refused a pod just now. */

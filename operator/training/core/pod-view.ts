@@ -113,6 +113,14 @@ function overOf({ metadata, status }: Pod): PodView["over"] {
     // One that is deleted was told to end, even where it had no time to say so.
     disrupted: disruption !== undefined || (metadata.deletionTimestamp !== undefined && end?.outcome !== "Failed"),
     reason: state?.reason ?? status.reason ?? "PodFailed",
-    message: state ? `exit code ${state.exitCode}` : (status.message ?? `the pod is ${status.phase}`),
+    message: state ? exitText(state, end === undefined) : (status.message ?? `the pod is ${status.phase}`),
   };
+}
+
+const wordsMax = 300;
+
+/** With the words of somebody else, such as the kubelet's, where the container says nothing of its own. */
+function exitText({ exitCode, message = "" }: z.infer<typeof terminated>, silent: boolean): string {
+  const words = silent ? message.trim().slice(-wordsMax) : "";
+  return `exit code ${exitCode}${words === "" ? "" : `: ${words}`}`;
 }

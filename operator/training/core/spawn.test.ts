@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import type { PodWords } from "../../../crds/training-world.ts";
-import { rankPod } from "../../../test/builders/training-decisions.ts";
+import { observed, rankPod } from "../../../test/builders/training-decisions.ts";
 import { decide } from "./decide.ts";
 import { beforeSpawn, wantedReplicas } from "./spawn.ts";
 
@@ -48,9 +48,7 @@ function decided(own: MoETrainingJob, status: MoETrainingJobStatus, pods: number
       { pod: uid, epoch: status.world?.epoch ?? 0, training: 0, leastRanks: 1, progress: { step, curve: [] } },
     ]),
   );
-  const nothing = { rival: undefined, otherWriters: [], templateProblems: [], podRefused: undefined };
-  const given = { job: own, status, pods: views, words, image: "enodia/training:1", templateHash: () => "h", now: new Date(0) };
-  return decide({ ...given, ...nothing });
+  return decide(observed({ job: own, status, pods: views, words, now: new Date(0) }));
 }
 
 const ranksOf = ({ world }: MoETrainingJobStatus): number | undefined => world?.ranks.length;

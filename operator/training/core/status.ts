@@ -3,6 +3,7 @@ import { type Condition, type ConditionState, rfc3339, withTransition } from "..
 import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import type { TrainingFailure } from "../../../crds/names.ts";
+import { unanswered } from "../../../crds/training-check.ts";
 import { selectorText } from "../../../crds/training-process.ts";
 import { joinCurves, type TrainingReport, type TrainingSpread } from "../../../crds/training-report.ts";
 import type { TrainingWorld } from "../../../crds/training-world.ts";
@@ -14,7 +15,7 @@ interface Problem {
   readonly message: string;
 }
 export type PodEnd = NonNullable<MoETrainingJobStatus["lastFailure"]>;
-type Refusal = NonNullable<MoETrainingJobStatus["refusal"]>;
+export type Refusal = NonNullable<MoETrainingJobStatus["refusal"]>;
 
 /** How a job stands. Each kind brings what its conditions tell. */
 export type State = { readonly report?: TrainingReport | undefined } & (
@@ -24,6 +25,8 @@ export type State = { readonly report?: TrainingReport | undefined } & (
   | { readonly kind: "restarting"; readonly restarts: number; readonly failure: PodEnd }
   /** With the refusal where a pod found the problem just now. */
   | { readonly kind: "refused"; readonly problems: readonly Problem[]; readonly refusal?: Refusal; readonly training?: boolean }
+  /** It is not known yet whether the spec fits; pods that were made before may train meanwhile. */
+  | { readonly kind: "checking"; readonly reason: string; readonly message: string; readonly training: boolean }
   | { readonly kind: "suspended"; readonly problems: readonly Problem[] }
   | { readonly kind: "waiting"; readonly reason: string; readonly message: string; readonly stop?: PodEnd }
   /** On so many ranks, while so many are wanted; with what is told where some of them are lost. */
@@ -138,6 +141,10 @@ function running(judged: Judged): Verdict | undefined {
       return state.training
         ? verdict("True", "Training", `${at}, by the spec as it was`)
         : verdict("False", "Refused", "see the condition SpecAccepted");
+    case "checking":
+      return state.training
+        ? verdict("True", "Training", `${at}, by the spec as it was; ${state.reason}: ${state.message}`)
+        : verdict("False", state.reason, state.message);
     case "restarting":
       return verdict("False", "Restarting", `${state.failure.reason}: ${state.failure.message}`);
     case "waiting":
@@ -205,6 +212,7 @@ export function statusOf(judged: Judged): MoETrainingJobStatus {
     ...(failure && { lastFailure: failure }),
     ...(stop && { lastStop: stop }),
     ...(refusal?.generation === job.metadata.generation && { refusal }),
+    ...(status.check && { check: state.kind === "refused" && state.refusal ? unanswered(status.check) : status.check }),
     ...(began !== undefined && { startTime: began }),
     ...resultOf(judged),
     conditions: conditionsOf(judged),

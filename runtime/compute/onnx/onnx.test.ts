@@ -7,15 +7,19 @@ import { allCases } from "../../kernels/index.ts";
 import { floats, type KernelCase, type KvRows } from "../../kernels/kernel.ts";
 import { differentiate, evaluate } from "../../kernels/program.ts";
 import { gaussian, randomIds, randomTensor } from "../../kernels/random.ts";
+import { plainRope } from "../../kernels/rope.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { gatedExpert } from "../../models/moe.ts";
 import { createTraining } from "../open-training.ts";
-import { type KeptValue, lossRows, type WeightViews } from "../training.ts";
+import { type KeptValue, lossRows, type TrainableSegment, type WeightViews } from "../training.ts";
 
 const training = await createTraining({ threads: 1 });
 after(() => training.close());
 
-/** Bound of |a - b| / |b| as vectors, where b counts as no shorter than 0.1: what cancels to nothing has only rounding left. */
+/**
+ * Bound of |a - b| / |b| of a whole tensor as a vector. Not of its elements: one that cancels has few of the digits that its terms have.
+ * For the same reason b counts as no shorter than 0.1 where all of it cancels; gradients that are given have elements of about 1.
+ */
 const bound = 1e-6;
 
 function distance(found: Float32Array, want: Float32Array): number {
@@ -29,6 +33,14 @@ function distance(found: Float32Array, want: Float32Array): number {
     )
   );
 }
+
+test("the measure tells a tensor that is off by twice the bound, by all of its elements or by one", () => {
+  const want = gaussian(1, 512);
+  const length = Math.sqrt(want.reduce((sum, value) => sum + value ** 2, 0));
+  const all = want.map((value) => value * (1 + 2 * bound));
+  const one = want.with(7, want[7]! + 2 * bound * length);
+  for (const found of [all, one]) assert.ok(distance(found, want) > bound);
+});
 
 /** Training runs whole sequences of one length: pasts are empty, and there is one group. */
 function rowsOf({ kv }: KernelCase): KvRows | undefined {
@@ -49,35 +61,107 @@ const viewsOf = (weights: KernelCase["weights"]): WeightViews =>
 const zeros = (weights: KernelCase["weights"]): WeightViews =>
   Object.fromEntries(Object.entries(weights).map(([name, { data }]) => [name, new Float32Array(data.length)]));
 
-for (const { op, tolerance, case: kernelCase } of trainable) {
+interface Given extends Pick<KernelCase, "segment" | "weights" | "inputs"> {
+  readonly kv?: KvRows | undefined;
+}
+
+/** Of each value that is written and each gradient, how far it is from the reference's. */
+async function errorsOf(compiled: TrainableSegment, { segment, weights, inputs, kv }: Given, seed: number) {
+  const tape = evaluate(segment, { ...weights, ...inputs }, () => kv);
+  const outputs: Record<string, Float32Array> = {};
+  for (const { name, dtype } of segment.outputs) if (dtype === "f32") outputs[name] = gaussian(seed, floats(tape.get(name)!).length);
+  const want = differentiate(segment, tape, outputs, () => kv);
+
+  const views = viewsOf(weights);
+  const written = await compiled.forward(inputs, views);
+  const sums = zeros(weights);
+  const found = await compiled.backward({ values: { ...inputs, ...written }, weights: views, outputs, sums });
+  const kept: KeptValue[] = [];
+  const again = { written: await compiled.forward(inputs, views, kept), sums: zeros(weights) };
+  const values = { ...inputs, ...again.written };
+  const given = { values, kept: kept, weights: views, outputs, sums: again.sums };
+  assert.deepEqual([await compiled.backward(given), again], [found, { written, sums }], "with what forward keeps");
+  const forward = Object.keys(outputs).map((name) => [name, distance(floats(written[name]!), floats(tape.get(name)!))] as const);
+  const backward = Object.entries({ ...found, ...sums }).map(
+    ([name, gradient]) => [name, distance(gradient, want[name] ?? new Float32Array(gradient.length))] as const,
+  );
+  return { forward, backward };
+}
+
+/** Floats in other places: other numbers of the same kind, which an op allows as it does these. */
+function turned(inputs: KernelCase["inputs"], by: number): KernelCase["inputs"] {
+  const turn = (data: Float32Array): Float32Array => data.map((_, i) => data[(i + by) % data.length]!);
+  return Object.fromEntries(
+    Object.entries(inputs).map(([name, { shape, data }]) => [name, { shape, data: data instanceof Float32Array ? turn(data) : data }]),
+  );
+}
+
+async function holdsBound(compiled: TrainableSegment, given: Given, seed: number): Promise<void> {
+  const { forward, backward } = await errorsOf(compiled, given, seed);
+  for (const [name, off] of forward) assert.ok(off <= bound, `${name} is off by ${off}`);
+  for (const [name, off] of backward) assert.ok(off <= bound, `gradient of ${name} is off by ${off}`);
+}
+
+for (const { op, case: kernelCase } of trainable) {
   test(`${op}, ${kernelCase.name}: forward and backward are the reference's`, async () => {
     const { segment, weights, inputs } = kernelCase;
     const kv = rowsOf(kernelCase);
-    const tape = evaluate(segment, { ...weights, ...inputs }, () => kv);
-    const outputs: Record<string, Float32Array> = {};
-    for (const { name, dtype } of segment.outputs) if (dtype === "f32") outputs[name] = gaussian(77, floats(tape.get(name)!).length);
-    const want = differentiate(segment, tape, outputs, () => kv);
-
     const compiled = await training.compile(segment, kv?.groups[0]?.tokens ?? 1);
-    const views = viewsOf(weights);
-    const written = await compiled.forward(inputs, views);
-    for (const name of Object.keys(outputs)) {
-      const off = distance(floats(written[name]!), floats(tape.get(name)!));
-      assert.ok(off <= Math.max(tolerance, bound), `${name} is off by ${off}`);
-    }
-    const sums = zeros(weights);
-    const found = await compiled.backward({ values: { ...inputs, ...written }, weights: views, outputs, sums });
-    const kept: KeptValue[] = [];
-    const again = { written: await compiled.forward(inputs, views, kept), sums: zeros(weights) };
-    const values = { ...inputs, ...again.written };
-    const given = { values, kept: kept, weights: views, outputs, sums: again.sums };
-    assert.deepEqual([await compiled.backward(given), again], [found, { written, sums }], "with what forward keeps");
-    for (const [name, gradient] of Object.entries({ ...found, ...sums })) {
-      const off = distance(gradient, want[name] ?? new Float32Array(gradient.length));
-      assert.ok(off <= Math.max(tolerance / 4, bound), `gradient of ${name} is off by ${off}`);
-    }
+    // The one value of a single cell may cancel by itself, and has no others beside it by whose length it counts.
+    const single = Object.values(inputs).some(({ data }) => data.length === 1);
+    for (const by of single ? [0] : [0, 7, 1001]) await holdsBound(compiled, { segment, weights, inputs: turned(inputs, by), kv }, 77 + by);
   });
 }
+
+const attentionOf = (heads: number, kvHeads: number, headDim: number): Segment => ({
+  name: "attention",
+  inputs: [
+    { name: "q", dtype: "f32", width: heads * headDim },
+    { name: "k", dtype: "f32", width: kvHeads * headDim },
+    { name: "v", dtype: "f32", width: kvHeads * headDim },
+  ],
+  outputs: [{ name: "out", dtype: "f32", width: heads * headDim }],
+  weights: [],
+  ops: [
+    {
+      ...{ op: "attention", q: "q", k: "k", v: "v", layer: 0, heads, kvHeads, headDim, valueDim: headDim, window: 0, out: "out" },
+      ...{ rope: plainRope(headDim, 1e4), scale: 1 / Math.sqrt(headDim) },
+    },
+  ],
+});
+
+interface Attended {
+  readonly segment: Segment;
+  readonly tokens: number;
+  /** Of queries and keys: how sharply they choose. */
+  readonly deviation: number;
+}
+
+const attended: Record<string, Attended> = {
+  "256 tokens in heads of a model": { segment: attentionOf(9, 3, 64), tokens: 256, deviation: 1 },
+  "two tokens that see hardly more than one": { segment: attentionOf(2, 1, 16), tokens: 2, deviation: 2 },
+};
+for (const [name, { segment, tokens, deviation }] of Object.entries(attended))
+  test(`attention of ${name}: forward and backward are the reference's`, async () => {
+    const compiled = await training.compile(segment, tokens);
+    for (const seed of [0, 100, 200]) {
+      const drawn = segment.inputs.map(({ name, width }, i) => [name, randomTensor(seed + 1 + i, [tokens, width], i < 2 ? deviation : 1)]);
+      await holdsBound(compiled, { segment, weights: {}, inputs: Object.fromEntries(drawn) }, 77 + seed / 100);
+    }
+  });
+
+test("matMul of a model's size: forward and backward are the reference's", async () => {
+  const [rows, width, out] = [128, 576, 1536];
+  const segment: Segment = {
+    name: "product",
+    inputs: [{ name: "x", dtype: "f32", width }],
+    outputs: [{ name: "y", dtype: "f32", width: out }],
+    weights: [{ name: "w", shape: [out, width] }],
+    ops: [{ op: "matMul", x: "x", weight: "w", out: "y" }],
+  };
+  const given = { segment, weights: { w: randomTensor(5, [out, width], 0.05) }, inputs: { x: randomTensor(9, [rows, width]) } };
+  await holdsBound(await training.compile(segment, 1), given, 77);
+});
 
 const lossHead: Segment = {
   name: "head",

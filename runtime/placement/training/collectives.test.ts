@@ -5,7 +5,8 @@ import { placements } from "../../../test/builders/placements.ts";
 import { gatherSchedule, reduceSchedule, type SpreadName, spreadNames, type Transfer } from "./collectives.ts";
 import { gatherBytes, movedShare, reduceBytes } from "./laws.ts";
 
-const cases = placements(500);
+/** Experts whole, and cut into slices that have homes of their own. */
+const cases = [1, 2, 4].flatMap((slices) => placements(500, slices));
 const pieces = 4;
 
 /** Pieces that each rank sends and receives. */

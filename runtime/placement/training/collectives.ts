@@ -1,4 +1,4 @@
-// Sparse all-gather and sparse reduce-scatter as data: who sends which piece of which expert to whom, and in which round. A rank sends
+// Sparse all-gather and sparse reduce-scatter as data: who sends which piece of which chunk to whom, and in which round. A rank sends
 // and receives one piece a round. Pure; nothing here sends.
 import type { Blocks } from "./blocks.ts";
 
@@ -6,7 +6,7 @@ export interface Transfer {
   readonly round: number;
   readonly from: number;
   readonly to: number;
-  /** The expert of the layer; with slices, an expert's slice. */
+  /** Of the layer, by its number (chunks.ts). */
   readonly chunk: number;
   readonly piece: number;
 }
@@ -36,8 +36,9 @@ export const spreadNames = Object.keys(spreads) as readonly SpreadName[];
 
 /** Where each rank and each chunk is: P0 has homes alone, P1 the hosts as well. */
 export interface Placement {
+  /** Of each chunk. */
   readonly homes: readonly number[];
-  /** With the home among them. */
+  /** Of each chunk, with the home among them. */
   readonly hosts: readonly (readonly number[])[];
   /** Node of each rank. */
   readonly node: ArrayLike<number>;
@@ -55,6 +56,7 @@ export function gatherSchedule({ homes, hosts, node }: Placement, spread: Spread
 }
 
 export interface Reduction {
+  /** Of each chunk, as the homes are. */
   readonly blocks: Blocks;
   readonly homes: readonly number[];
   /** Homes have sums of lanes before these, to which they are added. */

@@ -36,11 +36,12 @@ const topKOf = ({ layers }: ModelProgram): number => layers.reduce((most, layer)
 
 export const denseToSparse: GateRecipe = {
   numbers: ["TEMPERATURE", "THRESHOLD", "STEP"],
-  refuses({ numbers }) {
+  refuses({ numbers }, steps) {
     const [temperature, threshold, until] = numbers as Numbers;
     if (!(temperature >= 1 && temperature <= temperatureMax)) return `TEMPERATURE must be from 1 to ${temperatureMax}`;
     if (!(threshold >= 0 && threshold < 1)) return "THRESHOLD must be from 0 to below 1";
     if (!(Number.isInteger(until) && until >= 1)) return "STEP must be a whole number from 1";
+    if (until > steps) return `STEP must be at most --steps (${steps}), since the run ends in the model's own gate`;
     return undefined;
   },
   attach(program, setting, after) {

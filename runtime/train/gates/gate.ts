@@ -20,8 +20,8 @@ interface Gated {
 export interface GateRecipe {
   /** What the numbers are called, in their order. */
   readonly numbers: readonly string[];
-  /** Why these numbers cannot be; undefined where they can. */
-  refuses(setting: GateSetting): string | undefined;
+  /** Why these numbers cannot be in a run of so many steps; undefined where they can. */
+  refuses(setting: GateSetting, steps: number): string | undefined;
   /** `after`: the last step that the gate has no part in. Throws AppError where the model is none for it. */
   attach(program: ModelProgram, setting: GateSetting, after: number): Gated;
 }

@@ -10,12 +10,13 @@ export const gateUsage = Object.entries(recipes)
   .map(([name, { numbers }]) => [name, ...numbers].join(":"))
   .join(", ");
 
-export function gateOf(setting: GateSetting): GateRecipe {
+/** `steps`: of the run, where that is known. Throws AppError `BadOption`. */
+export function gateOf(setting: GateSetting, steps = Number.POSITIVE_INFINITY): GateRecipe {
   const recipe = Object.hasOwn(recipes, setting.name) ? recipes[setting.name] : undefined;
   if (recipe === undefined) throw refuseGate(setting, `known is ${gateUsage}`);
   if (recipe.numbers.length !== setting.numbers.length || !setting.numbers.every(Number.isFinite))
     throw refuseGate(setting, `it is written as ${gateUsage}`);
-  const reason = recipe.refuses(setting);
+  const reason = recipe.refuses(setting, steps);
   if (reason !== undefined) throw refuseGate(setting, reason);
   return recipe;
 }

@@ -4,6 +4,10 @@ import { AppError } from "../../../crds/common.ts";
 import { partOf } from "../../comm/part.ts";
 import type { Seat } from "../seat.ts";
 
+/** The first rank of each world, where ranks are dealt to worlds in order. */
+export const firstRanks = (ranks: number, worlds: number): readonly number[] =>
+  Array.from({ length: worlds }, (_, world) => Math.floor((world * ranks) / worlds));
+
 /** The seat in its world of a rank among ranks of several worlds, dealt to them in order. Throws AppError `BadOption` for fewer ranks. */
 export function seatInWorld({ transport: way, facts, run, world: epoch }: Seat, worlds: number, here = 1): Seat {
   const ranks = facts.node.length;
@@ -14,7 +18,7 @@ export function seatInWorld({ transport: way, facts, run, world: epoch }: Seat, 
       code: "BadOption",
       operation: "starting a run",
     });
-  const firsts = Array.from({ length: worlds }, (_, world) => Math.floor((world * ranks) / worlds));
+  const firsts = firstRanks(ranks, worlds);
   const world = firsts.findLastIndex((first) => first <= rank);
   const [from, to] = [firsts[world] as number, firsts[world + 1] ?? ranks];
   return {

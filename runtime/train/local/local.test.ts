@@ -68,6 +68,7 @@ const shape: Shape = {
   pieces: [{ from: 0, to: floats, owner: 0 }],
   experts: [],
   expertFloats: 0,
+  slices: 1,
 };
 
 /** Worlds whose losses are quadratics with minima and curvatures of their own: the square distance of all from the minimum of the sum. */
@@ -89,7 +90,7 @@ async function distance(text: string, rounds: number) {
       const state = new UnitState(shape, 0, whole);
       const { group } = seatInWorld({ transport: hub.transport(world), world: 1, facts }, worlds);
       const outer = new Outer({ group: group!, setting, epoch: 1, alike: text });
-      const units = [{ layer: -1, expert: undefined, from: 0, to: floats }];
+      const units = [{ layer: -1, expert: undefined, from: 0, to: floats, chunk: 0 }];
       const share: Share = { units, homes: [0], rank: 0, state, spread: async () => {} };
       await outer.begin(share);
       for (let step = 1; step <= rounds * setting.steps; step++) {

@@ -22,11 +22,11 @@ function shareOf(homes: readonly number[] = [0]): Share {
   const units = [{ expert: undefined, from: 0, to: floats, parameters: [] }];
   const pieces = [{ from: 0, to: floats, owner: 0 }];
   const state = new UnitState(
-    { dense: units, denseFloats: floats, pieces, experts: [], expertFloats: 0 },
+    { dense: units, denseFloats: floats, pieces, experts: [], expertFloats: 0, slices: 1 },
     0,
     OptimizerState.resident(optimizerOf(optimizerSettings("sgd", {})), floats),
   );
-  const all = [{ layer: -1, expert: undefined, from: 0, to: floats }];
+  const all = [{ layer: -1, expert: undefined, from: 0, to: floats, chunk: 0 }];
   return { units: all, homes, rank: 0, state, spread: async () => {} };
 }
 

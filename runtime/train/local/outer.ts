@@ -106,7 +106,7 @@ export class Outer {
   /** What each world has become in a unit, by world. */
   async #exchanged(stamp: Stamp, unit: StateUnit, number: number, { own, owners }: Exchanged): Promise<readonly Float32Array[]> {
     const { transport, world: here } = this.#options.group;
-    const name = { what: "outer", layer: unit.layer, chunk: unit.expert ?? number, piece: 0 };
+    const name = { what: "outer", layer: unit.layer, chunk: unit.chunk, piece: 0 };
     const peers = owners.map((of) => of[number] as number);
     const sent = peers.map(async (to, world) => {
       if (world !== here) await transport.send(to, stamp, name, own);

@@ -30,7 +30,7 @@ export async function carry(carrying: Carrying): Promise<void> {
     const source = from === rank ? carrying.from(unit) : undefined;
     const found: Float32Array[] = [];
     for (const [piece, array] of arrays.entries()) {
-      const name = { what, layer: unit.layer, chunk: unit.expert ?? number, piece };
+      const name = { what, layer: unit.layer, chunk: unit.chunk, piece };
       const floats =
         (await source?.whole(unit, array)) ??
         ((await transport.receive(from, stamp, {

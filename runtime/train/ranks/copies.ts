@@ -1,6 +1,7 @@
 // Copies of one step on one rank: spAG of layers in their order, as far ahead as the setting lets them, and dropped when no longer needed.
 import { gather, piecesOf } from "../../comm/collectives.ts";
 import type { Stamp, Transport } from "../../comm/transport.ts";
+import { chunkHosts, chunkIn, expertOf } from "../../placement/training/chunks.ts";
 import type { SpreadName } from "../../placement/training/collectives.ts";
 import type { RankMemory } from "./memory.ts";
 import type { Shape } from "./shape.ts";
@@ -49,18 +50,20 @@ export class Copies {
   }
 
   async #bring({ what, layer, stamp }: CopyName, hosts: readonly (readonly number[])[]): Promise<void> {
-    const { transport, memory, shape, node, homes, spread } = this.#settings;
+    const { transport, memory, shape, node, spread } = this.#settings;
+    const { slices } = shape;
+    const homes = this.#settings.homes[layer] ?? [];
     for (const [expert, row] of hosts.entries())
       if (row.includes(transport.rank) && !memory.owns(layer, expert)) memory.addCopy(layer, expert);
     await gather({
       transport,
       stamp,
       layer,
-      pieces: piecesOf(shape.experts[layer]?.[0]?.to ?? 0),
+      pieces: piecesOf((shape.experts[layer]?.[0]?.to ?? 0) / slices),
       what,
-      placement: { homes: homes[layer] ?? [], hosts, node },
+      placement: { homes, hosts: chunkHosts(hosts, homes, slices), node },
       spread,
-      memory: (expert) => memory.parameters(layer, expert),
+      memory: (chunk) => chunkIn(memory.parameters(layer, expertOf(chunk, slices)), chunk, slices),
     });
   }
 }

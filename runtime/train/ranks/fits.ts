@@ -12,7 +12,7 @@ import { localOf } from "../local/index.ts";
 import { floatsMax } from "../optimizers/kernel.ts";
 import { type AskedOptimizer, sharedBy, stateBytes } from "../optimizers/open.ts";
 import type { Fssdp, RankFacts } from "./plan.ts";
-import { firstHomes, ownedDense, ownedFloats, shapeOf } from "./shape.ts";
+import { firstHomes, ownedDense, ownedFloats, type Shape, shapeOf } from "./shape.ts";
 
 /** What decides the memory of ranks. */
 export interface RankedModel extends AskedOptimizer {
@@ -35,16 +35,39 @@ export function memoryThere(worlds = 1): number {
   return (limit > 0 ? Math.min(limit, totalmem()) : totalmem()) / worlds;
 }
 
-const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
+/** Small models have their digits too. */
+const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(bytes < 1e8 ? 4 : 1)} GB`;
 
-/** What a rank holds in a step in which every expert has rows of every lane. */
-export function memoryProblem(model: RankedModel, rank: number): MemoryProblem {
-  const { program, layout, facts, fssdp, ...batch } = model;
+/** What the memory of a model's ranks has alike; of many experts and layers it takes long to find. */
+interface Alike {
+  readonly shape: Shape;
+  readonly homes: readonly (readonly number[])[];
+  /** Of each rank, who shadows it; empty where nobody does. */
+  readonly shadows: readonly number[];
+  /** Of the embedding that the head has too. */
+  readonly tied: number;
+  /** Floats that layers keep of a token. */
+  readonly kept: number;
+}
+
+function alikeOf({ program, layout, facts, shadow }: RankedModel): Alike {
   const ranks = facts.node.length;
   const shape = shapeOf(layout, ranks);
-  const homes = firstHomes(shape, ranks);
+  return {
+    shape,
+    homes: firstHomes(shape, ranks),
+    shadows: shadow ? shadowsOf(facts.node) : [],
+    tied: borrowedFloats(program, shape.dense),
+    kept: program.layers.reduce((sum, layer) => sum + keptFloats(layer), 0),
+  };
+}
+
+/** What a rank holds in a step in which every expert has rows of every lane. */
+export function memoryProblem(model: RankedModel, rank: number, alike = alikeOf(model)): MemoryProblem {
+  const { facts, fssdp, ...batch } = model;
+  const { shape, homes, shadows } = alike;
+  const ranks = facts.node.length;
   const owned = homes.map((row) => row.filter((home) => home === rank).length);
-  const shadows = batch.shadow ? shadowsOf(facts.node) : [];
   const shadowed = ownedFloats(shape, shadows.indexOf(rank), ranks);
   const each = sharedBy(model, shadows.length > 0 ? 2 : 1);
   const own = laneIntervals(fssdp.lanesAtOnce, facts.speed)[rank] ?? { from: 0, to: 0 };
@@ -54,7 +77,7 @@ export function memoryProblem(model: RankedModel, rank: number): MemoryProblem {
   return {
     dense: shape.denseFloats,
     denseOwned: lanesIn(ownedDense(shape, rank)),
-    tied: borrowedFloats(program, shape.dense),
+    tied: alike.tied,
     subtrees: subtreesOf(lanesOfWaves(own, fssdp.lanesAtOnce, batch.lanes)).most,
     frozen: batch.frozenFloats ?? 0,
     expert: shape.expertFloats,
@@ -66,17 +89,17 @@ export function memoryProblem(model: RankedModel, rank: number): MemoryProblem {
     rematerialize: fssdp.rematerialize === "AfterForward",
     // The one that backward adds to; among ranks, those that wait for the sum of the lanes before, of a layer and of the one after it.
     partials: 1 + (ranks > 1 ? 2 * fssdp.lanesAtOnce * Math.max(0, ...owned) : 0),
-    kept: tokens * program.layers.reduce((sum, layer) => sum + keptFloats(layer), 0),
+    kept: tokens * alike.kept,
   };
 }
 
 const floatsOf = ({ owned, expert, denseOwned, shadowed }: MemoryProblem): number => owned * expert + denseOwned + shadowed;
 
 /** Throws AppError `DoesNotFit`, with the sum and its parts, for the first of these ranks of one machine that is too many. */
-export function checkMemory(model: RankedModel, ranks: readonly number[], memory = memoryThere()): void {
+export function checkMemory(model: RankedModel, ranks: readonly number[], memory = memoryThere(), alike = alikeOf(model)): void {
   let before = 0;
   for (const rank of ranks) {
-    const problem = memoryProblem(model, rank);
+    const problem = memoryProblem(model, rank, alike);
     const { sums, kept, all } = rankBytes(problem);
     const floats = floatsOf(problem);
     if (floats > floatsMax || before + all > memory)
@@ -85,12 +108,32 @@ export function checkMemory(model: RankedModel, ranks: readonly number[], memory
   }
 }
 
+/** Throws the same for the first of all ranks, each on a machine of its own. */
+export function checkRanks(model: RankedModel, memory?: number): void {
+  const alike = alikeOf(model);
+  for (const rank of model.facts.node.keys()) checkMemory(model, [rank], memory, alike);
+}
+
 /** Whether each of the ranks, on a machine of its own, has room for its part. */
 export function fitsRanks(model: RankedModel, memory = memoryThere()): boolean {
+  const alike = alikeOf(model);
   return model.facts.node.every((_, rank) => {
-    const problem = memoryProblem(model, rank);
+    const problem = memoryProblem(model, rank, alike);
     return floatsOf(problem) <= floatsMax && rankBytes(problem).all <= memory;
   });
+}
+
+/** The memory of the rank that needs most, and its parts, for people. */
+export function neededText(model: RankedModel): string {
+  const alike = alikeOf(model);
+  const all = model.facts.node.map((_, rank) => rankBytes(memoryProblem(model, rank, alike)));
+  const most = all.reduce((a, b) => (b.all > a.all ? b : a));
+  const parts = [
+    `${gigabytes(most.state)} of parameters, gradients and ${model.optimizer.name}'s state`,
+    `${gigabytes(most.sums)} of copies, sums and the dense part`,
+    `${gigabytes(most.kept)} that layers keep`,
+  ];
+  return `${gigabytes(most.all)} (${parts.join(", ")})`;
 }
 
 /** Whether a world can begin with what is held from the one before beside it. Layers keep nothing yet then. */

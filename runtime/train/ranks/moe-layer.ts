@@ -1,13 +1,14 @@
 // A layer with experts as one rank runs it: its own lanes' block, and the rows of experts that it hosts, whoever has their tokens. Each
 // block of rows is one lane's, in token order, so placement changes no bits; outputs and gradients are added in the order of a token's
 // gates, as serving adds them. Rows that stay on the rank are in no frame.
-import { type ExchangeName, exchange, gatherAll, piecesOf, reduce } from "../../comm/collectives.ts";
+import { type ExchangeName, exchange, gatherAll, piecesOf, type Reduce, reduce } from "../../comm/collectives.ts";
 import type { Stamp } from "../../comm/transport.ts";
 import type { TrainableExpert, WeightViews } from "../../compute/training.ts";
 import { floats, type Gradients, ints, type Values } from "../../kernels/kernel.ts";
 import type { MoeLayer, Tensor } from "../../kernels/segment.ts";
 import { widthBehind, widthInto } from "../../kernels/widths.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
+import { chunkBlocks, chunkIn, expertOf } from "../../placement/training/chunks.ts";
 import { lanesIn } from "../../placement/training/lanes.ts";
 import type { Unit } from "../layout.ts";
 import { addPlaces, gathered, type PlaceShape, placesByExpert, scatter } from "../rows.ts";
@@ -25,6 +26,8 @@ export interface LayerParts {
   readonly dense: DenseBlock;
   readonly expert: TrainableExpert;
   readonly experts: readonly Unit[];
+  /** Slices of each. */
+  readonly slices: number;
   readonly memory: RankMemory;
   /** Weights of experts that are not trained: the same for all of them. */
   readonly frozen: WeightViews;
@@ -152,7 +155,7 @@ export class RankMoeLayer implements RankLayer {
   }
 
   async #backward(turn: Turn, rows: readonly Float32Array[], { dys, beside }: Gained): Promise<Float32Array[]> {
-    const { dense, index, experts, memory } = this.#parts;
+    const { dense, index, experts, memory, slices } = this.#parts;
     const { wave, lanes, blocks } = turn;
     const homes = wave.homes[index] ?? [];
     const { transport, carried } = wave;
@@ -178,10 +181,17 @@ export class RankMoeLayer implements RankLayer {
       if (kept) turn.room?.give(kept.floats);
       takeLane(dense, wave.lane(i));
     }
-    const pieces = piecesOf(experts[0]?.to ?? 0);
-    const memoryOf = (chunk: number): Float32Array => memory.own(index, chunk, "g");
-    const partials = (chunk: number): readonly Float32Array[] => sums.partials(chunk);
-    const reduction = { transport, stamp: turn.stamp, layer: index, pieces, blocks, homes, carried, memory: memoryOf, partials };
+    const reduction: Reduce = {
+      transport,
+      stamp: turn.stamp,
+      layer: index,
+      pieces: piecesOf((experts[0]?.to ?? 0) / slices),
+      blocks: chunkBlocks(blocks, slices),
+      homes,
+      carried,
+      memory: (chunk) => memory.ownChunk(index, chunk, "g"),
+      partials: (chunk) => sums.partials(expertOf(chunk, slices)).map((lane) => chunkIn(lane, chunk, slices)),
+    };
     await wave.sendHome(index, () => reduce(reduction));
     return dxs;
   }

@@ -98,8 +98,9 @@ export class Passes {
       if (layer.kind === "dense") layers.push(new RankDenseLayer(views, program.hidden));
       else {
         const [expert, experts] = [await backend.compileExpert(layer.expert), shape.experts[index] ?? []];
+        const { slices } = shape;
         const shared = frozen.experts[index] ?? {};
-        layers.push(new RankMoeLayer({ index, layer, dense: views, expert, experts, memory, scratch, frozen: shared }));
+        layers.push(new RankMoeLayer({ index, layer, dense: views, expert, experts, slices, memory, scratch, frozen: shared }));
       }
     }
     const [embed, head] = [dense[0] as DenseViews, dense.at(-1) as DenseViews];

@@ -12,6 +12,7 @@ import { programOf } from "../../models/index.ts";
 import { layoutOf } from "../layout.ts";
 import type { Fssdp } from "./plan.ts";
 import { Rank } from "./rank.ts";
+import { shapeOf } from "./shape.ts";
 import { World, type WorldOptions } from "./world.ts";
 
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
@@ -95,4 +96,14 @@ test("a world of more ranks than lanes is refused before it begins", async () =>
     code: "BadOption",
     message: /2 ranks have 1 lanes/,
   });
+});
+
+test("experts in several slices are refused by the name of their number", () => {
+  const { layout } = optionsOf();
+  assert.equal(shapeOf(layout, ranks).slices, 1);
+  for (const slices of [0, 2, 4])
+    assert.throws(() => shapeOf(layout, ranks, slices), {
+      code: "BadOption",
+      message: new RegExp(`^slicesPerExpert is ${slices}; it must be 1, since ranks keep, store and hand over the state of whole experts`),
+    });
 });

@@ -104,12 +104,12 @@ export class RankStores {
 
 interface ShadowedLayer {
   readonly layer: number;
-  /** Of its experts. */
+  /** Of its chunks. */
   readonly homes: readonly number[];
 }
 
 /** What a rank owns of a layer, or of the dense part, in the store that has it. */
 function gradientsOf(store: UnitState, home: number, layer: number, homes: readonly number[]): (readonly [number, Float32Array])[] {
   if (layer < 0) return [[0, store.ownDense("g")]];
-  return homes.flatMap((owner, expert) => (owner === home ? [[expert, store.own(layer, expert, "g")] as const] : []));
+  return homes.flatMap((owner, chunk) => (owner === home ? [[chunk, store.ownChunk(layer, chunk, "g")] as const] : []));
 }

@@ -6,7 +6,7 @@ import type { Interval } from "../../placement/training/lanes.ts";
 import type { CheckpointState } from "../checkpoint.ts";
 import type { Layout, Unit } from "../layout.ts";
 import type { RankStores } from "./shadow.ts";
-import { ownedDense, type Shape, type StateUnit } from "./shape.ts";
+import { ownedDense, type Shape, type StateRange } from "./shape.ts";
 
 interface StateOptions {
   readonly layout: Layout;
@@ -156,12 +156,12 @@ export class RankState implements CheckpointState {
     return this.#options.stores.memory.arrays.slice(1);
   }
 
-  #expert(part: number, index: number): StateUnit {
+  #expert(part: number, index: number): StateRange {
     const [layer, expert] = [part - 1, index - 1];
     return { layer, expert, from: 0, to: this.#options.stores.memory.floatsOf(layer, expert) };
   }
 
-  #ownIn(unit: Unit): StateUnit {
+  #ownIn(unit: Unit): StateRange {
     return denseIn(unit, this.#options.stores.memory.denseRange);
   }
 
@@ -172,7 +172,7 @@ export class RankState implements CheckpointState {
 }
 
 /** What of a dense unit lies in a range. */
-const denseIn = (unit: Unit, { from, to }: Interval): StateUnit => ({
+const denseIn = (unit: Unit, { from, to }: Interval): StateRange => ({
   layer: -1,
   expert: undefined,
   from: Math.max(from, unit.from),

@@ -1,11 +1,12 @@
 // Parameters, gradients and optimizer state of units that one rank keeps: a range of the dense part, and experts in slots. What a rank owns
 // is one of these, what it shadows for another rank is one more, with the same arithmetic.
 import { AppError } from "../../../crds/common.ts";
+import { chunkIn, expertOf } from "../../placement/training/chunks.ts";
 import type { Interval } from "../../placement/training/lanes.ts";
 import { movedTo, type Unit } from "../layout.ts";
 import type { StepFacts } from "../optimizers/optimizer.ts";
 import type { OptimizerState, UpdateRange } from "../optimizers/state.ts";
-import { ownedDense, type Shape, type StateUnit } from "./shape.ts";
+import { ownedDense, type Shape, type StateRange } from "./shape.ts";
 
 /** Arrays of one expert or of a range of the dense part that are in memory; the optimizer's own may lie on disk, and are read and put. */
 export type Field = "p" | "g";
@@ -89,13 +90,13 @@ export class UnitState {
     this.#left.clear();
   }
 
-  holds(unit: StateUnit): boolean {
+  holds(unit: StateRange): boolean {
     if (unit.expert === undefined) return unit.from >= this.#owned.from && unit.to <= this.#owned.to;
     return this.owns(unit.layer, unit.expert) || this.#left.has(keyOf(unit.layer, unit.expert));
   }
 
   /** An array of a unit that is here, in pieces: views where it is in memory, to be read before anything changes. */
-  async *read(unit: StateUnit, name: string): AsyncGenerator<Float32Array> {
+  async *read(unit: StateRange, name: string): AsyncGenerator<Float32Array> {
     const left = unit.expert === undefined ? undefined : this.#left.get(keyOf(unit.layer, unit.expert))?.get(name);
     if (left !== undefined) {
       yield left;
@@ -106,7 +107,7 @@ export class UnitState {
   }
 
   /** The same in one piece. */
-  async whole(unit: StateUnit, name: string): Promise<Float32Array> {
+  async whole(unit: StateRange, name: string): Promise<Float32Array> {
     const floats = unit.to - unit.from;
     let found = new Float32Array();
     let at = 0;
@@ -120,7 +121,7 @@ export class UnitState {
   }
 
   /** Takes an array of a unit that has room here. An expert whose array cannot be written is not here. */
-  async put(unit: StateUnit, name: string, values: Float32Array): Promise<void> {
+  async put(unit: StateRange, name: string, values: Float32Array): Promise<void> {
     try {
       await this.#state.write(name, this.#at(unit), values);
     } catch (caught) {
@@ -137,6 +138,12 @@ export class UnitState {
   own(layer: number, expert: number, field: Field): Float32Array {
     const slot = this.#slot(layer, expert);
     return this.#state[field].subarray(slot, slot + this.unit(layer, expert).to);
+  }
+
+  /** Those of a chunk of a kept expert. */
+  ownChunk(layer: number, chunk: number, field: Field): Float32Array {
+    const { slices } = this.shape;
+    return chunkIn(this.own(layer, expertOf(chunk, slices), field), chunk, slices);
   }
 
   /** Takes what is kept of the dense parameters for the state, once they were changed. */
@@ -193,7 +200,7 @@ export class UnitState {
   }
 
   /** Where a unit begins in the arrays. */
-  #at({ layer, expert, from }: StateUnit): number {
+  #at({ layer, expert, from }: StateRange): number {
     return expert === undefined ? from - this.#owned.from : this.#slot(layer, expert);
   }
 

@@ -1,12 +1,14 @@
 // Records where the time of training goes by standing before the two doors of a rank: what computes, and how it reaches the others. A rank
 // without a recorder has the doors themselves, so that it costs nothing.
+import { type Span, stepSpansMax } from "../../../crds/training-trace.ts";
 import type { Transport } from "../../comm/transport.ts";
 import type { TrainableExpert, TrainableLoss, TrainableSegment, TrainingBackend } from "../../compute/training.ts";
 import type { Segment } from "../../kernels/segment.ts";
-import { kindOfFrames, type Span } from "./spans.ts";
+import type { Seat } from "../seat.ts";
+import { kindOfFrames } from "./spans.ts";
 
 /** Spans that are kept, the last ones: some hundred steps of a small model, 30 MB. */
-const spansMax = 200_000;
+const spansMax = stepSpansMax;
 
 export type NamedSpan = Omit<Span, "fromMs" | "toMs">;
 
@@ -54,21 +56,31 @@ export class Recorder implements Clocked {
   }
 }
 
-export function recordedTransport(transport: Transport, recorder: Clocked): Transport {
+/** `first`: the place of its first rank among all whose spans are looked at together. */
+export function recordedTransport(transport: Transport, recorder: Clocked, first = 0): Transport {
   const { rank, ranks } = transport;
   return {
     rank,
     ranks,
     send(to, stamp, name, payload) {
       const { what, layer } = name;
-      const named = { kind: kindOfFrames(what), name: `send ${what}`, layer, bytes: payload.byteLength };
+      const named = { kind: kindOfFrames(what), name: `send ${what}`, layer, bytes: payload.byteLength, peer: first + to };
       return recorder.around(named, () => transport.send(to, stamp, name, payload));
     },
     receive(from, stamp, wanted) {
       const { what, layer } = wanted;
-      return recorder.around({ kind: kindOfFrames(what), name: `receive ${what}`, layer }, () => transport.receive(from, stamp, wanted));
+      const named = { kind: kindOfFrames(what), name: `receive ${what}`, layer, peer: first + from };
+      return recorder.around(named, () => transport.receive(from, stamp, wanted));
     },
   };
+}
+
+/** A seat whose ways to the others are recorded, within its world and to those that it meets. */
+export function recordedSeat(seat: Seat, recorder: Clocked): Seat {
+  const { transport, group } = seat;
+  if (group === undefined) return { ...seat, transport: recordedTransport(transport, recorder) };
+  const within = recordedTransport(transport, recorder, group.firsts[group.world]);
+  return { ...seat, transport: within, group: { ...group, transport: recordedTransport(group.transport, recorder) } };
 }
 
 /** Blocks are named by their layer (`block.3`). */

@@ -138,6 +138,21 @@ function workOf(op: Attention, at: Emitter): Work {
   return { ...sizes, p: flat(graph.lastAxis(p, 0, tokens)), pSink: graph.lastAxis(p, tokens, tokens + 1) };
 }
 
+/**
+ * sum p dP, and dP - sum p dP, in two turns. Where a query sees hardly more than one key, that key's dP is nearly the mean: of the
+ * difference only the last digits are left, and what the first sum lost is as large. The second turn brings it back.
+ */
+function means(op: Attention, at: Emitter, dP: string): readonly [mean: string, far: string] {
+  const { graph, tokens } = at;
+  const { p, pSink, group } = work(op, at);
+  const first = graph.sum(graph.mul(p, dP), 3);
+  const near = graph.sub(dP, first);
+  const seen = graph.sum(graph.mul(p, near), 3);
+  const drawn = pSink && graph.mul(graph.reshape(pSink, [-1, op.kvHeads, group * tokens, 1]), first); // a sink's dP is 0
+  const rest = drawn === undefined ? seen : graph.sub(seen, drawn);
+  return [graph.add(first, rest), graph.sub(near, rest)];
+}
+
 export const attention: DeviceRule<Attention> = {
   on: "device",
   out: (op) => op.out,
@@ -151,8 +166,8 @@ export const attention: DeviceRule<Attention> = {
     const { turn, group, q, k, v, p, pSink } = work(op, at);
     const d = spread(op, at, dOut);
     const dP = graph.node("MatMul", [d, graph.transpose(v, [0, 1, 3, 2])]);
-    const mean = graph.sum(graph.mul(p, dP), 3);
-    const dS = graph.mul(p, graph.sub(dP, mean));
+    const [mean, far] = means(op, at, dP);
+    const dS = graph.mul(p, far);
     const dQ = graph.mul(graph.node("MatMul", [dS, k]), graph.scalar(op.scale));
     const dK = graph.node("MatMul", [graph.transpose(dS, [0, 1, 3, 2]), q]);
     const dV = graph.node("MatMul", [graph.transpose(p, [0, 1, 3, 2]), d]);

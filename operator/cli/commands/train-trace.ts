@@ -1,0 +1,161 @@
+// `enodia train trace`: follows the pods of a running job for some steps and writes where their time went, all ranks in one file. It
+// reaches each pod by a forwarded port, and leaves nothing behind: a pod stops telling when its connection ends.
+import type { Duplex } from "node:stream";
+import { AppError, ports } from "../../../crds/common.ts";
+import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
+import { tracedStepsMax } from "../../../crds/training-trace.ts";
+import type { WorldMember } from "../../../crds/training-world.ts";
+import { chromeTrace } from "../../../runtime/train/trace/chrome.ts";
+import { Gathering, groupOf, onOneAxis } from "../../../runtime/train/trace/gathering.ts";
+import { rankTimes } from "../../../runtime/train/trace/summary.ts";
+import { whole } from "../options.ts";
+import { checkOutput, writeOutput } from "../output-file.ts";
+import { openTrace } from "../trace-client.ts";
+import type { ProgressOutput } from "../train-progress.ts";
+import { perfettoOutput, traceText } from "./train-trace-text.ts";
+
+const stepsDefault = 5;
+/** Ranks of one trace; of more, the first ones. */
+const ranksTracedMax = 64;
+/** A step of a job that trains takes no longer: then it is asked for no more. */
+const silenceMsMax = 15 * 60_000;
+
+export interface TraceAsked {
+  readonly json: boolean;
+  readonly steps: string | undefined;
+  /** File of the trace. */
+  readonly output: string | undefined;
+  /** A connection to a port on the loopback of a pod. */
+  readonly connect: (pod: string, port: number) => Promise<Duplex>;
+  readonly progress: ProgressOutput;
+  /** Ends it, with the steps that there are. */
+  readonly signal: AbortSignal;
+}
+
+/** What is said once the file is written. Throws AppError where there is no step to write. */
+export async function traceJob(job: MoETrainingJob, asked: TraceAsked): Promise<string> {
+  const { name } = job.metadata;
+  const steps = whole(asked.steps, "--steps", 1, tracedStepsMax) ?? stepsDefault;
+  const file = perfettoOutput(asked.output ?? `${name}-trace.json`, "--output");
+  await checkOutput(file); // before steps are waited for
+  const { epoch, ranks } = worldOf(job);
+  const members = ranks.slice(0, ranksTracedMax);
+  const gathering = new Gathering({ ranks: members.length, steps, epoch });
+  const { origins, why, failure } = await follow(members, gathering, asked);
+  const { common, made } = gathering;
+  if (made === 0) throw failure ?? noStep(name, why);
+  const traced = common.map((own, rank) => ({ name: nameOf(members, common, rank), originMs: origins[rank] as number, steps: own }));
+  const placed = onOneAxis(traced);
+  await writeOutput(file, chromeTrace(placed));
+  const shown = placed.map((rank) => ({ name: rank.name, times: rankTimes(rank.spans) }));
+  const ended = made < steps ? why : undefined;
+  if (asked.json)
+    return JSON.stringify({ file: file.path, epoch, wanted: steps, made, ...(ended !== undefined && { ended }), ranks: shown });
+  const left = ranks.length - members.length;
+  const notes = [
+    ...(ended === undefined ? [] : [`${made} of ${steps} steps: ${ended}`]),
+    ...(left === 0 ? [] : [`the first ${members.length} of ${ranks.length} ranks`]),
+    ...(common.flat().some(({ cut }) => cut) ? ["steps with too many spans are there from their middle on"] : []),
+  ];
+  const told = `${file.path}: ${stepsText(common)}; open it at https://ui.perfetto.dev`;
+  return [told, ...notes, "", traceText(shown)].join("\n");
+}
+
+function worldOf({ metadata: { name }, status }: MoETrainingJob): NonNullable<MoETrainingJob["status"]["world"]> {
+  const running = status.conditions?.find(({ type }) => type === "Running");
+  if (running?.status === "True" && status.world !== undefined) return status.world;
+  const why = running === undefined ? "has not begun" : `does not train (${running.reason}: ${running.message})`;
+  throw new AppError(`${name} ${why}; a trace is of a job that trains; see: enodia train status ${name}`, { code: "NotReady" });
+}
+
+type Steps = Gathering["common"];
+
+/** Of one world among several, that world too. */
+function nameOf(members: readonly WorldMember[], common: Steps, rank: number): string {
+  const several = new Set(common.map(groupOf)).size > 1;
+  return `rank ${rank}${several ? ` of world ${groupOf(common[rank] ?? [])}` : ""}, ${members[rank]?.pod}`;
+}
+
+function stepsText(common: Steps): string {
+  const spans = new Set(common.map((own) => `${own[0]?.step} to ${own.at(-1)?.step}`));
+  const ranks = common.length === 1 ? "1 rank" : `${common.length} ranks`;
+  return `steps ${[...spans].join(", and ")} of ${ranks}`;
+}
+
+const noStep = (name: string, why: string | undefined): AppError =>
+  new AppError(`nothing is written: ${why} before each rank had ended a step; ask again, or see: enodia train status ${name}`, {
+    code: "NoSteps",
+  });
+
+interface Followed {
+  /** What clocks of ranks have to be added to. */
+  readonly origins: readonly number[];
+  /** What ended it. */
+  readonly why: string | undefined;
+  /** That which ended it, where it was none of a job's own ways. */
+  readonly failure: AppError | undefined;
+}
+
+const overTexts = { complete: "all steps were told", full: "there is no room for more spans", "another world": "the job's ranks changed" };
+
+/** Follows all pods until there is enough of each, or one of them ends. */
+async function follow(members: readonly WorldMember[], gathering: Gathering, asked: TraceAsked): Promise<Followed> {
+  const origins = members.map(() => 0);
+  let [why, failure]: [string | undefined, AppError | undefined] = [undefined, undefined];
+  const ends = new AbortController();
+  const signal = AbortSignal.any([asked.signal, ends.signal]);
+  const end = (reason: string): void => {
+    why ??= reason;
+    ends.abort();
+  };
+  const show = progressOf(asked);
+  const silence = setTimeout(() => end(`no step ended for ${silenceMsMax / 60_000} min`), silenceMsMax);
+  const one = async ({ pod, uid }: WorldMember, rank: number): Promise<void> => {
+    const connection = await asked.connect(pod, ports.trace);
+    connection.on("error", () => {}); // who reads it hears of it, too
+    try {
+      if (signal.aborted) return;
+      const { originMs, steps } = await openTrace(connection, { pod, uid }, signal);
+      origins[rank] = originMs;
+      for await (const step of steps) {
+        silence.refresh();
+        gathering.add(rank, step);
+        show(gathering.made);
+        if (gathering.over !== undefined) return end(overTexts[gathering.over]);
+      }
+      end(`pod ${pod} ended`);
+    } finally {
+      connection.destroy();
+    }
+  };
+  const failed = (caught: unknown): void => {
+    if (signal.aborted) return;
+    failure = remedied(AppError.from(caught));
+    end(failure.message);
+  };
+  show(0);
+  await Promise.all(members.map((member, rank) => one(member, rank).catch(failed)));
+  clearTimeout(silence);
+  show();
+  return { origins, why: why ?? "it was interrupted", failure };
+}
+
+/** Shows how many steps there are; without a number, that there come no more. */
+function progressOf({ progress, steps = `${stepsDefault}` }: TraceAsked): (made?: number) => void {
+  let last: number | undefined;
+  return (made) => {
+    if (made === undefined && progress.isTTY) progress.write("\n");
+    if (made === undefined || made === last) return;
+    last = made;
+    const line = `${made} of ${steps} steps of all ranks; Ctrl-C ends with those`;
+    progress.write(progress.isTTY ? `\r\u001b[K${line}` : `${line}\n`);
+  };
+}
+
+function remedied(error: AppError): AppError {
+  if (error.code !== "Forbidden") return error;
+  return new AppError(`${error.message}: a pod is reached by the right "create" on pods/portforward, as kubectl port-forward has it`, {
+    code: error.code,
+    cause: error,
+  });
+}

@@ -1,0 +1,103 @@
+// The pod that checks a training job before its ranks are made: it reads what they would, with no certificate, no right to write and little
+// memory, on the nodes that they would run on. With the hash of what in the spec its answer depends on. Pure.
+import { createHash } from "node:crypto";
+import { annotations, labels } from "../../crds/common.ts";
+import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
+import { checkerComponent, checkerProcess, trainerSpec } from "../../crds/training-process.ts";
+import { renderEnv } from "../../crds/variables.ts";
+import { makerLabels } from "../deployment/objects/context.ts";
+import { mergePodTemplate, type PodShape } from "../deployment/objects/pod-template.ts";
+import { containerSecurity } from "../deployment/objects/runtime-pod.ts";
+import type { KubeObject } from "../kube/kube.ts";
+import { container } from "./core/pod-view.ts";
+import { claimsOf, commonSpec, mountOf, ownerOf, resourcesOf, type TrainingSettings, templateKind, tmp, volumeOf } from "./pod.ts";
+
+/** It reads headers, and indexes of tens of megabytes at most. */
+const memory = "512Mi";
+const milliCpus = 100;
+/** It is ended after this, and another tries: a volume may stand still. The time to pull an image is in it. */
+const secondsMax = 900;
+const graceSeconds = 5;
+const hashChars = 16;
+const uidChars = 8;
+
+/** Labels and annotations of schedulers that start pods as a group: this one is none of theirs, and would wait for the others. */
+const ofGroup = /pod-group|\/group-name$/;
+
+const checkPodName = ({ metadata }: MoETrainingJob, attempt: number): string =>
+  `${metadata.name}-check-${metadata.uid.slice(0, uidChars)}-${attempt}`;
+
+/** Neither the number of ranks nor the rest of the pod template: the answer is for any number, and any node. */
+export function checkHash({ metadata, spec }: MoETrainingJob, image: string): string {
+  const { shadow } = spec.failurePolicy;
+  const text = JSON.stringify([metadata.uid, { ...trainerSpec(spec), failurePolicy: { shadow } }, image]);
+  return createHash("sha256").update(text).digest("hex").slice(0, hashChars);
+}
+
+interface Made {
+  readonly image: string;
+  /** Pods of checks before it. */
+  readonly attempt: number;
+  /** Ranks that the job is to begin with. */
+  readonly ranks: number;
+}
+
+export function checkPod(job: MoETrainingJob, settings: TrainingSettings, made: Made): KubeObject {
+  const { pod } = mergePodTemplate(basePod(job, settings, made), job.spec.podTemplate, templateKind);
+  const { metadata } = job;
+  const own = pod.spec.containers.filter(({ name }) => name === container);
+  return {
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: {
+      name: checkPodName(job, made.attempt),
+      namespace: metadata.namespace,
+      labels: withoutGroup(pod.labels),
+      annotations: { ...withoutGroup(pod.annotations), [annotations.generation]: String(metadata.generation) },
+      ownerReferences: [ownerOf(job)],
+    },
+    // What runs beside ranks is for them; what runs before them may bring what is read here.
+    spec: { ...pod.spec, containers: own.map((one) => ({ ...one, resources: resourcesFor(one) })) },
+  };
+}
+
+const withoutGroup = (keys: Readonly<Record<string, string>>): Record<string, string> =>
+  Object.fromEntries(Object.entries(keys).filter(([key]) => !ofGroup.test(key)));
+
+/** A limit of CPU where ranks have one, since a quota may ask for it. */
+function resourcesFor(one: Readonly<Record<string, unknown>>): object {
+  const { cpu } = resourcesOf(one).limits;
+  const less = cpu !== undefined && milliCpusOf(cpu) < milliCpus;
+  return { limits: { memory, ...(cpu !== undefined && { cpu }) }, requests: { cpu: less ? cpu : `${milliCpus}m`, memory } };
+}
+
+/** What is no quantity the API server refuses. */
+const milliCpusOf = (cpu: unknown): number => Number(`${cpu}`.replace(/m$/, "")) * (`${cpu}`.endsWith("m") ? 1 : 1000);
+
+function basePod(job: MoETrainingJob, settings: TrainingSettings, { image, ranks }: Made): PodShape {
+  const claims = claimsOf(job);
+  return {
+    labels: { ...makerLabels, [labels.trainingJob]: job.metadata.name, [labels.component]: checkerComponent },
+    annotations: {},
+    spec: {
+      ...commonSpec,
+      terminationGracePeriodSeconds: graceSeconds,
+      activeDeadlineSeconds: secondsMax,
+      containers: [
+        {
+          name: container,
+          image,
+          imagePullPolicy: settings.pullPolicy,
+          command: ["node", "runtime/main.ts", "checker"],
+          workingDir: "/app",
+          env: renderEnv(checkerProcess, { job, logLevel: settings.logLevel, ranks }),
+          // An image of another version that cannot check says so in its log alone.
+          terminationMessagePolicy: "FallbackToLogsOnError",
+          securityContext: containerSecurity,
+          volumeMounts: [tmp.mount, ...claims.map((claim) => mountOf({ ...claim, readOnly: true }))],
+        },
+      ],
+      volumes: [tmp.volume, ...claims.map(volumeOf)],
+    },
+  };
+}

@@ -1,0 +1,73 @@
+// The trace that a pod tells: a line for each step while somebody asks and nothing else, within its bounds, and to nobody who is gone.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { type Span, stepSpansMax, tracedStepSchema, tracedStepsMax, tracePath } from "../../crds/training-trace.ts";
+import { StepTraces } from "./step-traces.ts";
+import { listenForTraces } from "./trace-server.ts";
+
+const span: Span = { kind: "compute", name: "block forward", layer: 1, fromMs: 1.23456789, toMs: 2 };
+
+test("a step is told to those who watch, in microseconds, and is not even looked at without one", () => {
+  const traces = new StepTraces();
+  const unread = new Proxy<Span[]>([], {
+    get() {
+      throw new Error("looked at");
+    },
+  });
+  traces.ended(1, unread);
+  const lines: string[] = [];
+  const unwatch = traces.watch((line) => void lines.push(line));
+  assert.throws(() => traces.ended(1, unread), /looked at/);
+  traces.begins(3, 1);
+  traces.ended(7, [span]);
+  unwatch();
+  traces.ended(8, [span]);
+  const told = { epoch: 3, group: 1, step: 7, spans: [{ ...span, fromMs: 1.235 }] };
+  assert.deepEqual(
+    lines.map((line) => tracedStepSchema.parse(JSON.parse(line))),
+    [told],
+  );
+});
+
+test("a step with more spans than are kept says so", () => {
+  const traces = new StepTraces();
+  traces.begins(1, 0);
+  let line = "";
+  traces.watch((text) => {
+    line = text;
+  });
+  traces.ended(1, new Array<Span>(stepSpansMax - 1).fill(span));
+  assert.ok(!line.includes('"cut":true'));
+  traces.ended(1, new Array<Span>(stepSpansMax).fill(span));
+  assert.ok(line.endsWith(',"cut":true}\n'));
+});
+
+test("one who asks is told so many steps and no more, other paths are refused, and a port that is taken is said", async (t) => {
+  const traces = new StepTraces();
+  traces.begins(1, 0);
+  let watching = 0;
+  const counted: Pick<StepTraces, "watch"> = {
+    watch(watcher) {
+      watching += 1;
+      const unwatch = traces.watch(watcher);
+      return () => {
+        watching -= 1;
+        unwatch();
+      };
+    },
+  };
+  const own = { host: "127.0.0.1", pod: "uid", traces: counted, originMs: () => 5 };
+  const server = await listenForTraces({ ...own, port: 0 });
+  t.after(() => server.close());
+  const at = (path: string) => fetch(`http://127.0.0.1:${server.port}${path}`);
+  assert.equal((await at("/")).status, 404);
+  const answer = await at(tracePath);
+  assert.equal(watching, 1);
+  for (let step = 1; step <= tracedStepsMax + 1; step++) traces.ended(step, [span]);
+  const [head, ...steps] = (await answer.text()).trimEnd().split("\n");
+  assert.deepEqual(JSON.parse(head ?? ""), { pod: "uid", originMs: 5 });
+  assert.equal(steps.length, tracedStepsMax);
+  assert.equal(JSON.parse(steps.at(-1) ?? "").step, tracedStepsMax);
+  assert.ok(watching <= 0, "nobody is told any more");
+  await assert.rejects(listenForTraces({ ...own, port: server.port }), { code: "ListenFailed", message: /trace port \d+: .*EADDRINUSE/ });
+});
