@@ -38,7 +38,7 @@ const settled = (kube: FakeKube, image: string) => async () => {
   return availableReplicas === 3 && images(kube).join() === [image, image, image].join() && operation === undefined;
 };
 
-test("a template whose pods crash is taken back, and no rank that served went for it", { timeout: 60_000 }, async () => {
+test("a template whose pods crash is taken back, and no rank that served went for it", { timeout: 120_000 }, async () => {
   const { kube, life, stop } = await serving(brokenImage);
   await until("it was whole", inPhase(kube, "Complete"));
   const were = uids(kube);
@@ -63,7 +63,7 @@ test("a template whose pods crash is taken back, and no rank that served went fo
   await stop();
 });
 
-test("another leader keeps out what was rolled back; another template ends it", { timeout: 60_000 }, async () => {
+test("another leader keeps out what was rolled back; another template ends it", { timeout: 120_000 }, async () => {
   const { kube, life, operator } = await serving(brokenImage);
   await until("it was whole", inPhase(kube, "Complete"));
   await roll(kube, bad);
@@ -97,7 +97,7 @@ function watchCreations(kube: FakeKube): string[] {
 }
 
 test("what was rolled back is tried again when somebody names it, and rolled back anew when it fails again", {
-  timeout: 60_000,
+  timeout: 120_000,
 }, async () => {
   let broken = true;
   const { kube, stop } = await serving((pod) => (broken ? brokenImage(pod) : undefined));
@@ -122,19 +122,19 @@ test("what was rolled back is tried again when somebody names it, and rolled bac
   await stop();
 });
 
-test("a pod that is not ready in time takes the roll back, in the middle of it too", { timeout: 60_000 }, async () => {
+test("a pod that is not ready in time takes the roll back, in the middle of it too", { timeout: 120_000 }, async () => {
   let started = 0;
-  const slow = { phase: "Running", conditions: [{ type: "Ready", status: "False" }] };
+  const slow = { phase: "Running", conditions: [{ type: "Ready", status: "False", lastTransitionTime: "2026-01-01T00:00:00Z" }] };
   const { kube, stop } = await serving((pod) => (imageOf(pod) === bad && ++started > 1 ? slow : undefined));
   await until("it was whole", inPhase(kube, "Complete"));
-  await roll(kube, bad, { rolloutStrategy: { progressDeadline: "1s" } });
-  await until("one rank has it", () => images(kube).filter((image) => image === bad).length === 2);
+  await roll(kube, bad);
   await until("all are as before", async () => (await inPhase(kube, "RolledBack")()) && settled(kube, good)());
+  assert.equal(started, 2, "one rank served with it");
   assert.equal((await rollout(kube)).rolledBack.reason, "ProgressDeadlineExceeded");
   await stop();
 });
 
-test("the first template of a deployment has none to go back to: it waits as it is", { timeout: 60_000 }, async () => {
+test("the first template of a deployment has none to go back to: it waits as it is", { timeout: 120_000 }, async () => {
   const kube = await world();
   const life = kubelet(kube, () => crashing);
   const operator = await startOperator(kube);
@@ -147,7 +147,7 @@ test("the first template of a deployment has none to go back to: it waits as it 
   await operator.stop();
 });
 
-test("several ranks are replaced at once where the budget has room for them", { timeout: 60_000 }, async () => {
+test("several ranks are replaced at once where the budget has room for them", { timeout: 120_000 }, async () => {
   const { kube, stop } = await serving();
   await until("it was whole", inPhase(kube, "Complete"));
   let most = 0;
@@ -165,7 +165,7 @@ test("several ranks are replaced at once where the budget has room for them", { 
   await stop();
 });
 
-test("paused and with a partition, ranks and gateways stay, and lost ones come back as they were", { timeout: 60_000 }, async () => {
+test("paused and with a partition, ranks and gateways stay, and lost ones come back as they were", { timeout: 120_000 }, async () => {
   const { kube, stop } = await serving();
   await until("it was whole", inPhase(kube, "Complete"));
   const were = uids(kube);
@@ -186,7 +186,7 @@ test("paused and with a partition, ranks and gateways stay, and lost ones come b
   await stop();
 });
 
-test("a canary serves its time before the others follow, under another leader too", { timeout: 60_000 }, async () => {
+test("a canary serves its time before the others follow, under another leader too", { timeout: 120_000 }, async () => {
   const { kube, life, operator } = await serving();
   await until("it was whole", inPhase(kube, "Complete"));
   await roll(kube, next, { rolloutStrategy: { canary: { analysis: { bake: "2s" } } } });
@@ -206,7 +206,7 @@ test("a canary serves its time before the others follow, under another leader to
   await another.stop();
 });
 
-test("a canary that crashes while it bakes takes the roll back", { timeout: 60_000 }, async () => {
+test("a canary that crashes while it bakes takes the roll back", { timeout: 120_000 }, async () => {
   const { kube, stop } = await serving();
   await until("it was whole", inPhase(kube, "Complete"));
   await roll(kube, bad, { rolloutStrategy: { canary: { analysis: { bake: "1h" } } } });
@@ -218,7 +218,7 @@ test("a canary that crashes while it bakes takes the roll back", { timeout: 60_0
 });
 
 test("a new roll in the middle of one is an operation of its own, and ends with one template on every rank", {
-  timeout: 60_000,
+  timeout: 120_000,
 }, async () => {
   const { kube, stop } = await serving();
   await until("it was whole", inPhase(kube, "Complete"));

@@ -23,7 +23,7 @@ async function said(kube: FakeKube, verb: string, more: { watch?: boolean; timeo
   return { code, text: lines.join("\n") };
 }
 
-test("pause, resume and status --watch", { timeout: 60_000 }, async () => {
+test("pause, resume and status --watch", { timeout: 120_000 }, async () => {
   const { kube, stop } = await serving();
   await until("it was whole", phase(kube, "Complete"));
   assert.deepEqual(await said(kube, "resume"), { code: 0, text: "moe: nothing is paused and nothing was rolled back" });
@@ -41,7 +41,7 @@ test("pause, resume and status --watch", { timeout: 60_000 }, async () => {
   await stop();
 });
 
-test("what was rolled back: status fails and names the remedy, undo makes the spec what runs", { timeout: 60_000 }, async () => {
+test("what was rolled back: status fails and names the remedy, undo makes the spec what runs", { timeout: 120_000 }, async () => {
   const { kube, stop } = await serving((pod) => (pod.spec.containers[0].image === bad ? crashing : undefined));
   await until("it was whole", phase(kube, "Complete"));
   await roll(kube, bad, { replicas: 3, rolloutStrategy: { maxSurge: 2 } });
@@ -64,7 +64,7 @@ test("what was rolled back: status fails and names the remedy, undo makes the sp
   await stop();
 });
 
-test("undo goes to the spec before, or to one that is named; what is not kept is told with what is", { timeout: 60_000 }, async () => {
+test("undo goes to the spec before, or to one that is named; what is not kept is told with what is", { timeout: 120_000 }, async () => {
   const { kube, stop } = await serving();
   await until("it was whole", phase(kube, "Complete"));
   await assert.rejects(said(kube, "undo"), /moe: no revision before the one in force is kept; there are: 1/);
@@ -78,7 +78,7 @@ test("undo goes to the spec before, or to one that is named; what is not kept is
   await stop();
 });
 
-test("a watch ends with its time, and a deployment that is not there is named", { timeout: 60_000 }, async () => {
+test("a watch ends with its time, and a deployment that is not there is named", { timeout: 120_000 }, async () => {
   const slow = { phase: "Running", conditions: [{ type: "Ready", status: "False" }] };
   const { kube, stop } = await serving((pod) => (pod.spec.containers[0].image === next ? slow : undefined));
   await until("it was whole", phase(kube, "Complete"));

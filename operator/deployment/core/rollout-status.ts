@@ -10,7 +10,7 @@ import { living, type RolloutFacts, type Snapshot, servingPods } from "./snapsho
 
 const messageMax = 1024;
 /** What canaries serve is looked at this often: totals that grow wake nobody. */
-const compareMs = 2_000;
+const compareMs = 10_000;
 
 export interface RolloutView {
   readonly status: RolloutStatus | undefined;
