@@ -8,7 +8,7 @@ import { down } from "../../test/cluster/cluster.ts";
 import { until as poll } from "../../test/harness/process.ts";
 import { controlPlane } from "../../test/integration/control-plane.ts";
 import { crashing } from "../../test/support/deployment-plane.ts";
-import { verbs } from "../cli/commands/rollout.ts";
+import { acts } from "../cli/commands/rollout.ts";
 import { EventRecorder } from "../kube/events.ts";
 import { type Kube, refOf, resources } from "../kube/kube.ts";
 import { Informers } from "./informers.ts";
@@ -115,7 +115,7 @@ const until = (what: string, holds: () => Promise<boolean>) =>
   );
 const phase = (want: string) => async () => (await status()).rollout?.phase === want;
 const rollout = (verb: string) => {
-  const act = verbs[verb];
+  const act = acts[verb];
   assert.ok(act);
   return act({ cluster: { kube, namespace }, name: "moe", watch: false, timeoutMs: 1, toRevision: undefined, print: () => {} });
 };

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import type { FakeKube } from "../../../test/contract/fake-kube.ts";
 import { crashing, pods, readyWith, ref, serving, status, until, user } from "../../../test/support/deployment-plane.ts";
 import { resources } from "../../kube/kube.ts";
-import { run, verbs } from "./rollout.ts";
+import { acts, run } from "./rollout.ts";
 
 const bad = "enodia/runtime:bad";
 const next = "enodia/runtime:next";
@@ -16,7 +16,7 @@ const spec = async (kube: FakeKube) => (await kube.get(resources.moeDeployments,
 async function said(kube: FakeKube, verb: string, more: { watch?: boolean; timeoutMs?: number; toRevision?: number } = {}) {
   const lines: string[] = [];
   const cluster = { kube, namespace: "ns" };
-  const act = verbs[verb];
+  const act = acts[verb];
   assert.ok(act);
   const asked = { watch: false, timeoutMs: 20_000, toRevision: undefined, ...more };
   const code = await act({ ...asked, cluster, name: "moe", print: (text) => void lines.push(text) });

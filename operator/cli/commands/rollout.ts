@@ -22,7 +22,7 @@ ${kubeFlagsHelp}
       --timeout TIME     status --watch: at most so long, then 1 as exit status (default 30m)
       --to-revision N    undo: that of rollout history`;
 
-const options = {
+export const options = {
   ...kubeFlags,
   watch: { type: "boolean", default: false },
   timeout: { type: "string", default: "30m" },
@@ -46,12 +46,13 @@ export interface Asked {
 
 type Verb = (asked: Asked) => Promise<number>;
 
-export const verbs: Readonly<Record<string, Verb>> = { status, history, pause, resume, undo };
+export const acts: Readonly<Record<string, Verb>> = { status, history, pause, resume, undo };
+export const verbs = Object.keys(acts);
 
 export async function run(args: readonly string[]): Promise<number> {
   const { values, positionals } = parseArgs({ args: [...args], allowPositionals: true, options });
   const [verb = "", name, ...rest] = positionals;
-  const act = verbs[verb];
+  const act = acts[verb];
   if (values.help || !act || name === undefined || rest.length > 0) {
     process[values.help ? "stdout" : "stderr"].write(`${usage}\n`);
     return values.help ? 0 : 2;
