@@ -83,3 +83,18 @@ test("a pod that checks and dies without a word is followed by another after a p
   await world.pod("j-train-0-0");
   assert.equal((await world.status()).check?.failures, 1);
 });
+
+test("a pod that checks and whose node is gone is not waited for", async () => {
+  const world = await begin();
+  const [{ metadata }] = world.checks;
+  const silent = { status: { conditions: [{ type: "Ready", status: "Unknown", reason: "NodeStatusUnknown" }] } };
+  await world.kube.create(resources.nodes, { apiVersion: "v1", kind: "Node", metadata: { name: "a" } }, user);
+  world.kube.mutate(resources.nodes, { namespace: "", name: "a" }, (node) => Object.assign(node, silent));
+  world.kube.mutate(resources.pods, { namespace: "ns", name: metadata.name }, (pod) =>
+    Object.assign(pod.spec as object, { nodeName: "a" }),
+  );
+  world.run(metadata.name);
+  await until("it to be given up", async () => (await world.status()).check?.lastEnd !== undefined);
+  const { check } = await world.status();
+  assert.deepEqual([check?.attempt, check?.failures], [1, undefined]);
+});

@@ -82,6 +82,15 @@ test("it runs where ranks would, after what runs before them, without what runs 
   assert.equal(limits(0.05).spec.containers[0].resources.requests.cpu, 0.05);
 });
 
+test("it asks for the node's disk as ranks do, which a quota may want of each pod", () => {
+  const resources = { limits: { "ephemeral-storage": "2Gi", memory: "9Gi" }, requests: { "ephemeral-storage": "1Gi" } };
+  const { containers } = podOf({ podTemplate: { spec: { containers: [{ name: "runtime", resources }] } } }).spec;
+  assert.deepEqual(containers[0].resources, {
+    limits: { memory: "512Mi", "ephemeral-storage": "2Gi" },
+    requests: { cpu: "100m", memory: "512Mi", "ephemeral-storage": "1Gi" },
+  });
+});
+
 test("what it depends on has another hash, and how many ranks there are and where they run has not", () => {
   const hash = (change: object) => checkHash(jobOf(change), "i");
   const before = hash({});

@@ -64,12 +64,19 @@ export function checkPod(job: MoETrainingJob, settings: TrainingSettings, made: 
 const withoutGroup = (keys: Readonly<Record<string, string>>): Record<string, string> =>
   Object.fromEntries(Object.entries(keys).filter(([key]) => !ofGroup.test(key)));
 
-/** A limit of CPU where ranks have one, since a quota may ask for it. */
+/** A limit of CPU where ranks have one, and what they have of the node's disk, since a quota may ask for these. */
 function resourcesFor(one: Readonly<Record<string, unknown>>): object {
-  const { cpu } = resourcesOf(one).limits;
+  const { limits, requests } = resourcesOf(one);
+  const { cpu } = limits;
   const less = cpu !== undefined && milliCpusOf(cpu) < milliCpus;
-  return { limits: { memory, ...(cpu !== undefined && { cpu }) }, requests: { cpu: less ? cpu : `${milliCpus}m`, memory } };
+  return {
+    limits: { memory, ...(cpu !== undefined && { cpu }), ...diskOf(limits) },
+    requests: { cpu: less ? cpu : `${milliCpus}m`, memory, ...diskOf(requests) },
+  };
 }
+
+const disk = "ephemeral-storage";
+const diskOf = ({ [disk]: asked }: Readonly<Record<string, unknown>>): object => (asked === undefined ? {} : { [disk]: asked });
 
 /** What is no quantity the API server refuses. */
 const milliCpusOf = (cpu: unknown): number => Number(`${cpu}`.replace(/m$/, "")) * (`${cpu}`.endsWith("m") ? 1 : 1000);

@@ -122,7 +122,8 @@ export class TrainingReconciler {
       job,
       status,
       pods: views,
-      checks: checks.map((pod) => podView(pod)),
+      // One of them only reads, so that nobody has to wait for what its node says.
+      checks: checks.map((pod) => this.#unlessLost(podView(pod))),
       rival: rivalOf(job, informers.list("moeTrainingJobs", here)),
       otherWriters: otherWriters(
         job,
@@ -145,7 +146,12 @@ export class TrainingReconciler {
   #view(object: KubeObject, { metadata }: MoETrainingJob, alone: boolean): PodView {
     const silence = this.#parts.talks.silence(`${metadata.namespace}/${metadata.name}`, object.metadata.uid ?? "");
     const view = podView(object, silence > 0);
-    if (alone || view.over !== undefined || view.node === "" || silence < silentMin) return view;
+    return alone || silence < silentMin ? view : this.#unlessLost(view);
+  }
+
+  /** A pod whose node is not ready has ended. */
+  #unlessLost(view: PodView): PodView {
+    if (view.over !== undefined || view.node === "") return view;
     const node = this.#parts.informers.get("nodes", { namespace: "", name: view.node });
     const ready = (node?.status as NodeStatus | undefined)?.conditions?.find(({ type }) => type === "Ready");
     if (ready === undefined || ready.status === "True") return view;

@@ -1,11 +1,12 @@
 // The check of a run before there are ranks for it: the same laws as those of its ranks, asked in one place for all of them and for a
 // memory that is given. It reads what says much in few bytes and writes nothing; what only all bytes tell, ranks find. Shell.
 import { join } from "node:path";
+import { AppError } from "../../crds/common.ts";
 import { Loopback } from "../comm/loopback.ts";
 import { createTraining } from "../compute/open-training.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { checkStages, digestOf, openData, stepToGoOnFrom } from "./before.ts";
-import { type Identity, SavedModel } from "./checkpoint.ts";
+import { type Identity, SavedModel, stepsOfCheckpoints } from "./checkpoint.ts";
 import type { Corpus } from "./corpus.ts";
 import { outerOf, placeAmong, unmetFolder } from "./local/going-on.ts";
 import { firstRanks, seatInWorld } from "./local/group.ts";
@@ -22,6 +23,8 @@ import { type TrainedModel, trainedModel } from "./trained.ts";
 /** Sequences of each data that are looked at, evenly spread, and their tokens: all may be hundreds of gigabytes. */
 const sequencesMax = 1024;
 const tokensMax = 2 ** 22;
+/** Looks at checkpoints, each of which pods that train may drop meanwhile. */
+const looksMax = 5;
 
 export interface AskedRun {
   /** The settings of each world that meets the others, or of the one that there is. */
@@ -98,14 +101,43 @@ function sizesFor({ asked, settings }: Opened, model: TrainedModel): Feasible["s
 
 /** The model of the stage that the run goes on in, once data and checkpoints of all worlds are found to be its own. */
 async function goingOn(opened: Opened): Promise<TrainedModel> {
-  const { asked, settings, source, stages } = opened;
   const identities: Identity[] = [];
-  for (const [world, each] of asked.worlds.entries()) identities.push(await identityIn(opened, each, world));
+  for (const [world, each] of opened.asked.worlds.entries()) identities.push(await identityIn(opened, each, world));
+  for (let look = 1; ; look++) {
+    const found = await checkpointsOf(opened, identities);
+    const gone = await openAll(opened, identities, found);
+    if (gone === undefined) return found.model;
+    if (look < looksMax) continue;
+    throw new AppError(`${gone}: checkpoints were dropped ${looksMax} times while they were looked at`, {
+      code: "BadCheckpoint",
+      operation: "checking a run",
+      retry: "backoff",
+    });
+  }
+}
+
+interface Found {
+  readonly model: TrainedModel;
+  readonly stage: Stage | undefined;
+  /** Of each world, what it goes on from. */
+  readonly places: readonly (Kept | undefined)[];
+}
+
+async function checkpointsOf(opened: Opened, identities: readonly Identity[]): Promise<Found> {
+  const { asked, settings, source, stages } = opened;
   const newest: (Kept | undefined)[] = [];
   for (const { out, schedule } of asked.worlds) newest.push(await stepToGoOnFrom(join(out, "checkpoints"), schedule.steps));
   const [stage] = stagesAfter(stages, newest[0]?.step ?? 0);
   const model = trainedModel(source, settings, stage?.number);
-  const places = asked.worlds.length > 1 ? await placesAmong(opened, identities, model) : newest;
+  return { model, stage, places: asked.worlds.length > 1 ? await placesAmong(opened, identities, model) : newest };
+}
+
+/** Returns the folder of one that is not there any more: pods of the spec as it was may train, and drop old ones. */
+async function openAll(
+  { asked, settings, source }: Opened,
+  identities: readonly Identity[],
+  { model, stage, places }: Found,
+): Promise<string | undefined> {
   for (const [world, kept] of places.entries()) {
     const each = asked.worlds[world] as TrainSettings;
     if (kept === undefined) continue;
@@ -114,9 +146,14 @@ async function goingOn(opened: Opened): Promise<TrainedModel> {
     const { layout } = born ? trainedModel(source, settings) : model;
     const folder = kept.unmet ? unmetFolder(each) : join(each.out, "checkpoints");
     const stored = 1 + arithmeticOf(each).state.length;
-    await (await SavedModel.open(folder, { step: kept.step, stored, identity: identities[world] as Identity, layout })).close();
+    try {
+      await (await SavedModel.open(folder, { step: kept.step, stored, identity: identities[world] as Identity, layout })).close();
+    } catch (caught) {
+      if ((await stepsOfCheckpoints(folder)).includes(kept.step)) throw caught;
+      return folder;
+    }
   }
-  return model;
+  return undefined;
 }
 
 /** What the checkpoints of a world have to agree with, but for the processor that computes: ranks may have another than this process. */

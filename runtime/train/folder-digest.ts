@@ -8,13 +8,19 @@ const foldersMax = 4;
 
 const kept = new Map<string, { readonly files: string; readonly digest: string }>();
 
-/** Names, sizes, times of change and inodes of all files: a file that was written anew has others. */
+/** Files that weights lie in, all of them in the folder itself. A run may write its own output into a folder in it meanwhile. */
+const ofWeights = /\.(safetensors|json)$/;
+
+/** Names, sizes, times of change and inodes of the files: one that was written anew has others. */
 async function filesOf(dir: string): Promise<string> {
-  const names = (await readdir(dir, { recursive: true })).toSorted();
+  const names = (await readdir(dir)).filter((name) => ofWeights.test(name)).toSorted();
   const facts = await Promise.all(
     names.map(async (name) => {
-      const { ino, size, mtimeNs, ctimeNs } = await stat(join(dir, name), { bigint: true });
-      return [name, ino, size, mtimeNs, ctimeNs].join(" ");
+      const found = await stat(join(dir, name), { bigint: true }).catch((cause: NodeJS.ErrnoException) => {
+        if (cause.code === "ENOENT") return undefined; // gone since it was listed, or a link to nothing
+        throw cause;
+      });
+      return [name, found?.ino, found?.size, found?.mtimeNs, found?.ctimeNs].join(" ");
     }),
   );
   return facts.join("\n");

@@ -1,6 +1,8 @@
 // The check of a job on real files: it says what ranks need, refuses where they would, with field and remedy, and writes its end alone.
 import assert from "node:assert/strict";
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import files from "node:fs/promises";
+import { syncBuiltinESMExports } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -193,6 +195,27 @@ test("the checkpoint of this job is gone on from, on whatever processor, and tha
   assert.match(fewer?.message ?? "", /^spec\.steps is 3, and the newest checkpoint in .* is of step 4/);
   writeFileSync(path, text.slice(0, 100));
   assert.equal((await endOf(spec, { out: "made" }))?.code, "BadCheckpoint");
+});
+
+test("a checkpoint that pods drop while it is looked at is none that is bad: the newest then is", async (t) => {
+  const spec = specOf({ model: { uri: "pvc://models/tiny", init: "Random" }, checkpoint: { everySteps: 2, keep: 2 } });
+  const run = { ...trainSettings(spec), model: tinyModel.dir, data: of("tokens"), out: of("dropped") };
+  await train(run, { now: () => 0, stopped: () => false, onStart() {}, onStep() {}, onValidation() {} });
+  const { open } = files;
+  const newest = join(of("dropped"), "checkpoints/step-00000004/manifest.json");
+  const opens = (by: typeof open): void => {
+    files.open = by;
+    syncBuiltinESMExports();
+  };
+  t.after(() => opens(open));
+  opens(async (path, ...rest) => {
+    if (path === newest) rmSync(newest);
+    return open(path, ...rest);
+  });
+  assert.equal((await endOf(spec, { out: "dropped" }))?.outcome, "Fits");
+  assert.equal(existsSync(newest), false, "it was dropped");
+  const other = specOf({ model: { uri: "pvc://models/tiny", init: "Random" }, seed: 2 });
+  assert.equal((await endOf(other, { out: "dropped" }))?.code, "BadCheckpoint", "the one before was looked at");
 });
 
 test("what may pass is tried again", async () => {

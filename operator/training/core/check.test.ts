@@ -136,6 +136,20 @@ test("what was refused is checked again once the spec has changed, though nothin
   assert.deepEqual(actionsOf(decide(observed({ status: suspended.status, job: job({}, 3) }))), ["check 1"]);
 });
 
+test("what a pod refuses of the spec as it was is asked of the spec as it is; what it allows stands", () => {
+  const late = (ended: PodView["over"]) => decide(observed({ status: fresh, job: job(two, 2), checks: [checkView({ over: ended })] }));
+  const no = late(refuses);
+  assert.deepEqual(
+    [actionsOf(no), no.status.refusal, conditions(no.status).Running],
+    [["delete j-check-job-0"], undefined, "False Checking"],
+  );
+  const next = observed({ status: no.status, job: job(two, 2) });
+  assert.deepEqual(actionsOf(decide(next)), ["check 1"]);
+  const own = decide(observed({ status: no.status, job: job(two, 2), checks: [checkView({ attempt: 1, generation: 2, over: refuses })] }));
+  assert.equal(conditions(own.status).SpecAccepted, "False DoesNotFit");
+  assert.deepEqual(actionsOf(late(fits)), ["delete j-check-job-0", "create 0-0", "create 1-0"]);
+});
+
 test("a pod that fails is followed by another, later and later, until the spec counts as refused; ends from outside only wait", () => {
   let status: MoETrainingJobStatus = fresh;
   let now = start;
@@ -191,7 +205,7 @@ test("pods train on while a changed spec is checked, by the spec as it was where
   assert.deepEqual(actionsOf(waits(120_000)), ["delete j-train-0-0", "delete j-train-1-0"], "it may have no room beside them");
   const ran = observed({ ...other, status, checks: [{ ...view, running: true }], now: new Date(start + 120_000) });
   assert.deepEqual(actionsOf(decide(ran)), []);
-  const no = decide(observed({ ...other, status, checks: [checkView({ attempt: 1, over: refuses })] }));
+  const no = decide(observed({ ...other, status, checks: [checkView({ attempt: 1, generation: 2, over: refuses })] }));
   assert.deepEqual(actionsOf(no), ["delete j-check-job-1"]);
   assert.deepEqual([conditions(no.status).SpecAccepted, conditions(no.status).Running], ["False DoesNotFit", "True Training"]);
   const yes = decide(observed({ ...other, status, checks: [checkView({ attempt: 1, over: fits })] }));
@@ -276,7 +290,7 @@ class Life {
       assert.ok(!this.suspend, "a suspended job gets no pod");
       const [uid, { attempt }] = [`u${this.#uids++}`, action];
       if (action.kind === "check") {
-        const view = checkView({ attempt, uid, hash: `${memory}`, since: this.now });
+        const view = checkView({ attempt, uid, hash: `${memory}`, generation: this.generation, since: this.now });
         assert.equal(this.checks.filter((one) => !one.deleting && one.over === undefined).length, 0, "one at a time");
         if (!this.checks.some(({ name }) => name === view.name)) this.checks.push(view);
         continue;

@@ -41,7 +41,7 @@ export function checked(observed: Observed): Checked {
   const pod = observed.checks.find(({ attempt }) => attempt === check.attempt);
   if (pod === undefined) return { check, ...withoutPod(observed, check) };
   const over = pod.over ?? (pod.deleting ? leaves : undefined);
-  if (over !== undefined) return ended(observed, check, over);
+  if (over !== undefined) return ended(observed, check, { over, generation: pod.generation });
   const why = pod.waiting ?? `pod ${pod.name} reads model, data and checkpoints`;
   return { kind: "waits", check, pod, reason: "Checking", message: `whether the job fits: ${why}`, again: lookMs };
 }
@@ -75,8 +75,14 @@ function withoutPod({ podRefused, now }: Observed, { lastEnd }: TrainingCheck): 
   return { ...waits, reason: "BackOff", message, again: left };
 }
 
+interface CheckEnd {
+  readonly over: NonNullable<PodView["over"]>;
+  /** Of the spec that its pod was made of. */
+  readonly generation: number;
+}
+
 /** The end of its pod, which is deleted, and whose attempt is not made again. */
-function ended({ job, now }: Observed, check: TrainingCheck, over: NonNullable<PodView["over"]>): Checked {
+function ended({ job, now }: Observed, check: TrainingCheck, { over, generation: asked }: CheckEnd): Checked {
   const { end, disrupted } = over;
   const { generation } = job.metadata;
   if (end?.outcome === "Fits") {
@@ -86,8 +92,12 @@ function ended({ job, now }: Observed, check: TrainingCheck, over: NonNullable<P
   const { lastEnd, failures = 0, ...about } = check;
   const next = { ...about, attempt: check.attempt + 1 };
   const [reason, text] = [end?.code ?? over.reason, end?.message ?? over.message];
-  if (end?.outcome === "Failed" && end.retry === false)
-    return { kind: "refused", check: next, refusal: { generation, reason, message: text } };
+  if (end?.outcome === "Failed" && end.retry === false) {
+    if (asked === generation) return { kind: "refused", check: next, refusal: { generation, reason, message: text } };
+    // It was asked of another number of ranks, perhaps, or of claims as they were: what has changed since may be the remedy.
+    const message = "whether the job fits: the spec has changed since a pod looked, and another looks";
+    return { kind: "waits", check: next, reason: "Checking", message, again: lookMs };
+  }
   const failed = failures + Number(!disrupted);
   const what = disrupted ? "was ended early" : `failed: ${reason}: ${text}`;
   if (failed > checkFailuresMax) {
