@@ -13,8 +13,8 @@ const connectionsMax = 16;
 const askersMax = 4;
 /** One who asks is told for so long. */
 const askedMsMax = 60 * 60_000;
-/** Bytes that wait for one who reads slowly: then it is let go. */
-const backlogBytesMax = 64 * 1024 * 1024;
+/** Bytes that wait for one who reads slowly: then it is let go. They are in the memory of a rank, beside all that the law of memory counts. */
+export const backlogBytesMax = 16 * 1024 * 1024;
 
 export interface TraceServerOptions {
   readonly host: string;
