@@ -48,6 +48,52 @@ test("every object says of which release it is, and a new chart version alone ro
   }
 });
 
+test("common labels are on every object, no pod takes them, and none stands in for the chart's own", async () => {
+  const labels = ["commonLabels.owner=x", "commonLabels.app\\.kubernetes\\.io/name=y", "commonLabels.app\\.kubernetes\\.io/component=z"];
+  const objects = await rendered("-f", join(chart, "ci/full-values.yaml"), "--set", labels.join(","));
+  for (const { kind, metadata, spec } of objects) {
+    assert.equal(metadata.labels.owner, "x", `${kind} ${metadata.name}`);
+    assert.equal(metadata.labels["app.kubernetes.io/name"], "enodia");
+    assert.notEqual(metadata.labels["app.kubernetes.io/component"], "z");
+    if (kind === "Deployment") assert.ok(!("owner" in spec.template.metadata.labels) && !("owner" in spec.selector.matchLabels));
+  }
+});
+
+test("an image with a digest is named by it, whatever the tag, behind the mirror too", async () => {
+  const digest = `sha256:${"a".repeat(64)}`;
+  const images = ["image", "runtimeImage", "trainingImage", "nats.image"];
+  const sets = images.flatMap((image) => [`${image}.digest=${digest}`, `${image}.tag=old`]);
+  const objects = await rendered("--set", ["nats.enabled=true", "global.imageRegistry=mirror.example.com", ...sets].join(","));
+  const pods = podSpecs(objects).map(({ spec }: any) => spec.containers[0]);
+  const env = pods.flatMap((container) => container.env).filter(({ name }: any) => /_IMAGE$/.test(name));
+  assert.deepEqual([...pods.map(({ image }) => image), ...env.map(({ value }: any) => value)].sort(), [
+    ...["enodia/operator", "enodia/runtime", "enodia/training", "nats"].map((name) => `mirror.example.com/${name}@${digest}`),
+  ]);
+  const { code, stderr } = await exec(helm, ["template", release, chart, "--kube-version", "1.31.0", "--set", "image.digest=sha256:short"]);
+  assert.notEqual(code, 0);
+  assert.match(stderr, /digest/);
+});
+
+test("replicas spread over nodes, or as the values say, each constraint with the selector of the operator's pods unless it has one", async () => {
+  const spread = async (...args: string[]) =>
+    named(await rendered(...args), "Deployment", "enodia").spec.template.spec.topologySpreadConstraints;
+  const labelSelector = {
+    matchLabels: {
+      "app.kubernetes.io/name": "enodia",
+      "app.kubernetes.io/instance": release,
+      "app.kubernetes.io/component": "operator",
+    },
+  };
+  const overNodes = { maxSkew: 1, topologyKey: "kubernetes.io/hostname", whenUnsatisfiable: "ScheduleAnyway" };
+  assert.deepEqual(await spread(), [{ ...overNodes, labelSelector }]);
+  const zones = { maxSkew: 2, topologyKey: "topology.kubernetes.io/zone", whenUnsatisfiable: "DoNotSchedule" };
+  const own = { ...zones, labelSelector: { matchLabels: { app: "x" } } };
+  assert.deepEqual(await spread("--set-json", `topologySpreadConstraints=${JSON.stringify([zones, own])}`), [
+    { ...zones, labelSelector },
+    own,
+  ]);
+});
+
 test("operator and NATS are placed and extended as the values say", async () => {
   const objects = await full();
   const operator = named(objects, "Deployment", "enodia").spec.template.spec;

@@ -1,0 +1,148 @@
+// `helm upgrade` from the chart of every kept release to this tree's, on a real API server with live objects: they stay what they were, are
+// valid under the new CRDs and can be written; so they are after a roll back and after an uninstall. A CRD that grew serves old objects and
+// takes the new field, and one that narrowed is caught.
+import assert from "node:assert/strict";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { parse, stringify } from "yaml";
+import { down, up } from "../cluster/cluster.ts";
+import { execOk } from "../harness/process.ts";
+import { release, root, systemNamespace } from "../harness/product.ts";
+
+const name = "releases-int";
+const namespace = "served";
+const kept = join(import.meta.dirname, "releases");
+const crds = ["moedeployments", "expertplacements", "moetrainingjobs"].map((plural) => `crd/${plural}.enodia.dev`);
+const scratch = mkdtempSync(join(tmpdir(), "enodia-charts-"));
+let kubectl: (args: readonly string[], input?: object) => Promise<string>;
+let helm: (...args: string[]) => Promise<string>;
+
+before(
+  async () => {
+    const { binaries, kubeconfig } = await up({ name, nodes: 0 });
+    kubectl = (args, input) =>
+      execOk(binaries.kubectl, ["--kubeconfig", kubeconfig, ...args], input === undefined ? {} : { input: JSON.stringify(input) });
+    helm = (...args) => execOk(binaries.helm, [...args, "--namespace", systemNamespace, "--kubeconfig", kubeconfig]);
+    await kubectl(["create", "namespace", namespace]);
+  },
+  { timeout: 600_000 },
+);
+after(async () => {
+  rmSync(scratch, { recursive: true });
+  await down(name);
+});
+
+/** This tree's chart under another version, with its MoEDeployments changed. */
+function changedChart(version: string, change: (spec: any) => void): string {
+  const chart = join(scratch, version);
+  cpSync(join(root, "charts/enodia"), chart, { recursive: true });
+  const meta = parse(readFileSync(join(chart, "Chart.yaml"), "utf8"));
+  writeFileSync(join(chart, "Chart.yaml"), stringify({ ...meta, version, appVersion: version }));
+  const crd = parse(readFileSync(join(root, "crds/manifests/moedeployments.yaml"), "utf8"));
+  change(crd.spec.versions[0].schema.openAPIV3Schema.properties.spec);
+  writeFileSync(join(chart, "templates/crds/moedeployments.yaml"), stringify(crd));
+  return chart;
+}
+
+const samplesOf = (version: string): any[] =>
+  readdirSync(join(kept, version, "samples")).map((file) => {
+    const sample = parse(readFileSync(join(kept, version, "samples", file), "utf8"));
+    return { ...sample, metadata: { ...sample.metadata, name: file.replace(".yaml", ""), namespace } };
+  });
+
+/** What the operator of that release has written by now, beside a deployment. */
+const placement = (uid: string) => ({
+  apiVersion: "enodia.dev/v1alpha1",
+  kind: "ExpertPlacement",
+  metadata: { name: "smol-moe", namespace },
+  spec: {
+    ...{ deploymentUID: uid, epoch: 7, parentEpoch: 6, planHash: "h", modelDigest: "d", reason: "repair" },
+    ranks: [{ rank: 0, podName: "smol-moe-0", podUID: "p" }],
+    layers: [{ layer: 0, epoch: 7, hosts: "0,0.1", shares: "1000,500.500" }],
+  },
+});
+const statuses = {
+  moedeployment: {
+    ...{ observedGeneration: 1, replicas: 3, readyReplicas: 3, selector: "enodia.dev/deployment=smol-moe" },
+    conditions: [{ type: "Ready", status: "True", reason: "AllRanksReady", message: "", lastTransitionTime: "2026-01-01T00:00:00Z" }],
+  },
+  expertplacement: { phase: "Committed", committedEpoch: 7, layersCommitted: 1 },
+};
+
+async function objects(): Promise<any[]> {
+  const { items } = JSON.parse(await kubectl(["get", "moed,eplace,moet", "-n", namespace, "-o", "json"]));
+  for (const { metadata } of items) for (const field of ["managedFields", "resourceVersion"]) delete metadata[field];
+  return items;
+}
+
+/** Fields of `was` that `is` has not, or has otherwise; what it has beside them are new fields with a default. */
+function lost(was: any, is: any, path = ""): string[] {
+  if (typeof was !== "object" || was === null) return was === is ? [] : [`${path}: ${was} became ${is}`];
+  if (Array.isArray(was) && was.length !== is?.length) return [`${path}: ${was.length} entries became ${is?.length}`];
+  return Object.entries(was).flatMap(([key, value]) => lost(value, is?.[key], `${path}.${key}`));
+}
+
+/** Every object is what it was; the API server takes it as a new one, which checks all of it, and takes a write to it. */
+async function stillGood(were: readonly any[], step: string): Promise<void> {
+  const are = await objects();
+  assert.equal(are.length, were.length, step);
+  for (const was of were) {
+    const { kind, metadata } = was;
+    const is = are.find((one) => one.metadata.uid === metadata.uid);
+    assert.deepEqual(lost(was, is), [], `${step}: ${kind} ${metadata.name}`);
+    assert.equal(is.metadata.generation, metadata.generation, "nobody wrote to it");
+    await kubectl(["create", "--dry-run=server", "-f", "-"], copyOf(is));
+    await kubectl(["annotate", "--overwrite", "--dry-run=server", kind, metadata.name, "-n", namespace, `step=${step.replaceAll(" ", "-")}`]);
+  }
+}
+
+const copyOf = ({ apiVersion, kind, metadata, spec }: any) => ({
+  ...{ apiVersion, kind, spec },
+  metadata: { name: `${metadata.name}-copy`, namespace },
+});
+const reuse = ["--reset-then-reuse-values"];
+const planted = ["-n", namespace, "-o", "jsonpath={.spec.planted}"];
+
+for (const version of readdirSync(kept))
+  test(`objects of ${version} outlast upgrades, a roll back and an uninstall`, { timeout: 600_000 }, async () => {
+    await helm(...["install", release, join(kept, version, "chart"), "--create-namespace"], "--set", "nats.enabled=true,logLevel=warn");
+    await kubectl(["wait", "--for=condition=Established", ...crds, "--timeout=30s"]);
+    for (const sample of samplesOf(version)) await kubectl(["create", "-f", "-"], sample);
+    const { metadata } = JSON.parse(await kubectl(["get", "moed", "smol-moe", "-n", namespace, "-o", "json"]));
+    await kubectl(["create", "-f", "-"], placement(metadata.uid));
+    for (const [kind, status] of Object.entries(statuses))
+      await kubectl(["patch", kind, "smol-moe", "-n", namespace, "--subresource=status", "--type=merge", "-p", JSON.stringify({ status })]);
+    const were = await objects();
+    assert.ok(were.length >= 8);
+    const token = () => kubectl(["get", "secret", "enodia-nats", "-n", systemNamespace, "-o", "jsonpath={.data.token}"]);
+    const firstToken = await token();
+
+    await helm("upgrade", release, join(root, "charts/enodia"), ...reuse);
+    await stillGood(were, "this chart");
+    assert.equal(await token(), firstToken, "what NATS wants of its clients is kept");
+    const env = await kubectl(["get", "deployment", "enodia", "-n", systemNamespace, "-o", "jsonpath={..env}"]);
+    assert.match(env, /"ENODIA_LOG_LEVEL","value":"warn"/, "settings are kept");
+
+    const grown = changedChart("9.0.0", (spec) => (spec.properties.planted = { type: "integer", default: 3 }));
+    await helm("upgrade", release, grown, ...reuse);
+    await stillGood(were, "a chart with one field more");
+    assert.equal(await kubectl(["get", "moed", "smol-moe", ...planted]), "3", "helm upgrade brings the new CRD");
+
+    await helm("rollback", release, "2");
+    await stillGood(were, "a roll back");
+    assert.equal(await kubectl(["get", "moed", "smol-moe", ...planted]), "");
+
+    const narrowed = changedChart("9.0.1", (spec) => (spec.properties.replicas.maximum = 2));
+    await helm("upgrade", release, narrowed, ...reuse);
+    await assert.rejects(stillGood(were, "a narrower chart"), /spec\.replicas.*less than or equal to 2/s);
+    await helm("rollback", release, "2");
+
+    await helm("uninstall", release);
+    await stillGood(were, "an uninstall");
+    await helm("install", release, join(root, "charts/enodia"));
+    await stillGood(were, "an install that takes over");
+    await helm("uninstall", release);
+    await kubectl(["delete", ...crds]);
+  });
