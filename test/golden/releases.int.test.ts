@@ -93,10 +93,12 @@ async function stillGood(were: readonly any[], step: string): Promise<void> {
     const is = are.find((one) => one.metadata.uid === metadata.uid);
     assert.deepEqual(lost(was, is), [], `${step}: ${kind} ${metadata.name}`);
     assert.equal(is.metadata.generation, metadata.generation, "nobody wrote to it");
-    await kubectl(["create", "--dry-run=server", "-f", "-"], copyOf(is));
-    await kubectl(["annotate", "--overwrite", "--dry-run=server", kind, metadata.name, "-n", namespace, `step=${step.replaceAll(" ", "-")}`]);
   }
+  await kubectl(["create", "--dry-run=server", "-f", "-"], listOf(are.map(copyOf)));
+  await kubectl(["annotate", "moed,eplace,moet", "--all", "-n", namespace, "--dry-run=server", "step=next"]);
 }
+
+const listOf = (items: readonly object[]): object => ({ apiVersion: "v1", kind: "List", items });
 
 const copyOf = ({ apiVersion, kind, metadata, spec }: any) => ({
   ...{ apiVersion, kind, spec },
@@ -106,10 +108,10 @@ const reuse = ["--reset-then-reuse-values"];
 const planted = ["-n", namespace, "-o", "jsonpath={.spec.planted}"];
 
 for (const version of readdirSync(kept))
-  test(`objects of ${version} outlast upgrades, a roll back and an uninstall`, { timeout: 600_000 }, async () => {
+  test(`objects of ${version} outlast upgrades, a roll back and an uninstall`, { timeout: 1_200_000 }, async () => {
     await helm(...["install", release, join(kept, version, "chart"), "--create-namespace"], "--set", "nats.enabled=true,logLevel=warn");
     await kubectl(["wait", "--for=condition=Established", ...crds, "--timeout=30s"]);
-    for (const sample of samplesOf(version)) await kubectl(["create", "-f", "-"], sample);
+    await kubectl(["create", "-f", "-"], listOf(samplesOf(version)));
     const { metadata } = JSON.parse(await kubectl(["get", "moed", "smol-moe", "-n", namespace, "-o", "json"]));
     await kubectl(["create", "-f", "-"], placement(metadata.uid));
     for (const [kind, status] of Object.entries(statuses))

@@ -1,13 +1,15 @@
 // The chart as Helm reads it: lint, schema, and the labels and fields that every rendered object must have.
 import assert from "node:assert/strict";
-import { readdirSync } from "node:fs";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { before, test } from "node:test";
 import { parseAllDocuments } from "yaml";
 import { ensureBinaries } from "../cluster/binaries.ts";
+import { type Image, packCommand, pinnedValues } from "../release/steps.ts";
 import { podSpecs, restrictedFaults } from "./pod-security.ts";
 import { exec, execOk } from "./process.ts";
-import { release, root } from "./product.ts";
+import { productVersion, release, root } from "./product.ts";
 
 const chart = join(root, "charts/enodia");
 const valuesFiles = readdirSync(join(chart, "ci"));
@@ -72,6 +74,27 @@ test("an image with a digest is named by it, whatever the tag, behind the mirror
   const { code, stderr } = await exec(helm, ["template", release, chart, "--kube-version", "1.31.0", "--set", "image.digest=sha256:short"]);
   assert.notEqual(code, 0);
   assert.match(stderr, /digest/);
+});
+
+test("the chart of a release, packed, names every image of this project by digest and passes the lint", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "enodia-pack-"));
+  try {
+    const place = { registry: "registry.example.com/team", version: productVersion(), out: folder };
+    const digestOf = ({ name }: Image): string => `sha256:${name.padEnd(64, "0").replaceAll(/[^0-9a-f]/g, "a")}`;
+    const copy = join(folder, "enodia");
+    cpSync(chart, copy, { recursive: true });
+    writeFileSync(join(copy, "values.yaml"), pinnedValues(readFileSync(join(chart, "values.yaml"), "utf8"), place, digestOf));
+    const [, ...pack] = packCommand(place, copy);
+    await execOk(helm, pack);
+    const packed = join(folder, `enodia-${productVersion()}.tgz`);
+    await execOk(helm, ["lint", "--strict", packed]);
+    const text = await execOk(helm, ["template", release, packed, "--kube-version", "1.31.0"]);
+    const named = [...text.matchAll(/registry\.example\.com\/team\/enodia\/(\w+)@sha256:[0-9a-f]{64}/g)].map(([, name]) => name).sort();
+    assert.deepEqual(named, ["operator", "runtime", "training"]);
+    assert.doesNotMatch(text, /enodia\/\w+:\d/, "none by its tag");
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
 
 test("replicas spread over nodes, or as the values say, each constraint with the selector of the operator's pods unless it has one", async () => {
