@@ -1,32 +1,24 @@
-// The `enodia` command: finds the subcommand and hands over the rest of the line. One file per command in commands/.
-// Composition root of the CLI; commands are loaded lazily so that `enodia chat` does not load a compute backend.
+#!/usr/bin/env node
+// The `enodia` command, and `kubectl enodia`: finds the subcommand (registry.ts) and hands over the rest of the line.
+// Composition root of the CLI.
+import { basename } from "node:path";
 import { AppError } from "../../crds/common.ts";
+import type { Command } from "./command.ts";
 import { showsTraces } from "./environment.ts";
-
-interface Command {
-  readonly summary: string;
-  readonly load: () => Promise<{ run(args: readonly string[]): Promise<number> }>;
-}
-
-const commands: Readonly<Record<string, Command>> = {
-  status: { summary: "show deployments: ranks, memory, imbalance, what the planner thinks", load: () => import("./commands/status.ts") },
-  chat: { summary: "talk to a deployment", load: () => import("./commands/chat.ts") },
-  model: { summary: "import, upcycle and inspect models", load: () => import("./commands/model.ts") },
-  data: { summary: "import text to train on", load: () => import("./commands/data.ts") },
-  train: { summary: "train a model on this machine, look at training jobs", load: () => import("./commands/train.ts") },
-  runtime: { summary: "test this machine's compute device", load: () => import("./commands/runtime.ts") },
-  plan: { summary: "explain, record and simulate expert placement", load: () => import("./commands/plan.ts") },
-};
+import { commands } from "./registry.ts";
+import { version } from "./version.ts";
 
 function usage(): string {
-  const rows = Object.entries(commands).map(([name, command]) => `  ${name.padEnd(8)} ${command.summary}`);
+  const width = Math.max(...Object.keys(commands).map((name) => name.length));
+  const rows = Object.entries(commands).map(([name, command]) => `  ${name.padEnd(width)}  ${command.summary}`);
   return [
-    "usage: enodia <command> [options]        in a checkout: npm run -s enodia -- <command> [options]",
+    "usage: enodia <command> [options]        as a plugin: kubectl enodia <command>; in a checkout: npm run -s enodia -- <command>",
     "",
     ...rows,
     "",
-    "enodia <command> --help tells more about one command.",
-    "status, train status|loss|trace|serve and plan explain|record read a cluster through your kubeconfig; chat needs the URL of a gateway; the rest works offline.",
+    "enodia <command> --help tells more about one command; enodia --version says which this is.",
+    "status, doctor, top, experts, logs, bundle, plan explain and record, and train on jobs read a cluster through your kubeconfig;",
+    "chat needs the URL of a gateway; the rest works offline.",
     "ENODIA_LOG_LEVEL=debug adds stack traces to errors.",
   ].join("\n");
 }
@@ -37,7 +29,11 @@ async function main(argv: readonly string[]): Promise<number> {
     process.stdout.write(`${usage()}\n`);
     return name === undefined ? 2 : 0;
   }
-  const command = commands[name];
+  if (name === "--version") {
+    process.stdout.write(`${version}\n`);
+    return 0;
+  }
+  const command: Command | undefined = Object.hasOwn(commands, name) ? commands[name] : undefined;
   if (!command) {
     process.stderr.write(`enodia: unknown command "${name}"\n\n${usage()}\n`);
     return 2;
@@ -45,14 +41,28 @@ async function main(argv: readonly string[]): Promise<number> {
   return (await command.load()).run(rest);
 }
 
+/** The oldest Node that runs this; a checkout brings its own (bootstrap.mjs). */
+const nodeMajor = 24;
+
+/** kubectl asks the program of this name for the words that may come next in `kubectl enodia ...`. */
+const kubectlAsks = "kubectl_complete-enodia";
+
 /** The words of node:util on an option it does not know, without its lecture on positional arguments. */
 function misused(caught: unknown): string | undefined {
   const { code, message } = caught as NodeJS.ErrnoException;
   return code?.startsWith("ERR_PARSE_ARGS") ? `${message.split(/\. |\n/)[0]}; --help lists the options` : undefined;
 }
 
+// A reader that has seen enough, such as head, is no fault.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE") throw error;
+  process.exit(0);
+});
 try {
-  process.exitCode = await main(process.argv.slice(2));
+  if (Number(process.versions.node.split(".")[0]) < nodeMajor)
+    throw new AppError(`Node ${process.versions.node} is too old: install Node ${nodeMajor} or newer`, { code: "NodeTooOld" });
+  const [, called = "", ...line] = process.argv;
+  process.exitCode = await main(basename(called) === kubectlAsks ? ["completion", "kubectl", ...line] : line);
 } catch (caught) {
   const error = AppError.from(caught);
   process.stderr.write(`enodia: ${misused(caught) ?? error.message}\n`);

@@ -104,6 +104,15 @@ test("status: the planner's last decision is said once, also when it is why the 
   );
 });
 
+test("status: a message that stands above already is not told again", () => {
+  const conditions = [condition("Ready", "False", "RanksNotReady"), condition("ModelAvailable", "False", "ClaimNotFound")];
+  const text = renderStatus(
+    { deployment: deployment({}, { conditions }), placement: undefined, ranks: [] },
+    "why  ModelAvailable says why",
+  );
+  assert.ok(text.includes("Ready: Ready says why") && !text.includes("ModelAvailable: "), text);
+});
+
 test("status: requests at once and the least ranks are shown with their arithmetic", () => {
   const status = {
     model: { architecture: "Mixtral", requestsPerRank: 2, requestsPerRankReason: "kvPool 4Mi" },

@@ -4,7 +4,7 @@ import type { Condition } from "../../crds/conditions.ts";
 import type { ExpertPlacement } from "../../crds/expert-placement.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { processBytes } from "../deployment/core/memory-fit.ts";
-import { bytes, percent, table } from "./table.ts";
+import { bytes, percent, plainLine, table } from "./table.ts";
 
 export interface RankRow {
   readonly rank: number;
@@ -41,7 +41,8 @@ export function expectedMemory(rank: {
   return Math.round((rank.hostedBytes + (rank.denseBytes ?? 0) + (rank.kvBytes ?? 0)) * residentFactor) + processBytes;
 }
 
-export function renderStatus({ deployment, placement, ranks }: StatusDetail): string {
+/** Messages that are part of `said`, which stands above, are not told again. */
+export function renderStatus({ deployment, placement, ranks }: StatusDetail, said = ""): string {
   const { spec, status, metadata } = deployment;
   const model = status.model;
   const lines = [
@@ -56,7 +57,7 @@ export function renderStatus({ deployment, placement, ranks }: StatusDetail): st
   if (conditions.length > 0) lines.push(`conditions ${conditions.map((c) => `${c.type}=${c.status} (${c.reason})`).join("  ")}`);
   const decision = decisionOf(placement);
   // A placement that is left unbalanced gives the decision as its message: said once.
-  const messages = wrong(conditions).filter((c) => c.message !== decision);
+  const messages = wrong(conditions).filter((c) => c.message !== decision && !said.includes(plainLine(c.message)));
   lines.push(...messages.map((c) => `           ${c.type}: ${c.message}`));
   if (placement) lines.push(...renderPlacement(deployment, placement));
   lines.push("", renderRanks(ranks));

@@ -127,6 +127,7 @@ async function* lines(response: http.IncomingMessage, operation: string): AsyncI
     for await (const chunk of response as AsyncIterable<string>) {
       const parts = (rest + chunk).split("\n");
       rest = parts.pop() ?? "";
+      if (rest.length > responseBytesMax) throw new Error(`a line above ${responseBytesMax} bytes`);
       for (const line of parts) if (line !== "") yield line;
     }
   } catch (cause) {

@@ -227,6 +227,8 @@ export const law: Readonly<Record<string, readonly string[]>> = {
   "operator/cli/": [
     "crds/",
     "operator/kube/",
+    "operator/rbac.ts", // the rights that `enodia doctor` asks for
+    "package.json",
     "runtime/placement/grid.ts",
     "runtime/wire/load-signature.ts",
     "operator/deployment/core/memory-fit.ts",

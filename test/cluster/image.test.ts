@@ -6,9 +6,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import fc from "fast-check";
+import { paxRecord } from "../../operator/cli/tar.ts";
 import { run } from "./exec.ts";
 import { buildImage, dropOldLayers, fullReference, type ImageFile, layerEntries, parseLdd } from "./image.ts";
-import { paxRecord } from "./tar.ts";
 
 describe("images", () => {
   const oldCache = process.env.ENODIA_CACHE;

@@ -22,10 +22,10 @@ import {
 import { dirname, join } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
+import { type TarEntry, tarSize, tarStream } from "../../operator/cli/tar.ts";
 import { cacheRoot } from "./binaries.ts";
 import { run } from "./exec.ts";
 import { ClusterError } from "./names.ts";
-import { type TarEntry, tarSize, tarStream } from "./tar.ts";
 
 export interface ImageFile {
   /** Absolute path in the image. */

@@ -38,7 +38,7 @@ async function ranks(): Promise<readonly Rank[]> {
   let earlier: readonly Rank[] = [];
   for (;;) {
     await sleep(sampleMs);
-    const now = JSON.parse(await execOk(process.execPath, [...args, "--json"], { cwd: root }))[0].ranks as Rank[];
+    const now = JSON.parse(await execOk(process.execPath, [...args, "-o", "json"], { cwd: root })).deployments[0].ranks as Rank[];
     process.stderr.write(`# memory of ranks: ${now.map(({ memoryBytes }) => `${(memoryBytes / 1e6).toFixed(0)} MB`).join(", ")}\n`);
     if (now.every((rank, i) => within(rank) && near(rank, earlier[i])) || Date.now() >= ends) {
       process.stderr.write(`${(await execOk(process.execPath, args, { cwd: root })).replace(/^/gm, "# ")}\n`);

@@ -1,8 +1,12 @@
-// `enodia status` of a running deployment, on a terminal and as JSON; and where the keys of its certificates are.
+// The commands that look at a running deployment: status, doctor, top, experts, logs and bundle; and where the keys of its
+// certificates are.
 import assert from "node:assert/strict";
 import { createPrivateKey, createPublicKey, X509Certificate } from "node:crypto";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { execOk } from "../harness/process.ts";
+import { execOk, until } from "../harness/process.ts";
 import { kubectlOf, root, type Target } from "../harness/product.ts";
 import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
@@ -20,11 +24,96 @@ after(async () => {
 });
 
 test("enodia status shows every rank with its memory", async () => {
-  const args = ["operator/cli/main.ts", "status", "smol", "-n", moe.namespace, "--kubeconfig", target.kubeconfig ?? ""];
-  const json = JSON.parse(await execOk(process.execPath, [...args, "--json"], { cwd: root })) as any[];
-  assert.equal(json[0].ranks.length, 3);
-  for (const rank of json[0].ranks) assert.ok(rank.hostedBytes > 0 && rank.memoryBytes > 0, JSON.stringify(rank));
-  assert.match(await execOk(process.execPath, args, { cwd: root }), /RANK\s+POD/);
+  const json = JSON.parse(await enodia("status", "smol", "-o", "json"));
+  const [{ ranks }] = json.deployments;
+  assert.equal(ranks.length, 3);
+  for (const rank of ranks) assert.ok(rank.hostedBytes > 0 && rank.memoryBytes > 0, JSON.stringify(rank));
+  assert.match(await enodia("status", "smol"), /RANK\s+POD/);
+});
+
+/** A command on the namespace of this file. */
+const enodia = (command: string, ...args: readonly string[]): Promise<string> =>
+  execOk(process.execPath, ["operator/cli/main.ts", command, ...args, "-n", moe.namespace, "--kubeconfig", target.kubeconfig ?? ""], {
+    cwd: root,
+  });
+
+test("enodia status finds nothing urgent in a deployment that serves", async () => {
+  const urgent = JSON.parse(await enodia("status", "smol", "-o", "json")).findings.filter(({ severity }: any) => severity !== "info");
+  assert.deepEqual(urgent, []);
+});
+
+/** Planted faults -> what of the spec is wrong, and what `enodia status NAME` says first. */
+const faults: Readonly<Record<string, { readonly spec: object; readonly code: string; readonly why: RegExp }>> = {
+  "bad-spec": { spec: { podTemplate: { spec: { hostNetwork: true } } }, code: "FieldNotSupported", why: /hostNetwork/ },
+  "no-claim": { spec: { model: { uri: "pvc://nowhere/x" } }, code: "ClaimNotFound", why: /pvc:\/\/nowhere\/x/ },
+  "no-model": { spec: { model: { uri: "pvc://models/nowhere" } }, code: "Crashing", why: /ModelNotFound/ },
+  "no-image": { spec: { runtimeImage: { image: "enodia/runtime:nowhere" } }, code: "ImageNotPulled", why: /nowhere/ },
+  "too-large": { spec: { podTemplate: asking("900Gi") }, code: "Unscheduled", why: /Insufficient memory/ },
+};
+
+function asking(memory: string): object {
+  return { spec: { containers: [{ name: "runtime", resources: { requests: { memory } } }] } };
+}
+
+test("enodia status finds each planted fault by one command", { timeout: 300_000 }, async () => {
+  const names = Object.keys(faults);
+  try {
+    for (const [name, { spec }] of Object.entries(faults)) await moe.kubectl.apply(smolMoe(name, { replicas: 1, ...spec }));
+    for (const [name, { code, why }] of Object.entries(faults)) {
+      const first = await until(
+        `status to say of ${name}: ${code}`,
+        async () => {
+          const [found] = JSON.parse(await enodia("status", name, "-o", "json")).findings;
+          return found?.code === code ? found : undefined;
+        },
+        { timeoutMs: 120_000 },
+      );
+      assert.match(first.why, why);
+      assert.equal(first.severity, "critical", "nothing of it serves");
+    }
+  } finally {
+    await moe.kubectl.run(["delete", "moed", ...names, "--ignore-not-found", "--wait=false"]);
+  }
+});
+
+test("enodia doctor finds nothing that fails, and the operator leads with all its rights", async () => {
+  const text = await enodia("doctor"); // exits with 1 where something fails
+  for (const check of ["leader", "the operator's rights", "CRDs", "certificates", "clocks"])
+    assert.match(text, new RegExp(`^ok +${check} `, "m"), text);
+});
+
+test("enodia top has the figures of every rank, and experts the whole plan", async () => {
+  const [{ ranks }] = JSON.parse(await enodia("top", "smol", "-o", "json"));
+  assert.equal(ranks.length, 3);
+  for (const rank of ranks) assert.ok(rank.answers && rank.experts > 0 && rank.memoryBytes > 0, JSON.stringify(rank));
+  const map = JSON.parse(await enodia("experts", "smol", "-o", "json"));
+  assert.equal(map.rows.length, 3);
+  for (let expert = 0; expert < map.experts; expert += 1) {
+    const whole = map.rows.reduce((sum: number, { shares }: any) => sum + shares[expert], 0);
+    assert.ok(Math.abs(whole - 1) < 0.01, `expert ${expert}: ${whole}`);
+  }
+});
+
+test("enodia logs finds a request by its id, and bundle has the logs of all pods", async () => {
+  const id = "request-of-9-status";
+  const body = JSON.stringify({ model: "smol", messages: [{ role: "user", content: "Hello" }], max_tokens: 2 });
+  const headers = { "content-type": "application/json", "x-request-id": id };
+  const response = await fetch(`${await moe.url()}/v1/chat/completions`, { method: "POST", headers, body });
+  assert.equal(response.status, 200, await response.text());
+  const lines = await until("the request to be logged", async () => (await enodia("logs", "smol", "--request", id)) || undefined, {
+    timeoutMs: 30_000,
+  });
+  assert.match(lines, /request ended.*requestId=request-of-9-status/);
+  const folder = mkdtempSync(join(tmpdir(), "enodia-bundle-"));
+  try {
+    const file = join(folder, "smol.tar.gz");
+    await enodia("bundle", "smol", "-o", file);
+    const names = (await execOk("tar", ["-tzf", file])).split("\n");
+    for (const { metadata } of await moe.kubectl.list("pods", "enodia.dev/deployment=smol"))
+      assert.ok(names.includes(`enodia-smol/logs/${metadata.name}.log`), names.join("\n"));
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
 
 /** The public key of each private key in a Secret, by its entry. */

@@ -1,30 +1,15 @@
 // Prometheus text of a pod, through the API server's proxy, so that it works on any cluster.
+import { parseSamples, type Sample } from "../../operator/cli/prometheus-text.ts";
 import type { Kubectl } from "./kubectl.ts";
+
+export { parseSamples as parse, type Sample };
 
 /** A pod on a dead node never answers, and the proxy would wait for minutes. */
 const timeoutSeconds = 3;
 
-export interface Sample {
-  readonly name: string;
-  readonly labels: Readonly<Record<string, string>>;
-  readonly value: number;
-}
-
 export async function scrape(kubectl: Kubectl, namespace: string, pod: string, port = 9464): Promise<readonly Sample[]> {
   const path = `/api/v1/namespaces/${namespace}/pods/${pod}:${port}/proxy/metrics`;
-  return parse(await kubectl.run(["get", "--raw", path, `--request-timeout=${timeoutSeconds}s`]));
-}
-
-export function parse(text: string): readonly Sample[] {
-  return text
-    .split("\n")
-    .filter((line) => line !== "" && !line.startsWith("#"))
-    .flatMap((line) => {
-      const match = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/.exec(line);
-      if (!match) return [];
-      const labels = Object.fromEntries([...(match[2] ?? "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map((m) => [m[1] ?? "", m[2] ?? ""]));
-      return [{ name: match[1] ?? "", labels, value: Number(match[3]) }];
-    });
+  return parseSamples(await kubectl.run(["get", "--raw", path, `--request-timeout=${timeoutSeconds}s`]));
 }
 
 export function sum(samples: readonly Sample[], name: string, labels: Readonly<Record<string, string>> = {}): number {

@@ -37,6 +37,9 @@ const flags = {
   "api-key-file": text,
   help: { type: "boolean", short: "h" },
 } as const;
+
+export { flags as options };
+
 /** The exit code that shells report of a program that Ctrl-C ended. */
 const interrupted = 130;
 

@@ -13,13 +13,15 @@ Texts become token data, which "enodia train" reads. A .txt file is one document
 
 example   enodia data import texts/ --model smol-moe --out texts-tokens`;
 
-const options = {
+export const options = {
   model: { type: "string" },
   out: { type: "string" },
   overwrite: { type: "boolean", default: false },
   json: { type: "boolean", default: false },
   help: { type: "boolean", short: "h", default: false },
 } as const;
+
+export const verbs = ["import"];
 
 /** Time between lines of progress. */
 const lineMsMin = 5_000;

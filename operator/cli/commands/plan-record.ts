@@ -34,22 +34,20 @@ ${kubeFlagsHelp}
 const windowsMax = 100_000;
 const connectTimeoutMs = 15_000;
 
+export const options = {
+  ...kubeFlags,
+  out: { type: "string" },
+  overwrite: { type: "boolean" },
+  windows: { type: "string" },
+  "window-seconds": { type: "string" },
+  phase: { type: "string" },
+  nats: { type: "string" },
+  creds: { type: "string" },
+  help: { type: "boolean", short: "h" },
+} as const;
+
 export async function run(args: readonly string[]): Promise<number> {
-  const { values, positionals } = parseArgs({
-    args: [...args],
-    allowPositionals: true,
-    options: {
-      ...kubeFlags,
-      out: { type: "string" },
-      overwrite: { type: "boolean" },
-      windows: { type: "string" },
-      "window-seconds": { type: "string" },
-      phase: { type: "string" },
-      nats: { type: "string" },
-      creds: { type: "string" },
-      help: { type: "boolean", short: "h" },
-    },
-  });
+  const { values, positionals } = parseArgs({ args: [...args], allowPositionals: true, options });
   if (values.help) {
     process.stdout.write(`${usage}\n`);
     return 0;

@@ -53,7 +53,7 @@ Plans on the windows of a trace up to t and scores each plan on window t+1.
       --plot FILE          heat map of rank loads and time series, SVG (default: beside the trace, as <trace>.plot.svg)
       --no-plot            none`;
 
-const options = {
+export const options = {
   trace: { type: "string" },
   ranks: { type: "string" },
   slots: { type: "string" },

@@ -1,13 +1,13 @@
 // `enodia plan`: finds the subcommand. simulate and generate work offline; record and explain read a running deployment.
+import type { Commands } from "../command.ts";
 
-interface Subcommand {
-  readonly summary: string;
-  readonly load: () => Promise<{ run(args: readonly string[]): Promise<number> }>;
-}
-
-const subcommands: Readonly<Record<string, Subcommand>> = {
-  explain: { summary: "why a deployment's experts are where they are, or do not move", load: () => import("./plan-explain.ts") },
-  record: { summary: "save a trace of the load of a running deployment", load: () => import("./plan-record.ts") },
+export const subcommands: Commands = {
+  explain: {
+    summary: "why a deployment's experts are where they are, or do not move",
+    names: "moeDeployments",
+    load: () => import("./plan-explain.ts"),
+  },
+  record: { summary: "save a trace of the load of a running deployment", names: "moeDeployments", load: () => import("./plan-record.ts") },
   simulate: { summary: "run policies over a trace and compare them", load: () => import("./plan-simulate.ts") },
   generate: { summary: "write a synthetic trace", load: () => import("./plan-generate.ts") },
 };

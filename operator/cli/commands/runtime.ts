@@ -18,7 +18,7 @@ beside a plain copy of memory and a loop of multiply-adds. Exits with 1 when an 
 
 example   enodia runtime selftest --backend cpu`;
 
-const options = {
+export const options = {
   backend: { type: "string", default: "Auto" },
   threads: { type: "string", default: "1" },
   case: { type: "string" },
@@ -26,6 +26,8 @@ const options = {
   json: { type: "boolean", default: false },
   help: { type: "boolean", short: "h", default: false },
 } as const;
+
+export const verbs = ["selftest"];
 
 export async function run(args: readonly string[]): Promise<number> {
   const { values, positionals } = parseArgs({ args: [...args], options, allowPositionals: true });

@@ -1,17 +1,22 @@
-// `enodia status`: gathers what a deployment is doing, rank by rank: pod, epoch, expert memory against budget, container memory, load.
-// Reads the API server and the kubelets' summary through it; changes nothing. ../status-text.ts says it to a person.
+// `enodia status`: reads what there is of deployments and training jobs, finds what is wrong, and says it, the worst first; of one
+// deployment also what it is doing, rank by rank. Reads the API server and the kubelets' summary through it; changes nothing.
+// Not here: what counts as wrong (../findings/), the words (../findings-text.ts, ../status-text.ts), the screen (../watch.ts).
 import { parseArgs } from "node:util";
 import { z } from "zod";
 import { AppError, labels } from "../../../crds/common.ts";
-import { type ExpertPlacement, parseExpertPlacement } from "../../../crds/expert-placement.ts";
-import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
-import { type KubeObject, resources } from "../../kube/kube.ts";
-import { type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
+import type { ExpertPlacement } from "../../../crds/expert-placement.ts";
+import type { KubeObject } from "../../kube/kube.ts";
+import { type Judgement, judge } from "../findings/index.ts";
+import { countText, findingsText, overviewText } from "../findings-text.ts";
+import { type Gathered, gather, type Scope } from "../gather.ts";
+import { asksForJson, type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster, outputFlag, outputFlagHelp } from "../kube.ts";
 import { expectedMemory, expectedMemoryFormula, type RankRow, renderStatus, type StatusDetail } from "../status-text.ts";
+import { pause, terminalScreen, untilInterrupted, watch } from "../watch.ts";
 
 const usage = `usage: enodia status [NAME] [options]
 
-Shows the MoEDeployments of a namespace, or the one named: model, conditions and what is wrong, the plan, and per rank
+Says what is wrong with the deployments and training jobs of a namespace, the worst first: why, with numbers, and the command to begin
+with. Then one line for each, or of the deployment NAME its model, conditions, plan, and per rank
 
   STATE, EPOCH    of the rank, and the newest plan it has committed
   EXPERTS BUDGET  bytes of experts it holds, and how many it may (experts.memoryPerRank)
@@ -20,49 +25,73 @@ Shows the MoEDeployments of a namespace, or the one named: model, conditions and
   EXPECTED <=     what MEMORY should stay below: ${expectedMemoryFormula}
   LOAD            rows of experts it computes, over the mean of the ranks, in the worst layer
 
+  -A, --all-namespaces   of all namespaces
+  -w, --watch            looks again every 2 s, until Ctrl-C
+${outputFlagHelp}
 ${kubeFlagsHelp}
-      --json             everything, for programs`;
+
+example   enodia status -A --watch`;
+
+export const options = {
+  ...kubeFlags,
+  ...outputFlag,
+  "all-namespaces": { type: "boolean", short: "A", default: false },
+  watch: { type: "boolean", short: "w", default: false },
+  help: { type: "boolean", short: "h", default: false },
+} as const;
 
 export async function run(args: readonly string[]): Promise<number> {
-  const { values, positionals } = parseArgs({
-    args: [...args],
-    allowPositionals: true,
-    options: { ...kubeFlags, json: { type: "boolean" }, help: { type: "boolean", short: "h" } },
-  });
+  const { values, positionals } = parseArgs({ args: [...args], allowPositionals: true, options });
   if (values.help) {
     process.stdout.write(`${usage}\n`);
     return 0;
   }
+  const [name, ...others] = positionals;
+  const all = values["all-namespaces"];
+  if (others.length > 0) throw new AppError(`one NAME at most: "${others.join(" ")}" is too much`, { code: "BadOption" });
+  if (all && name !== undefined)
+    throw new AppError("-A shows all namespaces: leave NAME out, or name its namespace with -n", { code: "BadOption" });
+  const json = asksForJson(values.output);
   const cluster = openCluster(values);
-  const [name] = positionals;
-  const deployments = await readDeployments(cluster, name);
-  const details = await Promise.all(deployments.map((deployment) => describe(cluster, deployment)));
-  if (values.json) process.stdout.write(`${JSON.stringify(details, null, 2)}\n`);
-  else if (details.length === 0) process.stdout.write(`no MoEDeployment in namespace ${cluster.namespace}\n`);
-  else process.stdout.write(`${details.map(renderStatus).join("\n\n")}\n`);
+  const scope: Scope = { namespace: all ? undefined : cluster.namespace, name };
+  const make = async (): Promise<string> => {
+    const seen = await gather(cluster, scope);
+    return json ? await jsonText(cluster, seen, scope) : await plainText(cluster, seen, scope);
+  };
+  if (!values.watch) process.stdout.write(`${await make()}\n`);
+  else {
+    const clock = () => performance.now();
+    const screen = json ? { ...terminalScreen, isTTY: false } : terminalScreen;
+    await untilInterrupted((signal) => watch({ make, screen, signal, sleep: pause, clock }));
+  }
   return 0;
 }
 
-async function readDeployments(cluster: ClusterAccess, name: string | undefined): Promise<MoEDeployment[]> {
-  if (name === undefined) {
-    const { items } = await cluster.kube.list(resources.moeDeployments, { namespace: cluster.namespace });
-    return items.map(parseMoEDeployment);
-  }
-  const object = await cluster.kube.get(resources.moeDeployments, { namespace: cluster.namespace, name });
-  if (object) return [parseMoEDeployment(object)];
-  throw new AppError(`no MoEDeployment "${name}" in namespace ${cluster.namespace}; see: kubectl get moed -A`, { code: "NotFound" });
+async function plainText(cluster: ClusterAccess, seen: Gathered, { name, namespace }: Scope): Promise<string> {
+  const { deployments, jobs, unread } = seen;
+  const where = namespace === undefined ? "all namespaces" : `namespace ${namespace}`;
+  if (deployments.length === 0 && jobs.length === 0 && unread.length === 0)
+    return `no MoEDeployment and no MoETrainingJob in ${where}${namespace === undefined ? "" : "; -A looks at all namespaces"}`;
+  const judged = judge(seen);
+  const wrong = findingsText(judged, unread, terminalScreen.isTTY ? terminalScreen.size().columns : undefined);
+  const whole = async () => (await details(cluster, seen)).map((detail) => renderStatus(detail, findingsText(judged, unread)));
+  const rest = name === undefined ? [overviewText(seen), countText(seen, where)] : await whole();
+  return [wrong, ...rest.filter((part) => part !== "")].join("\n\n");
 }
 
-async function describe(cluster: ClusterAccess, deployment: MoEDeployment): Promise<StatusDetail> {
-  const { name, namespace } = deployment.metadata;
-  const [found, pods] = await Promise.all([
-    cluster.kube.get(resources.expertPlacements, { namespace, name }),
-    cluster.kube.list(resources.pods, { namespace, labelSelector: `${labels.deployment}=${name},${labels.component}=worker` }),
-  ]);
-  const placement = found ? parseExpertPlacement(found) : undefined;
-  const memory = await containerMemory(cluster, pods.items);
-  const ranks = pods.items.map((pod) => rankRow(pod, placement, memory)).sort((a, b) => a.rank - b.rank || a.pod.localeCompare(b.pod));
-  return { deployment, placement, ranks };
+async function jsonText(cluster: ClusterAccess, seen: Gathered, { name }: Scope): Promise<string> {
+  const { findings, left }: Judgement = judge(seen);
+  const deployments = name === undefined ? seen.deployments.map(({ deployment }) => ({ deployment })) : await details(cluster, seen);
+  return JSON.stringify({ findings, findingsLeft: left, unread: seen.unread, deployments, trainingJobs: seen.jobs }, null, 2);
+}
+
+/** Everything of the one deployment that was named. */
+async function details(cluster: ClusterAccess, { deployments, workers }: Gathered): Promise<StatusDetail[]> {
+  const memory = await containerMemory(cluster, workers);
+  return deployments.map(({ deployment, placement }) => {
+    const ranks = workers.map((pod) => rankRow(pod, placement, memory)).sort((a, b) => a.rank - b.rank || a.pod.localeCompare(b.pod));
+    return { deployment, placement, ranks };
+  });
 }
 
 const podSchema = z.object({

@@ -28,7 +28,7 @@ trace reaches the pods as kubectl port-forward does, by your right to do so, and
 
 ${traceColumns}`;
 
-const options = {
+export const options = {
   ...kubeFlags,
   name: { type: "string" },
   svg: { type: "string" },

@@ -17,9 +17,10 @@ import { parseSpawn, spawnUsage } from "../../../runtime/train/spawn.ts";
 import { chromeTrace } from "../../../runtime/train/trace/chrome.ts";
 import { Recorder } from "../../../runtime/train/trace/recorder.ts";
 import { rankTimes } from "../../../runtime/train/trace/summary.ts";
+import type { CommandModule, Commands } from "../command.ts";
 import { checkOutput, type OutputFile, writeOutput } from "../output-file.ts";
 import { TrainProgress } from "../train-progress.ts";
-import { verbs as jobVerbs, run as runOnJob } from "./train-job.ts";
+import { options as jobOptions, verbs as jobVerbs, run as runOnJob } from "./train-job.ts";
 import { perfettoOutput, traceText } from "./train-trace-text.ts";
 
 const help = `usage: enodia train --model DIR --data DIR --out DIR --steps N [options]
@@ -59,7 +60,7 @@ Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same li
 
 example   enodia data import texts/ --model smol-moe --out tokens && enodia train --model smol-moe --data tokens --out run --steps 200`;
 
-const options = {
+const trainOptions = {
   model: { type: "string" },
   data: { type: "string", multiple: true },
   out: { type: "string" },
@@ -96,10 +97,17 @@ const options = {
   help: { type: "boolean", short: "h", default: false },
 } as const;
 
-const parse = (args: readonly string[]) => parseArgs({ args: [...args], options }).values;
+export { trainOptions as options };
+/** Verbs on jobs of a cluster have options of their own. */
+export const subcommands: Commands = Object.fromEntries(
+  Object.keys(jobVerbs).map((verb) => [verb, { summary: "of training jobs", names: "moeTrainingJobs", load: async () => onJob(verb) }]),
+);
+const onJob = (verb: string): CommandModule => ({ options: jobOptions, run: (args) => runOnJob(verb, args) });
+
+const parse = (args: readonly string[]) => parseArgs({ args: [...args], options: trainOptions }).values;
 type Values = ReturnType<typeof parse>;
 /** Options that have a value. */
-type Text = Exclude<keyof typeof options, "data" | "json" | "help">;
+type Text = Exclude<keyof typeof trainOptions, "data" | "json" | "help">;
 
 const refused = (message: string): AppError => new AppError(message, { code: "BadOption", operation: "reading the command line" });
 

@@ -1,7 +1,7 @@
 // A GPU as a device of ggml's, and the finding of one. What there is, is asked of a child process first, since a driver that ggml cannot
 // use ends the process that tries it. A backend takes one device.
 import { spawnSync } from "node:child_process";
-import { join } from "node:path";
+import { extname, join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
 import { GgmlDevice } from "./device.ts";
 import { ggmlLibrary, gpuInstalled, gpuRegistry } from "./library.ts";
@@ -47,7 +47,7 @@ function probeGpu(kind: GpuName, inSoftware: boolean): Probe {
   const key = `${kind} ${inSoftware}`;
   const known = probes.get(key);
   if (known !== undefined) return known;
-  const args = [join(import.meta.dirname, "gpu-probe.ts"), kind, ...(inSoftware ? ["software"] : [])];
+  const args = [join(import.meta.dirname, `gpu-probe${extname(import.meta.filename)}`), kind, ...(inSoftware ? ["software"] : [])];
   const options = { encoding: "utf8", timeout: probeMsMax, maxBuffer: probeBytesMax } as const;
   const { stdout, stderr, status, signal } = spawnSync(process.execPath, args, options);
   const { devices, reason } = read(stdout ?? "");

@@ -21,8 +21,12 @@ function octal(value: number, digits: number): string {
   return `${value.toString(8).padStart(digits - 1, "0")}\0`;
 }
 
+interface Header extends Pick<TarEntry, "path" | "mode" | "size" | "linkTarget"> {
+  readonly type: string;
+}
+
 /** One header block; owner and time are always 0. */
-function tarHeader(path: string, mode: number, size: number, type: string, linkTarget = ""): Buffer {
+function tarHeader({ path, mode, size, type, linkTarget = "" }: Header): Buffer {
   const block = Buffer.alloc(blockBytes);
   block.write(path, 0, nameBytesMax, "utf8");
   block.write(octal(mode, 8), 100);
@@ -60,12 +64,18 @@ function* entryHeaders(entry: TarEntry): Generator<Buffer> {
   ].join("");
   if (records !== "") {
     const body = Buffer.from(records);
-    yield tarHeader("pax", 0o644, body.length, "x");
+    yield tarHeader({ path: "pax", mode: 0o644, size: body.length, type: "x" });
     yield body;
     yield padding(body.length);
   }
   const type = entry.linkTarget !== undefined ? "2" : entry.path.endsWith("/") ? "5" : "0";
-  yield tarHeader(entry.path.slice(0, nameBytesMax), entry.mode, type === "0" ? entry.size : 0, type, link.slice(0, nameBytesMax));
+  yield tarHeader({
+    path: entry.path.slice(0, nameBytesMax),
+    mode: entry.mode,
+    size: type === "0" ? entry.size : 0,
+    type,
+    linkTarget: link.slice(0, nameBytesMax),
+  });
 }
 
 /** Bytes that entries with short names and a body take in an archive, without its end. */

@@ -1,0 +1,83 @@
+// The entries of a support archive from what was read of a deployment: objects, logs and metrics without what is not allowed (redact.ts),
+// what status and doctor say, and a page that tells what is in it and what is not. Pure.
+import type { KubeObject } from "../kube/kube.ts";
+import type { Unread } from "./findings/finding.ts";
+import { redacted, redactedLine, scrubbedText } from "./redact.ts";
+import type { TarEntry } from "./tar.ts";
+
+/** Of all entries together; logs that do not fit are left out, the longest first. */
+const archiveBytesMax = 64 * 1024 * 1024;
+
+export interface BundleFacts {
+  readonly namespace: string;
+  readonly name: string;
+  readonly version: string;
+  readonly now: Date;
+  /** File name without its end -> objects. */
+  readonly objects: Readonly<Record<string, readonly KubeObject[]>>;
+  /** What commands say, by file name. */
+  readonly texts: Readonly<Record<string, string>>;
+  /** Lines of each pod with the kubelet's time before them. */
+  readonly logs: Readonly<Record<string, readonly string[]>>;
+  /** Metrics of each pod as text. */
+  readonly metrics: Readonly<Record<string, string>>;
+  readonly unread: readonly Unread[];
+}
+
+const pageOf = ({ namespace, name, version, now, unread }: BundleFacts, left: readonly string[]): string =>
+  [
+    `Support archive of MoEDeployment ${namespace}/${name}, made by enodia ${version} at ${now.toISOString()}.`,
+    "",
+    "objects/   objects of the cluster, each with the fields of an allow-list only",
+    "logs/      log lines of gateways, workers and operator; texts in fields that are not known are left out",
+    "metrics/   metrics of these processes",
+    "status.txt and doctor.txt are what these commands print.",
+    "",
+    "Not in it: Secrets, ConfigMaps, prompts and answers (they are not logged), values of environment variables that are not Enodia's own,",
+    "annotations and labels of others, and logs of other containers. Texts lose what looks like a credential. Look through it all the same.",
+    ...(unread.length > 0 ? ["", "Could not be read:", ...unread.map(({ what, why }) => `  ${what}: ${scrubbedText(why)}`)] : []),
+    ...(left.length > 0
+      ? ["", `Left out, since the archive has at most ${archiveBytesMax} bytes:`, ...left.map((path) => `  ${path}`)]
+      : []),
+    "",
+  ].join("\n");
+
+/** In the order of their names, below one folder. */
+export function bundleEntries(facts: BundleFacts): TarEntry[] {
+  const files = new Map<string, string>();
+  for (const [file, objects] of Object.entries(facts.objects)) {
+    const told = objects.flatMap((object) => redacted(object) ?? []);
+    files.set(`objects/${file}.json`, `${JSON.stringify(told, null, 1)}\n`);
+  }
+  for (const [file, text] of Object.entries(facts.texts)) files.set(file, `${scrubbedText(text)}\n`);
+  for (const [pod, text] of Object.entries(facts.metrics)) files.set(`metrics/${pod}.txt`, ownMetrics(text));
+  for (const [pod, lines] of Object.entries(facts.logs)) files.set(`logs/${pod}.log`, `${lines.map(redactedLine).join("\n")}\n`);
+  const left = tooMuch(files);
+  for (const path of left) files.delete(path);
+  files.set("README.txt", pageOf(facts, left));
+  return [...files.entries()].sort(([a], [b]) => a.localeCompare(b)).map(([path, text]) => entryOf(`enodia-${facts.name}/${path}`, text));
+}
+
+/** Logs, the longest first, until the rest fits. */
+function tooMuch(files: ReadonlyMap<string, string>): string[] {
+  const sizes = [...files].map(([path, text]) => ({ path, size: Buffer.byteLength(text) }));
+  let total = sizes.reduce((sum, { size }) => sum + size, 0);
+  const left: string[] = [];
+  for (const { path, size } of sizes.filter(({ path }) => path.startsWith("logs/")).sort((a, b) => b.size - a.size)) {
+    if (total <= archiveBytesMax) break;
+    total -= size;
+    left.push(path);
+  }
+  return left;
+}
+
+const ownMetrics = (text: string): string =>
+  text
+    .split("\n")
+    .filter((line) => line.startsWith("enodia_") || line.startsWith("# HELP enodia_") || line.startsWith("# TYPE enodia_"))
+    .join("\n");
+
+function entryOf(path: string, text: string): TarEntry {
+  const content = Buffer.from(text);
+  return { path, mode: 0o600, size: content.byteLength, content };
+}

@@ -1,0 +1,181 @@
+// `enodia bundle`: gathers what a supporter asks for first of one deployment, and writes it into an archive without secrets. Reads with the
+// rights of whoever asks; what these do not reach is named in it. Not here: what may be in it (../redact.ts), its form (../bundle.ts).
+import { parseArgs } from "node:util";
+import { gzipSync } from "node:zlib";
+import { AppError, labels, ports } from "../../../crds/common.ts";
+import { type Kube, type KubeObject, type Resource, resources } from "../../kube/kube.ts";
+import { type BundleFacts, bundleEntries } from "../bundle.ts";
+import { examine } from "../doctor/index.ts";
+import { findOperators } from "../doctor/operator.ts";
+import { doctorText } from "../doctor-text.ts";
+import type { Unread } from "../findings/finding.ts";
+import { judge } from "../findings/index.ts";
+import { findingsText } from "../findings-text.ts";
+import { gather } from "../gather.ts";
+import { type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
+import { type OutputFile, writeOutput } from "../output-file.ts";
+import { podFactsOf } from "../pod-facts.ts";
+import { podLogLines, podsMax, sourcesOf, whyNot } from "../pod-logs.ts";
+import { tarStream } from "../tar.ts";
+import { version } from "../version.ts";
+import { pause } from "../watch.ts";
+
+const usage = `usage: enodia bundle NAME [-o FILE.tar.gz] [options]
+
+Writes an archive for support: the objects of a MoEDeployment, logs and metrics of its pods and of the operator, and what status and doctor
+say. Secrets and ConfigMaps are not read. Of objects and log lines only what an allow-list names is written, and texts lose what looks like
+a credential; README.txt in it says more. Look through it before you hand it on.
+
+  -o, --output FILE      where to write (default: enodia-NAME-TIME.tar.gz here); a file that is there stays
+      --lines N          newest log lines of each pod (default 2000)
+${kubeFlagsHelp}`;
+
+export const options = {
+  ...kubeFlags,
+  output: { type: "string", short: "o" },
+  lines: { type: "string", default: "2000" },
+  help: { type: "boolean", short: "h", default: false },
+} as const;
+
+const linesMax = 20_000;
+/** Of the newest lines of each pod. */
+const logCharsMax = 1024 * 1024;
+const metricsMsMax = 3_000;
+
+export async function run(args: readonly string[]): Promise<number> {
+  const { values, positionals } = parseArgs({ args: [...args], allowPositionals: true, options });
+  if (values.help) {
+    process.stdout.write(`${usage}\n`);
+    return 0;
+  }
+  const [name, ...others] = positionals;
+  if (name === undefined || others.length > 0)
+    throw new AppError("one NAME of a MoEDeployment is needed; see: enodia status", { code: "BadOption" });
+  const lines = Number(values.lines);
+  if (!Number.isInteger(lines) || lines < 1 || lines > linesMax)
+    throw new AppError(`--lines: "${values.lines}" is not a whole number from 1 to ${linesMax}`, { code: "BadOption" });
+  const now = new Date();
+  const path = values.output ?? `enodia-${name}-${now.toISOString().replace(/\D/g, "").slice(0, 14)}.tar.gz`;
+  const facts = await read(openCluster(values), name, { lines, now });
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of tarStream(bundleEntries(facts))) chunks.push(chunk);
+  const archive = gzipSync(Buffer.concat(chunks));
+  await writeOutput(newFile(path), archive);
+  process.stdout.write(
+    `${path}: ${archive.byteLength} bytes, of ${Object.keys(facts.logs).length} pods; look through it before you hand it on\n`,
+  );
+  for (const { what, why } of facts.unread) process.stderr.write(`enodia: not in it: ${what}: ${why}\n`);
+  return 0;
+}
+
+const newFile = (path: string): OutputFile => ({ path, option: "-o", kind: "to be replaced", isOurs: () => false, overwrite: false });
+
+async function read(
+  cluster: ClusterAccess,
+  name: string,
+  { lines, now }: { readonly lines: number; readonly now: Date },
+): Promise<BundleFacts> {
+  const { kube, namespace } = cluster;
+  const ref = { namespace, name };
+  const seen = await gather(cluster, ref); // says that there is no such deployment
+  const unread: Unread[] = [];
+  const some = reader(kube, unread);
+  const operators = (await findOperators(kube)) ?? [];
+  const system = operators[0]?.namespace;
+  const own = `${labels.deployment}=${name}`;
+  const [deployment, placement, pods, events, nodes, claims, crds, installs, leases] = await Promise.all([
+    one(kube, resources.moeDeployments, ref),
+    one(kube, resources.expertPlacements, ref),
+    some(resources.pods, { namespace, labelSelector: own }),
+    some(resources.events, { namespace }),
+    some(resources.nodes, {}),
+    some(resources.persistentVolumeClaims, { namespace }),
+    some(resources.customResourceDefinitions, {}),
+    some(resources.deployments, { labelSelector: "app.kubernetes.io/part-of=enodia" }),
+    system === undefined ? [] : some(resources.leases, { namespace: system }),
+  ]);
+  const related = new Set([name, ...pods.map(({ metadata }) => metadata.name)]);
+  const logs = await logsOf(cluster, ref, { lines, unread });
+  return {
+    ...ref,
+    version,
+    now,
+    objects: {
+      moedeployment: deployment,
+      expertplacement: placement,
+      pods,
+      events: events.filter(({ regarding }) => related.has(String((regarding as { name?: unknown } | undefined)?.name))),
+      nodes,
+      claims,
+      crds: crds.filter(({ metadata }) => metadata.name.endsWith(".enodia.dev")),
+      operators: installs,
+      leases,
+    },
+    texts: { "status.txt": findingsText(judge(seen), seen.unread), "doctor.txt": await doctorSays(cluster, operators, now) },
+    logs,
+    metrics: await metricsOf(cluster, pods, unread),
+    unread: [...seen.unread, ...unread],
+  };
+}
+
+const one = async (kube: Kube, resource: Resource, ref: { readonly namespace: string; readonly name: string }): Promise<KubeObject[]> => {
+  const found = await kube.get(resource, ref);
+  return found ? [{ ...found, kind: resource.kind }] : [];
+};
+
+function reader(kube: Kube, unread: Unread[]) {
+  return async (resource: Resource, where: Parameters<Kube["list"]>[1]): Promise<readonly KubeObject[]> => {
+    try {
+      return (await kube.list(resource, where)).items;
+    } catch (caught) {
+      unread.push({ what: resource.plural, why: AppError.from(caught).message });
+      return [];
+    }
+  };
+}
+
+async function doctorSays(cluster: ClusterAccess, operators: Awaited<ReturnType<typeof findOperators>>, now: Date): Promise<string> {
+  const over = new AbortController();
+  const { kube, transport, namespace } = cluster;
+  const examined = await examine({ kube, transport, namespace, operators, version, now, sleep: pause, signal: over.signal });
+  over.abort();
+  return doctorText(examined);
+}
+
+async function logsOf(
+  cluster: ClusterAccess,
+  ref: { readonly namespace: string; readonly name: string },
+  { lines, unread }: { readonly lines: number; readonly unread: Unread[] },
+): Promise<Record<string, readonly string[]>> {
+  const found: Record<string, readonly string[]> = {};
+  const sources = await sourcesOf(cluster, ref, ["gateway", "worker", "operator"]);
+  if (sources.length > podsMax) unread.push({ what: "logs", why: `there are ${sources.length} pods, and those of ${podsMax} are in it` });
+  for (const source of sources.slice(0, podsMax)) {
+    for (const previous of [false, true]) {
+      try {
+        const own = await podLogLines(cluster.transport, source, { tail: lines, previous }, logCharsMax);
+        found[`${source.pod}${previous ? ".previous" : ""}`] = own;
+      } catch (caught) {
+        // Most containers have no process before this one.
+        if (!previous) unread.push({ what: `log of ${source.pod}`, why: whyNot(caught) });
+      }
+    }
+  }
+  return found;
+}
+
+async function metricsOf({ transport }: ClusterAccess, pods: readonly KubeObject[], unread: Unread[]): Promise<Record<string, string>> {
+  const running = pods.filter((pod) => podFactsOf(pod)?.phase === "Running").slice(0, podsMax);
+  const found = await Promise.all(
+    running.map(async ({ metadata }) => {
+      const path = `/api/v1/namespaces/${encodeURIComponent(metadata.namespace ?? "")}/pods/${encodeURIComponent(metadata.name)}:${ports.metrics}/proxy/metrics`;
+      try {
+        return [[metadata.name, await transport.request({ method: "GET", path, signal: AbortSignal.timeout(metricsMsMax) })] as const];
+      } catch (caught) {
+        unread.push({ what: `metrics of ${metadata.name}`, why: AppError.from(caught).message });
+        return [];
+      }
+    }),
+  );
+  return Object.fromEntries(found.flat());
+}

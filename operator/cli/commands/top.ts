@@ -1,0 +1,141 @@
+// `enodia top`: scrapes the metrics of a deployment's pods through the API server's proxy, twice, and tells what ranks and gateways do.
+// Needs `get` on pods/proxy. Not here: the figures (../top-text.ts), the screen (../watch.ts).
+import { parseArgs } from "node:util";
+import { AppError, labels, ports } from "../../../crds/common.ts";
+import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
+import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
+import { resources } from "../../kube/kube.ts";
+import { asksForJson, type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster, outputFlag, outputFlagHelp } from "../kube.ts";
+import { type PodFacts, podFactsOf } from "../pod-facts.ts";
+import { parseSamples } from "../prometheus-text.ts";
+import { rankFigures, type Scrape, type TopPod, topText } from "../top-text.ts";
+import { pause, terminalScreen, untilInterrupted, watch } from "../watch.ts";
+
+const usage = `usage: enodia top [NAME] [options]
+
+The ranks of a MoEDeployment, or of all in a namespace, as they run, from the metrics of their pods, which are read twice: experts that each holds, tokens and prompt
+tokens a second, requests that run and wait, use of the attention cache (KV), memory of the process, CPUs that it uses, and its load over
+the mean in the worst layer. "-" is not known: the pod does not answer, or its load was not reported yet.
+
+  -w, --watch            looks again every 2 s, until Ctrl-C
+${outputFlagHelp}
+${kubeFlagsHelp}`;
+
+export const options = {
+  ...kubeFlags,
+  ...outputFlag,
+  watch: { type: "boolean", short: "w", default: false },
+  help: { type: "boolean", short: "h", default: false },
+} as const;
+
+/** Between the two scrapes of a first look. */
+const betweenMs = 1_000;
+/** A pod that does not answer within this has no figures. */
+const scrapeMsMax = 3_000;
+const scrapesAtOnce = 16;
+/** Deployments of a namespace that are looked at at once. */
+const deploymentsMax = 16;
+
+export async function run(args: readonly string[]): Promise<number> {
+  const { values, positionals } = parseArgs({ args: [...args], allowPositionals: true, options });
+  if (values.help) {
+    process.stdout.write(`${usage}\n`);
+    return 0;
+  }
+  const [name, ...others] = positionals;
+  if (others.length > 0) throw new AppError(`one NAME at most: "${others.join(" ")}" is too much`, { code: "BadOption" });
+  const json = asksForJson(values.output);
+  const cluster = openCluster(values);
+  const lookers = new Map<string, () => Promise<Look>>();
+  const make = async (): Promise<string> => {
+    const all = name === undefined ? await namesIn(cluster) : [name];
+    const names = all.slice(0, deploymentsMax);
+    for (const each of names) if (!lookers.has(each)) lookers.set(each, looker(cluster, each));
+    const looks = await Promise.all(names.flatMap((each) => lookers.get(each)?.() ?? []));
+    if (json) return JSON.stringify(looks.map(forPrograms));
+    if (looks.length === 0) return `no MoEDeployment in namespace ${cluster.namespace}`;
+    const left = all.length - names.length;
+    const more = left > 0 ? [`${left} more are not shown; name one of them`] : [];
+    return [...looks.map(({ deployment, pods }) => topText(deployment, pods)), ...more].join("\n\n");
+  };
+  if (!values.watch) process.stdout.write(`${await make()}\n`);
+  else {
+    const screen = json ? { ...terminalScreen, isTTY: false } : terminalScreen;
+    await untilInterrupted((signal) => watch({ make, screen, signal, sleep: pause, clock: () => performance.now() }));
+  }
+  return 0;
+}
+
+async function namesIn({ kube, namespace }: ClusterAccess): Promise<string[]> {
+  const { items } = await kube.list(resources.moeDeployments, { namespace });
+  return items.map(({ metadata }) => metadata.name);
+}
+
+const forPrograms = ({ deployment, pods }: Look): object => ({
+  name: deployment.metadata.name,
+  namespace: deployment.metadata.namespace,
+  ranks: pods.filter(({ pod }) => pod.component === "worker").map(rankFigures),
+});
+
+interface Look {
+  readonly deployment: MoEDeployment;
+  readonly pods: readonly TopPod[];
+}
+
+/** Each look compares with the one before; the first waits for a second. */
+function looker(cluster: ClusterAccess, name: string): () => Promise<Look> {
+  let before: ReadonlyMap<string, Scrape> | undefined;
+  return async () => {
+    const ref = { namespace: cluster.namespace, name };
+    const [object, plan, listed] = await Promise.all([
+      cluster.kube.get(resources.moeDeployments, ref),
+      cluster.kube.get(resources.expertPlacements, ref),
+      cluster.kube.list(resources.pods, { namespace: ref.namespace, labelSelector: `${labels.deployment}=${name}` }),
+    ]);
+    if (!object)
+      throw new AppError(`no MoEDeployment "${name}" in namespace ${ref.namespace}; see: enodia status -A`, { code: "NotFound" });
+    const pods = listed.items.flatMap((pod) => podFactsOf(pod) ?? []);
+    const loads = new Map(plan ? parseExpertPlacement(plan).status.ranks?.map(({ rank, loadPercent }) => [rank, loadPercent]) : []);
+    if (!before) {
+      before = await scrapeAll(cluster, pods);
+      await new Promise((resolve) => setTimeout(resolve, betweenMs));
+    }
+    const now = await scrapeAll(cluster, pods);
+    const former = before;
+    before = now;
+    const rows = pods.map((pod) => ({
+      pod,
+      before: former.get(pod.name),
+      now: now.get(pod.name),
+      loadPercent: pod.rank === undefined ? undefined : loads.get(pod.rank),
+    }));
+    return { deployment: parseMoEDeployment(object), pods: rows };
+  };
+}
+
+async function scrapeAll(cluster: ClusterAccess, pods: readonly PodFacts[]): Promise<Map<string, Scrape>> {
+  const found = new Map<string, Scrape>();
+  const queue = pods.filter(({ phase }) => phase === "Running").values();
+  const refused: AppError[] = [];
+  const work = async (): Promise<void> => {
+    for (const pod of queue) {
+      try {
+        found.set(pod.name, await scrape(cluster, pod));
+      } catch (caught) {
+        const error = AppError.from(caught);
+        if (error.code === "Forbidden") refused.push(error);
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: scrapesAtOnce }, work));
+  const [first] = refused;
+  // A pod that is silent is told as such; no right to ask any is another matter.
+  if (first) throw new AppError(`${first.message}; enodia top needs get on pods/proxy`, { code: "Forbidden", cause: first });
+  return found;
+}
+
+async function scrape({ transport }: ClusterAccess, { namespace, name }: PodFacts): Promise<Scrape> {
+  const path = `/api/v1/namespaces/${encodeURIComponent(namespace)}/pods/${encodeURIComponent(name)}:${ports.metrics}/proxy/metrics`;
+  const text = await transport.request({ method: "GET", path, signal: AbortSignal.timeout(scrapeMsMax) });
+  return { atMs: performance.now(), samples: parseSamples(text) };
+}

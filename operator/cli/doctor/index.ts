@@ -1,0 +1,68 @@
+// The registry of checks, in the order in which they are told, and the run of those that fit: of a cluster without an operator, or of one
+// with. A check that fails to ask is told, and holds up no other. One more check is a file and a line here.
+import { AppError } from "../../../crds/common.ts";
+import { addresses } from "./addresses.ts";
+import { admission } from "./admission.ts";
+import { apiServer } from "./api-server.ts";
+import { certificates } from "./certificates.ts";
+import { type Check, type Context, type Level, levels, type Outcome, skip } from "./check.ts";
+import { clocks } from "./clocks.ts";
+import { crds } from "./crds.ts";
+import { metricsApi } from "./metrics-api.ts";
+import { nodes } from "./nodes.ts";
+import { leader, operators } from "./operator.ts";
+import { installing, looking, operatorsRights } from "./permissions.ts";
+import { claims, storageClasses } from "./storage.ts";
+import { telemetry } from "./telemetry.ts";
+
+const checks: readonly Check[] = [
+  apiServer,
+  operators,
+  leader,
+  crds,
+  installing,
+  operatorsRights,
+  looking,
+  nodes,
+  storageClasses,
+  claims,
+  addresses,
+  admission,
+  clocks,
+  telemetry,
+  certificates,
+  metricsApi,
+];
+
+/** A check that takes longer counts as not asked. */
+const checkMsMax = 45_000;
+
+export interface Examined {
+  readonly check: string;
+  readonly outcomes: readonly Outcome[];
+}
+
+/** `after` is what there is an operator for; where nobody may look for one, both kinds are asked. */
+export async function examine(context: Context, which: readonly Check[] = checks): Promise<Examined[]> {
+  const installed = context.operators?.length !== 0;
+  const fitting = which.filter(({ when }) => when === "always" || (when === "after") === installed);
+  return Promise.all(fitting.map(async (check) => ({ check: check.name, outcomes: await outcomesOf(check, context) })));
+}
+
+async function outcomesOf(check: Check, context: Context): Promise<readonly Outcome[]> {
+  const answered = new AbortController();
+  const late = context.sleep(checkMsMax, answered.signal).then(() => [skip("not asked", `no answer within ${checkMsMax / 1000} s`)]);
+  try {
+    return await Promise.race([check.run(context), late]);
+  } catch (caught) {
+    return [skip("not asked", AppError.from(caught).message)];
+  } finally {
+    answered.abort();
+  }
+}
+
+export function count(examined: readonly Examined[]): Readonly<Record<Level, number>> {
+  const all = examined.flatMap(({ outcomes }) => outcomes);
+  const entries = levels.map((level) => [level, all.filter((one) => one.level === level).length] as const);
+  return Object.fromEntries(entries) as Record<Level, number>;
+}

@@ -1,0 +1,152 @@
+// The checks of nodes: that some are ready and of a kind that the images run on, what memory, processors and GPUs their pods have left to
+// ask for, and that GPUs have a runtime class.
+import { z } from "zod";
+import { type KubeObject, resources } from "../../kube/kube.ts";
+import { bytes } from "../table.ts";
+import { listed } from "../words.ts";
+import { type Check, type Context, conditionOf, fail, type Outcome, ok, read, skip, warn } from "./check.ts";
+
+/** A small rank with a small model takes so much. */
+const roomBytesMin = 2 ** 30;
+const namedMax = 6;
+/** Pods are read in pages; with more than these the rest of a node is not known. */
+const podsPerPage = 500;
+const podPagesMax = 20;
+const gpu = "nvidia.com/gpu";
+const architectures = ["amd64", "arm64"];
+
+const amounts = z.record(z.string(), z.union([z.string(), z.number()]).transform(String)).default({});
+const nodeSchema = z.object({
+  metadata: z.object({ name: z.string() }),
+  spec: z.object({ unschedulable: z.boolean().default(false) }).prefault({}),
+  status: z
+    .object({
+      allocatable: amounts,
+      nodeInfo: z.object({ architecture: z.string().default(""), operatingSystem: z.string().default("") }).prefault({}),
+    })
+    .prefault({}),
+});
+const requests = z.object({ resources: z.object({ requests: amounts }).prefault({}) });
+const podSchema = z.object({
+  spec: z.object({ nodeName: z.string().optional(), containers: z.array(requests).default([]) }),
+  status: z.object({ phase: z.string().default("") }).prefault({}),
+});
+
+/** A Kubernetes quantity of any form, as a number. */
+export function amount(text: string): number {
+  const [, digits = "0", unit = ""] = /^([\d.]+(?:e\d+)?)([A-Za-z]*)$/.exec(text) ?? [];
+  const factors: Readonly<Record<string, number>> = {
+    m: 1e-3,
+    k: 1e3,
+    M: 1e6,
+    G: 1e9,
+    T: 1e12,
+    Ki: 2 ** 10,
+    Mi: 2 ** 20,
+    Gi: 2 ** 30,
+    Ti: 2 ** 40,
+  };
+  return Number(digits) * (factors[unit] ?? 1);
+}
+
+export interface Room {
+  readonly node: string;
+  readonly memory: number;
+  readonly cpu: number;
+  readonly gpus: number;
+  readonly gpusInAll: number;
+}
+
+/** What is left to ask for on each node that takes pods. Pure. */
+export function roomOf(nodes: readonly KubeObject[], pods: readonly unknown[]): Room[] {
+  const asked = new Map<string, Record<string, number>>();
+  for (const pod of pods) {
+    const { spec, status } = podSchema.parse(pod);
+    if (spec.nodeName === undefined || status.phase === "Succeeded" || status.phase === "Failed") continue;
+    const sums = asked.get(spec.nodeName) ?? {};
+    for (const container of spec.containers)
+      for (const [name, text] of Object.entries(container.resources.requests)) sums[name] = (sums[name] ?? 0) + amount(text);
+    asked.set(spec.nodeName, sums);
+  }
+  return nodes.filter(takesPods).map((object) => {
+    const { metadata, status } = nodeSchema.parse(object);
+    const left = (name: string) => amount(status.allocatable[name] ?? "0") - (asked.get(metadata.name)?.[name] ?? 0);
+    return {
+      node: metadata.name,
+      memory: left("memory"),
+      cpu: left("cpu"),
+      gpus: left(gpu),
+      gpusInAll: amount(status.allocatable[gpu] ?? "0"),
+    };
+  });
+}
+
+const takesPods = (object: KubeObject): boolean =>
+  conditionOf(object, "Ready").status === "True" && !nodeSchema.parse(object).spec.unschedulable;
+
+export function judgeNodes(nodes: readonly KubeObject[]): Outcome[] {
+  const ready = nodes.filter(takesPods);
+  const look = "kubectl get nodes -o wide";
+  if (ready.length === 0) return [fail(`0 of ${nodes.length} nodes are ready and take pods`, look)];
+  const fitting = ready.filter((object) => {
+    const { architecture, operatingSystem } = nodeSchema.parse(object).status.nodeInfo;
+    return operatingSystem === "linux" && architectures.includes(architecture);
+  });
+  const told = `${ready.length} of ${nodes.length} nodes are ready and take pods`;
+  if (fitting.length === 0) return [fail(`${told}, none of them Linux on ${architectures.join(" or ")}`, look)];
+  return [ready.length === nodes.length ? ok(told) : warn(told, look)];
+}
+
+export function judgeRoom(room: readonly Room[]): Outcome[] {
+  const most = room.toSorted((a, b) => b.memory - a.memory);
+  const texts = most.map(({ node, memory, cpu }) => `${node} ${bytes(Math.max(0, memory))} and ${Math.max(0, cpu).toFixed(1)} CPUs`);
+  const free = `pods may still ask for: ${listed(texts, namedMax)}`;
+  const found = [
+    (most[0]?.memory ?? 0) >= roomBytesMin
+      ? ok(free)
+      : warn(`${free}; no node has ${bytes(roomBytesMin)} left for a rank`, "add nodes, or lower the requests of what runs there"),
+  ];
+  const gpus = room.reduce((sum, each) => sum + each.gpusInAll, 0);
+  if (gpus === 0) return [...found, ok(`no node offers ${gpu}: ranks compute on processors`)];
+  const left = room.reduce((sum, each) => sum + each.gpus, 0);
+  const text = `${left} of ${gpus} ${gpu} are not asked for`;
+  return [...found, left > 0 ? ok(text) : warn(text, "kubectl get pods -A -o wide   # who has them")];
+}
+
+/** All pods of the cluster; undefined where there are more than are read. */
+async function allPods(transport: Context["transport"]): Promise<unknown[] | undefined> {
+  const pods: unknown[] = [];
+  let next: string | undefined;
+  for (let page = 0; page < podPagesMax; page += 1) {
+    const query = new URLSearchParams({ limit: String(podsPerPage), ...(next === undefined ? {} : { continue: next }) });
+    const answer = (await read(transport, `/api/v1/pods?${query}`)) as { items?: unknown[]; metadata?: { continue?: string } };
+    pods.push(...(answer.items ?? []));
+    next = answer.metadata?.continue;
+    if (!next) return pods;
+  }
+  return undefined;
+}
+
+export const nodes: Check = {
+  name: "nodes",
+  when: "always",
+  run: async ({ kube, transport }) => {
+    const { items } = await kube.list(resources.nodes);
+    const pods = await allPods(transport);
+    if (!pods) return [...judgeNodes(items), skip("free memory", `there are more than ${podsPerPage * podPagesMax} pods`)];
+    const room = roomOf(items, pods);
+    return [...judgeNodes(items), ...(room.length > 0 ? judgeRoom(room) : []), ...(await runtimeClass(transport, room))];
+  },
+};
+
+async function runtimeClass(transport: Context["transport"], room: readonly Room[]): Promise<Outcome[]> {
+  if (room.every(({ gpusInAll }) => gpusInAll === 0)) return [];
+  const found = await read(transport, "/apis/node.k8s.io/v1/runtimeclasses/nvidia");
+  if (found !== undefined) return [ok("the RuntimeClass nvidia is there")];
+  return [
+    warn(
+      "nodes have GPUs and there is no RuntimeClass nvidia",
+      "install NVIDIA's GPU operator, or leave runtimeClassName out of podTemplate",
+    ),
+  ];
+}

@@ -1,0 +1,105 @@
+// The checks of rights: those of whoever runs the command, to install and to look; and those of the operator, by the list that its
+// roles are generated from. Asked of the API server, which knows roles, bindings and webhooks.
+import { AppError } from "../../../crds/common.ts";
+import { operatorRules, type Rule } from "../../rbac.ts";
+import { listed } from "../words.ts";
+import { type Check, fail, missingRights, type OperatorFacts, type Outcome, ok, type Right, rightText, skip, warn } from "./check.ts";
+
+/** Rights that an answer names one by one. */
+const namedMax = 6;
+const texts = (rights: readonly Right[]): string => listed(rights.map(rightText), namedMax);
+
+const across = (group: string, resources: readonly string[], verb = "create"): Right[] =>
+  resources.map((resource) => ({ group, resource, verb }));
+
+/** What the chart makes, and so what installing it takes. */
+function installRights(namespace: string): Right[] {
+  const inside = (group: string, resources: readonly string[]): Right[] =>
+    across(group, resources).map((right) => ({ ...right, namespace }));
+  return [
+    ...across("apiextensions.k8s.io", ["customresourcedefinitions"]),
+    ...across("rbac.authorization.k8s.io", ["clusterroles", "clusterrolebindings"]),
+    ...inside("rbac.authorization.k8s.io", ["roles", "rolebindings"]),
+    ...inside("", ["serviceaccounts", "services", "secrets"]),
+    ...inside("apps", ["deployments"]),
+    ...inside("networking.k8s.io", ["networkpolicies"]),
+    ...inside("policy", ["poddisruptionbudgets"]),
+  ];
+}
+
+export const installing: Check = {
+  name: "your rights to install",
+  when: "before",
+  run: async ({ transport }) => {
+    const missing = await missingRights(transport, installRights("enodia-system"));
+    if (missing.length === 0) return [ok("all that the chart makes may be made by you")];
+    return [fail(`you may not ${texts(missing)}`, "install the chart as a cluster administrator")];
+  },
+};
+
+/** Right -> what a person misses without it. */
+function lookingRights(namespace: string): readonly (readonly [Right, string])[] {
+  const of = (group: string, resource: string, verb: string): Right => ({ group, resource, verb, namespace });
+  return [
+    [of("enodia.dev", "moedeployments", "list"), "enodia status shows nothing"],
+    [of("enodia.dev", "expertplacements", "get"), "status, experts and plan explain have no plan"],
+    [of("", "pods", "list"), "status and top have no pods"],
+    [of("", "pods/log", "get"), "enodia logs and bundle have no logs"],
+    [of("", "pods/proxy", "get"), "enodia top has no live figures"],
+    [of("", "events", "list"), "status has no warnings of the cluster"],
+    [{ group: "", resource: "nodes/proxy", verb: "get" }, "status has no column MEMORY"],
+  ];
+}
+
+export const looking: Check = {
+  name: "your rights to look",
+  when: "always",
+  run: async ({ transport, namespace }) => {
+    const rights = lookingRights(namespace);
+    const missing = await missingRights(
+      transport,
+      rights.map(([right]) => right),
+    );
+    if (missing.length === 0) return [ok(`status, top, logs and bundle may read what they need in ${namespace}`)];
+    const lost = rights.filter(([right]) => missing.includes(right)).map(([right, without]) => `${rightText(right)} (${without})`);
+    return [
+      warn(`you may not ${listed(lost, namedMax)}`, "ask for the role view, and get on pods/proxy, pods/log and nodes/proxy beside it"),
+    ];
+  },
+};
+
+/** The rights of a rule where it holds: nodes have no namespace, other rules hold in each that is watched or in all. */
+function rightsOf(rule: Rule, operator: OperatorFacts): Right[] {
+  const places: readonly (string | undefined)[] =
+    rule.scope === "release"
+      ? [operator.namespace]
+      : rule.scope === "watched" && operator.watched.length > 0
+        ? operator.watched
+        : [undefined];
+  return rule.apiGroups.flatMap((group) =>
+    rule.resources.flatMap((resource) =>
+      rule.verbs.flatMap((verb) =>
+        (rule.resourceNames ?? [undefined]).flatMap((name) => places.map((namespace) => ({ group, resource, verb, namespace, name }))),
+      ),
+    ),
+  );
+}
+
+export const operatorsRights: Check = {
+  name: "the operator's rights",
+  when: "after",
+  run: async ({ transport, operators }) => Promise.all((operators ?? []).map((operator) => judgeOperator(transport, operator))),
+};
+
+async function judgeOperator(transport: Parameters<typeof missingRights>[0], operator: OperatorFacts): Promise<Outcome> {
+  const user = `system:serviceaccount:${operator.namespace}:${operator.serviceAccount}`;
+  const rights = operatorRules.flatMap((rule) => rightsOf(rule, operator));
+  try {
+    const missing = await missingRights(transport, rights, user);
+    if (missing.length === 0) return ok(`${user} has all ${rights.length} that it needs`);
+    const chart = `helm upgrade ${operator.name} of this version, with rbac.create; or give the role what is missing`;
+    return fail(`${user} may not ${texts(missing)}`, chart);
+  } catch (caught) {
+    return skip(user, `you may not ask for the rights of others (${AppError.from(caught).message})`);
+  }
+}

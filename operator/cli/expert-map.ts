@@ -1,0 +1,165 @@
+// The map of a placement: ranks across, experts along, and in each cell how much of an expert's rows a rank takes, over all layers or in
+// one. As text for a terminal, as a picture in SVG. Pure. Loads of single experts are on NATS alone: shares say who would compute them.
+import { AppError } from "../../crds/common.ts";
+import type { ExpertPlacement } from "../../crds/expert-placement.ts";
+import { decodeLayer, sharesTotal } from "../../crds/plan.ts";
+import { svgStart, textAt } from "./svg.ts";
+import { bytes, percent } from "./table.ts";
+
+/** The command by whose mark a picture is known as one of these. */
+export const expertsCommand = "enodia experts";
+
+interface MapRow {
+  readonly rank: number;
+  /** (layer, expert) pairs that it hosts, and how many of them are copies of another rank's. */
+  readonly held: number;
+  readonly copies: number;
+  readonly hostedBytes: number | undefined;
+  readonly loadPercent: number | undefined;
+  readonly state: string | undefined;
+  /** [experts], 0 to 1: of the expert's rows, the mean over the layers of the map. */
+  readonly shares: readonly number[];
+}
+
+export interface ExpertMap {
+  readonly name: string;
+  readonly epoch: number;
+  /** undefined: all. */
+  readonly layer: number | undefined;
+  readonly layers: number;
+  readonly experts: number;
+  readonly rows: readonly MapRow[];
+}
+
+/** Throws AppError `InvalidOption` for a layer that the plan does not have. */
+export function expertMap({ metadata, spec, status }: ExpertPlacement, layer: number | undefined): ExpertMap {
+  const chosen = spec.layers.filter((one) => layer === undefined || one.layer === layer);
+  if (chosen.length === 0) {
+    const known = spec.layers.map((one) => one.layer).join(", ");
+    throw new AppError(`--layer: the plan has layers ${known || "none yet"}`, { code: "InvalidOption" });
+  }
+  const plans = chosen.map((one) => decodeLayer(one.hosts, one.shares, `spec.layers[${one.layer}]`));
+  const experts = Math.max(...plans.map(({ hosts }) => hosts.length));
+  const ranks = [...new Set([...spec.ranks.map(({ rank }) => rank), ...plans.flatMap(({ hosts }) => hosts.flat())])].sort((a, b) => a - b);
+  /** Layers that have an expert of this number at all. */
+  const layersOf = Array.from({ length: experts }, (_, e) => plans.filter(({ hosts }) => e < hosts.length).length);
+  const rows = new Map(ranks.map((rank) => [rank, { held: 0, copies: 0, shares: new Array<number>(experts).fill(0) }]));
+  for (const { hosts, shares } of plans) {
+    hosts.forEach((row, e) => {
+      row.forEach((rank, i) => {
+        const of = rows.get(rank);
+        if (!of) return;
+        of.held += 1;
+        if (i > 0) of.copies += 1;
+        of.shares[e] = (of.shares[e] ?? 0) + (shares[e]?.[i] ?? 0) / sharesTotal / (layersOf[e] ?? 1);
+      });
+    });
+  }
+  return {
+    name: `${metadata.namespace}/${metadata.name}`,
+    epoch: spec.epoch,
+    layer,
+    layers: chosen.length,
+    experts,
+    rows: [...rows].map(([rank, { held, copies, shares }]) => {
+      const reported = status.ranks?.find((one) => one.rank === rank);
+      const { hostedBytes, loadPercent, state } = reported ?? {};
+      return { rank, held, copies, hostedBytes, loadPercent, state, shares };
+    }),
+  };
+}
+
+/** From none to all; a share of more than nothing is seen. */
+const glyphs = [" ", ".", ":", "+", "*", "#"] as const;
+/** Columns of a line that are not the map. */
+const aroundColumns = 70;
+const cellsMin = 16;
+
+const glyphOf = (share: number): string =>
+  glyphs[share <= 0 ? 0 : Math.min(glyphs.length - 1, 1 + Math.floor(share * (glyphs.length - 1)))] ?? " ";
+
+/** Cells of neighbouring experts as one, where there is no room for each: the mean. */
+function binned(shares: readonly number[], perCell: number): number[] {
+  return Array.from({ length: Math.ceil(shares.length / perCell) }, (_, cell) => {
+    const part = shares.slice(cell * perCell, (cell + 1) * perCell);
+    return part.reduce((sum, share) => sum + share, 0) / part.length;
+  });
+}
+
+function titleOf({ name, epoch, layer, layers, experts }: ExpertMap): string {
+  const which = layer === undefined ? `${layers} ${layers === 1 ? "layer" : "layers"} together` : `layer ${layer}`;
+  return `${name}   epoch ${epoch}, ${which}, experts 0 to ${experts - 1}`;
+}
+
+export function mapText(map: ExpertMap, columns: number): string {
+  const room = Math.max(cellsMin, columns - aroundColumns);
+  const perCell = Math.ceil(map.experts / room);
+  const cells = Math.ceil(map.experts / perCell);
+  const lines = map.rows.map(({ rank, held, copies, hostedBytes, loadPercent, state, shares }) => {
+    const drawn = binned(shares, perCell).map(glyphOf).join("");
+    const figures = `${String(held).padStart(5)} experts, ${String(copies).padStart(5)} copies, ${bytes(hostedBytes).padStart(9)}, load ${percent(loadPercent)}`;
+    return `${String(rank).padStart(4)} |${drawn}| ${figures}${state === undefined || state === "active" ? "" : `  ${state}`}`;
+  });
+  const scale = glyphs.map((glyph, i) =>
+    i === 0 ? "blank none" : `${glyph} ${i === glyphs.length - 1 ? "all" : `to ${Math.round((100 * i) / (glyphs.length - 1))}%`}`,
+  );
+  const bin = perCell === 1 ? "a cell is an expert" : `a cell is ${perCell} experts, their mean`;
+  return [
+    titleOf(map),
+    "",
+    `rank |${"-".repeat(cells)}|`,
+    ...lines,
+    "",
+    `of an expert's rows a rank takes: ${scale.join(", ")}; ${bin}`,
+  ].join("\n");
+}
+
+/** A picture with more cells than this has them put together. */
+const cellsMax = 65_536;
+const area = { left: 56, right: 200, top: 56, bottom: 40 } as const;
+const widthOfCells = 960;
+const rowHeight = { most: 24, least: 3 } as const;
+const heightOfCells = 900;
+
+export function mapPicture(map: ExpertMap): string {
+  const perCell = Math.max(1, Math.ceil((map.experts * map.rows.length) / cellsMax));
+  const cells = Math.ceil(map.experts / perCell);
+  const across = widthOfCells / cells;
+  const down = Math.min(rowHeight.most, Math.max(rowHeight.least, heightOfCells / map.rows.length));
+  const labelEvery = Math.max(1, Math.ceil(12 / down));
+  const height = area.top + map.rows.length * down + area.bottom;
+  const rows = map.rows.flatMap((row, i) => {
+    const y = area.top + i * down;
+    const drawn = binned(row.shares, perCell).flatMap((share, cell) =>
+      share <= 0 ? [] : [cellAt(area.left + cell * across, y, [across, down], share)],
+    );
+    const words = `${row.held} experts, ${row.copies} copies, load ${percent(row.loadPercent)}`;
+    const label = i % labelEvery === 0;
+    return [
+      ...drawn,
+      ...(label ? [textAt(area.left - 8, y + down * 0.7, String(row.rank), { size: 11, anchor: "end" })] : []),
+      ...(label ? [textAt(area.left + widthOfCells + 8, y + down * 0.7, words, { size: 11, anchor: "start" })] : []),
+    ];
+  });
+  return `${[
+    ...svgStart(area.left + widthOfCells + area.right, Math.ceil(height), expertsCommand),
+    textAt(area.left, 24, titleOf(map), { size: 15, anchor: "start" }),
+    textAt(
+      area.left,
+      44,
+      `a row is a rank; the darker, the more of an expert's rows it takes${perCell === 1 ? "" : `; a cell is ${perCell} experts`}`,
+    ),
+    ...rows,
+    `<rect x="${area.left}" y="${area.top}" width="${widthOfCells}" height="${(map.rows.length * down).toFixed(1)}" fill="none" stroke="#888"/>`,
+    textAt(area.left, height - 14, "expert 0"),
+    textAt(area.left + widthOfCells, height - 14, `expert ${map.experts - 1}`, { size: 12, anchor: "end" }),
+    "</svg>",
+  ].join("\n")}\n`;
+}
+
+/** From a light blue to a dark one. */
+function cellAt(x: number, y: number, [width, height]: readonly [number, number], share: number): string {
+  const mix = (from: number, to: number): number => Math.round(from + (to - from) * share);
+  const fill = `rgb(${mix(214, 8)},${mix(230, 48)},${mix(244, 107)})`;
+  return `<rect x="${x.toFixed(2)}" y="${y.toFixed(2)}" width="${width.toFixed(2)}" height="${height.toFixed(2)}" fill="${fill}"/>`;
+}

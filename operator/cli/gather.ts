@@ -1,0 +1,171 @@
+// The shell of `enodia status`: reads what is there of deployments and training jobs, of one namespace or all. Changes nothing. What may
+// not be read, or cannot be parsed, is said instead of being left out.
+import { z } from "zod";
+import { AppError, labels } from "../../crds/common.ts";
+import { parseExpertPlacement } from "../../crds/expert-placement.ts";
+import { type MoEDeployment, parseMoEDeployment } from "../../crds/moe-deployment.ts";
+import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
+import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
+import type { Observed, SeenDeployment, Unread, WarningEvent } from "./findings/finding.ts";
+import type { ClusterAccess } from "./kube.ts";
+import { withLastWords } from "./last-words.ts";
+import { podFactsOf } from "./pod-facts.ts";
+
+/** Warnings are read in pages of 500, and no more pages than these. */
+const eventPagesMax = 4;
+const eventsPerPage = 500;
+
+export interface Scope {
+  /** undefined: all namespaces. */
+  readonly namespace: string | undefined;
+  /** undefined: all deployments and jobs there. */
+  readonly name: string | undefined;
+}
+
+/** What was seen, and the pods as the API server has them, for who asks nodes about them. */
+export interface Gathered extends Observed {
+  readonly workers: readonly KubeObject[];
+}
+
+/** Throws AppError `NotFound` where the one that is named is not there, or the API has no such kinds. */
+export async function gather(cluster: ClusterAccess, scope: Scope): Promise<Gathered> {
+  const unread: Unread[] = [];
+  const read = reader(cluster, scope, unread);
+  const [seen, jobs, pods, trainingPods, events] = await Promise.all([
+    deploymentsOf(cluster, scope, unread),
+    scope.name === undefined ? read(resources.moeTrainingJobs, undefined) : [],
+    read(resources.pods, scope.name === undefined ? labels.deployment : `${labels.deployment}=${scope.name}`),
+    scope.name === undefined ? read(resources.pods, labels.trainingJob) : [],
+    warningsOf(cluster, scope, unread),
+  ]);
+  const facts = [...pods, ...trainingPods].flatMap((object) => podFactsOf(object) ?? []);
+  return {
+    now: new Date(),
+    deployments: seen,
+    jobs: jobs.flatMap((object) => parsed(object, parseMoETrainingJob, unread)),
+    pods: await withLastWords(cluster.transport, facts),
+    events,
+    unread: distinct(unread),
+    workers: pods.filter(({ metadata }) => metadata.labels?.[labels.component] === "worker"),
+  };
+}
+
+const inScope = ({ namespace }: Scope) => (namespace === undefined ? {} : { namespace });
+
+function reader(cluster: ClusterAccess, scope: Scope, unread: Unread[]) {
+  return async (resource: Resource, labelSelector: string | undefined): Promise<readonly KubeObject[]> => {
+    try {
+      const selector = labelSelector === undefined ? {} : { labelSelector };
+      return (await cluster.kube.list(resource, { ...inScope(scope), ...selector })).items;
+    } catch (caught) {
+      unread.push({ what: resource.plural, why: AppError.from(caught).message });
+      return [];
+    }
+  };
+}
+
+async function deploymentsOf(cluster: ClusterAccess, scope: Scope, unread: Unread[]): Promise<SeenDeployment[]> {
+  const { namespace, name } = scope;
+  if (name === undefined) {
+    // A plan may have a megabyte: those of all deployments are not read.
+    const items = await listDeployments(cluster, scope);
+    return items.flatMap((object) => parsed(object, parseMoEDeployment, unread).map((deployment) => seenOf(object, deployment, undefined)));
+  }
+  const ref = { namespace: namespace ?? cluster.namespace, name };
+  const [object, plan] = await Promise.all([
+    cluster.kube.get(resources.moeDeployments, ref),
+    cluster.kube.get(resources.expertPlacements, ref),
+  ]);
+  if (!object) {
+    throw new AppError(`no MoEDeployment "${name}" in namespace ${ref.namespace}; see: enodia status -A`, { code: "NotFound" });
+  }
+  const [placement] = plan ? parsed(plan, parseExpertPlacement, unread) : [];
+  return [seenOf(object, parseMoEDeployment(object), placement)];
+}
+
+async function listDeployments(cluster: ClusterAccess, scope: Scope): Promise<readonly KubeObject[]> {
+  try {
+    return (await cluster.kube.list(resources.moeDeployments, inScope(scope))).items;
+  } catch (caught) {
+    const error = AppError.from(caught);
+    if (error.code !== "NotFound") throw error;
+    throw new AppError("the cluster has no MoEDeployments: the chart is not installed; see: enodia doctor", {
+      code: "NotFound",
+      cause: error,
+    });
+  }
+}
+
+function seenOf(object: KubeObject, deployment: MoEDeployment, placement: SeenDeployment["placement"]): SeenDeployment {
+  return { deployment, placement, changedAt: changedAt(object) };
+}
+
+const managedSchema = z.array(z.object({ time: z.string().optional(), subresource: z.string().default("") }));
+
+/** The time of the newest write that was none of the status; of the creation where none is known. */
+function changedAt({ metadata }: KubeObject): Date | undefined {
+  const entries = managedSchema.safeParse(metadata.managedFields ?? []).data ?? [];
+  const times = entries.flatMap(({ time, subresource }) => (time !== undefined && subresource !== "status" ? [time] : []));
+  const newest = [...times, metadata.creationTimestamp ?? ""].sort().at(-1) ?? "";
+  return newest === "" ? undefined : new Date(newest);
+}
+
+/** One that cannot be read is no reason not to show the others. */
+function parsed<T extends MoEDeployment | MoETrainingJob | ReturnType<typeof parseExpertPlacement>>(
+  object: KubeObject,
+  parse: (object: unknown) => T,
+  unread: Unread[],
+): T[] {
+  try {
+    return [parse(object)];
+  } catch (caught) {
+    const { namespace, name } = object.metadata;
+    unread.push({ what: `${object.kind} ${namespace}/${name}`, why: `not of this version's form: ${AppError.from(caught).message}` });
+    return [];
+  }
+}
+
+const eventSchema = z.object({
+  metadata: z.object({ namespace: z.string().default(""), creationTimestamp: z.string().nullish() }),
+  involvedObject: z.object({ kind: z.string().default(""), name: z.string().default("") }).prefault({}),
+  reason: z.string().default(""),
+  message: z.string().default(""),
+  count: z.number().nullish(),
+  lastTimestamp: z.string().nullish(),
+  eventTime: z.string().nullish(),
+  series: z.object({ count: z.number(), lastObservedTime: z.string() }).nullish(),
+});
+const eventsPage = z.object({
+  items: z.array(z.unknown()).default([]),
+  metadata: z.object({ continue: z.string().optional() }).prefault({}),
+});
+
+async function warningsOf(cluster: ClusterAccess, { namespace }: Scope, unread: Unread[]): Promise<WarningEvent[]> {
+  const base = `/api/v1/${namespace === undefined ? "" : `namespaces/${encodeURIComponent(namespace)}/`}events`;
+  const found: WarningEvent[] = [];
+  let next: string | undefined;
+  try {
+    for (let page = 0; page < eventPagesMax; page += 1) {
+      const query = new URLSearchParams({ fieldSelector: "type=Warning", limit: String(eventsPerPage) });
+      if (next) query.set("continue", next);
+      const answer = eventsPage.parse(JSON.parse(await cluster.transport.request({ method: "GET", path: `${base}?${query}` })));
+      found.push(...answer.items.flatMap(warningOf));
+      next = answer.metadata.continue;
+      if (!next) break;
+    }
+  } catch (caught) {
+    unread.push({ what: "events", why: AppError.from(caught).message });
+  }
+  return found;
+}
+
+function warningOf(item: unknown): WarningEvent[] {
+  const event = eventSchema.safeParse(item).data;
+  const last = event?.series?.lastObservedTime ?? event?.lastTimestamp ?? event?.eventTime ?? event?.metadata.creationTimestamp;
+  if (!event || !last) return [];
+  const { involvedObject, reason, message, metadata } = event;
+  const count = event.series?.count ?? event.count ?? 1;
+  return [{ namespace: metadata.namespace, ...involvedObject, reason, message, count, lastAt: new Date(last) }];
+}
+
+const distinct = (unread: readonly Unread[]): Unread[] => [...new Map(unread.map((one) => [`${one.what} ${one.why}`, one])).values()];

@@ -1,0 +1,38 @@
+// The last words of containers that ended with an error: the end of their log, which has code and message of a process of ours, where the
+// kubelet kept no message of the end itself. Asked of few pods, and only of those that tell nothing else.
+import type { Transport } from "../kube/transport.ts";
+import type { ContainerFacts, PodFacts } from "./pod-facts.ts";
+
+/** Pods of one look that are asked; their like say the same. */
+const podsMax = 8;
+/** Lines and bytes of a log's end. */
+const linesMax = 3;
+const bytesMax = 16_384;
+const answerMsMax = 3_000;
+
+const isSilent = ({ ended }: ContainerFacts): boolean => ended !== undefined && ended.exitCode !== 0 && ended.message === "";
+
+/** The pods, some of them with the message of an end that was not known before. What may not be read stays as it is. */
+export async function withLastWords(transport: Pick<Transport, "request">, pods: readonly PodFacts[]): Promise<PodFacts[]> {
+  const silent = new Set(pods.filter(({ containers }) => containers.some(isSilent)).slice(0, podsMax));
+  return Promise.all(
+    pods.map(async (pod) => {
+      if (!silent.has(pod)) return pod;
+      const containers = await Promise.all(pod.containers.map((container) => spoken(transport, pod, container)));
+      return { ...pod, containers };
+    }),
+  );
+}
+
+async function spoken(transport: Pick<Transport, "request">, pod: PodFacts, container: ContainerFacts): Promise<ContainerFacts> {
+  const { ended, name } = container;
+  if (!ended || !isSilent(container)) return container;
+  const query = new URLSearchParams({ container: name, previous: "true", tailLines: String(linesMax), limitBytes: String(bytesMax) });
+  const path = `/api/v1/namespaces/${encodeURIComponent(pod.namespace)}/pods/${encodeURIComponent(pod.name)}/log?${query}`;
+  try {
+    const message = await transport.request({ method: "GET", path, signal: AbortSignal.timeout(answerMsMax) });
+    return { ...container, ended: { ...ended, message } };
+  } catch {
+    return container; // the finding tells its exit code, and the command that shows the log
+  }
+}

@@ -1,0 +1,91 @@
+// Lines of logs as the kubelet hands them out: our processes write one JSON object a line, other programs write what they like. Parsed,
+// chosen and told in one form, each bounded in length. Pure.
+import { plainLine } from "./table.ts";
+
+/** More of a line is cut: the process that wrote it is at fault. */
+export const lineCharsMax = 16_384;
+/** Fields that stand in the columns of a told line, or say the same as these. */
+const told = ["time", "level", "name", "message", "rank", "replica", "err"];
+const fieldCharsMax = 200;
+
+export const logLevels = ["debug", "info", "warn", "error", "fatal"] as const;
+export type Level = (typeof logLevels)[number];
+
+export interface LogLine {
+  /** The kubelet's time, by which lines of pods are merged. */
+  readonly at: string;
+  readonly source: string;
+  /** undefined for a line that is not ours. */
+  readonly level: Level | undefined;
+  readonly text: string;
+  readonly fields: Readonly<Record<string, unknown>>;
+}
+
+/** A line with the kubelet's time before it; undefined for none. */
+export function parseLine(source: string, line: string): LogLine | undefined {
+  const cut = line.slice(0, lineCharsMax);
+  const space = cut.indexOf(" ");
+  if (space < 0) return undefined;
+  const at = cut.slice(0, space);
+  const text = cut.slice(space + 1);
+  const fields = objectIn(text);
+  const level = logLevels.find((one) => one === fields?.level);
+  if (!fields || !level) return { at, source, level: undefined, text, fields: {} };
+  return { at, source, level, text: String(fields.message ?? ""), fields };
+}
+
+function objectIn(text: string): Readonly<Record<string, unknown>> | undefined {
+  if (!text.startsWith("{")) return undefined;
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === "object" && value !== null ? (value as Record<string, unknown>) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+export interface Wanted {
+  /** Only lines of this request. */
+  readonly request?: string | undefined;
+  /** Lines of this level and above. A line without one is shown where everything is. */
+  readonly level?: Level | undefined;
+}
+
+export function isWanted({ level, fields, text }: LogLine, wanted: Wanted): boolean {
+  if (wanted.request !== undefined && fields.requestId !== wanted.request && !text.includes(wanted.request)) return false;
+  if (wanted.level === undefined) return true;
+  return level !== undefined && logLevels.indexOf(level) >= logLevels.indexOf(wanted.level);
+}
+
+/** True of a line of the operator that is about this deployment, or about no deployment at all. */
+export function concerns({ fields }: LogLine, namespace: string, name: string): boolean {
+  const { key, deployment } = fields;
+  if (typeof key === "string") return key === `${namespace}/${name}`;
+  return typeof deployment === "string" ? deployment === name : true;
+}
+
+/** "10:00:00.123 WARN  gateway-abc   request goes on elsewhere  requestId=..". */
+export function lineText({ at, source, level, text, fields }: LogLine, sourceWidth: number): string {
+  const time = /T([\d:]{8})(\.\d{1,3})?/.exec(at);
+  const clock = time ? `${time[1]}${(time[2] ?? ".").padEnd(4, "0")}` : at;
+  const rest = Object.entries(fields).flatMap(([name, value]) => (told.includes(name) ? [] : [`${name}=${valueText(value)}`]));
+  const words = [clock, (level ?? "").toUpperCase().padEnd(5), source.padEnd(sourceWidth), text, rest.join(" "), errorText(fields.err)];
+  return plainLine(words.filter((word, i) => i < 3 || word !== "").join("  "));
+}
+
+function valueText(value: unknown): string {
+  const text = typeof value === "string" ? value : (JSON.stringify(value) ?? "");
+  return text.length > fieldCharsMax ? `${text.slice(0, fieldCharsMax)}...` : text;
+}
+
+/** An error and what it came from, without stacks. */
+function errorText(caught: unknown): string {
+  const words: string[] = [];
+  for (let error = caught as { message?: unknown; cause?: unknown } | undefined; error?.message !== undefined && words.length < 4; ) {
+    words.push(String(error.message));
+    error = error.cause as typeof error;
+  }
+  return words.length === 0 ? "" : `error: ${words.join(" <- ")}`;
+}
+
+export const byTime = (a: LogLine, b: LogLine): number => (a.at < b.at ? -1 : a.at > b.at ? 1 : 0);

@@ -1,0 +1,83 @@
+// The package as somebody installs it: packed, put into an empty folder, and run there without a clone, as enodia and as a plugin of
+// kubectl.
+import assert from "node:assert/strict";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { after, before, test } from "node:test";
+import { down, open } from "../../test/cluster/cluster.ts";
+import { exec, execOk } from "../../test/harness/process.ts";
+import { controlPlane, root } from "../../test/integration/control-plane.ts";
+import { version } from "./version.ts";
+
+const name = "package-int";
+let folder: string;
+let env: NodeJS.ProcessEnv;
+
+before(
+  async () => {
+    await controlPlane(name, 0);
+    const { kubeconfig, binaries } = open(name);
+    folder = mkdtempSync(join(tmpdir(), "enodia-package-"));
+    const path = [dirname(process.execPath), process.env.PATH].join(":");
+    const npm = (...args: readonly string[]) => execOk("npm", args, { cwd: folder, env: { ...process.env, PATH: path } });
+    await npm("pack", root, "--ignore-scripts=false", "--loglevel=error", "--pack-destination", folder);
+    const [tarball] = readdirSync(folder).filter((file) => file.endsWith(".tgz"));
+    const quiet = ["--omit=optional", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error"];
+    await npm("install", join(folder, tarball ?? ""), "--prefix", folder, ...quiet);
+    const bins = join(folder, "node_modules/.bin");
+    env = { ...process.env, PATH: [bins, dirname(binaries.kubectl), path].join(":"), KUBECONFIG: kubeconfig };
+  },
+  { timeout: 600_000 },
+);
+after(async () => {
+  await down(name);
+  if (folder) rmSync(folder, { recursive: true });
+});
+
+const run = (command: string, ...args: readonly string[]) => exec(command, args, { env, cwd: folder });
+
+test("the package has compiled code, and no source, test or anything of the cluster", () => {
+  const own = join(folder, "node_modules/enodia");
+  assert.deepEqual(readdirSync(own).sort(), ["LICENSE", "README.md", "dist", "package.json"]);
+  const files = readdirSync(own, { recursive: true, encoding: "utf8" });
+  assert.deepEqual(
+    files.filter((file) => /\.ts$|\.test\.|^dist\/test\//.test(file)),
+    [],
+  );
+});
+
+test("enodia runs without a clone", async () => {
+  const help = await run("enodia", "--help");
+  assert.equal(help.code, 0, help.stderr);
+  assert.match(help.stdout, /^ {2}status +what is wrong/m);
+  assert.equal((await run("enodia", "--version")).stdout, `${version}\n`);
+});
+
+test("every command loads, also without the optional dependencies", async () => {
+  for (const command of [
+    "status",
+    "doctor",
+    "top",
+    "experts",
+    "logs",
+    "bundle",
+    "chat",
+    "plan simulate",
+    "model",
+    "data",
+    "train",
+    "runtime",
+  ]) {
+    const { code, stderr } = await run("enodia", ...command.split(" "), "--help");
+    assert.equal(code, 0, `${command}: ${stderr}`);
+  }
+});
+
+test("kubectl finds the plugin, its status and its completion", async () => {
+  const status = await run("kubectl", "enodia", "status", "-A");
+  assert.equal(status.stdout, "no MoEDeployment and no MoETrainingJob in all namespaces\n", status.stderr);
+  assert.match((await run("kubectl", "enodia", "doctor")).stdout, /^ok +CRDs +moedeployments/m);
+  assert.equal((await run("kubectl_complete-enodia", "sta")).stdout, "status\n:4\n");
+  assert.match((await run("kubectl", "__complete", "enodia", "sta")).stdout, /^status$/m);
+});

@@ -1,0 +1,188 @@
+// The logs of pods through the API server: which container of which pod, the request, and the streams of several pods merged by time.
+// Bounded: so many pods, lines and lines that wait for others. Changes nothing.
+import { setTimeout as sleep } from "node:timers/promises";
+import { AppError, labels } from "../../crds/common.ts";
+import { resources } from "../kube/kube.ts";
+import type { Transport } from "../kube/transport.ts";
+import { findOperators } from "./doctor/operator.ts";
+import type { ClusterAccess } from "./kube.ts";
+import { byTime, type LogLine, lineCharsMax, parseLine } from "./log-lines.ts";
+import { podFactsOf } from "./pod-facts.ts";
+
+/** Streams that are open at a time. */
+export const podsMax = 64;
+/** Lines of all pods that are read at once, and their characters; each pod has its part of them. */
+const linesMax = 50_000;
+const charsMax = 128 * 1024 * 1024;
+/** Lines that wait for others while logs are followed. */
+const heldMax = 5_000;
+/** Lines of a stream that goes on wait so long for earlier ones of other pods. */
+const holdMs = 500;
+/** A container that ended, or began, is looked at again after this. */
+const againMs = 2_000;
+
+export interface LogSource {
+  readonly namespace: string;
+  readonly pod: string;
+  readonly container: string;
+  readonly component: string;
+}
+
+const containers: Readonly<Record<string, string>> = { worker: "runtime", gateway: "gateway", training: "runtime" };
+
+/** The pods of a deployment, gateways first, and those of the operator where they may be seen. */
+export async function sourcesOf(
+  { kube }: Pick<ClusterAccess, "kube">,
+  ref: { readonly namespace: string; readonly name: string },
+  components: readonly string[],
+): Promise<LogSource[]> {
+  const { items } = await kube.list(resources.pods, { namespace: ref.namespace, labelSelector: `${labels.deployment}=${ref.name}` });
+  const own = items.flatMap((object): LogSource[] => {
+    const facts = podFactsOf(object);
+    const container = facts && containers[facts.component];
+    if (!facts || container === undefined || !components.includes(facts.component)) return [];
+    return [{ namespace: facts.namespace, pod: facts.name, container, component: facts.component }];
+  });
+  const all = [...own, ...(components.includes("operator") ? await operatorSources(kube) : [])];
+  return all.toSorted((a, b) => a.component.localeCompare(b.component) || a.pod.localeCompare(b.pod));
+}
+
+async function operatorSources(kube: ClusterAccess["kube"]): Promise<LogSource[]> {
+  const operators = (await findOperators(kube)) ?? [];
+  const found = await Promise.all(
+    operators.map(async ({ namespace }): Promise<LogSource[]> => {
+      try {
+        const selector = "app.kubernetes.io/part-of=enodia,app.kubernetes.io/component=operator";
+        const { items } = await kube.list(resources.pods, { namespace, labelSelector: selector });
+        return items.map(({ metadata }) => ({ namespace, pod: metadata.name, container: "operator", component: "operator" }));
+      } catch (caught) {
+        if (AppError.from(caught).code === "Forbidden") return [];
+        throw caught;
+      }
+    }),
+  );
+  return found.flat();
+}
+
+export interface Reading {
+  /** Newest lines of each pod. */
+  readonly tail: number;
+  readonly sinceSeconds?: number | undefined;
+  /** Of the process before, where a container was restarted. */
+  readonly previous?: boolean;
+}
+
+function logPath({ namespace, pod, container }: LogSource, query: Readonly<Record<string, string>>): string {
+  const search = new URLSearchParams({ container, timestamps: "true", ...query });
+  return `/api/v1/namespaces/${encodeURIComponent(namespace)}/pods/${encodeURIComponent(pod)}/log?${search}`;
+}
+
+function queryOf({ tail, sinceSeconds, previous }: Reading): Record<string, string> {
+  const query: Record<string, string> = { tailLines: String(tail) };
+  if (sinceSeconds !== undefined) query.sinceSeconds = String(sinceSeconds);
+  if (previous) query.previous = "true";
+  return query;
+}
+
+/** The API server answers 204, without a word, for a pod that has no node. */
+export function whyNot(caught: unknown): string {
+  const { message } = AppError.from(caught);
+  return message === "HTTP 204" ? "it has not begun" : message;
+}
+
+export interface ReadLogs {
+  /** By time. */
+  readonly lines: readonly LogLine[];
+  /** Pods that have none to give, with the reason. */
+  readonly without: readonly { readonly pod: string; readonly why: string }[];
+}
+
+/** The newest lines of one pod that together have no more than `chars` characters. */
+export async function podLogLines(
+  transport: Pick<Transport, "stream">,
+  source: LogSource,
+  reading: Reading,
+  chars: number,
+): Promise<string[]> {
+  const lines: string[] = [];
+  let kept = 0;
+  let first = 0;
+  const path = logPath(source, queryOf({ ...reading, tail: Math.min(reading.tail, linesMax) }));
+  for await (const line of transport.stream({ method: "GET", path })) {
+    const cut = line.slice(0, lineCharsMax);
+    lines.push(cut);
+    kept += cut.length;
+    for (; kept > chars && first < lines.length; first += 1) {
+      kept -= lines[first]?.length ?? 0;
+      lines[first] = "";
+    }
+  }
+  return lines.slice(first);
+}
+
+export async function readLogs(transport: Pick<Transport, "stream">, sources: readonly LogSource[], reading: Reading): Promise<ReadLogs> {
+  const some = sources.slice(0, podsMax);
+  const partOf = (all: number): number => Math.max(1, Math.floor(all / Math.max(1, some.length)));
+  const tail = Math.min(reading.tail, partOf(linesMax));
+  const lines: LogLine[] = [];
+  const without: { pod: string; why: string }[] = [];
+  await Promise.all(
+    some.map(async (source) => {
+      try {
+        for (const line of await podLogLines(transport, source, { ...reading, tail }, partOf(charsMax))) {
+          const parsed = parseLine(source.pod, line);
+          if (parsed) lines.push(parsed);
+        }
+      } catch (caught) {
+        without.push({ pod: source.pod, why: whyNot(caught) });
+      }
+    }),
+  );
+  return { lines: lines.sort(byTime), without };
+}
+
+/** Tells lines as they come, until the signal is set: those of pods that come later too, and a container's after its restart. */
+export async function followLogs(
+  transport: Pick<Transport, "stream">,
+  find: () => Promise<readonly LogSource[]>,
+  { reading, tell, signal }: { readonly reading: Reading; readonly tell: (lines: LogLine[]) => void; readonly signal: AbortSignal },
+): Promise<void> {
+  const held: LogLine[] = [];
+  const open = new Set<string>();
+  /** The time of the last line of each pod: where its next stream begins. */
+  const last = new Map<string, string>();
+  const follow = async (source: LogSource): Promise<void> => {
+    const from = last.get(source.pod);
+    const query = from === undefined ? queryOf(reading) : { sinceTime: from };
+    try {
+      for await (const line of transport.stream({ method: "GET", path: logPath(source, { ...query, follow: "true" }), signal })) {
+        const parsed = parseLine(source.pod, line);
+        if (!parsed || parsed.at <= (last.get(source.pod) ?? "")) continue;
+        last.set(source.pod, parsed.at);
+        held.push(parsed);
+        if (held.length > heldMax) tell(held.splice(0).sort(byTime));
+      }
+    } catch {
+      // It is not there yet, or has ended: the next look finds out.
+    } finally {
+      open.delete(source.pod);
+    }
+  };
+  const streams = new Set<Promise<void>>();
+  let lookedAt = Number.NEGATIVE_INFINITY;
+  while (!signal.aborted) {
+    if (performance.now() - lookedAt > againMs) {
+      lookedAt = performance.now();
+      const sources = await find().catch(() => []);
+      for (const source of sources.filter(({ pod }) => !open.has(pod)).slice(0, Math.max(0, podsMax - open.size))) {
+        open.add(source.pod);
+        const stream = follow(source);
+        streams.add(stream);
+        stream.finally(() => streams.delete(stream));
+      }
+    }
+    await sleep(holdMs, undefined, { signal }).catch(() => undefined);
+    tell(held.splice(0).sort(byTime));
+  }
+  await Promise.all(streams);
+}

@@ -1,0 +1,92 @@
+// The screen of commands with --watch: a text is made anew every few seconds and drawn over the last one, on a terminal without a
+// flicker and elsewhere as one more block of lines when it has changed. Ends with Ctrl-C, and leaves the last text behind.
+import { setTimeout as sleepFor } from "node:timers/promises";
+import { AppError } from "../../crds/common.ts";
+import { span } from "./words.ts";
+
+/** The time between two looks, and this many times what one takes: a slow cluster is not asked without a pause. */
+const intervalMs = 2_000;
+const restFactor = 3;
+
+export interface Screen {
+  readonly isTTY: boolean;
+  readonly size: () => { readonly rows: number; readonly columns: number };
+  write(text: string): void;
+}
+
+export const terminalScreen: Screen = {
+  isTTY: process.stdout.isTTY === true,
+  size: () => ({ rows: process.stdout.rows ?? 24, columns: process.stdout.columns ?? 80 }),
+  write: (text) => void process.stdout.write(text),
+};
+
+const enter = "\x1b[?1049h\x1b[?25l"; // the other screen, without a cursor
+const leave = "\x1b[?25h\x1b[?1049l";
+const begin = "\x1b[?2026h\x1b[H"; // drawn at once where the terminal can
+const end = "\x1b[J\x1b[?2026l";
+
+/** The bytes that draw `text` over whatever is there: each line is cut to the width and clears what stood behind it, and lines beyond
+ *  the height are counted. */
+export function frame(text: string, { rows, columns }: { readonly rows: number; readonly columns: number }): string {
+  const lines = text.split("\n");
+  const fit = lines.length <= rows ? lines : [...lines.slice(0, rows - 1), `... ${lines.length - rows + 1} more lines`];
+  return `${begin}${fit.map((line) => `${[...line].slice(0, columns).join("")}\x1b[K`).join("\n")}${end}`;
+}
+
+export interface WatchOptions {
+  readonly make: () => Promise<string>;
+  readonly screen: Screen;
+  /** Ends the watch. */
+  readonly signal: AbortSignal;
+  /** Waits, and returns early once the signal is set. */
+  readonly sleep: (ms: number, signal: AbortSignal) => Promise<void>;
+  /** Milliseconds of a clock that nobody sets. */
+  readonly clock: () => number;
+}
+
+/** A look that fails does not end it: the last text stays, with what went wrong above it. The first one has to succeed. */
+export async function watch({ make, screen, signal, sleep, clock }: WatchOptions): Promise<void> {
+  let text = await make();
+  let seenAt = clock();
+  let trouble = "";
+  let shown = "";
+  let waitMs = intervalMs;
+  if (screen.isTTY) screen.write(enter);
+  try {
+    for (;;) {
+      const whole = trouble === "" ? text : `${trouble}; below is what was seen ${span(clock() - seenAt)} ago\n\n${text}`;
+      if (screen.isTTY) screen.write(frame(whole, screen.size()));
+      else if (whole !== shown) screen.write(`${shown === "" ? "" : "\n"}${whole}\n`);
+      shown = whole;
+      await sleep(waitMs, signal);
+      if (signal.aborted) return;
+      const askedAt = clock();
+      try {
+        text = await make();
+        seenAt = clock();
+        trouble = "";
+      } catch (caught) {
+        trouble = AppError.from(caught).message;
+      }
+      waitMs = Math.max(intervalMs, restFactor * (clock() - askedAt));
+    }
+  } finally {
+    if (screen.isTTY) screen.write(`${leave}${text}\n`);
+  }
+}
+
+/** Waits as the watches of commands do; a signal ends it early. */
+export const pause = (ms: number, signal: AbortSignal): Promise<void> => sleepFor(ms, undefined, { signal }).catch(() => undefined);
+
+/** Runs `work` until it is done or Ctrl-C, or SIGTERM, asks it to end. */
+export async function untilInterrupted(work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  const ending = new AbortController();
+  const stop = () => ending.abort();
+  const signals = ["SIGINT", "SIGTERM"] as const;
+  for (const name of signals) process.on(name, stop);
+  try {
+    await work(ending.signal);
+  } finally {
+    for (const name of signals) process.off(name, stop);
+  }
+}
