@@ -81,7 +81,10 @@ const narrowed: Readonly<Record<string, readonly [(spec: any, version: any, crd:
   "shorter entries of a list": [(spec) => (spec.properties.list.items.minLength = 2), /list\[\] minLength/],
   "shorter values of a map": [(spec) => (spec.properties.map.additionalProperties.maxLength = 1), /map\.\* maxLength/],
   "a map is a struct": [(spec) => delete spec.properties.map.additionalProperties, /map\.\* was/],
-  "unknown fields pruned": [(spec) => delete spec.properties.open["x-kubernetes-preserve-unknown-fields"], /open unknown fields are pruned/],
+  "unknown fields pruned": [
+    (spec) => delete spec.properties.open["x-kubernetes-preserve-unknown-fields"],
+    /open unknown fields are pruned/,
+  ],
   "a rule more": [(spec) => spec["x-kubernetes-validations"].push({ rule: "self.count < 5" }), /spec has a new rule: self\.count < 5/],
   "a rule that asks for a field of old": [
     (spec) => spec["x-kubernetes-validations"].push({ rule: "!has(self.mode) || self.count < 5" }),
@@ -117,7 +120,9 @@ test("what widens a CRD is let through: fields, values, bounds, versions, and ru
   const wider = crd((spec, _, whole) => {
     spec.properties.extra = { type: "integer", default: 3 };
     spec.required = ["extra"];
-    spec["x-kubernetes-validations"] = [guarded, "self.count > 0 || self.mode == 'a'", "self.mode == '||' || !has(self.extra)"].map((rule) => ({ rule }));
+    spec["x-kubernetes-validations"] = [guarded, "self.count > 0 || self.mode == 'a'", "self.mode == '||' || !has(self.extra)"].map(
+      (rule) => ({ rule }),
+    );
     Object.assign(spec.properties.count, { minimum: 0, maximum: 10 });
     spec.properties.mode.enum.push("c");
     delete spec.properties.mode.pattern;

@@ -6,15 +6,19 @@ import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync }
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { parse, stringify } from "yaml";
+import { parse, parseAllDocuments, stringify } from "yaml";
 import { down, up } from "../cluster/cluster.ts";
-import { execOk } from "../harness/process.ts";
+import { exec, execOk } from "../harness/process.ts";
 import { release, root, systemNamespace } from "../harness/product.ts";
 
 const name = "releases-int";
 const namespace = "served";
 const kept = join(import.meta.dirname, "releases");
-const crds = ["moedeployments", "expertplacements", "moetrainingjobs"].map((plural) => `crd/${plural}.enodia.dev`);
+const plurals = ["moedeployments", "expertplacements", "moetrainingjobs"];
+/** With the version, since kubectl prefers the newest that was served when it asked last. */
+const [deployments = "", ...others] = plurals.map((plural) => `${plural}.v1alpha1.enodia.dev`);
+const kinds = [deployments, ...others].join(",");
+const crds = plurals.map((plural) => `crd/${plural}.enodia.dev`);
 const scratch = mkdtempSync(join(tmpdir(), "enodia-charts-"));
 let kubectl: (args: readonly string[], input?: object) => Promise<string>;
 let helm: (...args: string[]) => Promise<string>;
@@ -35,13 +39,13 @@ after(async () => {
 });
 
 /** This tree's chart under another version, with its MoEDeployments changed. */
-function changedChart(version: string, change: (spec: any) => void): string {
+function changedChart(version: string, change: (spec: any, crd: any) => void): string {
   const chart = join(scratch, version);
   cpSync(join(root, "charts/enodia"), chart, { recursive: true });
   const meta = parse(readFileSync(join(chart, "Chart.yaml"), "utf8"));
   writeFileSync(join(chart, "Chart.yaml"), stringify({ ...meta, version, appVersion: version }));
   const crd = parse(readFileSync(join(root, "crds/manifests/moedeployments.yaml"), "utf8"));
-  change(crd.spec.versions[0].schema.openAPIV3Schema.properties.spec);
+  change(crd.spec.versions[0].schema.openAPIV3Schema.properties.spec, crd.spec);
   writeFileSync(join(chart, "templates/crds/moedeployments.yaml"), stringify(crd));
   return chart;
 }
@@ -72,7 +76,7 @@ const statuses = {
 };
 
 async function objects(): Promise<any[]> {
-  const { items } = JSON.parse(await kubectl(["get", "moed,eplace,moet", "-n", namespace, "-o", "json"]));
+  const { items } = JSON.parse(await kubectl(["get", kinds, "-n", namespace, "-o", "json"]));
   for (const { metadata } of items) for (const field of ["managedFields", "resourceVersion"]) delete metadata[field];
   return items;
 }
@@ -95,7 +99,7 @@ async function stillGood(were: readonly any[], step: string): Promise<void> {
     assert.equal(is.metadata.generation, metadata.generation, "nobody wrote to it");
   }
   await kubectl(["create", "--dry-run=server", "-f", "-"], listOf(are.map(copyOf)));
-  await kubectl(["annotate", "moed,eplace,moet", "--all", "-n", namespace, "--dry-run=server", "step=next"]);
+  await kubectl(["annotate", kinds, "--all", "-n", namespace, "--dry-run=server", "step=next"]);
 }
 
 const listOf = (items: readonly object[]): object => ({ apiVersion: "v1", kind: "List", items });
@@ -104,6 +108,58 @@ const copyOf = ({ apiVersion, kind, metadata, spec }: any) => ({
   ...{ apiVersion, kind, spec },
   metadata: { name: `${metadata.name}-copy`, namespace },
 });
+/**
+ * What the pod of `helm test` runs, with the rights of its ServiceAccount: all of the install is asked and is well but for what needs a
+ * node. Without its role nothing could be asked, so that a pass would say nothing.
+ */
+async function examinedByItsTest(): Promise<void> {
+  const text = await helm(
+    "template",
+    release,
+    join(root, "charts/enodia"),
+    "--kube-version",
+    "1.31.0",
+    "-s",
+    "templates/tests/doctor.yaml",
+  );
+  const made = parseAllDocuments(text).map((document) => document.toJS());
+  const [pod, ...rights] = [made.find(({ kind }) => kind === "Pod"), ...made.filter(({ kind }) => kind !== "Pod")];
+  const namespaced = { metadata: { name: systemNamespace, labels: { "pod-security.kubernetes.io/enforce": "restricted" } } };
+  await kubectl(["apply", "-f", "-"], { apiVersion: "v1", kind: "Namespace", ...namespaced });
+  await kubectl(["create", "-f", "-"], listOf(rights));
+  await kubectl(["create", "--dry-run=server", "-f", "-"], pod);
+  const levels = async (): Promise<Record<string, string[]>> => {
+    const account = pod.spec.serviceAccountName;
+    const kubeconfig = await configOf(await kubectl(["create", "token", account, "-n", systemNamespace]));
+    const [main, ...args] = pod.spec.containers[0].args;
+    const { stdout } = await exec(process.execPath, [join(root, main), ...args, "--kubeconfig", kubeconfig, "-o", "json"]);
+    const told: any[] = JSON.parse(stdout);
+    return Object.fromEntries(told.map(({ check, outcomes }) => [check, outcomes.map(({ level }: any) => level)]));
+  };
+  const install = ["CRDs", "the operator's rights"];
+  const asked = await levels();
+  for (const check of install)
+    assert.ok(
+      asked[check]?.every((level) => level === "ok"),
+      `${check}: ${JSON.stringify(asked)}`,
+    );
+  assert.ok(asked.operator?.includes("fail"), `no node runs it: ${JSON.stringify(asked)}`);
+  await kubectl(["delete", "-f", "-"], listOf(rights.filter(({ kind }) => kind === "ClusterRoleBinding")));
+  const unasked = await levels();
+  for (const check of install) assert.ok(!unasked[check]?.includes("ok"), `${check}: ${JSON.stringify(unasked)}`);
+  await kubectl(["delete", "-f", "-"], listOf(rights.filter(({ kind }) => kind !== "ClusterRoleBinding")));
+}
+
+/** A kubeconfig of the cluster for the bearer of a token. */
+async function configOf(token: string): Promise<string> {
+  const { clusters } = JSON.parse(await kubectl(["config", "view", "--raw", "-o", "json"]));
+  const context = { name: "test", context: { cluster: clusters[0].name, user: "test" } };
+  const file = join(scratch, "kubeconfig.json");
+  const config = { apiVersion: "v1", kind: "Config", clusters, contexts: [context], "current-context": "test" };
+  writeFileSync(file, JSON.stringify(Object.assign(config, { users: [{ name: "test", user: { token: token.trim() } }] })));
+  return file;
+}
+
 const reuse = ["--reset-then-reuse-values"];
 const planted = ["-n", namespace, "-o", "jsonpath={.spec.planted}"];
 
@@ -123,18 +179,26 @@ for (const version of readdirSync(kept))
 
     await helm("upgrade", release, join(root, "charts/enodia"), ...reuse);
     await stillGood(were, "this chart");
+    await examinedByItsTest();
     assert.equal(await token(), firstToken, "what NATS wants of its clients is kept");
     const env = await kubectl(["get", "deployment", "enodia", "-n", systemNamespace, "-o", "jsonpath={..env}"]);
     assert.match(env, /"ENODIA_LOG_LEVEL","value":"warn"/, "settings are kept");
 
-    const grown = changedChart("9.0.0", (spec) => (spec.properties.planted = { type: "integer", default: 3 }));
+    const grown = changedChart("9.0.0", (spec, { versions }) => {
+      spec.properties.planted = { type: "integer", default: 3 };
+      versions.push({ ...versions[0], name: "v1beta1", storage: false });
+    });
     await helm("upgrade", release, grown, ...reuse);
     await stillGood(were, "a chart with one field more");
-    assert.equal(await kubectl(["get", "moed", "smol-moe", ...planted]), "3", "helm upgrade brings the new CRD");
+    assert.equal(await kubectl(["get", deployments, "smol-moe", ...planted]), "3", "helm upgrade brings the new CRD");
+
+    const next = JSON.parse(await kubectl(["get", "moedeployments.v1beta1.enodia.dev", "smol-moe", "-n", namespace, "-o", "json"]));
+    await kubectl(["replace", "-f", "-"], next); // written as v1beta1, read as v1alpha1: no conversion webhook is needed
+    await stillGood(were, "a write as v1beta1");
 
     await helm("rollback", release, "2");
     await stillGood(were, "a roll back");
-    assert.equal(await kubectl(["get", "moed", "smol-moe", ...planted]), "");
+    assert.equal(await kubectl(["get", deployments, "smol-moe", ...planted]), "");
 
     const narrowed = changedChart("9.0.1", (spec) => (spec.properties.replicas.maximum = 2));
     await helm("upgrade", release, narrowed, ...reuse);

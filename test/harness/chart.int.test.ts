@@ -67,9 +67,11 @@ test("an image with a digest is named by it, whatever the tag, behind the mirror
   const sets = images.flatMap((image) => [`${image}.digest=${digest}`, `${image}.tag=old`]);
   const objects = await rendered("--set", ["nats.enabled=true", "global.imageRegistry=mirror.example.com", ...sets].join(","));
   const pods = podSpecs(objects).map(({ spec }: any) => spec.containers[0]);
-  const env = pods.flatMap((container) => container.env).filter(({ name }: any) => /_IMAGE$/.test(name));
+  const env = pods.flatMap((container) => container.env ?? []).filter(({ name }: any) => /_IMAGE$/.test(name));
   assert.deepEqual([...pods.map(({ image }) => image), ...env.map(({ value }: any) => value)].sort(), [
-    ...["enodia/operator", "enodia/runtime", "enodia/training", "nats"].map((name) => `mirror.example.com/${name}@${digest}`),
+    ...["enodia/operator", "enodia/operator", "enodia/runtime", "enodia/training", "nats"].map(
+      (name) => `mirror.example.com/${name}@${digest}`,
+    ),
   ]);
   const { code, stderr } = await exec(helm, ["template", release, chart, "--kube-version", "1.31.0", "--set", "image.digest=sha256:short"]);
   assert.notEqual(code, 0);
@@ -90,7 +92,7 @@ test("the chart of a release, packed, names every image of this project by diges
     await execOk(helm, ["lint", "--strict", packed]);
     const text = await execOk(helm, ["template", release, packed, "--kube-version", "1.31.0"]);
     const named = [...text.matchAll(/registry\.example\.com\/team\/enodia\/(\w+)@sha256:[0-9a-f]{64}/g)].map(([, name]) => name).sort();
-    assert.deepEqual(named, ["operator", "runtime", "training"]);
+    assert.deepEqual(named, ["operator", "operator", "runtime", "training"], "the operator's image in its test too");
     assert.doesNotMatch(text, /enodia\/\w+:\d/, "none by its tag");
   } finally {
     rmSync(folder, { recursive: true });
@@ -141,9 +143,38 @@ test("every pod of the chart keeps to the restricted Pod Security level, also wh
   for (const args of [...values, ["--set", "nats.enabled=true"], ["--set", "nats.enabled=true", ...users]]) {
     const pods = podSpecs(await rendered(...args));
     assert.ok(pods.some(({ where }) => where === "Deployment enodia"));
-    assert.equal(pods.length, args.some((arg) => /full-values|nats\.enabled/.test(arg)) ? 2 : 1, "operator, and NATS where it is on");
+    assert.equal(
+      pods.length,
+      args.some((arg) => /full-values|nats\.enabled/.test(arg)) ? 3 : 2,
+      "operator, its test, and NATS where it is on",
+    );
     for (const { where, spec } of pods) assert.deepEqual(restrictedFaults(spec), [], `${where} with ${args.join(" ")}`);
   }
+});
+
+test("the chart's test is a hook of `helm test` with all that it needs, apart from the operator, and is not there without roles", async () => {
+  const tests = (objects: any[]) => objects.filter(({ metadata }) => metadata.annotations?.["helm.sh/hook"] === "test");
+  const objects = await rendered("--set", "watchNamespaces={serving,other}");
+  const made = tests(objects);
+  assert.deepEqual(made.map(({ kind }) => kind).sort(), ["ClusterRole", "ClusterRoleBinding", "Pod", "ServiceAccount"]);
+  const pod = made.find(({ kind }) => kind === "Pod");
+  assert.deepEqual(pod.spec.containers[0].args, ["operator/cli/main.ts", "doctor", "--namespace", "serving"]);
+  for (const { kind, spec } of objects)
+    if (kind === "Service" || kind === "NetworkPolicy") {
+      const selected = Object.entries(spec.selector ?? spec.podSelector.matchLabels);
+      assert.ok(
+        selected.some(([key, value]) => pod.metadata.labels[key] !== value),
+        `no ${kind} takes the test for the operator`,
+      );
+    }
+  const { rules } = made.find(({ kind }) => kind === "ClusterRole");
+  const writes = rules.filter(({ verbs }: any) => verbs.some((verb: string) => verb !== "get" && verb !== "list"));
+  assert.deepEqual(
+    writes.flatMap(({ resources }: any) => resources),
+    ["subjectaccessreviews"],
+    "a question, which changes nothing",
+  );
+  assert.deepEqual(tests(await rendered("--set", "rbac.create=false")), []);
 });
 
 test("alerts link to runbooks only where a prefix is given", async () => {

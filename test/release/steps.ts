@@ -35,7 +35,7 @@ export interface Place {
   readonly out: string;
 }
 
-export const repositoryOf = (place: Place, image: Image): string => `${place.registry}/enodia/${image.name}`;
+const repositoryOf = (place: Place, image: Image): string => `${place.registry}/enodia/${image.name}`;
 /** Where docker writes the digest of what it pushed. */
 export const metadataFile = (place: Place, image: Image): string => `${place.out}/${image.name}${image.suffix}.json`;
 export const sbomFile = (place: Place): string => `${place.out}/enodia-${place.version}.spdx.json`;
