@@ -33,6 +33,7 @@ export const paths = {
   models: "/models", // the claim; the model is a folder below it
   claims: "/claims", // of a training pod: each claim by its name
   apiKey: "/etc/enodia/api-key/key",
+  httpTls: "/etc/enodia/http-tls", // tls.crt and tls.key, of a gateway that speaks HTTPS
   telemetry: "/etc/enodia/telemetry", // keys; user.creds or token, and ca.crt, of the NATS server
 } as const;
 

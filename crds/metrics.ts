@@ -66,7 +66,7 @@ const work = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 const stalling = [0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60];
 const moving = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600];
 
-const endpoint = ["chat", "completions", "embeddings", "models", "other"] as const;
+const endpoint = ["chat", "completions", "responses", "embeddings", "models", "other"] as const;
 const shardSource = ["peer", "store"] as const;
 /** As many as there are objects. */
 const trainingJob = { training_namespace: "open", training_job: "open" } as const;
@@ -97,7 +97,7 @@ const table = {
   enodia_gateway_requests_active: gateway.gauge("Admitted requests that a worker computes."),
   enodia_gateway_queue_requests: gateway.gauge("Admitted requests that wait, for a worker or in a worker's queue."),
   enodia_gateway_rejected_total: gateway.counter("Requests refused before any work, by reason.", {
-    reason: ["queue_full", "no_worker", "unauthorized", "invalid", "context_length", "too_large"],
+    reason: ["queue_full", "quota", "no_worker", "unauthorized", "invalid", "context_length", "too_large"],
   }),
   enodia_gateway_request_duration_seconds: gateway.histogram("From the parsed request to its last byte.", latency, { endpoint }),
   enodia_gateway_time_to_first_token_seconds: gateway.histogram("From the parsed request to its first token.", latency),

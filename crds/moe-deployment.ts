@@ -4,6 +4,7 @@ import { z } from "zod";
 import { deviceMemoryBackends } from "./backends.ts";
 import { AppError } from "./common.ts";
 import { devicesOfRank } from "./devices.ts";
+import { apiKeySecretRef, clientsNeedKeys, gatewayClients, gatewayCors, gatewayTls } from "./gateway-access.ts";
 import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
 import {
   codecNames,
@@ -20,6 +21,7 @@ import {
 import { rules } from "./openapi.ts";
 import { podTemplateOf } from "./pod-template.ts";
 import { duration, quantity } from "./quantity.ts";
+import { secretRef } from "./secret-ref.ts";
 
 /** Bounds that also keep the cost of the CEL rules small. */
 const specBounds = {
@@ -34,15 +36,6 @@ const specBounds = {
 export const modelUriPattern = "^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[A-Za-z0-9_][-A-Za-z0-9._]*(/[A-Za-z0-9_][-A-Za-z0-9._]*)*$";
 
 const count = (max: number) => z.int32().min(0).max(max);
-const objectName = (description: string) =>
-  z
-    .string()
-    .min(1)
-    .max(253)
-    .regex(/^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/)
-    .meta({ description });
-const secretRef = (description: string) =>
-  z.object({ name: objectName("Name of a Secret in the namespace of the deployment.") }).meta({ description });
 
 const model = z
   .object({
@@ -278,23 +271,23 @@ const gateway = z
         "Gateway pods (HTTP, no GPU). When not given, their number is not the operator's: it starts with one, and an autoscaler or kubectl scale may set it on the Deployment <name>-gateway.",
     }),
     autoscale: gatewayAutoscale.optional(),
-    apiKeySecretRef: z
-      .object({
-        name: objectName("Name of the Secret."),
-        key: z.string().min(1).max(253).default("key").meta({ description: "Key inside the Secret." }),
-      })
-      .optional()
-      .meta({ description: "When given, requests need `Authorization: Bearer <key>`; the Secret holds one valid key per line." }),
+    apiKeySecretRef,
+    tls: gatewayTls,
+    cors: gatewayCors,
+    clients: gatewayClients,
     podTemplate: podTemplateOf("gateway", "gateway"),
   })
   .prefault({})
   .meta({
     description: "The OpenAI-compatible front.",
-    ...rules({
-      rule: "!has(self.replicas) || !has(self.autoscale)",
-      message:
-        "replicas and autoscale exclude each other: remove gateway.replicas (with null in a merge patch), or leave autoscale out. Earlier versions stored replicas 1 by default",
-    }),
+    ...rules(
+      {
+        rule: "!has(self.replicas) || !has(self.autoscale)",
+        message:
+          "replicas and autoscale exclude each other: remove gateway.replicas (with null in a merge patch), or leave autoscale out. Earlier versions stored replicas 1 by default",
+      },
+      clientsNeedKeys,
+    ),
   });
 
 export const moeDeploymentSpecSchema = z

@@ -43,8 +43,10 @@ export const dispatchNames = ["Exact", "LocalFirst"] as const;
 export type DispatchName = (typeof dispatchNames)[number];
 export const rematerializeNames = ["Never", "AfterForward"] as const;
 
-/** Languages that an answer can be held to: `response_format.type` and the wire's `Sampling.constraint`. */
-export const constraintNames = ["json_object", "json_schema"] as const;
+/** Formats that a client may ask for: `response_format.type`. */
+export const formatNames = ["json_object", "json_schema"] as const;
+/** Languages that an answer can be held to: the wire's `Sampling.constraint`. */
+const constraintNames = [...formatNames, "tool_calls"] as const;
 export type ConstraintName = (typeof constraintNames)[number];
 
 /** Manual keeps the runtime image of a deployment until its owner names another; Auto follows the operator. */

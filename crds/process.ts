@@ -5,6 +5,7 @@
 // to it as an entry of the deployment's ConfigMap of settings, which the process gets when it starts.
 import { z } from "zod";
 import { labels, paths, ports } from "./common.ts";
+import { gatewayClient } from "./gateway-access.ts";
 import { type MoEDeployment, parseModelUri } from "./moe-deployment.ts";
 import { backendChoices, codecNames, defaultBackend, defaultLogLevel, kvTypes, type LogLevel, logLevels } from "./names.ts";
 import { parseDuration, parseQuantity } from "./quantity.ts";
@@ -153,11 +154,45 @@ export const workerLifetime = {
 };
 export type WorkerLifetime = SettingsOf<typeof workerLifetime>;
 
+const clientsOf = z
+  .string()
+  .max(65_536)
+  .transform((text, context): unknown => {
+    try {
+      return JSON.parse(text);
+    } catch {
+      context.issues.push({ code: "custom", message: "must be JSON", input: text });
+      return z.NEVER;
+    }
+  })
+  .pipe(z.array(gatewayClient));
+
 export const gatewayProcess = {
   ...common,
   httpPort: rendered("ENODIA_HTTP_PORT", port.default(ports.http), () => String(ports.http)),
   apiKeyFile: rendered("ENODIA_API_KEY_FILE", optional(path), ({ deployment }) =>
     deployment.spec.gateway.apiKeySecretRef ? paths.apiKey : undefined,
+  ),
+  /** Where the certificate of HTTPS is; unset = HTTP. */
+  httpTlsDir: rendered("ENODIA_HTTP_TLS_DIR", optional(path), ({ deployment }) =>
+    deployment.spec.gateway.tls ? paths.httpTls : undefined,
+  ),
+  /** Origins whose pages may ask, separated by commas; unset = none. */
+  corsOrigins: rendered(
+    "ENODIA_CORS_ORIGINS",
+    optional(
+      z
+        .string()
+        .max(16_384)
+        .transform((text) => text.split(",")),
+    ),
+    ({ deployment }) => deployment.spec.gateway.cors?.allowOrigins.join(","),
+  ),
+  /** Limits of clients, as JSON; unset = nobody has any. */
+  clients: rendered(
+    "ENODIA_CLIENTS",
+    optional(clientsOf),
+    ({ deployment: { spec } }) => spec.gateway.clients && JSON.stringify(spec.gateway.clients),
   ),
   queueRequestsMax: leftToTemplate("ENODIA_QUEUE_REQUESTS_MAX", optional(whole(1, 1_000_000))),
 };

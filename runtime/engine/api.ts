@@ -100,6 +100,8 @@ export interface GenerateRequest {
   readonly priority?: number;
   /** No text is wanted but one vector of the prompt: the events are queued, started, embedding, finish. */
   readonly embed?: boolean;
+  /** What each token of the prompt but the first is worth is wanted too: events of type `prompt`. */
+  readonly promptLogprobs?: boolean;
   readonly signal?: AbortSignal;
   /** W3C parent of the spans of its frames to other ranks; unset = not traced. */
   readonly traceparent?: string;

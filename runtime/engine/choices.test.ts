@@ -150,6 +150,23 @@ test("a text that is held to JSON is a JSON object, greedy or drawn, and the sam
   }
 });
 
+test("a text that is held to calls of tools is such calls, greedy or drawn, and the same after a replay from any token", async () => {
+  const [eos] = tokenizer.eosIds;
+  const city = { type: "object", properties: { city: { enum: ["Oslo", "Rome"] } }, required: ["city"], additionalProperties: false };
+  const calls = ["get", "get_all"].map((name) => ({ before: `<call>${name} `, schema: JSON.stringify(city), after: "</call>" }));
+  const spec = JSON.stringify({ begin: "", end: "", between: "\n", trigger: "", single: true, calls });
+  const closing = [...'"}'].flatMap((mark) => tokenizer.encode(mark)).map((id) => ({ id, value: 10 }));
+  for (const temperature of [0, 0.8]) {
+    const sampling = { ...greedy, temperature, bias: closing, constraint: { name: "tool_calls", spec } as const };
+    const request = { prompt: prompt(2, 6), maxTokens: 85, sampling, eos: [eos as number] };
+    const want = tokensOf(await collect(engine, request));
+    const [, json = ""] = /^<call>get(?:_all)? (.*)<\/call>$/s.exec(tokenizer.decode(want)) ?? [];
+    assert.ok(["Oslo", "Rome"].includes(JSON.parse(json).city), tokenizer.decode(want));
+    for (const cut of [1, 8, want.length >> 1, want.length - 2])
+      assert.deepEqual([...want.slice(0, cut), ...(await text(engine, { ...request, replay: want.slice(0, cut) }))], want);
+  }
+});
+
 test("what the engine cannot do for a request is refused with the field", async () => {
   const ask = (sampling: object, rest: Partial<Asked> = {}) =>
     collect(engine, { prompt: [1], sampling: { ...greedy, ...sampling }, ...rest });

@@ -27,6 +27,9 @@ interface OpenRequest {
   queuedTokens: number;
 }
 
+/** Events after which tokens of the prompt are still to be computed. */
+const beforeOutput: ReadonlySet<GenerateEvent["type"]> = new Set(["queued", "started", "prompt"]);
+
 const gone = (why: string): AppError => new AppError(`engine: ${why}`, { code: "EngineStopped", retry: "backoff" });
 
 class EngineClient implements Engine {
@@ -74,7 +77,7 @@ class EngineClient implements Engine {
     this.#requests.set(id, open);
     let finished = false;
     try {
-      const { maxTokens, sampling, eos, priority = 0, embed = false } = request;
+      const { maxTokens, sampling, eos, priority = 0, embed = false, promptLogprobs = false } = request;
       if (request.signal?.aborted) {
         finished = true;
         yield { type: "finish", reason: "cancelled", outputTokens: 0 };
@@ -82,7 +85,7 @@ class EngineClient implements Engine {
       }
       request.signal?.addEventListener("abort", cancel, { once: true });
       const traced = request.traceparent ? { traceparent: request.traceparent } : {};
-      this.#post({ type: "generate", id, prompt, replay, maxTokens, sampling, eos, priority, embed, ...traced });
+      this.#post({ type: "generate", id, prompt, replay, maxTokens, sampling, eos, priority, embed, promptLogprobs, ...traced });
       for await (const event of open.stream) {
         finished = event.type === "finish";
         yield event;
@@ -202,7 +205,7 @@ class EngineClient implements Engine {
   #event(id: string, event: GenerateEvent): void {
     const open = this.#requests.get(id);
     if (!open) return; // its reader left
-    if (event.type !== "queued" && event.type !== "started") open.queuedTokens = 0;
+    if (!beforeOutput.has(event.type)) open.queuedTokens = 0;
     open.stream.push(event);
   }
 

@@ -80,6 +80,20 @@ export class Head {
     return this.#lock.run(async () => use(this.#chooser(await this.#compiled.run(inputs))));
   }
 
+  /** Whole rows of logits of those rows of x; `use` looks at the i-th at once, as in `run`. */
+  async each(x: Float32Array, rows: readonly number[], use: (logits: Float32Array, i: number) => void): Promise<void> {
+    const { hidden, vocab } = this.#program;
+    const data = gatherRows(x, hidden, rows);
+    const sharpness = new Float32Array(rows.length).fill(1);
+    const inputs = { x: { shape: [rows.length, hidden], data }, sharpness: { shape: [rows.length, 1], data: sharpness } };
+    await this.#lock.run(async () => {
+      const outputs = await this.#compiled.run(inputs);
+      const all = outputs.logits && floats(outputs, "logits");
+      const row = (i: number) => all?.subarray(i * vocab, (i + 1) * vocab) ?? (this.#compiled.keptRow?.("logits", i) as Float32Array);
+      for (const i of rows.keys()) use(row(i), i);
+    });
+  }
+
   #chooser(outputs: Outputs): Choose {
     const { vocab } = this.#program;
     if (outputs.logits !== undefined) {

@@ -100,7 +100,7 @@ test("an engine closes while a host that takes its frames never answers one", as
   const tables = Array.from({ length: layers }, (_, layer) => ({ layer, epoch: 1, hosts: rows([1]), shares: rows([1_000]) }));
   await engine.call({ method: "setRouting", argument: { rank: 0, layers: tables } });
   const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
-  const plain = { replay: new Uint32Array(0), maxTokens: 2, eos: [], priority: 0, embed: false };
+  const plain = { replay: new Uint32Array(0), maxTokens: 2, eos: [], priority: 0, embed: false, promptLogprobs: false };
   engine.tell({ type: "generate", id: "a", prompt: Uint32Array.of(1, 2), sampling, ...plain });
   await until("the host has a frame", () => asked > 0);
   engine.tell({ type: "call", id: 1_000, method: "close", argument: undefined });

@@ -23,6 +23,8 @@ import { LoadCounter } from "./load-counter.ts";
 import { type CallMessage, type FromEngine, type GenerateMessage, type ThreadOptions, type ToEngine, toPlain } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
 import { Outbound } from "./outbound.ts";
+import { Preparing } from "./preparing.ts";
+import { PromptLogprobs, type PromptPorts } from "./prompt-logprobs.ts";
 import { rangesOf, rowsTravel } from "./ranges.ts";
 import { changeSlot } from "./slot-changes.ts";
 import { forward } from "./step.ts";
@@ -34,8 +36,6 @@ import { loadVocabulary } from "./vocabulary.ts";
 
 /** Kept until `stats` is asked, per kind: more than a device computes between two calls of it. */
 const stepSecondsMax = 4_096;
-/** Requests that wait for the texts of tokens at once. */
-const preparingMax = 64;
 
 /** Between two pieces of a prefill while others decode. A thread that computes on and on keeps the processor for some milliseconds from
  *  those that carry frames, when there are more of them than processors. */
@@ -60,8 +60,8 @@ export class EngineLoop {
   readonly #traced = new TracedRequests();
   readonly #head: Head;
   readonly #languages: Languages;
-  /** Requests that wait for what their language needs; more than the queue holds are refused. */
-  readonly #preparing = new Set<string>();
+  readonly #preparing: Preparing;
+  readonly #prompts: PromptLogprobs;
   /** The trace of the running step. */
   #traceparent: string | undefined;
   /** What the running step has, or the last one while others follow; undefined when there is nothing to do. */
@@ -83,6 +83,8 @@ export class EngineLoop {
     this.#batcher = new Batcher(model.pool, backend.prefillEqualsDecode ? options.limits : { ...options.limits, draftTokens: 0 });
     this.#counter = new LoadCounter(model.info);
     this.#languages = new Languages(model.info.vocab, () => loadVocabulary(options.storeDir));
+    const tell: PromptPorts["tell"] = (id, event) => this.#send({ type: "events", notices: [{ id, event }] });
+    this.#preparing = new Preparing(this.#languages, tell);
     this.#transitions = new TransitionSampler(model.info);
     this.#experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: this.#counter });
     this.#lanes = new Lanes({
@@ -102,6 +104,12 @@ export class EngineLoop {
       nap: () => void Atomics.wait(this.#bed, 0, 0, napMs),
     });
     this.#head = new Head(head, program, this.#experts.lock);
+    this.#prompts = new PromptLogprobs({
+      head: this.#head,
+      vocab: program.vocab,
+      between: () => this.#turns.betweenGraphs(),
+      tell,
+    });
     this.#tools = {
       program,
       embed,
@@ -167,9 +175,10 @@ export class EngineLoop {
     try {
       const kv = { cache: this.#model.kv, groups: step.groups };
       const x = await forward(this.#tools, step.tokens, kv, decodesOf(step));
+      const unusable = unusableRows(step, x, this.#model.program.hidden);
+      await this.#prompts.tell(step, x, unusable);
       const ms = performance.now() - changedAt;
       this.#experts.stepTook(ms);
-      const unusable = unusableRows(step, x, this.#model.program.hidden);
       this.#batcher.complete(step, await this.#sample(step, x, unusable), ms);
       const open = this.#batcher.openIds(); // what comes after a text's end is nobody's
       for (const [id, error] of unusable) if (open.includes(id)) this.#fail(id, error, "unusable");
@@ -234,7 +243,7 @@ export class EngineLoop {
         void this.#generate(message);
         break;
       case "cancel":
-        this.#preparing.delete(message.id);
+        this.#preparing.takeBack(message.id);
         this.#later(() => this.#batcher.remove(message.id, "cancelled"));
         break;
       case "call":
@@ -246,34 +255,19 @@ export class EngineLoop {
 
   async #generate(message: GenerateMessage): Promise<void> {
     try {
-      if (message.sampling.constraint && !(await this.#prepared(message.id))) return;
+      if (message.sampling.constraint && !(await this.#preparing.wait(message.id))) return;
       if (this.#draining) throw new AppError("this worker is draining; ask another", { code: "Draining", retry: "backoff" });
       if (message.embed && !this.#model.finalNorm)
         throw new AppError("embeddings: this model has no norm before its head", { code: "InvalidRequest" });
       const sampling = new OpenSampling(message, this.#languages);
-      this.#batcher.submit({ ...message, sampling, eos: new Set(message.eos) });
+      this.#batcher.submit({ ...message, sampling, eos: new Set(message.eos), whole: message.promptLogprobs });
+      if (message.promptLogprobs) this.#prompts.add(message.id, message.prompt, message.sampling.topLogprobs);
       if (message.traceparent) this.#traced.add(message.id, message.traceparent);
       this.#flushNotices(); // that it is queued, even in the middle of a long step
       this.#wake?.();
     } catch (caught) {
       this.#send({ type: "requestFailed", id: message.id, error: toPlain(caught) });
     }
-  }
-
-  /** Waits for what languages need; false when the request was taken back meanwhile. */
-  async #prepared(id: string): Promise<boolean> {
-    if (this.#preparing.size >= preparingMax)
-      throw new AppError("too many requests wait for the tokenizer", { code: "Busy", retry: { afterMs: 1000 } });
-    this.#preparing.add(id);
-    try {
-      await this.#languages.prepare();
-    } catch (caught) {
-      this.#preparing.delete(id);
-      throw caught;
-    }
-    const wanted = this.#preparing.delete(id);
-    if (!wanted) this.#send({ type: "events", notices: [{ id, event: { type: "finish", reason: "cancelled", outputTokens: 0 } }] });
-    return wanted;
   }
 
   async #answer(message: CallMessage): Promise<void> {
@@ -372,14 +366,19 @@ export class EngineLoop {
   #fail(id: string, caught: unknown, reason: "failed" | "unusable" = "failed"): void {
     this.#flushNotices(); // tokens that came before the error
     this.#batcher.remove(id, reason);
-    this.#traced.drop(id);
+    this.#forget(id);
     this.#send({ type: "requestFailed", id, error: toPlain(caught) });
+  }
+
+  #forget(id: string): void {
+    this.#traced.drop(id);
+    this.#prompts.drop(id);
   }
 
   #flushNotices(): void {
     const notices = this.#batcher.takeNotices();
     for (const { id, event } of notices) {
-      if (event.type === "finish") this.#traced.drop(id);
+      if (event.type === "finish") this.#forget(id);
       if (event.type === "started") this.#totals.cachedTokens += event.cachedPromptTokens;
     }
     if (notices.length > 0) this.#send({ type: "events", notices });

@@ -47,6 +47,7 @@ export interface GenerateMessage {
   readonly eos: readonly number[];
   readonly priority: number;
   readonly embed: boolean;
+  readonly promptLogprobs: boolean;
   readonly traceparent?: string;
 }
 

@@ -8,13 +8,13 @@ import { createTracing } from "../observe/trace.ts";
 import type { TextModel } from "../text/text-model.ts";
 import { Answer, type Piece, prepare } from "./answer.ts";
 import type { TopToken, WorkerEvent } from "./failover.ts";
-import type { GenerationJob } from "./openai.ts";
+import type { GenerationJob } from "./generation-job.ts";
 import { ChunkWriter, wholeBody } from "./openai-body.ts";
 import { failoverLimits } from "./patience.ts";
 
 const off = { minP: 0, presencePenalty: 0, frequencyPenalty: 0, repetitionPenalty: 1, bias: [], topLogprobs: 0 };
 const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n, ...off };
-const job = { endpoint: "completions", maxTokens: 1, sampling } as unknown as GenerationJob;
+const job = { endpoint: "completions", maxTokens: 1, n: 1, echo: false, logprobs: false, sampling } as unknown as GenerationJob;
 
 test("text that no tokens could bring into the context is refused before it is tokenised", async () => {
   let encoded = 0;
@@ -28,14 +28,14 @@ test("text that no tokens could bring into the context is refused before it is t
     encodeChat: () => assert.fail("rendered"),
   };
   const deps = { textModel, maxContext: 11 };
-  assert.ok("prompt" in (await prepare({ ...job, prompt: { text: "x".repeat(40) } }, deps)));
+  assert.ok("prompts" in (await prepare({ ...job, prompts: [{ text: "x".repeat(40) }] }, deps)));
   assert.equal(encoded, 1);
   const messages = ["a", "b"].map((letter) => ({ role: "user", content: letter.repeat(30) }) as const);
   for (const [prompt, param] of [
     [{ text: "x".repeat(45) }, "prompt"],
-    [{ messages }, "messages"],
+    [{ messages, tools: [] }, "messages"],
   ] as const) {
-    const prepared = await prepare({ ...job, endpoint: "text" in prompt ? "completions" : "chat", prompt }, deps);
+    const prepared = await prepare({ ...job, endpoint: "text" in prompt ? "completions" : "chat", prompts: [prompt] }, deps);
     assert.ok("problem" in prepared);
     assert.equal(prepared.problem.code, "context_length_exceeded");
     assert.equal(prepared.problem.param, param);
@@ -73,7 +73,7 @@ async function answer(bytes: readonly number[], circumstances: Circumstances = {
   const signal = new AbortController().signal;
   const span = tracing.start("a", { role: "server", attributes: {} });
   const one = new Answer(
-    { id: "a", job: full, prompt: [1], maxTokens: bytes.length, span, signal },
+    { id: "a", job: full, prompt: [1], maxTokens: bytes.length, seed: 1n, span, signal },
     {
       ...{ textModel: byteText, metrics, log: silentLog, maxContext: 99, requestTimeoutMs: 60_000, limits: failoverLimits },
       ...{ drawSeed: () => 1n, now },
@@ -93,9 +93,9 @@ test("a token that is part of a character has its own bytes, and offsets are pla
   const pieces = await answer(bytes);
   const offsets = [0, 1, 1, 2, 2, 2, 2, 4];
   const usage = { promptTokens: 1, outputTokens: 8 };
-  const plain: any = wholeBody(envelope, pieces, usage);
+  const plain: any = wholeBody(envelope, [pieces], usage);
   assert.deepEqual(plain.choices[0].logprobs.text_offset, offsets);
-  const chat: any = wholeBody({ ...envelope, endpoint: "chat" }, pieces, usage);
+  const chat: any = wholeBody({ ...envelope, endpoint: "chat" }, [pieces], usage);
   const { content } = chat.choices[0].logprobs;
   assert.deepEqual(
     content.flatMap((one: any) => one.bytes),
@@ -104,7 +104,7 @@ test("a token that is part of a character has its own bytes, and offsets are pla
   assert.deepEqual(content[1], { token: "\uFFFD", logprob: -1, bytes: [0xc3], top_logprobs: [] });
   const writer = new ChunkWriter(envelope, false);
   assert.deepEqual(
-    pieces.flatMap((piece) => (writer.piece(piece) as any).choices[0].logprobs.text_offset),
+    pieces.flatMap((piece) => (writer.piece(piece, 0) as any).choices[0].logprobs.text_offset),
     offsets,
   );
 });
@@ -116,7 +116,7 @@ test("the likeliest tokens are listed with each, by their text in completions, w
   ];
   const pieces = await answer([97, 98], { top });
   const usage = { promptTokens: 1, outputTokens: 2 };
-  const chat: any = wholeBody({ ...envelope, endpoint: "chat" }, pieces, usage);
+  const chat: any = wholeBody({ ...envelope, endpoint: "chat" }, [pieces], usage);
   assert.deepEqual(chat.choices[0].logprobs.content[0], {
     ...{ token: "a", logprob: -1, bytes: [97] },
     top_logprobs: [
@@ -124,7 +124,7 @@ test("the likeliest tokens are listed with each, by their text in completions, w
       { token: "\uFFFD", logprob: -3, bytes: [0xc3] },
     ],
   });
-  const plain: any = wholeBody(envelope, pieces, usage);
+  const plain: any = wholeBody(envelope, [pieces], usage);
   assert.deepEqual(plain.choices[0].logprobs.top_logprobs, [
     { a: -1, b: -0.25, "\uFFFD": -3 },
     { b: -0.25, "\uFFFD": -3 },
@@ -132,7 +132,7 @@ test("the likeliest tokens are listed with each, by their text in completions, w
 });
 
 test("a bias on a token that the model has not is refused", async () => {
-  const biased = { ...job, prompt: { text: "x" }, sampling: { ...sampling, bias: [{ id: byteText.vocab, value: 1 }] } };
+  const biased = { ...job, prompts: [{ text: "x" }], sampling: { ...sampling, bias: [{ id: byteText.vocab, value: 1 }] } };
   const prepared = await prepare(biased, { textModel: byteText, maxContext: 9 });
   assert.ok("problem" in prepared);
   assert.equal(prepared.problem.param, "logit_bias");
@@ -142,7 +142,7 @@ test("offsets do not lag behind while text is held back for a stop string", asyn
   const pieces = await answer([...new TextEncoder().encode("abEENcd")], { stops: ["END"] });
   const writer = new ChunkWriter(envelope, false);
   assert.deepEqual(
-    pieces.flatMap((piece) => (writer.piece(piece) as any).choices[0].logprobs.text_offset),
+    pieces.flatMap((piece) => (writer.piece(piece, 0) as any).choices[0].logprobs.text_offset),
     [0, 1, 2, 3, 4, 5, 6],
   );
 });

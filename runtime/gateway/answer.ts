@@ -1,22 +1,29 @@
 // One request from its parsed job to its text: tokenise, check the context, generate with failover, detokenise, stop
 // strings, usage. Yields pieces as they become certain. Not here: HTTP, JSON shapes (openai-body.ts), connections.
+import { randomUUID } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
 import { type FailoverReason, stallParts } from "../../crds/names.ts";
+import type { Constraint } from "../engine/core/constraints/language.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import type { Span } from "../observe/trace.ts";
+import { CallText, type CallTextPiece } from "../text/call-text.ts";
 import { type ChannelPiece, ChannelText } from "../text/channels.ts";
 import { StopText, type TextPiece } from "../text/stop-text.ts";
+import { charactersOfChat } from "../text/templated.ts";
 import type { TextModel } from "../text/text-model.ts";
+import type { CallDelta } from "../text/tools/format.ts";
 import { retryAfterSeconds } from "./admission.ts";
-import { type Generated, type Generation, generate, type Stall, type Workers } from "./failover.ts";
-import type { GenerationJob } from "./openai.ts";
+import { type Generated, type Generation, generate, type RatedToken, type Stall, type Workers } from "./failover.ts";
+import { type GenerationJob, type Prompt, requestBounds } from "./generation-job.ts";
 import type { FailoverLimits } from "./patience.ts";
 import { invalid, type Problem, problems } from "./problem.ts";
+import { heldTo } from "./tools.ts";
 
 export interface TokenLogprob {
   readonly bytes: Uint8Array;
-  readonly logprob: number;
+  /** Null of a prompt's first token, before which nothing stands. */
+  readonly logprob: number | null;
   /** The likeliest tokens of this position, as many as the client asked for. */
   readonly top: readonly { readonly bytes: Uint8Array; readonly logprob: number }[];
   /** Characters of the answer before it. */
@@ -30,12 +37,19 @@ export interface Piece {
   readonly reasoning?: string;
   /** Log probabilities of the tokens since the last piece; empty unless asked for. */
   readonly logprobs: readonly TokenLogprob[];
-  readonly finish?: "stop" | "length";
+  /** What is new of the calls that it makes; unset where it makes none. */
+  readonly calls?: readonly AnswerCall[];
+  readonly finish?: "stop" | "length" | "tool_calls";
+}
+
+/** The id comes with the name. */
+export interface AnswerCall extends CallDelta {
+  readonly id?: string;
 }
 
 /** The first piece of every answer only says that a worker computes it. */
-export function isMarker({ text, reasoning, finish, logprobs }: Piece): boolean {
-  return text === "" && reasoning === undefined && finish === undefined && logprobs.length === 0;
+export function isMarker({ text, reasoning, calls, finish, logprobs }: Piece): boolean {
+  return text === "" && reasoning === undefined && calls === undefined && finish === undefined && logprobs.length === 0;
 }
 
 export interface Usage {
@@ -65,7 +79,7 @@ function tooLong(maxContext: number, param: string, what: string): { problem: Pr
 
 /** The ids of a prompt, at least one and fewer than the context holds, or what is wrong with it. `param` is the field that it came in. */
 export async function encodePrompt(
-  prompt: GenerationJob["prompt"],
+  prompt: Prompt,
   param: string,
   { textModel, maxContext }: Encoder,
   signal?: AbortSignal,
@@ -75,7 +89,7 @@ export async function encodePrompt(
   if (characters > maxContext * textModel.charsPerTokenMax) return tooLong(maxContext, param, `${characters} characters of ${param}`);
   let ids: Uint32Array | readonly number[];
   try {
-    if ("messages" in prompt) ids = await textModel.encodeChat(prompt.messages, signal);
+    if ("messages" in prompt) ids = await textModel.encodeChat(prompt.messages, signal, prompt.tools);
     else ids = "text" in prompt ? await textModel.encode(prompt.text, signal) : prompt.tokens;
   } catch (caught) {
     const error = AppError.from(caught);
@@ -91,41 +105,80 @@ export async function encodePrompt(
   return { ids };
 }
 
-/** The tokenised request, or why it does not fit the model. The signal ends the wait for the tokenizer. */
+/** Log-probabilities of prompt tokens that a request is told, the likeliest included: they are in memory until they are sent. */
+const promptLogprobsMax = 1_048_576;
+
+/** A tokenised prompt of a request. */
+export interface Prepared {
+  readonly prompt: readonly number[];
+  readonly maxTokens: number;
+  /** Its text, where the answer is to begin with it. */
+  readonly echo?: string;
+  /** The language that calls of tools hold the answer to. */
+  readonly constraint?: Constraint;
+}
+
+/** The tokenised prompts, or why they do not fit the model. The signal ends the wait for the tokenizer. */
 export async function prepare(
   job: GenerationJob,
   deps: Encoder,
   signal?: AbortSignal,
-): Promise<{ prompt: readonly number[]; maxTokens: number } | { problem: Problem }> {
+): Promise<{ readonly prompts: readonly Prepared[] } | { readonly problem: Problem }> {
   const { textModel, maxContext } = deps;
-  const param = job.endpoint === "chat" ? "messages" : "prompt";
-  const encoded = await encodePrompt(job.prompt, param, deps, signal);
-  if ("problem" in encoded) return encoded;
-  const { ids } = encoded;
+  const name = { chat: "messages", completions: "prompt", responses: "input" }[job.endpoint];
   const strange = job.sampling.bias.find(({ id }) => id >= textModel.vocab);
   if (strange !== undefined)
     return { problem: invalid(`\`logit_bias\`: token ${strange.id} is not below ${textModel.vocab}.`, "logit_bias", "invalid_value") };
-  const room = maxContext - ids.length;
-  const maxTokens = job.maxTokens ?? room;
-  if (maxTokens > room) return tooLong(maxContext, param, `${ids.length} of ${param} and ${maxTokens} of output`);
-  return { prompt: Array.from(ids), maxTokens };
+  const held = job.tools ? heldTo(job.tools, textModel.tools) : { constraint: undefined };
+  if ("problem" in held) return held;
+  const { constraint } = held;
+  const prompts: Prepared[] = [];
+  let tokens = 0;
+  for (const [index, prompt] of job.prompts.entries()) {
+    const param = job.prompts.length === 1 ? name : `${name}[${index}]`;
+    const encoded = await encodePrompt(prompt, param, deps, signal);
+    if ("problem" in encoded) return encoded;
+    const { ids } = encoded;
+    const room = maxContext - ids.length;
+    const maxTokens = job.maxTokens ?? room;
+    if (maxTokens > room) return tooLong(maxContext, param, `${ids.length} of ${param} and ${maxTokens} of output`);
+    tokens += ids.length;
+    if (tokens > requestBounds.promptTokens) return tooMany(`more than ${requestBounds.promptTokens} tokens in all`, name);
+    const echo = job.echo ? { echo: textOf(prompt, ids, textModel) } : {};
+    prompts.push({ prompt: Array.from(ids), maxTokens, ...echo, ...(constraint ? { constraint } : {}) });
+  }
+  const told = job.echo && job.logprobs ? tokens * job.n * (1 + job.sampling.topLogprobs) : 0;
+  if (told > promptLogprobsMax) return tooMany(`${told} log-probabilities of prompts, at most ${promptLogprobsMax} a request`, name);
+  return { prompts };
 }
 
-function charactersOf(prompt: GenerationJob["prompt"]): number {
+function tooMany(what: string, param: string): { problem: Problem } {
+  return { problem: invalid(`\`${param}\`: ${what}: send fewer prompts at a time.`, param, "invalid_value") };
+}
+
+/** A prompt as it is shown before its answer: as it was sent, or what its tokens say. */
+function textOf(prompt: Prompt, ids: Iterable<number>, textModel: TextModel): string {
+  if ("text" in prompt) return prompt.text;
+  const decoder = textModel.decoder();
+  let text = "";
+  for (const id of ids) text += decoder.push(id);
+  return text + decoder.flush();
+}
+
+function charactersOf(prompt: Prompt): number {
   if ("text" in prompt) return prompt.text.length;
-  return "messages" in prompt ? prompt.messages.reduce((sum, { content }) => sum + content.length, 0) : 0;
+  return "messages" in prompt ? charactersOfChat(prompt.messages, prompt.tools) : 0;
 }
 
-export interface AnswerRequest {
+export interface AnswerRequest extends Prepared {
   readonly id: string;
   readonly job: GenerationJob;
-  readonly prompt: readonly number[];
-  readonly maxTokens: number;
+  readonly seed: bigint;
   readonly span: Span;
   readonly signal: AbortSignal;
 }
 
-type Certain = TextPiece & Partial<Pick<ChannelPiece, "reasoning">>;
+type Certain = TextPiece & Partial<Pick<ChannelPiece, "reasoning"> & Pick<CallTextPiece, "calls">>;
 interface AnswerText {
   /** Characters so far. */
   readonly length: number;
@@ -133,14 +186,16 @@ interface AnswerText {
   end(): Certain;
 }
 
-/** A chat with a model that answers in channels is given apart; completions show what the model says as it is. */
-function answerText({ endpoint, stops }: GenerationJob, textModel: TextModel): AnswerText {
+/** A chat with a model that answers in channels, or calls tools, is given apart; completions show what the model says as it is. */
+function answerText({ endpoint, stops, tools }: GenerationJob, textModel: TextModel): AnswerText {
   const { channels } = textModel;
-  const split = endpoint === "chat" && channels !== undefined;
-  return split ? new ChannelText(() => textModel.decoder(), channels, stops) : new StopText(textModel.decoder(), stops);
+  const reader = tools && textModel.tools?.reader?.();
+  if (reader) return new CallText(textModel.decoder(), stops, reader);
+  const split = endpoint !== "completions" && channels !== undefined;
+  return split
+    ? new ChannelText(() => textModel.decoder(), channels, stops, tools !== undefined)
+    : new StopText(textModel.decoder(), stops);
 }
-
-const shown = ({ text, reasoning }: Certain): Pick<Piece, "text" | "reasoning"> => (reasoning ? { text, reasoning } : { text });
 
 /** A running answer. `pieces` is read once; the other fields are final when it ended. */
 export class Answer {
@@ -148,6 +203,10 @@ export class Answer {
   readonly #deps: AnswerDeps;
   readonly #arrived: number;
   #logprobs: TokenLogprob[] = [];
+  /** What the prompt's tokens are worth, but for the first one, as it comes. */
+  readonly #rated: RatedToken[] = [];
+  #echoed = false;
+  #calls = 0;
   outputTokens = 0;
   failovers = 0;
   /** True once a worker computes it, or did. */
@@ -165,11 +224,15 @@ export class Answer {
 
   async *pieces(): AsyncGenerator<Piece, void, void> {
     const { job } = this.#request;
-    const { textModel, metrics } = this.#deps;
-    const text = answerText(job, textModel);
-    metrics.add("enodia_gateway_tokens_total", this.#request.prompt.length, { kind: "prompt" });
+    const text = answerText(job, this.#deps.textModel);
     let askedAt = this.#deps.now();
     for await (const event of generate(this.#generation(), this.#deps.workers, this.#deps.limits, this.#hooks())) {
+      if (event.type === "prompt") this.#rated.push(...event.tokens);
+      if (event.type === "token" || event.type === "finish") {
+        const echo = this.#echo();
+        if (echo !== undefined) yield echo;
+      }
+      if (event.type === "token" && this.#request.maxTokens === 0) continue; // the worker makes one at least
       if (event.type === "token") this.#countToken(askedAt);
       const piece = this.#piece(event, text);
       if (piece !== undefined) yield piece;
@@ -184,19 +247,58 @@ export class Answer {
       this.started = true;
       return first ? { text: "", logprobs: [] } : undefined;
     }
-    if (event.type === "embedding") return undefined; // nobody asked for it
+    if (event.type === "embedding" || event.type === "prompt") return undefined; // the one nobody asked for, the other is kept for the echo
     if (event.type === "finish") {
       const rest = text.end();
-      return { ...shown(rest), logprobs: this.#takeLogprobs(), finish: rest.stopped ? "stop" : event.reason };
+      return { ...this.#shown(rest), logprobs: this.#takeLogprobs(), finish: rest.stopped ? "stop" : this.#finish(event.reason) };
     }
     if (this.#request.job.logprobs) {
       const { textModel } = this.#deps;
       const top = (event.top ?? []).map(({ id, logprob }) => ({ bytes: textModel.piece(id), logprob }));
-      this.#logprobs.push({ bytes: textModel.piece(event.id), logprob: event.logprob, top, offset: text.length });
+      const offset = (this.#request.echo?.length ?? 0) + text.length;
+      this.#logprobs.push({ bytes: textModel.piece(event.id), logprob: event.logprob, top, offset });
     }
     const certain = text.push(event.id);
-    if (certain.stopped) return { ...shown(certain), logprobs: this.#takeLogprobs(), finish: "stop" };
-    return certain.text === "" && !certain.reasoning ? undefined : { ...shown(certain), logprobs: this.#takeLogprobs() };
+    if (certain.stopped) return { ...this.#shown(certain), logprobs: this.#takeLogprobs(), finish: "stop" };
+    const piece = this.#shown(certain);
+    return piece.text === "" && !piece.reasoning && !piece.calls ? undefined : { ...piece, logprobs: this.#takeLogprobs() };
+  }
+
+  #shown({ text, reasoning, calls = [] }: Certain): Pick<Piece, "text" | "reasoning" | "calls"> {
+    const named = calls.map((call) => (call.name === undefined ? call : { ...call, id: `call_${randomUUID().replaceAll("-", "")}` }));
+    this.#calls += calls.length;
+    return { text, ...(reasoning ? { reasoning } : {}), ...(named.length > 0 ? { calls: named } : {}) };
+  }
+
+  #finish(reason: "stop" | "length"): Piece["finish"] & string {
+    if (this.#request.maxTokens === 0) return "length"; // however the token that is not shown would have ended it
+    return reason === "stop" && this.#calls > 0 ? "tool_calls" : reason;
+  }
+
+  /** The prompt, once, where the answer begins with it. */
+  #echo(): Piece | undefined {
+    const { echo, job } = this.#request;
+    if (echo === undefined || this.#echoed) return undefined;
+    this.#echoed = true;
+    return { text: echo, logprobs: job.logprobs ? this.#promptLogprobs() : [] };
+  }
+
+  #promptLogprobs(): TokenLogprob[] {
+    const { prompt } = this.#request;
+    const { textModel } = this.#deps;
+    if (this.#rated.length !== prompt.length - 1) {
+      const message = `the worker told what ${this.#rated.length} of ${prompt.length - 1} prompt tokens are worth: its image is older`;
+      throw new AppError(message, { code: "Internal" });
+    }
+    const decoder = textModel.decoder();
+    let offset = 0;
+    return prompt.map((id, at) => {
+      const rated = at === 0 ? undefined : this.#rated[at - 1];
+      const top = (rated?.top ?? []).map((one) => ({ bytes: textModel.piece(one.id), logprob: one.logprob }));
+      const told = { bytes: textModel.piece(id), logprob: rated?.logprob ?? null, top, offset };
+      offset += decoder.push(id).length;
+      return told;
+    });
   }
 
   #takeLogprobs(): TokenLogprob[] {
@@ -215,14 +317,15 @@ export class Answer {
   }
 
   #generation(): Generation {
-    const { id, job, prompt, maxTokens, span, signal } = this.#request;
+    const { id, job, prompt, maxTokens, seed, echo, constraint = job.sampling.constraint, span, signal } = this.#request;
     return {
       requestId: id,
       prompt,
-      maxTokens,
-      sampling: { ...job.sampling, seed: job.sampling.seed ?? this.#deps.drawSeed(), logprobs: job.logprobs },
+      maxTokens: Math.max(1, maxTokens),
+      sampling: { ...job.sampling, seed, logprobs: job.logprobs, ...(constraint ? { constraint } : {}) },
+      promptLogprobs: echo !== undefined && job.logprobs,
       eos: job.ignoreEos ? [] : this.#deps.textModel.eosIds,
-      priority: job.priority,
+      priority: job.priority ?? 0,
       deadlineUnixMs: this.#arrived + this.#deps.requestTimeoutMs,
       traceparent: span.traceparent,
       signal,

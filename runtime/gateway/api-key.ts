@@ -1,5 +1,5 @@
-// API keys from a mounted Secret: one key per line, so that two are valid while one is being replaced. The file is read
-// again when it changes; comparison takes the same time for every wrong key.
+// API keys from a mounted Secret: one key per line, so that two are valid while one is being replaced, with the name of its client behind
+// it where it has one. The file is read again when it changes; comparison takes the same time for every wrong key.
 import { createHash, timingSafeEqual } from "node:crypto";
 import { readFile, stat } from "node:fs/promises";
 import { AppError } from "../../crds/common.ts";
@@ -9,10 +9,15 @@ const lookAgainMs = 1_000;
 const fileBytesMax = 64 * 1024;
 const bearer = /^Bearer +(\S+)$/i;
 
+interface Known {
+  readonly digest: Buffer;
+  readonly client: string;
+}
+
 export class ApiKeys {
   readonly #path: string;
   readonly #log: Log;
-  #digests: Buffer[] = [];
+  #known: readonly Known[] = [];
   #version = "";
   #lookedAt = Number.NEGATIVE_INFINITY;
 
@@ -28,13 +33,14 @@ export class ApiKeys {
     return keys;
   }
 
-  async allows(authorization: string | undefined): Promise<boolean> {
+  /** The name of the client whose key this is, "" of one without a name; undefined for a wrong key. */
+  async clientOf(authorization: string | undefined): Promise<string | undefined> {
     await this.#refresh();
     const key = bearer.exec(authorization ?? "")?.[1];
-    if (key === undefined) return false;
+    if (key === undefined) return undefined;
     const digest = sha256(key);
-    let found = false;
-    for (const known of this.#digests) found = timingSafeEqual(known, digest) || found;
+    let found: string | undefined;
+    for (const known of this.#known) found = timingSafeEqual(known.digest, digest) ? known.client : found;
     return found;
   }
 
@@ -60,7 +66,10 @@ export class ApiKeys {
         .map((line) => line.trim())
         .filter((line) => line !== "");
       if (keys.length === 0) throw new Error("no key in it");
-      this.#digests = keys.map(sha256);
+      this.#known = keys.map((line) => {
+        const [key = "", client = ""] = line.split(/\s+/, 2);
+        return { digest: sha256(key), client };
+      });
       this.#version = version;
     } catch (cause) {
       const why = cause instanceof Error ? cause.message : String(cause);

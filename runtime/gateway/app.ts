@@ -1,36 +1,22 @@
-// The HTTP routes of the gateway: OpenAI's four paths and /healthz. Each handler is short: read, parse, admit, answer.
+// The HTTP routes of the gateway: OpenAI's paths and /healthz. Each handler is short: read, parse, admit, answer.
 // Not here: listening and wiring (gateway.ts), what an answer is (answer.ts).
 import { randomUUID } from "node:crypto";
-import { type Context, Hono } from "hono";
+import { Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
-import type { Span, Tracing } from "../observe/trace.ts";
-import { type Admission, type Admitted, retryAfterSeconds } from "./admission.ts";
-import { Answer, type AnswerDeps, isMarker, type Piece, prepare } from "./answer.ts";
-import type { ApiKeys } from "./api-key.ts";
+import { cors } from "hono/cors";
+import { prepare } from "./answer.ts";
 import { embed, embeddingsBody, encodeInputs, parseEmbeddings } from "./embeddings.ts";
-import { type GenerationJob, type Parsed, parseChat, parseCompletion } from "./openai.ts";
-import { ChunkWriter, type Envelope, modelBody, wholeBody } from "./openai-body.ts";
-import { invalid, type Problem, problemBody, problemOf, problems, rejectReason } from "./problem.ts";
-import { sseBody, sseComment, sseData, sseHeaders } from "./sse.ts";
+import { Exchange } from "./exchange.ts";
+import { type AppDeps, type Ctx, clientGone, count, type Endpoint, type Env, enter, problemResponse, refuse } from "./http-context.ts";
+import { type Parsed, parseChat, parseCompletion } from "./openai.ts";
+import { modelBody } from "./openai-body.ts";
+import { invalid, type Problem, problemOf, problems } from "./problem.ts";
+import { parseResponses } from "./responses.ts";
 
 const bodyBytesMax = 8 * 1024 * 1024;
+/** Browsers ask again whether they may after this long. */
+const corsMaxAgeSeconds = 600;
 const requestIdPattern = /^[\w.:-]{1,128}$/;
-const clientGone = 499;
-
-export interface AppDeps extends AnswerDeps {
-  readonly servedName: string;
-  /** Unix seconds, of the model list. */
-  readonly created: number;
-  readonly admission: Admission;
-  readonly apiKeys: ApiKeys | undefined;
-  readonly tracing: Tracing;
-  /** The reason why no request can be taken now; undefined = some worker is or was ready a moment ago. */
-  readonly unavailable: () => string | undefined;
-}
-
-type Endpoint = "chat" | "completions" | "embeddings" | "models" | "other";
-type Env = { Variables: { requestId: string; endpoint: Endpoint; startedAt: number; counted: boolean } };
-type Ctx = Context<Env>;
 
 export function createApp(deps: AppDeps): Hono<Env> {
   const app = new Hono<Env>();
@@ -44,17 +30,22 @@ export function createApp(deps: AppDeps): Hono<Env> {
     await next();
     if (!c.get("counted")) count(c, deps, c.res.status);
   });
+  if (deps.corsOrigins.length > 0) app.use("/v1/*", crossOrigin(deps.corsOrigins)); // before keys: a browser asks first without one
   app.use("/v1/*", async (c, next) => {
-    if (deps.apiKeys && !(await deps.apiKeys.allows(c.req.header("authorization")))) return refuse(c, deps, problems.unauthorized());
-    return next();
+    const client = deps.apiKeys ? await deps.apiKeys.clientOf(c.req.header("authorization")) : "";
+    if (client === undefined) return refuse(c, deps, problems.unauthorized());
+    c.set("client", client);
+    const refusal = c.req.method === "POST" ? deps.clients.refusal(client) : undefined; // before its body costs anything
+    return refusal ? refuse(c, deps, refusal) : next();
   });
   app.use("/v1/*", bodyLimit({ maxSize: bodyBytesMax, onError: (c) => refuse(c as Ctx, deps, problems.tooLarge(bodyBytesMax)) }));
   app.get("/v1/models", (c) => listModels(c, deps));
   app.get("/v1/models/:model{.+}", (c) => oneModel(c, deps));
   app.post("/v1/chat/completions", (c) => generation(c, deps, "chat", parseChat));
   app.post("/v1/completions", (c) => generation(c, deps, "completions", parseCompletion));
+  app.post("/v1/responses", (c) => generation(c, deps, "responses", parseResponses));
   app.post("/v1/embeddings", (c) => embeddings(c, deps));
-  for (const path of ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
+  for (const path of ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"])
     app.all(path, (c) => refuse(c, deps, problems.method("POST")));
   app.all("/v1/models", (c) => refuse(c, deps, problems.method("GET")));
   app.notFound((c) => refuse(c, deps, problems.notFound(c.req.path)));
@@ -70,6 +61,13 @@ export function createApp(deps: AppDeps): Hono<Env> {
   return app;
 }
 
+/** Any request header may come along: clients in browsers send some of their own. */
+function crossOrigin(origins: readonly string[]) {
+  const origin = origins.includes("*") ? "*" : [...origins];
+  const exposeHeaders = ["x-request-id", "x-enodia-failovers", "retry-after"];
+  return cors({ origin, allowMethods: ["GET", "POST"], exposeHeaders, maxAge: corsMaxAgeSeconds });
+}
+
 function listModels(c: Ctx, deps: AppDeps): Response {
   c.set("endpoint", "models");
   return c.json({ object: "list", data: [modelBody(deps.servedName, deps.created, deps.maxContext)] });
@@ -82,12 +80,7 @@ function oneModel(c: Ctx, deps: AppDeps): Response {
   return c.json(modelBody(deps.servedName, deps.created, deps.maxContext));
 }
 
-async function generation(
-  c: Ctx,
-  deps: AppDeps,
-  endpoint: "chat" | "completions",
-  parse: (body: unknown, served: string) => Parsed,
-): Promise<Response> {
+async function generation(c: Ctx, deps: AppDeps, endpoint: Endpoint, parse: (body: unknown, served: string) => Parsed): Promise<Response> {
   c.set("endpoint", endpoint);
   const body = await readJson(c);
   if ("problem" in body) return refuse(c, deps, body.problem);
@@ -95,11 +88,16 @@ async function generation(
   if ("problem" in parsed) return refuse(c, deps, parsed.problem);
   const prepared = await prepare(parsed.job, deps, c.req.raw.signal);
   if ("problem" in prepared) return refuse(c, deps, prepared.problem);
-  const unavailable = deps.unavailable();
-  if (unavailable !== undefined) return refuse(c, deps, problems.noWorker(unavailable, retryAfterSeconds));
-  const admitted = deps.admission.enter();
-  if (admitted === undefined) return refuse(c, deps, problems.queueFull(retryAfterSeconds));
-  return new Exchange(c, deps, { job: parsed.job, prepared, admitted }).run();
+  const { prompts } = prepared;
+  const place = enter(
+    c,
+    deps,
+    prompts.reduce((sum, { prompt }) => sum + prompt.length, 0),
+  );
+  if ("problem" in place) return refuse(c, deps, place.problem);
+  const writer = parsed.writer({ model: deps.servedName, created: Math.floor(deps.now() / 1000) });
+  const job = { ...parsed.job, priority: deps.clients.priorityOf(c.get("client"), parsed.job.priority) };
+  return new Exchange(c, deps, { job, prompts, writer, place }).run();
 }
 
 async function embeddings(c: Ctx, deps: AppDeps): Promise<Response> {
@@ -111,17 +109,24 @@ async function embeddings(c: Ctx, deps: AppDeps): Promise<Response> {
   const { signal } = c.req.raw;
   const encoded = await encodeInputs(parsed.job, deps, signal);
   if ("problem" in encoded) return refuse(c, deps, encoded.problem);
-  const unavailable = deps.unavailable();
-  if (unavailable !== undefined) return refuse(c, deps, problems.noWorker(unavailable, retryAfterSeconds));
-  const admitted = deps.admission.enter();
-  if (admitted === undefined) return refuse(c, deps, problems.queueFull(retryAfterSeconds));
+  const place = enter(
+    c,
+    deps,
+    encoded.prompts.reduce((sum, { length }) => sum + length, 0),
+  );
+  if ("problem" in place) return refuse(c, deps, place.problem);
+  const { admitted, client } = place;
   const id = c.get("requestId");
   const attributes = { "enodia.request_id": id, "enodia.inputs": encoded.prompts.length };
   const span = deps.tracing.start("gateway.embeddings", { parent: c.req.header("traceparent"), role: "server", attributes });
   try {
-    const request = { id, ...parsed, ...encoded, traceparent: span.traceparent, signal, onStarted: admitted.started };
+    const job = { ...parsed.job, priority: deps.clients.priorityOf(c.get("client"), parsed.job.priority) };
+    const request = { id, job, ...encoded, traceparent: span.traceparent, signal, onStarted: admitted.started };
     const found = await embed(request, deps);
-    deps.log.info({ requestId: id, inputs: found.vectors.length, promptTokens: found.promptTokens }, "request ended");
+    deps.log.info(
+      { requestId: id, client: c.get("client"), inputs: found.vectors.length, promptTokens: found.promptTokens },
+      "request ended",
+    );
     c.header("x-enodia-failovers", String(found.failovers));
     return c.json(embeddingsBody(deps.servedName, found, parsed.job.encoding));
   } catch (caught) {
@@ -129,6 +134,7 @@ async function embeddings(c: Ctx, deps: AppDeps): Promise<Response> {
     return embeddingsFailed(c, deps, caught);
   } finally {
     admitted.leave();
+    client.leave(0);
     span.end();
   }
 }
@@ -159,147 +165,4 @@ async function readJson(c: Ctx): Promise<{ json: unknown } | { problem: Problem 
     const why = caught instanceof Error ? caught.message.slice(0, 200) : "";
     return { problem: invalid(`The body is not JSON: ${why}.`, null, "invalid_json") };
   }
-}
-
-/** The checked job of one request, with its place among those that are computed. */
-interface Task {
-  readonly job: GenerationJob;
-  readonly prepared: { readonly prompt: readonly number[]; readonly maxTokens: number };
-  readonly admitted: Admitted;
-}
-
-/** One admitted request from its first token to the accounting after its last byte. */
-class Exchange {
-  readonly #c: Ctx;
-  readonly #deps: AppDeps;
-  readonly #job: GenerationJob;
-  readonly #admitted: Admitted;
-  readonly #envelope: Envelope;
-  readonly #answer: Answer;
-  readonly #span: Span;
-  readonly #abort = new AbortController();
-  #ended = false;
-
-  constructor(c: Ctx, deps: AppDeps, { job, prepared, admitted }: Task) {
-    this.#c = c;
-    this.#deps = deps;
-    this.#job = job;
-    this.#admitted = admitted;
-    const { endpoint, logprobs } = job;
-    const prefix = endpoint === "chat" ? "chatcmpl" : "cmpl";
-    this.#envelope = {
-      endpoint,
-      id: `${prefix}-${randomUUID().replaceAll("-", "")}`,
-      created: Math.floor(deps.now() / 1000),
-      model: deps.servedName,
-      logprobs,
-    };
-    const attributes = { "enodia.request_id": c.get("requestId"), "enodia.prompt_tokens": prepared.prompt.length };
-    this.#span = deps.tracing.start(`gateway.${endpoint}`, { parent: c.req.header("traceparent"), role: "server", attributes });
-    const client = c.req.raw.signal;
-    client.addEventListener("abort", () => this.#abort.abort(), { once: true });
-    if (client.aborted) this.#abort.abort();
-    const request = { id: c.get("requestId"), job, ...prepared, span: this.#span, signal: this.#abort.signal };
-    this.#answer = new Answer(request, deps);
-  }
-
-  /** Waits until a worker computes the request, so that a refusal is still a status and not a broken stream. */
-  async run(): Promise<Response> {
-    const pieces = this.#answer.pieces();
-    try {
-      const first = await pieces.next();
-      this.#admitted.started();
-      if (!first.done && this.#job.stream) return this.#stream(first.value, pieces);
-      const all: Piece[] = first.done ? [] : [first.value];
-      for await (const piece of pieces) all.push(piece);
-      this.#end(200);
-      this.#c.header("x-enodia-failovers", String(this.#answer.failovers));
-      return this.#c.json(wholeBody(this.#envelope, all, this.#answer.usage));
-    } catch (caught) {
-      const problem = this.#failed(caught);
-      return problemResponse(this.#c, problem);
-    }
-  }
-
-  #stream(first: Piece, pieces: AsyncGenerator<Piece, void, void>): Response {
-    this.#c.set("counted", true);
-    const gone = () => {
-      this.#abort.abort();
-      this.#end(clientGone);
-    };
-    const body = sseBody(this.#events(first, pieces), gone, { lifetimeMs: this.#deps.requestTimeoutMs });
-    return this.#c.body(body, 200, sseHeaders);
-  }
-
-  async *#events(first: Piece, pieces: AsyncGenerator<Piece, void, void>): AsyncGenerator<string, void, void> {
-    const chunks = new ChunkWriter(this.#envelope, this.#job.includeUsage);
-    try {
-      const head = chunks.first();
-      if (head) yield sseData(head);
-      if (!isMarker(first)) yield sseData(chunks.piece(first));
-      for await (const piece of pieces) {
-        if (!isMarker(piece)) yield sseData(chunks.piece(piece));
-      }
-      const usage = chunks.usage(this.#answer.usage);
-      if (usage) yield sseData(usage);
-      if (this.#answer.failovers > 0) yield sseComment(`failovers=${this.#answer.failovers}`);
-      this.#end(200);
-      yield sseData("[DONE]");
-    } catch (caught) {
-      yield sseData(problemBody(this.#failed(caught)));
-    }
-  }
-
-  #failed(caught: unknown): Problem {
-    const { log, metrics } = this.#deps;
-    const requestId = this.#c.get("requestId");
-    const problem = problemOf(caught, requestId);
-    if (this.#abort.signal.aborted) {
-      this.#end(clientGone);
-      return problem;
-    }
-    this.#span.fail(caught);
-    metrics.add("enodia_gateway_failed_total", 1);
-    log.error({ err: caught, requestId, tokens: this.#answer.outputTokens, failovers: this.#answer.failovers }, "request failed");
-    this.#end(problem.status);
-    return problem;
-  }
-
-  #end(code: number): void {
-    if (this.#ended) return;
-    this.#ended = true;
-    this.#admitted.leave();
-    const { outputTokens, failovers } = this.#answer;
-    this.#span.set({ "enodia.output_tokens": outputTokens, "enodia.failovers": failovers, "http.response.status_code": code });
-    this.#span.end();
-    if (code === clientGone) this.#deps.metrics.add("enodia_gateway_cancelled_total", 1);
-    count(this.#c, this.#deps, code);
-    const fields = {
-      requestId: this.#c.get("requestId"),
-      code,
-      ...this.#answer.usage,
-      failovers,
-      ms: this.#deps.now() - this.#c.get("startedAt"),
-    };
-    this.#deps.log.info(fields, "request ended");
-  }
-}
-
-function count(c: Ctx, deps: AppDeps, code: number): void {
-  c.set("counted", true);
-  const endpoint = c.get("endpoint");
-  deps.metrics.add("enodia_gateway_requests_total", 1, { endpoint, code: String(code) });
-  deps.metrics.observe("enodia_gateway_request_duration_seconds", (deps.now() - c.get("startedAt")) / 1000, { endpoint });
-}
-
-/** Answers a request that is refused before any work. */
-function refuse(c: Ctx, deps: AppDeps, problem: Problem): Response {
-  deps.metrics.add("enodia_gateway_rejected_total", 1, { reason: rejectReason(problem) });
-  return problemResponse(c, problem);
-}
-
-function problemResponse(c: Ctx, problem: Problem): Response {
-  if (problem.retryAfterSeconds !== undefined) c.header("retry-after", String(problem.retryAfterSeconds));
-  if (problem.status === 401) c.header("www-authenticate", "Bearer");
-  return c.json(problemBody(problem), problem.status);
 }

@@ -4,8 +4,9 @@ import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import type { FailoverReason } from "../../crds/names.ts";
 import { type AnswerDeps, encodePrompt } from "./answer.ts";
+import { text } from "./chat-messages.ts";
 import { type Generation, generate } from "./failover.ts";
-import { modelProblem, only, priority, text, tokenIds } from "./openai.ts";
+import { modelProblem, only, priority, promptsOf, tokenIds } from "./openai.ts";
 import { invalid, type Problem, problemOfIssue, problems } from "./problem.ts";
 
 /** Bounds of one request: its inputs, their tokens, and the numbers of all its vectors, which are in memory until they are sent. */
@@ -41,7 +42,7 @@ type Input = { readonly text: string } | { readonly tokens: readonly number[] };
 export interface EmbeddingJob {
   readonly inputs: readonly Input[];
   readonly encoding: "float" | "base64";
-  readonly priority: number;
+  readonly priority: number | undefined;
 }
 
 export function parseEmbeddings(body: unknown, served: string): { readonly job: EmbeddingJob } | { readonly problem: Problem } {
@@ -49,13 +50,7 @@ export function parseEmbeddings(body: unknown, served: string): { readonly job: 
   if (!parsed.success) return { problem: modelProblem(body, served) ?? problemOfIssue(parsed.error) };
   const { model, input, encoding_format, priority: asked } = parsed.data;
   if (model !== served) return { problem: problems.unknownModel(model, served) };
-  return { job: { inputs: inputsOf(input), encoding: encoding_format ?? "float", priority: asked ?? 0 } };
-}
-
-function inputsOf(input: string | readonly (string | number | readonly number[])[]): Input[] {
-  if (typeof input === "string") return [{ text: input }];
-  if (typeof input[0] === "number") return [{ tokens: input as readonly number[] }];
-  return input.map((one) => (typeof one === "string" ? { text: one } : { tokens: one as readonly number[] }));
+  return { job: { inputs: promptsOf(input), encoding: encoding_format ?? "float", priority: asked ?? undefined } };
 }
 
 /** The tokens of each input, or what is wrong with one. */
@@ -106,7 +101,7 @@ export async function embed(request: EmbeddingRequest, deps: AnswerDeps): Promis
     requestId: id,
     maxTokens: 1,
     eos: [],
-    priority: job.priority,
+    priority: job.priority ?? 0,
     embed: true,
     traceparent,
     sampling: { temperature: 0, topP: 1, topK: 0, seed: 0n, logprobs: false },

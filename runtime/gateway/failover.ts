@@ -22,6 +22,12 @@ interface GenerationSampling {
   readonly constraint?: Constraint;
 }
 
+/** What a token of the prompt is worth by those before it. */
+export interface RatedToken {
+  readonly logprob: number;
+  readonly top: readonly TopToken[];
+}
+
 /** One of the likeliest tokens of a position. */
 export interface TopToken {
   readonly id: number;
@@ -38,6 +44,8 @@ export interface Generation {
   readonly priority?: number;
   /** One vector of the prompt is wanted instead of text. */
   readonly embed?: boolean;
+  /** What the prompt's tokens are worth is wanted too. */
+  readonly promptLogprobs?: boolean;
   readonly deadlineUnixMs: number;
   /** The trace of the request span; "" without tracing. */
   readonly traceparent: string;
@@ -52,12 +60,16 @@ export type WorkerEvent =
   | { readonly type: "progress"; readonly position: number }
   | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number; readonly top?: readonly TopToken[] }
   | { readonly type: "embedding"; readonly values: readonly number[] }
+  /** Of the prompt's tokens from this position on. */
+  | { readonly type: "prompt"; readonly position: number; readonly tokens: readonly RatedToken[] }
   | { readonly type: "finish"; readonly reason: "stop" | "length" | "draining" };
 
 export type Generated =
   | { readonly type: "started"; readonly rank: number }
   | { readonly type: "token"; readonly id: number; readonly logprob: number; readonly top?: readonly TopToken[] }
   | { readonly type: "embedding"; readonly values: readonly number[] }
+  /** Of the prompt's next tokens: the second one at first, since nothing stands before the first. */
+  | { readonly type: "prompt"; readonly tokens: readonly RatedToken[] }
   | { readonly type: "finish"; readonly reason: "stop" | "length" };
 
 /** A worker that was chosen for one attempt. */
@@ -164,6 +176,11 @@ async function* follow(attempt: Attempt, state: RequestState): AsyncGenerator<Ge
         case "embedding":
           yield event;
           break;
+        case "prompt": {
+          const tokens = state.takePrompt(event.position, event.tokens);
+          if (tokens.length > 0) yield { type: "prompt", tokens };
+          break;
+        }
         case "finish":
           if (event.reason === "draining") return new AppError(`rank ${attempt.rank} is draining`, { code: "Draining" });
           yield { type: "finish", reason: event.reason };
@@ -185,6 +202,8 @@ class RequestState {
   readonly generation: Generation;
   readonly patience: Patience;
   readonly tokens: number[] = [];
+  /** Position of the prompt's next token whose worth is not known yet. */
+  #promptNext = 1;
   readonly #avoid = new Set<number>();
   readonly #busy = new Set<number>();
   /** The first of the full workers since the last token. */
@@ -244,6 +263,15 @@ class RequestState {
 
   computes(rank: number): void {
     this.#computes = { rank, since: this.#now() };
+  }
+
+  /** What is new of the prompt's tokens; after a failover those that were told come again. */
+  takePrompt(position: number, tokens: readonly RatedToken[]): readonly RatedToken[] {
+    if (position > this.#promptNext) throw new AppError(`prompt token ${position} came before ${this.#promptNext}`, { code: "Lost" });
+    this.patience.progressed();
+    const fresh = tokens.slice(this.#promptNext - position);
+    this.#promptNext += fresh.length;
+    return fresh;
   }
 
   /** True when this token is the next one; one that was seen is dropped, a gap is the worker's error. */

@@ -146,6 +146,55 @@ test("an API key is required, compared against the file, and re-read when it cha
   assert.equal(await get("Bearer first"), 401);
 });
 
+test("a client that is named behind its key has its own limits and priority, and others have none", async () => {
+  const dir = await mkdtemp(join(tmpdir(), "enodia-key-"));
+  onEnd(() => rm(dir, { recursive: true }));
+  await writeFile(join(dir, "key"), "first batch\nsecond batch\nthird\n");
+  const clients = [{ name: "batch", requestsPerMinute: 2, priority: 7 }];
+  const { gateway, url, workers } = await startAll([{}], { apiKeyFile: join(dir, "key"), clients });
+  const ask = (key: string, extra: object = {}) => post(`${url}/v1/chat/completions`, chat(extra), { authorization: `Bearer ${key}` });
+  assert.equal((await ask("first")).status, 200);
+  assert.equal((await ask("second", { priority: 1 })).status, 200);
+  const refused = await ask("first");
+  assert.equal(refused.status, 429);
+  assert.ok(Number(refused.headers.get("retry-after")) > 20, "half a minute for each");
+  assert.equal(((await refused.json()) as any).error.code, "rate_limit_exceeded");
+  for (let i = 0; i < 4; i++) assert.equal((await ask("third")).status, 200);
+  assert.equal((await fetch(`${url}/v1/models`, { headers: { authorization: "Bearer first" } })).status, 200, "a list costs nothing");
+  assert.deepEqual(
+    workers[0]!.requests.map(({ priority }) => priority),
+    [7, 7, 0, 0, 0, 0],
+  );
+  assert.equal(await metric(gateway, 'enodia_gateway_rejected_total{reason="quota"'), 1);
+});
+
+test("a browser may ask from the pages that were named, keys or not, and from no others", async () => {
+  const dir = await mkdtemp(join(tmpdir(), "enodia-key-"));
+  onEnd(() => rm(dir, { recursive: true }));
+  await writeFile(join(dir, "key"), "secret\n");
+  const page = "https://app.example.com";
+  const ask = async (url: string, origin: string, method: string, more: Record<string, string> = {}) => {
+    const response = await fetch(`${url}/v1/chat/completions`, { method, headers: { origin, ...more } });
+    await response.arrayBuffer();
+    return response;
+  };
+  const asks = { "access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type,x-stainless-lang" };
+  const allowed = (response: Response) => response.headers.get("access-control-allow-origin");
+  const { url } = await startAll([{}], { apiKeyFile: join(dir, "key"), corsOrigins: [page] });
+  const first = await ask(url, page, "OPTIONS", asks);
+  assert.equal(first.status, 204, "without a key, as browsers ask");
+  assert.equal(allowed(first), page);
+  assert.match(first.headers.get("access-control-allow-headers") ?? "", /x-stainless-lang/);
+  const unknown = await ask(url, page, "POST");
+  assert.deepEqual([unknown.status, allowed(unknown)], [401, page], "the page may read why");
+  assert.match(unknown.headers.get("access-control-expose-headers") ?? "", /x-request-id/);
+  assert.equal(allowed(await ask(url, "https://other.example.com", "OPTIONS", asks)), null);
+  const closed = await startAll([{}]);
+  assert.equal(allowed(await ask(closed.url, page, "OPTIONS", asks)), null, "none were named");
+  const open = await startAll([{}], { corsOrigins: ["*"] });
+  assert.equal(allowed(await ask(open.url, page, "OPTIONS", asks)), "*");
+});
+
 test("a key file without a key stops the start", async () => {
   const dir = await mkdtemp(join(tmpdir(), "enodia-key-"));
   onEnd(() => rm(dir, { recursive: true }));

@@ -1,9 +1,7 @@
 // The gateway process: tokenizer, worker pool, HTTP API, Control server, health. Wiring only; started by runtime/main.ts.
 // Not here: routes (app.ts), requests (answer.ts, failover.ts), workers (worker-pool.ts).
 import { randomBytes, randomUUID } from "node:crypto";
-import type { AddressInfo } from "node:net";
-import { createAdaptorServer, type ServerType } from "@hono/node-server";
-import { AppError, gatewayRank } from "../../crds/common.ts";
+import { type AppError, gatewayRank } from "../../crds/common.ts";
 import type { MemberState } from "../../crds/names.ts";
 import type { GatewaySettings } from "../../crds/process.ts";
 import { createHealth, type Health, serveHealth } from "../observe/health.ts";
@@ -20,7 +18,9 @@ import { folderTls, type TlsSource } from "../wire/tls.ts";
 import { Admission } from "./admission.ts";
 import { ApiKeys } from "./api-key.ts";
 import { createApp } from "./app.ts";
+import { ClientLimits } from "./client-limits.ts";
 import { controlHandlers } from "./control.ts";
+import { listenHttp } from "./http-server.ts";
 import { modelContext } from "./model-context.ts";
 import { type FailoverLimits, failoverLimits } from "./patience.ts";
 import { WorkerPool } from "./worker-pool.ts";
@@ -30,10 +30,6 @@ const queueRequestsMaxDefault = 512;
 const requestTimeoutMs = 600_000;
 /** No worker ready for longer than this: new requests are refused instead of waiting for one. */
 const unreadyGraceMs = 60_000;
-const headersTimeoutMs = 30_000;
-const bodyTimeoutMs = 120_000;
-/** The idle timeout of connections, above those of common load balancers, so that they close first. */
-const idleTimeoutMs = 75_000;
 /** Endpoints take about this long to leave kube-proxy after a pod is told to stop. */
 const stopListeningAfterMs = 3_000;
 const controlCloseMs = 500;
@@ -120,6 +116,8 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
     tracing,
     admission,
     apiKeys,
+    corsOrigins: config.corsOrigins ?? [],
+    clients: new ClientLimits(config.clients ?? [], Date.now),
     requestTimeoutMs,
     servedName: config.servedName,
     maxContext,
@@ -129,7 +127,8 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
     now: Date.now,
     unavailable: () => readiness.unavailable(),
   });
-  const http = await listen(app.fetch, host, config.httpPort);
+  const { httpTlsDir: tlsDir } = config;
+  const http = await listenHttp({ fetch: app.fetch, host, port: config.httpPort, tlsDir, log });
   opened.defer(() => http.close(0));
   health.ready("start");
   log.info({ httpPort: http.port, grpcPort, model: config.servedName }, "gateway listens");
@@ -219,30 +218,6 @@ function untilKnown(
   const timer = setInterval(() => void round(), askPeersEveryMs);
   void round();
   return () => clearInterval(timer);
-}
-
-interface HttpServer {
-  readonly port: number;
-  close(graceMs: number): Promise<void>;
-}
-
-async function listen(fetch: Parameters<typeof createAdaptorServer>[0]["fetch"], host: string, port: number): Promise<HttpServer> {
-  const serverOptions = { headersTimeout: headersTimeoutMs, requestTimeout: bodyTimeoutMs, keepAliveTimeout: idleTimeoutMs };
-  const server: ServerType = createAdaptorServer({ fetch, serverOptions });
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", (cause) => reject(new AppError(`HTTP port ${port}: ${cause.message}`, { code: "ListenFailed", cause })));
-    server.listen(port, host, resolve);
-  });
-  const close = (graceMs: number) =>
-    new Promise<void>((resolve) => {
-      const cut = setTimeout(() => "closeAllConnections" in server && server.closeAllConnections(), graceMs);
-      server.close(() => {
-        clearTimeout(cut);
-        resolve();
-      });
-      if ("closeIdleConnections" in server) server.closeIdleConnections();
-    });
-  return { port: (server.address() as AddressInfo).port, close };
 }
 
 function sleep(ms: number): Promise<void> {

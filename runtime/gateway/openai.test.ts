@@ -2,7 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { type GenerationJob, parseChat, parseCompletion, requestBounds } from "./openai.ts";
+import { type GenerationJob, requestBounds } from "./generation-job.ts";
+import { parseChat, parseCompletion } from "./openai.ts";
 import { type Problem, problemBody, rejectReason } from "./problem.ts";
 
 const user = { role: "user", content: "hi" };
@@ -34,9 +35,9 @@ const bad = new Map<string, Bad>([
   [
     "a role we lack",
     {
-      body: chat({ messages: [user, { role: "tool", content: "x", tool_call_id: "1" }] }),
+      body: chat({ messages: [user, { role: "function", name: "f", content: "x" }] }),
       param: "messages[1].role",
-      message: /system, developer, user or assistant/,
+      message: /system, developer, user, assistant or tool/,
     },
   ],
   [
@@ -69,7 +70,8 @@ const bad = new Map<string, Bad>([
       code: "unsupported_parameter",
     },
   ],
-  ["two answers", { body: chat({ n: 2 }), param: "n", message: /only one answer/ }],
+  ["no answer", { body: chat({ n: 0 }), param: "n", message: /1 to 128/ }],
+  ["too many answers", { body: chat({ n: 129 }), param: "n", message: /1 to 128/ }],
   ["temperature below", { body: chat({ temperature: -0.1 }), param: "temperature", message: /0 to 2/ }],
   ["temperature above", { body: chat({ temperature: 2.1 }), param: "temperature", message: /0 to 2/ }],
   ["temperature as text", { body: chat({ temperature: "warm" }), param: "temperature", message: /must be a number/ }],
@@ -101,7 +103,6 @@ const bad = new Map<string, Bad>([
   ],
   ["a priority as fraction", { body: chat({ priority: 0.5 }), param: "priority", message: /whole number/ }],
   ["a priority beyond 32 bits", { body: chat({ priority: 2 ** 31 }), param: "priority", message: /./ }],
-  ["tools", { body: chat({ tools: [{ type: "function" }] }), param: "tools", message: /not implemented/ }],
   [
     "a response format",
     {
@@ -151,13 +152,17 @@ const bad = new Map<string, Bad>([
   ["stream as text", { body: chat({ stream: "yes" }), param: "stream", message: /true or false/ }],
   ["an unknown stream option", { body: chat({ stream_options: { x: 1 } }), param: "stream_options.x", message: /Unsupported/ }],
   ["chat fields in completions", { body: text({ messages: [user] }), completions: true, param: "messages", message: /Unsupported/ }],
-  ["no prompt", { body: { model: "tiny" }, completions: true, param: "prompt", message: /one string or one list/ }],
-  ["two prompts", { body: text({ prompt: ["a", "b"] }), completions: true, param: "prompt", message: /one prompt per request|one string/ }],
+  ["no prompt", { body: { model: "tiny" }, completions: true, param: "prompt", message: /a string, a list/ }],
+  ["no prompts", { body: text({ prompt: [] }), completions: true, param: "prompt", message: /not be empty/ }],
+  ["too many prompts", { body: text({ prompt: Array(129).fill("a") }), completions: true, param: "prompt", message: /at most 128/ }],
+  ["too many answers to prompts", { body: text({ prompt: ["a", "b"], n: 65 }), completions: true, param: "n", message: /at most 128/ }],
+  ["a prompt of no tokens", { body: text({ prompt: [[1], []] }), completions: true, param: "prompt[1]", message: /not be empty/ }],
   ["negative token ids", { body: text({ prompt: [1, -2] }), completions: true, param: "prompt[1]", message: /./ }],
   ["a token id as text", { body: text({ prompt: [1, "2", ""] }), completions: true, param: "prompt[1]", message: /token id/ }],
   ["a token id beyond 32 bits", { body: text({ prompt: [2 ** 32] }), completions: true, param: "prompt[0]", message: /token id/ }],
-  ["echo", { body: text({ echo: true }), completions: true, param: "echo", message: /not implemented/ }],
-  ["best of", { body: text({ best_of: 3 }), completions: true, param: "best_of", message: /only one answer/ }],
+  ["echo as text", { body: text({ echo: "yes" }), completions: true, param: "echo", message: /true or false/ }],
+  ["nothing at all", { body: text({ max_tokens: 0 }), completions: true, param: "max_tokens", message: /at least 1 without `echo`/ }],
+  ["best of", { body: text({ best_of: 3, n: 2 }), completions: true, param: "best_of", message: /only as many answers as `n`/ }],
   ["suffix", { body: text({ suffix: "x" }), completions: true, param: "suffix", message: /not implemented/ }],
   ["more logprobs", { body: text({ logprobs: 21 }), completions: true, param: "logprobs", message: /0 to 20/ }],
 ]);
@@ -184,7 +189,7 @@ test("defaults are those of the original API", () => {
   const job = jobOf(parseChat(chat({}), "tiny"));
   const off = { minP: 0, presencePenalty: 0, frequencyPenalty: 0, repetitionPenalty: 1, bias: [], topLogprobs: 0 };
   assert.deepEqual(job.sampling, { temperature: 1, topP: 1, topK: 0, seed: undefined, ...off });
-  assert.equal(job.priority, 0);
+  assert.equal(job.priority, undefined);
   assert.equal(job.maxTokens, undefined);
   assert.equal(jobOf(parseCompletion(text({}), "tiny")).maxTokens, 16);
 });
@@ -240,12 +245,15 @@ test("everything clients usually send along is taken", () => {
       "tiny",
     ),
   );
-  assert.deepEqual(job.prompt, { messages: [{ role: "system", content: "ab" }, user] });
+  assert.deepEqual(job.prompts, [{ messages: [{ role: "system", content: "ab" }, user], tools: [] }]);
   assert.deepEqual(job.stops, ["END"]);
   assert.equal(job.maxTokens, 5);
   assert.equal(job.sampling.topK, 0);
-  assert.deepEqual(jobOf(parseCompletion(text({ prompt: ["one"] }), "tiny")).prompt, { text: "one" });
-  assert.deepEqual(jobOf(parseCompletion(text({ prompt: [1, 2] }), "tiny")).prompt, { tokens: [1, 2] });
+  const promptsOf = (prompt: unknown) => jobOf(parseCompletion(text({ prompt, n: 2, best_of: 2 }), "tiny")).prompts;
+  assert.deepEqual(promptsOf("one"), [{ text: "one" }]);
+  assert.deepEqual(promptsOf(["one", "two"]), [{ text: "one" }, { text: "two" }]);
+  assert.deepEqual(promptsOf([1, 2]), [{ tokens: [1, 2] }]);
+  assert.deepEqual(promptsOf([[1, 2], [3]]), [{ tokens: [1, 2] }, { tokens: [3] }]);
 });
 
 test("millions of wrong items are one problem, not millions", () => {

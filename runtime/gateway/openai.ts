@@ -3,75 +3,23 @@
 // accepted and listed below. Pure: text in, job out; tokenisation and limits of the model come later (answer.ts).
 
 import { z } from "zod";
-import type { Constraint } from "../engine/core/constraints/language.ts";
-import type { ChatMessage } from "../text/text-model.ts";
+import type { AnswerWriter, WriterStart } from "./answer-writer.ts";
+import { chatMessage, message, noItems, text } from "./chat-messages.ts";
+import { type GenerationJob, requestBounds } from "./generation-job.ts";
+import { completionWriter } from "./openai-body.ts";
 import { invalid, type Problem, problemOfIssue, problems } from "./problem.ts";
 import { responseFormat } from "./response-format.ts";
-
-export const requestBounds = {
-  stops: 4,
-  stopChars: 500,
-  messages: 2048,
-  contentParts: 256,
-  promptChars: 4_000_000,
-  promptTokens: 1_048_576,
-  temperature: 2,
-  topK: 1_000_000,
-  maxTokens: 1_000_000,
-  topLogprobs: 20,
-  penalty: 2,
-  repetitionPenalty: 10,
-  biases: 1_024,
-  bias: 100,
-  priority: 2 ** 31 - 1,
-} as const;
+import { toolChoice, tools, toolUseOf } from "./tools.ts";
 
 const tokenIdMax = 0xffffffff;
 
-interface JobSampling {
-  readonly temperature: number;
-  readonly topP: number;
-  readonly topK: number;
-  /** The seed; when undefined the gateway draws one. */
-  readonly seed: bigint | undefined;
-  readonly minP: number;
-  readonly presencePenalty: number;
-  readonly frequencyPenalty: number;
-  readonly repetitionPenalty: number;
-  readonly bias: readonly { readonly id: number; readonly value: number }[];
-  /** Tokens told beside each; 0 = none. */
-  readonly topLogprobs: number;
-  readonly constraint?: Constraint;
-}
+/** A request, and the shape of its answer. */
+export type Parsed = { readonly job: GenerationJob; readonly writer: (start: WriterStart) => AnswerWriter } | { readonly problem: Problem };
 
-export interface GenerationJob {
-  readonly endpoint: "chat" | "completions";
-  readonly prompt: { readonly messages: readonly ChatMessage[] } | { readonly text: string } | { readonly tokens: readonly number[] };
-  /** The most tokens to make; when undefined as many as the context allows. */
-  readonly maxTokens: number | undefined;
-  readonly sampling: JobSampling;
-  readonly stops: readonly string[];
-  readonly ignoreEos: boolean;
-  readonly logprobs: boolean;
-  /** Of two requests that wait, the one with the lower number goes first. */
-  readonly priority: number;
-  readonly stream: boolean;
-  readonly includeUsage: boolean;
-}
-
-export type Parsed = { readonly job: GenerationJob } | { readonly problem: Problem };
-
-/** A prompt as text. */
-export const text = z.string().max(requestBounds.promptChars, `at most ${requestBounds.promptChars} characters`);
 export const only = <T extends z.core.util.Literal>(value: T, why: string) => z.literal(value, `${why}; leave it out`).nullish();
-const noItems = (why: string) => z.array(z.unknown()).max(0, `${why}; leave it out`).nullish();
 
-const maxTokens = z
-  .number("must be a number")
-  .int("must be a whole number")
-  .min(1, "must be at least 1")
-  .max(requestBounds.maxTokens)
-  .nullish();
+const tokenCount = z.number("must be a number").int("must be a whole number").max(requestBounds.maxTokens);
+const maxTokens = tokenCount.min(1, "must be at least 1").nullish();
 
 export const priority = z
   .number("must be a number")
@@ -101,8 +49,8 @@ const logitBias = z.record(z.string(), z.unknown(), "must map token ids to numbe
   return found.map(([id, value]) => ({ id: Number(id), value: value as number }));
 });
 
-/** Common to both endpoints. */
-const shared = {
+/** Common to all endpoints that generate. */
+export const shared = {
   model: z.string("name the model"),
   max_tokens: maxTokens,
   temperature: z.number("must be a number").min(0, "must be 0 to 2").max(requestBounds.temperature, "must be 0 to 2").nullish(),
@@ -119,7 +67,12 @@ const shared = {
     .nullish(),
   stream: z.boolean("must be true or false").nullish(),
   stream_options: z.strictObject({ include_usage: z.boolean().nullish(), include_obfuscation: only(false, "not implemented") }).nullish(),
-  n: only(1, "only one answer per request is implemented"),
+  n: z
+    .number("must be a number")
+    .int("must be a whole number")
+    .min(1, `must be 1 to ${requestBounds.choices}`)
+    .max(requestBounds.choices, `must be 1 to ${requestBounds.choices}`)
+    .nullish(),
   presence_penalty: penalty,
   frequency_penalty: penalty,
   /** Extension, as in vLLM: on tokens of prompt and answer. */
@@ -146,28 +99,6 @@ const topLogprobs = z
   .max(requestBounds.topLogprobs, `must be 0 to ${requestBounds.topLogprobs}`)
   .nullish();
 
-const textPart = z.strictObject({ type: z.literal("text", "only text parts are implemented"), text });
-const content = z.union([text, z.array(textPart).max(requestBounds.contentParts)], "must be a string or text parts");
-const message = z.discriminatedUnion(
-  "role",
-  [
-    z.strictObject({ role: z.enum(["system", "developer", "user"]), content, name: z.string().max(64).optional() }),
-    z.strictObject({
-      role: z.literal("assistant"),
-      content,
-      name: z.string().max(64).optional(),
-      refusal: z.null("not implemented; leave it out").optional(),
-      /** Accepted without effect, as answers come with it: a model sees what it said, not what it thought. */
-      reasoning_content: text.nullish(),
-      tool_calls: noItems("tools are not implemented"),
-      annotations: noItems("not implemented"),
-      audio: z.null("not implemented; leave it out").optional(),
-      function_call: z.null("not implemented; leave it out").optional(),
-    }),
-  ],
-  "must be system, developer, user or assistant",
-);
-
 const chatRequestSchema = z.strictObject({
   ...shared,
   messages: z.array(message, "must be a list of messages").min(1, "at least one message").max(requestBounds.messages),
@@ -176,11 +107,11 @@ const chatRequestSchema = z.strictObject({
   top_logprobs: topLogprobs,
   response_format: responseFormat.nullish(),
   modalities: z.array(z.literal("text", "only text is implemented")).max(1).nullish(),
-  tools: noItems("tools are not implemented"),
-  tool_choice: z.enum(["none", "auto"], "tools are not implemented; leave it out").nullish(),
-  functions: noItems("functions are not implemented"),
-  /** Accepted without effect. */
-  parallel_tool_calls: z.boolean().nullish(),
+  tools,
+  tool_choice: toolChoice,
+  parallel_tool_calls: z.boolean("must be true or false").nullish(),
+  functions: noItems("use tools"),
+  /** The rest is accepted without effect. */
   metadata: z.record(z.string(), z.unknown()).nullish(),
   store: only(false, "answers are not stored"),
   service_tier: z.enum(["auto", "default"]).nullish(),
@@ -205,12 +136,19 @@ export const tokenIds = z
 const completionRequestSchema = z.strictObject({
   ...shared,
   prompt: z.union(
-    [text, tokenIds, z.array(text).length(1, "one prompt per request is implemented")],
-    "must be one string or one list of token ids",
+    [
+      text,
+      tokenIds,
+      z.array(text).min(1, "must not be empty").max(requestBounds.prompts, `at most ${requestBounds.prompts} prompts`),
+      z.array(tokenIds).min(1, "must not be empty").max(requestBounds.prompts, `at most ${requestBounds.prompts} prompts`),
+    ],
+    "must be a string, a list of strings, a list of token ids or a list of such lists",
   ),
+  /** 0 for those who only want to know what the prompt's tokens are worth. */
+  max_tokens: tokenCount.min(0, "must be at least 0").nullish(),
   logprobs: topLogprobs,
-  echo: only(false, "echo is not implemented"),
-  best_of: only(1, "only one answer per request is implemented"),
+  echo: z.boolean("must be true or false").nullish(),
+  best_of: z.number("must be a number").nullish(),
   suffix: z.null("not implemented; leave it out").optional(),
 });
 
@@ -230,21 +168,23 @@ export function parseChat(body: unknown, served: string): Parsed {
   if (constraint && request.ignore_eos)
     return { problem: invalid(`\`ignore_eos\`: a ${constraint.name} has an end; leave it out.`, "ignore_eos", "invalid_value") };
   const given = common(request, request.top_logprobs ?? 0);
-  const messages = request.messages.map((one): ChatMessage => {
-    const flat = typeof one.content === "string" ? one.content : one.content.map((part) => part.text).join("");
-    const role = one.role === "developer" ? "system" : one.role;
-    return { role, content: flat, ...(one.name === undefined ? {} : { name: one.name }) };
-  });
-  return {
-    job: {
-      ...given,
-      sampling: constraint ? { ...given.sampling, constraint } : given.sampling,
-      endpoint: "chat",
-      prompt: { messages },
-      maxTokens: request.max_completion_tokens ?? request.max_tokens ?? undefined,
-      logprobs: request.logprobs === true,
-    },
+  const messages = request.messages.map(chatMessage);
+  const offered = (request.tools ?? []).map((tool) => tool.function);
+  const chosen = request.tool_choice ?? "auto";
+  const choice = typeof chosen === "object" ? chosen.function : chosen;
+  const found = toolUseOf({ tools: offered, choice, parallel: request.parallel_tool_calls !== false, format: constraint });
+  if ("problem" in found) return found;
+  const job = {
+    ...given,
+    sampling: constraint ? { ...given.sampling, constraint } : given.sampling,
+    endpoint: "chat" as const,
+    prompts: [{ messages, tools: found.use?.tools ?? [] }],
+    echo: false,
+    ...(found.use ? { tools: found.use } : {}),
+    maxTokens: request.max_completion_tokens ?? request.max_tokens ?? undefined,
+    logprobs: request.logprobs === true,
   };
+  return { job, writer: completionWriter(job) };
 }
 
 export function parseCompletion(body: unknown, served: string): Parsed {
@@ -252,23 +192,29 @@ export function parseCompletion(body: unknown, served: string): Parsed {
   if (!parsed.success) return { problem: modelProblem(body, served) ?? problemOfIssue(parsed.error) };
   const request = parsed.data;
   if (request.model !== served) return { problem: problems.unknownModel(request.model, served) };
-  return {
-    job: {
-      ...common(request, request.logprobs ?? 0),
-      endpoint: "completions",
-      prompt: promptOf(request.prompt),
-      maxTokens: request.max_tokens ?? completionTokensDefault,
-      logprobs: request.logprobs != null,
-    },
-  };
+  const given = common(request, request.logprobs ?? 0);
+  const prompts = promptsOf(request.prompt);
+  const echo = request.echo === true;
+  if (prompts.length * given.n > requestBounds.choices) {
+    const message = `\`n\`: ${given.n} answers to ${prompts.length} prompts, at most ${requestBounds.choices} answers a request.`;
+    return { problem: invalid(message, "n", "invalid_value") };
+  }
+  if (request.best_of != null && request.best_of !== given.n)
+    return { problem: invalid("`best_of`: only as many answers as `n` are computed; leave it out.", "best_of", "invalid_value") };
+  if (request.max_tokens === 0 && !echo)
+    return { problem: invalid("`max_tokens`: must be at least 1 without `echo`.", "max_tokens", "invalid_value") };
+  const maxTokens = request.max_tokens ?? completionTokensDefault;
+  const job = { ...given, endpoint: "completions" as const, prompts, echo, maxTokens, logprobs: request.logprobs != null };
+  return { job, writer: completionWriter(job) };
 }
 
 function common(
   request: z.infer<z.ZodObject<typeof shared>>,
   topLogprobs: number,
-): Pick<GenerationJob, "sampling" | "stops" | "ignoreEos" | "priority" | "stream" | "includeUsage"> {
+): Pick<GenerationJob, "n" | "sampling" | "stops" | "ignoreEos" | "priority" | "stream" | "includeUsage"> {
   const stop = request.stop ?? [];
   return {
+    n: request.n ?? 1,
     sampling: {
       temperature: request.temperature ?? 1,
       topP: request.top_p ?? 1,
@@ -283,16 +229,19 @@ function common(
     },
     stops: (typeof stop === "string" ? [stop] : stop).filter((one) => one !== ""),
     ignoreEos: request.ignore_eos === true,
-    priority: request.priority ?? 0,
+    priority: request.priority ?? undefined,
     stream: request.stream === true,
     includeUsage: request.stream_options?.include_usage === true,
   };
 }
 
-function promptOf(prompt: string | readonly string[] | readonly number[]): GenerationJob["prompt"] {
-  if (typeof prompt === "string") return { text: prompt };
-  const first = prompt[0];
-  return typeof first === "string" ? { text: first } : { tokens: prompt as readonly number[] };
+/** One text or list of ids, or several of either. */
+export function promptsOf(
+  given: string | readonly (string | number | readonly number[])[],
+): ({ readonly text: string } | { readonly tokens: readonly number[] })[] {
+  if (typeof given === "string") return [{ text: given }];
+  if (typeof given[0] === "number") return [{ tokens: given as readonly number[] }];
+  return given.map((one) => (typeof one === "string" ? { text: one } : { tokens: one as readonly number[] }));
 }
 
 /** A wrong model says more than a detail of the rest. */

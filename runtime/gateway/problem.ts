@@ -13,7 +13,9 @@ export interface Problem {
 }
 
 /** The `reason` label of enodia_gateway_rejected_total for a request refused before any work. */
-export type RejectReason = "queue_full" | "no_worker" | "unauthorized" | "invalid" | "context_length" | "too_large";
+export type RejectReason = "queue_full" | "quota" | "no_worker" | "unauthorized" | "invalid" | "context_length" | "too_large";
+
+const quotaCode = "rate_limit_exceeded";
 
 export function problemBody(problem: Problem): object {
   const { message, type, code, param } = problem;
@@ -23,7 +25,7 @@ export function problemBody(problem: Problem): object {
 export function rejectReason(problem: Problem): RejectReason {
   if (problem.status === 401) return "unauthorized";
   if (problem.status === 413) return "too_large";
-  if (problem.status === 429) return "queue_full";
+  if (problem.status === 429) return problem.code === quotaCode ? "quota" : "queue_full";
   if (problem.status === 503) return "no_worker";
   return problem.code === "context_length_exceeded" ? "context_length" : "invalid";
 }
@@ -39,7 +41,7 @@ export const problems = {
   }),
   notFound: (path: string): Problem => ({
     ...invalid(
-      `Unknown path ${path.slice(0, 200)}: /v1/models, /v1/chat/completions, /v1/completions and /v1/embeddings are served.`,
+      `Unknown path ${path.slice(0, 200)}: /v1/models, /v1/chat/completions, /v1/completions, /v1/responses and /v1/embeddings are served.`,
       null,
       "unknown_url",
     ),
@@ -60,6 +62,14 @@ export const problems = {
     message: "All workers and the queue are full: try again later.",
     param: null,
     code: "queue_full",
+    retryAfterSeconds,
+  }),
+  quota: (client: string, limit: string, retryAfterSeconds: number): Problem => ({
+    status: 429,
+    type: "rate_limit_error",
+    message: `Client ${client} may have ${limit} at this gateway: try again in ${retryAfterSeconds} s.`,
+    param: null,
+    code: quotaCode,
     retryAfterSeconds,
   }),
   noWorker: (why: string, retryAfterSeconds: number): Problem => ({

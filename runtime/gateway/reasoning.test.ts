@@ -7,7 +7,7 @@ import { createMetrics } from "../observe/metrics.ts";
 import { createTracing } from "../observe/trace.ts";
 import { Answer, isMarker, type Piece } from "./answer.ts";
 import type { WorkerEvent } from "./failover.ts";
-import type { GenerationJob } from "./openai.ts";
+import type { GenerationJob } from "./generation-job.ts";
 import { ChunkWriter, wholeBody } from "./openai-body.ts";
 import { failoverLimits } from "./patience.ts";
 
@@ -17,15 +17,16 @@ const bytes = (text: string) => [...new TextEncoder().encode(text)];
 const thought = [2, ...bytes("analysis"), 3, ...bytes("hm é"), 4];
 const final = [1, ...bytes("assistant"), 2, ...bytes("final"), 3, ...bytes("Yes.")];
 
-async function answer(endpoint: GenerationJob["endpoint"], ids: readonly number[]): Promise<Piece[]> {
+async function answer(endpoint: GenerationJob["endpoint"], ids: readonly number[], tools = false): Promise<Piece[]> {
   const events = async function* (): AsyncGenerator<WorkerEvent> {
     for (const [position, id] of ids.entries()) yield { type: "token", id, position, logprob: -1 };
     yield { type: "finish", reason: "stop" };
   };
   const tracing = await createTracing({ service: "gateway" });
   const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
-  const job = { endpoint, sampling, stops: [], logprobs: false, ignoreEos: false } as unknown as GenerationJob;
-  const request = { id: "a", job, prompt: [1], maxTokens: ids.length, signal: new AbortController().signal };
+  const use = tools ? { tools: {} } : {};
+  const job = { endpoint, sampling, stops: [], logprobs: false, ignoreEos: false, ...use } as unknown as GenerationJob;
+  const request = { id: "a", job, prompt: [1], maxTokens: ids.length, seed: 1n, signal: new AbortController().signal };
   const one = new Answer(
     { ...request, span: tracing.start("a", { role: "server", attributes: {} }) },
     {
@@ -48,10 +49,10 @@ const envelope = { endpoint: "chat", id: "c", created: 0, model: "m", logprobs: 
 
 test("content and reasoning_content are apart, whole and in chunks", async () => {
   const pieces = await answer("chat", [...thought, ...final]);
-  const { choices }: any = wholeBody(envelope, pieces, usage);
+  const { choices }: any = wholeBody(envelope, [pieces], usage);
   assert.deepEqual(choices[0].message, { role: "assistant", content: "Yes.", reasoning_content: "hm é", refusal: null });
   const chunks = new ChunkWriter(envelope, false);
-  const deltas: any[] = pieces.filter((piece) => !isMarker(piece)).map((piece) => (chunks.piece(piece) as any).choices[0].delta);
+  const deltas: any[] = pieces.filter((piece) => !isMarker(piece)).map((piece) => (chunks.piece(piece, 0) as any).choices[0].delta);
   assert.equal(deltas.map(({ reasoning_content = "" }) => reasoning_content).join(""), "hm é");
   assert.equal(deltas.map(({ content = "" }) => content).join(""), "Yes.");
   assert.ok(
@@ -61,8 +62,29 @@ test("content and reasoning_content are apart, whole and in chunks", async () =>
 });
 
 test("without thoughts there is no such field, and completions show what the model says as it is", async () => {
-  const { choices }: any = wholeBody(envelope, await answer("chat", final), usage);
+  const { choices }: any = wholeBody(envelope, [await answer("chat", final)], usage);
   assert.deepEqual(choices[0].message, { role: "assistant", content: "Yes.", refusal: null });
-  const plain: any = wholeBody({ ...envelope, endpoint: "completions" }, await answer("completions", thought), usage);
+  const plain: any = wholeBody({ ...envelope, endpoint: "completions" }, [await answer("completions", thought)], usage);
   assert.match(plain.choices[0].text, /analysis.*hm é/s);
+});
+
+test("a call comes after the thoughts, with an id of its own, and is why the answer ends", async () => {
+  const call = [1, ...bytes("assistant"), 2, ...bytes("commentary to=functions.get_weather json"), 3, ...bytes('{"city": "Tromsø"}')];
+  const pieces = await answer("chat", [...thought, ...call], true);
+  const { choices }: any = wholeBody(envelope, [pieces], usage);
+  const [{ message, finish_reason }] = choices;
+  assert.deepEqual([message.content, message.reasoning_content, finish_reason], [null, "hm é", "tool_calls"]);
+  assert.match(message.tool_calls[0].id, /^call_[0-9a-f]{32}$/);
+  assert.deepEqual(message.tool_calls[0].function, { name: "get_weather", arguments: '{"city": "Tromsø"}' });
+  const chunks = new ChunkWriter(envelope, false);
+  const deltas: any[] = pieces.flatMap((piece) => (chunks.piece(piece, 0) as any).choices[0].delta.tool_calls ?? []);
+  assert.deepEqual(
+    deltas.map(({ index, id, type }) => [index, id, type]).slice(0, 2),
+    [
+      [0, message.tool_calls[0].id, "function"],
+      [0, undefined, undefined],
+    ],
+    "the id comes once",
+  );
+  assert.equal(deltas.map(({ function: { arguments: more } }) => more).join(""), '{"city": "Tromsø"}');
 });

@@ -2,35 +2,38 @@
 // anything is computed. Pure.
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
-import { constraintNames } from "../../crds/names.ts";
+import { formatNames } from "../../crds/names.ts";
 import { languageOf } from "../engine/core/constraints/index.ts";
 import type { Constraint } from "../engine/core/constraints/language.ts";
 
-const only = `only ${["text", ...constraintNames].join(", ")} are implemented`;
+export const only = `only ${["text", ...formatNames].join(", ")} are implemented`;
 
-const schemaFormat = z
-  .strictObject({
-    name: z.string("must be a name").regex(/^[a-zA-Z0-9_-]{1,64}$/, "must have 1 to 64 letters, digits, _ or -"),
-    description: z.string().max(65_536).nullish(),
-    schema: z.record(z.string(), z.unknown(), "must be a JSON Schema").nullish(),
-    /** Accepted without effect: an answer is held to the schema either way. */
-    strict: z.boolean("must be true or false").nullish(),
-  })
-  .transform(({ schema }, context): Constraint => {
-    const refused = (message: string): never => {
-      context.issues.push({ code: "custom", message, path: ["schema"], input: undefined });
-      return z.NEVER;
-    };
-    const spec = textOf(schema ?? {});
-    if (spec === undefined) return refused("has too many schemas or values inside each other; use $ref");
-    const constraint = { name: "json_schema", spec } as const;
-    try {
-      languageOf(constraint);
-    } catch (caught) {
-      return refused(AppError.from(caught).message);
-    }
-    return constraint;
-  });
+export const jsonSchemaFields = {
+  name: z.string("must be a name").regex(/^[a-zA-Z0-9_-]{1,64}$/, "must have 1 to 64 letters, digits, _ or -"),
+  description: z.string().max(65_536).nullish(),
+  schema: z.record(z.string(), z.unknown(), "must be a JSON Schema").nullish(),
+  /** Accepted without effect: an answer is held to the schema either way. */
+  strict: z.boolean("must be true or false").nullish(),
+};
+
+/** The language of a schema; what is wrong with it becomes an issue. */
+export function jsonSchemaOf(schema: object, context: z.core.ParsePayload): Constraint {
+  const refused = (message: string): never => {
+    context.issues.push({ code: "custom", message, path: ["schema"], input: undefined });
+    return z.NEVER;
+  };
+  const spec = textOf(schema);
+  if (spec === undefined) return refused("has too many schemas or values inside each other; use $ref");
+  const constraint = { name: "json_schema", spec } as const;
+  try {
+    languageOf(constraint);
+  } catch (caught) {
+    return refused(AppError.from(caught).message);
+  }
+  return constraint;
+}
+
+const schemaFormat = z.strictObject(jsonSchemaFields).transform(({ schema }, context) => jsonSchemaOf(schema ?? {}, context));
 
 /** Undefined for what is too deep to be written, although it could be read. */
 function textOf(schema: object): string | undefined {

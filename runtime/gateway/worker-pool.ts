@@ -4,7 +4,13 @@
 import { AppError } from "../../crds/common.ts";
 import { type MemberState, memberStates } from "../../crds/names.ts";
 import type { Span, Tracing } from "../observe/trace.ts";
-import { type GenerateEvent, Inference, type Token, FinishReason as WireFinish } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import {
+  type GenerateEvent,
+  Inference,
+  type PromptLogprobs,
+  type Token,
+  FinishReason as WireFinish,
+} from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { fromStatus, type Network } from "../wire/grpc.ts";
 import { type Identity, type Member, type Membership, toSender } from "../wire/mapping.ts";
 import { whenReady } from "../wire/ready.ts";
@@ -225,6 +231,7 @@ export class WorkerPool implements Workers {
       eos: [...generation.eos],
       priority: generation.priority ?? 0,
       embed: generation.embed ?? false,
+      promptLogprobs: generation.promptLogprobs === true && replay.length === 0, // after a token all of it is known
       deadlineUnixMs: BigInt(generation.deadlineUnixMs),
       traceparent: span.traceparent,
     };
@@ -347,6 +354,7 @@ function fromMessage({ event }: GenerateEvent): WorkerEvent | undefined {
   if (event.case === "progress") return { type: "progress", position: event.value.position };
   if (event.case === "token") return fromToken(event.value);
   if (event.case === "embedding") return { type: "embedding", values: event.value.values };
+  if (event.case === "prompt") return fromPrompt(event.value);
   if (event.case !== "finish") return undefined;
   const reason = finishReasons[event.value.reason];
   if (reason === undefined) throw new AppError(`gave the request up, finish reason ${event.value.reason}`, { code: "Lost" });
@@ -357,6 +365,14 @@ function fromToken({ id, position, logprob, topIds, topLogprobs }: Token): Worke
   if (topIds.length === 0) return { type: "token", id, position, logprob };
   const top = topIds.map((one, i) => ({ id: one, logprob: topLogprobs[i] ?? Number.NEGATIVE_INFINITY }));
   return { type: "token", id, position, logprob, top };
+}
+
+function fromPrompt({ position, logprobs, topIds, topLogprobs }: PromptLogprobs): WorkerEvent {
+  const count = logprobs.length === 0 ? 0 : topIds.length / logprobs.length;
+  if (!Number.isInteger(count)) throw new AppError(`told ${topIds.length} likely tokens for ${logprobs.length}`, { code: "Lost" });
+  const topOf = (at: number) =>
+    topIds.slice(at * count, (at + 1) * count).map((id, i) => ({ id, logprob: topLogprobs[at * count + i] ?? Number.NEGATIVE_INFINITY }));
+  return { type: "prompt", position, tokens: logprobs.map((logprob, at) => ({ logprob, top: topOf(at) })) };
 }
 
 function sum(values: readonly number[]): number {

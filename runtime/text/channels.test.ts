@@ -61,6 +61,28 @@ test("stop strings end what is for the user, and are none in what is not", () =>
   assert.equal(read("<|channel|>final<|message|>one ENDtwo", ["END"]).text, "one ");
 });
 
+function calls(text: string, tools = true) {
+  const channels = new ChannelText(decoder, tokens, [], tools);
+  const pieces = [...tokensOf(text).map((id) => channels.push(id)), channels.end()];
+  const found: { name: string; arguments: string }[] = [];
+  for (const { index, name, arguments: more = "" } of pieces.flatMap((piece) => piece.calls ?? [])) {
+    if (name !== undefined) found.push({ name, arguments: "" });
+    found[index]!.arguments += more;
+  }
+  return { calls: found, text: pieces.map((piece) => piece.text).join(""), reasoning: pieces.map((piece) => piece.reasoning).join("") };
+}
+
+test("a message to a function is a call, wherever its recipient stands; without tools it is for the user", () => {
+  const call = '<|start|>assistant<|channel|>commentary to=functions.get_weather json<|message|>{"city": "Tromsø"}';
+  const want = { calls: [{ name: "get_weather", arguments: '{"city": "Tromsø"}' }], text: "", reasoning: "2 and 2… é" };
+  assert.deepEqual(calls(thought + call), want);
+  assert.deepEqual(calls(`${thought}${call}<|end|>`), want);
+  const other = '<|start|>assistant to=functions.get_weather<|channel|>commentary json<|message|>{"city": "Tromsø"}';
+  assert.deepEqual(calls(thought + other), want);
+  assert.deepEqual(calls(other, false), { calls: [], text: '{"city": "Tromsø"}', reasoning: "" });
+  assert.deepEqual(calls("<|channel|>commentary to=browser.search<|message|>x").calls, []);
+});
+
 test("a vocabulary without one of the marks has no channels", () => {
   assert.equal(
     channelTokens((content) => (content === "<|end|>" ? undefined : 1)),

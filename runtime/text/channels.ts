@@ -1,6 +1,8 @@
-// Answers in channels, as gpt-oss's harmony format has them: each message names its channel before its text. What the model says to itself
-// goes apart from what it says to the user. Told by control tokens alone, which no text can contain. Pure; one per request.
+// Answers in channels, as gpt-oss's harmony format has them: each message names its channel before its text, and its recipient where that
+// is a tool. What the model says to itself goes apart from what it says to the user, and so do calls. Told by control tokens alone, which
+// no text can contain. Pure; one per request.
 import { StopText, type TextPiece, type TokenDecoder } from "./stop-text.ts";
+import type { CallDelta } from "./tools/format.ts";
 
 /** The control tokens of the format, by their ids. */
 export interface ChannelTokens {
@@ -30,12 +32,25 @@ export function channelTokens(idOf: (content: string) => number | undefined): Ch
 
 /** The channel that is not for the user. */
 const reasoningChannel = "analysis";
-/** Characters of a channel's name that are looked at; it may be followed by more, such as a recipient. */
-const nameCharactersMax = 64;
+/** A tool to which a message is addressed, in what stands before its text. */
+const recipient = /\bto=functions\.([a-zA-Z0-9_-]{1,64})/;
+/** Characters before a message's text that are looked at: the role, the channel's name, a recipient, a type. */
+const headCharactersMax = 256;
 
 export interface ChannelPiece extends TextPiece {
   /** Of what the model says to itself. */
   readonly reasoning: string;
+  /** Unset where it calls nothing. */
+  readonly calls?: readonly CallDelta[];
+}
+
+/** What stands before a message's text, as it is being written. */
+interface Head {
+  readonly decoder: TokenDecoder;
+  /** From the start of the message to its channel. */
+  role: string;
+  /** The channel's name, and what follows it; undefined before it. */
+  channel: string | undefined;
 }
 
 /** As StopText, of which it has one for each kind of text; stop strings are looked for in what is for the user. */
@@ -44,16 +59,20 @@ export class ChannelText {
   readonly #newDecoder: () => TokenDecoder;
   readonly #content: StopText;
   /** The text of the message that is under way goes here; undefined between messages. */
-  #into: "content" | "reasoning" | undefined = "content"; // a model may answer in no channel at all
-  #reasoning: TokenDecoder;
-  /** The name of a channel so far, while it is being written. */
-  #name: { text: string; readonly decoder: TokenDecoder } | undefined;
+  #into: "content" | "reasoning" | "call" | undefined = "content"; // a model may answer in no channel at all
+  /** Of thoughts, or of a call's arguments. */
+  #other: TokenDecoder;
+  #head: Head | undefined;
+  readonly #tools: boolean;
+  #calls = 0;
 
-  constructor(newDecoder: () => TokenDecoder, tokens: ChannelTokens, stops: readonly string[]) {
+  /** `tools`: messages to functions are calls; else they are for the user as others. */
+  constructor(newDecoder: () => TokenDecoder, tokens: ChannelTokens, stops: readonly string[], tools = false) {
     this.#tokens = tokens;
     this.#newDecoder = newDecoder;
     this.#content = new StopText(newDecoder(), stops);
-    this.#reasoning = newDecoder();
+    this.#other = newDecoder();
+    this.#tools = tools;
   }
 
   /** Characters for the user so far, those held back included. */
@@ -63,28 +82,53 @@ export class ChannelText {
 
   push(id: number): ChannelPiece {
     const { start, channel, message, end } = this.#tokens;
-    if (id === channel) return this.#between({ text: "", decoder: this.#newDecoder() });
-    if (id === start || id === end) return this.#between(undefined);
-    if (id === message) {
-      this.#into = this.#name?.text.trimStart().startsWith(reasoningChannel) ? "reasoning" : "content";
-      this.#name = undefined;
-      return { text: "", reasoning: "", stopped: false };
+    if (id === channel) {
+      const { role = "" } = this.#head ?? {};
+      return this.#between({ decoder: this.#newDecoder(), role, channel: "" });
     }
-    if (this.#name && this.#name.text.length < nameCharactersMax) this.#name.text += this.#name.decoder.push(id);
+    if (id === start) return this.#between({ decoder: this.#newDecoder(), role: "", channel: undefined });
+    if (id === end) return this.#between(undefined);
+    if (id === message) return this.#message();
+    if (this.#head) this.#readHead(this.#head, id);
     if (this.#into === "content") return { reasoning: "", ...this.#content.push(id) };
-    return { text: "", reasoning: this.#into === "reasoning" ? this.#reasoning.push(id) : "", stopped: false };
+    return this.#pieceOf(this.#into === undefined ? "" : this.#other.push(id));
   }
 
   /** The rest, when the text ended by itself. */
   end(): ChannelPiece {
-    return { reasoning: this.#reasoning.flush(), ...this.#content.end() };
+    return { ...this.#pieceOf(this.#other.flush()), ...this.#content.end() };
   }
 
-  #between(name: { text: string; readonly decoder: TokenDecoder } | undefined): ChannelPiece {
-    const reasoning = this.#into === "reasoning" ? this.#reasoning.flush() : "";
-    if (this.#into === "reasoning") this.#reasoning = this.#newDecoder();
+  #readHead(head: Head, id: number): void {
+    if (head.role.length + (head.channel?.length ?? 0) >= headCharactersMax) return;
+    if (head.channel === undefined) head.role += head.decoder.push(id);
+    else head.channel += head.decoder.push(id);
+  }
+
+  #message(): ChannelPiece {
+    const { role = "", channel = "" } = this.#head ?? {};
+    this.#head = undefined;
+    const name = this.#tools ? (recipient.exec(channel)?.[1] ?? recipient.exec(role)?.[1]) : undefined;
+    if (name !== undefined) {
+      this.#into = "call";
+      return { text: "", reasoning: "", stopped: false, calls: [{ index: this.#calls++, name }] };
+    }
+    this.#into = channel.trimStart().startsWith(reasoningChannel) ? "reasoning" : "content";
+    return { text: "", reasoning: "", stopped: false };
+  }
+
+  /** More of a message that is not for the user. */
+  #pieceOf(text: string): ChannelPiece {
+    const piece = { text: "", reasoning: this.#into === "reasoning" ? text : "", stopped: false };
+    return this.#into === "call" && text !== "" ? { ...piece, calls: [{ index: this.#calls - 1, arguments: text }] } : piece;
+  }
+
+  #between(head: Head | undefined): ChannelPiece {
+    const kept = this.#into === "reasoning" || this.#into === "call";
+    const piece = this.#pieceOf(kept ? this.#other.flush() : "");
+    if (kept) this.#other = this.#newDecoder();
     this.#into = undefined;
-    this.#name = name;
-    return { text: "", reasoning, stopped: false };
+    this.#head = head;
+    return piece;
   }
 }

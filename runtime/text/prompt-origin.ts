@@ -2,10 +2,11 @@
 // join as it likes, so it is asked: the chat is rendered again with characters of the messages exchanged for one that nobody can write.
 // Where the text is otherwise the same, the exchanged characters are the users' and the others the template's. Pure.
 import { AppError } from "../../crds/common.ts";
-import type { ChatMessage } from "./text-model.ts";
+import type { TemplatedChat } from "./templated.ts";
 
-/** A lone low surrogate, which no well-formed message holds. Of one unit, as what it replaces, so that lengths stay. */
-const mask = "\uDFFF";
+/** A code point that is no character, which chats are rid of first. Of one unit in JSON too, as what it replaces, so that lengths stay. */
+const mask = "\uFFFF";
+const replacement = "\uFFFD";
 
 export interface PromptOrigin {
   readonly text: string;
@@ -17,20 +18,17 @@ export interface PromptOrigin {
  * Renders a chat and finds the origin of characters that are one of `units` (UTF-16). All at once as a rule. A template that looks
  * for some of them in the messages then takes another way, and each is tried alone: a mark needs only one whose origin shows.
  */
-export function renderWithOrigin(
-  render: (messages: readonly ChatMessage[]) => string,
-  messages: readonly ChatMessage[],
-  units: ReadonlySet<string>,
-): PromptOrigin {
-  const whole = messages.map((message) => changed(message, (text) => text.toWellFormed()));
+export function renderWithOrigin(render: (chat: TemplatedChat) => string, chat: TemplatedChat, units: ReadonlySet<string>): PromptOrigin {
+  const whole = changed(chat, (text) => text.toWellFormed().replaceAll(mask, replacement));
   const text = render(whole);
   const written = new Set<string>();
-  for (const { content, name = "" } of whole) {
-    for (const unit of units) if (content.includes(unit) || name.includes(unit)) written.add(unit);
-  }
+  changed(whole, (part) => {
+    for (const unit of units) if (part.includes(unit)) written.add(unit);
+    return part;
+  });
   const users = new Uint8Array(text.length);
   const shown = (chosen: ReadonlySet<string>): boolean => {
-    const other = attempt(() => render(whole.map((message) => changed(message, (part) => masked(part, chosen)))));
+    const other = attempt(() => render(changed(whole, (part) => masked(part, chosen))));
     if (other === undefined || !sameBut(text, other, chosen)) return false;
     for (let at = 0; at < text.length; at++) if (text[at] !== other[at]) users[at] = 1;
     return true;
@@ -51,10 +49,32 @@ export function renderWithOrigin(
   return { text, own };
 }
 
-/** The message with all that its author wrote changed. */
-function changed(message: ChatMessage, change: (text: string) => string): ChatMessage {
-  const { content, name } = message;
-  return { ...message, content: change(content), ...(name === undefined ? {} : { name: change(name) }) };
+/** Fields that templates read by their names, and values that they compare; a chat's author may write them, and they are no marks. */
+const fields = new Set([
+  "messages",
+  "tools",
+  "role",
+  "content",
+  "name",
+  "tool_calls",
+  "tool_call_id",
+  "id",
+  "type",
+  "function",
+  "arguments",
+]);
+for (const field of ["description", "parameters", "properties", "required", "items", "enum", "additionalProperties"]) fields.add(field);
+const compared = new Set(["system", "user", "assistant", "tool", "function", "object", "array", "string", "number", "integer", "boolean"]);
+
+/** The chat with all that its author wrote changed, names of fields included. */
+function changed<T>(value: T, change: (text: string) => string): T {
+  const deep = (part: unknown, field: string): unknown => {
+    if (typeof part === "string") return (field === "role" || field === "type") && compared.has(part) ? part : change(part);
+    if (Array.isArray(part)) return part.map((each) => deep(each, field));
+    if (typeof part !== "object" || part === null) return part;
+    return Object.fromEntries(Object.entries(part).map(([key, each]) => [fields.has(key) ? key : change(key), deep(each, key)]));
+  };
+  return deep(value, "") as T;
 }
 
 function masked(text: string, chosen: ReadonlySet<string>): string {

@@ -64,7 +64,7 @@ function firstStop(text: string, stops: readonly string[]): number {
 }
 
 /** Length of the longest end of `text` with which some stop string begins. */
-function heldLength(text: string, stops: readonly string[]): number {
+export function heldLength(text: string, stops: readonly string[]): number {
   let longest = 0;
   for (const stop of stops) {
     for (let length = Math.min(stop.length - 1, text.length); length > longest; length--) {

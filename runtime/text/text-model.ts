@@ -2,11 +2,16 @@
 // one from a model folder, text-thread.ts one that works beside its caller.
 import type { ChannelTokens } from "./channels.ts";
 import type { TokenDecoder } from "./stop-text.ts";
+import type { Tool, ToolCall, ToolFormat } from "./tools/format.ts";
 
 export interface ChatMessage {
-  readonly role: "system" | "user" | "assistant";
+  readonly role: "system" | "user" | "assistant" | "tool";
   readonly content: string;
   readonly name?: string;
+  /** Calls that an assistant made. */
+  readonly toolCalls?: readonly ToolCall[];
+  /** The call that a tool answers. */
+  readonly toolCallId?: string;
 }
 
 /** Token ids to text. A token takes no time worth the name, so this is called wherever tokens come. */
@@ -18,6 +23,8 @@ export interface Decoding {
   decoder(): TokenDecoder;
   /** Set where the model's answers come in channels. */
   readonly channels?: ChannelTokens;
+  /** Set where the chat template takes tools and writes their calls in a known way. */
+  readonly tools?: ToolFormat;
   /** The bytes that one token stands for, for logprobs: text in UTF-8, or a part of a character. */
   piece(id: number): Uint8Array;
 }
@@ -30,5 +37,5 @@ export interface TextModel extends Decoding {
    * Through the chat template, with the generation prompt. Control tokens count where the template writes them alone. Throws AppError
    * `InvalidRequest` when the template refuses the messages or takes too long for them, `QueueFull` when too many others wait.
    */
-  encodeChat(messages: readonly ChatMessage[], signal?: AbortSignal): Promise<Uint32Array>;
+  encodeChat(messages: readonly ChatMessage[], signal?: AbortSignal, tools?: readonly Tool[]): Promise<Uint32Array>;
 }

@@ -3,8 +3,10 @@
 // work itself (thread.ts, tokenizer.ts); ids are turned into text by whoever has them.
 import { Worker } from "node:worker_threads";
 import { AppError } from "../../crds/common.ts";
+import { charactersOfChat } from "./templated.ts";
 import type { ChatMessage, TextModel } from "./text-model.ts";
 import { loadDecoding } from "./tokenizer.ts";
+import type { Tool } from "./tools/format.ts";
 
 /** The time that a text may take, of which a long one gets more; a tokenizer reads about a million characters in a second. */
 const deadlineMs = 5_000;
@@ -18,7 +20,7 @@ const waitingCharactersMax = 32_000_000;
 /** A template that fills this takes its thread along and not the process. */
 const memoryMib = 1_024;
 
-export type TextJob = { readonly text: string } | { readonly messages: readonly ChatMessage[] };
+export type TextJob = { readonly text: string } | { readonly messages: readonly ChatMessage[]; readonly tools: readonly Tool[] };
 
 export type FromTextThread =
   | { readonly type: "ready" }
@@ -53,7 +55,7 @@ export async function openTextModel(dir: string, limits: TextThreadLimits = {}):
   return {
     ...decoding,
     encode: (text, signal) => thread.encode({ text }, signal),
-    encodeChat: (messages, signal) => thread.encode({ messages }, signal),
+    encodeChat: (messages, signal, tools = []) => thread.encode({ messages, tools }, signal),
     close: () => thread.close(),
   };
 }
@@ -222,5 +224,5 @@ function ended(cause: unknown): AppError {
 
 function charactersOf(job: TextJob): number {
   if ("text" in job) return job.text.length;
-  return job.messages.reduce((sum, { content, name = "" }) => sum + content.length + name.length, 0);
+  return charactersOfChat(job.messages, job.tools);
 }

@@ -9,10 +9,13 @@ import { channelTokens } from "./channels.ts";
 import { ControlTokens, isMark } from "./control-tokens.ts";
 import { ByteLevelDecoder, byteLevelBytes, sentencePieceBytes, WindowDecoder } from "./detokenize.ts";
 import { type PromptOrigin, renderWithOrigin } from "./prompt-origin.ts";
+import { type TemplatedChat, templatedChat } from "./templated.ts";
 import type { ChatMessage, Decoding } from "./text-model.ts";
 import { type AddedToken, broken, contentOf, readTextFiles, type TextFiles } from "./tokenizer-files.ts";
+import type { Tool } from "./tools/format.ts";
+import { toolFormatOf } from "./tools/index.ts";
 
-type Render = (messages: readonly ChatMessage[]) => string;
+type Render = (chat: TemplatedChat) => string;
 
 /** Byte-level vocabularies decode token by token; they are the common case. */
 function isByteLevel(decoder: unknown): boolean {
@@ -32,10 +35,11 @@ function renderer({ template, config }: TextFiles): Render {
     };
   }
   const parsed = parseTemplate(template);
-  return (messages) => {
+  return ({ messages, tools }) => {
     try {
       return parsed.render({
         messages,
+        ...(tools ? { tools } : {}),
         add_generation_prompt: true,
         bos_token: contentOf(config.bos_token) ?? "",
         eos_token: contentOf(config.eos_token) ?? "",
@@ -61,7 +65,7 @@ function parseTemplate({ path, text }: NonNullable<TextFiles["template"]>): Temp
 }
 
 /** Chats that show which tokens a template writes around turns. */
-const plainChats: readonly (readonly ChatMessage[])[] = [
+const plainChats: readonly (readonly { readonly role: string; readonly content: string }[])[] = [
   [{ role: "user", content: "a" }],
   [
     { role: "system", content: "a" },
@@ -81,7 +85,7 @@ const isRaw = ({ special, normalized }: AddedToken, { normalizer }: TextFiles["j
 function controlTokens({ json, config, eosIds }: TextFiles, render: Render): ControlTokens {
   const raw = json.added_tokens.filter((token) => isRaw(token, json));
   const all = new ControlTokens(raw, new Set());
-  const written = new Set(plainChats.flatMap((messages) => [...all.in(quiet(() => render(messages)))]));
+  const written = new Set(plainChats.flatMap((messages) => [...all.in(quiet(() => render({ messages })))]));
   const { bos_token, eos_token, pad_token, unk_token } = config;
   const named = new Set([bos_token, eos_token, pad_token, unk_token].map(contentOf));
   const isControl = (token: AddedToken) =>
@@ -134,9 +138,11 @@ function piecesOf({ json, texts }: TextFiles) {
 function decodingOf(files: TextFiles, textOf: (ids: readonly number[]) => string): Decoding {
   const { json, vocab, texts, eosIds } = files;
   const { byteLevel, piece, shown } = piecesOf(files);
+  const tools = toolFormatOf(files.template?.text ?? "");
   const channels = channelTokens((content) => json.added_tokens.find((token) => token.special && token.content === content)?.id);
   return {
     ...(channels && { channels }),
+    ...(tools && { tools }),
     vocab,
     eosIds,
     charsPerTokenMax: texts.reduce((most, text) => Math.max(most, text.length), 1),
@@ -149,9 +155,9 @@ export interface ModelTokenizer extends Decoding {
   /** Text as it is, control tokens included. */
   encode(text: string): readonly number[];
   /** See TextModel. */
-  encodeChat(messages: readonly ChatMessage[]): readonly number[];
+  encodeChat(messages: readonly ChatMessage[], tools?: readonly Tool[]): readonly number[];
   /** The prompt text that `encodeChat` tokenises. */
-  chatText(messages: readonly ChatMessage[]): string;
+  chatText(messages: readonly ChatMessage[], tools?: readonly Tool[]): string;
   /** All ids at once, special tokens left out. */
   decode(ids: readonly number[]): string;
 }
@@ -161,13 +167,14 @@ function tokenizerOf(files: TextFiles): ModelTokenizer {
   const control = controlTokens(files, render);
   const tokenizer = build({ path: files.path, json: control.disguise(files.json), config: control.disguiseConfig(files.config) });
   const decoding = decodingOf(files, (ids) => control.unmark(decodeAll(tokenizer, ids)));
-  const chat = (messages: readonly ChatMessage[]): PromptOrigin => renderWithOrigin(render, messages, control.units);
+  const chat = (messages: readonly ChatMessage[], tools: readonly Tool[] = []): PromptOrigin =>
+    renderWithOrigin(render, templatedChat(messages, tools, decoding.tools), control.units);
   return {
     ...decoding,
     encode: (text) => (text === "" ? [] : tokenizer.encode(control.mark(text)).ids),
-    chatText: (messages) => chat(messages).text,
-    encodeChat(messages) {
-      const { text, own } = chat(messages);
+    chatText: (messages, tools) => chat(messages, tools).text,
+    encodeChat(messages, tools) {
+      const { text, own } = chat(messages, tools);
       return tokenizer.encode(control.mark(text, own), { add_special_tokens: false }).ids;
     },
     decode(ids) {

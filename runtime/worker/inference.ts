@@ -121,6 +121,7 @@ async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, t
     eos: request.eos,
     priority: request.priority,
     embed: request.embed,
+    promptLogprobs: request.promptLogprobs,
     signal,
     ...(options.tracing.enabled ? { traceparent } : {}),
   });
@@ -182,6 +183,13 @@ function toEvent(event: EngineEvent): GenerateEvent {
     const { id, position, logprob, top } = event;
     const told = top ? { topIds: [...top.ids], topLogprobs: [...top.logprobs] } : {};
     return create(GenerateEventSchema, { event: { case: "token", value: { id, position, logprob, ...told } } });
+  }
+  if (event.type === "prompt") {
+    const { position, tokens } = event;
+    const topIds = tokens.flatMap(({ top }) => [...(top?.ids ?? [])]);
+    const topLogprobs = tokens.flatMap(({ top }) => [...(top?.logprobs ?? [])]);
+    const value = { position, logprobs: tokens.map(({ logprob }) => logprob), topIds, topLogprobs };
+    return create(GenerateEventSchema, { event: { case: "prompt", value } });
   }
   if (event.type === "embedding") {
     return create(GenerateEventSchema, { event: { case: "embedding", value: { values: [...event.values] } } });

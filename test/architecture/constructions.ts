@@ -69,7 +69,8 @@ export const constructions: Readonly<Record<string, Construction>> = {
       "runtime/trainer/trace-server.ts": "adapter: what a training pod tells of its steps, on loopback",
       "operator/main.ts": "root of the operator",
       "runtime/worker/worker.ts": "root of the worker",
-      "runtime/gateway/gateway.ts": "root of the gateway, and its API",
+      "runtime/gateway/gateway.ts": "root of the gateway: its probes and metrics",
+      "runtime/gateway/http-server.ts": "adapter: the gateway's API, plain or with TLS",
     },
   },
   "an HTTP request": {

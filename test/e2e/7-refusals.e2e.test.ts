@@ -38,7 +38,7 @@ const refusals: Readonly<Record<string, { body: string; status: number; says: Re
     says: /context/i,
   },
   "a negative temperature": { body: chat({ temperature: -1 }), status: 400, says: /temperature/ },
-  "n other than 1": { body: chat({ n: 3 }), status: 400, says: /\bn\b/ },
+  "more answers than it gives": { body: chat({ n: 129 }), status: 400, says: /\bn\b/ },
   "messages that are no list": { body: chat({ messages: "hi" }), status: 400, says: /messages/ },
   "a body of 50 MB": { body: chat({ user: "x".repeat(50_000_000) }), status: 413, says: /large|bytes/i },
 };

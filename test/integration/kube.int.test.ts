@@ -96,6 +96,22 @@ const refused: Record<string, { change: (spec: any) => void; want: RegExp }> = {
     change: (spec) => Object.assign(spec, { gateway: { autoscale: { minReplicas: 2 } } }),
     want: /gateway\.autoscale\.maxReplicas: Required/,
   },
+  "an origin with a path": {
+    change: (spec) => Object.assign(spec, { gateway: { cors: { allowOrigins: ["https://app.example.com/x"] } } }),
+    want: /must be origins such as https:\/\/app\.example\.com, without a path; or \* alone/,
+  },
+  "all origins beside one": {
+    change: (spec) => Object.assign(spec, { gateway: { cors: { allowOrigins: ["*", "https://app.example.com"] } } }),
+    want: /or \* alone/,
+  },
+  "TLS without a Secret": {
+    change: (spec) => Object.assign(spec, { gateway: { tls: {} } }),
+    want: /gateway\.tls\.secretRef: Required/,
+  },
+  "clients without keys": {
+    change: (spec) => Object.assign(spec, { gateway: { clients: [{ name: "batch" }] } }),
+    want: /clients are told by their keys: set gateway\.apiKeySecretRef/,
+  },
   "a template with a name": {
     change: (spec) => Object.assign(spec, { podTemplate: { metadata: { name: "x" } } }),
     want: /name and namespace are the operator's/,

@@ -81,7 +81,7 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
     ...known("telemetry", view?.telemetry, old.telemetry),
     ...(modelStatus(snapshot) ?? (old.model ? { model: old.model } : {})),
     gateway: gatewayStatus(snapshot),
-    address: { url: `http://${name}.${namespace}.svc:${deployment.spec.service.port}` },
+    address: { url: `${deployment.spec.gateway.tls ? "https" : "http"}://${name}.${namespace}.svc:${deployment.spec.service.port}` },
     conditions: moeDeploymentConditions.map((type) =>
       withTransition(old.conditions ?? [], { type, ...all[type], observedGeneration: generation }, now),
     ),

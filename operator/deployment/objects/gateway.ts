@@ -60,7 +60,11 @@ function basePod(context: RenderContext): PodShape["spec"] {
   const { deployment, settings } = context;
   const { name } = deployment.metadata;
   const { podTemplate, gateway } = deployment.spec;
-  const key = gateway.apiKeySecretRef;
+  const { apiKeySecretRef: key, tls } = gateway;
+  const mounts = [
+    ...(key ? [{ name: "api-key", mountPath: dirOf(paths.apiKey), readOnly: true }] : []),
+    ...(tls ? [{ name: "http-tls", mountPath: paths.httpTls, readOnly: true }] : []),
+  ];
   // Gateways run the same build as the workers.
   const runtime = templateContainer(podTemplate, workerKind);
   const pull = podTemplate?.spec?.imagePullSecrets;
@@ -88,12 +92,13 @@ function basePod(context: RenderContext): PodShape["spec"] {
         resources: { requests },
         ...probes,
         securityContext: containerSecurity,
-        volumeMounts: [...commonMounts(), ...(key ? [{ name: "api-key", mountPath: dirOf(paths.apiKey), readOnly: true }] : [])],
+        volumeMounts: [...commonMounts(), ...mounts],
       },
     ],
     volumes: [
       ...commonVolumes(context, names.gatewayTls(name)),
       ...(key ? [{ name: "api-key", secret: { secretName: key.name, defaultMode: 0o440, items: [{ key: key.key, path: "key" }] } }] : []),
+      ...(tls ? [{ name: "http-tls", secret: { secretName: tls.secretRef.name, defaultMode: 0o440 } }] : []),
     ],
   };
 }

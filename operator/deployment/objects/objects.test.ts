@@ -40,7 +40,12 @@ const everything = {
   experts: { memoryPerRank: "1Gi" },
   telemetry: { nats: { credentialsSecretRef: { name: "creds" }, subjectPrefix: "moe" } },
   rebalancing: { trigger: { window: "6s" } },
-  gateway: { apiKeySecretRef: { name: "key" } },
+  gateway: {
+    apiKeySecretRef: { name: "key" },
+    tls: { secretRef: { name: "cert" } },
+    cors: { allowOrigins: ["https://a.test", "https://b.test"] },
+    clients: [{ name: "batch", tokensPerMinute: 5, priority: 3 }],
+  },
   podTemplate: {
     spec: {
       containers: [
@@ -93,7 +98,11 @@ test("what is rendered for workers and gateways is what the runtime reads from i
     telemetryKeys: "/etc/enodia/telemetry/keys",
     natsCreds: "/etc/enodia/telemetry",
   });
-  assert.deepEqual(parseGatewayConfig(front), { ...common, httpPort: 8000, apiKeyFile: "/etc/enodia/api-key/key", queueRequestsMax: 64 });
+  assert.deepEqual(parseGatewayConfig(front), {
+    ...{ ...common, httpPort: 8000, apiKeyFile: "/etc/enodia/api-key/key", queueRequestsMax: 64 },
+    ...{ httpTlsDir: "/etc/enodia/http-tls", corsOrigins: ["https://a.test", "https://b.test"] },
+    clients: [{ name: "batch", tokensPerMinute: 5, priority: 3 }],
+  });
   assert.ok(!("ENODIA_QUEUE_REQUESTS_MAX" in rank), "a setting of the gateway must not roll the workers");
 });
 
@@ -120,7 +129,8 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
     telemetryKeys: "/etc/enodia/telemetry/keys",
   });
   const front = parseGatewayConfig(env(gateway().spec.template.spec.containers[0]));
-  assert.deepEqual(front, { ...common, httpPort: 8000, apiKeyFile: undefined, queueRequestsMax: undefined });
+  const unset = { apiKeyFile: undefined, queueRequestsMax: undefined, httpTlsDir: undefined, corsOrigins: undefined, clients: undefined };
+  assert.deepEqual(front, { ...common, httpPort: 8000, ...unset });
 });
 
 test("pods keep to the restricted Pod Security level and hold no API token", () => {
@@ -169,7 +179,7 @@ test("nothing that an operator is set to is in a pod, and none of it is in a has
 /** A change of these is a roll of every pod of every deployment with the next release, and wants a reason for that. */
 const hashes = {
   least: ["648b52eb4c63d82c", "db0b3bfe2c6c69ab"],
-  complete: ["1f44870b9d262b81", "92fbd7eeb4da779d"],
+  complete: ["1f44870b9d262b81", "e7db18ccf0a17290"],
 };
 
 test("hashes are those of the releases before", () => {

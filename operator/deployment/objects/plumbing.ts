@@ -26,14 +26,17 @@ export function settingsMap(context: RenderContext): KubeObject {
 
 /** The Service through which clients come in. */
 export function gatewayService(context: RenderContext): KubeObject {
-  const { name } = context.deployment.metadata;
+  const { metadata, spec } = context.deployment;
+  const { name } = metadata;
+  // Ingresses and meshes read from it how to speak to the pods.
+  const protocol = spec.gateway.tls ? { appProtocol: "https" } : {};
   return {
     apiVersion: "v1",
     kind: "Service",
     metadata: objectMeta(context, name, "gateway"),
     spec: {
       selector: selectorLabels(name, "gateway"),
-      ports: [{ name: "http", port: context.deployment.spec.service.port, targetPort: "http", protocol: "TCP" }],
+      ports: [{ name: "http", port: spec.service.port, targetPort: "http", protocol: "TCP", ...protocol }],
     },
   };
 }

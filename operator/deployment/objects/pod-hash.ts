@@ -39,6 +39,9 @@ const gatewayFields = ({ model, runtime, gateway }: MoEDeploymentSpec): object =
   model,
   maxContext: runtime.maxContext,
   apiKeySecretRef: gateway.apiKeySecretRef,
+  tls: gateway.tls,
+  cors: gateway.cors,
+  clients: gateway.clients,
 });
 
 /** A template merged into a pod that has nothing yet. */

@@ -207,8 +207,8 @@ export class Batcher {
     const { id } = place;
     const open = this.#open.get(id) as Open;
     const shared = beside.reduce((most, other) => Math.max(most, commonTokens(open.text, (this.#open.get(other) as Open).text)), 0);
-    if (shared >= reuseTokensMin && shared - this.#ledger.reusable(open.text) >= reuseTokensMin) return undefined;
-    const admission = this.#ledger.admit(id, open.text);
+    if (!open.ticket.whole && shared >= reuseTokensMin && shared - this.#ledger.reusable(open.text) >= reuseTokensMin) return undefined;
+    const admission = this.#ledger.admit(id, open.text, open.ticket.whole);
     if (!admission) return undefined;
     this.#waiting.take(place);
     if (open.started) return id; // it gave its memory up before

@@ -116,15 +116,15 @@ export class SlotLedger {
   }
 
   /** Gives a request the next slot and the blocks of `text`, with the longest prefix that is there; undefined when no slot is free, or the
-   *  blocks are not there. A block for each that may grow stays free, or the next steps would take it back. */
-  admit(owner: string, text: Uint32Array): Admission | undefined {
+   *  blocks are not there. A block for each that may grow stays free, or the next steps would take it back. `whole`: no prefix is used. */
+  admit(owner: string, text: Uint32Array, whole = false): Admission | undefined {
     const at = this.used;
     if (at >= this.#pool.slots) return undefined;
     const blocks = this.#blocksOf(text.length);
     const growing = this.#slots.slice(0, at).filter((slot) => slot.blocks < this.#blocksOf(this.#pool.context)).length;
     const spare = growing + (blocks < this.#blocksOf(this.#pool.context) ? 1 : 0);
     if (this.blocksUsed + blocks + spare > this.#pool.blocks) return undefined;
-    const reused = this.#bring(text, at, blocks);
+    const reused = this.#bring(whole ? new Uint32Array(0) : text, at, blocks);
     const slot = this.#slots[at] as Slot;
     slot.owner = owner;
     slot.blocks = blocks;

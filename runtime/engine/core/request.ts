@@ -57,6 +57,12 @@ interface TokenBias {
   readonly value: number;
 }
 
+/** What a known token is worth by the tokens before it. */
+export interface RatedToken {
+  readonly logprob: number;
+  readonly top?: TopTokens;
+}
+
 /** The most likely tokens of a position by the model's own logits, the likeliest first. */
 export interface TopTokens {
   readonly ids: Uint32Array;
@@ -70,6 +76,8 @@ export type GenerateEvent =
   | { readonly type: "queued"; readonly queuedTokens: number }
   /** The request has a KV slot. */
   | { readonly type: "started"; readonly queuedTokens: number; readonly cachedPromptTokens: number }
+  /** What the prompt's tokens from this position on are worth, for a request that asked for it: in order, before the first token. */
+  | { readonly type: "prompt"; readonly position: number; readonly tokens: readonly RatedToken[] }
   /** The tokens up to this position are known and computed again; every few of them, and every few steps while they wait for that. */
   | { readonly type: "progress"; readonly position: number }
   | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number; readonly top?: TopTokens }

@@ -7,7 +7,7 @@ import { unusableNumber } from "./finite.ts";
 import type { OpenSampling } from "./open-sampling.ts";
 import { RowEdits } from "./penalties.ts";
 import { Ranked } from "./ranked.ts";
-import type { Sampling, TopTokens } from "./request.ts";
+import type { RatedToken, Sampling, TopTokens } from "./request.ts";
 import { Row } from "./row.ts";
 
 export interface Sampled {
@@ -50,9 +50,18 @@ export class Sampler {
     return top ? { token, logprob, top } : { token, logprob };
   }
 
-  #scan(logits: Float32Array, position: number): void {
+  /** What a token of a prompt is worth by the logits of its position, with so many of the likeliest beside. Throws as `sample` does. */
+  rate(logits: Float32Array, token: number, position: number, topLogprobs: number): RatedToken {
+    this.#scan(logits, position, "prompt");
+    const max = logits[this.#row.best] as number;
+    const logSum = Math.log(this.#weigh(logits, max, 1));
+    const logprob = (logits[token] as number) - max - logSum;
+    return topLogprobs > 0 ? { logprob, top: topOf(this.#row, topLogprobs, max + logSum) } : { logprob };
+  }
+
+  #scan(logits: Float32Array, position: number, of: "output" | "prompt" = "output"): void {
     const bad = this.#row.scan(logits);
-    if (bad >= 0) throw unusableNumber(`logit ${bad} of output token ${position}`, logits[bad] as number);
+    if (bad >= 0) throw unusableNumber(`logit ${bad} of ${of} token ${position}`, logits[bad] as number);
   }
 
   #choose(logits: Float32Array, { sampling, held }: OpenSampling, position: number): number {

@@ -13,6 +13,8 @@ export interface Ticket {
   readonly priority: number;
   /** The last prompt token's row is wanted instead of output. */
   readonly embed: boolean;
+  /** All of the text is to be computed: nothing that is kept of an equal beginning will do. Unset = false. */
+  readonly whole?: boolean;
 }
 
 /** Throws AppError `InvalidRequest` or `ContextOverflow` for a request that cannot be served. */

@@ -2,13 +2,13 @@
 // torch is not among our packages: it is run from an environment of its own in the cache, which is made on first use.
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface, type Interface } from "node:readline";
 import { laneIntervals } from "../../../runtime/placement/training/lanes.ts";
-import { cacheRoot } from "../../cluster/binaries.ts";
-import { execOk, stop } from "../../harness/process.ts";
+import { stop } from "../../harness/process.ts";
+import { pythonWith } from "../../harness/python.ts";
 import { within } from "../../support/ranks.ts";
 import type { Network } from "./networks.ts";
 import { batchOf, configOf, plantedModel, type Sizes, type WorkloadName } from "./workloads.ts";
@@ -18,17 +18,7 @@ const answerMs = 10 * 60_000;
 const port = 29_500;
 
 /** A Python that has torch: some gigabytes, as its packages are published with what GPUs need. */
-export async function torchPython(log: (line: string) => void): Promise<string> {
-  const folder = join(cacheRoot(), "torch-2.15.0");
-  const python = join(folder, "bin/python");
-  if (existsSync(join(folder, "ready"))) return python;
-  log(`an environment for torch is made in ${folder}`);
-  rmSync(folder, { recursive: true, force: true });
-  await execOk("python3", ["-m", "venv", folder]);
-  await execOk(python, ["-m", "pip", "install", "--quiet", ...packages]);
-  writeFileSync(join(folder, "ready"), "");
-  return python;
-}
+export const torchPython = (log: (line: string) => void): Promise<string> => pythonWith("torch-2.15.0", packages, log);
 
 interface Told {
   readonly ms: number;

@@ -4,6 +4,7 @@ import type { ConstraintName } from "../../../../crds/names.ts";
 import { jsonObject } from "./json-object.ts";
 import { jsonSchema } from "./json-schema.ts";
 import type { Constraint, Language } from "./language.ts";
+import { toolCalls } from "./tool-calls.ts";
 
 /** By name: the language of a spec. Throws AppError `InvalidRequest` for a spec that it does not take. */
 const constraints = {
@@ -12,6 +13,7 @@ const constraints = {
     return jsonObject;
   },
   json_schema: jsonSchema,
+  tool_calls: toolCalls,
 } as const satisfies Readonly<Record<ConstraintName, (spec: string) => Language>>;
 
 export function languageOf({ name, spec }: Constraint): Language {

@@ -159,14 +159,14 @@ export declare type Sampling = Message<"enodia.runtime.v1.Sampling"> & {
   bias: TokenBias[];
 
   /**
-   * the language that the text must be of: "json_object", "json_schema"; empty = none
+   * the language that the text must be of: "json_object", "json_schema", "tool_calls"; empty = none
    *
    * @generated from field: string constraint = 12;
    */
   constraint: string;
 
   /**
-   * what that language depends on: a JSON Schema of at most 64 KiB
+   * what that language depends on: a JSON Schema or tools, of at most 64 KiB
    *
    * @generated from field: string constraint_spec = 13;
    */
@@ -270,6 +270,13 @@ export declare type GenerateRequest = Message<"enodia.runtime.v1.GenerateRequest
    * @generated from field: bool embed = 11;
    */
   embed: boolean;
+
+  /**
+   * The log-probabilities of the prompt's tokens are wanted too, and so many of the likeliest as Sampling.top_logprobs says.
+   *
+   * @generated from field: bool prompt_logprobs = 12;
+   */
+  promptLogprobs: boolean;
 };
 
 /**
@@ -321,6 +328,12 @@ export declare type GenerateEvent = Message<"enodia.runtime.v1.GenerateEvent"> &
      */
     value: Embedding;
     case: "embedding";
+  } | {
+    /**
+     * @generated from field: enodia.runtime.v1.PromptLogprobs prompt = 7;
+     */
+    value: PromptLogprobs;
+    case: "prompt";
   } | { case: undefined; value?: undefined };
 };
 
@@ -407,6 +420,45 @@ export declare type Token = Message<"enodia.runtime.v1.Token"> & {
  * Use `create(TokenSchema)` to create a new message.
  */
 export declare const TokenSchema: GenMessage<Token>;
+
+/**
+ * Of tokens of the prompt, by the tokens before each: some at a time, in order, before the first Token.
+ *
+ * @generated from message enodia.runtime.v1.PromptLogprobs
+ */
+export declare type PromptLogprobs = Message<"enodia.runtime.v1.PromptLogprobs"> & {
+  /**
+   * in the prompt, of the first of them: 1 at first, since nothing stands before token 0
+   *
+   * @generated from field: uint32 position = 1;
+   */
+  position: number;
+
+  /**
+   * @generated from field: repeated float logprobs = 2;
+   */
+  logprobs: number[];
+
+  /**
+   * as many of each, the likeliest first
+   *
+   * @generated from field: repeated uint32 top_ids = 3;
+   */
+  topIds: number[];
+
+  /**
+   * of these
+   *
+   * @generated from field: repeated float top_logprobs = 4;
+   */
+  topLogprobs: number[];
+};
+
+/**
+ * Describes the message enodia.runtime.v1.PromptLogprobs.
+ * Use `create(PromptLogprobsSchema)` to create a new message.
+ */
+export declare const PromptLogprobsSchema: GenMessage<PromptLogprobs>;
 
 /**
  * The last prompt token's row after the last layer and the final norm, of length 1.

@@ -1,0 +1,86 @@
+// The door of the gateways: API keys, TLS, browsers of other origins. Fields of spec.gateway (moe-deployment.ts).
+import { z } from "zod";
+import { rules } from "./openapi.ts";
+import { secretName, secretRef } from "./secret-ref.ts";
+
+const bounds = { origins: 32, originLength: 256, clients: 128, perMinute: 1_000_000_000, concurrent: 100_000, priority: 1_000 } as const;
+
+export const apiKeySecretRef = z
+  .object({
+    name: secretName("Name of the Secret."),
+    key: z.string().min(1).max(253).default("key").meta({ description: "Key inside the Secret." }),
+  })
+  .optional()
+  .meta({
+    description:
+      "When given, requests need `Authorization: Bearer <key>`; the Secret holds one valid key per line, with the name of its client behind it where it has one.",
+  });
+
+export const gatewayTls = z
+  .object({
+    secretRef: secretRef(
+      "The certificate, tls.crt, and its key, tls.key, as cert-manager writes them.",
+      "Name of a Secret in the namespace of the deployment, of type kubernetes.io/tls.",
+    ),
+  })
+  .optional()
+  .meta({
+    description:
+      "When given, the gateways speak HTTPS alone. A renewed certificate is taken up without a restart, within a minute after the kubelet has updated the mounted Secret.",
+  });
+
+export const gatewayCors = z
+  .object({
+    allowOrigins: z
+      .array(z.string().min(1).max(bounds.originLength))
+      .min(1)
+      .max(bounds.origins)
+      .meta({
+        description: "Origins whose pages may ask, as browsers send them (https://app.example.com); * alone = all.",
+        ...rules({
+          rule: "self.all(o, o == '*' ? size(self) == 1 : o.matches('^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?$'))",
+          message: "must be origins such as https://app.example.com, without a path; or * alone",
+        }),
+      }),
+  })
+  .optional()
+  .meta({ description: "When given, browsers may call the gateways from pages of these origins. Keys are still needed." });
+
+const perMinute = (description: string) => z.int32().min(1).max(bounds.perMinute).optional().meta({ description });
+
+/** What one client may ask of each gateway. */
+export const gatewayClient = z.object({
+  name: z
+    .string()
+    .min(1)
+    .max(63)
+    .regex(/^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/)
+    .meta({ description: "Name that stands behind its keys in the Secret of apiKeySecretRef." }),
+  requestsPerMinute: perMinute("Requests that it may begin in a minute."),
+  tokensPerMinute: perMinute(
+    "Tokens of prompts and answers in a minute. A request is taken while some are left, and what it takes beyond them is waited for.",
+  ),
+  concurrentRequests: z.int32().min(1).max(bounds.concurrent).optional().meta({ description: "Requests at once." }),
+  priority: z.int32().min(-bounds.priority).max(bounds.priority).default(0).meta({
+    description:
+      "Priority of its requests among those that wait, the lowest first; a request may ask for a later place, and for no earlier one.",
+  }),
+});
+export type GatewayClient = z.infer<typeof gatewayClient>;
+
+export const gatewayClients = z
+  .array(gatewayClient)
+  .min(1)
+  .max(bounds.clients)
+  .optional()
+  .meta({
+    description:
+      "Limits and priorities of clients. Each gateway counts for itself. Keys without a name, and names that are not listed, have no limits.",
+    "x-kubernetes-list-type": "map",
+    "x-kubernetes-list-map-keys": ["name"],
+  });
+
+export const clientsNeedKeys = {
+  rule: "!has(self.clients) || has(self.apiKeySecretRef)",
+  message: "clients are told by their keys: set gateway.apiKeySecretRef, or leave clients out",
+};

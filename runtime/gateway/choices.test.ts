@@ -1,0 +1,141 @@
+// The answers of one request: as many as were asked for, the same as each alone, some at a time; the echo of a prompt before them; and
+// what becomes of the others when one fails.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { AppError } from "../../crds/common.ts";
+import { byteText } from "../../test/support/byte-text.ts";
+import { silentLog } from "../observe/log.ts";
+import { createMetrics } from "../observe/metrics.ts";
+import { createTracing } from "../observe/trace.ts";
+import type { AnswerDeps, Piece } from "./answer.ts";
+import { Choices } from "./choices.ts";
+import type { Generation, WorkerEvent } from "./failover.ts";
+import type { GenerationJob } from "./generation-job.ts";
+import { wholeBody } from "./openai-body.ts";
+import { failoverLimits } from "./patience.ts";
+
+const sampling = { temperature: 1, topP: 1, topK: 0, seed: 5n, topLogprobs: 1 };
+const tracing = await createTracing({ service: "gateway" });
+
+interface Setting {
+  readonly job?: Partial<GenerationJob>;
+  readonly prompts?: readonly (readonly number[])[];
+  readonly maxTokens?: number;
+  /** What a worker answers. */
+  readonly events?: (generation: Generation) => AsyncGenerator<WorkerEvent>;
+}
+
+/** Three letters by seed and prompt. */
+async function* letters({ sampling: { seed }, prompt, maxTokens }: Generation): AsyncGenerator<WorkerEvent> {
+  for (let position = 0; position < maxTokens; position++)
+    yield { type: "token", id: 97 + ((Number(seed) + (prompt[0] as number) + position) % 26), position, logprob: -1 };
+  yield { type: "finish", reason: "length" };
+}
+
+function choices({ job = {}, prompts = [[1]], maxTokens = 3, events = letters }: Setting) {
+  const asked: Generation[] = [];
+  let now = 0;
+  let most = 0;
+  const deps: AnswerDeps = {
+    ...{ textModel: byteText, log: silentLog, maxContext: 99, requestTimeoutMs: 60_000, limits: failoverLimits },
+    ...{ metrics: createMetrics({ process: "gateway", version: "0", constants: {} }), drawSeed: () => 9n, now: Date.now },
+    workers: {
+      start: (generation) => {
+        asked.push(generation);
+        most = Math.max(most, ++now);
+        return { rank: 0, events: events(generation), close: () => void now-- };
+      },
+      changed: async () => {},
+    },
+  };
+  const whole = {
+    endpoint: "completions",
+    n: 1,
+    stops: [],
+    logprobs: false,
+    ignoreEos: false,
+    sampling,
+    ...job,
+  } as unknown as GenerationJob;
+  const prepared = prompts.map((prompt) => ({ prompt, maxTokens, ...(whole.echo ? { echo: String.fromCharCode(...prompt) } : {}) }));
+  const span = tracing.start("a", { role: "server", attributes: {} });
+  const all = new Choices({ id: "r", job: whole, prompts: prepared, span, signal: new AbortController().signal }, deps);
+  return { all, asked, most: () => most };
+}
+
+async function read(all: Choices): Promise<Piece[][]> {
+  const answers = Array.from({ length: all.count }, (): Piece[] => []);
+  for await (const { index, piece } of all.pieces()) answers[index]?.push(piece);
+  return answers;
+}
+const texts = (answers: readonly (readonly Piece[])[]): string[] => answers.map((pieces) => pieces.map(({ text }) => text).join(""));
+
+test("the i-th answer to a prompt is the one of seed + i alone, prompts are in order, and a prompt counts once", async () => {
+  const { all, asked, most } = choices({ job: { n: 6 }, prompts: [[1], [2, 2]] });
+  const found = texts(await read(all));
+  assert.equal(found.length, 12);
+  for (const [index, text] of found.entries()) {
+    const seed = 5n + BigInt(index % 6);
+    const one = choices({ job: { sampling: { ...sampling, seed } as GenerationJob["sampling"] }, prompts: [index < 6 ? [1] : [2, 2]] });
+    assert.deepEqual(texts(await read(one.all)), [text]);
+  }
+  assert.ok(most() <= 8, `${most()} at once`);
+  assert.equal(new Set(asked.map(({ requestId }) => requestId)).size, 12);
+  assert.deepEqual(all.usage, { promptTokens: 3, outputTokens: 36 });
+});
+
+test("when one fails all end, and its error is told", async () => {
+  const ended: string[] = [];
+  const events = async function* (generation: Generation): AsyncGenerator<WorkerEvent> {
+    try {
+      if (generation.sampling.seed === 6n) throw new AppError("no", { code: "InvalidRequest" });
+      await new Promise((resolve) => generation.signal.addEventListener("abort", resolve, { once: true }));
+    } finally {
+      ended.push(generation.requestId);
+    }
+  };
+  const { all } = choices({ job: { n: 3 }, events });
+  await assert.rejects(read(all), { code: "InvalidRequest" });
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.deepEqual(ended.toSorted(), ["r.0", "r.1", "r.2"]);
+});
+
+/** Tells what the prompt's tokens are worth, some of it twice, as after a failover. */
+async function* rated(generation: Generation): AsyncGenerator<WorkerEvent> {
+  const tokens = generation.prompt.slice(1).map((id) => ({ logprob: -id / 100, top: [{ id, logprob: -id / 100 }] }));
+  if (generation.promptLogprobs) {
+    yield { type: "prompt", position: 1, tokens: tokens.slice(0, 1) };
+    yield { type: "prompt", position: 1, tokens };
+  }
+  yield* letters(generation);
+}
+
+test("an echo begins with the prompt, whose first token has no log-probability", async () => {
+  const { all } = choices({ job: { echo: true, logprobs: true }, prompts: [[104, 105, 106]], maxTokens: 1, events: rated });
+  const body: any = wholeBody({ endpoint: "completions", id: "c", created: 0, model: "m", logprobs: true }, await read(all), all.usage);
+  const [choice] = body.choices;
+  assert.equal(choice.text, `hij${String.fromCharCode(97 + ((5 + 104) % 26))}`);
+  assert.deepEqual(choice.logprobs.token_logprobs, [null, -1.05, -1.06, -1]);
+  assert.deepEqual(choice.logprobs.top_logprobs.slice(0, 2), [null, { i: -1.05 }]);
+  assert.deepEqual(choice.logprobs.text_offset, [0, 1, 2, 3]);
+  assert.deepEqual(body.usage, { prompt_tokens: 3, completion_tokens: 1, total_tokens: 4 });
+});
+
+test("max_tokens 0 shows the prompt alone, and without logprobs a worker is asked for none", async () => {
+  const scored = choices({ job: { echo: true, logprobs: true }, prompts: [[104, 105]], maxTokens: 0, events: rated });
+  const [pieces = []] = await read(scored.all);
+  assert.equal(pieces.map(({ text }) => text).join(""), "hi");
+  assert.deepEqual(
+    pieces.flatMap(({ logprobs }) => logprobs.map(({ logprob }) => logprob)),
+    [null, -1.05],
+  );
+  assert.deepEqual([pieces.at(-1)?.finish, scored.all.usage.outputTokens], ["length", 0]);
+  const plain = choices({ job: { echo: true }, prompts: [[104, 105]], events: rated });
+  assert.deepEqual(texts(await read(plain.all))[0]?.slice(0, 2), "hi");
+  assert.equal(plain.asked[0]?.promptLogprobs, false);
+});
+
+test("a worker that does not tell what was asked for fails the request", async () => {
+  const { all } = choices({ job: { echo: true, logprobs: true }, prompts: [[104, 105]] });
+  await assert.rejects(read(all), { code: "Internal", message: /0 of 1 prompt tokens/ });
+});

@@ -1,0 +1,93 @@
+// The answers of one request: `n` to each of its prompts, some at a time, each an Answer of its own with its own failover. The i-th
+// answer to a prompt is the one that seed + i gives alone, so it does not depend on how many were asked for. Not here: HTTP and shapes.
+import { Answer, type AnswerDeps, type AnswerRequest, type Piece, type Prepared, type Usage } from "./answer.ts";
+
+/** Answers of one request that workers compute at once. */
+const atOnceMax = 8;
+
+export interface ChoicesRequest extends Pick<AnswerRequest, "id" | "job" | "span" | "signal"> {
+  readonly prompts: readonly Prepared[];
+}
+
+/** A piece of one of the answers; those of a prompt follow each other, and prompts are in their order. */
+export interface ChoicePiece {
+  readonly index: number;
+  readonly piece: Piece;
+}
+
+/** Running answers. `pieces` is read once; the other fields are final when it ended. */
+export class Choices {
+  readonly #answers: readonly Answer[];
+  readonly #promptTokens: number;
+  readonly #deps: AnswerDeps;
+  readonly #over = new AbortController();
+
+  constructor({ id, job, prompts, span, signal }: ChoicesRequest, deps: AnswerDeps) {
+    this.#deps = deps;
+    this.#promptTokens = prompts.reduce((sum, { prompt }) => sum + prompt.length, 0);
+    const first = job.sampling.seed ?? deps.drawSeed();
+    const common = { job, span, signal: AbortSignal.any([signal, this.#over.signal]) };
+    const alone = prompts.length * job.n === 1;
+    this.#answers = prompts.flatMap((prepared, p) =>
+      Array.from({ length: job.n }, (_, i) => {
+        const one = { id: alone ? id : `${id}.${p * job.n + i}`, seed: BigInt.asUintN(64, first + BigInt(i)) };
+        return new Answer({ ...common, ...prepared, ...one }, deps);
+      }),
+    );
+  }
+
+  get count(): number {
+    return this.#answers.length;
+  }
+
+  get failovers(): number {
+    return this.#answers.reduce((sum, { failovers }) => sum + failovers, 0);
+  }
+
+  /** A prompt counts once, however many answers it gets. */
+  get usage(): Usage {
+    return { promptTokens: this.#promptTokens, outputTokens: this.#answers.reduce((sum, { outputTokens }) => sum + outputTokens, 0) };
+  }
+
+  /** Throws what the first of them throws; the others are taken back then. */
+  async *pieces(): AsyncGenerator<ChoicePiece, void, void> {
+    this.#deps.metrics.add("enodia_gateway_tokens_total", this.#promptTokens, { kind: "prompt" });
+    const running = new Map<number, Running>();
+    let begun = 0;
+    try {
+      for (;;) {
+        for (; begun < this.#answers.length && running.size < atOnceMax; begun++)
+          running.set(begun, began(begun, this.#answers[begun] as Answer));
+        if (running.size === 0) return;
+        const { index, result } = await Promise.race([...running.values()].map(({ next }) => next));
+        if (result.done) {
+          running.delete(index);
+          continue;
+        }
+        yield { index, piece: result.value };
+        const one = running.get(index) as Running;
+        running.delete(index);
+        running.set(index, goesOn(index, one.source)); // behind the others
+      }
+    } finally {
+      this.#over.abort();
+      for (const { source, next } of running.values()) {
+        next.catch(nothing);
+        source.return().catch(nothing);
+      }
+    }
+  }
+}
+
+interface Running {
+  readonly source: AsyncGenerator<Piece, void, void>;
+  readonly next: Promise<{ readonly index: number; readonly result: IteratorResult<Piece, void> }>;
+}
+
+const began = (index: number, answer: Answer): Running => goesOn(index, answer.pieces());
+const goesOn = (index: number, source: Running["source"]): Running => ({
+  source,
+  next: source.next().then((result) => ({ index, result })),
+});
+
+function nothing(): void {}

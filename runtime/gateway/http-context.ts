@@ -1,0 +1,66 @@
+// The parts that the gateway's handlers share: the context of one HTTP request, its accounting, and how it is refused.
+import type { Context } from "hono";
+import type { Tracing } from "../observe/trace.ts";
+import { type Admission, type Admitted, retryAfterSeconds } from "./admission.ts";
+import type { AnswerDeps } from "./answer.ts";
+import type { ApiKeys } from "./api-key.ts";
+import type { ClientEntry, ClientLimits } from "./client-limits.ts";
+import { type Problem, problemBody, problems, rejectReason } from "./problem.ts";
+
+/** The status of a request whose client went away, as it is counted. */
+export const clientGone = 499;
+
+export interface AppDeps extends AnswerDeps {
+  readonly servedName: string;
+  /** Unix seconds, of the model list. */
+  readonly created: number;
+  readonly admission: Admission;
+  readonly apiKeys: ApiKeys | undefined;
+  /** Origins whose pages may ask: "*" alone = all. */
+  readonly corsOrigins: readonly string[];
+  readonly clients: ClientLimits;
+  readonly tracing: Tracing;
+  /** The reason why no request can be taken now; undefined = some worker is or was ready a moment ago. */
+  readonly unavailable: () => string | undefined;
+}
+
+export type Endpoint = "chat" | "completions" | "responses" | "embeddings" | "models" | "other";
+export type Env = { Variables: { requestId: string; endpoint: Endpoint; startedAt: number; counted: boolean; client: string } };
+export type Ctx = Context<Env>;
+
+export function count(c: Ctx, deps: AppDeps, code: number): void {
+  c.set("counted", true);
+  const endpoint = c.get("endpoint");
+  deps.metrics.add("enodia_gateway_requests_total", 1, { endpoint, code: String(code) });
+  deps.metrics.observe("enodia_gateway_request_duration_seconds", (deps.now() - c.get("startedAt")) / 1000, { endpoint });
+}
+
+/** Answers a request that is refused before any work. */
+export function refuse(c: Ctx, deps: AppDeps, problem: Problem): Response {
+  deps.metrics.add("enodia_gateway_rejected_total", 1, { reason: rejectReason(problem) });
+  return problemResponse(c, problem);
+}
+
+export function problemResponse(c: Ctx, problem: Problem): Response {
+  if (problem.retryAfterSeconds !== undefined) c.header("retry-after", String(problem.retryAfterSeconds));
+  if (problem.status === 401) c.header("www-authenticate", "Bearer");
+  return c.json(problemBody(problem), problem.status);
+}
+
+/** A place at this gateway, and one among its client's requests. */
+export interface Place {
+  readonly admitted: Admitted;
+  readonly client: ClientEntry;
+}
+
+/** Takes a request with so many prompt tokens in, or says why not. */
+export function enter(c: Ctx, deps: AppDeps, promptTokens: number): Place | { readonly problem: Problem } {
+  const unavailable = deps.unavailable();
+  if (unavailable !== undefined) return { problem: problems.noWorker(unavailable, retryAfterSeconds) };
+  const admitted = deps.admission.enter();
+  if (admitted === undefined) return { problem: problems.queueFull(retryAfterSeconds) };
+  const client = deps.clients.enter(c.get("client"), promptTokens);
+  if ("leave" in client) return { admitted, client };
+  admitted.leave();
+  return client;
+}

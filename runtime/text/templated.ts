@@ -1,0 +1,48 @@
+// A chat as templates of the Hugging Face hub expect it: messages and tools as plain values, calls with their arguments as this model's
+// template takes them. Pure.
+import { AppError } from "../../crds/common.ts";
+import type { ChatMessage } from "./text-model.ts";
+import type { Tool, ToolFormat } from "./tools/format.ts";
+
+export interface TemplatedChat {
+  readonly messages: readonly object[];
+  /** Unset where there are none: templates ask. */
+  readonly tools?: readonly object[];
+}
+
+/** Throws AppError `InvalidRequest` for tools where the template takes none. */
+export function templatedChat(messages: readonly ChatMessage[], tools: readonly Tool[], format: ToolFormat | undefined): TemplatedChat {
+  const found = messages.map((message) => templated(message, format));
+  if (tools.length === 0) return { messages: found };
+  if (format === undefined) throw noTools();
+  return { messages: found, tools: tools.map((tool) => ({ type: "function", function: tool })) };
+}
+
+const noTools = (): AppError =>
+  new AppError("tools: this model's chat template takes none whose calls could be read; leave them out", {
+    code: "InvalidRequest",
+    operation: "rendering the chat",
+  });
+
+function templated({ role, content, name, toolCalls, toolCallId }: ChatMessage, format: ToolFormat | undefined): object {
+  const named = name === undefined ? {} : { name };
+  if (role === "tool") return { role, content, tool_call_id: toolCallId, ...named };
+  if (toolCalls === undefined || toolCalls.length === 0) return { role, content, ...named };
+  if (format === undefined) throw noTools();
+  const calls = toolCalls.map(({ id, name: tool, arguments: json }) => ({
+    id,
+    type: "function",
+    function: { name: tool, arguments: format.arguments === "json" ? json : (JSON.parse(json) as unknown) },
+  }));
+  return { role, content: content === "" ? format.noContent : content, ...named, tool_calls: calls };
+}
+
+/** Characters of a chat that its author wrote, or somewhat more. */
+export function charactersOfChat(messages: readonly ChatMessage[], tools: readonly Tool[]): number {
+  const ofCalls = (calls: ChatMessage["toolCalls"] = []) => calls.reduce((sum, call) => sum + call.name.length + call.arguments.length, 0);
+  const ofMessages = messages.reduce(
+    (sum, { content, name = "", toolCalls }) => sum + content.length + name.length + ofCalls(toolCalls),
+    0,
+  );
+  return tools.length === 0 ? ofMessages : ofMessages + JSON.stringify(tools).length;
+}

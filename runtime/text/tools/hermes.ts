@@ -1,0 +1,60 @@
+// Calls as Qwen and the Hermes models write them: a JSON object with `name` and `arguments` between the tags <tool_call>.
+import type { ToolFormat } from "./format.ts";
+import { JsonMembers, textOf } from "./json-members.ts";
+import { type CallBody, MarkedCalls } from "./marked-calls.ts";
+
+const open = "<tool_call>";
+const close = "</tool_call>";
+/** The name of the member, in a text with or without escaped quotes. */
+const quotedArguments = /"arguments\\?"/;
+
+class ObjectBody implements CallBody {
+  #rawName = "";
+  #arguments = "";
+  #name: string | undefined;
+  #told = false;
+  /** Some of the arguments was told. */
+  #begun = false;
+  readonly #members = new JsonMembers((key, raw) => {
+    if (key === "name") this.#rawName += raw;
+    else if (key === "arguments") this.#arguments += raw;
+  });
+
+  get named(): boolean {
+    return this.#name !== undefined;
+  }
+
+  push(text: string): number {
+    const taken = this.#members.push(text);
+    this.#name ??= textOf(this.#rawName);
+    return taken;
+  }
+
+  take(): { readonly name?: string; readonly arguments?: string } {
+    if (this.#name === undefined) return {}; // arguments that came first wait for it
+    const name = this.#told ? {} : { name: this.#name };
+    this.#told = true;
+    const given = this.#begun ? this.#arguments : this.#arguments.trimStart();
+    // White space at the end may be the object's own, after the arguments.
+    const certain = given.trimEnd();
+    this.#arguments = given.slice(certain.length);
+    if (certain === "") return name;
+    this.#begun = true;
+    return { ...name, arguments: certain };
+  }
+}
+
+export const hermes: Required<ToolFormat> = {
+  writtenIn: (template) => template.includes(open) && quotedArguments.test(template) && !template.includes("<function="),
+  arguments: "value",
+  noContent: "",
+  texts: {
+    begin: "",
+    end: "",
+    between: "\n",
+    before: (name) => `${open}\n{"name": ${JSON.stringify(name)}, "arguments": `,
+    after: `}\n${close}`,
+    trigger: open,
+  },
+  reader: () => new MarkedCalls({ open, close, body: () => new ObjectBody() }),
+};

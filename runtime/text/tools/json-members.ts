@@ -1,0 +1,99 @@
+// A JSON object read character by character: the raw text of its members as it comes, so that a call's arguments go on to the client
+// while they are written. It checks no more than it must to know where members begin and end. Pure; one per object.
+
+const space = /\s/;
+
+export class JsonMembers {
+  readonly #onMember: (key: string, raw: string) => void;
+  #depth = 0;
+  #inString = false;
+  #escaped = false;
+  /** The raw key that is being read; undefined outside of keys. */
+  #key: string | undefined;
+  /** The member whose value is being read. */
+  #member: string | undefined;
+  #state: "before" | "inside" | "ended" | "broken" = "before";
+
+  /** `onMember` gets the raw text of values, some at a time, by their keys. */
+  constructor(onMember: (key: string, raw: string) => void) {
+    this.#onMember = onMember;
+  }
+
+  get state(): "before" | "inside" | "ended" | "broken" {
+    return this.#state;
+  }
+
+  /** Takes text as far as it is part of the object, or might be; returns the number of characters taken. */
+  push(text: string): number {
+    let from = 0;
+    let at = 0;
+    for (; at < text.length && this.#state !== "ended" && this.#state !== "broken"; at++) {
+      const before = this.#member;
+      this.#take(text[at] as string);
+      if (this.#member === before) continue;
+      if (before !== undefined) this.#tell(before, text.slice(from, at));
+      from = at + 1;
+    }
+    if (this.#member !== undefined) this.#tell(this.#member, text.slice(from, at));
+    return this.#state === "broken" ? Math.max(0, at - 1) : at;
+  }
+
+  #tell(key: string, raw: string): void {
+    if (raw !== "") this.#onMember(key, raw);
+  }
+
+  #take(character: string): void {
+    if (this.#inString) this.#string(character);
+    else if (this.#state === "before") this.#start(character);
+    else if (this.#member === undefined) this.#between(character);
+    else this.#value(character);
+  }
+
+  #start(character: string): void {
+    if (character === "{") {
+      this.#state = "inside";
+      this.#depth = 1;
+    } else if (!space.test(character)) this.#state = "broken";
+  }
+
+  #string(character: string): void {
+    if (this.#key !== undefined) this.#key += character;
+    if (this.#escaped) this.#escaped = false;
+    else if (character === "\\") this.#escaped = true;
+    else if (character === '"') this.#inString = false;
+  }
+
+  /** Between the values of the object itself: keys, colons and commas. */
+  #between(character: string): void {
+    if (character === '"' && this.#key === undefined) {
+      this.#key = character;
+      this.#inString = true;
+    } else if (character === ":" && this.#key !== undefined) {
+      this.#member = textOf(this.#key);
+      this.#key = undefined;
+      if (this.#member === undefined) this.#state = "broken";
+    } else if (character === "}" && this.#key === undefined) this.#state = "ended";
+    else if (character !== "," && !space.test(character)) this.#state = "broken";
+  }
+
+  #value(character: string): void {
+    if (character === '"') this.#inString = true;
+    else if (character === "{" || character === "[") this.#depth++;
+    else if (this.#depth > 1 && (character === "}" || character === "]")) this.#depth--;
+    else if (this.#depth === 1 && character === ",") this.#member = undefined;
+    else if (this.#depth === 1 && character === "}") {
+      this.#member = undefined;
+      this.#state = "ended";
+    } else if (character === "]") this.#state = "broken";
+  }
+}
+
+/** The text of a JSON string; undefined where it is none. */
+export function textOf(raw: string): string | undefined {
+  try {
+    const value: unknown = JSON.parse(raw);
+    return typeof value === "string" ? value : undefined;
+  } catch {
+    return undefined;
+  }
+}

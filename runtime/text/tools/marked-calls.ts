@@ -1,0 +1,120 @@
+// A reader of calls that stand between marks in the text of an answer, alone or in a section of their own. What is between the marks of
+// one call is read by its format's body reader. A call that never comes to have a name is given back as text. Pure; one per answer.
+import { heldLength } from "../stop-text.ts";
+import type { CallDelta, CallReader, CallsPiece } from "./format.ts";
+
+/** The inside of one call. */
+export interface CallBody {
+  /** Takes text as far as it is the body's; returns the number of characters taken, fewer than all once the body is over. */
+  push(text: string): number;
+  /** What became certain since the last call. */
+  take(): { readonly name?: string; readonly arguments?: string };
+  readonly named: boolean;
+}
+
+interface Marks {
+  readonly open: string;
+  readonly close: string;
+  /** Around all calls, where there is such a thing. */
+  readonly section?: { readonly begin: string; readonly end: string };
+  body(): CallBody;
+}
+
+/** What is certain so far of a piece. */
+interface Told {
+  text: string;
+  readonly calls: CallDelta[];
+}
+
+export class MarkedCalls implements CallReader {
+  readonly #marks: Marks;
+  #at: "text" | "section" | "call" | "closing" = "text";
+  #held = "";
+  #body: CallBody | undefined;
+  /** The call's text so far, while it has no name. */
+  #raw = "";
+  #calls = 0;
+  /** Nothing but white space came since the last call. */
+  #justCalled = false;
+
+  constructor(marks: Marks) {
+    this.#marks = marks;
+  }
+
+  push(text: string): CallsPiece {
+    return this.#read(this.#held + text, false);
+  }
+
+  end(): CallsPiece {
+    const piece = this.#read(this.#held, true);
+    const unnamed = this.#at === "call" && this.#body?.named === false ? this.#raw : "";
+    return { text: piece.text + unnamed, calls: piece.calls };
+  }
+
+  /** Free text; white space that only sets a call apart is none. */
+  #free(text: string): string {
+    const told = this.#justCalled ? text.trimStart() : text;
+    if (told !== "") this.#justCalled = false;
+    return told;
+  }
+
+  #read(given: string, last: boolean): CallsPiece {
+    const told: Told = { text: "", calls: [] };
+    let rest = given;
+    for (;;) {
+      const [length, at] = [rest.length, this.#at];
+      rest = at === "call" ? this.#inCall(rest, told) : this.#toMark(rest, told, last);
+      if (rest === "" || (rest.length === length && this.#at === at)) break;
+    }
+    this.#held = rest;
+    return told;
+  }
+
+  /** Outside of calls, up to the next mark; returns what is left, which may be the beginning of one. */
+  #toMark(rest: string, told: Told, last: boolean): string {
+    const { open, close, section } = this.#marks;
+    const next = { text: [section?.begin ?? open], section: [open, section?.end ?? open], closing: [close], call: [] };
+    const marks = next[this.#at];
+    const found = firstOf(rest, marks);
+    const end = found?.at ?? rest.length - (last ? 0 : heldLength(rest, marks));
+    if (this.#at === "text") told.text += this.#free(rest.slice(0, end));
+    if (found === undefined) return rest.slice(end);
+    this.#passed(found.mark);
+    return rest.slice(found.at + found.mark.length);
+  }
+
+  #passed(mark: string): void {
+    const { open, section } = this.#marks;
+    if (mark === open) {
+      this.#at = "call";
+      this.#body = this.#marks.body();
+      this.#raw = open;
+    } else if (mark === section?.begin) this.#at = "section";
+    else if (mark === section?.end) this.#at = "text";
+    else this.#at = section ? "section" : "text";
+  }
+
+  #inCall(rest: string, told: Told): string {
+    const body = this.#body as CallBody;
+    const taken = body.push(rest);
+    const delta = body.take();
+    if (delta.name !== undefined || (body.named && delta.arguments !== undefined)) told.calls.push({ index: this.#calls, ...delta });
+    this.#raw = body.named ? "" : this.#raw + rest.slice(0, taken);
+    if (taken === rest.length) return "";
+    if (body.named) {
+      this.#calls++;
+      this.#justCalled = true;
+      this.#at = "closing";
+    } else {
+      this.#at = "text";
+      told.text += this.#free(this.#raw); // it was no call
+      this.#raw = "";
+    }
+    return rest.slice(taken);
+  }
+}
+
+function firstOf(text: string, marks: readonly string[]): { readonly at: number; readonly mark: string } | undefined {
+  const found = marks.map((mark) => ({ at: text.indexOf(mark), mark })).filter(({ at }) => at >= 0);
+  return found.length === 0 ? undefined : found.reduce((least, each) => (each.at < least.at ? each : least));
+}

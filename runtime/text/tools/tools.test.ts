@@ -1,0 +1,114 @@
+// Calls in the words of each family: read the same however the text is cut, free text beside them, and what is no call left as text.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { deepseekV3, deepseekV31 } from "./deepseek.ts";
+import type { CallsPiece, ToolFormat } from "./format.ts";
+import { harmony } from "./harmony.ts";
+import { hermes } from "./hermes.ts";
+import { toolFormatOf } from "./index.ts";
+
+const formats = { hermes, deepseekV3, deepseekV31 };
+
+interface Read {
+  readonly text: string;
+  readonly calls: readonly { readonly name: string; readonly arguments: string }[];
+}
+
+/** Reads a text in pieces that end at these places. */
+function read(format: Required<ToolFormat>, text: string, cuts: readonly number[] = []): Read {
+  const reader = format.reader();
+  const pieces: CallsPiece[] = [];
+  let from = 0;
+  for (const cut of [...cuts.filter((at) => at < text.length).sort((a, b) => a - b), text.length]) {
+    pieces.push(reader.push(text.slice(from, cut)));
+    from = cut;
+  }
+  pieces.push(reader.end());
+  const calls: { name: string; arguments: string }[] = [];
+  for (const { index, name, arguments: more = "" } of pieces.flatMap((piece) => piece.calls)) {
+    if (name !== undefined) assert.equal(calls.push({ name, arguments: "" }), index + 1, "names come in order, each once");
+    (calls[index] as { arguments: string }).arguments += more;
+  }
+  return { text: pieces.map((piece) => piece.text).join(""), calls };
+}
+
+const written = ({ texts }: Required<ToolFormat>, calls: readonly { name: string; arguments: string }[]): string =>
+  texts.begin + calls.map((call) => texts.before(call.name) + call.arguments + texts.after).join(texts.between) + texts.end;
+
+const given = fc.record({
+  name: fc.stringMatching(/^[a-zA-Z0-9_-]{1,20}$/),
+  arguments: fc
+    .oneof(fc.dictionary(fc.string(), fc.jsonValue({ maxDepth: 3 })), fc.constant({ 'a "b" \\': "}</tool_call>{", "}": [{}, " x "] }))
+    .chain((value) => fc.constantFrom(JSON.stringify(value), JSON.stringify(value, null, 2))),
+});
+const call = given.map(({ name, arguments: json }) => ({ name, arguments: json }));
+/** Free text that holds no beginning of a mark. */
+const free = fc.stringMatching(/^[a-z {}"\n]{0,20}$/);
+
+for (const [name, format] of Object.entries(formats)) {
+  test(`${name}: calls that are written are read again, however their text is cut`, () => {
+    fc.assert(
+      fc.property(free, fc.array(call, { minLength: 1, maxLength: 3 }), fc.array(fc.nat(400), { maxLength: 12 }), (before, calls, cuts) => {
+        const text = before + written(format, calls);
+        assert.deepEqual(read(format, text, cuts), { text: before, calls });
+        assert.deepEqual(
+          read(
+            format,
+            text,
+            Array.from(text, (_, at) => at),
+          ),
+          { text: before, calls },
+          "a character at a time",
+        );
+      }),
+      { numRuns: 200 },
+    );
+  });
+
+  test(`${name}: any text is read to its end, and without a mark it is text as it is`, () => {
+    const parts = [format.texts.begin, format.texts.before("f"), '{"a":1}', format.texts.after, format.texts.end, "<", "{", '"', "x"];
+    fc.assert(
+      fc.property(fc.array(fc.constantFrom(...parts), { maxLength: 8 }), fc.array(fc.nat(200), { maxLength: 6 }), (mixed, cuts) => {
+        const text = mixed.join("");
+        assert.deepEqual(read(format, text, cuts), read(format, text));
+      }),
+      { numRuns: 300 },
+    );
+    for (const text of ["", "no call <tool", 'a {"name": "f"}', "ends with <"]) assert.deepEqual(read(format, text), { text, calls: [] });
+  });
+}
+
+test("arguments go on while they are written, and a call that is cut off has what it had", () => {
+  const reader = hermes.reader();
+  assert.deepEqual(reader.push('<tool_call>\n{"name": "get_weather", "arguments": {"city": "New'), {
+    text: "",
+    calls: [{ index: 0, name: "get_weather", arguments: '{"city": "New' }],
+  });
+  assert.deepEqual(reader.push(" York"), { text: "", calls: [{ index: 0, arguments: " York" }] });
+  assert.deepEqual(reader.end(), { text: "", calls: [] });
+});
+
+test("a call that is none is given back as text", () => {
+  const whole = '<tool_call>\n{"arguments": {"a": 1}}\n</tool_call>';
+  assert.deepEqual(read(hermes, `a${whole}`), { text: `a${whole}`, calls: [] });
+  assert.deepEqual(read(hermes, "<tool_call>\nget_weather()"), { text: "<tool_call>\nget_weather()", calls: [] });
+  assert.deepEqual(read(hermes, '<tool_call>\n{"name": "f", '), { text: "", calls: [{ name: "f", arguments: "" }] });
+});
+
+test("arguments before the name wait for it", () => {
+  const text = '<tool_call>\n{"arguments": {"a": 1}, "name": "f"}\n</tool_call>';
+  assert.deepEqual(read(hermes, text), { text: "", calls: [{ name: "f", arguments: '{"a": 1}' }] });
+});
+
+test("a template's own words tell its format, and one that takes no tools has none", () => {
+  const qwen = `{% if tools %}<tool_call>{"name": , "arguments": }</tool_call>{% endif %}`;
+  const code = "{% for tool in tools %}<｜tool▁calls▁begin｜>```json{% endfor %}";
+  assert.equal(toolFormatOf(qwen), hermes);
+  assert.equal(toolFormatOf(code), deepseekV3);
+  assert.equal(toolFormatOf(code.replace("```json", "")), deepseekV31);
+  assert.equal(toolFormatOf(qwen.replaceAll("tools", "x")), undefined);
+  assert.equal(toolFormatOf("{{ tools }}<tool_call><function=f>"), undefined, "Qwen3-Coder writes parameters as tags");
+  assert.equal(toolFormatOf("{{ messages }}"), undefined);
+  assert.equal(toolFormatOf("{{ tools }}<|channel|>commentary to=functions.f"), harmony);
+});
