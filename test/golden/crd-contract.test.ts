@@ -98,6 +98,10 @@ const narrowed: Readonly<Record<string, readonly [(spec: any, version: any, crd:
     (spec) => spec["x-kubernetes-validations"].push({ rule: "(!has(self.extra) || self.extra > 1) && self.count < 5" }),
     /has a new rule/,
   ],
+  "a rule that asks first for a field that could have been there unknown": [
+    (spec) => spec["x-kubernetes-validations"].push({ rule: "!has(self.open.extra) || self.open.extra > 1" }),
+    /has a new rule/,
+  ],
   "a former rule with a bound more": [
     (spec) => (spec["x-kubernetes-validations"] = [{ rule: "self.count > 0 && self.count < 5" }]),
     /has a new rule/,

@@ -114,12 +114,22 @@ function ruleDifferences(former: Schema, later: Schema, path: string): Differenc
 /** True for a choice of which one part is a former rule as it was, or holds since the former schema has no such field: `!has(self.x)`. */
 function holdsForFormer(rule: string, former: Schema, old: readonly string[]): boolean {
   const parts = choices(rule);
-  if (parts === undefined || former["x-kubernetes-preserve-unknown-fields"]) return false;
-  const missing = (field: string): boolean =>
-    field.split(".").reduce<Schema | undefined>((schema, name) => schema?.properties?.[name], former) === undefined;
+  if (parts === undefined) return false;
   const asked = parts.flatMap((part) => /^!has\(self\.([\w.]+)\)$/.exec(part)?.[1] ?? []);
-  if (asked.some(missing)) return true;
+  if (asked.some((field) => isMissing(field, former))) return true;
   return old.some((one) => choices(one)?.every((part, index) => parts[index] === part) ?? false);
+}
+
+/** True where no object of the former schema can have had the field: none on the way to it kept unknown fields. */
+function isMissing(field: string, former: Schema): boolean {
+  let schema: Schema = former;
+  for (const name of field.split(".")) {
+    if (schema["x-kubernetes-preserve-unknown-fields"] || schema.additionalProperties) return false;
+    const child = schema.properties?.[name];
+    if (child === undefined) return true;
+    schema = child;
+  }
+  return false;
 }
 
 /** The parts between `||` of a CEL rule, outside brackets and texts; none of a rule with a condition (`?`), which binds weaker. */

@@ -152,6 +152,18 @@ test("every pod of the chart keeps to the restricted Pod Security level, also wh
   }
 });
 
+test("every install and upgrade that the guides have people type renders, with the chart where it is and the settings as they stand", async () => {
+  const text = ["README.md", "charts/enodia/README.md"].map((file) => readFileSync(join(root, file), "utf8")).join("\n");
+  const typed = [...text.replaceAll("\\\n", " ").matchAll(/(?:^|`)helm (?:install|upgrade) enodia (\S+) ([^`\n]*)/gm)];
+  assert.ok(typed.length >= 4);
+  for (const [command, path = "", rest = ""] of typed) {
+    const sets = [...rest.matchAll(/--set (\S+)/g)].flatMap(([, value = ""]) => ["--set", value]);
+    await execOk(helm, ["template", release, join(root, path), "--kube-version", "1.31.0", ...sets]).catch((cause) => {
+      throw new Error(`${command}: ${cause.message}`);
+    });
+  }
+});
+
 test("the chart's test is a hook of `helm test` with all that it needs, apart from the operator, and is not there without roles", async () => {
   const tests = (objects: any[]) => objects.filter(({ metadata }) => metadata.annotations?.["helm.sh/hook"] === "test");
   const objects = await rendered("--set", "watchNamespaces={serving,other}");

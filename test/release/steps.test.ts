@@ -1,10 +1,11 @@
 // A release as data: the images of the Dockerfiles and of the chart, digests everywhere, and what stands against a release.
 import assert from "node:assert/strict";
 import { globSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { test } from "node:test";
 import { parse } from "yaml";
 import packageJson from "../../package.json" with { type: "json" };
+import { chartFolder, contentOf } from "../golden/kept-chart.ts";
 import { buildCommand, type Facts, images, pinnedValues, releaseFaults, signCommands } from "./steps.ts";
 
 const root = join(import.meta.dirname, "../..");
@@ -39,6 +40,17 @@ test("of no two images tag or metadata is the same", () => {
 test("what is signed and described is a digest, never a tag", () => {
   for (const image of images)
     for (const command of signCommands(place, image, digestOf(image))) assert.match(command.at(-1) ?? "", /^[^:]+@sha256:[0-9a-f]{64}$/);
+});
+
+test("of a chart all is kept for later upgrades but pages to read and values for tests", () => {
+  const all = globSync("**/*", { cwd: chartFolder, withFileTypes: true }).filter((entry) => entry.isFile());
+  const kept = contentOf(chartFolder);
+  const left = all.map((entry) => relative(chartFolder, join(entry.parentPath, entry.name))).filter((file) => !kept.has(file));
+  assert.ok(kept.has("Chart.yaml") && kept.has("templates/_helpers.tpl") && left.includes("README.md"));
+  assert.deepEqual(
+    left.filter((file) => !/^(ci\/|docs\/|[A-Z]+\.md$)/.test(file)),
+    [],
+  );
 });
 
 test("the released chart names every image of this project where it was pushed, by digest, and says all else as before", () => {
