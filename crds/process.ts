@@ -30,20 +30,23 @@ interface HandedOn {
   /** The folder with credentials of that server, in the operator's pod; undefined where it wants none. */
   readonly natsCreds: string | undefined;
   readonly otlpEndpoint: string | undefined;
+  /** Share of traces that gateways keep. */
+  readonly traceRatio?: number | undefined;
   readonly logLevel: LogLevel;
 }
 
 /** The entries of the ConfigMap of settings: the variables that pods take from it. */
-export function settingEntries({ natsUrl, natsCreds, otlpEndpoint, logLevel }: HandedOn): Record<string, string> {
+export function settingEntries({ natsUrl, natsCreds, otlpEndpoint, traceRatio, logLevel }: HandedOn): Record<string, string> {
   const entries = {
     ENODIA_LOG_LEVEL: logLevel,
     ENODIA_OTLP_ENDPOINT: otlpEndpoint,
+    ENODIA_TRACE_RATIO: traceRatio?.toString(),
     ENODIA_NATS_URL: natsUrl,
     ENODIA_NATS_CREDS: natsUrl && natsCreds !== undefined ? paths.telemetry : undefined,
   };
   return Object.fromEntries(Object.entries(entries).flatMap(([key, value]) => (value ? [[key, value]] : [])));
 }
-type Setting = "ENODIA_LOG_LEVEL" | "ENODIA_OTLP_ENDPOINT" | "ENODIA_NATS_URL" | "ENODIA_NATS_CREDS";
+type Setting = "ENODIA_LOG_LEVEL" | "ENODIA_OTLP_ENDPOINT" | "ENODIA_TRACE_RATIO" | "ENODIA_NATS_URL" | "ENODIA_NATS_CREDS";
 const setting = (variable: Setting) => (facts: ProcessFacts) => ({ configMap: facts.settingsMap, key: variable });
 const { rendered, leftToTemplate, fixed } = rowsFrom<ProcessFacts>();
 
@@ -83,6 +86,8 @@ const common = {
   maxContext: rendered("ENODIA_MAX_CONTEXT", whole(1, 1_048_576), ({ deployment }) => String(deployment.spec.runtime.maxContext)),
   logLevel: rendered("ENODIA_LOG_LEVEL", z.enum(logLevels).default(defaultLogLevel), setting("ENODIA_LOG_LEVEL")),
   otlpEndpoint: rendered("ENODIA_OTLP_ENDPOINT", optional(z.url()), setting("ENODIA_OTLP_ENDPOINT")),
+  /** Share of the traces that begin in this process and are kept. */
+  traceRatio: rendered("ENODIA_TRACE_RATIO", optional(z.coerce.number<string>().min(0).max(1)), setting("ENODIA_TRACE_RATIO")),
 };
 
 export const workerProcess = {

@@ -9,6 +9,8 @@ const object = z.record(z.string(), z.unknown());
 const objects = z.array(object).max(64);
 const pullPolicy = z.enum(pullPolicies);
 const url = z.string().max(512);
+/** `--set` makes a text of a number with a point. */
+const ratio = z.union([z.number().min(0).max(1), z.string().regex(/^(0(\.\d{1,9})?|1(\.0{1,9})?)$/)]);
 const portList = z.array(z.int().min(1).max(65_535)).min(1).max(16);
 
 const image = z
@@ -72,7 +74,7 @@ const chartValuesSchema = z
       })
       .partial(),
     networkPolicy: z.strictObject({ enabled: z.boolean(), apiServerPorts: portList, natsPorts: portList }).partial(),
-    tracing: z.strictObject({ otlpEndpoint: z.string().regex(/^(https?:\/\/\S+)?$/) }).partial(),
+    tracing: z.strictObject({ otlpEndpoint: z.string().regex(/^(https?:\/\/\S+)?$/), sampleRatio: ratio }).partial(),
     monitoring: z
       .strictObject({
         serviceMonitor: monitor.partial(),

@@ -22,6 +22,7 @@ const schema = z.object({
   ENODIA_NATS_URL: optional,
   ENODIA_NATS_CREDS: optional,
   ENODIA_OTLP_ENDPOINT: optional,
+  ENODIA_TRACE_RATIO: optional.pipe(z.coerce.number<string>().min(0).max(1).optional()),
   ENODIA_NETWORK_POLICIES: z
     .enum(["true", "false"])
     .default("false")
@@ -52,6 +53,8 @@ export interface OperatorConfig {
   readonly natsUrl: string | undefined;
   readonly natsCreds: string | undefined;
   readonly otlpEndpoint: string | undefined;
+  /** Share of traces that are kept; all where it is undefined. */
+  readonly traceRatio: number | undefined;
   readonly networkPolicies: { readonly operatorNamespace: string } | undefined;
   readonly watchNamespaces: readonly string[];
   readonly metricsPort: number;
@@ -78,6 +81,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ar
     natsUrl: e.ENODIA_NATS_URL,
     natsCreds: e.ENODIA_NATS_CREDS,
     otlpEndpoint: e.ENODIA_OTLP_ENDPOINT,
+    traceRatio: e.ENODIA_TRACE_RATIO,
     networkPolicies: e.ENODIA_NETWORK_POLICIES ? { operatorNamespace: e.ENODIA_NAMESPACE } : undefined,
     watchNamespaces: e.ENODIA_WATCH_NAMESPACES,
     metricsPort: e.ENODIA_METRICS_PORT,

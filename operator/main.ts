@@ -7,12 +7,14 @@ import packageJson from "../package.json" with { type: "json" };
 import { createHealth, type Health, serveHealth } from "../runtime/observe/health.ts";
 import { createLog, type Log } from "../runtime/observe/log.ts";
 import { createMetrics, type Metrics } from "../runtime/observe/metrics.ts";
+import { createTracing, type Tracing } from "../runtime/observe/trace.ts";
 import { type OperatorConfig, readConfig } from "./config.ts";
 import { Informers } from "./deployment/informers.ts";
 import { recordStatus } from "./deployment/metrics.ts";
 import { createDeploymentPlane } from "./deployment/plane.ts";
 import { Claims } from "./kube/claims.ts";
 import { createKube } from "./kube/client.ts";
+import type { Observe } from "./kube/controller.ts";
 import { EventRecorder } from "./kube/events.ts";
 import type { Kube, KubeObject } from "./kube/kube.ts";
 import { fenced, LeaderElection } from "./kube/leader.ts";
@@ -30,6 +32,9 @@ async function main(): Promise<void> {
   const config = readConfig(process.env, process.argv.slice(2), `${hostname()}-${randomBytes(4).toString("hex")}`);
   const log = createLog({ level: config.logLevel, name: "operator", fields: { replica: config.identity } });
   const metrics = createMetrics({ process: "operator", version: packageJson.version });
+  const { otlpEndpoint: endpoint, traceRatio: ratio } = config;
+  const attributes = { "k8s.namespace.name": config.namespace, "k8s.pod.name": config.identity };
+  const tracing = await createTracing({ service: "operator", endpoint, ratio, attributes });
   const kube = createKube(createTransport(loadKubeConfig(config.kubeconfig, config.context)));
   const informers = new Informers(config.watchNamespaces, config.namespace, {
     kube,
@@ -43,7 +48,7 @@ async function main(): Promise<void> {
     checkInformers(informers, health, metrics);
     watched.check();
   }, healthCheckMs);
-  const terms = lead(config, { kube, informers, metrics, log });
+  const terms = lead(config, { kube, informers, metrics, tracing, log });
   for (const name of ["SIGTERM", "SIGINT"]) {
     process.once(name, (signal) => {
       log.info({ signal }, "stopping");
@@ -52,18 +57,19 @@ async function main(): Promise<void> {
   }
   await terms.run();
   clearInterval(checks);
-  await Promise.all([informers.stop(), server.close()]);
+  await Promise.all([informers.stop(), server.close(), tracing.close()]);
 }
 
 interface Parts {
   readonly kube: Kube;
   readonly informers: Informers;
   readonly metrics: Metrics<"operator">;
+  readonly tracing: Tracing;
   readonly log: Log;
 }
 
 /** The planes run while this replica has the lease. Without it, as while the API server is away, it waits for the next term. */
-function lead(config: OperatorConfig, { kube, informers, metrics, log }: Parts): Terms {
+function lead(config: OperatorConfig, { kube, informers, metrics, tracing, log }: Parts): Terms {
   metrics.set("enodia_operator_leader", 0);
   return new Terms({
     elect: (on) =>
@@ -80,7 +86,7 @@ function lead(config: OperatorConfig, { kube, informers, metrics, log }: Parts):
       // The copy may be from before an outage, or lack what the leader before us wrote last.
       await informers.refresh();
       if (over.aborted) return async () => void metrics.set("enodia_operator_leader", 0);
-      const stopPlanes = startPlanes(config, { kube: fenced(kube, leading), informers, metrics, log });
+      const stopPlanes = startPlanes(config, { kube: fenced(kube, leading), informers, metrics, tracing, log });
       return async () => {
         metrics.set("enodia_operator_leader", 0);
         await stopPlanes();
@@ -90,20 +96,30 @@ function lead(config: OperatorConfig, { kube, informers, metrics, log }: Parts):
   });
 }
 
-type Result = "ok" | "error" | "requeue";
+/** Counts, times and traces the reconciles of a controller, and tells of those that failed. */
+function observed(controller: string, depth: () => number, { metrics, tracing, log }: Omit<Parts, "kube" | "informers">): Observe {
+  return (key) => {
+    const span = tracing.start("operator.reconcile", { attributes: { "enodia.controller": controller, "enodia.object": key } });
+    return (result, seconds, error) => {
+      metrics.add("enodia_operator_reconciles_total", 1, { controller, result });
+      metrics.observeTraced(span.traceparent, "enodia_operator_reconcile_duration_seconds", seconds, { controller });
+      metrics.set("enodia_operator_queue_depth", depth(), { controller });
+      span.set({ "enodia.result": result });
+      if (error) {
+        metrics.add("enodia_operator_queue_retries_total", 1, { controller });
+        log.warn({ err: error, key, controller, traceId: span.traceId }, "reconcile failed, trying again");
+        span.fail(error);
+      }
+      span.end();
+    };
+  };
+}
 
-function startPlanes(config: OperatorConfig, { kube, informers, metrics, log }: Parts): () => Promise<void> {
+function startPlanes(config: OperatorConfig, { kube, informers, metrics, tracing, log }: Parts): () => Promise<void> {
   const events = new EventRecorder({ kube, reportingInstance: config.identity, onError: (err) => log.debug({ err }, "event not written") });
   const onError = (err: unknown) => log.warn({ err }, "claim of a namespace could not be written");
   const claims = new Claims({ kube, install: `${config.namespace}/${config.install}`, onError });
-  const observe = (controller: string, depth: () => number) => (result: Result, seconds: number, error?: AppError, key?: string) => {
-    metrics.add("enodia_operator_reconciles_total", 1, { controller, result });
-    metrics.observe("enodia_operator_reconcile_duration_seconds", seconds, { controller });
-    metrics.set("enodia_operator_queue_depth", depth(), { controller });
-    if (!error) return;
-    metrics.add("enodia_operator_queue_retries_total", 1, { controller });
-    log.warn({ err: error, key, controller }, "reconcile failed, trying again");
-  };
+  const observe = (controller: string, depth: () => number) => observed(controller, depth, { metrics, tracing, log });
   const plane = createDeploymentPlane({
     kube,
     informers,
@@ -121,7 +137,7 @@ function startPlanes(config: OperatorConfig, { kube, informers, metrics, log }: 
     settings: config,
     observe: observe("moetrainingjob", () => training.controller.queue.depth),
   });
-  const rebalance = createRebalance({ kube, deployments: plane.deployments, metrics, log, logLevel: config.logLevel });
+  const rebalance = createRebalance({ kube, deployments: plane.deployments, metrics, tracing, log, logLevel: config.logLevel });
   plane.connect(rebalance);
   const stopTracking = trackDeployments(informers, metrics);
   const jobs = new JobMetrics(metrics);
@@ -174,10 +190,10 @@ function checkInformers(informers: Informers, health: Health, metrics: Metrics<"
 
 /** The condition of each namespace that is watched by name, at /readyz, in the log and as a metric. None of them holds up another. */
 class WatchedNamespaces {
-  readonly #parts: Omit<Parts, "kube"> & { readonly health: Health };
+  readonly #parts: Omit<Parts, "kube" | "tracing"> & { readonly health: Health };
   readonly #troubled = new Set<string>();
 
-  constructor(parts: Omit<Parts, "kube"> & { readonly health: Health }) {
+  constructor(parts: Omit<Parts, "kube" | "tracing"> & { readonly health: Health }) {
     this.#parts = parts;
   }
 

@@ -47,7 +47,7 @@ const heldBack: Readonly<Record<string, string>> = {
   "18-training-faults":
     "takes 10 minutes; runtime/trainer/killed.test.ts kills ranks over TLS, and test/sim/training.test.ts tries faults by seed",
   "17-training":
-    "takes 2 minutes; runtime/trainer/trainer.test.ts has the bits of a stopped run, operator/training/training.int.test.ts the real API server",
+    "takes 6 minutes; runtime/trainer/trainer.test.ts has the bits of a stopped run, operator/training/training.int.test.ts the real API server",
 };
 
 /** Scripts that write what is generated; with --check they fail on drift instead. */
@@ -122,19 +122,23 @@ function runFiles(files: readonly string[], concurrency: number, counts: Counts)
   });
 }
 
-/** Builds the programs of the local cluster, whose time on a slow machine is no file's. Where that fails, tests that need one say why. */
+/** Builds the programs that tests run, whose time on a slow machine is no file's. Where that fails, tests that need one say why. */
 async function buildPrograms(): Promise<void> {
-  const { ensureBinaries } = await import("./cluster/binaries.ts");
-  await ensureBinaries((line) => void process.stdout.write(`# ${line}\n`)).catch(() => undefined);
+  const { ensureBinaries, programNames } = await import("./cluster/binaries.ts");
+  const only = programNames;
+  await ensureBinaries((line) => void process.stdout.write(`# ${line}\n`), { only }).catch(() => undefined);
 }
 
 /** Runs those that bring up a control plane one after another, since they share what the machine has one of; the others beside them. */
 async function runIntegration(filters: readonly string[], counts: Counts): Promise<void> {
   const files = testFiles("integration", filters);
-  const planes = files.filter((file) => /from "[./\w-]*\/(cluster|control-plane)\.ts"/.test(readFileSync(file, "utf8")));
-  const built = planes.length > 0 ? buildPrograms() : Promise.resolve();
-  const others = files.filter((file) => !planes.includes(file));
-  await Promise.all([built.then(() => runFiles(planes, 1, counts)), runFiles(others, 1, counts)]);
+  const importing = (name: RegExp) => files.filter((file) => name.test(readFileSync(file, "utf8")));
+  const planes = importing(/from "[./\w-]*\/(cluster|control-plane)\.ts"/);
+  const withPrograms = importing(/from "[./\w-]*\/binaries\.ts"/).filter((file) => !planes.includes(file));
+  const alone = files.filter((file) => !planes.includes(file) && !withPrograms.includes(file));
+  const built = planes.length + withPrograms.length > 0 ? buildPrograms() : Promise.resolve();
+  const beside = runFiles(alone, 1, counts).then(() => built.then(() => runFiles(withPrograms, 1, counts)));
+  await Promise.all([built.then(() => runFiles(planes, 1, counts)), beside]);
 }
 
 const reasonToHold = (file: string): string | undefined => Object.entries(heldBack).find(([name]) => file.includes(`/${name}.`))?.[1];

@@ -1,5 +1,6 @@
 // The alerts as data; generated into the chart's PrometheusRule. Silence is an alert too: where no operator leads or none is
-// scraped, the others cannot fire, and EnodiaNoLeader does.
+// scraped, the others cannot fire, and EnodiaNoLeader does. Each has a page in charts/enodia/docs/runbooks and a fault in
+// alert-faults.ts.
 
 export interface Alert {
   readonly alert: string;
@@ -10,6 +11,8 @@ export interface Alert {
   readonly description: string;
 }
 
+/** The share of requests that may fail: a worker that is lost fails none. */
+const failedShare = 0.05;
 const byJob = "training_namespace, training_job";
 const jobName = "{{ $labels.training_namespace }}/{{ $labels.training_job }}";
 /** A job that should train has made no step beyond its furthest for so long. A window of that length is held against the one before it,
@@ -33,6 +36,23 @@ export const alerts: readonly Alert[] = [
     summary: "No Enodia operator leads",
     description:
       "No operator replica holds the lease, or none is scraped. Running deployments go on serving; nothing is repaired, scaled or balanced. Check the operator's pods, their logs, and the ServiceMonitor.",
+  },
+  {
+    alert: "EnodiaNotReady",
+    expr: 'max by (namespace, deployment) (deployment_type:enodia_deployment_trouble:bool{type="Ready"}) == 1',
+    for: "15m",
+    severity: "warning",
+    summary: "{{ $labels.namespace }}/{{ $labels.deployment }} is not ready",
+    description:
+      "For 15 minutes fewer ranks serve than are wanted, or no gateway is ready. The conditions Ready and Progressing of the MoEDeployment say why, with the remedy.",
+  },
+  {
+    alert: "EnodiaRequestsFail",
+    expr: `deployment:enodia_gateway_errors:ratio_rate5m > ${failedShare}`,
+    for: "5m",
+    severity: "critical",
+    summary: "{{ $value | humanizePercentage }} of requests to {{ $labels.namespace }}/{{ $labels.deployment }} fail",
+    description: `Over 5 minutes more than ${failedShare * 100}% of requests were answered with a status of 500 or more. The gateway's log has each with its id, and enodia_gateway_rejected_total the reasons of those that were refused.`,
   },
   {
     alert: "EnodiaTelemetryStale",

@@ -1,21 +1,24 @@
 // Dashboards and alerts ask Prometheus only for what is in the table of metrics; that pods export it is e2e's to see.
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { type MetricDefinition, metricLabelNames, metricOfSample, metricTable } from "../../crds/metrics.ts";
 import { trainingFailures } from "../../crds/names.ts";
 import { alerts } from "./alerts.ts";
 import { dashboards } from "./dashboards.ts";
 import { type Asked, dashboardExpressions, usesOf } from "./expressions.ts";
+import { recordedLabels, recordings } from "./recordings.ts";
 
 const expressions: readonly Asked[] = [
   ...Object.values(dashboards).flatMap((build) => dashboardExpressions(build())),
   ...alerts.map(({ alert, expr }) => ({ where: alert, expr })),
+  ...recordings.map(({ record, expr }) => ({ where: record, expr })),
 ];
 
 /** The faults in the metrics, labels and label values of an expression. */
 function unknown(expr: string): string[] {
   return usesOf(expr).flatMap(({ sample, labels, selected }) => {
+    if (sample.includes(":")) return unrecorded(sample, labels);
     const name = metricOfSample(sample);
     if (name === undefined) return [`${sample} is no metric`];
     const definition: MetricDefinition = metricTable[name];
@@ -31,6 +34,13 @@ function unknown(expr: string): string[] {
   });
 }
 
+function unrecorded(sample: string, labels: readonly string[]): string[] {
+  const found = recordings.filter(({ record }) => record === sample);
+  if (found.length === 0) return [`${sample} is not recorded`];
+  const known = new Set(found.flatMap(recordedLabels));
+  return labels.filter((label) => !known.has(label)).map((label) => `${sample} has no label ${label}`);
+}
+
 test("every metric, label and label value of the dashboards and the alerts is in the table", () => {
   assert.ok(expressions.length > 20);
   assert.deepEqual(
@@ -41,6 +51,13 @@ test("every metric, label and label value of the dashboards and the alerts is in
     "enodia_deployment_ranks has no label rank",
     "enodia_deployment_ranks: state is never gone",
     "enodia_none is no metric",
+  ]);
+  assert.deepEqual(unknown("sum by (rank) (deployment:enodia_gateway_requests:rate5m) + deployment:enodia_none:sum"), [
+    "deployment:enodia_gateway_requests:rate5m has no label rank",
+    "deployment:enodia_none:sum is not recorded",
+  ]);
+  assert.deepEqual(unknown("max by (type) (enodia_deployment_condition) and max by (plan) (enodia_operator_leader)"), [
+    "enodia_operator_leader has no label plan",
   ]);
   assert.deepEqual(unknown('label_values(enodia_deployment_replicas{pod="x"}, node)'), [
     "enodia_deployment_replicas has no label node",
@@ -77,6 +94,14 @@ test("variables, annotations and panels of collapsed rows are read as well as pa
   ]);
 });
 
+test("every recording is asked for at least twice, under a name that says its level", () => {
+  for (const { record } of recordings) {
+    assert.match(record, /^deployment(_type)?:enodia_\w+:\w+$/);
+    const asked = expressions.filter(({ expr }) => usesOf(expr).some(({ sample }) => sample === record));
+    assert.ok(asked.length >= 2, record);
+  }
+});
+
 test("ranks of different deployments are never one series", () => {
   const merged = expressions.filter(({ expr }) => /by \(rank\)/.test(expr)).map(({ where }) => where);
   assert.deepEqual(merged, []);
@@ -106,6 +131,18 @@ test("each way in which a job fails for good has one alert", () => {
   for (const failure of trainingFailures) {
     const firing = asked.filter(([, operator, reason]) => (operator === "=") === (reason === failure));
     assert.equal(firing.length, 1, failure);
+  }
+});
+
+const runbooks = new URL("../../charts/enodia/docs/runbooks/", import.meta.url);
+
+test("every alert has its runbook and every runbook its alert", () => {
+  const pages = readdirSync(runbooks).sort();
+  assert.deepEqual(pages, alerts.map(({ alert }) => `${alert}.md`).sort());
+  for (const page of pages) {
+    const text = readFileSync(new URL(page, runbooks), "utf8");
+    const headings = [...text.matchAll(/^#+ (.*)$/gm)].map(([, heading]) => heading);
+    assert.deepEqual(headings, [page.slice(0, -".md".length), "Meaning", "See", "Do"], page);
   }
 });
 

@@ -156,13 +156,10 @@ const series: readonly Panel[] = [
   },
   {
     title: "Time between tokens",
-    description: "As clients see it, failovers included.",
+    description: "As clients see it, failovers included, over five minutes.",
     unit: "s",
     min: 0,
-    queries: ["0.5", "0.99"].map((q) => ({
-      expr: `histogram_quantile(${q}, sum by (le) (rate(enodia_gateway_inter_token_seconds_bucket{%}[${rate}])))`,
-      legend: `p${Number(q) * 100}`,
-    })),
+    queries: [{ expr: "deployment:enodia_gateway_inter_token_seconds:quantile_rate5m{%}", legend: "{{deployment}} {{quantile}}" }],
   },
   {
     title: "Plan epoch",

@@ -8,7 +8,7 @@ export interface Asked {
 }
 
 export interface Use {
-  /** Name as scraped: `_bucket` and the like are part of it. */
+  /** Name as scraped, `_bucket` and the like are part of it, or as recorded. */
   readonly sample: string;
   /** Labels that the expression needs of it: selectors, `by`, and what `label_values` reads. */
   readonly labels: readonly string[];
@@ -58,12 +58,28 @@ const labelsIn = (list: string): string[] =>
     .map((label) => label.trim())
     .filter((label) => label !== "");
 
-/** The metrics of an expression. A `by` is put down to every one of them. */
+/** The metrics of an expression. A `by` is put down to those in the brackets behind it. */
 export function usesOf(expr: string): Use[] {
-  const by = [...expr.matchAll(/\bby \(([^)]*)\)/g)].flatMap(([, list = ""]) => labelsIn(list));
+  const grouped = [...expr.matchAll(/\bby \(([^)]*)\) ?\(/g)].map(({ 0: head, 1: list = "", index }) => ({
+    labels: labelsIn(list),
+    from: index,
+    to: closing(expr, index + head.length),
+  }));
   const read = [...expr.matchAll(/\blabel_values\(.*,\s*(\w+)\)/g)].map(([, label = ""]) => label);
-  return [...expr.matchAll(/(enodia_\w+)(?:\{([^}]*)\})?/g)].map(([, sample = "", selector = ""]) => {
+  // A recorded name has colons: deployment:enodia_x:rate5m.
+  return [...expr.matchAll(/((?:\w+:)?enodia_\w+(?::\w+)?)(?:\{([^}]*)\})?/g)].map(({ 1: sample = "", 2: selector = "", index }) => {
+    const by = grouped.filter(({ from, to }) => from < index && index < to).flatMap(({ labels }) => labels);
     const selected = [...selector.matchAll(/(\w+)\s*(?:=~?|!=|!~)\s*"([^"]*)"/g)].map(([, label = "", value = ""]) => ({ label, value }));
     return { sample, labels: [...new Set([...by, ...read, ...selected.map(({ label }) => label)])], selected };
   });
+}
+
+/** The place of the bracket that closes one before `from`. */
+function closing(expr: string, from: number): number {
+  let open = 1;
+  for (let at = from; at < expr.length; at++) {
+    if (expr[at] === "(") open++;
+    else if (expr[at] === ")" && --open === 0) return at;
+  }
+  return expr.length;
 }

@@ -1,5 +1,5 @@
-// Dashboards of data: a row of single values, series below them, and variables that select the objects. Deterministic, so that the
-// generated JSON can be checked.
+// Dashboards of data: a row of single values, tables and series below them, and variables that select the objects. Deterministic, so
+// that the generated JSON can be checked.
 import {
   AnnotationQueryBuilder,
   type Dashboard,
@@ -7,12 +7,14 @@ import {
   DashboardCursorSync,
   DatasourceVariableBuilder,
   QueryVariableBuilder,
+  RowBuilder,
   ThresholdsConfigBuilder,
   ThresholdsMode,
   VariableRefresh,
 } from "@grafana/grafana-foundation-sdk/dashboard";
-import { DataqueryBuilder } from "@grafana/grafana-foundation-sdk/prometheus";
+import { DataqueryBuilder, PromQueryFormat } from "@grafana/grafana-foundation-sdk/prometheus";
 import * as stat from "@grafana/grafana-foundation-sdk/stat";
+import * as table from "@grafana/grafana-foundation-sdk/table";
 import * as timeseries from "@grafana/grafana-foundation-sdk/timeseries";
 
 /** One series of a panel. `expr` without selectors: `%` is replaced by that of the variables. */
@@ -29,6 +31,10 @@ export interface Panel {
   /** Value from which the panel turns red. */
   readonly red?: number;
   readonly min?: number;
+  /** The heading of a part of the dashboard that begins with this panel. */
+  readonly part?: string;
+  /** True for latencies: points of single requests lead to their traces. */
+  readonly traced?: boolean;
 }
 
 export interface DashboardData {
@@ -37,12 +43,16 @@ export interface DashboardData {
   readonly tags: readonly string[];
   /** Labels that say which objects are looked at, the wider first. */
   readonly variables: readonly string[];
+  /** True where one object is looked at, and not all at first. */
+  readonly one?: boolean;
   /** A metric that every such object has from its first scrape. */
   readonly known: string;
   /** How far back is shown at first: "30m". */
   readonly back: string;
   readonly annotation: { readonly name: string; readonly expr: string };
   readonly stats: readonly Panel[];
+  /** Lists of what holds now, one line for each series. */
+  readonly tables?: readonly Panel[];
   readonly series: readonly Panel[];
 }
 
@@ -73,6 +83,14 @@ function statPanel(panel: Panel, selector: string): stat.PanelBuilder {
   return builder.span(6).height(4);
 }
 
+function tablePanel(panel: Panel, selector: string): table.PanelBuilder {
+  const builder = new table.PanelBuilder().title(panel.title).description(panel.description).unit(panel.unit).datasource(datasource);
+  panel.queries.forEach((each, i) => {
+    builder.withTarget(query(each, i, selector).instant().format(PromQueryFormat.Table));
+  });
+  return builder.span(24).height(6);
+}
+
 function seriesPanel(panel: Panel, selector: string): timeseries.PanelBuilder {
   const builder = new timeseries.PanelBuilder()
     .title(panel.title)
@@ -83,22 +101,23 @@ function seriesPanel(panel: Panel, selector: string): timeseries.PanelBuilder {
     .lineWidth(1);
   if (panel.min !== undefined) builder.min(panel.min);
   panel.queries.forEach((each, i) => {
-    builder.withTarget(query(each, i, selector));
+    const asked = query(each, i, selector);
+    builder.withTarget(panel.traced ? asked.exemplar(true) : asked);
   });
   return builder.span(12).height(8);
 }
 
-const labelVariable = (label: string, from: string) =>
-  new QueryVariableBuilder(label)
+function labelVariable(label: string, from: string, one: boolean): QueryVariableBuilder {
+  const variable = new QueryVariableBuilder(label)
     .label(label)
     .datasource(datasource)
     .query(`label_values(${from}, ${label})`)
-    .refresh(VariableRefresh.OnTimeRangeChanged)
-    .multi(true)
-    .includeAll(true)
-    .allValue(".*");
+    .refresh(VariableRefresh.OnTimeRangeChanged);
+  return one ? variable : variable.multi(true).includeAll(true).allValue(".*");
+}
 
-export function dashboardOf({ name, tags, variables, known, back, annotation, stats, series }: DashboardData): Dashboard {
+export function dashboardOf(data: DashboardData): Dashboard {
+  const { name, tags, variables, one = false, known, back, annotation } = data;
   const selector = selectorOf(variables);
   const builder = new DashboardBuilder(`Enodia / ${name}`)
     .uid(`enodia-${name.toLowerCase()}`)
@@ -111,7 +130,7 @@ export function dashboardOf({ name, tags, variables, known, back, annotation, st
     .withVariable(new DatasourceVariableBuilder("datasource").label("Data source").type("prometheus"));
   variables.forEach((label, i) => {
     const wider = selectorOf(variables.slice(0, i));
-    builder.withVariable(labelVariable(label, wider === "" ? known : `${known}{${wider}}`));
+    builder.withVariable(labelVariable(label, wider === "" ? known : `${known}{${wider}}`, one));
   });
   builder.annotation(
     new AnnotationQueryBuilder()
@@ -121,7 +140,11 @@ export function dashboardOf({ name, tags, variables, known, back, annotation, st
       .iconColor("blue")
       .expr(annotation.expr.replaceAll("%", selector)),
   );
-  for (const panel of stats) builder.withPanel(statPanel(panel, selector));
-  for (const panel of series) builder.withPanel(seriesPanel(panel, selector));
+  for (const panel of data.stats) builder.withPanel(statPanel(panel, selector));
+  for (const panel of data.tables ?? []) builder.withPanel(tablePanel(panel, selector));
+  for (const panel of data.series) {
+    if (panel.part !== undefined) builder.withRow(new RowBuilder(panel.part));
+    builder.withPanel(seriesPanel(panel, selector));
+  }
   return builder.build();
 }

@@ -23,6 +23,18 @@ async function ranksWhile(status: "True" | "False", reason: string): Promise<Rec
   }
 }
 
+test("a suspended deployment wants no ranks, so that nobody is woken for it", async () => {
+  for (const suspend of [false, true]) {
+    const metrics = createMetrics({ process: "operator", version: "0" });
+    const { spec, status } = deployment({ suspend });
+    const metadata = { name: "moe", namespace: "ns", uid: "u", resourceVersion: "1" };
+    recordStatus(metrics, [{ apiVersion: "", kind: "", metadata, spec, status }]);
+    const text = await metrics.text();
+    await metrics.close();
+    assert.match(text, new RegExp(`^enodia_deployment_replicas\\{[^}]*state="desired"\\} ${suspend ? 0 : 3}$`, "m"));
+  }
+});
+
 test("a rank that does not serve counts as lost while Degraded says RanksLost", async () => {
   assert.deepEqual(await ranksWhile("True", "RanksLost"), { active: 2, lost: 1, joining: 0 });
 });

@@ -21,7 +21,7 @@ function record(metrics: Pick<Metrics<"operator">, "set">, object: KubeObject): 
   const active = status.expertParallel?.activeRanks ?? 0;
   const lost = status.expertParallel?.lostRanks?.length ?? 0;
   const desired = status.expertParallel?.desiredRanks ?? spec.replicas;
-  metrics.set("enodia_deployment_replicas", spec.replicas, { ...labels, state: "desired" });
+  metrics.set("enodia_deployment_replicas", spec.suspend ? 0 : spec.replicas, { ...labels, state: "desired" });
   metrics.set("enodia_deployment_replicas", replicas, { ...labels, state: "allocated" });
   metrics.set("enodia_deployment_replicas", status.readyReplicas ?? 0, { ...labels, state: "ready" });
   // Ranks that do not serve for another reason (a start, a crash loop, memory) are on their way, not lost.

@@ -1,8 +1,7 @@
 // The deployment plane as the operator composes it: what wakes a reconcile, and the port it offers to the rebalance plane.
 
-import type { AppError } from "../../crds/common.ts";
 import { apiVersion, labels } from "../../crds/common.ts";
-import { type Controller, createController, type Outcome } from "../kube/controller.ts";
+import { type Controller, createController, type Observe, type Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
 import { AcceptedSpecs } from "./accepted-specs.ts";
@@ -44,7 +43,7 @@ export interface DeploymentPlaneOptions {
   readonly now?: () => Date;
   /** Told of CAs that may be of deployments that are gone and could not be looked into; they are looked at again. */
   readonly onError?: (error: unknown) => void;
-  readonly observe?: (result: "ok" | "error" | "requeue", seconds: number, error?: AppError, key?: string) => void;
+  readonly observe?: Observe;
 }
 
 export function createDeploymentPlane(options: DeploymentPlaneOptions): DeploymentPlane {

@@ -10,6 +10,9 @@ export interface Outcome {
   readonly failure?: AppError;
 }
 
+/** Told as a reconcile of the key begins; what it returns is told how and when that ended. */
+export type Observe = (key: string) => (result: "ok" | "error" | "requeue", seconds: number, error?: AppError) => void;
+
 export interface ControllerOptions {
   readonly name: string;
   readonly workers: number;
@@ -17,7 +20,7 @@ export interface ControllerOptions {
   /** Every key is looked at again this often, whatever happened. */
   readonly resyncMs: number;
   readonly keys: () => readonly string[];
-  readonly observe?: (result: "ok" | "error" | "requeue", seconds: number, error?: AppError, key?: string) => void;
+  readonly observe?: Observe;
 }
 
 export interface Controller {
@@ -56,18 +59,19 @@ export function createController(options: ControllerOptions): Controller {
 async function runOnce(options: ControllerOptions, queue: WorkQueue, key: string): Promise<void> {
   const started = performance.now();
   const seconds = () => (performance.now() - started) / 1000;
+  const ended = options.observe?.(key);
   try {
     const { requeueAfterMs, failure } = await options.reconcile(key);
     if (requeueAfterMs !== undefined) queue.addAfter(key, requeueAfterMs);
     if (failure) throw failure;
     queue.forget(key);
-    options.observe?.(requeueAfterMs === undefined ? "ok" : "requeue", seconds());
+    ended?.(requeueAfterMs === undefined ? "ok" : "requeue", seconds());
   } catch (caught) {
     const error = AppError.from(caught, `reconciling ${key}`);
     if (error.retry === "backoff") queue.addBackedOff(key);
     else if (error.retry === "never")
       queue.forget(key); // until something changes, or the next resync
     else queue.addAfter(key, error.retry.afterMs);
-    options.observe?.("error", seconds(), error, key);
+    ended?.("error", seconds(), error);
   }
 }

@@ -72,7 +72,7 @@ test("a controller retries what fails with back-off and what asks to be run agai
       if (key === "x" && runs.filter((one) => one === "x").length === 1) throw new Error("once");
       return key === "y" && runs.filter((one) => one === "y").length === 1 ? { requeueAfterMs: 5 } : {};
     },
-    observe: (result) => results.push(result),
+    observe: () => (result) => results.push(result),
   });
   controller.start();
   await sleep(250);
@@ -115,7 +115,7 @@ test("a reconcile that failed in part is retried, and earlier when it asks for t
       const failure = new AppError("not now", { code: "Invalid", retry: runs.length > 3 ? "never" : "backoff" });
       return runs.length === 6 ? {} : { requeueAfterMs: 5, failure };
     },
-    observe: (result) => results.push(result),
+    observe: () => (result) => results.push(result),
   });
   controller.start();
   await sleep(400);

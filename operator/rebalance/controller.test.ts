@@ -4,6 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import { createMetrics } from "../../runtime/observe/metrics.ts";
+import { tracingOff } from "../../runtime/observe/trace.ts";
 import { FakeKube } from "../../test/contract/fake-kube.ts";
 import type { Deployments, World } from "../deployment/ports.ts";
 import { createRebalance } from "./controller.ts";
@@ -18,7 +19,7 @@ test("gauges that were set after the deployment was deleted go with its loop", a
     natsUrl: () => undefined,
     event: () => {},
   } as unknown as Deployments;
-  const rebalance = createRebalance({ kube: new FakeKube(), deployments, metrics, log: silentLog, logLevel: "info" });
+  const rebalance = createRebalance({ kube: new FakeKube(), deployments, metrics, tracing: tracingOff, log: silentLog, logLevel: "info" });
   const spec = moeDeploymentSpecSchema.parse({ model: { uri: "pvc://m/x" } });
   const world: World = { ref, uid: "uid", generation: 1, spec, desiredRanks: 1, workers: [], gateways: [], leaving: [] };
   try {

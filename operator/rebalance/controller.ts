@@ -4,6 +4,7 @@
 import type { LogLevel } from "../../crds/names.ts";
 import type { Log } from "../../runtime/observe/log.ts";
 import type { Metrics } from "../../runtime/observe/metrics.ts";
+import type { Tracing } from "../../runtime/observe/trace.ts";
 import { grpcNetwork } from "../../runtime/wire/grpc.ts";
 import { createBus } from "../../runtime/wire/nats.ts";
 import type { Deployments, Rebalance, World } from "../deployment/ports.ts";
@@ -23,13 +24,14 @@ export interface RebalanceOptions {
   readonly kube: Kube;
   readonly deployments: Deployments;
   readonly metrics: Metrics<"operator">;
+  readonly tracing: Tracing;
   readonly log: Log;
   /** Of the workers and gateways. */
   readonly logLevel: LogLevel;
 }
 
 export function createRebalance(options: RebalanceOptions): Rebalance {
-  const { deployments, metrics, log } = options;
+  const { deployments, metrics, tracing, log } = options;
   const loops = new Map<string, { loop: DeploymentLoop; ref: Ref }>();
   const listeners = new Set<(ref: Ref) => void>();
   const telemetry = new Telemetry((bus) => openBus(bus, deployments));
@@ -41,6 +43,7 @@ export function createRebalance(options: RebalanceOptions): Rebalance {
     planner,
     telemetry,
     metrics,
+    tracing,
     log,
     identity: (ref, uid) => deployments.identity(ref, uid),
     natsUrl: (spec) => deployments.natsUrl(spec),

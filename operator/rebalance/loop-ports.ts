@@ -3,6 +3,7 @@
 import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import type { Log } from "../../runtime/observe/log.ts";
 import type { Metrics } from "../../runtime/observe/metrics.ts";
+import type { Tracing } from "../../runtime/observe/trace.ts";
 import type { Deployments, Identity, World } from "../deployment/ports.ts";
 import type { Ref } from "../kube/kube.ts";
 import type { Planner } from "./intents/planner-thread.ts";
@@ -17,6 +18,7 @@ export interface LoopPorts {
   readonly planner: Planner;
   readonly telemetry: Telemetry;
   readonly metrics: Pick<Metrics<"operator">, "add" | "set" | "observe">;
+  readonly tracing: Pick<Tracing, "start">;
   readonly log: Log;
   identity(ref: Ref, uid: string): Promise<Identity>;
   natsUrl(spec: MoEDeploymentSpec): string | undefined;

@@ -210,12 +210,29 @@ export class DeploymentLoop {
     });
   }
 
+  /** One attempt of an intent is one trace: the making of its plan, and the rollout with every call to a rank. */
   async #pursue(intent: Intent, seen: Observed): Promise<StepEnd> {
+    const { namespace, name } = seen.world.ref;
+    const attributes = { "enodia.namespace": namespace, "enodia.deployment": name };
+    const span = this.#ports.tracing.start(`operator.${intent.kind}`, { attributes });
+    try {
+      const end = await this.#attempt(intent, seen, span.traceparent);
+      span.set({ "enodia.end": end.end });
+      return end;
+    } catch (caught) {
+      span.fail(caught);
+      throw caught;
+    } finally {
+      span.end();
+    }
+  }
+
+  async #attempt(intent: Intent, seen: Observed, trace: string): Promise<StepEnd> {
     const abort = new AbortController();
     this.#making = { intent, abort };
     let made: Made;
     try {
-      const making = intent.make(seen, this.#tools(abort.signal));
+      const making = intent.make(seen, this.#tools(trace, abort.signal));
       // No wait where there is none: the report of this tick shows the plan.
       made = making instanceof Promise ? await making : making;
     } catch (caught) {
@@ -226,7 +243,7 @@ export class DeploymentLoop {
     }
     if ("end" in made) return made;
     if (this.#stopped) throw stoppedError();
-    const parts = { ports: this.#ports, placement: this.#placement, links: this.#links, load: () => this.#observer.load };
+    const parts = { ports: this.#ports, trace, placement: this.#placement, links: this.#links, load: () => this.#observer.load };
     this.#rollout = new Rollout({ ...parts, onProgress: () => this.#poke() }, made, this.#seen);
     try {
       const why = await this.#rollout.run();
@@ -237,7 +254,7 @@ export class DeploymentLoop {
     }
   }
 
-  #tools(signal: AbortSignal): Tools {
+  #tools(trace: string, signal: AbortSignal): Tools {
     const observer = this.#observer;
     return {
       ports: this.#ports,
@@ -248,6 +265,7 @@ export class DeploymentLoop {
       },
       decisions: this.#decisions,
       latest: () => this.#seen,
+      trace,
       signal,
     };
   }

@@ -1,12 +1,12 @@
 // The training plane as the operator composes it: what wakes a look at a MoETrainingJob, and whether it may be worked on now.
-import { type AppError, apiVersion, labels } from "../../crds/common.ts";
+import { apiVersion, labels } from "../../crds/common.ts";
 import type { PodWords } from "../../crds/training-world.ts";
 import { Authorities, subjectOf } from "../deployment/authorities.ts";
 import { certifiedJob } from "../deployment/certified.ts";
 import { Identities } from "../deployment/identity.ts";
 import type { Informers } from "../deployment/informers.ts";
 import { type Claims, heldByAnother } from "../kube/claims.ts";
-import { type Controller, createController, type Outcome } from "../kube/controller.ts";
+import { type Controller, createController, type Observe, type Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
 import type { TrainingSettings } from "./pod.ts";
@@ -31,7 +31,7 @@ export interface TrainingPlaneOptions {
   readonly settings: TrainingSettings & { readonly namespace: string };
   readonly ask?: (question: Question) => Promise<PodWords | undefined>;
   readonly now?: () => Date;
-  readonly observe?: (result: "ok" | "error" | "requeue", seconds: number, error?: AppError, key?: string) => void;
+  readonly observe?: Observe;
 }
 
 export interface TrainingPlane {

@@ -310,8 +310,10 @@ export class Answer {
   #countToken(askedAt: number): void {
     const { metrics, now } = this.#deps;
     const at = now();
-    if (this.outputTokens === 0) metrics.observe("enodia_gateway_time_to_first_token_seconds", (at - this.#arrived) / 1000);
-    else metrics.observe("enodia_gateway_inter_token_seconds", (at - askedAt) / 1000);
+    const { traceparent } = this.#request.span;
+    if (this.outputTokens === 0)
+      metrics.observeTraced(traceparent, "enodia_gateway_time_to_first_token_seconds", (at - this.#arrived) / 1000);
+    else metrics.observeTraced(traceparent, "enodia_gateway_inter_token_seconds", (at - askedAt) / 1000);
     this.outputTokens++;
     metrics.add("enodia_gateway_tokens_total", 1, { kind: "output" });
   }
@@ -334,17 +336,19 @@ export class Answer {
 
   #hooks() {
     const { metrics, log, now } = this.#deps;
+    const { id: requestId, span } = this.#request;
+    const { traceId } = span;
     return {
       now,
       onFailover: (reason: FailoverReason, rank: number, tokens: number, err: AppError) => {
         this.failovers++;
         metrics.add("enodia_gateway_failovers_total", 1, { reason });
-        this.#request.span.event("failover", { "enodia.rank": rank, "enodia.reason": reason, "enodia.tokens": tokens });
-        log.warn({ requestId: this.#request.id, rank, reason, tokens, err }, "request goes on at another worker");
+        span.event("failover", { "enodia.rank": rank, "enodia.reason": reason, "enodia.tokens": tokens });
+        log.warn({ requestId, traceId, rank, reason, tokens, err }, "request goes on at another worker");
       },
       onRecovered: ({ fromRank, rank, tokensReplayed, ...parts }: Stall) => {
         for (const part of stallParts) metrics.observe("enodia_gateway_stall_seconds", parts[`${part}Ms`] / 1000, { part });
-        this.#request.span.event("recovered", {
+        span.event("recovered", {
           "enodia.from_rank": fromRank,
           "enodia.rank": rank,
           "enodia.replay_tokens": tokensReplayed,
@@ -352,7 +356,7 @@ export class Answer {
           "enodia.failover_ms": parts.failoverMs,
           "enodia.replay_ms": parts.replayMs,
         });
-        log.info({ requestId: this.#request.id, fromRank, rank, tokensReplayed, ...parts }, "request went on");
+        log.info({ requestId, traceId, fromRank, rank, tokensReplayed, ...parts }, "request went on");
       },
     };
   }

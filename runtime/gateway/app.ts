@@ -123,8 +123,9 @@ async function embeddings(c: Ctx, deps: AppDeps): Promise<Response> {
     const job = { ...parsed.job, priority: deps.clients.priorityOf(c.get("client"), parsed.job.priority) };
     const request = { id, job, ...encoded, traceparent: span.traceparent, signal, onStarted: admitted.started };
     const found = await embed(request, deps);
+    const { traceId } = span;
     deps.log.info(
-      { requestId: id, client: c.get("client"), inputs: found.vectors.length, promptTokens: found.promptTokens },
+      { requestId: id, traceId, client: c.get("client"), inputs: found.vectors.length, promptTokens: found.promptTokens },
       "request ended",
     );
     c.header("x-enodia-failovers", String(found.failovers));

@@ -89,6 +89,7 @@ export class Exchange {
   #failed(caught: unknown): Problem {
     const { log, metrics } = this.#deps;
     const requestId = this.#c.get("requestId");
+    const { traceId } = this.#span;
     const problem = problemOf(caught, requestId);
     if (this.#abort.signal.aborted) {
       this.#end(clientGone);
@@ -97,7 +98,7 @@ export class Exchange {
     this.#span.fail(caught);
     metrics.add("enodia_gateway_failed_total", 1);
     const { usage, failovers } = this.#choices;
-    log.error({ err: caught, requestId, tokens: usage.outputTokens, failovers }, "request failed");
+    log.error({ err: caught, requestId, traceId, tokens: usage.outputTokens, failovers }, "request failed");
     this.#end(problem.status);
     return problem;
   }
@@ -111,9 +112,10 @@ export class Exchange {
     this.#span.set({ "enodia.output_tokens": usage.outputTokens, "enodia.failovers": failovers, "http.response.status_code": code });
     this.#span.end();
     if (code === clientGone) this.#deps.metrics.add("enodia_gateway_cancelled_total", 1);
-    count(this.#c, this.#deps, code);
+    count(this.#c, this.#deps, code, this.#span.traceparent);
     const fields = {
       requestId: this.#c.get("requestId"),
+      traceId: this.#span.traceId,
       client: this.#c.get("client"),
       code,
       ...usage,

@@ -153,7 +153,7 @@ async function openText(config: GatewayConfig, opened: AsyncDisposableStack): Pr
 
 function openTracing(config: GatewayConfig): Promise<Tracing> {
   const attributes = { "k8s.namespace.name": config.namespace, "k8s.pod.name": config.podName, "enodia.deployment": config.deployment };
-  return createTracing({ service: "gateway", endpoint: config.otlpEndpoint, attributes });
+  return createTracing({ service: "gateway", endpoint: config.otlpEndpoint, ratio: config.traceRatio, attributes });
 }
 
 /** Ready = a membership is known and some worker in it takes requests. */

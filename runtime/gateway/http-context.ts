@@ -28,11 +28,13 @@ export type Endpoint = "chat" | "completions" | "responses" | "embeddings" | "mo
 export type Env = { Variables: { requestId: string; endpoint: Endpoint; startedAt: number; counted: boolean; client: string } };
 export type Ctx = Context<Env>;
 
-export function count(c: Ctx, deps: AppDeps, code: number): void {
+/** `trace` is the request's, where it has got as far as to have one. */
+export function count(c: Ctx, deps: AppDeps, code: number, trace = ""): void {
   c.set("counted", true);
   const endpoint = c.get("endpoint");
   deps.metrics.add("enodia_gateway_requests_total", 1, { endpoint, code: String(code) });
-  deps.metrics.observe("enodia_gateway_request_duration_seconds", (deps.now() - c.get("startedAt")) / 1000, { endpoint });
+  const seconds = (deps.now() - c.get("startedAt")) / 1000;
+  deps.metrics.observeTraced(trace, "enodia_gateway_request_duration_seconds", seconds, { endpoint });
 }
 
 /** Answers a request that is refused before any work. */

@@ -8,7 +8,7 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { type BoundedServer, listenBounded } from "./bounded-server.ts";
 import type { Log } from "./log.ts";
-import { metricsContentType } from "./metrics.ts";
+import { metricsContentType, openMetricsContentType } from "./metrics.ts";
 
 export interface Health {
   /** Takes note that a check does not hold, with the reason that /readyz shows. */
@@ -56,6 +56,7 @@ export interface HealthServer {
 /** The part of Metrics that the server needs; any process kind fits. */
 interface Scrapable {
   text(): Promise<string>;
+  openMetrics(): Promise<string>;
   onCollect(callback: () => void): void;
   set(name: "enodia_ready", value: number): void;
 }
@@ -93,7 +94,7 @@ export async function serveHealth(options: HealthServerOptions): Promise<HealthS
 }
 
 type Reply = readonly [status: number, type: string, body: string];
-type Paths = Readonly<Record<string, () => Reply | Promise<Reply>>>;
+type Paths = Readonly<Record<string, (request: IncomingMessage) => Reply | Promise<Reply>>>;
 const plain = "text/plain; charset=utf-8";
 
 const probePaths = (health: Health): Paths => ({
@@ -108,7 +109,13 @@ const probePaths = (health: Health): Paths => ({
   },
 });
 
-const metricsPaths = (metrics: Scrapable): Paths => ({ "/metrics": async () => [200, metricsContentType, await metrics.text()] });
+/** Prometheus names OpenMetrics where it takes it; whoever names nothing gets the older text. */
+const metricsPaths = (metrics: Scrapable): Paths => ({
+  "/metrics": async ({ headers }) =>
+    (headers.accept ?? "").includes("application/openmetrics-text")
+      ? [200, openMetricsContentType, await metrics.openMetrics()]
+      : [200, metricsContentType, await metrics.text()],
+});
 
 function handler(paths: Paths, log: Log): (request: IncomingMessage, response: ServerResponse) => void {
   return (request, response) => {
@@ -126,7 +133,7 @@ async function answer(paths: Paths, request: IncomingMessage): Promise<Reply> {
   if (request.method !== "GET" && request.method !== "HEAD") return [405, plain, "only GET and HEAD\n"];
   const path = (request.url ?? "/").split("?", 1)[0] ?? "/";
   const found = Object.hasOwn(paths, path) ? paths[path] : undefined;
-  return found?.() ?? [404, plain, `not found; here is ${Object.keys(paths).join(" and ")}\n`];
+  return found?.(request) ?? [404, plain, `not found; here is ${Object.keys(paths).join(" and ")}\n`];
 }
 
 function send(response: ServerResponse, [status, type, body]: Reply, headOnly = false): void {

@@ -1,24 +1,28 @@
-// The recorder of the metrics of crds/metrics.ts, which writes them as Prometheus text. An unknown name, a missing label or a wrong
-// label value does not compile. Not here: the HTTP handler (health.ts) and what is measured (the callers).
+// The recorder of the metrics of crds/metrics.ts, which writes them as Prometheus or OpenMetrics text. An unknown name, a missing label or
+// a wrong label value does not compile. Not here: the HTTP handler (health.ts) and what is measured (the callers).
 //
 //   const metrics = createMetrics({ process: "worker", constants: { namespace, deployment, rank: "0" } });
 //   metrics.add("enodia_dispatch_frames_total", 1, { result: "ok" });     counters
 //   metrics.set("enodia_plan_epoch", 7);                                  gauges, kept until set again or removed
 //   metrics.observe("enodia_dispatch_duration_seconds", 0.004);           histograms
+//   metrics.observeTraced(span.traceparent, "enodia_x_seconds", 0.004);   the same, with the trace as the bucket's exemplar
 //   metrics.onCollect(() => metrics.set("enodia_dispatch_in_flight", n)); runs before every scrape
-//   await metrics.text();
+//   await metrics.text();   await metrics.openMetrics();
 import { monitorEventLoopDelay } from "node:perf_hooks";
 import type { Counter, Histogram, ObservableResult } from "@opentelemetry/api";
 import { PrometheusSerializer } from "@opentelemetry/exporter-prometheus";
 import { resourceFromAttributes } from "@opentelemetry/resources";
 import { AggregationTemporality, InstrumentType, MeterProvider, MetricReader } from "@opentelemetry/sdk-metrics";
-import type { DeploymentLabels, MetricDefinition, MetricLabels, MetricNameOf, ProcessKind } from "../../crds/metrics.ts";
+import type { DeploymentLabels, MetricDefinition, MetricLabels, MetricName, MetricNameOf, ProcessKind } from "../../crds/metrics.ts";
 import { metricTable } from "../../crds/metrics.ts";
+import { type Exemplar, openMetricsText } from "./openmetrics.ts";
+import { sampledTraceId } from "./trace.ts";
 
 /** Series per metric; above it OpenTelemetry folds the rest into one overflow series. 1,000 deployments x 12 states fit. */
 const seriesPerMetricMax = 20_000;
 const nanosPerSecond = 1e9;
 export const metricsContentType = "text/plain; version=0.0.4; charset=utf-8";
+export const openMetricsContentType = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Labels = Readonly<Record<string, string>>;
 type LabelArgs<L> = keyof L extends never ? [] : [labels: L];
@@ -32,6 +36,13 @@ export interface Metrics<P extends ProcessKind> {
   unset<N extends MetricNameOf<P, "gauge">>(name: N, ...labels: LabelArgs<MetricLabels<P, N>>): void;
   /** Records one value of a histogram, in the unit of its name. */
   observe<N extends MetricNameOf<P, "histogram">>(name: N, value: number, ...labels: LabelArgs<MetricLabels<P, N>>): void;
+  /** The same of a request whose trace is this traceparent: the newest one that is sampled shows beside its bucket in OpenMetrics. */
+  observeTraced<N extends MetricNameOf<P, "histogram">>(
+    traceparent: string,
+    name: N,
+    value: number,
+    ...labels: LabelArgs<MetricLabels<P, N>>
+  ): void;
   /** Runs before every scrape, to read what is cheaper to ask than to follow. Returns how to stop it. */
   onCollect(callback: () => void): () => void;
   /** Operator: starts the counters of a deployment at zero, so that rates and alerts see the first increase. */
@@ -40,6 +51,8 @@ export interface Metrics<P extends ProcessKind> {
   forget(deployment: DeploymentLabels): void;
   /** The exposition, content type `metricsContentType`. */
   text(): Promise<string>;
+  /** The same as OpenMetrics, content type `openMetricsContentType`, with exemplars. */
+  openMetrics(): Promise<string>;
   close(): Promise<void>;
 }
 
@@ -76,6 +89,9 @@ class OtelMetrics {
   readonly #counters = new Map<string, Counter>();
   readonly #histograms = new Map<string, Histogram>();
   readonly #gauges = new Map<string, Map<string, { labels: Labels; value: number }>>();
+  /** The newest of each bucket, as many at most as there are buckets. */
+  readonly #exemplars = new Map<string, Exemplar>();
+  readonly #constants: Labels;
   readonly #callbacks = new Set<() => void>();
   readonly #loopDelay = monitorEventLoopDelay({ resolution: 10 });
   #cpuSeconds = 0;
@@ -83,6 +99,7 @@ class OtelMetrics {
   constructor(options: MetricsOptions<ProcessKind>) {
     this.#process = options.process;
     const constants = options.constants ?? {};
+    this.#constants = constants;
     this.#provider = new MeterProvider({ resource: resourceFromAttributes({ ...constants }), readers: [this.#reader] });
     const constantNames = Object.keys(constants);
     const pattern = constantNames.length > 0 ? new RegExp(`^(?:${constantNames.join("|")})$`) : undefined;
@@ -111,6 +128,16 @@ class OtelMetrics {
     this.#histograms.get(name)?.record(value, labels);
   }
 
+  observeTraced(traceparent: string, name: string, value: number, labels: Labels = {}): void {
+    this.observe(name, value, labels);
+    const traceId = sampledTraceId(traceparent);
+    if (traceId === undefined || !this.#histograms.has(name)) return;
+    const definition = metricTable[name as MetricName];
+    const le = "buckets" in definition ? definition.buckets.find((each) => value <= each) : undefined;
+    const key = bucketKey(name, { ...this.#constants, ...labels, le: le?.toString() ?? "+Inf" });
+    this.#exemplars.set(key, { traceId, value, atSeconds: Date.now() / 1000 });
+  }
+
   onCollect(callback: () => void): () => void {
     this.#callbacks.add(callback);
     return () => this.#callbacks.delete(callback);
@@ -137,6 +164,10 @@ class OtelMetrics {
     const { resourceMetrics } = await this.#reader.collect();
     const text = this.#serializer.serialize(resourceMetrics);
     return text.endsWith("\n") ? text : `${text}\n`;
+  }
+
+  async openMetrics(): Promise<string> {
+    return openMetricsText(await this.text(), (bucket, labels) => this.#exemplars.get(bucketKey(bucket, labels)));
   }
 
   async close(): Promise<void> {
@@ -202,6 +233,8 @@ function combinations(definition: MetricDefinition): Labels[] {
   }
   return rows;
 }
+
+const bucketKey = (histogram: string, labels: Labels): string => `${histogram}\u0000${seriesKey(labels)}`;
 
 function seriesKey(labels: Labels): string {
   return Object.keys(labels)

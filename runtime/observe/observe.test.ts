@@ -9,7 +9,7 @@ import { AppError } from "../../crds/common.ts";
 import { createHealth, serveHealth } from "./health.ts";
 import { createLog, silentLog } from "./log.ts";
 import { createMetrics } from "./metrics.ts";
-import { createTracing, parseTraceparent } from "./trace.ts";
+import { createTracing, parseTraceparent, sampledTraceId } from "./trace.ts";
 
 test("a log line is one JSON object with level, time, message and the chain of causes", () => {
   const lines: string[] = [];
@@ -120,6 +120,50 @@ test("an unsampled parent stays unsampled, a malformed one starts a new trace, o
   assert.equal(off.enabled, false);
   assert.equal(off.start("x", { parent: unsampled }).traceparent, unsampled);
   assert.equal(off.start("x", { parent: "nonsense" }).traceparent, "");
+  await tracing.close();
+});
+
+test("a share of the traces that begin here is kept whole, and of others their caller has decided", async () => {
+  const exporter = new InMemorySpanExporter();
+  const gateway = await createTracing({ service: "gateway", exporter, ratio: 0.25 });
+  const worker = await createTracing({ service: "worker", exporter, ratio: 0 });
+  const count = 4_000;
+  for (let i = 0; i < count; i++) {
+    const request = gateway.start("chat");
+    worker.start("generate", { parent: request.traceparent }).end();
+    assert.equal(sampledTraceId(request.traceparent) ?? request.traceId, request.traceId);
+    request.end();
+  }
+  const spans = exporter.getFinishedSpans();
+  const traces = Map.groupBy(spans, (span) => span.spanContext().traceId);
+  // Five standard deviations of so many draws.
+  const apart = 5 * Math.sqrt(count * 0.25 * 0.75);
+  assert.ok(Math.abs(traces.size - count / 4) < apart, `${traces.size} of ${count}`);
+  for (const [traceId, both] of traces) assert.equal(both.length, 2, `${traceId} has both spans`);
+  exporter.reset();
+  const none = await createTracing({ service: "gateway", exporter, ratio: 0 });
+  none.start("mine").end();
+  none.start("theirs", { parent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01" }).end();
+  assert.deepEqual(
+    exporter.getFinishedSpans().map(({ name }) => name),
+    ["theirs"],
+  );
+  await Promise.all([gateway.close(), worker.close(), none.close()]);
+});
+
+test("log lines have the trace's id, whether it is kept or not, and none where there is no trace", async () => {
+  const tracing = await createTracing({ service: "gateway", exporter: new InMemorySpanExporter(), ratio: 0 });
+  const unsampled = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+  const off = await createTracing({ service: "worker" });
+  const lines: string[] = [];
+  const log = createLog({ level: "info", name: "gateway", write: (line) => lines.push(line) });
+  for (const span of [tracing.start("x", { parent: unsampled }), off.start("x", { parent: unsampled }), off.start("x")])
+    log.info({ traceId: span.traceId }, "request ended");
+  assert.deepEqual(
+    lines.map((line) => JSON.parse(line).traceId),
+    ["0af7651916cd43dd8448eb211c80319c", "0af7651916cd43dd8448eb211c80319c", undefined],
+  );
+  assert.equal(sampledTraceId(unsampled), undefined);
   await tracing.close();
 });
 

@@ -1,7 +1,7 @@
-// Tracing: one trace per request, gateway -> worker -> dispatch. The parent travels explicitly as a W3C `traceparent`
-// string in our messages (no ambient context), so a span is one value that callers hand on.
+// Tracing: one trace per request, gateway -> worker -> dispatch, and one per reconcile and per step of the rebalance plane. The parent
+// travels explicitly as a W3C `traceparent` string in our messages (no ambient context), so a span is one value that callers hand on.
 //
-//   const tracing = await createTracing({ service: "gateway", endpoint: config.otlpEndpoint });
+//   const tracing = await createTracing({ service: "gateway", endpoint: config.otlpEndpoint, ratio: config.traceRatio });
 //   const span = tracing.start("chat", { parent: request.traceparent, attributes: { "enodia.rank": 1 } });
 //   message.traceparent = span.traceparent;   span.set({ tokens: 7 });   span.fail(error);   span.end();
 //
@@ -28,6 +28,8 @@ type SpanRole = "server" | "client" | "internal";
 export interface Span {
   /** The trace for the next message or child; "" when tracing is off and there was no parent. */
   readonly traceparent: string;
+  /** The trace's id for log lines, sampled or not; undefined when there is no trace. */
+  readonly traceId: string | undefined;
   set(attributes: Attributes): void;
   event(name: string, attributes?: Attributes): void;
   /** Marks the span failed; still to be ended. */
@@ -53,6 +55,8 @@ export interface TracingOptions {
   readonly service: string;
   /** Base URL of an OTLP/HTTP collector ("http://host:4318"); unset = tracing off. */
   readonly endpoint?: string | undefined;
+  /** Share of traces that begin here and are kept, 0 to 1; all when not given. Of others their caller has decided. */
+  readonly ratio?: number | undefined;
   readonly attributes?: Attributes;
   /** Takes spans at once, instead of the endpoint. For tests. */
   readonly exporter?: SpanExporter;
@@ -71,7 +75,7 @@ export async function createTracing(options: TracingOptions): Promise<Tracing> {
       });
   const provider = new sdk.TracerProvider({
     resource: resourceFromAttributes({ "service.name": `enodia-${options.service}`, ...options.attributes }),
-    sampler: new sdk.ParentBasedSampler({ root: new sdk.AlwaysOnSampler() }),
+    sampler: new sdk.ParentBasedSampler({ root: new sdk.TraceIdRatioBasedSampler(options.ratio ?? 1) }),
     spanProcessors: [processor],
   });
   const tracer = provider.getTracer("enodia");
@@ -86,6 +90,7 @@ export const tracingOff: Tracing = {
   enabled: false,
   start: (_name, options) => ({
     traceparent: parseTraceparent(options?.parent) ? (options?.parent ?? "") : "",
+    traceId: parseTraceparent(options?.parent)?.traceId,
     set: nothing,
     event: nothing,
     fail: nothing,
@@ -111,6 +116,7 @@ function startSpan(tracer: Tracer, name: string, options: SpanOptions): Span {
   );
   return {
     traceparent: formatTraceparent(span),
+    traceId: span.spanContext().traceId,
     set: (attributes) => void span.setAttributes(attributes),
     event: (event, attributes) => void span.addEvent(event, attributes),
     fail: (error) => void span.setStatus({ code: SpanStatusCode.ERROR, message: error instanceof Error ? error.message : String(error) }),
@@ -129,6 +135,12 @@ export function parseTraceparent(text: string | undefined): { traceId: string; s
   const [, traceId = "", spanId = "", flags = ""] = match ?? [];
   if (!match || /^0+$/.test(traceId) || /^0+$/.test(spanId)) return undefined;
   return { traceId, spanId, traceFlags: Number.parseInt(flags, 16) & TraceFlags.SAMPLED };
+}
+
+/** The trace of a traceparent that is kept; undefined where none is. */
+export function sampledTraceId(traceparent: string): string | undefined {
+  const parent = parseTraceparent(traceparent);
+  return parent?.traceFlags === TraceFlags.SAMPLED ? parent.traceId : undefined;
 }
 
 function formatTraceparent(span: OtelSpan): string {

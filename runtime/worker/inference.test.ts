@@ -2,10 +2,11 @@
 import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import { test } from "node:test";
+import { InMemorySpanExporter } from "@opentelemetry/sdk-trace";
 import type { Engine } from "../engine/engine.ts";
 import { silentLog } from "../observe/log.ts";
-import { createMetrics } from "../observe/metrics.ts";
-import { createTracing } from "../observe/trace.ts";
+import { createMetrics, type Metrics } from "../observe/metrics.ts";
+import { createTracing, type Tracing } from "../observe/trace.ts";
 import { type GenerateEvent, GenerateRequestSchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { create } from "../wire/service.ts";
 import { createInferenceServer } from "./inference.ts";
@@ -19,19 +20,24 @@ const engine: Pick<Engine, "generate"> = {
   },
 };
 
-test("a request whose deadline passes ends with that error, and with no finish that looks like the worker's", async () => {
-  const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
-  const service = createInferenceServer({
+function serving(of: Pick<Engine, "generate">, metrics: Metrics<"worker">, tracing: Tracing) {
+  return createInferenceServer({
     ...{
-      engine,
+      engine: of,
       deploymentUid: "uid",
       caller: () => ({ role: "gateway", podName: undefined }),
       notReady: () => undefined,
       refuses: () => false,
       onGap: () => {},
     },
-    ...{ metrics, tracing: await createTracing({ service: "worker" }), log: silentLog },
+    ...{ metrics, tracing, log: silentLog },
   });
+}
+type Call = Parameters<ReturnType<typeof serving>["generate"]>[0];
+
+test("a request whose deadline passes ends with that error, and with no finish that looks like the worker's", async () => {
+  const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
+  const service = serving(engine, metrics, await createTracing({ service: "worker" }));
   const written: GenerateEvent[] = [];
   const request = create(GenerateRequestSchema, {
     ...{ sender: { deploymentUid: "uid" }, prompt: [1], maxTokens: 1, deadlineUnixMs: BigInt(Date.now() + 20) },
@@ -40,11 +46,33 @@ test("a request whose deadline passes ends with that error, and with no finish t
     ...{ request, cancelled: false, end: () => {}, write: (event: GenerateEvent) => void written.push(event) },
   });
   const failed = new Promise<{ metadata: { get(key: string): unknown[] } }>((resolve) => call.once("error", resolve));
-  service.generate(call as unknown as Parameters<typeof service.generate>[0]);
+  service.generate(call as unknown as Call);
   assert.deepEqual((await failed).metadata.get("enodia-code"), ["DeadlineExceeded"]);
   assert.deepEqual(
     written.map(({ event }) => event.case),
     ["queued"],
   );
+  await metrics.close();
+});
+
+test("the engine is told of traces that are kept, and of no others, since their frames take the longer way", async () => {
+  const told: (string | undefined)[] = [];
+  const answering: Pick<Engine, "generate"> = {
+    async *generate({ traceparent }) {
+      told.push(traceparent?.slice(0, -"-0123456789abcdef-01".length));
+      yield { type: "finish", reason: "stop", outputTokens: 0 };
+    },
+  };
+  const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
+  const service = serving(answering, metrics, await createTracing({ service: "worker", exporter: new InMemorySpanExporter() }));
+  const traces = ["01", "00"].map((flags) => `00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-${flags}`);
+  for (const traceparent of traces) {
+    const request = create(GenerateRequestSchema, { sender: { deploymentUid: "uid" }, prompt: [1], maxTokens: 1, traceparent });
+    await new Promise<void>((resolve) => {
+      const call = Object.assign(new EventEmitter(), { request, cancelled: false, end: resolve, write: () => {} });
+      service.generate(call as unknown as Call);
+    });
+  }
+  assert.deepEqual(told, ["00-0af7651916cd43dd8448eb211c80319c", undefined]);
   await metrics.close();
 });

@@ -5,7 +5,7 @@ import type { ConstraintName } from "../../crds/names.ts";
 import type { Engine, GenerateEvent as EngineEvent, FinishReason as Reason, Sampling } from "../engine/engine.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
-import type { Tracing } from "../observe/trace.ts";
+import { sampledTraceId, type Tracing } from "../observe/trace.ts";
 import {
   type AliveEvent,
   AliveEventSchema,
@@ -123,12 +123,14 @@ async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, t
     embed: request.embed,
     promptLogprobs: request.promptLogprobs,
     signal,
-    ...(options.tracing.enabled ? { traceparent } : {}),
+    // Frames of traced requests take the longer way, so those of others are not named.
+    ...(options.tracing.enabled && sampledTraceId(traceparent) !== undefined ? { traceparent } : {}),
   });
   for await (const event of events) {
     if (event.type === "token") {
       const now = performance.now();
-      if (previousAt === undefined) options.metrics.observe("enodia_worker_time_to_first_token_seconds", (now - startedAt) / 1000);
+      if (previousAt === undefined)
+        options.metrics.observeTraced(traceparent, "enodia_worker_time_to_first_token_seconds", (now - startedAt) / 1000);
       else options.onGap(now - previousAt);
       previousAt = now;
     }

@@ -85,7 +85,8 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
     "enodia.deployment": deployment,
     "enodia.rank": rank,
   };
-  const tracing = overrides.tracing ?? (await createTracing({ service: "worker", endpoint: options.otlpEndpoint, attributes }));
+  const { otlpEndpoint: endpoint, traceRatio: ratio } = options;
+  const tracing = overrides.tracing ?? (await createTracing({ service: "worker", endpoint, ratio, attributes }));
   const tls = overrides.tls ?? folderTls(options.tlsDir);
   const identity: Identity = { deploymentUid, rank, podUid, bootId: randomUUID() };
   const base: Base = { options, overrides, identity, log, metrics, health, tracing, tls };

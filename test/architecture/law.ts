@@ -124,7 +124,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
   "operator/planner/offline/": ["crds/", "runtime/placement/", "operator/planner/", "operator/planner/load/"],
   "operator/kube/": ["crds/"],
   "operator/tls/": [],
-  "operator/dashboards/": [],
+  "operator/dashboards/": ["crds/"],
   "operator/rbac.ts": [],
   "operator/config.ts": ["crds/"],
   // The deployment plane knows neither planner nor rebalance plane: they meet in its ports, and in main.

@@ -1,5 +1,5 @@
-// The build of the cluster's programs from the pinned Go modules below gomod/, kept in the user's cache. Nothing comes from an
-// image registry.
+// The build of the cluster's programs, and of those that tests run beside it, from the pinned Go modules below gomod/, kept in the
+// user's cache. Nothing comes from an image registry.
 
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
@@ -16,6 +16,8 @@ interface Group {
   readonly programs: readonly Program[];
   /** Go variables that hold the version: `go build` of a module leaves them at a placeholder. */
   readonly version?: Readonly<Record<string, string>>;
+  /** Build tags, by comma. */
+  readonly tags?: string;
 }
 
 /**
@@ -63,9 +65,20 @@ const groups: readonly Group[] = [
     ],
   },
   { name: "coredns", programs: [["coredns", ".", 56]] },
+  {
+    name: "prometheus",
+    version: { "github.com/prometheus/common/version.Version": "3.16.0" },
+    // Of all ways to discover targets the one that the chart's monitors stand for.
+    tags: "remove_all_sd,enable_kubernetes_sd",
+    programs: [
+      ["promtool", "github.com/prometheus/prometheus/cmd/promtool", 105],
+      ["prometheus", "github.com/prometheus/prometheus/cmd/prometheus", 75],
+    ],
+  },
+  { name: "otelcol", programs: [["otelcol", ".", 50]] },
 ];
 
-const programNames = [
+const clusterPrograms = [
   "nats-server",
   "helm",
   "pause",
@@ -81,6 +94,10 @@ const programNames = [
   "ctr",
   "coredns",
 ] as const;
+/** Programs that no cluster needs: single tests run them, and ask for them by name. */
+const testPrograms = ["promtool", "prometheus", "otelcol"] as const;
+/** All, for a run of tests that should not build within one of them. */
+export const programNames = [...clusterPrograms, ...testPrograms] as const;
 export type ProgramName = (typeof programNames)[number];
 export type Binaries = Readonly<Record<ProgramName, string>>;
 
@@ -95,8 +112,9 @@ const moduleFolder = (group: string): string => join(import.meta.dirname, "gomod
 
 /** Every file of a module folder counts: go.mod and go.sum pin the modules, tools.go or main.go say what is built. */
 function groupFolder(group: string): string {
-  const versions = JSON.stringify(groups.find((one) => one.name === group)?.version ?? {});
-  const hash = createHash("sha256").update(`${process.platform} ${process.arch} ${versions}\n`);
+  const { version = {}, tags } = groups.find((one) => one.name === group) ?? {};
+  const hash = createHash("sha256").update(`${process.platform} ${process.arch} ${JSON.stringify(version)}\n`);
+  if (tags !== undefined) hash.update(`${tags}\n`);
   const folder = moduleFolder(group);
   for (const file of readdirSync(folder).sort()) hash.update(`${file}\n`).update(readFileSync(join(folder, file)));
   return join(cacheRoot(), "bin", `${group}-${hash.digest("hex").slice(0, 12)}`);
@@ -109,6 +127,12 @@ export function binaryPaths(): Binaries {
     return group.programs.map(([program]) => [program, join(folder, program)] as const);
   });
   return Object.fromEntries(entries) as Record<ProgramName, string>;
+}
+
+/** True when nothing has to be built before a cluster can be brought up. */
+export function clusterIsBuilt(): boolean {
+  const paths = binaryPaths();
+  return clusterPrograms.every((program) => existsSync(paths[program]));
 }
 
 async function checkGo(): Promise<void> {
@@ -129,8 +153,9 @@ async function build(group: Group, program: string, pkg: string, signal?: AbortS
   const unfinished = join(folder, `.${program}.${process.pid}`);
   const versions = Object.entries(group.version ?? {}).map(([variable, value]) => ` -X ${variable}=${value}`);
   const ldflags = `-s -w${versions.join("")}`;
+  const tags = group.tags === undefined ? [] : ["-tags", group.tags];
   try {
-    await run("nice", ["-n", "10", "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", ldflags, "-o", unfinished, pkg], {
+    await run("nice", ["-n", "10", "go", "build", "-trimpath", "-buildvcs=false", ...tags, "-ldflags", ldflags, "-o", unfinished, pkg], {
       cwd: moduleFolder(group.name),
       env: { CGO_ENABLED: "0", GOFLAGS: "-mod=readonly", GOWORK: "off" },
       timeoutMs: buildTimeoutMs,
@@ -144,14 +169,14 @@ async function build(group: Group, program: string, pkg: string, signal?: AbortS
 
 /**
  * Builds what is missing, one program at a time (each Go build uses all cores, at low priority), and returns all paths.
- * `only` limits the work to some programs; the paths of the others may then not exist.
+ * `only` names the programs; without it they are those of a cluster. The paths of others may not exist.
  */
 export async function ensureBinaries(
   log: Log,
   options: { only?: readonly ProgramName[]; signal?: AbortSignal | undefined } = {},
 ): Promise<Binaries> {
   const paths = binaryPaths();
-  const names: readonly string[] = options.only ?? programNames;
+  const names: readonly string[] = options.only ?? clusterPrograms;
   const missing = groups
     .flatMap((group) => group.programs.map(([program, pkg, usualSeconds]) => ({ group, program, pkg, usualSeconds })))
     .filter(({ program }) => names.includes(program) && !existsSync(paths[program as ProgramName]));

@@ -1,8 +1,7 @@
 // `npm run demo` shows the product, live, on a real Kubernetes: serving, or training (shows.ts). Its exit code is 0 only if every step
 // held; how long it took is shown beside its aims (aims.ts) and fails nothing.
-import { existsSync } from "node:fs";
 import { parseArgs } from "node:util";
-import { binaryPaths } from "../cluster/binaries.ts";
+import { clusterIsBuilt } from "../cluster/binaries.ts";
 import { down, up } from "../cluster/cluster.ts";
 import { isRunning } from "../cluster/processes.ts";
 import { terminalLog } from "../cluster/terminal-log.ts";
@@ -110,7 +109,7 @@ function abortOnInterrupt(remedy: string): AbortSignal {
 
 /** True when anything that is kept between runs has to be made. */
 function isCold(show: Show): boolean {
-  return show.makesModel() || Object.values(binaryPaths()).some((path) => !existsSync(path));
+  return show.makesModel() || !clusterIsBuilt();
 }
 
 /** The time at which the command was given: the set-up of Node and of the dependencies is a part of it. */

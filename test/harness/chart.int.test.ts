@@ -190,9 +190,13 @@ test("the chart's test is a hook of `helm test` with all that it needs, apart fr
 });
 
 test("alerts link to runbooks only where a prefix is given", async () => {
-  const rules = (objects: any[]) => objects.find((object) => object.kind === "PrometheusRule").spec.groups[0].rules;
+  const rules = (objects: any[]) =>
+    objects
+      .find((object) => object.kind === "PrometheusRule")
+      .spec.groups.flatMap((group: any) => group.rules)
+      .filter(({ alert }: any) => alert !== undefined);
   for (const { alert, annotations } of rules(await full()))
-    assert.equal(annotations.runbook_url, `https://wiki.example.com/enodia/${alert}`);
+    assert.equal(annotations.runbook_url, `https://wiki.example.com/enodia/${alert}.md`);
   for (const { annotations } of rules(await rendered("--set", "monitoring.prometheusRule.enabled=true")))
     assert.ok(!annotations.runbook_url);
 });
@@ -250,6 +254,23 @@ test("your own NATS has the Secret that you name, and without one, or without au
     yours.find((object) => object.kind === "Secret"),
     undefined,
   );
+});
+
+test("traces of the operator go where the values say, with their share, and the policy lets them through", async () => {
+  const to = async (endpoint: string) => {
+    const objects = await rendered("--set", `tracing.otlpEndpoint=${endpoint},tracing.sampleRatio=0.25`);
+    const { env } = named(objects, "Deployment", "enodia").spec.template.spec.containers[0];
+    const value = (name: string) => env.find((one: any) => one.name === name)?.value;
+    assert.deepEqual([value("ENODIA_OTLP_ENDPOINT"), value("ENODIA_TRACE_RATIO")], [endpoint, "0.25"]);
+    const { egress } = named(objects, "NetworkPolicy", "enodia").spec;
+    // Before the last rule, which is that of training pods.
+    return egress.at(-2).ports.map(({ port }: any) => port);
+  };
+  assert.deepEqual(await to("http://otel.observability:4318"), [4318]);
+  assert.deepEqual(await to("http://otel.observability/v1/traces"), [80]);
+  assert.deepEqual(await to("https://traces.example.com"), [443]);
+  const { env } = named(await rendered(), "Deployment", "enodia").spec.template.spec.containers[0];
+  assert.ok(!env.some(({ name }: any) => /OTLP|TRACE/.test(name)));
 });
 
 test("network policies let the operator reach the API server, pods, NATS and DNS, NATS be reached by operator and workers, and can be switched off", async () => {

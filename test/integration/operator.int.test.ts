@@ -9,7 +9,9 @@ import { after, before, test } from "node:test";
 import { type Kube, type KubeObject, resources } from "../../operator/kube/kube.ts";
 import { applies } from "../../operator/kube/managed-fields.ts";
 import { rulesOf, type Scope } from "../../operator/rbac.ts";
+import { ensureBinaries } from "../cluster/binaries.ts";
 import { down } from "../cluster/cluster.ts";
+import { type Collector, startCollector } from "../harness/collector.ts";
 import { until as poll } from "../harness/process.ts";
 import { namespaceObjects } from "../harness/product.ts";
 import { type ControlPlane, controlPlane, root } from "./control-plane.ts";
@@ -23,6 +25,7 @@ let kube: Kube;
 let kubectl: ControlPlane["kubectl"];
 let apply: ControlPlane["apply"];
 let kubeconfig = "";
+let collector: Collector;
 const running = new Set<ChildProcess>();
 
 /** Waits for something that is there, or for true. */
@@ -41,12 +44,14 @@ before(
       ...grant("release", system),
     );
     kubeconfig = await operatorKubeconfig();
+    collector = await startCollector((await ensureBinaries(() => {}, { only: ["otelcol"] })).otelcol);
   },
   { timeout: 600_000 },
 );
 
 after(async () => {
   for (const child of running) child.kill("SIGKILL");
+  await collector?.stop();
   rmSync(folder, { recursive: true, force: true });
   await down(name);
 });
@@ -93,6 +98,7 @@ function startOperator(replica: string): Operator {
     ENODIA_WATCH_NAMESPACES: namespace,
     ENODIA_METRICS_PORT: "0",
     ENODIA_PROBE_PORT: "0",
+    ENODIA_OTLP_ENDPOINT: collector.endpoint,
     ENODIA_RUNTIME_IMAGE: "enodia/absent:none",
     ENODIA_RUNTIME_PULL_POLICY: "Never", // a pull that waits for a network would hold up the pod's end too
   };
@@ -348,10 +354,17 @@ test("suspend takes the pods and keeps the rest; delete takes everything", { tim
   await until("the CAs to go too", async () => (await authorities()).length === 0, { timeoutMs: 60_000 });
 });
 
-test("SIGTERM gives the lease back", { timeout: 60_000 }, async () => {
+test("SIGTERM gives the lease back, and sends the last spans before", { timeout: 60_000 }, async () => {
   const leader = [...running].find((child) => child.exitCode === null);
   assert.ok(leader);
   await end({ child: leader, log: [] }, "SIGTERM");
   assert.equal(leader.exitCode, 0);
   assert.equal(await holder(), "");
+  const reconciles = () => collector.spans().filter((span) => span.name === "operator.reconcile");
+  const ofMoe = await until("spans", async () => reconciles().find(({ attributes }) => attributes["enodia.object"] === "moe/moe"), {
+    timeoutMs: 10_000,
+  });
+  assert.equal(ofMoe.service, "enodia-operator");
+  assert.equal(ofMoe.attributes["enodia.controller"], "moedeployment");
+  assert.match(String(ofMoe.attributes["k8s.pod.name"]), /^op-/);
 });

@@ -17,10 +17,8 @@ import {
   pinnedValues,
   pushChartCommand,
   releaseFaults,
-  sbomCommand,
-  sbomFile,
   signChartCommand,
-  signCommands,
+  signCommand,
 } from "./steps.ts";
 
 const root = join(import.meta.dirname, "../..");
@@ -81,9 +79,7 @@ function release(place: Place, dry: boolean): void {
   if (!dry) mkdirSync(place.out, { recursive: true });
   const digests = pushImages(place, dry);
   const digestOf = (image: Image): string => digests.get(image.dockerfile) ?? "";
-  const sbom = call(sbomCommand, dry);
-  if (!dry) writeFileSync(sbomFile(place), sbom);
-  for (const image of images) for (const argv of signCommands(place, image, digestOf(image))) call(argv, dry);
+  for (const image of images) call(signCommand(place, image, digestOf(image)), dry);
   pushChart(place, digestOf, dry);
 }
 

@@ -38,10 +38,13 @@ export interface Place {
 const repositoryOf = (place: Place, image: Image): string => `${place.registry}/enodia/${image.name}`;
 /** Where docker writes the digest of what it pushed. */
 export const metadataFile = (place: Place, image: Image): string => `${place.out}/${image.name}${image.suffix}.json`;
-export const sbomFile = (place: Place): string => `${place.out}/enodia-${place.version}.spdx.json`;
 const chartRepository = (place: Place): string => `${place.registry}/enodia/charts`;
 
-/** Builds an image for its platforms with provenance and a list of what is in it, and pushes it. `runtime` is the digest that some need. */
+/**
+ * Builds an image for its platforms with provenance and an SBOM, and pushes it. The SBOM is docker's, of what lies in the image: that of
+ * npm without development packages leaves out packages that a development package needs too.
+ * `runtime` is the digest that some are built on.
+ */
 export function buildCommand(place: Place, image: Image, runtime: string): string[] {
   const base = `RUNTIME=${place.registry}/enodia/runtime@${runtime}`;
   return [
@@ -52,16 +55,10 @@ export function buildCommand(place: Place, image: Image, runtime: string): strin
   ];
 }
 
-/** What is in the product's own packages, as SPDX, printed. */
-export const sbomCommand: readonly string[] = ["npm", "sbom", "--omit=dev", "--sbom-format=spdx"];
-
-export function signCommands(place: Place, image: Image, digest: string): string[][] {
-  const reference = `${repositoryOf(place, image)}@${digest}`;
-  return [
-    ["cosign", "sign", "--yes", "--recursive", reference],
-    ["cosign", "attest", "--yes", "--type", "spdxjson", "--predicate", sbomFile(place), reference],
-  ];
-}
+/** Signs the image of every platform, and with each the SBOM and provenance that docker pushed beside it. */
+export const signCommand = (place: Place, image: Image, digest: string): string[] => [
+  ...["cosign", "sign", "--yes", "--recursive", `${repositoryOf(place, image)}@${digest}`],
+];
 
 export const packCommand = (place: Place, chart: string): string[] => ["helm", "package", chart, "--destination", place.out];
 export const pushChartCommand = (place: Place): string[] => [

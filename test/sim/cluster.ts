@@ -11,9 +11,11 @@ import { inlinePlanner } from "../../operator/rebalance/intents/planner-thread.t
 import { Session } from "../../operator/rebalance/links/session.ts";
 import { Telemetry } from "../../operator/rebalance/links/telemetry.ts";
 import { DeploymentLoop } from "../../operator/rebalance/loop.ts";
+import type { LoopPorts } from "../../operator/rebalance/loop-ports.ts";
 import type { StoredPlacement } from "../../operator/rebalance/ports.ts";
 import { fromSpec } from "../../operator/rebalance/rollout/plan-object.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
+import { tracingOff } from "../../runtime/observe/trace.ts";
 import { loadByShares } from "../../runtime/placement/split.ts";
 import { serverNames } from "../../runtime/wire/tls.ts";
 import { telemetryKey } from "../builders/telemetry.ts";
@@ -35,6 +37,7 @@ export interface SimOptions {
   readonly spec?: Record<string, unknown>;
   /** Tried after those of the product. */
   readonly lastIntents?: readonly Intent[];
+  readonly tracing?: LoopPorts["tracing"];
 }
 
 /** After so long only one operator's calls are under way, and what both have said is known everywhere. */
@@ -73,12 +76,14 @@ export class SimCluster {
   readonly #wire: SimWire;
   readonly #around: Surroundings;
   readonly #lastIntents: readonly Intent[];
+  readonly #tracing: LoopPorts["tracing"];
   #operator: Operator | undefined;
   #podCount = 0;
 
   constructor(options: SimOptions = {}) {
     this.random = seeded(options.seed ?? 1);
     this.#lastIntents = options.lastIntents ?? [];
+    this.#tracing = options.tracing ?? tracingOff;
     this.clock = new VirtualClock(undefined, this.random.next);
     this.shape = { layers: 4, experts: 8, bytes: 100, budgetBytes: 2400, ...options.shape };
     this.kube = new SimKube(this.clock, options.ranks ?? 3, options.spec, (epoch) => this.oracle.onWrite(epoch));
@@ -205,6 +210,7 @@ export class SimCluster {
           return keys.length > 0 ? { keys } : { problem: "Secret sim-telemetry is not there yet" };
         },
         metrics: { add: (name, _amount, ...[labels]) => void this.#counts.push({ name, ...labels }), set: () => {}, observe: () => {} },
+        tracing: this.#tracing,
         log: silentLog,
         identity: async () => {
           this.identityAsks++;

@@ -15,6 +15,8 @@ export interface Settings {
   /** The folder with the credentials of that server; undefined where it wants none. */
   readonly natsCreds: string | undefined;
   readonly otlpEndpoint: string | undefined;
+  /** Share of traces that gateways keep; all where it is not given. */
+  readonly traceRatio?: number | undefined;
   /** Where the operator runs, whose pods the policies let in; undefined: deployments get no network policies. */
   readonly networkPolicies: { readonly operatorNamespace: string } | undefined;
   readonly logLevel: LogLevel;

@@ -33,7 +33,7 @@ const env = (container: any, by = settings): Record<string, string> =>
     path === "metadata.labels['enodia.dev/rank']" ? "2" : "x",
   );
 
-const traced = { ...settings, otlpEndpoint: "http://otel.test:4318" };
+const traced = { ...settings, otlpEndpoint: "http://otel.test:4318", traceRatio: 0.5 };
 const everything = {
   model: { uri: "pvc://models/a/b", servedName: "moe-8x" },
   runtime: { backend: "cpu", expertCodec: "f32", maxContext: 512, kvPool: "64Mi" },
@@ -88,7 +88,7 @@ test("what is rendered for workers and gateways is what the runtime reads from i
       metricsPort: 9464,
       probePort: 9465,
     },
-    ...{ maxContext: 512, logLevel: "info", otlpEndpoint: "http://otel.test:4318" },
+    ...{ maxContext: 512, logLevel: "info", otlpEndpoint: "http://otel.test:4318", traceRatio: 0.5 },
   };
   assert.deepEqual(parseWorkerConfig(rank), {
     ...common,
@@ -119,7 +119,7 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
       metricsPort: 9464,
       probePort: 9465,
     },
-    ...{ maxContext: 4096, logLevel: "info", otlpEndpoint: undefined },
+    ...{ maxContext: 4096, logLevel: "info", otlpEndpoint: undefined, traceRatio: undefined },
   };
   assert.deepEqual(rank, {
     ...common,

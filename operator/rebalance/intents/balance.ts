@@ -44,10 +44,11 @@ export class Balance implements Intent {
 async function planned(
   { spec, world }: Observed,
   input: PlanInput,
-  { ports: { clock, planner, metrics }, signal }: Tools,
+  { ports: { clock, planner, metrics, tracing }, trace, signal }: Tools,
 ): Promise<PlanOutput | undefined> {
   const { policy } = spec.rebalancing;
   const started = clock.now();
+  const span = tracing.start("operator.plan", { parent: trace, attributes: { "enodia.policy": policy } });
   try {
     const output = await planner.plan(policy, input, signal);
     const labels = { namespace: world.ref.namespace, deployment: world.ref.name, policy };
@@ -55,6 +56,10 @@ async function planned(
     return signal.aborted ? undefined : output;
   } catch (caught) {
     if (signal.aborted) return undefined;
+    span.fail(caught);
     throw caught;
+  } finally {
+    span.set({ "enodia.abandoned": signal.aborted });
+    span.end();
   }
 }

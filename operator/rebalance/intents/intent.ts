@@ -27,7 +27,7 @@ export type Made = Proposal | StepEnd;
 
 /** The tools that a plan is made with. */
 export interface Tools {
-  readonly ports: Pick<LoopPorts, "clock" | "event" | "log" | "metrics" | "planner">;
+  readonly ports: Pick<LoopPorts, "clock" | "event" | "log" | "metrics" | "planner" | "tracing">;
   readonly placement: Pick<Placement, "read" | "recoveredAs">;
   /** Every link that is open, those of gateways too. */
   readonly links: { all(): readonly Pick<Link, "pushPlan">[] };
@@ -36,6 +36,8 @@ export interface Tools {
   readonly decisions: Pick<DecisionEvents, "held" | "acted" | "recommend">;
   /** The newest observation, for plans that take time to make. */
   readonly latest: () => Observed;
+  /** The trace of this attempt, as a traceparent. */
+  readonly trace: string;
   /** Aborted when the plan is not wanted any more, since something that comes before it is. */
   readonly signal: AbortSignal;
 }

@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
 import { silentLog } from "../../../runtime/observe/log.ts";
+import { tracingOff } from "../../../runtime/observe/trace.ts";
 import { VirtualClock } from "../../../test/sim/clock.ts";
 import { hasCode } from "../../kube/errors.ts";
 import type { LoadPicture } from "../load/load-picture.ts";
@@ -45,7 +46,8 @@ function rolling({ write, links = [], onRestart = () => {} }: Parts, wanted: Pro
   const clock = new VirtualClock();
   const rollout = new Rollout(
     {
-      ports: { clock, log: silentLog, event: () => {}, onRollout: (_ref, _running, done) => ends.push(done) },
+      ports: { clock, tracing: tracingOff, log: silentLog, event: () => {}, onRollout: (_ref, _running, done) => ends.push(done) },
+      trace: "",
       placement,
       links: { all: () => [...links], planBegins: () => {} },
       load: () => ({ restart: onRestart, rates: new PathRates() }) as unknown as LoadPicture,

@@ -23,7 +23,9 @@ const tickMs = 250;
 const longestPauseMs = 4_000;
 
 export interface RolloutParts {
-  readonly ports: Pick<LoopPorts, "clock" | "log" | "event" | "onRollout">;
+  readonly ports: Pick<LoopPorts, "clock" | "log" | "event" | "onRollout" | "tracing">;
+  /** The trace of the attempt that this is of. */
+  readonly trace: string;
   readonly placement: Placement;
   readonly links: Pick<Links, "all" | "planBegins">;
   readonly load: () => LoadPicture | undefined;
@@ -31,6 +33,7 @@ export interface RolloutParts {
   readonly onProgress: () => void;
 }
 
+type Span = ReturnType<LoopPorts["tracing"]["start"]>;
 type Of<T extends Action["type"]> = Extract<Action, { type: T }>;
 
 export class Rollout {
@@ -41,6 +44,7 @@ export class Rollout {
   readonly #members: ReadonlyMap<number, PlanMember>;
   readonly #bytesPerSecond: number;
   readonly #startedAt: number;
+  readonly #span: Span;
   /** The last observation, which has the links to call. */
   #seen: Observed;
   #run: PlanRun | undefined;
@@ -69,7 +73,10 @@ export class Rollout {
       bytesPerSecond: this.#bytesPerSecond,
     });
     const { kind, reason, predicted } = proposal;
-    this.#foreseen = { kind, reason, predicted, moves: this.#staged.moves, bytes: this.#staged.bytes };
+    const { plan, moves, bytes } = this.#staged;
+    this.#foreseen = { kind, reason, predicted, moves, bytes };
+    const attributes = { "enodia.epoch": plan.epoch, "enodia.moves": moves, "enodia.bytes": bytes };
+    this.#span = parts.ports.tracing.start("operator.rollout", { parent: parts.trace, attributes });
   }
 
   /** Carries the plan out; resolves when it has ended, with the reason when layers kept their parent. Throws what the store throws. */
@@ -90,13 +97,16 @@ export class Rollout {
       const figures = this.#figures();
       const why = await this.#end(outcome);
       result = { ...figures, outcome: outcome.result };
+      this.#span.set({ "enodia.outcome": outcome.result });
       return why;
     } catch (caught) {
+      this.#span.fail(caught);
       // Nobody knows how far the plan has come, so what holds is found out anew.
       placement.doubt();
       if (this.#run) this.#parts.load()?.restart(ports.clock.now());
       throw caught;
     } finally {
+      this.#span.end();
       if (!this.#stopped) ports.onRollout(world.ref, undefined, { kind, result });
     }
   }
@@ -215,18 +225,26 @@ export class Rollout {
     this.#parts.onProgress();
   }
 
+  /** Every call to a rank is a span of the rollout's. */
   async #perform(action: Action, run: PlanRun): Promise<void> {
+    const of = { parent: this.#span.traceparent, role: "client" } as const;
+    const attributes = { "enodia.rank": action.rank, "enodia.layers": action.layers.length };
+    const span = this.#parts.ports.tracing.start(`operator.${action.type}`, { ...of, attributes });
+    await this.#call(action, run, span).finally(() => span.end());
+  }
+
+  async #call(action: Action, run: PlanRun, span: Span): Promise<void> {
     const link = this.#linkOf(action.rank);
     // Read from the link, not from the observation: what answers a call is the process of this moment.
     // Without a link the failure is that of the process that the protocol knows: another bootId would be ignored, and the retry lost.
     const bootId = link?.description?.bootId ?? run.bootOf(action.rank) ?? "";
     switch (action.type) {
       case "prepare":
-        return this.#prepare(action, link, bootId);
+        return this.#prepare(action, link, bootId, span);
       case "commit":
-        return this.#commit(action, link, bootId);
+        return this.#commit(action, link, bootId, span);
       case "release":
-        return this.#release(action, link, bootId);
+        return this.#release(action, link, bootId, span);
       case "abort":
         // A failure does no harm, since the next rollout aborts what is left over.
         await link?.abort(run.epoch, action.layers).catch(() => {});
@@ -234,7 +252,7 @@ export class Rollout {
     }
   }
 
-  async #prepare({ rank, layers, deadline }: Of<"prepare">, link: Link | undefined, bootId: string): Promise<void> {
+  async #prepare({ rank, layers, deadline }: Of<"prepare">, link: Link | undefined, bootId: string, span: Span): Promise<void> {
     const open = new Set(layers);
     const failed = (layer: number, message: string): void => this.#later({ type: "failed", rank, bootId, layer, message });
     try {
@@ -249,6 +267,7 @@ export class Rollout {
       });
       for (const layer of open) failed(layer, "the stream ended without an answer for the layer");
     } catch (caught) {
+      span.fail(caught);
       for (const layer of open) failed(layer, AppError.from(caught).message);
     }
   }
@@ -260,7 +279,7 @@ export class Rollout {
     this.#parts.ports.clock.after(backoffMs(failures, tickMs, longestPauseMs), () => this.#feed(event));
   }
 
-  async #commit({ rank, layers }: Of<"commit">, link: Link | undefined, bootId: string): Promise<void> {
+  async #commit({ rank, layers }: Of<"commit">, link: Link | undefined, bootId: string, span: Span): Promise<void> {
     const { epoch } = this.#staged.plan;
     try {
       if (!link) return this.#feed({ type: "unanswered", rank, call: "commit" });
@@ -271,20 +290,22 @@ export class Rollout {
       else this.#feed({ type: "committed", rank, bootId, layers: committed, asked: layers });
     } catch (caught) {
       const error = AppError.from(caught);
+      span.fail(error);
       // A worker that has seen a newer epoch answers StalePlan: another leader is at work.
       if (error.code === "StalePlan") this.#feed({ type: "refused", rank, bootId, epoch: epoch + 1, message: error.message });
       else this.#feed({ type: "unanswered", rank, call: "commit" });
     }
   }
 
-  async #release({ rank, layers, drainOnly }: Of<"release">, link: Link | undefined, bootId: string): Promise<void> {
+  async #release({ rank, layers, drainOnly }: Of<"release">, link: Link | undefined, bootId: string, span: Span): Promise<void> {
     const call = drainOnly ? "drain" : "release";
     try {
       if (!link) return this.#feed({ type: "unanswered", rank, call });
       const reply = await link.release(this.#staged.plan.epoch, layers, drainOnly);
       const released = reply.released.filter((layer) => layers.includes(layer));
       this.#feed({ type: "released", rank, bootId, layers: released, asked: layers, drainOnly });
-    } catch {
+    } catch (caught) {
+      span.fail(caught);
       this.#feed({ type: "unanswered", rank, call });
     }
   }

@@ -1,0 +1,62 @@
+// Recording rules as data: series that several panels or alerts ask for, computed once by Prometheus. They are named as usual,
+// level:metric:operations, where the level says which labels are left. Generated into the chart beside the alerts.
+import type { MoEDeploymentConditionType } from "../../crds/moe-deployment-status.ts";
+
+export interface Recording {
+  readonly record: string;
+  readonly expr: string;
+  /** Added to every series that comes of it. */
+  readonly labels?: Readonly<Record<string, string>>;
+}
+
+const byDeployment = "namespace, deployment";
+/** A rate needs two scrapes: with this window it has them at any interval of up to two minutes. */
+const window = "5m";
+
+/** Two quantiles of a histogram of the gateways, for each deployment. */
+const quantiles = (histogram: string): Recording[] =>
+  ["0.5", "0.99"].map((quantile) => ({
+    record: `deployment:${histogram}:quantile_rate${window}`,
+    expr: `histogram_quantile(${quantile}, sum by (${byDeployment}, le) (rate(${histogram}_bucket[${window}])))`,
+    labels: { quantile },
+  }));
+
+/** Conditions that tell of trouble while they are False, and those that do so while they are True. */
+const troubleWhenFalse: readonly MoEDeploymentConditionType[] = ["Ready", "Available", "SpecAccepted", "ModelAvailable", "TelemetryFresh"];
+const troubleWhenTrue: readonly MoEDeploymentConditionType[] = ["Degraded", "FieldConflict"];
+const troubled = (types: readonly MoEDeploymentConditionType[], status: "True" | "False"): string =>
+  `max by (${byDeployment}, type) (enodia_deployment_condition{type=~"${types.join("|")}", status="${status}"}) == 1`;
+/** Of a deployment that is suspended, or has no ranks on purpose, nothing is to be ready. */
+const wantsRanks = `max by (${byDeployment}) (enodia_deployment_replicas{state="desired"}) > 0`;
+
+const requests = `deployment:enodia_gateway_requests:rate${window}`;
+const errors = `sum by (${byDeployment}) (rate(enodia_gateway_requests_total{code=~"5.."}[${window}]))`;
+
+export const recordings: readonly Recording[] = [
+  { record: requests, expr: `sum by (${byDeployment}) (rate(enodia_gateway_requests_total[${window}]))` },
+  {
+    record: `deployment:enodia_gateway_errors:ratio_rate${window}`,
+    // A deployment that has never answered with an error has no series of one; one without requests has no share.
+    expr: `(${errors} or 0 * ${requests}) / (${requests} > 0)`,
+  },
+  {
+    record: `deployment:enodia_gateway_tokens:rate${window}`,
+    expr: `sum by (${byDeployment}, kind) (rate(enodia_gateway_tokens_total[${window}]))`,
+  },
+  ...quantiles("enodia_gateway_time_to_first_token_seconds"),
+  ...quantiles("enodia_gateway_inter_token_seconds"),
+  {
+    record: "deployment:enodia_worker_kv_used:ratio",
+    expr: `sum by (${byDeployment}) (enodia_worker_kv_blocks{state="used"}) / sum by (${byDeployment}) (enodia_worker_kv_blocks)`,
+  },
+  {
+    record: "deployment_type:enodia_deployment_trouble:bool",
+    expr: `(${troubled(troubleWhenFalse, "False")} or ${troubled(troubleWhenTrue, "True")}) and on (${byDeployment}) (${wantsRanks})`,
+  },
+];
+
+/** Labels of the series that a recording gives: those it groups by, and its own. */
+export function recordedLabels({ expr, labels = {} }: Recording): string[] {
+  const grouped = [...expr.matchAll(/\bby \(([^)]*)\)/g)].flatMap(([, list = ""]) => list.split(",").map((label) => label.trim()));
+  return [...new Set([...grouped.filter((label) => label !== "le"), ...Object.keys(labels)])].sort();
+}

@@ -1,0 +1,32 @@
+// Prometheus text as OpenMetrics 1.0, which is its like but for the names of counters, escaped help and a last line, and may have
+// exemplars behind buckets: the trace of one request in each. The serializer of OpenTelemetry writes only the former. Pure.
+
+export interface Exemplar {
+  readonly traceId: string;
+  readonly value: number;
+  /** Unix seconds. */
+  readonly atSeconds: number;
+}
+
+type Labels = Readonly<Record<string, string>>;
+
+/** `exemplarOf` is asked for each bucket, by the histogram's name and all labels, `le` among them. */
+export function openMetricsText(text: string, exemplarOf: (histogram: string, labels: Labels) => Exemplar | undefined): string {
+  const lines = text.split("\n").flatMap((line) => {
+    if (line === "") return [];
+    if (!line.startsWith("#")) return line.includes("_bucket{") ? withExemplar(line, exemplarOf) : line;
+    const [, keyword, name = "", rest = ""] = /^# (HELP|TYPE) (\S+) (.*)$/.exec(line) ?? [];
+    // Only counters end so, and their family is named without it. Other comments have no place in OpenMetrics, nor have empty lines.
+    return keyword === undefined ? [] : `# ${keyword} ${name.replace(/_total$/, "")} ${rest.replaceAll('"', '\\"')}`;
+  });
+  return `${lines.join("\n")}\n# EOF\n`;
+}
+
+function withExemplar(line: string, exemplarOf: (histogram: string, labels: Labels) => Exemplar | undefined): string {
+  const [, histogram, list] = /^(\w+)_bucket\{(.*)\} \S+$/.exec(line) ?? [];
+  if (histogram === undefined || list === undefined) return line;
+  const labels = Object.fromEntries([...list.matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map(([, name = "", value = ""]) => [name, value]));
+  const exemplar = exemplarOf(histogram, labels);
+  if (!exemplar) return line;
+  return `${line} # {trace_id="${exemplar.traceId}"} ${exemplar.value} ${exemplar.atSeconds.toFixed(3)}`;
+}
