@@ -19,19 +19,32 @@ export const annotations = {
   templateHash: `${apiGroup}/template-hash`,
   /** Generation of the spec that a training pod was made for. */
   generation: `${apiGroup}/generation`,
+  /** URI of the model that a Job downloads. */
+  model: `${apiGroup}/model`,
   /** URI of the folder that a training pod writes. */
   output: `${apiGroup}/output`,
 } as const;
 
 /** `ranks`, `world` and `trace` are of training pods: frames of other ranks, what the operator says of who they are, and on loopback alone
- *  where the time of steps goes. */
-export const ports = { http: 8000, grpc: 9440, lanes: 9441, ranks: 9442, world: 9443, trace: 9444, metrics: 9464, probes: 9465 } as const;
+ *  where the time of steps goes. `progress` is of pods that download a model. */
+export const ports = {
+  http: 8000,
+  grpc: 9440,
+  lanes: 9441,
+  ranks: 9442,
+  world: 9443,
+  trace: 9444,
+  progress: 9445,
+  metrics: 9464,
+  probes: 9465,
+} as const;
 
 /** Paths at which the operator mounts things in runtime pods. */
 export const paths = {
   tls: "/etc/enodia/tls", // tls.crt, tls.key, ca.crt
   models: "/models", // the claim; the model is a folder below it
   claims: "/claims", // of a training pod: each claim by its name
+  modelSecret: "/etc/enodia/model-secret", // of a pod that downloads a model: the keys of spec.model.secretRef
   apiKey: "/etc/enodia/api-key/key",
   httpTls: "/etc/enodia/http-tls", // tls.crt and tls.key, of a gateway that speaks HTTPS
   telemetry: "/etc/enodia/telemetry", // keys; user.creds or token, and ca.crt, of the NATS server

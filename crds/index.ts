@@ -66,6 +66,13 @@ export const kinds: readonly Kind[] = [
         priority: 1,
       },
       { name: "Model", type: "string", jsonPath: ".spec.model.uri", description: "Where the model is.", priority: 1 },
+      {
+        name: "Download",
+        type: "string",
+        jsonPath: ".status.download.progress",
+        description: "How much of the model is in its cache.",
+        priority: 1,
+      },
       age,
     ],
   },

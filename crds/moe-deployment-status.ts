@@ -136,6 +136,18 @@ export const moeDeploymentStatusSchema = z
       })
       .optional()
       .meta({ description: "What workers found in the store." }),
+    download: z
+      .object({
+        uri: z.string().max(512).meta({ description: "What is downloaded." }),
+        revision: text("The commit that it is of, where the source has such a thing.", 256),
+        phase: z.string().max(32).meta({ description: "Waiting, Starting, Listing, Downloading, Importing or Done." }),
+        progress: z.string().max(64).meta({ description: "Share of the bytes while it downloads, else what it does or waits for." }),
+        doneBytes: z.int().min(0).optional().meta({ description: "Bytes that are in the claim." }),
+        totalBytes: z.int().min(0).optional().meta({ description: "Bytes of all files." }),
+        bytesPerSecond: z.int().min(0).optional().meta({ description: "Of the last seconds." }),
+      })
+      .optional()
+      .meta({ description: "The download of the model; left out where it lies in a claim." }),
     gateway: z
       .object({
         replicas: count("Gateway pods wanted, by the spec or by whoever scales them."),

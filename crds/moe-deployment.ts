@@ -5,6 +5,7 @@ import { deviceMemoryBackends } from "./backends.ts";
 import { AppError } from "./common.ts";
 import { devicesOfRank } from "./devices.ts";
 import { apiKeySecretRef, clientsNeedKeys, gatewayClients, gatewayCors, gatewayTls } from "./gateway-access.ts";
+import { modelSchema, modelUriPattern } from "./model.ts";
 import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
 import {
   codecNames,
@@ -27,38 +28,12 @@ import { secretRef } from "./secret-ref.ts";
 const specBounds = {
   replicas: 1024,
   gatewayReplicas: 64,
-  uriLength: 512,
   nameLength: 40,
   imageLength: 512,
   copies: 16,
 } as const;
-/** `pvc://claim/folder`: a claim in the same namespace and a folder below it. */
-export const modelUriPattern = "^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[A-Za-z0-9_][-A-Za-z0-9._]*(/[A-Za-z0-9_][-A-Za-z0-9._]*)*$";
 
 const count = (max: number) => z.int32().min(0).max(max);
-
-const model = z
-  .object({
-    uri: z
-      .string()
-      .max(specBounds.uriLength)
-      .meta({
-        description:
-          "Where the imported model is: pvc://<claim>/<folder>. The claim is in the same namespace and mounted read-only in every worker and every gateway.",
-        ...rules({
-          rule: `self.matches('${modelUriPattern}')`,
-          message: "must be pvc://<claim>/<folder>; bring other sources into a claim first with `enodia model import`",
-        }),
-      }),
-    servedName: z
-      .string()
-      .min(1)
-      .max(128)
-      .regex(/^[A-Za-z0-9][A-Za-z0-9._:/-]*$/)
-      .optional()
-      .meta({ description: "Name of the model in the OpenAI API; the name of the object when not given." }),
-  })
-  .meta({ description: "The model to serve." });
 
 const runtimeImage = z
   .object({
@@ -293,7 +268,7 @@ const gateway = z
 export const moeDeploymentSpecSchema = z
   .object({
     suspend: z.boolean().default(false).meta({ description: "Removes all pods and keeps everything else." }),
-    model,
+    model: modelSchema,
     replicas: count(specBounds.replicas)
       .default(1)
       .meta({ description: "Worker pods; one pod is one rank on one device. The field of kubectl scale." }),
@@ -342,8 +317,9 @@ export const moeDeploymentSpecSchema = z
         message: `experts.memoryPerRank is required with runtime.backend ${deviceMemoryBackends.join(", ")}: set it to the device memory that experts may take`,
       },
       {
-        rule: "self.suspend || oldSelf.suspend || oldSelf.replicas == 0 || self.model.uri == oldSelf.model.uri",
-        message: "model.uri can change only while suspended or scaled to zero: all ranks of a world serve one model",
+        rule: "self.suspend || oldSelf.suspend || oldSelf.replicas == 0 || self.model.uri == oldSelf.model.uri || !self.model.uri.startsWith('pvc://')",
+        message:
+          "model.uri can change to pvc:// only while suspended or scaled to zero: all ranks of a world serve one model, and nobody looks first whether it is there",
         fieldPath: ".model.uri",
       },
       {

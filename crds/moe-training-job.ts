@@ -2,7 +2,8 @@
 // Every field here reaches the training pod or the operator's decisions, or is refused through SpecAccepted=False.
 import { z } from "zod";
 import { AppError } from "./common.ts";
-import { modelUriPattern, moeDeploymentNameRule } from "./moe-deployment.ts";
+import { modelUriPattern } from "./model.ts";
+import { moeDeploymentNameRule } from "./moe-deployment.ts";
 import { moeTrainingJobStatusSchema } from "./moe-training-job-status.ts";
 import { codecNames, optimizerNames, scheduleNames } from "./names.ts";
 import { rules } from "./openapi.ts";

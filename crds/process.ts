@@ -6,7 +6,7 @@
 import { z } from "zod";
 import { labels, paths, ports } from "./common.ts";
 import { gatewayClient } from "./gateway-access.ts";
-import { type MoEDeployment, parseModelUri } from "./moe-deployment.ts";
+import type { MoEDeployment } from "./moe-deployment.ts";
 import { backendChoices, codecNames, defaultBackend, defaultLogLevel, kvTypes, type LogLevel, logLevels } from "./names.ts";
 import { parseDuration, parseQuantity } from "./quantity.ts";
 import { loadSampleMs } from "./telemetry.ts";
@@ -21,6 +21,8 @@ export interface ProcessFacts {
   readonly peersDns: string;
   /** Name of the ConfigMap with the operator's settings. */
   readonly settingsMap: string;
+  /** Folder of the model's store in the claim. */
+  readonly modelFolder: string;
 }
 
 /** The operator's own settings that it hands on. */
@@ -33,21 +35,29 @@ interface HandedOn {
   /** Share of traces that gateways keep. */
   readonly traceRatio?: number | undefined;
   readonly logLevel: LogLevel;
+  /** The hub of models that name hf://; the public one where it is undefined. */
+  readonly hub: string | undefined;
 }
 
 /** The entries of the ConfigMap of settings: the variables that pods take from it. */
-export function settingEntries({ natsUrl, natsCreds, otlpEndpoint, traceRatio, logLevel }: HandedOn): Record<string, string> {
+export function settingEntries({ natsUrl, natsCreds, otlpEndpoint, traceRatio, logLevel, hub }: HandedOn): Record<string, string> {
   const entries = {
     ENODIA_LOG_LEVEL: logLevel,
     ENODIA_OTLP_ENDPOINT: otlpEndpoint,
     ENODIA_TRACE_RATIO: traceRatio?.toString(),
     ENODIA_NATS_URL: natsUrl,
     ENODIA_NATS_CREDS: natsUrl && natsCreds !== undefined ? paths.telemetry : undefined,
+    HF_ENDPOINT: hub,
   };
   return Object.fromEntries(Object.entries(entries).flatMap(([key, value]) => (value ? [[key, value]] : [])));
 }
-type Setting = "ENODIA_LOG_LEVEL" | "ENODIA_OTLP_ENDPOINT" | "ENODIA_TRACE_RATIO" | "ENODIA_NATS_URL" | "ENODIA_NATS_CREDS";
-const setting = (variable: Setting) => (facts: ProcessFacts) => ({ configMap: facts.settingsMap, key: variable });
+type Setting = "ENODIA_LOG_LEVEL" | "ENODIA_OTLP_ENDPOINT" | "ENODIA_TRACE_RATIO" | "ENODIA_NATS_URL" | "ENODIA_NATS_CREDS" | "HF_ENDPOINT";
+/** Rows' references to entries of the ConfigMap, for any process that is told its name. */
+export const settingRefs =
+  <Facts extends Pick<ProcessFacts, "settingsMap">>() =>
+  (variable: Setting) =>
+  (facts: Facts) => ({ configMap: facts.settingsMap, key: variable });
+const setting = settingRefs<ProcessFacts>();
 const { rendered, leftToTemplate, fixed } = rowsFrom<ProcessFacts>();
 
 const name = z.string().min(1).max(253);
@@ -75,7 +85,7 @@ const common = {
   modelDir: rendered(
     "ENODIA_MODEL_PATH",
     path.transform((text) => (text.startsWith("/") ? text : `${paths.models}/${text}`)),
-    ({ deployment }) => `${paths.models}/${parseModelUri(deployment.spec.model.uri).folder}`,
+    ({ modelFolder }) => `${paths.models}/${modelFolder}`,
   ),
   /** The DNS name of the peers that are asked for membership and plan while the operator is away; unset = only the operator tells. */
   peersDns: rendered("ENODIA_PEERS_DNS", optional(z.string().max(253)), ({ peersDns }) => peersDns),

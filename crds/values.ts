@@ -74,6 +74,7 @@ const chartValuesSchema = z
       })
       .partial(),
     networkPolicy: z.strictObject({ enabled: z.boolean(), apiServerPorts: portList, natsPorts: portList }).partial(),
+    huggingface: z.strictObject({ endpoint: z.string().regex(/^(https?:\/\/\S+)?$/) }).partial(),
     tracing: z.strictObject({ otlpEndpoint: z.string().regex(/^(https?:\/\/\S+)?$/), sampleRatio: ratio }).partial(),
     monitoring: z
       .strictObject({

@@ -22,6 +22,7 @@ const schema = z.object({
   ENODIA_NATS_URL: optional,
   ENODIA_NATS_CREDS: optional,
   ENODIA_OTLP_ENDPOINT: optional,
+  HF_ENDPOINT: optional.pipe(z.url({ protocol: /^https?$/ }).optional()),
   ENODIA_TRACE_RATIO: optional.pipe(z.coerce.number<string>().min(0).max(1).optional()),
   ENODIA_NETWORK_POLICIES: z
     .enum(["true", "false"])
@@ -53,6 +54,8 @@ export interface OperatorConfig {
   readonly natsUrl: string | undefined;
   readonly natsCreds: string | undefined;
   readonly otlpEndpoint: string | undefined;
+  /** The hub of models that name hf://, as users of Hugging Face's tools set it. */
+  readonly hub: string | undefined;
   /** Share of traces that are kept; all where it is undefined. */
   readonly traceRatio: number | undefined;
   readonly networkPolicies: { readonly operatorNamespace: string } | undefined;
@@ -81,6 +84,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ar
     natsUrl: e.ENODIA_NATS_URL,
     natsCreds: e.ENODIA_NATS_CREDS,
     otlpEndpoint: e.ENODIA_OTLP_ENDPOINT,
+    hub: e.HF_ENDPOINT,
     traceRatio: e.ENODIA_TRACE_RATIO,
     networkPolicies: e.ENODIA_NETWORK_POLICIES ? { operatorNamespace: e.ENODIA_NAMESPACE } : undefined,
     watchNamespaces: e.ENODIA_WATCH_NAMESPACES,

@@ -47,6 +47,7 @@ const watchedRules: readonly Omit<Rule, "scope">[] = [
     verbs: ["list", "watch", "create", "delete"],
     why: "the last accepted spec, by which lost ranks are replaced while another is refused",
   },
+  { apiGroups: ["batch"], resources: ["jobs"], verbs: [...read, "create", "delete"], why: "the download of a model into its cache" },
   { apiGroups: ["policy"], resources: ["poddisruptionbudgets"], verbs: [...read, "create", "patch"], why: "one rank at a time" },
   {
     apiGroups: ["networking.k8s.io"],

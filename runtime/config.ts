@@ -1,5 +1,6 @@
-// This file parses the environment of runtime processes, once at their start, by the rows of crds/process.ts and
-// crds/training-process.ts from which the operator renders it. main.ts calls it; nothing else in runtime/ reads the environment.
+// This file parses the environment of runtime processes, once at their start, by the rows of crds/process.ts, crds/training-process.ts and
+// crds/download.ts from which the operator renders it. main.ts calls it; nothing else in runtime/ reads the environment.
+import { type DownloaderSettings, downloaderProcess } from "../crds/download.ts";
 import {
   type GatewaySettings,
   gatewayProcess,
@@ -18,4 +19,5 @@ export const parseWorkerConfig = (env: Environment): WorkerSettings => parseEnv(
 export const parseWorkerLifetime = (env: Environment): WorkerLifetime => parseEnv(workerLifetime, env);
 export const parseGatewayConfig = (env: Environment): GatewaySettings => parseEnv(gatewayProcess, env);
 export const parseTrainerConfig = (env: Environment): TrainerSettings => parseEnv(trainerProcess, env);
+export const parseDownloaderConfig = (env: Environment): DownloaderSettings => parseEnv(downloaderProcess, env);
 export const parseCheckerConfig = (env: Environment): CheckerSettings => parseEnv(checkerProcess, env);

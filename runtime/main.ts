@@ -1,9 +1,16 @@
-// Composition root of the runtime images: `node runtime/main.ts worker|gateway|trainer|checker`. Reads the environment, starts the role,
-// and on SIGTERM lets it end its work. Knows no details of any role.
+// Composition root of the runtime images: `node runtime/main.ts worker|gateway|trainer|checker|downloader`. Reads the environment, starts
+// the role, and on SIGTERM lets it end its work. Knows no details of any role.
 
 import { AppError } from "../crds/common.ts";
 import packageJson from "../package.json" with { type: "json" };
-import { parseCheckerConfig, parseGatewayConfig, parseTrainerConfig, parseWorkerConfig, parseWorkerLifetime } from "./config.ts";
+import {
+  parseCheckerConfig,
+  parseDownloaderConfig,
+  parseGatewayConfig,
+  parseTrainerConfig,
+  parseWorkerConfig,
+  parseWorkerLifetime,
+} from "./config.ts";
 
 /** The time that a gateway closes in, below its pod's termination grace period of 60 s, so that closing is orderly. */
 const gatewayGraceMs = 45_000;
@@ -11,8 +18,8 @@ const gatewayGraceMs = 45_000;
 const workerCloseMs = 2_000;
 
 interface Process {
-  /** Of a role whose work has an end: that end. */
-  readonly ended?: Promise<void>;
+  /** Of a role whose work has an end: that end, with the exit code where it is a number. */
+  readonly ended?: Promise<unknown>;
   close(): Promise<void>;
 }
 
@@ -40,22 +47,33 @@ const roles: Readonly<Record<string, () => Promise<Process>>> = {
     const { checkJob } = await import("./trainer/check.ts");
     return { ended: checkJob(parseCheckerConfig(process.env)), close: async () => {} }; // it holds nothing that an end would lose
   },
+  downloader: async () => {
+    const { startDownloader } = await import("./downloader/downloader.ts");
+    return startDownloader(parseDownloaderConfig(process.env));
+  },
 };
 
-async function main(): Promise<void> {
-  const start = roles[process.argv[2] ?? ""];
+/** The exit code of a role that was told to stop, where ending well would mean that its work is done. */
+const unfinishedCode: Readonly<Record<string, number>> = { downloader: 1 };
+
+/** Returns the exit code. */
+async function main(): Promise<number> {
+  const role = process.argv[2] ?? "";
+  const start = roles[role];
   if (start === undefined) throw new AppError(`usage: node runtime/main.ts ${Object.keys(roles).join("|")}`, { code: "InvalidConfig" });
   const stop = new Promise<void>((resolve) => {
     for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => resolve());
   });
   const running = await Promise.race([start(), stop.then(() => undefined)]);
-  if (running === undefined) return; // told to stop before it had started
-  await Promise.race([stop, ...(running.ended ? [running.ended] : [])]);
+  const unfinished = unfinishedCode[role] ?? 0;
+  if (running === undefined) return unfinished; // told to stop before it had started
+  const code = await Promise.race([stop.then(() => unfinished), ...(running.ended ? [running.ended] : [])]);
   await running.close();
+  return typeof code === "number" ? code : 0;
 }
 
 main().then(
-  () => process.exit(0),
+  (code) => process.exit(code),
   (caught) => {
     const error = AppError.from(caught);
     process.stderr.write(`${JSON.stringify({ level: "fatal", code: error.code, message: error.message })}\n`);

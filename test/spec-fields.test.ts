@@ -7,8 +7,10 @@ import { structuralSchema } from "../crds/openapi.ts";
 import { pinnedImage } from "../operator/deployment/core/runtime-image.ts";
 import { nextStatus } from "../operator/deployment/core/status.ts";
 import { targetRanks } from "../operator/deployment/core/target.ts";
+import { downloadJob } from "../operator/deployment/objects/download-job.ts";
 import { gatewayTemplate } from "../operator/deployment/objects/gateway.ts";
 import { appliedObjects } from "../operator/deployment/objects/index.ts";
+import { downloadJobName } from "../operator/deployment/objects/model-place.ts";
 import { workerPod, workerTemplate } from "../operator/deployment/objects/worker-pod.ts";
 import { diffPlans } from "../runtime/placement/diff.ts";
 import { deployment, now, pod, settings, snapshot, view } from "./builders/deployment.ts";
@@ -19,6 +21,8 @@ const changes: Record<string, unknown> = {
   suspend: true,
   "model.uri": "pvc://other/moe",
   "model.servedName": "other",
+  "model.secretRef.name": "token",
+  "model.cache.persistentVolumeClaim.claimName": "other",
   replicas: 7,
   "experts.memoryPerRank": "3Gi",
   "runtime.backend": "cpu",
@@ -225,13 +229,19 @@ function effects(spec: any): string {
   const sources = { status: object.status, accepted: "enodia/runtime:before", pods, offered: settings.runtimeImage, own: undefined };
   const runtimeImage = pinnedImage({ spec: object.spec, ...sources });
   const context = { deployment: deployment(merged), settings: { ...settings, runtimeImage } };
-  return JSON.stringify([appliedObjects(context), workerPod(context, workerTemplate(context), 0, "x"), target, status]);
+  const job = downloadJobName(context.deployment);
+  const download = job === undefined ? undefined : downloadJob(context, job);
+  return JSON.stringify([appliedObjects(context), download, workerPod(context, workerTemplate(context), 0, "x"), target, status]);
 }
 
 test("every field of the spec is in one of the lists, and nothing else is", () => {
   const listed = [...Object.keys(changes), ...Object.keys(rebalancePlane), ...enforcedByServer];
   assert.deepEqual(listed.toSorted(), leaves(structuralSchema(moeDeploymentSpecSchema, "spec")).toSorted());
 });
+
+/** A model that is downloaded, beside which fields of the download may stand. */
+const remote = { model: { uri: "hf://org/name", cache: { persistentVolumeClaim: { claimName: "models" } } } };
+const besideRemote = ["model.secretRef.name", "model.cache.persistentVolumeClaim.claimName"];
 
 /** Fields of the gateway beside which another is required. */
 const beside: Readonly<Record<string, any>> = {
@@ -243,6 +253,7 @@ const beside: Readonly<Record<string, any>> = {
 /** A spec without a change and with it. */
 const edits = Object.entries(changes).map(([path, value]) => {
   const change = put(path, value);
+  if (besideRemote.includes(path)) return { path, base: remote, change: { model: { ...remote.model, ...change.model } } };
   for (const [name, fields] of Object.entries<object>(beside[path] ?? {})) Object.assign(change.gateway[name], fields);
   return { path, base: beside[path] ? { gateway: beside[path] } : {}, change };
 });

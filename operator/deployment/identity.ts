@@ -14,7 +14,7 @@ import { type Authorities, type Authority, encoded, pairIn, type Subject, secret
 import type { CertifiedKind } from "./certified.ts";
 import type { Informers } from "./informers.ts";
 import { makerLabels, names, ownerOf } from "./objects/context.ts";
-import { type Identity, workerServerName } from "./ports.ts";
+import { downloaderServerName, type Identity, workerServerName } from "./ports.ts";
 
 /** A leaf that was found good is not checked again for this long. */
 const recheckMs = 3600_000;
@@ -53,6 +53,13 @@ export class Identities {
     const { name, namespace } = deployment.metadata;
     const leaf = { dns: [`gateway.${name}.${namespace}.enodia`], uri: `spiffe://enodia/${namespace}/${name}/gateway` };
     await this.#ensure(deployment, names.gatewayTls(name), leaf, ownerOf(deployment));
+  }
+
+  /** For the pod that downloads the model, which nobody else takes for a rank or a gateway. */
+  async ensureDownloader(deployment: MoEDeployment): Promise<void> {
+    const { name, namespace } = deployment.metadata;
+    const leaf = { dns: [downloaderServerName({ namespace, name })], uri: `spiffe://enodia/${namespace}/${name}/downloader` };
+    await this.#ensure(deployment, names.downloaderTls(name), leaf, ownerOf(deployment));
   }
 
   async ensurePod(subject: Subject, pod: PodIdentity): Promise<void> {

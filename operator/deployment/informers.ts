@@ -12,6 +12,7 @@ export type Watched =
   | "trainingSecrets"
   | "pods"
   | "deployments"
+  | "jobs"
   | "services"
   | "secrets"
   | "authorities"
@@ -32,6 +33,7 @@ const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: st
   trainingPods: { resource: resources.pods, labelSelector: labels.trainingJob, training: true },
   trainingSecrets: { resource: resources.secrets, labelSelector: labels.trainingJob, training: true },
   deployments: { resource: resources.deployments, ...ours },
+  jobs: { resource: resources.jobs, ...ours },
   services: { resource: resources.services, ...ours },
   secrets: { resource: resources.secrets, ...ours },
   authorities: { resource: resources.secrets, labelSelector: `${labels.component}=${authorityComponent}`, own: true },

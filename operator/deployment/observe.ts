@@ -5,6 +5,7 @@ import type { KubeObject } from "../kube/kube.ts";
 import type { GatewayFacts, ObservedPod } from "./core/snapshot.ts";
 import type { GatewayPod, LeavingReason } from "./core/world.ts";
 import type { Informers } from "./informers.ts";
+import { modelOfPod } from "./objects/model-place.ts";
 import { workerKind } from "./objects/pod-template.ts";
 
 /** Marks of ours on a pod that is to go. */
@@ -18,7 +19,7 @@ const quietWaiting = ["ContainerCreating", "PodInitializing"];
 
 const state = z.object({
   waiting: z.object({ reason: z.string().default(""), message: z.string().default("") }).optional(),
-  terminated: z.object({ reason: z.string().default(""), exitCode: z.number().default(0) }).optional(),
+  terminated: z.object({ reason: z.string().default(""), exitCode: z.number().default(0), message: z.string().default("") }).optional(),
 });
 const condition = z.object({
   type: z.string(),
@@ -131,6 +132,7 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     terminating: pod.metadata.deletionTimestamp !== undefined,
     silent: health === "silent" || (health === "unknown" && now - boundMs(pod, status, now) > unknownNodeMs),
     terminal: isTerminal(status),
+    model: modelOfPod(pod.spec),
     templateHash: pod.metadata.annotations?.[annotations.templateHash] ?? "",
     image: spec.containers.find(({ name }) => name === workerKind.container)?.image ?? "",
     createdMs,
@@ -139,6 +141,28 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     goneByMs: pod.metadata.deletionTimestamp === undefined ? undefined : Date.parse(pod.metadata.deletionTimestamp),
     problem: problem(pod, status, now),
   };
+}
+
+/** What is seen of any pod of ours: whether it runs and where, what keeps it from it, and what it said at its end. */
+export function podSight(
+  pod: KubeObject,
+  now: number,
+): { readonly ip: string | undefined; readonly running: boolean; readonly problem: string; readonly ended: string | undefined } {
+  const { status } = podSchema.safeParse(pod).data ?? {};
+  if (!status) return { ip: undefined, running: false, problem: "", ended: undefined };
+  const over = isTerminal(status);
+  const last = status.containerStatuses.flatMap(({ state: { terminated } }) => terminated ?? [])[0];
+  const said = [last?.message, last?.reason, text(status.reason, status.message), status.phase].find(
+    (one) => one !== undefined && one !== "",
+  );
+  const running = status.phase === "Running" && pod.metadata.deletionTimestamp === undefined;
+  return { ip: status.podIP, running, problem: over ? "" : problem(pod, status, now), ended: over ? said : undefined };
+}
+
+/** A gateway that may still answer, by what it has its model from; those that should be gone by now are not waited for. */
+export function gatewayModels(pods: readonly KubeObject[], now: number): readonly (string | undefined)[] {
+  const due = ({ metadata: { deletionTimestamp } }: KubeObject) => deletionTimestamp !== undefined && Date.parse(deletionTimestamp) < now;
+  return pods.filter((pod) => !hasEnded(pod) && !due(pod)).map(({ spec }) => modelOfPod(spec));
 }
 
 /** The time at which the scheduler gave the pod its node. */

@@ -1,11 +1,13 @@
 // The deployment plane as the operator composes it: what wakes a reconcile, and the port it offers to the rebalance plane.
 
 import { apiVersion, labels } from "../../crds/common.ts";
+import type { DownloadWords } from "../../crds/download.ts";
 import { type Controller, createController, type Observe, type Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
 import { AcceptedSpecs } from "./accepted-specs.ts";
 import { Applier } from "./apply.ts";
+import { askProgress, type ProgressQuestion } from "./ask-progress.ts";
 import { Authorities, type AuthoritiesOptions, subjectOf } from "./authorities.ts";
 import { sweepAuthorities, sweepMs } from "./authority-sweep.ts";
 import { certifiedDeployment } from "./certified.ts";
@@ -15,6 +17,7 @@ import { NatsCredentials } from "./nats-credentials.ts";
 import type { Settings } from "./objects/context.ts";
 import { type NamespaceClaims, Permission } from "./permission.ts";
 import type { Deployments, Rebalance } from "./ports.ts";
+import { ProgressTalks } from "./progress-talks.ts";
 import { Reconciler } from "./reconcile.ts";
 import { StatusWriter } from "./status-writer.ts";
 import { TelemetrySecrets } from "./telemetry-secret.ts";
@@ -41,6 +44,8 @@ export interface DeploymentPlaneOptions {
   /** The namespaces that are this install's to work in; all when not given. */
   readonly claims?: NamespaceClaims;
   readonly now?: () => Date;
+  /** How pods that download a model are asked; over TLS when not given. */
+  readonly ask?: (question: ProgressQuestion) => Promise<DownloadWords | undefined>;
   /** Told of CAs that may be of deployments that are gone and could not be looked into; they are looked at again. */
   readonly onError?: (error: unknown) => void;
   readonly observe?: Observe;
@@ -84,6 +89,7 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
     ...(options.observe ? { observe: options.observe } : {}),
   });
   const status = new StatusWriter({ kube, event, live: (ref) => informers.get("moeDeployments", ref), now: () => now().getTime() });
+  const talks = talksOf(options, (key) => controller.queue.add(key), now);
   permission.onChange((key) => controller.queue.add(key));
   const stopWaking = wake({ informers, identities, status }, (ref) => controller.queue.add(keyOf(ref)));
   const sweeps = setInterval(sweep, sweepMs);
@@ -109,12 +115,16 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
         (pod) => informers.covers("pods", pod),
         () => now().getTime(),
       );
-      const stores = { identities, telemetry, accepted, status };
+      const stores = { identities, telemetry, accepted, status, talks };
       reconciler = new Reconciler({ kube, informers, overlay, applier, ...stores, rebalance, settings, event, now });
       rebalance.onChange((ref) => controller.queue.add(keyOf(ref)));
       release = (uid) => rebalance.forget(uid);
     },
   };
+}
+
+function talksOf({ ask = askProgress }: DeploymentPlaneOptions, told: (key: string) => void, now: () => Date): ProgressTalks {
+  return new ProgressTalks({ ask: (question) => ask(question), told, now: () => now().getTime() });
 }
 
 interface Sources {
@@ -142,7 +152,7 @@ function wake({ informers, identities, status }: Sources, add: (ref: Ref) => voi
     add(refOf(object));
   });
   const owned = [
-    ...(["pods", "deployments", "services", "secrets", "serviceAccounts", "configMaps"] as const),
+    ...(["pods", "deployments", "jobs", "services", "secrets", "serviceAccounts", "configMaps"] as const),
     ...(["podDisruptionBudgets", "networkPolicies", "horizontalPodAutoscalers"] as const),
   ];
   for (const kind of owned) {

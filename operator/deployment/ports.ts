@@ -45,6 +45,11 @@ export interface Deployments {
   natsUrl(spec: MoEDeploymentSpec): string | undefined;
 }
 
+/** Name of the certificate of the pod that downloads the model. */
+export function downloaderServerName(ref: Ref): string {
+  return `downloader.${ref.name}.${ref.namespace}.enodia`;
+}
+
 /** Name of rank r's certificate: what callers expect and servers check. */
 export function workerServerName(ref: Ref, rank: number): string {
   return `rank-${rank}.${ref.name}.${ref.namespace}.enodia`;

@@ -1,6 +1,6 @@
 // One pass over one MoEDeployment: gather, ask the pure core, act, report. Level-triggered: nothing is remembered but caches.
 import { AppError, labels } from "../../crds/common.ts";
-import { type MoEDeployment, parseModelUri } from "../../crds/moe-deployment.ts";
+import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { Outcome } from "../kube/controller.ts";
 import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
@@ -14,13 +14,16 @@ import { freeRanks, nextStep } from "./core/pod-actions.ts";
 import { living, type PodFacts, type Snapshot } from "./core/snapshot.ts";
 import { nextStatus } from "./core/status.ts";
 import { targetRanks } from "./core/target.ts";
+import { Deliveries } from "./delivery.ts";
 import { execute } from "./execute.ts";
 import type { Identities } from "./identity.ts";
 import type { Informers, PodOverlay } from "./informers.ts";
 import { names, type RenderContext, type Settings } from "./objects/context.ts";
-import { gatewayFacts, gatewayPods, nodesSeen, podFacts } from "./observe.ts";
+import { modelPlace, modelText } from "./objects/model-place.ts";
+import { gatewayFacts, gatewayModels, gatewayPods, nodesSeen, podFacts } from "./observe.ts";
 import { findOrphans, isOfOther } from "./orphans.ts";
 import type { Deployments, Rebalance, World } from "./ports.ts";
+import type { ProgressTalks } from "./progress-talks.ts";
 import { type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
 import type { StatusWriter } from "./status-writer.ts";
 import type { TelemetrySecrets } from "./telemetry-secret.ts";
@@ -31,6 +34,8 @@ const refusedMs = 10_000;
 const unmadeMs = 30_000;
 /** A new leader needs this long to open its sessions with workers and NATS. */
 const warmUpMs = 10_000;
+/** The pass after a spec with another model was accepted. */
+const switchMs = 10;
 
 export interface ReconcileDeps {
   readonly kube: Kube;
@@ -42,6 +47,7 @@ export interface ReconcileDeps {
   readonly telemetry: TelemetrySecrets;
   readonly status: StatusWriter;
   readonly rebalance: Rebalance;
+  readonly talks: ProgressTalks;
   readonly settings: Settings;
   readonly event: Deployments["event"];
   readonly now: () => Date;
@@ -57,12 +63,14 @@ export class Reconciler {
   readonly #deps: ReconcileDeps;
   readonly #uids = new Map<string, string>();
   readonly #spec: SpecPass;
+  readonly #deliveries: Deliveries;
   readonly #startedMs: number;
   readonly #unmade = new Map<string, { readonly message: string; readonly until: number }>();
 
   constructor(deps: ReconcileDeps) {
     this.#deps = deps;
     this.#spec = new SpecPass(deps);
+    this.#deliveries = new Deliveries(deps);
     this.#startedMs = deps.now().getTime();
   }
 
@@ -91,10 +99,45 @@ export class Reconciler {
 
   /** Goes on to pods and status whatever becomes of the spec: what is refused or fails in it must not stop the healing. */
   async #converge(read: ReadDeployment): Promise<Outcome> {
-    const { deployment } = read;
-    const wait = gatewaysWait(findOrphans(this.#deps, deployment), this.#pods(deployment), deployment.spec);
-    const inForce = await this.#spec.run(read, () => this.#pods(deployment), wait);
-    return this.#proceed(inForce, await this.#snapshot(deployment, inForce));
+    const { accepted, settings } = this.#deps;
+    const delivery = await this.#deliveries.run({ deployment: read.deployment, settings });
+    const undelivered = delivery.pending !== undefined;
+    const pods = this.#pods(read.deployment);
+    const before = accepted.latest(read.deployment.metadata.uid)?.spec;
+    const stands = this.#modelSwitch(read.deployment, pods, { aim: undelivered ? before : read.deployment.spec, accepted: before });
+    // Until the last pod of another model is gone nothing is to be rendered but what a suspended deployment has.
+    const deployment = stands === "Stopping" ? { ...read.deployment, spec: { ...read.deployment.spec, suspend: true } } : read.deployment;
+    const wait = gatewaysWait(findOrphans(this.#deps, deployment), pods, deployment.spec);
+    const options = { undelivered, gatewaysWait: wait || stands === "Accepting" };
+    const ran = await this.#spec.run({ ...read, deployment }, () => this.#pods(deployment), options);
+    // A roll, rank by rank, would bring two models into one world.
+    const inForce = stands === "Accepting" ? { ...ran, successor: "Refused" as const } : ran;
+    const { snapshot, unobserved } = await this.#snapshot(deployment, inForce);
+    const { pending, revision, failure, againInMs } = delivery;
+    const seen = { ...snapshot, delivery: { pending, revision }, switching: stands === "Stopping" };
+    const outcome = await this.#proceed(inForce, { snapshot: seen, unobserved: unobserved ?? failure });
+    // What the accepted spec says has changed just now: the next pass stops the pods of the other model.
+    const accepting = stands === "Accepting" && ran.refusals.length === 0 && ran.failure === undefined;
+    const waits = [outcome.requeueAfterMs, againInMs, accepting ? switchMs : undefined].filter((ms) => ms !== undefined);
+    return waits.length === 0 ? outcome : { ...outcome, requeueAfterMs: Math.min(...waits) };
+  }
+
+  /**
+   * All ranks of a world serve one model, and its gateways have its tokenizer. So pods of another model than that of the spec to be in
+   * force, `aim`, all stop before one of its own is made: Accepting while it is not accepted yet, and everything else stays as it is;
+   * then Stopping.
+   */
+  #modelSwitch(
+    deployment: MoEDeployment,
+    pods: readonly PodFacts[],
+    { aim, accepted }: { readonly aim: MoEDeployment["spec"] | undefined; readonly accepted: MoEDeployment["spec"] | undefined },
+  ): "Same" | "Accepting" | "Stopping" {
+    if (deployment.spec.suspend || !aim) return "Same";
+    const wanted = modelText(modelPlace(aim));
+    const workers = living(pods).map(({ model }) => model);
+    const gateways = gatewayModels(this.#gatewayPods(deployment), this.#deps.now().getTime());
+    if (![...workers, ...gateways].some((model) => model !== undefined && model !== wanted)) return "Same";
+    return accepted && modelText(modelPlace(accepted)) === wanted ? "Stopping" : "Accepting";
   }
 
   async #proceed(inForce: InForce, { snapshot, unobserved }: Observed): Promise<Outcome> {
@@ -224,6 +267,8 @@ export class Reconciler {
       conflicts,
       claim,
       view: rebalance.view(uid),
+      delivery: { pending: undefined, revision: undefined },
+      switching: false,
       warmingUp: this.#warmMs() > 0,
     };
     return { snapshot, unobserved: failure };
@@ -241,7 +286,7 @@ export class Reconciler {
   }
 
   async #claim(deployment: MoEDeployment): Promise<{ claim: Snapshot["claim"]; failure: AppError | undefined }> {
-    const { claim: name } = parseModelUri(deployment.spec.model.uri);
+    const { claim: name } = modelPlace(deployment.spec);
     try {
       const found = await this.#deps.kube.get(resources.persistentVolumeClaims, { namespace: deployment.metadata.namespace, name });
       return { claim: found ? "Present" : "Missing", failure: undefined };
@@ -274,6 +319,7 @@ export class Reconciler {
     this.#uids.delete(key);
     this.#unmade.delete(uid);
     this.#spec.forget(uid);
+    this.#deliveries.forget(uid, key);
     this.#deps.rebalance.forget(uid);
     this.#deps.identities.forget(uid);
     this.#deps.telemetry.forget(uid);

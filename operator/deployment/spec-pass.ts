@@ -20,6 +20,8 @@
 // - The pass fails for another reason (a webhook that is away, a conflict): as refused, but SpecAccepted is Unknown and the pass is
 //   repeated with back-off.
 // - The user repairs the field: the dry run says yes. A spec that is back to what was in force changes no pod; another one rolls.
+// - The model of a later spec is still being downloaded (core/delivery.ts): as refused, but nothing is wrong with it. Its gateways and
+//   ranks come with the model, in one switch (reconcile.ts).
 // - The gateways still serve with the ranks of a deleted deployment of this name (core/orphans.ts): the spec is accepted without them,
 //   and their Deployment is applied in the pass in which they need not wait any more.
 // - The operator restarts or another one leads: it finds the revision in its cache, as it finds the pods. A revision that somebody
@@ -91,6 +93,11 @@ export function readDeployment(object: KubeObject, accepted: Accepted | undefine
   }
 }
 
+export interface PassOptions {
+  readonly gatewaysWait?: boolean;
+  readonly undelivered?: boolean;
+}
+
 export class SpecPass {
   readonly #deps: SpecPassDeps;
   /** Refusals of dry runs by uid, then by hash. Consent is asked for anew: something that serves may be deleted for it. */
@@ -101,10 +108,14 @@ export class SpecPass {
   }
 
   /**
-   * `pods` is asked for the pods as they are at that moment; `gatewaysWait` leaves the gateways as they are. Throws nothing that
-   * belongs into the status.
+   * `pods` is asked for the pods as they are at that moment; `gatewaysWait` leaves the gateways as they are; `undelivered`: the model is
+   * not there yet, so that the spec is asked about and not accepted. Throws nothing that belongs into the status.
    */
-  async run({ deployment, unreadable }: ReadDeployment, pods: () => readonly PodFacts[], gatewaysWait = false): Promise<InForce> {
+  async run(
+    { deployment, unreadable }: ReadDeployment,
+    pods: () => readonly PodFacts[],
+    { gatewaysWait = false, undelivered = false }: PassOptions = {},
+  ): Promise<InForce> {
     const { settings, applier, accepted: store } = this.#deps;
     const { metadata, spec } = deployment;
     const failures: AppError[] = [];
@@ -120,7 +131,7 @@ export class SpecPass {
     const uncertified = gatewaysWait ? [] : await attempt(failures, () => this.#certifyGateway(deployment), []);
     const unsupported = [...unreadable, ...workers.refusals, ...gateways.refusals];
     const before = accepted?.gateway;
-    const rendered = objectsOf(context, { gateway, before, unsupported: unsupported.length > 0 });
+    const rendered = objectsOf(context, { gateway, before, unsupported: undelivered || unsupported.length > 0 });
     const wait = ({ resource }: Rendered) => gatewaysWait && resource === resources.deployments;
     // Removed first: what an autoscaler has set is nobody's once it is gone.
     await attempt(failures, () => applier.remove(absentObjects(context), metadata), undefined);
@@ -136,6 +147,7 @@ export class SpecPass {
     if (askable) refusals.push(...(await attempt(failures, () => this.#judge(context, wanted, pods(), gatewaysWait), [])));
     const kept =
       good() &&
+      !undelivered &&
       !spec.suspend &&
       (await attempt(failures, () => this.#keep(deployment, { template: wanted, gateway, runtimeImage }), false));
     if (!kept && accepted) await attempt(failures, () => store.keep(deployment, accepted), undefined);

@@ -157,9 +157,11 @@ function isOlder(version: string | undefined, than: string): boolean {
 function hard(status: MoEDeploymentStatus): unknown {
   const { lastSampleTime: _, ...telemetry } = status.telemetry ?? {};
   const operation = status.expertParallel?.operation;
+  const { download } = status;
   return {
     ...status,
     telemetry,
+    download: download && { uri: download.uri, phase: download.phase },
     expertParallel: { ...status.expertParallel, operation: operation ? { ...operation, message: "" } : undefined },
     conditions: status.conditions?.map((condition) => ({ ...condition, message: "" })),
   };

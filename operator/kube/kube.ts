@@ -58,6 +58,7 @@ export const resources = {
   namespaces: core("Namespace", "namespaces", false),
   nodes: core("Node", "nodes", false),
   deployments: { apiVersion: "apps/v1", kind: "Deployment", plural: "deployments", namespaced: true },
+  jobs: { apiVersion: "batch/v1", kind: "Job", plural: "jobs", namespaced: true },
   controllerRevisions: { apiVersion: "apps/v1", kind: "ControllerRevision", plural: "controllerrevisions", namespaced: true },
   podDisruptionBudgets: { apiVersion: "policy/v1", kind: "PodDisruptionBudget", plural: "poddisruptionbudgets", namespaced: true },
   networkPolicies: { apiVersion: "networking.k8s.io/v1", kind: "NetworkPolicy", plural: "networkpolicies", namespaced: true },

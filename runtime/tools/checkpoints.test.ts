@@ -45,7 +45,13 @@ test("a tied head beside another head is refused; beside the same one the table 
 
 test("a dense model's tied head beside another head is refused at import and by upcycle", async () => {
   const dense = join(dir, "dense");
-  const shell = { codecs: ["f32"] as const, overwrite: true, folder: true, cache: join(dir, "cache"), hub: "http://127.0.0.1:9" };
+  const shell = {
+    codecs: ["f32"] as const,
+    overwrite: true,
+    folder: true,
+    cache: join(dir, "cache"),
+    secrets: { HF_ENDPOINT: "http://127.0.0.1:9" },
+  };
   await importModel({ ...shell, source: join(golden, "tiny-gguf/tiny-llama.gguf"), out: dense }, quiet);
   const two = await changedCheckpoint(dense, dir, (tensors) => {
     const table = tensors.get(embed)!;

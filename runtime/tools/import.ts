@@ -36,7 +36,7 @@ export async function importModel(options: ImportOptions, log: Log): Promise<Imp
   const out = resolve(options.out ?? join(options.cache, "models", sourceName(options.source)));
   const sources = isRemote(options.source) ? [] : [localSource(options.source)];
   await checkTarget({ dir: out, overwrite: options.overwrite, sources }); // before a download
-  const path = await fetchSource(options.source, { cache: options.cache, hub: options.hub, hubToken: options.hubToken }, log);
+  const path = await fetchSource(options.source, { cache: options.cache, secrets: options.secrets }, log);
   if ((await stat(path)).isDirectory()) return importFolder(path, out, options, log);
   return importGguf(path, out, options, log);
 }

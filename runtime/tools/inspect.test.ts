@@ -14,7 +14,10 @@ after(() => rm(dir, { recursive: true }));
 const golden = join(import.meta.dirname, "../../test/golden");
 const quiet = () => undefined;
 const importing = (source: string, out: string, folder = false) =>
-  importModel({ source, out, folder, codecs: ["f32"], overwrite: false, cache: join(dir, "cache"), hub: "http://127.0.0.1:9" }, quiet);
+  importModel(
+    { source, out, folder, codecs: ["f32"], overwrite: false, cache: join(dir, "cache"), secrets: { HF_ENDPOINT: "http://127.0.0.1:9" } },
+    quiet,
+  );
 const refusal = (code: string, want: RegExp) => (error: unknown) => {
   assert.ok(error instanceof AppError, String(error));
   assert.equal(error.code, code, error.message);

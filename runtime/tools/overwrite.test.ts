@@ -14,7 +14,7 @@ after(() => rm(dir, { recursive: true }));
 const golden = join(import.meta.dirname, "../../test/golden");
 const gguf = join(golden, "tiny-gguf/tiny-llama.gguf");
 const quiet = () => undefined;
-const shell = { cache: join(dir, "cache"), hub: "http://127.0.0.1:9", codecs: ["f32"] as const };
+const shell = { cache: join(dir, "cache"), secrets: { HF_ENDPOINT: "http://127.0.0.1:9" }, codecs: ["f32"] as const };
 /** Of what has experts a store, of what has none a dense folder. */
 const importing = (source: string, out: string, overwrite = true) =>
   importModel({ ...shell, source, out, overwrite, folder: !source.endsWith("/moe") }, quiet);

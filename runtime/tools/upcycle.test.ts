@@ -22,7 +22,7 @@ after(() => rm(dir, { recursive: true }));
 const golden = join(import.meta.dirname, "../../test/golden/tiny-gguf");
 const quiet = () => undefined;
 const base = { source: join(golden, "tiny-llama.gguf"), experts: 4, topK: 2, noise: 0.02, seed: 1, codecs: ["f32", "iq4_nl"] as const };
-const shell = { overwrite: true, threads: 1, cache: join(dir, "cache"), hub: "http://127.0.0.1:9" };
+const shell = { overwrite: true, threads: 1, cache: join(dir, "cache"), secrets: { HF_ENDPOINT: "http://127.0.0.1:9" } };
 const make = (name: string, change: object) => upcycleSource({ ...base, ...shell, out: join(dir, name), ...change }, quiet);
 
 async function weights(store: ModelStore, segment: Segment): Promise<Weights> {

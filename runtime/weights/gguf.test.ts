@@ -26,7 +26,18 @@ assert.equal(expected.magic, "enodia-golden");
 assert.equal(expected.version, 1, `remake: ${expected.remake}`);
 const quiet = () => undefined;
 const importing = (source: string, out: string) =>
-  importModel({ source, out, codecs: ["f32"], overwrite: true, folder: true, cache: join(dir, "cache"), hub: "http://127.0.0.1:9" }, quiet);
+  importModel(
+    {
+      source,
+      out,
+      codecs: ["f32"],
+      overwrite: true,
+      folder: true,
+      cache: join(dir, "cache"),
+      secrets: { HF_ENDPOINT: "http://127.0.0.1:9" },
+    },
+    quiet,
+  );
 
 test("every tensor equals what transformers reads, bit for bit: block formats and rotary order included", async () => {
   const result = await importing(`file://${path}`, join(dir, "dense"));

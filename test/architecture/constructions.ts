@@ -36,6 +36,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
       "runtime/wire/lane-accept.ts": "adapter: the port of lanes",
       "runtime/comm/wire.ts": "adapter: the port of training's frames",
       "runtime/trainer/world-server.ts": "adapter: the port of a training pod's world",
+      "runtime/downloader/progress-server.ts": "adapter: the port on which a download's progress is told",
     },
   },
   "a connection to NATS": {
@@ -58,6 +59,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
       "runtime/worker/worker.ts": "root of the worker",
       "runtime/gateway/gateway.ts": "root of the gateway",
       "runtime/trainer/trainer.ts": "root of a training pod",
+      "runtime/downloader/downloader.ts": "root of a pod that downloads a model",
       "runtime/trainer/check.ts": "root of the check of a job",
     },
   },
@@ -66,6 +68,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
     where: {
       "runtime/observe/bounded-server.ts": "adapter: probes and metrics",
       "runtime/trainer/world-server.ts": "adapter: what the operator tells a training pod",
+      "runtime/downloader/progress-server.ts": "adapter: how far a download is",
       "runtime/trainer/trace-server.ts": "adapter: what a training pod tells of its steps, on loopback",
       "operator/main.ts": "root of the operator",
       "runtime/worker/worker.ts": "root of the worker",
@@ -77,7 +80,6 @@ export const constructions: Readonly<Record<string, Construction>> = {
     pattern: /(?<![.#\w])(?<!async )fetch\(/g,
     where: {
       "operator/cli/chat-client.ts": "the command that talks to a gateway",
-      "runtime/tools/sources.ts": "downloads of models",
     },
   },
   "a thread": {

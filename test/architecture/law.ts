@@ -76,6 +76,8 @@ export const law: Readonly<Record<string, readonly string[]>> = {
   ],
   // A gateway refuses at the door what an engine would: it knows the languages that a text may be held to, and nothing else of engines.
   "runtime/gateway/": ["crds/", "runtime/wire/", "runtime/observe/", "runtime/text/", "runtime/engine/core/constraints/"],
+  // A pod that downloads a model: it reaches the source by the tools of the command line, and tells the operator how far it is.
+  "runtime/downloader/": ["crds/", "runtime/wire/", "runtime/observe/", "runtime/weights/", "runtime/tools/"],
   "runtime/tools/": [
     "crds/",
     "runtime/placement/grid.ts",
@@ -93,6 +95,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/worker/worker.ts",
     "runtime/gateway/gateway.ts",
     "runtime/trainer/trainer.ts",
+    "runtime/downloader/downloader.ts",
     "runtime/trainer/check.ts",
     "package.json",
   ],
@@ -280,6 +283,8 @@ export const clients: Readonly<Record<string, string>> = {
   "onnxruntime-node": "runtime/compute/onnx/",
   "@hono/": "runtime/gateway/",
   hono: "runtime/gateway/",
+  aws4fetch: "runtime/tools/download/s3.ts",
+  "fast-xml-parser": "runtime/tools/download/s3.ts",
   highs: "operator/planner/solver.ts",
   "@huggingface/tokenizers": "runtime/text/",
   "@huggingface/jinja": "runtime/text/",
@@ -302,7 +307,7 @@ export const free: Readonly<Record<string, readonly string[]>> = {
 /** The files that read process.env -> why. All others are given arguments, so that a process's settings stand in one place each. */
 export const environment: Readonly<Record<string, string>> = {
   "operator/main.ts": "root of the operator: hands it to config.ts",
-  "runtime/main.ts": "root of worker, gateway, training pod and check: hands it to config.ts",
+  "runtime/main.ts": "root of worker, gateway, training pod, check and download: hands it to config.ts",
   "operator/cli/environment.ts": "what the command line takes from the user's machine",
   "operator/cli/bootstrap.mjs": "runs before anything is installed: finds Node and the cache, and passes its environment on",
 };

@@ -14,6 +14,7 @@ export const settings: Settings = {
   otlpEndpoint: undefined,
   networkPolicies: undefined,
   logLevel: "info",
+  hub: undefined,
 };
 
 export function deployment(spec: object = {}, status: object = {}): MoEDeployment {
@@ -39,6 +40,7 @@ export function pod(rank: number, more: Partial<PodFacts> = {}): PodFacts {
     lost: false,
     terminal: false,
     templateHash: "new",
+    model: "models/models/moe",
     image: settings.runtimeImage,
     createdMs: now.getTime() - 60_000,
     leaving: undefined,
@@ -127,6 +129,8 @@ export function snapshot(more: Partial<Snapshot> = {}): Snapshot {
     conflicts: [],
     claim: "Present",
     view: undefined,
+    delivery: { pending: undefined, revision: undefined },
+    switching: false,
     warmingUp: false,
     ...more,
   };

@@ -27,7 +27,7 @@ export function resolvedEnv(
 }
 
 export function workerSettings(spec: object = {}): WorkerSettings {
-  const env = renderEnv(workerProcess, { deployment: deployment(spec), peersDns: "", settingsMap: "settings" });
+  const env = renderEnv(workerProcess, { deployment: deployment(spec), peersDns: "", settingsMap: "settings", modelFolder: "moe" });
   const entries = settingEntries({ ...settings, natsUrl: undefined });
   return parseWorkerConfig(resolvedEnv(env, entries, (path) => podFields[path] ?? "pod"));
 }

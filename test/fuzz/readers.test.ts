@@ -131,7 +131,7 @@ test("damaged indexes of a store that keeps types as they came are read or refus
   await writePublished(model, folder);
   const out = join(folder, "store");
   const source = join(folder, "model.gguf");
-  await importModel({ source, out, overwrite: false, cache: folder, hub: "http://127.0.0.1:9" }, () => undefined);
+  await importModel({ source, out, overwrite: false, cache: folder, secrets: { HF_ENDPOINT: "http://127.0.0.1:9" } }, () => undefined);
   const path = join(out, "expert-index.json");
   const [index, config] = [JSON.parse(await readFile(path, "utf8")), await readFile(join(out, "config.json"), "utf8")];
   const digest = (json: any): string => {

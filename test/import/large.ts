@@ -57,7 +57,9 @@ const mib = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
 
 async function child(source: string, out: string): Promise<void> {
   const start = process.resourceUsage().maxRSS * 1024;
-  await importModel({ source, out, overwrite: false, cache: out, hub: "http://127.0.0.1:9" }, (line) => console.log(line));
+  await importModel({ source, out, overwrite: false, cache: out, secrets: { HF_ENDPOINT: "http://127.0.0.1:9" } }, (line) =>
+    console.log(line),
+  );
   const peak = process.resourceUsage().maxRSS * 1024;
   console.log(`peak resident memory ${mib(peak)}, ${mib(start)} of it before the import; the bound is ${mib(residentBytesMax)}`);
   if (peak > residentBytesMax) process.exitCode = 1;

@@ -53,6 +53,7 @@ test("every sample is accepted by the server", async () => {
   await kubectl("apply", "--dry-run=server", "-n", namespace, "-f", join(root, "crds/samples/smol-moe.yaml"));
   await kubectl("apply", "--dry-run=server", "-f", join(root, "crds/samples/production.yaml"));
   await kubectl("apply", "--dry-run=server", "-f", join(root, "crds/samples/complete.yaml"));
+  await kubectl("apply", "--dry-run=server", "-n", namespace, "-f", join(root, "crds/samples/hub-model.yaml"));
   for (const kind of ["cuda", "vulkan"])
     await kubectl("apply", "--dry-run=server", "-n", namespace, "-f", join(root, `crds/samples/gpu-${kind}.yaml`));
 });
@@ -65,7 +66,7 @@ const refused: Record<string, { change: (spec: any) => void; want: RegExp }> = {
     want: /must not be above maxReplicas/,
   },
   "another scheme": {
-    change: (spec) => Object.assign(spec.model, { uri: "hf://a/b" }),
+    change: (spec) => Object.assign(spec.model, { uri: "ftp://a/b" }),
     want: /must be pvc:\/\/<claim>\/<folder>.*enodia model import/,
   },
   "a path out of the claim": { change: (spec) => Object.assign(spec.model, { uri: "pvc://models/../etc" }), want: /must be pvc:/ },

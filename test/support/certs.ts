@@ -10,6 +10,8 @@ export interface TestCa {
   readonly dir: string;
   /** Material of `rank-<r>`, `gateway` or `operator` of <ns>/<name>. */
   issue(member: string, namespace: string, name: string, podName?: string): TlsSource & { update(material: TlsMaterial): void };
+  /** Of a server at 127.0.0.1. */
+  local(): TlsMaterial;
 }
 
 /** Folders that go with the process: one listener for all, since one for each would be warned of as a leak. */
@@ -45,18 +47,20 @@ export function createTestCa(): TestCa {
   };
   make("ca", "/CN=enodia test", ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign"]);
   let serial = 0;
+  const leaf = (subject: string, names: string): TlsMaterial => {
+    const file = `leaf-${serial++}`;
+    const ca = ["-CA", join(dir, "ca.crt"), "-CAkey", join(dir, "ca.key")];
+    make(file, subject, [...ca, "-addext", `subjectAltName=${names}`, "-addext", "basicConstraints=critical,CA:FALSE"]);
+    return {
+      cert: readFileSync(join(dir, `${file}.crt`)),
+      key: readFileSync(join(dir, `${file}.key`)),
+      ca: readFileSync(join(dir, "ca.crt")),
+    };
+  };
   return {
     dir,
-    issue: (member, namespace, name, podName = member) => {
-      const file = `leaf-${serial++}`;
-      const names = `DNS:${member}.${name}.${namespace}.enodia,URI:spiffe://enodia/${namespace}/${name}/${podName}`;
-      const ca = ["-CA", join(dir, "ca.crt"), "-CAkey", join(dir, "ca.key")];
-      make(file, `/CN=${member}`, [...ca, "-addext", `subjectAltName=${names}`, "-addext", "basicConstraints=critical,CA:FALSE"]);
-      return fixedTls({
-        cert: readFileSync(join(dir, `${file}.crt`)),
-        key: readFileSync(join(dir, `${file}.key`)),
-        ca: readFileSync(join(dir, "ca.crt")),
-      });
-    },
+    issue: (member, namespace, name, podName = member) =>
+      fixedTls(leaf(`/CN=${member}`, `DNS:${member}.${name}.${namespace}.enodia,URI:spiffe://enodia/${namespace}/${name}/${podName}`)),
+    local: () => leaf("/CN=127.0.0.1", "IP:127.0.0.1"),
   };
 }

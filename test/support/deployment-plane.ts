@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { DrainPhase, RebalanceView } from "../../operator/deployment/core/world.ts";
 import { Informers } from "../../operator/deployment/informers.ts";
 import type { Settings } from "../../operator/deployment/objects/context.ts";
-import { createDeploymentPlane, type DeploymentPlane } from "../../operator/deployment/plane.ts";
+import { createDeploymentPlane, type DeploymentPlane, type DeploymentPlaneOptions } from "../../operator/deployment/plane.ts";
 import type { Rebalance, World } from "../../operator/deployment/ports.ts";
 import type { Claims } from "../../operator/kube/claims.ts";
 import { EventRecorder } from "../../operator/kube/events.ts";
@@ -66,9 +66,14 @@ interface OperatorOptions {
   readonly now?: () => Date;
   /** What this operator is set to other than those before it. */
   readonly changed?: Partial<Settings>;
+  /** How pods that download a model answer. */
+  readonly ask?: DeploymentPlaneOptions["ask"];
 }
 
-export async function startOperator(kube: FakeKube, { namespaces = [], claims, now, changed }: OperatorOptions = {}): Promise<Operator> {
+export async function startOperator(
+  kube: FakeKube,
+  { namespaces = [], claims, now, changed, ask }: OperatorOptions = {},
+): Promise<Operator> {
   const informers = new Informers(namespaces, settings.namespace, { kube, random: () => 0 });
   const events = new EventRecorder({ kube, reportingInstance: "test" });
   const plane = createDeploymentPlane({
@@ -78,6 +83,7 @@ export async function startOperator(kube: FakeKube, { namespaces = [], claims, n
     settings: { ...settings, ...changed },
     ...(claims ? { claims } : {}),
     ...(now ? { now } : {}),
+    ...(ask ? { ask } : {}),
   });
   const rebalance = new TestRebalance(kube);
   informers.start();

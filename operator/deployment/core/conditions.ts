@@ -28,7 +28,8 @@ const no = (reason: string, message: string): Verdict => ({ status: "False", rea
 const unknown = (reason: string, message: string): Verdict => ({ status: "Unknown", reason, message });
 
 export function verdicts(findings: Findings): Verdicts {
-  const { view } = findings.snapshot;
+  const { view, delivery } = findings.snapshot;
+  const { pending } = delivery;
   const specAccepted = accepted(findings);
   const availability = available(findings);
   return {
@@ -38,7 +39,8 @@ export function verdicts(findings: Findings): Verdicts {
     Ready: ready(findings, specAccepted, availability),
     Progressing: progressing(findings),
     Degraded: degraded(findings),
-    ModelAvailable: kept(findings, "ModelAvailable", modelAvailable(findings)),
+    // A download is no matter of sessions.
+    ModelAvailable: pending ? modelAvailable(findings) : kept(findings, "ModelAvailable", modelAvailable(findings)),
     Reproducible: kept(findings, "Reproducible", view?.reproducible ?? unknown("NotObserved", "no worker was reached yet")),
     TelemetryFresh: kept(findings, "TelemetryFresh", view?.telemetryFresh ?? unknown("NotObserved", "no worker was reached yet")),
     PlacementBalanced: kept(findings, "PlacementBalanced", view?.placementBalanced ?? unknown("NotObserved", "no worker was reached yet")),
@@ -57,6 +59,8 @@ function kept({ snapshot }: Findings, type: MoEDeploymentConditionType, now: Ver
 function accepted({ refusals, unjudged, snapshot }: Findings): Verdict {
   const first = refusals[0];
   if (first) return no(first.reason, refusals.map((one) => one.message).join("; "));
+  const { pending } = snapshot.delivery;
+  if (pending) return unknown("ModelPending", `the spec comes into force with its model: ${pending.message}`);
   if (unjudged !== "") return unknown("NotApplied", `it is tried again: ${unjudged}`);
   return yes(
     "Accepted",
@@ -73,6 +77,7 @@ function fieldConflict({ snapshot: { conflicts } }: Findings): Verdict {
 function available(findings: Findings): Verdict {
   const { snapshot, ranks } = findings;
   const { spec } = snapshot.deployment;
+  if (snapshot.switching) return no("SwitchingModel", `the ranks of another model stop, those of ${spec.model.uri} start once all have`);
   if (spec.suspend) return no("Suspended", "spec.suspend is true");
   if (ranks === 0) return no("ScaledToZero", "no ranks are wanted");
   const serving = servingPods(snapshot).length;
@@ -86,10 +91,13 @@ function available(findings: Findings): Verdict {
 function ready(findings: Findings, specAccepted: Verdict, availability: Verdict): Verdict {
   const { snapshot, ranks } = findings;
   if (specAccepted.status === "False") return no(specAccepted.reason, specAccepted.message);
-  if (availability.status !== "True" && ["Suspended", "ScaledToZero", "NoGateway"].includes(availability.reason)) return availability;
+  if (availability.status !== "True" && ["Suspended", "SwitchingModel", "ScaledToZero", "NoGateway"].includes(availability.reason))
+    return availability;
   if (snapshot.claim === "Missing") return no("ModelClaimMissing", modelAvailable(findings).message);
   const serving = servingPods(snapshot).length;
   const wanted = ranks;
+  const { pending } = snapshot.delivery;
+  if (pending && serving < wanted) return no(pending.reason, `${serving} of ${wanted} ranks serve; the model: ${pending.message}`);
   if (serving < wanted) return no("RanksNotReady", `${serving} of ${wanted} ranks serve${suffix(whyNot(findings))}`);
   if (availability.status !== "True") return availability;
   return yes("AllReplicasAvailable", `${serving} of ${wanted} ranks serve`);
@@ -119,6 +127,8 @@ function progressing(findings: Findings): Verdict {
     return yes("Settling", `replicas ${pendingReplicas} is acted on once it stood still for ${snapshot.deployment.spec.elasticity.settle}`);
   const left = orphansLeft(snapshot);
   if (!operation && left !== "") return yes("TakingOver", left);
+  const { pending } = snapshot.delivery;
+  if (!operation && pending && !snapshot.deployment.spec.suspend) return yes(pending.reason, pending.message);
   if (!operation) return no("Converged", "nothing is to be done");
   if (snapshot.now.getTime() > Date.parse(operation.deadline)) {
     return no(
@@ -188,9 +198,13 @@ function modelAvailable({ snapshot }: Findings): Verdict {
   if (snapshot.claim === "Missing") {
     return no(
       "ClaimNotFound",
-      `spec.model.uri: ${snapshot.deployment.spec.model.uri}: the namespace has no such PersistentVolumeClaim; create it and import the model into it`,
+      snapshot.deployment.spec.model.cache === undefined
+        ? `spec.model.uri: ${snapshot.deployment.spec.model.uri}: the namespace has no such PersistentVolumeClaim; create it and import the model into it`
+        : `spec.model.cache.persistentVolumeClaim.claimName: ${snapshot.deployment.spec.model.cache.persistentVolumeClaim.claimName}: the namespace has no such PersistentVolumeClaim; create it, with room for the download and the store`,
     );
   }
+  const { pending } = snapshot.delivery;
+  if (pending) return no(pending.reason, pending.message);
   return snapshot.view?.modelAvailable ?? unknown("NotOpened", "no worker has opened the model yet");
 }
 

@@ -1,5 +1,6 @@
 // One look at everything that decides what happens to a deployment next. Gathered by ../observe.ts, read by the pure files here.
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
+import type { Pending } from "./delivery.ts";
 import type { LeavingReason, RebalanceView, WorkerPod } from "./world.ts";
 
 export interface PodFacts extends WorkerPod {
@@ -8,6 +9,8 @@ export interface PodFacts extends WorkerPod {
   /** True when it has Failed or Succeeded and will never run again. */
   readonly terminal: boolean;
   readonly templateHash: string;
+  /** Claim and path that it has its model from; undefined where it does not say. */
+  readonly model: string | undefined;
   /** The image of its runtime container. */
   readonly image: string;
   readonly createdMs: number;
@@ -68,6 +71,10 @@ export interface Snapshot {
   readonly conflicts: readonly string[];
   readonly claim: "Present" | "Missing" | "Unknown";
   readonly view: RebalanceView | undefined;
+  /** What is downloaded, of a model that is not in its claim yet, and the commit of one that is, where it is known. */
+  readonly delivery: { readonly pending: Pending | undefined; readonly revision: string | undefined };
+  /** True while all pods of another model stop: `deployment` then reads as if it were suspended. */
+  readonly switching: boolean;
   /** True while this process has only just become leader and still opens its sessions: things that it does not know prove nothing. */
   readonly warmingUp: boolean;
 }

@@ -2,6 +2,7 @@
 import { labels } from "../../../crds/common.ts";
 import { rfc3339, withTransition } from "../../../crds/conditions.ts";
 import { type MoEDeploymentStatus, moeDeploymentConditions, type Operation, type PodFailure } from "../../../crds/moe-deployment-status.ts";
+import { shareText } from "../../../crds/progress-text.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
 import { type Reckoned, requestsPerRank } from "./capacity.ts";
 import { type Findings, lostRanks, verdicts } from "./conditions.ts";
@@ -68,7 +69,7 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
     updatedReplicas: pods.filter((pod) => pod.templateHash === snapshot.templateHash).length,
     selector: workerSelector(name),
     expertParallel: {
-      desiredRanks: target.ranks,
+      desiredRanks: awaitsModel(snapshot) ? 0 : target.ranks,
       activeRanks: serving.length,
       lostRanks: serving.length < target.ranks ? lostRanks(findings).slice(0, lostRanksMax) : [],
       ...(input.floor ? { leastRanks: input.floor.count, leastRanksReason: input.floor.reason } : {}),
@@ -80,6 +81,7 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
     ...known("placement", view?.placement, old.placement),
     ...known("telemetry", view?.telemetry, old.telemetry),
     ...(modelStatus(snapshot) ?? (old.model ? { model: old.model } : {})),
+    ...downloadStatus(snapshot),
     gateway: gatewayStatus(snapshot),
     address: { url: `${deployment.spec.gateway.tls ? "https" : "http"}://${name}.${namespace}.svc:${deployment.spec.service.port}` },
     conditions: moeDeploymentConditions.map((type) =>
@@ -116,6 +118,26 @@ function modelStatus({ view, deployment }: Snapshot): Pick<MoEDeploymentStatus, 
   return { model: { ...known, requestsPerRank: requests.count, requestsPerRankReason: requests.reason } };
 }
 
+/** Nothing runs yet, and nothing will before the model is there. */
+const awaitsModel = ({ delivery, pods }: Snapshot): boolean => delivery.pending !== undefined && living(pods).length === 0;
+
+/** How far the download is. Of one that is done, what it was; of a model that is not downloaded, nothing. */
+function downloadStatus({ deployment, delivery }: Snapshot): Pick<MoEDeploymentStatus, "download"> {
+  const { model } = deployment.spec;
+  if (model.cache === undefined) return {};
+  const { uri } = model;
+  const before = deployment.status.download?.uri === uri ? deployment.status.download : undefined;
+  const { pending } = delivery;
+  const { words } = pending ?? {};
+  const revision = words?.revision ?? delivery.revision ?? before?.revision;
+  const known = { uri, ...(revision !== undefined && { revision }) };
+  if (!pending) return { download: { ...known, phase: "Done", progress: "Done" } };
+  if (!words) return { download: { ...known, phase: "Waiting", progress: pending.reason } };
+  const { phase, doneBytes, totalBytes, bytesPerSecond } = words;
+  const progress = phase === "Downloading" ? shareText({ bytes: doneBytes, of: totalBytes }) : phase;
+  return { download: { ...known, phase, progress, doneBytes, totalBytes, bytesPerSecond } };
+}
+
 /** The operation that is under way, with the start and deadline it had before when it is still the same. */
 function currentOperation(input: StatusInput): Operation | undefined {
   const { snapshot, target } = input;
@@ -142,6 +164,7 @@ const passing: readonly Operation["type"][] = ["Stop", "Shrink", "Handover"];
 function operationType(input: StatusInput): Operation["type"] | undefined {
   const { snapshot, target, actions, blocked } = input;
   const pods = living(snapshot.pods);
+  if (awaitsModel(snapshot)) return undefined; // how long a download takes says nothing of the ranks
   const before = snapshot.deployment.status.expertParallel;
   if (target.ranks === 0) return pods.length > 0 ? "Stop" : undefined;
   const marks = actions.filter((action) => action.type === "mark");

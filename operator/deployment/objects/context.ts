@@ -1,5 +1,6 @@
 // The context that every rendered object shares: owner, labels, names, and the settings of this operator. Pure.
 import { apiVersion, labels } from "../../../crds/common.ts";
+import type { downloaderComponent } from "../../../crds/download.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { LogLevel, PullPolicy } from "../../../crds/names.ts";
 import type { ObjectMeta, OwnerReference } from "../../kube/kube.ts";
@@ -20,6 +21,8 @@ export interface Settings {
   /** Where the operator runs, whose pods the policies let in; undefined: deployments get no network policies. */
   readonly networkPolicies: { readonly operatorNamespace: string } | undefined;
   readonly logLevel: LogLevel;
+  /** The hub of models that name hf://; the public one where it is undefined. */
+  readonly hub: string | undefined;
 }
 
 export interface RenderContext {
@@ -27,7 +30,7 @@ export interface RenderContext {
   readonly settings: Settings;
 }
 
-export type Component = "worker" | "gateway" | "tls" | "shared";
+export type Component = "worker" | "gateway" | typeof downloaderComponent | "tls" | "shared";
 
 /** The component of the Secrets with the CAs of deployments, which are in the operator's own namespace. */
 export const authorityComponent = "authority";
@@ -37,6 +40,8 @@ export const names = {
   gateway: (name: string) => `${name}-gateway`,
   settings: (name: string) => `${name}-settings`,
   gatewayTls: (name: string) => `${name}-gateway-tls`,
+  downloader: (name: string) => `${name}-downloader`,
+  downloaderTls: (name: string) => `${name}-downloader-tls`,
   podTls: (pod: string) => `${pod}-tls`,
 } as const;
 

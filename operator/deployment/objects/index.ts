@@ -5,7 +5,7 @@ import { replicasField } from "../core/field-conflicts.ts";
 import { names, type RenderContext } from "./context.ts";
 import { gatewayDeployment, gatewayReplicas } from "./gateway.ts";
 import { gatewayAutoscaler } from "./gateway-autoscaler.ts";
-import { gatewaysPolicy, workersPolicy } from "./network-policies.ts";
+import { downloaderPolicy, gatewaysPolicy, workersPolicy } from "./network-policies.ts";
 import { gatewayBudget, gatewayService, serviceAccount, settingsMap, workersBudget, workersService } from "./plumbing.ts";
 
 export interface Rendered {
@@ -28,7 +28,7 @@ export function appliedObjects(context: RenderContext): Rendered[] {
     { resource: resources.services, object: gatewayService(context) },
     { resource: resources.podDisruptionBudgets, object: workersBudget(context) },
     { resource: resources.podDisruptionBudgets, object: gatewayBudget(context) },
-    ...(context.settings.networkPolicies ? networkPolicies(context) : []),
+    ...networkPolicies(context),
     gateways(context),
     ...(autoscale ? [{ resource: resources.horizontalPodAutoscalers, object: gatewayAutoscaler(context, autoscale) }] : []),
   ];
@@ -42,8 +42,15 @@ function gateways(context: RenderContext): Rendered {
   return gatewayReplicas(spec) === undefined ? { ...rendered, leaves: ["spec", "replicas"] } : rendered;
 }
 
+/** All that there may be, those that are wanted first. */
+function policies(context: RenderContext): readonly [wanted: KubeObject[], others: KubeObject[]] {
+  const [pods, download] = [[workersPolicy(context), gatewaysPolicy(context)], [downloaderPolicy(context)]];
+  if (!context.settings.networkPolicies) return [[], [...pods, ...download]];
+  return context.deployment.spec.model.cache === undefined ? [pods, download] : [[...pods, ...download], []];
+}
+
 function networkPolicies(context: RenderContext): Rendered[] {
-  return [workersPolicy(context), gatewaysPolicy(context)].map((object) => ({ resource: resources.networkPolicies, object }));
+  return policies(context)[0].map((object) => ({ resource: resources.networkPolicies, object }));
 }
 
 /** An object that an operator with other settings, or an earlier spec, has made, and that is to go. */
@@ -55,6 +62,6 @@ export interface Absent {
 export function absentObjects(context: RenderContext): Absent[] {
   const { metadata, spec } = context.deployment;
   const autoscaler = { resource: resources.horizontalPodAutoscalers, name: names.gateway(metadata.name) };
-  const policies = networkPolicies(context).map(({ resource, object }) => ({ resource, name: object.metadata.name }));
-  return [...(context.settings.networkPolicies ? [] : policies), ...(spec.gateway.autoscale ? [] : [autoscaler])];
+  const unwanted = policies(context)[1].map((object) => ({ resource: resources.networkPolicies, name: object.metadata.name }));
+  return [...unwanted, ...(spec.gateway.autoscale ? [] : [autoscaler])];
 }

@@ -1,6 +1,7 @@
 // The network policies of a deployment: who reaches its ranks and gateways, and whom they reach. Policies add up, so that whoever needs
 // more (a sidecar of the pod template, say) writes one of their own beside these. Pure.
 import { ports } from "../../../crds/common.ts";
+import { downloaderComponent } from "../../../crds/download.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import { type Component, names, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
 
@@ -37,12 +38,22 @@ export function gatewaysPolicy(context: RenderContext): KubeObject {
   });
 }
 
-function policy(context: RenderContext, component: "worker" | "gateway", rules: { ingress: Fields[]; egress: Fields[] }): KubeObject {
+/** A model may be anywhere, and so may be what its source leads to. */
+export function downloaderPolicy(context: RenderContext): KubeObject {
+  return policy(context, downloaderComponent, {
+    ingress: [{ from: operator(context), ports: [tcp(ports.progress)] }],
+    egress: [{}],
+  });
+}
+
+const policyNames = { worker: names.workers, gateway: names.gateway, [downloaderComponent]: names.downloader } as const;
+
+function policy(context: RenderContext, component: keyof typeof policyNames, rules: { ingress: Fields[]; egress: Fields[] }): KubeObject {
   const { name } = context.deployment.metadata;
   return {
     apiVersion: "networking.k8s.io/v1",
     kind: "NetworkPolicy",
-    metadata: objectMeta(context, component === "worker" ? names.workers(name) : names.gateway(name), component),
+    metadata: objectMeta(context, policyNames[component](name), component),
     spec: { podSelector: { matchLabels: selectorLabels(name, component) }, policyTypes: ["Ingress", "Egress"], ...rules },
   };
 }

@@ -31,12 +31,18 @@ export function gatewayHash({ metadata, spec }: MoEDeployment, image: string): s
   return hash(metadata.uid, without(gatewayFields(spec), gatewayFields(defaults)), [taken, own]);
 }
 
+/** What pods see of it: a token or the way to a store changes none. */
+const modelFields = ({ uri, servedName, cache }: MoEDeploymentSpec["model"]): object => ({
+  uri,
+  servedName,
+  claim: cache?.persistentVolumeClaim.claimName,
+});
 const workerFields = ({ model, experts, runtime, rebalancing, telemetry }: MoEDeploymentSpec): object => {
   const { memoryPerRank } = experts;
-  return { model, runtime, memoryPerRank, window: rebalancing.trigger.window, nats: telemetry.nats };
+  return { model: modelFields(model), runtime, memoryPerRank, window: rebalancing.trigger.window, nats: telemetry.nats };
 };
 const gatewayFields = ({ model, runtime, gateway }: MoEDeploymentSpec): object => ({
-  model,
+  model: modelFields(model),
   maxContext: runtime.maxContext,
   apiKeySecretRef: gateway.apiKeySecretRef,
   tls: gateway.tls,

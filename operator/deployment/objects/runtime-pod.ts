@@ -1,9 +1,9 @@
 // The parts that worker and gateway pods have in common: security, probes, volumes, and the facts that their environment is
 // rendered from. Used by worker-pod.ts and gateway.ts. Pure.
 import { paths } from "../../../crds/common.ts";
-import { parseModelUri } from "../../../crds/moe-deployment.ts";
 import type { ProcessFacts } from "../../../crds/process.ts";
 import { names, type RenderContext } from "./context.ts";
+import { modelPlace, modelVolume } from "./model-place.ts";
 
 /** User id that the images run as. */
 const userId = 65532;
@@ -26,7 +26,8 @@ export const containerSecurity = {
 /** Facts that the environment of a pod is rendered from. */
 export function processFacts({ deployment }: RenderContext): ProcessFacts {
   const { name, namespace } = deployment.metadata;
-  return { deployment, peersDns: `${names.workers(name)}.${namespace}.svc`, settingsMap: names.settings(name) };
+  const { folder: modelFolder } = modelPlace(deployment.spec);
+  return { deployment, peersDns: `${names.workers(name)}.${namespace}.svc`, settingsMap: names.settings(name), modelFolder };
 }
 
 /** Ready is asked often, since traffic and experts wait for it; live is patient, since a restart empties the memory. */
@@ -45,7 +46,7 @@ export function commonMounts() {
   return [
     { name: "tmp", mountPath: "/tmp" },
     { name: "tls", mountPath: paths.tls, readOnly: true },
-    { name: "models", mountPath: paths.models, readOnly: true },
+    { name: modelVolume, mountPath: paths.models, readOnly: true },
   ];
 }
 
@@ -53,11 +54,11 @@ export function commonMounts() {
 const tmpSize = "256Mi";
 
 export function commonVolumes(context: RenderContext, tlsSecret: string) {
-  const { claim } = parseModelUri(context.deployment.spec.model.uri);
+  const { claim } = modelPlace(context.deployment.spec);
   return [
     { name: "tmp", emptyDir: { sizeLimit: tmpSize } },
     { name: "tls", secret: { secretName: tlsSecret, defaultMode: 0o440 } },
-    { name: "models", persistentVolumeClaim: { claimName: claim, readOnly: true } },
+    { name: modelVolume, persistentVolumeClaim: { claimName: claim, readOnly: true } },
   ];
 }
 

@@ -26,7 +26,14 @@ const quiet = () => undefined;
 let outs = 0;
 const importing = (source: string, codecs: readonly CodecName[]) =>
   importModel(
-    { source, out: join(dir, `out-${outs++}`), codecs, overwrite: false, cache: join(dir, "cache"), hub: "http://127.0.0.1:9" },
+    {
+      source,
+      out: join(dir, `out-${outs++}`),
+      codecs,
+      overwrite: false,
+      cache: join(dir, "cache"),
+      secrets: { HF_ENDPOINT: "http://127.0.0.1:9" },
+    },
     quiet,
   );
 const refusal = (code: string, want: RegExp) => (error: unknown) => {

@@ -26,7 +26,10 @@ const dir = await mkdtemp(join(tmpdir(), "enodia-published-"));
 after(() => rm(dir, { recursive: true }));
 const tiny = join(import.meta.dirname, "../../../test/golden/tiny-f32");
 const importing = (source: string, out: string, codecs?: readonly CodecName[]) =>
-  importModel({ source, out, codecs, overwrite: false, cache: join(dir, "cache"), hub: "http://127.0.0.1:9" }, () => undefined);
+  importModel(
+    { source, out, codecs, overwrite: false, cache: join(dir, "cache"), secrets: { HF_ENDPOINT: "http://127.0.0.1:9" } },
+    () => undefined,
+  );
 
 const reference = await createBackend("reference", { threads: 1 });
 const device = await createBackend("cpu", { threads: 1, denseBits: 16 });

@@ -1,0 +1,120 @@
+// spec.model of a MoEDeployment: the forms of URIs by source, and what is asked for beside them. A new source is a row here and its file
+// in runtime/tools/download/, which the type of the registry there asks for.
+import { z } from "zod";
+import { rules } from "./openapi.ts";
+
+/** `pvc://claim/folder`: a claim in the same namespace and a folder below it. */
+export const modelUriPattern = "^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[A-Za-z0-9_][-A-Za-z0-9._]*(/[A-Za-z0-9_][-A-Za-z0-9._]*)*$";
+
+interface SourceForm {
+  readonly pattern: string;
+  /** For messages. */
+  readonly form: string;
+}
+
+/** Sources that a model is downloaded from. A token or signature never stands in a URI: the Secret has it. */
+export const remoteSources = {
+  hf: {
+    pattern: "^hf://[A-Za-z0-9][-A-Za-z0-9._]{0,95}/[A-Za-z0-9][-A-Za-z0-9._]{0,95}(@[A-Za-z0-9][-A-Za-z0-9._/]{0,127})?$",
+    form: "hf://<owner>/<name>[@<revision>]",
+  },
+  s3: {
+    pattern: "^s3://[a-z0-9][-a-z0-9.]{1,61}[a-z0-9]/[A-Za-z0-9_][-A-Za-z0-9._/]*$",
+    form: "s3://<bucket>/<prefix>",
+  },
+  https: {
+    pattern: "^https://[A-Za-z0-9][-A-Za-z0-9.]{0,252}(:[0-9]{1,5})?/[-A-Za-z0-9._~/%+]*$",
+    form: "https://<host>/<folder>/ or https://<host>/<file>.gguf",
+  },
+} as const satisfies Record<string, SourceForm>;
+export type RemoteSourceName = keyof typeof remoteSources;
+
+const remoteNames = Object.keys(remoteSources) as RemoteSourceName[];
+const claimForm: SourceForm = { pattern: modelUriPattern, form: "pvc://<claim>/<folder>" };
+const forms: readonly SourceForm[] = [claimForm, ...Object.values(remoteSources)];
+
+/** Keys of the Secret, and variables of the command line, that the sources know. */
+export const sourceSecretKeys = [
+  "HF_TOKEN",
+  "HF_ENDPOINT",
+  "AWS_ACCESS_KEY_ID",
+  "AWS_SECRET_ACCESS_KEY",
+  "AWS_SESSION_TOKEN",
+  "AWS_REGION",
+  "AWS_ENDPOINT_URL",
+  "AUTHORIZATION",
+] as const;
+export type SourceSecret = (typeof sourceSecretKeys)[number];
+
+/** The source that a model is downloaded from; undefined where it lies in a claim already. */
+export const remoteSourceOf = (uri: string): RemoteSourceName | undefined =>
+  remoteNames.find((name) => new RegExp(remoteSources[name].pattern).test(uri));
+
+const objectName = z
+  .string()
+  .min(1)
+  .max(253)
+  .regex(/^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/);
+
+const uriLengthMax = 512;
+const inClaim = "self.uri.startsWith('pvc://')";
+
+export const modelSchema = z
+  .object({
+    uri: z
+      .string()
+      .max(uriLengthMax)
+      .meta({
+        description:
+          "Where the model is. pvc://<claim>/<folder> is a model store in a claim of the same namespace. hf://<owner>/<name>[@<revision>] is on a hub, s3://<bucket>/<prefix> and https://<host>/<folder>/ or <file>.gguf are elsewhere: a Job downloads these into the cache and makes a store of them. The claim is mounted read-only in every worker and every gateway.",
+        ...rules({
+          rule: forms.map(({ pattern }) => `self.matches('${pattern}')`).join(" || "),
+          message: `must be ${forms.map(({ form }) => form).join(", ")}; secrets belong into secretRef, other sources into a claim with \`enodia model import\``,
+        }),
+      }),
+    servedName: z
+      .string()
+      .min(1)
+      .max(128)
+      .regex(/^[A-Za-z0-9][A-Za-z0-9._:/-]*$/)
+      .optional()
+      .meta({ description: "Name of the model in the OpenAI API; the name of the object when not given." }),
+    secretRef: z
+      .object({ name: objectName.meta({ description: "Name of a Secret in the namespace of the deployment." }) })
+      .optional()
+      .meta({
+        description:
+          "Secret that the download is authorised by, with the keys that the source knows: HF_TOKEN and HF_ENDPOINT; AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION and AWS_ENDPOINT_URL; AUTHORIZATION, the header of that name for https://. ca.crt is trusted beside the public CAs.",
+      }),
+    cache: z
+      .object({
+        persistentVolumeClaim: z
+          .object({ claimName: objectName.meta({ description: "Name of the claim, in the namespace of the deployment." }) })
+          .meta({
+            description:
+              "The claim that the store is kept in, in a folder by URI and codec: other deployments with the same ones find it there. It has room for the download and the store at once. An older store stays until somebody deletes it.",
+          }),
+      })
+      .optional()
+      .meta({ description: "Where a model that is downloaded is kept; required for such a URI." }),
+  })
+  .meta({
+    description: "The model to serve.",
+    ...rules(
+      {
+        rule: `${inClaim} || has(self.cache)`,
+        message: "cache is required for a model that is downloaded: set cache.persistentVolumeClaim.claimName to a claim with room for it",
+        fieldPath: ".cache",
+      },
+      {
+        rule: `!${inClaim} || !has(self.cache)`,
+        message: "cache is for models that are downloaded: pvc:// names its claim itself",
+        fieldPath: ".cache",
+      },
+      {
+        rule: `!${inClaim} || !has(self.secretRef)`,
+        message: "secretRef is for models that are downloaded: a claim needs none",
+        fieldPath: ".secretRef",
+      },
+    ),
+  });

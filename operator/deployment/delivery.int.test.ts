@@ -1,0 +1,142 @@
+// Downloads of models on a real API server with the real Job controller: what of a spec is refused, and the life of a Job whose pods are
+// admitted by the restricted level and whose ends are written here, as a kubelet would.
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { settings } from "../../test/builders/deployment.ts";
+import { down } from "../../test/cluster/cluster.ts";
+import { until as poll } from "../../test/harness/process.ts";
+import { type ControlPlane, controlPlane } from "../../test/integration/control-plane.ts";
+import { EventRecorder } from "../kube/events.ts";
+import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
+import { Informers } from "./informers.ts";
+import { createDeploymentPlane } from "./plane.ts";
+
+const name = "delivery-int";
+const namespace = "delivery";
+const manager = { manager: "test" };
+let kube: Kube;
+let kubectl: ControlPlane["kubectl"];
+
+before(
+  async () => {
+    const plane = await controlPlane(name, 0);
+    ({ kube, kubectl } = plane);
+    const labels = { "pod-security.kubernetes.io/enforce": "restricted" };
+    await plane.apply({ apiVersion: "v1", kind: "Namespace", metadata: { name: namespace, labels } });
+  },
+  { timeout: 600_000 },
+);
+after(() => down(name));
+
+const cache = { persistentVolumeClaim: { claimName: "models" } };
+const object = (of: string, spec: object): KubeObject => ({
+  apiVersion: "enodia.dev/v1alpha1",
+  kind: "MoEDeployment",
+  metadata: { name: of, namespace },
+  spec: { replicas: 1, ...spec },
+});
+const create = (of: string, spec: object) => kube.create(resources.moeDeployments, object(of, spec), { ...manager, dryRun: true });
+
+const secret = { name: "token" };
+const form = /must be pvc:\/\/<claim>\/<folder>, hf:\/\/<owner>\/<name>\[@<revision>\], s3:\/\/.*secrets belong into secretRef/;
+const refused: Record<string, { readonly model: object; readonly want: RegExp }> = {
+  "another scheme": { model: { uri: "ftp://host/x", cache }, want: form },
+  "http without TLS": { model: { uri: "http://host/x/", cache }, want: form },
+  "credentials in a URL": { model: { uri: "https://user:pass@host/x/", cache }, want: form },
+  "a signature in a URL": { model: { uri: "https://host/x.gguf?sig=1", cache }, want: form },
+  "a hub without an owner": { model: { uri: "hf://name", cache }, want: form },
+  "a hub's path that leaves it": { model: { uri: "hf://../name", cache }, want: form },
+  "a bucket without a prefix": { model: { uri: "s3://bucket", cache }, want: form },
+  "a path out of the claim": { model: { uri: "pvc://models/../etc" }, want: form },
+  "nowhere to keep it": {
+    model: { uri: "hf://org/name" },
+    want: /model\.cache: .*cache is required for a model that is downloaded: set cache\.persistent/,
+  },
+  "a cache beside a claim": { model: { uri: "pvc://models/x", cache }, want: /model\.cache: .*pvc:\/\/ names its claim itself/ },
+  "a Secret beside a claim": { model: { uri: "pvc://models/x", secretRef: secret }, want: /model\.secretRef: .*a claim needs none/ },
+  "a cache without a claim": { model: { uri: "hf://org/name", cache: {} }, want: /persistentVolumeClaim: Required/ },
+  "a cache of another kind": {
+    model: { uri: "hf://org/name", cache: { ...cache, ephemeral: {} } },
+    want: /unknown field "spec\.model\.cache\.ephemeral"/,
+  },
+};
+for (const [what, { model, want }] of Object.entries(refused))
+  test(`${what} is refused with the field and the remedy`, async () => {
+    await assert.rejects(create("refused", { model }), want);
+  });
+
+test("each source's URIs are taken, with and without what may be left out", async () => {
+  const uris = [
+    ...["hf://Qwen/Qwen3-30B-A3B", "hf://Qwen/Qwen3-30B-A3B@main", "hf://Qwen/Qwen3-30B-A3B@refs/pr/1"],
+    ...["s3://bucket.name/a/b_c.d", "s3://bucket/a/", "https://host:8443/a/b.gguf", "https://host/"],
+  ];
+  for (const uri of uris) {
+    await create("taken", { model: { uri, cache } });
+    await create("taken", { model: { uri, cache, secretRef: secret } });
+  }
+});
+
+test("a model that is downloaded may change while it serves; another claim's may not", async () => {
+  const ref = { namespace, name: "changes" };
+  await kube.create(resources.moeDeployments, object(ref.name, { model: { uri: "hf://org/name", cache } }), manager);
+  const patch = (model: object) => kube.patch(resources.moeDeployments, ref, { spec: { model } }, { ...manager, dryRun: true });
+  await patch({ uri: "hf://org/name@v2" });
+  await patch({ uri: "s3://bucket/x" });
+  await assert.rejects(patch({ uri: "pvc://models/x", cache: null }), /model\.uri can change to pvc:\/\/ only while suspended/);
+  await kube.delete(resources.moeDeployments, ref);
+});
+
+test("the Job's pod is admitted, its end decides, and the columns tell", { timeout: 240_000 }, async () => {
+  const informers = new Informers([namespace], namespace, { kube });
+  const events = new EventRecorder({ kube, reportingInstance: "int" });
+  const plane = createDeploymentPlane({ kube, informers, events, settings: { ...settings, namespace } });
+  const until = <T>(what: string, probe: () => Promise<T | undefined>) => poll(what, probe, { timeoutMs: 60_000, everyMs: 100 });
+  informers.start();
+  await until("the informers", () => informers.refresh().then(() => informers.commonTrouble() === undefined || undefined));
+  plane.connect({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} });
+  plane.controller.start();
+  const ref = { namespace, name: "hub" };
+  const podsOf = async (component: string): Promise<any[]> =>
+    (await kube.list(resources.pods, { namespace, labelSelector: `enodia.dev/deployment=hub,enodia.dev/component=${component}` })).items;
+  const end = async (pod: any, phase: string, exitCode: number, message: object) => {
+    const terminated = { exitCode, reason: exitCode === 0 ? "Completed" : "Error", message: JSON.stringify(message) };
+    const one = { name: "downloader", image: "x", imageID: "x", ready: false, restartCount: 0, state: { terminated } };
+    await kube.updateStatus(resources.pods, { ...pod, status: { phase, containerStatuses: [one] } }, manager);
+  };
+  const available = async () =>
+    ((await kube.get(resources.moeDeployments, ref))?.status as any)?.conditions?.find((one: any) => one.type === "ModelAvailable");
+  try {
+    const claim = { accessModes: ["ReadWriteMany"], resources: { requests: { storage: "1Gi" } } };
+    const made = { apiVersion: "v1", kind: "PersistentVolumeClaim", metadata: { name: "models", namespace }, spec: claim };
+    await kube.create(resources.persistentVolumeClaims, made, manager);
+    await kube.create(resources.moeDeployments, object("hub", { model: { uri: "hf://org/name", cache } }), manager);
+    const [pod] = await until("the pod of the Job", async () =>
+      (await podsOf("downloader")).length === 1 ? podsOf("downloader") : undefined,
+    );
+    await until("the condition", async () => ((await available())?.reason === "Downloading" ? true : undefined));
+    const columns = (await kubectl("get", "moed", "hub", "-n", namespace, "-o", "wide")).split("\n");
+    assert.match(columns[0] ?? "", /DOWNLOAD/);
+    assert.match(columns[1] ?? "", /hf:\/\/org\/name +Downloading/);
+    await end(pod, "Failed", 3, { reason: "SourceRefused", message: "answered 401: give HF_TOKEN" });
+    const told = await until("the reason", async () => ((await available())?.reason === "SourceRefused" ? available() : undefined));
+    assert.match(
+      told.message,
+      /answered 401: give HF_TOKEN; it is tried again 120 s after that, and at once where Job hub-model-\w+ is deleted/,
+    );
+    assert.deepEqual([(await podsOf("downloader")).length, (await podsOf("worker")).length], [1, 0], "no second try of what is hopeless");
+    await kubectl("delete", "jobs", "-n", namespace, "-l", "enodia.dev/deployment=hub");
+    const again = await until("another pod", async () => (await podsOf("downloader")).find((one) => one.metadata.uid !== pod.metadata.uid));
+    await end(again, "Succeeded", 0, { reason: "Done", message: "digest", revision: "c0ffee" });
+    const [worker] = await until("a rank", async () => ((await podsOf("worker")).length === 1 ? podsOf("worker") : undefined));
+    assert.equal(worker.spec.volumes.find((one: any) => one.name === "models").persistentVolumeClaim.claimName, "models");
+    const { status } = (await until("its end in the status", async () => {
+      const now = (await kube.get(resources.moeDeployments, ref)) as any;
+      return now.status.download.phase === "Done" ? now : undefined;
+    })) as any;
+    assert.deepEqual(status.download, { uri: "hf://org/name", revision: "c0ffee", phase: "Done", progress: "Done" });
+  } finally {
+    await plane.stop();
+    await informers.stop();
+    await events.flush();
+  }
+});

@@ -1,0 +1,168 @@
+// The shell around core/delivery.ts: gathers the Jobs that download a deployment's model and their pods, makes and removes Jobs, and has
+// the running pod asked how far it is. A Job is made once and never changed; everything may be repeated.
+import { z } from "zod";
+import { AppError, labels } from "../../crds/common.ts";
+import { downloaderComponent, readDownloadEnd } from "../../crds/download.ts";
+import type { MoEDeployment } from "../../crds/moe-deployment.ts";
+import { hasCode } from "../kube/errors.ts";
+import { type Kube, type KubeObject, keyOf, resources } from "../kube/kube.ts";
+import { manager } from "./apply.ts";
+import { type DeliveryPlan, type DownloadPod, type JobFacts, planDelivery } from "./core/delivery.ts";
+import type { Identities } from "./identity.ts";
+import type { Informers } from "./informers.ts";
+import type { RenderContext } from "./objects/context.ts";
+import { downloadJob } from "./objects/download-job.ts";
+import { downloadJobName } from "./objects/model-place.ts";
+import { podSight } from "./observe.ts";
+import type { ProgressTalks } from "./progress-talks.ts";
+
+/** A Job that could not be made is tried again after this. */
+const unmadeMs = 10_000;
+
+export interface DeliveryDeps {
+  readonly kube: Kube;
+  readonly informers: Pick<Informers, "list" | "get" | "covers">;
+  readonly identities: Pick<Identities, "ensureDownloader" | "operator">;
+  readonly talks: ProgressTalks;
+  readonly now: () => Date;
+}
+
+export interface Delivery extends Pick<DeliveryPlan, "pending" | "revision" | "againInMs"> {
+  /** The first error; the rest of the pass goes on. */
+  readonly failure: AppError | undefined;
+}
+
+export class Deliveries {
+  readonly #deps: DeliveryDeps;
+  /** By the deployment's uid: why the Job of that name was refused. */
+  readonly #unmade = new Map<string, { readonly job: string; readonly message: string; readonly until: number }>();
+
+  constructor(deps: DeliveryDeps) {
+    this.#deps = deps;
+  }
+
+  /** One look: what is to be done is done, and what is to be said returned. `context` has the image that runtime pods are made with. */
+  async run(context: RenderContext): Promise<Delivery> {
+    const { deployment } = context;
+    const { uid, namespace, name } = deployment.metadata;
+    const now = this.#deps.now().getTime();
+    const wanted = downloadJobName(deployment);
+    const { jobs, pods } = this.#observe(deployment);
+    const running = pods.find((pod) => pod.job === wanted && pod.ip !== undefined && pod.end === undefined);
+    const key = keyOf({ namespace, name });
+    const refused = this.#unmade.get(uid);
+    const unmade = refused && refused.job === wanted && now < refused.until ? refused.message : "";
+    const words = this.#deps.talks.words(key, running?.uid);
+    const plan = planDelivery({ wanted, suspended: deployment.spec.suspend, jobs, pods, words, unmade, now });
+    const { pending, revision } = plan;
+    try {
+      const told = await this.#act(context, plan, unmade !== "");
+      const askInMs = pending && running?.ip !== undefined ? await this.#ask(deployment, running.uid, running.ip) : undefined;
+      if (running === undefined) this.#deps.talks.forget(key);
+      const waits = [plan.againInMs, askInMs, unmade === "" && told === undefined ? undefined : unmadeMs];
+      const againInMs = waits.filter((ms) => ms !== undefined).sort((a, b) => a - b)[0];
+      return {
+        pending: pending && told ? { ...pending, reason: "JobRefused", message: told } : pending,
+        revision,
+        againInMs,
+        failure: undefined,
+      };
+    } catch (caught) {
+      return { pending, revision, againInMs: plan.againInMs, failure: AppError.from(caught, "downloading the model") };
+    }
+  }
+
+  forget(uid: string, key: string): void {
+    this.#unmade.delete(uid);
+    this.#deps.talks.forget(key);
+  }
+
+  /** Returns why the Job could not be made. */
+  async #act(context: RenderContext, { remove, create }: DeliveryPlan, waits: boolean): Promise<string | undefined> {
+    const { kube } = this.#deps;
+    const { namespace } = context.deployment.metadata;
+    for (const { name, uid } of remove) await kube.delete(resources.jobs, { namespace, name }, { uid });
+    return create === undefined || waits ? undefined : this.#create(context, create);
+  }
+
+  async #create(context: RenderContext, name: string): Promise<string | undefined> {
+    const { kube, identities, now } = this.#deps;
+    const { deployment } = context;
+    const { uid, namespace } = deployment.metadata;
+    // Before its pod: the kubelet tells a pod of a Secret that came after it a minute or two later.
+    await identities.ensureDownloader(deployment);
+    try {
+      await kube.create(resources.jobs, downloadJob(context, name), { manager });
+      this.#unmade.delete(uid);
+      return undefined;
+    } catch (caught) {
+      const error = AppError.from(caught);
+      const message = hasCode(error, "AlreadyExists") ? await this.#foreign(namespace, name, uid) : error.message;
+      if (message === undefined) return undefined;
+      if (!hasCode(error, "AlreadyExists", "Invalid", "Forbidden")) throw error;
+      this.#unmade.set(uid, { job: name, message, until: now().getTime() + unmadeMs });
+      return message;
+    }
+  }
+
+  /** Undefined where the Job is ours, which the cache does not show yet, or is gone. */
+  async #foreign(namespace: string, name: string, uid: string): Promise<string | undefined> {
+    const found = await this.#deps.kube.get(resources.jobs, { namespace, name });
+    if (found === undefined || owns(found, uid)) return undefined;
+    return `Job ${name} exists and does not belong to this MoEDeployment; delete or rename it`;
+  }
+
+  async #ask({ metadata }: MoEDeployment, uid: string, ip: string): Promise<number> {
+    const { name, namespace } = metadata;
+    const ref = { namespace, name };
+    return this.#deps.talks.ask({ ref, uid, ip, identity: await this.#deps.identities.operator(ref, metadata.uid) });
+  }
+
+  #observe({ metadata }: MoEDeployment): { readonly jobs: readonly JobFacts[]; readonly pods: readonly DownloadPod[] } {
+    const { informers, now } = this.#deps;
+    const at = now().getTime();
+    const jobs = informers.list("jobs", (job) => owns(job, metadata.uid));
+    if (jobs.length === 0) return { jobs: [], pods: [] };
+    const uids = new Map(jobs.map((job) => [job.metadata.uid, job.metadata.name]));
+    const jobOf = ({ metadata: { ownerReferences } }: KubeObject) =>
+      ownerReferences?.map(({ uid }) => uids.get(uid)).find((name) => name !== undefined);
+    const pods = informers.list(
+      "pods",
+      (pod) => pod.metadata.labels?.[labels.component] === downloaderComponent && jobOf(pod) !== undefined,
+    );
+    return {
+      jobs: jobs.map((job) => jobFacts(job, at)),
+      pods: pods.map((pod) => {
+        const { ip, running, problem, ended } = podSight(pod, at);
+        const createdMs = Date.parse(pod.metadata.creationTimestamp ?? "") || 0;
+        const end = ended === undefined ? undefined : (readDownloadEnd(ended) ?? { reason: "DownloadFailed", message: ended });
+        return { uid: pod.metadata.uid ?? "", job: jobOf(pod) ?? "", ip: running ? ip : undefined, createdMs, problem, end };
+      }),
+    };
+  }
+}
+
+const owns = ({ metadata }: KubeObject, uid: string): boolean => metadata.ownerReferences?.some((owner) => owner.uid === uid) ?? false;
+
+const conditionSchema = z.object({
+  type: z.string(),
+  status: z.string(),
+  reason: z.string().default(""),
+  message: z.string().default(""),
+  lastTransitionTime: z.string().default(""),
+});
+const jobStatusSchema = z.object({ conditions: z.array(conditionSchema).default([]) }).prefault({});
+
+function jobFacts({ metadata, status }: KubeObject, now: number): JobFacts {
+  const conditions = jobStatusSchema.safeParse(status).data?.conditions ?? [];
+  const holds = (type: string) => conditions.find((one) => one.type === type && one.status === "True");
+  const failed = holds("Failed");
+  return {
+    name: metadata.name,
+    uid: metadata.uid ?? "",
+    state: failed ? "Failed" : holds("Complete") ? "Complete" : "Running",
+    failedMs: failed ? Date.parse(failed.lastTransitionTime) || now : undefined,
+    message: failed ? `${failed.reason}: ${failed.message}` : "",
+    terminating: metadata.deletionTimestamp !== undefined,
+  };
+}

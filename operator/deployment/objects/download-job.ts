@@ -1,0 +1,94 @@
+// The Job that downloads a model into its cache: our runtime image under the restricted level, with the claim mounted to be written and
+// the Secret of spec.model as files. Made by POST and never changed: another download has another name. Pure.
+import { annotations, paths, ports } from "../../../crds/common.ts";
+import { downloaderComponent, downloaderProcess, hopelessExitCode } from "../../../crds/download.ts";
+import { renderEnv } from "../../../crds/variables.ts";
+import type { KubeObject } from "../../kube/kube.ts";
+import { names, objectLabels, objectMeta, type RenderContext } from "./context.ts";
+import { modelPlace, workFolder } from "./model-place.ts";
+import { templateContainer, workerKind } from "./pod-template.ts";
+import { containerSecurity, podSecurity } from "./runtime-pod.ts";
+
+const container = "downloader";
+/** Pods that may fail before the Job does; each tries for minutes by itself, and goes on where the last one ended. */
+const backoffLimit = 6;
+/** Of one expert in f32 and pieces of files; the rest of the node's memory is the cache of what is written. */
+const requests = { cpu: "500m", memory: "1Gi" };
+/** Time to write what is on its way. */
+const graceSeconds = 30;
+const tmpSize = "256Mi";
+/** Variables that the workers' template shares with it: the way out of the cluster. */
+const proxyVariables = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"];
+
+function proxyEnv(runtime: Readonly<Record<string, unknown>> | undefined): object[] {
+  const env = Array.isArray(runtime?.env) ? (runtime.env as { readonly name?: unknown }[]) : [];
+  const given = env.filter(({ name }) => proxyVariables.includes(String(name)));
+  return given.length === 0 ? [] : [...given, { name: "NODE_USE_ENV_PROXY", value: "1" }];
+}
+
+export function downloadJob(context: RenderContext, jobName: string): KubeObject {
+  const { deployment, settings } = context;
+  const { metadata, spec } = deployment;
+  const { name } = metadata;
+  const { claim, folder } = modelPlace(spec);
+  const facts = { deployment, folder, work: workFolder(deployment), settingsMap: names.settings(name) };
+  const runtime = templateContainer(spec.podTemplate, workerKind);
+  const pull = spec.podTemplate?.spec?.imagePullSecrets;
+  const secret = spec.model.secretRef?.name;
+  const labels = objectLabels(name, downloaderComponent);
+  return {
+    apiVersion: "batch/v1",
+    kind: "Job",
+    metadata: { ...objectMeta(context, jobName, downloaderComponent), annotations: { [annotations.model]: spec.model.uri } },
+    spec: {
+      completions: 1,
+      parallelism: 1,
+      backoffLimit,
+      // Never two at once: they would write the same files.
+      podReplacementPolicy: "Failed",
+      podFailurePolicy: {
+        rules: [
+          { action: "FailJob", onExitCodes: { containerName: container, operator: "In", values: [hopelessExitCode] } },
+          { action: "Ignore", onPodConditions: [{ type: "DisruptionTarget", status: "True" }] },
+        ],
+      },
+      template: {
+        metadata: { labels },
+        spec: {
+          restartPolicy: "Never",
+          serviceAccountName: name,
+          automountServiceAccountToken: false,
+          enableServiceLinks: false,
+          terminationGracePeriodSeconds: graceSeconds,
+          securityContext: podSecurity,
+          ...(pull === undefined ? {} : { imagePullSecrets: pull }),
+          containers: [
+            {
+              name: container,
+              image: (runtime?.image as string | undefined) ?? spec.runtimeImage.image ?? settings.runtimeImage,
+              imagePullPolicy: (runtime?.imagePullPolicy as string | undefined) ?? settings.pullPolicy,
+              command: ["node", "runtime/main.ts", "downloader"],
+              workingDir: "/app",
+              env: [...renderEnv(downloaderProcess, facts), ...proxyEnv(runtime)],
+              ports: [{ name: "progress", containerPort: ports.progress }],
+              resources: { requests },
+              securityContext: containerSecurity,
+              volumeMounts: [
+                { name: "tmp", mountPath: "/tmp" },
+                { name: "tls", mountPath: paths.tls, readOnly: true },
+                { name: "models", mountPath: paths.models },
+                ...(secret ? [{ name: "model-secret", mountPath: paths.modelSecret, readOnly: true }] : []),
+              ],
+            },
+          ],
+          volumes: [
+            { name: "tmp", emptyDir: { sizeLimit: tmpSize } },
+            { name: "tls", secret: { secretName: names.downloaderTls(name), defaultMode: 0o440 } },
+            { name: "models", persistentVolumeClaim: { claimName: claim } },
+            ...(secret ? [{ name: "model-secret", secret: { secretName: secret, defaultMode: 0o440 } }] : []),
+          ],
+        },
+      },
+    },
+  };
+}

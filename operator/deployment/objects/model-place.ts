@@ -1,0 +1,62 @@
+// The place of a deployment's model: claim and folder, by its URI, and for a model that is downloaded the names of what brings it there.
+// The folder is by URI and codec alone, so that deployments share a store; Job and work folder are one deployment's. Pure.
+import { createHash } from "node:crypto";
+import { z } from "zod";
+import { paths } from "../../../crds/common.ts";
+import { type MoEDeployment, type MoEDeploymentSpec, parseModelUri } from "../../../crds/moe-deployment.ts";
+import { workerProcess } from "../../../crds/process.ts";
+
+/** The volume with the claim. */
+export const modelVolume = "models";
+
+export interface ModelPlace {
+  readonly claim: string;
+  /** The store, below the claim's root. */
+  readonly folder: string;
+}
+
+const hashChars = 16;
+const jobHashChars = 8;
+const slugChars = 60;
+
+const hashOf = (parts: readonly unknown[]): string => createHash("sha256").update(JSON.stringify(parts)).digest("hex");
+
+export function modelPlace({ model, runtime }: Pick<MoEDeploymentSpec, "model" | "runtime">): ModelPlace {
+  if (model.cache === undefined) return parseModelUri(model.uri);
+  const slug = model.uri
+    .replace(/^\w+:\/\//, "")
+    .replace(/[^A-Za-z0-9.]+/g, "-")
+    .slice(-slugChars)
+    .replace(/^[^A-Za-z0-9]+|[^A-Za-z0-9]+$/g, "");
+  const folder = `${slug}-${hashOf([model.uri, runtime.expertCodec]).slice(0, hashChars)}`;
+  return { claim: model.cache.persistentVolumeClaim.claimName, folder };
+}
+
+const mounted = z.object({
+  containers: z.array(z.object({ env: z.array(z.object({ name: z.string(), value: z.string().optional() })).default([]) })),
+  volumes: z.array(z.object({ name: z.string(), persistentVolumeClaim: z.object({ claimName: z.string() }).optional() })),
+});
+
+/** The claim and path that a worker or gateway pod has its model from, as one text; undefined for a pod that does not say. */
+export function modelOfPod(spec: unknown): string | undefined {
+  const pod = mounted.safeParse(spec).data;
+  const claim = pod?.volumes.find(({ name }) => name === modelVolume)?.persistentVolumeClaim?.claimName;
+  const path = pod?.containers.flatMap(({ env }) => env).find(({ name }) => name === workerProcess.modelDir.variable)?.value;
+  return claim === undefined || path === undefined ? undefined : `${claim}${path}`;
+}
+
+/** The same of a pod as it would be made. */
+export const modelText = ({ claim, folder }: ModelPlace): string => `${claim}${paths.models}/${folder}`;
+
+/** Hidden, and one deployment's alone: no two pods ever write the same file. */
+export function workFolder({ metadata, spec }: MoEDeployment): string {
+  return `.enodia-${hashOf([metadata.uid, modelPlace(spec).folder]).slice(0, hashChars)}`;
+}
+
+/** The Job that brings the model; undefined where nothing is downloaded. Another secret, claim or model is another Job. */
+export function downloadJobName({ metadata, spec }: MoEDeployment): string | undefined {
+  const { model } = spec;
+  if (model.cache === undefined) return undefined;
+  const parts = [metadata.uid, modelPlace(spec), model.secretRef?.name ?? ""];
+  return `${metadata.name}-model-${hashOf(parts).slice(0, jobHashChars)}`;
+}

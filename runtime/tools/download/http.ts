@@ -1,0 +1,271 @@
+// Requests to sources of models: bounded tries with growing waits, Retry-After obeyed, silence noticed, and each refusal with its remedy.
+// What came before a connection broke is kept, and the next request begins behind it.
+import { AppError } from "../../../crds/common.ts";
+import { type Answer, type Ask, send, shown } from "./request.ts";
+
+/** Tries in a row that bring nothing. */
+const triesMax = 8;
+const waitMsMin = 500;
+const waitMsMax = 60_000;
+/** A source may ask for so long a wait, at most. */
+const retryAfterMsMax = 300_000;
+const silenceMsDefault = 60_000;
+/** So many bytes are progress, and tries are counted anew. */
+const progressBytes = 2 ** 20;
+
+export interface HttpOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Told of each wait; a person may want to know. */
+  readonly onWait?: (message: string) => void;
+  readonly sleep?: (ms: number, signal: AbortSignal | undefined) => Promise<void>;
+  readonly random?: () => number;
+  /** Nothing comes for so long: the connection is given up. */
+  readonly silenceMs?: number;
+}
+
+export interface Range {
+  readonly from: number;
+  /** One past the last byte. */
+  readonly to: number;
+  /** Bytes of the whole file. */
+  readonly of: number;
+  readonly etag?: string | undefined;
+}
+
+type Taker = (chunk: Uint8Array, at: number) => Promise<void>;
+
+export class Http {
+  readonly #options: HttpOptions;
+
+  constructor(options: HttpOptions = {}) {
+    this.#options = options;
+  }
+
+  /** Headers of a file, with those of the first answer where it leads elsewhere; undefined where there is no such file. */
+  head(ask: Ask): Promise<Headers | undefined> {
+    return this.#tries(async (signal) => {
+      const first = await send(ask, { method: "HEAD", follow: false, signal });
+      const leads = first.status >= 300 && first.status < 400;
+      const last = leads ? await send(ask, { method: "HEAD", signal }) : first;
+      if (last.status === 404) return undefined;
+      if (!ok(last)) throw refusal(ask, last);
+      const headers = new Headers(last.headers);
+      for (const [name, value] of first.headers) if (name.startsWith("x-linked-")) headers.set(name, value);
+      return headers;
+    });
+  }
+
+  /** A small text. */
+  text(ask: Ask, bytesMax: number): Promise<string> {
+    return this.#tries(async (signal, alive) => {
+      const response = await send(ask, { signal });
+      if (!ok(response)) throw refusal(ask, response);
+      const pieces: Uint8Array[] = [];
+      let bytes = 0;
+      for await (const chunk of bodyOf(ask, response)) {
+        alive();
+        bytes += chunk.length;
+        if (bytes > bytesMax) throw new AppError(`${shown(ask)}: more than ${bytesMax} bytes`, { code: "BadSource" });
+        pieces.push(chunk);
+      }
+      return Buffer.concat(pieces).toString("utf8");
+    });
+  }
+
+  /** Hands out the bytes of a range in order; `ask` is called for each try, since signatures age. */
+  async range(ask: () => Promise<Ask>, { to, of, etag, ...range }: Range, take: Taker): Promise<void> {
+    let from = range.from;
+    let last = from;
+    const more = () => {
+      const moved = from - last >= progressBytes;
+      if (moved) last = from;
+      return moved;
+    };
+    if (from === to) return;
+    await this.#tries(async (signal, alive) => {
+      const asked = await ask();
+      const headers = { ...asked.headers, range: `bytes=${from}-${to - 1}` };
+      const response = await send({ ...asked, headers }, { signal });
+      checkRange(asked, response, { from, to, of, etag });
+      for await (const chunk of bodyOf(asked, response)) {
+        alive();
+        if (from + chunk.length > to) throw broken(asked, "sent more than was asked for");
+        await take(chunk, from);
+        from += chunk.length;
+      }
+      if (from < to) throw broken(asked, `broke off after ${from} of ${of} bytes`);
+    }, more);
+  }
+
+  async #tries<T>(work: (signal: AbortSignal, alive: () => void) => Promise<T>, moved: () => boolean = () => false): Promise<T> {
+    const { signal, onWait, sleep = pause, random = Math.random, silenceMs = silenceMsDefault } = this.#options;
+    for (let tries = 1; ; tries++) {
+      const silence = new Silence(signal, silenceMs);
+      try {
+        return await work(silence.signal, () => silence.alive());
+      } catch (caught) {
+        if (signal?.aborted) throw new AppError("the download was stopped", { code: "Stopped", cause: caught, retry: "backoff" });
+        const error = silence.over ? silent(silenceMs, caught) : asAppError(caught);
+        if (moved()) tries = 1;
+        if (error.retry === "never" || tries >= triesMax) throw error;
+        const ms = waitMs(error, tries, random());
+        onWait?.(`${error.message}; trying again in ${Math.ceil(ms / 1000)} s`);
+        await sleep(ms, signal);
+      } finally {
+        silence.end();
+      }
+    }
+  }
+}
+
+/** Ends a request that brings nothing for too long, or with the whole. */
+class Silence {
+  readonly #own = new AbortController();
+  readonly signal: AbortSignal;
+  over = false;
+  readonly #ms: number;
+  #timer: NodeJS.Timeout;
+
+  constructor(outer: AbortSignal | undefined, ms: number) {
+    this.#ms = ms;
+    this.signal = outer ? AbortSignal.any([outer, this.#own.signal]) : this.#own.signal;
+    this.#timer = this.#arm();
+  }
+  alive(): void {
+    clearTimeout(this.#timer);
+    this.#timer = this.#arm();
+  }
+  end(): void {
+    clearTimeout(this.#timer);
+    this.#own.abort(); // a body that nobody reads to its end would hold its connection
+  }
+  #arm(): NodeJS.Timeout {
+    return setTimeout(() => {
+      this.over = true;
+      this.#own.abort();
+    }, this.#ms);
+  }
+}
+
+const ok = ({ status }: Answer): boolean => status >= 200 && status < 300;
+
+async function* bodyOf(ask: Ask, response: Answer): AsyncGenerator<Uint8Array> {
+  const encoding = response.headers.get("content-encoding") ?? "identity";
+  if (encoding !== "identity") throw new AppError(`${shown(ask)}: answered in ${encoding}, which was not asked for`, { code: "BadSource" });
+  yield* response.body as AsyncIterable<Uint8Array>;
+}
+
+function checkRange(ask: Ask, response: Answer, { from, to, of, etag }: Range): void {
+  const have = response.headers.get("etag");
+  const changed = etag !== undefined && have !== null && have !== etag;
+  if (response.status === 412 || changed) throw sourceChanged(ask);
+  // The whole file is what was asked for where the range is all of it.
+  const whole = from === 0 && to === of;
+  if (response.status === 200 && whole) checkLength(ask, response, of);
+  if (response.status === 200 && whole) return;
+  if (response.status === 200)
+    throw new AppError(`${shown(ask)}: answers without ranges, so that nothing could be resumed; serve it by a server that knows them`, {
+      code: "RangesNotSupported",
+    });
+  if (response.status === 416) throw sourceChanged(ask); // it has become shorter
+  if (response.status !== 206) throw refusal(ask, response);
+  const [, start, total] = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(response.headers.get("content-range") ?? "") ?? [];
+  if (Number(start) !== from) throw broken(ask, `answered with another range (${response.headers.get("content-range")})`);
+  if (total !== "*" && Number(total) !== of) throw sourceChanged(ask);
+}
+
+function checkLength(ask: Ask, response: Answer, bytes: number): void {
+  const length = response.headers.get("content-length");
+  if (length !== null && Number(length) !== bytes) throw sourceChanged(ask);
+}
+
+function sourceChanged(ask: Ask): AppError {
+  return new AppError(`${shown(ask)}: was changed while it was downloaded; it is listed anew`, { code: "SourceChanged", retry: "never" });
+}
+
+const broken = (ask: Ask, what: string): AppError =>
+  new AppError(`${shown(ask)}: ${what}`, { code: "SourceUnavailable", retry: "backoff" });
+
+/** An answer that is none, as an error with its remedy. */
+function refusal(ask: Ask, response: Answer): AppError {
+  const { status } = response;
+  const region = response.headers.get("x-amz-bucket-region");
+  const elsewhere = region === null ? "" : `; the bucket is in ${region}: set AWS_REGION so`;
+  if (status === 401 || status === 403) {
+    const given = ask.headers?.authorization !== undefined;
+    const remedy = given
+      ? "the credentials that were given may not read it"
+      : "it is private, gated or not there, and no credentials were given";
+    return new AppError(`${shown(ask)} answered ${status}: ${remedy}${elsewhere}`, { code: "SourceRefused" });
+  }
+  if (status === 404 || status === 410)
+    return new AppError(`${shown(ask)} answered ${status}: it is not there`, { code: "SourceNotFound" });
+  const passing = status === 408 || status === 425 || status === 429 || status >= 500;
+  if (!passing) return new AppError(`${shown(ask)} answered ${status}${elsewhere}`, { code: "BadSource" });
+  const afterMs = retryAfterMs(response.headers.get("retry-after"));
+  const retry = afterMs === undefined ? ("backoff" as const) : { afterMs };
+  return new AppError(`${shown(ask)} answered ${status}`, { code: "SourceUnavailable", retry });
+}
+
+/** Seconds, or a date. */
+function retryAfterMs(text: string | null): number | undefined {
+  if (text === null || text.trim() === "") return undefined;
+  const ms = /^\d+$/.test(text.trim()) ? Number(text) * 1000 : Date.parse(text) - Date.now();
+  return Number.isFinite(ms) ? Math.max(0, Math.min(ms, retryAfterMsMax)) : undefined;
+}
+
+function waitMs({ retry }: AppError, tries: number, random: number): number {
+  const grown = Math.min(waitMsMax, waitMsMin * 2 ** (tries - 1)) * (0.5 + random / 2);
+  return typeof retry === "object" ? retry.afterMs + grown : grown;
+}
+
+/** Codes of certificates that another try finds the same. */
+const strangers = ["SELF_SIGNED", "UNABLE_TO_", "CERT_", "ERR_TLS_CERT"];
+
+/** Calls that files have, and codes by which a socket has them too. */
+const diskCalls = ["write", "pwrite", "open", "fdatasync", "fsync", "ftruncate", "rename"];
+const socketCodes = ["EPIPE", "ECONNRESET"];
+const fullCodes = ["ENOSPC", "EDQUOT"];
+
+/** An error of the disk under what is downloaded; undefined for any other. */
+export function diskError(caught: unknown): AppError | undefined {
+  const { code, syscall } = caught as { code?: string; syscall?: string };
+  if (code === undefined || syscall === undefined || !diskCalls.includes(syscall) || socketCodes.includes(code)) return undefined;
+  if (!fullCodes.includes(code))
+    return new AppError(`writing what was downloaded: ${code}`, { code: "DiskFailed", retry: "backoff", cause: caught });
+  const remedy = "enlarge the claim, or delete what nobody needs in it";
+  return new AppError(`the disk is full: ${remedy}`, { code: "NotEnoughSpace", cause: caught });
+}
+
+function asAppError(caught: unknown): AppError {
+  if (caught instanceof AppError) return caught;
+  const disk = diskError(caught);
+  if (disk) return disk;
+  const { code, message } = caught as { code?: string; message?: string };
+  const why = code ?? message ?? String(caught);
+  if (strangers.some((start) => why.includes(start)))
+    return new AppError(`the source's certificate is not trusted: ${why}; give its CA as ca.crt`, {
+      code: "SourceUntrusted",
+      cause: caught,
+    });
+  return new AppError(`the source cannot be reached: ${why}`, { code: "SourceUnavailable", retry: "backoff", cause: caught });
+}
+
+const silent = (ms: number, cause: unknown): AppError =>
+  new AppError(`the source sent nothing for ${ms / 1000} s`, { code: "SourceUnavailable", retry: "backoff", cause });
+
+/** Rejects where the whole is stopped. */
+function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const stop = () => {
+      clearTimeout(timer);
+      reject(new AppError("the download was stopped", { code: "Stopped", retry: "backoff" }));
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", stop);
+      resolve();
+    }, ms);
+    if (signal?.aborted) stop();
+    else signal?.addEventListener("abort", stop, { once: true });
+  });
+}

@@ -1,0 +1,154 @@
+// Downloads of models: the registry of sources, and the way from a URI to the files of its model on the disk. What was listed is kept
+// beside the files, so that a download that was killed goes on with the same commit. Shell. How to add a source: runtime/README.md.
+import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import { AppError } from "../../../crds/common.ts";
+import { type RemoteSourceName, remoteSourceOf, remoteSources } from "../../../crds/model.ts";
+import type { CodecName } from "../../../crds/names.ts";
+import { downloadFiles, type FilesOptions } from "./files.ts";
+import { hfSource } from "./hf.ts";
+import { Http, type HttpOptions } from "./http.ts";
+import { httpsSource } from "./https.ts";
+import { type Picked, pickFiles, shardIndex } from "./pick.ts";
+import { s3Source } from "./s3.ts";
+import { type Access, type Listing, type RemoteFile, type RemoteModel, type RemoteSource, remoteFileSchema } from "./source.ts";
+
+const sources: Readonly<Record<RemoteSourceName, RemoteSource>> = { hf: hfSource, s3: s3Source, https: httpsSource };
+
+const indexBytesMax = 64 * 1024 * 1024;
+const modelFilesMax = 2_000;
+const manifestSchema = z.object({
+  uri: z.string(),
+  revision: z.string().optional(),
+  kind: z.enum(["store", "folder", "gguf"]),
+  files: z.array(remoteFileSchema).min(1).max(modelFilesMax),
+});
+type Manifest = z.infer<typeof manifestSchema>;
+const manifestName = "manifest.json";
+
+export interface DownloadOptions extends Pick<FilesOptions, "connections" | "pieceBytes" | "onStart" | "onBytes"> {
+  readonly uri: string;
+  /** Holds the files, and what is known of them. */
+  readonly work: string;
+  readonly secret: Access["secret"];
+  /** Of a model that is a store already, the codecs that are wanted; all where it is not given. */
+  readonly codecs?: readonly CodecName[] | undefined;
+  /** Bytes that have to be free beside the download, for as many that it has. */
+  readonly spareBytes?: (downloaded: number, kind: Picked["kind"]) => number;
+  readonly onListed?: (revision: string | undefined) => void;
+  readonly http?: HttpOptions;
+}
+
+export interface Downloaded {
+  readonly kind: Picked["kind"];
+  readonly revision: string | undefined;
+  /** A folder, or the first GGUF file. */
+  readonly path: string;
+}
+
+export async function downloadModel(options: DownloadOptions): Promise<Downloaded> {
+  const { uri, work, secret, spareBytes = () => 0, onListed } = options;
+  const stop = new AbortController();
+  const outer = options.http?.signal;
+  const signal = outer ? AbortSignal.any([outer, stop.signal]) : stop.signal;
+  const http = new Http({ ...options.http, signal });
+  const model = modelOf(uri, { http, secret });
+  const dir = join(work, "files");
+  await mkdir(work, { recursive: true });
+  const manifest = (await readManifest(options)) ?? (await list(model, http, options));
+  onListed?.(manifest.revision);
+  const total = manifest.files.reduce((sum, { bytes }) => sum + bytes, 0);
+  try {
+    await downloadFiles({
+      ...pick(options),
+      files: manifest.files,
+      dir,
+      http,
+      stop: () => stop.abort(),
+      ask: (file) => model.ask(file, manifest.revision),
+      spareBytes: spareBytes(total, manifest.kind),
+    });
+  } catch (caught) {
+    throw await afterChange(AppError.from(caught), work);
+  }
+  const [first] = manifest.files;
+  const path = manifest.kind === "gguf" && first ? join(dir, first.name) : dir;
+  return { kind: manifest.kind, revision: manifest.revision, path };
+}
+
+const pick = ({ connections, pieceBytes, onStart, onBytes }: DownloadOptions) => ({
+  ...(connections !== undefined && { connections }),
+  ...(pieceBytes !== undefined && { pieceBytes }),
+  onStart,
+  onBytes,
+});
+
+function modelOf(uri: string, access: Access): RemoteModel {
+  const name = remoteSourceOf(uri);
+  if (name !== undefined) return sources[name](uri, access);
+  const known = Object.values(remoteSources).map(({ form }) => form);
+  throw new AppError(`"${uri}" is nothing that is downloaded; known are ${known.join(", ")}`, { code: "BadSource" });
+}
+
+/** Lists anew next time: what was listed is not there any more. */
+async function afterChange(error: AppError, work: string): Promise<AppError> {
+  if (error.code !== "SourceChanged") return error;
+  await rm(join(work, manifestName), { force: true });
+  return new AppError(error.message, { code: error.code, cause: error, retry: "backoff" });
+}
+
+async function readManifest({ uri, work }: DownloadOptions): Promise<Manifest | undefined> {
+  const text = await readFile(join(work, manifestName), "utf8").catch(() => undefined);
+  if (text === undefined) return undefined;
+  try {
+    const parsed = manifestSchema.safeParse(JSON.parse(text));
+    return parsed.success && parsed.data.uri === uri ? parsed.data : undefined;
+  } catch {
+    return undefined; // half of one
+  }
+}
+
+async function list(model: RemoteModel, http: Http, { uri, work, codecs }: DownloadOptions): Promise<Manifest> {
+  const listing = await model.list();
+  const shards = await shardsOf(model, http, listing);
+  const all = [...listing.files.map(({ name }) => name), ...(shards ?? [])];
+  const { kind, names } = pickFiles(uri, all, { codecs, shards });
+  const known = new Map(listing.files.map((file) => [file.name, file]));
+  const files: RemoteFile[] = [];
+  for (const name of names) {
+    const file = known.get(name) ?? { name, bytes: 0 };
+    files.push((await model.describe?.(file)) ?? file);
+  }
+  const parsed = manifestSchema.safeParse({ uri, kind, files, ...(listing.revision !== undefined && { revision: listing.revision }) });
+  if (!parsed.success)
+    throw new AppError(`${uri}: lists files that no model has (${z.prettifyError(parsed.error)})`, { code: "BadSource" });
+  const manifest = parsed.data;
+  const path = join(work, manifestName);
+  // Files of an earlier listing may have the same sizes and other bytes.
+  await rm(join(work, "files"), { recursive: true, force: true });
+  await mkdir(join(work, "files"), { recursive: true });
+  await writeFile(`${path}.tmp`, JSON.stringify(manifest));
+  await rename(`${path}.tmp`, path);
+  return manifest;
+}
+
+const weightMap = z.object({ weight_map: z.record(z.string(), z.string().regex(/^(?!\.)[\w.-]+\.safetensors$/)) });
+
+/** The files that the index of a model in shards names. */
+async function shardsOf(model: RemoteModel, http: Http, { files, revision }: Listing): Promise<readonly string[] | undefined> {
+  const index = files.find(({ name }) => name === shardIndex);
+  if (index === undefined) return undefined;
+  const text = await http.text(await model.ask(index, revision), indexBytesMax);
+  const parsed = weightMap.safeParse(jsonOf(text));
+  if (!parsed.success) throw new AppError(`${shardIndex} names files oddly`, { code: "BadSafetensors" });
+  return [...new Set(Object.values(parsed.data.weight_map))].sort();
+}
+
+function jsonOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}

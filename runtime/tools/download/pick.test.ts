@@ -1,0 +1,53 @@
+// The files that make a model, of what repositories have.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { AppError } from "../../../crds/common.ts";
+import { pickFiles } from "./pick.ts";
+
+const beside = ["config.json", "tokenizer.json"];
+const store = ["expert-index.json", ...beside, "dense.safetensors", "experts-q4_0.bin", "experts-f32.bin"];
+const shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+
+test("of a store the wanted codec comes, or all where none is named", () => {
+  const names = (codecs?: ["q4_0"]) => pickFiles("s3://b/x", [...store, "README.md"], { codecs }).names;
+  assert.deepEqual(names(["q4_0"]), ["expert-index.json", ...beside, "dense.safetensors", "experts-q4_0.bin"]);
+  assert.deepEqual(
+    names(),
+    store.toSorted((a, b) => store.indexOf(a) - store.indexOf(b)),
+  );
+});
+
+test("of a folder the weights come that its index names, and no others", () => {
+  const all = [...beside, "model.safetensors.index.json", ...shards, "consolidated.safetensors", "model.gguf"];
+  const { kind, names } = pickFiles("hf://a/b", all, { shards });
+  assert.deepEqual([kind, names], ["folder", [...beside, "model.safetensors.index.json", ...shards]]);
+  assert.deepEqual(pickFiles("hf://a/b", [...beside, "model.safetensors"], {}).names, [...beside, "model.safetensors"]);
+});
+
+test("a GGUF in parts is one model, whose first part leads", () => {
+  const parts = ["m-00002-of-00002.gguf", "m-00001-of-00002.gguf"];
+  assert.deepEqual(pickFiles("hf://a/b", parts, {}), { kind: "gguf", names: ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"] });
+});
+
+const refused: Record<string, { readonly all: string[]; readonly want: RegExp; readonly with?: Parameters<typeof pickFiles>[2] }> = {
+  "a store without the codec names those that it has": {
+    all: store,
+    with: { codecs: ["iq4_nl"] },
+    want: /without the codec iq4_nl; it has q4_0, f32/,
+  },
+  "a folder whose shard is missing names it": {
+    all: [...beside, "model.safetensors.index.json"],
+    with: { shards },
+    want: /has no model-00001/,
+  },
+  "a folder without a tokenizer": { all: ["config.json", "model.safetensors"], want: /has no tokenizer\.json/ },
+  "two GGUF models": { all: ["a.gguf", "b.gguf"], want: /2 GGUF models \(a\.gguf, b\.gguf\)/ },
+  nothing: { all: ["README.md"], want: /neither/ },
+};
+for (const [name, { all, want, with: options = {} }] of Object.entries(refused))
+  test(`${name} is refused`, () => {
+    assert.throws(
+      () => pickFiles("hf://a/b", all, options),
+      (error) => error instanceof AppError && error.code === "UnsupportedModel" && want.test(error.message),
+    );
+  });

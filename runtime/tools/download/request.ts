@@ -1,0 +1,71 @@
+// One HTTP request and the places that it leads to: what authorises goes to the first host alone, and never from HTTPS to HTTP. By
+// Node's own client: fetch() ends the process where a server closes a connection whose body is read slowly.
+import { type IncomingHttpHeaders, type IncomingMessage, request as plainRequest } from "node:http";
+import { request as secureRequest } from "node:https";
+import { AppError } from "../../../crds/common.ts";
+
+const redirectsMax = 5;
+
+export interface Ask {
+  readonly url: string;
+  readonly headers?: Readonly<Record<string, string>>;
+}
+
+export interface Answer {
+  readonly status: number;
+  readonly headers: Headers;
+  readonly body: IncomingMessage;
+}
+
+export interface Sending {
+  readonly method?: "GET" | "HEAD";
+  readonly signal: AbortSignal;
+  /** False: an answer that leads elsewhere is the answer. */
+  readonly follow?: boolean;
+}
+
+export async function send(ask: Ask, sending: Sending): Promise<Answer> {
+  let next = ask;
+  for (let redirects = 0; ; redirects++) {
+    const answer = await once(next, sending);
+    const location = answer.headers.get("location");
+    if (sending.follow === false || answer.status < 300 || answer.status >= 400 || location === null) return answer;
+    answer.body.destroy();
+    if (redirects === redirectsMax) throw new AppError(`${shown(ask)}: leads on more than ${redirectsMax} times`, { code: "BadSource" });
+    next = ledTo(next, location);
+  }
+}
+
+/** The URL without what may authorise. */
+export function shown({ url }: Ask): string {
+  const { origin, pathname } = new URL(url);
+  return `${origin}${pathname}`;
+}
+
+function ledTo({ url, headers = {} }: Ask, location: string): Ask {
+  const [from, to] = [new URL(url), URL.parse(location, url)];
+  const secret = from.protocol === "https:";
+  if (to === null || !(to.protocol === "https:" || (to.protocol === "http:" && !secret)))
+    throw new AppError(`${shown({ url })}: leads to what is no ${secret ? "HTTPS" : "HTTP"} URL`, { code: "BadSource" });
+  const kept = Object.entries(headers).filter(([name]) => to.origin === from.origin || name.toLowerCase() !== "authorization");
+  return { url: to.href, headers: Object.fromEntries(kept) };
+}
+
+function once({ url, headers }: Ask, { method = "GET", signal }: Sending): Promise<Answer> {
+  const request = url.startsWith("https:") ? secureRequest : plainRequest;
+  return new Promise((resolve, reject) => {
+    // Compressed, a range would be one of other bytes.
+    const asked = request(url, { method, signal, headers: { ...headers, "accept-encoding": "identity" } }, (body) => {
+      body.on("error", () => {}); // whoever reads it hears of it
+      resolve({ status: body.statusCode ?? 0, headers: headersOf(body.headers), body });
+    });
+    asked.on("error", reject); // one may come after the answer: whoever reads that hears of it
+    asked.end();
+  });
+}
+
+function headersOf(raw: IncomingHttpHeaders): Headers {
+  const headers = new Headers();
+  for (const [name, value] of Object.entries(raw)) if (value !== undefined) headers.set(name, String(value));
+  return headers;
+}

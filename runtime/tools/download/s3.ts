@@ -1,0 +1,102 @@
+// The source s3://: a bucket of AWS or of any server that speaks its protocol. Requests are signed where there are credentials, and go
+// without where the bucket is public.
+import { AwsClient } from "aws4fetch";
+import { XMLParser } from "fast-xml-parser";
+import { z } from "zod";
+import { AppError } from "../../../crds/common.ts";
+import type { Ask } from "./request.ts";
+import { type Access, filesMax, isFileName, type RemoteFile, type RemoteSource } from "./source.ts";
+
+const pageBytesMax = 16 * 1024 * 1024;
+const pageKeys = 1000;
+const defaultRegion = "us-east-1";
+
+const pageSchema = z.object({
+  ListBucketResult: z.object({
+    IsTruncated: z.enum(["true", "false"]),
+    NextContinuationToken: z.string().optional(),
+    Contents: z
+      .array(z.object({ Key: z.string(), Size: z.coerce.number<string>().int().min(0), ETag: z.string() }))
+      .max(pageKeys)
+      .default([]),
+  }),
+});
+// Values stay texts: a key that looks like a number is none.
+const xml = new XMLParser({ parseTagValue: false, isArray: (name) => name === "Contents" });
+
+export const s3Source: RemoteSource = (uri, access) => {
+  const [, bucket = "", rest = ""] = /^s3:\/\/([^/]+)\/(.*)$/.exec(uri) ?? [];
+  const prefix = `${rest.replace(/\/+$/, "")}/`;
+  const bucketUrl = urlOf(bucket, access);
+  const sign = signer(access);
+  const keyUrl = (name: string): string => `${bucketUrl}/${[...prefix.split("/").slice(0, -1), name].map(encodeURIComponent).join("/")}`;
+  return {
+    async list() {
+      const files: RemoteFile[] = [];
+      let token: string | undefined;
+      do {
+        const query = new URLSearchParams({ "list-type": "2", "max-keys": String(pageKeys), prefix, delimiter: "/" });
+        if (token !== undefined) query.set("continuation-token", token);
+        const page = pageOf(uri, await access.http.text(await sign(`${bucketUrl}?${query}`), pageBytesMax));
+        for (const { Key, Size, ETag } of page.Contents) {
+          const name = Key.slice(prefix.length);
+          if (isFileName(name)) files.push({ name, bytes: Size, etag: ETag });
+        }
+        token = page.IsTruncated === "true" ? page.NextContinuationToken : undefined;
+      } while (token !== undefined && files.length < filesMax);
+      if (files.length > 0) return { revision: undefined, files };
+      throw new AppError(`${uri}: nothing is there; the bucket or the prefix has another name`, { code: "SourceNotFound" });
+    },
+    async describe(file) {
+      const url = keyUrl(file.name);
+      const headers = await access.http.head(await sign(url, "HEAD", { "x-amz-checksum-mode": "ENABLED" }));
+      const sum = headers?.get("x-amz-checksum-sha256") ?? "";
+      // One over the sums of parts ends with their number, and says nothing of the whole.
+      return /^[A-Za-z0-9+/]{43}=$/.test(sum) ? { ...file, sha256: Buffer.from(sum, "base64").toString("hex") } : file;
+    },
+    ask: ({ name, etag }) => sign(keyUrl(name), "GET", etag === undefined ? {} : { "if-match": etag }),
+  };
+};
+
+function pageOf(uri: string, text: string): z.infer<typeof pageSchema>["ListBucketResult"] {
+  const parsed = pageSchema.safeParse(parseXml(text));
+  if (parsed.success) return parsed.data.ListBucketResult;
+  throw new AppError(`${uri}: the bucket is not listed as S3 does (${z.prettifyError(parsed.error)})`, { code: "BadSource" });
+}
+
+function parseXml(text: string): unknown {
+  try {
+    return xml.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/** By path where the endpoint is given, or TLS would not know the host; else by host. */
+function urlOf(bucket: string, { secret }: Access): string {
+  const endpoint = secret("AWS_ENDPOINT_URL");
+  if (endpoint !== undefined) return `${endpoint.replace(/\/+$/, "")}/${bucket}`;
+  const host = `s3.${secret("AWS_REGION") ?? defaultRegion}.amazonaws.com`;
+  return bucket.includes(".") ? `https://${host}/${bucket}` : `https://${bucket}.${host}`;
+}
+
+type Signer = (url: string, method?: string, headers?: Record<string, string>) => Promise<Ask>;
+
+function signer({ secret }: Access): Signer {
+  const [accessKeyId, secretAccessKey, sessionToken] = (["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] as const).map(
+    secret,
+  );
+  if (!accessKeyId || !secretAccessKey) return async (url, _method, headers = {}) => ({ url, headers });
+  const region = secret("AWS_REGION") ?? defaultRegion;
+  const client = new AwsClient({
+    accessKeyId,
+    secretAccessKey,
+    service: "s3",
+    region,
+    ...(sessionToken !== undefined && { sessionToken }),
+  });
+  return async (url, method = "GET", headers = {}) => {
+    const signed = await client.sign(url, { method, headers });
+    return { url: signed.url, headers: Object.fromEntries(signed.headers) };
+  };
+}
