@@ -40,6 +40,17 @@ test("there is a kept release, and each of its CRDs is one of this tree", () => 
   }
 });
 
+test("every judged rule is one that a CRD of this tree has, and a kept release has not", () => {
+  const found = releases.flatMap((release) =>
+    kinds.flatMap((kind) => crdDifferences(keptCrd(release, kind.plural), customResourceDefinition(kind))),
+  );
+  const rules = found.map(({ rule }) => rule);
+  assert.deepEqual(
+    Object.keys(judgedRules).filter((rule) => !rules.includes(rule)),
+    [],
+  );
+});
+
 const guarded = "!has(self.extra) || self.extra > self.count";
 
 function crd(change: (spec: any, version: any, crd: any) => void = () => {}): any {
