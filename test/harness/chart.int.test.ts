@@ -263,8 +263,8 @@ test("traces of the operator go where the values say, with their share, and the 
     const value = (name: string) => env.find((one: any) => one.name === name)?.value;
     assert.deepEqual([value("ENODIA_OTLP_ENDPOINT"), value("ENODIA_TRACE_RATIO")], [endpoint, "0.25"]);
     const { egress } = named(objects, "NetworkPolicy", "enodia").spec;
-    // Before the last rule, which is that of training pods.
-    return egress.at(-2).ports.map(({ port }: any) => port);
+    // The last of the rules that name a port of any host; those after it are of pods.
+    return egress.findLast(({ to }: any) => to === undefined).ports.map(({ port }: any) => port);
   };
   assert.deepEqual(await to("http://otel.observability:4318"), [4318]);
   assert.deepEqual(await to("http://otel.observability/v1/traces"), [80]);
