@@ -17,6 +17,8 @@ export const labels = {
 export const annotations = {
   /** Hash of the rendered pod template; a pod whose value differs is replaced. */
   templateHash: `${apiGroup}/template-hash`,
+  /** On a MoEDeployment: id of the operation that was rolled back and is to be tried again. */
+  retryRollout: `${apiGroup}/retry-rollout`,
   /** Generation of the spec that a training pod was made for. */
   generation: `${apiGroup}/generation`,
   /** URI of the model that a Job downloads. */

@@ -1,6 +1,8 @@
 // Status of a MoEDeployment: what the operator observed. Written by the operator only; bounded lists; details in ExpertPlacement.
 import { z } from "zod";
 import { conditionsSchema } from "./conditions.ts";
+import { historySchema, operationSchema } from "./operation.ts";
+import { rolloutStatusSchema } from "./rollout.ts";
 
 const time = (description: string) => z.iso.datetime().optional().meta({ description });
 const count = (description: string) => z.int32().min(0).optional().meta({ description });
@@ -22,8 +24,8 @@ export const moeDeploymentConditions = [
 ] as const;
 export type MoEDeploymentConditionType = (typeof moeDeploymentConditions)[number];
 
-/** The operation that the operator is in the middle of; kept here so that a new leader sees the same deadline. */
-const operationSchema = z
+/** Written by earlier releases, and read where they have left one: status.operation says it now. */
+const formerOperationSchema = z
   .object({
     type: z.enum(["Start", "Grow", "Shrink", "Roll", "Handover", "Repair", "Stop"]).meta({ description: "What is being done." }),
     fromRanks: z.int32().min(0).meta({ description: "Ranks before it." }),
@@ -32,8 +34,7 @@ const operationSchema = z
     deadline: z.iso.datetime().meta({ description: "When it is reported as Progressing=False, DeadlineExceeded." }),
     message: text("What it waits for."),
   })
-  .meta({ description: "The operation under way." });
-export type Operation = z.infer<typeof operationSchema>;
+  .meta({ description: "Of earlier releases: see status.operation." });
 
 /** Kept here so that a new leader does not start over with a rank that keeps failing. */
 const podFailureSchema = z
@@ -83,12 +84,15 @@ export const moeDeploymentStatusSchema = z
           .max(1024)
           .optional()
           .meta({ description: "Ranks whose pods ended lately, and when each is made again.", "x-kubernetes-list-type": "atomic" }),
-        operation: operationSchema.optional(),
+        operation: formerOperationSchema.optional(),
         pendingReplicas: count("A replicas value that waits for the settle time."),
         pendingSince: time("When that value was first seen."),
       })
       .optional()
       .meta({ description: "The expert-parallel world." }),
+    operation: operationSchema.optional(),
+    history: historySchema.optional(),
+    rollout: rolloutStatusSchema.optional(),
     runtimeImage: z
       .object({
         image: z.string().max(512).meta({ description: "Image of the workers, and of gateways that name none of their own." }),

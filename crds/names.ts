@@ -54,6 +54,12 @@ export const imageRollouts = ["Manual", "Auto"] as const;
 export type ImageRollout = (typeof imageRollouts)[number];
 export const defaultImageRollout: ImageRollout = "Manual";
 
+/** Who replaces ranks of an old template, and what becomes of a roll that fails: fields of `spec.rolloutStrategy`. */
+export const rolloutTypes = ["RollingUpdate", "OnDelete"] as const;
+export type RolloutType = (typeof rolloutTypes)[number];
+export const onFailureChoices = ["RollBack", "Wait"] as const;
+export type OnFailure = (typeof onFailureChoices)[number];
+
 /** Levels a runtime process logs at, and those of them that the operator takes for itself and hands on. */
 export const logLevels = ["trace", "debug", "info", "warn", "error", "silent"] as const;
 export type LogLevel = (typeof logLevels)[number];

@@ -48,6 +48,7 @@ const heldBack: Readonly<Record<string, string>> = {
     "takes 10 minutes; runtime/trainer/killed.test.ts kills ranks over TLS, and test/sim/training.test.ts tries faults by seed",
   "17-training":
     "takes 6 minutes; runtime/trainer/trainer.test.ts has the bits of a stopped run, operator/training/training.int.test.ts the real API server",
+  "19-rollouts": "takes 8 minutes; operator/deployment/rollout.test.ts has the same roll backs in a simulated cluster",
 };
 
 /** Scripts that write what is generated; with --check they fail on drift instead. */

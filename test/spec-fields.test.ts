@@ -4,6 +4,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { moeDeploymentSpecSchema } from "../crds/moe-deployment.ts";
 import { structuralSchema } from "../crds/openapi.ts";
+import { currentOperation } from "../operator/deployment/core/operation.ts";
+import { judgeRoll, rollRules } from "../operator/deployment/core/rollout.ts";
+import { rolloutView } from "../operator/deployment/core/rollout-status.ts";
 import { pinnedImage } from "../operator/deployment/core/runtime-image.ts";
 import { nextStatus } from "../operator/deployment/core/status.ts";
 import { targetRanks } from "../operator/deployment/core/target.ts";
@@ -37,6 +40,18 @@ const changes: Record<string, unknown> = {
   "runtime.draftTokens": 3,
   "runtimeImage.rollout": "Auto",
   "runtimeImage.image": "enodia/runtime:other",
+  "rolloutStrategy.type": "OnDelete",
+  "rolloutStrategy.maxSurge": 2,
+  "rolloutStrategy.maxUnavailable": 1,
+  "rolloutStrategy.partition": 2,
+  "rolloutStrategy.paused": true,
+  "rolloutStrategy.progressDeadline": "20m",
+  "rolloutStrategy.onFailure": "Wait",
+  "rolloutStrategy.canary.ranks": 2,
+  "rolloutStrategy.canary.analysis.bake": "2h",
+  "rolloutStrategy.canary.analysis.errorRatePercent": 0,
+  "rolloutStrategy.canary.analysis.latencyPercent": 100,
+  "rolloutStrategy.canary.analysis.minRequests": 30,
   "rebalancing.trigger.window": "2s",
   "telemetry.nats.url": "nats://other:4222",
   "telemetry.nats.credentialsSecretRef.name": "creds",
@@ -224,14 +239,36 @@ function effects(spec: any): string {
   const target = targetRanks(object, now);
   const pods = [pod(0), pod(1, { ready: false })];
   const seen = snapshot({ deployment: object, pods, view: view() });
-  const calm = { failure: "", failures: [], unjudged: "", note: "", uncreated: "", floor: undefined };
-  const status = nextStatus({ snapshot: seen, target, refusals: [], actions: [], blocked: undefined, ...calm });
+  const operation = currentOperation({ snapshot: seen, ranks: target.ranks, actions: [], blocked: undefined, note: "" });
+  const calm = { failure: "", failures: [], unjudged: "", uncreated: "", floor: undefined, rollout: undefined };
+  const status = nextStatus({ snapshot: seen, target, operation, refusals: [], blocked: undefined, ...calm });
   const sources = { status: object.status, accepted: "enodia/runtime:before", pods, offered: settings.runtimeImage, own: undefined };
   const runtimeImage = pinnedImage({ spec: object.spec, ...sources });
   const context = { deployment: deployment(merged), settings: { ...settings, runtimeImage } };
   const job = downloadJobName(context.deployment);
   const download = job === undefined ? undefined : downloadJob(context, job);
-  return JSON.stringify([appliedObjects(context), download, workerPod(context, workerTemplate(context), 0, "x"), target, status]);
+  const worker = workerPod(context, workerTemplate(context), 0, "x");
+  return JSON.stringify([appliedObjects(context), download, worker, target, status, rollOf(merged)]);
+}
+
+/** What becomes of a roll of which one rank has the new template and does not start. */
+function rollOf(spec: object): unknown {
+  const rollout = { phase: "Progressing", templateHash: "new", stableTemplateHash: "old", bakeStart: "2026-03-01T09:00:00Z" };
+  const pods = [pod(0, { templateHash: "old" }), pod(1, { templateHash: "old" }), pod(2, { ready: false })];
+  const revisions = [
+    { number: 2, templateHash: "new" },
+    { number: 1, templateHash: "old" },
+  ];
+  const late = pods.map((one) => (one.ready ? one : { ...one, unreadySinceMs: now.getTime() - 700_000 }));
+  const serving = pods.map((one) => ({ ...one, ready: true }));
+  const seen = (of: typeof pods) =>
+    snapshot({ deployment: deployment(spec, { rollout }), pods: of, view: view(), rollout: { revisions, rolledBack: undefined } });
+  const comparison = {
+    canaries: { requests: 25, failed: 1, gaps: 100, gapMicros: 2_000_000 },
+    others: { requests: 25, failed: 0, gaps: 100, gapMicros: 1_000_000 },
+  };
+  const canaries = { ...seen(serving), rollout: { revisions, rolledBack: undefined, comparison } };
+  return [rollRules(seen(pods), 3), judgeRoll(seen(late)).failure, judgeRoll(canaries).failure, rolloutView(canaries, 3, undefined).status];
 }
 
 test("every field of the spec is in one of the lists, and nothing else is", () => {
@@ -250,12 +287,23 @@ const beside: Readonly<Record<string, any>> = {
   "gateway.autoscale.targetCPUUtilizationPercentage": { autoscale: { maxReplicas: 9 } },
 };
 
+/** Fields that decide only where another one is there. */
+const withCanary = { rolloutStrategy: { canary: {} } };
+const bases: Readonly<Record<string, object>> = {
+  "rolloutStrategy.canary.ranks": withCanary,
+  "rolloutStrategy.canary.analysis.bake": withCanary,
+  "rolloutStrategy.canary.analysis.errorRatePercent": withCanary,
+  "rolloutStrategy.canary.analysis.latencyPercent": withCanary,
+  "rolloutStrategy.canary.analysis.minRequests": { rolloutStrategy: { canary: { analysis: { latencyPercent: 100 } } } },
+};
+
 /** A spec without a change and with it. */
 const edits = Object.entries(changes).map(([path, value]) => {
   const change = put(path, value);
   if (besideRemote.includes(path)) return { path, base: remote, change: { model: { ...remote.model, ...change.model } } };
   for (const [name, fields] of Object.entries<object>(beside[path] ?? {})) Object.assign(change.gateway[name], fields);
-  return { path, base: beside[path] ? { gateway: beside[path] } : {}, change };
+  if (path.endsWith(".minRequests")) change.rolloutStrategy.canary.analysis.latencyPercent = 100;
+  return { path, base: bases[path] ?? (beside[path] ? { gateway: beside[path] } : {}), change };
 });
 
 test("what is rendered, wanted or reported follows every field that it is said to follow", () => {

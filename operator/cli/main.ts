@@ -17,7 +17,7 @@ function usage(): string {
     ...rows,
     "",
     "enodia <command> --help tells more about one command; enodia --version says which this is.",
-    "status, doctor, top, experts, logs, bundle, plan explain and record, and train on jobs read a cluster through your kubeconfig;",
+    "status, rollout, doctor, top, experts, logs, bundle, plan explain and record, and train on jobs read a cluster through your kubeconfig;",
     "chat needs the URL of a gateway; the rest works offline.",
     "ENODIA_LOG_LEVEL=debug adds stack traces to errors.",
   ].join("\n");

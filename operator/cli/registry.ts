@@ -8,6 +8,11 @@ export const commands: Commands = {
     names: "moeDeployments",
     load: () => import("./commands/status.ts"),
   },
+  rollout: {
+    summary: "how far a roll is; pause it, go on, or take it back",
+    names: "moeDeployments",
+    load: () => import("./commands/rollout.ts"),
+  },
   doctor: { summary: "whether a cluster has what an install needs, and how an install is", load: () => import("./commands/doctor.ts") },
   top: { summary: "ranks as they run: tokens, attention cache, memory", names: "moeDeployments", load: () => import("./commands/top.ts") },
   experts: { summary: "which rank has which experts, as a map", names: "moeDeployments", load: () => import("./commands/experts.ts") },

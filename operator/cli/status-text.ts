@@ -4,6 +4,7 @@ import type { Condition } from "../../crds/conditions.ts";
 import type { ExpertPlacement } from "../../crds/expert-placement.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { processBytes } from "../deployment/core/memory-fit.ts";
+import { operationLine, rolloutLine } from "./rollout-text.ts";
 import { bytes, percent, plainLine, table } from "./table.ts";
 
 export interface RankRow {
@@ -52,7 +53,7 @@ export function renderStatus({ deployment, placement, ranks }: StatusDetail, sai
     lines.push(
       `model      ${model.architecture}, ${model.layers} layers x ${model.expertsPerLayer} experts, top-${model.topK}, experts ${bytes(model.expertBytes)} (${spec.runtime.expertCodec})`,
     );
-  lines.push(...capacityLines(status), ...gatewayLines(deployment));
+  lines.push(...capacityLines(status), ...gatewayLines(deployment), ...operationLines(deployment));
   const conditions = status.conditions ?? [];
   if (conditions.length > 0) lines.push(`conditions ${conditions.map((c) => `${c.type}=${c.status} (${c.reason})`).join("  ")}`);
   const decision = decisionOf(placement);
@@ -62,6 +63,13 @@ export function renderStatus({ deployment, placement, ranks }: StatusDetail, sai
   if (placement) lines.push(...renderPlacement(deployment, placement));
   lines.push("", renderRanks(ranks));
   return lines.join("\n");
+}
+
+/** What is being done, and a roll that has not come to its end. */
+function operationLines(deployment: MoEDeployment): string[] {
+  const { operation, rollout } = deployment.status;
+  const lines = operation ? [`operation  ${operationLine(operation)}`] : [];
+  return rollout && rollout.phase !== "Complete" ? [...lines, `rollout    ${rolloutLine(deployment)}`] : lines;
 }
 
 /** What memory allows: requests at once, and how few ranks. */

@@ -1,49 +1,24 @@
-// The store of the last accepted spec of each deployment, of the worker and gateway templates that were rendered from it, and of the
-// runtime image that they run: a ControllerRevision that the deployment owns. That kind is made for this: its data cannot be changed
+// The store of the last accepted specs of each deployment, of the worker and gateway templates that were rendered from them, and of the
+// runtime image that they run: ControllerRevisions that the deployment owns. That kind is made for this: its data cannot be changed
 // once written, and the default roles let nobody but controllers write it, so that nobody gets a pod made through the operator who
-// could not make it himself. There is one, and for a moment two: the newer is written before the older goes, and the highest revision
-// counts. Replicas and suspend are no part of it, since they are obeyed whatever else is refused, so that scaling writes none.
-import { isDeepStrictEqual } from "node:util";
-import { z } from "zod";
-import { type MoEDeployment, type MoEDeploymentSpec, moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
+// could not make it himself. The highest revision is the spec in force; a few before it are what a roll goes back to. A spec that was in
+// force before gets a new number, and its older revision goes. Replicas, suspend and the strategy of rolls are no part of it, since they
+// are obeyed whatever else is refused, so that scaling and pausing write none.
+import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { type Kube, type KubeObject, refOf, resources } from "../kube/kube.ts";
 import { manager } from "./apply.ts";
 import type { Informers } from "./informers.ts";
 import { isOrphan, objectLabels, ownerOf } from "./objects/context.ts";
-import { type RenderedPod, storedPod, storedTemplate, type WorkerTemplate } from "./objects/worker-pod.ts";
+import { type Accepted, type Revision, readRevision, revisionData, sameAccepted } from "./revision.ts";
 
-export interface Accepted {
-  /** The generation that was accepted; for messages. */
-  readonly generation: number;
-  readonly spec: MoEDeploymentSpec;
-  readonly template: WorkerTemplate;
-  readonly gateway: RenderedPod;
-  /** The image of workers and gateways that name none of their own. */
-  readonly runtimeImage: string;
-}
-
-interface Revision {
+/** An accepted spec with its number. */
+export interface AcceptedRevision {
   readonly number: number;
-  readonly object: KubeObject;
-  /** Undefined when this version cannot read it. */
-  readonly accepted: Accepted | undefined;
+  readonly accepted: Accepted;
 }
 
-const acceptedSchema = z.object({
-  generation: z.int(),
-  spec: moeDeploymentSpecSchema,
-  template: storedTemplate,
-  gateway: storedPod,
-  runtimeImage: z.string().min(1),
-});
-/**
- * JSON in base64. A patch of anything in the object writes its data anew, with keys in another order and characters escaped otherwise,
- * and is refused since data cannot change: the garbage collector could not take the owner away.
- */
-const revisionSchema = z.object({
-  revision: z.int(),
-  data: z.object({ json: z.base64().transform(unpacked).pipe(acceptedSchema) }),
-});
+/** Revisions that are kept of a deployment, the one in force and the stable one included. */
+export const revisionsMax = 5;
 /** Characters of the owner's uid in the name: a deleted namesake's revisions may still await collection. */
 const uidChars = 8;
 
@@ -58,22 +33,24 @@ export class AcceptedSpecs {
     this.#informers = informers;
   }
 
-  /** The spec that was accepted last; undefined when none was. */
-  latest(uid: string): Accepted | undefined {
-    return this.#revisions(uid).find((one) => one.accepted)?.accepted;
+  /** The accepted specs that are kept, newest first. */
+  revisions(uid: string): AcceptedRevision[] {
+    return this.#revisions(uid).flatMap(({ number, accepted }) => (accepted ? [{ number, accepted }] : []));
   }
 
-  /** Stores what was accepted unless it is stored, and then removes what is older. */
-  async keep(deployment: MoEDeployment, accepted: Accepted): Promise<void> {
+  /** The spec that was accepted last, `except` one with that worker template; undefined when none was. */
+  latest(uid: string, except?: string): Accepted | undefined {
+    return this.revisions(uid).find(({ accepted }) => accepted.template.hash !== except)?.accepted;
+  }
+
+  /** Stores what was accepted unless it is the newest, and then removes what is spare; the one with the `stable` template stays. */
+  async keep(deployment: MoEDeployment, accepted: Accepted, stable?: string): Promise<void> {
     const { uid } = deployment.metadata;
     const [newest] = this.#revisions(uid);
-    if (!newest?.accepted || this.#vanished(newest) || !same(newest.accepted, accepted))
+    if (!newest?.accepted || this.#vanished(newest) || !sameAccepted(newest.accepted, accepted))
       await this.#write(deployment, accepted, (newest?.number ?? 0) + 1);
-    const [kept, ...older] = this.#revisions(uid);
-    for (const object of [...older.map((one) => one.object), ...this.#orphans(deployment)]) {
-      if (object.metadata.name === kept?.object.metadata.name) continue;
+    for (const object of [...spare(this.#revisions(uid), stable), ...this.#orphans(deployment)])
       await this.#kube.delete(resources.controllerRevisions, refOf(object), { uid: object.metadata.uid ?? "" });
-    }
   }
 
   forget(uid: string): void {
@@ -82,8 +59,6 @@ export class AcceptedSpecs {
 
   async #write(deployment: MoEDeployment, accepted: Accepted, revision: number): Promise<void> {
     const { uid, name, namespace } = deployment.metadata;
-    const { replicas: _, suspend: __, ...spec } = accepted.spec;
-    const { generation, template, gateway, runtimeImage } = accepted;
     const object: KubeObject = {
       apiVersion: resources.controllerRevisions.apiVersion,
       kind: resources.controllerRevisions.kind,
@@ -94,7 +69,7 @@ export class AcceptedSpecs {
         ownerReferences: [ownerOf(deployment)],
       },
       revision,
-      data: { json: packed({ generation, spec, template: stored(template), gateway: stored(gateway), runtimeImage }) },
+      data: revisionData(accepted),
     };
     const written = await this.#kube.create(resources.controllerRevisions, object, { manager });
     this.#written.set(uid, { number: revision, object: written, accepted });
@@ -124,32 +99,18 @@ export class AcceptedSpecs {
   }
 }
 
-function readRevision(object: KubeObject): Revision {
-  const number = Number(object.revision);
-  const parsed = revisionSchema.safeParse(object);
-  return { number: Number.isInteger(number) ? number : 0, object, accepted: parsed.success ? parsed.data.data.json : undefined };
-}
-
-function packed(value: object): string {
-  return Buffer.from(JSON.stringify(value)).toString("base64");
-}
-
-function unpacked(text: string): unknown {
-  try {
-    return JSON.parse(Buffer.from(text, "base64").toString("utf8"));
-  } catch {
-    return undefined; // what is no JSON is no spec
+/** What may go: what cannot be read, what was accepted again later, and the oldest beyond the bound; never the newest. */
+function spare([newest, ...older]: readonly Revision[], stable: string | undefined): KubeObject[] {
+  if (!newest) return [];
+  const kept = [newest];
+  const gone: KubeObject[] = [];
+  const lastStable = [newest, ...older].find(({ accepted }) => accepted?.template.hash === stable);
+  for (const one of older) {
+    const { accepted } = one;
+    const again = accepted !== undefined && kept.some((other) => other.accepted && sameAccepted(other.accepted, accepted));
+    const room = kept.length < revisionsMax - Number(lastStable !== undefined && !kept.includes(lastStable) && one !== lastStable);
+    if (accepted && !again && room) kept.push(one);
+    else gone.push(one.object);
   }
-}
-
-const stored = ({ hash, pod }: RenderedPod): RenderedPod => ({ hash, pod });
-
-function same(a: Accepted, b: Accepted): boolean {
-  const pods = a.template.hash === b.template.hash && a.gateway.hash === b.gateway.hash && a.runtimeImage === b.runtimeImage;
-  return pods && isDeepStrictEqual(durable(a.spec), durable(b.spec));
-}
-
-/** The spec without what is obeyed in any case. */
-function durable({ replicas: _, suspend: __, ...spec }: MoEDeploymentSpec): Omit<MoEDeploymentSpec, "replicas" | "suspend"> {
-  return spec;
+  return gone;
 }

@@ -39,19 +39,26 @@ export interface Executed {
 
 const creating = "creating a worker pod";
 
+export interface Templates {
+  /** What is in force. */
+  readonly template: WorkerTemplate;
+  /** What ranks are made of that keep theirs; that in force where it is not known. */
+  readonly stable?: WorkerTemplate | undefined;
+}
+
 /** Tries everything, but makes no more pods once one could not be made. */
 export async function execute(
   deps: ExecuteDeps,
   context: RenderContext,
-  template: WorkerTemplate,
+  templates: Templates,
   actions: readonly Action[],
 ): Promise<Executed> {
-  const ranks = actions.flatMap((action) => (action.type === "create" ? [action.rank] : []));
+  const made = actions.flatMap((action) => (action.type === "create" ? [action] : []));
   const certificates: Promise<PromiseSettledResult<void>[]>[] = [];
   const results = await Promise.all([
     Promise.allSettled(actions.map((action) => (action.type === "create" ? undefined : act(deps, context, action)))),
-    slowStart(ranks, async (rank) => {
-      const pod = await createPod(deps, context, template, rank);
+    slowStart(made, async ({ rank, stable }) => {
+      const pod = await createPod(deps, context, (stable ? templates.stable : undefined) ?? templates.template, rank);
       // The kubelet waits for the Secret; a crash before this line is made good by the next reconcile.
       certificates.push(Promise.allSettled([deps.identities.ensurePod(context.deployment, pod)]));
     }),
@@ -66,10 +73,10 @@ export async function execute(
  * Makes pods in batches of 1, 2, 4 and so on until one fails: what refuses one pod, such as a quota, refuses the next thousand too,
  * and the API server is spared the asking.
  */
-async function slowStart(ranks: readonly number[], make: (rank: number) => Promise<void>): Promise<PromiseSettledResult<void>[]> {
+async function slowStart<T>(pods: readonly T[], make: (pod: T) => Promise<void>): Promise<PromiseSettledResult<void>[]> {
   const results: PromiseSettledResult<void>[] = [];
-  for (let size = 1; results.length < ranks.length && results.every(({ status }) => status === "fulfilled"); size *= 2) {
-    const batch = ranks.slice(results.length, results.length + size);
+  for (let size = 1; results.length < pods.length && results.every(({ status }) => status === "fulfilled"); size *= 2) {
+    const batch = pods.slice(results.length, results.length + size);
     results.push(...(await Promise.allSettled(batch.map(make))));
   }
   return results;

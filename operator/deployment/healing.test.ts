@@ -21,6 +21,7 @@ import {
 } from "../../test/support/deployment-plane.ts";
 import { kubeError } from "../kube/errors.ts";
 import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
+import { revisionsMax } from "./accepted-specs.ts";
 
 const change = (kube: FakeKube, spec: object) => kube.patch(resources.moeDeployments, ref, { spec }, user);
 const condition = async (kube: FakeKube, type: string) => conditionOf(await status(kube), type);
@@ -215,26 +216,57 @@ test("an object that cannot be read is served on by the last accepted spec", { t
   await stop();
 });
 
-test("one revision is kept, and one that somebody deletes is written again", { timeout: 60_000 }, async () => {
+/** Number and maxContext of the revisions that are kept, newest first. */
+const kept = (kube: FakeKube): [number, number][] =>
+  revisions(kube)
+    .map((one): [number, number] => {
+      const { spec } = JSON.parse(Buffer.from((one.data as any).json, "base64").toString());
+      return [Number(one.revision), spec.runtime.maxContext];
+    })
+    .sort(([a], [b]) => b - a);
+
+test("a spec that is accepted again gets a new revision in place of its old one, and a deleted one is written again", {
+  timeout: 60_000,
+}, async () => {
   const { kube, operator, stop } = await serving();
-  const contexts = () =>
-    revisions(kube).map((one) => JSON.parse(Buffer.from((one.data as any).json, "base64").toString()).spec.runtime.maxContext);
   for (const maxContext of [64, 128, 64]) {
     await change(kube, { runtime: { maxContext } });
-    await until("it is accepted", () => contexts().join() === String(maxContext));
+    await until("it is accepted", () => kept(kube)[0]?.[1] === maxContext);
   }
   await until("3 ranks serve", readyWith(kube, 3));
+  await until("the older one goes", () => kept(kube).length === 3);
+  assert.deepEqual(kept(kube), [
+    [4, 64],
+    [3, 128],
+    [1, 4096],
+  ]);
   const { writes } = kube;
   await change(kube, { replicas: 3, suspend: false });
   schemas(kube);
   await change(kube, badWorker);
   await until("it is refused", accepted(kube, "False"));
-  const [stored] = revisions(kube);
+  const stored = revisions(kube).find((one) => one.revision === 4);
   assert.ok(stored && kube.writes > writes);
   kube.remove(resources.controllerRevisions, { namespace: "ns", name: stored.metadata.name });
   await sleep(20);
   operator.plane.controller.queue.add("ns/moe");
-  await until("it is written again", () => contexts().join() === "64");
-  assert.deepEqual(revisions(kube)[0]?.metadata.ownerReferences, stored.metadata.ownerReferences);
+  await until("it is written again", () => kept(kube)[0]?.[1] === 64);
+  const again = revisions(kube).find((one) => Number(one.revision) === kept(kube)[0]?.[0]);
+  assert.deepEqual(again?.metadata.ownerReferences, stored.metadata.ownerReferences);
+  await stop();
+});
+
+test("no more revisions are kept than the bound says, and the last whole one is among them", { timeout: 60_000 }, async () => {
+  const { kube, life, stop } = await serving();
+  life.stop(); // no other pod becomes Ready: the first template stays the last whole one
+  for (const maxContext of [64, 128, 256, 512, 1024, 2048, 8192]) {
+    await change(kube, { runtime: { maxContext } });
+    await until("it is accepted", () => kept(kube)[0]?.[1] === maxContext);
+  }
+  await until("the older ones go", () => kept(kube).length <= revisionsMax);
+  assert.deepEqual(
+    kept(kube).map(([, context]) => context),
+    [8192, 2048, 1024, 512, 4096],
+  );
   await stop();
 });

@@ -9,7 +9,7 @@ import { resources } from "../kube/kube.ts";
 const cordon = (kube: FakeKube, name: string, unschedulable: boolean): void =>
   kube.mutate(resources.nodes, { namespace: "", name }, (node) => Object.assign(node, { spec: { unschedulable } }));
 const leaving = (kube: FakeKube) => pods(kube).filter((pod) => pod.metadata.annotations["enodia.dev/leaving"] === "Evict");
-const operation = async (kube: FakeKube) => (await status(kube)).expertParallel?.operation?.type;
+const operation = async (kube: FakeKube) => (await status(kube)).operation?.type;
 
 /** Whether three ranks are counted as serving, and the least of all looks at it. */
 function watched(kube: FakeKube) {

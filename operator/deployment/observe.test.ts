@@ -92,3 +92,14 @@ test("a pod cannot stay on a node that is cordoned or about to be removed, unles
   assert.equal(on({}, { status: { conditions } }), "EvictionByEvictionAPI: evicting");
   assert.equal(podFacts(pod(undefined), nodeHealth([]), 0)?.mustGo, "");
 });
+
+test("a pod says since when it is not Ready and how often it was started again, whoever wrote its conditions and left out their times", () => {
+  const created = { ...pod("a").metadata, creationTimestamp: at(5_000) };
+  const facts = (status: object) => podFacts({ ...pod("a"), metadata: created, status }, nodeHealth([node("a", undefined)]), 0);
+  const ready = (status: string, lastTransitionTime: string | null) => ({ conditions: [{ type: "Ready", status, lastTransitionTime }] });
+  const since = (status: object) => facts(status)?.unreadySinceMs;
+  assert.deepEqual([since(ready("True", at(9_000))), since(ready("False", at(9_000)))], [undefined, 9_000]);
+  assert.deepEqual([since(ready("False", null)), since({})], [5_000, 5_000], "then since it was made");
+  assert.equal(facts({ containerStatuses: [{ restartCount: 1 }, { restartCount: 4 }] })?.restarts, 4);
+  assert.equal(facts({})?.restarts, 0);
+});

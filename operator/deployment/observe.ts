@@ -26,7 +26,11 @@ const condition = z.object({
   status: z.string(),
   reason: z.string().default(""),
   message: z.string().default(""),
-  lastTransitionTime: z.string().default(""),
+  // Null where whoever wrote the condition gave none: a pod is not to be overlooked for it.
+  lastTransitionTime: z
+    .string()
+    .nullish()
+    .transform((time) => time ?? ""),
 });
 const podSchema = z.object({
   spec: z
@@ -43,7 +47,9 @@ const podSchema = z.object({
       reason: z.string().default(""),
       message: z.string().default(""),
       conditions: z.array(condition).default([]),
-      containerStatuses: z.array(z.object({ state: state.default({}), lastState: state.default({}) })).default([]),
+      containerStatuses: z
+        .array(z.object({ state: state.default({}), lastState: state.default({}), restartCount: z.number().default(0) }))
+        .default([]),
     })
     .prefault({}),
 });
@@ -121,6 +127,8 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
   const createdMs = Date.parse(pod.metadata.creationTimestamp ?? "") || now;
   const node = spec.nodeName;
   const health = node ? nodes.state(node) : "answers";
+  const readiness = status.conditions.find((condition) => condition.type === "Ready");
+  const ready = readiness?.status === "True";
   return {
     rank,
     name: pod.metadata.name,
@@ -128,7 +136,9 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     ip: status.podIP,
     node,
     zone: node ? nodes.zone(node) : undefined,
-    ready: status.conditions.some((condition) => condition.type === "Ready" && condition.status === "True"),
+    ready,
+    unreadySinceMs: ready ? undefined : Date.parse(readiness?.lastTransitionTime ?? "") || createdMs,
+    restarts: Math.max(0, ...status.containerStatuses.map(({ restartCount }) => restartCount)),
     terminating: pod.metadata.deletionTimestamp !== undefined,
     silent: health === "silent" || (health === "unknown" && now - boundMs(pod, status, now) > unknownNodeMs),
     terminal: isTerminal(status),

@@ -6,11 +6,14 @@ import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
 import type { AcceptedSpecs } from "./accepted-specs.ts";
 import type { Applier } from "./apply.ts";
+import type { Comparison } from "./core/canary.ts";
 import { rankFloor, rememberedFloor } from "./core/capacity.ts";
 import { withLosses } from "./core/loss.ts";
 import { memoryRefusals } from "./core/memory-fit.ts";
+import { currentOperation } from "./core/operation.ts";
 import { gatewaysWait, orphanRemovals } from "./core/orphans.ts";
 import { freeRanks, nextStep } from "./core/pod-actions.ts";
+import { rolloutView } from "./core/rollout-status.ts";
 import { living, type PodFacts, type Snapshot } from "./core/snapshot.ts";
 import { nextStatus } from "./core/status.ts";
 import { targetRanks } from "./core/target.ts";
@@ -24,6 +27,7 @@ import { gatewayFacts, gatewayModels, gatewayPods, nodesSeen, podFacts } from ".
 import { findOrphans, isOfOther } from "./orphans.ts";
 import type { Deployments, Rebalance, World } from "./ports.ts";
 import type { ProgressTalks } from "./progress-talks.ts";
+import { ServedWatch } from "./served-watch.ts";
 import { type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
 import type { StatusWriter } from "./status-writer.ts";
 import type { TelemetrySecrets } from "./telemetry-secret.ts";
@@ -65,6 +69,7 @@ export class Reconciler {
   readonly #spec: SpecPass;
   readonly #deliveries: Deliveries;
   readonly #startedMs: number;
+  readonly #served = new ServedWatch();
   readonly #unmade = new Map<string, { readonly message: string; readonly until: number }>();
 
   constructor(deps: ReconcileDeps) {
@@ -153,11 +158,11 @@ export class Reconciler {
     const step = nextStep({ snapshot, ranks: target.ranks, successor, limitBytes, unmade });
     // Before the pods: the kubelet tells a pod of a Secret that came after it a minute or two later.
     const unsigned = await this.#secureTelemetry(deployment);
-    const { failure: undone, uncreated } = await execute(deps, context, template, step.actions);
+    const { failure: undone, uncreated } = await execute(deps, context, inForce, step.actions);
     const beside = this.#noteBeside(snapshot, target.ranks, uncreated);
     const impossible = successor === "None" ? [...snapshot.refusals, ...(inForce.failure ? [inForce.failure] : [])] : [];
     const unmakable = impossible.map(({ message }) => message).join("; ");
-    const cleared = await execute(deps, context, template, orphanRemovals(snapshot, target.ranks, uncreated || unmakable));
+    const cleared = await execute(deps, context, inForce, orphanRemovals(snapshot, target.ranks, uncreated || unmakable));
     const failures = [
       beside && undone?.message === uncreated ? undefined : undone,
       cleared.failure,
@@ -169,13 +174,16 @@ export class Reconciler {
     const failure = failures.find((one) => one !== undefined);
     deps.rebalance.update(this.#world(snapshot, target.ranks));
     const memory = memoryRefusals(deployment.spec, model, target.ranks, limitBytes);
+    const blocked = target.blocked ?? step.blocked;
+    const operation = currentOperation({ snapshot, ranks: target.ranks, actions: step.actions, blocked, note: step.note });
+    const rollout = rolloutView(snapshot, target.ranks, operation?.id);
     const status = nextStatus({
       snapshot,
       target,
+      operation,
+      rollout: rollout.status,
       refusals: [...snapshot.refusals, ...memory],
-      actions: step.actions,
-      blocked: target.blocked ?? step.blocked,
-      note: step.note,
+      blocked,
       floor,
       failures: step.failures,
       failure: failure?.message ?? "",
@@ -183,12 +191,13 @@ export class Reconciler {
       uncreated: (beside ? "" : uncreated) || unmakable,
     });
     const heldMs = await deps.status.write(deployment, status);
-    const deadline = status.expertParallel?.operation?.deadline;
+    const deadline = status.operation?.deadline;
     const untilDeadline = deadline ? Date.parse(deadline) - snapshot.now.getTime() + 1 : undefined;
     const againMs = snapshot.refusals.length > 0 || snapshot.conflicts.length > 0 || failure ? refusedMs : undefined;
     const waits = [
       target.settlesInMs,
       step.againInMs,
+      rollout.againInMs,
       heldMs,
       untilDeadline,
       this.#warmMs(),
@@ -242,7 +251,7 @@ export class Reconciler {
     return withLosses(observed, rebalance.view(uid), this.#warmMs() > 0);
   }
 
-  async #snapshot(deployment: MoEDeployment, { template, refusals, runtimeImage, conflicts }: InForce): Promise<Observed> {
+  async #snapshot(deployment: MoEDeployment, { template, refusals, runtimeImage, rollout, conflicts }: InForce): Promise<Observed> {
     const { informers, rebalance, now } = this.#deps;
     const { namespace, name, uid } = deployment.metadata;
     const pods = this.#pods(deployment);
@@ -262,6 +271,7 @@ export class Reconciler {
       orphans: findOrphans(this.#deps, deployment),
       gateway,
       templateHash: template.hash,
+      rollout: rollout && { ...rollout, comparison: this.#compare(deployment, template.hash, pods) },
       runtimeImage,
       refusals,
       conflicts,
@@ -272,6 +282,17 @@ export class Reconciler {
       warmingUp: this.#warmMs() > 0,
     };
     return { snapshot, unobserved: failure };
+  }
+
+  /** What canaries of this template and the other ranks served since the canaries bake; undefined while none do. */
+  #compare({ metadata: { uid }, status }: MoEDeployment, templateHash: string, pods: readonly PodFacts[]): Comparison | undefined {
+    const { bakeStart, templateHash: baking, bakedTemplateHash } = status.rollout ?? {};
+    if (bakeStart === undefined || baking !== templateHash || bakedTemplateHash === templateHash) {
+      this.#served.forget(uid);
+      return undefined;
+    }
+    const members = this.#deps.rebalance.view(uid)?.members ?? [];
+    return this.#served.compare({ uid, bake: `${templateHash}/${bakeStart}`, pods, members, templateHash });
   }
 
   #gatewayPods({ metadata }: MoEDeployment): KubeObject[] {
@@ -318,6 +339,7 @@ export class Reconciler {
   #forget(key: string, uid: string): void {
     this.#uids.delete(key);
     this.#unmade.delete(uid);
+    this.#served.forget(uid);
     this.#spec.forget(uid);
     this.#deliveries.forget(uid, key);
     this.#deps.rebalance.forget(uid);

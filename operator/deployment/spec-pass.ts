@@ -24,18 +24,23 @@
 //   ranks come with the model, in one switch (reconcile.ts).
 // - The gateways still serve with the ranks of a deleted deployment of this name (core/orphans.ts): the spec is accepted without them,
 //   and their Deployment is applied in the pass in which they need not wait any more.
+// - A roll has failed (core/rollout.ts): the status says of which template, and as long as the spec asks for that one it counts as
+//   refused. The last revision with another template becomes the newest, and pods are made of it. Another template ends this, and so does
+//   an annotation that names what was rolled back.
+// - Canaries bake, or rolls are paused: gateways stay as the last template has them with which every rank has served.
 // - The operator restarts or another one leads: it finds the revision in its cache, as it finds the pods. A revision that somebody
 //   deleted is written again from memory, and without one the spec as it stands has to be accepted anew.
-import { AppError } from "../../crds/common.ts";
+import { AppError, annotations } from "../../crds/common.ts";
 import { type MoEDeployment, type MoEDeploymentSpec, moeDeploymentSpecSchema, parseMoEDeployment } from "../../crds/moe-deployment.ts";
+import type { RolledBack } from "../../crds/rollout.ts";
 import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
-import type { Accepted, AcceptedSpecs } from "./accepted-specs.ts";
+import type { AcceptedSpecs } from "./accepted-specs.ts";
 import type { Applier } from "./apply.ts";
 import type { Successor } from "./core/pod-actions.ts";
 import { podRefusal } from "./core/refusal-text.ts";
 import { pinnedImage } from "./core/runtime-image.ts";
-import { living, type PodFacts, type Refusal, type RuntimeImage } from "./core/snapshot.ts";
+import { living, type PodFacts, type Refusal, type RolloutFacts, type RuntimeImage } from "./core/snapshot.ts";
 import { dryRun } from "./execute.ts";
 import { type Identities, secretProblems } from "./identity.ts";
 import type { RenderContext, Settings } from "./objects/context.ts";
@@ -43,6 +48,7 @@ import { gatewayDeployment, gatewayTemplate } from "./objects/gateway.ts";
 import { absentObjects, appliedObjects, type Rendered } from "./objects/index.ts";
 import { templateContainer, workerKind } from "./objects/pod-template.ts";
 import { type RenderedPod, type WorkerTemplate, workerTemplate } from "./objects/worker-pod.ts";
+import type { Accepted } from "./revision.ts";
 
 /** The refusal of a dry run stands for this long; a quota or a policy may change without us hearing of it. */
 const refusalMs = 30_000;
@@ -66,6 +72,10 @@ export interface InForce {
   /** The template that pods are made of; of no use with a successor of `None`. */
   readonly template: WorkerTemplate;
   readonly successor: Successor;
+  /** The template that lost ranks are made of which keep theirs; undefined where it is not known. */
+  readonly stable: WorkerTemplate | undefined;
+  /** Undefined where no spec is in force. */
+  readonly rollout: RolloutFacts | undefined;
   /** Undefined where no spec is in force: the first pod may be another operator's. */
   readonly runtimeImage: RuntimeImage | undefined;
   readonly refusals: readonly Refusal[];
@@ -82,12 +92,13 @@ export function readDeployment(object: KubeObject, accepted: Accepted | undefine
   } catch (error) {
     if (!accepted || !hasCode(error, "InvalidSpec")) throw error;
     const { code: reason, message } = error as AppError;
-    const own = object.spec as { replicas?: unknown; suspend?: unknown } | undefined;
-    const { replicas, suspend } = moeDeploymentSpecSchema.shape;
+    const own = object.spec as { replicas?: unknown; suspend?: unknown; rolloutStrategy?: unknown } | undefined;
+    const { replicas, suspend, rolloutStrategy } = moeDeploymentSpecSchema.shape;
     const spec = {
       ...accepted.spec,
       replicas: replicas.safeParse(own?.replicas).data ?? accepted.spec.replicas,
       suspend: suspend.safeParse(own?.suspend).data ?? accepted.spec.suspend,
+      rolloutStrategy: rolloutStrategy.safeParse(own?.rolloutStrategy).data ?? accepted.spec.rolloutStrategy,
     };
     return { deployment: parseMoEDeployment({ ...object, spec }), unreadable: [{ reason, message }] };
   }
@@ -119,7 +130,8 @@ export class SpecPass {
     const { settings, applier, accepted: store } = this.#deps;
     const { metadata, spec } = deployment;
     const failures: AppError[] = [];
-    const accepted = store.latest(metadata.uid);
+    const { rolledBack, stableTemplateHash } = deployment.status.rollout ?? {};
+    const accepted = store.latest(metadata.uid, rolledBack?.templateHash);
     const { runtimeImage: offered } = settings;
     const sources = { spec, status: deployment.status, accepted: accepted?.runtimeImage, pods: pods(), offered, own: ownImage(spec) };
     const runtimeImage = pinnedImage(sources);
@@ -129,9 +141,12 @@ export class SpecPass {
     const wanted = asAccepted(workers, accepted?.template);
     const gateway = asAccepted(gateways, accepted?.gateway);
     const uncertified = gatewaysWait ? [] : await attempt(failures, () => this.#certifyGateway(deployment), []);
-    const unsupported = [...unreadable, ...workers.refusals, ...gateways.refusals];
+    const back = accepted ? takenBack(deployment, wanted.hash) : undefined;
+    const stable = store.revisions(metadata.uid).find((one) => one.accepted.template.hash === stableTemplateHash)?.accepted;
+    const unsupported = [...unreadable, ...workers.refusals, ...gateways.refusals, ...rollRefusals(deployment, back)];
     const before = accepted?.gateway;
-    const rendered = objectsOf(context, { gateway, before, unsupported: undelivered || unsupported.length > 0 });
+    const front = stable && waitsForRanks(deployment, wanted.hash) ? stable.gateway : gateway;
+    const rendered = objectsOf(context, { gateway: front, before, unsupported: undelivered || unsupported.length > 0 });
     const wait = ({ resource }: Rendered) => gatewaysWait && resource === resources.deployments;
     // Removed first: what an autoscaler has set is nobody's once it is gone.
     await attempt(failures, () => applier.remove(absentObjects(context), metadata), undefined);
@@ -143,20 +158,25 @@ export class SpecPass {
     const refusals = [...uncertified, ...unsupported, ...applied.refusals];
     const good = () => refusals.length === 0 && failures.length === 0;
     // Asked whatever else is refused, so that one look at the status shows all faults.
-    const askable = failures.length === 0 && unreadable.length === 0 && workers.refusals.length === 0 && !spec.suspend;
+    const askable = failures.length === 0 && unreadable.length === 0 && workers.refusals.length === 0 && !back && !spec.suspend;
     if (askable) refusals.push(...(await attempt(failures, () => this.#judge(context, wanted, pods(), gatewaysWait), [])));
     const kept =
       good() &&
       !undelivered &&
       !spec.suspend &&
-      (await attempt(failures, () => this.#keep(deployment, { template: wanted, gateway, runtimeImage }), false));
-    if (!kept && accepted) await attempt(failures, () => store.keep(deployment, accepted), undefined);
+      (await attempt(failures, () => this.#keep(deployment, { template: wanted, gateway, runtimeImage }, stableTemplateHash), false));
+    if (!kept && accepted) await attempt(failures, () => store.keep(deployment, accepted, stableTemplateHash), undefined);
     const template = kept ? wanted : accepted?.template;
     const inForce = kept ? { spec, runtimeImage } : accepted;
     if (refusals.length > 0) refusals.push(note(refusals[0]?.reason ?? "", accepted));
     return {
       template: template ?? wanted,
       successor: await this.#successor(context, { template, kept, gatewaysWait }, pods()),
+      stable: stable?.template,
+      rollout: inForce && {
+        revisions: store.revisions(metadata.uid).map(({ number, accepted: one }) => ({ number, templateHash: one.template.hash })),
+        rolledBack: back,
+      },
       runtimeImage: inForce && { pinned: inForce.runtimeImage, offered, own: ownImage(inForce.spec) },
       refusals,
       conflicts: applied.conflicts,
@@ -169,9 +189,13 @@ export class SpecPass {
     this.#deps.accepted.forget(uid);
   }
 
-  async #keep(deployment: MoEDeployment, rendered: Pick<Accepted, "template" | "gateway" | "runtimeImage">): Promise<true> {
+  async #keep(
+    deployment: MoEDeployment,
+    rendered: Pick<Accepted, "template" | "gateway" | "runtimeImage">,
+    stable: string | undefined,
+  ): Promise<true> {
     const { spec, metadata } = deployment;
-    await this.#deps.accepted.keep(deployment, { generation: metadata.generation, spec, ...rendered });
+    await this.#deps.accepted.keep(deployment, { generation: metadata.generation, spec, ...rendered }, stable);
     return true;
   }
 
@@ -233,6 +257,27 @@ async function attempt<T>(failures: AppError[], work: () => Promise<T>, otherwis
 function ownImage({ podTemplate }: MoEDeploymentSpec): string | undefined {
   const image = templateContainer(podTemplate, workerKind)?.image;
   return image === undefined ? undefined : String(image);
+}
+
+/** The roll back that holds while the spec asks for the template that failed, and nobody wants it tried again. */
+function takenBack({ metadata, status }: MoEDeployment, wantedHash: string): RolledBack | undefined {
+  const { rolledBack } = status.rollout ?? {};
+  const again = metadata.annotations?.[annotations.retryRollout] === rolledBack?.id;
+  return rolledBack?.templateHash === wantedHash && !again ? rolledBack : undefined;
+}
+
+function rollRefusals({ metadata: { name, namespace } }: MoEDeployment, back: RolledBack | undefined): Refusal[] {
+  if (!back) return [];
+  const { fromRevision, toRevision, reason, message } = back;
+  const what = `revision ${fromRevision} was rolled back to revision ${toRevision}: ${reason}: ${message}`;
+  return [{ reason: "RolledBack", message: `${what}; correct the spec, or try again with: enodia rollout resume ${name} -n ${namespace}` }];
+}
+
+/** Gateways get a new template at once, but where somebody wants to see how the first ranks do with it. */
+function waitsForRanks({ spec, status }: MoEDeployment, wantedHash: string): boolean {
+  const { paused, canary } = spec.rolloutStrategy;
+  const { stableTemplateHash, bakedTemplateHash } = status.rollout ?? {};
+  return wantedHash !== stableTemplateHash && (paused || (canary !== undefined && wantedHash !== bakedTemplateHash));
 }
 
 /** A template as it was rendered when the same was accepted: what this release renders otherwise changes no pod. */

@@ -156,13 +156,13 @@ function isOlder(version: string | undefined, than: string): boolean {
 /** The status without what only tells time. */
 function hard(status: MoEDeploymentStatus): unknown {
   const { lastSampleTime: _, ...telemetry } = status.telemetry ?? {};
-  const operation = status.expertParallel?.operation;
-  const { download } = status;
+  const { operation, rollout, download } = status;
   return {
     ...status,
     telemetry,
     download: download && { uri: download.uri, phase: download.phase },
-    expertParallel: { ...status.expertParallel, operation: operation ? { ...operation, message: "" } : undefined },
+    operation: operation && { ...operation, message: "" },
+    rollout: rollout && { ...rollout, message: "" },
     conditions: status.conditions?.map((condition) => ({ ...condition, message: "" })),
   };
 }

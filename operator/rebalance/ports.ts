@@ -5,6 +5,7 @@ import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expe
 import type { PlacementPlan } from "../../crds/plan.ts";
 import type { Fetched } from "../../runtime/placement/cost.ts";
 import type { Membership } from "../../runtime/wire/mapping.ts";
+import type { ServedTotals } from "../deployment/ports.ts";
 import type { Ref } from "../kube/kube.ts";
 
 export type { MemberState } from "../../crds/names.ts";
@@ -72,6 +73,8 @@ export interface PodStatus {
   /** Its process was told to end: it serves its experts until they are elsewhere, or its time is over. */
   readonly leaving: boolean;
   readonly membershipVersion: number;
+  /** What the process has served since it started; undefined of gateways, and of workers of releases that do not say. */
+  readonly served?: ServedTotals | undefined;
 }
 
 export type PrepareEvent =

@@ -11,10 +11,11 @@ const self = { deploymentUid: "d", rank: 0, podUid: "u", bootId: "b" };
 
 /** A watch whose operator reads nothing. */
 function watched(t: TestContext, log: Log) {
+  const served = { requests: 7, failed: 1, gaps: 90, gapMicros: 1_000 };
   const numbers = { hostedBytes: 0, budgetBytes: 0, fetchedBytes: 0, queuedTokens: 0, activeRequests: 0 };
   const control = new WorkerControl({
     ...{ podName: "p", storedUnitBytes: [], drain: async () => {}, log, clock: () => 0 },
-    vitals: () => ({ ...numbers, notReady: [], draining: false, leaving: false, hosted: [] }),
+    vitals: () => ({ ...numbers, notReady: [], draining: false, leaving: false, hosted: [], served }),
     caller: () => ({ role: "operator", podName: "o" }),
     peers: { self, membership: { version: 1, members: [] } },
     plan: { state: { epoch: 1, planHash: "" } },

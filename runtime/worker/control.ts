@@ -32,6 +32,7 @@ import type { PeerIdentity } from "../wire/tls.ts";
 import { describedLayers, residentCells } from "./expert-bytes.ts";
 import type { LoadClock } from "./load-clock.ts";
 import type { PlanKeeper, PrepareOutcome } from "./plan-keeper.ts";
+import type { ServedTotals } from "./service-record.ts";
 
 /** The contract asks for a status at least once a second. */
 const statusEveryMs = 900;
@@ -50,6 +51,7 @@ export interface WorkerVitals {
   readonly draining: boolean;
   readonly leaving: boolean;
   readonly hosted: readonly (readonly number[])[];
+  readonly served: ServedTotals;
 }
 
 export interface WorkerControlOptions {
@@ -286,9 +288,17 @@ export class WorkerControl {
       leaving: vitals.leaving,
       membershipVersion: BigInt(peers.membership.version),
       hosted: withHosted ? hosted : [],
+      served: toServed(vitals.served),
     });
   }
 }
+
+const toServed = ({ requests, failed, gaps, gapMicros }: ServedTotals) => ({
+  requests: BigInt(requests),
+  failed: BigInt(failed),
+  gaps: BigInt(gaps),
+  gapMicros: BigInt(gapMicros),
+});
 
 function toPrepareEvent(outcome: PrepareOutcome): PrepareEvent {
   if (outcome.type === "ready") {

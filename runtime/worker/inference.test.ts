@@ -10,6 +10,7 @@ import { createTracing, type Tracing } from "../observe/trace.ts";
 import { type GenerateEvent, GenerateRequestSchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { create } from "../wire/service.ts";
 import { createInferenceServer } from "./inference.ts";
+import { ServiceRecord } from "./service-record.ts";
 
 /** Queues a request and never gives it a slot. */
 const engine: Pick<Engine, "generate"> = {
@@ -20,7 +21,13 @@ const engine: Pick<Engine, "generate"> = {
   },
 };
 
-function serving(of: Pick<Engine, "generate">, metrics: Metrics<"worker">, tracing: Tracing) {
+interface Seen {
+  readonly metrics: Metrics<"worker">;
+  readonly tracing: Tracing;
+  readonly record?: ServiceRecord;
+}
+
+function serving(of: Pick<Engine, "generate">, { metrics, tracing, record = new ServiceRecord() }: Seen) {
   return createInferenceServer({
     ...{
       engine: of,
@@ -29,6 +36,7 @@ function serving(of: Pick<Engine, "generate">, metrics: Metrics<"worker">, traci
       notReady: () => undefined,
       refuses: () => false,
       onGap: () => {},
+      record,
     },
     ...{ metrics, tracing, log: silentLog },
   });
@@ -37,7 +45,8 @@ type Call = Parameters<ReturnType<typeof serving>["generate"]>[0];
 
 test("a request whose deadline passes ends with that error, and with no finish that looks like the worker's", async () => {
   const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
-  const service = serving(engine, metrics, await createTracing({ service: "worker" }));
+  const record = new ServiceRecord();
+  const service = serving(engine, { metrics, tracing: await createTracing({ service: "worker" }), record });
   const written: GenerateEvent[] = [];
   const request = create(GenerateRequestSchema, {
     ...{ sender: { deploymentUid: "uid" }, prompt: [1], maxTokens: 1, deadlineUnixMs: BigInt(Date.now() + 20) },
@@ -52,6 +61,7 @@ test("a request whose deadline passes ends with that error, and with no finish t
     written.map(({ event }) => event.case),
     ["queued"],
   );
+  assert.deepEqual([record.totals.requests, record.totals.failed], [1, 1]);
   await metrics.close();
 });
 
@@ -64,7 +74,10 @@ test("the engine is told of traces that are kept, and of no others, since their 
     },
   };
   const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
-  const service = serving(answering, metrics, await createTracing({ service: "worker", exporter: new InMemorySpanExporter() }));
+  const service = serving(answering, {
+    metrics,
+    tracing: await createTracing({ service: "worker", exporter: new InMemorySpanExporter() }),
+  });
   const traces = ["01", "00"].map((flags) => `00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-${flags}`);
   for (const traceparent of traces) {
     const request = create(GenerateRequestSchema, { sender: { deploymentUid: "uid" }, prompt: [1], maxTokens: 1, traceparent });

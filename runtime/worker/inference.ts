@@ -21,6 +21,7 @@ import { type Caller, type ServerWritable, toStatus } from "../wire/grpc.ts";
 import { fromSender } from "../wire/mapping.ts";
 import { create, type HandlersOf } from "../wire/service.ts";
 import type { PeerIdentity } from "../wire/tls.ts";
+import type { ServiceRecord } from "./service-record.ts";
 
 export interface GenerateOptions {
   readonly engine: Pick<Engine, "generate">;
@@ -32,6 +33,7 @@ export interface GenerateOptions {
   readonly refuses: () => boolean;
   /** A token came so long after the one before it. */
   readonly onGap: (ms: number) => void;
+  readonly record: Pick<ServiceRecord, "ended" | "failed">;
   readonly metrics: Metrics<"worker">;
   readonly tracing: Tracing;
   readonly log: Log;
@@ -97,9 +99,11 @@ async function serve(call: Call, options: GenerateOptions): Promise<void> {
   try {
     result = await pump(call, options, abort.signal, span.traceparent);
     if (result === "cancelled" && abort.signal.reason === late) throw late;
+    if (result !== "error") options.record.ended(result);
     span.set({ "enodia.finish": result });
   } catch (error) {
     span.fail(error);
+    options.record.failed(error);
     throw error;
   } finally {
     clearTimeout(timer);

@@ -7,6 +7,7 @@ import type { Metrics } from "../observe/metrics.ts";
 import type { WorkerVitals } from "./control.ts";
 import type { WorkerExperts } from "./experts.ts";
 import type { Leaving } from "./leaving.ts";
+import type { ServiceRecord } from "./service-record.ts";
 
 const statsEveryMs = 1_000;
 
@@ -18,6 +19,7 @@ export interface VitalsOptions {
   readonly metrics: Metrics<"worker">;
   readonly budgetBytes: number;
   readonly leaving: Pick<Leaving, "draining" | "ending">;
+  readonly record: ServiceRecord;
   readonly health: Health;
 }
 
@@ -71,6 +73,7 @@ export function watchVitals(options: VitalsOptions): () => WorkerVitals {
     draining: options.leaving.draining,
     leaving: options.leaving.ending,
     hosted: engine.hosted(),
+    served: options.record.totals,
   });
 }
 

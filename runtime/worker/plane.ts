@@ -23,6 +23,7 @@ import { Joiner } from "./join.ts";
 import { Leaving } from "./leaving.ts";
 import type { LoadClock } from "./load-clock.ts";
 import { watchVitals } from "./metrics.ts";
+import { ServiceRecord } from "./service-record.ts";
 import { publishLoad } from "./telemetry.ts";
 
 export interface PlaneOptions {
@@ -67,6 +68,8 @@ interface PlaneStart {
 export interface WorkerPlane {
   readonly experts: WorkerExperts;
   readonly leaving: Leaving;
+  /** What requests of users came to. */
+  readonly record: ServiceRecord;
   /** Tells who the caller is, by its certificate. */
   caller(call: Caller): PeerIdentity;
   /** Has the engine take other engines' lanes, on a port of their own; nothing where it has none. */
@@ -128,7 +131,8 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     log,
   });
   const drain = (on: boolean, finishMs: number) => leaving.drain(on, finishMs);
-  const vitals = watchVitals({ engine, info, experts, peers, metrics, budgetBytes, leaving, health });
+  const record = new ServiceRecord();
+  const vitals = watchVitals({ engine, info, experts, peers, metrics, budgetBytes, leaving, record, health });
   const storedUnitBytes = storedCells(store.index, info);
   const control = new WorkerControl({ podName, info, storedUnitBytes, peers, plan: experts.plan, vitals, drain, clock, caller, log });
   refresh();
@@ -149,5 +153,5 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     server.add(Shards, experts.shardsService);
   };
   const openLanes = (host: string, port: number) => experts.lanes.open(host, port);
-  return { experts, leaving, caller, openLanes, serve, start, close: () => experts.close() };
+  return { experts, leaving, record, caller, openLanes, serve, start, close: () => experts.close() };
 }

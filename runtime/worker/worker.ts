@@ -212,7 +212,7 @@ function openBus({ options, overrides, metrics, log }: Base): Bus | undefined {
   return bus;
 }
 
-function inference({ options, metrics, tracing, log }: Base, engine: Engine, { experts, leaving, caller }: WorkerPlane) {
+function inference({ options, metrics, tracing, log }: Base, engine: Engine, { experts, leaving, record, caller }: WorkerPlane) {
   return createInferenceServer({
     engine,
     deploymentUid: options.deploymentUid,
@@ -222,7 +222,11 @@ function inference({ options, metrics, tracing, log }: Base, engine: Engine, { e
     log,
     notReady: () => experts.plan.notReady(),
     refuses: () => leaving.refuses(),
-    onGap: (ms) => experts.pace.token(ms),
+    record,
+    onGap: (ms) => {
+      experts.pace.token(ms);
+      record.gap(ms);
+    },
   });
 }
 

@@ -245,6 +245,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/tools/",
     "runtime/train/",
     "operator/kube/kube.ts",
+    "operator/deployment/revision.ts",
     "operator/planner/",
     "operator/planner/offline/",
     "operator/cli/",

@@ -17,9 +17,9 @@ export const settings: Settings = {
   hub: undefined,
 };
 
-export function deployment(spec: object = {}, status: object = {}): MoEDeployment {
+export function deployment(spec: object = {}, status: object = {}, metadata: object = {}): MoEDeployment {
   return parseMoEDeployment({
-    metadata: { name: "moe", namespace: "ns", uid: "uid-moe", generation: 1, resourceVersion: "1" },
+    metadata: { name: "moe", namespace: "ns", uid: "uid-moe", generation: 1, resourceVersion: "1", ...metadata },
     spec: { model: { uri: "pvc://models/moe" }, replicas: 3, ...spec },
     status,
   });
@@ -46,6 +46,8 @@ export function pod(rank: number, more: Partial<PodFacts> = {}): PodFacts {
     leaving: undefined,
     mustGo: "",
     goneByMs: undefined,
+    unreadySinceMs: (more.ready ?? true) ? undefined : now.getTime() - 1000,
+    restarts: 0,
     problem: "",
     ...more,
   };
@@ -124,6 +126,7 @@ export function snapshot(more: Partial<Snapshot> = {}): Snapshot {
     orphans: { workers: [], gateways: 0 },
     gateway: gatewayFacts(),
     templateHash: "new",
+    rollout: undefined,
     runtimeImage: { pinned: settings.runtimeImage, offered: settings.runtimeImage, own: undefined },
     refusals: [],
     conflicts: [],

@@ -281,7 +281,7 @@ test("a bad field stops no replacement, under this leader or the next", { timeou
     (await kube.list(resources.controllerRevisions, { namespace, labelSelector: "enodia.dev/deployment=heal" })).items;
   assert.equal((await revisions()).length, 1);
   await kube.patch(resources.moeDeployments, at, { spec: { runtime: { maxContext: 64 } } }, manager);
-  await until("one newer revision", async () => ((await revisions()).map((one) => one.revision).join() === "2" ? true : undefined), {
+  await until("a newer revision", async () => (await revisions()).some((one) => one.revision === 2) || undefined, {
     timeoutMs: 30_000,
     everyMs: 100,
   });

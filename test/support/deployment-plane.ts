@@ -101,8 +101,21 @@ export async function startOperator(
   };
 }
 
-/** Binds pods, makes them Ready, lets gracefully deleted ones go, and watches that no rank is held twice. */
-export function kubelet(kube: FakeKube): { problems: string[]; stop: () => void } {
+/** What becomes of a pod that does not start. */
+export const crashing = {
+  phase: "Running",
+  conditions: [{ type: "Ready", status: "False" }],
+  containerStatuses: [{ restartCount: 3, state: { waiting: { reason: "CrashLoopBackOff" } }, lastState: {} }],
+};
+
+/**
+ * Binds pods, makes them Ready, lets gracefully deleted ones go, and watches that no rank is held twice. `fate` is the status of a pod that
+ * does not become Ready; undefined for one that does.
+ */
+export function kubelet(
+  kube: FakeKube,
+  fate: (pod: any) => object | undefined = () => undefined,
+): { problems: string[]; stop: () => void } {
   const problems: string[] = [];
   const turn = () => {
     const holders = new Map<string, string>();
@@ -119,9 +132,8 @@ export function kubelet(kube: FakeKube): { problems: string[]; stop: () => void 
       if (object.metadata.deletionTimestamp !== undefined) kube.remove(resources.pods, at);
       else if (node === undefined) kube.mutate(resources.pods, at, (pod) => Object.assign(pod.spec, { nodeName: `node-${rank}` }));
       else if (object.status === undefined && kube.all(resources.secrets).some((secret) => secret.metadata.name === `${at.name}-tls`)) {
-        kube.mutate(resources.pods, at, (pod) =>
-          Object.assign(pod, { status: { phase: "Running", podIP: "10.0.0.1", conditions: [{ type: "Ready", status: "True" }] } }),
-        );
+        const well = { phase: "Running", podIP: "10.0.0.1", conditions: [{ type: "Ready", status: "True" }] };
+        kube.mutate(resources.pods, at, (pod) => Object.assign(pod, { status: fate(pod) ?? well }));
       }
     }
     for (const object of kube.all(resources.deployments) as any[]) {
@@ -192,10 +204,10 @@ export const readyWith = (kube: FakeKube, want: number) => async () => {
   return conditionOf(now, "Ready")?.status === "True" && now.availableReplicas === want && pods(kube).length === want;
 };
 
-/** A world whose deployment serves with its three ranks. */
-export async function serving() {
+/** A world whose deployment serves with its three ranks; `fate` as for the kubelet. */
+export async function serving(fate?: (pod: any) => object | undefined) {
   const kube = await world();
-  const life = kubelet(kube);
+  const life = kubelet(kube, fate);
   const operator = await startOperator(kube);
   await until("3 ranks serve", readyWith(kube, 3));
   const stop = async (): Promise<void> => {

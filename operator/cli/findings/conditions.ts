@@ -93,6 +93,11 @@ const logsOf =
 const patch = ({ metadata }: MoEDeployment, at: string, spec: object): string =>
   `kubectl ${at} patch moed ${metadata.name} --type=merge -p '${JSON.stringify({ spec }).replaceAll("'", "'\\''")}'`;
 
+const rollout =
+  (verb: string): Remedy =>
+  ({ metadata }) =>
+    `enodia rollout ${verb} ${metadata.name} -n ${metadata.namespace}`;
+
 const push: Remedy = (deployment, at) => {
   const [, claim] = /^pvc:\/\/([^/]+)\//.exec(deployment.spec.model.uri) ?? [];
   if (claim === undefined) return describe(deployment, at);
@@ -114,6 +119,10 @@ const remedies: Readonly<Record<string, Remedy>> = {
   PodRefused: edit,
   InsufficientExpertMemory: edit,
   InsufficientMemoryLimit: edit,
+  RolledBack: rollout("undo"),
+  RolloutPaused: rollout("resume"),
+  RolloutPartitioned: rollout("status"),
+  RolloutOnDelete: rollout("status"),
   ClaimNotFound: push,
   ModelClaimMissing: push,
   NoGateway: podsOf("gateway"),

@@ -1,7 +1,9 @@
 // The conditions of a MoEDeployment from a snapshot, each an ordered chain of checks: the first that speaks wins. Pure.
-import type { MoEDeploymentConditionType, Operation, PodFailure } from "../../../crds/moe-deployment-status.ts";
+import type { MoEDeploymentConditionType, PodFailure } from "../../../crds/moe-deployment-status.ts";
+import type { Operation } from "../../../crds/operation.ts";
 import { orphansLeft } from "./orphans.ts";
 import { type Blocked, freeRanks } from "./pod-actions.ts";
+import { type Hold, rollHold } from "./rollout.ts";
 import { imageVerdict } from "./runtime-image.ts";
 import { living, type Refusal, type Snapshot, servingPods, wantedGateways } from "./snapshot.ts";
 import type { MemberView, Verdict } from "./world.ts";
@@ -121,7 +123,7 @@ function whyNot({ snapshot, failure, failures }: Findings): string {
 }
 
 function progressing(findings: Findings): Verdict {
-  const { operation, blocked, snapshot, pendingReplicas } = findings;
+  const { operation, blocked, snapshot, pendingReplicas, ranks } = findings;
   if (blocked) return no(blocked.reason, blocked.message);
   if (pendingReplicas !== undefined)
     return yes("Settling", `replicas ${pendingReplicas} is acted on once it stood still for ${snapshot.deployment.spec.elasticity.settle}`);
@@ -129,7 +131,11 @@ function progressing(findings: Findings): Verdict {
   if (!operation && left !== "") return yes("TakingOver", left);
   const { pending } = snapshot.delivery;
   if (!operation && pending && !snapshot.deployment.spec.suspend) return yes(pending.reason, pending.message);
-  if (!operation) return no("Converged", "nothing is to be done");
+  // Experts that move are PlacementBalanced's to tell.
+  if (!operation || operation.type === "Rebalance") {
+    const hold = rollHold(snapshot, ranks);
+    return hold ? no(holdReason[hold.phase], hold.message) : no("Converged", "nothing is to be done");
+  }
   if (snapshot.now.getTime() > Date.parse(operation.deadline)) {
     return no(
       "DeadlineExceeded",
@@ -139,7 +145,13 @@ function progressing(findings: Findings): Verdict {
   return yes(progressReason[operation.type], operation.message ?? "");
 }
 
-const progressReason: Readonly<Record<Operation["type"], string>> = {
+const holdReason: Readonly<Record<Hold["phase"], string>> = {
+  Paused: "RolloutPaused",
+  Baking: "RollingOut",
+  Partitioned: "RolloutPartitioned",
+  OnDelete: "RolloutOnDelete",
+};
+const progressReason: Readonly<Record<Exclude<Operation["type"], "Rebalance">, string>> = {
   Start: "Starting",
   Grow: "Scaling",
   Shrink: "Scaling",

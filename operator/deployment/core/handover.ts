@@ -4,6 +4,7 @@
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { formatBytes, parseDuration } from "../../../crds/quantity.ts";
 import { expertBudget, fit } from "./memory-fit.ts";
+import { rollRules } from "./rollout.ts";
 import { isMember, type PodFacts, type Snapshot } from "./snapshot.ts";
 
 /** Pods beside the wanted ranks, at most, that are there for ranks that cannot stay. */
@@ -28,35 +29,50 @@ export interface HandoverInput {
   readonly limitBytes: number | undefined;
 }
 
-/** Ranks for each of which one more pod is wanted, those marked first, then from the highest rank down. */
+/**
+ * Ranks whose places others are to take, those marked first, then from the highest rank down: of a roll as many as its budget may have
+ * on their way at a time.
+ */
 export function goers({ snapshot, staying, ranks, rolls }: HandoverInput): PodFacts[] {
   if (ranks === 0) return [];
   const order = (a: PodFacts, b: PodFacts) => Number(b.leaving !== undefined) - Number(a.leaving !== undefined) || b.rank - a.rank;
   const rolling = staying.filter((pod) => rolls && pod.leaving?.reason === "Roll");
   const called = staying.filter((pod) => pod.mustGo !== "" && pod.leaving?.reason !== "Shrink" && !neverServed(snapshot, pod));
   if (called.length > 0) return [...new Set([...rolling, ...called.sort(order).slice(0, surgeMax)])];
-  const old = staying.filter((pod) => rolls && isOld(snapshot, pod) && !isIdle(snapshot, pod) && pod.leaving === undefined);
-  return rolling.length > 0 ? rolling : old.sort(order).slice(0, 1);
+  const { surge, unavailable, kept, replaces } = rollRules(snapshot, ranks);
+  const old = staying.filter((pod) => rolls && replaces && isOld(snapshot, pod) && !isIdle(snapshot, pod) && pod.leaving === undefined);
+  const room = Math.max(0, Math.min(surge + unavailable - rolling.length, old.length - kept));
+  return [...rolling, ...old.sort(order).slice(0, room)];
 }
 
-/** The goers that are to be emptied from now on: as many as serve beyond the wanted ranks. */
+/** Pods beside the wanted ranks that are there for these goers. */
+export function besides({ snapshot, ranks }: Pick<HandoverInput, "snapshot" | "ranks">, going: readonly PodFacts[]): number {
+  const called = going.filter((pod) => pod.mustGo !== "").length;
+  return called + Math.min(going.length - called, rollRules(snapshot, ranks).surge);
+}
+
+/** The goers that are to be emptied from now on: as many as others serve in place of, and of a roll as many as may be missing. */
 export function emptied(input: HandoverInput, pods: readonly PodFacts[]): PodFacts[] {
   const { snapshot, staying, ranks } = input;
+  const { surge, unavailable } = rollRules(snapshot, ranks);
   const going = goers(input);
   const open = going.filter((pod) => pod.leaving === undefined);
+  const [next] = open;
+  if (!next) return [];
+  const least = next.mustGo === "" ? ranks - unavailable : ranks;
   const others = staying.filter((pod) => !going.includes(pod) && pod.leaving === undefined && serves(snapshot, pod));
   let serving = others.length + open.filter((pod) => serves(snapshot, pod)).length;
   const spared = open.filter((pod) => {
     const left = serving - Number(serves(snapshot, pod));
-    if (left < ranks) return false;
+    if (left < least) return false;
     serving = left;
     return true;
   });
-  const [next] = open;
-  if (next?.mustGo !== "") return spared;
-  // A roll is in no hurry: one at a time.
-  if (pods.some((pod) => pod.leaving || pod.terminating)) return [];
-  return spared.length === 0 && noRoom(input) !== "" && onlyOneShort(input, next) ? [next] : spared;
+  if (next.mustGo !== "") return spared;
+  // A roll is in no hurry: no more are on their way out than its budget says.
+  const leaving = pods.filter((pod) => pod.leaving || pod.terminating).length;
+  if (spared.length === 0 && leaving === 0 && noRoom(input) !== "" && onlyOneShort(input, next)) return [next];
+  return spared.slice(0, Math.max(0, surge + unavailable - leaving));
 }
 
 /** All ranks but this one serve, and a pod for its place waits for the room that it leaves. */

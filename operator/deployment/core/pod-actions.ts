@@ -1,16 +1,18 @@
 // The next actions that bring the pods closer to the wanted ranks: remove dead pods, fill free ranks, empty and release surplus ranks,
-// replace pods of an old template one at a time, and those that cannot stay where they are. Pure and stateless: everything is derived
-// from the snapshot, so a crash loses nothing. A rank that leaves is marked on its pod first, then the rebalance plane empties it, and
-// only then the pod goes. Nothing that serves is deleted for a new pod unless the API server takes that pod (handover.ts).
+// replace pods of an old template within the budget of a roll, and those that cannot stay where they are. Pure and stateless: all is
+// derived from the snapshot, so a crash loses nothing. A rank that leaves is marked on its pod first, then the rebalance plane empties
+// it, and only then the pod goes. Nothing that serves is deleted for a new pod unless the API server takes that pod (handover.ts).
 import type { PodFailure } from "../../../crds/moe-deployment-status.ts";
-import { emptied, goers, type HandoverInput, isIdle, isOld, neverServed, noRoomForReplacement, rollNote } from "./handover.ts";
+import { besides, emptied, goers, type HandoverInput, isIdle, isOld, neverServed, noRoomForReplacement, rollNote } from "./handover.ts";
 import { expertBudget, fit } from "./memory-fit.ts";
 import { podFailures, waitMs } from "./rank-backoff.ts";
+import { rollRules, stableCreations, stableTemplate } from "./rollout.ts";
 import { living, type PodFacts, type Snapshot } from "./snapshot.ts";
 import type { LeavingReason } from "./world.ts";
 
 export type Action =
-  | { readonly type: "create"; readonly rank: number; readonly reason: string }
+  /** `stable`: of the template before, for a rank that keeps it. */
+  | { readonly type: "create"; readonly rank: number; readonly reason: string; readonly stable: boolean }
   | { readonly type: "mark"; readonly pod: PodFacts; readonly reason: LeavingReason; readonly why: string }
   | { readonly type: "unmark"; readonly pod: PodFacts; readonly why: string }
   /** `force` is a grace of 0, since nobody is there to take the signal. */
@@ -66,10 +68,13 @@ export function nextStep(input: PodsInput): Step {
   if (successor === "None" && ranks > 0) return { ...said, actions: [...done, ...kept], againInMs: gone.againInMs };
   const going = goers(asked);
   // Where there was no room for one more just now, a terminating pod still takes what its successor is to have.
-  const free = unmade === "" ? freeRanks(pods, ranks + going.length) : freeRanks(pods, ranks, pods.length);
+  const free = unmade === "" ? freeRanks(pods, ranks + besides(asked, going)) : freeRanks(pods, ranks, pods.length);
   const waits = free.map((rank) => waitMs(failures, rank, snapshot.now));
   const handover = unmade === "" && staying.length >= ranks ? { ...asked, unmade: keepsEnding(failures, free, waits) } : asked;
-  const created = free.filter((_, i) => waits[i] === 0).map((rank): Action => ({ type: "create", rank, reason: "Created" }));
+  const stable = stableCreations(snapshot, staying, ranks);
+  const created = free.flatMap((rank, i): Action[] =>
+    waits[i] === 0 ? [{ type: "create", rank, reason: "Created", stable: i < stable }] : [],
+  );
   const shrunk = shrink(input, staying, going);
   const still = gone.actions.length === 0 && created.length === 0 && shrunk.actions.length === 0;
   const replaced = still ? replace(handover, pods, done) : [];
@@ -212,7 +217,9 @@ function victimOrder(snapshot: Snapshot, a: PodFacts, b: PodFacts): number {
 /** Ranks whose replacements serve are emptied from now on; old pods that do not serve go at once. */
 function replace(handover: HandoverInput, pods: readonly PodFacts[], done: readonly Action[]): Action[] {
   const { snapshot, staying, ranks, rolls } = handover;
-  const idle = staying.filter((pod) => rolls && isOld(snapshot, pod) && isIdle(snapshot, pod) && staying.length >= ranks);
+  const { kept, replaces } = rollRules(snapshot, ranks);
+  const stays = (pod: PodFacts) => !replaces || (kept > 0 && pod.templateHash === stableTemplate(snapshot));
+  const idle = staying.filter((pod) => rolls && isOld(snapshot, pod) && !stays(pod) && isIdle(snapshot, pod) && staying.length >= ranks);
   if (idle.length > 0) {
     const gone = new Set(done.map((action) => (action.type === "delete" ? action.pod.uid : "")));
     const why = "its template is old and it does not serve";

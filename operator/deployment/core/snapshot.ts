@@ -1,5 +1,7 @@
 // One look at everything that decides what happens to a deployment next. Gathered by ../observe.ts, read by the pure files here.
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
+import type { RolledBack } from "../../../crds/rollout.ts";
+import type { Comparison } from "./canary.ts";
 import type { Pending } from "./delivery.ts";
 import type { LeavingReason, RebalanceView, WorkerPod } from "./world.ts";
 
@@ -20,6 +22,10 @@ export interface PodFacts extends WorkerPod {
   readonly mustGo: string;
   /** The time by which a pod with a deletionTimestamp should be gone. */
   readonly goneByMs: number | undefined;
+  /** Unix ms since which it is not Ready; undefined while it is. */
+  readonly unreadySinceMs: number | undefined;
+  /** Starts of its containers again, of the one that has most. */
+  readonly restarts: number;
   /** The reason why the pod does not run: ImagePullBackOff, Unschedulable, ... with the message; empty when nothing is wrong. */
   readonly problem: string;
 }
@@ -55,6 +61,16 @@ export interface RuntimeImage {
   readonly own: string | undefined;
 }
 
+/** What is known of templates beside the one in force. */
+export interface RolloutFacts {
+  /** The accepted specs that are kept, newest first. */
+  readonly revisions: readonly { readonly number: number; readonly templateHash: string }[];
+  /** The roll that was taken back, while the spec asks for it all the same. */
+  readonly rolledBack: RolledBack | undefined;
+  /** What canaries and the other ranks served since canaries bake; undefined while none do. */
+  readonly comparison?: Comparison | undefined;
+}
+
 export interface Snapshot {
   readonly now: Date;
   readonly deployment: MoEDeployment;
@@ -63,6 +79,8 @@ export interface Snapshot {
   readonly gateway: GatewayFacts;
   /** The hash of the template in force: of the worker pod as it would be made now. */
   readonly templateHash: string;
+  /** Undefined where no spec is in force. */
+  readonly rollout: RolloutFacts | undefined;
   /** Undefined where no spec is in force. */
   readonly runtimeImage: RuntimeImage | undefined;
   /** The reasons why the spec is not in force as it stands (fields of ours, what the API server refuses); empty when it is. */
@@ -104,3 +122,6 @@ export function isMember(snapshot: Snapshot, pod: PodFacts): boolean {
   const member = snapshot.view?.members.find((one) => one.podUid === pod.uid);
   return member === undefined || member.bootId === "" || member.active;
 }
+
+/** Nothing runs yet, and nothing will before the model is there. */
+export const awaitsModel = ({ delivery, pods }: Snapshot): boolean => delivery.pending !== undefined && living(pods).length === 0;

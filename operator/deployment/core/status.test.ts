@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment, gatewayFacts, member, now, pod, snapshot, view } from "../../../test/builders/deployment.ts";
+import { currentOperation } from "./operation.ts";
 import type { Snapshot } from "./snapshot.ts";
 import { nextStatus, type StatusInput } from "./status.ts";
 
@@ -10,9 +11,9 @@ const statusOf = (more: Partial<Snapshot>, ranks = 2, input: Partial<StatusInput
     snapshot: snapshot(more),
     target: { ranks, pending: undefined, settlesInMs: undefined, blocked: undefined },
     refusals: [],
-    actions: [],
     blocked: undefined,
-    note: "",
+    operation: currentOperation({ snapshot: snapshot(more), ranks, actions: [], blocked: input.blocked, note: "" }),
+    rollout: undefined,
     floor: undefined,
     failure: "",
     failures: [],
@@ -222,15 +223,17 @@ test("Ready says when a rank whose pods keep ending is made again", () => {
 
 test("an operation keeps its start and deadline until it is another one", () => {
   const first = statusOf({ pods: [pod(0, { ready: false })], view: view() });
-  const operation = first.expertParallel?.operation;
+  const operation = first.operation;
   assert.deepEqual([operation?.type, operation?.startTime, operation?.deadline], ["Start", "2026-03-01T10:00:00Z", "2026-03-01T10:15:00Z"]);
   const later = new Date(now.getTime() + 60_000);
   const second = statusOf({ now: later, deployment: deployment({}, first), pods: [pod(0), pod(1, { ready: false })], view: members });
+  assert.deepEqual([second.operation?.id, second.operation?.startTime], [operation?.id, "2026-03-01T10:00:00Z"]);
+  const third = statusOf({ deployment: deployment({}, second), pods: both, view: members });
+  assert.equal(third.operation, undefined);
   assert.deepEqual(
-    [second.expertParallel?.operation?.type, second.expertParallel?.operation?.startTime],
-    ["Start", "2026-03-01T10:00:00Z"],
+    third.history?.map(({ id, result }) => [id, result]),
+    [[operation?.id, "Done"]],
   );
-  assert.equal(statusOf({ deployment: deployment({}, second), pods: both, view: members }).expertParallel?.operation, undefined);
 });
 
 test("a condition's transition time moves with its status only", () => {

@@ -1,26 +1,27 @@
 // The status of a MoEDeployment from a snapshot and the pod actions that were decided. Pure; the only place that writes status fields.
 import { labels } from "../../../crds/common.ts";
 import { rfc3339, withTransition } from "../../../crds/conditions.ts";
-import { type MoEDeploymentStatus, moeDeploymentConditions, type Operation, type PodFailure } from "../../../crds/moe-deployment-status.ts";
+import { type MoEDeploymentStatus, moeDeploymentConditions, type PodFailure } from "../../../crds/moe-deployment-status.ts";
+import type { Operation } from "../../../crds/operation.ts";
 import { shareText } from "../../../crds/progress-text.ts";
-import { parseDuration } from "../../../crds/quantity.ts";
+import type { RolloutStatus } from "../../../crds/rollout.ts";
 import { type Reckoned, requestsPerRank } from "./capacity.ts";
 import { type Findings, lostRanks, verdicts } from "./conditions.ts";
-import { orphansLeft } from "./orphans.ts";
-import type { Action, Blocked } from "./pod-actions.ts";
+import { pastOperations } from "./operation.ts";
+import type { Blocked } from "./pod-actions.ts";
 import { imageStatus } from "./runtime-image.ts";
-import { living, type Refusal, type Snapshot, servingPods, wantedGateways } from "./snapshot.ts";
+import { awaitsModel, living, type Refusal, type Snapshot, servingPods, wantedGateways } from "./snapshot.ts";
 import type { Target } from "./target.ts";
-import type { LeavingReason } from "./world.ts";
 
 export interface StatusInput {
   readonly snapshot: Snapshot;
   readonly target: Target;
   readonly refusals: readonly Refusal[];
-  readonly actions: readonly Action[];
   readonly blocked: Blocked | undefined;
-  /** What is to be said of a roll; empty when there is nothing. */
-  readonly note: string;
+  /** The operation under way (operation.ts). */
+  readonly operation: Operation | undefined;
+  /** The templates in use (rollout-status.ts). */
+  readonly rollout: RolloutStatus | undefined;
   /** The least ranks that hold all experts, where that is known. */
   readonly floor: Reckoned | undefined;
   readonly failures: readonly PodFailure[];
@@ -33,18 +34,16 @@ export interface StatusInput {
 }
 
 const lostRanksMax = 64;
-/** Characters of an operation's message. */
-const messageMax = 1024;
 
 function workerSelector(name: string): string {
   return `${labels.deployment}=${name},${labels.component}=worker`;
 }
 
 export function nextStatus(input: StatusInput): MoEDeploymentStatus {
-  const { snapshot, target, refusals, blocked, failure, failures, unjudged, uncreated } = input;
+  const { snapshot, target, refusals, blocked, operation, failure, failures, unjudged, uncreated } = input;
   const { deployment, now, view } = snapshot;
   const old = deployment.status;
-  const operation = currentOperation(input);
+  const history = pastOperations(snapshot, target.ranks, operation);
   const findings: Findings = {
     snapshot,
     ranks: target.ranks,
@@ -74,9 +73,11 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
       lostRanks: serving.length < target.ranks ? lostRanks(findings).slice(0, lostRanksMax) : [],
       ...(input.floor ? { leastRanks: input.floor.count, leastRanksReason: input.floor.reason } : {}),
       ...(failures.length > 0 ? { podFailures: [...failures] } : {}),
-      ...(operation ? { operation } : {}),
       ...(target.pending ? { pendingReplicas: target.pending.replicas, pendingSince: rfc3339(target.pending.since) } : {}),
     },
+    ...(operation ? { operation } : {}),
+    ...(history.length > 0 ? { history: [...history] } : {}),
+    ...(input.rollout ? { rollout: input.rollout } : {}),
     ...known("runtimeImage", snapshot.runtimeImage && imageStatus(snapshot.runtimeImage), old.runtimeImage),
     ...known("placement", view?.placement, old.placement),
     ...known("telemetry", view?.telemetry, old.telemetry),
@@ -118,9 +119,6 @@ function modelStatus({ view, deployment }: Snapshot): Pick<MoEDeploymentStatus, 
   return { model: { ...known, requestsPerRank: requests.count, requestsPerRankReason: requests.reason } };
 }
 
-/** Nothing runs yet, and nothing will before the model is there. */
-const awaitsModel = ({ delivery, pods }: Snapshot): boolean => delivery.pending !== undefined && living(pods).length === 0;
-
 /** How far the download is. Of one that is done, what it was; of a model that is not downloaded, nothing. */
 function downloadStatus({ deployment, delivery }: Snapshot): Pick<MoEDeploymentStatus, "download"> {
   const { model } = deployment.spec;
@@ -136,64 +134,4 @@ function downloadStatus({ deployment, delivery }: Snapshot): Pick<MoEDeploymentS
   const { phase, doneBytes, totalBytes, bytesPerSecond } = words;
   const progress = phase === "Downloading" ? shareText({ bytes: doneBytes, of: totalBytes }) : phase;
   return { download: { ...known, phase, progress, doneBytes, totalBytes, bytesPerSecond } };
-}
-
-/** The operation that is under way, with the start and deadline it had before when it is still the same. */
-function currentOperation(input: StatusInput): Operation | undefined {
-  const { snapshot, target } = input;
-  const { spec, status } = snapshot.deployment;
-  const type = operationType(input);
-  if (!type) return undefined;
-  const before = status.expertParallel?.operation;
-  const message = describe(input);
-  if (before && before.type === type && before.toRanks === target.ranks) return { ...before, message };
-  const deadline = new Date(snapshot.now.getTime() + parseDuration(spec.elasticity.operationTimeout, "spec.elasticity.operationTimeout"));
-  return {
-    type,
-    fromRanks: status.expertParallel?.activeRanks ?? 0,
-    toRanks: target.ranks,
-    startTime: rfc3339(snapshot.now),
-    deadline: rfc3339(deadline),
-    message,
-  };
-}
-
-/** Operations that are over when nothing leaves any more: what is missing then is missing for another reason. */
-const passing: readonly Operation["type"][] = ["Stop", "Shrink", "Handover"];
-
-function operationType(input: StatusInput): Operation["type"] | undefined {
-  const { snapshot, target, actions, blocked } = input;
-  const pods = living(snapshot.pods);
-  if (awaitsModel(snapshot)) return undefined; // how long a download takes says nothing of the ranks
-  const before = snapshot.deployment.status.expertParallel;
-  if (target.ranks === 0) return pods.length > 0 ? "Stop" : undefined;
-  const marks = actions.filter((action) => action.type === "mark");
-  const leaves = (reason: LeavingReason) =>
-    pods.some((pod) => pod.leaving?.reason === reason) || marks.some((mark) => mark.reason === reason);
-  if (!blocked && leaves("Shrink")) return "Shrink";
-  if (pods.some((pod) => pod.mustGo !== "" || (pod.terminating && !pod.leaving)) || leaves("Evict")) return "Handover";
-  if (leaves("Roll")) return "Roll";
-  const rolling = pods.some((pod) => pod.templateHash !== snapshot.templateHash);
-  if (!blocked && !rolling && pods.length > target.ranks) return "Shrink";
-  const serving = servingPods(snapshot).length;
-  if (serving >= target.ranks) return rolling ? "Roll" : undefined;
-  // Short of ranks: keep the name of what led here, so that a slow start does not turn into a repair.
-  const last = before?.operation;
-  if (last && last.toRanks === target.ranks && !passing.includes(last.type)) return last.type;
-  const had = before?.desiredRanks ?? 0;
-  if (had === 0) return "Start";
-  return target.ranks > had ? "Grow" : "Repair";
-}
-
-function describe({ snapshot, target, note }: StatusInput): string {
-  const pods = living(snapshot.pods);
-  const waits = pods
-    .filter((pod) => pod.leaving || pod.terminating)
-    .map((pod) => `rank ${pod.rank} leaves: ${snapshot.view?.drains.find((drain) => drain.podUid === pod.uid)?.phase ?? "marked"}`);
-  const stays = pods
-    .filter((pod) => pod.mustGo !== "" && !pod.leaving && !pod.terminating)
-    .map((pod) => `rank ${pod.rank} leaves when another serves: ${pod.mustGo}`);
-  const serve = `${servingPods(snapshot).length} of ${target.ranks} ranks serve`;
-  const notes = [note, orphansLeft(snapshot)].filter((text) => text !== "");
-  return [serve, ...waits.slice(0, 8), ...stays.slice(0, 4), ...notes].join("; ").slice(0, messageMax);
 }

@@ -51,6 +51,17 @@ export interface World {
   readonly leaving: readonly LeavingRank[];
 }
 
+/** What a worker's process has served since it started. */
+export interface ServedTotals {
+  /** Requests that ended with their text or an error. */
+  readonly requests: number;
+  /** Those with an error that was not the caller's. */
+  readonly failed: number;
+  /** Times from one token of a request to its next, and microseconds of all of them. */
+  readonly gaps: number;
+  readonly gapMicros: number;
+}
+
 export interface MemberView {
   readonly rank: number;
   readonly podUid: string;
@@ -71,6 +82,8 @@ export interface MemberView {
   readonly kvBytes: number;
   /** Resident bytes of experts that no other active rank hosts; decides who leaves first. */
   readonly uniqueBytes: number;
+  /** Undefined until it is heard, and from workers of releases that do not say. */
+  readonly served?: ServedTotals | undefined;
 }
 
 export interface ModelView extends ExpertGrid {

@@ -5,12 +5,19 @@ import { AppError, operatorRank } from "../../../crds/common.ts";
 import type { LogLevel } from "../../../crds/names.ts";
 import { type PlacementPlan, planBounds } from "../../../crds/plan.ts";
 import { cellValues, type ExpertGrid } from "../../../runtime/placement/grid.ts";
-import { Control, type DescribeReply, WatchPushSchema, type WatchStatus } from "../../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
+import {
+  Control,
+  type DescribeReply,
+  type Served,
+  WatchPushSchema,
+  type WatchStatus,
+} from "../../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { fromStatus, type Network } from "../../../runtime/wire/grpc.ts";
 import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from "../../../runtime/wire/mapping.ts";
 import type { ServiceClient } from "../../../runtime/wire/service.ts";
 import { Silence } from "../../../runtime/wire/silence.ts";
 import { fixedTls } from "../../../runtime/wire/tls.ts";
+import type { ServedTotals } from "../../deployment/ports.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
 import { ClockOffset } from "./clock-offset.ts";
 
@@ -177,6 +184,7 @@ export class Session implements Link {
       draining: status.draining,
       leaving: status.leaving,
       membershipVersion: toNumber(status.membershipVersion, "status.membershipVersion"),
+      served: status.served && servedOf(status.served),
     };
     if (status.hosted.length === 0) return;
     const hosted = new Map(this.hosted);
@@ -265,6 +273,16 @@ export class Session implements Link {
 
 function material({ cert, key, ca }: LinkTarget["identity"]) {
   return { cert: Buffer.from(cert), key: Buffer.from(key), ca: Buffer.from(ca) };
+}
+
+function servedOf({ requests, failed, gaps, gapMicros }: Served): ServedTotals {
+  const field = (value: bigint, name: string) => toNumber(value, `status.served.${name}`);
+  return {
+    requests: field(requests, "requests"),
+    failed: field(failed, "failed"),
+    gaps: field(gaps, "gaps"),
+    gapMicros: field(gapMicros, "gapMicros"),
+  };
 }
 
 /** Characters of a numerics class that are kept: it comes into a condition's message. */

@@ -82,6 +82,7 @@ const view = (changed: Partial<MemberView>): RebalanceView => ({
 test("requests and bytes that come and go ask for no reconcile; what status and drains read does", () => {
   const key = changeKey(view({}));
   assert.equal(changeKey(view({ activeRequests: 7, hostedBytes: 90 })), key);
+  assert.equal(changeKey(view({ served: { requests: 1, failed: 0, gaps: 5, gapMicros: 9 } })), key, "totals that grow");
   assert.equal(changeKey({ ...view({}), unhostedExperts: 3 }), key, "experts that come one by one");
   assert.notEqual(changeKey({ ...view({}), homelessExperts: 3 }), key);
   assert.notEqual(changeKey({ ...view({}), loadingRanks: [1] }), key);

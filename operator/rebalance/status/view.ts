@@ -57,7 +57,7 @@ export function changeKey(view: RebalanceView): string {
   return JSON.stringify({
     ...view,
     unhostedExperts: undefined,
-    members: view.members.map(({ activeRequests: _, hostedBytes: __, ...member }) => member),
+    members: view.members.map(({ activeRequests: _, hostedBytes: __, served: ___, ...member }) => member),
     telemetry: { ...view.telemetry, lastSampleTime: undefined },
     telemetryFresh: view.telemetryFresh.reason,
   });
@@ -82,6 +82,7 @@ function memberView(view: RankView, input: ViewInput): MemberView {
     denseBytes: description?.denseBytes ?? 0,
     kvBytes: description?.kvBytes ?? 0,
     uniqueBytes: input.uniqueBytes.get(view.rank) ?? 0,
+    served: status?.served,
   };
 }
 

@@ -1339,6 +1339,13 @@ export declare type WatchStatus = Message<"enodia.runtime.v1.WatchStatus"> & {
    * @generated from field: bool leaving = 20;
    */
   leaving: boolean;
+
+  /**
+   * of a worker
+   *
+   * @generated from field: enodia.runtime.v1.Served served = 21;
+   */
+  served?: Served | undefined;
 };
 
 /**
@@ -1346,6 +1353,47 @@ export declare type WatchStatus = Message<"enodia.runtime.v1.WatchStatus"> & {
  * Use `create(WatchStatusSchema)` to create a new message.
  */
 export declare const WatchStatusSchema: GenMessage<WatchStatus>;
+
+/**
+ * of a worker's process since it started
+ *
+ * @generated from message enodia.runtime.v1.Served
+ */
+export declare type Served = Message<"enodia.runtime.v1.Served"> & {
+  /**
+   * that ended with their text or an error
+   *
+   * @generated from field: uint64 requests = 1;
+   */
+  requests: bigint;
+
+  /**
+   * of them with an error that is not the caller's
+   *
+   * @generated from field: uint64 failed = 2;
+   */
+  failed: bigint;
+
+  /**
+   * times from one token of a request to its next
+   *
+   * @generated from field: uint64 gaps = 3;
+   */
+  gaps: bigint;
+
+  /**
+   * all of them
+   *
+   * @generated from field: uint64 gap_micros = 4;
+   */
+  gapMicros: bigint;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.Served.
+ * Use `create(ServedSchema)` to create a new message.
+ */
+export declare const ServedSchema: GenMessage<Served>;
 
 /**
  * @generated from message enodia.runtime.v1.HostedLayer

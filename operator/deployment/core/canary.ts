@@ -1,0 +1,62 @@
+// The comparison of canaries with the ranks that keep the template before, by what workers say of the requests that they served. Pure.
+// Missing numbers are no zeros: without enough requests on both sides there is no verdict, and the canaries bake on.
+import type { RolloutAnalysis } from "../../../crds/rollout.ts";
+import type { ServedTotals } from "./world.ts";
+
+/** What ranks served since canaries bake; undefined where one of them says nothing, as a worker of an earlier release. */
+export interface Comparison {
+  readonly canaries: ServedTotals | undefined;
+  readonly others: ServedTotals | undefined;
+}
+
+export type CanaryVerdict =
+  | { readonly type: "Passed" | "Unknown"; readonly message: string }
+  | { readonly type: "Failed"; readonly reason: "ErrorRateExceeded" | "LatencyExceeded"; readonly message: string };
+
+/** True where the time of the bake alone decides. */
+export const judgesByTime = ({ errorRatePercent, latencyPercent }: RolloutAnalysis): boolean =>
+  errorRatePercent === undefined && latencyPercent === undefined;
+
+export function judgeCanaries(analysis: RolloutAnalysis, comparison: Comparison | undefined): CanaryVerdict {
+  if (judgesByTime(analysis)) return { type: "Passed", message: "" };
+  const { canaries, others } = comparison ?? {};
+  if (!canaries || !others) return { type: "Unknown", message: `${canaries ? "other ranks" : "canaries"} do not say yet what they served` };
+  const { minRequests } = analysis;
+  for (const [who, { requests }] of [["canaries", canaries] as const, ["other ranks", others] as const])
+    if (requests < minRequests) return { type: "Unknown", message: `${who} have ended ${requests} of ${minRequests} requests` };
+  return errorVerdict(analysis, canaries, others) ?? latencyVerdict(analysis, canaries, others) ?? compared(canaries, others);
+}
+
+const failedPercent = ({ failed, requests }: ServedTotals): number => (requests === 0 ? 0 : (failed / requests) * 100);
+const gapMs = ({ gapMicros, gaps }: ServedTotals): number => gapMicros / gaps / 1000;
+const shown = (value: number): string => value.toFixed(1);
+
+function errorVerdict({ errorRatePercent }: RolloutAnalysis, canaries: ServedTotals, others: ServedTotals): CanaryVerdict | undefined {
+  if (errorRatePercent === undefined) return undefined;
+  // In whole numbers, so that as many as are allowed are not one too many.
+  const [served, beside] = [Math.max(1, canaries.requests), Math.max(1, others.requests)];
+  if ((canaries.failed * beside - others.failed * served) * 100 <= errorRatePercent * served * beside) return undefined;
+  const [ours, theirs] = [failedPercent(canaries), failedPercent(others)];
+  const counts = `${canaries.failed} of ${canaries.requests} requests`;
+  const message = `canaries failed ${counts} (${shown(ours)}%), other ranks ${shown(theirs)}%; ${errorRatePercent} points more are allowed`;
+  return { type: "Failed", reason: "ErrorRateExceeded", message };
+}
+
+function latencyVerdict({ latencyPercent, minRequests }: RolloutAnalysis, canaries: ServedTotals, others: ServedTotals) {
+  if (latencyPercent === undefined) return undefined;
+  for (const [who, { gaps }] of [["canaries", canaries] as const, ["other ranks", others] as const])
+    if (gaps < Math.max(1, minRequests))
+      return { type: "Unknown" as const, message: `${who} have generated ${gaps} tokens after a first one` };
+  const percent = (gapMs(canaries) / gapMs(others)) * 100;
+  if (!(percent > latencyPercent)) return undefined;
+  const times = `${shown(gapMs(canaries))} ms from token to token, other ranks ${shown(gapMs(others))} ms`;
+  const message = `canaries take ${times}: ${shown(percent)}%, at most ${latencyPercent}% are allowed`;
+  return { type: "Failed" as const, reason: "LatencyExceeded" as const, message };
+}
+
+function compared(canaries: ServedTotals, others: ServedTotals): CanaryVerdict {
+  const times =
+    canaries.gaps > 0 && others.gaps > 0 ? `, ${shown(gapMs(canaries))} ms from token to token against ${shown(gapMs(others))} ms` : "";
+  const message = `canaries failed ${shown(failedPercent(canaries))}% of ${canaries.requests} requests, other ranks ${shown(failedPercent(others))}%${times}`;
+  return { type: "Passed", message };
+}

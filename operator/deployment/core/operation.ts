@@ -1,0 +1,174 @@
+// The operation under way, from what is observed and what the status said before, and the history of those that ended. Pure. One at a time:
+// while several things go on, the one that decides what happens to pods next gives its name. A rebalance is named where pods have none.
+import { rfc3339 } from "../../../crds/conditions.ts";
+import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";
+import { historyMax, type Operation, type PastOperation } from "../../../crds/operation.ts";
+import { parseDuration } from "../../../crds/quantity.ts";
+import { orphansLeft } from "./orphans.ts";
+import type { Action, Blocked } from "./pod-actions.ts";
+import { rollHold } from "./rollout.ts";
+import { awaitsModel, living, type Snapshot, servingPods } from "./snapshot.ts";
+import type { LeavingReason } from "./world.ts";
+
+export interface OperationInput {
+  readonly snapshot: Snapshot;
+  /** Ranks wanted now. */
+  readonly ranks: number;
+  readonly actions: readonly Action[];
+  readonly blocked: Blocked | undefined;
+  /** What is to be said of a roll; empty when there is nothing. */
+  readonly note: string;
+}
+
+/** Characters of an operation's message. */
+const messageMax = 1024;
+/** Operations that are over when nothing leaves any more: what is missing then is missing for another reason. */
+const passing: readonly Operation["type"][] = ["Stop", "Shrink", "Handover", "Rebalance"];
+
+/** The operation, with the id, start and deadline it had before when it is still the same. */
+export function currentOperation(input: OperationInput): Operation | undefined {
+  const { snapshot, ranks } = input;
+  const { now, deployment } = snapshot;
+  const { spec, status } = deployment;
+  const type = operationType(input);
+  if (!type) return undefined;
+  const before = operationBefore(status);
+  const to = type === "Roll" ? { ranks, ...numbered(revisionOf(snapshot, snapshot.templateHash)) } : { ranks };
+  const said = { phase: phaseOf(type, input), message: describe(input) };
+  const same = before?.type === type && before.to.ranks === ranks && before.to.revision === to.revision;
+  if (same) return { ...before, ...said, deadline: deadlineOf(input, before.deadline) };
+  const timeoutMs = parseDuration(spec.elasticity.operationTimeout, "spec.elasticity.operationTimeout");
+  return {
+    id: `${type.toLowerCase()}-${now.getTime()}`,
+    type,
+    from: fromOf(type, snapshot),
+    to,
+    startTime: rfc3339(now),
+    ...said,
+    deadline: deadlineOf(input, rfc3339(new Date(now.getTime() + timeoutMs))),
+  };
+}
+
+/** What the status says is under way; an earlier release said it elsewhere, and what it began keeps its deadline. */
+function operationBefore({ operation, expertParallel }: MoEDeploymentStatus): Operation | undefined {
+  const former = expertParallel?.operation;
+  if (operation || !former) return operation;
+  const { type, startTime, deadline } = former;
+  const id = `${type.toLowerCase()}-${Date.parse(startTime)}`;
+  return { id, type, phase: "Waiting", from: { ranks: former.fromRanks }, to: { ranks: former.toRanks }, startTime, deadline };
+}
+
+const numbered = (revision: number | undefined): { readonly revision?: number } => (revision === undefined ? {} : { revision });
+
+function revisionOf({ rollout }: Snapshot, hash: string | undefined): number | undefined {
+  return rollout?.revisions.find((one) => one.templateHash === hash)?.number;
+}
+
+function fromOf(type: Operation["type"], snapshot: Snapshot): Operation["from"] {
+  const { status } = snapshot.deployment;
+  const ranks = status.expertParallel?.activeRanks ?? 0;
+  if (type === "Rebalance") return { ranks, ...(status.placement?.epoch === undefined ? {} : { epoch: status.placement.epoch }) };
+  if (type !== "Roll") return { ranks };
+  const { rolledBack } = snapshot.rollout ?? {};
+  return { ranks, ...numbered(rolledBack?.fromRevision ?? revisionOf(snapshot, status.rollout?.stableTemplateHash)) };
+}
+
+/** Canaries that bake are no delay: the time runs from when they are through. */
+function deadlineOf({ snapshot, ranks }: OperationInput, deadline: string): string {
+  const { spec, status } = snapshot.deployment;
+  const { canary } = spec.rolloutStrategy;
+  const since = status.rollout?.bakeStart;
+  if (!canary || since === undefined || rollHold(snapshot, ranks)?.phase !== "Baking") return deadline;
+  const bakeMs = parseDuration(canary.analysis.bake, "spec.rolloutStrategy.canary.analysis.bake");
+  const timeoutMs = parseDuration(spec.elasticity.operationTimeout, "spec.elasticity.operationTimeout");
+  return rfc3339(new Date(Math.max(Date.parse(deadline), Date.parse(since) + bakeMs + timeoutMs)));
+}
+
+function operationType(input: OperationInput): Operation["type"] | undefined {
+  return podOperation(input) ?? (isMoving(input.snapshot) ? "Rebalance" : undefined);
+}
+
+/** Experts are on their way by a plan. */
+function isMoving({ view }: Snapshot): boolean {
+  const phase = view?.placement?.phase;
+  return phase !== undefined && phase !== "Committed";
+}
+
+function podOperation(input: OperationInput): Operation["type"] | undefined {
+  const { snapshot, ranks, blocked } = input;
+  const pods = living(snapshot.pods);
+  if (awaitsModel(snapshot)) return undefined; // how long a download takes says nothing of the ranks
+  if (ranks === 0) return pods.length > 0 ? "Stop" : undefined;
+  const isOther = pods.some((pod) => pod.templateHash !== snapshot.templateHash);
+  if (snapshot.rollout?.rolledBack && isOther) return "Roll";
+  const leaving = leavingOperation(input);
+  if (leaving) return leaving;
+  const hold = rollHold(snapshot, ranks);
+  const rolling = isOther && (hold === undefined || hold.phase === "Baking");
+  if (!blocked && !rolling && pods.length > ranks) return "Shrink";
+  if (servingPods(snapshot).length >= ranks) return rolling ? "Roll" : undefined;
+  return shortOperation(snapshot, ranks);
+}
+
+/** The operation by what leaves, strongest first. */
+function leavingOperation({ snapshot, actions, blocked }: OperationInput): Operation["type"] | undefined {
+  const pods = living(snapshot.pods);
+  const marks = actions.filter((action) => action.type === "mark");
+  const leaves = (reason: LeavingReason) =>
+    pods.some((pod) => pod.leaving?.reason === reason) || marks.some((mark) => mark.reason === reason);
+  if (!blocked && leaves("Shrink")) return "Shrink";
+  if (pods.some((pod) => pod.mustGo !== "" || (pod.terminating && !pod.leaving)) || leaves("Evict")) return "Handover";
+  return leaves("Roll") ? "Roll" : undefined;
+}
+
+/** Short of ranks: what led here keeps its name, so that a slow start does not turn into a repair. */
+function shortOperation({ deployment: { status } }: Snapshot, ranks: number): Operation["type"] {
+  const last = operationBefore(status);
+  if (last && last.to.ranks === ranks && !passing.includes(last.type)) return last.type;
+  const had = status.expertParallel?.desiredRanks ?? 0;
+  if (had === 0) return "Start";
+  return ranks > had ? "Grow" : "Repair";
+}
+
+function phaseOf(type: Operation["type"], { snapshot, ranks }: OperationInput): Operation["phase"] {
+  if (type === "Rebalance") return "Moving";
+  if (type === "Roll" && snapshot.rollout?.rolledBack) return "RollingBack";
+  const pods = living(snapshot.pods);
+  if (pods.some((pod) => pod.leaving || pod.terminating)) return "Emptying";
+  if (type === "Roll" && rollHold(snapshot, ranks)?.phase === "Baking") return "Baking";
+  return pods.length < ranks || pods.some((pod) => !pod.ready) ? "Creating" : "Waiting";
+}
+
+function describe({ snapshot, ranks, note }: OperationInput): string {
+  const pods = living(snapshot.pods);
+  const waits = pods
+    .filter((pod) => pod.leaving || pod.terminating)
+    .map((pod) => `rank ${pod.rank} leaves: ${snapshot.view?.drains.find((drain) => drain.podUid === pod.uid)?.phase ?? "marked"}`);
+  const stays = pods
+    .filter((pod) => pod.mustGo !== "" && !pod.leaving && !pod.terminating)
+    .map((pod) => `rank ${pod.rank} leaves when another serves: ${pod.mustGo}`);
+  const serve = `${servingPods(snapshot).length} of ${ranks} ranks serve`;
+  const notes = [note, rollHold(snapshot, ranks)?.message ?? "", orphansLeft(snapshot)].filter((text) => text !== "");
+  return [serve, ...waits.slice(0, 8), ...stays.slice(0, 4), ...notes].join("; ").slice(0, messageMax);
+}
+
+/**
+ * The operations that have ended, newest first. An operation is over when another is under way, or none; a look that is repeated adds it
+ * once. Rebalances are left out: they are many, and status.placement.lastRebalance has their figures.
+ */
+export function pastOperations(snapshot: Snapshot, ranks: number, current: Operation | undefined): readonly PastOperation[] {
+  const { status } = snapshot.deployment;
+  const past = status.history ?? [];
+  const ended = operationBefore(status);
+  if (!ended || ended.type === "Rebalance" || ended.id === current?.id || past.some(({ id }) => id === ended.id)) return past;
+  const { id, type, from, to, startTime } = ended;
+  const rolledBack = status.rollout?.rolledBack;
+  const reached = servingPods(snapshot).length >= ranks && to.ranks === ranks;
+  const whole = reached && (type !== "Roll" || to.revision === revisionOf(snapshot, snapshot.templateHash));
+  const last = { id, type, from, to, startTime, endTime: rfc3339(snapshot.now) };
+  const entry: PastOperation =
+    rolledBack?.id === id
+      ? { ...last, result: "RolledBack", message: rolledBack.message }
+      : { ...last, result: whole ? "Done" : "Superseded" };
+  return [entry, ...past].slice(0, historyMax);
+}

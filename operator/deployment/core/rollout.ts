@@ -1,0 +1,152 @@
+// The rules of a roll to another worker template: its budget, the ranks that keep the template they have, when it stands still, and when
+// it has failed. Pure; handover.ts and pod-actions.ts act by the rules, rollout-status.ts keeps what must outlive a look: the last
+// template with which every rank has served, and what was rolled back.
+import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
+import type { OnFailure, RolloutType } from "../../../crds/names.ts";
+import { parseDuration } from "../../../crds/quantity.ts";
+import { judgeCanaries, judgesByTime } from "./canary.ts";
+import { living, type PodFacts, type Snapshot, servingPods } from "./snapshot.ts";
+
+const replacesByItself: Readonly<Record<RolloutType, boolean>> = { RollingUpdate: true, OnDelete: false };
+const rollsBack: Readonly<Record<OnFailure, boolean>> = { RollBack: true, Wait: false };
+
+/** Crashes of one pod that has not served, after which its template counts as broken. */
+const crashesMax = 3;
+/** Words of the kubelet on an image that no waiting will bring. */
+const imagesNeverThere = ["InvalidImageName", "ErrImageNeverPull"];
+
+export interface RollRules {
+  /** Pods beside the wanted ranks, at most. */
+  readonly surge: number;
+  /** Wanted ranks that may be without a serving pod. */
+  readonly unavailable: number;
+  /** Ranks that keep the template they have. */
+  readonly kept: number;
+  /** False where ranks are replaced when somebody deletes their pods. */
+  readonly replaces: boolean;
+}
+
+const isNew = (snapshot: Snapshot, pod: PodFacts): boolean => pod.templateHash === snapshot.templateHash;
+
+export function rollRules(snapshot: Snapshot, ranks: number): RollRules {
+  const { type, maxSurge: surge, maxUnavailable: unavailable } = snapshot.deployment.spec.rolloutStrategy;
+  // A roll back waits for nobody: the template that failed is to go from every rank.
+  if (snapshot.rollout?.rolledBack) return { surge, unavailable, kept: 0, replaces: true };
+  return { surge, unavailable, kept: keptRanks(snapshot, ranks), replaces: replacesByItself[type] };
+}
+
+function keptRanks(snapshot: Snapshot, ranks: number): number {
+  const { paused, partition, canary } = snapshot.deployment.spec.rolloutStrategy;
+  // Pods that were made already take their places: what has begun is finished.
+  const fresh = living(snapshot.pods).filter((pod) => isNew(snapshot, pod) && !pod.terminating && !pod.leaving).length;
+  if (paused) return Math.max(0, ranks - fresh);
+  const first = canary && !isBaked(snapshot) ? canary.ranks : ranks;
+  return Math.min(ranks, Math.max(partition, ranks - first, 0));
+}
+
+/** The canaries of the template in force have passed, or it is the one that every rank has served with. */
+function isBaked({ deployment, templateHash }: Snapshot): boolean {
+  const { bakedTemplateHash, stableTemplateHash } = deployment.status.rollout ?? {};
+  return templateHash === bakedTemplateHash || templateHash === stableTemplateHash;
+}
+
+/** The hash of the template that kept ranks are made of where they are lost; undefined where it is the one in force, or not known. */
+export function stableTemplate({ deployment, templateHash, rollout }: Snapshot): string | undefined {
+  const hash = deployment.status.rollout?.stableTemplateHash;
+  return hash !== templateHash && rollout?.revisions.some((one) => one.templateHash === hash) ? hash : undefined;
+}
+
+/** How many of the pods that are to be made are of the stable template. */
+export function stableCreations(snapshot: Snapshot, staying: readonly PodFacts[], ranks: number): number {
+  const { kept, replaces } = rollRules(snapshot, ranks);
+  if (kept === 0 || !replaces || stableTemplate(snapshot) === undefined) return 0;
+  const have = staying.filter((pod) => !isNew(snapshot, pod) && pod.leaving === undefined && pod.mustGo === "").length;
+  return Math.max(0, kept - have);
+}
+
+/** The ranks needed for the canaries to count as complete. */
+export function canaryRanks({ rolloutStrategy }: MoEDeploymentSpec, ranks: number): number {
+  const { canary, partition } = rolloutStrategy;
+  return canary ? Math.min(canary.ranks, Math.max(0, ranks - partition)) : 0;
+}
+
+export interface Hold {
+  readonly phase: "Paused" | "Partitioned" | "Baking" | "OnDelete";
+  readonly message: string;
+}
+
+/** The reason why a roll that is not over does nothing now; undefined where it goes on, or there is none. */
+export function rollHold(snapshot: Snapshot, ranks: number): Hold | undefined {
+  const { spec, status } = snapshot.deployment;
+  const { paused, canary } = spec.rolloutStrategy;
+  const pods = living(snapshot.pods);
+  const old = pods.filter((pod) => !isNew(snapshot, pod));
+  const { kept, replaces } = rollRules(snapshot, ranks);
+  const moving = pods.some((pod) => pod.terminating || pod.leaving || pod.mustGo !== "") || pods.length !== ranks;
+  if (old.length === 0 || ranks === 0 || moving) return undefined;
+  const still = `${old.length} of ${ranks} ranks keep the template before`;
+  if (!replaces) return { phase: "OnDelete", message: `${still} until their pods are deleted` };
+  if (old.length > kept || servingPods(snapshot).length < ranks) return undefined;
+  if (paused) return { phase: "Paused", message: `${still} while spec.rolloutStrategy.paused is true` };
+  if (!canary || isBaked(snapshot)) return { phase: "Partitioned", message: `${still}, as spec.rolloutStrategy.partition says` };
+  const since = status.rollout?.bakeStart ?? "now";
+  const bakes = `${ranks - old.length} canaries serve since ${since}, for ${canary.analysis.bake}`;
+  const verdict = judgesByTime(canary.analysis) ? undefined : judgeCanaries(canary.analysis, snapshot.rollout?.comparison);
+  return { phase: "Baking", message: [still, bakes, ...(verdict ? [verdict.message] : [])].join("; ") };
+}
+
+export interface RollFailure {
+  readonly reason: "Crashing" | "ImageUnavailable" | "ProgressDeadlineExceeded" | "ErrorRateExceeded" | "LatencyExceeded";
+  readonly message: string;
+}
+
+export interface RollJudgement {
+  readonly failure: RollFailure | undefined;
+  /** Milliseconds until a pod that does not serve yet is out of time; undefined where none is. */
+  readonly dueInMs: number | undefined;
+}
+
+/** The judgement on pods of a template with which not every rank has served yet. */
+export function judgeRoll(snapshot: Snapshot): RollJudgement {
+  const { deployment, rollout, now } = snapshot;
+  const { type, onFailure, progressDeadline } = deployment.spec.rolloutStrategy;
+  const none = { failure: undefined, dueInMs: undefined };
+  if (!rollsBack[onFailure] || !replacesByItself[type] || rollout?.rolledBack || stableTemplate(snapshot) === undefined) return none;
+  const fresh = living(snapshot.pods).filter((pod) => isNew(snapshot, pod) && !pod.terminating && !pod.silent && pod.mustGo === "");
+  const served = fresh.some((pod) => pod.ready);
+  const deadlineMs = parseDuration(progressDeadline, "spec.rolloutStrategy.progressDeadline");
+  let dueInMs: number | undefined;
+  for (const pod of fresh) {
+    if (pod.unreadySinceMs === undefined) continue;
+    const left = pod.unreadySinceMs + deadlineMs - now.getTime();
+    const failure = broken(pod, { late: left <= 0, served, progressDeadline });
+    if (failure) return { failure, dueInMs: undefined };
+    if (left > 0) dueInMs = Math.min(dueInMs ?? left, left);
+  }
+  return { failure: canaryFailure(snapshot), dueInMs };
+}
+
+function canaryFailure(snapshot: Snapshot): RollFailure | undefined {
+  const { canary } = snapshot.deployment.spec.rolloutStrategy;
+  const comparison = snapshot.rollout?.comparison;
+  const verdict = canary && comparison ? judgeCanaries(canary.analysis, comparison) : undefined;
+  return verdict?.type === "Failed" ? verdict : undefined;
+}
+
+interface Lateness {
+  readonly late: boolean;
+  /** Another pod of the template serves. */
+  readonly served: boolean;
+  readonly progressDeadline: string;
+}
+
+function broken(pod: PodFacts, { late, served, progressDeadline }: Lateness): RollFailure | undefined {
+  const [word = ""] = pod.problem.split(":");
+  const says = `pod ${pod.name} of rank ${pod.rank}`;
+  const why = pod.problem === "" ? "" : `: ${pod.problem}`;
+  if (imagesNeverThere.includes(word)) return { reason: "ImageUnavailable", message: `${says}${why}` };
+  if (pod.restarts >= crashesMax) return { reason: "Crashing", message: `${says} has crashed ${pod.restarts} times${why}` };
+  // A template whose pods serve on other nodes is not what is wrong where one finds no room.
+  if (!late || (served && word === "Unschedulable")) return undefined;
+  return { reason: "ProgressDeadlineExceeded", message: `${says} is not ready after ${progressDeadline}${why}` };
+}
