@@ -149,6 +149,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/observe/",
     "operator/kube/",
     "runtime/wire/tls.ts",
+    "operator/deployment/ask-pod.ts",
     "operator/deployment/authorities.ts",
     "operator/deployment/certified.ts",
     "operator/deployment/identity.ts",
