@@ -13,7 +13,7 @@ const connectionsMax = 16;
 const askersMax = 4;
 /** One who asks is told for so long. */
 const askedMsMax = 60 * 60_000;
-/** Bytes that wait for one who reads slowly: then it is let go. They are in the memory of a rank, beside all that the law of memory counts. */
+/** Bytes that wait for one who reads slowly: then it is let go. They are memory of a rank that the law of memory does not count. */
 export const backlogBytesMax = 16 * 1024 * 1024;
 
 export interface TraceServerOptions {
