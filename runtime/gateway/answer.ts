@@ -286,10 +286,6 @@ export class Answer {
   #promptLogprobs(): TokenLogprob[] {
     const { prompt } = this.#request;
     const { textModel } = this.#deps;
-    if (this.#rated.length !== prompt.length - 1) {
-      const message = `the worker told what ${this.#rated.length} of ${prompt.length - 1} prompt tokens are worth: its image is older`;
-      throw new AppError(message, { code: "Internal" });
-    }
     const decoder = textModel.decoder();
     let offset = 0;
     return prompt.map((id, at) => {

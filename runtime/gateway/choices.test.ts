@@ -13,6 +13,7 @@ import type { Generation, WorkerEvent } from "./failover.ts";
 import type { GenerationJob } from "./generation-job.ts";
 import { wholeBody } from "./openai-body.ts";
 import { failoverLimits } from "./patience.ts";
+import { problemOf } from "./problem.ts";
 
 const sampling = { temperature: 1, topP: 1, topK: 0, seed: 5n, topLogprobs: 1 };
 const tracing = await createTracing({ service: "gateway" });
@@ -34,6 +35,7 @@ async function* letters({ sampling: { seed }, prompt, maxTokens }: Generation): 
 
 function choices({ job = {}, prompts = [[1]], maxTokens = 3, events = letters }: Setting) {
   const asked: Generation[] = [];
+  const blamed: boolean[] = [];
   let now = 0;
   let most = 0;
   const deps: AnswerDeps = {
@@ -43,7 +45,11 @@ function choices({ job = {}, prompts = [[1]], maxTokens = 3, events = letters }:
       start: (generation) => {
         asked.push(generation);
         most = Math.max(most, ++now);
-        return { rank: 0, events: events(generation), close: () => void now-- };
+        const close = (failed: boolean) => {
+          now--;
+          blamed.push(failed);
+        };
+        return { rank: 0, events: events(generation), close };
       },
       changed: async () => {},
     },
@@ -60,7 +66,7 @@ function choices({ job = {}, prompts = [[1]], maxTokens = 3, events = letters }:
   const prepared = prompts.map((prompt) => ({ prompt, maxTokens, ...(whole.echo ? { echo: String.fromCharCode(...prompt) } : {}) }));
   const span = tracing.start("a", { role: "server", attributes: {} });
   const all = new Choices({ id: "r", job: whole, prompts: prepared, span, signal: new AbortController().signal }, deps);
-  return { all, asked, most: () => most };
+  return { all, asked, blamed, most: () => most };
 }
 
 async function read(all: Choices): Promise<Piece[][]> {
@@ -135,7 +141,18 @@ test("max_tokens 0 shows the prompt alone, and without logprobs a worker is aske
   assert.equal(plain.asked[0]?.promptLogprobs, false);
 });
 
-test("a worker that does not tell what was asked for fails the request", async () => {
-  const { all } = choices({ job: { echo: true, logprobs: true }, prompts: [[104, 105]] });
-  await assert.rejects(read(all), { code: "Internal", message: /0 of 1 prompt tokens/ });
+test("a worker that is too old to tell what prompt tokens are worth is left for another, without blame; with none the answer is 503", async () => {
+  const scored = { job: { echo: true, logprobs: true }, prompts: [[104, 105]], maxTokens: 1 } as const;
+  let attempts = 0;
+  const mixed = choices({ ...scored, events: (generation) => (++attempts === 1 ? letters : rated)(generation) });
+  const [pieces = []] = await read(mixed.all);
+  assert.equal(pieces.map(({ text }) => text).join(""), `hi${String.fromCharCode(97 + ((5 + 104) % 26))}`);
+  assert.deepEqual([mixed.asked.length, mixed.all.failovers, mixed.blamed], [2, 1, [false, false]]);
+  const old = choices(scored);
+  const error = await read(old.all).catch((caught: AppError) => caught);
+  assert.ok(error instanceof AppError);
+  assert.deepEqual([error.code, old.asked.length, old.blamed], ["OldWorker", 3, [false, false, false]]);
+  const { status, message, retryAfterSeconds } = problemOf(error, "r");
+  assert.deepEqual([status, retryAfterSeconds], [503, 5]);
+  assert.match(message, /0 of 1 prompt tokens.*its image is older/);
 });
