@@ -2,6 +2,8 @@
 // what becomes of the others when one fails.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { AppError } from "../../crds/common.ts";
 import { byteText } from "../../test/support/byte-text.ts";
 import { silentLog } from "../observe/log.ts";
@@ -104,6 +106,25 @@ test("when one fails all end, and its error is told", async () => {
   await assert.rejects(read(all), { code: "InvalidRequest" });
   await new Promise((resolve) => setImmediate(resolve));
   assert.deepEqual(ended.toSorted(), ["r.0", "r.1", "r.2"]);
+});
+
+test("an answer that waits keeps nothing of what the others said meanwhile", async () => {
+  setFlagsFromString("--expose-gc");
+  const collect: () => void = runInNewContext("gc");
+  const events = async function* (generation: Generation): AsyncGenerator<WorkerEvent> {
+    if (generation.sampling.seed === 5n) yield* letters(generation);
+    else await new Promise((resolve) => generation.signal.addEventListener("abort", resolve, { once: true }));
+  };
+  const { all } = choices({ job: { n: 2 }, maxTokens: 12_000, events });
+  let [count, before] = [0, 0];
+  for await (const { piece } of all.pieces()) {
+    count += piece.text.length;
+    if (count === 1_000 || count === 11_000) collect();
+    if (count === 1_000) before = process.memoryUsage().heapUsed;
+    if (count === 11_000) break;
+  }
+  const bytes = process.memoryUsage().heapUsed - before;
+  assert.ok(bytes < 3_000_000, `${bytes} bytes`); // the ids of its tokens are kept for a failover
 });
 
 /** Tells what the prompt's tokens are worth, some of it twice, as after a failover. */

@@ -298,7 +298,10 @@ class RequestState {
     const { promptLogprobs, prompt } = this.generation;
     if (!promptLogprobs || this.#promptNext >= prompt.length) return;
     const told = `${this.#promptNext - 1} of ${prompt.length - 1}`;
-    throw new AppError(`it told what ${told} prompt tokens are worth: its image is older`, { code: "OldWorker", retry: { afterMs: 5_000 } });
+    throw new AppError(`it told what ${told} prompt tokens are worth: its image is older`, {
+      code: "OldWorker",
+      retry: { afterMs: 5_000 },
+    });
   }
 
   /** The reason for which the text is complete although the worker died before it said so; undefined when it is not complete. */
