@@ -324,7 +324,7 @@ test("doctor after an install: no replica is ready, for which reason, and nobody
   assert.match(text, /^warn {2}model claims +claim serving\/models of a deployment is not there/m);
 });
 
-test("with the rights to see deployments alone, status says what it could not look at", async () => {
+test("with the rights to see deployments alone, status and bundle say what they could not look at", async () => {
   const user = "looker";
   await plane.kubectl("create", "serviceaccount", user, "-n", namespace);
   await plane.kubectl("create", "role", user, "-n", namespace, "--verb=get,list", "--resource=moedeployments.enodia.dev");
@@ -342,4 +342,8 @@ test("with the rights to see deployments alone, status says what it could not lo
   const doctor = await enodia(["doctor", "-n", namespace], path);
   assert.match(doctor.stdout, /^warn +your rights to look +you may not .*pods\/proxy/m);
   assert.match(doctor.stdout, /^skip +operator/m);
+  const bundle = await enodia(["bundle", "moe", "-n", namespace, "-o", "little.tar.gz"], path);
+  assert.equal(bundle.code, 0, bundle.stderr);
+  for (const what of ["status", "pods", "expertplacements moe", "logs"])
+    assert.match(bundle.stderr, new RegExp(`^enodia: not in it: ${what}: .*forbidden`, "m"));
 });
