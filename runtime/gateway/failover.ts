@@ -298,7 +298,7 @@ class RequestState {
     const { promptLogprobs, prompt } = this.generation;
     if (!promptLogprobs || this.#promptNext >= prompt.length) return;
     const told = `${this.#promptNext - 1} of ${prompt.length - 1}`;
-    throw new AppError(`it told what ${told} prompt tokens are worth: its image is older`, {
+    throw new AppError(`a worker told what ${told} prompt tokens are worth: its image is older`, {
       code: "OldWorker",
       retry: { afterMs: 5_000 },
     });
