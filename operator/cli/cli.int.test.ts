@@ -335,8 +335,14 @@ test("with the rights to see deployments alone, status and bundle say what they 
   for (const { context } of config.contexts) context.user = user;
   const path = join(folder, "looker.json");
   await execOk("sh", ["-c", `cat > ${path}`], { input: JSON.stringify(config) });
-  const { code, stdout } = await enodia(["status", "-n", namespace], path);
-  assert.equal(code, 0);
+  const stdout = await until(
+    "the API server to know the rights",
+    async () => {
+      const status = await enodia(["status", "-n", namespace], path);
+      return status.code === 0 ? status.stdout : undefined;
+    },
+    patient,
+  );
   assert.match(stdout, /^not looked at, so nothing is said of it:$/m);
   for (const what of ["pods", "events", "moetrainingjobs"]) assert.match(stdout, new RegExp(`^ {2}${what}: .*forbidden`, "m"));
   const doctor = await enodia(["doctor", "-n", namespace], path);
