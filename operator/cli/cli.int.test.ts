@@ -324,7 +324,7 @@ test("doctor after an install: no replica is ready, for which reason, and nobody
   assert.match(text, /^warn {2}model claims +claim serving\/models of a deployment is not there/m);
 });
 
-test("with the rights to see deployments alone, status says what it could not look at", async () => {
+test("with the rights to see deployments alone, status and bundle say what they could not look at", async () => {
   const user = "looker";
   await plane.kubectl("create", "serviceaccount", user, "-n", namespace);
   await plane.kubectl("create", "role", user, "-n", namespace, "--verb=get,list", "--resource=moedeployments.enodia.dev");
@@ -335,11 +335,21 @@ test("with the rights to see deployments alone, status says what it could not lo
   for (const { context } of config.contexts) context.user = user;
   const path = join(folder, "looker.json");
   await execOk("sh", ["-c", `cat > ${path}`], { input: JSON.stringify(config) });
-  const { code, stdout } = await enodia(["status", "-n", namespace], path);
-  assert.equal(code, 0);
+  const stdout = await until(
+    "the API server to know the rights",
+    async () => {
+      const status = await enodia(["status", "-n", namespace], path);
+      return status.code === 0 ? status.stdout : undefined;
+    },
+    patient,
+  );
   assert.match(stdout, /^not looked at, so nothing is said of it:$/m);
   for (const what of ["pods", "events", "moetrainingjobs"]) assert.match(stdout, new RegExp(`^ {2}${what}: .*forbidden`, "m"));
   const doctor = await enodia(["doctor", "-n", namespace], path);
   assert.match(doctor.stdout, /^warn +your rights to look +you may not .*pods\/proxy/m);
   assert.match(doctor.stdout, /^skip +operator/m);
+  const bundle = await enodia(["bundle", "moe", "-n", namespace, "-o", "little.tar.gz"], path);
+  assert.equal(bundle.code, 0, bundle.stderr);
+  for (const what of ["status", "pods", "expertplacements moe", "logs"])
+    assert.match(bundle.stderr, new RegExp(`^enodia: not in it: ${what}: .*forbidden`, "m"));
 });

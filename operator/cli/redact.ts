@@ -26,15 +26,16 @@ function kept(value: unknown, allow: Allow): unknown {
 
 /** Credentials as they stand in texts: in an address, behind a name or a scheme, as PEM, as a JSON Web Token. */
 const credentials: readonly (readonly [RegExp, string])[] = [
-  [/\b([a-z][a-z0-9+.-]*:\/\/)[^\s/@"']+@/gi, `$1${leftOut}@`],
+  [/([a-z][a-z0-9+.-]{0,31}:\/\/)[^\s/"']+@/gi, `$1${leftOut}@`], // to the last @, since passwords may have some
   [/-----BEGIN [A-Z ]+-----[\s\S]*?(?:-----END [A-Z ]+-----|$)/g, leftOut],
   [/\b(bearer|basic)\s+[\w.~+/=-]{6,}/gi, `$1 ${leftOut}`],
   [/\beyJ[\w-]+\.[\w-]+\.[\w-]*/g, leftOut],
   [
-    /((?:password|passwd|secret|token|api[-_ ]?key|access[-_ ]?key|authorization|credential)s?["']?\s*[=:]\s*["']?)[^\s"',;&]+/gi,
+    // In quotes the value may have spaces; the quotes are escaped where JSON stands inside of JSON.
+    /((?:password|passwd|secret|token|api[-_ ]?key|access[-_ ]?key|authorization|credential|signature|\bsig)s?\\*["']?\s*[=:]\s*)(?:\\*"(?:[^"\\]|\\.)*"?|\\*'[^']*'?|[^\s"',;&]+)/gi,
     `$1${leftOut}`,
   ],
-  [/\b(?:hf_|sk-|AKIA|ghp_|glpat-)[\w-]{8,}/g, leftOut],
+  [/\b(?:hf_|sk-|AKIA|gh[oprsu]_|github_pat_|glpat-|xox[a-z]-)[\w-]{8,}/g, leftOut],
 ];
 
 export function scrubbedText(text: string): string {

@@ -129,7 +129,7 @@ export async function prepare(
   const strange = job.sampling.bias.find(({ id }) => id >= textModel.vocab);
   if (strange !== undefined)
     return { problem: invalid(`\`logit_bias\`: token ${strange.id} is not below ${textModel.vocab}.`, "logit_bias", "invalid_value") };
-  const held = job.tools ? heldTo(job.tools, textModel.tools) : { constraint: undefined };
+  const held = languageOfCalls(job, textModel);
   if ("problem" in held) return held;
   const { constraint } = held;
   const prompts: Prepared[] = [];
@@ -150,6 +150,14 @@ export async function prepare(
   const told = job.echo && job.logprobs ? tokens * job.n * (1 + job.sampling.topLogprobs) : 0;
   if (told > promptLogprobsMax) return tooMany(`${told} log-probabilities of prompts, at most ${promptLogprobsMax} a request`, name);
   return { prompts };
+}
+
+/** The language that calls hold the answer to, or why they cannot. */
+function languageOfCalls({ tools, ignoreEos }: GenerationJob, textModel: TextModel): ReturnType<typeof heldTo> {
+  const held = tools ? heldTo(tools, textModel.tools) : { constraint: undefined };
+  if ("problem" in held || held.constraint === undefined || !ignoreEos) return held;
+  const message = "`ignore_eos`: calls that are held to their tools have an end; leave it out.";
+  return { problem: invalid(message, "ignore_eos", "invalid_value") };
 }
 
 function tooMany(what: string, param: string): { problem: Problem } {
@@ -286,10 +294,6 @@ export class Answer {
   #promptLogprobs(): TokenLogprob[] {
     const { prompt } = this.#request;
     const { textModel } = this.#deps;
-    if (this.#rated.length !== prompt.length - 1) {
-      const message = `the worker told what ${this.#rated.length} of ${prompt.length - 1} prompt tokens are worth: its image is older`;
-      throw new AppError(message, { code: "Internal" });
-    }
     const decoder = textModel.decoder();
     let offset = 0;
     return prompt.map((id, at) => {

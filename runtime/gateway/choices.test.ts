@@ -2,6 +2,8 @@
 // what becomes of the others when one fails.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { AppError } from "../../crds/common.ts";
 import { byteText } from "../../test/support/byte-text.ts";
 import { silentLog } from "../observe/log.ts";
@@ -13,6 +15,7 @@ import type { Generation, WorkerEvent } from "./failover.ts";
 import type { GenerationJob } from "./generation-job.ts";
 import { wholeBody } from "./openai-body.ts";
 import { failoverLimits } from "./patience.ts";
+import { problemOf } from "./problem.ts";
 
 const sampling = { temperature: 1, topP: 1, topK: 0, seed: 5n, topLogprobs: 1 };
 const tracing = await createTracing({ service: "gateway" });
@@ -34,6 +37,7 @@ async function* letters({ sampling: { seed }, prompt, maxTokens }: Generation): 
 
 function choices({ job = {}, prompts = [[1]], maxTokens = 3, events = letters }: Setting) {
   const asked: Generation[] = [];
+  const blamed: boolean[] = [];
   let now = 0;
   let most = 0;
   const deps: AnswerDeps = {
@@ -43,7 +47,11 @@ function choices({ job = {}, prompts = [[1]], maxTokens = 3, events = letters }:
       start: (generation) => {
         asked.push(generation);
         most = Math.max(most, ++now);
-        return { rank: 0, events: events(generation), close: () => void now-- };
+        const close = (failed: boolean) => {
+          now--;
+          blamed.push(failed);
+        };
+        return { rank: 0, events: events(generation), close };
       },
       changed: async () => {},
     },
@@ -60,7 +68,7 @@ function choices({ job = {}, prompts = [[1]], maxTokens = 3, events = letters }:
   const prepared = prompts.map((prompt) => ({ prompt, maxTokens, ...(whole.echo ? { echo: String.fromCharCode(...prompt) } : {}) }));
   const span = tracing.start("a", { role: "server", attributes: {} });
   const all = new Choices({ id: "r", job: whole, prompts: prepared, span, signal: new AbortController().signal }, deps);
-  return { all, asked, most: () => most };
+  return { all, asked, blamed, most: () => most };
 }
 
 async function read(all: Choices): Promise<Piece[][]> {
@@ -100,6 +108,25 @@ test("when one fails all end, and its error is told", async () => {
   assert.deepEqual(ended.toSorted(), ["r.0", "r.1", "r.2"]);
 });
 
+test("an answer that waits keeps nothing of what the others said meanwhile", async () => {
+  setFlagsFromString("--expose-gc");
+  const collect: () => void = runInNewContext("gc");
+  const events = async function* (generation: Generation): AsyncGenerator<WorkerEvent> {
+    if (generation.sampling.seed === 5n) yield* letters(generation);
+    else await new Promise((resolve) => generation.signal.addEventListener("abort", resolve, { once: true }));
+  };
+  const { all } = choices({ job: { n: 2 }, maxTokens: 12_000, events });
+  let [count, before] = [0, 0];
+  for await (const { piece } of all.pieces()) {
+    count += piece.text.length;
+    if (count === 1_000 || count === 11_000) collect();
+    if (count === 1_000) before = process.memoryUsage().heapUsed;
+    if (count === 11_000) break;
+  }
+  const bytes = process.memoryUsage().heapUsed - before;
+  assert.ok(bytes < 3_000_000, `${bytes} bytes`); // the ids of its tokens are kept for a failover
+});
+
 /** Tells what the prompt's tokens are worth, some of it twice, as after a failover. */
 async function* rated(generation: Generation): AsyncGenerator<WorkerEvent> {
   const tokens = generation.prompt.slice(1).map((id) => ({ logprob: -id / 100, top: [{ id, logprob: -id / 100 }] }));
@@ -135,7 +162,18 @@ test("max_tokens 0 shows the prompt alone, and without logprobs a worker is aske
   assert.equal(plain.asked[0]?.promptLogprobs, false);
 });
 
-test("a worker that does not tell what was asked for fails the request", async () => {
-  const { all } = choices({ job: { echo: true, logprobs: true }, prompts: [[104, 105]] });
-  await assert.rejects(read(all), { code: "Internal", message: /0 of 1 prompt tokens/ });
+test("a worker that is too old to tell what prompt tokens are worth is left for another, without blame; with none the answer is 503", async () => {
+  const scored = { job: { echo: true, logprobs: true }, prompts: [[104, 105]], maxTokens: 1 } as const;
+  let attempts = 0;
+  const mixed = choices({ ...scored, events: (generation) => (++attempts === 1 ? letters : rated)(generation) });
+  const [pieces = []] = await read(mixed.all);
+  assert.equal(pieces.map(({ text }) => text).join(""), `hi${String.fromCharCode(97 + ((5 + 104) % 26))}`);
+  assert.deepEqual([mixed.asked.length, mixed.all.failovers, mixed.blamed], [2, 1, [false, false]]);
+  const old = choices(scored);
+  const error = await read(old.all).catch((caught: AppError) => caught);
+  assert.ok(error instanceof AppError);
+  assert.deepEqual([error.code, old.asked.length, old.blamed], ["OldWorker", 3, [false, false, false]]);
+  const { status, message, retryAfterSeconds } = problemOf(error, "r");
+  assert.deepEqual([status, retryAfterSeconds], [503, 5]);
+  assert.match(message, /0 of 1 prompt tokens.*its image is older/);
 });

@@ -52,42 +52,71 @@ export class Choices {
   /** Throws what the first of them throws; the others are taken back then. */
   async *pieces(): AsyncGenerator<ChoicePiece, void, void> {
     this.#deps.metrics.add("enodia_gateway_tokens_total", this.#promptTokens, { kind: "prompt" });
-    const running = new Map<number, Running>();
+    const running = new Map<number, Source>();
+    const arrivals = new Arrivals();
     let begun = 0;
     try {
       for (;;) {
-        for (; begun < this.#answers.length && running.size < atOnceMax; begun++)
-          running.set(begun, began(begun, this.#answers[begun] as Answer));
+        for (; begun < this.#answers.length && running.size < atOnceMax; begun++) {
+          const source = (this.#answers[begun] as Answer).pieces();
+          running.set(begun, source);
+          arrivals.ask(begun, source);
+        }
         if (running.size === 0) return;
-        const { index, result } = await Promise.race([...running.values()].map(({ next }) => next));
+        const { index, result } = await arrivals.next();
         if (result.done) {
           running.delete(index);
           continue;
         }
         yield { index, piece: result.value };
-        const one = running.get(index) as Running;
-        running.delete(index);
-        running.set(index, goesOn(index, one.source)); // behind the others
+        arrivals.ask(index, running.get(index) as Source); // behind the others
       }
     } finally {
       this.#over.abort();
-      for (const { source, next } of running.values()) {
-        next.catch(nothing);
-        source.return().catch(nothing);
-      }
+      for (const source of running.values()) source.return().catch(nothing);
     }
   }
 }
 
-interface Running {
-  readonly source: AsyncGenerator<Piece, void, void>;
-  readonly next: Promise<{ readonly index: number; readonly result: IteratorResult<Piece, void> }>;
+type Source = AsyncGenerator<Piece, void, void>;
+
+interface Arrival {
+  readonly index: number;
+  readonly result: IteratorResult<Piece, void>;
 }
 
-const began = (index: number, answer: Answer): Running => goesOn(index, answer.pieces());
-const goesOn = (index: number, source: Running["source"]): Running => ({
-  source,
-  next: source.next().then((result) => ({ index, result })),
-});
+/** What was asked of answers, in the order in which it comes: no more at a time than there are answers. A race of their promises would
+ *  keep all that others say for as long as one of them waits. */
+class Arrivals {
+  readonly #come: (Arrival | { readonly error: unknown })[] = [];
+  #wake: () => void = nothing;
+
+  ask(index: number, source: Source): void {
+    source.next().then(
+      (result) => this.#add({ index, result }),
+      (error: unknown) => this.#add({ error }),
+    );
+  }
+
+  /** Throws what an answer throws. */
+  async next(): Promise<Arrival> {
+    for (;;) {
+      const first = this.#come.shift();
+      if (first === undefined) {
+        await new Promise<void>((resolve) => {
+          this.#wake = resolve;
+        });
+        continue;
+      }
+      if ("error" in first) throw first.error;
+      return first;
+    }
+  }
+
+  #add(arrival: Arrival | { readonly error: unknown }): void {
+    this.#come.push(arrival);
+    this.#wake();
+  }
+}
 
 function nothing(): void {}

@@ -48,6 +48,16 @@ test("tokens are owed when the answer turns out long, and the next request waits
   assert.ok(limits.refusal("a"), "no more than a minute's worth is saved");
 });
 
+test("a clock that is set back takes nothing away", () => {
+  const limits = limitsOf({ requestsPerMinute: 6 });
+  clock.now = 3_600_000;
+  entered(limits);
+  clock.now = 0;
+  entered(limits);
+  for (let i = 0; i < 4; i++) entered(limits);
+  assert.equal(limits.refusal("a")?.retryAfterSeconds, 10);
+});
+
 test("requests at once give their place back once", () => {
   const limits = limitsOf({ concurrentRequests: 2 });
   const [first] = [entered(limits), entered(limits)];

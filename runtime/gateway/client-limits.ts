@@ -21,7 +21,8 @@ class Allowance {
 
   /** Milliseconds until one is there. */
   waitMs(now: number): number {
-    this.#level = Math.min(this.#perMinute, this.#level + ((now - this.#at) * this.#perMinute) / minuteMs);
+    const passedMs = Math.max(0, now - this.#at); // of a clock that was set back none
+    this.#level = Math.min(this.#perMinute, this.#level + (passedMs * this.#perMinute) / minuteMs);
     this.#at = now;
     return this.#level >= 1 ? 0 : ((1 - this.#level) * minuteMs) / this.#perMinute;
   }

@@ -278,6 +278,7 @@ class RequestState {
   take(id: number, position: number): boolean {
     if (position < this.tokens.length) return false;
     if (position > this.tokens.length) throw new AppError(`token ${position} came before ${this.tokens.length}`, { code: "Lost" });
+    if (position === 0) this.#checkPrompt();
     this.tokens.push(id);
     this.patience.token();
     this.#recovered();
@@ -290,6 +291,17 @@ class RequestState {
     this.#busySince = undefined;
     this.#lastError = undefined;
     return true;
+  }
+
+  /** An image from before prompts' tokens were told ignores the wish, in the middle of a roll. */
+  #checkPrompt(): void {
+    const { promptLogprobs, prompt } = this.generation;
+    if (!promptLogprobs || this.#promptNext >= prompt.length) return;
+    const told = `${this.#promptNext - 1} of ${prompt.length - 1}`;
+    throw new AppError(`a worker told what ${told} prompt tokens are worth: its image is older`, {
+      code: "OldWorker",
+      retry: { afterMs: 5_000 },
+    });
   }
 
   /** The reason for which the text is complete although the worker died before it said so; undefined when it is not complete. */

@@ -1,9 +1,9 @@
 // The bodies of /v1/responses: an answer as items (thoughts, a message, calls of tools), whole and as events that add up to the same. The
 // whole body is what the events leave behind, so both always agree. Pure but for ids.
 import { randomUUID } from "node:crypto";
-import { isMarker, type Piece, type Usage } from "./answer.ts";
+import { type AnswerCall, isMarker, type Piece, type Usage } from "./answer.ts";
 import type { AnswerWriter, WriterStart } from "./answer-writer.ts";
-import { type Problem, problemBody } from "./problem.ts";
+import type { Problem } from "./problem.ts";
 
 const newId = (prefix: string): string => `${prefix}_${randomUUID().replaceAll("-", "")}`;
 
@@ -66,7 +66,16 @@ class ResponseWriter implements AnswerWriter {
 
   events({ piece }: { readonly piece: Piece }): string[] {
     if (isMarker(piece)) return ["created", "in_progress"].map((type) => this.#event(`response.${type}`, { response: this.#response() }));
-    const events = [...this.#text("reasoning", piece.reasoning ?? ""), ...this.#text("message", piece.text), ...this.#calls(piece)];
+    const { reasoning = "", text, calls = [] } = piece;
+    // What goes on with a call was written before any other text of the piece, which ends the call.
+    const next = calls.findIndex(({ id }) => id !== undefined);
+    const more = next < 0 ? calls : calls.slice(0, next);
+    const events = [
+      ...this.#calls(more),
+      ...this.#text("reasoning", reasoning),
+      ...this.#text("message", text),
+      ...this.#calls(calls.slice(more.length)),
+    ];
     if (piece.finish) this.#status = piece.finish === "length" ? "incomplete" : "completed";
     return events;
   }
@@ -78,8 +87,8 @@ class ResponseWriter implements AnswerWriter {
   }
 
   failed(problem: Problem): string[] {
-    const { error } = problemBody(problem) as { readonly error: object };
-    return [this.#event("error", error)];
+    const { message, code, param } = problem; // its type is the event's own
+    return [this.#event("error", { message, code, param })];
   }
 
   #text(kind: TextItem["kind"], text: string): string[] {
@@ -95,7 +104,7 @@ class ResponseWriter implements AnswerWriter {
     ];
   }
 
-  #calls({ calls = [] }: Piece): string[] {
+  #calls(calls: readonly AnswerCall[]): string[] {
     return calls.flatMap(({ index, id, name = "", arguments: more = "" }) => {
       const events = id === undefined ? [] : this.#begin({ kind: "call", id: newId("fc"), callId: id, name, call: index, text: "" });
       const item = this.#items.at(-1);
@@ -124,9 +133,13 @@ class ResponseWriter implements AnswerWriter {
     const item = this.#items.at(-1);
     if (!this.#open || item === undefined) return [];
     this.#open = false;
-    const status = this.#status === "incomplete" ? "incomplete" : "completed";
-    const whole = { output_index: this.#items.length - 1, item: shown(item, status) };
+    const whole = { output_index: this.#items.length - 1, item: shown(item, this.#endOf(item)) };
     return [...this.#partDone(item), this.#event("response.output_item.done", whole)];
+  }
+
+  /** Only the last item is cut off with the answer. */
+  #endOf(item: Item): Status {
+    return this.#status === "incomplete" && item === this.#items.at(-1) ? "incomplete" : "completed";
   }
 
   #partDone(item: Item): string[] {
@@ -161,7 +174,7 @@ class ResponseWriter implements AnswerWriter {
       instructions: instructions ?? null,
       max_output_tokens: max_output_tokens ?? null,
       model: this.#start.model,
-      output: usage ? this.#items.map((item) => shown(item, status === "incomplete" ? "incomplete" : "completed")) : [],
+      output: usage ? this.#items.map((item) => shown(item, this.#endOf(item))) : [],
       parallel_tool_calls: parallel_tool_calls ?? true,
       previous_response_id: null,
       store: false,

@@ -122,6 +122,20 @@ const answers: Record<string, Piece[]> = {
   "a text": [marker, { text: "Yes", logprobs: [] }, { text: ".", logprobs: [], finish: "stop" }],
   "a text that is cut off": [marker, { text: "Yes", logprobs: [], finish: "length" }],
   "nothing at all": [marker, { text: "", logprobs: [], finish: "stop" }],
+  "thoughts and a text that is cut off": [...thoughts, { text: "Ye", logprobs: [], finish: "length" }],
+  "a call whose end comes with a text and another call": [
+    marker,
+    { text: "", logprobs: [], calls: [{ index: 0, id: "c1", name: "f", arguments: '{"a"' }] },
+    {
+      text: " Then ",
+      logprobs: [],
+      calls: [
+        { index: 0, arguments: ":1}" },
+        { index: 1, id: "c2", name: "g", arguments: "{}" },
+      ],
+      finish: "tool_calls",
+    },
+  ],
   "thoughts and a text": [...thoughts, { text: "Yes.", logprobs: [], finish: "stop" }],
   "a text and two calls": [
     marker,
@@ -160,6 +174,15 @@ for (const [name, pieces] of Object.entries(answers))
     }
   });
 
+test("the end of a call is not lost to the text behind it", () => {
+  const pieces = answers["a call whose end comes with a text and another call"] ?? [];
+  const { output }: any = responseWriter({})(start).whole([pieces], usage);
+  assert.deepEqual(
+    output.map((item: any) => item.arguments ?? item.content[0].text),
+    ['{"a":1}', " Then ", "{}"],
+  );
+});
+
 test("a whole answer has its items by kind, and says that it was cut off", () => {
   const typesOf = (name: string) =>
     (responseWriter({})(start).whole([answers[name] ?? []], usage) as any).output.map(({ type }: any) => type);
@@ -173,7 +196,10 @@ test("a whole answer has its items by kind, and says that it was cut off", () =>
 test("a stream that fails ends with the error", () => {
   const [event = ""] = responseWriter({})(start).failed(problems.deadline(5));
   assert.match(event, /^event: error\n/);
-  assert.equal(JSON.parse(event.split("data: ")[1] ?? "").code, "deadline_exceeded");
+  const { message } = problems.deadline(5);
+  // Clients tell events by their type.
+  const fields = { type: "error", sequence_number: 0, message, code: "deadline_exceeded", param: null };
+  assert.deepEqual(JSON.parse(event.split("data: ")[1] ?? ""), fields);
 });
 
 test("any JSON is a job or a problem, never an exception", () => {

@@ -1,8 +1,10 @@
 // The fields `tools` and `tool_choice`: what is refused with its field, and when an answer is held to calls.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { byteText } from "../../test/support/byte-text.ts";
 import type { ToolSpec } from "../engine/core/constraints/tool-calls.ts";
 import { hermes } from "../text/tools/hermes.ts";
+import { prepare } from "./answer.ts";
 import { parseChat } from "./openai.ts";
 import { heldTo } from "./tools.ts";
 
@@ -124,4 +126,17 @@ test("a model without tools, and a schema that cannot be held, are told", () => 
   const date = heldTo(parsed.job.tools, hermes);
   assert.ok("problem" in date);
   assert.match(date.problem.message, /tools\[0\]\.function\.parameters: #\/properties\/city\/format/);
+});
+
+test("an answer that is held to calls has an end, which ignore_eos may not take away", async () => {
+  const deps = { textModel: { ...byteText, tools: hermes, encodeChat: async () => Uint32Array.of(1) }, maxContext: 999 };
+  const prepared = async (extra: object) => {
+    const parsed = parse({ ignore_eos: true, ...extra });
+    assert.ok("job" in parsed);
+    return prepare(parsed.job, deps);
+  };
+  const refused = await prepared({ tool_choice: "required" });
+  assert.ok("problem" in refused);
+  assert.equal(refused.problem.param, "ignore_eos");
+  assert.ok("prompts" in (await prepared({})), "free text has none");
 });

@@ -74,15 +74,15 @@ async function read(
 ): Promise<BundleFacts> {
   const { kube, namespace } = cluster;
   const ref = { namespace, name };
-  const seen = await gather(cluster, ref); // says that there is no such deployment
   const unread: Unread[] = [];
-  const some = reader(kube, unread);
+  const status = await statusSays(cluster, ref, unread);
+  const deployment = await kube.get(resources.moeDeployments, ref); // without it there is nothing to hand on
+  const { some, one } = reader(kube, unread);
   const operators = (await findOperators(kube)) ?? [];
   const system = operators[0]?.namespace;
   const own = `${labels.deployment}=${name}`;
-  const [deployment, placement, pods, events, nodes, claims, crds, installs, leases] = await Promise.all([
-    one(kube, resources.moeDeployments, ref),
-    one(kube, resources.expertPlacements, ref),
+  const [placement, pods, events, nodes, claims, crds, installs, leases] = await Promise.all([
+    one(resources.expertPlacements, ref),
     some(resources.pods, { namespace, labelSelector: own }),
     some(resources.events, { namespace }),
     some(resources.nodes, {}),
@@ -98,7 +98,7 @@ async function read(
     version,
     now,
     objects: {
-      moedeployment: deployment,
+      moedeployment: deployment ? [{ ...deployment, kind: resources.moeDeployments.kind }] : [],
       expertplacement: placement,
       pods,
       events: events.filter(({ regarding }) => related.has(String((regarding as { name?: unknown } | undefined)?.name))),
@@ -108,26 +108,49 @@ async function read(
       operators: installs,
       leases,
     },
-    texts: { "status.txt": findingsText(judge(seen), seen.unread), "doctor.txt": await doctorSays(cluster, operators, now) },
+    texts: { "status.txt": status, "doctor.txt": await doctorSays(cluster, operators, now) },
     logs,
     metrics: await metricsOf(cluster, pods, unread),
-    unread: [...seen.unread, ...unread],
+    unread,
   };
 }
 
-const one = async (kube: Kube, resource: Resource, ref: { readonly namespace: string; readonly name: string }): Promise<KubeObject[]> => {
-  const found = await kube.get(resource, ref);
-  return found ? [{ ...found, kind: resource.kind }] : [];
-};
+/** Throws AppError `NotFound` without the deployment; one that this version cannot read is handed on all the same. */
+async function statusSays(
+  cluster: ClusterAccess,
+  ref: { readonly namespace: string; readonly name: string },
+  unread: Unread[],
+): Promise<string> {
+  try {
+    const seen = await gather(cluster, ref);
+    unread.push(...seen.unread);
+    return findingsText(judge(seen), seen.unread);
+  } catch (caught) {
+    const { code, message } = AppError.from(caught);
+    if (code === "NotFound") throw caught;
+    unread.push({ what: "status", why: message });
+    return `status fails: ${message}`;
+  }
+}
 
+/** Reads of objects; what may not be read is named instead. */
 function reader(kube: Kube, unread: Unread[]) {
-  return async (resource: Resource, where: Parameters<Kube["list"]>[1]): Promise<readonly KubeObject[]> => {
+  const attempt = async (what: string, read: () => Promise<readonly KubeObject[]>): Promise<readonly KubeObject[]> => {
     try {
-      return (await kube.list(resource, where)).items;
+      return await read();
     } catch (caught) {
-      unread.push({ what: resource.plural, why: AppError.from(caught).message });
+      unread.push({ what, why: AppError.from(caught).message });
       return [];
     }
+  };
+  return {
+    some: (resource: Resource, where: Parameters<Kube["list"]>[1]) =>
+      attempt(resource.plural, async () => (await kube.list(resource, where)).items),
+    one: (resource: Resource, ref: { readonly namespace: string; readonly name: string }) =>
+      attempt(`${resource.plural} ${ref.name}`, async () => {
+        const found = await kube.get(resource, ref);
+        return found ? [{ ...found, kind: resource.kind }] : [];
+      }),
   };
 }
 
@@ -145,7 +168,10 @@ async function logsOf(
   { lines, unread }: { readonly lines: number; readonly unread: Unread[] },
 ): Promise<Record<string, readonly string[]>> {
   const found: Record<string, readonly string[]> = {};
-  const sources = await sourcesOf(cluster, ref, ["gateway", "worker", "operator"]);
+  const sources = await sourcesOf(cluster, ref, ["gateway", "worker", "operator"]).catch((caught: unknown) => {
+    unread.push({ what: "logs", why: AppError.from(caught).message });
+    return [];
+  });
   if (sources.length > podsMax) unread.push({ what: "logs", why: `there are ${sources.length} pods, and those of ${podsMax} are in it` });
   for (const source of sources.slice(0, podsMax)) {
     for (const previous of [false, true]) {

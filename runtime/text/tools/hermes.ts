@@ -8,6 +8,9 @@ const close = "</tool_call>";
 /** The name of the member, in a text with or without escaped quotes. */
 const quotedArguments = /"arguments\\?"/;
 
+/** Characters of a name that is written as JSON; a longer one is none, and is not looked at again with every token. */
+const nameCharactersMax = 512;
+
 class ObjectBody implements CallBody {
   #rawName = "";
   #arguments = "";
@@ -26,7 +29,7 @@ class ObjectBody implements CallBody {
 
   push(text: string): number {
     const taken = this.#members.push(text);
-    this.#name ??= textOf(this.#rawName);
+    if (this.#rawName.length <= nameCharactersMax) this.#name ??= textOf(this.#rawName);
     return taken;
   }
 
@@ -38,9 +41,10 @@ class ObjectBody implements CallBody {
     // White space at the end may be the object's own, after the arguments.
     const certain = given.trimEnd();
     this.#arguments = given.slice(certain.length);
-    if (certain === "") return name;
+    const none = certain === "" && !this.#begun && this.#members.state === "ended"; // of a tool without parameters, as it may be called
+    if (certain === "" && !none) return name;
     this.#begun = true;
-    return { ...name, arguments: certain };
+    return { ...name, arguments: none ? "{}" : certain };
   }
 }
 

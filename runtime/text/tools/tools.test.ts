@@ -96,6 +96,22 @@ test("a call that is none is given back as text", () => {
   assert.deepEqual(read(hermes, '<tool_call>\n{"name": "f", '), { text: "", calls: [{ name: "f", arguments: "" }] });
 });
 
+test("a call without arguments has none, as JSON that clients can read", () => {
+  const calls = [{ name: "f", arguments: "{}" }];
+  for (const body of ['{"name": "f"}', '{"name":"f", "id": 1 }'])
+    assert.deepEqual(read(hermes, `<tool_call>\n${body}\n</tool_call>`), { text: "", calls });
+});
+
+test("a name that has no end is not read again with every token", () => {
+  const reader = hermes.reader();
+  reader.push('<tool_call>{"name": "');
+  const begun = process.cpuUsage();
+  for (let i = 0; i < 20_000; i++) reader.push("longer and longer");
+  const { user } = process.cpuUsage(begun);
+  assert.ok(user < 1_500_000, `${user} us`);
+  assert.deepEqual(reader.push('"}</tool_call>').calls, []);
+});
+
 test("arguments before the name wait for it", () => {
   const text = '<tool_call>\n{"arguments": {"a": 1}, "name": "f"}\n</tool_call>';
   assert.deepEqual(read(hermes, text), { text: "", calls: [{ name: "f", arguments: '{"a": 1}' }] });
