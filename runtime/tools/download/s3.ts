@@ -9,6 +9,8 @@ import { type Access, filesMax, isFileName, type RemoteFile, type RemoteSource }
 
 const pageBytesMax = 16 * 1024 * 1024;
 const pageKeys = 1000;
+/** Pages of a listing, at most: keys that are no file of a model are on them too. */
+const pagesMax = 200;
 const defaultRegion = "us-east-1";
 
 const pageSchema = z.object({
@@ -34,7 +36,11 @@ export const s3Source: RemoteSource = (uri, access) => {
     async list() {
       const files: RemoteFile[] = [];
       let token: string | undefined;
-      do {
+      for (let pages = 0; pages === 0 || token !== undefined; pages++) {
+        if (pages === pagesMax || files.length > filesMax)
+          throw new AppError(`${uri}: lists more than a model has (${pages} pages of ${pageKeys} keys); give the model a prefix of its own`, {
+            code: "BadSource",
+          });
         const query = new URLSearchParams({ "list-type": "2", "max-keys": String(pageKeys), prefix, delimiter: "/" });
         if (token !== undefined) query.set("continuation-token", token);
         const page = pageOf(uri, await access.http.text(await sign(`${bucketUrl}?${query}`), pageBytesMax));
@@ -43,7 +49,7 @@ export const s3Source: RemoteSource = (uri, access) => {
           if (isFileName(name)) files.push({ name, bytes: Size, etag: ETag });
         }
         token = page.IsTruncated === "true" ? page.NextContinuationToken : undefined;
-      } while (token !== undefined && files.length < filesMax);
+      }
       if (files.length > 0) return { revision: undefined, files };
       throw new AppError(`${uri}: nothing is there; the bucket or the prefix has another name`, { code: "SourceNotFound" });
     },
