@@ -6,6 +6,7 @@ import { stringify } from "yaml";
 import { customResourceDefinition, type Kind, kinds } from "./index.ts";
 import { referencePage } from "./reference.ts";
 import { chartValuesJsonSchema } from "./values.ts";
+import { valuesPage } from "./values-page.ts";
 
 const root = join(import.meta.dirname, "..");
 /** YAML 1.1 as kubectl and Helm read it: a plain `Off` would be false there. */
@@ -22,6 +23,7 @@ export function generatedFiles(): Map<string, string> {
   }
   files.set("crds/REFERENCE.md", referencePage());
   files.set("charts/enodia/values.schema.json", `${JSON.stringify(chartValuesJsonSchema(), null, 2)}\n`);
+  files.set("charts/enodia/VALUES.md", valuesPage(readFileSync(join(root, "charts/enodia/values.yaml"), "utf8")));
   return files;
 }
 

@@ -38,6 +38,7 @@ const chartValuesSchema = z
   .strictObject({
     nameOverride: z.string().max(63),
     fullnameOverride: z.string().max(63),
+    commonLabels: stringMap,
     global: z.looseObject({ imageRegistry: z.string().max(255).optional(), imagePullSecrets: z.array(name).max(16).optional() }),
     image,
     runtimeImage: image,
@@ -47,6 +48,7 @@ const chartValuesSchema = z
     logLevel: z.enum(operatorLogLevels),
     resources,
     ...scheduling,
+    topologySpreadConstraints: objects,
     podAnnotations: stringMap,
     podLabels: stringMap,
     extraEnv: objects,

@@ -105,7 +105,7 @@ test("paragraphs are told apart from code, headings, items and rows", () => {
   );
 });
 
-const tracked = globSync("{*,{charts,crds,operator,runtime,test}/**/*}", { cwd: root });
+const tracked = globSync("{*,{.github,charts,crds,operator,runtime,test}/**/*}", { cwd: root });
 /** True for a path from the root, from the document's folder, or the end of a path whose folder the sentence around it names. */
 const exists = (path: string, from: string): boolean =>
   tracked.some((file) => file === path || file === normalize(join(from, path)) || file.endsWith(`/${path}`));

@@ -55,7 +55,8 @@ function ensureDependencies(node) {
   if (done()) return;
   const lock = join(root, ".setup-lock");
   const deadline = Date.now() + lockWaitMsMax;
-  while (!takeLock(lock)) {
+  for (let waits = false; !takeLock(lock); waits = true) {
+    if (!waits) say(`waiting for another set-up, which holds ${lock}; remove it if none is running`);
     if (Date.now() > deadline) fail(`another set-up holds ${lock}; remove it if none is running`);
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500);
   }

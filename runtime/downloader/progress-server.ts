@@ -1,16 +1,8 @@
-// The port on which a pod that downloads a model says how far it is: HTTPS with certificates of the deployment's CA on both sides, for the
-// operator alone. It takes no body, so that a caller can hold nothing but a connection.
-import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import { AppError } from "../../crds/common.ts";
+// The port on which a pod that downloads a model says how far it is. It takes no body, so that a caller can hold nothing but a connection.
+import type { IncomingMessage, ServerResponse } from "node:http";
 import { type DownloadWords, progressPath } from "../../crds/download.ts";
-import { createTlsListener } from "../wire/listener.ts";
-import { peerIdentity, type TlsSource } from "../wire/tls.ts";
-
-/** A request is here this long after its connection, and a connection without traffic is closed after as long. */
-const requestMsMax = 5_000;
-const connectionsMax = 16;
-/** As HTTPS clients offer it by ALPN. */
-const httpAlpn = "http/1.1";
+import { listenForOperator, type OperatorPort } from "../wire/operator-port.ts";
+import type { TlsSource } from "../wire/tls.ts";
 
 export interface ProgressServerOptions {
   /** Of the certificates. */
@@ -22,39 +14,13 @@ export interface ProgressServerOptions {
   readonly words: () => DownloadWords;
 }
 
-export interface ProgressServer {
-  readonly port: number;
-  close(): Promise<void>;
-}
-
-export async function serveProgress(options: ProgressServerOptions): Promise<ProgressServer> {
-  const server = createServer({ headersTimeout: requestMsMax, requestTimeout: requestMsMax }, (request, response) =>
-    answer(request, response, options.words),
-  );
-  server.timeout = requestMsMax;
-  let open = 0;
-  const listener = createTlsListener(options.tls, {
-    [httpAlpn]: (socket) => {
-      const identity = peerIdentity(socket.getPeerCertificate(), options.namespace, options.deployment);
-      if (identity?.role !== "operator" || open >= connectionsMax) return void socket.destroy();
-      open += 1;
-      socket.once("close", () => {
-        open -= 1;
-      });
-      server.emit("connection", socket);
-    },
+export function serveProgress({ deployment, words, ...place }: ProgressServerOptions): Promise<OperatorPort> {
+  return listenForOperator({
+    ...place,
+    name: "progress",
+    scope: deployment,
+    answer: (request, response) => answer(request, response, words),
   });
-  const port = await listener.listen(options.host, options.port).catch((cause: Error) => {
-    throw new AppError(`progress port ${options.port}: ${cause.message}`, { code: "ListenFailed", cause, retry: "backoff" });
-  });
-  return {
-    port,
-    close: async () => {
-      server.close();
-      listener.cut();
-      await listener.stop();
-    },
-  };
 }
 
 function answer(request: IncomingMessage, response: ServerResponse, words: () => DownloadWords): void {

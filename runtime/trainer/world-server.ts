@@ -1,16 +1,9 @@
-// The port on which a training pod is told its world and says how it stands: HTTPS with certificates of the job's CA on both sides. Only
-// the operator is heard; what it says is read within a limit of bytes and of time.
-import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+// The port on which a training pod is told its world and says how it stands; what it is told is read within a limit of bytes.
+import type { IncomingMessage, ServerResponse } from "node:http";
 import { AppError } from "../../crds/common.ts";
 import { type PodWords, type WorldOrder, worldBytesMax, worldOrderSchema, worldPath } from "../../crds/training-world.ts";
-import { createTlsListener } from "../wire/listener.ts";
-import { peerIdentity, type TlsSource } from "../wire/tls.ts";
-
-/** A request is here this long after its connection, and a connection without traffic is closed after as long. */
-const requestMsMax = 5_000;
-const connectionsMax = 16;
-/** As HTTPS clients offer it by ALPN. */
-const httpAlpn = "http/1.1";
+import { listenForOperator, type OperatorPort } from "../wire/operator-port.ts";
+import type { TlsSource } from "../wire/tls.ts";
 
 export interface WorldServerOptions {
   /** Of the certificates. */
@@ -23,40 +16,10 @@ export interface WorldServerOptions {
   take(order: WorldOrder): PodWords;
 }
 
-export interface WorldServer {
-  readonly port: number;
-  close(): Promise<void>;
-}
-
-export async function listenForWorlds(options: WorldServerOptions): Promise<WorldServer> {
-  const server = createServer({ headersTimeout: requestMsMax, requestTimeout: requestMsMax }, (request, response) => {
-    void answer(request, response, options);
-  });
-  server.timeout = requestMsMax;
-  let open = 0;
-  const listener = createTlsListener(options.tls, {
-    [httpAlpn]: (socket) => {
-      const { namespace, scope } = options;
-      const identity = peerIdentity(socket.getPeerCertificate(), namespace, scope);
-      if (identity?.role !== "operator" || open >= connectionsMax) return void socket.destroy();
-      open += 1;
-      socket.once("close", () => {
-        open -= 1;
-      });
-      server.emit("connection", socket);
-    },
-  });
-  const port = await listener.listen(options.host, options.port).catch((cause: Error) => {
-    throw new AppError(`world port ${options.port}: ${cause.message}`, { code: "ListenFailed", cause, retry: "backoff" });
-  });
-  return {
-    port,
-    close: async () => {
-      server.close();
-      listener.cut();
-      await listener.stop();
-    },
-  };
+export function listenForWorlds(options: WorldServerOptions): Promise<OperatorPort> {
+  const { namespace, scope, tls, host, port } = options;
+  const place = { namespace, scope, tls, host, port };
+  return listenForOperator({ ...place, name: "world", answer: (request, response) => void answer(request, response, options) });
 }
 
 async function answer(request: IncomingMessage, response: ServerResponse, options: WorldServerOptions): Promise<void> {

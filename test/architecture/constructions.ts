@@ -35,8 +35,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
       "runtime/wire/grpc.ts": "adapter: has that port",
       "runtime/wire/lane-accept.ts": "adapter: the port of lanes",
       "runtime/comm/wire.ts": "adapter: the port of training's frames",
-      "runtime/trainer/world-server.ts": "adapter: the port of a training pod's world",
-      "runtime/downloader/progress-server.ts": "adapter: the port on which a download's progress is told",
+      "runtime/wire/operator-port.ts": "adapter: a port of a pod for the operator alone",
     },
   },
   "a connection to NATS": {
@@ -67,8 +66,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
     pattern: /(?<!function )\b(?:serveHealth|createAdaptorServer)\(|\bcreateServer\(\s*\{/g,
     where: {
       "runtime/observe/bounded-server.ts": "adapter: probes and metrics",
-      "runtime/trainer/world-server.ts": "adapter: what the operator tells a training pod",
-      "runtime/downloader/progress-server.ts": "adapter: how far a download is",
+      "runtime/wire/operator-port.ts": "adapter: the same port, before its TLS",
       "runtime/trainer/trace-server.ts": "adapter: what a training pod tells of its steps, on loopback",
       "operator/main.ts": "root of the operator",
       "runtime/worker/worker.ts": "root of the worker",

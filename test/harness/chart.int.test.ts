@@ -1,13 +1,15 @@
 // The chart as Helm reads it: lint, schema, and the labels and fields that every rendered object must have.
 import assert from "node:assert/strict";
-import { readdirSync } from "node:fs";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { before, test } from "node:test";
 import { parseAllDocuments } from "yaml";
 import { ensureBinaries } from "../cluster/binaries.ts";
+import { type Image, packCommand, pinnedValues } from "../release/steps.ts";
 import { podSpecs, restrictedFaults } from "./pod-security.ts";
 import { exec, execOk } from "./process.ts";
-import { release, root } from "./product.ts";
+import { productVersion, release, root } from "./product.ts";
 
 const chart = join(root, "charts/enodia");
 const valuesFiles = readdirSync(join(chart, "ci"));
@@ -48,6 +50,75 @@ test("every object says of which release it is, and a new chart version alone ro
   }
 });
 
+test("common labels are on every object, no pod takes them, and none stands in for the chart's own", async () => {
+  const labels = ["commonLabels.owner=x", "commonLabels.app\\.kubernetes\\.io/name=y", "commonLabels.app\\.kubernetes\\.io/component=z"];
+  const objects = await rendered("-f", join(chart, "ci/full-values.yaml"), "--set", labels.join(","));
+  for (const { kind, metadata, spec } of objects) {
+    assert.equal(metadata.labels.owner, "x", `${kind} ${metadata.name}`);
+    assert.equal(metadata.labels["app.kubernetes.io/name"], "enodia");
+    assert.notEqual(metadata.labels["app.kubernetes.io/component"], "z");
+    if (kind === "Deployment") assert.ok(!("owner" in spec.template.metadata.labels) && !("owner" in spec.selector.matchLabels));
+  }
+});
+
+test("an image with a digest is named by it, whatever the tag, behind the mirror too", async () => {
+  const digest = `sha256:${"a".repeat(64)}`;
+  const images = ["image", "runtimeImage", "trainingImage", "nats.image"];
+  const sets = images.flatMap((image) => [`${image}.digest=${digest}`, `${image}.tag=old`]);
+  const objects = await rendered("--set", ["nats.enabled=true", "global.imageRegistry=mirror.example.com", ...sets].join(","));
+  const pods = podSpecs(objects).map(({ spec }: any) => spec.containers[0]);
+  const env = pods.flatMap((container) => container.env ?? []).filter(({ name }: any) => /_IMAGE$/.test(name));
+  assert.deepEqual([...pods.map(({ image }) => image), ...env.map(({ value }: any) => value)].sort(), [
+    ...["enodia/operator", "enodia/operator", "enodia/runtime", "enodia/training", "nats"].map(
+      (name) => `mirror.example.com/${name}@${digest}`,
+    ),
+  ]);
+  const { code, stderr } = await exec(helm, ["template", release, chart, "--kube-version", "1.31.0", "--set", "image.digest=sha256:short"]);
+  assert.notEqual(code, 0);
+  assert.match(stderr, /digest/);
+});
+
+test("the chart of a release, packed, names every image of this project by digest and passes the lint", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "enodia-pack-"));
+  try {
+    const place = { registry: "registry.example.com/team", version: productVersion(), out: folder };
+    const digestOf = ({ name }: Image): string => `sha256:${name.padEnd(64, "0").replaceAll(/[^0-9a-f]/g, "a")}`;
+    const copy = join(folder, "enodia");
+    cpSync(chart, copy, { recursive: true });
+    writeFileSync(join(copy, "values.yaml"), pinnedValues(readFileSync(join(chart, "values.yaml"), "utf8"), place, digestOf));
+    const [, ...pack] = packCommand(place, copy);
+    await execOk(helm, pack);
+    const packed = join(folder, `enodia-${productVersion()}.tgz`);
+    await execOk(helm, ["lint", "--strict", packed]);
+    const text = await execOk(helm, ["template", release, packed, "--kube-version", "1.31.0"]);
+    const named = [...text.matchAll(/registry\.example\.com\/team\/enodia\/(\w+)@sha256:[0-9a-f]{64}/g)].map(([, name]) => name).sort();
+    assert.deepEqual(named, ["operator", "operator", "runtime", "training"], "the operator's image in its test too");
+    assert.doesNotMatch(text, /enodia\/\w+:\d/, "none by its tag");
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test("replicas spread over nodes, or as the values say, each constraint with the selector of the operator's pods unless it has one", async () => {
+  const spread = async (...args: string[]) =>
+    named(await rendered(...args), "Deployment", "enodia").spec.template.spec.topologySpreadConstraints;
+  const labelSelector = {
+    matchLabels: {
+      "app.kubernetes.io/name": "enodia",
+      "app.kubernetes.io/instance": release,
+      "app.kubernetes.io/component": "operator",
+    },
+  };
+  const overNodes = { maxSkew: 1, topologyKey: "kubernetes.io/hostname", whenUnsatisfiable: "ScheduleAnyway" };
+  assert.deepEqual(await spread(), [{ ...overNodes, labelSelector }]);
+  const zones = { maxSkew: 2, topologyKey: "topology.kubernetes.io/zone", whenUnsatisfiable: "DoNotSchedule" };
+  const own = { ...zones, labelSelector: { matchLabels: { app: "x" } } };
+  assert.deepEqual(await spread("--set-json", `topologySpreadConstraints=${JSON.stringify([zones, own])}`), [
+    { ...zones, labelSelector },
+    own,
+  ]);
+});
+
 test("operator and NATS are placed and extended as the values say", async () => {
   const objects = await full();
   const operator = named(objects, "Deployment", "enodia").spec.template.spec;
@@ -72,9 +143,50 @@ test("every pod of the chart keeps to the restricted Pod Security level, also wh
   for (const args of [...values, ["--set", "nats.enabled=true"], ["--set", "nats.enabled=true", ...users]]) {
     const pods = podSpecs(await rendered(...args));
     assert.ok(pods.some(({ where }) => where === "Deployment enodia"));
-    assert.equal(pods.length, args.some((arg) => /full-values|nats\.enabled/.test(arg)) ? 2 : 1, "operator, and NATS where it is on");
+    assert.equal(
+      pods.length,
+      args.some((arg) => /full-values|nats\.enabled/.test(arg)) ? 3 : 2,
+      "operator, its test, and NATS where it is on",
+    );
     for (const { where, spec } of pods) assert.deepEqual(restrictedFaults(spec), [], `${where} with ${args.join(" ")}`);
   }
+});
+
+test("every install and upgrade that the guides have people type renders, with the chart where it is and the settings as they stand", async () => {
+  const text = ["README.md", "charts/enodia/README.md"].map((file) => readFileSync(join(root, file), "utf8")).join("\n");
+  const typed = [...text.replaceAll("\\\n", " ").matchAll(/(?:^|`)helm (?:install|upgrade) enodia (\S+) ([^`\n]*)/gm)];
+  assert.ok(typed.length >= 4);
+  for (const [command, path = "", rest = ""] of typed) {
+    const sets = [...rest.matchAll(/--set (\S+)/g)].flatMap(([, value = ""]) => ["--set", value]);
+    await execOk(helm, ["template", release, join(root, path), "--kube-version", "1.31.0", ...sets]).catch((cause) => {
+      throw new Error(`${command}: ${cause.message}`);
+    });
+  }
+});
+
+test("the chart's test is a hook of `helm test` with all that it needs, apart from the operator, and is not there without roles", async () => {
+  const tests = (objects: any[]) => objects.filter(({ metadata }) => metadata.annotations?.["helm.sh/hook"] === "test");
+  const objects = await rendered("--set", "watchNamespaces={serving,other}");
+  const made = tests(objects);
+  assert.deepEqual(made.map(({ kind }) => kind).sort(), ["ClusterRole", "ClusterRoleBinding", "Pod", "ServiceAccount"]);
+  const pod = made.find(({ kind }) => kind === "Pod");
+  assert.deepEqual(pod.spec.containers[0].args, ["operator/cli/main.ts", "doctor", "--namespace", "serving"]);
+  for (const { kind, spec } of objects)
+    if (kind === "Service" || kind === "NetworkPolicy") {
+      const selected = Object.entries(spec.selector ?? spec.podSelector.matchLabels);
+      assert.ok(
+        selected.some(([key, value]) => pod.metadata.labels[key] !== value),
+        `no ${kind} takes the test for the operator`,
+      );
+    }
+  const { rules } = made.find(({ kind }) => kind === "ClusterRole");
+  const writes = rules.filter(({ verbs }: any) => verbs.some((verb: string) => verb !== "get" && verb !== "list"));
+  assert.deepEqual(
+    writes.flatMap(({ resources }: any) => resources),
+    ["subjectaccessreviews"],
+    "a question, which changes nothing",
+  );
+  assert.deepEqual(tests(await rendered("--set", "rbac.create=false")), []);
 });
 
 test("alerts link to runbooks only where a prefix is given", async () => {
@@ -151,8 +263,8 @@ test("traces of the operator go where the values say, with their share, and the 
     const value = (name: string) => env.find((one: any) => one.name === name)?.value;
     assert.deepEqual([value("ENODIA_OTLP_ENDPOINT"), value("ENODIA_TRACE_RATIO")], [endpoint, "0.25"]);
     const { egress } = named(objects, "NetworkPolicy", "enodia").spec;
-    // Before the last rule, which is that of training pods.
-    return egress.at(-2).ports.map(({ port }: any) => port);
+    // The last of the rules that name a port of any host; those after it are of pods.
+    return egress.findLast(({ to }: any) => to === undefined).ports.map(({ port }: any) => port);
   };
   assert.deepEqual(await to("http://otel.observability:4318"), [4318]);
   assert.deepEqual(await to("http://otel.observability/v1/traces"), [80]);

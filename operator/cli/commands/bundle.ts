@@ -13,6 +13,7 @@ import { judge } from "../findings/index.ts";
 import { findingsText } from "../findings-text.ts";
 import { gather } from "../gather.ts";
 import { type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
+import { deploymentName, whole } from "../options.ts";
 import { type OutputFile, writeOutput } from "../output-file.ts";
 import { podFactsOf } from "../pod-facts.ts";
 import { podLogLines, podsMax, sourcesOf, whyNot } from "../pod-logs.ts";
@@ -48,12 +49,8 @@ export async function run(args: readonly string[]): Promise<number> {
     process.stdout.write(`${usage}\n`);
     return 0;
   }
-  const [name, ...others] = positionals;
-  if (name === undefined || others.length > 0)
-    throw new AppError("one NAME of a MoEDeployment is needed; see: enodia status", { code: "BadOption" });
-  const lines = Number(values.lines);
-  if (!Number.isInteger(lines) || lines < 1 || lines > linesMax)
-    throw new AppError(`--lines: "${values.lines}" is not a whole number from 1 to ${linesMax}`, { code: "BadOption" });
+  const name = deploymentName(positionals);
+  const lines = whole(values.lines, "--lines", 1, linesMax) as number;
   const now = new Date();
   const path = values.output ?? `enodia-${name}-${now.toISOString().replace(/\D/g, "").slice(0, 14)}.tar.gz`;
   const facts = await read(openCluster(values), name, { lines, now });

@@ -7,7 +7,7 @@ import { planBounds } from "../../../crds/plan.ts";
 import { resources } from "../../kube/kube.ts";
 import { expertMap, expertsCommand, mapPicture, mapText } from "../expert-map.ts";
 import { asksForJson, kubeFlags, kubeFlagsHelp, openCluster, outputFlag, outputFlagHelp } from "../kube.ts";
-import { whole } from "../options.ts";
+import { deploymentName, whole } from "../options.ts";
 import { writeOutput } from "../output-file.ts";
 import { pictureOutput } from "../svg.ts";
 import { terminalScreen } from "../watch.ts";
@@ -36,9 +36,7 @@ export async function run(args: readonly string[]): Promise<number> {
     process.stdout.write(`${usage}\n`);
     return 0;
   }
-  const [name, ...others] = positionals;
-  if (name === undefined || others.length > 0)
-    throw new AppError("one NAME of a MoEDeployment is needed; see: enodia status", { code: "BadOption" });
+  const name = deploymentName(positionals);
   const json = asksForJson(values.output);
   const layer = whole(values.layer, "--layer", 0, planBounds.layers - 1);
   const { kube, namespace } = openCluster(values);

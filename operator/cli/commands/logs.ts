@@ -4,7 +4,7 @@ import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
 import { concerns, isWanted, type Level, type LogLine, lineText, logLevels } from "../log-lines.ts";
-import { whole } from "../options.ts";
+import { deploymentName, whole } from "../options.ts";
 import { followLogs, podsMax, type Reading, readLogs, sourcesOf } from "../pod-logs.ts";
 import { untilInterrupted } from "../watch.ts";
 import { listed } from "../words.ts";
@@ -50,9 +50,7 @@ export async function run(args: readonly string[]): Promise<number> {
     process.stdout.write(`${usage}\n`);
     return 0;
   }
-  const [name, ...others] = positionals;
-  if (name === undefined || others.length > 0)
-    throw new AppError("one NAME of a MoEDeployment is needed; see: enodia status", { code: "BadOption" });
+  const name = deploymentName(positionals);
   const request = values.request;
   const wanted = { request, level: levelOf(values.level) };
   const reading: Reading = {

@@ -1,0 +1,59 @@
+// A port of a pod on which the operator alone is heard: HTTPS with certificates of the pod's owner on both sides, within limits of time and
+// of connections.
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import { AppError } from "../../crds/common.ts";
+import { createTlsListener } from "./listener.ts";
+import { peerIdentity, type TlsSource } from "./tls.ts";
+
+/** A request is here this long after its connection, and a connection without traffic is closed after as long. */
+const requestMsMax = 5_000;
+const connectionsMax = 16;
+/** As HTTPS clients offer it by ALPN. */
+const httpAlpn = "http/1.1";
+
+export interface OperatorPortOptions {
+  /** For errors: "world port 9443". */
+  readonly name: string;
+  /** Of the certificates. */
+  readonly namespace: string;
+  readonly scope: string;
+  readonly tls: Pick<TlsSource, "current">;
+  readonly host: string;
+  readonly port: number;
+  answer(request: IncomingMessage, response: ServerResponse): void;
+}
+
+export interface OperatorPort {
+  readonly port: number;
+  close(): Promise<void>;
+}
+
+/** Throws AppError `ListenFailed` where the port is taken. */
+export async function listenForOperator(options: OperatorPortOptions): Promise<OperatorPort> {
+  const { name, namespace, scope, tls, host } = options;
+  const server = createServer({ headersTimeout: requestMsMax, requestTimeout: requestMsMax }, options.answer);
+  server.timeout = requestMsMax;
+  let open = 0;
+  const listener = createTlsListener(tls, {
+    [httpAlpn]: (socket) => {
+      const identity = peerIdentity(socket.getPeerCertificate(), namespace, scope);
+      if (identity?.role !== "operator" || open >= connectionsMax) return void socket.destroy();
+      open += 1;
+      socket.once("close", () => {
+        open -= 1;
+      });
+      server.emit("connection", socket);
+    },
+  });
+  const port = await listener.listen(host, options.port).catch((cause: Error) => {
+    throw new AppError(`${name} port ${options.port}: ${cause.message}`, { code: "ListenFailed", cause, retry: "backoff" });
+  });
+  return {
+    port,
+    close: async () => {
+      server.close();
+      listener.cut();
+      await listener.stop();
+    },
+  };
+}

@@ -1,0 +1,102 @@
+{{- define "enodia.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "enodia.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else if contains (include "enodia.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "enodia.name" .) | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels of every object. */}}
+{{- define "enodia.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/name: {{ include "enodia.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: enodia
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end -}}
+
+{{/* Labels of objects of one component. Takes (dict "root" $ "component" "operator"). */}}
+{{- define "enodia.componentLabels" -}}
+{{ include "enodia.labels" .root }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{/* Labels of a component's pods: nothing that changes with the chart alone, so that its version rolls no pods. */}}
+{{- define "enodia.podLabels" -}}
+{{ include "enodia.selectorLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: enodia
+{{- end -}}
+
+{{/* Immutable: name, instance, component only. Takes (dict "root" $ "component" "operator"). */}}
+{{- define "enodia.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "enodia.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- define "enodia.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "enodia.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Takes (dict "root" $ "image" .Values.image "tag" "default tag"). */}}
+{{- define "enodia.image" -}}
+{{- $registry := .root.Values.global.imageRegistry -}}
+{{- $repository := ternary (printf "%s/%s" $registry .image.repository) .image.repository (ne $registry "") -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" $repository .image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $repository (default .tag .image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Secret with what NATS wants of whoever connects; empty where it wants nothing. */}}
+{{- define "enodia.natsSecret" -}}
+{{- with .Values.nats -}}
+{{- if .auth.existingSecret -}}
+{{- .auth.existingSecret -}}
+{{- else if and .enabled .auth.enabled -}}
+{{- printf "%s-nats" (include "enodia.fullname" $) -}}
+{{- else if and .tls.secretName (or .enabled .url) -}}
+{{- fail "nats.tls.secretName needs credentials beside it: nats.auth.enabled, or nats.auth.existingSecret for your own NATS" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "enodia.natsUrl" -}}
+{{- if .Values.nats.enabled -}}
+{{- printf "%s://%s-nats.%s.svc:4222" (ternary "tls" "nats" (ne .Values.nats.tls.secretName "")) (include "enodia.fullname" .) .Release.Namespace -}}
+{{- else -}}
+{{- .Values.nats.url -}}
+{{- end -}}
+{{- end -}}
+
+{{/* nodeSelector, tolerations, affinity and priorityClassName of a pod spec. Takes .Values or .Values.nats. */}}
+{{- define "enodia.scheduling" -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
