@@ -131,11 +131,7 @@ export class Reconciler {
    * force, `aim`, all stop before one of its own is made: Accepting while it is not accepted yet, and everything else stays as it is;
    * then Stopping.
    */
-  #modelSwitch(
-    deployment: MoEDeployment,
-    pods: readonly PodFacts[],
-    { aim, accepted }: Aim,
-  ): "Same" | "Accepting" | "Stopping" {
+  #modelSwitch(deployment: MoEDeployment, pods: readonly PodFacts[], { aim, accepted }: Aim): "Same" | "Accepting" | "Stopping" {
     if (deployment.spec.suspend || !aim) return "Same";
     const wanted = modelText(modelPlace(aim));
     const workers = living(pods).map(({ model }) => model);

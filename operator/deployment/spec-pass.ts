@@ -146,12 +146,8 @@ export class SpecPass {
     const stableTemplateHash = deployment.status.rollout?.stableTemplateHash;
     const uncertified = gatewaysWait ? [] : await attempt(failures, () => this.#certifyGateway(deployment), []);
     const unsupported = [...unreadable, ...workers.refusals, ...gateways.refusals, ...rollRefusals(deployment, back)];
-    // Gateways have the tokenizer of the ranks' model, whatever waits for what.
-    const held = !back && stable !== undefined && holds(deployment, { pods: pods(), stable, to: undelivered ? accepted?.spec : spec });
-    const before = held ? stable.gateway : accepted?.gateway;
-    const waits = held || (stable && modelOf(stable.spec) === modelOf(spec) && waitsForRanks(deployment, wanted.hash));
-    const front = stable && waits ? stable.gateway : gateway;
-    const objects = objectsOf(context, { gateway: front, before, unsupported: undelivered || unsupported.length > 0 });
+    const front = frontOf(deployment, rendered, { pods: pods(), to: undelivered ? accepted?.spec : spec });
+    const objects = objectsOf(context, { ...front, unsupported: undelivered || unsupported.length > 0 });
     const wait = ({ resource }: Rendered) => gatewaysWait && resource === resources.deployments;
     // Removed first: what an autoscaler has set is nobody's once it is gone.
     await attempt(failures, () => applier.remove(absentObjects(context), metadata), undefined);
@@ -325,6 +321,23 @@ function waitsForRanks({ spec, status }: MoEDeployment, wantedHash: string): boo
   const { paused, canary } = spec.rolloutStrategy;
   const { stableTemplateHash, bakedTemplateHash } = status.rollout ?? {};
   return wantedHash !== stableTemplateHash && (paused || (canary !== undefined && wantedHash !== bakedTemplateHash));
+}
+
+interface Fronts {
+  readonly accepted: Accepted | undefined;
+  readonly stable: Accepted | undefined;
+  readonly back: RolledBack | undefined;
+  readonly wanted: WorkerTemplate;
+  readonly gateway: RenderedPod;
+}
+
+/** Gateways have the tokenizer of the ranks' model, whatever waits for what. */
+function frontOf(deployment: MoEDeployment, { accepted, stable, back, wanted, gateway }: Fronts, change: Omit<Change, "stable">) {
+  const before = accepted?.gateway;
+  if (!stable) return { gateway, before };
+  if (!back && holds(deployment, { ...change, stable })) return { gateway: stable.gateway, before: stable.gateway };
+  const waits = modelOf(stable.spec) === modelOf(deployment.spec) && waitsForRanks(deployment, wanted.hash);
+  return { gateway: waits ? stable.gateway : gateway, before };
 }
 
 /** A template as it was rendered when the same was accepted: what this release renders otherwise changes no pod. */

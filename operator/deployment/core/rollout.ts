@@ -29,7 +29,7 @@ export interface RollRules {
 const isNew = (snapshot: Snapshot, pod: PodFacts): boolean => pod.templateHash === snapshot.templateHash;
 
 /** What the models of two templates are, and the pods that are there. */
-export interface ModelChange {
+interface ModelChange {
   readonly strategy: MoEDeploymentSpec["rolloutStrategy"];
   readonly pods: readonly PodFacts[];
   /** Of the stable template; undefined where it is not known. */

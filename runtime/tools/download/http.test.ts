@@ -95,11 +95,18 @@ test("what authorises is not sent on to another host, by whatever header it does
   });
   const headers = { authorization: "AWS4 x", "x-amz-security-token": "secret", "x-amz-date": "today", "if-match": '"a"' };
   const range = { from: 2, to: 5, of: content.length };
-  await http.range(async () => ({ url: hub, headers }), range, async () => undefined);
+  await http.range(
+    async () => ({ url: hub, headers }),
+    range,
+    async () => undefined,
+  );
   const [first = {}, second = {}] = seen;
   assert.deepEqual([first.authorization, first["x-amz-security-token"]], ["AWS4 x", "secret"]);
   const names = ["authorization", "x-amz-security-token", "x-amz-date", "if-match", "range"];
-  assert.deepEqual(names.map((name) => second[name]), [undefined, undefined, undefined, '"a"', "bytes=2-4"]);
+  assert.deepEqual(
+    names.map((name) => second[name]),
+    [undefined, undefined, undefined, '"a"', "bytes=2-4"],
+  );
 });
 
 test("a server that closes while its body is read slowly costs nothing but another request", async () => {

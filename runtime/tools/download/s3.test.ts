@@ -10,7 +10,9 @@ import { s3Source } from "./s3.ts";
 function bucketOf(keys: readonly string[], more: (page: number) => boolean) {
   let pages = 0;
   const text = async (): Promise<string> => {
-    const next = more(++pages) ? "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>" : "<IsTruncated>false</IsTruncated>";
+    const next = more(++pages)
+      ? "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>"
+      : "<IsTruncated>false</IsTruncated>";
     const contents = keys.map((key) => `<Contents><Key>${key}</Key><Size>1</Size><ETag>e</ETag></Contents>`).join("");
     return `<ListBucketResult>${next}${contents}</ListBucketResult>`;
   };
@@ -33,5 +35,8 @@ test("a listing that never ends is refused after a number of pages, whatever is 
 
 test("keys that would be paths elsewhere are no files of the model", async () => {
   const { source } = bucketOf(["org/tiny/../x", "org/tiny//etc/passwd", "org/tiny/.hidden", "org/tiny/ok.bin"], () => false);
-  assert.deepEqual((await source.list()).files.map(({ name }) => name), ["ok.bin"]);
+  assert.deepEqual(
+    (await source.list()).files.map(({ name }) => name),
+    ["ok.bin"],
+  );
 });
