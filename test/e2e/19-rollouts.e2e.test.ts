@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { condition, type KubeObject } from "../harness/kubectl.ts";
 import { execOk } from "../harness/process.ts";
-import { type Target, waitReady, workerPods } from "../harness/product.ts";
+import { serviceAddress, type Target, waitReady, workerPods } from "../harness/product.ts";
 import { root } from "../integration/control-plane.ts";
 import { explainFailures } from "./diagnose.ts";
 import { startTraffic, type Traffic } from "./steady-traffic.ts";
@@ -25,7 +25,8 @@ before(async () => {
   target = await openWorld();
   moe = await deploy(target, namespace, smolMoe(name, { replicas: 2 }));
   await moe.kubectl.waitFor("moed", name, "the first template to be whole", inPhase("Complete"), 60_000);
-  const url = await moe.url();
+  // The Service, since gateways roll too.
+  const { url } = await serviceAddress(target, moe.kubectl, { name, namespace });
   traffic = await startTraffic({ url: () => url, model: name, clients: 2, everyMs: 3_000, tokens: 24 });
 });
 after(async () => {
