@@ -190,6 +190,22 @@ test("another Secret is another download, and no reason to replace a pod", async
   );
 });
 
+test("the pod of a download that was asked for otherwise has ended before another one writes in its folder", async () => {
+  const { kube } = await downloading();
+  await until("the Job is made", () => jobs(kube).length === 1);
+  const [first] = jobs(kube);
+  await podOf(kube, first, running);
+  kube.collectsAtOnce = false;
+  await spec(kube, { model: { ...model("hf://org/name@main"), secretRef: { name: "token" } } });
+  await until("the first Job is gone", () => jobs(kube).every(({ metadata }) => metadata.name !== first.metadata.name));
+  await until("the pod is named", async () => /still write/.test(conditionOf(await status(kube), "ModelAvailable")?.message ?? ""));
+  assert.deepEqual(jobs(kube), []);
+  kube.mutate(resources.pods, { namespace: "ns", name: `${first.metadata.name}-a` }, (pod) =>
+    Object.assign(pod, { status: ended({ reason: "Stopped", message: "the download was stopped" }) }),
+  );
+  await until("the other Job is made", () => jobs(kube).length === 1);
+});
+
 test("a third model that is asked for while the second takes the first one's place ends no differently", async () => {
   const { kube } = await downloading();
   const jobOf = async (uri: string): Promise<any> => {

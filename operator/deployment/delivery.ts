@@ -7,7 +7,7 @@ import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, keyOf, resources } from "../kube/kube.ts";
 import { manager } from "./apply.ts";
-import { type DeliveryPlan, type DownloadPod, type JobFacts, planDelivery } from "./core/delivery.ts";
+import { type DeliveryInput, type DeliveryPlan, type JobFacts, planDelivery } from "./core/delivery.ts";
 import type { Identities } from "./identity.ts";
 import type { Informers } from "./informers.ts";
 import type { RenderContext } from "./objects/context.ts";
@@ -18,6 +18,8 @@ import type { ProgressTalks } from "./progress-talks.ts";
 
 /** A Job that could not be made is tried again after this. */
 const unmadeMs = 10_000;
+/** Pods that a message names. */
+const namedMax = 4;
 
 export interface DeliveryDeps {
   readonly kube: Kube;
@@ -47,13 +49,13 @@ export class Deliveries {
     const { uid, namespace, name } = deployment.metadata;
     const now = this.#deps.now().getTime();
     const wanted = downloadJobName(deployment);
-    const { jobs, pods } = this.#observe(deployment);
+    const { jobs, pods, writers } = this.#observe(deployment, wanted);
     const running = pods.find((pod) => pod.job === wanted && pod.ip !== undefined && pod.end === undefined);
     const key = keyOf({ namespace, name });
     const refused = this.#unmade.get(uid);
     const unmade = refused && refused.job === wanted && now < refused.until ? refused.message : "";
     const words = this.#deps.talks.words(key, running?.uid);
-    const plan = planDelivery({ wanted, suspended: deployment.spec.suspend, jobs, pods, words, unmade, now });
+    const plan = planDelivery({ wanted, suspended: deployment.spec.suspend, jobs, pods, writers, words, unmade, now });
     const { pending, revision } = plan;
     try {
       const told = await this.#act(context, plan, unmade !== "");
@@ -118,19 +120,21 @@ export class Deliveries {
     return this.#deps.talks.ask({ ref, uid, ip, identity: await this.#deps.identities.operator(ref, metadata.uid) });
   }
 
-  #observe({ metadata }: MoEDeployment): { readonly jobs: readonly JobFacts[]; readonly pods: readonly DownloadPod[] } {
+  #observe({ metadata }: MoEDeployment, wanted: string | undefined): Pick<DeliveryInput, "jobs" | "pods" | "writers"> {
     const { informers, now } = this.#deps;
     const at = now().getTime();
     const jobs = informers.list("jobs", (job) => owns(job, metadata.uid));
-    if (jobs.length === 0) return { jobs: [], pods: [] };
     const uids = new Map(jobs.map((job) => [job.metadata.uid, job.metadata.name]));
     const jobOf = ({ metadata: { ownerReferences } }: KubeObject) =>
       ownerReferences?.map(({ uid }) => uids.get(uid)).find((name) => name !== undefined);
-    const pods = informers.list(
-      "pods",
-      (pod) => pod.metadata.labels?.[labels.component] === downloaderComponent && jobOf(pod) !== undefined,
-    );
+    const all = informers.list("pods", (pod) => isDownload(pod, metadata));
+    const pods = all.filter((pod) => jobOf(pod) !== undefined);
+    const current = jobs.some(({ metadata: { name } }) => name === wanted) ? wanted : undefined;
     return {
+      writers: all
+        .filter((pod) => podSight(pod, at).ended === undefined && (current === undefined || jobOf(pod) !== current))
+        .map(({ metadata: { name } }) => name)
+        .slice(0, namedMax),
       jobs: jobs.map((job) => jobFacts(job, at)),
       pods: pods.map((pod) => {
         const { ip, running, problem, ended } = podSight(pod, at);
@@ -141,6 +145,11 @@ export class Deliveries {
     };
   }
 }
+
+const isDownload = (pod: KubeObject, { namespace, name }: MoEDeployment["metadata"]): boolean =>
+  pod.metadata.namespace === namespace &&
+  pod.metadata.labels?.[labels.component] === downloaderComponent &&
+  pod.metadata.labels[labels.deployment] === name;
 
 const owns = ({ metadata }: KubeObject, uid: string): boolean => metadata.ownerReferences?.some((owner) => owner.uid === uid) ?? false;
 

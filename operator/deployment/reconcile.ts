@@ -28,7 +28,7 @@ import { findOrphans, isOfOther } from "./orphans.ts";
 import type { Deployments, Rebalance, World } from "./ports.ts";
 import type { ProgressTalks } from "./progress-talks.ts";
 import { ServedWatch } from "./served-watch.ts";
-import { type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
+import { type Aim, type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
 import type { StatusWriter } from "./status-writer.ts";
 import type { TelemetrySecrets } from "./telemetry-secret.ts";
 
@@ -104,12 +104,11 @@ export class Reconciler {
 
   /** Goes on to pods and status whatever becomes of the spec: what is refused or fails in it must not stop the healing. */
   async #converge(read: ReadDeployment): Promise<Outcome> {
-    const { accepted, settings } = this.#deps;
+    const { settings } = this.#deps;
     const delivery = await this.#deliveries.run({ deployment: read.deployment, settings });
     const undelivered = delivery.pending !== undefined;
     const pods = this.#pods(read.deployment);
-    const before = accepted.latest(read.deployment.metadata.uid)?.spec;
-    const stands = this.#modelSwitch(read.deployment, pods, { aim: undelivered ? before : read.deployment.spec, accepted: before });
+    const stands = this.#modelSwitch(read.deployment, pods, this.#spec.aim(read.deployment, pods, undelivered));
     // Until the last pod of another model is gone nothing is to be rendered but what a suspended deployment has.
     const deployment = stands === "Stopping" ? { ...read.deployment, spec: { ...read.deployment.spec, suspend: true } } : read.deployment;
     const wait = gatewaysWait(findOrphans(this.#deps, deployment), pods, deployment.spec);
@@ -132,11 +131,7 @@ export class Reconciler {
    * force, `aim`, all stop before one of its own is made: Accepting while it is not accepted yet, and everything else stays as it is;
    * then Stopping.
    */
-  #modelSwitch(
-    deployment: MoEDeployment,
-    pods: readonly PodFacts[],
-    { aim, accepted }: { readonly aim: MoEDeployment["spec"] | undefined; readonly accepted: MoEDeployment["spec"] | undefined },
-  ): "Same" | "Accepting" | "Stopping" {
+  #modelSwitch(deployment: MoEDeployment, pods: readonly PodFacts[], { aim, accepted }: Aim): "Same" | "Accepting" | "Stopping" {
     if (deployment.spec.suspend || !aim) return "Same";
     const wanted = modelText(modelPlace(aim));
     const workers = living(pods).map(({ model }) => model);

@@ -28,6 +28,8 @@
 //   refused. The last revision with another template becomes the newest, and pods are made of it. Another template ends this, and so does
 //   an annotation that names what was rolled back.
 // - Canaries bake, or rolls are paused: gateways stay as the last template has them with which every rank has served.
+// - The spec has another model (reconcile.ts): all ranks and gateways change at once, without canaries, or not at all while the strategy
+//   is paused, has a partition, or is OnDelete; a roll back to another model changes all of them at once too.
 // - The operator restarts or another one leads: it finds the revision in its cache, as it finds the pods. A revision that somebody
 //   deleted is written again from memory, and without one the spec as it stands has to be accepted anew.
 import { AppError, annotations } from "../../crds/common.ts";
@@ -39,6 +41,7 @@ import type { AcceptedSpecs } from "./accepted-specs.ts";
 import type { Applier } from "./apply.ts";
 import type { Successor } from "./core/pod-actions.ts";
 import { podRefusal } from "./core/refusal-text.ts";
+import { holdsModel } from "./core/rollout.ts";
 import { pinnedImage } from "./core/runtime-image.ts";
 import { living, type PodFacts, type Refusal, type RolloutFacts, type RuntimeImage } from "./core/snapshot.ts";
 import { dryRun } from "./execute.ts";
@@ -46,6 +49,7 @@ import { type Identities, secretProblems } from "./identity.ts";
 import type { RenderContext, Settings } from "./objects/context.ts";
 import { gatewayDeployment, gatewayTemplate } from "./objects/gateway.ts";
 import { absentObjects, appliedObjects, type Rendered } from "./objects/index.ts";
+import { modelPlace, modelText } from "./objects/model-place.ts";
 import { templateContainer, workerKind } from "./objects/pod-template.ts";
 import { type RenderedPod, type WorkerTemplate, workerTemplate } from "./objects/worker-pod.ts";
 import type { Accepted } from "./revision.ts";
@@ -104,6 +108,12 @@ export function readDeployment(object: KubeObject, accepted: Accepted | undefine
   }
 }
 
+/** Each undefined where there is none. */
+export interface Aim {
+  readonly aim: MoEDeploymentSpec | undefined;
+  readonly accepted: MoEDeploymentSpec | undefined;
+}
+
 export interface PassOptions {
   readonly gatewaysWait?: boolean;
   readonly undelivered?: boolean;
@@ -127,31 +137,22 @@ export class SpecPass {
     pods: () => readonly PodFacts[],
     { gatewaysWait = false, undelivered = false }: PassOptions = {},
   ): Promise<InForce> {
-    const { settings, applier, accepted: store } = this.#deps;
+    const { applier, accepted: store } = this.#deps;
     const { metadata, spec } = deployment;
     const failures: AppError[] = [];
-    const { rolledBack, stableTemplateHash } = deployment.status.rollout ?? {};
-    const accepted = store.latest(metadata.uid, rolledBack?.templateHash);
-    const { runtimeImage: offered } = settings;
-    const sources = { spec, status: deployment.status, accepted: accepted?.runtimeImage, pods: pods(), offered, own: ownImage(spec) };
-    const runtimeImage = pinnedImage(sources);
-    const context: RenderContext = { deployment, settings: { ...settings, runtimeImage } };
-    const workers = workerTemplate(context);
-    const gateways = gatewayTemplate(context);
-    const wanted = asAccepted(workers, accepted?.template);
-    const gateway = asAccepted(gateways, accepted?.gateway);
+    const rendered = this.#render(deployment, pods());
+    const { context, accepted, stable, workers, gateways, wanted, gateway, back } = rendered;
+    const { runtimeImage, offered } = rendered;
+    const stableTemplateHash = deployment.status.rollout?.stableTemplateHash;
     const uncertified = gatewaysWait ? [] : await attempt(failures, () => this.#certifyGateway(deployment), []);
-    const back = accepted ? takenBack(deployment, wanted.hash) : undefined;
-    const stable = store.revisions(metadata.uid).find((one) => one.accepted.template.hash === stableTemplateHash)?.accepted;
     const unsupported = [...unreadable, ...workers.refusals, ...gateways.refusals, ...rollRefusals(deployment, back)];
-    const before = accepted?.gateway;
-    const front = stable && waitsForRanks(deployment, wanted.hash) ? stable.gateway : gateway;
-    const rendered = objectsOf(context, { gateway: front, before, unsupported: undelivered || unsupported.length > 0 });
+    const front = frontOf(deployment, rendered, { pods: pods(), to: undelivered ? accepted?.spec : spec });
+    const objects = objectsOf(context, { ...front, unsupported: undelivered || unsupported.length > 0 });
     const wait = ({ resource }: Rendered) => gatewaysWait && resource === resources.deployments;
     // Removed first: what an autoscaler has set is nobody's once it is gone.
     await attempt(failures, () => applier.remove(absentObjects(context), metadata), undefined);
     const applied = await applier.apply(
-      rendered.filter((one) => !wait(one)),
+      objects.filter((one) => !wait(one)),
       metadata,
     );
     if (applied.failure) failures.push(applied.failure);
@@ -175,6 +176,7 @@ export class SpecPass {
       stable: stable?.template,
       rollout: inForce && {
         revisions: store.revisions(metadata.uid).map(({ number, accepted: one }) => ({ number, templateHash: one.template.hash })),
+        models: { inForce: modelOf(inForce.spec), stable: stable && modelOf(stable.spec) },
         rolledBack: back,
       },
       runtimeImage: inForce && { pinned: inForce.runtimeImage, offered, own: ownImage(inForce.spec) },
@@ -182,6 +184,36 @@ export class SpecPass {
       conflicts: applied.conflicts,
       failure: failures[0],
     };
+  }
+
+  /**
+   * The spec whose model all pods are to have, and the one that was accepted last: of a roll that was taken back the one before it, and
+   * the stable one while the strategy holds a change of model.
+   */
+  aim(deployment: MoEDeployment, pods: readonly PodFacts[], undelivered: boolean): Aim {
+    const { accepted, stable, back } = this.#render(deployment, pods);
+    if (back) return { aim: accepted?.spec, accepted: accepted?.spec };
+    const latest = this.#deps.accepted.latest(deployment.metadata.uid)?.spec;
+    const to = undelivered ? latest : deployment.spec;
+    if (stable && holds(deployment, { pods, stable, to })) return { aim: stable.spec, accepted: stable.spec };
+    return { aim: to, accepted: latest };
+  }
+
+  #render(deployment: MoEDeployment, pods: readonly PodFacts[]) {
+    const { settings, accepted: store } = this.#deps;
+    const { metadata, spec, status } = deployment;
+    const { rolledBack, stableTemplateHash } = status.rollout ?? {};
+    const accepted = store.latest(metadata.uid, rolledBack?.templateHash);
+    const stable = store.revisions(metadata.uid).find((one) => one.accepted.template.hash === stableTemplateHash)?.accepted;
+    const { runtimeImage: offered } = settings;
+    const runtimeImage = pinnedImage({ spec, status, accepted: accepted?.runtimeImage, pods, offered, own: ownImage(spec) });
+    const context: RenderContext = { deployment, settings: { ...settings, runtimeImage } };
+    const workers = workerTemplate(context);
+    const gateways = gatewayTemplate(context);
+    const wanted = asAccepted(workers, accepted?.template);
+    const gateway = asAccepted(gateways, accepted?.gateway);
+    const back = accepted ? takenBack(deployment, wanted.hash) : undefined;
+    return { accepted, stable, offered, runtimeImage, context, workers, gateways, wanted, gateway, back };
   }
 
   forget(uid: string): void {
@@ -273,11 +305,39 @@ function rollRefusals({ metadata: { name, namespace } }: MoEDeployment, back: Ro
   return [{ reason: "RolledBack", message: `${what}; correct the spec, or try again with: enodia rollout resume ${name} -n ${namespace}` }];
 }
 
+const modelOf = (spec: MoEDeploymentSpec): string => modelText(modelPlace(spec));
+
+interface Change {
+  readonly pods: readonly PodFacts[];
+  readonly stable: Accepted;
+  readonly to: MoEDeploymentSpec | undefined;
+}
+
+const holds = ({ spec }: MoEDeployment, { pods, stable, to }: Change): boolean =>
+  to !== undefined && holdsModel({ strategy: spec.rolloutStrategy, pods, stable: modelOf(stable.spec), wanted: modelOf(to) });
+
 /** Gateways get a new template at once, but where somebody wants to see how the first ranks do with it. */
 function waitsForRanks({ spec, status }: MoEDeployment, wantedHash: string): boolean {
   const { paused, canary } = spec.rolloutStrategy;
   const { stableTemplateHash, bakedTemplateHash } = status.rollout ?? {};
   return wantedHash !== stableTemplateHash && (paused || (canary !== undefined && wantedHash !== bakedTemplateHash));
+}
+
+interface Fronts {
+  readonly accepted: Accepted | undefined;
+  readonly stable: Accepted | undefined;
+  readonly back: RolledBack | undefined;
+  readonly wanted: WorkerTemplate;
+  readonly gateway: RenderedPod;
+}
+
+/** Gateways have the tokenizer of the ranks' model, whatever waits for what. */
+function frontOf(deployment: MoEDeployment, { accepted, stable, back, wanted, gateway }: Fronts, change: Omit<Change, "stable">) {
+  const before = accepted?.gateway;
+  if (!stable) return { gateway, before };
+  if (!back && holds(deployment, { ...change, stable })) return { gateway: stable.gateway, before: stable.gateway };
+  const waits = modelOf(stable.spec) === modelOf(deployment.spec) && waitsForRanks(deployment, wanted.hash);
+  return { gateway: waits ? stable.gateway : gateway, before };
 }
 
 /** A template as it was rendered when the same was accepted: what this release renders otherwise changes no pod. */

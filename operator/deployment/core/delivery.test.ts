@@ -33,7 +33,7 @@ const words = (more: Partial<DownloadWords> = {}): DownloadWords => ({
   ...more,
 });
 const plan = (more: Partial<DeliveryInput> = {}) =>
-  planDelivery({ wanted: "moe-model-1", suspended: false, jobs: [], pods: [], words: undefined, unmade: "", now, ...more });
+  planDelivery({ wanted: "moe-model-1", suspended: false, jobs: [], pods: [], writers: [], words: undefined, unmade: "", now, ...more });
 const brief = ({ create, remove, pending, againInMs }: ReturnType<typeof planDelivery>) => ({
   create,
   remove: remove.map(({ name }) => name),
@@ -62,6 +62,16 @@ const rows: Record<string, Row> = {
     input: { jobs: [job({ name: "moe-model-2" })] },
     want: { create: "moe-model-1", remove: ["moe-model-2"], reason: "Downloading" },
     message: /begins/,
+  },
+  "pods of a Job that is gone may still write, and are waited for": {
+    input: { writers: ["moe-model-2-abc"], unmade: "exceeded quota" },
+    want: { reason: "Downloading", againInMs: 2_000 },
+    message: /^pod moe-model-2-abc of a download before is waited for/,
+  },
+  "the pods of a Job that is to go are waited for": {
+    input: { jobs: [job({ name: "moe-model-2" })], writers: ["moe-model-2-abc"] },
+    want: { remove: ["moe-model-2"], reason: "Downloading", againInMs: 2_000 },
+    message: /may still write/,
   },
   "a Job that was refused is told, and tried": {
     input: { unmade: "exceeded quota" },

@@ -3,6 +3,8 @@
 import type { DownloadEnd, DownloadWords } from "../../../crds/download.ts";
 import { progressText } from "../../../crds/progress-text.ts";
 
+/** Pods that still write are looked at again after this. */
+const writersMs = 2_000;
 /** A Job that has failed is made anew after this: the source may be back, the disk larger, the Secret right. */
 const retryMs = 120_000;
 
@@ -36,6 +38,8 @@ export interface DeliveryInput {
   /** Those of this deployment. */
   readonly jobs: readonly JobFacts[];
   readonly pods: readonly DownloadPod[];
+  /** Downloads of this deployment that have not ended, of Jobs that are gone or are to go: they may still write into its work folder. */
+  readonly writers: readonly string[];
   /** What the running pod said last. */
   readonly words: DownloadWords | undefined;
   /** The reason why the Job could not be made; empty when none was refused. */
@@ -73,6 +77,11 @@ export function planDelivery(input: DeliveryInput): DeliveryPlan {
   if (suspended) {
     const remove = job && !job.terminating ? [...others, job] : others;
     return { ...plan, remove, pending: pending("Suspended", "spec.suspend is true: the model is downloaded once it is false") };
+  }
+  // A Job is gone before its pods are, and two pods would write the same files.
+  if (job === undefined && input.writers.length > 0) {
+    const told = `pod ${input.writers.join(", ")} of a download before is waited for, since it may still write; it is being deleted`;
+    return { ...plan, pending: pending("Downloading", told), againInMs: writersMs };
   }
   if (job === undefined && unmade !== "") return { ...plan, create: wanted, pending: pending("JobRefused", unmade) };
   if (job === undefined) return { ...plan, create: wanted, pending: pending("Downloading", "the download begins") };

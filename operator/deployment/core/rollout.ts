@@ -28,10 +28,39 @@ export interface RollRules {
 
 const isNew = (snapshot: Snapshot, pod: PodFacts): boolean => pod.templateHash === snapshot.templateHash;
 
+/** What the models of two templates are, and the pods that are there. */
+interface ModelChange {
+  readonly strategy: MoEDeploymentSpec["rolloutStrategy"];
+  readonly pods: readonly PodFacts[];
+  /** Of the stable template; undefined where it is not known. */
+  readonly stable: string | undefined;
+  readonly wanted: string;
+}
+
+/**
+ * True where the strategy keeps the ranks of the model before. All ranks serve one model, so that a change of it is held as a whole or
+ * made as a whole, and one that has ranks already is not taken back by a strategy.
+ */
+export function holdsModel({ strategy: { type, paused, partition }, pods, stable, wanted }: ModelChange): boolean {
+  if (stable === undefined || stable === wanted) return false;
+  const there = living(pods).map(({ model }) => model);
+  if (there.includes(wanted)) return false;
+  return paused || partition > 0 || (!replacesByItself[type] && there.includes(stable));
+}
+
+/** Held or not where the template in force has another model than the stable one; undefined where it has the same. */
+function modelChange({ deployment, pods, rollout }: Snapshot): "Held" | "Free" | undefined {
+  const { stable, inForce: wanted } = rollout?.models ?? {};
+  if (stable === undefined || wanted === undefined || stable === wanted) return undefined;
+  return holdsModel({ strategy: deployment.spec.rolloutStrategy, pods, stable, wanted }) ? "Held" : "Free";
+}
+
 export function rollRules(snapshot: Snapshot, ranks: number): RollRules {
   const { type, maxSurge: surge, maxUnavailable: unavailable } = snapshot.deployment.spec.rolloutStrategy;
   // A roll back waits for nobody: the template that failed is to go from every rank.
   if (snapshot.rollout?.rolledBack) return { surge, unavailable, kept: 0, replaces: true };
+  const change = modelChange(snapshot);
+  if (change) return { surge, unavailable, kept: change === "Held" ? ranks : 0, replaces: true };
   return { surge, unavailable, kept: keptRanks(snapshot, ranks), replaces: replacesByItself[type] };
 }
 
@@ -85,6 +114,7 @@ export function rollHold(snapshot: Snapshot, ranks: number): Hold | undefined {
   const moving = pods.some((pod) => pod.terminating || pod.leaving || pod.mustGo !== "") || pods.length !== ranks;
   if (old.length === 0 || ranks === 0 || moving) return undefined;
   const still = `${old.length} of ${ranks} ranks keep the template before`;
+  if (modelChange(snapshot) === "Held") return modelHold(spec.rolloutStrategy, still);
   if (!replaces) return { phase: "OnDelete", message: `${still} until their pods are deleted` };
   if (old.length > kept || servingPods(snapshot).length < ranks) return undefined;
   if (paused) return { phase: "Paused", message: `${still} while spec.rolloutStrategy.paused is true` };
@@ -93,6 +123,13 @@ export function rollHold(snapshot: Snapshot, ranks: number): Hold | undefined {
   const bakes = `${ranks - old.length} canaries serve since ${since}, for ${canary.analysis.bake}`;
   const verdict = judgesByTime(canary.analysis) ? undefined : judgeCanaries(canary.analysis, snapshot.rollout?.comparison);
   return { phase: "Baking", message: [still, bakes, ...(verdict ? [verdict.message] : [])].join("; ") };
+}
+
+function modelHold({ paused, partition }: MoEDeploymentSpec["rolloutStrategy"], still: string): Hold {
+  const all = `${still}: all ranks change their model at once, when`;
+  if (paused) return { phase: "Paused", message: `${all} spec.rolloutStrategy.paused is false` };
+  if (partition > 0) return { phase: "Partitioned", message: `${all} spec.rolloutStrategy.partition is 0` };
+  return { phase: "OnDelete", message: `${all} spec.rolloutStrategy.type is RollingUpdate, or spec.suspend has stopped them` };
 }
 
 export interface RollFailure {

@@ -2,6 +2,7 @@
 // commit. Large files have their SHA-256 in the listing.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
+import { shown } from "./request.ts";
 import { filesMax, isFileName, type RemoteSource } from "./source.ts";
 
 const publicHub = "https://huggingface.co";
@@ -32,7 +33,7 @@ export const hfSource: RemoteSource = (uri, { http, secret }) => {
         throw tokenHint(AppError.from(caught), token);
       });
       const parsed = infoSchema.safeParse(jsonOf(text));
-      if (!parsed.success) throw new AppError(`${hub}: does not list ${repository} as a hub does`, { code: "BadSource" });
+      if (!parsed.success) throw new AppError(`${shown({ url: hub })}: does not list ${repository} as a hub does`, { code: "BadSource" });
       const files = parsed.data.siblings.flatMap(({ rfilename: name, size, lfs }) => {
         const bytes = lfs?.size ?? size;
         if (!isFileName(name) || bytes === null || bytes === undefined) return []; // in a folder of the repository

@@ -83,6 +83,32 @@ test("what is compressed, endless or leads in circles is refused", async () => {
   await assert.rejects(http.text({ url: file }, 1000), refusal("BadSource", /leads to what is no HTTP URL/));
 });
 
+test("what authorises is not sent on to another host, by whatever header it does", async () => {
+  const seen: IncomingMessage["headers"][] = [];
+  const storage = await serving((request, response) => {
+    seen.push(request.headers);
+    ranged()(request, response);
+  });
+  const hub = await serving((request, response) => {
+    seen.push(request.headers);
+    response.writeHead(307, { location: `${storage}/file` }).end();
+  });
+  const headers = { authorization: "AWS4 x", "x-amz-security-token": "secret", "x-amz-date": "today", "if-match": '"a"' };
+  const range = { from: 2, to: 5, of: content.length };
+  await http.range(
+    async () => ({ url: hub, headers }),
+    range,
+    async () => undefined,
+  );
+  const [first = {}, second = {}] = seen;
+  assert.deepEqual([first.authorization, first["x-amz-security-token"]], ["AWS4 x", "secret"]);
+  const names = ["authorization", "x-amz-security-token", "x-amz-date", "if-match", "range"];
+  assert.deepEqual(
+    names.map((name) => second[name]),
+    [undefined, undefined, undefined, '"a"', "bytes=2-4"],
+  );
+});
+
 test("a server that closes while its body is read slowly costs nothing but another request", async () => {
   const whole = Buffer.alloc(3_000_000, 7);
   const url = await serving((request, response) => {

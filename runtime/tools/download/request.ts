@@ -5,6 +5,8 @@ import { request as secureRequest } from "node:https";
 import { AppError } from "../../../crds/common.ts";
 
 const redirectsMax = 5;
+/** Headers that another host gets: of all others, one may authorise, as a session token does. */
+const publicHeaders = ["range", "if-match"];
 
 export interface Ask {
   readonly url: string;
@@ -47,7 +49,7 @@ function ledTo({ url, headers = {} }: Ask, location: string): Ask {
   const secret = from.protocol === "https:";
   if (to === null || !(to.protocol === "https:" || (to.protocol === "http:" && !secret)))
     throw new AppError(`${shown({ url })}: leads to what is no ${secret ? "HTTPS" : "HTTP"} URL`, { code: "BadSource" });
-  const kept = Object.entries(headers).filter(([name]) => to.origin === from.origin || name.toLowerCase() !== "authorization");
+  const kept = Object.entries(headers).filter(([name]) => to.origin === from.origin || publicHeaders.includes(name.toLowerCase()));
   return { url: to.href, headers: Object.fromEntries(kept) };
 }
 

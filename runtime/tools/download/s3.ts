@@ -9,6 +9,8 @@ import { type Access, filesMax, isFileName, type RemoteFile, type RemoteSource }
 
 const pageBytesMax = 16 * 1024 * 1024;
 const pageKeys = 1000;
+/** Pages of a listing, at most: keys that are no file of a model are on them too. */
+const pagesMax = 200;
 const defaultRegion = "us-east-1";
 
 const pageSchema = z.object({
@@ -34,16 +36,14 @@ export const s3Source: RemoteSource = (uri, access) => {
     async list() {
       const files: RemoteFile[] = [];
       let token: string | undefined;
-      do {
+      for (let pages = 0; pages === 0 || token !== undefined; pages++) {
+        if (pages === pagesMax || files.length > filesMax) throw tooMany(uri, pages);
         const query = new URLSearchParams({ "list-type": "2", "max-keys": String(pageKeys), prefix, delimiter: "/" });
         if (token !== undefined) query.set("continuation-token", token);
         const page = pageOf(uri, await access.http.text(await sign(`${bucketUrl}?${query}`), pageBytesMax));
-        for (const { Key, Size, ETag } of page.Contents) {
-          const name = Key.slice(prefix.length);
-          if (isFileName(name)) files.push({ name, bytes: Size, etag: ETag });
-        }
+        files.push(...filesOf(page, prefix));
         token = page.IsTruncated === "true" ? page.NextContinuationToken : undefined;
-      } while (token !== undefined && files.length < filesMax);
+      }
       if (files.length > 0) return { revision: undefined, files };
       throw new AppError(`${uri}: nothing is there; the bucket or the prefix has another name`, { code: "SourceNotFound" });
     },
@@ -58,7 +58,19 @@ export const s3Source: RemoteSource = (uri, access) => {
   };
 };
 
-function pageOf(uri: string, text: string): z.infer<typeof pageSchema>["ListBucketResult"] {
+type Page = z.infer<typeof pageSchema>["ListBucketResult"];
+
+function filesOf({ Contents }: Page, prefix: string): RemoteFile[] {
+  const files = Contents.map(({ Key, Size, ETag }) => ({ name: Key.slice(prefix.length), bytes: Size, etag: ETag }));
+  return files.filter(({ name }) => isFileName(name));
+}
+
+function tooMany(uri: string, pages: number): AppError {
+  const what = `lists more than a model has (${pages} pages of ${pageKeys} keys)`;
+  return new AppError(`${uri}: ${what}; give the model a prefix of its own`, { code: "BadSource" });
+}
+
+function pageOf(uri: string, text: string): Page {
   const parsed = pageSchema.safeParse(parseXml(text));
   if (parsed.success) return parsed.data.ListBucketResult;
   throw new AppError(`${uri}: the bucket is not listed as S3 does (${z.prettifyError(parsed.error)})`, { code: "BadSource" });
