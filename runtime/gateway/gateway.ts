@@ -137,6 +137,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
   const close = async (graceMs: number) => {
     draining = true;
     health.notReady("start", "stopping");
+    http.drain();
     await sleep(Math.min(stopListeningAfterMs, graceMs));
     await http.close(graceMs);
     await kept.disposeAsync();

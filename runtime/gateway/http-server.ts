@@ -2,6 +2,7 @@
 // is app.ts.
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { readFile } from "node:fs/promises";
+import type { IncomingMessage, ServerResponse } from "node:http";
 import { createServer as createHttpsServer, type Server as HttpsServer } from "node:https";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
@@ -13,11 +14,15 @@ const headersTimeoutMs = 30_000;
 const bodyTimeoutMs = 120_000;
 /** The idle timeout of connections, above those of common load balancers, so that they close first. */
 const idleTimeoutMs = 75_000;
+/** While it ends, a connection that has had its answer is kept for this long: another request may be on its way. */
+const lastRequestMs = 1_000;
 /** The kubelet renews a mounted Secret within about a minute; half of that again is soon enough. */
 const tlsRefreshMs = 30_000;
 
 export interface HttpServer {
   readonly port: number;
+  /** From now on each answer is the last of its connection, so that clients go elsewhere; all are still taken. */
+  drain(): void;
   close(graceMs: number): Promise<void>;
 }
 
@@ -44,8 +49,17 @@ export async function listenHttp(options: HttpOptions): Promise<HttpServer> {
     server.once("error", (cause) => reject(new AppError(`HTTP port ${port}: ${cause.message}`, { code: "ListenFailed", cause })));
     server.listen(port, host, resolve);
   });
+  let draining = false;
+  server.prependListener("request", (_: IncomingMessage, response: ServerResponse) => {
+    if (draining) response.shouldKeepAlive = false;
+  });
+  const drain = (): void => {
+    draining = true;
+    if ("keepAliveTimeout" in server) server.keepAliveTimeout = lastRequestMs; // of those whose answer has begun
+  };
   const close = (graceMs: number) =>
     new Promise<void>((resolve) => {
+      drain();
       clearInterval(renewal);
       const cut = setTimeout(() => "closeAllConnections" in server && server.closeAllConnections(), graceMs);
       server.close(() => {
@@ -54,7 +68,7 @@ export async function listenHttp(options: HttpOptions): Promise<HttpServer> {
       });
       if ("closeIdleConnections" in server) server.closeIdleConnections();
     });
-  return { port: (server.address() as AddressInfo).port, close };
+  return { port: (server.address() as AddressInfo).port, drain, close };
 }
 
 interface Pair {
