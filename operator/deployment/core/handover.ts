@@ -36,7 +36,7 @@ export interface HandoverInput {
 export function goers({ snapshot, staying, ranks, rolls }: HandoverInput): PodFacts[] {
   if (ranks === 0) return [];
   const order = (a: PodFacts, b: PodFacts) => Number(b.leaving !== undefined) - Number(a.leaving !== undefined) || b.rank - a.rank;
-  const rolling = staying.filter((pod) => rolls && pod.leaving?.reason === "Roll");
+  const rolling = staying.filter((pod) => rolls && pod.leaving?.reason === "Roll" && !isSpared(snapshot, pod));
   const called = staying.filter((pod) => pod.mustGo !== "" && pod.leaving?.reason !== "Shrink" && !neverServed(snapshot, pod));
   if (called.length > 0) return [...new Set([...rolling, ...called.sort(order).slice(0, surgeMax)])];
   const { surge, unavailable, kept, replaces } = rollRules(snapshot, ranks);
@@ -90,6 +90,10 @@ function noRoom({ staying, unmade }: HandoverInput): string {
 const isUnscheduled = (pod: PodFacts): boolean => !pod.ready && pod.problem.startsWith("Unschedulable");
 const serves = (snapshot: Snapshot, pod: PodFacts): boolean => pod.ready && isMember(snapshot, pod);
 export const isOld = (snapshot: Snapshot, pod: PodFacts): boolean => pod.templateHash !== snapshot.templateHash;
+
+/** It is emptied for a roll to another template, and that template is not wanted any more: the roll was taken back, or the spec was. */
+export const isSpared = (snapshot: Snapshot, pod: PodFacts): boolean =>
+  pod.leaving?.reason === "Roll" && !isOld(snapshot, pod) && pod.mustGo === "";
 
 /** No process of it was ever reached. One that was may hold experts, whatever its probe says: the rebalance plane empties it. */
 export function neverServed({ view, warmingUp }: Snapshot, pod: PodFacts): boolean {

@@ -3,7 +3,18 @@
 // derived from the snapshot, so a crash loses nothing. A rank that leaves is marked on its pod first, then the rebalance plane empties
 // it, and only then the pod goes. Nothing that serves is deleted for a new pod unless the API server takes that pod (handover.ts).
 import type { PodFailure } from "../../../crds/moe-deployment-status.ts";
-import { besides, emptied, goers, type HandoverInput, isIdle, isOld, neverServed, noRoomForReplacement, rollNote } from "./handover.ts";
+import {
+  besides,
+  emptied,
+  goers,
+  type HandoverInput,
+  isIdle,
+  isOld,
+  isSpared,
+  neverServed,
+  noRoomForReplacement,
+  rollNote,
+} from "./handover.ts";
 import { expertBudget, fit } from "./memory-fit.ts";
 import { podFailures, waitMs } from "./rank-backoff.ts";
 import { rollRules, stableCreations, stableTemplate } from "./rollout.ts";
@@ -62,8 +73,9 @@ export function nextStep(input: PodsInput): Step {
   const rolls = successor === "Accepted";
   const asked: HandoverInput = { snapshot, staying, ranks, rolls, unmade, limitBytes };
   const done = [...gone.actions, ...release(snapshot, staying, rolls)];
-  const held = rolls || ranks === 0 ? [] : staying.filter((pod) => pod.leaving?.reason === "Roll");
-  const kept = held.map((pod): Action => ({ type: "unmark", pod, why: "no pod can be made in its place" }));
+  const held = ranks === 0 ? [] : staying.filter((pod) => (rolls ? isSpared(snapshot, pod) : pod.leaving?.reason === "Roll"));
+  const why = rolls ? "its template is wanted again" : "no pod can be made in its place";
+  const kept = held.map((pod): Action => ({ type: "unmark", pod, why }));
   const said = { blocked: undefined, note: "", failures };
   if (successor === "None" && ranks > 0) return { ...said, actions: [...done, ...kept], againInMs: gone.againInMs };
   const going = goers(asked);
@@ -138,7 +150,7 @@ const seniority = (a: PodFacts, b: PodFacts): number =>
 function release(snapshot: Snapshot, staying: readonly PodFacts[], rolls: boolean): Action[] {
   return staying.flatMap((pod): Action[] => {
     const reason = pod.leaving?.reason ?? (pod.mustGo === "" ? undefined : "Evict");
-    if (!reason || (reason === "Roll" && !rolls)) return [];
+    if (!reason || (reason === "Roll" && (!rolls || isSpared(snapshot, pod)))) return [];
     const drain = snapshot.view?.drains.find((one) => one.podUid === pod.uid);
     const gone = (why: string): Action[] => [{ type: "delete", pod, force: false, reason: reasonOf[reason], why }];
     if (neverServed(snapshot, pod)) return gone("it never served");
@@ -210,7 +222,7 @@ function infeasible(input: PodsInput, present: number): Blocked | undefined {
  */
 function victimOrder(snapshot: Snapshot, a: PodFacts, b: PodFacts): number {
   const unique = (pod: PodFacts) => snapshot.view?.members.find((member) => member.podUid === pod.uid)?.uniqueBytes ?? 0;
-  const leaving = (pod: PodFacts) => Number(pod.leaving !== undefined);
+  const leaving = (pod: PodFacts) => Number(pod.leaving !== undefined && !isSpared(snapshot, pod));
   return leaving(b) - leaving(a) || Number(a.ready) - Number(b.ready) || unique(a) - unique(b) || b.rank - a.rank;
 }
 

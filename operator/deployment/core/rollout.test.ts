@@ -42,6 +42,12 @@ const cases: Record<string, { strategy: object; pods: readonly PodFacts[]; more?
     pods: [old(0), old(1), old(2, leaving), pod(3), pod(4)],
     want: ["mark 1 Roll"],
   },
+  "a rank that was to go for a template that is taken back stays": {
+    strategy: {},
+    pods: [pod(0), pod(1), pod(2, leaving), old(3, { ready: false })],
+    want: ["unmark 2", "mark 3 Shrink"],
+  },
+  "even where it is empty": { strategy: {}, pods: [pod(0), pod(1), pod(2, leaving)], want: ["unmark 2"] },
   "without a surge a rank is emptied first": { strategy: { maxSurge: 0, maxUnavailable: 1 }, pods: all, want: ["mark 2 Roll"] },
   "and made again when it is gone": { strategy: { maxSurge: 0, maxUnavailable: 1 }, pods: [old(0), old(1)], want: ["create 2"] },
   "the next one waits until that serves": {
