@@ -21,6 +21,10 @@ test("a pod is in the zone that its node's label names, and in none where there 
   const nodes = nodeHealth([node("a", "eu-1"), node("b", undefined)]);
   const zone = (name: string | undefined) => podFacts(pod(name), nodes, 0)?.zone;
   assert.deepEqual([zone("a"), zone("b"), zone("c"), zone(undefined)], ["eu-1", undefined, undefined, undefined]);
+  const byZone = nodeHealth([node("a", "eu-1"), node("b", undefined)], "topology.kubernetes.io/zone");
+  const rack = (name: string | undefined) => podFacts(pod(name), byZone, 0)?.rack;
+  assert.deepEqual([rack("a"), rack("b"), rack(undefined)], ["eu-1", undefined, undefined], "by the label that the topology names");
+  assert.equal(podFacts(pod("a"), nodes, 0)?.rack, undefined, "and by none without");
 });
 
 const at = (ms: number) => new Date(ms).toISOString();

@@ -4,6 +4,7 @@ import { annotations, labels } from "../../crds/common.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import type { GatewayFacts, ObservedPod } from "./core/snapshot.ts";
 import type { GatewayPod, LeavingReason } from "./core/world.ts";
+import { gangOf } from "./gangs/index.ts";
 import type { Informers } from "./informers.ts";
 import { modelOfPod } from "./objects/model-place.ts";
 import { workerKind } from "./objects/pod-template.ts";
@@ -60,6 +61,8 @@ export interface NodeHealth {
   /** State of a node; unknown when it is not in the cache. */
   readonly state: (node: string) => "answers" | "silent" | "unknown";
   readonly zone: (node: string) => string | undefined;
+  /** Value of the label that the deployment's topology names. */
+  readonly rack: (node: string) => string | undefined;
   /** Marks of a node that is to be left; empty for one that is not known. */
   readonly taints: (node: string) => readonly Taint[];
 }
@@ -81,14 +84,14 @@ interface Taint {
 const zoneLabel = "topology.kubernetes.io/zone";
 
 /** Nodes that the operator may not read: none counts as silent, and a pod leaves when it is evicted. */
-const unseenNodes: NodeHealth = { state: () => "answers", zone: () => undefined, taints: () => [] };
+const unseenNodes: NodeHealth = { state: () => "answers", zone: () => undefined, rack: () => undefined, taints: () => [] };
 
-/** The nodes as the cache has them, or as good as none where they may not be read. */
-export function nodesSeen(informers: Pick<Informers, "list" | "seesNodes">): NodeHealth {
-  return informers.seesNodes ? nodeHealth(informers.list("nodes")) : unseenNodes;
+/** The nodes as the cache has them, or as good as none where they may not be read. `rackLabel`: by which their racks are told apart. */
+export function nodesSeen(informers: Pick<Informers, "list" | "seesNodes">, rackLabel?: string): NodeHealth {
+  return informers.seesNodes ? nodeHealth(informers.list("nodes"), rackLabel) : unseenNodes;
 }
 
-export function nodeHealth(nodes: readonly KubeObject[]): NodeHealth {
+export function nodeHealth(nodes: readonly KubeObject[], rackLabel?: string): NodeHealth {
   const schema = z.object({
     spec: z
       .object({
@@ -114,8 +117,13 @@ export function nodeHealth(nodes: readonly KubeObject[]): NodeHealth {
       return [node.metadata.name, [...cordon, ...leaving]] as const;
     }),
   );
-  const zones = new Map(nodes.map((node) => [node.metadata.name, node.metadata.labels?.[zoneLabel]]));
-  return { state: (node) => states.get(node) ?? "unknown", zone: (node) => zones.get(node), taints: (node) => taints.get(node) ?? [] };
+  const labelsOf = new Map(nodes.map((node) => [node.metadata.name, node.metadata.labels]));
+  return {
+    state: (node) => states.get(node) ?? "unknown",
+    zone: (node) => labelsOf.get(node)?.[zoneLabel],
+    rack: (node) => (rackLabel === undefined ? undefined : labelsOf.get(node)?.[rackLabel]),
+    taints: (node) => taints.get(node) ?? [],
+  };
 }
 
 /** The facts of a pod; undefined for one without a readable rank: not one of ours. */
@@ -136,6 +144,7 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     ip: status.podIP,
     node,
     zone: node ? nodes.zone(node) : undefined,
+    rack: node ? nodes.rack(node) : undefined,
     ready,
     unreadySinceMs: ready ? undefined : Date.parse(readiness?.lastTransitionTime ?? "") || createdMs,
     restarts: Math.max(0, ...status.containerStatuses.map(({ restartCount }) => restartCount)),
@@ -143,6 +152,7 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     silent: health === "silent" || (health === "unknown" && now - boundMs(pod, status, now) > unknownNodeMs),
     terminal: isTerminal(status),
     model: modelOfPod(pod.spec),
+    gang: gangOf(pod.metadata),
     templateHash: pod.metadata.annotations?.[annotations.templateHash] ?? "",
     image: spec.containers.find(({ name }) => name === workerKind.container)?.image ?? "",
     createdMs,
