@@ -107,3 +107,19 @@ test("a pod says since when it is not Ready and how often it was started again, 
   assert.equal(facts({ containerStatuses: [{ restartCount: 1 }, { restartCount: 4 }] })?.restarts, 4);
   assert.equal(facts({})?.restarts, 0);
 });
+
+test("a pod that no scheduler has a word for says by whose name it waits", () => {
+  const lonely = (conditions: object[], spec: object = { schedulerName: "volcano" }): KubeObject => ({
+    ...pod(undefined),
+    metadata: { ...pod(undefined).metadata, creationTimestamp: at(1000) },
+    spec,
+    status: { phase: "Pending", conditions },
+  });
+  const said = (object: KubeObject, now: number) => podFacts(object, nodeHealth([]), now)?.problem ?? "";
+  assert.equal(said(lonely([]), 120_000), "", "a scheduler of groups may wait for the others of one");
+  assert.match(said(lonely([]), 130_000), /^Unschedulable: no scheduler named "volcano" has looked at the pod for 120 s/);
+  assert.equal(said(lonely([]), 240_000), said(lonely([]), 130_000), "in whole steps, so that the status holds still");
+  const refused = { type: "PodScheduled", status: "False", reason: "Unschedulable", message: "0/3 nodes" };
+  assert.equal(said(lonely([refused]), 130_000), "Unschedulable: 0/3 nodes");
+  assert.equal(said(lonely([], { nodeName: "a" }), 130_000), "");
+});

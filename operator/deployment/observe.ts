@@ -16,6 +16,8 @@ export const leavingSinceAnnotation = `${leavingAnnotation}-since`;
 const unknownNodeMs = 30_000;
 /** Containers are made in seconds; after this long something that they need is missing. */
 const creatingMs = 60_000;
+/** A scheduler says at once why a pod has no node, and one that starts pods together after a minute: after this there is none. */
+const unheardMs = 120_000;
 const quietWaiting = ["ContainerCreating", "PodInitializing"];
 
 const state = z.object({
@@ -37,6 +39,7 @@ const podSchema = z.object({
   spec: z
     .object({
       nodeName: z.string().optional(),
+      schedulerName: z.string().default("default-scheduler"),
       containers: z.array(z.object({ name: z.string(), image: z.string().default("") })).default([]),
       tolerations: z.array(z.object({ key: z.string().default(""), effect: z.string().default("") })).default([]),
     })
@@ -159,7 +162,7 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     leaving: leaving(pod),
     mustGo: mustGo(spec, status, nodes),
     goneByMs: pod.metadata.deletionTimestamp === undefined ? undefined : Date.parse(pod.metadata.deletionTimestamp),
-    problem: problem(pod, status, now),
+    problem: problem(pod, status, now) || unheard(pod, parsed.data, now),
   };
 }
 
@@ -221,6 +224,14 @@ function problem(pod: KubeObject, status: PodStatus, now: number): string {
   }
   const scheduled = status.conditions.find((condition) => condition.type === "PodScheduled" && condition.status === "False");
   return scheduled ? text(scheduled.reason, scheduled.message) : "";
+}
+
+/** The text on a pod that no scheduler has said a word about: one of that name does not run, or does not know the pod's group. */
+function unheard({ metadata }: KubeObject, { spec, status }: z.infer<typeof podSchema>, now: number): string {
+  const waits = now - (Date.parse(metadata.creationTimestamp ?? "") || now);
+  if (spec.nodeName !== undefined || waits < unheardMs || status.conditions.some(({ type }) => type === "PodScheduled")) return "";
+  const seconds = (Math.floor(waits / unheardMs) * unheardMs) / 1000;
+  return `Unschedulable: no scheduler named "${spec.schedulerName}" has looked at the pod for ${seconds} s (podTemplate.spec.schedulerName)`;
 }
 
 /** The text on a pod that is slow to be created; its age goes in whole steps, so that the text does not change with every look. */
