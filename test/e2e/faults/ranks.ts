@@ -2,7 +2,7 @@
 import { processOf } from "../../harness/pod-process.ts";
 import { sleep } from "../../harness/process.ts";
 import { nobody, type PodState } from "./pods.ts";
-import type { Fault, Scene } from "./scene.ts";
+import type { Fault } from "./scene.ts";
 import { drawn } from "./schedule.ts";
 
 /** Shorter than what the kubelet's probes give a process. */
