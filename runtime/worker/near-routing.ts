@@ -7,7 +7,7 @@ import { nearShares, type Zones, zonesOf } from "../placement/near.ts";
 export class NearRouting {
   readonly #peers: Pick<Peers, "self" | "membership">;
   #zones: Zones | undefined;
-  #key = "";
+  #key = keyOf(undefined);
 
   constructor(peers: Pick<Peers, "self" | "membership">) {
     this.#peers = peers;
@@ -16,8 +16,7 @@ export class NearRouting {
   /** True when the zones of the world are others than when this was last asked: then every table is to be made anew. */
   changed(): boolean {
     this.#zones = zonesOf(this.#peers.self.rank, this.#peers.membership.members);
-    const { own = "", of = [], parts = [] } = this.#zones ?? {};
-    const key = JSON.stringify([own, [...of], [...parts]]);
+    const key = keyOf(this.#zones);
     if (key === this.#key) return false;
     this.#key = key;
     return true;
@@ -33,4 +32,8 @@ export class NearRouting {
       shares: layer.hosts.map((hosts, expert) => nearShares(hosts, layer.shares[expert] ?? [], zones)),
     }));
   }
+}
+
+function keyOf(zones: Zones | undefined): string {
+  return zones ? JSON.stringify([zones.own, [...zones.of], [...zones.parts]]) : "";
 }

@@ -19,7 +19,7 @@ export function gangOf(pod: ObjectMeta): GangName | undefined {
 /** Whether the cluster has a resource: `unknown` while it has not answered, `forbidden` where we may not ask. */
 export type Served = "served" | "absent" | "forbidden" | "unknown";
 
-export interface ChosenGang {
+interface ChosenGang {
   /** Undefined where nobody starts ranks together, and while there is nothing to start. */
   readonly gang: Gang | undefined;
   readonly refusals: readonly Refusal[];
