@@ -65,7 +65,7 @@ export const topologyModes = ["Pack", "Spread"] as const;
 export type TopologyMode = (typeof topologyModes)[number];
 
 /** Schedulers that know groups of pods, each with its file in operator/deployment/gangs/, and the values of `spec.scheduling.gang`. */
-export const gangNames = ["Coscheduling", "Volcano"] as const;
+const gangNames = ["Coscheduling", "Volcano"] as const;
 export type GangName = (typeof gangNames)[number];
 export const gangChoices = ["None", "Auto", ...gangNames] as const;
 export type GangChoice = (typeof gangChoices)[number];
