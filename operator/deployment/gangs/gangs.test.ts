@@ -133,7 +133,7 @@ const groups = (kube: FakeKube) => [...kube.all(resources.coschedulingPodGroups)
 const accepted = async (kube: FakeKube) => conditionOf(await status(kube), "SpecAccepted");
 
 test("nothing starts without the scheduler that was asked for, and everything once it is installed, without a restart", {
-  timeout: 60_000,
+  timeout: 240_000,
 }, async () => {
   const installed = new Set<Resource>();
   const kube = await clusterWith(installed);
@@ -143,7 +143,7 @@ test("nothing starts without the scheduler that was asked for, and everything on
   await until("it says why", async () => (await accepted(kube))?.reason === "GangUnavailable");
   assert.equal(pods(kube).length, 0);
   installed.add(resources.volcanoPodGroups);
-  await until("it is found, and the ranks serve", readyWith(kube, 3), 40_000);
+  await until("it is found, and the ranks serve", readyWith(kube, 3), 120_000);
   const [group, ...others] = groups(kube);
   assert.deepEqual([others.length, group.apiVersion, group.metadata.name], [0, "scheduling.volcano.sh/v1beta1", "moe-workers"]);
   assert.ok(pods(kube).every((one) => gangOf(one.metadata) === "Volcano" && one.spec.schedulerName === "volcano"));
@@ -168,7 +168,7 @@ test("nothing starts without the scheduler that was asked for, and everything on
 });
 
 test("Auto serves without any of them, and a lost rank joins the group of one that is installed later; nothing is rolled", {
-  timeout: 60_000,
+  timeout: 240_000,
 }, async () => {
   const installed = new Set<Resource>();
   const kube = await clusterWith(installed);
@@ -185,7 +185,7 @@ test("Auto serves without any of them, and a lost rank joins the group of one th
       operator.plane.controller.queue.add("ns/moe");
       return groups(kube).length === 1;
     },
-    40_000,
+    120_000,
   );
   assert.equal(groups(kube)[0].spec.minMember, 1, "the others run already");
   assert.deepEqual(new Set(pods(kube).map(({ metadata }) => metadata.uid)), before);
