@@ -8,7 +8,7 @@ export type Path = "pod" | TransferPath;
 export type TransferPath = (typeof transferPaths)[number];
 export const transferPaths = ["node", "zone", "rack", "remote", "store"] as const;
 
-/** Cost of a byte by path, relative to one within a node. `zone` is within a rack where racks are known, `rack` is between two of a zone. */
+/** Cost of a byte by path, relative to one within a node. `zone` is within a rack where racks are known, `rack` between two of a zone. */
 export const pathFactor: Readonly<Record<Path, number>> = { pod: 0, node: 1, zone: 2, rack: 3, remote: 6, store: 4 };
 
 /** Bytes per second that one receiver gets by each path; or bytes, where something has been added up. */
