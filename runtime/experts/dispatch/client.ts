@@ -12,7 +12,7 @@ import { expertWaitMs } from "./serve-frame.ts";
 /** Suspects are asked this often; the first answer clears them. */
 const lookEveryMs = 500;
 /** A stream that no frame was sent on for so long, nor on the lane beside it, is closed. Longer than a frame may take. */
-export const streamIdleMs = 60_000;
+const streamIdleMs = 60_000;
 
 /** What became of a stream: `idle`: it was closed since nobody used it. */
 export type StreamEvent = "opened" | "idle" | "ended";
@@ -23,7 +23,7 @@ export interface DispatchClientOptions extends FrameRunOptions {
   /** The port of a rank's lanes, as it says it; undefined: nothing is known of it. */
   readonly onLanes?: (rank: number, port: number | undefined) => void;
   readonly onStream?: (event: StreamEvent) => void;
-  /** Unset = `streamIdleMs`. */
+  /** Milliseconds, for tests; unset = `streamIdleMs`. */
   readonly idleMs?: number;
 }
 

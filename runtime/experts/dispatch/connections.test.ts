@@ -9,7 +9,7 @@ import { createTestCa } from "../../../test/support/certs.ts";
 import { until } from "../../../test/support/ranks.ts";
 import { createMetrics, type Metrics } from "../../observe/metrics.ts";
 
-const idleMs = 150;
+const idleMs = 300;
 const world = { namespace: "default", deployment: "mix", deploymentUid: "d" } as const;
 const model = rankModel({ layers: 1, experts: 4, bytes: 1, budgetBytes: 4 });
 const { hidden } = model.info;
@@ -63,15 +63,27 @@ test("ranks that send nothing have no stream, and the first frame opens one to i
   assert.equal(await counted("enodia_dispatch_streams{"), 1);
 });
 
-test("a stream is closed when no frame came for the idle time, and kept while frames come, here or on the lane beside it", async () => {
+/** Uses the streams to ranks 1 and 2, one by frames and one by its lane, for two idle times; false: this machine stood still for one. */
+async function keepBothOpen(): Promise<boolean> {
   await ask(1, 1);
   await ask(2, 1);
-  for (let passed = 0; passed < 4 * idleMs; passed += idleMs / 5) {
+  const begun = performance.now();
+  for (let last = begun; last - begun < 2 * idleMs; ) {
     await ask(1, 2);
     dispatch().used([2, 3]);
-    await sleep(idleMs / 5);
+    const now = performance.now();
+    if (now - last > idleMs / 2) return false;
+    last = now;
+    await sleep(idleMs / 10);
   }
-  assert.equal(dispatch().streams, 2, "both were used, and a lane that nobody has opens no stream");
+  return true;
+}
+
+test("a stream is kept while frames come, here or on the lane beside it, and closed when none came for the idle time", async (t) => {
+  let calm = false;
+  for (let tries = 0; tries < 20 && !calm; tries++) calm = await keepBothOpen();
+  if (calm) assert.equal(dispatch().streams, 2, "both were used, and a lane that nobody has opens no stream");
+  else t.diagnostic("this machine stood still for half of an idle time, again and again");
   await until("nothing is open", () => dispatch().streams === 0);
   assert.deepEqual(suspects(), [false, false, false, false]);
   assert.ok((await counted('enodia_dispatch_streams_closed_total{reason="idle"')) >= 2);
@@ -81,7 +93,7 @@ test("frames at any time around the closing are answered, by streams that are op
   const opened = await counted("enodia_dispatch_streams_opened_total");
   const random = seeded(7);
   const one = async (rank: number) => {
-    for (let i = 0; i < 12; i++) {
+    for (let i = 0; i < 8; i++) {
       await sleep(idleMs * (0.9 + 1.2 * random.next()));
       await Promise.all([ask(rank, i), ask(rank, -i)]);
     }
