@@ -4,14 +4,14 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { seeded } from "../../../operator/planner/random.ts";
-import { rankModel, type ScaleRank, startRank } from "../../../test/scale/ranks.ts";
+import { type RankModel, rankModel, type ScaleRank, startRank } from "../../../test/scale/ranks.ts";
 import { createTestCa } from "../../../test/support/certs.ts";
 import { until } from "../../../test/support/ranks.ts";
 import { createMetrics, type Metrics } from "../../observe/metrics.ts";
 
 const idleMs = 300;
 const world = { namespace: "default", deployment: "mix", deploymentUid: "d" } as const;
-const model = rankModel({ layers: 1, experts: 4, bytes: 1, budgetBytes: 4 });
+const model: RankModel = rankModel({ layers: 1, experts: 4, bytes: 1, budgetBytes: 4 });
 const { hidden } = model.info;
 const count = 4;
 const ranks: ScaleRank[] = [];
