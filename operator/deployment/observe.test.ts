@@ -103,3 +103,12 @@ test("a pod says since when it is not Ready and how often it was started again, 
   assert.equal(facts({ containerStatuses: [{ restartCount: 1 }, { restartCount: 4 }] })?.restarts, 4);
   assert.equal(facts({})?.restarts, 0);
 });
+
+test("a label that is no rank of any world makes a pod none of ours, however large its number", () => {
+  const rankOf = (label: string) => {
+    const labelled = { ...pod("a"), metadata: { ...pod("a").metadata, labels: { [labels.rank]: label } } };
+    return podFacts(labelled, nodeHealth([]), 0)?.rank;
+  };
+  assert.deepEqual(["0", "7", "4095"].map(rankOf), [0, 7, 4095]);
+  for (const label of ["4096", "999999999", "1e3", "", " 1", "-1", "1.5"]) assert.equal(rankOf(label), undefined, label);
+});
