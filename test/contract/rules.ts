@@ -126,6 +126,8 @@ export const ruleCases: readonly RuleCase[] = [
   deployment(".spec.runtime.decodeWait", { runtime: { decodeWait: "0ms" } }),
   deployment(".spec.runtimeImage", { runtimeImage: { rollout: "Auto", image: "enodia/runtime:1" } }),
   deployment(".spec.rolloutStrategy", { rolloutStrategy: { maxSurge: 0, maxUnavailable: 0 } }),
+  deployment(".spec.rolloutStrategy.maxSurge", { rolloutStrategy: { maxSurge: 65 } }),
+  deployment(".spec.rolloutStrategy.maxUnavailable", { rolloutStrategy: { maxUnavailable: -1 } }),
   deployment(".spec.rolloutStrategy.progressDeadline", { rolloutStrategy: { progressDeadline: "0s" } }),
   deployment(".spec.rebalancing.trigger.imbalancePercent", { rebalancing: { trigger: { imbalancePercent: 100 } } }),
   deployment(".spec.rebalancing.trigger.window", { rebalancing: { trigger: { window: "900ms" } } }),
