@@ -1,4 +1,4 @@
-// What a real API server refuses: every CEL rule of the CRDs with its message, and writes that rest on what is no longer so.
+// Refusals of a real API server: every CEL rule of the CRDs with its message, and writes that rest on what is no longer so.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { AppError, apiVersion } from "../../crds/common.ts";

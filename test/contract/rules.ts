@@ -6,7 +6,7 @@ import { parse } from "yaml";
 
 const root = join(import.meta.dirname, "../..");
 
-export interface CelRule {
+interface CelRule {
   readonly kind: string;
   /** The schema that has it, such as .spec.model.uri; empty for the object itself. */
   readonly path: string;

@@ -1,5 +1,5 @@
-// Fuzzers that show that a run sees what a thread cannot tell itself: an input that never ends, and one that takes all memory. No part of
-// the registry.
+// Fuzzers that show that a run sees what a thread cannot tell itself: an input that never ends, and one that takes all memory. They are
+// no part of the registry.
 import type { AnyFuzzer } from "./fuzzer.ts";
 
 const control = (name: string, deadlineMs: number, attempt: () => void): AnyFuzzer => ({

@@ -6,7 +6,7 @@ import { rulesOf, type Scope } from "../../operator/rbac.ts";
 import { type ControlPlane, root } from "./control-plane.ts";
 
 /** Where it runs, and the namespaces in which it works. */
-export interface Install {
+interface Install {
   readonly system: string;
   readonly watched: readonly string[];
 }
@@ -54,7 +54,7 @@ export interface OperatorProcess {
   readonly log: string[];
 }
 
-export interface ProcessOptions extends Install {
+interface ProcessOptions extends Install {
   readonly replica: string;
   readonly kubeconfig: string;
   readonly folder: string;

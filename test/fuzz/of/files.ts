@@ -1,4 +1,4 @@
-// What fuzzers of model files have in common: a file in memory that counts what is asked of it, and the codes by which files are refused.
+// The common parts of fuzzers of model files: a file in memory that gives no more than it has, and the codes by which files are refused.
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";

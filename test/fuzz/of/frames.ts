@@ -1,5 +1,5 @@
-// What one rank could send another as bytes on a connection: frames cut anywhere, and the heads of lanes and of training. The frames do
-// not depend on where they were cut, take no memory that they do not fill, and what is taken is written alike.
+// Bytes that one rank could send another on a connection: frames cut anywhere, and the heads of lanes and of training. The frames do not
+// depend on where they were cut, their sizes are bounded, and what is taken is written alike.
 import assert from "node:assert/strict";
 import { AppError } from "../../../crds/common.ts";
 import { decodeChunk, decodeGoodbye, decodeHello, encodeChunk, encodeGoodbye, encodeHello } from "../../../runtime/comm/wire-codec.ts";

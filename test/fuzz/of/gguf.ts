@@ -24,7 +24,7 @@ interface Input {
 
 export const gguf: Fuzzer<Subject, Input> = {
   name: "gguf",
-  share: 8,
+  share: 5,
   deadlineMs: 20_000,
   refusals: fileRefusals,
   async start() {

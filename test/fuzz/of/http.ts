@@ -130,7 +130,7 @@ function judgeEvents(body: string, path: string): void {
 
 export const http: Fuzzer<Subject, Input> = {
   name: "http",
-  share: 40,
+  share: 30,
   deadlineMs: 20_000,
   refusals: ["Refused"],
   async start() {

@@ -89,7 +89,7 @@ function messageOf(random: Random): ChatMessage {
 
 export const templates: Fuzzer<Subject, Input> = {
   name: "templates",
-  share: 20,
+  share: 10,
   deadlineMs: 20_000,
   refusals: [...fileRefusals, "InvalidRequest"],
   async start(scratch) {
