@@ -1,5 +1,5 @@
-// A clock that nobody sets: the wall clock as it was when it was made, and steady from then on. A wall clock that is set neither stretches a
-// rank's windows of load nor turns them round (Control.Watch tells the operator how far it is from its own), and ends no request.
+// A clock that nobody sets: the wall clock as it was when it was made, and steady from then on. Setting the wall clock neither stretches
+// a rank's windows of load nor turns them round (Control.Watch tells the operator how far it is from its own), and ends no request.
 
 /** Unix ms, whole. */
 export type SteadyClock = () => number;
