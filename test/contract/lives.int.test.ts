@@ -185,7 +185,7 @@ test("one that is deleted and made again at once under its name has its own obje
   await remove("again");
 });
 
-/** A line of the operator's log that says that it lacks a right; admission forbids things too, such as a pod before its account is there. */
+/** A line of the operator's log that says that it lacks a right; admission forbids too, such as a pod before its account is there. */
 const forbidden = (): string | undefined => operator?.log.find((line) => /cannot \w+ resource/.test(line));
 
 /** A finalizer of ours, so that a deletion takes as long as the test wants. */

@@ -56,8 +56,9 @@ function headersOf(random: Random): (readonly [string, string])[] {
 /** Bytes where a request is due. */
 function rawOf(random: Random): Buffer {
   const body = '{"model": "tiny", "prompt": "a", "max_tokens": 1}';
+  const verb = pick(random, ["POST", "GET", "PRI", "post", text(random)]);
   const lines = [
-    `${pick(random, ["POST", "GET", "PRI", "post", text(random)])} ${pick(random, [...paths, ...others, "*"])} HTTP/${pick(random, ["1.1", "1.0", "2.0", "9"])}`,
+    `${verb} ${pick(random, [...paths, ...others, "*"])} HTTP/${pick(random, ["1.1", "1.0", "2.0", "9"])}`,
     `host: ${text(random)}`,
     ...times(random, 4, () =>
       pick(random, [`content-length: ${pick(random, [body.length, 0, -1, 5, "5, 6", 2 ** 40])}`, "transfer-encoding: chunked"]),
