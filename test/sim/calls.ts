@@ -186,11 +186,17 @@ class ServerStream extends EventEmitter {
   cancelled = false;
   destroyed = false;
   readonly #call: StreamingCall;
+  readonly #deadline: number;
 
-  constructor(call: StreamingCall, request: Message) {
+  constructor(call: StreamingCall, request: Message, deadline: number) {
     super();
     this.#call = call;
     this.request = request;
+    this.#deadline = deadline;
+  }
+  /** By this end's clock; Infinity where there is none. */
+  getDeadline(): number {
+    return this.#deadline;
   }
   getAuthContext() {
     return this.#call.auth();
@@ -236,9 +242,10 @@ abstract class StreamingCall extends Call {
   protected readonly stream = new ClientStream(this);
   protected served: ServerStream | undefined;
 
-  protected start(request: Message): ClientStream {
+  /** A call carries the time that is left of its own, which its server adds to its clock. */
+  protected start(request: Message, leftMs = Number.POSITIVE_INFINITY): ClientStream {
     this.open((handler, server) => {
-      this.served = new ServerStream(this, this.arrived(request, this.client, server));
+      this.served = new ServerStream(this, this.arrived(request, this.client, server), Date.now() + leftMs);
       (handler as (call: ServerStream) => void)(this.served);
     });
     return this.stream;
@@ -295,13 +302,14 @@ export class StreamCall extends StreamingCall {
   begin([request, options]: readonly unknown[]): ClientStream {
     const { deadline } = (options ?? {}) as { deadline?: number };
     const { clock } = this.wire;
-    if (deadline !== undefined) {
-      const stop = clock.after(deadline - clock.now(), () => {
+    const leftMs = deadline === undefined ? undefined : deadline - clock.now();
+    if (leftMs !== undefined) {
+      const stop = clock.after(leftMs, () => {
         if (!this.over) this.break(new AppError("deadline exceeded", { code: "DeadlineExceeded" }));
       });
       this.stream.once("end", stop);
     }
-    return this.start(create(this.parts.input, request as Init));
+    return this.start(create(this.parts.input, request as Init), leftMs);
   }
 }
 
