@@ -186,20 +186,17 @@ class ServerStream extends EventEmitter {
   cancelled = false;
   destroyed = false;
   readonly #call: StreamingCall;
-  readonly #deadline: number;
 
-  constructor(call: StreamingCall, request: Message, deadline: number) {
+  constructor(call: StreamingCall, request: Message) {
     super();
     this.#call = call;
     this.request = request;
-    this.#deadline = deadline;
-  }
-  /** By this end's clock; Infinity where there is none. */
-  getDeadline(): number {
-    return this.#deadline;
   }
   getAuthContext() {
     return this.#call.auth();
+  }
+  getDeadline(): number {
+    return this.#call.deadline;
   }
   /** `sent` is called when the message has left this end. */
   write(message: Message, sent?: () => void): boolean {
@@ -241,11 +238,12 @@ class ServerStream extends EventEmitter {
 abstract class StreamingCall extends Call {
   protected readonly stream = new ClientStream(this);
   protected served: ServerStream | undefined;
+  /** By the server's clock, as gRPC has it: calls carry what is left. */
+  deadline = Number.POSITIVE_INFINITY;
 
-  /** A call carries the time that is left of its own, which its server adds to its clock. */
-  protected start(request: Message, leftMs = Number.POSITIVE_INFINITY): ClientStream {
+  protected start(request: Message): ClientStream {
     this.open((handler, server) => {
-      this.served = new ServerStream(this, this.arrived(request, this.client, server), Date.now() + leftMs);
+      this.served = new ServerStream(this, this.arrived(request, this.client, server));
       (handler as (call: ServerStream) => void)(this.served);
     });
     return this.stream;
@@ -302,14 +300,14 @@ export class StreamCall extends StreamingCall {
   begin([request, options]: readonly unknown[]): ClientStream {
     const { deadline } = (options ?? {}) as { deadline?: number };
     const { clock } = this.wire;
-    const leftMs = deadline === undefined ? undefined : deadline - clock.now();
-    if (leftMs !== undefined) {
-      const stop = clock.after(leftMs, () => {
+    if (deadline !== undefined) {
+      this.deadline = deadline;
+      const stop = clock.after(deadline - clock.now(), () => {
         if (!this.over) this.break(new AppError("deadline exceeded", { code: "DeadlineExceeded" }));
       });
       this.stream.once("end", stop);
     }
-    return this.start(create(this.parts.input, request as Init), leftMs);
+    return this.start(create(this.parts.input, request as Init));
   }
 }
 
