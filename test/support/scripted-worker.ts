@@ -126,13 +126,18 @@ async function serve(worker: ScriptedWorker, call: Call): Promise<void> {
     send({ event: { case: "queued", value: { queuedTokens: request.prompt.length } } });
     if (await obey(await worker.script.slot?.())) return;
     send({ event: { case: "started", value: {} } });
+    if (request.embed) {
+      send({ event: { case: "embedding", value: { values: [1, 0] } } });
+      return finish(call, FinishReason.STOP);
+    }
+    if (request.promptLogprobs) send({ event: { case: "prompt", value: { position: 1, ...promptLogprobs(request) } } });
     for (let position = request.replay.length; position < request.maxTokens; position++) {
       if (await obey(await worker.script.before?.(position, sent, worker.requests.length))) return;
       const last = position === (worker.script.length ?? Number.POSITIVE_INFINITY);
       const { seed = 0n, temperature = 0 } = request.sampling ?? {};
       const next = worker.script.token?.(position) ?? tokenAt(request.prompt, seed, temperature, position);
       const id = last ? eosId : next;
-      send({ event: { case: "token", value: { id, position, logprob: -0.5 } } });
+      send({ event: { case: "token", value: { id, position, logprob: -0.5, ...likeliest(request, 1) } } });
       sent++;
       if (last && request.eos.includes(eosId)) return finish(call, FinishReason.STOP);
       if (worker.script.delayMs !== undefined) await new Promise((resolve) => setTimeout(resolve, worker.script.delayMs));
@@ -143,6 +148,18 @@ async function serve(worker: ScriptedWorker, call: Call): Promise<void> {
     worker.active--;
     if (gone) worker.cancelled++;
   }
+}
+
+/** As many of the likeliest as are asked for, of each of so many tokens. */
+function likeliest({ sampling }: GenerateRequest, tokens: number): { topIds: number[]; topLogprobs: number[] } {
+  const top = sampling?.topLogprobs ?? 0;
+  const ids = Array.from({ length: tokens * top }, (_, i) => 97 + (i % top));
+  return { topIds: ids, topLogprobs: ids.map(() => -0.5) };
+}
+
+function promptLogprobs(request: GenerateRequest) {
+  const tokens = Math.max(0, request.prompt.length - 1);
+  return { logprobs: new Array<number>(tokens).fill(-0.5), ...likeliest(request, tokens) };
 }
 
 function finish(call: Call, reason: FinishReason): void {
