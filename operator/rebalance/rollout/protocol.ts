@@ -83,6 +83,11 @@ export class PlanRun {
     return this.inPhase("free");
   }
 
+  /** How far each layer has come. */
+  phases(): ReadonlyMap<number, LayerPhase> {
+    return new Map([...this.layers].map(([layer, run]) => [layer, run.phase]));
+  }
+
   get phase(): "Preparing" | "Committing" | "Releasing" {
     if (this.inPhase("waiting", "preparing").length > 0) return "Preparing";
     return this.inPhase("committing").length > 0 ? "Committing" : "Releasing";

@@ -15,7 +15,7 @@ import { nextPlan } from "./plan-object.ts";
 import { endWords, type Figures, type Foreseen, lastRebalance, planReport, settledReason } from "./plan-report.ts";
 import type { PlanReport, PlanResult, Proposal } from "./proposal.ts";
 import { PlanRun } from "./protocol.ts";
-import type { Action, Event, Outcome } from "./protocol-types.ts";
+import type { Action, Event, LayerPhase, Outcome } from "./protocol-types.ts";
 import { type Staged, stage } from "./staging.ts";
 
 const tickMs = 250;
@@ -355,6 +355,12 @@ export class Rollout {
 
   get moves(): number {
     return this.#staged.moves;
+  }
+
+  /** The plan that is to hold, and how far each layer that it changes has come. */
+  get target(): { readonly plan: PlacementPlan; readonly phases: ReadonlyMap<number, LayerPhase> } {
+    const { plan, tasks } = this.#staged;
+    return { plan, phases: this.#run?.phases() ?? new Map(tasks.map(({ placement }) => [placement.layer, "waiting"])) };
   }
 
   get phase(): "Preparing" | "Committing" | "Releasing" {
