@@ -6,8 +6,8 @@ import { Access, cookieName, sessionMs } from "./access.ts";
 const secret = "correct-horse-battery";
 const nobody = { host: "page.example", authorization: undefined, cookie: undefined };
 
-function made(access: PageAccess, token: string | undefined = secret) {
-  const state = { now: 1_000_000, token };
+function made(access: PageAccess) {
+  const state: { now: number; token: string | undefined } = { now: 1_000_000, token: secret };
   return { state, access: new Access({ access, token: async () => state.token, now: () => state.now }) };
 }
 

@@ -56,7 +56,7 @@ const standbyWords = (leader: string | undefined): Html =>
 /** Its events are those of the page that was asked for: once another replica answers them, the script loads that. */
 export function standbyDocument(leader: string | undefined, name: string, query: URLSearchParams): string {
   const events = linkTo("events", { ...Object.fromEntries(query), page: name });
-  return framed({ title: "This replica waits", events, body: html`<div id="standby">${standbyWords(leader)}</div>` });
+  return framed({ title: "This replica waits", events, body: standbyWords(leader) });
 }
 
 export function signInDocument(problem: string | undefined): string {

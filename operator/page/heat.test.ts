@@ -5,30 +5,72 @@ import type { PictureRank, PlacementPicture } from "../rebalance/status/picture.
 import { heatView, layerLoads, leastEven } from "./heat.ts";
 
 const rank = (n: number): PictureRank => {
-  return { rank: n, pod: `p${n}`, node: "n", zone: undefined, state: "active", bootId: "b", activeRequests: 0, queuedTokens: 0, served: undefined };
+  return {
+    rank: n,
+    pod: `p${n}`,
+    node: "n",
+    zone: undefined,
+    state: "active",
+    bootId: "b",
+    activeRequests: 0,
+    queuedTokens: 0,
+    served: undefined,
+  };
 };
 const layerOf = (layer: number, hosts: number[][], shares: number[][]) => ({ layer, epoch: 1, hosts, shares });
-const planOf = (layers: PlacementPlan["layers"]): PlacementPlan => ({ deploymentUid: "u", epoch: 1, parentEpoch: 0, planHash: "", modelDigest: "d", layers });
+const planOf = (layers: PlacementPlan["layers"]): PlacementPlan => ({
+  deploymentUid: "u",
+  epoch: 1,
+  parentEpoch: 0,
+  planHash: "",
+  modelDigest: "d",
+  layers,
+});
 /** Layers 2 and 5 have two experts each on two ranks; expert 0 of layer 5 is asked for thrice as often. */
 const plan = planOf([layerOf(2, [[0], [1]], [[1000], [1000]]), layerOf(5, [[0, 1], [1]], [[500, 500], [1000]])]);
 const picture = (more: Partial<PlacementPicture> = {}): PlacementPicture => {
-  return { plan, underWay: undefined, status: undefined, expected: new Float64Array([10, 10, 30, 10]), experts: 2, ranks: [rank(0), rank(1)], ...more };
+  return {
+    plan,
+    underWay: undefined,
+    status: undefined,
+    expected: new Float64Array([10, 10, 30, 10]),
+    experts: 2,
+    ranks: [rank(0), rank(1)],
+    ...more,
+  };
 };
 
 test("loads are percent of what a rank computes of the layer on average", () => {
   const heat = heatView(picture(), 5);
   assert.deepEqual([heat?.hosts, heat?.shares], ["0.1,1", "500.500,1000"]);
-  assert.deepEqual([heat?.expertPercent, heat?.rankPercent], [[150, 50], [75, 125]]);
+  assert.deepEqual(
+    [heat?.expertPercent, heat?.rankPercent],
+    [
+      [150, 50],
+      [75, 125],
+    ],
+  );
 });
 
 test("the layer that is least even is found by its number, not by its place", () => {
   const loads = layerLoads(picture());
-  assert.deepEqual(loads.map(({ layer, imbalancePercent }) => [layer, imbalancePercent]), [[2, 100], [5, 125]]);
+  assert.deepEqual(
+    loads.map(({ layer, imbalancePercent }) => [layer, imbalancePercent]),
+    [
+      [2, 100],
+      [5, 125],
+    ],
+  );
   assert.equal(leastEven(loads), 5);
 });
 
 test("a rank that plans count as slow is the busier for the same rows", () => {
-  const status = { ranks: [{ rank: 0, speedPercent: 50 }, { rank: 1, speedPercent: 100 }] };
+  const status = {
+    ranks: [
+      { rank: 0, speedPercent: 50 },
+      { rank: 1, speedPercent: 100 },
+    ],
+  };
   const [first] = layerLoads(picture({ status }));
   assert.equal(first?.imbalancePercent, 150);
 });

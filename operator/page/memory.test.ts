@@ -7,7 +7,18 @@ import { bucketMs, bucketsMax, decisionsMax, deploymentsMax, Memory, movesMax } 
 
 const start = 1_700_000_000_000;
 const rank = (more: Partial<PictureRank> = {}): PictureRank => {
-  return { rank: 0, pod: "p", node: "n", zone: undefined, state: "active", bootId: "b", activeRequests: 1, queuedTokens: 2, served: undefined, ...more };
+  return {
+    rank: 0,
+    pod: "p",
+    node: "n",
+    zone: undefined,
+    state: "active",
+    bootId: "b",
+    activeRequests: 1,
+    queuedTokens: 2,
+    served: undefined,
+    ...more,
+  };
 };
 const picture = (more: Partial<PlacementPicture> = {}): PlacementPicture => {
   return { plan: undefined, underWay: undefined, status: undefined, expected: undefined, experts: 0, ranks: [rank()], ...more };
@@ -17,7 +28,10 @@ const decision = (reason: string, message: string): ExpertPlacementStatus => ({ 
 
 function remembering() {
   const memory = new Memory();
-  return { take: (at: number, more?: Partial<PlacementPicture>) => memory.take(new Map([["u", picture(more)]]), start + at), told: () => memory.of("u") };
+  return {
+    take: (at: number, more?: Partial<PlacementPicture>) => memory.take(new Map([["u", picture(more)]]), start + at),
+    told: () => memory.of("u"),
+  };
 }
 
 test("an hour is kept, and no more", () => {
@@ -83,7 +97,13 @@ test("moves are those between two committed plans of one model; the first plan i
   assert.deepEqual(told()?.moves, [{ at: start + bucketMs, epoch: 2, layer: 3, expert: 0, rank: 1, from: [0] }]);
   take(2 * bucketMs, { plan: plan(3, [[2], [2]], "other") });
   assert.equal(told()?.moves.length, 1);
-  take(3 * bucketMs, { plan: plan(4, Array.from({ length: 200 }, () => [5]), "other") });
+  take(3 * bucketMs, {
+    plan: plan(
+      4,
+      Array.from({ length: 200 }, () => [5]),
+      "other",
+    ),
+  });
   assert.equal(told()?.moves.length, movesMax);
 });
 

@@ -12,8 +12,15 @@ const evil = `<img src=x onerror="alert(1)">&'`;
 const moed = (name: string, status: object = {}, spec: object = { model: { uri: "pvc://m/x" } }): KubeObject => {
   return { apiVersion: "enodia.dev/v1alpha1", kind: "MoEDeployment", metadata: { namespace: "ns", name, uid: name }, spec, status };
 };
-const boardOf = (objects: readonly KubeObject[]): Board => new Board({ cache: { list: (name) => (name === "moeDeployments" ? objects : []) }, now: () => 1_700_000_000_000 });
-const condition = (type: string, status: string, reason: string, message = "m") => ({ type, status, reason, message, lastTransitionTime: "2026-03-01T10:00:00Z" });
+const boardOf = (objects: readonly KubeObject[]): Board =>
+  new Board({ cache: { list: (name) => (name === "moeDeployments" ? objects : []) }, now: () => 1_700_000_000_000 });
+const condition = (type: string, status: string, reason: string, message = "m") => ({
+  type,
+  status,
+  reason,
+  message,
+  lastTransitionTime: "2026-03-01T10:00:00Z",
+});
 const made = (objects: readonly KubeObject[], page: string, query = "") => {
   const found = pages[page]?.(boardOf(objects).source(), new URLSearchParams(query)) ?? assert.fail();
   return { page: found, text: pageDocument(found, page, new URLSearchParams(query)) };
@@ -21,7 +28,11 @@ const made = (objects: readonly KubeObject[], page: string, query = "") => {
 
 test("what the cluster says stays text, wherever it stands", () => {
   const objects = [moed("a", { conditions: [condition("Ready", "False", "Bad", evil)] }, { model: { uri: `pvc://m/x`, servedName: "n" } })];
-  for (const [page, query] of [["", `search=${encodeURIComponent(evil)}`], ["", ""], ["deployment", "namespace=ns&name=a"]] as const) {
+  for (const [page, query] of [
+    ["", `search=${encodeURIComponent(evil)}`],
+    ["", ""],
+    ["deployment", "namespace=ns&name=a"],
+  ] as const) {
     const { text } = made(objects, page, query);
     assert.ok(!text.includes("<img"), page);
   }
@@ -31,14 +42,21 @@ test("what the cluster says stays text, wherever it stands", () => {
 });
 
 test("no page names an address that is not relative, nor has a script or a style in it", () => {
-  for (const text of [made([moed("a")], "").text, made([moed("a")], "deployment", "namespace=ns&name=a").text, standbyDocument("x", "", new URLSearchParams()), signInDocument(undefined)]) {
+  for (const text of [
+    made([moed("a")], "").text,
+    made([moed("a")], "deployment", "namespace=ns&name=a").text,
+    standbyDocument("x", "", new URLSearchParams()),
+    signInDocument(undefined),
+  ]) {
     for (const [, address = ""] of text.matchAll(/(?:href|src|action|data-events)="([^"]*)"/g)) assert.match(address, /^(\.\/|#|data:,$)/);
     assert.doesNotMatch(text, /<script(?![^>]* src=)|<style| style=| on\w+=/);
   }
 });
 
 test("what needs a person comes first, then what is under way; rows have a bound and the search finds the others", () => {
-  const many = Array.from({ length: rowsMax + 5 }, (_, n) => moed(`w${n}`, { conditions: [condition("Ready", "True", "AllReplicasAvailable")] }));
+  const many = Array.from({ length: rowsMax + 5 }, (_, n) =>
+    moed(`w${n}`, { conditions: [condition("Ready", "True", "AllReplicasAvailable")] }),
+  );
   const objects = [
     ...many,
     moed("busy", { conditions: [condition("Ready", "False", "RanksNotReady"), condition("Progressing", "True", "Starting")] }),
@@ -66,4 +84,16 @@ test("holds of a roll and a suspension are nobody's fault", () => {
   assert.equal(markOf(condition("Ready", "True", "x"), condition("Progressing", "False", "DeadlineExceeded")), "wrong");
   assert.equal(markOf(condition("Ready", "True", "x"), condition("Degraded", "True", "RanksLost")), "wrong");
   assert.equal(markOf(), "unknown");
+});
+
+test("each section that may change has a place in its document, or the browser would load it again and again", () => {
+  for (const [page, query] of [
+    ["", ""],
+    ["deployment", "namespace=ns&name=a"],
+    ["deployment", "namespace=ns&name=gone"],
+    ["job", "namespace=ns&name=gone"],
+  ] as const) {
+    const { page: found, text } = made([moed("a")], page, query);
+    for (const id of Object.keys(found.sections)) assert.ok(text.includes(`id="s-${id}"`), `${page}: ${id}`);
+  }
 });

@@ -4,9 +4,9 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { request } from "node:http";
 import { networkInterfaces } from "node:os";
 import { after, before, test } from "node:test";
+import { silentLog } from "../../runtime/observe/log.ts";
 import { down, open } from "../../test/cluster/cluster.ts";
 import { controlPlane } from "../../test/integration/control-plane.ts";
-import { silentLog } from "../../runtime/observe/log.ts";
 import { Board } from "./board.ts";
 import { type PageServer, servePage } from "./server.ts";
 
@@ -19,7 +19,9 @@ let proxy: ChildProcess | undefined;
 let base: string;
 
 const moed = () => {
-  const conditions = [{ type: "Ready", status: "True", reason: "Fine", message: state.message, lastTransitionTime: "2026-03-01T10:00:00Z" }];
+  const conditions = [
+    { type: "Ready", status: "True", reason: "Fine", message: state.message, lastTransitionTime: "2026-03-01T10:00:00Z" },
+  ];
   const metadata = { namespace: "ns", name: "a", uid: "u" };
   return { apiVersion: "x", kind: "MoEDeployment", metadata, spec: { model: { uri: "pvc://m/x" } }, status: { conditions } };
 };
@@ -27,7 +29,9 @@ const moed = () => {
 /** An address of this machine that an API server passes requests to; it refuses those of the loopback. */
 function address(): string {
   const all = Object.values(networkInterfaces()).flatMap((one) => one ?? []);
-  return all.find(({ family, internal }) => family === "IPv4" && !internal)?.address ?? assert.fail("this machine has no address of its own");
+  return (
+    all.find(({ family, internal }) => family === "IPv4" && !internal)?.address ?? assert.fail("this machine has no address of its own")
+  );
 }
 
 /** `kubectl proxy`, which says where it listens. */
@@ -108,7 +112,8 @@ test("who has signed in behind the API server's proxy reads the page, its files 
   const page = await ask("./", { headers: { cookie } });
   assert.ok(page.status === 200 && page.body.includes("it is well"), page.body);
   assert.match(String(page.headers["content-security-policy"]), /default-src 'none'/);
-  for (const [, file = ""] of page.body.matchAll(/(?:href|src)="(\.\/page\.\w+)"/g)) assert.equal((await ask(file, { headers: { cookie } })).status, 200, file);
+  for (const [, file = ""] of page.body.matchAll(/(?:href|src)="(\.\/page\.\w+)"/g))
+    assert.equal((await ask(file, { headers: { cookie } })).status, 200, file);
   const link = /href="(\.\/deployment\?[^"]*)"/.exec(page.body)?.[1]?.replaceAll("&amp;", "&") ?? "";
   assert.equal((await ask(link, { headers: { cookie } })).status, 200);
   const events = /data-events="([^"]*)"/.exec(page.body)?.[1]?.replaceAll("&amp;", "&") ?? "";

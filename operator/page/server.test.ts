@@ -12,7 +12,13 @@ import { clientsMax } from "./streams.ts";
 const secret = "correct-horse-battery";
 const moed = (message: string) => {
   const conditions = [{ type: "Ready", status: "True", reason: "Fine", message, lastTransitionTime: "2026-03-01T10:00:00Z" }];
-  return { apiVersion: "x", kind: "MoEDeployment", metadata: { namespace: "ns", name: "a", uid: "u" }, spec: { model: { uri: "pvc://m/x" } }, status: { conditions } };
+  return {
+    apiVersion: "x",
+    kind: "MoEDeployment",
+    metadata: { namespace: "ns", name: "a", uid: "u" },
+    spec: { model: { uri: "pvc://m/x" } },
+    status: { conditions },
+  };
 };
 
 async function served(access: PageAccess, run: (made: Made) => Promise<void>): Promise<void> {
@@ -46,7 +52,11 @@ async function bodyOf(response: IncomingMessage): Promise<string> {
   return body;
 }
 
-const ask = (port: number, path: string, more: { method?: string; headers?: Record<string, string>; body?: string } = {}): Promise<Answer> =>
+const ask = (
+  port: number,
+  path: string,
+  more: { method?: string; headers?: Record<string, string>; body?: string } = {},
+): Promise<Answer> =>
   new Promise((resolve, reject) => {
     const { body, ...options } = more;
     const asked = request({ port, path, ...options }, (response) => {
@@ -89,8 +99,10 @@ test("each answer is closed to other origins, scripts and frames", async () => {
 
 test("it is read-only, and knows its pages alone", async () => {
   await served("Proxy", async ({ port }) => {
-    for (const method of ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]) assert.equal((await ask(port, "/", { method })).status, 405, method);
-    for (const path of ["/nothing", "/static/page.js", "/..%2fmain.ts", "/constructor", "/__proto__"]) assert.equal((await ask(port, path)).status, 404, path);
+    for (const method of ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+      assert.equal((await ask(port, "/", { method })).status, 405, method);
+    for (const path of ["/nothing", "/static/page.js", "/..%2fmain.ts", "/constructor", "/__proto__"])
+      assert.equal((await ask(port, path)).status, 404, path);
     assert.equal((await ask(port, `/?search=${"x".repeat(4_000)}`)).status, 414);
     assert.deepEqual(await ask(port, "/", { method: "HEAD" }).then(({ status, body }) => [status, body]), [200, ""]);
   });

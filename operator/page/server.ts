@@ -87,7 +87,7 @@ async function filesOf(): Promise<Files> {
 export async function servePage(options: PageOptions): Promise<PageServer> {
   const { board, access, port, token, log } = options;
   const now = options.now ?? Date.now;
-  const streams = new Streams({ board, now });
+  const streams = new Streams({ board, now, onError: (err) => log.error({ err }, "a page could not be brought up to date") });
   const site = new Site({ board, streams, access: new Access({ access, token, now }), files: await filesOf() });
   const server = createServer(
     { headersTimeout: requestTimeoutMs, requestTimeout: requestTimeoutMs, keepAliveTimeout: idleTimeoutMs },
@@ -105,8 +105,14 @@ export async function servePage(options: PageOptions): Promise<PageServer> {
     server.once("error", (cause) => reject(new AppError(`page port ${port}: ${cause.message}`, { code: "ListenFailed", cause })));
     server.listen(port, access === "PortForward" ? "127.0.0.1" : "0.0.0.0", resolve);
   });
-  const ticks = setInterval(() => guarded(log, () => streams.tick()), tickMs);
-  const samples = setInterval(() => guarded(log, () => board.sample()), bucketMs);
+  const ticks = setInterval(() => streams.tick(), tickMs);
+  const samples = setInterval(() => {
+    try {
+      board.sample();
+    } catch (err) {
+      log.error({ err }, "no sample for the page could be taken"); // no reason for the operator to end
+    }
+  }, bucketMs);
   return {
     port: (server.address() as AddressInfo).port,
     close: async () => {
@@ -118,15 +124,6 @@ export async function servePage(options: PageOptions): Promise<PageServer> {
       await closed;
     },
   };
-}
-
-/** What is wrong with the page is no reason for the operator to end. */
-function guarded(log: Log, work: () => void): void {
-  try {
-    work();
-  } catch (err) {
-    log.error({ err }, "the page could not be brought up to date");
-  }
 }
 
 function send(response: ServerResponse, { status, type, body, more = {} }: Reply, headOnly: boolean): void {

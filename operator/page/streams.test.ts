@@ -9,8 +9,16 @@ import { messageBytesMax, Streams, stalledMs, streamMs } from "./streams.ts";
 
 const state = { now: 1_700_000_000_000, message: "" };
 const moed = () => {
-  const conditions = [{ type: "Ready", status: "True", reason: "Fine", message: state.message, lastTransitionTime: "2026-03-01T10:00:00Z" }];
-  return { apiVersion: "x", kind: "MoEDeployment", metadata: { namespace: "ns", name: "a", uid: "u" }, spec: { model: { uri: "pvc://m/x" } }, status: { conditions } };
+  const conditions = [
+    { type: "Ready", status: "True", reason: "Fine", message: state.message, lastTransitionTime: "2026-03-01T10:00:00Z" },
+  ];
+  return {
+    apiVersion: "x",
+    kind: "MoEDeployment",
+    metadata: { namespace: "ns", name: "a", uid: "u" },
+    spec: { model: { uri: "pvc://m/x" } },
+    status: { conditions },
+  };
 };
 
 /** One client of a real server, and the answer that it is served by. */
@@ -18,7 +26,7 @@ async function connected(run: (made: { streams: Streams; response: ServerRespons
   state.message = "first";
   const board = new Board({ cache: { list: (name) => (name === "moeDeployments" ? [moed()] : []) }, now: () => state.now });
   board.lead({ picture: () => undefined });
-  const streams = new Streams({ board, now: () => state.now });
+  const streams = new Streams({ board, now: () => state.now, onError: assert.fail });
   const answered = Promise.withResolvers<ServerResponse>();
   const server = createServer((_, response) => {
     streams.add(response, "", new URLSearchParams());
@@ -100,4 +108,27 @@ test("a stream ends after its time, so that its reader is asked anew", async () 
     streams.tick();
     await ended;
   });
+});
+
+test("a view that cannot be made ends its own stream, and is told of", async () => {
+  const problems: unknown[] = [];
+  let broken = false;
+  const source: Board["source"] = () => {
+    if (broken) throw new Error("planted");
+    return new Board({ cache: { list: () => [] }, now: () => state.now }).source();
+  };
+  const streams = new Streams({ board: { leads: true, leader: undefined, source }, now: () => state.now, onError: (error) => problems.push(error) });
+  const server = createServer((_, response) => void streams.add(response, "", new URLSearchParams()));
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const socket = connect((server.address() as AddressInfo).port, "127.0.0.1");
+  socket.on("error", () => {});
+  socket.write("GET / HTTP/1.1\r\nhost: x\r\n\r\n");
+  await new Promise((resolve) => socket.once("data", resolve));
+  broken = true;
+  streams.tick();
+  assert.equal(problems.length, 1);
+  for (let n = 0; n < 100 && streams.size > 0; n++) await sleep(10);
+  assert.equal(streams.size, 0);
+  socket.destroy();
+  server.close();
 });

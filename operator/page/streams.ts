@@ -34,6 +34,8 @@ export interface StreamsParts {
   readonly board: Pick<Board, "leads" | "leader" | "source">;
   /** Unix ms. */
   readonly now: () => number;
+  /** Told of a view that could not be made: its stream ends, the others go on. */
+  readonly onError: (error: unknown) => void;
 }
 
 const event = (name: string, data: unknown): string => `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`;
@@ -92,7 +94,14 @@ export class Streams {
   tick(): void {
     const now = this.#parts.now();
     const made = new Map<string, Page>();
-    for (const client of this.#clients) this.#serve(client, now, made);
+    for (const client of this.#clients) {
+      try {
+        this.#serve(client, now, made);
+      } catch (error) {
+        this.#parts.onError(error);
+        client.response.destroy();
+      }
+    }
   }
 
   #serve(client: Client, now: number, made: Map<string, Page>): void {

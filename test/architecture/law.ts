@@ -218,13 +218,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "operator/rebalance/rollout/",
   ],
   // The page reads what the planes know and tells nobody else; whatever it makes is a pure function of that.
-  "operator/page/": [
-    "crds/",
-    "runtime/observe/",
-    "runtime/placement/",
-    "operator/kube/kube.ts",
-    "operator/rebalance/status/picture.ts",
-  ],
+  "operator/page/": ["crds/", "runtime/observe/", "runtime/placement/", "operator/kube/kube.ts", "operator/rebalance/status/picture.ts"],
   "operator/main.ts": [
     "crds/",
     "runtime/observe/",

@@ -122,14 +122,12 @@ class LayerMap {
     canvas.setAttribute("aria-label", `Layer ${layer}: ${ranks.length} ranks by ${this.#experts} experts, ${this.#now.size} copies`);
     const pen = canvas.getContext("2d");
     pen.scale(scale, scale);
-    const style = getComputedStyle(canvas);
-    const colour = (name) => style.getPropertyValue(`--${name}`);
-    // Colours that follow the scheme are resolved where they are used as one.
+    // A colour that follows the scheme has a value only where it is used as one.
     const resolved = (name) => {
       canvas.style.color = `var(--${name})`;
-      const found = getComputedStyle(canvas).color;
+      const { color } = getComputedStyle(canvas);
       canvas.style.color = "";
-      return found || colour(name);
+      return color;
     };
     const inks = Object.fromEntries(["heat", "text", "line", "come", "go", "fresh", "focus"].map((name) => [name, resolved(name)]));
     this.#cells(pen, { across, down, inks });
@@ -254,7 +252,6 @@ const map = new LayerMap();
 /** Puts new HTML in its place and leaves the reader where they were. */
 function put(id, text) {
   const place = byId(`s-${id}`);
-  if (!place) return;
   const focused = place.contains(document.activeElement) ? document.activeElement.id : "";
   place.innerHTML = text;
   localTimes(place);
@@ -271,8 +268,8 @@ function localTimes(place) {
 }
 
 function take(state) {
-  // This was the page of a replica that waits; the one that answers now leads.
-  if (byId("standby")) return location.reload();
+  // Another page is there now: that of a replica that leads, or of what has come or gone meanwhile.
+  if (Object.keys(state.sections).some((id) => !byId(`s-${id}`))) return location.reload();
   for (const [id, text] of Object.entries(state.sections)) put(id, text);
   if ("heat" in state) map.show(state.heat);
   say("live");
@@ -280,15 +277,24 @@ function take(state) {
 
 const againMs = 5_000;
 let source;
+/** What is said while a replica answers that does not lead. */
+let waiting;
 
 function connect() {
   if (!document.body.dataset.events || document.hidden) return;
+  source?.close();
   source = new EventSource(document.body.dataset.events);
-  source.addEventListener("state", ({ data }) => take(JSON.parse(data)));
-  source.addEventListener("standby", ({ data }) => say(`waiting: ${JSON.parse(data).leader ?? "nobody"} leads`));
+  source.addEventListener("state", ({ data }) => {
+    waiting = undefined;
+    take(JSON.parse(data));
+  });
+  source.addEventListener("standby", ({ data }) => {
+    waiting = `waiting: ${JSON.parse(data).leader ?? "nobody"} leads`;
+    say(waiting);
+  });
   source.addEventListener("tooLarge", () => say("this page is too large to be sent"));
   source.addEventListener("error", () => {
-    if (source.readyState !== EventSource.CLOSED) return say("not connected, trying again");
+    if (source.readyState !== EventSource.CLOSED) return say(waiting ?? "not connected, trying again");
     // An answer that is no stream ends it: too many look on, or who looks has to sign in again.
     say("refused, trying again; reload to sign in");
     setTimeout(connect, againMs);
@@ -297,8 +303,8 @@ function connect() {
 
 // A page that nobody sees takes no stream.
 document.addEventListener("visibilitychange", () => {
-  source?.close();
-  if (!document.hidden) connect();
+  if (document.hidden) source?.close();
+  else connect();
 });
 
 byId("theme").hidden = false;
