@@ -97,7 +97,7 @@ export class DeploymentLoop {
 
   /** All that is known of the placement at this moment, for people who look on. */
   picture(): PlacementPicture {
-    const known = { status: this.#reporter.placement, expected: this.#observer.load?.expected, rollout: this.#rollout };
+    const known = { status: this.#reporter.placement, expected: this.#observer.load?.expected, rollout: this.#rollout?.told };
     return placementPicture(this.#seen, known);
   }
 
@@ -281,7 +281,7 @@ export class DeploymentLoop {
     const rollout = this.#rollout;
     this.#reporter.report(seen, {
       drains: this.#drains.view({ leaving: leavingOf(seen.views, seen.world.leaving), blocked: seen.blocked }),
-      rollout: rollout && { kind: rollout.kind, phase: rollout.phase, moves: rollout.moves },
+      rollout: rollout?.told,
       report: rollout?.report(),
       load: this.#observer.load?.snapshot(),
       waiting: this.#waiting,

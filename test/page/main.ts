@@ -1,21 +1,23 @@
 // `npm run test:page`: the operator's page in a real Chromium, over a story that the operator's own loop made. Checks that it is live,
 // usable by keyboard, readable in light and dark and at 360 px, and loads nothing from elsewhere; writes screenshots to be looked at.
 import assert from "node:assert/strict";
-import { accessSync, mkdirSync } from "node:fs";
+import { accessSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
+import { deserialize, serialize } from "node:v8";
 import { type Browser, chromium, type Page } from "playwright-core";
 import { type PageServer, servePage } from "../../operator/page/server.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import { focused, ground, leastContrast, nameless, overflow, says, saysNot, shades } from "./probes.ts";
 import { frameMs, record, type Story, type StoryFrame, tell } from "./story.ts";
 
-const usage = `usage: npm run test:page [-- --out FOLDER]
+const usage = `usage: npm run test:page [-- --out FOLDER] [--story FILE]
 
-Needs Chromium: Debian's package chromium, or ENODIA_CHROMIUM with the path of another. Screenshots go to FOLDER, out/page when not given.`;
+Needs Chromium: Debian's package chromium, or ENODIA_CHROMIUM with the path of another. Screenshots go to FOLDER, out/page when not given.
+The story that is recorded first takes half a minute of computing: FILE keeps it for the next time.`;
 
 const say = (line: string): void => void process.stdout.write(`${line}\n`);
-const waitMs = 60_000;
+const waitMs = 180_000;
 const narrow = { width: 360, height: 740 };
 const wide = { width: 1280, height: 900 };
 /** Of text against its background, as WCAG 2 wants it. */
@@ -42,6 +44,7 @@ interface Stage {
 /** A page whose every complaint fails the run, a violation of its security policy too, and every request to elsewhere. */
 async function opened({ browser, server }: Stage, path: string, options: Parameters<Browser["newPage"]>[0]): Promise<Page> {
   const page = await browser.newPage(options);
+  page.setDefaultTimeout(waitMs);
   const origin = `http://127.0.0.1:${server.port}`;
   page.on("pageerror", (error) => assert.fail(`the page's script failed: ${error.stack}`));
   page.on("console", (message) => message.type() === "error" && assert.fail(`the browser says: ${message.text()}`));
@@ -80,7 +83,7 @@ async function fleet(stage: Stage): Promise<void> {
 /** Before, during and after a rebalance, without the page being loaded again. */
 async function moves(stage: Stage): Promise<void> {
   const { frames } = stage.story;
-  const begins = frames.findIndex(({ picture }) => picture.underWay);
+  const begins = frames.findIndex(({ picture }, i) => i > 0 && picture.underWay && !frames[i - 1]?.picture.underWay);
   const ends = frames.findIndex(({ picture }, i) => i > begins && !picture.underWay);
   assert.ok(begins > 0 && ends > begins, "the story has a rebalance");
   const during = frames[Math.floor((begins + ends) / 2)] as StoryFrame;
@@ -149,13 +152,16 @@ const steps: readonly (readonly [name: string, run: (stage: Stage) => Promise<vo
 ];
 
 async function main(): Promise<void> {
-  const { out: folder, help } = parseArgs({ options: { out: { type: "string" }, help: { type: "boolean" } } }).values;
+  const options = { out: { type: "string" }, story: { type: "string" }, help: { type: "boolean" } } as const;
+  const { out: folder, story: file, help } = parseArgs({ options }).values;
   if (help) return say(usage);
   const executablePath = browserPath();
   const out = resolve(folder ?? "out/page");
   mkdirSync(out, { recursive: true });
   say(`playing the story; a frame is ${frameMs} ms`);
-  const story = await record();
+  const story = file !== undefined && existsSync(file) ? (deserialize(readFileSync(file)) as Story) : await record();
+  if (file !== undefined) writeFileSync(file, serialize(story));
+  say(`${story.frames.length} frames, ${story.frames.filter(({ picture }) => picture.underWay).length} of them within a rebalance`);
   const { board, now, show } = tell(story);
   show(story.frames[0] as StoryFrame);
   const server = await servePage({ board, access: "PortForward", port: 0, token: async () => undefined, log: silentLog, now });

@@ -15,7 +15,7 @@ import { nextPlan } from "./plan-object.ts";
 import { endWords, type Figures, type Foreseen, lastRebalance, planReport, settledReason } from "./plan-report.ts";
 import type { PlanReport, PlanResult, Proposal } from "./proposal.ts";
 import { PlanRun } from "./protocol.ts";
-import type { Action, Event, LayerPhase, Outcome } from "./protocol-types.ts";
+import type { Action, Event, Outcome } from "./protocol-types.ts";
 import { type Staged, stage } from "./staging.ts";
 
 const tickMs = 250;
@@ -349,18 +349,10 @@ export class Rollout {
     this.#stopped = true;
   }
 
-  get kind(): string {
-    return this.#proposal.kind;
-  }
-
-  get moves(): number {
-    return this.#staged.moves;
-  }
-
-  /** The plan that is to hold, and how far each layer that it changes has come. */
-  get target(): { readonly plan: PlacementPlan; readonly phases: ReadonlyMap<number, LayerPhase> } {
-    const { plan, tasks } = this.#staged;
-    return { plan, phases: this.#run?.phases() ?? new Map(tasks.map(({ placement }) => [placement.layer, "waiting"])) };
+  /** What it is and how far, for people; no layer is anywhere before its epoch is taken. */
+  get told() {
+    const { plan, moves } = this.#staged;
+    return { kind: this.#proposal.kind, moves, phase: this.phase, plan, phases: this.#run?.phases() };
   }
 
   get phase(): "Preparing" | "Committing" | "Releasing" {

@@ -46,13 +46,13 @@ export interface PlacementPicture {
 interface Known {
   readonly status: ExpertPlacementStatus | undefined;
   readonly expected: Float64Array | undefined;
-  readonly rollout: { readonly kind: string; readonly moves: number; readonly target: Pick<PlanUnderWay, "plan" | "phases"> } | undefined;
+  readonly rollout: (Omit<PlanUnderWay, "phases"> & { readonly phases: PlanUnderWay["phases"] | undefined }) | undefined;
 }
 
 export function placementPicture({ views, plan, shape }: Observed, { status, expected, rollout }: Known): PlacementPicture {
   return {
     plan,
-    underWay: rollout && { kind: rollout.kind, moves: rollout.moves, plan: rollout.target.plan, phases: rollout.target.phases },
+    underWay: rollout?.phases && { kind: rollout.kind, moves: rollout.moves, plan: rollout.plan, phases: rollout.phases },
     status,
     expected,
     experts: shape?.experts ?? 0,
