@@ -52,7 +52,7 @@ const schema = z.object({
   ENODIA_PAGE_TOKEN: z.string().min(1).default("/etc/enodia/page/token"),
 });
 
-export interface PageConfig {
+interface PageConfig {
   readonly access: PageAccess;
   readonly port: number;
   /** The file with the token of access Token. */

@@ -7,13 +7,13 @@ export const cookieName = "enodia-page";
 /** A browser signs in again after this. */
 export const sessionMs = 12 * 3_600_000;
 /** A shorter token would be found by trying. */
-export const tokenCharsMin = 16;
+const tokenCharsMin = 16;
 export const tokenCharsMax = 1024;
 /** Wrong tokens that are answered in a minute, of all callers together. */
 const wrongMax = 60;
 const wrongWindowMs = 60_000;
 
-export interface Asking {
+interface Asking {
   readonly host: string | undefined;
   readonly authorization: string | undefined;
   readonly cookie: string | undefined;
@@ -24,7 +24,7 @@ export type Answer =
   | { readonly may: "signIn" }
   | { readonly may: "nothing"; readonly status: 403 | 429 | 503; readonly why: string };
 
-export interface AccessParts {
+interface AccessParts {
   readonly access: PageAccess;
   /** The token as it is now; undefined where there is none. */
   readonly token: () => Promise<string | undefined>;

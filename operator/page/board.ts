@@ -5,7 +5,7 @@ import type { PlacementPicture } from "../rebalance/status/picture.ts";
 import { Memory } from "./memory.ts";
 import { deploymentReader, jobReader, type Source } from "./source.ts";
 
-export interface BoardParts {
+interface BoardParts {
   /** The operator's cache, as far as it is shown. */
   readonly cache: { list(name: "moeDeployments" | "moeTrainingJobs"): readonly KubeObject[] };
   /** Unix ms. */
@@ -13,7 +13,7 @@ export interface BoardParts {
 }
 
 /** The planes of a term, as far as they are shown. */
-export interface Shown {
+interface Shown {
   picture(uid: string): PlacementPicture | undefined;
 }
 

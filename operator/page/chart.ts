@@ -7,7 +7,7 @@ import { figure } from "./units.ts";
 const pointsMax = 240;
 const [width, height] = [600, 120];
 
-export interface Curve {
+interface Curve {
   readonly label: string;
   /** Evenly spaced; a gap where nothing is known. */
   readonly values: readonly (number | undefined)[];
@@ -15,7 +15,7 @@ export interface Curve {
   readonly tone: "a" | "b";
 }
 
-export interface Chart {
+interface Chart {
   readonly title: string;
   readonly unit: string;
   readonly curves: readonly Curve[];

@@ -15,7 +15,7 @@ export const movesMax = 64;
 const waiting = "Interval";
 
 /** The figures of a sample; undefined is what nobody has said, which is kept apart from zero. */
-export const seriesNames = ["imbalancePercent", "boundPercent", "ranks", "requests", "queuedTokens", "tokensPerSecond"] as const;
+const seriesNames = ["imbalancePercent", "boundPercent", "ranks", "requests", "queuedTokens", "tokensPerSecond"] as const;
 export type SeriesName = (typeof seriesNames)[number];
 export type Sample = Readonly<Record<SeriesName, number | undefined>>;
 

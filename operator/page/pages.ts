@@ -30,7 +30,7 @@ export interface Page {
   readonly status: 200 | 404;
 }
 
-export const searchCharsMax = 120;
+const searchCharsMax = 120;
 
 const objectName = z.string().min(1).max(253);
 const askedSchema = z.object({

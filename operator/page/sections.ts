@@ -11,7 +11,7 @@ export type Sections = Readonly<Record<string, Html>>;
 /** The mark is told by its word and its form, not by its colour alone. */
 export const markOf = ({ mark, reason }: Verdict): Html => html`<span class="verdict ${mark}">${reason}</span>`;
 
-export interface Column {
+interface Column {
   readonly head: string;
   readonly numeric?: boolean;
 }

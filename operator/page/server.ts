@@ -32,7 +32,7 @@ const connectionsMax = 2 * clientsMax;
 const addressCharsMax = 2_048;
 const bodyBytesMax = 4 * tokenCharsMax;
 
-export interface PageOptions {
+interface PageOptions {
   readonly board: Board;
   readonly access: PageAccess;
   readonly port: number;

@@ -27,7 +27,7 @@ export interface Source {
 }
 
 /** Objects are replaced in the cache and never changed, so that each is parsed once. */
-export class Reader<T> {
+class Reader<T> {
   readonly #parse: (object: unknown) => T;
   readonly #known = new WeakMap<KubeObject, Read<T>>();
 

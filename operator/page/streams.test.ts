@@ -117,7 +117,11 @@ test("a view that cannot be made ends its own stream, and is told of", async () 
     if (broken) throw new Error("planted");
     return new Board({ cache: { list: () => [] }, now: () => state.now }).source();
   };
-  const streams = new Streams({ board: { leads: true, leader: undefined, source }, now: () => state.now, onError: (error) => problems.push(error) });
+  const streams = new Streams({
+    board: { leads: true, leader: undefined, source },
+    now: () => state.now,
+    onError: (error) => problems.push(error),
+  });
   const server = createServer((_, response) => void streams.add(response, "", new URLSearchParams()));
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const socket = connect((server.address() as AddressInfo).port, "127.0.0.1");

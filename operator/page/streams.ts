@@ -6,7 +6,7 @@ import { type Page, pages } from "./pages.ts";
 
 export const tickMs = 1_000;
 /** A proxy between ends a stream that says nothing. */
-export const heartbeatMs = 10_000;
+const heartbeatMs = 10_000;
 export const clientsMax = 32;
 /** A client that has not taken what was sent for so long is let go. */
 export const stalledMs = 15_000;
@@ -30,7 +30,7 @@ interface Client {
   fullSince: number | undefined;
 }
 
-export interface StreamsParts {
+interface StreamsParts {
   readonly board: Pick<Board, "leads" | "leader" | "source">;
   /** Unix ms. */
   readonly now: () => number;
@@ -41,7 +41,7 @@ export interface StreamsParts {
 const event = (name: string, data: unknown): string => `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`;
 
 /** The parts of a page as texts, and among them those that are not what was sent. */
-export function changes(page: Page, sent: ReadonlyMap<string, string>): ReadonlyMap<string, string> {
+function changes(page: Page, sent: ReadonlyMap<string, string>): ReadonlyMap<string, string> {
   const parts = [
     ...Object.entries(page.sections).map(([id, { text }]) => [id, text] as const),
     ["heat", JSON.stringify(page.heat ?? null)] as const,
@@ -50,7 +50,7 @@ export function changes(page: Page, sent: ReadonlyMap<string, string>): Readonly
 }
 
 /** The message of changes: sections as HTML, and the map's numbers where they are among them. */
-export function messageOf(changed: ReadonlyMap<string, string>, now: number): string {
+function messageOf(changed: ReadonlyMap<string, string>, now: number): string {
   const heat = changed.get("heat");
   const sections = Object.fromEntries([...changed].filter(([id]) => id !== "heat"));
   return event("state", { at: now, sections, ...(heat === undefined ? {} : { heat: JSON.parse(heat) }) });

@@ -3,7 +3,7 @@ import type { Condition } from "../../crds/conditions.ts";
 
 /** From what needs a person to what needs nobody, the order in which they are listed. */
 export const marks = ["wrong", "busy", "unknown", "idle", "well"] as const;
-export type Mark = (typeof marks)[number];
+type Mark = (typeof marks)[number];
 
 export interface Verdict {
   readonly mark: Mark;

@@ -32,7 +32,7 @@ export interface RebalanceOptions {
 }
 
 /** What the rebalance plane does for the deployment plane, and what it shows to the page. */
-export interface RebalancePlane extends Rebalance {
+interface RebalancePlane extends Rebalance {
   /** The placement of a deployment as it is at this moment; undefined while nothing is known of it. */
   picture(uid: string): PlacementPicture | undefined;
 }

@@ -146,8 +146,8 @@ async function small(stage: Stage): Promise<void> {
 }
 
 const steps: readonly (readonly [name: string, run: (stage: Stage) => Promise<void>])[] = [
-  ["the fleet, and by the keyboard to a deployment", fleet],
   ["a rebalance as it happens, the map by the keyboard, light and dark", moves],
+  ["the fleet, and by the keyboard to a deployment", fleet],
   ["360 px, and a training job", small],
 ];
 

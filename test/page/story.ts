@@ -97,7 +97,7 @@ export async function record(): Promise<Story> {
   return { before, frames };
 }
 
-export interface Telling {
+interface Telling {
   readonly board: Board;
   now(): number;
   show(frame: StoryFrame): void;
