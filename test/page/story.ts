@@ -1,4 +1,4 @@
-// The story that the page is looked at with: a deployment of six ranks in virtual time, made by the operator's own loop, planner and
+// The story that the page is looked at with: a deployment of four ranks in virtual time, made by the operator's own loop, planner and
 // sessions (test/sim), whose load changes so that experts move; statuses are made by the operator's own functions. It is recorded as
 // frames, and a board is shown one after another. Beside it stand deployments and a training job in other states.
 import { parseMoEDeployment } from "../../crds/moe-deployment.ts";
@@ -15,16 +15,17 @@ import { job, rankPod, observed as trainingObserved } from "../builders/training
 import { SimCluster } from "../sim/cluster.ts";
 import { deploymentUid } from "../sim/worker.ts";
 
-const ranks = 6;
-const layers = 6;
-const experts = 24;
-const expertBytes = 64 * 1024;
+const ranks = 4;
+const layers = 4;
+const experts = 16;
+/** Small ones are hashed at once: larger ones take time of this machine, for which virtual time does not wait. */
+const expertBytes = 2048;
 const nodes = 2;
 export const frameMs = 250;
 /** Before the load changes for the last time, and from then on in frames. */
-const beforeMs = 3 * 60_000;
-const framesMs = 45_000;
-const changeEveryMs = 90_000;
+const beforeMs = 2 * 60_000;
+const framesMs = 40_000;
+const changeEveryMs = 60_000;
 
 export interface StoryFrame {
   /** Unix ms. */
@@ -42,9 +43,9 @@ const demandOf =
 const spec = {
   model: { uri: "hf://mistralai/Mixtral-8x7B-Instruct-v0.1@main" },
   replicas: ranks,
-  experts: { memoryPerRank: `${((layers * experts) / ranks + 5) * 64}Ki` },
+  experts: { memoryPerRank: `${((layers * experts) / ranks + 5) * 2}Ki` },
   telemetry: { nats: { url: "nats://sim:4222" } },
-  rebalancing: { trigger: { window: "5s" }, interval: "10s", budget: { maxTransferBytesPerSecond: "32Ki" } },
+  rebalancing: { trigger: { window: "5s" }, interval: "10s", budget: { maxTransferBytesPerSecond: "1Ki" } },
 };
 
 /** The status as the operator would write it, with what the loop says at this moment. */
