@@ -26,7 +26,7 @@ async function connected(run: (made: { streams: Streams; response: ServerRespons
   state.message = "first";
   const board = new Board({ cache: { list: (name) => (name === "moeDeployments" ? [moed()] : []) }, now: () => state.now });
   board.lead({ picture: () => undefined });
-  const streams = new Streams({ board, now: () => state.now, onError: assert.fail });
+  const streams = new Streams({ board, now: () => state.now, onError: (error) => assert.fail(String(error)) });
   const answered = Promise.withResolvers<ServerResponse>();
   const server = createServer((_, response) => {
     streams.add(response, "", new URLSearchParams());
