@@ -19,7 +19,7 @@ const ranks = 4;
 const layers = 4;
 const experts = 16;
 /** Small ones are hashed at once: larger ones take time of this machine, for which virtual time does not wait. */
-const expertBytes = 2048;
+const expertBytes = 100;
 const nodes = 2;
 export const frameMs = 250;
 /** Before the load changes for the last time, and from then on in frames. */
@@ -43,9 +43,9 @@ const demandOf =
 const spec = {
   model: { uri: "hf://mistralai/Mixtral-8x7B-Instruct-v0.1@main" },
   replicas: ranks,
-  experts: { memoryPerRank: `${((layers * experts) / ranks + 5) * 2}Ki` },
+  experts: { memoryPerRank: `${((layers * experts) / ranks + 5) * expertBytes}` },
   telemetry: { nats: { url: "nats://sim:4222" } },
-  rebalancing: { trigger: { window: "5s" }, interval: "10s", budget: { maxTransferBytesPerSecond: "1Ki" } },
+  rebalancing: { trigger: { window: "5s" }, interval: "10s", budget: { maxTransferBytesPerSecond: "64" } },
 };
 
 /** The status as the operator would write it, with what the loop says at this moment. */
