@@ -1,4 +1,4 @@
-// Who may read the page. PortForward: the server listens on the pod's loopback, which the API server lets in whoever may forward ports.
+// The door of the page, by three kinds of access. PortForward: the server listens on the pod's loopback, for whoever may forward ports.
 // Token: whoever knows the token of a Secret. Proxy: whoever reaches the port. Decided for each request; the token is read each time.
 import { createHash, createHmac, timingSafeEqual } from "node:crypto";
 import type { PageAccess } from "../../crds/names.ts";

@@ -1,5 +1,5 @@
-// What sections of all pages have in common: a mark with its word, tables, lists of facts and of conditions. A section is the unit in
-// which a page is brought up to date: HTML under an id. Pure.
+// The parts that sections of all pages are made of: a mark with its word, tables, lists of facts and of conditions. A section is the
+// unit in which a page is brought up to date: HTML under an id. Pure.
 import type { Condition } from "../../crds/conditions.ts";
 import { type Html, html, type Part } from "./html.ts";
 import { timeOf } from "./units.ts";

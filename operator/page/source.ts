@@ -1,4 +1,4 @@
-// What the page is made from: the objects in the operator's cache, parsed once each, and what the rebalance plane knows while this
+// The source of all views: the objects in the operator's cache, parsed once each, and what the rebalance plane knows while this
 // replica leads. Types, and the reading of objects; when samples are taken is board.ts.
 import { AppError } from "../../crds/common.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../crds/moe-deployment.ts";

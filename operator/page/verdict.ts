@@ -1,4 +1,4 @@
-// How a deployment or a training job stands, as one mark and one sentence from its conditions: what a person should look at first. Pure.
+// The verdict on a deployment or a training job: one mark and one sentence from its conditions: what a person should look at first. Pure.
 import type { Condition } from "../../crds/conditions.ts";
 
 /** From what needs a person to what needs nobody, the order in which they are listed. */

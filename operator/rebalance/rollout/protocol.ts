@@ -86,11 +86,6 @@ export class PlanRun {
     return this.inPhase("free");
   }
 
-  /** How far each layer has come. */
-  phases(): ReadonlyMap<number, LayerPhase> {
-    return new Map([...this.layers].map(([layer, run]) => [layer, run.phase]));
-  }
-
   get phase(): "Preparing" | "Committing" | "Releasing" {
     if (this.inPhase("waiting", "preparing").length > 0) return "Preparing";
     return this.inPhase("committing").length > 0 ? "Committing" : "Releasing";
@@ -395,7 +390,7 @@ export class PlanRun {
     this.lines[call].set(rank, { busy: false, retryAt: whole ? 0 : this.now + this.options.limits.retryMs });
   }
 
-  private inPhase(...phases: LayerPhase[]): number[] {
+  inPhase(...phases: LayerPhase[]): number[] {
     return this.runsIn(...phases).map((run) => run.layer);
   }
 
