@@ -41,6 +41,7 @@ export const ports = {
   progress: 9445,
   metrics: 9464,
   probes: 9465,
+  page: 9466,
 } as const;
 
 /** Paths at which the operator mounts things in runtime pods. */

@@ -78,6 +78,10 @@ export const operatorLogLevels = ["debug", "info", "warn", "error"] as const sat
 export type OperatorLogLevel = (typeof operatorLogLevels)[number];
 export const defaultLogLevel: OperatorLogLevel = "info";
 
+/** Who may read the page that the operator serves: who may forward a port of its pod, who knows a token, or who reaches its port. */
+export const pageAccesses = ["PortForward", "Token", "Proxy"] as const;
+export type PageAccess = (typeof pageAccesses)[number];
+
 /** Kubernetes' own names of when an image is pulled. */
 export const pullPolicies = ["Always", "IfNotPresent", "Never"] as const;
 export type PullPolicy = (typeof pullPolicies)[number];

@@ -219,6 +219,8 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "operator/rebalance/",
     "operator/rebalance/rollout/",
   ],
+  // The page reads what the planes know and tells nobody else; whatever it makes is a pure function of that.
+  "operator/page/": ["crds/", "runtime/observe/", "runtime/placement/", "operator/kube/kube.ts", "operator/rebalance/status/picture.ts"],
   "operator/main.ts": [
     "crds/",
     "runtime/observe/",
@@ -227,6 +229,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "operator/deployment/",
     "operator/rebalance/controller.ts",
     "operator/training/",
+    "operator/page/",
     "package.json",
   ],
   // The command line reads what the planes publish and plans offline; it never loads a plane.
