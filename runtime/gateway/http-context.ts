@@ -3,8 +3,8 @@ import type { Context } from "hono";
 import type { Tracing } from "../observe/trace.ts";
 import { type Admission, type Admitted, retryAfterSeconds } from "./admission.ts";
 import type { AnswerDeps } from "./answer.ts";
-import type { ApiKeys } from "./api-key.ts";
 import type { ClientEntry, ClientLimits } from "./client-limits.ts";
+import type { Door } from "./door.ts";
 import { type Problem, problemBody, problems, rejectReason } from "./problem.ts";
 
 /** The status of a request whose client went away, as it is counted. */
@@ -15,7 +15,7 @@ export interface AppDeps extends AnswerDeps {
   /** Unix seconds, of the model list. */
   readonly created: number;
   readonly admission: Admission;
-  readonly apiKeys: ApiKeys | undefined;
+  readonly door: Door;
   /** Origins whose pages may ask: "*" alone = all. */
   readonly corsOrigins: readonly string[];
   readonly clients: ClientLimits;
@@ -25,7 +25,16 @@ export interface AppDeps extends AnswerDeps {
 }
 
 export type Endpoint = "chat" | "completions" | "responses" | "embeddings" | "models" | "other";
-export type Env = { Variables: { requestId: string; endpoint: Endpoint; startedAt: number; counted: boolean; client: string } };
+/** `client` and `priority` are the caller's. */
+interface Variables {
+  requestId: string;
+  endpoint: Endpoint;
+  startedAt: number;
+  counted: boolean;
+  client: string;
+  priority: number | undefined;
+}
+export type Env = { Variables: Variables };
 export type Ctx = Context<Env>;
 
 /** `trace` is the request's, where it has got as far as to have one. */
@@ -45,7 +54,7 @@ export function refuse(c: Ctx, deps: AppDeps, problem: Problem): Response {
 
 export function problemResponse(c: Ctx, problem: Problem): Response {
   if (problem.retryAfterSeconds !== undefined) c.header("retry-after", String(problem.retryAfterSeconds));
-  if (problem.status === 401) c.header("www-authenticate", "Bearer");
+  if (problem.status === 401) c.header("www-authenticate", problem.challenge === undefined ? "Bearer" : `Bearer ${problem.challenge}`);
   return c.json(problemBody(problem), problem.status);
 }
 
@@ -65,4 +74,9 @@ export function enter(c: Ctx, deps: AppDeps, promptTokens: number): Place | { re
   if ("leave" in client) return { admitted, client };
   admitted.leave();
   return client;
+}
+
+/** The priority of a request that asks for this one. */
+export function priorityOf(c: Ctx, deps: AppDeps, asked: number | undefined): number {
+  return deps.clients.priorityOf({ client: c.get("client"), priority: c.get("priority") }, asked);
 }

@@ -111,7 +111,15 @@ const refused: Record<string, { change: (spec: any) => void; want: RegExp }> = {
   },
   "clients without keys": {
     change: (spec) => Object.assign(spec, { gateway: { clients: [{ name: "batch" }] } }),
-    want: /clients are told by their keys: set gateway\.apiKeySecretRef/,
+    want: /clients are told by their keys or tokens: set gateway\.apiKeySecretRef or gateway\.jwt/,
+  },
+  "an issuer of tokens without TLS": {
+    change: (spec) => Object.assign(spec, { gateway: { jwt: { issuer: "http://id.example.com", audience: "chat" } } }),
+    want: /gateway\.jwt\.issuer: Invalid value.*should match/,
+  },
+  "tokens for everybody": {
+    change: (spec) => Object.assign(spec, { gateway: { jwt: { issuer: "https://id.example.com" } } }),
+    want: /gateway\.jwt\.audience: Required/,
   },
   "a template with a name": {
     change: (spec) => Object.assign(spec, { podTemplate: { metadata: { name: "x" } } }),
