@@ -21,6 +21,7 @@ import {
 } from "./http-context.ts";
 import { type Parsed, parseChat, parseCompletion } from "./openai.ts";
 import { modelBody } from "./openai-body.ts";
+import { poolMetrics, poolMetricsType } from "./pool-metrics.ts";
 import { invalid, type Problem, problemOf, problems } from "./problem.ts";
 import { parseResponses } from "./responses.ts";
 
@@ -32,6 +33,7 @@ const requestIdPattern = /^[\w.:-]{1,128}$/;
 export function createApp(deps: AppDeps): Hono<Env> {
   const app = new Hono<Env>();
   app.get("/healthz", (c) => c.text("ok\n"));
+  app.get("/metrics", (c) => c.body(poolMetrics(deps.load()), 200, { "content-type": poolMetricsType }));
   app.use(async (c, next) => {
     const given = c.req.header("x-request-id") ?? "";
     c.set("requestId", requestIdPattern.test(given) ? given : randomUUID());
@@ -100,12 +102,9 @@ async function generation(c: Ctx, deps: AppDeps, endpoint: Endpoint, parse: (bod
   if ("problem" in parsed) return refuse(c, deps, parsed.problem);
   const prepared = await prepare(parsed.job, deps, c.req.raw.signal);
   if ("problem" in prepared) return refuse(c, deps, prepared.problem);
-  const { prompts } = prepared;
-  const place = enter(
-    c,
-    deps,
-    prompts.reduce((sum, { prompt }) => sum + prompt.length, 0),
-  );
+  const { prompts, promptLogprobs } = prepared;
+  const promptTokens = prompts.reduce((sum, { prompt }) => sum + prompt.length, 0);
+  const place = enter(c, deps, { promptTokens, promptLogprobs });
   if ("problem" in place) return refuse(c, deps, place.problem);
   const writer = parsed.writer({ model: deps.servedName, created: Math.floor(deps.now() / 1000) });
   const job = { ...parsed.job, priority: priorityOf(c, deps, parsed.job.priority) };
@@ -121,11 +120,8 @@ async function embeddings(c: Ctx, deps: AppDeps): Promise<Response> {
   const { signal } = c.req.raw;
   const encoded = await encodeInputs(parsed.job, deps, signal);
   if ("problem" in encoded) return refuse(c, deps, encoded.problem);
-  const place = enter(
-    c,
-    deps,
-    encoded.prompts.reduce((sum, { length }) => sum + length, 0),
-  );
+  const promptTokens = encoded.prompts.reduce((sum, { length }) => sum + length, 0);
+  const place = enter(c, deps, { promptTokens, promptLogprobs: 0 });
   if ("problem" in place) return refuse(c, deps, place.problem);
   const { admitted, client } = place;
   const id = c.get("requestId");

@@ -26,6 +26,7 @@ import { listenHttp } from "./http-server.ts";
 import { IssuerKeys, type IssuerLimits, issuerLimits } from "./issuer-keys.ts";
 import { modelContext } from "./model-context.ts";
 import { type FailoverLimits, failoverLimits } from "./patience.ts";
+import type { PoolLoad } from "./pool-metrics.ts";
 import { WorkerPool } from "./worker-pool.ts";
 
 /** Requests inside a gateway at once, waiting ones included, when the deployment names no other number. */
@@ -126,6 +127,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
     clients: new ClientLimits(config.clients ?? [], () => performance.now()), // the clock of a minute is set by nobody
     requestTimeoutMs,
     servedName: config.servedName,
+    load: () => loadOf(config.servedName, admission, pool),
     maxContext,
     created: Math.floor(Date.now() / 1000),
     limits: overrides.limits ?? failoverLimits,
@@ -203,6 +205,10 @@ class Readiness {
     if (this.#pool.countByState().active > 0 || Date.now() < this.#readyUntil) return undefined;
     return this.#health.reasons().find((reason) => reason.startsWith("workers:")) ?? "none is ready";
   }
+}
+
+function loadOf(model: string, { inside, waiting }: Admission, pool: WorkerPool): PoolLoad {
+  return { model, waiting, running: inside - waiting, kvUse: pool.kvUse() };
 }
 
 function awayReports(metrics: Metrics<"gateway">, log: Log) {

@@ -5,6 +5,7 @@ import { type Admission, type Admitted, retryAfterSeconds } from "./admission.ts
 import type { AnswerDeps } from "./answer.ts";
 import type { ClientEntry, ClientLimits } from "./client-limits.ts";
 import type { Door } from "./door.ts";
+import type { PoolLoad } from "./pool-metrics.ts";
 import { type Problem, problemBody, problems, rejectReason } from "./problem.ts";
 
 /** The status of a request whose client went away, as it is counted. */
@@ -20,6 +21,7 @@ export interface AppDeps extends AnswerDeps {
   readonly corsOrigins: readonly string[];
   readonly clients: ClientLimits;
   readonly tracing: Tracing;
+  readonly load: () => PoolLoad;
   /** The reason why no request can be taken now; undefined = some worker is or was ready a moment ago. */
   readonly unavailable: () => string | undefined;
 }
@@ -64,12 +66,18 @@ export interface Place {
   readonly client: ClientEntry;
 }
 
-/** Takes a request with so many prompt tokens in, or says why not. */
-export function enter(c: Ctx, deps: AppDeps, promptTokens: number): Place | { readonly problem: Problem } {
+/** What a request costs: tokens of its prompts, and log-probabilities of them that it is told. */
+interface Cost {
+  readonly promptTokens: number;
+  readonly promptLogprobs: number;
+}
+
+/** Takes a request in, or says why not. */
+export function enter(c: Ctx, deps: AppDeps, { promptTokens, promptLogprobs }: Cost): Place | { readonly problem: Problem } {
   const unavailable = deps.unavailable();
   if (unavailable !== undefined) return { problem: problems.noWorker(unavailable, retryAfterSeconds) };
-  const admitted = deps.admission.enter();
-  if (admitted === undefined) return { problem: problems.queueFull(retryAfterSeconds) };
+  const admitted = deps.admission.enter(promptLogprobs);
+  if ("problem" in admitted) return admitted;
   const client = deps.clients.enter(c.get("client"), promptTokens);
   if ("leave" in client) return { admitted, client };
   admitted.leave();

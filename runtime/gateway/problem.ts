@@ -97,6 +97,10 @@ export const problems = {
     code: "queue_full",
     retryAfterSeconds,
   }),
+  promptLogprobsFull: (retryAfterSeconds: number): Problem => ({
+    ...problems.queueFull(retryAfterSeconds),
+    message: "This gateway holds as many log-probabilities of prompts as it may: try again later, or ask for fewer top log-probabilities.",
+  }),
   quota: (client: string, limit: string, retryAfterSeconds: number): Problem => ({
     status: 429,
     type: "rate_limit_error",

@@ -36,6 +36,7 @@ function serving(of: Pick<Engine, "generate">, { metrics, tracing, record = new 
       notReady: () => undefined,
       refuses: () => false,
       onGap: () => {},
+      kvUse: () => 0.25,
       record,
     },
     ...{ metrics, tracing, log: silentLog },

@@ -3,12 +3,19 @@ import { once } from "node:events";
 import { createServer, type Server } from "node:https";
 import type { AddressInfo } from "node:net";
 import { getCACertificates, setDefaultCACertificates } from "node:tls";
-import { exportJWK, generateKeyPair, type JWTPayload, SignJWT, UnsecuredJWT } from "jose";
+import { exportJWK, generateKeyPair, SignJWT, UnsecuredJWT } from "jose";
 import type { TestCa } from "./certs.ts";
 
+type Claims = Readonly<Record<string, unknown>>;
 type Pair = Awaited<ReturnType<typeof generateKeyPair>>;
 
 const audience = "enodia";
+
+interface Answer {
+  readonly status: number;
+  readonly body?: string;
+  readonly location?: string;
+}
 
 export class TestIssuer {
   readonly #server: Server;
@@ -16,7 +23,7 @@ export class TestIssuer {
   /** Paths that were asked for, in order. */
   readonly asked: string[] = [];
   /** Answers before the issuer's own; undefined = its own. */
-  answer: (path: string) => { readonly status: number; readonly body?: string; readonly location?: string } | undefined = () => undefined;
+  answer: (path: string) => Answer | undefined = () => undefined;
 
   private constructor(server: Server) {
     this.#server = server;
@@ -48,7 +55,7 @@ export class TestIssuer {
     return `https://127.0.0.1:${this.port}`;
   }
 
-  #own(path: string): { status: number; body?: string } {
+  #own(path: string): Answer {
     if (path === "/.well-known/openid-configuration")
       return { status: 200, body: JSON.stringify({ issuer: this.url, jwks_uri: `${this.url}/keys` }) };
     return path === "/keys" ? { status: 200, body: this.#published } : { status: 404 };
@@ -69,7 +76,7 @@ export class TestIssuer {
   }
 
   /** A token of this issuer for a minute, with these claims and header fields instead of its own; undefined leaves one out. */
-  async sign(claims: JWTPayload = {}, header: { kid?: string; alg?: string; key?: Uint8Array } = {}): Promise<string> {
+  async sign(claims: Claims = {}, header: { kid?: string; alg?: string; key?: Uint8Array } = {}): Promise<string> {
     const { kid = [...this.#pairs.keys()].at(-1) ?? "", alg = "ES256", key } = header;
     const signer = key ?? this.#pairs.get(kid)?.privateKey ?? (await generateKeyPair(alg)).privateKey;
     return new SignJWT(this.#claims(claims)).setProtectedHeader({ alg, kid }).sign(signer);
@@ -79,7 +86,7 @@ export class TestIssuer {
     return new UnsecuredJWT(this.#claims({})).encode();
   }
 
-  #claims(claims: JWTPayload): JWTPayload {
+  #claims(claims: Claims): Claims {
     const now = Math.floor(Date.now() / 1000);
     const all = { iss: this.url, aud: audience, sub: "batch", exp: now + 60, ...claims };
     return Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined));
