@@ -284,7 +284,10 @@ export class WorkerPool implements Workers {
     this.#watched.add(worker);
     return new LifeWatch({
       rank,
-      open: () => this.#client(worker).alive({ sender: toSender(identity) }),
+      open: () => {
+        worker.knows = new Set(); // it says it anew
+        return this.#client(worker).alive({ sender: toSender(identity) });
+      },
       onAway: (error, { again, anew }) => {
         if (!again) onAway?.(rank, error);
         cut(worker, error);
@@ -292,7 +295,7 @@ export class WorkerPool implements Workers {
       },
       onSign: ({ knows, kvUse }) => {
         if (knows.length > 0) worker.knows = new Set(knows.slice(0, abilitiesMax));
-        worker.kvUse = kvUse;
+        worker.kvUse = kvUse !== undefined && kvUse >= 0 && kvUse <= 1 ? kvUse : undefined;
       },
       onBack: () => {
         onBack?.(rank);
