@@ -19,7 +19,16 @@ const knowing = { numerics: "other", knows: new Set(["json_object", "tool_calls"
 
 const cases = new Map<
   string,
-  { candidates: Candidate[]; avoid?: number[]; busy?: number[]; numerics?: string; needs?: WorkerAbility[]; doubtful?: boolean; want: number | undefined; reason?: RegExp }
+  {
+    candidates: Candidate[];
+    avoid?: number[];
+    busy?: number[];
+    numerics?: string;
+    needs?: WorkerAbility[];
+    doubtful?: boolean;
+    want: number | undefined;
+    reason?: RegExp;
+  }
 >([
   ["nobody is known", { candidates: [], want: undefined, reason: /no worker is known/ }],
   [

@@ -3,7 +3,9 @@
 // chooses; cuts the streams of lost pods at once.
 import { AppError } from "../../crds/common.ts";
 import { type MemberState, memberStates } from "../../crds/names.ts";
+import { steadyClock } from "../observe/steady-clock.ts";
 import type { Span, Tracing } from "../observe/trace.ts";
+import { slackMs } from "../wire/call-deadline.ts";
 import { Inference } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { fromStatus, type Network } from "../wire/grpc.ts";
 import { type Identity, type Member, type Membership, toSender } from "../wire/mapping.ts";
@@ -25,8 +27,15 @@ const decodeTokensCounted = 128;
 const abilitiesMax = 64;
 /** A worker that is up answers within milliseconds; this long means that its node or link is gone. */
 const connectTimeoutMs = 2_000;
-/** The worker ends by its own deadline; the transport's is only behind it. */
-const deadlineSlackMs = 2_000;
+
+/** What one worker is asked. */
+interface Asked {
+  readonly generation: Generation;
+  readonly replay: readonly number[];
+  readonly span: Span;
+  /** Unix ms by the wall clock of this process. */
+  readonly deadline: number;
+}
 
 type InferenceClient = ServiceClient<(typeof Inference)["method"]>;
 
@@ -84,7 +93,7 @@ export class WorkerPool implements Workers {
 
   constructor(options: PoolOptions) {
     this.#options = options;
-    this.#now = options.now ?? Date.now;
+    this.#now = options.now ?? steadyClock();
     this.#looks = setInterval(() => this.#look(), lookEveryMs);
     this.#looks.unref();
   }
@@ -135,7 +144,11 @@ export class WorkerPool implements Workers {
 
   start(generation: Generation, replay: readonly number[], shunned: Shunned): Attempt | { readonly none: string } {
     const before = replay.length > 0 ? this.#classes.get(generation) : undefined;
-    const { rank, doubtful = false, reason } = choose(this.#candidates(), prefixHash(generation.prompt), {
+    const {
+      rank,
+      doubtful = false,
+      reason,
+    } = choose(this.#candidates(), prefixHash(generation.prompt), {
       ...shunned,
       needs: needsOf(generation),
       ...(before === undefined ? {} : { numerics: before }),
@@ -210,7 +223,8 @@ export class WorkerPool implements Workers {
       const client = this.#client(worker);
       await whenReady(client.channel, connectTimeoutMs);
       if (signal.aborted) throw new AppError("the request was taken back", { code: "Cancelled" });
-      call = client.generate(this.#message(generation, replay, span), { deadline: generation.deadlineUnixMs + deadlineSlackMs });
+      const deadline = Date.now() + generation.deadlineUnixMs - this.#now(); // gRPC reckons with the wall clock
+      call = client.generate(this.#message({ generation, replay, span, deadline }), { deadline: deadline + slackMs.generate });
       call.on("error", nothing); // the loop below throws it; after the loop nobody must
       for await (const message of call) {
         const event = fromMessage(message);
@@ -230,7 +244,7 @@ export class WorkerPool implements Workers {
     }
   }
 
-  #message(generation: Generation, replay: readonly number[], span: Span) {
+  #message({ generation, replay, span, deadline }: Asked) {
     return {
       sender: toSender(this.#options.identity),
       requestId: generation.requestId,
@@ -242,7 +256,7 @@ export class WorkerPool implements Workers {
       priority: generation.priority ?? 0,
       embed: generation.embed ?? false,
       promptLogprobs: generation.promptLogprobs === true && replay.length === 0, // after a token all of it is known
-      deadlineUnixMs: BigInt(generation.deadlineUnixMs),
+      deadlineUnixMs: BigInt(deadline),
       traceparent: span.traceparent,
     };
   }
