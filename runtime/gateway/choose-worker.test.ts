@@ -83,7 +83,7 @@ for (const [name, { candidates, avoid, busy, numerics, needs: asked, doubtful, w
       ...(asked === undefined ? {} : { needs: asked }),
     });
     assert.equal(choice.rank, want);
-    assert.equal(choice.doubtful ?? false, doubtful ?? false);
+    assert.equal(choice.doubtful, doubtful ?? false);
     assert.match(choice.reason, reason ?? /^$/);
   });
 }

@@ -20,7 +20,7 @@ export interface Candidate {
 export interface Choice {
   readonly rank: number | undefined;
   /** None said that it knows all that is needed: this one may, or its image is older. */
-  readonly doubtful?: boolean;
+  readonly doubtful: boolean;
   /** The reason for none, for errors and logs; "" when there is one. */
   readonly reason: string;
 }
@@ -67,7 +67,7 @@ export function choose(
   return { rank: best.rank, doubtful: knowing.length === 0, reason: "" };
 }
 
-const none = (reason: string): Choice => ({ rank: undefined, reason });
+const none = (reason: string): Choice => ({ rank: undefined, doubtful: false, reason });
 
 /** Rendezvous hash: when a rank joins or leaves, only the prefixes that it wins or held move. */
 function affinity(prefix: number, rank: number): number {

@@ -144,11 +144,7 @@ export class WorkerPool implements Workers {
 
   start(generation: Generation, replay: readonly number[], shunned: Shunned): Attempt | { readonly none: string } {
     const before = replay.length > 0 ? this.#classes.get(generation) : undefined;
-    const {
-      rank,
-      doubtful = false,
-      reason,
-    } = choose(this.#candidates(), prefixHash(generation.prompt), {
+    const { rank, doubtful, reason } = choose(this.#candidates(), prefixHash(generation.prompt), {
       ...shunned,
       needs: needsOf(generation),
       ...(before === undefined ? {} : { numerics: before }),
