@@ -1,4 +1,4 @@
-// What a gateway takes in at once, and that places and memory come back however a request ends.
+// The bounds of what a gateway takes in at once, and that places and memory come back however a request ends.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";

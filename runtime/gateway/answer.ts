@@ -115,7 +115,8 @@ export interface Prepared {
   readonly constraint?: Constraint;
 }
 
-/** The tokenised prompts, and how many log-probabilities of them are told; or why they do not fit the model. The signal ends the wait for the tokenizer. */
+/** The tokenised prompts and how many log-probabilities of them are told, or why they do not fit. The signal ends the wait for the
+ *  tokenizer. */
 export async function prepare(
   job: GenerationJob,
   deps: Encoder,
