@@ -20,7 +20,7 @@ const refusedMs = 5_000;
 const ends: readonly string[] = ["Silent", "Unavailable", "Cancelled"];
 
 /** A sign of life, and what the worker says of itself in it. */
-export interface LifeSign {
+interface LifeSign {
   readonly nextMs: number;
   /** What it can be asked for; said in the first sign, and by none of an older image. */
   readonly knows: readonly string[];
