@@ -58,7 +58,7 @@ export interface WorkerVitals {
 }
 
 /** The attention cache as it is used now, and tokens of prompts and answers computed since the start. */
-export interface UseTotals {
+interface UseTotals {
   readonly kvBlocks: number;
   readonly kvBlocksUsed: number;
   readonly tokens: number;
