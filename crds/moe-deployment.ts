@@ -4,7 +4,8 @@ import { z } from "zod";
 import { deviceMemoryBackends } from "./backends.ts";
 import { AppError } from "./common.ts";
 import { devicesOfRank } from "./devices.ts";
-import { apiKeySecretRef, clientsNeedKeys, gatewayClients, gatewayCors, gatewayTls } from "./gateway-access.ts";
+import { apiKeySecretRef, gatewayClients, gatewayCors, gatewayTls } from "./gateway-access.ts";
+import { clientsNeedNames, gatewayJwtField } from "./gateway-jwt.ts";
 import { modelSchema, modelUriPattern } from "./model.ts";
 import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
 import { codecNames, defaultBackend, defaultCodec, defaultImageRollout, imageRollouts, kvTypes, podBackendChoices } from "./names.ts";
@@ -186,6 +187,7 @@ const gateway = z
     }),
     autoscale: gatewayAutoscale.optional(),
     apiKeySecretRef,
+    jwt: gatewayJwtField,
     tls: gatewayTls,
     cors: gatewayCors,
     clients: gatewayClients,
@@ -200,7 +202,7 @@ const gateway = z
         message:
           "replicas and autoscale exclude each other: remove gateway.replicas (with null in a merge patch), or leave autoscale out. Earlier versions stored replicas 1 by default",
       },
-      clientsNeedKeys,
+      clientsNeedNames,
     ),
   });
 

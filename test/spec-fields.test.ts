@@ -68,6 +68,11 @@ const changes: Record<string, unknown> = {
   "gateway.autoscale.targetCPUUtilizationPercentage": 50,
   "gateway.apiKeySecretRef.name": "key",
   "gateway.apiKeySecretRef.key": "other",
+  "gateway.jwt.issuer": "https://issuer.test",
+  "gateway.jwt.audience": "moe",
+  "gateway.jwt.jwksUri": "https://issuer.test/keys",
+  "gateway.jwt.claims.client": "azp",
+  "gateway.jwt.claims.priority": "rank",
   "gateway.tls.secretRef.name": "cert",
   "gateway.cors.allowOrigins": ["https://app.example.com"],
   "gateway.clients": [{ name: "batch", requestsPerMinute: 5 }],
@@ -283,9 +288,17 @@ test("every field of the spec is in one of the lists, and nothing else is", () =
 const remote = { model: { uri: "hf://org/name", cache: { persistentVolumeClaim: { claimName: "models" } } } };
 const besideRemote = ["model.secretRef.name", "model.cache.persistentVolumeClaim.claimName"];
 
+const audience = "enodia";
+const issuer = "https://id.test";
+const tokens = { jwt: { issuer, audience } };
 /** Fields of the gateway beside which another is required. */
 const beside: Readonly<Record<string, any>> = {
   "gateway.apiKeySecretRef.key": { apiKeySecretRef: { name: "key" } },
+  "gateway.jwt.issuer": { jwt: { audience } },
+  "gateway.jwt.audience": { jwt: { issuer } },
+  "gateway.jwt.jwksUri": tokens,
+  "gateway.jwt.claims.client": tokens,
+  "gateway.jwt.claims.priority": tokens,
   "gateway.autoscale.minReplicas": { autoscale: { maxReplicas: 9 } },
   "gateway.autoscale.targetCPUUtilizationPercentage": { autoscale: { maxReplicas: 9 } },
 };
@@ -300,6 +313,8 @@ const bases: Readonly<Record<string, object>> = {
   "scheduling.topology.key": { scheduling: { topology: { key: "example.com/rack", mode: "Pack" } } },
   "scheduling.topology.mode": { scheduling: { topology: { key: "example.com/rack", mode: "Pack" } } },
   "rolloutStrategy.canary.analysis.minRequests": { rolloutStrategy: { canary: { analysis: { latencyPercent: 100 } } } },
+  "gateway.jwt.issuer": { gateway: tokens },
+  "gateway.jwt.audience": { gateway: tokens },
 };
 
 /** A spec without a change and with it. */

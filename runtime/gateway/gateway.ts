@@ -2,6 +2,7 @@
 // Not here: routes (app.ts), requests (answer.ts, failover.ts), workers (worker-pool.ts).
 import { randomBytes, randomUUID } from "node:crypto";
 import { type AppError, gatewayRank } from "../../crds/common.ts";
+import type { GatewayJwt } from "../../crds/gateway-jwt.ts";
 import type { MemberState } from "../../crds/names.ts";
 import type { GatewaySettings } from "../../crds/process.ts";
 import { createHealth, type Health, serveHealth } from "../observe/health.ts";
@@ -21,9 +22,12 @@ import { ApiKeys } from "./api-key.ts";
 import { createApp } from "./app.ts";
 import { ClientLimits } from "./client-limits.ts";
 import { controlHandlers } from "./control.ts";
+import { Door, type Tokens } from "./door.ts";
 import { listenHttp } from "./http-server.ts";
+import { IssuerKeys, type IssuerLimits, issuerLimits } from "./issuer-keys.ts";
 import { modelContext } from "./model-context.ts";
 import { type FailoverLimits, failoverLimits } from "./patience.ts";
+import type { PoolLoad } from "./pool-metrics.ts";
 import { WorkerPool } from "./worker-pool.ts";
 
 /** Requests inside a gateway at once, waiting ones included, when the deployment names no other number. */
@@ -49,6 +53,7 @@ export interface GatewayOverrides {
   readonly tls?: TlsSource;
   readonly textModel?: TextModel;
   readonly limits?: FailoverLimits;
+  readonly issuerLimits?: IssuerLimits;
   readonly log?: Log;
   readonly tracing?: Tracing;
   readonly drawSeed?: () => bigint;
@@ -84,6 +89,8 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
   const textModel = overrides.textModel ?? (await openText(config, opened));
   const maxContext = overrides.textModel ? config.maxContext : Math.min(config.maxContext, await modelContext(config.modelDir));
   const apiKeys = config.apiKeyFile ? await ApiKeys.open(config.apiKeyFile, log) : undefined;
+  const issuer = config.jwt && openIssuer(config.jwt, health, { log, limits: overrides.issuerLimits ?? issuerLimits });
+  opened.defer(() => issuer?.keys.close());
   const tls = overrides.tls ?? folderTls(config.tlsDir);
   opened.defer(() => tls.close());
 
@@ -116,11 +123,12 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
     log,
     tracing,
     admission,
-    apiKeys,
+    door: new Door(apiKeys, issuer),
     corsOrigins: config.corsOrigins ?? [],
     clients: new ClientLimits(config.clients ?? [], () => performance.now()), // the clock of a minute is set by nobody
     requestTimeoutMs,
     servedName: config.servedName,
+    load: () => loadOf(config.servedName, admission, pool),
     maxContext,
     created: Math.floor(Date.now() / 1000),
     limits: overrides.limits ?? failoverLimits,
@@ -151,6 +159,19 @@ async function openText(config: GatewayConfig, opened: AsyncDisposableStack): Pr
   const textModel = await openTextModel(config.modelDir);
   opened.defer(() => textModel.close());
   return textModel;
+}
+
+/** A gateway is not ready before it has the keys once: of a roll that names a wrong issuer the old gateways go on. */
+function openIssuer(jwt: GatewayJwt, health: Health, options: { readonly log: Log; readonly limits: IssuerLimits }): Tokens {
+  let known = false;
+  health.notReady("issuer", `the keys of ${jwt.issuer} are being read`);
+  const onRead = (missing: string | undefined) => {
+    known ||= missing === undefined;
+    if (known) health.ready("issuer");
+    else health.notReady("issuer", missing ?? "");
+    if (known && missing !== undefined) health.warn("issuer", missing);
+  };
+  return { jwt, keys: new IssuerKeys(jwt, { ...options, onRead }) };
 }
 
 function openTracing(config: GatewayConfig): Promise<Tracing> {
@@ -185,6 +206,10 @@ class Readiness {
     if (this.#pool.countByState().active > 0 || performance.now() < this.#readyUntil) return undefined;
     return this.#health.reasons().find((reason) => reason.startsWith("workers:")) ?? "none is ready";
   }
+}
+
+function loadOf(model: string, { inside, waiting }: Admission, pool: WorkerPool): PoolLoad {
+  return { model, waiting, running: inside - waiting, kvUse: pool.kvUse() };
 }
 
 function awayReports(metrics: Metrics<"gateway">, log: Log) {

@@ -53,6 +53,15 @@ export interface WorkerVitals {
   readonly leaving: boolean;
   readonly hosted: readonly (readonly number[])[];
   readonly served: ServedTotals;
+  /** Undefined until the engine has told. */
+  readonly use: UseTotals | undefined;
+}
+
+/** The attention cache as it is used now, and tokens of prompts and answers computed since the start. */
+interface UseTotals {
+  readonly kvBlocks: number;
+  readonly kvBlocksUsed: number;
+  readonly tokens: number;
 }
 
 export interface WorkerControlOptions {

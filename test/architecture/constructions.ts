@@ -79,6 +79,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
     pattern: /(?<![.#\w])(?<!async )fetch\(/g,
     where: {
       "operator/cli/chat-client.ts": "the command that talks to a gateway",
+      "runtime/gateway/issuer-keys.ts": "adapter: documents of the issuer of tokens",
     },
   },
   "a thread": {

@@ -79,6 +79,14 @@ const refused: Record<string, { change: (spec: any) => void; want: RegExp }> = {
     change: (spec) => Object.assign(spec, { gateway: { tls: {} } }),
     want: /gateway\.tls\.secretRef: Required/,
   },
+  "an issuer of tokens without TLS": {
+    change: (spec) => Object.assign(spec, { gateway: { jwt: { issuer: "http://id.example.com", audience: "chat" } } }),
+    want: /gateway\.jwt\.issuer: Invalid value.*should match/,
+  },
+  "tokens for everybody": {
+    change: (spec) => Object.assign(spec, { gateway: { jwt: { issuer: "https://id.example.com" } } }),
+    want: /gateway\.jwt\.audience: Required/,
+  },
   "a backend that there is not": {
     change: (spec) => Object.assign(spec, { runtime: { backend: "webgpu" } }),
     want: /backend: Unsupported value: "webgpu": supported values: "Auto", "cpu"/,

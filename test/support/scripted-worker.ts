@@ -3,6 +3,7 @@
 import { create } from "@bufbuild/protobuf";
 import type { ServerWritableStream } from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
+import { workerAbilities } from "../../crds/names.ts";
 import {
   AliveEventSchema,
   FinishReason,
@@ -45,6 +46,9 @@ export interface Script {
   readonly refuse?: () => AppError | undefined;
   /** False: it knows no signs of life, as a worker of before does not. */
   readonly alive?: boolean;
+  /** What it says in its signs of life, as one of this image does; an older one says nothing. */
+  readonly knows?: readonly string[];
+  readonly kvUse?: number;
 }
 
 const aliveEveryMs = 100;
@@ -88,7 +92,9 @@ export async function startWorker(ca: TestCa, rank: number, script: Script = {})
     generate: (call) => void serve(worker, call).catch((error) => call.emit("error", toStatus(error))),
     alive: (call) => {
       if (script.alive === false) return void call.emit("error", toStatus(new AppError("not known", { code: "Internal" })));
-      const show = () => void call.write(create(AliveEventSchema, { nextMs: aliveEveryMs }));
+      const { knows = workerAbilities, kvUse } = script;
+      const sign = { nextMs: aliveEveryMs, knows: [...knows], ...(kvUse === undefined ? {} : { kvUse }) };
+      const show = () => void call.write(create(AliveEventSchema, sign));
       const timer = setInterval(show, aliveEveryMs);
       call.on("cancelled", () => clearInterval(timer));
       call.on("close", () => clearInterval(timer));

@@ -45,6 +45,7 @@ const everything = {
     tls: { secretRef: { name: "cert" } },
     cors: { allowOrigins: ["https://a.test", "https://b.test"] },
     clients: [{ name: "batch", tokensPerMinute: 5, priority: 3 }],
+    jwt: { issuer: "https://issuer.test/a", audience: "moe" },
   },
   podTemplate: {
     spec: {
@@ -102,6 +103,7 @@ test("what is rendered for workers and gateways is what the runtime reads from i
     ...{ ...common, httpPort: 8000, apiKeyFile: "/etc/enodia/api-key/key", queueRequestsMax: 64 },
     ...{ httpTlsDir: "/etc/enodia/http-tls", corsOrigins: ["https://a.test", "https://b.test"] },
     clients: [{ name: "batch", tokensPerMinute: 5, priority: 3 }],
+    jwt: { issuer: "https://issuer.test/a", audience: "moe", claims: { client: "sub" } },
   });
   assert.ok(!("ENODIA_QUEUE_REQUESTS_MAX" in rank), "a setting of the gateway must not roll the workers");
 });
@@ -129,8 +131,8 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
     telemetryKeys: "/etc/enodia/telemetry/keys",
   });
   const front = parseGatewayConfig(env(gateway().spec.template.spec.containers[0]));
-  const unset = { apiKeyFile: undefined, queueRequestsMax: undefined, httpTlsDir: undefined, corsOrigins: undefined, clients: undefined };
-  assert.deepEqual(front, { ...common, httpPort: 8000, ...unset });
+  const unset = { apiKeyFile: undefined, jwt: undefined, queueRequestsMax: undefined, httpTlsDir: undefined, corsOrigins: undefined };
+  assert.deepEqual(front, { ...common, httpPort: 8000, ...unset, clients: undefined });
 });
 
 test("pods keep to the restricted Pod Security level and hold no API token", () => {
@@ -185,7 +187,8 @@ const hashes = {
 test("hashes are those of the releases before", () => {
   const complete = parse(readFileSync(join(import.meta.dirname, "../../../crds/samples/complete.yaml"), "utf8")).spec;
   complete.model = { uri: "pvc://models/mixtral", servedName: "mixtral-8x7b" }; // as those releases had it
-  delete complete.scheduling; // and they had none
+  delete complete.scheduling; // and they had neither
+  delete complete.gateway.jwt;
   const hashesOf = (spec: object) => [workerTemplate(context(spec)).hash, gatewayTemplate(context(spec)).hash];
   assert.deepEqual({ least: hashesOf({}), complete: hashesOf(complete) }, hashes);
 });
