@@ -19,6 +19,8 @@ export const annotations = {
   templateHash: `${apiGroup}/template-hash`,
   /** On a MoEDeployment: id of the operation that was rolled back and is to be tried again. */
   retryRollout: `${apiGroup}/retry-rollout`,
+  /** On a MoEDeployment: when somebody else set replicas, as ScalingActive tells it; the autoscaler is to go on from there. */
+  resumeAutoscale: `${apiGroup}/resume-autoscale`,
   /** Generation of the spec that a training pod was made for. */
   generation: `${apiGroup}/generation`,
   /** URI of the model that a Job downloads. */

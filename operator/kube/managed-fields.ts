@@ -14,7 +14,18 @@ interface Entry {
   readonly manager?: string;
   readonly operation?: string;
   readonly subresource?: string;
+  readonly time?: string;
   readonly fieldsV1?: FieldSet;
+}
+
+/** All that have the field, by whatever subresource, each with the time of its last write. */
+export function managersOf(
+  { metadata }: KubeObject,
+  path: FieldPath,
+): { readonly manager: string; readonly operation: "Apply" | "Update"; readonly time: string | undefined }[] {
+  return entriesOf(metadata.managedFields)
+    .filter(({ fieldsV1 }) => has(fieldsV1, path))
+    .map(({ manager = "", operation, time }) => ({ manager, operation: operation === "Apply" ? "Apply" : "Update", time }));
 }
 
 /** True when the manager has the field by applying it. */

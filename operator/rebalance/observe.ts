@@ -11,6 +11,7 @@ import type { Attempts } from "./intents/attempts.ts";
 import type { Intake } from "./links/intake.ts";
 import type { Links } from "./links/links.ts";
 import { LoadPicture } from "./load/load-picture.ts";
+import { SignalWindows } from "./load/signals.ts";
 import {
   agreedModel,
   currentByRank,
@@ -44,6 +45,7 @@ export class Observer {
   #shape: ModelShape | undefined;
   #load: LoadPicture | undefined;
   readonly #usableAt = new Map<number, number>();
+  readonly #signals = new SignalWindows();
   #describedAt: number | undefined;
   #introduced = false;
   /** The last count of belowFloor, with the plan and the members that it was made for. */
@@ -77,6 +79,7 @@ export class Observer {
       members,
       ranks,
       hardware: speedRanks(views),
+      signals: this.#signals.look(views, now),
       expected,
       shape: this.#shape,
       otherModel,

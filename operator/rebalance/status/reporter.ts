@@ -33,14 +33,14 @@ export class Reporter {
   }
 
   report(seen: Observed, said: Said): void {
-    const { world, views, shape, expertsAtRisk, uniqueBytes, holding, telemetry } = seen;
+    const { world, views, shape, signals, expertsAtRisk, uniqueBytes, holding, telemetry } = seen;
     const { report, lastRebalance, committed } = seen.placement;
     const { drains, rollout, load, waiting, recommended } = said;
     const running = rollout !== undefined;
     const epoch = committed?.epoch;
     const status = placementStatus({ report: said.report ?? report, running, views, speeds: seen.ranks, load, recommended });
     if (status) this.#status.offer(world.ref, status);
-    const observed = { world, views, shape, expertsAtRisk, uniqueBytes, holding, telemetry, lastRebalance, epoch };
+    const observed = { world, views, shape, signals, expertsAtRisk, uniqueBytes, holding, telemetry, lastRebalance, epoch };
     this.#current = rebalanceView({ ...observed, drains, rollout, load, waiting });
     const key = changeKey(this.#current);
     if (key === this.#currentKey) return;
