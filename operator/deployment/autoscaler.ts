@@ -15,7 +15,7 @@ import { autoscaler, type Ownership, ownership } from "./core/autoscale/owner.ts
 import { type Write, whetherToWrite } from "./core/autoscale/write.ts";
 import type { Reckoned } from "./core/capacity.ts";
 import { living, type Snapshot } from "./core/snapshot.ts";
-import type { Verdict } from "./core/world.ts";
+import type { RankSignals, Verdict } from "./core/world.ts";
 import type { Deployments } from "./ports.ts";
 
 /** A write that somebody else's came before is decided anew after this. */
@@ -39,12 +39,15 @@ interface AutoscalerDeps {
   readonly event: Deployments["event"];
 }
 
+const nothingYet: RankSignals = { spanMs: 0, queuedTokens: 0, kvUse: undefined, tokensPerSecond: undefined };
 type Last = AutoscaleStatus["lastScale"];
 
 export class Autoscaler {
   readonly #deps: AutoscalerDeps;
   /** By uid of the deployment. */
   readonly #histories = new Map<string, History>();
+  /** Deployments of which this process knows whether their number was set by an autoscaler whose status is lost. */
+  readonly #looked = new Set<string>();
 
   constructor({ kube, event }: AutoscalerDeps) {
     this.#deps = { kube, event };
@@ -62,7 +65,8 @@ export class Autoscaler {
     const decision = decide(input);
     this.#histories.set(uid, decision.history);
     const last = deployment.status.autoscale?.lastScale;
-    const isQuiet = decision.to === input.replicas && (last === undefined || last.to === input.replicas);
+    const isKnown = last ? last.to === input.replicas : this.#looked.has(uid);
+    const isQuiet = isKnown && decision.to === input.replicas;
     const scaling = isQuiet ? scalingOf(decision, last) : await this.#settle(look.snapshot, input, decision);
     this.#announce(deployment, scaling.verdict);
     return scaling;
@@ -70,6 +74,7 @@ export class Autoscaler {
 
   forget(uid: string): void {
     this.#histories.delete(uid);
+    this.#looked.delete(uid);
   }
 
   /** Looks at who has the number, and writes where it is ours to write. */
@@ -87,9 +92,11 @@ export class Autoscaler {
         hasScaled: last !== undefined,
         resume: live.metadata.annotations?.[annotations.resumeAutoscale],
       });
+      this.#looked.add(uid);
+      const before = owner.type === "ours" && last?.to !== replicas ? untold(owner, replicas, now) : last;
       const present = deployment.status.expertParallel?.desiredRanks ?? 0;
       const write: Write = whetherToWrite({ input, decision, owner, present, metadata: deployment.metadata });
-      if (write.to === undefined) return { ...scalingOf(decision, last), verdict: write.verdict };
+      if (write.to === undefined) return { ...scalingOf(decision, before), verdict: write.verdict };
       const { resourceVersion = "" } = live.metadata;
       await kube.scale(resources.moeDeployments, { namespace, name }, { replicas: write.to, resourceVersion }, { manager: autoscaler });
       event(deployment, "Normal", write.to > input.replicas ? "ScaledUp" : "ScaledDown", write.verdict.message);
@@ -116,6 +123,11 @@ export class Autoscaler {
 
 const messageMax = 512;
 
+/** A number that is ours and in no status: the process that set it ended before it could say so. */
+function untold({ setAt }: Extract<Ownership, { type: "ours" }>, to: number, now: Date): NonNullable<Last> {
+  return { time: setAt ?? rfc3339(now), from: to, to, message: "set by an operator that ended before it could say why" };
+}
+
 function inputOf({ snapshot, floor, operation }: ScalingLook, history: History): AutoscaleInput | undefined {
   const { deployment, view, now } = snapshot;
   const { spec, status } = deployment;
@@ -123,11 +135,13 @@ function inputOf({ snapshot, floor, operation }: ScalingLook, history: History):
   if (!autoscale) return undefined;
   const serving = living(snapshot.pods).filter((pod) => pod.ready && !pod.terminating && !pod.leaving);
   const signals = new Map(view?.members.map((member) => [member.podUid, member.signals]));
+  // A new leader still opens its sessions: what it has not heard yet is not silence.
+  const unheard = snapshot.warmingUp ? nothingYet : undefined;
   return {
     spec: autoscale,
     replicas: spec.replicas,
     suspended: spec.suspend,
-    serving: serving.map(({ rank, uid }) => ({ rank, signals: signals.get(uid) })),
+    serving: serving.map(({ rank, uid }) => ({ rank, signals: signals.get(uid) ?? unheard })),
     floor,
     operation,
     lastScale: status.autoscale?.lastScale,

@@ -50,7 +50,7 @@ export function verdicts(findings: Findings): Verdicts {
     TelemetryFresh: kept(findings, "TelemetryFresh", view?.telemetryFresh ?? unknown("NotObserved", "no worker was reached yet")),
     PlacementBalanced: kept(findings, "PlacementBalanced", view?.placementBalanced ?? unknown("NotObserved", "no worker was reached yet")),
     RuntimeUpToDate: upToDate(findings),
-    ScalingActive: findings.scaling && kept(findings, "ScalingActive", findings.scaling),
+    ScalingActive: findings.scaling?.status === "Unknown" ? kept(findings, "ScalingActive", findings.scaling) : findings.scaling,
   };
 }
 
