@@ -19,7 +19,7 @@ export const annotations = {
   templateHash: `${apiGroup}/template-hash`,
   /** On a MoEDeployment: id of the operation that was rolled back and is to be tried again. */
   retryRollout: `${apiGroup}/retry-rollout`,
-  /** On a MoEDeployment: when somebody else set replicas, as ScalingActive tells it; the autoscaler is to go on from there. */
+  /** On a MoEDeployment: when the autoscaler last set replicas; whatever somebody else has set since, it is to go on from there. */
   resumeAutoscale: `${apiGroup}/resume-autoscale`,
   /** Generation of the spec that a training pod was made for. */
   generation: `${apiGroup}/generation`,

@@ -89,14 +89,16 @@ export class Autoscaler {
       if (live?.metadata.uid !== uid || replicas !== input.replicas) return { ...scalingOf(decision, last), againInMs: conflictMs };
       const owner: Ownership = ownership({
         managers: managersOf(live, ["spec", "replicas"]),
-        hasScaled: last !== undefined,
+        lastSet: last?.time,
         resume: live.metadata.annotations?.[annotations.resumeAutoscale],
       });
       this.#looked.add(uid);
-      const before = owner.type === "ours" && last?.to !== replicas ? untold(owner, replicas, now) : last;
       const present = deployment.status.expertParallel?.desiredRanks ?? 0;
+      // The step counts though its status was lost with the process that made it; the next one is decided by it.
+      if (owner.type === "ours" && last?.to !== replicas)
+        return { ...scalingOf(decision, untold(present, replicas, now)), againInMs: conflictMs };
       const write: Write = whetherToWrite({ input, decision, owner, present, metadata: deployment.metadata });
-      if (write.to === undefined) return { ...scalingOf(decision, before), verdict: write.verdict };
+      if (write.to === undefined) return { ...scalingOf(decision, last), verdict: write.verdict };
       const { resourceVersion = "" } = live.metadata;
       await kube.scale(resources.moeDeployments, { namespace, name }, { replicas: write.to, resourceVersion }, { manager: autoscaler });
       event(deployment, "Normal", write.to > input.replicas ? "ScaledUp" : "ScaledDown", write.verdict.message);
@@ -124,8 +126,8 @@ export class Autoscaler {
 const messageMax = 512;
 
 /** A number that is ours and in no status: the process that set it ended before it could say so. */
-function untold({ setAt }: Extract<Ownership, { type: "ours" }>, to: number, now: Date): NonNullable<Last> {
-  return { time: setAt ?? rfc3339(now), from: to, to, message: "set by an operator that ended before it could say why" };
+function untold(from: number, to: number, now: Date): NonNullable<Last> {
+  return { time: rfc3339(now), from, to, message: "set by an operator that ended before it could say why" };
 }
 
 function inputOf({ snapshot, floor, operation }: ScalingLook, history: History): AutoscaleInput | undefined {

@@ -14,18 +14,17 @@ interface Entry {
   readonly manager?: string;
   readonly operation?: string;
   readonly subresource?: string;
-  readonly time?: string;
   readonly fieldsV1?: FieldSet;
 }
 
-/** All that have the field, by whatever subresource, each with the time of its last write. */
+/** All that have the field, by whatever subresource. */
 export function managersOf(
   { metadata }: KubeObject,
   path: FieldPath,
-): { readonly manager: string; readonly operation: "Apply" | "Update"; readonly time: string | undefined }[] {
+): { readonly manager: string; readonly operation: "Apply" | "Update" }[] {
   return entriesOf(metadata.managedFields)
     .filter(({ fieldsV1 }) => has(fieldsV1, path))
-    .map(({ manager = "", operation, time }) => ({ manager, operation: operation === "Apply" ? "Apply" : "Update", time }));
+    .map(({ manager = "", operation }) => ({ manager, operation: operation === "Apply" ? "Apply" : "Update" }));
 }
 
 /** True when the manager has the field by applying it. */
