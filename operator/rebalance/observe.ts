@@ -10,8 +10,8 @@ import { unheld } from "./holding.ts";
 import type { Attempts } from "./intents/attempts.ts";
 import type { Intake } from "./links/intake.ts";
 import type { Links } from "./links/links.ts";
+import { SignalWindows } from "./links/signals.ts";
 import { LoadPicture } from "./load/load-picture.ts";
-import { SignalWindows } from "./load/signals.ts";
 import {
   agreedModel,
   currentByRank,
