@@ -65,8 +65,9 @@ export class Autoscaler {
     const decision = decide(input);
     this.#histories.set(uid, decision.history);
     const last = deployment.status.autoscale?.lastScale;
+    const isOff = input.suspended || input.replicas === 0; // whoever has set that
     const isKnown = last ? last.to === input.replicas : this.#looked.has(uid);
-    const isQuiet = isKnown && decision.to === input.replicas;
+    const isQuiet = isOff || (isKnown && decision.to === input.replicas);
     const scaling = isQuiet ? scalingOf(decision, last) : await this.#settle(look.snapshot, input, decision);
     this.#announce(deployment, scaling.verdict);
     return scaling;

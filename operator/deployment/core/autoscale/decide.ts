@@ -62,7 +62,7 @@ export function decide(input: AutoscaleInput): Decision {
     againInMs: undefined,
   });
   if (suspended) return idle("Suspended", "spec.suspend is true: nothing is scaled");
-  if (replicas === 0) return idle("ScaledToZero", "replicas is 0, which turns the autoscaler off: set replicas to have it go on");
+  if (replicas === 0) return idle("ScaledToZero", "replicas is 0, which turns the autoscaler off");
   const range = rangeOf(input);
   const measurement = measure(spec, serving, replicas);
   const asked = measurement.type === "measured" ? Math.max(...measurement.metrics.map(({ ranks }) => ranks)) : undefined;
