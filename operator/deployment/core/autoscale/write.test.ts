@@ -1,4 +1,4 @@
-// Whether replicas are the autoscaler's to write, by who else has the field, and what it says where they are not.
+// The last question before replicas are written, by who else has the field, and what is said where they are left alone.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { autoscaleOf, look, servingRanks, start } from "../../../../test/builders/autoscale.ts";
