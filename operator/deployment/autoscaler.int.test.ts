@@ -213,22 +213,22 @@ test("an autoscaler of somebody else's and a GitOps tool at once: one write of o
   }
   assert.ok(!writes.includes("Update enodia-autoscaler"), writes.join());
   // GitOps: the field is applied, and comes back whatever anybody sets.
-  await kube.apply(resources.moeDeployments, { apiVersion, kind: object.kind, metadata: ref, spec: { replicas: 5 } } as KubeObject, {
+  await kube.apply(resources.moeDeployments, { apiVersion, kind: object.kind, metadata: ref, spec: { replicas: 3 } } as KubeObject, {
     manager: "argocd-controller",
     force: true,
   });
   await until("both are known", async () => (await scaling(ref))?.reason === "ReplicasApplied");
-  assert.match((await scaling(ref)).message, /"argocd-controller" applies spec\.replicas, 5 now, and would set it back/);
+  assert.match((await scaling(ref)).message, /"argocd-controller" applies spec\.replicas, 3 now, and would set it back/);
   assert.equal((await scaling(ref)).status, "False");
   // It leaves the field out, as the message asks for: replicas fall to their default, and the ranks that are there stay.
-  await until("5 ranks serve", async () => (await live(ref)).status?.availableReplicas === 5);
-  load.set("contested", 500);
+  await until("3 ranks serve", async () => (await live(ref)).status?.availableReplicas === 3);
+  load.set("contested", 300);
   await kube.apply(resources.moeDeployments, { apiVersion, kind: object.kind, metadata: ref, spec: { suspend: false } } as KubeObject, {
     manager: "argocd-controller",
     force: true,
   });
-  await until("ours again", async () => (await owners(ref)).includes("Update enodia-autoscaler") && (await replicas(ref)) === 5);
-  assert.equal((await live(ref)).status.availableReplicas, 5, "and none of them has gone meanwhile");
+  await until("ours again", async () => (await owners(ref)).includes("Update enodia-autoscaler") && (await replicas(ref)) === 3);
+  assert.equal((await live(ref)).status.availableReplicas, 3, "and none of them has gone meanwhile");
   await kube.delete(resources.moeDeployments, ref);
 });
 
