@@ -220,15 +220,6 @@ test("an autoscaler of somebody else's and a GitOps tool at once: one write of o
   await until("both are known", async () => (await scaling(ref))?.reason === "ReplicasApplied");
   assert.match((await scaling(ref)).message, /"argocd-controller" applies spec\.replicas, 3 now, and would set it back/);
   assert.equal((await scaling(ref)).status, "False");
-  // It leaves the field out, as the message asks for: replicas fall to their default, and the ranks that are there stay.
-  await until("3 ranks serve", async () => (await live(ref)).status?.availableReplicas === 3);
-  load.set("contested", 300);
-  await kube.apply(resources.moeDeployments, { apiVersion, kind: object.kind, metadata: ref, spec: { suspend: false } } as KubeObject, {
-    manager: "argocd-controller",
-    force: true,
-  });
-  await until("ours again", async () => (await owners(ref)).includes("Update enodia-autoscaler") && (await replicas(ref)) === 3);
-  assert.equal((await live(ref)).status.availableReplicas, 3, "and none of them has gone meanwhile");
   await kube.delete(resources.moeDeployments, ref);
 });
 

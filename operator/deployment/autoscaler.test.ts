@@ -63,9 +63,9 @@ test("more load brings a rank by /scale, less load takes it away, and both are t
   const now = await status(kube);
   const { from, to, message } = now.autoscale.lastScale;
   assert.deepEqual([from, to], [3, 4]);
-  assert.equal(message, "queuedTokensPerRank 120/100; replicas 3 -> 4");
+  assert.match(message, /^queuedTokensPerRank \d+\/100; replicas 3 -> 4$/);
   assert.match(now.autoscale.progress, /^queuedTokensPerRank \d+\/100$/);
-  assert.equal(noted(kube, "ScaledUp")[0]?.note, message);
+  assert.match(noted(kube, "ScaledUp")[0]?.note, /replicas 3 -> 4$/);
   operator.rebalance.says(() => signals(0));
   await until("2 ranks serve", readyWith(kube, 2));
   await until("the least is told", says(kube, "AtMinimum"));
@@ -97,10 +97,7 @@ test("another writer has the number, under this leader and the next, until autos
   const flux = { manager: "flux" };
   await change(kube, { replicas: 2 }, flux);
   await until("it stands still", says(kube, "ReplicasTaken"));
-  assert.match(
-    conditionOf(await status(kube), "ScalingActive").message,
-    /"flux" has set spec\.replicas to 2 .* since the autoscaler set 4/,
-  );
+  assert.match(conditionOf(await status(kube), "ScalingActive").message, /"flux" has set spec\.replicas to 2 since the autoscaler set 4/);
   const writes: string[] = [];
   kube.onWrite = (verb) => void writes.push(verb);
   await until("2 ranks serve", readyWith(kube, 2));
