@@ -299,6 +299,7 @@ export class WorkerControl {
       membershipVersion: BigInt(peers.membership.version),
       hosted: withHosted ? hosted : [],
       served: toServed(vitals.served),
+      ...(vitals.use ? { use: toUse(vitals.use) } : {}),
     });
   }
 }
@@ -309,6 +310,8 @@ const toServed = ({ requests, failed, gaps, gapMicros }: ServedTotals) => ({
   gaps: BigInt(gaps),
   gapMicros: BigInt(gapMicros),
 });
+
+const toUse = ({ kvBlocks, kvBlocksUsed, tokens }: UseTotals) => ({ kvBlocks, kvBlocksUsed, tokens: BigInt(tokens) });
 
 function toPrepareEvent(outcome: PrepareOutcome): PrepareEvent {
   if (outcome.type === "ready") {

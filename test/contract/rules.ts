@@ -79,6 +79,8 @@ export const wellSpecs: Readonly<Record<string, object>> = {
 };
 
 const downloaded = { uri: "hf://owner/name", cache: { persistentVolumeClaim: { claimName: "cache" } } };
+const scaled = { min: 1, max: 4, metrics: [{ name: "kvUse", target: 80 }] };
+const autoscale = (more: object): object => ({ elasticity: { minReplicas: 2, autoscale: { ...scaled, ...more } } });
 const named = { metadata: { name: "x" } };
 const withoutIt = { spec: { containers: [{ name: "beside" }] } };
 
@@ -120,6 +122,15 @@ export const ruleCases: readonly RuleCase[] = [
   deployment(".spec.model", { model: { secretRef: { name: "s" } } }, { says: "secretRef is for models that are downloaded" }),
   deployment(".spec.model.uri", { model: { uri: "ftp://a/b" } }),
   deployment(".spec.elasticity", { elasticity: { minReplicas: 3, maxReplicas: 2 } }),
+  deployment(
+    ".spec",
+    { ...autoscale({}), failurePolicy: { minServingReplicas: 2 } },
+    { says: "minServingReplicas must not be above elasticity.autoscale.min" },
+  ),
+  deployment(".spec.elasticity.autoscale", autoscale({ min: 5 })),
+  deployment(".spec.elasticity.autoscale.metrics[]", autoscale({ metrics: [{ name: "kvUse", target: 101 }] })),
+  deployment(".spec.elasticity.autoscale.behaviour.scaleUp", autoscale({ behaviour: { scaleUp: { stabilizationWindow: "2h" } } })),
+  deployment(".spec.elasticity.autoscale.behaviour.scaleDown", autoscale({ behaviour: { scaleDown: { stabilizationWindow: "2h" } } })),
   deployment(".spec.elasticity.operationTimeout", { elasticity: { operationTimeout: "0s" } }),
   deployment(".spec.experts.memoryPerRank", { experts: { memoryPerRank: "0Mi" } }),
   deployment(".spec.runtime.kvPool", { runtime: { kvPool: "0" } }),
