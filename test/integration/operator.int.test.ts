@@ -2,23 +2,22 @@
 // the product's images: pods are made, admitted and scheduled, and cannot start, which is what most of these tests want.
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { type Kube, type KubeObject, resources } from "../../operator/kube/kube.ts";
 import { applies } from "../../operator/kube/managed-fields.ts";
-import { rulesOf, type Scope } from "../../operator/rbac.ts";
 import { ensureBinaries } from "../cluster/binaries.ts";
 import { down } from "../cluster/cluster.ts";
 import { type Collector, startCollector } from "../harness/collector.ts";
 import { until as poll } from "../harness/process.ts";
 import { namespaceObjects } from "../harness/product.ts";
 import { type ControlPlane, controlPlane, root } from "./control-plane.ts";
+import { operatorAccount, operatorKubeconfig, operatorNamespace as system } from "./operator-rights.ts";
 
 const name = "operator-int";
 const namespace = "moe";
-const system = "enodia-system";
 const manager = { manager: "test" };
 const folder = mkdtempSync(join(tmpdir(), "enodia-operator-"));
 let kube: Kube;
@@ -35,15 +34,8 @@ const until = <T>(what: string, probe: () => Promise<T>, options: { timeoutMs: n
 before(
   async () => {
     ({ kube, kubectl, apply } = await controlPlane(name));
-    await apply(
-      { apiVersion: "v1", kind: "Namespace", metadata: { name: system } },
-      ...namespaceObjects(namespace, folder),
-      { apiVersion: "v1", kind: "ServiceAccount", metadata: { name: "operator", namespace: system } },
-      ...grant("cluster", undefined),
-      ...grant("watched", namespace),
-      ...grant("release", system),
-    );
-    kubeconfig = await operatorKubeconfig();
+    await apply(...namespaceObjects(namespace, folder), ...operatorAccount(namespace));
+    kubeconfig = await operatorKubeconfig(kubectl, folder);
     collector = await startCollector((await ensureBinaries(() => {}, { only: ["otelcol"] })).otelcol);
   },
   { timeout: 600_000 },
@@ -55,34 +47,6 @@ after(async () => {
   rmSync(folder, { recursive: true, force: true });
   await down(name);
 });
-
-/** A role with the rules of one scope, and its binding: as the chart has them with `watchNamespaces`. */
-function grant(scope: Scope, within: string | undefined): object[] {
-  const apiVersion = "rbac.authorization.k8s.io/v1";
-  const kind = within ? "Role" : "ClusterRole";
-  const metadata = { name: `operator-${scope}`, ...(within ? { namespace: within } : {}) };
-  const rules = rulesOf(scope).map(({ why: _, scope: __, ...rule }) => rule);
-  return [
-    { apiVersion, kind, metadata, rules },
-    {
-      apiVersion,
-      kind: `${kind}Binding`,
-      metadata,
-      roleRef: { apiGroup: "rbac.authorization.k8s.io", kind, name: metadata.name },
-      subjects: [{ kind: "ServiceAccount", name: "operator", namespace: system }],
-    },
-  ];
-}
-
-/** A kubeconfig with the ServiceAccount's token instead of the administrator's certificate. */
-async function operatorKubeconfig(): Promise<string> {
-  const token = (await kubectl("-n", system, "create", "token", "operator", "--duration=2h")).trim();
-  const config = JSON.parse(await kubectl("config", "view", "--raw", "-o", "json"));
-  const file = join(folder, "kubeconfig.json");
-  const users = config.users.map((user: { name: string }) => ({ name: user.name, user: { token } }));
-  writeFileSync(file, JSON.stringify({ ...config, users }), { mode: 0o600 });
-  return file;
-}
 
 interface Operator {
   readonly child: ChildProcess;
