@@ -1,10 +1,10 @@
 // Many deployments of a few ranks each: how long the operator takes until all of them serve, what it asks of the API server for that and for
 // a change, and what it costs while nothing changes but the load. The figures of CPU and requests are the kernel's and the API server's.
 import { until } from "../harness/process.ts";
-import { totalOf, writesOf } from "./audit.ts";
 import { operatorUser } from "../integration/operator-rights.ts";
+import { totalOf, writesOf } from "./audit.ts";
 import { type Fleet, startFleet } from "./fleet.ts";
-import { countOf, type Histogram, histogramOf, quantile, since } from "./operator-process.ts";
+import { countOf, type Histogram, histogramOf, quantile, since } from "./histogram.ts";
 
 /** What was begun goes on for a while after the last deployment serves. */
 const settleMs = 20_000;

@@ -20,7 +20,7 @@ import { OperatorProcess } from "./operator-process.ts";
 import { podStarter } from "./pods.ts";
 import { rankModel } from "./ranks.ts";
 
-const name = "scale";
+export const fleetName = "scale";
 const namespace = "fleet";
 const podsPerNode = 100;
 /** Rows of each layer in a window of load. */
@@ -57,8 +57,8 @@ export async function startFleet(options: FleetOptions): Promise<Fleet> {
     for (const one of closers.splice(0).reverse()) await one();
   };
   try {
-    closers.push(() => down(name));
-    const plane = await controlPlane(name, 0, [operatorUser]);
+    closers.push(() => down(fleetName));
+    const plane = await controlPlane(fleetName, 0, [operatorUser]);
     log("the API server is ready");
     await plane.apply(...namespaceObjects(namespace, folder), ...operatorAccount(undefined));
     const { port, end } = await startNats(plane.cluster.binaries.natsServer);

@@ -114,15 +114,15 @@ export class SimulatedNodes {
     const { kube, podsPerNode } = this.#options;
     const name = nodeName(index);
     const labels = { "kubernetes.io/hostname": name, "topology.kubernetes.io/zone": `zone-${index % 3}` };
-    const made = await kube.create(resources.nodes, { apiVersion: "v1", kind: "Node", metadata: { name, labels } }, manager);
-    const lease = { holderIdentity: name, leaseDurationSeconds: 40, renewTime: microTime() };
+    await kube.create(resources.nodes, { apiVersion: "v1", kind: "Node", metadata: { name, labels } }, manager);
+    const spec = { holderIdentity: name, leaseDurationSeconds: 40, renewTime: microTime() };
     const { apiVersion, kind } = resources.leases;
-    await kube.create(resources.leases, { apiVersion, kind, metadata: { name, namespace: leaseNamespace }, spec: lease }, manager);
+    await kube.create(resources.leases, { apiVersion, kind, metadata: { name, namespace: leaseNamespace }, spec }, manager);
     const room = { cpu: "256", memory: "2Ti", pods: String(podsPerNode) };
     const ready = { type: "Ready", status: "True", reason: "KubeletReady", message: "simulated" };
     const times = { lastHeartbeatTime: time(), lastTransitionTime: time() };
     const status = { capacity: room, allocatable: room, conditions: [Object.assign({}, ready, times)] };
-    await kube.updateStatus(resources.nodes, Object.assign({}, made, { status, metadata: { name, uid: made.metadata.uid } }), manager);
+    await kube.applyStatus(resources.nodes, { apiVersion: "v1", kind: "Node", metadata: { name }, status }, manager);
     this.#writes += 3;
   }
 
@@ -192,7 +192,7 @@ export class SimulatedNodes {
     const uid = pod.metadata.uid ?? "";
     if (running?.process && running.stopped === "no") {
       running.stopped = "ending";
-      const graceMs = 1000 * (pod.metadata.deletionGracePeriodSeconds ?? 0);
+      const graceMs = Math.max(0, Date.parse(pod.metadata.deletionTimestamp ?? "") - Date.now());
       const ended = () => {
         running.stopped = "ended";
         this.#controller.queue.add(key);
