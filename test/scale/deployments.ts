@@ -6,8 +6,6 @@ import { totalOf, writesOf } from "./audit.ts";
 import { type Fleet, startFleet } from "./fleet.ts";
 import { countOf, type Histogram, histogramOf, quantile, since } from "./histogram.ts";
 
-/** What was begun goes on for a while after the last deployment serves. */
-const settleMs = 20_000;
 const minuteMs = 60_000;
 
 export interface DeploymentsRun {
@@ -15,6 +13,8 @@ export interface DeploymentsRun {
   readonly ranks: number;
   readonly layers: number;
   readonly experts: number;
+  /** What was begun goes on for a while after the last deployment serves, until the first windows of load have ended. */
+  readonly settleSeconds: number;
   readonly steadySeconds: number;
   /** Deployments that get one rank more, one after another. */
   readonly changes: number;
@@ -66,7 +66,7 @@ export async function runDeployments(run: DeploymentsRun): Promise<DeploymentsRo
       await until("all deployments to serve", all(ranks), { timeoutMs });
     }).finally(() => clearInterval(progress));
     log(`all serve after ${converge.seconds.toFixed(1)} s: ${listed(converge.writes)}`);
-    await wait(settleMs);
+    await wait(run.settleSeconds * 1000);
     const steady = await phase(fleet, () => wait(run.steadySeconds * 1000));
     log(`${run.steadySeconds} s in which nothing changes: ${listed(steady.writes)}`);
     const { rss } = fleet.operator.memory();

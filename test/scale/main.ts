@@ -18,6 +18,9 @@ const options = {
   help: { type: "boolean", short: "h", default: false },
 } as const;
 
+/** The first windows of load, of 30 s each, have ended by then. */
+const settleSeconds = 75;
+
 async function main(argv: readonly string[]): Promise<void> {
   const { values } = parseArgs({ args: [...argv], options });
   if (values.help) return void process.stdout.write(`${usage}\n`);
@@ -27,7 +30,7 @@ async function main(argv: readonly string[]): Promise<void> {
     const log = (line: string) => void process.stderr.write(`${((Date.now() - started) / 1000).toFixed(1).padStart(7)} s  ${line}\n`);
     const row = await runDeployments({
       ...{ deployments, ranks: ranks ?? 0, layers: layers ?? 0, experts: experts ?? 0 },
-      ...{ steadySeconds: steadySeconds ?? 0, changes: Math.min(changes ?? 0, deployments), log },
+      ...{ settleSeconds, steadySeconds: steadySeconds ?? 0, changes: Math.min(changes ?? 0, deployments), log },
     });
     process.stdout.write(`${JSON.stringify(row, undefined, values.json ? 0 : 1)}\n`);
   }
