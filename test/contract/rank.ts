@@ -31,14 +31,14 @@ const patienceMs = 20_000;
 export const loadEveryMs = 250;
 
 /** A rank 0 that was started and has neither plan nor membership. */
-export interface ContractRank {
+interface ContractRank {
   readonly identity: Identity;
   readonly grpcPort: number;
   /** Width of a row. */
   readonly hidden: number;
   close(): Promise<void>;
 }
-export interface RankSubject {
+interface RankSubject {
   readonly name: string;
   /** Starts rank 0 of `place`; load goes on the bus, signed with `telemetryKey(1)`. */
   open(given: { readonly tls: ReturnType<ReturnType<typeof createTestCa>["issue"]>; readonly bus: Bus }): Promise<ContractRank>;

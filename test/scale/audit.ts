@@ -10,7 +10,7 @@ interface Line {
 }
 
 /** "patch moedeployments/status" -> how often. */
-export type Requests = ReadonlyMap<string, number>;
+type Requests = ReadonlyMap<string, number>;
 
 const writing = new Set(["create", "update", "patch", "delete"]);
 

@@ -6,7 +6,7 @@ import { down } from "../cluster/cluster.ts";
 import { runDeployments } from "./deployments.ts";
 import { fleetName } from "./fleet.ts";
 
-/** Objects, certificates, plan, statuses and events of a deployment of 3 ranks take 50: one more write for each rank and step exceeds it. */
+/** Objects, certificates, plan, statuses and events of a deployment of 3 ranks take 50; a status written for no news exceeds this. */
 const writesMax = 75;
 
 after(() => down(fleetName));

@@ -1,5 +1,5 @@
-// Many deployments of a few ranks each: how long the operator takes until all of them serve, what it asks of the API server for that and for
-// a change, and what it costs while nothing changes but the load. The figures of CPU and requests are the kernel's and the API server's.
+// Many deployments of a few ranks each: how long the operator takes until all of them serve, what it asks of the API server for that
+// and for a change, and what it costs while nothing changes but the load. The figures of CPU and requests are the kernel's and the API server's.
 import { until } from "../harness/process.ts";
 import { operatorUser } from "../integration/operator-rights.ts";
 import { totalOf, writesOf } from "./audit.ts";
@@ -8,7 +8,7 @@ import { countOf, type Histogram, histogramOf, quantile, since } from "./histogr
 
 const minuteMs = 60_000;
 
-export interface DeploymentsRun {
+interface DeploymentsRun {
   readonly deployments: number;
   readonly ranks: number;
   readonly layers: number;
@@ -30,7 +30,7 @@ interface Phase {
   readonly reconciles: Histogram;
 }
 
-export interface DeploymentsRow {
+interface DeploymentsRow {
   readonly deployments: number;
   readonly ranks: number;
   readonly convergeSeconds: number;

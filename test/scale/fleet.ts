@@ -28,7 +28,7 @@ const rowsPerWindow = 10_000;
 const expertBytes = 1 << 20;
 const manager = { manager: "scale" };
 
-export interface FleetOptions {
+interface FleetOptions {
   readonly deployments: number;
   readonly ranks: number;
   readonly layers: number;

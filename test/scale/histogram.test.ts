@@ -4,7 +4,9 @@ import { parseSamples } from "../../operator/cli/prometheus-text.ts";
 import { countOf, histogramOf, quantile, since } from "./histogram.ts";
 
 const text = (counts: readonly number[]): string =>
-  ["0.1", "0.2", "+Inf"].map((le, i) => `s_bucket{controller="a",le="${le}"} ${counts[i]}\ns_bucket{controller="b",le="${le}"} 99`).join("\n");
+  ["0.1", "0.2", "+Inf"]
+    .map((le, i) => `s_bucket{controller="a",le="${le}"} ${counts[i]}\ns_bucket{controller="b",le="${le}"} 99`)
+    .join("\n");
 const read = (counts: readonly number[]) => histogramOf(parseSamples(text(counts)), "s", { controller: "a" });
 
 test("a quantile lies on a straight line within its bucket, and beyond the last bound at that bound", () => {

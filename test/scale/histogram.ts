@@ -5,7 +5,9 @@ import type { Sample } from "../../operator/cli/prometheus-text.ts";
 export type Histogram = ReadonlyMap<number, number>;
 
 export function histogramOf(samples: readonly Sample[], name: string, labels: Readonly<Record<string, string>>): Histogram {
-  const own = samples.filter((one) => one.name === `${name}_bucket` && Object.entries(labels).every(([key, value]) => one.labels[key] === value));
+  const own = samples.filter(
+    (one) => one.name === `${name}_bucket` && Object.entries(labels).every(([key, value]) => one.labels[key] === value),
+  );
   const counts = new Map<number, number>();
   for (const { labels: at, value } of own) {
     const bound = Number((at.le ?? "").replace("+Inf", "Infinity"));

@@ -2,7 +2,8 @@
 import { parseArgs } from "node:util";
 import { runDeployments } from "./deployments.ts";
 
-const usage = `usage: npm run test:scale -- [--deployments N,N,...] [--ranks N] [--layers N] [--experts N] [--steady SECONDS] [--changes N] [--json]
+const usage = `usage: npm run test:scale -- [--deployments N,N,...] [--ranks N] [--layers N] [--experts N]
+                             [--steady SECONDS] [--changes N] [--json]
 
 Brings up etcd, the API server, its controllers and scheduler, NATS, and the operator as a process of its own, with nodes
 whose pods answer the operator by production code and compute nothing; makes N deployments, and says what it took. Needs root.`;
@@ -24,7 +25,9 @@ const settleSeconds = 75;
 async function main(argv: readonly string[]): Promise<void> {
   const { values } = parseArgs({ args: [...argv], options });
   if (values.help) return void process.stdout.write(`${usage}\n`);
-  const [ranks, layers, experts, steadySeconds, changes] = [values.ranks, values.layers, values.experts, values.steady, values.changes].map(Number);
+  const [ranks, layers, experts, steadySeconds, changes] = [values.ranks, values.layers, values.experts, values.steady, values.changes].map(
+    Number,
+  );
   for (const deployments of values.deployments.split(",").map(Number)) {
     const started = Date.now();
     const log = (line: string) => void process.stderr.write(`${((Date.now() - started) / 1000).toFixed(1).padStart(7)} s  ${line}\n`);

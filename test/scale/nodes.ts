@@ -1,8 +1,9 @@
 // Nodes of a simulated fleet on a real API server: Node objects with their leases, and one kubelet for all of them, which starts a process
 // for each pod that the scheduler binds, tells its state in the pod's status as a kubelet does, and ends it after its grace. It runs no
 // container: what a pod's process is, says who makes the fleet (pods.ts).
-import { hasCode } from "../../operator/kube/errors.ts";
+
 import { type Controller, createController, type Outcome } from "../../operator/kube/controller.ts";
+import { hasCode } from "../../operator/kube/errors.ts";
 import { Informer } from "../../operator/kube/informer.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, refOf, resources } from "../../operator/kube/kube.ts";
 
@@ -36,7 +37,7 @@ export interface PodStart {
 
 export type StartPod = (start: PodStart) => Promise<PodProcess>;
 
-export interface NodesOptions {
+interface NodesOptions {
   readonly kube: Kube;
   readonly count: number;
   readonly podsPerNode: number;

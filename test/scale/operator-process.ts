@@ -13,7 +13,7 @@ import { operatorNamespace } from "../integration/operator-rights.ts";
 const readyTimeoutMs = 120_000;
 const tickHz = 100;
 
-export interface OperatorOptions {
+interface OperatorOptions {
   readonly kubeconfig: string;
   readonly natsUrl: string;
   /** The folder of its log. */
@@ -33,11 +33,14 @@ export class OperatorProcess {
   static async start({ kubeconfig, natsUrl, folder }: OperatorOptions): Promise<OperatorProcess> {
     const [metricsPort, probePort] = [await freePort(), await freePort()];
     const env = {
-      ...{ PATH: process.env.PATH, HOME: folder, NODE_OPTIONS: process.env.ENODIA_SCALE_NODE_OPTIONS },
+      ...{ PATH: process.env.PATH, HOME: folder },
       ...{ ENODIA_POD_NAME: "operator-0", ENODIA_NAMESPACE: operatorNamespace, ENODIA_NATS_URL: natsUrl },
       ...{ ENODIA_METRICS_PORT: String(metricsPort), ENODIA_PROBE_PORT: String(probePort), ENODIA_NETWORK_POLICIES: "true" },
     };
-    const child = spawn(process.execPath, [join(root, "operator/main.ts"), "--kubeconfig", kubeconfig], { env, stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(process.execPath, [join(root, "operator/main.ts"), "--kubeconfig", kubeconfig], {
+      env,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
     const log = createWriteStream(join(folder, "operator.log"));
     child.stdout.pipe(log, { end: false });
     child.stderr.pipe(log, { end: false });

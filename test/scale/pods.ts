@@ -17,7 +17,7 @@ import { fixedTls } from "../../runtime/wire/tls.ts";
 import type { PodProcess, PodStart, StartPod } from "./nodes.ts";
 import { type RankModel, startRank } from "./ranks.ts";
 
-export interface PodsOptions {
+interface PodsOptions {
   readonly model: RankModel;
   readonly bus: Bus;
   /** Rows that a rank routes in each layer in a window of load, to the first experts most. */

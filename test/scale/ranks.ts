@@ -7,6 +7,7 @@ import type { EngineInfo } from "../../runtime/engine/engine.ts";
 import { createHealth, type Health } from "../../runtime/observe/health.ts";
 import { type Log, silentLog } from "../../runtime/observe/log.ts";
 import type { Metrics } from "../../runtime/observe/metrics.ts";
+import { steadyClock } from "../../runtime/observe/steady-clock.ts";
 import { tracingOff } from "../../runtime/observe/trace.ts";
 import type { ExpertGrid } from "../../runtime/placement/grid.ts";
 import { type ModelStore, unitAlignment } from "../../runtime/weights/store.ts";
@@ -16,7 +17,6 @@ import type { Identity } from "../../runtime/wire/mapping.ts";
 import type { Bus } from "../../runtime/wire/nats.ts";
 import type { TlsSource } from "../../runtime/wire/tls.ts";
 import { RemoteSocket } from "../../runtime/worker/experts.ts";
-import { loadClock } from "../../runtime/worker/load-clock.ts";
 import { createWorkerPlane, type WorkerPlane } from "../../runtime/worker/plane.ts";
 import { SimModel } from "../sim/model.ts";
 import { BookEngine, type CountersOf } from "./engine.ts";
@@ -28,7 +28,7 @@ const closeMs = 500;
 /** Width of a row of frames between ranks. */
 const hidden = 8;
 
-export interface RankShape extends ExpertGrid {
+interface RankShape extends ExpertGrid {
   /** Resident bytes of an expert, and of all experts that a rank may hold. */
   readonly bytes: number;
   readonly budgetBytes: number;
@@ -68,7 +68,7 @@ export function rankModel(shape: RankShape, info: Partial<EngineInfo> = {}): Ran
   };
 }
 
-export interface RankOptions {
+interface RankOptions {
   readonly namespace: string;
   readonly deployment: string;
   readonly deploymentUid: string;
@@ -125,7 +125,7 @@ export async function startRank(options: RankOptions): Promise<ScaleRank> {
   const health = createHealth();
   const plane = createWorkerPlane({
     ...{ identity, namespace, name, podName, network: grpcNetwork, tls, store, engine, info, remote, budgetBytes, health },
-    ...{ clock: loadClock(), metrics: options.metrics ?? noMetrics, tracing: tracingOff, log: options.log ?? silentLog },
+    ...{ clock: steadyClock(), metrics: options.metrics ?? noMetrics, tracing: tracingOff, log: options.log ?? silentLog },
   });
   const server = createServer(tls);
   plane.serve(server);
