@@ -70,7 +70,9 @@ export class Informers {
     this.namespaces = [...new Set(namespaces)];
     for (const [name, { resource, own: here, training, ...options }] of Object.entries(watched) as [Watched, (typeof watched)[Watched]][]) {
       const scopes = here ? [own] : resource.namespaced && namespaces.length > 0 ? this.namespaces : [undefined];
-      const set = scopes.map((namespace) => new Informer(resource, { ...options, ...(namespace ? { namespace } : {}) }, deps, formOf(name)));
+      const set = scopes.map(
+        (namespace) => new Informer(resource, { ...options, ...(namespace ? { namespace } : {}) }, deps, formOf(name)),
+      );
       this.#sets.set(name, set);
       if (training) for (const informer of set) this.#ofTraining.add(informer);
     }

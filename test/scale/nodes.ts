@@ -157,7 +157,7 @@ export class SimulatedNodes {
     if (pod.metadata.deletionTimestamp !== undefined) return this.#end(key, pod, running);
     if (!running) {
       if (!this.#mounted(pod)) return { requeueAfterMs: mountMs };
-      await this.#begin(key, pod);
+      await this.#begin(pod);
       return {};
     }
     await this.#tell(pod, running);
@@ -175,7 +175,7 @@ export class SimulatedNodes {
     return data && Object.fromEntries(Object.entries(data).map(([entry, text]) => [entry, Buffer.from(text, "base64").toString("utf8")]));
   }
 
-  async #begin(key: string, pod: KubeObject): Promise<void> {
+  async #begin(pod: KubeObject): Promise<void> {
     const uid = pod.metadata.uid ?? "";
     const running: Running = { ip: this.#address(), process: undefined, stopped: "no", told: "" };
     this.#running.set(uid, running);

@@ -27,7 +27,8 @@ const news: Readonly<Record<string, object>> = {
   "a figure that is there no more": { measured: undefined },
 };
 
-for (const [what, change] of Object.entries(same)) test(`${what} is no news`, () => assert.ok(sayTheSame(status, { ...status, ...change })));
+for (const [what, change] of Object.entries(same))
+  test(`${what} is no news`, () => assert.ok(sayTheSame(status, { ...status, ...change })));
 for (const [what, change] of Object.entries(news)) test(`${what} is news`, () => assert.ok(!sayTheSame(status, { ...status, ...change })));
 
 test("steps add up: what was written is what a figure is held against", () => {
