@@ -25,7 +25,10 @@ export function slimPod(pod: KubeObject): KubeObject {
   const { apiVersion, kind, metadata, status } = pod;
   const { nodeName, tolerations, containers = [], volumes = [] } = (pod.spec ?? {}) as Spec;
   return {
-    ...{ apiVersion, kind, metadata, status },
+    apiVersion,
+    kind,
+    metadata,
+    status,
     spec: {
       ...(nodeName === undefined ? {} : { nodeName }),
       ...(tolerations === undefined ? {} : { tolerations }),
