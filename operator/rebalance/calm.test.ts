@@ -23,7 +23,8 @@ test("a calm deployment is looked at once a second, one with a rank that leaves 
   // Windows end and their messages come meanwhile, which ask for looks of their own.
   assert.ok(looks >= 55 && looks <= 80, `${looks} looks in a calm minute`);
   looks = 0;
-  sim.scale(2);
+  sim.kube.leaving = [{ rank: 2, podUid: sim.worker(2).podUid, reason: "Shrink" }];
+  sim.refresh();
   await sim.clock.run(5_000);
   assert.ok(looks >= 15, `${looks} looks in 5 s of a shrink`);
   assert.deepEqual(sim.faults(), []);

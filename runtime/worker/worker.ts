@@ -42,6 +42,7 @@ export interface WorkerOverrides {
   readonly createEngine?: (options: EngineOptions) => Promise<Engine>;
   /** Addresses to ask instead of the headless Service's. */
   readonly peers?: () => Promise<string[]>;
+  readonly streamIdleMs?: number;
 }
 
 export interface Worker {
@@ -167,6 +168,7 @@ async function serve(base: Base, model: Model) {
     remote,
     budgetBytes,
     clock: steadyClock(),
+    streamIdleMs: base.overrides.streamIdleMs,
     health,
     metrics,
     tracing,

@@ -91,6 +91,8 @@ interface RankOptions {
   readonly counters?: CountersOf;
   /** Who is asked for the plan while no operator is there; unset: nobody. */
   readonly peerAddresses?: () => Promise<readonly string[]>;
+  /** See PlaneOptions. */
+  readonly streamIdleMs?: number;
   readonly metrics?: Metrics<"worker">;
   readonly log?: Log;
 }
@@ -125,6 +127,7 @@ export async function startRank(options: RankOptions): Promise<ScaleRank> {
   const health = createHealth();
   const plane = createWorkerPlane({
     ...{ identity, namespace, name, podName, network: grpcNetwork, tls, store, engine, info, remote, budgetBytes, health },
+    streamIdleMs: options.streamIdleMs,
     ...{ clock: steadyClock(), metrics: options.metrics ?? noMetrics, tracing: tracingOff, log: options.log ?? silentLog },
   });
   const server = createServer(tls);
