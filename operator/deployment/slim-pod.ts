@@ -18,7 +18,7 @@ interface Spec {
   readonly volumes?: readonly Named[];
 }
 
-/** The world that a pod was made for (orphans.ts), and where it has its model from (model-place.ts). */
+/** The world that a pod was made for (orphans.ts), and where it has its model from (objects/model-place.ts). */
 const variables: ReadonlySet<string> = new Set([workerProcess.deploymentUid.variable, workerProcess.modelDir.variable]);
 
 export function slimPod(pod: KubeObject): KubeObject {

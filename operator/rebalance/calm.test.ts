@@ -1,4 +1,4 @@
-// What a deployment costs while nothing happens to it but its load, and that it is looked at often again when something does.
+// A deployment to which nothing happens but its load is looked at seldom, and often again when something does.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { SimCluster } from "../../test/sim/cluster.ts";

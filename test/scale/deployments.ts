@@ -1,5 +1,5 @@
 // Many deployments of a few ranks each: how long the operator takes until all of them serve, what it asks of the API server for that
-// and for a change, and what it costs while nothing changes but the load. The figures of CPU and requests are the kernel's and the API server's.
+// and for a change, and what it costs while nothing changes but the load. Figures of CPU are the kernel's, of requests the API server's.
 import { until } from "../harness/process.ts";
 import { operatorUser } from "../integration/operator-rights.ts";
 import { totalOf, writesOf } from "./audit.ts";

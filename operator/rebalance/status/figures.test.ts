@@ -1,4 +1,4 @@
-// What is news in a status, and what is only the load of another window.
+// News in a status is told from the load of another window.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { sayTheSame } from "./figures.ts";
