@@ -86,6 +86,7 @@ export function membersOf(views: readonly RankView[]): Member[] {
       address: view.report?.address ?? "",
       state: view.state,
       numerics: view.report?.description?.numerics ?? "",
+      ...(view.pod.zone ? { zone: view.pod.zone } : {}),
     }));
 }
 
@@ -173,6 +174,7 @@ export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | unde
       speed: known.get(description?.bootId ?? "") ?? 1,
       budgetBytes: description?.budgetBytes ?? 0,
       zone: view.pod.zone ?? "",
+      rack: view.pod.rack,
       node: view.pod.node ?? view.pod.name,
       state: view.leaving !== undefined || view.pod.terminating ? "draining" : "active",
     };

@@ -35,6 +35,8 @@ export interface Member {
   readonly state: MemberState;
   /** Its numerics class; unset = not known. */
   readonly numerics?: string;
+  /** The zone of its node; unset = not known. */
+  readonly zone?: string;
 }
 
 export interface Membership {
@@ -126,6 +128,9 @@ export function toMembership(membership: Membership): MembershipMessage {
 /** Characters of a numerics class that are read. */
 const numericsMax = 200;
 
+/** Characters of a zone that are read: as many as a label of a node has. */
+const zoneMax = 63;
+
 export function fromMembership(message: MembershipMessage): Membership {
   if (message.members.length > planBounds.ranks) throw invalid("membership.members", `more than ${planBounds.ranks}`);
   const members = message.members.map((member, i): Member => {
@@ -140,6 +145,7 @@ export function fromMembership(message: MembershipMessage): Membership {
       address: member.address,
       state,
       ...(member.numerics === "" ? {} : { numerics: member.numerics.slice(0, numericsMax) }),
+      ...(member.zone === "" ? {} : { zone: member.zone.slice(0, zoneMax) }),
     };
   });
   if (new Set(members.map((member) => member.rank)).size !== members.length) throw invalid("membership.members", "a rank is named twice");

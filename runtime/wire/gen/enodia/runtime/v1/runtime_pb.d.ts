@@ -1065,6 +1065,13 @@ export declare type Member = Message<"enodia.runtime.v1.Member"> & {
    * @generated from field: string numerics = 7;
    */
   numerics: string;
+
+  /**
+   * of its node; empty = not known
+   *
+   * @generated from field: string zone = 8;
+   */
+  zone: string;
 };
 
 /**
