@@ -1,7 +1,6 @@
 // The publisher of what this rank routed and served in each window, per phase, signed and on the bus; dropped and counted when the
 // bus is away, or while there is no key. Windows are aligned to wall-clock multiples of their length, so that those of all ranks
 // cover the same time.
-
 import { encodeLoad, type LoadWindow, loadMessageBytesMax, loadSubject, phases } from "../../crds/telemetry.ts";
 import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine } from "../engine/engine.ts";
