@@ -90,8 +90,11 @@ test("without load ranks go, and those that stay are those that were", { timeout
     timeoutMs: scaledWithinMs,
   });
   await waitReady(moe.kubectl, name, scaledWithinMs);
-  const left = await workerPods(moe.kubectl, name);
-  assert.equal(left.length, least);
+  const gone = async () => {
+    const pods = await workerPods(moe.kubectl, name);
+    return pods.length === least ? pods : undefined;
+  };
+  const left = await until("the other pods to be gone", gone, { timeoutMs: 60_000 });
   for (const { metadata, status } of left) {
     assert.equal(were.get(metadata.name), metadata.uid);
     assert.equal(status.containerStatuses[0].restartCount, 0);
