@@ -35,6 +35,8 @@ export interface Member {
   readonly state: MemberState;
   /** Its numerics class; unset = not known. */
   readonly numerics?: string;
+  /** The digest of its text files (text-files.ts); unset = not known. */
+  readonly textDigest?: string;
 }
 
 export interface Membership {
@@ -123,8 +125,9 @@ export function toMembership(membership: Membership): MembershipMessage {
   return create(MembershipSchema, { version: BigInt(version), members: members ?? [], sampleTransitions });
 }
 
-/** Characters of a numerics class that are read. */
+/** Characters of a numerics class, and of a digest, that are read. */
 const numericsMax = 200;
+const digestMax = 64;
 
 export function fromMembership(message: MembershipMessage): Membership {
   if (message.members.length > planBounds.ranks) throw invalid("membership.members", `more than ${planBounds.ranks}`);
@@ -140,6 +143,7 @@ export function fromMembership(message: MembershipMessage): Membership {
       address: member.address,
       state,
       ...(member.numerics === "" ? {} : { numerics: member.numerics.slice(0, numericsMax) }),
+      ...(member.textDigest === "" ? {} : { textDigest: member.textDigest.slice(0, digestMax) }),
     };
   });
   if (new Set(members.map((member) => member.rank)).size !== members.length) throw invalid("membership.members", "a rank is named twice");

@@ -57,6 +57,7 @@ export interface WorkerVitals {
 export interface WorkerControlOptions {
   readonly podName: string;
   readonly info: EngineInfo;
+  readonly textDigest: string;
   readonly storedUnitBytes: readonly number[];
   readonly peers: Peers;
   readonly plan: PlanKeeper;
@@ -96,7 +97,7 @@ export class WorkerControl {
     return {
       describe: async (request, call) => {
         this.#from(call, request.sender, "operator");
-        const { vitals, storedUnitBytes } = this.#options;
+        const { vitals, storedUnitBytes, textDigest } = this.#options;
         return {
           self: toSender(peers.self),
           podName,
@@ -106,6 +107,7 @@ export class WorkerControl {
           experts: info.experts,
           topK: info.topK,
           codec: info.codec,
+          textDigest,
           device: info.device,
           numerics: info.numerics,
           storedBytes: storedUnitBytes.map(BigInt),

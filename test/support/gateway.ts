@@ -41,7 +41,7 @@ export function useGateways(): Gateways {
       cleanups.push(() => Promise.all(workers.map((worker) => worker.close())));
       const gateway = await startGateway(
         {
-          ...{ namespace: ns, deployment: name, deploymentUid: "uid", podName: "gw-1", podUid: "gw-uid", servedName: "tiny", modelDir: "" },
+          ...{ namespace: ns, deployment: name, deploymentUid: "uid", podName: "gw-1", podUid: "gw-uid", servedName: "tiny", textDir: "" },
           ...{
             maxContext: 512,
             tlsDir: "",
@@ -55,14 +55,7 @@ export function useGateways(): Gateways {
           },
           ...config,
         },
-        // A folder of a model brings its own tokenizer.
-        {
-          tls: await ca.issue("gateway", ns, name),
-          limits,
-          log: silentLog,
-          ...(config.modelDir ? {} : { textModel: byteText }),
-          ...overrides,
-        },
+        { tls: await ca.issue("gateway", ns, name), limits, log: silentLog, textModel: byteText, ...overrides },
       );
       cleanups.push(() => gateway.close(0));
       gateway.apply({ version: 1, members: workers.map((worker) => worker.member()) });

@@ -11,7 +11,16 @@ import type { Refusal } from "../core/snapshot.ts";
 import { names, objectLabels, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
 import { workerHash } from "./pod-hash.ts";
 import { mergePodTemplate, type PodShape, workerKind } from "./pod-template.ts";
-import { commonMounts, commonVolumes, containerSecurity, podSecurity, probes, processFacts } from "./runtime-pod.ts";
+import {
+  commonMounts,
+  commonVolumes,
+  containerSecurity,
+  modelMount,
+  modelVolumeOf,
+  podSecurity,
+  probes,
+  processFacts,
+} from "./runtime-pod.ts";
 
 /** A pod as it was rendered once. */
 export interface RenderedPod {
@@ -67,7 +76,7 @@ export function workerPod(context: RenderContext, template: WorkerTemplate, rank
       containers: pod.spec.containers.map((container) =>
         container.name === workerKind.container ? { ...container, env: [...((container.env ?? []) as unknown[]), ...lifetime] } : container,
       ),
-      volumes: pod.spec.volumes.map((volume) => (volume.name === "tls" ? commonVolumes(context, names.podTls(podName))[1] : volume)),
+      volumes: pod.spec.volumes.map((volume) => (volume.name === "tls" ? commonVolumes(names.podTls(podName))[1] : volume)),
     },
   };
 }
@@ -119,10 +128,10 @@ function basePod(context: RenderContext): PodShape {
           ],
           ...probes,
           securityContext: containerSecurity,
-          volumeMounts: [...commonMounts(), { name: "telemetry", mountPath: paths.telemetry, readOnly: true }],
+          volumeMounts: [...commonMounts(), modelMount, { name: "telemetry", mountPath: paths.telemetry, readOnly: true }],
         },
       ],
-      volumes: [...commonVolumes(context, ""), telemetryVolume(name)],
+      volumes: [...commonVolumes(""), modelVolumeOf(context), telemetryVolume(name)],
     },
   };
 }

@@ -287,6 +287,7 @@ function servedOf({ requests, failed, gaps, gapMicros }: Served): ServedTotals {
 
 /** Characters of a numerics class that are kept: it comes into a condition's message. */
 const numericsMax = 200;
+const digestMax = 64;
 
 function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"]["output"]>): Description {
   const { self, layers, experts, layerExperts: described } = reply;
@@ -324,6 +325,7 @@ function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"
     maxContext: reply.maxContext,
     device: reply.device,
     numerics: reply.numerics.slice(0, numericsMax),
+    textDigest: reply.textDigest.slice(0, digestMax),
     speed: reply.speed > 0 ? reply.speed : 1,
   };
 }
