@@ -7,6 +7,7 @@ import { deployment, settings } from "../../../test/builders/deployment.ts";
 import { resolvedEnv } from "../../../test/builders/process.ts";
 import { restrictedFaults } from "../../../test/harness/pod-security.ts";
 import { downloadJob } from "./download-job.ts";
+import { gatewayTemplate } from "./gateway.ts";
 import { appliedObjects } from "./index.ts";
 import { downloadJobName, modelOfPod, modelPlace, modelText } from "./model-place.ts";
 import { workerTemplate } from "./worker-pod.ts";
@@ -79,6 +80,15 @@ test("it has the workers' way out of the cluster, and nothing else of their envi
   assert.deepEqual(added({ podTemplate: { spec: { containers: [{ name: "runtime", env: [env[1]] }] } } }), []);
 });
 
+test("it goes where the ranks go, without being another Job for it", () => {
+  const placed = { nodeSelector: { pool: "moe" }, tolerations: [{ key: "pool", operator: "Exists" }] };
+  const spec = { podTemplate: { spec: { ...placed, hostname: "x", priorityClassName: "high" } } };
+  const { nodeSelector, tolerations, priorityClassName } = pod(spec);
+  assert.deepEqual([{ nodeSelector, tolerations }, priorityClassName], [placed, undefined]);
+  assert.equal(job(spec).metadata.name, job().metadata.name);
+  for (const field of Object.keys(placed)) assert.ok(!(field in pod()), field);
+});
+
 test("the place is by URI and codec alone; the Job by place, Secret and deployment", () => {
   const of = (spec: object, status = {}) => deployment({ model, ...spec }, status);
   const folder = (spec: object) => modelPlace(of(spec).spec).folder;
@@ -104,9 +114,13 @@ test("the longest URI has a folder whose name a file system takes", () => {
 
 test("a pod's model is read off the pod itself, as it was made by any release", () => {
   const context = { deployment: deployment({ model }), settings };
-  assert.equal(modelOfPod(workerTemplate(context).pod.spec), modelText(modelPlace(context.deployment.spec)));
-  assert.equal(modelOfPod({ containers: [] }), undefined);
-  assert.equal(modelOfPod(undefined), undefined);
+  const place = modelText(modelPlace(context.deployment.spec));
+  assert.equal(modelOfPod({ spec: workerTemplate(context).pod.spec }), place);
+  const { annotations, spec } = gatewayTemplate(context).pod;
+  assert.equal(modelOfPod({ metadata: { name: "gw", annotations }, spec }), place);
+  assert.equal(modelOfPod({ spec }), undefined, "nothing else in the pod of a gateway says it");
+  assert.equal(modelOfPod({ spec: { containers: [] } }), undefined);
+  assert.equal(modelOfPod({}), undefined);
 });
 
 test("a policy lets the operator in and the pod out, where policies are wanted and something is downloaded", () => {

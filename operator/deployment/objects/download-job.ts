@@ -33,7 +33,7 @@ export function downloadJob(context: RenderContext, jobName: string): KubeObject
   const { claim, folder } = modelPlace(spec);
   const facts = { deployment, folder, work: workFolder(deployment), settingsMap: names.settings(name) };
   const runtime = templateContainer(spec.podTemplate, workerKind);
-  const pull = spec.podTemplate?.spec?.imagePullSecrets;
+  const { imagePullSecrets: pull, nodeSelector, tolerations } = spec.podTemplate?.spec ?? {};
   const secret = spec.model.secretRef?.name;
   const labels = objectLabels(name, downloaderComponent);
   return {
@@ -62,6 +62,9 @@ export function downloadJob(context: RenderContext, jobName: string): KubeObject
           terminationGracePeriodSeconds: graceSeconds,
           securityContext: podSecurity,
           ...(pull === undefined ? {} : { imagePullSecrets: pull }),
+          // Where the ranks go: a claim may be had there alone.
+          ...(nodeSelector ? { nodeSelector } : {}),
+          ...(tolerations ? { tolerations } : {}),
           containers: [
             {
               name: container,
