@@ -13,6 +13,8 @@ type Target = (typeof targets)[number];
 
 /** A file that takes longer hangs. */
 const fileMinutesMax = 25;
+/** Of a run that is long by its purpose. */
+const longMinutesMax: Readonly<Record<string, number>> = { "22-hundred-faults": 110 };
 
 interface Counts {
   passed: number;
@@ -48,6 +50,9 @@ const heldBack: Readonly<Record<string, string>> = {
     "takes 10 minutes; runtime/trainer/killed.test.ts kills ranks over TLS, and test/sim/training.test.ts tries faults by seed",
   "17-training":
     "takes 6 minutes; runtime/trainer/trainer.test.ts has the bits of a stopped run, operator/training/training.int.test.ts the real API server",
+  "22-hundred-faults":
+    "takes an hour; test/sim/faults.test.ts has seeded faults of a simulated cluster, 3-failures and 4-outages some of these",
+  "23-autoscalers": "builds KEDA, which takes half an hour; operator/deployment/roles.int.test.ts scales by /scale on a real API server",
   "19-rollouts": "takes 8 minutes; operator/deployment/rollout.test.ts has the same roll backs in a simulated cluster",
 };
 
@@ -109,7 +114,10 @@ function runFiles(files: readonly string[], concurrency: number, counts: Counts)
   return new Promise((done) => {
     // A failed test may leave a timer or a socket behind: its file ends all the same.
     const execArgv = ["--disable-warning=ExperimentalWarning", "--test-force-exit"];
-    const stream = run({ files: [...files], concurrency, execArgv, timeout: fileMinutesMax * 60_000 });
+    const minutes = files.flatMap((file) =>
+      Object.entries(longMinutesMax).flatMap(([name, most]) => (file.includes(`/${name}.`) ? most : [])),
+    );
+    const stream = run({ files: [...files], concurrency, execArgv, timeout: Math.max(fileMinutesMax, ...minutes) * 60_000 });
     // A suite is not a test: only leaves count.
     stream.on("test:pass", (event) => {
       if (event.details.type === "suite") return;

@@ -58,3 +58,9 @@ test("few pods are asked, and one whose log may not be read stays as it is", asy
   assert.equal(asked, 8);
   assert.ok(pods.every((each) => messageOf(each) === ""));
 });
+
+test("a log that is gone with its container is no last word", async () => {
+  const gone = "unable to retrieve container logs for containerd://ad7eb8d4ab2b2a532ecbbda399ea1dab";
+  const [silent] = await withLastWords({ request: async () => gone }, [pod("a", 1)]);
+  assert.equal(messageOf(silent!), "");
+});

@@ -9,6 +9,8 @@ const podsMax = 8;
 const linesMax = 3;
 const bytesMax = 16_384;
 const answerMsMax = 3_000;
+/** A kubelet answers with these words, and no error, where the log of an ended container is gone: it was restarted once more. */
+const goneLog = "unable to retrieve container logs for ";
 
 const isSilent = ({ ended }: ContainerFacts): boolean => ended !== undefined && ended.exitCode !== 0 && ended.message === "";
 
@@ -31,7 +33,7 @@ async function spoken(transport: Pick<Transport, "request">, pod: PodFacts, cont
   const path = `/api/v1/namespaces/${encodeURIComponent(pod.namespace)}/pods/${encodeURIComponent(pod.name)}/log?${query}`;
   try {
     const message = await transport.request({ method: "GET", path, signal: AbortSignal.timeout(answerMsMax) });
-    return { ...container, ended: { ...ended, message } };
+    return message.startsWith(goneLog) ? container : { ...container, ended: { ...ended, message } };
   } catch {
     return container; // the finding tells its exit code, and the command that shows the log
   }

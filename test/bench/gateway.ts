@@ -129,7 +129,7 @@ async function runRole(role: Role): Promise<void> {
   const { cert, key, ca } = role.tls;
   const tls = fixedTls({ cert: Buffer.from(cert), key: Buffer.from(key), ca: Buffer.from(ca) });
   if (role.role === "worker") {
-    const worker = await startWorker({ dir: "", issue: () => tls as never, local: () => tls.current() }, 0, {
+    const worker = await startWorker({ dir: "", issue: () => tls as never, local: () => tls.current(), server: () => tls.current() }, 0, {
       token: (position) => textFrom + (position % 1000),
     });
     parentPort?.postMessage(worker.member());

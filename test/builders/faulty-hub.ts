@@ -5,11 +5,12 @@ import type { Transport } from "../../runtime/comm/transport.ts";
 /** Milliseconds after which a loss is heard of, when others get on meanwhile. */
 const toldMs = 30;
 
-/** Dies in that world in place of that operation, of those before it; `told` is when the others learn it. */
+/** Dies in that world in place of that operation, by its number, or by its name where how many come before it depends on time; `told` is
+ *  when the others learn it. */
 export interface Kill {
   readonly world: number;
   readonly pod: string;
-  readonly at: number;
+  readonly at: number | string;
   readonly told: "at once" | "later";
 }
 
@@ -50,7 +51,7 @@ export class FaultyHub {
     const done = this.#operations[pod] ?? [];
     this.#operations[pod] = done;
     done.push(operation);
-    const kill = this.#kills.find((each) => each.pod === pod && each.at === done.length - 1);
+    const kill = this.#kills.find(({ pod: of, at }) => of === pod && (at === done.length - 1 || at === operation));
     if (kill !== undefined) {
       this.killed.add(pod);
       const tell = (): void => this.#hub.end(new Error(`${pod} is lost`));

@@ -76,6 +76,13 @@ const groups: readonly Group[] = [
     ],
   },
   { name: "otelcol", programs: [["otelcol", ".", 50]] },
+  {
+    name: "keda",
+    programs: [
+      ["keda-operator", "github.com/kedacore/keda/v2/cmd/operator", 1500],
+      ["keda-adapter", "github.com/kedacore/keda/v2/cmd/adapter", 20],
+    ],
+  },
 ];
 
 const clusterPrograms = [
@@ -96,9 +103,11 @@ const clusterPrograms = [
 ] as const;
 /** Programs that no cluster needs: single tests run them, and ask for them by name. */
 const testPrograms = ["promtool", "prometheus", "otelcol"] as const;
-/** All, for a run of tests that should not build within one of them. */
+/** Programs of a single long test, which take long to build: only that test asks for them. */
+const longPrograms = ["keda-operator", "keda-adapter"] as const;
+/** Those of all tests but the longest, for a run that should not build within one of them. */
 export const programNames = [...clusterPrograms, ...testPrograms] as const;
-export type ProgramName = (typeof programNames)[number];
+export type ProgramName = (typeof programNames)[number] | (typeof longPrograms)[number];
 export type Binaries = Readonly<Record<ProgramName, string>>;
 
 const buildTimeoutMs = 40 * 60_000;

@@ -7,6 +7,7 @@ import { join, resolve } from "node:path";
 import { type Binaries, binaryPaths, ensureBinaries } from "./binaries.ts";
 import { makeClusterCertificates } from "./certs.ts";
 import { favour, makeCgroup } from "./cgroups.ts";
+import { makeEtcdDisk } from "./control-disk.ts";
 import { startControlPlane, waitForControlPlane } from "./control-plane.ts";
 import { type Log, run, waitFor } from "./exec.ts";
 import { withLock } from "./lock.ts";
@@ -178,6 +179,7 @@ async function build(work: Work): Promise<void> {
   await addFirewall(state.firewall);
   makeCgroup(cluster.cgroup);
   favour(cluster.cgroup);
+  await makeEtcdDisk(cluster);
   state.control = [startControlPlane(cluster, work.binaries)];
   writeState(state);
   const ready = waitForControlPlane(cluster, work.binaries, work.signal).then(() =>

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import type { Binaries } from "./binaries.ts";
 import { componentKubeconfig, pkiFile } from "./certs.ts";
 import { makeCgroup } from "./cgroups.ts";
+import { etcdData } from "./control-disk.ts";
 import { run, waitFor } from "./exec.ts";
 import { ClusterError, type ClusterNames, clusterDomain } from "./names.ts";
 import { logTail, startProcess } from "./processes.ts";
@@ -67,7 +68,7 @@ function etcd(cluster: ClusterNames, binaries: Binaries): Program {
   const client = `http://${cluster.loopback}:2379`;
   const values = {
     name: "etcd",
-    "data-dir": join(cluster.folder, "etcd"),
+    "data-dir": etcdData(cluster),
     "listen-client-urls": client,
     "advertise-client-urls": client,
     "listen-peer-urls": peer,
@@ -172,7 +173,6 @@ export function startControlPlane(cluster: ClusterNames, binaries: Binaries): Pr
   const logs = join(cluster.folder, "logs");
   const cgroup = `${cluster.cgroup}/control`;
   mkdirSync(logs, { recursive: true });
-  mkdirSync(join(cluster.folder, "etcd"), { recursive: true, mode: 0o700 });
   makeCgroup(cgroup);
   const config = join(cluster.folder, "Corefile");
   writeFileSync(config, corefile(cluster));

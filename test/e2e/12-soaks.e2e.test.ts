@@ -1,10 +1,9 @@
 // Troubles that last: connections that say nothing are held to every health port for minutes, and the API server is away for a
 // quarter of an hour. No pod becomes unready, no container restarts, and the operator goes on by itself.
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { ports } from "../../crds/common.ts";
-import { readState } from "../cluster/state.ts";
+import { controlProcess } from "../cluster/control-process.ts";
 import type { Kubectl } from "../harness/kubectl.ts";
 import { startLoad } from "../harness/load.ts";
 import { sleep, until } from "../harness/process.ts";
@@ -81,33 +80,12 @@ test("500 connections held to each health port for 3 minutes: no pod unready, no
   assert.deepEqual(restartsOf(await allPods()), restartsOf(before));
 });
 
-const parentOf = (pid: number): number => Number(/^PPid:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
-
-/** The API server's process, which its supervisor would start again if it ended: so it is stopped. A shell of each program's own stands
- *  between the two. */
-function apiServer(): number {
-  const supervisors = new Set(readState(clusterName)?.control.map(({ pid }) => pid));
-  const found = readdirSync("/proc")
-    .filter((entry) => /^\d+$/.test(entry))
-    .map(Number)
-    .find((pid) => {
-      try {
-        if (!/^[^\0]*kube-apiserver\0/.test(readFileSync(`/proc/${pid}/cmdline`, "utf8"))) return false;
-        return supervisors.has(parentOf(parentOf(pid)));
-      } catch {
-        return false; // it has ended since
-      }
-    });
-  assert.ok(found, "the API server runs");
-  return found;
-}
-
 test("the API server away for 15 minutes: the operator stays live, no container restarts, and it repairs again by itself", async () => {
   const pods = await allPods();
   const operators = (await system.list("pods", "app.kubernetes.io/component=operator")).map(({ status }) => status.podIP as string);
   const url = await moe.url();
   const load = startLoad({ url: () => url, model, clients: 2, topic: "code" });
-  const server = apiServer();
+  const server = controlProcess(clusterName, "kube-apiserver");
   process.kill(server, "SIGSTOP");
   try {
     const end = Date.now() + outageMs;

@@ -61,18 +61,17 @@ test("enodia status finds each planted fault by one command", { timeout: 300_000
     for (const [name, { spec }] of Object.entries(faults)) await moe.kubectl.apply(smolMoe(name, { replicas: 1, ...spec }));
     for (const [name, { code, why }] of Object.entries(faults)) {
       const first = await until(
-        `status to say of ${name}: ${code}`,
+        `status to say of ${name}: ${code}, ${why}`,
         async () => {
           const [found] = JSON.parse(await enodia("status", name, "-o", "json")).findings;
-          return found?.code === code ? found : undefined;
+          return found?.code === code && why.test(found.why) ? found : undefined; // the last words of a restart are not always kept
         },
         { timeoutMs: 120_000 },
       );
-      assert.match(first.why, why);
       assert.equal(first.severity, "critical", "nothing of it serves");
     }
   } finally {
-    await moe.kubectl.run(["delete", "moed", ...names, "--ignore-not-found", "--wait=false"]);
+    await moe.kubectl.run(["delete", "moed", ...names, "--ignore-not-found", "--cascade=foreground"]);
   }
 });
 
@@ -135,7 +134,7 @@ test("no Secret beside the pods has the key of their CA, which is in the operato
   const certificate = new X509Certificate(Buffer.from(ca.data["ca.crt"], "base64"));
   assert.ok(keysIn(ca).some(({ spki }) => spki === spkiOf(certificate.publicKey)));
   const secrets: any[] = JSON.parse(await moe.kubectl.run(["get", "secrets", "-o", "json"])).items;
-  const leaves = secrets.filter(({ metadata }) => metadata.name.endsWith("-tls"));
+  const leaves = secrets.filter(({ metadata }) => new RegExp(`^${moe.name}-.*-tls$`).test(metadata.name));
   assert.equal(leaves.length, 4, "three ranks and the gateways");
   for (const { data } of leaves) {
     assert.equal(new X509Certificate(Buffer.from(data["ca.crt"], "base64")).fingerprint256, certificate.fingerprint256);

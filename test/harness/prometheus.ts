@@ -12,6 +12,8 @@ import { stop, until } from "./process.ts";
 type Labels = Readonly<Record<string, string>>;
 
 export interface Prometheus {
+  /** Of its HTTP API on loopback. */
+  readonly url: string;
   /** The series that an instant query gives now. */
   query(expr: string): Promise<readonly { readonly metric: Labels; readonly value: number }[]>;
   /** Active alerts, pending ones too. */
@@ -68,6 +70,7 @@ export async function startPrometheus(binary: string, config: object, rules: obj
     return body.data;
   };
   return {
+    url,
     query: async (query) => (await ask("query", { query })).result.map((one: any) => ({ metric: one.metric, value: Number(one.value[1]) })),
     alerts: async () => (await ask("alerts")).alerts,
     targets: async () => (await ask("targets", { state: "active" })).activeTargets,

@@ -12,6 +12,8 @@ export interface TestCa {
   issue(member: string, namespace: string, name: string, podName?: string): TlsSource & { update(material: TlsMaterial): void };
   /** Of a server at 127.0.0.1. */
   local(): TlsMaterial;
+  /** Of a server by these names, as openssl writes them: `IP:10.0.0.1`, `DNS:a.b`. */
+  server(names: readonly string[]): TlsMaterial;
 }
 
 /** Folders that go with the process: one listener for all, since one for each would be warned of as a leak. */
@@ -62,5 +64,6 @@ export function createTestCa(): TestCa {
     issue: (member, namespace, name, podName = member) =>
       fixedTls(leaf(`/CN=${member}`, `DNS:${member}.${name}.${namespace}.enodia,URI:spiffe://enodia/${namespace}/${name}/${podName}`)),
     local: () => leaf("/CN=127.0.0.1", "IP:127.0.0.1"),
+    server: (names) => leaf("/CN=server", names.join()),
   };
 }

@@ -1,0 +1,102 @@
+// The deployment that faults strike, as they see it: its pods, the operator's, and the address that traffic takes.
+import { until } from "../../harness/process.ts";
+import { gatewayAddress, kubectlOf, serviceAddress, systemNamespace } from "../../harness/product.ts";
+import { type Sample, scrape, sum } from "../../harness/scrape.ts";
+import { rankOf } from "../held.ts";
+import type { Deployed } from "../world.ts";
+import type { MayGo, PodState } from "./pods.ts";
+
+/** What a fault has done when it resolves: taken back all of itself, and says which pods may have gone for it. */
+export interface Struck {
+  readonly mayGo: MayGo;
+  /** When it was over, Unix ms. */
+  readonly overAt: number;
+}
+
+export interface Fault {
+  readonly name: string;
+  /** `draw` chooses the victim. */
+  strike(scene: Scene, draw: number): Promise<Struck>;
+}
+
+/** The API server may be away for a moment, or its etcd. */
+const answerWithinMs = 60_000;
+
+export class Scene {
+  readonly moe: Deployed;
+  #url = "";
+
+  constructor(moe: Deployed) {
+    this.moe = moe;
+  }
+
+  get system() {
+    return kubectlOf(this.moe.target, systemNamespace);
+  }
+
+  /** The address that traffic takes at the moment. */
+  get url(): string {
+    return this.#url;
+  }
+
+  /** Traffic goes to a gateway itself: the way to the Service leads over a node, which may be struck. */
+  async throughGateway(): Promise<void> {
+    const { target, kubectl, name } = this.moe;
+    this.#url = (await gatewayAddress(target, kubectl, name)).url;
+  }
+
+  /** Traffic goes to the Service, for as long as gateways are replaced. */
+  async throughService(): Promise<void> {
+    const { target, kubectl, name, namespace } = this.moe;
+    this.#url = (await serviceAddress(target, kubectl, { name, namespace })).url;
+  }
+
+  /** Workers and gateways. */
+  pods(): Promise<readonly PodState[]> {
+    const { kubectl, name } = this.moe;
+    const look = async (): Promise<PodState[]> =>
+      (await kubectl.list("pods", `enodia.dev/deployment=${name}`)).map(({ metadata, spec, status }) => ({
+        name: metadata.name,
+        uid: metadata.uid ?? "",
+        node: spec.nodeName ?? "",
+        ip: status.podIP ?? "",
+        component: (metadata.labels as Record<string, string>)["enodia.dev/component"] ?? "",
+        rank: rankOf(metadata.name),
+        restarts: status.containerStatuses?.[0]?.restartCount ?? 0,
+      }));
+    return until("the API server to list pods", look, { timeoutMs: answerWithinMs });
+  }
+
+  async ranks(): Promise<readonly PodState[]> {
+    return (await this.pods()).filter(({ component }) => component === "worker");
+  }
+
+  /** Nodes whose loss takes connections of clients along: those of gateways. */
+  async sparedNodes(): Promise<ReadonlySet<string>> {
+    return new Set((await this.pods()).filter(({ component }) => component === "gateway").map(({ node }) => node));
+  }
+
+  /** The pod of the operator that leads. */
+  leader(): Promise<{ readonly name: string; readonly uid: string }> {
+    const look = async () => {
+      for (const { metadata } of await this.system.list("pods", "app.kubernetes.io/component=operator")) {
+        const samples = await scrape(this.system, systemNamespace, metadata.name).catch((): Sample[] => []);
+        if (sum(samples, "enodia_operator_leader") === 1) return { name: metadata.name, uid: metadata.uid ?? "" };
+      }
+      return undefined;
+    };
+    return until("an operator to lead", look, { timeoutMs: answerWithinMs });
+  }
+
+  patch(spec: object): Promise<string> {
+    return this.moe.kubectl.run(["patch", `moed/${this.moe.name}`, "--type=merge", "-p", JSON.stringify({ spec })]);
+  }
+
+  /** Pods that Kubernetes itself evicted, since their node was silent. */
+  async evicted(): Promise<ReadonlySet<string>> {
+    const events = await this.moe.kubectl.list("events");
+    return new Set(
+      events.flatMap(({ reason, involvedObject }) => (reason === "TaintManagerEviction" ? [involvedObject.uid as string] : [])),
+    );
+  }
+}
