@@ -142,7 +142,7 @@ function mountClaims(kube: FakeKube): void {
 }
 const mounts = (kube: FakeKube): boolean => front(kube).spec.volumes.some(({ name }: { name: string }) => name === "models");
 
-test("gateways of a release that reads the model from the claim have it until they get another image", { timeout: 250_000 }, async () => {
+test("gateways of a release that reads the model from the claim have it until they get another image", { timeout: 120_000 }, async () => {
   const { kube, were, stop } = await upgraded(mountClaims);
   await until("the other image is offered", offered(kube));
   await until("gateways are as that release had them", async () => mounts(kube) && (await readyWith(kube, 3)()));

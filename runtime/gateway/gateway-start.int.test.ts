@@ -4,7 +4,8 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
 import { doubleEngine } from "../../test/support/double-engine.ts";
-import { deployment, deploymentUid, namespace, Ranks, tinyStore, until } from "../../test/support/ranks.ts";
+import { until } from "../../test/support/gateway.ts";
+import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../test/support/ranks.ts";
 import { silentLog } from "../observe/log.ts";
 import { startGateway } from "./gateway.ts";
 

@@ -185,11 +185,22 @@ async function openText({ config, overrides, health, log, tls, identity, pool, r
   if (overrides.textModel) return { textModel: overrides.textModel, maxContext: config.maxContext };
   const { namespace, deployment, textDir: dir } = config;
   const never = new AbortController().signal;
+  let told = "";
   const digest = await fetchText({
-    ...{ identity, namespace, deployment, tls, network: grpcNetwork, dir, log },
+    identity,
+    namespace,
+    deployment,
+    tls,
+    network: grpcNetwork,
+    dir,
+    log,
     members: () => pool.membership()?.members,
     changed: (timeoutMs) => pool.changed(timeoutMs, never),
-    waits: (reason) => health.notReady("text", reason),
+    waits: (reason) => {
+      if (reason !== told) log.info({ reason }, "not ready");
+      told = reason;
+      health.notReady("text", reason);
+    },
   });
   const textModel = await openTextModel(dir);
   opened.defer(() => textModel.close());

@@ -9,7 +9,7 @@ import { restrictedFaults } from "../../../test/harness/pod-security.ts";
 import { downloadJob } from "./download-job.ts";
 import { gatewayTemplate } from "./gateway.ts";
 import { appliedObjects } from "./index.ts";
-import { downloadJobName, modelOfPod, modelPlace, modelText } from "./model-place.ts";
+import { downloadJobName, modelOfPod, modelPlace, modelText, workFolders } from "./model-place.ts";
 import { workerTemplate } from "./worker-pod.ts";
 
 const model = { uri: "hf://Qwen/Qwen3-30B-A3B@main", cache: { persistentVolumeClaim: { claimName: "models" } } };
@@ -38,7 +38,7 @@ test("its process reads what is rendered for it", () => {
   assert.deepEqual(rest, {
     ...{ namespace: "ns", deployment: "moe", podUid: "pod-uid", uri: model.uri, codec: "q4_0", target: `/models/${folder}` },
     ...{ secretDir: "/etc/enodia/model-secret", hub: "https://mirror.test", tlsDir: "/etc/enodia/tls", progressPort: 9445 },
-    ...{ endFile: "/dev/termination-log", logLevel: "info" },
+    ...{ endFile: "/dev/termination-log", logLevel: "info", workInUse: undefined },
   });
   assert.match(work, /^\/models\/\.enodia-[0-9a-f]{16}$/);
   const bare = parseDownloaderConfig(resolvedEnv(pod({ model }).containers[0].env, settingEntries(settings), () => "x"));
@@ -87,6 +87,26 @@ test("it goes where the ranks go, without being another Job for it", () => {
   assert.deepEqual([{ nodeSelector, tolerations }, priorityClassName], [placed, undefined]);
   assert.equal(job(spec).metadata.name, job().metadata.name);
   for (const field of Object.keys(placed)) assert.ok(!(field in pod()), field);
+});
+
+test("it is told the work folders of all deployments of the namespace, or none where one cannot be read", () => {
+  const object = (uid: string, spec: object): any => ({
+    ...deployment(spec, {}, { name: uid, uid }),
+    apiVersion: "v1",
+    kind: "MoEDeployment",
+  });
+  const others = [object("a", { model }), object("b", { model }), object("c", {})];
+  const folders = workFolders(others) ?? assert.fail();
+  assert.equal(folders.length, 2, "one a deployment, of those that download");
+  const own = deployment({ model });
+  const rendered = downloadJob({ deployment: own, settings }, "job", [...folders]) as any;
+  const read = parseDownloaderConfig(resolvedEnv(rendered.spec.template.spec.containers[0].env, {}, () => "x"));
+  assert.deepEqual(read.workInUse, folders);
+  assert.equal(
+    workFolders([...others, object("d", {})].map((one, i) => (i < 3 ? one : { ...one, spec: { model: { uri: 7 } } }))),
+    undefined,
+  );
+  assert.equal(workFolders(Array.from({ length: 1_001 }, (_, i) => object(String(i), { model }))), undefined);
 });
 
 test("the place is by URI and codec alone; the Job by place, Secret and deployment", () => {

@@ -25,7 +25,7 @@ test("an image whose gateways have mounted the claim has it, another one has not
   const again = gatewayTemplate(context, [former]);
   assert.deepEqual([claims(again.pod), mounted(again.pod)], [[model], ["tmp", "tls", "models"]]);
   assert.equal(again.hash, hash, "it is no other template");
-  assert.deepEqual(restrictedFaults(again.pod.spec), []);
+  assert.deepEqual(restrictedFaults(again.pod.spec as any), []);
   const other = { ...context, settings: { ...settings, runtimeImage: "enodia/runtime:next" } };
   assert.deepEqual(claims(gatewayTemplate(other, [former]).pod), []);
   assert.deepEqual(claims(gatewayTemplate(context, [{ hash, pod }]).pod), []);

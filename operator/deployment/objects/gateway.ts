@@ -1,5 +1,5 @@
-// The gateway Deployment: HTTP front, no GPU, no API token, no model: it has its tokenizer from a rank. The number of its pods is in it only where the spec gives one; else the
-// API server starts it with one, and whoever scales it has the field. Pure.
+// The gateway Deployment: HTTP front, no GPU, no API token, no model: it has its tokenizer from a rank. The number of its pods is in it
+// only where the spec gives one; else the API server starts it with one, and whoever scales it has the field. Pure.
 import { annotations, paths, ports } from "../../../crds/common.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { gatewayProcess } from "../../../crds/process.ts";

@@ -3,7 +3,7 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
 import { annotations, paths } from "../../../crds/common.ts";
-import { type MoEDeployment, type MoEDeploymentSpec, parseModelUri } from "../../../crds/moe-deployment.ts";
+import { type MoEDeployment, type MoEDeploymentSpec, parseModelUri, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { workerProcess } from "../../../crds/process.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 
@@ -54,6 +54,20 @@ export const modelText = ({ claim, folder }: ModelPlace): string => `${claim}${p
 /** Hidden, and one deployment's alone: no two pods ever write the same file. */
 export function workFolder({ metadata, spec }: MoEDeployment): string {
   return `.enodia-${hashOf([metadata.uid, modelPlace(spec).folder]).slice(0, hashChars)}`;
+}
+
+/** Deployments of a namespace whose work folders are told apart from those that nobody has any more. */
+const workFoldersMax = 1_000;
+
+/** The work folders that these have; undefined where one cannot be read, or they are too many to tell. */
+export function workFolders(deployments: readonly KubeObject[]): readonly string[] | undefined {
+  if (deployments.length > workFoldersMax) return undefined;
+  try {
+    const downloading = deployments.map(parseMoEDeployment).filter(({ spec }) => spec.model.cache !== undefined);
+    return [...new Set(downloading.map(workFolder))].sort();
+  } catch {
+    return undefined;
+  }
 }
 
 /** The Job that brings the model; undefined where nothing is downloaded. Another secret, claim or model is another Job. */
