@@ -29,4 +29,14 @@ test("an image whose gateways have mounted the claim has it, another one has not
   const other = { ...context, settings: { ...settings, runtimeImage: "enodia/runtime:next" } };
   assert.deepEqual(claims(gatewayTemplate(other, [former]).pod), []);
   assert.deepEqual(claims(gatewayTemplate(context, [{ hash, pod }]).pod), []);
+  const volume = { name: "models", emptyDir: {} };
+  const own = {
+    deployment: deployment({ gateway: { podTemplate: { spec: { containers: [{ name: "gateway" }], volumes: [volume] } } } }),
+    settings,
+  };
+  assert.deepEqual(
+    gatewayTemplate(own, [former]).pod.spec.volumes.filter(({ name }) => name === "models"),
+    [volume],
+    "a volume of the template's own is no claim of ours",
+  );
 });

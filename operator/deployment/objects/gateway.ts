@@ -61,12 +61,13 @@ export function gatewayTemplate(context: RenderContext, former: readonly Rendere
   const base: PodShape = { labels: objectLabels(metadata.name, "gateway"), annotations: annotated, spec: basePod(context) };
   const { pod, refusals } = mergePodTemplate(base, spec.gateway.podTemplate, gatewayKind);
   const image = imageOf(pod);
-  const mounts = former.some((before) => imageOf(before.pod) === image && mountsModel(before.pod));
+  const mounts = !hasModelVolume(pod) && former.some((before) => imageOf(before.pod) === image && hasModelVolume(before.pod));
   return { pod: mounts ? withModel(context, pod) : pod, refusals, hash: gatewayHash(deployment, settings.runtimeImage) };
 }
 
 const imageOf = ({ spec }: PodShape): unknown => spec.containers.find(({ name }) => name === gatewayKind.container)?.image;
-const mountsModel = ({ spec }: PodShape): boolean => spec.volumes.some(({ name }) => name === modelVolume);
+/** A template may name a volume of its own so. */
+const hasModelVolume = ({ spec }: PodShape): boolean => spec.volumes.some(({ name }) => name === modelVolume);
 
 function withModel(context: RenderContext, pod: PodShape): PodShape {
   const containers = pod.spec.containers.map((container) => {
