@@ -6,7 +6,38 @@ import { rules } from "./openapi.ts";
 import { duration } from "./quantity.ts";
 
 const bounds = { ranks: 1024, budget: 64, hash: 64, id: 64, message: 1024 } as const;
-const budget = z.int32().min(0).max(bounds.budget);
+const sharePattern = "^(100|[1-9]?[0-9])%$";
+
+/** A number of ranks, or their share of the wanted ones as "25%". */
+const budget = (description: string) =>
+  z.union([z.int().min(0).max(bounds.budget), z.string().max(4).regex(new RegExp(sharePattern))]).meta({
+    description: `${description} A number, or a share of the wanted ranks such as 25%.`,
+    "x-kubernetes-int-or-string": true,
+    maxLength: 4,
+    ...rules({
+      rule: `type(self) == int ? self >= 0 && self <= ${bounds.budget} : self.matches('${sharePattern}')`,
+      message: `must be a number from 0 to ${bounds.budget}, or a share from 0% to 100%`,
+    }),
+  });
+
+interface Asked {
+  readonly maxSurge: number | string;
+  readonly maxUnavailable: number | string;
+}
+
+export interface Budgets {
+  readonly surge: number;
+  readonly unavailable: number;
+}
+
+/** Both in ranks, as a Deployment counts its own: a share of the surge is rounded up and one of those that may be missing down, and where
+ *  that leaves none of either, one may be missing. */
+export function budgetsOf({ maxSurge, maxUnavailable }: Asked, ranks: number): Budgets {
+  const of = (value: number | string): number =>
+    typeof value === "number" ? value : Math.min(bounds.budget, (Number(value.slice(0, -1)) * ranks) / 100);
+  const [surge, unavailable] = [Math.ceil(of(maxSurge)), Math.floor(of(maxUnavailable))];
+  return { surge, unavailable: surge + unavailable === 0 ? 1 : unavailable };
+}
 
 const analysis = z
   .object({
@@ -44,13 +75,12 @@ export const rolloutStrategy = z
       description:
         "RollingUpdate replaces ranks of an old template by itself. OnDelete leaves that to whoever deletes their pods: what is made from then on is of the new template.",
     }),
-    maxSurge: budget.default(1).meta({
-      description: "Pods of the new template that may be there beside the wanted ranks: they serve before old ones are emptied.",
-    }),
-    maxUnavailable: budget.default(0).meta({
-      description:
-        "Wanted ranks that may be without a serving pod while they are replaced. Where a node or a quota has no room for one more pod, one rank at a time is emptied first all the same.",
-    }),
+    maxSurge: budget(
+      "Pods of the new template that may be there beside the wanted ranks: they serve before old ones are emptied. A share is rounded up.",
+    ).default(1),
+    maxUnavailable: budget(
+      "Wanted ranks that may be without a serving pod while they are replaced; a share is rounded down. Where a node or a quota has no room for one more pod, one rank at a time is emptied first all the same.",
+    ).default(0),
     partition: z
       .int32()
       .min(0)
@@ -76,7 +106,7 @@ export const rolloutStrategy = z
     description: "How ranks are replaced when their template changes.",
     ...rules({
       // The server asks it of the default too, before that has its own defaults.
-      rule: "!has(self.maxSurge) || !has(self.maxUnavailable) || self.maxSurge > 0 || self.maxUnavailable > 0",
+      rule: "!has(self.maxSurge) || !has(self.maxUnavailable) || !((self.maxSurge == 0 || self.maxSurge == '0%') && (self.maxUnavailable == 0 || self.maxUnavailable == '0%'))",
       message: "maxSurge and maxUnavailable must not both be 0: no rank could be replaced",
       fieldPath: ".maxUnavailable",
     }),

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -288,6 +288,7 @@ test("bundle writes an archive that has the objects and not the secret, and repl
   const text = await execOk("tar", ["-xzOf", join(folder, "moe.tar.gz")]);
   assert.ok(text.includes("moe-0-abcde") && text.includes("HF_TOKEN") && text.includes("BelowMinServing"));
   assert.ok(!text.includes(secret));
+  assert.equal(statSync(join(folder, "moe.tar.gz")).mode & 0o777, 0o600, "it is for its owner alone");
   const again = await enodia(["bundle", "moe", "-n", namespace, "-o", "moe.tar.gz"]);
   assert.match(again.stderr, /^enodia: -o: cannot write moe\.tar\.gz/);
 });

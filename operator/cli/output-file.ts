@@ -17,6 +17,8 @@ export interface OutputFile {
   isOurs(head: Buffer): boolean;
   /** False: a file of the same kind stays too. */
   readonly overwrite: boolean;
+  /** Of a new file; without it the usual one, as the umask leaves it. */
+  readonly mode?: number;
 }
 
 /** A trace is a recording that cannot be made again: it is replaced only when the user says so. */
@@ -75,7 +77,7 @@ export async function checkOutput({ path, option, kind, isOurs, overwrite }: Out
 /** Opens the file for writing, empty. */
 export async function openOutput(file: OutputFile): Promise<FileHandle> {
   const replaces = await checkOutput(file);
-  return open(file.path, replaces ? "w" : "wx").catch((cause: unknown) => {
+  return open(file.path, replaces ? "w" : "wx", file.mode).catch((cause: unknown) => {
     throw new AppError(`${file.option}: cannot write ${file.path}: ${String(cause)}`, { code: "WriteFailed", cause });
   });
 }

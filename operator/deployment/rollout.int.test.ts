@@ -42,6 +42,9 @@ const object = (more: object, of = ref) => ({
 });
 const refused: Record<string, { strategy: object; want: RegExp }> = {
   "no budget at all": { strategy: { maxSurge: 0 }, want: /maxUnavailable.*must not both be 0: no rank could be replaced/ },
+  "no budget at all, as a share": { strategy: { maxSurge: "0%" }, want: /maxUnavailable.*must not both be 0: no rank could be replaced/ },
+  "a share above all ranks": { strategy: { maxSurge: "120%" }, want: /maxSurge.*(from 0% to 100%|should match)/ },
+  "a budget below none": { strategy: { maxUnavailable: -1 }, want: /maxUnavailable.*a number from 0 to 64, or a share/ },
   "a strategy that there is not": {
     strategy: { type: "Recreate" },
     want: /type: Unsupported value: "Recreate".*"RollingUpdate", "OnDelete"/,

@@ -7,6 +7,7 @@ import type { GatewaySettings } from "../../crds/process.ts";
 import { createHealth, type Health, serveHealth } from "../observe/health.ts";
 import { createLog, type Log } from "../observe/log.ts";
 import { createMetrics, type Metrics } from "../observe/metrics.ts";
+import { steadyClock } from "../observe/steady-clock.ts";
 import { createTracing, type Tracing } from "../observe/trace.ts";
 import type { TextModel } from "../text/text-model.ts";
 import { openTextModel } from "../text/text-thread.ts";
@@ -105,7 +106,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
     created: Math.floor(Date.now() / 1000),
     limits: overrides.limits ?? failoverLimits,
     drawSeed: overrides.drawSeed ?? (() => randomBytes(8).readBigUInt64LE()),
-    now: Date.now,
+    now: steadyClock(),
     unavailable: () => readiness.unavailable(),
   });
   const http = await listenHttp({ fetch: app.fetch, host, port: config.httpPort, tlsDir: config.httpTlsDir, log });
@@ -238,7 +239,7 @@ class Readiness {
     const { active } = this.#pool.countByState();
     if (active > 0) this.#health.ready("workers");
     else this.#health.notReady("workers", `none of ${membership.members.length} workers is ready`);
-    if (wasReady && active === 0) this.#readyUntil = Date.now() + unreadyGraceMs;
+    if (wasReady && active === 0) this.#readyUntil = performance.now() + unreadyGraceMs;
     const members = membership.members.map(({ rank, state }) => `${rank}:${state}`).join(" ");
     log.info({ version: membership.version, members }, "membership");
   }
@@ -253,7 +254,7 @@ class Readiness {
 
   /** A worker lost a moment ago is being replaced: new requests wait for it like the running ones. */
   unavailable(): string | undefined {
-    if (this.#pool.countByState().active > 0 || Date.now() < this.#readyUntil) return undefined;
+    if (this.#pool.countByState().active > 0 || performance.now() < this.#readyUntil) return undefined;
     return this.#health.reasons().find((reason) => reason.startsWith("workers:")) ?? "none is ready";
   }
 }

@@ -3,7 +3,9 @@
 // chooses; cuts the streams of lost pods at once.
 import { AppError } from "../../crds/common.ts";
 import { type MemberState, memberStates } from "../../crds/names.ts";
+import { steadyClock } from "../observe/steady-clock.ts";
 import type { Span, Tracing } from "../observe/trace.ts";
+import { slackMs } from "../wire/call-deadline.ts";
 import {
   type GenerateEvent,
   Inference,
@@ -28,8 +30,15 @@ const reportedLoadMs = 2_000;
 const decodeTokensCounted = 128;
 /** A worker that is up answers within milliseconds; this long means that its node or link is gone. */
 const connectTimeoutMs = 2_000;
-/** The worker ends by its own deadline; the transport's is only behind it. */
-const deadlineSlackMs = 2_000;
+
+/** What one worker is asked. */
+interface Asked {
+  readonly generation: Generation;
+  readonly replay: readonly number[];
+  readonly span: Span;
+  /** Unix ms by the wall clock of this process. */
+  readonly deadline: number;
+}
 
 type InferenceClient = ServiceClient<(typeof Inference)["method"]>;
 
@@ -84,7 +93,7 @@ export class WorkerPool implements Workers {
 
   constructor(options: PoolOptions) {
     this.#options = options;
-    this.#now = options.now ?? Date.now;
+    this.#now = options.now ?? steadyClock();
     this.#looks = setInterval(() => this.#look(), lookEveryMs);
     this.#looks.unref();
   }
@@ -200,7 +209,8 @@ export class WorkerPool implements Workers {
       const client = this.#client(worker);
       await whenReady(client.channel, connectTimeoutMs);
       if (signal.aborted) throw new AppError("the request was taken back", { code: "Cancelled" });
-      call = client.generate(this.#message(generation, replay, span), { deadline: generation.deadlineUnixMs + deadlineSlackMs });
+      const deadline = Date.now() + generation.deadlineUnixMs - this.#now(); // gRPC reckons with the wall clock
+      call = client.generate(this.#message({ generation, replay, span, deadline }), { deadline: deadline + slackMs.generate });
       call.on("error", nothing); // the loop below throws it; after the loop nobody must
       for await (const message of call) {
         const event = fromMessage(message);
@@ -220,7 +230,7 @@ export class WorkerPool implements Workers {
     }
   }
 
-  #message(generation: Generation, replay: readonly number[], span: Span) {
+  #message({ generation, replay, span, deadline }: Asked) {
     return {
       sender: toSender(this.#options.identity),
       requestId: generation.requestId,
@@ -232,7 +242,7 @@ export class WorkerPool implements Workers {
       priority: generation.priority ?? 0,
       embed: generation.embed ?? false,
       promptLogprobs: generation.promptLogprobs === true && replay.length === 0, // after a token all of it is known
-      deadlineUnixMs: BigInt(generation.deadlineUnixMs),
+      deadlineUnixMs: BigInt(deadline),
       traceparent: span.traceparent,
     };
   }

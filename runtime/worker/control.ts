@@ -4,6 +4,8 @@ import { AppError } from "../../crds/common.ts";
 import type { EngineInfo } from "../engine/engine.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Log } from "../observe/log.ts";
+import type { SteadyClock } from "../observe/steady-clock.ts";
+import { leftMs, slackMs } from "../wire/call-deadline.ts";
 import {
   ClockReadingSchema,
   type Control,
@@ -30,7 +32,6 @@ import {
 import { create, type HandlersOf } from "../wire/service.ts";
 import type { PeerIdentity } from "../wire/tls.ts";
 import { describedLayers, residentCells } from "./expert-bytes.ts";
-import type { LoadClock } from "./load-clock.ts";
 import type { PlanKeeper, PrepareOutcome } from "./plan-keeper.ts";
 import type { ServedTotals } from "./service-record.ts";
 
@@ -63,7 +64,7 @@ export interface WorkerControlOptions {
   readonly plan: PlanKeeper;
   readonly vitals: () => WorkerVitals;
   readonly drain: (on: boolean, finishMs: number) => Promise<void>;
-  readonly clock: LoadClock;
+  readonly clock: SteadyClock;
   readonly caller: (call: Caller) => PeerIdentity;
   readonly log: Log;
 }
@@ -199,7 +200,7 @@ export class WorkerControl {
       const { request } = call;
       this.#from(call, request.sender, "operator");
       const bytesPerSecond = toNumber(request.maxBytesPerSecond, "max_bytes_per_second");
-      const limits = { deadlineMs: Number(request.deadlineUnixMs), bytesPerSecond, left: left.signal };
+      const limits = { withinMs: leftMs(call, Number(request.deadlineUnixMs), slackMs.prepare), bytesPerSecond, left: left.signal };
       const report = (outcome: PrepareOutcome) => write(toPrepareEvent(outcome));
       await plan.prepare(fromPlan(request.plan), limits, report);
     };

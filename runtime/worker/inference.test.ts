@@ -52,7 +52,7 @@ test("a request whose deadline passes ends with that error, and with no finish t
     ...{ sender: { deploymentUid: "uid" }, prompt: [1], maxTokens: 1, deadlineUnixMs: BigInt(Date.now() + 20) },
   });
   const call = Object.assign(new EventEmitter(), {
-    ...{ request, cancelled: false, end: () => {}, write: (event: GenerateEvent) => void written.push(event) },
+    ...{ request, cancelled: false, getDeadline: () => Infinity, end: () => {}, write: (event: GenerateEvent) => void written.push(event) },
   });
   const failed = new Promise<{ metadata: { get(key: string): unknown[] } }>((resolve) => call.once("error", resolve));
   service.generate(call as unknown as Call);
@@ -63,6 +63,33 @@ test("a request whose deadline passes ends with that error, and with no finish t
   );
   assert.deepEqual([record.totals.requests, record.totals.failed], [1, 1]);
   await metrics.close();
+});
+
+test("a request goes on where clocks differ: what it may still take is the time that came with the call", async () => {
+  const answers: Pick<Engine, "generate"> = {
+    async *generate({ signal }) {
+      await new Promise((resolve) => setTimeout(resolve, 30));
+      yield { type: "finish", reason: signal?.aborted ? "cancelled" : "stop", outputTokens: 0 };
+    },
+  };
+  const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
+  const service = serving(answers, { metrics, tracing: await createTracing({ service: "worker" }) });
+  // By the caller's clock it has a minute left; this one is half an hour ahead of that.
+  const deadlineUnixMs = BigInt(Date.now() - 30 * 60_000 + 60_000);
+  const request = create(GenerateRequestSchema, { sender: { deploymentUid: "uid" }, prompt: [1], maxTokens: 1, deadlineUnixMs });
+  const written: GenerateEvent[] = [];
+  await new Promise<void>((resolve, reject) => {
+    const call = Object.assign(new EventEmitter(), {
+      ...{ request, cancelled: false, getDeadline: () => Date.now() + 62_000 },
+      ...{ end: resolve, write: (event: GenerateEvent) => void written.push(event) },
+    });
+    call.once("error", reject);
+    service.generate(call as unknown as Call);
+  });
+  assert.deepEqual(
+    written.map(({ event }) => event.case),
+    ["finish"],
+  );
 });
 
 test("the engine is told of traces that are kept, and of no others, since their frames take the longer way", async () => {
@@ -82,7 +109,13 @@ test("the engine is told of traces that are kept, and of no others, since their 
   for (const traceparent of traces) {
     const request = create(GenerateRequestSchema, { sender: { deploymentUid: "uid" }, prompt: [1], maxTokens: 1, traceparent });
     await new Promise<void>((resolve) => {
-      const call = Object.assign(new EventEmitter(), { request, cancelled: false, end: resolve, write: () => {} });
+      const call = Object.assign(new EventEmitter(), {
+        request,
+        cancelled: false,
+        getDeadline: () => Infinity,
+        end: resolve,
+        write: () => {},
+      });
       service.generate(call as unknown as Call);
     });
   }

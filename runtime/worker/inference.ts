@@ -6,6 +6,7 @@ import type { Engine, GenerateEvent as EngineEvent, FinishReason as Reason, Samp
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import { sampledTraceId, type Tracing } from "../observe/trace.ts";
+import { leftMs, slackMs } from "../wire/call-deadline.ts";
 import {
   type AliveEvent,
   AliveEventSchema,
@@ -86,9 +87,9 @@ async function serve(call: Call, options: GenerateOptions): Promise<void> {
   authorize(call, options);
   const abort = new AbortController();
   call.on("cancelled", () => abort.abort(new AppError("the caller went away", { code: "Cancelled" })));
-  const deadline = Number(request.deadlineUnixMs);
+  const left = leftMs(call, Number(request.deadlineUnixMs), slackMs.generate);
   const late = new AppError("the request's deadline has passed", { code: "DeadlineExceeded", operation: "generating" });
-  const timer = deadline > 0 ? setTimeout(() => abort.abort(late), Math.max(0, deadline - Date.now())) : undefined;
+  const timer = left === undefined ? undefined : setTimeout(() => abort.abort(late), left);
   const attributes = {
     "enodia.request": request.requestId,
     "enodia.prompt_tokens": request.prompt.length,

@@ -63,8 +63,8 @@ test("the deadline of one Prepare leaves a later one of the same epoch alone", a
   self.allowed = 0;
   const plan = planOf(1, [[0, 0]]);
   const [first, second]: PrepareOutcome[][] = [[], []];
-  const early = self.plan.prepare(plan, { deadlineMs: Date.now() + 100 }, collect(first!));
-  const later = self.plan.prepare(plan, { deadlineMs: Date.now() + 60_000 }, collect(second!));
+  const early = self.plan.prepare(plan, { withinMs: 100 }, collect(first!));
+  const later = self.plan.prepare(plan, { withinMs: 60_000 }, collect(second!));
   await early;
   assert.deepEqual(said(first!), ["0 DeadlineExceeded"]);
   assert.equal(self.state.phase(0), "preparing");

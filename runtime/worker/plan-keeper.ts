@@ -64,9 +64,9 @@ export interface PlanKeeperOptions {
   readonly onChange: () => void;
 }
 
-/** The limits that the caller of a Prepare sets it; without them it has the default deadline and no limit. */
+/** The limits that the caller of a Prepare sets it; without them it has the default time and no limit. */
 interface PrepareLimits {
-  readonly deadlineMs?: number;
+  readonly withinMs?: number | undefined;
   readonly bytesPerSecond?: number;
   /** Aborted when the caller has left. */
   readonly left?: AbortSignal;
@@ -127,10 +127,10 @@ export class PlanKeeper {
   /** Loads what the plan's layers newly give this rank; reports each layer as it becomes ready or fails. When the caller has `left`,
    *  loading stops and what has come stays: the next Prepare of this epoch goes on from there. */
   async prepare(plan: PlacementPlan, limits: PrepareLimits, report: (outcome: PrepareOutcome) => void): Promise<void> {
-    const { deadlineMs = 0, bytesPerSecond = 0, left } = limits;
+    const { withinMs = prepareDefaultMs, bytesPerSecond = 0, left } = limits;
     const { start, done } = this.state.prepare(plan);
     for (const layer of done) report({ type: "ready", layer, bytes: 0, fetched: [] });
-    const { call, end } = this.#begin(plan.epoch, start, deadlineMs, left);
+    const { call, end } = this.#begin(plan.epoch, start, withinMs, left);
     const queue = plannedLoads({
       rank: this.#options.peers.self.rank,
       layers: start,
@@ -153,15 +153,14 @@ export class PlanKeeper {
   }
 
   /** A call with its own end: the deadline or the leaving of one caller does not touch the loads of another. */
-  #begin(epoch: number, layers: readonly LayerPlacement[], deadlineMs: number, left: AbortSignal | undefined) {
+  #begin(epoch: number, layers: readonly LayerPlacement[], withinMs: number, left: AbortSignal | undefined) {
     for (const older of this.#calls) if (older.epoch < epoch) older.abort.abort(aborted(older.epoch));
     const call: PrepareCall = { epoch, abort: new AbortController() };
     this.#calls.add(call);
     for (const { layer } of layers) this.#preparers.set(layer, call);
-    const budgetMs = deadlineMs === 0 ? prepareDefaultMs : Math.max(0, deadlineMs - Date.now());
     const late = setTimeout(() => {
       call.abort.abort(new AppError(`epoch ${epoch} was not prepared by its deadline`, { code: "DeadlineExceeded", retry: "backoff" }));
-    }, budgetMs);
+    }, withinMs);
     const leave = () => {
       for (const [layer, preparer] of this.#preparers) if (preparer === call) this.#preparers.delete(layer);
       call.abort.abort(aborted(epoch));

@@ -8,6 +8,7 @@ import { Peers } from "../experts/peers.ts";
 import type { Health } from "../observe/health.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
+import type { SteadyClock } from "../observe/steady-clock.ts";
 import type { Tracing } from "../observe/trace.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { Control, Shards } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
@@ -21,7 +22,6 @@ import { storedCells } from "./expert-bytes.ts";
 import { createWorkerExperts, type RemoteSocket, type WorkerExperts } from "./experts.ts";
 import { Joiner } from "./join.ts";
 import { Leaving } from "./leaving.ts";
-import type { LoadClock } from "./load-clock.ts";
 import { watchVitals } from "./metrics.ts";
 import { ServiceRecord } from "./service-record.ts";
 import { publishLoad } from "./telemetry.ts";
@@ -42,7 +42,7 @@ export interface PlaneOptions {
   readonly remote: RemoteSocket;
   /** Resident bytes that experts may take. */
   readonly budgetBytes: number;
-  readonly clock: LoadClock;
+  readonly clock: SteadyClock;
   readonly health: Health;
   readonly metrics: Metrics<"worker">;
   readonly tracing: Tracing;

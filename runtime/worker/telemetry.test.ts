@@ -5,9 +5,9 @@ import { telemetryKey } from "../../test/builders/telemetry.ts";
 import { LoadCounter } from "../engine/load-counter.ts";
 import { silentLog } from "../observe/log.ts";
 import { createMetrics } from "../observe/metrics.ts";
+import { steadyClock } from "../observe/steady-clock.ts";
 import { openLoad } from "../wire/load-signature.ts";
 import type { Bus } from "../wire/nats.ts";
-import { loadClock } from "./load-clock.ts";
 import { machineId } from "./machine.ts";
 import { publishLoad } from "./telemetry.ts";
 
@@ -32,7 +32,7 @@ async function published(machine: string | undefined, count: (counter: LoadCount
     ...{ bus, namespace: "ns", name: "moe", prefix: "enodia", layers: 1, experts: 2, windowMs: 20, machine, metrics, log: silentLog },
     self: { deploymentUid: "u", rank: 0, podUid: "p", bootId: "b" },
     transitions: () => false,
-    clock: loadClock(),
+    clock: steadyClock(),
     signingKey: async () => telemetryKey(1),
   });
   try {
@@ -94,7 +94,7 @@ test("without a key nothing is published, and with one the next window is", asyn
     },
     self: { deploymentUid: "u", rank: 0, podUid: "p", bootId: "b" },
     transitions: () => false,
-    clock: loadClock(),
+    clock: steadyClock(),
     signingKey: async () => (asked++ === 0 ? undefined : telemetryKey(1)),
   });
   try {

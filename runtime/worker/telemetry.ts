@@ -6,10 +6,10 @@ import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
+import type { SteadyClock } from "../observe/steady-clock.ts";
 import { signLoad } from "../wire/load-signature.ts";
 import type { Identity } from "../wire/mapping.ts";
 import type { Bus } from "../wire/nats.ts";
-import type { LoadClock } from "./load-clock.ts";
 
 export interface TelemetryOptions {
   readonly engine: Pick<Engine, "counters">;
@@ -21,7 +21,7 @@ export interface TelemetryOptions {
   readonly layers: number;
   readonly experts: number;
   readonly windowMs: number;
-  readonly clock: LoadClock;
+  readonly clock: SteadyClock;
   /** Id of the machine, set where the engine computes on the cores of its machine. */
   readonly machine: string | undefined;
   /** The key to sign with; undefined while there is none: then nothing is sent, since nobody would take it. */

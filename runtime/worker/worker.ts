@@ -6,6 +6,7 @@ import { createEngine, type Engine, type EngineInfo, type EngineOptions } from "
 import { createHealth, type Health, serveHealth } from "../observe/health.ts";
 import { createLog, type Log } from "../observe/log.ts";
 import { createMetrics, type Metrics } from "../observe/metrics.ts";
+import { steadyClock } from "../observe/steady-clock.ts";
 import { createTracing, type Tracing } from "../observe/trace.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
@@ -18,7 +19,6 @@ import { folderTls, type TlsSource } from "../wire/tls.ts";
 import { expertBudgetBytes } from "./expert-budget.ts";
 import { RemoteSocket, type WorkerExperts } from "./experts.ts";
 import { createInferenceServer } from "./inference.ts";
-import { loadClock } from "./load-clock.ts";
 import { machineId } from "./machine.ts";
 import { createWorkerPlane, type WorkerPlane } from "./plane.ts";
 import { signingKeyAt } from "./signing-key.ts";
@@ -171,7 +171,7 @@ async function serve(base: Base, model: Model) {
     info,
     remote,
     budgetBytes,
-    clock: loadClock(),
+    clock: steadyClock(),
     health,
     metrics,
     tracing,

@@ -7,7 +7,7 @@ import { tagImage } from "../cluster/tag-image.ts";
 import { condition, type KubeObject } from "../harness/kubectl.ts";
 import { type Load, startLoad } from "../harness/load.ts";
 import { until } from "../harness/process.ts";
-import { installChart, type Target, waitReady } from "../harness/product.ts";
+import { helmTest, installChart, type Target, waitReady } from "../harness/product.ts";
 import { explainFailures } from "./diagnose.ts";
 import { clusterName, type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
@@ -66,6 +66,12 @@ test("helm upgrade to another operator with another log level replaces and resta
   await load.stop();
   assert.ok(load.counts.requests > 0);
   assert.equal(load.counts.failed, 0, load.errors[0]);
+});
+
+test("`helm test` finds the upgraded release well, from within the cluster", async () => {
+  const said = await helmTest(target);
+  for (const check of ["leader", "the operator's rights", "CRDs"]) assert.match(said, new RegExp(`^ok +${check} `, "m"), said);
+  assert.match(said, /Phase: +Succeeded/);
 });
 
 test("the command that the condition names rolls workers and gateways to the new runtime", async () => {

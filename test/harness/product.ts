@@ -76,6 +76,9 @@ export async function installChart(target: Target, values: readonly string[] = [
   ]);
 }
 
+/** `helm test` of the release with the log of its pod; throws with both where it fails. */
+export const helmTest = (target: Target): Promise<string> => helm(target, ["test", release, "--logs", "--timeout", "2m"]);
+
 /** Chart values that name the four images of a demo or test: those loaded into the nodes, or the released ones of a registry. */
 export function imageValues(registry: string | undefined): string[] {
   const tag = registry === undefined ? "dev" : productVersion();
@@ -92,7 +95,7 @@ export function imageValues(registry: string | undefined): string[] {
 /** Tag of the released images. */
 export const productVersion = (): string => JSON.parse(readFileSync(join(root, "package.json"), "utf8")).version;
 
-async function helm(target: Target, args: readonly string[]): Promise<string> {
+function helm(target: Target, args: readonly string[]): Promise<string> {
   const flags = [
     "--namespace",
     systemNamespace,

@@ -65,7 +65,15 @@ export async function run(args: readonly string[]): Promise<number> {
   return 0;
 }
 
-const newFile = (path: string): OutputFile => ({ path, option: "-o", kind: "to be replaced", isOurs: () => false, overwrite: false });
+/** For its owner alone, as its entries are. */
+const newFile = (path: string): OutputFile => ({
+  path,
+  option: "-o",
+  kind: "to be replaced",
+  isOurs: () => false,
+  overwrite: false,
+  mode: 0o600,
+});
 
 async function read(
   cluster: ClusterAccess,

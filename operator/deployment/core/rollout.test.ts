@@ -35,6 +35,13 @@ const all = [old(0), old(1), old(2)];
 const cases: Record<string, { strategy: object; pods: readonly PodFacts[]; more?: object; want: string[] }> = {
   "one pod more at a time is the default": { strategy: {}, pods: all, want: ["create 3"] },
   "several more are made at once": { strategy: { maxSurge: 2 }, pods: all, want: ["create 3", "create 4"] },
+  "a share of the surge is rounded up": { strategy: { maxSurge: "40%" }, pods: all, want: ["create 3", "create 4"] },
+  "a share that may be missing is rounded down": {
+    strategy: { maxSurge: "0%", maxUnavailable: "70%" },
+    pods: all,
+    want: ["mark 2 Roll", "mark 1 Roll"],
+  },
+  "where shares leave none one may be missing": { strategy: { maxSurge: 0, maxUnavailable: "10%" }, pods: all, want: ["mark 2 Roll"] },
   "and each that serves lets one old rank go": { strategy: { maxSurge: 2 }, pods: [...all, pod(3), starting(4)], want: ["mark 2 Roll"] },
   "both serve: two go": { strategy: { maxSurge: 2 }, pods: [...all, pod(3), pod(4)], want: ["mark 2 Roll", "mark 1 Roll"] },
   "no more are emptied than the budget says": {

@@ -4,6 +4,7 @@
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { OnFailure, RolloutType } from "../../../crds/names.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
+import { budgetsOf } from "../../../crds/rollout.ts";
 import { judgeCanaries, judgesByTime } from "./canary.ts";
 import { living, type PodFacts, type Snapshot, servingPods } from "./snapshot.ts";
 
@@ -56,7 +57,8 @@ function modelChange({ deployment, pods, rollout }: Snapshot): "Held" | "Free" |
 }
 
 export function rollRules(snapshot: Snapshot, ranks: number): RollRules {
-  const { type, maxSurge: surge, maxUnavailable: unavailable } = snapshot.deployment.spec.rolloutStrategy;
+  const { type } = snapshot.deployment.spec.rolloutStrategy;
+  const { surge, unavailable } = budgetsOf(snapshot.deployment.spec.rolloutStrategy, ranks);
   // A roll back waits for nobody: the template that failed is to go from every rank.
   if (snapshot.rollout?.rolledBack) return { surge, unavailable, kept: 0, replaces: true };
   const change = modelChange(snapshot);

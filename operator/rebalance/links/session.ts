@@ -5,6 +5,7 @@ import { AppError, operatorRank } from "../../../crds/common.ts";
 import type { LogLevel } from "../../../crds/names.ts";
 import { type PlacementPlan, planBounds } from "../../../crds/plan.ts";
 import { cellValues, type ExpertGrid } from "../../../runtime/placement/grid.ts";
+import { slackMs } from "../../../runtime/wire/call-deadline.ts";
 import {
   Control,
   type DescribeReply,
@@ -215,7 +216,7 @@ export class Session implements Link {
       maxBytesPerSecond: BigInt(Math.floor(maxBytesPerSecond)),
     };
     return new Promise((resolve, reject) => {
-      const stream = this.#client.prepare(request, { deadline: deadline + callTimeoutMs });
+      const stream = this.#client.prepare(request, { deadline: deadline + slackMs.prepare });
       stream.on("data", (message) => {
         const { event } = message;
         if (event.case === "ready") {

@@ -27,3 +27,7 @@ const jump = (name: string, podOf: (scene: Scene, draw: number) => Promise<strin
 
 export const rankClock = jump("a rank's clock wrong", async (scene, draw) => drawn(await scene.ranks(), draw, "rank").uid);
 export const operatorClock = jump("the leader's clock wrong", async (scene) => (await scene.leader()).uid);
+export const gatewayClock = jump("a gateway's clock wrong", async (scene, draw) => {
+  const gateways = (await scene.pods()).filter(({ component }) => component === "gateway");
+  return drawn(gateways, draw, "gateway").uid;
+});

@@ -1,6 +1,6 @@
 // The registry of faults and changes: a new one is a file or a value beside its like, and a line here.
 import { expertsMoved, imageRolled, operatorUpgraded, scaledDown, scaledUp, templateRolled } from "./changes.ts";
-import { operatorClock, rankClock } from "./clocks.ts";
+import { gatewayClock, operatorClock, rankClock } from "./clocks.ts";
 import { apiServerKilled, apiServerStopped, diskFull, etcdKilled, natsKilled, operatorKilled, operatorStopped } from "./control.ts";
 import { linkCut, nodeOff, packetsLost } from "./nodes.ts";
 import { podDeleted, podEvicted, rankKilled, rankStopped, twoRanksKilled } from "./ranks.ts";
@@ -23,6 +23,7 @@ export const faults = [
   diskFull,
   rankClock,
   operatorClock,
+  gatewayClock,
   templateRolled,
   imageRolled,
   scaledDown,
