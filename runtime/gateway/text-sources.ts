@@ -2,7 +2,7 @@
 import type { MemberState } from "../../crds/names.ts";
 import type { Member } from "../wire/mapping.ts";
 
-export interface TextSources {
+interface TextSources {
   /** Best first. */
   readonly ranks: readonly Member[];
   /** Undefined where no rank says one: what is read has to fit what its own rank lists. */

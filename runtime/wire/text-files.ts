@@ -26,7 +26,7 @@ export interface TextFile {
   readonly sha256: string;
 }
 
-export const sha256Pattern = /^[0-9a-f]{64}$/;
+const sha256Pattern = /^[0-9a-f]{64}$/;
 
 /** The digest of files in the order of their names. */
 export function textDigest(files: readonly TextFile[]): string {

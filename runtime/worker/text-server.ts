@@ -54,7 +54,7 @@ async function hashed(dir: string, name: string): Promise<TextFile> {
 const chunksOf = (dir: string, name: string): AsyncIterable<Buffer> =>
   createReadStream(join(dir, name), { highWaterMark: textChunkBytesMax });
 
-export interface TextServerOptions {
+interface TextServerOptions {
   readonly folder: TextFolder;
   readonly deploymentUid: string;
   readonly caller: (call: Caller) => PeerIdentity;
