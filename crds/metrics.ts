@@ -175,6 +175,11 @@ const table = {
   ),
   enodia_peer_suspicions_total: worker.counter("Times this rank began to keep away from another, by reason.", { reason: suspectReasons }),
   enodia_dispatch_in_flight: worker.gauge("Frames sent and not yet answered."),
+  enodia_dispatch_streams: worker.gauge("Ranks to which this rank has a stream of frames open, on a connection of its own."),
+  enodia_dispatch_streams_opened_total: worker.counter("Streams of frames opened to other ranks, by a frame or to ask a suspect."),
+  enodia_dispatch_streams_closed_total: worker.counter("Streams of frames closed: unused for a minute, or ended by themselves.", {
+    reason: ["idle", "ended"],
+  }),
   enodia_dispatch_lanes: worker.gauge("Ranks whose engines take frames from this rank's engine, with no thread between."),
 
   // ---- worker: plan and shards

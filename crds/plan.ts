@@ -77,8 +77,15 @@ export function decodeLayer(hosts: string, shares: string, field: string): Layer
   return parsed;
 }
 
-export function encodeLayer(plan: LayerPlan): { hosts: string; shares: string } {
-  return { hosts: encodeRows(plan.hosts), shares: encodeRows(plan.shares) };
+/** Texts of placements, which never change: a plan is written once, and sent to each of its ranks in parts. */
+const encoded = new WeakMap<LayerPlan, { readonly hosts: string; readonly shares: string }>();
+
+export function encodeLayer(plan: LayerPlan): { readonly hosts: string; readonly shares: string } {
+  const known = encoded.get(plan);
+  if (known) return known;
+  const texts = { hosts: encodeRows(plan.hosts), shares: encodeRows(plan.shares) };
+  encoded.set(plan, texts);
+  return texts;
 }
 
 function bad(field: string, what: string): AppError {

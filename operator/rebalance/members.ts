@@ -204,8 +204,9 @@ export function speedRanks(views: readonly RankView[]): SpeedRank[] {
  */
 function deviceSpeeds(ranks: readonly { readonly device: string; readonly speed: number }[]): (device: string) => number {
   const all = median(ranks.map((rank) => rank.speed));
-  const byDevice = Map.groupBy(ranks, (rank) => rank.device);
-  return (device) => median((byDevice.get(device) ?? ranks).map((rank) => rank.speed)) / all;
+  const byDevice = new Map<string, number>();
+  for (const [device, own] of Map.groupBy(ranks, (rank) => rank.device)) byDevice.set(device, median(own.map((rank) => rank.speed)) / all);
+  return (device) => byDevice.get(device) ?? 1;
 }
 
 function median(values: readonly number[]): number {

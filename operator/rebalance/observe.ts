@@ -46,6 +46,8 @@ export class Observer {
   readonly #usableAt = new Map<number, number>();
   #describedAt: number | undefined;
   #introduced = false;
+  /** The last count of atRisk, with the plan and the nodes that it was made for. */
+  #risk: { readonly plan: PlacementPlan; readonly key: string; readonly count: number } | undefined;
   /** The last count of belowFloor, with the plan and the members that it was made for. */
   #counted: { readonly plan: PlacementPlan; readonly key: string; readonly below: number } | undefined;
 
@@ -84,7 +86,7 @@ export class Observer {
       plan,
       synced: plan !== undefined && views.every((view) => !view.usable || (view.report?.status?.epoch ?? 0) >= plan.epoch),
       holding: unheld(plan, views),
-      expertsAtRisk: plan ? atRisk(ranks, plan.layers) : 0,
+      expertsAtRisk: plan ? this.#atRisk(plan, ranks) : 0,
       uniqueBytes: plan && this.#shape ? uniqueBytes(plan, usableRanks(views), this.#shape.residentBytes) : new Map(),
       telemetry: intake.facts({ world, expected, load: this.#load }, now, staleAfterMs),
       busConnected: intake.connected,
@@ -152,6 +154,13 @@ export class Observer {
     return new Set(ranksOf(plan).filter((rank) => now - since(rank) > lostAfterMs));
   }
 
+  /** Every tick asks, and a large plan has thousands of experts: counted anew when the plan changes, or a rank, or its node. */
+  #atRisk(plan: PlacementPlan, ranks: readonly RankSpec[]): number {
+    const key = ranks.map(({ rank, state, zone, node }) => `${rank} ${state === "dead"} ${zone}/${node}`).join();
+    if (this.#risk?.plan !== plan || this.#risk.key !== key) this.#risk = { plan, key, count: atRisk(ranks, plan.layers) };
+    return this.#risk.count;
+  }
+
   /** The number of experts below the floor, counted anew only when plan, members or the floor have changed. */
   #belowFloor(seen: Omit<Observed, "belowFloor">): number {
     const { plan, members, spec } = seen;
@@ -169,12 +178,13 @@ function usableRanks(views: readonly RankView[]): Set<number> {
 
 /** Ranks that serve and should report their load. */
 function expectedOf(views: readonly RankView[], ranks: readonly RankSpec[]): Observed["expected"] {
+  const speeds = new Map(ranks.map(({ rank, speed }) => [rank, speed]));
   return views
     .filter((view) => view.usable && view.leaving === undefined && !view.pod.terminating)
     .map(({ rank, report }) => ({
       rank,
       bootId: report?.description?.bootId ?? "",
       clockAheadMs: report?.clockAheadMs,
-      speed: ranks.find((spec) => spec.rank === rank)?.speed ?? 1,
+      speed: speeds.get(rank) ?? 1,
     }));
 }

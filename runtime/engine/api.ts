@@ -193,6 +193,8 @@ export interface LaneNews {
   readonly lanes: number;
   readonly pending: number;
   readonly sent: { readonly frames: number; readonly bytes: number; readonly received: number; readonly seconds: readonly number[] };
+  /** Ranks that were sent frames. */
+  readonly used: readonly number[];
   readonly served: {
     readonly frames: number;
     readonly touched: readonly { readonly layer: number; readonly experts: readonly number[] }[];

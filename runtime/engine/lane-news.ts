@@ -8,9 +8,15 @@ const problemsMax = 16;
 
 export class NewsOfLanes {
   #sent = { frames: 0, bytes: 0, received: 0, seconds: [] as number[] };
+  #used = new Set<number>();
   #served = { frames: 0, experts: new Map<number, Set<number>>() };
   #problems: string[] = [];
   #now = { lanes: 0, pending: 0 };
+
+  /** A frame leaves for the rank. */
+  used(rank: number): void {
+    this.#used.add(rank);
+  }
 
   sent(ms: number, bytes: number, received: number): void {
     this.#sent.frames += 1;
@@ -33,12 +39,13 @@ export class NewsOfLanes {
   /** What is new since the last time; undefined when nothing is. */
   take(lanes: number, pending: number): LaneNews | undefined {
     const same = lanes === this.#now.lanes && pending === this.#now.pending;
-    if (same && this.#sent.frames + this.#served.frames + this.#problems.length === 0) return undefined;
+    if (same && this.#sent.frames + this.#served.frames + this.#problems.length + this.#used.size === 0) return undefined;
     const { frames, experts } = this.#served;
     const touched = [...experts].map(([layer, used]) => ({ layer, experts: [...used] }));
-    const news = { lanes, pending, sent: this.#sent, served: { frames, touched }, problems: this.#problems };
+    const news = { lanes, pending, sent: this.#sent, used: [...this.#used], served: { frames, touched }, problems: this.#problems };
     this.#now = { lanes, pending };
     this.#sent = { frames: 0, bytes: 0, received: 0, seconds: [] };
+    this.#used = new Set();
     this.#served = { frames: 0, experts: new Map() };
     this.#problems = [];
     return news;

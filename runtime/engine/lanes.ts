@@ -124,6 +124,7 @@ export class Lanes {
     const answered = link.send(Object.assign(asked, sizes, { rows: () => (summed ? encodeHalfRows(rows, this.#hidden) : bytesOf(rows)) }));
     if (answered === undefined) return undefined;
     this.pending += 1;
+    this.#news.used(rank);
     const take = (answer: Uint8Array | undefined): FrameAnswer | undefined => {
       this.pending -= 1;
       if (answer === undefined) return undefined;

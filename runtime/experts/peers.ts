@@ -9,6 +9,9 @@ import type { Identity, Member, Membership } from "../wire/mapping.ts";
 import { Indulgence } from "../wire/silence.ts";
 import { serverNames, type TlsSource } from "../wire/tls.ts";
 
+/** A connection for shards that no transfer used for so long is closed. */
+const shardsIdleMs = 60_000;
+
 export interface PeersOptions {
   readonly self: Identity;
   readonly namespace: string;
@@ -149,7 +152,7 @@ export type PeerClients = ReturnType<typeof createPeerClients>;
 /** Connections of their own: a shard transfer must not stand in the way of a frame. */
 function createPeerClients({ connect, connectDispatch }: PeersOptions["network"], target: Parameters<Network["connectDispatch"]>[0]) {
   const experts = connectDispatch(target);
-  const shards = connect(Shards, target);
+  const shards = connect(Shards, { ...target, idleMs: shardsIdleMs });
   return {
     experts,
     shards,

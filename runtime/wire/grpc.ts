@@ -112,9 +112,11 @@ export function connect<M extends GenServiceMethods>(
     readonly serverName: string;
     readonly tls: TlsSource;
     readonly accept?: (peer: PeerCertificate) => boolean;
+    /** The connection is closed when no call was open for so long, and the next call makes another; unset: half an hour. */
+    readonly idleMs?: number;
   },
 ): ServiceClient<M> {
-  const { accept } = target;
+  const { accept, idleMs } = target;
   const credentials = grpc.experimental.createCertificateProviderChannelCredentials(
     target.tls.provider,
     target.tls.provider,
@@ -126,6 +128,7 @@ export function connect<M extends GenServiceMethods>(
     ...clientOptions,
     "grpc.ssl_target_name_override": target.serverName,
     "grpc.default_authority": target.serverName,
+    ...(idleMs === undefined ? {} : { "grpc.client_idle_timeout_ms": idleMs }),
   });
 }
 

@@ -40,10 +40,25 @@ export type Handlers<M extends GenServiceMethods> = {
 /** Handlers of a generated service, by its value: `HandlersOf<typeof Control>`. */
 export type HandlersOf<S> = S extends GenService<infer M> ? Handlers<M> : never;
 
+/** Bytes of messages that go to many; undefined until the first has them. */
+const sharedBytes = new WeakMap<object, Buffer | undefined>();
+
+/** Has a message that is sent to many encoded once. It must not be changed from here on. */
+export function forMany<M extends object>(message: M): M {
+  sharedBytes.set(message, undefined);
+  return message;
+}
+
 function serialize(schema: DescMessage): (message: MessageShape<DescMessage>) => Buffer {
-  return (message) => {
+  const encode = (message: MessageShape<DescMessage>): Buffer => {
     const bytes = toBinary(schema, message);
     return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  };
+  return (message) => {
+    if (!sharedBytes.has(message)) return encode(message);
+    const bytes = sharedBytes.get(message) ?? encode(message);
+    sharedBytes.set(message, bytes);
+    return bytes;
   };
 }
 

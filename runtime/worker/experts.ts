@@ -1,7 +1,7 @@
 // The wiring of this rank's side of experts: memory, transfers, plan, frames out and frames in. Construction only.
 import { AppError } from "../../crds/common.ts";
 import type { Engine, EngineInfo, LaneNews, RemoteExperts, RemoteFrame } from "../engine/engine.ts";
-import { DispatchClient } from "../experts/dispatch/client.ts";
+import { DispatchClient, type StreamEvent } from "../experts/dispatch/client.ts";
 import type { FrameRunOptions } from "../experts/dispatch/frame-run.ts";
 import { LaneKeeper } from "../experts/dispatch/lane-keeper.ts";
 import { FrameRunner } from "../experts/dispatch/serve-frame.ts";
@@ -53,6 +53,8 @@ export interface ExpertsOptions {
   readonly onChange: () => void;
   /** A peer serves a newer epoch than this rank knows. */
   readonly onNewerEpoch: (rank: number) => void;
+  /** See DispatchClientOptions.idleMs. */
+  readonly streamIdleMs?: number | undefined;
 }
 
 export type WorkerExperts = ReturnType<typeof createWorkerExperts>;
@@ -90,12 +92,15 @@ export function createWorkerExperts(options: ExpertsOptions) {
     onDemandLoad: (result) => metrics.add("enodia_expert_on_demand_loads_total", 1, { result }),
   });
   const lanes = lanesOf(options, state, (news) => {
+    dispatch.used(news.used);
     for (const { layer, experts } of news.served.touched) residents.touch(layer, experts);
   });
   const dispatch = new DispatchClient({
     peers,
     runner,
     onLanes: (rank, port) => lanes.heard(rank, port),
+    onStream: (event) => reportStream(metrics, event),
+    ...(options.streamIdleMs === undefined ? {} : { idleMs: options.streamIdleMs }),
     hidden: info.hidden,
     placement: (layer) => plan.placements(layer),
     onNewerEpoch: options.onNewerEpoch,
@@ -202,6 +207,11 @@ function framesOut(metrics: Metrics<"worker">): FrameRunOptions["report"] {
     retry: () => metrics.add("enodia_dispatch_retries_total", 1),
     stall: (part, seconds) => metrics.observe("enodia_dispatch_stall_seconds", seconds, { part }),
   };
+}
+
+function reportStream(metrics: Metrics<"worker">, event: StreamEvent): void {
+  if (event === "opened") metrics.add("enodia_dispatch_streams_opened_total", 1);
+  else metrics.add("enodia_dispatch_streams_closed_total", 1, { reason: event });
 }
 
 function reportLanes(metrics: Metrics<"worker">, { lanes, sent, served }: LaneNews): void {

@@ -5,6 +5,7 @@ import { after, before, test } from "node:test";
 import { parse, sum } from "../../test/harness/scrape.ts";
 import { Ranks, tinyStore, until } from "../../test/support/ranks.ts";
 import { createEngine, type EngineOptions, type RemoteFrame } from "../engine/engine.ts";
+import type { WorkerOverrides } from "./worker.ts";
 
 const prompt = [5, 9, 17, 33];
 const tokens = 50;
@@ -23,8 +24,8 @@ before(async () => {
 });
 after(() => store.remove());
 
-/** Three ranks with lanes between all of them, and the frames that passed their main threads. */
-async function started(): Promise<{ ranks: Ranks; byMain: RemoteFrame[] }> {
+/** Three ranks that have sent each other nothing, and the frames that passed their main threads. */
+async function launched(own: WorkerOverrides = {}): Promise<{ ranks: Ranks; byMain: RemoteFrame[] }> {
   const byMain: RemoteFrame[] = [];
   const counting = (options: EngineOptions) => {
     const dispatch = (frame: RemoteFrame) => {
@@ -33,21 +34,35 @@ async function started(): Promise<{ ranks: Ranks; byMain: RemoteFrame[] }> {
     };
     return createEngine(Object.assign({}, options, { remote: { dispatch } }));
   };
-  const ranks = new Ranks(store, () => ({ overrides: { createEngine: counting } }));
+  const ranks = new Ranks(store, () => ({ overrides: { createEngine: counting, ...own } }));
   for (let rank = 0; rank < 3; rank++) await ranks.launch(rank);
   await ranks.firstPlan();
-  for (const rank of ranks.byRank.keys()) await untilLanes(ranks, rank, 2);
   return { ranks, byMain };
+}
+
+/** The same with lanes between all of them: frames ask for lanes, so that each rank has sent some. */
+async function started(): Promise<{ ranks: Ranks; byMain: RemoteFrame[] }> {
+  const both = await launched();
+  const { ranks } = both;
+  try {
+    for (const rank of ranks.byRank.keys()) assert.deepEqual(await ranks.text([rank], prompt, tokens), want);
+    for (const rank of ranks.byRank.keys()) await untilLanes(ranks, rank, 2);
+  } catch (caught) {
+    await ranks.close();
+    throw caught;
+  }
+  return both;
 }
 
 async function samples(ranks: Ranks, rank: number) {
   const port = ranks.byRank.get(rank)?.worker.metricsPort;
   return parse(await (await fetch(`http://127.0.0.1:${port}/metrics`)).text());
 }
-async function untilLanes(ranks: Ranks, rank: number, lanes: number): Promise<void> {
-  let open = -1;
-  for (const end = Date.now() + 10_000; open !== lanes; open = sum(await samples(ranks, rank), "enodia_dispatch_lanes")) {
-    assert.ok(Date.now() < end, `rank ${rank} has ${open} lanes of ${lanes}`);
+const untilLanes = (ranks: Ranks, rank: number, lanes: number): Promise<void> => untilGauge(ranks, rank, "enodia_dispatch_lanes", lanes);
+async function untilGauge(ranks: Ranks, rank: number, name: string, value: number): Promise<void> {
+  let now = -1;
+  for (const end = Date.now() + 20_000; now !== value; now = sum(await samples(ranks, rank), name)) {
+    assert.ok(Date.now() < end, `rank ${rank}: ${name} is ${now}, not ${value}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
@@ -97,6 +112,23 @@ test("a host that has lost an expert declines, and the frame goes by the main th
       byMain.every((frame) => frame.layer === layer),
       "other layers go on by lanes",
     );
+  } finally {
+    await ranks.close();
+  }
+});
+
+test("lanes go with their streams when no frame comes, and a later text is the same", async () => {
+  const { ranks } = await launched({ streamIdleMs: 1_000 });
+  const opened = async () => sum(await samples(ranks, 0), "enodia_dispatch_streams_opened_total");
+  try {
+    assert.equal(await opened(), 0, "nothing was sent");
+    for (let texts = 1; texts <= 2; texts++) {
+      assert.deepEqual(await ranks.text([0], prompt, tokens), want);
+      assert.ok((await opened()) >= 2 * texts, "a stream to each of the others, and again");
+      await untilGauge(ranks, 0, "enodia_dispatch_streams", 0);
+      await untilLanes(ranks, 0, 0);
+      assert.deepEqual(ranks.suspects(0), []);
+    }
   } finally {
     await ranks.close();
   }

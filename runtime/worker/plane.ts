@@ -43,6 +43,8 @@ export interface PlaneOptions {
   /** Resident bytes that experts may take. */
   readonly budgetBytes: number;
   readonly clock: SteadyClock;
+  /** Milliseconds after which a stream to another rank that no frame uses is closed; unset = a minute. */
+  readonly streamIdleMs?: number | undefined;
   readonly health: Health;
   readonly metrics: Metrics<"worker">;
   readonly tracing: Tracing;
@@ -109,6 +111,7 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     metrics,
     tracing,
     log,
+    streamIdleMs: options.streamIdleMs,
     onChange: () => refresh(),
     onNewerEpoch: (rank) => void joiner.from(rank),
   });

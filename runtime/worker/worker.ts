@@ -43,6 +43,7 @@ export interface WorkerOverrides {
   readonly createEngine?: (options: EngineOptions) => Promise<Engine>;
   /** Addresses to ask instead of the headless Service's. */
   readonly peers?: () => Promise<string[]>;
+  readonly streamIdleMs?: number;
 }
 
 export interface Worker {
@@ -172,6 +173,7 @@ async function serve(base: Base, model: Model) {
     remote,
     budgetBytes,
     clock: steadyClock(),
+    streamIdleMs: base.overrides.streamIdleMs,
     health,
     metrics,
     tracing,

@@ -42,6 +42,11 @@ export const benches: Readonly<Record<string, Bench>> = {
     ],
     load: async () => (await import("./ranks.ts")).ranksBench,
   },
+  world: {
+    summary: "bytes and CPU that one deployment of many ranks costs its operator, by parts and without a cluster",
+    options: ["--ranks LIST   numbers of ranks (default: 16,64,256,1000)", "--layers N, --experts N   of the model (default 58, 256)"],
+    load: async () => (await import("./world.ts")).worldBench,
+  },
   training: {
     summary: "tokens/s of training over ranks in processes by planner, on six workloads, with waits, bytes and the busiest rank's rows",
     options: [

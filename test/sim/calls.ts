@@ -195,6 +195,9 @@ class ServerStream extends EventEmitter {
   getAuthContext() {
     return this.#call.auth();
   }
+  getDeadline(): number {
+    return this.#call.deadline;
+  }
   /** `sent` is called when the message has left this end. */
   write(message: Message, sent?: () => void): boolean {
     if (!this.destroyed) this.#call.fromServer(message);
@@ -235,6 +238,8 @@ class ServerStream extends EventEmitter {
 abstract class StreamingCall extends Call {
   protected readonly stream = new ClientStream(this);
   protected served: ServerStream | undefined;
+  /** By the server's clock, as gRPC has it: calls carry what is left. */
+  deadline = Number.POSITIVE_INFINITY;
 
   protected start(request: Message): ClientStream {
     this.open((handler, server) => {
@@ -296,6 +301,7 @@ export class StreamCall extends StreamingCall {
     const { deadline } = (options ?? {}) as { deadline?: number };
     const { clock } = this.wire;
     if (deadline !== undefined) {
+      this.deadline = deadline;
       const stop = clock.after(deadline - clock.now(), () => {
         if (!this.over) this.break(new AppError("deadline exceeded", { code: "DeadlineExceeded" }));
       });

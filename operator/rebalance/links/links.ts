@@ -35,8 +35,8 @@ export class Links {
   #now = 0;
   #identity: Identity | undefined;
   #lastMembers = "";
-  #members: readonly Member[] = [];
-  #sampleTransitions = false;
+  /** What was pushed last; one object for all links, which encode it once. */
+  #membership: Membership | undefined;
   /** The bootId of the worker process that was told the plan last, by rank. */
   readonly #told = new Map<number, string>();
 
@@ -78,8 +78,9 @@ export class Links {
     wanted: readonly Wanted[],
     target: { readonly deploymentUid: string; readonly identity: Identity; readonly onChange: () => void },
   ): Link[] {
+    const byUid = new Map(wanted.map((pod) => [pod.uid, pod]));
     for (const [uid, entry] of entries) {
-      const still = wanted.find((pod) => pod.uid === uid);
+      const still = byUid.get(uid);
       if (still && `${still.ip}:${ports.grpc}` === entry.address) continue;
       entry.link.close();
       entries.delete(uid);
@@ -91,7 +92,7 @@ export class Links {
       const link = this.#open({ ...target, address, serverName, kind, podUid: uid });
       entries.set(uid, { link, address });
       opened.push(link);
-      if (this.#lastMembers !== "") link.push(this.#membership());
+      if (this.#membership) link.push(this.#membership);
     }
     return opened;
   }
@@ -102,15 +103,10 @@ export class Links {
     const reported = Math.max(0, ...this.all().map((link) => link.status?.membershipVersion ?? 0));
     if (text === this.#lastMembers && reported <= this.#version) return;
     this.#lastMembers = text;
-    this.#members = members;
-    this.#sampleTransitions = sampleTransitions;
     // Pods ignore what is older than what they have: a new leader goes on from its clock, or from a leader whose clock was ahead.
     this.#version = Math.max(this.#version, reported, this.#version === 0 ? this.#now : 0) + 1;
-    for (const link of this.all()) link.push(this.#membership());
-  }
-
-  #membership(): Membership {
-    return { version: this.#version, members: this.#members, sampleTransitions: this.#sampleTransitions };
+    this.#membership = { version: this.#version, members, sampleTransitions };
+    for (const link of this.all()) link.push(this.#membership);
   }
 
   /**
@@ -133,8 +129,9 @@ export class Links {
       if (plan) link?.pushPlan(plan);
       joined.push({ rank, bootId });
     }
+    const usable = new Set(views.flatMap((view) => (view.usable ? [view.rank] : [])));
     for (const rank of this.#told.keys()) {
-      if (views.some((view) => view.rank === rank && view.usable) || now - (usableAt.get(rank) ?? 0) <= lostAfterMs) continue;
+      if (usable.has(rank) || now - (usableAt.get(rank) ?? 0) <= lostAfterMs) continue;
       this.#told.delete(rank);
       lost.push(rank);
     }

@@ -10,12 +10,13 @@ import {
   Control,
   type DescribeReply,
   type Served,
+  type WatchPush,
   WatchPushSchema,
   type WatchStatus,
 } from "../../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { fromStatus, type Network } from "../../../runtime/wire/grpc.ts";
 import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from "../../../runtime/wire/mapping.ts";
-import type { ServiceClient } from "../../../runtime/wire/service.ts";
+import { forMany, type ServiceClient } from "../../../runtime/wire/service.ts";
 import { Silence } from "../../../runtime/wire/silence.ts";
 import { fixedTls } from "../../../runtime/wire/tls.ts";
 import type { ServedTotals } from "../../deployment/ports.ts";
@@ -29,6 +30,9 @@ const silenceMs = 3_000;
 const lookMs = 500;
 const looksPerPing = 2;
 const reconnectMs = 500;
+
+/** One for a value: memberships and plans, which belong to one deployment, grow with its ranks and go to each of them. */
+const pushes = new WeakMap<object, WatchPush>();
 
 type Client = ServiceClient<(typeof Control)["method"]>;
 type WatchStream = ReturnType<Client["watch"]>;
@@ -195,12 +199,21 @@ export class Session implements Link {
 
   push(membership: Membership): void {
     this.#membership = membership;
-    this.#stream?.write(create(WatchPushSchema, { sender: this.#sender(), push: { case: "membership", value: toMembership(membership) } }));
+    this.#stream?.write(this.#pushed(membership, () => ({ case: "membership", value: toMembership(membership) })));
   }
 
   pushPlan(plan: PlacementPlan): void {
     this.#plan = plan;
-    this.#stream?.write(create(WatchPushSchema, { sender: this.#sender(), push: { case: "plan", value: toPlan(plan) } }));
+    this.#stream?.write(this.#pushed(plan, () => ({ case: "plan", value: toPlan(plan) })));
+  }
+
+  /** The message of a value that all pods of the deployment are told. */
+  #pushed(value: object, push: () => WatchPush["push"]): WatchPush {
+    const known = pushes.get(value);
+    if (known) return known;
+    const message = forMany(create(WatchPushSchema, { sender: this.#sender(), push: push() }));
+    pushes.set(value, message);
+    return message;
   }
 
   async snapshot(): Promise<PlacementPlan | undefined> {

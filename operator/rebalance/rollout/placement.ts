@@ -4,7 +4,7 @@ import type { PlacementPlan } from "../../../crds/plan.ts";
 import type { Ref } from "../../kube/kube.ts";
 import type { PlacementFacts } from "../observed.ts";
 import type { PlacementStore, PlanMember } from "../ports.ts";
-import { reasonCharsMax, type StoredPlan } from "./plan-object.ts";
+import { checkPlanBytes, reasonCharsMax, type StoredPlan } from "./plan-object.ts";
 import type { PlanReport } from "./proposal.ts";
 
 export interface PlacementOptions {
@@ -58,6 +58,7 @@ export class Placement {
       .map(([rank, member]) => ({ rank, podName: member.podName, podUID: member.podUid }))
       .sort((a, b) => a.rank - b.rank);
     const spec = { ...plan, ranks, ...(reason ? { reason: reason.slice(0, reasonCharsMax) } : {}) };
+    checkPlanBytes(spec);
     this.#stored = await store.write(ref, ownerUid, spec, this.#stored);
   }
 

@@ -1,11 +1,25 @@
 // A plan as an object: the plan that follows a parent, with its epochs, its hash and its stored form, the way back from an
 // ExpertPlacement spec to a PlacementPlan, and the newest plan that workers know. No I/O; the hash needs node:crypto.
 import { createHash } from "node:crypto";
+import { AppError } from "../../../crds/common.ts";
 import type { ExpertPlacementSpec } from "../../../crds/expert-placement.ts";
 import { decodeLayer, encodeLayer, type LayerPlacement, type LayerPlan, type PlacementPlan } from "../../../crds/plan.ts";
 
 /** The longest reason of a plan in the stored object and in its status; a longer one is cut. */
 export const reasonCharsMax = 1024;
+
+/** Bytes of a plan's spec as JSON. etcd takes 1.5 MiB of an object, and the status of a thousand ranks has a quarter of that. */
+export const planObjectBytesMax = 1_200_000;
+
+/** Throws `PlanTooLarge` for a spec that etcd would refuse with its status. Characters of a spec are bytes. */
+export function checkPlanBytes(spec: ExpertPlacementSpec): void {
+  const bytes = JSON.stringify(spec).length;
+  if (bytes <= planObjectBytesMax) return;
+  const message =
+    `a plan of ${spec.layers.length} layers for ${spec.ranks.length} ranks takes ${bytes} bytes, ${planObjectBytesMax} can be stored: ` +
+    "lower spec.experts.minCopies or spec.experts.memoryPerRank, so that experts have fewer copies, or spec.replicas";
+  throw new AppError(message, { code: "PlanTooLarge", operation: "writing a plan" });
+}
 
 /** A plan as it is stored, without what only those who read the object want to know. */
 export type StoredPlan = Omit<ExpertPlacementSpec, "ranks" | "reason">;

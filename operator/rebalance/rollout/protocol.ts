@@ -32,6 +32,9 @@ export class PlanRun {
   private readonly members: Map<number, string>;
   private readonly used: Map<number, number>;
   private readonly options: RunOptions;
+  /** Ranks for which a call may be due, or all of them: a look at all at every answer would cost the square of their number. */
+  private readonly stirred = new Set<number>();
+  private allStirred = true;
   private readonly lines: Readonly<Record<Call, Map<number, Line>>> = { commit: new Map(), drain: new Map(), release: new Map() };
   private now: number;
   /** Unix ms since which every open layer can only go forward. */
@@ -97,11 +100,16 @@ export class PlanRun {
     this.admit(actions);
     this.sendCommits(actions);
     this.sendReleases(actions);
+    this.stirred.clear();
+    this.allStirred = false;
     this.settle();
     return actions;
   }
 
   private absorb(event: Event, actions: Action[]): void {
+    // What comes from one rank lets that rank be called; with the time, or another membership, it may be any.
+    if (event.type === "start" || event.type === "tick" || event.type === "joined" || event.type === "lost") this.allStirred = true;
+    else this.stirred.add(event.rank);
     switch (event.type) {
       case "start":
         for (const run of this.layers.values()) {
@@ -119,10 +127,9 @@ export class PlanRun {
       case "lost":
         this.onLost(event.rank, actions);
         return;
-      case "unanswered": {
+      case "unanswered":
         this.answered(event.call, event.rank, false);
         return;
-      }
       default:
         // An answer of a boot that is no longer a member says nothing about the present one.
         if (this.members.get(event.rank) === event.bootId) this.onAnswer(event, actions);
@@ -142,23 +149,19 @@ export class PlanRun {
       case "failed":
         this.onFailed(event.rank, event.layer, event.message, actions);
         return;
-      case "committed": {
+      case "committed":
         this.answered("commit", event.rank, event.layers.length === event.asked.length);
         for (const layer of event.layers) this.layers.get(layer)?.committed.add(event.rank);
         return;
-      }
       case "refused":
-        if (event.epoch > this.epoch) {
-          this.done = { result: "superseded", epoch: event.epoch, message: event.message };
-          return;
-        }
-        this.answered("commit", event.rank, false);
+        if (event.epoch > this.epoch) this.done = { result: "superseded", epoch: event.epoch, message: event.message };
+        else this.answered("commit", event.rank, false);
         return;
       case "released": {
         this.answered(event.drainOnly ? "drain" : "release", event.rank, event.layers.length === event.asked.length);
         for (const layer of event.layers) {
           const run = this.layers.get(layer);
-          run?.drained.add(event.rank);
+          if (run) this.addDrained(run, event.rank);
           if (!event.drainOnly) run?.released.add(event.rank);
         }
         return;
@@ -186,7 +189,22 @@ export class PlanRun {
 
   /** The quorum for committing is every live rank that newly hosts something. The others commit as soon as they are ready. */
   private commitIfReady(run: LayerRun): void {
-    if (run.phase === "preparing" && this.receivers(run).every((rank) => run.ready.has(rank))) run.phase = "committing";
+    if (run.phase !== "preparing") return;
+    for (const rank of run.task.incoming.keys()) if (this.members.has(rank) && !run.ready.has(rank)) return;
+    this.enter(run, "committing");
+  }
+
+  /** A phase in which every rank is called. */
+  private enter(run: LayerRun, phase: "committing" | "releasing"): void {
+    run.phase = phase;
+    this.allStirred = true;
+  }
+
+  /** The last ranks whose frames are answered let the givers go. */
+  private addDrained(run: LayerRun, rank: number): void {
+    if (run.drained.has(rank)) return;
+    run.drained.add(rank);
+    if (run.drained.size >= this.members.size - 1) this.allStirred = true;
   }
 
   private onJoined(rank: number, bootId: string, actions: Action[]): void {
@@ -262,27 +280,25 @@ export class PlanRun {
   }
 
   private sendCommits(actions: Action[]): void {
-    for (const rank of this.members.keys()) {
-      const due = (run: LayerRun): boolean => run.phase === "committing" && !run.committed.has(rank) && run.ready.has(rank);
-      const layers = this.ask("commit", rank, due);
+    const open = this.runsIn("committing");
+    for (const rank of this.toLookAt()) {
+      const layers = this.ask("commit", rank, open, (run) => !run.committed.has(rank) && run.ready.has(rank));
       if (layers.length > 0) actions.push({ type: "commit", rank, layers });
     }
-    for (const run of this.layers.values()) {
-      if (run.phase !== "committing" || ![...this.members.keys()].every((rank) => run.committed.has(rank))) continue;
-      run.phase = "releasing";
-    }
+    for (const run of open) if (this.allIn(run.committed)) this.enter(run, "releasing");
   }
 
   private sendReleases(actions: Action[]): void {
-    for (const rank of this.members.keys()) {
-      const open = (run: LayerRun): boolean => run.phase === "releasing" && !run.released.has(rank);
-      const drain = this.ask("drain", rank, (run) => open(run) && !run.drained.has(rank) && !this.mayRelease(run, rank));
+    const open = this.runsIn("releasing");
+    for (const rank of this.toLookAt()) {
+      const held = open.filter((run) => !run.released.has(rank));
+      const drain = this.ask("drain", rank, held, (run) => !run.drained.has(rank) && !this.mayRelease(run, rank));
       if (drain.length > 0) actions.push({ type: "release", rank, layers: drain, drainOnly: true });
-      const free = this.ask("release", rank, (run) => open(run) && this.mayRelease(run, rank));
+      const free = this.ask("release", rank, held, (run) => this.mayRelease(run, rank));
       if (free.length > 0) actions.push({ type: "release", rank, layers: free, drainOnly: false });
     }
-    for (const run of this.layers.values()) {
-      if (run.phase !== "releasing" || ![...this.members.keys()].every((rank) => run.released.has(rank))) continue;
+    for (const run of open) {
+      if (!this.allIn(run.released)) continue;
       run.phase = "free";
       for (const [rank, bytes] of run.task.outgoing) this.used.set(rank, (this.used.get(rank) ?? 0) - bytes);
     }
@@ -290,7 +306,18 @@ export class PlanRun {
 
   /** Ranks that give up copies come last: only when every other source says that its frames of the parent are answered. */
   private mayRelease(run: LayerRun, rank: number): boolean {
-    return !run.givers.has(rank) || [...this.members.keys()].every((other) => other === rank || run.drained.has(other));
+    return !run.givers.has(rank) || this.allIn(run.drained, rank);
+  }
+
+  /** True when every live rank is among these, but for one that does not count. Those that are lost may be among them too. */
+  private allIn(ranks: ReadonlySet<number>, apartFrom?: number): boolean {
+    if (ranks.size < this.members.size - (apartFrom === undefined ? 0 : 1)) return false;
+    for (const rank of this.members.keys()) if (rank !== apartFrom && !ranks.has(rank)) return false;
+    return true;
+  }
+
+  private toLookAt(): Iterable<number> {
+    return this.allStirred ? this.members.keys() : [...this.stirred].filter((rank) => this.members.has(rank));
   }
 
   /**
@@ -350,10 +377,10 @@ export class PlanRun {
   }
 
   /** The layers to call a rank for now, none while it is being called; from here on it counts as called. */
-  private ask(call: Call, rank: number, due: (run: LayerRun) => boolean): number[] {
+  private ask(call: Call, rank: number, open: readonly LayerRun[], due: (run: LayerRun) => boolean): number[] {
     const line = this.lines[call].get(rank);
     if (line && (line.busy || this.now < line.retryAt)) return [];
-    const layers = [...this.layers.values()].filter(due).map((run) => run.layer);
+    const layers = open.filter(due).map((run) => run.layer);
     if (layers.length > 0) this.lines[call].set(rank, { busy: true, retryAt: 0 });
     return layers;
   }
@@ -364,6 +391,10 @@ export class PlanRun {
   }
 
   private inPhase(...phases: LayerPhase[]): number[] {
-    return [...this.layers.values()].filter((run) => phases.includes(run.phase)).map((run) => run.layer);
+    return this.runsIn(...phases).map((run) => run.layer);
+  }
+
+  private runsIn(...phases: LayerPhase[]): LayerRun[] {
+    return [...this.layers.values()].filter((run) => phases.includes(run.phase));
   }
 }

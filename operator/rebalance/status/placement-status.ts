@@ -36,7 +36,7 @@ export function placementStatus(input: PlacementStatusInput): ExpertPlacementSta
     ...(phases.length > 0
       ? { phases: phases.map(({ phase, selections, worst }) => ({ phase, selections, imbalancePercent: percent(worst) })) }
       : {}),
-    ranks: currentByRank(input.views).map((view) => rankStatus(view, input)),
+    ranks: rankStatuses(input),
     ...(decision ? { decision: decisionStatus(decision) } : {}),
     ...(outlook ? { forecast: forecastStatus(outlook) } : {}),
   };
@@ -75,11 +75,17 @@ function measuredOf({ measured, bound }: Partial<LoadSnapshot> = {}): NonNullabl
   };
 }
 
-function rankStatus(view: RankView, { load: picture, speeds }: PlacementStatusInput): NonNullable<ExpertPlacementStatus["ranks"]>[number] {
+type RankStatus = NonNullable<ExpertPlacementStatus["ranks"]>[number];
+
+function rankStatuses({ views, load, speeds }: PlacementStatusInput): RankStatus[] {
+  const loads = new Map((load?.measured?.ranks ?? []).map((each) => [each.rank, each.load]));
+  const known = new Map(speeds.map((each) => [each.rank, each.speed]));
+  return currentByRank(views).map((view) => rankStatus(view, loads.get(view.rank), view.usable ? known.get(view.rank) : undefined));
+}
+
+function rankStatus(view: RankView, load: number | undefined, speed: number | undefined): RankStatus {
   const description = view.report?.description;
   const status = view.report?.status;
-  const load = picture?.measured?.ranks.find((each) => each.rank === view.rank)?.load;
-  const speed = view.usable ? speeds.find((each) => each.rank === view.rank)?.speed : undefined;
   return {
     rank: view.rank,
     state: view.state,

@@ -1,5 +1,6 @@
-// This rank's expert work for others, the engine's `remote`: one stream to each other rank, on which its life is watched, and the
-// frames in flight. How one frame finds its hosts is frame-run.ts's business.
+// This rank's expert work for others, the engine's `remote`: one stream to each rank that it needs, on which its life is watched, and the
+// frames in flight. A stream is opened by the first frame and closed when none came for a while: the ranks of a large world that have
+// nothing to do with each other hold no connection. How one frame finds its hosts is frame-run.ts's business.
 import { AppError } from "../../../crds/common.ts";
 import type { RemoteExperts, RemoteFrame } from "../../engine/engine.ts";
 import { toSender } from "../../wire/mapping.ts";
@@ -8,14 +9,22 @@ import { FrameRun, type FrameRunOptions, type Outbound } from "./frame-run.ts";
 import { PeerStream } from "./peer-stream.ts";
 import { expertWaitMs } from "./serve-frame.ts";
 
-/** Streams that have ended are opened anew this often; the first answer clears a suspect. */
-const openEveryMs = 500;
+/** Suspects are asked this often; the first answer clears them. */
+const lookEveryMs = 500;
+/** A stream that no frame was sent on for so long, nor on the lane beside it, is closed. Longer than a frame may take. */
+const streamIdleMs = 60_000;
+
+/** What became of a stream: `idle`: it was closed since nobody used it. */
+export type StreamEvent = "opened" | "idle" | "ended";
 
 export interface DispatchClientOptions extends FrameRunOptions {
   /** Milliseconds that a frame may take; unset = the time that a request waits for an expert. */
   readonly waitMs?: number;
   /** The port of a rank's lanes, as it says it; undefined: nothing is known of it. */
   readonly onLanes?: (rank: number, port: number | undefined) => void;
+  readonly onStream?: (event: StreamEvent) => void;
+  /** Milliseconds, for tests; unset = `streamIdleMs`. */
+  readonly idleMs?: number;
 }
 
 export class DispatchClient implements RemoteExperts {
@@ -25,7 +34,8 @@ export class DispatchClient implements RemoteExperts {
   readonly #inFlight = new Map<string, number>();
   readonly #progress = new Signal();
   readonly #outbound: Outbound;
-  readonly #opener: NodeJS.Timeout;
+  readonly #idleMs: number;
+  readonly #timer: NodeJS.Timeout;
   #frames = 0;
   #closed = false;
 
@@ -33,11 +43,20 @@ export class DispatchClient implements RemoteExperts {
     this.#options = options;
     const stream = (rank: number) => this.#stream(rank);
     this.#outbound = { closed: () => this.#closed, progress: this.#progress, lenders: new Map(), stream };
-    this.#opener = setInterval(() => this.#openAll(), openEveryMs);
-    this.#opener.unref();
+    this.#idleMs = options.idleMs ?? streamIdleMs;
+    this.#timer = setInterval(() => this.#look(), Math.min(lookEveryMs, this.#idleMs));
+    this.#timer.unref();
   }
   get inFlight(): number {
     return this.#frames;
+  }
+  /** Ranks to which a stream is open. */
+  get streams(): number {
+    return this.#streams.size;
+  }
+  /** Frames went to these ranks on lanes, whose port the stream knows. */
+  used(ranks: readonly number[]): void {
+    for (const rank of ranks) this.#streams.get(rank)?.used();
   }
 
   async dispatch(frame: RemoteFrame): Promise<Float32Array> {
@@ -69,7 +88,7 @@ export class DispatchClient implements RemoteExperts {
 
   close(): void {
     this.#closed = true;
-    clearInterval(this.#opener);
+    clearInterval(this.#timer);
     for (const stream of this.#streams.values()) stream.close(new AppError("this rank is stopping", { code: "Cancelled" }));
   }
 
@@ -84,6 +103,7 @@ export class DispatchClient implements RemoteExperts {
     const watcher = { onClose, onLanes, indulgence: peers.indulgence(rank) };
     const stream: PeerStream = new PeerStream(rank, clients, toSender(peers.self), watcher);
     this.#streams.set(rank, stream);
+    this.#options.onStream?.("opened");
     this.#ping(stream);
     return stream;
   }
@@ -100,24 +120,41 @@ export class DispatchClient implements RemoteExperts {
   #ended(stream: PeerStream, reason: AppError): void {
     const { peers } = this.#options;
     if (this.#closed || this.#streams.get(stream.rank) !== stream) return;
-    this.#streams.delete(stream.rank);
-    this.#options.onLanes?.(stream.rank, undefined);
+    this.#forget(stream, "ended");
     if (peers.member(stream.rank) === undefined) return;
     peers.suspect(stream.rank, reason);
     if (peers.indulgence(stream.rank).ended(stream.spoke)) peers.reconnect(stream.rank);
   }
 
-  /** Has a stream to every member, so that a rank is known to be gone before a frame needs it; asks suspects for a sign of life. */
-  #openAll(): void {
+  #forget(stream: PeerStream, event: StreamEvent): void {
+    this.#streams.delete(stream.rank);
+    this.#options.onLanes?.(stream.rank, undefined);
+    this.#options.onStream?.(event);
+  }
+
+  #look(): void {
+    this.#askSuspects();
+    const since = performance.now() - this.#idleMs;
+    for (const stream of this.#streams.values()) if (!stream.busy && stream.usedAt <= since) this.#leave(stream);
+  }
+
+  /** Suspects are asked for a sign of life, needed or not: whom a plan names is known to be back before a frame needs it. */
+  #askSuspects(): void {
     const { peers } = this.#options;
     for (const { rank, state } of peers.membership.members) {
-      if (rank === peers.self.rank || state === "lost") continue;
+      if (rank === peers.self.rank || state === "lost" || !peers.isSuspect(rank)) continue;
       try {
         const stream = this.#stream(rank);
-        if (peers.isSuspect(rank) && stream.inFlight === 0) this.#ping(stream);
+        if (stream.inFlight === 0) this.#ping(stream);
       } catch {
         // no client for it yet
       }
     }
+  }
+
+  /** Nobody waits for the host, which is none the worse for it: a frame that comes now opens a stream anew. */
+  #leave(stream: PeerStream): void {
+    this.#forget(stream, "idle");
+    stream.close(new AppError(`rank ${stream.rank} was sent no frame for a while`, { code: "Cancelled", retry: "backoff" }));
   }
 }

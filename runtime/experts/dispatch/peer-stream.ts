@@ -58,6 +58,7 @@ export class PeerStream {
   #seq = 0n;
   readonly #silence = new Silence(lookEveryMs, performance.now());
   #spoke = false;
+  #usedAt = performance.now();
   #closed: AppError | undefined;
 
   constructor(rank: number, clients: PeerClients, sender: Sender, watcher: StreamWatcher = {}) {
@@ -82,6 +83,18 @@ export class PeerStream {
   get inFlight(): number {
     return this.#pending.size + this.#unsent.length;
   }
+  /** Frames are under way or wait for room; pings are none. */
+  get busy(): boolean {
+    return this.#bytes > 0 || this.#unsent.length > 0;
+  }
+  /** The time of the last frame, or of the opening. */
+  get usedAt(): number {
+    return this.#usedAt;
+  }
+  /** A frame went to the host another way. */
+  used(): void {
+    this.#usedAt = performance.now();
+  }
 
   /** Resolves with the host's answer; rejects when the stream breaks or falls silent, and about when the time is over although the
    *  host still shows signs of life. A frame that would be too much at once waits for the answers to others. */
@@ -92,7 +105,9 @@ export class PeerStream {
         return reject(new AppError(`rank ${this.rank} has ${inFlightMax} frames unanswered`, { code: "Busy", retry: "backoff" }));
       }
       const bytes = (frame.rows?.byteLength ?? 0) + answerBytes(frame.pairExperts?.length ?? 0, frame.hidden ?? 0);
-      const unsent: Unsent = { frame, bytes, resolve, reject, endsAt: performance.now() + maxMs };
+      const now = performance.now();
+      if (bytes > 0) this.#usedAt = now;
+      const unsent: Unsent = { frame, bytes, resolve, reject, endsAt: now + maxMs };
       if (bytes > 0 && (this.#unsent.length > 0 || !this.#fits(bytes))) this.#unsent.push(unsent);
       else this.#write(unsent);
     });
