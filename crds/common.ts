@@ -17,6 +17,8 @@ export const labels = {
 export const annotations = {
   /** Hash of the rendered pod template; a pod whose value differs is replaced. */
   templateHash: `${apiGroup}/template-hash`,
+  /** Who was to start a worker pod together with others, where that is asked for. */
+  gang: `${apiGroup}/gang`,
   /** On a MoEDeployment: id of the operation that was rolled back and is to be tried again. */
   retryRollout: `${apiGroup}/retry-rollout`,
   /** Generation of the spec that a training pod was made for. */

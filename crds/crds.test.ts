@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import fc from "fast-check";
-import { parse } from "yaml";
+import { parseAllDocuments } from "yaml";
 import { z } from "zod";
 import { generatedFiles } from "./generate.ts";
 import { customResourceDefinition, kinds } from "./index.ts";
@@ -12,10 +12,12 @@ import { parseMoETrainingJob, trainingProblems } from "./moe-training-job.ts";
 import { type JsonObject, structuralSchema } from "./openapi.ts";
 import { formatBytes, parseDuration, parseQuantity } from "./quantity.ts";
 
-const all = readdirSync(join(import.meta.dirname, "samples")).map((name) => ({
-  name,
-  object: parse(readFileSync(join(import.meta.dirname, "samples", name), "utf8")),
-}));
+/** What others define is beside it in some. */
+const all = readdirSync(join(import.meta.dirname, "samples")).flatMap((name) =>
+  parseAllDocuments(readFileSync(join(import.meta.dirname, "samples", name), "utf8"))
+    .map((document) => ({ name, object: document.toJS() }))
+    .filter(({ object }) => object.apiVersion.startsWith("enodia.dev/")),
+);
 const samples = all.filter(({ object }) => object.kind === "MoEDeployment");
 const specSchema = schemaOf("MoEDeployment").spec as JsonObject;
 

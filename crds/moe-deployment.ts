@@ -13,6 +13,7 @@ import { podTemplateOf } from "./pod-template.ts";
 import { duration, quantity } from "./quantity.ts";
 import { rebalancing } from "./rebalancing.ts";
 import { rolloutStrategy } from "./rollout.ts";
+import { scheduling } from "./scheduling.ts";
 import { secretRef } from "./secret-ref.ts";
 
 /** Bounds that also keep the cost of the CEL rules small. */
@@ -223,6 +224,7 @@ export const moeDeploymentSpecSchema = z
       })
       .prefault({})
       .meta({ description: "What still counts as serving." }),
+    scheduling,
     podTemplate,
     gateway,
     service: z

@@ -60,6 +60,17 @@ export type RolloutType = (typeof rolloutTypes)[number];
 export const onFailureChoices = ["RollBack", "Wait"] as const;
 export type OnFailure = (typeof onFailureChoices)[number];
 
+/** Ranks near one another or apart: `spec.scheduling.topology.mode`. */
+export const topologyModes = ["Pack", "Spread"] as const;
+export type TopologyMode = (typeof topologyModes)[number];
+
+/** Schedulers that know groups of pods, each with its file in operator/deployment/gangs/, and the values of `spec.scheduling.gang`. */
+const gangNames = ["Coscheduling", "Volcano"] as const;
+export type GangName = (typeof gangNames)[number];
+export const gangChoices = ["None", "Auto", ...gangNames] as const;
+export type GangChoice = (typeof gangChoices)[number];
+export const defaultGang: GangChoice = "None";
+
 /** Levels a runtime process logs at, and those of them that the operator takes for itself and hands on. */
 export const logLevels = ["trace", "debug", "info", "warn", "error", "silent"] as const;
 export type LogLevel = (typeof logLevels)[number];

@@ -171,7 +171,7 @@ function trackDeployments(informers: Informers, metrics: Metrics<"operator">): (
 }
 
 function checkInformers(informers: Informers, health: Health, metrics: Metrics<"operator">): void {
-  for (const [kind, ofKind] of Map.groupBy(informers.all(), ({ resource }) => resource.kind)) {
+  for (const [kind, ofKind] of Map.groupBy(informers.held(), ({ resource }) => resource.kind)) {
     const synced = ofKind.every((informer) => informer.hasSynced);
     metrics.set("enodia_operator_informer_synced", synced ? 1 : 0, { kind });
     const silentMs = Math.max(...ofKind.map((informer) => informer.silentMs));

@@ -12,6 +12,8 @@ export interface Rule {
   /** The only objects that the rule is for; all when not given. */
   readonly resourceNames?: readonly string[];
   readonly verbs: readonly string[];
+  /** The value of the chart, below `rbac`, without which the rule is left out; in force where it is not given. */
+  readonly option?: "podGroups";
   /** The reason for the rule; printed above it. */
   readonly why: string;
 }
@@ -60,6 +62,13 @@ const watchedRules: readonly Omit<Rule, "scope">[] = [
     resources: ["horizontalpodautoscalers"],
     verbs: [...read, "create", "patch", "delete"],
     why: "autoscaling of gateways; deleted when it is not wanted; read to know whether another one still sets their number",
+  },
+  {
+    apiGroups: ["scheduling.x-k8s.io", "scheduling.volcano.sh"],
+    resources: ["podgroups"],
+    verbs: [...read, "create", "patch", "delete"],
+    option: "podGroups",
+    why: "ranks that start together, where such a scheduler is installed; deleted when they do not",
   },
   // A right to create cannot be bound to a name.
   { apiGroups: ["coordination.k8s.io"], resources: ["leases"], verbs: ["create"], why: "which install works in a namespace" },

@@ -56,6 +56,9 @@ const changes: Record<string, unknown> = {
   "telemetry.nats.url": "nats://other:4222",
   "telemetry.nats.credentialsSecretRef.name": "creds",
   "telemetry.nats.subjectPrefix": "other",
+  "scheduling.topology.key": "example.com/row",
+  "scheduling.topology.mode": "Spread",
+  "scheduling.gang": "Coscheduling",
   "podTemplate.metadata.labels": { a: "b" },
   "podTemplate.metadata.annotations": { a: "b" },
   "podTemplate.spec.containers": [{ name: "runtime", image: "other" }],
@@ -294,6 +297,8 @@ const bases: Readonly<Record<string, object>> = {
   "rolloutStrategy.canary.analysis.bake": withCanary,
   "rolloutStrategy.canary.analysis.errorRatePercent": withCanary,
   "rolloutStrategy.canary.analysis.latencyPercent": withCanary,
+  "scheduling.topology.key": { scheduling: { topology: { key: "example.com/rack", mode: "Pack" } } },
+  "scheduling.topology.mode": { scheduling: { topology: { key: "example.com/rack", mode: "Pack" } } },
   "rolloutStrategy.canary.analysis.minRequests": { rolloutStrategy: { canary: { analysis: { latencyPercent: 100 } } } },
 };
 
@@ -302,6 +307,8 @@ const edits = Object.entries(changes).map(([path, value]) => {
   const change = put(path, value);
   if (besideRemote.includes(path)) return { path, base: remote, change: { model: { ...remote.model, ...change.model } } };
   for (const [name, fields] of Object.entries<object>(beside[path] ?? {})) Object.assign(change.gateway[name], fields);
+  if (path.startsWith("scheduling.topology."))
+    change.scheduling.topology = { key: "example.com/rack", mode: "Pack", ...change.scheduling.topology };
   if (path.endsWith(".minRequests")) change.rolloutStrategy.canary.analysis.latencyPercent = 100;
   return { path, base: bases[path] ?? (beside[path] ? { gateway: beside[path] } : {}), change };
 });

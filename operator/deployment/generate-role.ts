@@ -10,9 +10,11 @@ const list = (items: readonly string[]): string => `[${items.map((item) => (item
 function rules(scope: Scope): string {
   return rulesOf(scope)
     .map(
-      ({ why, apiGroups, resources, resourceNames, verbs }) =>
+      ({ why, apiGroups, resources, resourceNames, verbs, option }) =>
+        `${option ? `  {{- if .Values.rbac.${option} }}\n` : ""}` +
         `  # ${why}\n  - apiGroups: ${list(apiGroups)}\n    resources: ${list(resources)}\n` +
-        `${resourceNames ? `    resourceNames: ${list(resourceNames)}\n` : ""}    verbs: ${list(verbs)}\n`,
+        `${resourceNames ? `    resourceNames: ${list(resourceNames)}\n` : ""}    verbs: ${list(verbs)}\n` +
+        `${option ? "  {{- end }}\n" : ""}`,
     )
     .join("");
 }

@@ -1,8 +1,10 @@
 // The informers of the operator, one set per watched namespace, and the overlay that keeps our own writes visible until
 // the watch has caught up with them.
 import { labels } from "../../crds/common.ts";
+import { hasCode } from "../kube/errors.ts";
 import { Informer, type InformerDeps, type Listener } from "../kube/informer.ts";
 import { type KubeObject, type Ref, type Resource, resources } from "../kube/kube.ts";
+import type { Served } from "./gangs/index.ts";
 import { authorityComponent } from "./objects/context.ts";
 
 export type Watched =
@@ -22,11 +24,13 @@ export type Watched =
   | "controllerRevisions"
   | "networkPolicies"
   | "horizontalPodAutoscalers"
+  | "coschedulingPodGroups"
+  | "volcanoPodGroups"
   | "nodes";
 
 const ours = { labelSelector: labels.deployment };
-/** `own`: in the operator's own namespace only. `training`: of no concern to serving. */
-const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: string; own?: true; training?: true }>> = {
+/** `own`: in the operator's own namespace only. `training`: of no concern to serving. `optional`: others install it, or do not. */
+const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: string; own?: true; training?: true; optional?: true }>> = {
   moeDeployments: { resource: resources.moeDeployments },
   pods: { resource: resources.pods, ...ours },
   moeTrainingJobs: { resource: resources.moeTrainingJobs, training: true },
@@ -43,6 +47,8 @@ const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: st
   controllerRevisions: { resource: resources.controllerRevisions, ...ours },
   networkPolicies: { resource: resources.networkPolicies, ...ours },
   horizontalPodAutoscalers: { resource: resources.horizontalPodAutoscalers, ...ours },
+  coschedulingPodGroups: { resource: resources.coschedulingPodGroups, ...ours, optional: true },
+  volcanoPodGroups: { resource: resources.volcanoPodGroups, ...ours, optional: true },
   nodes: { resource: resources.nodes },
 };
 
@@ -52,15 +58,20 @@ export class Informers {
   readonly #sets = new Map<Watched, Informer[]>();
   /** Those that serving has nothing to do with. */
   readonly #ofTraining = new Set<Informer>();
+  /** Those of resources that the cluster need not have. */
+  readonly #optional = new Set<Informer>();
 
   /** `own` is the operator's namespace, where the CAs of deployments are. */
   constructor(namespaces: readonly string[], own: string, deps: InformerDeps) {
     this.namespaces = [...new Set(namespaces)];
-    for (const [name, { resource, own: here, training, ...options }] of Object.entries(watched) as [Watched, (typeof watched)[Watched]][]) {
+    const entries = Object.entries(watched) as [Watched, (typeof watched)[Watched]][];
+    for (const [name, { resource, own: here, training, optional, ...options }] of entries) {
       const scopes = here ? [own] : resource.namespaced && namespaces.length > 0 ? this.namespaces : [undefined];
-      const set = scopes.map((namespace) => new Informer(resource, { ...options, ...(namespace ? { namespace } : {}) }, deps));
+      const told = optional ? { ...deps, onError: untilServed(deps.onError) } : deps;
+      const set = scopes.map((namespace) => new Informer(resource, { ...options, ...(namespace ? { namespace } : {}) }, told));
       this.#sets.set(name, set);
       if (training) for (const informer of set) this.#ofTraining.add(informer);
+      if (optional) for (const informer of set) this.#optional.add(informer);
     }
   }
 
@@ -74,6 +85,21 @@ export class Informers {
 
   all(): Informer[] {
     return [...this.#sets.values()].flat();
+  }
+
+  /** Those whose copies are held: all but of resources that the cluster does not have, or not for us. */
+  held(): Informer[] {
+    return this.all().filter(
+      (informer) => !this.#optional.has(informer) || (informer.hasSynced && !informer.absent && !informer.forbidden),
+    );
+  }
+
+  /** Whether the cluster has a resource that others install, as it is known in a namespace. What was there is, while nobody answers. */
+  served(resource: Resource, namespace: string): Served {
+    const informer = this.all().find((one) => one.resource === resource && one.follows(namespace));
+    if (!informer || informer.absent) return "absent";
+    if (informer.forbidden) return "forbidden";
+    return informer.hasSynced ? "served" : "unknown";
   }
 
   get(name: Watched, ref: Ref): KubeObject | undefined {
@@ -125,7 +151,7 @@ export class Informers {
   }
 
   #troubleOf(concerns: (informer: Informer) => boolean): string | undefined {
-    const spared = this.seesNodes ? [] : this.#of("nodes");
+    const spared = [...(this.seesNodes ? [] : this.#of("nodes")), ...this.#optional];
     for (const informer of this.all())
       if (informer.trouble !== undefined && !spared.includes(informer) && concerns(informer)) return informer.trouble;
     return undefined;
@@ -150,6 +176,13 @@ export class Informers {
   #of(name: Watched): Informer[] {
     return this.#sets.get(name) ?? [];
   }
+}
+
+/** That others have not installed something, or that we may not handle it, is no error: who asks for it is told (gangs/). */
+function untilServed(onError: InformerDeps["onError"]): (error: unknown) => void {
+  return (error) => {
+    if (!hasCode(error, "NotFound", "Forbidden")) onError?.(error);
+  };
 }
 
 /** A write is remembered at most this long; nothing is done on a copy whose watch fails for longer than a moment (plane.ts). */

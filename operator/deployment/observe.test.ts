@@ -21,6 +21,10 @@ test("a pod is in the zone that its node's label names, and in none where there 
   const nodes = nodeHealth([node("a", "eu-1"), node("b", undefined)]);
   const zone = (name: string | undefined) => podFacts(pod(name), nodes, 0)?.zone;
   assert.deepEqual([zone("a"), zone("b"), zone("c"), zone(undefined)], ["eu-1", undefined, undefined, undefined]);
+  const byZone = nodeHealth([node("a", "eu-1"), node("b", undefined)], "topology.kubernetes.io/zone");
+  const rack = (name: string | undefined) => podFacts(pod(name), byZone, 0)?.rack;
+  assert.deepEqual([rack("a"), rack("b"), rack(undefined)], ["eu-1", undefined, undefined], "by the label that the topology names");
+  assert.equal(podFacts(pod("a"), nodes, 0)?.rack, undefined, "and by none without");
 });
 
 const at = (ms: number) => new Date(ms).toISOString();
@@ -102,4 +106,20 @@ test("a pod says since when it is not Ready and how often it was started again, 
   assert.deepEqual([since(ready("False", null)), since({})], [5_000, 5_000], "then since it was made");
   assert.equal(facts({ containerStatuses: [{ restartCount: 1 }, { restartCount: 4 }] })?.restarts, 4);
   assert.equal(facts({})?.restarts, 0);
+});
+
+test("a pod that no scheduler has a word for says by whose name it waits", () => {
+  const lonely = (conditions: object[], spec: object = { schedulerName: "volcano" }): KubeObject => ({
+    ...pod(undefined),
+    metadata: { ...pod(undefined).metadata, creationTimestamp: at(1000) },
+    spec,
+    status: { phase: "Pending", conditions },
+  });
+  const said = (object: KubeObject, now: number) => podFacts(object, nodeHealth([]), now)?.problem ?? "";
+  assert.equal(said(lonely([]), 120_000), "", "a scheduler of groups may wait for the others of one");
+  assert.match(said(lonely([]), 130_000), /^Unschedulable: no scheduler named "volcano" has looked at the pod for 120 s/);
+  assert.equal(said(lonely([]), 240_000), said(lonely([]), 130_000), "in whole steps, so that the status holds still");
+  const refused = { type: "PodScheduled", status: "False", reason: "Unschedulable", message: "0/3 nodes" };
+  assert.equal(said(lonely([refused]), 130_000), "Unschedulable: 0/3 nodes");
+  assert.equal(said(lonely([], { nodeName: "a" }), 130_000), "");
 });

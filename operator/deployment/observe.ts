@@ -4,6 +4,7 @@ import { annotations, labels } from "../../crds/common.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import type { GatewayFacts, ObservedPod } from "./core/snapshot.ts";
 import type { GatewayPod, LeavingReason } from "./core/world.ts";
+import { gangOf } from "./gangs/index.ts";
 import type { Informers } from "./informers.ts";
 import { modelOfPod } from "./objects/model-place.ts";
 import { workerKind } from "./objects/pod-template.ts";
@@ -15,6 +16,8 @@ export const leavingSinceAnnotation = `${leavingAnnotation}-since`;
 const unknownNodeMs = 30_000;
 /** Containers are made in seconds; after this long something that they need is missing. */
 const creatingMs = 60_000;
+/** A scheduler says at once why a pod has no node, and one that starts pods together after a minute: after this there is none. */
+const unheardMs = 120_000;
 const quietWaiting = ["ContainerCreating", "PodInitializing"];
 
 const state = z.object({
@@ -36,6 +39,7 @@ const podSchema = z.object({
   spec: z
     .object({
       nodeName: z.string().optional(),
+      schedulerName: z.string().default("default-scheduler"),
       containers: z.array(z.object({ name: z.string(), image: z.string().default("") })).default([]),
       tolerations: z.array(z.object({ key: z.string().default(""), effect: z.string().default("") })).default([]),
     })
@@ -60,6 +64,8 @@ export interface NodeHealth {
   /** State of a node; unknown when it is not in the cache. */
   readonly state: (node: string) => "answers" | "silent" | "unknown";
   readonly zone: (node: string) => string | undefined;
+  /** Value of the label that the deployment's topology names. */
+  readonly rack: (node: string) => string | undefined;
   /** Marks of a node that is to be left; empty for one that is not known. */
   readonly taints: (node: string) => readonly Taint[];
 }
@@ -81,14 +87,14 @@ interface Taint {
 const zoneLabel = "topology.kubernetes.io/zone";
 
 /** Nodes that the operator may not read: none counts as silent, and a pod leaves when it is evicted. */
-const unseenNodes: NodeHealth = { state: () => "answers", zone: () => undefined, taints: () => [] };
+const unseenNodes: NodeHealth = { state: () => "answers", zone: () => undefined, rack: () => undefined, taints: () => [] };
 
-/** The nodes as the cache has them, or as good as none where they may not be read. */
-export function nodesSeen(informers: Pick<Informers, "list" | "seesNodes">): NodeHealth {
-  return informers.seesNodes ? nodeHealth(informers.list("nodes")) : unseenNodes;
+/** The nodes as the cache has them, or as good as none where they may not be read. `rackLabel`: by which their racks are told apart. */
+export function nodesSeen(informers: Pick<Informers, "list" | "seesNodes">, rackLabel?: string): NodeHealth {
+  return informers.seesNodes ? nodeHealth(informers.list("nodes"), rackLabel) : unseenNodes;
 }
 
-export function nodeHealth(nodes: readonly KubeObject[]): NodeHealth {
+export function nodeHealth(nodes: readonly KubeObject[], rackLabel?: string): NodeHealth {
   const schema = z.object({
     spec: z
       .object({
@@ -114,8 +120,13 @@ export function nodeHealth(nodes: readonly KubeObject[]): NodeHealth {
       return [node.metadata.name, [...cordon, ...leaving]] as const;
     }),
   );
-  const zones = new Map(nodes.map((node) => [node.metadata.name, node.metadata.labels?.[zoneLabel]]));
-  return { state: (node) => states.get(node) ?? "unknown", zone: (node) => zones.get(node), taints: (node) => taints.get(node) ?? [] };
+  const labelsOf = new Map(nodes.map((node) => [node.metadata.name, node.metadata.labels]));
+  return {
+    state: (node) => states.get(node) ?? "unknown",
+    zone: (node) => labelsOf.get(node)?.[zoneLabel],
+    rack: (node) => (rackLabel === undefined ? undefined : labelsOf.get(node)?.[rackLabel]),
+    taints: (node) => taints.get(node) ?? [],
+  };
 }
 
 /** The facts of a pod; undefined for one without a readable rank: not one of ours. */
@@ -136,6 +147,7 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     ip: status.podIP,
     node,
     zone: node ? nodes.zone(node) : undefined,
+    rack: node ? nodes.rack(node) : undefined,
     ready,
     unreadySinceMs: ready ? undefined : Date.parse(readiness?.lastTransitionTime ?? "") || createdMs,
     restarts: Math.max(0, ...status.containerStatuses.map(({ restartCount }) => restartCount)),
@@ -143,13 +155,14 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     silent: health === "silent" || (health === "unknown" && now - boundMs(pod, status, now) > unknownNodeMs),
     terminal: isTerminal(status),
     model: modelOfPod(pod),
+    gang: gangOf(pod.metadata),
     templateHash: pod.metadata.annotations?.[annotations.templateHash] ?? "",
     image: spec.containers.find(({ name }) => name === workerKind.container)?.image ?? "",
     createdMs,
     leaving: leaving(pod),
     mustGo: mustGo(spec, status, nodes),
     goneByMs: pod.metadata.deletionTimestamp === undefined ? undefined : Date.parse(pod.metadata.deletionTimestamp),
-    problem: problem(pod, status, now),
+    problem: problem(pod, status, now) || unheard(pod, parsed.data, now),
   };
 }
 
@@ -211,6 +224,14 @@ function problem(pod: KubeObject, status: PodStatus, now: number): string {
   }
   const scheduled = status.conditions.find((condition) => condition.type === "PodScheduled" && condition.status === "False");
   return scheduled ? text(scheduled.reason, scheduled.message) : "";
+}
+
+/** The text on a pod that no scheduler has said a word about: one of that name does not run, or does not know the pod's group. */
+function unheard({ metadata }: KubeObject, { spec, status }: z.infer<typeof podSchema>, now: number): string {
+  const waits = now - (Date.parse(metadata.creationTimestamp ?? "") || now);
+  if (spec.nodeName !== undefined || waits < unheardMs || status.conditions.some(({ type }) => type === "PodScheduled")) return "";
+  const seconds = (Math.floor(waits / unheardMs) * unheardMs) / 1000;
+  return `Unschedulable: no scheduler named "${spec.schedulerName}" has looked at the pod for ${seconds} s (podTemplate.spec.schedulerName)`;
 }
 
 /** The text on a pod that is slow to be created; its age goes in whole steps, so that the text does not change with every look. */

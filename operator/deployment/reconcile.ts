@@ -143,8 +143,8 @@ export class Reconciler {
   async #proceed(inForce: InForce, { snapshot, unobserved }: Observed): Promise<Outcome> {
     const deps = this.#deps;
     const { deployment } = snapshot;
-    const { template, successor } = inForce;
-    const context: RenderContext = { deployment, settings: deps.settings };
+    const { template, successor, gang } = inForce;
+    const context: RenderContext = { deployment, settings: deps.settings, gang };
     const { limitBytes } = template;
     const model = snapshot.view?.model;
     const floor = model ? rankFloor(deployment.spec, model, limitBytes) : rememberedFloor(deployment.status);
@@ -241,7 +241,7 @@ export class Reconciler {
     const { uid } = deployment.metadata;
     const at = now().getTime();
     const ours = (pod: KubeObject) => pod.metadata.labels?.[labels.component] === "worker" && owns(pod, uid);
-    const nodes = nodesSeen(informers);
+    const nodes = nodesSeen(informers, deployment.spec.scheduling.topology?.key);
     const observed = overlay.merge(informers.list("pods", ours), ours).flatMap((pod) => podFacts(pod, nodes, at) ?? []);
     return withLosses(observed, rebalance.view(uid), this.#warmMs() > 0);
   }

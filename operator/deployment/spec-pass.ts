@@ -47,7 +47,10 @@ import { holdsModel } from "./core/rollout.ts";
 import { pinnedImage } from "./core/runtime-image.ts";
 import { living, type PodFacts, type Refusal, type RolloutFacts, type RuntimeImage } from "./core/snapshot.ts";
 import { dryRun } from "./execute.ts";
+import type { Gang } from "./gangs/gang.ts";
+import { chooseGang } from "./gangs/index.ts";
 import { type Identities, secretProblems } from "./identity.ts";
+import type { Informers } from "./informers.ts";
 import type { RenderContext, Settings } from "./objects/context.ts";
 import { gatewayDeployment, gatewayTemplate } from "./objects/gateway.ts";
 import { absentObjects, appliedObjects, type Rendered } from "./objects/index.ts";
@@ -64,6 +67,7 @@ export interface SpecPassDeps {
   readonly applier: Applier;
   readonly identities: Identities;
   readonly accepted: AcceptedSpecs;
+  readonly informers: Pick<Informers, "served">;
   readonly settings: Settings;
   readonly now: () => Date;
 }
@@ -80,6 +84,8 @@ export interface InForce {
   readonly successor: Successor;
   /** The template that lost ranks are made of which keep theirs; undefined where it is not known. */
   readonly stable: WorkerTemplate | undefined;
+  /** Who starts the ranks that are made now together. */
+  readonly gang: Gang | undefined;
   /** Undefined where no spec is in force. */
   readonly rollout: RolloutFacts | undefined;
   /** Undefined where no spec is in force: the first pod may be another operator's. */
@@ -143,11 +149,13 @@ export class SpecPass {
     const { metadata, spec } = deployment;
     const failures: AppError[] = [];
     const rendered = this.#render(deployment, pods());
-    const { context, accepted, stable, workers, gateways, wanted, gateway, back } = rendered;
+    const { accepted, stable, workers, gateways, wanted, gateway, back } = rendered;
+    const chosen = chooseGang(deployment, pods(), (resource) => this.#deps.informers.served(resource, metadata.namespace));
+    const context: RenderContext = { ...rendered.context, gang: chosen.gang };
     const { runtimeImage, offered } = rendered;
     const stableTemplateHash = deployment.status.rollout?.stableTemplateHash;
     const uncertified = gatewaysWait ? [] : await attempt(failures, () => this.#certifyGateway(deployment), []);
-    const unsupported = [...unreadable, ...workers.refusals, ...gateways.refusals, ...rollRefusals(deployment, back)];
+    const unsupported = [...unreadable, ...workers.refusals, ...gateways.refusals, ...chosen.refusals, ...rollRefusals(deployment, back)];
     const front = frontOf(deployment, rendered, { pods: pods(), to: undelivered ? accepted?.spec : spec });
     const objects = objectsOf(context, { ...front, unsupported: undelivered || unsupported.length > 0 });
     const wait = ({ resource }: Rendered) => gatewaysWait && resource === resources.deployments;
@@ -176,6 +184,7 @@ export class SpecPass {
       template: template ?? wanted,
       successor: await this.#successor(context, { template, kept, gatewaysWait }, pods()),
       stable: stable?.template,
+      gang: chosen.gang,
       rollout: inForce && {
         revisions: store.revisions(metadata.uid).map(({ number, accepted: one }) => ({ number, templateHash: one.template.hash })),
         models: { inForce: modelOf(inForce.spec), stable: stable && modelOf(stable.spec) },

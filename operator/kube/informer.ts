@@ -43,6 +43,7 @@ export class Informer {
   #unheard = 0;
   #failure = "";
   #forbidden = false;
+  #absent = false;
   /** Those who wait for a list that begins after they asked. */
   #waiting: (() => void)[] = [];
   /** Ends the watch or the pause of this turn. */
@@ -100,6 +101,11 @@ export class Informer {
   /** True when the server does not let us have this resource. */
   get forbidden(): boolean {
     return this.#forbidden && this.#unheard >= failuresForTrouble;
+  }
+
+  /** True when the server does not have this resource. It is asked for again after 20 s at most. */
+  get absent(): boolean {
+    return this.#absent && this.#unheard >= failuresForTrouble;
   }
 
   /** Lists anew, and resolves when a list that began after this question went through, or when there is trouble. */
@@ -160,6 +166,7 @@ export class Informer {
     this.#failures += 1;
     this.#unheard += 1;
     this.#forbidden = hasCode(error, "Forbidden");
+    this.#absent = hasCode(error, "NotFound");
     this.#failure = `${this.resource.plural}: ${AppError.from(error).message}`;
     if (this.#unheard < failuresForTrouble) return;
     for (const resolve of this.#waiting.splice(0)) resolve();

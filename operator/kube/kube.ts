@@ -68,6 +68,8 @@ export const resources = {
     plural: "horizontalpodautoscalers",
     namespaced: true,
   },
+  coschedulingPodGroups: { apiVersion: "scheduling.x-k8s.io/v1alpha1", kind: "PodGroup", plural: "podgroups", namespaced: true },
+  volcanoPodGroups: { apiVersion: "scheduling.volcano.sh/v1beta1", kind: "PodGroup", plural: "podgroups", namespaced: true },
   leases: { apiVersion: "coordination.k8s.io/v1", kind: "Lease", plural: "leases", namespaced: true },
   events: { apiVersion: "events.k8s.io/v1", kind: "Event", plural: "events", namespaced: true },
   customResourceDefinitions: {

@@ -43,7 +43,8 @@ export function keepsFloor(problem: Problem, from: readonly number[], to: readon
 
 /**
  * `layers` with the floor made good, within what of the move budget a step from `input.current` leaves. The hottest experts
- * come first. A copy goes to a node without one, from the third on to a zone without one; first of all to where it is now.
+ * come first. A copy goes to a node without one, from the third on to a zone without one, and to another rack where racks are known;
+ * first of all to where it is now.
  */
 export function withFloor(input: PlanInput, layers: readonly LayerPlan[]): Floored {
   if (input.minCopies <= 1) return { layers, added: 0, missing: 0 };
@@ -83,6 +84,11 @@ function meets(problem: Problem, floor: Floor, row: readonly number[]): boolean 
 
 function nodesOf(problem: Problem, row: readonly number[]): number {
   return row.length < 2 ? row.length : new Set(row.map((g) => problem.node[g])).size;
+}
+
+/** Racks of the same name in two zones are two. One that is not known may be any: nothing is done for it. */
+function sameRack(a: RankSpec | undefined, b: RankSpec | undefined): boolean {
+  return a?.rack === undefined || b?.rack === undefined || (a.rack === b.rack && a.zone === b.zone);
 }
 
 interface Copy {
@@ -243,14 +249,16 @@ class FloorKeeper {
 
   /**
    * True when rank a suits an expert better than rank b, by these in turn: it holds the expert now; its node, then (from the third
-   * copy on) its zone, has no copy yet; it has less load; it has more room.
+   * copy on) its zone, then its rack, has no copy yet; it has less load; it has more room.
    */
   #preferred({ layer, expert }: Omit<Copy, "rank">, row: readonly number[], a: number, b: number): boolean {
     const problem = this.#problem;
     const apart = (g: number): number => {
-      const node = row.some((host) => problem.node[host] === problem.node[g]) ? 0 : 2;
-      const zone = row.length < 2 || row.some((host) => problem.ranks[host]?.zone === problem.ranks[g]?.zone) ? 0 : 1;
-      return node + zone;
+      const to = problem.ranks[g];
+      const node = row.some((host) => problem.node[host] === problem.node[g]) ? 0 : 4;
+      const zone = row.length < 2 || row.some((host) => problem.ranks[host]?.zone === to?.zone) ? 0 : 2;
+      const rack = row.some((host) => sameRack(problem.ranks[host], to)) ? 0 : 1;
+      return node + zone + rack;
     };
     const level = (g: number): number => (this.#load[layer]?.[g] as number) / (problem.speed[g] as number);
     const order = [

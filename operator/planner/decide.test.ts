@@ -106,7 +106,7 @@ test("a plan that pays is carried out, with its numbers", () => {
     ...{ beforePercent: 180, afterPercent: 120, boundPercent: 100, moves: 1, bytes: 1e6 },
     // A third of the layer's time for 100 s, against a tenth of the 10 ms that 1 MB takes and 2 ms for the move.
     ...{ gainSeconds: 33.33, lifetimeSeconds: 100, transferSeconds: 0.01, costSeconds: 0 },
-    ...{ nodeBytes: 1e6, zoneBytes: 0, remoteBytes: 0, storeBytes: 0 },
+    ...{ nodeBytes: 1e6, zoneBytes: 0, rackBytes: 0, remoteBytes: 0, storeBytes: 0 },
   });
 });
 
@@ -133,6 +133,10 @@ test("what a plan costs goes by the path of its bytes: the same move is worth it
   const { decision } = whetherToMove(apart, moved, slow);
   assert.equal(decision.reason, "TransferNotWorth");
   assert.match(decision.message, /976.56Ki between zones/);
+  const racks = input.ranks.map((rank) => ({ ...rank, node: `n${rank.rank}`, rack: `r${rank.rank}` }));
+  const rackwise = whetherToMove({ ...input, ranks: racks }, moved, { ...slow, rates: { ...rates, rack: 1000 } }).decision;
+  assert.deepEqual([rackwise.reason, rackwise.numbers.rackBytes], ["TransferNotWorth", 1e6]);
+  assert.match(rackwise.message, /976.56Ki between racks/);
   const dead = { ...apart, ranks: [{ ...apart.ranks[0]!, state: "dead" as const }, apart.ranks[1]!] };
   assert.equal(whetherToMove(dead, moved, slow).decision.numbers.storeBytes, 1e6, "a dead rank is nobody's source");
 });

@@ -174,6 +174,22 @@ test("copies of one expert go to different nodes, from the third on to different
   }
 });
 
+test("a second copy goes to another rack where racks are known, and to any node where they are not", () => {
+  const bytes = new Float64Array(4).fill(1);
+  const shape = { layers: 1, experts: 4, residentBytes: bytes, storedBytes: bytes };
+  const second = (racks: readonly (string | undefined)[]): readonly (number | undefined)[] => {
+    const ranks = racks.map(
+      (rack, rank): RankSpec => ({ rank, speed: 1, budgetBytes: 20, zone: "z", rack, node: `n${rank}`, state: "active" }),
+    );
+    const current = [{ hosts: [[0], [0], [0], [0]], shares: Array(4).fill([1000]) }];
+    const input = { shape, ranks, load: new Float64Array(4).fill(1), current: undefined, budget: unlimited, minCopies: 2 };
+    const [layer] = withFloor({ ...input, split: "weighted", effort: "fast" }, current).layers;
+    return layer?.hosts.map((row) => row[1]) ?? [];
+  };
+  assert.deepEqual(new Set(second(["a", "a", "a", "b"])), new Set([3]));
+  assert.deepEqual(new Set(second([undefined, undefined, undefined, undefined])), new Set([1, 2, 3]), "by load alone");
+});
+
 test("the floor keeps to the move budget, the hottest experts first; where a copy is already costs nothing", () => {
   const bytes = new Float64Array(6).fill(1);
   const shape = { layers: 1, experts: 6, residentBytes: bytes, storedBytes: bytes };

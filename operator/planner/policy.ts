@@ -14,6 +14,8 @@ export interface RankSpec {
   /** Resident bytes for experts, one staging slot included. */
   readonly budgetBytes: number;
   readonly zone: string;
+  /** The value of the node label that spec.scheduling.topology names; unset where there is none. */
+  readonly rack?: string | undefined;
   readonly node: string;
   readonly state: RankState;
 }
@@ -91,7 +93,7 @@ export interface PlanInput {
   /** Windows since homes were last sharded anew; unset: not since planning began, ranks changed or the load did. */
   readonly windowsSinceReshard?: number;
   readonly seed?: number;
-  /** Cost factor of one copy of this move, above 0, by path between source and receiver; 1 within a zone. Unset: all alike. */
+  /** Cost factor of one copy of this move, above 0, by path between source and receiver; 1 within a zone or rack. Unset: all alike. */
   readonly moveCost?: (layer: number, expert: number, rank: number, sources: readonly number[]) => number;
 }
 

@@ -2,7 +2,7 @@
 // bytes take; and the sentence that says so. Pure; called by decide.ts, which asks the two questions.
 import type { Move } from "../../crds/plan.ts";
 import { formatBytes } from "../../crds/quantity.ts";
-import { type ByPath, byPath, payback, receivedBytes, transferPaths, type Verdict } from "../../runtime/placement/cost.ts";
+import { type ByPath, byPath, payback, placeOf, receivedBytes, transferPaths, type Verdict } from "../../runtime/placement/cost.ts";
 import type { Hops, PlanInput } from "./policy.ts";
 
 export interface WorthOptions {
@@ -30,11 +30,7 @@ export function worthOf(
   { before, after, hops }: { readonly before: number; readonly after: number; readonly hops: Hops | undefined },
   options: WorthOptions,
 ): Worth {
-  const places = new Map(
-    input.ranks.flatMap(({ rank, node, zone, state }) =>
-      state === "dead" ? [] : [[rank, { rank, node: `${zone}/${node}`, zone }] as const],
-    ),
-  );
+  const places = new Map(input.ranks.flatMap((rank) => (rank.state === "dead" ? [] : [[rank.rank, placeOf(rank)] as const])));
   const received = [...receivedBytes(moves, places).values()];
   const pay = payback({ before, after, received, moves: moves.length, ...options });
   const saved = hops ? (hops.before - hops.after) * hopTime * options.lifetimeSeconds : 0;
@@ -45,6 +41,7 @@ export function worthOf(
 const pathNames: Readonly<Record<keyof ByPath, string>> = {
   node: "within nodes",
   zone: "within zones",
+  rack: "between racks",
   remote: "between zones",
   store: "from the store",
 };
@@ -68,6 +65,7 @@ export function worthNumbers(worth: Worth): Readonly<Record<string, number>> {
     costSeconds: rounded(worth.costSeconds),
     nodeBytes: worth.bytes.node,
     zoneBytes: worth.bytes.zone,
+    rackBytes: worth.bytes.rack,
     remoteBytes: worth.bytes.remote,
     storeBytes: worth.bytes.store,
   };

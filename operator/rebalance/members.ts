@@ -87,6 +87,7 @@ export function membersOf(views: readonly RankView[]): Member[] {
       state: view.state,
       numerics: view.report?.description?.numerics ?? "",
       textDigest: view.report?.description?.textDigest ?? "",
+      ...(view.pod.zone ? { zone: view.pod.zone } : {}),
     }));
 }
 
@@ -174,6 +175,7 @@ export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | unde
       speed: known.get(description?.bootId ?? "") ?? 1,
       budgetBytes: description?.budgetBytes ?? 0,
       zone: view.pod.zone ?? "",
+      rack: view.pod.rack,
       node: view.pod.node ?? view.pod.name,
       state: view.leaving !== undefined || view.pod.terminating ? "draining" : "active",
     };

@@ -6,10 +6,10 @@ import { receiveSchedule } from "./receive.ts";
 /** `pod`: the receiver itself, where nothing is sent. */
 export type Path = "pod" | TransferPath;
 export type TransferPath = (typeof transferPaths)[number];
-export const transferPaths = ["node", "zone", "remote", "store"] as const;
+export const transferPaths = ["node", "zone", "rack", "remote", "store"] as const;
 
-/** Cost of a byte by path, relative to one within a node. */
-export const pathFactor: Readonly<Record<Path, number>> = { pod: 0, node: 1, zone: 2, remote: 6, store: 4 };
+/** Cost of a byte by path, relative to one within a node. `zone` is within a rack where racks are known, `rack` between two of a zone. */
+export const pathFactor: Readonly<Record<Path, number>> = { pod: 0, node: 1, zone: 2, rack: 3, remote: 6, store: 4 };
 
 /** Bytes per second that one receiver gets by each path; or bytes, where something has been added up. */
 export type ByPath = Readonly<Record<TransferPath, number>>;
@@ -19,13 +19,21 @@ const assumedNodeBytesPerSecond = 400e6;
 export const assumedRates: ByPath = byPath((path) => assumedNodeBytesPerSecond / pathFactor[path]);
 
 export function byPath(value: (path: TransferPath) => number): ByPath {
-  return { node: value("node"), zone: value("zone"), remote: value("remote"), store: value("store") };
+  return { node: value("node"), zone: value("zone"), rack: value("rack"), remote: value("remote"), store: value("store") };
 }
 
 export interface Place {
   readonly rank: number;
+  /** Unique within all zones. */
   readonly node: string;
   readonly zone: string;
+  /** The part of the zone that the node is in; undefined where it is not known. */
+  readonly rack: string | undefined;
+}
+
+/** The place of a rank by what its node says; names of nodes are told apart by zone. */
+export function placeOf({ rank, node, zone, rack }: Omit<Place, "rack"> & Partial<Place>): Place {
+  return { rank, node: `${zone}/${node}`, zone, rack };
 }
 
 /** The bytes that a receiver took from a rank, or from the model store, and the time that it spent on them. */
@@ -44,7 +52,8 @@ export function addFetched(sums: Map<Fetched["source"], Fetched>, { source, byte
 export function pathBetween(receiver: Place, source: Place): Path {
   if (source.rank === receiver.rank) return "pod";
   if (source.node === receiver.node) return "node";
-  return source.zone === receiver.zone ? "zone" : "remote";
+  if (source.zone !== receiver.zone) return "remote";
+  return source.rack === undefined || receiver.rack === undefined || source.rack === receiver.rack ? "zone" : "rack";
 }
 
 /** Cheapest path from any source to the receiver; no source = the model store. */

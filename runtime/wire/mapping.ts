@@ -37,6 +37,8 @@ export interface Member {
   readonly numerics?: string;
   /** The digest of its text files (text-files.ts); unset = not known. */
   readonly textDigest?: string;
+  /** The zone of its node; unset = not known. */
+  readonly zone?: string;
 }
 
 export interface Membership {
@@ -129,6 +131,9 @@ export function toMembership(membership: Membership): MembershipMessage {
 const numericsMax = 200;
 const digestMax = 64;
 
+/** Characters of a zone that are read: as many as a label of a node has. */
+const zoneMax = 63;
+
 export function fromMembership(message: MembershipMessage): Membership {
   if (message.members.length > planBounds.ranks) throw invalid("membership.members", `more than ${planBounds.ranks}`);
   const members = message.members.map((member, i): Member => {
@@ -144,6 +149,7 @@ export function fromMembership(message: MembershipMessage): Membership {
       state,
       ...(member.numerics === "" ? {} : { numerics: member.numerics.slice(0, numericsMax) }),
       ...(member.textDigest === "" ? {} : { textDigest: member.textDigest.slice(0, digestMax) }),
+      ...(member.zone === "" ? {} : { zone: member.zone.slice(0, zoneMax) }),
     };
   });
   if (new Set(members.map((member) => member.rank)).size !== members.length) throw invalid("membership.members", "a rank is named twice");

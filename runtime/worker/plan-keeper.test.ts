@@ -11,6 +11,7 @@ import { ResidentSet, type Victim } from "../experts/memory/resident-set.ts";
 import type { TierRequest } from "../experts/memory/tier.ts";
 import { TransferPace } from "../experts/memory/transfer-pace.ts";
 import { silentLog } from "../observe/log.ts";
+import type { Member } from "../wire/mapping.ts";
 import { PlanKeeper, type PrepareOutcome } from "./plan-keeper.ts";
 import { PlanState } from "./plan-state.ts";
 
@@ -20,7 +21,11 @@ const [deploymentUid, modelDigest] = ["d", "digest"];
 function keeper(capacity = 4, now = () => performance.now(), rank = 0) {
   const tables: RoutingTables[] = [];
   const fetched: string[] = [];
-  const self = { allowed: Number.POSITIVE_INFINITY, fetched, tables, away: new Set<number>(), ended: false };
+  const members: Member[] = [];
+  const self = {
+    ...{ allowed: Number.POSITIVE_INFINITY, fetched, tables, away: new Set<number>(), ended: false },
+    ...{ members, changed: () => {} },
+  };
   const state = new PlanState({ deploymentUid, modelDigest, rank, layers: 2, experts: 2 });
   const read = async ({ layer, expert, signal }: TierRequest) => {
     while (fetched.length >= self.allowed && !signal.aborted) await new Promise((resolve) => setTimeout(resolve, 5));
@@ -38,7 +43,13 @@ function keeper(capacity = 4, now = () => performance.now(), rank = 0) {
     }),
     peers: {
       self: { deploymentUid, rank, podUid: "u", bootId: "b" },
-      onChange: () => () => {},
+      get membership() {
+        return { version: 1, members: self.members };
+      },
+      onChange: (listener) => {
+        self.changed = listener;
+        return () => {};
+      },
       down: () => new Set(),
       member: (other) => ({ rank: other, podName: "p", podUid: "u", bootId: "b", address: "a", state: "active" }),
       usable: (other) => !self.away.has(other),
@@ -322,4 +333,28 @@ test("an engine that has ended when a plan's copies are to be freed ends no proc
   } finally {
     process.off("unhandledRejection", crash);
   }
+});
+
+test("tables keep tokens in the rank's zone from the moment that all zones are known, and as long as they are", async () => {
+  const self = keeper();
+  const member = (rank: number, zone: string): Member => ({
+    ...{ rank, podName: "p", podUid: "u", bootId: "b", address: "a", state: "active" as const },
+    ...(zone === "" ? {} : { zone }),
+  });
+  const say = async (...zones: string[]) => {
+    self.members.splice(0, Infinity, ...zones.map((zone, rank) => member(rank, zone)));
+    const before = self.tables.length;
+    self.changed();
+    await new Promise((resolve) => setImmediate(resolve));
+    return self.tables.slice(before).map(({ layers }) => layers.map(({ layer, shares }) => [layer, shares[0]]));
+  };
+  const both = { ...planOf(1, [[0, 0]]), layers: [{ layer: 0, epoch: 1, hosts: [[0, 1], [0]], shares: [[400, 600], [1000]] }] };
+  await self.plan.prepare(both, {}, () => {});
+  await self.plan.commit(both);
+  assert.deepEqual(self.tables.at(-1)?.layers[0]?.shares, [[400, 600], [1000]], "as the plan says");
+  assert.deepEqual(await say("", ""), [], "nothing is known, nothing is told");
+  assert.deepEqual(await say("a", "b"), [[[0, [800, 200]]]]);
+  assert.deepEqual(await say("a", "b"), [], "the same again");
+  assert.deepEqual(await say("a", "b", "b"), [[[0, [1000, 0]]]], "a third of the tokens is in the zone, and two fifths are computed there");
+  assert.deepEqual(await say("a", ""), [[[0, [400, 600]]]], "as the plan says again");
 });

@@ -12,6 +12,7 @@ import { addFetched, type Fetched } from "../placement/cost.ts";
 import { hash32 } from "../placement/dispatch.ts";
 import { CopiesThatGaveWay } from "./give-way.ts";
 import { type PlannedLoad, plannedLoads } from "./loads.ts";
+import { NearRouting } from "./near-routing.ts";
 import type { PlanState } from "./plan-state.ts";
 
 /** Experts of a plan asked for side by side; transfers are bounded again in the materializer. */
@@ -56,7 +57,7 @@ export interface PlanKeeperOptions {
   readonly state: PlanState;
   readonly engine: Pick<Engine, "setRouting" | "setDown">;
   readonly materializer: Materializer;
-  readonly peers: Pick<Peers, "self" | "onChange" | "down" | "member" | "usable">;
+  readonly peers: Pick<Peers, "self" | "membership" | "onChange" | "down" | "member" | "usable">;
   readonly layers: number;
   readonly metrics: Pick<Metrics<"worker">, "add">;
   readonly log: Log;
@@ -83,6 +84,7 @@ export class PlanKeeper {
   /** Ranks that a committed plan has named. */
   readonly #named = new Set<number>();
   readonly #stopping = new AbortController();
+  readonly #near: NearRouting;
   #dispatch: Pick<DispatchClient, "drained"> | undefined;
   #loading = false;
   #loadAgain = false;
@@ -95,8 +97,9 @@ export class PlanKeeper {
     const { state, peers, log } = options;
     const { residents } = options.materializer;
     this.giveWay = new CopiesThatGaveWay({ state, peers, residents, log, comeBack: () => void this.#loadMissing() });
+    this.#near = new NearRouting(peers);
     options.peers.onChange(() => {
-      void this.#mask();
+      void (this.#near.changed() ? this.#route(Array.from({ length: options.layers }, (_, layer) => layer)) : this.#mask());
       if (this.giveWay.count > 0) void this.#loadMissing(); // who keeps an expert may be gone
     });
   }
@@ -296,7 +299,7 @@ export class PlanKeeper {
     for (const { hosts } of layers) for (const row of hosts) for (const rank of row) this.#named.add(rank);
     try {
       await this.#mask();
-      await engine.setRouting({ rank: peers.self.rank, layers });
+      await engine.setRouting({ rank: peers.self.rank, layers: this.#near.tables(layers) });
     } catch (err) {
       log.error({ err }, "the engine did not take its routing tables");
     }

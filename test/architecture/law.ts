@@ -132,7 +132,8 @@ export const law: Readonly<Record<string, readonly string[]>> = {
   "operator/config.ts": ["crds/"],
   // The deployment plane knows neither planner nor rebalance plane: they meet in its ports, and in main.
   "operator/deployment/core/": ["crds/", "runtime/placement/grid.ts"],
-  "operator/deployment/objects/": ["crds/", "operator/kube/kube.ts", "operator/deployment/core/"],
+  "operator/deployment/gangs/": ["crds/", "operator/kube/kube.ts", "operator/deployment/core/"],
+  "operator/deployment/objects/": ["crds/", "operator/kube/kube.ts", "operator/deployment/core/", "operator/deployment/gangs/"],
   "operator/deployment/": [
     "crds/",
     "runtime/observe/",
@@ -140,6 +141,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "operator/tls/",
     "operator/rbac.ts",
     "operator/deployment/core/",
+    "operator/deployment/gangs/",
     "operator/deployment/objects/",
   ],
   // The training plane makes and certifies pods as the deployment plane does, and knows nothing else of it.
@@ -265,6 +267,7 @@ export const pureFolders: readonly string[] = [
   "runtime/engine/core/",
   "operator/planner/",
   "operator/deployment/core/",
+  "operator/deployment/gangs/",
   "operator/training/core/",
 ];
 

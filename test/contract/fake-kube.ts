@@ -25,7 +25,7 @@ interface Stored {
 }
 interface Change {
   readonly version: number;
-  readonly plural: string;
+  readonly kind: string;
   readonly event: Extract<WatchEvent, { object: KubeObject }>;
 }
 
@@ -245,12 +245,12 @@ export class FakeKube implements Kube {
 
   #publish(resource: Resource, type: "ADDED" | "MODIFIED" | "DELETED", object: KubeObject, version = ++this.#version): void {
     const published = { ...clone(object), metadata: { ...clone(object.metadata), resourceVersion: String(version) } };
-    this.#log.push({ version, plural: resource.plural, event: { type, object: published } });
+    this.#log.push({ version, kind: kindOf(resource), event: { type, object: published } });
     for (const wake of this.#watchers) wake();
   }
 
   #of(resource: Resource, options: ListOptions): Stored[] {
-    return [...this.#objects.values()].filter((stored) => stored.resource.plural === resource.plural && matches(stored.object, options));
+    return [...this.#objects.values()].filter((stored) => kindOf(stored.resource) === kindOf(resource) && matches(stored.object, options));
   }
 
   async *#watch(
@@ -264,7 +264,7 @@ export class FakeKube implements Kube {
       const due = this.#log.filter((change) => change.version > at);
       for (const change of due) {
         at = Math.max(at, change.version);
-        if (change.plural === resource.plural && matches(change.event.object, options))
+        if (change.kind === kindOf(resource) && matches(change.event.object, options))
           yield { type: change.event.type, object: clone(change.event.object) };
       }
       if (due.length === 0) await this.#change(options.signal);
@@ -288,7 +288,9 @@ function clone<T>(value: T): T {
   return value === undefined ? value : structuredClone(value);
 }
 
-const idOf = (resource: Resource, ref: Ref): string => `${resource.plural}/${resource.namespaced ? ref.namespace : ""}/${ref.name}`;
+/** Two APIs may have a plural in common. */
+const kindOf = ({ apiVersion, plural }: Resource): string => `${apiVersion}/${plural}`;
+const idOf = (resource: Resource, ref: Ref): string => `${kindOf(resource)}/${resource.namespaced ? ref.namespace : ""}/${ref.name}`;
 const refOf = (object: KubeObject): Ref => ({ namespace: object.metadata.namespace ?? "", name: object.metadata.name });
 
 function fixedMeta(object: KubeObject) {

@@ -51,9 +51,10 @@ function changedChart(version: string, change: (spec: any, crd: any) => void): s
 }
 
 const samplesOf = (version: string): any[] =>
-  readdirSync(join(kept, version, "samples")).map((file) => {
-    const sample = parse(readFileSync(join(kept, version, "samples", file), "utf8"));
-    return { ...sample, metadata: { ...sample.metadata, name: file.replace(".yaml", ""), namespace } };
+  readdirSync(join(kept, version, "samples")).flatMap((file) => {
+    const objects = parseAllDocuments(readFileSync(join(kept, version, "samples", file), "utf8")).map((document) => document.toJS());
+    const own = objects.filter(({ apiVersion }) => apiVersion.startsWith("enodia.dev/"));
+    return own.map((one) => ({ ...one, metadata: { ...one.metadata, name: file.replace(".yaml", ""), namespace } }));
   });
 
 /** What the operator of that release has written by now, beside a deployment. */

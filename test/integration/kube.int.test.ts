@@ -75,6 +75,15 @@ const refused: Record<string, { change: (spec: any) => void; want: RegExp }> = {
     want: /at least 101/,
   },
   "no bytes per rank": { change: (spec) => Object.assign(spec.experts, { memoryPerRank: "0Mi" }), want: /more than 0 bytes/ },
+  "a topology by what is no label": {
+    change: (spec) => Object.assign(spec, { scheduling: { topology: { key: "a rack/of/nodes", mode: "Pack" } } }),
+    want: /scheduling\.topology\.key: .*must be the key of a node label, such as topology\.kubernetes\.io\/zone/,
+  },
+  "a topology of another mode": {
+    change: (spec) => Object.assign(spec, { scheduling: { topology: { key: "example.com/rack", mode: "Near" } } }),
+    want: /Unsupported value: "Near": supported values: "Pack", "Spread"/,
+  },
+  "another gang scheduler": { change: (spec) => Object.assign(spec, { scheduling: { gang: "Kai" } }), want: /Unsupported value: "Kai"/ },
   "an unknown policy": { change: (spec) => Object.assign(spec.rebalancing, { policy: "best" }), want: /Unsupported value: "best"/ },
   "an unknown field": { change: (spec) => Object.assign(spec, { parallelism: {} }), want: /unknown field "spec\.parallelism"/ },
   "a template without the runtime": {

@@ -61,7 +61,7 @@ function grant(scope: Scope, within: string | undefined): object[] {
   const apiVersion = "rbac.authorization.k8s.io/v1";
   const kind = within ? "Role" : "ClusterRole";
   const metadata = { name: `operator-${scope}`, ...(within ? { namespace: within } : {}) };
-  const rules = rulesOf(scope).map(({ why: _, scope: __, ...rule }) => rule);
+  const rules = rulesOf(scope).map(({ why: _, scope: __, option: ___, ...rule }) => rule);
   return [
     { apiVersion, kind, metadata, rules },
     {

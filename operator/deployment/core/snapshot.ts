@@ -1,5 +1,6 @@
 // One look at everything that decides what happens to a deployment next. Gathered by ../observe.ts, read by the pure files here.
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
+import type { GangName } from "../../../crds/names.ts";
 import type { RolledBack } from "../../../crds/rollout.ts";
 import type { Comparison } from "./canary.ts";
 import type { Pending } from "./delivery.ts";
@@ -13,6 +14,8 @@ export interface PodFacts extends WorkerPod {
   readonly templateHash: string;
   /** Claim and path that it has its model from; undefined where it does not say. */
   readonly model: string | undefined;
+  /** The scheduler of whose groups it is a member; unset for one that finds room alone. */
+  readonly gang?: GangName | undefined;
   /** The image of its runtime container. */
   readonly image: string;
   readonly createdMs: number;

@@ -15,6 +15,8 @@ export interface WorkerPod {
   readonly node: string | undefined;
   /** Zone of its node (topology.kubernetes.io/zone). */
   readonly zone: string | undefined;
+  /** Value of the label that spec.scheduling.topology names, on its node; unset without. */
+  readonly rack?: string | undefined;
   /** True when its probe says that it is ready. */
   readonly ready: boolean;
   /** True when it has a deletionTimestamp: it may still answer, but is on its way out. */

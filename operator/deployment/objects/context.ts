@@ -4,6 +4,7 @@ import type { downloaderComponent } from "../../../crds/download.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { LogLevel, PullPolicy } from "../../../crds/names.ts";
 import type { ObjectMeta, OwnerReference } from "../../kube/kube.ts";
+import type { Gang } from "../gangs/gang.ts";
 
 export interface Settings {
   /** The operator's own namespace, which holds the CAs of deployments. */
@@ -28,6 +29,8 @@ export interface Settings {
 export interface RenderContext {
   readonly deployment: MoEDeployment;
   readonly settings: Settings;
+  /** Who starts ranks together; without it each finds room alone. */
+  readonly gang?: Gang | undefined;
 }
 
 export type Component = "worker" | "gateway" | typeof downloaderComponent | "tls" | "shared";

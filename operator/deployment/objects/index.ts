@@ -2,11 +2,13 @@
 // pods are created one by one (worker-pod.ts), Secrets hold generated material (../identity.ts).
 import { type KubeObject, type Resource, resources } from "../../kube/kube.ts";
 import { replicasField } from "../core/field-conflicts.ts";
+import { gangSchedulers } from "../gangs/index.ts";
 import { names, type RenderContext } from "./context.ts";
 import { gatewayDeployment, gatewayReplicas } from "./gateway.ts";
 import { gatewayAutoscaler } from "./gateway-autoscaler.ts";
 import { downloaderPolicy, gatewaysPolicy, workersPolicy } from "./network-policies.ts";
 import { gatewayBudget, gatewayService, serviceAccount, settingsMap, workersBudget, workersService } from "./plumbing.ts";
+import { podGroup } from "./pod-group.ts";
 
 export interface Rendered {
   readonly resource: Resource;
@@ -21,7 +23,9 @@ export interface Rendered {
 
 export function appliedObjects(context: RenderContext): Rendered[] {
   const { autoscale } = context.deployment.spec.gateway;
+  const { gang } = context;
   return [
+    ...(gang ? [{ resource: gang.scheduler.resource, object: podGroup(context, gang) }] : []),
     { resource: resources.serviceAccounts, object: serviceAccount(context) },
     { resource: resources.configMaps, object: settingsMap(context) },
     { resource: resources.services, object: workersService(context) },
@@ -62,6 +66,9 @@ export interface Absent {
 export function absentObjects(context: RenderContext): Absent[] {
   const { metadata, spec } = context.deployment;
   const autoscaler = { resource: resources.horizontalPodAutoscalers, name: names.gateway(metadata.name) };
+  const groups = gangSchedulers
+    .filter((scheduler) => scheduler !== context.gang?.scheduler)
+    .map(({ resource }) => ({ resource, name: names.workers(metadata.name) }));
   const unwanted = policies(context)[1].map((object) => ({ resource: resources.networkPolicies, name: object.metadata.name }));
-  return [...unwanted, ...(spec.gateway.autoscale ? [] : [autoscaler])];
+  return [...groups, ...unwanted, ...(spec.gateway.autoscale ? [] : [autoscaler])];
 }

@@ -37,9 +37,9 @@ const modelFields = ({ uri, servedName, cache }: MoEDeploymentSpec["model"]): ob
   servedName,
   claim: cache?.persistentVolumeClaim.claimName,
 });
-const workerFields = ({ model, experts, runtime, rebalancing, telemetry }: MoEDeploymentSpec): object => {
+const workerFields = ({ model, experts, runtime, rebalancing, telemetry, scheduling }: MoEDeploymentSpec): object => {
   const { memoryPerRank } = experts;
-  return { model: modelFields(model), runtime, memoryPerRank, window: rebalancing.trigger.window, nats: telemetry.nats };
+  return { model: modelFields(model), runtime, memoryPerRank, window: rebalancing.trigger.window, nats: telemetry.nats, scheduling };
 };
 const gatewayFields = ({ model, runtime, gateway }: MoEDeploymentSpec): object => ({
   model: modelFields(model),

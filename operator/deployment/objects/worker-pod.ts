@@ -8,7 +8,8 @@ import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import { graceSeconds } from "../core/handover.ts";
 import type { Refusal } from "../core/snapshot.ts";
-import { names, objectLabels, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
+import { names, objectLabels, objectMeta, type RenderContext } from "./context.ts";
+import { gangAnnotation, membership } from "./pod-group.ts";
 import { workerHash } from "./pod-hash.ts";
 import { mergePodTemplate, type PodShape, workerKind } from "./pod-template.ts";
 import {
@@ -21,6 +22,7 @@ import {
   probes,
   processFacts,
 } from "./runtime-pod.ts";
+import { placed, spreadOverNodes } from "./topology.ts";
 
 /** A pod as it was rendered once. */
 export interface RenderedPod {
@@ -37,8 +39,15 @@ export interface WorkerTemplate extends RenderedPod {
 
 /** The template of the spec as it stands, and what of it cannot be. */
 export function workerTemplate(context: RenderContext): WorkerTemplate & { readonly refusals: readonly Refusal[] } {
-  const { pod, refusals } = mergePodTemplate(basePod(context), context.deployment.spec.podTemplate, workerKind);
-  return { pod, hash: workerHash(context.deployment, context.settings.runtimeImage), limitBytes: memoryLimit(pod), refusals };
+  const { deployment, settings } = context;
+  const merged = mergePodTemplate(basePod(context), deployment.spec.podTemplate, workerKind);
+  const { pod, refusals } = placed(merged.pod, deployment);
+  return {
+    pod,
+    hash: workerHash(deployment, settings.runtimeImage),
+    limitBytes: memoryLimit(pod),
+    refusals: [...merged.refusals, ...refusals],
+  };
 }
 
 const fields = z.record(z.string(), z.unknown());
@@ -62,16 +71,19 @@ export function workerPod(context: RenderContext, template: WorkerTemplate, rank
   const { min, max } = graceSecondsBounds;
   const lifetime = renderEnv(workerLifetime, { graceSeconds: Math.min(max, Math.max(min, Number(terminationGracePeriodSeconds))) });
   const meta = objectMeta(context, podName, "worker");
+  const member = membership(context);
+  const schedulerName = pod.spec.schedulerName ?? member.schedulerName;
   return {
     apiVersion: "v1",
     kind: "Pod",
     metadata: {
       ...meta,
-      labels: { ...pod.labels, [labels.rank]: String(rank) },
-      annotations: { ...pod.annotations, [annotations.templateHash]: hash },
+      labels: { ...pod.labels, ...member.labels, [labels.rank]: String(rank) },
+      annotations: { ...pod.annotations, ...member.annotations, [annotations.templateHash]: hash },
     },
     spec: {
       ...pod.spec,
+      ...(schedulerName === undefined ? {} : { schedulerName }),
       terminationGracePeriodSeconds,
       containers: pod.spec.containers.map((container) =>
         container.name === workerKind.container ? { ...container, env: [...((container.env ?? []) as unknown[]), ...lifetime] } : container,
@@ -97,21 +109,14 @@ function basePod(context: RenderContext): PodShape {
   const { name } = deployment.metadata;
   return {
     labels: objectLabels(name, "worker"),
-    annotations: {},
+    annotations: gangAnnotation(deployment),
     spec: {
       restartPolicy: "Always",
       serviceAccountName: name,
       automountServiceAccountToken: false,
       enableServiceLinks: false,
       securityContext: podSecurity,
-      topologySpreadConstraints: [
-        {
-          maxSkew: 1,
-          topologyKey: "kubernetes.io/hostname",
-          whenUnsatisfiable: "ScheduleAnyway",
-          labelSelector: { matchLabels: selectorLabels(name, "worker") },
-        },
-      ],
+      topologySpreadConstraints: spreadOverNodes(deployment),
       containers: [
         {
           name: workerKind.container,

@@ -1,6 +1,6 @@
 // The timing that policies hide transfers behind, from what was measured: where the time of a window's steps went, and how fast
 // bytes come by the slowest path between ranks. Pure.
-import { type ByPath, pathBetween } from "../../../runtime/placement/cost.ts";
+import { type ByPath, pathBetween, placeOf } from "../../../runtime/placement/cost.ts";
 import type { RankSpec, Timing } from "../policy.ts";
 import type { ClosedWindow } from "./windows.ts";
 
@@ -29,7 +29,7 @@ export function timingOf({ seconds, start, end }: ClosedWindow, options: TimingO
 
 /** The paper takes the bandwidth between nodes where links differ. */
 function slowestBetween(ranks: readonly RankSpec[], rates: ByPath): number {
-  const places = ranks.filter((rank) => rank.state === "active").map(({ rank, node, zone }) => ({ rank, node: `${zone}/${node}`, zone }));
+  const places = ranks.filter((rank) => rank.state === "active").map(placeOf);
   let slowest = rates.node;
   for (const to of places) {
     const path = places[0] && pathBetween(to, places[0]);

@@ -27,7 +27,7 @@ const message = (change: Partial<LoadWindow>): LoadWindow => ({
   served: Uint32Array.of(4, 0),
   ...change,
 });
-const rates = { node: 40, zone: 20, remote: 10, store: 5 };
+const rates = { node: 40, zone: 20, rack: 15, remote: 10, store: 5 };
 const specs = (nodes: string[], zones: string[] = []): RankSpec[] =>
   nodes.map((node, rank) => ({ rank, speed: 1, budgetBytes: 1, zone: zones[rank] ?? "z", node, state: "active" }));
 const opened = (): LoadWindows => new LoadWindows({ layers: 1, experts: 2, deploymentUid: "u", now: 1000 });

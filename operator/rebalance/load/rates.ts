@@ -1,7 +1,15 @@
 // The rates at which bytes of experts really come, by path: with each layer that is ready receivers say what they took from whom and
-// how long that took them (Fetched), and nodes and zones tell the path. A path that nobody has measured has an assumed rate. The load
+// how long it took (Fetched), and nodes, racks and zones tell the path. A path that nobody has measured has an assumed rate. The load
 // picture keeps them for the price of plans; nothing is paced by them. No I/O.
-import { assumedRates, type ByPath, byPath, type Fetched, pathBetween, type TransferPath } from "../../../runtime/placement/cost.ts";
+import {
+  assumedRates,
+  type ByPath,
+  byPath,
+  type Fetched,
+  pathBetween,
+  placeOf,
+  type TransferPath,
+} from "../../../runtime/placement/cost.ts";
 import type { RankSpec } from "../../planner/policy.ts";
 
 /** The newest transfers of a path count most: its sums are halved beyond so many seconds of receiving. */
@@ -23,13 +31,13 @@ export class PathRates {
 
   /** Adds what a receiver took. `ranks` place it and its sources; bytes from a rank that is not among them are left out. */
   add(ranks: readonly RankSpec[], receiver: number, fetched: readonly Fetched[], now: number): void {
-    const placeOf = (rank: number) => {
+    const placed = (rank: number) => {
       const spec = ranks.find((one) => one.rank === rank);
-      return spec && { rank, node: `${spec.zone}/${spec.node}`, zone: spec.zone };
+      return spec && placeOf(spec);
     };
-    const to = placeOf(receiver);
+    const to = placed(receiver);
     for (const { source, bytes, seconds } of fetched) {
-      const from = source === "store" ? undefined : placeOf(source);
+      const from = source === "store" ? undefined : placed(source);
       if (!to || (source !== "store" && !from) || !(bytes > 0 && seconds > 0 && seconds < Infinity)) continue;
       const path = from ? pathBetween(to, from) : "store";
       if (path !== "pod") this.#count(path, bytes, seconds, now);

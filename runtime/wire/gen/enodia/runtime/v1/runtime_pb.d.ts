@@ -1187,9 +1187,16 @@ export declare type Member = Message<"enodia.runtime.v1.Member"> & {
   numerics: string;
 
   /**
+   * of its node; empty = not known
+   *
+   * @generated from field: string zone = 8;
+   */
+  zone: string;
+
+  /**
    * of its text files, as the rank described it; empty = not known
    *
-   * @generated from field: string text_digest = 8;
+   * @generated from field: string text_digest = 9;
    */
   textDigest: string;
 };

@@ -1,0 +1,39 @@
+// The part `scheduling` of a MoEDeployment's spec: how near one another its ranks run, and which of them must find room at once.
+import { z } from "zod";
+import { defaultGang, gangChoices, topologyModes } from "./names.ts";
+import { rules } from "./openapi.ts";
+
+/** Prefix, slash and name of a label's key, by Kubernetes' own bounds. */
+const keyMax = 317;
+const keyPattern = "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
+
+const topology = z
+  .object({
+    key: z
+      .string()
+      .min(1)
+      .max(keyMax)
+      .meta({
+        description: "Label of nodes whose values are the domains, such as topology.kubernetes.io/rack.",
+        ...rules({
+          rule: `self.matches('${keyPattern}')`,
+          message: "must be the key of a node label, such as topology.kubernetes.io/zone or example.com/rack",
+        }),
+      }),
+    mode: z.enum(topologyModes).meta({
+      description:
+        "Pack prefers nodes of the domain where the deployment's ranks are, and there nodes without one. Spread prefers domains with fewer of them. Neither keeps a rank from running where there is room only elsewhere.",
+    }),
+  })
+  .optional()
+  .meta({
+    description:
+      "Where ranks run relative to each other, by a label of nodes. The planner takes its values for parts of a zone: copies cost more from one to another. A change is a roll.",
+  });
+
+const gang = z.enum(gangChoices).default(defaultGang).meta({
+  description:
+    "Who starts the ranks that hold all experts together or not at all. Coscheduling and Volcano make a PodGroup of that scheduler, and are refused while the cluster does not have its API. Auto takes the one that the cluster has, and none without. Pods go to that scheduler unless podTemplate names another.",
+});
+
+export const scheduling = z.object({ topology, gang }).prefault({}).meta({ description: "Where and with whom ranks find room." });

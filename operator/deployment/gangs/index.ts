@@ -1,0 +1,63 @@
+// The list of schedulers that know groups of pods, and which of them a deployment's ranks go to, by what the cluster serves. Pure.
+import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
+import type { GangName } from "../../../crds/names.ts";
+import type { ObjectMeta, Resource } from "../../kube/kube.ts";
+import type { PodFacts, Refusal } from "../core/snapshot.ts";
+import { coscheduling } from "./coscheduling.ts";
+import { type Gang, type GangScheduler, membersOf } from "./gang.ts";
+import { volcano } from "./volcano.ts";
+
+/** By their names in spec.scheduling.gang; Auto takes the first that is there. */
+const schedulers = { Coscheduling: coscheduling, Volcano: volcano } as const satisfies Readonly<Record<GangName, GangScheduler>>;
+export const gangSchedulers: readonly GangScheduler[] = Object.values(schedulers);
+
+/** The group that a pod is a member of, by its scheduler. */
+export function gangOf(pod: ObjectMeta): GangName | undefined {
+  return gangSchedulers.find((scheduler) => scheduler.has(pod))?.name;
+}
+
+/** Whether the cluster has a resource: `unknown` while it has not answered, `forbidden` where we may not ask. */
+export type Served = "served" | "absent" | "forbidden" | "unknown";
+
+interface ChosenGang {
+  /** Undefined where nobody starts ranks together, and while there is nothing to start. */
+  readonly gang: Gang | undefined;
+  readonly refusals: readonly Refusal[];
+}
+
+/** What was asked for and is not there is refused, rather than started without it. */
+export function chooseGang(deployment: MoEDeployment, pods: readonly PodFacts[], served: (resource: Resource) => Served): ChosenGang {
+  const { gang: choice } = deployment.spec.scheduling;
+  if (choice === "None") return { gang: undefined, refusals: [] };
+  const wanted = choice === "Auto" ? gangSchedulers : [schedulers[choice]];
+  const found = wanted.find(({ resource }) => served(resource) === "served");
+  if (found) {
+    const members = membersOf(deployment, pods, found);
+    return { gang: members === 0 ? undefined : { scheduler: found, members }, refusals: taken(deployment, found) };
+  }
+  const missing = wanted.filter(({ resource }) => choice !== "Auto" || served(resource) !== "absent");
+  return { gang: undefined, refusals: missing.slice(0, 1).map(({ resource }) => refusal(choice, resource, served(resource))) };
+}
+
+function refusal(choice: string, { apiVersion }: Resource, state: Served): Refusal {
+  const field = `spec.scheduling.gang: ${choice}`;
+  const api = `PodGroups of ${apiVersion}`;
+  const messages: Readonly<Record<Served, string>> = {
+    served: "",
+    absent: `the cluster has no ${api}: install their scheduler, which is then found within a minute, or set Auto or None`,
+    forbidden: `the operator may not handle ${api}: set the chart's value rbac.podGroups to true, or the field to None`,
+    unknown: `whether the cluster has ${api} is not known yet`,
+  };
+  return { reason: "GangUnavailable", message: `${field}: ${messages[state]}` };
+}
+
+/** A template that makes its pods members of another group. */
+function taken({ spec: { podTemplate } }: MoEDeployment, scheduler: GangScheduler): Refusal[] {
+  const { labels, annotations } = scheduler.member("");
+  const problems = (["labels", "annotations"] as const).flatMap((kind) =>
+    Object.keys({ labels, annotations }[kind])
+      .filter((key) => podTemplate?.metadata?.[kind]?.[key] !== undefined)
+      .map((key) => `spec.podTemplate.metadata.${kind}: "${key}" is the operator's with spec.scheduling.gang; remove one of them`),
+  );
+  return problems.map((message) => ({ reason: "FieldNotSupported", message }));
+}

@@ -1,0 +1,35 @@
+// The PodGroup of a deployment's ranks, and what makes a rank's pod a member of it. It is there before the first pod is made, and goes
+// when no rank is wanted or nobody starts them together any more, so that it holds no quota. Pure.
+import { annotations } from "../../../crds/common.ts";
+import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
+import { defaultGang } from "../../../crds/names.ts";
+import type { KubeObject } from "../../kube/kube.ts";
+import type { Gang } from "../gangs/gang.ts";
+import { names, objectMeta, type RenderContext } from "./context.ts";
+
+export function podGroup(context: RenderContext, { scheduler, members }: Gang): KubeObject {
+  const { deployment } = context;
+  return {
+    apiVersion: scheduler.resource.apiVersion,
+    kind: scheduler.resource.kind,
+    metadata: objectMeta(context, names.workers(deployment.metadata.name), "worker"),
+    spec: scheduler.spec(members, deployment),
+  };
+}
+
+/** What was asked for, on every pod of the template: another choice is a roll, so that no pod waits by the one before. */
+export function gangAnnotation({ spec }: MoEDeployment): Record<string, string> {
+  const { gang } = spec.scheduling;
+  return gang === defaultGang ? {} : { [annotations.gang]: gang };
+}
+
+/** What a pod has by its membership. No part of a template's hash, since a scheduler that is installed later is no reason to roll. */
+export function membership({ deployment, gang }: RenderContext): {
+  readonly labels: Readonly<Record<string, string>>;
+  readonly annotations: Readonly<Record<string, string>>;
+  readonly schedulerName: string | undefined;
+} {
+  if (!gang) return { labels: {}, annotations: {}, schedulerName: undefined };
+  const { member, schedulerName } = gang.scheduler;
+  return { ...member(names.workers(deployment.metadata.name)), schedulerName };
+}

@@ -1,0 +1,57 @@
+// The shares of an expert's hosts as a source in one zone deals its tokens out: to hosts of its own zone first, and to those of other
+// zones what is left. Each host still gets its share of the plan when all sources do the same, so balance costs nothing. Pure.
+import { quotas } from "./split.ts";
+
+/** The zones of a world as one of its ranks sees them. */
+export interface Zones {
+  /** That of the source. */
+  readonly own: string;
+  readonly of: ReadonlyMap<number, string>;
+  /** Part of all tokens that comes from each zone; their sum is 1. */
+  readonly parts: ReadonlyMap<string, number>;
+}
+
+interface ZoneMember {
+  readonly rank: number;
+  readonly state: string;
+  readonly zone?: string;
+}
+
+/**
+ * The zones, if there are two or more. Ranks that serve count alike: gateways give each as much as it gets done. Undefined too while the
+ * zone of any of them is not known, since what the others may leave to it is not known then.
+ */
+export function zonesOf(self: number, members: readonly ZoneMember[]): Zones | undefined {
+  const own = members.find(({ rank }) => rank === self)?.zone;
+  const sources = members.filter(({ state }) => state === "active");
+  if (own === undefined || sources.some(({ zone }) => zone === undefined)) return undefined;
+  const parts = new Map<string, number>();
+  for (const { zone = "" } of sources) parts.set(zone, (parts.get(zone) ?? 0) + 1 / sources.length);
+  if (parts.size < 2 || !parts.has(own)) return undefined;
+  return { own, parts, of: new Map(members.flatMap(({ rank, zone }) => (zone === undefined ? [] : [[rank, zone] as const]))) };
+}
+
+/**
+ * Shares per mille of one expert for a source of `zones.own`, from those of the plan. A zone whose hosts have a larger share than it has
+ * tokens takes the rest from zones that have a smaller one, in proportion to what it has to give.
+ */
+export function nearShares(hosts: readonly number[], shares: readonly number[], zones: Zones): readonly number[] {
+  if (hosts.length < 2) return shares;
+  const total = shares.reduce((sum, share) => sum + share, 0);
+  const places = hosts.map((host) => zones.of.get(host));
+  if (total <= 0 || places.includes(undefined)) return shares;
+  const held = new Map<string, number>();
+  for (const [i, zone = ""] of places.entries()) held.set(zone, (held.get(zone) ?? 0) + (shares[i] ?? 0) / total);
+  const spare = (zone: string): number => Math.max(0, (held.get(zone) ?? 0) - (zones.parts.get(zone) ?? 0));
+  const tokens = zones.parts.get(zones.own) ?? 0;
+  const here = Math.min(held.get(zones.own) ?? 0, tokens);
+  const away = tokens - here;
+  const spared = [...held.keys()].reduce((sum, zone) => sum + (zone === zones.own ? 0 : spare(zone)), 0);
+  // Of the plan's share, what this zone's tokens take of a zone's hosts.
+  const taken = (zone: string): number => {
+    const all = held.get(zone) ?? 0;
+    if (all <= 0) return 0;
+    return (zone === zones.own ? here : spared > 0 ? (away * spare(zone)) / spared : 0) / all;
+  };
+  return quotas(places.map((zone = "", i) => (shares[i] ?? 0) * taken(zone)));
+}

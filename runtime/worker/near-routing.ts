@@ -1,0 +1,39 @@
+// The routing tables of this rank's engine, with shares that keep tokens in its zone as far as the plan allows (placement/near.ts). Where
+// zones are not known, or are one, the tables are those of the plan.
+import type { Peers } from "../experts/peers.ts";
+import type { RoutingLayer } from "../placement/dispatch.ts";
+import { nearShares, type Zones, zonesOf } from "../placement/near.ts";
+
+export class NearRouting {
+  readonly #peers: Pick<Peers, "self" | "membership">;
+  #zones: Zones | undefined;
+  #key = keyOf(undefined);
+
+  constructor(peers: Pick<Peers, "self" | "membership">) {
+    this.#peers = peers;
+  }
+
+  /** True when the zones of the world are others than when this was last asked: then every table is to be made anew. */
+  changed(): boolean {
+    this.#zones = zonesOf(this.#peers.self.rank, this.#peers.membership.members);
+    const key = keyOf(this.#zones);
+    if (key === this.#key) return false;
+    this.#key = key;
+    return true;
+  }
+
+  tables(layers: readonly RoutingLayer[]): readonly RoutingLayer[] {
+    const zones = this.#zones;
+    if (!zones) return layers;
+    return layers.map((layer) => ({
+      layer: layer.layer,
+      epoch: layer.epoch,
+      hosts: layer.hosts,
+      shares: layer.hosts.map((hosts, expert) => nearShares(hosts, layer.shares[expert] ?? [], zones)),
+    }));
+  }
+}
+
+function keyOf(zones: Zones | undefined): string {
+  return zones ? JSON.stringify([zones.own, [...zones.of], [...zones.parts]]) : "";
+}
