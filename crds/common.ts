@@ -21,6 +21,8 @@ export const annotations = {
   gang: `${apiGroup}/gang`,
   /** On a MoEDeployment: id of the operation that was rolled back and is to be tried again. */
   retryRollout: `${apiGroup}/retry-rollout`,
+  /** On a MoEDeployment: when the autoscaler last set replicas; whatever somebody else has set since, it is to go on from there. */
+  resumeAutoscale: `${apiGroup}/resume-autoscale`,
   /** Generation of the spec that a training pod was made for. */
   generation: `${apiGroup}/generation`,
   /** URI of the model that a Job downloads. */
@@ -43,6 +45,7 @@ export const ports = {
   progress: 9445,
   metrics: 9464,
   probes: 9465,
+  page: 9466,
 } as const;
 
 /** Paths at which the operator mounts things in runtime pods. */

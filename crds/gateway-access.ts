@@ -1,9 +1,10 @@
 // The door of the gateways: API keys, TLS, browsers of other origins. Fields of spec.gateway (moe-deployment.ts).
 import { z } from "zod";
+import { claimBounds } from "./gateway-jwt.ts";
 import { rules } from "./openapi.ts";
 import { secretName, secretRef } from "./secret-ref.ts";
 
-const bounds = { origins: 32, originLength: 256, clients: 128, perMinute: 1_000_000_000, concurrent: 100_000, priority: 1_000 } as const;
+const bounds = { origins: 32, originLength: 256, clients: 128, perMinute: 1_000_000_000, concurrent: 100_000 } as const;
 
 export const apiKeySecretRef = z
   .object({
@@ -53,15 +54,15 @@ export const gatewayClient = z.object({
   name: z
     .string()
     .min(1)
-    .max(63)
-    .regex(/^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/)
-    .meta({ description: "Name that stands behind its keys in the Secret of apiKeySecretRef." }),
+    .max(claimBounds.clientLength)
+    .regex(/^[!-~]+$/) // printable and without a space, as claims of tokens are: system:serviceaccount:team:batch
+    .meta({ description: "Name that stands behind its keys in the Secret of apiKeySecretRef, or in its tokens (gateway.jwt)." }),
   requestsPerMinute: perMinute("Requests that it may begin in a minute."),
   tokensPerMinute: perMinute(
     "Tokens of prompts and answers in a minute. A request is taken while some are left, and what it takes beyond them is waited for.",
   ),
   concurrentRequests: z.int32().min(1).max(bounds.concurrent).optional().meta({ description: "Requests at once." }),
-  priority: z.int32().min(-bounds.priority).max(bounds.priority).default(0).meta({
+  priority: z.int32().min(-claimBounds.priority).max(claimBounds.priority).default(0).meta({
     description:
       "Priority of its requests among those that wait, the lowest first; a request may ask for a later place, and for no earlier one.",
   }),
@@ -79,8 +80,3 @@ export const gatewayClients = z
     "x-kubernetes-list-type": "map",
     "x-kubernetes-list-map-keys": ["name"],
   });
-
-export const clientsNeedKeys = {
-  rule: "!has(self.clients) || has(self.apiKeySecretRef)",
-  message: "clients are told by their keys: set gateway.apiKeySecretRef, or leave clients out",
-};

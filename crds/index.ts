@@ -59,6 +59,13 @@ export const kinds: readonly Kind[] = [
       { name: "Reason", type: "string", jsonPath: condition("Ready", "reason"), description: "Why it is (not) ready.", priority: 1 },
       { name: "Operation", type: "string", jsonPath: ".status.operation.type", description: "What is under way.", priority: 1 },
       { name: "Rollout", type: "string", jsonPath: ".status.rollout.phase", description: "How far the template is rolled.", priority: 1 },
+      {
+        name: "Autoscale",
+        type: "string",
+        jsonPath: ".status.autoscale.progress",
+        description: "What replicas are scaled by, value/target.",
+        priority: 1,
+      },
       { name: "Runtime", type: "string", jsonPath: ".status.runtimeImage.image", description: "Image of the workers.", priority: 1 },
       {
         name: "Update",

@@ -1,5 +1,6 @@
 // Status of a MoEDeployment: what the operator observed. Written by the operator only; bounded lists; details in ExpertPlacement.
 import { z } from "zod";
+import { autoscaleStatus } from "./autoscale.ts";
 import { conditionsSchema } from "./conditions.ts";
 import { historySchema, operationSchema } from "./operation.ts";
 import { rolloutStatusSchema } from "./rollout.ts";
@@ -8,7 +9,7 @@ const time = (description: string) => z.iso.datetime().optional().meta({ descrip
 const count = (description: string) => z.int32().min(0).optional().meta({ description });
 const text = (description: string, max = 1024) => z.string().max(max).optional().meta({ description });
 
-/** Condition types of a MoEDeployment, in the order they are written. */
+/** Condition types of a MoEDeployment, in the order they are written; ScalingActive where the spec asks for autoscaling. */
 export const moeDeploymentConditions = [
   "Ready",
   "Available",
@@ -21,6 +22,7 @@ export const moeDeploymentConditions = [
   "TelemetryFresh",
   "PlacementBalanced",
   "RuntimeUpToDate",
+  "ScalingActive",
 ] as const;
 export type MoEDeploymentConditionType = (typeof moeDeploymentConditions)[number];
 
@@ -93,6 +95,7 @@ export const moeDeploymentStatusSchema = z
     operation: operationSchema.optional(),
     history: historySchema.optional(),
     rollout: rolloutStatusSchema.optional(),
+    autoscale: autoscaleStatus,
     runtimeImage: z
       .object({
         image: z.string().max(512).meta({ description: "Image of the workers, and of gateways that name none of their own." }),

@@ -1,10 +1,12 @@
 // MoEDeployment: one model served by one expert-parallel world. The spec, its defaults and its CEL rules.
 // Every field here is rendered by the operator or refused through SpecAccepted=False. Status: moe-deployment-status.ts.
 import { z } from "zod";
+import { autoscale } from "./autoscale.ts";
 import { deviceMemoryBackends } from "./backends.ts";
 import { AppError } from "./common.ts";
 import { devicesOfRank } from "./devices.ts";
-import { apiKeySecretRef, clientsNeedKeys, gatewayClients, gatewayCors, gatewayTls } from "./gateway-access.ts";
+import { apiKeySecretRef, gatewayClients, gatewayCors, gatewayTls } from "./gateway-access.ts";
+import { clientsNeedNames, gatewayJwtField } from "./gateway-jwt.ts";
 import { modelSchema, modelUriPattern } from "./model.ts";
 import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
 import { codecNames, defaultBackend, defaultCodec, defaultImageRollout, imageRollouts, kvTypes, podBackendChoices } from "./names.ts";
@@ -57,6 +59,7 @@ const elasticity = z
       .max(specBounds.replicas)
       .optional()
       .meta({ description: "Largest value replicas may be set or scaled to." }),
+    autoscale,
     settle: duration("How long a changed replicas value must stand still before it is acted on, so that a burst is one resize.").default(
       "5s",
     ),
@@ -69,10 +72,17 @@ const elasticity = z
   .prefault({})
   .meta({
     description: "How the deployment may be resized.",
-    ...rules({
-      rule: "!has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
-      message: "minReplicas must not be above maxReplicas",
-    }),
+    ...rules(
+      {
+        rule: "!has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
+        message: "minReplicas must not be above maxReplicas",
+      },
+      {
+        rule: "!has(self.autoscale) || (self.autoscale.min >= self.minReplicas && (!has(self.maxReplicas) || self.autoscale.max <= self.maxReplicas))",
+        message: "autoscale.min and autoscale.max must lie within minReplicas and maxReplicas, or these are left out",
+        fieldPath: ".autoscale",
+      },
+    ),
   });
 
 const experts = z
@@ -186,6 +196,7 @@ const gateway = z
     }),
     autoscale: gatewayAutoscale.optional(),
     apiKeySecretRef,
+    jwt: gatewayJwtField,
     tls: gatewayTls,
     cors: gatewayCors,
     clients: gatewayClients,
@@ -200,7 +211,7 @@ const gateway = z
         message:
           "replicas and autoscale exclude each other: remove gateway.replicas (with null in a merge patch), or leave autoscale out. Earlier versions stored replicas 1 by default",
       },
-      clientsNeedKeys,
+      clientsNeedNames,
     ),
   });
 
@@ -252,6 +263,11 @@ export const moeDeploymentSpecSchema = z
       {
         rule: "!has(self.elasticity.maxReplicas) || self.failurePolicy.minServingReplicas <= self.elasticity.maxReplicas",
         message: "failurePolicy.minServingReplicas must not be above elasticity.maxReplicas, or it could never be reached",
+      },
+      {
+        rule: "!has(self.elasticity.autoscale) || self.failurePolicy.minServingReplicas <= self.elasticity.autoscale.min",
+        message:
+          "failurePolicy.minServingReplicas must not be above elasticity.autoscale.min, or a number that the autoscaler may set would count as an outage",
       },
       {
         rule: `!(self.runtime.backend in ['${deviceMemoryBackends.join("', '")}']) || has(self.experts.memoryPerRank)`,

@@ -48,6 +48,9 @@ export const formatNames = ["json_object", "json_schema"] as const;
 /** Languages that an answer can be held to: the wire's `Sampling.constraint`. */
 const constraintNames = [...formatNames, "tool_calls"] as const;
 export type ConstraintName = (typeof constraintNames)[number];
+/** What a request may need of a worker that one of an older image may not know; workers say it in their first sign of life. */
+export const workerAbilities = [...constraintNames, "prompt_logprobs"] as const;
+export type WorkerAbility = (typeof workerAbilities)[number];
 
 /** Manual keeps the runtime image of a deployment until its owner names another; Auto follows the operator. */
 export const imageRollouts = ["Manual", "Auto"] as const;
@@ -77,6 +80,10 @@ export type LogLevel = (typeof logLevels)[number];
 export const operatorLogLevels = ["debug", "info", "warn", "error"] as const satisfies readonly LogLevel[];
 export type OperatorLogLevel = (typeof operatorLogLevels)[number];
 export const defaultLogLevel: OperatorLogLevel = "info";
+
+/** Who may read the page that the operator serves: who may forward a port of its pod, who knows a token, or who reaches its port. */
+export const pageAccesses = ["PortForward", "Token", "Proxy"] as const;
+export type PageAccess = (typeof pageAccesses)[number];
 
 /** Kubernetes' own names of when an image is pulled. */
 export const pullPolicies = ["Always", "IfNotPresent", "Never"] as const;

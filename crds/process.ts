@@ -6,6 +6,7 @@
 import { z } from "zod";
 import { labels, paths, ports } from "./common.ts";
 import { gatewayClient } from "./gateway-access.ts";
+import { gatewayJwt } from "./gateway-jwt.ts";
 import type { MoEDeployment } from "./moe-deployment.ts";
 import { backendChoices, codecNames, defaultBackend, defaultLogLevel, kvTypes, type LogLevel, logLevels } from "./names.ts";
 import { parseDuration, parseQuantity } from "./quantity.ts";
@@ -171,7 +172,7 @@ export const workerLifetime = {
 };
 export type WorkerLifetime = SettingsOf<typeof workerLifetime>;
 
-const clientsOf = z
+const json = z
   .string()
   .max(65_536)
   .transform((text, context): unknown => {
@@ -181,8 +182,7 @@ const clientsOf = z
       context.issues.push({ code: "custom", message: "must be JSON", input: text });
       return z.NEVER;
     }
-  })
-  .pipe(z.array(gatewayClient));
+  });
 
 export const gatewayProcess = {
   ...common,
@@ -193,6 +193,12 @@ export const gatewayProcess = {
   httpPort: rendered("ENODIA_HTTP_PORT", port.default(ports.http), () => String(ports.http)),
   apiKeyFile: rendered("ENODIA_API_KEY_FILE", optional(path), ({ deployment }) =>
     deployment.spec.gateway.apiKeySecretRef ? paths.apiKey : undefined,
+  ),
+  /** The issuer whose tokens are taken beside keys, as JSON; unset = none are. */
+  jwt: rendered(
+    "ENODIA_JWT",
+    optional(json.pipe(gatewayJwt)),
+    ({ deployment: { spec } }) => spec.gateway.jwt && JSON.stringify(spec.gateway.jwt),
   ),
   /** Where the certificate of HTTPS is; unset = HTTP. */
   httpTlsDir: rendered("ENODIA_HTTP_TLS_DIR", optional(path), ({ deployment }) =>
@@ -212,7 +218,7 @@ export const gatewayProcess = {
   /** Limits of clients, as JSON; unset = nobody has any. */
   clients: rendered(
     "ENODIA_CLIENTS",
-    optional(clientsOf),
+    optional(json.pipe(z.array(gatewayClient))),
     ({ deployment: { spec } }) => spec.gateway.clients && JSON.stringify(spec.gateway.clients),
   ),
   queueRequestsMax: leftToTemplate("ENODIA_QUEUE_REQUESTS_MAX", optional(whole(1, 1_000_000))),

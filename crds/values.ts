@@ -1,7 +1,7 @@
 // The chart's values as zod: charts/enodia/values.schema.json is generated from it, so a typo in a values file fails the install.
 // Defaults stay in values.yaml, where users read them; a test checks that file against this schema.
 import { z } from "zod";
-import { operatorLogLevels, pullPolicies } from "./names.ts";
+import { operatorLogLevels, pageAccesses, pullPolicies } from "./names.ts";
 
 const name = z.string().max(253);
 const stringMap = z.record(z.string(), z.string());
@@ -74,6 +74,7 @@ const chartValuesSchema = z
       })
       .partial(),
     networkPolicy: z.strictObject({ enabled: z.boolean(), apiServerPorts: portList, natsPorts: portList }).partial(),
+    page: z.strictObject({ enabled: z.boolean(), access: z.enum(pageAccesses), tokenSecret: name, from: objects }).partial(),
     huggingface: z.strictObject({ endpoint: z.string().regex(/^(https?:\/\/\S+)?$/) }).partial(),
     tracing: z.strictObject({ otlpEndpoint: z.string().regex(/^(https?:\/\/\S+)?$/), sampleRatio: ratio }).partial(),
     monitoring: z

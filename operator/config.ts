@@ -2,7 +2,15 @@
 import { parseArgs } from "node:util";
 import { z } from "zod";
 import { AppError, ports } from "../crds/common.ts";
-import { defaultLogLevel, type OperatorLogLevel, operatorLogLevels, type PullPolicy, pullPolicies } from "../crds/names.ts";
+import {
+  defaultLogLevel,
+  type OperatorLogLevel,
+  operatorLogLevels,
+  type PageAccess,
+  type PullPolicy,
+  pageAccesses,
+  pullPolicies,
+} from "../crds/names.ts";
 
 const optional = z
   .string()
@@ -39,7 +47,17 @@ const schema = z.object({
     ),
   ENODIA_METRICS_PORT: port.default(ports.metrics),
   ENODIA_PROBE_PORT: port.default(ports.probes),
+  ENODIA_PAGE_ACCESS: optional.pipe(z.enum(pageAccesses).optional()),
+  ENODIA_PAGE_PORT: port.default(ports.page),
+  ENODIA_PAGE_TOKEN: z.string().min(1).default("/etc/enodia/page/token"),
 });
+
+interface PageConfig {
+  readonly access: PageAccess;
+  readonly port: number;
+  /** The file with the token of access Token. */
+  readonly tokenFile: string;
+}
 
 export interface OperatorConfig {
   readonly namespace: string;
@@ -62,6 +80,8 @@ export interface OperatorConfig {
   readonly watchNamespaces: readonly string[];
   readonly metricsPort: number;
   readonly probePort: number;
+  /** The page that is served; undefined where none is. */
+  readonly page: PageConfig | undefined;
   readonly kubeconfig: string | undefined;
   readonly context: string | undefined;
 }
@@ -90,6 +110,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ar
     watchNamespaces: e.ENODIA_WATCH_NAMESPACES,
     metricsPort: e.ENODIA_METRICS_PORT,
     probePort: e.ENODIA_PROBE_PORT,
+    page: e.ENODIA_PAGE_ACCESS && { access: e.ENODIA_PAGE_ACCESS, port: e.ENODIA_PAGE_PORT, tokenFile: e.ENODIA_PAGE_TOKEN },
     kubeconfig: flags.kubeconfig,
     context: flags.context,
   };

@@ -20,6 +20,8 @@ import type { Kube, KubeObject } from "./kube/kube.ts";
 import { fenced, LeaderElection } from "./kube/leader.ts";
 import { Terms } from "./kube/terms.ts";
 import { createTransport, loadKubeConfig } from "./kube/transport.ts";
+import { Board } from "./page/board.ts";
+import { type PageServer, servePage, tokenIn } from "./page/server.ts";
 import { createRebalance } from "./rebalance/controller.ts";
 import { JobMetrics } from "./training/metrics.ts";
 import { createTrainingPlane } from "./training/plane.ts";
@@ -42,13 +44,15 @@ async function main(): Promise<void> {
   });
   const health = createHealth({ informers: "not synced" });
   const server = await serveHealth({ health, metrics, probePort: config.probePort, metricsPort: config.metricsPort, log });
+  const board = new Board({ cache: informers, now: Date.now });
+  const page = await pageOf(config, board, log);
   informers.start();
   const watched = new WatchedNamespaces({ informers, health, metrics, log });
   const checks = setInterval(() => {
     checkInformers(informers, health, metrics);
     watched.check();
   }, healthCheckMs);
-  const terms = lead(config, { kube, informers, metrics, tracing, log });
+  const terms = lead(config, { kube, informers, board, metrics, tracing, log });
   for (const name of ["SIGTERM", "SIGINT"]) {
     process.once(name, (signal) => {
       log.info({ signal }, "stopping");
@@ -57,19 +61,28 @@ async function main(): Promise<void> {
   }
   await terms.run();
   clearInterval(checks);
-  await Promise.all([informers.stop(), server.close(), tracing.close()]);
+  await Promise.all([informers.stop(), server.close(), page?.close(), tracing.close()]);
+}
+
+async function pageOf({ page }: OperatorConfig, board: Board, log: Log): Promise<PageServer | undefined> {
+  if (!page) return undefined;
+  const { access, port, tokenFile } = page;
+  const served = await servePage({ board, access, port, token: () => tokenIn(tokenFile), log });
+  log.info({ port: served.port, access }, "the page is served");
+  return served;
 }
 
 interface Parts {
   readonly kube: Kube;
   readonly informers: Informers;
+  readonly board: Board;
   readonly metrics: Metrics<"operator">;
   readonly tracing: Tracing;
   readonly log: Log;
 }
 
 /** The planes run while this replica has the lease. Without it, as while the API server is away, it waits for the next term. */
-function lead(config: OperatorConfig, { kube, informers, metrics, tracing, log }: Parts): Terms {
+function lead(config: OperatorConfig, { kube, informers, board, metrics, tracing, log }: Parts): Terms {
   metrics.set("enodia_operator_leader", 0);
   return new Terms({
     elect: (on) =>
@@ -78,6 +91,7 @@ function lead(config: OperatorConfig, { kube, informers, metrics, tracing, log }
         lease: { namespace: config.namespace, name: `${config.install}-operator` },
         identity: config.identity,
         onError: (err) => log.warn({ err }, "lease could not be written"),
+        onTaken: (holder) => board.follow(holder),
         ...on,
       }),
     begin: async (leading, over) => {
@@ -86,7 +100,7 @@ function lead(config: OperatorConfig, { kube, informers, metrics, tracing, log }
       // The copy may be from before an outage, or lack what the leader before us wrote last.
       await informers.refresh();
       if (over.aborted) return async () => void metrics.set("enodia_operator_leader", 0);
-      const stopPlanes = startPlanes(config, { kube: fenced(kube, leading), informers, metrics, tracing, log });
+      const stopPlanes = startPlanes(config, { kube: fenced(kube, leading), informers, board, metrics, tracing, log });
       return async () => {
         metrics.set("enodia_operator_leader", 0);
         await stopPlanes();
@@ -97,7 +111,7 @@ function lead(config: OperatorConfig, { kube, informers, metrics, tracing, log }
 }
 
 /** Counts, times and traces the reconciles of a controller, and tells of those that failed. */
-function observed(controller: string, depth: () => number, { metrics, tracing, log }: Omit<Parts, "kube" | "informers">): Observe {
+function observed(controller: string, depth: () => number, { metrics, tracing, log }: Pick<Parts, "metrics" | "tracing" | "log">): Observe {
   return (key) => {
     const span = tracing.start("operator.reconcile", { attributes: { "enodia.controller": controller, "enodia.object": key } });
     return (result, seconds, error) => {
@@ -115,7 +129,7 @@ function observed(controller: string, depth: () => number, { metrics, tracing, l
   };
 }
 
-function startPlanes(config: OperatorConfig, { kube, informers, metrics, tracing, log }: Parts): () => Promise<void> {
+function startPlanes(config: OperatorConfig, { kube, informers, board, metrics, tracing, log }: Parts): () => Promise<void> {
   const events = new EventRecorder({ kube, reportingInstance: config.identity, onError: (err) => log.debug({ err }, "event not written") });
   const onError = (err: unknown) => log.warn({ err }, "claim of a namespace could not be written");
   const claims = new Claims({ kube, install: `${config.namespace}/${config.install}`, onError });
@@ -139,12 +153,14 @@ function startPlanes(config: OperatorConfig, { kube, informers, metrics, tracing
   });
   const rebalance = createRebalance({ kube, deployments: plane.deployments, metrics, tracing, log, logLevel: config.logLevel });
   plane.connect(rebalance);
+  const stopShowing = board.lead(rebalance);
   const stopTracking = trackDeployments(informers, metrics);
   const jobs = new JobMetrics(metrics);
   const stopJobs = metrics.onCollect(() => jobs.record(informers.list("moeTrainingJobs")));
   plane.controller.start();
   training.controller.start();
   return async () => {
+    stopShowing();
     claims.close();
     await Promise.all([plane.stop(), training.stop()]);
     await rebalance.close();
@@ -188,12 +204,16 @@ function checkInformers(informers: Informers, health: Health, metrics: Metrics<"
   else health.notReady("informers", `${trouble}; the CRDs have to be installed, the permissions given and the API server reachable`);
 }
 
+interface WatchedParts extends Pick<Parts, "informers" | "metrics" | "log"> {
+  readonly health: Health;
+}
+
 /** The condition of each namespace that is watched by name, at /readyz, in the log and as a metric. None of them holds up another. */
 class WatchedNamespaces {
-  readonly #parts: Omit<Parts, "kube" | "tracing"> & { readonly health: Health };
+  readonly #parts: WatchedParts;
   readonly #troubled = new Set<string>();
 
-  constructor(parts: Omit<Parts, "kube" | "tracing"> & { readonly health: Health }) {
+  constructor(parts: WatchedParts) {
     this.#parts = parts;
   }
 

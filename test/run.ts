@@ -29,6 +29,8 @@ const usage = `usage: npm test                                check, unit, int a
        npm run test:e2e  [-- PART...]          *.e2e.test.ts: the product on the local cluster (root, Go)
        npm run test:gpu  [-- --help]           the contract of a GPU's backend, on a machine that has one or in software
        npm run test:sim  [-- SEEDS...]         the seeded fault search of a simulated cluster, of which test:unit runs a sample
+       npm run test:fuzz [-- --help]           every fuzzer with as many inputs as are asked for, of which test:unit runs a sample
+       npm run test:page [-- --out FOLDER]     the operator's page in Chromium, with screenshots to look at
        npm run test:import [-- GB]             a checkpoint of 6 GB imported within a bound of memory; writes as much
        npm run gen                             writes the generated files
 

@@ -2,7 +2,7 @@
 // server, and the tests show what follows when it changes. A new field fails the first test until it is in one of the lists.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { moeDeploymentSpecSchema } from "../crds/moe-deployment.ts";
+import { type MoEDeployment, moeDeploymentSpecSchema } from "../crds/moe-deployment.ts";
 import { structuralSchema } from "../crds/openapi.ts";
 import { currentOperation } from "../operator/deployment/core/operation.ts";
 import { judgeRoll, rollRules } from "../operator/deployment/core/rollout.ts";
@@ -16,6 +16,7 @@ import { appliedObjects } from "../operator/deployment/objects/index.ts";
 import { downloadJobName } from "../operator/deployment/objects/model-place.ts";
 import { workerPod, workerTemplate } from "../operator/deployment/objects/worker-pod.ts";
 import { diffPlans } from "../runtime/placement/diff.ts";
+import { scales } from "./builders/autoscale.ts";
 import { deployment, now, pod, settings, snapshot, view } from "./builders/deployment.ts";
 import { SimCluster } from "./sim/cluster.ts";
 
@@ -68,6 +69,11 @@ const changes: Record<string, unknown> = {
   "gateway.autoscale.targetCPUUtilizationPercentage": 50,
   "gateway.apiKeySecretRef.name": "key",
   "gateway.apiKeySecretRef.key": "other",
+  "gateway.jwt.issuer": "https://issuer.test",
+  "gateway.jwt.audience": "moe",
+  "gateway.jwt.jwksUri": "https://issuer.test/keys",
+  "gateway.jwt.claims.client": "azp",
+  "gateway.jwt.claims.priority": "rank",
   "gateway.tls.secretRef.name": "cert",
   "gateway.cors.allowOrigins": ["https://app.example.com"],
   "gateway.clients": [{ name: "batch", requestsPerMinute: 5 }],
@@ -77,6 +83,15 @@ const changes: Record<string, unknown> = {
   "service.port": 81,
   "elasticity.settle": "9s",
   "elasticity.operationTimeout": "9s",
+  "elasticity.autoscale.min": 4,
+  "elasticity.autoscale.max": 5,
+  "elasticity.autoscale.metrics": [{ name: "kvUse", target: 20 }],
+  "elasticity.autoscale.behaviour.scaleUp.stabilizationWindow": "1m",
+  "elasticity.autoscale.behaviour.scaleUp.maxRanks": 1,
+  "elasticity.autoscale.behaviour.scaleUp.period": "1m",
+  "elasticity.autoscale.behaviour.scaleDown.stabilizationWindow": "10m",
+  "elasticity.autoscale.behaviour.scaleDown.maxRanks": 3,
+  "elasticity.autoscale.behaviour.scaleDown.period": "2m",
   "failurePolicy.minServingReplicas": 3,
 };
 
@@ -251,7 +266,7 @@ function effects(spec: any): string {
   const job = downloadJobName(context.deployment);
   const download = job === undefined ? undefined : downloadJob(context, job);
   const worker = workerPod(context, workerTemplate(context), 0, "x");
-  return JSON.stringify([appliedObjects(context), download, worker, target, status, rollOf(merged)]);
+  return JSON.stringify([appliedObjects(context), download, worker, target, status, rollOf(merged), scalesOf(object)]);
 }
 
 /** What becomes of a roll of which one rank has the new template and does not start. */
@@ -274,6 +289,12 @@ function rollOf(spec: object): unknown {
   return [rollRules(seen(pods), 3), judgeRoll(seen(late)).failure, judgeRoll(canaries).failure, rolloutView(canaries, 3, undefined).status];
 }
 
+/** The numbers that the autoscaler sets while there is much to do, and then nothing. */
+function scalesOf({ spec }: MoEDeployment): unknown {
+  const busyThenIdle = { ranks: 3, seconds: 1_200, load: (second: number) => (second < 200 ? 3_000 : 0) };
+  return spec.elasticity.autoscale && scales(spec.elasticity.autoscale, busyThenIdle).steps.map(({ second, to }) => [second, to]);
+}
+
 test("every field of the spec is in one of the lists, and nothing else is", () => {
   const listed = [...Object.keys(changes), ...Object.keys(rebalancePlane), ...enforcedByServer];
   assert.deepEqual(listed.toSorted(), leaves(structuralSchema(moeDeploymentSpecSchema, "spec")).toSorted());
@@ -283,16 +304,30 @@ test("every field of the spec is in one of the lists, and nothing else is", () =
 const remote = { model: { uri: "hf://org/name", cache: { persistentVolumeClaim: { claimName: "models" } } } };
 const besideRemote = ["model.secretRef.name", "model.cache.persistentVolumeClaim.claimName"];
 
+const audience = "enodia";
+const issuer = "https://id.test";
+const tokens = { jwt: { issuer, audience } };
 /** Fields of the gateway beside which another is required. */
 const beside: Readonly<Record<string, any>> = {
   "gateway.apiKeySecretRef.key": { apiKeySecretRef: { name: "key" } },
+  "gateway.jwt.issuer": { jwt: { audience } },
+  "gateway.jwt.audience": { jwt: { issuer } },
+  "gateway.jwt.jwksUri": tokens,
+  "gateway.jwt.claims.client": tokens,
+  "gateway.jwt.claims.priority": tokens,
   "gateway.autoscale.minReplicas": { autoscale: { maxReplicas: 9 } },
   "gateway.autoscale.targetCPUUtilizationPercentage": { autoscale: { maxReplicas: 9 } },
 };
 
 /** Fields that decide only where another one is there. */
 const withCanary = { rolloutStrategy: { canary: {} } };
+const withAutoscale = { elasticity: { autoscale: { max: 9, metrics: [{ name: "queuedTokensPerRank", target: 300 }] } } };
 const bases: Readonly<Record<string, object>> = {
+  ...Object.fromEntries(
+    Object.keys(changes)
+      .filter((path) => path.startsWith("elasticity.autoscale."))
+      .map((path) => [path, withAutoscale]),
+  ),
   "rolloutStrategy.canary.ranks": withCanary,
   "rolloutStrategy.canary.analysis.bake": withCanary,
   "rolloutStrategy.canary.analysis.errorRatePercent": withCanary,
@@ -300,6 +335,8 @@ const bases: Readonly<Record<string, object>> = {
   "scheduling.topology.key": { scheduling: { topology: { key: "example.com/rack", mode: "Pack" } } },
   "scheduling.topology.mode": { scheduling: { topology: { key: "example.com/rack", mode: "Pack" } } },
   "rolloutStrategy.canary.analysis.minRequests": { rolloutStrategy: { canary: { analysis: { latencyPercent: 100 } } } },
+  "gateway.jwt.issuer": { gateway: tokens },
+  "gateway.jwt.audience": { gateway: tokens },
 };
 
 /** A spec without a change and with it. */
@@ -309,6 +346,8 @@ const edits = Object.entries(changes).map(([path, value]) => {
   for (const [name, fields] of Object.entries<object>(beside[path] ?? {})) Object.assign(change.gateway[name], fields);
   if (path.startsWith("scheduling.topology."))
     change.scheduling.topology = { key: "example.com/rack", mode: "Pack", ...change.scheduling.topology };
+  if (path.startsWith("elasticity.autoscale."))
+    change.elasticity.autoscale = { ...withAutoscale.elasticity.autoscale, ...change.elasticity.autoscale };
   if (path.endsWith(".minRequests")) change.rolloutStrategy.canary.analysis.latencyPercent = 100;
   return { path, base: bases[path] ?? (beside[path] ? { gateway: beside[path] } : {}), change };
 });

@@ -123,3 +123,12 @@ test("a pod that no scheduler has a word for says by whose name it waits", () =>
   assert.equal(said(lonely([refused]), 130_000), "Unschedulable: 0/3 nodes");
   assert.equal(said(lonely([], { nodeName: "a" }), 130_000), "");
 });
+
+test("a label that is no rank of any world makes a pod none of ours, however large its number", () => {
+  const rankOf = (label: string) => {
+    const labelled = { ...pod("a"), metadata: { ...pod("a").metadata, labels: { [labels.rank]: label } } };
+    return podFacts(labelled, nodeHealth([]), 0)?.rank;
+  };
+  assert.deepEqual(["0", "7", "4095"].map(rankOf), [0, 7, 4095]);
+  for (const label of ["4096", "999999999", "1e3", "", " 1", "-1", "1.5"]) assert.equal(rankOf(label), undefined, label);
+});

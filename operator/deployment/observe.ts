@@ -1,6 +1,7 @@
 // Kubernetes objects -> the facts of core/snapshot.ts. Parses what it reads; decides nothing.
 import { z } from "zod";
 import { annotations, labels } from "../../crds/common.ts";
+import { planBounds } from "../../crds/plan.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import type { GatewayFacts, ObservedPod } from "./core/snapshot.ts";
 import type { GatewayPod, LeavingReason } from "./core/world.ts";
@@ -131,9 +132,9 @@ export function nodeHealth(nodes: readonly KubeObject[], rackLabel?: string): No
 
 /** The facts of a pod; undefined for one without a readable rank: not one of ours. */
 export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): ObservedPod | undefined {
-  const rank = Number(pod.metadata.labels?.[labels.rank] ?? "x");
+  const rank = rankOf(pod.metadata.labels?.[labels.rank]);
   const parsed = podSchema.safeParse(pod);
-  if (!Number.isInteger(rank) || rank < 0 || !parsed.success) return undefined;
+  if (rank === undefined || !parsed.success) return undefined;
   const { spec, status } = parsed.data;
   const createdMs = Date.parse(pod.metadata.creationTimestamp ?? "") || now;
   const node = spec.nodeName;
@@ -164,6 +165,12 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     goneByMs: pod.metadata.deletionTimestamp === undefined ? undefined : Date.parse(pod.metadata.deletionTimestamp),
     problem: problem(pod, status, now) || unheard(pod, parsed.data, now),
   };
+}
+
+/** A label can be written by others: what is no number of a rank, or one that no world has, is none. */
+function rankOf(label: string | undefined): number | undefined {
+  const rank = /^\d{1,4}$/.test(label ?? "") ? Number(label) : planBounds.ranks;
+  return rank < planBounds.ranks ? rank : undefined;
 }
 
 /** What is seen of any pod of ours: whether it runs and where, what keeps it from it, and what it said at its end. */

@@ -6,6 +6,7 @@ import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
 import type { AcceptedSpecs } from "./accepted-specs.ts";
 import type { Applier } from "./apply.ts";
+import { Autoscaler } from "./autoscaler.ts";
 import type { Comparison } from "./core/canary.ts";
 import { rankFloor, rememberedFloor } from "./core/capacity.ts";
 import { withLosses } from "./core/loss.ts";
@@ -68,6 +69,7 @@ export class Reconciler {
   readonly #uids = new Map<string, string>();
   readonly #spec: SpecPass;
   readonly #deliveries: Deliveries;
+  readonly #autoscaler: Autoscaler;
   readonly #startedMs: number;
   readonly #served = new ServedWatch();
   readonly #unmade = new Map<string, { readonly message: string; readonly until: number }>();
@@ -76,6 +78,7 @@ export class Reconciler {
     this.#deps = deps;
     this.#spec = new SpecPass(deps);
     this.#deliveries = new Deliveries(deps);
+    this.#autoscaler = new Autoscaler(deps);
     this.#startedMs = deps.now().getTime();
   }
 
@@ -166,12 +169,13 @@ export class Reconciler {
       inForce.failure,
       unobserved,
     ];
-    const failure = failures.find((one) => one !== undefined);
     deps.rebalance.update(this.#world(snapshot, target.ranks));
     const memory = memoryRefusals(deployment.spec, model, target.ranks, limitBytes);
     const blocked = target.blocked ?? step.blocked;
     const operation = currentOperation({ snapshot, ranks: target.ranks, actions: step.actions, blocked, note: step.note });
     const rollout = rolloutView(snapshot, target.ranks, operation?.id);
+    const scaling = await this.#autoscaler.run({ snapshot, floor, operation: operation?.type });
+    const failure = [...failures, scaling?.failure].find((one) => one !== undefined);
     const status = nextStatus({
       snapshot,
       target,
@@ -184,6 +188,7 @@ export class Reconciler {
       failure: failure?.message ?? "",
       unjudged: inForce.failure?.message ?? "",
       uncreated: (beside ? "" : uncreated) || unmakable,
+      scaling,
     });
     const heldMs = await deps.status.write(deployment, status);
     const deadline = status.operation?.deadline;
@@ -193,6 +198,7 @@ export class Reconciler {
       target.settlesInMs,
       step.againInMs,
       rollout.againInMs,
+      scaling?.againInMs,
       heldMs,
       untilDeadline,
       this.#warmMs(),
@@ -335,6 +341,7 @@ export class Reconciler {
     this.#uids.delete(key);
     this.#unmade.delete(uid);
     this.#served.forget(uid);
+    this.#autoscaler.forget(uid);
     this.#spec.forget(uid);
     this.#deliveries.forget(uid, key);
     this.#deps.rebalance.forget(uid);

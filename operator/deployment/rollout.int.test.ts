@@ -41,15 +41,12 @@ const object = (more: object, of = ref) => ({
   spec: { model: { uri: "pvc://models/x" }, replicas: 2, ...more },
 });
 const refused: Record<string, { strategy: object; want: RegExp }> = {
-  "no budget at all": { strategy: { maxSurge: 0 }, want: /maxUnavailable.*must not both be 0: no rank could be replaced/ },
   "no budget at all, as a share": { strategy: { maxSurge: "0%" }, want: /maxUnavailable.*must not both be 0: no rank could be replaced/ },
   "a share above all ranks": { strategy: { maxSurge: "120%" }, want: /maxSurge.*(from 0% to 100%|should match)/ },
-  "a budget below none": { strategy: { maxUnavailable: -1 }, want: /maxUnavailable.*a number from 0 to 64, or a share/ },
   "a strategy that there is not": {
     strategy: { type: "Recreate" },
     want: /type: Unsupported value: "Recreate".*"RollingUpdate", "OnDelete"/,
   },
-  "no time to start": { strategy: { progressDeadline: "0s" }, want: /progressDeadline.*at least 1s: a pod takes some time to start/ },
   "no canaries": { strategy: { canary: { ranks: 0 } }, want: /canary\.ranks.*greater than or equal to 1/ },
   "a latency below the others'": {
     strategy: { canary: { analysis: { latencyPercent: 50 } } },

@@ -156,13 +156,14 @@ function isOlder(version: string | undefined, than: string): boolean {
 /** The status without what only tells time. */
 function hard(status: MoEDeploymentStatus): unknown {
   const { lastSampleTime: _, ...telemetry } = status.telemetry ?? {};
-  const { operation, rollout, download } = status;
+  const { operation, rollout, download, autoscale } = status;
   return {
     ...status,
     telemetry,
     download: download && { uri: download.uri, phase: download.phase },
     operation: operation && { ...operation, message: "" },
     rollout: rollout && { ...rollout, message: "" },
+    autoscale: { lastScale: autoscale?.lastScale },
     conditions: status.conditions?.map((condition) => ({ ...condition, message: "" })),
   };
 }

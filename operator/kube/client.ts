@@ -38,6 +38,14 @@ export function createKube(transport: Transport): Kube {
       body: JSON.stringify(object),
       ...signalOf(options),
     });
+  const patch = (resource: Resource, ref: Ref, body: object, { sub = "", ...options }: WriteOptions & { readonly sub?: string }) =>
+    write({
+      method: "PATCH",
+      path: path(resource, ref, sub, writeQuery(options)),
+      contentType: "application/merge-patch+json",
+      body: JSON.stringify(body),
+      ...signalOf(options),
+    });
   return {
     get: (resource, ref) => get(transport, resource, ref),
     list: (resource, options) => list(transport, resource, options ?? {}),
@@ -53,14 +61,10 @@ export function createKube(transport: Transport): Kube {
     applyStatus: (resource, object, options) => apply(resource, object, { ...options, force: true }, "/status"),
     update: (resource, object, options) => put(resource, object, options),
     updateStatus: (resource, object, options) => put(resource, object, options, "/status"),
-    patch: (resource, ref, body, options) =>
-      write({
-        method: "PATCH",
-        path: path(resource, ref, "", writeQuery(options)),
-        contentType: "application/merge-patch+json",
-        body: JSON.stringify(body),
-        ...signalOf(options),
-      }),
+    patch: (resource, ref, body, options) => patch(resource, ref, body, options),
+    scale: async (resource, ref, { replicas, resourceVersion }, options) => {
+      await patch(resource, ref, { metadata: { resourceVersion }, spec: { replicas } }, { ...options, sub: "/scale" });
+    },
     delete: (resource, ref, options) => remove(transport, resource, ref, options ?? {}),
   };
 }

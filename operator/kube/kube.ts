@@ -151,6 +151,13 @@ export interface Kube {
    * from whoever had them, and may replace metadata.managedFields.
    */
   patch(resource: Resource, ref: Ref, patch: object, options: WriteOptions): Promise<KubeObject>;
+  /** Sets replicas through the subresource scale, as autoscalers do; `Conflict` unless the version is the current one. */
+  scale(
+    resource: Resource,
+    ref: Ref,
+    to: { readonly replicas: number; readonly resourceVersion: string },
+    options: WriteOptions,
+  ): Promise<void>;
   /** Returns false when it is not there (any more) or has another uid. Dependents go in the background. */
   delete(resource: Resource, ref: Ref, options?: DeleteOptions): Promise<boolean>;
 }

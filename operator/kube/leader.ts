@@ -209,6 +209,7 @@ export function fenced(kube: Kube, isLeader: () => boolean, clock: Clock = monot
     update: (resource, object, options) => guard((signal) => kube.update(resource, object, { ...options, signal })),
     updateStatus: (resource, object, options) => guard((signal) => kube.updateStatus(resource, object, { ...options, signal })),
     patch: (resource, ref, body, options) => guard((signal) => kube.patch(resource, ref, body, { ...options, signal })),
+    scale: (resource, ref, to, options) => guard((signal) => kube.scale(resource, ref, to, { ...options, signal })),
     delete: (resource, ref, options) => guard((signal) => kube.delete(resource, ref, { ...options, signal })),
   };
 }

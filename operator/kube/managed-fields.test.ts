@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { KubeObject } from "./kube.ts";
-import { applies, givenUp } from "./managed-fields.ts";
+import { applies, givenUp, managersOf } from "./managed-fields.ts";
 
 const entry = (manager: string, operation: string, fieldsV1: object, more: object = {}) => ({ manager, operation, fieldsV1, ...more });
 const ours = entry("we", "Apply", { "f:metadata": { "f:labels": {} }, "f:spec": { "f:replicas": {}, "f:template": { "f:spec": {} } } });
@@ -31,4 +31,12 @@ test("a field is given up by its manager alone, and no empty set is left behind"
   const last = entry("we", "Apply", { "f:spec": { "f:replicas": {} } });
   assert.deepEqual(givenUp("we", object(last, theirs), path), [theirs]);
   assert.deepEqual(givenUp("we", object(ours), ["spec", "selector"]), [ours]);
+});
+
+test("all that have a field are told, however they came by it", () => {
+  assert.deepEqual(managersOf(object(theirs, ours), path), [
+    { manager: "hpa", operation: "Update" },
+    { manager: "we", operation: "Apply" },
+  ]);
+  assert.deepEqual(managersOf(object(theirs), ["spec", "selector"]), []);
 });

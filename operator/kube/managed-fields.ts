@@ -17,6 +17,16 @@ interface Entry {
   readonly fieldsV1?: FieldSet;
 }
 
+/** All that have the field, by whatever subresource. */
+export function managersOf(
+  { metadata }: KubeObject,
+  path: FieldPath,
+): { readonly manager: string; readonly operation: "Apply" | "Update" }[] {
+  return entriesOf(metadata.managedFields)
+    .filter(({ fieldsV1 }) => has(fieldsV1, path))
+    .map(({ manager = "", operation }) => ({ manager, operation: operation === "Apply" ? "Apply" : "Update" }));
+}
+
 /** True when the manager has the field by applying it. */
 export function applies(manager: string, { metadata }: KubeObject, path: FieldPath): boolean {
   return entriesOf(metadata.managedFields).some((entry) => isApply(entry, manager) && has(entry.fieldsV1, path));

@@ -19,6 +19,7 @@ import type { LoopPorts } from "./loop-ports.ts";
 import type { LoadBus, LoadBusOptions } from "./ports.ts";
 import { placementStore } from "./rollout/store.ts";
 import { forgetMetrics, recordLoad, recordRollout, recordView } from "./status/metrics.ts";
+import type { PlacementPicture } from "./status/picture.ts";
 
 export interface RebalanceOptions {
   readonly kube: Kube;
@@ -30,7 +31,13 @@ export interface RebalanceOptions {
   readonly logLevel: LogLevel;
 }
 
-export function createRebalance(options: RebalanceOptions): Rebalance {
+/** What the rebalance plane does for the deployment plane, and what it shows to the page. */
+interface RebalancePlane extends Rebalance {
+  /** The placement of a deployment as it is at this moment; undefined while nothing is known of it. */
+  picture(uid: string): PlacementPicture | undefined;
+}
+
+export function createRebalance(options: RebalanceOptions): RebalancePlane {
   const { deployments, metrics, tracing, log } = options;
   const loops = new Map<string, { loop: DeploymentLoop; ref: Ref }>();
   const listeners = new Set<(ref: Ref) => void>();
@@ -78,6 +85,7 @@ export function createRebalance(options: RebalanceOptions): Rebalance {
       loops.set(world.uid, { loop: new DeploymentLoop(ports, world, intents()), ref: world.ref });
     },
     view: (uid) => loops.get(uid)?.loop.view(),
+    picture: (uid) => loops.get(uid)?.loop.picture(),
     forget: (uid) => {
       const known = loops.get(uid);
       if (!known) return;

@@ -30,6 +30,7 @@ import { Placement } from "./rollout/placement.ts";
 import { Rollout, stoppedError } from "./rollout/rollout.ts";
 import { DecisionEvents } from "./status/decision-events.ts";
 import type { LoadView } from "./status/metrics.ts";
+import { type PlacementPicture, placementPicture } from "./status/picture.ts";
 import { Reporter } from "./status/reporter.ts";
 
 const tickMs = 200;
@@ -92,6 +93,12 @@ export class DeploymentLoop {
   /** The load as it is known now, for gauges. */
   load(): LoadView {
     return { load: this.#observer.load?.snapshot(), ageMs: this.#intake.ageMs(this.#world) };
+  }
+
+  /** All that is known of the placement at this moment, for people who look on. */
+  picture(): PlacementPicture {
+    const known = { status: this.#reporter.placement, expected: this.#observer.load?.expected, rollout: this.#rollout?.told };
+    return placementPicture(this.#seen, known);
   }
 
   #poke(): void {
@@ -274,7 +281,7 @@ export class DeploymentLoop {
     const rollout = this.#rollout;
     this.#reporter.report(seen, {
       drains: this.#drains.view({ leaving: leavingOf(seen.views, seen.world.leaving), blocked: seen.blocked }),
-      rollout: rollout && { kind: rollout.kind, phase: rollout.phase, moves: rollout.moves },
+      rollout: rollout?.told,
       report: rollout?.report(),
       load: this.#observer.load?.snapshot(),
       waiting: this.#waiting,

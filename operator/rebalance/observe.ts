@@ -10,6 +10,7 @@ import { unheld } from "./holding.ts";
 import type { Attempts } from "./intents/attempts.ts";
 import type { Intake } from "./links/intake.ts";
 import type { Links } from "./links/links.ts";
+import { SignalWindows } from "./links/signals.ts";
 import { LoadPicture } from "./load/load-picture.ts";
 import {
   agreedModel,
@@ -44,6 +45,7 @@ export class Observer {
   #shape: ModelShape | undefined;
   #load: LoadPicture | undefined;
   readonly #usableAt = new Map<number, number>();
+  readonly #signals = new SignalWindows();
   #describedAt: number | undefined;
   #introduced = false;
   /** The last count of atRisk, with the plan and the nodes that it was made for. */
@@ -79,6 +81,7 @@ export class Observer {
       members,
       ranks,
       hardware: speedRanks(views),
+      signals: this.#signals.look(views, now),
       expected,
       shape: this.#shape,
       otherModel,

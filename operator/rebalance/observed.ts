@@ -3,7 +3,7 @@
 // changes: load/load-picture.ts keeps it, and its snapshot is taken after the decision, for the status. Types only.
 import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
-import type { LeavingRank, RebalanceView, WorkerPod, World } from "../deployment/ports.ts";
+import type { LeavingRank, RankSignals, RebalanceView, WorkerPod, World } from "../deployment/ports.ts";
 import type { Decision, Judged } from "../planner/decide.ts";
 import type { Forecast } from "../planner/load/forecast.ts";
 import type { PhaseLoad } from "../planner/load/phases.ts";
@@ -103,6 +103,8 @@ export interface Observed {
   /** Ranks as the planner sees them. */
   readonly ranks: readonly RankSpec[];
   readonly hardware: readonly SpeedRank[];
+  /** The load that each process says it has, by the uid of its pod, of those whose stream works. */
+  readonly signals: ReadonlyMap<string, RankSignals>;
   /** Ranks that should report load. */
   readonly expected: readonly ExpectedRank[];
   /** The shape of the model that the workers run; undefined until one was described. */

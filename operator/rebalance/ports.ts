@@ -77,6 +77,15 @@ export interface PodStatus {
   readonly membershipVersion: number;
   /** What the process has served since it started; undefined of gateways, and of workers of releases that do not say. */
   readonly served?: ServedTotals | undefined;
+  /** What it uses; undefined of gateways, until the engine has told, and of workers of releases that do not say. */
+  readonly use?: UseTotals | undefined;
+}
+
+/** The attention cache as it is used now, and tokens of prompts and answers computed since the process started. */
+export interface UseTotals {
+  readonly kvBlocks: number;
+  readonly kvBlocksUsed: number;
+  readonly tokens: number;
 }
 
 export type PrepareEvent =

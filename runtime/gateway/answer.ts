@@ -13,7 +13,7 @@ import { StopText, type TextPiece } from "../text/stop-text.ts";
 import { charactersOfChat } from "../text/templated.ts";
 import type { TextModel } from "../text/text-model.ts";
 import type { CallDelta } from "../text/tools/format.ts";
-import { retryAfterSeconds } from "./admission.ts";
+import { promptLogprobsMax, retryAfterSeconds } from "./admission.ts";
 import { type Generated, type Generation, generate, type RatedToken, type Stall, type Workers } from "./failover.ts";
 import { type GenerationJob, type Prompt, requestBounds } from "./generation-job.ts";
 import type { FailoverLimits } from "./patience.ts";
@@ -105,9 +105,6 @@ export async function encodePrompt(
   return { ids };
 }
 
-/** Log-probabilities of prompt tokens that a request is told, the likeliest included: they are in memory until they are sent. */
-const promptLogprobsMax = 1_048_576;
-
 /** A tokenised prompt of a request. */
 export interface Prepared {
   readonly prompt: readonly number[];
@@ -118,12 +115,13 @@ export interface Prepared {
   readonly constraint?: Constraint;
 }
 
-/** The tokenised prompts, or why they do not fit the model. The signal ends the wait for the tokenizer. */
+/** The tokenised prompts and how many log-probabilities of them are told, or why they do not fit. The signal ends the wait for the
+ *  tokenizer. */
 export async function prepare(
   job: GenerationJob,
   deps: Encoder,
   signal?: AbortSignal,
-): Promise<{ readonly prompts: readonly Prepared[] } | { readonly problem: Problem }> {
+): Promise<{ readonly prompts: readonly Prepared[]; readonly promptLogprobs: number } | { readonly problem: Problem }> {
   const { textModel, maxContext } = deps;
   const name = { chat: "messages", completions: "prompt", responses: "input" }[job.endpoint];
   const strange = job.sampling.bias.find(({ id }) => id >= textModel.vocab);
@@ -147,9 +145,10 @@ export async function prepare(
     const echo = job.echo ? { echo: textOf(prompt, ids, textModel) } : {};
     prompts.push({ prompt: Array.from(ids), maxTokens, ...echo, ...(constraint ? { constraint } : {}) });
   }
-  const told = job.echo && job.logprobs ? tokens * job.n * (1 + job.sampling.topLogprobs) : 0;
-  if (told > promptLogprobsMax) return tooMany(`${told} log-probabilities of prompts, at most ${promptLogprobsMax} a request`, name);
-  return { prompts };
+  const promptLogprobs = job.echo && job.logprobs ? tokens * job.n * (1 + job.sampling.topLogprobs) : 0;
+  if (promptLogprobs > promptLogprobsMax)
+    return tooMany(`${promptLogprobs} log-probabilities of prompts, at most ${promptLogprobsMax} a request`, name);
+  return { prompts, promptLogprobs };
 }
 
 /** The language that calls hold the answer to, or why they cannot. */

@@ -7,7 +7,6 @@ import type { Log } from "../observe/log.ts";
 
 const lookAgainMs = 1_000;
 const fileBytesMax = 64 * 1024;
-const bearer = /^Bearer +(\S+)$/i;
 
 interface Known {
   readonly digest: Buffer;
@@ -34,10 +33,8 @@ export class ApiKeys {
   }
 
   /** The name of the client whose key this is, "" of one without a name; undefined for a wrong key. */
-  async clientOf(authorization: string | undefined): Promise<string | undefined> {
+  async clientOf(key: string): Promise<string | undefined> {
     await this.#refresh();
-    const key = bearer.exec(authorization ?? "")?.[1];
-    if (key === undefined) return undefined;
     const digest = sha256(key);
     let found: string | undefined;
     for (const known of this.#known) found = timingSafeEqual(known.digest, digest) ? known.client : found;

@@ -7,9 +7,21 @@ import { cors } from "hono/cors";
 import { prepare } from "./answer.ts";
 import { embed, embeddingsBody, encodeInputs, parseEmbeddings } from "./embeddings.ts";
 import { Exchange } from "./exchange.ts";
-import { type AppDeps, type Ctx, clientGone, count, type Endpoint, type Env, enter, problemResponse, refuse } from "./http-context.ts";
+import {
+  type AppDeps,
+  type Ctx,
+  clientGone,
+  count,
+  type Endpoint,
+  type Env,
+  enter,
+  priorityOf,
+  problemResponse,
+  refuse,
+} from "./http-context.ts";
 import { type Parsed, parseChat, parseCompletion } from "./openai.ts";
 import { modelBody } from "./openai-body.ts";
+import { poolMetrics, poolMetricsType } from "./pool-metrics.ts";
 import { invalid, type Problem, problemOf, problems } from "./problem.ts";
 import { parseResponses } from "./responses.ts";
 
@@ -21,6 +33,7 @@ const requestIdPattern = /^[\w.:-]{1,128}$/;
 export function createApp(deps: AppDeps): Hono<Env> {
   const app = new Hono<Env>();
   app.get("/healthz", (c) => c.text("ok\n"));
+  app.get("/metrics", (c) => c.body(poolMetrics(deps.load()), 200, { "content-type": poolMetricsType }));
   app.use(async (c, next) => {
     const given = c.req.header("x-request-id") ?? "";
     c.set("requestId", requestIdPattern.test(given) ? given : randomUUID());
@@ -32,10 +45,11 @@ export function createApp(deps: AppDeps): Hono<Env> {
   });
   if (deps.corsOrigins.length > 0) app.use("/v1/*", crossOrigin(deps.corsOrigins)); // before keys: a browser asks first without one
   app.use("/v1/*", async (c, next) => {
-    const client = deps.apiKeys ? await deps.apiKeys.clientOf(c.req.header("authorization")) : "";
-    if (client === undefined) return refuse(c, deps, problems.unauthorized());
-    c.set("client", client);
-    const refusal = c.req.method === "POST" ? deps.clients.refusal(client) : undefined; // before its body costs anything
+    const caller = await deps.door.caller(c.req.header("authorization"));
+    if ("problem" in caller) return refuse(c, deps, caller.problem);
+    c.set("client", caller.client);
+    c.set("priority", caller.priority);
+    const refusal = c.req.method === "POST" ? deps.clients.refusal(caller.client) : undefined; // before its body costs anything
     return refusal ? refuse(c, deps, refusal) : next();
   });
   app.use("/v1/*", bodyLimit({ maxSize: bodyBytesMax, onError: (c) => refuse(c as Ctx, deps, problems.tooLarge(bodyBytesMax)) }));
@@ -88,15 +102,12 @@ async function generation(c: Ctx, deps: AppDeps, endpoint: Endpoint, parse: (bod
   if ("problem" in parsed) return refuse(c, deps, parsed.problem);
   const prepared = await prepare(parsed.job, deps, c.req.raw.signal);
   if ("problem" in prepared) return refuse(c, deps, prepared.problem);
-  const { prompts } = prepared;
-  const place = enter(
-    c,
-    deps,
-    prompts.reduce((sum, { prompt }) => sum + prompt.length, 0),
-  );
+  const { prompts, promptLogprobs } = prepared;
+  const promptTokens = prompts.reduce((sum, { prompt }) => sum + prompt.length, 0);
+  const place = enter(c, deps, { promptTokens, promptLogprobs });
   if ("problem" in place) return refuse(c, deps, place.problem);
   const writer = parsed.writer({ model: deps.servedName, created: Math.floor(deps.now() / 1000) });
-  const job = { ...parsed.job, priority: deps.clients.priorityOf(c.get("client"), parsed.job.priority) };
+  const job = { ...parsed.job, priority: priorityOf(c, deps, parsed.job.priority) };
   return new Exchange(c, deps, { job, prompts, writer, place }).run();
 }
 
@@ -109,18 +120,15 @@ async function embeddings(c: Ctx, deps: AppDeps): Promise<Response> {
   const { signal } = c.req.raw;
   const encoded = await encodeInputs(parsed.job, deps, signal);
   if ("problem" in encoded) return refuse(c, deps, encoded.problem);
-  const place = enter(
-    c,
-    deps,
-    encoded.prompts.reduce((sum, { length }) => sum + length, 0),
-  );
+  const promptTokens = encoded.prompts.reduce((sum, { length }) => sum + length, 0);
+  const place = enter(c, deps, { promptTokens, promptLogprobs: 0 });
   if ("problem" in place) return refuse(c, deps, place.problem);
   const { admitted, client } = place;
   const id = c.get("requestId");
   const attributes = { "enodia.request_id": id, "enodia.inputs": encoded.prompts.length };
   const span = deps.tracing.start("gateway.embeddings", { parent: c.req.header("traceparent"), role: "server", attributes });
   try {
-    const job = { ...parsed.job, priority: deps.clients.priorityOf(c.get("client"), parsed.job.priority) };
+    const job = { ...parsed.job, priority: priorityOf(c, deps, parsed.job.priority) };
     const request = { id, job, ...encoded, traceparent: span.traceparent, signal, onStarted: admitted.started };
     const found = await embed(request, deps);
     const { traceId } = span;

@@ -71,10 +71,16 @@ test("requests at once give their place back once", () => {
 test("a client's requests come no earlier than its own priority", () => {
   const limits = limitsOf({ priority: 5 });
   assert.deepEqual(
-    [undefined, -3, 5, 9].map((asked) => limits.priorityOf("a", asked)),
+    [undefined, -3, 5, 9].map((asked) => limits.priorityOf({ client: "a" }, asked)),
     [5, 5, 5, 9],
   );
-  assert.deepEqual([limits.priorityOf("b", undefined), limits.priorityOf("b", -3)], [0, -3]);
+  const other = { client: "b" };
+  assert.deepEqual([limits.priorityOf(other, undefined), limits.priorityOf(other, -3)], [0, -3]);
+  assert.deepEqual(
+    [undefined, -3, 9].map((asked) => limits.priorityOf({ client: "a", priority: 2 }, asked)),
+    [2, 2, 9],
+    "what a token says goes before the list",
+  );
 });
 
 test("in any minute a client begins no more requests than two minutes' worth, however it asks", () => {

@@ -2,6 +2,7 @@
 // worth may come at once; then it comes back evenly. Pure but for its own state, which is one entry for each client that has limits.
 import type { GatewayClient } from "../../crds/gateway-access.ts";
 import { type Problem, problems } from "./problem.ts";
+import type { Caller } from "./token.ts";
 
 const minuteMs = 60_000;
 /** The Retry-After of a client with too many requests at once: nobody knows when one of them ends. */
@@ -96,9 +97,9 @@ export class ClientLimits {
     return { leave };
   }
 
-  /** The priority of a client's request that asks for this one: no earlier than the client's own. */
-  priorityOf(name: string, asked: number | undefined): number {
-    const own = this.#clients.get(name)?.limits.priority;
+  /** The priority of a client's request that asks for this one: no earlier than the client's own, by its token or by the list. */
+  priorityOf({ client, priority }: Caller, asked: number | undefined): number {
+    const own = priority ?? this.#clients.get(client)?.limits.priority;
     return own === undefined ? (asked ?? 0) : Math.max(own, asked ?? own);
   }
 }

@@ -2,7 +2,7 @@
 // that gets the prompt, the tokens so far (to replay) and the same seed, so that the text goes on token for token. Not here: how
 // long it waits for what (patience.ts), which worker (choose-worker.ts), the connection (worker-pool.ts), text (../text/).
 import { AppError } from "../../crds/common.ts";
-import type { FailoverReason } from "../../crds/names.ts";
+import type { FailoverReason, WorkerAbility } from "../../crds/names.ts";
 import type { Constraint } from "../engine/core/constraints/language.ts";
 import { classify, type FailoverLimits, type Fault, failoverLimits, Patience, pauseMs, repeatedFaults, type Wait } from "./patience.ts";
 
@@ -75,6 +75,8 @@ export type Generated =
 /** A worker that was chosen for one attempt. */
 export interface Attempt {
   readonly rank: number;
+  /** The worker has not said that it knows all that the request needs. */
+  readonly doubtful?: boolean;
   /** Ends with an AppError when the stream breaks. Returning early cancels it at the worker. */
   readonly events: AsyncIterable<WorkerEvent>;
   /** Frees the accounting; `failed` keeps the router away from the rank for a moment. */
@@ -86,6 +88,11 @@ export interface Shunned {
   readonly avoid: ReadonlySet<number>;
   /** Those of them that were full and are still waited for, if they are of the class that computed the request. */
   readonly busy: ReadonlySet<number>;
+}
+
+/** What a request needs of its worker beyond plain text. */
+export function needsOf({ sampling, promptLogprobs = false }: Generation): WorkerAbility[] {
+  return [...(sampling.constraint ? [sampling.constraint.name] : []), ...(promptLogprobs ? ["prompt_logprobs" as const] : [])];
 }
 
 /** The workers, as failover sees them. */
@@ -144,7 +151,7 @@ export async function* generate(
       yield { type: "finish", reason: finished };
       return;
     }
-    const fault = state.failed(attempt.rank, ended);
+    const fault = state.failed(attempt, ended);
     if (fault === "busy" || fault === "expert") await workers.changed(state.pauseMs(), generation.signal);
   }
 }
@@ -312,7 +319,8 @@ class RequestState {
   }
 
   /** Takes the error that an attempt ended with; throws when another one would not help. */
-  failed(rank: number, error: AppError): Fault {
+  failed({ rank, doubtful }: Attempt, ended: AppError): Fault {
+    const error = doubtful ? this.#ofOld(rank, ended) : ended;
     const fault = classify(error);
     if (this.generation.signal.aborted) return fault;
     if (fault === "caller") throw error;
@@ -334,6 +342,14 @@ class RequestState {
     if (repeatedFaults.has(error.code) && ++this.#internalErrors >= this.#limits.internalErrorsMax) throw error;
     this.#hooks.onFailover?.(reasonOf(error), rank, this.tokens.length, error);
     return fault;
+  }
+
+  /** This gateway has read the constraint: a worker that refuses it, and did not say that it knows it, is of an older image. */
+  #ofOld(rank: number, error: AppError): AppError {
+    const { constraint } = this.generation.sampling;
+    if (constraint === undefined || error.code !== "InvalidRequest") return error;
+    const message = `rank ${rank} does not know ${constraint.name} as it is asked for: its image is older`;
+    return new AppError(message, { code: "OldWorker", retry: { afterMs: 5_000 }, cause: error });
   }
 
   #recovered(): void {

@@ -2,6 +2,7 @@
 // Not here: routes (app.ts), requests (answer.ts, failover.ts), workers (worker-pool.ts), where the tokenizer is from (fetch-text.ts).
 import { randomBytes, randomUUID } from "node:crypto";
 import { type AppError, gatewayRank } from "../../crds/common.ts";
+import type { GatewayJwt } from "../../crds/gateway-jwt.ts";
 import type { MemberState } from "../../crds/names.ts";
 import type { GatewaySettings } from "../../crds/process.ts";
 import { createHealth, type Health, serveHealth } from "../observe/health.ts";
@@ -21,10 +22,13 @@ import { ApiKeys } from "./api-key.ts";
 import { createApp } from "./app.ts";
 import { ClientLimits } from "./client-limits.ts";
 import { controlHandlers } from "./control.ts";
+import { Door, type Tokens } from "./door.ts";
 import { fetchText } from "./fetch-text.ts";
 import { listenHttp } from "./http-server.ts";
+import { IssuerKeys, type IssuerLimits, issuerLimits } from "./issuer-keys.ts";
 import { modelContext } from "./model-context.ts";
 import { type FailoverLimits, failoverLimits } from "./patience.ts";
+import type { PoolLoad } from "./pool-metrics.ts";
 import { textSources } from "./text-sources.ts";
 import { WorkerPool } from "./worker-pool.ts";
 
@@ -51,6 +55,7 @@ export interface GatewayOverrides {
   readonly tls?: TlsSource;
   readonly textModel?: TextModel;
   readonly limits?: FailoverLimits;
+  readonly issuerLimits?: IssuerLimits;
   readonly log?: Log;
   readonly tracing?: Tracing;
   readonly drawSeed?: () => bigint;
@@ -83,6 +88,8 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
   const tracing = overrides.tracing ?? (await openTracing(config));
   opened.defer(() => tracing.close());
   const apiKeys = config.apiKeyFile ? await ApiKeys.open(config.apiKeyFile, log) : undefined;
+  const issuer = config.jwt && openIssuer(config.jwt, health, { log, limits: overrides.issuerLimits ?? issuerLimits });
+  opened.defer(() => issuer?.keys.close());
   const tls = overrides.tls ?? folderTls(config.tlsDir);
   opened.defer(() => tls.close());
   const admission = new Admission(config.queueRequestsMax ?? queueRequestsMaxDefault, metrics);
@@ -98,11 +105,12 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
     log,
     tracing,
     admission,
-    apiKeys,
+    door: new Door(apiKeys, issuer),
     corsOrigins: config.corsOrigins ?? [],
     clients: new ClientLimits(config.clients ?? [], () => performance.now()), // the clock of a minute is set by nobody
     requestTimeoutMs,
     servedName: config.servedName,
+    load: () => loadOf(config.servedName, admission, pool),
     created: Math.floor(Date.now() / 1000),
     limits: overrides.limits ?? failoverLimits,
     drawSeed: overrides.drawSeed ?? (() => randomBytes(8).readBigUInt64LE()),
@@ -209,6 +217,19 @@ async function openText({ config, overrides, health, log, tls, identity, pool, r
   return { textModel, maxContext: Math.min(config.maxContext, await modelContext(dir)) };
 }
 
+/** A gateway is not ready before it has the keys once: of a roll that names a wrong issuer the old gateways go on. */
+function openIssuer(jwt: GatewayJwt, health: Health, options: { readonly log: Log; readonly limits: IssuerLimits }): Tokens {
+  let known = false;
+  health.notReady("issuer", `the keys of ${jwt.issuer} are being read`);
+  const onRead = (missing: string | undefined) => {
+    known ||= missing === undefined;
+    if (known) health.ready("issuer");
+    else health.notReady("issuer", missing ?? "");
+    if (known && missing !== undefined) health.warn("issuer", missing);
+  };
+  return { jwt, keys: new IssuerKeys(jwt, { ...options, onRead }) };
+}
+
 function openTracing(config: GatewayConfig): Promise<Tracing> {
   const attributes = { "k8s.namespace.name": config.namespace, "k8s.pod.name": config.podName, "enodia.deployment": config.deployment };
   return createTracing({ service: "gateway", endpoint: config.otlpEndpoint, ratio: config.traceRatio, attributes });
@@ -257,6 +278,10 @@ class Readiness {
     if (this.#pool.countByState().active > 0 || performance.now() < this.#readyUntil) return undefined;
     return this.#health.reasons().find((reason) => reason.startsWith("workers:")) ?? "none is ready";
   }
+}
+
+function loadOf(model: string, { inside, waiting }: Admission, pool: WorkerPool): PoolLoad {
+  return { model, waiting, running: inside - waiting, kvUse: pool.kvUse() };
 }
 
 function awayReports(metrics: Metrics<"gateway">, log: Log) {

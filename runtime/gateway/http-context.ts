@@ -3,8 +3,9 @@ import type { Context } from "hono";
 import type { Tracing } from "../observe/trace.ts";
 import { type Admission, type Admitted, retryAfterSeconds } from "./admission.ts";
 import type { AnswerDeps } from "./answer.ts";
-import type { ApiKeys } from "./api-key.ts";
 import type { ClientEntry, ClientLimits } from "./client-limits.ts";
+import type { Door } from "./door.ts";
+import type { PoolLoad } from "./pool-metrics.ts";
 import { type Problem, problemBody, problems, rejectReason } from "./problem.ts";
 
 /** The status of a request whose client went away, as it is counted. */
@@ -15,17 +16,27 @@ export interface AppDeps extends AnswerDeps {
   /** Unix seconds, of the model list. */
   readonly created: number;
   readonly admission: Admission;
-  readonly apiKeys: ApiKeys | undefined;
+  readonly door: Door;
   /** Origins whose pages may ask: "*" alone = all. */
   readonly corsOrigins: readonly string[];
   readonly clients: ClientLimits;
   readonly tracing: Tracing;
+  readonly load: () => PoolLoad;
   /** The reason why no request can be taken now; undefined = some worker is or was ready a moment ago. */
   readonly unavailable: () => string | undefined;
 }
 
 export type Endpoint = "chat" | "completions" | "responses" | "embeddings" | "models" | "other";
-export type Env = { Variables: { requestId: string; endpoint: Endpoint; startedAt: number; counted: boolean; client: string } };
+/** `client` and `priority` are the caller's. */
+interface Variables {
+  requestId: string;
+  endpoint: Endpoint;
+  startedAt: number;
+  counted: boolean;
+  client: string;
+  priority: number | undefined;
+}
+export type Env = { Variables: Variables };
 export type Ctx = Context<Env>;
 
 /** `trace` is the request's, where it has got as far as to have one. */
@@ -45,7 +56,7 @@ export function refuse(c: Ctx, deps: AppDeps, problem: Problem): Response {
 
 export function problemResponse(c: Ctx, problem: Problem): Response {
   if (problem.retryAfterSeconds !== undefined) c.header("retry-after", String(problem.retryAfterSeconds));
-  if (problem.status === 401) c.header("www-authenticate", "Bearer");
+  if (problem.status === 401) c.header("www-authenticate", problem.challenge === undefined ? "Bearer" : `Bearer ${problem.challenge}`);
   return c.json(problemBody(problem), problem.status);
 }
 
@@ -55,14 +66,25 @@ export interface Place {
   readonly client: ClientEntry;
 }
 
-/** Takes a request with so many prompt tokens in, or says why not. */
-export function enter(c: Ctx, deps: AppDeps, promptTokens: number): Place | { readonly problem: Problem } {
+/** What a request costs: tokens of its prompts, and log-probabilities of them that it is told. */
+interface Cost {
+  readonly promptTokens: number;
+  readonly promptLogprobs: number;
+}
+
+/** Takes a request in, or says why not. */
+export function enter(c: Ctx, deps: AppDeps, { promptTokens, promptLogprobs }: Cost): Place | { readonly problem: Problem } {
   const unavailable = deps.unavailable();
   if (unavailable !== undefined) return { problem: problems.noWorker(unavailable, retryAfterSeconds) };
-  const admitted = deps.admission.enter();
-  if (admitted === undefined) return { problem: problems.queueFull(retryAfterSeconds) };
+  const admitted = deps.admission.enter(promptLogprobs);
+  if ("problem" in admitted) return admitted;
   const client = deps.clients.enter(c.get("client"), promptTokens);
   if ("leave" in client) return { admitted, client };
   admitted.leave();
   return client;
+}
+
+/** The priority of a request that asks for this one. */
+export function priorityOf(c: Ctx, deps: AppDeps, asked: number | undefined): number {
+  return deps.clients.priorityOf({ client: c.get("client"), priority: c.get("priority") }, asked);
 }

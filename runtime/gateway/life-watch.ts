@@ -19,9 +19,17 @@ const refusedMs = 5_000;
 /** The codes of a stream that ends with its worker or the way to it: a server that shuts down cancels what runs. */
 const ends: readonly string[] = ["Silent", "Unavailable", "Cancelled"];
 
+/** A sign of life, and what the worker says of itself in it. */
+interface LifeSign {
+  readonly nextMs: number;
+  /** What it can be asked for; said in the first sign, and by none of an older image. */
+  readonly knows: readonly string[];
+  readonly kvUse?: number | undefined;
+}
+
 /** The stream of signs, as the watch sees it. */
 export interface LifeStream {
-  on(event: "data", listener: (sign: { readonly nextMs: number }) => void): unknown;
+  on(event: "data", listener: (sign: LifeSign) => void): unknown;
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "end", listener: () => void): unknown;
   cancel(): void;
@@ -33,6 +41,7 @@ export interface LifeWatchOptions {
   /** No sign of life came, or the connection broke; told again while it is away. `anew`: the next stream needs another connection. */
   readonly onAway: (error: AppError, how: { readonly again: boolean; readonly anew: boolean }) => void;
   readonly onBack: () => void;
+  readonly onSign?: (sign: LifeSign) => void;
 }
 
 export class LifeWatch {
@@ -84,10 +93,11 @@ export class LifeWatch {
     this.#stream = stream;
     this.#silence.heard();
     this.#limitMs = undefined;
-    stream.on("data", ({ nextMs }) => {
+    stream.on("data", (sign) => {
       if (this.#stream !== stream) return;
+      this.#options.onSign?.(sign);
       this.#silence.heard();
-      this.#limitMs = Math.min(silenceMostMs, Math.max(silenceMs, signsMissed * nextMs));
+      this.#limitMs = Math.min(silenceMostMs, Math.max(silenceMs, signsMissed * sign.nextMs));
       if (this.#awaySince !== undefined && !this.#broke) this.#indulgence.back(this.#lookedAt - this.#awaySince, this.#lookedAt);
       this.#lives();
     });

@@ -10,12 +10,23 @@ export interface Problem {
   readonly code: string | null;
   readonly param: string | null;
   readonly retryAfterSeconds?: number;
+  /** Of a 401: what stands in WWW-Authenticate behind `Bearer`. */
+  readonly challenge?: string;
 }
 
 /** The `reason` label of enodia_gateway_rejected_total for a request refused before any work. */
-export type RejectReason = "queue_full" | "quota" | "no_worker" | "unauthorized" | "invalid" | "context_length" | "too_large";
+export type RejectReason =
+  | "queue_full"
+  | "quota"
+  | "no_worker"
+  | "unauthorized"
+  | "invalid"
+  | "context_length"
+  | "too_large"
+  | "issuer_away";
 
 const quotaCode = "rate_limit_exceeded";
+const issuerAwayCode = "issuer_unavailable";
 
 export function problemBody(problem: Problem): object {
   const { message, type, code, param } = problem;
@@ -26,7 +37,7 @@ export function rejectReason(problem: Problem): RejectReason {
   if (problem.status === 401) return "unauthorized";
   if (problem.status === 413) return "too_large";
   if (problem.status === 429) return problem.code === quotaCode ? "quota" : "queue_full";
-  if (problem.status === 503) return "no_worker";
+  if (problem.status === 503) return problem.code === issuerAwayCode ? "issuer_away" : "no_worker";
   return problem.code === "context_length_exceeded" ? "context_length" : "invalid";
 }
 
@@ -35,9 +46,31 @@ export function invalid(message: string, param: string | null = null, code: stri
 }
 
 export const problems = {
-  unauthorized: (): Problem => ({
-    ...invalid("Missing or wrong API key: send it as `Authorization: Bearer <key>`.", null, "invalid_api_key"),
-    status: 401,
+  /** `wanted`: what the gateway lets in. */
+  unauthorized: ({ apiKey, issuer }: { readonly apiKey: boolean; readonly issuer: string | undefined }): Problem => {
+    const token = issuer === undefined ? undefined : `token of ${issuer}`;
+    const wanted = [...(apiKey ? ["API key"] : []), ...(token ? [token] : [])].join(" or ");
+    const form = apiKey ? "<key>" : "<token>";
+    return {
+      ...invalid(`Missing or wrong ${wanted}: send it as \`Authorization: Bearer ${form}\`.`, null, "invalid_api_key"),
+      status: 401,
+    };
+  },
+  badToken: (message: string): Problem => {
+    const description = message.replace(/[^ !#-[\]-~]/g, "'"); // the characters that RFC 6750 allows
+    return {
+      ...invalid(message, null, "invalid_token"),
+      status: 401,
+      challenge: `error="invalid_token", error_description="${description}"`,
+    };
+  },
+  issuerAway: (retryAfterSeconds: number): Problem => ({
+    status: 503,
+    type: "service_unavailable",
+    message: "Tokens cannot be checked now: the keys of their issuer are not known. Try again later.",
+    param: null,
+    code: issuerAwayCode,
+    retryAfterSeconds,
   }),
   notFound: (path: string): Problem => ({
     ...invalid(
@@ -63,6 +96,10 @@ export const problems = {
     param: null,
     code: "queue_full",
     retryAfterSeconds,
+  }),
+  promptLogprobsFull: (retryAfterSeconds: number): Problem => ({
+    ...problems.queueFull(retryAfterSeconds),
+    message: "This gateway holds as many log-probabilities of prompts as it may: try again later, or ask for fewer top log-probabilities.",
   }),
   quota: (client: string, limit: string, retryAfterSeconds: number): Problem => ({
     status: 429,

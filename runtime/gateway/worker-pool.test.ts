@@ -7,7 +7,8 @@ import type { TlsSource } from "../wire/tls.ts";
 import type { Attempt, Generation } from "./failover.ts";
 import { WorkerPool } from "./worker-pool.ts";
 
-const request = { prompt: [1, 2, 3], maxTokens: 4, traceparent: "", signal: new AbortController().signal } as unknown as Generation;
+const { signal } = new AbortController();
+const request = { prompt: [1, 2, 3], maxTokens: 4, sampling: {}, traceparent: "", signal } as unknown as Generation;
 
 test("an attempt that no worker accepted wakes nobody: nothing became free", async () => {
   const identity = { deploymentUid: "uid", rank: -1, podUid: "gw", bootId: "b" };

@@ -6,21 +6,16 @@ import { type MemberState, memberStates } from "../../crds/names.ts";
 import { steadyClock } from "../observe/steady-clock.ts";
 import type { Span, Tracing } from "../observe/trace.ts";
 import { slackMs } from "../wire/call-deadline.ts";
-import {
-  type GenerateEvent,
-  Inference,
-  type PromptLogprobs,
-  type Token,
-  FinishReason as WireFinish,
-} from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { Inference } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { fromStatus, type Network } from "../wire/grpc.ts";
 import { type Identity, type Member, type Membership, toSender } from "../wire/mapping.ts";
 import { whenReady } from "../wire/ready.ts";
 import type { ServiceClient } from "../wire/service.ts";
 import { serverNames, type TlsSource } from "../wire/tls.ts";
 import { type Candidate, choose, prefixHash } from "./choose-worker.ts";
-import type { Attempt, Generation, Shunned, WorkerEvent, Workers } from "./failover.ts";
+import { type Attempt, type Generation, needsOf, type Shunned, type WorkerEvent, type Workers } from "./failover.ts";
 import { LifeWatch, lookEveryMs } from "./life-watch.ts";
+import { fromMessage, samplingOf } from "./worker-messages.ts";
 
 /** A rank that just failed gets no request for this long, unless its pod changed. */
 const suspectMs = 1_000;
@@ -28,6 +23,8 @@ const suspectMs = 1_000;
 const reportedLoadMs = 2_000;
 /** Tokens that an answer in decode counts, at most: nobody knows how long it will be. */
 const decodeTokensCounted = 128;
+/** Abilities that are remembered of what a worker says, at most: later ones may have more than this one can ask for. */
+const abilitiesMax = 64;
 /** A worker that is up answers within milliseconds; this long means that its node or link is gone. */
 const connectTimeoutMs = 2_000;
 
@@ -77,6 +74,9 @@ interface Worker {
   /** Load that others gave it, as it said at `reportedAt`. */
   reportedTokens: number;
   reportedAt: number;
+  /** By its signs of life. */
+  knows: ReadonlySet<string>;
+  kvUse: number | undefined;
 }
 
 export class WorkerPool implements Workers {
@@ -144,8 +144,9 @@ export class WorkerPool implements Workers {
 
   start(generation: Generation, replay: readonly number[], shunned: Shunned): Attempt | { readonly none: string } {
     const before = replay.length > 0 ? this.#classes.get(generation) : undefined;
-    const { rank, reason } = choose(this.#candidates(), prefixHash(generation.prompt), {
+    const { rank, doubtful, reason } = choose(this.#candidates(), prefixHash(generation.prompt), {
       ...shunned,
+      needs: needsOf(generation),
       ...(before === undefined ? {} : { numerics: before }),
     });
     if (rank === undefined) return { none: reason };
@@ -165,6 +166,7 @@ export class WorkerPool implements Workers {
     const span = tracing.start("worker.generate", { parent: generation.traceparent, role: "client", attributes });
     return {
       rank,
+      doubtful,
       events: this.#events(worker, lease, replay, span),
       close: (failed) => {
         worker.leases.delete(lease);
@@ -175,6 +177,14 @@ export class WorkerPool implements Workers {
         if (lease.accepted && !failed) this.#notifyOne();
       },
     };
+  }
+
+  /** Share of the attention cache that requests hold, as a mean of the workers that told; undefined where none has. */
+  kvUse(): number | undefined {
+    const told = [...this.#workers.values()].flatMap(({ member, life, kvUse }) =>
+      member.state === "active" && life?.away === false && kvUse !== undefined ? [kvUse] : [],
+    );
+    return told.length === 0 ? undefined : sum(told) / told.length;
   }
 
   changed(timeoutMs: number, signal: AbortSignal): Promise<void> {
@@ -267,6 +277,7 @@ export class WorkerPool implements Workers {
         sum([...worker.leases].map((lease) => lease.pendingTokens)) +
         (now - worker.reportedAt < reportedLoadMs ? worker.reportedTokens : 0),
       numerics: worker.member.numerics ?? "",
+      knows: worker.knows,
     }));
   }
 
@@ -283,11 +294,18 @@ export class WorkerPool implements Workers {
     this.#watched.add(worker);
     return new LifeWatch({
       rank,
-      open: () => this.#client(worker).alive({ sender: toSender(identity) }),
+      open: () => {
+        worker.knows = new Set(); // it says it anew
+        return this.#client(worker).alive({ sender: toSender(identity) });
+      },
       onAway: (error, { again, anew }) => {
         if (!again) onAway?.(rank, error);
         cut(worker, error);
         if (anew) disconnect(worker);
+      },
+      onSign: ({ knows, kvUse }) => {
+        if (knows.length > 0) worker.knows = new Set(knows.slice(0, abilitiesMax));
+        worker.kvUse = kvUse !== undefined && kvUse >= 0 && kvUse <= 1 ? kvUse : undefined;
       },
       onBack: () => {
         onBack?.(rank);
@@ -320,7 +338,8 @@ export class WorkerPool implements Workers {
 }
 
 function newWorker(member: Member): Worker {
-  return { member, client: undefined, leases: new Set(), left: false, suspectUntil: 0, life: undefined, reportedTokens: 0, reportedAt: 0 };
+  const told = { reportedTokens: 0, reportedAt: 0, knows: new Set<string>(), kvUse: undefined };
+  return { member, client: undefined, leases: new Set(), left: false, suspectUntil: 0, life: undefined, ...told };
 }
 
 /** Ends its streams, so that their requests go on elsewhere at once. */
@@ -352,46 +371,8 @@ function sameProcess(a: Member, b: Member): boolean {
   return a.podUid === b.podUid && a.address === b.address && sameBoot;
 }
 
-const finishReasons: Partial<Record<WireFinish, "stop" | "length" | "draining">> = {
-  [WireFinish.STOP]: "stop",
-  [WireFinish.LENGTH]: "length",
-  [WireFinish.DRAINING]: "draining",
-};
-
-function fromMessage({ event }: GenerateEvent): WorkerEvent | undefined {
-  if (event.case === "queued") return { type: "queued", queuedTokens: event.value.queuedTokens };
-  if (event.case === "started") return { type: "started", ...event.value };
-  if (event.case === "progress") return { type: "progress", position: event.value.position };
-  if (event.case === "token") return fromToken(event.value);
-  if (event.case === "embedding") return { type: "embedding", values: event.value.values };
-  if (event.case === "prompt") return fromPrompt(event.value);
-  if (event.case !== "finish") return undefined;
-  const reason = finishReasons[event.value.reason];
-  if (reason === undefined) throw new AppError(`gave the request up, finish reason ${event.value.reason}`, { code: "Lost" });
-  return { type: "finish", reason };
-}
-
-function fromToken({ id, position, logprob, topIds, topLogprobs }: Token): WorkerEvent {
-  if (topIds.length === 0) return { type: "token", id, position, logprob };
-  const top = topIds.map((one, i) => ({ id: one, logprob: topLogprobs[i] ?? Number.NEGATIVE_INFINITY }));
-  return { type: "token", id, position, logprob, top };
-}
-
-function fromPrompt({ position, logprobs, topIds, topLogprobs }: PromptLogprobs): WorkerEvent {
-  const count = logprobs.length === 0 ? 0 : topIds.length / logprobs.length;
-  if (!Number.isInteger(count)) throw new AppError(`told ${topIds.length} likely tokens for ${logprobs.length}`, { code: "Lost" });
-  const topOf = (at: number) =>
-    topIds.slice(at * count, (at + 1) * count).map((id, i) => ({ id, logprob: topLogprobs[at * count + i] ?? Number.NEGATIVE_INFINITY }));
-  return { type: "prompt", position, tokens: logprobs.map((logprob, at) => ({ logprob, top: topOf(at) })) };
-}
-
 function sum(values: readonly number[]): number {
   return values.reduce((a, b) => a + b, 0);
 }
 
 function nothing(): void {}
-
-/** Settings as the wire has them. */
-function samplingOf({ constraint, bias = [], ...rest }: Generation["sampling"]) {
-  return { ...rest, bias: [...bias], constraint: constraint?.name ?? "", constraintSpec: constraint?.spec ?? "" };
-}

@@ -53,6 +53,15 @@ export interface WorkerVitals {
   readonly leaving: boolean;
   readonly hosted: readonly (readonly number[])[];
   readonly served: ServedTotals;
+  /** Undefined until the engine has told. */
+  readonly use: UseTotals | undefined;
+}
+
+/** The attention cache as it is used now, and tokens of prompts and answers computed since the start. */
+interface UseTotals {
+  readonly kvBlocks: number;
+  readonly kvBlocksUsed: number;
+  readonly tokens: number;
 }
 
 export interface WorkerControlOptions {
@@ -292,6 +301,7 @@ export class WorkerControl {
       membershipVersion: BigInt(peers.membership.version),
       hosted: withHosted ? hosted : [],
       served: toServed(vitals.served),
+      ...(vitals.use ? { use: toUse(vitals.use) } : {}),
     });
   }
 }
@@ -302,6 +312,8 @@ const toServed = ({ requests, failed, gaps, gapMicros }: ServedTotals) => ({
   gaps: BigInt(gaps),
   gapMicros: BigInt(gapMicros),
 });
+
+const toUse = ({ kvBlocks, kvBlocksUsed, tokens }: UseTotals) => ({ kvBlocks, kvBlocksUsed, tokens: BigInt(tokens) });
 
 function toPrepareEvent(outcome: PrepareOutcome): PrepareEvent {
   if (outcome.type === "ready") {

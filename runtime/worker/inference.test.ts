@@ -1,13 +1,19 @@
-// The Inference service alone: what of the engine's events a caller sees when a request ends before its time.
+// The Inference service alone: what of the engine's events a caller sees when a request ends before its time, and signs of life.
 import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import { test } from "node:test";
 import { InMemorySpanExporter } from "@opentelemetry/sdk-trace";
+import { workerAbilities } from "../../crds/names.ts";
 import type { Engine } from "../engine/engine.ts";
 import { silentLog } from "../observe/log.ts";
 import { createMetrics, type Metrics } from "../observe/metrics.ts";
 import { createTracing, type Tracing } from "../observe/trace.ts";
-import { type GenerateEvent, GenerateRequestSchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import {
+  type AliveEvent,
+  AliveRequestSchema,
+  type GenerateEvent,
+  GenerateRequestSchema,
+} from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { create } from "../wire/service.ts";
 import { createInferenceServer } from "./inference.ts";
 import { ServiceRecord } from "./service-record.ts";
@@ -36,6 +42,7 @@ function serving(of: Pick<Engine, "generate">, { metrics, tracing, record = new 
       notReady: () => undefined,
       refuses: () => false,
       onGap: () => {},
+      kvUse: () => 0.25,
       record,
     },
     ...{ metrics, tracing, log: silentLog },
@@ -121,4 +128,26 @@ test("the engine is told of traces that are kept, and of no others, since their 
   }
   assert.deepEqual(told, ["00-0af7651916cd43dd8448eb211c80319c", undefined]);
   await metrics.close();
+});
+
+test("the first sign of life says what a request can need of the worker, and each how full its attention cache is", async () => {
+  const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
+  const service = serving(engine, { metrics, tracing: await createTracing({ service: "worker" }) });
+  const signs: AliveEvent[] = [];
+  const second = Promise.withResolvers<void>();
+  const write = (sign: AliveEvent) => {
+    if (signs.push(sign) === 2) second.resolve();
+  };
+  const request = create(AliveRequestSchema, { sender: { deploymentUid: "uid" } });
+  const call = Object.assign(new EventEmitter(), { request, cancelled: false, writableNeedDrain: false, write });
+  service.alive(call as unknown as Parameters<typeof service.alive>[0]);
+  await second.promise;
+  call.emit("close");
+  assert.deepEqual(
+    signs.map(({ knows, kvUse }) => [knows, kvUse]),
+    [
+      [[...workerAbilities], 0.25],
+      [[], 0.25],
+    ],
+  );
 });

@@ -1,7 +1,7 @@
 // Inference: a gateway's request to the engine and the engine's events back, with deadline, cancellation and one span; and the signs of
 // life by which a gateway tells a worker that computes for long from one that is gone.
 import { AppError } from "../../crds/common.ts";
-import type { ConstraintName } from "../../crds/names.ts";
+import { type ConstraintName, type WorkerAbility, workerAbilities } from "../../crds/names.ts";
 import type { Engine, GenerateEvent as EngineEvent, FinishReason as Reason, Sampling } from "../engine/engine.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
@@ -32,6 +32,8 @@ export interface GenerateOptions {
   readonly notReady: () => string | undefined;
   /** True when requests are to go to another worker. */
   readonly refuses: () => boolean;
+  /** Share of the attention cache that open requests hold; undefined until it is known. */
+  readonly kvUse: () => number | undefined;
   /** A token came so long after the one before it. */
   readonly onGap: (ms: number) => void;
   readonly record: Pick<ServiceRecord, "ended" | "failed">;
@@ -65,7 +67,7 @@ export function createInferenceServer(options: GenerateOptions): HandlersOf<type
     alive: (call) => {
       try {
         fromGateway(call, options);
-        showLife(call);
+        showLife(call, options.kvUse);
       } catch (error) {
         call.emit("error", toStatus(error));
       }
@@ -73,10 +75,14 @@ export function createInferenceServer(options: GenerateOptions): HandlersOf<type
   };
 }
 
-function showLife(call: AliveCall): void {
-  const sign = create(AliveEventSchema, { nextMs: aliveEveryMs });
-  // A gateway that does not read needs no heap of old signs.
-  const show = () => void (call.cancelled || call.writableNeedDrain || call.write(sign));
+function showLife(call: AliveCall, kvUse: () => number | undefined): void {
+  let knows: readonly WorkerAbility[] = workerAbilities; // in the first sign alone
+  const show = () => {
+    if (call.cancelled || call.writableNeedDrain) return; // a gateway that does not read needs no heap of old signs
+    const use = kvUse();
+    call.write(create(AliveEventSchema, { nextMs: aliveEveryMs, knows: [...knows], ...(use === undefined ? {} : { kvUse: use }) }));
+    knows = [];
+  };
   const timer = setInterval(show, aliveEveryMs);
   for (const event of ["cancelled", "close", "error"] as const) call.on(event, () => clearInterval(timer));
   show();

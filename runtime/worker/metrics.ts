@@ -75,6 +75,7 @@ export function watchVitals(options: VitalsOptions): () => WorkerVitals {
     leaving: options.leaving.ending,
     hosted: engine.hosted(),
     served: options.record.totals,
+    use: last && { kvBlocks: info.kvBlocks, kvBlocksUsed: last.blocksUsed, tokens: last.prefillTokens + last.decodeTokens },
   });
 }
 

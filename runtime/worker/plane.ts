@@ -17,7 +17,7 @@ import type { Identity } from "../wire/mapping.ts";
 import type { Bus } from "../wire/nats.ts";
 import { allLeave } from "../wire/peer-snapshot.ts";
 import type { PeerIdentity, TlsSource } from "../wire/tls.ts";
-import { WorkerControl } from "./control.ts";
+import { WorkerControl, type WorkerVitals } from "./control.ts";
 import { storedCells } from "./expert-bytes.ts";
 import { createWorkerExperts, type RemoteSocket, type WorkerExperts } from "./experts.ts";
 import { Joiner } from "./join.ts";
@@ -74,6 +74,7 @@ export interface WorkerPlane {
   readonly leaving: Leaving;
   /** What requests of users came to. */
   readonly record: ServiceRecord;
+  readonly vitals: () => WorkerVitals;
   /** Tells who the caller is, by its certificate. */
   caller(call: Caller): PeerIdentity;
   /** Has the engine take other engines' lanes, on a port of their own; nothing where it has none. */
@@ -160,5 +161,5 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     server.add(Shards, experts.shardsService);
   };
   const openLanes = (host: string, port: number) => experts.lanes.open(host, port);
-  return { experts, leaving, record, caller, openLanes, serve, start, close: () => experts.close() };
+  return { experts, leaving, record, vitals, caller, openLanes, serve, start, close: () => experts.close() };
 }

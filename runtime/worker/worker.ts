@@ -16,6 +16,7 @@ import type { Identity } from "../wire/mapping.ts";
 import { accessAt, type Bus, createBus } from "../wire/nats.ts";
 import { resolvePeers } from "../wire/peer-snapshot.ts";
 import { folderTls, type TlsSource } from "../wire/tls.ts";
+import type { WorkerVitals } from "./control.ts";
 import { expertBudgetBytes } from "./expert-budget.ts";
 import { RemoteSocket, type WorkerExperts } from "./experts.ts";
 import { createInferenceServer } from "./inference.ts";
@@ -220,7 +221,7 @@ function openBus({ options, overrides, metrics, log }: Base): Bus | undefined {
   return bus;
 }
 
-function inference({ options, metrics, tracing, log }: Base, engine: Engine, { experts, leaving, record, caller }: WorkerPlane) {
+function inference({ options, metrics, tracing, log }: Base, engine: Engine, { experts, leaving, record, vitals, caller }: WorkerPlane) {
   return createInferenceServer({
     engine,
     deploymentUid: options.deploymentUid,
@@ -231,12 +232,16 @@ function inference({ options, metrics, tracing, log }: Base, engine: Engine, { e
     notReady: () => experts.plan.notReady(),
     refuses: () => leaving.refuses(),
     record,
+    kvUse: () => kvUse(vitals()),
     onGap: (ms) => {
       experts.pace.token(ms);
       record.gap(ms);
     },
   });
 }
+
+/** What is kept of prompts that ended is free to take. */
+const kvUse = ({ use }: WorkerVitals): number | undefined => use && use.kvBlocksUsed / use.kvBlocks;
 
 /** Resolves once no request is open, or after maxMs. */
 async function idle(engine: Engine, maxMs: number): Promise<void> {

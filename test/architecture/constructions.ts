@@ -69,6 +69,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
       "runtime/wire/operator-port.ts": "adapter: the same port, before its TLS",
       "runtime/trainer/trace-server.ts": "adapter: what a training pod tells of its steps, on loopback",
       "operator/main.ts": "root of the operator",
+      "operator/page/server.ts": "adapter: the page, whose streams stay open",
       "runtime/worker/worker.ts": "root of the worker",
       "runtime/gateway/gateway.ts": "root of the gateway: its probes and metrics",
       "runtime/gateway/http-server.ts": "adapter: the gateway's API, plain or with TLS",
@@ -78,6 +79,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
     pattern: /(?<![.#\w])(?<!async )fetch\(/g,
     where: {
       "operator/cli/chat-client.ts": "the command that talks to a gateway",
+      "runtime/gateway/issuer-keys.ts": "adapter: documents of the issuer of tokens",
     },
   },
   "a thread": {

@@ -219,6 +219,8 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "operator/rebalance/",
     "operator/rebalance/rollout/",
   ],
+  // The page reads what the planes know and tells nobody else; whatever it makes is a pure function of that.
+  "operator/page/": ["crds/", "runtime/observe/", "runtime/placement/", "operator/kube/kube.ts", "operator/rebalance/status/picture.ts"],
   "operator/main.ts": [
     "crds/",
     "runtime/observe/",
@@ -227,6 +229,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "operator/deployment/",
     "operator/rebalance/controller.ts",
     "operator/training/",
+    "operator/page/",
     "package.json",
   ],
   // The command line reads what the planes publish and plans offline; it never loads a plane.
@@ -288,6 +291,7 @@ export const clients: Readonly<Record<string, string>> = {
   "onnxruntime-node": "runtime/compute/onnx/",
   "@hono/": "runtime/gateway/",
   hono: "runtime/gateway/",
+  jose: "runtime/gateway/",
   aws4fetch: "runtime/tools/download/s3.ts",
   "fast-xml-parser": "runtime/tools/download/s3.ts",
   highs: "operator/planner/solver.ts",
@@ -299,6 +303,7 @@ export const clients: Readonly<Record<string, string>> = {
 
 /** npm package of the product that a test needs for itself -> the only test file that imports it, and why. */
 export const testClients: Readonly<Record<string, { readonly file: string; readonly why: string }>> = {
+  jose: { file: "test/support/issuer.ts", why: "an issuer of tokens, whose keys a gateway reads" },
   koffi: { file: "test/bench/llama/library.ts", why: "calls llama.cpp, the engine that ours is compared with" },
 };
 

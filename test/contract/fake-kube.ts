@@ -99,6 +99,18 @@ export class FakeKube implements Kube {
     return this.#update(stored, { ...clone(stored.object), status: clone(object.status) }, updateBy(options, "status"));
   };
 
+  scale = async (
+    resource: Resource,
+    ref: Ref,
+    to: { readonly replicas: number; readonly resourceVersion: string },
+    options: WriteOptions,
+  ): Promise<void> => {
+    this.#write("scale", resource, ref.name);
+    const stored = this.#existing(resource, ref);
+    if (to.resourceVersion !== stored.object.metadata.resourceVersion) throw fail("Conflict", "modified");
+    this.#update(stored, mergePatch(clone(stored.object), { spec: { replicas: to.replicas } }), updateBy(options, "scale"));
+  };
+
   patch = async (resource: Resource, ref: Ref, patch: object, options: WriteOptions): Promise<KubeObject> => {
     this.#write("patch", resource, ref.name);
     const stored = this.#existing(resource, ref);

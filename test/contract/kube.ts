@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { AppError, apiVersion } from "../../crds/common.ts";
 import { type FieldConflict, FieldConflictError } from "../../operator/kube/errors.ts";
 import { type Kube, type KubeObject, resources, type WatchEvent } from "../../operator/kube/kube.ts";
-import { applies, givenUp } from "../../operator/kube/managed-fields.ts";
+import { applies, givenUp, managersOf } from "../../operator/kube/managed-fields.ts";
 
 export interface KubeContract {
   readonly make: () => Promise<{ kube: Kube; namespace: string }>;
@@ -217,6 +217,23 @@ export function runKubeContract({ make, skip = {} }: KubeContract): void {
     await apply({ numbers: { ageMs: 1 } });
     await assert.rejects(apply({ numbers: {} }), code("Invalid"));
     assert.deepEqual((await apply({})).status, { decision: { reason: "Why", message: "why" } });
+  });
+
+  it("a scale sets replicas under its manager's name, and needs the current version", async (kube, namespace) => {
+    const moed = resources.moeDeployments;
+    const ref = { namespace, name: name() };
+    const spec = { model: { uri: "pvc://models/x" }, replicas: 2, suspend: true };
+    const made = await kube.create(moed, { apiVersion, kind: "MoEDeployment", metadata: ref, spec }, other);
+    const version = ({ metadata: { resourceVersion = "" } }: KubeObject) => resourceVersion;
+    await kube.scale(moed, ref, { replicas: 3, resourceVersion: version(made) }, manager);
+    const scaled = await kube.get(moed, ref);
+    assert.ok(scaled);
+    assert.deepEqual([(scaled.spec as any).replicas, scaled.metadata.generation], [3, 2]);
+    const who = managersOf(scaled, ["spec", "replicas"]).map(({ manager, operation }) => [manager, operation]);
+    assert.deepEqual(who, [["contract", "Update"]], "and it is the creator's no more");
+    await assert.rejects(kube.scale(moed, ref, { replicas: 4, resourceVersion: version(made) }, manager), code("Conflict"));
+    await kube.delete(moed, ref);
+    await assert.rejects(kube.scale(moed, ref, { replicas: 4, resourceVersion: version(scaled) }, manager), code("NotFound"));
   });
 
   it("a merge patch sets and removes single fields, and a uid in it is a precondition", async (kube, namespace) => {

@@ -1,24 +1,25 @@
 // The operator as a process against a real control plane, with exactly the permissions that the chart gives it. One node without
 // the product's images: pods are made, admitted and scheduled, and cannot start, which is what most of these tests want.
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import type { ChildProcess } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { type Kube, type KubeObject, resources } from "../../operator/kube/kube.ts";
 import { applies } from "../../operator/kube/managed-fields.ts";
-import { rulesOf, type Scope } from "../../operator/rbac.ts";
 import { ensureBinaries } from "../cluster/binaries.ts";
 import { down } from "../cluster/cluster.ts";
 import { type Collector, startCollector } from "../harness/collector.ts";
 import { until as poll } from "../harness/process.ts";
 import { namespaceObjects } from "../harness/product.ts";
-import { type ControlPlane, controlPlane, root } from "./control-plane.ts";
+import { type ControlPlane, controlPlane } from "./control-plane.ts";
+import { accessObjects, type OperatorProcess, operatorKubeconfig, startOperatorProcess } from "./operator-process.ts";
 
 const name = "operator-int";
 const namespace = "moe";
 const system = "enodia-system";
+const install = { system, watched: [namespace] };
 const manager = { manager: "test" };
 const folder = mkdtempSync(join(tmpdir(), "enodia-operator-"));
 let kube: Kube;
@@ -38,12 +39,9 @@ before(
     await apply(
       { apiVersion: "v1", kind: "Namespace", metadata: { name: system } },
       ...namespaceObjects(namespace, folder),
-      { apiVersion: "v1", kind: "ServiceAccount", metadata: { name: "operator", namespace: system } },
-      ...grant("cluster", undefined),
-      ...grant("watched", namespace),
-      ...grant("release", system),
+      ...accessObjects(install),
     );
-    kubeconfig = await operatorKubeconfig();
+    kubeconfig = await operatorKubeconfig({ kubectl }, system, folder);
     collector = await startCollector((await ensureBinaries(() => {}, { only: ["otelcol"] })).otelcol);
   },
   { timeout: 600_000 },
@@ -56,71 +54,14 @@ after(async () => {
   await down(name);
 });
 
-/** A role with the rules of one scope, and its binding: as the chart has them with `watchNamespaces`. */
-function grant(scope: Scope, within: string | undefined): object[] {
-  const apiVersion = "rbac.authorization.k8s.io/v1";
-  const kind = within ? "Role" : "ClusterRole";
-  const metadata = { name: `operator-${scope}`, ...(within ? { namespace: within } : {}) };
-  const rules = rulesOf(scope).map(({ why: _, scope: __, option: ___, ...rule }) => rule);
-  return [
-    { apiVersion, kind, metadata, rules },
-    {
-      apiVersion,
-      kind: `${kind}Binding`,
-      metadata,
-      roleRef: { apiGroup: "rbac.authorization.k8s.io", kind, name: metadata.name },
-      subjects: [{ kind: "ServiceAccount", name: "operator", namespace: system }],
-    },
-  ];
+function startOperator(replica: string): OperatorProcess {
+  const env = { ENODIA_OTLP_ENDPOINT: collector.endpoint };
+  const started = startOperatorProcess({ ...install, replica, kubeconfig, folder, env });
+  running.add(started.child);
+  return started;
 }
 
-/** A kubeconfig with the ServiceAccount's token instead of the administrator's certificate. */
-async function operatorKubeconfig(): Promise<string> {
-  const token = (await kubectl("-n", system, "create", "token", "operator", "--duration=2h")).trim();
-  const config = JSON.parse(await kubectl("config", "view", "--raw", "-o", "json"));
-  const file = join(folder, "kubeconfig.json");
-  const users = config.users.map((user: { name: string }) => ({ name: user.name, user: { token } }));
-  writeFileSync(file, JSON.stringify({ ...config, users }), { mode: 0o600 });
-  return file;
-}
-
-interface Operator {
-  readonly child: ChildProcess;
-  readonly log: string[];
-}
-
-function startOperator(replica: string): Operator {
-  const env = {
-    PATH: process.env.PATH,
-    HOME: folder,
-    ENODIA_POD_NAME: replica,
-    ENODIA_NAMESPACE: system,
-    ENODIA_WATCH_NAMESPACES: namespace,
-    ENODIA_METRICS_PORT: "0",
-    ENODIA_PROBE_PORT: "0",
-    ENODIA_OTLP_ENDPOINT: collector.endpoint,
-    ENODIA_RUNTIME_IMAGE: "enodia/absent:none",
-    ENODIA_RUNTIME_PULL_POLICY: "Never", // a pull that waits for a network would hold up the pod's end too
-  };
-  const child = spawn(process.execPath, [join(root, "operator/main.ts"), "--kubeconfig", kubeconfig], {
-    env,
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  running.add(child);
-  const log: string[] = [];
-  const collect = (chunk: Buffer) =>
-    log.push(
-      ...chunk
-        .toString()
-        .split("\n")
-        .filter((line) => line !== ""),
-    );
-  child.stdout.on("data", collect);
-  child.stderr.on("data", collect);
-  return { child, log };
-}
-
-async function end({ child }: Operator, signal: NodeJS.Signals): Promise<void> {
+async function end({ child }: OperatorProcess, signal: NodeJS.Signals): Promise<void> {
   const ended = new Promise((resolve) => child.once("exit", resolve));
   child.kill(signal);
   await ended;

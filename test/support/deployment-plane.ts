@@ -1,6 +1,6 @@
 // The deployment plane on the in-memory API, with a kubelet and a rebalance plane played here: the world of its tests.
 import { setTimeout as sleep } from "node:timers/promises";
-import type { DrainPhase, RebalanceView } from "../../operator/deployment/core/world.ts";
+import type { DrainPhase, RankSignals, RebalanceView } from "../../operator/deployment/core/world.ts";
 import { Informers } from "../../operator/deployment/informers.ts";
 import type { Settings } from "../../operator/deployment/objects/context.ts";
 import { createDeploymentPlane, type DeploymentPlane, type DeploymentPlaneOptions } from "../../operator/deployment/plane.ts";
@@ -20,6 +20,7 @@ class TestRebalance implements Rebalance {
   readonly #kube: FakeKube;
   world: World | undefined;
   drain: DrainPhase = "Drained";
+  #signals: (rank: number) => RankSignals | undefined = () => undefined;
   forgotten: string[] = [];
   #listener: (at: typeof ref) => void = () => {};
   constructor(kube: FakeKube) {
@@ -38,10 +39,15 @@ class TestRebalance implements Rebalance {
       .filter((worker) => worker.ready && !worker.lost)
       .map((worker) => {
         const connected = this.streamsOutliveNodes || answers(this.#kube, worker.node);
-        return member(worker.rank, { podUid: worker.uid, bootId: "b", connected, active: connected });
+        return member(worker.rank, { podUid: worker.uid, bootId: "b", connected, active: connected, signals: this.#signals(worker.rank) });
       });
     const drains = this.world.leaving.map((leaving) => ({ rank: leaving.rank, podUid: leaving.podUid, phase: this.drain, message: "" }));
     return view({ members, drains });
+  }
+  /** What ranks say of their load from now on. */
+  says(signals: (rank: number) => RankSignals | undefined): void {
+    this.#signals = signals;
+    this.#listener(ref);
   }
   forget(uid: string): void {
     this.forgotten.push(uid);

@@ -23,6 +23,42 @@ interface Gateways {
   onEnd(cleanup: () => Promise<unknown> | unknown): void;
 }
 
+interface Started {
+  readonly gateway: Gateway;
+  readonly workers: ScriptedWorker[];
+  readonly url: string;
+  close(): Promise<void>;
+}
+
+/** A gateway that has so many scripted workers; its caller closes it. */
+export async function startGateways(
+  ca: TestCa,
+  scripts: readonly Script[],
+  config: Partial<GatewayConfig> = {},
+  overrides: GatewayOverrides = {},
+): Promise<Started> {
+  await using opened = new AsyncDisposableStack(); // closed when the start fails; else by close()
+  const workers: ScriptedWorker[] = [];
+  for (const [rank, script] of scripts.entries()) {
+    const worker = await startWorker(ca, rank, script);
+    workers.push(worker);
+    opened.defer(() => worker.close());
+  }
+  const gateway = await startGateway(
+    {
+      ...{ namespace: ns, deployment: name, deploymentUid: "uid", podName: "gw-1", podUid: "gw-uid", servedName: "tiny", textDir: "" },
+      ...{ maxContext: 512, tlsDir: "", httpPort: 0, grpcPort: 0, metricsPort: 0, probePort: 0 },
+      ...{ host: "127.0.0.1", logLevel: "silent", version: "0" },
+      ...config,
+    },
+    { tls: await ca.issue("gateway", ns, name), limits, log: silentLog, textModel: byteText, ...overrides },
+  );
+  opened.defer(() => gateway.close(0));
+  gateway.apply({ version: 1, members: workers.map((worker) => worker.member()) });
+  const kept = opened.move();
+  return { gateway, workers, url: `http://127.0.0.1:${gateway.httpPort}`, close: () => kept.disposeAsync() };
+}
+
 /** Gateways for one test file: what its tests start ends with them. */
 export function useGateways(): Gateways {
   let ca: TestCa;
@@ -36,30 +72,9 @@ export function useGateways(): Gateways {
   after(() => assert.equal(cleanups.length, 0));
   return {
     async startAll(scripts, config = {}, overrides = {}) {
-      const workers: ScriptedWorker[] = [];
-      for (const [rank, script] of scripts.entries()) workers.push(await startWorker(ca, rank, script));
-      cleanups.push(() => Promise.all(workers.map((worker) => worker.close())));
-      const gateway = await startGateway(
-        {
-          ...{ namespace: ns, deployment: name, deploymentUid: "uid", podName: "gw-1", podUid: "gw-uid", servedName: "tiny", textDir: "" },
-          ...{
-            maxContext: 512,
-            tlsDir: "",
-            httpPort: 0,
-            grpcPort: 0,
-            metricsPort: 0,
-            probePort: 0,
-            host: "127.0.0.1",
-            logLevel: "silent",
-            version: "0",
-          },
-          ...config,
-        },
-        { tls: await ca.issue("gateway", ns, name), limits, log: silentLog, textModel: byteText, ...overrides },
-      );
-      cleanups.push(() => gateway.close(0));
-      gateway.apply({ version: 1, members: workers.map((worker) => worker.member()) });
-      return { gateway, workers, url: `http://127.0.0.1:${gateway.httpPort}` };
+      const started = await startGateways(ca, scripts, config, overrides);
+      cleanups.push(started.close);
+      return started;
     },
     issue: (member) => ca.issue(member, ns, name),
     onEnd: (cleanup) => void cleanups.push(cleanup),

@@ -3,6 +3,7 @@
 import { create } from "@bufbuild/protobuf";
 import type { ServerWritableStream } from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
+import { workerAbilities } from "../../crds/names.ts";
 import {
   AliveEventSchema,
   FinishReason,
@@ -45,6 +46,9 @@ export interface Script {
   readonly refuse?: () => AppError | undefined;
   /** False: it knows no signs of life, as a worker of before does not. */
   readonly alive?: boolean;
+  /** What it says in its signs of life, as one of this image does; an older one says nothing. */
+  readonly knows?: readonly string[];
+  readonly kvUse?: number;
 }
 
 const aliveEveryMs = 100;
@@ -88,7 +92,9 @@ export async function startWorker(ca: TestCa, rank: number, script: Script = {})
     generate: (call) => void serve(worker, call).catch((error) => call.emit("error", toStatus(error))),
     alive: (call) => {
       if (script.alive === false) return void call.emit("error", toStatus(new AppError("not known", { code: "Internal" })));
-      const show = () => void call.write(create(AliveEventSchema, { nextMs: aliveEveryMs }));
+      const { knows = workerAbilities, kvUse } = script;
+      const sign = { nextMs: aliveEveryMs, knows: [...knows], ...(kvUse === undefined ? {} : { kvUse }) };
+      const show = () => void call.write(create(AliveEventSchema, sign));
       const timer = setInterval(show, aliveEveryMs);
       call.on("cancelled", () => clearInterval(timer));
       call.on("close", () => clearInterval(timer));
@@ -126,13 +132,18 @@ async function serve(worker: ScriptedWorker, call: Call): Promise<void> {
     send({ event: { case: "queued", value: { queuedTokens: request.prompt.length } } });
     if (await obey(await worker.script.slot?.())) return;
     send({ event: { case: "started", value: {} } });
+    if (request.embed) {
+      send({ event: { case: "embedding", value: { values: [1, 0] } } });
+      return finish(call, FinishReason.STOP);
+    }
+    if (request.promptLogprobs) send({ event: { case: "prompt", value: { position: 1, ...promptLogprobs(request) } } });
     for (let position = request.replay.length; position < request.maxTokens; position++) {
       if (await obey(await worker.script.before?.(position, sent, worker.requests.length))) return;
       const last = position === (worker.script.length ?? Number.POSITIVE_INFINITY);
       const { seed = 0n, temperature = 0 } = request.sampling ?? {};
       const next = worker.script.token?.(position) ?? tokenAt(request.prompt, seed, temperature, position);
       const id = last ? eosId : next;
-      send({ event: { case: "token", value: { id, position, logprob: -0.5 } } });
+      send({ event: { case: "token", value: { id, position, logprob: -0.5, ...likeliest(request, 1) } } });
       sent++;
       if (last && request.eos.includes(eosId)) return finish(call, FinishReason.STOP);
       if (worker.script.delayMs !== undefined) await new Promise((resolve) => setTimeout(resolve, worker.script.delayMs));
@@ -143,6 +154,18 @@ async function serve(worker: ScriptedWorker, call: Call): Promise<void> {
     worker.active--;
     if (gone) worker.cancelled++;
   }
+}
+
+/** As many of the likeliest as are asked for, of each of so many tokens. */
+function likeliest({ sampling }: GenerateRequest, tokens: number): { topIds: number[]; topLogprobs: number[] } {
+  const top = sampling?.topLogprobs ?? 0;
+  const ids = Array.from({ length: tokens * top }, (_, i) => 97 + (i % top));
+  return { topIds: ids, topLogprobs: ids.map(() => -0.5) };
+}
+
+function promptLogprobs(request: GenerateRequest) {
+  const tokens = Math.max(0, request.prompt.length - 1);
+  return { logprobs: new Array<number>(tokens).fill(-0.5), ...likeliest(request, tokens) };
 }
 
 function finish(call: Call, reason: FinishReason): void {

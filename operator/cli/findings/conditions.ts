@@ -52,6 +52,8 @@ const judges: Readonly<Record<MoEDeploymentConditionType, Judge>> = {
       });
     return when(isFalse(c) && c.reason !== "Rebalancing", { severity: "info", role: "aside", what: "the load is uneven" });
   },
+  ScalingActive: (c) =>
+    when(isFalse(c) && !wanted.includes(c.reason), { severity: "warning", role: "aside", what: "the autoscaler stands still" }),
   Reproducible: (c) => when(isFalse(c), { severity: "info", role: "aside", what: "texts may differ between ranks" }),
   RuntimeUpToDate: (c) => when(isFalse(c), { severity: "info", role: "aside", what: "another runtime image is available" }),
 };
@@ -135,6 +137,7 @@ const remedies: Readonly<Record<string, Remedy>> = {
   NATSUnavailable: () => "kubectl get pods -A -l app.kubernetes.io/part-of=enodia,app.kubernetes.io/component=nats   # or your own NATS",
   Stale: logsOf("worker"),
   PartialRanks: logsOf("worker"),
+  SignalsMissing: logsOf("worker"),
   AnotherImageAvailable: rollToAvailable,
   Imbalanced: ({ metadata }) => `enodia plan explain ${metadata.name} -n ${metadata.namespace}`,
   RebalanceSuppressed: ({ metadata }) => `enodia plan explain ${metadata.name} -n ${metadata.namespace}`,

@@ -78,6 +78,7 @@ const healthy = [
   condition("TelemetryFresh", "True", "Fresh"),
   condition("PlacementBalanced", "True", "Balanced"),
   condition("RuntimeUpToDate", "True", "UpToDate"),
+  condition("ScalingActive", "True", "AtTarget"),
 ];
 const but = (...changed: readonly Condition[]): Condition[] => healthy.map((one) => changed.find(({ type }) => type === one.type) ?? one);
 const down = [

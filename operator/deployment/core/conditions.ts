@@ -21,9 +21,12 @@ export interface Findings {
   /** The reason why a missing rank cannot be made; empty when it can, as far as is known. */
   readonly uncreated: string;
   readonly failures: readonly PodFailure[];
+  /** The verdict of the autoscaler; undefined where the spec asks for none. */
+  readonly scaling?: Verdict | undefined;
 }
 
-type Verdicts = Readonly<Record<MoEDeploymentConditionType, Verdict>>;
+/** One that is left out is not written. */
+type Verdicts = Readonly<Record<MoEDeploymentConditionType, Verdict | undefined>>;
 
 const yes = (reason: string, message: string): Verdict => ({ status: "True", reason, message });
 const no = (reason: string, message: string): Verdict => ({ status: "False", reason, message });
@@ -47,6 +50,7 @@ export function verdicts(findings: Findings): Verdicts {
     TelemetryFresh: kept(findings, "TelemetryFresh", view?.telemetryFresh ?? unknown("NotObserved", "no worker was reached yet")),
     PlacementBalanced: kept(findings, "PlacementBalanced", view?.placementBalanced ?? unknown("NotObserved", "no worker was reached yet")),
     RuntimeUpToDate: upToDate(findings),
+    ScalingActive: findings.scaling?.status === "Unknown" ? kept(findings, "ScalingActive", findings.scaling) : findings.scaling,
   };
 }
 

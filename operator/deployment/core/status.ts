@@ -1,4 +1,5 @@
 // The status of a MoEDeployment from a snapshot and the pod actions that were decided. Pure; the only place that writes status fields.
+import type { AutoscaleStatus } from "../../../crds/autoscale.ts";
 import { labels } from "../../../crds/common.ts";
 import { rfc3339, withTransition } from "../../../crds/conditions.ts";
 import { type MoEDeploymentStatus, moeDeploymentConditions, type PodFailure } from "../../../crds/moe-deployment-status.ts";
@@ -12,6 +13,7 @@ import type { Blocked } from "./pod-actions.ts";
 import { imageStatus } from "./runtime-image.ts";
 import { awaitsModel, living, type Refusal, type Snapshot, servingPods, wantedGateways } from "./snapshot.ts";
 import type { Target } from "./target.ts";
+import type { Verdict } from "./world.ts";
 
 export interface StatusInput {
   readonly snapshot: Snapshot;
@@ -31,6 +33,8 @@ export interface StatusInput {
   readonly unjudged: string;
   /** The reason why a missing rank cannot be made; empty when it can, as far as is known. */
   readonly uncreated: string;
+  /** The autoscaler's verdict and figures; undefined where the spec asks for none. */
+  readonly scaling?: { readonly verdict: Verdict; readonly status: AutoscaleStatus } | undefined;
 }
 
 const lostRanksMax = 64;
@@ -55,6 +59,7 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
     failures,
     unjudged,
     uncreated,
+    scaling: input.scaling?.verdict,
   };
   const pods = living(snapshot.pods);
   const serving = servingPods(snapshot);
@@ -78,6 +83,7 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
     ...(operation ? { operation } : {}),
     ...(history.length > 0 ? { history: [...history] } : {}),
     ...(input.rollout ? { rollout: input.rollout } : {}),
+    ...(input.scaling && Object.keys(input.scaling.status).length > 0 ? { autoscale: input.scaling.status } : {}),
     ...known("runtimeImage", snapshot.runtimeImage && imageStatus(snapshot.runtimeImage), old.runtimeImage),
     ...known("placement", view?.placement, old.placement),
     ...known("telemetry", view?.telemetry, old.telemetry),
@@ -85,9 +91,10 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
     ...downloadStatus(snapshot),
     gateway: gatewayStatus(snapshot),
     address: { url: `${deployment.spec.gateway.tls ? "https" : "http"}://${name}.${namespace}.svc:${deployment.spec.service.port}` },
-    conditions: moeDeploymentConditions.map((type) =>
-      withTransition(old.conditions ?? [], { type, ...all[type], observedGeneration: generation }, now),
-    ),
+    conditions: moeDeploymentConditions.flatMap((type) => {
+      const verdict = all[type];
+      return verdict ? [withTransition(old.conditions ?? [], { type, ...verdict, observedGeneration: generation }, now)] : [];
+    }),
   };
 }
 

@@ -64,6 +64,18 @@ export interface ServedTotals {
   readonly gapMicros: number;
 }
 
+/** What a rank's process has said of its load: means over the last seconds. */
+export interface RankSignals {
+  /** Milliseconds from the first look to the last. */
+  readonly spanMs: number;
+  /** Tokens of prompts that wait or are being computed. */
+  readonly queuedTokens: number;
+  /** Share of the attention cache that open requests hold; undefined of releases that do not say. */
+  readonly kvUse: number | undefined;
+  /** Tokens of prompts and answers computed in a second; undefined of releases that do not say. */
+  readonly tokensPerSecond: number | undefined;
+}
+
 export interface MemberView {
   readonly rank: number;
   readonly podUid: string;
@@ -86,6 +98,8 @@ export interface MemberView {
   readonly uniqueBytes: number;
   /** Undefined until it is heard, and from workers of releases that do not say. */
   readonly served?: ServedTotals | undefined;
+  /** Undefined while its Control stream does not work. */
+  readonly signals?: RankSignals | undefined;
 }
 
 export interface ModelView extends ExpertGrid {

@@ -45,6 +45,14 @@ test("NATS and traces are let through to the namespace of a Service, or to the p
   assert.deepEqual(nats({}, { natsUrl: undefined }), []);
 });
 
+test("gateways reach the issuer of tokens, or the place of its keys", () => {
+  const issuer = (jwt: object) => policies({ gateway: { jwt: { audience: "moe", ...jwt } } })[1].spec.egress.slice(2);
+  assert.deepEqual(portsOf(issuer({ issuer: "https://id.example.com/main" })), [[443]]);
+  assert.deepEqual(portsOf(issuer({ issuer: "https://id.example.com", jwksUri: "https://keys.example.com:8443/k" })), [[8443]]);
+  const inside = [{ to: [{ namespaceSelector: { matchLabels: { "kubernetes.io/metadata.name": "login" } } }] }];
+  assert.deepEqual(issuer({ issuer: "https://id.login.svc/main" }), inside);
+});
+
 test("switched off, there are none, and those that were made are to go", () => {
   const context = (networkPolicies: typeof on.networkPolicies | undefined) => ({
     deployment: deployment(),

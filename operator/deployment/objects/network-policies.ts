@@ -32,9 +32,11 @@ export function workersPolicy(context: RenderContext): KubeObject {
 }
 
 export function gatewaysPolicy(context: RenderContext): KubeObject {
+  const { jwt } = context.deployment.spec.gateway;
+  const keys = jwt?.jwksUri ?? jwt?.issuer; // a discovery that leads to another port wants a policy beside this one
   return policy(context, "gateway", {
     ingress: [{ ports: [tcp(ports.http)] }, { from: operator(context), ports: [tcp(ports.grpc)] }, watched],
-    egress: [toWorkers(context), dns, ...toUrl(context.settings.otlpEndpoint)],
+    egress: [toWorkers(context), dns, ...toUrl(context.settings.otlpEndpoint), ...toUrl(keys)],
   });
 }
 

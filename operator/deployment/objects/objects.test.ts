@@ -45,6 +45,7 @@ const everything = {
     tls: { secretRef: { name: "cert" } },
     cors: { allowOrigins: ["https://a.test", "https://b.test"] },
     clients: [{ name: "batch", tokensPerMinute: 5, priority: 3 }],
+    jwt: { issuer: "https://issuer.test/a", audience: "moe" },
   },
   podTemplate: {
     spec: {
@@ -103,6 +104,7 @@ test("what is rendered for workers and gateways is what the runtime reads from i
     ...{ httpTlsDir: "/etc/enodia/http-tls", corsOrigins: ["https://a.test", "https://b.test"] },
     clients: [{ name: "batch", tokensPerMinute: 5, priority: 3 }],
     ...{ formerModelDir: "/models/a/b", textDir: "/tmp/text" },
+    jwt: { issuer: "https://issuer.test/a", audience: "moe", claims: { client: "sub" } },
   });
   assert.ok(!("ENODIA_QUEUE_REQUESTS_MAX" in rank), "a setting of the gateway must not roll the workers");
 });
@@ -130,9 +132,9 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
     modelDir: "/models/moe",
   });
   const front = parseGatewayConfig(env(gateway().spec.template.spec.containers[0]));
-  const unset = { apiKeyFile: undefined, queueRequestsMax: undefined, httpTlsDir: undefined, corsOrigins: undefined, clients: undefined };
+  const unset = { apiKeyFile: undefined, jwt: undefined, queueRequestsMax: undefined, httpTlsDir: undefined, corsOrigins: undefined };
   const text = { formerModelDir: "/models/moe", textDir: "/tmp/text" };
-  assert.deepEqual(front, { ...common, httpPort: 8000, ...text, ...unset });
+  assert.deepEqual(front, { ...common, httpPort: 8000, ...text, ...unset, clients: undefined });
 });
 
 test("pods keep to the restricted Pod Security level and hold no API token", () => {
@@ -187,7 +189,8 @@ const hashes = {
 test("hashes are those of the releases before", () => {
   const complete = parse(readFileSync(join(import.meta.dirname, "../../../crds/samples/complete.yaml"), "utf8")).spec;
   complete.model = { uri: "pvc://models/mixtral", servedName: "mixtral-8x7b" }; // as those releases had it
-  delete complete.scheduling; // and they had none
+  delete complete.scheduling; // and they had neither
+  delete complete.gateway.jwt;
   const hashesOf = (spec: object) => [workerTemplate(context(spec)).hash, gatewayTemplate(context(spec)).hash];
   assert.deepEqual({ least: hashesOf({}), complete: hashesOf(complete) }, hashes);
 });

@@ -45,6 +45,7 @@ const gatewayFields = ({ model, runtime, gateway }: MoEDeploymentSpec): object =
   model: modelFields(model),
   maxContext: runtime.maxContext,
   apiKeySecretRef: gateway.apiKeySecretRef,
+  jwt: gateway.jwt,
   tls: gateway.tls,
   cors: gateway.cors,
   clients: gateway.clients,

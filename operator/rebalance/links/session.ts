@@ -10,6 +10,7 @@ import {
   Control,
   type DescribeReply,
   type Served,
+  type Use,
   type WatchPush,
   WatchPushSchema,
   type WatchStatus,
@@ -20,7 +21,7 @@ import { forMany, type ServiceClient } from "../../../runtime/wire/service.ts";
 import { Silence } from "../../../runtime/wire/silence.ts";
 import { fixedTls } from "../../../runtime/wire/tls.ts";
 import type { ServedTotals } from "../../deployment/ports.ts";
-import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
+import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent, UseTotals } from "../ports.ts";
 import { ClockOffset } from "./clock-offset.ts";
 
 const describeTimeoutMs = 5_000;
@@ -190,6 +191,7 @@ export class Session implements Link {
       leaving: status.leaving,
       membershipVersion: toNumber(status.membershipVersion, "status.membershipVersion"),
       served: status.served && servedOf(status.served),
+      use: status.use && useOf(status.use),
     };
     if (status.hosted.length === 0) return;
     const hosted = new Map(this.hosted);
@@ -297,6 +299,10 @@ function servedOf({ requests, failed, gaps, gapMicros }: Served): ServedTotals {
     gaps: field(gaps, "gaps"),
     gapMicros: field(gapMicros, "gapMicros"),
   };
+}
+
+function useOf({ kvBlocks, kvBlocksUsed, tokens }: Use): UseTotals {
+  return { kvBlocks, kvBlocksUsed: Math.min(kvBlocksUsed, kvBlocks), tokens: toNumber(tokens, "status.use.tokens") };
 }
 
 /** Characters of a numerics class that are kept: it comes into a condition's message. */

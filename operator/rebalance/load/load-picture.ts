@@ -199,6 +199,11 @@ export class LoadPicture {
     return this.#decision;
   }
 
+  /** The load that is expected, [layers * experts]; undefined until a window had enough. */
+  get expected(): Float64Array | undefined {
+    return this.#forecast?.load;
+  }
+
   /** The picture as it is now, for the observation of a tick. */
   snapshot(): LoadSnapshot {
     return {

@@ -2,7 +2,8 @@
 // Types and limits only; the state machine is protocol.ts.
 import type { LayerPlacement } from "../../../crds/plan.ts";
 
-export type LayerPhase = "waiting" | "preparing" | "committing" | "releasing" | "free" | "aborted";
+export const layerPhases = ["waiting", "preparing", "committing", "releasing", "free", "aborted"] as const;
+export type LayerPhase = (typeof layerPhases)[number];
 
 /** One layer that the plan changes. */
 export interface LayerTask {

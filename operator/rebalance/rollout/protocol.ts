@@ -390,7 +390,7 @@ export class PlanRun {
     this.lines[call].set(rank, { busy: false, retryAt: whole ? 0 : this.now + this.options.limits.retryMs });
   }
 
-  private inPhase(...phases: LayerPhase[]): number[] {
+  inPhase(...phases: LayerPhase[]): number[] {
     return this.runsIn(...phases).map((run) => run.layer);
   }
 

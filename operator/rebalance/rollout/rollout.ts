@@ -15,7 +15,7 @@ import { nextPlan } from "./plan-object.ts";
 import { endWords, type Figures, type Foreseen, lastRebalance, planReport, settledReason } from "./plan-report.ts";
 import type { PlanReport, PlanResult, Proposal } from "./proposal.ts";
 import { PlanRun } from "./protocol.ts";
-import type { Action, Event, Outcome } from "./protocol-types.ts";
+import { type Action, type Event, layerPhases, type Outcome } from "./protocol-types.ts";
 import { type Staged, stage } from "./staging.ts";
 
 const tickMs = 250;
@@ -349,12 +349,12 @@ export class Rollout {
     this.#stopped = true;
   }
 
-  get kind(): string {
-    return this.#proposal.kind;
-  }
-
-  get moves(): number {
-    return this.#staged.moves;
+  /** What it is and how far, for people; no layer is anywhere before its epoch is taken. */
+  get told() {
+    const { plan, moves } = this.#staged;
+    const run = this.#run;
+    const phases = run && new Map(layerPhases.flatMap((phase) => run.inPhase(phase).map((layer) => [layer, phase] as const)));
+    return { kind: this.#proposal.kind, moves, phase: this.phase, plan, phases };
   }
 
   get phase(): "Preparing" | "Committing" | "Releasing" {

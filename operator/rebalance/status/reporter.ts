@@ -1,5 +1,6 @@
 // The reporter of one deployment: at the end of every tick it makes the view that the deployment plane reads, asks that plane for
 // another look when it has changed in a way that matters, and offers the status of the ExpertPlacement to its writer.
+import type { ExpertPlacementStatus } from "../../../crds/expert-placement.ts";
 import type { RebalanceView } from "../../deployment/ports.ts";
 import type { Ref } from "../../kube/kube.ts";
 import type { Observed } from "../observed.ts";
@@ -22,6 +23,7 @@ export class Reporter {
   readonly #status: PlacementStatusWriter;
   #current: RebalanceView | undefined;
   #currentKey = "";
+  #placement: ExpertPlacementStatus | undefined;
 
   constructor(ports: ReporterPorts) {
     this.#ports = ports;
@@ -32,15 +34,21 @@ export class Reporter {
     return this.#current;
   }
 
+  /** The status of the ExpertPlacement as it was last offered; undefined until there was a plan. */
+  get placement(): ExpertPlacementStatus | undefined {
+    return this.#placement;
+  }
+
   report(seen: Observed, said: Said): void {
-    const { world, views, shape, expertsAtRisk, uniqueBytes, holding, telemetry } = seen;
+    const { world, views, shape, signals, expertsAtRisk, uniqueBytes, holding, telemetry } = seen;
     const { report, lastRebalance, committed } = seen.placement;
     const { drains, rollout, load, waiting, recommended } = said;
     const running = rollout !== undefined;
     const epoch = committed?.epoch;
     const status = placementStatus({ report: said.report ?? report, running, views, speeds: seen.ranks, load, recommended });
+    this.#placement = status;
     if (status) this.#status.offer(world.ref, status);
-    const observed = { world, views, shape, expertsAtRisk, uniqueBytes, holding, telemetry, lastRebalance, epoch };
+    const observed = { world, views, shape, signals, expertsAtRisk, uniqueBytes, holding, telemetry, lastRebalance, epoch };
     this.#current = rebalanceView({ ...observed, drains, rollout, load, waiting });
     const key = changeKey(this.#current);
     if (key === this.#currentKey) return;

@@ -18,6 +18,7 @@ const input = (views: readonly RankView[]): ViewInput => ({
   world: { ref: { namespace: "ns", name: "moe" } } as ViewInput["world"],
   views,
   shape: { layers: 1, experts: 1, storedBytes: new Float64Array(1), residentBytes: new Float64Array(1) } as unknown as ViewInput["shape"],
+  signals: new Map(),
   epoch: undefined,
   expertsAtRisk: 0,
   uniqueBytes: new Map(),

@@ -16,7 +16,7 @@ export interface Progress {
 }
 
 export type ViewInput = Progress &
-  Pick<Observed, "world" | "views" | "shape" | "expertsAtRisk" | "uniqueBytes" | "holding" | "telemetry"> & {
+  Pick<Observed, "world" | "views" | "shape" | "signals" | "expertsAtRisk" | "uniqueBytes" | "holding" | "telemetry"> & {
     /** Of the committed plan; undefined without one. */
     readonly epoch: number | undefined;
     readonly lastRebalance: PlacementFacts["lastRebalance"];
@@ -57,7 +57,7 @@ export function changeKey(view: RebalanceView): string {
   return JSON.stringify({
     ...view,
     unhostedExperts: undefined,
-    members: view.members.map(({ activeRequests: _, hostedBytes: __, served: ___, ...member }) => member),
+    members: view.members.map(({ activeRequests: _, hostedBytes: __, served: ___, signals: ____, ...member }) => member),
     telemetry: { ...view.telemetry, lastSampleTime: undefined },
     telemetryFresh: view.telemetryFresh.reason,
   });
@@ -83,6 +83,7 @@ function memberView(view: RankView, input: ViewInput): MemberView {
     kvBytes: description?.kvBytes ?? 0,
     uniqueBytes: input.uniqueBytes.get(view.rank) ?? 0,
     served: status?.served,
+    signals: input.signals.get(view.pod.uid),
   };
 }
 

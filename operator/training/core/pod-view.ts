@@ -2,11 +2,12 @@
 import { z } from "zod";
 import { annotations, labels } from "../../../crds/common.ts";
 import { parseTrainingEnd, type TrainingEnd } from "../../../crds/training-report.ts";
+import { ranksMax } from "../../../crds/training-world.ts";
 
 export interface PodView {
   readonly name: string;
   readonly uid: string;
-  /** -1 where it does not say. */
+  /** -1 where it does not say, or says one that no job has. */
   readonly rank: number;
   /** Pods of its rank before it; -1 where it does not say. */
   readonly attempt: number;
@@ -77,7 +78,7 @@ export function podView(object: unknown, silent = false): PodView {
   return {
     name: metadata.name,
     uid: metadata.uid,
-    rank: whole(metadata.labels[labels.rank]),
+    rank: rankOf(metadata.labels[labels.rank]),
     attempt: whole(metadata.name.replace(/^.*-/, "")),
     hash: metadata.annotations[annotations.templateHash] ?? "",
     generation: whole(metadata.annotations[annotations.generation]),
@@ -90,6 +91,12 @@ export function podView(object: unknown, silent = false): PodView {
     waiting: waitingText(pod),
     over: overOf(pod),
   };
+}
+
+/** A label can be written by others: a rank that no job has chooses no sizes. */
+function rankOf(label: string | undefined): number {
+  const rank = whole(label);
+  return rank < ranksMax ? rank : -1;
 }
 
 const whole = (text: string | undefined): number => (/^\d{1,9}$/.test(text ?? "") ? Number(text) : -1);

@@ -58,3 +58,14 @@ test("the result of a job with adapters says where they are, and that of another
   assert.deepEqual(statusAfter({ kind: "complete" }).result, result);
   assert.deepEqual(statusAfter({ kind: "complete" }, {}, "mixlora:8:2:4").result, { ...result, adapters: "pvc://a/out/adapters" });
 });
+
+test("a condition of somebody else is not written as ours, however many there are", () => {
+  const foreign = Array.from({ length: 16 }, (_, i) => {
+    return { type: `Theirs${i}`, status: "True", reason: "Other", message: "", lastTransitionTime: "2026-01-01T00:00:00Z" } as const;
+  });
+  const { conditions = [] } = statusAfter({ kind: "running", ranks: 1, wanted: 1 }, { conditions: foreign });
+  assert.deepEqual(
+    conditions.map(({ type }) => type),
+    ["SpecAccepted", "Running"],
+  );
+});

@@ -170,12 +170,12 @@ function conditionsOf(judged: Judged): Condition[] {
     Failed: state.kind === "failed" ? verdict("True", state.reason, state.message) : undefined,
     Suspended: state.kind === "suspended" ? verdict("True", "Requested", "spec.suspend is true") : suspendedBefore(before, state),
   };
-  const changed = Object.entries(verdicts).flatMap(([type, next]): Condition[] => {
-    if (next === undefined) return before.filter((condition) => condition.type === type);
+  // Those of others are theirs: they stay where they are, and written as ours they could be too many.
+  return Object.entries(verdicts).flatMap(([type, next]): Condition[] => {
+    if (next === undefined) return before.filter((condition) => condition.type === type).slice(0, 1);
     const condition: ConditionState = { type, ...next, observedGeneration: job.metadata.generation };
     return [withTransition(before, condition, now)];
   });
-  return [...changed, ...before.filter(({ type }) => !(type in verdicts))];
 }
 
 /** A job that was never suspended says nothing of it. */

@@ -73,6 +73,20 @@ export declare type AliveEvent = Message<"enodia.runtime.v1.AliveEvent"> & {
    * @generated from field: uint32 next_ms = 1;
    */
   nextMs: number;
+
+  /**
+   * in the first one: what it can be asked for and a worker of an older image may not know
+   *
+   * @generated from field: repeated string knows = 2;
+   */
+  knows: string[];
+
+  /**
+   * share of the attention cache that open requests hold; unset until the engine has told
+   *
+   * @generated from field: optional float kv_use = 3;
+   */
+  kvUse?: number | undefined;
 };
 
 /**
@@ -1480,6 +1494,13 @@ export declare type WatchStatus = Message<"enodia.runtime.v1.WatchStatus"> & {
    * @generated from field: enodia.runtime.v1.Served served = 21;
    */
   served?: Served | undefined;
+
+  /**
+   * of a worker, once its engine has told
+   *
+   * @generated from field: enodia.runtime.v1.Use use = 22;
+   */
+  use?: Use | undefined;
 };
 
 /**
@@ -1487,6 +1508,40 @@ export declare type WatchStatus = Message<"enodia.runtime.v1.WatchStatus"> & {
  * Use `create(WatchStatusSchema)` to create a new message.
  */
 export declare const WatchStatusSchema: GenMessage<WatchStatus>;
+
+/**
+ * of a worker's process
+ *
+ * @generated from message enodia.runtime.v1.Use
+ */
+export declare type Use = Message<"enodia.runtime.v1.Use"> & {
+  /**
+   * blocks of the attention cache
+   *
+   * @generated from field: uint32 kv_blocks = 1;
+   */
+  kvBlocks: number;
+
+  /**
+   * that open requests hold
+   *
+   * @generated from field: uint32 kv_blocks_used = 2;
+   */
+  kvBlocksUsed: number;
+
+  /**
+   * of prompts and answers, computed since it started
+   *
+   * @generated from field: uint64 tokens = 3;
+   */
+  tokens: bigint;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.Use.
+ * Use `create(UseSchema)` to create a new message.
+ */
+export declare const UseSchema: GenMessage<Use>;
 
 /**
  * of a worker's process since it started

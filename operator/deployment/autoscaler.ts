@@ -1,0 +1,163 @@
+// The autoscaler of ranks: it asks core/autoscale/ what replicas should be, looks at the object itself before it writes, since a cache may
+// be behind another writer, and sets the number through /scale under a name of its own. The reconciler runs it at every pass.
+
+import type { AutoscaleStatus } from "../../crds/autoscale.ts";
+import { AppError, annotations } from "../../crds/common.ts";
+import { rfc3339 } from "../../crds/conditions.ts";
+import type { MoEDeployment } from "../../crds/moe-deployment.ts";
+import type { Operation } from "../../crds/operation.ts";
+import { hasCode } from "../kube/errors.ts";
+import { type Kube, resources } from "../kube/kube.ts";
+import { managersOf } from "../kube/managed-fields.ts";
+import { type AutoscaleInput, type Decision, decide, figures, twoDigits } from "./core/autoscale/decide.ts";
+import type { History } from "./core/autoscale/history.ts";
+import { autoscaler, type Ownership, ownership } from "./core/autoscale/owner.ts";
+import { type Write, whetherToWrite } from "./core/autoscale/write.ts";
+import type { Reckoned } from "./core/capacity.ts";
+import { living, type Snapshot } from "./core/snapshot.ts";
+import type { RankSignals, Verdict } from "./core/world.ts";
+import type { Deployments } from "./ports.ts";
+
+/** A write that somebody else's came before is decided anew after this. */
+const conflictMs = 1_000;
+
+export interface Scaling {
+  readonly verdict: Verdict;
+  readonly status: AutoscaleStatus;
+  readonly againInMs: number | undefined;
+  readonly failure: AppError | undefined;
+}
+
+export interface ScalingLook {
+  readonly snapshot: Snapshot;
+  readonly floor: Reckoned | undefined;
+  readonly operation: Operation["type"] | undefined;
+}
+
+interface AutoscalerDeps {
+  readonly kube: Kube;
+  readonly event: Deployments["event"];
+}
+
+const nothingYet: RankSignals = { spanMs: 0, queuedTokens: 0, kvUse: undefined, tokensPerSecond: undefined };
+type Last = AutoscaleStatus["lastScale"];
+
+export class Autoscaler {
+  readonly #deps: AutoscalerDeps;
+  /** By uid of the deployment. */
+  readonly #histories = new Map<string, History>();
+  /** Deployments of which this process knows whether their number was set by an autoscaler whose status is lost. */
+  readonly #looked = new Set<string>();
+
+  constructor({ kube, event }: AutoscalerDeps) {
+    this.#deps = { kube, event };
+  }
+
+  /** Undefined where the spec asks for no autoscaling. */
+  async run(look: ScalingLook): Promise<Scaling | undefined> {
+    const { deployment } = look.snapshot;
+    const { uid } = deployment.metadata;
+    const input = inputOf(look, this.#histories.get(uid) ?? []);
+    if (!input) {
+      this.forget(uid);
+      return undefined;
+    }
+    const decision = decide(input);
+    this.#histories.set(uid, decision.history);
+    const last = deployment.status.autoscale?.lastScale;
+    const isOff = input.suspended || input.replicas === 0; // whoever has set that
+    const isKnown = last ? last.to === input.replicas : this.#looked.has(uid);
+    const isQuiet = isOff || (isKnown && decision.to === input.replicas);
+    const scaling = isQuiet ? scalingOf(decision, last) : await this.#settle(look.snapshot, input, decision);
+    this.#announce(deployment, scaling.verdict);
+    return scaling;
+  }
+
+  forget(uid: string): void {
+    this.#histories.delete(uid);
+    this.#looked.delete(uid);
+  }
+
+  /** Looks at who has the number, and writes where it is ours to write. */
+  async #settle({ deployment, now }: Snapshot, input: AutoscaleInput, decision: Decision): Promise<Scaling> {
+    const { kube, event } = this.#deps;
+    const { namespace, name, uid } = deployment.metadata;
+    const last = deployment.status.autoscale?.lastScale;
+    try {
+      const live = await kube.get(resources.moeDeployments, { namespace, name });
+      const { replicas } = (live?.spec ?? {}) as { replicas?: number };
+      // The next pass sees what has become of it.
+      if (live?.metadata.uid !== uid || replicas !== input.replicas) return { ...scalingOf(decision, last), againInMs: conflictMs };
+      const owner: Ownership = ownership({
+        managers: managersOf(live, ["spec", "replicas"]),
+        lastSet: last?.time,
+        resume: live.metadata.annotations?.[annotations.resumeAutoscale],
+      });
+      this.#looked.add(uid);
+      const present = deployment.status.expertParallel?.desiredRanks ?? 0;
+      // The step counts though its status was lost with the process that made it; the next one is decided by it.
+      if (owner.type === "ours" && last?.to !== replicas)
+        return { ...scalingOf(decision, untold(present, replicas, now)), againInMs: conflictMs };
+      const write: Write = whetherToWrite({ input, decision, owner, present, metadata: deployment.metadata });
+      if (write.to === undefined) return { ...scalingOf(decision, last), verdict: write.verdict };
+      const { resourceVersion = "" } = live.metadata;
+      await kube.scale(resources.moeDeployments, { namespace, name }, { replicas: write.to, resourceVersion }, { manager: autoscaler });
+      event(deployment, "Normal", write.to > input.replicas ? "ScaledUp" : "ScaledDown", write.verdict.message);
+      const scaled = { time: rfc3339(now), from: input.replicas, to: write.to, message: write.verdict.message.slice(0, messageMax) };
+      return { ...scalingOf(decision, scaled), verdict: write.verdict };
+    } catch (caught) {
+      const error = AppError.from(caught, "scaling");
+      const scaling = scalingOf(decision, last);
+      if (hasCode(error, "Conflict")) return { ...scaling, againInMs: conflictMs };
+      const message = `replicas could not be set to ${decision.to}: ${error.message}`;
+      return { ...scaling, verdict: { status: "False", reason: "ScaleFailed", message }, failure: error };
+    }
+  }
+
+  /** An event when it stands still, and when it goes on. */
+  #announce({ metadata, status }: MoEDeployment, { status: is, reason, message }: Verdict): void {
+    const before = status.conditions?.find(({ type }) => type === "ScalingActive");
+    const wasFalse = before?.status === "False";
+    if (is === "False" && !(wasFalse && before.reason === reason))
+      this.#deps.event({ metadata }, "Warning", reason, `ScalingActive=False: ${message}`);
+    if (is === "True" && wasFalse) this.#deps.event({ metadata }, "Normal", reason, `ScalingActive=True: ${message}`);
+  }
+}
+
+const messageMax = 512;
+
+/** A number that is ours and in no status: the process that set it ended before it could say so. */
+function untold(from: number, to: number, now: Date): NonNullable<Last> {
+  return { time: rfc3339(now), from, to, message: "set by an operator that ended before it could say why" };
+}
+
+function inputOf({ snapshot, floor, operation }: ScalingLook, history: History): AutoscaleInput | undefined {
+  const { deployment, view, now } = snapshot;
+  const { spec, status } = deployment;
+  const { autoscale } = spec.elasticity;
+  if (!autoscale) return undefined;
+  const serving = living(snapshot.pods).filter((pod) => pod.ready && !pod.terminating && !pod.leaving);
+  const signals = new Map(view?.members.map((member) => [member.podUid, member.signals]));
+  // A new leader still opens its sessions: what it has not heard yet is not silence.
+  const unheard = snapshot.warmingUp ? nothingYet : undefined;
+  return {
+    spec: autoscale,
+    replicas: spec.replicas,
+    suspended: spec.suspend,
+    serving: serving.map(({ rank, uid }) => ({ rank, signals: signals.get(uid) ?? unheard })),
+    floor,
+    operation,
+    lastScale: status.autoscale?.lastScale,
+    history,
+    now: now.getTime(),
+  };
+}
+
+function scalingOf({ verdict, measured, againInMs }: Decision, lastScale: Last): Scaling {
+  const shown = measured.map(({ name, value, target, ranks }) => ({ name, value: twoDigits(value), target, ranks }));
+  const status: AutoscaleStatus = {
+    ...(measured.length > 0 && { metrics: shown, progress: figures(measured) }),
+    ...(lastScale && { lastScale }),
+  };
+  return { verdict, status, againInMs, failure: undefined };
+}

@@ -1,0 +1,45 @@
+// The last question before replicas are written: whether they are the autoscaler's to set, and to what. Pure.
+import { annotations } from "../../../../crds/common.ts";
+import type { MoEDeployment } from "../../../../crds/moe-deployment.ts";
+import type { Verdict } from "../world.ts";
+import type { AutoscaleInput, Decision } from "./decide.ts";
+import type { Ownership } from "./owner.ts";
+
+export interface WriteInput {
+  readonly input: AutoscaleInput;
+  readonly decision: Decision;
+  readonly owner: Ownership;
+  /** Ranks that are wanted until a changed number takes effect. */
+  readonly present: number;
+  readonly metadata: Pick<MoEDeployment["metadata"], "name" | "namespace">;
+}
+
+export interface Write {
+  readonly verdict: Verdict;
+  /** Undefined: nothing is written. */
+  readonly to: number | undefined;
+}
+
+export function whetherToWrite({ input, decision, owner, present, metadata }: WriteInput): Write {
+  const { replicas, spec, lastScale } = input;
+  const stops = (reason: string, message: string): Write => ({ verdict: { status: "False", reason, message }, to: undefined });
+  if (owner.type === "applied")
+    return stops(
+      "ReplicasApplied",
+      `"${owner.manager}" applies spec.replicas, ${replicas} now, and would set it back: leave spec.replicas out there, and the autoscaler goes on`,
+    );
+  if (owner.type === "taken") {
+    const resume = `kubectl annotate moed ${metadata.name} -n ${metadata.namespace} --overwrite ${annotations.resumeAutoscale}=${lastScale?.time}`;
+    return stops(
+      "ReplicasTaken",
+      `"${owner.manager}" has set spec.replicas to ${replicas} since the autoscaler set ${lastScale?.to} at ${lastScale?.time}; nothing is scaled until it is handed back: ${resume}`,
+    );
+  }
+  // What was left out of an applied object falls to its default: the ranks that are there stay until the load says otherwise.
+  const restored = owner.type === "nobody" && replicas < present ? Math.min(present, spec.max) : 0;
+  const to = Math.max(decision.to, restored);
+  if (to === replicas) return { verdict: decision.verdict, to: undefined };
+  if (to === decision.to) return { verdict: decision.verdict, to };
+  const message = `replicas ${replicas} -> ${to}: nobody gives spec.replicas any more, and ${present} ranks are there`;
+  return { verdict: { status: "True", reason: "Restored", message }, to };
+}

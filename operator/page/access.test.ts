@@ -1,0 +1,71 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { PageAccess } from "../../crds/names.ts";
+import { Access, cookieName, sessionMs } from "./access.ts";
+
+const secret = "correct-horse-battery";
+const nobody = { host: "page.example", authorization: undefined, cookie: undefined };
+
+function made(access: PageAccess) {
+  const state: { now: number; token: string | undefined } = { now: 1_000_000, token: secret };
+  return { state, access: new Access({ access, token: async () => state.token, now: () => state.now }) };
+}
+
+const cookieOf = (answer: object): string => ("cookie" in answer ? String(answer.cookie).split(";", 1)[0]! : assert.fail("no cookie"));
+
+test("a forwarded port is read at the reader's own machine, under no other name", async () => {
+  const { access } = made("PortForward");
+  for (const host of ["localhost:9466", "127.0.0.1:9466", "[::1]:9466", "localhost"])
+    assert.equal((await access.ask({ ...nobody, host })).may, "read", host);
+  for (const host of ["evil.example:9466", "localhost.evil.example", "", undefined])
+    assert.equal((await access.ask({ ...nobody, host })).may, "nothing", host);
+});
+
+test("behind the API server's proxy whoever comes may read, and there is nothing to sign in with", async () => {
+  const { access } = made("Proxy");
+  assert.equal((await access.ask(nobody)).may, "read");
+  assert.ok(!("cookie" in (await access.signIn(secret))));
+});
+
+test("the token lets in, by header or by a session that it began; another token does not", async () => {
+  const { access } = made("Token");
+  assert.equal((await access.ask(nobody)).may, "signIn");
+  assert.equal((await access.ask({ ...nobody, authorization: `Bearer ${secret}` })).may, "read");
+  assert.equal((await access.ask({ ...nobody, authorization: "Bearer wrong" })).may, "signIn");
+  const cookie = cookieOf(await access.signIn(secret));
+  assert.equal((await access.ask({ ...nobody, cookie: `a=1; ${cookie}; b=2` })).may, "read");
+  assert.ok(!("cookie" in (await access.signIn("wrong"))));
+});
+
+test("a session ends with its time and with its token, and cannot be lengthened", async () => {
+  const { access, state } = made("Token");
+  const cookie = cookieOf(await access.signIn(secret));
+  const mark = cookie.split(".")[1];
+  assert.equal((await access.ask({ ...nobody, cookie: `${cookieName}=${state.now + 10 * sessionMs}.${mark}` })).may, "signIn");
+  state.now += sessionMs - 1;
+  assert.equal((await access.ask({ ...nobody, cookie })).may, "read");
+  state.token = "another-token-of-theirs";
+  assert.equal((await access.ask({ ...nobody, cookie })).may, "signIn");
+  state.token = secret;
+  state.now += 1;
+  assert.equal((await access.ask({ ...nobody, cookie })).may, "signIn");
+});
+
+test("without a token, or with one that could be guessed, nobody is let in", async () => {
+  for (const token of [undefined, "", "short", " ".repeat(40)]) {
+    const { access, state } = made("Token");
+    state.token = token;
+    const answer = await access.ask({ ...nobody, authorization: `Bearer ${token}` });
+    assert.ok(answer.may === "nothing" && answer.status === 503, token);
+    assert.ok(!("cookie" in (await access.signIn(token ?? ""))));
+  }
+});
+
+test("wrong tokens are answered so often in a minute, and the right one later again", async () => {
+  const { access, state } = made("Token");
+  for (let n = 0; n < 60; n++) assert.equal((await access.ask({ ...nobody, authorization: "Bearer wrong" })).may, "signIn");
+  const answer = await access.ask({ ...nobody, authorization: `Bearer ${secret}` });
+  assert.ok(answer.may === "nothing" && answer.status === 429);
+  state.now += 60_001;
+  assert.equal((await access.ask({ ...nobody, authorization: `Bearer ${secret}` })).may, "read");
+});

@@ -1,0 +1,77 @@
+// The board that the page is read from: whether this replica leads and who else does, the objects in the cache, and while it leads the
+// placements and their memory. operator/main.ts tells it of the terms; server.ts has it take a sample every 5 s.
+import type { KubeObject } from "../kube/kube.ts";
+import type { PlacementPicture } from "../rebalance/status/picture.ts";
+import { Memory } from "./memory.ts";
+import { deploymentReader, jobReader, type Source } from "./source.ts";
+
+interface BoardParts {
+  /** The operator's cache, as far as it is shown. */
+  readonly cache: { list(name: "moeDeployments" | "moeTrainingJobs"): readonly KubeObject[] };
+  /** Unix ms. */
+  readonly now: () => number;
+}
+
+/** The planes of a term, as far as they are shown. */
+interface Shown {
+  picture(uid: string): PlacementPicture | undefined;
+}
+
+export class Board {
+  readonly #parts: BoardParts;
+  readonly #deployments = deploymentReader();
+  readonly #jobs = jobReader();
+  #memory = new Memory();
+  #shown: Shown | undefined;
+  #leader: string | undefined;
+
+  constructor(parts: BoardParts) {
+    this.#parts = parts;
+  }
+
+  /** A term begins; what it returns is called when it ends. Nothing of a term is shown after it. */
+  lead(shown: Shown): () => void {
+    this.#shown = shown;
+    this.#memory = new Memory();
+    return () => {
+      if (this.#shown === shown) this.#shown = undefined;
+      this.#leader = undefined;
+    };
+  }
+
+  /** Takes note of who holds the lease instead. */
+  follow(leader: string): void {
+    this.#leader = leader;
+  }
+
+  get leads(): boolean {
+    return this.#shown !== undefined;
+  }
+
+  /** The replica that leads, as far as this one knows; undefined where it is this one, or nobody. */
+  get leader(): string | undefined {
+    return this.#shown ? undefined : this.#leader;
+  }
+
+  sample(): void {
+    const shown = this.#shown;
+    if (!shown) return;
+    const uids = this.#parts.cache.list("moeDeployments").map(({ metadata }) => metadata.uid ?? "");
+    const known = uids.flatMap((uid) => {
+      const picture = shown.picture(uid);
+      return picture ? [[uid, picture] as const] : [];
+    });
+    this.#memory.take(new Map(known), this.#parts.now());
+  }
+
+  source(): Source {
+    const { cache, now } = this.#parts;
+    return {
+      now: now(),
+      deployments: () => cache.list("moeDeployments").map((object) => this.#deployments.read(object)),
+      jobs: () => cache.list("moeTrainingJobs").map((object) => this.#jobs.read(object)),
+      picture: (uid) => this.#shown?.picture(uid),
+      remembered: (uid) => this.#memory.of(uid),
+    };
+  }
+}

@@ -1,0 +1,115 @@
+// The map of one layer, as the page draws it: who hosts which expert with which part of its rows, what the plan under way makes of that,
+// and how much each expert is asked for. Also how even each layer is. Pure; loads are those that plans are made for.
+import { encodeLayer, type LayerPlacement } from "../../crds/plan.ts";
+import { imbalance, relativeLoad } from "../../runtime/placement/imbalance.ts";
+import { loadByShares } from "../../runtime/placement/split.ts";
+import type { PlacementPicture } from "../rebalance/status/picture.ts";
+
+export interface HeatView {
+  readonly layer: number;
+  /** Epoch of the layer's last change. */
+  readonly epoch: number;
+  /** The ranks that are, or will be, in the layer; ascending. */
+  readonly ranks: readonly number[];
+  /** As ExpertPlacement has them. */
+  readonly hosts: string;
+  readonly shares: string;
+  /** Rows of each expert in percent of what a rank computes of the layer on average; left out while no load is known. */
+  readonly expertPercent: readonly number[] | undefined;
+  /** The load of each of `ranks` over the mean, weighted by speed, in percent. */
+  readonly rankPercent: readonly number[] | undefined;
+  /** The layer as the plan under way makes it; left out where that leaves it alone. */
+  readonly next: { readonly hosts: string; readonly shares: string; readonly phase: string } | undefined;
+}
+
+export interface LayerLoad {
+  readonly layer: number;
+  /** Undefined while no load is known. */
+  readonly imbalancePercent: number | undefined;
+  /** How far the plan under way is with it. */
+  readonly phase: string | undefined;
+}
+
+/** The relative speed of each rank up to the highest; 1 where plans know none. */
+function speedsOf({ status, ranks }: PlacementPicture, size: number): Float64Array {
+  const speeds = new Float64Array(size);
+  for (const { rank } of ranks) if (rank < size) speeds[rank] = 1;
+  for (const { rank, speedPercent } of status?.ranks ?? [])
+    if (rank < size && speedPercent !== undefined) speeds[rank] = speedPercent / 100;
+  return speeds;
+}
+
+function demandOf({ expected, experts }: PlacementPicture, index: number): Float64Array | undefined {
+  const demand = expected?.subarray(index * experts, (index + 1) * experts);
+  return demand?.some((rows) => rows > 0) ? demand : undefined;
+}
+
+const ranksOf = ({ hosts }: LayerPlacement): readonly number[] => [...new Set(hosts.flat())];
+
+/** One more than the highest rank. */
+function sizeOf({ ranks, plan }: PlacementPicture): number {
+  let highest = -1;
+  for (const { rank } of ranks) highest = Math.max(highest, rank);
+  for (const layer of plan?.layers ?? []) for (const rank of ranksOf(layer)) highest = Math.max(highest, rank);
+  return highest + 1;
+}
+
+export function layerLoads(picture: PlacementPicture): readonly LayerLoad[] {
+  const size = sizeOf(picture);
+  const speeds = speedsOf(picture, size);
+  return (picture.plan?.layers ?? []).map((layer, index) => {
+    const demand = demandOf(picture, index);
+    const uneven = demand && imbalance(loadByShares(demand, layer.hosts, layer.shares, size), speeds);
+    const phase = picture.underWay?.phases.get(layer.layer);
+    return { layer: layer.layer, imbalancePercent: uneven === undefined ? undefined : Math.round(uneven * 100), phase };
+  });
+}
+
+/** The layer that is least even, the first where none is known to be. */
+export function leastEven(loads: readonly LayerLoad[]): number | undefined {
+  const [first, ...others] = loads;
+  return others.reduce((worst, each) => ((each.imbalancePercent ?? 0) > (worst?.imbalancePercent ?? 0) ? each : worst), first)?.layer;
+}
+
+/** Undefined where the plan has no such layer. */
+export function heatView(picture: PlacementPicture, layer: number): HeatView | undefined {
+  const index = picture.plan?.layers.findIndex((one) => one.layer === layer) ?? -1;
+  const now = picture.plan?.layers[index];
+  if (!now) return undefined;
+  const phase = picture.underWay?.phases.get(layer);
+  const next = phase === undefined ? undefined : picture.underWay?.plan.layers.find((one) => one.layer === layer);
+  const ranks = [...new Set([...picture.ranks.map(({ rank }) => rank), ...ranksOf(now), ...(next ? ranksOf(next) : [])])].sort(
+    (a, b) => a - b,
+  );
+  return {
+    layer,
+    epoch: now.epoch,
+    ranks,
+    ...encodeLayer(now),
+    ...loadsOf(picture, { now, index, ranks }),
+    next: next && phase !== undefined ? { hosts: encodeLayer(next).hosts, shares: encodeLayer(next).shares, phase } : undefined,
+  };
+}
+
+interface Placed {
+  readonly now: LayerPlacement;
+  readonly index: number;
+  readonly ranks: readonly number[];
+}
+
+function loadsOf(picture: PlacementPicture, { now, index, ranks }: Placed): Pick<HeatView, "expertPercent" | "rankPercent"> {
+  const demand = demandOf(picture, index);
+  if (!demand) return { expertPercent: undefined, rankPercent: undefined };
+  const size = Math.max(sizeOf(picture), 1 + (ranks.at(-1) ?? -1));
+  const speeds = speedsOf(picture, size);
+  const counted = Math.max(
+    1,
+    speeds.reduce((n, speed) => n + (speed > 0 ? 1 : 0), 0),
+  );
+  const mean = demand.reduce((a, b) => a + b, 0) / counted;
+  const relative = relativeLoad(loadByShares(demand, now.hosts, now.shares, size), speeds);
+  return {
+    expertPercent: now.hosts.map((_, expert) => Math.round((100 * (demand[expert] ?? 0)) / mean)),
+    rankPercent: ranks.map((rank) => Math.round(100 * (relative[rank] ?? 0))),
+  };
+}

@@ -1,0 +1,168 @@
+// The memory of the page: for each deployment an hour of figures in buckets of 5 s, the last decisions and the last moves. Kept by the
+// replica that leads, bounded in everything, and gone with it. Not here: when a sample is taken (board.ts).
+import { type PlacementPlan, planBounds } from "../../crds/plan.ts";
+import { diffPlans } from "../../runtime/placement/diff.ts";
+import type { PlacementPicture } from "../rebalance/status/picture.ts";
+
+export const bucketMs = 5_000;
+/** An hour. */
+export const bucketsMax = 720;
+/** Deployments that are remembered, 20 KiB each: the first that were seen; others have no history. */
+export const deploymentsMax = 1_000;
+export const decisionsMax = 32;
+export const movesMax = 64;
+/** The time between two plans is waited for after each of them: that decides nothing. */
+const waiting = "Interval";
+
+/** The figures of a sample; undefined is what nobody has said, which is kept apart from zero. */
+const seriesNames = ["imbalancePercent", "boundPercent", "ranks", "requests", "queuedTokens", "tokensPerSecond"] as const;
+export type SeriesName = (typeof seriesNames)[number];
+export type Sample = Readonly<Record<SeriesName, number | undefined>>;
+
+export interface PastDecision {
+  /** When it was first taken, and how often since then: as long as the reason is the same, it is one. */
+  readonly at: number;
+  readonly times: number;
+  readonly reason: string;
+  readonly message: string;
+  readonly numbers: Readonly<Record<string, number>>;
+}
+
+export interface PastMove {
+  readonly at: number;
+  readonly epoch: number;
+  readonly layer: number;
+  readonly expert: number;
+  readonly rank: number;
+  /** The ranks that had it before; none where it came from the model store. */
+  readonly from: readonly number[];
+}
+
+/** Newest last. */
+export interface Series {
+  /** Unix ms at which the newest bucket began. */
+  readonly newest: number;
+  readonly values: Readonly<Record<SeriesName, readonly (number | undefined)[]>>;
+}
+
+export interface Remembered {
+  readonly series: Series;
+  /** Newest first. */
+  readonly decisions: readonly PastDecision[];
+  readonly moves: readonly PastMove[];
+}
+
+interface Tokens {
+  readonly at: number;
+  /** Tokens that the process has generated after the first of each answer, by rank and boot. */
+  readonly byBoot: ReadonlyMap<string, number>;
+}
+
+class OfOne {
+  /** Bucket n is at n modulo the size; NaN is what is not known. */
+  readonly #ring = new Float32Array(bucketsMax * seriesNames.length).fill(Number.NaN);
+  #first: number | undefined;
+  #newest = 0;
+  #decisions: readonly PastDecision[] = [];
+  #moves: readonly PastMove[] = [];
+  #plan: PlacementPlan | undefined;
+  #tokens: Tokens | undefined;
+
+  take(picture: PlacementPicture, now: number): void {
+    this.#write(Math.floor(now / bucketMs), this.#sampleOf(picture, now));
+    this.#takeDecision(picture.status?.decision, now);
+    if (picture.plan) this.#takePlan(picture.plan, now);
+  }
+
+  /** The figures are of now: how fast tokens come is told by two samples of one process. */
+  #sampleOf({ status, ranks }: PlacementPicture, now: number): Sample {
+    const known = <T>(values: readonly (T | undefined)[]): readonly T[] => values.filter((value) => value !== undefined);
+    const sumOf = (values: readonly number[]): number | undefined => (values.length === 0 ? undefined : values.reduce((a, b) => a + b, 0));
+    const tokens = new Map(ranks.flatMap(({ rank, bootId, served }) => (bootId && served ? [[`${rank}/${bootId}`, served.gaps]] : [])));
+    const before = this.#tokens;
+    this.#tokens = { at: now, byBoot: tokens };
+    const more = [...tokens].flatMap(([boot, count]) => {
+      const known = before?.byBoot.get(boot);
+      return known === undefined ? [] : [Math.max(0, count - known)];
+    });
+    const all = sumOf(more);
+    return {
+      imbalancePercent: status?.measured?.imbalancePercent,
+      boundPercent: status?.measured?.boundPercent,
+      ranks: ranks.filter(({ state }) => state === "active").length,
+      requests: sumOf(known(ranks.map(({ activeRequests }) => activeRequests))),
+      queuedTokens: sumOf(known(ranks.map(({ queuedTokens }) => queuedTokens))),
+      tokensPerSecond: all === undefined || !before || now <= before.at ? undefined : (all * 1000) / (now - before.at),
+    };
+  }
+
+  #write(bucket: number, sample: Sample): void {
+    // A clock that was set back begins anew: what is ahead of it would be shown as newest for an hour.
+    if (this.#first === undefined || bucket < this.#newest) {
+      this.#ring.fill(Number.NaN);
+      this.#first = bucket;
+    } else for (let missed = Math.max(this.#newest, bucket - bucketsMax) + 1; missed < bucket; missed++) this.#set(missed, undefined);
+    this.#newest = bucket;
+    this.#set(bucket, sample);
+  }
+
+  #set(bucket: number, sample: Sample | undefined): void {
+    const at = (bucket % bucketsMax) * seriesNames.length;
+    seriesNames.forEach((name, i) => {
+      this.#ring[at + i] = sample?.[name] ?? Number.NaN;
+    });
+  }
+
+  #takeDecision(decision: NonNullable<PlacementPicture["status"]>["decision"], now: number): void {
+    if (!decision) return;
+    const [last] = this.#decisions;
+    const { reason, message, numbers = {} } = decision;
+    if (reason === waiting || (last?.reason === reason && last.message === message)) return;
+    const same = last?.reason === reason ? last : undefined;
+    const next = { at: same?.at ?? now, times: (same?.times ?? 0) + 1, reason, message, numbers };
+    this.#decisions = [next, ...this.#decisions.slice(same ? 1 : 0)].slice(0, decisionsMax);
+  }
+
+  #takePlan(plan: PlacementPlan, now: number): void {
+    const before = this.#plan;
+    this.#plan = plan;
+    if (!before || before.epoch >= plan.epoch || before.modelDigest !== plan.modelDigest) return;
+    const { moves } = diffPlans(before.layers, plan.layers, () => 0);
+    const { epoch, layers } = plan;
+    const made = moves.slice(0, movesMax).map(({ layer, expert, rank, sources }) => {
+      return { at: now, epoch, layer: layers[layer]?.layer ?? layer, expert, rank, from: sources.slice(0, planBounds.hostsPerExpert) };
+    });
+    this.#moves = [...made, ...this.#moves].slice(0, movesMax);
+  }
+
+  told(): Remembered {
+    const first = Math.max(this.#first ?? this.#newest, this.#newest - bucketsMax + 1);
+    const length = this.#newest - first + 1;
+    const of = (i: number): readonly (number | undefined)[] =>
+      Array.from({ length }, (_, n) => {
+        const value = this.#ring[((first + n) % bucketsMax) * seriesNames.length + i] ?? Number.NaN;
+        return Number.isNaN(value) ? undefined : value;
+      });
+    const values = Object.fromEntries(seriesNames.map((name, i) => [name, of(i)])) as Series["values"];
+    return { series: { newest: this.#newest * bucketMs, values }, decisions: this.#decisions, moves: this.#moves };
+  }
+}
+
+export class Memory {
+  readonly #of = new Map<string, OfOne>();
+
+  /** Takes note of what is known now, by the uid of the deployment; those that are not named are forgotten. */
+  take(pictures: ReadonlyMap<string, PlacementPicture>, now: number): void {
+    for (const uid of this.#of.keys()) if (!pictures.has(uid)) this.#of.delete(uid);
+    for (const [uid, picture] of pictures) {
+      if (!this.#of.has(uid) && this.#of.size >= deploymentsMax) continue;
+      const one = this.#of.get(uid) ?? new OfOne();
+      this.#of.set(uid, one);
+      one.take(picture, now);
+    }
+  }
+
+  of(uid: string): Remembered | undefined {
+    return this.#of.get(uid)?.told();
+  }
+}

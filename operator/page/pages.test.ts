@@ -1,0 +1,99 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { KubeObject } from "../kube/kube.ts";
+import { Board } from "./board.ts";
+import { pageDocument, signInDocument, standbyDocument } from "./document.ts";
+import { html } from "./html.ts";
+import { pages } from "./pages.ts";
+import { rowsMax } from "./view-fleet.ts";
+
+const evil = `<img src=x onerror="alert(1)">&'`;
+
+const moed = (name: string, status: object = {}, spec: object = { model: { uri: "pvc://m/x" } }): KubeObject => {
+  return { apiVersion: "enodia.dev/v1alpha1", kind: "MoEDeployment", metadata: { namespace: "ns", name, uid: name }, spec, status };
+};
+const boardOf = (objects: readonly KubeObject[]): Board =>
+  new Board({ cache: { list: (name) => (name === "moeDeployments" ? objects : []) }, now: () => 1_700_000_000_000 });
+const condition = (type: string, status: string, reason: string, message = "m") => ({
+  type,
+  status,
+  reason,
+  message,
+  lastTransitionTime: "2026-03-01T10:00:00Z",
+});
+const made = (objects: readonly KubeObject[], page: string, query = "") => {
+  const found = pages[page]?.(boardOf(objects).source(), new URLSearchParams(query)) ?? assert.fail();
+  return { page: found, text: pageDocument(found, page, new URLSearchParams(query)) };
+};
+
+test("what the cluster says stays text, wherever it stands", () => {
+  const objects = [moed("a", { conditions: [condition("Ready", "False", "Bad", evil)] }, { model: { uri: `pvc://m/x`, servedName: "n" } })];
+  for (const [page, query] of [
+    ["", `search=${encodeURIComponent(evil)}`],
+    ["", ""],
+    ["deployment", "namespace=ns&name=a"],
+  ] as const) {
+    const { text } = made(objects, page, query);
+    assert.ok(!text.includes("<img"), page);
+  }
+  assert.equal(html`<b title="${evil}">${evil}</b>`.text.match(/[<>]/g)?.length, 4);
+  assert.ok(!standbyDocument(evil, evil, new URLSearchParams([[evil, evil]])).includes("<img"));
+  assert.ok(!signInDocument(evil).includes("<img"));
+});
+
+test("no page names an address that is not relative, nor has a script or a style in it", () => {
+  for (const text of [
+    made([moed("a")], "").text,
+    made([moed("a")], "deployment", "namespace=ns&name=a").text,
+    standbyDocument("x", "", new URLSearchParams()),
+    signInDocument(undefined),
+  ]) {
+    for (const [, address = ""] of text.matchAll(/(?:href|src|action|data-events)="([^"]*)"/g)) assert.match(address, /^(\.\/|#|data:,$)/);
+    assert.doesNotMatch(text, /<script(?![^>]* src=)|<style| style=| on\w+=/);
+  }
+});
+
+test("what needs a person comes first, then what is under way; rows have a bound and the search finds the others", () => {
+  const many = Array.from({ length: rowsMax + 5 }, (_, n) =>
+    moed(`w${n}`, { conditions: [condition("Ready", "True", "AllReplicasAvailable")] }),
+  );
+  const objects = [
+    ...many,
+    moed("busy", { conditions: [condition("Ready", "False", "RanksNotReady"), condition("Progressing", "True", "Starting")] }),
+    moed("refused", { conditions: [condition("SpecAccepted", "False", "InvalidSpec"), condition("Ready", "True", "x")] }),
+    moed("unread", {}, { model: 7 }),
+  ];
+  const { text } = made(objects, "");
+  const order = [...text.matchAll(/id="d-ns-(\w+)"/g)].map(([, name]) => name);
+  assert.deepEqual(order.slice(0, 3), ["refused", "unread", "busy"]);
+  assert.equal(order.length, rowsMax);
+  assert.match(text, /8 more; search to see them/);
+  assert.match(made(objects, "", `search=w${rowsMax + 4}`).text, new RegExp(`d-ns-w${rowsMax + 4}"`));
+});
+
+test("a deployment that is gone, or that cannot be read, says so", () => {
+  assert.equal(made([], "deployment", "namespace=ns&name=a").page.status, 404);
+  assert.equal(made([], "deployment", "").page.status, 404);
+  assert.match(made([moed("a", {}, { model: 7 })], "deployment", "namespace=ns&name=a").text, /It cannot be read: .*model/s);
+});
+
+test("holds of a roll and a suspension are nobody's fault", () => {
+  const markOf = (...conditions: object[]): string => /class="verdict (\w+)"/.exec(made([moed("a", { conditions })], "").text)?.[1] ?? "";
+  assert.equal(markOf(condition("Ready", "False", "Suspended"), condition("Progressing", "False", "Converged")), "idle");
+  assert.equal(markOf(condition("Ready", "True", "x"), condition("Progressing", "False", "RolloutPaused")), "well");
+  assert.equal(markOf(condition("Ready", "True", "x"), condition("Progressing", "False", "DeadlineExceeded")), "wrong");
+  assert.equal(markOf(condition("Ready", "True", "x"), condition("Degraded", "True", "RanksLost")), "wrong");
+  assert.equal(markOf(), "unknown");
+});
+
+test("each section that may change has a place in its document, or the browser would load it again and again", () => {
+  for (const [page, query] of [
+    ["", ""],
+    ["deployment", "namespace=ns&name=a"],
+    ["deployment", "namespace=ns&name=gone"],
+    ["job", "namespace=ns&name=gone"],
+  ] as const) {
+    const { page: found, text } = made([moed("a")], page, query);
+    for (const id of Object.keys(found.sections)) assert.ok(text.includes(`id="s-${id}"`), `${page}: ${id}`);
+  }
+});

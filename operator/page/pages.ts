@@ -1,0 +1,115 @@
+// The registry of pages: each is a function from what is known and a query to a title, panels and sections. A page more is a function here,
+// with its view and its sections in files of their own. Pure.
+import { z } from "zod";
+import type { HeatView } from "./heat.ts";
+import { type Html, html } from "./html.ts";
+import type { Sections } from "./sections.ts";
+import { deploymentSections } from "./sections-deployment.ts";
+import { fleetSections } from "./sections-fleet.ts";
+import { jobSections } from "./sections-job.ts";
+import type { Source } from "./source.ts";
+import { type Asked, deploymentView } from "./view-deployment.ts";
+import { fleetView } from "./view-fleet.ts";
+import { jobView } from "./view-job.ts";
+
+/** A part of a page under a heading of its own, with its sections in order. */
+export interface Panel {
+  readonly heading: string;
+  readonly sections: readonly string[];
+  /** Has the map of a layer, which the script draws. */
+  readonly map?: boolean;
+}
+
+export interface Page {
+  readonly title: string;
+  readonly panels: readonly Panel[];
+  readonly sections: Sections;
+  readonly heat?: HeatView | undefined;
+  /** What stands above the panels and does not change. */
+  readonly above?: Html;
+  readonly status: 200 | 404;
+}
+
+const searchCharsMax = 120;
+
+const objectName = z.string().min(1).max(253);
+const askedSchema = z.object({
+  namespace: objectName,
+  name: objectName,
+  layer: z
+    .string()
+    .regex(/^\d{1,4}$/)
+    .transform(Number)
+    .optional()
+    .catch(undefined),
+});
+
+const askedOf = (query: URLSearchParams): Asked | undefined => askedSchema.safeParse(Object.fromEntries(query)).data;
+
+const missing = (title: string, words: string): Page => ({
+  title,
+  panels: [{ heading: title, sections: ["missing"] }],
+  sections: { missing: html`<p>${words} <a href="./">All deployments</a></p>` },
+  status: 404,
+});
+
+function fleetPage(source: Source, query: URLSearchParams): Page {
+  const search = (query.get("search") ?? "").slice(0, searchCharsMax);
+  return {
+    title: "Deployments and training jobs",
+    above: html`<form class="choose" method="get" action="./" role="search"><label for="search">Name</label>
+<input id="search" name="search" type="search" maxlength="${searchCharsMax}" value="${search}"> <button>Search</button></form>`,
+    panels: [
+      { heading: "Deployments", sections: ["deployments"] },
+      { heading: "Training jobs", sections: ["jobs"] },
+    ],
+    sections: fleetSections(fleetView(source, search)),
+    status: 200,
+  };
+}
+
+const deploymentPanels: readonly Panel[] = [
+  { heading: "Now", sections: ["head", "placement"] },
+  { heading: "Experts and ranks", sections: ["layers", "uneven"], map: true },
+  { heading: "Ranks", sections: ["ranks"] },
+  { heading: "The last hour", sections: ["hour"] },
+  { heading: "Decisions", sections: ["decisions"] },
+  { heading: "Moves", sections: ["moves"] },
+  { heading: "Operations", sections: ["operations"] },
+  { heading: "Conditions", sections: ["conditions"] },
+];
+
+function deploymentPage(source: Source, query: URLSearchParams): Page {
+  const asked = askedOf(query);
+  const view = asked && deploymentView(source, asked);
+  if (view === undefined || asked === undefined)
+    return missing("No such deployment", "There is no deployment of this name, or it is gone.");
+  const title = `${asked.namespace}/${asked.name}`;
+  if (typeof view === "string") return missing(title, `It cannot be read: ${view}`);
+  return { title, panels: deploymentPanels, sections: deploymentSections(view), heat: view.heat, status: 200 };
+}
+
+const jobPanels: readonly Panel[] = [
+  { heading: "Now", sections: ["head"] },
+  { heading: "Loss", sections: ["loss"] },
+  { heading: "World", sections: ["world"] },
+  { heading: "Ends of pods", sections: ["ends"] },
+  { heading: "Conditions", sections: ["conditions"] },
+];
+
+function jobPage(source: Source, query: URLSearchParams): Page {
+  const asked = askedOf(query);
+  const view = asked && jobView(source, asked);
+  if (view === undefined || asked === undefined)
+    return missing("No such training job", "There is no training job of this name, or it is gone.");
+  const title = `${asked.namespace}/${asked.name}`;
+  if (typeof view === "string") return missing(title, `It cannot be read: ${view}`);
+  return { title, panels: jobPanels, sections: jobSections(view), status: 200 };
+}
+
+/** By the last part of the path. */
+export const pages: Readonly<Record<string, (source: Source, query: URLSearchParams) => Page>> = {
+  "": fleetPage,
+  deployment: deploymentPage,
+  job: jobPage,
+};

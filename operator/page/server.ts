@@ -1,0 +1,219 @@
+// The HTTP server of the page: reads nothing but the board, changes nothing but a browser's cookie. Every connection, header, body and
+// stream has a bound; nothing of another origin is loaded or sent to, as the content security policy says.
+import { open, readFile } from "node:fs/promises";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { AppError } from "../../crds/common.ts";
+import type { PageAccess } from "../../crds/names.ts";
+import type { Log } from "../../runtime/observe/log.ts";
+import { Access, type Answer, tokenCharsMax } from "./access.ts";
+import type { Board } from "./board.ts";
+import { pageDocument, scriptFile, signInDocument, standbyDocument, styleFile } from "./document.ts";
+import { bucketMs } from "./memory.ts";
+import { pages } from "./pages.ts";
+import { clientsMax, Streams, tickMs } from "./streams.ts";
+
+/** The token of a file that a Secret is mounted at; undefined where it is not there. A longer file is no token. */
+export async function tokenIn(file: string): Promise<string | undefined> {
+  const handle = await open(file).catch(() => undefined);
+  if (!handle) return undefined;
+  try {
+    const { bytesRead, buffer } = await handle.read({ length: bodyBytesMax });
+    return buffer.subarray(0, bytesRead).toString("utf8");
+  } finally {
+    await handle.close();
+  }
+}
+
+const requestTimeoutMs = 5_000;
+const idleTimeoutMs = 5_000;
+/** Streams, and room for requests beside them. */
+const connectionsMax = 2 * clientsMax;
+const addressCharsMax = 2_048;
+const bodyBytesMax = 4 * tokenCharsMax;
+
+interface PageOptions {
+  readonly board: Board;
+  readonly access: PageAccess;
+  readonly port: number;
+  /** The token of access Token, read anew with each request. */
+  readonly token: () => Promise<string | undefined>;
+  readonly log: Log;
+  /** Unix ms. */
+  readonly now?: () => number;
+}
+
+export interface PageServer {
+  readonly port: number;
+  close(): Promise<void>;
+}
+
+const plain = "text/plain; charset=utf-8";
+const document = "text/html; charset=utf-8";
+
+const headers: Readonly<Record<string, string>> = {
+  "content-security-policy":
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+  "x-content-type-options": "nosniff",
+  "x-frame-options": "DENY",
+  "referrer-policy": "no-referrer",
+  "cross-origin-resource-policy": "same-origin",
+  "cache-control": "no-store",
+};
+
+interface Reply {
+  readonly status: number;
+  readonly type: string;
+  readonly body: string;
+  readonly more?: Readonly<Record<string, string>>;
+}
+type Files = ReadonlyMap<string, Reply>;
+
+const text = (status: number, words: string, more: Readonly<Record<string, string>> = {}): Reply => ({
+  status,
+  type: plain,
+  body: `${words}\n`,
+  more,
+});
+
+async function filesOf(): Promise<Files> {
+  const read = async (name: string, type: string): Promise<readonly [string, Reply]> => {
+    const body = await readFile(new URL(`./static/${name}`, import.meta.url), "utf8");
+    return [name, { status: 200, type, body }];
+  };
+  return new Map(await Promise.all([read(styleFile, "text/css; charset=utf-8"), read(scriptFile, "text/javascript; charset=utf-8")]));
+}
+
+export async function servePage(options: PageOptions): Promise<PageServer> {
+  const { board, access, port, token, log } = options;
+  const now = options.now ?? Date.now;
+  const streams = new Streams({ board, now, onError: (err) => log.error({ err }, "a page could not be brought up to date") });
+  const site = new Site({ board, streams, access: new Access({ access, token, now }), files: await filesOf() });
+  const server = createServer(
+    { headersTimeout: requestTimeoutMs, requestTimeout: requestTimeoutMs, keepAliveTimeout: idleTimeoutMs },
+    (request, response) => {
+      site.handle(request, response).catch((err) => {
+        log.error({ err, path: request.url }, "a page could not be made");
+        if (response.headersSent) response.destroy();
+        else send(response, text(500, "internal error"), false);
+      });
+    },
+  );
+  server.maxConnections = connectionsMax;
+  // Where only a forwarded port is to reach it, nothing else can.
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", (cause) => reject(new AppError(`page port ${port}: ${cause.message}`, { code: "ListenFailed", cause })));
+    server.listen(port, access === "PortForward" ? "127.0.0.1" : "0.0.0.0", resolve);
+  });
+  const ticks = setInterval(() => streams.tick(), tickMs);
+  const samples = setInterval(() => {
+    try {
+      board.sample();
+    } catch (err) {
+      log.error({ err }, "no sample for the page could be taken"); // no reason for the operator to end
+    }
+  }, bucketMs);
+  return {
+    port: (server.address() as AddressInfo).port,
+    close: async () => {
+      clearInterval(ticks);
+      clearInterval(samples);
+      streams.close();
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      server.closeAllConnections();
+      await closed;
+    },
+  };
+}
+
+function send(response: ServerResponse, { status, type, body, more = {} }: Reply, headOnly: boolean): void {
+  response.writeHead(status, { ...headers, "content-type": type, "content-length": Buffer.byteLength(body), ...more });
+  response.end(headOnly ? undefined : body);
+}
+
+interface SiteParts {
+  readonly board: Board;
+  readonly streams: Streams;
+  readonly access: Access;
+  readonly files: Files;
+}
+
+class Site {
+  readonly #parts: SiteParts;
+
+  constructor(parts: SiteParts) {
+    this.#parts = parts;
+  }
+
+  async handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const reply = await this.#answer(request, response);
+    if (reply) send(response, reply, request.method === "HEAD");
+  }
+
+  /** Undefined where the answer is a stream. */
+  async #answer(request: IncomingMessage, response: ServerResponse): Promise<Reply | undefined> {
+    const { url: address = "/", method } = request;
+    if (address.length > addressCharsMax) return text(414, `an address has at most ${addressCharsMax} characters`);
+    const [path = "/", search = ""] = address.split("?", 2);
+    const name = path.slice(1);
+    if (method === "POST" && name === "sign-in") return this.#signIn(request);
+    if (method !== "GET" && method !== "HEAD") return text(405, "only GET and HEAD: the page is read-only", { allow: "GET, HEAD" });
+    const file = this.#parts.files.get(name);
+    if (file) return file;
+    const { host, authorization, cookie } = request.headers;
+    const answer = await this.#parts.access.ask({ host, authorization, cookie });
+    const query = new URLSearchParams(search);
+    if (name === "events") return this.#events(answer, query, method === "GET" ? response : undefined);
+    const make = Object.hasOwn(pages, name) ? pages[name] : undefined;
+    if (!make)
+      return text(
+        404,
+        `not found; here is ${Object.keys(pages)
+          .map((page) => `/${page}`)
+          .join(", ")}`,
+      );
+    if (answer.may !== "read") return refused(answer);
+    const { board } = this.#parts;
+    if (!board.leads)
+      return { status: 503, type: document, body: standbyDocument(board.leader, name, query), more: { "retry-after": "2" } };
+    const page = make(board.source(), query);
+    return { status: page.status, type: document, body: pageDocument(page, name, query) };
+  }
+
+  #events(answer: Answer, query: URLSearchParams, response: ServerResponse | undefined): Reply | undefined {
+    if (answer.may !== "read") return answer.may === "signIn" ? text(401, "sign in first") : text(answer.status, answer.why);
+    const page = query.get("page") ?? "";
+    if (!Object.hasOwn(pages, page)) return text(404, "no such page");
+    query.delete("page");
+    if (!response) return text(200, "");
+    for (const [header, value] of Object.entries(headers)) response.setHeader(header, value);
+    if (this.#parts.streams.add(response, page, query)) return undefined;
+    return text(503, `${clientsMax} others look on: try again later`, { "retry-after": "10" });
+  }
+
+  async #signIn(request: IncomingMessage): Promise<Reply> {
+    const body = await bodyOf(request);
+    if (body === undefined) return text(413, `a token has at most ${tokenCharsMax} characters`);
+    const result = await this.#parts.access.signIn(new URLSearchParams(body).get("token") ?? "");
+    if (!("cookie" in result)) return result.may === "signIn" ? signInReply("This is not the token.") : refused(result);
+    const secure = request.headers["x-forwarded-proto"] === "https" ? "; Secure" : "";
+    return { status: 303, type: plain, body: "", more: { location: "./", "set-cookie": result.cookie + secure } };
+  }
+}
+
+const signInReply = (problem?: string): Reply => ({ status: 401, type: document, body: signInDocument(problem) });
+
+const refused = (answer: Exclude<Answer, { may: "read" }>): Reply =>
+  answer.may === "signIn" ? signInReply() : text(answer.status, answer.why);
+
+/** Undefined where it is too long. */
+async function bodyOf(request: IncomingMessage): Promise<string | undefined> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of request as AsyncIterable<Buffer>) {
+    bytes += chunk.length;
+    if (bytes > bodyBytesMax) return undefined;
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString("utf8");
+}

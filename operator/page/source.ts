@@ -1,0 +1,54 @@
+// The source of all views: the objects in the operator's cache, parsed once each, and what the rebalance plane knows while this
+// replica leads. Types, and the reading of objects; when samples are taken is board.ts.
+import { AppError } from "../../crds/common.ts";
+import { type MoEDeployment, parseMoEDeployment } from "../../crds/moe-deployment.ts";
+import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
+import type { KubeObject } from "../kube/kube.ts";
+import type { PlacementPicture } from "../rebalance/status/picture.ts";
+import type { Remembered } from "./memory.ts";
+
+/** An object of the cache. One that cannot be read is told of with the reason. */
+export interface Read<T> {
+  readonly namespace: string;
+  readonly name: string;
+  readonly uid: string;
+  readonly parsed: T | undefined;
+  readonly problem: string;
+}
+
+/** What a view may ask for. */
+export interface Source {
+  /** Unix ms. */
+  readonly now: number;
+  deployments(): readonly Read<MoEDeployment>[];
+  jobs(): readonly Read<MoETrainingJob>[];
+  picture(uid: string): PlacementPicture | undefined;
+  remembered(uid: string): Remembered | undefined;
+}
+
+/** Objects are replaced in the cache and never changed, so that each is parsed once. */
+class Reader<T> {
+  readonly #parse: (object: unknown) => T;
+  readonly #known = new WeakMap<KubeObject, Read<T>>();
+
+  constructor(parse: (object: unknown) => T) {
+    this.#parse = parse;
+  }
+
+  read(object: KubeObject): Read<T> {
+    const known = this.#known.get(object);
+    if (known) return known;
+    const { namespace = "", name, uid = "" } = object.metadata;
+    let read: Read<T>;
+    try {
+      read = { namespace, name, uid, parsed: this.#parse(object), problem: "" };
+    } catch (caught) {
+      read = { namespace, name, uid, parsed: undefined, problem: AppError.from(caught).message };
+    }
+    this.#known.set(object, read);
+    return read;
+  }
+}
+
+export const deploymentReader = (): Reader<MoEDeployment> => new Reader(parseMoEDeployment);
+export const jobReader = (): Reader<MoETrainingJob> => new Reader(parseMoETrainingJob);

@@ -1,0 +1,140 @@
+// Server-sent events: each client first gets its page whole, then the sections that have changed, at most once a second. Who reads slowly
+// gets fewer states and never a queue of them; who stops reading is let go. A client that comes back starts over, so no ids are kept.
+import type { ServerResponse } from "node:http";
+import type { Board } from "./board.ts";
+import { type Page, pages } from "./pages.ts";
+
+export const tickMs = 1_000;
+/** A proxy between ends a stream that says nothing. */
+const heartbeatMs = 10_000;
+export const clientsMax = 32;
+/** A client that has not taken what was sent for so long is let go. */
+export const stalledMs = 15_000;
+/** Then the browser comes again, and is asked anew who it is. */
+export const streamMs = 3_600_000;
+/** The browser comes back after this when a stream has ended, such as that of a replica that does not lead. */
+const retryMs = 2_000;
+/** A larger state is not sent: all tables are bounded, so that there is none. */
+export const messageBytesMax = 2 * 1024 * 1024;
+
+interface Client {
+  readonly response: ServerResponse;
+  readonly page: string;
+  readonly query: URLSearchParams;
+  readonly key: string;
+  readonly since: number;
+  /** What it was sent last, by section; the numbers of the map are "heat". */
+  readonly sent: Map<string, string>;
+  spokenAt: number;
+  /** Since when it takes nothing. */
+  fullSince: number | undefined;
+}
+
+interface StreamsParts {
+  readonly board: Pick<Board, "leads" | "leader" | "source">;
+  /** Unix ms. */
+  readonly now: () => number;
+  /** Told of a view that could not be made: its stream ends, the others go on. */
+  readonly onError: (error: unknown) => void;
+}
+
+const event = (name: string, data: unknown): string => `event: ${name}\ndata: ${JSON.stringify(data)}\n\n`;
+
+/** The parts of a page as texts, and among them those that are not what was sent. */
+function changes(page: Page, sent: ReadonlyMap<string, string>): ReadonlyMap<string, string> {
+  const parts = [
+    ...Object.entries(page.sections).map(([id, { text }]) => [id, text] as const),
+    ["heat", JSON.stringify(page.heat ?? null)] as const,
+  ];
+  return new Map(parts.filter(([id, text]) => sent.get(id) !== text));
+}
+
+/** The message of changes: sections as HTML, and the map's numbers where they are among them. */
+function messageOf(changed: ReadonlyMap<string, string>, now: number): string {
+  const heat = changed.get("heat");
+  const sections = Object.fromEntries([...changed].filter(([id]) => id !== "heat"));
+  return event("state", { at: now, sections, ...(heat === undefined ? {} : { heat: JSON.parse(heat) }) });
+}
+
+export class Streams {
+  readonly #parts: StreamsParts;
+  readonly #clients = new Set<Client>();
+
+  constructor(parts: StreamsParts) {
+    this.#parts = parts;
+  }
+
+  get size(): number {
+    return this.#clients.size;
+  }
+
+  /** False where there are too many: the caller answers so. `page` is one of the registry's. */
+  add(response: ServerResponse, page: string, query: URLSearchParams): boolean {
+    if (this.#clients.size >= clientsMax) return false;
+    const now = this.#parts.now();
+    const client: Client = {
+      response,
+      page,
+      query,
+      key: `${page}?${query}`,
+      since: now,
+      sent: new Map(),
+      spokenAt: now,
+      fullSince: undefined,
+    };
+    this.#clients.add(client);
+    response.once("close", () => this.#clients.delete(client));
+    response.writeHead(200, { "content-type": "text/event-stream; charset=utf-8", "x-accel-buffering": "no" });
+    response.write(`retry: ${retryMs}\n\n`);
+    this.#serve(client, now, new Map());
+    return true;
+  }
+
+  /** Each view is made once, however many look at it. */
+  tick(): void {
+    const now = this.#parts.now();
+    const made = new Map<string, Page>();
+    for (const client of this.#clients) {
+      try {
+        this.#serve(client, now, made);
+      } catch (error) {
+        this.#parts.onError(error);
+        client.response.destroy();
+      }
+    }
+  }
+
+  #serve(client: Client, now: number, made: Map<string, Page>): void {
+    const { response } = client;
+    if (response.writableNeedDrain) {
+      client.fullSince ??= now;
+      if (now - client.fullSince >= stalledMs) response.destroy();
+      return;
+    }
+    client.fullSince = undefined;
+    const { leads, leader } = this.#parts.board;
+    if (!leads || now - client.since >= streamMs) {
+      response.end(leads ? undefined : event("standby", { leader: leader ?? null }));
+      return;
+    }
+    const page = made.get(client.key) ?? pages[client.page]?.(this.#parts.board.source(), client.query);
+    if (!page) return void response.end();
+    made.set(client.key, page);
+    this.#tell(client, page, now);
+  }
+
+  #tell(client: Client, page: Page, now: number): void {
+    const { response, sent } = client;
+    const changed = changes(page, sent);
+    const message = changed.size > 0 ? messageOf(changed, now) : undefined;
+    if (message !== undefined && Buffer.byteLength(message) > messageBytesMax) return void response.end(event("tooLarge", {}));
+    for (const [id, text] of changed) sent.set(id, text);
+    if (message === undefined && now - client.spokenAt < heartbeatMs) return;
+    client.spokenAt = now;
+    response.write(message ?? event("alive", { at: now }));
+  }
+
+  close(): void {
+    for (const { response } of this.#clients) response.destroy();
+  }
+}

@@ -1,0 +1,46 @@
+// The view of one training job: how far it is, its loss over the steps, the pods of its world and what happened to them. Pure.
+import type { Condition } from "../../crds/conditions.ts";
+import type { MoETrainingJobStatus } from "../../crds/moe-training-job-status.ts";
+import { ascending, type CurvePoint } from "../../crds/training-report.ts";
+import type { Source } from "./source.ts";
+import { jobVerdict, type Verdict } from "./verdict.ts";
+import type { Asked } from "./view-deployment.ts";
+
+export interface JobView {
+  readonly namespace: string;
+  readonly name: string;
+  readonly verdict: Verdict;
+  readonly step: number | undefined;
+  readonly steps: number;
+  readonly figures: Pick<
+    MoETrainingJobStatus,
+    "loss" | "validationLoss" | "gradientNorm" | "imbalance" | "tokensPerSecond" | "eta" | "restarts" | "spread" | "result"
+  >;
+  readonly world: MoETrainingJobStatus["world"];
+  readonly curve: readonly CurvePoint[];
+  readonly ends: readonly (readonly [what: string, end: NonNullable<MoETrainingJobStatus["lastFailure"]>])[];
+  readonly conditions: readonly Condition[];
+}
+
+/** Undefined where there is no such job; the problem where it cannot be read. */
+export function jobView(source: Source, { namespace, name }: Asked): JobView | string | undefined {
+  const read = source.jobs().find((one) => one.namespace === namespace && one.name === name);
+  if (!read) return undefined;
+  if (!read.parsed) return read.problem;
+  const { spec, status } = read.parsed;
+  const { lastFailure, lastStop } = status;
+  return {
+    namespace,
+    name,
+    verdict: jobVerdict(status.conditions),
+    step: status.step,
+    steps: spec.steps,
+    figures: status,
+    world: status.world,
+    curve: ascending((status.curve ?? []).map(({ step, loss }) => ({ step, loss: Number(loss) }))),
+    ends: [lastFailure && (["last failure", lastFailure] as const), lastStop && (["last stop", lastStop] as const)].filter(
+      (end) => end !== undefined,
+    ),
+    conditions: status.conditions ?? [],
+  };
+}

@@ -1,0 +1,75 @@
+// The load that ranks say they have, over the last seconds: their Control streams tell how it is at a moment, autoscaling wants means. The
+// observer asks at every tick; a rank whose stream does not work has no signals, which is not the same as none to do.
+import type { RankSignals } from "../../deployment/ports.ts";
+import type { RankView } from "../observed.ts";
+import type { PodStatus } from "../ports.ts";
+
+/** Ranks send a status a second. */
+const sampleMs = 1_000;
+/** The time that the means span. */
+const windowMs = 15_000;
+
+interface Sample {
+  readonly at: number;
+  readonly queuedTokens: number;
+  readonly kvUse: number | undefined;
+  readonly tokens: number | undefined;
+}
+
+/** What was heard of a process, and what it comes to. */
+interface Known {
+  readonly samples: readonly Sample[];
+  readonly signals: RankSignals;
+}
+
+/** What is read of a view. */
+type Heard = Pick<RankView, "pod" | "usable" | "report">;
+
+export class SignalWindows {
+  /** By process: the totals of another one begin anew. Bounded by the pods that are there, and windowMs / sampleMs + 1 samples of each. */
+  readonly #known = new Map<string, Known>();
+
+  /** Takes a sample of each rank whose last one is old enough, and returns what is known of all that are heard, by the uid of the pod. */
+  look(views: readonly Heard[], now: number): ReadonlyMap<string, RankSignals> {
+    const signals = new Map<string, RankSignals>();
+    const here = new Set<string>();
+    for (const { pod, usable, report } of views) {
+      const bootId = report?.description?.bootId;
+      if (bootId === undefined) continue;
+      const process = `${pod.uid}/${bootId}`;
+      here.add(process);
+      if (!usable || !report?.status) continue;
+      const known = withSample(this.#known.get(process), report.status, now);
+      this.#known.set(process, known);
+      signals.set(pod.uid, known.signals);
+    }
+    for (const process of this.#known.keys()) if (!here.has(process)) this.#known.delete(process);
+    return signals;
+  }
+}
+
+function withSample(known: Known | undefined, { queuedTokens, use }: PodStatus, at: number): Known {
+  const last = known?.samples.at(-1);
+  if (known && last && at - last.at < sampleMs) return known;
+  const sample = { at, queuedTokens, kvUse: use && use.kvBlocksUsed / Math.max(1, use.kvBlocks), tokens: use?.tokens };
+  const samples = [...(known?.samples ?? []).filter((one) => at - one.at <= windowMs), sample];
+  return { samples, signals: means(samples) };
+}
+
+function means(samples: readonly Sample[]): RankSignals {
+  const [first, last] = [samples[0], samples.at(-1)];
+  const spanMs = first && last ? last.at - first.at : 0;
+  const told = first?.tokens !== undefined && last?.tokens !== undefined ? last.tokens - first.tokens : undefined;
+  return {
+    spanMs,
+    queuedTokens: mean(samples.map(({ queuedTokens }) => queuedTokens)) ?? 0,
+    kvUse: mean(samples.map(({ kvUse }) => kvUse)),
+    tokensPerSecond: told === undefined || spanMs === 0 ? undefined : (Math.max(0, told) * 1_000) / spanMs,
+  };
+}
+
+/** Undefined where one is not known. */
+function mean(values: readonly (number | undefined)[]): number | undefined {
+  const known = values.filter((value) => value !== undefined);
+  return known.length < values.length || known.length === 0 ? undefined : known.reduce((sum, value) => sum + value, 0) / known.length;
+}

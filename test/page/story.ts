@@ -1,0 +1,207 @@
+// The story that the page is looked at with: a deployment of four ranks in virtual time, made by the operator's own loop, planner and
+// sessions (test/sim), whose load changes so that experts move; statuses are made by the operator's own functions. It is recorded as
+// frames, and a board is shown one after another. Beside it stand deployments and a training job in other states.
+import { parseMoEDeployment } from "../../crds/moe-deployment.ts";
+import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
+import { nextStatus } from "../../operator/deployment/core/status.ts";
+import type { Verdict } from "../../operator/deployment/core/world.ts";
+import type { KubeObject } from "../../operator/kube/kube.ts";
+import { Board } from "../../operator/page/board.ts";
+import { bucketMs } from "../../operator/page/memory.ts";
+import type { PlacementPicture } from "../../operator/rebalance/status/picture.ts";
+import { decide } from "../../operator/training/core/decide.ts";
+import { deployment, pod, snapshot, view } from "../builders/deployment.ts";
+import { job, rankPod, observed as trainingObserved } from "../builders/training-decisions.ts";
+import { SimCluster } from "../sim/cluster.ts";
+import { deploymentUid } from "../sim/worker.ts";
+
+const ranks = 4;
+const layers = 4;
+const experts = 16;
+/** Small ones are hashed at once: larger ones take time of this machine, for which virtual time does not wait. */
+const expertBytes = 100;
+const nodes = 2;
+export const frameMs = 250;
+/** Before the load changes for the last time, and from then on in frames. */
+const beforeMs = 2 * 60_000;
+const framesMs = 40_000;
+const changeEveryMs = 60_000;
+
+export interface StoryFrame {
+  /** Unix ms. */
+  readonly at: number;
+  readonly picture: PlacementPicture;
+  readonly status: MoEDeploymentStatus;
+}
+
+/** Experts that are asked for most move on with each turn, by another step in each layer. */
+const demandOf =
+  (turn: number) =>
+  (layer: number): number[] =>
+    Array.from({ length: experts }, (_, e) => 40 + Math.round(900 * 0.72 ** ((e + turn * 5 + layer * 3) % experts)));
+
+const spec = {
+  model: { uri: "hf://mistralai/Mixtral-8x7B-Instruct-v0.1@main" },
+  replicas: ranks,
+  experts: { memoryPerRank: `${((layers * experts) / ranks + 5) * expertBytes}` },
+  telemetry: { nats: { url: "nats://sim:4222" } },
+  rebalancing: { trigger: { window: "5s" }, interval: "10s", budget: { maxTransferBytesPerSecond: "64" } },
+};
+
+/** The status as the operator would write it, with what the loop says at this moment. */
+function statusOf(sim: SimCluster, before: MoEDeploymentStatus, at: number): MoEDeploymentStatus {
+  const known = parseMoEDeployment({
+    metadata: { name: "chat", namespace: "serving", uid: deploymentUid, generation: 1 },
+    spec,
+    status: before,
+  });
+  const pods = [...sim.pods.values()].map(({ rank, podUid, podName, ready }) => {
+    return pod(rank, { uid: podUid, name: podName, ready, createdMs: at - 60_000, node: `node-${rank % nodes}` });
+  });
+  return nextStatus({
+    snapshot: snapshot({ now: new Date(at), deployment: known, pods, view: sim.loop?.view() }),
+    target: { ranks, pending: undefined } as never,
+    ...{ refusals: [], blocked: undefined, operation: undefined, rollout: undefined, floor: undefined },
+    ...{ failures: [], failure: "", unjudged: "", uncreated: "" },
+  });
+}
+
+export interface Story {
+  /** A frame each 5 s, which the board remembers. */
+  readonly before: readonly StoryFrame[];
+  readonly frames: readonly StoryFrame[];
+}
+
+/** Plays it in virtual time, some seconds of computing. Deterministic. */
+export async function record(): Promise<Story> {
+  const budgetBytes = ((layers * experts) / ranks + 5) * expertBytes;
+  const sim = new SimCluster({ ranks, shape: { layers, experts, bytes: expertBytes, storedBytes: expertBytes, budgetBytes }, spec });
+  let status: MoEDeploymentStatus = {};
+  const play = async (ms: number, stepMs: number, demand: (at: number) => SimCluster["demand"]): Promise<StoryFrame[]> => {
+    const frames: StoryFrame[] = [];
+    for (let at = 0; at < ms; at += stepMs) {
+      sim.demand = demand(at);
+      await sim.clock.run(stepMs);
+      const picture = sim.loop?.picture();
+      if (!picture) continue;
+      status = statusOf(sim, status, sim.clock.now());
+      // A window's load is a buffer of the loop's, which it writes anew.
+      const expected = picture.expected?.slice();
+      frames.push({ at: sim.clock.now(), picture: { ...picture, expected }, status });
+    }
+    return frames;
+  };
+  sim.demand = demandOf(0);
+  sim.startOperator();
+  const before = await play(beforeMs, bucketMs, (at) => demandOf(Math.floor(at / changeEveryMs)));
+  const frames = await play(framesMs, frameMs, () => demandOf(9));
+  return { before, frames };
+}
+
+interface Telling {
+  readonly board: Board;
+  now(): number;
+  show(frame: StoryFrame): void;
+}
+
+/** A board that remembers the time before, and is shown one frame after another. */
+export function tell({ before }: Pick<Story, "before">): Telling {
+  let shown: StoryFrame | undefined;
+  const now = (): number => shown?.at ?? 0;
+  const board = new Board({ cache: { list: (name) => listOf(name, shown) }, now });
+  board.lead({ picture: (uid) => (uid === deploymentUid ? shown?.picture : undefined) });
+  const show = (frame: StoryFrame): void => {
+    shown = frame;
+  };
+  for (const frame of before) {
+    show(frame);
+    board.sample();
+  }
+  return { board, now, show };
+}
+
+function listOf(name: "moeDeployments" | "moeTrainingJobs", shown: StoryFrame | undefined): readonly KubeObject[] {
+  if (name === "moeTrainingJobs") return [training];
+  return [objectOf("serving", "chat", { spec, status: shown?.status ?? {} }), ...others];
+}
+
+const objectOf = (namespace: string, name: string, { spec, status }: { readonly spec: object; readonly status: object }): KubeObject => ({
+  apiVersion: "enodia.dev/v1alpha1",
+  kind: "MoEDeployment",
+  metadata: { namespace, name, uid: name === "chat" ? deploymentUid : `${namespace}/${name}`, generation: 1, resourceVersion: "1" },
+  spec,
+  status,
+});
+
+const fresh: Verdict = { status: "True", reason: "Fresh", message: "the oldest report is 1 s old" };
+
+/** Deployments that stand otherwise: refused, without ranks, scaled up. */
+const others: readonly KubeObject[] = [
+  other(
+    "code-assistant",
+    { replicas: 4 },
+    {
+      refusals: [
+        { reason: "InsufficientExpertMemory", message: "experts need 2.55Gi, 4 ranks x 0.5Gi = 2.0Gi: raise memoryPerRank to 0.7Gi" },
+      ],
+    },
+  ),
+  other("night-batch", { replicas: 2, suspend: true }, {}),
+  other("translate", { replicas: 3 }, { serving: 3 }),
+];
+
+function other(
+  name: string,
+  more: { readonly replicas: number; readonly suspend?: boolean },
+  { refusals = [], serving = 0 }: Readonly<{ refusals?: readonly { reason: string; message: string }[]; serving?: number }>,
+): KubeObject {
+  const wanted = { model: { uri: `pvc://models/${name}` }, ...more };
+  const known = deployment(wanted, {}, { name, namespace: "tenants" });
+  const pods = Array.from({ length: serving }, (_, rank) => pod(rank));
+  const members = pods.map(({ rank, uid }) => ({ ...view().members[0], rank, podUid: uid, connected: true, active: true, ready: true }));
+  const status = nextStatus({
+    snapshot: snapshot({ deployment: known, pods, view: view({ members: members as never, telemetryFresh: fresh }) }),
+    target: { ranks: more.replicas, pending: undefined } as never,
+    refusals: refusals as never,
+    ...{ blocked: undefined, operation: undefined, rollout: undefined, floor: undefined },
+    ...{ failures: [], failure: "", unjudged: "", uncreated: "" },
+  });
+  return objectOf("tenants", name, { spec: wanted, status });
+}
+
+const trained = 4_200;
+
+/** A job in the middle, decided by the operator's own function from what its pods say. */
+const training: KubeObject = (() => {
+  const pods = [0, 1, 2].map((rank) => rankPod(rank));
+  const wanted = job({ replicas: 3, steps: 10_000, elasticity: { maxReplicas: 4 } });
+  const curve = Array.from({ length: 60 }, (_, i) => ({
+    step: 1 + Math.round((i * trained) / 59),
+    loss: 1.9 + 3.6 * Math.exp(-i / 12) + 0.05 * Math.sin(i * 1.7),
+  }));
+  const spread = {
+    imbalanceAtHomes: 1.82,
+    imbalance: 1.07,
+    copied: 0.21,
+    exposedSeconds: 0.043,
+    bytes: 81_000_000,
+    expertShares: [0.01, 0.03, 0.06, 0.14],
+  };
+  const progress = {
+    step: trained,
+    loss: 1.93,
+    validationLoss: 1.97,
+    gradientNorm: 0.83,
+    imbalance: 2.1,
+    spread,
+    tokensPerSecond: 18_400,
+    secondsLeft: 5_300,
+    curve,
+  };
+  const words = new Map(pods.map(({ uid }) => [uid, { pod: uid, epoch: 0, training: 0, leastRanks: 1, progress }]));
+  const first = decide(trainingObserved({ job: wanted, pods, words })).status;
+  const epoch = first.world?.epoch ?? 1;
+  const told = new Map(pods.map(({ uid }) => [uid, { pod: uid, epoch, training: epoch, leastRanks: 1, progress }]));
+  const { status } = decide(trainingObserved({ job: wanted, status: first, pods, words: told }));
+  return { ...objectOf("research", "writer", { spec: wanted.spec, status }), kind: "MoETrainingJob" };
+})();
