@@ -37,7 +37,8 @@ async function main(): Promise<void> {
   const { otlpEndpoint: endpoint, traceRatio: ratio } = config;
   const attributes = { "k8s.namespace.name": config.namespace, "k8s.pod.name": config.identity };
   const tracing = await createTracing({ service: "operator", endpoint, ratio, attributes });
-  const kube = createKube(createTransport(loadKubeConfig(config.kubeconfig, config.context)));
+  const api = loadKubeConfig(config.kubeconfig, config.context);
+  const kube = createKube(createTransport(api));
   const informers = new Informers(config.watchNamespaces, config.namespace, {
     kube,
     onError: (err) => log.warn({ err }, "watch failed, starting again"),
@@ -52,7 +53,7 @@ async function main(): Promise<void> {
     checkInformers(informers, health, metrics);
     watched.check();
   }, healthCheckMs);
-  const terms = lead(config, { kube, informers, board, metrics, tracing, log });
+  const terms = lead(config, createKube(createTransport(api, { keep: false })), { kube, informers, board, metrics, tracing, log });
   for (const name of ["SIGTERM", "SIGINT"]) {
     process.once(name, (signal) => {
       log.info({ signal }, "stopping");
@@ -81,13 +82,16 @@ interface Parts {
   readonly log: Log;
 }
 
-/** The planes run while this replica has the lease. Without it, as while the API server is away, it waits for the next term. */
-function lead(config: OperatorConfig, { kube, informers, board, metrics, tracing, log }: Parts): Terms {
+/**
+ * The planes run while this replica has the lease, which it asks for by `leases`. Without it, as while the API server is away, it waits
+ * for the next term.
+ */
+function lead(config: OperatorConfig, leases: Kube, { kube, informers, board, metrics, tracing, log }: Parts): Terms {
   metrics.set("enodia_operator_leader", 0);
   return new Terms({
     elect: (on) =>
       new LeaderElection({
-        kube,
+        kube: leases,
         lease: { namespace: config.namespace, name: `${config.install}-operator` },
         identity: config.identity,
         onError: (err) => log.warn({ err }, "lease could not be written"),

@@ -23,7 +23,12 @@ const read = ["get", "list", "watch"];
 const watchedRules: readonly Omit<Rule, "scope">[] = [
   { apiGroups: ["enodia.dev"], resources: ["moedeployments"], verbs: read, why: "what is wanted" },
   { apiGroups: ["enodia.dev"], resources: ["moedeployments/status"], verbs: ["patch"], why: "what was observed" },
-  { apiGroups: ["enodia.dev"], resources: ["moedeployments/scale"], verbs: ["patch"], why: "replicas, where the spec asks for autoscaling" },
+  {
+    apiGroups: ["enodia.dev"],
+    resources: ["moedeployments/scale"],
+    verbs: ["patch"],
+    why: "replicas, where the spec asks for autoscaling",
+  },
   { apiGroups: ["enodia.dev"], resources: ["moedeployments/finalizers"], verbs: ["update"], why: "owner references that block deletion" },
   { apiGroups: ["enodia.dev"], resources: ["moetrainingjobs"], verbs: read, why: "what is to be trained" },
   { apiGroups: ["enodia.dev"], resources: ["moetrainingjobs/status"], verbs: ["patch"], why: "how far it is" },

@@ -76,17 +76,13 @@ export class AcceptedSpecs {
   }
 
   /** Those of a deleted deployment of this name: nobody reads them. */
-  #orphans({ metadata: { namespace, name } }: MoEDeployment): KubeObject[] {
-    return this.#informers.list(
-      "controllerRevisions",
-      (object) => object.metadata.namespace === namespace && isOrphan(object.metadata, name),
-    );
+  #orphans({ metadata }: MoEDeployment): KubeObject[] {
+    return this.#informers.ofDeployment("controllerRevisions", metadata).filter((object) => isOrphan(object.metadata, metadata.name));
   }
 
   /** Newest first. */
   #revisions(uid: string): Revision[] {
-    const owns = (object: KubeObject) => object.metadata.ownerReferences?.some((owner) => owner.uid === uid) ?? false;
-    const cached = this.#informers.list("controllerRevisions", owns).map(readRevision);
+    const cached = this.#informers.ownedBy("controllerRevisions", uid).map(readRevision);
     const written = this.#written.get(uid);
     const unseen = written && !cached.some((one) => one.object.metadata.uid === written.object.metadata.uid) ? [written] : [];
     return [...cached, ...unseen].sort((a, b) => b.number - a.number);

@@ -23,7 +23,7 @@ const namedMax = 4;
 
 export interface DeliveryDeps {
   readonly kube: Kube;
-  readonly informers: Pick<Informers, "list" | "get" | "covers">;
+  readonly informers: Pick<Informers, "covers" | "get" | "ofDeployment" | "ownedBy">;
   readonly identities: Pick<Identities, "ensureDownloader" | "operator">;
   readonly talks: ProgressTalks;
   readonly now: () => Date;
@@ -124,11 +124,11 @@ export class Deliveries {
   #observe({ metadata }: MoEDeployment, wanted: string | undefined): Pick<DeliveryInput, "jobs" | "pods" | "writers"> {
     const { informers, now } = this.#deps;
     const at = now().getTime();
-    const jobs = informers.list("jobs", (job) => owns(job, metadata.uid));
+    const jobs = informers.ownedBy("jobs", metadata.uid);
     const uids = new Map(jobs.map((job) => [job.metadata.uid, job.metadata.name]));
     const jobOf = ({ metadata: { ownerReferences } }: KubeObject) =>
       ownerReferences?.map(({ uid }) => uids.get(uid)).find((name) => name !== undefined);
-    const all = informers.list("pods", (pod) => isDownload(pod, metadata));
+    const all = informers.ofDeployment("pods", metadata).filter(isDownload);
     const pods = all.filter((pod) => jobOf(pod) !== undefined);
     const current = jobs.some(({ metadata: { name } }) => name === wanted) ? wanted : undefined;
     return {
@@ -147,10 +147,7 @@ export class Deliveries {
   }
 }
 
-const isDownload = (pod: KubeObject, { namespace, name }: MoEDeployment["metadata"]): boolean =>
-  pod.metadata.namespace === namespace &&
-  pod.metadata.labels?.[labels.component] === downloaderComponent &&
-  pod.metadata.labels[labels.deployment] === name;
+const isDownload = ({ metadata }: KubeObject): boolean => metadata.labels?.[labels.component] === downloaderComponent;
 
 const owns = ({ metadata }: KubeObject, uid: string): boolean => metadata.ownerReferences?.some((owner) => owner.uid === uid) ?? false;
 

@@ -2,10 +2,11 @@
 // the watch has caught up with them.
 import { labels } from "../../crds/common.ts";
 import { hasCode } from "../kube/errors.ts";
-import { Informer, type InformerDeps, type Listener } from "../kube/informer.ts";
-import { type KubeObject, type Ref, type Resource, resources } from "../kube/kube.ts";
+import { type CopyForm, Informer, type InformerDeps, type Listener } from "../kube/informer.ts";
+import { type KubeObject, keyOf, type Ref, type Resource, resources } from "../kube/kube.ts";
 import type { Served } from "./gangs/index.ts";
 import { authorityComponent } from "./objects/context.ts";
+import { slimPod } from "./slim-pod.ts";
 
 export type Watched =
   | "moeDeployments"
@@ -52,6 +53,17 @@ const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: st
   nodes: { resource: resources.nodes },
 };
 
+const byOwner = (uid: string): string => `owner ${uid}`;
+const byDeployment = (ref: Ref): string => `deployment ${keyOf(ref)}`;
+
+/** Whatever is of a deployment is found by its name, as its label has it, and by the uid of each owner. */
+function keysOf({ metadata: { namespace = "", labels: marks, ownerReferences = [] } }: KubeObject): string[] {
+  const name = marks?.[labels.deployment];
+  return [...ownerReferences.map(({ uid }) => byOwner(uid)), ...(name === undefined ? [] : [byDeployment({ namespace, name })])];
+}
+
+const formOf = (name: Watched): CopyForm => (name === "pods" ? { keysOf, slim: slimPod } : { keysOf });
+
 export class Informers {
   /** The namespaces that are watched by name, each on its own; none = all as one. */
   readonly namespaces: readonly string[];
@@ -68,7 +80,9 @@ export class Informers {
     for (const [name, { resource, own: here, training, optional, ...options }] of entries) {
       const scopes = here ? [own] : resource.namespaced && namespaces.length > 0 ? this.namespaces : [undefined];
       const told = optional ? { ...deps, onError: untilServed(deps.onError) } : deps;
-      const set = scopes.map((namespace) => new Informer(resource, { ...options, ...(namespace ? { namespace } : {}) }, told));
+      const set = scopes.map(
+        (namespace) => new Informer(resource, { ...options, ...(namespace ? { namespace } : {}) }, told, formOf(name)),
+      );
       this.#sets.set(name, set);
       if (training) for (const informer of set) this.#ofTraining.add(informer);
       if (optional) for (const informer of set) this.#optional.add(informer);
@@ -112,6 +126,15 @@ export class Informers {
 
   list(name: Watched, filter?: (object: KubeObject) => boolean): KubeObject[] {
     return this.#of(name).flatMap((informer) => informer.list(filter));
+  }
+
+  /** What of a deployment bears its name in our label; one that had the name before may have left some of it. */
+  ofDeployment(name: Watched, ref: Ref): KubeObject[] {
+    return this.#of(name).flatMap((informer) => informer.find(byDeployment(ref)));
+  }
+
+  ownedBy(name: Watched, uid: string): KubeObject[] {
+    return this.#of(name).flatMap((informer) => informer.find(byOwner(uid)));
   }
 
   /** Returns how to stop listening. */

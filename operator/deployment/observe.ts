@@ -91,49 +91,70 @@ const zoneLabel = "topology.kubernetes.io/zone";
 const unseenNodes: NodeHealth = { state: () => "answers", zone: () => undefined, rack: () => undefined, taints: () => [] };
 
 /** The nodes as the cache has them, or as good as none where they may not be read. `rackLabel`: by which their racks are told apart. */
-export function nodesSeen(informers: Pick<Informers, "list" | "seesNodes">, rackLabel?: string): NodeHealth {
-  return informers.seesNodes ? nodeHealth(informers.list("nodes"), rackLabel) : unseenNodes;
+export function nodesSeen(informers: Pick<Informers, "get" | "seesNodes">, rackLabel?: string): NodeHealth {
+  return informers.seesNodes ? healthOf((name) => informers.get("nodes", { namespace: "", name }), rackLabel) : unseenNodes;
 }
 
 export function nodeHealth(nodes: readonly KubeObject[], rackLabel?: string): NodeHealth {
-  const schema = z.object({
-    spec: z
-      .object({
-        unschedulable: z.boolean().default(false),
-        taints: z.array(z.object({ key: z.string(), effect: z.string().default("") })).default([]),
-      })
-      .prefault({}),
-    status: z.object({ conditions: z.array(z.object({ type: z.string(), status: z.string() })).default([]) }).prefault({}),
-  });
-  const states = new Map(
-    nodes.map((node) => {
-      const parsed = schema.safeParse(node);
-      const ready = parsed.success ? parsed.data.status.conditions.find((condition) => condition.type === "Ready") : undefined;
-      // False is a kubelet that speaks; Unknown is one that does not.
-      return [node.metadata.name, ready?.status === "Unknown" ? "silent" : "answers"] as const;
-    }),
-  );
-  const taints = new Map(
-    nodes.map((node) => {
-      const { spec } = schema.safeParse(node).data ?? {};
-      const cordon = spec?.unschedulable ? [{ key: "node.kubernetes.io/unschedulable", effect: "NoSchedule" }] : [];
-      const leaving = (spec?.taints ?? []).filter(({ key, effect }) => key in leavingTaints && effect !== "PreferNoSchedule");
-      return [node.metadata.name, [...cordon, ...leaving]] as const;
-    }),
-  );
-  const labelsOf = new Map(nodes.map((node) => [node.metadata.name, node.metadata.labels]));
+  const byName = new Map(nodes.map((node) => [node.metadata.name, node]));
+  return healthOf((name) => byName.get(name), rackLabel);
+}
+
+function healthOf(find: (name: string) => KubeObject | undefined, rackLabel: string | undefined): NodeHealth {
+  const of = (name: string) => {
+    const node = find(name);
+    return node && nodeFacts(node);
+  };
   return {
-    state: (node) => states.get(node) ?? "unknown",
-    zone: (node) => labelsOf.get(node)?.[zoneLabel],
-    rack: (node) => (rackLabel === undefined ? undefined : labelsOf.get(node)?.[rackLabel]),
-    taints: (node) => taints.get(node) ?? [],
+    state: (name) => of(name)?.state ?? "unknown",
+    zone: (name) => of(name)?.zone,
+    rack: (name) => (rackLabel === undefined ? undefined : find(name)?.metadata.labels?.[rackLabel]),
+    taints: (name) => of(name)?.taints ?? [],
   };
 }
+
+const nodeSchema = z.object({
+  spec: z
+    .object({
+      unschedulable: z.boolean().default(false),
+      taints: z.array(z.object({ key: z.string(), effect: z.string().default("") })).default([]),
+    })
+    .prefault({}),
+  status: z.object({ conditions: z.array(z.object({ type: z.string(), status: z.string() })).default([]) }).prefault({}),
+});
+
+interface NodeFacts {
+  readonly state: "answers" | "silent";
+  readonly zone: string | undefined;
+  readonly taints: readonly Taint[];
+}
+
+const nodeFacts = onceEach((node: KubeObject): NodeFacts => {
+  const { spec, status } = nodeSchema.safeParse(node).data ?? {};
+  const ready = status?.conditions.find((condition) => condition.type === "Ready");
+  const cordon = spec?.unschedulable ? [{ key: "node.kubernetes.io/unschedulable", effect: "NoSchedule" }] : [];
+  const leaving = (spec?.taints ?? []).filter(({ key, effect }) => key in leavingTaints && effect !== "PreferNoSchedule");
+  // False is a kubelet that speaks; Unknown is one that does not.
+  const state = ready?.status === "Unknown" ? "silent" : "answers";
+  return { state, zone: node.metadata.labels?.[zoneLabel], taints: [...cordon, ...leaving] };
+});
+
+/** Reads each object once: copies are replaced when they change, and never written to. */
+function onceEach<T extends object>(read: (object: KubeObject) => T): (object: KubeObject) => T {
+  const known = new WeakMap<KubeObject, T>();
+  return (object) => {
+    const found = known.get(object) ?? read(object);
+    known.set(object, found);
+    return found;
+  };
+}
+
+const parsedPod = onceEach((pod) => podSchema.safeParse(pod));
 
 /** The facts of a pod; undefined for one without a readable rank: not one of ours. */
 export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): ObservedPod | undefined {
   const rank = rankOf(pod.metadata.labels?.[labels.rank]);
-  const parsed = podSchema.safeParse(pod);
+  const parsed = parsedPod(pod);
   if (rank === undefined || !parsed.success) return undefined;
   const { spec, status } = parsed.data;
   const createdMs = Date.parse(pod.metadata.creationTimestamp ?? "") || now;
@@ -178,7 +199,7 @@ export function podSight(
   pod: KubeObject,
   now: number,
 ): { readonly ip: string | undefined; readonly running: boolean; readonly problem: string; readonly ended: string | undefined } {
-  const { status } = podSchema.safeParse(pod).data ?? {};
+  const { status } = parsedPod(pod).data ?? {};
   if (!status) return { ip: undefined, running: false, problem: "", ended: undefined };
   const over = isTerminal(status);
   const last = status.containerStatuses.flatMap(({ state: { terminated } }) => terminated ?? [])[0];
@@ -259,14 +280,14 @@ export function gatewayPods(pods: readonly KubeObject[]): GatewayPod[] {
 
 /** The status of a pod; undefined for one that has ended or is to end. */
 function livingStatus(pod: KubeObject): PodStatus | undefined {
-  const parsed = podSchema.safeParse(pod);
+  const parsed = parsedPod(pod);
   if (!parsed.success || pod.metadata.deletionTimestamp !== undefined) return undefined;
   return isTerminal(parsed.data.status) ? undefined : parsed.data.status;
 }
 
 /** True of a pod that has run for the last time and is still there. */
 export const hasEnded = (pod: KubeObject): boolean => {
-  const parsed = podSchema.safeParse(pod);
+  const parsed = parsedPod(pod);
   return parsed.success && isTerminal(parsed.data.status);
 };
 

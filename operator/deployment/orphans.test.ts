@@ -172,7 +172,7 @@ test("a gateway pod that has ended serves nobody, though its ReplicaSet keeps it
     spec: { containers: [{ name: "gateway", env: [{ name: workerProcess.deploymentUid.variable, value: "old" }] }] },
   });
   const pods = [gateway("Failed"), gateway("Succeeded"), gateway("Running")];
-  const informers = { seesNodes: false, list: (_: string, pick: (pod: KubeObject) => boolean) => pods.filter(pick) };
+  const informers = { seesNodes: false, ofDeployment: () => pods };
   const sources = { informers: informers as unknown as Informers, now: () => new Date() };
   assert.equal(findOrphans(sources, deployment()).gateways, 1);
 });

@@ -9,7 +9,7 @@ import { isOrphan } from "./objects/context.ts";
 import { hasEnded, nodesSeen, podFacts } from "./observe.ts";
 
 interface Sources {
-  readonly informers: Pick<Informers, "list" | "seesNodes">;
+  readonly informers: Pick<Informers, "get" | "ofDeployment" | "seesNodes">;
   readonly now: () => Date;
 }
 
@@ -30,10 +30,8 @@ export function isOfOther(pod: KubeObject, uid: string): boolean {
 }
 
 export function findOrphans({ informers, now }: Sources, { metadata }: MoEDeployment): Orphans {
-  const { namespace, name, uid } = metadata;
-  const isOld = (pod: KubeObject) =>
-    pod.metadata.namespace === namespace && pod.metadata.labels?.[labels.deployment] === name && isOfOther(pod, uid);
-  const old = informers.list("pods", isOld);
+  const { name, uid } = metadata;
+  const old = informers.ofDeployment("pods", metadata).filter((pod) => isOfOther(pod, uid));
   if (old.length === 0) return { workers: [], gateways: 0 };
   const of = (component: string) => old.filter((pod) => pod.metadata.labels?.[labels.component] === component);
   const nodes = nodesSeen(informers);

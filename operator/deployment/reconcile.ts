@@ -248,7 +248,7 @@ export class Reconciler {
     const at = now().getTime();
     const ours = (pod: KubeObject) => pod.metadata.labels?.[labels.component] === "worker" && owns(pod, uid);
     const nodes = nodesSeen(informers, deployment.spec.scheduling.topology?.key);
-    const observed = overlay.merge(informers.list("pods", ours), ours).flatMap((pod) => podFacts(pod, nodes, at) ?? []);
+    const observed = overlay.merge(informers.ownedBy("pods", uid).filter(ours), ours).flatMap((pod) => podFacts(pod, nodes, at) ?? []);
     return withLosses(observed, rebalance.view(uid), this.#warmMs() > 0);
   }
 
@@ -297,14 +297,8 @@ export class Reconciler {
   }
 
   #gatewayPods({ metadata }: MoEDeployment): KubeObject[] {
-    return this.#deps.informers.list(
-      "pods",
-      (pod) =>
-        pod.metadata.namespace === metadata.namespace &&
-        pod.metadata.labels?.[labels.deployment] === metadata.name &&
-        pod.metadata.labels[labels.component] === "gateway" &&
-        !isOfOther(pod, metadata.uid),
-    );
+    const isOurs = (pod: KubeObject) => pod.metadata.labels?.[labels.component] === "gateway" && !isOfOther(pod, metadata.uid);
+    return this.#deps.informers.ofDeployment("pods", metadata).filter(isOurs);
   }
 
   async #claim(deployment: MoEDeployment): Promise<{ claim: Snapshot["claim"]; failure: AppError | undefined }> {

@@ -9,8 +9,8 @@ import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts
 import type { Deployments } from "./ports.ts";
 
 const manager = "enodia-operator-status";
-/** Texts and times alone are not worth a write more often than this. */
-const softIntervalMs = 10_000;
+/** Texts and figures alone are not worth a write more often than this: of something that goes on, and of nothing but the load. */
+const softIntervalMs = { underWay: 10_000, calm: 60_000 };
 
 /** A status that somebody else keeps changing is put right at most this often. */
 const mendIntervalMs = 1_000;
@@ -62,7 +62,8 @@ export class StatusWriter {
       if (age < mendIntervalMs) return mendIntervalMs - age;
     } else {
       if (same(known, status)) return undefined;
-      if (age < softIntervalMs && same(hard(known), hard(status))) return softIntervalMs - age;
+      const softMs = isCalm(status) ? softIntervalMs.calm : softIntervalMs.underWay;
+      if (age < softMs && same(hard(known), hard(status))) return softMs - age;
     }
     await this.#apply(uid, { apiVersion, kind: "MoEDeployment", metadata: { name, namespace, uid }, status });
     this.#announce(deployment, known, status);
@@ -153,13 +154,22 @@ function isOlder(version: string | undefined, than: string): boolean {
   return whole.test(version ?? "") && whole.test(than) && BigInt(version ?? "") < BigInt(than);
 }
 
-/** The status without what only tells time. */
+/** True where the deployment serves and nothing is done to it. */
+function isCalm({ conditions, operation, rollout, download }: MoEDeploymentStatus): boolean {
+  const ready = conditions?.some(({ type, status }) => type === "Ready" && status === "True") ?? false;
+  const done = (rollout?.phase ?? "Complete") === "Complete" && (download?.phase ?? "Done") === "Done";
+  return ready && done && operation === undefined;
+}
+
+/** The status without what only tells time, or the balance of the last window. */
 function hard(status: MoEDeploymentStatus): unknown {
   const { lastSampleTime: _, ...telemetry } = status.telemetry ?? {};
+  const { imbalancePercent: __, boundPercent: ___, ...placement } = status.placement ?? {};
   const { operation, rollout, download, autoscale } = status;
   return {
     ...status,
     telemetry,
+    placement,
     download: download && { uri: download.uri, phase: download.phase },
     operation: operation && { ...operation, message: "" },
     rollout: rollout && { ...rollout, message: "" },

@@ -63,3 +63,25 @@ for (const [verb, write] of Object.entries(writes)) {
     await gone;
   });
 }
+
+async function connectionsFor(requests: number, keep: boolean, close: (end: () => void) => void): Promise<number> {
+  let connections = 0;
+  const server = createServer((_request, response) => void response.end(JSON.stringify(object)));
+  server.on("connection", () => {
+    connections += 1;
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  close(() => server.close());
+  const config = new KubeConfig();
+  const { port } = server.address() as AddressInfo;
+  config.loadFromClusterAndUser({ name: "c", server: `http://127.0.0.1:${port}`, skipTLSVerify: true }, { name: "u" });
+  const kube = createKube(createTransport(config, { keep }));
+  for (let i = 0; i < requests; i++) await kube.get(cm, at);
+  return connections;
+}
+
+test("requests share a connection; those of who must not rely on an old one have one each", async (t) => {
+  const close = (end: () => void) => t.after(end);
+  assert.equal(await connectionsFor(20, true, close), 1);
+  assert.equal(await connectionsFor(20, false, close), 20);
+});

@@ -24,6 +24,14 @@ export interface InformerDeps {
   readonly onError?: (error: unknown) => void;
 }
 
+/** The form in which a copy is held. */
+export interface CopyForm {
+  /** The keys under which an object is found without a look at all of them; it may have several, or none. */
+  readonly keysOf?: (object: KubeObject) => readonly string[];
+  /** The object without what nobody reads of it. */
+  readonly slim?: (object: KubeObject) => KubeObject;
+}
+
 export type Listener = (object: KubeObject, change: "set" | "delete") => void;
 
 export class Informer {
@@ -31,7 +39,10 @@ export class Informer {
   readonly #options: ListOptions;
   readonly #deps: InformerDeps;
   readonly #clock: Clock;
+  readonly #form: CopyForm;
   readonly #store = new Map<string, KubeObject>();
+  /** Objects by the keys of `CopyForm`, each under its key in the store. */
+  readonly #found = new Map<string, Map<string, KubeObject>>();
   readonly #listeners: Listener[] = [];
   readonly #abort = new AbortController();
   #synced = false;
@@ -50,8 +61,9 @@ export class Informer {
   #interrupt = new AbortController();
   #running: Promise<void> | undefined;
 
-  constructor(resource: Resource, options: ListOptions, deps: InformerDeps) {
+  constructor(resource: Resource, options: ListOptions, deps: InformerDeps, form: CopyForm = {}) {
     this.resource = resource;
+    this.#form = form;
     this.#options = options;
     this.#deps = deps;
     this.#clock = deps.clock ?? monotonicClock;
@@ -138,6 +150,11 @@ export class Informer {
   list(filter?: (object: KubeObject) => boolean): KubeObject[] {
     const all = [...this.#store.values()];
     return filter ? all.filter(filter) : all;
+  }
+
+  /** The objects that are found under a key. */
+  find(key: string): KubeObject[] {
+    return [...(this.#found.get(key)?.values() ?? [])];
   }
 
   async #run(): Promise<void> {
@@ -254,12 +271,29 @@ export class Informer {
     const key = keyOf(refOf(object));
     const before = this.#store.get(key);
     if (before?.metadata.resourceVersion === object.metadata.resourceVersion && before?.metadata.uid === object.metadata.uid) return;
-    this.#store.set(key, object);
-    for (const listener of this.#listeners) listener(object, "set");
+    const held = this.#form.slim?.(object) ?? object;
+    this.#unlist(key, before);
+    this.#store.set(key, held);
+    for (const found of this.#form.keysOf?.(held) ?? []) {
+      const under = this.#found.get(found) ?? new Map<string, KubeObject>();
+      this.#found.set(found, under.set(key, held));
+    }
+    for (const listener of this.#listeners) listener(held, "set");
   }
 
   #remove(key: string, object: KubeObject): void {
-    if (!this.#store.delete(key)) return;
+    const before = this.#store.get(key);
+    if (!before) return;
+    this.#store.delete(key);
+    this.#unlist(key, before);
     for (const listener of this.#listeners) listener(object, "delete");
+  }
+
+  #unlist(key: string, before: KubeObject | undefined): void {
+    for (const found of (before && this.#form.keysOf?.(before)) ?? []) {
+      const under = this.#found.get(found);
+      under?.delete(key);
+      if (under?.size === 0) this.#found.delete(found);
+    }
   }
 }

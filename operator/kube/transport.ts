@@ -9,6 +9,9 @@ import { kubeError, unavailable } from "./errors.ts";
 
 /** A request that got no answer in this time is abandoned; watches are exempt. */
 const requestTimeoutMs = 30_000;
+/** Connections for requests, and how long one is kept without any: a node drops what is idle for minutes, and the API server too. */
+const connectionsMax = 32;
+const idleMs = 15_000;
 /** Largest answer that is buffered: a list page of 500 large objects stays well below. */
 const responseBytesMax = 256 * 1024 * 1024;
 
@@ -54,12 +57,19 @@ function noCluster(message: string, cause?: unknown): AppError {
   return new AppError(message, { code: "NoCluster", operation: "finding the API server", ...(cause === undefined ? {} : { cause }) });
 }
 
-export function createTransport(config: KubeConfig): Transport {
-  const server = config.getCurrentCluster()?.server ?? "";
-  const open = async (call: Call): Promise<http.IncomingMessage> => {
+/**
+ * `keep`: connections are used again, which spares a handshake for each request. Who must know soon that nobody answers wants a new
+ * one each time: of those that are kept all may be dead. A stream has one of its own in any case.
+ */
+export function createTransport(config: KubeConfig, { keep }: { readonly keep: boolean } = { keep: true }): Transport {
+  const { server = "", proxyUrl } = config.getCurrentCluster() ?? {};
+  const kept = { keepAlive: true, maxSockets: connectionsMax, maxFreeSockets: connectionsMax, timeout: idleMs };
+  // The way through a proxy is client-node's.
+  const agent = keep && !proxyUrl ? new (server.startsWith("http:") ? http : https).Agent(kept) : undefined;
+  const open = async (call: Call, through?: http.Agent): Promise<http.IncomingMessage> => {
     const options: https.RequestOptions = {};
     await config.applyToHTTPSOptions(options as never);
-    return send(new URL(server.replace(/\/$/, "") + call.path), call, options);
+    return send(new URL(server.replace(/\/$/, "") + call.path), call, through ? Object.assign(options, { agent: through }) : options);
   };
   return {
     async request(call) {
@@ -68,7 +78,7 @@ export function createTransport(config: KubeConfig): Transport {
       let response: http.IncomingMessage;
       let body: string;
       try {
-        response = await open({ ...call, signal });
+        response = await open({ ...call, signal }, agent);
         body = await readAll(response);
       } catch (cause) {
         throw unavailable(cause, operation);

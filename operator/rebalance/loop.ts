@@ -33,7 +33,11 @@ import type { LoadView } from "./status/metrics.ts";
 import { type PlacementPicture, placementPicture } from "./status/picture.ts";
 import { Reporter } from "./status/reporter.ts";
 
+/** The time to the next look while something is under way or amiss. */
 const tickMs = 200;
+/** The same while all is well: then a window of load ends, at most, and what comes from pods asks for a look by itself. */
+const calmTickMs = 1_000;
+const ticksPerWindow = 10;
 /** The least time between two looks; all that happens meanwhile is seen in one look. */
 const pokeMs = 100;
 /** The operator's certificate is asked for anew this often: pods have new ones soon after the CA has changed. */
@@ -118,7 +122,7 @@ export class DeploymentLoop {
       } catch (caught) {
         this.#ports.log.error({ err: caught, deployment: this.#world.ref.name }, "rebalance tick failed");
       }
-      this.#schedule(tickMs);
+      this.#schedule(this.#working ? tickMs : nextTickMs(this.#seen));
     });
   }
 
@@ -298,4 +302,12 @@ export class DeploymentLoop {
     this.#intake.close();
     this.#links.close();
   }
+}
+
+/** Milliseconds after which to look again unasked. */
+function nextTickMs({ views, world, placement, synced, introduced, spec }: Observed): number {
+  const settled = introduced && placement.recovered && synced && world.leaving.length === 0;
+  if (!settled || views.some(({ state, leaving }) => state !== "active" || leaving !== undefined)) return tickMs;
+  const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
+  return Math.min(calmTickMs, Math.max(tickMs, windowMs / ticksPerWindow));
 }

@@ -12,7 +12,7 @@ import { connectDispatch } from "./dispatch-link.ts";
 import { framesAlpn } from "./frame-socket.ts";
 import { createTlsListener } from "./listener.ts";
 import { createClient, definition, type Handlers, type ServiceClient } from "./service.ts";
-import { type PeerIdentity, peerIdentity, type TlsSource } from "./tls.ts";
+import { type PeerIdentity, peerIdentity, secureContextOf, type TlsSource } from "./tls.ts";
 
 /** The largest message; the default of 4 MB is below what the plan of a large model may take. */
 export const messageBytesMax = 16 * 1024 * 1024;
@@ -103,6 +103,39 @@ function unary(handler: unknown, output: Parameters<typeof create>[0]): grpc.han
   };
 }
 
+type Connector = grpc.experimental.SecureConnector;
+
+/** Credentials whose connections share one context, that of the newest material: grpc-js's own make one for each. */
+class SharedContextCredentials extends grpc.ChannelCredentials {
+  readonly #tls: Pick<TlsSource, "current">;
+  readonly #verify: grpc.VerifyOptions;
+
+  constructor(tls: Pick<TlsSource, "current">, verify: grpc.VerifyOptions) {
+    super();
+    this.#tls = tls;
+    this.#verify = verify;
+  }
+
+  _isSecure(): boolean {
+    return true;
+  }
+  _equals(other: grpc.ChannelCredentials): boolean {
+    return this === other;
+  }
+  _createSecureConnector(...[target, options, call]: Parameters<grpc.ChannelCredentials["_createSecureConnector"]>): Connector {
+    const newest = (): Connector => {
+      const context = secureContextOf(this.#tls.current());
+      return grpc.ChannelCredentials.createFromSecureContext(context, this.#verify)._createSecureConnector(target, options, call);
+    };
+    return {
+      connect: async (socket) => newest().connect(socket), // material that is no pair is an error of this connection
+      waitForReady: async () => {},
+      getCallCredentials: () => call ?? grpc.CallCredentials.createEmpty(),
+      destroy: () => {},
+    };
+  }
+}
+
 /** A client of one service at ip:port; `serverName` is the SAN that the other end must present. Where the caller cannot know
  *  the rank behind an address (joining through the headless Service), `accept` judges the certificate instead. */
 export function connect<M extends GenServiceMethods>(
@@ -117,13 +150,11 @@ export function connect<M extends GenServiceMethods>(
   },
 ): ServiceClient<M> {
   const { accept, idleMs } = target;
-  const credentials = grpc.experimental.createCertificateProviderChannelCredentials(
-    target.tls.provider,
-    target.tls.provider,
+  const verify: grpc.VerifyOptions =
     accept === undefined
       ? {}
-      : { checkServerIdentity: (_host, cert) => (accept(cert) ? undefined : new Error("not a member's certificate")) },
-  );
+      : { checkServerIdentity: (_host, cert) => (accept(cert) ? undefined : new Error("not a member's certificate")) };
+  const credentials = new SharedContextCredentials(target.tls, verify);
   return createClient(service, target.address, credentials, {
     ...clientOptions,
     "grpc.ssl_target_name_override": target.serverName,

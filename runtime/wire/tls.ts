@@ -3,7 +3,7 @@
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { PeerCertificate } from "node:tls";
+import { createSecureContext, type PeerCertificate, type SecureContext } from "node:tls";
 import type { experimental } from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
 
@@ -12,6 +12,18 @@ export interface TlsMaterial {
   readonly cert: Buffer;
   readonly key: Buffer;
   readonly ca: Buffer;
+}
+
+const contexts = new WeakMap<TlsMaterial, SecureContext>();
+
+/** The context of connections with this material, which they share: each takes 40 KiB and half a millisecond to make. */
+export function secureContextOf(material: TlsMaterial): SecureContext {
+  const known = contexts.get(material);
+  if (known) return known;
+  const { cert, key, ca } = material;
+  const made = createSecureContext({ cert, key, ca });
+  contexts.set(material, made);
+  return made;
 }
 
 /** Feeds both credentials of grpc-js. New connections use the newest material; those that stand are not judged again, however long. */

@@ -58,6 +58,8 @@ export interface Cluster {
 export interface UpOptions {
   readonly name?: string;
   readonly nodes?: number;
+  /** Users whose requests the API server writes down (auditLog of control-plane.ts); nobody's when not given. */
+  readonly audited?: readonly string[];
   readonly log?: Log;
   /** Ends `up` early; what it had made is removed. */
   readonly signal?: AbortSignal;
@@ -123,6 +125,7 @@ interface Work {
   readonly cluster: ClusterNames;
   readonly binaries: Binaries;
   readonly log: Log;
+  readonly audited?: readonly string[] | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -180,7 +183,7 @@ async function build(work: Work): Promise<void> {
   makeCgroup(cluster.cgroup);
   favour(cluster.cgroup);
   await makeEtcdDisk(cluster);
-  state.control = [startControlPlane(cluster, work.binaries)];
+  state.control = [startControlPlane(cluster, work.binaries, work.audited ?? [])];
   writeState(state);
   const ready = waitForControlPlane(cluster, work.binaries, work.signal).then(() =>
     log(`control plane ready at ${cluster.server} after ${Math.round((Date.now() - started) / 1000)} s`),
@@ -229,7 +232,7 @@ export async function up(options: UpOptions = {}): Promise<Cluster> {
     writeState(state);
     try {
       prepareHost();
-      await build({ state, cluster: namesOf(state), binaries, log, signal });
+      await build({ state, cluster: namesOf(state), binaries, log, audited: options.audited, signal });
       state.phase = "up";
       writeState(state);
       return toCluster(state);

@@ -20,7 +20,19 @@ const requestTimeoutMs = 2_000;
 /** A dead node is NotReady after 12 s and its pods are given up 2 s later; Kubernetes' own defaults are 50 s and 300 s. */
 const nodeTimes = { monitorPeriod: "2s", gracePeriod: "12s", tolerationSeconds: 2 };
 
-function apiServer(cluster: ClusterNames, binaries: Binaries): Program {
+/** The API server's record of what `users` ask of it, one JSON line a request: by it tests count requests. */
+export const auditLog = (cluster: { readonly folder: string }): string => join(cluster.folder, "audit.log");
+const auditMegabytesMax = 4096;
+
+function auditFlags(cluster: ClusterNames, users: readonly string[]): Record<string, string | number> {
+  if (users.length === 0) return {};
+  const policy = join(cluster.folder, "audit-policy.json");
+  const rules = [{ level: "Metadata", users }, { level: "None" }];
+  writeFileSync(policy, JSON.stringify({ apiVersion: "audit.k8s.io/v1", kind: "Policy", omitStages: ["RequestReceived"], rules }));
+  return { "audit-policy-file": policy, "audit-log-path": auditLog(cluster), "audit-log-maxsize": auditMegabytesMax };
+}
+
+function apiServer(cluster: ClusterNames, binaries: Binaries, audited: readonly string[]): Program {
   const pki = (file: string) => pkiFile(cluster, file);
   return {
     name: "kube-apiserver",
@@ -58,6 +70,7 @@ function apiServer(cluster: ClusterNames, binaries: Binaries): Program {
         "default-not-ready-toleration-seconds": nodeTimes.tolerationSeconds,
         "default-unreachable-toleration-seconds": nodeTimes.tolerationSeconds,
         profiling: false,
+        ...auditFlags(cluster, audited),
       }),
     ],
   };
@@ -169,7 +182,7 @@ function apiStatus(cluster: ClusterNames, path: string): Promise<number | undefi
   });
 }
 
-export function startControlPlane(cluster: ClusterNames, binaries: Binaries): ProcessRecord {
+export function startControlPlane(cluster: ClusterNames, binaries: Binaries, audited: readonly string[]): ProcessRecord {
   const logs = join(cluster.folder, "logs");
   const cgroup = `${cluster.cgroup}/control`;
   mkdirSync(logs, { recursive: true });
@@ -178,7 +191,7 @@ export function startControlPlane(cluster: ClusterNames, binaries: Binaries): Pr
   writeFileSync(config, corefile(cluster));
   const programs = [
     etcd(cluster, binaries),
-    apiServer(cluster, binaries),
+    apiServer(cluster, binaries, audited),
     ...controllers(cluster, binaries),
     { name: "coredns", command: [binaries.coredns, "-conf", config] },
   ];

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { rulesOf, type Scope } from "../../operator/rbac.ts";
 import { type ControlPlane, root } from "./control-plane.ts";
 
-/** Where it runs, and the namespaces in which it works. */
+/** Where it runs, and the namespaces in which it works: in all of them where none is given. */
 interface Install {
   readonly system: string;
   readonly watched: readonly string[];
@@ -16,7 +16,7 @@ export function accessObjects({ system, watched }: Install): object[] {
   return [
     { apiVersion: "v1", kind: "ServiceAccount", metadata: { name: "operator", namespace: system } },
     ...grant("cluster", undefined, system),
-    ...watched.flatMap((namespace) => grant("watched", namespace, system)),
+    ...(watched.length > 0 ? watched : [undefined]).flatMap((namespace) => grant("watched", namespace, system)),
     ...grant("release", system, system),
   ];
 }

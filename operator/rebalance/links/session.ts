@@ -19,7 +19,7 @@ import { fromStatus, type Network } from "../../../runtime/wire/grpc.ts";
 import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from "../../../runtime/wire/mapping.ts";
 import { forMany, type ServiceClient } from "../../../runtime/wire/service.ts";
 import { Silence } from "../../../runtime/wire/silence.ts";
-import { fixedTls } from "../../../runtime/wire/tls.ts";
+import { fixedTls, type TlsMaterial } from "../../../runtime/wire/tls.ts";
 import type { ServedTotals } from "../../deployment/ports.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent, UseTotals } from "../ports.ts";
 import { ClockOffset } from "./clock-offset.ts";
@@ -126,9 +126,10 @@ export class Session implements Link {
       this.downSince = undefined;
       this.#silence.heard();
       this.#takeClock(status);
+      const before = this.status;
       this.#takeStatus(status);
       if (first) this.lastError = "";
-      this.#target.onChange();
+      if (first || status.hosted.length > 0 || isNews(before, this.status)) this.#target.onChange();
     });
     stream.on("error", (error: Error) => this.#lost(stream, error.message));
     stream.on("end", () => this.#lost(stream, "the stream ended"));
@@ -287,8 +288,21 @@ export class Session implements Link {
   }
 }
 
-function material({ cert, key, ca }: LinkTarget["identity"]) {
-  return { cert: Buffer.from(cert), key: Buffer.from(key), ca: Buffer.from(ca) };
+const materials = new WeakMap<LinkTarget["identity"], TlsMaterial>();
+
+/** The same for all links of a deployment, so that they share what is made of it. */
+function material(identity: LinkTarget["identity"]): TlsMaterial {
+  const { cert, key, ca } = identity;
+  const made = materials.get(identity) ?? { cert: Buffer.from(cert), key: Buffer.from(key), ca: Buffer.from(ca) };
+  materials.set(identity, made);
+  return made;
+}
+
+/** True where somebody may wait for what a status says. Loads and bytes come and go; the next look of the loop sees them. */
+function isNews(before: PodStatus | undefined, after: PodStatus | undefined): boolean {
+  const awaited = ({ epoch, planHash, ready, notReadyReason, draining, leaving, membershipVersion, activeRequests }: PodStatus) =>
+    JSON.stringify([epoch, planHash, ready, notReadyReason, draining, leaving, membershipVersion, draining && activeRequests]);
+  return (before && awaited(before)) !== (after && awaited(after));
 }
 
 function servedOf({ requests, failed, gaps, gapMicros }: Served): ServedTotals {

@@ -14,6 +14,7 @@ import { reasonCharsMax } from "../rollout/plan-object.ts";
 import { percent } from "../rollout/plan-report.ts";
 import type { PlanReport } from "../rollout/proposal.ts";
 import { recommendedMax } from "./decision-events.ts";
+import { sayTheSame } from "./figures.ts";
 
 export interface PlacementStatusInput {
   /** The report of the last plan; undefined until there was one. */
@@ -119,9 +120,9 @@ function recommendation(decision: Decision, moves: readonly string[]): Partial<E
   };
 }
 
-/** The least time between writes that change figures alone; a change of phase or epoch is written at once. */
-const figuresEveryMs = 5_000;
-/** The status is written this often even without a change, so that an object that somebody deleted is noticed. */
+/** The least time between writes; a change of phase or epoch is written at once. */
+const changesEveryMs = 5_000;
+/** It is written this often though it says the same (figures.ts): an object that somebody deleted is noticed, and figures are no older. */
 const aliveEveryMs = 60_000;
 /** The pause after the first write that failed, which is doubled with each further one. */
 const firstPauseMs = 1_000;
@@ -143,7 +144,7 @@ export class PlacementStatusWriter {
   #notBefore = 0;
   #writtenAt = Number.NEGATIVE_INFINITY;
   #writtenPhase = "";
-  #written = "";
+  #written: ExpertPlacementStatus | undefined;
 
   constructor(ports: StatusWriterPorts) {
     this.#ports = ports;
@@ -153,10 +154,9 @@ export class PlacementStatusWriter {
   offer(ref: Ref, status: ExpertPlacementStatus): void {
     const now = this.#ports.clock.now();
     if (this.#writing || now < this.#notBefore) return;
-    const text = JSON.stringify(status);
     const phase = `${status.phase} ${status.committedEpoch}`;
-    const every = text === this.#written ? aliveEveryMs : phase === this.#writtenPhase ? figuresEveryMs : 0;
-    if (now - this.#writtenAt < every) return;
+    const every = phase === this.#writtenPhase ? changesEveryMs : 0;
+    if (now - this.#writtenAt < every || (now - this.#writtenAt < aliveEveryMs && sayTheSame(this.#written, status))) return;
     this.#writing = true;
     this.#ports.store.writeStatus(ref, status).then(
       () => {
@@ -164,7 +164,7 @@ export class PlacementStatusWriter {
         this.#failures = 0;
         this.#writtenAt = now;
         this.#writtenPhase = phase;
-        this.#written = text;
+        this.#written = status;
       },
       (caught) => this.#failed(ref, AppError.from(caught)),
     );

@@ -87,7 +87,10 @@ test("requests and bytes that come and go ask for no reconcile; what status and 
   assert.equal(changeKey({ ...view({}), unhostedExperts: 3 }), key, "experts that come one by one");
   assert.notEqual(changeKey({ ...view({}), homelessExperts: 3 }), key);
   assert.notEqual(changeKey({ ...view({}), loadingRanks: [1] }), key);
-  assert.equal(changeKey({ ...view({}), telemetryFresh: { ...verdict, message: "the oldest report is 2 s old" } }), key);
+  const told = { ...verdict, message: "other grounds for the same" };
+  assert.equal(changeKey({ ...view({}), telemetryFresh: told, placementBalanced: told, placement: { imbalancePercent: 105 } }), key);
+  assert.notEqual(changeKey({ ...view({}), placementBalanced: { ...verdict, reason: "Imbalanced" } }), key);
+  assert.notEqual(changeKey({ ...view({}), placement: { epoch: 2 } }), key);
   for (const changed of [{ active: false }, { ready: false }, { epoch: 4 }, { uniqueBytes: 0 }, { draining: true }])
     assert.notEqual(changeKey(view(changed)), key, JSON.stringify(changed));
 });

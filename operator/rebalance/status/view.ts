@@ -54,12 +54,16 @@ export function rebalanceView(input: ViewInput): RebalanceView {
 
 /** A key whose change makes the deployment plane look again; figures that it does not read and times are left out of it. */
 export function changeKey(view: RebalanceView): string {
+  const { imbalancePercent: _, boundPercent: __, ...placement } = view.placement ?? {};
   return JSON.stringify({
     ...view,
     unhostedExperts: undefined,
     members: view.members.map(({ activeRequests: _, hostedBytes: __, served: ___, signals: ____, ...member }) => member),
     telemetry: { ...view.telemetry, lastSampleTime: undefined },
     telemetryFresh: view.telemetryFresh.reason,
+    // Each window of load has other figures; they are shown with the next look.
+    placementBalanced: view.placementBalanced.reason,
+    placement,
   });
 }
 
@@ -170,7 +174,7 @@ function reproducible(views: ViewInput["views"]): Verdict {
 }
 
 function telemetryFresh(facts: TelemetryFacts): Verdict {
-  const { bus, ageMs, staleAfterMs, reporting, expected, keyProblem } = facts;
+  const { bus, staleAfterMs, reporting, expected, keyProblem } = facts;
   if (!bus)
     return { status: "Unknown", reason: "NotConfigured", message: "no NATS server: set spec.telemetry.nats.url or the operator's default" };
   if (!bus.connected) {
@@ -183,7 +187,7 @@ function telemetryFresh(facts: TelemetryFacts): Verdict {
   if (reporting === 0) return { status: "False", reason: "Stale", message: `no load message within ${staleAfterMs} ms${refused}` };
   if (reporting < expected)
     return { status: "False", reason: "PartialRanks", message: `${reporting} of ${expected} ranks report load${refused}` };
-  return { status: "True", reason: "Fresh", message: `the oldest report is ${Math.round(ageMs / 1000)} s old` };
+  return { status: "True", reason: "Fresh", message: `all ${expected} ranks have reported load within ${staleAfterMs / 1000} s` };
 }
 
 function placementBalanced(input: ViewInput): Verdict {

@@ -1,0 +1,129 @@
+// Many deployments of a few ranks each: how long the operator takes until all of them serve, what it asks of the API server for that
+// and for a change, and what it costs while nothing changes but the load. Figures of CPU are the kernel's, of requests the API server's.
+import { until } from "../harness/process.ts";
+import { totalOf, writesOf } from "./audit.ts";
+import { type Fleet, startFleet } from "./fleet.ts";
+import { countOf, type Histogram, histogramOf, quantile, since } from "./histogram.ts";
+import { operatorUser } from "./operator-process.ts";
+
+const minuteMs = 60_000;
+
+interface DeploymentsRun {
+  readonly deployments: number;
+  readonly ranks: number;
+  readonly layers: number;
+  readonly experts: number;
+  /** What was begun goes on for a while after the last deployment serves, until the first windows of load have ended. */
+  readonly settleSeconds: number;
+  readonly steadySeconds: number;
+  /** Deployments that get one rank more, one after another. */
+  readonly changes: number;
+  readonly log: (line: string) => void;
+}
+
+/** A phase as seen from outside: requests by kind, and what they took. */
+interface Phase {
+  readonly seconds: number;
+  readonly cpuSeconds: number;
+  readonly writes: ReadonlyMap<string, number>;
+  readonly reads: number;
+  readonly reconciles: Histogram;
+}
+
+interface DeploymentsRow {
+  readonly deployments: number;
+  readonly ranks: number;
+  readonly convergeSeconds: number;
+  readonly convergeCpuSeconds: number;
+  readonly writesPerDeployment: number;
+  readonly readsPerDeployment: number;
+  readonly reconcilesPerDeployment: number;
+  readonly reconcileP50Ms: number | undefined;
+  readonly reconcileP99Ms: number | undefined;
+  readonly writesPerChange: number | undefined;
+  readonly changeSeconds: number | undefined;
+  readonly steadyWritesPerSecond: number;
+  readonly steadyStatusWritesPerSecond: number;
+  readonly steadyCores: number;
+  readonly rssMiB: number;
+  readonly peakMiB: number;
+}
+
+export async function runDeployments(run: DeploymentsRun): Promise<DeploymentsRow> {
+  const { deployments, ranks, log } = run;
+  const fleet = await startFleet(run);
+  try {
+    const all = (wanted: number) => async () => (fleet.serving(wanted) === deployments ? true : undefined);
+    const timeoutMs = 5 * minuteMs + deployments * ranks * 250;
+    let said = -1;
+    const progress = setInterval(() => {
+      const serving = fleet.serving(ranks);
+      if (serving !== said) log(`${serving} of ${deployments} serve`);
+      said = serving;
+    }, 5_000);
+    const converge = await phase(fleet, async () => {
+      await fleet.create(0, deployments);
+      await until("all deployments to serve", all(ranks), { timeoutMs });
+    }).finally(() => clearInterval(progress));
+    log(`all serve after ${converge.seconds.toFixed(1)} s: ${listed(converge.writes)}`);
+    await wait(run.settleSeconds * 1000);
+    const steady = await phase(fleet, () => wait(run.steadySeconds * 1000));
+    log(`${run.steadySeconds} s in which nothing changes: ${listed(steady.writes)}`);
+    const { rss } = fleet.operator.memory();
+    const change = await phase(fleet, async () => {
+      for (let index = 0; index < run.changes; index++) {
+        await fleet.scale(index, ranks + 1);
+        await until(`deployment ${index} to have one rank more`, () => (fleet.serving(ranks + 1) > index ? true : undefined), {
+          ...{ timeoutMs: 2 * minuteMs, everyMs: 100 },
+        });
+      }
+    });
+    if (run.changes > 0) log(`${run.changes} deployments got one rank more: ${listed(change.writes)}`);
+    const perDeployment = (count: number) => round(count / deployments, 1);
+    const changed = (value: number) => (run.changes === 0 ? undefined : round(value / run.changes, 1));
+    const statusWrites = [...steady.writes].filter(([key]) => key.endsWith("/status")).reduce((sum, [, count]) => sum + count, 0);
+    return {
+      ...{ deployments, ranks, convergeSeconds: round(converge.seconds, 1), convergeCpuSeconds: round(converge.cpuSeconds, 1) },
+      writesPerDeployment: perDeployment(totalOf(converge.writes)),
+      readsPerDeployment: perDeployment(converge.reads),
+      reconcilesPerDeployment: perDeployment(countOf(converge.reconciles)),
+      ...{ reconcileP50Ms: milliseconds(converge.reconciles, 0.5), reconcileP99Ms: milliseconds(converge.reconciles, 0.99) },
+      // What the others write meanwhile is not of the change.
+      writesPerChange: changed(totalOf(change.writes) - (totalOf(steady.writes) * change.seconds) / steady.seconds),
+      changeSeconds: changed(change.seconds),
+      steadyWritesPerSecond: round(totalOf(steady.writes) / steady.seconds, 2),
+      steadyStatusWritesPerSecond: round(statusWrites / steady.seconds, 2),
+      steadyCores: round(steady.cpuSeconds / steady.seconds, 3),
+      ...{ rssMiB: Math.round(rss), peakMiB: Math.round(fleet.operator.memory().peak) },
+    };
+  } finally {
+    await fleet.stop();
+  }
+}
+
+async function phase({ operator, audit }: Fleet, work: () => Promise<unknown>): Promise<Phase> {
+  audit.take(operatorUser);
+  const [cpu, samples, started] = [operator.cpuSeconds(), await operator.metrics(), performance.now()];
+  await work();
+  const seconds = (performance.now() - started) / 1000;
+  const requests = audit.take(operatorUser);
+  const writes = writesOf(requests);
+  const name = "enodia_operator_reconcile_duration_seconds";
+  const at = (of: typeof samples) => histogramOf(of, name, { controller: "moedeployment" });
+  const reconciles = since(at(samples), at(await operator.metrics()));
+  return { seconds, cpuSeconds: operator.cpuSeconds() - cpu, writes, reads: totalOf(requests) - totalOf(writes), reconciles };
+}
+
+const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+function listed(counts: ReadonlyMap<string, number>): string {
+  const sorted = [...counts].sort((a, b) => b[1] - a[1]);
+  return `${totalOf(counts)} writes (${sorted.map(([key, count]) => `${count} ${key}`).join(", ")})`;
+}
+
+const round = (value: number, digits: number): number => Number(value.toFixed(digits));
+
+function milliseconds(histogram: Histogram, q: number): number | undefined {
+  const seconds = quantile(histogram, q);
+  return seconds === undefined ? undefined : round(1000 * seconds, 1);
+}

@@ -1,0 +1,43 @@
+// `npm run test:scale`: the production operator against a real API server with a simulated fleet of nodes.
+import { parseArgs } from "node:util";
+import { runDeployments } from "./deployments.ts";
+
+const usage = `usage: npm run test:scale -- [--deployments N,N,...] [--ranks N] [--layers N] [--experts N]
+                             [--steady SECONDS] [--changes N] [--json]
+
+Brings up etcd, the API server, its controllers and scheduler, NATS, and the operator as a process of its own, with nodes
+whose pods answer the operator by production code and compute nothing; makes N deployments, and says what it took. Needs root.`;
+
+const options = {
+  deployments: { type: "string", default: "10" },
+  ranks: { type: "string", default: "8" },
+  layers: { type: "string", default: "16" },
+  experts: { type: "string", default: "32" },
+  steady: { type: "string", default: "60" },
+  changes: { type: "string", default: "5" },
+  json: { type: "boolean", default: false },
+  help: { type: "boolean", short: "h", default: false },
+} as const;
+
+/** The first windows of load, of 30 s each, have ended by then. */
+const settleSeconds = 75;
+
+async function main(argv: readonly string[]): Promise<void> {
+  const { values } = parseArgs({ args: [...argv], options });
+  if (values.help) return void process.stdout.write(`${usage}\n`);
+  const [ranks, layers, experts, steadySeconds, changes] = [values.ranks, values.layers, values.experts, values.steady, values.changes].map(
+    Number,
+  );
+  for (const deployments of values.deployments.split(",").map(Number)) {
+    const started = Date.now();
+    const log = (line: string) => void process.stderr.write(`${((Date.now() - started) / 1000).toFixed(1).padStart(7)} s  ${line}\n`);
+    const row = await runDeployments({
+      ...{ deployments, ranks: ranks ?? 0, layers: layers ?? 0, experts: experts ?? 0 },
+      ...{ settleSeconds, steadySeconds: steadySeconds ?? 0, changes: Math.min(changes ?? 0, deployments), log },
+    });
+    process.stdout.write(`${JSON.stringify(row, undefined, values.json ? 0 : 1)}\n`);
+  }
+}
+
+await main(process.argv.slice(2));
+process.exit();

@@ -1,0 +1,89 @@
+// The operator as a process of its own, as it runs in its pod, and what a look from outside shows of it: its metrics, and its CPU time and
+// memory as the kernel counts them.
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { createWriteStream, readFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { parseSamples, type Sample } from "../../operator/cli/prometheus-text.ts";
+import { stop, until } from "../harness/process.ts";
+import { root } from "../integration/control-plane.ts";
+
+export const operatorNamespace = "enodia-system";
+/** The operator as the API server knows it. */
+export const operatorUser = `system:serviceaccount:${operatorNamespace}:operator`;
+const readyTimeoutMs = 120_000;
+const tickHz = 100;
+
+interface OperatorOptions {
+  readonly kubeconfig: string;
+  readonly natsUrl: string;
+  /** The folder of its log. */
+  readonly folder: string;
+}
+
+export class OperatorProcess {
+  readonly #child: ChildProcess;
+  readonly #metricsPort: number;
+
+  private constructor(child: ChildProcess, metricsPort: number) {
+    this.#child = child;
+    this.#metricsPort = metricsPort;
+  }
+
+  /** Starts it, and returns when it leads. */
+  static async start({ kubeconfig, natsUrl, folder }: OperatorOptions): Promise<OperatorProcess> {
+    const [metricsPort, probePort] = [await freePort(), await freePort()];
+    const env = {
+      ...{ PATH: process.env.PATH, HOME: folder },
+      ...{ ENODIA_POD_NAME: "operator-0", ENODIA_NAMESPACE: operatorNamespace, ENODIA_NATS_URL: natsUrl },
+      ...{ ENODIA_METRICS_PORT: String(metricsPort), ENODIA_PROBE_PORT: String(probePort), ENODIA_NETWORK_POLICIES: "true" },
+    };
+    const child = spawn(process.execPath, [join(root, "operator/main.ts"), "--kubeconfig", kubeconfig], {
+      env,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const log = createWriteStream(join(folder, "operator.log"));
+    child.stdout.pipe(log, { end: false });
+    child.stderr.pipe(log, { end: false });
+    const operator = new OperatorProcess(child, metricsPort);
+    const leads = async () => (gauge(await operator.metrics(), "enodia_operator_leader") === 1 ? true : undefined);
+    await until("the operator to lead", leads, { timeoutMs: readyTimeoutMs });
+    return operator;
+  }
+
+  async metrics(): Promise<readonly Sample[]> {
+    if (this.#child.exitCode !== null) throw new Error(`the operator has ended with exit code ${this.#child.exitCode}`);
+    const answer = await fetch(`http://127.0.0.1:${this.#metricsPort}/metrics`, { signal: AbortSignal.timeout(30_000) });
+    return parseSamples(await answer.text());
+  }
+
+  /** Seconds of CPU since its start, of all its threads. */
+  cpuSeconds(): number {
+    const stat = readFileSync(`/proc/${this.#child.pid}/stat`, "utf8");
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" "); // from field 3 on, as the name may hold blanks
+    return (Number(fields[11]) + Number(fields[12])) / tickHz;
+  }
+
+  /** MiB now, and the most so far. */
+  memory(): { readonly rss: number; readonly peak: number } {
+    const status = readFileSync(`/proc/${this.#child.pid}/status`, "utf8");
+    const field = (name: string): number => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(status)?.[1]) / 1024;
+    return { rss: field("VmRSS"), peak: field("VmHWM") };
+  }
+
+  stop(): Promise<void> {
+    return stop(this.#child, 20_000);
+  }
+}
+
+const gauge = (samples: readonly Sample[], name: string): number | undefined => samples.find((sample) => sample.name === name)?.value;
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as { port: number };
+  server.close();
+  await once(server, "close");
+  return port;
+}
