@@ -23,7 +23,7 @@ const namedMax = 4;
 
 export interface DeliveryDeps {
   readonly kube: Kube;
-  readonly informers: Pick<Informers, "covers" | "get" | "ofDeployment" | "ownedBy">;
+  readonly informers: Pick<Informers, "covers" | "get" | "list" | "ofDeployment" | "ownedBy">;
   readonly identities: Pick<Identities, "ensureDownloader" | "operator">;
   readonly talks: ProgressTalks;
   readonly now: () => Date;
