@@ -100,7 +100,7 @@ function ask(path: string, { enough, body, ...options }: Asked = {}) {
   });
 }
 
-test("who has signed in behind the API server's proxy reads the page, its files and its events there", { timeout: 300_000 }, async () => {
+test("who has signed in behind the API server's proxy reads the page, its files and its events there", { timeout: 600_000 }, async () => {
   const closed = await ask("./");
   assert.equal(closed.status, 401, closed.body);
   assert.match(closed.body, /action="\.\/sign-in"/);
