@@ -2,10 +2,10 @@
 // another audience, out of time. Who is let in is judged by what the token was made of, with no code of the product or of its library.
 import assert from "node:assert/strict";
 import { constants, createHmac, generateKeyPairSync, type KeyObject, sign } from "node:crypto";
-import { createLocalJWKSet, type JWTVerifyGetKey } from "jose";
 import { AppError } from "../../../crds/common.ts";
 import { claimBounds, type GatewayJwt } from "../../../crds/gateway-jwt.ts";
 import { checkToken, looksLikeToken } from "../../../runtime/gateway/token.ts";
+import { publishedKeys } from "../../support/issuer.ts";
 import type { Fuzzer } from "../fuzzer.ts";
 import { damagedJson, type Random } from "../mutate.ts";
 import { chance, json, number, pick, text, times } from "../words.ts";
@@ -33,7 +33,9 @@ const ways = {
   HS256: {
     key: "rsa",
     sign: (data: Buffer, { publicKey }: Pair) =>
-      createHmac("sha256", publicKey.export({ type: "spki", format: "pem" })).update(data).digest(),
+      createHmac("sha256", publicKey.export({ type: "spki", format: "pem" }))
+        .update(data)
+        .digest(),
   },
   none: { key: "rsa", sign: () => Buffer.alloc(0) },
 } as const;
@@ -53,7 +55,7 @@ interface Input {
 
 interface Subject {
   readonly keys: Readonly<Record<Input["owner"], Keys>>;
-  readonly find: JWTVerifyGetKey;
+  readonly find: Parameters<typeof checkToken>[2];
   readonly check: typeof checkToken;
 }
 
@@ -97,7 +99,11 @@ function payloadOf(random: Random): string {
   const name = chance(random, 50) ? "a" : text(random) || "b";
   const payload: Record<string, unknown> = {
     iss: usually(random, [issuer], [() => `${issuer}/`, () => issuer.toUpperCase(), () => [issuer], anything]),
-    aud: usually(random, [audience, [audience], ["x", audience]], [() => "x", () => [], () => [[audience]], () => `${audience}x`, anything]),
+    aud: usually(
+      random,
+      [audience, [audience], ["x", audience]],
+      [() => "x", () => [], () => [[audience]], () => `${audience}x`, anything],
+    ),
     sub: usually(random, [name, "x".repeat(claimBounds.clientLength)], [() => "", () => "x".repeat(254), () => "é".repeat(253), anything]),
     exp: usually(random, ["$exp"], [() => "2999", () => undefined, anything]),
   };
@@ -184,7 +190,7 @@ export const tokens: Fuzzer<Subject, Input> = {
   start() {
     const keys = { issuer: keysOf(), stranger: keysOf() };
     const published = Object.entries(keys.issuer).map(([kid, { publicKey }]) => ({ ...publicKey.export({ format: "jwk" }), kid }));
-    return { keys, find: createLocalJWKSet({ keys: published as { kty: string }[] }), check: checkToken };
+    return { keys, find: publishedKeys(published), check: checkToken };
   },
   input(random) {
     const way = chance(random, 95) ? pick(random, proving) : pick(random, ["HS256", "none"] as const);
