@@ -4,7 +4,7 @@ import { rules } from "./openapi.ts";
 import { duration } from "./quantity.ts";
 
 /** In the order in which they are documented. */
-export const autoscaleMetrics = ["queuedTokensPerRank", "kvUse", "tokensPerSecondPerRank"] as const;
+const autoscaleMetrics = ["queuedTokensPerRank", "kvUse", "tokensPerSecondPerRank"] as const;
 export type AutoscaleMetricName = (typeof autoscaleMetrics)[number];
 
 const bounds = { ranks: 1024, target: 1_000_000_000, message: 512 } as const;

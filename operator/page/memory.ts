@@ -17,7 +17,7 @@ const waiting = "Interval";
 /** The figures of a sample; undefined is what nobody has said, which is kept apart from zero. */
 const seriesNames = ["imbalancePercent", "boundPercent", "ranks", "requests", "queuedTokens", "tokensPerSecond"] as const;
 export type SeriesName = (typeof seriesNames)[number];
-export type Sample = Readonly<Record<SeriesName, number | undefined>>;
+type Sample = Readonly<Record<SeriesName, number | undefined>>;
 
 export interface PastDecision {
   /** When it was first taken, and how often since then: as long as the reason is the same, it is one. */

@@ -10,7 +10,7 @@ import type { Source } from "./source.ts";
 import { deploymentVerdict, type Verdict } from "./verdict.ts";
 
 /** Ranks that the table shows, the busiest first where there are more. */
-export const ranksMax = 256;
+const ranksMax = 256;
 
 export interface RankView {
   readonly rank: number;

@@ -13,6 +13,7 @@ import { schemas } from "./of/schemas.ts";
 import { storeIndex } from "./of/store-index.ts";
 import { templates } from "./of/templates.ts";
 import { tokenizers } from "./of/tokenizers.ts";
+import { tokens } from "./of/tokens.ts";
 import { toolCalls } from "./of/tool-calls.ts";
 import { trainingJobs } from "./of/training-jobs.ts";
 
@@ -24,6 +25,7 @@ export const fuzzers: readonly AnyFuzzer[] = [
   messages,
   frames,
   toolCalls,
+  tokens,
   schemas,
   http,
   templates,

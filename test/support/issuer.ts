@@ -3,13 +3,17 @@ import { once } from "node:events";
 import { createServer, type Server } from "node:https";
 import type { AddressInfo } from "node:net";
 import { getCACertificates, setDefaultCACertificates } from "node:tls";
-import { exportJWK, generateKeyPair, SignJWT, UnsecuredJWT } from "jose";
+import { createLocalJWKSet, exportJWK, generateKeyPair, SignJWT, UnsecuredJWT } from "jose";
 import type { TestCa } from "./certs.ts";
 
 type Claims = Readonly<Record<string, unknown>>;
 type Pair = Awaited<ReturnType<typeof generateKeyPair>>;
 
 const audience = "enodia";
+
+/** The keys of an issuer whose document was read, as a gateway has them. */
+export const publishedKeys = (keys: readonly { readonly kty?: string }[]) =>
+  createLocalJWKSet({ keys: keys.map((key) => ({ kty: "", ...key })) });
 
 interface Answer {
   readonly status: number;

@@ -21,7 +21,7 @@ export interface PictureRank {
   readonly served: ServedTotals | undefined;
 }
 
-export interface PlanUnderWay {
+interface PlanUnderWay {
   readonly kind: string;
   readonly moves: number;
   /** The plan as it is to be. */

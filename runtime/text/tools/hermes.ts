@@ -10,6 +10,8 @@ const quotedArguments = /"arguments\\?"/;
 
 /** Characters of a name that is written as JSON; a longer one is none, and is not looked at again with every token. */
 const nameCharactersMax = 512;
+/** A name is known with its last quote, whatever else the model writes behind it. */
+const firstText = /^\s*"(?:[^"\\]|\\.)*"/s;
 
 class ObjectBody implements CallBody {
   #rawName = "";
@@ -19,7 +21,7 @@ class ObjectBody implements CallBody {
   /** Some of the arguments was told. */
   #begun = false;
   readonly #members = new JsonMembers((key, raw) => {
-    if (key === "name") this.#rawName += raw;
+    if (key === "name") this.#readName(raw);
     else if (key === "arguments") this.#arguments += raw;
   });
 
@@ -28,9 +30,15 @@ class ObjectBody implements CallBody {
   }
 
   push(text: string): number {
-    const taken = this.#members.push(text);
-    if (this.#rawName.length <= nameCharactersMax) this.#name ??= textOf(this.#rawName);
-    return taken;
+    return this.#members.push(text);
+  }
+
+  /** However the text was cut: the name that some pieces of a text show is the one that the whole shows. */
+  #readName(raw: string): void {
+    if (this.#name !== undefined || this.#rawName.length === nameCharactersMax) return;
+    this.#rawName = (this.#rawName + raw).slice(0, nameCharactersMax);
+    const first = firstText.exec(this.#rawName)?.[0];
+    if (first !== undefined) this.#name = textOf(first);
   }
 
   take(): { readonly name?: string; readonly arguments?: string } {

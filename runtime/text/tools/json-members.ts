@@ -34,8 +34,9 @@ export class JsonMembers {
       if (before !== undefined) this.#tell(before, text.slice(from, at));
       from = at + 1;
     }
-    if (this.#member !== undefined) this.#tell(this.#member, text.slice(from, at));
-    return this.#state === "broken" ? Math.max(0, at - 1) : at;
+    const taken = this.#state === "broken" ? Math.max(0, at - 1) : at; // what breaks it is not its own
+    if (this.#member !== undefined) this.#tell(this.#member, text.slice(from, taken));
+    return taken;
   }
 
   #tell(key: string, raw: string): void {

@@ -112,6 +112,27 @@ test("a name that has no end is not read again with every token", () => {
   assert.deepEqual(reader.push('"}</tool_call>').calls, []);
 });
 
+test("a name is the same however its text is cut, with whatever a model writes behind it", () => {
+  const long = "x".repeat(600);
+  const bodies: readonly (readonly [body: string, calls: readonly object[]])[] = [
+    ['{"name": "f", \n"name": "g", "arguments": ""}', [{ name: "f", arguments: '""' }]],
+    ['{"name": "f" g, "arguments": {}}', [{ name: "f", arguments: "{}" }]],
+    [`{"name": "f"${" ".repeat(600)}, "arguments": {}}`, [{ name: "f", arguments: "{}" }]],
+    ['{"name": "f", "arguments": [1]]', [{ name: "f", arguments: "[1]" }]],
+    ['{"name": "f\\q", "name": "g"}', []],
+    ['{"name": 1, "name": "g"}', []],
+    [`{"name": "${long}"}`, []],
+  ];
+  for (const [body, calls] of bodies) {
+    const text = `<tool_call>\n${body}\n</tool_call>`;
+    const whole = read(hermes, text);
+    assert.deepEqual(whole.calls, calls, body);
+    const each = Array.from(text, (_, at) => at);
+    assert.deepEqual(read(hermes, text, each), whole, body);
+    for (const cut of each) assert.deepEqual(read(hermes, text, [cut]), whole, `${body} cut at ${cut}`);
+  }
+});
+
 test("arguments before the name wait for it", () => {
   const text = '<tool_call>\n{"arguments": {"a": 1}, "name": "f"}\n</tool_call>';
   assert.deepEqual(read(hermes, text), { text: "", calls: [{ name: "f", arguments: '{"a": 1}' }] });
