@@ -6,6 +6,7 @@ import { createWriteStream, readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { parseSamples, type Sample } from "../../operator/cli/prometheus-text.ts";
+import { imageConfigs } from "../cluster/product-images.ts";
 import { stop, until } from "../harness/process.ts";
 import { root } from "../integration/control-plane.ts";
 
@@ -35,7 +36,7 @@ export class OperatorProcess {
   static async start({ kubeconfig, natsUrl, folder }: OperatorOptions): Promise<OperatorProcess> {
     const [metricsPort, probePort] = [await freePort(), await freePort()];
     const env = {
-      ...{ PATH: process.env.PATH, HOME: folder },
+      ...{ PATH: process.env.PATH, HOME: folder, NODE_OPTIONS: imageConfigs.operator.env?.NODE_OPTIONS },
       ...{ ENODIA_POD_NAME: "operator-0", ENODIA_NAMESPACE: operatorNamespace, ENODIA_NATS_URL: natsUrl },
       ...{ ENODIA_METRICS_PORT: String(metricsPort), ENODIA_PROBE_PORT: String(probePort), ENODIA_NETWORK_POLICIES: "true" },
     };
