@@ -5,11 +5,18 @@ export interface Clock {
   now(): number;
   /** Returns the cancellation. */
   after(ms: number, run: () => void): () => void;
+  /** The point in time after so many ms, for gRPC, which reckons with the wall clock. Of a clock that is not that one. */
+  readonly deadlineIn?: (ms: number) => number;
 }
 
-/** Milliseconds since 1970, for what is also written down as a time. It jumps when somebody sets the machine's clock. */
+/** Of a clock that begins with the process: unix ms where it is 0. */
+const begunAt = Date.now() - performance.now();
+
+/** Milliseconds since 1970, for what is also written down as a time. Steady: what waits for a time waits no longer, and no shorter, when
+ *  somebody sets the machine's clock. */
 export const systemClock: Clock = {
-  now: () => Date.now(),
+  now: () => Math.floor(begunAt + performance.now()),
+  deadlineIn: (ms) => Date.now() + ms,
   after: (ms, run) => {
     const timer = setTimeout(run, ms);
     return () => clearTimeout(timer);

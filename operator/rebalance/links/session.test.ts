@@ -31,3 +31,22 @@ test("a pod is told the operator's log level when its stream opens, and with eve
   );
   session.close();
 });
+
+test("calls have deadlines by the clock that gRPC reckons with, whatever the operator's own says", async () => {
+  const deadlines: number[] = [];
+  const describe = async (_: unknown, { deadline }: { deadline: number }) => {
+    deadlines.push(deadline);
+    throw new Error("away");
+  };
+  const network = { connect: () => ({ describe, close: () => {} }) } as unknown as Pick<Network, "connect">;
+  const target: LinkTarget = {
+    ...{ address: "10.0.0.1:9440", serverName: "rank-0", deploymentUid: "d", kind: "worker", podUid: "w" },
+    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {} },
+  };
+  const clock = new ManualClock();
+  const behind = { now: () => clock.now(), after: clock.after.bind(clock), deadlineIn: (ms: number) => 1_000_000_000 + ms };
+  const session = new Session(target, behind, network);
+  await clock.advance(100);
+  assert.deepEqual(deadlines[0], 1_000_005_000);
+  session.close();
+});

@@ -87,7 +87,7 @@ export class Session implements Link {
   async #open(): Promise<void> {
     try {
       if (this.#target.kind === "worker") {
-        const reply = await this.#client.describe({ sender: this.#sender() }, { deadline: this.#clock.now() + describeTimeoutMs });
+        const reply = await this.#client.describe({ sender: this.#sender() }, { deadline: this.#deadlineIn(describeTimeoutMs) });
         if (this.#closed) return;
         this.#takeDescription(reply);
       }
@@ -151,6 +151,10 @@ export class Session implements Link {
       if (look % looksPerPing === 0) stream.write(this.#ping());
       this.#look(stream, look + 1);
     });
+  }
+
+  #deadlineIn(ms: number): number {
+    return this.#clock.deadlineIn?.(ms) ?? this.#clock.now() + ms;
   }
 
   #ping() {
@@ -225,14 +229,15 @@ export class Session implements Link {
   }
 
   prepare(plan: PlacementPlan, deadline: number, maxBytesPerSecond: number, onEvent: (event: PrepareEvent) => void): Promise<void> {
+    const wall = this.#deadlineIn(deadline - this.#clock.now());
     const request = {
       sender: this.#sender(),
       plan: toPlan(plan),
-      deadlineUnixMs: BigInt(deadline),
+      deadlineUnixMs: BigInt(wall),
       maxBytesPerSecond: BigInt(Math.floor(maxBytesPerSecond)),
     };
     return new Promise((resolve, reject) => {
-      const stream = this.#client.prepare(request, { deadline: deadline + slackMs.prepare });
+      const stream = this.#client.prepare(request, { deadline: wall + slackMs.prepare });
       stream.on("data", (message) => {
         const { event } = message;
         if (event.case === "ready") {
@@ -273,7 +278,7 @@ export class Session implements Link {
 
   async #call<T>(operation: string, run: (options: { deadline: number }) => Promise<T>): Promise<T> {
     try {
-      return await run({ deadline: this.#clock.now() + callTimeoutMs });
+      return await run({ deadline: this.#deadlineIn(callTimeoutMs) });
     } catch (caught) {
       throw fromStatus(caught, operation);
     }
