@@ -33,7 +33,7 @@ function stagesOf(image: string): Instruction[][] {
 /** The command that a container of the image runs, and its user. */
 function configOf(stage: readonly Instruction[]) {
   const all = (name: string): string[] => stage.filter((each) => each.name === name).map(({ text }) => text);
-  const env = all("ENV").flatMap((text) => pairsOf(text));
+  const env = all("ENV").flatMap((text) => text.split(/\s+/).map((pair) => pair.split(/=(.*)/s).slice(0, 2)));
   const list = (name: string): string[] => all(name).flatMap((text) => JSON.parse(text));
   return {
     entrypoint: list("ENTRYPOINT"),
@@ -43,10 +43,6 @@ function configOf(stage: readonly Instruction[]) {
     env: Object.fromEntries(env),
   };
 }
-
-/** Names and values of an ENV; a value in quotes may hold blanks. */
-const pairsOf = (text: string): string[][] =>
-  [...text.matchAll(/(\w+)=(?:"([^"]*)"|(\S+))/g)].map(([, name = "", quoted, plain = ""]) => [name, quoted ?? plain]);
 
 for (const image of images) {
   const stages = stagesOf(image);

@@ -95,10 +95,6 @@ async function missingLibraries(packages: readonly ImageFile[], below: readonly 
   return addonLibraries(packages, { files: below.flatMap(({ files }) => files) });
 }
 
-const nodeOptions = "--disable-warning=ExperimentalWarning";
-/** MiB of each half of the operator's young objects. Unset it grows with the machine, to 64 of a large one: 130 MiB in all of nothing. */
-const operatorHalfMiB = 8;
-
 const nodeConfig = (main: readonly string[], env: Readonly<Record<string, string>> = {}): ImageConfig => ({
   entrypoint: [nodePath],
   cmd: main,
@@ -108,14 +104,14 @@ const nodeConfig = (main: readonly string[], env: Readonly<Record<string, string
     PATH: "/usr/local/bin:/usr/bin:/bin",
     HOME: "/tmp",
     NODE_ENV: "production",
-    NODE_OPTIONS: nodeOptions,
+    NODE_OPTIONS: "--disable-warning=ExperimentalWarning",
     ...env,
   },
 });
 
 /** The same as in the Dockerfiles of the released images, to which a test compares them; PATH is there that of the base image. */
 export const imageConfigs = {
-  operator: nodeConfig(["operator/main.ts"], { NODE_OPTIONS: `${nodeOptions} --max-semi-space-size=${operatorHalfMiB}` }),
+  operator: nodeConfig(["operator/main.ts"]),
   runtime: nodeConfig(["runtime/main.ts", "worker"]),
   training: nodeConfig(["runtime/main.ts", "trainer"]),
 } as const;

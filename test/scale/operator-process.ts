@@ -6,7 +6,7 @@ import { createWriteStream, readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { parseSamples, type Sample } from "../../operator/cli/prometheus-text.ts";
-import { imageConfigs } from "../cluster/product-images.ts";
+import { joinFiles, killCgroup, limitMemory, makeCgroup, removeCgroup } from "../cluster/cgroups.ts";
 import { stop, until } from "../harness/process.ts";
 import { root } from "../integration/control-plane.ts";
 
@@ -15,6 +15,11 @@ export const operatorNamespace = "enodia-system";
 export const operatorUser = `system:serviceaccount:${operatorNamespace}:operator`;
 const readyTimeoutMs = 120_000;
 const tickHz = 100;
+/** The chart's limit of the operator's container. */
+const memoryMax = 512 * 2 ** 20;
+const cgroup = "enodia-scale-operator";
+/** Becomes a member of the cgroup, and then the program. */
+const joining = 'while [ "$1" != -- ]; do echo $$ > "$1"; shift; done; shift; exec "$@"';
 
 interface OperatorOptions {
   readonly kubeconfig: string;
@@ -36,14 +41,14 @@ export class OperatorProcess {
   static async start({ kubeconfig, natsUrl, folder }: OperatorOptions): Promise<OperatorProcess> {
     const [metricsPort, probePort] = [await freePort(), await freePort()];
     const env = {
-      ...{ PATH: process.env.PATH, HOME: folder, NODE_OPTIONS: imageConfigs.operator.env?.NODE_OPTIONS },
+      ...{ PATH: process.env.PATH, HOME: folder },
       ...{ ENODIA_POD_NAME: "operator-0", ENODIA_NAMESPACE: operatorNamespace, ENODIA_NATS_URL: natsUrl },
       ...{ ENODIA_METRICS_PORT: String(metricsPort), ENODIA_PROBE_PORT: String(probePort), ENODIA_NETWORK_POLICIES: "true" },
     };
-    const child = spawn(process.execPath, [join(root, "operator/main.ts"), "--kubeconfig", kubeconfig], {
-      env,
-      stdio: ["ignore", "pipe", "pipe"],
-    });
+    makeCgroup(cgroup);
+    limitMemory(cgroup, memoryMax);
+    const command = [process.execPath, join(root, "operator/main.ts"), "--kubeconfig", kubeconfig];
+    const child = spawn("sh", ["-c", joining, "sh", ...joinFiles(cgroup), "--", ...command], { env, stdio: ["ignore", "pipe", "pipe"] });
     const log = createWriteStream(join(folder, "operator.log"));
     child.stdout.pipe(log, { end: false });
     child.stderr.pipe(log, { end: false });
@@ -73,8 +78,10 @@ export class OperatorProcess {
     return { rss: field("VmRSS"), peak: field("VmHWM") };
   }
 
-  stop(): Promise<void> {
-    return stop(this.#child, 20_000);
+  async stop(): Promise<void> {
+    await stop(this.#child, 20_000);
+    await killCgroup(cgroup);
+    await removeCgroup(cgroup);
   }
 }
 
