@@ -27,6 +27,8 @@ export const annotations = {
   generation: `${apiGroup}/generation`,
   /** URI of the model that a Job downloads. */
   model: `${apiGroup}/model`,
+  /** Claim and path of the model whose tokenizer a gateway has. */
+  modelPlace: `${apiGroup}/model-place`,
   /** URI of the folder that a training pod writes. */
   output: `${apiGroup}/output`,
 } as const;
@@ -50,6 +52,7 @@ export const ports = {
 export const paths = {
   tls: "/etc/enodia/tls", // tls.crt, tls.key, ca.crt
   models: "/models", // the claim; the model is a folder below it
+  text: "/tmp/text", // of a gateway: tokenizer and chat template, fetched from a rank
   claims: "/claims", // of a training pod: each claim by its name
   modelSecret: "/etc/enodia/model-secret", // of a pod that downloads a model: the keys of spec.model.secretRef
   apiKey: "/etc/enodia/api-key/key",

@@ -64,6 +64,8 @@ export interface DownloadFacts {
   /** Folder of the store in the claim, and the one that is worked in until the store is whole. */
   readonly folder: string;
   readonly work: string;
+  /** Work folders of all deployments of the namespace, this one too; undefined where it is not known of all. */
+  readonly workInUse: readonly string[] | undefined;
   /** Name of the ConfigMap with the operator's settings. */
   readonly settingsMap: string;
 }
@@ -71,6 +73,10 @@ export interface DownloadFacts {
 const { rendered } = rowsFrom<DownloadFacts>();
 const name = z.string().min(1).max(253);
 const path = z.string().min(1).max(1024);
+const names = z
+  .string()
+  .max(65_536)
+  .transform((text) => text.split(","));
 const setting = settingRefs<DownloadFacts>();
 export const downloaderProcess = {
   namespace: rendered("ENODIA_NAMESPACE", name, ({ deployment }) => deployment.metadata.namespace),
@@ -80,6 +86,8 @@ export const downloaderProcess = {
   codec: rendered("ENODIA_EXPERT_CODEC", z.enum(codecNames), ({ deployment }) => deployment.spec.runtime.expertCodec),
   target: rendered("ENODIA_MODEL_PATH", path, ({ folder }) => `${paths.models}/${folder}`),
   work: rendered("ENODIA_MODEL_WORK", path, ({ work }) => `${paths.models}/${work}`),
+  /** Names of work folders that are not to be removed, whatever their age; unset: none is. */
+  workInUse: rendered("ENODIA_MODEL_WORK_IN_USE", names.optional(), ({ workInUse }) => workInUse?.join(",")),
   /** The folder with the keys of the Secret; unset where there is none. */
   secretDir: rendered("ENODIA_MODEL_SECRET", path.optional(), ({ deployment }) =>
     deployment.spec.model.secretRef ? paths.modelSecret : undefined,

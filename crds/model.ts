@@ -66,7 +66,7 @@ export const modelSchema = z
       .max(uriLengthMax)
       .meta({
         description:
-          "Where the model is. pvc://<claim>/<folder> is a model store in a claim of the same namespace. hf://<owner>/<name>[@<revision>] is on a hub, s3://<bucket>/<prefix> and https://<host>/<folder>/ or <file>.gguf are elsewhere: a Job downloads these into the cache and makes a store of them. The claim is mounted read-only in every worker and every gateway.",
+          "Where the model is. pvc://<claim>/<folder> is a model store in a claim of the same namespace. hf://<owner>/<name>[@<revision>] is on a hub, s3://<bucket>/<prefix> and https://<host>/<folder>/ or <file>.gguf are elsewhere: a Job downloads these into the cache and makes a store of them. The claim is mounted read-only in every worker; gateways have tokenizer and chat template from a worker.",
         ...rules({
           rule: forms.map(({ pattern }) => `self.matches('${pattern}')`).join(" || "),
           message: `must be ${forms.map(({ form }) => form).join(", ")}; secrets belong into secretRef, other sources into a claim with \`enodia model import\``,

@@ -82,12 +82,6 @@ const common = {
   podUid: rendered("ENODIA_POD_UID", uid, () => ({ fieldPath: "metadata.uid" })),
   podIp: rendered("ENODIA_POD_IP", optional(z.string().max(64)), () => ({ fieldPath: "status.podIP" })),
   servedName: rendered("ENODIA_SERVED_NAME", name, ({ deployment }) => deployment.spec.model.servedName ?? deployment.metadata.name),
-  /** The store: a folder below the mounted claim, or an absolute path when run outside of a pod. */
-  modelDir: rendered(
-    "ENODIA_MODEL_PATH",
-    path.transform((text) => (text.startsWith("/") ? text : `${paths.models}/${text}`)),
-    ({ modelFolder }) => `${paths.models}/${modelFolder}`,
-  ),
   /** The DNS name of the peers that are asked for membership and plan while the operator is away; unset = only the operator tells. */
   peersDns: rendered("ENODIA_PEERS_DNS", optional(z.string().max(253)), ({ peersDns }) => peersDns),
   tlsDir: rendered("ENODIA_TLS_DIR", z.string().default(paths.tls), () => paths.tls),
@@ -101,8 +95,16 @@ const common = {
   traceRatio: rendered("ENODIA_TRACE_RATIO", optional(z.coerce.number<string>().min(0).max(1)), setting("ENODIA_TRACE_RATIO")),
 };
 
+const modelPath = ({ modelFolder }: ProcessFacts): string => `${paths.models}/${modelFolder}`;
+
 export const workerProcess = {
   ...common,
+  /** The store: a folder below the mounted claim, or an absolute path when run outside of a pod. */
+  modelDir: rendered(
+    "ENODIA_MODEL_PATH",
+    path.transform((text) => (text.startsWith("/") ? text : `${paths.models}/${text}`)),
+    modelPath,
+  ),
   /** Where its engine takes frames of other ranks' engines. */
   lanePort: rendered("ENODIA_LANE_PORT", port.default(ports.lanes), () => String(ports.lanes)),
   rank: rendered("ENODIA_RANK", whole(0, 4095), () => ({ fieldPath: `metadata.labels['${labels.rank}']` })),
@@ -184,6 +186,10 @@ const json = z
 
 export const gatewayProcess = {
   ...common,
+  /** Gateways of releases that mount the claim read the model there; this one does not. */
+  formerModelDir: rendered("ENODIA_MODEL_PATH", optional(path), modelPath),
+  /** The folder that it fetches tokenizer and chat template into. */
+  textDir: leftToTemplate("ENODIA_TEXT_DIR", path.default(paths.text)),
   httpPort: rendered("ENODIA_HTTP_PORT", port.default(ports.http), () => String(ports.http)),
   apiKeyFile: rendered("ENODIA_API_KEY_FILE", optional(path), ({ deployment }) =>
     deployment.spec.gateway.apiKeySecretRef ? paths.apiKey : undefined,

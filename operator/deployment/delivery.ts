@@ -12,7 +12,7 @@ import type { Identities } from "./identity.ts";
 import type { Informers } from "./informers.ts";
 import type { RenderContext } from "./objects/context.ts";
 import { downloadJob } from "./objects/download-job.ts";
-import { downloadJobName } from "./objects/model-place.ts";
+import { downloadJobName, workFolders } from "./objects/model-place.ts";
 import { podSight } from "./observe.ts";
 import type { ProgressTalks } from "./progress-talks.ts";
 
@@ -23,7 +23,7 @@ const namedMax = 4;
 
 export interface DeliveryDeps {
   readonly kube: Kube;
-  readonly informers: Pick<Informers, "covers" | "get" | "ofDeployment" | "ownedBy">;
+  readonly informers: Pick<Informers, "covers" | "get" | "list" | "ofDeployment" | "ownedBy">;
   readonly identities: Pick<Identities, "ensureDownloader" | "operator">;
   readonly talks: ProgressTalks;
   readonly now: () => Date;
@@ -90,13 +90,14 @@ export class Deliveries {
   }
 
   async #create(context: RenderContext, name: string): Promise<string | undefined> {
-    const { kube, identities, ticks } = this.#deps;
+    const { kube, identities, informers, ticks } = this.#deps;
     const { deployment } = context;
     const { uid, namespace } = deployment.metadata;
+    const inUse = workFolders(informers.list("moeDeployments", ({ metadata }) => metadata.namespace === namespace));
     // Before its pod: the kubelet tells a pod of a Secret that came after it a minute or two later.
     await identities.ensureDownloader(deployment);
     try {
-      await kube.create(resources.jobs, downloadJob(context, name), { manager });
+      await kube.create(resources.jobs, downloadJob(context, name, inUse), { manager });
       this.#unmade.delete(uid);
       return undefined;
     } catch (caught) {

@@ -176,7 +176,7 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     terminating: pod.metadata.deletionTimestamp !== undefined,
     silent: health === "silent" || (health === "unknown" && now - boundMs(pod, status, now) > unknownNodeMs),
     terminal: isTerminal(status),
-    model: modelOfPod(pod.spec),
+    model: modelOfPod(pod),
     gang: gangOf(pod.metadata),
     templateHash: pod.metadata.annotations?.[annotations.templateHash] ?? "",
     image: spec.containers.find(({ name }) => name === workerKind.container)?.image ?? "",
@@ -213,7 +213,7 @@ export function podSight(
 /** A gateway that may still answer, by what it has its model from; those that should be gone by now are not waited for. */
 export function gatewayModels(pods: readonly KubeObject[], now: number): readonly (string | undefined)[] {
   const due = ({ metadata: { deletionTimestamp } }: KubeObject) => deletionTimestamp !== undefined && Date.parse(deletionTimestamp) < now;
-  return pods.filter((pod) => !hasEnded(pod) && !due(pod)).map(({ spec }) => modelOfPod(spec));
+  return pods.filter((pod) => !hasEnded(pod) && !due(pod)).map(modelOfPod);
 }
 
 /** The time at which the scheduler gave the pod its node. */

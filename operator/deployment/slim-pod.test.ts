@@ -27,11 +27,11 @@ for (const [state, status] of Object.entries(statuses)) {
     const slim = slimPod(whole);
     const nodes = nodeHealth([cordoned]);
     const said = (pod: KubeObject) => [
-      ...[podFacts(pod, nodes, 1_000), podSight(pod, 1_000), modelOfPod(pod.spec)],
+      ...[podFacts(pod, nodes, 1_000), podSight(pod, 1_000), modelOfPod(pod)],
       ...[isOfOther(pod, context.deployment.metadata.uid), isOfOther(pod, "another")],
     ];
     assert.deepEqual(said(slim), said(whole));
-    assert.notEqual(modelOfPod(slim.spec), undefined);
+    assert.notEqual(modelOfPod(slim), undefined);
     assert.equal(isOfOther(slim, "another"), true);
     const bytes = (pod: KubeObject) => JSON.stringify(pod.spec).length;
     assert.ok(4 * bytes(slim) < bytes(whole), `${bytes(slim)} of ${bytes(whole)} bytes`);

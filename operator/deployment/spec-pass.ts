@@ -30,6 +30,8 @@
 // - Canaries bake, or rolls are paused: gateways stay as the last template has them with which every rank has served.
 // - The spec has another model (reconcile.ts): all ranks and gateways change at once, without canaries, or not at all while the strategy
 //   is paused, has a partition, or is OnDelete; a roll back to another model changes all of them at once too.
+// - Gateways of an image that has mounted the model's claim go on to mount it (objects/gateway.ts), until they get another image. Ranks
+//   of the release before give no tokenizer: a gateway of this one is ready with the first new rank.
 // - The operator restarts or another one leads: it finds the revision in its cache, as it finds the pods. A revision that somebody
 //   deleted is written again from memory, and without one the spec as it stands has to be accepted anew.
 import { AppError, annotations } from "../../crds/common.ts";
@@ -219,7 +221,10 @@ export class SpecPass {
     const runtimeImage = pinnedImage({ spec, status, accepted: accepted?.runtimeImage, pods, offered, own: ownImage(spec) });
     const context: RenderContext = { deployment, settings: { ...settings, runtimeImage } };
     const workers = workerTemplate(context);
-    const gateways = gatewayTemplate(context);
+    const gateways = gatewayTemplate(
+      context,
+      store.revisions(metadata.uid).map((one) => one.accepted.gateway),
+    );
     const wanted = asAccepted(workers, accepted?.template);
     const gateway = asAccepted(gateways, accepted?.gateway);
     const back = accepted ? takenBack(deployment, wanted.hash) : undefined;

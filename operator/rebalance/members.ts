@@ -86,6 +86,7 @@ export function membersOf(views: readonly RankView[]): Member[] {
       address: view.report?.address ?? "",
       state: view.state,
       numerics: view.report?.description?.numerics ?? "",
+      textDigest: view.report?.description?.textDigest ?? "",
       ...(view.pod.zone ? { zone: view.pod.zone } : {}),
     }));
 }

@@ -42,6 +42,8 @@ export interface Description {
   readonly device: string;
   /** What the bits of its results depend on, "exact: …" or "tolerance: …"; ranks of one exact class compute the same text. */
   readonly numerics: string;
+  /** Of the tokenizer and chat template that it serves to gateways; unset for a release that serves none. */
+  readonly textDigest?: string;
   readonly speed: number;
 }
 

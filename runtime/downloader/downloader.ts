@@ -1,7 +1,7 @@
 // The process of a pod that downloads a model: delivers it, answers the operator how far it is, and leaves the kubelet a message of its
 // end, from which the condition of the deployment is made. Its exit code says whether another try may help.
 import { readdir, readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { getCACertificates, setDefaultCACertificates } from "node:tls";
 import { AppError } from "../../crds/common.ts";
 import { type DownloadEnd, type DownloaderSettings, downloadEndText, hopelessExitCode } from "../../crds/download.ts";
@@ -9,6 +9,7 @@ import type { SourceSecret } from "../../crds/model.ts";
 import { createLog, type Log } from "../observe/log.ts";
 import { diskError } from "../tools/download/http.ts";
 import { folderTls } from "../wire/tls.ts";
+import { removeAbandoned } from "./abandoned.ts";
 import { deliver } from "./deliver.ts";
 import { Progress } from "./progress.ts";
 import { serveProgress } from "./progress-server.ts";
@@ -56,8 +57,9 @@ interface Parts {
 }
 
 async function run(settings: DownloaderSettings, { progress, log, signal }: Parts): Promise<number> {
-  const { uri, target, work, codec, endFile } = settings;
+  const { uri, target, work, workInUse, codec, endFile } = settings;
   try {
+    if (workInUse) await removeAbandoned(dirname(work), workInUse, log);
     const secret = await secretOf(settings);
     const { revision, modelDigest } = await deliver({ uri, target, work, codec, secret, events: progress, http: { signal } });
     log.info({ target, revision, modelDigest }, "the model is there");

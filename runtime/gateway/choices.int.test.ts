@@ -1,6 +1,7 @@
 // Wishes of clients about tokens, through the gateway to two real workers that share the experts: penalties, bias, the likeliest tokens,
 // JSON alone, a priority, and the vectors of texts.
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { deployment, deploymentUid, namespace, Ranks, tinyStore, until } from "../../test/support/ranks.ts";
 import { silentLog } from "../observe/log.ts";
@@ -20,7 +21,16 @@ before(async () => {
   await ranks.firstPlan();
   gateway = await startGateway(
     {
-      ...{ namespace, deployment, deploymentUid, podName: "gw", podUid: "gw", servedName: "tiny", modelDir: store.dir, maxContext: 256 },
+      ...{
+        namespace,
+        deployment,
+        deploymentUid,
+        podName: "gw",
+        podUid: "gw",
+        servedName: "tiny",
+        textDir: join(store.dir, "../text"),
+        maxContext: 256,
+      },
       ...{ tlsDir: "", httpPort: 0, grpcPort: 0, metricsPort: 0, probePort: 0, host: "127.0.0.1", logLevel: "silent", version: "0" },
     },
     {

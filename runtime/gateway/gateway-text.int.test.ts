@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { chat, post, useGateways } from "../../test/support/gateway.ts";
+import { openTextModel } from "../text/text-thread.ts";
 
 const tokenMs = 20;
 const tokens = 150;
@@ -28,7 +29,7 @@ before(async () => {
 });
 after(() => rm(dir, { recursive: true, force: true }));
 
-const { startAll } = useGateways();
+const { startAll, onEnd } = useGateways();
 
 interface Measured {
   /** Milliseconds between tokens: the longest, and what 99 of 100 are below. */
@@ -72,7 +73,9 @@ const works: Record<string, { path: string; body: object; want: RegExp }> = {
 
 for (const [name, { path, body, want }] of Object.entries(works)) {
   test(`${name} holds up the tokens of no other stream`, async (t) => {
-    const { url } = await startAll([{ delayMs: tokenMs, token: () => 40 }], { modelDir: dir, maxContext: 1_000_000 });
+    const textModel = await openTextModel(dir);
+    onEnd(() => textModel.close());
+    const { url } = await startAll([{ delayMs: tokenMs, token: () => 40 }], { maxContext: 1_000_000 }, { textModel });
     await streamOf(url); // code that runs for the first time is slow
     const alone = await streamOf(url);
     const work = post(`${url}${path}`, body);

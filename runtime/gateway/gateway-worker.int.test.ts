@@ -35,7 +35,7 @@ async function world(layerMs: number | undefined, overrides: GatewayOverrides = 
   await ranks.firstPlan();
   const gateway = await startGateway(
     {
-      ...{ namespace, deployment, deploymentUid, podName: "gw", podUid: "gw", servedName: "tiny", modelDir: "", maxContext: 256 },
+      ...{ namespace, deployment, deploymentUid, podName: "gw", podUid: "gw", servedName: "tiny", textDir: "", maxContext: 256 },
       ...{ tlsDir: "", httpPort: 0, grpcPort: 0, metricsPort: 0, probePort: 0, host: "127.0.0.1", logLevel: "silent", version: "0" },
     },
     {

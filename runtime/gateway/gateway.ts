@@ -1,5 +1,5 @@
-// The gateway process: tokenizer, worker pool, HTTP API, Control server, health. Wiring only; started by runtime/main.ts.
-// Not here: routes (app.ts), requests (answer.ts, failover.ts), workers (worker-pool.ts).
+// The gateway process: worker pool, Control server, tokenizer, HTTP API, health. Wiring only; started by runtime/main.ts.
+// Not here: routes (app.ts), requests (answer.ts, failover.ts), workers (worker-pool.ts), where the tokenizer is from (fetch-text.ts).
 import { randomBytes, randomUUID } from "node:crypto";
 import { type AppError, gatewayRank } from "../../crds/common.ts";
 import type { GatewayJwt } from "../../crds/gateway-jwt.ts";
@@ -23,11 +23,13 @@ import { createApp } from "./app.ts";
 import { ClientLimits } from "./client-limits.ts";
 import { controlHandlers } from "./control.ts";
 import { Door, type Tokens } from "./door.ts";
+import { fetchText } from "./fetch-text.ts";
 import { listenHttp } from "./http-server.ts";
 import { IssuerKeys, type IssuerLimits, issuerLimits } from "./issuer-keys.ts";
 import { modelContext } from "./model-context.ts";
 import { type FailoverLimits, failoverLimits } from "./patience.ts";
 import type { PoolLoad } from "./pool-metrics.ts";
+import { textSources } from "./text-sources.ts";
 import { WorkerPool } from "./worker-pool.ts";
 
 /** Requests inside a gateway at once, waiting ones included, when the deployment names no other number. */
@@ -76,27 +78,87 @@ export interface Gateway {
 
 export async function startGateway(config: GatewayConfig, overrides: GatewayOverrides = {}): Promise<Gateway> {
   await using opened = new AsyncDisposableStack(); // closed in reverse when the start fails; else by close()
-  const { namespace, deployment, podName } = config;
+  const { namespace, deployment, podName, host = "0.0.0.0" } = config;
   const log = overrides.log ?? createLog({ level: config.logLevel, name: "gateway", fields: { namespace, deployment, pod: podName } });
   const metrics = createMetrics({ process: "gateway", version: config.version, constants: { namespace, deployment } });
   opened.defer(() => metrics.close());
   const health = createHealth({ workers: "no membership known yet", start: "starting" });
-  const host = config.host ?? "0.0.0.0";
   const healthServer = await serveHealth({ health, metrics, probePort: config.probePort, metricsPort: config.metricsPort, host, log });
   opened.defer(() => healthServer.close());
   const tracing = overrides.tracing ?? (await openTracing(config));
   opened.defer(() => tracing.close());
-  const textModel = overrides.textModel ?? (await openText(config, opened));
-  const maxContext = overrides.textModel ? config.maxContext : Math.min(config.maxContext, await modelContext(config.modelDir));
   const apiKeys = config.apiKeyFile ? await ApiKeys.open(config.apiKeyFile, log) : undefined;
   const issuer = config.jwt && openIssuer(config.jwt, health, { log, limits: overrides.issuerLimits ?? issuerLimits });
   opened.defer(() => issuer?.keys.close());
   const tls = overrides.tls ?? folderTls(config.tlsDir);
   opened.defer(() => tls.close());
-
-  const identity: Identity = { deploymentUid: config.deploymentUid, rank: gatewayRank, podUid: config.podUid, bootId: randomUUID() };
-  const pool = new WorkerPool({ identity, namespace, deployment, tls, network: grpcNetwork, tracing, ...awayReports(metrics, log) });
   const admission = new Admission(config.queueRequestsMax ?? queueRequestsMaxDefault, metrics);
+  // Before the tokenizer: the ranks that have it are those of the membership.
+  const members = await joinWorld({ config, overrides, host, log, metrics, health, tracing, tls, admission }, opened);
+  const { pool, readiness, onMembership, grpcPort } = members;
+  const text = await openText({ config, overrides, health, log, tls, ...members }, opened);
+
+  const app = createApp({
+    ...text,
+    workers: pool,
+    metrics,
+    log,
+    tracing,
+    admission,
+    door: new Door(apiKeys, issuer),
+    corsOrigins: config.corsOrigins ?? [],
+    clients: new ClientLimits(config.clients ?? [], () => performance.now()), // the clock of a minute is set by nobody
+    requestTimeoutMs,
+    servedName: config.servedName,
+    load: () => loadOf(config.servedName, admission, pool),
+    created: Math.floor(Date.now() / 1000),
+    limits: overrides.limits ?? failoverLimits,
+    drawSeed: overrides.drawSeed ?? (() => randomBytes(8).readBigUInt64LE()),
+    now: steadyClock(),
+    unavailable: () => readiness.unavailable(),
+  });
+  const http = await listenHttp({ fetch: app.fetch, host, port: config.httpPort, tlsDir: config.httpTlsDir, log });
+  opened.defer(() => http.close(0));
+  health.ready("start");
+  log.info({ httpPort: http.port, grpcPort, model: config.servedName }, "gateway listens");
+
+  const kept = opened.move();
+  const close = async (graceMs: number) => {
+    members.drain();
+    health.notReady("start", "stopping");
+    http.drain();
+    await sleep(Math.min(stopListeningAfterMs, graceMs));
+    await http.close(graceMs);
+    await kept.disposeAsync();
+  };
+  const { probePort, metricsPort } = healthServer;
+  return { httpPort: http.port, grpcPort, metricsPort, probePort, pool, health, apply: onMembership, close };
+}
+
+/** The values that both later steps of the start need. */
+interface Base {
+  readonly config: GatewayConfig;
+  readonly overrides: GatewayOverrides;
+  readonly log: Log;
+  readonly health: Health;
+  readonly tls: TlsSource;
+}
+
+interface Joining extends Base {
+  readonly host: string;
+  readonly metrics: Metrics<"gateway">;
+  readonly tracing: Tracing;
+  readonly admission: Admission;
+}
+
+/** Knows the ranks from here on: serves Control, and asks peers until somebody has told a membership. */
+async function joinWorld(
+  { config, overrides, host, log, metrics, health, tracing, tls, admission }: Joining,
+  opened: AsyncDisposableStack,
+) {
+  const { namespace, deployment, podName, deploymentUid, podUid } = config;
+  const identity: Identity = { deploymentUid, rank: gatewayRank, podUid, bootId: randomUUID() };
+  const pool = new WorkerPool({ identity, namespace, deployment, tls, network: grpcNetwork, tracing, ...awayReports(metrics, log) });
   const readiness = new Readiness(pool, health);
   metrics.onCollect(() => showWorkers(pool, metrics));
   const onMembership = (membership: Membership) => readiness.apply(membership, log);
@@ -115,50 +177,44 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
   const ask = { self: identity, namespace, name: deployment, tls, network: grpcNetwork, log };
   const addresses = overrides.peers ?? (async () => (config.peersDns ? resolvePeers(config.peersDns, grpcPort, config.podIp, log) : []));
   opened.defer(untilKnown(pool, async () => (await askPeers(await addresses(), ask)).membership, onMembership));
-
-  const app = createApp({
-    textModel,
-    workers: pool,
-    metrics,
-    log,
-    tracing,
-    admission,
-    door: new Door(apiKeys, issuer),
-    corsOrigins: config.corsOrigins ?? [],
-    clients: new ClientLimits(config.clients ?? [], () => performance.now()), // the clock of a minute is set by nobody
-    requestTimeoutMs,
-    servedName: config.servedName,
-    load: () => loadOf(config.servedName, admission, pool),
-    maxContext,
-    created: Math.floor(Date.now() / 1000),
-    limits: overrides.limits ?? failoverLimits,
-    drawSeed: overrides.drawSeed ?? (() => randomBytes(8).readBigUInt64LE()),
-    now: steadyClock(),
-    unavailable: () => readiness.unavailable(),
-  });
-  const { httpTlsDir: tlsDir } = config;
-  const http = await listenHttp({ fetch: app.fetch, host, port: config.httpPort, tlsDir, log });
-  opened.defer(() => http.close(0));
-  health.ready("start");
-  log.info({ httpPort: http.port, grpcPort, model: config.servedName }, "gateway listens");
-
-  const kept = opened.move();
-  const close = async (graceMs: number) => {
+  const drain = () => {
     draining = true;
-    health.notReady("start", "stopping");
-    http.drain();
-    await sleep(Math.min(stopListeningAfterMs, graceMs));
-    await http.close(graceMs);
-    await kept.disposeAsync();
   };
-  const { probePort, metricsPort } = healthServer;
-  return { httpPort: http.port, grpcPort, metricsPort, probePort, pool, health, apply: onMembership, close };
+  return { identity, pool, readiness, onMembership, grpcPort, drain };
 }
 
-async function openText(config: GatewayConfig, opened: AsyncDisposableStack): Promise<TextModel> {
-  const textModel = await openTextModel(config.modelDir);
+interface TextStart extends Base {
+  readonly identity: Identity;
+  readonly pool: WorkerPool;
+  readonly readiness: Readiness;
+}
+
+/** The tokenizer, and the tokens that a request may hold, from files that a rank gives. */
+async function openText({ config, overrides, health, log, tls, identity, pool, readiness }: TextStart, opened: AsyncDisposableStack) {
+  if (overrides.textModel) return { textModel: overrides.textModel, maxContext: config.maxContext };
+  const { namespace, deployment, textDir: dir } = config;
+  const never = new AbortController().signal;
+  let told = "";
+  const digest = await fetchText({
+    identity,
+    namespace,
+    deployment,
+    tls,
+    network: grpcNetwork,
+    dir,
+    log,
+    members: () => pool.membership()?.members,
+    changed: (timeoutMs) => pool.changed(timeoutMs, never),
+    waits: (reason) => {
+      if (reason !== told) log.info({ reason }, "not ready");
+      told = reason;
+      health.notReady("text", reason);
+    },
+  });
+  const textModel = await openTextModel(dir);
   opened.defer(() => textModel.close());
-  return textModel;
+  readiness.hasText(digest);
+  return { textModel, maxContext: Math.min(config.maxContext, await modelContext(dir)) };
 }
 
 /** A gateway is not ready before it has the keys once: of a roll that names a wrong issuer the old gateways go on. */
@@ -184,13 +240,21 @@ class Readiness {
   readonly #pool: WorkerPool;
   readonly #health: Health;
   #readyUntil = 0;
+  #textDigest: string | undefined;
 
   constructor(pool: WorkerPool, health: Health) {
     this.#pool = pool;
     this.#health = health;
   }
 
+  /** The tokenizer is there, made of files with this digest. */
+  hasText(digest: string): void {
+    this.#textDigest = digest;
+    this.#health.ready("text");
+  }
+
   apply(membership: Membership, log: Log): void {
+    this.#compareText(membership);
     const wasReady = this.#pool.countByState().active > 0;
     if (!this.#pool.apply(membership)) return;
     const { active } = this.#pool.countByState();
@@ -199,6 +263,14 @@ class Readiness {
     if (wasReady && active === 0) this.#readyUntil = performance.now() + unreadyGraceMs;
     const members = membership.members.map(({ rank, state }) => `${rank}:${state}`).join(" ");
     log.info({ version: membership.version, members }, "membership");
+  }
+
+  /** Ranks may have been started anew with other files in the same place; this process goes on with its own. */
+  #compareText({ members }: Membership): void {
+    const { digest } = textSources(members);
+    if (this.#textDigest === undefined || digest === undefined) return;
+    if (digest === this.#textDigest) this.#health.ready("text");
+    else this.#health.warn("text", "most ranks have another tokenizer or chat template than this gateway; restart the gateways");
   }
 
   /** A worker lost a moment ago is being replaced: new requests wait for it like the running ones. */

@@ -34,7 +34,16 @@ before(async () => {
   await ranks.firstPlan();
   gateway = await startGateway(
     {
-      ...{ namespace, deployment, deploymentUid, podName: "gw", podUid: "gw", servedName: "tiny", modelDir: store.dir, maxContext: 512 },
+      ...{
+        namespace,
+        deployment,
+        deploymentUid,
+        podName: "gw",
+        podUid: "gw",
+        servedName: "tiny",
+        textDir: join(store.dir, "../text"),
+        maxContext: 512,
+      },
       ...{ tlsDir: "", httpPort: 0, grpcPort: 0, metricsPort: 0, probePort: 0, host: "127.0.0.1", logLevel: "silent", version: "0" },
     },
     {

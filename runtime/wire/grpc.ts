@@ -225,6 +225,7 @@ export function fromStatus(caught: unknown, operation: string): AppError {
     [grpc.status.RESOURCE_EXHAUSTED]: "MessageTooLarge",
     [grpc.status.UNAUTHENTICATED]: "Unauthenticated",
     [grpc.status.PERMISSION_DENIED]: "Forbidden",
+    [grpc.status.UNIMPLEMENTED]: "Unimplemented",
   };
   const code = typeof sent === "string" ? sent : (byStatus[error.code] ?? "Internal");
   const transient = error.code === grpc.status.UNAVAILABLE || error.code === grpc.status.RESOURCE_EXHAUSTED;

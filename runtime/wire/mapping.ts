@@ -35,6 +35,8 @@ export interface Member {
   readonly state: MemberState;
   /** Its numerics class; unset = not known. */
   readonly numerics?: string;
+  /** The digest of its text files (text-files.ts); unset = not known. */
+  readonly textDigest?: string;
   /** The zone of its node; unset = not known. */
   readonly zone?: string;
 }
@@ -125,8 +127,9 @@ export function toMembership(membership: Membership): MembershipMessage {
   return create(MembershipSchema, { version: BigInt(version), members: members ?? [], sampleTransitions });
 }
 
-/** Characters of a numerics class that are read. */
+/** Characters of a numerics class, and of a digest, that are read. */
 const numericsMax = 200;
+const digestMax = 64;
 
 /** Characters of a zone that are read: as many as a label of a node has. */
 const zoneMax = 63;
@@ -145,6 +148,7 @@ export function fromMembership(message: MembershipMessage): Membership {
       address: member.address,
       state,
       ...(member.numerics === "" ? {} : { numerics: member.numerics.slice(0, numericsMax) }),
+      ...(member.textDigest === "" ? {} : { textDigest: member.textDigest.slice(0, digestMax) }),
       ...(member.zone === "" ? {} : { zone: member.zone.slice(0, zoneMax) }),
     };
   });

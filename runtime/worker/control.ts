@@ -67,6 +67,7 @@ interface UseTotals {
 export interface WorkerControlOptions {
   readonly podName: string;
   readonly info: EngineInfo;
+  readonly textDigest: string;
   readonly storedUnitBytes: readonly number[];
   readonly peers: Peers;
   readonly plan: PlanKeeper;
@@ -106,7 +107,7 @@ export class WorkerControl {
     return {
       describe: async (request, call) => {
         this.#from(call, request.sender, "operator");
-        const { vitals, storedUnitBytes } = this.#options;
+        const { vitals, storedUnitBytes, textDigest } = this.#options;
         return {
           self: toSender(peers.self),
           podName,
@@ -116,6 +117,7 @@ export class WorkerControl {
           experts: info.experts,
           topK: info.topK,
           codec: info.codec,
+          textDigest,
           device: info.device,
           numerics: info.numerics,
           storedBytes: storedUnitBytes.map(BigInt),

@@ -34,6 +34,8 @@ export interface PlaneOptions {
   readonly network: Pick<Network, "connect" | "connectDispatch">;
   readonly tls: TlsSource;
   readonly store: ModelStore;
+  /** Of the text files that are served beside it; empty where none are. */
+  readonly textDigest: string;
   readonly engine: Engine;
   readonly info: EngineInfo;
   /** The engine's way to other ranks; connected here. */
@@ -138,7 +140,9 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
   const record = new ServiceRecord();
   const vitals = watchVitals({ engine, info, experts, peers, metrics, budgetBytes, leaving, record, health });
   const storedUnitBytes = storedCells(store.index, info);
-  const control = new WorkerControl({ podName, info, storedUnitBytes, peers, plan: experts.plan, vitals, drain, clock, caller, log });
+  const { textDigest } = options;
+  const own = { podName, info, textDigest, storedUnitBytes };
+  const control = new WorkerControl({ ...own, peers, plan: experts.plan, vitals, drain, clock, caller, log });
   refresh();
   const start = ({ peerAddresses, load }: PlaneStart) => {
     const stopJoin = joiner.start(peerAddresses, () => control.operatorPresent);

@@ -10,7 +10,7 @@ import { steadyClock } from "../observe/steady-clock.ts";
 import { createTracing, type Tracing } from "../observe/trace.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
-import { Inference } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { Inference, TextFiles } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { createServer, grpcNetwork } from "../wire/grpc.ts";
 import type { Identity } from "../wire/mapping.ts";
 import { accessAt, type Bus, createBus } from "../wire/nats.ts";
@@ -23,6 +23,7 @@ import { createInferenceServer } from "./inference.ts";
 import { machineId } from "./machine.ts";
 import { createWorkerPlane, type WorkerPlane } from "./plane.ts";
 import { signingKeyAt } from "./signing-key.ts";
+import { createTextServer, openTextFolder, type TextFolder } from "./text-server.ts";
 
 const lastFramesMs = 500;
 const idlePollMs = 20;
@@ -94,6 +95,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
   const base: Base = { options, overrides, identity, log, metrics, health, tracing, tls };
 
   const store = await openStore(options.modelDir);
+  const text = await openTextFolder(options.modelDir);
   const remote = new RemoteSocket();
   const engine = await (overrides.createEngine ?? createEngine)({
     storeDir: options.modelDir,
@@ -127,7 +129,8 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
     "model opened",
   );
 
-  const running = await serve(base, { store, engine, info, remote, budgetBytes: expertBudgetBytes(options.expertBudgetBytes, info) });
+  const budgetBytes = expertBudgetBytes(options.expertBudgetBytes, info);
+  const running = await serve(base, { store, text, engine, info, remote, budgetBytes });
   health.ready("start");
   const close = async (graceMs: number) => {
     health.notReady("stopping", "the process was told to stop");
@@ -145,6 +148,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
 
 interface Model {
   readonly store: ModelStore;
+  readonly text: TextFolder;
   readonly engine: Engine;
   readonly info: EngineInfo;
   readonly remote: RemoteSocket;
@@ -154,7 +158,7 @@ interface Model {
 
 async function serve(base: Base, model: Model) {
   const { options, identity, log, metrics, health, tracing, tls } = base;
-  const { store, engine, info, remote, budgetBytes } = model;
+  const { store, text, engine, info, remote, budgetBytes } = model;
   const { namespace, deployment: name, podName } = options;
   const plane = createWorkerPlane({
     identity,
@@ -164,6 +168,7 @@ async function serve(base: Base, model: Model) {
     network: grpcNetwork,
     tls,
     store,
+    textDigest: text.digest,
     engine,
     info,
     remote,
@@ -180,6 +185,7 @@ async function serve(base: Base, model: Model) {
   const server = createServer(tls);
   plane.serve(server);
   server.add(Inference, inference(base, engine, plane));
+  server.add(TextFiles, createTextServer({ folder: text, deploymentUid: identity.deploymentUid, caller: plane.caller }));
   const grpcPort = await server.listen(options.host ?? "0.0.0.0", options.grpcPort);
   const bus = openBus(base);
   const { peersDns, podIp, natsPrefix: prefix, telemetryWindowMs: windowMs } = options;

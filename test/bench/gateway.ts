@@ -8,6 +8,7 @@ import { parseArgs } from "node:util";
 import { parentPort, Worker, workerData } from "node:worker_threads";
 import { startGateway } from "../../runtime/gateway/gateway.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
+import { openTextModel } from "../../runtime/text/text-thread.ts";
 import type { Member } from "../../runtime/wire/mapping.ts";
 import { fixedTls, type TlsMaterial } from "../../runtime/wire/tls.ts";
 import { provideSmolMoe } from "../harness/models.ts";
@@ -143,7 +144,7 @@ async function runRole(role: Role): Promise<void> {
         podName: "gw-1",
         podUid: "gw-uid",
         servedName: model,
-        modelDir: role.store,
+        textDir: "",
       },
       ...{
         maxContext: 2048,
@@ -157,7 +158,7 @@ async function runRole(role: Role): Promise<void> {
         version: "0",
       },
     },
-    { tls, log: silentLog },
+    { tls, log: silentLog, textModel: await openTextModel(role.store) },
   );
   gateway.apply({ version: 1, members: [...role.members] });
   parentPort?.on("message", () => {

@@ -38,6 +38,16 @@ test("apply gives a Ready deployment of three workers within 30 s on a warm mach
   assert.equal(answer.usage?.completion_tokens !== undefined, true);
 });
 
+test("gateways mount no claim: a rank has given them the tokenizer", async () => {
+  const gateways = await moe.kubectl.list("pods", "enodia.dev/component=gateway");
+  assert.ok(gateways.length > 0);
+  for (const { spec } of gateways)
+    assert.ok(
+      spec.volumes.every((volume: object) => !("persistentVolumeClaim" in volume)),
+      JSON.stringify(spec.volumes),
+    );
+});
+
 test("with one worker the twenty prompts give the same text alone and with batch mates", async () => {
   await moe.kubectl.run(["scale", "moed/smol", "--replicas=1"]);
   await waitReady(moe.kubectl, "smol");

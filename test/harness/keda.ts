@@ -1,6 +1,7 @@
 // KEDA beside a local cluster: its operator and its metrics server as processes of this machine, on the cluster's bridge, with definitions
 // from the same pinned module. Its ScaledObjects become HorizontalPodAutoscalers, which the cluster's own controller follows.
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -35,11 +36,17 @@ export async function startKeda(target: Target, log: Log): Promise<Keda> {
   const folder = mkdtempSync(join(tmpdir(), "enodia-keda-"));
   for (const [file, bytes] of Object.entries({ "tls.crt": cert, "tls.key": key, "ca.crt": authority }))
     writeFileSync(join(folder, file), bytes);
-  await kubectl.apply(...served(host, secure ?? 0, authority));
+  await kubectl.apply(...objectsOf(host, secure ?? 0, authority));
 
   let said = "";
   const start = (binary: string, args: readonly string[]) => {
-    const env = { ...process.env, KUBECONFIG: kubeconfig, POD_NAMESPACE: namespace, WATCH_NAMESPACE: "" };
+    const env = {
+      ...process.env,
+      KUBECONFIG: kubeconfig,
+      POD_NAMESPACE: namespace,
+      KEDA_CLUSTER_OBJECT_NAMESPACE: namespace,
+      WATCH_NAMESPACE: "",
+    };
     const child = spawn(binary, args, { env, stdio: ["ignore", "pipe", "pipe"] });
     for (const stream of [child.stdout, child.stderr])
       stream.setEncoding("utf8").on("data", (chunk: string) => {
@@ -63,11 +70,13 @@ export async function startKeda(target: Target, log: Log): Promise<Keda> {
     await kubectl.try(["delete", "apiservice", `v1beta1.${group}`, "--ignore-not-found"]);
   };
   try {
-    const ready = async (): Promise<true | undefined> => {
-      for (const child of [operator, adapter]) if (child.exitCode !== null) throw new Error(`KEDA ended with ${child.exitCode}`);
-      return (await kubectl.try(["get", "--raw", `/apis/${group}/v1beta1`])).code === 0 ? true : undefined;
-    };
-    await until("KEDA's metrics to be served", ready, { timeoutMs: readyTimeoutMs });
+    const served = async () => ((await kubectl.try(["get", "--raw", `/apis/${group}/v1beta1`])).code === 0 ? true : undefined);
+    const ended = [operator, adapter].map(async (child) => {
+      const [code] = await once(child, "exit");
+      throw new Error(`a program of KEDA ended with exit code ${code}`);
+    });
+    for (const end of ended) end.catch(() => undefined); // both end when the test does
+    await Promise.race([until("KEDA's metrics to be served", served, { timeoutMs: readyTimeoutMs }), ...ended]);
   } catch (error) {
     await close();
     throw new Error(`${String(error)}\n${said}`);
@@ -83,7 +92,7 @@ async function definitionsFolder(): Promise<string> {
 }
 
 /** Its namespace, and what leads requests for external metrics to the process on the bridge; the cluster's own autoscaler may ask. */
-function served(host: string, port: number, authority: Buffer): object[] {
+function objectsOf(host: string, port: number, authority: Buffer): object[] {
   const name = "keda-metrics-apiserver";
   const reader = "keda-external-metrics-reader";
   const rbac = "rbac.authorization.k8s.io";

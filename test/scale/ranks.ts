@@ -127,7 +127,7 @@ export async function startRank(options: RankOptions): Promise<ScaleRank> {
   const health = createHealth();
   const plane = createWorkerPlane({
     ...{ identity, namespace, name, podName, network: grpcNetwork, tls, store, engine, info, remote, budgetBytes, health },
-    streamIdleMs: options.streamIdleMs,
+    ...{ streamIdleMs: options.streamIdleMs, textDigest: "" },
     ...{ clock: steadyClock(), metrics: options.metrics ?? noMetrics, tracing: tracingOff, log: options.log ?? silentLog },
   });
   const server = createServer(tls);

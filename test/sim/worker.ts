@@ -162,7 +162,7 @@ export class SimWorker {
     const identity: Identity = { deploymentUid, rank, podUid, bootId };
     const plane = createWorkerPlane({
       ...{ identity, namespace, name, podName, network, tls: {} as TlsSource, engine, info, remote, health, metrics },
-      ...{ store: simStore(model, around.disk(rank), around.clock), budgetBytes: around.shape.budgetBytes, log: silentLog },
+      ...{ store: simStore(model, around.disk(rank), around.clock), textDigest: "", budgetBytes: around.shape.budgetBytes, log: silentLog },
       tracing: tracingOff,
       clock: () => around.clock.now() + (around.clockAheadMs.get(rank) ?? 0),
     });

@@ -46,19 +46,12 @@ export async function startGateways(
   }
   const gateway = await startGateway(
     {
-      ...{ namespace: ns, deployment: name, deploymentUid: "uid", podName: "gw-1", podUid: "gw-uid", servedName: "tiny", modelDir: "" },
+      ...{ namespace: ns, deployment: name, deploymentUid: "uid", podName: "gw-1", podUid: "gw-uid", servedName: "tiny", textDir: "" },
       ...{ maxContext: 512, tlsDir: "", httpPort: 0, grpcPort: 0, metricsPort: 0, probePort: 0 },
       ...{ host: "127.0.0.1", logLevel: "silent", version: "0" },
       ...config,
     },
-    // A folder of a model brings its own tokenizer.
-    {
-      tls: await ca.issue("gateway", ns, name),
-      limits,
-      log: silentLog,
-      ...(config.modelDir ? {} : { textModel: byteText }),
-      ...overrides,
-    },
+    { tls: await ca.issue("gateway", ns, name), limits, log: silentLog, textModel: byteText, ...overrides },
   );
   opened.defer(() => gateway.close(0));
   gateway.apply({ version: 1, members: workers.map((worker) => worker.member()) });

@@ -29,7 +29,7 @@ before(async () => {
         podName: "gw",
         podUid: "gw",
         servedName: "tiny",
-        modelDir: "",
+        textDir: "",
         maxContext: 4096,
       },
       ...{ tlsDir: "", httpPort: 0, grpcPort: 0, metricsPort: 0, probePort: 0, host: "127.0.0.1", logLevel: "silent", version: "0" },

@@ -42,8 +42,8 @@ export function judgeClasses(document: unknown): Outcome {
       )}`,
     );
   return warn(
-    `${text}; none is known for ReadWriteMany, which a model's claim needs where its pods run on several nodes`,
-    "use a class of shared files (NFS, CephFS, EFS), or keep all pods on one node with podTemplate.spec.nodeSelector",
+    `${text}; none is known for ReadWriteMany, which a model's claim needs where its workers run on several nodes`,
+    "use a class of shared files (NFS, CephFS, EFS), or keep all workers on one node with podTemplate.spec.nodeSelector",
   );
 }
 
@@ -70,7 +70,7 @@ export function judgeClaim(where: string, object: unknown, { nodes }: { readonly
   if (many || nodes < 2) return ok(`claim ${where} is bound (${modes})`);
   return warn(
     `claim ${where} is bound, and ${modes} lets it be mounted on one of ${nodes} nodes only`,
-    "keep all pods of the deployment on one node, or move the model into a claim with ReadWriteMany",
+    "keep all workers of the deployment on one node, or move the model into a claim with ReadWriteMany",
   );
 }
 

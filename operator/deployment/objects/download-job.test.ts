@@ -7,8 +7,9 @@ import { deployment, settings } from "../../../test/builders/deployment.ts";
 import { resolvedEnv } from "../../../test/builders/process.ts";
 import { restrictedFaults } from "../../../test/harness/pod-security.ts";
 import { downloadJob } from "./download-job.ts";
+import { gatewayTemplate } from "./gateway.ts";
 import { appliedObjects } from "./index.ts";
-import { downloadJobName, modelOfPod, modelPlace, modelText } from "./model-place.ts";
+import { downloadJobName, modelOfPod, modelPlace, modelText, workFolders } from "./model-place.ts";
 import { workerTemplate } from "./worker-pod.ts";
 
 const model = { uri: "hf://Qwen/Qwen3-30B-A3B@main", cache: { persistentVolumeClaim: { claimName: "models" } } };
@@ -37,7 +38,7 @@ test("its process reads what is rendered for it", () => {
   assert.deepEqual(rest, {
     ...{ namespace: "ns", deployment: "moe", podUid: "pod-uid", uri: model.uri, codec: "q4_0", target: `/models/${folder}` },
     ...{ secretDir: "/etc/enodia/model-secret", hub: "https://mirror.test", tlsDir: "/etc/enodia/tls", progressPort: 9445 },
-    ...{ endFile: "/dev/termination-log", logLevel: "info" },
+    ...{ endFile: "/dev/termination-log", logLevel: "info", workInUse: undefined },
   });
   assert.match(work, /^\/models\/\.enodia-[0-9a-f]{16}$/);
   const bare = parseDownloaderConfig(resolvedEnv(pod({ model }).containers[0].env, settingEntries(settings), () => "x"));
@@ -79,6 +80,35 @@ test("it has the workers' way out of the cluster, and nothing else of their envi
   assert.deepEqual(added({ podTemplate: { spec: { containers: [{ name: "runtime", env: [env[1]] }] } } }), []);
 });
 
+test("it goes where the ranks go, without being another Job for it", () => {
+  const placed = { nodeSelector: { pool: "moe" }, tolerations: [{ key: "pool", operator: "Exists" }] };
+  const spec = { podTemplate: { spec: { ...placed, hostname: "x", priorityClassName: "high" } } };
+  const { nodeSelector, tolerations, priorityClassName } = pod(spec);
+  assert.deepEqual([{ nodeSelector, tolerations }, priorityClassName], [placed, undefined]);
+  assert.equal(job(spec).metadata.name, job().metadata.name);
+  for (const field of Object.keys(placed)) assert.ok(!(field in pod()), field);
+});
+
+test("it is told the work folders of all deployments of the namespace, or none where one cannot be read", () => {
+  const object = (uid: string, spec: object): any => ({
+    ...deployment(spec, {}, { name: uid, uid }),
+    apiVersion: "v1",
+    kind: "MoEDeployment",
+  });
+  const others = [object("a", { model }), object("b", { model }), object("c", {})];
+  const folders = workFolders(others) ?? assert.fail();
+  assert.equal(folders.length, 2, "one a deployment, of those that download");
+  const own = deployment({ model });
+  const rendered = downloadJob({ deployment: own, settings }, "job", [...folders]) as any;
+  const read = parseDownloaderConfig(resolvedEnv(rendered.spec.template.spec.containers[0].env, {}, () => "x"));
+  assert.deepEqual(read.workInUse, folders);
+  assert.equal(
+    workFolders([...others, object("d", {})].map((one, i) => (i < 3 ? one : { ...one, spec: { model: { uri: 7 } } }))),
+    undefined,
+  );
+  assert.equal(workFolders(Array.from({ length: 1_001 }, (_, i) => object(String(i), { model }))), undefined);
+});
+
 test("the place is by URI and codec alone; the Job by place, Secret and deployment", () => {
   const of = (spec: object, status = {}) => deployment({ model, ...spec }, status);
   const folder = (spec: object) => modelPlace(of(spec).spec).folder;
@@ -104,9 +134,13 @@ test("the longest URI has a folder whose name a file system takes", () => {
 
 test("a pod's model is read off the pod itself, as it was made by any release", () => {
   const context = { deployment: deployment({ model }), settings };
-  assert.equal(modelOfPod(workerTemplate(context).pod.spec), modelText(modelPlace(context.deployment.spec)));
-  assert.equal(modelOfPod({ containers: [] }), undefined);
-  assert.equal(modelOfPod(undefined), undefined);
+  const place = modelText(modelPlace(context.deployment.spec));
+  assert.equal(modelOfPod({ spec: workerTemplate(context).pod.spec }), place);
+  const { annotations, spec } = gatewayTemplate(context).pod;
+  assert.equal(modelOfPod({ metadata: { name: "gw", annotations }, spec }), place);
+  assert.equal(modelOfPod({ spec }), undefined, "nothing else in the pod of a gateway says it");
+  assert.equal(modelOfPod({ spec: { containers: [] } }), undefined);
+  assert.equal(modelOfPod({}), undefined);
 });
 
 test("a policy lets the operator in and the pod out, where policies are wanted and something is downloaded", () => {

@@ -26,14 +26,15 @@ function proxyEnv(runtime: Readonly<Record<string, unknown>> | undefined): objec
   return given.length === 0 ? [] : [...given, { name: "NODE_USE_ENV_PROXY", value: "1" }];
 }
 
-export function downloadJob(context: RenderContext, jobName: string): KubeObject {
+/** `workInUse`: work folders of the namespace's deployments; without, the pod removes none that is left over. */
+export function downloadJob(context: RenderContext, jobName: string, workInUse?: readonly string[]): KubeObject {
   const { deployment, settings } = context;
   const { metadata, spec } = deployment;
   const { name } = metadata;
   const { claim, folder } = modelPlace(spec);
-  const facts = { deployment, folder, work: workFolder(deployment), settingsMap: names.settings(name) };
+  const facts = { deployment, folder, work: workFolder(deployment), workInUse, settingsMap: names.settings(name) };
   const runtime = templateContainer(spec.podTemplate, workerKind);
-  const pull = spec.podTemplate?.spec?.imagePullSecrets;
+  const { imagePullSecrets: pull, nodeSelector, tolerations } = spec.podTemplate?.spec ?? {};
   const secret = spec.model.secretRef?.name;
   const labels = objectLabels(name, downloaderComponent);
   return {
@@ -62,6 +63,9 @@ export function downloadJob(context: RenderContext, jobName: string): KubeObject
           terminationGracePeriodSeconds: graceSeconds,
           securityContext: podSecurity,
           ...(pull === undefined ? {} : { imagePullSecrets: pull }),
+          // Where the ranks go: a claim may be had there alone.
+          ...(nodeSelector ? { nodeSelector } : {}),
+          ...(tolerations ? { tolerations } : {}),
           containers: [
             {
               name: container,

@@ -1,17 +1,20 @@
-// The gateway Deployment: HTTP front, no GPU, no API token. The number of its pods is in it only where the spec gives one; else the
-// API server starts it with one, and whoever scales it has the field. Pure.
-import { paths, ports } from "../../../crds/common.ts";
+// The gateway Deployment: HTTP front, no GPU, no API token, no model: it has its tokenizer from a rank. The number of its pods is in it
+// only where the spec gives one; else the API server starts it with one, and whoever scales it has the field. Pure.
+import { annotations, paths, ports } from "../../../crds/common.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { gatewayProcess } from "../../../crds/process.ts";
 import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import { names, objectLabels, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
+import { modelPlace, modelText, modelVolume } from "./model-place.ts";
 import { gatewayHash } from "./pod-hash.ts";
 import { gatewayKind, type Merged, mergePodTemplate, type PodShape, passedOnEnv, templateContainer, workerKind } from "./pod-template.ts";
 import {
   commonMounts,
   commonVolumes,
   containerSecurity,
+  modelMount,
+  modelVolumeOf,
   podSecurity,
   probes,
   processFacts,
@@ -47,13 +50,31 @@ export function gatewayDeployment(context: RenderContext, pod: PodShape = gatewa
   };
 }
 
-/** The pods without what only the Deployment knows. Template fields that are the operator's are refused, as those of workers. */
-export function gatewayTemplate(context: RenderContext): Merged & RenderedPod {
+/**
+ * The pods without what only the Deployment knows. Template fields that are the operator's are refused, as those of workers. `former`: as
+ * they were rendered before, for an image that may be of a release whose gateways read the model from the claim.
+ */
+export function gatewayTemplate(context: RenderContext, former: readonly RenderedPod[] = []): Merged & RenderedPod {
   const { deployment, settings } = context;
   const { metadata, spec } = deployment;
-  const base: PodShape = { labels: objectLabels(metadata.name, "gateway"), annotations: {}, spec: basePod(context) };
+  const annotated = { [annotations.modelPlace]: modelText(modelPlace(spec)) };
+  const base: PodShape = { labels: objectLabels(metadata.name, "gateway"), annotations: annotated, spec: basePod(context) };
   const { pod, refusals } = mergePodTemplate(base, spec.gateway.podTemplate, gatewayKind);
-  return { pod, refusals, hash: gatewayHash(deployment, settings.runtimeImage) };
+  const image = imageOf(pod);
+  const mounts = !hasModelVolume(pod) && former.some((before) => imageOf(before.pod) === image && hasModelVolume(before.pod));
+  return { pod: mounts ? withModel(context, pod) : pod, refusals, hash: gatewayHash(deployment, settings.runtimeImage) };
+}
+
+const imageOf = ({ spec }: PodShape): unknown => spec.containers.find(({ name }) => name === gatewayKind.container)?.image;
+/** A template may name a volume of its own so. */
+const hasModelVolume = ({ spec }: PodShape): boolean => spec.volumes.some(({ name }) => name === modelVolume);
+
+function withModel(context: RenderContext, pod: PodShape): PodShape {
+  const containers = pod.spec.containers.map((container) => {
+    if (container.name !== gatewayKind.container) return container;
+    return { ...container, volumeMounts: [...((container.volumeMounts ?? []) as object[]), modelMount] };
+  });
+  return { ...pod, spec: { ...pod.spec, containers, volumes: [...pod.spec.volumes, modelVolumeOf(context)] } };
 }
 
 function basePod(context: RenderContext): PodShape["spec"] {
@@ -96,7 +117,7 @@ function basePod(context: RenderContext): PodShape["spec"] {
       },
     ],
     volumes: [
-      ...commonVolumes(context, names.gatewayTls(name)),
+      ...commonVolumes(names.gatewayTls(name)),
       ...(key ? [{ name: "api-key", secret: { secretName: key.name, defaultMode: 0o440, items: [{ key: key.key, path: "key" }] } }] : []),
       ...(tls ? [{ name: "http-tls", secret: { secretName: tls.secretRef.name, defaultMode: 0o440 } }] : []),
     ],

@@ -2,9 +2,10 @@
 // The folder is by URI and codec alone, so that deployments share a store; Job and work folder are one deployment's. Pure.
 import { createHash } from "node:crypto";
 import { z } from "zod";
-import { paths } from "../../../crds/common.ts";
-import { type MoEDeployment, type MoEDeploymentSpec, parseModelUri } from "../../../crds/moe-deployment.ts";
+import { annotations, paths } from "../../../crds/common.ts";
+import { type MoEDeployment, type MoEDeploymentSpec, parseModelUri, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { workerProcess } from "../../../crds/process.ts";
+import type { KubeObject } from "../../kube/kube.ts";
 
 /** The volume with the claim. */
 export const modelVolume = "models";
@@ -38,7 +39,9 @@ const mounted = z.object({
 });
 
 /** The claim and path that a worker or gateway pod has its model from, as one text; undefined for a pod that does not say. */
-export function modelOfPod(spec: unknown): string | undefined {
+export function modelOfPod({ metadata, spec }: Partial<Pick<KubeObject, "metadata" | "spec">>): string | undefined {
+  const said = metadata?.annotations?.[annotations.modelPlace];
+  if (said !== undefined) return said;
   const pod = mounted.safeParse(spec).data;
   const claim = pod?.volumes.find(({ name }) => name === modelVolume)?.persistentVolumeClaim?.claimName;
   const path = pod?.containers.flatMap(({ env }) => env).find(({ name }) => name === workerProcess.modelDir.variable)?.value;
@@ -51,6 +54,20 @@ export const modelText = ({ claim, folder }: ModelPlace): string => `${claim}${p
 /** Hidden, and one deployment's alone: no two pods ever write the same file. */
 export function workFolder({ metadata, spec }: MoEDeployment): string {
   return `.enodia-${hashOf([metadata.uid, modelPlace(spec).folder]).slice(0, hashChars)}`;
+}
+
+/** Deployments of a namespace whose work folders are told apart from those that nobody has any more. */
+const workFoldersMax = 1_000;
+
+/** The work folders that these have; undefined where one cannot be read, or they are too many to tell. */
+export function workFolders(deployments: readonly KubeObject[]): readonly string[] | undefined {
+  if (deployments.length > workFoldersMax) return undefined;
+  try {
+    const downloading = deployments.map(parseMoEDeployment).filter(({ spec }) => spec.model.cache !== undefined);
+    return [...new Set(downloading.map(workFolder))].sort();
+  } catch {
+    return undefined;
+  }
 }
 
 /** The Job that brings the model; undefined where nothing is downloaded. Another secret, claim or model is another Job. */

@@ -83,7 +83,6 @@ test("what is rendered for workers and gateways is what the runtime reads from i
     ...{
       ...shared,
       servedName: "moe-8x",
-      modelDir: "/models/a/b",
       peersDns: "moe-workers.ns.svc",
       grpcPort: 9440,
       metricsPort: 9464,
@@ -98,11 +97,13 @@ test("what is rendered for workers and gateways is what the runtime reads from i
     ...{ kvType: undefined, maxBatchTokens: 256, maxDecodeBatch: 64, decodeWaitMs: 20, devices: 1, draftTokens: 0, wholeCpus: 0 },
     telemetryKeys: "/etc/enodia/telemetry/keys",
     natsCreds: "/etc/enodia/telemetry",
+    modelDir: "/models/a/b",
   });
   assert.deepEqual(parseGatewayConfig(front), {
     ...{ ...common, httpPort: 8000, apiKeyFile: "/etc/enodia/api-key/key", queueRequestsMax: 64 },
     ...{ httpTlsDir: "/etc/enodia/http-tls", corsOrigins: ["https://a.test", "https://b.test"] },
     clients: [{ name: "batch", tokensPerMinute: 5, priority: 3 }],
+    ...{ formerModelDir: "/models/a/b", textDir: "/tmp/text" },
     jwt: { issuer: "https://issuer.test/a", audience: "moe", claims: { client: "sub" } },
   });
   assert.ok(!("ENODIA_QUEUE_REQUESTS_MAX" in rank), "a setting of the gateway must not roll the workers");
@@ -115,7 +116,6 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
     ...{
       ...shared,
       servedName: "moe",
-      modelDir: "/models/moe",
       peersDns: "moe-workers.ns.svc",
       grpcPort: 9440,
       metricsPort: 9464,
@@ -129,10 +129,12 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
     ...{ natsUrl: undefined, natsCreds: undefined, natsPrefix: "enodia", telemetryWindowMs: 5000 },
     ...{ kvType: undefined, maxBatchTokens: 256, maxDecodeBatch: 64, decodeWaitMs: 20, devices: 1, draftTokens: 0, wholeCpus: 0 },
     telemetryKeys: "/etc/enodia/telemetry/keys",
+    modelDir: "/models/moe",
   });
   const front = parseGatewayConfig(env(gateway().spec.template.spec.containers[0]));
   const unset = { apiKeyFile: undefined, jwt: undefined, queueRequestsMax: undefined, httpTlsDir: undefined, corsOrigins: undefined };
-  assert.deepEqual(front, { ...common, httpPort: 8000, ...unset, clients: undefined });
+  const text = { formerModelDir: "/models/moe", textDir: "/tmp/text" };
+  assert.deepEqual(front, { ...common, httpPort: 8000, ...text, ...unset, clients: undefined });
 });
 
 test("pods keep to the restricted Pod Security level and hold no API token", () => {

@@ -46,19 +46,24 @@ export function commonMounts() {
   return [
     { name: "tmp", mountPath: "/tmp" },
     { name: "tls", mountPath: paths.tls, readOnly: true },
-    { name: modelVolume, mountPath: paths.models, readOnly: true },
   ];
 }
 
-/** Largest use of /tmp: sockets and small caches only. */
+/** The claim with the model. */
+export const modelMount = { name: modelVolume, mountPath: paths.models, readOnly: true };
+
+export function modelVolumeOf({ deployment }: RenderContext) {
+  const { claim } = modelPlace(deployment.spec);
+  return { name: modelVolume, persistentVolumeClaim: { claimName: claim, readOnly: true } };
+}
+
+/** Largest use of /tmp: sockets and small caches, and a gateway's tokenizer. */
 const tmpSize = "256Mi";
 
-export function commonVolumes(context: RenderContext, tlsSecret: string) {
-  const { claim } = modelPlace(context.deployment.spec);
+export function commonVolumes(tlsSecret: string) {
   return [
     { name: "tmp", emptyDir: { sizeLimit: tmpSize } },
     { name: "tls", secret: { secretName: tlsSecret, defaultMode: 0o440 } },
-    { name: modelVolume, persistentVolumeClaim: { claimName: claim, readOnly: true } },
   ];
 }
 

@@ -12,7 +12,16 @@ import { names, objectLabels, objectMeta, type RenderContext } from "./context.t
 import { gangAnnotation, membership } from "./pod-group.ts";
 import { workerHash } from "./pod-hash.ts";
 import { mergePodTemplate, type PodShape, workerKind } from "./pod-template.ts";
-import { commonMounts, commonVolumes, containerSecurity, podSecurity, probes, processFacts } from "./runtime-pod.ts";
+import {
+  commonMounts,
+  commonVolumes,
+  containerSecurity,
+  modelMount,
+  modelVolumeOf,
+  podSecurity,
+  probes,
+  processFacts,
+} from "./runtime-pod.ts";
 import { placed, spreadOverNodes } from "./topology.ts";
 
 /** A pod as it was rendered once. */
@@ -79,7 +88,7 @@ export function workerPod(context: RenderContext, template: WorkerTemplate, rank
       containers: pod.spec.containers.map((container) =>
         container.name === workerKind.container ? { ...container, env: [...((container.env ?? []) as unknown[]), ...lifetime] } : container,
       ),
-      volumes: pod.spec.volumes.map((volume) => (volume.name === "tls" ? commonVolumes(context, names.podTls(podName))[1] : volume)),
+      volumes: pod.spec.volumes.map((volume) => (volume.name === "tls" ? commonVolumes(names.podTls(podName))[1] : volume)),
     },
   };
 }
@@ -124,10 +133,10 @@ function basePod(context: RenderContext): PodShape {
           ],
           ...probes,
           securityContext: containerSecurity,
-          volumeMounts: [...commonMounts(), { name: "telemetry", mountPath: paths.telemetry, readOnly: true }],
+          volumeMounts: [...commonMounts(), modelMount, { name: "telemetry", mountPath: paths.telemetry, readOnly: true }],
         },
       ],
-      volumes: [...commonVolumes(context, ""), telemetryVolume(name)],
+      volumes: [...commonVolumes(""), modelVolumeOf(context), telemetryVolume(name)],
     },
   };
 }

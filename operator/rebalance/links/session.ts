@@ -326,6 +326,7 @@ function useOf({ kvBlocks, kvBlocksUsed, tokens }: Use): UseTotals {
 
 /** Characters of a numerics class that are kept: it comes into a condition's message. */
 const numericsMax = 200;
+const digestMax = 64;
 
 function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"]["output"]>): Description {
   const { self, layers, experts, layerExperts: described } = reply;
@@ -363,6 +364,7 @@ function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"
     maxContext: reply.maxContext,
     device: reply.device,
     numerics: reply.numerics.slice(0, numericsMax),
+    textDigest: reply.textDigest.slice(0, digestMax),
     speed: reply.speed > 0 ? reply.speed : 1,
   };
 }

@@ -123,9 +123,24 @@ function modelAvailable(input: ViewInput): Verdict {
       message: `ranks ${mismatch.join(", ")} hold another model than the others: their claim or folder differs`,
     };
   }
+  const text = otherText(input.views);
+  if (text.length > 0) {
+    const message = `ranks ${text.join(", ")} have another tokenizer or chat template than the others: their claim or folder differs, or was changed since they started`;
+    return { status: "False", reason: "DigestMismatch", message };
+  }
   if (!input.shape)
     return { status: "Unknown", reason: "Opening", message: input.waiting?.message ?? "no worker has opened the model yet" };
   return { status: "True", reason: "Resolved", message: `all connected ranks hold the same model, on ${devicesOf(input).join("; ")}` };
+}
+
+/** Ranks whose text files are not those of most; a release that says nothing of its own is none of them. */
+function otherText(views: ViewInput["views"]): readonly number[] {
+  const byDigest = Map.groupBy(
+    views.filter(({ report }) => (report?.description?.textDigest ?? "") !== ""),
+    ({ report }) => report?.description?.textDigest,
+  );
+  const [, ...others] = [...byDigest.values()].sort((a, b) => b.length - a.length);
+  return others.flatMap((ranks) => ranks.map(({ rank }) => rank)).sort((a, b) => a - b);
 }
 
 /** Numerics classes that a condition names. */

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import type { ModelStore } from "../../weights/store.ts";
+import { drained } from "../../wire/drained.ts";
 import type { FetchChunk, FetchRequest, Shards } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { FetchChunkSchema } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { type ServerWritable, toStatus } from "../../wire/grpc.ts";
@@ -100,18 +101,4 @@ function checkRequest(request: FetchRequest, store: Pick<ModelStore, "index">, c
   if (store.index.codecs[codec]?.units[request.layer]?.[request.expert] === undefined)
     return `layer ${request.layer}, expert ${request.expert}: out of range`;
   return undefined;
-}
-
-function drained(call: ServerWritable<FetchRequest, FetchChunk>): Promise<void> {
-  return new Promise((resolve) => {
-    const done = () => {
-      call.off("drain", done);
-      call.off("close", done);
-      call.off("cancelled", done);
-      resolve();
-    };
-    call.on("drain", done);
-    call.on("close", done);
-    call.on("cancelled", done);
-  });
 }

@@ -881,6 +881,119 @@ export declare type FetchChunk = Message<"enodia.runtime.v1.FetchChunk"> & {
 export declare const FetchChunkSchema: GenMessage<FetchChunk>;
 
 /**
+ * @generated from message enodia.runtime.v1.ListTextRequest
+ */
+export declare type ListTextRequest = Message<"enodia.runtime.v1.ListTextRequest"> & {
+  /**
+   * @generated from field: enodia.runtime.v1.Sender sender = 1;
+   */
+  sender?: Sender | undefined;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.ListTextRequest.
+ * Use `create(ListTextRequestSchema)` to create a new message.
+ */
+export declare const ListTextRequestSchema: GenMessage<ListTextRequest>;
+
+/**
+ * @generated from message enodia.runtime.v1.ListTextReply
+ */
+export declare type ListTextReply = Message<"enodia.runtime.v1.ListTextReply"> & {
+  /**
+   * SHA-256 over names and hashes of the files, in their order; that of DescribeReply and Member
+   *
+   * @generated from field: string digest = 1;
+   */
+  digest: string;
+
+  /**
+   * by name
+   *
+   * @generated from field: repeated enodia.runtime.v1.TextFile files = 2;
+   */
+  files: TextFile[];
+};
+
+/**
+ * Describes the message enodia.runtime.v1.ListTextReply.
+ * Use `create(ListTextReplySchema)` to create a new message.
+ */
+export declare const ListTextReplySchema: GenMessage<ListTextReply>;
+
+/**
+ * @generated from message enodia.runtime.v1.TextFile
+ */
+export declare type TextFile = Message<"enodia.runtime.v1.TextFile"> & {
+  /**
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * @generated from field: uint64 bytes = 2;
+   */
+  bytes: bigint;
+
+  /**
+   * in hexadecimal
+   *
+   * @generated from field: string sha256 = 3;
+   */
+  sha256: string;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.TextFile.
+ * Use `create(TextFileSchema)` to create a new message.
+ */
+export declare const TextFileSchema: GenMessage<TextFile>;
+
+/**
+ * @generated from message enodia.runtime.v1.ReadTextRequest
+ */
+export declare type ReadTextRequest = Message<"enodia.runtime.v1.ReadTextRequest"> & {
+  /**
+   * @generated from field: enodia.runtime.v1.Sender sender = 1;
+   */
+  sender?: Sender | undefined;
+
+  /**
+   * @generated from field: string name = 2;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.ReadTextRequest.
+ * Use `create(ReadTextRequestSchema)` to create a new message.
+ */
+export declare const ReadTextRequestSchema: GenMessage<ReadTextRequest>;
+
+/**
+ * @generated from message enodia.runtime.v1.TextChunk
+ */
+export declare type TextChunk = Message<"enodia.runtime.v1.TextChunk"> & {
+  /**
+   * @generated from field: uint64 offset = 1;
+   */
+  offset: bigint;
+
+  /**
+   * at most 1 MiB
+   *
+   * @generated from field: bytes data = 2;
+   */
+  data: Uint8Array;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.TextChunk.
+ * Use `create(TextChunkSchema)` to create a new message.
+ */
+export declare const TextChunkSchema: GenMessage<TextChunk>;
+
+/**
  * @generated from message enodia.runtime.v1.DescribeRequest
  */
 export declare type DescribeRequest = Message<"enodia.runtime.v1.DescribeRequest"> & {
@@ -1029,6 +1142,13 @@ export declare type DescribeReply = Message<"enodia.runtime.v1.DescribeReply"> &
    * @generated from field: uint32 kv_block_tokens = 23;
    */
   kvBlockTokens: number;
+
+  /**
+   * of the files that TextFiles serves; empty = it serves none
+   *
+   * @generated from field: string text_digest = 24;
+   */
+  textDigest: string;
 };
 
 /**
@@ -1086,6 +1206,13 @@ export declare type Member = Message<"enodia.runtime.v1.Member"> & {
    * @generated from field: string zone = 8;
    */
   zone: string;
+
+  /**
+   * of its text files, as the rank described it; empty = not known
+   *
+   * @generated from field: string text_digest = 9;
+   */
+  textDigest: string;
 };
 
 /**
@@ -2008,6 +2135,31 @@ export declare const Shards: GenService<{
     methodKind: "server_streaming";
     input: typeof FetchRequestSchema;
     output: typeof FetchChunkSchema;
+  },
+}>;
+
+/**
+ * ---- gateway -> worker: text files -------------------------------------------------------------------------------
+ * A gateway mounts no model: it reads the files by which text becomes tokens from a rank.
+ *
+ * @generated from service enodia.runtime.v1.TextFiles
+ */
+export declare const TextFiles: GenService<{
+  /**
+   * @generated from rpc enodia.runtime.v1.TextFiles.List
+   */
+  list: {
+    methodKind: "unary";
+    input: typeof ListTextRequestSchema;
+    output: typeof ListTextReplySchema;
+  },
+  /**
+   * @generated from rpc enodia.runtime.v1.TextFiles.Read
+   */
+  read: {
+    methodKind: "server_streaming";
+    input: typeof ReadTextRequestSchema;
+    output: typeof TextChunkSchema;
   },
 }>;
 

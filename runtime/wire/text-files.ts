@@ -1,0 +1,64 @@
+// The files by which text becomes tokens, as they go from a rank to a gateway: their names, their bounds, and the digest by which two
+// processes know that they have the same. Pure. Not here: reading them from a folder (worker/text-server.ts), what is in them (text/).
+import { createHash } from "node:crypto";
+import { AppError } from "../../crds/common.ts";
+import type { ListTextReply } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { toNumber } from "./mapping.ts";
+
+/** In the order of names. A folder need not have all of them. */
+export const textFileNames: readonly string[] = [
+  "chat_template.jinja",
+  "config.json",
+  "generation_config.json",
+  "tokenizer.json",
+  "tokenizer_config.json",
+];
+
+/** Of one file and of all: what is longer no tokenizer takes (text/tokenizer-files.ts), and a gateway keeps them in its /tmp. */
+export const textFileBytesMax = 64 * 1024 * 1024;
+export const textBytesMax = 96 * 1024 * 1024;
+export const textChunkBytesMax = 1024 * 1024;
+
+export interface TextFile {
+  readonly name: string;
+  readonly bytes: number;
+  /** In hexadecimal. */
+  readonly sha256: string;
+}
+
+const sha256Pattern = /^[0-9a-f]{64}$/;
+
+/** The digest of files in the order of their names. */
+export function textDigest(files: readonly TextFile[]): string {
+  const hash = createHash("sha256");
+  for (const { name, sha256 } of files) hash.update(`${name} ${sha256}\n`);
+  return hash.digest("hex");
+}
+
+/** The files that a rank lists. Throws `InvalidRequest` for what no rank has, so that nobody else's words choose a path or a size. */
+export function fromTextList({ digest, files }: ListTextReply): readonly TextFile[] {
+  const seen: TextFile[] = [];
+  let before = -1;
+  for (const [i, { name, bytes, sha256 }] of files.entries()) {
+    const at = textFileNames.indexOf(name);
+    if (at <= before) throw invalid(`files[${i}].name`, `${JSON.stringify(name.slice(0, 64))} is none of them, or out of order`);
+    before = at;
+    if (!sha256Pattern.test(sha256)) throw invalid(`files[${i}].sha256`, "is no SHA-256");
+    seen.push({ name, bytes: toNumber(bytes, `files[${i}].bytes`), sha256 });
+  }
+  const fault = sizeFault(seen);
+  if (fault !== undefined) throw invalid("files", fault);
+  if (textDigest(seen) !== digest) throw invalid("digest", "is not that of the files");
+  return seen;
+}
+
+/** Why these files are too large; undefined when they are not. */
+export function sizeFault(files: readonly TextFile[]): string | undefined {
+  const large = files.find(({ bytes }) => bytes > textFileBytesMax);
+  if (large) return `${large.name} has ${large.bytes} bytes, more than the ${textFileBytesMax} allowed`;
+  const all = files.reduce((sum, { bytes }) => sum + bytes, 0);
+  return all > textBytesMax ? `they have ${all} bytes, more than the ${textBytesMax} allowed` : undefined;
+}
+
+const invalid = (field: string, what: string): AppError =>
+  new AppError(`${field}: ${what}`, { code: "InvalidRequest", operation: "listing text files" });
