@@ -29,13 +29,14 @@ interface ChosenGang {
 export function chooseGang(deployment: MoEDeployment, pods: readonly PodFacts[], served: (resource: Resource) => Served): ChosenGang {
   const { gang: choice } = deployment.spec.scheduling;
   if (choice === "None") return { gang: undefined, refusals: [] };
-  const wanted = choice === "Auto" ? gangSchedulers : [schedulers[choice]];
+  const named = gangSchedulers.find(({ name }) => name === choice);
+  const wanted = named ? [named] : gangSchedulers; // Auto: the first that is there
   const found = wanted.find(({ resource }) => served(resource) === "served");
   if (found) {
     const members = membersOf(deployment, pods, found);
     return { gang: members === 0 ? undefined : { scheduler: found, members }, refusals: taken(deployment, found) };
   }
-  const missing = wanted.filter(({ resource }) => choice !== "Auto" || served(resource) !== "absent");
+  const missing = wanted.filter(({ resource }) => named !== undefined || served(resource) !== "absent");
   return { gang: undefined, refusals: missing.slice(0, 1).map(({ resource }) => refusal(choice, resource, served(resource))) };
 }
 
