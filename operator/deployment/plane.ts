@@ -23,7 +23,7 @@ import { Reconciler } from "./reconcile.ts";
 import { StatusWriter } from "./status-writer.ts";
 import { TelemetrySecrets } from "./telemetry-secret.ts";
 
-const workers = 8;
+const workers = 4;
 const resyncMs = 60_000;
 /** A namespace whose copy cannot be relied on is looked at again after this. */
 const untrustedMs = 1_000;
