@@ -26,7 +26,7 @@ export const systemClock: Clock = {
 /** Milliseconds since some moment, for ages alone: nobody can set this clock. */
 export const monotonicClock: Clock = { ...systemClock, now: () => performance.now() };
 
-/** Milliseconds for what waits within a process that also tells the time by `now`: by that clock in a test, else by one that nobody sets. */
+/** Milliseconds for what waits in a process that also tells the time by `now`: by that clock in a test, else by one that nobody sets. */
 export const ticksBeside = (now: (() => Date) | undefined): (() => number) => (now ? () => now().getTime() : monotonicClock.now);
 
 export interface BackoffOptions {
