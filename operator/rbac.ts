@@ -29,6 +29,12 @@ const watchedRules: readonly Omit<Rule, "scope">[] = [
     verbs: ["patch"],
     why: "replicas, where the spec asks for autoscaling",
   },
+  {
+    apiGroups: ["enodia.dev"],
+    resources: ["moedeployments"],
+    verbs: ["patch"],
+    why: "replicas that nobody has set, which /scale leaves without a name on them",
+  },
   { apiGroups: ["enodia.dev"], resources: ["moedeployments/finalizers"], verbs: ["update"], why: "owner references that block deletion" },
   { apiGroups: ["enodia.dev"], resources: ["moetrainingjobs"], verbs: read, why: "what is to be trained" },
   { apiGroups: ["enodia.dev"], resources: ["moetrainingjobs/status"], verbs: ["patch"], why: "how far it is" },

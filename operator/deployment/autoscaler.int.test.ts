@@ -113,6 +113,11 @@ const scaling = async (ref: { namespace: string; name: string }): Promise<any> =
 const owners = async (ref: { namespace: string; name: string }) =>
   managersOf(await live(ref), ["spec", "replicas"]).map(({ manager, operation }) => `${operation} ${manager}`);
 
+const ranks = async ({ name }: { name: string }) =>
+  (await kube.list(resources.pods, { namespace, labelSelector: `enodia.dev/deployment=${name},enodia.dev/component=worker` })).items
+    .map(({ metadata: { uid } }) => uid)
+    .sort();
+
 const refused: Readonly<Record<string, { readonly spec: object; readonly want: RegExp }>> = {
   "a least above the most": { spec: { elasticity: { autoscale: { ...autoscale, min: 7 } } }, want: /min must not be above max/ },
   "no metric": { spec: { elasticity: { autoscale: { ...autoscale, metrics: [] } } }, want: /metrics.*should have at least 1 items/ },
@@ -220,6 +225,16 @@ test("an autoscaler of somebody else's and a GitOps tool at once: one write of o
   await until("both are known", async () => (await scaling(ref))?.reason === "ReplicasApplied");
   assert.match((await scaling(ref)).message, /"argocd-controller" applies spec\.replicas, 3 now, and would set it back/);
   assert.equal((await scaling(ref)).status, "False");
+  // It leaves the field out, as the message asks for: replicas fall to their default, and the ranks that are there stay.
+  await until("3 ranks serve", async () => (await live(ref)).status?.availableReplicas === 3);
+  load.set("contested", 300);
+  const there = await ranks(ref);
+  await kube.apply(resources.moeDeployments, { apiVersion, kind: object.kind, metadata: ref, spec: { suspend: false } } as KubeObject, {
+    manager: "argocd-controller",
+    force: true,
+  });
+  await until("ours again", async () => (await owners(ref)).includes("Update enodia-autoscaler") && (await replicas(ref)) === 3);
+  assert.deepEqual(await ranks(ref), there, "and none of them has gone meanwhile");
   await kube.delete(resources.moeDeployments, ref);
 });
 

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { AppError } from "../../crds/common.ts";
 import { signals } from "../../test/builders/autoscale.ts";
 import type { FakeKube } from "../../test/contract/fake-kube.ts";
 import {
@@ -17,7 +18,7 @@ import {
   world,
 } from "../../test/support/deployment-plane.ts";
 import { resources } from "../kube/kube.ts";
-import { givenUp, managersOf } from "../kube/managed-fields.ts";
+import { managersOf } from "../kube/managed-fields.ts";
 
 const target = 100;
 const autoscale = {
@@ -31,6 +32,12 @@ const live = async (kube: FakeKube): Promise<any> => kube.get(resources.moeDeplo
 const replicas = async (kube: FakeKube): Promise<number> => (await live(kube)).spec.replicas;
 const says = (kube: FakeKube, reason: string) => async () => conditionOf(await status(kube), "ScalingActive")?.reason === reason;
 const noted = (kube: FakeKube, reason: string): any[] => kube.all(resources.events).filter((event: any) => event.reason === reason);
+/** The number falls to its default, which the in-memory API does not know of this kind, and nobody has it. */
+const leaveOut = (kube: FakeKube): void =>
+  kube.mutate(resources.moeDeployments, ref, (object) => {
+    object.spec.replicas = 1;
+    object.metadata.managedFields = [{}];
+  });
 
 /** Three ranks that serve under the autoscaler; nothing is heard of their load yet. */
 async function scaled(t: TestContext) {
@@ -56,21 +63,26 @@ test("more load brings a rank by /scale, less load takes it away, and both are t
   const { kube, life, operator } = await scaled(t);
   operator.rebalance.says(() => signals(target));
   await until("it is on its target", says(kube, "AtTarget"));
-  operator.rebalance.says(() => signals(pods(kube).length > 3 ? 92 : 123));
+  operator.rebalance.says((_rank, serving) => signals(369 / serving)); // the same load, whoever bears it
   await until("4 ranks serve", readyWith(kube, 4));
+  await until("that is enough", says(kube, "AtTarget"));
   const [owner, ...others] = managersOf(await live(kube), ["spec", "replicas"]);
   assert.deepEqual([owner?.manager, owner?.operation, others], ["enodia-autoscaler", "Update", []]);
   const now = await status(kube);
   const { from, to, message } = now.autoscale.lastScale;
   assert.deepEqual([from, to], [3, 4]);
-  assert.match(message, /^queuedTokensPerRank \d+\/100; replicas 3 -> 4$/);
+  assert.equal(message, "queuedTokensPerRank 120/100; replicas 3 -> 4");
   assert.match(now.autoscale.progress, /^queuedTokensPerRank \d+\/100$/);
-  assert.match(noted(kube, "ScaledUp")[0]?.note, /replicas 3 -> 4$/);
+  assert.deepEqual(
+    noted(kube, "ScaledUp").map(({ note }) => note),
+    [message],
+  );
   operator.rebalance.says(() => signals(0));
   await until("2 ranks serve", readyWith(kube, 2));
   await until("the least is told", says(kube, "AtMinimum"));
   assert.equal(await replicas(kube), 2);
-  assert.equal(noted(kube, "ScaledDown").length, 2, "one rank a step");
+  const down = noted(kube, "ScaledDown").map(({ note }) => /replicas (.*)$/.exec(note)?.[1]);
+  assert.deepEqual(down.filter(Boolean), ["4 -> 3", "3 -> 2"], "one rank a step");
   assert.deepEqual(life.problems, []);
 });
 
@@ -133,14 +145,40 @@ test("whoever applies replicas keeps them, before a single write; left out there
   await until("it stands still", says(kube, "ReplicasApplied"));
   assert.deepEqual([await replicas(kube), writes.includes("scale")], [4, false]);
   await until("4 ranks serve", readyWith(kube, 4));
-  // The number falls to its default, which the in-memory API does not know of this kind.
-  kube.mutate(resources.moeDeployments, ref, (object) => {
-    object.spec.replicas = 1;
-    object.metadata.managedFields = givenUp("argocd", object, ["spec", "replicas"]);
-  });
-  operator.rebalance.says(() => signals(0));
+  const made = pods(kube).map(({ metadata: { uid } }) => uid);
+  operator.rebalance.says(() => signals(target));
+  leaveOut(kube);
   await until("they are put back", async () => (await replicas(kube)) === 4);
-  assert.equal(pods(kube).length, 4);
+  await until("it goes on from there", says(kube, "AtTarget"));
+  assert.deepEqual(
+    pods(kube).map(({ metadata: { uid } }) => uid),
+    made,
+    "none of them has gone meanwhile",
+  );
+});
+
+test("a number that nobody gives takes no rank away while it cannot be put back, nor with a least of one", {
+  timeout: 120_000,
+}, async (t) => {
+  const { kube, operator } = await scaled(t);
+  operator.rebalance.says(() => signals(target));
+  await until("it is on its target", says(kube, "AtTarget"));
+  await change(kube, { elasticity: { autoscale: { min: 1 } } });
+  const made = pods(kube).map(({ metadata: { uid } }) => uid);
+  let tries = 0;
+  kube.onWrite = (verb, resource) => {
+    if (verb !== "patch" || resource !== resources.moeDeployments) return;
+    tries++;
+    throw new AppError("the API server is not well", { code: "Unavailable" });
+  };
+  operator.rebalance.says(() => signals(0)); // the least, 1, would do by the load
+  leaveOut(kube);
+  await until("it was tried", () => tries > 0);
+  await sleep(100); // many times the settle time
+  const there = () => pods(kube).map(({ metadata: { uid } }) => uid);
+  assert.deepEqual([there(), await replicas(kube)], [made, 1]);
+  kube.onWrite = () => {};
+  await until("they are put back, and then go one by one as the load says", async () => (await replicas(kube)) < 3 && there().length < 3);
 });
 
 test("a crash between the number and the status loses neither who set it nor that nobody else may be overruled", {

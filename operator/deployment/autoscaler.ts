@@ -7,12 +7,12 @@ import { rfc3339 } from "../../crds/conditions.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { Operation } from "../../crds/operation.ts";
 import { hasCode } from "../kube/errors.ts";
-import { type Kube, resources } from "../kube/kube.ts";
+import { type Kube, type KubeObject, refOf, resources } from "../kube/kube.ts";
 import { managersOf } from "../kube/managed-fields.ts";
 import { type AutoscaleInput, type Decision, decide, figures, twoDigits } from "./core/autoscale/decide.ts";
 import type { History } from "./core/autoscale/history.ts";
 import { autoscaler, type Ownership, ownership } from "./core/autoscale/owner.ts";
-import { type Write, whetherToWrite } from "./core/autoscale/write.ts";
+import { hasFallen, type Write, whetherToWrite } from "./core/autoscale/write.ts";
 import type { Reckoned } from "./core/capacity.ts";
 import { living, type Snapshot } from "./core/snapshot.ts";
 import type { RankSignals, Verdict } from "./core/world.ts";
@@ -53,6 +53,23 @@ export class Autoscaler {
     this.#deps = { kube, event };
   }
 
+  /**
+   * True where the number is below the ranks that are there because nobody gives it any more, and it fell to its default; and while that
+   * cannot be told. Asked before a rank is taken away: the number is put back by `run`, and until then no rank is to go by it.
+   */
+  async hasFallen({ metadata, spec, status }: MoEDeployment): Promise<boolean> {
+    const { autoscale } = spec.elasticity;
+    if (!autoscale || isOff(spec) || spec.replicas >= Math.min(presentOf(status), autoscale.max)) return false;
+    const { namespace, name, uid } = metadata;
+    try {
+      const live = await this.#deps.kube.get(resources.moeDeployments, { namespace, name });
+      if (live?.metadata.uid !== uid || replicasOf(live) !== spec.replicas) return true; // the next pass knows what it is now
+      return hasFallen(ownerOf(live, status), spec.replicas, presentOf(status));
+    } catch {
+      return true; // `run` asks again, and tells of it
+    }
+  }
+
   /** Undefined where the spec asks for no autoscaling. */
   async run(look: ScalingLook): Promise<Scaling | undefined> {
     const { deployment } = look.snapshot;
@@ -65,9 +82,9 @@ export class Autoscaler {
     const decision = decide(input);
     this.#histories.set(uid, decision.history);
     const last = deployment.status.autoscale?.lastScale;
-    const isOff = input.suspended || input.replicas === 0; // whoever has set that
-    const isKnown = last ? last.to === input.replicas : this.#looked.has(uid);
-    const isQuiet = isOff || (isKnown && decision.to === input.replicas);
+    const hasShrunk = input.replicas < presentOf(deployment.status);
+    const isKnown = !hasShrunk && (last ? last.to === input.replicas : this.#looked.has(uid));
+    const isQuiet = isOff(deployment.spec) || (isKnown && decision.to === input.replicas);
     const scaling = isQuiet ? scalingOf(decision, last) : await this.#settle(look.snapshot, input, decision);
     this.#announce(deployment, scaling.verdict);
     return scaling;
@@ -85,23 +102,18 @@ export class Autoscaler {
     const last = deployment.status.autoscale?.lastScale;
     try {
       const live = await kube.get(resources.moeDeployments, { namespace, name });
-      const { replicas } = (live?.spec ?? {}) as { replicas?: number };
+      const replicas = live && replicasOf(live);
       // The next pass sees what has become of it.
       if (live?.metadata.uid !== uid || replicas !== input.replicas) return { ...scalingOf(decision, last), againInMs: conflictMs };
-      const owner: Ownership = ownership({
-        managers: managersOf(live, ["spec", "replicas"]),
-        lastSet: last?.time,
-        resume: live.metadata.annotations?.[annotations.resumeAutoscale],
-      });
+      const owner = ownerOf(live, deployment.status);
       this.#looked.add(uid);
-      const present = deployment.status.expertParallel?.desiredRanks ?? 0;
+      const present = presentOf(deployment.status);
       // The step counts though its status was lost with the process that made it; the next one is decided by it.
       if (owner.type === "ours" && last?.to !== replicas)
         return { ...scalingOf(decision, untold(present, replicas, now)), againInMs: conflictMs };
       const write: Write = whetherToWrite({ input, decision, owner, present, metadata: deployment.metadata });
       if (write.to === undefined) return { ...scalingOf(decision, last), verdict: write.verdict };
-      const { resourceVersion = "" } = live.metadata;
-      await kube.scale(resources.moeDeployments, { namespace, name }, { replicas: write.to, resourceVersion }, { manager: autoscaler });
+      await this.#set(live, write.to, owner);
       event(deployment, "Normal", write.to > input.replicas ? "ScaledUp" : "ScaledDown", write.verdict.message);
       const scaled = { time: rfc3339(now), from: input.replicas, to: write.to, message: write.verdict.message.slice(0, messageMax) };
       return { ...scalingOf(decision, scaled), verdict: write.verdict };
@@ -112,6 +124,18 @@ export class Autoscaler {
       const message = `replicas could not be set to ${decision.to}: ${error.message}`;
       return { ...scaling, verdict: { status: "False", reason: "ScaleFailed", message }, failure: error };
     }
+  }
+
+  /**
+   * The API server does not note who sets through /scale what nobody has: neither this write nor anybody's after it would be told from
+   * another's. A write to the object itself makes the number ours.
+   */
+  async #set(live: KubeObject, replicas: number, owner: Ownership): Promise<void> {
+    const { kube } = this.#deps;
+    const { resourceVersion = "" } = live.metadata;
+    const by = { manager: autoscaler };
+    if (owner.type !== "nobody") await kube.scale(resources.moeDeployments, refOf(live), { replicas, resourceVersion }, by);
+    else await kube.patch(resources.moeDeployments, refOf(live), { metadata: { resourceVersion }, spec: { replicas } }, by);
   }
 
   /** An event when it stands still, and when it goes on. */
@@ -125,6 +149,22 @@ export class Autoscaler {
 }
 
 const messageMax = 512;
+
+/** Whoever has set that. */
+const isOff = ({ suspend, replicas }: MoEDeployment["spec"]): boolean => suspend || replicas === 0;
+
+/** Ranks that are wanted until a changed number takes effect. */
+const presentOf = ({ expertParallel }: MoEDeployment["status"]): number => expertParallel?.desiredRanks ?? 0;
+
+function ownerOf(live: KubeObject, { autoscale }: MoEDeployment["status"]): Ownership {
+  return ownership({
+    managers: managersOf(live, ["spec", "replicas"]),
+    lastSet: autoscale?.lastScale?.time,
+    resume: live.metadata.annotations?.[annotations.resumeAutoscale],
+  });
+}
+
+const replicasOf = ({ spec }: KubeObject): number | undefined => (spec as { readonly replicas?: number } | undefined)?.replicas;
 
 /** A number that is ours and in no status: the process that set it ended before it could say so. */
 function untold(from: number, to: number, now: Date): NonNullable<Last> {

@@ -69,6 +69,9 @@ test("gateways say what is wrong with their pods, or why there are none", () => 
   const deployment = { ...pod("a"), spec: { replicas: 2 }, status: { readyReplicas: 1, conditions: [failure] } };
   const want = { ready: 1, replicas: 2, message: "exceeded quota", uncreated: "exceeded quota", unscaled: "" };
   assert.deepEqual(gatewayFacts({ ...none, deployment }, [], 0), want);
+  const stuck = { type: "Progressing", status: "False", reason: "ProgressDeadlineExceeded", message: "it has timed out" };
+  const rolling = { ...pod("a"), status: { readyReplicas: 1, conditions: [stuck] } };
+  assert.equal(gatewayFacts({ ...none, deployment: rolling }, [], 0).message, "ProgressDeadlineExceeded: it has timed out");
 });
 
 test("an autoscaler that sets no number says why, unless it stands still at zero", () => {

@@ -314,10 +314,11 @@ export function gatewayFacts(
   const { replicas } = parsed.data.spec;
   const { readyReplicas, conditions } = parsed.data.status;
   const failure = conditions.find((one) => one.type === "ReplicaFailure" && one.status === "True");
+  const stuck = conditions.find((one) => one.type === "Progressing" && one.status === "False");
   return {
     ready: readyReplicas,
     replicas,
-    message: failure?.message || gatewayProblem(pods, now),
+    message: failure?.message || gatewayProblem(pods, now) || (stuck ? text(stuck.reason, stuck.message) : ""),
     uncreated: failure?.message ?? "",
     unscaled,
   };

@@ -153,7 +153,7 @@ export class Reconciler {
     const { limitBytes } = template;
     const model = snapshot.view?.model;
     const floor = model ? rankFloor(deployment.spec, model, limitBytes) : rememberedFloor(deployment.status);
-    const target = targetRanks(deployment, snapshot.now, floor);
+    const target = targetRanks(deployment, snapshot.now, { floor, fallen: await this.#autoscaler.hasFallen(deployment) });
     const unmade = this.#refusedBeside(deployment);
     const step = nextStep({ snapshot, ranks: target.ranks, successor, limitBytes, unmade });
     // Before the pods: the kubelet tells a pod of a Secret that came after it a minute or two later.

@@ -16,6 +16,7 @@ import type {
   WatchEvent,
   WriteOptions,
 } from "../../operator/kube/kube.ts";
+import { managersOf } from "../../operator/kube/managed-fields.ts";
 import { afterApply, afterUpdate, conflictsOf, type Entry, entriesOf, entry, isEntryOf, pathsOf, prune } from "./field-owners.ts";
 
 type Json = any;
@@ -108,7 +109,10 @@ export class FakeKube implements Kube {
     this.#write("scale", resource, ref.name);
     const stored = this.#existing(resource, ref);
     if (to.resourceVersion !== stored.object.metadata.resourceVersion) throw fail("Conflict", "modified");
-    this.#update(stored, mergePatch(clone(stored.object), { spec: { replicas: to.replicas } }), updateBy(options, "scale"));
+    const next = mergePatch(clone(stored.object), { spec: { replicas: to.replicas } });
+    // Who sets so what nobody has is not noted.
+    if (managersOf(stored.object, ["spec", "replicas"]).length > 0) this.#update(stored, next, updateBy(options, "scale"));
+    else this.#replace(stored, next);
   };
 
   patch = async (resource: Resource, ref: Ref, patch: object, options: WriteOptions): Promise<KubeObject> => {

@@ -236,6 +236,25 @@ export function runKubeContract({ make, skip = {} }: KubeContract): void {
     await assert.rejects(kube.scale(moed, ref, { replicas: 4, resourceVersion: version(scaled) }, manager), code("NotFound"));
   });
 
+  it("a scale of replicas that nobody has leaves them with nobody, and a merge patch makes them its manager's", async (kube, namespace) => {
+    const moed = resources.moeDeployments;
+    const ref = { namespace, name: name() };
+    const spec = { model: { uri: "pvc://models/x" }, suspend: true };
+    const made = await kube.apply(moed, { apiVersion, kind: "MoEDeployment", metadata: ref, spec }, other);
+    const version = ({ metadata: { resourceVersion = "" } }: KubeObject) => resourceVersion;
+    await kube.scale(moed, ref, { replicas: 3, resourceVersion: version(made) }, manager);
+    const scaled = await kube.get(moed, ref);
+    assert.ok(scaled);
+    assert.deepEqual([(scaled.spec as any).replicas, managersOf(scaled, ["spec", "replicas"])], [3, []]);
+    const claim = (replicas: number, object: KubeObject) =>
+      kube.patch(moed, ref, { metadata: { resourceVersion: version(object) }, spec: { replicas } }, manager);
+    await assert.rejects(claim(4, made), code("Conflict"));
+    const claimed = await claim(4, scaled);
+    const who = managersOf(claimed, ["spec", "replicas"]).map(({ manager, operation }) => [manager, operation]);
+    assert.deepEqual(who, [["contract", "Update"]]);
+    await kube.delete(moed, ref);
+  });
+
   it("a merge patch sets and removes single fields, and a uid in it is a precondition", async (kube, namespace) => {
     const made = await kube.create(cm, configMap(namespace, { a: "1" }, { annotations: { x: "1", y: "1" } }), manager);
     const ref = { namespace, name: made.metadata.name };

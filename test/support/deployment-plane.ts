@@ -14,13 +14,16 @@ import { FakeKube } from "../contract/fake-kube.ts";
 export const ref = { namespace: "ns", name: "moe" };
 export const user = { manager: "user" };
 
+/** What a rank says of its load, by how many serve. */
+type Says = (rank: number, serving: number) => RankSignals | undefined;
+
 /** Serves every ready pod, empties every leaving one; a rank's stream ends with its node, unless told otherwise. */
 class TestRebalance implements Rebalance {
   streamsOutliveNodes = false;
   readonly #kube: FakeKube;
   world: World | undefined;
   drain: DrainPhase = "Drained";
-  #signals: (rank: number) => RankSignals | undefined = () => undefined;
+  #signals: Says = () => undefined;
   forgotten: string[] = [];
   #listener: (at: typeof ref) => void = () => {};
   constructor(kube: FakeKube) {
@@ -35,17 +38,17 @@ class TestRebalance implements Rebalance {
   }
   view(): RebalanceView | undefined {
     if (!this.world) return undefined;
-    const members = this.world.workers
-      .filter((worker) => worker.ready && !worker.lost)
-      .map((worker) => {
-        const connected = this.streamsOutliveNodes || answers(this.#kube, worker.node);
-        return member(worker.rank, { podUid: worker.uid, bootId: "b", connected, active: connected, signals: this.#signals(worker.rank) });
-      });
+    const serving = this.world.workers.filter((worker) => worker.ready && !worker.lost);
+    const members = serving.map((worker) => {
+      const connected = this.streamsOutliveNodes || answers(this.#kube, worker.node);
+      const signals = this.#signals(worker.rank, serving.length);
+      return member(worker.rank, { podUid: worker.uid, bootId: "b", connected, active: connected, signals });
+    });
     const drains = this.world.leaving.map((leaving) => ({ rank: leaving.rank, podUid: leaving.podUid, phase: this.drain, message: "" }));
     return view({ members, drains });
   }
   /** What ranks say of their load from now on. */
-  says(signals: (rank: number) => RankSignals | undefined): void {
+  says(signals: Says): void {
     this.#signals = signals;
     this.#listener(ref);
   }

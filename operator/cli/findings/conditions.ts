@@ -132,6 +132,7 @@ const remedies: Readonly<Record<string, Remedy>> = {
   RanksNotReady: podsOf("worker"),
   RanksLost: podsOf("worker"),
   WorkerCrashing: logsOf("worker"),
+  GatewayFailing: podsOf("gateway"),
   ScaleDownBlocked: scaleBack,
   NoRoomForReplacement: () => "enodia doctor",
   NATSUnavailable: () => "kubectl get pods -A -l app.kubernetes.io/part-of=enodia,app.kubernetes.io/component=nats   # or your own NATS",

@@ -182,7 +182,18 @@ function degraded(findings: Findings): Verdict {
   }
   const crashing = living(snapshot.pods).find((pod) => pod.problem.startsWith("CrashLoopBackOff"));
   if (crashing) return yes("WorkerCrashing", `${crashing.name}: ${crashing.problem}`);
+  const gateways = failingGateways(snapshot);
+  if (gateways !== "") return yes("GatewayFailing", gateways);
   return no("AsExpected", "no rank is missing and every expert has a place");
+}
+
+/** What keeps gateways from coming up while others may still serve, by an older spec than they do; empty when nothing is known to. */
+function failingGateways({ gateway, deployment: { spec }, runtimeImage }: Snapshot): string {
+  if (!/CrashLoopBackOff|ProgressDeadlineExceeded/.test(gateway.message)) return "";
+  const { own, pinned, offered } = runtimeImage ?? {};
+  if (!spec.gateway.jwt || (own === undefined && pinned === offered)) return gateway.message;
+  const image = own ?? pinned;
+  return `${gateway.message}; spec.gateway.jwt: gateways of an image that cannot check tokens do not start, and ${image} may be one: roll to a newer`;
 }
 
 /** The reason why what is missing stays missing; empty when it is being made. */

@@ -258,7 +258,7 @@ test("replicas is acted on once it stood still for the settle time, and at once 
 test("replicas below the ranks that hold all experts changes nothing, where so many were wanted before", () => {
   const floor = { count: 3, reason: "16 experts need 16Mi" };
   const at = (replicas: number, status: object, spec: object = {}) =>
-    targetRanks(deployment({ replicas, ...spec }, { expertParallel: status }), now, floor);
+    targetRanks(deployment({ replicas, ...spec }, { expertParallel: status }), now, { floor });
   const held = at(1, { desiredRanks: 4 });
   assert.deepEqual([held.ranks, held.pending, held.settlesInMs], [4, undefined, undefined]);
   assert.deepEqual(held.blocked, {
@@ -270,6 +270,15 @@ test("replicas below the ranks that hold all experts changes nothing, where so m
   for (const one of [at(1, {}), at(0, { desiredRanks: 4 }), at(1, { desiredRanks: 4 }, { suspend: true }), at(1, { desiredRanks: 1 })])
     assert.equal(one.blocked, undefined);
   assert.equal(at(1, { desiredRanks: 1 }).ranks, 1, "a deployment that never was larger is refused for its memory, not made larger");
+});
+
+test("no rank goes by a number that nobody means", () => {
+  const since = new Date(now.getTime() - 60_000).toISOString();
+  const status = { desiredRanks: 3, pendingReplicas: 1, pendingSince: since };
+  const at = (fallen: boolean, spec: object = {}) =>
+    targetRanks(deployment({ replicas: 1, ...spec }, { expertParallel: status }), now, { fallen });
+  assert.deepEqual([at(false).ranks, at(true).ranks, at(true).pending], [1, 3, undefined]);
+  assert.equal(at(true, { suspend: true }).ranks, 0);
 });
 
 /** A small world that obeys the steps: what a kubelet, a rebalance plane and time do in between is drawn at random. */

@@ -151,6 +151,10 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
     },
     want: { Degraded: "True ReplacementImpossible", Available: "True MinimumReplicasAvailable" },
   },
+  "gateways of a roll do not come up while the old ones serve": {
+    world: { pods: both, view: members, gateway: gatewayFacts({ ready: 1, message: "moe-gateway-x: CrashLoopBackOff" }) },
+    want: { Degraded: "True GatewayFailing", Ready: "True AllReplicasAvailable" },
+  },
   "a shrink is blocked": {
     world: { pods: both, view: members },
     input: { blocked: { reason: "ScaleDownBlocked", message: "experts need 2Gi" } },
@@ -234,6 +238,19 @@ test("an operation keeps its start and deadline until it is another one", () => 
     third.history?.map(({ id, result }) => [id, result]),
     [[operation?.id, "Done"]],
   );
+});
+
+test("where gateways that check tokens do not start, an image that may be too old to is named, and none that is not", () => {
+  const message = (spec: object, pinned: string) => {
+    const gateway = gatewayFacts({ ready: 1, message: "moe-gateway-x: CrashLoopBackOff" });
+    const runtimeImage = { pinned, offered: "runtime:2", own: undefined };
+    const { conditions } = statusOf({ deployment: deployment(spec), pods: both, view: members, gateway, runtimeImage });
+    return conditions?.find(({ type }) => type === "Degraded")?.message ?? "";
+  };
+  const jwt = { gateway: { jwt: { issuer: "https://id.test", audience: "moe" } } };
+  assert.match(message(jwt, "runtime:1"), /^moe-gateway-x: CrashLoopBackOff; spec\.gateway\.jwt: .*runtime:1 may be one/);
+  assert.equal(message(jwt, "runtime:2"), "moe-gateway-x: CrashLoopBackOff");
+  assert.equal(message({}, "runtime:1"), "moe-gateway-x: CrashLoopBackOff");
 });
 
 test("a condition's transition time moves with its status only", () => {

@@ -16,14 +16,21 @@ export interface Target {
   readonly blocked: Blocked | undefined;
 }
 
-/** `floor`: the least ranks that hold all experts, where that is known. */
-export function targetRanks(deployment: MoEDeployment, now: Date, floor?: Reckoned): Target {
+export interface TargetLook {
+  /** The least ranks that hold all experts, where that is known. */
+  readonly floor?: Reckoned | undefined;
+  /** True where spec.replicas is a default that nobody means (../autoscaler.ts): no rank goes by it. */
+  readonly fallen?: boolean;
+}
+
+export function targetRanks(deployment: MoEDeployment, now: Date, { floor, fallen = false }: TargetLook = {}): Target {
   const { spec, status } = deployment;
   const at = (ranks: number): Target => ({ ranks, pending: undefined, settlesInMs: undefined, blocked: undefined });
   if (spec.suspend) return at(0);
   const present = status.expertParallel?.desiredRanks;
   // Starting from nothing there is nothing to disturb, and stopping is not to be guessed at either.
   if (present === undefined || present === 0 || present === spec.replicas) return at(spec.replicas);
+  if (fallen && spec.replicas < present) return at(present);
   if (floor && spec.replicas > 0 && spec.replicas < floor.count && present >= floor.count) {
     const message = `replicas ${spec.replicas}: at least ${floor.count} ranks hold all experts (${floor.reason}); ${present} stay`;
     return { ...at(present), blocked: { reason: "ScaleDownBlocked", message } };

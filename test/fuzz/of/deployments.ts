@@ -127,7 +127,7 @@ export const deployments: Fuzzer<typeof subject, Input> = {
     );
     const at = snapshot({ deployment, pods: facts, view: world, ...more });
     const { limitBytes } = template;
-    const target = targetRanks(deployment, now, seen ? rankFloor(deployment.spec, model, limitBytes) : undefined);
+    const target = targetRanks(deployment, now, { floor: seen ? rankFloor(deployment.spec, model, limitBytes) : undefined });
     const { actions, blocked, note, failures } = step({ snapshot: at, ranks: target.ranks, successor, limitBytes });
     assert.ok(actions.length <= 4 * (pods.length + target.ranks) + 8, `${actions.length} actions for ${pods.length} pods`);
     for (const action of actions) if (action.type === "create") assert.ok(action.rank >= 0 && action.rank < 4096, `rank ${action.rank}`);

@@ -67,4 +67,6 @@ test("a number that fell to its default when somebody left it out is put back to
   assert.deepEqual(outcome(write({ managers: [] }, idle, 6)), [6, "Restored"]);
   assert.deepEqual(outcome(write({ managers: [] }, { ...idle, spec: autoscaleOf({ max: 4 }) }, 6)), [4, "Restored"]);
   assert.deepEqual(outcome(write({ managers: [us] }, idle, 6)), [undefined, "AtMinimum"], "a number that we have set is no default");
+  const two = { ...idle, replicas: 2, spec: autoscaleOf({ min: 2 }) };
+  assert.deepEqual(outcome(write({ managers: [] }, two, 6)), [undefined, "AtMinimum"], "another number was set by somebody");
 });

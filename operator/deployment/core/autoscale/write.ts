@@ -1,6 +1,6 @@
 // The last question before replicas are written: whether they are the autoscaler's to set, and to what. Pure.
 import { annotations } from "../../../../crds/common.ts";
-import type { MoEDeployment } from "../../../../crds/moe-deployment.ts";
+import { type MoEDeployment, moeDeploymentSpecSchema } from "../../../../crds/moe-deployment.ts";
 import type { Verdict } from "../world.ts";
 import type { AutoscaleInput, Decision } from "./decide.ts";
 import type { Ownership } from "./owner.ts";
@@ -20,6 +20,13 @@ export interface Write {
   readonly to: number | undefined;
 }
 
+const defaultReplicas = moeDeploymentSpecSchema.shape.replicas.parse(undefined);
+
+/** True of a number that nobody means: whoever applied replicas has left them out, and the API server has set their default. */
+export function hasFallen(owner: Ownership, replicas: number, present: number): boolean {
+  return owner.type === "nobody" && replicas === defaultReplicas && replicas < present;
+}
+
 export function whetherToWrite({ input, decision, owner, present, metadata }: WriteInput): Write {
   const { replicas, spec, lastScale } = input;
   const stops = (reason: string, message: string): Write => ({ verdict: { status: "False", reason, message }, to: undefined });
@@ -35,8 +42,8 @@ export function whetherToWrite({ input, decision, owner, present, metadata }: Wr
       `"${owner.manager}" has set spec.replicas to ${replicas} since the autoscaler set ${lastScale?.to} at ${lastScale?.time}; nothing is scaled until it is handed back: ${resume}`,
     );
   }
-  // What was left out of an applied object falls to its default: the ranks that are there stay until the load says otherwise.
-  const restored = owner.type === "nobody" && replicas < present ? Math.min(present, spec.max) : 0;
+  // The ranks that are there stay until the load says otherwise.
+  const restored = hasFallen(owner, replicas, present) ? Math.min(present, spec.max) : 0;
   const to = Math.max(decision.to, restored);
   if (to === replicas) return { verdict: decision.verdict, to: undefined };
   if (to === decision.to) return { verdict: decision.verdict, to };
