@@ -27,6 +27,8 @@ export interface DeliveryDeps {
   readonly identities: Pick<Identities, "ensureDownloader" | "operator">;
   readonly talks: ProgressTalks;
   readonly now: () => Date;
+  /** Milliseconds for ages alone. */
+  readonly ticks: () => number;
 }
 
 export interface Delivery extends Pick<DeliveryPlan, "pending" | "revision" | "againInMs"> {
@@ -53,7 +55,7 @@ export class Deliveries {
     const running = pods.find((pod) => pod.job === wanted && pod.ip !== undefined && pod.end === undefined);
     const key = keyOf({ namespace, name });
     const refused = this.#unmade.get(uid);
-    const unmade = refused && refused.job === wanted && now < refused.until ? refused.message : "";
+    const unmade = refused && refused.job === wanted && this.#deps.ticks() < refused.until ? refused.message : "";
     const words = this.#deps.talks.words(key, running?.uid);
     const plan = planDelivery({ wanted, suspended: deployment.spec.suspend, jobs, pods, writers, words, unmade, now });
     const { pending, revision } = plan;
@@ -88,7 +90,7 @@ export class Deliveries {
   }
 
   async #create(context: RenderContext, name: string): Promise<string | undefined> {
-    const { kube, identities, informers, now } = this.#deps;
+    const { kube, identities, informers, ticks } = this.#deps;
     const { deployment } = context;
     const { uid, namespace } = deployment.metadata;
     const inUse = workFolders(informers.list("moeDeployments", ({ metadata }) => metadata.namespace === namespace));
@@ -103,7 +105,7 @@ export class Deliveries {
       const message = hasCode(error, "AlreadyExists") ? await this.#foreign(namespace, name, uid) : error.message;
       if (message === undefined) return undefined;
       if (!hasCode(error, "AlreadyExists", "Invalid", "Forbidden")) throw error;
-      this.#unmade.set(uid, { job: name, message, until: now().getTime() + unmadeMs });
+      this.#unmade.set(uid, { job: name, message, until: ticks() + unmadeMs });
       return message;
     }
   }

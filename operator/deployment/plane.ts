@@ -5,6 +5,7 @@ import type { DownloadWords } from "../../crds/download.ts";
 import { type Controller, createController, type Observe, type Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
+import { ticksBeside } from "../kube/workqueue.ts";
 import { AcceptedSpecs } from "./accepted-specs.ts";
 import { Applier } from "./apply.ts";
 import { askProgress, type ProgressQuestion } from "./ask-progress.ts";
@@ -54,6 +55,7 @@ export interface DeploymentPlaneOptions {
 export function createDeploymentPlane(options: DeploymentPlaneOptions): DeploymentPlane {
   const { kube, informers, events, settings } = options;
   const now = options.now ?? (() => new Date());
+  const ticks = ticksBeside(options.now);
   const nats = new NatsCredentials(kube, settings.natsCreds);
   const telemetry = new TelemetrySecrets({ kube, informers, nats, now });
   const event: AuthoritiesOptions["event"] = ({ metadata }, type, reason, note) => {
@@ -88,8 +90,8 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
     },
     ...(options.observe ? { observe: options.observe } : {}),
   });
-  const status = new StatusWriter({ kube, event, live: (ref) => informers.get("moeDeployments", ref), now: () => now().getTime() });
-  const talks = talksOf(options, (key) => controller.queue.add(key), now);
+  const status = new StatusWriter({ kube, event, live: (ref) => informers.get("moeDeployments", ref), now, ticks });
+  const talks = talksOf(options, (key) => controller.queue.add(key), ticks);
   permission.onChange((key) => controller.queue.add(key));
   const stopWaking = wake({ informers, identities, status }, (ref) => controller.queue.add(keyOf(ref)));
   const sweeps = setInterval(sweep, sweepMs);
@@ -109,22 +111,19 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
       natsUrl: (spec) => spec.telemetry.nats.url ?? settings.natsUrl,
     },
     connect(rebalance) {
-      const applier = new Applier({ kube, live: (resource, ref) => informers.live(resource, ref), now: () => now().getTime() });
+      const applier = new Applier({ kube, live: (resource, ref) => informers.live(resource, ref), now: ticks });
       const accepted = new AcceptedSpecs(kube, informers);
-      const overlay = new PodOverlay(
-        (pod) => informers.covers("pods", pod),
-        () => now().getTime(),
-      );
+      const overlay = new PodOverlay((pod) => informers.covers("pods", pod), ticks);
       const stores = { identities, telemetry, accepted, status, talks };
-      reconciler = new Reconciler({ kube, informers, overlay, applier, ...stores, rebalance, settings, event, now });
+      reconciler = new Reconciler({ kube, informers, overlay, applier, ...stores, rebalance, settings, event, now, ticks });
       rebalance.onChange((ref) => controller.queue.add(keyOf(ref)));
       release = (uid) => rebalance.forget(uid);
     },
   };
 }
 
-function talksOf({ ask = askProgress }: DeploymentPlaneOptions, told: (key: string) => void, now: () => Date): ProgressTalks {
-  return new ProgressTalks({ ask: (question) => ask(question), told, now: () => now().getTime() });
+function talksOf({ ask = askProgress }: DeploymentPlaneOptions, told: (key: string) => void, ticks: () => number): ProgressTalks {
+  return new ProgressTalks({ ask: (question) => ask(question), told, now: ticks });
 }
 
 interface Sources {

@@ -56,6 +56,8 @@ export interface ReconcileDeps {
   readonly settings: Settings;
   readonly event: Deployments["event"];
   readonly now: () => Date;
+  /** Milliseconds for ages alone. */
+  readonly ticks: () => number;
 }
 
 interface Observed {
@@ -79,7 +81,7 @@ export class Reconciler {
     this.#spec = new SpecPass(deps);
     this.#deliveries = new Deliveries(deps);
     this.#autoscaler = new Autoscaler(deps);
-    this.#startedMs = deps.now().getTime();
+    this.#startedMs = deps.ticks();
   }
 
   async reconcile(ref: Ref): Promise<Outcome> {
@@ -224,22 +226,22 @@ export class Reconciler {
   }
 
   /** True where all wanted ranks are there, and it was a pod beside them that could not be made: it is tried again later. */
-  #noteBeside({ deployment, pods, now }: Snapshot, ranks: number, uncreated: string): boolean {
+  #noteBeside({ deployment, pods }: Snapshot, ranks: number, uncreated: string): boolean {
     if (uncreated === "" || freeRanks(living(pods), ranks).length > 0) return false;
-    this.#unmade.set(deployment.metadata.uid, { message: uncreated, until: now.getTime() + unmadeMs });
+    this.#unmade.set(deployment.metadata.uid, { message: uncreated, until: this.#deps.ticks() + unmadeMs });
     return true;
   }
 
   /** The reason why a pod beside the wanted ranks could not be made just now; empty when it may be tried (again). */
   #refusedBeside({ metadata: { uid } }: MoEDeployment): string {
     const last = this.#unmade.get(uid);
-    if (last && this.#deps.now().getTime() < last.until) return last.message;
+    if (last && this.#deps.ticks() < last.until) return last.message;
     this.#unmade.delete(uid);
     return "";
   }
 
   #warmMs(): number {
-    return this.#startedMs + warmUpMs - this.#deps.now().getTime();
+    return this.#startedMs + warmUpMs - this.#deps.ticks();
   }
 
   #pods(deployment: MoEDeployment): PodFacts[] {

@@ -13,6 +13,7 @@ interface Container extends Named {
 }
 interface Spec {
   readonly nodeName?: string;
+  readonly schedulerName?: string;
   readonly tolerations?: unknown;
   readonly containers?: readonly Container[];
   readonly volumes?: readonly Named[];
@@ -23,7 +24,7 @@ const variables: ReadonlySet<string> = new Set([workerProcess.deploymentUid.vari
 
 export function slimPod(pod: KubeObject): KubeObject {
   const { apiVersion, kind, metadata, status } = pod;
-  const { nodeName, tolerations, containers = [], volumes = [] } = (pod.spec ?? {}) as Spec;
+  const { nodeName, schedulerName, tolerations, containers = [], volumes = [] } = (pod.spec ?? {}) as Spec;
   return {
     apiVersion,
     kind,
@@ -31,6 +32,7 @@ export function slimPod(pod: KubeObject): KubeObject {
     status,
     spec: {
       ...(nodeName === undefined ? {} : { nodeName }),
+      ...(schedulerName === undefined ? {} : { schedulerName }),
       ...(tolerations === undefined ? {} : { tolerations }),
       containers: containers.map(({ name, image, env = [] }) => ({ name, image, env: env.filter((one) => variables.has(one.name)) })),
       volumes: volumes.filter(({ name }) => name === modelVolume),

@@ -69,7 +69,8 @@ export interface SpecPassDeps {
   readonly accepted: AcceptedSpecs;
   readonly informers: Pick<Informers, "served">;
   readonly settings: Settings;
-  readonly now: () => Date;
+  /** Milliseconds for ages alone. */
+  readonly ticks: () => number;
 }
 
 /** A deployment as it can be read, with the last accepted spec where its own cannot be. */
@@ -279,7 +280,7 @@ export class SpecPass {
 
   async #dryRun(context: RenderContext, template: WorkerTemplate, oneMore: boolean): Promise<string | undefined> {
     const { uid } = context.deployment.metadata;
-    const now = this.#deps.now().getTime();
+    const now = this.#deps.ticks();
     const refused = new Map([...(this.#refused.get(uid) ?? [])].filter(([, { at }]) => now - at < refusalMs));
     this.#refused.set(uid, refused);
     const last = refused.get(template.hash);

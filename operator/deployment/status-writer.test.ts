@@ -31,6 +31,18 @@ test("a late write of a former leader does not stand", { timeout: 30_000 }, asyn
   await stop();
 });
 
+test("after a clock that was half an hour ahead a forged status is put right as soon as ever", { timeout: 30_000 }, async (t) => {
+  const wall = Date.now();
+  t.mock.timers.enable({ apis: ["Date"], now: wall + 1_800_000 });
+  const { kube, stop } = await serving();
+  t.mock.timers.setTime(wall);
+  await sleep(1_100);
+  kube.mutate(resources.moeDeployments, ref, forge);
+  t.mock.timers.reset();
+  await until("it is put right", readyWith(kube, 3), 2_000);
+  await stop();
+});
+
 test("somebody who keeps writing another status is answered once a second at most", { timeout: 30_000 }, async () => {
   const { kube, stop } = await serving();
   await sleep(1_100);

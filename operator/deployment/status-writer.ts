@@ -39,7 +39,9 @@ export interface StatusWriterOptions {
   readonly event: Deployments["event"];
   /** The object as the informers have it. */
   readonly live: (ref: Ref) => KubeObject | undefined;
-  readonly now: () => number;
+  readonly now: () => Date;
+  /** Milliseconds for ages alone. */
+  readonly ticks: () => number;
 }
 
 export class StatusWriter {
@@ -57,7 +59,7 @@ export class StatusWriter {
     const { uid, name, namespace } = deployment.metadata;
     const last = this.#written.get(uid);
     const known = last?.status ?? deployment.status;
-    const age = this.#options.now() - (last?.at ?? 0);
+    const age = this.#options.ticks() - (last?.at ?? Number.NEGATIVE_INFINITY);
     if (this.#disturbed({ namespace, name }, uid)) {
       if (age < mendIntervalMs) return mendIntervalMs - age;
     } else {
@@ -76,7 +78,7 @@ export class StatusWriter {
     const live = readStatus(object);
     const old = this.#written.get(uid)?.status ?? live ?? {};
     const before = old.conditions ?? [];
-    const changed = withTransition(before, next, new Date(this.#options.now()));
+    const changed = withTransition(before, next, this.#options.now());
     const status = { ...old, conditions: [...before.filter((condition) => condition.type !== next.type), changed] };
     if (live && same(live, status)) return;
     await this.#apply(uid, { apiVersion, kind: "MoEDeployment", metadata: { name, ...(namespace ? { namespace } : {}), uid }, status });
@@ -115,7 +117,7 @@ export class StatusWriter {
     try {
       const answer = await this.#options.kube.applyStatus(resources.moeDeployments, object, { manager });
       const version = answer.metadata.resourceVersion ?? "";
-      this.#written.set(uid, { status, answer: readStatus(answer), version, at: this.#options.now() });
+      this.#written.set(uid, { status, answer: readStatus(answer), version, at: this.#options.ticks() });
     } finally {
       this.#pending.delete(uid);
     }

@@ -26,6 +26,9 @@ export const systemClock: Clock = {
 /** Milliseconds since some moment, for ages alone: nobody can set this clock. */
 export const monotonicClock: Clock = { ...systemClock, now: () => performance.now() };
 
+/** Milliseconds for what waits in a process that also tells the time by `now`: by that clock in a test, else by one that nobody sets. */
+export const ticksBeside = (now: (() => Date) | undefined): (() => number) => (now ? () => now().getTime() : monotonicClock.now);
+
 export interface BackoffOptions {
   readonly baseMs: number;
   readonly maxMs: number;

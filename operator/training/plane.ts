@@ -9,6 +9,7 @@ import { type Claims, heldByAnother } from "../kube/claims.ts";
 import { type Controller, createController, type Observe, type Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
+import { ticksBeside } from "../kube/workqueue.ts";
 import type { TrainingSettings } from "./pod.ts";
 import { PodTalks, type Question } from "./pod-talks.ts";
 import { TrainingReconciler } from "./reconcile.ts";
@@ -42,13 +43,14 @@ export interface TrainingPlane {
 export function createTrainingPlane(options: TrainingPlaneOptions): TrainingPlane {
   const { kube, informers, events, settings, claims } = options;
   const now = options.now ?? (() => new Date());
+  const ticks = ticksBeside(options.now);
   const event: JobEvent = ({ metadata }, type, reason, note) => {
     const { name, namespace, uid } = metadata;
     events.record({ regarding: { apiVersion, kind: "MoETrainingJob", namespace, name, uid }, type, reason, note });
   };
-  const status = new StatusWriter({ kube, event, now: () => now().getTime() });
+  const status = new StatusWriter({ kube, event, now, ticks });
   const ask = options.ask ?? ((question: Question) => tellPod(question));
-  const talks = new PodTalks({ ask, told: (key) => controller.queue.add(key), now: () => now().getTime() });
+  const talks = new PodTalks({ ask, told: (key) => controller.queue.add(key), now: ticks });
   const certified = { of: certifiedJob, kube, informers, now };
   const authorities = new Authorities({ ...certified, namespace: settings.namespace, event });
   const identities = new Identities({ ...certified, authorities });

@@ -28,7 +28,9 @@ const warned: readonly string[] = ["Restarting", "RankLost", "FewerRanks"];
 export interface StatusWriterOptions {
   readonly kube: Pick<Kube, "applyStatus">;
   readonly event: JobEvent;
-  readonly now: () => number;
+  readonly now: () => Date;
+  /** Milliseconds for ages alone. */
+  readonly ticks: () => number;
 }
 
 export class StatusWriter {
@@ -54,7 +56,7 @@ export class StatusWriter {
     const live = moeTrainingJobStatusSchema.safeParse(object.status ?? {}).data;
     const old = this.#written.get(uid)?.status ?? live ?? {};
     const before = old.conditions ?? [];
-    const changed = withTransition(before, next, new Date(this.#options.now()));
+    const changed = withTransition(before, next, this.#options.now());
     const status = { ...old, conditions: [...before.filter(({ type }) => type !== next.type), changed] };
     if (live !== undefined && isDeepStrictEqual(plain(live), plain(status))) return;
     await this.#apply({ name, namespace, uid }, status);
@@ -65,10 +67,10 @@ export class StatusWriter {
     const { name, namespace, uid } = job.metadata;
     const before = this.latest(job);
     if (isDeepStrictEqual(plain(before), plain(status))) return;
-    const age = this.#options.now() - (this.#written.get(uid)?.at ?? 0);
+    const age = this.#options.ticks() - (this.#written.get(uid)?.at ?? Number.NEGATIVE_INFINITY);
     if (age < progressWriteMs && isDeepStrictEqual(decided(before), decided(status))) return;
     await this.#apply({ name, namespace, uid }, status);
-    this.#written.set(uid, { status, at: this.#options.now() });
+    this.#written.set(uid, { status, at: this.#options.ticks() });
     this.#announce(job, before, status);
   }
 

@@ -1,5 +1,5 @@
-// The cgroup trees of a cluster on v1, hybrid and pure v2 machines: making them, joining them, ending what runs in them. It sets no
-// limits; the kubelet does.
+// The cgroup trees of a cluster on v1, hybrid and pure v2 machines: making them, joining them, ending what runs in them. Limits of pods
+// are the kubelet's.
 
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -72,6 +72,14 @@ export function favour(path: string): void {
   ] as const) {
     const target = join(mountPoint, file.replace("%", path));
     if (existsSync(target)) writeFileSync(target, weight);
+  }
+}
+
+/** Gives what runs there so much memory, as a container's limit does; node sizes its heap by it. */
+export function limitMemory(path: string, bytes: number): void {
+  for (const file of ["memory/%/memory.limit_in_bytes", "%/memory.max"]) {
+    const target = join(mountPoint, file.replace("%", path));
+    if (existsSync(target)) writeFileSync(target, String(bytes));
   }
 }
 

@@ -6,6 +6,7 @@ import { createWriteStream, readFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { parseSamples, type Sample } from "../../operator/cli/prometheus-text.ts";
+import { joinFiles, killCgroup, limitMemory, makeCgroup, removeCgroup } from "../cluster/cgroups.ts";
 import { stop, until } from "../harness/process.ts";
 import { root } from "../integration/control-plane.ts";
 
@@ -14,6 +15,11 @@ export const operatorNamespace = "enodia-system";
 export const operatorUser = `system:serviceaccount:${operatorNamespace}:operator`;
 const readyTimeoutMs = 120_000;
 const tickHz = 100;
+/** The chart's limit of the operator's container. */
+const memoryMax = 512 * 2 ** 20;
+const cgroup = "enodia-scale-operator";
+/** Becomes a member of the cgroup, and then the program. */
+const joining = 'while [ "$1" != -- ]; do echo $$ > "$1"; shift; done; shift; exec "$@"';
 
 interface OperatorOptions {
   readonly kubeconfig: string;
@@ -39,10 +45,10 @@ export class OperatorProcess {
       ...{ ENODIA_POD_NAME: "operator-0", ENODIA_NAMESPACE: operatorNamespace, ENODIA_NATS_URL: natsUrl },
       ...{ ENODIA_METRICS_PORT: String(metricsPort), ENODIA_PROBE_PORT: String(probePort), ENODIA_NETWORK_POLICIES: "true" },
     };
-    const child = spawn(process.execPath, [join(root, "operator/main.ts"), "--kubeconfig", kubeconfig], {
-      env,
-      stdio: ["ignore", "pipe", "pipe"],
-    });
+    makeCgroup(cgroup);
+    limitMemory(cgroup, memoryMax);
+    const command = [process.execPath, join(root, "operator/main.ts"), "--kubeconfig", kubeconfig];
+    const child = spawn("sh", ["-c", joining, "sh", ...joinFiles(cgroup), "--", ...command], { env, stdio: ["ignore", "pipe", "pipe"] });
     const log = createWriteStream(join(folder, "operator.log"));
     child.stdout.pipe(log, { end: false });
     child.stderr.pipe(log, { end: false });
@@ -72,8 +78,10 @@ export class OperatorProcess {
     return { rss: field("VmRSS"), peak: field("VmHWM") };
   }
 
-  stop(): Promise<void> {
-    return stop(this.#child, 20_000);
+  async stop(): Promise<void> {
+    await stop(this.#child, 20_000);
+    await killCgroup(cgroup);
+    await removeCgroup(cgroup);
   }
 }
 

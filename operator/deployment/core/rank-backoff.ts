@@ -35,11 +35,14 @@ export function podFailures({ deployment, now, pods }: Snapshot): PodFailure[] {
 /** Milliseconds until the rank may be made again; 0 when it may be now. */
 export function waitMs(failures: readonly PodFailure[], rank: number, now: Date): number {
   const failure = failures.find((one) => one.rank === rank);
-  return failure ? Math.max(0, Date.parse(failure.retryTime) - now.getTime()) : 0;
+  const left = failure ? Date.parse(failure.retryTime) - now.getTime() : 0;
+  // More than the pause itself, which is in whole seconds: the clock was ahead when it was written.
+  return failure && left <= pauseMs(failure.count) + 1_000 ? Math.max(0, left) : 0;
 }
 
 function retryTime(now: Date, count: number): string {
   if (count <= 1) return rfc3339(now);
-  const pauseMs = Math.min(longestMs, firstMs * 2 ** Math.min(count - 2, doublingsMax));
-  return rfc3339(new Date(Math.ceil((now.getTime() + pauseMs) / 1000) * 1000));
+  return rfc3339(new Date(Math.ceil((now.getTime() + pauseMs(count)) / 1000) * 1000));
 }
+
+const pauseMs = (count: number): number => (count <= 1 ? 0 : Math.min(longestMs, firstMs * 2 ** Math.min(count - 2, doublingsMax)));

@@ -87,7 +87,9 @@ function bake(snapshot: Snapshot, ranks: number, serving: number): Bake {
   const needed = canaryRanks(spec, ranks);
   if (!canary || done || templateHash === before?.stableTemplateHash || needed === 0 || serving < needed) return none;
   const { analysis } = canary;
-  const bakeStart = (before?.templateHash === templateHash ? before.bakeStart : undefined) ?? rfc3339(now);
+  const begun = before?.templateHash === templateHash ? before.bakeStart : undefined;
+  // One of the future was told by a clock that was ahead.
+  const bakeStart = begun !== undefined && Date.parse(begun) <= now.getTime() ? begun : rfc3339(now);
   const left = Date.parse(bakeStart) + parseDuration(analysis.bake, "spec.rolloutStrategy.canary.analysis.bake") - now.getTime();
   if (left <= 0 && judgeCanaries(analysis, rollout?.comparison).type === "Passed")
     return { bakeStart, bakedTemplateHash: templateHash, leftMs: undefined };

@@ -36,7 +36,8 @@ export function targetRanks(deployment: MoEDeployment, now: Date, { floor, falle
     return { ...at(present), blocked: { reason: "ScaleDownBlocked", message } };
   }
   const world = status.expertParallel;
-  const waited = world?.pendingReplicas === spec.replicas && world.pendingSince ? new Date(world.pendingSince) : now;
+  const asked = world?.pendingReplicas === spec.replicas && world.pendingSince ? new Date(world.pendingSince) : now;
+  const waited = asked > now ? now : asked; // the clock was ahead when it was written
   const left = waited.getTime() + parseDuration(spec.elasticity.settle, "spec.elasticity.settle") - now.getTime();
   if (left <= 0) return at(spec.replicas);
   return { ...at(present), pending: { replicas: spec.replicas, since: waited }, settlesInMs: left };

@@ -3,7 +3,7 @@
 // those the spec counts as refused. Pure.
 import { rfc3339 } from "../../../crds/conditions.ts";
 import { fitsIn, type TrainingCheck } from "../../../crds/training-check.ts";
-import { pauseAfter } from "./ends.ts";
+import { pauseAfter, pauseOf } from "./ends.ts";
 import { imageOf } from "./image.ts";
 import type { Observed, Problem } from "./observed.ts";
 import type { PodView } from "./pod-view.ts";
@@ -68,7 +68,7 @@ function withoutPod({ podRefused, now }: Observed, { lastEnd }: TrainingCheck): 
     const message = `the API server refuses the pod that checks the job: ${podRefused}; ${remedy}`;
     return { ...waits, reason: "PodRefused", message, again: refusedMs };
   }
-  const left = lastEnd === undefined ? 0 : Date.parse(lastEnd.time) + pauseAfter(lastEnd.repeated) - now.getTime();
+  const left = lastEnd === undefined ? 0 : pauseOf(lastEnd, now);
   if (lastEnd === undefined || left <= 0)
     return { ...waits, makes: true, message: "whether the job fits: a pod is made that looks", again: lookMs };
   const message = `${lastEnd.message}; the next try is in ${Math.ceil(left / 1000)} s`;

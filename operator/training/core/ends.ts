@@ -108,6 +108,12 @@ function endOf({ job, status, now }: Observed, before: PodEnd | undefined, { rea
   return { reason, message: message.slice(0, 1024), time: rfc3339(now), step: at, repeated: Math.max(1, again + (tried ? 1 : 0)) };
 }
 
+/** Milliseconds that are left of the pause after an end; 0 where the clock was ahead when it was written. */
+export function pauseOf({ time, repeated }: Pick<PodEnd, "time" | "repeated">, now: Date): number {
+  const age = now.getTime() - Date.parse(time);
+  return age < 0 ? 0 : Math.max(0, pauseAfter(repeated) - age);
+}
+
 interface Pause {
   readonly ms: number;
   readonly reason: string;
@@ -117,7 +123,7 @@ interface Pause {
 export function pauseLeft({ status: { lastFailure, lastStop }, now }: Observed): Pause | undefined {
   const pauses = [lastFailure, lastStop].flatMap((end): Pause[] => {
     if (end === undefined) return [];
-    const ms = Date.parse(end.time) + pauseAfter(end.repeated) - now.getTime();
+    const ms = pauseOf(end, now);
     return ms > 0 ? [{ ms, reason: `${end.reason}: ${end.message}` }] : [];
   });
   return pauses.toSorted((a, b) => b.ms - a.ms)[0];

@@ -135,7 +135,8 @@ function step({ spec, replicas, operation, lastScale, now }: AutoscaleInput, to:
   if (to < replicas && !yielding.includes(operation)) return { to: replicas, verdict: waits(operation, to) };
   const { period } = spec.behaviour[direction];
   const last = lastScale && (direction === "scaleUp") === lastScale.to > lastScale.from ? Date.parse(lastScale.time) : undefined;
-  if (last !== undefined && now - last < parseDuration(period, `spec.elasticity.autoscale.behaviour.${direction}.period`))
+  // A step of the future was told by a clock that was ahead.
+  if (last !== undefined && now >= last && now - last < parseDuration(period, `spec.elasticity.autoscale.behaviour.${direction}.period`))
     return { to: replicas, verdict: active("StepLimit", `${to} ranks are next, ${period} after the last step`) };
   return { to, verdict: active(to > replicas ? "ScalingUp" : "ScalingDown", `replicas ${replicas} -> ${to}`) };
 }

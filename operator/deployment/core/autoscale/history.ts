@@ -20,6 +20,7 @@ const entriesMax = 3_600_000 / askMs + 2;
 /** The history with what is asked for now. It keeps one entry that is older than `keepMs`, so that a whole window can be told. */
 export function remembered(history: History, now: Asked, keepMs: number): History {
   const last = history.at(-1);
+  if (last && last.at - now.at > askMs) return [now]; // the clock was set back: how long ago the others are is not known
   if (last && now.at - last.at < askMs) return history;
   if (last && now.at - last.at > gapMax) return [now];
   const old = history.findLastIndex(({ at }) => now.at - at >= keepMs);
