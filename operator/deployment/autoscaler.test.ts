@@ -33,11 +33,13 @@ const replicas = async (kube: FakeKube): Promise<number> => (await live(kube)).s
 const says = (kube: FakeKube, reason: string) => async () => conditionOf(await status(kube), "ScalingActive")?.reason === reason;
 const noted = (kube: FakeKube, reason: string): any[] => kube.all(resources.events).filter((event: any) => event.reason === reason);
 /** The number falls to its default, which the in-memory API does not know of this kind, and nobody has it. */
-const leaveOut = (kube: FakeKube): void =>
-  kube.mutate(resources.moeDeployments, ref, (object) => {
-    object.spec.replicas = 1;
-    object.metadata.managedFields = [{}];
+function leaveOut(kube: FakeKube): void {
+  const left = { manager: "left" };
+  kube.mutate(resources.moeDeployments, ref, (object) => Object.assign(object.spec, { replicas: 1 }), left);
+  kube.mutate(resources.moeDeployments, ref, ({ metadata }) => {
+    metadata.managedFields = metadata.managedFields.filter((one: typeof left) => one.manager !== left.manager);
   });
+}
 
 /** Three ranks that serve under the autoscaler; nothing is heard of their load yet. */
 async function scaled(t: TestContext) {

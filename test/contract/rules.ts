@@ -80,7 +80,7 @@ export const wellSpecs: Readonly<Record<string, object>> = {
 
 const downloaded = { uri: "hf://owner/name", cache: { persistentVolumeClaim: { claimName: "cache" } } };
 const scaled = { min: 1, max: 4, metrics: [{ name: "kvUse", target: 80 }] };
-const autoscale = (more: object, elasticity: object = {}): object => ({ elasticity: { autoscale: { ...scaled, ...more }, ...elasticity } });
+const autoscale = (more: object): object => ({ elasticity: { minReplicas: 0, autoscale: { ...scaled, ...more } } });
 const named = { metadata: { name: "x" } };
 const withoutIt = { spec: { containers: [{ name: "beside" }] } };
 
@@ -122,7 +122,11 @@ export const ruleCases: readonly RuleCase[] = [
   deployment(".spec.model", { model: { secretRef: { name: "s" } } }, { says: "secretRef is for models that are downloaded" }),
   deployment(".spec.model.uri", { model: { uri: "ftp://a/b" } }),
   deployment(".spec.elasticity", { elasticity: { minReplicas: 3, maxReplicas: 2 } }, { says: "minReplicas must not be above maxReplicas" }),
-  deployment(".spec.elasticity", autoscale({}, { maxReplicas: 3 }), { says: "autoscale.min and autoscale.max must lie within" }),
+  deployment(
+    ".spec.elasticity",
+    { elasticity: { minReplicas: 2, autoscale: scaled } },
+    { says: "autoscale.min and autoscale.max must lie within" },
+  ),
   deployment(
     ".spec",
     { ...autoscale({}), failurePolicy: { minServingReplicas: 2 } },
