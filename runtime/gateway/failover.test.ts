@@ -115,9 +115,14 @@ test("each way to break has its reason", async () => {
   ])) {
     const reasons: string[] = [];
     await collect(
-      generate(generation(6), new Memory([{ after: 2, kind }], 6), { ...limits, noWorkerMs: 5_000 }, {
-        onFailover: (reason, _rank, tokens) => reasons.push(`${reason} ${tokens}`),
-      }),
+      generate(
+        generation(6),
+        new Memory([{ after: 2, kind }], 6),
+        { ...limits, noWorkerMs: 5_000 },
+        {
+          onFailover: (reason, _rank, tokens) => reasons.push(`${reason} ${tokens}`),
+        },
+      ),
     );
     assert.deepEqual(reasons, [`${want} 2`], kind);
   }
