@@ -146,7 +146,7 @@ test("a roll without room for one more goes on in the old way: the rank is empti
 });
 
 test("a roll whose one pod more is refused by its node again and again goes on without it", () => {
-  const failed = { rank: 3, count: 3, reason: "OutOfcpu", pod: "moe-3-x", retryTime: new Date(now.getTime() + 60_000).toISOString() };
+  const failed = { rank: 3, count: 3, reason: "OutOfcpu", pod: "moe-3-x", retryTime: new Date(now.getTime() + 2_000).toISOString() };
   const status = { observedGeneration: 1, expertParallel: { podFailures: [failed] } };
   const again = step([old(0), old(1), old(2)], { world: { deployment: deployment({}, status) } });
   assert.deepEqual(again.said, ["mark 2 Roll"]);

@@ -91,7 +91,7 @@ test("gateways have requests, and a template of their own sets where and how the
   const { metadata, spec: made } = gateway(spec).spec.template;
   assert.deepEqual(
     [metadata.labels.team, metadata.labels["enodia.dev/component"], metadata.annotations],
-    ["search", "gateway", { note: "x" }],
+    ["search", "gateway", { note: "x", "enodia.dev/model-place": "models/models/moe" }],
   );
   assert.deepEqual(
     [made.nodeSelector, made.tolerations, made.priorityClassName],
