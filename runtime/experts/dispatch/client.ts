@@ -1,6 +1,6 @@
 // This rank's expert work for others, the engine's `remote`: one stream to each rank that it needs, on which its life is watched, and the
-// frames in flight. A stream is opened by the first frame and closed when none came for a while: the ranks of a large world that have
-// nothing to do with each other hold no connection. How one frame finds its hosts is frame-run.ts's business.
+// frames in flight. In a small world each rank has one to every other. In a large one it is opened by the first frame and closed when none
+// came for a while: ranks that have nothing to do with each other hold no connection. How a frame finds its hosts is frame-run.ts's.
 import { AppError } from "../../../crds/common.ts";
 import type { RemoteExperts, RemoteFrame } from "../../engine/engine.ts";
 import { toSender } from "../../wire/mapping.ts";
@@ -13,6 +13,9 @@ import { expertWaitMs } from "./serve-frame.ts";
 const lookEveryMs = 500;
 /** A stream that no frame was sent on for so long, nor on the lane beside it, is closed. Longer than a frame may take. */
 const streamIdleMs = 60_000;
+/** In a world of at most so many members a rank that is gone is known to all of them before a frame or a load needs it: what asks it first
+ *  would wait as long as a rank may be silent. */
+const watchedMost = 32;
 
 /** What became of a stream: `idle`: it was closed since nobody used it. */
 export type StreamEvent = "opened" | "idle" | "ended";
@@ -23,7 +26,7 @@ export interface DispatchClientOptions extends FrameRunOptions {
   /** The port of a rank's lanes, as it says it; undefined: nothing is known of it. */
   readonly onLanes?: (rank: number, port: number | undefined) => void;
   readonly onStream?: (event: StreamEvent) => void;
-  /** Milliseconds, for tests; unset = `streamIdleMs`. */
+  /** Milliseconds, for tests, whose worlds count as large; unset = `streamIdleMs`. */
   readonly idleMs?: number;
 }
 
@@ -35,6 +38,7 @@ export class DispatchClient implements RemoteExperts {
   readonly #progress = new Signal();
   readonly #outbound: Outbound;
   readonly #idleMs: number;
+  readonly #watchedMost: number;
   readonly #timer: NodeJS.Timeout;
   #frames = 0;
   #closed = false;
@@ -44,6 +48,7 @@ export class DispatchClient implements RemoteExperts {
     const stream = (rank: number) => this.#stream(rank);
     this.#outbound = { closed: () => this.#closed, progress: this.#progress, lenders: new Map(), stream };
     this.#idleMs = options.idleMs ?? streamIdleMs;
+    this.#watchedMost = options.idleMs === undefined ? watchedMost : 0;
     this.#timer = setInterval(() => this.#look(), Math.min(lookEveryMs, this.#idleMs));
     this.#timer.unref();
   }
@@ -133,19 +138,21 @@ export class DispatchClient implements RemoteExperts {
   }
 
   #look(): void {
-    this.#askSuspects();
+    const all = this.#options.peers.membership.members.length <= this.#watchedMost;
+    this.#open(all);
+    if (all) return;
     const since = performance.now() - this.#idleMs;
     for (const stream of this.#streams.values()) if (!stream.busy && stream.usedAt <= since) this.#leave(stream);
   }
 
-  /** Suspects are asked for a sign of life, needed or not: whom a plan names is known to be back before a frame needs it. */
-  #askSuspects(): void {
+  /** Has streams to all, or to suspects, which are asked for a sign of life: whom a plan names is known to be back before it is needed. */
+  #open(all: boolean): void {
     const { peers } = this.#options;
     for (const { rank, state } of peers.membership.members) {
-      if (rank === peers.self.rank || state === "lost" || !peers.isSuspect(rank)) continue;
+      if (rank === peers.self.rank || state === "lost" || !(all || peers.isSuspect(rank))) continue;
       try {
         const stream = this.#stream(rank);
-        if (stream.inFlight === 0) this.#ping(stream);
+        if (peers.isSuspect(rank) && stream.inFlight === 0) this.#ping(stream);
       } catch {
         // no client for it yet
       }
