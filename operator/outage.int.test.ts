@@ -3,12 +3,11 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { freePort } from "../test/harness/free-port.ts";
 import { pods, ref, until, world } from "../test/support/deployment-plane.ts";
 import { FakeApiServer } from "../test/support/fake-api-server.ts";
 import { resources } from "./kube/kube.ts";
@@ -21,14 +20,6 @@ after(() => {
   for (const child of running) child.kill("SIGKILL");
   rmSync(folder, { recursive: true, force: true });
 });
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
 
 async function startOperator(api: FakeApiServer, namespaces: string) {
   const kubeconfig = join(folder, "kubeconfig.json");

@@ -5,13 +5,13 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer as createHttpServer, request } from "node:http";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type DownloadWords, readDownloadEnd } from "../../crds/download.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
+import { freePort } from "../../test/harness/free-port.ts";
 import { createTestCa } from "../../test/support/certs.ts";
 import { commit, type Hub, type HubOptions, startHub } from "../../test/support/model-hub.ts";
 import { askProgress } from "./ask-progress.ts";
@@ -46,14 +46,6 @@ async function hubWith(options: Partial<HubOptions> = {}): Promise<Hub> {
   const hub = await startHub({ files, ...options });
   hubs.push(hub);
   return hub;
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as { port: number };
-  server.close();
-  return port;
 }
 
 let claims = 0;

@@ -1,21 +1,13 @@
 // The start of a gateway that has no model: not ready, and saying why, until a rank is there that gives it the tokenizer; then it serves.
 import assert from "node:assert/strict";
-import { createServer } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
+import { freePort } from "../../test/harness/free-port.ts";
 import { doubleEngine } from "../../test/support/double-engine.ts";
 import { until } from "../../test/support/gateway.ts";
 import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../test/support/ranks.ts";
 import { silentLog } from "../observe/log.ts";
 import { startGateway } from "./gateway.ts";
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as { readonly port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
 
 test("a gateway waits for the tokenizer from a rank, says so, and serves once it has it", { timeout: 120_000 }, async () => {
   const store = await tinyStore();

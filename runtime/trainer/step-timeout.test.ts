@@ -2,7 +2,6 @@
 // process lives: the other is told in that time, and the one that stands still ends by itself, so that another can come.
 import assert from "node:assert/strict";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -12,6 +11,7 @@ import type { TrainerSettings } from "../../crds/training-process.ts";
 import { parseTrainingEnd } from "../../crds/training-report.ts";
 import { tinyModel, writeCorpus } from "../../test/builders/training.ts";
 import { tell, tlsFolder, worldOf } from "../../test/builders/training-pods.ts";
+import { freePort } from "../../test/harness/free-port.ts";
 import { frameMsMax, type Transport } from "../comm/transport.ts";
 import type { TrainPorts } from "../train/ports.ts";
 import { train } from "../train/run.ts";
@@ -89,14 +89,6 @@ test("what the spec gives holds from the first step on, and a step that fails sa
   await assert.rejects(failing, /lost/);
   assert.equal(auto.timeout.frameMs("rows"), frameMsMax);
 });
-
-async function freePort(): Promise<number> {
-  const probe = createServer().listen(0);
-  await new Promise((resolve) => probe.once("listening", resolve));
-  const { port } = probe.address() as { port: number };
-  await new Promise((resolve) => probe.close(resolve));
-  return port;
-}
 
 const spec = moeTrainingJobSpecSchema.parse({
   model: { uri: "pvc://models/tiny" },

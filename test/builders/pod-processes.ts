@@ -2,7 +2,6 @@
 // for.
 import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -14,15 +13,6 @@ import type { PodLine, PodProcess } from "../support/training-pod.ts";
 import { tell, tlsFolder, worldOfPods } from "./training-pods.ts";
 
 const program = fileURLToPath(new URL("../support/training-pod.ts", import.meta.url));
-
-/** A port that nobody has on any address: pods of a job have the same. */
-export async function freePort(): Promise<number> {
-  const probe = createServer().listen(0);
-  await new Promise((resolve) => probe.once("listening", resolve));
-  const { port } = probe.address() as { port: number };
-  await new Promise((resolve) => probe.close(resolve));
-  return port;
-}
 
 export interface PodPlace extends Pick<PodProcess, "folders" | "claims"> {
   readonly spec: MoETrainingJobSpec;

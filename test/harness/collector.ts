@@ -5,8 +5,8 @@ import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { stringify } from "yaml";
+import { freePort } from "./free-port.ts";
 import { stop, until } from "./process.ts";
-import { freePort } from "./prometheus.ts";
 
 interface Received {
   readonly service: string;

@@ -7,9 +7,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ensureBinaries } from "../cluster/binaries.ts";
 import { createTestCa } from "../support/certs.ts";
+import { freePort } from "./free-port.ts";
 import { execOk, stop, until } from "./process.ts";
 import { kubectlOf, type Log, root, type Target } from "./product.ts";
-import { freePort } from "./prometheus.ts";
 
 const namespace = "keda";
 const module = "github.com/kedacore/keda/v2";

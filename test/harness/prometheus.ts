@@ -2,11 +2,10 @@
 // and no Kubernetes.
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import type { AddressInfo } from "node:net";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { stringify } from "yaml";
+import { freePort } from "./free-port.ts";
 import { stop, until } from "./process.ts";
 
 type Labels = Readonly<Record<string, string>>;
@@ -80,13 +79,4 @@ export async function startPrometheus(binary: string, config: object, rules: obj
     },
     stop: close,
   };
-}
-
-/** A port that was free a moment ago: Prometheus has to be told one. */
-export async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }

@@ -1,12 +1,11 @@
 // The operator as a process of its own, as it runs in its pod, and what a look from outside shows of it: its metrics, and its CPU time and
 // memory as the kernel counts them.
 import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
 import { createWriteStream, readFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { join } from "node:path";
 import { parseSamples, type Sample } from "../../operator/cli/prometheus-text.ts";
 import { joinFiles, killCgroup, limitMemory, makeCgroup, removeCgroup } from "../cluster/cgroups.ts";
+import { freePort } from "../harness/free-port.ts";
 import { stop, until } from "../harness/process.ts";
 import { root } from "../integration/control-plane.ts";
 
@@ -86,12 +85,3 @@ export class OperatorProcess {
 }
 
 const gauge = (samples: readonly Sample[], name: string): number | undefined => samples.find((sample) => sample.name === name)?.value;
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as { port: number };
-  server.close();
-  await once(server, "close");
-  return port;
-}

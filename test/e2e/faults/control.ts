@@ -5,7 +5,7 @@ import { processOf } from "../../harness/pod-process.ts";
 import { sleep } from "../../harness/process.ts";
 import { clusterName } from "../world.ts";
 import { nobody } from "./pods.ts";
-import { awayMs } from "./ranks.ts";
+import { standStill } from "./ranks.ts";
 import type { Fault } from "./scene.ts";
 import { drawn } from "./schedule.ts";
 
@@ -25,16 +25,7 @@ export const operatorKilled: Fault = {
 
 export const operatorStopped: Fault = {
   name: "the operator that leads stands still and goes on",
-  strike: async (scene) => {
-    const pid = await processOf((await scene.leader()).uid);
-    process.kill(pid, "SIGSTOP");
-    try {
-      await sleep(awayMs);
-    } finally {
-      process.kill(pid, "SIGCONT");
-    }
-    return over();
-  },
+  strike: async (scene) => standStill(await processOf((await scene.leader()).uid)),
 };
 
 export const natsKilled: Fault = {
@@ -57,16 +48,7 @@ export const etcdKilled: Fault = { name: "etcd killed", strike: killed("etcd") }
 
 export const apiServerStopped: Fault = {
   name: "the API server stands still and goes on",
-  strike: async () => {
-    const pid = controlProcess(clusterName, "kube-apiserver");
-    process.kill(pid, "SIGSTOP");
-    try {
-      await sleep(awayMs);
-    } finally {
-      process.kill(pid, "SIGCONT");
-    }
-    return over();
-  },
+  strike: () => standStill(controlProcess(clusterName, "kube-apiserver")),
 };
 
 export const diskFull: Fault = {

@@ -2,7 +2,7 @@
 import { processOf } from "../../harness/pod-process.ts";
 import { sleep } from "../../harness/process.ts";
 import { nobody, type PodState } from "./pods.ts";
-import type { Fault } from "./scene.ts";
+import type { Fault, Struck } from "./scene.ts";
 import { drawn } from "./schedule.ts";
 
 /** Shorter than what the kubelet's probes give a process. */
@@ -51,16 +51,18 @@ export const podEvicted: Fault = {
   },
 };
 
+/** Stops a process, and lets it go on. */
+export async function standStill(pid: number): Promise<Struck> {
+  process.kill(pid, "SIGSTOP");
+  try {
+    await sleep(awayMs);
+  } finally {
+    process.kill(pid, "SIGCONT");
+  }
+  return { mayGo: nobody, overAt: Date.now() };
+}
+
 export const rankStopped: Fault = {
   name: "a rank stands still and goes on",
-  strike: async (scene, draw) => {
-    const pid = await processOf(drawn(await scene.ranks(), draw, "rank").uid);
-    process.kill(pid, "SIGSTOP");
-    try {
-      await sleep(awayMs);
-    } finally {
-      process.kill(pid, "SIGCONT");
-    }
-    return { mayGo: nobody, overAt: Date.now() };
-  },
+  strike: async (scene, draw) => standStill(await processOf(drawn(await scene.ranks(), draw, "rank").uid)),
 };

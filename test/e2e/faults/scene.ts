@@ -7,7 +7,7 @@ import type { Deployed } from "../world.ts";
 import type { MayGo, PodState } from "./pods.ts";
 
 /** What a fault has done when it resolves: taken back all of itself, and says which pods may have gone for it. */
-interface Struck {
+export interface Struck {
   readonly mayGo: MayGo;
   /** When it was over, Unix ms. */
   readonly overAt: number;
