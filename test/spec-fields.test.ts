@@ -27,6 +27,10 @@ const changes: Record<string, unknown> = {
   "model.servedName": "other",
   "model.secretRef.name": "token",
   "model.cache.persistentVolumeClaim.claimName": "other",
+  "model.cache.ephemeral.sizeLimit": "7Gi",
+  ...Object.fromEntries(
+    ["requests", "limits"].flatMap((kind) => ["cpu", "memory", "ephemeral-storage"].map((what) => [`model.resources.${kind}.${what}`, "7"])),
+  ),
   replicas: 7,
   "experts.memoryPerRank": "3Gi",
   "runtime.backend": "cpu",
@@ -302,7 +306,7 @@ test("every field of the spec is in one of the lists, and nothing else is", () =
 
 /** A model that is downloaded, beside which fields of the download may stand. */
 const remote = { model: { uri: "hf://org/name", cache: { persistentVolumeClaim: { claimName: "models" } } } };
-const besideRemote = ["model.secretRef.name", "model.cache.persistentVolumeClaim.claimName"];
+const besideRemote = ["model.secretRef.", "model.cache.", "model.resources."];
 
 const audience = "enodia";
 const issuer = "https://id.test";
@@ -342,7 +346,7 @@ const bases: Readonly<Record<string, object>> = {
 /** A spec without a change and with it. */
 const edits = Object.entries(changes).map(([path, value]) => {
   const change = put(path, value);
-  if (besideRemote.includes(path)) return { path, base: remote, change: { model: { ...remote.model, ...change.model } } };
+  if (besideRemote.some((beginning) => path.startsWith(beginning))) return { path, base: remote, change: { model: { ...remote.model, ...change.model } } };
   for (const [name, fields] of Object.entries<object>(beside[path] ?? {})) Object.assign(change.gateway[name], fields);
   if (path.startsWith("scheduling.topology."))
     change.scheduling.topology = { key: "example.com/rack", mode: "Pack", ...change.scheduling.topology };
