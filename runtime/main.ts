@@ -1,5 +1,6 @@
-// Composition root of the runtime images: `node runtime/main.ts worker|gateway|trainer|checker|downloader|seed`, with `+` and a guard behind a
-// role that must enforce it. Reads the environment, starts the role, and on SIGTERM lets it end its work. Knows no details of any role.
+// Composition root of the runtime images: `node runtime/main.ts worker|gateway|trainer|checker|downloader|seed`, with `+` and a guard
+// behind a role that must enforce it. Reads the environment, starts the role, and on SIGTERM lets it end its work. Knows no details of any
+// role.
 
 import { AppError } from "../crds/common.ts";
 import { gatewayGuards } from "../crds/gateway-jwt.ts";

@@ -29,7 +29,9 @@ const changes: Record<string, unknown> = {
   "model.cache.persistentVolumeClaim.claimName": "other",
   "model.cache.ephemeral.sizeLimit": "7Gi",
   ...Object.fromEntries(
-    ["requests", "limits"].flatMap((kind) => ["cpu", "memory", "ephemeral-storage"].map((what) => [`model.resources.${kind}.${what}`, "7"])),
+    ["requests", "limits"].flatMap((kind) =>
+      ["cpu", "memory", "ephemeral-storage"].map((what) => [`model.resources.${kind}.${what}`, "7"]),
+    ),
   ),
   replicas: 7,
   "experts.memoryPerRank": "3Gi",
@@ -346,7 +348,8 @@ const bases: Readonly<Record<string, object>> = {
 /** A spec without a change and with it. */
 const edits = Object.entries(changes).map(([path, value]) => {
   const change = put(path, value);
-  if (besideRemote.some((beginning) => path.startsWith(beginning))) return { path, base: remote, change: { model: { ...remote.model, ...change.model } } };
+  if (besideRemote.some((beginning) => path.startsWith(beginning)))
+    return { path, base: remote, change: { model: { ...remote.model, ...change.model } } };
   for (const [name, fields] of Object.entries<object>(beside[path] ?? {})) Object.assign(change.gateway[name], fields);
   if (path.startsWith("scheduling.topology."))
     change.scheduling.topology = { key: "example.com/rack", mode: "Pack", ...change.scheduling.topology };

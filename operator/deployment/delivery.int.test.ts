@@ -54,10 +54,21 @@ const refused: Record<string, { readonly model: object; readonly want: RegExp }>
   },
   "a cache beside a claim": { model: { uri: "pvc://models/x", cache }, want: /model\.cache: .*pvc:\/\/ names its claim itself/ },
   "a Secret beside a claim": { model: { uri: "pvc://models/x", secretRef: secret }, want: /model\.secretRef: .*a claim needs none/ },
-  "a cache without a claim": { model: { uri: "hf://org/name", cache: {} }, want: /persistentVolumeClaim: Required/ },
+  "a cache that is nowhere": {
+    model: { uri: "hf://org/name", cache: {} },
+    want: /model\.cache: .*needs either persistentVolumeClaim or ephemeral/,
+  },
+  "a cache in two places": {
+    model: { uri: "hf://org/name", cache: { ...cache, ephemeral: { sizeLimit: "1Gi" } } },
+    want: /model\.cache: .*needs either persistentVolumeClaim or ephemeral/,
+  },
+  "a disk without a limit": {
+    model: { uri: "hf://org/name", cache: { ephemeral: {} } },
+    want: /ephemeral\.sizeLimit: Required/,
+  },
   "a cache of another kind": {
-    model: { uri: "hf://org/name", cache: { ...cache, ephemeral: {} } },
-    want: /unknown field "spec\.model\.cache\.ephemeral"/,
+    model: { uri: "hf://org/name", cache: { hostPath: {} } },
+    want: /unknown field "spec\.model\.cache\.hostPath"/,
   },
 };
 for (const [what, { model, want }] of Object.entries(refused))

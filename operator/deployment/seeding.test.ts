@@ -25,7 +25,9 @@ after(async () => {
 
 const spec = (kube: FakeKube, change: object) => kube.patch(resources.moeDeployments, ref, { spec: change }, user);
 const modes = (kube: FakeKube, accessModes: readonly string[]) =>
-  kube.mutate(resources.persistentVolumeClaims, { namespace: "ns", name: "models" }, (one) => Object.assign(one, { spec: { accessModes } }));
+  kube.mutate(resources.persistentVolumeClaims, { namespace: "ns", name: "models" }, (one) =>
+    Object.assign(one, { spec: { accessModes } }),
+  );
 const seedOf = (kube: FakeKube): any => kube.all(resources.deployments).find(({ metadata }) => metadata.name === "moe-seed");
 const modelVolume = (pod: any): any => pod.spec.volumes.find(({ name }: { name: string }) => name === "models");
 const reasonOf = async (kube: FakeKube, type: string) => conditionOf(await status(kube), type)?.reason;
@@ -73,7 +75,10 @@ test("a claim for one node takes a seed, which comes first; ranks mount nothing 
   await spec(kube, { elasticity: { settle: "2ms" } });
   await until("the spec is in force", async () => (await status(kube)).observedGeneration >= 2);
   assert.equal(await reasonOf(kube, "Ready"), "AllReplicasAvailable", "ranks that serve go on");
-  assert.deepEqual(pods(kube).map(({ metadata }) => metadata.uid), uids); // prettier-ignore
+  assert.deepEqual(
+    pods(kube).map(({ metadata }) => metadata.uid),
+    uids,
+  ); // prettier-ignore
 });
 
 test("a rank that starts while the seed is away is waited for with the reason", async () => {
@@ -104,7 +109,10 @@ test("a claim for many nodes is mounted, and ranks that mount one keep to it, wh
   await startOperator(kube).then((operator) => stops.push(() => operator.stop()));
   await spec(kube, { elasticity: { settle: "2ms" } });
   await until("the spec is in force", async () => (await status(kube)).observedGeneration >= 2);
-  assert.deepEqual(pods(kube).map(({ metadata }) => metadata.uid), uids); // prettier-ignore
+  assert.deepEqual(
+    pods(kube).map(({ metadata }) => metadata.uid),
+    uids,
+  ); // prettier-ignore
   assert.equal(seedOf(kube), undefined);
   // Another template takes the claim as it is.
   await spec(kube, { model: { servedName: "other" } });
@@ -133,5 +141,8 @@ test("without a claim the seed downloads, and its words are the status", async (
   // Back to a claim: nothing of the seed stays.
   await spec(kube, { model: { uri: "pvc://models/moe", cache: null }, suspend: true });
   await until("the seed is gone", () => seedOf(kube) === undefined);
-  assert.equal(kube.all(resources.services).some(({ metadata }) => metadata.name === "moe-seed"), false); // prettier-ignore
+  assert.equal(
+    kube.all(resources.services).some(({ metadata }) => metadata.name === "moe-seed"),
+    false,
+  ); // prettier-ignore
 });

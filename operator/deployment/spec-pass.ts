@@ -143,7 +143,8 @@ export class SpecPass {
 
   /**
    * `pods` is asked for the pods as they are at that moment; `gatewaysWait` leaves the gateways as they are; `undelivered`: the model is
-   * not there yet, so that the spec is asked about and not accepted; `seed`: the one that ranks have the model from. Throws nothing that belongs into the status.
+   * not there yet, so that the spec is asked about and not accepted; `seed`: the one that ranks have the model from.
+   * Throws nothing that belongs into the status.
    */
   async run(
     { deployment, unreadable }: ReadDeployment,

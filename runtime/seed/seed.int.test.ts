@@ -17,7 +17,11 @@ import { fetchStore } from "../worker/fetch-store.ts";
 import { createFileServer, listStoreFiles } from "./file-server.ts";
 import { type SeedProcess, startSeed } from "./seed.ts";
 
-const prompts = [[1, 3, 11], [2, 10, 11], [5, 38, 11]]; // prettier-ignore
+const prompts = [
+  [1, 3, 11],
+  [2, 10, 11],
+  [5, 38, 11],
+]; // prettier-ignore
 const tokens = 16;
 const root = mkdtempSync(join(tmpdir(), "enodia-seed-"));
 let store: Awaited<ReturnType<typeof tinyStore>>;
@@ -94,7 +98,11 @@ test("ranks that mount no model give the texts of those that do, fetch their sha
       const file = readFileSync(join(seeding.dirs.get(rank) ?? "", store.index.codecs.f32?.file ?? ""));
       const kept = mine.filter(({ offset, bytes, sha256 }) => hash(file.subarray(offset, offset + bytes)) === sha256);
       const hosted = worker.engine.hosted().flatMap((experts, l) => experts.map((e) => `${l}.${e}`));
-      for (const name of hosted) assert.ok(kept.some(({ l, e }) => `${l}.${e}` === name), `rank ${rank} has kept ${name}`); // prettier-ignore
+      for (const name of hosted)
+        assert.ok(
+          kept.some(({ l, e }) => `${l}.${e}` === name),
+          `rank ${rank} has kept ${name}`,
+        ); // prettier-ignore
       assert.ok(kept.length < whole, `rank ${rank} has fetched ${kept.length} of ${whole}`);
     }
     await seeding.leave();
@@ -124,7 +132,11 @@ test("a rank that starts while the seed is away waits and says for what; one who
     assert.equal(existsSync(join(dir, "experts-f32.bin")), false);
     writeFileSync(join(dir, "config.json"), "{}");
     await fetching();
-    assert.deepEqual(readFileSync(join(dir, "config.json")), readFileSync(join(store.dir, "config.json")), "what is not whole is fetched again");
+    assert.deepEqual(
+      readFileSync(join(dir, "config.json")),
+      readFileSync(join(store.dir, "config.json")),
+      "what is not whole is fetched again",
+    );
   } finally {
     seed.close();
     await seeding.close();
@@ -161,7 +173,10 @@ test("a seed whose files are not what it listed is not believed, and a transfer 
   const said: string[] = [];
   try {
     await fetchStore({ seed, codec: "f32", dir, waits: (why) => void said.push(why), log: silentLog });
-    assert.ok(said.some((one) => /dense\.safetensors: it is not the file that the seed started with/.test(one)), said.join("; "));
+    assert.ok(
+      said.some((one) => /dense\.safetensors: it is not the file that the seed started with/.test(one)),
+      said.join("; "),
+    );
     const dense = asked.filter((one) => one.startsWith("dense"));
     assert.deepEqual(dense, ["dense.safetensors@0", "dense.safetensors@0", "dense.safetensors@1000"]);
     assert.deepEqual(readFileSync(join(dir, "dense.safetensors")), readFileSync(join(store.dir, "dense.safetensors")));
@@ -186,7 +201,8 @@ test("what a seed answers for a shard is what a rank answers, and it answers nob
       const client = connect(Shards, { address, serverName, tls: ranks.tls(member) });
       const digest = createHash("sha256");
       try {
-        for await (const { data } of client.fetch({ sender, modelDigest, layer: 0, expert: 1, codec: "f32", ...request })) digest.update(data);
+        for await (const { data } of client.fetch({ sender, modelDigest, layer: 0, expert: 1, codec: "f32", ...request }))
+          digest.update(data);
         return digest.digest("hex");
       } catch (caught) {
         return fromStatus(caught, "asking").code;

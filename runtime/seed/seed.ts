@@ -1,6 +1,6 @@
-// The process of a seed: it has a model's whole store, from a claim or downloaded onto its own disk, and gives ranks the files that they need
-// whole and the experts that no other rank gives them. It serves no tokens, knows no membership and calls nobody but the source of the
-// model. It may die at any line: what it had serves on where it is, and the next one begins anew.
+// The process of a seed: it has a model's whole store, from a claim or downloaded onto its own disk, and gives ranks the files that they
+// need whole and the experts that no other rank gives them. It serves no tokens, knows no membership and calls nobody but the source of
+// the model. It may die at any line: what it had serves on where it is, and the next one begins anew.
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import type { SeedSettings } from "../../crds/seed.ts";
@@ -142,7 +142,12 @@ async function download({ settings, log, health, progress, signal }: Omit<Parts,
     try {
       const secret = await secretOf(settings);
       const { revision, modelDigest } = await deliver({
-        ...{ uri, target, work, codec, secret, roomBytes: sizeLimitBytes },
+        uri,
+        target,
+        work,
+        codec,
+        secret,
+        roomBytes: sizeLimitBytes,
         events: progress,
         http: { signal },
       });

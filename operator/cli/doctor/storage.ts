@@ -68,10 +68,7 @@ export function judgeClaim(where: string, object: unknown, { nodes }: { readonly
   if (status.phase !== "Bound") return warn(`claim ${where} is ${status.phase} (${modes})`, look);
   const many = spec.accessModes.some((mode) => mode === "ReadWriteMany" || mode === "ReadOnlyMany");
   if (many || nodes < 2) return ok(`claim ${where} is bound (${modes})`);
-  return warn(
-    `claim ${where} is bound, and ${modes} lets it be mounted on one of ${nodes} nodes only`,
-    "keep all workers of the deployment on one node, or move the model into a claim with ReadWriteMany",
-  );
+  return ok(`claim ${where} is bound (${modes}): one of ${nodes} nodes can mount it, and a seed there serves it to workers on the others`);
 }
 
 export const claims: Check = {

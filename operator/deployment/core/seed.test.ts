@@ -1,4 +1,4 @@
-// What is said of a seed, as a table: whether the model is there, and what ranks that start wait for.
+// The seed as it is told, as a table: whether the model is there, and what ranks that start wait for.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type SeedInput, type SeedPod, seedVerdict } from "./seed.ts";

@@ -1,4 +1,4 @@
-// What is to be said of the seed: whether the model is there for ranks that mount none, and what those that start wait for. From what is
+// The seed as it is to be told: whether the model is there for ranks that mount none, and what those that start wait for. From what is
 // observed alone; the seed's objects are rendered (../objects/seed.ts), and its pod is the Deployment controller's to make. Pure.
 import type { DownloadWords } from "../../../crds/download.ts";
 import { type Pending, wordsText } from "./delivery.ts";

@@ -81,7 +81,10 @@ export function workFolders(deployments: readonly KubeObject[]): readonly string
   }
 }
 
-/** The Job that brings the model; undefined where nothing is downloaded, or the seed downloads it. Another secret, claim or model is another Job. */
+/**
+ * The Job that brings the model; undefined where nothing is downloaded, or the seed downloads it. Another secret, claim or model is another
+ * Job.
+ */
 export function downloadJobName({ metadata, spec }: MoEDeployment): string | undefined {
   const { model } = spec;
   if (model.cache?.persistentVolumeClaim === undefined) return undefined;
