@@ -67,6 +67,14 @@ interface ClaimSight {
   readonly failure: AppError | undefined;
 }
 
+interface Place {
+  readonly seeded: boolean;
+  /** The claim, where it was looked at. */
+  readonly sight: ClaimSight | undefined;
+  /** The reason why nothing is settled. */
+  readonly failure: AppError | undefined;
+}
+
 interface Observed {
   readonly snapshot: Snapshot;
   /** The error for which a part of the snapshot is not known. */
@@ -133,7 +141,7 @@ export class Reconciler {
     const ran = await this.#spec.run({ ...read, deployment }, () => this.#pods(deployment), options);
     // A roll, rank by rank, would bring two models into one world.
     const inForce = stands === "Accepting" ? { ...ran, successor: "Refused" as const } : ran;
-    const { snapshot, unobserved } = await this.#snapshot(deployment, inForce);
+    const { snapshot, unobserved } = await this.#snapshot(deployment, inForce, place.sight);
     const { pending, revision, away, failure, againInMs } = delivery;
     const seen = { ...snapshot, delivery: { pending, revision, away }, switching: stands === "Stopping" };
     const outcome = await this.#proceed(inForce, { snapshot: seen, unobserved: unobserved ?? place.failure ?? failure, seed });
@@ -228,11 +236,11 @@ export class Reconciler {
   }
 
   /** Whether ranks have the model from a seed: what is in no claim, or in one that a single node can mount. */
-  async #place(deployment: MoEDeployment, pods: readonly PodFacts[]): Promise<{ seeded: boolean; failure: AppError | undefined }> {
+  async #place(deployment: MoEDeployment, pods: readonly PodFacts[]): Promise<Place> {
     const settled = this.#spec.seeds(deployment, pods);
-    if (settled !== undefined) return { seeded: settled, failure: undefined };
-    const { oneNode, failure } = await this.#claim(deployment);
-    return { seeded: oneNode, failure };
+    if (settled !== undefined) return { seeded: settled, sight: undefined, failure: undefined };
+    const sight = await this.#claim(deployment);
+    return { seeded: sight.oneNode, sight, failure: sight.failure };
   }
 
   /** The pods serve without: an error is told, and it is tried again, after everything else had its turn. */
@@ -274,7 +282,8 @@ export class Reconciler {
     return withLosses(observed, rebalance.view(uid), this.#warmMs() > 0);
   }
 
-  async #snapshot(deployment: MoEDeployment, { template, refusals, runtimeImage, rollout, conflicts }: InForce): Promise<Observed> {
+  async #snapshot(deployment: MoEDeployment, inForce: InForce, sight: ClaimSight | undefined): Promise<Observed> {
+    const { template, refusals, runtimeImage, rollout, conflicts } = inForce;
     const { informers, rebalance, now } = this.#deps;
     const { namespace, name, uid } = deployment.metadata;
     const pods = this.#pods(deployment);
@@ -286,7 +295,7 @@ export class Reconciler {
     };
     const gateway = gatewayFacts(objects, this.#gatewayPods(deployment), now().getTime());
     const settled = pods.length > 0 && pods.every((pod) => pod.ready);
-    const { claim, failure } = settled ? { claim: "Present" as const, failure: undefined } : await this.#claim(deployment);
+    const { claim, failure } = settled ? { claim: "Present" as const, failure: undefined } : (sight ?? (await this.#claim(deployment)));
     const snapshot: Snapshot = {
       now: now(),
       deployment,
