@@ -39,19 +39,27 @@ export const modelCache = z
     }),
   });
 
-const amount = z
-  .union([
-    z.int().min(0),
-    z
-      .string()
-      .max(24)
-      .regex(/^[0-9]+(\.[0-9]+)?(m|Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$/),
-  ])
-  .meta({
-    "x-kubernetes-int-or-string": true,
-  });
+const amount = (description: string) =>
+  z
+    .union([
+      z.int().min(0),
+      z
+        .string()
+        .max(24)
+        .regex(/^[0-9]+(\.[0-9]+)?(m|Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$/),
+    ])
+    .optional()
+    .meta({ description, "x-kubernetes-int-or-string": true });
+
 const amounts = (description: string) =>
-  z.object({ cpu: amount.optional(), memory: amount.optional(), "ephemeral-storage": amount.optional() }).optional().meta({ description });
+  z
+    .object({
+      cpu: amount("CPUs, such as 2 or 500m."),
+      memory: amount("Bytes of memory, such as 4Gi."),
+      "ephemeral-storage": amount("Bytes of the node's disk, such as 200Gi; with cache.ephemeral the model is on it."),
+    })
+    .optional()
+    .meta({ description });
 
 export const modelResources = z
   .object({

@@ -6,7 +6,7 @@ import { toNumber } from "./mapping.ts";
 import { type TextFile, textFileNames } from "./text-files.ts";
 
 /** Without these a folder is no store. */
-export const neededFiles: readonly string[] = ["config.json", "dense.safetensors", "expert-index.json"];
+const neededFiles: readonly string[] = ["config.json", "dense.safetensors", "expert-index.json"];
 /** In the order of names. */
 export const storeFileNames: readonly string[] = [...new Set([...neededFiles, ...textFileNames])].sort();
 

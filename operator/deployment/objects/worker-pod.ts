@@ -63,12 +63,6 @@ export const storedPod = z.object({
 });
 export const storedTemplate = storedPod.transform(({ hash, pod }): WorkerTemplate => ({ hash, pod, limitBytes: memoryLimit(pod) }));
 
-/** Whether its pods have the model from a seed. */
-export const isSeeded = ({ pod }: RenderedPod): boolean => {
-  const env = pod.spec.containers.flatMap((container) => (container.env ?? []) as { readonly name?: unknown }[]);
-  return env.some(({ name }) => name === workerProcess.seedDns.variable);
-};
-
 export function workerPod(context: RenderContext, template: WorkerTemplate, rank: number, suffix: string): KubeObject {
   const { name } = context.deployment.metadata;
   const podName = `${name}-${rank}-${suffix}`;
