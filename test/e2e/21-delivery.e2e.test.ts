@@ -135,7 +135,7 @@ test("without a claim the seed downloads: a limit that is too small is told with
   const server = JSON.parse(await kubectl.run(["config", "view", "--minify", "-o", "json"])).clusters[0].cluster.server;
   const endpoint = `http://${new URL(server).hostname}:${new URL(hub.url).port}`;
   await kubectl.run(["create", "secret", "generic", "hub", `--from-literal=HF_ENDPOINT=${endpoint}`]);
-  const model = (sizeLimit: string) => ({ uri: "hf://org/tiny", secretRef: { name: "hub" }, cache: { ephemeral: { sizeLimit } } });
+  const model = (sizeLimit: string) => ({ uri: "hf://org/name", secretRef: { name: "hub" }, cache: { ephemeral: { sizeLimit } } });
   const runtime = { backend: "cpu", expertCodec: "f32", maxContext: 128, kvPool: "16Mi" };
   await kubectl.apply(smolMoe("hubbed", { model: model("100Ki"), replicas: 2, runtime, experts: { memoryPerRank: "64Mi" } }));
   const small = (moed: any) => condition(moed, "ModelAvailable")?.reason === "CacheTooSmall";
