@@ -12,6 +12,7 @@ import { type OperatorConfig, readConfig } from "./config.ts";
 import { Informers } from "./deployment/informers.ts";
 import { recordStatus } from "./deployment/metrics.ts";
 import { createDeploymentPlane } from "./deployment/plane.ts";
+import { bearersRights } from "./kube/access-review.ts";
 import { Claims } from "./kube/claims.ts";
 import { createKube } from "./kube/client.ts";
 import type { Observe } from "./kube/controller.ts";
@@ -46,7 +47,7 @@ async function main(): Promise<void> {
   const health = createHealth({ informers: "not synced" });
   const server = await serveHealth({ health, metrics, probePort: config.probePort, metricsPort: config.metricsPort, log });
   const board = new Board({ cache: informers, now: Date.now });
-  const page = await pageOf(config, board, log);
+  const page = await pageOf(config, { board, log, rightsOf: bearersRights(api) });
   informers.start();
   const watched = new WatchedNamespaces({ informers, health, metrics, log });
   const checks = setInterval(() => {
@@ -65,11 +66,13 @@ async function main(): Promise<void> {
   await Promise.all([informers.stop(), server.close(), page?.close(), tracing.close()]);
 }
 
-async function pageOf({ page }: OperatorConfig, board: Board, log: Log): Promise<PageServer | undefined> {
+type PageParts = Pick<Parameters<typeof servePage>[0], "board" | "log" | "rightsOf">;
+
+async function pageOf({ page }: OperatorConfig, { board, log, rightsOf }: PageParts): Promise<PageServer | undefined> {
   if (!page) return undefined;
-  const { access, port, tokenFile } = page;
-  const served = await servePage({ board, access, port, token: () => tokenIn(tokenFile), log });
-  log.info({ port: served.port, access }, "the page is served");
+  const { access, port, tokenFile, namespaces } = page;
+  const served = await servePage({ board, access, port, token: () => tokenIn(tokenFile), rightsOf, namespaces, log });
+  log.info({ port: served.port, access, namespaces }, "the page is served");
   return served;
 }
 
