@@ -2,6 +2,7 @@
 // shells ask for them. Pure but for the modules that it loads.
 import type { ParseArgsOptionsConfig } from "node:util";
 import type { Command, CommandModule, Commands, NamedKind } from "./command.ts";
+import { untoldOptions } from "./output-flag.ts";
 
 export interface Candidates {
   readonly words: readonly string[];
@@ -38,7 +39,8 @@ function takesValue(options: ParseArgsOptionsConfig, word: string | undefined): 
   return found?.[1].type === "string";
 }
 
-const optionWords = (options: ParseArgsOptionsConfig): string[] => Object.keys(options).map((name) => `--${name}`);
+const optionWords = (options: ParseArgsOptionsConfig): string[] =>
+  Object.keys(options).flatMap((name) => (untoldOptions.includes(name) ? [] : [`--${name}`]));
 
 /** Shells call `enodia completion words` with the words of the line behind `enodia`; where nothing comes, they complete files. */
 export const scripts: Readonly<Record<string, string>> = {

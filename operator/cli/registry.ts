@@ -16,7 +16,11 @@ export const commands: Commands = {
   doctor: { summary: "whether a cluster has what an install needs, and how an install is", load: () => import("./commands/doctor.ts") },
   top: { summary: "ranks as they run: tokens, attention cache, memory", names: "moeDeployments", load: () => import("./commands/top.ts") },
   experts: { summary: "which rank has which experts, as a map", names: "moeDeployments", load: () => import("./commands/experts.ts") },
-  logs: { summary: "logs of all pods of a deployment, by time", names: "moeDeployments", load: () => import("./commands/logs.ts") },
+  logs: {
+    summary: "logs of all pods of a deployment or training job, by time",
+    names: "moeDeployments",
+    load: () => import("./commands/logs.ts"),
+  },
   bundle: {
     summary: "an archive for support, without secrets",
     names: "moeDeployments",

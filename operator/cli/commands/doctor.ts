@@ -4,7 +4,8 @@ import { parseArgs } from "node:util";
 import { count, examine } from "../doctor/index.ts";
 import { findOperators } from "../doctor/operator.ts";
 import { doctorText } from "../doctor-text.ts";
-import { asksForJson, kubeFlags, kubeFlagsHelp, openCluster, outputFlag, outputFlagHelp } from "../kube.ts";
+import { kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
+import { asksForJson, outputFlag, outputFlagHelp } from "../output-flag.ts";
 import { version } from "../version.ts";
 import { pause } from "../watch.ts";
 
@@ -29,7 +30,7 @@ export async function run(args: readonly string[]): Promise<number> {
     process.stdout.write(`${usage}\n`);
     return 0;
   }
-  const json = asksForJson(values.output);
+  const json = asksForJson(values);
   const { kube, transport, namespace } = openCluster(values);
   const operators = await findOperators(kube);
   const over = new AbortController();
