@@ -10,7 +10,7 @@ import { createMetrics, type Metrics } from "../runtime/observe/metrics.ts";
 import { createTracing, type Tracing } from "../runtime/observe/trace.ts";
 import { type OperatorConfig, readConfig } from "./config.ts";
 import { Informers } from "./deployment/informers.ts";
-import { recordStatus } from "./deployment/metrics.ts";
+import { Rollbacks, recordStatus } from "./deployment/metrics.ts";
 import { createDeploymentPlane } from "./deployment/plane.ts";
 import { bearersRights } from "./kube/access-review.ts";
 import { Claims } from "./kube/claims.ts";
@@ -181,10 +181,18 @@ function startPlanes(config: OperatorConfig, { kube, informers, board, metrics, 
 /** Counters start at zero with a deployment, its gauges go with it, and all of them when another replica tells them. */
 function trackDeployments(informers: Informers, metrics: Metrics<"operator">): () => void {
   const labels = ({ metadata }: KubeObject) => ({ namespace: metadata.namespace ?? "", deployment: metadata.name });
-  for (const object of informers.list("moeDeployments")) metrics.track(labels(object));
-  const stopListening = informers.onChange("moeDeployments", (object, change) =>
-    change === "delete" ? metrics.forget(labels(object)) : metrics.track(labels(object)),
-  );
+  const rollbacks = new Rollbacks();
+  const track = (object: KubeObject): void => {
+    metrics.track(labels(object));
+    const reason = rollbacks.see(object);
+    if (reason !== undefined) metrics.add("enodia_rollbacks_total", 1, { ...labels(object), reason });
+  };
+  const forget = (object: KubeObject): void => {
+    metrics.forget(labels(object));
+    rollbacks.forget(object);
+  };
+  for (const object of informers.list("moeDeployments")) track(object);
+  const stopListening = informers.onChange("moeDeployments", (object, change) => (change === "delete" ? forget(object) : track(object)));
   const stopCollecting = metrics.onCollect(() => recordStatus(metrics, informers.list("moeDeployments")));
   return () => {
     stopListening();
