@@ -1,6 +1,9 @@
 // `enodia doctor`: asks the cluster what an install needs, and where there is one, how it stands. Changes nothing: what it posts are
 // reviews of rights and one dry run. Not here: the questions (../doctor/, one file each).
 import { parseArgs } from "node:util";
+import { AppError } from "../../../crds/common.ts";
+import { accessAt, askServer } from "../../../runtime/wire/nats.ts";
+import type { Context } from "../doctor/check.ts";
 import { count, examine } from "../doctor/index.ts";
 import { findOperators } from "../doctor/operator.ts";
 import { doctorText } from "../doctor-text.ts";
@@ -14,15 +17,24 @@ const usage = `usage: enodia doctor [options]
 Before an install: whether the cluster has what the chart, the ranks and their models need. With one: whether the operator leads, has its
 rights and the CRDs of its version, and hears its deployments. Says what to do about each thing that is not well. Changes nothing.
 
+      --nats URL         tries your own NATS, from here: nats://HOST:PORT, or tls:// where it has a certificate
+      --nats-credentials PATH  a file with its token or .creds, or a folder with one of them and ca.crt
 ${outputFlagHelp}
 ${kubeFlagsHelp}
                          here: of the deployments that there are to be
 
 Exits with 1 when something failed. What could not be asked counts as neither.
 
-example   enodia doctor -n serving`;
+examples  enodia doctor -n serving
+          enodia doctor --nats tls://nats.example.com:4222 --nats-credentials ./nats`;
 
-export const options = { ...kubeFlags, ...outputFlag, help: { type: "boolean", short: "h", default: false } } as const;
+export const options = {
+  ...kubeFlags,
+  ...outputFlag,
+  nats: { type: "string" },
+  "nats-credentials": { type: "string" },
+  help: { type: "boolean", short: "h", default: false },
+} as const;
 
 export async function run(args: readonly string[]): Promise<number> {
   const { values } = parseArgs({ args: [...args], options });
@@ -31,12 +43,25 @@ export async function run(args: readonly string[]): Promise<number> {
     return 0;
   }
   const json = asksForJson(values);
+  const nats = natsOf(values.nats, values["nats-credentials"]);
   const { kube, transport, namespace } = openCluster(values);
   const operators = await findOperators(kube);
   const over = new AbortController();
-  const context = { kube, transport, namespace, operators, version, now: new Date(), sleep: pause, signal: over.signal };
+  const context = { nats, kube, transport, namespace, operators, version, now: new Date(), sleep: pause, signal: over.signal };
   const examined = await examine(context);
   over.abort();
   process.stdout.write(`${json ? JSON.stringify(examined, null, 2) : doctorText(examined)}\n`);
   return count(examined).fail > 0 ? 1 : 0;
+}
+
+function natsOf(url: string | undefined, credentials: string | undefined): Context["nats"] {
+  if (url === undefined && credentials !== undefined) throw new AppError("--nats-credentials needs --nats URL", { code: "BadOption" });
+  if (url === undefined) return undefined;
+  const parsed = URL.canParse(url) ? new URL(url) : undefined;
+  if (!parsed || !["nats:", "tls:"].includes(parsed.protocol) || parsed.username !== "" || parsed.password !== "")
+    throw new AppError("--nats must be nats://HOST:PORT or tls://HOST:PORT; a token belongs into --nats-credentials", {
+      code: "BadOption",
+    });
+  const access = credentials === undefined ? undefined : accessAt(credentials);
+  return { host: parsed.host, ask: () => askServer({ url, access, name: "enodia doctor" }) };
 }

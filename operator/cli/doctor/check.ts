@@ -32,7 +32,18 @@ export interface OperatorFacts {
   readonly watched: readonly string[];
 }
 
+/** What a NATS server said of itself to who connected. */
+export interface NatsServer {
+  readonly version: string;
+  readonly payloadBytesMax: number;
+  readonly encrypted: boolean;
+  /** Whether it asks for credentials. */
+  readonly authenticated: boolean;
+}
+
 export interface Context {
+  /** The server that deployments are to have; undefined where none was named. `ask` throws why it cannot be used. */
+  readonly nats?: { readonly host: string; readonly ask: () => Promise<NatsServer> } | undefined;
   readonly kube: Pick<Kube, "get" | "list">;
   readonly transport: Pick<Transport, "request">;
   /** The namespace in which deployments are to live. */

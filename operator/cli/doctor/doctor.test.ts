@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { AppError } from "../../../crds/common.ts";
 import { customResourceDefinition, kinds } from "../../../crds/index.ts";
 import { doctorText } from "../doctor-text.ts";
 import { judgeFamilies } from "./addresses.ts";
@@ -12,6 +13,7 @@ import { judgeClocks } from "./clocks.ts";
 import { compareSchemas, judgeCrd } from "./crds.ts";
 import { count, examine } from "./index.ts";
 import { judgeMetricsApi } from "./metrics-api.ts";
+import { judgeAbsence, judgeServer, nats } from "./nats.ts";
 import { amount, judgeNodes, judgeRoom, roomOf } from "./nodes.ts";
 import { judgeOperators } from "./operator.ts";
 import { judgeClaim, judgeClasses } from "./storage.ts";
@@ -197,4 +199,25 @@ test("doctor: what is asked depends on an operator being there, and a check that
     doctorText(examined),
     /^skip {2}broken {2}not asked: no answer\nok {4}fine {4}fine\n\n0 failed, 0 to look at, 1 not asked, 1 ok$/,
   );
+});
+
+test("doctor tries NATS where a server is named: what it lacks is warned of, and no connection fails with its remedy", async () => {
+  const good = { version: "2.12.0", payloadBytesMax: 1_048_576, encrypted: true, authenticated: true };
+  assert.equal(levels(judgeServer(good, "nats:4222")), "ok ok ok ok");
+  const open = judgeServer({ ...good, payloadBytesMax: 65_536, encrypted: false, authenticated: false }, "nats:4222");
+  assert.equal(levels(open), "ok warn warn warn");
+  assert.match(open[1]?.what ?? "", /messages have 65536 bytes at most, a load message may have 1048576/);
+  for (const [code, remedy] of [
+    ["AuthorizationViolation", /--nats-credentials/],
+    ["Error: self-signed certificate in certificate chain", /ca\.crt/],
+    ["NatsError: CONNECTION_REFUSED", /start the server/],
+  ] as const) {
+    const { level, remedy: told = "" } = judgeAbsence(new AppError("no connection", { code }), "nats:4222");
+    assert.equal(level, "fail");
+    assert.match(told, remedy);
+  }
+  assert.equal(levels(await nats.run({ operators: [] } as unknown as Context)), "skip");
+  assert.equal(levels(await nats.run({ operators: [operator()] } as unknown as Context)), "");
+  const server = { host: "nats:4222", ask: async () => good };
+  assert.equal(levels(await nats.run({ nats: server } as unknown as Context)), "ok ok ok ok");
 });

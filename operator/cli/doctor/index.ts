@@ -9,6 +9,7 @@ import { type Check, type Context, type Level, levels, type Outcome, skip } from
 import { clocks } from "./clocks.ts";
 import { crds } from "./crds.ts";
 import { metricsApi } from "./metrics-api.ts";
+import { nats } from "./nats.ts";
 import { nodes } from "./nodes.ts";
 import { leader, operators } from "./operator.ts";
 import { installing, looking, operatorsRights } from "./permissions.ts";
@@ -29,6 +30,7 @@ const checks: readonly Check[] = [
   addresses,
   admission,
   clocks,
+  nats,
   telemetry,
   certificates,
   metricsApi,
