@@ -325,6 +325,8 @@ test("bundle and logs take a training job, with its pods and events and not with
 
 test("completion asks the cluster for names", async () => {
   assert.equal(await told("completion", "words", "status", "-n", namespace, ""), "moe\n");
+  assert.equal(await told("completion", "words", "logs", "-n", namespace, ""), "moe\njob/moe\n");
+  assert.equal(await told("completion", "words", "bundle", "-n", namespace, "job/"), "job/moe\n");
   assert.equal(await told("completion", "kubectl", "sta"), "status\n:4\n");
 });
 

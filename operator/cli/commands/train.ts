@@ -101,7 +101,10 @@ const trainOptions = {
 export { trainOptions as options };
 /** Verbs on jobs of a cluster have options of their own. */
 export const subcommands: Commands = Object.fromEntries(
-  Object.keys(jobVerbs).map((verb) => [verb, { summary: "of training jobs", names: "moeTrainingJobs", load: async () => onJob(verb) }]),
+  Object.keys(jobVerbs).map((verb) => [
+    verb,
+    { summary: "of training jobs", names: { moeTrainingJobs: "" }, load: async () => onJob(verb) },
+  ]),
 );
 const onJob = (verb: string): CommandModule => ({ options: jobOptions, run: (args) => runOnJob(verb, args) });
 
