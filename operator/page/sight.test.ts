@@ -1,4 +1,4 @@
-// What readers see over real sockets: each their own namespaces, in pages and in streams that are open at once.
+// Readers over real sockets: each sees their own namespaces, in pages and in streams that are open at once.
 import assert from "node:assert/strict";
 import { get, type IncomingMessage } from "node:http";
 import { test } from "node:test";

@@ -41,7 +41,17 @@ export interface NatsServer {
   readonly authenticated: boolean;
 }
 
+/** What a source has of a model. */
+export interface ModelSource {
+  readonly kind: "store" | "folder" | "gguf";
+  readonly revision: string | undefined;
+  readonly files: number;
+  readonly bytes: number;
+}
+
 export interface Context {
+  /** The model that is to be downloaded, and the claim that it goes to; undefined where none was named. `ask` throws why it cannot be. */
+  readonly model?: { readonly uri: string; readonly claim: string | undefined; readonly ask: () => Promise<ModelSource> } | undefined;
   /** The server that deployments are to have; undefined where none was named. `ask` throws why it cannot be used. */
   readonly nats?: { readonly host: string; readonly ask: () => Promise<NatsServer> } | undefined;
   readonly kube: Pick<Kube, "get" | "list">;

@@ -16,6 +16,7 @@ import { judgeMetricsApi } from "./metrics-api.ts";
 import { judgeAbsence, judgeServer, nats } from "./nats.ts";
 import { amount, judgeNodes, judgeRoom, roomOf } from "./nodes.ts";
 import { judgeOperators } from "./operator.ts";
+import { judgeNoSource, judgeRoomOf, judgeSource, modelSource, roomFor } from "./source.ts";
 import { judgeClaim, judgeClasses } from "./storage.ts";
 import { judgeTelemetry } from "./telemetry.ts";
 
@@ -220,4 +221,20 @@ test("doctor tries NATS where a server is named: what it lacks is warned of, and
   assert.equal(levels(await nats.run({ operators: [operator()] } as unknown as Context)), "");
   const server = { host: "nats:4222", ask: async () => good };
   assert.equal(levels(await nats.run({ nats: server } as unknown as Context)), "ok ok ok ok");
+});
+
+test("doctor tries the source of a model, and holds its size against the claim", async () => {
+  const found = { kind: "folder", revision: "0123456789abcdef", files: 3, bytes: 4e9 } as const;
+  assert.match(judgeSource(found, "hf://o/m").what, /^hf:\/\/o\/m: a folder of 3 files, 4\.0 GB, commit 0123456789ab$/);
+  assert.deepEqual([roomFor(found), roomFor({ ...found, kind: "store" })], [8e9, 4e9]);
+  assert.match(judgeNoSource(new AppError("answered 401", { code: "SourceRefused" }), "hf://o/m").what, /SourceRefused: answered 401/);
+  const claim = (storage: string) => ({ spec: {}, status: { capacity: { storage } } });
+  const levelOf = (of: unknown) => judgeRoomOf(of, "ns/models", 8e9).level;
+  assert.deepEqual([claim("8Gi"), claim("8G"), claim("7G"), undefined, { spec: {} }].map(levelOf), ["ok", "ok", "fail", "warn", "warn"]);
+  const kube = { get: async () => claim("100Gi"), list: async () => assert.fail("not asked") };
+  const run = (model?: object) => modelSource.run({ kube, namespace: "ns", model } as unknown as Context);
+  assert.equal(levels(await run()), "");
+  assert.equal(levels(await run({ uri: "hf://o/m", ask: async () => found })), "ok");
+  assert.equal(levels(await run({ uri: "hf://o/m", claim: "models", ask: async () => found })), "ok ok");
+  assert.equal(levels(await run({ uri: "hf://o/m", claim: "models", ask: () => Promise.reject(new Error("no")) })), "fail");
 });

@@ -13,6 +13,7 @@ import { nats } from "./nats.ts";
 import { nodes } from "./nodes.ts";
 import { leader, operators } from "./operator.ts";
 import { installing, looking, operatorsRights } from "./permissions.ts";
+import { modelSource } from "./source.ts";
 import { claims, storageClasses } from "./storage.ts";
 import { telemetry } from "./telemetry.ts";
 
@@ -27,6 +28,7 @@ const checks: readonly Check[] = [
   nodes,
   storageClasses,
   claims,
+  modelSource,
   addresses,
   admission,
   clocks,
