@@ -15,8 +15,8 @@ import { listed } from "../words.ts";
 const usage = `usage: enodia logs NAME [options]
        enodia logs job/NAME [options]
 
-The logs of the pods of a MoEDeployment or a MoETrainingJob, and what the operator says of it, merged by time. An answer of the API names its request
-in the header x-request-id; with --request the lines of that request are shown, across gateways and workers.
+The logs of the pods of a MoEDeployment or a MoETrainingJob, and what the operator says of it, merged by time. An answer of the API names
+its request in the header x-request-id; with --request the lines of that request are shown, across gateways and workers.
 
       --request ID         lines of this request only
       --component LIST     gateway, worker, operator, and of a job training, operator, with commas between (default: all)
