@@ -54,6 +54,7 @@ const judges: Readonly<Record<MoEDeploymentConditionType, Judge>> = {
   },
   ScalingActive: (c) =>
     when(isFalse(c) && !wanted.includes(c.reason), { severity: "warning", role: "aside", what: "the autoscaler stands still" }),
+  GatewayRouted: (c) => when(isFalse(c), { severity: "warning", role: "aside", what: "clients do not come in by the Gateway" }),
   Reproducible: (c) => when(isFalse(c), { severity: "info", role: "aside", what: "texts may differ between ranks" }),
   RuntimeUpToDate: (c) => when(isFalse(c), { severity: "info", role: "aside", what: "another runtime image is available" }),
 };

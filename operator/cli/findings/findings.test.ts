@@ -79,6 +79,7 @@ const healthy = [
   condition("PlacementBalanced", "True", "Balanced"),
   condition("RuntimeUpToDate", "True", "UpToDate"),
   condition("ScalingActive", "True", "AtTarget"),
+  condition("GatewayRouted", "True", "Accepted"),
 ];
 const but = (...changed: readonly Condition[]): Condition[] => healthy.map((one) => changed.find(({ type }) => type === one.type) ?? one);
 const down = [
