@@ -12,12 +12,14 @@ import { type ChannelPiece, ChannelText } from "../text/channels.ts";
 import { StopText, type TextPiece } from "../text/stop-text.ts";
 import { charactersOfChat } from "../text/templated.ts";
 import type { TextModel } from "../text/text-model.ts";
+import { opensThoughts, ThinkText } from "../text/think-text.ts";
 import type { CallDelta } from "../text/tools/format.ts";
 import { promptLogprobsMax, retryAfterSeconds } from "./admission.ts";
 import { type Generated, type Generation, generate, type RatedToken, type Stall, type Workers } from "./failover.ts";
 import { type GenerationJob, type Prompt, requestBounds } from "./generation-job.ts";
 import type { FailoverLimits } from "./patience.ts";
 import { invalid, type Problem, problems } from "./problem.ts";
+import { effortProblem } from "./reasoning.ts";
 import { heldTo } from "./tools.ts";
 
 export interface TokenLogprob {
@@ -89,7 +91,7 @@ export async function encodePrompt(
   if (characters > maxContext * textModel.charsPerTokenMax) return tooLong(maxContext, param, `${characters} characters of ${param}`);
   let ids: Uint32Array | readonly number[];
   try {
-    if ("messages" in prompt) ids = await textModel.encodeChat(prompt.messages, signal, prompt.tools);
+    if ("messages" in prompt) ids = await textModel.encodeChat(prompt.messages, signal, prompt.tools, prompt.effort);
     else ids = "text" in prompt ? await textModel.encode(prompt.text, signal) : prompt.tokens;
   } catch (caught) {
     const error = AppError.from(caught);
@@ -127,6 +129,11 @@ export async function prepare(
   const strange = job.sampling.bias.find(({ id }) => id >= textModel.vocab);
   if (strange !== undefined)
     return { problem: invalid(`\`logit_bias\`: token ${strange.id} is not below ${textModel.vocab}.`, "logit_bias", "invalid_value") };
+  const unthinkable = job.prompts.map((one) =>
+    effortProblem("messages" in one ? one.effort : undefined, textModel.thinking, effortField[job.endpoint]),
+  );
+  const problem = unthinkable.find((one) => one !== undefined);
+  if (problem) return { problem };
   const held = languageOfCalls(job, textModel);
   if ("problem" in held) return held;
   const { constraint } = held;
@@ -150,6 +157,9 @@ export async function prepare(
     return tooMany(`${promptLogprobs} log-probabilities of prompts, at most ${promptLogprobsMax} a request`, name);
   return { prompts, promptLogprobs };
 }
+
+/** The field that says how much to think. */
+const effortField = { chat: "reasoning_effort", completions: "reasoning_effort", responses: "reasoning.effort" } as const;
 
 /** The language that calls hold the answer to, or why they cannot. */
 function languageOfCalls({ tools, ignoreEos }: GenerationJob, textModel: TextModel): ReturnType<typeof heldTo> {
@@ -193,15 +203,20 @@ interface AnswerText {
   end(): Certain;
 }
 
-/** A chat with a model that answers in channels, or calls tools, is given apart; completions show what the model says as it is. */
-function answerText({ endpoint, stops, tools }: GenerationJob, textModel: TextModel): AnswerText {
-  const { channels } = textModel;
+/** A chat with a model that answers in channels, thinks or calls tools is given apart; completions show what the model says as it is. */
+function answerText({ job, prompt, constraint }: AnswerRequest, textModel: TextModel): AnswerText {
+  const { endpoint, stops, tools, sampling } = job;
+  const { channels, thoughts, piece } = textModel;
   const reader = tools && textModel.tools?.reader?.();
-  if (reader) return new CallText(textModel.decoder(), stops, reader);
   const split = endpoint !== "completions" && channels !== undefined;
-  return split
-    ? new ChannelText(() => textModel.decoder(), channels, stops, tools !== undefined)
-    : new StopText(textModel.decoder(), stops);
+  if (split && !reader) return new ChannelText(() => textModel.decoder(), channels, stops, tools !== undefined);
+  const decoder = textModel.decoder();
+  const inner = reader ? new CallText(decoder, stops, reader, textModel.toolMarks) : new StopText(decoder, stops);
+  if (endpoint === "completions" || thoughts === undefined) return inner;
+  // An answer that is held to a format or to calls has no room for thoughts, whatever its prompt begins.
+  const held = sampling.constraint !== undefined || (constraint !== undefined && tools?.choice !== "auto");
+  const opened = !held && opensThoughts(prompt, thoughts, piece);
+  return new ThinkText({ tokens: thoughts, decoder: textModel.decoder(), inner, opened, piece });
 }
 
 /** A running answer. `pieces` is read once; the other fields are final when it ended. */
@@ -230,8 +245,7 @@ export class Answer {
   }
 
   async *pieces(): AsyncGenerator<Piece, void, void> {
-    const { job } = this.#request;
-    const text = answerText(job, this.#deps.textModel);
+    const text = answerText(this.#request, this.#deps.textModel);
     let askedAt = this.#deps.now();
     for await (const event of generate(this.#generation(), this.#deps.workers, this.#deps.limits, this.#hooks())) {
       if (event.type === "prompt") this.#rated.push(...event.tokens);
