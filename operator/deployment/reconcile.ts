@@ -266,7 +266,8 @@ export class Reconciler {
       autoscaler: informers.get("horizontalPodAutoscalers", front),
     };
     const gateway = gatewayFacts(objects, this.#gatewayPods(deployment), now().getTime());
-    const route = routeFacts(informers.served(resources.httpRoutes, namespace), informers.get("httpRoutes", { namespace, name }));
+    const way = informers.get("httpRoutes", { namespace, name });
+    const route = routeFacts(informers.served(resources.httpRoutes, namespace), way && owns(way, uid) ? way : undefined);
     const settled = pods.length > 0 && pods.every((pod) => pod.ready);
     const { claim, failure } = settled ? { claim: "Present" as const, failure: undefined } : await this.#claim(deployment);
     const snapshot: Snapshot = {
