@@ -34,7 +34,8 @@ export interface ChatRequest {
 }
 
 export type ChatEvent =
-  | { readonly type: "text" | "thought"; readonly text: string }
+  | { readonly type: "text"; readonly text: string }
+  | { readonly type: "thought"; readonly text: string }
   | { readonly type: "end"; readonly reason: string; readonly outputTokens: number | undefined };
 
 /** The first model that the server lists. */
