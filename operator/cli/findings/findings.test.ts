@@ -102,6 +102,14 @@ const cases: Readonly<Record<string, { readonly given: Given; readonly want: rea
     given: { conditions: but(...down) },
     want: ["critical BelowMinServing <- is not ready (0 of 3 ranks serve)"],
   },
+  "a Gateway that refuses the route, or never answers, is told beside what serves": {
+    given: { conditions: but(condition("GatewayRouted", "Unknown", "GatewayUnanswered", "no controller")) },
+    want: ["warning GatewayUnanswered"],
+  },
+  "one that has not judged it yet is waited for": {
+    given: { conditions: but(condition("GatewayRouted", "Unknown", "GatewayUndecided")) },
+    want: [],
+  },
   "a refusal that Ready repeats is said once": {
     given: {
       conditions: but(condition("SpecAccepted", "False", "InvalidSpec", "spec.x"), condition("Ready", "False", "InvalidSpec", "spec.x")),
