@@ -15,6 +15,7 @@ import { until as poll } from "../../test/harness/process.ts";
 import { type ControlPlane, controlPlane, root } from "../../test/integration/control-plane.ts";
 import { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, type Resource, resources } from "../kube/kube.ts";
+import { rulesOf } from "../rbac.ts";
 import { Informers } from "./informers.ts";
 import { createDeploymentPlane } from "./plane.ts";
 
@@ -122,6 +123,22 @@ test("it is found once it is installed, without a restart, and the Gateway's own
   await until("taken", says("Accepted"));
   assert.equal((await condition("GatewayRouted")).status, "True");
   await apply(...sample("http-route.yaml").slice(1)); // the way from the Gateway to the pods
+});
+
+test("the operator's own rights are enough for its routes", { timeout: 120_000 }, async () => {
+  const rules = rulesOf("watched").map(({ apiGroups, resources: granted, resourceNames, verbs }) => {
+    return { apiGroups, resources: granted, verbs, ...(resourceNames ? { resourceNames } : {}) };
+  });
+  const [apiGroup, who] = ["rbac.authorization.k8s.io", "the-operator"];
+  const role = { apiVersion: `${apiGroup}/v1`, kind: "Role", metadata: { name: who, namespace }, rules };
+  const roleRef = { apiGroup, kind: "Role", name: who };
+  const subjects = [{ apiGroup, kind: "User", name: who }];
+  await apply(role, { ...role, rules: undefined, kind: "RoleBinding", roleRef, subjects });
+  const may = (verb: string, plural: string) =>
+    kubectl("auth", "can-i", verb, `${plural}.gateway.networking.k8s.io`, `--as=${who}`, "-n", namespace);
+  for (const verb of ["get", "list", "watch", "create", "patch", "delete"])
+    assert.equal((await may(verb, "httproutes")).trim(), "yes", verb);
+  await assert.rejects(may("get", "backendtlspolicies"), "and for nothing else of that API");
 });
 
 test("another spec is another route, of which the former word is none", { timeout: 120_000 }, async () => {
