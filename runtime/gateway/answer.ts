@@ -126,20 +126,14 @@ export async function prepare(
 ): Promise<{ readonly prompts: readonly Prepared[]; readonly promptLogprobs: number } | { readonly problem: Problem }> {
   const { textModel, maxContext } = deps;
   const name = { chat: "messages", completions: "prompt", responses: "input" }[job.endpoint];
-  const strange = job.sampling.bias.find(({ id }) => id >= textModel.vocab);
-  if (strange !== undefined)
-    return { problem: invalid(`\`logit_bias\`: token ${strange.id} is not below ${textModel.vocab}.`, "logit_bias", "invalid_value") };
-  const unthinkable = job.prompts.map((one) =>
-    effortProblem("messages" in one ? one.effort : undefined, textModel.thinking, effortField[job.endpoint]),
-  );
-  const problem = unthinkable.find((one) => one !== undefined);
+  const problem = misfit(job, textModel);
   if (problem) return { problem };
   const held = languageOfCalls(job, textModel);
   if ("problem" in held) return held;
   const { constraint } = held;
   const prompts: Prepared[] = [];
   let tokens = 0;
-  for (const [index, prompt] of job.prompts.entries()) {
+  for (const [index, prompt] of promptsFor(job, constraint, textModel).entries()) {
     const param = job.prompts.length === 1 ? name : `${name}[${index}]`;
     const encoded = await encodePrompt(prompt, param, deps, signal);
     if ("problem" in encoded) return encoded;
@@ -160,6 +154,24 @@ export async function prepare(
 
 /** The field that says how much to think. */
 const effortField = { chat: "reasoning_effort", completions: "reasoning_effort", responses: "reasoning.effort" } as const;
+
+/** What of a job is not for its model, whatever its prompts say. */
+function misfit({ sampling, prompts, endpoint }: GenerationJob, { vocab, thinking }: TextModel): Problem | undefined {
+  const strange = sampling.bias.find(({ id }) => id >= vocab);
+  if (strange) return invalid(`\`logit_bias\`: token ${strange.id} is not below ${vocab}.`, "logit_bias", "invalid_value");
+  const unthinkable = prompts.map((one) => effortProblem("messages" in one ? one.effort : undefined, thinking, effortField[endpoint]));
+  return unthinkable.find((one) => one !== undefined);
+}
+
+/** True of an answer that is held to a format or to calls from its first token on, which has no room for thoughts. */
+const isHeld = ({ sampling, tools }: GenerationJob, constraint: Constraint | undefined): boolean =>
+  sampling.constraint !== undefined || (constraint !== undefined && tools?.choice !== "auto");
+
+/** Prompts that promise no thoughts where there is no room for any, unless the client asked for some. */
+function promptsFor(job: GenerationJob, constraint: Constraint | undefined, { thinking }: TextModel): readonly Prompt[] {
+  if (!isHeld(job, constraint) || thinking?.("none") === undefined) return job.prompts;
+  return job.prompts.map((prompt) => ("messages" in prompt ? { effort: "none", ...prompt } : prompt));
+}
 
 /** The language that calls hold the answer to, or why they cannot. */
 function languageOfCalls({ tools, ignoreEos }: GenerationJob, textModel: TextModel): ReturnType<typeof heldTo> {
@@ -205,7 +217,7 @@ interface AnswerText {
 
 /** A chat with a model that answers in channels, thinks or calls tools is given apart; completions show what the model says as it is. */
 function answerText({ job, prompt, constraint }: AnswerRequest, textModel: TextModel): AnswerText {
-  const { endpoint, stops, tools, sampling } = job;
+  const { endpoint, stops, tools } = job;
   const { channels, thoughts, piece } = textModel;
   const reader = tools && textModel.tools?.reader?.();
   const split = endpoint !== "completions" && channels !== undefined;
@@ -213,9 +225,7 @@ function answerText({ job, prompt, constraint }: AnswerRequest, textModel: TextM
   const decoder = textModel.decoder();
   const inner = reader ? new CallText(decoder, stops, reader, textModel.toolMarks) : new StopText(decoder, stops);
   if (endpoint === "completions" || thoughts === undefined) return inner;
-  // An answer that is held to a format or to calls has no room for thoughts, whatever its prompt begins.
-  const held = sampling.constraint !== undefined || (constraint !== undefined && tools?.choice !== "auto");
-  const opened = !held && opensThoughts(prompt, thoughts, piece);
+  const opened = !isHeld(job, constraint) && opensThoughts(prompt, thoughts, piece);
   return new ThinkText({ tokens: thoughts, decoder: textModel.decoder(), inner, opened, piece });
 }
 

@@ -7,6 +7,7 @@ import { createMetrics } from "../observe/metrics.ts";
 import { createTracing } from "../observe/trace.ts";
 import type { TextModel } from "../text/text-model.ts";
 import { thinkingOf } from "../text/thinking/index.ts";
+import { hermes } from "../text/tools/hermes.ts";
 import { Answer, isMarker, type Piece, prepare } from "./answer.ts";
 import type { WorkerEvent } from "./failover.ts";
 import type { GenerationJob } from "./generation-job.ts";
@@ -145,6 +146,7 @@ test("an effort reaches the template, and one that it has no word for is refused
   const textModel: TextModel = {
     ...byteText,
     thinking: thinkingOf("{{ reasoning_effort }}")!,
+    tools: hermes,
     encodeChat: async (_messages, _signal, _tools, effort) => {
       asked.push(effort);
       return Uint32Array.of(1);
@@ -158,6 +160,14 @@ test("an effort reaches the template, and one that it has no word for is refused
   };
   for (const fields of [{ reasoning_effort: "high" }, { reasoning_effort: null }, {}]) assert.ok("prompts" in (await chat(fields)));
   assert.deepEqual(asked, ["high", undefined, undefined]);
+  asked.length = 0;
+  const onOff: TextModel = { ...textModel, thinking: thinkingOf("{{ enable_thinking }}")! };
+  const held = { response_format: { type: "json_object" } };
+  const tools = [{ type: "function", function: { name: "f" } }];
+  const rest = [{}, held, { ...held, reasoning_effort: "high" }, { tools }, { tools, tool_choice: "required" }];
+  for (const fields of rest) assert.ok("prompts" in (await chat(fields, onOff)));
+  await chat(held);
+  assert.deepEqual(asked, [undefined, "none", "high", undefined, "none", undefined], "a held answer has no room for thoughts");
   const refused = await chat({ reasoning_effort: "none" });
   assert.ok("problem" in refused);
   assert.equal(refused.problem.param, "reasoning_effort");
