@@ -40,7 +40,7 @@ import { AppError, annotations } from "../../crds/common.ts";
 import { type MoEDeployment, type MoEDeploymentSpec, moeDeploymentSpecSchema, parseMoEDeployment } from "../../crds/moe-deployment.ts";
 import type { RolledBack } from "../../crds/rollout.ts";
 import { hasCode } from "../kube/errors.ts";
-import type { Kube, KubeObject } from "../kube/kube.ts";
+import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
 import type { AcceptedSpecs } from "./accepted-specs.ts";
 import type { Applier } from "./apply.ts";
 import type { Successor } from "./core/pod-actions.ts";
@@ -157,7 +157,8 @@ export class SpecPass {
     const rendered = this.#render(deployment, pods(), seed);
     const { accepted, stable, workers, gateways, wanted, gateway, back } = rendered;
     const chosen = chooseGang(deployment, pods(), (resource) => this.#deps.informers.served(resource, metadata.namespace));
-    const context: RenderContext = { ...rendered.context, gang: chosen.gang };
+    const routable = this.#deps.informers.served(resources.httpRoutes, metadata.namespace) === "served";
+    const context: RenderContext = { ...rendered.context, gang: chosen.gang, routable };
     const { runtimeImage, offered } = rendered;
     const stableTemplateHash = deployment.status.rollout?.stableTemplateHash;
     const uncertified = gatewaysWait ? [] : await attempt(failures, () => this.#certifyGateway(deployment), []);

@@ -34,6 +34,8 @@ export interface RenderContext {
   readonly gang?: Gang | undefined;
   /** The seed that ranks have the model from; without one they mount it. */
   readonly seed?: SeedWish | undefined;
+  /** True where the cluster has HTTPRoutes that we may handle. */
+  readonly routable?: boolean;
 }
 
 export interface SeedWish {

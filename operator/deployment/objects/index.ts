@@ -6,6 +6,7 @@ import { gangSchedulers } from "../gangs/index.ts";
 import { names, type RenderContext } from "./context.ts";
 import { gatewayDeployment, gatewayReplicas } from "./gateway.ts";
 import { gatewayAutoscaler } from "./gateway-autoscaler.ts";
+import { httpRoute } from "./http-route.ts";
 import { downloaderPolicy, gatewaysPolicy, seedPolicy, workersPolicy } from "./network-policies.ts";
 import { gatewayBudget, gatewayService, serviceAccount, settingsMap, workersBudget, workersService } from "./plumbing.ts";
 import { podGroup } from "./pod-group.ts";
@@ -24,8 +25,8 @@ export interface Rendered {
 }
 
 export function appliedObjects(context: RenderContext): Rendered[] {
-  const { autoscale } = context.deployment.spec.gateway;
-  const { gang, seed } = context;
+  const { autoscale, httpRoute: route } = context.deployment.spec.gateway;
+  const { gang, seed, routable } = context;
   return [
     ...(gang ? [{ resource: gang.scheduler.resource, object: podGroup(context, gang) }] : []),
     { resource: resources.serviceAccounts, object: serviceAccount(context) },
@@ -39,6 +40,7 @@ export function appliedObjects(context: RenderContext): Rendered[] {
     ...(seed ? [{ resource: resources.deployments, object: seedDeployment(context, seed) }] : []),
     gateways(context),
     ...(autoscale ? [{ resource: resources.horizontalPodAutoscalers, object: gatewayAutoscaler(context, autoscale) }] : []),
+    ...(route && routable ? [{ resource: resources.httpRoutes, object: httpRoute(context, route) }] : []),
   ];
 }
 
@@ -75,13 +77,15 @@ export interface Absent {
 export function absentObjects(context: RenderContext): Absent[] {
   const { metadata, spec } = context.deployment;
   const autoscaler = { resource: resources.horizontalPodAutoscalers, name: names.gateway(metadata.name) };
+  const route = { resource: resources.httpRoutes, name: metadata.name };
   const groups = gangSchedulers
     .filter((scheduler) => scheduler !== context.gang?.scheduler)
     .map(({ resource }) => ({ resource, name: names.workers(metadata.name) }));
   const unwanted = policies(context)[1].map((object) => ({ resource: resources.networkPolicies, name: object.metadata.name }));
   const seedName = names.seed(metadata.name);
   const seeds = [resources.deployments, resources.services].map((resource) => ({ resource, name: seedName }));
-  return [...groups, ...unwanted, ...(context.seed ? [] : seeds), ...(spec.gateway.autoscale ? [] : [autoscaler])];
+  const others = [...(spec.gateway.autoscale ? [] : [autoscaler]), ...(spec.gateway.httpRoute ? [] : [route])];
+  return [...groups, ...unwanted, ...(context.seed ? [] : seeds), ...others];
 }
 
 interface GatewayPods {
