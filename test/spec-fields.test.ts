@@ -18,6 +18,7 @@ import { workerPod, workerTemplate } from "../operator/deployment/objects/worker
 import { diffPlans } from "../runtime/placement/diff.ts";
 import { scales } from "./builders/autoscale.ts";
 import { deployment, now, pod, settings, snapshot, view } from "./builders/deployment.ts";
+import { modelResourceChanges } from "./builders/model-resources.ts";
 import { SimCluster } from "./sim/cluster.ts";
 
 /** Leaves of the spec with a value other than their default. Objects, pods, the target or the status follow it. */
@@ -28,11 +29,7 @@ const changes: Record<string, unknown> = {
   "model.secretRef.name": "token",
   "model.cache.persistentVolumeClaim.claimName": "other",
   "model.cache.ephemeral.sizeLimit": "7Gi",
-  ...Object.fromEntries(
-    ["requests", "limits"].flatMap((kind) =>
-      ["cpu", "memory", "ephemeral-storage"].map((what) => [`model.resources.${kind}.${what}`, "7"]),
-    ),
-  ),
+  ...modelResourceChanges,
   replicas: 7,
   "experts.memoryPerRank": "3Gi",
   "runtime.backend": "cpu",
