@@ -3,7 +3,7 @@ import { parseArgs } from "node:util";
 import { runDeployments } from "./deployments.ts";
 
 const usage = `usage: npm run test:scale -- [--deployments N,N,...] [--ranks N] [--layers N] [--experts N]
-                             [--steady SECONDS] [--changes N] [--json]
+                             [--steady SECONDS] [--changes N] [--json] [--profile FOLDER]
 
 Brings up etcd, the API server, its controllers and scheduler, NATS, and the operator as a process of its own, with nodes
 whose pods answer the operator by production code and compute nothing; makes N deployments, and says what it took. Needs root.`;
@@ -15,6 +15,7 @@ const options = {
   experts: { type: "string", default: "32" },
   steady: { type: "string", default: "60" },
   changes: { type: "string", default: "5" },
+  profile: { type: "string" },
   json: { type: "boolean", default: false },
   help: { type: "boolean", short: "h", default: false },
 } as const;
@@ -33,7 +34,7 @@ async function main(argv: readonly string[]): Promise<void> {
     const log = (line: string) => void process.stderr.write(`${((Date.now() - started) / 1000).toFixed(1).padStart(7)} s  ${line}\n`);
     const row = await runDeployments({
       ...{ deployments, ranks: ranks ?? 0, layers: layers ?? 0, experts: experts ?? 0 },
-      ...{ settleSeconds, steadySeconds: steadySeconds ?? 0, changes: Math.min(changes ?? 0, deployments), log },
+      ...{ settleSeconds, steadySeconds: steadySeconds ?? 0, changes: Math.min(changes ?? 0, deployments), profileFolder: values.profile, log },
     });
     process.stdout.write(`${JSON.stringify(row, undefined, values.json ? 0 : 1)}\n`);
   }
