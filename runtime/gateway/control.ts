@@ -5,8 +5,8 @@ import { create } from "@bufbuild/protobuf";
 import { AppError, gatewayRank } from "../../crds/common.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
 import type { Log } from "../observe/log.ts";
-import { type Control, type WatchPush, type WatchStatus, WatchStatusSchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { Calm } from "../wire/calm.ts";
+import { type Control, type WatchPush, type WatchStatus, WatchStatusSchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { callerOf, toStatus } from "../wire/grpc.ts";
 import {
   fromLogLevel,

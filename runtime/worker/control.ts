@@ -5,8 +5,8 @@ import type { EngineInfo } from "../engine/engine.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Log } from "../observe/log.ts";
 import type { SteadyClock } from "../observe/steady-clock.ts";
-import { Calm } from "../wire/calm.ts";
 import { leftMs, slackMs } from "../wire/call-deadline.ts";
+import { Calm } from "../wire/calm.ts";
 import {
   ClockReadingSchema,
   type Control,

@@ -92,7 +92,10 @@ export async function startFleet(options: FleetOptions): Promise<Fleet> {
     closers.push(() => objects.stop());
     objects.start();
     await objects.refresh();
-    const pids = new Map(controlPrograms.map((program) => [program, controlProcess(fleetName, program)])).set("simulated pods", process.pid);
+    const pids = new Map(controlPrograms.map((program) => [program, controlProcess(fleetName, program)])).set(
+      "simulated pods",
+      process.pid,
+    );
     const audit = new AuditLog(auditLog(plane.cluster));
     return {
       ...{ kube, operator, audit, nodes },

@@ -20,6 +20,7 @@ import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, Pod
 import { ClockOffset } from "./clock-offset.ts";
 import { servedOf, toDescription, useOf } from "./described.ts";
 import { Signs } from "./signs.ts";
+import type { Turns } from "./turns.ts";
 
 const describeTimeoutMs = 5_000;
 const callTimeoutMs = 10_000;
@@ -41,20 +42,32 @@ const pushes = new WeakMap<object, WatchPush>();
 type Client = Connected<(typeof Control)["method"]>;
 type WatchStream = ReturnType<Client["watch"]>;
 
+export interface SessionPorts {
+  readonly clock: Clock;
+  readonly network: Pick<Network, "connect">;
+  /** The turns at connecting of all sessions of this process. */
+  readonly turns: Turns;
+  /** What the pod is to log at; as it does when not given. */
+  readonly logLevel?: LogLevel | "";
+}
+
 export class Session implements Link {
   description: Description | undefined;
   status: PodStatus | undefined;
   /** The map is replaced, never changed, so that an observation keeps it as it was. */
   hosted: ReadonlyMap<number, HostedLayer> = new Map();
+  triedAt = Number.POSITIVE_INFINITY;
   downSince: number | undefined;
   lastError = "";
   readonly #target: LinkTarget;
   readonly #clock: Clock;
+  readonly #turns: Turns;
   readonly #client: Client;
   readonly #logLevel: LogLevel | "";
   readonly #tls: ReturnType<typeof fixedTls>;
   #stream: WatchStream | undefined;
   #closed = false;
+  #hasTurn = false;
   #signs = new Signs(lookMs, 0);
   #pings = 0;
   readonly #offset = new ClockOffset();
@@ -62,16 +75,16 @@ export class Session implements Link {
   #plan: PlacementPlan | undefined;
   #stopTimer: () => void = () => {};
 
-  /** `logLevel`: what the pod is to log at; as it does when not given. */
-  constructor(target: LinkTarget, clock: Clock, network: Pick<Network, "connect">, logLevel: LogLevel | "" = "") {
+  constructor(target: LinkTarget, { clock, network, turns, logLevel = "" }: SessionPorts) {
     this.#target = target;
     this.#logLevel = logLevel;
     this.#clock = clock;
+    this.#turns = turns;
     this.downSince = clock.now();
     this.#tls = fixedTls(material(target.identity));
     const { address, serverName } = target;
     this.#client = network.connect(Control, { address, serverName, tls: this.#tls, signEveryMs });
-    void this.#open();
+    this.#open();
   }
 
   get address(): string {
@@ -89,7 +102,23 @@ export class Session implements Link {
     return toSender({ deploymentUid: this.#target.deploymentUid, rank: operatorRank, podUid: "operator", bootId: "operator" });
   }
 
-  async #open(): Promise<void> {
+  #open(): void {
+    this.#turns.enter(() => {
+      this.#hasTurn = true;
+      if (this.#closed) return this.#leave();
+      if (this.triedAt === Number.POSITIVE_INFINITY) this.triedAt = this.#clock.now();
+      void this.#connect();
+    });
+  }
+
+  /** The turn is over: the pod has answered, or will not. */
+  #leave(): void {
+    if (!this.#hasTurn) return;
+    this.#hasTurn = false;
+    this.#turns.leave();
+  }
+
+  async #connect(): Promise<void> {
     try {
       if (this.#target.kind === "worker") {
         const reply = await this.#client.describe({ sender: this.#sender() }, { deadline: this.#deadlineIn(describeTimeoutMs) });
@@ -128,6 +157,7 @@ export class Session implements Link {
         stream.cancel();
         return this.#lost(stream, "the process restarted");
       }
+      this.#leave();
       const first = this.downSince !== undefined;
       this.downSince = undefined;
       this.#signs.heard();
@@ -188,13 +218,14 @@ export class Session implements Link {
 
   #down(error: AppError, silentMs = 0): void {
     if (this.#closed) return;
+    this.#leave();
     this.#stream = undefined;
     this.lastError = error.message;
     this.downSince ??= this.#clock.now() - silentMs;
     this.#target.onChange();
     this.#stopTimer();
     this.#stopTimer = this.#clock.after(reconnectMs, () => {
-      if (!this.#closed) void this.#open();
+      if (!this.#closed) this.#open();
     });
   }
 
@@ -301,6 +332,7 @@ export class Session implements Link {
 
   close(): void {
     this.#closed = true;
+    this.#leave();
     this.#stopTimer();
     this.#stream?.cancel();
     this.#client.close();
