@@ -1,4 +1,4 @@
-// Which statuses of a watched pod are left out.
+// Statuses of a watched pod that are left out, and those that are not.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Calm, calmMsMax } from "./calm.ts";

@@ -1,5 +1,5 @@
-// When a pod that is watched may say nothing: the operator allows it with its pings, for as long as there is no news and the connection
-// itself shows that the pod lives. Who does not allow it hears a status every second, as operators before did. Pure.
+// The silence of a pod that is watched: the operator allows it with its pings, for as long as there is no news and the connection itself
+// shows that the pod lives. Who does not allow it hears a status every second, as operators before did. Pure.
 
 /** No pod is silent for longer, whatever it is allowed: a watcher that gives none of its time to this stream finds out by then. */
 export const calmMsMax = 60_000;

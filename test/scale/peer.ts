@@ -1,5 +1,5 @@
-// The manager of LeaderWorkerSet, pinned as a Go module, doing its like work on the same API server and simulated nodes: groups of pods that
-// are made, found ready and told of. Its pods run nothing. Its StatefulSets are worked by Kubernetes' controller, which is counted beside.
+// The manager of LeaderWorkerSet, pinned as a Go module, at its like work on the same API server and simulated nodes: groups of pods are
+// made, found ready and told of. Its pods run nothing. Its StatefulSets are worked by Kubernetes' own controller, which is counted beside.
 import { type ChildProcess, spawn } from "node:child_process";
 import { createWriteStream, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { request } from "node:https";
