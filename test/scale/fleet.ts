@@ -17,7 +17,7 @@ import { controlPlane } from "../integration/control-plane.ts";
 import { accessObjects, operatorKubeconfig } from "../integration/operator-process.ts";
 import { AuditLog } from "./audit.ts";
 import { each, SimulatedNodes } from "./nodes.ts";
-import { OperatorProcess, operatorNamespace, operatorUser } from "./operator-process.ts";
+import { chartMemoryMiB, OperatorProcess, operatorNamespace, operatorUser } from "./operator-process.ts";
 import { podStarter } from "./pods.ts";
 import { cpuSecondsOf } from "./process-use.ts";
 import { rankModel } from "./ranks.ts";
@@ -38,6 +38,8 @@ interface FleetOptions {
   readonly experts: number;
   /** Where the operator leaves a profile of its CPU; unset: it takes none. */
   readonly profileFolder?: string | undefined;
+  /** The limit of the operator's memory; the chart's when not given. */
+  readonly memoryMiB?: number;
   readonly log: (line: string) => void;
 }
 
@@ -57,7 +59,7 @@ export interface Fleet {
 }
 
 export async function startFleet(options: FleetOptions): Promise<Fleet> {
-  const { deployments, ranks, layers, experts, log } = options;
+  const { deployments, ranks, layers, experts, memoryMiB = chartMemoryMiB, log } = options;
   const folder = mkdtempSync(join(tmpdir(), "enodia-scale-"));
   const closers: (() => unknown)[] = [() => rmSync(folder, { recursive: true, force: true })];
   const close = async (): Promise<void> => {
@@ -85,7 +87,7 @@ export async function startFleet(options: FleetOptions): Promise<Fleet> {
     await nodes.start();
     log(`${count} nodes`);
     const kubeconfig = await operatorKubeconfig(plane, operatorNamespace, folder);
-    const operator = await OperatorProcess.start({ kubeconfig, natsUrl, folder, profileFolder: options.profileFolder });
+    const operator = await OperatorProcess.start({ kubeconfig, natsUrl, folder, profileFolder: options.profileFolder, memoryMiB });
     closers.push(() => operator.stop());
     log("the operator leads");
     const objects = new Informer(resources.moeDeployments, {}, { kube, onError });
