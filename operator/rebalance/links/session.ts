@@ -23,6 +23,7 @@ import { fixedTls, type TlsMaterial } from "../../../runtime/wire/tls.ts";
 import type { ServedTotals } from "../../deployment/ports.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent, UseTotals } from "../ports.ts";
 import { ClockOffset } from "./clock-offset.ts";
+import { sharedBytes } from "./shared-bytes.ts";
 
 const describeTimeoutMs = 5_000;
 const callTimeoutMs = 10_000;
@@ -98,7 +99,10 @@ export class Session implements Link {
   }
 
   #takeDescription(reply: DescribeReply): void {
-    const description = toDescription(reply);
+    const described = toDescription(reply);
+    const { storedBytes, residentBytes } = described;
+    const shared = (bytes: Float64Array) => sharedBytes(this.#target.identity, bytes);
+    const description = { ...described, storedBytes: shared(storedBytes), residentBytes: shared(residentBytes) };
     if (description.podUid !== this.#target.podUid) {
       throw new AppError(`pod ${description.podName} answers with uid ${description.podUid}, expected ${this.#target.podUid}`, {
         code: "WrongPod",
