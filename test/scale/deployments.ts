@@ -7,6 +7,7 @@ import { countOf, type Histogram, histogramOf, quantile, since } from "./histogr
 import { operatorUser } from "./operator-process.ts";
 
 const minuteMs = 60_000;
+export const deploymentsFleet = "scale";
 
 interface DeploymentsRun {
   readonly deployments: number;
@@ -22,7 +23,7 @@ interface DeploymentsRun {
 }
 
 /** A phase as seen from outside: requests by kind, and what they took. */
-interface Phase {
+export interface Phase {
   readonly seconds: number;
   readonly cpuSeconds: number;
   readonly writes: ReadonlyMap<string, number>;
@@ -51,7 +52,7 @@ interface DeploymentsRow {
 
 export async function runDeployments(run: DeploymentsRun): Promise<DeploymentsRow> {
   const { deployments, ranks, log } = run;
-  const fleet = await startFleet(run);
+  const fleet = await startFleet(Object.assign({ name: deploymentsFleet }, run));
   try {
     const all = (wanted: number) => async () => (fleet.serving(wanted) === deployments ? true : undefined);
     const timeoutMs = 5 * minuteMs + deployments * ranks * 250;
@@ -101,7 +102,7 @@ export async function runDeployments(run: DeploymentsRun): Promise<DeploymentsRo
   }
 }
 
-async function phase({ operator, audit }: Fleet, work: () => Promise<unknown>): Promise<Phase> {
+export async function phase({ operator, audit }: Fleet, work: () => Promise<unknown>): Promise<Phase> {
   audit.take(operatorUser);
   const [cpu, samples, started] = [operator.cpuSeconds(), await operator.metrics(), performance.now()];
   await work();
@@ -114,14 +115,14 @@ async function phase({ operator, audit }: Fleet, work: () => Promise<unknown>): 
   return { seconds, cpuSeconds: operator.cpuSeconds() - cpu, writes, reads: totalOf(requests) - totalOf(writes), reconciles };
 }
 
-const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+export const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
-function listed(counts: ReadonlyMap<string, number>): string {
+export function listed(counts: ReadonlyMap<string, number>): string {
   const sorted = [...counts].sort((a, b) => b[1] - a[1]);
   return `${totalOf(counts)} writes (${sorted.map(([key, count]) => `${count} ${key}`).join(", ")})`;
 }
 
-const round = (value: number, digits: number): number => Number(value.toFixed(digits));
+export const round = (value: number, digits: number): number => Number(value.toFixed(digits));
 
 function milliseconds(histogram: Histogram, q: number): number | undefined {
   const seconds = quantile(histogram, q);

@@ -1,9 +1,11 @@
 // `npm run test:scale`: the production operator against a real API server with a simulated fleet of nodes.
 import { parseArgs } from "node:util";
 import { runDeployments } from "./deployments.ts";
+import { worldMain } from "./world-main.ts";
 
 const usage = `usage: npm run test:scale -- [--deployments N,N,...] [--ranks N] [--layers N] [--experts N]
                              [--steady SECONDS] [--changes N] [--json]
+       npm run test:scale -- world --help
 
 Brings up etcd, the API server, its controllers and scheduler, NATS, and the operator as a process of its own, with nodes
 whose pods answer the operator by production code and compute nothing; makes N deployments, and says what it took. Needs root.`;
@@ -23,6 +25,7 @@ const options = {
 const settleSeconds = 75;
 
 async function main(argv: readonly string[]): Promise<void> {
+  if (argv[0] === "world") return worldMain(argv.slice(1));
   const { values } = parseArgs({ args: [...argv], options });
   if (values.help) return void process.stdout.write(`${usage}\n`);
   const [ranks, layers, experts, steadySeconds, changes] = [values.ranks, values.layers, values.experts, values.steady, values.changes].map(
