@@ -101,6 +101,8 @@ function controllers(cluster: ClusterNames, binaries: Binaries): Program[] {
     "authorization-kubeconfig": componentKubeconfig(cluster, identity),
     "bind-address": cluster.hostAddress,
     "leader-elect": false,
+    // The defaults, 20 and 50 a second, would be what a fleet of hundreds of objects waits for.
+    ...{ "kube-api-qps": 200, "kube-api-burst": 400 },
     profiling: false,
   });
   const manager = {

@@ -3,12 +3,13 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { down } from "../cluster/cluster.ts";
-import { deploymentsFleet, runDeployments } from "./deployments.ts";
+import { runDeployments } from "./deployments.ts";
+import { fleetName } from "./fleet.ts";
 
 /** Objects, certificates, plan, statuses and events of a deployment of 3 ranks take 50; a status written for no news exceeds this. */
 const writesMax = 75;
 
-after(() => down(deploymentsFleet));
+after(() => down(fleetName));
 
 test("deployments on simulated nodes come to serve, with few requests, and grow by a rank", { timeout: 180_000 }, async (t) => {
   const shape = { deployments: 3, ranks: 3, layers: 4, experts: 8 };

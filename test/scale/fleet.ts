@@ -10,6 +10,7 @@ import { type Kube, type KubeObject, resources } from "../../operator/kube/kube.
 import { type Bus, createBus } from "../../runtime/wire/nats.ts";
 import { down } from "../cluster/cluster.ts";
 import { auditLog } from "../cluster/control-plane.ts";
+import { controlProcess } from "../cluster/control-process.ts";
 import { stop, until } from "../harness/process.ts";
 import { namespaceObjects } from "../harness/product.ts";
 import { controlPlane } from "../integration/control-plane.ts";
@@ -18,14 +19,18 @@ import { AuditLog } from "./audit.ts";
 import { each, SimulatedNodes } from "./nodes.ts";
 import { OperatorProcess, operatorNamespace, operatorUser } from "./operator-process.ts";
 import { loadOf, podStarter } from "./pods.ts";
+import { cpuSecondsOf } from "./process-use.ts";
 import { rankModel } from "./ranks.ts";
 import { Tally } from "./tally.ts";
 
+/** Of the control plane of many deployments. */
+export const fleetName = "scale";
 export const namespace = "fleet";
 const podsPerNode = 100;
 /** Rows of each layer between two reports of load. */
 const rowsPerReport = 10_000;
 const expertBytes = 1 << 20;
+const controlPrograms = ["kube-apiserver", "etcd", "kube-controller-manager", "kube-scheduler"];
 const manager = { manager: "scale" };
 
 export interface FleetOptions {
@@ -35,6 +40,8 @@ export interface FleetOptions {
   readonly ranks: number;
   readonly layers: number;
   readonly experts: number;
+  /** Where the operator leaves a profile of its CPU; unset: it takes none. */
+  readonly profileFolder?: string | undefined;
   readonly log: (line: string) => void;
   /** How it differs from a fleet of many deployments. */
   readonly shape?: {
@@ -58,6 +65,8 @@ export interface Fleet {
   readonly tally: Tally;
   /** From the next report on ranks tell a load with these weights of each layer's experts. */
   setLoad(weight: Weight): void;
+  /** Seconds of CPU so far of all that is no operator, by program. */
+  othersCpu(): Readonly<Record<string, number>>;
   /** Makes deployments `from` to below `to`. */
   create(from: number, to: number): Promise<void>;
   scale(index: number, replicas: number): Promise<void>;
@@ -106,16 +115,18 @@ export async function startFleet(options: FleetOptions): Promise<Fleet> {
     await nodes.start();
     log(`${room.nodes} nodes`);
     const kubeconfig = await operatorKubeconfig(plane, operatorNamespace, folder);
-    const operator = await OperatorProcess.start({ name, kubeconfig, natsUrl, folder });
+    const operator = await OperatorProcess.start({ name, kubeconfig, natsUrl, folder, profileFolder: options.profileFolder });
     closers.push(() => operator.stop());
     log("the operator leads");
     const objects = new Informer(resources.moeDeployments, {}, { kube, onError });
     closers.push(() => objects.stop());
     objects.start();
     await objects.refresh();
+    const pids = new Map(controlPrograms.map((program) => [program, controlProcess(name, program)])).set("simulated pods", process.pid);
     const audit = new AuditLog(auditLog(plane.cluster));
     return {
       ...{ kube, operator, audit, nodes, tally },
+      othersCpu: () => Object.fromEntries([...pids].map(([program, pid]) => [program, cpuSecondsOf(pid)])),
       setLoad: (weight) => {
         load = loadOf(model, rowsPerReport, weight);
       },

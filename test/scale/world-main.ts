@@ -4,6 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import { runWorld } from "./world.ts";
 
 const usage = `usage: npm run test:scale -- world [--ranks N,N,...] [--layers N] [--experts N] [--steady SECONDS] [--json]
+                                      [--profile FOLDER]
 
 Brings up what \`npm run test:scale\` does, and one deployment of N ranks in it. Says what its operator takes until it serves,
 while nothing changes but the load, to follow a changed load, after the loss of a node of 8 ranks, and to shrink by an
@@ -14,6 +15,7 @@ const options = {
   layers: { type: "string", default: "58" },
   experts: { type: "string", default: "256" },
   steady: { type: "string", default: "60" },
+  profile: { type: "string" },
   json: { type: "boolean", default: false },
   help: { type: "boolean", short: "h", default: false },
 } as const;
@@ -31,7 +33,17 @@ export async function worldMain(argv: readonly string[]): Promise<void> {
     const started = Date.now();
     const log = (line: string) => void process.stderr.write(`${((Date.now() - started) / 1000).toFixed(1).padStart(7)} s  ${line}\n`);
     const shrinkBy = Math.ceil(ranks / leaving);
-    const row = await runWorld({ ranks, layers, experts, shrinkBy, windowSeconds, steadySeconds, idle: true, log });
+    const row = await runWorld({
+      ranks,
+      layers,
+      experts,
+      shrinkBy,
+      windowSeconds,
+      steadySeconds,
+      idle: true,
+      profileFolder: values.profile,
+      log,
+    });
     process.stdout.write(`${JSON.stringify(row, undefined, values.json ? 0 : 1)}\n`);
   }
 }

@@ -36,6 +36,8 @@ interface WorldRun {
   readonly steadySeconds: number;
   /** Waits until connections that nobody uses are closed. */
   readonly idle: boolean;
+  /** See FleetOptions. */
+  readonly profileFolder?: string | undefined;
   readonly log: (line: string) => void;
 }
 
@@ -43,6 +45,8 @@ interface WorldRun {
 interface Took {
   readonly seconds: number;
   readonly cpuSeconds: number;
+  /** Of the process of all ranks. */
+  readonly ranksCpuSeconds: number;
   readonly writes: number;
   /** MiB that the operator sent to ranks, and experts that ranks had from each other and from the store. */
   readonly sentMiB: number;
@@ -84,7 +88,7 @@ export async function runWorld(run: WorldRun): Promise<WorldRow> {
   const spec = { rebalancing: { trigger: { window: `${windowSeconds}s` }, interval: `${windowSeconds}s` } };
   const rankExperts = Math.ceil((memoryOverShare * layers * experts) / ranks);
   const fleet = await startFleet({
-    ...{ name: worldFleet, deployments: 1, ranks, layers, experts, log },
+    ...{ name: worldFleet, deployments: 1, ranks, layers, experts, log, profileFolder: run.profileFolder },
     shape: { nodes, podsPerNode, rankExperts, spec },
   });
   try {
@@ -126,7 +130,12 @@ async function part(what: string, fleet: Fleet, { log }: WorldRun, work: () => P
   const [{ memberships, plans }, after] = [tally.spreads(), tally.totals()];
   const more = (of: keyof Totals) => after[of] - before[of];
   const result = {
-    ...{ seconds: round(took.seconds, 1), cpuSeconds: round(took.cpuSeconds, 1), writes: totalOf(took.writes) },
+    ...{
+      seconds: round(took.seconds, 1),
+      cpuSeconds: round(took.cpuSeconds, 1),
+      ranksCpuSeconds: round(took.othersCpu["simulated pods"] ?? 0, 1),
+      writes: totalOf(took.writes),
+    },
     sentMiB: round(more("operatorBytes") / 2 ** 20, 1),
     ...{ fromPeers: more("fromPeers"), fromStore: more("fromStore"), opened: more("opened"), closed: more("closed") },
     ...{ memberships: memberships.versions, membershipSeconds: round(memberships.slowest, 2), planSeconds: round(plans.slowest, 2) },

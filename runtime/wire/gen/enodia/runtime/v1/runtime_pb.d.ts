@@ -1376,6 +1376,13 @@ export declare type WatchPush = Message<"enodia.runtime.v1.WatchPush"> & {
    * @generated from field: string log_level = 6;
    */
   logLevel: string;
+
+  /**
+   * of a ping: without news a status may be left out, the answer to this ping too, until the last is so old; 0 = never
+   *
+   * @generated from field: uint32 calm_ms = 7;
+   */
+  calmMs: number;
 };
 
 /**
