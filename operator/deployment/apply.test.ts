@@ -59,7 +59,10 @@ test("one that carries our labels and another owner is not touched either", asyn
 test("a status that changes, as with every pod, is no reason to write; whatever else somebody changes is", async () => {
   const budgets = [{ resource: resources.podDisruptionBudgets, object: gatewayBudget(context) }];
   const ref = { namespace: "ns", name: gatewayBudget(context).metadata.name };
-  const live = () => kube.all(resources.podDisruptionBudgets)[0];
+  const live = (): KubeObject | undefined => {
+    const { managedFields: _, ...metadata } = kube.all(resources.podDisruptionBudgets)[0]?.metadata ?? { name: "" };
+    return metadata.uid === undefined ? undefined : { ...kube.all(resources.podDisruptionBudgets)[0]!, metadata }; // as informers hold it
+  };
   let writes = 0;
   const apply: FakeKube["apply"] = (...args) => {
     writes += 1;

@@ -7,7 +7,7 @@ import { isDeepStrictEqual } from "node:util";
 import { AppError, apiVersion } from "../../crds/common.ts";
 import { type FieldConflict, FieldConflictError, hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, type Ref, type Resource, refOf, resources } from "../kube/kube.ts";
-import { applies, entriesBesideStatus, type FieldPath, givenUp } from "../kube/managed-fields.ts";
+import { applies, type FieldPath, givenUp } from "../kube/managed-fields.ts";
 import { mayAdopt } from "./adoption.ts";
 import { conflictText, isAutoscaled, isTakeable, manager } from "./core/field-conflicts.ts";
 import { objectRefusal } from "./core/refusal-text.ts";
@@ -227,10 +227,10 @@ const hashOf = (value: object): string => createHash("sha256").update(JSON.strin
 const stands = (live: KubeObject, { version, substance }: Write): boolean =>
   live.metadata.resourceVersion === version || substanceOf(live) === substance;
 
-/** All of an object that others may have changed under us: its status, and who writes that, is no concern of ours. */
+/** All of an object that others may have changed under us. Its status is no concern of ours, and informers keep nothing of who has what. */
 function substanceOf(object: KubeObject): string {
-  const metadata = Object.assign({}, object.metadata, { resourceVersion: "", managedFields: entriesBesideStatus(object) });
-  return hashOf(Object.assign({}, object, { metadata, status: undefined }));
+  const metadata = Object.assign({}, object.metadata, { resourceVersion: undefined, managedFields: undefined });
+  return hashOf(Object.assign({}, object, { apiVersion: undefined, kind: undefined, metadata, status: undefined }));
 }
 
 const keyOf = ({ resource, object }: Rendered): string => `${resource.plural}/${object.metadata.name}`;

@@ -27,10 +27,6 @@ export function managersOf(
     .map(({ manager = "", operation }) => ({ manager, operation: operation === "Apply" ? "Apply" : "Update" }));
 }
 
-/** Who has what of the object, its status aside. */
-export const entriesBesideStatus = ({ metadata }: KubeObject): readonly object[] =>
-  entriesOf(metadata.managedFields).filter(({ subresource }) => subresource !== "status");
-
 /** True when the manager has the field by applying it. */
 export function applies(manager: string, { metadata }: KubeObject, path: FieldPath): boolean {
   return entriesOf(metadata.managedFields).some((entry) => isApply(entry, manager) && has(entry.fieldsV1, path));
