@@ -7,8 +7,8 @@ const usage = `usage: npm run test:scale -- world [--ranks N,N,...] [--layers N]
                                       [--profile FOLDER]
 
 Brings up what \`npm run test:scale\` does, and one deployment of N ranks in it. Says what its operator takes until it serves,
-while nothing changes but the load, to follow a changed load, after the loss of a node of 8 ranks, and to shrink by an
-eighth. Needs root.`;
+while nothing changes but the load, to follow a changed load, to shrink by an eighth, and after the loss of a node of 8
+ranks. Needs root.`;
 
 const options = {
   ranks: { type: "string", default: "16,64,256" },
@@ -40,7 +40,7 @@ export async function worldMain(argv: readonly string[]): Promise<void> {
       shrinkBy,
       windowSeconds,
       steadySeconds,
-      idle: true,
+      short: false,
       profileFolder: values.profile,
       log,
     });
