@@ -1,5 +1,5 @@
-// Server-side apply of the rendered objects, skipped while neither what we want nor what is there has changed but for its status, which
-// changes with every pod. An object that is not this deployment's is never touched: applied, it would carry our owner reference and be deleted with the deployment. What a
+// Server-side apply of the rendered objects, skipped while neither what we want nor what is there has changed, its status aside. An object
+// that is not this deployment's is never touched: applied, it would carry our owner reference and be deleted with the deployment. What a
 // deleted deployment of the same name left without an owner is taken over, so that a Service keeps its address. Nor is a field touched
 // that somebody else manages: the object stays as it is, and is tried again with back-off (core/field-conflicts.ts).
 import { createHash } from "node:crypto";

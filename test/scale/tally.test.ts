@@ -1,4 +1,4 @@
-// What the tally counts: bytes from outside, connections between processes of its own, and versions on their way.
+// The tally counts bytes from outside, connections between processes of its own, and versions on their way.
 import assert from "node:assert/strict";
 import { connect, createServer, type Server } from "node:net";
 import { test } from "node:test";

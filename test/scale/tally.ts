@@ -1,5 +1,5 @@
-// What the ranks of a simulated fleet see of their own traffic, summed over all that run in this process: bytes that the operator sends them,
-// connections among themselves, load messages, and how long a membership or a plan takes from the first rank to the last.
+// The traffic of the ranks of a simulated fleet, summed over all that run in this process: bytes that the operator sends them, connections
+// among themselves, load messages, and how long a membership or a plan takes from the first rank to the last.
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import type { Socket } from "node:net";
 import { ports } from "../../crds/common.ts";

@@ -1,5 +1,5 @@
-// When a membership is pushed. Each goes to every rank and has a line for every rank, so that its bytes grow with the square of the world:
-// while hundreds of ranks come up, one for each of them would fill the network. Pure; links.ts pushes.
+// The times at which a membership is pushed. Each goes to every rank and has a line for every rank, so that its bytes grow with the square
+// of the world: while hundreds of ranks come up, one for each of them would fill the network. Pure; links.ts pushes.
 import type { Member } from "../ports.ts";
 
 /** A member's line, about. */
