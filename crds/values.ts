@@ -57,7 +57,7 @@ const chartValuesSchema = z
     podSecurityContext: object,
     containerSecurityContext: object,
     serviceAccount: z.strictObject({ create: z.boolean(), name, annotations: stringMap }).partial(),
-    rbac: z.strictObject({ create: z.boolean(), aggregateRoles: z.boolean(), podGroups: z.boolean() }).partial(),
+    rbac: z.strictObject({ create: z.boolean(), aggregateRoles: z.boolean(), podGroups: z.boolean(), httpRoutes: z.boolean() }).partial(),
     podDisruptionBudget: z
       .strictObject({ enabled: z.boolean(), maxUnavailable: z.union([z.int().min(0), z.string().regex(/^\d{1,3}%$/)]) })
       .partial(),
@@ -74,7 +74,15 @@ const chartValuesSchema = z
       })
       .partial(),
     networkPolicy: z.strictObject({ enabled: z.boolean(), apiServerPorts: portList, natsPorts: portList }).partial(),
-    page: z.strictObject({ enabled: z.boolean(), access: z.enum(pageAccesses), tokenSecret: name, from: objects }).partial(),
+    page: z
+      .strictObject({
+        enabled: z.boolean(),
+        access: z.enum(pageAccesses),
+        tokenSecret: name,
+        namespaces: z.array(z.string().min(1).max(63)),
+        from: objects,
+      })
+      .partial(),
     huggingface: z.strictObject({ endpoint: z.string().regex(/^(https?:\/\/\S+)?$/) }).partial(),
     tracing: z.strictObject({ otlpEndpoint: z.string().regex(/^(https?:\/\/\S+)?$/), sampleRatio: ratio }).partial(),
     monitoring: z

@@ -28,6 +28,7 @@ import { gatewayFacts, gatewayModels, gatewayPods, nodesSeen, podFacts } from ".
 import { findOrphans, isOfOther } from "./orphans.ts";
 import type { Deployments, Rebalance, World } from "./ports.ts";
 import type { ProgressTalks } from "./progress-talks.ts";
+import { routeFacts } from "./route-facts.ts";
 import { ServedWatch } from "./served-watch.ts";
 import { type Aim, type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
 import type { StatusWriter } from "./status-writer.ts";
@@ -265,6 +266,8 @@ export class Reconciler {
       autoscaler: informers.get("horizontalPodAutoscalers", front),
     };
     const gateway = gatewayFacts(objects, this.#gatewayPods(deployment), now().getTime());
+    const way = informers.get("httpRoutes", { namespace, name });
+    const route = routeFacts(informers.served(resources.httpRoutes, namespace), way && owns(way, uid) ? way : undefined);
     const settled = pods.length > 0 && pods.every((pod) => pod.ready);
     const { claim, failure } = settled ? { claim: "Present" as const, failure: undefined } : await this.#claim(deployment);
     const snapshot: Snapshot = {
@@ -273,6 +276,7 @@ export class Reconciler {
       pods,
       orphans: findOrphans(this.#deps, deployment),
       gateway,
+      route,
       templateHash: template.hash,
       rollout: rollout && { ...rollout, comparison: this.#compare(deployment, template.hash, pods) },
       runtimeImage,

@@ -152,7 +152,8 @@ export class SpecPass {
     const rendered = this.#render(deployment, pods());
     const { accepted, stable, workers, gateways, wanted, gateway, back } = rendered;
     const chosen = chooseGang(deployment, pods(), (resource) => this.#deps.informers.served(resource, metadata.namespace));
-    const context: RenderContext = { ...rendered.context, gang: chosen.gang };
+    const routable = this.#deps.informers.served(resources.httpRoutes, metadata.namespace) === "served";
+    const context: RenderContext = { ...rendered.context, gang: chosen.gang, routable };
     const { runtimeImage, offered } = rendered;
     const stableTemplateHash = deployment.status.rollout?.stableTemplateHash;
     const uncertified = gatewaysWait ? [] : await attempt(failures, () => this.#certifyGateway(deployment), []);

@@ -31,6 +31,8 @@ export interface RenderContext {
   readonly settings: Settings;
   /** Who starts ranks together; without it each finds room alone. */
   readonly gang?: Gang | undefined;
+  /** True where the cluster has HTTPRoutes that we may handle. */
+  readonly routable?: boolean;
 }
 
 export type Component = "worker" | "gateway" | typeof downloaderComponent | "tls" | "shared";
