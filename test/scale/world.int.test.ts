@@ -1,5 +1,5 @@
-// The short form of `npm run test:scale -- world`: 16 ranks on simulated nodes, through what a large world goes through. It holds counts and
-// bytes to bounds, which do not depend on how busy the machine is.
+// The short form of `npm run test:scale -- world`: 16 ranks on simulated nodes, through what a large world goes through. It holds counts
+// and bytes to bounds, which do not depend on how busy the machine is.
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { down } from "../cluster/cluster.ts";
