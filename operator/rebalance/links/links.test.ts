@@ -124,3 +124,35 @@ test("a worker hears the plan once per process, unless a plan began with it, and
   assert.deepEqual(links.tell(seen([view(0, "a"), view(1, "a", false)], 6_002, 6_001), plan), { joined: [], lost: [] });
   assert.deepEqual(links.tell(seen(both, 6_003, 6_003), plan).joined, [{ rank: 1, bootId: "a" }], "it was silent when the plan began");
 });
+
+test("in a large world news that may wait is pushed once for many, and before a plan; a loss is pushed at once", () => {
+  const { links, fakes } = opened();
+  const many = Array.from({ length: 256 }, (_, rank) => member(rank));
+  const pushed = () => fakes[0]!.pushed.length;
+  links.setMembers(many.slice(0, 200), false);
+  assert.equal(pushed(), 1);
+  links.setMembers(many.slice(0, 201), false);
+  links.setMembers(many.slice(0, 202), false);
+  assert.equal(pushed(), 1);
+  links.sync(world, identity, undefined, now + 2_000);
+  links.setMembers(many.slice(0, 203), false);
+  assert.equal(fakes[0]?.pushed.at(-1)?.members.length, 203);
+  links.setMembers(many, false);
+  assert.equal(pushed(), 2);
+  links.planBegins(new Map());
+  assert.equal(fakes[0]?.pushed.at(-1)?.members.length, 256, "a plan may name all of them");
+  links.planBegins(new Map());
+  links.setMembers(many, false);
+  assert.equal(pushed(), 3, "once");
+  links.setMembers([...many.slice(0, 255), { ...member(255), state: "lost" }], false);
+  assert.equal(fakes[0]?.pushed.at(-1)?.members.at(-1)?.state, "lost");
+});
+
+test("a membership that waited for nothing any more is not pushed", () => {
+  const { links, fakes } = opened();
+  const many = Array.from({ length: 256 }, (_, rank) => member(rank));
+  const before: Member[] = [...many.slice(0, 255), { ...member(255), state: "joining" }];
+  for (const members of [before, many, before]) links.setMembers(members, false);
+  links.planBegins(new Map());
+  assert.equal(fakes[0]?.pushed.length, 1);
+});

@@ -7,6 +7,7 @@ import { type Identity, type World, workerServerName } from "../../deployment/po
 import { lostAfterMs } from "../members.ts";
 import type { Observed } from "../observed.ts";
 import type { Link, Member, Membership, OpenLink, PlanMember } from "../ports.ts";
+import { mayWait, spacingMs } from "./push-times.ts";
 
 interface Entry {
   readonly link: Link;
@@ -35,6 +36,9 @@ export class Links {
   #now = 0;
   #identity: Identity | undefined;
   #lastMembers = "";
+  #pushedAt = Number.NEGATIVE_INFINITY;
+  /** A membership that waits for its time. */
+  #waiting: { readonly members: readonly Member[]; readonly sampleTransitions: boolean; readonly text: string } | undefined;
   /** What was pushed last; one object for all links, which encode it once. */
   #membership: Membership | undefined;
   /** The bootId of the worker process that was told the plan last, by rank. */
@@ -97,12 +101,27 @@ export class Links {
     return opened;
   }
 
-  /** Pushes membership, and whether workers are to follow tokens from layer to layer, if they differ from the last. */
+  /**
+   * Pushes membership, and whether workers are to follow tokens from layer to layer, if they differ from the last: at once, or where
+   * that may wait, at a later look.
+   */
   setMembers(members: readonly Member[], sampleTransitions: boolean): void {
     const text = JSON.stringify([members, sampleTransitions]);
     const reported = Math.max(0, ...this.all().map((link) => link.status?.membershipVersion ?? 0));
+    this.#waiting = undefined;
     if (text === this.#lastMembers && reported <= this.#version) return;
+    this.#waiting = { members, sampleTransitions, text };
+    const early = this.#now - this.#pushedAt < spacingMs(members.length);
+    if (early && reported <= this.#version && mayWait(this.#membership?.members ?? [], members)) return;
+    this.#pushMembers(reported);
+  }
+
+  #pushMembers(reported = 0): void {
+    if (!this.#waiting) return;
+    const { members, sampleTransitions, text } = this.#waiting;
+    this.#waiting = undefined;
     this.#lastMembers = text;
+    this.#pushedAt = this.#now;
     // Pods ignore what is older than what they have: a new leader goes on from its clock, or from a leader whose clock was ahead.
     this.#version = Math.max(this.#version, reported, this.#version === 0 ? this.#now : 0) + 1;
     this.#membership = { version: this.#version, members, sampleTransitions };
@@ -111,9 +130,10 @@ export class Links {
 
   /**
    * Takes note of the processes that a plan begins with: the rollout itself tells them of it. Any other is to join once it is there, also
-   * one that is silent for less than the grace and had heard the plan before.
+   * one that is silent for less than the grace and had heard the plan before. Whom the plan names is known everywhere before.
    */
   planBegins(members: ReadonlyMap<number, PlanMember>): void {
+    this.#pushMembers();
     this.#told.clear();
     for (const [rank, { bootId }] of members) this.#told.set(rank, bootId);
   }

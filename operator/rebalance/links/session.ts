@@ -19,6 +19,7 @@ import { fixedTls, type TlsMaterial } from "../../../runtime/wire/tls.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
 import { ClockOffset } from "./clock-offset.ts";
 import { servedOf, toDescription, useOf } from "./described.ts";
+import { sharedBytes } from "./shared-bytes.ts";
 import { Signs } from "./signs.ts";
 import type { Turns } from "./turns.ts";
 
@@ -132,7 +133,10 @@ export class Session implements Link {
   }
 
   #takeDescription(reply: DescribeReply): void {
-    const description = toDescription(reply);
+    const described = toDescription(reply);
+    const { storedBytes, residentBytes } = described;
+    const shared = (bytes: Float64Array) => sharedBytes(this.#target.identity, bytes);
+    const description = { ...described, storedBytes: shared(storedBytes), residentBytes: shared(residentBytes) };
     if (description.podUid !== this.#target.podUid) {
       throw new AppError(`pod ${description.podName} answers with uid ${description.podUid}, expected ${this.#target.podUid}`, {
         code: "WrongPod",
