@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { rules } from "./openapi.ts";
 import { duration } from "./quantity.ts";
+import { scaleToZero } from "./scale-to-zero.ts";
 
 /** In the order in which they are documented. */
 const autoscaleMetrics = ["queuedTokensPerRank", "kvUse", "tokensPerSecondPerRank"] as const;
@@ -67,6 +68,7 @@ export const autoscale = z
       })
       .prefault({})
       .meta({ description: "How fast it may go." }),
+    scaleToZero,
   })
   .optional()
   .meta({

@@ -35,6 +35,11 @@ export interface ControlOptions {
   readonly notReady: () => readonly string[];
   readonly activeRequests: () => number;
   readonly draining: () => boolean;
+  readonly idleMs: () => number;
+  /** No rank serves, and one is needed. */
+  readonly wantsRanks: () => boolean;
+  /** Calls it when a request comes in; returns how to stop. */
+  readonly onEnter: (listener: () => void) => () => void;
 }
 
 type ControlHandlers = Handlers<(typeof Control)["method"]>;
@@ -69,7 +74,12 @@ export function controlHandlers(options: ControlOptions): ControlHandlers {
       // A watcher that does not read needs no heap of old statuses: it gets the newest when it reads on.
       const send = () => void (call.writableNeedDrain || call.write(statusOf(options, plan)));
       const timer = setInterval(send, statusEveryMs);
-      const stop = () => clearInterval(timer);
+      // At once: the first request of a deployment that was scaled to zero waits for it.
+      const stopListening = options.onEnter(() => options.wantsRanks() && send());
+      const stop = () => {
+        clearInterval(timer);
+        stopListening();
+      };
       const refuse = (caught: unknown) => {
         stop();
         options.log.warn({ err: caught }, "watch refused");
@@ -116,6 +126,7 @@ function statusOf(options: ControlOptions, plan: PlacementPlan | undefined): Wat
     activeRequests: options.activeRequests(),
     draining: options.draining(),
     membershipVersion: BigInt(options.membership()?.version ?? 0),
+    front: { idleMs: BigInt(Math.floor(options.idleMs())), wantsRanks: options.wantsRanks() },
   });
 }
 

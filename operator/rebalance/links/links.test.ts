@@ -14,6 +14,7 @@ const world = {
   workers: [0, 1].map((rank) => ({ rank, uid: `w${rank}`, ip: `10.0.0.${rank}`, lost: false })),
   gateways: [{ name: "g", uid: "g", ip: "10.0.1.0" }],
 } as unknown as World;
+const plain = { sampleTransitions: false };
 const member = (rank: number): Member => ({ rank, podName: "", podUid: `w${rank}`, bootId: "b", address: "", state: "active" });
 
 interface FakeLink {
@@ -21,7 +22,8 @@ interface FakeLink {
   readonly pushed: Membership[];
   readonly plans: number[];
   readonly renewed: string[];
-  status: { membershipVersion: number };
+  downSince?: number;
+  status: { membershipVersion: number; front?: { idleMs: number; wantsRanks: boolean } };
 }
 
 function opened() {
@@ -33,6 +35,9 @@ function opened() {
       const link = {
         get status() {
           return fake.status;
+        },
+        get downSince() {
+          return fake.downSince;
         },
         push: (membership: Membership) => void fake.pushed.push(membership),
         pushPlan: (plan: { epoch: number }) => void fake.plans.push(plan.epoch),
@@ -49,22 +54,40 @@ function opened() {
 
 test("membership goes on from the clock, or from a higher version that a pod has from a leader before", () => {
   const { links, fakes } = opened();
-  links.setMembers([member(0)], false);
-  links.setMembers([member(0)], false);
+  links.setMembers([member(0)], plain);
+  links.setMembers([member(0)], plain);
   assert.deepEqual(
     fakes[0]?.pushed.map(({ version }) => version),
     [now + 1],
   );
   fakes[1]!.status = { membershipVersion: now + 500 };
-  links.setMembers([member(0)], false);
+  links.setMembers([member(0)], plain);
   assert.deepEqual(
     fakes[0]?.pushed.map(({ version }) => version),
     [now + 1, now + 501],
     "the same members, said so that they are heard",
   );
   fakes[0]!.status = { membershipVersion: now + 501 };
-  links.setMembers([member(0), member(1)], false);
+  links.setMembers([member(0), member(1)], plain);
   assert.equal(fakes[2]?.pushed.at(-1)?.version, now + 502);
+});
+
+test("a gateway holds requests once it has heard so, and what it says counts while it is heard", () => {
+  const { links, fakes } = opened();
+  const gateway = fakes.find(({ target }) => target.kind === "gateway") ?? assert.fail();
+  const told = () => links.gateways(world.gateways)[0];
+  assert.deepEqual(told(), { name: "g", idleMs: undefined, wantsRanks: false, holds: false }, "a gateway of an earlier release");
+  gateway.status = { membershipVersion: 0, front: { idleMs: 7, wantsRanks: true } };
+  assert.deepEqual(told(), { name: "g", idleMs: 7, wantsRanks: true, holds: false });
+  links.setMembers([], { holdMs: 60_000 });
+  assert.equal(gateway.pushed.at(-1)?.holdMs, 60_000);
+  assert.equal(told()?.holds, false, "pushed is not heard");
+  gateway.status = { membershipVersion: now + 1, front: { idleMs: 8, wantsRanks: false } };
+  assert.equal(told()?.holds, true);
+  links.setMembers([], plain);
+  assert.equal(told()?.holds, false);
+  gateway.downSince = now;
+  assert.deepEqual(told(), { name: "g", idleMs: undefined, wantsRanks: false, holds: false });
 });
 
 test("a renewed certificate goes to the links that are open, which stay open", () => {

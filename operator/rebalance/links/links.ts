@@ -3,7 +3,7 @@
 // the calls to one pod are session.ts.
 import { ports } from "../../../crds/common.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
-import { type Identity, type World, workerServerName } from "../../deployment/ports.ts";
+import { type GatewayPod, type GatewayView, type Identity, type World, workerServerName } from "../../deployment/ports.ts";
 import { lostAfterMs } from "../members.ts";
 import type { Observed } from "../observed.ts";
 import type { Link, Member, Membership, OpenLink, PlanMember } from "../ports.ts";
@@ -54,6 +54,17 @@ export class Links {
     return [...this.#workers.values(), ...this.#gateways.values()].map(({ link }) => link);
   }
 
+  /** What each of these gateways says. */
+  gateways(pods: readonly GatewayPod[]): GatewayView[] {
+    const { version = 0, holdMs = 0 } = this.#membership ?? {};
+    return pods.map(({ name, uid }) => {
+      const link = this.#gateways.get(uid)?.link;
+      const status = link?.downSince === undefined ? link?.status : undefined;
+      const { idleMs, wantsRanks = false } = status?.front ?? {};
+      return { name, idleMs, wantsRanks, holds: idleMs !== undefined && holdMs > 0 && (status?.membershipVersion ?? 0) >= version };
+    });
+  }
+
   /** Opens and closes links as pods come and go. A gateway that comes up is told the `plan` that holds at once. */
   sync(world: World, identity: Identity, plan: PlacementPlan | undefined, now: number): void {
     const { ref } = world;
@@ -97,15 +108,20 @@ export class Links {
     return opened;
   }
 
-  /** Pushes membership, and whether workers are to follow tokens from layer to layer, if they differ from the last. */
-  setMembers(members: readonly Member[], sampleTransitions: boolean): void {
-    const text = JSON.stringify([members, sampleTransitions]);
+  /** Pushes membership, and what workers and gateways are to do beside, if they differ from the last. */
+  setMembers(members: readonly Member[], { sampleTransitions, holdMs = 0 }: Omit<Membership, "version" | "members">): void {
+    const text = JSON.stringify([members, sampleTransitions, holdMs]);
     const reported = Math.max(0, ...this.all().map((link) => link.status?.membershipVersion ?? 0));
     if (text === this.#lastMembers && reported <= this.#version) return;
     this.#lastMembers = text;
     // Pods ignore what is older than what they have: a new leader goes on from its clock, or from a leader whose clock was ahead.
     this.#version = Math.max(this.#version, reported, this.#version === 0 ? this.#now : 0) + 1;
-    this.#membership = { version: this.#version, members, sampleTransitions };
+    this.#membership = {
+      version: this.#version,
+      members,
+      ...(sampleTransitions ? { sampleTransitions } : {}),
+      ...(holdMs > 0 ? { holdMs } : {}),
+    };
     for (const link of this.all()) link.push(this.#membership);
   }
 

@@ -9,6 +9,7 @@ import { slackMs } from "../../../runtime/wire/call-deadline.ts";
 import {
   Control,
   type DescribeReply,
+  type Front,
   type Served,
   type Use,
   type WatchPush,
@@ -197,6 +198,7 @@ export class Session implements Link {
       membershipVersion: toNumber(status.membershipVersion, "status.membershipVersion"),
       served: status.served && servedOf(status.served),
       use: status.use && useOf(status.use),
+      front: status.front && frontOf(status.front),
     };
     if (status.hosted.length === 0) return;
     const hosted = new Map(this.hosted);
@@ -305,8 +307,10 @@ function material(identity: LinkTarget["identity"]): TlsMaterial {
 
 /** True where somebody may wait for what a status says. Loads and bytes come and go; the next look of the loop sees them. */
 function isNews(before: PodStatus | undefined, after: PodStatus | undefined): boolean {
-  const awaited = ({ epoch, planHash, ready, notReadyReason, draining, leaving, membershipVersion, activeRequests }: PodStatus) =>
-    JSON.stringify([epoch, planHash, ready, notReadyReason, draining, leaving, membershipVersion, draining && activeRequests]);
+  const awaited = ({ epoch, planHash, ready, notReadyReason, draining, leaving, membershipVersion, activeRequests, front }: PodStatus) => {
+    const busy = draining && activeRequests;
+    return JSON.stringify([epoch, planHash, ready, notReadyReason, draining, leaving, membershipVersion, busy, front?.wantsRanks]);
+  };
   return (before && awaited(before)) !== (after && awaited(after));
 }
 
@@ -318,6 +322,10 @@ function servedOf({ requests, failed, gaps, gapMicros }: Served): ServedTotals {
     gaps: field(gaps, "gaps"),
     gapMicros: field(gapMicros, "gapMicros"),
   };
+}
+
+function frontOf({ idleMs, wantsRanks }: Front): PodStatus["front"] {
+  return { idleMs: toNumber(idleMs, "status.front.idleMs"), wantsRanks };
 }
 
 function useOf({ kvBlocks, kvBlocksUsed, tokens }: Use): UseTotals {
