@@ -55,7 +55,7 @@ const heldBack: Readonly<Record<string, string>> = {
     "takes 6 minutes; runtime/trainer/trainer.test.ts has the bits of a stopped run, operator/training/training.int.test.ts the real API server",
   "20-autoscale":
     "takes 6 minutes; operator/deployment/autoscaler.test.ts has the same in a simulated cluster, autoscaler.int.test.ts other writers on a real API server",
-  "24-zero":
+  "25-zero":
     "takes 4 minutes; operator/deployment/autoscaler-zero.test.ts has the same with a gateway played, runtime/gateway/hold.int.test.ts a real one",
   "22-hundred-faults":
     "takes an hour; test/sim/faults.test.ts has seeded faults of a simulated cluster, 3-failures and 4-outages some of these",

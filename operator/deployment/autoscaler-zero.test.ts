@@ -1,4 +1,4 @@
-// Zero ranks in the deployment plane, on the in-memory API: who is told before the last rank goes, what brings ranks back, whose zero it is,
+// Zero ranks in the deployment plane, on the in-memory API: who is told before the last rank goes, what brings them back, whose zero it is,
 // and a crash between the number and the status. Gateways are played here; runtime/gateway/hold.int.test.ts has a real one.
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";

@@ -153,13 +153,13 @@ export class Autoscaler {
 
   /**
    * The API server does not note who sets through /scale what nobody has: neither this write nor anybody's after it would be told from
-   * another's. A write to the object itself makes the number ours.
+   * another's; nor who sets 0, which it takes for a field that is left out. A write to the object itself makes the number ours.
    */
   async #set(live: KubeObject, replicas: number, owner: Ownership): Promise<void> {
     const { kube } = this.#deps;
     const { resourceVersion = "" } = live.metadata;
     const by = { manager: autoscaler };
-    if (owner.type !== "nobody") await kube.scale(resources.moeDeployments, refOf(live), { replicas, resourceVersion }, by);
+    if (owner.type !== "nobody" && replicas > 0) await kube.scale(resources.moeDeployments, refOf(live), { replicas, resourceVersion }, by);
     else await kube.patch(resources.moeDeployments, refOf(live), { metadata: { resourceVersion }, spec: { replicas } }, by);
   }
 

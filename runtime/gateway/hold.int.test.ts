@@ -1,4 +1,4 @@
-// A gateway of a deployment that is scaled to zero, over real HTTP and real gRPC: it is ready, holds what comes, tells the operator at once,
+// A gateway of a deployment that is scaled to zero, over real HTTP and gRPC: it is ready, holds what comes, tells the operator at once,
 // answers with the right text when a rank has come, and refuses when none does in time.
 import assert from "node:assert/strict";
 import { test } from "node:test";

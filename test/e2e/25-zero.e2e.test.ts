@@ -1,5 +1,5 @@
-// Zero ranks and back on the real cluster: the load stops, all ranks go, and those who ask then get the text that they got before. No request
-// fails. The time to the first token from zero is printed.
+// Zero ranks and back on the real cluster: the load stops, all ranks go, and those who ask then get the text that they got before. No
+// request fails. The time to the first token from zero is printed.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { type Load, startLoad } from "../harness/load.ts";
