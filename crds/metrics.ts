@@ -8,6 +8,7 @@
 
 import { conditionStatuses } from "./conditions.ts";
 import {
+  autoscaleFaults,
   failoverReasons,
   frameStallParts,
   memberStates,
@@ -232,6 +233,16 @@ const table = {
   enodia_deployment_condition: managed.gauge("1 for the present status of each condition, 0 for the others.", {
     type: "open",
     status: conditionStatuses,
+  }),
+  enodia_autoscale_ranks: managed.gauge("Ranks that the load asks for, and the least and most that the autoscaler sets.", {
+    state: ["asked", "least", "most"],
+  }),
+  enodia_autoscale_value: managed.gauge("A metric of the autoscaler, as a mean of the ranks; none while one of them does not report it.", {
+    metric: "open",
+  }),
+  enodia_autoscale_target: managed.gauge("What that metric is to be.", { metric: "open" }),
+  enodia_autoscale_frozen: managed.gauge("1 while the autoscaler sets nothing for this reason, though ranks are wanted, else 0.", {
+    reason: autoscaleFaults,
   }),
   enodia_placement_epoch: managed.gauge("Epoch of the ExpertPlacement."),
   enodia_placement_epoch_lag: managed.gauge("Epoch of the ExpertPlacement less the lowest epoch an active rank serves."),
