@@ -83,7 +83,7 @@ export interface PodStatus {
   readonly front?: FrontTotals | undefined;
 }
 
-export interface FrontTotals {
+interface FrontTotals {
   /** Milliseconds since it had a request, or was ready for the first; 0 while it has one. */
   readonly idleMs: number;
   /** No rank serves, and one is needed. */
