@@ -22,6 +22,7 @@ const requests = (code: string): string => `enodia_gateway_requests_total{${moe}
 const firstToken = (le: string): string => `enodia_gateway_time_to_first_token_seconds_bucket{${moe}, le="${le}"}`;
 const autoscaled = (state: string): string => `enodia_autoscale_ranks{${moe}, state="${state}"}`;
 const frozen = (reason: string): string => `enodia_autoscale_frozen{${moe}, reason="${reason}"}`;
+const rolling = `enodia_operation_active{${moe}, type="Roll"}`;
 const steady = (value: number): string => `${value}+0x180`;
 const growing = (perMinute: number): string => `0+${perMinute}x180`;
 
@@ -46,6 +47,9 @@ export const healthy: Series = {
   [`enodia_telemetry_age_seconds{${moe}}`]: steady(4),
   [`enodia_rebalance_in_progress{${moe}}`]: steady(0),
   [`enodia_rebalance_deadline_timestamp_seconds{${moe}}`]: steady(60),
+  [rolling]: steady(0),
+  [`enodia_operation_deadline_timestamp_seconds{${moe}}`]: steady(600),
+  [`enodia_rollout_rolled_back{${moe}}`]: steady(0),
   [requests("200")]: growing(120),
   [firstToken("0.1")]: growing(60),
   [firstToken("0.5")]: growing(120),
@@ -204,6 +208,29 @@ export const faults: readonly Fault[] = [
       [requests("200")]: steady(0),
     },
     firing: { "31m": {}, "2h": {} },
+  },
+  {
+    what: "a roll was taken back, until the spec is corrected after an hour",
+    series: { [`enodia_rollout_rolled_back{${moe}}`]: "0+0x4 1+0x60 0+0x115" },
+    firing: { "4m": {}, "6m": { EnodiaRolledBack: ofMoe }, "1h6m": {} },
+  },
+  {
+    what: "a roll outlives its deadline",
+    series: { [rolling]: steady(1), [`enodia_operation_deadline_timestamp_seconds{${moe}}`]: steady(600) },
+    firing: { "15m": {}, "17m": { EnodiaRollStalled: ofMoe } },
+  },
+  {
+    what: "a roll of a minute, and another one after an hour within its deadline",
+    series: { [rolling]: "1+0x1 0+0x60 1+0x120", [`enodia_operation_deadline_timestamp_seconds{${moe}}`]: "600+0x60 12000+0x120" },
+    firing: { "17m": {}, "2h": {} },
+  },
+  {
+    what: "a start outlives its deadline, for which other alerts are there",
+    series: {
+      [`enodia_operation_active{${moe}, type="Start"}`]: steady(1),
+      [`enodia_operation_deadline_timestamp_seconds{${moe}}`]: steady(600),
+    },
+    firing: { "17m": {}, "2h": {} },
   },
   {
     what: "a job makes no step after its first twenty minutes",

@@ -1,8 +1,11 @@
-// Gauges of the deployment plane, read from the statuses in the cache at each scrape.
+// Figures of the deployment plane: gauges, read from the statuses in the cache at each scrape, and rolls that were taken back, counted as
+// statuses come.
 import { autoscaleMetrics } from "../../crds/autoscale.ts";
 import { conditionStatuses } from "../../crds/conditions.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../crds/moe-deployment.ts";
 import { autoscaleFaults } from "../../crds/names.ts";
+import { operationTypes } from "../../crds/operation.ts";
+import { type RollbackReason, type RolledBack, rollbackReasons } from "../../crds/rollout.ts";
 import type { Metrics } from "../../runtime/observe/metrics.ts";
 import type { KubeObject } from "../kube/kube.ts";
 
@@ -38,6 +41,7 @@ function record(metrics: Gauges, object: KubeObject): void {
   });
   metrics.set("enodia_deployment_ranks", Math.max(0, replicas - desired), { ...labels, state: "draining" });
   recordAutoscale(metrics, { spec, status }, labels);
+  recordOperation(metrics, labels, status);
   for (const condition of status.conditions ?? []) {
     for (const value of conditionStatuses) {
       metrics.set("enodia_deployment_condition", condition.status === value ? 1 : 0, { ...labels, type: condition.type, status: value });
@@ -74,5 +78,41 @@ function recordAutoscale(
     const frozen = scaling?.status === "False" && scaling.reason === reason ? 1 : 0;
     if (scaling) metrics.set("enodia_autoscale_frozen", frozen, { ...labels, reason });
     else metrics.unset("enodia_autoscale_frozen", { ...labels, reason });
+  }
+}
+
+interface Labels {
+  readonly namespace: string;
+  readonly deployment: string;
+}
+
+const seconds = (time: string): number => Date.parse(time) / 1000;
+
+function recordOperation(metrics: Pick<Metrics<"operator">, "set">, labels: Labels, status: MoEDeployment["status"]): void {
+  const { operation, history = [], rollout } = status;
+  for (const type of operationTypes) {
+    metrics.set("enodia_operation_active", operation?.type === type ? 1 : 0, { ...labels, type });
+    const last = history.find((one) => one.type === type); // the newest is first
+    if (last) metrics.set("enodia_operation_last_duration_seconds", seconds(last.endTime) - seconds(last.startTime), { ...labels, type });
+  }
+  if (operation) metrics.set("enodia_operation_deadline_timestamp_seconds", seconds(operation.deadline), labels);
+  metrics.set("enodia_rollout_rolled_back", rollout?.rolledBack ? 1 : 0, labels);
+}
+
+/** Rolls that are taken back while this replica looks on, each once however often its status comes. */
+export class Rollbacks {
+  readonly #last = new Map<string, string>();
+
+  /** The reason of a roll that was taken back since the last look at this object; the first look has nothing to compare with. */
+  see({ metadata: { uid = "" }, status }: KubeObject): RollbackReason | undefined {
+    const { rolledBack } = (status as { readonly rollout?: { readonly rolledBack?: RolledBack } } | undefined)?.rollout ?? {};
+    const before = this.#last.get(uid);
+    const id = rolledBack?.id ?? before ?? "";
+    this.#last.set(uid, id);
+    return before === undefined || before === id ? undefined : rollbackReasons.find((one) => one === rolledBack?.reason);
+  }
+
+  forget({ metadata: { uid = "" } }: KubeObject): void {
+    this.#last.delete(uid);
   }
 }

@@ -4,7 +4,7 @@
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { OnFailure, RolloutType } from "../../../crds/names.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
-import { budgetsOf } from "../../../crds/rollout.ts";
+import { budgetsOf, type RollbackReason } from "../../../crds/rollout.ts";
 import { judgeCanaries, judgesByTime } from "./canary.ts";
 import { living, type PodFacts, type Snapshot, servingPods } from "./snapshot.ts";
 
@@ -135,7 +135,7 @@ function modelHold({ paused, partition }: MoEDeploymentSpec["rolloutStrategy"], 
 }
 
 export interface RollFailure {
-  readonly reason: "Crashing" | "ImageUnavailable" | "ProgressDeadlineExceeded" | "ErrorRateExceeded" | "LatencyExceeded";
+  readonly reason: RollbackReason;
   readonly message: string;
 }
 
