@@ -358,6 +358,7 @@ export class Reconciler {
       desiredRanks,
       workers: snapshot.pods.filter((pod) => !pod.terminal),
       gateways: gatewayPods(this.#gatewayPods(snapshot.deployment)),
+      holdMs: this.#autoscaler.holdMs(snapshot),
       leaving: living(snapshot.pods).flatMap((pod) => {
         // Whoever deleted it: what runs there hands over until its grace period ends.
         const gone = desiredRanks === 0 ? ("Stop" as const) : ("Evict" as const);

@@ -78,6 +78,7 @@ async function startGateway(start: PodStart): Promise<PodProcess> {
     },
     activeRequests: () => 0,
     draining: () => draining,
+    ...{ idleMs: () => 0, wantsRanks: () => false, onEnter: () => () => {} },
   });
   server.add(Control, handlers);
   await server.listen(ip, ports.grpc);
