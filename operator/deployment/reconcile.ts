@@ -15,7 +15,7 @@ import { currentOperation } from "./core/operation.ts";
 import { gatewaysWait, orphanRemovals } from "./core/orphans.ts";
 import { freeRanks, nextStep } from "./core/pod-actions.ts";
 import { rolloutView } from "./core/rollout-status.ts";
-import { living, type PodFacts, type Snapshot } from "./core/snapshot.ts";
+import { type GatewayFacts, living, type PodFacts, type Snapshot } from "./core/snapshot.ts";
 import { nextStatus } from "./core/status.ts";
 import { targetRanks } from "./core/target.ts";
 import { Deliveries } from "./delivery.ts";
@@ -23,13 +23,14 @@ import { execute } from "./execute.ts";
 import type { Identities } from "./identity.ts";
 import type { Informers, PodOverlay } from "./informers.ts";
 import { names, type RenderContext, type Settings } from "./objects/context.ts";
-import { modelPlace, modelText } from "./objects/model-place.ts";
-import { gatewayFacts, gatewayModels, gatewayPods, nodesSeen, podFacts } from "./observe.ts";
+import { modelPlace, modelText, rankModelText } from "./objects/model-place.ts";
+import { gatewayFacts, gatewayModels, gatewayPods, type NodeHealth, nodesSeen, podFacts } from "./observe.ts";
 import { findOrphans, isOfOther } from "./orphans.ts";
 import type { Deployments, Rebalance, World } from "./ports.ts";
 import type { ProgressTalks } from "./progress-talks.ts";
 import { ServedWatch } from "./served-watch.ts";
 import { type Aim, type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
+import { StandIns } from "./stand-ins.ts";
 import type { StatusWriter } from "./status-writer.ts";
 import type { TelemetrySecrets } from "./telemetry-secret.ts";
 
@@ -72,6 +73,7 @@ export class Reconciler {
   readonly #spec: SpecPass;
   readonly #deliveries: Deliveries;
   readonly #autoscaler: Autoscaler;
+  readonly #standIns: StandIns;
   readonly #startedMs: number;
   readonly #served = new ServedWatch();
   readonly #unmade = new Map<string, { readonly message: string; readonly until: number }>();
@@ -81,6 +83,7 @@ export class Reconciler {
     this.#spec = new SpecPass(deps);
     this.#deliveries = new Deliveries(deps);
     this.#autoscaler = new Autoscaler(deps);
+    this.#standIns = new StandIns(deps);
     this.#startedMs = deps.ticks();
   }
 
@@ -113,21 +116,41 @@ export class Reconciler {
     const delivery = await this.#deliveries.run({ deployment: read.deployment, settings });
     const undelivered = delivery.pending !== undefined;
     const pods = this.#pods(read.deployment);
-    const stands = this.#modelSwitch(read.deployment, pods, this.#spec.aim(read.deployment, pods, undelivered));
+    const aim = this.#spec.aim(read.deployment, pods, undelivered);
+    const stands = this.#modelSwitch(read.deployment, pods, aim);
+    const standing = {
+      deployment: read.deployment,
+      pods,
+      gateway: this.#gateway(read.deployment),
+      nodes: this.#nodes(read.deployment),
+      stands,
+      aim,
+    };
+    const standIn = this.#standIns.look(standing);
+    const changes = stands === "Accepting" && !standIn?.holds;
     // Until the last pod of another model is gone nothing is to be rendered but what a suspended deployment has.
     const deployment = stands === "Stopping" ? { ...read.deployment, spec: { ...read.deployment.spec, suspend: true } } : read.deployment;
     const wait = gatewaysWait(findOrphans(this.#deps, deployment), pods, deployment.spec);
-    const options = { undelivered, gatewaysWait: wait || stands === "Accepting" };
+    const front = standIn?.front === "StandIn" ? standIn.child?.name : undefined;
+    const options = { undelivered: undelivered || standIn?.holds === true, gatewaysWait: wait || changes, front };
     const ran = await this.#spec.run({ ...read, deployment }, () => this.#pods(deployment), options);
     // A roll, rank by rank, would bring two models into one world.
-    const inForce = stands === "Accepting" ? { ...ran, successor: "Refused" as const } : ran;
+    const inForce = changes ? { ...ran, successor: "Refused" as const } : ran;
+    const well = ran.refusals.length === 0 && ran.failure === undefined;
+    const unstood = standIn && (await this.#standIns.act(standing, standIn, well));
     const { snapshot, unobserved } = await this.#snapshot(deployment, inForce);
     const { pending, revision, failure, againInMs } = delivery;
-    const seen = { ...snapshot, delivery: { pending, revision }, switching: stands === "Stopping" };
-    const outcome = await this.#proceed(inForce, { snapshot: seen, unobserved: unobserved ?? failure });
+    const seen = {
+      ...snapshot,
+      delivery: { pending, revision },
+      switching: stands === "Stopping",
+      standIn: well || standIn?.child ? standIn : undefined,
+    };
+    const outcome = await this.#proceed(inForce, { snapshot: seen, unobserved: unobserved ?? failure ?? unstood });
     // What the accepted spec says has changed just now: the next pass stops the pods of the other model.
-    const accepting = stands === "Accepting" && ran.refusals.length === 0 && ran.failure === undefined;
-    const waits = [outcome.requeueAfterMs, againInMs, accepting ? switchMs : undefined].filter((ms) => ms !== undefined);
+    const waits = [outcome.requeueAfterMs, againInMs, standIn?.againInMs, changes && well ? switchMs : undefined].filter(
+      (ms) => ms !== undefined,
+    );
     return waits.length === 0 ? outcome : { ...outcome, requeueAfterMs: Math.min(...waits) };
   }
 
@@ -138,11 +161,11 @@ export class Reconciler {
    */
   #modelSwitch(deployment: MoEDeployment, pods: readonly PodFacts[], { aim, accepted }: Aim): "Same" | "Accepting" | "Stopping" {
     if (deployment.spec.suspend || !aim) return "Same";
-    const wanted = modelText(modelPlace(aim));
-    const workers = living(pods).map(({ model }) => model);
-    const gateways = gatewayModels(this.#gatewayPods(deployment), this.#deps.now().getTime());
-    if (![...workers, ...gateways].some((model) => model !== undefined && model !== wanted)) return "Same";
-    return accepted && modelText(modelPlace(accepted)) === wanted ? "Stopping" : "Accepting";
+    const [wanted, wantedText] = [rankModelText(aim), modelText(modelPlace(aim))];
+    const ranks = living(pods).some(({ model }) => model !== undefined && model !== wanted);
+    const fronts = gatewayModels(this.#gatewayPods(deployment), this.#deps.now().getTime());
+    if (!ranks && !fronts.some((model) => model !== undefined && model !== wantedText)) return "Same";
+    return accepted && rankModelText(accepted) === wanted ? "Stopping" : "Accepting";
   }
 
   async #proceed(inForce: InForce, { snapshot, unobserved }: Observed): Promise<Outcome> {
@@ -249,22 +272,31 @@ export class Reconciler {
     const { uid } = deployment.metadata;
     const at = now().getTime();
     const ours = (pod: KubeObject) => pod.metadata.labels?.[labels.component] === "worker" && owns(pod, uid);
-    const nodes = nodesSeen(informers, deployment.spec.scheduling.topology?.key);
+    const nodes = this.#nodes(deployment);
     const observed = overlay.merge(informers.ownedBy("pods", uid).filter(ours), ours).flatMap((pod) => podFacts(pod, nodes, at) ?? []);
     return withLosses(observed, rebalance.view(uid), this.#warmMs() > 0);
   }
 
-  async #snapshot(deployment: MoEDeployment, { template, refusals, runtimeImage, rollout, conflicts }: InForce): Promise<Observed> {
-    const { informers, rebalance, now } = this.#deps;
+  #nodes({ spec }: MoEDeployment): NodeHealth {
+    return nodesSeen(this.#deps.informers, spec.scheduling.topology?.key);
+  }
+
+  #gateway(deployment: MoEDeployment): GatewayFacts {
+    const { informers, now } = this.#deps;
     const { namespace, name, uid } = deployment.metadata;
-    const pods = this.#pods(deployment);
     const front = { namespace, name: names.gateway(name) };
     const found = informers.get("deployments", front);
     const objects = {
       deployment: found && owns(found, uid) ? found : undefined,
       autoscaler: informers.get("horizontalPodAutoscalers", front),
     };
-    const gateway = gatewayFacts(objects, this.#gatewayPods(deployment), now().getTime());
+    return gatewayFacts(objects, this.#gatewayPods(deployment), now().getTime());
+  }
+
+  async #snapshot(deployment: MoEDeployment, { template, refusals, runtimeImage, rollout, conflicts }: InForce): Promise<Observed> {
+    const { rebalance, now } = this.#deps;
+    const { uid } = deployment.metadata;
+    const pods = this.#pods(deployment);
     const settled = pods.length > 0 && pods.every((pod) => pod.ready);
     const { claim, failure } = settled ? { claim: "Present" as const, failure: undefined } : await this.#claim(deployment);
     const snapshot: Snapshot = {
@@ -272,7 +304,7 @@ export class Reconciler {
       deployment,
       pods,
       orphans: findOrphans(this.#deps, deployment),
-      gateway,
+      gateway: this.#gateway(deployment),
       templateHash: template.hash,
       rollout: rollout && { ...rollout, comparison: this.#compare(deployment, template.hash, pods) },
       runtimeImage,
@@ -338,6 +370,7 @@ export class Reconciler {
     this.#unmade.delete(uid);
     this.#served.forget(uid);
     this.#autoscaler.forget(uid);
+    this.#standIns.forget(uid);
     this.#spec.forget(uid);
     this.#deliveries.forget(uid, key);
     this.#deps.rebalance.forget(uid);

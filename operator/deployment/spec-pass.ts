@@ -28,7 +28,7 @@
 //   refused. The last revision with another template becomes the newest, and pods are made of it. Another template ends this, and so does
 //   an annotation that names what was rolled back.
 // - Canaries bake, or rolls are paused: gateways stay as the last template has them with which every rank has served.
-// - The spec has another model (reconcile.ts): all ranks and gateways change at once, without canaries, or not at all while the strategy
+// - The spec has another model or codec (reconcile.ts): all ranks and gateways change at once, behind a stand-in where there is room, without canaries, or not at all while the strategy
 //   is paused, has a partition, or is OnDelete; a roll back to another model changes all of them at once too.
 // - Gateways of an image that has mounted the model's claim go on to mount it (objects/gateway.ts), until they get another image. Ranks
 //   of the release before give no tokenizer: a gateway of this one is ready with the first new rank.
@@ -54,7 +54,7 @@ import type { Informers } from "./informers.ts";
 import type { RenderContext, Settings } from "./objects/context.ts";
 import { gatewayDeployment, gatewayTemplate } from "./objects/gateway.ts";
 import { absentObjects, appliedObjects, type Rendered } from "./objects/index.ts";
-import { modelPlace, modelText } from "./objects/model-place.ts";
+import { rankModelText } from "./objects/model-place.ts";
 import { templateContainer, workerKind } from "./objects/pod-template.ts";
 import { type RenderedPod, type WorkerTemplate, workerTemplate } from "./objects/worker-pod.ts";
 import type { Accepted } from "./revision.ts";
@@ -121,11 +121,14 @@ export function readDeployment(object: KubeObject, accepted: Accepted | undefine
 export interface Aim {
   readonly aim: MoEDeploymentSpec | undefined;
   readonly accepted: MoEDeploymentSpec | undefined;
+  /** The spec as it stands: hashes of the templates of workers and gateways, and the image of ranks. */
+  readonly wanted: { readonly templates: readonly [string, string]; readonly image: string };
 }
 
 export interface PassOptions {
   readonly gatewaysWait?: boolean;
   readonly undelivered?: boolean;
+  readonly front?: string | undefined;
 }
 
 export class SpecPass {
@@ -139,12 +142,13 @@ export class SpecPass {
 
   /**
    * `pods` is asked for the pods as they are at that moment; `gatewaysWait` leaves the gateways as they are; `undelivered`: the model is
-   * not there yet, so that the spec is asked about and not accepted. Throws nothing that belongs into the status.
+   * not there yet, or not tried, so that the spec is asked about and not accepted; `front`: whose gateways the Service leads to. Throws
+   * nothing that belongs into the status.
    */
   async run(
     { deployment, unreadable }: ReadDeployment,
     pods: () => readonly PodFacts[],
-    { gatewaysWait = false, undelivered = false }: PassOptions = {},
+    { gatewaysWait = false, undelivered = false, front: leads }: PassOptions = {},
   ): Promise<InForce> {
     const { applier, accepted: store } = this.#deps;
     const { metadata, spec } = deployment;
@@ -152,7 +156,7 @@ export class SpecPass {
     const rendered = this.#render(deployment, pods());
     const { accepted, stable, workers, gateways, wanted, gateway, back } = rendered;
     const chosen = chooseGang(deployment, pods(), (resource) => this.#deps.informers.served(resource, metadata.namespace));
-    const context: RenderContext = { ...rendered.context, gang: chosen.gang };
+    const context: RenderContext = { ...rendered.context, gang: chosen.gang, front: leads };
     const { runtimeImage, offered } = rendered;
     const stableTemplateHash = deployment.status.rollout?.stableTemplateHash;
     const uncertified = gatewaysWait ? [] : await attempt(failures, () => this.#certifyGateway(deployment), []);
@@ -203,12 +207,13 @@ export class SpecPass {
    * the stable one while the strategy holds a change of model.
    */
   aim(deployment: MoEDeployment, pods: readonly PodFacts[], undelivered: boolean): Aim {
-    const { accepted, stable, back } = this.#render(deployment, pods);
-    if (back) return { aim: accepted?.spec, accepted: accepted?.spec };
+    const { accepted, stable, back, wanted: rendered, gateway, runtimeImage: image } = this.#render(deployment, pods);
+    const wanted = { templates: [rendered.hash, gateway.hash] as const, image };
+    if (back) return { aim: accepted?.spec, accepted: accepted?.spec, wanted };
     const latest = this.#deps.accepted.latest(deployment.metadata.uid)?.spec;
     const to = undelivered ? latest : deployment.spec;
-    if (stable && holds(deployment, { pods, stable, to })) return { aim: stable.spec, accepted: stable.spec };
-    return { aim: to, accepted: latest };
+    if (stable && holds(deployment, { pods, stable, to })) return { aim: stable.spec, accepted: stable.spec, wanted };
+    return { aim: to, accepted: latest, wanted };
   }
 
   #render(deployment: MoEDeployment, pods: readonly PodFacts[]) {
@@ -316,11 +321,12 @@ function takenBack({ metadata, status }: MoEDeployment, wantedHash: string): Rol
 function rollRefusals({ metadata: { name, namespace } }: MoEDeployment, back: RolledBack | undefined): Refusal[] {
   if (!back) return [];
   const { fromRevision, toRevision, reason, message } = back;
-  const what = `revision ${fromRevision} was rolled back to revision ${toRevision}: ${reason}: ${message}`;
+  const tried = fromRevision === 0 ? "the spec, which a stand-in tried," : `revision ${fromRevision}`;
+  const what = `${tried} was rolled back to revision ${toRevision}: ${reason}: ${message}`;
   return [{ reason: "RolledBack", message: `${what}; correct the spec, or try again with: enodia rollout resume ${name} -n ${namespace}` }];
 }
 
-const modelOf = (spec: MoEDeploymentSpec): string => modelText(modelPlace(spec));
+const modelOf = rankModelText;
 
 interface Change {
   readonly pods: readonly PodFacts[];

@@ -11,6 +11,9 @@ import { living, type PodFacts, type Snapshot, servingPods } from "./snapshot.ts
 const replacesByItself: Readonly<Record<RolloutType, boolean>> = { RollingUpdate: true, OnDelete: false };
 const rollsBack: Readonly<Record<OnFailure, boolean>> = { RollBack: true, Wait: false };
 
+/** True where what fails is taken back. */
+export const rollsBackOn = ({ onFailure }: MoEDeploymentSpec["rolloutStrategy"]): boolean => rollsBack[onFailure];
+
 /** Crashes of one pod that has not served, after which its template counts as broken. */
 const crashesMax = 3;
 /** Words of the kubelet on an image that no waiting will bring. */
@@ -151,7 +154,17 @@ export function judgeRoll(snapshot: Snapshot): RollJudgement {
   const { type, onFailure, progressDeadline } = deployment.spec.rolloutStrategy;
   const none = { failure: undefined, dueInMs: undefined };
   if (!rollsBack[onFailure] || !replacesByItself[type] || rollout?.rolledBack || stableTemplate(snapshot) === undefined) return none;
-  const fresh = living(snapshot.pods).filter((pod) => isNew(snapshot, pod) && !pod.terminating && !pod.silent && pod.mustGo === "");
+  const fresh = living(snapshot.pods).filter((pod) => isNew(snapshot, pod));
+  const judged = judgePods(fresh, { progressDeadline, now });
+  return judged.failure ? judged : { ...judged, failure: canaryFailure(snapshot) };
+}
+
+/** The judgement on pods of one template alone. */
+export function judgePods(
+  pods: readonly PodFacts[],
+  { progressDeadline, now }: { readonly progressDeadline: string; readonly now: Date },
+): RollJudgement {
+  const fresh = pods.filter((pod) => !pod.terminating && !pod.silent && pod.mustGo === "");
   const served = fresh.some((pod) => pod.ready);
   const deadlineMs = parseDuration(progressDeadline, "spec.rolloutStrategy.progressDeadline");
   let dueInMs: number | undefined;
@@ -162,7 +175,7 @@ export function judgeRoll(snapshot: Snapshot): RollJudgement {
     if (failure) return { failure, dueInMs: undefined };
     if (left > 0) dueInMs = Math.min(dueInMs ?? left, left);
   }
-  return { failure: canaryFailure(snapshot), dueInMs };
+  return { failure: undefined, dueInMs };
 }
 
 function canaryFailure(snapshot: Snapshot): RollFailure | undefined {

@@ -31,6 +31,8 @@ export interface RenderContext {
   readonly settings: Settings;
   /** Who starts ranks together; without it each finds room alone. */
   readonly gang?: Gang | undefined;
+  /** The deployment whose gateways the Service leads to; this one where it is not given. */
+  readonly front?: string | undefined;
 }
 
 export type Component = "worker" | "gateway" | typeof downloaderComponent | "tls" | "shared";

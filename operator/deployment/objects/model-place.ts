@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { z } from "zod";
 import { annotations, paths } from "../../../crds/common.ts";
 import { type MoEDeployment, type MoEDeploymentSpec, parseModelUri, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
+import { defaultCodec } from "../../../crds/names.ts";
 import { workerProcess } from "../../../crds/process.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 
@@ -38,18 +39,25 @@ const mounted = z.object({
   volumes: z.array(z.object({ name: z.string(), persistentVolumeClaim: z.object({ claimName: z.string() }).optional() })),
 });
 
-/** The claim and path that a worker or gateway pod has its model from, as one text; undefined for a pod that does not say. */
+/** The claim and path that a pod has its model from, as one text, with the codec of a worker; undefined for a pod that does not say. */
 export function modelOfPod({ metadata, spec }: Partial<Pick<KubeObject, "metadata" | "spec">>): string | undefined {
   const said = metadata?.annotations?.[annotations.modelPlace];
   if (said !== undefined) return said;
   const pod = mounted.safeParse(spec).data;
   const claim = pod?.volumes.find(({ name }) => name === modelVolume)?.persistentVolumeClaim?.claimName;
   const path = pod?.containers.flatMap(({ env }) => env).find(({ name }) => name === workerProcess.modelDir.variable)?.value;
-  return claim === undefined || path === undefined ? undefined : `${claim}${path}`;
+  const codec = pod?.containers.flatMap(({ env }) => env).find(({ name }) => name === workerProcess.codec.variable)?.value;
+  return claim === undefined || path === undefined ? undefined : withCodec(`${claim}${path}`, codec ?? defaultCodec);
 }
 
-/** The same of a pod as it would be made. */
+/** The same of a gateway as it would be made. */
 export const modelText = ({ claim, folder }: ModelPlace): string => `${claim}${paths.models}/${folder}`;
+
+const withCodec = (text: string, codec: string): string => `${text}#${codec}`;
+
+/** The same of a worker: ranks of a world have one model in one form. */
+export const rankModelText = (spec: Pick<MoEDeploymentSpec, "model" | "runtime">): string =>
+  withCodec(modelText(modelPlace(spec)), spec.runtime.expertCodec);
 
 /** Hidden, and one deployment's alone: no two pods ever write the same file. */
 export function workFolder({ metadata, spec }: MoEDeployment): string {
