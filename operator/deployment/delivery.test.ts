@@ -208,6 +208,7 @@ test("the pod of a download that was asked for otherwise has ended before anothe
 
 test("a third model that is asked for while the second takes the first one's place ends no differently", async () => {
   const { kube } = await downloading();
+  await spec(kube, { rolloutStrategy: { maxSurge: 0, maxUnavailable: 1 } }); // without a stand-in
   const jobOf = async (uri: string): Promise<any> => {
     const found = () => jobs(kube).find(({ metadata }) => metadata.annotations["enodia.dev/model"] === uri);
     await until(`the Job of ${uri}`, () => found() !== undefined);
