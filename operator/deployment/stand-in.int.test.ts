@@ -2,7 +2,7 @@
 // back, what the stand-in owned is gone afterwards, and a model that does not start is taken back. Pods are played.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { settings } from "../../test/builders/deployment.ts";
+import { settings, view } from "../../test/builders/deployment.ts";
 import { down } from "../../test/cluster/cluster.ts";
 import { until as poll } from "../../test/harness/process.ts";
 import { controlPlane } from "../../test/integration/control-plane.ts";
@@ -11,6 +11,7 @@ import { EventRecorder } from "../kube/events.ts";
 import { type Kube, refOf, resources } from "../kube/kube.ts";
 import { Informers } from "./informers.ts";
 import { createDeploymentPlane } from "./plane.ts";
+import type { World } from "./ports.ts";
 
 const name = "standin-int";
 const namespace = "models";
@@ -41,7 +42,22 @@ async function startPlane(): Promise<void> {
   await poll("the informers", () => informers.refresh().then(() => informers.commonTrouble() === undefined || undefined), {
     timeoutMs: 30_000,
   });
-  plane.connect({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} });
+  const worlds = new Map<string, World>();
+  let changed = (_at: World["ref"]): void => {};
+  plane.connect({
+    update: (world) => {
+      const before = worlds.get(world.uid)?.leaving.length ?? 0;
+      worlds.set(world.uid, world);
+      if (world.leaving.length !== before) setImmediate(() => changed(world.ref));
+    },
+    // Ranks that are to stop have nothing to hand over.
+    view: (uid) => view({ drains: (worlds.get(uid)?.leaving ?? []).map((one) => ({ ...one, phase: "Drained", message: "" })) }),
+    forget: (uid) => void worlds.delete(uid),
+    onChange: (listener) => {
+      changed = listener;
+    },
+    close: async () => {},
+  });
   plane.controller.start();
   stop = async () => {
     await plane.stop();
