@@ -1,4 +1,5 @@
-// Changes of model without a stand-in, where a roll has rules of its own: a model whose ranks do not start, a strategy that holds, canaries.
+// Changes of model without a stand-in, where a roll has rules of its own: a model whose ranks do not start, a strategy that
+// holds, canaries.
 // Two models never run side by side, and each case comes to an end.
 import assert from "node:assert/strict";
 import { test } from "node:test";

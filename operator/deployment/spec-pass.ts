@@ -28,8 +28,9 @@
 //   refused. The last revision with another template becomes the newest, and pods are made of it. Another template ends this, and so does
 //   an annotation that names what was rolled back.
 // - Canaries bake, or rolls are paused: gateways stay as the last template has them with which every rank has served.
-// - The spec has another model or codec (reconcile.ts): all ranks and gateways change at once, behind a stand-in where there is room, without canaries, or not at all while the strategy
-//   is paused, has a partition, or is OnDelete; a roll back to another model changes all of them at once too.
+// - The spec has another model or codec (reconcile.ts): while a stand-in tries it (stand-ins.ts) it counts as not delivered. Then all ranks
+//   and gateways change at once, without canaries, or not at all while the strategy is paused, has a partition, or is OnDelete; a roll
+//   back to another model changes all of them at once too.
 // - Gateways of an image that has mounted the model's claim go on to mount it (objects/gateway.ts), until they get another image. Ranks
 //   of the release before give no tokenizer: a gateway of this one is ready with the first new rank.
 // - The operator restarts or another one leads: it finds the revision in its cache, as it finds the pods. A revision that somebody

@@ -5,7 +5,8 @@ import { rfc3339 } from "../../../crds/conditions.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
 import type { RolledBack, RolloutPhase, RolloutStatus } from "../../../crds/rollout.ts";
 import { judgeCanaries, judgesByTime } from "./canary.ts";
-import { canaryRanks, judgeRoll, type RollFailure, rollHold } from "./rollout.ts";
+import type { RollFailure } from "./roll-failure.ts";
+import { canaryRanks, judgeRoll, rollHold } from "./rollout.ts";
 import { living, type RolloutFacts, type Snapshot, servingPods } from "./snapshot.ts";
 
 const messageMax = 1024;

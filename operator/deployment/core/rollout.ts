@@ -6,6 +6,7 @@ import type { OnFailure, RolloutType } from "../../../crds/names.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
 import { budgetsOf } from "../../../crds/rollout.ts";
 import { judgeCanaries, judgesByTime } from "./canary.ts";
+import type { RollFailure } from "./roll-failure.ts";
 import { living, type PodFacts, type Snapshot, servingPods } from "./snapshot.ts";
 
 const replacesByItself: Readonly<Record<RolloutType, boolean>> = { RollingUpdate: true, OnDelete: false };
@@ -135,11 +136,6 @@ function modelHold({ paused, partition }: MoEDeploymentSpec["rolloutStrategy"], 
   if (paused) return { phase: "Paused", message: `${all} spec.rolloutStrategy.paused is false` };
   if (partition > 0) return { phase: "Partitioned", message: `${all} spec.rolloutStrategy.partition is 0` };
   return { phase: "OnDelete", message: `${all} spec.rolloutStrategy.type is RollingUpdate, or spec.suspend has stopped them` };
-}
-
-export interface RollFailure {
-  readonly reason: "Crashing" | "ImageUnavailable" | "ProgressDeadlineExceeded" | "ErrorRateExceeded" | "LatencyExceeded";
-  readonly message: string;
 }
 
 export interface RollJudgement {

@@ -4,7 +4,7 @@ import type { GangName } from "../../../crds/names.ts";
 import type { RolledBack } from "../../../crds/rollout.ts";
 import type { Comparison } from "./canary.ts";
 import type { Pending } from "./delivery.ts";
-import type { StandInFacts, StandInStep } from "./stand-in.ts";
+import type { StandInLook } from "./stand-in-look.ts";
 import type { LeavingReason, RebalanceView, WorkerPod } from "./world.ts";
 
 export interface PodFacts extends WorkerPod {
@@ -103,14 +103,6 @@ export interface Snapshot {
   readonly standIn?: StandInLook | undefined;
   /** True while this process has only just become leader and still opens its sessions: things that it does not know prove nothing. */
   readonly warmingUp: boolean;
-}
-
-/** The stand-in of a change of model, and what is to be done. */
-export interface StandInLook extends StandInStep {
-  /** Undefined while it is to be made. */
-  readonly child: StandInFacts | undefined;
-  /** The worker template that the spec has. */
-  readonly templateHash: string;
 }
 
 export interface Refusal {

@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { now, pod } from "../../../test/builders/deployment.ts";
-import { heardOfMs, judgeStandIn, type StandInFacts, type StandInInput, type StandInStep, standInStep } from "./stand-in.ts";
+import { heardOfMs, judgeStandIn, type StandInInput, standInStep } from "./stand-in.ts";
+import type { StandInFacts, StandInStep } from "./stand-in-look.ts";
 
 const child = (more: Partial<StandInFacts> = {}): StandInFacts => ({
   name: "moe-x",

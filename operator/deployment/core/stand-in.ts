@@ -2,39 +2,16 @@
 // the ranks, has the Service while they change, and goes when they serve again. Pure: each step follows from what is there, so that it
 // may be repeated by whoever leads. ../stand-ins.ts gathers and acts.
 import { type Condition, rfc3339 } from "../../../crds/conditions.ts";
-import type { Operation } from "../../../crds/operation.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
 import type { StandInStatus } from "../../../crds/stand-in.ts";
-import { judgePods, type RollFailure } from "./rollout.ts";
+import { judgePods } from "./rollout.ts";
 import { living, type PodFacts } from "./snapshot.ts";
+import type { Front, StandInFacts, StandInStep } from "./stand-in-look.ts";
 
 /** Ranks or a stand-in that have lost the Service are left to those who have not heard of it for so long before they stop. */
 export const heardOfMs = 10_000;
 /** A stand-in that was told to stop is deleted after this at the latest, beside `elasticity.drain`. */
 const stopSlackMs = 60_000;
-
-/** Whose gateways the Service leads to. */
-export type Front = "Own" | "StandIn";
-
-export interface StandInFacts {
-  readonly name: string;
-  readonly uid: string;
-  readonly terminating: boolean;
-  /** It was told to stop. */
-  readonly suspended: boolean;
-  /** All its ranks and gateways serve. */
-  readonly serves: boolean;
-  /** Its pods that are still there, of any kind. */
-  readonly pods: number;
-  /** The reason why it will not serve; undefined while it may. */
-  readonly failure: RollFailure | undefined;
-  /** The reason why there is no room for it; empty when there is, as far as is known. */
-  readonly noRoom: string;
-  /** Milliseconds until it is out of time; undefined where that is not known. */
-  readonly dueInMs: number | undefined;
-  /** What it says of itself. */
-  readonly message: string;
-}
 
 export interface StandInInput {
   readonly now: Date;
@@ -59,22 +36,6 @@ export interface StandInInput {
   readonly drainMs: number;
   /** What the status said before. */
   readonly last: StandInStatus | undefined;
-}
-
-export interface StandInStep {
-  /** Where the Service is to lead. */
-  readonly front: Front;
-  readonly act: "None" | "Create" | "Suspend" | "Delete";
-  /** The spec does not come into force yet: the ranks serve on as they are. */
-  readonly holds: boolean;
-  /** The reason why the roll is taken back. */
-  readonly failure: RollFailure | undefined;
-  /** Undefined where no stand-in is there or to be made. */
-  readonly status: StandInStatus | undefined;
-  readonly phase: Operation["phase"];
-  readonly message: string;
-  /** Milliseconds after which to look again, even if nothing changes. */
-  readonly againInMs: number | undefined;
 }
 
 const idle: StandInStep = {

@@ -1,10 +1,9 @@
-// The stand-in of a deployment that changes its model or codec: a MoEDeployment of its own with the new spec, which the same operator turns
-// into ranks and gateways. What would reach beyond its pods, as an autoscaler, is left out. Pure; ../core/stand-in.ts says when it is there.
+// The stand-in of a deployment that changes its model or codec: a MoEDeployment of its own with the new spec, which the same operator
+// turns into ranks and gateways. Without what would reach beyond its pods, as an autoscaler. Pure; ../core/stand-in.ts has its steps.
 import { createHash } from "node:crypto";
 import { apiVersion, labels } from "../../../crds/common.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { KubeObject } from "../../kube/kube.ts";
-import { durable } from "../revision.ts";
 import { makerLabels, ownerOf } from "./context.ts";
 
 const hashChars = 8;
@@ -30,9 +29,10 @@ export function standInName({ deployment, templates }: Pick<StandInPlan, "deploy
 export function standIn(plan: StandInPlan): KubeObject {
   const { deployment, image, gateways } = plan;
   const { name, namespace } = deployment.metadata;
-  const { model, elasticity, gateway, ...spec } = durable(deployment.spec);
-  const { autoscale: _, ...sizes } = elasticity;
-  const { autoscale: __, ...front } = gateway;
+  // Its own roll has no strategy, since it has nothing to go back to.
+  const { model, replicas, suspend: _, rolloutStrategy: __, elasticity, gateway, ...spec } = deployment.spec;
+  const { autoscale: ___, ...sizes } = elasticity;
+  const { autoscale: ____, ...front } = gateway;
   return {
     apiVersion,
     kind: "MoEDeployment",
@@ -46,7 +46,7 @@ export function standIn(plan: StandInPlan): KubeObject {
       ...spec,
       // Clients ask for the model by the name that they know.
       model: { ...model, servedName: model.servedName ?? name },
-      replicas: deployment.spec.replicas,
+      replicas,
       elasticity: sizes,
       runtimeImage: { rollout: "Manual", image },
       gateway: { ...front, replicas: gateways },
