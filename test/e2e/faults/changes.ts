@@ -1,5 +1,6 @@
 // Changes that users make while everything runs: other templates, other sizes, other releases, moves of experts.
-import { sleep } from "../../harness/process.ts";
+import assert from "node:assert/strict";
+import { sleep, until } from "../../harness/process.ts";
 import { installChart, waitReady } from "../../harness/product.ts";
 import { everybody, type PodState } from "./pods.ts";
 import type { Fault, Scene } from "./scene.ts";
@@ -37,33 +38,26 @@ export const imageRolled: Fault = {
   },
 };
 
-/** The ranks with the highest numbers go. */
-const from =
-  (count: number) =>
-  ({ component, rank }: PodState): boolean =>
-    component === "worker" && rank >= count;
+/** Scales to each number in turn. Of the ranks that were there one may go, whichever has least that the others lack. */
+async function resized(scene: Scene, sizes: readonly number[]) {
+  const before = await scene.ranks();
+  const left = new Set<string>();
+  for (const replicas of sizes) {
+    await scene.moe.kubectl.run(["scale", `moed/${scene.moe.name}`, `--replicas=${replicas}`]);
+    await whole(scene);
+    const uids = async (): Promise<ReadonlySet<string> | undefined> => {
+      const ranks = await scene.ranks();
+      return ranks.length === replicas ? new Set(ranks.map(({ uid }) => uid)) : undefined;
+    };
+    const now = await until(`${replicas} pods of ranks`, uids, { timeoutMs: readyWithinMs });
+    for (const { uid } of before) if (!now.has(uid)) left.add(uid);
+  }
+  assert.ok(left.size <= 1, `${left.size} of ${before.length} ranks were replaced where one had to leave`);
+  return done(({ uid }) => left.has(uid));
+}
 
-export const scaledDown: Fault = {
-  name: "3 ranks, 2, and 3 again",
-  strike: async (scene) => {
-    for (const replicas of [2, 3]) {
-      await scene.moe.kubectl.run(["scale", `moed/${scene.moe.name}`, `--replicas=${replicas}`]);
-      await whole(scene);
-    }
-    return done(from(2));
-  },
-};
-
-export const scaledUp: Fault = {
-  name: "3 ranks, 4, and 3 again",
-  strike: async (scene) => {
-    for (const replicas of [4, 3]) {
-      await scene.moe.kubectl.run(["scale", `moed/${scene.moe.name}`, `--replicas=${replicas}`]);
-      await whole(scene);
-    }
-    return done(from(3));
-  },
-};
+export const scaledDown: Fault = { name: "3 ranks, 2, and 3 again", strike: (scene) => resized(scene, [2, 3]) };
+export const scaledUp: Fault = { name: "3 ranks, 4, and 3 again", strike: (scene) => resized(scene, [4, 3]) };
 
 export const operatorUpgraded: Fault = {
   name: "the operator upgraded by Helm",
