@@ -81,7 +81,9 @@ const cases: Record<string, { given: Partial<StandInInput>; want: Partial<StandI
     given: { child: child({ suspended: true }), stands: "Same", last: { name: "moe-x", phase: "Leaving", since: since(131_000) } },
     want: { act: "Delete" },
   },
-  "another spec meanwhile": { given: { child: child(), possible: "moe-y" }, want: { act: "Suspend", holds: false } },
+  "another spec meanwhile": { given: { child: child(), possible: "moe-y" }, want: { act: "Suspend", holds: true } },
+  "another spec meanwhile, without a surge": { given: { child: child(), possible: undefined }, want: { act: "Suspend", holds: false } },
+  "one that is still being removed": { given: { child: child({ terminating: true }) }, want: { act: "None", holds: true } },
 };
 for (const [name, { given, want }] of Object.entries(cases))
   test(`${name}: what follows`, () => {

@@ -105,7 +105,9 @@ const roomless = ({ name, noRoom }: StandInFacts): string =>
 /** It may have requests still: it stops like any deployment that is suspended, and is deleted when its last pod is gone. */
 function leave(input: StandInInput, child: StandInFacts): StandInStep {
   const { status, ageMs } = statusOf(input, child, "Leaving");
-  const step = { ...idle, status, phase: "Emptying" as const };
+  // The next one is made when it is gone.
+  const holds = input.wanted && input.stands === "Accepting" && input.possible !== undefined && input.own.serves;
+  const step = { ...idle, holds, status, phase: "Emptying" as const };
   if (child.terminating) return { ...step, message: `stand-in ${child.name} is being removed` };
   const quietMs = child.serves ? heardOfMs - ageMs : 0;
   if (!child.suspended && quietMs > 0)
