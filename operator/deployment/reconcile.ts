@@ -20,6 +20,7 @@ import { nextStatus } from "./core/status.ts";
 import { targetRanks } from "./core/target.ts";
 import { Deliveries } from "./delivery.ts";
 import { execute } from "./execute.ts";
+import { GatewaysFirst } from "./gateways-first.ts";
 import type { Identities } from "./identity.ts";
 import type { Informers, PodOverlay } from "./informers.ts";
 import { names, type RenderContext, type Settings } from "./objects/context.ts";
@@ -74,6 +75,7 @@ export class Reconciler {
   readonly #deliveries: Deliveries;
   readonly #autoscaler: Autoscaler;
   readonly #standIns: StandIns;
+  readonly #fronts: GatewaysFirst;
   readonly #startedMs: number;
   readonly #served = new ServedWatch();
   readonly #unmade = new Map<string, { readonly message: string; readonly until: number }>();
@@ -84,6 +86,7 @@ export class Reconciler {
     this.#deliveries = new Deliveries(deps);
     this.#autoscaler = new Autoscaler(deps);
     this.#standIns = new StandIns(deps);
+    this.#fronts = new GatewaysFirst(deps.ticks);
     this.#startedMs = deps.ticks();
   }
 
@@ -178,7 +181,8 @@ export class Reconciler {
     const floor = model ? rankFloor(deployment.spec, model, limitBytes) : rememberedFloor(deployment.status);
     const target = targetRanks(deployment, snapshot.now, { floor, fallen: await this.#autoscaler.hasFallen(deployment) });
     const unmade = this.#refusedBeside(deployment);
-    const step = nextStep({ snapshot, ranks: target.ranks, successor, limitBytes, unmade });
+    const fronts = gatewayModels(this.#gatewayPods(deployment), this.#deps.now().getTime()).length;
+    const step = this.#fronts.held(nextStep({ snapshot, ranks: target.ranks, successor, limitBytes, unmade }), snapshot, fronts);
     // Before the pods: the kubelet tells a pod of a Secret that came after it a minute or two later.
     const unsigned = await this.#secureTelemetry(deployment);
     const { failure: undone, uncreated } = await execute(deps, context, inForce, step.actions);
@@ -371,6 +375,7 @@ export class Reconciler {
     this.#served.forget(uid);
     this.#autoscaler.forget(uid);
     this.#standIns.forget(uid);
+    this.#fronts.forget(uid);
     this.#spec.forget(uid);
     this.#deliveries.forget(uid, key);
     this.#deps.rebalance.forget(uid);

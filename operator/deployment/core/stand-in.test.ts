@@ -78,7 +78,7 @@ const cases: Record<string, { given: Partial<StandInInput>; want: Partial<StandI
   },
   "one that has stopped": { given: { child: child({ suspended: true, pods: 0 }), stands: "Same" }, want: { act: "Delete" } },
   "one that does not stop": {
-    given: { child: child({ suspended: true }), stands: "Same", last: { name: "moe-x", phase: "Leaving", since: since(131_000) } },
+    given: { child: child({ suspended: true }), stands: "Same", last: { name: "moe-x", phase: "Leaving", since: since(221_000) } },
     want: { act: "Delete" },
   },
   "another spec meanwhile": { given: { child: child(), possible: "moe-y" }, want: { act: "Suspend", holds: true } },

@@ -10,8 +10,8 @@ import type { Front, StandInFacts, StandInStep } from "./stand-in-look.ts";
 
 /** Ranks or a stand-in that have lost the Service are left to those who have not heard of it for so long before they stop. */
 export const heardOfMs = 10_000;
-/** A stand-in that was told to stop is deleted after this at the latest, beside `elasticity.drain`. */
-const stopSlackMs = 60_000;
+/** A stand-in that was told to stop is deleted after this at the latest, beside `elasticity.drain`: gateways end before ranks do. */
+const stopSlackMs = 150_000;
 
 export interface StandInInput {
   readonly now: Date;
