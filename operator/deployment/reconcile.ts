@@ -13,7 +13,7 @@ import { withLosses } from "./core/loss.ts";
 import { memoryRefusals } from "./core/memory-fit.ts";
 import { currentOperation } from "./core/operation.ts";
 import { gatewaysWait, orphanRemovals } from "./core/orphans.ts";
-import { freeRanks, nextStep } from "./core/pod-actions.ts";
+import { freeRanks, nextStep, type Step } from "./core/pod-actions.ts";
 import { rolloutView } from "./core/rollout-status.ts";
 import { type GatewayFacts, living, type PodFacts, type Snapshot } from "./core/snapshot.ts";
 import { nextStatus } from "./core/status.ts";
@@ -181,8 +181,7 @@ export class Reconciler {
     const floor = model ? rankFloor(deployment.spec, model, limitBytes) : rememberedFloor(deployment.status);
     const target = targetRanks(deployment, snapshot.now, { floor, fallen: await this.#autoscaler.hasFallen(deployment) });
     const unmade = this.#refusedBeside(deployment);
-    const fronts = gatewayModels(this.#gatewayPods(deployment), this.#deps.now().getTime()).length;
-    const step = this.#fronts.held(nextStep({ snapshot, ranks: target.ranks, successor, limitBytes, unmade }), snapshot, fronts);
+    const step = this.#held(snapshot, nextStep({ snapshot, ranks: target.ranks, successor, limitBytes, unmade }));
     // Before the pods: the kubelet tells a pod of a Secret that came after it a minute or two later.
     const unsigned = await this.#secureTelemetry(deployment);
     const { failure: undone, uncreated } = await execute(deps, context, inForce, step.actions);
@@ -235,6 +234,11 @@ export class Reconciler {
       this.#refusedBeside(deployment) === "" ? undefined : unmadeMs,
     ].filter((ms): ms is number => ms !== undefined && ms > 0);
     return { ...(waits.length === 0 ? {} : { requeueAfterMs: Math.min(...waits) }), ...(failure ? { failure } : {}) };
+  }
+
+  #held(snapshot: Snapshot, step: Step): Step {
+    const gateways = gatewayModels(this.#gatewayPods(snapshot.deployment), this.#deps.now().getTime());
+    return this.#fronts.held(step, snapshot, gateways.length);
   }
 
   #certify({ deployment, pods, orphans }: Snapshot): Promise<AppError | undefined> {
