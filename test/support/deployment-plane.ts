@@ -200,10 +200,13 @@ export async function world(): Promise<FakeKube> {
   return kube;
 }
 
+/** Of stand-ins, by their names. */
+const standIns = new RegExp(`^${ref.name}-[0-9a-f]{8}$`);
+/** Worker pods but those of stand-ins. */
 export const pods = (kube: FakeKube): any[] =>
-  kube
-    .all(resources.pods)
-    .filter(({ metadata: { labels = {} } }) => labels["enodia.dev/component"] === "worker" && labels["enodia.dev/deployment"] === ref.name);
+  kube.all(resources.pods).filter(({ metadata: { labels = {} } }) => {
+    return labels["enodia.dev/component"] === "worker" && !standIns.test(labels["enodia.dev/deployment"] ?? "");
+  });
 export const ranks = (kube: FakeKube) =>
   pods(kube)
     .map((object) => Number(object.metadata.labels["enodia.dev/rank"]))
