@@ -16,6 +16,8 @@ import {
   trainingFailures,
   trainingPlacements,
 } from "./names.ts";
+import { operationTypes } from "./operation.ts";
+import { rollbackReasons } from "./rollout.ts";
 import { phases as phase, stepKinds } from "./telemetry.ts";
 import { shareQuantiles } from "./training-report.ts";
 
@@ -233,6 +235,15 @@ const table = {
     type: "open",
     status: conditionStatuses,
   }),
+  enodia_operation_active: managed.gauge("1 for the operation under way, 0 for the other types.", { type: operationTypes }),
+  enodia_operation_deadline_timestamp_seconds: managed.gauge(
+    "Unix time by which the operation under way, or the last, should have ended; from then on Progressing says so.",
+  ),
+  enodia_operation_last_duration_seconds: managed.gauge("From beginning to end of the last operation of its type, of those remembered.", {
+    type: operationTypes,
+  }),
+  enodia_rollout_rolled_back: managed.gauge("1 while the spec asks for a template whose roll was taken back, else 0."),
+  enodia_rollbacks_total: managed.counter("Rolls that were taken back, by reason.", { reason: rollbackReasons }),
   enodia_placement_epoch: managed.gauge("Epoch of the ExpertPlacement."),
   enodia_placement_epoch_lag: managed.gauge("Epoch of the ExpertPlacement less the lowest epoch an active rank serves."),
   enodia_experts_unhosted: managed.gauge(

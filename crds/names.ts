@@ -81,8 +81,11 @@ export const operatorLogLevels = ["debug", "info", "warn", "error"] as const sat
 export type OperatorLogLevel = (typeof operatorLogLevels)[number];
 export const defaultLogLevel: OperatorLogLevel = "info";
 
-/** Who may read the page that the operator serves: who may forward a port of its pod, who knows a token, or who reaches its port. */
-export const pageAccesses = ["PortForward", "Token", "Proxy"] as const;
+/**
+ * Who may read the page that the operator serves: who may forward a port of its pod, who knows the token of a Secret, whoever reaches its
+ * port, or each user of the cluster what that user may list.
+ */
+export const pageAccesses = ["PortForward", "Token", "Proxy", "ClusterToken"] as const;
 export type PageAccess = (typeof pageAccesses)[number];
 
 /** Kubernetes' own names of when an image is pulled. */

@@ -16,12 +16,12 @@ const side = (description: string) =>
     })
     .meta({ description });
 
-const types = ["Start", "Grow", "Shrink", "Roll", "Handover", "Repair", "Stop", "Rebalance"] as const;
+export const operationTypes = ["Start", "Grow", "Shrink", "Roll", "Handover", "Repair", "Stop", "Rebalance"] as const;
 const phases = ["Waiting", "Creating", "Emptying", "Baking", "StandingIn", "RollingBack", "Moving"] as const;
 
 const fields = {
   id: z.string().max(idMax).meta({ description: "Stays the same as long as it is the same operation, whoever leads." }),
-  type: z.enum(types).meta({ description: "What is being done." }),
+  type: z.enum(operationTypes).meta({ description: "What is being done." }),
   from: side("Before it."),
   to: side("After it."),
   startTime: z.iso.datetime().meta({ description: "When it began." }),

@@ -116,6 +116,16 @@ export const rolloutStrategy = z
 const revision = (description: string) => z.int().min(0).optional().meta({ description });
 const hash = (description: string) => z.string().max(bounds.hash).optional().meta({ description });
 
+/** Why a roll is taken back. */
+export const rollbackReasons = [
+  "Crashing",
+  "ImageUnavailable",
+  "ProgressDeadlineExceeded",
+  "ErrorRateExceeded",
+  "LatencyExceeded",
+] as const;
+export type RollbackReason = (typeof rollbackReasons)[number];
+
 const rolledBackSchema = z
   .object({
     id: z.string().max(bounds.id).meta({ description: "Of the operation that failed; the annotation enodia.dev/retry-rollout names it." }),

@@ -74,7 +74,15 @@ const chartValuesSchema = z
       })
       .partial(),
     networkPolicy: z.strictObject({ enabled: z.boolean(), apiServerPorts: portList, natsPorts: portList }).partial(),
-    page: z.strictObject({ enabled: z.boolean(), access: z.enum(pageAccesses), tokenSecret: name, from: objects }).partial(),
+    page: z
+      .strictObject({
+        enabled: z.boolean(),
+        access: z.enum(pageAccesses),
+        tokenSecret: name,
+        namespaces: z.array(z.string().min(1).max(63)),
+        from: objects,
+      })
+      .partial(),
     huggingface: z.strictObject({ endpoint: z.string().regex(/^(https?:\/\/\S+)?$/) }).partial(),
     tracing: z.strictObject({ otlpEndpoint: z.string().regex(/^(https?:\/\/\S+)?$/), sampleRatio: ratio }).partial(),
     monitoring: z

@@ -19,6 +19,16 @@ const optional = z
 
 const port = z.coerce.number().int().min(0).max(65_535);
 
+const names = z
+  .string()
+  .default("")
+  .transform((text) =>
+    text
+      .split(",")
+      .map((one) => one.trim())
+      .filter((one) => one !== ""),
+  );
+
 const schema = z.object({
   ENODIA_NAMESPACE: z.string().min(1).default("enodia-system"),
   ENODIA_INSTALL: z.string().min(1).max(50).default("enodia"),
@@ -36,20 +46,13 @@ const schema = z.object({
     .enum(["true", "false"])
     .default("false")
     .transform((text) => text === "true"),
-  ENODIA_WATCH_NAMESPACES: z
-    .string()
-    .default("")
-    .transform((text) =>
-      text
-        .split(",")
-        .map((one) => one.trim())
-        .filter((one) => one !== ""),
-    ),
+  ENODIA_WATCH_NAMESPACES: names,
   ENODIA_METRICS_PORT: port.default(ports.metrics),
   ENODIA_PROBE_PORT: port.default(ports.probes),
   ENODIA_PAGE_ACCESS: optional.pipe(z.enum(pageAccesses).optional()),
   ENODIA_PAGE_PORT: port.default(ports.page),
   ENODIA_PAGE_TOKEN: z.string().min(1).default("/etc/enodia/page/token"),
+  ENODIA_PAGE_NAMESPACES: names,
 });
 
 interface PageConfig {
@@ -57,6 +60,8 @@ interface PageConfig {
   readonly port: number;
   /** The file with the token of access Token. */
   readonly tokenFile: string;
+  /** Namespaces that it shows at most; none = all. */
+  readonly namespaces: readonly string[];
 }
 
 export interface OperatorConfig {
@@ -110,7 +115,12 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ar
     watchNamespaces: e.ENODIA_WATCH_NAMESPACES,
     metricsPort: e.ENODIA_METRICS_PORT,
     probePort: e.ENODIA_PROBE_PORT,
-    page: e.ENODIA_PAGE_ACCESS && { access: e.ENODIA_PAGE_ACCESS, port: e.ENODIA_PAGE_PORT, tokenFile: e.ENODIA_PAGE_TOKEN },
+    page: e.ENODIA_PAGE_ACCESS && {
+      access: e.ENODIA_PAGE_ACCESS,
+      port: e.ENODIA_PAGE_PORT,
+      tokenFile: e.ENODIA_PAGE_TOKEN,
+      namespaces: e.ENODIA_PAGE_NAMESPACES,
+    },
     kubeconfig: flags.kubeconfig,
     context: flags.context,
   };

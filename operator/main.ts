@@ -10,8 +10,9 @@ import { createMetrics, type Metrics } from "../runtime/observe/metrics.ts";
 import { createTracing, type Tracing } from "../runtime/observe/trace.ts";
 import { type OperatorConfig, readConfig } from "./config.ts";
 import { Informers } from "./deployment/informers.ts";
-import { recordStatus } from "./deployment/metrics.ts";
+import { Rollbacks, recordStatus } from "./deployment/metrics.ts";
 import { createDeploymentPlane } from "./deployment/plane.ts";
+import { bearersRights } from "./kube/access-review.ts";
 import { Claims } from "./kube/claims.ts";
 import { createKube } from "./kube/client.ts";
 import type { Observe } from "./kube/controller.ts";
@@ -46,7 +47,7 @@ async function main(): Promise<void> {
   const health = createHealth({ informers: "not synced" });
   const server = await serveHealth({ health, metrics, probePort: config.probePort, metricsPort: config.metricsPort, log });
   const board = new Board({ cache: informers, now: Date.now });
-  const page = await pageOf(config, board, log);
+  const page = await pageOf(config, { board, log, rightsOf: bearersRights(api) });
   informers.start();
   const watched = new WatchedNamespaces({ informers, health, metrics, log });
   const checks = setInterval(() => {
@@ -65,11 +66,13 @@ async function main(): Promise<void> {
   await Promise.all([informers.stop(), server.close(), page?.close(), tracing.close()]);
 }
 
-async function pageOf({ page }: OperatorConfig, board: Board, log: Log): Promise<PageServer | undefined> {
+type PageParts = Pick<Parameters<typeof servePage>[0], "board" | "log" | "rightsOf">;
+
+async function pageOf({ page }: OperatorConfig, { board, log, rightsOf }: PageParts): Promise<PageServer | undefined> {
   if (!page) return undefined;
-  const { access, port, tokenFile } = page;
-  const served = await servePage({ board, access, port, token: () => tokenIn(tokenFile), log });
-  log.info({ port: served.port, access }, "the page is served");
+  const { access, port, tokenFile, namespaces } = page;
+  const served = await servePage({ board, access, port, token: () => tokenIn(tokenFile), rightsOf, namespaces, log });
+  log.info({ port: served.port, access, namespaces }, "the page is served");
   return served;
 }
 
@@ -178,10 +181,18 @@ function startPlanes(config: OperatorConfig, { kube, informers, board, metrics, 
 /** Counters start at zero with a deployment, its gauges go with it, and all of them when another replica tells them. */
 function trackDeployments(informers: Informers, metrics: Metrics<"operator">): () => void {
   const labels = ({ metadata }: KubeObject) => ({ namespace: metadata.namespace ?? "", deployment: metadata.name });
-  for (const object of informers.list("moeDeployments")) metrics.track(labels(object));
-  const stopListening = informers.onChange("moeDeployments", (object, change) =>
-    change === "delete" ? metrics.forget(labels(object)) : metrics.track(labels(object)),
-  );
+  const rollbacks = new Rollbacks();
+  const track = (object: KubeObject): void => {
+    metrics.track(labels(object));
+    const reason = rollbacks.see(object);
+    if (reason !== undefined) metrics.add("enodia_rollbacks_total", 1, { ...labels(object), reason });
+  };
+  const forget = (object: KubeObject): void => {
+    metrics.forget(labels(object));
+    rollbacks.forget(object);
+  };
+  for (const object of informers.list("moeDeployments")) track(object);
+  const stopListening = informers.onChange("moeDeployments", (object, change) => (change === "delete" ? forget(object) : track(object)));
   const stopCollecting = metrics.onCollect(() => recordStatus(metrics, informers.list("moeDeployments")));
   return () => {
     stopListening();

@@ -1,7 +1,8 @@
-// The entries of a support archive from what was read of a deployment: objects, logs and metrics without what is not allowed (redact.ts),
-// what status and doctor say, and a page that tells what is in it and what is not. Pure.
+// The entries of a support archive from what was read of a deployment or training job: objects, logs and metrics without what is not
+// allowed (redact.ts), what status and doctor say, and a page that tells what is in it and what is not. Pure.
 import type { KubeObject } from "../kube/kube.ts";
 import type { Unread } from "./findings/finding.ts";
+import type { Subject } from "./log-subject.ts";
 import { redacted, redactedLine, scrubbedText } from "./redact.ts";
 import type { TarEntry } from "./tar.ts";
 
@@ -9,6 +10,7 @@ import type { TarEntry } from "./tar.ts";
 const archiveBytesMax = 64 * 1024 * 1024;
 
 export interface BundleFacts {
+  readonly kind: Subject["kind"];
   readonly namespace: string;
   readonly name: string;
   readonly version: string;
@@ -24,12 +26,12 @@ export interface BundleFacts {
   readonly unread: readonly Unread[];
 }
 
-const pageOf = ({ namespace, name, version, now, unread }: BundleFacts, left: readonly string[]): string =>
+const pageOf = ({ kind, namespace, name, version, now, unread }: BundleFacts, left: readonly string[]): string =>
   [
-    `Support archive of MoEDeployment ${namespace}/${name}, made by enodia ${version} at ${now.toISOString()}.`,
+    `Support archive of ${kind} ${namespace}/${name}, made by enodia ${version} at ${now.toISOString()}.`,
     "",
     "objects/   objects of the cluster, each with the fields of an allow-list only",
-    "logs/      log lines of gateways, workers and operator; texts in fields that are not known are left out",
+    "logs/      log lines of gateways, workers, training pods and operator; texts in fields that are not known are left out",
     "metrics/   metrics of these processes",
     "status.txt and doctor.txt are what these commands print.",
     "",

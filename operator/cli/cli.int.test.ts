@@ -293,8 +293,40 @@ test("bundle writes an archive that has the objects and not the secret, and repl
   assert.match(again.stderr, /^enodia: -o: cannot write moe\.tar\.gz/);
 });
 
+test("bundle and logs take a training job, with its pods and events and not with those of the deployment", async () => {
+  const labels = { "enodia.dev/training-job": "moe", "enodia.dev/component": "trainer", "enodia.dev/rank": "0" };
+  const { spec } = worker(0);
+  const pod = { apiVersion: "v1", kind: "Pod", metadata: { namespace, name: "moe-train-0-0", labels }, spec };
+  const job = {
+    apiVersion: "enodia.dev/v1alpha1",
+    kind: "MoETrainingJob",
+    metadata: { namespace, name: "moe" },
+    spec: {
+      model: { uri: "pvc://models/moe" },
+      data: { uri: "pvc://models/data" },
+      steps: 10,
+      memoryPerRank: "1Gi",
+      output: { uri: "pvc://models/out" },
+      podTemplate: { metadata: { annotations: { "example.com/token": secret } } },
+    },
+  };
+  await plane.apply(pod, job);
+  const logs = await enodia(["logs", "job/moe", "-n", namespace]);
+  assert.match(logs.stderr, /^enodia: moe-train-0-0: /m);
+  assert.doesNotMatch(logs.stderr, /moe-0-abcde/);
+  await told("bundle", "job/moe", "-n", namespace, "-o", "job.tar.gz");
+  const text = await execOk("tar", ["-xzOf", join(folder, "job.tar.gz")]);
+  assert.ok(text.includes("moe-train-0-0") && text.includes("pvc://models/out") && !text.includes("moe-0-abcde"));
+  assert.match(text, /Support archive of MoETrainingJob serving\/moe/);
+  assert.ok(!text.includes(secret));
+  const missing = await enodia(["bundle", "job/nowhere", "-n", namespace]);
+  assert.match(missing.stderr, /no MoETrainingJob "nowhere" in namespace serving/);
+});
+
 test("completion asks the cluster for names", async () => {
   assert.equal(await told("completion", "words", "status", "-n", namespace, ""), "moe\n");
+  assert.equal(await told("completion", "words", "logs", "-n", namespace, ""), "moe\njob/moe\n");
+  assert.equal(await told("completion", "words", "bundle", "-n", namespace, "job/"), "job/moe\n");
   assert.equal(await told("completion", "kubectl", "sta"), "status\n:4\n");
 });
 

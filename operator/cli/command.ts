@@ -4,6 +4,9 @@ import type { ParseArgsOptionsConfig } from "node:util";
 /** Kinds of objects whose names a command may take, as the resources of operator/kube/kube.ts are called. */
 export type NamedKind = "moeDeployments" | "moeTrainingJobs";
 
+/** What stands before the names of each kind. */
+export type Names = Readonly<Partial<Record<NamedKind, string>>>;
+
 interface Runs {
   /** The exit code. */
   run(args: readonly string[]): Promise<number>;
@@ -27,8 +30,8 @@ export type CommandModule = Leaf | Branch;
 
 export interface Command {
   readonly summary: string;
-  /** The kind of the objects that it takes by name. */
-  readonly names?: NamedKind;
+  /** The kinds of the objects that it takes by name. */
+  readonly names?: Names;
   load(): Promise<CommandModule>;
 }
 

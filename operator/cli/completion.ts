@@ -1,12 +1,13 @@
 // Completion: the words that may come next on a line, from the registry of commands and the options of each; and the scripts by which
 // shells ask for them. Pure but for the modules that it loads.
 import type { ParseArgsOptionsConfig } from "node:util";
-import type { Command, CommandModule, Commands, NamedKind } from "./command.ts";
+import type { Command, CommandModule, Commands, Names } from "./command.ts";
+import { untoldOptions } from "./output-flag.ts";
 
 export interface Candidates {
   readonly words: readonly string[];
-  /** The kind of which names may come too. */
-  readonly names?: NamedKind;
+  /** The kinds of which names may come too. */
+  readonly names?: Names;
 }
 
 /** The candidates for the last of `line`, which is what stands there so far: an empty text where it has not begun. */
@@ -38,7 +39,8 @@ function takesValue(options: ParseArgsOptionsConfig, word: string | undefined): 
   return found?.[1].type === "string";
 }
 
-const optionWords = (options: ParseArgsOptionsConfig): string[] => Object.keys(options).map((name) => `--${name}`);
+const optionWords = (options: ParseArgsOptionsConfig): string[] =>
+  Object.keys(options).flatMap((name) => (untoldOptions.includes(name) ? [] : [`--${name}`]));
 
 /** Shells call `enodia completion words` with the words of the line behind `enodia`; where nothing comes, they complete files. */
 export const scripts: Readonly<Record<string, string>> = {

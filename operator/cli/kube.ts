@@ -1,7 +1,6 @@
 // The way of commands to a cluster: the flags that they share, and the client that these give. Same
 // rules as kubectl. Not here: the client itself (../kube/client.ts).
 import type { Duplex } from "node:stream";
-import { AppError } from "../../crds/common.ts";
 import { createKube } from "../kube/client.ts";
 import type { Kube } from "../kube/kube.ts";
 import { forwardPort } from "../kube/port-forward.ts";
@@ -17,16 +16,6 @@ export const kubeFlags = {
 export const kubeFlagsHelp = `  -n, --namespace NAME   namespace (default: the context's, else "default")
       --kubeconfig FILE  kubeconfig (default: $KUBECONFIG, else ~/.kube/config)
       --context NAME     context of that kubeconfig (default: its current one)`;
-
-/** Of commands that print a text for people, or the same for programs. */
-export const outputFlag = { output: { type: "string", short: "o" } } as const;
-export const outputFlagHelp = "  -o, --output json      everything, for programs";
-
-/** True where JSON is asked for. */
-export function asksForJson(output: string | undefined): boolean {
-  if (output === undefined || output === "json") return output === "json";
-  throw new AppError(`-o ${output}: the only other form than text is json`, { code: "BadOption" });
-}
 
 export interface ClusterAccess {
   readonly kube: Kube;

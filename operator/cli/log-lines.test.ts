@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createLog } from "../../runtime/observe/log.ts";
 import { byTime, concerns, isWanted, lineCharsMax, lineText, parseLine } from "./log-lines.ts";
+import { subjectOf } from "./log-subject.ts";
 
 const at = "2026-03-01T10:00:00.123456789Z";
 
@@ -49,11 +50,14 @@ test("logs: what is wanted: by request, wherever its id stands, and by level", (
 });
 
 test("logs: of the operator's lines those of another deployment are left out", () => {
-  const of = (fields: Record<string, unknown>) => concerns(parsed(logged(fields, "x")), "ns", "moe");
+  const of = (fields: Record<string, unknown>, word = "moe") => concerns(parsed(logged(fields, "x")), "ns", subjectOf([word]));
   assert.deepEqual(
     [of({ key: "ns/moe" }), of({ key: "ns/other" }), of({ deployment: "moe" }), of({ deployment: "other" }), of({})],
     [true, false, true, false, true],
   );
+  // A job of the same name is another object.
+  const [own, other] = ["moetrainingjob", "moedeployment"].map((controller) => of({ controller, key: "ns/moe" }, "job/moe"));
+  assert.deepEqual([own, other, of({ deployment: "moe" }, "job/moe"), of({}, "job/moe")], [true, false, false, true]);
 });
 
 test("logs: lines of pods are merged by the kubelet's time, and those of one time stay in their order", () => {

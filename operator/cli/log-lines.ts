@@ -1,5 +1,6 @@
 // Lines of logs as the kubelet hands them out: our processes write one JSON object a line, other programs write what they like. Parsed,
 // chosen and told in one form, each bounded in length. Pure.
+import type { Subject } from "./log-subject.ts";
 import { plainLine } from "./table.ts";
 
 /** More of a line is cut: the process that wrote it is at fault. */
@@ -57,11 +58,12 @@ export function isWanted({ level, fields, text }: LogLine, wanted: Wanted): bool
   return level !== undefined && logLevels.indexOf(level) >= logLevels.indexOf(wanted.level);
 }
 
-/** True of a line of the operator that is about this deployment, or about no deployment at all. */
-export function concerns({ fields }: LogLine, namespace: string, name: string): boolean {
+/** True of a line of the operator that is about this deployment or job, or about none at all. */
+export function concerns({ fields }: LogLine, namespace: string, { name, kind, controller }: Subject): boolean {
   const { key, deployment } = fields;
+  if (typeof fields.controller === "string" && fields.controller !== controller) return false;
   if (typeof key === "string") return key === `${namespace}/${name}`;
-  return typeof deployment === "string" ? deployment === name : true;
+  return typeof deployment === "string" ? kind === "MoEDeployment" && deployment === name : true;
 }
 
 /** "10:00:00.123 WARN  gateway-abc   request goes on elsewhere  requestId=..". */

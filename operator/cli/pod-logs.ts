@@ -1,12 +1,13 @@
 // The logs of pods through the API server: which container of which pod, the request, and the streams of several pods merged by time.
 // Bounded: so many pods, lines and lines that wait for others. Changes nothing.
 import { setTimeout as sleep } from "node:timers/promises";
-import { AppError, labels } from "../../crds/common.ts";
+import { AppError } from "../../crds/common.ts";
 import { resources } from "../kube/kube.ts";
 import type { Transport } from "../kube/transport.ts";
 import { findOperators } from "./doctor/operator.ts";
 import type { ClusterAccess } from "./kube.ts";
 import { byTime, type LogLine, lineCharsMax, parseLine } from "./log-lines.ts";
+import type { Subject } from "./log-subject.ts";
 import { podFactsOf } from "./pod-facts.ts";
 
 /** Streams that are open at a time. */
@@ -30,13 +31,13 @@ export interface LogSource {
 
 const containers: Readonly<Record<string, string>> = { worker: "runtime", gateway: "gateway", training: "runtime" };
 
-/** The pods of a deployment, gateways first, and those of the operator where they may be seen. */
+/** The pods of a deployment or job, gateways first, and those of the operator where they may be seen. */
 export async function sourcesOf(
   { kube }: Pick<ClusterAccess, "kube">,
-  ref: { readonly namespace: string; readonly name: string },
+  { namespace, subject }: { readonly namespace: string; readonly subject: Subject },
   components: readonly string[],
 ): Promise<LogSource[]> {
-  const { items } = await kube.list(resources.pods, { namespace: ref.namespace, labelSelector: `${labels.deployment}=${ref.name}` });
+  const { items } = await kube.list(resources.pods, { namespace, labelSelector: `${subject.label}=${subject.name}` });
   const own = items.flatMap((object): LogSource[] => {
     const facts = podFactsOf(object);
     const container = facts && containers[facts.component];

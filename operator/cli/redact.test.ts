@@ -67,6 +67,12 @@ const objects: Readonly<Record<string, any>> = {
     note: `pulling from https://me:${secret}@registry/x`,
     regarding: { name: "moe-0" },
   },
+  job: {
+    kind: "MoETrainingJob",
+    metadata: meta("job"),
+    spec: { output: { uri: "pvc://models/out" }, podTemplate: { spec: podSpec }, later: { field: secret } },
+    status: { curve: [{ step: 1, loss: "2.5" }], lastFailure: { message: `Authorization: Bearer ${secret}` } },
+  },
   claim: { kind: "PersistentVolumeClaim", metadata: meta("models"), spec: { accessModes: ["ReadWriteMany"], volumeName: secret } },
   operator: { kind: "Deployment", metadata: meta("enodia"), spec: { replicas: 2, template: { metadata: meta(""), spec: podSpec } } },
 };
@@ -138,6 +144,7 @@ test("bundle: of log lines only ours are kept, with texts of known fields", () =
 
 test("bundle: the archive as a whole has no planted secret, and a page that names what could not be read", () => {
   const entries = bundleEntries({
+    kind: "MoEDeployment",
     namespace: "ns",
     name: "moe",
     version: "0.1.0",

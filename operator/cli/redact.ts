@@ -2,7 +2,9 @@
 // processes' own, since whoever wrote an environment, an annotation or a sidecar may have put a secret into it. Free texts that stay, such
 // as messages, lose what looks like a credential. Pure.
 import { moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
+import { moeTrainingJobSpecSchema } from "../../crds/moe-training-job.ts";
 import { gatewayProcess, workerLifetime, workerProcess } from "../../crds/process.ts";
+import { checkerProcess, trainerProcess } from "../../crds/training-process.ts";
 
 /** true: the value with all that is below it. A function: what it makes of the value. Else: these fields of it, "*" for any. */
 type Allow = true | ((value: unknown) => unknown) | { readonly [field: string]: Allow };
@@ -68,7 +70,9 @@ const metadata: Allow = {
 
 /** Variables of our processes; none of them is a secret, but addresses may carry one. */
 const variables = new Set([
-  ...[workerProcess, workerLifetime, gatewayProcess].flatMap((rows) => Object.values(rows).map(({ variable }) => variable)),
+  ...[workerProcess, workerLifetime, gatewayProcess, trainerProcess, checkerProcess].flatMap((rows) =>
+    Object.values(rows).map(({ variable }) => variable),
+  ),
   ...["NAMESPACE", "INSTALL", "RUNTIME_IMAGE", "TRAINING_IMAGE", "RUNTIME_PULL_POLICY", "NETWORK_POLICIES", "WATCH_NAMESPACES"].map(
     (name) => `ENODIA_${name}`,
   ),
@@ -139,11 +143,12 @@ const podTemplate: Allow = { metadata: { labels: ownMap, annotations: ownMap }, 
 
 /** Fields that this version's API has: none of them is a secret, since Secrets are named and not written out; but a template is merged
  *  into pods, with whatever its owner put into it. */
-const specFields = new Set(Object.keys(moeDeploymentSpecSchema.shape));
-function specOf(value: unknown): unknown {
-  if (!isTree(value)) return undefined;
-  return templatesKept(Object.fromEntries(Object.entries(value).filter(([key]) => specFields.has(key))));
-}
+const specOf =
+  ({ shape }: { readonly shape: object }) =>
+  (value: unknown): unknown => {
+    if (!isTree(value)) return undefined;
+    return templatesKept(Object.fromEntries(Object.entries(value).filter(([key]) => Object.hasOwn(shape, key))));
+  };
 
 function templatesKept(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(templatesKept);
@@ -160,9 +165,10 @@ const allowed: Readonly<Record<string, Allow>> = {
     apiVersion: true,
     kind: true,
     metadata,
-    spec: specOf,
+    spec: specOf(moeDeploymentSpecSchema),
     status: true,
   },
+  MoETrainingJob: { apiVersion: true, kind: true, metadata, spec: specOf(moeTrainingJobSpecSchema), status: true },
   ExpertPlacement: { apiVersion: true, kind: true, metadata, spec: true, status: true },
   Pod: {
     metadata,

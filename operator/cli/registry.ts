@@ -5,21 +5,33 @@ import type { Commands } from "./command.ts";
 export const commands: Commands = {
   status: {
     summary: "what is wrong with deployments and training jobs, and how each stands",
-    names: "moeDeployments",
+    names: { moeDeployments: "" },
     load: () => import("./commands/status.ts"),
   },
   rollout: {
     summary: "how far a roll is; pause it, go on, or take it back",
-    names: "moeDeployments",
+    names: { moeDeployments: "" },
     load: () => import("./commands/rollout.ts"),
   },
   doctor: { summary: "whether a cluster has what an install needs, and how an install is", load: () => import("./commands/doctor.ts") },
-  top: { summary: "ranks as they run: tokens, attention cache, memory", names: "moeDeployments", load: () => import("./commands/top.ts") },
-  experts: { summary: "which rank has which experts, as a map", names: "moeDeployments", load: () => import("./commands/experts.ts") },
-  logs: { summary: "logs of all pods of a deployment, by time", names: "moeDeployments", load: () => import("./commands/logs.ts") },
+  top: {
+    summary: "ranks as they run: tokens, attention cache, memory",
+    names: { moeDeployments: "" },
+    load: () => import("./commands/top.ts"),
+  },
+  experts: {
+    summary: "which rank has which experts, as a map",
+    names: { moeDeployments: "" },
+    load: () => import("./commands/experts.ts"),
+  },
+  logs: {
+    summary: "logs of all pods of a deployment or training job, by time",
+    names: { moeDeployments: "", moeTrainingJobs: "job/" },
+    load: () => import("./commands/logs.ts"),
+  },
   bundle: {
     summary: "an archive for support, without secrets",
-    names: "moeDeployments",
+    names: { moeDeployments: "", moeTrainingJobs: "job/" },
     load: () => import("./commands/bundle.ts"),
   },
   chat: { summary: "talk to a deployment", load: () => import("./commands/chat.ts") },

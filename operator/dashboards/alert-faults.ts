@@ -20,6 +20,7 @@ const leader = 'enodia_operator_leader{pod="operator-0"}';
 const condition = (type: string, status: string): string => `enodia_deployment_condition{${moe}, type="${type}", status="${status}"}`;
 const requests = (code: string): string => `enodia_gateway_requests_total{${moe}, endpoint="chat", code="${code}"}`;
 const firstToken = (le: string): string => `enodia_gateway_time_to_first_token_seconds_bucket{${moe}, le="${le}"}`;
+const rolling = `enodia_operation_active{${moe}, type="Roll"}`;
 const steady = (value: number): string => `${value}+0x180`;
 const growing = (perMinute: number): string => `0+${perMinute}x180`;
 
@@ -39,6 +40,9 @@ export const healthy: Series = {
   [`enodia_telemetry_age_seconds{${moe}}`]: steady(4),
   [`enodia_rebalance_in_progress{${moe}}`]: steady(0),
   [`enodia_rebalance_deadline_timestamp_seconds{${moe}}`]: steady(60),
+  [rolling]: steady(0),
+  [`enodia_operation_deadline_timestamp_seconds{${moe}}`]: steady(600),
+  [`enodia_rollout_rolled_back{${moe}}`]: steady(0),
   [requests("200")]: growing(120),
   [firstToken("0.1")]: growing(60),
   [firstToken("0.5")]: growing(120),
@@ -172,6 +176,29 @@ export const faults: readonly Fault[] = [
       [`enodia_rebalance_deadline_timestamp_seconds{${moe}}`]: "600+60x180",
     },
     firing: { "5m": {}, "2h": {} },
+  },
+  {
+    what: "a roll was taken back, until the spec is corrected after an hour",
+    series: { [`enodia_rollout_rolled_back{${moe}}`]: "0+0x4 1+0x60 0+0x115" },
+    firing: { "4m": {}, "6m": { EnodiaRolledBack: ofMoe }, "1h6m": {} },
+  },
+  {
+    what: "a roll outlives its deadline",
+    series: { [rolling]: steady(1), [`enodia_operation_deadline_timestamp_seconds{${moe}}`]: steady(600) },
+    firing: { "15m": {}, "17m": { EnodiaRollStalled: ofMoe } },
+  },
+  {
+    what: "a roll of a minute, and another one after an hour within its deadline",
+    series: { [rolling]: "1+0x1 0+0x60 1+0x120", [`enodia_operation_deadline_timestamp_seconds{${moe}}`]: "600+0x60 12000+0x120" },
+    firing: { "17m": {}, "2h": {} },
+  },
+  {
+    what: "a start outlives its deadline, for which other alerts are there",
+    series: {
+      [`enodia_operation_active{${moe}, type="Start"}`]: steady(1),
+      [`enodia_operation_deadline_timestamp_seconds{${moe}}`]: steady(600),
+    },
+    firing: { "17m": {}, "2h": {} },
   },
   {
     what: "a job makes no step after its first twenty minutes",

@@ -82,6 +82,24 @@ export const alerts: readonly Alert[] = [
       "A plan is under way more than a minute after its deadline, by which it should have been committed or rolled back. See the ExpertPlacement status and the operator's log.",
   },
   {
+    alert: "EnodiaRolledBack",
+    expr: "max by (namespace, deployment) (enodia_rollout_rolled_back) == 1",
+    for: "0s",
+    severity: "warning",
+    summary: "A roll of {{ $labels.namespace }}/{{ $labels.deployment }} was taken back",
+    description:
+      "Ranks have the last template with which all of them served, and the spec still asks for the one that failed. The condition SpecAccepted and status.rollout.rolledBack say why. The alert ends when the spec names another template, or the roll is tried again.",
+  },
+  {
+    alert: "EnodiaRollStalled",
+    expr: 'max by (namespace, deployment) (enodia_operation_active{type="Roll"}) == 1 and time() > max by (namespace, deployment) (enodia_operation_deadline_timestamp_seconds) + 60',
+    for: "5m",
+    severity: "warning",
+    summary: "A roll of {{ $labels.namespace }}/{{ $labels.deployment }} stands past its deadline",
+    description:
+      "A roll, or its way back, is under way more than six minutes after its deadline. Serving goes on with the ranks that there are. The condition Progressing and status.operation say what it waits for.",
+  },
+  {
     alert: "EnodiaTrainingStalled",
     expr: `${alwaysActive} and ${furthest("")} <= ${furthest(` offset ${stallMinutes}m`)} and ${oldEnough}`,
     for: "5m",

@@ -186,6 +186,30 @@ const operations: readonly Panel[] = [
     queries: [{ expr: `sum by (result, reason) (increase(enodia_rebalances_total{%}[${rate}]))`, legend: "{{result}} {{reason}}" }],
   },
   {
+    title: "Operations under way",
+    description: "1 while the operator is in the middle of one, by type.",
+    unit: "none",
+    min: 0,
+    queries: [{ expr: `max by (${by}, type) (enodia_operation_active{%})`, legend: "{{type}}" }],
+  },
+  {
+    title: "Time of the last operation",
+    description: "From beginning to end, by type; of those that status.history has.",
+    unit: "s",
+    min: 0,
+    queries: [{ expr: `max by (${by}, type) (enodia_operation_last_duration_seconds{%})`, legend: "{{type}}" }],
+  },
+  {
+    title: "Rolls taken back",
+    description: "In each interval, by reason; and 1 while the spec asks for a template that failed.",
+    unit: "none",
+    min: 0,
+    queries: [
+      { expr: `sum by (reason) (increase(enodia_rollbacks_total{%}[${rate}]))`, legend: "{{reason}}" },
+      { expr: `max by (${by}) (enodia_rollout_rolled_back{%})`, legend: "asked for" },
+    ],
+  },
+  {
     title: "Conditions",
     description: "1 while a condition is True.",
     unit: "none",

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createMetrics } from "../../runtime/observe/metrics.ts";
 import { deployment } from "../../test/builders/deployment.ts";
-import { recordStatus } from "./metrics.ts";
+import { Rollbacks, recordStatus } from "./metrics.ts";
 
 /** Gauges of three wanted ranks, one of which does not serve, while Degraded says this. */
 async function ranksWhile(status: "True" | "False", reason: string): Promise<Record<string, number>> {
@@ -47,4 +47,63 @@ for (const reason of ["ExpertsUnhosted", "WorkerCrashing"]) {
 
 test("a rank that starts is joining", async () => {
   assert.deepEqual(await ranksWhile("False", "AsExpected"), { active: 2, lost: 0, joining: 1 });
+});
+
+const roll = { id: "roll-2", type: "Roll", from: { ranks: 3 }, to: { ranks: 3 }, startTime: "2026-03-01T10:00:00Z" } as const;
+const rolledBack = {
+  id: "roll-2",
+  templateHash: "abc",
+  fromRevision: 2,
+  toRevision: 1,
+  reason: "Crashing",
+  message: "pod moe-0 crashed",
+  time: "2026-03-01T10:05:00Z",
+};
+
+test("an operation is told with its type, its deadline and how long the last of each type took", async () => {
+  const metrics = createMetrics({ process: "operator", version: "0" });
+  const ended = { ...roll, id: "roll-1", result: "Done", endTime: "2026-03-01T10:01:30Z" } as const;
+  const earlier = { ...ended, id: "roll-0", endTime: "2026-03-01T11:00:00Z" };
+  const { spec, status } = deployment(
+    {},
+    {
+      operation: { ...roll, phase: "Creating", deadline: "2026-03-01T10:10:00Z" },
+      history: [ended, earlier],
+      rollout: { phase: "RollingBack", rolledBack },
+    },
+  );
+  const metadata = { name: "moe", namespace: "ns", uid: "u", resourceVersion: "1" };
+  const record = (of: object) => recordStatus(metrics, [{ apiVersion: "", kind: "", metadata, spec, status: of }]);
+  record(status);
+  const text = await metrics.text();
+  const value = (line: string): number => Number(new RegExp(`^${line} (\\S+)$`, "m").exec(text)?.[1] ?? Number.NaN);
+  assert.equal(value('enodia_operation_active\\{[^}]*type="Roll"\\}'), 1);
+  assert.equal(value('enodia_operation_active\\{[^}]*type="Repair"\\}'), 0);
+  assert.equal(value('enodia_operation_last_duration_seconds\\{[^}]*type="Roll"\\}'), 90);
+  assert.ok(Number.isNaN(value('enodia_operation_last_duration_seconds\\{[^}]*type="Repair"\\}')), "none is remembered");
+  assert.equal(value("enodia_operation_deadline_timestamp_seconds\\{[^}]*\\}"), Date.parse("2026-03-01T10:10:00Z") / 1000);
+  assert.equal(value("enodia_rollout_rolled_back\\{[^}]*\\}"), 1);
+  record({});
+  const after = await metrics.text();
+  await metrics.close();
+  assert.match(after, /^enodia_operation_active\{[^}]*type="Roll"\} 0$/m);
+  assert.match(after, /^enodia_rollout_rolled_back\{[^}]*\} 0$/m);
+});
+
+test("a roll that is taken back counts once, and one from before this replica looked on does not", () => {
+  const rollbacks = new Rollbacks();
+  const object = (uid: string, back?: object) => ({
+    apiVersion: "",
+    kind: "",
+    metadata: { name: "moe", namespace: "ns", uid },
+    status: { rollout: { phase: "Complete", ...(back && { rolledBack: back }) } },
+  });
+  assert.equal(rollbacks.see(object("old", rolledBack)), undefined, "it was so when this replica began");
+  assert.equal(rollbacks.see(object("u")), undefined);
+  assert.equal(rollbacks.see(object("u", rolledBack)), "Crashing");
+  assert.equal(rollbacks.see(object("u", rolledBack)), undefined, "the same status again");
+  assert.equal(rollbacks.see(object("u")), undefined, "the spec was corrected");
+  assert.equal(rollbacks.see(object("u", { ...rolledBack, id: "roll-3", reason: "LatencyExceeded" })), "LatencyExceeded");
+  rollbacks.forget(object("u"));
+  assert.equal(rollbacks.see(object("u", { ...rolledBack, id: "roll-4" })), undefined);
 });

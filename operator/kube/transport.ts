@@ -101,6 +101,15 @@ export function createTransport(config: KubeConfig, { keep }: { readonly keep: b
   };
 }
 
+/** To the same server for the bearer of a token, with nothing of our own credentials: a certificate would count before the token. */
+export function bearerTransport(config: KubeConfig, token: string): Transport {
+  const cluster = config.getCurrentCluster();
+  if (!cluster) throw noCluster("the kubeconfig has no cluster");
+  const bearer = new KubeConfig();
+  bearer.loadFromClusterAndUser(cluster, { name: "bearer", token });
+  return createTransport(bearer);
+}
+
 function send(url: URL, call: Call, options: https.RequestOptions): Promise<http.IncomingMessage> {
   return new Promise((resolve, reject) => {
     const client = url.protocol === "http:" ? http : https;

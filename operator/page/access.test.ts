@@ -1,14 +1,27 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { AppError } from "../../crds/common.ts";
 import type { PageAccess } from "../../crds/names.ts";
 import { Access, cookieName, sessionMs } from "./access.ts";
+import { unbounded } from "./sight.ts";
 
+const usersToken = "eyJh-bGciOi.JSUzI1_Ni+/~Iw==";
 const secret = "correct-horse-battery";
 const nobody = { host: "page.example", authorization: undefined, cookie: undefined };
 
 function made(access: PageAccess) {
-  const state: { now: number; token: string | undefined } = { now: 1_000_000, token: secret };
-  return { state, access: new Access({ access, token: async () => state.token, now: () => state.now }) };
+  const state: { now: number; token: string | undefined; down: boolean } = { now: 1_000_000, token: secret, down: false };
+  const known = new Set<string>();
+  const readers = {
+    knows: (token: string) => known.has(token),
+    of: async (token: string) => {
+      if (state.down) throw new AppError("connection refused", { code: "Unavailable" });
+      known.add(token);
+      return token === usersToken ? () => unbounded : undefined;
+    },
+  };
+  const parts = { access, token: async () => state.token, readers, sight: unbounded, now: () => state.now };
+  return { state, access: new Access(parts) };
 }
 
 const cookieOf = (answer: object): string => ("cookie" in answer ? String(answer.cookie).split(";", 1)[0]! : assert.fail("no cookie"));
@@ -68,4 +81,32 @@ test("wrong tokens are answered so often in a minute, and the right one later ag
   assert.ok(answer.may === "nothing" && answer.status === 429);
   state.now += 60_001;
   assert.equal((await access.ask({ ...nobody, authorization: `Bearer ${secret}` })).may, "read");
+});
+
+test("a token of the cluster lets its user in, by header or by the cookie that it becomes; no replica has to remember it", async () => {
+  const { access } = made("ClusterToken");
+  assert.equal((await access.ask(nobody)).may, "signIn");
+  const cookie = cookieOf(await access.signIn(` ${usersToken}\n`));
+  const another = made("ClusterToken").access;
+  assert.equal((await another.ask({ ...nobody, cookie: `a=1; ${cookie}; b=2` })).may, "read");
+  assert.equal((await another.ask({ ...nobody, authorization: `Bearer ${usersToken}` })).may, "read");
+  for (const wrong of ["wrong", "", secret, `${usersToken}\r\nx: y`, `${usersToken}; Path=/`, "x".repeat(3_801)]) {
+    assert.equal((await access.ask({ ...nobody, authorization: `Bearer ${wrong}` })).may, "signIn", wrong);
+    assert.ok(!("cookie" in (await access.signIn(wrong))), wrong);
+  }
+});
+
+test("wrong tokens of the cluster are asked about so often in a minute; those that are known cost nothing", async () => {
+  const { access, state } = made("ClusterToken");
+  const ask = (token: string) => access.ask({ ...nobody, authorization: `Bearer ${token}` });
+  await ask(usersToken);
+  for (let n = 0; n < 60; n++) assert.equal((await ask(`wrong-${n}`)).may, "signIn");
+  const refused = await ask("wrong-60");
+  assert.ok(refused.may === "nothing" && refused.status === 429);
+  assert.equal((await ask("wrong-1")).may, "signIn");
+  assert.equal((await ask(usersToken)).may, "read");
+  state.down = true;
+  state.now += 60_001;
+  const unknown = await ask("a-new-one");
+  assert.ok(unknown.may === "nothing" && unknown.status === 503 && /connection refused/.test(unknown.why));
 });

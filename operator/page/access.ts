@@ -1,14 +1,21 @@
-// The door of the page, by three kinds of access. PortForward: the server listens on the pod's loopback, for whoever may forward ports.
-// Token: whoever knows the token of a Secret. Proxy: whoever reaches the port. Decided for each request; the token is read each time.
+// The door of the page, by four kinds of access. PortForward: the server listens on the pod's loopback, for whoever may forward ports.
+// Token: whoever knows the token of a Secret. Proxy: whoever reaches the port. ClusterToken: users of the cluster, each for what that
+// user may list. Decided for each request; the token of the Secret is read each time.
 import { createHash, createHmac, timingSafeEqual } from "node:crypto";
+import { AppError } from "../../crds/common.ts";
 import type { PageAccess } from "../../crds/names.ts";
+import type { Look, Readers } from "./readers.ts";
+import type { Sight } from "./sight.ts";
 
 export const cookieName = "enodia-page";
 /** A browser signs in again after this. */
 export const sessionMs = 12 * 3_600_000;
 /** A shorter token would be found by trying. */
 const tokenCharsMin = 16;
-export const tokenCharsMax = 1024;
+const tokenCharsMax = 1024;
+/** Of a token of the cluster, which a cookie has to hold; and what such a token is made of. */
+export const clusterTokenCharsMax = 3_800;
+const clusterToken = /^[\w.~+/-]+=*$/;
 /** Wrong tokens that are answered in a minute, of all callers together. */
 const wrongMax = 60;
 const wrongWindowMs = 60_000;
@@ -20,7 +27,7 @@ interface Asking {
 }
 
 export type Answer =
-  | { readonly may: "read" }
+  | { readonly may: "read"; readonly look: Look }
   | { readonly may: "signIn" }
   | { readonly may: "nothing"; readonly status: 403 | 429 | 503; readonly why: string };
 
@@ -28,11 +35,17 @@ interface AccessParts {
   readonly access: PageAccess;
   /** The token as it is now; undefined where there is none. */
   readonly token: () => Promise<string | undefined>;
+  /** The users of the cluster, of access ClusterToken. */
+  readonly readers: Pick<Readers, "knows" | "of">;
+  /** What everybody else sees who is let in. */
+  readonly sight: Sight;
   /** Unix ms. */
   readonly now: () => number;
 }
 
-const read = { may: "read" } as const;
+type Refusal = Exclude<Answer, { may: "read" }>;
+
+const tooMany: Refusal = { may: "nothing", status: 429, why: "too many wrong tokens: try again in a minute" };
 const local: readonly string[] = ["localhost", "127.0.0.1", "[::1]"];
 
 const same = (a: string, b: string): boolean =>
@@ -46,36 +59,72 @@ export class Access {
     this.#parts = parts;
   }
 
+  /** What the form says for whom there is one. */
+  get form(): { readonly charsMax: number; readonly help: string } {
+    return this.#parts.access === "ClusterToken"
+      ? { charsMax: clusterTokenCharsMax, help: "A token of the cluster, such as of kubectl create token. You see what its user may list." }
+      : { charsMax: tokenCharsMax, help: "The token is in the Secret that the chart's value page.tokenSecret names." };
+  }
+
   async ask({ host, authorization, cookie }: Asking): Promise<Answer> {
     switch (this.#parts.access) {
       case "Proxy":
-        return read;
+        return this.#read();
       case "PortForward":
         // A site whose name is made to point to the reader's own machine would else be answered by its browser.
-        if (local.includes((host ?? "").replace(/:\d+$/, ""))) return read;
+        if (local.includes((host ?? "").replace(/:\d+$/, ""))) return this.#read();
         return { may: "nothing", status: 403, why: "the page is read at localhost, through kubectl port-forward" };
       case "Token": {
         const token = await this.#token();
         if (typeof token !== "string") return token;
         const bearer = /^Bearer (.+)$/i.exec(authorization ?? "")?.[1];
         if (bearer !== undefined) return this.#judge(bearer, token);
-        return this.#isSession(cookie, token) ? read : { may: "signIn" };
+        return this.#isSession(cookie, token) ? this.#read() : { may: "signIn" };
+      }
+      case "ClusterToken": {
+        const given = /^Bearer (.+)$/i.exec(authorization ?? "")?.[1] ?? clusterTokenOf(cookie);
+        return given === undefined ? { may: "signIn" } : this.#user(given);
       }
     }
   }
 
   /** The cookie of a session, or why there is none. */
-  async signIn(given: string): Promise<{ readonly cookie: string } | Exclude<Answer, { may: "read" }>> {
+  async signIn(given: string): Promise<{ readonly cookie: string } | Refusal> {
+    if (this.#parts.access === "ClusterToken") {
+      const user = await this.#user(given.trim());
+      return user.may === "read" ? { cookie: cookieOf(given.trim()) } : user;
+    }
     if (this.#parts.access !== "Token") return { may: "nothing", status: 403, why: "there is no token to sign in with" };
     const token = await this.#token();
     if (typeof token !== "string") return token;
     const judged = this.#judge(given, token);
     if (judged.may !== "read") return judged;
     const until = this.#parts.now() + sessionMs;
-    return { cookie: `${cookieName}=${until}.${sign(token, until)}; HttpOnly; SameSite=Strict; Max-Age=${sessionMs / 1000}` };
+    return { cookie: cookieOf(`${until}.${sign(token, until)}`) };
   }
 
-  async #token(): Promise<string | Exclude<Answer, { may: "read" }>> {
+  #read(): Answer {
+    const { sight } = this.#parts;
+    return { may: "read", look: () => sight };
+  }
+
+  /** Any replica answers the next request, so that the cookie of a user holds the token itself, and ends with it. */
+  async #user(token: string): Promise<Answer> {
+    if (token.length > clusterTokenCharsMax || !clusterToken.test(token)) return { may: "signIn" };
+    const { readers } = this.#parts;
+    const known = readers.knows(token);
+    if (!known && this.#areTooMany()) return tooMany;
+    try {
+      const look = await readers.of(token);
+      if (look) return { may: "read", look };
+    } catch (caught) {
+      return { may: "nothing", status: 503, why: `whose token this is cannot be asked: ${AppError.from(caught).message}` };
+    }
+    if (!known) this.#wrong = [...this.#wrong, this.#parts.now()];
+    return { may: "signIn" };
+  }
+
+  async #token(): Promise<string | Refusal> {
     const token = (await this.#parts.token())?.trim();
     if (token !== undefined && token.length >= tokenCharsMin && token.length <= tokenCharsMax) return token;
     const why = `the Secret of the page has no key "token" of ${tokenCharsMin} to ${tokenCharsMax} characters`;
@@ -83,12 +132,16 @@ export class Access {
   }
 
   #judge(given: string, token: string): Answer {
+    if (this.#areTooMany()) return tooMany;
+    if (same(given, token)) return this.#read();
+    this.#wrong = [...this.#wrong, this.#parts.now()];
+    return { may: "signIn" };
+  }
+
+  #areTooMany(): boolean {
     const now = this.#parts.now();
     this.#wrong = this.#wrong.filter((at) => now - at < wrongWindowMs);
-    if (this.#wrong.length >= wrongMax) return { may: "nothing", status: 429, why: "too many wrong tokens: try again in a minute" };
-    if (same(given, token)) return read;
-    this.#wrong = [...this.#wrong, now];
-    return { may: "signIn" };
+    return this.#wrong.length >= wrongMax;
   }
 
   /** A session ends with its time, and with the token that it was begun by. */
@@ -98,5 +151,10 @@ export class Access {
     return found?.[2] !== undefined && this.#parts.now() < until && same(found[2], sign(token, until));
   }
 }
+
+const cookieOf = (value: string): string => `${cookieName}=${value}; HttpOnly; SameSite=Strict; Max-Age=${sessionMs / 1000}`;
+
+const clusterTokenOf = (cookie: string | undefined): string | undefined =>
+  new RegExp(`(?:^|; *)${cookieName}=([^;]+)(?:;|$)`).exec(cookie ?? "")?.[1];
 
 const sign = (token: string, until: number): string => createHmac("sha256", token).update(`${cookieName} ${until}`).digest("base64url");

@@ -53,6 +53,13 @@ export class Board {
     return this.#shown ? undefined : this.#leader;
   }
 
+  /** Namespaces with objects. */
+  namespaces(): { readonly deployments: readonly string[]; readonly jobs: readonly string[] } {
+    const of = (name: "moeDeployments" | "moeTrainingJobs"): string[] =>
+      this.#parts.cache.list(name).map(({ metadata }) => metadata.namespace ?? "");
+    return { deployments: of("moeDeployments"), jobs: of("moeTrainingJobs") };
+  }
+
   sample(): void {
     const shown = this.#shown;
     if (!shown) return;

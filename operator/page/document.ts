@@ -59,12 +59,17 @@ export function standbyDocument(leader: string | undefined, name: string, query:
   return framed({ title: "This replica waits", events, body: standbyWords(leader) });
 }
 
-export function signInDocument(problem: string | undefined): string {
+interface SignIn {
+  readonly charsMax: number;
+  readonly help: string;
+}
+
+export function signInDocument({ charsMax, help }: SignIn, problem: string | undefined): string {
   const words = problem === undefined ? html`` : html`<p id="problem" role="alert">${problem}</p>`;
   return framed({
     title: "Sign in",
     body: html`<form class="sign-in" method="post" action="./sign-in">${words}<label for="token">Token</label>
-<input id="token" name="token" type="password" autocomplete="current-password" required maxlength="1024"${problem === undefined ? html`` : html` aria-describedby="problem"`}>
-<button>Sign in</button><p class="none">The token is in the Secret that the chart's value page.tokenSecret names.</p></form>`,
+<input id="token" name="token" type="password" autocomplete="current-password" required maxlength="${charsMax}"${problem === undefined ? html`` : html` aria-describedby="problem"`}>
+<button>Sign in</button><p class="none">${help}</p></form>`,
   });
 }

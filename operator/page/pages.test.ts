@@ -38,7 +38,7 @@ test("what the cluster says stays text, wherever it stands", () => {
   }
   assert.equal(html`<b title="${evil}">${evil}</b>`.text.match(/[<>]/g)?.length, 4);
   assert.ok(!standbyDocument(evil, evil, new URLSearchParams([[evil, evil]])).includes("<img"));
-  assert.ok(!signInDocument(evil).includes("<img"));
+  assert.ok(!signInDocument({ charsMax: 1, help: evil }, evil).includes("<img"));
 });
 
 test("no page names an address that is not relative, nor has a script or a style in it", () => {
@@ -46,7 +46,7 @@ test("no page names an address that is not relative, nor has a script or a style
     made([moed("a")], "").text,
     made([moed("a")], "deployment", "namespace=ns&name=a").text,
     standbyDocument("x", "", new URLSearchParams()),
-    signInDocument(undefined),
+    signInDocument({ charsMax: 1, help: "" }, undefined),
   ]) {
     for (const [, address = ""] of text.matchAll(/(?:href|src|action|data-events)="([^"]*)"/g)) assert.match(address, /^(\.\/|#|data:,$)/);
     assert.doesNotMatch(text, /<script(?![^>]* src=)|<style| style=| on\w+=/);

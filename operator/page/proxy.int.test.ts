@@ -1,11 +1,15 @@
-// The page behind the proxy of a real API server: relative addresses, the session's cookie, and events as they come.
+// The page behind the proxy of a real API server: relative addresses, the session's cookie, and events as they come; what the proxy tells
+// of who asks; and what users see whose rights are the server's.
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
-import { request } from "node:http";
+import { createServer, request, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
 import { after, before, test } from "node:test";
 import { silentLog } from "../../runtime/observe/log.ts";
 import { down, open } from "../../test/cluster/cluster.ts";
-import { controlPlane } from "../../test/integration/control-plane.ts";
+import { type ControlPlane, controlPlane } from "../../test/integration/control-plane.ts";
+import { bearersRights } from "../kube/access-review.ts";
+import { bearerTransport, loadKubeConfig } from "../kube/transport.ts";
 import { Board } from "./board.ts";
 import { type PageServer, servePage } from "./server.ts";
 
@@ -13,15 +17,19 @@ const name = "page-int";
 const namespace = "enodia-system";
 const secret = "correct-horse-battery";
 const state = { message: "it is well" };
+let plane: ControlPlane;
 let server: PageServer;
+let users: PageServer;
+let echo: Server;
 let proxy: ChildProcess | undefined;
+let services: string;
 let base: string;
 
-const moed = () => {
+const moed = (of = "ns") => {
   const conditions = [
     { type: "Ready", status: "True", reason: "Fine", message: state.message, lastTransitionTime: "2026-03-01T10:00:00Z" },
   ];
-  const metadata = { namespace: "ns", name: "a", uid: "u" };
+  const metadata = { namespace: of, name: `of-${of}`, uid: `u-${of}` };
   return { apiVersion: "x", kind: "MoEDeployment", metadata, spec: { model: { uri: "pvc://m/x" } }, status: { conditions } };
 };
 
@@ -39,37 +47,58 @@ async function kubectlProxy(kubectl: string, kubeconfig: string): Promise<string
 
 before(
   async () => {
-    const plane = await controlPlane(name, 0);
-    const board = new Board({ cache: { list: (kind) => (kind === "moeDeployments" ? [moed()] : []) }, now: Date.now });
+    plane = await controlPlane(name, 0);
+    const board = new Board({
+      cache: { list: (kind) => (kind === "moeDeployments" ? [moed(), moed("team-a"), moed("team-b")] : []) },
+      now: Date.now,
+    });
     board.lead({ picture: () => undefined });
-    server = await servePage({ board, access: "Token", port: 0, token: async () => secret, log: silentLog });
+    server = await servePage({
+      board,
+      access: "Token",
+      port: 0,
+      token: async () => secret,
+      rightsOf: () => async () => false,
+      log: silentLog,
+    });
+    const rightsOf = bearersRights(loadKubeConfig(open(name).kubeconfig, undefined));
+    users = await servePage({ board, access: "ClusterToken", port: 0, token: async () => undefined, rightsOf, log: silentLog });
+    echo = createServer((asked, answer) => void answer.end(JSON.stringify(asked.headers)));
+    await new Promise<void>((resolve) => echo.listen(0, resolve));
     // An API server passes requests to addresses of pods alone, and to none of the loopback. This pod runs here.
     const ip = new URL(plane.cluster.server).hostname;
     const metadata = { namespace, name: "enodia-page" };
+    const served = [
+      { name: "page", port: server.port },
+      { name: "users", port: users.port },
+      { name: "echo", port: (echo.address() as AddressInfo).port },
+    ];
     const targetRef = { kind: "Pod", ...metadata };
-    const spec = { schedulerName: "nobody", containers: [{ name: "operator", image: "operator" }] };
+    const spec = { schedulerName: "nobody", serviceAccountName: metadata.name, containers: [{ name: "operator", image: "operator" }] };
     await plane.apply(
       { apiVersion: "v1", kind: "Namespace", metadata: { name: namespace } },
-      { apiVersion: "v1", kind: "ServiceAccount", metadata: { namespace, name: "default" } },
+      { apiVersion: "v1", kind: "ServiceAccount", metadata },
       { apiVersion: "v1", kind: "Pod", metadata, spec },
-      { apiVersion: "v1", kind: "Service", metadata, spec: { ports: [{ name: "page", port: 9466 }] } },
+      { apiVersion: "v1", kind: "Service", metadata, spec: { ports: served.map(({ name }, i) => ({ name, port: 9466 + i })) } },
       {
         apiVersion: "v1",
         kind: "Endpoints",
         metadata,
-        subsets: [{ addresses: [{ ip, targetRef }], ports: [{ name: "page", port: server.port }] }],
+        subsets: [{ addresses: [{ ip, targetRef }], ports: served }],
       },
     );
     const status = JSON.stringify({ status: { podIP: ip, podIPs: [{ ip }] } });
     await plane.kubectl("patch", "pod", metadata.name, "-n", namespace, "--subresource=status", "--type=merge", "-p", status);
     const { binaries, kubeconfig } = open(name);
-    base = `http://${await kubectlProxy(binaries.kubectl, kubeconfig)}/api/v1/namespaces/${namespace}/services/enodia-page:page/proxy/`;
+    services = `http://${await kubectlProxy(binaries.kubectl, kubeconfig)}/api/v1/namespaces/${namespace}/services/`;
+    base = `${services}enodia-page:page/proxy/`;
   },
   { timeout: 600_000 },
 );
 after(async () => {
   proxy?.kill();
-  await server?.close();
+  await Promise.all([server?.close(), users?.close()]);
+  echo?.close();
   await down(name);
 });
 
@@ -119,4 +148,52 @@ test("who has signed in behind the API server's proxy reads the page, its files 
   await ask(events, { headers: { cookie }, enough: () => "it is well" });
   state.message = "it is better";
   assert.match((await stream).body, /it is well.*it is better/s);
+});
+
+/** Gives a ServiceAccount a right in one namespace. */
+async function grant(who: string, of: string, rule: object): Promise<void> {
+  const metadata = { namespace: of, name: who };
+  const rbac = { apiVersion: "rbac.authorization.k8s.io/v1", metadata };
+  const roleRef = { apiGroup: "rbac.authorization.k8s.io", kind: "Role", name: who };
+  await plane.apply(
+    { apiVersion: "v1", kind: "Namespace", metadata: { name: of } },
+    { ...rbac, kind: "Role", rules: [rule] },
+    { ...rbac, kind: "RoleBinding", roleRef, subjects: [{ kind: "ServiceAccount", namespace, name: who }] },
+  );
+}
+
+/** The token of a user of the cluster who has no rights yet. */
+async function user(who: string): Promise<string> {
+  await plane.apply({ apiVersion: "v1", kind: "ServiceAccount", metadata: { namespace, name: who } });
+  return (await plane.kubectl("create", "token", who, "-n", namespace)).trim();
+}
+
+test("the API server's proxy tells nothing of who asks, so that access Proxy cannot know it", { timeout: 600_000 }, async () => {
+  const token = await user("asking");
+  await grant("asking", namespace, { apiGroups: [""], resources: ["services/proxy"], verbs: ["get"] });
+  const path = `/api/v1/namespaces/${namespace}/services/enodia-page:echo/proxy/`;
+  const asking = bearerTransport(loadKubeConfig(open(name).kubeconfig, undefined), token);
+  const heard = await asking.request({ method: "GET", path });
+  assert.ok(JSON.parse(heard).host, heard);
+  for (const word of ["asking", token, "authorization", "x-remote", "impersonate"]) assert.ok(!heard.includes(word), heard);
+});
+
+test("users of the cluster see the namespaces whose deployments they may list, and no others", { timeout: 600_000 }, async () => {
+  const [ann, eve] = [await user("ann"), await user("eve")];
+  await grant("ann", "team-a", { apiGroups: ["enodia.dev"], resources: ["moedeployments"], verbs: ["list"] });
+  const at = `${services}enodia-page:users/proxy/`;
+  const signIn = async (token: string) => ask(`${at}sign-in`, { method: "POST", body: new URLSearchParams({ token }).toString() });
+  assert.equal((await signIn("no.such-token")).status, 401);
+  const signed = await signIn(ann);
+  assert.equal(signed.status, 303, signed.body);
+  const headers = { cookie: String(signed.headers["set-cookie"]).split(";", 1)[0] ?? "" };
+  const page = await ask(at, { headers });
+  assert.deepEqual([page.body.includes("of-team-a"), page.body.includes("of-team-b"), page.body.includes("of-ns")], [true, false, false]);
+  const statusOf = async (of: string) => (await ask(`${at}deployment?namespace=${of}&name=of-${of}`, { headers })).status;
+  assert.deepEqual([await statusOf("team-a"), await statusOf("team-b")], [200, 404]);
+  const events = await ask(`${at}events`, { headers, enough: () => "of-team-a" });
+  assert.doesNotMatch(events.body, /of-team-b|of-ns/);
+  const nothing = await signIn(eve);
+  const cookie = String(nothing.headers["set-cookie"]).split(";", 1)[0] ?? "";
+  assert.doesNotMatch((await ask(at, { headers: { cookie } })).body, /of-team-|of-ns/);
 });

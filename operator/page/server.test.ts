@@ -25,7 +25,15 @@ async function served(access: PageAccess, run: (made: Made) => Promise<void>): P
   const state = { now: 1_700_000_000_000, message: "it is well" };
   const board = new Board({ cache: { list: (name) => (name === "moeDeployments" ? [moed(state.message)] : []) }, now: () => state.now });
   const stop = board.lead({ picture: () => undefined });
-  const server = await servePage({ board, access, port: 0, token: async () => secret, log: silentLog, now: () => state.now });
+  const server = await servePage({
+    board,
+    access,
+    port: 0,
+    token: async () => secret,
+    rightsOf: () => async () => false,
+    log: silentLog,
+    now: () => state.now,
+  });
   try {
     await run({ board, state, stop, port: server.port });
   } finally {

@@ -6,11 +6,13 @@ import type { AddressInfo } from "node:net";
 import { AppError } from "../../crds/common.ts";
 import type { PageAccess } from "../../crds/names.ts";
 import type { Log } from "../../runtime/observe/log.ts";
-import { Access, type Answer, tokenCharsMax } from "./access.ts";
+import { Access, type Answer, clusterTokenCharsMax } from "./access.ts";
 import type { Board } from "./board.ts";
 import { pageDocument, scriptFile, signInDocument, standbyDocument, styleFile } from "./document.ts";
 import { bucketMs } from "./memory.ts";
 import { pages } from "./pages.ts";
+import { Readers, type RightsOf } from "./readers.ts";
+import { boundOf, seen, sightOf } from "./sight.ts";
 import { clientsMax, Streams, tickMs } from "./streams.ts";
 
 /** The token of a file that a Secret is mounted at; undefined where it is not there. A longer file is no token. */
@@ -30,7 +32,8 @@ const idleTimeoutMs = 5_000;
 /** Streams, and room for requests beside them. */
 const connectionsMax = 2 * clientsMax;
 const addressCharsMax = 2_048;
-const bodyBytesMax = 4 * tokenCharsMax;
+/** A token, with the signs in it that a form writes as three. */
+const bodyBytesMax = 2 * clusterTokenCharsMax;
 
 interface PageOptions {
   readonly board: Board;
@@ -38,6 +41,10 @@ interface PageOptions {
   readonly port: number;
   /** The token of access Token, read anew with each request. */
   readonly token: () => Promise<string | undefined>;
+  /** What the users of access ClusterToken may do. */
+  readonly rightsOf: RightsOf;
+  /** The namespaces that are shown at most; none = all that the operator watches. */
+  readonly namespaces?: readonly string[];
   readonly log: Log;
   /** Unix ms. */
   readonly now?: () => number;
@@ -85,10 +92,13 @@ async function filesOf(): Promise<Files> {
 }
 
 export async function servePage(options: PageOptions): Promise<PageServer> {
-  const { board, access, port, token, log } = options;
+  const { board, access: kind, port, token, rightsOf, log } = options;
   const now = options.now ?? Date.now;
+  const bound = boundOf(options.namespaces ?? []);
+  const readers = new Readers({ rightsOf, namespaces: () => board.namespaces(), bound, now });
+  const access = new Access({ access: kind, token, readers, sight: sightOf(bound, bound), now });
   const streams = new Streams({ board, now, onError: (err) => log.error({ err }, "a page could not be brought up to date") });
-  const site = new Site({ board, streams, access: new Access({ access, token, now }), files: await filesOf() });
+  const site = new Site({ board, streams, access, files: await filesOf() });
   const server = createServer(
     { headersTimeout: requestTimeoutMs, requestTimeout: requestTimeoutMs, keepAliveTimeout: idleTimeoutMs },
     (request, response) => {
@@ -103,7 +113,7 @@ export async function servePage(options: PageOptions): Promise<PageServer> {
   // Where only a forwarded port is to reach it, nothing else can.
   await new Promise<void>((resolve, reject) => {
     server.once("error", (cause) => reject(new AppError(`page port ${port}: ${cause.message}`, { code: "ListenFailed", cause })));
-    server.listen(port, access === "PortForward" ? "127.0.0.1" : "0.0.0.0", resolve);
+    server.listen(port, kind === "PortForward" ? "127.0.0.1" : "0.0.0.0", resolve);
   });
   const ticks = setInterval(() => streams.tick(), tickMs);
   const samples = setInterval(() => {
@@ -172,11 +182,13 @@ class Site {
           .map((page) => `/${page}`)
           .join(", ")}`,
       );
-    if (answer.may !== "read") return refused(answer);
+    if (answer.may !== "read") return this.#refused(answer);
     const { board } = this.#parts;
     if (!board.leads)
       return { status: 503, type: document, body: standbyDocument(board.leader, name, query), more: { "retry-after": "2" } };
-    const page = make(board.source(), query);
+    const sight = answer.look();
+    if (!sight) return text(503, "what you may see is not known at this moment", { "retry-after": "2" });
+    const page = make(seen(board.source(), sight), query);
     return { status: page.status, type: document, body: pageDocument(page, name, query) };
   }
 
@@ -187,24 +199,24 @@ class Site {
     query.delete("page");
     if (!response) return text(200, "");
     for (const [header, value] of Object.entries(headers)) response.setHeader(header, value);
-    if (this.#parts.streams.add(response, page, query)) return undefined;
+    if (this.#parts.streams.add(response, page, query, answer.look)) return undefined;
     return text(503, `${clientsMax} others look on: try again later`, { "retry-after": "10" });
   }
 
   async #signIn(request: IncomingMessage): Promise<Reply> {
     const body = await bodyOf(request);
-    if (body === undefined) return text(413, `a token has at most ${tokenCharsMax} characters`);
+    if (body === undefined) return text(413, `a token has at most ${clusterTokenCharsMax} characters`);
     const result = await this.#parts.access.signIn(new URLSearchParams(body).get("token") ?? "");
-    if (!("cookie" in result)) return result.may === "signIn" ? signInReply("This is not the token.") : refused(result);
+    if (!("cookie" in result)) return this.#refused(result, "This is not the token.");
     const secure = request.headers["x-forwarded-proto"] === "https" ? "; Secure" : "";
     return { status: 303, type: plain, body: "", more: { location: "./", "set-cookie": result.cookie + secure } };
   }
+
+  #refused(answer: Exclude<Answer, { may: "read" }>, problem?: string): Reply {
+    if (answer.may === "nothing") return text(answer.status, answer.why);
+    return { status: 401, type: document, body: signInDocument(this.#parts.access.form, problem) };
+  }
 }
-
-const signInReply = (problem?: string): Reply => ({ status: 401, type: document, body: signInDocument(problem) });
-
-const refused = (answer: Exclude<Answer, { may: "read" }>): Reply =>
-  answer.may === "signIn" ? signInReply() : text(answer.status, answer.why);
 
 /** Undefined where it is too long. */
 async function bodyOf(request: IncomingMessage): Promise<string | undefined> {

@@ -5,6 +5,7 @@ import { type AddressInfo, connect, type Socket } from "node:net";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Board } from "./board.ts";
+import { unbounded } from "./sight.ts";
 import { messageBytesMax, Streams, stalledMs, streamMs } from "./streams.ts";
 
 const state = { now: 1_700_000_000_000, message: "" };
@@ -29,7 +30,7 @@ async function connected(run: (made: { streams: Streams; response: ServerRespons
   const streams = new Streams({ board, now: () => state.now, onError: (error) => assert.fail(String(error)) });
   const answered = Promise.withResolvers<ServerResponse>();
   const server = createServer((_, response) => {
-    streams.add(response, "", new URLSearchParams());
+    streams.add(response, "", new URLSearchParams(), () => unbounded);
     answered.resolve(response);
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
@@ -122,7 +123,7 @@ test("a view that cannot be made ends its own stream, and is told of", async () 
     now: () => state.now,
     onError: (error) => problems.push(error),
   });
-  const server = createServer((_, response) => void streams.add(response, "", new URLSearchParams()));
+  const server = createServer((_, response) => void streams.add(response, "", new URLSearchParams(), () => unbounded));
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const socket = connect((server.address() as AddressInfo).port, "127.0.0.1");
   socket.on("error", () => {});

@@ -3,6 +3,8 @@
 import type { ServerResponse } from "node:http";
 import type { Board } from "./board.ts";
 import { type Page, pages } from "./pages.ts";
+import type { Look } from "./readers.ts";
+import { seen } from "./sight.ts";
 
 export const tickMs = 1_000;
 /** A proxy between ends a stream that says nothing. */
@@ -21,6 +23,7 @@ interface Client {
   readonly response: ServerResponse;
   readonly page: string;
   readonly query: URLSearchParams;
+  readonly look: Look;
   readonly key: string;
   readonly since: number;
   /** What it was sent last, by section; the numbers of the map are "heat". */
@@ -68,14 +71,15 @@ export class Streams {
     return this.#clients.size;
   }
 
-  /** False where there are too many: the caller answers so. `page` is one of the registry's. */
-  add(response: ServerResponse, page: string, query: URLSearchParams): boolean {
+  /** False where there are too many: the caller answers so. `page` is one of the registry's, of what `look` says from look to look. */
+  add(response: ServerResponse, page: string, query: URLSearchParams, look: Look): boolean {
     if (this.#clients.size >= clientsMax) return false;
     const now = this.#parts.now();
     const client: Client = {
       response,
       page,
       query,
+      look,
       key: `${page}?${query}`,
       since: now,
       sent: new Map(),
@@ -117,9 +121,11 @@ export class Streams {
       response.end(leads ? undefined : event("standby", { leader: leader ?? null }));
       return;
     }
-    const page = made.get(client.key) ?? pages[client.page]?.(this.#parts.board.source(), client.query);
-    if (!page) return void response.end();
-    made.set(client.key, page);
+    const sight = client.look();
+    const key = `${sight?.key} ${client.key}`;
+    const page = sight && (made.get(key) ?? pages[client.page]?.(seen(this.#parts.board.source(), sight), client.query));
+    if (!page) return void response.end(); // whose reader is not known any more comes again, and is asked
+    made.set(key, page);
     this.#tell(client, page, now);
   }
 

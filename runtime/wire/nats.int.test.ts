@@ -6,10 +6,11 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { createAuthority, issueLeaf } from "../../operator/tls/authority.ts";
 import { ensureBinaries } from "../../test/cluster/binaries.ts";
 import { until } from "../../test/support/ranks.ts";
-import { accessAt, type Bus, createBus } from "./nats.ts";
+import { accessAt, askServer, type Bus, createBus } from "./nats.ts";
 
 let program: string;
 let port: number;
@@ -143,6 +144,36 @@ test("a server with a certificate of a CA of its own is trusted by that CA alone
     assert.equal(doubting.status.connected, false);
   } finally {
     await Promise.all([trusting.close(), doubting.close()]);
+    await stop(server);
+  }
+});
+
+test("a server is asked once what it is, and the reason told for which it cannot be used", async () => {
+  const ca = await createAuthority("nats", new Date());
+  const leaf = await issueLeaf(ca, { dns: ["localhost"], uri: "spiffe://test/nats" }, new Date());
+  const folder = mkdtempSync(join(dir, "asked-"));
+  for (const [file, text] of Object.entries({ "tls.crt": leaf.cert, "tls.key": leaf.key, "ca.crt": ca.cert, token: "s3cret" }))
+    writeFileSync(join(folder, file), text);
+  writeFileSync(join(folder, "wrong"), "wrong");
+  const config = join(folder, "nats.conf");
+  const tls = `tls { cert_file: "${join(folder, "tls.crt")}", key_file: "${join(folder, "tls.key")}" }`;
+  writeFileSync(config, `max_payload: 65536\nauthorization { token: s3cret }\n${tls}\n`);
+  const ask = (url: string, path?: string) => askServer({ url, name: "test", access: path === undefined ? undefined : accessAt(path) });
+  await assert.rejects(ask(`nats://127.0.0.1:${port}`), "nobody listens");
+  const server = start("-c", config);
+  try {
+    const url = `tls://localhost:${port}`;
+    let facts: Awaited<ReturnType<typeof askServer>> | undefined;
+    for (let tries = 0; facts === undefined && tries < 100; tries++) {
+      facts = await ask(url, folder).catch(() => undefined);
+      if (facts === undefined) await sleep(100);
+    }
+    assert.deepEqual([facts?.payloadBytesMax, facts?.encrypted, facts?.authenticated], [65_536, true, true]);
+    await assert.rejects(ask(url, join(folder, "token")), ({ code }: any) => /certificate/i.test(code));
+    writeFileSync(join(folder, "token"), "wrong");
+    await assert.rejects(ask(url, folder), ({ code }: any) => code === "AuthorizationViolation");
+    await assert.rejects(ask(url, join(folder, "nowhere")), ({ code }: any) => code === "CredentialsNotFound");
+  } finally {
     await stop(server);
   }
 });

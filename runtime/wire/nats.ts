@@ -62,6 +62,42 @@ export function accessAt(path: string): () => Promise<NatsAccess> {
   };
 }
 
+/** What a server says of itself to who connects. */
+interface ServerFacts {
+  readonly version: string;
+  readonly payloadBytesMax: number;
+  readonly encrypted: boolean;
+  readonly authenticated: boolean;
+}
+
+/** Connects once. Throws AppError with the reason for no connection. */
+export async function askServer(options: BusOptions): Promise<ServerFacts> {
+  try {
+    const connection = await connect({ ...(await clientOptions(options)), reconnect: false });
+    const { info } = connection;
+    await connection.close();
+    if (!info) throw new Error("the server said nothing of itself");
+    const { version, max_payload: payloadBytesMax } = info;
+    return { version, payloadBytesMax, encrypted: info.tls_required === true, authenticated: info.auth_required === true };
+  } catch (error) {
+    const { reason, message } = why(error);
+    throw new AppError(message ?? "no connection", { code: reason, operation: "connecting to NATS", cause: error });
+  }
+}
+
+async function clientOptions({ url, name, access }: BusOptions) {
+  return { servers: url, name, timeout: connectTimeoutMs, ...(await accessOptions(url, access)) };
+}
+
+async function accessOptions(url: string, access: BusOptions["access"]) {
+  const { credentials, ca } = (await access?.()) ?? {};
+  // Asked for, TLS is a must: a server, or somebody before it, that offers none is sent no token.
+  const tls = ca !== undefined || url.startsWith("tls://") ? { tls: ca === undefined ? {} : { ca } } : {};
+  if (credentials === undefined) return tls;
+  const isCreds = credentials.includes("BEGIN NATS USER JWT");
+  return { ...tls, authenticator: isCreds ? credsAuthenticator(Buffer.from(credentials)) : tokenAuthenticator(credentials.trim()) };
+}
+
 class NatsBus implements Bus {
   readonly #options: BusOptions;
   readonly #listeners = new Set<(status: BusStatus) => void>();
@@ -133,14 +169,11 @@ class NatsBus implements Bus {
     while (!this.#closing.signal.aborted) {
       try {
         const connection = await connect({
-          servers: this.#options.url,
-          name: this.#options.name,
-          timeout: connectTimeoutMs,
           pingInterval: pingIntervalMs,
           maxPingOut: 2,
           maxReconnectAttempts: -1,
           reconnectTimeWait: retryFirstMs,
-          ...(await this.#access()),
+          ...(await clientOptions(this.#options)),
         });
         waitMs = retryFirstMs;
         if (this.#closing.signal.aborted) await connection.close();
@@ -187,15 +220,6 @@ class NatsBus implements Bus {
         },
       });
     }
-  }
-
-  async #access() {
-    const { credentials, ca } = (await this.#options.access?.()) ?? {};
-    // Asked for, TLS is a must: a server, or somebody before it, that offers none is sent no token.
-    const tls = ca !== undefined || this.#options.url.startsWith("tls://") ? { tls: ca === undefined ? {} : { ca } } : {};
-    if (credentials === undefined) return tls;
-    const isCreds = credentials.includes("BEGIN NATS USER JWT");
-    return { ...tls, authenticator: isCreds ? credsAuthenticator(Buffer.from(credentials)) : tokenAuthenticator(credentials.trim()) };
   }
 
   #set(status: BusStatus): void {

@@ -164,7 +164,15 @@ async function main(): Promise<void> {
   say(`${story.frames.length} frames, ${story.frames.filter(({ picture }) => picture.underWay).length} of them within a rebalance`);
   const { board, now, show } = tell(story);
   show(story.frames[0] as StoryFrame);
-  const server = await servePage({ board, access: "PortForward", port: 0, token: async () => undefined, log: silentLog, now });
+  const server = await servePage({
+    board,
+    access: "PortForward",
+    port: 0,
+    token: async () => undefined,
+    rightsOf: () => async () => false,
+    log: silentLog,
+    now,
+  });
   const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
   try {
     for (const [name, run] of steps) {

@@ -1,8 +1,10 @@
-// `enodia bundle`: gathers what a supporter asks for first of one deployment, and writes it into an archive without secrets. Reads with the
-// rights of whoever asks; what these do not reach is named in it. Not here: what may be in it (../redact.ts), its form (../bundle.ts).
+// `enodia bundle`: gathers what a supporter asks for first of one deployment or training job, and writes it into an archive without
+// secrets. Reads with the rights of whoever asks; what these do not reach is named in it. Not here: what may be in it (../redact.ts), its
+// form (../bundle.ts).
 import { parseArgs } from "node:util";
 import { gzipSync } from "node:zlib";
-import { AppError, labels, ports } from "../../../crds/common.ts";
+import { AppError, ports } from "../../../crds/common.ts";
+import { parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
 import { type Kube, type KubeObject, type Resource, resources } from "../../kube/kube.ts";
 import { type BundleFacts, bundleEntries } from "../bundle.ts";
 import { examine } from "../doctor/index.ts";
@@ -13,18 +15,21 @@ import { judge } from "../findings/index.ts";
 import { findingsText } from "../findings-text.ts";
 import { gather } from "../gather.ts";
 import { type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
-import { deploymentName, whole } from "../options.ts";
+import { type Subject, subjectOf } from "../log-subject.ts";
+import { whole } from "../options.ts";
 import { type OutputFile, writeOutput } from "../output-file.ts";
 import { podFactsOf } from "../pod-facts.ts";
 import { podLogLines, podsMax, sourcesOf, whyNot } from "../pod-logs.ts";
 import { tarStream } from "../tar.ts";
+import { jobText } from "../training-text.ts";
 import { version } from "../version.ts";
 import { pause } from "../watch.ts";
 
 const usage = `usage: enodia bundle NAME [-o FILE.tar.gz] [options]
+       enodia bundle job/NAME [-o FILE.tar.gz] [options]
 
-Writes an archive for support: the objects of a MoEDeployment, logs and metrics of its pods and of the operator, and what status and doctor
-say. Secrets and ConfigMaps are not read. Of objects and log lines only what an allow-list names is written, and texts lose what looks like
+Writes an archive for support: the objects of a MoEDeployment or a MoETrainingJob, logs and metrics of its pods, logs of the operator, and
+what status and doctor say. Secrets and ConfigMaps are not read. Of objects and log lines only what an allow-list names is written, and texts lose what looks like
 a credential; README.txt in it says more. Look through it before you hand it on.
 
   -o, --output FILE      where to write (default: enodia-NAME-TIME.tar.gz here); a file that is there stays
@@ -49,11 +54,11 @@ export async function run(args: readonly string[]): Promise<number> {
     process.stdout.write(`${usage}\n`);
     return 0;
   }
-  const name = deploymentName(positionals);
+  const subject = subjectOf(positionals);
   const lines = whole(values.lines, "--lines", 1, linesMax) as number;
   const now = new Date();
-  const path = values.output ?? `enodia-${name}-${now.toISOString().replace(/\D/g, "").slice(0, 14)}.tar.gz`;
-  const facts = await read(openCluster(values), name, { lines, now });
+  const path = values.output ?? `enodia-${subject.name}-${now.toISOString().replace(/\D/g, "").slice(0, 14)}.tar.gz`;
+  const facts = await read(openCluster(values), subject, { lines, now });
   const chunks: Uint8Array[] = [];
   for await (const chunk of tarStream(bundleEntries(facts))) chunks.push(chunk);
   const archive = gzipSync(Buffer.concat(chunks));
@@ -77,20 +82,21 @@ const newFile = (path: string): OutputFile => ({
 
 async function read(
   cluster: ClusterAccess,
-  name: string,
+  subject: Subject,
   { lines, now }: { readonly lines: number; readonly now: Date },
 ): Promise<BundleFacts> {
   const { kube, namespace } = cluster;
+  const { name, kind, label } = subject;
   const ref = { namespace, name };
   const unread: Unread[] = [];
-  const status = await statusSays(cluster, ref, unread);
-  const deployment = await kube.get(resources.moeDeployments, ref); // without it there is nothing to hand on
+  const status = await says[kind](cluster, ref, unread);
+  const object = await kube.get(resources[subject.resource], ref); // without it there is nothing to hand on
   const { some, one } = reader(kube, unread);
   const operators = (await findOperators(kube)) ?? [];
   const system = operators[0]?.namespace;
-  const own = `${labels.deployment}=${name}`;
+  const own = `${label}=${name}`;
   const [placement, pods, events, nodes, claims, crds, installs, leases] = await Promise.all([
-    one(resources.expertPlacements, ref),
+    kind === "MoEDeployment" ? one(resources.expertPlacements, ref) : [],
     some(resources.pods, { namespace, labelSelector: own }),
     some(resources.events, { namespace }),
     some(resources.nodes, {}),
@@ -100,13 +106,14 @@ async function read(
     system === undefined ? [] : some(resources.leases, { namespace: system }),
   ]);
   const related = new Set([name, ...pods.map(({ metadata }) => metadata.name)]);
-  const logs = await logsOf(cluster, ref, { lines, unread });
+  const logs = await logsOf(cluster, subject, { lines, unread });
   return {
     ...ref,
+    kind,
     version,
     now,
     objects: {
-      moedeployment: deployment ? [{ ...deployment, kind: resources.moeDeployments.kind }] : [],
+      [kind.toLowerCase()]: object ? [{ ...object, kind }] : [],
       expertplacement: placement,
       pods,
       events: events.filter(({ regarding }) => related.has(String((regarding as { name?: unknown } | undefined)?.name))),
@@ -124,7 +131,7 @@ async function read(
 }
 
 /** Throws AppError `NotFound` without the deployment; one that this version cannot read is handed on all the same. */
-async function statusSays(
+async function deploymentSays(
   cluster: ClusterAccess,
   ref: { readonly namespace: string; readonly name: string },
   unread: Unread[],
@@ -140,6 +147,18 @@ async function statusSays(
     return `status fails: ${message}`;
   }
 }
+
+async function jobSays({ kube }: ClusterAccess, ref: { readonly namespace: string; readonly name: string }): Promise<string> {
+  const object = await kube.get(resources.moeTrainingJobs, ref);
+  if (!object) throw new AppError(`no MoETrainingJob "${ref.name}" in namespace ${ref.namespace}`, { code: "NotFound" });
+  try {
+    return jobText(parseMoETrainingJob(object));
+  } catch (caught) {
+    return `train status fails: ${AppError.from(caught).message}`;
+  }
+}
+
+const says = { MoEDeployment: deploymentSays, MoETrainingJob: jobSays } as const;
 
 /** Reads of objects; what may not be read is named instead. */
 function reader(kube: Kube, unread: Unread[]) {
@@ -172,11 +191,11 @@ async function doctorSays(cluster: ClusterAccess, operators: Awaited<ReturnType<
 
 async function logsOf(
   cluster: ClusterAccess,
-  ref: { readonly namespace: string; readonly name: string },
+  subject: Subject,
   { lines, unread }: { readonly lines: number; readonly unread: Unread[] },
 ): Promise<Record<string, readonly string[]>> {
   const found: Record<string, readonly string[]> = {};
-  const sources = await sourcesOf(cluster, ref, ["gateway", "worker", "operator"]).catch((caught: unknown) => {
+  const sources = await sourcesOf(cluster, { namespace: cluster.namespace, subject }, subject.components).catch((caught: unknown) => {
     unread.push({ what: "logs", why: AppError.from(caught).message });
     return [];
   });
@@ -196,7 +215,12 @@ async function logsOf(
 }
 
 async function metricsOf({ transport }: ClusterAccess, pods: readonly KubeObject[], unread: Unread[]): Promise<Record<string, string>> {
-  const running = pods.filter((pod) => podFactsOf(pod)?.phase === "Running").slice(0, podsMax);
+  // A training pod has none of its own: the operator has those of its job.
+  const has = (pod: KubeObject): boolean => {
+    const facts = podFactsOf(pod);
+    return facts?.phase === "Running" && facts.component !== "training";
+  };
+  const running = pods.filter(has).slice(0, podsMax);
   const found = await Promise.all(
     running.map(async ({ metadata }) => {
       const path = `/api/v1/namespaces/${encodeURIComponent(metadata.namespace ?? "")}/pods/${encodeURIComponent(metadata.name)}:${ports.metrics}/proxy/metrics`;

@@ -51,8 +51,9 @@ async function run(args: readonly string[], commands: Commands): Promise<number>
 async function wordsFor(commands: Commands, line: readonly string[]): Promise<string[]> {
   const { words, names } = await candidates(commands, line);
   const current = line.at(-1) ?? "";
-  const all = names === undefined || current.startsWith("-") ? words : [...words, ...(await namesOf(names, line))];
-  return all.filter((word) => word.startsWith(current));
+  const kinds = current.startsWith("-") ? [] : (Object.entries(names ?? {}) as [NamedKind, string][]);
+  const found = await Promise.all(kinds.map(async ([kind, before]) => (await namesOf(kind, line)).map((name) => `${before}${name}`)));
+  return [...words, ...found.flat()].filter((word) => word.startsWith(current));
 }
 
 const listSchema = z.object({ items: z.array(z.object({ metadata: z.object({ name: z.string() }) })) });

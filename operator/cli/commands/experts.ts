@@ -6,9 +6,10 @@ import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { planBounds } from "../../../crds/plan.ts";
 import { resources } from "../../kube/kube.ts";
 import { expertMap, expertsCommand, mapPicture, mapText } from "../expert-map.ts";
-import { asksForJson, kubeFlags, kubeFlagsHelp, openCluster, outputFlag, outputFlagHelp } from "../kube.ts";
+import { kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
 import { deploymentName, whole } from "../options.ts";
 import { writeOutput } from "../output-file.ts";
+import { asksForJson, outputFlag, outputFlagHelp } from "../output-flag.ts";
 import { pictureOutput } from "../svg.ts";
 import { terminalScreen } from "../watch.ts";
 
@@ -37,7 +38,7 @@ export async function run(args: readonly string[]): Promise<number> {
     return 0;
   }
   const name = deploymentName(positionals);
-  const json = asksForJson(values.output);
+  const json = asksForJson(values);
   const layer = whole(values.layer, "--layer", 0, planBounds.layers - 1);
   const { kube, namespace } = openCluster(values);
   const found = await kube.get(resources.expertPlacements, { namespace, name });

@@ -8,12 +8,13 @@ import { type BackendName, backendNames, type CodecName, codecNames } from "../.
 import { codecsWritten } from "../../../runtime/tools/import-options.ts";
 import { cacheFolder, sourceSecrets } from "../environment.ts";
 import { kubeFlags } from "../kube.ts";
+import { asksForJson, outputFlag } from "../output-flag.ts";
 import { deploymentText, type KubectlStep, type PushOptions, pushSteps, type StoreSizes } from "../push-model.ts";
 
 const help = `usage: enodia model import <source> [options]
        enodia model upcycle <source> [options]
        enodia model assemble <folder> <folder>... --out DIR [options]
-       enodia model inspect <folder> [--verify] [--backend NAME] [--json]
+       enodia model inspect <folder> [--verify] [--backend NAME] [-o json]
        enodia model push <folder> [options] > deployment.yaml
 
 import    a GGUF file or a Hugging Face folder becomes a model store
@@ -54,7 +55,7 @@ push      --claim NAME   the claim; it is made where there is none (default: mod
           --replicas N   ranks of the deployment (default: 2)
           --image IMAGE  of the pod that the copy goes through (default: busybox:1.37)
           --namespace NAME, --context NAME, --kubeconfig FILE   as kubectl has them
-all       --json         one JSON object on standard output; progress is on standard error
+all   -o, --output json  one JSON object on standard output; progress is on standard error
 
 Downloads take from the environment: HF_TOKEN, for gated and private models, and HF_ENDPOINT; AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
 AWS_SESSION_TOKEN, AWS_REGION and AWS_ENDPOINT_URL; AUTHORIZATION, the header of that name for https://. One that broke off is gone on
@@ -68,7 +69,7 @@ export const options = {
   codec: { type: "string" },
   overwrite: { type: "boolean", default: false },
   folder: { type: "boolean", default: false },
-  json: { type: "boolean", default: false },
+  ...outputFlag,
   verify: { type: "boolean", default: false },
   experts: { type: "string", default: "8" },
   "top-k": { type: "string", default: "2" },
@@ -120,7 +121,7 @@ function number(name: string, text: string): number {
 const log = (line: string): void => void process.stderr.write(`${line}\n`);
 
 const say = (values: Values, result: unknown, text: string): void =>
-  void process.stdout.write(`${values.json ? JSON.stringify(result) : text}\n`);
+  void process.stdout.write(`${asksForJson(values) ? JSON.stringify(result) : text}\n`);
 
 const secretsOf = ({ hub }: Values): ReturnType<typeof sourceSecrets> => {
   const given = sourceSecrets();
@@ -264,6 +265,7 @@ export async function run(args: readonly string[]): Promise<number> {
     process.stdout.write(`${help}\n`);
     return 0;
   }
+  asksForJson(values); // refused before anything is made
   const [name, target, ...rest] = positionals;
   const verb = name !== undefined && Object.hasOwn(runs, name) ? runs[name] : undefined;
   if (!verb || target === undefined || (rest.length > 0 && verb !== runAssemble)) {

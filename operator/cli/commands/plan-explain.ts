@@ -9,6 +9,7 @@ import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { type Kube, resources } from "../../kube/kube.ts";
 import { type ExplainEvent, type ExplainFacts, explain, renderExplained, renderLayer } from "../explain-text.ts";
 import { kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
+import { asksForJson, outputFlag, outputFlagHelp } from "../output-flag.ts";
 
 const usage = `usage: enodia plan explain NAME [options]
 
@@ -17,14 +18,14 @@ which layers it changed, and the last decisions, "not moving" included.
 
 ${kubeFlagsHelp}
       --layer L          hosts and shares of every expert of one layer
-      --json             machine-readable`;
+${outputFlagHelp}`;
 
 const eventsShown = 12;
 
 export const options = {
   ...kubeFlags,
   layer: { type: "string" },
-  json: { type: "boolean" },
+  ...outputFlag,
   help: { type: "boolean", short: "h" },
 } as const;
 
@@ -36,10 +37,11 @@ export async function run(args: readonly string[]): Promise<number> {
   }
   const [name] = positionals;
   if (name === undefined) throw new AppError("NAME of the MoEDeployment is missing; see: kubectl get moed -A", { code: "InvalidOption" });
+  const json = asksForJson(values);
   const cluster = openCluster(values);
   const found = await gather(cluster.kube, { namespace: cluster.namespace, name });
   const explained = explain(found);
-  if (values.json) process.stdout.write(`${JSON.stringify(explained, null, 2)}\n`);
+  if (json) process.stdout.write(`${JSON.stringify(explained, null, 2)}\n`);
   else if (values.layer !== undefined) process.stdout.write(`${renderLayer(found.placement, Number(values.layer))}\n`);
   else process.stdout.write(`${renderExplained(found, explained)}\n`);
   return 0;

@@ -21,6 +21,7 @@ import { decodeTrace, sizeText, type Trace } from "../../planner/offline/traces.
 import { efforts, type PlacementPolicy } from "../../planner/policy.ts";
 import { positives, whole } from "../options.ts";
 import { type OutputFile, openOutput, writeOutput } from "../output-file.ts";
+import { asksForJson, outputFlag } from "../output-flag.ts";
 import { pictureOutput } from "../svg.ts";
 import { table } from "../table.ts";
 import { plot, plotCommand } from "./plan-plot.ts";
@@ -48,7 +49,7 @@ Plans on the windows of a trace up to t and scores each plan on window t+1.
       --expert-bytes N     bytes of one expert, for the bytes printed (default ${44_040_192}: DeepSeek-V3 in FP8)
       --windows N          only the first N windows
       --effort NAME        quality (default) or fast
-      --json               the summary as JSON
+  -o, --output json        the summary, for programs
       --plan-out FILE      one JSON line per window: {window, epoch, layers: [{hosts, shares}], copies, bytes, ms}
       --plot FILE          heat map of rank loads and time series, SVG (default: beside the trace, as <trace>.plot.svg)
       --no-plot            none`;
@@ -70,7 +71,7 @@ export const options = {
   "expert-bytes": { type: "string" },
   windows: { type: "string" },
   effort: { type: "string" },
-  json: { type: "boolean" },
+  ...outputFlag,
   "plan-out": { type: "string" },
   plot: { type: "string" },
   "no-plot": { type: "boolean" },
@@ -91,6 +92,7 @@ export async function run(args: readonly string[]): Promise<number> {
     process.stdout.write(`${usage}\n`);
     return 0;
   }
+  const json = asksForJson(values);
   const file = required(values.trace, "--trace", "the file to read");
   const trace = await decodeTrace(await readFile(file));
   const names = [oneOf(values.policy ?? defaultPolicy, policyNames, "--policy"), ...compared(values.compare)];
@@ -111,7 +113,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const rows = runs.map(({ name, results }) => summary(name, results, split, expertBytes));
   const picture = values["no-plot"] ? undefined : await savePlot(values.plot, file, plot({ trace, split, runs, ranks: setup.ranks }));
   const report = { trace: sizes(trace), ...describe(values, setup, split), policies: rows, plot: picture ?? null };
-  if (values.json) process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
+  if (json) process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
   else process.stdout.write(`${[render(trace, setup, split, rows), ...(picture ? ["", `plot: ${picture}`] : [])].join("\n")}\n`);
   return 0;
 }

@@ -4,10 +4,14 @@ import type { Commands } from "../command.ts";
 export const subcommands: Commands = {
   explain: {
     summary: "why a deployment's experts are where they are, or do not move",
-    names: "moeDeployments",
+    names: { moeDeployments: "" },
     load: () => import("./plan-explain.ts"),
   },
-  record: { summary: "save a trace of the load of a running deployment", names: "moeDeployments", load: () => import("./plan-record.ts") },
+  record: {
+    summary: "save a trace of the load of a running deployment",
+    names: { moeDeployments: "" },
+    load: () => import("./plan-record.ts"),
+  },
   simulate: { summary: "run policies over a trace and compare them", load: () => import("./plan-simulate.ts") },
   generate: { summary: "write a synthetic trace", load: () => import("./plan-generate.ts") },
 };

@@ -9,7 +9,8 @@ import type { KubeObject } from "../../kube/kube.ts";
 import { type Judgement, judge } from "../findings/index.ts";
 import { countText, findingsText, overviewText } from "../findings-text.ts";
 import { type Gathered, gather, type Scope } from "../gather.ts";
-import { asksForJson, type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster, outputFlag, outputFlagHelp } from "../kube.ts";
+import { type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
+import { asksForJson, outputFlag, outputFlagHelp } from "../output-flag.ts";
 import { expectedMemory, expectedMemoryFormula, type RankRow, renderStatus, type StatusDetail } from "../status-text.ts";
 import { pause, terminalScreen, untilInterrupted, watch } from "../watch.ts";
 
@@ -51,7 +52,7 @@ export async function run(args: readonly string[]): Promise<number> {
   if (others.length > 0) throw new AppError(`one NAME at most: "${others.join(" ")}" is too much`, { code: "BadOption" });
   if (all && name !== undefined)
     throw new AppError("-A shows all namespaces: leave NAME out, or name its namespace with -n", { code: "BadOption" });
-  const json = asksForJson(values.output);
+  const json = asksForJson(values);
   const cluster = openCluster(values);
   const scope: Scope = { namespace: all ? undefined : cluster.namespace, name };
   const make = async (): Promise<string> => {

@@ -5,7 +5,8 @@ import { AppError, labels, ports } from "../../../crds/common.ts";
 import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { resources } from "../../kube/kube.ts";
-import { asksForJson, type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster, outputFlag, outputFlagHelp } from "../kube.ts";
+import { type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
+import { asksForJson, outputFlag, outputFlagHelp } from "../output-flag.ts";
 import { type PodFacts, podFactsOf } from "../pod-facts.ts";
 import { parseSamples } from "../prometheus-text.ts";
 import { rankFigures, type Scrape, type TopPod, topText } from "../top-text.ts";
@@ -44,7 +45,7 @@ export async function run(args: readonly string[]): Promise<number> {
   }
   const [name, ...others] = positionals;
   if (others.length > 0) throw new AppError(`one NAME at most: "${others.join(" ")}" is too much`, { code: "BadOption" });
-  const json = asksForJson(values.output);
+  const json = asksForJson(values);
   const cluster = openCluster(values);
   const lookers = new Map<string, () => Promise<Look>>();
   const make = async (): Promise<string> => {

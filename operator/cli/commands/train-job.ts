@@ -7,6 +7,7 @@ import { type KubeObject, resources } from "../../kube/kube.ts";
 import { type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
 import { lossCommand, lossPlot } from "../loss-plot.ts";
 import { writeOutput } from "../output-file.ts";
+import { outputFlag } from "../output-flag.ts";
 import { pictureOutput } from "../svg.ts";
 import { curveText, jobTable, jobText, servingManifest, type UnreadableJob } from "../training-text.ts";
 import { type TraceAsked, traceJob } from "./train-trace.ts";
@@ -21,8 +22,8 @@ ${kubeFlagsHelp}
       --name NAME        serve: of the MoEDeployment (default: that of the job)
       --svg FILE         loss: writes the curve as a picture too; an earlier one of this command is replaced
       --steps N          trace: how many (default 5); Ctrl-C ends with those that there are
+  -o, --output json      status, loss and trace: everything, for programs
   -o, --output FILE      trace: the file (default: JOB-trace.json); an earlier one of this command is replaced
-      --json             status, loss and trace: everything, for programs
 
 trace reaches the pods as kubectl port-forward does, by your right to do so, and shows
 
@@ -33,8 +34,7 @@ export const options = {
   name: { type: "string" },
   svg: { type: "string" },
   steps: { type: "string" },
-  output: { type: "string", short: "o" },
-  json: { type: "boolean", default: false },
+  ...outputFlag,
   help: { type: "boolean", short: "h", default: false },
 } as const;
 
@@ -131,9 +131,12 @@ export async function run(verb: string, args: readonly string[]): Promise<number
     process.stdout.write(`${usage}\n`);
     return 0;
   }
-  const { json, name, svg, steps, output } = values;
+  const { name, svg, steps } = values;
+  // Any other word is the file of a trace; one of the name json is ./json.
+  const json = values.json || values.output === "json";
+  const output = values.output === "json" ? undefined : values.output;
   for (const [option, of] of Object.entries(ownOptions))
-    if (values[option as keyof typeof ownOptions] !== undefined && verb !== of)
+    if ({ svg, steps, output, name }[option] !== undefined && verb !== of)
       throw new AppError(`--${option} is an option of enodia train ${of}`, { code: "BadOption" });
   const interrupted = new AbortController();
   const stop = (): void => {

@@ -19,6 +19,7 @@ import { Recorder } from "../../../runtime/train/trace/recorder.ts";
 import { rankTimes } from "../../../runtime/train/trace/summary.ts";
 import type { CommandModule, Commands } from "../command.ts";
 import { checkOutput, type OutputFile, writeOutput } from "../output-file.ts";
+import { asksForJson, outputFlag } from "../output-flag.ts";
 import { TrainProgress } from "../train-progress.ts";
 import { options as jobOptions, verbs as jobVerbs, run as runOnJob } from "./train-job.ts";
 import { perfettoOutput, traceText } from "./train-trace-text.ts";
@@ -56,7 +57,7 @@ Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same li
           --codec LIST   codecs of the store that is written (default: f32)
           --threads N    of this machine; a run's bits depend on it (default: all)
           --trace FILE   where the time of the last steps went, for https://ui.perfetto.dev and as tables
-          --json         one JSON object on standard output; progress is on standard error
+      -o, --output json  one JSON object on standard output; progress is on standard error
 
 example   enodia data import texts/ --model smol-moe --out tokens && enodia train --model smol-moe --data tokens --out run --steps 200`;
 
@@ -93,21 +94,24 @@ const trainOptions = {
   codec: { type: "string", default: "f32" },
   threads: { type: "string", default: `${availableParallelism()}` },
   trace: { type: "string" },
-  json: { type: "boolean", default: false },
+  ...outputFlag,
   help: { type: "boolean", short: "h", default: false },
 } as const;
 
 export { trainOptions as options };
 /** Verbs on jobs of a cluster have options of their own. */
 export const subcommands: Commands = Object.fromEntries(
-  Object.keys(jobVerbs).map((verb) => [verb, { summary: "of training jobs", names: "moeTrainingJobs", load: async () => onJob(verb) }]),
+  Object.keys(jobVerbs).map((verb) => [
+    verb,
+    { summary: "of training jobs", names: { moeTrainingJobs: "" }, load: async () => onJob(verb) },
+  ]),
 );
 const onJob = (verb: string): CommandModule => ({ options: jobOptions, run: (args) => runOnJob(verb, args) });
 
 const parse = (args: readonly string[]) => parseArgs({ args: [...args], options: trainOptions }).values;
 type Values = ReturnType<typeof parse>;
 /** Options that have a value. */
-type Text = Exclude<keyof typeof trainOptions, "data" | "json" | "help">;
+type Text = Exclude<keyof typeof trainOptions, "data" | "json" | "output" | "help">;
 
 const refused = (message: string): AppError => new AppError(message, { code: "BadOption", operation: "reading the command line" });
 
@@ -218,6 +222,7 @@ export async function run(args: readonly string[]): Promise<number> {
     process.stdout.write(`${help}\n`);
     return 0;
   }
+  const json = asksForJson(values);
   const settings = settingsOf(values);
   const data = dataOf(values);
   const { steps } = settings.schedule;
@@ -263,7 +268,7 @@ export async function run(args: readonly string[]): Promise<number> {
         : `${end.step} steps done\nmodel store    ${end.store}\nHugging Face   ${end.folder}${
             end.adapters === undefined ? "" : `\nadapters       ${end.adapters}`
           }\nlook at it: enodia model inspect ${end.store}`;
-    process.stdout.write(`${values.json ? JSON.stringify(end) : [told, ...(traced === undefined ? [] : ["", traced])].join("\n")}\n`);
+    process.stdout.write(`${json ? JSON.stringify(end) : [told, ...(traced === undefined ? [] : ["", traced])].join("\n")}\n`);
     return end.store === undefined ? 130 : 0;
   } finally {
     for (const signal of ["SIGINT", "SIGTERM"] as const) process.off(signal, stop);

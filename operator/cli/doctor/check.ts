@@ -2,6 +2,7 @@
 // (index.ts) share, and the requests that several of them make. Nothing here changes the cluster: reviews of rights and dry runs are all
 // that is posted.
 import { AppError } from "../../../crds/common.ts";
+import { isAllowed, type Right } from "../../kube/access-review.ts";
 import type { Kube, KubeObject } from "../../kube/kube.ts";
 import type { Transport } from "../../kube/transport.ts";
 
@@ -31,7 +32,28 @@ export interface OperatorFacts {
   readonly watched: readonly string[];
 }
 
+/** What a NATS server said of itself to who connected. */
+export interface NatsServer {
+  readonly version: string;
+  readonly payloadBytesMax: number;
+  readonly encrypted: boolean;
+  /** Whether it asks for credentials. */
+  readonly authenticated: boolean;
+}
+
+/** What a source has of a model. */
+export interface ModelSource {
+  readonly kind: "store" | "folder" | "gguf";
+  readonly revision: string | undefined;
+  readonly files: number;
+  readonly bytes: number;
+}
+
 export interface Context {
+  /** The model that is to be downloaded, and the claim that it goes to; undefined where none was named. `ask` throws why it cannot be. */
+  readonly model?: { readonly uri: string; readonly claim: string | undefined; readonly ask: () => Promise<ModelSource> } | undefined;
+  /** The server that deployments are to have; undefined where none was named. `ask` throws why it cannot be used. */
+  readonly nats?: { readonly host: string; readonly ask: () => Promise<NatsServer> } | undefined;
   readonly kube: Pick<Kube, "get" | "list">;
   readonly transport: Pick<Transport, "request">;
   /** The namespace in which deployments are to live. */
@@ -69,15 +91,6 @@ export async function read(transport: Context["transport"], path: string): Promi
   }
 }
 
-export interface Right {
-  readonly group: string;
-  readonly resource: string;
-  readonly verb: string;
-  /** Not given: cluster-wide, or in all namespaces. */
-  readonly namespace?: string | undefined;
-  readonly name?: string | undefined;
-}
-
 export const rightText = ({ verb, resource, group, namespace }: Right): string =>
   `${verb} ${resource}${group === "" ? "" : `.${group}`}${namespace === undefined ? "" : ` in ${namespace}`}`;
 
@@ -93,17 +106,6 @@ export async function missingRights(transport: Context["transport"], rights: rea
   };
   await Promise.all(Array.from({ length: reviewsAtOnce }, work));
   return rights.filter((right) => missing.has(right));
-}
-
-async function isAllowed(transport: Context["transport"], right: Right, user: string | undefined): Promise<boolean> {
-  const kind = user === undefined ? "SelfSubjectAccessReview" : "SubjectAccessReview";
-  const [resource, subresource] = right.resource.split("/");
-  const resourceAttributes = { group: right.group, resource, subresource, verb: right.verb, namespace: right.namespace, name: right.name };
-  const spec = user === undefined ? { resourceAttributes } : { user, resourceAttributes };
-  const body = JSON.stringify({ apiVersion: "authorization.k8s.io/v1", kind, spec });
-  const path = `/apis/authorization.k8s.io/v1/${kind.toLowerCase()}s`;
-  const answer = JSON.parse(await transport.request({ method: "POST", path, body })) as { status?: { allowed?: boolean } };
-  return answer.status?.allowed === true;
 }
 
 /** A condition of any object, by type. */

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { AppError } from "../../../crds/common.ts";
 import { customResourceDefinition, kinds } from "../../../crds/index.ts";
 import { doctorText } from "../doctor-text.ts";
 import { judgeFamilies } from "./addresses.ts";
@@ -12,8 +13,10 @@ import { judgeClocks } from "./clocks.ts";
 import { compareSchemas, judgeCrd } from "./crds.ts";
 import { count, examine } from "./index.ts";
 import { judgeMetricsApi } from "./metrics-api.ts";
+import { judgeAbsence, judgeServer, nats } from "./nats.ts";
 import { amount, judgeNodes, judgeRoom, roomOf } from "./nodes.ts";
 import { judgeOperators } from "./operator.ts";
+import { judgeNoSource, judgeRoomOf, judgeSource, modelSource, roomFor } from "./source.ts";
 import { judgeClaim, judgeClasses } from "./storage.ts";
 import { judgeTelemetry } from "./telemetry.ts";
 
@@ -197,4 +200,41 @@ test("doctor: what is asked depends on an operator being there, and a check that
     doctorText(examined),
     /^skip {2}broken {2}not asked: no answer\nok {4}fine {4}fine\n\n0 failed, 0 to look at, 1 not asked, 1 ok$/,
   );
+});
+
+test("doctor tries NATS where a server is named: what it lacks is warned of, and no connection fails with its remedy", async () => {
+  const good = { version: "2.12.0", payloadBytesMax: 1_048_576, encrypted: true, authenticated: true };
+  assert.equal(levels(judgeServer(good, "nats:4222")), "ok ok ok ok");
+  const open = judgeServer({ ...good, payloadBytesMax: 65_536, encrypted: false, authenticated: false }, "nats:4222");
+  assert.equal(levels(open), "ok warn warn warn");
+  assert.match(open[1]?.what ?? "", /messages have 65536 bytes at most, a load message may have 1048576/);
+  for (const [code, remedy] of [
+    ["AuthorizationViolation", /--nats-credentials/],
+    ["Error: self-signed certificate in certificate chain", /ca\.crt/],
+    ["NatsError: CONNECTION_REFUSED", /start the server/],
+  ] as const) {
+    const { level, remedy: told = "" } = judgeAbsence(new AppError("no connection", { code }), "nats:4222");
+    assert.equal(level, "fail");
+    assert.match(told, remedy);
+  }
+  assert.equal(levels(await nats.run({ operators: [] } as unknown as Context)), "skip");
+  assert.equal(levels(await nats.run({ operators: [operator()] } as unknown as Context)), "");
+  const server = { host: "nats:4222", ask: async () => good };
+  assert.equal(levels(await nats.run({ nats: server } as unknown as Context)), "ok ok ok ok");
+});
+
+test("doctor tries the source of a model, and holds its size against the claim", async () => {
+  const found = { kind: "folder", revision: "0123456789abcdef", files: 3, bytes: 4e9 } as const;
+  assert.match(judgeSource(found, "hf://o/m").what, /^hf:\/\/o\/m: a folder of 3 files, 4\.0 GB, commit 0123456789ab$/);
+  assert.deepEqual([roomFor(found), roomFor({ ...found, kind: "store" })], [8e9, 4e9]);
+  assert.match(judgeNoSource(new AppError("answered 401", { code: "SourceRefused" }), "hf://o/m").what, /SourceRefused: answered 401/);
+  const claim = (storage: string) => ({ spec: {}, status: { capacity: { storage } } });
+  const levelOf = (of: unknown) => judgeRoomOf(of, "ns/models", 8e9).level;
+  assert.deepEqual([claim("8Gi"), claim("8G"), claim("7G"), undefined, { spec: {} }].map(levelOf), ["ok", "ok", "fail", "warn", "warn"]);
+  const kube = { get: async () => claim("100Gi"), list: async () => assert.fail("not asked") };
+  const run = (model?: object) => modelSource.run({ kube, namespace: "ns", model } as unknown as Context);
+  assert.equal(levels(await run()), "");
+  assert.equal(levels(await run({ uri: "hf://o/m", ask: async () => found })), "ok");
+  assert.equal(levels(await run({ uri: "hf://o/m", claim: "models", ask: async () => found })), "ok ok");
+  assert.equal(levels(await run({ uri: "hf://o/m", claim: "models", ask: () => Promise.reject(new Error("no")) })), "fail");
 });

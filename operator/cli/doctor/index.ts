@@ -9,9 +9,11 @@ import { type Check, type Context, type Level, levels, type Outcome, skip } from
 import { clocks } from "./clocks.ts";
 import { crds } from "./crds.ts";
 import { metricsApi } from "./metrics-api.ts";
+import { nats } from "./nats.ts";
 import { nodes } from "./nodes.ts";
 import { leader, operators } from "./operator.ts";
 import { installing, looking, operatorsRights } from "./permissions.ts";
+import { modelSource } from "./source.ts";
 import { claims, storageClasses } from "./storage.ts";
 import { telemetry } from "./telemetry.ts";
 
@@ -26,9 +28,11 @@ const checks: readonly Check[] = [
   nodes,
   storageClasses,
   claims,
+  modelSource,
   addresses,
   admission,
   clocks,
+  nats,
   telemetry,
   certificates,
   metricsApi,

@@ -1,9 +1,10 @@
 // The checks of rights: those of whoever runs the command, to install and to look; and those of the operator, by the list that its
 // roles are generated from. Asked of the API server, which knows roles, bindings and webhooks.
 import { AppError } from "../../../crds/common.ts";
+import type { Right } from "../../kube/access-review.ts";
 import { operatorRules, type Rule } from "../../rbac.ts";
 import { listed } from "../words.ts";
-import { type Check, fail, missingRights, type OperatorFacts, type Outcome, ok, type Right, rightText, skip, warn } from "./check.ts";
+import { type Check, fail, missingRights, type OperatorFacts, type Outcome, ok, rightText, skip, warn } from "./check.ts";
 
 /** Rights that an answer names one by one. */
 const namedMax = 6;

@@ -8,7 +8,7 @@ import { after, test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
 import type { SourceSecret } from "../../../crds/model.ts";
 import { commit, type Hub, type HubOptions, startHub } from "../../../test/support/model-hub.ts";
-import { type DownloadOptions, downloadModel } from "./index.ts";
+import { askSource, type DownloadOptions, downloadModel } from "./index.ts";
 
 const root = await mkdtemp(join(tmpdir(), "enodia-download-"));
 const hubs: Hub[] = [];
@@ -212,4 +212,17 @@ test("a hub that cannot be reached, or lists nothing that is a model, is told wi
   );
   const several = await hubWith({ files: { "a-q4.gguf": weights, "a-q8.gguf": weights } });
   await assert.rejects(fetchFrom(several), refusal("UnsupportedModel", /2 GGUF models \(a-q4\.gguf, a-q8\.gguf\): name one of them/));
+});
+
+test("a source is asked what a model has, and nothing of it is downloaded; the reason is told for which it cannot be", async () => {
+  const ask = (hub: Hub, token?: string, withinMs = 20_000) =>
+    askSource({ uri: "hf://org/name@main", secret: (key) => ({ HF_ENDPOINT: hub.url, HF_TOKEN: token })[key as string], withinMs });
+  const hub = await hubWith({ token: "let-me-in" });
+  const total = weights.length + folder["config.json"].length + folder["tokenizer.json"].length;
+  assert.deepEqual(await ask(hub, "let-me-in"), { kind: "folder", revision: commit, files: 3, bytes: total });
+  assert.deepEqual(gets(hub, "model.safetensors"), []);
+  await assert.rejects(ask(hub, "wrong"), (caught: AppError) => /401|token/i.test(caught.message));
+  const gone = await startHub({ files: folder });
+  await gone.close();
+  await assert.rejects(ask(gone, undefined, 2_000), refusal("SourceUnavailable", /^the source cannot be reached: ECONNREFUSED$/));
 });

@@ -109,7 +109,38 @@ async function readManifest({ uri, work }: DownloadOptions): Promise<Manifest | 
   }
 }
 
-async function list(model: RemoteModel, http: Http, { uri, work, codecs }: DownloadOptions): Promise<Manifest> {
+interface AskOptions extends Pick<DownloadOptions, "uri" | "secret" | "codecs"> {
+  /** Until then a source that does not answer, or is busy, is asked again. */
+  readonly withinMs: number;
+}
+
+/** What there is to download, without downloading it. Throws AppError with the last reason for which the source could not be read. */
+export async function askSource({ uri, secret, codecs, withinMs }: AskOptions) {
+  const signal = AbortSignal.timeout(withinMs);
+  let last: string | undefined;
+  const http = new Http({ signal, onWait: (message) => (last = message) });
+  try {
+    const { kind, revision, files } = await manifestOf(modelOf(uri, { http, secret }), http, { uri, codecs });
+    return { kind, revision, files: files.length, bytes: files.reduce((sum, { bytes }) => sum + bytes, 0) };
+  } catch (caught) {
+    if (!signal.aborted || last === undefined) throw caught;
+    throw new AppError(last.replace(/; trying again in .*/, ""), { code: "SourceUnavailable", cause: caught, retry: "backoff" });
+  }
+}
+
+async function list(model: RemoteModel, http: Http, options: DownloadOptions): Promise<Manifest> {
+  const { work } = options;
+  const manifest = await manifestOf(model, http, options);
+  const path = join(work, manifestName);
+  // Files of an earlier listing may have the same sizes and other bytes.
+  await rm(join(work, "files"), { recursive: true, force: true });
+  await mkdir(join(work, "files"), { recursive: true });
+  await writeFile(`${path}.tmp`, JSON.stringify(manifest));
+  await rename(`${path}.tmp`, path);
+  return manifest;
+}
+
+async function manifestOf(model: RemoteModel, http: Http, { uri, codecs }: Pick<DownloadOptions, "uri" | "codecs">): Promise<Manifest> {
   const listing = await model.list();
   const shards = await shardsOf(model, http, listing);
   const all = [...listing.files.map(({ name }) => name), ...(shards ?? [])];
@@ -123,14 +154,7 @@ async function list(model: RemoteModel, http: Http, { uri, work, codecs }: Downl
   const parsed = manifestSchema.safeParse({ uri, kind, files, ...(listing.revision !== undefined && { revision: listing.revision }) });
   if (!parsed.success)
     throw new AppError(`${uri}: lists files that no model has (${z.prettifyError(parsed.error)})`, { code: "BadSource" });
-  const manifest = parsed.data;
-  const path = join(work, manifestName);
-  // Files of an earlier listing may have the same sizes and other bytes.
-  await rm(join(work, "files"), { recursive: true, force: true });
-  await mkdir(join(work, "files"), { recursive: true });
-  await writeFile(`${path}.tmp`, JSON.stringify(manifest));
-  await rename(`${path}.tmp`, path);
-  return manifest;
+  return parsed.data;
 }
 
 const weightMap = z.object({ weight_map: z.record(z.string(), z.string().regex(/^(?!\.)[\w.-]+\.safetensors$/)) });

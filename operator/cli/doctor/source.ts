@@ -1,0 +1,67 @@
+// The check of a model that is to be downloaded (spec.model.uri): whether its source answers with these secrets, how much there is to
+// fetch, and whether the claim of the cache has room for it. Asked from where this command runs; nothing is downloaded.
+import { z } from "zod";
+import { AppError } from "../../../crds/common.ts";
+import { parseQuantity } from "../../../crds/quantity.ts";
+import { resources } from "../../kube/kube.ts";
+import { type Check, fail, type ModelSource, type Outcome, ok, warn } from "./check.ts";
+
+/** What is not a store already is there twice, until the store that is made of it has been verified. */
+const copies = { store: 1, folder: 2, gguf: 2 } as const;
+
+const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
+
+export const roomFor = ({ kind, bytes }: ModelSource): number => copies[kind] * bytes;
+
+export function judgeSource({ kind, revision, files, bytes }: ModelSource, uri: string): Outcome {
+  const at = revision === undefined ? "" : `, commit ${revision.slice(0, 12)}`;
+  return ok(`${uri}: a ${kind} of ${files} files, ${gigabytes(bytes)}${at}`);
+}
+
+export function judgeNoSource(caught: unknown, uri: string): Outcome {
+  const { code, message } = AppError.from(caught);
+  return fail(
+    `${uri}: ${code}: ${message}`,
+    "correct spec.model.uri, or what HF_TOKEN, AWS_* or AUTHORIZATION of this shell and of secretRef say",
+  );
+}
+
+const claimSchema = z.object({
+  spec: z
+    .object({ resources: z.object({ requests: z.object({ storage: z.string().optional() }).prefault({}) }).prefault({}) })
+    .prefault({}),
+  status: z.object({ capacity: z.object({ storage: z.string().optional() }).prefault({}) }).prefault({}),
+});
+
+/** By the claim's size: how much of it is in use the API server does not know. */
+export function judgeRoomOf(claim: unknown, where: string, needed: number): Outcome {
+  if (claim === undefined)
+    return warn(
+      `claim ${where} is not there; the model takes ${gigabytes(needed)} of it`,
+      `make one with storage: ${Math.ceil(needed / 2 ** 30)}Gi or more`,
+    );
+  const { spec, status } = claimSchema.parse(claim);
+  const size = status.capacity.storage ?? spec.resources.requests.storage;
+  if (size === undefined) return warn(`claim ${where} does not say its size`, `it takes ${gigabytes(needed)}`);
+  const bytes = parseQuantity(size, "storage");
+  const text = `claim ${where} has ${size} in all, the model takes ${gigabytes(needed)} of it`;
+  return bytes >= needed ? ok(text) : fail(text, `take a claim with storage: ${Math.ceil(needed / 2 ** 30)}Gi or more`);
+}
+
+export const modelSource: Check = {
+  name: "model source",
+  when: "always",
+  run: async ({ kube, namespace, model }) => {
+    if (!model) return [];
+    let found: ModelSource;
+    try {
+      found = await model.ask();
+    } catch (caught) {
+      return [judgeNoSource(caught, model.uri)];
+    }
+    const source = judgeSource(found, model.uri);
+    if (model.claim === undefined) return [source];
+    const claim = await kube.get(resources.persistentVolumeClaims, { namespace, name: model.claim });
+    return [source, judgeRoomOf(claim, `${namespace}/${model.claim}`, roomFor(found))];
+  },
+};

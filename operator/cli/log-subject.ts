@@ -1,0 +1,48 @@
+// The objects that logs and bundle tell of: a MoEDeployment by its name, or a MoETrainingJob as job/NAME. All in which the two differ
+// stands here, once. Pure.
+import { AppError, labels } from "../../crds/common.ts";
+import type { NamedKind } from "./command.ts";
+
+interface SubjectKind {
+  /** Of its objects, in the table of operator/kube/kube.ts. */
+  readonly resource: NamedKind;
+  readonly kind: "MoEDeployment" | "MoETrainingJob";
+  /** Label that its pods have its name in. */
+  readonly label: string;
+  /** Parts whose pods have logs, in the order in which they are told. */
+  readonly components: readonly string[];
+  /** The operator's controller, by the field of its log lines. */
+  readonly controller: string;
+  /** The command that tells how it stands. */
+  readonly status: string;
+}
+
+export interface Subject extends SubjectKind {
+  readonly name: string;
+}
+
+const deployment: SubjectKind = {
+  resource: "moeDeployments",
+  kind: "MoEDeployment",
+  label: labels.deployment,
+  components: ["gateway", "worker", "operator"],
+  controller: "moedeployment",
+  status: "enodia status",
+};
+
+const job: SubjectKind = {
+  resource: "moeTrainingJobs",
+  kind: "MoETrainingJob",
+  label: labels.trainingJob,
+  components: ["training", "operator"],
+  controller: "moetrainingjob",
+  status: "enodia train status",
+};
+
+/** The one NAME or job/NAME that a command takes. */
+export function subjectOf([word, ...others]: readonly string[]): Subject {
+  const [, isJob, name = ""] = /^(job\/)?([^/]+)$/.exec(word ?? "") ?? [];
+  if (name === "" || others.length > 0)
+    throw new AppError("one NAME of a MoEDeployment is needed, or job/NAME of a MoETrainingJob; see: enodia status", { code: "BadOption" });
+  return { ...(isJob === undefined ? deployment : job), name };
+}

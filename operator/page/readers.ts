@@ -1,0 +1,132 @@
+// The readers of a page with access ClusterToken: what the user of a token may list, by the API server's own word, asked with that token.
+// An answer holds for a minute, and for two more where the server does not answer; then its bearer sees nothing.
+import { createHash } from "node:crypto";
+import { AppError, apiGroup } from "../../crds/common.ts";
+import { has, type Namespaces, type Sight, sightOf } from "./sight.ts";
+
+export const freshMs = 60_000;
+export const staleMs = 180_000;
+/** Tokens that are remembered, those of the cluster and others; the one that was not used for longest goes. */
+export const readersMax = 256;
+/** Namespaces that a reader is asked about, first by name; whoever may list those of all sees more. */
+export const namespacesMax = 100;
+/** Questions of one reader that are under way at a time. */
+const askedAtOnce = 8;
+
+/** A right to list, in one namespace or in all. */
+interface ListRight {
+  readonly group: string;
+  readonly resource: string;
+  readonly verb: string;
+  readonly namespace?: string;
+}
+
+/** What the bearer of a token may do. The question throws `Unauthorized` where nobody has this token. */
+export type RightsOf = (token: string) => (right: ListRight) => Promise<boolean>;
+
+interface ReadersParts {
+  readonly rightsOf: RightsOf;
+  /** Namespaces with objects, by their kind. */
+  readonly namespaces: () => { readonly deployments: readonly string[]; readonly jobs: readonly string[] };
+  /** What is shown at most. */
+  readonly bound: Namespaces;
+  /** Unix ms. */
+  readonly now: () => number;
+}
+
+interface Reader {
+  readonly token: string;
+  /** Undefined for a token that is none of the cluster's. */
+  sight: Sight | undefined;
+  /** When this was so. */
+  at: number;
+  asking: Promise<void> | undefined;
+}
+
+/** What its reader sees now; undefined once that is not known any more. */
+export type Look = () => Sight | undefined;
+
+export class Readers {
+  readonly #parts: ReadersParts;
+  readonly #known = new Map<string, Reader>();
+
+  constructor(parts: ReadersParts) {
+    this.#parts = parts;
+  }
+
+  /** Whether a token need not be asked about, as one that was refused a moment ago. */
+  knows(token: string): boolean {
+    const reader = this.#known.get(keyOf(token));
+    return reader !== undefined && this.#parts.now() - reader.at < freshMs;
+  }
+
+  /** Undefined for a token that is none of the cluster's. Throws while the API server does not answer and it is not known. */
+  async of(token: string): Promise<Look | undefined> {
+    const key = keyOf(token);
+    const reader = this.#known.get(key) ?? { token, sight: undefined, at: Number.NEGATIVE_INFINITY, asking: undefined };
+    this.#known.delete(key);
+    this.#known.set(key, reader); // last, as the one used last
+    for (const oldest of this.#known.keys()) {
+      if (this.#known.size <= readersMax) break;
+      this.#known.delete(oldest);
+    }
+    if (!this.#isWithin(reader, freshMs)) {
+      try {
+        await this.#ask(reader);
+      } catch (caught) {
+        if (reader.sight === undefined || !this.#isWithin(reader, staleMs)) throw caught;
+      }
+    }
+    return reader.sight && (() => this.#look(reader));
+  }
+
+  #isWithin({ at }: Reader, ms: number): boolean {
+    return this.#parts.now() - at < ms;
+  }
+
+  /** Of a stream, which goes on while the answer is asked for anew. */
+  #look(reader: Reader): Sight | undefined {
+    if (!this.#isWithin(reader, freshMs)) this.#ask(reader).catch(() => undefined); // it is asked again with the next look
+    return this.#isWithin(reader, staleMs) ? reader.sight : undefined;
+  }
+
+  #ask(reader: Reader): Promise<void> {
+    reader.asking ??= this.#answer(reader.token)
+      .then((sight) => {
+        reader.sight = sight;
+        reader.at = this.#parts.now();
+      })
+      .finally(() => {
+        reader.asking = undefined;
+      });
+    return reader.asking;
+  }
+
+  async #answer(token: string): Promise<Sight | undefined> {
+    const may = this.#parts.rightsOf(token);
+    const { deployments, jobs } = this.#parts.namespaces();
+    try {
+      return sightOf(await this.#listed(may, "moedeployments", deployments), await this.#listed(may, "moetrainingjobs", jobs));
+    } catch (caught) {
+      if (AppError.from(caught).code === "Unauthorized") return undefined;
+      throw caught;
+    }
+  }
+
+  async #listed(may: ReturnType<RightsOf>, resource: string, namespaces: readonly string[]): Promise<Namespaces> {
+    const right = { group: apiGroup, resource, verb: "list" };
+    const { bound } = this.#parts;
+    if (await may(right)) return bound;
+    const asked = [...new Set(namespaces)].filter((one) => has(bound, one)).toSorted();
+    const found = new Set<string>();
+    const queue = asked.slice(0, namespacesMax).values();
+    const work = async (): Promise<void> => {
+      for (const namespace of queue) if (await may({ ...right, namespace })) found.add(namespace);
+    };
+    await Promise.all(Array.from({ length: askedAtOnce }, work));
+    return found;
+  }
+}
+
+/** A lookup by the token itself would tell by its time how much of one was right. */
+const keyOf = (token: string): string => createHash("sha256").update(token).digest("base64");

@@ -1,0 +1,40 @@
+// The part of the cluster that a reader of the page sees, by namespaces: whatever the operator watches, the namespaces that the page is
+// bounded to, or what a user of the cluster may list. Views are made of a source that has nothing else. Pure.
+import type { Source } from "./source.ts";
+
+export type Namespaces = "all" | ReadonlySet<string>;
+
+export interface Sight {
+  /** Equal for those who see the same, who share the views that are made. */
+  readonly key: string;
+  readonly deployments: Namespaces;
+  readonly jobs: Namespaces;
+}
+
+const keyOf = (one: Namespaces): string => (one === "all" ? "*" : [...one].toSorted().join(","));
+
+export const sightOf = (deployments: Namespaces, jobs: Namespaces): Sight => ({
+  key: `${keyOf(deployments)} ${keyOf(jobs)}`,
+  deployments,
+  jobs,
+});
+
+/** What a page that is bounded to some namespaces shows at most; none = no bound. */
+export function boundOf(namespaces: readonly string[]): Namespaces {
+  return namespaces.length === 0 ? "all" : new Set(namespaces);
+}
+
+export const has = (some: Namespaces, namespace: string): boolean => some === "all" || some.has(namespace);
+
+export const unbounded: Sight = sightOf("all", "all");
+
+/** Pictures and memories are found by the objects' identities, so that they go with the objects. */
+export function seen(source: Source, { deployments, jobs }: Sight): Source {
+  return {
+    now: source.now,
+    deployments: () => source.deployments().filter(({ namespace }) => has(deployments, namespace)),
+    jobs: () => source.jobs().filter(({ namespace }) => has(jobs, namespace)),
+    picture: (uid) => source.picture(uid),
+    remembered: (uid) => source.remembered(uid),
+  };
+}
