@@ -7,6 +7,7 @@ import { AppError } from "./common.ts";
 import { devicesOfRank } from "./devices.ts";
 import { apiKeySecretRef, gatewayClients, gatewayCors, gatewayTls } from "./gateway-access.ts";
 import { clientsNeedNames, gatewayJwtField } from "./gateway-jwt.ts";
+import { gatewayRoute } from "./gateway-route.ts";
 import { modelSchema, modelUriPattern } from "./model.ts";
 import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
 import { codecNames, defaultBackend, defaultCodec, defaultImageRollout, imageRollouts, kvTypes, podBackendChoices } from "./names.ts";
@@ -200,6 +201,7 @@ const gateway = z
     tls: gatewayTls,
     cors: gatewayCors,
     clients: gatewayClients,
+    httpRoute: gatewayRoute,
     podTemplate: podTemplateOf("gateway", "gateway"),
   })
   .prefault({})

@@ -13,7 +13,7 @@ export interface Rule {
   readonly resourceNames?: readonly string[];
   readonly verbs: readonly string[];
   /** The value of the chart, below `rbac`, without which the rule is left out; in force where it is not given. */
-  readonly option?: "podGroups";
+  readonly option?: "podGroups" | "httpRoutes";
   /** The reason for the rule; printed above it. */
   readonly why: string;
 }
@@ -87,6 +87,13 @@ const watchedRules: readonly Omit<Rule, "scope">[] = [
     verbs: [...read, "create", "patch", "delete"],
     option: "podGroups",
     why: "ranks that start together, where such a scheduler is installed; deleted when they do not",
+  },
+  {
+    apiGroups: ["gateway.networking.k8s.io"],
+    resources: ["httproutes"],
+    verbs: [...read, "create", "patch", "delete"],
+    option: "httpRoutes",
+    why: "by which Gateways clients come in, where the Gateway API is installed; deleted when that is not wanted",
   },
   // A right to create cannot be bound to a name.
   { apiGroups: ["coordination.k8s.io"], resources: ["leases"], verbs: ["create"], why: "which install works in a namespace" },

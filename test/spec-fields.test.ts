@@ -77,6 +77,12 @@ const changes: Record<string, unknown> = {
   "gateway.tls.secretRef.name": "cert",
   "gateway.cors.allowOrigins": ["https://app.example.com"],
   "gateway.clients": [{ name: "batch", requestsPerMinute: 5 }],
+  "gateway.httpRoute.parentRefs": [{ name: "other" }],
+  "gateway.httpRoute.hostnames": ["llm.example.com"],
+  "gateway.httpRoute.pathPrefix": "/chat",
+  "gateway.httpRoute.modelHeader": "X-Model",
+  "gateway.httpRoute.timeouts.request": "5m",
+  "gateway.httpRoute.timeouts.backendRequest": "5m",
   "gateway.podTemplate.metadata.labels": { a: "b" },
   "gateway.podTemplate.metadata.annotations": { a: "b" },
   "gateway.podTemplate.spec.containers": [{ name: "gateway", image: "other" }],
@@ -262,7 +268,7 @@ function effects(spec: any): string {
   const status = nextStatus({ snapshot: seen, target, operation, refusals: [], blocked: undefined, ...calm });
   const sources = { status: object.status, accepted: "enodia/runtime:before", pods, offered: settings.runtimeImage, own: undefined };
   const runtimeImage = pinnedImage({ spec: object.spec, ...sources });
-  const context = { deployment: deployment(merged), settings: { ...settings, runtimeImage } };
+  const context = { deployment: deployment(merged), settings: { ...settings, runtimeImage }, routable: true };
   const job = downloadJobName(context.deployment);
   const download = job === undefined ? undefined : downloadJob(context, job);
   const worker = workerPod(context, workerTemplate(context), 0, "x");
@@ -306,6 +312,7 @@ const besideRemote = ["model.secretRef.name", "model.cache.persistentVolumeClaim
 
 const audience = "enodia";
 const issuer = "https://id.test";
+const route = { httpRoute: { parentRefs: [{ name: "public" }] } };
 const tokens = { jwt: { issuer, audience } };
 /** Fields of the gateway beside which another is required. */
 const beside: Readonly<Record<string, any>> = {
@@ -315,6 +322,11 @@ const beside: Readonly<Record<string, any>> = {
   "gateway.jwt.jwksUri": tokens,
   "gateway.jwt.claims.client": tokens,
   "gateway.jwt.claims.priority": tokens,
+  "gateway.httpRoute.hostnames": route,
+  "gateway.httpRoute.pathPrefix": route,
+  "gateway.httpRoute.modelHeader": route,
+  "gateway.httpRoute.timeouts.request": route,
+  "gateway.httpRoute.timeouts.backendRequest": route,
   "gateway.autoscale.minReplicas": { autoscale: { maxReplicas: 9 } },
   "gateway.autoscale.targetCPUUtilizationPercentage": { autoscale: { maxReplicas: 9 } },
 };

@@ -155,6 +155,7 @@ function wake({ informers, identities, status }: Sources, add: (ref: Ref) => voi
   const owned = [
     ...(["pods", "deployments", "jobs", "services", "secrets", "serviceAccounts", "configMaps"] as const),
     ...(["podDisruptionBudgets", "networkPolicies", "horizontalPodAutoscalers", "coschedulingPodGroups", "volcanoPodGroups"] as const),
+    "httpRoutes" as const,
   ];
   for (const kind of owned) {
     onChange(kind, (object) => {

@@ -29,6 +29,7 @@ import { gatewayFacts, gatewayModels, gatewayPods, type NodeHealth, nodesSeen, p
 import { findOrphans, isOfOther } from "./orphans.ts";
 import type { Deployments, Rebalance, World } from "./ports.ts";
 import type { ProgressTalks } from "./progress-talks.ts";
+import { routeFacts } from "./route-facts.ts";
 import { ServedWatch } from "./served-watch.ts";
 import { type Aim, type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
 import { StandIns } from "./stand-ins.ts";
@@ -302,9 +303,11 @@ export class Reconciler {
   }
 
   async #snapshot(deployment: MoEDeployment, { template, refusals, runtimeImage, rollout, conflicts }: InForce): Promise<Observed> {
-    const { rebalance, now } = this.#deps;
-    const { uid } = deployment.metadata;
+    const { informers, rebalance, now } = this.#deps;
+    const { namespace, name, uid } = deployment.metadata;
     const pods = this.#pods(deployment);
+    const way = informers.get("httpRoutes", { namespace, name });
+    const route = routeFacts(informers.served(resources.httpRoutes, namespace), way && owns(way, uid) ? way : undefined);
     const settled = pods.length > 0 && pods.every((pod) => pod.ready);
     const { claim, failure } = settled ? { claim: "Present" as const, failure: undefined } : await this.#claim(deployment);
     const snapshot: Snapshot = {
@@ -313,6 +316,7 @@ export class Reconciler {
       pods,
       orphans: findOrphans(this.#deps, deployment),
       gateway: this.#gateway(deployment),
+      route,
       templateHash: template.hash,
       rollout: rollout && { ...rollout, comparison: this.#compare(deployment, template.hash, pods) },
       runtimeImage,

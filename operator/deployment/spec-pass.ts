@@ -157,7 +157,8 @@ export class SpecPass {
     const rendered = this.#render(deployment, pods());
     const { accepted, stable, workers, gateways, wanted, gateway, back } = rendered;
     const chosen = chooseGang(deployment, pods(), (resource) => this.#deps.informers.served(resource, metadata.namespace));
-    const context: RenderContext = { ...rendered.context, gang: chosen.gang, front: leads };
+    const routable = this.#deps.informers.served(resources.httpRoutes, metadata.namespace) === "served";
+    const context: RenderContext = { ...rendered.context, gang: chosen.gang, routable, front: leads };
     const { runtimeImage, offered } = rendered;
     const stableTemplateHash = deployment.status.rollout?.stableTemplateHash;
     const uncertified = gatewaysWait ? [] : await attempt(failures, () => this.#certifyGateway(deployment), []);

@@ -159,6 +159,9 @@ export const ruleCases: readonly RuleCase[] = [
   deployment(".spec.gateway", { gateway: { clients: [{ name: "batch" }] } }, { says: "clients are told by their keys" }),
   deployment(".spec.gateway.autoscale", { gateway: { autoscale: { minReplicas: 4, maxReplicas: 3 } } }),
   deployment(".spec.gateway.cors.allowOrigins", { gateway: { cors: { allowOrigins: ["https://app.example.com/x"] } } }),
+  deployment(".spec.gateway.httpRoute.timeouts", {
+    gateway: { httpRoute: { parentRefs: [{ name: "public" }], timeouts: { request: "1m", backendRequest: "2m" } } },
+  }),
   deployment(".spec.gateway.podTemplate.metadata", { gateway: { podTemplate: named } }),
   deployment(".spec.gateway.podTemplate.spec.containers", { gateway: { podTemplate: withoutIt } }),
 

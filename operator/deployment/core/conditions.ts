@@ -4,6 +4,7 @@ import type { Operation } from "../../../crds/operation.ts";
 import { orphansLeft } from "./orphans.ts";
 import { type Blocked, freeRanks } from "./pod-actions.ts";
 import { type Hold, rollHold } from "./rollout.ts";
+import { routeVerdict } from "./route.ts";
 import { imageVerdict } from "./runtime-image.ts";
 import { living, type Refusal, type Snapshot, servingPods, wantedGateways } from "./snapshot.ts";
 import type { MemberView, Verdict } from "./world.ts";
@@ -51,6 +52,7 @@ export function verdicts(findings: Findings): Verdicts {
     PlacementBalanced: kept(findings, "PlacementBalanced", view?.placementBalanced ?? unknown("NotObserved", "no worker was reached yet")),
     RuntimeUpToDate: upToDate(findings),
     ScalingActive: findings.scaling?.status === "Unknown" ? kept(findings, "ScalingActive", findings.scaling) : findings.scaling,
+    GatewayRouted: routeVerdict(findings.snapshot),
   };
 }
 

@@ -33,6 +33,8 @@ export interface RenderContext {
   readonly gang?: Gang | undefined;
   /** The deployment whose gateways the Service leads to; this one where it is not given. */
   readonly front?: string | undefined;
+  /** True where the cluster has HTTPRoutes that we may handle. */
+  readonly routable?: boolean;
 }
 
 export type Component = "worker" | "gateway" | typeof downloaderComponent | "tls" | "shared";

@@ -6,6 +6,7 @@ import { gangSchedulers } from "../gangs/index.ts";
 import { names, type RenderContext } from "./context.ts";
 import { gatewayDeployment, gatewayReplicas } from "./gateway.ts";
 import { gatewayAutoscaler } from "./gateway-autoscaler.ts";
+import { httpRoute } from "./http-route.ts";
 import { downloaderPolicy, gatewaysPolicy, workersPolicy } from "./network-policies.ts";
 import { gatewayBudget, gatewayService, serviceAccount, settingsMap, workersBudget, workersService } from "./plumbing.ts";
 import { podGroup } from "./pod-group.ts";
@@ -22,8 +23,8 @@ export interface Rendered {
 }
 
 export function appliedObjects(context: RenderContext): Rendered[] {
-  const { autoscale } = context.deployment.spec.gateway;
-  const { gang } = context;
+  const { autoscale, httpRoute: route } = context.deployment.spec.gateway;
+  const { gang, routable } = context;
   return [
     ...(gang ? [{ resource: gang.scheduler.resource, object: podGroup(context, gang) }] : []),
     { resource: resources.serviceAccounts, object: serviceAccount(context) },
@@ -35,6 +36,7 @@ export function appliedObjects(context: RenderContext): Rendered[] {
     ...networkPolicies(context),
     gateways(context),
     ...(autoscale ? [{ resource: resources.horizontalPodAutoscalers, object: gatewayAutoscaler(context, autoscale) }] : []),
+    ...(route && routable ? [{ resource: resources.httpRoutes, object: httpRoute(context, route) }] : []),
   ];
 }
 
@@ -66,9 +68,10 @@ export interface Absent {
 export function absentObjects(context: RenderContext): Absent[] {
   const { metadata, spec } = context.deployment;
   const autoscaler = { resource: resources.horizontalPodAutoscalers, name: names.gateway(metadata.name) };
+  const route = { resource: resources.httpRoutes, name: metadata.name };
   const groups = gangSchedulers
     .filter((scheduler) => scheduler !== context.gang?.scheduler)
     .map(({ resource }) => ({ resource, name: names.workers(metadata.name) }));
   const unwanted = policies(context)[1].map((object) => ({ resource: resources.networkPolicies, name: object.metadata.name }));
-  return [...groups, ...unwanted, ...(spec.gateway.autoscale ? [] : [autoscaler])];
+  return [...groups, ...unwanted, ...(spec.gateway.autoscale ? [] : [autoscaler]), ...(spec.gateway.httpRoute ? [] : [route])];
 }

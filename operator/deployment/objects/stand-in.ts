@@ -1,5 +1,5 @@
 // The stand-in of a deployment that changes its model or codec: a MoEDeployment of its own with the new spec, which the same operator
-// turns into ranks and gateways. Without what would reach beyond its pods, as an autoscaler. Pure; ../core/stand-in.ts has its steps.
+// turns into ranks and gateways. It has no autoscaler and no route, which would reach beyond its pods. Pure; steps: ../core/stand-in.ts.
 import { createHash } from "node:crypto";
 import { apiVersion, labels } from "../../../crds/common.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
@@ -32,7 +32,7 @@ export function standIn(plan: StandInPlan): KubeObject {
   // Its own roll has no strategy, since it has nothing to go back to.
   const { model, replicas, suspend: _, rolloutStrategy: __, elasticity, gateway, ...spec } = deployment.spec;
   const { autoscale: ___, ...sizes } = elasticity;
-  const { autoscale: ____, ...front } = gateway;
+  const { autoscale: ____, httpRoute: _____, ...front } = gateway;
   return {
     apiVersion,
     kind: "MoEDeployment",
