@@ -141,18 +141,20 @@ export class Observer {
       this.#load = new LoadPicture(this.#shape, uid, now);
     }
     // A new leader first gets to know everybody: a membership of those who answered fastest would cut the others off.
-    this.#introduced ||= everybodyDescribed(views) || now - this.#startedAt > lostAfterMs;
+    const triedAt = Math.max(this.#startedAt, ...views.map(({ report }) => report?.triedAt ?? 0));
+    this.#introduced ||= everybodyDescribed(views) || now - triedAt > lostAfterMs;
   }
 
   /**
-   * Ranks of the plan that were not usable for longer than the grace; at the start every rank gets the grace once more. One that fell
-   * silent was last usable when it was last heard, not when that was noticed.
+   * Ranks of the plan that were not usable for longer than the grace; at the start every rank gets the grace once more, from when it was
+   * first tried to reach. One that fell silent was last usable when it was last heard, not when that was noticed.
    */
   #gone(plan: PlacementPlan | undefined, views: readonly RankView[], now: number): Set<number> {
-    const downSince = new Map(currentByRank(views).map(({ rank, report }) => [rank, report?.downSince]));
+    const reports = new Map(currentByRank(views).map(({ rank, report }) => [rank, report]));
     const since = (rank: number): number => {
-      const usableAt = this.#usableAt.get(rank);
-      return usableAt === undefined ? this.#startedAt + lostAfterMs : Math.min(usableAt, downSince.get(rank) ?? usableAt);
+      const [usableAt, report] = [this.#usableAt.get(rank), reports.get(rank)];
+      if (usableAt !== undefined) return Math.min(usableAt, report?.downSince ?? usableAt);
+      return Math.max(this.#startedAt, report?.triedAt ?? 0) + lostAfterMs;
     };
     return new Set(ranksOf(plan).filter((rank) => now - since(rank) > lostAfterMs));
   }

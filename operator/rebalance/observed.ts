@@ -14,7 +14,7 @@ import type { BusStatus, Link, MemberState, StoredPlacement } from "./ports.ts";
 import type { PlanReport } from "./rollout/proposal.ts";
 
 /** The last report of one pod's link. */
-type LinkReport = Pick<Link, "address" | "description" | "status" | "hosted" | "downSince" | "lastError" | "clockAheadMs">;
+type LinkReport = Pick<Link, "address" | "description" | "status" | "hosted" | "triedAt" | "downSince" | "lastError" | "clockAheadMs">;
 
 export interface RankView {
   readonly rank: number;

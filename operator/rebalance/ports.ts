@@ -101,6 +101,8 @@ export interface Link {
   readonly status: PodStatus | undefined;
   /** The experts that it really holds, by layer, as it reported last. */
   readonly hosted: ReadonlyMap<number, HostedLayer>;
+  /** When it was first tried to reach the pod: infinite while others have their turn before it. */
+  readonly triedAt: number;
   /** Unix ms since which the stream is down; undefined while it is up. */
   readonly downSince: number | undefined;
   readonly lastError: string;

@@ -32,6 +32,18 @@ test("a watcher that does not read gets the newest status when it reads on, and 
   assert.ok(seen.unread > 0 && call.writableLength <= call.writableHighWaterMark, `${call.writableLength} statuses wait`);
 });
 
+test("a gateway that may be silent answers no ping without news", (t) => {
+  const { seen, ping, call } = watched(t, silentLog);
+  const written = () => seen.unread + call.writableLength;
+  const first = written();
+  ping({ calmMs: 0 });
+  assert.equal(written(), first + 1);
+  for (let i = 0; i < 3; i++) ping({ calmMs: 60_000 });
+  assert.equal(written(), first + 1);
+  ping({ calmMs: 0 });
+  assert.equal(written(), first + 2);
+});
+
 test("the operator's log level is taken over at once", (t) => {
   const lines: string[] = [];
   const log = createLog({ level: "info", name: "gateway", write: (line) => lines.push(JSON.parse(line).message) });

@@ -5,6 +5,7 @@ import { create } from "@bufbuild/protobuf";
 import { AppError, gatewayRank } from "../../crds/common.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
 import type { Log } from "../observe/log.ts";
+import { Calm } from "../wire/calm.ts";
 import { type Control, type WatchPush, type WatchStatus, WatchStatusSchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { callerOf, toStatus } from "../wire/grpc.ts";
 import {
@@ -20,7 +21,7 @@ import {
 } from "../wire/mapping.ts";
 import type { Handlers } from "../wire/service.ts";
 
-/** The contract asks for a status at least once a second. */
+/** The contract asks for a status at least once a second, unless the operator allows less. */
 const statusEveryMs = 900;
 
 export interface ControlOptions {
@@ -66,9 +67,17 @@ export function controlHandlers(options: ControlOptions): ControlHandlers {
       return { ...(plan ? { plan: toPlan(plan) } : {}), ...(membership ? { membership: toMembership(membership) } : {}) };
     },
     watch: (call) => {
-      // A watcher that does not read needs no heap of old statuses: it gets the newest when it reads on.
-      const send = () => void (call.writableNeedDrain || call.write(statusOf(options, plan)));
-      const timer = setInterval(send, statusEveryMs);
+      const calm = new Calm();
+      const send = (spare = false) => {
+        // A watcher that does not read needs no heap of old statuses: it gets the newest when it reads on.
+        if (call.writableNeedDrain) return;
+        const status = statusOf(options, plan);
+        const [news, now] = [newsOf(status), performance.now()];
+        if (spare && calm.spares(news, now)) return;
+        calm.sent(news, now);
+        call.write(status);
+      };
+      const timer = setInterval(() => send(true), statusEveryMs);
       const stop = () => clearInterval(timer);
       const refuse = (caught: unknown) => {
         stop();
@@ -88,9 +97,11 @@ export function controlHandlers(options: ControlOptions): ControlHandlers {
         return refuse(caught);
       }
       call.on("data", (push: WatchPush) => {
+        const isPing = push.push.case === "ping";
+        if (isPing) calm.allow(push.calmMs);
         try {
           take(push);
-          send();
+          send(isPing);
         } catch (caught) {
           refuse(caught);
         }
@@ -118,6 +129,10 @@ function statusOf(options: ControlOptions, plan: PlacementPlan | undefined): Wat
     membershipVersion: BigInt(options.membership()?.version ?? 0),
   });
 }
+
+/** All that a status of a gateway says, in short. */
+const newsOf = ({ epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion }: WatchStatus): string =>
+  [epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion].join();
 
 function newer(known: PlacementPlan | undefined, pushed: PlacementPlan): PlacementPlan {
   return known !== undefined && known.epoch > pushed.epoch ? known : pushed;

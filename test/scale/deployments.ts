@@ -18,6 +18,9 @@ interface DeploymentsRun {
   readonly steadySeconds: number;
   /** Deployments that get one rank more, one after another. */
   readonly changes: number;
+  /** See FleetOptions. */
+  readonly profileFolder?: string | undefined;
+  readonly memoryMiB?: number;
   readonly log: (line: string) => void;
 }
 
@@ -25,6 +28,8 @@ interface DeploymentsRun {
 interface Phase {
   readonly seconds: number;
   readonly cpuSeconds: number;
+  /** Of all that is no operator, by program. */
+  readonly othersCpu: Readonly<Record<string, number>>;
   readonly writes: ReadonlyMap<string, number>;
   readonly reads: number;
   readonly reconciles: Histogram;
@@ -66,9 +71,11 @@ export async function runDeployments(run: DeploymentsRun): Promise<DeploymentsRo
       await until("all deployments to serve", all(ranks), { timeoutMs });
     }).finally(() => clearInterval(progress));
     log(`all serve after ${converge.seconds.toFixed(1)} s: ${listed(converge.writes)}`);
+    log(`CPU seconds meanwhile: ${cpuOf(converge)}`);
     await wait(run.settleSeconds * 1000);
     const steady = await phase(fleet, () => wait(run.steadySeconds * 1000));
     log(`${run.steadySeconds} s in which nothing changes: ${listed(steady.writes)}`);
+    log(`CPU seconds meanwhile: ${cpuOf(steady)}`);
     const { rss } = fleet.operator.memory();
     const change = await phase(fleet, async () => {
       for (let index = 0; index < run.changes; index++) {
@@ -101,9 +108,9 @@ export async function runDeployments(run: DeploymentsRun): Promise<DeploymentsRo
   }
 }
 
-async function phase({ operator, audit }: Fleet, work: () => Promise<unknown>): Promise<Phase> {
+async function phase({ operator, audit, othersCpu }: Fleet, work: () => Promise<unknown>): Promise<Phase> {
   audit.take(operatorUser);
-  const [cpu, samples, started] = [operator.cpuSeconds(), await operator.metrics(), performance.now()];
+  const [cpu, others, samples, started] = [operator.cpuSeconds(), othersCpu(), await operator.metrics(), performance.now()];
   await work();
   const seconds = (performance.now() - started) / 1000;
   const requests = audit.take(operatorUser);
@@ -111,7 +118,9 @@ async function phase({ operator, audit }: Fleet, work: () => Promise<unknown>): 
   const name = "enodia_operator_reconcile_duration_seconds";
   const at = (of: typeof samples) => histogramOf(of, name, { controller: "moedeployment" });
   const reconciles = since(at(samples), at(await operator.metrics()));
-  return { seconds, cpuSeconds: operator.cpuSeconds() - cpu, writes, reads: totalOf(requests) - totalOf(writes), reconciles };
+  const cpuSeconds = operator.cpuSeconds() - cpu;
+  const used = Object.entries(othersCpu()).map(([program, seconds]) => [program, seconds - (others[program] ?? 0)] as const);
+  return { seconds, cpuSeconds, othersCpu: Object.fromEntries(used), writes, reads: totalOf(requests) - totalOf(writes), reconciles };
 }
 
 const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
@@ -119,6 +128,10 @@ const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(
 function listed(counts: ReadonlyMap<string, number>): string {
   const sorted = [...counts].sort((a, b) => b[1] - a[1]);
   return `${totalOf(counts)} writes (${sorted.map(([key, count]) => `${count} ${key}`).join(", ")})`;
+}
+
+function cpuOf({ cpuSeconds, othersCpu }: Phase): string {
+  return [["operator", cpuSeconds] as const, ...Object.entries(othersCpu)].map(([name, s]) => `${name} ${s.toFixed(1)}`).join(", ");
 }
 
 const round = (value: number, digits: number): number => Number(value.toFixed(digits));

@@ -10,14 +10,16 @@ import { type Kube, type KubeObject, resources } from "../../operator/kube/kube.
 import { type Bus, createBus } from "../../runtime/wire/nats.ts";
 import { down } from "../cluster/cluster.ts";
 import { auditLog } from "../cluster/control-plane.ts";
+import { controlProcess } from "../cluster/control-process.ts";
 import { stop, until } from "../harness/process.ts";
 import { namespaceObjects } from "../harness/product.ts";
 import { controlPlane } from "../integration/control-plane.ts";
 import { accessObjects, operatorKubeconfig } from "../integration/operator-process.ts";
 import { AuditLog } from "./audit.ts";
 import { each, SimulatedNodes } from "./nodes.ts";
-import { OperatorProcess, operatorNamespace, operatorUser } from "./operator-process.ts";
+import { chartMemoryMiB, OperatorProcess, operatorNamespace, operatorUser } from "./operator-process.ts";
 import { podStarter } from "./pods.ts";
+import { cpuSecondsOf } from "./process-use.ts";
 import { rankModel } from "./ranks.ts";
 
 export const fleetName = "scale";
@@ -26,6 +28,7 @@ const podsPerNode = 100;
 /** Rows of each layer in a window of load. */
 const rowsPerWindow = 10_000;
 const expertBytes = 1 << 20;
+const controlPrograms = ["kube-apiserver", "etcd", "kube-controller-manager", "kube-scheduler"];
 const manager = { manager: "scale" };
 
 interface FleetOptions {
@@ -33,6 +36,10 @@ interface FleetOptions {
   readonly ranks: number;
   readonly layers: number;
   readonly experts: number;
+  /** Where the operator leaves a profile of its CPU; unset: it takes none. */
+  readonly profileFolder?: string | undefined;
+  /** The limit of the operator's memory; the chart's when not given. */
+  readonly memoryMiB?: number;
   readonly log: (line: string) => void;
 }
 
@@ -41,6 +48,8 @@ export interface Fleet {
   readonly operator: OperatorProcess;
   readonly audit: AuditLog;
   readonly nodes: SimulatedNodes;
+  /** Seconds of CPU so far of all that is no operator, by program. */
+  othersCpu(): Readonly<Record<string, number>>;
   /** Makes deployments `from` to below `to`. */
   create(from: number, to: number): Promise<void>;
   scale(index: number, replicas: number): Promise<void>;
@@ -50,7 +59,7 @@ export interface Fleet {
 }
 
 export async function startFleet(options: FleetOptions): Promise<Fleet> {
-  const { deployments, ranks, layers, experts, log } = options;
+  const { deployments, ranks, layers, experts, memoryMiB = chartMemoryMiB, log } = options;
   const folder = mkdtempSync(join(tmpdir(), "enodia-scale-"));
   const closers: (() => unknown)[] = [() => rmSync(folder, { recursive: true, force: true })];
   const close = async (): Promise<void> => {
@@ -78,16 +87,21 @@ export async function startFleet(options: FleetOptions): Promise<Fleet> {
     await nodes.start();
     log(`${count} nodes`);
     const kubeconfig = await operatorKubeconfig(plane, operatorNamespace, folder);
-    const operator = await OperatorProcess.start({ kubeconfig, natsUrl, folder });
+    const operator = await OperatorProcess.start({ kubeconfig, natsUrl, folder, profileFolder: options.profileFolder, memoryMiB });
     closers.push(() => operator.stop());
     log("the operator leads");
     const objects = new Informer(resources.moeDeployments, {}, { kube, onError });
     closers.push(() => objects.stop());
     objects.start();
     await objects.refresh();
+    const pids = new Map(controlPrograms.map((program) => [program, controlProcess(fleetName, program)])).set(
+      "simulated pods",
+      process.pid,
+    );
     const audit = new AuditLog(auditLog(plane.cluster));
     return {
       ...{ kube, operator, audit, nodes },
+      othersCpu: () => Object.fromEntries([...pids].map(([program, pid]) => [program, cpuSecondsOf(pid)])),
       create: (from, to) => each(to - from, (index) => kube.create(resources.moeDeployments, deployment(from + index, ranks), manager)),
       scale: async (index, replicas) => {
         await kube.patch(resources.moeDeployments, { namespace, name: nameOf(index) }, { spec: { replicas } }, manager);

@@ -10,7 +10,7 @@ import { type Kube, type KubeObject, keyOf, parseKey, refOf, resources } from ".
 /** The kubelet's workers, each at one pod; writes that wait for the API server are all that they do. */
 const workers = 32;
 const resyncMs = 60_000;
-const leaseMs = 4_000;
+const leaseMs = 10_000;
 /** Leases and Node objects that are written at once. */
 const writesMax = 16;
 /** A pod whose Secrets are not there yet is looked at again after this, as a kubelet does for a mount. */

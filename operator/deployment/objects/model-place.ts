@@ -12,7 +12,8 @@ import type { KubeObject } from "../../kube/kube.ts";
 export const modelVolume = "models";
 
 export interface ModelPlace {
-  readonly claim: string;
+  /** Undefined for a model that is kept on the disk of its seed. */
+  readonly claim: string | undefined;
   /** The store, below the claim's root. */
   readonly folder: string;
 }
@@ -31,7 +32,15 @@ export function modelPlace({ model, runtime }: Pick<MoEDeploymentSpec, "model" |
     .slice(-slugChars)
     .replace(/^[^A-Za-z0-9]+|[^A-Za-z0-9]+$/g, "");
   const folder = `${slug}-${hashOf([model.uri, runtime.expertCodec]).slice(0, hashChars)}`;
-  return { claim: model.cache.persistentVolumeClaim.claimName, folder };
+  return { claim: model.cache.persistentVolumeClaim?.claimName, folder };
+}
+
+const claimSchema = z.object({ spec: z.object({ accessModes: z.array(z.string()).default([]) }).prefault({}) });
+
+/** Whether pods on several nodes cannot mount a claim; false where it says nothing of it. */
+export function oneNodeOnly(claim: KubeObject): boolean {
+  const { accessModes = [] } = claimSchema.safeParse(claim).data?.spec ?? {};
+  return accessModes.length > 0 && !accessModes.some((mode) => mode === "ReadWriteMany" || mode === "ReadOnlyMany");
 }
 
 const mounted = z.object({
@@ -39,23 +48,32 @@ const mounted = z.object({
   volumes: z.array(z.object({ name: z.string(), persistentVolumeClaim: z.object({ claimName: z.string() }).optional() })),
 });
 
-/** The claim and path that a pod has its model from, as one text, with the codec of a worker; undefined for a pod that does not say. */
+/** The claim and path that a pod has its model from, as one text; undefined for a pod that does not say. */
 export function modelOfPod({ metadata, spec }: Partial<Pick<KubeObject, "metadata" | "spec">>): string | undefined {
   const said = metadata?.annotations?.[annotations.modelPlace];
   if (said !== undefined) return said;
   const pod = mounted.safeParse(spec).data;
   const claim = pod?.volumes.find(({ name }) => name === modelVolume)?.persistentVolumeClaim?.claimName;
   const path = pod?.containers.flatMap(({ env }) => env).find(({ name }) => name === workerProcess.modelDir.variable)?.value;
-  const codec = pod?.containers.flatMap(({ env }) => env).find(({ name }) => name === workerProcess.codec.variable)?.value;
-  return claim === undefined || path === undefined ? undefined : withCodec(`${claim}${path}`, codec ?? defaultCodec);
+  return claim === undefined || path === undefined ? undefined : `${claim}${path}`;
 }
 
+/** No claim has such a name. */
+const noClaim = "(ephemeral)";
 /** The same of a gateway as it would be made. */
-export const modelText = ({ claim, folder }: ModelPlace): string => `${claim}${paths.models}/${folder}`;
+export const modelText = ({ claim, folder }: ModelPlace): string => `${claim ?? noClaim}${paths.models}/${folder}`;
 
 const withCodec = (text: string, codec: string): string => `${text}#${codec}`;
 
-/** The same of a worker: ranks of a world have one model in one form. */
+/** The same of a worker pod, with its codec: ranks of a world have one model in one form. */
+export function rankModelOfPod(pod: Partial<Pick<KubeObject, "metadata" | "spec">>): string | undefined {
+  const place = modelOfPod(pod);
+  const variables = mounted.safeParse(pod.spec).data?.containers.flatMap(({ env }) => env) ?? [];
+  const codec = variables.find(({ name }) => name === workerProcess.codec.variable)?.value ?? defaultCodec;
+  return place === undefined ? undefined : withCodec(place, codec);
+}
+
+/** The same of a worker as it would be made. */
 export const rankModelText = (spec: Pick<MoEDeploymentSpec, "model" | "runtime">): string =>
   withCodec(modelText(modelPlace(spec)), spec.runtime.expertCodec);
 
@@ -78,10 +96,13 @@ export function workFolders(deployments: readonly KubeObject[]): readonly string
   }
 }
 
-/** The Job that brings the model; undefined where nothing is downloaded. Another secret, claim or model is another Job. */
+/**
+ * The Job that brings the model; undefined where nothing is downloaded, or the seed downloads it. Another secret, claim or model is another
+ * Job.
+ */
 export function downloadJobName({ metadata, spec }: MoEDeployment): string | undefined {
   const { model } = spec;
-  if (model.cache === undefined) return undefined;
+  if (model.cache?.persistentVolumeClaim === undefined) return undefined;
   const parts = [metadata.uid, modelPlace(spec), model.secretRef?.name ?? ""];
   return `${metadata.name}-model-${hashOf(parts).slice(0, jobHashChars)}`;
 }
