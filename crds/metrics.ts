@@ -8,6 +8,7 @@
 
 import { conditionStatuses } from "./conditions.ts";
 import {
+  autoscaleFaults,
   failoverReasons,
   frameStallParts,
   memberStates,
@@ -234,6 +235,16 @@ const table = {
   enodia_deployment_condition: managed.gauge("1 for the present status of each condition, 0 for the others.", {
     type: "open",
     status: conditionStatuses,
+  }),
+  enodia_autoscale_ranks: managed.gauge("Ranks that the load asks for, and the least and most that the autoscaler sets.", {
+    state: ["asked", "least", "most"],
+  }),
+  enodia_autoscale_value: managed.gauge("A metric of the autoscaler, as a mean of the ranks; none while one of them does not report it.", {
+    metric: "open",
+  }),
+  enodia_autoscale_target: managed.gauge("What that metric is to be.", { metric: "open" }),
+  enodia_autoscale_frozen: managed.gauge("1 while the autoscaler sets nothing for this reason, though ranks are wanted, else 0.", {
+    reason: autoscaleFaults,
   }),
   enodia_operation_active: managed.gauge("1 for the operation under way, 0 for the other types.", { type: operationTypes }),
   enodia_operation_deadline_timestamp_seconds: managed.gauge(

@@ -83,6 +83,11 @@ const elasticity = z
         message: "autoscale.min and autoscale.max must lie within minReplicas and maxReplicas, or these are left out",
         fieldPath: ".autoscale",
       },
+      {
+        rule: "!has(self.autoscale) || !has(self.autoscale.scaleToZero) || self.minReplicas == 0",
+        message: "autoscale.scaleToZero sets replicas to 0: leave minReplicas out, or set it to 0",
+        fieldPath: ".minReplicas",
+      },
     ),
   });
 

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type MoEDeployment, moeDeploymentSpecSchema } from "../crds/moe-deployment.ts";
 import { structuralSchema } from "../crds/openapi.ts";
+import { holdMs } from "../operator/deployment/core/autoscale/zero.ts";
 import { currentOperation } from "../operator/deployment/core/operation.ts";
 import { judgeRoll, rollRules } from "../operator/deployment/core/rollout.ts";
 import { rolloutView } from "../operator/deployment/core/rollout-status.ts";
@@ -16,7 +17,7 @@ import { appliedObjects } from "../operator/deployment/objects/index.ts";
 import { downloadJobName } from "../operator/deployment/objects/model-place.ts";
 import { workerPod, workerTemplate } from "../operator/deployment/objects/worker-pod.ts";
 import { diffPlans } from "../runtime/placement/diff.ts";
-import { scales } from "./builders/autoscale.ts";
+import { scales, servingRanks } from "./builders/autoscale.ts";
 import { deployment, now, pod, settings, snapshot, view } from "./builders/deployment.ts";
 import { modelResourceChanges } from "./builders/model-resources.ts";
 import { SimCluster } from "./sim/cluster.ts";
@@ -101,6 +102,8 @@ const changes: Record<string, unknown> = {
   "elasticity.autoscale.behaviour.scaleDown.stabilizationWindow": "10m",
   "elasticity.autoscale.behaviour.scaleDown.maxRanks": 3,
   "elasticity.autoscale.behaviour.scaleDown.period": "2m",
+  "elasticity.autoscale.scaleToZero.idleAfter": "1m",
+  "elasticity.autoscale.scaleToZero.holdTimeout": "1m",
   "failurePolicy.minServingReplicas": 3,
 };
 
@@ -300,8 +303,14 @@ function rollOf(spec: object): unknown {
 
 /** The numbers that the autoscaler sets while there is much to do, and then nothing. */
 function scalesOf({ spec }: MoEDeployment): unknown {
-  const busyThenIdle = { ranks: 3, seconds: 1_200, load: (second: number) => (second < 200 ? 3_000 : 0) };
-  return spec.elasticity.autoscale && scales(spec.elasticity.autoscale, busyThenIdle).steps.map(({ second, to }) => [second, to]);
+  const rested = (second: number) => ({ name: "g", idleMs: (second - 200) * 1_000, wantsRanks: false, holds: true });
+  const nobody = { serving: servingRanks(1, 0).map((one) => ({ ...one, activeRequests: 0 })) };
+  const look = (second: number) => (second < 200 ? {} : { ...nobody, gateways: [rested(second)] });
+  const busyThenIdle = { ranks: 3, seconds: 1_200, load: (second: number) => (second < 200 ? 3_000 : 0), look };
+  const { autoscale } = spec.elasticity;
+  const last = { ...{ spec: { replicas: 0, suspend: false }, lastScale: { from: 3, to: 0 }, operation: undefined, present: 0 } };
+  const held = holdMs({ ...last, autoscale, anyActive: false, known: undefined });
+  return autoscale && [held, scales(autoscale, busyThenIdle).steps.map(({ second, to }) => [second, to])];
 }
 
 test("every field of the spec is in one of the lists, and nothing else is", () => {

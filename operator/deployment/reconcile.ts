@@ -28,7 +28,7 @@ import { names, type RenderContext, type SeedWish, type Settings } from "./objec
 import { modelPlace, oneNodeOnly, rankModelText } from "./objects/model-place.ts";
 import { gatewayFacts, gatewayModels, gatewayPods, type NodeHealth, nodesSeen, podFacts } from "./observe.ts";
 import { findOrphans, isOfOther } from "./orphans.ts";
-import type { Deployments, Rebalance } from "./ports.ts";
+import type { Deployments, Rebalance, World } from "./ports.ts";
 import type { ProgressTalks } from "./progress-talks.ts";
 import { routeFacts } from "./route-facts.ts";
 import { ServedWatch } from "./served-watch.ts";
@@ -201,7 +201,7 @@ export class Reconciler {
       inForce.failure,
       unobserved,
     ];
-    deps.rebalance.update(worldOf(snapshot, target.ranks, gatewayPods(this.#gatewayPods(deployment))));
+    deps.rebalance.update(this.#world(snapshot, target.ranks));
     const memory = memoryRefusals(deployment.spec, model, target.ranks, limitBytes);
     const blocked = target.blocked ?? step.blocked;
     const operation = currentOperation({ snapshot, ranks: target.ranks, actions: step.actions, blocked, note: step.note });
@@ -238,6 +238,11 @@ export class Reconciler {
       this.#refusedBeside(deployment) === "" ? undefined : unmadeMs,
     ].filter((ms): ms is number => ms !== undefined && ms > 0);
     return { ...(waits.length === 0 ? {} : { requeueAfterMs: Math.min(...waits) }), ...(failure ? { failure } : {}) };
+  }
+
+  #world(snapshot: Snapshot, desiredRanks: number): World {
+    const gateways = gatewayPods(this.#gatewayPods(snapshot.deployment));
+    return worldOf(snapshot, { desiredRanks, gateways, holdMs: this.#autoscaler.holdMs(snapshot) });
   }
 
   #held(snapshot: Snapshot, step: Step): Step {

@@ -2,7 +2,8 @@
 import { living, type Snapshot } from "./core/snapshot.ts";
 import type { World } from "./ports.ts";
 
-export function worldOf(snapshot: Snapshot, desiredRanks: number, gateways: World["gateways"]): World {
+export function worldOf(snapshot: Snapshot, known: Pick<World, "desiredRanks" | "gateways"> & { readonly holdMs: number }): World {
+  const { desiredRanks, gateways, holdMs } = known;
   const { metadata, spec } = snapshot.deployment;
   const { namespace, name, uid, generation } = metadata;
   return {
@@ -13,6 +14,7 @@ export function worldOf(snapshot: Snapshot, desiredRanks: number, gateways: Worl
     desiredRanks,
     workers: snapshot.pods.filter((pod) => !pod.terminal),
     gateways,
+    holdMs,
     leaving: living(snapshot.pods).flatMap((pod) => {
       // Whoever deleted it: what runs there hands over until its grace period ends.
       const gone = desiredRanks === 0 ? ("Stop" as const) : ("Evict" as const);

@@ -57,7 +57,7 @@ function observing() {
   const placement = new Placement({ store, ref: world.ref, ownerUid: "uid" });
   const observer = new Observer(
     {
-      links: { worker: () => link as unknown as Link },
+      links: { worker: () => link as unknown as Link, gateways: () => [] },
       intake: { connected: true, facts: () => telemetry },
       placement,
       attempts: new Attempts(),

@@ -31,7 +31,7 @@ import type { Observed, RankView } from "./observed.ts";
 import type { Placement } from "./rollout/placement.ts";
 
 export interface Sources {
-  readonly links: Pick<Links, "worker">;
+  readonly links: Pick<Links, "worker" | "gateways">;
   readonly intake: Pick<Intake, "connected" | "facts">;
   readonly placement: Pick<Placement, "facts">;
   readonly attempts: Pick<Attempts, "paused" | "blocked">;
@@ -64,7 +64,7 @@ export class Observer {
   }
 
   observe(world: World, now: number): Observed {
-    const { placement, intake, attempts } = this.#sources;
+    const { links, placement, intake, attempts } = this.#sources;
     const views = this.#views(world, now);
     const otherModel = this.#modelChanged(views);
     this.#remember(views, world, now);
@@ -78,6 +78,7 @@ export class Observer {
       world,
       spec: world.spec,
       views,
+      gateways: links.gateways(world.gateways),
       members,
       ranks,
       hardware: speedRanks(views),

@@ -3,7 +3,7 @@
 // changes: load/load-picture.ts keeps it, and its snapshot is taken after the decision, for the status. Types only.
 import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
-import type { LeavingRank, RankSignals, RebalanceView, WorkerPod, World } from "../deployment/ports.ts";
+import type { GatewayView, LeavingRank, RankSignals, RebalanceView, WorkerPod, World } from "../deployment/ports.ts";
 import type { Decision, Judged } from "../planner/decide.ts";
 import type { Forecast } from "../planner/load/forecast.ts";
 import type { PhaseLoad } from "../planner/load/phases.ts";
@@ -98,6 +98,7 @@ export interface Observed {
   readonly spec: MoEDeploymentSpec;
   /** Worker pods joined with what their links say. */
   readonly views: readonly RankView[];
+  readonly gateways: readonly GatewayView[];
   /** A key that changes with every process that comes, goes or is to leave. */
   readonly members: string;
   /** Ranks as the planner sees them. */

@@ -9,10 +9,12 @@ import { type ControlOptions, controlHandlers } from "./control.ts";
 const identity = { deploymentUid: "d", rank: -1, podUid: "u", bootId: "b" };
 
 /** A watch whose operator reads nothing. */
-function watched(t: TestContext, log: Log) {
+function watched(t: TestContext, log: Log, more: Partial<ControlOptions> = {}) {
   const options: ControlOptions = {
     ...{ identity, podName: "gw", namespace: "n", deployment: "m", log, membership: () => undefined, onMembership: () => {} },
     ...{ notReady: () => [], activeRequests: () => 0, draining: () => false },
+    ...{ idleMs: () => 0, wantsRanks: () => false, onEnter: () => () => {} },
+    ...more,
   };
   const seen = { unread: 0 };
   const call = Object.assign(new Duplex({ objectMode: true, read: () => {}, write: () => void seen.unread++ }), {
@@ -52,4 +54,23 @@ test("the operator's log level is taken over at once", (t) => {
   ping({ logLevel: "debug" });
   log.debug({}, "detail");
   assert.deepEqual(lines, ["log level changed", "detail"]);
+});
+
+test("a request that needs ranks is told at once, any other with the next status, and nothing once the watch is over", (t) => {
+  const listeners = new Set<() => void>();
+  let wantsRanks = false;
+  const onEnter = (listener: () => void) => {
+    listeners.add(listener);
+    return () => void listeners.delete(listener);
+  };
+  const { call, seen } = watched(t, silentLog, { onEnter, wantsRanks: () => wantsRanks });
+  const come = () => listeners.forEach((listener) => void listener());
+  const [before] = [seen.unread];
+  come();
+  assert.equal(seen.unread, before);
+  wantsRanks = true;
+  come();
+  assert.ok(seen.unread > before || call.writableLength > 0);
+  call.emit("cancelled");
+  assert.equal(listeners.size, 0);
 });

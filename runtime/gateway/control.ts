@@ -36,6 +36,11 @@ export interface ControlOptions {
   readonly notReady: () => readonly string[];
   readonly activeRequests: () => number;
   readonly draining: () => boolean;
+  readonly idleMs: () => number;
+  /** No rank serves, and one is needed. */
+  readonly wantsRanks: () => boolean;
+  /** Calls it when a request comes in; returns how to stop. */
+  readonly onEnter: (listener: () => void) => () => void;
 }
 
 type ControlHandlers = Handlers<(typeof Control)["method"]>;
@@ -68,17 +73,15 @@ export function controlHandlers(options: ControlOptions): ControlHandlers {
     },
     watch: (call) => {
       const calm = new Calm();
-      const send = (spare = false) => {
-        // A watcher that does not read needs no heap of old statuses: it gets the newest when it reads on.
-        if (call.writableNeedDrain) return;
-        const status = statusOf(options, plan);
-        const [news, now] = [newsOf(status), performance.now()];
-        if (spare && calm.spares(news, now)) return;
-        calm.sent(news, now);
-        call.write(status);
-      };
+      // A watcher that does not read needs no heap of old statuses: it gets the newest when it reads on.
+      const send = (spare = false) => void (call.writableNeedDrain || unlessSpared(calm, statusOf(options, plan), spare, call));
       const timer = setInterval(() => send(true), statusEveryMs);
-      const stop = () => clearInterval(timer);
+      // At once: the first request of a deployment that was scaled to zero waits for it.
+      const stopListening = options.onEnter(() => options.wantsRanks() && send());
+      const stop = () => {
+        clearInterval(timer);
+        stopListening();
+      };
       const refuse = (caught: unknown) => {
         stop();
         options.log.warn({ err: caught }, "watch refused");
@@ -127,12 +130,21 @@ function statusOf(options: ControlOptions, plan: PlacementPlan | undefined): Wat
     activeRequests: options.activeRequests(),
     draining: options.draining(),
     membershipVersion: BigInt(options.membership()?.version ?? 0),
+    front: { idleMs: BigInt(Math.floor(options.idleMs())), wantsRanks: options.wantsRanks() },
   });
 }
 
-/** All that a status of a gateway says, in short. */
-const newsOf = ({ epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion }: WatchStatus): string =>
-  [epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion].join();
+/** Writes a status; not where it may be left out, and has no news. */
+function unlessSpared(calm: Calm, status: WatchStatus, spare: boolean, stream: { write(status: WatchStatus): unknown }): void {
+  const [news, now] = [newsOf(status), performance.now()];
+  if (spare && calm.spares(news, now)) return;
+  calm.sent(news, now);
+  stream.write(status);
+}
+
+/** All that a status of a gateway says, in short. How long it is idle goes by itself, and that it is begins with a request's end. */
+const newsOf = ({ epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion, front }: WatchStatus): string =>
+  [epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion, front?.wantsRanks].join();
 
 function newer(known: PlacementPlan | undefined, pushed: PlacementPlan): PlacementPlan {
   return known !== undefined && known.epoch > pushed.epoch ? known : pushed;

@@ -97,6 +97,7 @@ export const model: ModelView = {
 export function view(more: Partial<RebalanceView> = {}): RebalanceView {
   return {
     members: [],
+    gateways: [],
     model: undefined,
     digestMismatch: [],
     unhostedExperts: 0,

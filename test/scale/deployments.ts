@@ -2,7 +2,7 @@
 // and for a change, and what it costs while nothing changes but the load. Figures of CPU are the kernel's, of requests the API server's.
 import { until } from "../harness/process.ts";
 import { totalOf, writesOf } from "./audit.ts";
-import { type Fleet, startFleet } from "./fleet.ts";
+import { type Fleet, fleetName, startFleet } from "./fleet.ts";
 import { countOf, type Histogram, histogramOf, quantile, since } from "./histogram.ts";
 import { operatorUser } from "./operator-process.ts";
 
@@ -25,7 +25,7 @@ interface DeploymentsRun {
 }
 
 /** A phase as seen from outside: requests by kind, and what they took. */
-interface Phase {
+export interface Phase {
   readonly seconds: number;
   readonly cpuSeconds: number;
   /** Of all that is no operator, by program. */
@@ -56,7 +56,7 @@ interface DeploymentsRow {
 
 export async function runDeployments(run: DeploymentsRun): Promise<DeploymentsRow> {
   const { deployments, ranks, log } = run;
-  const fleet = await startFleet(run);
+  const fleet = await startFleet(Object.assign({ name: fleetName }, run));
   try {
     const all = (wanted: number) => async () => (fleet.serving(wanted) === deployments ? true : undefined);
     const timeoutMs = 5 * minuteMs + deployments * ranks * 250;
@@ -108,7 +108,7 @@ export async function runDeployments(run: DeploymentsRun): Promise<DeploymentsRo
   }
 }
 
-async function phase({ operator, audit, othersCpu }: Fleet, work: () => Promise<unknown>): Promise<Phase> {
+export async function phase({ operator, audit, othersCpu }: Fleet, work: () => Promise<unknown>): Promise<Phase> {
   audit.take(operatorUser);
   const [cpu, others, samples, started] = [operator.cpuSeconds(), othersCpu(), await operator.metrics(), performance.now()];
   await work();
@@ -123,9 +123,9 @@ async function phase({ operator, audit, othersCpu }: Fleet, work: () => Promise<
   return { seconds, cpuSeconds, othersCpu: Object.fromEntries(used), writes, reads: totalOf(requests) - totalOf(writes), reconciles };
 }
 
-const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+export const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
-function listed(counts: ReadonlyMap<string, number>): string {
+export function listed(counts: ReadonlyMap<string, number>): string {
   const sorted = [...counts].sort((a, b) => b[1] - a[1]);
   return `${totalOf(counts)} writes (${sorted.map(([key, count]) => `${count} ${key}`).join(", ")})`;
 }
@@ -134,7 +134,7 @@ function cpuOf({ cpuSeconds, othersCpu }: Phase): string {
   return [["operator", cpuSeconds] as const, ...Object.entries(othersCpu)].map(([name, s]) => `${name} ${s.toFixed(1)}`).join(", ");
 }
 
-const round = (value: number, digits: number): number => Number(value.toFixed(digits));
+export const round = (value: number, digits: number): number => Number(value.toFixed(digits));
 
 function milliseconds(histogram: Histogram, q: number): number | undefined {
   const seconds = quantile(histogram, q);

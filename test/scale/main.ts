@@ -3,10 +3,12 @@ import { parseArgs } from "node:util";
 import { runDeployments } from "./deployments.ts";
 import { chartMemoryMiB } from "./operator-process.ts";
 import { runPeer } from "./peer.ts";
+import { worldMain } from "./world-main.ts";
 
 const usage = `usage: npm run test:scale -- [--deployments N,N,...] [--ranks N] [--layers N] [--experts N]
                              [--steady SECONDS] [--changes N] [--json] [--profile FOLDER]
                              [--memory MIB] [--peer]
+       npm run test:scale -- world --help
 
 Brings up etcd, the API server, its controllers and scheduler, NATS, and the operator as a process of its own, with nodes
 whose pods answer the operator by production code and compute nothing; makes N deployments, and says what it took. The
@@ -31,6 +33,7 @@ const options = {
 const settleSeconds = 75;
 
 async function main(argv: readonly string[]): Promise<void> {
+  if (argv[0] === "world") return worldMain(argv.slice(1));
   const { values } = parseArgs({ args: [...argv], options });
   if (values.help) return void process.stdout.write(`${usage}\n`);
   const number = (name: "ranks" | "layers" | "experts" | "steady" | "changes" | "memory"): number => Number(values[name]);

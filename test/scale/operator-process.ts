@@ -16,11 +16,13 @@ export const operatorUser = `system:serviceaccount:${operatorNamespace}:operator
 const readyTimeoutMs = 120_000;
 /** The chart's limit of the operator's container, in MiB. */
 export const chartMemoryMiB = 512;
-const cgroup = "enodia-scale-operator";
+const cgroupOf = (fleet: string): string => `enodia-${fleet}-operator`;
 /** Becomes a member of the cgroup, and then the program. */
 const joining = 'while [ "$1" != -- ]; do echo $$ > "$1"; shift; done; shift; exec "$@"';
 
 interface OperatorOptions {
+  /** Of the fleet. */
+  readonly name: string;
   readonly kubeconfig: string;
   readonly natsUrl: string;
   /** The folder of its log. */
@@ -34,20 +36,23 @@ interface OperatorOptions {
 export class OperatorProcess {
   readonly #child: ChildProcess;
   readonly #metricsPort: number;
+  readonly #cgroup: string;
 
-  private constructor(child: ChildProcess, metricsPort: number) {
+  private constructor(child: ChildProcess, metricsPort: number, cgroup: string) {
     this.#child = child;
+    this.#cgroup = cgroup;
     this.#metricsPort = metricsPort;
   }
 
   /** Starts it, and returns when it leads. */
-  static async start({ kubeconfig, natsUrl, folder, profileFolder, memoryMiB }: OperatorOptions): Promise<OperatorProcess> {
+  static async start({ name, kubeconfig, natsUrl, folder, profileFolder, memoryMiB }: OperatorOptions): Promise<OperatorProcess> {
     const [metricsPort, probePort] = [await freePort(), await freePort()];
     const env = {
       ...{ PATH: process.env.PATH, HOME: folder },
       ...{ ENODIA_POD_NAME: "operator-0", ENODIA_NAMESPACE: operatorNamespace, ENODIA_NATS_URL: natsUrl },
       ...{ ENODIA_METRICS_PORT: String(metricsPort), ENODIA_PROBE_PORT: String(probePort), ENODIA_NETWORK_POLICIES: "true" },
     };
+    const cgroup = cgroupOf(name);
     makeCgroup(cgroup);
     limitMemory(cgroup, memoryMiB * 2 ** 20);
     const profile = profileFolder === undefined ? [] : ["--cpu-prof", `--cpu-prof-dir=${profileFolder}`];
@@ -56,7 +61,7 @@ export class OperatorProcess {
     const log = createWriteStream(join(folder, "operator.log"));
     child.stdout.pipe(log, { end: false });
     child.stderr.pipe(log, { end: false });
-    const operator = new OperatorProcess(child, metricsPort);
+    const operator = new OperatorProcess(child, metricsPort, cgroup);
     const leads = async () => (gauge(await operator.metrics(), "enodia_operator_leader") === 1 ? true : undefined);
     await until("the operator to lead", leads, { timeoutMs: readyTimeoutMs });
     return operator;
@@ -86,8 +91,8 @@ export class OperatorProcess {
 
   async stop(): Promise<void> {
     await stop(this.#child, 20_000);
-    await killCgroup(cgroup);
-    await removeCgroup(cgroup);
+    await killCgroup(this.#cgroup);
+    await removeCgroup(this.#cgroup);
   }
 }
 

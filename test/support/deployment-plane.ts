@@ -1,6 +1,6 @@
 // The deployment plane on the in-memory API, with a kubelet and a rebalance plane played here: the world of its tests.
 import { setTimeout as sleep } from "node:timers/promises";
-import type { DrainPhase, RankSignals, RebalanceView } from "../../operator/deployment/core/world.ts";
+import type { DrainPhase, GatewayView, RankSignals, RebalanceView } from "../../operator/deployment/core/world.ts";
 import { Informers } from "../../operator/deployment/informers.ts";
 import type { Settings } from "../../operator/deployment/objects/context.ts";
 import { createDeploymentPlane, type DeploymentPlane, type DeploymentPlaneOptions } from "../../operator/deployment/plane.ts";
@@ -24,6 +24,7 @@ class TestRebalance implements Rebalance {
   readonly #worlds = new Map<string, World>();
   drain: DrainPhase = "Drained";
   #signals: Says = () => undefined;
+  #front: Partial<GatewayView> | undefined;
   forgotten: string[] = [];
   #listener: (at: typeof ref) => void = () => {};
   constructor(kube: FakeKube) {
@@ -33,7 +34,8 @@ class TestRebalance implements Rebalance {
     const before = this.#worlds.get(world.uid);
     const changed =
       JSON.stringify(world.leaving) !== JSON.stringify(before?.leaving) ||
-      JSON.stringify(world.workers) !== JSON.stringify(before?.workers);
+      JSON.stringify(world.workers) !== JSON.stringify(before?.workers) ||
+      world.holdMs !== before?.holdMs;
     this.#worlds.set(world.uid, world);
     if (changed) setImmediate(() => this.#listener(world.ref));
   }
@@ -51,7 +53,14 @@ class TestRebalance implements Rebalance {
       return member(worker.rank, { podUid: worker.uid, bootId: "b", connected, active: connected, signals });
     });
     const drains = world.leaving.map((leaving) => ({ rank: leaving.rank, podUid: leaving.podUid, phase: this.drain, message: "" }));
-    return view({ members, drains });
+    const holds = (world.holdMs ?? 0) > 0; // what gateways are told they have heard, unless a test says otherwise
+    const gateways = this.#front ? [{ name: "moe-gateway-a", idleMs: undefined, wantsRanks: false, holds, ...this.#front }] : [];
+    return view({ members, drains, gateways });
+  }
+  /** What the gateway says from now on. */
+  fronts(front: Partial<GatewayView>): void {
+    this.#front = front;
+    this.#listener(ref);
   }
   /** What ranks say of their load from now on. */
   says(signals: Says): void {

@@ -1,6 +1,7 @@
 // The conditions of a MoEDeployment from a snapshot, each an ordered chain of checks: the first that speaks wins. Pure.
 import type { MoEDeploymentConditionType, PodFailure } from "../../../crds/moe-deployment-status.ts";
 import type { Operation } from "../../../crds/operation.ts";
+import { isAtZero } from "./autoscale/zero.ts";
 import { orphansLeft } from "./orphans.ts";
 import { type Blocked, freeRanks } from "./pod-actions.ts";
 import { type Hold, rollHold } from "./rollout.ts";
@@ -93,6 +94,9 @@ function available(findings: Findings): Verdict {
   if (snapshot.standIn?.front === "StandIn") return yes("StandInServes", snapshot.standIn.message);
   if (snapshot.switching) return switchingModel(snapshot);
   if (spec.suspend) return no("Suspended", "spec.suspend is true");
+  const isHolding = findings.scaling !== undefined && isAtZero(findings.scaling) && snapshot.gateway.ready > 0;
+  // Whoever asks gets an answer, from the ranks that come for it.
+  if (ranks === 0 && isHolding) return yes("ScaledToZero", `gateways hold what comes: ${findings.scaling?.message}`);
   if (ranks === 0) return no("ScaledToZero", "no ranks are wanted");
   const serving = servingPods(snapshot).length;
   const least = Math.max(1, spec.failurePolicy.minServingReplicas);
@@ -105,6 +109,7 @@ function available(findings: Findings): Verdict {
 function ready(findings: Findings, specAccepted: Verdict, availability: Verdict): Verdict {
   const { snapshot, ranks } = findings;
   if (specAccepted.status === "False") return no(specAccepted.reason, specAccepted.message);
+  if (availability.status === "True" && availability.reason === "ScaledToZero") return availability;
   if (availability.status !== "True" && ["Suspended", "SwitchingModel", "ScaledToZero", "NoGateway"].includes(availability.reason))
     return availability;
   if (snapshot.switching) return switchingModel(snapshot);

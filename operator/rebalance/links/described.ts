@@ -3,10 +3,10 @@ import type { MessageShape } from "@bufbuild/protobuf";
 import { AppError } from "../../../crds/common.ts";
 import { planBounds } from "../../../crds/plan.ts";
 import { cellValues, type ExpertGrid } from "../../../runtime/placement/grid.ts";
-import type { Control, Served, Use } from "../../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
+import type { Control, Front, Served, Use } from "../../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { toNumber } from "../../../runtime/wire/mapping.ts";
 import type { ServedTotals } from "../../deployment/ports.ts";
-import type { Description, UseTotals } from "../ports.ts";
+import type { Description, PodStatus, UseTotals } from "../ports.ts";
 
 export function servedOf({ requests, failed, gaps, gapMicros }: Served): ServedTotals {
   const field = (value: bigint, name: string) => toNumber(value, `status.served.${name}`);
@@ -16,6 +16,10 @@ export function servedOf({ requests, failed, gaps, gapMicros }: Served): ServedT
     gaps: field(gaps, "gaps"),
     gapMicros: field(gapMicros, "gapMicros"),
   };
+}
+
+export function frontOf({ idleMs, wantsRanks }: Front): PodStatus["front"] {
+  return { idleMs: toNumber(idleMs, "status.front.idleMs"), wantsRanks };
 }
 
 export function useOf({ kvBlocks, kvBlocksUsed, tokens }: Use): UseTotals {

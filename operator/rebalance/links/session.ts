@@ -18,7 +18,8 @@ import { forMany } from "../../../runtime/wire/service.ts";
 import { fixedTls, type TlsMaterial } from "../../../runtime/wire/tls.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
 import { ClockOffset } from "./clock-offset.ts";
-import { servedOf, toDescription, useOf } from "./described.ts";
+import { frontOf, servedOf, toDescription, useOf } from "./described.ts";
+import { sharedBytes } from "./shared-bytes.ts";
 import { Signs } from "./signs.ts";
 import type { Turns } from "./turns.ts";
 
@@ -132,7 +133,10 @@ export class Session implements Link {
   }
 
   #takeDescription(reply: DescribeReply): void {
-    const description = toDescription(reply);
+    const described = toDescription(reply);
+    const { storedBytes, residentBytes } = described;
+    const shared = (bytes: Float64Array) => sharedBytes(this.#target.identity, bytes);
+    const description = { ...described, storedBytes: shared(storedBytes), residentBytes: shared(residentBytes) };
     if (description.podUid !== this.#target.podUid) {
       throw new AppError(`pod ${description.podName} answers with uid ${description.podUid}, expected ${this.#target.podUid}`, {
         code: "WrongPod",
@@ -243,6 +247,7 @@ export class Session implements Link {
       membershipVersion: toNumber(status.membershipVersion, "status.membershipVersion"),
       served: status.served && servedOf(status.served),
       use: status.use && useOf(status.use),
+      front: status.front && frontOf(status.front),
     };
     if (status.hosted.length === 0) return;
     const hosted = new Map(this.hosted);
@@ -352,7 +357,9 @@ function material(identity: LinkTarget["identity"]): TlsMaterial {
 
 /** True where somebody may wait for what a status says. Loads and bytes come and go; the next look of the loop sees them. */
 function isNews(before: PodStatus | undefined, after: PodStatus | undefined): boolean {
-  const awaited = ({ epoch, planHash, ready, notReadyReason, draining, leaving, membershipVersion, activeRequests }: PodStatus) =>
-    JSON.stringify([epoch, planHash, ready, notReadyReason, draining, leaving, membershipVersion, draining && activeRequests]);
+  const awaited = ({ epoch, planHash, ready, notReadyReason, draining, leaving, membershipVersion, activeRequests, front }: PodStatus) => {
+    const busy = draining && activeRequests;
+    return JSON.stringify([epoch, planHash, ready, notReadyReason, draining, leaving, membershipVersion, busy, front?.wantsRanks]);
+  };
   return (before && awaited(before)) !== (after && awaited(after));
 }

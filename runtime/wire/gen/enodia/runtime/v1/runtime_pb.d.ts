@@ -1315,6 +1315,13 @@ export declare type Membership = Message<"enodia.runtime.v1.Membership"> & {
    * @generated from field: bool sample_transitions = 3;
    */
   sampleTransitions: boolean;
+
+  /**
+   * while no rank serves, gateways let requests wait so long for one to come; 0 = they refuse them
+   *
+   * @generated from field: uint64 hold_ms = 4;
+   */
+  holdMs: bigint;
 };
 
 /**
@@ -1580,6 +1587,13 @@ export declare type WatchStatus = Message<"enodia.runtime.v1.WatchStatus"> & {
    * @generated from field: enodia.runtime.v1.Use use = 22;
    */
   use?: Use | undefined;
+
+  /**
+   * of a gateway
+   *
+   * @generated from field: enodia.runtime.v1.Front front = 23;
+   */
+  front?: Front | undefined;
 };
 
 /**
@@ -1587,6 +1601,33 @@ export declare type WatchStatus = Message<"enodia.runtime.v1.WatchStatus"> & {
  * Use `create(WatchStatusSchema)` to create a new message.
  */
 export declare const WatchStatusSchema: GenMessage<WatchStatus>;
+
+/**
+ * of a gateway that holds requests when a membership says so
+ *
+ * @generated from message enodia.runtime.v1.Front
+ */
+export declare type Front = Message<"enodia.runtime.v1.Front"> & {
+  /**
+   * since it had a request, or was ready for the first; 0 while it has one
+   *
+   * @generated from field: uint64 idle_ms = 1;
+   */
+  idleMs: bigint;
+
+  /**
+   * no rank serves, and one is needed: for requests that wait, or for the tokenizer
+   *
+   * @generated from field: bool wants_ranks = 2;
+   */
+  wantsRanks: boolean;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.Front.
+ * Use `create(FrontSchema)` to create a new message.
+ */
+export declare const FrontSchema: GenMessage<Front>;
 
 /**
  * of a worker's process
