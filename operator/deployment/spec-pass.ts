@@ -59,10 +59,10 @@ import type { RenderContext, SeedWish, Settings } from "./objects/context.ts";
 import { gatewayTemplate } from "./objects/gateway.ts";
 import { absentObjects, isGateways, objectsOf, type Rendered } from "./objects/index.ts";
 import { rankModelText } from "./objects/model-place.ts";
-import { workerHash } from "./objects/pod-hash.ts";
 import { templateContainer, workerKind } from "./objects/pod-template.ts";
-import { mountsClaim, type RenderedPod, type WorkerTemplate, workerImage, workerTemplate } from "./objects/worker-pod.ts";
+import { type RenderedPod, type WorkerTemplate, workerTemplate } from "./objects/worker-pod.ts";
 import type { Accepted } from "./revision.ts";
+import { type Seeding, seedingOf } from "./seeding.ts";
 
 /** The refusal of a dry run stands for this long; a quota or a policy may change without us hearing of it. */
 const refusalMs = 30_000;
@@ -128,13 +128,6 @@ export interface Aim {
   readonly accepted: MoEDeploymentSpec | undefined;
   /** The spec as it stands: hashes of the templates of workers and gateways, and the image of ranks. */
   readonly wanted: { readonly templates: readonly [string, string]; readonly image: string };
-}
-
-export interface Seeding {
-  /** As they were accepted. Undefined where the claim has to be looked at: of a new spec, or where no rank that mounts it has a node. */
-  readonly settled: boolean | undefined;
-  /** Whether the ranks of the accepted spec have it from one. */
-  readonly before: boolean;
 }
 
 export interface PassOptions {
@@ -232,18 +225,8 @@ export class SpecPass {
 
   /** Whether ranks of this spec have the model from a seed, as far as that is known without a look at the claim. */
   seeds(deployment: MoEDeployment, pods: readonly PodFacts[]): Seeding {
-    if (deployment.spec.model.cache?.ephemeral) return { settled: true, before: true };
     const { accepted, context, workers, offered } = this.#render(deployment, pods, undefined);
-    if (accepted === undefined) return { settled: undefined, before: false };
-    const { template } = accepted;
-    const image = context.settings.runtimeImage;
-    if (template.hash === workerHash(deployment, image, true)) return { settled: true, before: true };
-    if (!mountsClaim(template)) return { settled: undefined, before: true };
-    const stands = template.hash === workerHash(deployment, image) && living(pods).some((pod) => pod.node !== undefined);
-    // It may be of a release whose image knows no seeds.
-    const [runs, next] = [template, workers].map(workerImage);
-    const older = runs === next && next !== offered && modelPlace(accepted.spec).claim === modelPlace(deployment.spec).claim;
-    return { settled: stands || older ? false : undefined, before: false };
+    return seedingOf({ deployment, pods, accepted, image: context.settings.runtimeImage, workers, offered });
   }
 
   #render(deployment: MoEDeployment, pods: readonly PodFacts[], seed: SeedWish | undefined) {
