@@ -215,10 +215,10 @@ async function logsOf(
 }
 
 async function metricsOf({ transport }: ClusterAccess, pods: readonly KubeObject[], unread: Unread[]): Promise<Record<string, string>> {
-  // A training pod has none of its own: the operator has those of its job.
+  // Others have none of their own: the operator has those of training jobs.
   const has = (pod: KubeObject): boolean => {
     const facts = podFactsOf(pod);
-    return facts?.phase === "Running" && facts.component !== "training";
+    return facts?.phase === "Running" && ["gateway", "worker"].includes(facts.component);
   };
   const running = pods.filter(has).slice(0, podsMax);
   const found = await Promise.all(
