@@ -5,11 +5,11 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { parseAllDocuments } from "yaml";
 import { settings } from "../../../test/builders/deployment.ts";
 import { down } from "../../../test/cluster/cluster.ts";
-import { execOk, until } from "../../../test/harness/process.ts";
+import { until } from "../../../test/harness/process.ts";
 import { type ControlPlane, controlPlane, root } from "../../../test/integration/control-plane.ts";
+import { coschedulingCrd, documents, moduleFolder, modules, volcanoCrd } from "../../../test/integration/pod-groups.ts";
 import { EventRecorder } from "../../kube/events.ts";
 import { type Kube, type KubeObject, type Resource, resources } from "../../kube/kube.ts";
 import { Informers } from "../informers.ts";
@@ -23,18 +23,6 @@ const patience = { timeoutMs: 60_000, everyMs: 100 };
 let kube: Kube;
 let apply: ControlPlane["apply"];
 let stop = async (): Promise<void> => {};
-
-/** Modules that are read and never built, with the hash by which Go knows what they hold. */
-const modules = {
-  coscheduling: { module: "sigs.k8s.io/scheduler-plugins@v0.34.7", sum: "h1:GENSA4rKpCKBrPvNSo2AV2QHU7j3a6LT14kNlHhXfeg=" },
-  volcano: { module: "volcano.sh/apis@v1.12.1", sum: "h1:yq5dVj/g21vnWObCIKsJKPhMoThpzDrHDD/GMouYVxk=" },
-} as const;
-
-async function moduleFolder({ module, sum }: { readonly module: string; readonly sum: string }): Promise<string> {
-  const found = JSON.parse(await execOk("go", ["mod", "download", "-json", module]));
-  assert.equal(found.Sum, sum, module);
-  return found.Dir;
-}
 
 before(
   async () => {
@@ -59,7 +47,6 @@ after(async () => {
   await down(name);
 });
 
-const documents = (file: string): KubeObject[] => parseAllDocuments(readFileSync(file, "utf8")).map((one) => one.toJS());
 const workers = async (of: string): Promise<any[]> =>
   (await kube.list(resources.pods, { namespace, labelSelector: `enodia.dev/deployment=${of},enodia.dev/component=worker` })).items;
 const waiting = (of: string, count: number) =>
@@ -78,40 +65,6 @@ async function sample(file: string): Promise<KubeObject[]> {
   await apply(...placed);
   return placed;
 }
-
-/** What Volcano's own CRD has of the fields that are set here; anything else would be refused, since a CRD has no other. */
-const volcanoCrd = {
-  apiVersion: "apiextensions.k8s.io/v1",
-  kind: "CustomResourceDefinition",
-  metadata: { name: "podgroups.scheduling.volcano.sh" },
-  spec: {
-    group: "scheduling.volcano.sh",
-    scope: "Namespaced",
-    names: { kind: "PodGroup", listKind: "PodGroupList", plural: "podgroups", singular: "podgroup" },
-    versions: [
-      {
-        name: "v1beta1",
-        served: true,
-        storage: true,
-        schema: {
-          openAPIV3Schema: {
-            type: "object",
-            properties: {
-              spec: {
-                type: "object",
-                properties: {
-                  minMember: { type: "integer", format: "int32" },
-                  queue: { type: "string", default: "default" },
-                  priorityClassName: { type: "string" },
-                },
-              },
-            },
-          },
-        },
-      },
-    ],
-  },
-};
 
 test("the names are those that the schedulers' own modules have", { timeout: 120_000 }, async () => {
   const read = async (of: (typeof modules)[keyof typeof modules], file: string) => readFileSync(join(await moduleFolder(of), file), "utf8");
@@ -163,7 +116,6 @@ test("ranks wait for Volcano's API, and start in its group once it is installed;
 test("the coscheduling plugin has its own group and pods, which go when the other scheduler is chosen or no rank is wanted", {
   timeout: 180_000,
 }, async () => {
-  const crd = join(await moduleFolder(modules.coscheduling), "manifests/coscheduling/crd.yaml");
   await kube.create(
     resources.moeDeployments,
     {
@@ -180,7 +132,7 @@ test("the coscheduling plugin has its own group and pods, which go when the othe
     manager,
   );
   await until("a refusal", async () => (await condition("auto"))?.reason === "GangUnavailable" || undefined, patience);
-  await apply(...documents(crd));
+  await apply(...(await coschedulingCrd()));
   const pods = await waiting("auto", 3);
   assert.ok(
     pods.every(({ metadata, spec }) => gangOf(metadata) === "Coscheduling" && spec.schedulerName === "scheduler-plugins-scheduler"),
