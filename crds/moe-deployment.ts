@@ -7,6 +7,7 @@ import { AppError } from "./common.ts";
 import { devicesOfRank } from "./devices.ts";
 import { apiKeySecretRef, gatewayClients, gatewayCors, gatewayTls } from "./gateway-access.ts";
 import { clientsNeedNames, gatewayJwtField } from "./gateway-jwt.ts";
+import { gatewayRoute } from "./gateway-route.ts";
 import { modelSchema, modelUriPattern } from "./model.ts";
 import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
 import { codecNames, defaultBackend, defaultCodec, defaultImageRollout, imageRollouts, kvTypes, podBackendChoices } from "./names.ts";
@@ -81,6 +82,11 @@ const elasticity = z
         rule: "!has(self.autoscale) || (self.autoscale.min >= self.minReplicas && (!has(self.maxReplicas) || self.autoscale.max <= self.maxReplicas))",
         message: "autoscale.min and autoscale.max must lie within minReplicas and maxReplicas, or these are left out",
         fieldPath: ".autoscale",
+      },
+      {
+        rule: "!has(self.autoscale) || !has(self.autoscale.scaleToZero) || self.minReplicas == 0",
+        message: "autoscale.scaleToZero sets replicas to 0: leave minReplicas out, or set it to 0",
+        fieldPath: ".minReplicas",
       },
     ),
   });
@@ -200,6 +206,7 @@ const gateway = z
     tls: gatewayTls,
     cors: gatewayCors,
     clients: gatewayClients,
+    httpRoute: gatewayRoute,
     podTemplate: podTemplateOf("gateway", "gateway"),
   })
   .prefault({})

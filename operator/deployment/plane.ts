@@ -23,7 +23,8 @@ import { Reconciler } from "./reconcile.ts";
 import { StatusWriter } from "./status-writer.ts";
 import { TelemetrySecrets } from "./telemetry-secret.ts";
 
-const workers = 4;
+/** Deployments that are reconciled at the same time: most of it is waiting for the API server, whose connections are twice as many. */
+const workers = 16;
 const resyncMs = 60_000;
 /** A namespace whose copy cannot be relied on is looked at again after this. */
 const untrustedMs = 1_000;
@@ -154,6 +155,7 @@ function wake({ informers, identities, status }: Sources, add: (ref: Ref) => voi
     ...(["pods", "deployments", "jobs", "services", "secrets", "serviceAccounts", "configMaps"] as const),
     ...(["podDisruptionBudgets", "networkPolicies", "horizontalPodAutoscalers"] as const),
     ...podGroups,
+    "httpRoutes" as const,
   ];
   for (const kind of owned) {
     onChange(kind, (object) => {

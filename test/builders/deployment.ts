@@ -97,6 +97,7 @@ export const model: ModelView = {
 export function view(more: Partial<RebalanceView> = {}): RebalanceView {
   return {
     members: [],
+    gateways: [],
     model: undefined,
     digestMismatch: [],
     unhostedExperts: 0,
@@ -132,7 +133,7 @@ export function snapshot(more: Partial<Snapshot> = {}): Snapshot {
     conflicts: [],
     claim: "Present",
     view: undefined,
-    delivery: { pending: undefined, revision: undefined },
+    delivery: { pending: undefined, revision: undefined, away: "" },
     switching: false,
     warmingUp: false,
     ...more,

@@ -83,6 +83,7 @@ const groups: readonly Group[] = [
       ["keda-adapter", "github.com/kedacore/keda/v2/cmd/adapter", 20],
     ],
   },
+  { name: "lws", programs: [["lws-manager", "sigs.k8s.io/lws/cmd", 300]] },
 ];
 
 const clusterPrograms = [
@@ -103,8 +104,8 @@ const clusterPrograms = [
 ] as const;
 /** Programs that no cluster needs: single tests run them, and ask for them by name. */
 const testPrograms = ["promtool", "prometheus", "otelcol"] as const;
-/** Programs of a single long test, which take long to build: only that test asks for them. */
-const longPrograms = ["keda-operator", "keda-adapter"] as const;
+/** Programs of a single long test or comparison, which take long to build: only those ask for them. */
+const longPrograms = ["keda-operator", "keda-adapter", "lws-manager"] as const;
 /** Those of all tests but the longest, for a run that should not build within one of them. */
 export const programNames = [...clusterPrograms, ...testPrograms] as const;
 export type ProgramName = (typeof programNames)[number] | (typeof longPrograms)[number];

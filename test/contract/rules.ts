@@ -133,6 +133,14 @@ export const ruleCases: readonly RuleCase[] = [
     { says: "minServingReplicas must not be above elasticity.autoscale.min" },
   ),
   deployment(".spec.elasticity.autoscale", autoscale({ min: 5 })),
+  deployment(
+    ".spec.elasticity",
+    { elasticity: { minReplicas: 1, autoscale: { ...scaled, scaleToZero: {} } } },
+    { says: "autoscale.scaleToZero sets replicas to 0" },
+  ),
+  deployment(".spec.elasticity.autoscale.scaleToZero", autoscale({ scaleToZero: { holdTimeout: "11m" } })),
+  deployment(".spec.elasticity.autoscale.scaleToZero.idleAfter", autoscale({ scaleToZero: { idleAfter: "0s" } })),
+  deployment(".spec.elasticity.autoscale.scaleToZero.holdTimeout", autoscale({ scaleToZero: { holdTimeout: "0s" } })),
   deployment(".spec.elasticity.autoscale.metrics[]", autoscale({ metrics: [{ name: "kvUse", target: 101 }] })),
   deployment(".spec.elasticity.autoscale.behaviour.scaleUp", autoscale({ behaviour: { scaleUp: { stabilizationWindow: "2h" } } })),
   deployment(".spec.elasticity.autoscale.behaviour.scaleDown", autoscale({ behaviour: { scaleDown: { stabilizationWindow: "2h" } } })),
@@ -161,6 +169,9 @@ export const ruleCases: readonly RuleCase[] = [
   deployment(".spec.gateway", { gateway: { clients: [{ name: "batch" }] } }, { says: "clients are told by their keys" }),
   deployment(".spec.gateway.autoscale", { gateway: { autoscale: { minReplicas: 4, maxReplicas: 3 } } }),
   deployment(".spec.gateway.cors.allowOrigins", { gateway: { cors: { allowOrigins: ["https://app.example.com/x"] } } }),
+  deployment(".spec.gateway.httpRoute.timeouts", {
+    gateway: { httpRoute: { parentRefs: [{ name: "public" }], timeouts: { request: "1m", backendRequest: "2m" } } },
+  }),
   deployment(".spec.gateway.podTemplate.metadata", { gateway: { podTemplate: named } }),
   deployment(".spec.gateway.podTemplate.spec.containers", { gateway: { podTemplate: withoutIt } }),
 

@@ -1,23 +1,15 @@
 // The CRDs of schedulers that know groups of pods, for tests that install them: that of the coscheduling plugin as its module has it, that
 // of Volcano with the fields that its module's types have. Modules are read and never built.
-import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseAllDocuments } from "yaml";
 import type { KubeObject } from "../../operator/kube/kube.ts";
-import { execOk } from "../harness/process.ts";
+import { type GoModule, moduleFolder } from "../harness/go-module.ts";
 
-/** With the hash by which Go knows what they hold. */
 export const modules = {
   coscheduling: { module: "sigs.k8s.io/scheduler-plugins@v0.34.7", sum: "h1:GENSA4rKpCKBrPvNSo2AV2QHU7j3a6LT14kNlHhXfeg=" },
   volcano: { module: "volcano.sh/apis@v1.12.1", sum: "h1:yq5dVj/g21vnWObCIKsJKPhMoThpzDrHDD/GMouYVxk=" },
-} as const;
-
-export async function moduleFolder({ module, sum }: { readonly module: string; readonly sum: string }): Promise<string> {
-  const found = JSON.parse(await execOk("go", ["mod", "download", "-json", module]));
-  assert.equal(found.Sum, sum, module);
-  return found.Dir;
-}
+} as const satisfies Record<string, GoModule>;
 
 export const documents = (file: string): KubeObject[] => parseAllDocuments(readFileSync(file, "utf8")).map((one) => one.toJS());
 

@@ -1,6 +1,6 @@
 // The deployment plane on the in-memory API, with a kubelet and a rebalance plane played here: the world of its tests.
 import { setTimeout as sleep } from "node:timers/promises";
-import type { DrainPhase, RankSignals, RebalanceView } from "../../operator/deployment/core/world.ts";
+import type { DrainPhase, GatewayView, RankSignals, RebalanceView } from "../../operator/deployment/core/world.ts";
 import { Informers } from "../../operator/deployment/informers.ts";
 import type { Settings } from "../../operator/deployment/objects/context.ts";
 import { createDeploymentPlane, type DeploymentPlane, type DeploymentPlaneOptions } from "../../operator/deployment/plane.ts";
@@ -24,6 +24,7 @@ class TestRebalance implements Rebalance {
   world: World | undefined;
   drain: DrainPhase = "Drained";
   #signals: Says = () => undefined;
+  #front: Partial<GatewayView> | undefined;
   forgotten: string[] = [];
   #listener: (at: typeof ref) => void = () => {};
   constructor(kube: FakeKube) {
@@ -32,7 +33,8 @@ class TestRebalance implements Rebalance {
   update(world: World): void {
     const changed =
       JSON.stringify(world.leaving) !== JSON.stringify(this.world?.leaving) ||
-      JSON.stringify(world.workers) !== JSON.stringify(this.world?.workers);
+      JSON.stringify(world.workers) !== JSON.stringify(this.world?.workers) ||
+      world.holdMs !== this.world?.holdMs;
     this.world = world;
     if (changed) setImmediate(() => this.#listener(ref));
   }
@@ -45,7 +47,14 @@ class TestRebalance implements Rebalance {
       return member(worker.rank, { podUid: worker.uid, bootId: "b", connected, active: connected, signals });
     });
     const drains = this.world.leaving.map((leaving) => ({ rank: leaving.rank, podUid: leaving.podUid, phase: this.drain, message: "" }));
-    return view({ members, drains });
+    const holds = (this.world.holdMs ?? 0) > 0; // what gateways are told they have heard, unless a test says otherwise
+    const gateways = this.#front ? [{ name: "moe-gateway-a", idleMs: undefined, wantsRanks: false, holds, ...this.#front }] : [];
+    return view({ members, drains, gateways });
+  }
+  /** What the gateway says from now on. */
+  fronts(front: Partial<GatewayView>): void {
+    this.#front = front;
+    this.#listener(ref);
   }
   /** What ranks say of their load from now on. */
   says(signals: Says): void {
