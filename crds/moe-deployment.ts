@@ -280,17 +280,6 @@ export const moeDeploymentSpecSchema = z
         rule: `!(self.runtime.backend in ['${deviceMemoryBackends.join("', '")}']) || has(self.experts.memoryPerRank)`,
         message: `experts.memoryPerRank is required with runtime.backend ${deviceMemoryBackends.join(", ")}: set it to the device memory that experts may take`,
       },
-      {
-        rule: "self.suspend || oldSelf.suspend || oldSelf.replicas == 0 || self.model.uri == oldSelf.model.uri || !self.model.uri.startsWith('pvc://')",
-        message:
-          "model.uri can change to pvc:// only while suspended or scaled to zero: all ranks of a world serve one model, and nobody looks first whether it is there",
-        fieldPath: ".model.uri",
-      },
-      {
-        rule: "self.suspend || oldSelf.suspend || oldSelf.replicas == 0 || self.runtime.expertCodec == oldSelf.runtime.expertCodec",
-        message: "runtime.expertCodec can change only while suspended or scaled to zero: ranks exchange experts in one form",
-        fieldPath: ".runtime.expertCodec",
-      },
     ),
   });
 export type MoEDeploymentSpec = z.infer<typeof moeDeploymentSpecSchema>;
@@ -303,6 +292,7 @@ const metadata = z.object({
   uid: z.string().min(1),
   generation: z.number().int().default(1),
   resourceVersion: z.string().default(""),
+  labels: z.record(z.string(), z.string()).optional(),
   annotations: z.record(z.string(), z.string()).optional(),
   deletionTimestamp: z.string().optional(),
 });

@@ -20,6 +20,7 @@ import { diffPlans } from "../runtime/placement/diff.ts";
 import { scales, servingRanks } from "./builders/autoscale.ts";
 import { deployment, now, pod, settings, snapshot, view } from "./builders/deployment.ts";
 import { modelResourceChanges } from "./builders/model-resources.ts";
+import { rolloutChanges } from "./builders/rollout-changes.ts";
 import { SimCluster } from "./sim/cluster.ts";
 
 /** Leaves of the spec with a value other than their default. Objects, pods, the target or the status follow it. */
@@ -45,18 +46,7 @@ const changes: Record<string, unknown> = {
   "runtime.draftTokens": 3,
   "runtimeImage.rollout": "Auto",
   "runtimeImage.image": "enodia/runtime:other",
-  "rolloutStrategy.type": "OnDelete",
-  "rolloutStrategy.maxSurge": 2,
-  "rolloutStrategy.maxUnavailable": 1,
-  "rolloutStrategy.partition": 2,
-  "rolloutStrategy.paused": true,
-  "rolloutStrategy.progressDeadline": "20m",
-  "rolloutStrategy.onFailure": "Wait",
-  "rolloutStrategy.canary.ranks": 2,
-  "rolloutStrategy.canary.analysis.bake": "2h",
-  "rolloutStrategy.canary.analysis.errorRatePercent": 0,
-  "rolloutStrategy.canary.analysis.latencyPercent": 100,
-  "rolloutStrategy.canary.analysis.minRequests": 30,
+  ...rolloutChanges,
   "rebalancing.trigger.window": "2s",
   "telemetry.nats.url": "nats://other:4222",
   "telemetry.nats.credentialsSecretRef.name": "creds",

@@ -7,7 +7,7 @@ import type { GatewayFacts, ObservedPod } from "./core/snapshot.ts";
 import type { GatewayPod, LeavingReason } from "./core/world.ts";
 import { gangOf } from "./gangs/index.ts";
 import type { Informers } from "./informers.ts";
-import { modelOfPod } from "./objects/model-place.ts";
+import { modelOfPod, rankModelOfPod } from "./objects/model-place.ts";
 import { workerKind } from "./objects/pod-template.ts";
 
 /** Marks of ours on a pod that is to go. */
@@ -176,7 +176,7 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     terminating: pod.metadata.deletionTimestamp !== undefined,
     silent: health === "silent" || (health === "unknown" && now - boundMs(pod, status, now) > unknownNodeMs),
     terminal: isTerminal(status),
-    model: modelOfPod(pod),
+    model: rankModelOfPod(pod),
     gang: gangOf(pod.metadata),
     templateHash: pod.metadata.annotations?.[annotations.templateHash] ?? "",
     image: spec.containers.find(({ name }) => name === workerKind.container)?.image ?? "",

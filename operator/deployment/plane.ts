@@ -144,6 +144,8 @@ function wake({ informers, identities, status }: Sources, add: (ref: Ref) => voi
   const seen = new Map<string, string>();
   onChange("moeDeployments", (object, change) => {
     const key = keyOf(refOf(object));
+    const owner = object.metadata.labels?.[labels.standsInFor];
+    if (owner) add({ namespace: object.metadata.namespace ?? "", name: owner });
     // Our own status writes wake nobody; those of others are put right.
     const mark = `${object.metadata.uid}/${object.metadata.generation}/${object.metadata.deletionTimestamp ?? ""}`;
     if (change === "set" && seen.get(key) === mark && status.wrote(object)) return;
@@ -161,7 +163,11 @@ function wake({ informers, identities, status }: Sources, add: (ref: Ref) => voi
     onChange(kind, (object) => {
       if (kind === "secrets") identities.changed(object);
       const name = object.metadata.labels?.[labels.deployment];
-      if (name) add({ namespace: object.metadata.namespace ?? "", name });
+      if (!name) return;
+      const ref = { namespace: object.metadata.namespace ?? "", name };
+      add(ref);
+      const standsInFor = informers.get("moeDeployments", ref)?.metadata.labels?.[labels.standsInFor];
+      if (standsInFor) add({ namespace: ref.namespace, name: standsInFor });
     });
   }
   onChange("authorities", (secret) => {

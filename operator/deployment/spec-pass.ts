@@ -28,8 +28,9 @@
 //   refused. The last revision with another template becomes the newest, and pods are made of it. Another template ends this, and so does
 //   an annotation that names what was rolled back.
 // - Canaries bake, or rolls are paused: gateways stay as the last template has them with which every rank has served.
-// - The spec has another model (reconcile.ts): all ranks and gateways change at once, without canaries, or not at all while the strategy
-//   is paused, has a partition, or is OnDelete; a roll back to another model changes all of them at once too.
+// - The spec has another model or codec (reconcile.ts): while a stand-in tries it (stand-ins.ts) it counts as not delivered. Then all ranks
+//   and gateways change at once, without canaries, or not at all while the strategy is paused, has a partition, or is OnDelete; a roll
+//   back to another model changes all of them at once too.
 // - Ranks mount no model (objects/seed.ts), since it is in no claim, or in one that a single node can mount: a template of its own. Ranks
 //   that mount such a claim and have found a node go on so, as an earlier release had them, until the spec changes.
 // - Gateways of an image that has mounted the model's claim go on to mount it (objects/gateway.ts), until they get another image. Ranks
@@ -56,7 +57,7 @@ import type { Informers } from "./informers.ts";
 import type { RenderContext, SeedWish, Settings } from "./objects/context.ts";
 import { gatewayTemplate } from "./objects/gateway.ts";
 import { absentObjects, isGateways, objectsOf, type Rendered } from "./objects/index.ts";
-import { modelPlace, modelText } from "./objects/model-place.ts";
+import { rankModelText } from "./objects/model-place.ts";
 import { workerHash } from "./objects/pod-hash.ts";
 import { templateContainer, workerKind } from "./objects/pod-template.ts";
 import { type RenderedPod, type WorkerTemplate, workerTemplate } from "./objects/worker-pod.ts";
@@ -124,11 +125,14 @@ export function readDeployment(object: KubeObject, accepted: Accepted | undefine
 export interface Aim {
   readonly aim: MoEDeploymentSpec | undefined;
   readonly accepted: MoEDeploymentSpec | undefined;
+  /** The spec as it stands: hashes of the templates of workers and gateways, and the image of ranks. */
+  readonly wanted: { readonly templates: readonly [string, string]; readonly image: string };
 }
 
 export interface PassOptions {
   readonly gatewaysWait?: boolean;
   readonly undelivered?: boolean;
+  readonly front?: string | undefined;
   readonly seed?: SeedWish | undefined;
 }
 
@@ -143,13 +147,13 @@ export class SpecPass {
 
   /**
    * `pods` is asked for the pods as they are at that moment; `gatewaysWait` leaves the gateways as they are; `undelivered`: the model is
-   * not there yet, so that the spec is asked about and not accepted; `seed`: the one that ranks have the model from.
-   * Throws nothing that belongs into the status.
+   * not there yet, or not tried, so that the spec is asked about and not accepted; `seed`: the one that ranks have the model from; `front`:
+   * whose gateways the Service leads to. Throws nothing that belongs into the status.
    */
   async run(
     { deployment, unreadable }: ReadDeployment,
     pods: () => readonly PodFacts[],
-    { gatewaysWait = false, undelivered = false, seed }: PassOptions = {},
+    { gatewaysWait = false, undelivered = false, seed, front: leads }: PassOptions = {},
   ): Promise<InForce> {
     const { applier, accepted: store } = this.#deps;
     const { metadata, spec } = deployment;
@@ -158,7 +162,7 @@ export class SpecPass {
     const { accepted, stable, workers, gateways, wanted, gateway, back } = rendered;
     const chosen = chooseGang(deployment, pods(), (resource) => this.#deps.informers.served(resource, metadata.namespace));
     const routable = this.#deps.informers.served(resources.httpRoutes, metadata.namespace) === "served";
-    const context: RenderContext = { ...rendered.context, gang: chosen.gang, routable };
+    const context: RenderContext = { ...rendered.context, gang: chosen.gang, routable, front: leads };
     const { runtimeImage, offered } = rendered;
     const stableTemplateHash = deployment.status.rollout?.stableTemplateHash;
     const uncertified = gatewaysWait ? [] : await attempt(failures, () => this.#certifyGateway(deployment), []);
@@ -209,12 +213,13 @@ export class SpecPass {
    * the stable one while the strategy holds a change of model.
    */
   aim(deployment: MoEDeployment, pods: readonly PodFacts[], { undelivered, seed }: Pick<PassOptions, "undelivered" | "seed">): Aim {
-    const { accepted, stable, back } = this.#render(deployment, pods, seed);
-    if (back) return { aim: accepted?.spec, accepted: accepted?.spec };
+    const { accepted, stable, back, wanted: rendered, gateway, runtimeImage: image } = this.#render(deployment, pods, seed);
+    const wanted = { templates: [rendered.hash, gateway.hash] as const, image };
+    if (back) return { aim: accepted?.spec, accepted: accepted?.spec, wanted };
     const latest = this.#deps.accepted.latest(deployment.metadata.uid)?.spec;
     const to = undelivered ? latest : deployment.spec;
-    if (stable && holds(deployment, { pods, stable, to })) return { aim: stable.spec, accepted: stable.spec };
-    return { aim: to, accepted: latest };
+    if (stable && holds(deployment, { pods, stable, to })) return { aim: stable.spec, accepted: stable.spec, wanted };
+    return { aim: to, accepted: latest, wanted };
   }
 
   /**
@@ -335,11 +340,12 @@ function takenBack({ metadata, status }: MoEDeployment, wantedHash: string): Rol
 function rollRefusals({ metadata: { name, namespace } }: MoEDeployment, back: RolledBack | undefined): Refusal[] {
   if (!back) return [];
   const { fromRevision, toRevision, reason, message } = back;
-  const what = `revision ${fromRevision} was rolled back to revision ${toRevision}: ${reason}: ${message}`;
+  const tried = fromRevision === 0 ? "the spec, which a stand-in tried," : `revision ${fromRevision}`;
+  const what = `${tried} was rolled back to revision ${toRevision}: ${reason}: ${message}`;
   return [{ reason: "RolledBack", message: `${what}; correct the spec, or try again with: enodia rollout resume ${name} -n ${namespace}` }];
 }
 
-const modelOf = (spec: MoEDeploymentSpec): string => modelText(modelPlace(spec));
+const modelOf = rankModelText;
 
 interface Change {
   readonly pods: readonly PodFacts[];

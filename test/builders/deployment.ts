@@ -40,7 +40,7 @@ export function pod(rank: number, more: Partial<PodFacts> = {}): PodFacts {
     lost: false,
     terminal: false,
     templateHash: "new",
-    model: "models/models/moe",
+    model: "models/models/moe#q4_0",
     image: settings.runtimeImage,
     createdMs: now.getTime() - 60_000,
     leaving: undefined,

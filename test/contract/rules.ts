@@ -115,8 +115,6 @@ export const ruleCases: readonly RuleCase[] = [
     { says: "minServingReplicas must not be above elasticity.maxReplicas" },
   ),
   deployment(".spec", { runtime: { backend: "cuda" } }, { says: "experts.memoryPerRank is required" }),
-  deployment(".spec", { model: { uri: "pvc://models/other" } }, { says: "model.uri can change to pvc:// only while", before: {} }),
-  deployment(".spec", { runtime: { expertCodec: "f32" } }, { says: "runtime.expertCodec can change only while", before: {} }),
   deployment(".spec.model", { model: { uri: "hf://owner/name" } }, { says: "cache is required" }),
   deployment(".spec.model", { model: { cache: downloaded.cache } }, { says: "cache is for models that are downloaded" }),
   deployment(".spec.model", { model: { secretRef: { name: "s" } } }, { says: "secretRef is for models that are downloaded" }),

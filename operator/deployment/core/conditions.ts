@@ -70,6 +70,8 @@ function accepted({ refusals, unjudged, snapshot }: Findings): Verdict {
   if (first) return no(first.reason, refusals.map((one) => one.message).join("; "));
   const { pending } = snapshot.delivery;
   if (pending) return unknown("ModelPending", `the spec comes into force with its model: ${pending.message}`);
+  const { standIn } = snapshot;
+  if (standIn?.holds) return unknown("StandInStarting", `the spec comes into force when its stand-in serves: ${standIn.message}`);
   if (unjudged !== "") return unknown("NotApplied", `it is tried again: ${unjudged}`);
   return yes(
     "Accepted",
@@ -83,10 +85,14 @@ function fieldConflict({ snapshot: { conflicts } }: Findings): Verdict {
     : no("NoConflict", "nobody else manages a field that the operator sets");
 }
 
+const switchingModel = ({ deployment: { spec } }: Snapshot): Verdict =>
+  no("SwitchingModel", `the ranks of another model stop, those of ${spec.model.uri} start once all have`);
+
 function available(findings: Findings): Verdict {
   const { snapshot, ranks } = findings;
   const { spec } = snapshot.deployment;
-  if (snapshot.switching) return no("SwitchingModel", `the ranks of another model stop, those of ${spec.model.uri} start once all have`);
+  if (snapshot.standIn?.front === "StandIn") return yes("StandInServes", snapshot.standIn.message);
+  if (snapshot.switching) return switchingModel(snapshot);
   if (spec.suspend) return no("Suspended", "spec.suspend is true");
   const isHolding = findings.scaling !== undefined && isAtZero(findings.scaling) && snapshot.gateway.ready > 0;
   // Whoever asks gets an answer, from the ranks that come for it.
@@ -106,6 +112,7 @@ function ready(findings: Findings, specAccepted: Verdict, availability: Verdict)
   if (availability.status === "True" && availability.reason === "ScaledToZero") return availability;
   if (availability.status !== "True" && ["Suspended", "SwitchingModel", "ScaledToZero", "NoGateway"].includes(availability.reason))
     return availability;
+  if (snapshot.switching) return switchingModel(snapshot);
   if (snapshot.claim === "Missing") return no("ModelClaimMissing", modelAvailable(findings).message);
   const serving = servingPods(snapshot).length;
   const wanted = ranks;

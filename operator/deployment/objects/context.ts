@@ -32,6 +32,8 @@ export interface RenderContext {
   readonly settings: Settings;
   /** Who starts ranks together; without it each finds room alone. */
   readonly gang?: Gang | undefined;
+  /** The deployment whose gateways the Service leads to; this one where it is not given. */
+  readonly front?: string | undefined;
   /** The seed that ranks have the model from; without one they mount it. */
   readonly seed?: SeedWish | undefined;
   /** True where the cluster has HTTPRoutes that we may handle. */

@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { z } from "zod";
 import { annotations, paths } from "../../../crds/common.ts";
 import { type MoEDeployment, type MoEDeploymentSpec, parseModelUri, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
+import { defaultCodec } from "../../../crds/names.ts";
 import { workerProcess } from "../../../crds/process.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 
@@ -47,7 +48,7 @@ const mounted = z.object({
   volumes: z.array(z.object({ name: z.string(), persistentVolumeClaim: z.object({ claimName: z.string() }).optional() })),
 });
 
-/** The claim and path that a worker or gateway pod has its model from, as one text; undefined for a pod that does not say. */
+/** The claim and path that a pod has its model from, as one text; undefined for a pod that does not say. */
 export function modelOfPod({ metadata, spec }: Partial<Pick<KubeObject, "metadata" | "spec">>): string | undefined {
   const said = metadata?.annotations?.[annotations.modelPlace];
   if (said !== undefined) return said;
@@ -59,8 +60,22 @@ export function modelOfPod({ metadata, spec }: Partial<Pick<KubeObject, "metadat
 
 /** No claim has such a name. */
 const noClaim = "(ephemeral)";
-/** The same of a pod as it would be made. */
+/** The same of a gateway as it would be made. */
 export const modelText = ({ claim, folder }: ModelPlace): string => `${claim ?? noClaim}${paths.models}/${folder}`;
+
+const withCodec = (text: string, codec: string): string => `${text}#${codec}`;
+
+/** The same of a worker pod, with its codec: ranks of a world have one model in one form. */
+export function rankModelOfPod(pod: Partial<Pick<KubeObject, "metadata" | "spec">>): string | undefined {
+  const place = modelOfPod(pod);
+  const variables = mounted.safeParse(pod.spec).data?.containers.flatMap(({ env }) => env) ?? [];
+  const codec = variables.find(({ name }) => name === workerProcess.codec.variable)?.value ?? defaultCodec;
+  return place === undefined ? undefined : withCodec(place, codec);
+}
+
+/** The same of a worker as it would be made. */
+export const rankModelText = (spec: Pick<MoEDeploymentSpec, "model" | "runtime">): string =>
+  withCodec(modelText(modelPlace(spec)), spec.runtime.expertCodec);
 
 /** Hidden, and one deployment's alone: no two pods ever write the same file. */
 export function workFolder({ metadata, spec }: MoEDeployment): string {
