@@ -19,7 +19,7 @@ interface Kept {
   readonly failure: AppError | undefined;
 }
 
-export interface PodGroupsOptions {
+interface PodGroupsOptions {
   readonly applier: Pick<Applier, "apply" | "remove" | "forget">;
   readonly event: JobEvent;
 }
