@@ -76,6 +76,7 @@ const groups: readonly Group[] = [
     ],
   },
   { name: "otelcol", programs: [["otelcol", ".", 50]] },
+  { name: "netpol", programs: [["network-policies", ".", 120]] },
   {
     name: "keda",
     programs: [
@@ -103,8 +104,8 @@ const clusterPrograms = [
 ] as const;
 /** Programs that no cluster needs: single tests run them, and ask for them by name. */
 const testPrograms = ["promtool", "prometheus", "otelcol"] as const;
-/** Programs of a single long test, which take long to build: only that test asks for them. */
-const longPrograms = ["keda-operator", "keda-adapter"] as const;
+/** Programs of a single test that `npm test` does without: only that test asks for them. */
+const longPrograms = ["keda-operator", "keda-adapter", "network-policies"] as const;
 /** Those of all tests but the longest, for a run that should not build within one of them. */
 export const programNames = [...clusterPrograms, ...testPrograms] as const;
 export type ProgramName = (typeof programNames)[number] | (typeof longPrograms)[number];
