@@ -2,9 +2,10 @@
 import { z } from "zod";
 import { rules } from "./openapi.ts";
 import { duration } from "./quantity.ts";
+import { scaleToZero } from "./scale-to-zero.ts";
 
 /** In the order in which they are documented. */
-const autoscaleMetrics = ["queuedTokensPerRank", "kvUse", "tokensPerSecondPerRank"] as const;
+export const autoscaleMetrics = ["queuedTokensPerRank", "kvUse", "tokensPerSecondPerRank"] as const;
 export type AutoscaleMetricName = (typeof autoscaleMetrics)[number];
 
 const bounds = { ranks: 1024, target: 1_000_000_000, message: 512 } as const;
@@ -67,6 +68,7 @@ export const autoscale = z
       })
       .prefault({})
       .meta({ description: "How fast it may go." }),
+    scaleToZero,
   })
   .optional()
   .meta({

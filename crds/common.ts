@@ -12,6 +12,8 @@ export const labels = {
   rank: `${apiGroup}/rank`,
   /** On pods of a MoETrainingJob, which have no label of a deployment. */
   trainingJob: `${apiGroup}/training-job`,
+  /** On a MoEDeployment that serves while the one of that name, which owns it, changes its model. */
+  standsInFor: `${apiGroup}/stands-in-for`,
 } as const;
 
 export const annotations = {

@@ -76,6 +76,13 @@ export const kinds: readonly Kind[] = [
       },
       { name: "Model", type: "string", jsonPath: ".spec.model.uri", description: "Where the model is.", priority: 1 },
       {
+        name: "Stand-In",
+        type: "string",
+        jsonPath: ".status.rollout.standIn.name",
+        description: "The deployment that serves while the model changes.",
+        priority: 1,
+      },
+      {
         name: "Download",
         type: "string",
         jsonPath: ".status.download.progress",

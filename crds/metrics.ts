@@ -8,6 +8,7 @@
 
 import { conditionStatuses } from "./conditions.ts";
 import {
+  autoscaleFaults,
   failoverReasons,
   frameStallParts,
   memberStates,
@@ -69,7 +70,7 @@ const stalling = [0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60];
 const moving = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600];
 
 const endpoint = ["chat", "completions", "responses", "embeddings", "models", "other"] as const;
-const shardSource = ["peer", "store"] as const;
+const shardSource = ["peer", "seed", "store"] as const;
 /** As many as there are objects. */
 const trainingJob = { training_namespace: "open", training_job: "open" } as const;
 const trainingFailed = { training_namespace: "open", training_job: "open", reason: trainingFailures } as const;
@@ -234,6 +235,16 @@ const table = {
   enodia_deployment_condition: managed.gauge("1 for the present status of each condition, 0 for the others.", {
     type: "open",
     status: conditionStatuses,
+  }),
+  enodia_autoscale_ranks: managed.gauge("Ranks that the load asks for, and the least and most that the autoscaler sets.", {
+    state: ["asked", "least", "most"],
+  }),
+  enodia_autoscale_value: managed.gauge("A metric of the autoscaler, as a mean of the ranks; none while one of them does not report it.", {
+    metric: "open",
+  }),
+  enodia_autoscale_target: managed.gauge("What that metric is to be.", { metric: "open" }),
+  enodia_autoscale_frozen: managed.gauge("1 while the autoscaler sets nothing for this reason, though ranks are wanted, else 0.", {
+    reason: autoscaleFaults,
   }),
   enodia_operation_active: managed.gauge("1 for the operation under way, 0 for the other types.", { type: operationTypes }),
   enodia_operation_deadline_timestamp_seconds: managed.gauge(

@@ -9,7 +9,7 @@ const time = (description: string) => z.iso.datetime().optional().meta({ descrip
 const count = (description: string) => z.int32().min(0).optional().meta({ description });
 const text = (description: string, max = 1024) => z.string().max(max).optional().meta({ description });
 
-/** Condition types of a MoEDeployment, in the order they are written; ScalingActive where the spec asks for autoscaling. */
+/** Condition types of a MoEDeployment, in the order they are written; the last two where the spec asks for such a thing. */
 export const moeDeploymentConditions = [
   "Ready",
   "Available",
@@ -23,6 +23,7 @@ export const moeDeploymentConditions = [
   "PlacementBalanced",
   "RuntimeUpToDate",
   "ScalingActive",
+  "GatewayRouted",
 ] as const;
 export type MoEDeploymentConditionType = (typeof moeDeploymentConditions)[number];
 

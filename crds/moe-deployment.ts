@@ -7,6 +7,7 @@ import { AppError } from "./common.ts";
 import { devicesOfRank } from "./devices.ts";
 import { apiKeySecretRef, gatewayClients, gatewayCors, gatewayTls } from "./gateway-access.ts";
 import { clientsNeedNames, gatewayJwtField } from "./gateway-jwt.ts";
+import { gatewayRoute } from "./gateway-route.ts";
 import { modelSchema, modelUriPattern } from "./model.ts";
 import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
 import { codecNames, defaultBackend, defaultCodec, defaultImageRollout, imageRollouts, kvTypes, podBackendChoices } from "./names.ts";
@@ -81,6 +82,11 @@ const elasticity = z
         rule: "!has(self.autoscale) || (self.autoscale.min >= self.minReplicas && (!has(self.maxReplicas) || self.autoscale.max <= self.maxReplicas))",
         message: "autoscale.min and autoscale.max must lie within minReplicas and maxReplicas, or these are left out",
         fieldPath: ".autoscale",
+      },
+      {
+        rule: "!has(self.autoscale) || !has(self.autoscale.scaleToZero) || self.minReplicas == 0",
+        message: "autoscale.scaleToZero sets replicas to 0: leave minReplicas out, or set it to 0",
+        fieldPath: ".minReplicas",
       },
     ),
   });
@@ -200,6 +206,7 @@ const gateway = z
     tls: gatewayTls,
     cors: gatewayCors,
     clients: gatewayClients,
+    httpRoute: gatewayRoute,
     podTemplate: podTemplateOf("gateway", "gateway"),
   })
   .prefault({})
@@ -273,17 +280,6 @@ export const moeDeploymentSpecSchema = z
         rule: `!(self.runtime.backend in ['${deviceMemoryBackends.join("', '")}']) || has(self.experts.memoryPerRank)`,
         message: `experts.memoryPerRank is required with runtime.backend ${deviceMemoryBackends.join(", ")}: set it to the device memory that experts may take`,
       },
-      {
-        rule: "self.suspend || oldSelf.suspend || oldSelf.replicas == 0 || self.model.uri == oldSelf.model.uri || !self.model.uri.startsWith('pvc://')",
-        message:
-          "model.uri can change to pvc:// only while suspended or scaled to zero: all ranks of a world serve one model, and nobody looks first whether it is there",
-        fieldPath: ".model.uri",
-      },
-      {
-        rule: "self.suspend || oldSelf.suspend || oldSelf.replicas == 0 || self.runtime.expertCodec == oldSelf.runtime.expertCodec",
-        message: "runtime.expertCodec can change only while suspended or scaled to zero: ranks exchange experts in one form",
-        fieldPath: ".runtime.expertCodec",
-      },
     ),
   });
 export type MoEDeploymentSpec = z.infer<typeof moeDeploymentSpecSchema>;
@@ -296,6 +292,7 @@ const metadata = z.object({
   uid: z.string().min(1),
   generation: z.number().int().default(1),
   resourceVersion: z.string().default(""),
+  labels: z.record(z.string(), z.string()).optional(),
   annotations: z.record(z.string(), z.string()).optional(),
   deletionTimestamp: z.string().optional(),
 });

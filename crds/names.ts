@@ -116,3 +116,6 @@ export const trainingPlacements = ["homes", "copies"] as const;
 /** Reasons for which a training job fails for good. */
 export const trainingFailures = ["NonFiniteLoss", "RestartLimit"] as const;
 export type TrainingFailure = (typeof trainingFailures)[number];
+
+/** The reasons of ScalingActive=False that are nobody's wish. */
+export const autoscaleFaults = ["SignalsMissing", "ReplicasApplied", "ReplicasTaken", "ScaleFailed"] as const;

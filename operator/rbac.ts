@@ -13,7 +13,7 @@ export interface Rule {
   readonly resourceNames?: readonly string[];
   readonly verbs: readonly string[];
   /** The value of the chart, below `rbac`, without which the rule is left out; in force where it is not given. */
-  readonly option?: "podGroups";
+  readonly option?: "podGroups" | "httpRoutes";
   /** The reason for the rule; printed above it. */
   readonly why: string;
 }
@@ -33,7 +33,13 @@ const watchedRules: readonly Omit<Rule, "scope">[] = [
     apiGroups: ["enodia.dev"],
     resources: ["moedeployments"],
     verbs: ["patch"],
-    why: "replicas that nobody has set, which /scale leaves without a name on them",
+    why: "replicas that nobody has set, which /scale leaves without a name on them; stand-ins that are to stop",
+  },
+  {
+    apiGroups: ["enodia.dev"],
+    resources: ["moedeployments"],
+    verbs: ["create", "delete"],
+    why: "stand-ins, which serve while a deployment changes its model",
   },
   { apiGroups: ["enodia.dev"], resources: ["moedeployments/finalizers"], verbs: ["update"], why: "owner references that block deletion" },
   { apiGroups: ["enodia.dev"], resources: ["moetrainingjobs"], verbs: read, why: "what is to be trained" },
@@ -53,8 +59,19 @@ const watchedRules: readonly Omit<Rule, "scope">[] = [
     verbs: [...read, "create", "patch"],
     why: "what the pods need: addresses, an identity without a token, certificates, settings; NATS credentials are read",
   },
-  { apiGroups: [""], resources: ["persistentvolumeclaims"], verbs: ["get"], why: "whether the model's claim is there" },
-  { apiGroups: ["apps"], resources: ["deployments"], verbs: [...read, "create", "patch"], why: "gateways" },
+  { apiGroups: [""], resources: ["services"], verbs: ["delete"], why: "that of a seed that is not wanted any more" },
+  {
+    apiGroups: [""],
+    resources: ["persistentvolumeclaims"],
+    verbs: ["get"],
+    why: "whether the model's claim is there, and on how many nodes it can be mounted",
+  },
+  {
+    apiGroups: ["apps"],
+    resources: ["deployments"],
+    verbs: [...read, "create", "patch", "delete"],
+    why: "gateways and seeds; a seed is deleted when it is not wanted any more",
+  },
   {
     apiGroups: ["apps"],
     resources: ["controllerrevisions"],
@@ -81,6 +98,13 @@ const watchedRules: readonly Omit<Rule, "scope">[] = [
     verbs: [...read, "create", "patch", "delete"],
     option: "podGroups",
     why: "ranks that start together, where such a scheduler is installed; deleted when they do not",
+  },
+  {
+    apiGroups: ["gateway.networking.k8s.io"],
+    resources: ["httproutes"],
+    verbs: [...read, "create", "patch", "delete"],
+    option: "httpRoutes",
+    why: "by which Gateways clients come in, where the Gateway API is installed; deleted when that is not wanted",
   },
   // A right to create cannot be bound to a name.
   { apiGroups: ["coordination.k8s.io"], resources: ["leases"], verbs: ["create"], why: "which install works in a namespace" },

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type MoEDeployment, moeDeploymentSpecSchema } from "../crds/moe-deployment.ts";
 import { structuralSchema } from "../crds/openapi.ts";
+import { holdMs } from "../operator/deployment/core/autoscale/zero.ts";
 import { currentOperation } from "../operator/deployment/core/operation.ts";
 import { judgeRoll, rollRules } from "../operator/deployment/core/rollout.ts";
 import { rolloutView } from "../operator/deployment/core/rollout-status.ts";
@@ -16,8 +17,10 @@ import { appliedObjects } from "../operator/deployment/objects/index.ts";
 import { downloadJobName } from "../operator/deployment/objects/model-place.ts";
 import { workerPod, workerTemplate } from "../operator/deployment/objects/worker-pod.ts";
 import { diffPlans } from "../runtime/placement/diff.ts";
-import { scales } from "./builders/autoscale.ts";
+import { scales, servingRanks } from "./builders/autoscale.ts";
 import { deployment, now, pod, settings, snapshot, view } from "./builders/deployment.ts";
+import { modelResourceChanges } from "./builders/model-resources.ts";
+import { rolloutChanges } from "./builders/rollout-changes.ts";
 import { SimCluster } from "./sim/cluster.ts";
 
 /** Leaves of the spec with a value other than their default. Objects, pods, the target or the status follow it. */
@@ -27,6 +30,8 @@ const changes: Record<string, unknown> = {
   "model.servedName": "other",
   "model.secretRef.name": "token",
   "model.cache.persistentVolumeClaim.claimName": "other",
+  "model.cache.ephemeral.sizeLimit": "7Gi",
+  ...modelResourceChanges,
   replicas: 7,
   "experts.memoryPerRank": "3Gi",
   "runtime.backend": "cpu",
@@ -41,18 +46,7 @@ const changes: Record<string, unknown> = {
   "runtime.draftTokens": 3,
   "runtimeImage.rollout": "Auto",
   "runtimeImage.image": "enodia/runtime:other",
-  "rolloutStrategy.type": "OnDelete",
-  "rolloutStrategy.maxSurge": 2,
-  "rolloutStrategy.maxUnavailable": 1,
-  "rolloutStrategy.partition": 2,
-  "rolloutStrategy.paused": true,
-  "rolloutStrategy.progressDeadline": "20m",
-  "rolloutStrategy.onFailure": "Wait",
-  "rolloutStrategy.canary.ranks": 2,
-  "rolloutStrategy.canary.analysis.bake": "2h",
-  "rolloutStrategy.canary.analysis.errorRatePercent": 0,
-  "rolloutStrategy.canary.analysis.latencyPercent": 100,
-  "rolloutStrategy.canary.analysis.minRequests": 30,
+  ...rolloutChanges,
   "rebalancing.trigger.window": "2s",
   "telemetry.nats.url": "nats://other:4222",
   "telemetry.nats.credentialsSecretRef.name": "creds",
@@ -77,6 +71,12 @@ const changes: Record<string, unknown> = {
   "gateway.tls.secretRef.name": "cert",
   "gateway.cors.allowOrigins": ["https://app.example.com"],
   "gateway.clients": [{ name: "batch", requestsPerMinute: 5 }],
+  "gateway.httpRoute.parentRefs": [{ name: "other" }],
+  "gateway.httpRoute.hostnames": ["llm.example.com"],
+  "gateway.httpRoute.pathPrefix": "/chat",
+  "gateway.httpRoute.modelHeader": "X-Model",
+  "gateway.httpRoute.timeouts.request": "5m",
+  "gateway.httpRoute.timeouts.backendRequest": "5m",
   "gateway.podTemplate.metadata.labels": { a: "b" },
   "gateway.podTemplate.metadata.annotations": { a: "b" },
   "gateway.podTemplate.spec.containers": [{ name: "gateway", image: "other" }],
@@ -92,6 +92,8 @@ const changes: Record<string, unknown> = {
   "elasticity.autoscale.behaviour.scaleDown.stabilizationWindow": "10m",
   "elasticity.autoscale.behaviour.scaleDown.maxRanks": 3,
   "elasticity.autoscale.behaviour.scaleDown.period": "2m",
+  "elasticity.autoscale.scaleToZero.idleAfter": "1m",
+  "elasticity.autoscale.scaleToZero.holdTimeout": "1m",
   "failurePolicy.minServingReplicas": 3,
 };
 
@@ -262,7 +264,7 @@ function effects(spec: any): string {
   const status = nextStatus({ snapshot: seen, target, operation, refusals: [], blocked: undefined, ...calm });
   const sources = { status: object.status, accepted: "enodia/runtime:before", pods, offered: settings.runtimeImage, own: undefined };
   const runtimeImage = pinnedImage({ spec: object.spec, ...sources });
-  const context = { deployment: deployment(merged), settings: { ...settings, runtimeImage } };
+  const context = { deployment: deployment(merged), settings: { ...settings, runtimeImage }, routable: true };
   const job = downloadJobName(context.deployment);
   const download = job === undefined ? undefined : downloadJob(context, job);
   const worker = workerPod(context, workerTemplate(context), 0, "x");
@@ -291,8 +293,14 @@ function rollOf(spec: object): unknown {
 
 /** The numbers that the autoscaler sets while there is much to do, and then nothing. */
 function scalesOf({ spec }: MoEDeployment): unknown {
-  const busyThenIdle = { ranks: 3, seconds: 1_200, load: (second: number) => (second < 200 ? 3_000 : 0) };
-  return spec.elasticity.autoscale && scales(spec.elasticity.autoscale, busyThenIdle).steps.map(({ second, to }) => [second, to]);
+  const rested = (second: number) => ({ name: "g", idleMs: (second - 200) * 1_000, wantsRanks: false, holds: true });
+  const nobody = { serving: servingRanks(1, 0).map((one) => ({ ...one, activeRequests: 0 })) };
+  const look = (second: number) => (second < 200 ? {} : { ...nobody, gateways: [rested(second)] });
+  const busyThenIdle = { ranks: 3, seconds: 1_200, load: (second: number) => (second < 200 ? 3_000 : 0), look };
+  const { autoscale } = spec.elasticity;
+  const last = { ...{ spec: { replicas: 0, suspend: false }, lastScale: { from: 3, to: 0 }, operation: undefined, present: 0 } };
+  const held = holdMs({ ...last, autoscale, anyActive: false, known: undefined });
+  return autoscale && [held, scales(autoscale, busyThenIdle).steps.map(({ second, to }) => [second, to])];
 }
 
 test("every field of the spec is in one of the lists, and nothing else is", () => {
@@ -302,10 +310,11 @@ test("every field of the spec is in one of the lists, and nothing else is", () =
 
 /** A model that is downloaded, beside which fields of the download may stand. */
 const remote = { model: { uri: "hf://org/name", cache: { persistentVolumeClaim: { claimName: "models" } } } };
-const besideRemote = ["model.secretRef.name", "model.cache.persistentVolumeClaim.claimName"];
+const besideRemote = ["model.secretRef.", "model.cache.", "model.resources."];
 
 const audience = "enodia";
 const issuer = "https://id.test";
+const route = { httpRoute: { parentRefs: [{ name: "public" }] } };
 const tokens = { jwt: { issuer, audience } };
 /** Fields of the gateway beside which another is required. */
 const beside: Readonly<Record<string, any>> = {
@@ -315,6 +324,11 @@ const beside: Readonly<Record<string, any>> = {
   "gateway.jwt.jwksUri": tokens,
   "gateway.jwt.claims.client": tokens,
   "gateway.jwt.claims.priority": tokens,
+  "gateway.httpRoute.hostnames": route,
+  "gateway.httpRoute.pathPrefix": route,
+  "gateway.httpRoute.modelHeader": route,
+  "gateway.httpRoute.timeouts.request": route,
+  "gateway.httpRoute.timeouts.backendRequest": route,
   "gateway.autoscale.minReplicas": { autoscale: { maxReplicas: 9 } },
   "gateway.autoscale.targetCPUUtilizationPercentage": { autoscale: { maxReplicas: 9 } },
 };
@@ -342,7 +356,8 @@ const bases: Readonly<Record<string, object>> = {
 /** A spec without a change and with it. */
 const edits = Object.entries(changes).map(([path, value]) => {
   const change = put(path, value);
-  if (besideRemote.includes(path)) return { path, base: remote, change: { model: { ...remote.model, ...change.model } } };
+  if (besideRemote.some((beginning) => path.startsWith(beginning)))
+    return { path, base: remote, change: { model: { ...remote.model, ...change.model } } };
   for (const [name, fields] of Object.entries<object>(beside[path] ?? {})) Object.assign(change.gateway[name], fields);
   if (path.startsWith("scheduling.topology."))
     change.scheduling.topology = { key: "example.com/rack", mode: "Pack", ...change.scheduling.topology };

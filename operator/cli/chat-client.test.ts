@@ -2,8 +2,10 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { createServer, type Server } from "node:http";
+import { PassThrough } from "node:stream";
 import { after, test } from "node:test";
 import { firstModel } from "./chat-client.ts";
+import { run } from "./commands/chat.ts";
 
 const servers: Server[] = [];
 after(() => {
@@ -58,4 +60,26 @@ test("a connection that was open and broke is not tried again: the request may h
   const asked = firstModel({ url, onRefused: (message) => said.push(message) }, new AbortController().signal);
   await assert.rejects(asked, { code: "Unreachable" });
   assert.deepEqual([connections, said], [1, []]);
+});
+
+test("what a model thinks goes to stderr, apart from its answer, and the effort to the server", async () => {
+  const deltas = [{ reasoning_content: "hm" }, { reasoning_content: " so" }, { content: "Yes" }, { content: "." }];
+  const bodies: any[] = [];
+  const server = createServer((request, response) => {
+    let text = "";
+    request.on("data", (chunk) => {
+      text += chunk;
+    });
+    request.on("end", () => {
+      bodies.push(JSON.parse(text));
+      const chunks = [...deltas.map((delta) => ({ choices: [{ delta }] })), { choices: [{ delta: {}, finish_reason: "stop" }] }];
+      response.end(`${chunks.map((chunk) => `data: ${JSON.stringify(chunk)}\n\n`).join("")}data: [DONE]\n\n`);
+    });
+  });
+  const url = `http://127.0.0.1:${await listen(0, server)}`;
+  const [output, errors] = [new PassThrough(), new PassThrough()];
+  const terminal = { input: new PassThrough(), output, errors, onInterrupt: () => () => {} };
+  assert.equal(await run(["--url", url, "--model", "tiny", "--effort", "low", "hi"], terminal), 0);
+  assert.deepEqual([output.read().toString(), errors.read().toString()], ["Yes.\n", "hm so\n\n"]);
+  assert.equal(bodies[0].reasoning_effort, "low");
 });

@@ -30,10 +30,12 @@ export interface ChatRequest {
   readonly top_p?: number | undefined;
   readonly seed?: number | undefined;
   readonly max_tokens?: number | undefined;
+  readonly reasoning_effort?: string | undefined;
 }
 
 export type ChatEvent =
   | { readonly type: "text"; readonly text: string }
+  | { readonly type: "thought"; readonly text: string }
   | { readonly type: "end"; readonly reason: string; readonly outputTokens: number | undefined };
 
 /** The first model that the server lists. */
@@ -84,6 +86,7 @@ async function* readEvents(body: ReadableStream<Uint8Array>, alive: () => void):
     if (event.error)
       throw new AppError(String(event.error.message ?? "The server failed."), { code: String(event.error.code ?? "ServerError") });
     const choice = event.choices?.[0];
+    if (choice?.delta?.reasoning_content) yield { type: "thought", text: choice.delta.reasoning_content };
     if (choice?.delta?.content) yield { type: "text", text: choice.delta.content };
     reason = choice?.finish_reason ?? reason;
     outputTokens = event.usage?.completion_tokens ?? outputTokens;

@@ -1,5 +1,6 @@
 // The text of what `enodia status` found: what is wrong, the worst first, each with why, what comes of it and the command to begin with;
 // then one line for each deployment and training job. Pure.
+import { labels } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
 import type { Finding, Observed, Unread } from "./findings/finding.ts";
@@ -43,7 +44,7 @@ export function overviewText({ deployments, jobs }: Pick<Observed, "deployments"
     parts.push(
       table(
         header,
-        deployments.map(({ deployment }) => deploymentRow(deployment).map(plainLine)),
+        underTheirOwners(deployments.map(({ deployment }) => deployment)).map((deployment) => deploymentRow(deployment).map(plainLine)),
       ),
     );
   }
@@ -59,11 +60,22 @@ export function overviewText({ deployments, jobs }: Pick<Observed, "deployments"
   return parts.join("\n\n");
 }
 
-function deploymentRow({ metadata, spec, status }: MoEDeployment): string[] {
+const ownerOf = ({ metadata: { labels: marks } }: MoEDeployment): string | undefined => marks?.[labels.standsInFor];
+
+/** Each stand-in behind the deployment for which it serves, where that is shown. */
+function underTheirOwners(deployments: readonly MoEDeployment[]): MoEDeployment[] {
+  const place = (one: MoEDeployment) =>
+    deployments.findIndex(({ metadata }) => metadata.namespace === one.metadata.namespace && metadata.name === ownerOf(one));
+  const rest = deployments.filter((one) => place(one) < 0);
+  return rest.flatMap((one) => [one, ...deployments.filter((other) => deployments[place(other)] === one)]);
+}
+
+function deploymentRow(deployment: MoEDeployment): string[] {
+  const { metadata, spec, status } = deployment;
   const { gateway, placement } = status;
   return [
     metadata.namespace,
-    metadata.name,
+    ownerOf(deployment) === undefined ? metadata.name : `- ${metadata.name}, stand-in`,
     stateOf(status),
     `${status.availableReplicas ?? 0}/${spec.replicas}`,
     gateway ? `${gateway.readyReplicas ?? 0}/${gateway.replicas ?? 0}` : "-",

@@ -11,6 +11,8 @@ export interface RevisionRow {
   readonly generation: number;
   readonly templateHash: string;
   readonly image: string;
+  /** With its codec. */
+  readonly model: string;
 }
 
 /** The exit status once a roll has come to rest; undefined while it goes on. */
@@ -52,6 +54,8 @@ export function rolloutStatusText(deployment: MoEDeployment): string {
   const { metadata, status } = deployment;
   const { name, namespace } = metadata;
   const lines = [`rollout    ${rolloutLine(deployment) ?? "no spec is in force yet"}`];
+  const { standIn } = status.rollout ?? {};
+  if (standIn) lines.push(`stand-in   ${standIn.name} ${standIn.phase}   since ${standIn.since}`);
   if (status.operation) lines.push(`operation  ${operationLine(status.operation)}`);
   if (status.rollout?.rolledBack) {
     lines.push(
@@ -70,11 +74,12 @@ export function rolloutHistoryText({ status }: MoEDeployment, revisions: readonl
     String(row.generation),
     row.templateHash,
     row.image,
+    row.model,
     [row.number === revision ? "in force" : [], row.number === stableRevision ? "whole" : []].flat().join(", "),
   ]);
   const past = (status.history ?? []).map(pastRow);
   const operations = past.length === 0 ? [] : ["", table(["OPERATION", "RESULT", "FROM", "TO", "BEGAN", "ENDED", "WHY"], past)];
-  return [table(["REVISION", "GENERATION", "TEMPLATE", "IMAGE", "STATE"], rows), ...operations].join("\n");
+  return [table(["REVISION", "GENERATION", "TEMPLATE", "IMAGE", "MODEL", "STATE"], rows), ...operations].join("\n");
 }
 
 const pastRow = ({ id, result, from, to, startTime, endTime, message = "" }: PastOperation): string[] => [

@@ -56,6 +56,21 @@ const cases: Readonly<Record<string, { given: readonly Condition[]; want: readon
 };
 for (const [name, { given, want }] of Object.entries(cases)) test(`status: ${name}`, () => assert.deepEqual(shown(...given), want));
 
+test("status: a deployment that nobody asks says so and is well, one that somebody has set to 0 says nothing of it", () => {
+  const lastScale = {
+    time: "2026-03-01T10:00:00Z",
+    from: 3,
+    to: 0,
+    message: "no request since 2026-03-01T09:50:00Z, for 10m: replicas 3 -> 0",
+  };
+  const text = (status: Condition["status"]) => {
+    const at = deployment({ replicas: 0 }, { conditions: [condition("Ready", status, "ScaledToZero")], autoscale: { lastScale } });
+    return renderStatus({ deployment: at, placement: undefined, ranks: [] });
+  };
+  assert.match(text("True"), /^scaled {5}to zero: no request since \S+Z, for 10m: replicas 3 -> 0$/m);
+  assert.doesNotMatch(text("False"), /to zero/);
+});
+
 test("status: the gateways, and whose their number is", () => {
   const line = (gateway: object) => {
     const counted = deployment({ gateway }, { gateway: { replicas: 3, readyReplicas: 2 } });

@@ -53,7 +53,7 @@ export function renderStatus({ deployment, placement, ranks }: StatusDetail, sai
     lines.push(
       `model      ${model.architecture}, ${model.layers} layers x ${model.expertsPerLayer} experts, top-${model.topK}, experts ${bytes(model.expertBytes)} (${spec.runtime.expertCodec})`,
     );
-  lines.push(...capacityLines(status), ...gatewayLines(deployment), ...operationLines(deployment));
+  lines.push(...zeroLines(status), ...capacityLines(status), ...gatewayLines(deployment), ...operationLines(deployment));
   const conditions = status.conditions ?? [];
   if (conditions.length > 0) lines.push(`conditions ${conditions.map((c) => `${c.type}=${c.status} (${c.reason})`).join("  ")}`);
   const decision = decisionOf(placement);
@@ -63,6 +63,12 @@ export function renderStatus({ deployment, placement, ranks }: StatusDetail, sai
   if (placement) lines.push(...renderPlacement(deployment, placement));
   lines.push("", renderRanks(ranks));
   return lines.join("\n");
+}
+
+/** Since when there are no ranks, where that is since nobody asks. */
+function zeroLines({ conditions = [], autoscale }: MoEDeployment["status"]): string[] {
+  const ready = conditions.find(({ type, status }) => type === "Ready" && status === "True");
+  return ready?.reason === "ScaledToZero" ? [`scaled     to zero: ${autoscale?.lastScale?.message ?? ready.message}`] : [];
 }
 
 /** What is being done, and a roll that has not come to its end. */

@@ -78,3 +78,13 @@ test("metrics as text: samples with labels in any form, and a sum over none is n
   assert.equal(sumOf(samples, "x"), 5);
   assert.equal(sumOf(samples, "x", { a: "2" }), undefined);
 });
+
+test("top: the autoscaler's figures, and when it stands still; nothing where there is none", () => {
+  const line = (status: string, reason: string, progress?: string) => {
+    const conditions = [{ type: "ScalingActive", status, reason, message: "", lastTransitionTime: "2026-03-01T10:00:00Z" }];
+    return /^autoscale .*$/m.exec(topText(deployment({}, { conditions, ...(progress ? { autoscale: { progress } } : {}) }), []))?.[0];
+  };
+  assert.equal(line("True", "AtTarget", "kvUse 78/80%"), "autoscale  kvUse 78/80%   AtTarget");
+  assert.equal(line("False", "SignalsMissing"), "autoscale  -   stands still, SignalsMissing");
+  assert.doesNotMatch(topText(deployment(), []), /autoscale/);
+});

@@ -91,10 +91,14 @@ export function topText(deployment: MoEDeployment, pods: readonly TopPod[]): str
   const ofWorkers = (key: "outputPerSecond" | "promptPerSecond") => sum(workers.map(({ figures }) => figures[key]));
   const ofGateways = (metric: MetricName) => sum(gateways.map(({ now }) => value(now, metric)));
   const answered = gateways.filter(({ now }) => now).length;
-  const { placement } = deployment.status;
+  const { placement, autoscale, conditions } = deployment.status;
+  const scaling = conditions?.find(({ type }) => type === "ScalingActive");
   return [
     `${namespace}/${name}   ${figure(ofWorkers("outputPerSecond"), 1)} tokens/s, ${figure(ofWorkers("promptPerSecond"), 1)} prompt tokens/s   imbalance ${percent(placement?.imbalancePercent)} (bound ${percent(placement?.boundPercent)})   epoch ${placement?.epoch ?? "-"}`,
     `gateways   ${answered} of ${gateways.length} answer; ${figure(ofGateways("enodia_gateway_requests_active"))} requests run, ${figure(ofGateways("enodia_gateway_queue_requests"))} wait, ${figure(ofGateways("enodia_gateway_failovers_total"))} went on elsewhere since their start`,
+    ...(scaling
+      ? [`autoscale  ${autoscale?.progress ?? "-"}   ${scaling.status === "True" ? "" : "stands still, "}${scaling.reason}`]
+      : []),
     "",
     table(
       ["RANK", "POD", "STATE", "EXPERTS", "TOKENS/S", "PROMPT/S", "RUNNING", "WAITING", "KV", "MEMORY", "CPUS", "LOAD"],

@@ -20,6 +20,8 @@ const leader = 'enodia_operator_leader{pod="operator-0"}';
 const condition = (type: string, status: string): string => `enodia_deployment_condition{${moe}, type="${type}", status="${status}"}`;
 const requests = (code: string): string => `enodia_gateway_requests_total{${moe}, endpoint="chat", code="${code}"}`;
 const firstToken = (le: string): string => `enodia_gateway_time_to_first_token_seconds_bucket{${moe}, le="${le}"}`;
+const autoscaled = (state: string): string => `enodia_autoscale_ranks{${moe}, state="${state}"}`;
+const frozen = (reason: string): string => `enodia_autoscale_frozen{${moe}, reason="${reason}"}`;
 const rolling = `enodia_operation_active{${moe}, type="Roll"}`;
 const steady = (value: number): string => `${value}+0x180`;
 const growing = (perMinute: number): string => `0+${perMinute}x180`;
@@ -37,6 +39,11 @@ export const healthy: Series = {
   [condition("TelemetryFresh", "False")]: steady(0),
   [condition("Degraded", "False")]: steady(1),
   [condition("Degraded", "True")]: steady(0),
+  [autoscaled("asked")]: steady(3),
+  [autoscaled("least")]: steady(2),
+  [autoscaled("most")]: steady(4),
+  [frozen("SignalsMissing")]: steady(0),
+  [frozen("ReplicasTaken")]: steady(0),
   [`enodia_telemetry_age_seconds{${moe}}`]: steady(4),
   [`enodia_rebalance_in_progress{${moe}}`]: steady(0),
   [`enodia_rebalance_deadline_timestamp_seconds{${moe}}`]: steady(60),
@@ -176,6 +183,31 @@ export const faults: readonly Fault[] = [
       [`enodia_rebalance_deadline_timestamp_seconds{${moe}}`]: "600+60x180",
     },
     firing: { "5m": {}, "2h": {} },
+  },
+  {
+    what: "the autoscaler stands still for a rank that is not heard",
+    series: { [frozen("SignalsMissing")]: steady(1) },
+    firing: { "29m": {}, "31m": { EnodiaAutoscalerHeld: ofMoe } },
+  },
+  {
+    what: "the load asks for more ranks than the autoscaler may set",
+    series: { [autoscaled("asked")]: steady(9) },
+    firing: { "29m": {}, "31m": { EnodiaAutoscalerHeld: ofMoe } },
+  },
+  {
+    what: "the load asks for the most ranks, and for more in bursts",
+    series: { [autoscaled("asked")]: "4+0x20 9+0x20 4+0x140" },
+    firing: { "31m": {}, "2h": {} },
+  },
+  {
+    what: "all ranks are gone since nobody asks",
+    series: {
+      [`enodia_deployment_replicas{${moe}, state="desired"}`]: steady(0),
+      [`enodia_deployment_ranks{${moe}, state="active"}`]: steady(0),
+      [autoscaled("asked")]: undefined,
+      [requests("200")]: steady(0),
+    },
+    firing: { "31m": {}, "2h": {} },
   },
   {
     what: "a roll was taken back, until the spec is corrected after an hour",

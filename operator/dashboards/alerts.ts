@@ -82,6 +82,15 @@ export const alerts: readonly Alert[] = [
       "A plan is under way more than a minute after its deadline, by which it should have been committed or rolled back. See the ExpertPlacement status and the operator's log.",
   },
   {
+    alert: "EnodiaAutoscalerHeld",
+    expr: 'max by (namespace, deployment) (enodia_autoscale_frozen) == 1 or max by (namespace, deployment) (enodia_autoscale_ranks{state="asked"}) > max by (namespace, deployment) (enodia_autoscale_ranks{state="most"})',
+    for: "30m",
+    severity: "warning",
+    summary: "The autoscaler of {{ $labels.namespace }}/{{ $labels.deployment }} cannot follow the load",
+    description:
+      "For 30 minutes it has set nothing, since a rank is not heard or somebody else sets replicas, or the load has asked for more ranks than elasticity.autoscale.max. The condition ScalingActive says which, with names and the remedy.",
+  },
+  {
     alert: "EnodiaRolledBack",
     expr: "max by (namespace, deployment) (enodia_rollout_rolled_back) == 1",
     for: "0s",

@@ -186,6 +186,20 @@ const operations: readonly Panel[] = [
     queries: [{ expr: `sum by (result, reason) (increase(enodia_rebalances_total{%}[${rate}]))`, legend: "{{result}} {{reason}}" }],
   },
   {
+    title: "Ranks that the load asks for",
+    description: "And the least and most that the autoscaler sets.",
+    unit: "none",
+    min: 0,
+    queries: [{ expr: `max by (state) (enodia_autoscale_ranks{%})`, legend: "{{state}}" }],
+  },
+  {
+    title: "Metrics of the autoscaler",
+    description: "Over their targets: above 1 more ranks are asked for.",
+    unit: "none",
+    min: 0,
+    queries: [{ expr: "max by (metric) (enodia_autoscale_value{%}) / max by (metric) (enodia_autoscale_target{%})", legend: "{{metric}}" }],
+  },
+  {
     title: "Operations under way",
     description: "1 while the operator is in the middle of one, by type.",
     unit: "none",

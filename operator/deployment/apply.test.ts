@@ -56,6 +56,34 @@ test("one that carries our labels and another owner is not touched either", asyn
   assert.match(refusal?.message ?? "", /does not belong/);
 });
 
+test("a status that changes, as with every pod, is no reason to write; whatever else somebody changes is", async () => {
+  const budgets = [{ resource: resources.podDisruptionBudgets, object: gatewayBudget(context) }];
+  const ref = { namespace: "ns", name: gatewayBudget(context).metadata.name };
+  const live = (): KubeObject | undefined => {
+    const { managedFields: _, ...metadata } = kube.all(resources.podDisruptionBudgets)[0]?.metadata ?? { name: "" };
+    return metadata.uid === undefined ? undefined : { ...kube.all(resources.podDisruptionBudgets)[0]!, metadata }; // as informers hold it
+  };
+  let writes = 0;
+  const apply: FakeKube["apply"] = (...args) => {
+    writes += 1;
+    return kube.apply(...args);
+  };
+  const applying = new Applier({ kube: Object.assign(Object.create(kube) as FakeKube, { apply }), live, now });
+  const writesOfPass = async (): Promise<number> => {
+    writes = 0;
+    assert.deepEqual(await applying.apply(budgets, owner), fine);
+    return writes;
+  };
+  assert.equal(await writesOfPass(), 1);
+  for (const currentHealthy of [7, 8]) {
+    await kube.updateStatus(resources.podDisruptionBudgets, { ...live()!, status: { currentHealthy } }, { manager: "controllers" });
+    assert.equal(await writesOfPass(), 0);
+  }
+  await kube.patch(resources.podDisruptionBudgets, ref, { metadata: { labels: { tier: "front" } } }, { manager: "user" });
+  assert.equal(await writesOfPass(), 1);
+  assert.equal(await writesOfPass(), 0);
+});
+
 test("what a deleted deployment of the same name left is waited for", async () => {
   await kube.create(resources.services, service([{ ...ours, uid: "uid-before" }]), { manager: "user" });
   const applying = applier();

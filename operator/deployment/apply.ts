@@ -1,5 +1,5 @@
-// Server-side apply of the rendered objects, skipped while neither what we want nor what is there has changed. An object that is
-// not this deployment's is never touched: applied, it would carry our owner reference and be deleted with the deployment. What a
+// Server-side apply of the rendered objects, skipped while neither what we want nor what is there has changed, its status aside. An object
+// that is not this deployment's is never touched: applied, it would carry our owner reference and be deleted with the deployment. What a
 // deleted deployment of the same name left without an owner is taken over, so that a Service keeps its address. Nor is a field touched
 // that somebody else manages: the object stays as it is, and is tried again with back-off (core/field-conflicts.ts).
 import { createHash } from "node:crypto";
@@ -43,6 +43,13 @@ export interface ApplierOptions {
   readonly now: () => number;
 }
 
+/** A write, and what was there then: by its version, and without its status. */
+interface Write {
+  readonly hash: string;
+  readonly version: string;
+  readonly substance: string;
+}
+
 /** What became of one object. */
 type Result = { readonly refused: string } | { readonly conflict: string } | "applied";
 
@@ -60,7 +67,7 @@ export class Applier {
   readonly #live: ApplierOptions["live"];
   readonly #now: () => number;
   /** The last write of each object, by owner's uid, then by object. */
-  readonly #last = new Map<string, Map<string, { hash: string; version: string }>>();
+  readonly #last = new Map<string, Map<string, Write>>();
   readonly #standoffs = new Map<string, Map<string, Standoff>>();
 
   constructor({ kube, live, now }: ApplierOptions) {
@@ -120,10 +127,14 @@ export class Applier {
     const { resource, object, leaves } = rendered;
     const last = within(this.#last, owner.uid);
     const key = keyOf(rendered);
-    const hash = createHash("sha256").update(JSON.stringify(object)).digest("hex");
+    const hash = hashOf(object);
     const cached = this.#live(resource, refOf(object));
+    const written = last.get(key);
     // The cache may be behind our own write, never behind somebody else's for long.
-    if (last.get(key)?.hash === hash && cached?.metadata.resourceVersion === last.get(key)?.version) return "applied";
+    if (cached && written?.hash === hash && stands(cached, written)) {
+      last.set(key, Object.assign({}, written, { version: cached.metadata.resourceVersion ?? "" }));
+      return "applied";
+    }
     const live = cached ?? (await this.#kube.get(resource, refOf(object)));
     const foreign = live ? await this.#foreignness(live, object.kind, owner) : undefined;
     if (foreign !== undefined) return { refused: foreign };
@@ -131,8 +142,8 @@ export class Applier {
     if (standing) return { conflict: conflictText(object, standing.conflicts) };
     try {
       if (live && leaves) await this.#giveUp(resource, refOf(object), leaves);
-      const { metadata } = await this.#write(rendered);
-      last.set(key, { hash, version: metadata.resourceVersion ?? "" });
+      const made = await this.#write(rendered);
+      last.set(key, { hash, version: made.metadata.resourceVersion ?? "", substance: substanceOf(made) });
     } catch (error) {
       if (error instanceof FieldConflictError) return this.#standOff(rendered, { hash, live, owner }, error.conflicts);
       if (!hasCode(error, "Invalid", "Forbidden")) throw error;
@@ -209,6 +220,17 @@ interface Attempt {
   readonly hash: string;
   readonly live: KubeObject | undefined;
   readonly owner: Owner;
+}
+
+const hashOf = (value: object): string => createHash("sha256").update(JSON.stringify(value)).digest("hex");
+
+const stands = (live: KubeObject, { version, substance }: Write): boolean =>
+  live.metadata.resourceVersion === version || substanceOf(live) === substance;
+
+/** All of an object that others may have changed under us. Its status is no concern of ours, and informers keep nothing of who has what. */
+function substanceOf(object: KubeObject): string {
+  const metadata = Object.assign({}, object.metadata, { resourceVersion: undefined, managedFields: undefined });
+  return hashOf(Object.assign({}, object, { apiVersion: undefined, kind: undefined, metadata, status: undefined }));
 }
 
 const keyOf = ({ resource, object }: Rendered): string => `${resource.plural}/${object.metadata.name}`;

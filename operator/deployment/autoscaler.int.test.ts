@@ -31,6 +31,8 @@ let kubectl: ControlPlane["kubectl"];
 let stop = async (): Promise<void> => {};
 /** Queued tokens in all, by deployment. */
 const load = new Map<string, number>();
+/** What the gateway says, by deployment; it holds requests once it is told to. */
+const fronts = new Map<string, { readonly idleMs: number; readonly wantsRanks: boolean }>();
 
 before(
   async () => {
@@ -61,11 +63,13 @@ async function startPlane(): Promise<void> {
   plane.connect({
     update: (world) => void worlds.set(world.uid, world),
     view: (uid) => {
-      const { workers = [], ref, leaving = [] } = worlds.get(uid) ?? {};
+      const { workers = [], ref, leaving = [], holdMs = 0 } = worlds.get(uid) ?? {};
       const serving = workers.filter((worker) => worker.ready && !leaving.some(({ podUid }) => podUid === worker.uid));
       const each = signals((load.get(ref?.name ?? "") ?? 0) / Math.max(1, serving.length));
       const members = workers.map((worker) => member(worker.rank, { podUid: worker.uid, signals: each }));
-      return view({ members, drains: leaving.map((one) => ({ rank: one.rank, podUid: one.podUid, phase: "Drained", message: "" })) });
+      const drains = leaving.map((one) => ({ rank: one.rank, podUid: one.podUid, phase: "Drained" as const, message: "" }));
+      const front = fronts.get(ref?.name ?? "");
+      return view({ members, drains, gateways: front ? [{ name: "gateway", holds: holdMs > 0, ...front }] : [] });
     },
     forget() {},
     onChange() {},
@@ -82,7 +86,7 @@ const well = { phase: "Running", conditions: [{ type: "Ready", status: "True", l
 
 /** Plays the kubelet once. */
 async function turn(): Promise<void> {
-  for (const pod of (await kube.list(resources.pods, { namespace, labelSelector: "enodia.dev/component=worker" })).items) {
+  for (const pod of (await kube.list(resources.pods, { namespace, labelSelector: "enodia.dev/component in (worker, gateway)" })).items) {
     if (pod.metadata.deletionTimestamp) await kube.delete(resources.pods, refOf(pod), { graceSeconds: 0 });
     else if ((pod.status as any)?.phase === "Pending")
       await kube.updateStatus(resources.pods, { ...pod, status: well }, manager).catch(() => {});
@@ -136,6 +140,14 @@ const refused: Readonly<Record<string, { readonly spec: object; readonly want: R
   "a window of two hours": {
     spec: { elasticity: { autoscale: { ...autoscale, behaviour: { scaleDown: { stabilizationWindow: "2h" } } } } },
     want: /stabilizationWindow must be at most 1h/,
+  },
+  "zero ranks beside a least of one": {
+    spec: { replicas: 2, elasticity: { minReplicas: 1, autoscale: { ...autoscale, scaleToZero: {} } } },
+    want: /scaleToZero sets replicas to 0: leave minReplicas out/,
+  },
+  "a request that is to wait for longer than any may take": {
+    spec: { elasticity: { autoscale: { ...autoscale, scaleToZero: { holdTimeout: "11m" } } } },
+    want: /holdTimeout must be at most 10m/,
   },
   "a range beyond that of replicas": {
     spec: { replicas: 2, elasticity: { maxReplicas: 5, autoscale } },
@@ -252,5 +264,31 @@ test("kubectl scale has the last word until it is handed back by the command tha
   await kubectl(...command.split(" "));
   await until("it goes on", async () => (await replicas(ref)) === 6);
   assert.deepEqual(await owners(ref), ["Update enodia-autoscaler"]);
+  await kube.delete(resources.moeDeployments, ref);
+});
+
+test("zero by /scale and back with a request; a zero that somebody applies is obeyed", { timeout: 180_000 }, async () => {
+  const elasticity = { settle: "1ms", autoscale: { ...autoscale, scaleToZero: { idleAfter: "1s" } } };
+  const { object, ref } = deployment("sleeps", { replicas: undefined, elasticity });
+  fronts.set("sleeps", { idleMs: 0, wantsRanks: false });
+  await kube.create(resources.moeDeployments, object, manager);
+  await until("2 ranks serve", async () => (await live(ref)).status?.availableReplicas === 2);
+  fronts.set("sleeps", { idleMs: 3_600_000, wantsRanks: false });
+  await until("nobody is there", async () => (await replicas(ref)) === 0 && (await ranks(ref)).length === 0);
+  assert.deepEqual(await owners(ref), ["Update enodia-autoscaler"]);
+  await until("it says so", async () => (await scaling(ref))?.reason === "ScaledToZero" && (await scaling(ref))?.status === "True");
+  assert.match(await kubectl("-n", namespace, "get", "moed", "sleeps", "-o", "wide"), /at zero since \S+Z/);
+  fronts.set("sleeps", { idleMs: 0, wantsRanks: true });
+  await until("2 ranks serve again", async () => (await replicas(ref)) === 2 && (await live(ref)).status?.availableReplicas === 2);
+  assert.deepEqual(await owners(ref), ["Update enodia-autoscaler"]);
+  const by = { manager: "argocd-controller", force: true };
+  await kube.apply(resources.moeDeployments, { apiVersion, kind: object.kind, metadata: ref, spec: { replicas: 0 } } as KubeObject, by);
+  fronts.set("sleeps", { idleMs: 0, wantsRanks: true });
+  await until("nobody is there", async () => (await ranks(ref)).length === 0);
+  await sleep(6_000); // longer than it is between two looks
+  assert.deepEqual(
+    [await replicas(ref), (await live(ref)).status.conditions.find((one: any) => one.type === "Ready").status],
+    [0, "False"],
+  );
   await kube.delete(resources.moeDeployments, ref);
 });

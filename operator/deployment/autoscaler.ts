@@ -13,6 +13,7 @@ import { type AutoscaleInput, type Decision, decide, figures, twoDigits } from "
 import type { History } from "./core/autoscale/history.ts";
 import { autoscaler, type Ownership, ownership } from "./core/autoscale/owner.ts";
 import { hasFallen, type Write, whetherToWrite } from "./core/autoscale/write.ts";
+import { allHold, holdMs, isAtZero } from "./core/autoscale/zero.ts";
 import type { Reckoned } from "./core/capacity.ts";
 import { living, type Snapshot } from "./core/snapshot.ts";
 import type { RankSignals, Verdict } from "./core/world.ts";
@@ -48,6 +49,8 @@ export class Autoscaler {
   readonly #histories = new Map<string, History>();
   /** Deployments of which this process knows whether their number was set by an autoscaler whose status is lost. */
   readonly #looked = new Set<string>();
+  /** Deployments that are about to go to zero, and those that somebody else has set to 0. */
+  readonly #zero = new Map<string, "going" | "others">();
 
   constructor({ kube, event }: AutoscalerDeps) {
     this.#deps = { kube, event };
@@ -59,7 +62,7 @@ export class Autoscaler {
    */
   async hasFallen({ metadata, spec, status }: MoEDeployment): Promise<boolean> {
     const { autoscale } = spec.elasticity;
-    if (!autoscale || isOff(spec) || spec.replicas >= Math.min(presentOf(status), autoscale.max)) return false;
+    if (!autoscale || spec.suspend || spec.replicas === 0 || spec.replicas >= Math.min(presentOf(status), autoscale.max)) return false;
     const { namespace, name, uid } = metadata;
     try {
       const live = await this.#deps.kube.get(resources.moeDeployments, { namespace, name });
@@ -82,15 +85,27 @@ export class Autoscaler {
     const decision = decide(input);
     this.#histories.set(uid, decision.history);
     const last = deployment.status.autoscale?.lastScale;
+    if (decision.to !== 0) this.#zero.delete(uid);
     const hasShrunk = input.replicas < presentOf(deployment.status);
-    const isKnown = !hasShrunk && (last ? last.to === input.replicas : this.#looked.has(uid));
-    const isQuiet = isOff(deployment.spec) || (isKnown && decision.to === input.replicas);
+    const isKnown = !hasShrunk && (last ? last.to === input.replicas : this.#looked.has(uid) && input.replicas > 0);
+    const isQuiet = isOff(deployment) || (isKnown && decision.to === input.replicas);
     const scaling = isQuiet ? scalingOf(decision, last) : await this.#settle(look.snapshot, input, decision);
     this.#announce(deployment, scaling.verdict);
     return scaling;
   }
 
+  /** Milliseconds that gateways are to let requests wait while no rank serves. */
+  holdMs({ deployment, view }: Pick<Snapshot, "deployment" | "view">): number {
+    const { metadata, spec, status } = deployment;
+    const { autoscale } = spec.elasticity;
+    const anyActive = view?.members.some(({ active }) => active) ?? false;
+    const known = this.#zero.get(metadata.uid);
+    const told = { lastScale: status.autoscale?.lastScale, operation: status.operation?.type, present: presentOf(status) };
+    return holdMs({ spec, autoscale, ...told, anyActive, known });
+  }
+
   forget(uid: string): void {
+    this.#zero.delete(uid);
     this.#histories.delete(uid);
     this.#looked.delete(uid);
   }
@@ -112,6 +127,9 @@ export class Autoscaler {
       if (owner.type === "ours" && last?.to !== replicas)
         return { ...scalingOf(decision, untold(present, replicas, now)), againInMs: conflictMs };
       const write: Write = whetherToWrite({ input, decision, owner, present, metadata: deployment.metadata });
+      this.#note(uid, write, replicas === 0 && isOthers(owner, last));
+      if (write.to === 0 && !allHold(input.gateways))
+        return { ...scalingOf({ ...decision, verdict: notYet(write.verdict) }, last), againInMs: conflictMs };
       if (write.to === undefined) return { ...scalingOf(decision, last), verdict: write.verdict };
       await this.#set(live, write.to, owner);
       event(deployment, "Normal", write.to > input.replicas ? "ScaledUp" : "ScaledDown", write.verdict.message);
@@ -126,15 +144,22 @@ export class Autoscaler {
     }
   }
 
+  /** What `holdMs` goes by: the next pass tells the gateways. */
+  #note(uid: string, { to }: Write, isOthersZero: boolean): void {
+    if (to === 0) this.#zero.set(uid, "going");
+    else if (isOthersZero) this.#zero.set(uid, "others");
+    else this.#zero.delete(uid);
+  }
+
   /**
    * The API server does not note who sets through /scale what nobody has: neither this write nor anybody's after it would be told from
-   * another's. A write to the object itself makes the number ours.
+   * another's; nor who sets 0, which it takes for a field that is left out. A write to the object itself makes the number ours.
    */
   async #set(live: KubeObject, replicas: number, owner: Ownership): Promise<void> {
     const { kube } = this.#deps;
     const { resourceVersion = "" } = live.metadata;
     const by = { manager: autoscaler };
-    if (owner.type !== "nobody") await kube.scale(resources.moeDeployments, refOf(live), { replicas, resourceVersion }, by);
+    if (owner.type !== "nobody" && replicas > 0) await kube.scale(resources.moeDeployments, refOf(live), { replicas, resourceVersion }, by);
     else await kube.patch(resources.moeDeployments, refOf(live), { metadata: { resourceVersion }, spec: { replicas } }, by);
   }
 
@@ -150,8 +175,20 @@ export class Autoscaler {
 
 const messageMax = 512;
 
-/** Whoever has set that. */
-const isOff = ({ suspend, replicas }: MoEDeployment["spec"]): boolean => suspend || replicas === 0;
+/** A zero is somebody else's to end, unless the autoscaler has set it, or may have. */
+function isOff({ spec, status }: MoEDeployment): boolean {
+  const mayBeOurs = spec.elasticity.autoscale?.scaleToZero !== undefined || status.autoscale?.lastScale?.to === 0;
+  return spec.suspend || (spec.replicas === 0 && !mayBeOurs);
+}
+
+/** True of a zero that somebody has set or applies. */
+const isOthers = ({ type }: Ownership, last: Last): boolean =>
+  type === "applied" || type === "taken" || (type !== "ours" && last?.to !== 0);
+
+/** Before the last rank goes every gateway has heard that it is to hold what comes. */
+function notYet({ message }: Verdict): Verdict {
+  return { status: "True", reason: "ScalingToZero", message: `${message}, once every gateway has said that it holds requests` };
+}
 
 /** Ranks that are wanted until a changed number takes effect. */
 const presentOf = ({ expertParallel }: MoEDeployment["status"]): number => expertParallel?.desiredRanks ?? 0;
@@ -177,14 +214,20 @@ function inputOf({ snapshot, floor, operation }: ScalingLook, history: History):
   const { autoscale } = spec.elasticity;
   if (!autoscale) return undefined;
   const serving = living(snapshot.pods).filter((pod) => pod.ready && !pod.terminating && !pod.leaving);
-  const signals = new Map(view?.members.map((member) => [member.podUid, member.signals]));
+  const members = new Map(view?.members.map((member) => [member.podUid, member]));
   // A new leader still opens its sessions: what it has not heard yet is not silence.
   const unheard = snapshot.warmingUp ? nothingYet : undefined;
+  const served = status.conditions?.find(({ type, status: is }) => type === "Available" && is === "True")?.lastTransitionTime;
   return {
     spec: autoscale,
     replicas: spec.replicas,
     suspended: spec.suspend,
-    serving: serving.map(({ rank, uid }) => ({ rank, signals: signals.get(uid) ?? unheard })),
+    serving: serving.map(({ rank, uid }) => {
+      const { signals = unheard, activeRequests } = members.get(uid) ?? {};
+      return { rank, signals, activeRequests };
+    }),
+    gateways: view?.gateways ?? [],
+    availableSince: served === undefined ? undefined : Date.parse(served),
     floor,
     operation,
     lastScale: status.autoscale?.lastScale,
@@ -197,6 +240,7 @@ function scalingOf({ verdict, measured, againInMs }: Decision, lastScale: Last):
   const shown = measured.map(({ name, value, target, ranks }) => ({ name, value: twoDigits(value), target, ranks }));
   const status: AutoscaleStatus = {
     ...(measured.length > 0 && { metrics: shown, progress: figures(measured) }),
+    ...(isAtZero(verdict) && { progress: `at zero since ${lastScale?.time}` }),
     ...(lastScale && { lastScale }),
   };
   return { verdict, status, againInMs, failure: undefined };

@@ -4,7 +4,7 @@ import { labels } from "../../crds/common.ts";
 import { hasCode } from "../kube/errors.ts";
 import { type CopyForm, Informer, type InformerDeps, type Listener } from "../kube/informer.ts";
 import { type KubeObject, keyOf, type Ref, type Resource, resources } from "../kube/kube.ts";
-import type { Served } from "./gangs/index.ts";
+import type { Served } from "./core/snapshot.ts";
 import { authorityComponent } from "./objects/context.ts";
 import { slimPod } from "./slim-pod.ts";
 
@@ -27,6 +27,7 @@ export type Watched =
   | "horizontalPodAutoscalers"
   | "coschedulingPodGroups"
   | "volcanoPodGroups"
+  | "httpRoutes"
   | "nodes";
 
 const ours = { labelSelector: labels.deployment };
@@ -50,6 +51,7 @@ const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: st
   horizontalPodAutoscalers: { resource: resources.horizontalPodAutoscalers, ...ours },
   coschedulingPodGroups: { resource: resources.coschedulingPodGroups, ...ours, optional: true },
   volcanoPodGroups: { resource: resources.volcanoPodGroups, ...ours, optional: true },
+  httpRoutes: { resource: resources.httpRoutes, ...ours, optional: true },
   nodes: { resource: resources.nodes },
 };
 
@@ -201,7 +203,7 @@ export class Informers {
   }
 }
 
-/** That others have not installed something, or that we may not handle it, is no error: who asks for it is told (gangs/). */
+/** That others have not installed something, or that we may not handle it, is no error: who asks for it is told (gangs/, core/route.ts). */
 function untilServed(onError: InformerDeps["onError"]): (error: unknown) => void {
   return (error) => {
     if (!hasCode(error, "NotFound", "Forbidden")) onError?.(error);

@@ -49,6 +49,36 @@ test("a rank that starts is joining", async () => {
   assert.deepEqual(await ranksWhile("False", "AsExpected"), { active: 2, lost: 0, joining: 1 });
 });
 
+test("the autoscaler's gauges have what is known, and what is not known any more is no number that stays", async () => {
+  const metrics = createMetrics({ process: "operator", version: "0" });
+  const autoscale = { min: 2, max: 4, metrics: [{ name: "kvUse", target: 80 }] };
+  const seen = async (status: object, elasticity: object = { autoscale }) => {
+    const { spec, status: written } = deployment({ elasticity }, status);
+    const metadata = { name: "moe", namespace: "ns", uid: "u", resourceVersion: "1" };
+    recordStatus(metrics, [{ apiVersion: "", kind: "", metadata, spec, status: written }]);
+    const lines = (await metrics.text()).split("\n").filter((line) => line.startsWith("enodia_autoscale_"));
+    return Object.fromEntries(
+      lines.map((line) => [
+        /^enodia_autoscale_(\w+)/.exec(line)?.[1] + (/(?:state|metric|reason)="(\w+)"/.exec(line)?.[1] ?? ""),
+        Number(line.split(" ").at(-1)),
+      ]),
+    );
+  };
+  const condition = (status: string, reason: string) => [
+    { type: "ScalingActive", status, reason, message: "", lastTransitionTime: "2026-03-01T10:00:00Z" },
+  ];
+  const measured = { metrics: [{ name: "kvUse", value: 90, target: 80, ranks: 5 }] };
+  const frozen = { frozenReplicasApplied: 0, frozenReplicasTaken: 0, frozenScaleFailed: 0, frozenSignalsMissing: 0 };
+  const least = { ranksleast: 2, ranksmost: 4 };
+  assert.deepEqual(await seen({ autoscale: measured, conditions: condition("True", "AtMaximum") }), {
+    ...{ ...frozen, ...least, ranksasked: 5, targetkvUse: 80, valuekvUse: 90 },
+  });
+  assert.deepEqual(await seen({ conditions: condition("False", "SignalsMissing") }), { ...frozen, ...least, frozenSignalsMissing: 1 });
+  assert.deepEqual(await seen({ conditions: condition("False", "Suspended") }), { ...frozen, ...least });
+  assert.deepEqual(await seen({}, {}), {}, "where nobody asks for it there is none");
+  await metrics.close();
+});
+
 const roll = { id: "roll-2", type: "Roll", from: { ranks: 3 }, to: { ranks: 3 }, startTime: "2026-03-01T10:00:00Z" } as const;
 const rolledBack = {
   id: "roll-2",

@@ -1,13 +1,17 @@
 // Figures of the deployment plane: gauges, read from the statuses in the cache at each scrape, and rolls that were taken back, counted as
 // statuses come.
+import { autoscaleMetrics } from "../../crds/autoscale.ts";
 import { conditionStatuses } from "../../crds/conditions.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../crds/moe-deployment.ts";
+import { autoscaleFaults } from "../../crds/names.ts";
 import { operationTypes } from "../../crds/operation.ts";
 import { type RollbackReason, type RolledBack, rollbackReasons } from "../../crds/rollout.ts";
 import type { Metrics } from "../../runtime/observe/metrics.ts";
 import type { KubeObject } from "../kube/kube.ts";
 
-export function recordStatus(metrics: Pick<Metrics<"operator">, "set">, objects: readonly KubeObject[]): void {
+type Gauges = Pick<Metrics<"operator">, "set" | "unset">;
+
+export function recordStatus(metrics: Gauges, objects: readonly KubeObject[]): void {
   for (const object of objects) {
     try {
       record(metrics, object);
@@ -17,7 +21,7 @@ export function recordStatus(metrics: Pick<Metrics<"operator">, "set">, objects:
   }
 }
 
-function record(metrics: Pick<Metrics<"operator">, "set">, object: KubeObject): void {
+function record(metrics: Gauges, object: KubeObject): void {
   const { metadata, spec, status } = parseMoEDeployment(object);
   const labels = { namespace: metadata.namespace, deployment: metadata.name };
   const replicas = status.replicas ?? 0;
@@ -36,11 +40,44 @@ function record(metrics: Pick<Metrics<"operator">, "set">, object: KubeObject): 
     state: "joining",
   });
   metrics.set("enodia_deployment_ranks", Math.max(0, replicas - desired), { ...labels, state: "draining" });
+  recordAutoscale(metrics, { spec, status }, labels);
   recordOperation(metrics, labels, status);
   for (const condition of status.conditions ?? []) {
     for (const value of conditionStatuses) {
       metrics.set("enodia_deployment_condition", condition.status === value ? 1 : 0, { ...labels, type: condition.type, status: value });
     }
+  }
+}
+
+/** What is not asked for, or not known, has no series: it is not 0. */
+function recordAutoscale(
+  metrics: Gauges,
+  { spec, status }: Pick<MoEDeployment, "spec" | "status">,
+  labels: { readonly namespace: string; readonly deployment: string },
+): void {
+  const { autoscale } = spec.elasticity;
+  const { metrics: measured = [] } = status.autoscale ?? {};
+  const asked = measured.length === 0 ? undefined : Math.max(...measured.map(({ ranks }) => ranks));
+  const show = (name: "enodia_autoscale_value" | "enodia_autoscale_target", metric: string, value: number | undefined): void =>
+    value === undefined ? metrics.unset(name, { ...labels, metric }) : metrics.set(name, value, { ...labels, metric });
+  for (const [state, ranks] of [
+    ["asked", asked],
+    ["least", autoscale?.min],
+    ["most", autoscale?.max],
+  ] as const) {
+    if (ranks === undefined) metrics.unset("enodia_autoscale_ranks", { ...labels, state });
+    else metrics.set("enodia_autoscale_ranks", ranks, { ...labels, state });
+  }
+  for (const name of autoscaleMetrics) {
+    const found = measured.find((one) => one.name === name);
+    show("enodia_autoscale_value", name, found?.value);
+    show("enodia_autoscale_target", name, found?.target);
+  }
+  const scaling = status.conditions?.find(({ type }) => type === "ScalingActive");
+  for (const reason of autoscaleFaults) {
+    const frozen = scaling?.status === "False" && scaling.reason === reason ? 1 : 0;
+    if (scaling) metrics.set("enodia_autoscale_frozen", frozen, { ...labels, reason });
+    else metrics.unset("enodia_autoscale_frozen", { ...labels, reason });
   }
 }
 

@@ -7,7 +7,7 @@ import type { GatewayFacts, ObservedPod } from "./core/snapshot.ts";
 import type { GatewayPod, LeavingReason } from "./core/world.ts";
 import { gangOf } from "./gangs/index.ts";
 import type { Informers } from "./informers.ts";
-import { modelOfPod } from "./objects/model-place.ts";
+import { modelOfPod, rankModelOfPod } from "./objects/model-place.ts";
 import { workerKind } from "./objects/pod-template.ts";
 
 /** Marks of ours on a pod that is to go. */
@@ -176,7 +176,7 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     terminating: pod.metadata.deletionTimestamp !== undefined,
     silent: health === "silent" || (health === "unknown" && now - boundMs(pod, status, now) > unknownNodeMs),
     terminal: isTerminal(status),
-    model: modelOfPod(pod),
+    model: rankModelOfPod(pod),
     gang: gangOf(pod.metadata),
     templateHash: pod.metadata.annotations?.[annotations.templateHash] ?? "",
     image: spec.containers.find(({ name }) => name === workerKind.container)?.image ?? "",
@@ -198,16 +198,23 @@ function rankOf(label: string | undefined): number | undefined {
 export function podSight(
   pod: KubeObject,
   now: number,
-): { readonly ip: string | undefined; readonly running: boolean; readonly problem: string; readonly ended: string | undefined } {
+): {
+  readonly ip: string | undefined;
+  readonly running: boolean;
+  readonly ready: boolean;
+  readonly problem: string;
+  readonly ended: string | undefined;
+} {
   const { status } = parsedPod(pod).data ?? {};
-  if (!status) return { ip: undefined, running: false, problem: "", ended: undefined };
+  if (!status) return { ip: undefined, running: false, ready: false, problem: "", ended: undefined };
   const over = isTerminal(status);
   const last = status.containerStatuses.flatMap(({ state: { terminated } }) => terminated ?? [])[0];
   const said = [last?.message, last?.reason, text(status.reason, status.message), status.phase].find(
     (one) => one !== undefined && one !== "",
   );
   const running = status.phase === "Running" && pod.metadata.deletionTimestamp === undefined;
-  return { ip: status.podIP, running, problem: over ? "" : problem(pod, status, now), ended: over ? said : undefined };
+  const ready = running && status.conditions.some(({ type, status: holds }) => type === "Ready" && holds === "True");
+  return { ip: status.podIP, running, ready, problem: over ? "" : problem(pod, status, now), ended: over ? said : undefined };
 }
 
 /** A gateway that may still answer, by what it has its model from; those that should be gone by now are not waited for. */

@@ -23,7 +23,8 @@ import { Reconciler } from "./reconcile.ts";
 import { StatusWriter } from "./status-writer.ts";
 import { TelemetrySecrets } from "./telemetry-secret.ts";
 
-const workers = 4;
+/** Deployments that are reconciled at the same time: most of it is waiting for the API server, whose connections are twice as many. */
+const workers = 16;
 const resyncMs = 60_000;
 /** A namespace whose copy cannot be relied on is looked at again after this. */
 const untrustedMs = 1_000;
@@ -143,6 +144,8 @@ function wake({ informers, identities, status }: Sources, add: (ref: Ref) => voi
   const seen = new Map<string, string>();
   onChange("moeDeployments", (object, change) => {
     const key = keyOf(refOf(object));
+    const owner = object.metadata.labels?.[labels.standsInFor];
+    if (owner) add({ namespace: object.metadata.namespace ?? "", name: owner });
     // Our own status writes wake nobody; those of others are put right.
     const mark = `${object.metadata.uid}/${object.metadata.generation}/${object.metadata.deletionTimestamp ?? ""}`;
     if (change === "set" && seen.get(key) === mark && status.wrote(object)) return;
@@ -153,12 +156,17 @@ function wake({ informers, identities, status }: Sources, add: (ref: Ref) => voi
   const owned = [
     ...(["pods", "deployments", "jobs", "services", "secrets", "serviceAccounts", "configMaps"] as const),
     ...(["podDisruptionBudgets", "networkPolicies", "horizontalPodAutoscalers", "coschedulingPodGroups", "volcanoPodGroups"] as const),
+    "httpRoutes" as const,
   ];
   for (const kind of owned) {
     onChange(kind, (object) => {
       if (kind === "secrets") identities.changed(object);
       const name = object.metadata.labels?.[labels.deployment];
-      if (name) add({ namespace: object.metadata.namespace ?? "", name });
+      if (!name) return;
+      const ref = { namespace: object.metadata.namespace ?? "", name };
+      add(ref);
+      const standsInFor = informers.get("moeDeployments", ref)?.metadata.labels?.[labels.standsInFor];
+      if (standsInFor) add({ namespace: ref.namespace, name: standsInFor });
     });
   }
   onChange("authorities", (secret) => {

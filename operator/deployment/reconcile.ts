@@ -13,25 +13,30 @@ import { withLosses } from "./core/loss.ts";
 import { memoryRefusals } from "./core/memory-fit.ts";
 import { currentOperation } from "./core/operation.ts";
 import { gatewaysWait, orphanRemovals } from "./core/orphans.ts";
-import { freeRanks, nextStep } from "./core/pod-actions.ts";
+import { freeRanks, nextStep, type Step } from "./core/pod-actions.ts";
 import { rolloutView } from "./core/rollout-status.ts";
-import { living, type PodFacts, type Snapshot } from "./core/snapshot.ts";
+import { type GatewayFacts, living, type PodFacts, type Snapshot } from "./core/snapshot.ts";
 import { nextStatus } from "./core/status.ts";
 import { targetRanks } from "./core/target.ts";
 import { Deliveries } from "./delivery.ts";
 import { execute } from "./execute.ts";
+import { GatewaysFirst } from "./gateways-first.ts";
 import type { Identities } from "./identity.ts";
 import type { Informers, PodOverlay } from "./informers.ts";
-import { names, type RenderContext, type Settings } from "./objects/context.ts";
-import { modelPlace, modelText } from "./objects/model-place.ts";
-import { gatewayFacts, gatewayModels, gatewayPods, nodesSeen, podFacts } from "./observe.ts";
+import { modelSwitch } from "./model-switch.ts";
+import { names, type RenderContext, type SeedWish, type Settings } from "./objects/context.ts";
+import { modelPlace, oneNodeOnly, rankModelText } from "./objects/model-place.ts";
+import { gatewayFacts, gatewayModels, gatewayPods, type NodeHealth, nodesSeen, podFacts } from "./observe.ts";
 import { findOrphans, isOfOther } from "./orphans.ts";
 import type { Deployments, Rebalance, World } from "./ports.ts";
 import type { ProgressTalks } from "./progress-talks.ts";
+import { routeFacts } from "./route-facts.ts";
 import { ServedWatch } from "./served-watch.ts";
-import { type Aim, type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
+import { type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
+import { StandIns } from "./stand-ins.ts";
 import type { StatusWriter } from "./status-writer.ts";
 import type { TelemetrySecrets } from "./telemetry-secret.ts";
+import { worldOf } from "./world-of.ts";
 
 /** What is refused is looked at again after this, since it may have become possible unheard: an object was deleted, a quota raised. */
 const refusedMs = 10_000;
@@ -60,6 +65,21 @@ export interface ReconcileDeps {
   readonly ticks: () => number;
 }
 
+interface ClaimSight {
+  readonly claim: Snapshot["claim"];
+  /** It can be mounted on a single node. */
+  readonly oneNode: boolean;
+  readonly failure: AppError | undefined;
+}
+
+interface Place {
+  readonly seeded: boolean;
+  /** The claim, where it was looked at. */
+  readonly sight: ClaimSight | undefined;
+  /** The reason why nothing is settled. */
+  readonly failure: AppError | undefined;
+}
+
 interface Observed {
   readonly snapshot: Snapshot;
   /** The error for which a part of the snapshot is not known. */
@@ -72,6 +92,8 @@ export class Reconciler {
   readonly #spec: SpecPass;
   readonly #deliveries: Deliveries;
   readonly #autoscaler: Autoscaler;
+  readonly #standIns: StandIns;
+  readonly #fronts: GatewaysFirst;
   readonly #startedMs: number;
   readonly #served = new ServedWatch();
   readonly #unmade = new Map<string, { readonly message: string; readonly until: number }>();
@@ -81,6 +103,8 @@ export class Reconciler {
     this.#spec = new SpecPass(deps);
     this.#deliveries = new Deliveries(deps);
     this.#autoscaler = new Autoscaler(deps);
+    this.#standIns = new StandIns(deps);
+    this.#fronts = new GatewaysFirst(deps.ticks);
     this.#startedMs = deps.ticks();
   }
 
@@ -110,42 +134,48 @@ export class Reconciler {
   /** Goes on to pods and status whatever becomes of the spec: what is refused or fails in it must not stop the healing. */
   async #converge(read: ReadDeployment): Promise<Outcome> {
     const { settings } = this.#deps;
-    const delivery = await this.#deliveries.run({ deployment: read.deployment, settings });
-    const undelivered = delivery.pending !== undefined;
     const pods = this.#pods(read.deployment);
-    const stands = this.#modelSwitch(read.deployment, pods, this.#spec.aim(read.deployment, pods, undelivered));
+    const place = await this.#place(read.deployment, pods);
+    const model = rankModelText(read.deployment.spec);
+    const serving = living(pods).some((pod) => pod.ready && pod.model === model);
+    const delivery = await this.#deliveries.run({ deployment: read.deployment, settings }, { seeded: place.seeded, serving });
+    const { seed } = delivery;
+    // A claim that could not be looked at settles nothing.
+    const undelivered = delivery.pending !== undefined || place.failure !== undefined;
+    const aim = this.#spec.aim(read.deployment, pods, { undelivered, seed });
+    const gateways = gatewayModels(this.#gatewayPods(read.deployment), this.#deps.now().getTime());
+    const stands = read.deployment.spec.suspend ? "Same" : modelSwitch(aim, living(pods), gateways);
+    const [gateway, nodes] = [this.#gateway(read.deployment), this.#nodes(read.deployment)];
+    const standing = { deployment: read.deployment, pods, gateway, nodes, stands, aim };
+    const standIn = this.#standIns.look(standing);
+    const changes = stands === "Accepting" && !standIn?.holds;
     // Until the last pod of another model is gone nothing is to be rendered but what a suspended deployment has.
     const deployment = stands === "Stopping" ? { ...read.deployment, spec: { ...read.deployment.spec, suspend: true } } : read.deployment;
     const wait = gatewaysWait(findOrphans(this.#deps, deployment), pods, deployment.spec);
-    const options = { undelivered, gatewaysWait: wait || stands === "Accepting" };
+    const front = standIn?.front === "StandIn" ? standIn.child?.name : undefined;
+    const options = { undelivered: undelivered || standIn?.holds === true, gatewaysWait: wait || changes, seed, front };
     const ran = await this.#spec.run({ ...read, deployment }, () => this.#pods(deployment), options);
     // A roll, rank by rank, would bring two models into one world.
-    const inForce = stands === "Accepting" ? { ...ran, successor: "Refused" as const } : ran;
-    const { snapshot, unobserved } = await this.#snapshot(deployment, inForce);
-    const { pending, revision, failure, againInMs } = delivery;
-    const seen = { ...snapshot, delivery: { pending, revision }, switching: stands === "Stopping" };
-    const outcome = await this.#proceed(inForce, { snapshot: seen, unobserved: unobserved ?? failure });
+    const inForce = changes ? { ...ran, successor: "Refused" as const } : ran;
+    const well = ran.refusals.length === 0 && ran.failure === undefined;
+    const unstood = standIn && (await this.#standIns.act(standing, standIn, well));
+    const { snapshot, unobserved } = await this.#snapshot(deployment, inForce, place.sight);
+    const { pending, revision, away, failure, againInMs } = delivery;
+    const seen = {
+      ...snapshot,
+      delivery: { pending, revision, away },
+      switching: stands === "Stopping",
+      standIn: well || standIn?.child ? standIn : undefined,
+    };
+    const outcome = await this.#proceed(inForce, { snapshot: seen, unobserved: unobserved ?? place.failure ?? failure ?? unstood, seed });
     // What the accepted spec says has changed just now: the next pass stops the pods of the other model.
-    const accepting = stands === "Accepting" && ran.refusals.length === 0 && ran.failure === undefined;
-    const waits = [outcome.requeueAfterMs, againInMs, accepting ? switchMs : undefined].filter((ms) => ms !== undefined);
+    const waits = [outcome.requeueAfterMs, againInMs, standIn?.againInMs, changes && well ? switchMs : undefined].filter(
+      (ms) => ms !== undefined,
+    );
     return waits.length === 0 ? outcome : { ...outcome, requeueAfterMs: Math.min(...waits) };
   }
 
-  /**
-   * All ranks of a world serve one model, and its gateways have its tokenizer. So pods of another model than that of the spec to be in
-   * force, `aim`, all stop before one of its own is made: Accepting while it is not accepted yet, and everything else stays as it is;
-   * then Stopping.
-   */
-  #modelSwitch(deployment: MoEDeployment, pods: readonly PodFacts[], { aim, accepted }: Aim): "Same" | "Accepting" | "Stopping" {
-    if (deployment.spec.suspend || !aim) return "Same";
-    const wanted = modelText(modelPlace(aim));
-    const workers = living(pods).map(({ model }) => model);
-    const gateways = gatewayModels(this.#gatewayPods(deployment), this.#deps.now().getTime());
-    if (![...workers, ...gateways].some((model) => model !== undefined && model !== wanted)) return "Same";
-    return accepted && modelText(modelPlace(accepted)) === wanted ? "Stopping" : "Accepting";
-  }
-
-  async #proceed(inForce: InForce, { snapshot, unobserved }: Observed): Promise<Outcome> {
+  async #proceed(inForce: InForce, { snapshot, unobserved, seed }: Observed & { readonly seed: SeedWish | undefined }): Promise<Outcome> {
     const deps = this.#deps;
     const { deployment } = snapshot;
     const { template, successor, gang } = inForce;
@@ -155,7 +185,7 @@ export class Reconciler {
     const floor = model ? rankFloor(deployment.spec, model, limitBytes) : rememberedFloor(deployment.status);
     const target = targetRanks(deployment, snapshot.now, { floor, fallen: await this.#autoscaler.hasFallen(deployment) });
     const unmade = this.#refusedBeside(deployment);
-    const step = nextStep({ snapshot, ranks: target.ranks, successor, limitBytes, unmade });
+    const step = this.#held(snapshot, nextStep({ snapshot, ranks: target.ranks, successor, limitBytes, unmade }));
     // Before the pods: the kubelet tells a pod of a Secret that came after it a minute or two later.
     const unsigned = await this.#secureTelemetry(deployment);
     const { failure: undone, uncreated } = await execute(deps, context, inForce, step.actions);
@@ -166,7 +196,7 @@ export class Reconciler {
     const failures = [
       beside && undone?.message === uncreated ? undefined : undone,
       cleared.failure,
-      await this.#certify(snapshot),
+      await this.#certify(snapshot, seed !== undefined),
       unsigned,
       inForce.failure,
       unobserved,
@@ -210,9 +240,27 @@ export class Reconciler {
     return { ...(waits.length === 0 ? {} : { requeueAfterMs: Math.min(...waits) }), ...(failure ? { failure } : {}) };
   }
 
-  #certify({ deployment, pods, orphans }: Snapshot): Promise<AppError | undefined> {
+  #world(snapshot: Snapshot, desiredRanks: number): World {
+    const gateways = gatewayPods(this.#gatewayPods(snapshot.deployment));
+    return worldOf(snapshot, { desiredRanks, gateways, holdMs: this.#autoscaler.holdMs(snapshot) });
+  }
+
+  #held(snapshot: Snapshot, step: Step): Step {
+    const gateways = gatewayModels(this.#gatewayPods(snapshot.deployment), this.#deps.now().getTime());
+    return this.#fronts.held(step, snapshot, gateways.length);
+  }
+
+  #certify({ deployment, pods, orphans }: Snapshot, seed: boolean): Promise<AppError | undefined> {
     const running = living(pods).filter((pod) => !pod.terminating);
-    return this.#deps.identities.ensureAll(deployment, running, !gatewaysWait(orphans, pods, deployment.spec));
+    return this.#deps.identities.ensureAll(deployment, running, !gatewaysWait(orphans, pods, deployment.spec), seed);
+  }
+
+  /** Whether ranks have the model from a seed: what is in no claim, or in one that a single node can mount. */
+  async #place(deployment: MoEDeployment, pods: readonly PodFacts[]): Promise<Place> {
+    const settled = this.#spec.seeds(deployment, pods);
+    if (settled !== undefined) return { seeded: settled, sight: undefined, failure: undefined };
+    const sight = await this.#claim(deployment);
+    return { seeded: sight.oneNode, sight, failure: sight.failure };
   }
 
   /** The pods serve without: an error is told, and it is tried again, after everything else had its turn. */
@@ -249,30 +297,43 @@ export class Reconciler {
     const { uid } = deployment.metadata;
     const at = now().getTime();
     const ours = (pod: KubeObject) => pod.metadata.labels?.[labels.component] === "worker" && owns(pod, uid);
-    const nodes = nodesSeen(informers, deployment.spec.scheduling.topology?.key);
+    const nodes = this.#nodes(deployment);
     const observed = overlay.merge(informers.ownedBy("pods", uid).filter(ours), ours).flatMap((pod) => podFacts(pod, nodes, at) ?? []);
     return withLosses(observed, rebalance.view(uid), this.#warmMs() > 0);
   }
 
-  async #snapshot(deployment: MoEDeployment, { template, refusals, runtimeImage, rollout, conflicts }: InForce): Promise<Observed> {
-    const { informers, rebalance, now } = this.#deps;
+  #nodes({ spec }: MoEDeployment): NodeHealth {
+    return nodesSeen(this.#deps.informers, spec.scheduling.topology?.key);
+  }
+
+  #gateway(deployment: MoEDeployment): GatewayFacts {
+    const { informers, now } = this.#deps;
     const { namespace, name, uid } = deployment.metadata;
-    const pods = this.#pods(deployment);
     const front = { namespace, name: names.gateway(name) };
     const found = informers.get("deployments", front);
     const objects = {
       deployment: found && owns(found, uid) ? found : undefined,
       autoscaler: informers.get("horizontalPodAutoscalers", front),
     };
-    const gateway = gatewayFacts(objects, this.#gatewayPods(deployment), now().getTime());
+    return gatewayFacts(objects, this.#gatewayPods(deployment), now().getTime());
+  }
+
+  async #snapshot(deployment: MoEDeployment, inForce: InForce, sight: ClaimSight | undefined): Promise<Observed> {
+    const { template, refusals, runtimeImage, rollout, conflicts } = inForce;
+    const { informers, rebalance, now } = this.#deps;
+    const { namespace, name, uid } = deployment.metadata;
+    const pods = this.#pods(deployment);
+    const way = informers.get("httpRoutes", { namespace, name });
+    const route = routeFacts(informers.served(resources.httpRoutes, namespace), way && owns(way, uid) ? way : undefined);
     const settled = pods.length > 0 && pods.every((pod) => pod.ready);
-    const { claim, failure } = settled ? { claim: "Present" as const, failure: undefined } : await this.#claim(deployment);
+    const { claim, failure } = settled ? { claim: "Present" as const, failure: undefined } : (sight ?? (await this.#claim(deployment)));
     const snapshot: Snapshot = {
       now: now(),
       deployment,
       pods,
       orphans: findOrphans(this.#deps, deployment),
-      gateway,
+      gateway: this.#gateway(deployment),
+      route,
       templateHash: template.hash,
       rollout: rollout && { ...rollout, comparison: this.#compare(deployment, template.hash, pods) },
       runtimeImage,
@@ -280,7 +341,7 @@ export class Reconciler {
       conflicts,
       claim,
       view: rebalance.view(uid),
-      delivery: { pending: undefined, revision: undefined },
+      delivery: { pending: undefined, revision: undefined, away: "" },
       switching: false,
       warmingUp: this.#warmMs() > 0,
     };
@@ -303,34 +364,15 @@ export class Reconciler {
     return this.#deps.informers.ofDeployment("pods", metadata).filter(isOurs);
   }
 
-  async #claim(deployment: MoEDeployment): Promise<{ claim: Snapshot["claim"]; failure: AppError | undefined }> {
+  async #claim(deployment: MoEDeployment): Promise<ClaimSight> {
     const { claim: name } = modelPlace(deployment.spec);
+    if (name === undefined) return { claim: "Present", oneNode: false, failure: undefined };
     try {
       const found = await this.#deps.kube.get(resources.persistentVolumeClaims, { namespace: deployment.metadata.namespace, name });
-      return { claim: found ? "Present" : "Missing", failure: undefined };
+      return { claim: found ? "Present" : "Missing", oneNode: found !== undefined && oneNodeOnly(found), failure: undefined };
     } catch (error) {
-      return { claim: "Unknown", failure: AppError.from(error, "looking for the model's claim") };
+      return { claim: "Unknown", oneNode: false, failure: AppError.from(error, "looking for the model's claim") };
     }
-  }
-
-  #world(snapshot: Snapshot, desiredRanks: number): World {
-    const { metadata, spec } = snapshot.deployment;
-    const { namespace, name, uid, generation } = metadata;
-    return {
-      ref: { namespace, name },
-      uid,
-      generation,
-      spec,
-      desiredRanks,
-      workers: snapshot.pods.filter((pod) => !pod.terminal),
-      gateways: gatewayPods(this.#gatewayPods(snapshot.deployment)),
-      leaving: living(snapshot.pods).flatMap((pod) => {
-        // Whoever deleted it: what runs there hands over until its grace period ends.
-        const gone = desiredRanks === 0 ? ("Stop" as const) : ("Evict" as const);
-        const reason = pod.leaving?.reason ?? (pod.terminating ? gone : undefined);
-        return reason ? [{ rank: pod.rank, podUid: pod.uid, reason }] : [];
-      }),
-    };
   }
 
   #forget(key: string, uid: string): void {
@@ -338,6 +380,8 @@ export class Reconciler {
     this.#unmade.delete(uid);
     this.#served.forget(uid);
     this.#autoscaler.forget(uid);
+    this.#standIns.forget(uid);
+    this.#fronts.forget(uid);
     this.#spec.forget(uid);
     this.#deliveries.forget(uid, key);
     this.#deps.rebalance.forget(uid);

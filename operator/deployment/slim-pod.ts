@@ -20,7 +20,9 @@ interface Spec {
 }
 
 /** The world that a pod was made for (orphans.ts), and where it has its model from (objects/model-place.ts). */
-const variables: ReadonlySet<string> = new Set([workerProcess.deploymentUid.variable, workerProcess.modelDir.variable]);
+const variables: ReadonlySet<string> = new Set(
+  [workerProcess.deploymentUid, workerProcess.modelDir, workerProcess.codec].map(({ variable }) => variable),
+);
 
 export function slimPod(pod: KubeObject): KubeObject {
   const { apiVersion, kind, metadata, status } = pod;

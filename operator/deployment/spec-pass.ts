@@ -28,8 +28,11 @@
 //   refused. The last revision with another template becomes the newest, and pods are made of it. Another template ends this, and so does
 //   an annotation that names what was rolled back.
 // - Canaries bake, or rolls are paused: gateways stay as the last template has them with which every rank has served.
-// - The spec has another model (reconcile.ts): all ranks and gateways change at once, without canaries, or not at all while the strategy
-//   is paused, has a partition, or is OnDelete; a roll back to another model changes all of them at once too.
+// - The spec has another model or codec (reconcile.ts): while a stand-in tries it (stand-ins.ts) it counts as not delivered. Then all ranks
+//   and gateways change at once, without canaries, or not at all while the strategy is paused, has a partition, or is OnDelete; a roll
+//   back to another model changes all of them at once too.
+// - Ranks mount no model (objects/seed.ts), since it is in no claim, or in one that a single node can mount: a template of its own. Ranks
+//   that mount such a claim and have found a node go on so, as an earlier release had them, until the spec changes.
 // - Gateways of an image that has mounted the model's claim go on to mount it (objects/gateway.ts), until they get another image. Ranks
 //   of the release before give no tokenizer: a gateway of this one is ready with the first new rank.
 // - The operator restarts or another one leads: it finds the revision in its cache, as it finds the pods. A revision that somebody
@@ -51,10 +54,11 @@ import type { Gang } from "./gangs/gang.ts";
 import { chooseGang } from "./gangs/index.ts";
 import { type Identities, secretProblems } from "./identity.ts";
 import type { Informers } from "./informers.ts";
-import type { RenderContext, Settings } from "./objects/context.ts";
-import { gatewayDeployment, gatewayTemplate } from "./objects/gateway.ts";
-import { absentObjects, appliedObjects, type Rendered } from "./objects/index.ts";
-import { modelPlace, modelText } from "./objects/model-place.ts";
+import type { RenderContext, SeedWish, Settings } from "./objects/context.ts";
+import { gatewayTemplate } from "./objects/gateway.ts";
+import { absentObjects, isGateways, objectsOf, type Rendered } from "./objects/index.ts";
+import { rankModelText } from "./objects/model-place.ts";
+import { workerHash } from "./objects/pod-hash.ts";
 import { templateContainer, workerKind } from "./objects/pod-template.ts";
 import { type RenderedPod, type WorkerTemplate, workerTemplate } from "./objects/worker-pod.ts";
 import type { Accepted } from "./revision.ts";
@@ -121,11 +125,15 @@ export function readDeployment(object: KubeObject, accepted: Accepted | undefine
 export interface Aim {
   readonly aim: MoEDeploymentSpec | undefined;
   readonly accepted: MoEDeploymentSpec | undefined;
+  /** The spec as it stands: hashes of the templates of workers and gateways, and the image of ranks. */
+  readonly wanted: { readonly templates: readonly [string, string]; readonly image: string };
 }
 
 export interface PassOptions {
   readonly gatewaysWait?: boolean;
   readonly undelivered?: boolean;
+  readonly front?: string | undefined;
+  readonly seed?: SeedWish | undefined;
 }
 
 export class SpecPass {
@@ -139,27 +147,29 @@ export class SpecPass {
 
   /**
    * `pods` is asked for the pods as they are at that moment; `gatewaysWait` leaves the gateways as they are; `undelivered`: the model is
-   * not there yet, so that the spec is asked about and not accepted. Throws nothing that belongs into the status.
+   * not there yet, or not tried, so that the spec is asked about and not accepted; `seed`: the one that ranks have the model from; `front`:
+   * whose gateways the Service leads to. Throws nothing that belongs into the status.
    */
   async run(
     { deployment, unreadable }: ReadDeployment,
     pods: () => readonly PodFacts[],
-    { gatewaysWait = false, undelivered = false }: PassOptions = {},
+    { gatewaysWait = false, undelivered = false, seed, front: leads }: PassOptions = {},
   ): Promise<InForce> {
     const { applier, accepted: store } = this.#deps;
     const { metadata, spec } = deployment;
     const failures: AppError[] = [];
-    const rendered = this.#render(deployment, pods());
+    const rendered = this.#render(deployment, pods(), seed);
     const { accepted, stable, workers, gateways, wanted, gateway, back } = rendered;
     const chosen = chooseGang(deployment, pods(), (resource) => this.#deps.informers.served(resource, metadata.namespace));
-    const context: RenderContext = { ...rendered.context, gang: chosen.gang };
+    const routable = this.#deps.informers.served(resources.httpRoutes, metadata.namespace) === "served";
+    const context: RenderContext = { ...rendered.context, gang: chosen.gang, routable, front: leads };
     const { runtimeImage, offered } = rendered;
     const stableTemplateHash = deployment.status.rollout?.stableTemplateHash;
     const uncertified = gatewaysWait ? [] : await attempt(failures, () => this.#certifyGateway(deployment), []);
     const unsupported = [...unreadable, ...workers.refusals, ...gateways.refusals, ...chosen.refusals, ...rollRefusals(deployment, back)];
     const front = frontOf(deployment, rendered, { pods: pods(), to: undelivered ? accepted?.spec : spec });
     const objects = objectsOf(context, { ...front, unsupported: undelivered || unsupported.length > 0 });
-    const wait = ({ resource }: Rendered) => gatewaysWait && resource === resources.deployments;
+    const wait = (one: Rendered) => gatewaysWait && isGateways(one, metadata.name);
     // Removed first: what an autoscaler has set is nobody's once it is gone.
     await attempt(failures, () => applier.remove(absentObjects(context), metadata), undefined);
     const applied = await applier.apply(
@@ -202,16 +212,30 @@ export class SpecPass {
    * The spec whose model all pods are to have, and the one that was accepted last: of a roll that was taken back the one before it, and
    * the stable one while the strategy holds a change of model.
    */
-  aim(deployment: MoEDeployment, pods: readonly PodFacts[], undelivered: boolean): Aim {
-    const { accepted, stable, back } = this.#render(deployment, pods);
-    if (back) return { aim: accepted?.spec, accepted: accepted?.spec };
+  aim(deployment: MoEDeployment, pods: readonly PodFacts[], { undelivered, seed }: Pick<PassOptions, "undelivered" | "seed">): Aim {
+    const { accepted, stable, back, wanted: rendered, gateway, runtimeImage: image } = this.#render(deployment, pods, seed);
+    const wanted = { templates: [rendered.hash, gateway.hash] as const, image };
+    if (back) return { aim: accepted?.spec, accepted: accepted?.spec, wanted };
     const latest = this.#deps.accepted.latest(deployment.metadata.uid)?.spec;
     const to = undelivered ? latest : deployment.spec;
-    if (stable && holds(deployment, { pods, stable, to })) return { aim: stable.spec, accepted: stable.spec };
-    return { aim: to, accepted: latest };
+    if (stable && holds(deployment, { pods, stable, to })) return { aim: stable.spec, accepted: stable.spec, wanted };
+    return { aim: to, accepted: latest, wanted };
   }
 
-  #render(deployment: MoEDeployment, pods: readonly PodFacts[]) {
+  /**
+   * Whether ranks of this spec have the model from a seed, as far as it is settled: as they were accepted. Undefined where the claim has
+   * to be looked at, of a new spec, and of one whose ranks were to mount the claim and have found no node.
+   */
+  seeds(deployment: MoEDeployment, pods: readonly PodFacts[]): boolean | undefined {
+    if (deployment.spec.model.cache?.ephemeral) return true;
+    const { accepted, context } = this.#render(deployment, pods, undefined);
+    const image = context.settings.runtimeImage;
+    if (accepted?.template.hash === workerHash(deployment, image, true)) return true;
+    const mounts = accepted?.template.hash === workerHash(deployment, image);
+    return mounts && living(pods).some((pod) => pod.node !== undefined) ? false : undefined;
+  }
+
+  #render(deployment: MoEDeployment, pods: readonly PodFacts[], seed: SeedWish | undefined) {
     const { settings, accepted: store } = this.#deps;
     const { metadata, spec, status } = deployment;
     const { rolledBack, stableTemplateHash } = status.rollout ?? {};
@@ -219,7 +243,7 @@ export class SpecPass {
     const stable = store.revisions(metadata.uid).find((one) => one.accepted.template.hash === stableTemplateHash)?.accepted;
     const { runtimeImage: offered } = settings;
     const runtimeImage = pinnedImage({ spec, status, accepted: accepted?.runtimeImage, pods, offered, own: ownImage(spec) });
-    const context: RenderContext = { deployment, settings: { ...settings, runtimeImage } };
+    const context: RenderContext = { deployment, settings: { ...settings, runtimeImage }, seed };
     const workers = workerTemplate(context);
     const gateways = gatewayTemplate(
       context,
@@ -316,11 +340,12 @@ function takenBack({ metadata, status }: MoEDeployment, wantedHash: string): Rol
 function rollRefusals({ metadata: { name, namespace } }: MoEDeployment, back: RolledBack | undefined): Refusal[] {
   if (!back) return [];
   const { fromRevision, toRevision, reason, message } = back;
-  const what = `revision ${fromRevision} was rolled back to revision ${toRevision}: ${reason}: ${message}`;
+  const tried = fromRevision === 0 ? "the spec, which a stand-in tried," : `revision ${fromRevision}`;
+  const what = `${tried} was rolled back to revision ${toRevision}: ${reason}: ${message}`;
   return [{ reason: "RolledBack", message: `${what}; correct the spec, or try again with: enodia rollout resume ${name} -n ${namespace}` }];
 }
 
-const modelOf = (spec: MoEDeploymentSpec): string => modelText(modelPlace(spec));
+const modelOf = rankModelText;
 
 interface Change {
   readonly pods: readonly PodFacts[];
@@ -358,24 +383,6 @@ function frontOf(deployment: MoEDeployment, { accepted, stable, back, wanted, ga
 /** A template as it was rendered when the same was accepted: what this release renders otherwise changes no pod. */
 function asAccepted<T extends RenderedPod>(rendered: T, accepted: T | undefined): T {
   return accepted?.hash === rendered.hash ? accepted : rendered;
-}
-
-interface GatewayPods {
-  readonly gateway: RenderedPod;
-  /** Those of the last accepted spec. */
-  readonly before: RenderedPod | undefined;
-  readonly unsupported: boolean;
-}
-
-/** The objects to apply, each with what is to be there where it is refused. A Deployment of gateways always has its present sizes. */
-function objectsOf(context: RenderContext, { gateway, before, unsupported }: GatewayPods): Rendered[] {
-  return appliedObjects(context).flatMap((rendered): Rendered[] => {
-    if (rendered.resource !== resources.deployments) return [rendered];
-    const last = before && gatewayDeployment(context, before.pod);
-    if (unsupported) return last ? [{ ...rendered, object: last }] : [];
-    const object = gatewayDeployment(context, gateway.pod);
-    return [last ? { ...rendered, object, otherwise: last } : { ...rendered, object }];
-  });
 }
 
 /** The last sentence of a refusal: what holds meanwhile. */

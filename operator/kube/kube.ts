@@ -70,6 +70,7 @@ export const resources = {
   },
   coschedulingPodGroups: { apiVersion: "scheduling.x-k8s.io/v1alpha1", kind: "PodGroup", plural: "podgroups", namespaced: true },
   volcanoPodGroups: { apiVersion: "scheduling.volcano.sh/v1beta1", kind: "PodGroup", plural: "podgroups", namespaced: true },
+  httpRoutes: { apiVersion: "gateway.networking.k8s.io/v1", kind: "HTTPRoute", plural: "httproutes", namespaced: true },
   leases: { apiVersion: "coordination.k8s.io/v1", kind: "Lease", plural: "leases", namespaced: true },
   events: { apiVersion: "events.k8s.io/v1", kind: "Event", plural: "events", namespaced: true },
   customResourceDefinitions: {

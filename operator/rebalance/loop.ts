@@ -158,7 +158,8 @@ export class DeploymentLoop {
 
   #follow(seen: Observed): void {
     const { world, spec, views, placement, blocked, now } = seen;
-    if (seen.introduced) this.#links.setMembers(membersOf(views), policies[spec.rebalancing.policy].usesTransitions);
+    const { usesTransitions: sampleTransitions } = policies[spec.rebalancing.policy];
+    if (seen.introduced) this.#links.setMembers(membersOf(views), { sampleTransitions, holdMs: world.holdMs ?? 0 });
     this.#tellJoiners(seen);
     const planned = new Set(ranksOf(placement.committed));
     this.#drains.step({

@@ -54,8 +54,9 @@ export function leavingOf(views: readonly RankView[], leaving: readonly LeavingR
 }
 
 /** A copy of the link's facts at this moment, since the link goes on changing. */
-function reportOf({ address, description, status, hosted, downSince, lastError, clockAheadMs }: Link): NonNullable<RankView["report"]> {
-  return { address, description, status, hosted, downSince, lastError, clockAheadMs };
+function reportOf(link: Link): NonNullable<RankView["report"]> {
+  const { address, description, status, hosted, triedAt, downSince, lastError, clockAheadMs } = link;
+  return { address, description, status, hosted, triedAt, downSince, lastError, clockAheadMs };
 }
 
 function stateOf(view: Pick<RankView, "lost" | "report" | "usable"> & { readonly leaving: boolean }): MemberState {

@@ -34,6 +34,7 @@ function observing() {
     description,
     status,
     hosted: new Map(),
+    triedAt: 0,
     downSince: undefined as number | undefined,
     lastError: "",
     address: "",
@@ -56,7 +57,7 @@ function observing() {
   const placement = new Placement({ store, ref: world.ref, ownerUid: "uid" });
   const observer = new Observer(
     {
-      links: { worker: () => link as unknown as Link },
+      links: { worker: () => link as unknown as Link, gateways: () => [] },
       intake: { connected: true, facts: () => telemetry },
       placement,
       attempts: new Attempts(),
@@ -87,6 +88,19 @@ test("a rank without a usable process counts as gone after the grace, not before
   link.downSince = 1_000;
   assert.deepEqual([...look(1_000 + lostAfterMs).gone], []);
   assert.deepEqual([...look(1_001 + lostAfterMs).gone], [0]);
+});
+
+test("a rank whose link waits for its turn is not gone, and has its grace from its turn on", () => {
+  const { link, placement, look } = observing();
+  placement.recoveredAs({ epoch: 1, modelDigest: "m", layers: [{ layer: 0, epoch: 1, hosts: [[0], [0]], shares: [] }] } as never);
+  Object.assign(link, { description: undefined, status: undefined, downSince: 0, triedAt: Number.POSITIVE_INFINITY });
+  const late = 10 * lostAfterMs;
+  const waiting = look(late);
+  assert.deepEqual([[...waiting.gone], waiting.introduced], [[], false]);
+  link.triedAt = late;
+  assert.deepEqual([...look(late + 2 * lostAfterMs).gone], []);
+  const silent = look(late + 2 * lostAfterMs + 1);
+  assert.deepEqual([[...silent.gone], silent.introduced], [[0], true]);
 });
 
 test("a rank that fell silent was last usable when it was last heard", () => {

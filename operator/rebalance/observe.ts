@@ -31,7 +31,7 @@ import type { Observed, RankView } from "./observed.ts";
 import type { Placement } from "./rollout/placement.ts";
 
 export interface Sources {
-  readonly links: Pick<Links, "worker">;
+  readonly links: Pick<Links, "worker" | "gateways">;
   readonly intake: Pick<Intake, "connected" | "facts">;
   readonly placement: Pick<Placement, "facts">;
   readonly attempts: Pick<Attempts, "paused" | "blocked">;
@@ -64,7 +64,7 @@ export class Observer {
   }
 
   observe(world: World, now: number): Observed {
-    const { placement, intake, attempts } = this.#sources;
+    const { links, placement, intake, attempts } = this.#sources;
     const views = this.#views(world, now);
     const otherModel = this.#modelChanged(views);
     this.#remember(views, world, now);
@@ -78,6 +78,7 @@ export class Observer {
       world,
       spec: world.spec,
       views,
+      gateways: links.gateways(world.gateways),
       members,
       ranks,
       hardware: speedRanks(views),
@@ -141,18 +142,20 @@ export class Observer {
       this.#load = new LoadPicture(this.#shape, uid, now);
     }
     // A new leader first gets to know everybody: a membership of those who answered fastest would cut the others off.
-    this.#introduced ||= everybodyDescribed(views) || now - this.#startedAt > lostAfterMs;
+    const triedAt = Math.max(this.#startedAt, ...views.map(({ report }) => report?.triedAt ?? 0));
+    this.#introduced ||= everybodyDescribed(views) || now - triedAt > lostAfterMs;
   }
 
   /**
-   * Ranks of the plan that were not usable for longer than the grace; at the start every rank gets the grace once more. One that fell
-   * silent was last usable when it was last heard, not when that was noticed.
+   * Ranks of the plan that were not usable for longer than the grace; at the start every rank gets the grace once more, from when it was
+   * first tried to reach. One that fell silent was last usable when it was last heard, not when that was noticed.
    */
   #gone(plan: PlacementPlan | undefined, views: readonly RankView[], now: number): Set<number> {
-    const downSince = new Map(currentByRank(views).map(({ rank, report }) => [rank, report?.downSince]));
+    const reports = new Map(currentByRank(views).map(({ rank, report }) => [rank, report]));
     const since = (rank: number): number => {
-      const usableAt = this.#usableAt.get(rank);
-      return usableAt === undefined ? this.#startedAt + lostAfterMs : Math.min(usableAt, downSince.get(rank) ?? usableAt);
+      const [usableAt, report] = [this.#usableAt.get(rank), reports.get(rank)];
+      if (usableAt !== undefined) return Math.min(usableAt, report?.downSince ?? usableAt);
+      return Math.max(this.#startedAt, report?.triedAt ?? 0) + lostAfterMs;
     };
     return new Set(ranksOf(plan).filter((rank) => now - since(rank) > lostAfterMs));
   }

@@ -3,7 +3,7 @@
 // changes: load/load-picture.ts keeps it, and its snapshot is taken after the decision, for the status. Types only.
 import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
-import type { LeavingRank, RankSignals, RebalanceView, WorkerPod, World } from "../deployment/ports.ts";
+import type { GatewayView, LeavingRank, RankSignals, RebalanceView, WorkerPod, World } from "../deployment/ports.ts";
 import type { Decision, Judged } from "../planner/decide.ts";
 import type { Forecast } from "../planner/load/forecast.ts";
 import type { PhaseLoad } from "../planner/load/phases.ts";
@@ -14,7 +14,7 @@ import type { BusStatus, Link, MemberState, StoredPlacement } from "./ports.ts";
 import type { PlanReport } from "./rollout/proposal.ts";
 
 /** The last report of one pod's link. */
-type LinkReport = Pick<Link, "address" | "description" | "status" | "hosted" | "downSince" | "lastError" | "clockAheadMs">;
+type LinkReport = Pick<Link, "address" | "description" | "status" | "hosted" | "triedAt" | "downSince" | "lastError" | "clockAheadMs">;
 
 export interface RankView {
   readonly rank: number;
@@ -98,6 +98,7 @@ export interface Observed {
   readonly spec: MoEDeploymentSpec;
   /** Worker pods joined with what their links say. */
   readonly views: readonly RankView[];
+  readonly gateways: readonly GatewayView[];
   /** A key that changes with every process that comes, goes or is to leave. */
   readonly members: string;
   /** Ranks as the planner sees them. */

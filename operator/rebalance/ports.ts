@@ -79,6 +79,15 @@ export interface PodStatus {
   readonly served?: ServedTotals | undefined;
   /** What it uses; undefined of gateways, until the engine has told, and of workers of releases that do not say. */
   readonly use?: UseTotals | undefined;
+  /** What a gateway says of the requests in front of it; undefined of workers, and of gateways of releases that do not say. */
+  readonly front?: FrontTotals | undefined;
+}
+
+interface FrontTotals {
+  /** Milliseconds since it had a request, or was ready for the first; 0 while it has one. */
+  readonly idleMs: number;
+  /** No rank serves, and one is needed. */
+  readonly wantsRanks: boolean;
 }
 
 /** The attention cache as it is used now, and tokens of prompts and answers computed since the process started. */
@@ -101,6 +110,8 @@ export interface Link {
   readonly status: PodStatus | undefined;
   /** The experts that it really holds, by layer, as it reported last. */
   readonly hosted: ReadonlyMap<number, HostedLayer>;
+  /** When it was first tried to reach the pod: infinite while others have their turn before it. */
+  readonly triedAt: number;
   /** Unix ms since which the stream is down; undefined while it is up. */
   readonly downSince: number | undefined;
   readonly lastError: string;

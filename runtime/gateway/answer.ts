@@ -12,12 +12,14 @@ import { type ChannelPiece, ChannelText } from "../text/channels.ts";
 import { StopText, type TextPiece } from "../text/stop-text.ts";
 import { charactersOfChat } from "../text/templated.ts";
 import type { TextModel } from "../text/text-model.ts";
+import { opensThoughts, ThinkText } from "../text/think-text.ts";
 import type { CallDelta } from "../text/tools/format.ts";
 import { promptLogprobsMax, retryAfterSeconds } from "./admission.ts";
 import { type Generated, type Generation, generate, type RatedToken, type Stall, type Workers } from "./failover.ts";
 import { type GenerationJob, type Prompt, requestBounds } from "./generation-job.ts";
 import type { FailoverLimits } from "./patience.ts";
 import { invalid, type Problem, problems } from "./problem.ts";
+import { effortProblem } from "./reasoning.ts";
 import { heldTo } from "./tools.ts";
 
 export interface TokenLogprob {
@@ -89,7 +91,7 @@ export async function encodePrompt(
   if (characters > maxContext * textModel.charsPerTokenMax) return tooLong(maxContext, param, `${characters} characters of ${param}`);
   let ids: Uint32Array | readonly number[];
   try {
-    if ("messages" in prompt) ids = await textModel.encodeChat(prompt.messages, signal, prompt.tools);
+    if ("messages" in prompt) ids = await textModel.encodeChat(prompt.messages, signal, prompt.tools, prompt.effort);
     else ids = "text" in prompt ? await textModel.encode(prompt.text, signal) : prompt.tokens;
   } catch (caught) {
     const error = AppError.from(caught);
@@ -124,15 +126,14 @@ export async function prepare(
 ): Promise<{ readonly prompts: readonly Prepared[]; readonly promptLogprobs: number } | { readonly problem: Problem }> {
   const { textModel, maxContext } = deps;
   const name = { chat: "messages", completions: "prompt", responses: "input" }[job.endpoint];
-  const strange = job.sampling.bias.find(({ id }) => id >= textModel.vocab);
-  if (strange !== undefined)
-    return { problem: invalid(`\`logit_bias\`: token ${strange.id} is not below ${textModel.vocab}.`, "logit_bias", "invalid_value") };
+  const problem = misfit(job, textModel);
+  if (problem) return { problem };
   const held = languageOfCalls(job, textModel);
   if ("problem" in held) return held;
   const { constraint } = held;
   const prompts: Prepared[] = [];
   let tokens = 0;
-  for (const [index, prompt] of job.prompts.entries()) {
+  for (const [index, prompt] of promptsFor(job, constraint, textModel).entries()) {
     const param = job.prompts.length === 1 ? name : `${name}[${index}]`;
     const encoded = await encodePrompt(prompt, param, deps, signal);
     if ("problem" in encoded) return encoded;
@@ -149,6 +150,27 @@ export async function prepare(
   if (promptLogprobs > promptLogprobsMax)
     return tooMany(`${promptLogprobs} log-probabilities of prompts, at most ${promptLogprobsMax} a request`, name);
   return { prompts, promptLogprobs };
+}
+
+/** The field that says how much to think. */
+const effortField = { chat: "reasoning_effort", completions: "reasoning_effort", responses: "reasoning.effort" } as const;
+
+/** What of a job is not for its model, whatever its prompts say. */
+function misfit({ sampling, prompts, endpoint }: GenerationJob, { vocab, thinking }: TextModel): Problem | undefined {
+  const strange = sampling.bias.find(({ id }) => id >= vocab);
+  if (strange) return invalid(`\`logit_bias\`: token ${strange.id} is not below ${vocab}.`, "logit_bias", "invalid_value");
+  const unthinkable = prompts.map((one) => effortProblem("messages" in one ? one.effort : undefined, thinking, effortField[endpoint]));
+  return unthinkable.find((one) => one !== undefined);
+}
+
+/** True of an answer that is held to a format or to calls from its first token on, which has no room for thoughts. */
+const isHeld = ({ sampling, tools }: GenerationJob, constraint: Constraint | undefined): boolean =>
+  sampling.constraint !== undefined || (constraint !== undefined && tools?.choice !== "auto");
+
+/** Prompts that promise no thoughts where there is no room for any, unless the client asked for some. */
+function promptsFor(job: GenerationJob, constraint: Constraint | undefined, { thinking }: TextModel): readonly Prompt[] {
+  if (!isHeld(job, constraint) || thinking?.("none") === undefined) return job.prompts;
+  return job.prompts.map((prompt) => ("messages" in prompt ? { effort: "none", ...prompt } : prompt));
 }
 
 /** The language that calls hold the answer to, or why they cannot. */
@@ -193,15 +215,18 @@ interface AnswerText {
   end(): Certain;
 }
 
-/** A chat with a model that answers in channels, or calls tools, is given apart; completions show what the model says as it is. */
-function answerText({ endpoint, stops, tools }: GenerationJob, textModel: TextModel): AnswerText {
-  const { channels } = textModel;
+/** A chat with a model that answers in channels, thinks or calls tools is given apart; completions show what the model says as it is. */
+function answerText({ job, prompt, constraint }: AnswerRequest, textModel: TextModel): AnswerText {
+  const { endpoint, stops, tools } = job;
+  const { channels, thoughts, piece } = textModel;
   const reader = tools && textModel.tools?.reader?.();
-  if (reader) return new CallText(textModel.decoder(), stops, reader);
   const split = endpoint !== "completions" && channels !== undefined;
-  return split
-    ? new ChannelText(() => textModel.decoder(), channels, stops, tools !== undefined)
-    : new StopText(textModel.decoder(), stops);
+  if (split && !reader) return new ChannelText(() => textModel.decoder(), channels, stops, tools !== undefined);
+  const decoder = textModel.decoder();
+  const inner = reader ? new CallText(decoder, stops, reader, textModel.toolMarks) : new StopText(decoder, stops);
+  if (endpoint === "completions" || thoughts === undefined) return inner;
+  const opened = !isHeld(job, constraint) && opensThoughts(prompt, thoughts, piece);
+  return new ThinkText({ tokens: thoughts, decoder: textModel.decoder(), inner, opened, piece });
 }
 
 /** A running answer. `pieces` is read once; the other fields are final when it ended. */
@@ -230,8 +255,7 @@ export class Answer {
   }
 
   async *pieces(): AsyncGenerator<Piece, void, void> {
-    const { job } = this.#request;
-    const text = answerText(job, this.#deps.textModel);
+    const text = answerText(this.#request, this.#deps.textModel);
     let askedAt = this.#deps.now();
     for await (const event of generate(this.#generation(), this.#deps.workers, this.#deps.limits, this.#hooks())) {
       if (event.type === "prompt") this.#rated.push(...event.tokens);

@@ -104,7 +104,7 @@ async function generation(c: Ctx, deps: AppDeps, endpoint: Endpoint, parse: (bod
   if ("problem" in prepared) return refuse(c, deps, prepared.problem);
   const { prompts, promptLogprobs } = prepared;
   const promptTokens = prompts.reduce((sum, { prompt }) => sum + prompt.length, 0);
-  const place = enter(c, deps, { promptTokens, promptLogprobs });
+  const place = enter(c, deps, { bytes: body.bytes, promptTokens, promptLogprobs });
   if ("problem" in place) return refuse(c, deps, place.problem);
   const writer = parsed.writer({ model: deps.servedName, created: Math.floor(deps.now() / 1000) });
   const job = { ...parsed.job, priority: priorityOf(c, deps, parsed.job.priority) };
@@ -121,7 +121,7 @@ async function embeddings(c: Ctx, deps: AppDeps): Promise<Response> {
   const encoded = await encodeInputs(parsed.job, deps, signal);
   if ("problem" in encoded) return refuse(c, deps, encoded.problem);
   const promptTokens = encoded.prompts.reduce((sum, { length }) => sum + length, 0);
-  const place = enter(c, deps, { promptTokens, promptLogprobs: 0 });
+  const place = enter(c, deps, { bytes: body.bytes, promptTokens, promptLogprobs: 0 });
   if ("problem" in place) return refuse(c, deps, place.problem);
   const { admitted, client } = place;
   const id = c.get("requestId");
@@ -160,7 +160,7 @@ function embeddingsFailed(c: Ctx, deps: AppDeps, caught: unknown): Response {
   return problemResponse(c, problemOf(caught, requestId));
 }
 
-async function readJson(c: Ctx): Promise<{ json: unknown } | { problem: Problem }> {
+async function readJson(c: Ctx): Promise<{ json: unknown; bytes: number } | { problem: Problem }> {
   const bytes = await c.req.arrayBuffer();
   let text: string;
   try {
@@ -169,7 +169,7 @@ async function readJson(c: Ctx): Promise<{ json: unknown } | { problem: Problem 
     return { problem: invalid("The body is not UTF-8.", null, "invalid_json") };
   }
   try {
-    return { json: JSON.parse(text) };
+    return { json: JSON.parse(text), bytes: bytes.byteLength };
   } catch (caught) {
     const why = caught instanceof Error ? caught.message.slice(0, 200) : "";
     return { problem: invalid(`The body is not JSON: ${why}.`, null, "invalid_json") };

@@ -9,10 +9,12 @@ import { type ControlOptions, controlHandlers } from "./control.ts";
 const identity = { deploymentUid: "d", rank: -1, podUid: "u", bootId: "b" };
 
 /** A watch whose operator reads nothing. */
-function watched(t: TestContext, log: Log) {
+function watched(t: TestContext, log: Log, more: Partial<ControlOptions> = {}) {
   const options: ControlOptions = {
     ...{ identity, podName: "gw", namespace: "n", deployment: "m", log, membership: () => undefined, onMembership: () => {} },
     ...{ notReady: () => [], activeRequests: () => 0, draining: () => false },
+    ...{ idleMs: () => 0, wantsRanks: () => false, onEnter: () => () => {} },
+    ...more,
   };
   const seen = { unread: 0 };
   const call = Object.assign(new Duplex({ objectMode: true, read: () => {}, write: () => void seen.unread++ }), {
@@ -32,6 +34,18 @@ test("a watcher that does not read gets the newest status when it reads on, and 
   assert.ok(seen.unread > 0 && call.writableLength <= call.writableHighWaterMark, `${call.writableLength} statuses wait`);
 });
 
+test("a gateway that may be silent answers no ping without news", (t) => {
+  const { seen, ping, call } = watched(t, silentLog);
+  const written = () => seen.unread + call.writableLength;
+  const first = written();
+  ping({ calmMs: 0 });
+  assert.equal(written(), first + 1);
+  for (let i = 0; i < 3; i++) ping({ calmMs: 60_000 });
+  assert.equal(written(), first + 1);
+  ping({ calmMs: 0 });
+  assert.equal(written(), first + 2);
+});
+
 test("the operator's log level is taken over at once", (t) => {
   const lines: string[] = [];
   const log = createLog({ level: "info", name: "gateway", write: (line) => lines.push(JSON.parse(line).message) });
@@ -40,4 +54,23 @@ test("the operator's log level is taken over at once", (t) => {
   ping({ logLevel: "debug" });
   log.debug({}, "detail");
   assert.deepEqual(lines, ["log level changed", "detail"]);
+});
+
+test("a request that needs ranks is told at once, any other with the next status, and nothing once the watch is over", (t) => {
+  const listeners = new Set<() => void>();
+  let wantsRanks = false;
+  const onEnter = (listener: () => void) => {
+    listeners.add(listener);
+    return () => void listeners.delete(listener);
+  };
+  const { call, seen } = watched(t, silentLog, { onEnter, wantsRanks: () => wantsRanks });
+  const come = () => listeners.forEach((listener) => void listener());
+  const [before] = [seen.unread];
+  come();
+  assert.equal(seen.unread, before);
+  wantsRanks = true;
+  come();
+  assert.ok(seen.unread > before || call.writableLength > 0);
+  call.emit("cancelled");
+  assert.equal(listeners.size, 0);
 });

@@ -5,6 +5,7 @@ import { create } from "@bufbuild/protobuf";
 import { AppError, gatewayRank } from "../../crds/common.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
 import type { Log } from "../observe/log.ts";
+import { Calm } from "../wire/calm.ts";
 import { type Control, type WatchPush, type WatchStatus, WatchStatusSchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { callerOf, toStatus } from "../wire/grpc.ts";
 import {
@@ -20,7 +21,7 @@ import {
 } from "../wire/mapping.ts";
 import type { Handlers } from "../wire/service.ts";
 
-/** The contract asks for a status at least once a second. */
+/** The contract asks for a status at least once a second, unless the operator allows less. */
 const statusEveryMs = 900;
 
 export interface ControlOptions {
@@ -35,6 +36,11 @@ export interface ControlOptions {
   readonly notReady: () => readonly string[];
   readonly activeRequests: () => number;
   readonly draining: () => boolean;
+  readonly idleMs: () => number;
+  /** No rank serves, and one is needed. */
+  readonly wantsRanks: () => boolean;
+  /** Calls it when a request comes in; returns how to stop. */
+  readonly onEnter: (listener: () => void) => () => void;
 }
 
 type ControlHandlers = Handlers<(typeof Control)["method"]>;
@@ -66,10 +72,16 @@ export function controlHandlers(options: ControlOptions): ControlHandlers {
       return { ...(plan ? { plan: toPlan(plan) } : {}), ...(membership ? { membership: toMembership(membership) } : {}) };
     },
     watch: (call) => {
+      const calm = new Calm();
       // A watcher that does not read needs no heap of old statuses: it gets the newest when it reads on.
-      const send = () => void (call.writableNeedDrain || call.write(statusOf(options, plan)));
-      const timer = setInterval(send, statusEveryMs);
-      const stop = () => clearInterval(timer);
+      const send = (spare = false) => void (call.writableNeedDrain || unlessSpared(calm, statusOf(options, plan), spare, call));
+      const timer = setInterval(() => send(true), statusEveryMs);
+      // At once: the first request of a deployment that was scaled to zero waits for it.
+      const stopListening = options.onEnter(() => options.wantsRanks() && send());
+      const stop = () => {
+        clearInterval(timer);
+        stopListening();
+      };
       const refuse = (caught: unknown) => {
         stop();
         options.log.warn({ err: caught }, "watch refused");
@@ -88,9 +100,11 @@ export function controlHandlers(options: ControlOptions): ControlHandlers {
         return refuse(caught);
       }
       call.on("data", (push: WatchPush) => {
+        const isPing = push.push.case === "ping";
+        if (isPing) calm.allow(push.calmMs);
         try {
           take(push);
-          send();
+          send(isPing);
         } catch (caught) {
           refuse(caught);
         }
@@ -116,8 +130,21 @@ function statusOf(options: ControlOptions, plan: PlacementPlan | undefined): Wat
     activeRequests: options.activeRequests(),
     draining: options.draining(),
     membershipVersion: BigInt(options.membership()?.version ?? 0),
+    front: { idleMs: BigInt(Math.floor(options.idleMs())), wantsRanks: options.wantsRanks() },
   });
 }
+
+/** Writes a status; not where it may be left out, and has no news. */
+function unlessSpared(calm: Calm, status: WatchStatus, spare: boolean, stream: { write(status: WatchStatus): unknown }): void {
+  const [news, now] = [newsOf(status), performance.now()];
+  if (spare && calm.spares(news, now)) return;
+  calm.sent(news, now);
+  stream.write(status);
+}
+
+/** All that a status of a gateway says, in short. How long it is idle goes by itself, and that it is begins with a request's end. */
+const newsOf = ({ epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion, front }: WatchStatus): string =>
+  [epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion, front?.wantsRanks].join();
 
 function newer(known: PlacementPlan | undefined, pushed: PlacementPlan): PlacementPlan {
   return known !== undefined && known.epoch > pushed.epoch ? known : pushed;

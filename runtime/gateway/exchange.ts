@@ -17,6 +17,12 @@ interface Task {
   readonly place: Place;
 }
 
+/** The first piece, or the promise of it. */
+type First = IteratorResult<ChoicePiece, void> | Promise<IteratorResult<ChoicePiece, void>>;
+
+/** Proxies end a connection after a minute without a byte, some after half of it. */
+const silenceMsMax = 5_000;
+
 export class Exchange {
   readonly #c: Ctx;
   readonly #deps: AppDeps;
@@ -44,13 +50,21 @@ export class Exchange {
     this.#choices = new Choices(request, deps);
   }
 
-  /** Waits until a worker computes the request, so that a refusal is still a status and not a broken stream. */
+  /**
+   * Waits until a worker computes the request, so that a refusal is still a status and not a broken stream; but for a request that is held
+   * for a rank to come, whose client may take a long silence for the end of the connection.
+   */
   async run(): Promise<Response> {
     const pieces = this.#choices.pieces();
     try {
-      const first = await pieces.next();
+      const coming = pieces.next();
+      if (this.#job.stream && this.#deps.holds() && (await isLate(coming, silenceMsMax))) {
+        coming.catch(nothing); // of a client that goes away before it has read a byte nobody asks
+        return this.#stream(coming, pieces);
+      }
+      const first = await coming;
       this.#place.admitted.started();
-      if (!first.done && this.#job.stream) return this.#stream(first.value, pieces);
+      if (!first.done && this.#job.stream) return this.#stream(first, pieces);
       const all = Array.from({ length: this.#choices.count }, (): Piece[] => []);
       if (!first.done) all[first.value.index]?.push(first.value.piece);
       for await (const { index, piece } of pieces) all[index]?.push(piece);
@@ -63,7 +77,7 @@ export class Exchange {
     }
   }
 
-  #stream(first: ChoicePiece, pieces: AsyncGenerator<ChoicePiece, void, void>): Response {
+  #stream(first: First, pieces: AsyncGenerator<ChoicePiece, void, void>): Response {
     this.#c.set("counted", true);
     const gone = () => {
       this.#abort.abort();
@@ -73,10 +87,13 @@ export class Exchange {
     return this.#c.body(body, 200, sseHeaders);
   }
 
-  async *#events(first: ChoicePiece, pieces: AsyncGenerator<ChoicePiece, void, void>): AsyncGenerator<string, void, void> {
+  async *#events(coming: First, pieces: AsyncGenerator<ChoicePiece, void, void>): AsyncGenerator<string, void, void> {
     const writer = this.#writer;
     try {
-      yield* writer.events(first);
+      if (coming instanceof Promise) yield sseComment("waits for a rank to come");
+      const first = await coming;
+      this.#place.admitted.started();
+      if (!first.done) yield* writer.events(first.value);
       for await (const one of pieces) yield* writer.events(one);
       if (this.#choices.failovers > 0) yield sseComment(`failovers=${this.#choices.failovers}`);
       this.#end(200);
@@ -125,3 +142,17 @@ export class Exchange {
     this.#deps.log.info(fields, "request ended");
   }
 }
+
+/** True where the promise is still open after so long. */
+async function isLate(promise: Promise<unknown>, ms: number): Promise<boolean> {
+  const { promise: late, resolve } = Promise.withResolvers<boolean>();
+  const timer = setTimeout(() => resolve(true), ms);
+  try {
+    const settled = () => false; // what it fails with is the caller's to see
+    return await Promise.race([promise.then(settled, settled), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function nothing(): void {}

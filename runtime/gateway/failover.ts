@@ -101,6 +101,8 @@ export interface Workers {
   start(generation: Generation, replay: readonly number[], shunned: Shunned): Attempt | { readonly none: string };
   /** Resolves when the membership changed, when a place became free and it is this request's turn, or after timeoutMs. */
   changed(timeoutMs: number, signal: AbortSignal): Promise<void>;
+  /** Milliseconds that a request may wait for a rank where none is to be there before it is asked for; 0, or unset = that is not so. */
+  holdMs?(): number;
 }
 
 const waitStepMs = 250;
@@ -248,6 +250,7 @@ class RequestState {
   }
 
   async waitFor(workers: Workers, reason: string): Promise<void> {
+    this.patience.held(workers.holdMs?.() ?? 0);
     this.#lastError ??= new AppError(reason, { code: "NoWorker", retry: { afterMs: 5_000 } });
     this.#avoid.clear();
     await workers.changed(waitStepMs, this.generation.signal);
@@ -365,7 +368,8 @@ class RequestState {
     const last = this.#lastError;
     const busy = waitedFor === "queue" || (waitedFor !== "expert" && last !== undefined && classify(last) === "busy");
     const [code, afterMs] = busy ? ["QueueFull", 2_000] : ["NoWorker", 5_000];
-    return new AppError(last?.message ?? "no worker is known", { code, retry: { afterMs }, cause: last });
+    const held = waitedFor === "hold" ? "the deployment was scaled to zero, and no rank has come back in time" : undefined;
+    return new AppError(held ?? last?.message ?? "no worker is known", { code, retry: { afterMs }, cause: last });
   }
 }
 

@@ -97,6 +97,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
   const members = await joinWorld({ config, overrides, host, log, metrics, health, tracing, tls, admission }, opened);
   const { pool, readiness, onMembership, grpcPort } = members;
   const text = await openText({ config, overrides, health, log, tls, ...members }, opened);
+  members.canAnswer();
 
   const app = createApp({
     ...text,
@@ -116,6 +117,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
     drawSeed: overrides.drawSeed ?? (() => randomBytes(8).readBigUInt64LE()),
     now: steadyClock(),
     unavailable: () => readiness.unavailable(),
+    holds: () => pool.holdMs() > 0,
   });
   const http = await listenHttp({ fetch: app.fetch, host, port: config.httpPort, tlsDir: config.httpTlsDir, log });
   opened.defer(() => http.close(0));
@@ -163,11 +165,16 @@ async function joinWorld(
   metrics.onCollect(() => showWorkers(pool, metrics));
   const onMembership = (membership: Membership) => readiness.apply(membership, log);
   let draining = false;
+  let answers = false;
   const state = {
     membership: () => pool.membership(),
     notReady: () => health.reasons(),
     activeRequests: () => admission.inside,
     draining: () => draining,
+    // One that starts has no request and needs ranks all the same: they have its tokenizer.
+    idleMs: () => (answers ? admission.idleMs : 0),
+    wantsRanks: () => !pool.serves && (admission.inside > 0 || !answers),
+    onEnter: (listener: () => void) => admission.onEnter(listener),
   };
   const control = createServer(tls);
   control.add(Control, controlHandlers({ identity, podName, namespace, deployment, log, onMembership, ...state }));
@@ -180,7 +187,10 @@ async function joinWorld(
   const drain = () => {
     draining = true;
   };
-  return { identity, pool, readiness, onMembership, grpcPort, drain };
+  const canAnswer = () => {
+    answers = true;
+  };
+  return { identity, pool, readiness, onMembership, grpcPort, drain, canAnswer };
 }
 
 interface TextStart extends Base {
@@ -235,7 +245,7 @@ function openTracing(config: GatewayConfig): Promise<Tracing> {
   return createTracing({ service: "gateway", endpoint: config.otlpEndpoint, ratio: config.traceRatio, attributes });
 }
 
-/** Ready = a membership is known and some worker in it takes requests. */
+/** Ready = a membership is known, and some worker in it takes requests or requests are held until one does. */
 class Readiness {
   readonly #pool: WorkerPool;
   readonly #health: Health;
@@ -255,14 +265,15 @@ class Readiness {
 
   apply(membership: Membership, log: Log): void {
     this.#compareText(membership);
-    const wasReady = this.#pool.countByState().active > 0;
+    const wasReady = this.#pool.serves;
     if (!this.#pool.apply(membership)) return;
-    const { active } = this.#pool.countByState();
-    if (active > 0) this.#health.ready("workers");
+    const { serves } = this.#pool;
+    const holdMs = this.#pool.holdMs();
+    if (serves || holdMs > 0) this.#health.ready("workers");
     else this.#health.notReady("workers", `none of ${membership.members.length} workers is ready`);
-    if (wasReady && active === 0) this.#readyUntil = performance.now() + unreadyGraceMs;
+    if (wasReady && !serves) this.#readyUntil = performance.now() + unreadyGraceMs;
     const members = membership.members.map(({ rank, state }) => `${rank}:${state}`).join(" ");
-    log.info({ version: membership.version, members }, "membership");
+    log.info({ version: membership.version, members, ...(holdMs > 0 ? { holdMs } : {}) }, "membership");
   }
 
   /** Ranks may have been started anew with other files in the same place; this process goes on with its own. */
@@ -273,9 +284,9 @@ class Readiness {
     else this.#health.warn("text", "most ranks have another tokenizer or chat template than this gateway; restart the gateways");
   }
 
-  /** A worker lost a moment ago is being replaced: new requests wait for it like the running ones. */
+  /** A worker lost a moment ago is being replaced: new requests wait for it like the running ones. So do those that are held. */
   unavailable(): string | undefined {
-    if (this.#pool.countByState().active > 0 || performance.now() < this.#readyUntil) return undefined;
+    if (this.#pool.serves || this.#pool.holdMs() > 0 || performance.now() < this.#readyUntil) return undefined;
     return this.#health.reasons().find((reason) => reason.startsWith("workers:")) ?? "none is ready";
   }
 }

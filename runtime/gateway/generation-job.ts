@@ -1,6 +1,7 @@
 // The neutral form of a request for text, whichever endpoint it came by: what the parsers make and answers are made of. Types and bounds.
 import type { Constraint } from "../engine/core/constraints/language.ts";
 import type { ChatMessage } from "../text/text-model.ts";
+import type { Effort } from "../text/thinking/switch.ts";
 import type { Tool } from "../text/tools/format.ts";
 import type { ToolUse } from "./tools.ts";
 
@@ -42,6 +43,8 @@ interface JobSampling {
 interface Chat {
   readonly messages: readonly ChatMessage[];
   readonly tools: readonly Tool[];
+  /** How much to think; as the model does where it is not said. */
+  readonly effort?: Effort;
 }
 
 export type Prompt = Chat | { readonly text: string } | { readonly tokens: readonly number[] };

@@ -24,6 +24,8 @@ export interface AppDeps extends AnswerDeps {
   readonly load: () => PoolLoad;
   /** The reason why no request can be taken now; undefined = some worker is or was ready a moment ago. */
   readonly unavailable: () => string | undefined;
+  /** True while no rank is there on purpose: requests are held, and the first one brings ranks. */
+  readonly holds: () => boolean;
 }
 
 export type Endpoint = "chat" | "completions" | "responses" | "embeddings" | "models" | "other";
@@ -66,17 +68,18 @@ export interface Place {
   readonly client: ClientEntry;
 }
 
-/** What a request costs: tokens of its prompts, and log-probabilities of them that it is told. */
+/** What a request costs: bytes of its body, tokens of its prompts, and log-probabilities of them that it is told. */
 interface Cost {
+  readonly bytes: number;
   readonly promptTokens: number;
   readonly promptLogprobs: number;
 }
 
 /** Takes a request in, or says why not. */
-export function enter(c: Ctx, deps: AppDeps, { promptTokens, promptLogprobs }: Cost): Place | { readonly problem: Problem } {
+export function enter(c: Ctx, deps: AppDeps, { bytes, promptTokens, promptLogprobs }: Cost): Place | { readonly problem: Problem } {
   const unavailable = deps.unavailable();
   if (unavailable !== undefined) return { problem: problems.noWorker(unavailable, retryAfterSeconds) };
-  const admitted = deps.admission.enter(promptLogprobs);
+  const admitted = deps.admission.enter({ promptLogprobs, bytes, holds: deps.holds() });
   if ("problem" in admitted) return admitted;
   const client = deps.clients.enter(c.get("client"), promptTokens);
   if ("leave" in client) return { admitted, client };

@@ -17,6 +17,7 @@ const template = [
   "{%- for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}",
   '{%- for call in message.tool_calls or [] %}<tool_call>\n{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}',
   "\n</tool_call>{% endfor -%}<|im_end|>\n{% endfor -%}<|im_start|>assistant\n",
+  "{%- if enable_thinking is defined and not enable_thinking %}no thoughts{% endif -%}",
 ].join("");
 
 let store: Awaited<ReturnType<typeof tinyStore>>;
@@ -190,6 +191,22 @@ test("a response calls a tool, and its output goes back", async () => {
     max_output_tokens: 4,
   });
   assert.equal(next.output[0]?.type, "message");
+});
+
+test("an effort reaches the model's template, in chats and responses, and the answer says it again", async () => {
+  const chat = async (reasoning_effort: "none" | "low" | null) => {
+    const { usage } = await client.chat.completions.create({ model, messages, max_tokens: 2, seed: 1, reasoning_effort });
+    return usage?.prompt_tokens ?? 0;
+  };
+  const [without, low, none] = [await chat(null), await chat("low"), await chat("none")];
+  assert.equal(low, without);
+  assert.ok(none > low, `${none} tokens, ${low} with thoughts`);
+  const input = "hi";
+  const reasoning = { effort: "none", summary: "auto" } as const;
+  const whole = await client.responses.create({ model, input, reasoning, max_output_tokens: 2 });
+  assert.deepEqual([whole.usage?.input_tokens, whole.reasoning?.effort], [none, "none"]);
+  const wrong = client.chat.completions.create({ model, messages, reasoning_effort: "most" as "high" });
+  await assert.rejects(wrong, (error) => error instanceof APIError && error.status === 400 && error.param === "reasoning_effort");
 });
 
 test("embeddings are vectors, and errors are the client's own", async () => {

@@ -8,6 +8,7 @@ import { chatMessage, message, noItems, text } from "./chat-messages.ts";
 import { type GenerationJob, requestBounds } from "./generation-job.ts";
 import { completionWriter } from "./openai-body.ts";
 import { invalid, type Problem, problemOfIssue, problems } from "./problem.ts";
+import { effort } from "./reasoning.ts";
 import { responseFormat } from "./response-format.ts";
 import { toolChoice, tools, toolUseOf } from "./tools.ts";
 
@@ -111,6 +112,7 @@ const chatRequestSchema = z.strictObject({
   tool_choice: toolChoice,
   parallel_tool_calls: z.boolean("must be true or false").nullish(),
   functions: noItems("use tools"),
+  reasoning_effort: effort,
   /** The rest is accepted without effect. */
   metadata: z.record(z.string(), z.unknown()).nullish(),
   store: only(false, "answers are not stored"),
@@ -178,7 +180,7 @@ export function parseChat(body: unknown, served: string): Parsed {
     ...given,
     sampling: constraint ? { ...given.sampling, constraint } : given.sampling,
     endpoint: "chat" as const,
-    prompts: [{ messages, tools: found.use?.tools ?? [] }],
+    prompts: [{ messages, tools: found.use?.tools ?? [], ...(request.reasoning_effort ? { effort: request.reasoning_effort } : {}) }],
     echo: false,
     ...(found.use ? { tools: found.use } : {}),
     maxTokens: request.max_completion_tokens ?? request.max_tokens ?? undefined,

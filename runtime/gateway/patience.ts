@@ -70,7 +70,7 @@ export function pauseMs(pausesBefore: number, random: number): number {
   return Math.min(pauseMsMost, pauseMsLeast * 2 ** pausesBefore) * (0.5 + random / 2);
 }
 
-export type Wait = "worker" | "queue" | "expert";
+export type Wait = "worker" | "queue" | "expert" | "hold";
 /** The point that the running attempt has come to. */
 type Stage = "asked" | "queued" | "started" | "running";
 
@@ -80,6 +80,7 @@ export class Patience {
   readonly #now: () => number;
   /** The time since when the request waits for this. A worker is waited for all the time; whatever takes the request begins it anew. */
   readonly #since = new Map<Wait, number>();
+  #holdMs = 0;
   #stage: Stage = "asked";
 
   constructor(limits: FailoverLimits, promptTokens: number, now: () => number) {
@@ -92,6 +93,17 @@ export class Patience {
   /** True when the worker had begun to compute. */
   get computing(): boolean {
     return this.#stage === "started" || this.#stage === "running";
+  }
+
+  /**
+   * No worker takes the request now. It may wait so long for the first rank of a deployment that was scaled to zero, if `holdMs` is not 0,
+   * and then for a worker as long as any request: the rank that has just come is not to find it out of patience.
+   */
+  held(holdMs: number): void {
+    if (holdMs === 0) return void this.#since.delete("hold");
+    this.#holdMs = holdMs;
+    if (!this.#since.has("hold")) this.#since.set("hold", this.#now());
+    this.#since.set("worker", this.#now());
   }
 
   queued(): void {
@@ -123,8 +135,11 @@ export class Patience {
   /** The wait that has lasted too long; undefined while none has. */
   over(): Wait | undefined {
     const { noWorkerMs, queueMs } = this.#limits;
-    const limits = { worker: noWorkerMs, queue: queueMs, expert: noWorkerMs };
-    for (const [wait, since] of this.#since) if (this.#now() - since >= limits[wait]) return wait;
+    const limits = { worker: noWorkerMs, queue: queueMs, expert: noWorkerMs, hold: this.#holdMs };
+    const held = this.#since.has("hold");
+    for (const [wait, since] of this.#since) {
+      if (!(held && wait === "worker") && this.#now() - since >= limits[wait]) return wait;
+    }
     return undefined;
   }
 
@@ -145,5 +160,6 @@ export class Patience {
   #reached(stage: Stage): void {
     this.#stage = stage;
     this.#since.set("worker", this.#now());
+    this.#since.delete("hold");
   }
 }

@@ -117,6 +117,8 @@ export const problems = {
     code: "no_worker",
     retryAfterSeconds,
   }),
+  heldFull: (retryAfterSeconds: number): Problem =>
+    problems.noWorker("the deployment is scaled to zero, and this gateway holds as many requests for it as it may", retryAfterSeconds),
   deadline: (seconds: number): Problem => ({
     status: 503,
     type: "service_unavailable",

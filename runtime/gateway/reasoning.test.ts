@@ -5,11 +5,16 @@ import { byteText } from "../../test/support/byte-text.ts";
 import { silentLog } from "../observe/log.ts";
 import { createMetrics } from "../observe/metrics.ts";
 import { createTracing } from "../observe/trace.ts";
-import { Answer, isMarker, type Piece } from "./answer.ts";
+import type { TextModel } from "../text/text-model.ts";
+import { thinkingOf } from "../text/thinking/index.ts";
+import { hermes } from "../text/tools/hermes.ts";
+import { Answer, isMarker, type Piece, prepare } from "./answer.ts";
 import type { WorkerEvent } from "./failover.ts";
 import type { GenerationJob } from "./generation-job.ts";
+import { parseChat } from "./openai.ts";
 import { ChunkWriter, wholeBody } from "./openai-body.ts";
 import { failoverLimits } from "./patience.ts";
+import { parseResponses } from "./responses.ts";
 
 /** Ids that the test's tokenizer has no text for. */
 const channels = { start: 1, channel: 2, message: 3, end: 4 };
@@ -17,21 +22,29 @@ const bytes = (text: string) => [...new TextEncoder().encode(text)];
 const thought = [2, ...bytes("analysis"), 3, ...bytes("hm é"), 4];
 const final = [1, ...bytes("assistant"), 2, ...bytes("final"), 3, ...bytes("Yes.")];
 
-async function answer(endpoint: GenerationJob["endpoint"], ids: readonly number[], tools = false): Promise<Piece[]> {
+/** A model that answers in channels. */
+const answer = (endpoint: GenerationJob["endpoint"], ids: readonly number[], tools = false): Promise<Piece[]> =>
+  answerOf({ endpoint, ...(tools ? { tools: {} } : {}) }, ids, { channels });
+
+async function answerOf(
+  asked: object,
+  ids: readonly number[],
+  model: Partial<TextModel>,
+  prompt: readonly number[] = [1],
+): Promise<Piece[]> {
   const events = async function* (): AsyncGenerator<WorkerEvent> {
     for (const [position, id] of ids.entries()) yield { type: "token", id, position, logprob: -1 };
     yield { type: "finish", reason: "stop" };
   };
   const tracing = await createTracing({ service: "gateway" });
   const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
-  const use = tools ? { tools: {} } : {};
-  const job = { endpoint, sampling, stops: [], logprobs: false, ignoreEos: false, ...use } as unknown as GenerationJob;
-  const request = { id: "a", job, prompt: [1], maxTokens: ids.length, seed: 1n, signal: new AbortController().signal };
+  const job = { sampling, stops: [], logprobs: false, ignoreEos: false, ...asked } as unknown as GenerationJob;
+  const request = { id: "a", job, prompt, maxTokens: ids.length, seed: 1n, signal: new AbortController().signal };
   const one = new Answer(
     { ...request, span: tracing.start("a", { role: "server", attributes: {} }) },
     {
       ...{
-        textModel: { ...byteText, channels },
+        textModel: { ...byteText, ...model },
         metrics: createMetrics({ process: "gateway", version: "0", constants: {} }),
         log: silentLog,
       },
@@ -87,4 +100,77 @@ test("a call comes after the thoughts, with an id of its own, and is why the ans
     "the id comes once",
   );
   assert.equal(deltas.map(({ function: { arguments: more } }) => more).join(""), '{"city": "Tromsø"}');
+});
+
+/** Marks of thoughts, for which the test's tokenizer has no text. */
+const thoughts = { open: 5, close: 6 };
+const thinks = [5, ...bytes("\nhm é\n"), 6, ...bytes("\n\nYes.")];
+const said = (pieces: readonly Piece[]) => {
+  const { choices }: any = wholeBody(envelope, [pieces], usage);
+  const { content, reasoning_content } = choices[0].message;
+  return [content, reasoning_content];
+};
+
+test("thoughts between marks are apart too, in chats and responses; completions show all that is said", async () => {
+  assert.deepEqual(said(await answerOf({ endpoint: "chat" }, thinks, { thoughts })), ["Yes.", "hm é"]);
+  const asked = { model: "tiny", input: "hi", reasoning: { effort: "low", summary: "auto" }, include: ["reasoning.encrypted_content"] };
+  const parsed = parseResponses(asked, "tiny");
+  assert.ok("job" in parsed);
+  const pieces = await answerOf(parsed.job, thinks, { thoughts });
+  const whole: any = parsed.writer({ id: "r", created: 0, model: "tiny" } as any).whole([pieces], usage);
+  assert.deepEqual(
+    whole.output.map(({ type, content }: any) => [type, content[0].text]),
+    [
+      ["reasoning", "hm é"],
+      ["message", "Yes."],
+    ],
+  );
+  assert.deepEqual([whole.reasoning, whole.output[0].summary], [{ effort: "low", summary: null }, []]);
+  const plain: any = wholeBody(
+    { ...envelope, endpoint: "completions" },
+    [await answerOf({ endpoint: "completions" }, thinks, { thoughts })],
+    usage,
+  );
+  assert.match(plain.choices[0].text, /hm é.*Yes/s);
+});
+
+test("thoughts that the prompt has begun are thoughts, but of an answer that is held to a format, which has room for none", async () => {
+  const open = [...thinks.slice(1)];
+  assert.deepEqual(said(await answerOf({ endpoint: "chat" }, open, { thoughts }, [1, 5])), ["Yes.", "hm é"]);
+  const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n, constraint: { name: "json_object", spec: "" } };
+  assert.deepEqual(said(await answerOf({ endpoint: "chat", sampling }, bytes("{}"), { thoughts }, [1, 5])), ["{}", undefined]);
+});
+
+test("an effort reaches the template, and one that it has no word for is refused with those that it has", async () => {
+  const asked: (string | undefined)[] = [];
+  const textModel: TextModel = {
+    ...byteText,
+    thinking: thinkingOf("{{ reasoning_effort }}")!,
+    tools: hermes,
+    encodeChat: async (_messages, _signal, _tools, effort) => {
+      asked.push(effort);
+      return Uint32Array.of(1);
+    },
+  };
+  const messages = [{ role: "user", content: "hi" }];
+  const chat = async (fields: object, of: TextModel = textModel) => {
+    const parsed = parseChat({ model: "tiny", messages, max_tokens: 1, ...fields }, "tiny");
+    assert.ok("job" in parsed, JSON.stringify(parsed));
+    return prepare(parsed.job, { textModel: of, maxContext: 99 });
+  };
+  for (const fields of [{ reasoning_effort: "high" }, { reasoning_effort: null }, {}]) assert.ok("prompts" in (await chat(fields)));
+  assert.deepEqual(asked, ["high", undefined, undefined]);
+  asked.length = 0;
+  const onOff: TextModel = { ...textModel, thinking: thinkingOf("{{ enable_thinking }}")! };
+  const held = { response_format: { type: "json_object" } };
+  const tools = [{ type: "function", function: { name: "f" } }];
+  const rest = [{}, held, { ...held, reasoning_effort: "high" }, { tools }, { tools, tool_choice: "required" }];
+  for (const fields of rest) assert.ok("prompts" in (await chat(fields, onOff)));
+  await chat(held);
+  assert.deepEqual(asked, [undefined, "none", "high", undefined, "none", undefined], "a held answer has no room for thoughts");
+  const refused = await chat({ reasoning_effort: "none" });
+  assert.ok("problem" in refused);
+  assert.equal(refused.problem.param, "reasoning_effort");
+  assert.match(refused.problem.message, /no word for none; it has for minimal, low, medium, high, xhigh/);
+  assert.ok("prompts" in (await chat({ reasoning_effort: "none" }, byteText)), "a model without a switch thinks as it does");
 });

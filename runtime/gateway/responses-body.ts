@@ -36,6 +36,7 @@ interface Asked {
   readonly tools?: readonly object[] | null | undefined;
   readonly tool_choice?: string | object | null | undefined;
   readonly parallel_tool_calls?: boolean | null | undefined;
+  readonly reasoning?: { readonly effort?: string | null | undefined } | null | undefined;
   readonly metadata?: object | null | undefined;
   readonly user?: string | null | undefined;
 }
@@ -163,6 +164,7 @@ class ResponseWriter implements AnswerWriter {
 
   #response(usage?: Usage): object {
     const { instructions, max_output_tokens, temperature, top_p, tools, tool_choice, parallel_tool_calls, metadata, user } = this.#request;
+    const { effort } = this.#request.reasoning ?? {};
     const status = this.#status;
     return {
       id: this.#id,
@@ -177,6 +179,7 @@ class ResponseWriter implements AnswerWriter {
       output: usage ? this.#items.map((item) => shown(item, this.#endOf(item))) : [],
       parallel_tool_calls: parallel_tool_calls ?? true,
       previous_response_id: null,
+      reasoning: { effort: effort ?? null, summary: null },
       store: false,
       temperature: temperature ?? 1,
       tool_choice: tool_choice ?? "auto",

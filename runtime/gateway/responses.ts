@@ -7,6 +7,7 @@ import { callArguments, text } from "./chat-messages.ts";
 import { requestBounds } from "./generation-job.ts";
 import { modelProblem, only, type Parsed, shared } from "./openai.ts";
 import { problemOfIssue, problems } from "./problem.ts";
+import { reasoning } from "./reasoning.ts";
 import { jsonSchemaFields, jsonSchemaOf, only as onlyFormats } from "./response-format.ts";
 import { responseWriter } from "./responses-body.ts";
 import { flatTool, toolName, toolUseOf } from "./tools.ts";
@@ -85,8 +86,9 @@ const schema = z.strictObject({
   previous_response_id: z.null(`${stored}; send the conversation as input`).optional(),
   conversation: z.null(`${stored}; send the conversation as input`).optional(),
   background: only(false, stored),
-  include: z.array(z.unknown()).max(0, "not implemented; leave it out").nullish(),
-  reasoning: z.null("not implemented; leave it out").optional(),
+  /** Thoughts come as they are, so there is nothing beside them that could be sent back. */
+  include: z.array(z.literal("reasoning.encrypted_content", "not implemented; leave it out")).max(1).nullish(),
+  reasoning,
   truncation: only("disabled", "inputs are not truncated"),
   top_logprobs: only(0, "not implemented"),
   /** The rest is accepted without effect. */
@@ -111,10 +113,11 @@ export function parseResponses(body: unknown, served: string): Parsed {
   if ("problem" in found) return found;
   const off = { minP: 0, presencePenalty: 0, frequencyPenalty: 0, repetitionPenalty: 1, bias: [], topLogprobs: 0, topK: 0 };
   const seed = request.seed == null ? undefined : BigInt.asUintN(64, BigInt(request.seed));
+  const effort = request.reasoning?.effort ?? undefined;
   const sampling = { temperature: request.temperature ?? 1, topP: request.top_p ?? 1, seed, ...off };
   const job = {
     endpoint: "responses" as const,
-    prompts: [{ messages: messagesOf(request), tools: found.use?.tools ?? [] }],
+    prompts: [{ messages: messagesOf(request), tools: found.use?.tools ?? [], ...(effort ? { effort } : {}) }],
     sampling: constraint ? { ...sampling, constraint } : sampling,
     ...(found.use ? { tools: found.use } : {}),
     n: 1,

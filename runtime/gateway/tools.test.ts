@@ -2,8 +2,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { byteText } from "../../test/support/byte-text.ts";
+import { languageOf } from "../engine/core/constraints/index.ts";
 import type { ToolSpec } from "../engine/core/constraints/tool-calls.ts";
 import { hermes } from "../text/tools/hermes.ts";
+import { llama } from "../text/tools/llama.ts";
+import { mistral } from "../text/tools/mistral.ts";
 import { prepare } from "./answer.ts";
 import { parseChat } from "./openai.ts";
 import { heldTo } from "./tools.ts";
@@ -139,4 +142,32 @@ test("an answer that is held to calls has an end, which ignore_eos may not take 
   assert.ok("problem" in refused);
   assert.equal(refused.problem.param, "ignore_eos");
   assert.ok("prompts" in (await prepared({})), "free text has none");
+});
+
+test("calls of every format that has texts are held to its words, and what is so held is read as calls", () => {
+  for (const format of [hermes, llama, mistral]) {
+    const parsed = parse({ tool_choice: "required", tools: [tool(), tool({ name: "other" })] });
+    assert.ok("job" in parsed && parsed.job.tools);
+    const held = heldTo(parsed.job.tools, format);
+    assert.ok("constraint" in held && held.constraint);
+    const language = languageOf(held.constraint);
+    const { begin, before, after, between, end, single = false } = format.texts;
+    const call = (name: string) => `${before(name)}{"city":"Oslo"}${after}`;
+    const two = `${begin}${call("get_weather")}${between}${call("other")}${end}`;
+    const states = (text: string) => {
+      let state: string | undefined = language.start;
+      for (const byte of new TextEncoder().encode(text)) state = state === undefined ? undefined : language.step(state, byte);
+      return state;
+    };
+    assert.equal(states(two) === undefined, single, "templates of one of them refuse a turn with two");
+    const one = `${begin}${call("other")}${end}`;
+    assert.ok(language.ends(states(one) ?? "-"), one);
+    assert.equal(states(`${begin}${before("nobody")}`), undefined);
+    const reader = format.reader();
+    const pieces = [reader.push(one), reader.end()];
+    assert.deepEqual(
+      pieces.flatMap(({ calls: found }) => found),
+      [{ index: 0, name: "other", arguments: '{"city":"Oslo"}' }],
+    );
+  }
 });

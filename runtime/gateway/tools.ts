@@ -101,8 +101,15 @@ function toolConstraint({ tools: offered, strict, choice, parallel }: ToolUse, {
     return schema ?? { type: "object", properties: {}, additionalProperties: false };
   };
   const calls = chosen.map((tool) => ({ before: texts.before(tool.name), schema: JSON.stringify(schemaOf(tool)), after: texts.after }));
-  const { begin, end, between, trigger } = texts;
-  const spec: ToolSpec = { begin, end, between, trigger: free ? trigger : "", single: !parallel || typeof choice === "object", calls };
+  const { begin, end, between, trigger, single = false } = texts;
+  const spec: ToolSpec = {
+    begin,
+    end,
+    between,
+    trigger: free ? trigger : "",
+    single: single || !parallel || typeof choice === "object",
+    calls,
+  };
   const constraint = { name: "tool_calls", spec: JSON.stringify(spec) } as const;
   languageOf(constraint);
   return constraint;

@@ -90,6 +90,7 @@ export class WorkerPool implements Workers {
   /** The numerics class of the worker that computed a request last. */
   readonly #classes = new WeakMap<Generation, string>();
   #version = -1;
+  #holdMs = 0;
 
   constructor(options: PoolOptions) {
     this.#options = options;
@@ -107,6 +108,7 @@ export class WorkerPool implements Workers {
   apply(membership: Membership): boolean {
     if (membership.version < this.#version) return false;
     this.#version = membership.version;
+    this.#holdMs = membership.holdMs ?? 0;
     const seen = new Set<number>();
     for (const member of membership.members) {
       seen.add(member.rank);
@@ -133,7 +135,18 @@ export class WorkerPool implements Workers {
   }
 
   membership(): Membership | undefined {
-    return this.#version < 0 ? undefined : { version: this.#version, members: [...this.#workers.values()].map((worker) => worker.member) };
+    if (this.#version < 0) return undefined;
+    const members = [...this.#workers.values()].map((worker) => worker.member);
+    return { version: this.#version, members, ...(this.#holdMs > 0 ? { holdMs: this.#holdMs } : {}) };
+  }
+
+  /** Milliseconds that a request may wait for a first rank, where there is to be none until one is asked for; else 0. */
+  holdMs(): number {
+    return this.serves ? 0 : this.#holdMs;
+  }
+
+  get serves(): boolean {
+    return [...this.#workers.values()].some(({ member }) => member.state === "active");
   }
 
   countByState(): Record<MemberState, number> {

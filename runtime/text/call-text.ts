@@ -9,10 +9,13 @@ export interface CallTextPiece extends TextPiece {
 export class CallText {
   readonly #text: StopText;
   readonly #reader: CallReader;
+  readonly #marks: ReadonlyMap<number, string>;
 
-  constructor(decoder: TokenDecoder, stops: readonly string[], reader: CallReader) {
+  /** `marks`: control tokens that the reader is shown as text. */
+  constructor(decoder: TokenDecoder, stops: readonly string[], reader: CallReader, marks: ReadonlyMap<number, string> = new Map()) {
     this.#text = new StopText(decoder, stops);
     this.#reader = reader;
+    this.#marks = marks;
   }
 
   /** Characters so far, those of calls and those held back included. */
@@ -21,8 +24,16 @@ export class CallText {
   }
 
   push(id: number): CallTextPiece {
+    const mark = this.#marks.get(id);
+    if (mark !== undefined) return this.#marked(mark);
     const { text, stopped } = this.#text.push(id);
     return stopped ? this.#last(text, true) : { ...this.#reader.push(text), stopped };
+  }
+
+  /** A mark ends the text before it, of which no stop string can go on behind it. */
+  #marked(mark: string): CallTextPiece {
+    const { text, stopped } = this.#text.end();
+    return stopped ? this.#last(text, true) : { ...this.#reader.push(text + mark), stopped };
   }
 
   /** The rest, when the text ended by itself. */

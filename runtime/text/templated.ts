@@ -26,11 +26,12 @@ const noTools = (): AppError =>
 
 function templated({ role, content, name, toolCalls, toolCallId }: ChatMessage, format: ToolFormat | undefined): object {
   const named = name === undefined ? {} : { name };
-  if (role === "tool") return { role, content, tool_call_id: toolCallId, ...named };
+  const idOf = (id: string | undefined) => (id === undefined ? id : (format?.callId?.(id) ?? id));
+  if (role === "tool") return { role, content, tool_call_id: idOf(toolCallId), ...named };
   if (toolCalls === undefined || toolCalls.length === 0) return { role, content, ...named };
   if (format === undefined) throw noTools();
   const calls = toolCalls.map(({ id, name: tool, arguments: json }) => ({
-    id,
+    id: idOf(id),
     type: "function",
     function: { name: tool, arguments: format.arguments === "json" ? json : (JSON.parse(json) as unknown) },
   }));

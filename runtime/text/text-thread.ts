@@ -5,6 +5,7 @@ import { Worker } from "node:worker_threads";
 import { AppError } from "../../crds/common.ts";
 import { charactersOfChat } from "./templated.ts";
 import type { ChatMessage, TextModel } from "./text-model.ts";
+import type { Effort } from "./thinking/switch.ts";
 import { loadDecoding } from "./tokenizer.ts";
 import type { Tool } from "./tools/format.ts";
 
@@ -20,7 +21,9 @@ const waitingCharactersMax = 32_000_000;
 /** A template that fills this takes its thread along and not the process. */
 const memoryMib = 1_024;
 
-export type TextJob = { readonly text: string } | { readonly messages: readonly ChatMessage[]; readonly tools: readonly Tool[] };
+export type TextJob =
+  | { readonly text: string }
+  | { readonly messages: readonly ChatMessage[]; readonly tools: readonly Tool[]; readonly effort?: Effort | undefined };
 
 export type FromTextThread =
   | { readonly type: "ready" }
@@ -55,7 +58,7 @@ export async function openTextModel(dir: string, limits: TextThreadLimits = {}):
   return {
     ...decoding,
     encode: (text, signal) => thread.encode({ text }, signal),
-    encodeChat: (messages, signal, tools = []) => thread.encode({ messages, tools }, signal),
+    encodeChat: (messages, signal, tools = [], effort) => thread.encode({ messages, tools, effort }, signal),
     close: () => thread.close(),
   };
 }

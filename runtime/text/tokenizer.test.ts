@@ -55,6 +55,43 @@ test("a template with channels, macros and the date renders, and a message canno
   await rm(dir, { recursive: true });
 });
 
+test("a control token that calls are told by has an id, and ids of calls are in the form that its template takes", async () => {
+  const dir = await mkdtemp(join(tmpdir(), "enodia-calls-"));
+  await cp(folder, dir, { recursive: true });
+  const [json, config] = await Promise.all(
+    ["tokenizer.json", "config.json"].map(async (name) => JSON.parse(await readFile(join(dir, name), "utf8"))),
+  );
+  const id: number = config.vocab_size;
+  json.added_tokens.push({
+    id,
+    content: "[TOOL_CALLS]",
+    single_word: false,
+    lstrip: false,
+    rstrip: false,
+    normalized: false,
+    special: true,
+  });
+  const template = [
+    "{%- for m in messages %}{% if m.tool_calls %}[TOOL_CALLS] [{% for c in m.tool_calls %}{{ (c.function|tojson)[:-1] }}",
+    '{%- if c.id|length != 9 %}{{ raise_exception("ids have 9 characters") }}{% endif %}, "id": "{{ c.id }}"}{% endfor %}]',
+    '{%- elif m.role == "tool" %}{{ m.tool_call_id }}: {{ m.content }}{% else %}{{ m.content }}{% endif %}{% endfor %}',
+    "{%- if tools %}[{{ tools|length }}]{% endif %}",
+  ].join("");
+  await writeFile(join(dir, "tokenizer.json"), JSON.stringify(json));
+  await writeFile(join(dir, "config.json"), JSON.stringify({ ...config, vocab_size: id + 1 }));
+  await writeFile(join(dir, "chat_template.jinja"), template);
+  const tokenizer = await loadTokenizer(dir);
+  assert.deepEqual([...(tokenizer.toolMarks ?? [])], [[id, "[TOOL_CALLS]"]]);
+  const toolCalls = [{ id: "call_0123456789", name: "f", arguments: '{"a": 1}' }];
+  const text = tokenizer.chatText([
+    { role: "user", content: "hi " },
+    { role: "assistant", content: "", toolCalls },
+    { role: "tool", content: "rain", toolCallId: "call_0123456789" },
+  ]);
+  assert.equal(text, 'hi [TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}, "id": "123456789"}]123456789: rain');
+  await rm(dir, { recursive: true });
+});
+
 test("chats render as transformers renders them, with the generation prompt", async () => {
   const tokenizer = await loadTokenizer(folder);
   for (const { messages, prompt } of expected.chats) assert.equal(tokenizer.chatText(messages), prompt);

@@ -11,11 +11,14 @@ import { ByteLevelDecoder, byteLevelBytes, sentencePieceBytes, WindowDecoder } f
 import { type PromptOrigin, renderWithOrigin } from "./prompt-origin.ts";
 import { type TemplatedChat, templatedChat } from "./templated.ts";
 import type { ChatMessage, Decoding } from "./text-model.ts";
+import { thoughtTokens } from "./think-text.ts";
+import { thinkingOf } from "./thinking/index.ts";
+import type { Effort, Variables } from "./thinking/switch.ts";
 import { type AddedToken, broken, contentOf, readTextFiles, type TextFiles } from "./tokenizer-files.ts";
 import type { Tool } from "./tools/format.ts";
 import { toolFormatOf } from "./tools/index.ts";
 
-type Render = (chat: TemplatedChat) => string;
+type Render = (chat: TemplatedChat, variables?: Variables) => string;
 
 /** Byte-level vocabularies decode token by token; they are the common case. */
 function isByteLevel(decoder: unknown): boolean {
@@ -35,11 +38,12 @@ function renderer({ template, config }: TextFiles): Render {
     };
   }
   const parsed = parseTemplate(template);
-  return ({ messages, tools }) => {
+  return ({ messages, tools }, variables = {}) => {
     try {
       return parsed.render({
         messages,
         ...(tools ? { tools } : {}),
+        ...variables,
         add_generation_prompt: true,
         bos_token: contentOf(config.bos_token) ?? "",
         eos_token: contentOf(config.eos_token) ?? "",
@@ -139,10 +143,15 @@ function decodingOf(files: TextFiles, textOf: (ids: readonly number[]) => string
   const { json, vocab, texts, eosIds } = files;
   const { byteLevel, piece, shown } = piecesOf(files);
   const tools = toolFormatOf(files.template?.text ?? "");
+  const thinking = thinkingOf(files.template?.text ?? "");
+  const thoughts = thoughtTokens((content) => json.added_tokens.find((token) => token.content === content)?.id);
+  const marks = json.added_tokens.filter(({ special, content }) => special && tools?.marks?.includes(content));
   const channels = channelTokens((content) => json.added_tokens.find((token) => token.special && token.content === content)?.id);
   return {
     ...(channels && { channels }),
-    ...(tools && { tools }),
+    ...(thinking && { thinking }),
+    ...(thoughts && { thoughts }),
+    ...(tools && { tools, toolMarks: new Map(marks.map(({ id, content }) => [id, content])) }),
     vocab,
     eosIds,
     charsPerTokenMax: texts.reduce((most, text) => Math.max(most, text.length), 1),
@@ -155,9 +164,9 @@ export interface ModelTokenizer extends Decoding {
   /** Text as it is, control tokens included. */
   encode(text: string): readonly number[];
   /** See TextModel. */
-  encodeChat(messages: readonly ChatMessage[], tools?: readonly Tool[]): readonly number[];
+  encodeChat(messages: readonly ChatMessage[], tools?: readonly Tool[], effort?: Effort): readonly number[];
   /** The prompt text that `encodeChat` tokenises. */
-  chatText(messages: readonly ChatMessage[], tools?: readonly Tool[]): string;
+  chatText(messages: readonly ChatMessage[], tools?: readonly Tool[], effort?: Effort): string;
   /** All ids at once, special tokens left out. */
   decode(ids: readonly number[]): string;
 }
@@ -167,14 +176,16 @@ function tokenizerOf(files: TextFiles): ModelTokenizer {
   const control = controlTokens(files, render);
   const tokenizer = build({ path: files.path, json: control.disguise(files.json), config: control.disguiseConfig(files.config) });
   const decoding = decodingOf(files, (ids) => control.unmark(decodeAll(tokenizer, ids)));
-  const chat = (messages: readonly ChatMessage[], tools: readonly Tool[] = []): PromptOrigin =>
-    renderWithOrigin(render, templatedChat(messages, tools, decoding.tools), control.units);
+  const chat = (messages: readonly ChatMessage[], tools: readonly Tool[] = [], effort?: Effort): PromptOrigin => {
+    const variables = effort && decoding.thinking?.(effort);
+    return renderWithOrigin((one) => render(one, variables), templatedChat(messages, tools, decoding.tools), control.units);
+  };
   return {
     ...decoding,
     encode: (text) => (text === "" ? [] : tokenizer.encode(control.mark(text)).ids),
-    chatText: (messages, tools) => chat(messages, tools).text,
-    encodeChat(messages, tools) {
-      const { text, own } = chat(messages, tools);
+    chatText: (messages, tools, effort) => chat(messages, tools, effort).text,
+    encodeChat(messages, tools, effort) {
+      const { text, own } = chat(messages, tools, effort);
       return tokenizer.encode(control.mark(text, own), { add_special_tokens: false }).ids;
     },
     decode(ids) {

@@ -1,6 +1,7 @@
 // gRPC as every process uses it: servers and clients with mutual TLS, bounds on message size, keepalive, large windows,
 // and the mapping between AppError and gRPC status. Knows no service; service.ts adapts those. A server's port takes dispatch
 // frames too, which are no gRPC (dispatch-accept.ts).
+import type { Socket } from "node:net";
 import type { PeerCertificate } from "node:tls";
 import type { MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { create } from "@bufbuild/protobuf";
@@ -20,6 +21,8 @@ export const messageBytesMax = 16 * 1024 * 1024;
 const flowControlWindowBytes = 32 * 1024 * 1024;
 const keepaliveTimeMs = 5_000;
 const keepaliveTimeoutMs = 3_000;
+/** Where the caller judges the signs of life, gRPC itself waits longer: its timers hold a pause of this process against the other. */
+const signTimeoutMs = 60_000;
 
 const sharedOptions: grpc.ChannelOptions = {
   "grpc.max_receive_message_length": messageBytesMax,
@@ -109,6 +112,8 @@ type Connector = grpc.experimental.SecureConnector;
 class SharedContextCredentials extends grpc.ChannelCredentials {
   readonly #tls: Pick<TlsSource, "current">;
   readonly #verify: grpc.VerifyOptions;
+  /** The connection that was made last. */
+  socket: Socket | undefined;
 
   constructor(tls: Pick<TlsSource, "current">, verify: grpc.VerifyOptions) {
     super();
@@ -128,7 +133,10 @@ class SharedContextCredentials extends grpc.ChannelCredentials {
       return grpc.ChannelCredentials.createFromSecureContext(context, this.#verify)._createSecureConnector(target, options, call);
     };
     return {
-      connect: async (socket) => newest().connect(socket), // material that is no pair is an error of this connection
+      connect: async (socket) => {
+        this.socket = socket;
+        return newest().connect(socket); // material that is no pair is an error of this connection
+      },
       waitForReady: async () => {},
       getCallCredentials: () => call ?? grpc.CallCredentials.createEmpty(),
       destroy: () => {},
@@ -147,21 +155,28 @@ export function connect<M extends GenServiceMethods>(
     readonly accept?: (peer: PeerCertificate) => boolean;
     /** The connection is closed when no call was open for so long, and the next call makes another; unset: half an hour. */
     readonly idleMs?: number;
+    /** The other end is made to say that often that it lives, by an HTTP/2 ping: the caller judges by `receivedBytes` whether it does. */
+    readonly signEveryMs?: number;
   },
-): ServiceClient<M> {
-  const { accept, idleMs } = target;
+): Connected<M> {
+  const { accept, idleMs, signEveryMs } = target;
   const verify: grpc.VerifyOptions =
     accept === undefined
       ? {}
       : { checkServerIdentity: (_host, cert) => (accept(cert) ? undefined : new Error("not a member's certificate")) };
   const credentials = new SharedContextCredentials(target.tls, verify);
-  return createClient(service, target.address, credentials, {
+  const client = createClient(service, target.address, credentials, {
     ...clientOptions,
     "grpc.ssl_target_name_override": target.serverName,
     "grpc.default_authority": target.serverName,
     ...(idleMs === undefined ? {} : { "grpc.client_idle_timeout_ms": idleMs }),
+    ...(signEveryMs === undefined ? {} : { "grpc.keepalive_time_ms": signEveryMs, "grpc.keepalive_timeout_ms": signTimeoutMs }),
   });
+  return Object.assign(client, { receivedBytes: () => credentials.socket?.bytesRead ?? 0 });
 }
+
+/** A client, and the bytes that have come on the connection that it made last: while they grow, the process at its other end runs. */
+export type Connected<M extends GenServiceMethods> = ServiceClient<M> & { receivedBytes(): number };
 
 /**
  * The way in which processes reach each other. Production has gRPC and dispatch frames; a simulated one carries the same messages

@@ -46,6 +46,8 @@ export interface Membership {
   readonly members: readonly Member[];
   /** Workers follow sampled tokens from layer to layer and report it with their load; unset = no. */
   readonly sampleTransitions?: boolean;
+  /** While no rank serves, gateways let requests wait so long for one; unset = not at all. */
+  readonly holdMs?: number;
 }
 
 /** uint64 on the wire, safe integer inside; anything above 2^53 is refused. */
@@ -123,8 +125,8 @@ export function toMembership(membership: Membership): MembershipMessage {
     ...member,
     state: stateToWire[member.state],
   }));
-  const { version, sampleTransitions = false } = membership;
-  return create(MembershipSchema, { version: BigInt(version), members: members ?? [], sampleTransitions });
+  const { version, sampleTransitions = false, holdMs = 0 } = membership;
+  return create(MembershipSchema, { version: BigInt(version), members: members ?? [], sampleTransitions, holdMs: BigInt(holdMs) });
 }
 
 /** Characters of a numerics class, and of a digest, that are read. */
@@ -133,6 +135,9 @@ const digestMax = 64;
 
 /** Characters of a zone that are read: as many as a label of a node has. */
 const zoneMax = 63;
+
+/** The longest that a request is let wait for a rank, whatever is told: it ends by then anyway. */
+const holdMsMax = 600_000;
 
 export function fromMembership(message: MembershipMessage): Membership {
   if (message.members.length > planBounds.ranks) throw invalid("membership.members", `more than ${planBounds.ranks}`);
@@ -154,7 +159,13 @@ export function fromMembership(message: MembershipMessage): Membership {
   });
   if (new Set(members.map((member) => member.rank)).size !== members.length) throw invalid("membership.members", "a rank is named twice");
   const { sampleTransitions } = message;
-  return { version: toNumber(message.version, "membership.version"), members, ...(sampleTransitions ? { sampleTransitions } : {}) };
+  const holdMs = Math.min(toNumber(message.holdMs, "membership.holdMs"), holdMsMax);
+  return {
+    version: toNumber(message.version, "membership.version"),
+    members,
+    ...(sampleTransitions ? { sampleTransitions } : {}),
+    ...(holdMs > 0 ? { holdMs } : {}),
+  };
 }
 
 function invalid(field: string, what: string): AppError {

@@ -3,7 +3,9 @@ import assert from "node:assert/strict";
 import { Duplex } from "node:stream";
 import { type TestContext, test } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
+import { until } from "../../test/harness/process.ts";
 import { createLog, type Log, silentLog } from "../observe/log.ts";
+import type { WatchStatus } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { toSender } from "../wire/mapping.ts";
 import { WorkerControl, type WorkerControlOptions } from "./control.ts";
 
@@ -31,6 +33,47 @@ test("a watcher that does not read gets the newest status when it reads on, and 
   const { control, call, seen } = watched(t, silentLog);
   for (let i = 0; i < 100; i++) control.changed();
   assert.ok(seen.unread > 0 && call.writableLength <= call.writableHighWaterMark, `${call.writableLength} statuses wait`);
+});
+
+test("a pod that is allowed to sends no status without news, and answers no ping; news go out by themselves", async (t) => {
+  const numbers = { hostedBytes: 0, queuedTokens: 0, activeRequests: 0, draining: false, leaving: false };
+  const served = { requests: 7, failed: 1, gaps: 90, gapMicros: 1_000 };
+  const control = new WorkerControl({
+    ...{ podName: "p", storedUnitBytes: [], drain: async () => {}, log: silentLog, clock: () => 5 },
+    vitals: () => ({ ...numbers, notReady: [], hosted: [[1]], served }),
+    caller: () => ({ role: "operator", podName: "o" }),
+    peers: { self, membership: { version: 1, members: [] } },
+    plan: { state: { epoch: 1, planHash: "", current: () => undefined } },
+  } as unknown as WorkerControlOptions);
+  const sent: WatchStatus[] = [];
+  const write = (status: WatchStatus, _: unknown, done: () => void): void => {
+    sent.push(status);
+    done();
+  };
+  const call = Object.assign(new Duplex({ objectMode: true, read: () => {}, write }), { cancelled: false });
+  t.after(() => call.destroy());
+  control.handlers().watch(call as unknown as Parameters<ReturnType<typeof control.handlers>["watch"]>[0]);
+  const ping = async (calmMs: number) => {
+    call.emit("data", { sender: toSender({ ...self, rank: -2 }), push: { case: "ping", value: true }, sentUnixMs: 1n, calmMs });
+    await turn();
+  };
+  const news = () => until("a status", () => (sent.length > 0 ? sent.splice(0)[0] : undefined), { timeoutMs: 10_000, everyMs: 20 });
+  assert.equal((await news()).activeRequests, 0);
+  await ping(0);
+  assert.ok((await news()).clock, "a ping is answered");
+  await news(); // one goes out by itself
+  await ping(60_000);
+  sent.splice(0);
+  await new Promise((resolve) => setTimeout(resolve, 2_000));
+  await ping(60_000);
+  assert.equal(sent.length, 0);
+  numbers.activeRequests = 3;
+  assert.equal((await news()).activeRequests, 3);
+  control.changed();
+  assert.equal(sent.splice(0).length, 1, "whoever has something to say is heard");
+  await ping(0);
+  await news();
+  await news();
 });
 
 test("the operator's log level is taken over at once, and one that is not told or not known changes nothing", async (t) => {

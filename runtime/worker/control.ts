@@ -6,6 +6,7 @@ import type { Peers } from "../experts/peers.ts";
 import type { Log } from "../observe/log.ts";
 import type { SteadyClock } from "../observe/steady-clock.ts";
 import { leftMs, slackMs } from "../wire/call-deadline.ts";
+import { Calm } from "../wire/calm.ts";
 import {
   ClockReadingSchema,
   type Control,
@@ -35,7 +36,7 @@ import { describedLayers, residentCells } from "./expert-bytes.ts";
 import type { PlanKeeper, PrepareOutcome } from "./plan-keeper.ts";
 import type { ServedTotals } from "./service-record.ts";
 
-/** The contract asks for a status at least once a second. */
+/** The contract asks for a status at least once a second, unless the operator allows less. */
 const statusEveryMs = 900;
 /** The operator counts as away after so long without a push or ping. */
 const operatorSilentMs = 5_000;
@@ -223,17 +224,22 @@ export class WorkerControl {
 
   #watch(call: WatchCall): void {
     let sentHosted = "";
-    const send = (ping?: WatchPush) => {
+    const calm = new Calm();
+    const send = (ping?: WatchPush, spare = false) => {
       // A watcher that does not read needs no heap of old statuses: it gets the newest when it reads on.
       if (call.cancelled || call.destroyed || call.writableNeedDrain) return;
-      const hosted = JSON.stringify(this.#options.vitals().hosted);
+      const vitals = this.#options.vitals();
+      const hosted = JSON.stringify(vitals.hosted);
+      const [news, now] = [this.#news(vitals, hosted), performance.now()];
+      if (spare && calm.spares(news, now)) return;
+      calm.sent(news, now);
       const status = this.#status(hosted !== sentHosted);
       if (ping) status.clock = create(ClockReadingSchema, { pingUnixMs: ping.sentUnixMs, unixMs: BigInt(this.#options.clock()) });
       sentHosted = hosted;
       call.write(status);
     };
     const tell = () => send();
-    const timer = setInterval(tell, statusEveryMs);
+    const timer = setInterval(() => send(undefined, true), statusEveryMs);
     const stop = () => {
       clearInterval(timer);
       this.#watchers.delete(tell);
@@ -249,7 +255,9 @@ export class WorkerControl {
       call.end();
     });
     call.on("data", (push: WatchPush) => {
-      this.#take(push, call).then(() => send(push.push.case === "ping" ? push : undefined), refuse);
+      const isPing = push.push.case === "ping";
+      if (isPing) calm.allow(push.calmMs);
+      this.#take(push, call).then(() => send(isPing ? push : undefined, isPing), refuse);
     });
     try {
       if (this.#options.caller(call).role !== "operator")
@@ -277,6 +285,13 @@ export class WorkerControl {
       if (error.code !== "StalePlan" && error.code !== "InvalidPlan") throw error;
       log.warn({ err: error }, "a pushed plan was refused");
     }
+  }
+
+  /** All that a status says, in short. */
+  #news({ notReady, hostedBytes, queuedTokens, activeRequests, draining, leaving, served, use }: WorkerVitals, hosted: string): string {
+    const { peers, plan } = this.#options;
+    const known = [plan.state.epoch, plan.state.planHash, peers.membership.version, hosted];
+    return JSON.stringify([known, notReady, hostedBytes, queuedTokens, activeRequests, draining, leaving, served, use]);
   }
 
   #status(withHosted: boolean): WatchStatus {

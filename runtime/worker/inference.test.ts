@@ -3,9 +3,10 @@ import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import { test } from "node:test";
 import { InMemorySpanExporter } from "@opentelemetry/sdk-trace";
+import { AppError } from "../../crds/common.ts";
 import { workerAbilities } from "../../crds/names.ts";
 import type { Engine } from "../engine/engine.ts";
-import { silentLog } from "../observe/log.ts";
+import { createLog, type Log, silentLog } from "../observe/log.ts";
 import { createMetrics, type Metrics } from "../observe/metrics.ts";
 import { createTracing, type Tracing } from "../observe/trace.ts";
 import {
@@ -31,9 +32,10 @@ interface Seen {
   readonly metrics: Metrics<"worker">;
   readonly tracing: Tracing;
   readonly record?: ServiceRecord;
+  readonly log?: Log;
 }
 
-function serving(of: Pick<Engine, "generate">, { metrics, tracing, record = new ServiceRecord() }: Seen) {
+function serving(of: Pick<Engine, "generate">, { metrics, tracing, record = new ServiceRecord(), log = silentLog }: Seen) {
   return createInferenceServer({
     ...{
       engine: of,
@@ -45,7 +47,7 @@ function serving(of: Pick<Engine, "generate">, { metrics, tracing, record = new 
       kvUse: () => 0.25,
       record,
     },
-    ...{ metrics, tracing, log: silentLog },
+    ...{ metrics, tracing, log },
   });
 }
 type Call = Parameters<ReturnType<typeof serving>["generate"]>[0];
@@ -150,4 +152,39 @@ test("the first sign of life says what a request can need of the worker, and eac
       [[], 0.25],
     ],
   );
+});
+
+test("log lines of a request have its id and its trace: of what fails here at once, of the others where somebody looks closer", async () => {
+  const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
+  const tracing = await createTracing({ service: "worker", exporter: new InMemorySpanExporter() });
+  const traceId = "0af7651916cd43dd8448eb211c80319c";
+  const linesOf = async (code: string | undefined, level: "info" | "debug") => {
+    const lines: any[] = [];
+    const log = createLog({ level, name: "worker", write: (line) => lines.push(JSON.parse(line)) });
+    const of: Pick<Engine, "generate"> = {
+      async *generate() {
+        if (code !== undefined) throw new AppError("no", { code });
+        yield { type: "finish", reason: "stop", outputTokens: 0 };
+      },
+    };
+    const fields = { sender: { deploymentUid: "uid" }, prompt: [1], maxTokens: 1, requestId: "r1" };
+    const request = create(GenerateRequestSchema, { ...fields, traceparent: `00-${traceId}-b7ad6b7169203331-01` });
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const call = Object.assign(new EventEmitter(), {
+      request,
+      cancelled: false,
+      getDeadline: () => Infinity,
+      end: resolve,
+      write: () => {},
+    });
+    call.once("error", () => resolve());
+    serving(of, { metrics, tracing, log }).generate(call as unknown as Call);
+    await promise;
+    return lines.map(({ level: at, message, requestId, traceId: trace }) => [at, message, requestId, trace]);
+  };
+  assert.deepEqual(await linesOf("Internal", "info"), [["warn", "request failed", "r1", traceId]]);
+  assert.deepEqual(await linesOf("InvalidRequest", "info"), [], "the caller's own");
+  assert.deepEqual(await linesOf("QueueFull", "info"), []);
+  assert.deepEqual(await linesOf(undefined, "debug"), [["debug", "request ended", "r1", traceId]]);
+  await metrics.close();
 });

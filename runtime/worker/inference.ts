@@ -102,6 +102,8 @@ async function serve(call: Call, options: GenerateOptions): Promise<void> {
     "enodia.replay_tokens": request.replay.length,
   };
   const span = options.tracing.start("worker.generate", { parent: request.traceparent, role: "server", attributes });
+  const { requestId } = request;
+  const { traceId } = span;
   let result: Result = "error";
   try {
     result = await pump(call, options, abort.signal, span.traceparent);
@@ -110,12 +112,15 @@ async function serve(call: Call, options: GenerateOptions): Promise<void> {
     span.set({ "enodia.finish": result });
   } catch (error) {
     span.fail(error);
-    options.record.failed(error);
+    const ours = options.record.failed(error);
+    // Of a full queue there are as many as a gateway tries, and metrics count them.
+    if (ours && AppError.from(error).code !== "QueueFull") options.log.warn({ err: error, requestId, traceId }, "request failed");
     throw error;
   } finally {
     clearTimeout(timer);
     span.end();
     options.metrics.add("enodia_worker_requests_total", 1, { result });
+    options.log.debug({ requestId, traceId, result }, "request ended");
   }
 }
 

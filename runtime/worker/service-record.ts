@@ -28,10 +28,12 @@ export class ServiceRecord {
     if (isServed[reason]) this.#requests += 1;
   }
 
-  failed(caught: unknown): void {
-    if (theCallers.includes(AppError.from(caught).code)) return;
+  /** Returns true where the error is this worker's. */
+  failed(caught: unknown): boolean {
+    if (theCallers.includes(AppError.from(caught).code)) return false;
     this.#requests += 1;
     this.#failed += 1;
+    return true;
   }
 
   gap(ms: number): void {

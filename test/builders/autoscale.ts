@@ -36,6 +36,8 @@ export function look(more: Partial<AutoscaleInput> = {}): AutoscaleInput {
     replicas: 3,
     suspended: false,
     serving: servingRanks(3, 300),
+    gateways: [],
+    availableSince: start - 3_600_000,
     floor: undefined,
     operation: undefined,
     lastScale: undefined,

@@ -40,7 +40,7 @@ export function pod(rank: number, more: Partial<PodFacts> = {}): PodFacts {
     lost: false,
     terminal: false,
     templateHash: "new",
-    model: "models/models/moe",
+    model: "models/models/moe#q4_0",
     image: settings.runtimeImage,
     createdMs: now.getTime() - 60_000,
     leaving: undefined,
@@ -97,6 +97,7 @@ export const model: ModelView = {
 export function view(more: Partial<RebalanceView> = {}): RebalanceView {
   return {
     members: [],
+    gateways: [],
     model: undefined,
     digestMismatch: [],
     unhostedExperts: 0,
@@ -132,7 +133,7 @@ export function snapshot(more: Partial<Snapshot> = {}): Snapshot {
     conflicts: [],
     claim: "Present",
     view: undefined,
-    delivery: { pending: undefined, revision: undefined },
+    delivery: { pending: undefined, revision: undefined, away: "" },
     switching: false,
     warmingUp: false,
     ...more,

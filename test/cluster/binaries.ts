@@ -84,6 +84,7 @@ const groups: readonly Group[] = [
       ["keda-adapter", "github.com/kedacore/keda/v2/cmd/adapter", 20],
     ],
   },
+  { name: "lws", programs: [["lws-manager", "sigs.k8s.io/lws/cmd", 300]] },
 ];
 
 const clusterPrograms = [
@@ -104,8 +105,8 @@ const clusterPrograms = [
 ] as const;
 /** Programs that no cluster needs: single tests run them, and ask for them by name. */
 const testPrograms = ["promtool", "prometheus", "otelcol"] as const;
-/** Programs of a single test that `npm test` does without: only that test asks for them. */
-const longPrograms = ["keda-operator", "keda-adapter", "network-policies"] as const;
+/** Programs of single tests or comparisons that `npm test` does without: only those ask for them. */
+const longPrograms = ["keda-operator", "keda-adapter", "lws-manager", "network-policies"] as const;
 /** Those of all tests but the longest, for a run that should not build within one of them. */
 export const programNames = [...clusterPrograms, ...testPrograms] as const;
 export type ProgramName = (typeof programNames)[number] | (typeof longPrograms)[number];

@@ -19,6 +19,8 @@ export interface Entry {
 /** Fields of an object that nobody has: its name and what the server gives it. */
 const identity = ["name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "managedFields"];
 
+const replicas: Path = ["spec", "replicas"];
+
 export const entriesOf = (object: KubeObject): Entry[] => (object.metadata.managedFields ?? []) as Entry[];
 
 export function entry(object: KubeObject, by: Pick<Entry, "manager" | "operation" | "subresource">, paths: readonly Path[]): Entry {
@@ -51,7 +53,10 @@ export function conflictsOf(live: KubeObject, wanted: Json, mine: (one: Entry) =
 export function afterUpdate(before: KubeObject, next: KubeObject, by: Pick<Entry, "manager" | "operation" | "subresource">): Entry[] {
   const changed = pathsOf(next).filter((path) => !isDeepStrictEqual(at(before, path), at(next, path)));
   const gone = pathsOf(before).filter((path) => at(next, path) === undefined);
-  return claimed(entriesOf(next), { object: next, by, mine: changed, lost: [...changed, ...gone] });
+  // Of a Scale the server takes 0 for a field that is left out: it is set, and nobody has it.
+  const unnoted = by.subresource === "scale" && at(next, replicas) === 0;
+  const mine = changed.filter((path) => !(unnoted && same(path, replicas)));
+  return claimed(entriesOf(next), { object: next, by, mine, lost: [...changed, ...gone] });
 }
 
 /** The entries in which the manager has the fields `mine` beside those it has, and nobody else has the lost ones. */

@@ -255,6 +255,18 @@ export function runKubeContract({ make, skip = {} }: KubeContract): void {
     await kube.delete(moed, ref);
   });
 
+  it("a scale to 0 sets it and leaves it with nobody, whoever had the number before", async (kube, namespace) => {
+    const moed = resources.moeDeployments;
+    const ref = { namespace, name: name() };
+    const spec = { model: { uri: "pvc://models/x" }, replicas: 2, suspend: true };
+    const made = await kube.create(moed, { apiVersion, kind: "MoEDeployment", metadata: ref, spec }, other);
+    await kube.scale(moed, ref, { replicas: 0, resourceVersion: made.metadata.resourceVersion ?? "" }, manager);
+    const scaled = await kube.get(moed, ref);
+    assert.ok(scaled);
+    assert.deepEqual([(scaled.spec as any).replicas, managersOf(scaled, ["spec", "replicas"])], [0, []]);
+    await kube.delete(moed, ref);
+  });
+
   it("a merge patch sets and removes single fields, and a uid in it is a precondition", async (kube, namespace) => {
     const made = await kube.create(cm, configMap(namespace, { a: "1" }, { annotations: { x: "1", y: "1" } }), manager);
     const ref = { namespace, name: made.metadata.name };

@@ -27,6 +27,8 @@ import { until } from "../support/ranks.ts";
 export const place = { namespace: "default", deployment: "mix", deploymentUid: "8d7f3a50-0000-4000-8000-000000000001" } as const;
 /** Whatever is waited for comes within this, on a busy machine too. */
 const patienceMs = 20_000;
+/** Two statuses would have come in this time, where silence is not allowed. */
+const silentMs = 2_500;
 /** Milliseconds between the load messages of a rank. */
 export const loadEveryMs = 250;
 
@@ -61,7 +63,7 @@ class Client {
   }
   #target(member: string) {
     const tls = tlsOf.get(member) as NonNullable<ReturnType<typeof tlsOf.get>>;
-    return { address: `127.0.0.1:${this.rank.grpcPort}`, serverName: serverNames.rank(0, namespace, name), tls };
+    return { address: `127.0.0.1:${this.rank.grpcPort}`, serverName: serverNames.rank(0, namespace, name), tls, signEveryMs: 1_000 };
   }
   control(member = "operator") {
     const client = connect(Control, this.#target(member));
@@ -69,7 +71,8 @@ class Client {
     return client;
   }
   watch(member = "operator") {
-    const stream = this.control(member).watch();
+    const control = this.control(member);
+    const stream = control.watch();
     const statuses: WatchStatus[] = [];
     const seen = { statuses, failed: undefined as AppError | undefined };
     stream.on("data", (status: WatchStatus) => statuses.push(status));
@@ -78,7 +81,7 @@ class Client {
     });
     this.#closers.push(() => stream.cancel());
     const push = (fields: object): void => void stream.write(create(WatchPushSchema, Object.assign({ sender: operator }, fields)));
-    return { seen, push };
+    return { seen, push, receivedBytes: () => control.receivedBytes() };
   }
   /** Pushes a membership of this rank and rank 1, of which nobody listens. */
   join({ push }: ReturnType<Client["watch"]>): void {
@@ -167,6 +170,24 @@ export function rankContract(subject: RankSubject): void {
       assert.ok(watch.seen.statuses.slice(1).every(({ hosted }) => hosted.length === 0));
     },
   );
+
+  against("one that may be silent is, until there is news, and its connection shows that it lives", async (client) => {
+    const watch = client.watch();
+    const said = () => watch.seen.statuses.length;
+    await until("a status", () => said() > 0, patienceMs);
+    watch.push({ push: { case: "ping", value: true }, sentUnixMs: 1n, calmMs: 60_000 });
+    let [count, since] = [0, Date.now()];
+    const silent = (): boolean => {
+      if (said() !== count) [count, since] = [said(), Date.now()];
+      return Date.now() - since > silentMs;
+    };
+    await until("silence", silent, patienceMs);
+    const bytes = watch.receivedBytes();
+    await until("a sign of life", () => watch.receivedBytes() > bytes, patienceMs);
+    assert.equal(said(), count);
+    client.join(watch);
+    await until("news", () => said() > count, patienceMs);
+  });
 
   against("it prepares, commits and serves a plan, says what it holds, and gives the plan to others", async (client, shape) => {
     const watch = client.watch();

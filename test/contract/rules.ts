@@ -115,8 +115,6 @@ export const ruleCases: readonly RuleCase[] = [
     { says: "minServingReplicas must not be above elasticity.maxReplicas" },
   ),
   deployment(".spec", { runtime: { backend: "cuda" } }, { says: "experts.memoryPerRank is required" }),
-  deployment(".spec", { model: { uri: "pvc://models/other" } }, { says: "model.uri can change to pvc:// only while", before: {} }),
-  deployment(".spec", { runtime: { expertCodec: "f32" } }, { says: "runtime.expertCodec can change only while", before: {} }),
   deployment(".spec.model", { model: { uri: "hf://owner/name" } }, { says: "cache is required" }),
   deployment(".spec.model", { model: { cache: downloaded.cache } }, { says: "cache is for models that are downloaded" }),
   deployment(".spec.model", { model: { secretRef: { name: "s" } } }, { says: "secretRef is for models that are downloaded" }),
@@ -133,6 +131,14 @@ export const ruleCases: readonly RuleCase[] = [
     { says: "minServingReplicas must not be above elasticity.autoscale.min" },
   ),
   deployment(".spec.elasticity.autoscale", autoscale({ min: 5 })),
+  deployment(
+    ".spec.elasticity",
+    { elasticity: { minReplicas: 1, autoscale: { ...scaled, scaleToZero: {} } } },
+    { says: "autoscale.scaleToZero sets replicas to 0" },
+  ),
+  deployment(".spec.elasticity.autoscale.scaleToZero", autoscale({ scaleToZero: { holdTimeout: "11m" } })),
+  deployment(".spec.elasticity.autoscale.scaleToZero.idleAfter", autoscale({ scaleToZero: { idleAfter: "0s" } })),
+  deployment(".spec.elasticity.autoscale.scaleToZero.holdTimeout", autoscale({ scaleToZero: { holdTimeout: "0s" } })),
   deployment(".spec.elasticity.autoscale.metrics[]", autoscale({ metrics: [{ name: "kvUse", target: 101 }] })),
   deployment(".spec.elasticity.autoscale.behaviour.scaleUp", autoscale({ behaviour: { scaleUp: { stabilizationWindow: "2h" } } })),
   deployment(".spec.elasticity.autoscale.behaviour.scaleDown", autoscale({ behaviour: { scaleDown: { stabilizationWindow: "2h" } } })),
@@ -161,6 +167,9 @@ export const ruleCases: readonly RuleCase[] = [
   deployment(".spec.gateway", { gateway: { clients: [{ name: "batch" }] } }, { says: "clients are told by their keys" }),
   deployment(".spec.gateway.autoscale", { gateway: { autoscale: { minReplicas: 4, maxReplicas: 3 } } }),
   deployment(".spec.gateway.cors.allowOrigins", { gateway: { cors: { allowOrigins: ["https://app.example.com/x"] } } }),
+  deployment(".spec.gateway.httpRoute.timeouts", {
+    gateway: { httpRoute: { parentRefs: [{ name: "public" }], timeouts: { request: "1m", backendRequest: "2m" } } },
+  }),
   deployment(".spec.gateway.podTemplate.metadata", { gateway: { podTemplate: named } }),
   deployment(".spec.gateway.podTemplate.spec.containers", { gateway: { podTemplate: withoutIt } }),
 

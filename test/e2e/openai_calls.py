@@ -44,6 +44,10 @@ with client.responses.stream(model=model, input=messages, max_output_tokens=12) 
     deltas = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
     assert deltas
 
+asked = client.responses.create(model=model, input=messages, max_output_tokens=12, reasoning={"effort": "low", "summary": "auto"})
+assert asked.reasoning.effort == "low" and asked.output_text
+assert client.chat.completions.create(model=model, messages=messages, max_tokens=2, reasoning_effort="low").choices[0].message
+
 assert len(client.embeddings.create(model=model, input=["a", "b"]).data) == 2
 
 for kind, call in (

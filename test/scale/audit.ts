@@ -24,14 +24,20 @@ export class AuditLog {
 
   /** The requests of a user since the last reading. */
   take(user: string): Requests {
-    const counts = new Map<string, number>();
+    return this.takeAll([user]).get(user) ?? new Map();
+  }
+
+  /** The same of several users, by their names. */
+  takeAll(users: readonly string[]): ReadonlyMap<string, Requests> {
+    const counts = new Map(users.map((user) => [user, new Map<string, number>()]));
     for (const text of this.#rest().split("\n")) {
       if (text === "") continue;
-      const { verb, objectRef, user: who } = JSON.parse(text) as Line;
-      if (who.username !== user || !objectRef) continue;
+      const { verb, objectRef, user } = JSON.parse(text) as Line;
+      const own = counts.get(user.username);
+      if (!own || !objectRef) continue;
       const { resource, subresource } = objectRef;
       const key = `${verb} ${resource}${subresource === undefined ? "" : `/${subresource}`}`;
-      counts.set(key, (counts.get(key) ?? 0) + 1);
+      own.set(key, (own.get(key) ?? 0) + 1);
     }
     return counts;
   }

@@ -2,7 +2,7 @@
 // and for a change, and what it costs while nothing changes but the load. Figures of CPU are the kernel's, of requests the API server's.
 import { until } from "../harness/process.ts";
 import { totalOf, writesOf } from "./audit.ts";
-import { type Fleet, startFleet } from "./fleet.ts";
+import { type Fleet, fleetName, startFleet } from "./fleet.ts";
 import { countOf, type Histogram, histogramOf, quantile, since } from "./histogram.ts";
 import { operatorUser } from "./operator-process.ts";
 
@@ -18,13 +18,18 @@ interface DeploymentsRun {
   readonly steadySeconds: number;
   /** Deployments that get one rank more, one after another. */
   readonly changes: number;
+  /** See FleetOptions. */
+  readonly profileFolder?: string | undefined;
+  readonly memoryMiB?: number;
   readonly log: (line: string) => void;
 }
 
 /** A phase as seen from outside: requests by kind, and what they took. */
-interface Phase {
+export interface Phase {
   readonly seconds: number;
   readonly cpuSeconds: number;
+  /** Of all that is no operator, by program. */
+  readonly othersCpu: Readonly<Record<string, number>>;
   readonly writes: ReadonlyMap<string, number>;
   readonly reads: number;
   readonly reconciles: Histogram;
@@ -51,7 +56,7 @@ interface DeploymentsRow {
 
 export async function runDeployments(run: DeploymentsRun): Promise<DeploymentsRow> {
   const { deployments, ranks, log } = run;
-  const fleet = await startFleet(run);
+  const fleet = await startFleet(Object.assign({ name: fleetName }, run));
   try {
     const all = (wanted: number) => async () => (fleet.serving(wanted) === deployments ? true : undefined);
     const timeoutMs = 5 * minuteMs + deployments * ranks * 250;
@@ -66,9 +71,11 @@ export async function runDeployments(run: DeploymentsRun): Promise<DeploymentsRo
       await until("all deployments to serve", all(ranks), { timeoutMs });
     }).finally(() => clearInterval(progress));
     log(`all serve after ${converge.seconds.toFixed(1)} s: ${listed(converge.writes)}`);
+    log(`CPU seconds meanwhile: ${cpuOf(converge)}`);
     await wait(run.settleSeconds * 1000);
     const steady = await phase(fleet, () => wait(run.steadySeconds * 1000));
     log(`${run.steadySeconds} s in which nothing changes: ${listed(steady.writes)}`);
+    log(`CPU seconds meanwhile: ${cpuOf(steady)}`);
     const { rss } = fleet.operator.memory();
     const change = await phase(fleet, async () => {
       for (let index = 0; index < run.changes; index++) {
@@ -101,9 +108,9 @@ export async function runDeployments(run: DeploymentsRun): Promise<DeploymentsRo
   }
 }
 
-async function phase({ operator, audit }: Fleet, work: () => Promise<unknown>): Promise<Phase> {
+export async function phase({ operator, audit, othersCpu }: Fleet, work: () => Promise<unknown>): Promise<Phase> {
   audit.take(operatorUser);
-  const [cpu, samples, started] = [operator.cpuSeconds(), await operator.metrics(), performance.now()];
+  const [cpu, others, samples, started] = [operator.cpuSeconds(), othersCpu(), await operator.metrics(), performance.now()];
   await work();
   const seconds = (performance.now() - started) / 1000;
   const requests = audit.take(operatorUser);
@@ -111,17 +118,23 @@ async function phase({ operator, audit }: Fleet, work: () => Promise<unknown>): 
   const name = "enodia_operator_reconcile_duration_seconds";
   const at = (of: typeof samples) => histogramOf(of, name, { controller: "moedeployment" });
   const reconciles = since(at(samples), at(await operator.metrics()));
-  return { seconds, cpuSeconds: operator.cpuSeconds() - cpu, writes, reads: totalOf(requests) - totalOf(writes), reconciles };
+  const cpuSeconds = operator.cpuSeconds() - cpu;
+  const used = Object.entries(othersCpu()).map(([program, seconds]) => [program, seconds - (others[program] ?? 0)] as const);
+  return { seconds, cpuSeconds, othersCpu: Object.fromEntries(used), writes, reads: totalOf(requests) - totalOf(writes), reconciles };
 }
 
-const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+export const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
-function listed(counts: ReadonlyMap<string, number>): string {
+export function listed(counts: ReadonlyMap<string, number>): string {
   const sorted = [...counts].sort((a, b) => b[1] - a[1]);
   return `${totalOf(counts)} writes (${sorted.map(([key, count]) => `${count} ${key}`).join(", ")})`;
 }
 
-const round = (value: number, digits: number): number => Number(value.toFixed(digits));
+function cpuOf({ cpuSeconds, othersCpu }: Phase): string {
+  return [["operator", cpuSeconds] as const, ...Object.entries(othersCpu)].map(([name, s]) => `${name} ${s.toFixed(1)}`).join(", ");
+}
+
+export const round = (value: number, digits: number): number => Number(value.toFixed(digits));
 
 function milliseconds(histogram: Histogram, q: number): number | undefined {
   const seconds = quantile(histogram, q);

@@ -35,7 +35,7 @@ async function world() {
   const status = async () => (await kube.get(resources.pods, ref))?.status as any;
   const is = (what: string, holds: (found: any) => boolean) =>
     until(what, async () => (holds(await status()) ? true : undefined), { timeoutMs: 20_000, everyMs: 20 });
-  return { kube, state, started, errors, status, is };
+  return { kube, nodes, state, started, errors, status, is };
 }
 
 const readiness = (found: any): string | undefined => found?.conditions?.find((one: any) => one.type === "Ready")?.status;
@@ -62,6 +62,38 @@ test("a pod runs once it has a node and its Secrets, is ready when its process i
   assert.equal(state.ended.length, 1);
   assert.ok(state.ended[0]! > 10_000 && state.ended[0]! <= 30_000, `it had ${state.ended[0]} ms`);
   assert.deepEqual(errors, []);
+});
+
+test("a node that was switched off ends its processes and says nothing more, not even of pods that are deleted; another takes their place", {
+  timeout: 60_000,
+}, async () => {
+  const { kube, nodes, state, started, errors, status, is } = await world();
+  state.ready = true;
+  const data = { "tls.crt": "" };
+  await kube.create(resources.secrets, { apiVersion: "v1", kind: "Secret", metadata: { namespace: "ns", name: "p-tls" }, data }, manager);
+  await kube.create(resources.pods, pod("sim-1"), manager);
+  await is("it to be ready", (found) => readiness(found) === "True");
+  await nodes.off("sim-1");
+  assert.deepEqual(state.ended, [0]);
+  await kube.delete(resources.pods, ref, { graceSeconds: 1 });
+  await new Promise((resolve) => setTimeout(resolve, 2_500));
+  assert.equal(readiness(await status()), "True", "nobody has told otherwise");
+  await kube.delete(resources.pods, ref, { graceSeconds: 0 });
+  await nodes.add(1);
+  await kube.create(resources.pods, pod("sim-2"), manager);
+  await until("the pod to run on the new node", () => started[1], { timeoutMs: 20_000 });
+  assert.deepEqual(errors, []);
+});
+
+test("a node that was taken for lost says that it is well", { timeout: 60_000 }, async () => {
+  const { kube } = await world();
+  const ready = async (): Promise<unknown> =>
+    ((await kube.get(resources.nodes, { namespace: "", name: "sim-0" }))?.status as any)?.conditions[0].status;
+  const lost = { status: { conditions: [{ type: "Ready", status: "Unknown" }] } };
+  const found = await kube.get(resources.nodes, { namespace: "", name: "sim-0" });
+  await kube.updateStatus(resources.nodes, { ...found!, ...lost }, { manager: "controllers" });
+  assert.equal(await ready(), "Unknown");
+  await until("it to be ready", async () => ((await ready()) === "True" ? true : undefined), { timeoutMs: 20_000 });
 });
 
 test("a pod that no node has is left alone", { timeout: 30_000 }, async () => {

@@ -10,7 +10,7 @@ import { type Kube, type KubeObject, keyOf, parseKey, refOf, resources } from ".
 /** The kubelet's workers, each at one pod; writes that wait for the API server are all that they do. */
 const workers = 32;
 const resyncMs = 60_000;
-const leaseMs = 4_000;
+const leaseMs = 10_000;
 /** Leases and Node objects that are written at once. */
 const writesMax = 16;
 /** A pod whose Secrets are not there yet is looked at again after this, as a kubelet does for a mount. */
@@ -61,6 +61,7 @@ export class SimulatedNodes {
   readonly #options: NodesOptions;
   readonly #pods: Informer;
   readonly #secrets: Informer;
+  readonly #nodes: Informer;
   readonly #running = new Map<string, Running>();
   readonly #keys = new Map<string, string>();
   readonly #controller: Controller;
@@ -68,12 +69,16 @@ export class SimulatedNodes {
   #leases: NodeJS.Timeout | undefined;
   #probes: NodeJS.Timeout | undefined;
   #writes = 0;
+  #count = 0;
+  /** Nodes that were switched off. */
+  readonly #off = new Set<string>();
 
   constructor(options: NodesOptions) {
     this.#options = options;
     const deps = { kube: options.kube, onError: options.onError };
     this.#pods = new Informer(resources.pods, {}, deps);
     this.#secrets = new Informer(resources.secrets, {}, deps);
+    this.#nodes = new Informer(resources.nodes, {}, deps);
     this.#controller = createController({
       name: "simulated-kubelet",
       workers,
@@ -92,39 +97,61 @@ export class SimulatedNodes {
   }
 
   async start(): Promise<void> {
-    const { count } = this.#options;
-    await each(count, (index) => this.#makeNode(index));
+    await this.add(this.#options.count);
     this.#pods.onChange((pod) => isBound(pod) && this.#controller.queue.add(keyOf(refOf(pod))));
     this.#pods.start();
     this.#secrets.start();
-    await Promise.all([this.#pods.refresh(), this.#secrets.refresh()]);
+    this.#nodes.start();
+    await Promise.all([this.#pods.refresh(), this.#secrets.refresh(), this.#nodes.refresh()]);
     this.#controller.start();
     this.#renew();
     this.#probes = setInterval(() => this.#probe(), probeMs);
   }
 
+  /** So many nodes more. */
+  async add(count: number): Promise<void> {
+    const from = this.#count;
+    this.#count += count;
+    await each(count, (index) => this.#makeNode(from + index));
+  }
+
+  /** What a power cut does: the processes of its pods end at once, and nobody is told. */
+  async off(node: string): Promise<void> {
+    this.#off.add(node);
+    const lost = this.#pods.list((pod) => nodeOf(pod) === node).flatMap((pod) => this.#running.get(pod.metadata.uid ?? "") ?? []);
+    const ends = lost.map(({ process }) => process?.stop(0));
+    for (const running of lost) running.process = undefined;
+    await Promise.all(ends);
+  }
+
   async stop(): Promise<void> {
     clearTimeout(this.#leases);
     clearInterval(this.#probes);
-    await Promise.all([this.#controller.stop(), this.#pods.stop(), this.#secrets.stop()]);
+    await Promise.all([this.#controller.stop(), this.#pods.stop(), this.#secrets.stop(), this.#nodes.stop()]);
     await Promise.all([...this.#running.values()].map(({ process }) => process?.stop(0)));
     this.#running.clear();
   }
 
   async #makeNode(index: number): Promise<void> {
-    const { kube, podsPerNode } = this.#options;
+    const { kube } = this.#options;
     const name = nodeName(index);
     const labels = { "kubernetes.io/hostname": name, "topology.kubernetes.io/zone": `zone-${index % 3}` };
     await kube.create(resources.nodes, { apiVersion: "v1", kind: "Node", metadata: { name, labels } }, manager);
     const spec = { holderIdentity: name, leaseDurationSeconds: 40, renewTime: microTime() };
     const { apiVersion, kind } = resources.leases;
     await kube.create(resources.leases, { apiVersion, kind, metadata: { name, namespace: leaseNamespace }, spec }, manager);
+    await this.#report(name);
+    this.#writes += 2;
+  }
+
+  async #report(name: string): Promise<void> {
+    const { kube, podsPerNode } = this.#options;
     const room = { cpu: "256", memory: "2Ti", pods: String(podsPerNode) };
     const ready = { type: "Ready", status: "True", reason: "KubeletReady", message: "simulated" };
     const times = { lastHeartbeatTime: time(), lastTransitionTime: time() };
     const status = { capacity: room, allocatable: room, conditions: [Object.assign({}, ready, times)] };
     await kube.applyStatus(resources.nodes, { apiVersion: "v1", kind: "Node", metadata: { name }, status }, manager);
-    this.#writes += 3;
+    this.#writes += 1;
   }
 
   /** Looks again at every pod whose process has become ready, or is no more. */
@@ -135,13 +162,19 @@ export class SimulatedNodes {
     }
   }
 
+  /** Renews the leases, and says of nodes that were taken for lost, as after a lease that came late, that they are well. */
   #renew(): void {
-    const { kube, count, onError } = this.#options;
+    const { kube, onError } = this.#options;
     this.#leases = setTimeout(async () => {
-      const patch = (index: number) =>
-        kube.patch(resources.leases, { namespace: leaseNamespace, name: nodeName(index) }, { spec: { renewTime: microTime() } }, manager);
-      await each(count, patch).catch(onError);
-      this.#writes += count;
+      const names = Array.from({ length: this.#count }, (_, index) => nodeName(index)).filter((name) => !this.#off.has(name));
+      const renew = async (name: string): Promise<void> => {
+        const spec = { renewTime: microTime() };
+        await kube.patch(resources.leases, { namespace: leaseNamespace, name }, { spec }, manager);
+        const node = this.#nodes.get({ namespace: "", name });
+        if (node && !isReady(node)) await this.#report(name);
+      };
+      await each(names.length, (index) => renew(names[index] as string)).catch(onError);
+      this.#writes += names.length;
       this.#renew();
     }, leaseMs);
   }
@@ -151,7 +184,7 @@ export class SimulatedNodes {
     const uid = pod?.metadata.uid ?? "";
     const before = this.#keys.get(key);
     if (before !== undefined && before !== uid) this.#leave(key, before);
-    if (!pod || !isBound(pod)) return {};
+    if (!pod || !isBound(pod) || this.#off.has(nodeOf(pod))) return {};
     this.#keys.set(key, uid);
     const running = this.#running.get(uid);
     if (pod.metadata.deletionTimestamp !== undefined) return this.#end(key, pod, running);
@@ -242,8 +275,12 @@ const nodeName = (index: number): string => `sim-${index}`;
 const time = (): string => `${new Date().toISOString().slice(0, 19)}Z`;
 const microTime = (): string => new Date().toISOString().replace("Z", "000Z");
 
-function isBound({ spec }: KubeObject): boolean {
-  return (spec as { nodeName?: string } | undefined)?.nodeName?.startsWith("sim-") ?? false;
+const nodeOf = ({ spec }: KubeObject): string => (spec as { nodeName?: string } | undefined)?.nodeName ?? "";
+const isBound = (pod: KubeObject): boolean => nodeOf(pod).startsWith("sim-");
+
+function isReady({ status }: KubeObject): boolean {
+  const { conditions = [] } = (status ?? {}) as { conditions?: readonly { readonly type: string; readonly status: string }[] };
+  return conditions.some(({ type, status: holds }) => type === "Ready" && holds === "True");
 }
 
 /** A running pod's status, as the kubelet writes it. */

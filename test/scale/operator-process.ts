@@ -1,57 +1,67 @@
 // The operator as a process of its own, as it runs in its pod, and what a look from outside shows of it: its metrics, and its CPU time and
 // memory as the kernel counts them.
 import { type ChildProcess, spawn } from "node:child_process";
-import { createWriteStream, readFileSync } from "node:fs";
+import { createWriteStream } from "node:fs";
 import { join } from "node:path";
 import { parseSamples, type Sample } from "../../operator/cli/prometheus-text.ts";
 import { joinFiles, killCgroup, limitMemory, makeCgroup, removeCgroup } from "../cluster/cgroups.ts";
 import { freePort } from "../harness/free-port.ts";
 import { stop, until } from "../harness/process.ts";
 import { root } from "../integration/control-plane.ts";
+import { cpuSecondsOf, memoryOf } from "./process-use.ts";
 
 export const operatorNamespace = "enodia-system";
 /** The operator as the API server knows it. */
 export const operatorUser = `system:serviceaccount:${operatorNamespace}:operator`;
 const readyTimeoutMs = 120_000;
-const tickHz = 100;
-/** The chart's limit of the operator's container. */
-const memoryMax = 512 * 2 ** 20;
-const cgroup = "enodia-scale-operator";
+/** The chart's limit of the operator's container, in MiB. */
+export const chartMemoryMiB = 512;
+const cgroupOf = (fleet: string): string => `enodia-${fleet}-operator`;
 /** Becomes a member of the cgroup, and then the program. */
 const joining = 'while [ "$1" != -- ]; do echo $$ > "$1"; shift; done; shift; exec "$@"';
 
 interface OperatorOptions {
+  /** Of the fleet. */
+  readonly name: string;
   readonly kubeconfig: string;
   readonly natsUrl: string;
   /** The folder of its log. */
   readonly folder: string;
+  /** Where the profile of its CPU is written when it ends; unset: none is taken. */
+  readonly profileFolder: string | undefined;
+  /** The limit of its memory. */
+  readonly memoryMiB: number;
 }
 
 export class OperatorProcess {
   readonly #child: ChildProcess;
   readonly #metricsPort: number;
+  readonly #cgroup: string;
 
-  private constructor(child: ChildProcess, metricsPort: number) {
+  private constructor(child: ChildProcess, metricsPort: number, cgroup: string) {
     this.#child = child;
+    this.#cgroup = cgroup;
     this.#metricsPort = metricsPort;
   }
 
   /** Starts it, and returns when it leads. */
-  static async start({ kubeconfig, natsUrl, folder }: OperatorOptions): Promise<OperatorProcess> {
+  static async start({ name, kubeconfig, natsUrl, folder, profileFolder, memoryMiB }: OperatorOptions): Promise<OperatorProcess> {
     const [metricsPort, probePort] = [await freePort(), await freePort()];
     const env = {
       ...{ PATH: process.env.PATH, HOME: folder },
       ...{ ENODIA_POD_NAME: "operator-0", ENODIA_NAMESPACE: operatorNamespace, ENODIA_NATS_URL: natsUrl },
       ...{ ENODIA_METRICS_PORT: String(metricsPort), ENODIA_PROBE_PORT: String(probePort), ENODIA_NETWORK_POLICIES: "true" },
     };
+    const cgroup = cgroupOf(name);
     makeCgroup(cgroup);
-    limitMemory(cgroup, memoryMax);
-    const command = [process.execPath, join(root, "operator/main.ts"), "--kubeconfig", kubeconfig];
+    limitMemory(cgroup, memoryMiB * 2 ** 20);
+    const profile = profileFolder === undefined ? [] : ["--cpu-prof", `--cpu-prof-dir=${profileFolder}`];
+    const command = [process.execPath, ...profile, join(root, "operator/main.ts"), "--kubeconfig", kubeconfig];
     const child = spawn("sh", ["-c", joining, "sh", ...joinFiles(cgroup), "--", ...command], { env, stdio: ["ignore", "pipe", "pipe"] });
     const log = createWriteStream(join(folder, "operator.log"));
     child.stdout.pipe(log, { end: false });
     child.stderr.pipe(log, { end: false });
-    const operator = new OperatorProcess(child, metricsPort);
+    const operator = new OperatorProcess(child, metricsPort, cgroup);
     const leads = async () => (gauge(await operator.metrics(), "enodia_operator_leader") === 1 ? true : undefined);
     await until("the operator to lead", leads, { timeoutMs: readyTimeoutMs });
     return operator;
@@ -65,22 +75,24 @@ export class OperatorProcess {
 
   /** Seconds of CPU since its start, of all its threads. */
   cpuSeconds(): number {
-    const stat = readFileSync(`/proc/${this.#child.pid}/stat`, "utf8");
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" "); // from field 3 on, as the name may hold blanks
-    return (Number(fields[11]) + Number(fields[12])) / tickHz;
+    return cpuSecondsOf(this.#pid);
   }
 
   /** MiB now, and the most so far. */
   memory(): { readonly rss: number; readonly peak: number } {
-    const status = readFileSync(`/proc/${this.#child.pid}/status`, "utf8");
-    const field = (name: string): number => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(status)?.[1]) / 1024;
-    return { rss: field("VmRSS"), peak: field("VmHWM") };
+    return memoryOf(this.#pid);
+  }
+
+  get #pid(): number {
+    const { pid } = this.#child;
+    if (pid === undefined) throw new Error("the operator did not start");
+    return pid;
   }
 
   async stop(): Promise<void> {
     await stop(this.#child, 20_000);
-    await killCgroup(cgroup);
-    await removeCgroup(cgroup);
+    await killCgroup(this.#cgroup);
+    await removeCgroup(this.#cgroup);
   }
 }
 

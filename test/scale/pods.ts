@@ -16,19 +16,22 @@ import type { Bus } from "../../runtime/wire/nats.ts";
 import { fixedTls } from "../../runtime/wire/tls.ts";
 import type { PodProcess, PodStart, StartPod } from "./nodes.ts";
 import { type RankModel, startRank } from "./ranks.ts";
+import type { Tally } from "./tally.ts";
 
 interface PodsOptions {
   readonly model: RankModel;
   readonly bus: Bus;
-  /** Rows that a rank routes in each layer in a window of load, to the first experts most. */
-  readonly rowsPerWindow: number;
+  /** What each rank has routed whenever it reports its load. */
+  readonly load: () => LoadCounters;
+  /** Told of every rank that runs. */
+  readonly tally: Tally;
 }
 
 export function podStarter(options: PodsOptions): StartPod {
   return (start) => (start.pod.metadata.labels?.[labels.component] === "gateway" ? startGateway(start) : startWorker(start, options));
 }
 
-async function startWorker(start: PodStart, { model, bus, rowsPerWindow }: PodsOptions): Promise<PodProcess> {
+async function startWorker(start: PodStart, { model, bus, load, tally }: PodsOptions): Promise<PodProcess> {
   const { pod, ip, secret } = start;
   const { namespace = "", name: podName, uid: podUid = "" } = pod.metadata;
   const deployment = pod.metadata.labels?.[labels.deployment] ?? "";
@@ -43,12 +46,16 @@ async function startWorker(start: PodStart, { model, bus, rowsPerWindow }: PodsO
     ...{ namespace, deployment, rank, podName, podUid, model, host: ip, grpcPort: ports.grpc, tls: tlsOf(start) },
     deploymentUid: told(workerProcess.deploymentUid.variable),
     telemetry: { bus, prefix: told(workerProcess.natsPrefix.variable), windowMs, signingKey },
-    counters: () => loadOf(model, rowsPerWindow),
+    ...{ counters: load, metrics: tally.metrics },
   });
+  tally.runs(running);
   const stop = async (graceMs: number): Promise<void> => {
-    if (graceMs === 0) return running.kill();
-    await running.handOver(graceMs);
-    await running.close();
+    try {
+      if (graceMs > 0) await running.handOver(graceMs);
+    } finally {
+      tally.ended(running);
+    }
+    await (graceMs > 0 ? running.close() : running.kill());
   };
   return { ready: () => running.ready(), stop };
 }
@@ -71,6 +78,7 @@ async function startGateway(start: PodStart): Promise<PodProcess> {
     },
     activeRequests: () => 0,
     draining: () => draining,
+    ...{ idleMs: () => 0, wantsRanks: () => false, onEnter: () => () => {} },
   });
   server.add(Control, handlers);
   await server.listen(ip, ports.grpc);
@@ -107,12 +115,13 @@ function tlsOf({ pod, secret }: PodStart) {
   return fixedTls({ cert: entry("tls.crt"), key: entry("tls.key"), ca: entry("ca.crt") });
 }
 
-/** The load of one window: the same in every window and on every rank, each expert with less of it than the one before. */
-function loadOf({ info }: RankModel, rows: number): LoadCounters {
+/** The rows that a rank routes in each layer before it reports its load, by the weights of the layer's experts. */
+export function loadOf({ info }: RankModel, rows: number, weight: (layer: number, expert: number) => number): LoadCounters {
   const counter = new LoadCounter(info);
-  const total = Array.from({ length: info.experts }, (_, expert) => 1 / (expert + 1)).reduce((sum, share) => sum + share, 0);
-  for (let layer = 0; layer < info.layers; layer++)
-    for (let expert = 0; expert < info.experts; expert++)
-      counter.routed("decode", layer, expert, Math.round(rows / ((expert + 1) * total)));
+  for (let layer = 0; layer < info.layers; layer++) {
+    const weights = Array.from({ length: info.experts }, (_, expert) => weight(layer, expert));
+    const total = weights.reduce((sum, each) => sum + each, 0);
+    for (const [expert, each] of weights.entries()) counter.routed("decode", layer, expert, Math.round((rows * each) / total));
+  }
   return counter.take();
 }

@@ -10,6 +10,7 @@ import type { Intent } from "../../operator/rebalance/intents/intent.ts";
 import { inlinePlanner } from "../../operator/rebalance/intents/planner-thread.ts";
 import { Session } from "../../operator/rebalance/links/session.ts";
 import { Telemetry } from "../../operator/rebalance/links/telemetry.ts";
+import { connectsMax, Turns } from "../../operator/rebalance/links/turns.ts";
 import { DeploymentLoop } from "../../operator/rebalance/loop.ts";
 import type { LoopPorts } from "../../operator/rebalance/loop-ports.ts";
 import type { StoredPlacement } from "../../operator/rebalance/ports.ts";
@@ -198,11 +199,12 @@ export class SimCluster {
 
   #makeLoop(owner: Owner, host: Host): DeploymentLoop {
     const network = this.#wire.network(host, "operator:0");
+    const turns = new Turns(connectsMax);
     return new DeploymentLoop(
       {
         clock: this.clock,
         store: this.kube.placements(),
-        openLink: (target) => new Session(target, this.clock, network),
+        openLink: (target) => new Session(target, { clock: this.clock, network, turns }),
         planner: inlinePlanner,
         telemetry: new Telemetry(() => this.nats.open(owner)),
         telemetryKeys: () => {

@@ -5,8 +5,8 @@ import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2
 import { AppError } from "../../crds/common.ts";
 import type { DispatchCall, DispatchLink } from "../../runtime/wire/dispatch-link.ts";
 import { DispatchFrameSchema, DispatchReplySchema } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
-import type { GrpcServer, Network } from "../../runtime/wire/grpc.ts";
-import type { Handlers, ServiceClient } from "../../runtime/wire/service.ts";
+import type { Connected, GrpcServer, Network } from "../../runtime/wire/grpc.ts";
+import type { Handlers } from "../../runtime/wire/service.ts";
 import { BidiCall, type Call, StreamCall, UnaryCall } from "./calls.ts";
 import { asOwner, type Owner, type VirtualClock } from "./clock.ts";
 
@@ -81,11 +81,18 @@ export class SimWire {
     };
   }
 
-  #client<M extends GenServiceMethods>(host: Host, service: GenService<M>, target: Parameters<Network["connect"]>[1]): ServiceClient<M> {
+  #client<M extends GenServiceMethods>(host: Host, service: GenService<M>, target: Parameters<Network["connect"]>[1]): Connected<M> {
     let closed = false;
+    let signs = 0;
     const methods: Record<string, unknown> = {
       close: () => {
         closed = true;
+      },
+      // As many as there were signs of life: one each time that the other end can be reached when it is asked for.
+      receivedBytes: () => {
+        const found = closed ? undefined : this.#find(target);
+        if (found && this.passes(host, found.host)) signs += 1;
+        return signs;
       },
     };
     const kinds = { unary: UnaryCall, server_streaming: StreamCall, bidi_streaming: BidiCall } as const;
@@ -105,7 +112,7 @@ export class SimWire {
         return new Kind(line).begin(args);
       };
     }
-    return methods as ServiceClient<M>;
+    return methods as Connected<M>;
   }
 
   #link(host: Host, target: Parameters<Network["connectDispatch"]>[0]): DispatchLink {

@@ -1,6 +1,6 @@
 // The deployment plane on the in-memory API, with a kubelet and a rebalance plane played here: the world of its tests.
 import { setTimeout as sleep } from "node:timers/promises";
-import type { DrainPhase, RankSignals, RebalanceView } from "../../operator/deployment/core/world.ts";
+import type { DrainPhase, GatewayView, RankSignals, RebalanceView } from "../../operator/deployment/core/world.ts";
 import { Informers } from "../../operator/deployment/informers.ts";
 import type { Settings } from "../../operator/deployment/objects/context.ts";
 import { createDeploymentPlane, type DeploymentPlane, type DeploymentPlaneOptions } from "../../operator/deployment/plane.ts";
@@ -21,31 +21,46 @@ type Says = (rank: number, serving: number) => RankSignals | undefined;
 class TestRebalance implements Rebalance {
   streamsOutliveNodes = false;
   readonly #kube: FakeKube;
-  world: World | undefined;
+  readonly #worlds = new Map<string, World>();
   drain: DrainPhase = "Drained";
   #signals: Says = () => undefined;
+  #front: Partial<GatewayView> | undefined;
   forgotten: string[] = [];
   #listener: (at: typeof ref) => void = () => {};
   constructor(kube: FakeKube) {
     this.#kube = kube;
   }
   update(world: World): void {
+    const before = this.#worlds.get(world.uid);
     const changed =
-      JSON.stringify(world.leaving) !== JSON.stringify(this.world?.leaving) ||
-      JSON.stringify(world.workers) !== JSON.stringify(this.world?.workers);
-    this.world = world;
-    if (changed) setImmediate(() => this.#listener(ref));
+      JSON.stringify(world.leaving) !== JSON.stringify(before?.leaving) ||
+      JSON.stringify(world.workers) !== JSON.stringify(before?.workers) ||
+      world.holdMs !== before?.holdMs;
+    this.#worlds.set(world.uid, world);
+    if (changed) setImmediate(() => this.#listener(world.ref));
   }
-  view(): RebalanceView | undefined {
-    if (!this.world) return undefined;
-    const serving = this.world.workers.filter((worker) => worker.ready && !worker.lost);
+  /** That of the deployment that most tests are about. */
+  get world(): World | undefined {
+    return [...this.#worlds.values()].find(({ ref: { name } }) => name === ref.name);
+  }
+  view(uid: string): RebalanceView | undefined {
+    const world = this.#worlds.get(uid);
+    if (!world) return undefined;
+    const serving = world.workers.filter((worker) => worker.ready && !worker.lost);
     const members = serving.map((worker) => {
       const connected = this.streamsOutliveNodes || answers(this.#kube, worker.node);
       const signals = this.#signals(worker.rank, serving.length);
       return member(worker.rank, { podUid: worker.uid, bootId: "b", connected, active: connected, signals });
     });
-    const drains = this.world.leaving.map((leaving) => ({ rank: leaving.rank, podUid: leaving.podUid, phase: this.drain, message: "" }));
-    return view({ members, drains });
+    const drains = world.leaving.map((leaving) => ({ rank: leaving.rank, podUid: leaving.podUid, phase: this.drain, message: "" }));
+    const holds = (world.holdMs ?? 0) > 0; // what gateways are told they have heard, unless a test says otherwise
+    const gateways = this.#front ? [{ name: "moe-gateway-a", idleMs: undefined, wantsRanks: false, holds, ...this.#front }] : [];
+    return view({ members, drains, gateways });
+  }
+  /** What the gateway says from now on. */
+  fronts(front: Partial<GatewayView>): void {
+    this.#front = front;
+    this.#listener(ref);
   }
   /** What ranks say of their load from now on. */
   says(signals: Says): void {
@@ -53,6 +68,7 @@ class TestRebalance implements Rebalance {
     this.#listener(ref);
   }
   forget(uid: string): void {
+    this.#worlds.delete(uid);
     this.forgotten.push(uid);
   }
   onChange(listener: (at: typeof ref) => void): void {
@@ -131,11 +147,12 @@ export function kubelet(
     for (const object of kube.all(resources.pods) as any[]) {
       const at = { namespace: object.metadata.namespace, name: object.metadata.name };
       const rank = object.metadata.labels["enodia.dev/rank"];
+      const place = `${object.metadata.labels["enodia.dev/deployment"]} ${rank}`;
       const node = object.spec.nodeName;
       const lost = !answers(kube, node);
       if (!lost) {
-        if (holders.has(rank)) problems.push(`rank ${rank}: ${holders.get(rank)} and ${at.name}`);
-        holders.set(rank, at.name);
+        if (holders.has(place)) problems.push(`rank ${place}: ${holders.get(place)} and ${at.name}`);
+        holders.set(place, at.name);
       }
       if (lost) continue;
       if (object.metadata.deletionTimestamp !== undefined) kube.remove(resources.pods, at);
@@ -192,8 +209,13 @@ export async function world(): Promise<FakeKube> {
   return kube;
 }
 
+/** Of stand-ins, by their names. */
+const standIns = new RegExp(`^${ref.name}-[0-9a-f]{8}$`);
+/** Worker pods but those of stand-ins. */
 export const pods = (kube: FakeKube): any[] =>
-  kube.all(resources.pods).filter((object) => object.metadata.labels?.["enodia.dev/component"] === "worker");
+  kube.all(resources.pods).filter(({ metadata: { labels = {} } }) => {
+    return labels["enodia.dev/component"] === "worker" && !standIns.test(labels["enodia.dev/deployment"] ?? "");
+  });
 export const ranks = (kube: FakeKube) =>
   pods(kube)
     .map((object) => Number(object.metadata.labels["enodia.dev/rank"]))

@@ -84,6 +84,7 @@ const errors = new Map<string, { args: string[]; input?: string; want: RegExp }>
   ["an unknown model", { args: ["--model", "gpt-4", "hi"], want: /404: The model `gpt-4` does not exist here: use `tiny`/ }],
   ["a bad number", { args: ["--temperature", "hot", "hi"], want: /--temperature hot: must be a number/ }],
   ["a value the server refuses", { args: ["--temperature", "9", "hi"], want: /400: `temperature`: must be 0 to 2/ }],
+  ["an effort that is none", { args: ["--effort", "most", "hi"], want: /400: `reasoning_effort`: must be one of none, minimal/ }],
   ["an unknown option", { args: ["--nonsense", "hi"], want: /nonsense[\s\S]*usage: enodia chat/ }],
   ["nothing to say", { args: [], input: "", want: /Nothing was piped in/ }],
   ["no key file", { args: ["--api-key-file", "/nowhere", "hi"], want: /cannot be read/ }],

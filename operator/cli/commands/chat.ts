@@ -12,7 +12,7 @@ const help = `usage: enodia chat [options] [prompt...]
 
 Asks a gateway, or any server of the same API, and prints the answer as it comes. Without a prompt: in turns (/reset forgets the
 conversation, /exit or Ctrl-D leaves), or once with what is piped in. Ctrl-C ends an answer. A refused connection is tried again
-for 5 s, so that it may follow "kubectl port-forward ... &" at once.
+for 5 s, so that it may follow "kubectl port-forward ... &" at once. What a model thinks before it answers goes to stderr.
 
   --url URL              gateway (default http://127.0.0.1:8000, as after
                          kubectl port-forward -n NAMESPACE service/NAME 8000:8000)
@@ -22,6 +22,7 @@ for 5 s, so that it may follow "kubectl port-forward ... &" at once.
   --top-p NUMBER         only the likeliest tokens that together have this probability (default 1)
   --seed NUMBER          same seed, same text (default: another one each time)
   --max-tokens NUMBER    length of the answer at most (default: what the context leaves)
+  --effort WORD          how much a model thinks that can be told: none, minimal, low, medium, high or xhigh
   --api-key KEY          for gateways that want one; or --api-key-file FILE (its first line)`;
 
 const text = { type: "string" } as const;
@@ -33,6 +34,7 @@ const flags = {
   "top-p": text,
   seed: text,
   "max-tokens": text,
+  effort: text,
   "api-key": text,
   "api-key-file": text,
   help: { type: "boolean", short: "h" },
@@ -76,9 +78,9 @@ export async function run(args: readonly string[], terminal: Terminal = processT
   const onRefused = (message: string) => terminal.errors.write(`enodia: ${message}\n`);
   const options: ChatOptions = { url: parsed.url, apiKey: await apiKeyOf(parsed), onRefused };
   const model = parsed.model ?? (await firstModel(options, new AbortController().signal));
-  const { temperature, top_p, seed, max_tokens } = parsed;
+  const { temperature, top_p, seed, max_tokens, reasoning_effort } = parsed;
   const system: ChatTurn[] = parsed.system === undefined ? [] : [{ role: "system", content: parsed.system }];
-  const session: Session = { options, settings: { model, temperature, top_p, seed, max_tokens }, system };
+  const session: Session = { options, settings: { model, temperature, top_p, seed, max_tokens, reasoning_effort }, system };
   const prompt = parsed.prompt || (terminal.input.isTTY ? "" : await readAll(terminal.input));
   if (prompt.trim() !== "") return once(session, prompt, terminal);
   if (!terminal.input.isTTY) throw new AppError("Nothing was piped in: give a prompt as argument or on stdin.", { code: "NoPrompt" });
@@ -142,9 +144,15 @@ async function say(
 ): Promise<{ text: string; cancelled: boolean }> {
   const stop = terminal.onInterrupt(() => cancelling.abort());
   let text = "";
+  let thinks = false;
   try {
     for await (const event of streamChat(session.options, { ...session.settings, messages }, cancelling.signal)) {
-      if (event.type === "text") {
+      if (event.type === "thought") {
+        thinks = true;
+        terminal.errors.write(event.text);
+      } else if (event.type === "text") {
+        if (thinks) terminal.errors.write("\n\n");
+        thinks = false;
         text += event.text;
         terminal.output.write(event.text);
       } else if (event.reason === "length") terminal.errors.write("\n[cut off: the limit of tokens is reached]");
@@ -173,6 +181,7 @@ function parse(args: readonly string[]) {
       top_p: numberOf("--top-p", values["top-p"]),
       seed: numberOf("--seed", values.seed),
       max_tokens: numberOf("--max-tokens", values["max-tokens"]),
+      reasoning_effort: values.effort,
       apiKey: values["api-key"],
       apiKeyFile: values["api-key-file"],
       prompt: positionals.join(" "),

@@ -52,7 +52,7 @@ test("what was rolled back: status fails and names the remedy, undo makes the sp
   const { text } = await said(kube, "history");
   assert.match(
     text,
-    /^REVISION +GENERATION +TEMPLATE +IMAGE +STATE\n +3 +1 +\w+ +enodia\/runtime:test +in force, whole\n +2 +2 +\w+ +enodia\/runtime:bad/,
+    /^REVISION +GENERATION +TEMPLATE +IMAGE +MODEL +STATE\n +3 +1 +\w+ +enodia\/runtime:test +pvc:\/\/models\/moe \(q4_0\) +in force, whole\n +2 +2 +\w+ +enodia\/runtime:bad/,
   );
   await until("the operation has ended", async () => (await status(kube)).operation === undefined);
   assert.match((await said(kube, "history")).text, /roll-\d+ +RolledBack +3 ranks, revision 1 +3 ranks, revision 2/);

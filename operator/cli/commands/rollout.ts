@@ -85,13 +85,17 @@ async function revisionsOf({ cluster, name }: Asked, { metadata }: MoEDeployment
   const listed = ours.map(readRevision).flatMap(({ number, accepted }): Listed[] => {
     if (!accepted) return [];
     const { generation, template, runtimeImage } = accepted;
-    return [{ number, generation, templateHash: template.hash, image: imageOf(accepted) ?? runtimeImage, accepted }];
+    return [
+      { number, generation, templateHash: template.hash, image: imageOf(accepted) ?? runtimeImage, model: modelOf(accepted), accepted },
+    ];
   });
   return listed.sort((a, b) => b.number - a.number);
 }
 
 const imageOf = ({ template }: Accepted): string | undefined =>
   template.pod.spec.containers.flatMap(({ name, image }) => (name === "runtime" ? String(image) : []))[0];
+
+const modelOf = ({ spec }: Accepted): string => `${spec.model.uri} (${spec.runtime.expertCodec})`;
 
 async function status(asked: Asked): Promise<number> {
   const end = performance.now() + asked.timeoutMs;
@@ -135,7 +139,9 @@ async function resume(asked: Asked): Promise<number> {
     ...(rolledBack ? { metadata: { annotations: { [annotations.retryRollout]: rolledBack.id } } } : {}),
     ...(paused ? { spec: { rolloutStrategy: { paused: false } } } : {}),
   });
-  asked.print(`${asked.name}: ${rolledBack ? `revision ${rolledBack.fromRevision} is tried again` : "rolls go on"}`);
+  asked.print(
+    `${asked.name}: ${rolledBack ? `${rolledBack.fromRevision === 0 ? "what failed" : `revision ${rolledBack.fromRevision}`} is tried again` : "rolls go on"}`,
+  );
   return 0;
 }
 

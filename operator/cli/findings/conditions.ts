@@ -54,6 +54,13 @@ const judges: Readonly<Record<MoEDeploymentConditionType, Judge>> = {
   },
   ScalingActive: (c) =>
     when(isFalse(c) && !wanted.includes(c.reason), { severity: "warning", role: "aside", what: "the autoscaler stands still" }),
+  // A Gateway that is not there, or nobody's, never says a word.
+  GatewayRouted: (c) =>
+    when(isFalse(c) || c.reason === "GatewayUnanswered", {
+      severity: "warning",
+      role: "aside",
+      what: "clients do not come in by the Gateway",
+    }),
   Reproducible: (c) => when(isFalse(c), { severity: "info", role: "aside", what: "texts may differ between ranks" }),
   RuntimeUpToDate: (c) => when(isFalse(c), { severity: "info", role: "aside", what: "another runtime image is available" }),
 };
@@ -127,6 +134,8 @@ const remedies: Readonly<Record<string, Remedy>> = {
   RolloutOnDelete: rollout("status"),
   ClaimNotFound: push,
   ModelClaimMissing: push,
+  SeedNotReady: podsOf("seed"),
+  CacheTooSmall: edit,
   NoGateway: podsOf("gateway"),
   BelowMinServing: podsOf("worker"),
   RanksNotReady: podsOf("worker"),

@@ -79,6 +79,7 @@ const healthy = [
   condition("PlacementBalanced", "True", "Balanced"),
   condition("RuntimeUpToDate", "True", "UpToDate"),
   condition("ScalingActive", "True", "AtTarget"),
+  condition("GatewayRouted", "True", "Accepted"),
 ];
 const but = (...changed: readonly Condition[]): Condition[] => healthy.map((one) => changed.find(({ type }) => type === one.type) ?? one);
 const down = [
@@ -100,6 +101,14 @@ const cases: Readonly<Record<string, { readonly given: Given; readonly want: rea
   "without a cause the worst effect speaks for the others": {
     given: { conditions: but(...down) },
     want: ["critical BelowMinServing <- is not ready (0 of 3 ranks serve)"],
+  },
+  "a Gateway that refuses the route, or never answers, is told beside what serves": {
+    given: { conditions: but(condition("GatewayRouted", "Unknown", "GatewayUnanswered", "no controller")) },
+    want: ["warning GatewayUnanswered"],
+  },
+  "one that has not judged it yet is waited for": {
+    given: { conditions: but(condition("GatewayRouted", "Unknown", "GatewayUndecided")) },
+    want: [],
   },
   "a refusal that Ready repeats is said once": {
     given: {

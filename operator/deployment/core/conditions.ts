@@ -1,9 +1,11 @@
 // The conditions of a MoEDeployment from a snapshot, each an ordered chain of checks: the first that speaks wins. Pure.
 import type { MoEDeploymentConditionType, PodFailure } from "../../../crds/moe-deployment-status.ts";
 import type { Operation } from "../../../crds/operation.ts";
+import { isAtZero } from "./autoscale/zero.ts";
 import { orphansLeft } from "./orphans.ts";
 import { type Blocked, freeRanks } from "./pod-actions.ts";
 import { type Hold, rollHold } from "./rollout.ts";
+import { routeVerdict } from "./route.ts";
 import { imageVerdict } from "./runtime-image.ts";
 import { living, type Refusal, type Snapshot, servingPods, wantedGateways } from "./snapshot.ts";
 import type { MemberView, Verdict } from "./world.ts";
@@ -51,6 +53,7 @@ export function verdicts(findings: Findings): Verdicts {
     PlacementBalanced: kept(findings, "PlacementBalanced", view?.placementBalanced ?? unknown("NotObserved", "no worker was reached yet")),
     RuntimeUpToDate: upToDate(findings),
     ScalingActive: findings.scaling?.status === "Unknown" ? kept(findings, "ScalingActive", findings.scaling) : findings.scaling,
+    GatewayRouted: routeVerdict(findings.snapshot),
   };
 }
 
@@ -67,6 +70,8 @@ function accepted({ refusals, unjudged, snapshot }: Findings): Verdict {
   if (first) return no(first.reason, refusals.map((one) => one.message).join("; "));
   const { pending } = snapshot.delivery;
   if (pending) return unknown("ModelPending", `the spec comes into force with its model: ${pending.message}`);
+  const { standIn } = snapshot;
+  if (standIn?.holds) return unknown("StandInStarting", `the spec comes into force when its stand-in serves: ${standIn.message}`);
   if (unjudged !== "") return unknown("NotApplied", `it is tried again: ${unjudged}`);
   return yes(
     "Accepted",
@@ -80,11 +85,18 @@ function fieldConflict({ snapshot: { conflicts } }: Findings): Verdict {
     : no("NoConflict", "nobody else manages a field that the operator sets");
 }
 
+const switchingModel = ({ deployment: { spec } }: Snapshot): Verdict =>
+  no("SwitchingModel", `the ranks of another model stop, those of ${spec.model.uri} start once all have`);
+
 function available(findings: Findings): Verdict {
   const { snapshot, ranks } = findings;
   const { spec } = snapshot.deployment;
-  if (snapshot.switching) return no("SwitchingModel", `the ranks of another model stop, those of ${spec.model.uri} start once all have`);
+  if (snapshot.standIn?.front === "StandIn") return yes("StandInServes", snapshot.standIn.message);
+  if (snapshot.switching) return switchingModel(snapshot);
   if (spec.suspend) return no("Suspended", "spec.suspend is true");
+  const isHolding = findings.scaling !== undefined && isAtZero(findings.scaling) && snapshot.gateway.ready > 0;
+  // Whoever asks gets an answer, from the ranks that come for it.
+  if (ranks === 0 && isHolding) return yes("ScaledToZero", `gateways hold what comes: ${findings.scaling?.message}`);
   if (ranks === 0) return no("ScaledToZero", "no ranks are wanted");
   const serving = servingPods(snapshot).length;
   const least = Math.max(1, spec.failurePolicy.minServingReplicas);
@@ -97,8 +109,10 @@ function available(findings: Findings): Verdict {
 function ready(findings: Findings, specAccepted: Verdict, availability: Verdict): Verdict {
   const { snapshot, ranks } = findings;
   if (specAccepted.status === "False") return no(specAccepted.reason, specAccepted.message);
+  if (availability.status === "True" && availability.reason === "ScaledToZero") return availability;
   if (availability.status !== "True" && ["Suspended", "SwitchingModel", "ScaledToZero", "NoGateway"].includes(availability.reason))
     return availability;
+  if (snapshot.switching) return switchingModel(snapshot);
   if (snapshot.claim === "Missing") return no("ModelClaimMissing", modelAvailable(findings).message);
   const serving = servingPods(snapshot).length;
   const wanted = ranks;
@@ -115,6 +129,7 @@ function whyNot({ snapshot, failure, failures }: Findings): string {
   const broken = pods.find((pod) => pod.problem !== "");
   if (broken) return `${broken.name}: ${broken.problem}`;
   if (failure !== "") return failure;
+  if (snapshot.delivery.away !== "") return snapshot.delivery.away;
   const waiting = failures.find((one) => one.count > 1 && !pods.some((pod) => pod.rank === one.rank));
   if (waiting)
     return `rank ${waiting.rank}: ${waiting.count} pods in a row ended (${waiting.reason}), the next is made at ${waiting.retryTime}`;
@@ -221,17 +236,18 @@ function upToDate({ snapshot: { runtimeImage, deployment } }: Findings): Verdict
   return runtimeImage ? imageVerdict(runtimeImage, deployment.metadata) : unknown("NotChosen", "no spec is in force yet");
 }
 
-function modelAvailable({ snapshot }: Findings): Verdict {
+function modelAvailable({ snapshot, ranks }: Findings): Verdict {
   if (snapshot.claim === "Missing") {
     return no(
       "ClaimNotFound",
       snapshot.deployment.spec.model.cache === undefined
         ? `spec.model.uri: ${snapshot.deployment.spec.model.uri}: the namespace has no such PersistentVolumeClaim; create it and import the model into it`
-        : `spec.model.cache.persistentVolumeClaim.claimName: ${snapshot.deployment.spec.model.cache.persistentVolumeClaim.claimName}: the namespace has no such PersistentVolumeClaim; create it, with room for the download and the store`,
+        : `spec.model.cache.persistentVolumeClaim.claimName: ${snapshot.deployment.spec.model.cache.persistentVolumeClaim?.claimName}: the namespace has no such PersistentVolumeClaim; create it, with room for the download and the store`,
     );
   }
   const { pending } = snapshot.delivery;
   if (pending) return no(pending.reason, pending.message);
+  if (snapshot.delivery.away !== "" && servingPods(snapshot).length < ranks) return no("SeedNotReady", snapshot.delivery.away);
   return snapshot.view?.modelAvailable ?? unknown("NotOpened", "no worker has opened the model yet");
 }
 

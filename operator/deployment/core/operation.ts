@@ -22,21 +22,26 @@ export interface OperationInput {
 
 /** Characters of an operation's message. */
 const messageMax = 1024;
+/** Worlds that come up one after the other where a stand-in serves meanwhile. */
+const worldsOfStandIn = 2;
 /** Operations that are over when nothing leaves any more: what is missing then is missing for another reason. */
 const passing: readonly Operation["type"][] = ["Stop", "Shrink", "Handover", "Rebalance"];
 
 /** The operation, with the id, start and deadline it had before when it is still the same. */
 export function currentOperation(input: OperationInput): Operation | undefined {
-  const { snapshot, ranks } = input;
-  const { now, deployment } = snapshot;
+  const { snapshot } = input;
+  const { now, deployment, standIn } = snapshot;
   const { spec, status } = deployment;
+  const ranks = standIn ? spec.replicas : input.ranks;
   const type = operationType(input);
   if (!type) return undefined;
   const before = operationBefore(status);
-  const to = type === "Roll" ? { ranks, ...numbered(revisionOf(snapshot, snapshot.templateHash)) } : { ranks };
+  const to = type === "Roll" ? { ranks, ...numbered(revisionOf(snapshot, wantedHash(snapshot))) } : { ranks };
   const said = { phase: phaseOf(type, input), message: describe(input) };
-  const same = before?.type === type && before.to.ranks === ranks && before.to.revision === to.revision;
-  if (same) return { ...before, ...said, deadline: deadlineOf(input, before.deadline) };
+  // What a stand-in tries gets its number once it comes into force.
+  const numberedNow = snapshot.standIn !== undefined && before?.to.revision === undefined;
+  const same = before?.type === type && before.to.ranks === ranks && (before.to.revision === to.revision || numberedNow);
+  if (same) return { ...before, ...said, to, deadline: deadlineOf(input, before.deadline) };
   const timeoutMs = parseDuration(spec.elasticity.operationTimeout, "spec.elasticity.operationTimeout");
   return {
     id: `${type.toLowerCase()}-${now.getTime()}`,
@@ -45,7 +50,7 @@ export function currentOperation(input: OperationInput): Operation | undefined {
     to,
     startTime: rfc3339(now),
     ...said,
-    deadline: deadlineOf(input, rfc3339(new Date(now.getTime() + timeoutMs))),
+    deadline: deadlineOf(input, rfc3339(new Date(now.getTime() + timeoutMs * (standIn ? worldsOfStandIn : 1)))),
   };
 }
 
@@ -57,6 +62,9 @@ function operationBefore({ operation, expertParallel }: MoEDeploymentStatus): Op
   const id = `${type.toLowerCase()}-${Date.parse(startTime)}`;
   return { id, type, phase: "Waiting", from: { ranks: former.fromRanks }, to: { ranks: former.toRanks }, startTime, deadline };
 }
+
+/** A stand-in tries what is not in force yet. */
+const wantedHash = ({ standIn, templateHash }: Snapshot): string => standIn?.templateHash ?? templateHash;
 
 const numbered = (revision: number | undefined): { readonly revision?: number } => (revision === undefined ? {} : { revision });
 
@@ -97,6 +105,7 @@ function isMoving({ view }: Snapshot): boolean {
 function podOperation(input: OperationInput): Operation["type"] | undefined {
   const { snapshot, ranks, blocked } = input;
   const pods = living(snapshot.pods);
+  if (snapshot.standIn) return "Roll";
   if (awaitsModel(snapshot)) return undefined; // how long a download takes says nothing of the ranks
   if (ranks === 0) return pods.length > 0 ? "Stop" : undefined;
   const isOther = pods.some((pod) => pod.templateHash !== snapshot.templateHash);
@@ -132,6 +141,7 @@ function shortOperation({ deployment: { status } }: Snapshot, ranks: number): Op
 
 function phaseOf(type: Operation["type"], { snapshot, ranks }: OperationInput): Operation["phase"] {
   if (type === "Rebalance") return "Moving";
+  if (snapshot.standIn) return snapshot.standIn.phase;
   if (type === "Roll" && snapshot.rollout?.rolledBack) return "RollingBack";
   const pods = living(snapshot.pods);
   if (pods.some((pod) => pod.leaving || pod.terminating)) return "Emptying";
@@ -148,7 +158,9 @@ function describe({ snapshot, ranks, note }: OperationInput): string {
     .filter((pod) => pod.mustGo !== "" && !pod.leaving && !pod.terminating)
     .map((pod) => `rank ${pod.rank} leaves when another serves: ${pod.mustGo}`);
   const serve = `${servingPods(snapshot).length} of ${ranks} ranks serve`;
-  const notes = [note, rollHold(snapshot, ranks)?.message ?? "", orphansLeft(snapshot)].filter((text) => text !== "");
+  const notes = [note, rollHold(snapshot, ranks)?.message ?? "", snapshot.standIn?.message ?? "", orphansLeft(snapshot)].filter(
+    (text) => text !== "",
+  );
   return [serve, ...waits.slice(0, 8), ...stays.slice(0, 4), ...notes].join("; ").slice(0, messageMax);
 }
 

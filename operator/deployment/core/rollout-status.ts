@@ -5,7 +5,8 @@ import { rfc3339 } from "../../../crds/conditions.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
 import type { RolledBack, RolloutPhase, RolloutStatus } from "../../../crds/rollout.ts";
 import { judgeCanaries, judgesByTime } from "./canary.ts";
-import { canaryRanks, judgeRoll, type RollFailure, rollHold } from "./rollout.ts";
+import type { RollFailure } from "./roll-failure.ts";
+import { canaryRanks, judgeRoll, rollHold } from "./rollout.ts";
 import { living, type RolloutFacts, type Snapshot, servingPods } from "./snapshot.ts";
 
 const messageMax = 1024;
@@ -26,7 +27,9 @@ export function rolloutView(snapshot: Snapshot, ranks: number, operation: string
   if (!facts || !current) return { status: before, againInMs: undefined };
   const stable = stableRevision(snapshot, facts, ranks);
   const { failure, dueInMs } = judgeRoll(snapshot);
-  const rolledBack = failure && stable ? takeBack(snapshot, failure, { from: current.number, to: stable.number, operation }) : undefined;
+  const rolledBack =
+    tried(snapshot, current.number, operation) ??
+    (failure && stable ? takeBack(snapshot, failure, { from: current.number, to: stable.number, operation }) : undefined);
   const serving = servingPods(snapshot).filter((pod) => pod.templateHash === templateHash).length;
   const baking = bake(snapshot, ranks, serving);
   const said = phaseOf(snapshot, ranks, rolledBack ?? facts.rolledBack);
@@ -39,6 +42,7 @@ export function rolloutView(snapshot: Snapshot, ranks: number, operation: string
     updatedRanks: serving,
     ...(baking.bakeStart ? { bakeStart: baking.bakeStart } : {}),
     ...(baking.bakedTemplateHash ? { bakedTemplateHash: baking.bakedTemplateHash } : {}),
+    ...(snapshot.standIn?.status ? { standIn: snapshot.standIn.status } : {}),
     ...((rolledBack ?? facts.rolledBack) ? { rolledBack: rolledBack ?? facts.rolledBack } : {}),
   };
   // Our own status wakes nobody: what a roll back or a bake that is over leads to is for the next look.
@@ -65,7 +69,17 @@ interface Way {
   readonly operation: string | undefined;
 }
 
-function takeBack({ templateHash, now }: Snapshot, { reason, message }: RollFailure, { from, to, operation }: Way): RolledBack {
+/** What a stand-in could not serve never came into force, and the revision in force stays. */
+function tried({ standIn, rollout, now }: Snapshot, to: number, operation: string | undefined): RolledBack | undefined {
+  if (!standIn?.failure || rollout?.rolledBack) return undefined;
+  return takeBack({ templateHash: standIn.templateHash, now }, standIn.failure, { from: 0, to, operation });
+}
+
+function takeBack(
+  { templateHash, now }: Pick<Snapshot, "templateHash" | "now">,
+  { reason, message }: RollFailure,
+  { from, to, operation }: Way,
+): RolledBack {
   const id = operation ?? `roll-${from}-${now.getTime()}`;
   return { id, templateHash, fromRevision: from, toRevision: to, reason, message: message.slice(0, messageMax), time: rfc3339(now) };
 }
@@ -101,8 +115,11 @@ function phaseOf(snapshot: Snapshot, ranks: number, rolledBack: RolledBack | und
   if (rolledBack) {
     const over = old === 0 && rolledBack.templateHash !== snapshot.templateHash;
     const { fromRevision, toRevision, message } = rolledBack;
-    return { phase: over ? "RolledBack" : "RollingBack", message: `from revision ${fromRevision} to ${toRevision}: ${message}` };
+    const way =
+      fromRevision === 0 ? `before it came into force, to revision ${toRevision}` : `from revision ${fromRevision} to ${toRevision}`;
+    return { phase: over ? "RolledBack" : "RollingBack", message: `${way}: ${message}` };
   }
+  if (snapshot.standIn) return { phase: "Progressing", message: snapshot.standIn.message };
   const hold = rollHold(snapshot, ranks);
   if (hold) return hold;
   if (old > 0) return { phase: "Progressing", message: `${old} ${old === 1 ? "pod is" : "pods are"} of another template` };

@@ -4,12 +4,16 @@
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { OnFailure, RolloutType } from "../../../crds/names.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
-import { budgetsOf, type RollbackReason } from "../../../crds/rollout.ts";
+import { budgetsOf } from "../../../crds/rollout.ts";
 import { judgeCanaries, judgesByTime } from "./canary.ts";
+import type { RollFailure } from "./roll-failure.ts";
 import { living, type PodFacts, type Snapshot, servingPods } from "./snapshot.ts";
 
 const replacesByItself: Readonly<Record<RolloutType, boolean>> = { RollingUpdate: true, OnDelete: false };
 const rollsBack: Readonly<Record<OnFailure, boolean>> = { RollBack: true, Wait: false };
+
+/** True where what fails is taken back. */
+export const rollsBackOn = ({ onFailure }: MoEDeploymentSpec["rolloutStrategy"]): boolean => rollsBack[onFailure];
 
 /** Crashes of one pod that has not served, after which its template counts as broken. */
 const crashesMax = 3;
@@ -134,11 +138,6 @@ function modelHold({ paused, partition }: MoEDeploymentSpec["rolloutStrategy"], 
   return { phase: "OnDelete", message: `${all} spec.rolloutStrategy.type is RollingUpdate, or spec.suspend has stopped them` };
 }
 
-export interface RollFailure {
-  readonly reason: RollbackReason;
-  readonly message: string;
-}
-
 export interface RollJudgement {
   readonly failure: RollFailure | undefined;
   /** Milliseconds until a pod that does not serve yet is out of time; undefined where none is. */
@@ -151,7 +150,17 @@ export function judgeRoll(snapshot: Snapshot): RollJudgement {
   const { type, onFailure, progressDeadline } = deployment.spec.rolloutStrategy;
   const none = { failure: undefined, dueInMs: undefined };
   if (!rollsBack[onFailure] || !replacesByItself[type] || rollout?.rolledBack || stableTemplate(snapshot) === undefined) return none;
-  const fresh = living(snapshot.pods).filter((pod) => isNew(snapshot, pod) && !pod.terminating && !pod.silent && pod.mustGo === "");
+  const fresh = living(snapshot.pods).filter((pod) => isNew(snapshot, pod));
+  const judged = judgePods(fresh, { progressDeadline, now });
+  return judged.failure ? judged : { ...judged, failure: canaryFailure(snapshot) };
+}
+
+/** The judgement on pods of one template alone. */
+export function judgePods(
+  pods: readonly PodFacts[],
+  { progressDeadline, now }: { readonly progressDeadline: string; readonly now: Date },
+): RollJudgement {
+  const fresh = pods.filter((pod) => !pod.terminating && !pod.silent && pod.mustGo === "");
   const served = fresh.some((pod) => pod.ready);
   const deadlineMs = parseDuration(progressDeadline, "spec.rolloutStrategy.progressDeadline");
   let dueInMs: number | undefined;
@@ -162,7 +171,7 @@ export function judgeRoll(snapshot: Snapshot): RollJudgement {
     if (failure) return { failure, dueInMs: undefined };
     if (left > 0) dueInMs = Math.min(dueInMs ?? left, left);
   }
-  return { failure: canaryFailure(snapshot), dueInMs };
+  return { failure: undefined, dueInMs };
 }
 
 function canaryFailure(snapshot: Snapshot): RollFailure | undefined {

@@ -4,6 +4,7 @@ import type { GangName } from "../../../crds/names.ts";
 import type { RolledBack } from "../../../crds/rollout.ts";
 import type { Comparison } from "./canary.ts";
 import type { Pending } from "./delivery.ts";
+import type { StandInLook } from "./stand-in-look.ts";
 import type { LeavingReason, RebalanceView, WorkerPod } from "./world.ts";
 
 export interface PodFacts extends WorkerPod {
@@ -48,6 +49,34 @@ export interface GatewayFacts {
   readonly unscaled: string;
 }
 
+/** Whether the cluster has a resource that others install: `unknown` while it has not answered, `forbidden` where we may not ask. */
+export type Served = "served" | "absent" | "forbidden" | "unknown";
+
+export interface RouteCondition {
+  readonly type: string;
+  readonly status: string;
+  readonly reason: string;
+  readonly message: string;
+  /** The generation of the route that it speaks of; undefined where it does not say. */
+  readonly observedGeneration?: number | undefined;
+}
+
+/** What a controller says of a route on behalf of one Gateway. */
+export interface RouteParent {
+  readonly name: string;
+  readonly namespace: string | undefined;
+  readonly sectionName: string | undefined;
+  readonly controller: string;
+  readonly conditions: readonly RouteCondition[];
+}
+
+export interface RouteFacts {
+  /** Whether the cluster has HTTPRoutes. */
+  readonly served: Served;
+  /** The deployment's route; undefined while it is not there. */
+  readonly route: { readonly generation: number; readonly parents: readonly RouteParent[] } | undefined;
+}
+
 /** The pods that a deleted MoEDeployment of the same name left. */
 export interface Orphans {
   readonly workers: readonly PodFacts[];
@@ -82,6 +111,8 @@ export interface Snapshot {
   readonly pods: readonly PodFacts[];
   readonly orphans: Orphans;
   readonly gateway: GatewayFacts;
+  /** Undefined where it was not looked at. */
+  readonly route?: RouteFacts | undefined;
   /** The hash of the template in force: of the worker pod as it would be made now. */
   readonly templateHash: string;
   /** Undefined where no spec is in force. */
@@ -95,9 +126,16 @@ export interface Snapshot {
   readonly claim: "Present" | "Missing" | "Unknown";
   readonly view: RebalanceView | undefined;
   /** What is downloaded, of a model that is not in its claim yet, and the commit of one that is, where it is known. */
-  readonly delivery: { readonly pending: Pending | undefined; readonly revision: string | undefined };
+  readonly delivery: {
+    readonly pending: Pending | undefined;
+    readonly revision: string | undefined;
+    /** What ranks that start wait for while others serve; empty where the seed is there, or none is wanted. */
+    readonly away: string;
+  };
   /** True while all pods of another model stop: `deployment` then reads as if it were suspended. */
   readonly switching: boolean;
+  /** Undefined where no stand-in is there or to be made. */
+  readonly standIn?: StandInLook | undefined;
   /** True while this process has only just become leader and still opens its sessions: things that it does not know prove nothing. */
   readonly warmingUp: boolean;
 }

@@ -27,6 +27,9 @@ const both = [pod(0), pod(1)];
 const members = view({ members: [member(0), member(1)] });
 const before = (status: object, spec: object = {}) => deployment(spec, { expertParallel: { desiredRanks: 2, activeRanks: 2, ...status } });
 
+/** The autoscaler's word on a deployment that nobody asks. */
+const rests = { verdict: { status: "True", reason: "ScaledToZero", message: "at zero" }, status: {} } as const;
+
 const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: Partial<StatusInput>; want: Want }> = {
   "all ranks serve": {
     world: { pods: both, view: members },
@@ -117,6 +120,18 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
   "it is scaled to zero": {
     world: { deployment: deployment({ replicas: 0 }) },
     ranks: 0,
+    want: { Ready: "False ScaledToZero", Available: "False ScaledToZero" },
+  },
+  "it rests at zero, and gateways hold what comes": {
+    world: { deployment: deployment({ replicas: 0 }) },
+    ranks: 0,
+    input: { scaling: rests },
+    want: { Ready: "True ScaledToZero", Available: "True ScaledToZero", ScalingActive: "True ScaledToZero" },
+  },
+  "it rests at zero, and no gateway would hold what comes": {
+    world: { deployment: deployment({ replicas: 0 }), gateway: gatewayFacts({ ready: 0 }) },
+    ranks: 0,
+    input: { scaling: rests },
     want: { Ready: "False ScaledToZero", Available: "False ScaledToZero" },
   },
   "the claim is missing": {

@@ -40,6 +40,17 @@ export interface GatewayPod {
   readonly ip: string | undefined;
 }
 
+/** What a gateway says over its Control stream; a pod that is not heard says nothing, which is not to have no requests. */
+export interface GatewayView {
+  readonly name: string;
+  /** Milliseconds since it had a request, 0 while it has one; undefined while it is not heard, and of releases that do not say. */
+  readonly idleMs: number | undefined;
+  /** No rank serves, and one is needed: for requests that wait, or for the tokenizer. */
+  readonly wantsRanks: boolean;
+  /** It has heard that requests are to be held while no rank serves. */
+  readonly holds: boolean;
+}
+
 /** The world as Kubernetes has it, handed over after every reconcile. */
 export interface World {
   readonly ref: { readonly namespace: string; readonly name: string };
@@ -51,6 +62,8 @@ export interface World {
   readonly workers: readonly WorkerPod[];
   readonly gateways: readonly GatewayPod[];
   readonly leaving: readonly LeavingRank[];
+  /** While no rank serves, gateways let requests wait so many milliseconds for one; unset = not at all. */
+  readonly holdMs?: number;
 }
 
 /** What a worker's process has served since it started. */
@@ -143,6 +156,7 @@ export interface Verdict {
 
 export interface RebalanceView {
   readonly members: readonly MemberView[];
+  readonly gateways: readonly GatewayView[];
   /** The model; undefined until one worker was described. */
   readonly model: ModelView | undefined;
   /** Ranks whose model digest differs from the world's. */

@@ -8,7 +8,8 @@ import { after, before, test } from "node:test";
 import { parseAllDocuments } from "yaml";
 import { settings } from "../../../test/builders/deployment.ts";
 import { down } from "../../../test/cluster/cluster.ts";
-import { execOk, until } from "../../../test/harness/process.ts";
+import { type GoModule, moduleFolder } from "../../../test/harness/go-module.ts";
+import { until } from "../../../test/harness/process.ts";
 import { type ControlPlane, controlPlane, root } from "../../../test/integration/control-plane.ts";
 import { EventRecorder } from "../../kube/events.ts";
 import { type Kube, type KubeObject, type Resource, resources } from "../../kube/kube.ts";
@@ -24,17 +25,10 @@ let kube: Kube;
 let apply: ControlPlane["apply"];
 let stop = async (): Promise<void> => {};
 
-/** Modules that are read and never built, with the hash by which Go knows what they hold. */
 const modules = {
   coscheduling: { module: "sigs.k8s.io/scheduler-plugins@v0.34.7", sum: "h1:GENSA4rKpCKBrPvNSo2AV2QHU7j3a6LT14kNlHhXfeg=" },
   volcano: { module: "volcano.sh/apis@v1.12.1", sum: "h1:yq5dVj/g21vnWObCIKsJKPhMoThpzDrHDD/GMouYVxk=" },
-} as const;
-
-async function moduleFolder({ module, sum }: { readonly module: string; readonly sum: string }): Promise<string> {
-  const found = JSON.parse(await execOk("go", ["mod", "download", "-json", module]));
-  assert.equal(found.Sum, sum, module);
-  return found.Dir;
-}
+} as const satisfies Record<string, GoModule>;
 
 before(
   async () => {

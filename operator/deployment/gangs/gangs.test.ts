@@ -18,10 +18,11 @@ import {
   world,
 } from "../../../test/support/deployment-plane.ts";
 import { type Resource, resources } from "../../kube/kube.ts";
+import type { Served } from "../core/snapshot.ts";
 import { absentObjects, appliedObjects } from "../objects/index.ts";
 import { workerPod, workerTemplate } from "../objects/worker-pod.ts";
 import { type GangScheduler, membersOf } from "./gang.ts";
-import { chooseGang, gangOf, gangSchedulers, type Served } from "./index.ts";
+import { chooseGang, gangOf, gangSchedulers } from "./index.ts";
 
 const volcano = gangSchedulers.find(({ name }) => name === "Volcano") as GangScheduler;
 const wants = (gang: string, spec: object = {}, status: object = {}) => deployment({ scheduling: { gang }, replicas: 8, ...spec }, status);

@@ -2,7 +2,7 @@
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { GangName } from "../../../crds/names.ts";
 import type { ObjectMeta, Resource } from "../../kube/kube.ts";
-import type { PodFacts, Refusal } from "../core/snapshot.ts";
+import type { PodFacts, Refusal, Served } from "../core/snapshot.ts";
 import { coscheduling } from "./coscheduling.ts";
 import { type Gang, type GangScheduler, membersOf } from "./gang.ts";
 import { volcano } from "./volcano.ts";
@@ -15,9 +15,6 @@ export const gangSchedulers: readonly GangScheduler[] = Object.values(schedulers
 export function gangOf(pod: ObjectMeta): GangName | undefined {
   return gangSchedulers.find((scheduler) => scheduler.has(pod))?.name;
 }
-
-/** Whether the cluster has a resource: `unknown` while it has not answered, `forbidden` where we may not ask. */
-export type Served = "served" | "absent" | "forbidden" | "unknown";
 
 interface ChosenGang {
   /** Undefined where nobody starts ranks together, and while there is nothing to start. */

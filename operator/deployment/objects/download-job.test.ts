@@ -9,7 +9,7 @@ import { restrictedFaults } from "../../../test/harness/pod-security.ts";
 import { downloadJob } from "./download-job.ts";
 import { gatewayTemplate } from "./gateway.ts";
 import { appliedObjects } from "./index.ts";
-import { downloadJobName, modelOfPod, modelPlace, modelText, workFolders } from "./model-place.ts";
+import { downloadJobName, modelOfPod, modelPlace, modelText, rankModelOfPod, rankModelText, workFolders } from "./model-place.ts";
 import { workerTemplate } from "./worker-pod.ts";
 
 const model = { uri: "hf://Qwen/Qwen3-30B-A3B@main", cache: { persistentVolumeClaim: { claimName: "models" } } };
@@ -135,7 +135,8 @@ test("the longest URI has a folder whose name a file system takes", () => {
 test("a pod's model is read off the pod itself, as it was made by any release", () => {
   const context = { deployment: deployment({ model }), settings };
   const place = modelText(modelPlace(context.deployment.spec));
-  assert.equal(modelOfPod({ spec: workerTemplate(context).pod.spec }), place);
+  assert.equal(rankModelOfPod({ spec: workerTemplate(context).pod.spec }), `${place}#q4_0`, "ranks exchange experts in one form");
+  assert.equal(rankModelOfPod({ spec: workerTemplate(context).pod.spec }), rankModelText(context.deployment.spec));
   const { annotations, spec } = gatewayTemplate(context).pod;
   assert.equal(modelOfPod({ metadata: { name: "gw", annotations }, spec }), place);
   assert.equal(modelOfPod({ spec }), undefined, "nothing else in the pod of a gateway says it");

@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { z } from "zod";
 import { annotations, paths } from "../../../crds/common.ts";
 import { type MoEDeployment, type MoEDeploymentSpec, parseModelUri, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
+import { defaultCodec } from "../../../crds/names.ts";
 import { workerProcess } from "../../../crds/process.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 
@@ -11,7 +12,8 @@ import type { KubeObject } from "../../kube/kube.ts";
 export const modelVolume = "models";
 
 export interface ModelPlace {
-  readonly claim: string;
+  /** Undefined for a model that is kept on the disk of its seed. */
+  readonly claim: string | undefined;
   /** The store, below the claim's root. */
   readonly folder: string;
 }
@@ -30,7 +32,15 @@ export function modelPlace({ model, runtime }: Pick<MoEDeploymentSpec, "model" |
     .slice(-slugChars)
     .replace(/^[^A-Za-z0-9]+|[^A-Za-z0-9]+$/g, "");
   const folder = `${slug}-${hashOf([model.uri, runtime.expertCodec]).slice(0, hashChars)}`;
-  return { claim: model.cache.persistentVolumeClaim.claimName, folder };
+  return { claim: model.cache.persistentVolumeClaim?.claimName, folder };
+}
+
+const claimSchema = z.object({ spec: z.object({ accessModes: z.array(z.string()).default([]) }).prefault({}) });
+
+/** Whether pods on several nodes cannot mount a claim; false where it says nothing of it. */
+export function oneNodeOnly(claim: KubeObject): boolean {
+  const { accessModes = [] } = claimSchema.safeParse(claim).data?.spec ?? {};
+  return accessModes.length > 0 && !accessModes.some((mode) => mode === "ReadWriteMany" || mode === "ReadOnlyMany");
 }
 
 const mounted = z.object({
@@ -38,7 +48,7 @@ const mounted = z.object({
   volumes: z.array(z.object({ name: z.string(), persistentVolumeClaim: z.object({ claimName: z.string() }).optional() })),
 });
 
-/** The claim and path that a worker or gateway pod has its model from, as one text; undefined for a pod that does not say. */
+/** The claim and path that a pod has its model from, as one text; undefined for a pod that does not say. */
 export function modelOfPod({ metadata, spec }: Partial<Pick<KubeObject, "metadata" | "spec">>): string | undefined {
   const said = metadata?.annotations?.[annotations.modelPlace];
   if (said !== undefined) return said;
@@ -48,8 +58,24 @@ export function modelOfPod({ metadata, spec }: Partial<Pick<KubeObject, "metadat
   return claim === undefined || path === undefined ? undefined : `${claim}${path}`;
 }
 
-/** The same of a pod as it would be made. */
-export const modelText = ({ claim, folder }: ModelPlace): string => `${claim}${paths.models}/${folder}`;
+/** No claim has such a name. */
+const noClaim = "(ephemeral)";
+/** The same of a gateway as it would be made. */
+export const modelText = ({ claim, folder }: ModelPlace): string => `${claim ?? noClaim}${paths.models}/${folder}`;
+
+const withCodec = (text: string, codec: string): string => `${text}#${codec}`;
+
+/** The same of a worker pod, with its codec: ranks of a world have one model in one form. */
+export function rankModelOfPod(pod: Partial<Pick<KubeObject, "metadata" | "spec">>): string | undefined {
+  const place = modelOfPod(pod);
+  const variables = mounted.safeParse(pod.spec).data?.containers.flatMap(({ env }) => env) ?? [];
+  const codec = variables.find(({ name }) => name === workerProcess.codec.variable)?.value ?? defaultCodec;
+  return place === undefined ? undefined : withCodec(place, codec);
+}
+
+/** The same of a worker as it would be made. */
+export const rankModelText = (spec: Pick<MoEDeploymentSpec, "model" | "runtime">): string =>
+  withCodec(modelText(modelPlace(spec)), spec.runtime.expertCodec);
 
 /** Hidden, and one deployment's alone: no two pods ever write the same file. */
 export function workFolder({ metadata, spec }: MoEDeployment): string {
@@ -70,10 +96,13 @@ export function workFolders(deployments: readonly KubeObject[]): readonly string
   }
 }
 
-/** The Job that brings the model; undefined where nothing is downloaded. Another secret, claim or model is another Job. */
+/**
+ * The Job that brings the model; undefined where nothing is downloaded, or the seed downloads it. Another secret, claim or model is another
+ * Job.
+ */
 export function downloadJobName({ metadata, spec }: MoEDeployment): string | undefined {
   const { model } = spec;
-  if (model.cache === undefined) return undefined;
+  if (model.cache?.persistentVolumeClaim === undefined) return undefined;
   const parts = [metadata.uid, modelPlace(spec), model.secretRef?.name ?? ""];
   return `${metadata.name}-model-${hashOf(parts).slice(0, jobHashChars)}`;
 }

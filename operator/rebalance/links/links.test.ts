@@ -14,6 +14,7 @@ const world = {
   workers: [0, 1].map((rank) => ({ rank, uid: `w${rank}`, ip: `10.0.0.${rank}`, lost: false })),
   gateways: [{ name: "g", uid: "g", ip: "10.0.1.0" }],
 } as unknown as World;
+const plain = { sampleTransitions: false };
 const member = (rank: number): Member => ({ rank, podName: "", podUid: `w${rank}`, bootId: "b", address: "", state: "active" });
 
 interface FakeLink {
@@ -21,7 +22,8 @@ interface FakeLink {
   readonly pushed: Membership[];
   readonly plans: number[];
   readonly renewed: string[];
-  status: { membershipVersion: number };
+  downSince?: number;
+  status: { membershipVersion: number; front?: { idleMs: number; wantsRanks: boolean } };
 }
 
 function opened() {
@@ -33,6 +35,9 @@ function opened() {
       const link = {
         get status() {
           return fake.status;
+        },
+        get downSince() {
+          return fake.downSince;
         },
         push: (membership: Membership) => void fake.pushed.push(membership),
         pushPlan: (plan: { epoch: number }) => void fake.plans.push(plan.epoch),
@@ -49,22 +54,40 @@ function opened() {
 
 test("membership goes on from the clock, or from a higher version that a pod has from a leader before", () => {
   const { links, fakes } = opened();
-  links.setMembers([member(0)], false);
-  links.setMembers([member(0)], false);
+  links.setMembers([member(0)], plain);
+  links.setMembers([member(0)], plain);
   assert.deepEqual(
     fakes[0]?.pushed.map(({ version }) => version),
     [now + 1],
   );
   fakes[1]!.status = { membershipVersion: now + 500 };
-  links.setMembers([member(0)], false);
+  links.setMembers([member(0)], plain);
   assert.deepEqual(
     fakes[0]?.pushed.map(({ version }) => version),
     [now + 1, now + 501],
     "the same members, said so that they are heard",
   );
   fakes[0]!.status = { membershipVersion: now + 501 };
-  links.setMembers([member(0), member(1)], false);
+  links.setMembers([member(0), member(1)], plain);
   assert.equal(fakes[2]?.pushed.at(-1)?.version, now + 502);
+});
+
+test("a gateway holds requests once it has heard so, and what it says counts while it is heard", () => {
+  const { links, fakes } = opened();
+  const gateway = fakes.find(({ target }) => target.kind === "gateway") ?? assert.fail();
+  const told = () => links.gateways(world.gateways)[0];
+  assert.deepEqual(told(), { name: "g", idleMs: undefined, wantsRanks: false, holds: false }, "a gateway of an earlier release");
+  gateway.status = { membershipVersion: 0, front: { idleMs: 7, wantsRanks: true } };
+  assert.deepEqual(told(), { name: "g", idleMs: 7, wantsRanks: true, holds: false });
+  links.setMembers([], { holdMs: 60_000 });
+  assert.equal(gateway.pushed.at(-1)?.holdMs, 60_000);
+  assert.equal(told()?.holds, false, "pushed is not heard");
+  gateway.status = { membershipVersion: now + 1, front: { idleMs: 8, wantsRanks: false } };
+  assert.equal(told()?.holds, true);
+  links.setMembers([], plain);
+  assert.equal(told()?.holds, false);
+  gateway.downSince = now;
+  assert.deepEqual(told(), { name: "g", idleMs: undefined, wantsRanks: false, holds: false });
 });
 
 test("a renewed certificate goes to the links that are open, which stay open", () => {
@@ -123,4 +146,36 @@ test("a worker hears the plan once per process, unless a plan began with it, and
   links.planBegins(new Map([[0, { bootId: "a" } as PlanMember]]));
   assert.deepEqual(links.tell(seen([view(0, "a"), view(1, "a", false)], 6_002, 6_001), plan), { joined: [], lost: [] });
   assert.deepEqual(links.tell(seen(both, 6_003, 6_003), plan).joined, [{ rank: 1, bootId: "a" }], "it was silent when the plan began");
+});
+
+test("in a large world news that may wait is pushed once for many, and before a plan; a loss is pushed at once", () => {
+  const { links, fakes } = opened();
+  const many = Array.from({ length: 256 }, (_, rank) => member(rank));
+  const pushed = () => fakes[0]!.pushed.length;
+  links.setMembers(many.slice(0, 200), plain);
+  assert.equal(pushed(), 1);
+  links.setMembers(many.slice(0, 201), plain);
+  links.setMembers(many.slice(0, 202), plain);
+  assert.equal(pushed(), 1);
+  links.sync(world, identity, undefined, now + 2_000);
+  links.setMembers(many.slice(0, 203), plain);
+  assert.equal(fakes[0]?.pushed.at(-1)?.members.length, 203);
+  links.setMembers(many, plain);
+  assert.equal(pushed(), 2);
+  links.planBegins(new Map());
+  assert.equal(fakes[0]?.pushed.at(-1)?.members.length, 256, "a plan may name all of them");
+  links.planBegins(new Map());
+  links.setMembers(many, plain);
+  assert.equal(pushed(), 3, "once");
+  links.setMembers([...many.slice(0, 255), { ...member(255), state: "lost" }], plain);
+  assert.equal(fakes[0]?.pushed.at(-1)?.members.at(-1)?.state, "lost");
+});
+
+test("a membership that waited for nothing any more is not pushed", () => {
+  const { links, fakes } = opened();
+  const many = Array.from({ length: 256 }, (_, rank) => member(rank));
+  const before: Member[] = [...many.slice(0, 255), { ...member(255), state: "joining" }];
+  for (const members of [before, many, before]) links.setMembers(members, plain);
+  links.planBegins(new Map());
+  assert.equal(fakes[0]?.pushed.length, 1);
 });

@@ -3,10 +3,11 @@
 // the calls to one pod are session.ts.
 import { ports } from "../../../crds/common.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
-import { type Identity, type World, workerServerName } from "../../deployment/ports.ts";
+import { type GatewayPod, type GatewayView, type Identity, type World, workerServerName } from "../../deployment/ports.ts";
 import { lostAfterMs } from "../members.ts";
 import type { Observed } from "../observed.ts";
 import type { Link, Member, Membership, OpenLink, PlanMember } from "../ports.ts";
+import { mayWait, spacingMs } from "./push-times.ts";
 
 interface Entry {
   readonly link: Link;
@@ -35,6 +36,11 @@ export class Links {
   #now = 0;
   #identity: Identity | undefined;
   #lastMembers = "";
+  #pushedAt = Number.NEGATIVE_INFINITY;
+  /** A membership that waits for its time. */
+  #waiting:
+    | { readonly members: readonly Member[]; readonly beside: Omit<Membership, "version" | "members">; readonly text: string }
+    | undefined;
   /** What was pushed last; one object for all links, which encode it once. */
   #membership: Membership | undefined;
   /** The bootId of the worker process that was told the plan last, by rank. */
@@ -52,6 +58,17 @@ export class Links {
   /** Every link that is open, those of gateways too. */
   all(): Link[] {
     return [...this.#workers.values(), ...this.#gateways.values()].map(({ link }) => link);
+  }
+
+  /** What each of these gateways says. */
+  gateways(pods: readonly GatewayPod[]): GatewayView[] {
+    const { version = 0, holdMs = 0 } = this.#membership ?? {};
+    return pods.map(({ name, uid }) => {
+      const link = this.#gateways.get(uid)?.link;
+      const status = link?.downSince === undefined ? link?.status : undefined;
+      const { idleMs, wantsRanks = false } = status?.front ?? {};
+      return { name, idleMs, wantsRanks, holds: idleMs !== undefined && holdMs > 0 && (status?.membershipVersion ?? 0) >= version };
+    });
   }
 
   /** Opens and closes links as pods come and go. A gateway that comes up is told the `plan` that holds at once. */
@@ -97,23 +114,41 @@ export class Links {
     return opened;
   }
 
-  /** Pushes membership, and whether workers are to follow tokens from layer to layer, if they differ from the last. */
-  setMembers(members: readonly Member[], sampleTransitions: boolean): void {
-    const text = JSON.stringify([members, sampleTransitions]);
+  /**
+   * Pushes membership, and what workers and gateways are to do beside, if they differ from the last: at once, or where that may wait, at
+   * a later look.
+   */
+  setMembers(members: readonly Member[], { sampleTransitions, holdMs = 0 }: Omit<Membership, "version" | "members">): void {
+    const text = JSON.stringify([members, sampleTransitions, holdMs]);
     const reported = Math.max(0, ...this.all().map((link) => link.status?.membershipVersion ?? 0));
+    this.#waiting = undefined;
     if (text === this.#lastMembers && reported <= this.#version) return;
+    const beside = { ...(sampleTransitions ? { sampleTransitions } : {}), ...(holdMs > 0 ? { holdMs } : {}) };
+    this.#waiting = { members, beside, text };
+    const early = this.#now - this.#pushedAt < spacingMs(members.length);
+    const { members: before = [], holdMs: heldMs = 0 } = this.#membership ?? {};
+    if (early && reported <= this.#version && holdMs === heldMs && mayWait(before, members)) return;
+    this.#pushMembers(reported);
+  }
+
+  #pushMembers(reported = 0): void {
+    if (!this.#waiting) return;
+    const { members, beside, text } = this.#waiting;
+    this.#waiting = undefined;
     this.#lastMembers = text;
+    this.#pushedAt = this.#now;
     // Pods ignore what is older than what they have: a new leader goes on from its clock, or from a leader whose clock was ahead.
     this.#version = Math.max(this.#version, reported, this.#version === 0 ? this.#now : 0) + 1;
-    this.#membership = { version: this.#version, members, sampleTransitions };
+    this.#membership = { version: this.#version, members, ...beside };
     for (const link of this.all()) link.push(this.#membership);
   }
 
   /**
    * Takes note of the processes that a plan begins with: the rollout itself tells them of it. Any other is to join once it is there, also
-   * one that is silent for less than the grace and had heard the plan before.
+   * one that is silent for less than the grace and had heard the plan before. Whom the plan names is known everywhere before.
    */
   planBegins(members: ReadonlyMap<number, PlanMember>): void {
+    this.#pushMembers();
     this.#told.clear();
     for (const [rank, { bootId }] of members) this.#told.set(rank, bootId);
   }

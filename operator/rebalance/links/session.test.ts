@@ -2,11 +2,13 @@
 import assert from "node:assert/strict";
 import { Duplex } from "node:stream";
 import { test } from "node:test";
-import type { WatchPush } from "../../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { create } from "@bufbuild/protobuf";
+import { type WatchPush, WatchStatusSchema } from "../../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Network } from "../../../runtime/wire/grpc.ts";
 import { ManualClock } from "../../../test/support/manual-clock.ts";
 import type { LinkTarget } from "../ports.ts";
 import { Session } from "./session.ts";
+import { Turns } from "./turns.ts";
 
 test("a pod is told the operator's log level when its stream opens, and with every ping", async () => {
   const pushed: WatchPush[] = [];
@@ -14,13 +16,13 @@ test("a pod is told the operator's log level when its stream opens, and with eve
     Object.assign(new Duplex({ objectMode: true, read: () => {}, write: (push, _, done) => done(void pushed.push(push)) }), {
       cancel: () => {},
     });
-  const network = { connect: () => ({ watch, close: () => {} }) } as unknown as Pick<Network, "connect">;
+  const network = { connect: () => ({ watch, close: () => {}, receivedBytes: () => 0 }) } as unknown as Pick<Network, "connect">;
   const target: LinkTarget = {
     ...{ address: "10.0.0.1:9440", serverName: "gateway", deploymentUid: "d", kind: "gateway", podUid: "g" },
     ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {} },
   };
   const clock = new ManualClock();
-  const session = new Session(target, clock, network, "debug");
+  const session = new Session(target, { clock, network, turns: new Turns(1), logLevel: "debug" });
   await clock.advance(1_000);
   assert.deepEqual(
     pushed.map(({ push, logLevel }) => [push.case, logLevel]),
@@ -29,6 +31,64 @@ test("a pod is told the operator's log level when its stream opens, and with eve
       ["ping", "debug"],
     ],
   );
+  session.close();
+});
+
+test("a gateway that is well is pinged less and may be silent while its connection shows signs, and not longer than that", async () => {
+  const pushed: WatchPush[] = [];
+  const stream = Object.assign(new Duplex({ objectMode: true, read: () => {}, write: (push, _, done) => done(void pushed.push(push)) }), {
+    cancel: () => {},
+  });
+  let bytes = 0;
+  const network = { connect: () => ({ watch: () => stream, close: () => {}, receivedBytes: () => bytes }) };
+  const target: LinkTarget = {
+    ...{ address: "10.0.0.1:9440", serverName: "gateway", deploymentUid: "d", kind: "gateway", podUid: "g" },
+    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {} },
+  };
+  const clock = new ManualClock();
+  const session = new Session(target, { clock, network: network as unknown as Pick<Network, "connect">, turns: new Turns(1) });
+  const say = (more: object): void => void stream.emit("data", create(WatchStatusSchema, Object.assign({ ready: true }, more)));
+  const second = async (speaks: boolean): Promise<void> => {
+    bytes += 1;
+    if (speaks) say({});
+    await clock.advance(1_000);
+  };
+  for (let i = 0; i < 8; i++) await second(true);
+  const allowed = pushed.map(({ calmMs }) => calmMs);
+  assert.deepEqual(allowed.slice(0, 7), Array(7).fill(0), "the clocks are compared first");
+  const before = pushed.length;
+  for (let i = 0; i < 8; i++) await second(false);
+  assert.ok(pushed.length - before <= 3, `${pushed.length - before} pings in 8 s`);
+  assert.ok((pushed.at(-1)?.calmMs ?? 0) > 8_000);
+  assert.equal(session.downSince, undefined, "it was silent for 8 s, and its connection was not");
+  await clock.advance(2_000);
+  assert.equal(session.downSince, undefined);
+  await clock.advance(1_500);
+  assert.ok(session.downSince !== undefined, "nothing came for more than 3 s");
+  session.close();
+});
+
+test("a gateway that is not well is heard as often as ever", async () => {
+  const pushed: WatchPush[] = [];
+  const stream = Object.assign(new Duplex({ objectMode: true, read: () => {}, write: (push, _, done) => done(void pushed.push(push)) }), {
+    cancel: () => {},
+  });
+  let bytes = 0;
+  const network = { connect: () => ({ watch: () => stream, close: () => {}, receivedBytes: () => ++bytes }) };
+  const target: LinkTarget = {
+    ...{ address: "10.0.0.1:9440", serverName: "gateway", deploymentUid: "d", kind: "gateway", podUid: "g" },
+    ...{ identity: { cert: "", key: "", ca: "" }, onChange: () => {} },
+  };
+  const clock = new ManualClock();
+  const session = new Session(target, { clock, network: network as unknown as Pick<Network, "connect">, turns: new Turns(1) });
+  for (let i = 0; i < 12; i++) {
+    stream.emit("data", create(WatchStatusSchema, { ready: true, draining: true }));
+    await clock.advance(1_000);
+  }
+  assert.deepEqual(new Set(pushed.map(({ calmMs }) => calmMs)), new Set([0]));
+  assert.equal(session.downSince, undefined);
+  await clock.advance(4_000);
+  assert.ok(session.downSince !== undefined, "bytes alone are no sign of it");
   session.close();
 });
 
@@ -45,8 +105,34 @@ test("calls have deadlines by the clock that gRPC reckons with, whatever the ope
   };
   const clock = new ManualClock();
   const behind = { now: () => clock.now(), after: clock.after.bind(clock), deadlineIn: (ms: number) => 1_000_000_000 + ms };
-  const session = new Session(target, behind, network);
+  const session = new Session(target, { clock: behind, network, turns: new Turns(1) });
   await clock.advance(100);
   assert.deepEqual(deadlines[0], 1_000_005_000);
   session.close();
+});
+
+test("who connects has a turn until the pod answers or does not; those that wait were not tried, and may be closed", async () => {
+  const calls: (() => void)[] = [];
+  const describe = () => new Promise((_, reject) => calls.push(() => reject(new Error("away"))));
+  const network = { connect: () => ({ describe, close: () => {} }) } as unknown as Pick<Network, "connect">;
+  const [clock, turns] = [new ManualClock(), new Turns(1)];
+  const open = (podUid: string): Session => {
+    const place = { address: "10.0.0.1:9440", serverName: "rank-0", deploymentUid: "d", kind: "worker" as const, podUid };
+    return new Session(Object.assign(place, { identity: { cert: "", key: "", ca: "" }, onChange: () => {} }), { clock, network, turns });
+  };
+  const [first, second, third] = [open("a"), open("b"), open("c")];
+  assert.equal(calls.length, 1);
+  assert.deepEqual(
+    [first, second, third].map(({ triedAt }) => triedAt),
+    [clock.now(), Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY],
+  );
+  second.close();
+  calls[0]?.();
+  await clock.advance(100);
+  assert.equal(calls.length, 2, "the turn went on, past the one that was closed");
+  assert.ok(third.triedAt < Number.POSITIVE_INFINITY);
+  third.close();
+  await clock.advance(1_000);
+  assert.equal(calls.length, 3, "the first tries again");
+  first.close();
 });

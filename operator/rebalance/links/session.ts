@@ -1,72 +1,91 @@
 // The session with one worker or gateway pod: Describe, then a Control.Watch stream that is opened again whenever it ends, and the
 // calls of the protocol with deadlines. links.ts opens and closes it; it knows nothing of plans' contents or other pods.
-import { create, type MessageShape } from "@bufbuild/protobuf";
+import { create } from "@bufbuild/protobuf";
 import { AppError, operatorRank } from "../../../crds/common.ts";
 import type { LogLevel } from "../../../crds/names.ts";
-import { type PlacementPlan, planBounds } from "../../../crds/plan.ts";
-import { cellValues, type ExpertGrid } from "../../../runtime/placement/grid.ts";
+import type { PlacementPlan } from "../../../crds/plan.ts";
 import { slackMs } from "../../../runtime/wire/call-deadline.ts";
 import {
   Control,
   type DescribeReply,
-  type Served,
-  type Use,
   type WatchPush,
   WatchPushSchema,
   type WatchStatus,
 } from "../../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { fromStatus, type Network } from "../../../runtime/wire/grpc.ts";
+import { type Connected, fromStatus, type Network } from "../../../runtime/wire/grpc.ts";
 import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from "../../../runtime/wire/mapping.ts";
-import { forMany, type ServiceClient } from "../../../runtime/wire/service.ts";
-import { Silence } from "../../../runtime/wire/silence.ts";
+import { forMany } from "../../../runtime/wire/service.ts";
 import { fixedTls, type TlsMaterial } from "../../../runtime/wire/tls.ts";
-import type { ServedTotals } from "../../deployment/ports.ts";
-import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent, UseTotals } from "../ports.ts";
+import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
 import { ClockOffset } from "./clock-offset.ts";
+import { frontOf, servedOf, toDescription, useOf } from "./described.ts";
+import { sharedBytes } from "./shared-bytes.ts";
+import { Signs } from "./signs.ts";
+import type { Turns } from "./turns.ts";
 
 const describeTimeoutMs = 5_000;
 const callTimeoutMs = 10_000;
-/** A stream that brings no status for this long counts as broken, from the last status on; pods send one at least every second. */
+/** A stream without a sign of life for this long counts as broken, from the last sign on; pods give one at least every second. */
 const silenceMs = 3_000;
+const signEveryMs = 1_000;
 const lookMs = 500;
 const looksPerPing = 2;
+/** A pod that is well may leave out statuses without news for so long, and is pinged less: it counts us as away after 5 s. */
+const calmMs = 12_000;
+const looksPerCalmPing = 8;
+/** By then the difference of the clocks is known. */
+const pingsBeforeCalm = 8;
 const reconnectMs = 500;
 
 /** One for a value: memberships and plans, which belong to one deployment, grow with its ranks and go to each of them. */
 const pushes = new WeakMap<object, WatchPush>();
 
-type Client = ServiceClient<(typeof Control)["method"]>;
+type Client = Connected<(typeof Control)["method"]>;
 type WatchStream = ReturnType<Client["watch"]>;
+
+interface SessionPorts {
+  readonly clock: Clock;
+  readonly network: Pick<Network, "connect">;
+  /** The turns at connecting of all sessions of this process. */
+  readonly turns: Turns;
+  /** What the pod is to log at; as it does when not given. */
+  readonly logLevel?: LogLevel | "";
+}
 
 export class Session implements Link {
   description: Description | undefined;
   status: PodStatus | undefined;
   /** The map is replaced, never changed, so that an observation keeps it as it was. */
   hosted: ReadonlyMap<number, HostedLayer> = new Map();
+  triedAt = Number.POSITIVE_INFINITY;
   downSince: number | undefined;
   lastError = "";
   readonly #target: LinkTarget;
   readonly #clock: Clock;
+  readonly #turns: Turns;
   readonly #client: Client;
   readonly #logLevel: LogLevel | "";
   readonly #tls: ReturnType<typeof fixedTls>;
   #stream: WatchStream | undefined;
   #closed = false;
-  #silence = new Silence(lookMs, 0);
+  #hasTurn = false;
+  #signs = new Signs(lookMs, 0);
+  #pings = 0;
   readonly #offset = new ClockOffset();
   #membership: Membership | undefined;
   #plan: PlacementPlan | undefined;
   #stopTimer: () => void = () => {};
 
-  /** `logLevel`: what the pod is to log at; as it does when not given. */
-  constructor(target: LinkTarget, clock: Clock, network: Pick<Network, "connect">, logLevel: LogLevel | "" = "") {
+  constructor(target: LinkTarget, { clock, network, turns, logLevel = "" }: SessionPorts) {
     this.#target = target;
     this.#logLevel = logLevel;
     this.#clock = clock;
+    this.#turns = turns;
     this.downSince = clock.now();
     this.#tls = fixedTls(material(target.identity));
-    this.#client = network.connect(Control, { address: target.address, serverName: target.serverName, tls: this.#tls });
-    void this.#open();
+    const { address, serverName } = target;
+    this.#client = network.connect(Control, { address, serverName, tls: this.#tls, signEveryMs });
+    this.#open();
   }
 
   get address(): string {
@@ -84,7 +103,23 @@ export class Session implements Link {
     return toSender({ deploymentUid: this.#target.deploymentUid, rank: operatorRank, podUid: "operator", bootId: "operator" });
   }
 
-  async #open(): Promise<void> {
+  #open(): void {
+    this.#turns.enter(() => {
+      this.#hasTurn = true;
+      if (this.#closed) return this.#leave();
+      if (this.triedAt === Number.POSITIVE_INFINITY) this.triedAt = this.#clock.now();
+      void this.#connect();
+    });
+  }
+
+  /** The turn is over: the pod has answered, or will not. */
+  #leave(): void {
+    if (!this.#hasTurn) return;
+    this.#hasTurn = false;
+    this.#turns.leave();
+  }
+
+  async #connect(): Promise<void> {
     try {
       if (this.#target.kind === "worker") {
         const reply = await this.#client.describe({ sender: this.#sender() }, { deadline: this.#deadlineIn(describeTimeoutMs) });
@@ -98,7 +133,10 @@ export class Session implements Link {
   }
 
   #takeDescription(reply: DescribeReply): void {
-    const description = toDescription(reply);
+    const described = toDescription(reply);
+    const { storedBytes, residentBytes } = described;
+    const shared = (bytes: Float64Array) => sharedBytes(this.#target.identity, bytes);
+    const description = { ...described, storedBytes: shared(storedBytes), residentBytes: shared(residentBytes) };
     if (description.podUid !== this.#target.podUid) {
       throw new AppError(`pod ${description.podName} answers with uid ${description.podUid}, expected ${this.#target.podUid}`, {
         code: "WrongPod",
@@ -113,7 +151,8 @@ export class Session implements Link {
   #watch(): void {
     const stream = this.#client.watch();
     this.#stream = stream;
-    this.#silence = new Silence(lookMs, this.#clock.now());
+    this.#signs = new Signs(lookMs, this.#clock.now());
+    this.#pings = 0;
     this.#offset.forget();
     stream.on("data", (status: WatchStatus) => {
       if (this.#stream !== stream) return;
@@ -122,9 +161,10 @@ export class Session implements Link {
         stream.cancel();
         return this.#lost(stream, "the process restarted");
       }
+      this.#leave();
       const first = this.downSince !== undefined;
       this.downSince = undefined;
-      this.#silence.heard();
+      this.#signs.heard();
       this.#takeClock(status);
       const before = this.status;
       this.#takeStatus(status);
@@ -143,12 +183,12 @@ export class Session implements Link {
   #look(stream: WatchStream, look: number): void {
     this.#stopTimer = this.#clock.after(lookMs, () => {
       if (this.#closed || this.#stream !== stream) return;
-      const silentMs = this.#silence.look(this.#clock.now());
+      const silentMs = this.#signs.look(this.#clock.now(), this.#client.receivedBytes());
       if (silentMs > silenceMs) {
         stream.cancel();
         return this.#lost(stream, `no status for ${silentMs} ms`, silentMs);
       }
-      if (look % looksPerPing === 0) stream.write(this.#ping());
+      if (look % (this.#isCalm ? looksPerCalmPing : looksPerPing) === 0) stream.write(this.#ping());
       this.#look(stream, look + 1);
     });
   }
@@ -157,9 +197,18 @@ export class Session implements Link {
     return this.#clock.deadlineIn?.(ms) ?? this.#clock.now() + ms;
   }
 
+  /** True when nothing is expected of the pod but that it lives. */
+  get #isCalm(): boolean {
+    return this.#pings >= pingsBeforeCalm && this.status?.ready === true && !this.status.draining && !this.status.leaving;
+  }
+
   #ping() {
+    this.#pings += 1;
+    const allowed = this.#isCalm ? calmMs : 0;
+    this.#signs.allow(allowed);
     const sentUnixMs = BigInt(this.#clock.now());
-    return create(WatchPushSchema, { sender: this.#sender(), push: { case: "ping", value: true }, sentUnixMs, logLevel: this.#logLevel });
+    const said = { sender: this.#sender(), sentUnixMs, logLevel: this.#logLevel, calmMs: allowed };
+    return create(WatchPushSchema, Object.assign(said, { push: { case: "ping" as const, value: true } }));
   }
 
   #takeClock({ clock }: WatchStatus): void {
@@ -173,13 +222,14 @@ export class Session implements Link {
 
   #down(error: AppError, silentMs = 0): void {
     if (this.#closed) return;
+    this.#leave();
     this.#stream = undefined;
     this.lastError = error.message;
     this.downSince ??= this.#clock.now() - silentMs;
     this.#target.onChange();
     this.#stopTimer();
     this.#stopTimer = this.#clock.after(reconnectMs, () => {
-      if (!this.#closed) void this.#open();
+      if (!this.#closed) this.#open();
     });
   }
 
@@ -197,6 +247,7 @@ export class Session implements Link {
       membershipVersion: toNumber(status.membershipVersion, "status.membershipVersion"),
       served: status.served && servedOf(status.served),
       use: status.use && useOf(status.use),
+      front: status.front && frontOf(status.front),
     };
     if (status.hosted.length === 0) return;
     const hosted = new Map(this.hosted);
@@ -286,6 +337,7 @@ export class Session implements Link {
 
   close(): void {
     this.#closed = true;
+    this.#leave();
     this.#stopTimer();
     this.#stream?.cancel();
     this.#client.close();
@@ -305,79 +357,9 @@ function material(identity: LinkTarget["identity"]): TlsMaterial {
 
 /** True where somebody may wait for what a status says. Loads and bytes come and go; the next look of the loop sees them. */
 function isNews(before: PodStatus | undefined, after: PodStatus | undefined): boolean {
-  const awaited = ({ epoch, planHash, ready, notReadyReason, draining, leaving, membershipVersion, activeRequests }: PodStatus) =>
-    JSON.stringify([epoch, planHash, ready, notReadyReason, draining, leaving, membershipVersion, draining && activeRequests]);
+  const awaited = ({ epoch, planHash, ready, notReadyReason, draining, leaving, membershipVersion, activeRequests, front }: PodStatus) => {
+    const busy = draining && activeRequests;
+    return JSON.stringify([epoch, planHash, ready, notReadyReason, draining, leaving, membershipVersion, busy, front?.wantsRanks]);
+  };
   return (before && awaited(before)) !== (after && awaited(after));
-}
-
-function servedOf({ requests, failed, gaps, gapMicros }: Served): ServedTotals {
-  const field = (value: bigint, name: string) => toNumber(value, `status.served.${name}`);
-  return {
-    requests: field(requests, "requests"),
-    failed: field(failed, "failed"),
-    gaps: field(gaps, "gaps"),
-    gapMicros: field(gapMicros, "gapMicros"),
-  };
-}
-
-function useOf({ kvBlocks, kvBlocksUsed, tokens }: Use): UseTotals {
-  return { kvBlocks, kvBlocksUsed: Math.min(kvBlocksUsed, kvBlocks), tokens: toNumber(tokens, "status.use.tokens") };
-}
-
-/** Characters of a numerics class that are kept: it comes into a condition's message. */
-const numericsMax = 200;
-const digestMax = 64;
-
-function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"]["output"]>): Description {
-  const { self, layers, experts, layerExperts: described } = reply;
-  if (!self) throw new AppError("describe.self: missing", { code: "InvalidRequest", operation: "Describe" });
-  if (layers < 1 || layers > planBounds.layers || experts > planBounds.experts) {
-    throw new AppError(`describe: ${layers} layers of ${experts} experts is out of bounds`, {
-      code: "InvalidRequest",
-      operation: "Describe",
-    });
-  }
-  if (described.length > 0 && (described.length !== layers || described.some((count) => count > experts))) {
-    throw new AppError(`describe.layerExperts: not up to ${experts} experts for each of ${layers} layers`, {
-      code: "InvalidRequest",
-      operation: "Describe",
-    });
-  }
-  const grid = described.length === 0 ? { layers, experts } : { layers, experts, layerExperts: described };
-  return {
-    rank: self.rank,
-    podUid: self.podUid,
-    bootId: self.bootId,
-    podName: reply.podName,
-    modelDigest: reply.modelDigest,
-    architecture: reply.architecture,
-    ...grid,
-    topK: reply.topK,
-    codec: reply.codec,
-    storedBytes: bytesOf(reply.storedBytes, grid, "storedBytes"),
-    residentBytes: bytesOf(reply.residentBytes, grid, "residentBytes"),
-    budgetBytes: toNumber(reply.budgetBytes, "budgetBytes"),
-    denseBytes: toNumber(reply.denseBytes, "denseBytes"),
-    kvBytes: toNumber(reply.kvBytes, "kvBytes"),
-    kvSlots: reply.kvSlots,
-    kvTokens: reply.kvBlocks * reply.kvBlockTokens,
-    maxContext: reply.maxContext,
-    device: reply.device,
-    numerics: reply.numerics.slice(0, numericsMax),
-    textDigest: reply.textDigest.slice(0, digestMax),
-    speed: reply.speed > 0 ? reply.speed : 1,
-  };
-}
-
-/** Bytes of each expert, from a reply that gives one value for all experts or one for each. */
-function bytesOf(values: readonly bigint[], grid: ExpertGrid, field: string): Float64Array {
-  const cells = grid.layers * grid.experts;
-  if (values.length !== 1 && values.length !== cells) {
-    throw new AppError(`describe.${field}: ${values.length} values, expected 1 or ${cells}`, {
-      code: "InvalidRequest",
-      operation: "Describe",
-    });
-  }
-  const numbers = values.map((value) => toNumber(value, `describe.${field}`));
-  return Float64Array.from(cellValues(grid, (layer, expert) => numbers[values.length === 1 ? 0 : layer * grid.experts + expert] ?? 0));
 }

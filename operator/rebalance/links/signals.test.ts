@@ -42,6 +42,16 @@ test("a rank whose stream does not work has no signals; one of an earlier releas
   assert.deepEqual(old, { spanMs: 2_000, queuedTokens: 5, kvUse: undefined, tokensPerSecond: undefined });
 });
 
+test("a rank whose engine has not told yet is heard for too short a time, and does not count as one that cannot tell", () => {
+  const windows = new SignalWindows();
+  windows.look([rank({})], 0);
+  windows.look([rank({})], 1_000);
+  const first = windows.look([rank({ use: use(1, 100) })], 2_000).get("pod");
+  assert.deepEqual([first?.spanMs, first?.kvUse], [0, 0.1]);
+  const { spanMs, tokensPerSecond } = windows.look([rank({ use: use(1, 300) })], 4_000).get("pod") ?? {};
+  assert.deepEqual([spanMs, tokensPerSecond], [2_000, 100]);
+});
+
 test("another process of the pod begins anew: its total is lower, and that is no negative rate", () => {
   const windows = new SignalWindows();
   windows.look([rank({ use: use(1, 9_000) })], 0);

@@ -52,7 +52,9 @@ function withSample(known: Known | undefined, { queuedTokens, use }: PodStatus, 
   const last = known?.samples.at(-1);
   if (known && last && at - last.at < sampleMs) return known;
   const sample = { at, queuedTokens, kvUse: use && use.kvBlocksUsed / Math.max(1, use.kvBlocks), tokens: use?.tokens };
-  const samples = [...(known?.samples ?? []).filter((one) => at - one.at <= windowMs), sample];
+  // An engine that has only just told has told nothing before: its means begin anew, and are no figures that it does not report.
+  const begins = use !== undefined && last?.tokens === undefined;
+  const samples = [...(begins ? [] : (known?.samples ?? [])).filter((one) => at - one.at <= windowMs), sample];
   return { samples, signals: means(samples) };
 }
 

@@ -40,7 +40,7 @@ export class Reporter {
   }
 
   report(seen: Observed, said: Said): void {
-    const { world, views, shape, signals, expertsAtRisk, uniqueBytes, holding, telemetry } = seen;
+    const { world, views, gateways, shape, signals, expertsAtRisk, uniqueBytes, holding, telemetry } = seen;
     const { report, lastRebalance, committed } = seen.placement;
     const { drains, rollout, load, waiting, recommended } = said;
     const running = rollout !== undefined;
@@ -48,7 +48,7 @@ export class Reporter {
     const status = placementStatus({ report: said.report ?? report, running, views, speeds: seen.ranks, load, recommended });
     this.#placement = status;
     if (status) this.#status.offer(world.ref, status);
-    const observed = { world, views, shape, signals, expertsAtRisk, uniqueBytes, holding, telemetry, lastRebalance, epoch };
+    const observed = { world, views, gateways, shape, signals, expertsAtRisk, uniqueBytes, holding, telemetry, lastRebalance, epoch };
     this.#current = rebalanceView({ ...observed, drains, rollout, load, waiting });
     const key = changeKey(this.#current);
     if (key === this.#currentKey) return;

@@ -18,6 +18,7 @@ const input = (views: readonly RankView[]): ViewInput => ({
   world: { ref: { namespace: "ns", name: "moe" } } as ViewInput["world"],
   views,
   shape: { layers: 1, experts: 1, storedBytes: new Float64Array(1), residentBytes: new Float64Array(1) } as unknown as ViewInput["shape"],
+  gateways: [],
   signals: new Map(),
   epoch: undefined,
   expertsAtRisk: 0,
@@ -73,9 +74,10 @@ const member: MemberView = {
   ...{ activeRequests: 0, hostedBytes: 100, budgetBytes: 200, denseBytes: 1, kvBytes: 1, uniqueBytes: 50 },
 };
 const verdict = { status: "True", reason: "Fresh", message: "the oldest report is 1 s old" } as const;
+const gateway = { name: "g", idleMs: 5, wantsRanks: false, holds: false };
 const view = (changed: Partial<MemberView>): RebalanceView => ({
   ...{ members: [{ ...member, ...changed }], model: undefined, digestMismatch: [], expertsAtRisk: 0, drains: [] },
-  ...{ unhostedExperts: 0, homelessExperts: 0, loadingRanks: [] },
+  ...{ gateways: [gateway], unhostedExperts: 0, homelessExperts: 0, loadingRanks: [] },
   ...{ modelAvailable: verdict, reproducible: verdict, telemetryFresh: verdict, placementBalanced: verdict, placement: {} },
   telemetry: { ranksReporting: 1, ranksExpected: 1 },
 });
@@ -86,6 +88,9 @@ test("requests and bytes that come and go ask for no reconcile; what status and 
   assert.equal(changeKey(view({ served: { requests: 1, failed: 0, gaps: 5, gapMicros: 9 } })), key, "totals that grow");
   assert.equal(changeKey({ ...view({}), unhostedExperts: 3 }), key, "experts that come one by one");
   assert.notEqual(changeKey({ ...view({}), homelessExperts: 3 }), key);
+  const gateways = (more: object) => changeKey({ ...view({}), gateways: [{ ...gateway, ...more }] });
+  assert.equal(gateways({ idleMs: 905 }), key, "time that passes");
+  for (const changed of [{ wantsRanks: true }, { holds: true }, { idleMs: undefined }]) assert.notEqual(gateways(changed), key);
   assert.notEqual(changeKey({ ...view({}), loadingRanks: [1] }), key);
   const told = { ...verdict, message: "other grounds for the same" };
   assert.equal(changeKey({ ...view({}), telemetryFresh: told, placementBalanced: told, placement: { imbalancePercent: 105 } }), key);

@@ -16,7 +16,7 @@ export interface Progress {
 }
 
 export type ViewInput = Progress &
-  Pick<Observed, "world" | "views" | "shape" | "signals" | "expertsAtRisk" | "uniqueBytes" | "holding" | "telemetry"> & {
+  Pick<Observed, "world" | "views" | "gateways" | "shape" | "signals" | "expertsAtRisk" | "uniqueBytes" | "holding" | "telemetry"> & {
     /** Of the committed plan; undefined without one. */
     readonly epoch: number | undefined;
     readonly lastRebalance: PlacementFacts["lastRebalance"];
@@ -26,6 +26,7 @@ export function rebalanceView(input: ViewInput): RebalanceView {
   const { holding, load } = input;
   return {
     members: input.views.map((view) => memberView(view, input)),
+    gateways: input.gateways,
     model: modelView(input),
     digestMismatch: input.views.filter((view) => view.mismatch).map((view) => view.rank),
     unhostedExperts: holding.unhosted,
@@ -59,6 +60,7 @@ export function changeKey(view: RebalanceView): string {
     ...view,
     unhostedExperts: undefined,
     members: view.members.map(({ activeRequests: _, hostedBytes: __, served: ___, signals: ____, ...member }) => member),
+    gateways: view.gateways.map(({ idleMs, ...gateway }) => ({ ...gateway, tells: idleMs !== undefined })),
     telemetry: { ...view.telemetry, lastSampleTime: undefined },
     telemetryFresh: view.telemetryFresh.reason,
     // Each window of load has other figures; they are shown with the next look.

@@ -71,7 +71,7 @@ const calls = ({ between, before, after, nameIn }: Words): Required<Pick<ToolFor
 });
 
 /** The name stands after the separator, on a line of its own. */
-export const deepseekV3: Required<ToolFormat> = {
+export const deepseekV3: Required<Omit<ToolFormat, "marks" | "callId">> = {
   writtenIn: (template) => template.includes(section.begin) && template.includes(fence),
   arguments: "json",
   noContent: null,
@@ -84,7 +84,7 @@ export const deepseekV3: Required<ToolFormat> = {
 };
 
 /** The name stands before the separator. */
-export const deepseekV31: Required<ToolFormat> = {
+export const deepseekV31: Required<Omit<ToolFormat, "marks" | "callId">> = {
   writtenIn: (template) => template.includes(section.begin) && !template.includes(fence),
   arguments: "json",
   noContent: null,

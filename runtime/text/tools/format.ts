@@ -47,6 +47,8 @@ export interface CallTexts {
   readonly after: string;
   /** How calls begin, so that free text before them may be told from them. */
   readonly trigger: string;
+  /** One call at most, whatever a client allows. */
+  readonly single?: boolean;
 }
 
 export interface ToolFormat {
@@ -56,6 +58,10 @@ export interface ToolFormat {
   readonly arguments: "value" | "json";
   /** The content of a message of calls without text, as the template expects it. */
   readonly noContent: "" | null;
+  /** Control tokens that the reader is shown as text; others show in none. */
+  readonly marks?: readonly string[];
+  /** The id of a call as the template takes it; as it is where unset. */
+  callId?(id: string): string;
   /** Unset where the marks of calls are no text: answers cannot be held to calls then. */
   readonly texts?: CallTexts;
   /** Unset where calls come in channels. */

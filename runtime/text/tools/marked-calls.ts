@@ -114,7 +114,8 @@ export class MarkedCalls implements CallReader {
   }
 }
 
-function firstOf(text: string, marks: readonly string[]): { readonly at: number; readonly mark: string } | undefined {
+/** The first place at which one of several marks stands. */
+export function firstOf(text: string, marks: readonly string[]): { readonly at: number; readonly mark: string } | undefined {
   const found = marks.map((mark) => ({ at: text.indexOf(mark), mark })).filter(({ at }) => at >= 0);
   return found.length === 0 ? undefined : found.reduce((least, each) => (each.at < least.at ? each : least));
 }

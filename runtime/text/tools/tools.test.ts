@@ -7,8 +7,11 @@ import type { CallsPiece, ToolFormat } from "./format.ts";
 import { harmony } from "./harmony.ts";
 import { hermes } from "./hermes.ts";
 import { toolFormatOf } from "./index.ts";
+import { llama } from "./llama.ts";
+import { mistral } from "./mistral.ts";
 
-const formats = { hermes, deepseekV3, deepseekV31 };
+type Readable = Required<Pick<ToolFormat, "texts" | "reader">>;
+const formats: Readonly<Record<string, Readable>> = { hermes, deepseekV3, deepseekV31, llama, mistral };
 
 interface Read {
   readonly text: string;
@@ -16,7 +19,7 @@ interface Read {
 }
 
 /** Reads a text in pieces that end at these places. */
-function read(format: Required<ToolFormat>, text: string, cuts: readonly number[] = []): Read {
+function read(format: Readable, text: string, cuts: readonly number[] = []): Read {
   const reader = format.reader();
   const pieces: CallsPiece[] = [];
   let from = 0;
@@ -33,7 +36,7 @@ function read(format: Required<ToolFormat>, text: string, cuts: readonly number[
   return { text: pieces.map((piece) => piece.text).join(""), calls };
 }
 
-const written = ({ texts }: Required<ToolFormat>, calls: readonly { name: string; arguments: string }[]): string =>
+const written = ({ texts }: Readable, calls: readonly { name: string; arguments: string }[]): string =>
   texts.begin + calls.map((call) => texts.before(call.name) + call.arguments + texts.after).join(texts.between) + texts.end;
 
 const given = fc.record({
@@ -43,25 +46,30 @@ const given = fc.record({
     .chain((value) => fc.constantFrom(JSON.stringify(value), JSON.stringify(value, null, 2))),
 });
 const call = given.map(({ name, arguments: json }) => ({ name, arguments: json }));
-/** Free text that holds no beginning of a mark. */
-const free = fc.stringMatching(/^[a-z {}"\n]{0,20}$/);
+/** Free text that holds no beginning of a mark; beside a format without an open one it has no brace, and says something. */
+const freeBefore = (name: string) => fc.stringMatching(name === "llama" ? /^([a-z][a-z }"\n]{0,20})?$/ : /^[a-z {}"\n]{0,20}$/);
 
 for (const [name, format] of Object.entries(formats)) {
   test(`${name}: calls that are written are read again, however their text is cut`, () => {
     fc.assert(
-      fc.property(free, fc.array(call, { minLength: 1, maxLength: 3 }), fc.array(fc.nat(400), { maxLength: 12 }), (before, calls, cuts) => {
-        const text = before + written(format, calls);
-        assert.deepEqual(read(format, text, cuts), { text: before, calls });
-        assert.deepEqual(
-          read(
-            format,
-            text,
-            Array.from(text, (_, at) => at),
-          ),
-          { text: before, calls },
-          "a character at a time",
-        );
-      }),
+      fc.property(
+        freeBefore(name),
+        fc.array(call, { minLength: 1, maxLength: 3 }),
+        fc.array(fc.nat(400), { maxLength: 12 }),
+        (before, calls, cuts) => {
+          const text = before + written(format, calls);
+          assert.deepEqual(read(format, text, cuts), { text: before, calls });
+          assert.deepEqual(
+            read(
+              format,
+              text,
+              Array.from(text, (_, at) => at),
+            ),
+            { text: before, calls },
+            "a character at a time",
+          );
+        },
+      ),
       { numRuns: 200 },
     );
   });
@@ -138,6 +146,55 @@ test("arguments before the name wait for it", () => {
   assert.deepEqual(read(hermes, text), { text: "", calls: [{ name: "f", arguments: '{"a": 1}' }] });
 });
 
+test("Llama's calls are the answer, or begin as templates have it; an answer in JSON that is none is text", () => {
+  const weather = { name: "get_weather", arguments: '{"city": "Oslo"}' };
+  const whole = '{"name": "get_weather", "parameters": {"city": "Oslo"}}';
+  const cases: readonly (readonly [text: string, want: Read])[] = [
+    [`\n ${whole}`, { text: "", calls: [weather] }],
+    [`{"type": "function", "parameters": {"city": "Oslo"}, "name": "get_weather"}`, { text: "", calls: [weather] }],
+    [`${whole.replace("parameters", "arguments")}\n`, { text: "", calls: [weather] }],
+    [`${whole}; ${whole} `, { text: "", calls: [weather, weather] }],
+    [`I will look. ${whole}`, { text: "I will look. ", calls: [weather] }],
+    [`${whole} Done.`, { text: "Done.", calls: [weather] }],
+    ['{"name": "Ada", "age": 36}', { text: '{"name": "Ada", "age": 36}', calls: [] }],
+    ['{"name": "Ada", "age": 36} is she', { text: '{"name": "Ada", "age": 36} is she', calls: [] }],
+    [' {"city": "Oslo"} ', { text: ' {"city": "Oslo"} ', calls: [] }],
+    ['{"name": "Ada", "par', { text: '{"name": "Ada", "par', calls: [] }],
+    ["brave_search.call(query=x)", { text: "brave_search.call(query=x)", calls: [] }],
+    [" \n", { text: " \n", calls: [] }],
+    ['{"name": "f", "parameters": {}, "arguments": {"a": 1}}', { text: "", calls: [{ name: "f", arguments: "{}" }] }],
+  ];
+  for (const [text, want] of cases) {
+    assert.deepEqual(read(llama, text), want, text);
+    for (const cut of Array.from(text, (_, at) => at)) assert.deepEqual(read(llama, text, [cut]), want, `${text} cut at ${cut}`);
+  }
+});
+
+test("Mistral's calls are a list after its mark, or as an answer that is held to them writes it; other lists are text", () => {
+  const weather = { name: "get_weather", arguments: '{"city": "Oslo"}' };
+  const one = '{"name": "get_weather", "arguments": {"city": "Oslo"}, "id": "abc123def"}';
+  const cases: readonly (readonly [text: string, want: Read])[] = [
+    [`[TOOL_CALLS] [${one}]`, { text: "", calls: [weather] }],
+    [`[TOOL_CALLS][${one},\n${one}]`, { text: "", calls: [weather, weather] }],
+    [`I look.[TOOL_CALLS][ ${one}] `, { text: "I look.", calls: [weather] }],
+    [`[${one}]`, { text: "", calls: [weather] }],
+    ["See [1] and [2].", { text: "See [1] and [2].", calls: [] }],
+    ['[{"a": 1}, {"name": 1}]', { text: '[{"a": 1}, {"name": 1}]', calls: [] }],
+    ['[{"name": "Ada"}]', { text: '[{"name": "Ada"}]', calls: [] }],
+    ["[TOOL_CALLS] none", { text: "[TOOL_CALLS] none", calls: [] }],
+    ["[TOOL_CALLS] [", { text: "[TOOL_CALLS] [", calls: [] }],
+  ];
+  for (const [text, want] of cases) {
+    assert.deepEqual(read(mistral, text), want, text);
+    for (const cut of Array.from(text, (_, at) => at)) assert.deepEqual(read(mistral, text, [cut]), want, `${text} cut at ${cut}`);
+  }
+});
+
+test("ids of calls are brought to the form that Mistral's templates want, a call's and its answer's alike", () => {
+  const ids = ["call_0123456789abcdef", "c1", "a-b_c", "abc123def"].map((id) => mistral.callId(id));
+  assert.deepEqual(ids, ["789abcdef", "0000000c1", "000000abc", "abc123def"]);
+});
+
 test("a template's own words tell its format, and one that takes no tools has none", () => {
   const qwen = `{% if tools %}<tool_call>{"name": , "arguments": }</tool_call>{% endif %}`;
   const code = "{% for tool in tools %}<｜tool▁calls▁begin｜>```json{% endfor %}";
@@ -147,5 +204,10 @@ test("a template's own words tell its format, and one that takes no tools has no
   assert.equal(toolFormatOf(qwen.replaceAll("tools", "x")), undefined);
   assert.equal(toolFormatOf("{{ tools }}<tool_call><function=f>"), undefined, "Qwen3-Coder writes parameters as tags");
   assert.equal(toolFormatOf("{{ messages }}"), undefined);
+  const ofLlama = `{% if tools %}<|start_header_id|>{{- '"parameters": ' }}<|python_tag|>{% endif %}`;
+  assert.equal(toolFormatOf(ofLlama), llama);
+  assert.equal(toolFormatOf(ofLlama.replace("parameters", "x")), undefined);
+  assert.equal(toolFormatOf("{{ tools }}[AVAILABLE_TOOLS][TOOL_CALLS] ["), mistral);
+  assert.equal(toolFormatOf("{{ tools }}[TOOL_CALLS]name[ARGS]"), undefined, "later models of Mistral's write otherwise");
   assert.equal(toolFormatOf("{{ tools }}<|channel|>commentary to=functions.f"), harmony);
 });

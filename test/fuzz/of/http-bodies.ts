@@ -1,5 +1,6 @@
 // Bodies of the OpenAI API by its grammar: chats with tools and formats, completions of several prompts, responses, embeddings. Most are
 // taken; fields at and beyond their bounds are among them.
+import { efforts } from "../../../runtime/text/thinking/switch.ts";
 import type { Random } from "../mutate.ts";
 import { chance, json, number, pick, text, times } from "../words.ts";
 
@@ -82,6 +83,7 @@ const bodies: Readonly<Record<string, (random: Random) => object>> = {
       tools: () => times(random, 2, () => ({ type: "function", function: toolOf(random) })),
       tool_choice: () => pick(random, ["none", "auto", "required", { type: "function", function: { name: pick(random, names) } }]),
       response_format: () => formatOf(random),
+      reasoning_effort: () => pick(random, efforts),
       stream_options: () => ({ include_usage: flag(random) }),
     }),
   }),
@@ -100,6 +102,7 @@ const bodies: Readonly<Record<string, (random: Random) => object>> = {
       temperature: () => rate(random, 2),
       stream: () => flag(random),
       tools: () => times(random, 2, () => ({ type: "function", ...toolOf(random) })),
+      reasoning: () => ({ effort: pick(random, [...efforts, null]), summary: pick(random, ["auto", "concise", null]) }),
       metadata: () => ({ a: text(random) }),
     }),
   }),

@@ -4,11 +4,14 @@ import assert from "node:assert/strict";
 import { deepseekV3, deepseekV31 } from "../../../runtime/text/tools/deepseek.ts";
 import type { CallDelta, CallReader, ToolFormat } from "../../../runtime/text/tools/format.ts";
 import { hermes } from "../../../runtime/text/tools/hermes.ts";
+import { llama } from "../../../runtime/text/tools/llama.ts";
+import { mistral } from "../../../runtime/text/tools/mistral.ts";
 import type { Fuzzer } from "../fuzzer.ts";
 import type { Random } from "../mutate.ts";
 import { chance, json, pick, text, times } from "../words.ts";
 
-const formats = { hermes, deepseekV3, deepseekV31 } as const satisfies Record<string, Required<ToolFormat>>;
+type Readable = Required<Pick<ToolFormat, "texts" | "reader">> & Pick<ToolFormat, "marks">;
+const formats = { hermes, deepseekV3, deepseekV31, llama, mistral } as const satisfies Record<string, Readable>;
 type Format = keyof typeof formats;
 
 interface Input {
@@ -23,7 +26,7 @@ function argumentsOf(random: Random): string {
   return chance(random, 80) ? whole : whole.slice(0, random(whole.length + 1));
 }
 
-function callOf(random: Random, { texts }: Required<ToolFormat>): string {
+function callOf(random: Random, { texts }: Readable): string {
   const name = chance(random, 90) ? pick(random, ["f", "get_weather", "a-b"]) : text(random);
   const whole = texts.before(name) + argumentsOf(random) + texts.after;
   const at = random(100);
@@ -32,9 +35,17 @@ function callOf(random: Random, { texts }: Required<ToolFormat>): string {
   return whole.slice(random(whole.length + 1));
 }
 
-function answerOf(random: Random, format: Required<ToolFormat>): string {
+function answerOf(random: Random, format: Readable): string {
   const { begin, between, end } = format.texts;
-  const words = [() => text(random), () => callOf(random, format), () => begin, () => between, () => end, () => format.texts.trigger];
+  const words = [
+    () => text(random),
+    () => callOf(random, format),
+    () => begin,
+    () => between,
+    () => end,
+    () => format.texts.trigger,
+    () => format.marks?.[0] ?? "",
+  ];
   if (chance(random, 50))
     return `${text(random)}${begin}${times(random, 3, () => callOf(random, format)).join(between)}${end}${text(random)}`;
   return times(random, 8, () => pick(random, words)()).join("");
@@ -67,7 +78,13 @@ function readAll(reader: CallReader, given: string, cuts: readonly number[]): Re
 }
 
 type Subject = Readonly<Record<Format, () => CallReader>>;
-const subject: Subject = { hermes: hermes.reader, deepseekV3: deepseekV3.reader, deepseekV31: deepseekV31.reader };
+const subject: Subject = {
+  hermes: hermes.reader,
+  deepseekV3: deepseekV3.reader,
+  deepseekV31: deepseekV31.reader,
+  llama: llama.reader,
+  mistral: mistral.reader,
+};
 
 /** A reader that takes what looks like the beginning of a mark at the end of a piece for text of no use. */
 function forgetful(reader: CallReader): CallReader {

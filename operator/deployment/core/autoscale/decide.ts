@@ -4,10 +4,11 @@ import type { Autoscale } from "../../../../crds/autoscale.ts";
 import type { Operation } from "../../../../crds/operation.ts";
 import { parseDuration } from "../../../../crds/quantity.ts";
 import type { Reckoned } from "../capacity.ts";
-import type { Verdict } from "../world.ts";
+import type { GatewayView, Verdict } from "../world.ts";
 import { askMs, type History, over, remembered } from "./history.ts";
 import { type Measured, type Measurement, measure, type ServingRank } from "./measure.ts";
 import { metrics } from "./metrics/index.ts";
+import { asking, type Rest, restOf } from "./zero.ts";
 
 export interface AutoscaleInput {
   readonly spec: Autoscale;
@@ -15,6 +16,9 @@ export interface AutoscaleInput {
   readonly replicas: number;
   readonly suspended: boolean;
   readonly serving: readonly ServingRank[];
+  readonly gateways: readonly GatewayView[];
+  /** Unix ms since which the deployment serves; undefined while it does not. */
+  readonly availableSince: number | undefined;
   /** The least ranks that hold all experts, where that is known. */
   readonly floor: Reckoned | undefined;
   readonly operation: Operation["type"] | undefined;
@@ -62,15 +66,22 @@ export function decide(input: AutoscaleInput): Decision {
     againInMs: undefined,
   });
   if (suspended) return idle("Suspended", "spec.suspend is true: nothing is scaled");
-  if (replicas === 0) return idle("ScaledToZero", "replicas is 0, which turns the autoscaler off");
   const range = rangeOf(input);
+  if (replicas === 0) {
+    const isOurs = input.lastScale?.to === 0;
+    if (!isOurs) return idle("ScaledToZero", "replicas is 0, which turns the autoscaler off");
+    return { ...idle("", ""), ...atZero(input, range), againInMs: askMs };
+  }
+  const rest = restOf(input);
   const measurement = measure(spec, serving, replicas);
   const asked = measurement.type === "measured" ? Math.max(...measurement.metrics.map(({ ranks }) => ranks)) : undefined;
   const history = asked === undefined ? input.history : remembered(input.history, { at: now, ranks: asked }, keepMs(spec));
   const measured = measurement.type === "measured" ? measurement.metrics : [];
+  if (rest.type === "idle") return { ...toZero(input, rest), measured, history, againInMs: askMs };
   const choice = outOfRange(input, range) ?? (asked === undefined ? undefined : chosen({ ...input, history }, range, asked));
   const verdict = measurement.type === "measured" ? (choice?.verdict ?? active("AtTarget", "")) : unmeasured(measurement, choice?.to);
-  const message = [figures(measured), verdict.message].filter((text) => text !== "").join("; ");
+  const unknown = rest.type === "unknown" ? rest.why : "";
+  const message = [figures(measured), verdict.message, unknown].filter((text) => text !== "").join("; ");
   return { verdict: { ...verdict, message }, to: choice?.to ?? replicas, measured, history, againInMs: askMs };
 }
 
@@ -92,6 +103,22 @@ function rangeOf({ spec, floor }: AutoscaleInput): Range {
   // Fewer than hold all experts, where even the most are too few, is no better than the most.
   if (least > spec.min) return { low: Math.min(least, high), lowWhy: `as many hold all experts: ${floor?.reason ?? ""}`, high };
   return { low: spec.min, lowWhy: "elasticity.autoscale.min", high };
+}
+
+/** Nobody asks, whatever the metrics say: all of them but the number of requests lag behind. */
+function toZero({ spec, replicas, operation }: AutoscaleInput, { since }: Extract<Rest, { type: "idle" }>): Choice {
+  if (!yielding.includes(operation)) return { to: replicas, verdict: waits(operation, 0) };
+  const message = `no request since ${since}, for ${spec.scaleToZero?.idleAfter}: replicas ${replicas} -> 0`;
+  return { to: 0, verdict: active("ScalingToZero", message) };
+}
+
+/** The autoscaler itself has set 0: with the first request it sets the least again. */
+function atZero({ spec, gateways, lastScale, now }: AutoscaleInput, { low, lowWhy }: Range): Choice {
+  const set = (why: string): Choice => ({ to: low, verdict: active("Waking", `replicas 0 -> ${low}: ${why}`) });
+  if (!spec.scaleToZero || !lastScale) return set(`${lowWhy}; elasticity.autoscale.scaleToZero is left out`);
+  const asks = asking(gateways, lastScale.time, now);
+  if (asks) return set(`gateway ${asks.name} ${asks.wantsRanks ? "has requests that wait for ranks, or has started" : "had a request"}`);
+  return { to: 0, verdict: active("ScaledToZero", `at zero since ${lastScale.time}; ${low} ranks come with the first request`) };
 }
 
 interface Choice {

@@ -9,6 +9,8 @@ export interface ServingRank {
   readonly rank: number;
   /** Undefined where nothing is heard of it. */
   readonly signals: RankSignals | undefined;
+  /** Requests that it computes or that wait at it; undefined where nothing is heard of it. */
+  readonly activeRequests?: number | undefined;
 }
 
 export interface Measured {

@@ -994,6 +994,78 @@ export declare type TextChunk = Message<"enodia.runtime.v1.TextChunk"> & {
 export declare const TextChunkSchema: GenMessage<TextChunk>;
 
 /**
+ * @generated from message enodia.runtime.v1.ListStoreRequest
+ */
+export declare type ListStoreRequest = Message<"enodia.runtime.v1.ListStoreRequest"> & {
+  /**
+   * @generated from field: enodia.runtime.v1.Sender sender = 1;
+   */
+  sender?: Sender | undefined;
+
+  /**
+   * of the experts that the rank wants
+   *
+   * @generated from field: string codec = 2;
+   */
+  codec: string;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.ListStoreRequest.
+ * Use `create(ListStoreRequestSchema)` to create a new message.
+ */
+export declare const ListStoreRequestSchema: GenMessage<ListStoreRequest>;
+
+/**
+ * @generated from message enodia.runtime.v1.ListStoreReply
+ */
+export declare type ListStoreReply = Message<"enodia.runtime.v1.ListStoreReply"> & {
+  /**
+   * @generated from field: string model_digest = 1;
+   */
+  modelDigest: string;
+
+  /**
+   * by name
+   *
+   * @generated from field: repeated enodia.runtime.v1.TextFile files = 2;
+   */
+  files: TextFile[];
+};
+
+/**
+ * Describes the message enodia.runtime.v1.ListStoreReply.
+ * Use `create(ListStoreReplySchema)` to create a new message.
+ */
+export declare const ListStoreReplySchema: GenMessage<ListStoreReply>;
+
+/**
+ * @generated from message enodia.runtime.v1.ReadStoreRequest
+ */
+export declare type ReadStoreRequest = Message<"enodia.runtime.v1.ReadStoreRequest"> & {
+  /**
+   * @generated from field: enodia.runtime.v1.Sender sender = 1;
+   */
+  sender?: Sender | undefined;
+
+  /**
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * @generated from field: uint64 offset = 3;
+   */
+  offset: bigint;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.ReadStoreRequest.
+ * Use `create(ReadStoreRequestSchema)` to create a new message.
+ */
+export declare const ReadStoreRequestSchema: GenMessage<ReadStoreRequest>;
+
+/**
  * @generated from message enodia.runtime.v1.DescribeRequest
  */
 export declare type DescribeRequest = Message<"enodia.runtime.v1.DescribeRequest"> & {
@@ -1243,6 +1315,13 @@ export declare type Membership = Message<"enodia.runtime.v1.Membership"> & {
    * @generated from field: bool sample_transitions = 3;
    */
   sampleTransitions: boolean;
+
+  /**
+   * while no rank serves, gateways let requests wait so long for one to come; 0 = they refuse them
+   *
+   * @generated from field: uint64 hold_ms = 4;
+   */
+  holdMs: bigint;
 };
 
 /**
@@ -1376,6 +1455,13 @@ export declare type WatchPush = Message<"enodia.runtime.v1.WatchPush"> & {
    * @generated from field: string log_level = 6;
    */
   logLevel: string;
+
+  /**
+   * of a ping: without news a status may be left out, the answer to this ping too, until the last is so old; 0 = never
+   *
+   * @generated from field: uint32 calm_ms = 7;
+   */
+  calmMs: number;
 };
 
 /**
@@ -1501,6 +1587,13 @@ export declare type WatchStatus = Message<"enodia.runtime.v1.WatchStatus"> & {
    * @generated from field: enodia.runtime.v1.Use use = 22;
    */
   use?: Use | undefined;
+
+  /**
+   * of a gateway
+   *
+   * @generated from field: enodia.runtime.v1.Front front = 23;
+   */
+  front?: Front | undefined;
 };
 
 /**
@@ -1508,6 +1601,33 @@ export declare type WatchStatus = Message<"enodia.runtime.v1.WatchStatus"> & {
  * Use `create(WatchStatusSchema)` to create a new message.
  */
 export declare const WatchStatusSchema: GenMessage<WatchStatus>;
+
+/**
+ * of a gateway that holds requests when a membership says so
+ *
+ * @generated from message enodia.runtime.v1.Front
+ */
+export declare type Front = Message<"enodia.runtime.v1.Front"> & {
+  /**
+   * since it had a request, or was ready for the first; 0 while it has one
+   *
+   * @generated from field: uint64 idle_ms = 1;
+   */
+  idleMs: bigint;
+
+  /**
+   * no rank serves, and one is needed: for requests that wait, or for the tokenizer
+   *
+   * @generated from field: bool wants_ranks = 2;
+   */
+  wantsRanks: boolean;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.Front.
+ * Use `create(FrontSchema)` to create a new message.
+ */
+export declare const FrontSchema: GenMessage<Front>;
 
 /**
  * of a worker's process
@@ -2159,6 +2279,33 @@ export declare const TextFiles: GenService<{
   read: {
     methodKind: "server_streaming";
     input: typeof ReadTextRequestSchema;
+    output: typeof TextChunkSchema;
+  },
+}>;
+
+/**
+ * ---- worker -> seed ----------------------------------------------------------------------------------------------
+ * The files of a model store that every rank needs whole: all but the experts, which Shards has.
+ *
+ * @generated from service enodia.runtime.v1.StoreFiles
+ */
+export declare const StoreFiles: GenService<{
+  /**
+   * @generated from rpc enodia.runtime.v1.StoreFiles.List
+   */
+  list: {
+    methodKind: "unary";
+    input: typeof ListStoreRequestSchema;
+    output: typeof ListStoreReplySchema;
+  },
+  /**
+   * from an offset on, so that a transfer goes on where it broke off
+   *
+   * @generated from rpc enodia.runtime.v1.StoreFiles.Read
+   */
+  read: {
+    methodKind: "server_streaming";
+    input: typeof ReadStoreRequestSchema;
     output: typeof TextChunkSchema;
   },
 }>;

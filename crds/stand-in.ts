@@ -1,0 +1,16 @@
+// The part `standIn` of a deployment's status: the owned deployment that serves a new model while the ranks change to it.
+import { z } from "zod";
+
+const nameMax = 63;
+const phases = ["Starting", "Serving", "Leaving"] as const;
+
+export const standInSchema = z
+  .object({
+    name: z.string().max(nameMax).meta({ description: "Name of the owned MoEDeployment, in the same namespace." }),
+    phase: z.enum(phases).meta({
+      description: "Starting while the ranks before serve, Serving while the Service leads to it, Leaving when it is not needed any more.",
+    }),
+    since: z.iso.datetime().meta({ description: "When that began." }),
+  })
+  .meta({ description: "The deployment that serves another model or codec while the ranks change to it." });
+export type StandInStatus = z.infer<typeof standInSchema>;

@@ -1,0 +1,7 @@
+// The reason why a roll is taken back, of ranks of a new template (rollout.ts) or of a stand-in (stand-in.ts).
+import type { RollbackReason } from "../../../crds/rollout.ts";
+
+export interface RollFailure {
+  readonly reason: RollbackReason;
+  readonly message: string;
+}

@@ -1,0 +1,51 @@
+// One look at the stand-in of a deployment that changes its model or codec: what is there of it, and what is to be done.
+import type { Operation } from "../../../crds/operation.ts";
+import type { StandInStatus } from "../../../crds/stand-in.ts";
+import type { RollFailure } from "./roll-failure.ts";
+
+/** Whose gateways the Service leads to. */
+export type Front = "Own" | "StandIn";
+
+export interface StandInFacts {
+  readonly name: string;
+  readonly uid: string;
+  readonly terminating: boolean;
+  /** It was told to stop. */
+  readonly suspended: boolean;
+  /** All its ranks and gateways serve. */
+  readonly serves: boolean;
+  /** Its pods that are still there, of any kind. */
+  readonly pods: number;
+  /** The reason why it will not serve; undefined while it may. */
+  readonly failure: RollFailure | undefined;
+  /** The reason why there is no room for it; empty when there is, as far as is known. */
+  readonly noRoom: string;
+  /** Milliseconds until it is out of time; undefined where that is not known. */
+  readonly dueInMs: number | undefined;
+  /** What it says of itself. */
+  readonly message: string;
+}
+
+export interface StandInStep {
+  /** Where the Service is to lead. */
+  readonly front: Front;
+  readonly act: "None" | "Create" | "Suspend" | "Delete";
+  /** The spec does not come into force yet: the ranks serve on as they are. */
+  readonly holds: boolean;
+  /** The reason why the roll is taken back. */
+  readonly failure: RollFailure | undefined;
+  /** Undefined where no stand-in is there or to be made. */
+  readonly status: StandInStatus | undefined;
+  readonly phase: Operation["phase"];
+  readonly message: string;
+  /** Milliseconds after which to look again, even if nothing changes. */
+  readonly againInMs: number | undefined;
+}
+
+/** The stand-in of a change of model, and what is to be done. */
+export interface StandInLook extends StandInStep {
+  /** Undefined while it is to be made. */
+  readonly child: StandInFacts | undefined;
+  /** The worker template that the spec has. */
+  readonly templateHash: string;
+}

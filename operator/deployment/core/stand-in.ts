@@ -1,0 +1,155 @@
+// The next step of a change of model or codec that serves on meanwhile: a stand-in, an owned deployment of the new model, comes up beside
+// the ranks, has the Service while they change, and goes when they serve again. Pure: each step follows from what is there, so that it
+// may be repeated by whoever leads. ../stand-ins.ts gathers and acts.
+import { type Condition, rfc3339 } from "../../../crds/conditions.ts";
+import { parseDuration } from "../../../crds/quantity.ts";
+import type { StandInStatus } from "../../../crds/stand-in.ts";
+import { judgePods } from "./rollout.ts";
+import { living, type PodFacts } from "./snapshot.ts";
+import type { Front, StandInFacts, StandInStep } from "./stand-in-look.ts";
+
+/** Ranks or a stand-in that have lost the Service are left to those who have not heard of it for so long before they stop. */
+export const heardOfMs = 10_000;
+/** A stand-in that was told to stop is deleted after this at the latest, beside `elasticity.drain`: gateways end before ranks do. */
+const stopSlackMs = 150_000;
+
+export interface StandInInput {
+  readonly now: Date;
+  /** The name of a stand-in for the spec; undefined where the strategy or the object has none. */
+  readonly possible: string | undefined;
+  /** Of the ranks: they have the model that is to be in force, or another and the spec is not accepted, or another and they are to stop. */
+  readonly stands: "Same" | "Accepting" | "Stopping";
+  /** The deployment is to serve: it is not suspended or at zero. */
+  readonly wanted: boolean;
+  readonly own: {
+    /** A rank and a gateway of the deployment itself serve. */
+    readonly serves: boolean;
+    /** All of them do. */
+    readonly whole: boolean;
+  };
+  readonly child: StandInFacts | undefined;
+  /** As the Service has it. */
+  readonly front: Front;
+  /** A failure of the stand-in takes the roll back. */
+  readonly rollsBack: boolean;
+  /** `elasticity.drain` in ms. */
+  readonly drainMs: number;
+  /** What the status said before. */
+  readonly last: StandInStatus | undefined;
+}
+
+const idle: StandInStep = {
+  front: "Own",
+  act: "None",
+  holds: false,
+  failure: undefined,
+  status: undefined,
+  phase: "Waiting",
+  message: "",
+  againInMs: undefined,
+};
+
+export function standInStep(input: StandInInput): StandInStep {
+  const { child } = input;
+  if (!child) return begin(input);
+  if (isNeeded(input, child)) return stand(input, child);
+  const called = input.wanted && input.stands === "Accepting" && child.name === input.possible;
+  if (!called || child.terminating || child.suspended) return leave(input, child);
+  return rise(input, child);
+}
+
+/** Ranks that do not serve have nothing to lose, and change at once. */
+function begin({ wanted, stands, possible, own, now }: StandInInput): StandInStep {
+  if (!wanted || stands !== "Accepting" || possible === undefined || !own.serves) return idle;
+  const status: StandInStatus = { name: possible, phase: "Starting", since: rfc3339(now) };
+  return { ...idle, act: "Create", holds: true, status, phase: "Creating", message: `stand-in ${possible} is made` };
+}
+
+/**
+ * The stand-in keeps the Service until the ranks are whole with the model that is to be in force, or it fails while some of them serve.
+ * Where none of them serves it has the Service in any case.
+ */
+function isNeeded({ wanted, stands, own, front }: StandInInput, child: StandInFacts): boolean {
+  if (!wanted) return false;
+  if (front === "Own") return child.serves && !child.terminating && !own.serves;
+  if (child.terminating || !child.serves) return !own.serves;
+  return !(stands === "Same" && own.whole);
+}
+
+function stand(input: StandInInput, child: StandInFacts): StandInStep {
+  const { stands } = input;
+  const { status, ageMs } = statusOf(input, child, "Serving");
+  const leftMs = Math.max(0, heardOfMs - ageMs);
+  const step = { ...idle, front: "StandIn" as const, status, phase: "StandingIn" as const };
+  const told = `stand-in ${child.name} serves in their place`;
+  if (stands === "Same") return { ...step, message: `${told} until all ranks serve the new model` };
+  if (leftMs === 0 || stands === "Stopping") return { ...step, message: `${told} while the ranks change their model` };
+  // Clients and proxies that have not heard of the Service yet still come to the gateways of before.
+  return { ...step, holds: true, message: `${told}; the ranks change their model in ${Math.ceil(leftMs / 1000)} s`, againInMs: leftMs };
+}
+
+function rise(input: StandInInput, child: StandInFacts): StandInStep {
+  const { failure, noRoom, serves, dueInMs, message } = child;
+  const { status } = statusOf(input, child, "Starting");
+  const step = { ...idle, holds: true, status, phase: "Creating" as const };
+  if (serves) return { ...step, front: "StandIn", message: `stand-in ${child.name} serves: the Service leads to it` };
+  if (failure && input.rollsBack) return { ...step, failure, message: failure.message };
+  if (noRoom !== "") return { ...step, holds: false, message: roomless(child) };
+  const says = failure?.message ?? message;
+  return { ...step, message: `stand-in ${child.name} does not serve yet${says === "" ? "" : `: ${says}`}`, againInMs: dueInMs };
+}
+
+const roomless = ({ name, noRoom }: StandInFacts): string =>
+  `no room for stand-in ${name}, so that all ranks stop before others start: ${noRoom}`;
+
+/** It may have requests still: it stops like any deployment that is suspended, and is deleted when its last pod is gone. */
+function leave(input: StandInInput, child: StandInFacts): StandInStep {
+  const { status, ageMs } = statusOf(input, child, "Leaving");
+  // The next one is made when it is gone.
+  const holds = input.wanted && input.stands === "Accepting" && input.possible !== undefined && input.own.serves;
+  const step = { ...idle, holds, status, phase: "Emptying" as const };
+  if (child.terminating) return { ...step, message: `stand-in ${child.name} is being removed` };
+  const quietMs = child.serves ? heardOfMs - ageMs : 0;
+  if (!child.suspended && quietMs > 0)
+    return { ...step, message: `stand-in ${child.name} is not needed any more and stops soon`, againInMs: quietMs };
+  const message = child.noRoom === "" ? `stand-in ${child.name} ends its requests` : roomless(child);
+  if (!child.suspended) return { ...step, act: "Suspend", message };
+  const leftMs = heardOfMs + input.drainMs + stopSlackMs - ageMs;
+  if (child.pods === 0 || leftMs <= 0) return { ...step, act: "Delete", message: `stand-in ${child.name} is deleted` };
+  return { ...step, message, againInMs: leftMs };
+}
+
+/** The status, with how long the stand-in has been in that phase. */
+function statusOf({ last, now }: StandInInput, { name }: StandInFacts, phase: StandInStatus["phase"]) {
+  const same = last?.name === name && last.phase === phase;
+  // A time of the future was told by a clock that was ahead.
+  const since = same && Date.parse(last.since) <= now.getTime() ? last.since : rfc3339(now);
+  return { status: { name, phase, since }, ageMs: Math.max(0, now.getTime() - Date.parse(since)) };
+}
+
+export interface Told {
+  readonly createdMs: number;
+  readonly conditions: readonly Condition[];
+  /** Its worker pods. */
+  readonly pods: readonly PodFacts[];
+}
+
+/** What keeps a stand-in from serving: something of its own, or that there is no room for it. */
+export function judgeStandIn(
+  { createdMs, conditions, pods }: Told,
+  { progressDeadline, now }: { readonly progressDeadline: string; readonly now: Date },
+): Pick<StandInFacts, "failure" | "noRoom" | "dueInMs" | "message"> {
+  const says = (type: string, status: string) => conditions.find((one) => one.type === type && one.status === status);
+  const message = says("Ready", "False")?.message ?? "";
+  const leftMs = createdMs + parseDuration(progressDeadline, "spec.rolloutStrategy.progressDeadline") - now.getTime();
+  const known = { message, dueInMs: leftMs > 0 ? leftMs : undefined };
+  const refused = [says("SpecAccepted", "False"), says("Degraded", "True")].find((one) => /exceeded quota/.test(one?.message ?? ""));
+  if (refused) return { ...known, failure: undefined, noRoom: refused.message };
+  const { failure } = judgePods(living(pods), { progressDeadline, now });
+  const waiting = pods.find(({ problem }) => problem.startsWith("Unschedulable"));
+  const late = leftMs <= 0 || failure?.reason === "ProgressDeadlineExceeded";
+  if (late && waiting) return { ...known, failure: undefined, noRoom: `pod ${waiting.name}: ${waiting.problem}` };
+  if (failure || leftMs > 0) return { ...known, failure, noRoom: "" };
+  const why = `the stand-in does not serve after ${progressDeadline}${message === "" ? "" : `: ${message}`}`;
+  return { ...known, failure: { reason: "ProgressDeadlineExceeded", message: why }, noRoom: "" };
+}

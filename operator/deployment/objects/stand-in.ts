@@ -1,0 +1,55 @@
+// The stand-in of a deployment that changes its model or codec: a MoEDeployment of its own with the new spec, which the same operator
+// turns into ranks and gateways. It has no autoscaler and no route, which would reach beyond its pods. Pure; steps: ../core/stand-in.ts.
+import { createHash } from "node:crypto";
+import { apiVersion, labels } from "../../../crds/common.ts";
+import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
+import type { KubeObject } from "../../kube/kube.ts";
+import { makerLabels, ownerOf } from "./context.ts";
+
+const hashChars = 8;
+/** Of names of deployments. */
+const nameMax = 40;
+
+export interface StandInPlan {
+  readonly deployment: MoEDeployment;
+  /** Hashes of the templates that the new spec has. */
+  readonly templates: readonly string[];
+  /** The image of the ranks, which a new deployment would have chosen anew. */
+  readonly image: string;
+  /** Gateways that the deployment has now. */
+  readonly gateways: number;
+}
+
+/** Another template is another stand-in; a changed number of ranks is not. */
+export function standInName({ deployment, templates }: Pick<StandInPlan, "deployment" | "templates">): string {
+  const hash = createHash("sha256").update(JSON.stringify(templates)).digest("hex").slice(0, hashChars);
+  return `${deployment.metadata.name.slice(0, nameMax - hashChars - 1)}-${hash}`;
+}
+
+export function standIn(plan: StandInPlan): KubeObject {
+  const { deployment, image, gateways } = plan;
+  const { name, namespace } = deployment.metadata;
+  // Its own roll has no strategy, since it has nothing to go back to.
+  const { model, replicas, suspend: _, rolloutStrategy: __, elasticity, gateway, ...spec } = deployment.spec;
+  const { autoscale: ___, ...sizes } = elasticity;
+  const { autoscale: ____, httpRoute: _____, ...front } = gateway;
+  return {
+    apiVersion,
+    kind: "MoEDeployment",
+    metadata: {
+      name: standInName(plan),
+      namespace,
+      labels: { ...makerLabels, [labels.standsInFor]: name },
+      ownerReferences: [ownerOf(deployment)],
+    },
+    spec: {
+      ...spec,
+      // Clients ask for the model by the name that they know.
+      model: { ...model, servedName: model.servedName ?? name },
+      replicas,
+      elasticity: sizes,
+      runtimeImage: { rollout: "Manual", image },
+      gateway: { ...front, replicas: gateways },
+    },
+  };
+}

@@ -1,0 +1,85 @@
+// The values of what a pod says of itself on the wire, with bounds checked where a size follows from them. Pure.
+import type { MessageShape } from "@bufbuild/protobuf";
+import { AppError } from "../../../crds/common.ts";
+import { planBounds } from "../../../crds/plan.ts";
+import { cellValues, type ExpertGrid } from "../../../runtime/placement/grid.ts";
+import type { Control, Front, Served, Use } from "../../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { toNumber } from "../../../runtime/wire/mapping.ts";
+import type { ServedTotals } from "../../deployment/ports.ts";
+import type { Description, PodStatus, UseTotals } from "../ports.ts";
+
+export function servedOf({ requests, failed, gaps, gapMicros }: Served): ServedTotals {
+  const field = (value: bigint, name: string) => toNumber(value, `status.served.${name}`);
+  return {
+    requests: field(requests, "requests"),
+    failed: field(failed, "failed"),
+    gaps: field(gaps, "gaps"),
+    gapMicros: field(gapMicros, "gapMicros"),
+  };
+}
+
+export function frontOf({ idleMs, wantsRanks }: Front): PodStatus["front"] {
+  return { idleMs: toNumber(idleMs, "status.front.idleMs"), wantsRanks };
+}
+
+export function useOf({ kvBlocks, kvBlocksUsed, tokens }: Use): UseTotals {
+  return { kvBlocks, kvBlocksUsed: Math.min(kvBlocksUsed, kvBlocks), tokens: toNumber(tokens, "status.use.tokens") };
+}
+
+/** Characters of a numerics class that are kept: it comes into a condition's message. */
+const numericsMax = 200;
+const digestMax = 64;
+
+export function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"]["output"]>): Description {
+  const { self, layers, experts, layerExperts: described } = reply;
+  if (!self) throw new AppError("describe.self: missing", { code: "InvalidRequest", operation: "Describe" });
+  if (layers < 1 || layers > planBounds.layers || experts > planBounds.experts) {
+    throw new AppError(`describe: ${layers} layers of ${experts} experts is out of bounds`, {
+      code: "InvalidRequest",
+      operation: "Describe",
+    });
+  }
+  if (described.length > 0 && (described.length !== layers || described.some((count) => count > experts))) {
+    throw new AppError(`describe.layerExperts: not up to ${experts} experts for each of ${layers} layers`, {
+      code: "InvalidRequest",
+      operation: "Describe",
+    });
+  }
+  const grid = described.length === 0 ? { layers, experts } : { layers, experts, layerExperts: described };
+  return {
+    rank: self.rank,
+    podUid: self.podUid,
+    bootId: self.bootId,
+    podName: reply.podName,
+    modelDigest: reply.modelDigest,
+    architecture: reply.architecture,
+    ...grid,
+    topK: reply.topK,
+    codec: reply.codec,
+    storedBytes: bytesOf(reply.storedBytes, grid, "storedBytes"),
+    residentBytes: bytesOf(reply.residentBytes, grid, "residentBytes"),
+    budgetBytes: toNumber(reply.budgetBytes, "budgetBytes"),
+    denseBytes: toNumber(reply.denseBytes, "denseBytes"),
+    kvBytes: toNumber(reply.kvBytes, "kvBytes"),
+    kvSlots: reply.kvSlots,
+    kvTokens: reply.kvBlocks * reply.kvBlockTokens,
+    maxContext: reply.maxContext,
+    device: reply.device,
+    numerics: reply.numerics.slice(0, numericsMax),
+    textDigest: reply.textDigest.slice(0, digestMax),
+    speed: reply.speed > 0 ? reply.speed : 1,
+  };
+}
+
+/** Bytes of each expert, from a reply that gives one value for all experts or one for each. */
+function bytesOf(values: readonly bigint[], grid: ExpertGrid, field: string): Float64Array {
+  const cells = grid.layers * grid.experts;
+  if (values.length !== 1 && values.length !== cells) {
+    throw new AppError(`describe.${field}: ${values.length} values, expected 1 or ${cells}`, {
+      code: "InvalidRequest",
+      operation: "Describe",
+    });
+  }
+  const numbers = values.map((value) => toNumber(value, `describe.${field}`));
+  return Float64Array.from(cellValues(grid, (layer, expert) => numbers[values.length === 1 ? 0 : layer * grid.experts + expert] ?? 0));
+}

@@ -1,0 +1,103 @@
+// The text of an answer that may begin with thoughts between <think> and </think>, which go apart from what is for the user. Told by the
+// tokens of the two marks alone, which no other text has. Pure; one per answer.
+import type { TextPiece, TokenDecoder } from "./stop-text.ts";
+import type { CallDelta } from "./tools/format.ts";
+
+/** The tokens of the marks, by their ids. */
+export interface ThoughtTokens {
+  readonly open: number;
+  readonly close: number;
+}
+
+/** The marks in a vocabulary; undefined where one is missing. `idOf` gives the id of an added token. */
+export function thoughtTokens(idOf: (content: string) => number | undefined): ThoughtTokens | undefined {
+  const [open, close] = [idOf("<think>"), idOf("</think>")];
+  return open === undefined || close === undefined ? undefined : { open, close };
+}
+
+/** Tokens of white space that a template writes behind a mark, at most. */
+const blanksMax = 8;
+const blank = (bytes: Uint8Array): boolean => new TextDecoder().decode(bytes).trim() === "";
+
+/** True of a prompt that ends where thoughts begin, as templates of models write it that always think. */
+export function opensThoughts(prompt: readonly number[], { open }: ThoughtTokens, piece: (id: number) => Uint8Array): boolean {
+  const end = prompt.slice(-blanksMax).findLast((id) => id === open || !blank(piece(id)));
+  return end === open;
+}
+
+interface Inner {
+  /** Characters for the user so far. */
+  readonly length: number;
+  push(id: number): TextPiece & { readonly calls?: readonly CallDelta[] };
+  end(): TextPiece & { readonly calls?: readonly CallDelta[] };
+}
+
+type ThinkPiece = ReturnType<Inner["push"]> & { readonly reasoning: string };
+
+interface ThinkOptions {
+  readonly tokens: ThoughtTokens;
+  /** Of the thoughts. */
+  readonly decoder: TokenDecoder;
+  /** The text for the user. */
+  readonly inner: Inner;
+  /** The prompt has begun the thoughts. */
+  readonly opened: boolean;
+  piece(id: number): Uint8Array;
+}
+
+const nothing = { text: "", stopped: false } as const;
+
+export class ThinkText {
+  readonly #options: ThinkOptions;
+  /** "before": nothing but white space came. "behind": nothing but white space since the thoughts. */
+  #at: "before" | "thoughts" | "behind" | "content";
+  /** White space at the end of the thoughts so far, which only sets them apart where they end with it. */
+  #held = "";
+  #thought = false;
+
+  constructor(options: ThinkOptions) {
+    this.#options = options;
+    this.#at = options.opened ? "thoughts" : "before";
+  }
+
+  get length(): number {
+    return this.#options.inner.length;
+  }
+
+  push(id: number): ThinkPiece {
+    const { tokens, decoder, inner, piece } = this.#options;
+    if (this.#at === "thoughts") {
+      if (id !== tokens.close) return { ...nothing, reasoning: this.#thoughts(decoder.push(id)) };
+      this.#at = "behind";
+      return { ...nothing, reasoning: this.#thoughts(decoder.flush()) };
+    }
+    if (this.#at === "before" && id === tokens.open) {
+      this.#at = "thoughts";
+      return { ...nothing, reasoning: "" };
+    }
+    if (this.#at === "before" && !blank(piece(id))) this.#at = "content";
+    return this.#shown(inner.push(id));
+  }
+
+  /** The rest, when the text ended by itself. */
+  end(): ThinkPiece {
+    const { decoder, inner } = this.#options;
+    const reasoning = this.#at === "thoughts" ? this.#thoughts(decoder.flush()) : "";
+    return { ...this.#shown(inner.end()), reasoning };
+  }
+
+  #thoughts(text: string): string {
+    const given = this.#thought ? this.#held + text : text.trimStart();
+    const certain = given.trimEnd();
+    this.#held = given.slice(certain.length);
+    if (certain !== "") this.#thought = true;
+    return certain;
+  }
+
+  #shown(given: ReturnType<Inner["push"]>): ThinkPiece {
+    if (this.#at !== "behind") return { ...given, reasoning: "" };
+    const text = given.text.trimStart();
+    if (text !== "" || (given.calls ?? []).length > 0) this.#at = "content";
+    return { ...given, text, reasoning: "" };
+  }
+}

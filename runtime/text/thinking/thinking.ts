@@ -1,0 +1,7 @@
+// The switch of DeepSeek V3.1: thoughts or none.
+import type { ThinkingSwitch } from "./switch.ts";
+
+export const thinking: ThinkingSwitch = {
+  writtenIn: (template) => /\bthinking is (not )?defined\b|\bif thinking\b/.test(template),
+  variables: (effort) => ({ thinking: effort !== "none" }),
+};

@@ -1,0 +1,134 @@
+// Another revision of a model, one that is not there, and another codec, under traffic: no request fails, every text is whole of one of the
+// two models, and from the change on all are of the new one. What a stand-in cannot serve is taken back without a trace in the answers.
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { condition, type KubeObject } from "../harness/kubectl.ts";
+import { provideOtherSmolMoe } from "../harness/models.ts";
+import { ask } from "../harness/openai.ts";
+import { execOk, sleep } from "../harness/process.ts";
+import { serviceAddress, type Target, waitReady, workerPods } from "../harness/product.ts";
+import { twentyPrompts } from "../harness/topics.ts";
+import { root } from "../integration/control-plane.ts";
+import { explainFailures } from "./diagnose.ts";
+import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
+
+const name = "revised";
+const namespace = "e2e-revision";
+/** Two worlds start one after the other, on slow nodes. */
+const rollMs = 420_000;
+const tokens = 24;
+const prompts = twentyPrompts.slice(0, 8);
+
+let target: Target;
+let moe: Deployed;
+let url = "";
+
+explainFailures(() => moe);
+before(async () => {
+  target = await openWorld();
+  await provideOtherSmolMoe((line) => void process.stderr.write(`# ${line}\n`));
+  moe = await deploy(target, namespace, smolMoe(name, { replicas: 2 }));
+  await moe.kubectl.waitFor("moed", name, "the first model to be whole", inPhase("Complete"), 60_000);
+  ({ url } = await serviceAddress(target, moe.kubectl, { name, namespace }));
+});
+after(async () => {
+  if (moe) await remove(moe);
+});
+
+const inPhase = (phase: string) => (moed: KubeObject) =>
+  moed.status?.rollout?.phase === phase && moed.status.observedGeneration === moed.metadata.generation && !moed.status.rollout.standIn;
+const patch = (spec: object) => moe.kubectl.run(["patch", "moed", name, "--type=merge", "-p", JSON.stringify({ spec })]);
+const answer = async (prompt: string): Promise<string> => (await ask({ url, model: name, prompt, maxTokens: tokens, temperature: 0 })).text;
+const textsNow = async (): Promise<string[]> => {
+  const texts: string[] = [];
+  for (const prompt of prompts) texts.push(await answer(prompt));
+  return texts;
+};
+const enodia = (...args: string[]) => {
+  const { kubeconfig, context } = target;
+  const where = [kubeconfig ? ["--kubeconfig", kubeconfig] : [], context ? ["--context", context] : []].flat();
+  const command = ["--disable-warning=ExperimentalWarning", "operator/cli/main.ts", "rollout", ...args, "-n", namespace, ...where];
+  return execOk(process.execPath, command, { cwd: root });
+};
+
+interface Answer {
+  readonly prompt: number;
+  readonly text: string;
+}
+
+/** Asks until told to end; two clients, each with the next request as soon as one has ended. */
+function traffic() {
+  const answers: Answer[] = [];
+  const errors: string[] = [];
+  let running = true;
+  let next = 0;
+  const client = async (): Promise<void> => {
+    while (running) {
+      const prompt = next++ % prompts.length;
+      try {
+        answers.push({ prompt, text: await answer(prompts[prompt] as string) });
+      } catch (error) {
+        errors.push(`${new Date().toISOString()} ${error}`);
+      }
+      await sleep(500);
+    }
+  };
+  const all = [client(), client()];
+  const end = async () => {
+    running = false;
+    await Promise.all(all);
+    return { answers, errors };
+  };
+  return { end };
+}
+
+/** Each text is one of the two, and after the first of the last texts of its prompt none is of before. */
+function assertOfOne(answers: readonly Answer[], from: readonly string[], to: readonly string[]): void {
+  for (const { prompt, text } of answers)
+    assert.ok(text === from[prompt] || text === to[prompt], `prompt ${prompt}: "${text}" is of neither`);
+  assert.ok(
+    answers.some(({ prompt, text }) => text === from[prompt]),
+    "some were asked before the change",
+  );
+}
+
+async function change(spec: object): Promise<{ readonly from: readonly string[]; readonly to: readonly string[] }> {
+  const from = await textsNow();
+  const clients = traffic();
+  await sleep(3_000);
+  await patch(spec);
+  await moe.kubectl.waitFor("moed", name, "the change to be over", inPhase("Complete"), rollMs);
+  await waitReady(moe.kubectl, name);
+  const { answers, errors } = await clients.end();
+  const to = await textsNow();
+  process.stderr.write(`# ${answers.length} answers, ${errors.length} failed\n`);
+  assert.deepEqual(errors, []);
+  assertOfOne(answers, from, to);
+  return { from, to };
+}
+
+test("another revision of the model takes over without a failed request or a mixed text", async () => {
+  const { from, to } = await change({ model: { uri: "pvc://models/smol-moe-2" } });
+  for (const [i, text] of to.entries())
+    assert.notEqual(text, from[i], "the two revisions say different things, or equality proves nothing");
+  assert.match(await enodia("history", name), /pvc:\/\/models\/smol-moe-2 \(q4_0\)/);
+});
+
+test("a revision that is not there is taken back, and nobody notices", async () => {
+  const from = await textsNow();
+  const were = (await workerPods(moe.kubectl, name)).map(({ metadata }) => metadata.uid).sort();
+  const clients = traffic();
+  await patch({ model: { uri: "pvc://models/missing" } });
+  const moed = await moe.kubectl.waitFor("moed", name, "a roll back", inPhase("RolledBack"), rollMs);
+  assert.match(condition(moed, "SpecAccepted")?.message ?? "", /a stand-in tried, was rolled back to revision \d+: /);
+  await enodia("undo", name);
+  await moe.kubectl.waitFor("moed", name, "the spec to be accepted", inPhase("Complete"), rollMs);
+  const { answers, errors } = await clients.end();
+  assert.deepEqual(errors, []);
+  for (const { prompt, text } of answers) assert.equal(text, from[prompt]);
+  assert.deepEqual((await workerPods(moe.kubectl, name)).map(({ metadata }) => metadata.uid).sort(), were);
+});
+
+test("another codec takes the same way", async () => {
+  await change({ runtime: { expertCodec: "f32" }, experts: { memoryPerRank: "800Mi" } });
+});
