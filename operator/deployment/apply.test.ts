@@ -57,6 +57,20 @@ test("one that carries our labels and another owner is not touched either", asyn
   assert.match(refusal?.message ?? "", /does not belong/);
 });
 
+test("what we have made and the informers have not heard of yet is not written again", async () => {
+  let writes = 0;
+  const apply: FakeKube["apply"] = (...args) => {
+    writes += 1;
+    return kube.apply(...args);
+  };
+  const behind = new Applier({ kube: Object.assign(Object.create(kube) as FakeKube, { apply }), live: () => undefined, now });
+  for (let pass = 0; pass < 3; pass++) assert.deepEqual(await behind.apply(rendered, owner), fine);
+  assert.equal(writes, 1);
+  await kube.patch(resources.services, at, { metadata: { labels: { theirs: "yes" } } }, { manager: "user" });
+  assert.deepEqual(await behind.apply(rendered, owner), fine);
+  assert.equal(writes, 2, "somebody has changed it");
+});
+
 test("a status that changes, as with every pod, is no reason to write; whatever else somebody changes is", async () => {
   const budgets = [{ resource: resources.podDisruptionBudgets, object: gatewayBudget(context) }];
   const ref = { namespace: "ns", name: gatewayBudget(context).metadata.name };

@@ -133,14 +133,13 @@ export class Applier {
     const last = within(this.#last, owner.uid);
     const key = keyOf(rendered);
     const hash = hashOf(object);
-    const cached = this.#live(resource, refOf(object));
+    const live = this.#live(resource, refOf(object)) ?? (await this.#kube.get(resource, refOf(object)));
     const written = last.get(key);
-    // The cache may be behind our own write, never behind somebody else's for long.
-    if (cached && written?.hash === hash && stands(cached, written)) {
-      last.set(key, Object.assign({}, written, { version: cached.metadata.resourceVersion ?? "" }));
+    // The cache may be behind our own write, or not have what we have just made, never behind somebody else's for long.
+    if (live && written?.hash === hash && stands(live, written)) {
+      last.set(key, Object.assign({}, written, { version: live.metadata.resourceVersion ?? "" }));
       return "applied";
     }
-    const live = cached ?? (await this.#kube.get(resource, refOf(object)));
     const foreign = live ? await this.#foreignness(live, object.kind, owner) : undefined;
     if (foreign !== undefined) return { refused: foreign };
     const standing = await this.#standsOff(rendered, { hash, live, owner });
