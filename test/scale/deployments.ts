@@ -20,6 +20,7 @@ interface DeploymentsRun {
   readonly changes: number;
   /** See FleetOptions. */
   readonly profileFolder?: string | undefined;
+  readonly memoryMiB?: number;
   readonly log: (line: string) => void;
 }
 

@@ -17,7 +17,7 @@ import { controlPlane } from "../integration/control-plane.ts";
 import { accessObjects, operatorKubeconfig } from "../integration/operator-process.ts";
 import { AuditLog } from "./audit.ts";
 import { each, SimulatedNodes } from "./nodes.ts";
-import { OperatorProcess, operatorNamespace, operatorUser } from "./operator-process.ts";
+import { chartMemoryMiB, OperatorProcess, operatorNamespace, operatorUser } from "./operator-process.ts";
 import { loadOf, podStarter } from "./pods.ts";
 import { cpuSecondsOf } from "./process-use.ts";
 import { rankModel } from "./ranks.ts";
@@ -42,6 +42,8 @@ export interface FleetOptions {
   readonly experts: number;
   /** Where the operator leaves a profile of its CPU; unset: it takes none. */
   readonly profileFolder?: string | undefined;
+  /** The limit of the operator's memory; the chart's when not given. */
+  readonly memoryMiB?: number | undefined;
   readonly log: (line: string) => void;
   /** How it differs from a fleet of many deployments. */
   readonly shape?: {
@@ -78,7 +80,7 @@ export interface Fleet {
 }
 
 export async function startFleet(options: FleetOptions): Promise<Fleet> {
-  const { name, deployments, ranks, layers, experts, log, shape } = options;
+  const { name, deployments, ranks, layers, experts, memoryMiB = chartMemoryMiB, log, shape } = options;
   const folder = mkdtempSync(join(tmpdir(), `enodia-fleet-${name}-`));
   const closers: (() => unknown)[] = [() => rmSync(folder, { recursive: true, force: true })];
   const close = async (): Promise<void> => {
@@ -115,7 +117,7 @@ export async function startFleet(options: FleetOptions): Promise<Fleet> {
     await nodes.start();
     log(`${room.nodes} nodes`);
     const kubeconfig = await operatorKubeconfig(plane, operatorNamespace, folder);
-    const operator = await OperatorProcess.start({ name, kubeconfig, natsUrl, folder, profileFolder: options.profileFolder });
+    const operator = await OperatorProcess.start({ name, kubeconfig, natsUrl, folder, profileFolder: options.profileFolder, memoryMiB });
     closers.push(() => operator.stop());
     log("the operator leads");
     const objects = new Informer(resources.moeDeployments, {}, { kube, onError });

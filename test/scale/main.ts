@@ -1,18 +1,19 @@
 // `npm run test:scale`: the production operator against a real API server with a simulated fleet of nodes.
 import { parseArgs } from "node:util";
 import { runDeployments } from "./deployments.ts";
+import { chartMemoryMiB } from "./operator-process.ts";
 import { runPeer } from "./peer.ts";
 import { worldMain } from "./world-main.ts";
 
 const usage = `usage: npm run test:scale -- [--deployments N,N,...] [--ranks N] [--layers N] [--experts N]
                              [--steady SECONDS] [--changes N] [--json] [--profile FOLDER]
-                             [--peer]
+                             [--memory MIB] [--peer]
        npm run test:scale -- world --help
 
 Brings up etcd, the API server, its controllers and scheduler, NATS, and the operator as a process of its own, with nodes
-whose pods answer the operator by production code and compute nothing; makes N deployments, and says what it took. With
---peer it makes N LeaderWorkerSets of that many pods instead, worked by their own manager, which is built from its Go
-module. Needs root.`;
+whose pods answer the operator by production code and compute nothing; makes N deployments, and says what it took. The
+operator has the chart's memory, or what --memory says. With --peer it makes N LeaderWorkerSets of that many pods instead,
+worked by their own manager, which is built from its Go module. Needs root.`;
 
 const options = {
   deployments: { type: "string", default: "10" },
@@ -21,6 +22,7 @@ const options = {
   experts: { type: "string", default: "32" },
   steady: { type: "string", default: "60" },
   changes: { type: "string", default: "5" },
+  memory: { type: "string", default: String(chartMemoryMiB) },
   profile: { type: "string" },
   peer: { type: "boolean", default: false },
   json: { type: "boolean", default: false },
@@ -34,24 +36,17 @@ async function main(argv: readonly string[]): Promise<void> {
   if (argv[0] === "world") return worldMain(argv.slice(1));
   const { values } = parseArgs({ args: [...argv], options });
   if (values.help) return void process.stdout.write(`${usage}\n`);
-  const [ranks, layers, experts, steadySeconds, changes] = [values.ranks, values.layers, values.experts, values.steady, values.changes].map(
-    Number,
-  );
+  const number = (name: "ranks" | "layers" | "experts" | "steady" | "changes" | "memory"): number => Number(values[name]);
+  const steadySeconds = number("steady");
   for (const deployments of values.deployments.split(",").map(Number)) {
     const started = Date.now();
     const log = (line: string) => void process.stderr.write(`${((Date.now() - started) / 1000).toFixed(1).padStart(7)} s  ${line}\n`);
+    const shape = { deployments, ranks: number("ranks"), layers: number("layers"), experts: number("experts") };
+    const limits = { profileFolder: values.profile, memoryMiB: number("memory") };
+    const times = { settleSeconds, steadySeconds, changes: Math.min(number("changes"), deployments), log };
     const row = values.peer
-      ? await runPeer({ objects: deployments, size: ranks ?? 0, steadySeconds: steadySeconds ?? 0, log })
-      : await runDeployments({
-          ...{ deployments, ranks: ranks ?? 0, layers: layers ?? 0, experts: experts ?? 0 },
-          ...{
-            settleSeconds,
-            steadySeconds: steadySeconds ?? 0,
-            changes: Math.min(changes ?? 0, deployments),
-            profileFolder: values.profile,
-            log,
-          },
-        });
+      ? await runPeer({ objects: deployments, size: number("ranks"), steadySeconds, log })
+      : await runDeployments(Object.assign(shape, limits, times));
     process.stdout.write(`${JSON.stringify(row, undefined, values.json ? 0 : 1)}\n`);
   }
 }

@@ -14,8 +14,8 @@ export const operatorNamespace = "enodia-system";
 /** The operator as the API server knows it. */
 export const operatorUser = `system:serviceaccount:${operatorNamespace}:operator`;
 const readyTimeoutMs = 120_000;
-/** The chart's limit of the operator's container. */
-const memoryMax = 512 * 2 ** 20;
+/** The chart's limit of the operator's container, in MiB. */
+export const chartMemoryMiB = 512;
 const cgroupOf = (fleet: string): string => `enodia-${fleet}-operator`;
 /** Becomes a member of the cgroup, and then the program. */
 const joining = 'while [ "$1" != -- ]; do echo $$ > "$1"; shift; done; shift; exec "$@"';
@@ -29,6 +29,8 @@ interface OperatorOptions {
   readonly folder: string;
   /** Where the profile of its CPU is written when it ends; unset: none is taken. */
   readonly profileFolder: string | undefined;
+  /** The limit of its memory. */
+  readonly memoryMiB: number;
 }
 
 export class OperatorProcess {
@@ -43,7 +45,7 @@ export class OperatorProcess {
   }
 
   /** Starts it, and returns when it leads. */
-  static async start({ name, kubeconfig, natsUrl, folder, profileFolder }: OperatorOptions): Promise<OperatorProcess> {
+  static async start({ name, kubeconfig, natsUrl, folder, profileFolder, memoryMiB }: OperatorOptions): Promise<OperatorProcess> {
     const [metricsPort, probePort] = [await freePort(), await freePort()];
     const env = {
       ...{ PATH: process.env.PATH, HOME: folder },
@@ -52,7 +54,7 @@ export class OperatorProcess {
     };
     const cgroup = cgroupOf(name);
     makeCgroup(cgroup);
-    limitMemory(cgroup, memoryMax);
+    limitMemory(cgroup, memoryMiB * 2 ** 20);
     const profile = profileFolder === undefined ? [] : ["--cpu-prof", `--cpu-prof-dir=${profileFolder}`];
     const command = [process.execPath, ...profile, join(root, "operator/main.ts"), "--kubeconfig", kubeconfig];
     const child = spawn("sh", ["-c", joining, "sh", ...joinFiles(cgroup), "--", ...command], { env, stdio: ["ignore", "pipe", "pipe"] });

@@ -12,8 +12,9 @@ import { ensureBinaries } from "../cluster/binaries.ts";
 import { down } from "../cluster/cluster.ts";
 import { auditLog } from "../cluster/control-plane.ts";
 import { freePort } from "../harness/free-port.ts";
-import { execOk, stop, until } from "../harness/process.ts";
-import { type ControlPlane, controlPlane, root } from "../integration/control-plane.ts";
+import { type GoModule, moduleFolder } from "../harness/go-module.ts";
+import { stop, until } from "../harness/process.ts";
+import { type ControlPlane, controlPlane } from "../integration/control-plane.ts";
 import { operatorKubeconfig } from "../integration/operator-process.ts";
 import { createTestCa } from "../support/certs.ts";
 import { AuditLog, totalOf, writesOf } from "./audit.ts";
@@ -22,8 +23,8 @@ import { countOf, histogramOf, quantile, since } from "./histogram.ts";
 import { each, SimulatedNodes } from "./nodes.ts";
 import { cpuSecondsOf, memoryOf } from "./process-use.ts";
 
-const module = "sigs.k8s.io/lws";
-const moduleFolder = join(root, "test/cluster/gomod/lws");
+/** Its manifests; the manager is built from the same (test/cluster/gomod/lws). */
+const lws: GoModule = { module: "sigs.k8s.io/lws@v0.7.0", sum: "h1:qWfzX8+UBak+Hq0+m/PuE3uO0mp/3dmm5q/h/7z31A8=" };
 const system = "lws-system";
 const namespace = "fleet";
 const user = `system:serviceaccount:${system}:operator`;
@@ -119,7 +120,7 @@ class Manager {
   /** Installs definitions, rights and webhooks, starts the manager, and returns when it answers. */
   static async start(plane: ControlPlane, binary: string, folder: string): Promise<Manager> {
     const { kubectl } = plane;
-    const config = join(await moduleDirectory(), "config");
+    const config = join(await moduleFolder(lws), "config");
     await plane.apply({ apiVersion: "v1", kind: "Namespace", metadata: { name: system } }, ...rights());
     await plane.apply({ apiVersion: "v1", kind: "Namespace", metadata: { name: namespace } });
     await kubectl("apply", "--server-side", "-f", join(config, "crd/bases"), "-f", join(config, "rbac/role.yaml"));
@@ -173,11 +174,6 @@ class Manager {
   stop(): Promise<void> {
     return stop(this.#child, 20_000);
   }
-}
-
-async function moduleDirectory(): Promise<string> {
-  await execOk("go", ["mod", "download", module], { cwd: moduleFolder });
-  return (await execOk("go", ["list", "-m", "-f", "{{.Dir}}", module], { cwd: moduleFolder })).trim();
 }
 
 /** Its account with the role that the module has for it, and what it needs to judge those who read its metrics. */

@@ -43,7 +43,7 @@ const pushes = new WeakMap<object, WatchPush>();
 type Client = Connected<(typeof Control)["method"]>;
 type WatchStream = ReturnType<Client["watch"]>;
 
-export interface SessionPorts {
+interface SessionPorts {
   readonly clock: Clock;
   readonly network: Pick<Network, "connect">;
   /** The turns at connecting of all sessions of this process. */
