@@ -35,6 +35,11 @@ export const downloadWordsSchema = z.object({
   revision: z.string().max(256).optional(),
   /** What it does besides, such as waiting for a source that is busy. */
   message: text,
+  /** PascalCase; of a try that failed, when the next one waits. */
+  reason: z
+    .string()
+    .regex(/^[A-Za-z]{1,64}$/)
+    .optional(),
 });
 export type DownloadWords = z.infer<typeof downloadWordsSchema>;
 

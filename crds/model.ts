@@ -1,6 +1,7 @@
 // spec.model of a MoEDeployment: the forms of URIs by source, and what is asked for beside them. A new source is a row here and its file
 // in runtime/tools/download/, which the type of the registry there asks for.
 import { z } from "zod";
+import { modelCache, modelResources, objectName } from "./model-cache.ts";
 import { rules } from "./openapi.ts";
 
 /** `pvc://claim/folder`: a claim in the same namespace and a folder below it. */
@@ -50,12 +51,6 @@ export type SourceSecret = (typeof sourceSecretKeys)[number];
 export const remoteSourceOf = (uri: string): RemoteSourceName | undefined =>
   remoteNames.find((name) => new RegExp(remoteSources[name].pattern).test(uri));
 
-const objectName = z
-  .string()
-  .min(1)
-  .max(253)
-  .regex(/^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/);
-
 const uriLengthMax = 512;
 const inClaim = "self.uri.startsWith('pvc://')";
 
@@ -86,24 +81,16 @@ export const modelSchema = z
         description:
           "Secret that the download is authorised by, with the keys that the source knows: HF_TOKEN and HF_ENDPOINT; AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION and AWS_ENDPOINT_URL; AUTHORIZATION, the header of that name for https://. ca.crt is trusted beside the public CAs.",
       }),
-    cache: z
-      .object({
-        persistentVolumeClaim: z
-          .object({ claimName: objectName.meta({ description: "Name of the claim, in the namespace of the deployment." }) })
-          .meta({
-            description:
-              "The claim that the store is kept in, in a folder by URI and codec: other deployments with the same ones find it there. It has room for the download and the store at once. An older store stays until somebody deletes it.",
-          }),
-      })
-      .optional()
-      .meta({ description: "Where a model that is downloaded is kept; required for such a URI." }),
+    cache: modelCache,
+    resources: modelResources,
   })
   .meta({
     description: "The model to serve.",
     ...rules(
       {
         rule: `${inClaim} || has(self.cache)`,
-        message: "cache is required for a model that is downloaded: set cache.persistentVolumeClaim.claimName to a claim with room for it",
+        message:
+          "cache is required for a model that is downloaded: set cache.persistentVolumeClaim.claimName to a claim with room for it, or cache.ephemeral.sizeLimit",
         fieldPath: ".cache",
       },
       {

@@ -24,6 +24,8 @@ export interface ProcessFacts {
   readonly settingsMap: string;
   /** Folder of the model's store in the claim. */
   readonly modelFolder: string;
+  /** Name of the Service of the seed; undefined where ranks mount the claim. */
+  readonly seedDns?: string | undefined;
 }
 
 /** The operator's own settings that it hands on. */
@@ -105,6 +107,8 @@ export const workerProcess = {
     path.transform((text) => (text.startsWith("/") ? text : `${paths.models}/${text}`)),
     modelPath,
   ),
+  /** The DNS name of the seed that the model is fetched from into that folder; unset = it is there. */
+  seedDns: rendered("ENODIA_SEED_DNS", optional(z.string().max(253)), ({ seedDns }) => seedDns),
   /** Where its engine takes frames of other ranks' engines. */
   lanePort: rendered("ENODIA_LANE_PORT", port.default(ports.lanes), () => String(ports.lanes)),
   rank: rendered("ENODIA_RANK", whole(0, 4095), () => ({ fieldPath: `metadata.labels['${labels.rank}']` })),

@@ -53,8 +53,19 @@ const watchedRules: readonly Omit<Rule, "scope">[] = [
     verbs: [...read, "create", "patch"],
     why: "what the pods need: addresses, an identity without a token, certificates, settings; NATS credentials are read",
   },
-  { apiGroups: [""], resources: ["persistentvolumeclaims"], verbs: ["get"], why: "whether the model's claim is there" },
-  { apiGroups: ["apps"], resources: ["deployments"], verbs: [...read, "create", "patch"], why: "gateways" },
+  { apiGroups: [""], resources: ["services"], verbs: ["delete"], why: "that of a seed that is not wanted any more" },
+  {
+    apiGroups: [""],
+    resources: ["persistentvolumeclaims"],
+    verbs: ["get"],
+    why: "whether the model's claim is there, and on how many nodes it can be mounted",
+  },
+  {
+    apiGroups: ["apps"],
+    resources: ["deployments"],
+    verbs: [...read, "create", "patch", "delete"],
+    why: "gateways and seeds; a seed is deleted when it is not wanted any more",
+  },
   {
     apiGroups: ["apps"],
     resources: ["controllerrevisions"],

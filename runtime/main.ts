@@ -1,5 +1,6 @@
-// Composition root of the runtime images: `node runtime/main.ts worker|gateway|trainer|checker|downloader`, with `+` and a guard behind a
-// role that must enforce it. Reads the environment, starts the role, and on SIGTERM lets it end its work. Knows no details of any role.
+// Composition root of the runtime images: `node runtime/main.ts worker|gateway|trainer|checker|downloader|seed`, with `+` and a guard
+// behind a role that must enforce it. Reads the environment, starts the role, and on SIGTERM lets it end its work. Knows no details of any
+// role.
 
 import { AppError } from "../crds/common.ts";
 import { gatewayGuards } from "../crds/gateway-jwt.ts";
@@ -8,6 +9,7 @@ import {
   parseCheckerConfig,
   parseDownloaderConfig,
   parseGatewayConfig,
+  parseSeedConfig,
   parseTrainerConfig,
   parseWorkerConfig,
   parseWorkerLifetime,
@@ -51,6 +53,10 @@ const roles: Readonly<Record<string, () => Promise<Process>>> = {
   downloader: async () => {
     const { startDownloader } = await import("./downloader/downloader.ts");
     return startDownloader(parseDownloaderConfig(process.env));
+  },
+  seed: async () => {
+    const { startSeed } = await import("./seed/seed.ts");
+    return startSeed(parseSeedConfig(process.env));
   },
 };
 

@@ -53,9 +53,11 @@ test("README has the complete deployment, with every field of the spec and a com
   const schema = structuralSchema(moeDeploymentSpecSchema, "spec");
   const missing = leaves(schema).filter((path) => at(spec, path) === undefined);
   const excluded = ["gateway.replicas"]; // beside autoscale
+  const elsewhere = ["model.cache.ephemeral.sizeLimit"]; // in place of the claim
   assert.match(text, /^ +# replicas: \d/m);
+  assert.match(text, /^ +# ephemeral: \{sizeLimit: \w+\}/m);
   const refused = ["podTemplate", "gateway.podTemplate"].flatMap((path) => [`${path}.metadata.name`, `${path}.metadata.namespace`]);
-  assert.deepEqual(missing, [...refused.slice(0, 2), ...excluded, ...refused.slice(2)]);
+  assert.deepEqual(missing, [...elsewhere, ...refused.slice(0, 2), ...excluded, ...refused.slice(2)]);
   assert.match(text, /name and namespace are refused/);
 });
 

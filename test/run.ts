@@ -55,6 +55,8 @@ const heldBack: Readonly<Record<string, string>> = {
     "takes 6 minutes; runtime/trainer/trainer.test.ts has the bits of a stopped run, operator/training/training.int.test.ts the real API server",
   "20-autoscale":
     "takes 6 minutes; operator/deployment/autoscaler.test.ts has the same in a simulated cluster, autoscaler.int.test.ts other writers on a real API server",
+  "21-delivery":
+    "takes some minutes; runtime/seed/seed.int.test.ts has the same seed and ranks on loopback, operator/deployment/seeding.test.ts its pod's life",
   "22-hundred-faults":
     "takes an hour; test/sim/faults.test.ts has seeded faults of a simulated cluster, 3-failures and 4-outages some of these",
   "23-autoscalers": "builds KEDA, which takes half an hour; operator/deployment/roles.int.test.ts scales by /scale on a real API server",

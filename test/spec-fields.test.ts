@@ -18,6 +18,7 @@ import { workerPod, workerTemplate } from "../operator/deployment/objects/worker
 import { diffPlans } from "../runtime/placement/diff.ts";
 import { scales } from "./builders/autoscale.ts";
 import { deployment, now, pod, settings, snapshot, view } from "./builders/deployment.ts";
+import { modelResourceChanges } from "./builders/model-resources.ts";
 import { SimCluster } from "./sim/cluster.ts";
 
 /** Leaves of the spec with a value other than their default. Objects, pods, the target or the status follow it. */
@@ -27,6 +28,8 @@ const changes: Record<string, unknown> = {
   "model.servedName": "other",
   "model.secretRef.name": "token",
   "model.cache.persistentVolumeClaim.claimName": "other",
+  "model.cache.ephemeral.sizeLimit": "7Gi",
+  ...modelResourceChanges,
   replicas: 7,
   "experts.memoryPerRank": "3Gi",
   "runtime.backend": "cpu",
@@ -308,7 +311,7 @@ test("every field of the spec is in one of the lists, and nothing else is", () =
 
 /** A model that is downloaded, beside which fields of the download may stand. */
 const remote = { model: { uri: "hf://org/name", cache: { persistentVolumeClaim: { claimName: "models" } } } };
-const besideRemote = ["model.secretRef.name", "model.cache.persistentVolumeClaim.claimName"];
+const besideRemote = ["model.secretRef.", "model.cache.", "model.resources."];
 
 const audience = "enodia";
 const issuer = "https://id.test";
@@ -354,7 +357,8 @@ const bases: Readonly<Record<string, object>> = {
 /** A spec without a change and with it. */
 const edits = Object.entries(changes).map(([path, value]) => {
   const change = put(path, value);
-  if (besideRemote.includes(path)) return { path, base: remote, change: { model: { ...remote.model, ...change.model } } };
+  if (besideRemote.some((beginning) => path.startsWith(beginning)))
+    return { path, base: remote, change: { model: { ...remote.model, ...change.model } } };
   for (const [name, fields] of Object.entries<object>(beside[path] ?? {})) Object.assign(change.gateway[name], fields);
   if (path.startsWith("scheduling.topology."))
     change.scheduling.topology = { key: "example.com/rack", mode: "Pack", ...change.scheduling.topology };

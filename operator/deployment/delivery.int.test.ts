@@ -54,10 +54,21 @@ const refused: Record<string, { readonly model: object; readonly want: RegExp }>
   },
   "a cache beside a claim": { model: { uri: "pvc://models/x", cache }, want: /model\.cache: .*pvc:\/\/ names its claim itself/ },
   "a Secret beside a claim": { model: { uri: "pvc://models/x", secretRef: secret }, want: /model\.secretRef: .*a claim needs none/ },
-  "a cache without a claim": { model: { uri: "hf://org/name", cache: {} }, want: /persistentVolumeClaim: Required/ },
+  "a cache that is nowhere": {
+    model: { uri: "hf://org/name", cache: {} },
+    want: /model\.cache: .*needs either persistentVolumeClaim or ephemeral/,
+  },
+  "a cache in two places": {
+    model: { uri: "hf://org/name", cache: { ...cache, ephemeral: { sizeLimit: "1Gi" } } },
+    want: /model\.cache: .*needs either persistentVolumeClaim or ephemeral/,
+  },
+  "a disk without a limit": {
+    model: { uri: "hf://org/name", cache: { ephemeral: {} } },
+    want: /ephemeral\.sizeLimit: Required/,
+  },
   "a cache of another kind": {
-    model: { uri: "hf://org/name", cache: { ...cache, ephemeral: {} } },
-    want: /unknown field "spec\.model\.cache\.ephemeral"/,
+    model: { uri: "hf://org/name", cache: { hostPath: {} } },
+    want: /unknown field "spec\.model\.cache\.hostPath"/,
   },
 };
 for (const [what, { model, want }] of Object.entries(refused))
@@ -86,18 +97,31 @@ test("a model that is downloaded may change while it serves; another claim's may
   await kube.delete(resources.moeDeployments, ref);
 });
 
-test("the Job's pod is admitted, its end decides, and the columns tell", { timeout: 240_000 }, async () => {
+const until = <T>(what: string, probe: () => Promise<T | undefined>) => poll(what, probe, { timeoutMs: 60_000, everyMs: 100 });
+
+/** The deployment plane on this API server; returns how to stop it. */
+async function startPlane(): Promise<() => Promise<void>> {
   const informers = new Informers([namespace], namespace, { kube });
   const events = new EventRecorder({ kube, reportingInstance: "int" });
   const plane = createDeploymentPlane({ kube, informers, events, settings: { ...settings, namespace } });
-  const until = <T>(what: string, probe: () => Promise<T | undefined>) => poll(what, probe, { timeoutMs: 60_000, everyMs: 100 });
   informers.start();
   await until("the informers", () => informers.refresh().then(() => informers.commonTrouble() === undefined || undefined));
   plane.connect({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} });
   plane.controller.start();
+  return async () => {
+    await plane.stop();
+    await informers.stop();
+    await events.flush();
+  };
+}
+
+const podsWith = async (of: string, component: string): Promise<any[]> =>
+  (await kube.list(resources.pods, { namespace, labelSelector: `enodia.dev/deployment=${of},enodia.dev/component=${component}` })).items;
+
+test("the Job's pod is admitted, its end decides, and the columns tell", { timeout: 240_000 }, async () => {
+  const stop = await startPlane();
   const ref = { namespace, name: "hub" };
-  const podsOf = async (component: string): Promise<any[]> =>
-    (await kube.list(resources.pods, { namespace, labelSelector: `enodia.dev/deployment=hub,enodia.dev/component=${component}` })).items;
+  const podsOf = (component: string) => podsWith("hub", component);
   const end = async (pod: any, phase: string, exitCode: number, message: object) => {
     const terminated = { exitCode, reason: exitCode === 0 ? "Completed" : "Error", message: JSON.stringify(message) };
     const one = { name: "downloader", image: "x", imageID: "x", ready: false, restartCount: 0, state: { terminated } };
@@ -135,8 +159,43 @@ test("the Job's pod is admitted, its end decides, and the columns tell", { timeo
     })) as any;
     assert.deepEqual(status.download, { uri: "hf://org/name", revision: "c0ffee", phase: "Done", progress: "Done" });
   } finally {
-    await plane.stop();
-    await informers.stop();
-    await events.flush();
+    await stop();
+  }
+});
+
+test("a claim for one node: the seed's pod and the ranks' are admitted, it comes first, and goes when it is not wanted", {
+  timeout: 240_000,
+}, async () => {
+  const stop = await startPlane();
+  const ref = { namespace, name: "single" };
+  const reason = async () =>
+    ((await kube.get(resources.moeDeployments, ref))?.status as any)?.conditions?.find((one: any) => one.type === "ModelAvailable")?.reason;
+  try {
+    const claim = { accessModes: ["ReadWriteOnce"], resources: { requests: { storage: "1Gi" } } };
+    const made = { apiVersion: "v1", kind: "PersistentVolumeClaim", metadata: { name: "single", namespace }, spec: claim };
+    await kube.create(resources.persistentVolumeClaims, made, manager);
+    await kube.create(resources.moeDeployments, object(ref.name, { model: { uri: "pvc://single/moe" } }), manager);
+    const [pod] = await until("the seed's pod", async () =>
+      (await podsWith(ref.name, "seed")).length === 1 ? podsWith(ref.name, "seed") : undefined,
+    );
+    await until("the condition", async () => ((await reason()) === "SeedNotReady" ? true : undefined));
+    assert.equal((await podsWith(ref.name, "worker")).length, 0);
+    const status = { phase: "Running", podIP: "10.1.2.3", podIPs: [{ ip: "10.1.2.3" }], conditions: [{ type: "Ready", status: "True" }] };
+    await kube.updateStatus(resources.pods, { ...pod, status }, manager);
+    const [worker] = await until("a rank", async () =>
+      (await podsWith(ref.name, "worker")).length === 1 ? podsWith(ref.name, "worker") : undefined,
+    );
+    assert.deepEqual(worker.spec.volumes.find((one: any) => one.name === "models").emptyDir, {});
+    const seeds = async () => (await kube.get(resources.deployments, { namespace, name: "single-seed" })) as any;
+    const patch = (spec: object) => kube.patch(resources.moeDeployments, ref, { spec }, manager);
+    await patch({ suspend: true });
+    await until("no seed while suspended", async () => ((await seeds()).spec.replicas === 0 ? true : undefined));
+    await patch({ model: { uri: "pvc://models/moe" } });
+    await until("nothing of the seed", async () => ((await seeds()) === undefined ? true : undefined));
+    await until("not its Service", async () =>
+      (await kube.get(resources.services, { namespace, name: "single-seed" })) === undefined ? true : undefined,
+    );
+  } finally {
+    await stop();
   }
 });

@@ -4,15 +4,17 @@ import { z } from "zod";
 import { AppError, labels } from "../../crds/common.ts";
 import { downloaderComponent, readDownloadEnd } from "../../crds/download.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
+import { seedComponent } from "../../crds/seed.ts";
 import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, keyOf, resources } from "../kube/kube.ts";
 import { manager } from "./apply.ts";
 import { type DeliveryInput, type DeliveryPlan, type JobFacts, planDelivery } from "./core/delivery.ts";
+import { type SeedVerdict, seedVerdict } from "./core/seed.ts";
 import type { Identities } from "./identity.ts";
 import type { Informers } from "./informers.ts";
-import type { RenderContext } from "./objects/context.ts";
+import type { RenderContext, SeedWish } from "./objects/context.ts";
 import { downloadJob } from "./objects/download-job.ts";
-import { downloadJobName, workFolders } from "./objects/model-place.ts";
+import { downloadJobName, modelOfPod, modelPlace, modelText, workFolders } from "./objects/model-place.ts";
 import { podSight } from "./observe.ts";
 import type { ProgressTalks } from "./progress-talks.ts";
 
@@ -24,16 +26,26 @@ const namedMax = 4;
 export interface DeliveryDeps {
   readonly kube: Kube;
   readonly informers: Pick<Informers, "covers" | "get" | "list" | "ofDeployment" | "ownedBy">;
-  readonly identities: Pick<Identities, "ensureDownloader" | "operator">;
+  readonly identities: Pick<Identities, "ensureDownloader" | "ensureSeed" | "operator">;
   readonly talks: ProgressTalks;
   readonly now: () => Date;
   /** Milliseconds for ages alone. */
   readonly ticks: () => number;
 }
 
-export interface Delivery extends Pick<DeliveryPlan, "pending" | "revision" | "againInMs"> {
+export interface Delivery extends Pick<DeliveryPlan, "pending" | "revision" | "againInMs">, Pick<SeedVerdict, "away"> {
+  /** The seed as it is to be; undefined where ranks mount the model. */
+  readonly seed: SeedWish | undefined;
   /** The first error; the rest of the pass goes on. */
   readonly failure: AppError | undefined;
+}
+
+/** What is seen of the ranks. */
+export interface RanksSight {
+  /** They have the model from a seed. */
+  readonly seeded: boolean;
+  /** One of them has opened the model of the spec, and serves. */
+  readonly serving: boolean;
 }
 
 export class Deliveries {
@@ -46,7 +58,51 @@ export class Deliveries {
   }
 
   /** One look: what is to be done is done, and what is to be said returned. `context` has the image that runtime pods are made with. */
-  async run(context: RenderContext): Promise<Delivery> {
+  async run(context: RenderContext, sight: RanksSight): Promise<Delivery> {
+    const delivery = await this.#download(context);
+    const { suspend } = context.deployment.spec;
+    if (!sight.seeded) return { ...delivery, seed: undefined, away: "" };
+    // A download and a seed would want the claim on two nodes.
+    const replicas = suspend || delivery.pending ? 0 : 1;
+    if (delivery.pending) return { ...delivery, seed: { replicas }, away: "" };
+    try {
+      const { verdict, againInMs } = await this.#seed(context.deployment, sight.serving);
+      return { ...delivery, ...verdict, seed: { replicas }, againInMs: againInMs ?? delivery.againInMs };
+    } catch (caught) {
+      const failure = delivery.failure ?? AppError.from(caught, "looking at the seed");
+      return { ...delivery, seed: { replicas }, away: "", failure };
+    }
+  }
+
+  async #seed(deployment: MoEDeployment, serving: boolean) {
+    const { informers, now, talks, identities } = this.#deps;
+    const { metadata, spec } = deployment;
+    // Before its pod: the kubelet tells a pod of a Secret that came after it a minute or two later.
+    await identities.ensureSeed(deployment);
+    const place = modelText(modelPlace(spec));
+    const own = informers.ofDeployment("pods", metadata).filter((pod) => pod.metadata.labels?.[labels.component] === seedComponent);
+    const sights = own.map((pod) => ({ pod, ...podSight(pod, now().getTime()) })).filter(({ ended }) => ended === undefined);
+    const running = sights.find(({ running: runs, ip, ready }) => runs && !ready && ip !== undefined);
+    const downloads = spec.model.cache?.ephemeral !== undefined;
+    const key = keyOf(metadata);
+    const pods = sights.map(({ pod, ready, problem }) => ({
+      uid: pod.metadata.uid ?? "",
+      name: pod.metadata.name,
+      ready,
+      problem,
+      createdMs: Date.parse(pod.metadata.creationTimestamp ?? "") || 0,
+      current: modelOfPod(pod) === place && pod.metadata.deletionTimestamp === undefined,
+    }));
+    const words = downloads ? talks.words(key, running?.pod.metadata.uid) : undefined;
+    const verdict = seedVerdict({ downloads, suspended: spec.suspend, pods, words, serving });
+    const asks = downloads && running?.ip !== undefined && !spec.suspend;
+    const againInMs = asks ? await this.#ask(deployment, running.pod.metadata.uid ?? "", running.ip ?? "") : undefined;
+    if (downloads && !asks) talks.forget(key);
+    return { verdict, againInMs };
+  }
+
+  /** The Job of a model that is downloaded into a claim. */
+  async #download(context: RenderContext): Promise<Omit<Delivery, "seed" | "away">> {
     const { deployment } = context;
     const { uid, namespace, name } = deployment.metadata;
     const now = this.#deps.now().getTime();
@@ -62,7 +118,7 @@ export class Deliveries {
     try {
       const told = await this.#act(context, plan, unmade !== "");
       const askInMs = pending && running?.ip !== undefined ? await this.#ask(deployment, running.uid, running.ip) : undefined;
-      if (running === undefined) this.#deps.talks.forget(key);
+      if (running === undefined && deployment.spec.model.cache?.ephemeral === undefined) this.#deps.talks.forget(key);
       const waits = [plan.againInMs, askInMs, unmade === "" && told === undefined ? undefined : unmadeMs];
       const againInMs = waits.filter((ms) => ms !== undefined).sort((a, b) => a - b)[0];
       return {

@@ -14,7 +14,7 @@ import { type Authorities, type Authority, encoded, pairIn, type Subject, secret
 import type { CertifiedKind } from "./certified.ts";
 import type { Informers } from "./informers.ts";
 import { makerLabels, names, ownerOf } from "./objects/context.ts";
-import { downloaderServerName, type Identity, workerServerName } from "./ports.ts";
+import { downloaderServerName, type Identity, seedServerName, workerServerName } from "./ports.ts";
 
 /** A leaf that was found good is not checked again for this long. */
 const recheckMs = 3600_000;
@@ -62,6 +62,14 @@ export class Identities {
     await this.#ensure(deployment, names.downloaderTls(name), leaf, ownerOf(deployment));
   }
 
+  /** For the pod with the whole store. The operator asks it how far a download is by the name of one that downloads. */
+  async ensureSeed(deployment: MoEDeployment): Promise<void> {
+    const { name, namespace } = deployment.metadata;
+    const dns = [seedServerName({ namespace, name }), downloaderServerName({ namespace, name })];
+    const leaf = { dns, uri: `spiffe://enodia/${namespace}/${name}/seed` };
+    await this.#ensure(deployment, names.seedTls(name), leaf, ownerOf(deployment));
+  }
+
   async ensurePod(subject: Subject, pod: PodIdentity): Promise<void> {
     const { namespace } = subject.metadata;
     const scope = this.#options.of.scope(subject.metadata.name);
@@ -75,13 +83,14 @@ export class Identities {
 
   /**
    * Certifies every pod that is there, then takes the renewal of the CA on. Returns the first error, after everything had its turn.
-   * `gateways`: false while those of a deleted namesake serve, with the Secret that they have.
+   * `gateways`: false while those of a deleted namesake serve, with the Secret that they have; `seed`: there is one.
    */
-  async ensureAll(deployment: MoEDeployment, pods: readonly PodIdentity[], gateways: boolean): Promise<AppError | undefined> {
+  async ensureAll(deployment: MoEDeployment, pods: readonly PodIdentity[], gateways: boolean, seed = false): Promise<AppError | undefined> {
     const workers = await Promise.allSettled(pods.map((pod) => this.ensurePod(deployment, pod)));
     // An error of the gateways' is the spec pass's to tell.
     const front = await Promise.allSettled(gateways ? [this.ensureGateway(deployment)] : []);
-    return this.#advance(deployment, workers, gateways && front.every(fulfilled));
+    const others = await Promise.allSettled(seed ? [this.ensureSeed(deployment)] : []);
+    return this.#advance(deployment, [...workers, ...others], gateways && front.every(fulfilled));
   }
 
   /** The same for what has no gateways. */

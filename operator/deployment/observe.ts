@@ -198,16 +198,23 @@ function rankOf(label: string | undefined): number | undefined {
 export function podSight(
   pod: KubeObject,
   now: number,
-): { readonly ip: string | undefined; readonly running: boolean; readonly problem: string; readonly ended: string | undefined } {
+): {
+  readonly ip: string | undefined;
+  readonly running: boolean;
+  readonly ready: boolean;
+  readonly problem: string;
+  readonly ended: string | undefined;
+} {
   const { status } = parsedPod(pod).data ?? {};
-  if (!status) return { ip: undefined, running: false, problem: "", ended: undefined };
+  if (!status) return { ip: undefined, running: false, ready: false, problem: "", ended: undefined };
   const over = isTerminal(status);
   const last = status.containerStatuses.flatMap(({ state: { terminated } }) => terminated ?? [])[0];
   const said = [last?.message, last?.reason, text(status.reason, status.message), status.phase].find(
     (one) => one !== undefined && one !== "",
   );
   const running = status.phase === "Running" && pod.metadata.deletionTimestamp === undefined;
-  return { ip: status.podIP, running, problem: over ? "" : problem(pod, status, now), ended: over ? said : undefined };
+  const ready = running && status.conditions.some(({ type, status: holds }) => type === "Ready" && holds === "True");
+  return { ip: status.podIP, running, ready, problem: over ? "" : problem(pod, status, now), ended: over ? said : undefined };
 }
 
 /** A gateway that may still answer, by what it has its model from; those that should be gone by now are not waited for. */

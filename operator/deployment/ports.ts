@@ -50,6 +50,11 @@ export function downloaderServerName(ref: Ref): string {
   return `downloader.${ref.name}.${ref.namespace}.enodia`;
 }
 
+/** Name of the seed's certificate: what ranks expect. */
+export function seedServerName(ref: Ref): string {
+  return `seed.${ref.name}.${ref.namespace}.enodia`;
+}
+
 /** Name of rank r's certificate: what callers expect and servers check. */
 export function workerServerName(ref: Ref, rank: number): string {
   return `rank-${rank}.${ref.name}.${ref.namespace}.enodia`;

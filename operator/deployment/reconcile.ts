@@ -22,8 +22,8 @@ import { Deliveries } from "./delivery.ts";
 import { execute } from "./execute.ts";
 import type { Identities } from "./identity.ts";
 import type { Informers, PodOverlay } from "./informers.ts";
-import { names, type RenderContext, type Settings } from "./objects/context.ts";
-import { modelPlace, modelText } from "./objects/model-place.ts";
+import { names, type RenderContext, type SeedWish, type Settings } from "./objects/context.ts";
+import { modelPlace, modelText, oneNodeOnly } from "./objects/model-place.ts";
 import { gatewayFacts, gatewayModels, gatewayPods, nodesSeen, podFacts } from "./observe.ts";
 import { findOrphans, isOfOther } from "./orphans.ts";
 import type { Deployments, Rebalance, World } from "./ports.ts";
@@ -59,6 +59,21 @@ export interface ReconcileDeps {
   readonly now: () => Date;
   /** Milliseconds for ages alone. */
   readonly ticks: () => number;
+}
+
+interface ClaimSight {
+  readonly claim: Snapshot["claim"];
+  /** It can be mounted on a single node. */
+  readonly oneNode: boolean;
+  readonly failure: AppError | undefined;
+}
+
+interface Place {
+  readonly seeded: boolean;
+  /** The claim, where it was looked at. */
+  readonly sight: ClaimSight | undefined;
+  /** The reason why nothing is settled. */
+  readonly failure: AppError | undefined;
 }
 
 interface Observed {
@@ -111,21 +126,26 @@ export class Reconciler {
   /** Goes on to pods and status whatever becomes of the spec: what is refused or fails in it must not stop the healing. */
   async #converge(read: ReadDeployment): Promise<Outcome> {
     const { settings } = this.#deps;
-    const delivery = await this.#deliveries.run({ deployment: read.deployment, settings });
-    const undelivered = delivery.pending !== undefined;
     const pods = this.#pods(read.deployment);
-    const stands = this.#modelSwitch(read.deployment, pods, this.#spec.aim(read.deployment, pods, undelivered));
+    const place = await this.#place(read.deployment, pods);
+    const model = modelText(modelPlace(read.deployment.spec));
+    const serving = living(pods).some((pod) => pod.ready && pod.model === model);
+    const delivery = await this.#deliveries.run({ deployment: read.deployment, settings }, { seeded: place.seeded, serving });
+    const { seed } = delivery;
+    // A claim that could not be looked at settles nothing.
+    const undelivered = delivery.pending !== undefined || place.failure !== undefined;
+    const stands = this.#modelSwitch(read.deployment, pods, this.#spec.aim(read.deployment, pods, { undelivered, seed }));
     // Until the last pod of another model is gone nothing is to be rendered but what a suspended deployment has.
     const deployment = stands === "Stopping" ? { ...read.deployment, spec: { ...read.deployment.spec, suspend: true } } : read.deployment;
     const wait = gatewaysWait(findOrphans(this.#deps, deployment), pods, deployment.spec);
-    const options = { undelivered, gatewaysWait: wait || stands === "Accepting" };
+    const options = { undelivered, gatewaysWait: wait || stands === "Accepting", seed };
     const ran = await this.#spec.run({ ...read, deployment }, () => this.#pods(deployment), options);
     // A roll, rank by rank, would bring two models into one world.
     const inForce = stands === "Accepting" ? { ...ran, successor: "Refused" as const } : ran;
-    const { snapshot, unobserved } = await this.#snapshot(deployment, inForce);
-    const { pending, revision, failure, againInMs } = delivery;
-    const seen = { ...snapshot, delivery: { pending, revision }, switching: stands === "Stopping" };
-    const outcome = await this.#proceed(inForce, { snapshot: seen, unobserved: unobserved ?? failure });
+    const { snapshot, unobserved } = await this.#snapshot(deployment, inForce, place.sight);
+    const { pending, revision, away, failure, againInMs } = delivery;
+    const seen = { ...snapshot, delivery: { pending, revision, away }, switching: stands === "Stopping" };
+    const outcome = await this.#proceed(inForce, { snapshot: seen, unobserved: unobserved ?? place.failure ?? failure, seed });
     // What the accepted spec says has changed just now: the next pass stops the pods of the other model.
     const accepting = stands === "Accepting" && ran.refusals.length === 0 && ran.failure === undefined;
     const waits = [outcome.requeueAfterMs, againInMs, accepting ? switchMs : undefined].filter((ms) => ms !== undefined);
@@ -146,7 +166,7 @@ export class Reconciler {
     return accepted && modelText(modelPlace(accepted)) === wanted ? "Stopping" : "Accepting";
   }
 
-  async #proceed(inForce: InForce, { snapshot, unobserved }: Observed): Promise<Outcome> {
+  async #proceed(inForce: InForce, { snapshot, unobserved, seed }: Observed & { readonly seed: SeedWish | undefined }): Promise<Outcome> {
     const deps = this.#deps;
     const { deployment } = snapshot;
     const { template, successor, gang } = inForce;
@@ -167,7 +187,7 @@ export class Reconciler {
     const failures = [
       beside && undone?.message === uncreated ? undefined : undone,
       cleared.failure,
-      await this.#certify(snapshot),
+      await this.#certify(snapshot, seed !== undefined),
       unsigned,
       inForce.failure,
       unobserved,
@@ -211,9 +231,17 @@ export class Reconciler {
     return { ...(waits.length === 0 ? {} : { requeueAfterMs: Math.min(...waits) }), ...(failure ? { failure } : {}) };
   }
 
-  #certify({ deployment, pods, orphans }: Snapshot): Promise<AppError | undefined> {
+  #certify({ deployment, pods, orphans }: Snapshot, seed: boolean): Promise<AppError | undefined> {
     const running = living(pods).filter((pod) => !pod.terminating);
-    return this.#deps.identities.ensureAll(deployment, running, !gatewaysWait(orphans, pods, deployment.spec));
+    return this.#deps.identities.ensureAll(deployment, running, !gatewaysWait(orphans, pods, deployment.spec), seed);
+  }
+
+  /** Whether ranks have the model from a seed: what is in no claim, or in one that a single node can mount. */
+  async #place(deployment: MoEDeployment, pods: readonly PodFacts[]): Promise<Place> {
+    const settled = this.#spec.seeds(deployment, pods);
+    if (settled !== undefined) return { seeded: settled, sight: undefined, failure: undefined };
+    const sight = await this.#claim(deployment);
+    return { seeded: sight.oneNode, sight, failure: sight.failure };
   }
 
   /** The pods serve without: an error is told, and it is tried again, after everything else had its turn. */
@@ -255,7 +283,8 @@ export class Reconciler {
     return withLosses(observed, rebalance.view(uid), this.#warmMs() > 0);
   }
 
-  async #snapshot(deployment: MoEDeployment, { template, refusals, runtimeImage, rollout, conflicts }: InForce): Promise<Observed> {
+  async #snapshot(deployment: MoEDeployment, inForce: InForce, sight: ClaimSight | undefined): Promise<Observed> {
+    const { template, refusals, runtimeImage, rollout, conflicts } = inForce;
     const { informers, rebalance, now } = this.#deps;
     const { namespace, name, uid } = deployment.metadata;
     const pods = this.#pods(deployment);
@@ -269,7 +298,7 @@ export class Reconciler {
     const way = informers.get("httpRoutes", { namespace, name });
     const route = routeFacts(informers.served(resources.httpRoutes, namespace), way && owns(way, uid) ? way : undefined);
     const settled = pods.length > 0 && pods.every((pod) => pod.ready);
-    const { claim, failure } = settled ? { claim: "Present" as const, failure: undefined } : await this.#claim(deployment);
+    const { claim, failure } = settled ? { claim: "Present" as const, failure: undefined } : (sight ?? (await this.#claim(deployment)));
     const snapshot: Snapshot = {
       now: now(),
       deployment,
@@ -284,7 +313,7 @@ export class Reconciler {
       conflicts,
       claim,
       view: rebalance.view(uid),
-      delivery: { pending: undefined, revision: undefined },
+      delivery: { pending: undefined, revision: undefined, away: "" },
       switching: false,
       warmingUp: this.#warmMs() > 0,
     };
@@ -307,13 +336,14 @@ export class Reconciler {
     return this.#deps.informers.ofDeployment("pods", metadata).filter(isOurs);
   }
 
-  async #claim(deployment: MoEDeployment): Promise<{ claim: Snapshot["claim"]; failure: AppError | undefined }> {
+  async #claim(deployment: MoEDeployment): Promise<ClaimSight> {
     const { claim: name } = modelPlace(deployment.spec);
+    if (name === undefined) return { claim: "Present", oneNode: false, failure: undefined };
     try {
       const found = await this.#deps.kube.get(resources.persistentVolumeClaims, { namespace: deployment.metadata.namespace, name });
-      return { claim: found ? "Present" : "Missing", failure: undefined };
+      return { claim: found ? "Present" : "Missing", oneNode: found !== undefined && oneNodeOnly(found), failure: undefined };
     } catch (error) {
-      return { claim: "Unknown", failure: AppError.from(error, "looking for the model's claim") };
+      return { claim: "Unknown", oneNode: false, failure: AppError.from(error, "looking for the model's claim") };
     }
   }
 

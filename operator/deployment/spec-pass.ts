@@ -30,6 +30,8 @@
 // - Canaries bake, or rolls are paused: gateways stay as the last template has them with which every rank has served.
 // - The spec has another model (reconcile.ts): all ranks and gateways change at once, without canaries, or not at all while the strategy
 //   is paused, has a partition, or is OnDelete; a roll back to another model changes all of them at once too.
+// - Ranks mount no model (objects/seed.ts), since it is in no claim, or in one that a single node can mount: a template of its own. Ranks
+//   that mount such a claim and have found a node go on so, as an earlier release had them, until the spec changes.
 // - Gateways of an image that has mounted the model's claim go on to mount it (objects/gateway.ts), until they get another image. Ranks
 //   of the release before give no tokenizer: a gateway of this one is ready with the first new rank.
 // - The operator restarts or another one leads: it finds the revision in its cache, as it finds the pods. A revision that somebody
@@ -51,10 +53,11 @@ import type { Gang } from "./gangs/gang.ts";
 import { chooseGang } from "./gangs/index.ts";
 import { type Identities, secretProblems } from "./identity.ts";
 import type { Informers } from "./informers.ts";
-import type { RenderContext, Settings } from "./objects/context.ts";
-import { gatewayDeployment, gatewayTemplate } from "./objects/gateway.ts";
-import { absentObjects, appliedObjects, type Rendered } from "./objects/index.ts";
+import type { RenderContext, SeedWish, Settings } from "./objects/context.ts";
+import { gatewayTemplate } from "./objects/gateway.ts";
+import { absentObjects, isGateways, objectsOf, type Rendered } from "./objects/index.ts";
 import { modelPlace, modelText } from "./objects/model-place.ts";
+import { workerHash } from "./objects/pod-hash.ts";
 import { templateContainer, workerKind } from "./objects/pod-template.ts";
 import { type RenderedPod, type WorkerTemplate, workerTemplate } from "./objects/worker-pod.ts";
 import type { Accepted } from "./revision.ts";
@@ -126,6 +129,7 @@ export interface Aim {
 export interface PassOptions {
   readonly gatewaysWait?: boolean;
   readonly undelivered?: boolean;
+  readonly seed?: SeedWish | undefined;
 }
 
 export class SpecPass {
@@ -139,17 +143,18 @@ export class SpecPass {
 
   /**
    * `pods` is asked for the pods as they are at that moment; `gatewaysWait` leaves the gateways as they are; `undelivered`: the model is
-   * not there yet, so that the spec is asked about and not accepted. Throws nothing that belongs into the status.
+   * not there yet, so that the spec is asked about and not accepted; `seed`: the one that ranks have the model from.
+   * Throws nothing that belongs into the status.
    */
   async run(
     { deployment, unreadable }: ReadDeployment,
     pods: () => readonly PodFacts[],
-    { gatewaysWait = false, undelivered = false }: PassOptions = {},
+    { gatewaysWait = false, undelivered = false, seed }: PassOptions = {},
   ): Promise<InForce> {
     const { applier, accepted: store } = this.#deps;
     const { metadata, spec } = deployment;
     const failures: AppError[] = [];
-    const rendered = this.#render(deployment, pods());
+    const rendered = this.#render(deployment, pods(), seed);
     const { accepted, stable, workers, gateways, wanted, gateway, back } = rendered;
     const chosen = chooseGang(deployment, pods(), (resource) => this.#deps.informers.served(resource, metadata.namespace));
     const routable = this.#deps.informers.served(resources.httpRoutes, metadata.namespace) === "served";
@@ -160,7 +165,7 @@ export class SpecPass {
     const unsupported = [...unreadable, ...workers.refusals, ...gateways.refusals, ...chosen.refusals, ...rollRefusals(deployment, back)];
     const front = frontOf(deployment, rendered, { pods: pods(), to: undelivered ? accepted?.spec : spec });
     const objects = objectsOf(context, { ...front, unsupported: undelivered || unsupported.length > 0 });
-    const wait = ({ resource }: Rendered) => gatewaysWait && resource === resources.deployments;
+    const wait = (one: Rendered) => gatewaysWait && isGateways(one, metadata.name);
     // Removed first: what an autoscaler has set is nobody's once it is gone.
     await attempt(failures, () => applier.remove(absentObjects(context), metadata), undefined);
     const applied = await applier.apply(
@@ -203,8 +208,8 @@ export class SpecPass {
    * The spec whose model all pods are to have, and the one that was accepted last: of a roll that was taken back the one before it, and
    * the stable one while the strategy holds a change of model.
    */
-  aim(deployment: MoEDeployment, pods: readonly PodFacts[], undelivered: boolean): Aim {
-    const { accepted, stable, back } = this.#render(deployment, pods);
+  aim(deployment: MoEDeployment, pods: readonly PodFacts[], { undelivered, seed }: Pick<PassOptions, "undelivered" | "seed">): Aim {
+    const { accepted, stable, back } = this.#render(deployment, pods, seed);
     if (back) return { aim: accepted?.spec, accepted: accepted?.spec };
     const latest = this.#deps.accepted.latest(deployment.metadata.uid)?.spec;
     const to = undelivered ? latest : deployment.spec;
@@ -212,7 +217,20 @@ export class SpecPass {
     return { aim: to, accepted: latest };
   }
 
-  #render(deployment: MoEDeployment, pods: readonly PodFacts[]) {
+  /**
+   * Whether ranks of this spec have the model from a seed, as far as it is settled: as they were accepted. Undefined where the claim has
+   * to be looked at, of a new spec, and of one whose ranks were to mount the claim and have found no node.
+   */
+  seeds(deployment: MoEDeployment, pods: readonly PodFacts[]): boolean | undefined {
+    if (deployment.spec.model.cache?.ephemeral) return true;
+    const { accepted, context } = this.#render(deployment, pods, undefined);
+    const image = context.settings.runtimeImage;
+    if (accepted?.template.hash === workerHash(deployment, image, true)) return true;
+    const mounts = accepted?.template.hash === workerHash(deployment, image);
+    return mounts && living(pods).some((pod) => pod.node !== undefined) ? false : undefined;
+  }
+
+  #render(deployment: MoEDeployment, pods: readonly PodFacts[], seed: SeedWish | undefined) {
     const { settings, accepted: store } = this.#deps;
     const { metadata, spec, status } = deployment;
     const { rolledBack, stableTemplateHash } = status.rollout ?? {};
@@ -220,7 +238,7 @@ export class SpecPass {
     const stable = store.revisions(metadata.uid).find((one) => one.accepted.template.hash === stableTemplateHash)?.accepted;
     const { runtimeImage: offered } = settings;
     const runtimeImage = pinnedImage({ spec, status, accepted: accepted?.runtimeImage, pods, offered, own: ownImage(spec) });
-    const context: RenderContext = { deployment, settings: { ...settings, runtimeImage } };
+    const context: RenderContext = { deployment, settings: { ...settings, runtimeImage }, seed };
     const workers = workerTemplate(context);
     const gateways = gatewayTemplate(
       context,
@@ -359,24 +377,6 @@ function frontOf(deployment: MoEDeployment, { accepted, stable, back, wanted, ga
 /** A template as it was rendered when the same was accepted: what this release renders otherwise changes no pod. */
 function asAccepted<T extends RenderedPod>(rendered: T, accepted: T | undefined): T {
   return accepted?.hash === rendered.hash ? accepted : rendered;
-}
-
-interface GatewayPods {
-  readonly gateway: RenderedPod;
-  /** Those of the last accepted spec. */
-  readonly before: RenderedPod | undefined;
-  readonly unsupported: boolean;
-}
-
-/** The objects to apply, each with what is to be there where it is refused. A Deployment of gateways always has its present sizes. */
-function objectsOf(context: RenderContext, { gateway, before, unsupported }: GatewayPods): Rendered[] {
-  return appliedObjects(context).flatMap((rendered): Rendered[] => {
-    if (rendered.resource !== resources.deployments) return [rendered];
-    const last = before && gatewayDeployment(context, before.pod);
-    if (unsupported) return last ? [{ ...rendered, object: last }] : [];
-    const object = gatewayDeployment(context, gateway.pod);
-    return [last ? { ...rendered, object, otherwise: last } : { ...rendered, object }];
-  });
 }
 
 /** The last sentence of a refusal: what holds meanwhile. */

@@ -15,6 +15,8 @@ export interface DeliverOptions extends Pick<DownloadOptions, "uri" | "secret" |
   readonly target: string;
   readonly work: string;
   readonly codec: CodecName;
+  /** Bytes that download and store may take together; as many as the disk has where it is not given. */
+  readonly roomBytes?: number | undefined;
   readonly events: DeliveryEvents;
 }
 
@@ -53,8 +55,12 @@ export async function deliver(options: DeliverOptions): Promise<Delivered> {
     ...pick(options),
     codecs: [options.codec],
     // What is a store already is moved to its place.
-    spareBytes: (bytes, kind) =>
-      kind === "store" || finished !== undefined ? 0 : bytes * slack * Math.max(1, codecFor(options.codec).denseBits / sourceBits),
+    spareBytes: (bytes, kind) => {
+      const storeBytes = bytes * slack * Math.max(1, codecFor(options.codec).denseBits / sourceBits);
+      const spare = kind === "store" || finished !== undefined ? 0 : storeBytes;
+      checkRoom(bytes, spare, options);
+      return spare;
+    },
     onListed: (revision) => events.listed(revision),
     onStart: (total, have) => events.start(total, have),
     onBytes: (bytes) => events.add(bytes),
@@ -90,6 +96,13 @@ async function storeAt(dir: string, { codec }: DeliverOptions): Promise<string |
   } finally {
     await store.close();
   }
+}
+
+function checkRoom(bytes: number, spare: number, { uri, roomBytes }: DeliverOptions): void {
+  if (roomBytes === undefined || bytes + spare <= roomBytes) return;
+  const needed = `the download of ${Math.ceil(bytes)} bytes${spare > 0 ? ` and a store of up to ${Math.ceil(spare)} made of it` : ""}`;
+  const remedy = `raise spec.model.cache.ephemeral.sizeLimit to ${Math.ceil((bytes + spare) / 2 ** 20)}Mi, or name a persistentVolumeClaim`;
+  throw new AppError(`${uri}: ${needed} do not fit ${roomBytes} bytes; ${remedy}`, { code: "CacheTooSmall" });
 }
 
 const storeName = "store";

@@ -74,7 +74,7 @@ async function run(settings: DownloaderSettings, { progress, log, signal }: Part
 }
 
 /** The keys of the Secret, before what the operator is set to. A CA in it is trusted from now on. */
-async function secretOf({ secretDir, hub }: DownloaderSettings): Promise<DownloadSecrets> {
+export async function secretOf({ secretDir, hub }: Pick<DownloaderSettings, "secretDir" | "hub">): Promise<DownloadSecrets> {
   const keys = new Map<string, string>();
   for (const name of secretDir === undefined ? [] : await readdir(secretDir)) {
     // Links and folders of the kubelet's begin with two dots.

@@ -72,11 +72,22 @@ export interface HealthServerOptions {
   readonly log: Log;
 }
 
+/** The probes alone, for a process that counts nothing. */
+export async function serveProbes({
+  health,
+  probePort,
+  host,
+  log,
+}: Omit<HealthServerOptions, "metrics" | "metricsPort">): Promise<BoundedServer> {
+  const at = host === undefined ? {} : { host };
+  return listenBounded({ ...at, name: "probe", port: probePort, handle: handler(probePaths(health), log) });
+}
+
 export async function serveHealth(options: HealthServerOptions): Promise<HealthServer> {
   const { health, metrics, host } = options;
   metrics.onCollect(() => metrics.set("enodia_ready", health.reasons().length === 0 ? 1 : 0));
   const at = host === undefined ? {} : { host };
-  const probes = await listenBounded({ ...at, name: "probe", port: options.probePort, handle: handler(probePaths(health), options.log) });
+  const probes = await serveProbes(options);
   let scrapes: BoundedServer;
   try {
     scrapes = await listenBounded({

@@ -142,4 +142,6 @@ export const serverNames = {
   rank: (rank: number, namespace: string, name: string) => `rank-${rank}.${name}.${namespace}.enodia`,
   gateway: (namespace: string, name: string) => `gateway.${name}.${namespace}.enodia`,
   operator: (namespace: string, name: string) => `operator.${name}.${namespace}.enodia`,
+  /** It calls nobody, and so its certificate opens no door. */
+  seed: (namespace: string, name: string) => `seed.${name}.${namespace}.enodia`,
 } as const;

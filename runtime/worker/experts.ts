@@ -8,6 +8,7 @@ import { FrameRunner } from "../experts/dispatch/serve-frame.ts";
 import { createDispatchServer } from "../experts/dispatch/server.ts";
 import { Materializer } from "../experts/memory/materializer.ts";
 import { isWeights, type ResidentExpert, ResidentSet } from "../experts/memory/resident-set.ts";
+import { keeping, keptTier, type Seeded, SeedTier } from "../experts/memory/seed-tier.ts";
 import { type FetchOutcome, PeerTier, storeTier } from "../experts/memory/shard-client.ts";
 import { createShardServer } from "../experts/memory/shard-server.ts";
 import { SharedTime } from "../experts/memory/shared-time.ts";
@@ -43,6 +44,8 @@ export interface ExpertsOptions {
   readonly engine: Engine;
   readonly info: EngineInfo;
   readonly store: ModelStore;
+  /** Of a rank that mounts no model. */
+  readonly seeded?: Seeded | undefined;
   readonly peers: Peers;
   readonly budgetBytes: number;
   readonly tls: TlsSource;
@@ -127,7 +130,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     reads,
     codec: info.codec,
     pace,
-    hosts: (layer, expert) => residents.isResident({ layer, expert }),
+    hosts: (layer, expert) => residents.isResident({ layer, expert }) && options.seeded?.kept.has(layer, expert) !== false,
     authorize: (call) => authorizeFetch(workerOnly(call), call.request.sender?.deploymentUid, peers),
     onServed: (bytes) => metrics.add("enodia_shard_served_bytes_total", bytes),
   });
@@ -154,12 +157,17 @@ function asWorker(identity: PeerIdentity): Extract<PeerIdentity, { role: "worker
   throw new AppError(`a ${identity.role} may not call this`, { code: "Forbidden", operation: "Experts" });
 }
 
-/** The tiers below memory: the peers, then the store. */
-function below({ peers, store, info, metrics }: ExpertsOptions, reads: StoreReads) {
+/** The tiers below memory: the peers, then the store; without a model mounted its own disk, the peers, then the seed. */
+function below({ peers, store, seeded, info, metrics, log }: ExpertsOptions, reads: StoreReads) {
   const reporting = { time: new SharedTime(() => performance.now()), report: (outcome: FetchOutcome) => reportFetch(metrics, outcome) };
   const units = store.index.codecs[info.codec]?.units;
+  const others = new PeerTier({ peers, store, codec: info.codec, ...reporting });
+  const tiersOf = ({ seed, kept }: Seeded) => {
+    const last = new SeedTier({ seed, store, codec: info.codec, ...reporting });
+    return [keptTier(kept, reads, reporting), keeping(others, kept, log), keeping(last, kept, log)];
+  };
   return {
-    tiers: inOrder([new PeerTier({ peers, store, codec: info.codec, ...reporting }), storeTier(reads, reporting)]),
+    tiers: inOrder(seeded ? tiersOf(seeded) : [others, storeTier(reads, reporting)]),
     storedBytes: ({ layer, expert }: ResidentExpert) => units?.[layer]?.[expert]?.bytes ?? 0,
   };
 }

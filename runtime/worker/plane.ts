@@ -4,6 +4,7 @@
 import type { SuspectReason } from "../../crds/names.ts";
 import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine, EngineInfo } from "../engine/engine.ts";
+import type { Seeded } from "../experts/memory/seed-tier.ts";
 import { Peers } from "../experts/peers.ts";
 import type { Health } from "../observe/health.ts";
 import type { Log } from "../observe/log.ts";
@@ -34,6 +35,8 @@ export interface PlaneOptions {
   readonly network: Pick<Network, "connect" | "connectDispatch">;
   readonly tls: TlsSource;
   readonly store: ModelStore;
+  /** Of a rank that mounts no model. */
+  readonly seeded?: Seeded | undefined;
   /** Of the text files that are served beside it; empty where none are. */
   readonly textDigest: string;
   readonly engine: Engine;
@@ -105,6 +108,7 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     engine,
     info,
     store,
+    seeded: options.seeded,
     peers,
     tls,
     budgetBytes,

@@ -1,8 +1,16 @@
 // A worker process: opens the model, serves Control at once, gets its plan from the operator or a peer, and then serves
 // tokens and experts until it is told to stop. Construction and life cycle; the work is in the files it imports.
 import { randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import { AppError } from "../../crds/common.ts";
 import type { WorkerSettings } from "../../crds/process.ts";
 import { createEngine, type Engine, type EngineInfo, type EngineOptions } from "../engine/engine.ts";
+import { KeptUnits } from "../experts/memory/kept-units.ts";
+import { keeping, keptTier, type Seeded, SeedTier } from "../experts/memory/seed-tier.ts";
+import { SharedTime } from "../experts/memory/shared-time.ts";
+import { StoreReads } from "../experts/memory/store-reads.ts";
+import { inOrder } from "../experts/memory/tier.ts";
+import { Seed } from "../experts/seed.ts";
 import { createHealth, type Health, serveHealth } from "../observe/health.ts";
 import { createLog, type Log } from "../observe/log.ts";
 import { createMetrics, type Metrics } from "../observe/metrics.ts";
@@ -19,6 +27,7 @@ import { folderTls, type TlsSource } from "../wire/tls.ts";
 import type { WorkerVitals } from "./control.ts";
 import { expertBudgetBytes } from "./expert-budget.ts";
 import { RemoteSocket, type WorkerExperts } from "./experts.ts";
+import { fetchStore } from "./fetch-store.ts";
 import { createInferenceServer } from "./inference.ts";
 import { machineId } from "./machine.ts";
 import { createWorkerPlane, type WorkerPlane } from "./plane.ts";
@@ -27,6 +36,8 @@ import { createTextServer, openTextFolder, type TextFolder } from "./text-server
 
 const lastFramesMs = 500;
 const idlePollMs = 20;
+/** A seed that has just given the store and is away now is asked again after this. */
+const seedAgainMs = 2_000;
 
 /** Settings that the operator gives the worker through its environment, and those that the process has of itself. */
 export interface WorkerOptions extends WorkerSettings {
@@ -44,6 +55,8 @@ export interface WorkerOverrides {
   readonly createEngine?: (options: EngineOptions) => Promise<Engine>;
   /** Addresses to ask instead of the headless Service's. */
   readonly peers?: () => Promise<string[]>;
+  /** Addresses of the seed in place of its Service's. */
+  readonly seed?: () => Promise<readonly string[]>;
   readonly streamIdleMs?: number;
 }
 
@@ -94,7 +107,11 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
   const identity: Identity = { deploymentUid, rank, podUid, bootId: randomUUID() };
   const base: Base = { options, overrides, identity, log, metrics, health, tracing, tls };
 
+  const seed = seedOf(base);
+  if (seed) await fetchStore({ seed, codec: options.codec, dir: options.modelDir, waits: (why) => health.notReady("start", why), log });
+  health.notReady("start", "opening the model");
   const store = await openStore(options.modelDir);
+  const seeded = seed && (await openSeeded(base, seed, store));
   const text = await openTextFolder(options.modelDir);
   const remote = new RemoteSocket();
   const engine = await (overrides.createEngine ?? createEngine)({
@@ -130,13 +147,15 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
   );
 
   const budgetBytes = expertBudgetBytes(options.expertBudgetBytes, info);
-  const running = await serve(base, { store, text, engine, info, remote, budgetBytes });
+  const running = await serve(base, { store, seeded, text, engine, info, remote, budgetBytes });
   health.ready("start");
   const close = async (graceMs: number) => {
     health.notReady("stopping", "the process was told to stop");
     await running.close(graceMs);
     await engine.close();
     await store.close();
+    seed?.close();
+    await seeded?.kept.close();
     await Promise.all([healthServer.close(), metrics.close(), tracing.close()]);
     tls.close();
   };
@@ -146,8 +165,40 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
   return { identity, ...listening, health, engine, experts, metrics, handOver, close };
 }
 
+/** Undefined for a rank that mounts the model. */
+function seedOf({ options, overrides, identity, tls, log }: Base): Seed | undefined {
+  const { seedDns: dns, namespace, deployment: name, podIp, grpcPort } = options;
+  if (dns === undefined) return undefined;
+  const addresses = overrides.seed ?? (() => resolvePeers(dns, grpcPort, podIp, log));
+  return new Seed({ self: identity, namespace, name, tls, network: grpcNetwork, addresses });
+}
+
+/** The engine measures itself on one expert, which has to be there before it opens the store. */
+async function openSeeded({ options, health, log }: Base, seed: Seed, store: ModelStore): Promise<Seeded> {
+  const { codec, modelDir } = options;
+  const kept = await KeptUnits.open(modelDir, store.index, codec);
+  const layer = store.layerShapes.findIndex(({ experts }) => experts > 0);
+  const report = () => {};
+  const tiers = inOrder([
+    keptTier(kept, new StoreReads(store, codec), { time: new SharedTime(() => performance.now()), report }),
+    keeping(new SeedTier({ seed, store, codec, time: new SharedTime(() => performance.now()), report }), kept, log),
+  ]);
+  const request = { layer, expert: 0, sources: [], bytesPerSecond: 0, rate: 0, signal: new AbortController().signal };
+  while (layer >= 0) {
+    try {
+      await tiers.read(request);
+      break;
+    } catch (caught) {
+      health.notReady("start", `waits for an expert to measure the engine by: ${AppError.from(caught).message}`);
+      await sleep(seedAgainMs);
+    }
+  }
+  return { seed, kept };
+}
+
 interface Model {
   readonly store: ModelStore;
+  readonly seeded: Seeded | undefined;
   readonly text: TextFolder;
   readonly engine: Engine;
   readonly info: EngineInfo;
@@ -158,7 +209,7 @@ interface Model {
 
 async function serve(base: Base, model: Model) {
   const { options, identity, log, metrics, health, tracing, tls } = base;
-  const { store, text, engine, info, remote, budgetBytes } = model;
+  const { store, seeded, text, engine, info, remote, budgetBytes } = model;
   const { namespace, deployment: name, podName } = options;
   const plane = createWorkerPlane({
     identity,
@@ -168,6 +219,7 @@ async function serve(base: Base, model: Model) {
     network: grpcNetwork,
     tls,
     store,
+    seeded,
     textDigest: text.digest,
     engine,
     info,

@@ -78,6 +78,8 @@ export const law: Readonly<Record<string, readonly string[]>> = {
   "runtime/gateway/": ["crds/", "runtime/wire/", "runtime/observe/", "runtime/text/", "runtime/engine/core/constraints/"],
   // A pod that downloads a model: it reaches the source by the tools of the command line, and tells the operator how far it is.
   "runtime/downloader/": ["crds/", "runtime/wire/", "runtime/observe/", "runtime/weights/", "runtime/tools/"],
+  // The pod with the whole store: ranks fetch from it as from each other, and where it has no claim it downloads as a Job does.
+  "runtime/seed/": ["crds/", "runtime/wire/", "runtime/observe/", "runtime/weights/", "runtime/experts/memory/", "runtime/downloader/"],
   "runtime/tools/": [
     "crds/",
     "runtime/placement/grid.ts",
@@ -96,6 +98,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/gateway/gateway.ts",
     "runtime/trainer/trainer.ts",
     "runtime/downloader/downloader.ts",
+    "runtime/seed/seed.ts",
     "runtime/trainer/check.ts",
     "package.json",
   ],

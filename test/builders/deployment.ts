@@ -132,7 +132,7 @@ export function snapshot(more: Partial<Snapshot> = {}): Snapshot {
     conflicts: [],
     claim: "Present",
     view: undefined,
-    delivery: { pending: undefined, revision: undefined },
+    delivery: { pending: undefined, revision: undefined, away: "" },
     switching: false,
     warmingUp: false,
     ...more,

@@ -39,6 +39,8 @@ export interface HubOptions {
   readonly tls?: { readonly key: string | Buffer; readonly cert: string | Buffer };
   /** Milliseconds that an answer takes for each 64 KiB, so that it can be interrupted. */
   readonly slowMs?: number;
+  /** The address to listen on, where others than this machine ask; the URL is of loopback all the same. */
+  readonly host?: string;
 }
 
 export interface Hub {
@@ -58,7 +60,7 @@ export async function startHub(options: HubOptions): Promise<Hub> {
     void answer(one, response, { ...options, files: hub.files, asked });
   };
   const server = options.tls ? createSecureServer(options.tls, handle) : createServer(handle);
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  await new Promise<void>((resolve) => server.listen(0, options.host ?? "127.0.0.1", resolve));
   const url = `${options.tls ? "https" : "http"}://127.0.0.1:${(server.address() as AddressInfo).port}`;
   return Object.assign(hub, {
     url,

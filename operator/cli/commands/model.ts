@@ -51,7 +51,7 @@ assemble  --attention NAME  mean: of the branches' attentions (default); experts
 inspect   --verify       reads every byte, checks its hash and that no weight is NaN, infinite or absurd, and loads the tokenizer
           --backend NAME asks whether a backend can compute the model: ${backendNames.join(", ")}
 push      --claim NAME   the claim; it is made where there is none (default: models)
-          --access MODE  of a claim that is made (default: ReadWriteMany; ReadWriteOnce where all workers run on one node)
+          --access MODE  of a claim that is made (default: ReadWriteOnce, which a seed serves to workers; ReadWriteMany: they mount it)
           --replicas N   ranks of the deployment (default: 2)
           --image IMAGE  of the pod that the copy goes through (default: busybox:1.37)
           --namespace NAME, --context NAME, --kubeconfig FILE   as kubectl has them
@@ -80,7 +80,7 @@ export const options = {
   hub: { type: "string" },
   threads: { type: "string", default: "1" },
   claim: { type: "string", default: "models" },
-  access: { type: "string", default: "ReadWriteMany" },
+  access: { type: "string", default: "ReadWriteOnce" },
   replicas: { type: "string", default: "2" },
   image: { type: "string", default: "busybox:1.37" },
   ...kubeFlags,

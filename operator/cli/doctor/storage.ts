@@ -41,10 +41,7 @@ export function judgeClasses(document: unknown): Outcome {
         namedMax,
       )}`,
     );
-  return warn(
-    `${text}; none is known for ReadWriteMany, which a model's claim needs where its workers run on several nodes`,
-    "use a class of shared files (NFS, CephFS, EFS), or keep all workers on one node with podTemplate.spec.nodeSelector",
-  );
+  return ok(`${text}; none is known for ReadWriteMany: a seed serves a model's claim to workers on several nodes`);
 }
 
 export const storageClasses: Check = {
@@ -68,10 +65,7 @@ export function judgeClaim(where: string, object: unknown, { nodes }: { readonly
   if (status.phase !== "Bound") return warn(`claim ${where} is ${status.phase} (${modes})`, look);
   const many = spec.accessModes.some((mode) => mode === "ReadWriteMany" || mode === "ReadOnlyMany");
   if (many || nodes < 2) return ok(`claim ${where} is bound (${modes})`);
-  return warn(
-    `claim ${where} is bound, and ${modes} lets it be mounted on one of ${nodes} nodes only`,
-    "keep all workers of the deployment on one node, or move the model into a claim with ReadWriteMany",
-  );
+  return ok(`claim ${where} is bound (${modes}): one of ${nodes} nodes can mount it, and a seed there serves it to workers on the others`);
 }
 
 export const claims: Check = {

@@ -134,6 +134,8 @@ const remedies: Readonly<Record<string, Remedy>> = {
   RolloutOnDelete: rollout("status"),
   ClaimNotFound: push,
   ModelClaimMissing: push,
+  SeedNotReady: podsOf("seed"),
+  CacheTooSmall: edit,
   NoGateway: podsOf("gateway"),
   BelowMinServing: podsOf("worker"),
   RanksNotReady: podsOf("worker"),

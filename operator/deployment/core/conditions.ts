@@ -117,6 +117,7 @@ function whyNot({ snapshot, failure, failures }: Findings): string {
   const broken = pods.find((pod) => pod.problem !== "");
   if (broken) return `${broken.name}: ${broken.problem}`;
   if (failure !== "") return failure;
+  if (snapshot.delivery.away !== "") return snapshot.delivery.away;
   const waiting = failures.find((one) => one.count > 1 && !pods.some((pod) => pod.rank === one.rank));
   if (waiting)
     return `rank ${waiting.rank}: ${waiting.count} pods in a row ended (${waiting.reason}), the next is made at ${waiting.retryTime}`;
@@ -223,17 +224,18 @@ function upToDate({ snapshot: { runtimeImage, deployment } }: Findings): Verdict
   return runtimeImage ? imageVerdict(runtimeImage, deployment.metadata) : unknown("NotChosen", "no spec is in force yet");
 }
 
-function modelAvailable({ snapshot }: Findings): Verdict {
+function modelAvailable({ snapshot, ranks }: Findings): Verdict {
   if (snapshot.claim === "Missing") {
     return no(
       "ClaimNotFound",
       snapshot.deployment.spec.model.cache === undefined
         ? `spec.model.uri: ${snapshot.deployment.spec.model.uri}: the namespace has no such PersistentVolumeClaim; create it and import the model into it`
-        : `spec.model.cache.persistentVolumeClaim.claimName: ${snapshot.deployment.spec.model.cache.persistentVolumeClaim.claimName}: the namespace has no such PersistentVolumeClaim; create it, with room for the download and the store`,
+        : `spec.model.cache.persistentVolumeClaim.claimName: ${snapshot.deployment.spec.model.cache.persistentVolumeClaim?.claimName}: the namespace has no such PersistentVolumeClaim; create it, with room for the download and the store`,
     );
   }
   const { pending } = snapshot.delivery;
   if (pending) return no(pending.reason, pending.message);
+  if (snapshot.delivery.away !== "" && servingPods(snapshot).length < ranks) return no("SeedNotReady", snapshot.delivery.away);
   return snapshot.view?.modelAvailable ?? unknown("NotOpened", "no worker has opened the model yet");
 }
 

@@ -125,7 +125,12 @@ export interface Snapshot {
   readonly claim: "Present" | "Missing" | "Unknown";
   readonly view: RebalanceView | undefined;
   /** What is downloaded, of a model that is not in its claim yet, and the commit of one that is, where it is known. */
-  readonly delivery: { readonly pending: Pending | undefined; readonly revision: string | undefined };
+  readonly delivery: {
+    readonly pending: Pending | undefined;
+    readonly revision: string | undefined;
+    /** What ranks that start wait for while others serve; empty where the seed is there, or none is wanted. */
+    readonly away: string;
+  };
   /** True while all pods of another model stop: `deployment` then reads as if it were suspended. */
   readonly switching: boolean;
   /** True while this process has only just become leader and still opens its sessions: things that it does not know prove nothing. */

@@ -3,6 +3,7 @@ import { apiVersion, labels } from "../../../crds/common.ts";
 import type { downloaderComponent } from "../../../crds/download.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { LogLevel, PullPolicy } from "../../../crds/names.ts";
+import type { seedComponent } from "../../../crds/seed.ts";
 import type { ObjectMeta, OwnerReference } from "../../kube/kube.ts";
 import type { Gang } from "../gangs/gang.ts";
 
@@ -31,11 +32,18 @@ export interface RenderContext {
   readonly settings: Settings;
   /** Who starts ranks together; without it each finds room alone. */
   readonly gang?: Gang | undefined;
+  /** The seed that ranks have the model from; without one they mount it. */
+  readonly seed?: SeedWish | undefined;
   /** True where the cluster has HTTPRoutes that we may handle. */
   readonly routable?: boolean;
 }
 
-export type Component = "worker" | "gateway" | typeof downloaderComponent | "tls" | "shared";
+export interface SeedWish {
+  /** None while a download has the claim, or the deployment is suspended. */
+  readonly replicas: 0 | 1;
+}
+
+export type Component = "worker" | "gateway" | typeof downloaderComponent | typeof seedComponent | "tls" | "shared";
 
 /** The component of the Secrets with the CAs of deployments, which are in the operator's own namespace. */
 export const authorityComponent = "authority";
@@ -47,6 +55,8 @@ export const names = {
   gatewayTls: (name: string) => `${name}-gateway-tls`,
   downloader: (name: string) => `${name}-downloader`,
   downloaderTls: (name: string) => `${name}-downloader-tls`,
+  seed: (name: string) => `${name}-seed`,
+  seedTls: (name: string) => `${name}-seed-tls`,
   podTls: (pod: string) => `${pod}-tls`,
 } as const;
 

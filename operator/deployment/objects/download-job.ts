@@ -7,25 +7,14 @@ import type { KubeObject } from "../../kube/kube.ts";
 import { names, objectLabels, objectMeta, type RenderContext } from "./context.ts";
 import { modelPlace, workFolder } from "./model-place.ts";
 import { templateContainer, workerKind } from "./pod-template.ts";
-import { containerSecurity, podSecurity } from "./runtime-pod.ts";
+import { containerSecurity, modelPodResources, podSecurity, proxyEnv } from "./runtime-pod.ts";
 
 const container = "downloader";
 /** Pods that may fail before the Job does; each tries for minutes by itself, and goes on where the last one ended. */
 const backoffLimit = 6;
-/** Of one expert in f32 and pieces of files; the rest of the node's memory is the cache of what is written. */
-const requests = { cpu: "500m", memory: "1Gi" };
 /** Time to write what is on its way. */
 const graceSeconds = 30;
 const tmpSize = "256Mi";
-/** Variables that the workers' template shares with it: the way out of the cluster. */
-const proxyVariables = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"];
-
-function proxyEnv(runtime: Readonly<Record<string, unknown>> | undefined): object[] {
-  const env = Array.isArray(runtime?.env) ? (runtime.env as { readonly name?: unknown }[]) : [];
-  const given = env.filter(({ name }) => proxyVariables.includes(String(name)));
-  return given.length === 0 ? [] : [...given, { name: "NODE_USE_ENV_PROXY", value: "1" }];
-}
-
 /** `workInUse`: work folders of the namespace's deployments; without, the pod removes none that is left over. */
 export function downloadJob(context: RenderContext, jobName: string, workInUse?: readonly string[]): KubeObject {
   const { deployment, settings } = context;
@@ -75,7 +64,7 @@ export function downloadJob(context: RenderContext, jobName: string, workInUse?:
               workingDir: "/app",
               env: [...renderEnv(downloaderProcess, facts), ...proxyEnv(runtime)],
               ports: [{ name: "progress", containerPort: ports.progress }],
-              resources: { requests },
+              resources: modelPodResources(spec),
               securityContext: containerSecurity,
               volumeMounts: [
                 { name: "tmp", mountPath: "/tmp" },

@@ -7,9 +7,11 @@ import { names, type RenderContext } from "./context.ts";
 import { gatewayDeployment, gatewayReplicas } from "./gateway.ts";
 import { gatewayAutoscaler } from "./gateway-autoscaler.ts";
 import { httpRoute } from "./http-route.ts";
-import { downloaderPolicy, gatewaysPolicy, workersPolicy } from "./network-policies.ts";
+import { downloaderPolicy, gatewaysPolicy, seedPolicy, workersPolicy } from "./network-policies.ts";
 import { gatewayBudget, gatewayService, serviceAccount, settingsMap, workersBudget, workersService } from "./plumbing.ts";
 import { podGroup } from "./pod-group.ts";
+import { seedDeployment, seedService } from "./seed.ts";
+import type { RenderedPod } from "./worker-pod.ts";
 
 export interface Rendered {
   readonly resource: Resource;
@@ -24,7 +26,7 @@ export interface Rendered {
 
 export function appliedObjects(context: RenderContext): Rendered[] {
   const { autoscale, httpRoute: route } = context.deployment.spec.gateway;
-  const { gang, routable } = context;
+  const { gang, seed, routable } = context;
   return [
     ...(gang ? [{ resource: gang.scheduler.resource, object: podGroup(context, gang) }] : []),
     { resource: resources.serviceAccounts, object: serviceAccount(context) },
@@ -34,6 +36,8 @@ export function appliedObjects(context: RenderContext): Rendered[] {
     { resource: resources.podDisruptionBudgets, object: workersBudget(context) },
     { resource: resources.podDisruptionBudgets, object: gatewayBudget(context) },
     ...networkPolicies(context),
+    ...(seed ? [{ resource: resources.services, object: seedService(context) }] : []),
+    ...(seed ? [{ resource: resources.deployments, object: seedDeployment(context, seed) }] : []),
     gateways(context),
     ...(autoscale ? [{ resource: resources.horizontalPodAutoscalers, object: gatewayAutoscaler(context, autoscale) }] : []),
     ...(route && routable ? [{ resource: resources.httpRoutes, object: httpRoute(context, route) }] : []),
@@ -50,9 +54,14 @@ function gateways(context: RenderContext): Rendered {
 
 /** All that there may be, those that are wanted first. */
 function policies(context: RenderContext): readonly [wanted: KubeObject[], others: KubeObject[]] {
-  const [pods, download] = [[workersPolicy(context), gatewaysPolicy(context)], [downloaderPolicy(context)]];
-  if (!context.settings.networkPolicies) return [[], [...pods, ...download]];
-  return context.deployment.spec.model.cache === undefined ? [pods, download] : [[...pods, ...download], []];
+  const rows: readonly [KubeObject, boolean][] = [
+    [workersPolicy(context), true],
+    [gatewaysPolicy(context), true],
+    [downloaderPolicy(context), context.deployment.spec.model.cache?.persistentVolumeClaim !== undefined],
+    [seedPolicy(context), context.seed !== undefined],
+  ];
+  const wanted = rows.filter(([, here]) => here && context.settings.networkPolicies !== undefined);
+  return [wanted.map(([object]) => object), rows.filter((row) => !wanted.includes(row)).map(([object]) => object)];
 }
 
 function networkPolicies(context: RenderContext): Rendered[] {
@@ -73,5 +82,29 @@ export function absentObjects(context: RenderContext): Absent[] {
     .filter((scheduler) => scheduler !== context.gang?.scheduler)
     .map(({ resource }) => ({ resource, name: names.workers(metadata.name) }));
   const unwanted = policies(context)[1].map((object) => ({ resource: resources.networkPolicies, name: object.metadata.name }));
-  return [...groups, ...unwanted, ...(spec.gateway.autoscale ? [] : [autoscaler]), ...(spec.gateway.httpRoute ? [] : [route])];
+  const seedName = names.seed(metadata.name);
+  const seeds = [resources.deployments, resources.services].map((resource) => ({ resource, name: seedName }));
+  const others = [...(spec.gateway.autoscale ? [] : [autoscaler]), ...(spec.gateway.httpRoute ? [] : [route])];
+  return [...groups, ...unwanted, ...(context.seed ? [] : seeds), ...others];
 }
+
+interface GatewayPods {
+  readonly gateway: RenderedPod;
+  /** Those of the last accepted spec. */
+  readonly before: RenderedPod | undefined;
+  readonly unsupported: boolean;
+}
+
+/** The objects to apply, each with what is to be there where it is refused. A Deployment of gateways always has its present sizes. */
+export function objectsOf(context: RenderContext, { gateway, before, unsupported }: GatewayPods): Rendered[] {
+  return appliedObjects(context).flatMap((rendered): Rendered[] => {
+    if (!isGateways(rendered, context.deployment.metadata.name)) return [rendered];
+    const last = before && gatewayDeployment(context, before.pod);
+    if (unsupported) return last ? [{ ...rendered, object: last }] : [];
+    const object = gatewayDeployment(context, gateway.pod);
+    return [last ? { ...rendered, object, otherwise: last } : { ...rendered, object }];
+  });
+}
+
+export const isGateways = ({ resource, object }: Rendered, name: string): boolean =>
+  resource === resources.deployments && object.metadata.name === names.gateway(name);

@@ -11,7 +11,8 @@ import type { KubeObject } from "../../kube/kube.ts";
 export const modelVolume = "models";
 
 export interface ModelPlace {
-  readonly claim: string;
+  /** Undefined for a model that is kept on the disk of its seed. */
+  readonly claim: string | undefined;
   /** The store, below the claim's root. */
   readonly folder: string;
 }
@@ -30,7 +31,15 @@ export function modelPlace({ model, runtime }: Pick<MoEDeploymentSpec, "model" |
     .slice(-slugChars)
     .replace(/^[^A-Za-z0-9]+|[^A-Za-z0-9]+$/g, "");
   const folder = `${slug}-${hashOf([model.uri, runtime.expertCodec]).slice(0, hashChars)}`;
-  return { claim: model.cache.persistentVolumeClaim.claimName, folder };
+  return { claim: model.cache.persistentVolumeClaim?.claimName, folder };
+}
+
+const claimSchema = z.object({ spec: z.object({ accessModes: z.array(z.string()).default([]) }).prefault({}) });
+
+/** Whether pods on several nodes cannot mount a claim; false where it says nothing of it. */
+export function oneNodeOnly(claim: KubeObject): boolean {
+  const { accessModes = [] } = claimSchema.safeParse(claim).data?.spec ?? {};
+  return accessModes.length > 0 && !accessModes.some((mode) => mode === "ReadWriteMany" || mode === "ReadOnlyMany");
 }
 
 const mounted = z.object({
@@ -48,8 +57,10 @@ export function modelOfPod({ metadata, spec }: Partial<Pick<KubeObject, "metadat
   return claim === undefined || path === undefined ? undefined : `${claim}${path}`;
 }
 
+/** No claim has such a name. */
+const noClaim = "(ephemeral)";
 /** The same of a pod as it would be made. */
-export const modelText = ({ claim, folder }: ModelPlace): string => `${claim}${paths.models}/${folder}`;
+export const modelText = ({ claim, folder }: ModelPlace): string => `${claim ?? noClaim}${paths.models}/${folder}`;
 
 /** Hidden, and one deployment's alone: no two pods ever write the same file. */
 export function workFolder({ metadata, spec }: MoEDeployment): string {
@@ -70,10 +81,13 @@ export function workFolders(deployments: readonly KubeObject[]): readonly string
   }
 }
 
-/** The Job that brings the model; undefined where nothing is downloaded. Another secret, claim or model is another Job. */
+/**
+ * The Job that brings the model; undefined where nothing is downloaded, or the seed downloads it. Another secret, claim or model is another
+ * Job.
+ */
 export function downloadJobName({ metadata, spec }: MoEDeployment): string | undefined {
   const { model } = spec;
-  if (model.cache === undefined) return undefined;
+  if (model.cache?.persistentVolumeClaim === undefined) return undefined;
   const parts = [metadata.uid, modelPlace(spec), model.secretRef?.name ?? ""];
   return `${metadata.name}-model-${hashOf(parts).slice(0, jobHashChars)}`;
 }

@@ -2,6 +2,7 @@
 // more (a sidecar of the pod template, say) writes one of their own beside these. Pure.
 import { ports } from "../../../crds/common.ts";
 import { downloaderComponent } from "../../../crds/download.ts";
+import { seedComponent } from "../../../crds/seed.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import { type Component, names, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
 
@@ -27,7 +28,7 @@ export function workersPolicy(context: RenderContext): KubeObject {
       { from: [pods(context, "worker")], ports: [tcp(ports.lanes)] },
       watched,
     ],
-    egress: [toWorkers(context, [ports.grpc, ports.lanes]), dns, ...toUrl(nats), ...toUrl(settings.otlpEndpoint)],
+    egress: [toWorkers(context, [ports.grpc, ports.lanes]), ...toSeed(context), dns, ...toUrl(nats), ...toUrl(settings.otlpEndpoint)],
   });
 }
 
@@ -48,7 +49,24 @@ export function downloaderPolicy(context: RenderContext): KubeObject {
   });
 }
 
-const policyNames = { worker: names.workers, gateway: names.gateway, [downloaderComponent]: names.downloader } as const;
+/** It gives model bytes to ranks and calls nobody, but where it downloads the model itself. */
+export function seedPolicy(context: RenderContext): KubeObject {
+  return policy(context, seedComponent, {
+    ingress: [
+      { from: [pods(context, "worker")], ports: [tcp(ports.grpc)] },
+      { from: operator(context), ports: [tcp(ports.progress)] },
+      { ports: [tcp(ports.probes)] },
+    ],
+    egress: context.deployment.spec.model.cache?.ephemeral ? [{}] : [],
+  });
+}
+
+const policyNames = {
+  worker: names.workers,
+  gateway: names.gateway,
+  [downloaderComponent]: names.downloader,
+  [seedComponent]: names.seed,
+} as const;
 
 function policy(context: RenderContext, component: keyof typeof policyNames, rules: { ingress: Fields[]; egress: Fields[] }): KubeObject {
   const { name } = context.deployment.metadata;
@@ -68,6 +86,9 @@ const toWorkers = (context: RenderContext, of: readonly number[] = [ports.grpc])
   to: [pods(context, "worker")],
   ports: of.map(tcp),
 });
+
+const toSeed = (context: RenderContext): Fields[] =>
+  context.seed ? [{ to: [pods(context, seedComponent)], ports: [tcp(ports.grpc)] }] : [];
 
 /** Nobody, where the operator runs outside of the cluster: it makes no policies then. */
 function operator({ settings }: RenderContext): Fields[] {

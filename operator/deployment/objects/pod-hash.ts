@@ -17,9 +17,10 @@ import {
 const hashChars = 16;
 const defaults = moeDeploymentSpecSchema.parse({ model: { uri: "pvc://claim/folder" } });
 
-/** `image`: what the container runs where no template names another. */
-export function workerHash({ metadata, spec }: MoEDeployment, image: string): string {
-  return hash(metadata.uid, without(workerFields(spec), workerFields(defaults)), ofTemplate(spec.podTemplate, workerKind, image));
+/** `image`: what the container runs where no template names another; `seeded`: it mounts no model. */
+export function workerHash({ metadata, spec }: MoEDeployment, image: string, seeded = false): string {
+  const fields = without(workerFields(spec), workerFields(defaults));
+  return hash(metadata.uid, seeded ? [fields, "seeded"] : fields, ofTemplate(spec.podTemplate, workerKind, image));
 }
 
 export function gatewayHash({ metadata, spec }: MoEDeployment, image: string): string {
@@ -35,7 +36,8 @@ export function gatewayHash({ metadata, spec }: MoEDeployment, image: string): s
 const modelFields = ({ uri, servedName, cache }: MoEDeploymentSpec["model"]): object => ({
   uri,
   servedName,
-  claim: cache?.persistentVolumeClaim.claimName,
+  claim: cache?.persistentVolumeClaim?.claimName,
+  ephemeral: cache?.ephemeral === undefined ? undefined : true,
 });
 const workerFields = ({ model, experts, runtime, rebalancing, telemetry, scheduling }: MoEDeploymentSpec): object => {
   const { memoryPerRank } = experts;

@@ -9,6 +9,7 @@ import type { KubeObject } from "../../kube/kube.ts";
 import { graceSeconds } from "../core/handover.ts";
 import type { Refusal } from "../core/snapshot.ts";
 import { names, objectLabels, objectMeta, type RenderContext } from "./context.ts";
+import { modelPlace, modelText } from "./model-place.ts";
 import { gangAnnotation, membership } from "./pod-group.ts";
 import { workerHash } from "./pod-hash.ts";
 import { mergePodTemplate, type PodShape, workerKind } from "./pod-template.ts";
@@ -44,7 +45,7 @@ export function workerTemplate(context: RenderContext): WorkerTemplate & { reado
   const { pod, refusals } = placed(merged.pod, deployment);
   return {
     pod,
-    hash: workerHash(deployment, settings.runtimeImage),
+    hash: workerHash(deployment, settings.runtimeImage, context.seed !== undefined),
     limitBytes: memoryLimit(pod),
     refusals: [...merged.refusals, ...refusals],
   };
@@ -107,9 +108,12 @@ function memoryLimit(pod: PodShape): number | undefined {
 function basePod(context: RenderContext): PodShape {
   const { deployment, settings } = context;
   const { name } = deployment.metadata;
+  // Where it mounts a claim that says of which model it is.
+  const placeAnnotation = { [annotations.modelPlace]: modelText(modelPlace(deployment.spec)) };
+  const mount = context.seed ? { name: modelMount.name, mountPath: modelMount.mountPath } : modelMount;
   return {
     labels: objectLabels(name, "worker"),
-    annotations: gangAnnotation(deployment),
+    annotations: context.seed ? { ...gangAnnotation(deployment), ...placeAnnotation } : gangAnnotation(deployment),
     spec: {
       restartPolicy: "Always",
       serviceAccountName: name,
@@ -133,7 +137,7 @@ function basePod(context: RenderContext): PodShape {
           ],
           ...probes,
           securityContext: containerSecurity,
-          volumeMounts: [...commonMounts(), modelMount, { name: "telemetry", mountPath: paths.telemetry, readOnly: true }],
+          volumeMounts: [...commonMounts(), mount, { name: "telemetry", mountPath: paths.telemetry, readOnly: true }],
         },
       ],
       volumes: [...commonVolumes(""), modelVolumeOf(context), telemetryVolume(name)],

@@ -994,6 +994,78 @@ export declare type TextChunk = Message<"enodia.runtime.v1.TextChunk"> & {
 export declare const TextChunkSchema: GenMessage<TextChunk>;
 
 /**
+ * @generated from message enodia.runtime.v1.ListStoreRequest
+ */
+export declare type ListStoreRequest = Message<"enodia.runtime.v1.ListStoreRequest"> & {
+  /**
+   * @generated from field: enodia.runtime.v1.Sender sender = 1;
+   */
+  sender?: Sender | undefined;
+
+  /**
+   * of the experts that the rank wants
+   *
+   * @generated from field: string codec = 2;
+   */
+  codec: string;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.ListStoreRequest.
+ * Use `create(ListStoreRequestSchema)` to create a new message.
+ */
+export declare const ListStoreRequestSchema: GenMessage<ListStoreRequest>;
+
+/**
+ * @generated from message enodia.runtime.v1.ListStoreReply
+ */
+export declare type ListStoreReply = Message<"enodia.runtime.v1.ListStoreReply"> & {
+  /**
+   * @generated from field: string model_digest = 1;
+   */
+  modelDigest: string;
+
+  /**
+   * by name
+   *
+   * @generated from field: repeated enodia.runtime.v1.TextFile files = 2;
+   */
+  files: TextFile[];
+};
+
+/**
+ * Describes the message enodia.runtime.v1.ListStoreReply.
+ * Use `create(ListStoreReplySchema)` to create a new message.
+ */
+export declare const ListStoreReplySchema: GenMessage<ListStoreReply>;
+
+/**
+ * @generated from message enodia.runtime.v1.ReadStoreRequest
+ */
+export declare type ReadStoreRequest = Message<"enodia.runtime.v1.ReadStoreRequest"> & {
+  /**
+   * @generated from field: enodia.runtime.v1.Sender sender = 1;
+   */
+  sender?: Sender | undefined;
+
+  /**
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * @generated from field: uint64 offset = 3;
+   */
+  offset: bigint;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.ReadStoreRequest.
+ * Use `create(ReadStoreRequestSchema)` to create a new message.
+ */
+export declare const ReadStoreRequestSchema: GenMessage<ReadStoreRequest>;
+
+/**
  * @generated from message enodia.runtime.v1.DescribeRequest
  */
 export declare type DescribeRequest = Message<"enodia.runtime.v1.DescribeRequest"> & {
@@ -2166,6 +2238,33 @@ export declare const TextFiles: GenService<{
   read: {
     methodKind: "server_streaming";
     input: typeof ReadTextRequestSchema;
+    output: typeof TextChunkSchema;
+  },
+}>;
+
+/**
+ * ---- worker -> seed ----------------------------------------------------------------------------------------------
+ * The files of a model store that every rank needs whole: all but the experts, which Shards has.
+ *
+ * @generated from service enodia.runtime.v1.StoreFiles
+ */
+export declare const StoreFiles: GenService<{
+  /**
+   * @generated from rpc enodia.runtime.v1.StoreFiles.List
+   */
+  list: {
+    methodKind: "unary";
+    input: typeof ListStoreRequestSchema;
+    output: typeof ListStoreReplySchema;
+  },
+  /**
+   * from an offset on, so that a transfer goes on where it broke off
+   *
+   * @generated from rpc enodia.runtime.v1.StoreFiles.Read
+   */
+  read: {
+    methodKind: "server_streaming";
+    input: typeof ReadStoreRequestSchema;
     output: typeof TextChunkSchema;
   },
 }>;

@@ -1,0 +1,98 @@
+// The seed of a deployment whose ranks mount no model: one pod of our runtime image under the restricted level that has the whole store,
+// and its headless Service. A claim is mounted read-only, as ranks would; without one the pod downloads onto its node's disk. Pure.
+import { annotations, paths, ports } from "../../../crds/common.ts";
+import { seedComponent, seedProcess } from "../../../crds/seed.ts";
+import { renderEnv } from "../../../crds/variables.ts";
+import type { KubeObject } from "../../kube/kube.ts";
+import { names, objectLabels, objectMeta, type RenderContext, type SeedWish, selectorLabels } from "./context.ts";
+import { modelPlace, modelText, modelVolume, workFolder } from "./model-place.ts";
+import { templateContainer, workerKind } from "./pod-template.ts";
+import { commonMounts, commonVolumes, containerSecurity, modelPodResources, podSecurity, probes, proxyEnv } from "./runtime-pod.ts";
+
+/** Time for what is on its way; a rank goes on from another source, or later. */
+const graceSeconds = 10;
+const seedContainer = "seed";
+
+export function seedDeployment(context: RenderContext, { replicas }: SeedWish): KubeObject {
+  const { deployment, settings } = context;
+  const { spec } = deployment;
+  const { name } = deployment.metadata;
+  const { claim, folder } = modelPlace(spec);
+  const facts = { deployment, folder, work: workFolder(deployment), workInUse: undefined, settingsMap: names.settings(name) };
+  const runtime = templateContainer(spec.podTemplate, workerKind);
+  const { imagePullSecrets: pull, nodeSelector, tolerations } = spec.podTemplate?.spec ?? {};
+  const secret = spec.model.secretRef?.name;
+  const sizeLimit = spec.model.cache?.ephemeral?.sizeLimit;
+  const volume = claim === undefined ? { emptyDir: { sizeLimit } } : { persistentVolumeClaim: { claimName: claim, readOnly: true } };
+  return {
+    apiVersion: "apps/v1",
+    kind: "Deployment",
+    metadata: objectMeta(context, names.seed(name), seedComponent),
+    spec: {
+      replicas,
+      selector: { matchLabels: selectorLabels(name, seedComponent) },
+      // Two would want the claim on two nodes.
+      strategy: { type: "Recreate" },
+      template: {
+        metadata: {
+          labels: objectLabels(name, seedComponent),
+          annotations: { [annotations.modelPlace]: modelText(modelPlace(spec)), [annotations.model]: spec.model.uri },
+        },
+        spec: {
+          serviceAccountName: name,
+          automountServiceAccountToken: false,
+          enableServiceLinks: false,
+          terminationGracePeriodSeconds: graceSeconds,
+          securityContext: podSecurity,
+          ...(pull === undefined ? {} : { imagePullSecrets: pull }),
+          // Where the ranks go: a claim may be had there alone.
+          ...(nodeSelector ? { nodeSelector } : {}),
+          ...(tolerations ? { tolerations } : {}),
+          containers: [
+            {
+              name: seedContainer,
+              image: (runtime?.image as string | undefined) ?? settings.runtimeImage,
+              imagePullPolicy: (runtime?.imagePullPolicy as string | undefined) ?? settings.pullPolicy,
+              command: ["node", "runtime/main.ts", "seed"],
+              workingDir: "/app",
+              env: [...renderEnv(seedProcess, facts), ...(sizeLimit === undefined ? [] : proxyEnv(runtime))],
+              ports: [
+                { name: "grpc", containerPort: ports.grpc },
+                { name: "progress", containerPort: ports.progress },
+                { name: "probes", containerPort: ports.probes },
+              ],
+              resources: modelPodResources(spec),
+              ...probes,
+              securityContext: containerSecurity,
+              volumeMounts: [
+                ...commonMounts(),
+                { name: modelVolume, mountPath: paths.models, ...(claim === undefined ? {} : { readOnly: true }) },
+                ...(secret ? [{ name: "model-secret", mountPath: paths.modelSecret, readOnly: true }] : []),
+              ],
+            },
+          ],
+          volumes: [
+            ...commonVolumes(names.seedTls(name)),
+            { name: modelVolume, ...volume },
+            ...(secret ? [{ name: "model-secret", secret: { secretName: secret, defaultMode: 0o440 } }] : []),
+          ],
+        },
+      },
+    },
+  };
+}
+
+/** Ranks look for a seed that is ready, by its address. */
+export function seedService(context: RenderContext): KubeObject {
+  const { name } = context.deployment.metadata;
+  return {
+    apiVersion: "v1",
+    kind: "Service",
+    metadata: objectMeta(context, names.seed(name), seedComponent),
+    spec: {
+      clusterIP: "None",
+      selector: selectorLabels(name, seedComponent),
+      ports: [{ name: "grpc", port: ports.grpc, targetPort: "grpc", protocol: "TCP" }],
+    },
+  };
+}

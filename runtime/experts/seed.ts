@@ -1,0 +1,80 @@
+// The seed of a deployment as a rank sees it: one pod that has the model's whole store, found by its Service's name. It is no member, is
+// asked for model bytes alone, and may be away for as long as nobody needs it. Every byte of it is checked by whoever asked.
+import { AppError } from "../../crds/common.ts";
+import { Shards, StoreFiles } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import type { Network } from "../wire/grpc.ts";
+import type { Identity } from "../wire/mapping.ts";
+import { whenReady } from "../wire/ready.ts";
+import { serverNames, type TlsSource } from "../wire/tls.ts";
+
+const connectTimeoutMs = 2_000;
+/** A connection that nothing used for so long is closed. */
+const idleMs = 60_000;
+
+export interface SeedOptions {
+  readonly self: Identity;
+  readonly namespace: string;
+  readonly name: string;
+  readonly tls: TlsSource;
+  readonly network: Pick<Network, "connect">;
+  /** Addresses (ip:port) of the pods behind its Service that are ready. */
+  readonly addresses: () => Promise<readonly string[]>;
+}
+
+export type SeedClients = ReturnType<typeof createSeedClients>;
+
+export class Seed {
+  readonly #options: SeedOptions;
+  #known: SeedClients | undefined;
+
+  constructor(options: SeedOptions) {
+    this.#options = options;
+  }
+  get self(): Identity {
+    return this.#options.self;
+  }
+
+  /** Clients whose connection stood a moment ago. Throws `Unavailable` while no seed is there. */
+  async clients(): Promise<SeedClients> {
+    if (this.#known !== undefined) return this.#known;
+    const [address] = await this.#options.addresses();
+    if (address === undefined) throw new AppError("the seed is not there", { code: "Unavailable", retry: "backoff" });
+    const clients = createSeedClients(this.#options, address);
+    try {
+      await whenReady(clients.shards.channel, connectTimeoutMs);
+    } catch (error) {
+      clients.close();
+      throw error;
+    }
+    // Another call was faster: one pair of connections is enough.
+    if (this.#known !== undefined) clients.close();
+    this.#known ??= clients;
+    return this.#known;
+  }
+
+  /** After a failure: the next call looks for the pod anew, which may have another address. */
+  failed(clients: SeedClients): void {
+    if (this.#known !== clients) return;
+    this.#known = undefined;
+    clients.close();
+  }
+
+  close(): void {
+    this.#known?.close();
+    this.#known = undefined;
+  }
+}
+
+function createSeedClients({ network, namespace, name, tls }: SeedOptions, address: string) {
+  const target = { address, serverName: serverNames.seed(namespace, name), tls, idleMs };
+  const shards = network.connect(Shards, target);
+  const files = network.connect(StoreFiles, target);
+  return {
+    shards,
+    files,
+    close: () => {
+      shards.close();
+      files.close();
+    },
+  };
+}

@@ -1,0 +1,155 @@
+// The store of a rank that mounts no model: everything but the experts comes from the seed into a folder of the rank's own, before the
+// store is opened. It waits as long as no seed is there, and says why; a file goes on where it broke off, and one that is whole stays.
+// Not here: experts (experts/memory/seed-tier.ts).
+import { createHash, type Hash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { mkdir, open, readdir, rename, rm, stat, statfs } from "node:fs/promises";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { AppError } from "../../crds/common.ts";
+import type { CodecName } from "../../crds/names.ts";
+import type { Seed, SeedClients } from "../experts/seed.ts";
+import type { Log } from "../observe/log.ts";
+import { fromStatus } from "../wire/grpc.ts";
+import { toSender } from "../wire/mapping.ts";
+import { fromStoreList, type StoreList } from "../wire/store-files.ts";
+import type { TextFile } from "../wire/text-files.ts";
+
+/** Between two tries. */
+const againMs = { least: 250, most: 5_000 };
+const listTimeoutMs = 5_000;
+/** The time that may pass without a chunk. */
+const stallMs = 10_000;
+const operation = "fetching the store from the seed";
+/** Of a file that is not whole yet. */
+const partSuffix = ".part";
+
+export interface StoreFetch {
+  readonly seed: Seed;
+  readonly codec: CodecName;
+  readonly dir: string;
+  readonly waits: (reason: string) => void;
+  readonly log: Log;
+}
+
+/** A file on its way: what came before a connection broke is not fetched again. */
+interface Part {
+  readonly file: TextFile;
+  readonly hash: Hash;
+  received: number;
+}
+
+/** Fills the folder. Ends when all is there. */
+export async function fetchStore(options: StoreFetch): Promise<void> {
+  const { seed, dir, waits, log } = options;
+  const parts = new Map<string, Part>();
+  await mkdir(dir, { recursive: true });
+  for (let waitMs = againMs.least; ; waitMs = Math.min(againMs.most, 2 * waitMs)) {
+    const before = receivedOf(parts);
+    let clients: SeedClients | undefined;
+    try {
+      clients = await seed.clients();
+      const { modelDigest, files } = await fromSeed(clients, { parts, ...options });
+      log.info({ modelDigest, bytes: files.reduce((sum, { bytes }) => sum + bytes, 0) }, "store fetched from the seed");
+      return;
+    } catch (caught) {
+      const error = fromStatus(caught, operation);
+      if (clients && error.code !== "Busy") seed.failed(clients);
+      waits(`waits for the model from the seed: ${error.message}`);
+      log.info({ code: error.code, reason: error.message }, "the seed did not give the store");
+    }
+    if (receivedOf(parts) > before) waitMs = againMs.least;
+    await sleep(waitMs * (0.5 + Math.random()));
+  }
+}
+
+const receivedOf = (parts: ReadonlyMap<string, Part>): number => [...parts.values()].reduce((sum, { received }) => sum + received, 0);
+
+interface Fetching extends StoreFetch {
+  readonly parts: Map<string, Part>;
+}
+
+async function fromSeed(clients: SeedClients, options: Fetching): Promise<StoreList> {
+  const { seed, codec, dir, waits } = options;
+  const reply = await clients.files.list({ sender: toSender(seed.self), codec }, { deadline: Date.now() + listTimeoutMs });
+  const list = fromStoreList(reply);
+  const missing: TextFile[] = [];
+  for (const file of list.files) if (!(await isThere(dir, file))) missing.push(file);
+  // Of another model, whose experts are at other places.
+  if (missing.some(({ name }) => name === "expert-index.json")) await clear(dir, list);
+  await checkRoom(dir, missing, options.parts);
+  for (const file of missing) {
+    waits(`fetches ${file.name} from the seed, ${file.bytes} bytes`);
+    await fetchFile(clients, file, options);
+  }
+  return list;
+}
+
+/** Whether the file is there, whole, from a process before this one in the same pod. */
+async function isThere(dir: string, { name, bytes, sha256 }: TextFile): Promise<boolean> {
+  const path = join(dir, name);
+  if ((await stat(path).catch(() => undefined))?.size !== bytes) return false;
+  const hash = createHash("sha256");
+  for await (const data of createReadStream(path, { highWaterMark: 1024 * 1024 })) hash.update(data);
+  return hash.digest("hex") === sha256;
+}
+
+/** Removes what is not of this list, nor on its way. */
+async function clear(dir: string, { files }: StoreList): Promise<void> {
+  const keep = new Set(files.flatMap(({ name }) => [name, name + partSuffix]));
+  for (const name of await readdir(dir)) if (!keep.has(name)) await rm(join(dir, name), { recursive: true, force: true });
+}
+
+async function checkRoom(dir: string, missing: readonly TextFile[], parts: ReadonlyMap<string, Part>): Promise<void> {
+  const needed = missing.reduce((sum, { name, bytes }) => sum + bytes - (parts.get(name)?.received ?? 0), 0);
+  const { bavail, bsize } = await statfs(dir);
+  const free = bavail * bsize;
+  if (needed > free)
+    throw new AppError(`${dir}: ${needed} bytes are needed and ${free} free; give the rank's node more disk for ephemeral storage`, {
+      code: "DiskFull",
+      operation,
+      retry: "backoff",
+    });
+}
+
+async function fetchFile({ files }: SeedClients, file: TextFile, { seed, dir, parts }: Fetching): Promise<void> {
+  const known = parts.get(file.name);
+  const part = known?.file.sha256 === file.sha256 ? known : { file, hash: createHash("sha256"), received: 0 };
+  parts.set(file.name, part);
+  const path = join(dir, file.name);
+  // Before the call, whose error nobody would hear while this waits.
+  const out = await open(path + partSuffix, part.received === 0 ? "w" : "r+");
+  const call = files.read({ sender: toSender(seed.self), name: file.name, offset: BigInt(part.received) });
+  call.on("error", nothing); // the loop below throws it; after the loop nobody must
+  const stalled = () => call.cancel();
+  let stall = setTimeout(stalled, stallMs);
+  try {
+    for await (const { offset, data } of call) {
+      clearTimeout(stall);
+      stall = setTimeout(stalled, stallMs);
+      const fits = Number(offset) === part.received && data.byteLength > 0 && part.received + data.byteLength <= file.bytes;
+      if (!fits) throw corrupt(file, "chunks do not fit what was listed");
+      for (let done = 0; done < data.byteLength; )
+        done += (await out.write(data, done, data.byteLength - done, part.received + done)).bytesWritten;
+      part.hash.update(data);
+      part.received += data.byteLength;
+    }
+    if (part.received !== file.bytes)
+      throw new AppError(`${file.name}: ${part.received} of ${file.bytes} bytes came`, { code: "Unavailable" });
+    parts.delete(file.name);
+    if (part.hash.digest("hex") !== file.sha256) throw corrupt(file, "it is not the file that the seed started with; restart the seed");
+  } catch (caught) {
+    // What is wrong is fetched anew from its first byte.
+    if (AppError.from(caught).code === "CorruptFile") parts.delete(file.name);
+    throw caught;
+  } finally {
+    clearTimeout(stall);
+    call.cancel();
+    await out.close();
+  }
+  await rename(path + partSuffix, path);
+}
+
+function nothing(): void {}
+
+const corrupt = ({ name }: TextFile, why: string): AppError => new AppError(`${name}: ${why}`, { code: "CorruptFile", operation });

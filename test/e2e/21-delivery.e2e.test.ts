@@ -1,0 +1,152 @@
+// Models that the nodes of ranks cannot mount: a claim that one node alone can have, and none at all. Ranks on other nodes give the texts
+// of those that mount a shared claim, no request fails when the seed goes, and a rank that starts meanwhile waits for it and says so.
+import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { condition } from "../harness/kubectl.ts";
+import { modelsFolder } from "../harness/models.ts";
+import { ask } from "../harness/openai.ts";
+import { until } from "../harness/process.ts";
+import { gatewayAddress, type Target, waitReady, workerPods } from "../harness/product.ts";
+import { twentyPrompts } from "../harness/topics.ts";
+import { root } from "../integration/control-plane.ts";
+import { type Hub, startHub } from "../support/model-hub.ts";
+import { explainFailures } from "./diagnose.ts";
+import { startTraffic, type Traffic } from "./steady-traffic.ts";
+import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
+
+const namespace = "e2e-delivery";
+const prompts = twentyPrompts.slice(0, 6);
+const tokens = 24;
+/** Nodes of this cluster are slow, and each rank fetches its share first. */
+const readyMs = 240_000;
+
+let target: Target;
+let moe: Deployed;
+let seeded: Deployed;
+let traffic: Traffic | undefined;
+let hub: Hub | undefined;
+let shared: string[] = [];
+
+explainFailures(() => seeded ?? moe);
+before(async () => {
+  target = await openWorld();
+  moe = await deploy(target, namespace, smolMoe("shared", { replicas: 1 }));
+  shared = await textsOf(moe);
+  await remove(moe);
+});
+after(async () => {
+  await traffic?.stop();
+  await hub?.close();
+  if (seeded) await remove(seeded);
+});
+
+async function textsOf({ url, name }: Deployed): Promise<string[]> {
+  const texts: string[] = [];
+  const at = await url();
+  for (const prompt of prompts) texts.push((await ask({ url: at, model: name, prompt, maxTokens: tokens, temperature: 0 })).text);
+  return texts;
+}
+
+/** A volume on one node, and the claim that is bound to it. */
+function claimOf(node: string): readonly object[] {
+  const size = { storage: "20Gi" };
+  const name = `single-${namespace}`;
+  const spec = { storageClassName: "", accessModes: ["ReadWriteOnce"] };
+  const hostname = { key: "kubernetes.io/hostname", operator: "In", values: [node] };
+  const volume = {
+    ...{ ...spec, capacity: size, persistentVolumeReclaimPolicy: "Retain", claimRef: { namespace, name: "single" } },
+    hostPath: { path: modelsFolder(), type: "Directory" },
+    nodeAffinity: { required: { nodeSelectorTerms: [{ matchExpressions: [hostname] }] } },
+  };
+  return [
+    { apiVersion: "v1", kind: "PersistentVolume", metadata: { name }, spec: volume },
+    {
+      apiVersion: "v1",
+      kind: "PersistentVolumeClaim",
+      metadata: { name: "single", namespace },
+      spec: { ...spec, volumeName: name, resources: { requests: size } },
+    },
+  ];
+}
+
+const seedPods = () => moe.kubectl.list("pods", `enodia.dev/deployment=${seeded.name},enodia.dev/component=seed`);
+
+test("a claim for one node: ranks on others fetch from the seed, and give the texts of a shared claim", async () => {
+  const { kubectl } = moe;
+  const node = (await kubectl.list("nodes"))[0]?.metadata.name ?? "";
+  await kubectl.apply(...claimOf(node));
+  const object = smolMoe("seeded", { model: { uri: "pvc://single/smol-moe" }, replicas: 2 });
+  await kubectl.apply(object);
+  seeded = { ...moe, name: "seeded", url: async () => (await gatewayAddress(target, kubectl, "seeded")).url };
+  await waitReady(kubectl, "seeded", readyMs);
+  const [seed] = await seedPods();
+  assert.equal((seed as any)?.spec.nodeName, node, "the seed is where its claim is");
+  const nodes = (await workerPods(kubectl, "seeded")).map((pod: any) => pod.spec.nodeName);
+  assert.ok(
+    nodes.some((one) => one !== node),
+    `ranks on ${nodes.join()}`,
+  ); // prettier-ignore
+  assert.deepEqual(await textsOf(seeded), shared);
+});
+
+test("no request fails when the seed goes; a rank that starts meanwhile says that it waits, and comes once the seed is back", async () => {
+  const { kubectl } = moe;
+  const url = await seeded.url();
+  traffic = await startTraffic({ url: () => url, model: "seeded", clients: 2, everyMs: 3_000, tokens });
+  const before = await seedPods();
+  await kubectl.run(["delete", "pod", before[0]?.metadata.name ?? "", "--grace-period=0", "--force"]);
+  await until(
+    "another seed in its place",
+    async () => {
+      const [pod] = (await seedPods()).filter(({ metadata }) => metadata.uid !== before[0]?.metadata.uid);
+      return (pod as any)?.status?.conditions?.some((one: any) => one.type === "Ready" && one.status === "True") ? true : undefined;
+    },
+    { timeoutMs: 120_000, everyMs: 1_000 },
+  );
+  traffic.assertWhole();
+  // Somebody else's number stays as it is, so that the seed stays away.
+  await kubectl.run(["scale", "deployment/seeded-seed", "--replicas=0"]);
+  await until("the seed to be gone", async () => ((await seedPods()).length === 0 ? true : undefined), { timeoutMs: 60_000 });
+  await kubectl.run(["scale", "moed/seeded", "--replicas=3"]);
+  const waits = (moed: any) =>
+    /2 of 3 ranks serve: the seed has no pod yet; .* those that start wait for it/.test(condition(moed, "Ready")?.message ?? "");
+  const moed = await kubectl.waitFor("moed", "seeded", "the reason in the status", waits, 120_000);
+  assert.equal(condition(moed, "ModelAvailable")?.reason, "SeedNotReady");
+  traffic.assertWhole();
+  await kubectl.run(["scale", "deployment/seeded-seed", "--replicas=1"]);
+  await waitReady(kubectl, "seeded", readyMs);
+  traffic.assertWhole();
+  assert.ok(traffic.counts.requests > 10, `${traffic.counts.requests} requests`);
+  await traffic.stop();
+  traffic = undefined;
+  assert.deepEqual(await textsOf(seeded), shared);
+  await remove(seeded);
+});
+
+test("without a claim the seed downloads: a limit that is too small is told with the numbers, one that is not serves", async () => {
+  const { kubectl } = moe;
+  const folder = join(root, "test/golden/tiny-f32");
+  hub = await startHub({
+    files: Object.fromEntries(readdirSync(folder).map((name) => [name, readFileSync(join(folder, name))])),
+    host: "0.0.0.0",
+  });
+  const server = JSON.parse(await kubectl.run(["config", "view", "--minify", "-o", "json"])).clusters[0].cluster.server;
+  const endpoint = `http://${new URL(server).hostname}:${new URL(hub.url).port}`;
+  await kubectl.run(["create", "secret", "generic", "hub", `--from-literal=HF_ENDPOINT=${endpoint}`]);
+  const model = (sizeLimit: string) => ({ uri: "hf://org/name", secretRef: { name: "hub" }, cache: { ephemeral: { sizeLimit } } });
+  const runtime = { backend: "cpu", expertCodec: "f32", maxContext: 128, kvPool: "16Mi" };
+  await kubectl.apply(smolMoe("hubbed", { model: model("100Ki"), replicas: 2, runtime, experts: { memoryPerRank: "64Mi" } }));
+  const small = (moed: any) => condition(moed, "ModelAvailable")?.reason === "CacheTooSmall";
+  const refused = await kubectl.waitFor("moed", "hubbed", "the limit to be refused", small, readyMs);
+  assert.match(
+    condition(refused, "ModelAvailable")?.message ?? "",
+    /do not fit 102400 bytes; raise spec\.model\.cache\.ephemeral\.sizeLimit to \d+Mi/,
+  );
+  await kubectl.run(["patch", "moed/hubbed", "--type=merge", "-p", JSON.stringify({ spec: { model: model("256Mi") } })]);
+  await waitReady(kubectl, "hubbed", readyMs);
+  const { url } = await gatewayAddress(target, kubectl, "hubbed");
+  assert.ok((await ask({ url, model: "hubbed", prompt: "a b c", maxTokens: 4 })).chunks > 0);
+  seeded = { ...moe, name: "hubbed" };
+});
