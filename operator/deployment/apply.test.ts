@@ -63,7 +63,12 @@ test("what we have made and the informers have not heard of yet is not written a
     writes += 1;
     return kube.apply(...args);
   };
-  const behind = new Applier({ kube: Object.assign(Object.create(kube) as FakeKube, { apply }), live: () => undefined, now });
+  const behind = new Applier({
+    of: certifiedDeployment,
+    kube: Object.assign(Object.create(kube) as FakeKube, { apply }),
+    live: () => undefined,
+    now,
+  });
   for (let pass = 0; pass < 3; pass++) assert.deepEqual(await behind.apply(rendered, owner), fine);
   assert.equal(writes, 1);
   await kube.patch(resources.services, at, { metadata: { labels: { theirs: "yes" } } }, { manager: "user" });
