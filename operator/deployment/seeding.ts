@@ -1,4 +1,4 @@
-// Whether ranks of a spec have their model from a seed, as far as that is known without a look at its claim: as they were accepted, so that
+// The judgement that ranks of a spec have their model from a seed, as far as it needs no look at the claim: as they were accepted, so that
 // an upgrade rolls nothing, and never for an image that may be of a release without seeds and has its claim. Pure.
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { living, type PodFacts } from "./core/snapshot.ts";
