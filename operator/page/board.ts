@@ -79,6 +79,7 @@ export class Board {
       jobs: () => cache.list("moeTrainingJobs").map((object) => this.#jobs.read(object)),
       picture: (uid) => this.#shown?.picture(uid),
       remembered: (uid) => this.#memory.of(uid),
+      latest: (uid) => this.#memory.latest(uid),
     };
   }
 }

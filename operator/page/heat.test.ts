@@ -15,6 +15,7 @@ const rank = (n: number): PictureRank => {
     activeRequests: 0,
     queuedTokens: 0,
     served: undefined,
+    kv: undefined,
   };
 };
 const layerOf = (layer: number, hosts: number[][], shares: number[][]) => ({ layer, epoch: 1, hosts, shares });

@@ -17,13 +17,14 @@ const rank = (more: Partial<PictureRank> = {}): PictureRank => {
     activeRequests: 1,
     queuedTokens: 2,
     served: undefined,
+    kv: undefined,
     ...more,
   };
 };
 const picture = (more: Partial<PlacementPicture> = {}): PlacementPicture => {
   return { plan: undefined, underWay: undefined, status: undefined, expected: undefined, experts: 0, ranks: [rank()], ...more };
 };
-const served = (gaps: number) => ({ requests: 0, failed: 0, gaps, gapMicros: 0 });
+const served = (gaps: number, more: object = {}) => ({ requests: 0, failed: 0, gaps, gapMicros: 0, ...more });
 const decision = (reason: string, message: string): ExpertPlacementStatus => ({ decision: { reason, message, numbers: { moves: 1 } } });
 
 function remembering() {
@@ -72,6 +73,28 @@ test("tokens a second are told by two samples of one process: a new one counts f
   assert.deepEqual(told()?.series.values.tokensPerSecond, [undefined, 100, undefined, 2]);
 });
 
+test("rates and shares are of what all processes served meanwhile, and unknown where nothing ended", () => {
+  const { take, told } = remembering();
+  const two = (a: object, b: object) => ({ ranks: [rank({ served: served(0, a) }), rank({ rank: 1, served: served(0, b) })] });
+  take(0, two({ requests: 10, failed: 5 }, {}));
+  take(bucketMs, two({ requests: 13, failed: 6, gaps: 100, gapMicros: 100 * 20_000 }, { requests: 2, gaps: 100, gapMicros: 100 * 40_000 }));
+  take(
+    2 * bucketMs,
+    two({ requests: 13, failed: 6, gaps: 100, gapMicros: 100 * 20_000 }, { requests: 2, gaps: 100, gapMicros: 100 * 40_000 }),
+  );
+  const { requestsPerSecond, failedPercent, gapMs } = told()?.series.values ?? assert.fail();
+  assert.deepEqual(requestsPerSecond, [undefined, 1, 0]);
+  assert.deepEqual(failedPercent, [undefined, 20, undefined]);
+  assert.deepEqual(gapMs, [undefined, 30, undefined]);
+});
+
+test("the attention cache in use is that of the ranks that say so", () => {
+  const { take, told } = remembering();
+  take(0);
+  take(bucketMs, { ranks: [rank({ kv: { blocks: 100, used: 30 } }), rank({ kv: { blocks: 300, used: 70 } }), rank()] });
+  assert.deepEqual(told()?.series.values.kvUsePercent, [undefined, 25]);
+});
+
 test("a decision is one as long as its reason holds, waiting between plans is none, and the oldest go", () => {
   const { take, told } = remembering();
   take(0, { status: decision("Balanced", "104%") });
@@ -112,8 +135,9 @@ test("so many deployments are remembered, and one that is gone is forgotten", ()
   const all = Array.from({ length: deploymentsMax + 1 }, (_, n) => [`u${n}`, picture()] as const);
   memory.take(new Map(all), start);
   assert.ok(memory.of("u0") && !memory.of(`u${deploymentsMax}`));
+  assert.equal(memory.latest("u1")?.requests, 1);
   memory.take(new Map(all.slice(1)), start + bucketMs);
-  assert.equal(memory.of("u0"), undefined);
+  assert.deepEqual([memory.of("u0"), memory.latest("u0")], [undefined, undefined]);
   memory.take(new Map(all.slice(1)), start + 2 * bucketMs);
   assert.ok(memory.of(`u${deploymentsMax}`), "there is room now");
 });

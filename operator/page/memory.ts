@@ -2,12 +2,12 @@
 // replica that leads, bounded in everything, and gone with it. Not here: when a sample is taken (board.ts).
 import { type PlacementPlan, planBounds } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
-import type { PlacementPicture } from "../rebalance/status/picture.ts";
+import type { PictureRank, PlacementPicture } from "../rebalance/status/picture.ts";
 
 export const bucketMs = 5_000;
 /** An hour. */
 export const bucketsMax = 720;
-/** Deployments that are remembered, 20 KiB each: the first that were seen; others have no history. */
+/** Deployments that are remembered, 32 KiB each: the first that were seen; others have no history. */
 export const deploymentsMax = 1_000;
 export const decisionsMax = 32;
 export const movesMax = 64;
@@ -15,9 +15,20 @@ export const movesMax = 64;
 const waiting = "Interval";
 
 /** The figures of a sample; undefined is what nobody has said, which is kept apart from zero. */
-const seriesNames = ["imbalancePercent", "boundPercent", "ranks", "requests", "queuedTokens", "tokensPerSecond"] as const;
+const seriesNames = [
+  "imbalancePercent",
+  "boundPercent",
+  "ranks",
+  "requests",
+  "queuedTokens",
+  "kvUsePercent",
+  "tokensPerSecond",
+  "gapMs",
+  "requestsPerSecond",
+  "failedPercent",
+] as const;
 export type SeriesName = (typeof seriesNames)[number];
-type Sample = Readonly<Record<SeriesName, number | undefined>>;
+export type Sample = Readonly<Record<SeriesName, number | undefined>>;
 
 export interface PastDecision {
   /** When it was first taken, and how often since then: as long as the reason is the same, it is one. */
@@ -52,10 +63,49 @@ export interface Remembered {
   readonly moves: readonly PastMove[];
 }
 
-interface Tokens {
+type Served = NonNullable<PictureRank["served"]>;
+
+interface Counted {
   readonly at: number;
-  /** Tokens that the process has generated after the first of each answer, by rank and boot. */
-  readonly byBoot: ReadonlyMap<string, number>;
+  /** What each process has served since it started, by rank and boot. */
+  readonly byBoot: ReadonlyMap<string, Served>;
+}
+
+type Rates = Pick<Sample, "tokensPerSecond" | "gapMs" | "requestsPerSecond" | "failedPercent">;
+
+const unknown: Rates = { tokensPerSecond: undefined, gapMs: undefined, requestsPerSecond: undefined, failedPercent: undefined };
+
+const sumOf = (values: readonly (number | undefined)[]): number | undefined => {
+  const known = values.filter((value) => value !== undefined);
+  return known.length === 0 ? undefined : known.reduce((a, b) => a + b, 0);
+};
+
+/** What was served between two samples, by processes that are in both: a new one counts from its own beginning. */
+function ratesOf(before: Counted | undefined, now: Counted): Rates {
+  const both = [...now.byBoot].flatMap(([boot, served]) => {
+    const then = before?.byBoot.get(boot);
+    return then ? [{ served, then }] : [];
+  });
+  if (!before || now.at <= before.at || both.length === 0) return unknown;
+  const more = (of: keyof Served): number => both.reduce((sum, { served, then }) => sum + Math.max(0, served[of] - then[of]), 0);
+  const [tokens, requests] = [more("gaps"), more("requests")];
+  const seconds = (now.at - before.at) / 1000;
+  return {
+    tokensPerSecond: tokens / seconds,
+    gapMs: tokens === 0 ? undefined : more("gapMicros") / tokens / 1000,
+    requestsPerSecond: requests / seconds,
+    failedPercent: requests === 0 ? undefined : (100 * more("failed")) / requests,
+  };
+}
+
+function countedOf({ ranks }: PlacementPicture, at: number): Counted {
+  const served = ranks.flatMap(({ rank, bootId, served }) => (bootId && served ? [[`${rank}/${bootId}`, served] as const] : []));
+  return { at, byBoot: new Map(served) };
+}
+
+function kvUseOf({ ranks }: PlacementPicture): number | undefined {
+  const blocks = sumOf(ranks.map(({ kv }) => kv?.blocks));
+  return blocks ? (100 * (sumOf(ranks.map(({ kv }) => kv?.used)) ?? 0)) / blocks : undefined;
 }
 
 class OfOne {
@@ -66,33 +116,33 @@ class OfOne {
   #decisions: readonly PastDecision[] = [];
   #moves: readonly PastMove[] = [];
   #plan: PlacementPlan | undefined;
-  #tokens: Tokens | undefined;
+  #counted: Counted | undefined;
+  #latest: Sample | undefined;
 
   take(picture: PlacementPicture, now: number): void {
-    this.#write(Math.floor(now / bucketMs), this.#sampleOf(picture, now));
+    this.#latest = this.#sampleOf(picture, now);
+    this.#write(Math.floor(now / bucketMs), this.#latest);
     this.#takeDecision(picture.status?.decision, now);
     if (picture.plan) this.#takePlan(picture.plan, now);
   }
 
-  /** The figures are of now: how fast tokens come is told by two samples of one process. */
-  #sampleOf({ status, ranks }: PlacementPicture, now: number): Sample {
-    const known = <T>(values: readonly (T | undefined)[]): readonly T[] => values.filter((value) => value !== undefined);
-    const sumOf = (values: readonly number[]): number | undefined => (values.length === 0 ? undefined : values.reduce((a, b) => a + b, 0));
-    const tokens = new Map(ranks.flatMap(({ rank, bootId, served }) => (bootId && served ? [[`${rank}/${bootId}`, served.gaps]] : [])));
-    const before = this.#tokens;
-    this.#tokens = { at: now, byBoot: tokens };
-    const more = [...tokens].flatMap(([boot, count]) => {
-      const known = before?.byBoot.get(boot);
-      return known === undefined ? [] : [Math.max(0, count - known)];
-    });
-    const all = sumOf(more);
+  /** The figures are of now, but for the rates, which are of the time since the sample before. */
+  #sampleOf(picture: PlacementPicture, now: number): Sample {
+    const { status, ranks } = picture;
+    const before = this.#counted;
+    this.#counted = countedOf(picture, now);
+    const { tokensPerSecond, gapMs, requestsPerSecond, failedPercent } = ratesOf(before, this.#counted);
     return {
       imbalancePercent: status?.measured?.imbalancePercent,
       boundPercent: status?.measured?.boundPercent,
       ranks: ranks.filter(({ state }) => state === "active").length,
-      requests: sumOf(known(ranks.map(({ activeRequests }) => activeRequests))),
-      queuedTokens: sumOf(known(ranks.map(({ queuedTokens }) => queuedTokens))),
-      tokensPerSecond: all === undefined || !before || now <= before.at ? undefined : (all * 1000) / (now - before.at),
+      requests: sumOf(ranks.map(({ activeRequests }) => activeRequests)),
+      queuedTokens: sumOf(ranks.map(({ queuedTokens }) => queuedTokens)),
+      kvUsePercent: kvUseOf(picture),
+      tokensPerSecond,
+      gapMs,
+      requestsPerSecond,
+      failedPercent,
     };
   }
 
@@ -135,6 +185,11 @@ class OfOne {
     this.#moves = [...made, ...this.#moves].slice(0, movesMax);
   }
 
+  /** The last sample. */
+  get latest(): Sample | undefined {
+    return this.#latest;
+  }
+
   told(): Remembered {
     const first = Math.max(this.#first ?? this.#newest, this.#newest - bucketsMax + 1);
     const length = this.#newest - first + 1;
@@ -164,5 +219,9 @@ export class Memory {
 
   of(uid: string): Remembered | undefined {
     return this.#of.get(uid)?.told();
+  }
+
+  latest(uid: string): Sample | undefined {
+    return this.#of.get(uid)?.latest;
   }
 }

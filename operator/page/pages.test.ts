@@ -71,6 +71,21 @@ test("what needs a person comes first, then what is under way; rows have a bound
   assert.match(made(objects, "", `search=w${rowsMax + 4}`).text, new RegExp(`d-ns-w${rowsMax + 4}"`));
 });
 
+test("the first line counts the ranks that are missing and the deployments in trouble of all, whatever the search", () => {
+  const short = { expertParallel: { desiredRanks: 3, activeRanks: 1 }, conditions: [condition("Ready", "False", "RanksNotReady")] };
+  const whole = { expertParallel: { desiredRanks: 2, activeRanks: 2 }, conditions: [condition("Ready", "True", "AllReplicasAvailable")] };
+  const { page } = made([moed("a", short), moed("b", whole)], "", "search=b");
+  const facts = [...(page.sections.summary?.text ?? "").matchAll(/<dt>(.*?)<\/dt><dd>(.*?)<\/dd>/g)].map(([, name, value]) => [
+    name,
+    value,
+  ]);
+  assert.deepEqual(facts, [
+    ["Deployments", "2"],
+    ["In trouble", "1"],
+    ["Ranks missing", "2"],
+  ]);
+});
+
 test("a deployment that is gone, or that cannot be read, says so", () => {
   assert.equal(made([], "deployment", "namespace=ns&name=a").page.status, 404);
   assert.equal(made([], "deployment", "").page.status, 404);

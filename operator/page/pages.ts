@@ -60,7 +60,7 @@ function fleetPage(source: Source, query: URLSearchParams): Page {
     above: html`<form class="choose" method="get" action="./" role="search"><label for="search">Name</label>
 <input id="search" name="search" type="search" maxlength="${searchCharsMax}" value="${search}"> <button>Search</button></form>`,
     panels: [
-      { heading: "Deployments", sections: ["deployments"] },
+      { heading: "Deployments", sections: ["summary", "deployments"] },
       { heading: "Training jobs", sections: ["jobs"] },
     ],
     sections: fleetSections(fleetView(source, search)),

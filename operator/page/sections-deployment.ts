@@ -125,6 +125,7 @@ function ranksOf({ ranks, ranksInAll, placement }: DeploymentView): Html {
     html`${bar(one.hostedBytes, one.budgetBytes || 1, undefined)} ${bytes(one.hostedBytes)} <small>of ${bytes(one.budgetBytes)}</small>`,
     figure(one.requests),
     figure(one.queuedTokens),
+    percent(one.kvUsePercent),
     figure(one.epoch),
   ]);
   const columns = [
@@ -136,6 +137,7 @@ function ranksOf({ ranks, ranksInAll, placement }: DeploymentView): Html {
     { head: "Experts" },
     { head: "Requests", numeric: true },
     { head: "Queued tokens", numeric: true },
+    { head: "KV", numeric: true },
     { head: "Epoch", numeric: true },
   ];
   const left = ranksInAll - ranks.length;
@@ -179,8 +181,12 @@ const panels: readonly Panel[] = [
     ],
   },
   { title: "Tokens a second", unit: "", floor: 0, curves: [["generated", "tokensPerSecond"]] },
-  { title: "Requests", unit: "", floor: 0, curves: [["at ranks", "requests"]] },
-  { title: "Waiting", unit: "", floor: 0, curves: [["queued tokens", "queuedTokens"]] },
+  { title: "Time between tokens", unit: " ms", floor: 0, curves: [["mean at ranks", "gapMs"]] },
+  { title: "Requests inside", unit: "", floor: 0, curves: [["at ranks", "requests"]] },
+  { title: "Requests a second", unit: "", floor: 0, curves: [["ended at ranks", "requestsPerSecond"]] },
+  { title: "Requests that fail", unit: "%", floor: 0, curves: [["of those", "failedPercent"]] },
+  { title: "Prompt tokens that wait", unit: "", floor: 0, curves: [["at ranks", "queuedTokens"]] },
+  { title: "KV memory in use", unit: "%", floor: 0, curves: [["of all ranks", "kvUsePercent"]] },
   { title: "Ranks", unit: "", floor: 0, curves: [["serving", "ranks"]] },
 ];
 

@@ -1,12 +1,17 @@
 // The sections of the first page: all deployments and all training jobs. Pure.
 import { bar } from "./chart.ts";
 import { type Html, html } from "./html.ts";
-import { markOf, nothing, type Sections, table } from "./sections.ts";
+import { facts, markOf, nothing, type Sections, table } from "./sections.ts";
 import { figure, linkTo, percent } from "./units.ts";
 import type { DeploymentRow, FleetView, JobRow, Listed } from "./view-fleet.ts";
 
-export function fleetSections({ deployments, jobs, search }: FleetView): Sections {
+export function fleetSections({ summary, deployments, jobs, search }: FleetView): Sections {
   return {
+    summary: facts([
+      ["Deployments", summary.deployments],
+      ["In trouble", summary.inTrouble],
+      ["Ranks missing", summary.ranksMissing],
+    ]),
     deployments: html`${deploymentsTable(deployments, search)}${moreOf(deployments)}`,
     jobs: html`${jobsTable(jobs, search)}${moreOf(jobs)}`,
   };
@@ -19,12 +24,14 @@ const empty = (what: string, search: string): Html => nothing(search === "" ? `n
 
 function deploymentsTable({ rows }: Listed<DeploymentRow>, search: string): Html {
   if (rows.length === 0) return empty("deployment", search);
-  const cells = rows.map(({ namespace, name, verdict, serving, wanted, imbalancePercent, boundPercent, requests, operation }) => [
+  const cells = rows.map(({ namespace, name, verdict, serving, wanted, imbalancePercent, boundPercent, requests, operation, ...more }) => [
     html`<a id="d-${namespace}-${name}" href="${linkTo("deployment", { namespace, name })}">${namespace}/${name}</a>`,
     markOf(verdict),
     `${figure(serving)}/${figure(wanted)}`,
     html`${percent(imbalancePercent)} <small>bound ${percent(boundPercent)}</small>`,
     figure(requests),
+    figure(more.tokensPerSecond),
+    percent(more.kvUsePercent === undefined ? undefined : Math.round(more.kvUsePercent)),
     operation ?? "-",
     html`<span class="cut">${verdict.message}</span>`,
   ]);
@@ -34,6 +41,8 @@ function deploymentsTable({ rows }: Listed<DeploymentRow>, search: string): Html
     { head: "Ranks", numeric: true },
     { head: "Imbalance", numeric: true },
     { head: "Requests", numeric: true },
+    { head: "Tokens/s", numeric: true },
+    { head: "KV", numeric: true },
     { head: "Operation" },
     { head: "Message" },
   ];

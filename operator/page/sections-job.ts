@@ -13,13 +13,16 @@ export function jobSections(view: JobView): Sections {
 }
 
 function headOf({ verdict, step, steps, figures }: JobView): Html {
-  const { loss, validationLoss, gradientNorm, tokensPerSecond, eta, restarts, spread, result } = figures;
+  const { loss, validationLoss, gradientNorm, imbalance: ofExperts, tokensPerSecond, eta, restarts, spread, result } = figures;
   const imbalance = spread && html`${spread.imbalance} <small>at homes alone ${spread.imbalanceAtHomes}</small>`;
   return html`<p>${markOf(verdict)} ${verdict.message}</p>${facts([
     ["Step", html`${bar(step, steps, undefined)} ${figure(step)} of ${steps}${eta ? html` <small>${eta} left</small>` : undefined}`],
     ["Loss", html`${loss ?? "-"} <small>validation ${validationLoss ?? "-"}</small>`],
     ["Gradient norm", gradientNorm ?? "-"],
     ["Tokens a second", figure(tokensPerSecond)],
+    ["Busiest expert over the mean", ofExperts ?? "-"],
+    ["Load shares of experts", spread ? html`${spread.expertShares.join(", ")} <small>from the idlest to the busiest</small>` : "-"],
+    ["Experts with copies", spread?.copied ?? "-"],
     ["Imbalance of ranks", imbalance ?? "-"],
     ["Waited for experts", spread ? html`${spread.exposedSeconds} s <small>${bytes(spread.bytes)} moved in the last step</small>` : "-"],
     ["Pods that failed", figure(restarts ?? 0)],

@@ -36,5 +36,6 @@ export function seen(source: Source, { deployments, jobs }: Sight): Source {
     jobs: () => source.jobs().filter(({ namespace }) => has(jobs, namespace)),
     picture: (uid) => source.picture(uid),
     remembered: (uid) => source.remembered(uid),
+    latest: (uid) => source.latest(uid),
   };
 }

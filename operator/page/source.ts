@@ -5,7 +5,7 @@ import { type MoEDeployment, parseMoEDeployment } from "../../crds/moe-deploymen
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import type { PlacementPicture } from "../rebalance/status/picture.ts";
-import type { Remembered } from "./memory.ts";
+import type { Remembered, Sample } from "./memory.ts";
 
 /** An object of the cache. One that cannot be read is told of with the reason. */
 export interface Read<T> {
@@ -24,6 +24,8 @@ export interface Source {
   jobs(): readonly Read<MoETrainingJob>[];
   picture(uid: string): PlacementPicture | undefined;
   remembered(uid: string): Remembered | undefined;
+  /** The newest of its samples. */
+  latest(uid: string): Sample | undefined;
 }
 
 /** Objects are replaced in the cache and never changed, so that each is parsed once. */

@@ -23,6 +23,7 @@ export interface RankView {
   readonly budgetBytes: number | undefined;
   readonly requests: number | undefined;
   readonly queuedTokens: number | undefined;
+  readonly kvUsePercent: number | undefined;
   readonly epoch: number | undefined;
 }
 
@@ -136,7 +137,7 @@ function placementOf({ spec, status }: MoEDeployment, picture: PlacementPicture 
 
 function ranksOf({ ranks, status }: PlacementPicture): readonly RankView[] {
   const told = new Map(status?.ranks?.map((one) => [one.rank, one]));
-  const rows = ranks.map(({ rank, pod, node, state, activeRequests, queuedTokens }): RankView => {
+  const rows = ranks.map(({ rank, pod, node, state, activeRequests, queuedTokens, kv }): RankView => {
     const { loadPercent, speedPercent, hostedBytes, budgetBytes, epoch } = told.get(rank) ?? {};
     return {
       rank,
@@ -149,6 +150,7 @@ function ranksOf({ ranks, status }: PlacementPicture): readonly RankView[] {
       budgetBytes,
       requests: activeRequests,
       queuedTokens,
+      kvUsePercent: kv && kv.blocks > 0 ? Math.round((100 * kv.used) / kv.blocks) : undefined,
       epoch,
     };
   });

@@ -19,6 +19,8 @@ export interface DeploymentRow extends Row {
   readonly imbalancePercent: number | undefined;
   readonly boundPercent: number | undefined;
   readonly requests: number | undefined;
+  readonly tokensPerSecond: number | undefined;
+  readonly kvUsePercent: number | undefined;
   readonly operation: string | undefined;
 }
 
@@ -37,21 +39,45 @@ export interface Listed<R> {
   readonly all: number;
 }
 
+/** Of all deployments, whatever the search. */
+export interface Summary {
+  readonly deployments: number;
+  /** Ranks that are wanted and do not serve. */
+  readonly ranksMissing: number;
+  readonly inTrouble: number;
+}
+
 export interface FleetView {
   readonly search: string;
+  readonly summary: Summary;
   readonly deployments: Listed<DeploymentRow>;
   readonly jobs: Listed<JobRow>;
 }
 
 export function fleetView(source: Source, search: string): FleetView {
   const deployments = source.deployments().map((read) => deploymentRow(read, source));
-  return { search, deployments: listed(deployments, search), jobs: listed(source.jobs().map(jobRow), search) };
+  return {
+    search,
+    summary: summaryOf(deployments),
+    deployments: listed(deployments, search),
+    jobs: listed(source.jobs().map(jobRow), search),
+  };
+}
+
+function summaryOf(rows: readonly DeploymentRow[]): Summary {
+  const missing = rows.map(({ wanted, serving }) => Math.max(0, (wanted ?? 0) - (serving ?? 0)));
+  return {
+    deployments: rows.length,
+    ranksMissing: missing.reduce((a, b) => a + b, 0),
+    inTrouble: rows.filter(({ verdict }) => verdict.mark === "wrong").length,
+  };
 }
 
 const unread = (problem: string): Verdict => ({ mark: "wrong", reason: "Unreadable", message: problem });
 
 function deploymentRow({ namespace, name, uid, parsed, problem }: Read<MoEDeployment>, source: Source): DeploymentRow {
   const { status } = parsed ?? {};
+  const latest = source.latest(uid);
   const requests = source.picture(uid)?.ranks.flatMap(({ activeRequests }) => activeRequests ?? []) ?? [];
   return {
     namespace,
@@ -62,6 +88,8 @@ function deploymentRow({ namespace, name, uid, parsed, problem }: Read<MoEDeploy
     imbalancePercent: status?.placement?.imbalancePercent,
     boundPercent: status?.placement?.boundPercent,
     requests: requests.length === 0 ? undefined : requests.reduce((a, b) => a + b, 0),
+    tokensPerSecond: latest?.tokensPerSecond,
+    kvUsePercent: latest?.kvUsePercent,
     operation: status?.operation && `${status.operation.type} ${status.operation.phase}`,
   };
 }

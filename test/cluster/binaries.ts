@@ -76,6 +76,7 @@ const groups: readonly Group[] = [
     ],
   },
   { name: "otelcol", programs: [["otelcol", ".", 50]] },
+  { name: "netpol", programs: [["network-policies", ".", 120]] },
   {
     name: "keda",
     programs: [
@@ -104,8 +105,8 @@ const clusterPrograms = [
 ] as const;
 /** Programs that no cluster needs: single tests run them, and ask for them by name. */
 const testPrograms = ["promtool", "prometheus", "otelcol"] as const;
-/** Programs of a single long test or comparison, which take long to build: only those ask for them. */
-const longPrograms = ["keda-operator", "keda-adapter", "lws-manager"] as const;
+/** Programs of single tests or comparisons that `npm test` does without: only those ask for them. */
+const longPrograms = ["keda-operator", "keda-adapter", "lws-manager", "network-policies"] as const;
 /** Those of all tests but the longest, for a run that should not build within one of them. */
 export const programNames = [...clusterPrograms, ...testPrograms] as const;
 export type ProgramName = (typeof programNames)[number] | (typeof longPrograms)[number];

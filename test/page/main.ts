@@ -1,13 +1,14 @@
 // `npm run test:page`: the operator's page in a real Chromium, over a story that the operator's own loop made. Checks that it is live,
 // usable by keyboard, readable in light and dark and at 360 px, and loads nothing from elsewhere; writes screenshots to be looked at.
 import assert from "node:assert/strict";
-import { accessSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { deserialize, serialize } from "node:v8";
-import { type Browser, chromium, type Page } from "playwright-core";
+import type { Browser, Page } from "playwright-core";
 import { type PageServer, servePage } from "../../operator/page/server.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
+import { launchChromium } from "./browser.ts";
 import { focused, ground, leastContrast, nameless, overflow, says, saysNot, shades } from "./probes.ts";
 import { frameMs, record, type Story, type StoryFrame, tell } from "./story.ts";
 
@@ -22,16 +23,6 @@ const narrow = { width: 360, height: 740 };
 const wide = { width: 1280, height: 900 };
 /** Of text against its background, as WCAG 2 wants it. */
 const contrastMin = 4.5;
-
-function browserPath(): string {
-  const path = process.env.ENODIA_CHROMIUM ?? "/usr/bin/chromium";
-  try {
-    accessSync(path);
-  } catch {
-    throw new Error(`there is no Chromium at ${path}: apt-get install chromium, or name one by ENODIA_CHROMIUM`);
-  }
-  return path;
-}
 
 interface Stage {
   readonly browser: Browser;
@@ -151,17 +142,16 @@ const steps: readonly (readonly [name: string, run: (stage: Stage) => Promise<vo
   ["360 px, and a training job", small],
 ];
 
-async function main(): Promise<void> {
-  const options = { out: { type: "string" }, story: { type: "string" }, help: { type: "boolean" } } as const;
-  const { out: folder, story: file, help } = parseArgs({ options }).values;
-  if (help) return say(usage);
-  const executablePath = browserPath();
-  const out = resolve(folder ?? "out/page");
-  mkdirSync(out, { recursive: true });
+async function storyOf(file: string | undefined): Promise<Story> {
   say(`playing the story; a frame is ${frameMs} ms`);
   const story = file !== undefined && existsSync(file) ? (deserialize(readFileSync(file)) as Story) : await record();
   if (file !== undefined) writeFileSync(file, serialize(story));
   say(`${story.frames.length} frames, ${story.frames.filter(({ picture }) => picture.underWay).length} of them within a rebalance`);
+  return story;
+}
+
+async function look(browser: Browser, story: Story, out: string): Promise<void> {
+  mkdirSync(out, { recursive: true });
   const { board, now, show } = tell(story);
   show(story.frames[0] as StoryFrame);
   const server = await servePage({
@@ -173,7 +163,6 @@ async function main(): Promise<void> {
     log: silentLog,
     now,
   });
-  const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
   try {
     for (const [name, run] of steps) {
       await run({ browser, server, story, show, out });
@@ -181,8 +170,19 @@ async function main(): Promise<void> {
     }
     say(`screenshots: ${out}`);
   } finally {
-    await browser.close();
     await server.close();
+  }
+}
+
+async function main(): Promise<void> {
+  const options = { out: { type: "string" }, story: { type: "string" }, help: { type: "boolean" } } as const;
+  const { out, story, help } = parseArgs({ options }).values;
+  if (help) return say(usage);
+  const browser = await launchChromium();
+  try {
+    await look(browser, await storyOf(story), resolve(out ?? "out/page"));
+  } finally {
+    await browser.close();
   }
 }
 

@@ -55,6 +55,10 @@ export function shades(): number {
   return seen.size;
 }
 
+/** The rows of the tables in a place; each is its cells as they are read. */
+export const tableRows = (selector: string): readonly (readonly string[])[] =>
+  [...document.querySelectorAll(`${selector} tbody tr`)].map((row: any) => [...row.cells].map((cell: any) => cell.textContent.trim()));
+
 export const focused = (): { readonly id: string; readonly className: string } => {
   const { id, className } = document.activeElement;
   return { id, className };

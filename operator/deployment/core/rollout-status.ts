@@ -122,7 +122,7 @@ function phaseOf(snapshot: Snapshot, ranks: number, rolledBack: RolledBack | und
   if (snapshot.standIn) return { phase: "Progressing", message: snapshot.standIn.message };
   const hold = rollHold(snapshot, ranks);
   if (hold) return hold;
-  if (old > 0) return { phase: "Progressing", message: `${old} pods are of another template` };
+  if (old > 0) return { phase: "Progressing", message: `${old} ${old === 1 ? "pod is" : "pods are"} of another template` };
   const whole = servingPods(snapshot).length >= ranks;
   return whole ? { phase: "Complete", message: "" } : { phase: "Progressing", message: "not every rank serves yet" };
 }

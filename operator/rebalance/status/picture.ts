@@ -19,6 +19,8 @@ export interface PictureRank {
   readonly activeRequests: number | undefined;
   readonly queuedTokens: number | undefined;
   readonly served: ServedTotals | undefined;
+  /** Blocks of the attention cache; undefined of releases that do not say. */
+  readonly kv: { readonly blocks: number; readonly used: number } | undefined;
 }
 
 interface PlanUnderWay {
@@ -61,6 +63,7 @@ export function placementPicture({ views, plan, shape }: Observed, { status, exp
 }
 
 function rankOf({ rank, pod, state, report }: RankView): PictureRank {
+  const use = report?.status?.use;
   return {
     rank,
     pod: pod.name,
@@ -71,5 +74,6 @@ function rankOf({ rank, pod, state, report }: RankView): PictureRank {
     activeRequests: report?.status?.activeRequests,
     queuedTokens: report?.status?.queuedTokens,
     served: report?.status?.served,
+    kv: use && { blocks: use.kvBlocks, used: use.kvBlocksUsed },
   };
 }
