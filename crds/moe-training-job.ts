@@ -11,6 +11,7 @@ import { podTemplateOf } from "./pod-template.ts";
 import { autoDuration, durationOrAuto, quantity } from "./quantity.ts";
 import { fssdpSchema, lanesAtOnceProblem } from "./training-fssdp.ts";
 import { stepsMax } from "./training-report.ts";
+import { trainingScheduling } from "./training-scheduling.ts";
 
 const bounds = { replicas: 1024, uriLength: 512, imageLength: 512, lanes: 1024, sequences: 65_536, restarts: 1000, worlds: 16 } as const;
 const lanePowers = Array.from({ length: Math.log2(bounds.lanes) + 1 }, (_, i) => 2 ** i);
@@ -250,6 +251,7 @@ export const moeTrainingJobSpecSchema = z
       .max(bounds.imageLength)
       .optional()
       .meta({ description: "Training image. When not given: the operator's, as it was when the job began." }),
+    scheduling: trainingScheduling,
     podTemplate: podTemplateOf("training", "runtime"),
   })
   .meta({

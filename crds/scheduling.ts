@@ -31,9 +31,14 @@ const topology = z
       "Where ranks run relative to each other, by a label of nodes. The planner takes its values for parts of a zone: copies cost more from one to another. A change is a roll.",
   });
 
-const gang = z.enum(gangChoices).default(defaultGang).meta({
-  description:
-    "Who starts the ranks that hold all experts together or not at all. Coscheduling and Volcano make a PodGroup of that scheduler, and are refused while the cluster does not have its API. Auto takes the one that the cluster has, and none without. Pods go to that scheduler unless podTemplate names another.",
-});
+/** `ranks` are those that start together. */
+export const gangOf = (ranks: string) =>
+  z
+    .enum(gangChoices)
+    .default(defaultGang)
+    .meta({
+      description: `Who starts ${ranks} together or not at all. Coscheduling and Volcano make a PodGroup of that scheduler, and are refused while the cluster does not have its API. Auto takes the one that the cluster has, and none without. Pods go to that scheduler unless podTemplate names another.`,
+    });
+const gang = gangOf("the ranks that hold all experts");
 
 export const scheduling = z.object({ topology, gang }).prefault({}).meta({ description: "Where and with whom ranks find room." });

@@ -33,6 +33,7 @@ const operatorsFields: readonly (keyof MoETrainingJobSpec)[] = [
   "replicas",
   "elasticity",
   "failurePolicy",
+  "scheduling",
   "podTemplate",
   "image",
 ];

@@ -1,6 +1,8 @@
 // The objects that logs and bundle tell of: a MoEDeployment by its name, or a MoETrainingJob as job/NAME. All in which the two differ
 // stands here, once. Pure.
 import { AppError, labels } from "../../crds/common.ts";
+import { downloaderComponent } from "../../crds/download.ts";
+import { seedComponent } from "../../crds/seed.ts";
 import type { NamedKind } from "./command.ts";
 
 interface SubjectKind {
@@ -25,7 +27,7 @@ const deployment: SubjectKind = {
   resource: "moeDeployments",
   kind: "MoEDeployment",
   label: labels.deployment,
-  components: ["gateway", "worker", "operator"],
+  components: ["gateway", "worker", seedComponent, downloaderComponent, "operator"],
   controller: "moedeployment",
   status: "enodia status",
 };

@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { KubeObject } from "../kube/kube.ts";
 import type { LogLine } from "./log-lines.ts";
-import { followLogs, type LogSource, podsMax, readLogs } from "./pod-logs.ts";
+import { subjectOf } from "./log-subject.ts";
+import { followLogs, type LogSource, podsMax, readLogs, sourcesOf } from "./pod-logs.ts";
 
 const source = (pod: string): LogSource => ({ namespace: "ns", pod, container: "runtime", component: "worker" });
 const podOf = (path: string): string => /pods\/([^/]+)\/log/.exec(path)?.[1] ?? "";
@@ -71,4 +73,24 @@ test("following goes on with pods that come later, and after a restart from the 
   assert.deepEqual(told.map((line) => `${line.source} ${line.text}`).sort(), ["a again", "a first", "b again", "b first"]);
   assert.match(asked[0] ?? "", /tailLines=5&follow=true/);
   assert.match(asked.find((path, i) => i > 0 && podOf(path) === "a") ?? "", /sinceTime=2026-03-01T10%3A00%3A01Z&follow=true/);
+});
+
+test("the pods that a deployment's model comes by are read too, each by its own container; of others nothing is", async () => {
+  const pod = (component: string): KubeObject => ({
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: { name: `moe-${component}`, namespace: "ns", labels: { "enodia.dev/deployment": "moe", "enodia.dev/component": component } },
+  });
+  const items = ["worker", "gateway", "seed", "downloader", "training", "stranger"].map(pod);
+  const kube = { list: async () => ({ items, resourceVersion: "1" }) } as unknown as Parameters<typeof sourcesOf>[0]["kube"];
+  const subject = subjectOf(["moe"]);
+  const found = async (components: readonly string[]) =>
+    (await sourcesOf({ kube }, { namespace: "ns", subject }, components)).map((one) => [one.pod, one.container]);
+  assert.deepEqual(await found(subject.components.filter((one) => one !== "operator")), [
+    ["moe-downloader", "downloader"],
+    ["moe-gateway", "gateway"],
+    ["moe-seed", "seed"],
+    ["moe-worker", "runtime"],
+  ]);
+  assert.deepEqual(await found(["seed"]), [["moe-seed", "seed"]]);
 });

@@ -2,6 +2,8 @@
 // Bounded: so many pods, lines and lines that wait for others. Changes nothing.
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
+import { downloaderComponent } from "../../crds/download.ts";
+import { seedComponent } from "../../crds/seed.ts";
 import { resources } from "../kube/kube.ts";
 import type { Transport } from "../kube/transport.ts";
 import { findOperators } from "./doctor/operator.ts";
@@ -29,7 +31,14 @@ export interface LogSource {
   readonly component: string;
 }
 
-const containers: Readonly<Record<string, string>> = { worker: "runtime", gateway: "gateway", training: "runtime" };
+/** The containers with the logs, by the component of their pods. */
+const containers: Readonly<Record<string, string>> = {
+  worker: "runtime",
+  gateway: "gateway",
+  [seedComponent]: "seed",
+  [downloaderComponent]: "downloader",
+  training: "runtime",
+};
 
 /** The pods of a deployment or job, gateways first, and those of the operator where they may be seen. */
 export async function sourcesOf(

@@ -132,13 +132,14 @@ test("bundle: of log lines only ours are kept, with texts of known fields", () =
     name: "gateway",
     message: "request failed",
     requestId: "r-1",
+    traceId: "0af7651916cd43dd8448eb211c80319c",
     tokens: 7,
     prompt: secret,
     err: { message: `token: ${secret}`, note: secret },
   };
   const kept = redactedLine(`${at} ${JSON.stringify(line)}`);
   assert.ok(!kept.includes(secret), kept);
-  for (const word of ["request failed", "r-1", '"tokens":7', at]) assert.ok(kept.includes(word), word);
+  for (const word of ["request failed", "r-1", "0af7651916cd43dd8448eb211c80319c", '"tokens":7', at]) assert.ok(kept.includes(word), word);
   assert.equal(redactedLine(`${at} ${secret}`), `${at} [a line of ${secret.length} characters that is no log line of ours]`);
 });
 

@@ -217,7 +217,7 @@ export function redacted(object: { readonly kind: string }): unknown {
 
 /** Fields of log lines that may be text; numbers and truth values may have any name. */
 const textFields = new Set(
-  "time level name message requestId reason deployment namespace key controller replica code type state model backend from to kind step signal phase result version stack status trouble recovery part source codec pod".split(
+  "time level name message requestId traceId reason deployment namespace key controller replica code type state model backend from to kind step signal phase result version stack status trouble recovery part source codec pod".split(
     " ",
   ),
 );

@@ -6,6 +6,7 @@ import { deployment, settings } from "../../test/builders/deployment.ts";
 import { FakeKube } from "../../test/contract/fake-kube.ts";
 import { type KubeObject, type OwnerReference, resources } from "../kube/kube.ts";
 import { Applier } from "./apply.ts";
+import { certifiedDeployment } from "./certified.ts";
 import { objectLabels, ownerOf } from "./objects/context.ts";
 import { appliedObjects } from "./objects/index.ts";
 import { gatewayBudget, gatewayService } from "./objects/plumbing.ts";
@@ -25,7 +26,7 @@ beforeEach(() => {
 });
 
 /** The informers see nothing: the object has no label of ours, or the cache is behind. */
-const applier = () => new Applier({ kube, live: () => undefined, now });
+const applier = () => new Applier({ of: certifiedDeployment, kube, live: () => undefined, now });
 const service = (ownerReferences?: OwnerReference[]): KubeObject => ({
   apiVersion: "v1",
   kind: "Service",
@@ -52,8 +53,22 @@ test("an object of somebody else with the same name is not touched, and said so"
 test("one that carries our labels and another owner is not touched either", async () => {
   const labelled = service([{ apiVersion: "apps/v1", kind: "Deployment", name: "moe", uid: "other" }]);
   await kube.create(resources.services, labelled, { manager: "user" });
-  const [refusal] = (await new Applier({ kube, live: () => labelled, now }).apply(rendered, owner)).refusals;
+  const [refusal] = (await new Applier({ of: certifiedDeployment, kube, live: () => labelled, now }).apply(rendered, owner)).refusals;
   assert.match(refusal?.message ?? "", /does not belong/);
+});
+
+test("what we have made and the informers have not heard of yet is not written again", async () => {
+  let writes = 0;
+  const apply: FakeKube["apply"] = (...args) => {
+    writes += 1;
+    return kube.apply(...args);
+  };
+  const behind = new Applier({ kube: Object.assign(Object.create(kube) as FakeKube, { apply }), live: () => undefined, now });
+  for (let pass = 0; pass < 3; pass++) assert.deepEqual(await behind.apply(rendered, owner), fine);
+  assert.equal(writes, 1);
+  await kube.patch(resources.services, at, { metadata: { labels: { theirs: "yes" } } }, { manager: "user" });
+  assert.deepEqual(await behind.apply(rendered, owner), fine);
+  assert.equal(writes, 2, "somebody has changed it");
 });
 
 test("a status that changes, as with every pod, is no reason to write; whatever else somebody changes is", async () => {
@@ -68,7 +83,7 @@ test("a status that changes, as with every pod, is no reason to write; whatever 
     writes += 1;
     return kube.apply(...args);
   };
-  const applying = new Applier({ kube: Object.assign(Object.create(kube) as FakeKube, { apply }), live, now });
+  const applying = new Applier({ of: certifiedDeployment, kube: Object.assign(Object.create(kube) as FakeKube, { apply }), live, now });
   const writesOfPass = async (): Promise<number> => {
     writes = 0;
     assert.deepEqual(await applying.apply(budgets, owner), fine);
@@ -130,7 +145,7 @@ test("our own object is applied though the cache does not show it, and left alon
   assert.equal((await there()).spec.ports[0].port, 8000);
 
   const cached = await there();
-  const applying = new Applier({ kube, live: () => cached, now });
+  const applying = new Applier({ of: certifiedDeployment, kube, live: () => cached, now });
   await applying.apply(rendered, owner);
   const { writes } = kube;
   await applying.apply(rendered, owner);
@@ -138,7 +153,7 @@ test("our own object is applied though the cache does not show it, and left alon
 });
 
 test("what another manages stays as it is, is said, and is tried again with back-off and only where something has changed", async () => {
-  const applying = new Applier({ kube, live: () => live, now });
+  const applying = new Applier({ of: certifiedDeployment, kube, live: () => live, now });
   let live: KubeObject | undefined;
   const budget = { resource: resources.podDisruptionBudgets, object: gatewayBudget(context) };
   const both = [...rendered, budget];
@@ -182,7 +197,7 @@ test("what another manages stays as it is, is said, and is tried again with back
   kube.remove(resources.podDisruptionBudgets, { namespace: "ns", name: "moe-gateway" });
   port(2, "other-team");
   live = undefined;
-  const mixed = await new Applier({ kube, live: () => undefined, now }).apply(both, owner);
+  const mixed = await new Applier({ of: certifiedDeployment, kube, live: () => undefined, now }).apply(both, owner);
   assert.equal(mixed.conflicts.length, 1);
   assert.ok(await kube.get(resources.podDisruptionBudgets, { namespace: "ns", name: "moe-gateway" }), "others have their turn");
 });
@@ -218,7 +233,7 @@ test("the number of an autoscaler is left alone until no autoscaler has the Depl
   const gateways = appliedObjects(given).filter(({ resource }) => resource === resources.deployments);
   const front = { namespace: "ns", name: "moe-gateway" };
   let live: KubeObject | undefined;
-  const applying = new Applier({ kube, live: () => live, now });
+  const applying = new Applier({ of: certifiedDeployment, kube, live: () => live, now });
   await applying.apply(gateways, owner);
   const { apiVersion, kind } = resources.horizontalPodAutoscalers;
   const spec = { scaleTargetRef: { kind: "Deployment", name: front.name } };
@@ -255,7 +270,7 @@ test("a field is given up though controllers write to the object all the while",
 test("what is not wanted any more is deleted where it is ours, and nothing else", async () => {
   const absent = [{ resource: resources.services, name: at.name }];
   const removing = async (live: KubeObject | undefined) => {
-    await new Applier({ kube, live: () => live, now }).remove(absent, { ...owner, namespace: at.namespace });
+    await new Applier({ of: certifiedDeployment, kube, live: () => live, now }).remove(absent, { ...owner, namespace: at.namespace });
     return there();
   };
   await kube.create(resources.services, service(), { manager: "user" });

@@ -1,7 +1,7 @@
-// Server-side apply of the rendered objects, skipped while neither what we want nor what is there has changed, its status aside. An object
-// that is not this deployment's is never touched: applied, it would carry our owner reference and be deleted with the deployment. What a
-// deleted deployment of the same name left without an owner is taken over, so that a Service keeps its address. Nor is a field touched
-// that somebody else manages: the object stays as it is, and is tried again with back-off (core/field-conflicts.ts).
+// Server-side apply of what is rendered for a deployment or a training job, skipped while neither what we want nor what is there has
+// changed, its status aside. An object that is not its owner's is never touched: applied, it would carry our owner reference and be deleted
+// with the owner. What a deleted owner of the same name left without one is taken over, so that a Service keeps its address. Nor is a field
+// touched that somebody else manages: the object stays as it is, and is tried again with back-off (core/field-conflicts.ts).
 import { createHash } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
 import { AppError, apiVersion } from "../../crds/common.ts";
@@ -9,6 +9,7 @@ import { type FieldConflict, FieldConflictError, hasCode } from "../kube/errors.
 import { type Kube, type KubeObject, type Ref, type Resource, refOf, resources } from "../kube/kube.ts";
 import { applies, type FieldPath, givenUp } from "../kube/managed-fields.ts";
 import { mayAdopt } from "./adoption.ts";
+import type { CertifiedKind } from "./certified.ts";
 import { conflictText, isAutoscaled, isTakeable, manager } from "./core/field-conflicts.ts";
 import { objectRefusal } from "./core/refusal-text.ts";
 import type { Refusal } from "./core/snapshot.ts";
@@ -21,7 +22,7 @@ const conflictBackoff = { baseMs: 10_000, maxMs: 120_000 } as const;
 /** Tries to give up a field of an object that its controllers are writing to; the next pass goes on. */
 const giveUpTries = 4;
 
-/** The deployment that objects are made for. */
+/** The deployment or training job that objects are made for. */
 export interface Owner {
   readonly name: string;
   readonly uid: string;
@@ -37,6 +38,8 @@ export interface Applied {
 }
 
 export interface ApplierOptions {
+  /** What its owners are. */
+  readonly of: Pick<CertifiedKind, "kind" | "label" | "resource">;
   readonly kube: Kube;
   /** What the informers have; they follow objects with our labels only. */
   readonly live: (resource: Resource, ref: Ref) => KubeObject | undefined;
@@ -63,6 +66,7 @@ interface Standoff {
 }
 
 export class Applier {
+  readonly #of: ApplierOptions["of"];
   readonly #kube: Kube;
   readonly #live: ApplierOptions["live"];
   readonly #now: () => number;
@@ -70,7 +74,8 @@ export class Applier {
   readonly #last = new Map<string, Map<string, Write>>();
   readonly #standoffs = new Map<string, Map<string, Standoff>>();
 
-  constructor({ kube, live, now }: ApplierOptions) {
+  constructor({ of, kube, live, now }: ApplierOptions) {
+    this.#of = of;
     this.#kube = kube;
     this.#live = live;
     this.#now = now;
@@ -113,8 +118,8 @@ export class Applier {
 
   /** The reason why an object that is there cannot be taken; undefined when it can be. */
   async #foreignness(live: KubeObject, kind: string, { name, uid }: Owner): Promise<string | undefined> {
-    const foreign = foreignness(live, kind, { name, uid });
-    const adopter = { namespace: live.metadata.namespace ?? "", name, uid };
+    const foreign = foreignness(live, kind, { name, uid, kind: this.#of.kind });
+    const adopter = { namespace: live.metadata.namespace ?? "", name, uid, of: this.#of };
     return foreign !== undefined && (await mayAdopt(this.#kube, live, adopter)) ? undefined : foreign;
   }
 
@@ -128,14 +133,13 @@ export class Applier {
     const last = within(this.#last, owner.uid);
     const key = keyOf(rendered);
     const hash = hashOf(object);
-    const cached = this.#live(resource, refOf(object));
+    const live = this.#live(resource, refOf(object)) ?? (await this.#kube.get(resource, refOf(object)));
     const written = last.get(key);
-    // The cache may be behind our own write, never behind somebody else's for long.
-    if (cached && written?.hash === hash && stands(cached, written)) {
-      last.set(key, Object.assign({}, written, { version: cached.metadata.resourceVersion ?? "" }));
+    // The cache may be behind our own write, or not have what we have just made, never behind somebody else's for long.
+    if (live && written?.hash === hash && stands(live, written)) {
+      last.set(key, Object.assign({}, written, { version: live.metadata.resourceVersion ?? "" }));
       return "applied";
     }
-    const live = cached ?? (await this.#kube.get(resource, refOf(object)));
     const foreign = live ? await this.#foreignness(live, object.kind, owner) : undefined;
     if (foreign !== undefined) return { refused: foreign };
     const standing = await this.#standsOff(rendered, { hash, live, owner });
@@ -244,11 +248,11 @@ function within<T>(all: Map<string, Map<string, T>>, uid: string): Map<string, T
 const valueAt = (object: KubeObject, path: FieldPath): unknown =>
   path.reduce<unknown>((value, name) => (value as Record<string, unknown> | undefined)?.[name], object);
 
-/** The reason why an object that is there is not this deployment's; undefined when it is. */
-function foreignness({ metadata }: KubeObject, kind: string, owner: Owner): string | undefined {
+/** The reason why an object that is there is not its owner's; undefined when it is. */
+function foreignness({ metadata }: KubeObject, kind: string, owner: Owner & Pick<CertifiedKind, "kind">): string | undefined {
   const owners = metadata.ownerReferences ?? [];
   if (owners.some((one) => one.uid === owner.uid)) return undefined;
-  const namesake = owners.some((one) => one.apiVersion === apiVersion && one.kind === "MoEDeployment" && one.name === owner.name);
-  if (namesake) return `${kind} ${metadata.name} belongs to a deleted MoEDeployment of this name and is being removed; it is waited for`;
-  return `${kind} ${metadata.name} exists and does not belong to this MoEDeployment; delete or rename it, or give the MoEDeployment another name`;
+  const namesake = owners.some((one) => one.apiVersion === apiVersion && one.kind === owner.kind && one.name === owner.name);
+  if (namesake) return `${kind} ${metadata.name} belongs to a deleted ${owner.kind} of this name and is being removed; it is waited for`;
+  return `${kind} ${metadata.name} exists and does not belong to this ${owner.kind}; delete or rename it, or give the ${owner.kind} another name`;
 }

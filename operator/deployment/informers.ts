@@ -27,17 +27,20 @@ export type Watched =
   | "horizontalPodAutoscalers"
   | "coschedulingPodGroups"
   | "volcanoPodGroups"
+  | "trainingCoschedulingPodGroups"
+  | "trainingVolcanoPodGroups"
   | "httpRoutes"
   | "nodes";
 
 const ours = { labelSelector: labels.deployment };
+const ofJobs = { labelSelector: labels.trainingJob, training: true } as const;
 /** `own`: in the operator's own namespace only. `training`: of no concern to serving. `optional`: others install it, or do not. */
 const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: string; own?: true; training?: true; optional?: true }>> = {
   moeDeployments: { resource: resources.moeDeployments },
   pods: { resource: resources.pods, ...ours },
   moeTrainingJobs: { resource: resources.moeTrainingJobs, training: true },
-  trainingPods: { resource: resources.pods, labelSelector: labels.trainingJob, training: true },
-  trainingSecrets: { resource: resources.secrets, labelSelector: labels.trainingJob, training: true },
+  trainingPods: { resource: resources.pods, ...ofJobs },
+  trainingSecrets: { resource: resources.secrets, ...ofJobs },
   deployments: { resource: resources.deployments, ...ours },
   jobs: { resource: resources.jobs, ...ours },
   services: { resource: resources.services, ...ours },
@@ -51,9 +54,15 @@ const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: st
   horizontalPodAutoscalers: { resource: resources.horizontalPodAutoscalers, ...ours },
   coschedulingPodGroups: { resource: resources.coschedulingPodGroups, ...ours, optional: true },
   volcanoPodGroups: { resource: resources.volcanoPodGroups, ...ours, optional: true },
+  trainingCoschedulingPodGroups: { resource: resources.coschedulingPodGroups, ...ofJobs, optional: true },
+  trainingVolcanoPodGroups: { resource: resources.volcanoPodGroups, ...ofJobs, optional: true },
   httpRoutes: { resource: resources.httpRoutes, ...ours, optional: true },
   nodes: { resource: resources.nodes },
 };
+
+/** What follows PodGroups of deployments, and of training jobs. */
+export const podGroups = ["coschedulingPodGroups", "volcanoPodGroups"] as const satisfies readonly Watched[];
+export const trainingPodGroups = ["trainingCoschedulingPodGroups", "trainingVolcanoPodGroups"] as const satisfies readonly Watched[];
 
 const byOwner = (uid: string): string => `owner ${uid}`;
 const byDeployment = (ref: Ref): string => `deployment ${keyOf(ref)}`;
@@ -187,10 +196,13 @@ export class Informers {
     return this.namespaces.length === 0 || this.namespaces.includes(namespace);
   }
 
-  /** The cached object of any resource that is watched where deployments are. */
+  /** The cached object of any resource that is watched where deployments and training jobs are. */
   live(resource: Resource, ref: Ref): KubeObject | undefined {
-    const name = (Object.keys(watched) as Watched[]).find((key) => watched[key].resource === resource && !watched[key].own);
-    return name ? this.get(name, ref) : undefined;
+    for (const name of Object.keys(watched) as Watched[]) {
+      const found = watched[name].resource === resource && !watched[name].own ? this.get(name, ref) : undefined;
+      if (found) return found;
+    }
+    return undefined;
   }
 
   /** True when the copy holds every write up to this object's version. */

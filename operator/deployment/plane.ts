@@ -13,7 +13,7 @@ import { Authorities, type AuthoritiesOptions, subjectOf } from "./authorities.t
 import { sweepAuthorities, sweepMs } from "./authority-sweep.ts";
 import { certifiedDeployment } from "./certified.ts";
 import { Identities } from "./identity.ts";
-import { type Informers, PodOverlay } from "./informers.ts";
+import { type Informers, PodOverlay, podGroups } from "./informers.ts";
 import { NatsCredentials } from "./nats-credentials.ts";
 import type { Settings } from "./objects/context.ts";
 import { type NamespaceClaims, Permission } from "./permission.ts";
@@ -112,7 +112,7 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
       natsUrl: (spec) => spec.telemetry.nats.url ?? settings.natsUrl,
     },
     connect(rebalance) {
-      const applier = new Applier({ kube, live: (resource, ref) => informers.live(resource, ref), now: ticks });
+      const applier = new Applier({ of: certifiedDeployment, kube, live: (resource, ref) => informers.live(resource, ref), now: ticks });
       const accepted = new AcceptedSpecs(kube, informers);
       const overlay = new PodOverlay((pod) => informers.covers("pods", pod), ticks);
       const stores = { identities, telemetry, accepted, status, talks };
@@ -155,7 +155,8 @@ function wake({ informers, identities, status }: Sources, add: (ref: Ref) => voi
   });
   const owned = [
     ...(["pods", "deployments", "jobs", "services", "secrets", "serviceAccounts", "configMaps"] as const),
-    ...(["podDisruptionBudgets", "networkPolicies", "horizontalPodAutoscalers", "coschedulingPodGroups", "volcanoPodGroups"] as const),
+    ...(["podDisruptionBudgets", "networkPolicies", "horizontalPodAutoscalers"] as const),
+    ...podGroups,
     "httpRoutes" as const,
   ];
   for (const kind of owned) {

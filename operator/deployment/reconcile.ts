@@ -257,10 +257,11 @@ export class Reconciler {
 
   /** Whether ranks have the model from a seed: what is in no claim, or in one that a single node can mount. */
   async #place(deployment: MoEDeployment, pods: readonly PodFacts[]): Promise<Place> {
-    const settled = this.#spec.seeds(deployment, pods);
+    const { settled, before } = this.#spec.seeds(deployment, pods);
     if (settled !== undefined) return { seeded: settled, sight: undefined, failure: undefined };
     const sight = await this.#claim(deployment);
-    return { seeded: sight.oneNode, sight, failure: sight.failure };
+    // A seed stays while nothing is known.
+    return { seeded: sight.failure ? before : sight.oneNode, sight, failure: sight.failure };
   }
 
   /** The pods serve without: an error is told, and it is tried again, after everything else had its turn. */

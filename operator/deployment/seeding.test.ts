@@ -2,6 +2,7 @@
 // it, what is told while it is away, and that ranks which mount a claim keep doing so.
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
+import { AppError } from "../../crds/common.ts";
 import type { DownloadWords } from "../../crds/download.ts";
 import type { FakeKube } from "../../test/contract/fake-kube.ts";
 import {
@@ -117,6 +118,48 @@ test("a claim for many nodes is mounted, and ranks that mount one keep to it, wh
   // Another template takes the claim as it is.
   await spec(kube, { model: { servedName: "other" } });
   await until("a seed for it", () => seedOf(kube) !== undefined);
+});
+
+test("ranks of an image that may know no seed mount the claim again after a pause, until they get the operator's image", async () => {
+  const kube = await world();
+  modes(kube, ["ReadOnlyMany"]);
+  const first = await started(kube);
+  await until("3 ranks serve", readyWith(kube, 3));
+  await first.operator.stop();
+  // As an earlier release had them, with an operator of another image.
+  modes(kube, ["ReadWriteOnce"]);
+  await startOperator(kube, { changed: { runtimeImage: "enodia/runtime:next" } }).then((operator) => stops.push(() => operator.stop()));
+  await spec(kube, { suspend: true });
+  await until("they are gone", () => pods(kube).length === 0);
+  await spec(kube, { suspend: false });
+  await until("3 ranks serve again", readyWith(kube, 3));
+  assert.equal(seedOf(kube), undefined);
+  assert.equal(modelVolume(pods(kube)[0]).persistentVolumeClaim?.claimName, "models");
+  await spec(kube, { runtimeImage: { image: "enodia/runtime:next" } });
+  await until("a seed with that image", () => seedOf(kube)?.spec.template.spec.containers[0].image === "enodia/runtime:next");
+});
+
+test("a claim that cannot be looked at takes no seed away", async () => {
+  const kube = await world();
+  modes(kube, ["ReadWriteOnce"]);
+  await started(kube);
+  await until("the seed is made", () => seedOf(kube) !== undefined);
+  await seedPod(kube, true);
+  await until("3 ranks serve", readyWith(kube, 3));
+  const { uid } = seedOf(kube).metadata;
+  const get = kube.get.bind(kube);
+  let looks = 0;
+  kube.get = async (resource, at) => {
+    if (resource !== resources.persistentVolumeClaims) return get(resource, at);
+    looks += 1;
+    throw new AppError("the API server is away", { code: "Unavailable", retry: "backoff" });
+  };
+  await spec(kube, { model: { servedName: "other" } });
+  await until("it was looked at", () => looks > 1);
+  assert.equal(seedOf(kube)?.metadata.uid, uid);
+  kube.get = get;
+  await until("the spec is in force", async () => (await reasonOf(kube, "SpecAccepted")) === "Accepted");
+  assert.equal(seedOf(kube)?.metadata.uid, uid);
 });
 
 test("without a claim the seed downloads, and its words are the status", async () => {

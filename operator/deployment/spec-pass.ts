@@ -32,7 +32,8 @@
 //   and gateways change at once, without canaries, or not at all while the strategy is paused, has a partition, or is OnDelete; a roll
 //   back to another model changes all of them at once too.
 // - Ranks mount no model (objects/seed.ts), since it is in no claim, or in one that a single node can mount: a template of its own. Ranks
-//   that mount such a claim and have found a node go on so, as an earlier release had them, until the spec changes.
+//   that mount such a claim and have found a node go on so, as an earlier release had them, until the spec changes; those of another
+//   image than the operator's, which may be of such a release, until claim or image do.
 // - Gateways of an image that has mounted the model's claim go on to mount it (objects/gateway.ts), until they get another image. Ranks
 //   of the release before give no tokenizer: a gateway of this one is ready with the first new rank.
 // - The operator restarts or another one leads: it finds the revision in its cache, as it finds the pods. A revision that somebody
@@ -58,10 +59,10 @@ import type { RenderContext, SeedWish, Settings } from "./objects/context.ts";
 import { gatewayTemplate } from "./objects/gateway.ts";
 import { absentObjects, isGateways, objectsOf, type Rendered } from "./objects/index.ts";
 import { rankModelText } from "./objects/model-place.ts";
-import { workerHash } from "./objects/pod-hash.ts";
 import { templateContainer, workerKind } from "./objects/pod-template.ts";
 import { type RenderedPod, type WorkerTemplate, workerTemplate } from "./objects/worker-pod.ts";
 import type { Accepted } from "./revision.ts";
+import { type Seeding, seedingOf } from "./seeding.ts";
 
 /** The refusal of a dry run stands for this long; a quota or a policy may change without us hearing of it. */
 const refusalMs = 30_000;
@@ -222,17 +223,10 @@ export class SpecPass {
     return { aim: to, accepted: latest, wanted };
   }
 
-  /**
-   * Whether ranks of this spec have the model from a seed, as far as it is settled: as they were accepted. Undefined where the claim has
-   * to be looked at, of a new spec, and of one whose ranks were to mount the claim and have found no node.
-   */
-  seeds(deployment: MoEDeployment, pods: readonly PodFacts[]): boolean | undefined {
-    if (deployment.spec.model.cache?.ephemeral) return true;
-    const { accepted, context } = this.#render(deployment, pods, undefined);
-    const image = context.settings.runtimeImage;
-    if (accepted?.template.hash === workerHash(deployment, image, true)) return true;
-    const mounts = accepted?.template.hash === workerHash(deployment, image);
-    return mounts && living(pods).some((pod) => pod.node !== undefined) ? false : undefined;
+  /** Whether ranks of this spec have the model from a seed, as far as that is known without a look at the claim. */
+  seeds(deployment: MoEDeployment, pods: readonly PodFacts[]): Seeding {
+    const { accepted, context, workers, offered } = this.#render(deployment, pods, undefined);
+    return seedingOf({ deployment, pods, accepted, image: context.settings.runtimeImage, workers, offered });
   }
 
   #render(deployment: MoEDeployment, pods: readonly PodFacts[], seed: SeedWish | undefined) {

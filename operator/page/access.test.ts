@@ -3,6 +3,7 @@ import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import type { PageAccess } from "../../crds/names.ts";
 import { Access, cookieName, sessionMs } from "./access.ts";
+import { freshMs, Readers } from "./readers.ts";
 import { unbounded } from "./sight.ts";
 
 const usersToken = "eyJh-bGciOi.JSUzI1_Ni+/~Iw==";
@@ -94,6 +95,32 @@ test("a token of the cluster lets its user in, by header or by the cookie that i
     assert.equal((await access.ask({ ...nobody, authorization: `Bearer ${wrong}` })).may, "signIn", wrong);
     assert.ok(!("cookie" in (await access.signIn(wrong))), wrong);
   }
+});
+
+test("a user whose answer is old is asked about again and let in, however many wrong tokens others send meanwhile", async () => {
+  const state = { now: 1_000_000, asked: 0, taken: false };
+  const rightsOf = (token: string) => async () => {
+    state.asked += 1;
+    if (token !== usersToken || state.taken) throw new AppError("Unauthorized", { code: "Unauthorized" });
+    return true;
+  };
+  const now = () => state.now;
+  const readers = new Readers({ rightsOf, namespaces: () => ({ deployments: [], jobs: [] }), bound: "all", now });
+  const access = new Access({ access: "ClusterToken", token: async () => undefined, readers, sight: unbounded, now });
+  const ask = async (token: string) => (await access.ask({ ...nobody, authorization: `Bearer ${token}` })).may;
+  assert.equal(await ask(usersToken), "read");
+  state.now += freshMs;
+  for (let n = 0; n < 60; n++) await ask(`wrong-${n}`);
+  assert.equal(await ask("wrong-60"), "nothing");
+  assert.equal(await ask(usersToken), "read");
+  state.taken = true;
+  state.now += freshMs;
+  assert.equal(await ask(usersToken), "signIn", "the server's word counts, not the memory of it");
+  state.now += freshMs;
+  for (let n = 0; n < 60; n++) await ask(`wrong-again-${n}`);
+  const { asked } = state;
+  assert.equal(await ask(usersToken), "nothing", "a token that is none any more is as any other");
+  assert.equal(state.asked, asked);
 });
 
 test("wrong tokens of the cluster are asked about so often in a minute; those that are known cost nothing", async () => {

@@ -95,6 +95,8 @@ test("namespaces, questions at a time and tokens are bounded, and a wrong token 
   assert.ok(readers.knows("wrong") && !readers.knows("another"));
   await readers.of("wrong");
   assert.equal(state.asked, asked);
+  state.now += freshMs;
+  assert.ok(readers.knows("ann") && !readers.knows("wrong"), "a user of the cluster is known until the server says otherwise");
   for (let n = 0; n < readersMax; n++) await readers.of(`wrong-${n}`);
   assert.ok(!readers.knows("ann") && readers.knows("wrong-0"), "the one that was not used for longest goes");
 });

@@ -54,10 +54,10 @@ export class Readers {
     this.#parts = parts;
   }
 
-  /** Whether a token need not be asked about, as one that was refused a moment ago. */
+  /** Whether a token is one of the cluster's by the last answer, or was refused a moment ago and need not be asked about. */
   knows(token: string): boolean {
     const reader = this.#known.get(keyOf(token));
-    return reader !== undefined && this.#parts.now() - reader.at < freshMs;
+    return reader !== undefined && (reader.sight !== undefined || this.#isWithin(reader, freshMs));
   }
 
   /** Undefined for a token that is none of the cluster's. Throws while the API server does not answer and it is not known. */

@@ -69,3 +69,23 @@ test("a placement that lost nothing is returned as it is, layer by layer", () =>
   assert.equal(repaired.layers[0], current[0]);
   assert.equal(repaired.changed, false);
 });
+
+test("a loss for which there is no room costs in proportion to the model, not to its square", () => {
+  const experts = 256;
+  const cpuMs = (layers: number): number => {
+    const bytes = new Float64Array(layers * experts).fill(1);
+    const shape = { layers, experts, residentBytes: bytes, storedBytes: bytes };
+    const budgetBytes = (1.2 * layers * experts) / 32;
+    const ranks = Array.from({ length: 32 }, (_, g) => ({ budgetBytes, state: g < 16 ? ("active" as const) : ("dead" as const) }));
+    const input = inputOf(experts, ranks, { shape, load: new Float64Array(layers * experts).fill(1) });
+    const current = Array.from({ length: layers }, () => layer(Array.from({ length: experts }, (_, e) => [e % 32]))[0] as LayerPlan);
+    const before = process.cpuUsage();
+    const { unhosted } = repairPlan(input, current, { carriedOut: true });
+    const { user, system } = process.cpuUsage(before);
+    assert.ok(unhosted.length > (layers * experts) / 4);
+    return (user + system) / 1000;
+  };
+  cpuMs(8);
+  const [few, many] = [cpuMs(8), cpuMs(64)];
+  assert.ok(many < 24 * few + 100, `${few} -> ${many} ms of CPU: 8 times the model; quadratic would be 64 times`);
+});

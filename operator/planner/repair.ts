@@ -6,6 +6,7 @@ import { sameLayer } from "../../runtime/placement/diff.ts";
 import { checkMemory } from "./feasibility.ts";
 import type { PlanInput, PlanOutput } from "./policy.ts";
 import { bytesByRank, type Hosts, layerDemand, type Problem, stagingBytes, toLayer, toLayers, toProblem, usedBytes } from "./problem.ts";
+import { RedundantCopies } from "./redundant-copies.ts";
 
 /** Epoch 1: home of expert e in layer l is rank (e + l) mod N, unless it is full; no copies. */
 export function firstPlan(input: PlanInput): LayerPlan[] {
@@ -155,6 +156,9 @@ class Repair {
   readonly #load: Float64Array[];
   /** Experts that each rank hosts, per layer. */
   readonly #count: Int32Array[];
+  readonly #copies: RedundantCopies;
+  /** Layers and bytes that no copy makes room for, until one more has gone: what is adopted only takes room. */
+  readonly #inVain = new Set<string>();
 
   constructor(problem: Problem, hosts: Hosts, carriedOut: boolean) {
     this.#problem = problem;
@@ -169,6 +173,7 @@ class Repair {
       for (const row of layer) for (const g of row) count[g] = (count[g] as number) + 1;
       return count;
     });
+    this.#copies = new RedundantCopies(hosts, (l) => layerDemand(problem, l));
     this.#load = hosts.map((layer, l) => {
       const load = new Float64Array(problem.G);
       const demand = layerDemand(problem, l);
@@ -192,15 +197,7 @@ class Repair {
   }
 
   #dropColdest(rank: number): boolean {
-    let found: { layer: number; expert: number; rows: number } | undefined;
-    this.#hosts.forEach((layer, l) => {
-      const demand = layerDemand(this.#problem, l);
-      layer.forEach((row, expert) => {
-        const rows = (demand[expert] as number) / row.length;
-        if (row.length > 1 && row.includes(rank) && this.#size(l, expert) > 0 && (!found || rows < found.rows))
-          found = { layer: l, expert, rows };
-      });
-    });
+    const found = this.#copies.find(({ layer, expert }, row) => (row.includes(rank) && this.#size(layer, expert) > 0 ? rank : undefined));
     if (!found) return false;
     this.#drop(found.layer, found.expert, rank);
     return true;
@@ -213,6 +210,8 @@ class Repair {
   #drop(layer: number, expert: number, rank: number): void {
     const row = this.#hosts[layer]?.[expert] as number[];
     row.splice(row.indexOf(rank), 1);
+    this.#copies.dropped(layer, expert);
+    this.#inVain.clear();
     this.#used[rank] = (this.#used[rank] as number) - this.#size(layer, expert);
     const count = this.#count[layer] as Int32Array;
     count[rank] = (count[rank] as number) - 1;
@@ -284,17 +283,11 @@ class Repair {
 
   /** The coldest redundant copy whose rank may take so many bytes, and one more expert of the layer, in its place. */
   #coldestCopy(wanted: number, bytes: number, arrives: (rank: number) => boolean) {
-    let found: (Orphan & { readonly rank: number; readonly rows: number }) | undefined;
-    this.#hosts.forEach((layer, l) => {
-      const demand = layerDemand(this.#problem, l);
-      layer.forEach((row, expert) => {
-        const rows = (demand[expert] as number) / row.length;
-        if (row.length < 2 || (found && rows >= found.rows)) return;
-        const rank = row.find((g) => arrives(g) && this.#takes(g, wanted, bytes, { layer: l, expert }));
-        if (rank !== undefined) found = { layer: l, expert, rank, rows };
-      });
-    });
-    return found as (Orphan & { readonly rank: number }) | undefined;
+    const asked = `${wanted} ${bytes} ${arrives === anywhere}`;
+    if (this.#inVain.has(asked)) return undefined;
+    const found = this.#copies.find((copied, row) => row.find((g) => arrives(g) && this.#takes(g, wanted, bytes, copied)));
+    if (!found) this.#inVain.add(asked);
+    return found;
   }
 
   /** May this rank take one more expert of a layer when a copy of another has left it? */

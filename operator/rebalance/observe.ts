@@ -78,7 +78,7 @@ export class Observer {
       world,
       spec: world.spec,
       views,
-      gateways: links.gateways(world.gateways),
+      gateways: links.gateways(world.gateways, now),
       members,
       ranks,
       hardware: speedRanks(views),

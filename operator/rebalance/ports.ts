@@ -84,8 +84,8 @@ export interface PodStatus {
 }
 
 interface FrontTotals {
-  /** Milliseconds since it had a request, or was ready for the first; 0 while it has one. */
-  readonly idleMs: number;
+  /** Unix ms since which it has no request, or was ready for the first; undefined while it has one. */
+  readonly idleSince: number | undefined;
   /** No rank serves, and one is needed. */
   readonly wantsRanks: boolean;
 }

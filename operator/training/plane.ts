@@ -1,16 +1,18 @@
 // The training plane as the operator composes it: what wakes a look at a MoETrainingJob, and whether it may be worked on now.
 import { apiVersion, labels } from "../../crds/common.ts";
 import type { PodWords } from "../../crds/training-world.ts";
+import { Applier } from "../deployment/apply.ts";
 import { Authorities, subjectOf } from "../deployment/authorities.ts";
 import { certifiedJob } from "../deployment/certified.ts";
 import { Identities } from "../deployment/identity.ts";
-import type { Informers } from "../deployment/informers.ts";
+import { type Informers, trainingPodGroups } from "../deployment/informers.ts";
 import { type Claims, heldByAnother } from "../kube/claims.ts";
 import { type Controller, createController, type Observe, type Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
 import { ticksBeside } from "../kube/workqueue.ts";
 import type { TrainingSettings } from "./pod.ts";
+import { PodGroups } from "./pod-groups.ts";
 import { PodTalks, type Question } from "./pod-talks.ts";
 import { TrainingReconciler } from "./reconcile.ts";
 import { type JobEvent, StatusWriter } from "./status-writer.ts";
@@ -54,7 +56,9 @@ export function createTrainingPlane(options: TrainingPlaneOptions): TrainingPlan
   const certified = { of: certifiedJob, kube, informers, now };
   const authorities = new Authorities({ ...certified, namespace: settings.namespace, event });
   const identities = new Identities({ ...certified, authorities });
-  const reconciler = new TrainingReconciler({ kube, informers, status, settings, talks, identities, now });
+  const applier = new Applier({ of: certifiedJob, kube, live: (resource, ref) => informers.live(resource, ref), now: ticks });
+  const groups = new PodGroups({ applier, event });
+  const reconciler = new TrainingReconciler({ kube, informers, status, settings, talks, identities, groups, now });
   const refused = (ref: Ref): Outcome | undefined => {
     if (informers.trainingTrouble(ref.namespace) !== undefined) return { requeueAfterMs: untrustedMs };
     const object = informers.get("moeTrainingJobs", ref);
@@ -95,7 +99,7 @@ interface Sources {
   readonly identities: Identities;
 }
 
-/** Changes of a spec, of pods, and their certificates wake; our own writes of a status do not. */
+/** Changes of a spec, of pods, their groups and their certificates wake; our own writes of a status do not. */
 function wake({ informers, identities }: Sources, add: (ref: Ref) => void): readonly (() => void)[] {
   const seen = new Map<string, string>();
   const jobs = informers.onChange("moeTrainingJobs", (object, change) => {
@@ -107,10 +111,12 @@ function wake({ informers, identities }: Sources, add: (ref: Ref) => void): read
     else seen.delete(key);
     add(refOf(object));
   });
-  const pods = informers.onChange("trainingPods", ({ metadata }) => {
-    const name = metadata.labels?.[labels.trainingJob];
-    if (name !== undefined) add({ namespace: metadata.namespace ?? "", name });
-  });
+  const owned = (["trainingPods", ...trainingPodGroups] as const).map((kind) =>
+    informers.onChange(kind, ({ metadata }) => {
+      const name = metadata.labels?.[labels.trainingJob];
+      if (name !== undefined) add({ namespace: metadata.namespace ?? "", name });
+    }),
+  );
   const secrets = informers.onChange("trainingSecrets", (secret) => {
     identities.changed(secret);
     const name = secret.metadata.labels?.[labels.trainingJob];
@@ -122,5 +128,5 @@ function wake({ informers, identities }: Sources, add: (ref: Ref) => void): read
     identities.changed(secret);
     add(subject.ref);
   });
-  return [jobs, pods, secrets, authorities];
+  return [jobs, ...owned, secrets, authorities];
 }

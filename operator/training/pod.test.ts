@@ -68,6 +68,7 @@ const changes: Record<string, unknown> = {
   "output.uri": "pvc://o/b",
   "output.codecs": ["q4_0"],
   image: "other",
+  "scheduling.gang": "Coscheduling",
   "podTemplate.metadata.labels": { a: "b" },
   "podTemplate.metadata.annotations": { a: "b" },
   "podTemplate.spec.containers": [{ name: "runtime", env: [{ name: "A", value: "b" }] }],
@@ -105,6 +106,7 @@ function outcome(job: MoETrainingJob): unknown {
     otherWriters: [],
     templateHash: (of: string) => templateHash(job, of),
     checkHash: (of: string) => checkHash(job, of),
+    groupProblems: [],
     podRefused: undefined,
     now: new Date(0),
   };

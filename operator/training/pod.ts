@@ -3,9 +3,10 @@ import { createHash } from "node:crypto";
 import { annotations, apiVersion, labels, paths, ports } from "../../crds/common.ts";
 import { parseModelUri } from "../../crds/moe-deployment.ts";
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
-import type { LogLevel, PullPolicy } from "../../crds/names.ts";
+import { defaultGang, type LogLevel, type PullPolicy } from "../../crds/names.ts";
 import { trainerComponent, trainerProcess } from "../../crds/training-process.ts";
 import { renderEnv } from "../../crds/variables.ts";
+import type { GangScheduler } from "../deployment/gangs/gang.ts";
 import { makerLabels, names } from "../deployment/objects/context.ts";
 import { mergePodTemplate, type PodShape, type TemplateKind, templateContainer } from "../deployment/objects/pod-template.ts";
 import { containerSecurity, podSecurity } from "../deployment/objects/runtime-pod.ts";
@@ -32,13 +33,18 @@ export const templateKind: TemplateKind = {
 const graceSeconds = 120;
 const hashChars = 16;
 
-const podName = (job: string, { rank, attempt }: Made): string => `${job}-train-${rank}-${attempt}`;
+/** Of the PodGroup that a job's pods are members of, where it has one. */
+export const groupName = (job: string): string => `${job}-train`;
+const podName = (job: string, { rank, attempt }: Made): string => `${groupName(job)}-${rank}-${attempt}`;
 
 /** The bits of the result depend on none of these, so that they may change: the pod is then replaced. All else of a job is fixed. */
 export function templateHash({ metadata, spec }: MoETrainingJob, image: string): string {
   const { memoryPerRank, checkpoint, fssdp, failurePolicy, podTemplate } = spec;
   const { shadow, stepTimeout } = failurePolicy;
-  const text = JSON.stringify([metadata.uid, memoryPerRank, checkpoint, fssdp, shadow, stepTimeout, podTemplate ?? {}, image]);
+  const { gang } = spec.scheduling;
+  // Only where it is asked for: jobs from before there were groups keep their hash. What the cluster has of schedulers replaces no pod.
+  const grouped = gang === defaultGang ? [] : [gang];
+  const text = JSON.stringify([metadata.uid, memoryPerRank, checkpoint, fssdp, shadow, stepTimeout, podTemplate ?? {}, image, ...grouped]);
   return createHash("sha256").update(text).digest("hex").slice(0, hashChars);
 }
 
@@ -47,6 +53,8 @@ interface Made {
   readonly rank: number;
   /** Pods of its rank before it. */
   readonly attempt: number;
+  /** Who starts it together with others; undefined where it finds room alone. */
+  readonly scheduler?: GangScheduler | undefined;
 }
 
 interface Problem {
@@ -78,22 +86,25 @@ export function trainingPod(job: MoETrainingJob, settings: TrainingSettings, mad
     const { limits, requests } = resourcesOf(one);
     return { ...one, resources: { limits: { ...limits, memory }, requests: { cpu: String(spec.threadsPerRank), ...requests, memory } } };
   });
+  const member = made.scheduler?.member(groupName(metadata.name)) ?? { labels: {}, annotations: {} };
+  const schedulerName = pod.spec.schedulerName ?? made.scheduler?.schedulerName;
   return {
     apiVersion: "v1",
     kind: "Pod",
     metadata: {
       name: podName(metadata.name, made),
       namespace: metadata.namespace,
-      labels: { ...pod.labels, [labels.rank]: String(made.rank) },
+      labels: { ...pod.labels, ...member.labels, [labels.rank]: String(made.rank) },
       annotations: {
         ...pod.annotations,
+        ...member.annotations,
         [annotations.templateHash]: templateHash(job, made.image),
         [annotations.generation]: String(metadata.generation),
         [annotations.output]: spec.output.uri,
       },
       ownerReferences: [ownerOf(job)],
     },
-    spec: { ...pod.spec, containers },
+    spec: { ...pod.spec, ...(schedulerName === undefined ? {} : { schedulerName }), containers },
   };
 }
 

@@ -1,8 +1,11 @@
-// One look at a training job: gather what is observed, decide (core/decide.ts), write the status, then delete and make pods, certify those
-// that are there, and tell them their world. Everything may be repeated: deletions name a uid, a pod is named by its rank and attempt.
+// One look at a training job: gather what is observed, decide (core/decide.ts), see to the group of its pods, write the status, then delete
+// and make pods, certify those that are there, and tell them their world. Everything may be repeated: deletions name a uid, a pod is named
+// by its rank and attempt.
 import { AppError, labels } from "../../crds/common.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
 import { checkerComponent } from "../../crds/training-process.ts";
+import type { GangScheduler } from "../deployment/gangs/gang.ts";
+import { chooseScheduler, gangOf } from "../deployment/gangs/index.ts";
 import type { Identities } from "../deployment/identity.ts";
 import type { Informers } from "../deployment/informers.ts";
 import type { Outcome } from "../kube/controller.ts";
@@ -10,12 +13,14 @@ import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts
 import { checkHash, checkPod } from "./check-pod.ts";
 import { type Action, type Decision, decide, isOver } from "./core/decide.ts";
 import { nodeLost } from "./core/ends.ts";
+import { membersOf } from "./core/gang.ts";
 import { imageOf } from "./core/image.ts";
 import type { Observed } from "./core/observed.ts";
 import { type PodView, podView } from "./core/pod-view.ts";
 import { wantedReplicas } from "./core/spawn.ts";
 import { otherWriters, rivalOf } from "./output.ts";
 import { type TrainingSettings, templateHash, templateProblems, trainingPod } from "./pod.ts";
+import type { PodGroups } from "./pod-groups.ts";
 import type { PodTalks } from "./pod-talks.ts";
 import type { StatusWriter } from "./status-writer.ts";
 
@@ -25,12 +30,18 @@ const silentMin = 2;
 
 export interface ReconcilerParts {
   readonly kube: Kube;
-  readonly informers: Pick<Informers, "get" | "list">;
+  readonly informers: Pick<Informers, "get" | "list" | "served">;
   readonly status: StatusWriter;
   readonly settings: TrainingSettings;
   readonly talks: Pick<PodTalks, "words" | "silence" | "tell" | "forget">;
   readonly identities: Pick<Identities, "ensurePods" | "operator" | "forget">;
+  readonly groups: Pick<PodGroups, "keep" | "forget">;
   readonly now: () => Date;
+}
+
+/** A job with the scheduler that starts its ranks together, where there is one. */
+interface Seen extends Observed {
+  readonly scheduler: GangScheduler | undefined;
 }
 
 export class TrainingReconciler {
@@ -42,13 +53,14 @@ export class TrainingReconciler {
   }
 
   async reconcile(ref: Ref): Promise<Outcome> {
-    const { informers, status, talks, identities } = this.#parts;
+    const { informers, status, talks, identities, groups } = this.#parts;
     const key = `${ref.namespace}/${ref.name}`;
     const object = informers.get("moeTrainingJobs", ref);
     const known = this.#uids.get(key);
     if (known !== undefined && known !== object?.metadata.uid) {
       status.forget(known);
       identities.forget(known);
+      groups.forget(known);
     }
     if (object === undefined) talks.forget(key);
     if (object === undefined) this.#uids.delete(key);
@@ -73,13 +85,25 @@ export class TrainingReconciler {
   async #step(job: MoETrainingJob): Promise<Outcome> {
     const { status } = this.#parts;
     const observed = this.#observe(job);
-    const decision = decide(observed);
+    const { decision, ungrouped } = await this.#decide(observed);
     await status.write(job, decision.status);
     const podRefused = await this.#execute(observed, decision.actions);
     const uncertified = await this.#meet(observed, decision);
     if (podRefused !== undefined) return this.#tellRefusal({ ...observed, podRefused });
-    if (uncertified !== undefined) throw uncertified;
+    const failed = uncertified ?? ungrouped;
+    if (failed !== undefined) throw failed;
     return outcomeOf(decision);
+  }
+
+  /** What is to be done, once the group of the pods is as it has to be. Where it is not, no pod is made that would wait for it. */
+  async #decide(seen: Seen): Promise<{ readonly decision: Decision; readonly ungrouped: AppError | undefined }> {
+    const { job, scheduler } = seen;
+    const decision = decide(seen);
+    const members = scheduler && decision.gathers ? membersOf({ ...seen, status: decision.status }, scheduler.name) : 0;
+    const { problems, failure } = await this.#parts.groups.keep(job, scheduler && members > 0 ? { scheduler, members } : undefined);
+    if (problems.length > 0) return { decision: decide({ ...seen, groupProblems: problems }), ungrouped: failure };
+    const actions = failure ? decision.actions.filter(({ kind }) => kind !== "create") : decision.actions;
+    return { decision: { ...decision, actions }, ungrouped: failure };
   }
 
   /** Certifies pods, and tells those that run of the world that is in the status. Returns why not all have their certificates. */
@@ -109,7 +133,7 @@ export class TrainingReconciler {
     return outcomeOf(decision);
   }
 
-  #observe(job: MoETrainingJob): Observed {
+  #observe(job: MoETrainingJob): Seen {
     const { informers, status: writer, settings, talks, now } = this.#parts;
     const status = writer.latest(job);
     const { namespace, name, uid } = job.metadata;
@@ -118,6 +142,7 @@ export class TrainingReconciler {
     const [checks, pods] = [own.filter(isCheck), own.filter((pod) => !isCheck(pod))];
     const alone = wantedReplicas(job, status) === 1;
     const views = pods.map((pod) => this.#view(pod, job, alone));
+    const { scheduler, refusals } = chooseScheduler(job.spec, (resource) => informers.served(resource, namespace));
     return {
       job,
       status,
@@ -133,7 +158,9 @@ export class TrainingReconciler {
       image: settings.trainingImage,
       templateHash: (image) => templateHash(job, image),
       checkHash: (image) => checkHash(job, image),
-      templateProblems: templateProblems(job, settings),
+      templateProblems: [...templateProblems(job, settings), ...refusals],
+      scheduler,
+      groupProblems: [],
       podRefused: undefined,
       now: now(),
     };
@@ -145,7 +172,7 @@ export class TrainingReconciler {
    */
   #view(object: KubeObject, { metadata }: MoETrainingJob, alone: boolean): PodView {
     const silence = this.#parts.talks.silence(`${metadata.namespace}/${metadata.name}`, object.metadata.uid ?? "");
-    const view = podView(object, silence > 0);
+    const view = { ...podView(object, silence > 0), gang: gangOf(object.metadata) };
     return alone || silence < silentMin ? view : this.#unlessLost(view);
   }
 
@@ -160,7 +187,7 @@ export class TrainingReconciler {
   }
 
   /** Returns what the API server said where it refused the pod. */
-  async #execute(observed: Observed, actions: readonly Action[]): Promise<string | undefined> {
+  async #execute(observed: Seen, actions: readonly Action[]): Promise<string | undefined> {
     const { kube } = this.#parts;
     const { namespace } = observed.job.metadata;
     for (const action of actions) {
@@ -174,7 +201,7 @@ export class TrainingReconciler {
     return undefined;
   }
 
-  async #create(observed: Observed, action: Exclude<Action, { readonly kind: "delete" }>): Promise<string | undefined> {
+  async #create(observed: Seen, action: Exclude<Action, { readonly kind: "delete" }>): Promise<string | undefined> {
     const { kube } = this.#parts;
     const { job } = observed;
     const pod = this.#pod(observed, action);
@@ -189,11 +216,11 @@ export class TrainingReconciler {
     }
   }
 
-  #pod(observed: Observed, action: Exclude<Action, { readonly kind: "delete" }>): KubeObject {
-    const { job, status } = observed;
+  #pod(observed: Seen, action: Exclude<Action, { readonly kind: "delete" }>): KubeObject {
+    const { job, status, scheduler } = observed;
     const { settings } = this.#parts;
     const [image, { attempt }] = [imageOf(observed), action];
-    if (action.kind === "create") return trainingPod(job, settings, { image, rank: action.rank, attempt });
+    if (action.kind === "create") return trainingPod(job, settings, { image, rank: action.rank, attempt, scheduler });
     return checkPod(job, settings, { image, attempt, ranks: wantedReplicas(job, status) });
   }
 

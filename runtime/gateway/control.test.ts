@@ -46,6 +46,26 @@ test("a gateway that may be silent answers no ping without news", (t) => {
   assert.equal(written(), first + 2);
 });
 
+test("a request that came and went since the last status is news: the idle time that was told is over", (t) => {
+  let come = () => {};
+  const onEnter = (listener: () => void) => {
+    come = listener;
+    return () => {};
+  };
+  const { seen, ping, call } = watched(t, silentLog, { onEnter });
+  const written = () => seen.unread + call.writableLength;
+  ping({ calmMs: 60_000 });
+  const before = written();
+  ping({ calmMs: 60_000 });
+  assert.equal(written(), before);
+  come();
+  assert.equal(written(), before, "no rank is wanted for it, and the next status is soon enough");
+  ping({ calmMs: 60_000 });
+  assert.equal(written(), before + 1);
+  ping({ calmMs: 60_000 });
+  assert.equal(written(), before + 1, "told once");
+});
+
 test("the operator's log level is taken over at once", (t) => {
   const lines: string[] = [];
   const log = createLog({ level: "info", name: "gateway", write: (line) => lines.push(JSON.parse(line).message) });

@@ -73,11 +73,13 @@ export function controlHandlers(options: ControlOptions): ControlHandlers {
     },
     watch: (call) => {
       const calm = new Calm();
-      // A watcher that does not read needs no heap of old statuses: it gets the newest when it reads on.
-      const send = (spare = false) => void (call.writableNeedDrain || unlessSpared(calm, statusOf(options, plan), spare, call));
+      let asked = 0;
+      const send = (spare = false) => sendStatus({ call, calm, asked, spare }, statusOf(options, plan));
       const timer = setInterval(() => send(true), statusEveryMs);
-      // At once: the first request of a deployment that was scaled to zero waits for it.
-      const stopListening = options.onEnter(() => options.wantsRanks() && send());
+      const stopListening = options.onEnter(() => {
+        asked += 1;
+        if (options.wantsRanks()) send(); // at once: the first request of a deployment that was scaled to zero waits for it
+      });
       const stop = () => {
         clearInterval(timer);
         stopListening();
@@ -134,17 +136,30 @@ function statusOf(options: ControlOptions, plan: PlacementPlan | undefined): Wat
   });
 }
 
-/** Writes a status; not where it may be left out, and has no news. */
-function unlessSpared(calm: Calm, status: WatchStatus, spare: boolean, stream: { write(status: WatchStatus): unknown }): void {
-  const [news, now] = [newsOf(status), performance.now()];
-  if (spare && calm.spares(news, now)) return;
-  calm.sent(news, now);
-  stream.write(status);
+interface Sending {
+  readonly call: { readonly writableNeedDrain: boolean; write(status: WatchStatus): unknown };
+  readonly calm: Calm;
+  /** Requests that came so far. */
+  readonly asked: number;
+  /** True where it may be left out. */
+  readonly spare: boolean;
 }
 
-/** All that a status of a gateway says, in short. How long it is idle goes by itself, and that it is begins with a request's end. */
-const newsOf = ({ epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion, front }: WatchStatus): string =>
-  [epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion, front?.wantsRanks].join();
+function sendStatus({ call, calm, asked, spare }: Sending, status: WatchStatus): void {
+  // A watcher that does not read needs no heap of old statuses: it gets the newest when it reads on.
+  if (call.writableNeedDrain) return;
+  const [news, now] = [newsOf(status, asked), performance.now()];
+  if (spare && calm.spares(news, now)) return;
+  calm.sent(news, now);
+  call.write(status);
+}
+
+/**
+ * All that a status of a gateway says, in short. The time that it is idle goes on by itself; that it began anew is told by `asked`, the
+ * number of its requests: one may have come and gone since the last status.
+ */
+const newsOf = ({ epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion, front }: WatchStatus, asked: number) =>
+  [epoch, planHash, notReadyReason, activeRequests, draining, membershipVersion, front?.wantsRanks, asked].join();
 
 function newer(known: PlacementPlan | undefined, pushed: PlacementPlan): PlacementPlan {
   return known !== undefined && known.epoch > pushed.epoch ? known : pushed;

@@ -43,13 +43,14 @@ interface Part {
 export async function fetchStore(options: StoreFetch): Promise<void> {
   const { seed, dir, waits, log } = options;
   const parts = new Map<string, Part>();
+  const whole = new Map<string, string>();
   await mkdir(dir, { recursive: true });
   for (let waitMs = againMs.least; ; waitMs = Math.min(againMs.most, 2 * waitMs)) {
     const before = receivedOf(parts);
     let clients: SeedClients | undefined;
     try {
       clients = await seed.clients();
-      const { modelDigest, files } = await fromSeed(clients, { parts, ...options });
+      const { modelDigest, files } = await fromSeed(clients, { parts, whole, ...options });
       log.info({ modelDigest, bytes: files.reduce((sum, { bytes }) => sum + bytes, 0) }, "store fetched from the seed");
       return;
     } catch (caught) {
@@ -67,20 +68,27 @@ const receivedOf = (parts: ReadonlyMap<string, Part>): number => [...parts.value
 
 interface Fetching extends StoreFetch {
   readonly parts: Map<string, Part>;
+  /** The hashes of files that were found whole, by name: the dense part is not read again for each try. */
+  readonly whole: Map<string, string>;
 }
 
 async function fromSeed(clients: SeedClients, options: Fetching): Promise<StoreList> {
-  const { seed, codec, dir, waits } = options;
+  const { seed, codec, dir, waits, whole } = options;
   const reply = await clients.files.list({ sender: toSender(seed.self), codec }, { deadline: Date.now() + listTimeoutMs });
   const list = fromStoreList(reply);
   const missing: TextFile[] = [];
-  for (const file of list.files) if (!(await isThere(dir, file))) missing.push(file);
+  for (const file of list.files) {
+    if (whole.get(file.name) === file.sha256) continue;
+    if (await isThere(dir, file)) whole.set(file.name, file.sha256);
+    else missing.push(file);
+  }
   // Of another model, whose experts are at other places.
   if (missing.some(({ name }) => name === "expert-index.json")) await clear(dir, list);
   await checkRoom(dir, missing, options.parts);
   for (const file of missing) {
     waits(`fetches ${file.name} from the seed, ${file.bytes} bytes`);
     await fetchFile(clients, file, options);
+    whole.set(file.name, file.sha256);
   }
   return list;
 }

@@ -63,6 +63,7 @@ export const observed = ({ status, ...change }: Partial<Observed> = {}): Observe
   templateHash: () => "h",
   checkHash: () => "c",
   templateProblems: [],
+  groupProblems: [],
   podRefused: undefined,
   now: new Date(start),
   ...change,

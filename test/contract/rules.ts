@@ -119,6 +119,8 @@ export const ruleCases: readonly RuleCase[] = [
   deployment(".spec.model", { model: { cache: downloaded.cache } }, { says: "cache is for models that are downloaded" }),
   deployment(".spec.model", { model: { secretRef: { name: "s" } } }, { says: "secretRef is for models that are downloaded" }),
   deployment(".spec.model.uri", { model: { uri: "ftp://a/b" } }),
+  deployment(".spec.model.cache", { model: { uri: "hf://owner/name", cache: {} } }),
+  deployment(".spec.model.cache.ephemeral.sizeLimit", { model: { uri: "hf://owner/name", cache: { ephemeral: { sizeLimit: "0" } } } }),
   deployment(".spec.elasticity", { elasticity: { minReplicas: 3, maxReplicas: 2 } }, { says: "minReplicas must not be above maxReplicas" }),
   deployment(
     ".spec.elasticity",

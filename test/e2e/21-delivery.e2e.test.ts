@@ -28,8 +28,10 @@ let seeded: Deployed;
 let traffic: Traffic | undefined;
 let hub: Hub | undefined;
 let shared: string[] = [];
+/** What is to be gone when the file ends, however it ends. */
+const made: Deployed[] = [];
 
-explainFailures(() => seeded ?? moe);
+explainFailures(() => made.at(-1) ?? moe);
 before(async () => {
   target = await openWorld();
   moe = await deploy(target, namespace, smolMoe("shared", { replicas: 1 }));
@@ -39,8 +41,17 @@ before(async () => {
 after(async () => {
   await traffic?.stop();
   await hub?.close();
-  if (seeded) await remove(seeded);
+  for (const one of made) await remove(one);
 });
+
+/** Makes a deployment in the namespace of the first. */
+async function make(name: string, spec: Parameters<typeof smolMoe>[1]): Promise<Deployed> {
+  const { kubectl } = moe;
+  const one = { ...moe, name, url: async () => (await gatewayAddress(target, kubectl, name)).url };
+  made.push(one);
+  await kubectl.apply(smolMoe(name, spec));
+  return one;
+}
 
 async function textsOf({ url, name }: Deployed): Promise<string[]> {
   const texts: string[] = [];
@@ -71,15 +82,17 @@ function claimOf(node: string): readonly object[] {
   ];
 }
 
+/** Declares a number of seeds: what a person types with `kubectl scale` is drift, and put back. */
+const seeds = (replicas: 0 | 1) =>
+  moe.kubectl.apply({ apiVersion: "apps/v1", kind: "Deployment", metadata: { name: `${seeded.name}-seed` }, spec: { replicas } });
+
 const seedPods = () => moe.kubectl.list("pods", `enodia.dev/deployment=${seeded.name},enodia.dev/component=seed`);
 
 test("a claim for one node: ranks on others fetch from the seed, and give the texts of a shared claim", async () => {
   const { kubectl } = moe;
   const node = (await kubectl.list("nodes"))[0]?.metadata.name ?? "";
   await kubectl.apply(...claimOf(node));
-  const object = smolMoe("seeded", { model: { uri: "pvc://single/smol-moe" }, replicas: 2 });
-  await kubectl.apply(object);
-  seeded = { ...moe, name: "seeded", url: async () => (await gatewayAddress(target, kubectl, "seeded")).url };
+  seeded = await make("seeded", { model: { uri: "pvc://single/smol-moe" }, replicas: 2 });
   await waitReady(kubectl, "seeded", readyMs);
   const [seed] = await seedPods();
   assert.equal((seed as any)?.spec.nodeName, node, "the seed is where its claim is");
@@ -106,8 +119,8 @@ test("no request fails when the seed goes; a rank that starts meanwhile says tha
     { timeoutMs: 120_000, everyMs: 1_000 },
   );
   traffic.assertWhole();
-  // Somebody else's number stays as it is, so that the seed stays away.
-  await kubectl.run(["scale", "deployment/seeded-seed", "--replicas=0"]);
+  // What somebody else declares stays as it is, so that the seed stays away.
+  await seeds(0);
   await until("the seed to be gone", async () => ((await seedPods()).length === 0 ? true : undefined), { timeoutMs: 60_000 });
   await kubectl.run(["scale", "moed/seeded", "--replicas=3"]);
   const waits = (moed: any) =>
@@ -115,7 +128,7 @@ test("no request fails when the seed goes; a rank that starts meanwhile says tha
   const moed = await kubectl.waitFor("moed", "seeded", "the reason in the status", waits, 120_000);
   assert.equal(condition(moed, "ModelAvailable")?.reason, "SeedNotReady");
   traffic.assertWhole();
-  await kubectl.run(["scale", "deployment/seeded-seed", "--replicas=1"]);
+  await seeds(1);
   await waitReady(kubectl, "seeded", readyMs);
   traffic.assertWhole();
   assert.ok(traffic.counts.requests > 10, `${traffic.counts.requests} requests`);
@@ -128,16 +141,16 @@ test("no request fails when the seed goes; a rank that starts meanwhile says tha
 test("without a claim the seed downloads: a limit that is too small is told with the numbers, one that is not serves", async () => {
   const { kubectl } = moe;
   const folder = join(root, "test/golden/tiny-f32");
-  hub = await startHub({
-    files: Object.fromEntries(readdirSync(folder).map((name) => [name, readFileSync(join(folder, name))])),
-    host: "0.0.0.0",
-  });
+  // Where pods reach the API server they reach this machine.
   const server = JSON.parse(await kubectl.run(["config", "view", "--minify", "-o", "json"])).clusters[0].cluster.server;
-  const endpoint = `http://${new URL(server).hostname}:${new URL(hub.url).port}`;
-  await kubectl.run(["create", "secret", "generic", "hub", `--from-literal=HF_ENDPOINT=${endpoint}`]);
+  const host = new URL(server).hostname;
+  const files = Object.fromEntries(readdirSync(folder).map((name) => [name, readFileSync(join(folder, name))]));
+  hub = await startHub({ files, host });
+  const endpoint = `http://${host}:${new URL(hub.url).port}`;
+  await kubectl.apply({ apiVersion: "v1", kind: "Secret", metadata: { name: "hub" }, stringData: { HF_ENDPOINT: endpoint } });
   const model = (sizeLimit: string) => ({ uri: "hf://org/name", secretRef: { name: "hub" }, cache: { ephemeral: { sizeLimit } } });
   const runtime = { backend: "cpu", expertCodec: "f32", maxContext: 128, kvPool: "16Mi" };
-  await kubectl.apply(smolMoe("hubbed", { model: model("100Ki"), replicas: 2, runtime, experts: { memoryPerRank: "64Mi" } }));
+  const hubbed = await make("hubbed", { model: model("100Ki"), replicas: 2, runtime, experts: { memoryPerRank: "64Mi" } });
   const small = (moed: any) => condition(moed, "ModelAvailable")?.reason === "CacheTooSmall";
   const refused = await kubectl.waitFor("moed", "hubbed", "the limit to be refused", small, readyMs);
   assert.match(
@@ -146,7 +159,7 @@ test("without a claim the seed downloads: a limit that is too small is told with
   );
   await kubectl.run(["patch", "moed/hubbed", "--type=merge", "-p", JSON.stringify({ spec: { model: model("256Mi") } })]);
   await waitReady(kubectl, "hubbed", readyMs);
-  const { url } = await gatewayAddress(target, kubectl, "hubbed");
-  assert.ok((await ask({ url, model: "hubbed", prompt: "a b c", maxTokens: 4 })).chunks > 0);
-  seeded = { ...moe, name: "hubbed" };
+  // A model of random weights: whatever it says, it says something.
+  const { usage } = await ask({ url: await hubbed.url(), model: "hubbed", prompt: "a b c", maxTokens: 4 });
+  assert.ok((usage?.completion_tokens ?? 0) > 0);
 });

@@ -19,6 +19,13 @@ const firesWithinMs = 150_000;
 const lookEveryMs = 2_000;
 const quietMs = 20_000;
 
+/** The panels of the autoscaler need one; so many tokens it never asks for more ranks by. */
+const autoscale = {
+  min: 3,
+  max: 4,
+  metrics: ["queuedTokensPerRank", "tokensPerSecondPerRank"].map((metric) => ({ name: metric, target: 1_000_000 })),
+};
+
 const namespace = "e2e-metrics";
 const name = "observed";
 let target: Target;
@@ -33,6 +40,9 @@ before(async () => {
     target,
     namespace,
     smolMoe(name, {
+      // Applied replicas would be whose tool applies them.
+      replicas: undefined,
+      elasticity: { minReplicas: 1, maxReplicas: 4, settle: "1s", autoscale },
       rebalancing: { mode: "Auto", interval: "2s", trigger: { imbalancePercent: 101, window: "2s", minTokens: 200 } },
     }),
   );
@@ -99,6 +109,10 @@ test("every panel, variable and annotation of Fleet, Deployment and Experts has 
   }
   assert.deepEqual(open, []);
   assert.equal(load.counts.failed, 0, load.errors[0]);
+  // In the faults below it would stand still, and say so beside the alerts that they are about.
+  await moe.kubectl.run(["patch", "moed", name, "--type=merge", "-p", '{"spec":{"elasticity":{"autoscale":null}}}']);
+  const gone = async () => ((await prometheus.query(`enodia_autoscale_ranks{deployment="${name}"}`)).length === 0 ? true : undefined);
+  await until("the autoscaler to have no figures", gone, { timeoutMs: 60_000 });
 });
 
 test("no alert fires while all is well, and nothing is told to be wrong", { timeout: 120_000 }, async () => {

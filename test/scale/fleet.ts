@@ -43,7 +43,7 @@ export interface FleetOptions {
   /** Where the operator leaves a profile of its CPU; unset: it takes none. */
   readonly profileFolder?: string | undefined;
   /** The limit of the operator's memory; the chart's when not given. */
-  readonly memoryMiB?: number;
+  readonly memoryMiB?: number | undefined;
   readonly log: (line: string) => void;
   /** How it differs from a fleet of many deployments. */
   readonly shape?: {
@@ -117,8 +117,7 @@ export async function startFleet(options: FleetOptions): Promise<Fleet> {
     await nodes.start();
     log(`${room.nodes} nodes`);
     const kubeconfig = await operatorKubeconfig(plane, operatorNamespace, folder);
-    const { profileFolder } = options;
-    const operator = await OperatorProcess.start({ name, kubeconfig, natsUrl, folder, profileFolder, memoryMiB });
+    const operator = await OperatorProcess.start({ name, kubeconfig, natsUrl, folder, profileFolder: options.profileFolder, memoryMiB });
     closers.push(() => operator.stop());
     log("the operator leads");
     const objects = new Informer(resources.moeDeployments, {}, { kube, onError });

@@ -18,6 +18,9 @@ import type { PodProcess, PodStart, StartPod } from "./nodes.ts";
 import { type RankModel, startRank } from "./ranks.ts";
 import type { Tally } from "./tally.ts";
 
+/** Ranks have connections to each other only while rows go over them, as in large worlds: a fleet's process has thousands of ranks. */
+const streamIdleMs = 60_000;
+
 interface PodsOptions {
   readonly model: RankModel;
   readonly bus: Bus;
@@ -45,6 +48,7 @@ async function startWorker(start: PodStart, { model, bus, load, tally }: PodsOpt
   const running = await startRank({
     ...{ namespace, deployment, rank, podName, podUid, model, host: ip, grpcPort: ports.grpc, tls: tlsOf(start) },
     deploymentUid: told(workerProcess.deploymentUid.variable),
+    streamIdleMs,
     telemetry: { bus, prefix: told(workerProcess.natsPrefix.variable), windowMs, signingKey },
     ...{ counters: load, metrics: tally.metrics },
   });

@@ -1,10 +1,11 @@
 // `npm run test:scale -- world`: one deployment of many ranks, for each number of them.
 import { parseArgs } from "node:util";
 import { AppError } from "../../crds/common.ts";
+import { chartMemoryMiB } from "./operator-process.ts";
 import { runWorld } from "./world.ts";
 
 const usage = `usage: npm run test:scale -- world [--ranks N,N,...] [--layers N] [--experts N] [--steady SECONDS] [--json]
-                                      [--profile FOLDER]
+                                      [--memory MIB] [--profile FOLDER]
 
 Brings up what \`npm run test:scale\` does, and one deployment of N ranks in it. Says what its operator takes until it serves,
 while nothing changes but the load, to follow a changed load, to shrink by an eighth, and after the loss of a node of 8
@@ -15,6 +16,7 @@ const options = {
   layers: { type: "string", default: "58" },
   experts: { type: "string", default: "256" },
   steady: { type: "string", default: "60" },
+  memory: { type: "string", default: String(chartMemoryMiB) },
   profile: { type: "string" },
   json: { type: "boolean", default: false },
   help: { type: "boolean", short: "h", default: false },
@@ -32,18 +34,9 @@ export async function worldMain(argv: readonly string[]): Promise<void> {
   for (const ranks of values.ranks.split(",").map(wholeNumber)) {
     const started = Date.now();
     const log = (line: string) => void process.stderr.write(`${((Date.now() - started) / 1000).toFixed(1).padStart(7)} s  ${line}\n`);
-    const shrinkBy = Math.ceil(ranks / leaving);
-    const row = await runWorld({
-      ranks,
-      layers,
-      experts,
-      shrinkBy,
-      windowSeconds,
-      steadySeconds,
-      short: false,
-      profileFolder: values.profile,
-      log,
-    });
+    const limits = { memoryMiB: wholeNumber(values.memory), profileFolder: values.profile };
+    const shape = { ranks, layers, experts, shrinkBy: Math.ceil(ranks / leaving) };
+    const row = await runWorld({ ...shape, ...limits, windowSeconds, steadySeconds, short: false, log });
     process.stdout.write(`${JSON.stringify(row, undefined, values.json ? 0 : 1)}\n`);
   }
 }

@@ -38,6 +38,7 @@ interface WorldRun {
   /** Ends with the repair of what was lost, and waits neither for idle connections to be closed nor for new ranks. */
   readonly short: boolean;
   /** See FleetOptions. */
+  readonly memoryMiB?: number | undefined;
   readonly profileFolder?: string | undefined;
   readonly log: (line: string) => void;
 }
@@ -89,7 +90,7 @@ export async function runWorld(run: WorldRun): Promise<WorldRow> {
   const spec = { rebalancing: { trigger: { window: `${windowSeconds}s` }, interval: `${windowSeconds}s` } };
   const rankExperts = Math.ceil((memoryOverShare * layers * experts) / ranks);
   const fleet = await startFleet({
-    ...{ name: worldFleet, deployments: 1, ranks, layers, experts, log, profileFolder: run.profileFolder },
+    ...{ name: worldFleet, deployments: 1, ranks, layers, experts, log, memoryMiB: run.memoryMiB, profileFolder: run.profileFolder },
     shape: { nodes, podsPerNode, rankExperts, spec },
   });
   try {

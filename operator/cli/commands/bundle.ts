@@ -29,8 +29,8 @@ const usage = `usage: enodia bundle NAME [-o FILE.tar.gz] [options]
        enodia bundle job/NAME [-o FILE.tar.gz] [options]
 
 Writes an archive for support: the objects of a MoEDeployment or a MoETrainingJob, logs and metrics of its pods, logs of the operator, and
-what status and doctor say. Secrets and ConfigMaps are not read. Of objects and log lines only what an allow-list names is written, and texts lose what looks like
-a credential; README.txt in it says more. Look through it before you hand it on.
+what status and doctor say. Secrets and ConfigMaps are not read. Of objects and log lines only what an allow-list names is written, and
+texts lose what looks like a credential; README.txt in it says more. Look through it before you hand it on.
 
   -o, --output FILE      where to write (default: enodia-NAME-TIME.tar.gz here); a file that is there stays
       --lines N          newest log lines of each pod (default 2000)
@@ -215,10 +215,10 @@ async function logsOf(
 }
 
 async function metricsOf({ transport }: ClusterAccess, pods: readonly KubeObject[], unread: Unread[]): Promise<Record<string, string>> {
-  // A training pod has none of its own: the operator has those of its job.
+  // Others have none of their own: the operator has those of training jobs.
   const has = (pod: KubeObject): boolean => {
     const facts = podFactsOf(pod);
-    return facts?.phase === "Running" && facts.component !== "training";
+    return facts?.phase === "Running" && ["gateway", "worker"].includes(facts.component);
   };
   const running = pods.filter(has).slice(0, podsMax);
   const found = await Promise.all(

@@ -19,7 +19,8 @@ The logs of the pods of a MoEDeployment or a MoETrainingJob, and what the operat
 its request in the header x-request-id; with --request the lines of that request are shown, across gateways and workers.
 
       --request ID         lines of this request only
-      --component LIST     gateway, worker, operator, and of a job training, operator, with commas between (default: all)
+      --component LIST     gateway, worker, seed, downloader, operator, and of a job training, operator, with commas between
+                           (default: all)
       --level LEVEL        lines of this level and above: ${logLevels.join(", ")}
   -f, --follow             goes on until Ctrl-C, with pods that come later too
       --tail N             newest lines of each pod (default 200; with --request 10000)

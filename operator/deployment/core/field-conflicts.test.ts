@@ -48,6 +48,15 @@ test("the text names object, field, manager and remedy", () => {
   );
 });
 
+test("of a seed, whose number no field of the spec has, the number is to be left alone", () => {
+  const { metadata, ...seed } = object("Deployment", "moe-seed");
+  const labels = { "enodia.dev/component": "seed" };
+  assert.match(
+    conflictText({ ...seed, metadata: { ...metadata, labels } }, [autoscaled]),
+    /; have its manager leave the field alone; .*deployment moe-seed/,
+  );
+});
+
 test("many fields are counted", () => {
   const many = Array.from({ length: 9 }, (_, i) => by("other-team", { field: `.spec.f${i}` }));
   const text = conflictText(object("Service", "moe"), many);

@@ -2,6 +2,8 @@
 // field, or is a program that sets it, has it, the object stays as it is, and a condition says so with the remedy. Taken is only what
 // nobody manages: the slip of a hand, what is left of an autoscaler that is gone, and what the spec orders whoever scales (no gateways
 // while suspended). Pure.
+import { labels } from "../../../crds/common.ts";
+import { seedComponent } from "../../../crds/seed.ts";
 
 export const manager = "enodia-operator";
 
@@ -28,7 +30,7 @@ export interface FieldConflict {
 
 interface Contested {
   readonly kind: string;
-  readonly metadata: { readonly name: string; readonly namespace?: string };
+  readonly metadata: { readonly name: string; readonly namespace?: string; readonly labels?: Readonly<Record<string, string>> };
 }
 
 export interface Takeable {
@@ -64,8 +66,10 @@ export function conflictText({ kind, metadata }: Contested, conflicts: readonly 
   return `${kind} ${metadata.name} stays as it is: ${[...named, ...more].join(", ")}; ${remedy(kind, metadata, conflicts)}`;
 }
 
-function remedy(kind: string, { name, namespace }: Contested["metadata"], conflicts: readonly FieldConflict[]): string {
-  const wholly = (what: (field: string) => boolean): boolean => kind === "Deployment" && conflicts.every(({ field }) => what(field));
+function remedy(kind: string, { name, namespace, labels: have }: Contested["metadata"], conflicts: readonly FieldConflict[]): string {
+  // The spec has no number of seeds, nor a template of its own for theirs.
+  const hasFields = kind === "Deployment" && have?.[labels.component] !== seedComponent;
+  const wholly = (what: (field: string) => boolean): boolean => hasFields && conflicts.every(({ field }) => what(field));
   if (wholly((field) => field === replicasField))
     return "unset spec.gateway.replicas to leave the number to it, or stop it (delete the autoscaler)";
   const instead = wholly((field) => field.startsWith(".spec.template.")) ? "set it in spec.gateway.podTemplate instead, and " : "";

@@ -1,5 +1,5 @@
 // The coscheduling plugin of kubernetes-sigs/scheduler-plugins: a label makes a pod a member, and pods of a group wait for each other
-// once they have a node. Where the plugin runs in the default scheduler, the workers' template names that one.
+// once they have a node. Where the plugin runs in the default scheduler, its pods' template names that one.
 import { resources } from "../../kube/kube.ts";
 import type { GangScheduler } from "./gang.ts";
 

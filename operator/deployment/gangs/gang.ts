@@ -1,6 +1,6 @@
 // The contract of a scheduler that knows groups of pods (one file each, index.ts is the list), and how many ranks of a deployment have
 // to find room together. Pure.
-import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
+import type { MoEDeployment, PodTemplate } from "../../../crds/moe-deployment.ts";
 import type { GangName } from "../../../crds/names.ts";
 import type { ObjectMeta, Resource } from "../../kube/kube.ts";
 import { rememberedFloor } from "../core/capacity.ts";
@@ -18,11 +18,11 @@ export interface GangScheduler {
   readonly member: (group: string) => { readonly labels: Keys; readonly annotations: Keys };
   /** True of a pod that is a member of any group. */
   readonly has: (pod: ObjectMeta) => boolean;
-  /** The spec of a PodGroup of which so many members start together, beside what it takes from the workers' template. */
-  readonly spec: (members: number, deployment: MoEDeployment) => object;
+  /** The spec of a PodGroup of which so many members start together, beside what it takes from its pods' template. */
+  readonly spec: (members: number, podTemplate: PodTemplate | undefined) => object;
 }
 
-/** The scheduler in charge of a deployment's ranks, and the members that it starts together or not at all. */
+/** The scheduler in charge of ranks, and the members that it starts together or not at all. */
 export interface Gang {
   readonly scheduler: GangScheduler;
   readonly members: number;

@@ -5,12 +5,12 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { parseAllDocuments } from "yaml";
 import { settings } from "../../../test/builders/deployment.ts";
 import { down } from "../../../test/cluster/cluster.ts";
-import { type GoModule, moduleFolder } from "../../../test/harness/go-module.ts";
+import { moduleFolder } from "../../../test/harness/go-module.ts";
 import { until } from "../../../test/harness/process.ts";
 import { type ControlPlane, controlPlane, root } from "../../../test/integration/control-plane.ts";
+import { coschedulingCrd, documents, modules, volcanoCrd } from "../../../test/integration/pod-groups.ts";
 import { EventRecorder } from "../../kube/events.ts";
 import { type Kube, type KubeObject, type Resource, resources } from "../../kube/kube.ts";
 import { Informers } from "../informers.ts";
@@ -24,11 +24,6 @@ const patience = { timeoutMs: 60_000, everyMs: 100 };
 let kube: Kube;
 let apply: ControlPlane["apply"];
 let stop = async (): Promise<void> => {};
-
-const modules = {
-  coscheduling: { module: "sigs.k8s.io/scheduler-plugins@v0.34.7", sum: "h1:GENSA4rKpCKBrPvNSo2AV2QHU7j3a6LT14kNlHhXfeg=" },
-  volcano: { module: "volcano.sh/apis@v1.12.1", sum: "h1:yq5dVj/g21vnWObCIKsJKPhMoThpzDrHDD/GMouYVxk=" },
-} as const satisfies Record<string, GoModule>;
 
 before(
   async () => {
@@ -53,7 +48,6 @@ after(async () => {
   await down(name);
 });
 
-const documents = (file: string): KubeObject[] => parseAllDocuments(readFileSync(file, "utf8")).map((one) => one.toJS());
 const workers = async (of: string): Promise<any[]> =>
   (await kube.list(resources.pods, { namespace, labelSelector: `enodia.dev/deployment=${of},enodia.dev/component=worker` })).items;
 const waiting = (of: string, count: number) =>
@@ -72,40 +66,6 @@ async function sample(file: string): Promise<KubeObject[]> {
   await apply(...placed);
   return placed;
 }
-
-/** What Volcano's own CRD has of the fields that are set here; anything else would be refused, since a CRD has no other. */
-const volcanoCrd = {
-  apiVersion: "apiextensions.k8s.io/v1",
-  kind: "CustomResourceDefinition",
-  metadata: { name: "podgroups.scheduling.volcano.sh" },
-  spec: {
-    group: "scheduling.volcano.sh",
-    scope: "Namespaced",
-    names: { kind: "PodGroup", listKind: "PodGroupList", plural: "podgroups", singular: "podgroup" },
-    versions: [
-      {
-        name: "v1beta1",
-        served: true,
-        storage: true,
-        schema: {
-          openAPIV3Schema: {
-            type: "object",
-            properties: {
-              spec: {
-                type: "object",
-                properties: {
-                  minMember: { type: "integer", format: "int32" },
-                  queue: { type: "string", default: "default" },
-                  priorityClassName: { type: "string" },
-                },
-              },
-            },
-          },
-        },
-      },
-    ],
-  },
-};
 
 test("the names are those that the schedulers' own modules have", { timeout: 120_000 }, async () => {
   const read = async (of: (typeof modules)[keyof typeof modules], file: string) => readFileSync(join(await moduleFolder(of), file), "utf8");
@@ -157,7 +117,6 @@ test("ranks wait for Volcano's API, and start in its group once it is installed;
 test("the coscheduling plugin has its own group and pods, which go when the other scheduler is chosen or no rank is wanted", {
   timeout: 180_000,
 }, async () => {
-  const crd = join(await moduleFolder(modules.coscheduling), "manifests/coscheduling/crd.yaml");
   await kube.create(
     resources.moeDeployments,
     {
@@ -174,7 +133,7 @@ test("the coscheduling plugin has its own group and pods, which go when the othe
     manager,
   );
   await until("a refusal", async () => (await condition("auto"))?.reason === "GangUnavailable" || undefined, patience);
-  await apply(...documents(crd));
+  await apply(...(await coschedulingCrd()));
   const pods = await waiting("auto", 3);
   assert.ok(
     pods.every(({ metadata, spec }) => gangOf(metadata) === "Coscheduling" && spec.schedulerName === "scheduler-plugins-scheduler"),

@@ -1,6 +1,6 @@
-// The list of schedulers that know groups of pods, and which of them a deployment's ranks go to, by what the cluster serves. Pure.
-import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
-import type { GangName } from "../../../crds/names.ts";
+// The list of schedulers that know groups of pods, and which of them ranks go to, by what the cluster serves. Pure.
+import type { MoEDeployment, PodTemplate } from "../../../crds/moe-deployment.ts";
+import type { GangChoice, GangName } from "../../../crds/names.ts";
 import type { ObjectMeta, Resource } from "../../kube/kube.ts";
 import type { PodFacts, Refusal, Served } from "../core/snapshot.ts";
 import { coscheduling } from "./coscheduling.ts";
@@ -16,25 +16,40 @@ export function gangOf(pod: ObjectMeta): GangName | undefined {
   return gangSchedulers.find((scheduler) => scheduler.has(pod))?.name;
 }
 
+interface ChosenScheduler {
+  /** Undefined where nobody starts ranks together. */
+  readonly scheduler: GangScheduler | undefined;
+  readonly refusals: readonly Refusal[];
+}
+
 interface ChosenGang {
   /** Undefined where nobody starts ranks together, and while there is nothing to start. */
   readonly gang: Gang | undefined;
   readonly refusals: readonly Refusal[];
 }
 
+/** What of a spec says who starts its ranks. */
+interface GangSpec {
+  readonly scheduling: { readonly gang: GangChoice };
+  readonly podTemplate?: PodTemplate | undefined;
+}
+
 /** What was asked for and is not there is refused, rather than started without it. */
-export function chooseGang(deployment: MoEDeployment, pods: readonly PodFacts[], served: (resource: Resource) => Served): ChosenGang {
-  const { gang: choice } = deployment.spec.scheduling;
-  if (choice === "None") return { gang: undefined, refusals: [] };
+export function chooseScheduler({ scheduling, podTemplate }: GangSpec, served: (resource: Resource) => Served): ChosenScheduler {
+  const choice = scheduling.gang;
+  if (choice === "None") return { scheduler: undefined, refusals: [] };
   const named = gangSchedulers.find(({ name }) => name === choice);
   const wanted = named ? [named] : gangSchedulers; // Auto: the first that is there
-  const found = wanted.find(({ resource }) => served(resource) === "served");
-  if (found) {
-    const members = membersOf(deployment, pods, found);
-    return { gang: members === 0 ? undefined : { scheduler: found, members }, refusals: taken(deployment, found) };
-  }
+  const scheduler = wanted.find(({ resource }) => served(resource) === "served");
+  if (scheduler) return { scheduler, refusals: taken(podTemplate, scheduler) };
   const missing = wanted.filter(({ resource }) => named !== undefined || served(resource) !== "absent");
-  return { gang: undefined, refusals: missing.slice(0, 1).map(({ resource }) => refusal(choice, resource, served(resource))) };
+  return { scheduler, refusals: missing.slice(0, 1).map(({ resource }) => refusal(choice, resource, served(resource))) };
+}
+
+export function chooseGang(deployment: MoEDeployment, pods: readonly PodFacts[], served: (resource: Resource) => Served): ChosenGang {
+  const { scheduler, refusals } = chooseScheduler(deployment.spec, served);
+  const members = scheduler ? membersOf(deployment, pods, scheduler) : 0;
+  return { gang: scheduler && members > 0 ? { scheduler, members } : undefined, refusals };
 }
 
 function refusal(choice: string, { apiVersion }: Resource, state: Served): Refusal {
@@ -50,7 +65,7 @@ function refusal(choice: string, { apiVersion }: Resource, state: Served): Refus
 }
 
 /** A template that makes its pods members of another group. */
-function taken({ spec: { podTemplate } }: MoEDeployment, scheduler: GangScheduler): Refusal[] {
+function taken(podTemplate: PodTemplate | undefined, scheduler: GangScheduler): Refusal[] {
   const { labels, annotations } = scheduler.member("");
   const problems = (["labels", "annotations"] as const).flatMap((kind) =>
     Object.keys({ labels, annotations }[kind])

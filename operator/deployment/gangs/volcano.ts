@@ -1,4 +1,4 @@
-// Volcano: an annotation makes a pod a member. The group is in a queue, which the workers' template names as Volcano has it for pods,
+// Volcano: an annotation makes a pod a member. The group is in a queue, which its pods' template names as Volcano has it for pods,
 // and has the priority of its pods.
 import { resources } from "../../kube/kube.ts";
 import type { GangScheduler } from "./gang.ts";
@@ -12,7 +12,7 @@ export const volcano: GangScheduler = {
   schedulerName: "volcano",
   member: (group) => ({ labels: {}, annotations: { [annotation]: group } }),
   has: ({ annotations }) => annotations?.[annotation] !== undefined,
-  spec: (minMember, { spec: { podTemplate } }) => {
+  spec: (minMember, podTemplate) => {
     const queue = podTemplate?.metadata?.annotations?.[queueAnnotation];
     const priorityClassName = podTemplate?.spec?.priorityClassName;
     return {

@@ -70,11 +70,12 @@ export function objectLabels(name: string, component: Component): Record<string,
 }
 
 /**
- * True of what a deleted deployment of that name left: `kubectl delete --cascade=orphan` takes the owner references off. Our labels
- * alone prove it, since what a person or another controller makes does not say that this operator manages it.
+ * True of what a deleted deployment of that name left, or what else is named by the label: `kubectl delete --cascade=orphan` takes the
+ * owner references off. Our labels alone prove it, since what a person or another controller makes does not say that this operator
+ * manages it.
  */
-export function isOrphan({ labels: have, ownerReferences }: ObjectMeta, name: string): boolean {
-  const ours = { ...makerLabels, [labels.deployment]: name };
+export function isOrphan({ labels: have, ownerReferences }: ObjectMeta, name: string, label: string = labels.deployment): boolean {
+  const ours = { ...makerLabels, [label]: name };
   return (ownerReferences ?? []).length === 0 && Object.entries(ours).every(([label, value]) => have?.[label] === value);
 }
 

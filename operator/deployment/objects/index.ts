@@ -3,7 +3,7 @@
 import { type KubeObject, type Resource, resources } from "../../kube/kube.ts";
 import { replicasField } from "../core/field-conflicts.ts";
 import { gangSchedulers } from "../gangs/index.ts";
-import { names, type RenderContext } from "./context.ts";
+import { names, type RenderContext, type SeedWish } from "./context.ts";
 import { gatewayDeployment, gatewayReplicas } from "./gateway.ts";
 import { gatewayAutoscaler } from "./gateway-autoscaler.ts";
 import { httpRoute } from "./http-route.ts";
@@ -37,11 +37,17 @@ export function appliedObjects(context: RenderContext): Rendered[] {
     { resource: resources.podDisruptionBudgets, object: gatewayBudget(context) },
     ...networkPolicies(context),
     ...(seed ? [{ resource: resources.services, object: seedService(context) }] : []),
-    ...(seed ? [{ resource: resources.deployments, object: seedDeployment(context, seed) }] : []),
+    ...(seed ? [seeds(context, seed)] : []),
     gateways(context),
     ...(autoscale ? [{ resource: resources.horizontalPodAutoscalers, object: gatewayAutoscaler(context, autoscale) }] : []),
     ...(route && routable ? [{ resource: resources.httpRoutes, object: httpRoute(context, route) }] : []),
   ];
+}
+
+/** While suspended there is no seed, nor while a download has the claim, whoever scales it. */
+function seeds(context: RenderContext, seed: SeedWish): Rendered {
+  const rendered = { resource: resources.deployments, object: seedDeployment(context, seed) };
+  return seed.replicas === 0 ? { ...rendered, takes: [replicasField] } : rendered;
 }
 
 /** While suspended there is no gateway, whoever scales them; an autoscaler stands still at zero. */

@@ -13,7 +13,7 @@ export function podGroup(context: RenderContext, { scheduler, members }: Gang): 
     apiVersion: scheduler.resource.apiVersion,
     kind: scheduler.resource.kind,
     metadata: objectMeta(context, names.workers(deployment.metadata.name), "worker"),
-    spec: scheduler.spec(members, deployment),
+    spec: scheduler.spec(members, deployment.spec.podTemplate),
   };
 }
 

@@ -70,6 +70,14 @@ test("ranks alone ask it for bytes, and it goes nowhere but to the source of wha
   assert.ok(out.some(({ to }: any) => to?.[0].podSelector?.matchLabels["enodia.dev/component"] === "seed"));
 });
 
+test("what is to have no pod has none, whoever scales it; else their number stays", () => {
+  const takes = (replicas: 0 | 1) =>
+    appliedObjects({ ...context(inClaim), seed: { replicas } }).find(
+      ({ object }) => object.metadata.name === "moe-seed" && object.kind === "Deployment",
+    )?.takes;
+  assert.deepEqual([takes(0), takes(1)], [[".spec.replicas"], undefined]);
+});
+
 test("ranks that mount the model need none of it, and what was made goes", () => {
   const { seed: _, ...mounts } = context(inClaim);
   assert.equal(

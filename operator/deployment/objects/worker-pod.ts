@@ -9,7 +9,7 @@ import type { KubeObject } from "../../kube/kube.ts";
 import { graceSeconds } from "../core/handover.ts";
 import type { Refusal } from "../core/snapshot.ts";
 import { names, objectLabels, objectMeta, type RenderContext } from "./context.ts";
-import { modelPlace, modelText } from "./model-place.ts";
+import { modelPlace, modelText, modelVolume } from "./model-place.ts";
 import { gangAnnotation, membership } from "./pod-group.ts";
 import { workerHash } from "./pod-hash.ts";
 import { mergePodTemplate, type PodShape, workerKind } from "./pod-template.ts";
@@ -50,6 +50,13 @@ export function workerTemplate(context: RenderContext): WorkerTemplate & { reado
     refusals: [...merged.refusals, ...refusals],
   };
 }
+
+/** Whether ranks of a template mount a claim with the model; else they have it from a seed. */
+export const mountsClaim = ({ pod }: RenderedPod): boolean =>
+  pod.spec.volumes.some(({ name, persistentVolumeClaim }) => name === modelVolume && persistentVolumeClaim !== undefined);
+
+/** The image that ranks of a template run. */
+export const workerImage = ({ pod }: RenderedPod): unknown => pod.spec.containers.find(({ name }) => name === workerKind.container)?.image;
 
 const fields = z.record(z.string(), z.unknown());
 /** A pod that was stored. Its hash is kept, not taken again: it stands on the pods that were made of it. */

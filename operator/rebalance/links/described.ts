@@ -18,8 +18,9 @@ export function servedOf({ requests, failed, gaps, gapMicros }: Served): ServedT
   };
 }
 
-export function frontOf({ idleMs, wantsRanks }: Front): PodStatus["front"] {
-  return { idleMs: toNumber(idleMs, "status.front.idleMs"), wantsRanks };
+/** Of a status that came at `now`: the next may come much later where nobody asks, and the time goes on. */
+export function frontOf({ idleMs, wantsRanks }: Front, now: number): PodStatus["front"] {
+  return { idleSince: idleMs === 0n ? undefined : now - toNumber(idleMs, "status.front.idleMs"), wantsRanks };
 }
 
 export function useOf({ kvBlocks, kvBlocksUsed, tokens }: Use): UseTotals {

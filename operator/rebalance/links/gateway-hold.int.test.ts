@@ -27,14 +27,14 @@ test("the first request at zero reaches the operator's session, and the ranks th
   onEnd(() => session.close());
   session.push({ version: 5, members: [], holdMs: 60_000 });
   await until("it has heard", () => session.status?.membershipVersion === 5);
-  await until("nobody asks", () => session.status?.front?.wantsRanks === false && session.status.front.idleMs > 0);
+  await until("nobody asks", () => session.status?.front?.wantsRanks === false && session.status.front.idleSince !== undefined);
   const before = changes;
   const answer = post(`${url}/v1/chat/completions`, chat());
   await until("somebody asks", () => session.status?.front?.wantsRanks === true);
   assert.ok(changes > before, "the loop is told to look");
-  assert.equal(session.status?.front?.idleMs, 0);
+  assert.equal(session.status?.front?.idleSince, undefined);
   session.push({ version: 6, members: [workers[0]!.member()] });
   const body: any = await (await answer).json();
   assert.equal(body.choices?.[0]?.message.content, expected(chatPrompt, 20), JSON.stringify(body));
-  await until("nobody asks any more", () => session.status?.front?.wantsRanks === false && session.status.front.idleMs > 0);
+  await until("nobody asks any more", () => session.status?.front?.wantsRanks === false && session.status.front.idleSince !== undefined);
 });

@@ -23,7 +23,7 @@ interface FakeLink {
   readonly plans: number[];
   readonly renewed: string[];
   downSince?: number;
-  status: { membershipVersion: number; front?: { idleMs: number; wantsRanks: boolean } };
+  status: { membershipVersion: number; front?: { idleSince: number | undefined; wantsRanks: boolean } };
 }
 
 function opened() {
@@ -75,15 +75,18 @@ test("membership goes on from the clock, or from a higher version that a pod has
 test("a gateway holds requests once it has heard so, and what it says counts while it is heard", () => {
   const { links, fakes } = opened();
   const gateway = fakes.find(({ target }) => target.kind === "gateway") ?? assert.fail();
-  const told = () => links.gateways(world.gateways)[0];
+  const told = (laterMs = 0) => links.gateways(world.gateways, now + laterMs)[0];
   assert.deepEqual(told(), { name: "g", idleMs: undefined, wantsRanks: false, holds: false }, "a gateway of an earlier release");
-  gateway.status = { membershipVersion: 0, front: { idleMs: 7, wantsRanks: true } };
+  gateway.status = { membershipVersion: 0, front: { idleSince: now - 7, wantsRanks: true } };
   assert.deepEqual(told(), { name: "g", idleMs: 7, wantsRanks: true, holds: false });
   links.setMembers([], { holdMs: 60_000 });
   assert.equal(gateway.pushed.at(-1)?.holdMs, 60_000);
   assert.equal(told()?.holds, false, "pushed is not heard");
-  gateway.status = { membershipVersion: now + 1, front: { idleMs: 8, wantsRanks: false } };
+  gateway.status = { membershipVersion: now + 1, front: { idleSince: now - 8, wantsRanks: false } };
   assert.equal(told()?.holds, true);
+  assert.equal(told(9_000)?.idleMs, 9_008, "no news: it is idle still");
+  gateway.status = { membershipVersion: now + 1, front: { idleSince: undefined, wantsRanks: false } };
+  assert.equal(told(9_000)?.idleMs, 0, "it has a request still");
   links.setMembers([], plain);
   assert.equal(told()?.holds, false);
   gateway.downSince = now;

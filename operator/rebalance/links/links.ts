@@ -60,13 +60,14 @@ export class Links {
     return [...this.#workers.values(), ...this.#gateways.values()].map(({ link }) => link);
   }
 
-  /** What each of these gateways says. */
-  gateways(pods: readonly GatewayPod[]): GatewayView[] {
+  /** What each of these gateways says, with the time until `now`. */
+  gateways(pods: readonly GatewayPod[], now: number): GatewayView[] {
     const { version = 0, holdMs = 0 } = this.#membership ?? {};
     return pods.map(({ name, uid }) => {
       const link = this.#gateways.get(uid)?.link;
       const status = link?.downSince === undefined ? link?.status : undefined;
-      const { idleMs, wantsRanks = false } = status?.front ?? {};
+      const { idleSince = now, wantsRanks = false } = status?.front ?? {};
+      const idleMs = status?.front && Math.max(0, now - idleSince);
       return { name, idleMs, wantsRanks, holds: idleMs !== undefined && holdMs > 0 && (status?.membershipVersion ?? 0) >= version };
     });
   }

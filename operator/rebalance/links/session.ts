@@ -247,7 +247,7 @@ export class Session implements Link {
       membershipVersion: toNumber(status.membershipVersion, "status.membershipVersion"),
       served: status.served && servedOf(status.served),
       use: status.use && useOf(status.use),
-      front: status.front && frontOf(status.front),
+      front: status.front && frontOf(status.front, this.#clock.now()),
     };
     if (status.hosted.length === 0) return;
     const hosted = new Map(this.hosted);

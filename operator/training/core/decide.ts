@@ -28,6 +28,8 @@ export interface Decision {
   readonly restless: boolean;
   /** Uids of pods that end, and that no world takes anything of. */
   readonly stops: ReadonlySet<string>;
+  /** Pods that train are there and stay, or are to come: those that may have to find room together. */
+  readonly gathers: boolean;
 }
 
 /** Running pods are asked how far they are this often. */
@@ -90,6 +92,12 @@ function taken({ job, rival }: Observed): readonly Problem[] {
   return [{ reason: "OutputTaken", message }];
 }
 
+/** What is wrong with the ranks of a job that fits: their number, or their group. */
+const problemsOfRanks = ({ job, status, groupProblems }: Observed): readonly Problem[] => [
+  ...(status.check ? sizeProblems({ job }, status.check, wantedReplicas(job, status)) : []),
+  ...groupProblems,
+];
+
 interface Turn {
   /** Pods of the newest attempts, none of them over. */
   readonly current: readonly PodView[];
@@ -110,7 +118,7 @@ function next(given: Observed, turn: Turn): Decision {
   const observed = { ...given, status: { ...given.status, check: found.check } };
   if (found.kind === "waits") return unchecked(observed, turn, found);
   const refusal = found.kind === "refused" ? found.refusal : undefined;
-  const refused = refusal === undefined ? sizeProblems(observed, found.check, wantedReplicas(job, observed.status)) : [refusal];
+  const refused = refusal === undefined ? problemsOfRanks(observed) : [refusal];
   if (refused.length === 0) return toTrain(observed, turn);
   return asTheyAre(observed, turn, (training) => ({ kind: "refused", problems: refused, training, report, ...(refusal && { refusal }) }));
 }
@@ -318,8 +326,14 @@ function decision(observed: Observed, { state, actions, view, ended: end, again,
     requeueAfterMs: again,
     restless: view?.restless ?? false,
     stops: view?.stops ?? endsOf(pods),
+    gathers: gatheringKinds.includes(state.kind) || pods.some((pod) => pod.over === undefined && !pod.deleting && !isDeleted(pod, actions)),
   };
 }
+
+const gatheringKinds: readonly State["kind"][] = ["running", "waiting", "restarting"];
+
+const isDeleted = ({ uid }: PodView, actions: readonly Action[]): boolean =>
+  actions.some((action) => action.kind === "delete" && action.uid === uid);
 
 /** Where all pods end, none has anybody to hand on to. */
 const endsOf = (pods: readonly PodView[]): ReadonlySet<string> =>

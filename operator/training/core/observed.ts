@@ -31,6 +31,8 @@ export interface Observed {
   readonly checkHash: (image: string) => string;
   /** What of the pod template cannot be. */
   readonly templateProblems: readonly Problem[];
+  /** What keeps the group of its pods from being made, as seen just now. */
+  readonly groupProblems: readonly Problem[];
   /** What the API server said where it refused a pod just now. */
   readonly podRefused: string | undefined;
   readonly now: Date;

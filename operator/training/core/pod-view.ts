@@ -1,6 +1,7 @@
 // A training pod as decisions see it: which attempt it is, whether it runs, why it does not, and its end with what it said. Pure.
 import { z } from "zod";
 import { annotations, labels } from "../../../crds/common.ts";
+import type { GangName } from "../../../crds/names.ts";
 import { parseTrainingEnd, type TrainingEnd } from "../../../crds/training-report.ts";
 import { ranksMax } from "../../../crds/training-world.ts";
 
@@ -22,6 +23,8 @@ export interface PodView {
   readonly running: boolean;
   readonly ip: string | undefined;
   readonly node: string;
+  /** Whose group it is a member of; undefined where it has room alone. */
+  readonly gang?: GangName | undefined;
   /** Why it does not run, as far as Kubernetes says. */
   readonly waiting: string | undefined;
   /** Its end, once there is one. */
@@ -30,6 +33,7 @@ export interface PodView {
     | undefined;
 }
 
+const defaultScheduler = "default-scheduler";
 const terminated = z.object({ exitCode: z.number().default(0), reason: z.string().optional(), message: z.string().optional() });
 const podSchema = z.object({
   metadata: z.object({
@@ -40,7 +44,7 @@ const podSchema = z.object({
     creationTimestamp: z.string().optional(),
     deletionTimestamp: z.string().optional(),
   }),
-  spec: z.object({ nodeName: z.string().default("") }).default({ nodeName: "" }),
+  spec: z.object({ nodeName: z.string().default(""), schedulerName: z.string().default(defaultScheduler) }).prefault({}),
   status: z
     .object({
       phase: z.string().default("Pending"),
@@ -101,9 +105,11 @@ function rankOf(label: string | undefined): number {
 
 const whole = (text: string | undefined): number => (/^\d{1,9}$/.test(text ?? "") ? Number(text) : -1);
 
-function waitingText({ status }: Pod): string | undefined {
+function waitingText({ spec: { nodeName, schedulerName }, status }: Pod): string | undefined {
   const scheduled = status.conditions.find(({ type }) => type === "PodScheduled");
   if (scheduled?.status === "False") return `${scheduled.reason ?? "Unscheduled"}: ${scheduled.message ?? ""}`;
+  if (scheduled === undefined && nodeName === "" && schedulerName !== defaultScheduler)
+    return `the scheduler ${schedulerName} has not said a word about it`;
   const { waiting } = status.containerStatuses.find(({ name }) => name === container)?.state ?? {};
   return waiting?.reason === undefined ? undefined : `${waiting.reason}${waiting.message ? `: ${waiting.message}` : ""}`;
 }

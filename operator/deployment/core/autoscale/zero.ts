@@ -60,7 +60,7 @@ export function asking(gateways: readonly GatewayView[], zeroSince: string, now:
   return gateways.find(({ wantsRanks, idleMs }) => wantsRanks || (idleMs !== undefined && idleMs + reportMs < zeroMs));
 }
 
-/** A status of a gateway is so old at most, and the time of a change is told in whole seconds. */
+/** News of a gateway comes so late at most, and the time of a change is told in whole seconds. */
 const reportMs = 3_000;
 
 /** True of the autoscaler's word on a deployment that has no ranks because nobody asks. */

@@ -1,0 +1,76 @@
+// The PodGroup of a training job, while its spec asks for a scheduler that starts ranks together and there are pods for it. It is there
+// before the first of them, and goes with the last, so that it holds no quota.
+import { AppError, labels } from "../../crds/common.ts";
+import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
+import { trainerComponent } from "../../crds/training-process.ts";
+import type { Applier } from "../deployment/apply.ts";
+import type { Gang } from "../deployment/gangs/gang.ts";
+import { gangSchedulers } from "../deployment/gangs/index.ts";
+import { makerLabels } from "../deployment/objects/context.ts";
+import type { KubeObject } from "../kube/kube.ts";
+import type { Problem } from "./core/observed.ts";
+import { groupName, ownerOf } from "./pod.ts";
+import type { JobEvent } from "./status-writer.ts";
+
+interface Kept {
+  /** Why the group cannot be: no pod is to wait for it. */
+  readonly problems: readonly Problem[];
+  /** An error of another kind; the group may be there or not. */
+  readonly failure: AppError | undefined;
+}
+
+interface PodGroupsOptions {
+  readonly applier: Pick<Applier, "apply" | "remove" | "forget">;
+  readonly event: JobEvent;
+}
+
+export class PodGroups {
+  readonly #options: PodGroupsOptions;
+  /** By the uid of a job, the fields that others manage, as they were told of last. */
+  readonly #told = new Map<string, string>();
+
+  constructor(options: PodGroupsOptions) {
+    this.#options = options;
+  }
+
+  /** Without a gang no group is there; with one, no other than its. Nothing is asked or written where that is so already. */
+  async keep(job: MoETrainingJob, gang: Gang | undefined): Promise<Kept> {
+    const { applier, event } = this.#options;
+    const { metadata } = job;
+    const name = groupName(metadata.name);
+    const others = gangSchedulers.filter((scheduler) => scheduler !== gang?.scheduler).map(({ resource }) => ({ resource, name }));
+    let kept: AppError | undefined;
+    try {
+      await applier.remove(others, metadata);
+    } catch (caught) {
+      kept = AppError.from(caught, `deleting PodGroup ${name}`);
+    }
+    const wanted = gang === undefined ? [] : [{ resource: gang.scheduler.resource, object: podGroup(job, gang) }];
+    const { refusals, conflicts, failure = kept } = await applier.apply(wanted, metadata);
+    const [conflict] = conflicts;
+    if (conflict !== undefined && this.#told.get(metadata.uid) !== conflict) event(job, "Warning", "FieldConflict", conflict);
+    if (conflict === undefined) this.#told.delete(metadata.uid);
+    else this.#told.set(metadata.uid, conflict);
+    return { problems: refusals, failure };
+  }
+
+  forget(uid: string): void {
+    this.#options.applier.forget(uid);
+    this.#told.delete(uid);
+  }
+}
+
+function podGroup(job: MoETrainingJob, { scheduler, members }: Gang): KubeObject {
+  const { name, namespace } = job.metadata;
+  return {
+    apiVersion: scheduler.resource.apiVersion,
+    kind: scheduler.resource.kind,
+    metadata: {
+      name: groupName(name),
+      namespace,
+      labels: { ...makerLabels, [labels.trainingJob]: name, [labels.component]: trainerComponent },
+      ownerReferences: [ownerOf(job)],
+    },
+    spec: scheduler.spec(members, job.spec.podTemplate),
+  };
+}
