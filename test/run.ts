@@ -63,7 +63,7 @@ const heldBack: Readonly<Record<string, string>> = {
     "takes an hour; test/sim/faults.test.ts has seeded faults of a simulated cluster, 3-failures and 4-outages some of these",
   "23-autoscalers": "builds KEDA, which takes half an hour; operator/deployment/roles.int.test.ts scales by /scale on a real API server",
   "26-page":
-    "takes 6 minutes; npm run test:page has the page in Chromium, operator/page/proxy.int.test.ts behind the proxy of a real API server",
+    "takes 10 minutes; npm run test:page has the page in Chromium, operator/page/proxy.int.test.ts behind the proxy of a real API server",
   "24-revision": "takes 10 minutes; operator/deployment/stand-in.test.ts and stand-in.int.test.ts have the same changes with played pods",
   "19-rollouts": "takes 8 minutes; operator/deployment/rollout.test.ts has the same roll backs in a simulated cluster",
 };
