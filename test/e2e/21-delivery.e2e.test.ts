@@ -34,7 +34,7 @@ const made: Deployed[] = [];
 explainFailures(() => made.at(-1) ?? moe);
 before(async () => {
   target = await openWorld();
-  moe = await deploy(target, namespace, smolMoe("shared", { replicas: 1 }));
+  moe = await deploy(target, namespace, smolMoe("shared", { replicas: 2 }));
   shared = await textsOf(moe);
   await remove(moe);
 });
