@@ -143,7 +143,7 @@ test("a stream has the whole page first, then what has changed", async () => {
   await served("Proxy", async ({ port, state }) => {
     const { events, response } = await stream(port);
     await until("the whole page", () => events.join("").includes("it is well"));
-    assert.match(events.join(""), /"sections":\{"deployments":".*,"jobs":/);
+    assert.match(events.join(""), /"sections":\{"summary":".*,"deployments":".*,"jobs":/);
     events.length = 0;
     state.message = "it is better";
     await until("the change", () => events.join("").includes("it is better"));

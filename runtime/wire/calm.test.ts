@@ -18,6 +18,15 @@ test("a status is left out while it is allowed, brings no news, and the last one
   assert.equal(calm.spares("b", 501), false, "it is allowed no more");
 });
 
+test("an answer to a ping, which tells the clock, comes before a status is due", () => {
+  const calm = new Calm();
+  calm.allow(1_000);
+  calm.sent("a", 0);
+  assert.equal(calm.spares("a", 499, true), true);
+  assert.equal(calm.spares("a", 500, true), false);
+  assert.equal(calm.spares("a", 500), true);
+});
+
 test("what is allowed is bounded", () => {
   const calm = new Calm();
   calm.sent("a", 0);

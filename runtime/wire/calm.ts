@@ -3,6 +3,8 @@
 
 /** No pod is silent for longer, whatever it is allowed: a watcher that gives none of its time to this stream finds out by then. */
 export const calmMsMax = 60_000;
+/** The part of that time after which a ping is answered: an answer tells the clock too, which a status that is merely due does not. */
+const answerPart = 0.5;
 
 export class Calm {
   #allowedMs = 0;
@@ -20,8 +22,8 @@ export class Calm {
     this.#sentNews = news;
   }
 
-  /** True when a status with this news may be left out. */
-  spares(news: string, nowMs: number): boolean {
-    return nowMs - this.#sentAt < this.#allowedMs && news === this.#sentNews;
+  /** True when a status with this news may be left out, or the answer to a ping. */
+  spares(news: string, nowMs: number, isAnswer = false): boolean {
+    return nowMs - this.#sentAt < this.#allowedMs * (isAnswer ? answerPart : 1) && news === this.#sentNews;
   }
 }

@@ -231,7 +231,7 @@ export class WorkerControl {
       const vitals = this.#options.vitals();
       const hosted = JSON.stringify(vitals.hosted);
       const [news, now] = [this.#news(vitals, hosted), performance.now()];
-      if (spare && calm.spares(news, now)) return;
+      if (spare && calm.spares(news, now, ping !== undefined)) return;
       calm.sent(news, now);
       const status = this.#status(hosted !== sentHosted);
       if (ping) status.clock = create(ClockReadingSchema, { pingUnixMs: ping.sentUnixMs, unixMs: BigInt(this.#options.clock()) });

@@ -1,8 +1,10 @@
 // The offset of a pod's clock from the operator's, by pings and their answers on the Control stream: an answer was written somewhere
 // between the two moments that the operator knows, so that the quickest answer says most. Pure.
 
-/** Answers that are remembered, one per ping: a clock that was set, here or there, is followed after so many. */
+/** Answers that are remembered. */
 const answersMax = 8;
+/** Two clocks that nobody sets go apart by less between the answers that are remembered. */
+const driftMs = 100;
 /** An answer that took longer says nothing. */
 const roundTripMsMax = 4_000;
 
@@ -19,7 +21,9 @@ export class ClockOffset {
     const roundTripMs = nowMs - sentMs;
     if (roundTripMs < 0 || roundTripMs > roundTripMsMax) return;
     const answer = { offsetMs: theirMs - (sentMs + nowMs) / 2, roundTripMs };
-    this.#answers = [...this.#answers, answer].slice(-answersMax);
+    // Each is wrong by half its round trip at most: answers that are further apart are of a clock that was set, here or there, since.
+    const kept = this.#answers.filter((one) => Math.abs(one.offsetMs - answer.offsetMs) <= (one.roundTripMs + roundTripMs) / 2 + driftMs);
+    this.#answers = [...kept, answer].slice(-answersMax);
   }
 
   /** Milliseconds that the pod's clock is ahead; undefined before its first answer. Wrong by half the round trip at most. */
