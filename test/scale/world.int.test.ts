@@ -24,7 +24,7 @@ test("a world of 16 ranks serves, follows its load, shrinks and repairs a lost n
   assert.equal(serve.fromPeers, 0, "all experts came from the store");
   assert.ok(serve.fromStore >= 4 * 32);
   assert.ok(steady.writes <= 10, `${steady.writes} writes while nothing changed`);
-  assert.ok(steady.taken > 0 && steady.refused === 0, `${steady.taken} load messages taken, ${steady.refused} refused`);
+  assert.ok(steady.taken > 0 && steady.refused <= steady.taken / 10, `${steady.taken} load messages taken, ${steady.refused} refused`);
   assert.ok(frames.sent > 0);
   assert.match(rebalance.reason, /^incremental: \d+% -> \d+% .* with \d+ moves/);
   assert.ok(rebalance.fromPeers > 0, "moved experts came from other ranks");
