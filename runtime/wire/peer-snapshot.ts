@@ -1,6 +1,6 @@
 // Plan and membership as the workers of a deployment know them, read from any of them: for processes that start while the operator is
 // away (a worker that joins, a gateway). It only reads; the newest answer wins, and the caller decides what to do with it.
-import { resolve4 } from "node:dns/promises";
+import { lookup } from "node:dns/promises";
 import { AppError } from "../../crds/common.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
 import { Control } from "./gen/enodia/runtime/v1/runtime_pb.js";
@@ -36,11 +36,14 @@ export interface AskOptions {
   readonly log: DebugLog;
 }
 
-/** Addresses (ip:port) of the pods behind a headless Service, without `own`. An unknown name is no error: there may be no peers. */
+/**
+ * Addresses (ip:port) of the pods behind a headless Service, without `own`. An unknown name is no error: there may be no peers. The
+ * system's resolver is asked, which knows the cluster's domain: a query of our own would be for the name as it stands.
+ */
 export async function resolvePeers(dns: string, port: number, own: string | undefined, log: DebugLog): Promise<string[]> {
   try {
-    const ips = await resolve4(dns);
-    return ips.filter((ip) => ip !== own).map((ip) => `${ip}:${port}`);
+    const found = await lookup(dns, { all: true, family: 4 });
+    return found.flatMap(({ address }) => (address === own ? [] : [`${address}:${port}`]));
   } catch (error) {
     log.debug({ err: error, dns }, "no peers by DNS");
     return [];

@@ -42,6 +42,11 @@ test("the newest membership and plan win; a stranger and a closed port are passe
   assert.equal(found.plan?.epoch, 9);
 });
 
+test("names of peers are those that the system's resolver knows, as it knows a cluster's domain", async () => {
+  assert.deepEqual(await resolvePeers("localhost", 9440, undefined, silentLog), ["127.0.0.1:9440"]);
+  assert.deepEqual(await resolvePeers("localhost", 9440, "127.0.0.1", silentLog), []);
+});
+
 test("a name that does not resolve has no peers", async () => {
   assert.deepEqual(await resolvePeers("nobody.invalid", 9440, undefined, silentLog), []);
 });
