@@ -22,7 +22,7 @@ interface Counts {
   skipped: number;
 }
 
-const usage = `usage: npm test                                check, unit, int and e2e; e2e files held back are named with the reason
+const usage = `usage: npm test                                check, unit, int and e2e; files held back are named with the reason
        npm run check                           generated files, types, lint, unused code
        npm run test:unit [-- PART...]          *.test.ts beside the source
        npm run test:int  [-- PART...]          *.int.test.ts: real processes on loopback, a local control plane (root)
@@ -41,7 +41,7 @@ tokens, and training try every planner with every setting of ranks. ENODIA_PYTHO
 transformers, which then reads what training wrote. ENODIA_REQUIRE_VULKAN=1 fails where the Vulkan
 driver in software is not to be had, whose tests are skipped else. One test: node --test --test-name-pattern=REGEX FILE.`;
 
-/** E2e files that `npm run test:e2e` runs and `npm test` does not, for their length; each with what `npm test` has instead. */
+/** Files that `npm run test:e2e` or `test:int` runs and `npm test` does not, for their length; each with what `npm test` has instead. */
 const heldBack: Readonly<Record<string, string>> = {
   "10-moving": "takes 17 minutes; 1-serving moves experts under traffic, and `npm run bench -- load` has the time between tokens",
   "11-faults": "takes 12 minutes; test/sim/fault-table.test.ts tries the same faults in every step",
@@ -65,6 +65,8 @@ const heldBack: Readonly<Record<string, string>> = {
   "26-page":
     "takes 10 minutes; npm run test:page has the page in Chromium, operator/page/proxy.int.test.ts behind the proxy of a real API server",
   "24-revision": "takes 10 minutes; operator/deployment/stand-in.test.ts and stand-in.int.test.ts have the same changes with played pods",
+  "world.int":
+    "wants a quiet machine for some minutes; deployments.int.test.ts has the same nodes and ranks, test/bench/world.test.ts the bytes of a large world",
   "19-rollouts": "takes 8 minutes; operator/deployment/rollout.test.ts has the same roll backs in a simulated cluster",
 };
 
@@ -151,8 +153,8 @@ async function buildPrograms(): Promise<void> {
 }
 
 /** Runs those that bring up a control plane one after another, since they share what the machine has one of; the others beside them. */
-async function runIntegration(filters: readonly string[], counts: Counts): Promise<void> {
-  const files = testFiles("integration", filters);
+async function runIntegration(filters: readonly string[], counts: Counts, everything: boolean): Promise<void> {
+  const files = unlessHeld(testFiles("integration", filters), counts, everything);
   const importing = (name: RegExp) => files.filter((file) => name.test(readFileSync(file, "utf8")));
   const planes = importing(/from "[./\w-]*\/(cluster|control-plane)\.ts"/);
   const withPrograms = importing(/from "[./\w-]*\/binaries\.ts"/).filter((file) => !planes.includes(file));
@@ -160,6 +162,14 @@ async function runIntegration(filters: readonly string[], counts: Counts): Promi
   const built = planes.length + withPrograms.length > 0 ? buildPrograms() : Promise.resolve();
   const beside = runFiles(alone, 1, counts).then(() => built.then(() => runFiles(withPrograms, 1, counts)));
   await Promise.all([built.then(() => runFiles(planes, 1, counts)), beside]);
+}
+
+/** Those that run, and a line for each that `npm test` holds back. */
+function unlessHeld(files: readonly string[], counts: Counts, everything: boolean): string[] {
+  const held = everything ? files.filter((file) => reasonToHold(file) !== undefined) : [];
+  for (const file of held) process.stdout.write(`- held back: ${file.slice(root.length + 1)} (${reasonToHold(file)})\n`);
+  counts.skipped += held.length;
+  return files.filter((file) => !held.includes(file));
 }
 
 const reasonToHold = (file: string): string | undefined => Object.entries(heldBack).find(([name]) => file.includes(`/${name}.`))?.[1];
@@ -174,16 +184,9 @@ async function runE2e(filters: readonly string[], counts: Counts, everything: bo
     down(name).finally(() => process.exit(130));
   });
   try {
-    const files = testFiles("e2e", filters);
-    const held = everything ? files.filter((file) => reasonToHold(file) !== undefined) : [];
-    for (const file of held) process.stdout.write(`- held back: ${file.slice(root.length + 1)} (${reasonToHold(file)})\n`);
-    counts.skipped += held.length;
+    const files = unlessHeld(testFiles("e2e", filters), counts, everything);
     await buildPrograms();
-    await runFiles(
-      files.filter((file) => !held.includes(file)),
-      1,
-      counts,
-    );
+    await runFiles(files, 1, counts);
   } finally {
     if (process.env.ENODIA_KEEP !== "1") await down(name);
   }
@@ -208,7 +211,7 @@ async function main(argv: readonly string[]): Promise<void> {
   const wants = (name: Target): boolean => target === "all" || target === name;
   if (wants("check")) runChecks(counts);
   if (wants("unit")) await runFiles(testFiles("unit", filters), 2, counts);
-  if (wants("integration")) await runIntegration(filters, counts);
+  if (wants("integration")) await runIntegration(filters, counts, target === "all");
   if (wants("e2e")) await runE2e(filters, counts, target === "all");
   const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : "";
   process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed${skipped}\n`);
