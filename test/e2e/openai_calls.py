@@ -28,7 +28,7 @@ assert usage.completion_tokens == 24
 schema = {"type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}}, "required": ["city"], "additionalProperties": False}
 json_schema = {"name": "place", "strict": True, "schema": schema}
 held = client.chat.completions.create(
-    model=model, messages=messages, max_tokens=60, response_format={"type": "json_schema", "json_schema": json_schema}
+    model=model, messages=messages, max_tokens=60, temperature=0, response_format={"type": "json_schema", "json_schema": json_schema}
 )
 assert json.loads(held.choices[0].message.content)["city"] in ("Oslo", "Rome")
 
@@ -38,13 +38,15 @@ for text, choice in zip(texts, scored.choices, strict=True):
     assert choice.text.startswith(text) and choice.logprobs.token_logprobs[0] is None
     assert all(worth < 0 for worth in choice.logprobs.token_logprobs[1:])
 
-whole = client.responses.create(model=model, input=messages, max_output_tokens=12)
+# Without chance: a text that chance ends early is complete.
+whole = client.responses.create(model=model, input=messages, max_output_tokens=12, temperature=0)
 assert whole.status == "incomplete" and whole.usage.output_tokens == 12 and whole.output_text
-with client.responses.stream(model=model, input=messages, max_output_tokens=12) as stream:
+with client.responses.stream(model=model, input=messages, max_output_tokens=12, temperature=0) as stream:
     deltas = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
     assert deltas
 
-asked = client.responses.create(model=model, input=messages, max_output_tokens=12, reasoning={"effort": "low", "summary": "auto"})
+reasoning = {"effort": "low", "summary": "auto"}
+asked = client.responses.create(model=model, input=messages, max_output_tokens=12, temperature=0, reasoning=reasoning)
 assert asked.reasoning.effort == "low" and asked.output_text
 assert client.chat.completions.create(model=model, messages=messages, max_tokens=2, reasoning_effort="low").choices[0].message
 
