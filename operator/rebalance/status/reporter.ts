@@ -41,13 +41,14 @@ export class Reporter {
 
   report(seen: Observed, said: Said): void {
     const { world, views, gateways, shape, signals, expertsAtRisk, uniqueBytes, holding, telemetry } = seen;
-    const { report, lastRebalance, committed } = seen.placement;
+    const { report, lastRebalance, committed, stored } = seen.placement;
     const { drains, rollout, load, waiting, recommended } = said;
     const running = rollout !== undefined;
     const epoch = committed?.epoch;
     const status = placementStatus({ report: said.report ?? report, running, views, speeds: seen.ranks, load, recommended });
     this.#placement = status;
-    if (status) this.#status.offer(world.ref, status);
+    // The first plan is told before its object is there to have a status.
+    if (status && stored) this.#status.offer(world.ref, status);
     const observed = { world, views, gateways, shape, signals, expertsAtRisk, uniqueBytes, holding, telemetry, lastRebalance, epoch };
     this.#current = rebalanceView({ ...observed, drains, rollout, load, waiting });
     const key = changeKey(this.#current);
