@@ -40,7 +40,7 @@ export interface Listed<R> {
 }
 
 /** Of all deployments, whatever the search. */
-export interface Summary {
+interface Summary {
   readonly deployments: number;
   /** Ranks that are wanted and do not serve. */
   readonly ranksMissing: number;

@@ -13,8 +13,6 @@ export const storeFileNames: readonly string[] = [...new Set([...neededFiles, ..
 /** Of the dense part; every other file has a bound of its own where it is read. */
 const denseBytesMax = 2 ** 40;
 const otherBytesMax = 64 * 1024 * 1024;
-/** A chunk on the wire. */
-export const storeChunkBytesMax = 1024 * 1024;
 
 const sha256Pattern = /^[0-9a-f]{64}$/;
 

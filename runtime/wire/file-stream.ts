@@ -1,0 +1,72 @@
+// The files of a folder as chunks of a gRPC stream, a bounded number at once: for TextFiles of a rank and StoreFiles of a seed. Who may
+// ask, and for which names, is theirs to say.
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { join } from "node:path";
+import { AppError } from "../../crds/common.ts";
+import { drained } from "./drained.ts";
+import { type TextChunk, TextChunkSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { type ServerWritable, toStatus } from "./grpc.ts";
+import { create } from "./service.ts";
+import { type TextFile, textChunkBytesMax } from "./text-files.ts";
+
+/** Files sent at once; who finds them taken asks another one, or later. */
+const readsMax = 8;
+
+const chunksOf = (dir: string, name: string, start = 0): AsyncIterable<Buffer> =>
+  createReadStream(join(dir, name), { start, highWaterMark: textChunkBytesMax });
+
+/** A file with its size and hash as they are on the disk. */
+export async function hashedFile(dir: string, name: string): Promise<TextFile> {
+  const hash = createHash("sha256");
+  let bytes = 0;
+  for await (const data of chunksOf(dir, name)) {
+    hash.update(data);
+    bytes += data.byteLength;
+  }
+  return { name, bytes, sha256: hash.digest("hex") };
+}
+
+interface FileRead {
+  readonly dir: string;
+  readonly file: TextFile;
+  readonly offset: number;
+  readonly onSent?: (bytes: number) => void;
+}
+
+/** The handler of a Read. `find` says what to send to this caller, or throws; more than `readsMax` at once are refused as `Busy`. */
+export function readHandler<I>(operation: string, find: (call: ServerWritable<I, TextChunk>) => FileRead) {
+  let active = 0;
+  return (call: ServerWritable<I, TextChunk>): void => {
+    const refuse = (error: unknown) => void call.emit("error", toStatus(error));
+    if (active >= readsMax) {
+      refuse(new AppError(`${readsMax} files are being sent already`, { code: "Busy", operation, retry: "backoff" }));
+      return;
+    }
+    active += 1;
+    send(call, find)
+      .then(() => call.end(), refuse)
+      .finally(() => {
+        active -= 1;
+      });
+  };
+}
+
+async function send<I>(call: ServerWritable<I, TextChunk>, find: (call: ServerWritable<I, TextChunk>) => FileRead): Promise<void> {
+  const read = find(call);
+  let { offset } = read;
+  for await (const data of chunksOf(read.dir, read.file.name, offset)) {
+    if (call.cancelled) return;
+    if (!call.write(create(TextChunkSchema, { offset: BigInt(offset), data }))) await drained(call);
+    offset += data.byteLength;
+    read.onSent?.(data.byteLength);
+  }
+}
+
+/** The listed file of this name. Throws `InvalidRequest` for any other name: it is a caller's. */
+export function listed(files: readonly TextFile[], name: string, operation: string): TextFile {
+  const file = files.find((one) => one.name === name);
+  if (file === undefined)
+    throw new AppError(`name: ${JSON.stringify(name.slice(0, 64))} is not listed`, { code: "InvalidRequest", operation });
+  return file;
+}
