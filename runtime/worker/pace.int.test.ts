@@ -102,9 +102,9 @@ test("while answers come slower a move goes slower, at the receiver and at the s
     const prepared = timed(ranks, allToOne(ranks), limit);
     await until("the transfer to be under way", () => paces.every((pace) => pace.rateInForce > 0));
     assert.equal(await metric(ranks, 1, /enodia_transfer_rate_bytes_per_second\{[^}]*\} (\d+)/), limit);
-    engine.layerMs = 15;
+    engine.layerMs = 40; // far above what a busy machine adds
     const slow = answers(60);
-    await until("both ends to go slower", () => paces.every((pace) => pace.rate(limit) <= limit / 2), 5_000);
+    await until("both ends to go slower", () => paces.every((pace) => pace.rate(limit) <= limit / 2));
     for (const rank of [0, 1]) assert.ok((await metric(ranks, rank, /enodia_transfer_backoffs_total\{[^}]*\} (\d+)/)) >= 1);
     assert.equal((await prepared).bytes, moves() * unitBytes);
     await slow;
