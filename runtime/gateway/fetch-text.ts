@@ -1,11 +1,11 @@
 // The model's text files, fetched from a rank into a folder of the gateway's own when it starts: it mounts no model. It waits as long as
 // no rank has them for it, and says why. Not here: which ranks are asked (text-sources.ts), what the files become (text/).
-import { createHash } from "node:crypto";
 import { mkdir, open, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import type { Log } from "../observe/log.ts";
+import { newPart, receive } from "../wire/file-stream.ts";
 import { TextFiles } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { fromStatus, type Network } from "../wire/grpc.ts";
 import { type Identity, type Member, toSender } from "../wire/mapping.ts";
@@ -19,9 +19,8 @@ import { textSources } from "./text-sources.ts";
 const againMs = { least: 250, most: 5_000 };
 const connectTimeoutMs = 2_000;
 const listTimeoutMs = 5_000;
-/** The time that one file may take, and that may pass without a chunk of it. */
+/** The time that one file may take. */
 const readTimeoutMs = 120_000;
-const stallMs = 10_000;
 
 export interface TextFetch {
   readonly identity: Identity;
@@ -92,33 +91,17 @@ interface Source {
 }
 
 async function readInto(path: string, file: TextFile, { client, sender }: Source): Promise<void> {
-  const hash = createHash("sha256");
+  const part = newPart(file);
   const out = await open(path, "w"); // before the call, whose error nobody would hear while this waits
-  const call = client.read({ sender, name: file.name }, { deadline: Date.now() + readTimeoutMs });
-  call.on("error", nothing); // the loop below throws it; after the loop nobody must
-  const stalled = () => call.cancel();
-  let stall = setTimeout(stalled, stallMs);
-  let received = 0;
   try {
-    for await (const { offset, data } of call) {
-      clearTimeout(stall);
-      stall = setTimeout(stalled, stallMs);
-      const fits = Number(offset) === received && data.byteLength > 0 && received + data.byteLength <= file.bytes;
-      if (!fits) throw corrupt(file, "chunks do not fit what was listed");
-      await out.writeFile(data);
-      hash.update(data);
-      received += data.byteLength;
-    }
+    const call = client.read({ sender, name: file.name }, { deadline: Date.now() + readTimeoutMs });
+    await receive(call, part, out, (why) => corrupt(file, why));
   } finally {
-    clearTimeout(stall);
-    call.cancel();
     await out.close();
   }
-  if (received !== file.bytes) throw corrupt(file, `${received} of ${file.bytes} bytes came`);
-  if (hash.digest("hex") !== file.sha256) throw corrupt(file, "it is not the file that the rank started with; restart the rank");
+  if (part.received !== file.bytes) throw corrupt(file, `${part.received} of ${file.bytes} bytes came`);
+  if (part.hash.digest("hex") !== file.sha256) throw corrupt(file, "it is not the file that the rank started with; restart the rank");
 }
-
-function nothing(): void {}
 
 const corrupt = ({ name }: TextFile, why: string): AppError =>
   new AppError(`${name}: ${why}`, { code: "CorruptFile", operation: "fetching the tokenizer" });

@@ -1,7 +1,8 @@
-// The files of a folder as chunks of a gRPC stream, a bounded number at once: for TextFiles of a rank and StoreFiles of a seed. Who may
-// ask, and for which names, is theirs to say.
-import { createHash } from "node:crypto";
+// The files of a folder as chunks of a gRPC stream, sent a bounded number at once and received up to what was listed: for TextFiles of a
+// rank and StoreFiles of a seed. Who may ask, for which names, and from whom a file is asked next is theirs to say.
+import { createHash, type Hash } from "node:crypto";
 import { createReadStream } from "node:fs";
+import type { FileHandle } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import { drained } from "./drained.ts";
@@ -12,6 +13,8 @@ import { type TextFile, textChunkBytesMax } from "./text-files.ts";
 
 /** Files sent at once; who finds them taken asks another one, or later. */
 const readsMax = 8;
+/** The time that may pass without a chunk. */
+const stallMs = 10_000;
 
 const chunksOf = (dir: string, name: string, start = 0): AsyncIterable<Buffer> =>
   createReadStream(join(dir, name), { start, highWaterMark: textChunkBytesMax });
@@ -70,3 +73,38 @@ export function listed(files: readonly TextFile[], name: string, operation: stri
     throw new AppError(`name: ${JSON.stringify(name.slice(0, 64))} is not listed`, { code: "InvalidRequest", operation });
   return file;
 }
+
+/** A file on its way: what came before a connection broke need not be fetched again. */
+export interface Part {
+  readonly file: TextFile;
+  readonly hash: Hash;
+  received: number;
+}
+
+export const newPart = (file: TextFile): Part => ({ file, hash: createHash("sha256"), received: 0 });
+
+type Chunks = AsyncIterable<TextChunk> & { on(event: "error", listener: () => void): unknown; cancel(): void };
+
+/** Writes the rest of a part as it comes. Throws where chunks stay away or do not fit what was listed (`unfit`); what came is kept. */
+export async function receive(call: Chunks, part: Part, out: FileHandle, unfit: (why: string) => Error): Promise<void> {
+  call.on("error", nothing); // the loop below throws it; after the loop nobody must
+  const stalled = () => call.cancel();
+  let stall = setTimeout(stalled, stallMs);
+  try {
+    for await (const { offset, data } of call) {
+      clearTimeout(stall);
+      stall = setTimeout(stalled, stallMs);
+      const fits = Number(offset) === part.received && data.byteLength > 0 && part.received + data.byteLength <= part.file.bytes;
+      if (!fits) throw unfit("chunks do not fit what was listed");
+      for (let done = 0; done < data.byteLength; )
+        done += (await out.write(data, done, data.byteLength - done, part.received + done)).bytesWritten;
+      part.hash.update(data);
+      part.received += data.byteLength;
+    }
+  } finally {
+    clearTimeout(stall);
+    call.cancel();
+  }
+}
+
+function nothing(): void {}

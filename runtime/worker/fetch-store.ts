@@ -1,7 +1,7 @@
 // The store of a rank that mounts no model: everything but the experts comes from the seed into a folder of the rank's own, before the
 // store is opened. It waits as long as no seed is there, and says why; a file goes on where it broke off, and one that is whole stays.
 // Not here: experts (experts/memory/seed-tier.ts).
-import { createHash, type Hash } from "node:crypto";
+import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { mkdir, open, readdir, rename, rm, stat, statfs } from "node:fs/promises";
 import { join } from "node:path";
@@ -10,6 +10,7 @@ import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
 import type { Seed, SeedClients } from "../experts/seed.ts";
 import type { Log } from "../observe/log.ts";
+import { newPart, type Part, receive } from "../wire/file-stream.ts";
 import { fromStatus } from "../wire/grpc.ts";
 import { toSender } from "../wire/mapping.ts";
 import { fromStoreList, type StoreList } from "../wire/store-files.ts";
@@ -18,8 +19,6 @@ import type { TextFile } from "../wire/text-files.ts";
 /** Between two tries. */
 const againMs = { least: 250, most: 5_000 };
 const listTimeoutMs = 5_000;
-/** The time that may pass without a chunk. */
-const stallMs = 10_000;
 const operation = "fetching the store from the seed";
 /** Of a file that is not whole yet. */
 const partSuffix = ".part";
@@ -30,13 +29,6 @@ export interface StoreFetch {
   readonly dir: string;
   readonly waits: (reason: string) => void;
   readonly log: Log;
-}
-
-/** A file on its way: what came before a connection broke is not fetched again. */
-interface Part {
-  readonly file: TextFile;
-  readonly hash: Hash;
-  received: number;
 }
 
 /** Fills the folder. Ends when all is there. */
@@ -122,26 +114,14 @@ async function checkRoom(dir: string, missing: readonly TextFile[], parts: Reado
 
 async function fetchFile({ files }: SeedClients, file: TextFile, { seed, dir, parts }: Fetching): Promise<void> {
   const known = parts.get(file.name);
-  const part = known?.file.sha256 === file.sha256 ? known : { file, hash: createHash("sha256"), received: 0 };
+  const part = known?.file.sha256 === file.sha256 ? known : newPart(file);
   parts.set(file.name, part);
   const path = join(dir, file.name);
   // Before the call, whose error nobody would hear while this waits.
   const out = await open(path + partSuffix, part.received === 0 ? "w" : "r+");
   const call = files.read({ sender: toSender(seed.self), name: file.name, offset: BigInt(part.received) });
-  call.on("error", nothing); // the loop below throws it; after the loop nobody must
-  const stalled = () => call.cancel();
-  let stall = setTimeout(stalled, stallMs);
   try {
-    for await (const { offset, data } of call) {
-      clearTimeout(stall);
-      stall = setTimeout(stalled, stallMs);
-      const fits = Number(offset) === part.received && data.byteLength > 0 && part.received + data.byteLength <= file.bytes;
-      if (!fits) throw corrupt(file, "chunks do not fit what was listed");
-      for (let done = 0; done < data.byteLength; )
-        done += (await out.write(data, done, data.byteLength - done, part.received + done)).bytesWritten;
-      part.hash.update(data);
-      part.received += data.byteLength;
-    }
+    await receive(call, part, out, (why) => corrupt(file, why));
     if (part.received !== file.bytes)
       throw new AppError(`${file.name}: ${part.received} of ${file.bytes} bytes came`, { code: "Unavailable" });
     parts.delete(file.name);
@@ -151,13 +131,9 @@ async function fetchFile({ files }: SeedClients, file: TextFile, { seed, dir, pa
     if (AppError.from(caught).code === "CorruptFile") parts.delete(file.name);
     throw caught;
   } finally {
-    clearTimeout(stall);
-    call.cancel();
     await out.close();
   }
   await rename(path + partSuffix, path);
 }
-
-function nothing(): void {}
 
 const corrupt = ({ name }: TextFile, why: string): AppError => new AppError(`${name}: ${why}`, { code: "CorruptFile", operation });
