@@ -33,6 +33,7 @@ import type { ProgressTalks } from "./progress-talks.ts";
 import { routeFacts } from "./route-facts.ts";
 import { ServedWatch } from "./served-watch.ts";
 import { type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
+import { frontSelector } from "./objects/stand-in.ts";
 import { StandIns } from "./stand-ins.ts";
 import type { StatusWriter } from "./status-writer.ts";
 import type { TelemetrySecrets } from "./telemetry-secret.ts";
@@ -152,7 +153,7 @@ export class Reconciler {
     // Until the last pod of another model is gone nothing is to be rendered but what a suspended deployment has.
     const deployment = stands === "Stopping" ? { ...read.deployment, spec: { ...read.deployment.spec, suspend: true } } : read.deployment;
     const wait = gatewaysWait(findOrphans(this.#deps, deployment), pods, deployment.spec);
-    const front = standIn?.front === "StandIn" ? standIn.child?.name : undefined;
+    const front = standIn?.child && frontSelector(standIn.front, { own: deployment.metadata.name, standIn: standIn.child.name });
     const options = { undelivered: undelivered || standIn?.holds === true, gatewaysWait: wait || changes, seed, front };
     const ran = await this.#spec.run({ ...read, deployment }, () => this.#pods(deployment), options);
     // A roll, rank by rank, would bring two models into one world.
@@ -357,7 +358,8 @@ export class Reconciler {
       return undefined;
     }
     const members = this.#deps.rebalance.view(uid)?.members ?? [];
-    return this.#served.compare({ uid, bake: `${templateHash}/${bakeStart}`, pods, members, templateHash });
+    const of = (isCanary: boolean) => ({ pods: pods.filter((pod) => (pod.templateHash === templateHash) === isCanary), members });
+    return this.#served.compare({ uid, bake: `${templateHash}/${bakeStart}`, canaries: of(true), others: of(false) });
   }
 
   #gatewayPods({ metadata }: MoEDeployment): KubeObject[] {

@@ -8,7 +8,10 @@ const totals = (requests: number): ServedTotals => ({ requests, failed: 1, gaps:
 const says = (rank: number, requests: number | undefined, more: Partial<MemberView> = {}): MemberView =>
   member(rank, { served: requests === undefined ? undefined : totals(requests), ...more });
 const pods = [pod(0, { templateHash: "old" }), pod(1, { templateHash: "old" }), pod(2)];
-const look = (members: readonly MemberView[], bake = "a") => ({ uid: "u", bake, pods, members, templateHash: "new" });
+const look = (members: readonly MemberView[], bake = "a") => {
+  const of = (hash: string) => ({ pods: pods.filter(({ templateHash }) => templateHash === hash), members });
+  return { uid: "u", bake, canaries: of("new"), others: of("old") };
+};
 
 test("what was served before the first look does not count, for each process by itself", () => {
   const watch = new ServedWatch();

@@ -12,25 +12,30 @@ interface Watched {
 
 const none: ServedTotals = { requests: 0, failed: 0, gaps: 0, gapMicros: 0 };
 
+/** Pods that are compared as one, and what the ranks of their world say. */
+export interface Side {
+  readonly pods: readonly PodFacts[];
+  readonly members: readonly MemberView[];
+}
+
 export interface BakeLook {
   readonly uid: string;
   /** Names the bake: another one begins to count anew. */
   readonly bake: string;
-  readonly pods: readonly PodFacts[];
-  readonly members: readonly MemberView[];
-  readonly templateHash: string;
+  readonly canaries: Side;
+  readonly others: Side;
 }
 
 export class ServedWatch {
   readonly #watched = new Map<string, Watched>();
 
-  compare({ uid, bake, pods, members, templateHash }: BakeLook): Comparison {
+  compare({ uid, bake, canaries, others }: BakeLook): Comparison {
     const before = this.#watched.get(uid);
     const watched = before?.bake === bake ? before : { bake, first: new Map<string, ServedTotals>() };
     this.#watched.set(uid, watched);
-    const of = (isCanary: boolean): ServedTotals | undefined => {
+    const of = ({ pods, members }: Side): ServedTotals | undefined => {
       const told = pods
-        .filter((pod) => pod.ready && !pod.terminating && (pod.templateHash === templateHash) === isCanary)
+        .filter((pod) => pod.ready && !pod.terminating)
         .map((pod) =>
           sinceFirst(
             watched,
@@ -39,8 +44,8 @@ export class ServedWatch {
         );
       return told.length === 0 || told.includes(undefined) ? undefined : told.reduce((sum, one) => plus(sum ?? none, one ?? none, 1), none);
     };
-    const comparison = { canaries: of(true), others: of(false) };
-    const here = new Set(members.map(processOf));
+    const comparison = { canaries: of(canaries), others: of(others) };
+    const here = new Set([...canaries.members, ...others.members].map(processOf));
     for (const process of watched.first.keys()) if (!here.has(process)) watched.first.delete(process);
     return comparison;
   }

@@ -29,7 +29,7 @@
 //   an annotation that names what was rolled back.
 // - Canaries bake, or rolls are paused: gateways stay as the last template has them with which every rank has served.
 // - The spec has another model or codec (reconcile.ts): while a stand-in tries it (stand-ins.ts) it counts as not delivered. Then all ranks
-//   and gateways change at once, without canaries, or not at all while the strategy is paused, has a partition, or is OnDelete; a roll
+//   and gateways change at once, or not at all while the strategy is paused, has a partition, or is OnDelete; a roll
 //   back to another model changes all of them at once too.
 // - Ranks mount no model (objects/seed.ts), since it is in no claim, or in one that a single node can mount: a template of its own. Ranks
 //   that mount such a claim and have found a node go on so, as an earlier release had them, until the spec changes; those of another
@@ -133,7 +133,7 @@ export interface Aim {
 export interface PassOptions {
   readonly gatewaysWait?: boolean;
   readonly undelivered?: boolean;
-  readonly front?: string | undefined;
+  readonly front?: RenderContext["front"];
   readonly seed?: SeedWish | undefined;
 }
 

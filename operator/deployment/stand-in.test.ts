@@ -25,8 +25,10 @@ const other = { model: { uri: "pvc://models/other" } };
 const envOf = (pod: any, name: string) => pod.spec.containers[0].env.find((one: { name: string }) => one.name === name)?.value;
 const isOther = (pod: any): boolean => envOf(pod, "ENODIA_MODEL_PATH") === "/models/other" || envOf(pod, "ENODIA_EXPERT_CODEC") === "f32";
 const standIns = (kube: FakeKube): any[] => kube.all(resources.moeDeployments).filter(({ metadata }) => metadata.name !== ref.name);
-const leadsTo = (kube: FakeKube): string =>
-  (kube.all(resources.services).find(({ metadata }) => metadata.name === ref.name) as any).spec.selector["enodia.dev/deployment"];
+const selector = (kube: FakeKube): Record<string, string> =>
+  (kube.all(resources.services).find(({ metadata }) => metadata.name === ref.name) as any).spec.selector;
+/** The name of a deployment, or that of both. */
+const leadsTo = (kube: FakeKube): string => selector(kube)["enodia.dev/deployment"] ?? "both";
 const ready = (kube: FakeKube, name: string): number =>
   ((kube.all(resources.deployments) as any[]).find(({ metadata }) => metadata.name === `${name}-gateway`)?.status?.readyReplicas ?? 0) > 0
     ? kube.all(resources.pods).filter((pod: any) => {
@@ -45,7 +47,7 @@ function watch(kube: FakeKube) {
     const front = leadsTo(kube);
     seen.led.add(front);
     const others = [ref.name, ...children.map(({ metadata }) => metadata.name)].filter((name) => name !== front);
-    if (ready(kube, front) === 0 && others.some((name) => ready(kube, name) > 0)) seen.dips.push(front);
+    if (front !== "both" && ready(kube, front) === 0 && others.some((name) => ready(kube, name) > 0)) seen.dips.push(front);
     if (new Set(pods(kube).map(isOther)).size > 1) seen.mixed += 1;
     seen.said.add(
       (kube.all(resources.moeDeployments).find(({ metadata }) => metadata.name === ref.name)?.status as any)?.operation?.message,
@@ -101,6 +103,54 @@ test("a model whose ranks crash is taken back, and no rank that serves has gone 
   assert.equal(history[0].result, "RolledBack");
   assert.match(conditionOf({ conditions }, "SpecAccepted").message, /stand-in tried, was rolled back to revision 1: Crashing: pod moe-/);
   assert.deepEqual([pods(kube).map(({ metadata }) => metadata.uid), [...seen.led], seen.most], [were, ["moe"], 1]);
+  await stop();
+});
+
+/** Each look finds that many more tokens, of so many microseconds each. */
+function growing(microsOf: (name: string) => number) {
+  let looks = 0;
+  return (name: string) => {
+    looks += 1;
+    return { requests: looks, failed: 0, gaps: looks, gapMicros: looks * microsOf(name) };
+  };
+}
+const analysis = { bake: "1s", latencyPercent: 150, minRequests: 5 };
+
+test("another model serves beside the ranks as a canary first, with its share of the gateways", { timeout }, async () => {
+  const { kube, stop, operator } = await whole();
+  await change(kube, { replicas: 3, gateway: { replicas: 3 } });
+  await until("it has its gateways", () => ready(kube, ref.name) === 3);
+  const seen = watch(kube);
+  await change(kube, { ...other, rolloutStrategy: { canary: { ranks: 1, analysis } } });
+  await until("it bakes", async () => (await status(kube)).rollout?.phase === "Baking");
+  const [child] = standIns(kube);
+  assert.deepEqual(selector(kube), { "enodia.dev/component": "gateway", "enodia.dev/front": "moe" });
+  assert.equal(child.spec.gateway.replicas, 1, "one of three ranks is one of three gateways");
+  assert.equal((await status(kube)).operation.phase, "Baking");
+  const same = growing(() => 1_000);
+  const woken = setInterval(() => operator.rebalance.serves(same), 200);
+  await until("the Service leads to it", () => leadsTo(kube) === child.metadata.name);
+  clearInterval(woken);
+  assert.equal(standIns(kube)[0]?.spec.gateway.replicas, 3);
+  await until("all is over", over(kube, true));
+  assert.deepEqual([seen.dips, seen.most, seen.mixed, leadsTo(kube)], [[], 1, 0, "moe"]);
+  await stop();
+});
+
+test("a model that is slow as a canary is taken back, and no rank that serves has gone for it", { timeout }, async () => {
+  const { kube, stop, operator } = await whole();
+  const were = pods(kube).map(({ metadata }) => metadata.uid);
+  const seen = watch(kube);
+  await change(kube, { ...other, rolloutStrategy: { canary: { analysis: { ...analysis, bake: "1h" } } } });
+  await until("it bakes", async () => (await status(kube)).rollout?.phase === "Baking");
+  const slow = growing((name) => (name === ref.name ? 1_000 : 2_000));
+  const woken = setInterval(() => operator.rebalance.serves(slow), 200);
+  await until("it is taken back", async () => (await status(kube)).rollout?.phase === "RolledBack" && standIns(kube).length === 0);
+  clearInterval(woken);
+  const { rollout } = await status(kube);
+  assert.equal(rollout.rolledBack.reason, "LatencyExceeded");
+  assert.match(rollout.rolledBack.message, /200\.0%, at most 150% are allowed/);
+  assert.deepEqual([pods(kube).map(({ metadata }) => metadata.uid), [...seen.led], seen.dips], [were, ["moe", "both"], []]);
   await stop();
 });
 

@@ -1,22 +1,25 @@
 // The shell around core/stand-in.ts: gathers what is there of a deployment's stand-in, and makes, stops and deletes it. A stand-in is made
-// once and never changed but for its stop; everything may be repeated.
+// once and never changed but for its gateways and its stop; everything may be repeated.
 import { AppError, labels } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
+import type { StandInStatus } from "../../crds/stand-in.ts";
 import { moeDeploymentStatusSchema } from "../../crds/moe-deployment-status.ts";
 import { parseDuration } from "../../crds/quantity.ts";
 import { budgetsOf } from "../../crds/rollout.ts";
 import { hasCode } from "../kube/errors.ts";
-import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
+import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
 import { manager } from "./apply.ts";
+import type { Comparison } from "./core/canary.ts";
 import { rollsBackOn } from "./core/rollout.ts";
 import { type GatewayFacts, living, type PodFacts, wantedGateways } from "./core/snapshot.ts";
-import { judgeStandIn, type StandInInput, standInStep } from "./core/stand-in.ts";
+import { canaryGateways, judgeStandIn, type StandInInput, standInStep } from "./core/stand-in.ts";
 import type { Front, StandInFacts, StandInLook } from "./core/stand-in-look.ts";
 import type { Informers } from "./informers.ts";
 import { rankModelText } from "./objects/model-place.ts";
 import { standIn, standInName } from "./objects/stand-in.ts";
 import { type NodeHealth, podFacts } from "./observe.ts";
-import type { Deployments } from "./ports.ts";
+import type { Deployments, Rebalance } from "./ports.ts";
+import { ServedWatch } from "./served-watch.ts";
 import type { Aim } from "./spec-pass.ts";
 
 /** A stand-in that was refused is tried again after this, where the deployment has not changed its model without by then. */
@@ -25,6 +28,7 @@ const unmadeMs = 30_000;
 export interface StandInDeps {
   readonly kube: Kube;
   readonly informers: Pick<Informers, "get" | "ofDeployment" | "ownedBy">;
+  readonly rebalance: Pick<Rebalance, "view">;
   readonly event: Deployments["event"];
   readonly now: () => Date;
   /** Milliseconds for ages alone. */
@@ -45,6 +49,7 @@ export class StandIns {
   readonly #deps: StandInDeps;
   /** By the deployment's uid: why a stand-in of that name was refused. */
   readonly #unmade = new Map<string, { readonly name: string; readonly message: string; readonly until: number }>();
+  readonly #served = new ServedWatch();
 
   constructor(deps: StandInDeps) {
     this.#deps = deps;
@@ -65,6 +70,9 @@ export class StandIns {
       child,
       front: this.#front(deployment, child),
       rollsBack: rollsBackOn(spec.rolloutStrategy),
+      analysis: spec.rolloutStrategy.canary?.analysis,
+      comparison: this.#compare(standing, child),
+      gateways: Math.max(1, wantedGateways(standing)),
       drainMs: parseDuration(spec.elasticity.drain, "spec.elasticity.drain"),
       last: status.rollout?.standIn,
     });
@@ -75,7 +83,7 @@ export class StandIns {
   }
 
   /** Carries out what was found. `accepted`: nothing of the spec is refused, so that another deployment of it can be. */
-  async act(standing: Standing, { act, child, holds, message, phase }: StandInLook, accepted: boolean): Promise<AppError | undefined> {
+  async act(standing: Standing, { act, child, front, holds, message, phase }: StandInLook, accepted: boolean): Promise<AppError | undefined> {
     const { deployment } = standing;
     if (phase === "Creating" && !holds) this.#deps.event(deployment, "Warning", "NoRoomForStandIn", message);
     const { namespace } = deployment.metadata;
@@ -84,6 +92,11 @@ export class StandIns {
       if (!child) return undefined;
       const { name, uid } = child;
       const ref = { namespace, name };
+      if (front === "Both") await this.#mark([deployment.metadata.name, name], { namespace, name: deployment.metadata.name });
+      if (act === "Widen") {
+        const gateway = { replicas: Math.max(1, wantedGateways(standing)) };
+        await this.#deps.kube.patch(resources.moeDeployments, ref, { metadata: { uid }, spec: { gateway } }, { manager });
+      }
       if (act === "Suspend") {
         await this.#deps.kube.patch(resources.moeDeployments, ref, { metadata: { uid }, spec: { suspend: true } }, { manager });
         this.#deps.event(deployment, "Normal", "StandInStops", `stand-in ${name} is not needed any more`);
@@ -99,16 +112,53 @@ export class StandIns {
 
   forget(uid: string): void {
     this.#unmade.delete(uid);
+    this.#served.forget(uid);
+  }
+
+  /** What both have served since the stand-in bakes. */
+  #compare({ deployment, pods, nodes }: Standing, child: StandInFacts | undefined): Comparison | undefined {
+    const { metadata, status } = deployment;
+    const { standIn } = status.rollout ?? {};
+    if (!child || standIn?.name !== child.name || standIn.phase !== "Baking") {
+      this.#served.forget(metadata.uid);
+      return undefined;
+    }
+    const members = (uid: string) => this.#deps.rebalance.view(uid)?.members ?? [];
+    return this.#served.compare({
+      ...{ uid: metadata.uid, bake: `${child.name}/${standIn.since}` },
+      canaries: { pods: this.#workers({ namespace: metadata.namespace, name: child.name }, nodes), members: members(child.uid) },
+      others: { pods: living(pods), members: members(metadata.uid) },
+    });
+  }
+
+  /** Gateways that an earlier release made do not say whose clients they may get. */
+  async #mark(deployments: readonly string[], { namespace, name }: Ref): Promise<void> {
+    const pods = deployments.flatMap((one) => this.#deps.informers.ofDeployment("pods", { namespace, name: one }));
+    const isUnmarked = ({ metadata: { labels: marks } }: KubeObject) =>
+      marks?.[labels.component] === "gateway" && marks[labels.front] !== name;
+    for (const { metadata } of pods.filter(isUnmarked))
+      await this.#deps.kube.patch(
+        resources.pods,
+        { namespace, name: metadata.name },
+        { metadata: { uid: metadata.uid, labels: { [labels.front]: name } } },
+        { manager },
+      );
+  }
+
+  #workers(ref: Ref, nodes: NodeHealth): PodFacts[] {
+    const workers = this.#deps.informers.ofDeployment("pods", ref).filter((pod) => pod.metadata.labels?.[labels.component] === "worker");
+    return workers.flatMap((pod) => podFacts(pod, nodes, this.#deps.now().getTime()) ?? []).map((pod) => ({ ...pod, lost: false }));
   }
 
   async #create(standing: Standing): Promise<void> {
-    const { deployment, aim, gateway } = standing;
+    const { deployment, aim } = standing;
     const { uid, namespace } = deployment.metadata;
     const selector = `${labels.standsInFor}=${deployment.metadata.name}`;
     const { items } = await this.#deps.kube.list(resources.moeDeployments, { namespace, labelSelector: selector });
     if (items.some((object) => isOf(object, uid))) return; // the cache does not show it yet
     const { templates, image } = aim.wanted;
-    const object = standIn({ deployment, templates, image, gateways: Math.max(1, wantedGateways({ deployment, gateway })) });
+    const gateways = canaryGateways(deployment.spec, Math.max(1, wantedGateways(standing)));
+    const object = standIn({ deployment, templates, image, gateways });
     try {
       await this.#deps.kube.create(resources.moeDeployments, object, { manager });
       this.#deps.event(deployment, "Normal", "StandInCreated", `stand-in ${object.metadata.name} starts with ${deployment.spec.model.uri}`);
@@ -132,21 +182,24 @@ export class StandIns {
 
   #child({ deployment, nodes }: Standing): StandInFacts | undefined {
     const { informers, now } = this.#deps;
-    const { metadata, spec } = deployment;
+    const { metadata } = deployment;
     const owned = informers.ownedBy("moeDeployments", metadata.uid);
     const front = informers.get("services", metadata)?.spec as { selector?: Record<string, string> } | undefined;
     const object = owned.find((one) => one.metadata.name === front?.selector?.[labels.deployment]) ?? owned[0];
     if (!object) return undefined;
     const { name, uid = "", generation = 0, deletionTimestamp, creationTimestamp } = object.metadata;
-    const all = informers.ofDeployment("pods", { namespace: metadata.namespace, name });
-    const workers = all.filter((pod) => pod.metadata.labels?.[labels.component] === "worker");
-    const pods = workers.flatMap((pod) => podFacts(pod, nodes, now().getTime()) ?? []).map((pod) => ({ ...pod, lost: false }));
+    const ref = { namespace: metadata.namespace, name };
+    const all = informers.ofDeployment("pods", ref);
+    const pods = this.#workers(ref, nodes);
     const { conditions = [], gateway, observedGeneration = 0 } = moeDeploymentStatusSchema.safeParse(object.status ?? {}).data ?? {};
     const holds = (type: string) => conditions.some((one) => one.type === type && one.status === "True");
-    const suspended = (object.spec as { suspend?: unknown } | undefined)?.suspend === true;
+    const spec = object.spec as { readonly suspend?: unknown; readonly gateway?: { readonly replicas?: number } } | undefined;
+    const suspended = spec?.suspend === true;
     const fronts = (gateway?.readyReplicas ?? 0) >= Math.max(1, gateway?.replicas ?? 1);
-    const { progressDeadline } = spec.rolloutStrategy;
+    const { progressDeadline } = deployment.spec.rolloutStrategy;
     const createdMs = Date.parse(creationTimestamp ?? "") || now().getTime();
+    const { standIn: last } = deployment.status.rollout ?? {};
+    const startMs = last?.name === name ? startOf(last, { createdMs, nowMs: now().getTime() }) : createdMs;
     return {
       name,
       uid,
@@ -154,13 +207,16 @@ export class StandIns {
       suspended,
       serves: observedGeneration >= generation && holds("Ready") && holds("Available") && fronts,
       pods: all.length,
-      ...judgeStandIn({ createdMs, conditions, pods }, { progressDeadline, now: now() }),
+      gateways: spec?.gateway?.replicas ?? 1,
+      ...judgeStandIn({ startMs, conditions, pods }, { progressDeadline, now: now() }),
     };
   }
 
   #front({ metadata }: MoEDeployment, child: StandInFacts | undefined): Front {
     const { selector } = (this.#deps.informers.get("services", metadata)?.spec ?? {}) as { selector?: Record<string, string> };
-    return child !== undefined && selector?.[labels.deployment] === child.name ? "StandIn" : "Own";
+    if (child === undefined) return "Own";
+    if (selector?.[labels.front] !== undefined) return "Both";
+    return selector?.[labels.deployment] === child.name ? "StandIn" : "Own";
   }
 }
 
@@ -173,6 +229,11 @@ function ownFacts({ deployment, pods, gateway, aim }: Standing): StandInInput["o
     serves: ready.length > 0 && gateway.ready > 0,
     whole: same.length >= deployment.spec.replicas && gateway.ready >= Math.max(1, gateways),
   };
+}
+
+/** What serves has no time to come to serve; where it stops, or waits for more gateways, that begins anew. */
+function startOf({ phase, since }: StandInStatus, { createdMs, nowMs }: { readonly createdMs: number; readonly nowMs: number }): number {
+  return phase === "Baking" ? nowMs : Math.max(createdMs, Math.min(nowMs, Date.parse(since)));
 }
 
 const isOf = ({ metadata }: KubeObject, uid: string): boolean => metadata.ownerReferences?.some((owner) => owner.uid === uid) ?? false;

@@ -1,5 +1,6 @@
-// Another revision of a model, one that is not there, and another codec, under traffic: no request fails, every text is whole of one of the
-// two models, and from the change on all are of the new one. What a stand-in cannot serve is taken back without a trace in the answers.
+// Another revision of a model, one that is not there, one that is slow, and another codec, under traffic: no request fails, every text is
+// whole of one of the two models, and from the change on all are of the new one. What a stand-in cannot serve is taken back without a trace
+// in the answers, and what it serves too slowly, as a canary, with no more than its share of them.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { condition, type KubeObject } from "../harness/kubectl.ts";
@@ -22,6 +23,9 @@ const prompts = twentyPrompts.slice(0, 8);
 let target: Target;
 let moe: Deployed;
 let url = "";
+/** Texts of the two revisions. */
+let first: readonly string[] = [];
+let second: readonly string[] = [];
 
 explainFailures(() => moe);
 before(async () => {
@@ -107,11 +111,35 @@ async function change(spec: object): Promise<{ readonly from: readonly string[];
   return { from, to };
 }
 
-test("another revision of the model takes over without a failed request or a mixed text", async () => {
-  const { from, to } = await change({ model: { uri: "pvc://models/smol-moe-2" } });
+test("another revision of the model serves as a canary, then takes over, without a failed request or a mixed text", async () => {
+  const canary = { ranks: 1, analysis: { bake: "15s", latencyPercent: 400, errorRatePercent: 10, minRequests: 3 } };
+  const baked = moe.kubectl.waitFor("moed", name, "the stand-in to bake", (moed) => moed.status?.rollout?.phase === "Baking", rollMs);
+  const { from, to } = await change({ model: { uri: "pvc://models/smol-moe-2" }, rolloutStrategy: { canary } });
+  assert.match((await baked).status?.rollout?.message ?? "", /stand-in revised-[0-9a-f]{8} has 1 of 2 gateways since /);
+  [first, second] = [from, to];
   for (const [i, text] of to.entries())
     assert.notEqual(text, from[i], "the two revisions say different things, or equality proves nothing");
   assert.match(await enodia("history", name), /pvc:\/\/models\/smol-moe-2 \(q4_0\)/);
+});
+
+test("a revision that is slow as a canary is taken back by its latency", async () => {
+  const were = (await workerPods(moe.kubectl, name)).map(({ metadata }) => metadata.uid).sort();
+  const clients = traffic();
+  const limits = { cpu: "300m" };
+  const slow = { containers: [{ name: "runtime", resources: { limits, requests: { cpu: "50m" } } }] };
+  const canary = { ranks: 1, analysis: { bake: "10m", latencyPercent: 130, minRequests: 3 } };
+  await patch({ model: { uri: "pvc://models/smol-moe" }, podTemplate: { spec: slow }, rolloutStrategy: { canary } });
+  const moed = await moe.kubectl.waitFor("moed", name, "a roll back", inPhase("RolledBack"), rollMs);
+  assert.equal(moed.status?.rollout?.rolledBack?.reason, "LatencyExceeded");
+  const { answers, errors } = await clients.end();
+  process.stderr.write(`# ${moed.status?.rollout?.rolledBack?.message}; ${answers.length} answers, ${errors.length} failed\n`);
+  assert.deepEqual(errors, []);
+  assertOfOne(answers, second, first);
+  assert.deepEqual((await workerPods(moe.kubectl, name)).map(({ metadata }) => metadata.uid).sort(), were);
+  await enodia("undo", name);
+  await patch({ rolloutStrategy: { canary: null } });
+  await moe.kubectl.waitFor("moed", name, "the spec to be accepted", inPhase("Complete"), rollMs);
+  assert.deepEqual(await textsNow(), second);
 });
 
 test("a revision that is not there is taken back, and nobody notices", async () => {

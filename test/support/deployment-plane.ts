@@ -1,6 +1,6 @@
 // The deployment plane on the in-memory API, with a kubelet and a rebalance plane played here: the world of its tests.
 import { setTimeout as sleep } from "node:timers/promises";
-import type { DrainPhase, GatewayView, RankSignals, RebalanceView } from "../../operator/deployment/core/world.ts";
+import type { DrainPhase, GatewayView, RankSignals, RebalanceView, ServedTotals } from "../../operator/deployment/core/world.ts";
 import { Informers } from "../../operator/deployment/informers.ts";
 import type { Settings } from "../../operator/deployment/objects/context.ts";
 import { createDeploymentPlane, type DeploymentPlane, type DeploymentPlaneOptions } from "../../operator/deployment/plane.ts";
@@ -24,6 +24,7 @@ class TestRebalance implements Rebalance {
   readonly #worlds = new Map<string, World>();
   drain: DrainPhase = "Drained";
   #signals: Says = () => undefined;
+  #served: (name: string) => ServedTotals | undefined = () => undefined;
   #front: Partial<GatewayView> | undefined;
   forgotten: string[] = [];
   #listener: (at: typeof ref) => void = () => {};
@@ -50,12 +51,18 @@ class TestRebalance implements Rebalance {
     const members = serving.map((worker) => {
       const connected = this.streamsOutliveNodes || answers(this.#kube, worker.node);
       const signals = this.#signals(worker.rank, serving.length);
-      return member(worker.rank, { podUid: worker.uid, bootId: "b", connected, active: connected, signals });
+      const served = this.#served(world.ref.name);
+      return member(worker.rank, { podUid: worker.uid, bootId: "b", connected, active: connected, signals, served });
     });
     const drains = world.leaving.map((leaving) => ({ rank: leaving.rank, podUid: leaving.podUid, phase: this.drain, message: "" }));
     const holds = (world.holdMs ?? 0) > 0; // what gateways are told they have heard, unless a test says otherwise
     const gateways = this.#front ? [{ name: "moe-gateway-a", idleMs: undefined, wantsRanks: false, holds, ...this.#front }] : [];
     return view({ members, drains, gateways });
+  }
+  /** What each rank of the deployment of that name says from now on, at each look, that it has served. */
+  serves(served: (name: string) => ServedTotals | undefined): void {
+    this.#served = served;
+    this.#listener(ref);
   }
   /** What the gateway says from now on. */
   fronts(front: Partial<GatewayView>): void {

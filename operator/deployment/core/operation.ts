@@ -85,11 +85,13 @@ function fromOf(type: Operation["type"], snapshot: Snapshot): Operation["from"] 
 function deadlineOf({ snapshot, ranks }: OperationInput, deadline: string): string {
   const { spec, status } = snapshot.deployment;
   const { canary } = spec.rolloutStrategy;
-  const since = status.rollout?.bakeStart;
-  if (!canary || since === undefined || rollHold(snapshot, ranks)?.phase !== "Baking") return deadline;
+  const { standIn } = snapshot;
+  const tried = standIn?.phase === "Baking" ? standIn.status?.since : undefined;
+  const since = standIn ? tried : status.rollout?.bakeStart;
+  if (!canary || since === undefined || (!standIn && rollHold(snapshot, ranks)?.phase !== "Baking")) return deadline;
   const bakeMs = parseDuration(canary.analysis.bake, "spec.rolloutStrategy.canary.analysis.bake");
   const timeoutMs = parseDuration(spec.elasticity.operationTimeout, "spec.elasticity.operationTimeout");
-  return rfc3339(new Date(Math.max(Date.parse(deadline), Date.parse(since) + bakeMs + timeoutMs)));
+  return rfc3339(new Date(Math.max(Date.parse(deadline), Date.parse(since) + bakeMs + timeoutMs * (standIn ? worldsOfStandIn : 1))));
 }
 
 function operationType(input: OperationInput): Operation["type"] | undefined {

@@ -119,7 +119,7 @@ function phaseOf(snapshot: Snapshot, ranks: number, rolledBack: RolledBack | und
       fromRevision === 0 ? `before it came into force, to revision ${toRevision}` : `from revision ${fromRevision} to ${toRevision}`;
     return { phase: over ? "RolledBack" : "RollingBack", message: `${way}: ${message}` };
   }
-  if (snapshot.standIn) return { phase: "Progressing", message: snapshot.standIn.message };
+  if (snapshot.standIn) return { phase: snapshot.standIn.phase === "Baking" ? "Baking" : "Progressing", message: snapshot.standIn.message };
   const hold = rollHold(snapshot, ranks);
   if (hold) return hold;
   if (old > 0) return { phase: "Progressing", message: `${old} ${old === 1 ? "pod is" : "pods are"} of another template` };

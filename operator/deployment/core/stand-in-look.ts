@@ -4,7 +4,7 @@ import type { StandInStatus } from "../../../crds/stand-in.ts";
 import type { RollFailure } from "./roll-failure.ts";
 
 /** Whose gateways the Service leads to. */
-export type Front = "Own" | "StandIn";
+export type Front = "Own" | "Both" | "StandIn";
 
 export interface StandInFacts {
   readonly name: string;
@@ -16,6 +16,8 @@ export interface StandInFacts {
   readonly serves: boolean;
   /** Its pods that are still there, of any kind. */
   readonly pods: number;
+  /** Gateways that it is to have. */
+  readonly gateways: number;
   /** The reason why it will not serve; undefined while it may. */
   readonly failure: RollFailure | undefined;
   /** The reason why there is no room for it; empty when there is, as far as is known. */
@@ -29,7 +31,8 @@ export interface StandInFacts {
 export interface StandInStep {
   /** Where the Service is to lead. */
   readonly front: Front;
-  readonly act: "None" | "Create" | "Suspend" | "Delete";
+  /** `Widen` gives it as many gateways as the deployment has. */
+  readonly act: "None" | "Create" | "Widen" | "Suspend" | "Delete";
   /** The spec does not come into force yet: the ranks serve on as they are. */
   readonly holds: boolean;
   /** The reason why the roll is taken back. */

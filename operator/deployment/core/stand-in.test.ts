@@ -13,6 +13,7 @@ const child = (more: Partial<StandInFacts> = {}): StandInFacts => ({
   suspended: false,
   serves: false,
   pods: 3,
+  gateways: 1,
   failure: undefined,
   noRoom: "",
   dueInMs: 60_000,
@@ -28,12 +29,25 @@ const input = (more: Partial<StandInInput> = {}): StandInInput => ({
   child: undefined,
   front: "Own",
   rollsBack: true,
+  analysis: undefined,
+  comparison: undefined,
+  gateways: 1,
   drainMs: 60_000,
   last: undefined,
   ...more,
 });
 const since = (ms: number) => new Date(now.getTime() - ms).toISOString();
 const failure = { reason: "Crashing", message: "pod moe-x-0 has crashed 3 times" } as const;
+
+const byTime = { bake: "5m", minRequests: 20 };
+const analysis = { ...byTime, latencyPercent: 150 };
+const served = (gapMicros: number) => ({ requests: 50, failed: 0, gaps: 1_000, gapMicros: 1_000 * gapMicros });
+const compared = (percent: number) => ({ canaries: served(100 * percent), others: served(10_000) });
+const baking = (ms: number): Partial<StandInInput> => ({
+  child: child({ serves: true }),
+  last: { name: "moe-x", phase: "Baking", since: since(ms) },
+});
+const baked = { last: { name: "moe-x", phase: "Baked", since: since(1_000) } } as const;
 
 const cases: Record<string, { given: Partial<StandInInput>; want: Partial<StandInStep> }> = {
   "nothing to change": { given: { stands: "Same" }, want: { act: "None", holds: false, status: undefined } },
@@ -81,6 +95,57 @@ const cases: Record<string, { given: Partial<StandInInput>; want: Partial<StandI
     given: { child: child({ suspended: true }), stands: "Same", last: { name: "moe-x", phase: "Leaving", since: since(221_000) } },
     want: { act: "Delete" },
   },
+  "a canary that serves": {
+    given: { child: child({ serves: true }), analysis },
+    want: { act: "None", holds: true, front: "Both", phase: "Baking", againInMs: 10_000 },
+  },
+  "a canary whose time alone decides": {
+    given: { child: child({ serves: true }), analysis: byTime },
+    want: { front: "Both", againInMs: 300_000 },
+  },
+  "a canary that is fast enough, before its time": {
+    given: { ...baking(10_000), analysis, comparison: compared(100) },
+    want: { front: "Both", failure: undefined, phase: "Baking" },
+  },
+  "a canary that is slow": {
+    given: { ...baking(10_000), analysis, comparison: compared(200) },
+    want: {
+      ...{ front: "Own", holds: true },
+      failure: {
+        ...{ type: "Failed", reason: "LatencyExceeded" },
+        message: "canaries take 20.0 ms from token to token, other ranks 10.0 ms: 200.0%, at most 150% are allowed",
+      },
+    },
+  },
+  "a canary that is slow, where nothing is taken back": {
+    given: { ...baking(400_000), analysis, comparison: compared(200), rollsBack: false },
+    want: { front: "Both", failure: undefined },
+  },
+  "a canary that nobody has asked yet": { given: { ...baking(400_000), analysis, comparison: undefined }, want: { front: "Both" } },
+  "a canary that has passed": {
+    given: { ...baking(400_000), analysis, comparison: compared(100) },
+    want: { front: "StandIn", holds: true, act: "None" },
+  },
+  "a canary that has passed with too few gateways": {
+    given: { ...baking(400_000), analysis, comparison: compared(100), gateways: 4 },
+    want: { front: "Own", holds: true, act: "Widen" },
+  },
+  "one that has passed, whose other gateways start": {
+    given: { ...baked, child: child({ gateways: 4 }), analysis, gateways: 4 },
+    want: { front: "Own", holds: true, act: "None", failure: undefined, againInMs: 60_000 },
+  },
+  "one that has passed and has its gateways": {
+    given: { ...baked, child: child({ serves: true, gateways: 4 }), analysis, gateways: 4 },
+    want: { front: "StandIn", holds: true, act: "None" },
+  },
+  "a canary that stops serving": {
+    given: { ...baking(10_000), child: child(), analysis, front: "Both" },
+    want: { front: "Own", holds: true, act: "None", phase: "Creating" },
+  },
+  "a canary while no rank serves any more": {
+    given: { ...baking(10_000), analysis, front: "Both", own: { serves: false, whole: false } },
+    want: { front: "StandIn" },
+  },
   "another spec meanwhile": { given: { child: child(), possible: "moe-y" }, want: { act: "Suspend", holds: true } },
   "another spec meanwhile, without a surge": { given: { child: child(), possible: undefined }, want: { act: "Suspend", holds: false } },
   "one that is still being removed": { given: { child: child({ terminating: true }) }, want: { act: "None", holds: true } },
@@ -111,7 +176,7 @@ test("in every state the Service leads to who serves, and no second stand-in is 
   let states = 0;
   for (const one of children)
     for (const stands of ["Same", "Accepting", "Stopping"] as const)
-      for (const front of ["Own", "StandIn"] as const)
+      for (const front of ["Own", "Both", "StandIn"] as const)
         for (const possible of [undefined, "moe-x", "moe-y"])
           for (const [serves, whole] of [
             [false, false],
@@ -119,15 +184,17 @@ test("in every state the Service leads to who serves, and no second stand-in is 
             [true, true],
           ] as const) {
             states += 1;
-            const step = standInStep(input({ child: one, stands, front, possible, own: { serves, whole } }));
+            const canary = states % 2 === 0 ? analysis : undefined;
+            const step = standInStep(input({ child: one, stands, front, possible, own: { serves, whole }, analysis: canary }));
             const said = JSON.stringify({ one, stands, front, possible, serves, whole, step });
             if (step.front === "StandIn") assert.ok(one && (one.serves || !serves), said);
+            else if (step.front === "Both") assert.ok(one?.serves && serves && canary && step.holds, said);
             else if (!serves) assert.ok(!one?.serves || one.terminating, said);
             if (one) assert.notEqual(step.act, "Create", said);
             if (step.act === "Suspend" || step.act === "Delete") assert.equal(step.front, "Own", said);
             if (step.failure) assert.equal(step.front, "Own", said);
           }
-  assert.equal(states, children.length * 3 * 2 * 3 * 3);
+  assert.equal(states, children.length * 3 * 3 * 3 * 3);
 });
 
 test("a deployment that is suspended has no stand-in for long", () => {
@@ -139,7 +206,7 @@ test("a deployment that is suspended has no stand-in for long", () => {
 });
 
 /** A change as a world lives it: the ranks, the stand-in and the Service, with a seed's troubles. */
-function live(random: () => number): { ticks: number; dips: number; ended: boolean } {
+function live(random: () => number, canary: boolean): { ticks: number; dips: number; ended: boolean } {
   let time = now.getTime();
   let [model, accepted, target] = ["a", "a", "b"];
   let upIn = 0; // ticks until the ranks serve
@@ -162,11 +229,12 @@ function live(random: () => number): { ticks: number; dips: number; ended: boole
       child: stand,
       front,
       last,
+      ...(canary ? { analysis: { ...analysis, bake: "10s" }, comparison: compared(100) } : {}),
     });
     const step = standInStep(given);
     front = step.front;
     last = step.status;
-    if (front === "StandIn" ? !stand?.serves && serves : !serves && stand?.serves === true) dips += 1;
+    if (front === "StandIn" ? !stand?.serves && serves : front === "Own" && !serves && stand?.serves === true) dips += 1;
     if (step.act === "Create") stand = Object.assign(child({ name: `moe-${target}` }), { upIn: 3 });
     if (step.act === "Suspend" && stand) stand = { ...stand, suspended: true };
     if (step.act === "Delete") stand = undefined;
@@ -185,14 +253,14 @@ test("a thousand changes with specs that change again and stand-ins that fail co
       state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
       return state / 2 ** 32;
     };
-    const { dips, ended } = live(random);
+    const { dips, ended } = live(random, seed % 2 === 0);
     assert.deepEqual({ seed, dips, ended }, { seed, dips: 0, ended: true });
   }
 });
 
 const strategy = { progressDeadline: "10m", now };
-const young = { createdMs: now.getTime() - 1_000, conditions: [] };
-const old = { createdMs: now.getTime() - 700_000, conditions: [] };
+const young = { startMs: now.getTime() - 1_000, conditions: [] };
+const old = { startMs: now.getTime() - 700_000, conditions: [] };
 const condition = (type: string, status: "True" | "False", message: string) => ({
   ...{ type, status, message, reason: "X", lastTransitionTime: now.toISOString() },
 });

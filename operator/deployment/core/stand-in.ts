@@ -3,13 +3,18 @@
 // may be repeated by whoever leads. ../stand-ins.ts gathers and acts.
 import { type Condition, rfc3339 } from "../../../crds/conditions.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
+import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
+import type { RolloutAnalysis } from "../../../crds/rollout.ts";
 import type { StandInStatus } from "../../../crds/stand-in.ts";
+import { type Comparison, judgeCanaries, judgesByTime } from "./canary.ts";
 import { judgePods } from "./rollout.ts";
 import { living, type PodFacts } from "./snapshot.ts";
 import type { Front, StandInFacts, StandInStep } from "./stand-in-look.ts";
 
 /** Ranks or a stand-in that have lost the Service are left to those who have not heard of it for so long before they stop. */
 export const heardOfMs = 10_000;
+/** What a stand-in serves as a canary is looked at this often: totals that grow wake nobody. */
+const compareMs = 10_000;
 /** A stand-in that was told to stop is deleted after this at the latest, beside `elasticity.drain`: gateways end before ranks do. */
 const stopSlackMs = 150_000;
 
@@ -32,6 +37,12 @@ export interface StandInInput {
   readonly front: Front;
   /** A failure of the stand-in takes the roll back. */
   readonly rollsBack: boolean;
+  /** What it has to stand as a canary before it serves alone; undefined: nothing. */
+  readonly analysis: RolloutAnalysis | undefined;
+  /** What it and the ranks have served since it bakes. */
+  readonly comparison: Comparison | undefined;
+  /** Gateways that the deployment is to have. */
+  readonly gateways: number;
   /** `elasticity.drain` in ms. */
   readonly drainMs: number;
   /** What the status said before. */
@@ -71,7 +82,7 @@ function begin({ wanted, stands, possible, own, now }: StandInInput): StandInSte
  */
 function isNeeded({ wanted, stands, own, front }: StandInInput, child: StandInFacts): boolean {
   if (!wanted) return false;
-  if (front === "Own") return child.serves && !child.terminating && !own.serves;
+  if (front !== "StandIn") return child.serves && !child.terminating && !own.serves;
   if (child.terminating || !child.serves) return !own.serves;
   return !(stands === "Same" && own.whole);
 }
@@ -90,13 +101,47 @@ function stand(input: StandInInput, child: StandInFacts): StandInStep {
 
 function rise(input: StandInInput, child: StandInFacts): StandInStep {
   const { failure, noRoom, serves, dueInMs, message } = child;
-  const { status } = statusOf(input, child, "Starting");
+  const { analysis, last } = input;
+  const baked = analysis !== undefined && last?.name === child.name && last.phase === "Baked";
+  if (serves && analysis && !baked) return bake(input, child, analysis);
+  if (serves && baked && child.gateways < input.gateways) return widen(input, child);
+  const { status } = statusOf(input, child, baked ? "Baked" : "Starting");
   const step = { ...idle, holds: true, status, phase: "Creating" as const };
   if (serves) return { ...step, front: "StandIn", message: `stand-in ${child.name} serves: the Service leads to it` };
   if (failure && input.rollsBack) return { ...step, failure, message: failure.message };
   if (noRoom !== "") return { ...step, holds: false, message: roomless(child) };
   const says = failure?.message ?? message;
   return { ...step, message: `stand-in ${child.name} does not serve yet${says === "" ? "" : `: ${says}`}`, againInMs: dueInMs };
+}
+
+/** It has a share of the requests, as its gateways are one of all gateways, and nothing comes into force meanwhile. */
+function bake(input: StandInInput, child: StandInFacts, analysis: RolloutAnalysis): StandInStep {
+  const { status, ageMs } = statusOf(input, child, "Baking");
+  const step = { ...idle, holds: true, status, phase: "Baking" as const };
+  const begun = input.last?.name === child.name && input.last.phase === "Baking";
+  const verdict = judgeCanaries(analysis, begun ? input.comparison : undefined);
+  if (verdict.type === "Failed" && input.rollsBack) return { ...step, failure: verdict, message: verdict.message };
+  const leftMs = parseDuration(analysis.bake, "spec.rolloutStrategy.canary.analysis.bake") - ageMs;
+  if (leftMs <= 0 && verdict.type === "Passed") return widen(input, child);
+  const share = `${child.gateways} of ${child.gateways + input.gateways} gateways`;
+  const bakes = `stand-in ${child.name} has ${share} since ${status.since}, for ${analysis.bake}`;
+  const message = [bakes, ...(verdict.message === "" ? [] : [verdict.message])].join("; ");
+  return { ...step, front: "Both", message, againInMs: judgesByTime(analysis) ? leftMs : compareMs };
+}
+
+/** It has passed, and has the gateways that all requests need before it gets them. */
+function widen(input: StandInInput, child: StandInFacts): StandInStep {
+  const { status } = statusOf(input, child, "Baked");
+  const step = { ...idle, holds: true, status, phase: "Creating" as const };
+  const passed = `stand-in ${child.name} has passed as a canary`;
+  if (child.gateways < input.gateways) return { ...step, act: "Widen", message: `${passed} and gets ${input.gateways} gateways` };
+  return { ...step, front: "StandIn", message: `${passed}: the Service leads to it` };
+}
+
+/** Gateways of a stand-in that is a canary: their share of all is that of canaries among ranks, but one of them at least. */
+export function canaryGateways({ rolloutStrategy, replicas }: MoEDeploymentSpec, gateways: number): number {
+  const { canary } = rolloutStrategy;
+  return canary ? Math.max(1, Math.min(gateways, Math.floor((gateways * canary.ranks) / Math.max(1, replicas)))) : gateways;
 }
 
 const roomless = ({ name, noRoom }: StandInFacts): string =>
@@ -128,7 +173,8 @@ function statusOf({ last, now }: StandInInput, { name }: StandInFacts, phase: St
 }
 
 export interface Told {
-  readonly createdMs: number;
+  /** When its time to come to serve began. */
+  readonly startMs: number;
   readonly conditions: readonly Condition[];
   /** Its worker pods. */
   readonly pods: readonly PodFacts[];
@@ -136,12 +182,12 @@ export interface Told {
 
 /** What keeps a stand-in from serving: something of its own, or that there is no room for it. */
 export function judgeStandIn(
-  { createdMs, conditions, pods }: Told,
+  { startMs, conditions, pods }: Told,
   { progressDeadline, now }: { readonly progressDeadline: string; readonly now: Date },
 ): Pick<StandInFacts, "failure" | "noRoom" | "dueInMs" | "message"> {
   const says = (type: string, status: string) => conditions.find((one) => one.type === type && one.status === status);
   const message = says("Ready", "False")?.message ?? "";
-  const leftMs = createdMs + parseDuration(progressDeadline, "spec.rolloutStrategy.progressDeadline") - now.getTime();
+  const leftMs = startMs + parseDuration(progressDeadline, "spec.rolloutStrategy.progressDeadline") - now.getTime();
   const known = { message, dueInMs: leftMs > 0 ? leftMs : undefined };
   const refused = [says("SpecAccepted", "False"), says("Degraded", "True")].find((one) => /exceeded quota/.test(one?.message ?? ""));
   if (refused) return { ...known, failure: undefined, noRoom: refused.message };

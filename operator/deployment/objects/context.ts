@@ -32,8 +32,8 @@ export interface RenderContext {
   readonly settings: Settings;
   /** Who starts ranks together; without it each finds room alone. */
   readonly gang?: Gang | undefined;
-  /** The deployment whose gateways the Service leads to; this one where it is not given. */
-  readonly front?: string | undefined;
+  /** The gateways that the Service leads to; this deployment's where it is not given. */
+  readonly front?: Readonly<Record<string, string>> | undefined;
   /** The seed that ranks have the model from; without one they mount it. */
   readonly seed?: SeedWish | undefined;
   /** True where the cluster has HTTPRoutes that we may handle. */

@@ -1,6 +1,6 @@
 // The gateway Deployment: HTTP front, no GPU, no API token, no model: it has its tokenizer from a rank. The number of its pods is in it
 // only where the spec gives one; else the API server starts it with one, and whoever scales it has the field. Pure.
-import { annotations, paths, ports } from "../../../crds/common.ts";
+import { annotations, labels, paths, ports } from "../../../crds/common.ts";
 import { gatewayRole } from "../../../crds/gateway-jwt.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { gatewayProcess } from "../../../crds/process.ts";
@@ -59,7 +59,9 @@ export function gatewayTemplate(context: RenderContext, former: readonly Rendere
   const { deployment, settings } = context;
   const { metadata, spec } = deployment;
   const annotated = { [annotations.modelPlace]: modelText(modelPlace(spec)) };
-  const base: PodShape = { labels: objectLabels(metadata.name, "gateway"), annotations: annotated, spec: basePod(context) };
+  const front = metadata.labels?.[labels.standsInFor] ?? metadata.name;
+  const marks = { ...objectLabels(metadata.name, "gateway"), [labels.front]: front };
+  const base: PodShape = { labels: marks, annotations: annotated, spec: basePod(context) };
   const { pod, refusals } = mergePodTemplate(base, spec.gateway.podTemplate, gatewayKind);
   const image = imageOf(pod);
   const mounts = !hasModelVolume(pod) && former.some((before) => imageOf(before.pod) === image && hasModelVolume(before.pod));

@@ -28,7 +28,7 @@ export function settingsMap(context: RenderContext): KubeObject {
 export function gatewayService(context: RenderContext): KubeObject {
   const { metadata, spec } = context.deployment;
   const { name } = metadata;
-  const { front = name } = context;
+  const { front = selectorLabels(name, "gateway") } = context;
   // Ingresses and meshes read from it how to speak to the pods.
   const protocol = spec.gateway.tls ? { appProtocol: "https" } : {};
   return {
@@ -36,7 +36,7 @@ export function gatewayService(context: RenderContext): KubeObject {
     kind: "Service",
     metadata: objectMeta(context, name, "gateway"),
     spec: {
-      selector: selectorLabels(front, "gateway"),
+      selector: front,
       ports: [{ name: "http", port: spec.service.port, targetPort: "http", protocol: "TCP", ...protocol }],
     },
   };

@@ -4,7 +4,8 @@ import { createHash } from "node:crypto";
 import { apiVersion, labels } from "../../../crds/common.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { KubeObject } from "../../kube/kube.ts";
-import { makerLabels, ownerOf } from "./context.ts";
+import type { Front } from "../core/stand-in-look.ts";
+import { makerLabels, ownerOf, selectorLabels } from "./context.ts";
 
 const hashChars = 8;
 /** Of names of deployments. */
@@ -16,7 +17,7 @@ export interface StandInPlan {
   readonly templates: readonly string[];
   /** The image of the ranks, which a new deployment would have chosen anew. */
   readonly image: string;
-  /** Gateways that the deployment has now. */
+  /** Gateways that it begins with. */
   readonly gateways: number;
 }
 
@@ -24,6 +25,15 @@ export interface StandInPlan {
 export function standInName({ deployment, templates }: Pick<StandInPlan, "deployment" | "templates">): string {
   const hash = createHash("sha256").update(JSON.stringify(templates)).digest("hex").slice(0, hashChars);
   return `${deployment.metadata.name.slice(0, nameMax - hashChars - 1)}-${hash}`;
+}
+
+/** The gateways that the Service leads to; undefined where they are the deployment's own. */
+export function frontSelector(
+  front: Front,
+  { own, standIn }: { readonly own: string; readonly standIn: string },
+): Record<string, string> | undefined {
+  if (front === "Both") return { [labels.component]: "gateway", [labels.front]: own };
+  return front === "StandIn" ? selectorLabels(standIn, "gateway") : undefined;
 }
 
 export function standIn(plan: StandInPlan): KubeObject {
