@@ -74,7 +74,10 @@ export function createTransport(config: KubeConfig, { keep }: { readonly keep: b
   return {
     async request(call) {
       const operation = `${call.method} ${call.path}`;
-      const signal = AbortSignal.any([AbortSignal.timeout(requestTimeoutMs), ...(call.signal ? [call.signal] : [])]);
+      // Not AbortSignal.timeout, which goes on, with all that it holds, after the answer has come.
+      const late = new AbortController();
+      const timer = setTimeout(() => late.abort(new DOMException(`no answer in ${requestTimeoutMs} ms`, "TimeoutError")), requestTimeoutMs);
+      const signal = call.signal ? AbortSignal.any([late.signal, call.signal]) : late.signal;
       let response: http.IncomingMessage;
       let body: string;
       try {
@@ -82,6 +85,8 @@ export function createTransport(config: KubeConfig, { keep }: { readonly keep: b
         body = await readAll(response);
       } catch (cause) {
         throw unavailable(cause, operation);
+      } finally {
+        clearTimeout(timer);
       }
       const status = response.statusCode ?? 0;
       if (status < 200 || status > 299) throw kubeError(status, body, operation);

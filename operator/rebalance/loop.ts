@@ -40,6 +40,10 @@ const calmTickMs = 1_000;
 const ticksPerWindow = 10;
 /** The least time between two looks; all that happens meanwhile is seen in one look. */
 const pokeMs = 100;
+/** A look that comes late is one of too many for this process: the next one waits this many times as long beside its own time. */
+const lateFactor = 4;
+/** But no longer than this. */
+const latePauseMsMax = 2_000;
 /** The operator's certificate is asked for anew this often: pods have new ones soon after the CA has changed. */
 const identityMs = 60_000;
 const identify: Step = { kind: "identity", cost: "look" };
@@ -66,6 +70,8 @@ export class DeploymentLoop {
   #stopped = false;
   #poked = false;
   #lookedAt = Number.NEGATIVE_INFINITY;
+  /** Milliseconds that looks are farther apart, as the last one was late. */
+  #pauseMs = 0;
   #stopTimer: () => void = () => {};
 
   constructor(ports: LoopPorts, world: World, intents: readonly Intent[]) {
@@ -108,21 +114,23 @@ export class DeploymentLoop {
   #poke(): void {
     if (this.#poked || this.#stopped) return;
     this.#poked = true;
-    this.#schedule(Math.max(0, this.#lookedAt + pokeMs - this.#ports.clock.now()));
+    this.#schedule(Math.max(0, this.#lookedAt + pokeMs + this.#pauseMs - this.#ports.clock.now()));
   }
 
   #schedule(ms: number): void {
     this.#stopTimer();
+    const due = this.#ports.clock.now() + ms;
     this.#stopTimer = this.#ports.clock.after(ms, () => {
       this.#poked = false;
       if (this.#stopped) return;
       this.#lookedAt = this.#ports.clock.now();
+      this.#pauseMs = Math.min(latePauseMsMax, lateFactor * Math.max(0, this.#lookedAt - due));
       try {
         this.tick();
       } catch (caught) {
         this.#ports.log.error({ err: caught, deployment: this.#world.ref.name }, "rebalance tick failed");
       }
-      this.#schedule(this.#working ? tickMs : nextTickMs(this.#seen));
+      this.#schedule(this.#pauseMs + (this.#working ? tickMs : nextTickMs(this.#seen)));
     });
   }
 
