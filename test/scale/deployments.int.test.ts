@@ -12,7 +12,7 @@ const writesMax = 75;
 after(() => down(fleetName));
 
 test("deployments on simulated nodes come to serve, with few requests, and grow by a rank", { timeout: 180_000 }, async (t) => {
-  const shape = { deployments: 3, ranks: 3, layers: 4, experts: 8 };
+  const shape = { deployments: 3, atOnce: 3, ranks: 3, layers: 4, experts: 8 };
   const row = await runDeployments({ ...shape, settleSeconds: 1, steadySeconds: 1, changes: 1, log: (line) => t.diagnostic(line) });
   assert.ok(row.writesPerDeployment <= writesMax, `${row.writesPerDeployment} writes for each deployment`);
   assert.ok(row.writesPerDeployment >= 3 + 3, "pods and their certificates are among them");

@@ -7,9 +7,12 @@ import { countOf, type Histogram, histogramOf, quantile, since } from "./histogr
 import { operatorUser } from "./operator-process.ts";
 
 const minuteMs = 60_000;
+const createEveryMs = 200;
 
 interface DeploymentsRun {
   readonly deployments: number;
+  /** So many are made that do not serve yet, and the others as these come to serve. */
+  readonly atOnce: number;
   readonly ranks: number;
   readonly layers: number;
   readonly experts: number;
@@ -67,7 +70,7 @@ export async function runDeployments(run: DeploymentsRun): Promise<DeploymentsRo
       said = serving;
     }, 5_000);
     const converge = await phase(fleet, async () => {
-      await fleet.create(0, deployments);
+      await createInTurn(fleet, run, timeoutMs);
       await until("all deployments to serve", all(ranks), { timeoutMs });
     }).finally(() => clearInterval(progress));
     log(`all serve after ${converge.seconds.toFixed(1)} s: ${listed(converge.writes)}`);
@@ -105,6 +108,17 @@ export async function runDeployments(run: DeploymentsRun): Promise<DeploymentsRo
     };
   } finally {
     await fleet.stop();
+  }
+}
+
+async function createInTurn(fleet: Fleet, { deployments, atOnce, ranks }: DeploymentsRun, timeoutMs: number): Promise<void> {
+  const deadline = performance.now() + timeoutMs;
+  for (let made = 0; made < deployments; ) {
+    const room = Math.min(deployments - made, atOnce - (made - fleet.serving(ranks)));
+    if (room > 0) await fleet.create(made, made + room);
+    else await wait(createEveryMs);
+    made += Math.max(0, room);
+    if (performance.now() > deadline) throw new Error(`${fleet.serving(ranks)} of ${made} deployments serve after ${timeoutMs / 1000} s`);
   }
 }
 

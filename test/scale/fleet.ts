@@ -79,13 +79,23 @@ export interface Fleet {
   stop(): Promise<void>;
 }
 
+/** How to end each fleet that lives. */
+const living = new Set<() => Promise<void>>();
+
+/** Ends what was begun, as when a person interrupts. */
+export async function stopFleets(): Promise<void> {
+  for (const stop of living) await stop();
+}
+
 export async function startFleet(options: FleetOptions): Promise<Fleet> {
   const { name, deployments, ranks, layers, experts, memoryMiB = chartMemoryMiB, log, shape } = options;
   const folder = mkdtempSync(join(tmpdir(), `enodia-fleet-${name}-`));
   const closers: (() => unknown)[] = [() => rmSync(folder, { recursive: true, force: true })];
   const close = async (): Promise<void> => {
+    living.delete(close);
     for (const one of closers.splice(0).reverse()) await one();
   };
+  living.add(close);
   try {
     closers.push(() => down(name));
     const plane = await controlPlane(name, 0, [operatorUser]);
