@@ -16,6 +16,7 @@ import type { RenderContext, SeedWish } from "./objects/context.ts";
 import { downloadJob } from "./objects/download-job.ts";
 import { downloadJobName, modelOfPod, modelPlace, modelText, workFolders } from "./objects/model-place.ts";
 import { podSight } from "./observe.ts";
+import type { KeptModel } from "./spec-pass.ts";
 import type { ProgressTalks } from "./progress-talks.ts";
 
 /** A Job that could not be made is tried again after this. */
@@ -44,9 +45,15 @@ export interface Delivery extends Pick<DeliveryPlan, "pending" | "revision" | "a
 export interface RanksSight {
   /** They have the model from a seed. */
   readonly seeded: boolean;
-  /** One of them has opened the model of the spec, and serves. */
+  /** One of them has opened the model of the seed, and serves. */
   readonly serving: boolean;
+  /** The model that the seed keeps; that of the spec where it is not given. */
+  readonly keeps: KeptModel | undefined;
 }
+
+/** The pass after it is known whether the spec is refused. */
+const judgedMs = 1_000;
+const unjudged = { reason: "SeedNotReady", message: "the seed gets the model once the spec is known to be good", words: undefined };
 
 export class Deliveries {
   readonly #deps: DeliveryDeps;
@@ -66,8 +73,13 @@ export class Deliveries {
     const replicas = suspend || delivery.pending ? 0 : 1;
     if (delivery.pending) return { ...delivery, seed: { replicas }, away: "" };
     try {
-      const { verdict, againInMs } = await this.#seed(context.deployment, sight.serving);
-      return { ...delivery, ...verdict, seed: { replicas }, againInMs: againInMs ?? delivery.againInMs };
+      const { keeps } = sight;
+      const { verdict, againInMs } = await this.#seed(ofModel(context.deployment, keeps?.model), sight.serving);
+      if (!keeps) return { ...delivery, ...verdict, seed: { replicas }, againInMs: againInMs ?? delivery.againInMs };
+      // Nothing that the seed of before lacks is in the way of a spec that does not want it any more.
+      const seed = { replicas: suspend ? (0 as const) : (1 as const), model: keeps.model };
+      const told = { ...delivery, away: verdict.away, seed };
+      return keeps.asks ? { ...told, pending: unjudged, againInMs: judgedMs } : { ...told, againInMs: againInMs ?? delivery.againInMs };
     } catch (caught) {
       const failure = delivery.failure ?? AppError.from(caught, "looking at the seed");
       return { ...delivery, seed: { replicas }, away: "", failure };
@@ -204,6 +216,11 @@ export class Deliveries {
     };
   }
 }
+
+const ofModel = (deployment: MoEDeployment, model = deployment.spec.model): MoEDeployment => ({
+  ...deployment,
+  spec: { ...deployment.spec, model },
+});
 
 const isDownload = ({ metadata }: KubeObject): boolean => metadata.labels?.[labels.component] === downloaderComponent;
 

@@ -34,7 +34,7 @@ import { routeFacts } from "./route-facts.ts";
 import { ServedWatch } from "./served-watch.ts";
 import { type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
 import { frontSelector } from "./objects/stand-in.ts";
-import { StandIns } from "./stand-ins.ts";
+import { mayStandIn, StandIns } from "./stand-ins.ts";
 import type { StatusWriter } from "./status-writer.ts";
 import type { TelemetrySecrets } from "./telemetry-secret.ts";
 import { worldOf } from "./world-of.ts";
@@ -137,9 +137,11 @@ export class Reconciler {
     const { settings } = this.#deps;
     const pods = this.#pods(read.deployment);
     const place = await this.#place(read.deployment, pods);
-    const model = rankModelText(read.deployment.spec);
+    const { spec } = read.deployment;
+    const keeps = this.#spec.seedKeeps(read.deployment, pods, mayStandIn(read.deployment) && living(pods).some(({ ready }) => ready));
+    const model = rankModelText({ ...spec, model: keeps?.model ?? spec.model });
     const serving = living(pods).some((pod) => pod.ready && pod.model === model);
-    const delivery = await this.#deliveries.run({ deployment: read.deployment, settings }, { seeded: place.seeded, serving });
+    const delivery = await this.#deliveries.run({ deployment: read.deployment, settings }, { seeded: place.seeded, serving, keeps });
     const { seed } = delivery;
     // A claim that could not be looked at settles nothing.
     const undelivered = delivery.pending !== undefined || place.failure !== undefined;

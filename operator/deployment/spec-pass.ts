@@ -60,7 +60,7 @@ import { gatewayTemplate } from "./objects/gateway.ts";
 import { absentObjects, isGateways, objectsOf, type Rendered } from "./objects/index.ts";
 import { rankModelText } from "./objects/model-place.ts";
 import { templateContainer, workerKind } from "./objects/pod-template.ts";
-import { type RenderedPod, type WorkerTemplate, workerTemplate } from "./objects/worker-pod.ts";
+import { mountsClaim, type RenderedPod, type WorkerTemplate, workerTemplate } from "./objects/worker-pod.ts";
 import type { Accepted } from "./revision.ts";
 import { type Seeding, seedingOf } from "./seeding.ts";
 
@@ -128,6 +128,12 @@ export interface Aim {
   readonly accepted: MoEDeploymentSpec | undefined;
   /** The spec as it stands: hashes of the templates of workers and gateways, and the image of ranks. */
   readonly wanted: { readonly templates: readonly [string, string]; readonly image: string };
+}
+
+/** The model of a seed other than that of the spec. */
+export interface KeptModel {
+  readonly model: MoEDeploymentSpec["model"];
+  readonly asks: boolean;
 }
 
 export interface PassOptions {
@@ -227,6 +233,23 @@ export class SpecPass {
   seeds(deployment: MoEDeployment, pods: readonly PodFacts[]): Seeding {
     const { accepted, context, workers, offered } = this.#render(deployment, pods, undefined);
     return seedingOf({ deployment, pods, accepted, image: context.settings.runtimeImage, workers, offered });
+  }
+
+  /**
+   * The model that the seed of the ranks keeps though the spec has another: what the spec asks for is held, was taken back or refused, or is
+   * `tried` by a stand-in, which has a seed of its own. `asks`: nobody knows yet whether it will be refused.
+   */
+  seedKeeps(deployment: MoEDeployment, pods: readonly PodFacts[], tried: boolean): KeptModel | undefined {
+    const { accepted, stable, back } = this.#render(deployment, pods, undefined);
+    const { spec, status, metadata } = deployment;
+    const held = !back && stable && holds(deployment, { pods, stable, to: spec }) ? stable : undefined;
+    const before = held ?? accepted;
+    if (!before || modelOf(before.spec) === modelOf(spec) || mountsClaim(before.template)) return undefined;
+    const { model } = before.spec;
+    if (back || held || tried) return { model, asks: false };
+    const said = status.conditions?.find(({ type }) => type === "SpecAccepted");
+    if (said?.observedGeneration !== metadata.generation) return { model, asks: true };
+    return said?.status === "False" ? { model, asks: false } : undefined;
   }
 
   #render(deployment: MoEDeployment, pods: readonly PodFacts[], seed: SeedWish | undefined) {

@@ -172,9 +172,8 @@ export class StandIns {
 
   /** The name of a stand-in that the strategy allows. A stand-in has none itself. */
   #possible({ deployment, aim }: Standing): string | undefined {
-    const { uid, labels: marks } = deployment.metadata;
-    const { rolloutStrategy, replicas } = deployment.spec;
-    if (marks?.[labels.standsInFor] !== undefined || budgetsOf(rolloutStrategy, replicas).surge === 0) return undefined;
+    const { uid } = deployment.metadata;
+    if (!mayStandIn(deployment)) return undefined;
     const unmade = this.#unmade.get(uid);
     if (unmade && this.#deps.ticks() >= unmade.until) this.#unmade.delete(uid);
     return standInName({ deployment, templates: aim.wanted.templates });
@@ -218,6 +217,11 @@ export class StandIns {
     if (selector?.[labels.front] !== undefined) return "Both";
     return selector?.[labels.deployment] === child.name ? "StandIn" : "Own";
   }
+}
+
+/** The strategy has room for a stand-in, and it is none itself. */
+export function mayStandIn({ metadata, spec }: MoEDeployment): boolean {
+  return metadata.labels?.[labels.standsInFor] === undefined && budgetsOf(spec.rolloutStrategy, spec.replicas).surge > 0;
 }
 
 function ownFacts({ deployment, pods, gateway, aim }: Standing): StandInInput["own"] {

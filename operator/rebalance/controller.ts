@@ -14,6 +14,7 @@ import { intents } from "./intents/index.ts";
 import { threadPlanner } from "./intents/planner-thread.ts";
 import { Session } from "./links/session.ts";
 import { Telemetry } from "./links/telemetry.ts";
+import { Census } from "./links/census.ts";
 import { connectsMax, Turns } from "./links/turns.ts";
 import { DeploymentLoop } from "./loop.ts";
 import type { LoopPorts } from "./loop-ports.ts";
@@ -44,11 +45,11 @@ export function createRebalance(options: RebalanceOptions): RebalancePlane {
   const listeners = new Set<(ref: Ref) => void>();
   const telemetry = new Telemetry((bus) => openBus(bus, deployments));
   const planner = threadPlanner();
-  const turns = new Turns(connectsMax);
+  const [turns, census] = [new Turns(connectsMax), new Census()];
   const ports: LoopPorts = {
     clock: systemClock,
     store: placementStore(options.kube),
-    openLink: (target) => new Session(target, { clock: systemClock, network: grpcNetwork, turns, logLevel: options.logLevel }),
+    openLink: (target) => new Session(target, { clock: systemClock, network: grpcNetwork, turns, census, logLevel: options.logLevel }),
     planner,
     telemetry,
     metrics,

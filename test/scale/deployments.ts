@@ -1,5 +1,6 @@
 // Many deployments of a few ranks each: how long the operator takes until all of them serve, what it asks of the API server for that
 // and for a change, and what it costs while nothing changes but the load. Figures of CPU are the kernel's, of requests the API server's.
+import { monitorEventLoopDelay } from "node:perf_hooks";
 import { until } from "../harness/process.ts";
 import { totalOf, writesOf } from "./audit.ts";
 import { type Fleet, fleetName, startFleet } from "./fleet.ts";
@@ -8,6 +9,7 @@ import { operatorUser } from "./operator-process.ts";
 
 const minuteMs = 60_000;
 const createEveryMs = 200;
+const pauseSecondsMin = 1;
 
 interface DeploymentsRun {
   readonly deployments: number;
@@ -64,15 +66,24 @@ export async function runDeployments(run: DeploymentsRun): Promise<DeploymentsRo
     const all = (wanted: number) => async () => (fleet.serving(wanted) === deployments ? true : undefined);
     const timeoutMs = 5 * minuteMs + deployments * ranks * 250;
     let said = -1;
+    const delay = monitorEventLoopDelay({ resolution: 20 });
+    delay.enable();
     const progress = setInterval(() => {
       const serving = fleet.serving(ranks);
-      if (serving !== said) log(`${serving} of ${deployments} serve`);
+      const stood = delay.max / 1e9;
+      delay.reset();
+      // The simulated pods are this process: while it stands still, none of them gives a sign of life.
+      const pause = stood > pauseSecondsMin ? `; the simulation stood still for ${stood.toFixed(1)} s` : "";
+      if (serving !== said || pause !== "") log(`${serving} of ${deployments} serve${pause}`);
       said = serving;
     }, 5_000);
     const converge = await phase(fleet, async () => {
       await createInTurn(fleet, run, timeoutMs);
       await until("all deployments to serve", all(ranks), { timeoutMs });
-    }).finally(() => clearInterval(progress));
+    }).finally(() => {
+      clearInterval(progress);
+      delay.disable();
+    });
     log(`all serve after ${converge.seconds.toFixed(1)} s: ${listed(converge.writes)}`);
     log(`CPU seconds meanwhile: ${cpuOf(converge)}`);
     await wait(run.settleSeconds * 1000);

@@ -1,7 +1,7 @@
 // The context that every rendered object shares: owner, labels, names, and the settings of this operator. Pure.
 import { apiVersion, labels } from "../../../crds/common.ts";
 import type { downloaderComponent } from "../../../crds/download.ts";
-import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
+import type { MoEDeployment, MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { LogLevel, PullPolicy } from "../../../crds/names.ts";
 import type { seedComponent } from "../../../crds/seed.ts";
 import type { ObjectMeta, OwnerReference } from "../../kube/kube.ts";
@@ -43,6 +43,8 @@ export interface RenderContext {
 export interface SeedWish {
   /** None while a download has the claim, or the deployment is suspended. */
   readonly replicas: 0 | 1;
+  /** The model that it is to have; that of the spec where it is not given. */
+  readonly model?: MoEDeploymentSpec["model"];
 }
 
 export type Component = "worker" | "gateway" | typeof downloaderComponent | typeof seedComponent | "tls" | "shared";

@@ -13,9 +13,10 @@ import { commonMounts, commonVolumes, containerSecurity, modelPodResources, podS
 const graceSeconds = 10;
 const seedContainer = "seed";
 
-export function seedDeployment(context: RenderContext, { replicas }: SeedWish): KubeObject {
-  const { deployment, settings } = context;
-  const { spec } = deployment;
+export function seedDeployment(context: RenderContext, { replicas, model = context.deployment.spec.model }: SeedWish): KubeObject {
+  const { settings } = context;
+  const spec = { ...context.deployment.spec, model };
+  const deployment = { ...context.deployment, spec };
   const { name } = deployment.metadata;
   const { claim, folder } = modelPlace(spec);
   const facts = { deployment, folder, work: workFolder(deployment), workInUse: undefined, settingsMap: names.settings(name) };

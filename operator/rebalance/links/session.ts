@@ -17,6 +17,7 @@ import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from 
 import { forMany } from "../../../runtime/wire/service.ts";
 import { fixedTls, type TlsMaterial } from "../../../runtime/wire/tls.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
+import { Census, type PodWatch, silenceMs } from "./census.ts";
 import { ClockOffset } from "./clock-offset.ts";
 import { frontOf, servedOf, toDescription, useOf } from "./described.ts";
 import { sharedBytes } from "./shared-bytes.ts";
@@ -25,8 +26,7 @@ import type { Turns } from "./turns.ts";
 
 const describeTimeoutMs = 5_000;
 const callTimeoutMs = 10_000;
-/** A stream without a sign of life for this long counts as broken, from the last sign on; pods give one at least every second. */
-const silenceMs = 3_000;
+/** Pods give a sign of life at least that often (census.ts). */
 const signEveryMs = 1_000;
 const lookMs = 500;
 const looksPerPing = 2;
@@ -48,6 +48,8 @@ interface SessionPorts {
   readonly network: Pick<Network, "connect">;
   /** The turns at connecting of all sessions of this process. */
   readonly turns: Turns;
+  /** Of all sessions of this process; without it, it judges its pod alone. */
+  readonly census?: Census;
   /** What the pod is to log at; as it does when not given. */
   readonly logLevel?: LogLevel | "";
 }
@@ -63,6 +65,8 @@ export class Session implements Link {
   readonly #target: LinkTarget;
   readonly #clock: Clock;
   readonly #turns: Turns;
+  readonly #census: Census;
+  #watched: PodWatch | undefined;
   readonly #client: Client;
   readonly #logLevel: LogLevel | "";
   readonly #tls: ReturnType<typeof fixedTls>;
@@ -76,11 +80,12 @@ export class Session implements Link {
   #plan: PlacementPlan | undefined;
   #stopTimer: () => void = () => {};
 
-  constructor(target: LinkTarget, { clock, network, turns, logLevel = "" }: SessionPorts) {
+  constructor(target: LinkTarget, { clock, network, turns, census = new Census(), logLevel = "" }: SessionPorts) {
     this.#target = target;
     this.#logLevel = logLevel;
     this.#clock = clock;
     this.#turns = turns;
+    this.#census = census;
     this.downSince = clock.now();
     this.#tls = fixedTls(material(target.identity));
     const { address, serverName } = target;
@@ -163,6 +168,7 @@ export class Session implements Link {
       }
       this.#leave();
       const first = this.downSince !== undefined;
+      if (first) this.#watched = this.#census.watch();
       this.downSince = undefined;
       this.#signs.heard();
       this.#takeClock(status);
@@ -184,7 +190,7 @@ export class Session implements Link {
     this.#stopTimer = this.#clock.after(lookMs, () => {
       if (this.#closed || this.#stream !== stream) return;
       const silentMs = this.#signs.look(this.#clock.now(), this.#client.receivedBytes());
-      if (silentMs > silenceMs) {
+      if (this.#watched?.isLost(silentMs) ?? silentMs > silenceMs) {
         stream.cancel();
         return this.#lost(stream, `no status for ${silentMs} ms`, silentMs);
       }
@@ -223,6 +229,8 @@ export class Session implements Link {
   #down(error: AppError, silentMs = 0): void {
     if (this.#closed) return;
     this.#leave();
+    this.#watched?.end();
+    this.#watched = undefined;
     this.#stream = undefined;
     this.lastError = error.message;
     this.downSince ??= this.#clock.now() - silentMs;
@@ -338,6 +346,7 @@ export class Session implements Link {
   close(): void {
     this.#closed = true;
     this.#leave();
+    this.#watched?.end();
     this.#stopTimer();
     this.#stream?.cancel();
     this.#client.close();
