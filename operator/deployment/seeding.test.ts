@@ -189,3 +189,27 @@ test("without a claim the seed downloads, and its words are the status", async (
     false,
   ); // prettier-ignore
 });
+
+test("the seed keeps the ranks' model while another is paused, refused or tried, and has it once that is in force", async () => {
+  const kube = await world();
+  modes(kube, ["ReadWriteOnce"]);
+  await started(kube, (pod) => (pod.metadata.labels["enodia.dev/deployment"] === "moe" ? undefined : { phase: "Pending" }));
+  await until("the seed is made", () => seedOf(kube) !== undefined);
+  await seedPod(kube, true);
+  await until("it is whole", async () => (await status(kube)).rollout?.phase === "Complete");
+  const model = () => seedOf(kube).spec.template.metadata.annotations["enodia.dev/model"];
+  const [own, other] = [model(), "pvc://models/other"];
+  const had = new Set<string>();
+  kube.onWrite = () => had.add(model());
+  const bad = { spec: { containers: [{ name: "runtime", command: ["sh"] }] } };
+  const generation = async () => (await kube.get(resources.moeDeployments, ref))?.metadata.generation;
+  await spec(kube, { model: { uri: other }, rolloutStrategy: { paused: true } });
+  await until("it is held", async () => (await status(kube)).rollout?.phase === "Paused");
+  await spec(kube, { rolloutStrategy: { paused: false, maxSurge: 0, maxUnavailable: 1 }, podTemplate: bad });
+  await until("it is refused", async () => (await reasonOf(kube, "SpecAccepted")) === "FieldNotSupported");
+  await spec(kube, { podTemplate: null, rolloutStrategy: { maxSurge: 1, maxUnavailable: 0 } });
+  await until("a stand-in tries it", async () => (await status(kube)).rollout?.standIn?.phase === "Starting");
+  assert.deepEqual([[...had], (await status(kube)).observedGeneration], [[own], await generation()]);
+  await spec(kube, { rolloutStrategy: { maxSurge: 0, maxUnavailable: 1 } });
+  await until("the seed has it", async () => model() === other);
+});

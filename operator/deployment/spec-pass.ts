@@ -29,7 +29,7 @@
 //   an annotation that names what was rolled back.
 // - Canaries bake, or rolls are paused: gateways stay as the last template has them with which every rank has served.
 // - The spec has another model or codec (reconcile.ts): while a stand-in tries it (stand-ins.ts) it counts as not delivered. Then all ranks
-//   and gateways change at once, or not at all while the strategy is paused, has a partition, or is OnDelete; a roll
+//   and gateways change at once, or it does not come into force while the strategy is paused, has a partition, or is OnDelete; a roll
 //   back to another model changes all of them at once too.
 // - Ranks mount no model (objects/seed.ts), since it is in no claim, or in one that a single node can mount: a template of its own. Ranks
 //   that mount such a claim and have found a node go on so, as an earlier release had them, until the spec changes; those of another
@@ -189,9 +189,12 @@ export class SpecPass {
     // Asked whatever else is refused, so that one look at the status shows all faults.
     const askable = failures.length === 0 && unreadable.length === 0 && workers.refusals.length === 0 && !back && !spec.suspend;
     if (askable) refusals.push(...(await attempt(failures, () => this.#judge(context, wanted, pods(), gatewaysWait), [])));
+    // A change of model that the strategy holds is tried by a stand-in once it is let go.
+    const held = !back && stable !== undefined && holds(deployment, { pods: pods(), stable, to: spec });
     const kept =
       good() &&
       !undelivered &&
+      !held &&
       !spec.suspend &&
       (await attempt(failures, () => this.#keep(deployment, { template: wanted, gateway, runtimeImage }, stableTemplateHash), false));
     if (!kept && accepted) await attempt(failures, () => store.keep(deployment, accepted, stableTemplateHash), undefined);
@@ -205,7 +208,7 @@ export class SpecPass {
       gang: chosen.gang,
       rollout: inForce && {
         revisions: store.revisions(metadata.uid).map(({ number, accepted: one }) => ({ number, templateHash: one.template.hash })),
-        models: { inForce: modelOf(inForce.spec), stable: stable && modelOf(stable.spec) },
+        models: { wanted: modelOf(held ? spec : inForce.spec), stable: stable && modelOf(stable.spec) },
         rolledBack: back,
       },
       runtimeImage: inForce && { pinned: inForce.runtimeImage, offered, own: ownImage(inForce.spec) },

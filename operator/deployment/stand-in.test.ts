@@ -166,12 +166,22 @@ test("where a stand-in finds no room in its time, all ranks stop before others s
   await stop();
 });
 
-test("a strategy without a surge, and one that is paused, have no stand-in", { timeout }, async () => {
+test("a change that is paused has no stand-in, and one when it is let go", { timeout }, async () => {
   const { kube, stop } = await whole();
   const seen = watch(kube);
   await change(kube, { ...other, rolloutStrategy: { paused: true } });
   await until("it is held", async () => (await status(kube)).rollout?.phase === "Paused");
-  await change(kube, { rolloutStrategy: { paused: false, maxSurge: 0, maxUnavailable: 1 } });
+  assert.equal(seen.most, 0);
+  await change(kube, { rolloutStrategy: { paused: false } });
+  await until("all is over", over(kube, true));
+  assert.deepEqual([seen.dips, seen.most, seen.mixed, leadsTo(kube)], [[], 1, 0, "moe"]);
+  await stop();
+});
+
+test("a strategy without a surge has no stand-in", { timeout }, async () => {
+  const { kube, stop } = await whole();
+  const seen = watch(kube);
+  await change(kube, { ...other, rolloutStrategy: { maxSurge: 0, maxUnavailable: 1 } });
   await until("the other model serves", over(kube, true));
   assert.equal(seen.most, 0);
   await stop();

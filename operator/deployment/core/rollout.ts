@@ -53,9 +53,9 @@ export function holdsModel({ strategy: { type, paused, partition }, pods, stable
   return paused || partition > 0 || (!replacesByItself[type] && there.includes(stable));
 }
 
-/** Held or not where the template in force has another model than the stable one; undefined where it has the same. */
+/** Held or not where another model than the stable one is wanted; undefined where it is the same. */
 function modelChange({ deployment, pods, rollout }: Snapshot): "Held" | "Free" | undefined {
-  const { stable, inForce: wanted } = rollout?.models ?? {};
+  const { stable, wanted } = rollout?.models ?? {};
   if (stable === undefined || wanted === undefined || stable === wanted) return undefined;
   return holdsModel({ strategy: deployment.spec.rolloutStrategy, pods, stable, wanted }) ? "Held" : "Free";
 }
@@ -118,9 +118,10 @@ export function rollHold(snapshot: Snapshot, ranks: number): Hold | undefined {
   const old = pods.filter((pod) => !isNew(snapshot, pod));
   const { kept, replaces } = rollRules(snapshot, ranks);
   const moving = pods.some((pod) => pod.terminating || pod.leaving || pod.mustGo !== "") || pods.length !== ranks;
-  if (old.length === 0 || ranks === 0 || moving) return undefined;
+  if (ranks === 0 || moving) return undefined;
+  if (modelChange(snapshot) === "Held") return modelHold(spec.rolloutStrategy, `${ranks} ranks keep the model before`);
+  if (old.length === 0) return undefined;
   const still = `${old.length} of ${ranks} ranks keep the template before`;
-  if (modelChange(snapshot) === "Held") return modelHold(spec.rolloutStrategy, still);
   if (!replaces) return { phase: "OnDelete", message: `${still} until their pods are deleted` };
   if (old.length > kept || servingPods(snapshot).length < ranks) return undefined;
   if (paused) return { phase: "Paused", message: `${still} while spec.rolloutStrategy.paused is true` };

@@ -97,8 +97,8 @@ export interface RuntimeImage {
 export interface RolloutFacts {
   /** The accepted specs that are kept, newest first. */
   readonly revisions: readonly { readonly number: number; readonly templateHash: string }[];
-  /** The models of the templates in force and stable; of the latter undefined where it is not known. */
-  readonly models?: { readonly inForce: string; readonly stable: string | undefined };
+  /** The model that is wanted, in force or held, and that of the stable template; undefined where it is not known. */
+  readonly models?: { readonly wanted: string; readonly stable: string | undefined };
   /** The roll that was taken back, while the spec asks for it all the same. */
   readonly rolledBack: RolledBack | undefined;
   /** What canaries and the other ranks served since canaries bake; undefined while none do. */
