@@ -64,7 +64,7 @@ export async function runDeployments(run: DeploymentsRun): Promise<DeploymentsRo
   const fleet = await startFleet(Object.assign({ name: fleetName }, run));
   try {
     const all = (wanted: number) => async () => (fleet.serving(wanted) === deployments ? true : undefined);
-    const timeoutMs = 5 * minuteMs + deployments * ranks * 250;
+    const timeoutMs = 5 * minuteMs + deployments * (1_000 + ranks * 250);
     let said = -1;
     const delay = monitorEventLoopDelay({ resolution: 20 });
     delay.enable();
