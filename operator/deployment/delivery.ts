@@ -12,7 +12,7 @@ import { type DeliveryInput, type DeliveryPlan, type JobFacts, planDelivery } fr
 import { type SeedVerdict, seedVerdict } from "./core/seed.ts";
 import type { Identities } from "./identity.ts";
 import type { Informers } from "./informers.ts";
-import type { RenderContext, SeedWish } from "./objects/context.ts";
+import { ofModel, type RenderContext, type SeedWish } from "./objects/context.ts";
 import { downloadJob } from "./objects/download-job.ts";
 import { downloadJobName, modelOfPod, modelPlace, modelText, workFolders } from "./objects/model-place.ts";
 import { podSight } from "./observe.ts";
@@ -70,19 +70,18 @@ export class Deliveries {
     const { suspend } = context.deployment.spec;
     if (!sight.seeded) return { ...delivery, seed: undefined, away: "" };
     // A download and a seed would want the claim on two nodes.
-    const replicas = suspend || delivery.pending ? 0 : 1;
-    if (delivery.pending) return { ...delivery, seed: { replicas }, away: "" };
+    const replicas: SeedWish["replicas"] = suspend || delivery.pending ? 0 : 1;
+    const { keeps } = sight;
+    if (delivery.pending) return { ...delivery, seed: { replicas, keeps }, away: "" };
     try {
-      const { keeps } = sight;
-      const { verdict, againInMs } = await this.#seed(ofModel(context.deployment, keeps?.model), sight.serving);
+      const { verdict, againInMs } = await this.#seed(ofModel(context.deployment, keeps), sight.serving);
       if (!keeps) return { ...delivery, ...verdict, seed: { replicas }, againInMs: againInMs ?? delivery.againInMs };
       // Nothing that the seed of before lacks is in the way of a spec that does not want it any more.
-      const seed = { replicas: suspend ? (0 as const) : (1 as const), model: keeps.model };
-      const told = { ...delivery, away: verdict.away, seed };
+      const told = { ...delivery, away: verdict.away, seed: { replicas, keeps } };
       return keeps.asks ? { ...told, pending: unjudged, againInMs: judgedMs } : { ...told, againInMs: againInMs ?? delivery.againInMs };
     } catch (caught) {
       const failure = delivery.failure ?? AppError.from(caught, "looking at the seed");
-      return { ...delivery, seed: { replicas }, away: "", failure };
+      return { ...delivery, seed: { replicas, keeps }, away: "", failure };
     }
   }
 
@@ -216,11 +215,6 @@ export class Deliveries {
     };
   }
 }
-
-const ofModel = (deployment: MoEDeployment, model = deployment.spec.model): MoEDeployment => ({
-  ...deployment,
-  spec: { ...deployment.spec, model },
-});
 
 const isDownload = ({ metadata }: KubeObject): boolean => metadata.labels?.[labels.component] === downloaderComponent;
 

@@ -24,7 +24,7 @@ import { GatewaysFirst } from "./gateways-first.ts";
 import type { Identities } from "./identity.ts";
 import type { Informers, PodOverlay } from "./informers.ts";
 import { modelSwitch } from "./model-switch.ts";
-import { names, type RenderContext, type SeedWish, type Settings } from "./objects/context.ts";
+import { names, ofModel, type RenderContext, type SeedWish, type Settings } from "./objects/context.ts";
 import { modelPlace, oneNodeOnly, rankModelText } from "./objects/model-place.ts";
 import { gatewayFacts, gatewayModels, gatewayPods, type NodeHealth, nodesSeen, podFacts } from "./observe.ts";
 import { findOrphans, isOfOther } from "./orphans.ts";
@@ -34,7 +34,7 @@ import { routeFacts } from "./route-facts.ts";
 import { ServedWatch } from "./served-watch.ts";
 import { type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
 import { frontSelector } from "./objects/stand-in.ts";
-import { mayStandIn, StandIns } from "./stand-ins.ts";
+import { StandIns } from "./stand-ins.ts";
 import type { StatusWriter } from "./status-writer.ts";
 import type { TelemetrySecrets } from "./telemetry-secret.ts";
 import { worldOf } from "./world-of.ts";
@@ -137,26 +137,27 @@ export class Reconciler {
     const { settings } = this.#deps;
     const pods = this.#pods(read.deployment);
     const place = await this.#place(read.deployment, pods);
-    const { spec } = read.deployment;
-    const keeps = this.#spec.seedKeeps(read.deployment, pods, mayStandIn(read.deployment) && living(pods).some(({ ready }) => ready));
-    const model = rankModelText({ ...spec, model: keeps?.model ?? spec.model });
+    const keeps = this.#spec.seedKeeps(read.deployment, pods, (templates) => this.#standIns.tries(read.deployment, templates, pods));
+    const model = rankModelText(ofModel(read.deployment, keeps).spec);
     const serving = living(pods).some((pod) => pod.ready && pod.model === model);
     const delivery = await this.#deliveries.run({ deployment: read.deployment, settings }, { seeded: place.seeded, serving, keeps });
     const { seed } = delivery;
     // A claim that could not be looked at settles nothing.
     const undelivered = delivery.pending !== undefined || place.failure !== undefined;
-    const aim = this.#spec.aim(read.deployment, pods, { undelivered, seed });
+    const aim = this.#spec.aim(read.deployment, pods, { undelivered: delivery.pending !== undefined, seed });
     const gateways = gatewayModels(this.#gatewayPods(read.deployment), this.#deps.now().getTime());
     const stands = read.deployment.spec.suspend ? "Same" : modelSwitch(aim, living(pods), gateways);
-    const [gateway, nodes] = [this.#gateway(read.deployment), this.#nodes(read.deployment)];
-    const standing = { deployment: read.deployment, pods, gateway, nodes, stands, aim };
+    const around = { gateway: this.#gateway(read.deployment), nodes: this.#nodes(read.deployment) };
+    const standing = { deployment: read.deployment, pods, ...around, stands, aim };
     const standIn = this.#standIns.look(standing);
-    const changes = stands === "Accepting" && !standIn?.holds;
+    // Without a stand-in the seed has the model first, while the ranks serve on.
+    const free = stands === "Accepting" && !standIn?.holds;
+    const [changes, untried] = [free && keeps === undefined, standIn?.holds === true || (free && keeps !== undefined)];
     // Until the last pod of another model is gone nothing is to be rendered but what a suspended deployment has.
     const deployment = stands === "Stopping" ? { ...read.deployment, spec: { ...read.deployment.spec, suspend: true } } : read.deployment;
     const wait = gatewaysWait(findOrphans(this.#deps, deployment), pods, deployment.spec);
     const front = standIn?.child && frontSelector(standIn.front, { own: deployment.metadata.name, standIn: standIn.child.name });
-    const options = { undelivered: undelivered || standIn?.holds === true, gatewaysWait: wait || changes, seed, front };
+    const options = { undelivered: undelivered || untried, gatewaysWait: wait || changes, seed, front };
     const ran = await this.#spec.run({ ...read, deployment }, () => this.#pods(deployment), options);
     // A roll, rank by rank, would bring two models into one world.
     const inForce = changes ? { ...ran, successor: "Refused" as const } : ran;
@@ -172,7 +173,7 @@ export class Reconciler {
     };
     const outcome = await this.#proceed(inForce, { snapshot: seen, unobserved: unobserved ?? place.failure ?? failure ?? unstood, seed });
     // What the accepted spec says has changed just now: the next pass stops the pods of the other model.
-    const waits = [outcome.requeueAfterMs, againInMs, standIn?.againInMs, changes && well ? switchMs : undefined].filter(
+    const waits = [outcome.requeueAfterMs, againInMs, standIn?.againInMs, free && well ? switchMs : undefined].filter(
       (ms) => ms !== undefined,
     );
     return waits.length === 0 ? outcome : { ...outcome, requeueAfterMs: Math.min(...waits) };

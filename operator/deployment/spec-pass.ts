@@ -55,7 +55,7 @@ import type { Gang } from "./gangs/gang.ts";
 import { chooseGang } from "./gangs/index.ts";
 import { type Identities, secretProblems } from "./identity.ts";
 import type { Informers } from "./informers.ts";
-import type { RenderContext, SeedWish, Settings } from "./objects/context.ts";
+import type { ModelOf, RenderContext, SeedWish, Settings } from "./objects/context.ts";
 import { gatewayTemplate } from "./objects/gateway.ts";
 import { absentObjects, isGateways, objectsOf, type Rendered } from "./objects/index.ts";
 import { rankModelText } from "./objects/model-place.ts";
@@ -131,8 +131,7 @@ export interface Aim {
 }
 
 /** The model of a seed other than that of the spec. */
-export interface KeptModel {
-  readonly model: MoEDeploymentSpec["model"];
+export interface KeptModel extends ModelOf {
   readonly asks: boolean;
 }
 
@@ -242,17 +241,22 @@ export class SpecPass {
    * The model that the seed of the ranks keeps though the spec has another: what the spec asks for is held, was taken back or refused, or is
    * `tried` by a stand-in, which has a seed of its own. `asks`: nobody knows yet whether it will be refused.
    */
-  seedKeeps(deployment: MoEDeployment, pods: readonly PodFacts[], tried: boolean): KeptModel | undefined {
-    const { accepted, stable, back } = this.#render(deployment, pods, undefined);
+  seedKeeps(
+    deployment: MoEDeployment,
+    pods: readonly PodFacts[],
+    isTried: (templates: Aim["wanted"]["templates"]) => boolean,
+  ): KeptModel | undefined {
+    const { accepted, stable, back, wanted, gateway } = this.#render(deployment, pods, undefined);
     const { spec, status, metadata } = deployment;
     const held = !back && stable && holds(deployment, { pods, stable, to: spec }) ? stable : undefined;
     const before = held ?? accepted;
     if (!before || modelOf(before.spec) === modelOf(spec) || mountsClaim(before.template)) return undefined;
-    const { model } = before.spec;
-    if (back || held || tried) return { model, asks: false };
+    const { model, runtime } = before.spec;
+    const kept = { model, expertCodec: runtime.expertCodec };
+    if (back || held || isTried([wanted.hash, gateway.hash])) return { ...kept, asks: false };
     const said = status.conditions?.find(({ type }) => type === "SpecAccepted");
-    if (said?.observedGeneration !== metadata.generation) return { model, asks: true };
-    return said?.status === "False" ? { model, asks: false } : undefined;
+    if (said?.observedGeneration !== metadata.generation) return { ...kept, asks: true };
+    return said?.status === "False" ? { ...kept, asks: false } : undefined;
   }
 
   #render(deployment: MoEDeployment, pods: readonly PodFacts[], seed: SeedWish | undefined) {

@@ -1,7 +1,7 @@
 // The shell around core/stand-in.ts: gathers what is there of a deployment's stand-in, and makes, stops and deletes it. A stand-in is made
 // once and never changed but for its gateways and its stop; everything may be repeated.
 import { AppError, labels } from "../../crds/common.ts";
-import type { MoEDeployment } from "../../crds/moe-deployment.ts";
+import type { MoEDeployment, MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import type { StandInStatus } from "../../crds/stand-in.ts";
 import { moeDeploymentStatusSchema } from "../../crds/moe-deployment-status.ts";
 import { parseDuration } from "../../crds/quantity.ts";
@@ -13,7 +13,7 @@ import type { Comparison } from "./core/canary.ts";
 import { rollsBackOn } from "./core/rollout.ts";
 import { type GatewayFacts, living, type PodFacts, wantedGateways } from "./core/snapshot.ts";
 import { canaryGateways, judgeStandIn, type StandInInput, standInStep } from "./core/stand-in.ts";
-import type { Front, StandInFacts, StandInLook } from "./core/stand-in-look.ts";
+import type { Front, Sizes, StandInFacts, StandInLook } from "./core/stand-in-look.ts";
 import type { Informers } from "./informers.ts";
 import { rankModelText } from "./objects/model-place.ts";
 import { standIn, standInName } from "./objects/stand-in.ts";
@@ -49,6 +49,8 @@ export class StandIns {
   readonly #deps: StandInDeps;
   /** By the deployment's uid: why a stand-in of that name was refused. */
   readonly #unmade = new Map<string, { readonly name: string; readonly message: string; readonly until: number }>();
+  /** By the deployment's uid: the name of the stand-in that found no room, until the spec is another. */
+  readonly #roomless = new Map<string, string>();
   readonly #served = new ServedWatch();
 
   constructor(deps: StandInDeps) {
@@ -72,30 +74,33 @@ export class StandIns {
       rollsBack: rollsBackOn(spec.rolloutStrategy),
       analysis: spec.rolloutStrategy.canary?.analysis,
       comparison: this.#compare(standing, child),
-      gateways: Math.max(1, wantedGateways(standing)),
+      sizes: sizesOf(standing),
       drainMs: parseDuration(spec.elasticity.drain, "spec.elasticity.drain"),
       last: status.rollout?.standIn,
     });
     const unmade = this.#unmade.get(deployment.metadata.uid);
     const refused = step.act === "Create" && unmade?.name === possible ? unmade : undefined;
+    const noRoom = standing.stands === "Accepting" && (refused !== undefined || (child !== undefined && child.noRoom !== "" && !step.holds));
+    if (noRoom && possible !== undefined) this.#roomless.set(deployment.metadata.uid, possible);
     if (!step.status || refused) return undefined;
     return { ...step, child, templateHash: aim.wanted.templates[0] ?? "" };
   }
 
   /** Carries out what was found. `accepted`: nothing of the spec is refused, so that another deployment of it can be. */
-  async act(standing: Standing, { act, child, front, holds, message, phase }: StandInLook, accepted: boolean): Promise<AppError | undefined> {
+  async act(standing: Standing, { act, child, holds, message, phase }: StandInLook, accepted: boolean): Promise<AppError | undefined> {
     const { deployment } = standing;
     if (phase === "Creating" && !holds) this.#deps.event(deployment, "Warning", "NoRoomForStandIn", message);
     const { namespace } = deployment.metadata;
+    const { ranks, gateways } = sizesOf(standing);
     try {
       if (act === "Create" && accepted) await this.#create(standing);
       if (!child) return undefined;
       const { name, uid } = child;
       const ref = { namespace, name };
-      if (front === "Both") await this.#mark([deployment.metadata.name, name], { namespace, name: deployment.metadata.name });
+      if (holds && deployment.spec.rolloutStrategy.canary) await this.#mark(deployment.metadata, name);
       if (act === "Widen") {
-        const gateway = { replicas: Math.max(1, wantedGateways(standing)) };
-        await this.#deps.kube.patch(resources.moeDeployments, ref, { metadata: { uid }, spec: { gateway } }, { manager });
+        const spec = { replicas: Math.max(child.sizes.ranks, ranks), gateway: { replicas: Math.max(child.sizes.gateways, gateways) } };
+        await this.#deps.kube.patch(resources.moeDeployments, ref, { metadata: { uid }, spec }, { manager });
       }
       if (act === "Suspend") {
         await this.#deps.kube.patch(resources.moeDeployments, ref, { metadata: { uid }, spec: { suspend: true } }, { manager });
@@ -110,8 +115,16 @@ export class StandIns {
     }
   }
 
+  /** Ranks serve on as they are, as far as is known, while a stand-in tries that spec. */
+  tries(deployment: MoEDeployment, templates: Aim["wanted"]["templates"], pods: readonly PodFacts[]): boolean {
+    if (!mayStandIn(deployment) || this.#roomless.get(deployment.metadata.uid) === standInName({ deployment, templates })) return false;
+    const phase = deployment.status.rollout?.standIn?.phase;
+    return living(pods).some(({ ready }) => ready) || (phase !== undefined && phase !== "Serving" && phase !== "Leaving");
+  }
+
   forget(uid: string): void {
     this.#unmade.delete(uid);
+    this.#roomless.delete(uid);
     this.#served.forget(uid);
   }
 
@@ -132,17 +145,20 @@ export class StandIns {
   }
 
   /** Gateways that an earlier release made do not say whose clients they may get. */
-  async #mark(deployments: readonly string[], { namespace, name }: Ref): Promise<void> {
-    const pods = deployments.flatMap((one) => this.#deps.informers.ofDeployment("pods", { namespace, name: one }));
-    const isUnmarked = ({ metadata: { labels: marks } }: KubeObject) =>
-      marks?.[labels.component] === "gateway" && marks[labels.front] !== name;
-    for (const { metadata } of pods.filter(isUnmarked))
-      await this.#deps.kube.patch(
-        resources.pods,
-        { namespace, name: metadata.name },
-        { metadata: { uid: metadata.uid, labels: { [labels.front]: name } } },
-        { manager },
-      );
+  async #mark(own: Ref, standIn: string): Promise<void> {
+    const { namespace, name } = own;
+    for (const { metadata } of this.#gatewayPods(own, standIn).filter((pod) => !isMarked(pod, name)))
+      try {
+        const change = { metadata: { uid: metadata.uid, labels: { [labels.front]: name } } };
+        await this.#deps.kube.patch(resources.pods, { namespace, name: metadata.name }, change, { manager });
+      } catch (caught) {
+        if (!hasCode(caught, "NotFound", "Conflict")) throw caught; // it is gone
+      }
+  }
+
+  #gatewayPods({ namespace, name }: Ref, standIn: string): KubeObject[] {
+    const pods = [name, standIn].flatMap((one) => this.#deps.informers.ofDeployment("pods", { namespace, name: one }));
+    return pods.filter(({ metadata }) => metadata.labels?.[labels.component] === "gateway" && metadata.deletionTimestamp === undefined);
   }
 
   #workers(ref: Ref, nodes: NodeHealth): PodFacts[] {
@@ -157,7 +173,7 @@ export class StandIns {
     const { items } = await this.#deps.kube.list(resources.moeDeployments, { namespace, labelSelector: selector });
     if (items.some((object) => isOf(object, uid))) return; // the cache does not show it yet
     const { templates, image } = aim.wanted;
-    const gateways = canaryGateways(deployment.spec, Math.max(1, wantedGateways(standing)));
+    const gateways = canaryGateways(deployment.spec, sizesOf(standing).gateways);
     const object = standIn({ deployment, templates, image, gateways });
     try {
       await this.#deps.kube.create(resources.moeDeployments, object, { manager });
@@ -173,10 +189,13 @@ export class StandIns {
   /** The name of a stand-in that the strategy allows. A stand-in has none itself. */
   #possible({ deployment, aim }: Standing): string | undefined {
     const { uid } = deployment.metadata;
-    if (!mayStandIn(deployment)) return undefined;
+    const { templates } = aim.wanted;
+    const name = standInName({ deployment, templates });
+    if (aim.accepted && rankModelText(aim.accepted) === rankModelText(deployment.spec)) this.#roomless.delete(uid);
+    if (!mayStandIn(deployment) || this.#roomless.get(uid) === name) return undefined;
     const unmade = this.#unmade.get(uid);
     if (unmade && this.#deps.ticks() >= unmade.until) this.#unmade.delete(uid);
-    return standInName({ deployment, templates: aim.wanted.templates });
+    return name;
   }
 
   #child({ deployment, nodes }: Standing): StandInFacts | undefined {
@@ -192,7 +211,7 @@ export class StandIns {
     const pods = this.#workers(ref, nodes);
     const { conditions = [], gateway, observedGeneration = 0 } = moeDeploymentStatusSchema.safeParse(object.status ?? {}).data ?? {};
     const holds = (type: string) => conditions.some((one) => one.type === type && one.status === "True");
-    const spec = object.spec as { readonly suspend?: unknown; readonly gateway?: { readonly replicas?: number } } | undefined;
+    const spec = object.spec as Partial<Pick<MoEDeploymentSpec, "suspend" | "replicas" | "gateway">> | undefined;
     const suspended = spec?.suspend === true;
     const fronts = (gateway?.readyReplicas ?? 0) >= Math.max(1, gateway?.replicas ?? 1);
     const { progressDeadline } = deployment.spec.rolloutStrategy;
@@ -206,7 +225,8 @@ export class StandIns {
       suspended,
       serves: observedGeneration >= generation && holds("Ready") && holds("Available") && fronts,
       pods: all.length,
-      gateways: spec?.gateway?.replicas ?? 1,
+      sizes: { ranks: spec?.replicas ?? 0, gateways: spec?.gateway?.replicas ?? 1 },
+      marked: this.#gatewayPods(metadata, name).every((pod) => isMarked(pod, metadata.name)),
       ...judgeStandIn({ startMs, conditions, pods }, { progressDeadline, now: now() }),
     };
   }
@@ -223,6 +243,13 @@ export class StandIns {
 export function mayStandIn({ metadata, spec }: MoEDeployment): boolean {
   return metadata.labels?.[labels.standsInFor] === undefined && budgetsOf(spec.rolloutStrategy, spec.replicas).surge > 0;
 }
+
+const isMarked = ({ metadata }: KubeObject, name: string): boolean => metadata.labels?.[labels.front] === name;
+
+const sizesOf = (standing: Standing): Sizes => ({
+  ranks: standing.deployment.spec.replicas,
+  gateways: Math.max(1, wantedGateways(standing)),
+});
 
 function ownFacts({ deployment, pods, gateway, aim }: Standing): StandInInput["own"] {
   const { aim: spec } = aim;

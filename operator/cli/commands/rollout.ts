@@ -166,14 +166,17 @@ async function undo(asked: Asked): Promise<number> {
   return 0;
 }
 
-/** After a roll back what runs is the newest; otherwise the newest is what the spec says, and the one before it is meant. */
-function chosen({ name, toRevision }: Asked, revisions: readonly Listed[], { status }: MoEDeployment): Listed {
+/**
+ * What runs is the newest after a roll back, and while another model is held or tried; otherwise the newest is what the spec says, and
+ * the one before it is meant.
+ */
+function chosen({ name, toRevision }: Asked, revisions: readonly Listed[], { spec, status }: MoEDeployment): Listed {
+  const { rolledBack } = status.rollout ?? {};
+  const kept = revisions.filter(({ templateHash }) => templateHash !== rolledBack?.templateHash);
+  const newest = kept[0]?.accepted.spec;
+  const isTried = newest?.model.uri !== spec.model.uri || newest.runtime.expertCodec !== spec.runtime.expertCodec;
   const found =
-    toRevision !== undefined
-      ? revisions.find(({ number }) => number === toRevision)
-      : revisions.filter(({ templateHash }) => templateHash !== status.rollout?.rolledBack?.templateHash)[
-          status.rollout?.rolledBack ? 0 : 1
-        ];
+    toRevision !== undefined ? revisions.find(({ number }) => number === toRevision) : kept[rolledBack || isTried ? 0 : 1];
   if (found) return found;
   const have = revisions.map(({ number }) => number).join(", ") || "none";
   const which = toRevision === undefined ? "no revision before the one in force" : `no revision ${toRevision}`;

@@ -4,7 +4,7 @@ import type { Operation } from "../../../crds/operation.ts";
 import { isAtZero } from "./autoscale/zero.ts";
 import { orphansLeft } from "./orphans.ts";
 import { type Blocked, freeRanks } from "./pod-actions.ts";
-import { type Hold, rollHold } from "./rollout.ts";
+import { type Hold, heldModel, rollHold } from "./rollout.ts";
 import { routeVerdict } from "./route.ts";
 import { imageVerdict } from "./runtime-image.ts";
 import { living, type Refusal, type Snapshot, servingPods, wantedGateways } from "./snapshot.ts";
@@ -72,6 +72,8 @@ function accepted({ refusals, unjudged, snapshot }: Findings): Verdict {
   if (pending) return unknown("ModelPending", `the spec comes into force with its model: ${pending.message}`);
   const { standIn } = snapshot;
   if (standIn?.holds) return unknown("StandInStarting", `the spec comes into force when its stand-in serves: ${standIn.message}`);
+  const hold = heldModel(snapshot);
+  if (hold !== undefined) return unknown("Held", `the spec comes into force as a whole: ${hold}`);
   if (unjudged !== "") return unknown("NotApplied", `it is tried again: ${unjudged}`);
   return yes(
     "Accepted",

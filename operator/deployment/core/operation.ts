@@ -1,5 +1,6 @@
 // The operation under way, from what is observed and what the status said before, and the history of those that ended. Pure. One at a time:
 // while several things go on, the one that decides what happens to pods next gives its name. A rebalance is named where pods have none.
+import { annotations } from "../../../crds/common.ts";
 import { rfc3339 } from "../../../crds/conditions.ts";
 import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";
 import { historyMax, type Operation, type PastOperation } from "../../../crds/operation.ts";
@@ -40,7 +41,9 @@ export function currentOperation(input: OperationInput): Operation | undefined {
   const said = { phase: phaseOf(type, input), message: describe(input) };
   // What a stand-in tries gets its number once it comes into force.
   const numberedNow = snapshot.standIn !== undefined && before?.to.revision === undefined;
-  const same = before?.type === type && before.to.ranks === ranks && (before.to.revision === to.revision || numberedNow);
+  // Somebody wants what was taken back tried again: another failure of it is another one.
+  const again = before !== undefined && deployment.metadata.annotations?.[annotations.retryRollout] === before.id;
+  const same = before?.type === type && !again && before.to.ranks === ranks && (before.to.revision === to.revision || numberedNow);
   if (same) return { ...before, ...said, to, deadline: deadlineOf(input, before.deadline) };
   const timeoutMs = parseDuration(spec.elasticity.operationTimeout, "spec.elasticity.operationTimeout");
   return {

@@ -119,7 +119,8 @@ export function rollHold(snapshot: Snapshot, ranks: number): Hold | undefined {
   const { kept, replaces } = rollRules(snapshot, ranks);
   const moving = pods.some((pod) => pod.terminating || pod.leaving || pod.mustGo !== "") || pods.length !== ranks;
   if (ranks === 0 || moving) return undefined;
-  if (modelChange(snapshot) === "Held") return modelHold(spec.rolloutStrategy, `${ranks} ranks keep the model before`);
+  const held = heldModel(snapshot);
+  if (held !== undefined) return { phase: modelPhase(spec.rolloutStrategy), message: `${ranks} ranks keep the model before: ${held}` };
   if (old.length === 0) return undefined;
   const still = `${old.length} of ${ranks} ranks keep the template before`;
   if (!replaces) return { phase: "OnDelete", message: `${still} until their pods are deleted` };
@@ -132,11 +133,19 @@ export function rollHold(snapshot: Snapshot, ranks: number): Hold | undefined {
   return { phase: "Baking", message: [still, bakes, ...(verdict ? [verdict.message] : [])].join("; ") };
 }
 
-function modelHold({ paused, partition }: MoEDeploymentSpec["rolloutStrategy"], still: string): Hold {
-  const all = `${still}: all ranks change their model at once, when`;
-  if (paused) return { phase: "Paused", message: `${all} spec.rolloutStrategy.paused is false` };
-  if (partition > 0) return { phase: "Partitioned", message: `${all} spec.rolloutStrategy.partition is 0` };
-  return { phase: "OnDelete", message: `${all} spec.rolloutStrategy.type is RollingUpdate, or spec.suspend has stopped them` };
+/** What a change of model waits for; undefined where the strategy holds none. */
+export function heldModel(snapshot: Snapshot): string | undefined {
+  if (modelChange(snapshot) !== "Held") return undefined;
+  const { paused, partition } = snapshot.deployment.spec.rolloutStrategy;
+  const all = "all ranks change their model at once, when";
+  if (paused) return `${all} spec.rolloutStrategy.paused is false`;
+  if (partition > 0) return `${all} spec.rolloutStrategy.partition is 0`;
+  return `${all} spec.rolloutStrategy.type is RollingUpdate, or spec.suspend has stopped them`;
+}
+
+function modelPhase({ paused, partition }: MoEDeploymentSpec["rolloutStrategy"]): Hold["phase"] {
+  if (paused) return "Paused";
+  return partition > 0 ? "Partitioned" : "OnDelete";
 }
 
 export interface RollJudgement {

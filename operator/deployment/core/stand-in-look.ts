@@ -6,6 +6,11 @@ import type { RollFailure } from "./roll-failure.ts";
 /** Whose gateways the Service leads to. */
 export type Front = "Own" | "Both" | "StandIn";
 
+export interface Sizes {
+  readonly ranks: number;
+  readonly gateways: number;
+}
+
 export interface StandInFacts {
   readonly name: string;
   readonly uid: string;
@@ -16,8 +21,10 @@ export interface StandInFacts {
   readonly serves: boolean;
   /** Its pods that are still there, of any kind. */
   readonly pods: number;
-  /** Gateways that it is to have. */
-  readonly gateways: number;
+  /** What it is to have. */
+  readonly sizes: Sizes;
+  /** All gateways that are ready, its own and the deployment's, say that they may get the deployment's clients. */
+  readonly marked: boolean;
   /** The reason why it will not serve; undefined while it may. */
   readonly failure: RollFailure | undefined;
   /** The reason why there is no room for it; empty when there is, as far as is known. */
@@ -31,7 +38,7 @@ export interface StandInFacts {
 export interface StandInStep {
   /** Where the Service is to lead. */
   readonly front: Front;
-  /** `Widen` gives it as many gateways as the deployment has. */
+  /** `Widen` gives it as many gateways and ranks as the deployment has. */
   readonly act: "None" | "Create" | "Widen" | "Suspend" | "Delete";
   /** The spec does not come into force yet: the ranks serve on as they are. */
   readonly holds: boolean;

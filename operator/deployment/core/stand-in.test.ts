@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { now, pod } from "../../../test/builders/deployment.ts";
+import { rfc3339 } from "../../../crds/conditions.ts";
 import { heardOfMs, judgeStandIn, type StandInInput, standInStep } from "./stand-in.ts";
 import type { StandInFacts, StandInStep } from "./stand-in-look.ts";
 
@@ -13,7 +14,8 @@ const child = (more: Partial<StandInFacts> = {}): StandInFacts => ({
   suspended: false,
   serves: false,
   pods: 3,
-  gateways: 1,
+  sizes: { ranks: 3, gateways: 1 },
+  marked: true,
   failure: undefined,
   noRoom: "",
   dueInMs: 60_000,
@@ -31,7 +33,7 @@ const input = (more: Partial<StandInInput> = {}): StandInInput => ({
   rollsBack: true,
   analysis: undefined,
   comparison: undefined,
-  gateways: 1,
+  sizes: { ranks: 3, gateways: 1 },
   drainMs: 60_000,
   last: undefined,
   ...more,
@@ -47,6 +49,7 @@ const baking = (ms: number): Partial<StandInInput> => ({
   child: child({ serves: true }),
   last: { name: "moe-x", phase: "Baking", since: since(ms) },
 });
+const more = { ranks: 3, gateways: 4 };
 const baked = { last: { name: "moe-x", phase: "Baked", since: since(1_000) } } as const;
 
 const cases: Record<string, { given: Partial<StandInInput>; want: Partial<StandInStep> }> = {
@@ -123,27 +126,51 @@ const cases: Record<string, { given: Partial<StandInInput>; want: Partial<StandI
   },
   "a canary that nobody has asked yet": { given: { ...baking(400_000), analysis, comparison: undefined }, want: { front: "Both" } },
   "a canary that has passed": {
-    given: { ...baking(400_000), analysis, comparison: compared(100) },
-    want: { front: "StandIn", holds: true, act: "None" },
+    given: { ...baking(400_000), analysis, comparison: compared(100), sizes: more },
+    want: { front: "Both", holds: true, act: "None", againInMs: 1, status: { name: "moe-x", phase: "Baked", since: rfc3339(now) } },
   },
-  "a canary that has passed with too few gateways": {
-    given: { ...baking(400_000), analysis, comparison: compared(100), gateways: 4 },
+  "one that has passed with too few gateways": {
+    given: { ...baked, child: child({ serves: true }), analysis, sizes: more },
     want: { front: "Own", holds: true, act: "Widen" },
   },
   "one that has passed, whose other gateways start": {
-    given: { ...baked, child: child({ gateways: 4 }), analysis, gateways: 4 },
+    given: { ...baked, child: child({ sizes: more }), analysis, sizes: more },
     want: { front: "Own", holds: true, act: "None", failure: undefined, againInMs: 60_000 },
   },
-  "one that has passed and has its gateways": {
-    given: { ...baked, child: child({ serves: true, gateways: 4 }), analysis, gateways: 4 },
+  "one that has passed, whose other gateways have no room": {
+    given: { ...baked, child: child({ sizes: more, noRoom: "exceeded quota" }), analysis, sizes: more },
+    want: { front: "Own", holds: true, act: "None", failure: undefined },
+  },
+  "one that has passed, whose other gateways had no room in their time": {
+    given: { ...baked, child: child({ sizes: more, noRoom: "exceeded quota", dueInMs: undefined }), analysis, sizes: more },
+    want: { front: "Own", holds: true, failure: { reason: "ProgressDeadlineExceeded", message: "exceeded quota" } },
+  },
+  "one that has passed and has what it needs": {
+    given: { ...baked, child: child({ serves: true, sizes: more }), analysis, sizes: more },
     want: { front: "StandIn", holds: true, act: "None" },
+  },
+  "one whose trial was called off": {
+    given: { ...baking(10_000), sizes: more },
+    want: { front: "Own", holds: true, act: "Widen" },
   },
   "a canary that stops serving": {
     given: { ...baking(10_000), child: child(), analysis, front: "Both" },
-    want: { front: "Own", holds: true, act: "None", phase: "Creating" },
+    want: { front: "Own", holds: true, act: "None", status: { name: "moe-x", phase: "Returning", since: rfc3339(now) } },
+  },
+  "a canary that stops serving without room": {
+    given: { ...baking(10_000), child: child({ noRoom: "exceeded quota" }), analysis, front: "Both" },
+    want: { front: "Own", holds: true, failure: undefined },
+  },
+  "a canary whose gateways are not marked yet": {
+    given: { ...baking(10_000), child: child({ serves: true, marked: false }), analysis },
+    want: { front: "Own", holds: true, againInMs: 1_000 },
   },
   "a canary while no rank serves any more": {
     given: { ...baking(10_000), analysis, front: "Both", own: { serves: false, whole: false } },
+    want: { front: "Both", holds: true },
+  },
+  "a canary of another spec while no rank serves": {
+    given: { ...baking(10_000), analysis, front: "Both", own: { serves: false, whole: false }, possible: "moe-y" },
     want: { front: "StandIn" },
   },
   "another spec meanwhile": { given: { child: child(), possible: "moe-y" }, want: { act: "Suspend", holds: true } },
@@ -188,7 +215,7 @@ test("in every state the Service leads to who serves, and no second stand-in is 
             const step = standInStep(input({ child: one, stands, front, possible, own: { serves, whole }, analysis: canary }));
             const said = JSON.stringify({ one, stands, front, possible, serves, whole, step });
             if (step.front === "StandIn") assert.ok(one && (one.serves || !serves), said);
-            else if (step.front === "Both") assert.ok(one?.serves && serves && canary && step.holds, said);
+            else if (step.front === "Both") assert.ok(one?.serves && canary && step.holds, said);
             else if (!serves) assert.ok(!one?.serves || one.terminating, said);
             if (one) assert.notEqual(step.act, "Create", said);
             if (step.act === "Suspend" || step.act === "Delete") assert.equal(step.front, "Own", said);

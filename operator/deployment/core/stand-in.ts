@@ -9,12 +9,14 @@ import type { StandInStatus } from "../../../crds/stand-in.ts";
 import { type Comparison, judgeCanaries, judgesByTime } from "./canary.ts";
 import { judgePods } from "./rollout.ts";
 import { living, type PodFacts } from "./snapshot.ts";
-import type { Front, StandInFacts, StandInStep } from "./stand-in-look.ts";
+import type { Front, Sizes, StandInFacts, StandInStep } from "./stand-in-look.ts";
 
 /** Ranks or a stand-in that have lost the Service are left to those who have not heard of it for so long before they stop. */
 export const heardOfMs = 10_000;
 /** What a stand-in serves as a canary is looked at this often: totals that grow wake nobody. */
 const compareMs = 10_000;
+/** Gateways that were marked are seen soon. */
+const markedMs = 1_000;
 /** A stand-in that was told to stop is deleted after this at the latest, beside `elasticity.drain`: gateways end before ranks do. */
 const stopSlackMs = 150_000;
 
@@ -41,8 +43,8 @@ export interface StandInInput {
   readonly analysis: RolloutAnalysis | undefined;
   /** What it and the ranks have served since it bakes. */
   readonly comparison: Comparison | undefined;
-  /** Gateways that the deployment is to have. */
-  readonly gateways: number;
+  /** What the deployment is to have. */
+  readonly sizes: Sizes;
   /** `elasticity.drain` in ms. */
   readonly drainMs: number;
   /** What the status said before. */
@@ -63,10 +65,10 @@ const idle: StandInStep = {
 export function standInStep(input: StandInInput): StandInStep {
   const { child } = input;
   if (!child) return begin(input);
-  if (isNeeded(input, child)) return stand(input, child);
-  const called = input.wanted && input.stands === "Accepting" && child.name === input.possible;
-  if (!called || child.terminating || child.suspended) return leave(input, child);
-  return rise(input, child);
+  const here = !child.terminating && !child.suspended;
+  const called = here && input.wanted && input.stands === "Accepting" && child.name === input.possible;
+  if (isNeeded(input, child, called)) return stand(input, child);
+  return called ? rise(input, child) : leave(input, child);
 }
 
 /** Ranks that do not serve have nothing to lose, and change at once. */
@@ -80,8 +82,10 @@ function begin({ wanted, stands, possible, own, now }: StandInInput): StandInSte
  * The stand-in keeps the Service until the ranks are whole with the model that is to be in force, or it fails while some of them serve.
  * Where none of them serves it has the Service in any case.
  */
-function isNeeded({ wanted, stands, own, front }: StandInInput, child: StandInFacts): boolean {
+function isNeeded({ wanted, stands, own, front }: StandInInput, child: StandInFacts, called: boolean): boolean {
   if (!wanted) return false;
+  // A canary has what the ranks do not serve, and is judged all the same.
+  if (front === "Both" && called) return false;
   if (front !== "StandIn") return child.serves && !child.terminating && !own.serves;
   if (child.terminating || !child.serves) return !own.serves;
   return !(stands === "Same" && own.whole);
@@ -101,16 +105,20 @@ function stand(input: StandInInput, child: StandInFacts): StandInStep {
 
 function rise(input: StandInInput, child: StandInFacts): StandInStep {
   const { failure, noRoom, serves, dueInMs, message } = child;
-  const { analysis, last } = input;
-  const baked = analysis !== undefined && last?.name === child.name && last.phase === "Baked";
+  const { analysis } = input;
+  const before = input.last?.name === child.name ? input.last.phase : "Starting";
+  const baked = before === "Baked";
   if (serves && analysis && !baked) return bake(input, child, analysis);
-  if (serves && baked && child.gateways < input.gateways) return widen(input, child);
-  const { status } = statusOf(input, child, baked ? "Baked" : "Starting");
+  if (serves) return lead(input, child, baked);
+  const hasServed = before === "Baking" || before === "Returning" || baked;
+  const { status } = statusOf(input, child, baked ? "Baked" : hasServed ? "Returning" : "Starting");
   const step = { ...idle, holds: true, status, phase: "Creating" as const };
-  if (serves) return { ...step, front: "StandIn", message: `stand-in ${child.name} serves: the Service leads to it` };
   if (failure && input.rollsBack) return { ...step, failure, message: failure.message };
-  if (noRoom !== "") return { ...step, holds: false, message: roomless(child) };
-  const says = failure?.message ?? message;
+  if (noRoom !== "" && !hasServed) return { ...step, holds: false, message: roomless(child) };
+  // It had room: what became of that is no reason to do without it.
+  if (noRoom !== "" && dueInMs === undefined && input.rollsBack)
+    return { ...step, failure: { reason: "ProgressDeadlineExceeded", message: noRoom }, message: noRoom };
+  const says = failure?.message ?? (noRoom || message);
   return { ...step, message: `stand-in ${child.name} does not serve yet${says === "" ? "" : `: ${says}`}`, againInMs: dueInMs };
 }
 
@@ -121,21 +129,28 @@ function bake(input: StandInInput, child: StandInFacts, analysis: RolloutAnalysi
   const begun = input.last?.name === child.name && input.last.phase === "Baking";
   const verdict = judgeCanaries(analysis, begun ? input.comparison : undefined);
   if (verdict.type === "Failed" && input.rollsBack) return { ...step, failure: verdict, message: verdict.message };
+  if (!child.marked) return { ...step, message: `gateways are marked for stand-in ${child.name}`, againInMs: markedMs };
   const leftMs = parseDuration(analysis.bake, "spec.rolloutStrategy.canary.analysis.bake") - ageMs;
-  if (leftMs <= 0 && verdict.type === "Passed") return widen(input, child);
-  const share = `${child.gateways} of ${child.gateways + input.gateways} gateways`;
+  if (leftMs <= 0 && verdict.type === "Passed") {
+    // Known before anything is done about it, so that another leader does not bake it anew.
+    const { status: baked } = statusOf(input, child, "Baked");
+    return { ...step, front: "Both", status: baked, message: `stand-in ${child.name} has passed as a canary`, againInMs: 1 };
+  }
+  const share = `${child.sizes.gateways} of ${child.sizes.gateways + input.sizes.gateways} gateways`;
   const bakes = `stand-in ${child.name} has ${share} since ${status.since}, for ${analysis.bake}`;
   const message = [bakes, ...(verdict.message === "" ? [] : [verdict.message])].join("; ");
   return { ...step, front: "Both", message, againInMs: judgesByTime(analysis) ? leftMs : compareMs };
 }
 
-/** It has passed, and has the gateways that all requests need before it gets them. */
-function widen(input: StandInInput, child: StandInFacts): StandInStep {
-  const { status } = statusOf(input, child, "Baked");
+/** It gets all requests once it has the gateways and ranks that they need. */
+function lead(input: StandInInput, child: StandInFacts, baked: boolean): StandInStep {
+  const { ranks, gateways } = input.sizes;
+  const lacks = child.sizes.gateways < gateways || child.sizes.ranks < ranks;
+  const { status } = statusOf(input, child, baked || lacks ? "Baked" : "Starting");
   const step = { ...idle, holds: true, status, phase: "Creating" as const };
-  const passed = `stand-in ${child.name} has passed as a canary`;
-  if (child.gateways < input.gateways) return { ...step, act: "Widen", message: `${passed} and gets ${input.gateways} gateways` };
-  return { ...step, front: "StandIn", message: `${passed}: the Service leads to it` };
+  if (lacks)
+    return { ...step, act: "Widen", message: `stand-in ${child.name} gets ${gateways} gateways and ${ranks} ranks` };
+  return { ...step, front: "StandIn", message: `stand-in ${child.name} serves: the Service leads to it` };
 }
 
 /** Gateways of a stand-in that is a canary: their share of all is that of canaries among ranks, but one of them at least. */

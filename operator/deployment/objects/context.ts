@@ -40,11 +40,24 @@ export interface RenderContext {
   readonly routable?: boolean;
 }
 
+/** A model in the form in which ranks have it. */
+export interface ModelOf {
+  readonly model: MoEDeploymentSpec["model"];
+  readonly expertCodec: MoEDeploymentSpec["runtime"]["expertCodec"];
+}
+
+/** The deployment with that model instead of its own. */
+export function ofModel(deployment: MoEDeployment, of: ModelOf | undefined): MoEDeployment {
+  if (of === undefined) return deployment;
+  const { spec } = deployment;
+  return { ...deployment, spec: { ...spec, model: of.model, runtime: { ...spec.runtime, expertCodec: of.expertCodec } } };
+}
+
 export interface SeedWish {
   /** None while a download has the claim, or the deployment is suspended. */
   readonly replicas: 0 | 1;
   /** The model that it is to have; that of the spec where it is not given. */
-  readonly model?: MoEDeploymentSpec["model"];
+  readonly keeps?: ModelOf | undefined;
 }
 
 export type Component = "worker" | "gateway" | typeof downloaderComponent | typeof seedComponent | "tls" | "shared";

@@ -4,7 +4,7 @@ import { annotations, paths, ports } from "../../../crds/common.ts";
 import { seedComponent, seedProcess } from "../../../crds/seed.ts";
 import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
-import { names, objectLabels, objectMeta, type RenderContext, type SeedWish, selectorLabels } from "./context.ts";
+import { names, objectLabels, objectMeta, ofModel, type RenderContext, type SeedWish, selectorLabels } from "./context.ts";
 import { modelPlace, modelText, modelVolume, workFolder } from "./model-place.ts";
 import { templateContainer, workerKind } from "./pod-template.ts";
 import { commonMounts, commonVolumes, containerSecurity, modelPodResources, podSecurity, probes, proxyEnv } from "./runtime-pod.ts";
@@ -13,10 +13,10 @@ import { commonMounts, commonVolumes, containerSecurity, modelPodResources, podS
 const graceSeconds = 10;
 const seedContainer = "seed";
 
-export function seedDeployment(context: RenderContext, { replicas, model = context.deployment.spec.model }: SeedWish): KubeObject {
+export function seedDeployment(context: RenderContext, { replicas, keeps }: SeedWish): KubeObject {
   const { settings } = context;
-  const spec = { ...context.deployment.spec, model };
-  const deployment = { ...context.deployment, spec };
+  const deployment = ofModel(context.deployment, keeps);
+  const { spec } = deployment;
   const { name } = deployment.metadata;
   const { claim, folder } = modelPlace(spec);
   const facts = { deployment, folder, work: workFolder(deployment), workInUse: undefined, settingsMap: names.settings(name) };

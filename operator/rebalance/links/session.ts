@@ -192,7 +192,8 @@ export class Session implements Link {
       const silentMs = this.#signs.look(this.#clock.now(), this.#client.receivedBytes());
       if (this.#watched?.isLost(silentMs) ?? silentMs > silenceMs) {
         stream.cancel();
-        return this.#lost(stream, `no status for ${silentMs} ms`, silentMs);
+        // One that is heard again at once is not lost, however long it was waited for.
+        return this.#lost(stream, `no status for ${silentMs} ms`, Math.min(silentMs, silenceMs));
       }
       if (look % (this.#isCalm ? looksPerCalmPing : looksPerPing) === 0) stream.write(this.#ping());
       this.#look(stream, look + 1);
