@@ -60,6 +60,8 @@ export interface UpOptions {
   readonly nodes?: number;
   /** Users whose requests the API server writes down (auditLog of control-plane.ts); nobody's when not given. */
   readonly audited?: readonly string[];
+  /** Of etcd's disk, for thousands of objects; the usual size when not given. */
+  readonly etcdMiB?: number | undefined;
   readonly log?: Log;
   /** Ends `up` early; what it had made is removed. */
   readonly signal?: AbortSignal;
@@ -126,6 +128,7 @@ interface Work {
   readonly binaries: Binaries;
   readonly log: Log;
   readonly audited?: readonly string[] | undefined;
+  readonly etcdMiB?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -182,7 +185,7 @@ async function build(work: Work): Promise<void> {
   await addFirewall(state.firewall);
   makeCgroup(cluster.cgroup);
   favour(cluster.cgroup);
-  await makeEtcdDisk(cluster);
+  await makeEtcdDisk(cluster, work.etcdMiB);
   state.control = [startControlPlane(cluster, work.binaries, work.audited ?? [])];
   writeState(state);
   const ready = waitForControlPlane(cluster, work.binaries, work.signal).then(() =>
@@ -232,7 +235,7 @@ export async function up(options: UpOptions = {}): Promise<Cluster> {
     writeState(state);
     try {
       prepareHost();
-      await build({ state, cluster: namesOf(state), binaries, log, audited: options.audited, signal });
+      await build({ state, cluster: namesOf(state), binaries, log, audited: options.audited, etcdMiB: options.etcdMiB, signal });
       state.phase = "up";
       writeState(state);
       return toCluster(state);

@@ -6,7 +6,7 @@ import { ClusterError, type ClusterNames } from "./names.ts";
 import { namesOf, readState } from "./state.ts";
 
 /** Of logs that are written ahead etcd keeps five of 64 MB, and begins a sixth. */
-const sizeMiB = 768;
+const usualMiB = 768;
 const chunkBytes = 1024 * 1024;
 
 const diskOf = (cluster: ClusterNames): string => join(cluster.folder, "etcd");
@@ -14,8 +14,8 @@ const diskOf = (cluster: ClusterNames): string => join(cluster.folder, "etcd");
 /** Where etcd keeps its data. */
 export const etcdData = (cluster: ClusterNames): string => join(diskOf(cluster), "data");
 
-/** Makes the disk where there is none. It goes with the cluster, as all that is mounted below its folder. */
-export async function makeEtcdDisk(cluster: ClusterNames): Promise<void> {
+/** Makes the disk where there is none. It goes with the cluster, as all that is mounted below its folder. It has memory as it fills. */
+export async function makeEtcdDisk(cluster: ClusterNames, sizeMiB = usualMiB): Promise<void> {
   const disk = diskOf(cluster);
   mkdirSync(disk, { recursive: true, mode: 0o700 });
   if (

@@ -3,7 +3,7 @@ import { join, resolve } from "node:path";
 import { createKube } from "../../operator/kube/client.ts";
 import type { Kube } from "../../operator/kube/kube.ts";
 import { createTransport, loadKubeConfig } from "../../operator/kube/transport.ts";
-import { type Cluster, up } from "../cluster/cluster.ts";
+import { type Cluster, type UpOptions, up } from "../cluster/cluster.ts";
 import { execOk } from "../harness/process.ts";
 
 export const root = resolve(import.meta.dirname, "../..");
@@ -15,9 +15,9 @@ export interface ControlPlane {
   apply(...objects: readonly object[]): Promise<string>;
 }
 
-/** Brings the cluster `name` up; the caller takes it down. Without a node pods are admitted and never run. `audited`: see UpOptions. */
-export async function controlPlane(name: string, nodes = 1, audited: readonly string[] = []): Promise<ControlPlane> {
-  const cluster = await up({ name, nodes, audited });
+/** Brings the cluster `name` up; the caller takes it down. Without a node pods are admitted and never run. */
+export async function controlPlane(name: string, nodes = 1, more: Pick<UpOptions, "audited" | "etcdMiB"> = {}): Promise<ControlPlane> {
+  const cluster = await up({ name, nodes, ...more });
   const { binaries, kubeconfig } = cluster;
   const call = (args: readonly string[], input?: string): Promise<string> =>
     execOk(binaries.kubectl, ["--kubeconfig", kubeconfig, ...args], input === undefined ? {} : { input });

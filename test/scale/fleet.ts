@@ -27,6 +27,8 @@ import { Tally } from "./tally.ts";
 export const fleetName = "scale";
 export const namespace = "fleet";
 const podsPerNode = 100;
+/** A thousand deployments fill a disk of 768 MiB with objects and logs. */
+const etcdMiBMax = 4_096;
 /** Rows of each layer between two reports of load. */
 const rowsPerReport = 10_000;
 const expertBytes = 1 << 20;
@@ -98,7 +100,7 @@ export async function startFleet(options: FleetOptions): Promise<Fleet> {
   living.add(close);
   try {
     closers.push(() => down(name));
-    const plane = await controlPlane(name, 0, [operatorUser]);
+    const plane = await controlPlane(name, 0, { audited: [operatorUser], etcdMiB: etcdMiBMax });
     log("the API server is ready");
     const system = { apiVersion: "v1", kind: "Namespace", metadata: { name: operatorNamespace } };
     const access = accessObjects({ system: operatorNamespace, watched: [] });

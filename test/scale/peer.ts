@@ -48,7 +48,7 @@ export async function runPeer({ objects, size, steadySeconds, log }: PeerRun): P
   const folder = mkdtempSync(join(tmpdir(), "enodia-peer-"));
   const closers: (() => unknown)[] = [() => rmSync(folder, { recursive: true, force: true }), () => down(fleetName)];
   try {
-    const plane = await controlPlane(fleetName, 0, [user, statefulSets]);
+    const plane = await controlPlane(fleetName, 0, { audited: [user, statefulSets] });
     const { kube } = plane;
     const onError = (error: unknown) => log(`simulated nodes: ${error}`);
     const count = Math.ceil((objects * size) / podsPerNode) + 1;
