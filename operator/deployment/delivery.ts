@@ -16,8 +16,8 @@ import { ofModel, type RenderContext, type SeedWish } from "./objects/context.ts
 import { downloadJob } from "./objects/download-job.ts";
 import { downloadJobName, modelOfPod, modelPlace, modelText, workFolders } from "./objects/model-place.ts";
 import { podSight } from "./observe.ts";
-import type { KeptModel } from "./spec-pass.ts";
 import type { ProgressTalks } from "./progress-talks.ts";
+import type { KeptModel } from "./seeding.ts";
 
 /** A Job that could not be made is tried again after this. */
 const unmadeMs = 10_000;

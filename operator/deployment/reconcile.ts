@@ -26,6 +26,7 @@ import type { Informers, PodOverlay } from "./informers.ts";
 import { modelSwitch } from "./model-switch.ts";
 import { names, ofModel, type RenderContext, type SeedWish, type Settings } from "./objects/context.ts";
 import { modelPlace, oneNodeOnly, rankModelText } from "./objects/model-place.ts";
+import { frontSelector } from "./objects/stand-in.ts";
 import { gatewayFacts, gatewayModels, gatewayPods, type NodeHealth, nodesSeen, podFacts } from "./observe.ts";
 import { findOrphans, isOfOther } from "./orphans.ts";
 import type { Deployments, Rebalance, World } from "./ports.ts";
@@ -33,7 +34,6 @@ import type { ProgressTalks } from "./progress-talks.ts";
 import { routeFacts } from "./route-facts.ts";
 import { ServedWatch } from "./served-watch.ts";
 import { type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
-import { frontSelector } from "./objects/stand-in.ts";
 import { StandIns } from "./stand-ins.ts";
 import type { StatusWriter } from "./status-writer.ts";
 import type { TelemetrySecrets } from "./telemetry-secret.ts";
@@ -141,10 +141,10 @@ export class Reconciler {
     const model = rankModelText(ofModel(read.deployment, keeps).spec);
     const serving = living(pods).some((pod) => pod.ready && pod.model === model);
     const delivery = await this.#deliveries.run({ deployment: read.deployment, settings }, { seeded: place.seeded, serving, keeps });
-    const { seed } = delivery;
+    const { seed, pending, revision, away, failure, againInMs } = delivery;
     // A claim that could not be looked at settles nothing.
-    const undelivered = delivery.pending !== undefined || place.failure !== undefined;
-    const aim = this.#spec.aim(read.deployment, pods, { undelivered: delivery.pending !== undefined, seed });
+    const undelivered = pending !== undefined || place.failure !== undefined;
+    const aim = this.#spec.aim(read.deployment, pods, { undelivered: pending !== undefined, seed });
     const gateways = gatewayModels(this.#gatewayPods(read.deployment), this.#deps.now().getTime());
     const stands = read.deployment.spec.suspend ? "Same" : modelSwitch(aim, living(pods), gateways);
     const around = { gateway: this.#gateway(read.deployment), nodes: this.#nodes(read.deployment) };
@@ -164,7 +164,6 @@ export class Reconciler {
     const well = ran.refusals.length === 0 && ran.failure === undefined;
     const unstood = standIn && (await this.#standIns.act(standing, standIn, well));
     const { snapshot, unobserved } = await this.#snapshot(deployment, inForce, place.sight);
-    const { pending, revision, away, failure, againInMs } = delivery;
     const seen = {
       ...snapshot,
       delivery: { pending, revision, away },

@@ -13,7 +13,7 @@ interface Watched {
 const none: ServedTotals = { requests: 0, failed: 0, gaps: 0, gapMicros: 0 };
 
 /** Pods that are compared as one, and what the ranks of their world say. */
-export interface Side {
+interface Side {
   readonly pods: readonly PodFacts[];
   readonly members: readonly MemberView[];
 }

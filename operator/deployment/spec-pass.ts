@@ -32,10 +32,8 @@
 //   and gateways change at once, or it does not come into force while the strategy is paused, has a partition, or is OnDelete; a roll
 //   back to another model changes all of them at once too.
 // - Ranks mount no model (objects/seed.ts), since it is in no claim, or in one that a single node can mount: a template of its own. Ranks
-//   that mount such a claim and have found a node go on so, as an earlier release had them, until the spec changes; those of another
-//   image than the operator's, which may be of such a release, until claim or image do.
-// - Gateways of an image that has mounted the model's claim go on to mount it (objects/gateway.ts), until they get another image. Ranks
-//   of the release before give no tokenizer: a gateway of this one is ready with the first new rank.
+//   that mount such a claim and have found a node go on so until the spec changes, those of another image until claim or image do.
+// - Gateways of an image that has mounted the model's claim go on to mount it (objects/gateway.ts), until they get another image.
 // - The operator restarts or another one leads: it finds the revision in its cache, as it finds the pods. A revision that somebody
 //   deleted is written again from memory, and without one the spec as it stands has to be accepted anew.
 import { AppError, annotations } from "../../crds/common.ts";
@@ -55,14 +53,14 @@ import type { Gang } from "./gangs/gang.ts";
 import { chooseGang } from "./gangs/index.ts";
 import { type Identities, secretProblems } from "./identity.ts";
 import type { Informers } from "./informers.ts";
-import type { ModelOf, RenderContext, SeedWish, Settings } from "./objects/context.ts";
+import type { RenderContext, SeedWish, Settings } from "./objects/context.ts";
 import { gatewayTemplate } from "./objects/gateway.ts";
 import { absentObjects, isGateways, objectsOf, type Rendered } from "./objects/index.ts";
 import { rankModelText } from "./objects/model-place.ts";
 import { templateContainer, workerKind } from "./objects/pod-template.ts";
-import { mountsClaim, type RenderedPod, type WorkerTemplate, workerTemplate } from "./objects/worker-pod.ts";
+import { type RenderedPod, type WorkerTemplate, workerTemplate } from "./objects/worker-pod.ts";
 import type { Accepted } from "./revision.ts";
-import { type Seeding, seedingOf } from "./seeding.ts";
+import { keptModel, type Seeding, seedingOf } from "./seeding.ts";
 
 /** The refusal of a dry run stands for this long; a quota or a policy may change without us hearing of it. */
 const refusalMs = 30_000;
@@ -127,12 +125,12 @@ export interface Aim {
   readonly aim: MoEDeploymentSpec | undefined;
   readonly accepted: MoEDeploymentSpec | undefined;
   /** The spec as it stands: hashes of the templates of workers and gateways, and the image of ranks. */
-  readonly wanted: { readonly templates: readonly [string, string]; readonly image: string };
+  readonly wanted: Wanted;
 }
 
-/** The model of a seed other than that of the spec. */
-export interface KeptModel extends ModelOf {
-  readonly asks: boolean;
+interface Wanted {
+  readonly templates: readonly [string, string];
+  readonly image: string;
 }
 
 export interface PassOptions {
@@ -207,7 +205,7 @@ export class SpecPass {
       gang: chosen.gang,
       rollout: inForce && {
         revisions: store.revisions(metadata.uid).map(({ number, accepted: one }) => ({ number, templateHash: one.template.hash })),
-        models: { wanted: modelOf(held ? spec : inForce.spec), stable: stable && modelOf(stable.spec) },
+        models: { wanted: rankModelText(held ? spec : inForce.spec), stable: stable && rankModelText(stable.spec) },
         rolledBack: back,
       },
       runtimeImage: inForce && { pinned: inForce.runtimeImage, offered, own: ownImage(inForce.spec) },
@@ -237,26 +235,12 @@ export class SpecPass {
     return seedingOf({ deployment, pods, accepted, image: context.settings.runtimeImage, workers, offered });
   }
 
-  /**
-   * The model that the seed of the ranks keeps though the spec has another: what the spec asks for is held, was taken back or refused, or is
-   * `tried` by a stand-in, which has a seed of its own. `asks`: nobody knows yet whether it will be refused.
-   */
-  seedKeeps(
-    deployment: MoEDeployment,
-    pods: readonly PodFacts[],
-    isTried: (templates: Aim["wanted"]["templates"]) => boolean,
-  ): KeptModel | undefined {
+  /** The model that the seed of the ranks keeps though the spec has another (seeding.ts); `isTried`: by a stand-in. */
+  seedKeeps(deployment: MoEDeployment, pods: readonly PodFacts[], isTried: (templates: Wanted["templates"]) => boolean) {
     const { accepted, stable, back, wanted, gateway } = this.#render(deployment, pods, undefined);
-    const { spec, status, metadata } = deployment;
-    const held = !back && stable && holds(deployment, { pods, stable, to: spec }) ? stable : undefined;
-    const before = held ?? accepted;
-    if (!before || modelOf(before.spec) === modelOf(spec) || mountsClaim(before.template)) return undefined;
-    const { model, runtime } = before.spec;
-    const kept = { model, expertCodec: runtime.expertCodec };
-    if (back || held || isTried([wanted.hash, gateway.hash])) return { ...kept, asks: false };
-    const said = status.conditions?.find(({ type }) => type === "SpecAccepted");
-    if (said?.observedGeneration !== metadata.generation) return { ...kept, asks: true };
-    return said?.status === "False" ? { ...kept, asks: false } : undefined;
+    const held = !back && stable && holds(deployment, { pods, stable, to: deployment.spec }) ? stable : undefined;
+    const stays = back !== undefined || held !== undefined || isTried([wanted.hash, gateway.hash]);
+    return keptModel(deployment, held ?? accepted, stays);
   }
 
   #render(deployment: MoEDeployment, pods: readonly PodFacts[], seed: SeedWish | undefined) {
@@ -369,8 +353,6 @@ function rollRefusals({ metadata: { name, namespace } }: MoEDeployment, back: Ro
   return [{ reason: "RolledBack", message: `${what}; correct the spec, or try again with: enodia rollout resume ${name} -n ${namespace}` }];
 }
 
-const modelOf = rankModelText;
-
 interface Change {
   readonly pods: readonly PodFacts[];
   readonly stable: Accepted;
@@ -378,7 +360,7 @@ interface Change {
 }
 
 const holds = ({ spec }: MoEDeployment, { pods, stable, to }: Change): boolean =>
-  to !== undefined && holdsModel({ strategy: spec.rolloutStrategy, pods, stable: modelOf(stable.spec), wanted: modelOf(to) });
+  to !== undefined && holdsModel({ strategy: spec.rolloutStrategy, pods, stable: rankModelText(stable.spec), wanted: rankModelText(to) });
 
 /** Gateways get a new template at once, but where somebody wants to see how the first ranks do with it. */
 function waitsForRanks({ spec, status }: MoEDeployment, wantedHash: string): boolean {
@@ -400,7 +382,7 @@ function frontOf(deployment: MoEDeployment, { accepted, stable, back, wanted, ga
   const before = accepted?.gateway;
   if (!stable) return { gateway, before };
   if (!back && holds(deployment, { ...change, stable })) return { gateway: stable.gateway, before: stable.gateway };
-  const waits = modelOf(stable.spec) === modelOf(deployment.spec) && waitsForRanks(deployment, wanted.hash);
+  const waits = rankModelText(stable.spec) === rankModelText(deployment.spec) && waitsForRanks(deployment, wanted.hash);
   return { gateway: waits ? stable.gateway : gateway, before };
 }
 

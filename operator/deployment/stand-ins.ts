@@ -2,10 +2,10 @@
 // once and never changed but for its gateways and its stop; everything may be repeated.
 import { AppError, labels } from "../../crds/common.ts";
 import type { MoEDeployment, MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
-import type { StandInStatus } from "../../crds/stand-in.ts";
 import { moeDeploymentStatusSchema } from "../../crds/moe-deployment-status.ts";
 import { parseDuration } from "../../crds/quantity.ts";
 import { budgetsOf } from "../../crds/rollout.ts";
+import type { StandInStatus } from "../../crds/stand-in.ts";
 import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
 import { manager } from "./apply.ts";
@@ -80,7 +80,8 @@ export class StandIns {
     });
     const unmade = this.#unmade.get(deployment.metadata.uid);
     const refused = step.act === "Create" && unmade?.name === possible ? unmade : undefined;
-    const noRoom = standing.stands === "Accepting" && (refused !== undefined || (child !== undefined && child.noRoom !== "" && !step.holds));
+    const noRoom =
+      standing.stands === "Accepting" && (refused !== undefined || (child !== undefined && child.noRoom !== "" && !step.holds));
     if (noRoom && possible !== undefined) this.#roomless.set(deployment.metadata.uid, possible);
     if (!step.status || refused) return undefined;
     return { ...step, child, templateHash: aim.wanted.templates[0] ?? "" };
@@ -138,7 +139,8 @@ export class StandIns {
     }
     const members = (uid: string) => this.#deps.rebalance.view(uid)?.members ?? [];
     return this.#served.compare({
-      ...{ uid: metadata.uid, bake: `${child.name}/${standIn.since}` },
+      uid: metadata.uid,
+      bake: `${child.name}/${standIn.since}`,
       canaries: { pods: this.#workers({ namespace: metadata.namespace, name: child.name }, nodes), members: members(child.uid) },
       others: { pods: living(pods), members: members(metadata.uid) },
     });
@@ -240,7 +242,7 @@ export class StandIns {
 }
 
 /** The strategy has room for a stand-in, and it is none itself. */
-export function mayStandIn({ metadata, spec }: MoEDeployment): boolean {
+function mayStandIn({ metadata, spec }: MoEDeployment): boolean {
   return metadata.labels?.[labels.standsInFor] === undefined && budgetsOf(spec.rolloutStrategy, spec.replicas).surge > 0;
 }
 

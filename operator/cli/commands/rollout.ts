@@ -175,8 +175,7 @@ function chosen({ name, toRevision }: Asked, revisions: readonly Listed[], { spe
   const kept = revisions.filter(({ templateHash }) => templateHash !== rolledBack?.templateHash);
   const newest = kept[0]?.accepted.spec;
   const isTried = newest?.model.uri !== spec.model.uri || newest.runtime.expertCodec !== spec.runtime.expertCodec;
-  const found =
-    toRevision !== undefined ? revisions.find(({ number }) => number === toRevision) : kept[rolledBack || isTried ? 0 : 1];
+  const found = toRevision !== undefined ? revisions.find(({ number }) => number === toRevision) : kept[rolledBack || isTried ? 0 : 1];
   if (found) return found;
   const have = revisions.map(({ number }) => number).join(", ") || "none";
   const which = toRevision === undefined ? "no revision before the one in force" : `no revision ${toRevision}`;

@@ -2,8 +2,8 @@
 // leads to who serves, there is one stand-in at most, and each change comes to an end.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { now, pod } from "../../../test/builders/deployment.ts";
 import { rfc3339 } from "../../../crds/conditions.ts";
+import { now, pod } from "../../../test/builders/deployment.ts";
 import { heardOfMs, judgeStandIn, type StandInInput, standInStep } from "./stand-in.ts";
 import type { StandInFacts, StandInStep } from "./stand-in-look.ts";
 

@@ -2,8 +2,8 @@
 // the ranks, has the Service while they change, and goes when they serve again. Pure: each step follows from what is there, so that it
 // may be repeated by whoever leads. ../stand-ins.ts gathers and acts.
 import { type Condition, rfc3339 } from "../../../crds/conditions.ts";
-import { parseDuration } from "../../../crds/quantity.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
+import { parseDuration } from "../../../crds/quantity.ts";
 import type { RolloutAnalysis } from "../../../crds/rollout.ts";
 import type { StandInStatus } from "../../../crds/stand-in.ts";
 import { type Comparison, judgeCanaries, judgesByTime } from "./canary.ts";
@@ -148,8 +148,7 @@ function lead(input: StandInInput, child: StandInFacts, baked: boolean): StandIn
   const lacks = child.sizes.gateways < gateways || child.sizes.ranks < ranks;
   const { status } = statusOf(input, child, baked || lacks ? "Baked" : "Starting");
   const step = { ...idle, holds: true, status, phase: "Creating" as const };
-  if (lacks)
-    return { ...step, act: "Widen", message: `stand-in ${child.name} gets ${gateways} gateways and ${ranks} ranks` };
+  if (lacks) return { ...step, act: "Widen", message: `stand-in ${child.name} gets ${gateways} gateways and ${ranks} ranks` };
   return { ...step, front: "StandIn", message: `stand-in ${child.name} serves: the Service leads to it` };
 }
 
