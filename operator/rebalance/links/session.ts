@@ -193,7 +193,7 @@ export class Session implements Link {
       if (this.#watched?.isLost(silentMs) ?? silentMs > silenceMs) {
         stream.cancel();
         // One that is heard again at once is not lost, however long it was waited for.
-        return this.#lost(stream, `no status for ${silentMs} ms`, Math.min(silentMs, silenceMs));
+        return this.#lost(stream, `no status for ${silentMs} ms`, Math.min(silentMs, silenceMs + 2 * lookMs));
       }
       if (look % (this.#isCalm ? looksPerCalmPing : looksPerPing) === 0) stream.write(this.#ping());
       this.#look(stream, look + 1);
