@@ -1,6 +1,8 @@
-// HTTPS of a gateway: a renewed certificate is taken up, one that does not fit its key is not, and without one it does not start.
+// HTTPS of a gateway: a renewed certificate is taken up, one that does not fit its key is not, and without one it does not start. And the
+// age of connections.
 import assert from "node:assert/strict";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { Agent, get as getPlain } from "node:http";
 import { get } from "node:https";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -51,4 +53,26 @@ test("a renewed certificate is shown to new connections, a torn one is not", asy
   await until("the second is shown", async () => derOf(second.cert).startsWith(await shownAt(server.port)));
   await server.close(0);
   await rm(dir, { recursive: true });
+});
+
+test("an answer ends a connection that is old, and no other", async () => {
+  const ages = { host: "127.0.0.1", port: 0, log: silentLog, connectionMs: 200 };
+  const server = await listenHttp({ fetch: () => new Response("ok"), ...ages });
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  const ask = () =>
+    new Promise<{ port: number | undefined; connection: string | undefined }>((resolve, reject) => {
+      const request = getPlain({ host: "127.0.0.1", port: server.port, agent }, (response) => {
+        const said = { port: response.socket.localPort, connection: response.headers.connection };
+        response.resume().on("end", () => setImmediate(() => resolve(said)));
+      });
+      request.on("error", reject);
+    });
+  const [first, second] = [await ask(), await ask()];
+  assert.deepEqual([first.port, first.connection], [second.port, "keep-alive"]);
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  const [last, next] = [await ask(), await ask()];
+  assert.deepEqual([last.port, last.connection], [first.port, "close"]);
+  assert.deepEqual([next.port === first.port, next.connection], [false, "keep-alive"]);
+  agent.destroy();
+  await server.close(0);
 });

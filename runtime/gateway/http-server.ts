@@ -14,6 +14,8 @@ const headersTimeoutMs = 30_000;
 const bodyTimeoutMs = 120_000;
 /** The idle timeout of connections, above those of common load balancers, so that they close first. */
 const idleTimeoutMs = 75_000;
+/** An answer ends a connection that is about so old: the next one may lead to another gateway, one that is new or has a share of its own. */
+const connectionMs = 30_000;
 /** While it ends, a connection that has had its answer is kept for this long: another request may be on its way. */
 const lastRequestMs = 1_000;
 /** The kubelet renews a mounted Secret within about a minute; half of that again is soon enough. */
@@ -33,6 +35,8 @@ interface HttpOptions {
   /** The folder with tls.crt and tls.key; unset = plain HTTP. */
   readonly tlsDir?: string | undefined;
   readonly tlsRefreshMs?: number;
+  /** See connectionMs. */
+  readonly connectionMs?: number;
   readonly log: Log;
 }
 
@@ -50,8 +54,9 @@ export async function listenHttp(options: HttpOptions): Promise<HttpServer> {
     server.listen(port, host, resolve);
   });
   let draining = false;
-  server.prependListener("request", (_: IncomingMessage, response: ServerResponse) => {
-    if (draining) response.shouldKeepAlive = false;
+  const isOld = ages(options.connectionMs ?? connectionMs);
+  server.prependListener("request", ({ socket }: IncomingMessage, response: ServerResponse) => {
+    if (isOld(socket) || draining) response.shouldKeepAlive = false;
   });
   const drain = (): void => {
     draining = true;
@@ -69,6 +74,17 @@ export async function listenHttp(options: HttpOptions): Promise<HttpServer> {
       if ("closeIdleConnections" in server) server.closeIdleConnections();
     });
   return { port: (server.address() as AddressInfo).port, drain, close };
+}
+
+/** True for a connection whose time since its first request is over; times differ by half, so that not all end together. */
+function ages(ms: number): (socket: object) => boolean {
+  const ends = new WeakMap<object, number>();
+  return (socket) => {
+    const now = performance.now();
+    const end = ends.get(socket) ?? now + ms * (0.75 + Math.random() / 2);
+    ends.set(socket, end);
+    return now >= end;
+  };
 }
 
 interface Pair {
