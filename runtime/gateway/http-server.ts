@@ -14,7 +14,7 @@ const headersTimeoutMs = 30_000;
 const bodyTimeoutMs = 120_000;
 /** The idle timeout of connections, above those of common load balancers, so that they close first. */
 const idleTimeoutMs = 75_000;
-/** An answer ends a connection that is about so old: the next one may lead to another gateway, one that is new or has a share of its own. */
+/** An answer ends a connection that is about so old: the next one may lead to another gateway, as one that is new. */
 const connectionMs = 30_000;
 /** While it ends, a connection that has had its answer is kept for this long: another request may be on its way. */
 const lastRequestMs = 1_000;
