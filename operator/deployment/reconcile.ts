@@ -137,7 +137,7 @@ export class Reconciler {
     const { settings } = this.#deps;
     const pods = this.#pods(read.deployment);
     const place = await this.#place(read.deployment, pods);
-    const keeps = this.#spec.seedKeeps(read.deployment, pods, (templates) => this.#standIns.tries(read.deployment, templates, pods));
+    const keeps = place.seeded ? this.#spec.seedKeeps(read.deployment, pods, this.#standIns) : undefined;
     const model = rankModelText(ofModel(read.deployment, keeps).spec);
     const serving = living(pods).some((pod) => pod.ready && pod.model === model);
     const delivery = await this.#deliveries.run({ deployment: read.deployment, settings }, { seeded: place.seeded, serving, keeps });

@@ -125,12 +125,12 @@ export interface Aim {
   readonly aim: MoEDeploymentSpec | undefined;
   readonly accepted: MoEDeploymentSpec | undefined;
   /** The spec as it stands: hashes of the templates of workers and gateways, and the image of ranks. */
-  readonly wanted: Wanted;
+  readonly wanted: { readonly templates: readonly [string, string]; readonly image: string };
 }
 
-interface Wanted {
-  readonly templates: readonly [string, string];
-  readonly image: string;
+interface Tries {
+  /** A stand-in tries the spec with these templates, or may. */
+  tries(deployment: MoEDeployment, templates: Aim["wanted"]["templates"], pods: readonly PodFacts[]): boolean;
 }
 
 export interface PassOptions {
@@ -235,11 +235,11 @@ export class SpecPass {
     return seedingOf({ deployment, pods, accepted, image: context.settings.runtimeImage, workers, offered });
   }
 
-  /** The model that the seed of the ranks keeps though the spec has another (seeding.ts); `isTried`: by a stand-in. */
-  seedKeeps(deployment: MoEDeployment, pods: readonly PodFacts[], isTried: (templates: Wanted["templates"]) => boolean) {
+  /** The model that the seed of the ranks keeps though the spec has another (seeding.ts). */
+  seedKeeps(deployment: MoEDeployment, pods: readonly PodFacts[], standIns: Tries) {
     const { accepted, stable, back, wanted, gateway } = this.#render(deployment, pods, undefined);
     const held = !back && stable && holds(deployment, { pods, stable, to: deployment.spec }) ? stable : undefined;
-    const stays = back !== undefined || held !== undefined || isTried([wanted.hash, gateway.hash]);
+    const stays = back !== undefined || held !== undefined || standIns.tries(deployment, [wanted.hash, gateway.hash], pods);
     return keptModel(deployment, held ?? accepted, stays);
   }
 

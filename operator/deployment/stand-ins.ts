@@ -1,5 +1,5 @@
 // The shell around core/stand-in.ts: gathers what is there of a deployment's stand-in, and makes, stops and deletes it. A stand-in is made
-// once and never changed but for its gateways and its stop; everything may be repeated.
+// once and never changed but for its sizes and its stop; everything may be repeated.
 import { AppError, labels } from "../../crds/common.ts";
 import type { MoEDeployment, MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import { moeDeploymentStatusSchema } from "../../crds/moe-deployment-status.ts";

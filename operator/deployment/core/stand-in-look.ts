@@ -23,7 +23,7 @@ export interface StandInFacts {
   readonly pods: number;
   /** What it is to have. */
   readonly sizes: Sizes;
-  /** All gateways that are ready, its own and the deployment's, say that they may get the deployment's clients. */
+  /** All gateways, its own and the deployment's, have the label by which the Service finds both. */
   readonly marked: boolean;
   /** The reason why it will not serve; undefined while it may. */
   readonly failure: RollFailure | undefined;

@@ -122,7 +122,7 @@ function rise(input: StandInInput, child: StandInFacts): StandInStep {
   return { ...step, message: `stand-in ${child.name} does not serve yet${says === "" ? "" : `: ${says}`}`, againInMs: dueInMs };
 }
 
-/** It has a share of the requests, as its gateways are one of all gateways, and nothing comes into force meanwhile. */
+/** Of new connections it has the share that its gateways are of all, and nothing comes into force meanwhile. */
 function bake(input: StandInInput, child: StandInFacts, analysis: RolloutAnalysis): StandInStep {
   const { status, ageMs } = statusOf(input, child, "Baking");
   const step = { ...idle, holds: true, status, phase: "Baking" as const };
