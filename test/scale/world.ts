@@ -8,6 +8,7 @@ import { until } from "../harness/process.ts";
 import { totalOf } from "./audit.ts";
 import { listed, phase, round, wait } from "./deployments.ts";
 import { type Fleet, nameOf, namespace, startFleet, type Weight } from "./fleet.ts";
+import type { ScaleRank } from "./ranks.ts";
 import type { Tally, Totals } from "./tally.ts";
 
 export const worldFleet = "world";
@@ -23,6 +24,8 @@ const memoryOverShare = 3;
 const hot = 4;
 /** Experts that a token is routed to. */
 const chosen = 8;
+/** Ranks that send a token's experts at the same time. */
+const ranksAtOnce = 16;
 /** The longest a rank keeps a connection that it does not use. */
 const idleMs = 60_000;
 
@@ -169,34 +172,42 @@ const sum = (samples: readonly Sample[], name: string, labels: Readonly<Record<s
     .filter((one) => one.name === name && Object.entries(labels).every(([key, value]) => one.labels[key] === value))
     .reduce((total, { value }) => total + value, 0);
 
-/** One token of every rank goes through one layer; then connections are left alone until they are closed. */
-async function framesOnce({ tally }: Fleet, { layers, experts, short, log }: WorldRun): Promise<WorldRow["frames"]> {
+/**
+ * One token of every rank goes through one layer; then connections are left alone until they are closed. Few ranks at once: all of them
+ * are one process here, in which thousands of TLS handshakes at a time would take longer than a frame waits.
+ */
+async function framesOnce({ tally }: Fleet, run: WorldRun): Promise<WorldRow["frames"]> {
   const before = tally.totals();
+  const ranks = [...tally.ranks];
   let sent = 0;
-  await Promise.all(
-    [...tally.ranks].map(async ({ identity, plane, remote, engine }) => {
-      const layer = identity.rank % layers;
-      const placement = plane.experts.state.current(layer);
-      const wanted = Array.from({ length: chosen }, (_, i) => (31 * identity.rank + 37 * i) % experts);
-      const hosts = Map.groupBy(wanted, (expert) => placement?.hosts[expert]?.[0] ?? -1);
-      const away = [...hosts].filter(([rank]) => rank !== identity.rank);
-      sent += away.length;
-      const rows = new Float32Array(engine.describe().hidden);
-      const frame = ([rank, held]: readonly [number, readonly number[]]) =>
-        remote.dispatch({
-          ...{ layer, epoch: placement?.epoch ?? 0, rank, phase: "decode", rows },
-          ...{ pairRows: new Uint32Array(held.length), pairExperts: Uint32Array.from(held) },
-        });
-      await Promise.all(away.map(frame));
-    }),
-  );
+  for (let first = 0; first < ranks.length; first += ranksAtOnce) {
+    const some = ranks.slice(first, first + ranksAtOnce).map((rank) => frameOf(rank, run));
+    for (const one of await Promise.all(some)) sent += one;
+  }
   const opened = tally.totals().opened - before.opened;
-  log(`${sent} frames opened ${opened} connections`);
-  if (!short) await wait(1.5 * idleMs);
+  run.log(`${sent} frames opened ${opened} connections`);
+  if (!run.short) await wait(1.5 * idleMs);
   const after = tally.totals();
   const closedWhenIdle = after.closed - before.closed;
-  log(`${closedWhenIdle} connections closed when idle, ${after.opened - after.closed} are open`);
+  run.log(`${closedWhenIdle} connections closed when idle, ${after.opened - after.closed} are open`);
   return { sent, opened, closedWhenIdle };
+}
+
+/** Has the experts of one token computed where they are; returns the frames that were sent. */
+async function frameOf({ identity, plane, remote, engine }: ScaleRank, { layers, experts }: WorldRun): Promise<number> {
+  const layer = identity.rank % layers;
+  const placement = plane.experts.state.current(layer);
+  const wanted = Array.from({ length: chosen }, (_, i) => (31 * identity.rank + 37 * i) % experts);
+  const hosts = Map.groupBy(wanted, (expert) => placement?.hosts[expert]?.[0] ?? -1);
+  const away = [...hosts].filter(([rank]) => rank !== identity.rank);
+  const rows = new Float32Array(engine.describe().hidden);
+  const frame = ([rank, held]: readonly [number, readonly number[]]) =>
+    remote.dispatch({
+      ...{ layer, epoch: placement?.epoch ?? 0, rank, phase: "decode", rows },
+      ...{ pairRows: new Uint32Array(held.length), pairExperts: Uint32Array.from(held) },
+    });
+  await Promise.all(away.map(frame));
+  return away.length;
 }
 
 async function followLoad(fleet: Fleet, run: WorldRun, timeoutMs: number): Promise<WorldRow["rebalance"]> {
