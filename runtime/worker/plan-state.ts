@@ -25,6 +25,7 @@ export interface PlanStateOptions extends ExpertGrid {
 export class PlanState {
   readonly #options: PlanStateOptions;
   readonly #layers: LayerState[];
+  readonly #hosted = new WeakMap<LayerPlacement, readonly number[]>();
   /** The fence: highest epoch accepted by prepare, commit or adopt, and its hash. */
   #fence = { epoch: 0, hash: "" };
   /** The committed plan as a whole: highest epoch with a committed layer. */
@@ -89,18 +90,16 @@ export class PlanState {
   /** Experts of a layer that this rank must hold now: committed, parent until freed, and what is being prepared. */
   wanted(layer: number): Set<number> {
     const { current, previous, next } = this.#at(layer);
-    return new Set([current, previous, next].flatMap((placement) => hostedBy(placement, this.#options.rank)));
+    return new Set([current, previous, next].flatMap((placement) => this.#hostedBy(placement)));
   }
   /** Experts that the committed plan alone gives this rank. */
-  planned(layer: number): number[] {
-    return hostedBy(this.#at(layer).current, this.#options.rank);
+  planned(layer: number): readonly number[] {
+    return this.#hostedBy(this.#at(layer).current);
   }
 
   /** True while the committed plan, or the parent of a layer that is not freed, places anything on this rank. */
   hostsAny(): boolean {
-    return this.#layers.some(({ current, previous }) =>
-      [current, previous].some((placement) => hostedBy(placement, this.#options.rank).length > 0),
-    );
+    return this.#layers.some(({ current, previous }) => [current, previous].some((placement) => this.#hostedBy(placement).length > 0));
   }
 
   /** Starts preparing the layers that a plan changes. Returns those that still need work, and those already committed. */
@@ -256,15 +255,22 @@ export class PlanState {
     }
   }
 
+  /** The experts of this rank, found once for a placement: every commit of a layer asks for those of all layers. */
+  #hostedBy(placement: LayerPlacement | undefined): readonly number[] {
+    if (placement === undefined) return [];
+    const known = this.#hosted.get(placement);
+    if (known) return known;
+    const { rank } = this.#options;
+    const found = placement.hosts.flatMap((hosts, expert) => (hosts.includes(rank) ? [expert] : []));
+    this.#hosted.set(placement, found);
+    return found;
+  }
+
   #at(layer: number): LayerState {
     const state = this.#layers[layer];
     if (state === undefined) throw invalid(`layer ${layer}: the model has ${this.#options.layers}`);
     return state;
   }
-}
-
-function hostedBy(placement: LayerPlacement | undefined, rank: number): number[] {
-  return (placement?.hosts ?? []).flatMap((hosts, expert) => (hosts.includes(rank) ? [expert] : []));
 }
 
 function invalid(message: string): AppError {
