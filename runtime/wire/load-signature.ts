@@ -18,7 +18,7 @@ export type Opened = { readonly ok: true; readonly body: Uint8Array } | { readon
 
 /** The message as it is published: never longer than its body and a line. */
 export function signLoad(body: string, { id, secret }: TelemetryKey): string {
-  return `${mark} ${id} ${macOf(Buffer.from(body), secret).toString("base64url")}\n${body}`;
+  return `${mark} ${id} ${macOf(body, secret).toString("base64url")}\n${body}`;
 }
 
 /** The body of a message that one of `keys` has signed; undefined keys are none, and then nothing is genuine. */
@@ -34,6 +34,6 @@ export function openLoad(message: Uint8Array, keys: TelemetryKeys | undefined): 
   return genuine ? { ok: true, body } : { ok: false, reason: "bad_signature" };
 }
 
-function macOf(body: Uint8Array, secret: Uint8Array): Buffer {
+function macOf(body: string | Uint8Array, secret: Uint8Array): Buffer {
   return createHmac("sha256", secret).update(purpose).update(body).digest();
 }

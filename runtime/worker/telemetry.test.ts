@@ -9,7 +9,7 @@ import { steadyClock } from "../observe/steady-clock.ts";
 import { openLoad } from "../wire/load-signature.ts";
 import type { Bus } from "../wire/nats.ts";
 import { machineId } from "./machine.ts";
-import { publishLoad } from "./telemetry.ts";
+import { publishLoad, turnMs } from "./telemetry.ts";
 
 /** The messages of the first window that a rank publishes after what `count` has counted. */
 async function published(machine: string | undefined, count: (counter: LoadCounter) => void): Promise<LoadWindow[]> {
@@ -61,6 +61,15 @@ test("a load message tells what its rows took, as sums that least squares need",
 test("a rank that computes on a device of its own names no machine", async () => {
   const [, decode] = await published(undefined, (counter) => counter.computed("decode", 1, 1, 0.001));
   assert.ok(decode?.compute && !("machine" in decode.compute));
+});
+
+test("ranks send in turn, within a quarter of a window, and no more than a few at once", () => {
+  const turns = Array.from({ length: 256 }, (_, rank) => turnMs(rank, 5_000)).sort((a, b) => a - b);
+  assert.ok((turns[0] ?? 0) >= 0 && (turns.at(-1) ?? 0) < 1_250);
+  const widest = Math.max(...turns.slice(1).map((turn, i) => turn - (turns[i] ?? 0)));
+  assert.ok(widest < (3 * 1_250) / 256, `${widest} ms between two turns`);
+  const inTenMs = turns.map((turn) => turns.filter((other) => other >= turn && other < turn + 10).length);
+  assert.ok(Math.max(...inTenMs) <= 5, `${Math.max(...inTenMs)} ranks within 10 ms`);
 });
 
 test("all processes of a machine give it the same name", () => {

@@ -1,9 +1,9 @@
 // The publisher of what this rank routed and served in each window, per phase, signed and on the bus; dropped and counted when the
 // bus is away, or while there is no key. Windows are aligned to wall-clock multiples of their length, so that those of all ranks
-// cover the same time.
+// cover the same time; they are sent in turn, since those of a large world in the same instant hold up whoever reads them.
 import { encodeLoad, type LoadWindow, loadMessageBytesMax, loadSubject, phases } from "../../crds/telemetry.ts";
 import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
-import type { Engine } from "../engine/engine.ts";
+import type { Engine, LoadCounters } from "../engine/engine.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import type { SteadyClock } from "../observe/steady-clock.ts";
@@ -32,29 +32,44 @@ export interface TelemetryOptions {
   readonly log: Log;
 }
 
+/** Ranks send in turn over this part of a window. */
+const turnsPart = 1 / 4;
+/** Multiples of the golden ratio lie evenly between whole numbers, however many there are. */
+const golden = (Math.sqrt(5) - 1) / 2;
+
+/** Milliseconds between the end of a window and the time at which a rank sends it. */
+export function turnMs(rank: number, windowMs: number): number {
+  return ((rank * golden) % 1) * turnsPart * windowMs;
+}
+
 /** Starts publishing; returns the way to stop. */
 export function publishLoad(options: TelemetryOptions): () => void {
-  const { windowMs, clock, log } = options;
+  const { engine, self, windowMs, clock, transitions, log } = options;
   let windowStart = clock();
   let seq = 0;
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
-  const schedule = () => {
+  const after = (ms: number, what: () => Promise<void>) => {
     if (stopped) return;
-    const now = clock();
-    const next = (Math.floor(now / windowMs) + 1) * windowMs;
-    timer = setTimeout(tick, next - now);
+    timer = setTimeout(() => {
+      what().catch((err: unknown) => {
+        log.error({ err }, "load of a window could not be published");
+        schedule();
+      });
+    }, ms);
     timer.unref();
   };
-  const tick = () => {
-    publish(options, windowStart, clock(), () => ++seq)
-      .then(
-        (end) => {
-          windowStart = end;
-        },
-        (err) => log.error({ err }, "load of a window could not be published"),
-      )
-      .finally(schedule);
+  const schedule = () => {
+    const now = clock();
+    after((Math.floor(now / windowMs) + 1) * windowMs - now, take);
+  };
+  const take = async () => {
+    const window = { start: windowStart, end: clock(), counters: await engine.counters({ transitions: transitions() }) };
+    windowStart = window.end;
+    after(turnMs(self.rank, windowMs), async () => {
+      await publish(options, window, () => ++seq);
+      schedule();
+    });
   };
   schedule();
   return () => {
@@ -63,9 +78,15 @@ export function publishLoad(options: TelemetryOptions): () => void {
   };
 }
 
-async function publish(options: TelemetryOptions, windowStart: number, windowEnd: number, nextSeq: () => number): Promise<number> {
-  const { engine, bus, self, metrics, log, layers, experts } = options;
-  const counters = await engine.counters({ transitions: options.transitions() });
+interface Window {
+  /** Unix ms. */
+  readonly start: number;
+  readonly end: number;
+  readonly counters: LoadCounters;
+}
+
+async function publish(options: TelemetryOptions, { start, end, counters }: Window, nextSeq: () => number): Promise<void> {
+  const { bus, self, metrics, log, layers, experts } = options;
   const subject = loadSubject(options.prefix, options.namespace, options.name, self.rank);
   const key = await options.signingKey();
   for (const phase of phases) {
@@ -76,8 +97,8 @@ async function publish(options: TelemetryOptions, windowStart: number, windowEnd
       rank: self.rank,
       bootId: self.bootId,
       seq: nextSeq(),
-      windowStart,
-      windowEnd,
+      windowStart: start,
+      windowEnd: end,
       phase,
       layers,
       experts,
@@ -89,7 +110,6 @@ async function publish(options: TelemetryOptions, windowStart: number, windowEnd
     const sent = message !== undefined && bus.publish(subject, message);
     metrics.add("enodia_telemetry_published_total", 1, { result: sent ? "ok" : key ? "dropped" : "no_key" });
   }
-  return windowEnd;
 }
 
 /** The message, without transitions where they do not fit: the load comes first, since nothing is balanced without. Undefined when it

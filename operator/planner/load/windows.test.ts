@@ -37,7 +37,7 @@ const refused: Record<string, [Partial<LoadWindow>, string]> = {
   "a message of a rank that is no member": [{ rank: 7 }, "unknown_deployment"],
   "a message of another shape": [{ experts: 3, routed: new Uint32Array(3), served: new Uint32Array(3) }, "unknown_deployment"],
   "a message of a process that is gone": [{ bootId: "old" }, "stale_boot"],
-  "a message of a window that is closed": [{ windowEnd: 900 }, "late"],
+  "a message of a window that was closed two seconds before": [{ windowStart: -2_000, windowEnd: -1_001 }, "late"],
 };
 for (const [name, [change, wantReason]] of Object.entries(refused)) {
   test(`${name} is refused as ${wantReason}`, () => {
@@ -52,9 +52,19 @@ test("a message is late by its sender's clock as it was compared with ours, not 
   const of = (rank: typeof ahead, end: number) => opened().accept(message({ windowStart: end - 500, windowEnd: end }), [rank], 2000);
   assert.deepEqual(of(behind, 1_900 - hour), { ok: true }, "two wall clocks would call it an hour late");
   assert.deepEqual(of(ahead, 1_900 + hour), { ok: true });
-  assert.deepEqual(of(ahead, 1_900), { ok: false, reason: "late" });
+  assert.deepEqual(of(ahead, 1_900), { ok: false, reason: "late" }, "by its own clock it ended an hour before");
   assert.deepEqual(of(ahead, 5_000 + hour), { ok: false, reason: "bad_window" }, "it ends in the future");
   assert.deepEqual(of({ ...ahead, clockAheadMs: undefined } as never, 1_900), { ok: false, reason: "clock_unknown" });
+});
+
+test("a rank whose turn to send comes after the window was closed counts in the next one", () => {
+  const load = opened();
+  const late = { seq: 1, windowStart: 5_000, windowEnd: 9_900 };
+  assert.equal(load.close(ranks.slice(0, 1), 10_000).selections, 0);
+  assert.deepEqual(load.accept(message(late), ranks, 11_100), { ok: true });
+  assert.deepEqual(load.accept(message(late), ranks, 11_200), { ok: false, reason: "duplicate" });
+  const closed = load.close(ranks.slice(0, 1), 20_000);
+  assert.deepEqual([closed.selections, closed.missing], [4, []]);
 });
 
 test("a message that began before a change of plan is a sign of life and counts nothing", () => {

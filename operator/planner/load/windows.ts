@@ -18,6 +18,8 @@ export interface ExpectedRank {
 
 /** A window may seem to end so far ahead of now, since clocks are compared over a network: its delay is known, not where it lay. */
 const aheadMsMax = 2_000;
+/** Ranks send their windows in turn: one that has ended before by so much counts in the window in which it comes. */
+const lateMsMax = 2_000;
 
 export interface ClosedWindow {
   readonly start: number;
@@ -72,7 +74,7 @@ export class LoadWindows {
     if (from.bootId !== window.bootId) return { ok: false, reason: "stale_boot" };
     if (from.clockAheadMs === undefined) return { ok: false, reason: "clock_unknown" };
     const [start, end] = [window.windowStart - from.clockAheadMs, window.windowEnd - from.clockAheadMs];
-    if (end < this.#openedAt) return { ok: false, reason: "late" };
+    if (end < this.#openedAt - lateMsMax) return { ok: false, reason: "late" };
     if (end > now + aheadMsMax) return { ok: false, reason: "bad_window" };
     const record = this.#record(window.rank, window.bootId);
     const fault = record.order.take(window);
