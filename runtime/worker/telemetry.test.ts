@@ -11,8 +11,18 @@ import type { Bus } from "../wire/nats.ts";
 import { machineId } from "./machine.ts";
 import { publishLoad, turnMs } from "./telemetry.ts";
 
+interface Rank {
+  readonly rank?: number;
+  readonly windowMs?: number;
+  readonly clock?: () => number;
+}
+
 /** The messages of the first window that a rank publishes after what `count` has counted. */
-async function published(machine: string | undefined, count: (counter: LoadCounter) => void): Promise<LoadWindow[]> {
+async function published(
+  machine: string | undefined,
+  count: (counter: LoadCounter) => void,
+  { rank = 0, windowMs = 20, clock = steadyClock() }: Rank = {},
+): Promise<LoadWindow[]> {
   const counter = new LoadCounter({ layers: 1, experts: 2 });
   count(counter);
   const metrics = createMetrics({ process: "worker", version: "0", constants: { namespace: "ns", deployment: "moe", rank: "0" } });
@@ -29,10 +39,10 @@ async function published(machine: string | undefined, count: (counter: LoadCount
   } as unknown as Bus;
   const stop = publishLoad({
     engine: { counters: async () => counter.take() },
-    ...{ bus, namespace: "ns", name: "moe", prefix: "enodia", layers: 1, experts: 2, windowMs: 20, machine, metrics, log: silentLog },
-    self: { deploymentUid: "u", rank: 0, podUid: "p", bootId: "b" },
+    ...{ bus, namespace: "ns", name: "moe", prefix: "enodia", layers: 1, experts: 2, windowMs, machine, metrics, log: silentLog },
+    self: { deploymentUid: "u", rank, podUid: "p", bootId: "b" },
     transitions: () => false,
-    clock: steadyClock(),
+    clock,
     signingKey: async () => telemetryKey(1),
   });
   try {
@@ -70,6 +80,13 @@ test("ranks send in turn, within a quarter of a window, and no more than a few a
   assert.ok(widest < (3 * 1_250) / 256, `${widest} ms between two turns`);
   const inTenMs = turns.map((turn) => turns.filter((other) => other >= turn && other < turn + 10).length);
   assert.ok(Math.max(...inTenMs) <= 5, `${Math.max(...inTenMs)} ranks within 10 ms`);
+});
+
+test("a rank sends its window when its turn comes after the end", async () => {
+  const [windowMs, clock] = [400, steadyClock()];
+  const [load] = await published(undefined, () => {}, { rank: 1, windowMs, clock });
+  const waited = clock() - (load?.windowEnd ?? 0);
+  assert.ok(waited >= turnMs(1, windowMs) - 2, `sent ${waited} ms after the end of its window`);
 });
 
 test("all processes of a machine give it the same name", () => {
