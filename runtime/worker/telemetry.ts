@@ -1,6 +1,7 @@
 // The publisher of what this rank routed and served in each window, per phase, signed and on the bus; dropped and counted when the
 // bus is away, or while there is no key. Windows are aligned to wall-clock multiples of their length, so that those of all ranks
 // cover the same time; they are sent in turn, since those of a large world in the same instant hold up whoever reads them.
+import { createHash } from "node:crypto";
 import { encodeLoad, type LoadWindow, loadMessageBytesMax, loadSubject, phases } from "../../crds/telemetry.ts";
 import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine, LoadCounters } from "../engine/engine.ts";
@@ -37,9 +38,10 @@ const turnsPart = 1 / 4;
 /** Multiples of the golden ratio lie evenly between whole numbers, however many there are. */
 const golden = (Math.sqrt(5) - 1) / 2;
 
-/** Milliseconds between the end of a window and the time at which a rank sends it. */
-export function turnMs(rank: number, windowMs: number): number {
-  return ((rank * golden) % 1) * turnsPart * windowMs;
+/** Milliseconds between the end of a window and the time at which a rank sends it; the ranks of many deployments share the turns. */
+export function turnMs({ deploymentUid, rank }: Pick<Identity, "deploymentUid" | "rank">, windowMs: number): number {
+  const first = createHash("sha256").update(deploymentUid).digest().readUInt32LE() / 2 ** 32;
+  return ((first + rank * golden) % 1) * turnsPart * windowMs;
 }
 
 /** Starts publishing; returns the way to stop. */
@@ -66,7 +68,7 @@ export function publishLoad(options: TelemetryOptions): () => void {
   const take = async () => {
     const window = { start: windowStart, end: clock(), counters: await engine.counters({ transitions: transitions() }) };
     windowStart = window.end;
-    after(turnMs(self.rank, windowMs), async () => {
+    after(turnMs(self, windowMs), async () => {
       await publish(options, window, () => ++seq);
       schedule();
     });
