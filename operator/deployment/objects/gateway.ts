@@ -26,6 +26,12 @@ import type { RenderedPod } from "./worker-pod.ts";
 /** Requests of a gateway whose template names none: a namespace with a compute quota takes no pod without. */
 const requests = { cpu: "100m", memory: "512Mi" };
 
+/** Kubernetes leaves a pod on a node that does not answer for five minutes; a gateway has nothing to lose elsewhere. */
+const tolerations = ["not-ready", "unreachable"].map((taint) => ({
+  ...{ key: `node.kubernetes.io/${taint}`, operator: "Exists", effect: "NoExecute" },
+  tolerationSeconds: 15,
+}));
+
 /** The number of gateways that is ours to set; undefined where an autoscaler or a person may. */
 export function gatewayReplicas({ suspend, gateway }: MoEDeploymentSpec): number | undefined {
   return suspend ? 0 : gateway.replicas;
@@ -98,6 +104,7 @@ function basePod(context: RenderContext): PodShape["spec"] {
     enableServiceLinks: false,
     terminationGracePeriodSeconds: terminationGraceSeconds,
     securityContext: podSecurity,
+    tolerations,
     ...(pull === undefined ? {} : { imagePullSecrets: pull }),
     containers: [
       {

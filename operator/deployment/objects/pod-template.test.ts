@@ -66,6 +66,27 @@ test("null lists in a template are empty, as they are to Kubernetes", () => {
   assert.equal(template.hash, nothing.hash);
 });
 
+test("gateways leave a node that does not answer after 15 s, or as their template has it", () => {
+  const away = (more: readonly object[]): [string | undefined, number | undefined][] =>
+    gateway({ gateway: { podTemplate: { spec: { tolerations: more } } } }).spec.template.spec.tolerations.map(
+      ({ key, tolerationSeconds }: { key?: string; tolerationSeconds?: number }) => [key, tolerationSeconds],
+    );
+  const [notReady, unreachable] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+  const pool = { key: "pool", operator: "Exists" };
+  assert.deepEqual(away([pool]), [
+    [notReady, 15],
+    [unreachable, 15],
+    ["pool", undefined],
+  ]);
+  const longer = { key: unreachable, operator: "Exists", effect: "NoExecute", tolerationSeconds: 600 };
+  assert.deepEqual(away([longer]), [
+    [notReady, 15],
+    [unreachable, 600],
+  ]);
+  assert.deepEqual(away([{ operator: "Exists" }]), [[undefined, undefined]], "everything is tolerated");
+  assert.deepEqual(away([{ key: unreachable, effect: "NoSchedule" }]).length, 3, "another effect is another taint");
+});
+
 test("gateways have requests, and a template of their own sets where and how they run", () => {
   assert.deepEqual(gateway({}).spec.template.spec.containers[0].resources, { requests: { cpu: "100m", memory: "512Mi" } });
   const podTemplate = {
@@ -94,8 +115,8 @@ test("gateways have requests, and a template of their own sets where and how the
     ["search", "gateway", { note: "x", "enodia.dev/model-place": "models/models/moe" }],
   );
   assert.deepEqual(
-    [made.nodeSelector, made.tolerations, made.priorityClassName],
-    [podTemplate.spec.nodeSelector, podTemplate.spec.tolerations, "high"],
+    [made.nodeSelector, made.tolerations.at(-1), made.priorityClassName],
+    [podTemplate.spec.nodeSelector, podTemplate.spec.tolerations[0], "high"],
   );
   const [front, sidecar] = made.containers;
   assert.deepEqual([front.image, front.resources, sidecar.name], ["front:2", { limits: { memory: "1Gi" } }, "sidecar"]);

@@ -107,10 +107,17 @@ function mergeSpec(merge: Merge, base: PodShape["spec"], template: Fields): PodS
     else if (operatorsPodFields.includes(key)) merge.problems.push(`${field} is the operator's`);
     else if (key === "containers") out.containers = containers(merge, base.containers, listOf(merge, value, field));
     else if (key === "volumes") out.volumes = append(merge, base.volumes, { more: listOf(merge, value, field), field });
+    else if (key === "tolerations") out.tolerations = tolerations(base.tolerations, listOf(merge, value, field));
     else if (key === "securityContext") out.securityContext = { ...(base.securityContext as Fields), ...(value as Fields) };
     else out[key] = value;
   }
   return out;
+}
+
+/** Of two for one taint Kubernetes takes the shorter: ours stand only for taints that the template says nothing of. */
+function tolerations(base: unknown, more: Fields[]): Fields[] {
+  const said = (taint: Fields) => more.some(({ key, effect }) => (!key || key === taint.key) && (!effect || effect === taint.effect));
+  return [...(asList(base) ?? []).filter((one) => !said(one)), ...more];
 }
 
 function containers(merge: Merge, base: Fields[], template: Fields[]): Fields[] {
