@@ -81,6 +81,11 @@ for (const [what, ranks] of Object.entries(worlds))
   test(`${what} send in turn, within a quarter of a window, and few at once`, () => {
     const turns = ranks.map((rank) => turnMs(rank, 5_000));
     assert.ok(Math.min(...turns) >= 0 && Math.max(...turns) < 1_250);
+    assert.deepEqual(
+      ranks.map((rank) => turnMs(rank, 3_600_000)),
+      turns,
+      "an hour's windows wait no longer",
+    );
     const near = turns.map((turn) => turns.filter((other) => other >= turn && other < turn + 50).length);
     const most = (2 * ranks.length) / 25;
     assert.ok(Math.max(...near) <= most, `${Math.max(...near)} ranks within 50 ms, at most ${most}`);

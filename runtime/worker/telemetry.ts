@@ -33,15 +33,16 @@ export interface TelemetryOptions {
   readonly log: Log;
 }
 
-/** Ranks send in turn over this part of a window. */
+/** Ranks send in turn over this part of a window, and no longer than the operator takes a window that has ended. */
 const turnsPart = 1 / 4;
+const turnsMsMax = 1_250;
 /** Multiples of the golden ratio lie evenly between whole numbers, however many there are. */
 const golden = (Math.sqrt(5) - 1) / 2;
 
 /** Milliseconds between the end of a window and the time at which a rank sends it; the ranks of many deployments share the turns. */
 export function turnMs({ deploymentUid, rank }: Pick<Identity, "deploymentUid" | "rank">, windowMs: number): number {
   const first = createHash("sha256").update(deploymentUid).digest().readUInt32LE() / 2 ** 32;
-  return ((first + rank * golden) % 1) * turnsPart * windowMs;
+  return ((first + rank * golden) % 1) * Math.min(turnsPart * windowMs, turnsMsMax);
 }
 
 /** Starts publishing; returns the way to stop. */
