@@ -183,7 +183,7 @@ test("autoscaling that is asked for with no more than it needs has its defaults"
   await kube.delete(resources.moeDeployments, ref);
 });
 
-test("replicas are set by /scale under a name of their own, and kubectl get shows by what", { timeout: 180_000 }, async () => {
+test("replicas are set by /scale under a name of their own, and kubectl get shows by what", { timeout: 400_000 }, async () => {
   const { object, ref } = deployment("load");
   load.set("load", 300);
   await kube.create(resources.moeDeployments, object, manager);
@@ -203,7 +203,7 @@ test("replicas are set by /scale under a name of their own, and kubectl get show
 });
 
 test("an autoscaler of somebody else's and a GitOps tool at once: one write of ours at most, then both are named", {
-  timeout: 180_000,
+  timeout: 400_000,
 }, async () => {
   const { object, ref } = deployment("contested", { replicas: 3 });
   load.set("contested", 300);
@@ -257,7 +257,7 @@ test("an autoscaler of somebody else's and a GitOps tool at once: one write of o
   await kube.delete(resources.moeDeployments, ref);
 });
 
-test("kubectl scale has the last word until it is handed back by the command that the condition names", { timeout: 180_000 }, async () => {
+test("kubectl scale has the last word until it is handed back by the command that the condition names", { timeout: 400_000 }, async () => {
   const { object, ref } = deployment("by-hand");
   load.set("by-hand", 900);
   await kube.create(resources.moeDeployments, object, manager);
@@ -273,7 +273,7 @@ test("kubectl scale has the last word until it is handed back by the command tha
   await kube.delete(resources.moeDeployments, ref);
 });
 
-test("zero by /scale and back with a request; a zero that somebody applies is obeyed", { timeout: 180_000 }, async () => {
+test("zero by /scale and back with a request; a zero that somebody applies is obeyed", { timeout: 400_000 }, async () => {
   const elasticity = { settle: "1ms", autoscale: { ...autoscale, scaleToZero: { idleAfter: "1s" } } };
   const { object, ref } = deployment("sleeps", { replicas: undefined, elasticity });
   fronts.set("sleeps", { idleMs: 0, wantsRanks: false });

@@ -33,8 +33,9 @@ export interface TelemetryOptions {
   readonly log: Log;
 }
 
-/** Ranks send in turn over this part of a window, and no longer than the operator takes a window that has ended. */
+/** Ranks send in turn over this part of a window. */
 const turnsPart = 1 / 4;
+/** The longest that turns take: less than `lateMsMax` of the operator (planner/load/windows.ts), which takes no older window. */
 const turnsMsMax = 1_250;
 /** Multiples of the golden ratio lie evenly between whole numbers, however many there are. */
 const golden = (Math.sqrt(5) - 1) / 2;

@@ -43,6 +43,12 @@ export interface Served {
   readonly worst: number;
 }
 
+/** Ranks send their windows in turn, and end them at the same times but for a few milliseconds. */
+function toldByAll(windows: readonly LoadWindow[]): number {
+  const newest = new Map(windows.map((window) => [window.rank, window]));
+  return Math.min(...[...newest.values()].map(({ windowStart, windowEnd }) => windowEnd + (windowEnd - windowStart) / 2));
+}
+
 export class LoadWatch {
   readonly #windows: LoadWindow[] = [];
   readonly #bus: Bus;
@@ -56,9 +62,11 @@ export class LoadWatch {
     return new LoadWatch(await openBus(deployed.target, "load-watch"), deployed, await telemetryKeys(deployed));
   }
 
-  /** Counts the workers' windows that lie between two moments (unix ms). */
-  served(from: number, to = Number.POSITIVE_INFINITY): Served {
-    const windows = this.#windows.filter(({ windowStart, windowEnd }) => windowStart >= from && windowEnd <= to);
+  /** Counts the workers' windows that lie between two moments (unix ms); without the second, those that every rank has told of. */
+  served(from: number, to?: number): Served {
+    const since = this.#windows.filter(({ windowStart }) => windowStart >= from);
+    const end = to ?? toldByAll(since);
+    const windows = since.filter(({ windowEnd }) => windowEnd <= end);
     const ranks = [...new Set(windows.map(({ rank }) => rank))];
     const [{ layers, experts } = { layers: 0, experts: 0 }] = windows;
     const rows = Array.from({ length: layers }, () => new Float64Array(ranks.length));

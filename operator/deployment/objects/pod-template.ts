@@ -107,7 +107,9 @@ function mergeSpec(merge: Merge, base: PodShape["spec"], template: Fields): PodS
     else if (operatorsPodFields.includes(key)) merge.problems.push(`${field} is the operator's`);
     else if (key === "containers") out.containers = containers(merge, base.containers, listOf(merge, value, field));
     else if (key === "volumes") out.volumes = append(merge, base.volumes, { more: listOf(merge, value, field), field });
-    else if (key === "tolerations") out.tolerations = tolerations(base.tolerations, listOf(merge, value, field));
+    // Without any of ours the list is passed on as it is, since hashes of revisions were taken of that.
+    else if (key === "tolerations" && base.tolerations !== undefined)
+      out.tolerations = tolerations(base.tolerations, listOf(merge, value, field));
     else if (key === "securityContext") out.securityContext = { ...(base.securityContext as Fields), ...(value as Fields) };
     else out[key] = value;
   }

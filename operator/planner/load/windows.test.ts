@@ -67,6 +67,16 @@ test("a rank whose turn to send comes after the window was closed counts in the 
   assert.deepEqual([closed.selections, closed.missing], [4, []]);
 });
 
+test("a window that closes amid the turns of ranks takes nobody's extra sample for load", () => {
+  const load = new LoadWindows({ layers: 1, experts: 2, deploymentUid: "u", now: 0 });
+  const two = [ranks[0], { ...ranks[0], rank: 1, bootId: "b" }] as typeof ranks;
+  for (const { rank, bootId } of two)
+    for (const seq of rank === 0 ? [1, 2, 3, 4] : [1, 2, 3])
+      assert.deepEqual(load.accept(message({ rank, bootId, seq }), two, 6_000), { ok: true });
+  const [served] = load.close(two, 6_000).served;
+  assert.deepEqual([...(served ?? [])], [14, 14]);
+});
+
 test("a message that began before a change of plan is a sign of life and counts nothing", () => {
   const load = opened();
   load.reset(6_000);

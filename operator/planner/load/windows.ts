@@ -27,7 +27,7 @@ export interface ClosedWindow {
   /** Selections counted at their source, [layers * experts]: what the planner forecasts. */
   readonly routed: Float64Array;
   readonly routedByPhase: Readonly<Record<Phase, Float64Array>>;
-  /** Rows computed, per layer [ranks], in the order of `ranks`. */
+  /** Rows computed, per layer [ranks], in the order of `ranks`, as if all of them had told of the same time. */
   readonly served: readonly Float64Array[];
   readonly ranks: readonly ExpectedRank[];
   readonly missing: readonly number[];
@@ -44,6 +44,8 @@ interface RankRecord {
   /** Rows served per layer. */
   served: Float64Array;
   seconds: StepSeconds | undefined;
+  /** Milliseconds that its messages tell of, of all phases. */
+  coveredMs: number;
   heard: boolean;
 }
 
@@ -83,6 +85,7 @@ export class LoadWindows {
     // A window that began before the last reset counts two plans' load: it is a sign of life, and no more.
     if (start < this.#cleanSince) return { ok: true };
     record.heard = true;
+    record.coveredMs += window.windowEnd - window.windowStart;
     const routed = this.#byPhase[window.phase];
     for (let i = 0; i < routed.length; i++) routed[i] = (routed[i] as number) + (window.routed[i] as number);
     for (let l = 0; l < this.layers; l++) {
@@ -97,7 +100,15 @@ export class LoadWindows {
   #record(rank: number, bootId: string): RankRecord {
     const known = this.#ranks.get(rank);
     if (known && known.bootId === bootId) return known;
-    const fresh = { bootId, order: new MessageOrder(), lastMs: 0, served: new Float64Array(this.layers), seconds: undefined, heard: false };
+    const fresh = {
+      bootId,
+      order: new MessageOrder(),
+      lastMs: 0,
+      served: new Float64Array(this.layers),
+      seconds: undefined,
+      coveredMs: 0,
+      heard: false,
+    };
     this.#ranks.set(rank, fresh);
     return fresh;
   }
@@ -143,6 +154,7 @@ export class LoadWindows {
       const record = this.#ranks.get(rank);
       return record && record.bootId === bootId && record.heard ? record : undefined;
     });
+    const parts = equalTimes(heard);
     const perLayer = new Float64Array(this.layers);
     routed.forEach((count, i) => {
       const l = Math.floor(i / this.experts);
@@ -153,7 +165,9 @@ export class LoadWindows {
       end: now,
       routed,
       routedByPhase: { prefill: this.#byPhase.prefill.slice(), decode: this.#byPhase.decode.slice() },
-      served: Array.from({ length: this.layers }, (_, l) => Float64Array.from(heard, (record) => record?.served[l] ?? 0)),
+      served: Array.from({ length: this.layers }, (_, l) =>
+        Float64Array.from(heard, (record, g) => (record?.served[l] ?? 0) * (parts[g] ?? 1)),
+      ),
       ranks: expected,
       missing: expected.filter((_, i) => heard[i] === undefined).map((rank) => rank.rank),
       selections: perLayer.reduce((a, b) => a + b, 0),
@@ -177,9 +191,20 @@ export class LoadWindows {
     for (const record of this.#ranks.values()) {
       record.served.fill(0);
       record.seconds = undefined;
+      record.coveredMs = 0;
       record.heard = false;
     }
   }
+}
+
+/**
+ * What each rank's rows count as: a window that closes while ranks send in turn has one sample more of some than of others, which is no
+ * load of theirs.
+ */
+function equalTimes(heard: readonly (RankRecord | undefined)[]): number[] {
+  const known = heard.flatMap((record) => (record && record.coveredMs > 0 ? [record.coveredMs] : []));
+  const mean = known.reduce((sum, ms) => sum + ms, 0) / Math.max(1, known.length);
+  return heard.map((record) => (record && record.coveredMs > 0 ? mean / record.coveredMs : 1));
 }
 
 const noSeconds: StepSeconds = { dense: 0, experts: 0 };
