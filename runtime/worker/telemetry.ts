@@ -35,7 +35,7 @@ export interface TelemetryOptions {
 
 /** Ranks send in turn over this part of a window. */
 const turnsPart = 1 / 4;
-/** The longest that turns take: less than `lateMsMax` of the operator (planner/load/windows.ts), which takes no older window. */
+/** The longest that turns take: the operator takes no window that ended 2 s before its own (operator/planner/load/windows.ts). */
 const turnsMsMax = 1_250;
 /** Multiples of the golden ratio lie evenly between whole numbers, however many there are. */
 const golden = (Math.sqrt(5) - 1) / 2;

@@ -28,7 +28,9 @@ const requests = { cpu: "100m", memory: "512Mi" };
 
 /** Kubernetes leaves a pod on a node that does not answer for five minutes; a gateway has nothing to lose elsewhere. */
 const tolerations = ["not-ready", "unreachable"].map((taint) => ({
-  ...{ key: `node.kubernetes.io/${taint}`, operator: "Exists", effect: "NoExecute" },
+  key: `node.kubernetes.io/${taint}`,
+  operator: "Exists",
+  effect: "NoExecute",
   tolerationSeconds: 15,
 }));
 
