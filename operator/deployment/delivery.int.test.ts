@@ -6,6 +6,7 @@ import { settings } from "../../test/builders/deployment.ts";
 import { down } from "../../test/cluster/cluster.ts";
 import { until as poll } from "../../test/harness/process.ts";
 import { type ControlPlane, controlPlane } from "../../test/integration/control-plane.ts";
+import { tellPod } from "../../test/integration/pod-status.ts";
 import { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
 import { Informers } from "./informers.ts";
@@ -125,7 +126,7 @@ test("the Job's pod is admitted, its end decides, and the columns tell", { timeo
   const end = async (pod: any, phase: string, exitCode: number, message: object) => {
     const terminated = { exitCode, reason: exitCode === 0 ? "Completed" : "Error", message: JSON.stringify(message) };
     const one = { name: "downloader", image: "x", imageID: "x", ready: false, restartCount: 0, state: { terminated } };
-    await kube.updateStatus(resources.pods, { ...pod, status: { phase, containerStatuses: [one] } }, manager);
+    await tellPod(kube, pod, { phase, containerStatuses: [one] });
   };
   const available = async () =>
     ((await kube.get(resources.moeDeployments, ref))?.status as any)?.conditions?.find((one: any) => one.type === "ModelAvailable");
@@ -181,7 +182,7 @@ test("a claim for one node: the seed's pod and the ranks' are admitted, it comes
     await until("the condition", async () => ((await reason()) === "SeedNotReady" ? true : undefined));
     assert.equal((await podsWith(ref.name, "worker")).length, 0);
     const status = { phase: "Running", podIP: "10.1.2.3", podIPs: [{ ip: "10.1.2.3" }], conditions: [{ type: "Ready", status: "True" }] };
-    await kube.updateStatus(resources.pods, { ...pod, status }, manager);
+    await tellPod(kube, pod, status);
     const [worker] = await until("a rank", async () =>
       (await podsWith(ref.name, "worker")).length === 1 ? podsWith(ref.name, "worker") : undefined,
     );

@@ -7,6 +7,7 @@ import { down } from "../../test/cluster/cluster.ts";
 import { until } from "../../test/harness/process.ts";
 import { type ControlPlane, controlPlane, root } from "../../test/integration/control-plane.ts";
 import { coschedulingCrd, documents, volcanoCrd } from "../../test/integration/pod-groups.ts";
+import { tellPod } from "../../test/integration/pod-status.ts";
 import { Informers } from "../deployment/informers.ts";
 import { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, type Resource, resources } from "../kube/kube.ts";
@@ -60,7 +61,7 @@ const patch = (spec: object) => kube.patch(resources.moeTrainingJobs, { namespac
 async function end(pod: KubeObject, said: object): Promise<void> {
   const terminated = { exitCode: 0, message: JSON.stringify(said) };
   const containerStatuses = [{ name: "runtime", image: "x", imageID: "x", ready: false, restartCount: 0, state: { terminated } }];
-  await kube.updateStatus(resources.pods, { ...pod, status: { phase: "Succeeded", containerStatuses } }, manager);
+  await tellPod(kube, pod, { phase: "Succeeded", containerStatuses });
 }
 
 test("a job waits for Volcano's API, and its ranks start in one group once it is installed and they are known to fit", {

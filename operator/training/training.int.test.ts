@@ -9,6 +9,7 @@ import { AppError } from "../../crds/common.ts";
 import { down } from "../../test/cluster/cluster.ts";
 import { until as poll } from "../../test/harness/process.ts";
 import { controlPlane, root } from "../../test/integration/control-plane.ts";
+import { tellPod } from "../../test/integration/pod-status.ts";
 import { Informers } from "../deployment/informers.ts";
 import { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
@@ -131,7 +132,7 @@ test("a job's pod is admitted, its end becomes the job's, and the columns tell",
   const end = async (pod: KubeObject, said: object): Promise<void> => {
     const terminated = { exitCode: 0, message: JSON.stringify(said) };
     const containerStatuses = [{ name: "runtime", image: "x", imageID: "x", ready: false, restartCount: 0, state: { terminated } }];
-    await kube.updateStatus(resources.pods, { ...pod, status: { phase: "Succeeded", containerStatuses } }, manager);
+    await tellPod(kube, pod, { phase: "Succeeded", containerStatuses });
   };
   const until = <T>(what: string, probe: () => Promise<T | undefined>) => poll(what, probe, { timeoutMs: 60_000 });
   try {
