@@ -1,4 +1,4 @@
-// What a kubelet says of a pod, where a test plays it beside a scheduler that writes the pod's status too.
+// A pod as its kubelet tells of it, where a test plays the kubelet beside a scheduler that writes the status of pods too.
 import { type Kube, type KubeObject, resources } from "../../operator/kube/kube.ts";
 
 /** Writes the status of this pod and of none that has come in its place, whoever has written it meanwhile. */
