@@ -74,6 +74,9 @@ test("a window that closes amid the turns of ranks takes nobody's extra sample f
       assert.deepEqual(load.accept(message({ rank, bootId, seq }), ranks, 6_000), { ok: true });
   const [served] = load.close(ranks, 6_000).served;
   assert.deepEqual([...(served ?? [])], [14, 14]);
+  load.accept(message({ seq: 7 }), ranks, 9_000);
+  load.accept(message({ rank: 1, bootId: "b", seq: 7, windowStart: 7_990 }), ranks, 9_000);
+  assert.equal(load.close(ranks, 9_000).served[0]?.[1], 8, "ten milliseconds are no measure");
 });
 
 test("a message that began before a change of plan is a sign of life and counts nothing", () => {

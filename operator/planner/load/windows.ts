@@ -197,6 +197,9 @@ export class LoadWindows {
   }
 }
 
+/** The few rows of a rank that has just begun say little of what it will have. */
+const partMost = 2;
+
 /**
  * What each rank's rows count as: a window that closes while ranks send in turn has one sample more of some than of others, which is no
  * load of theirs.
@@ -204,7 +207,7 @@ export class LoadWindows {
 function equalTimes(heard: readonly (RankRecord | undefined)[]): number[] {
   const known = heard.flatMap((record) => (record && record.coveredMs > 0 ? [record.coveredMs] : []));
   const mean = known.reduce((sum, ms) => sum + ms, 0) / Math.max(1, known.length);
-  return heard.map((record) => (record && record.coveredMs > 0 ? mean / record.coveredMs : 1));
+  return heard.map((record) => (record && record.coveredMs > 0 ? Math.min(mean / record.coveredMs, partMost) : 1));
 }
 
 const noSeconds: StepSeconds = { dense: 0, experts: 0 };
