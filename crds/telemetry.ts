@@ -34,6 +34,9 @@ export function loadSampleMs(windowMs: number): number {
   return Math.min(sampleMsMax, Math.max(loadSampleMsMin, Math.floor(windowMs / samplesPerWindow)));
 }
 
+/** Ranks send their samples in turn, and the last of them at most so many milliseconds after their end. */
+export const loadTurnMsMax = 1_250;
+
 /** A process that reports as often as it may reaches this number after 17 years. */
 const loadSeqMax = 2 ** 32;
 /** No window of load is longer: one hour, in which a process that cannot count its load is looked at by somebody. */

@@ -2,7 +2,7 @@
 // bus is away, or while there is no key. Windows are aligned to wall-clock multiples of their length, so that those of all ranks
 // cover the same time; they are sent in turn, since those of a large world in the same instant hold up whoever reads them.
 import { createHash } from "node:crypto";
-import { encodeLoad, type LoadWindow, loadMessageBytesMax, loadSubject, phases } from "../../crds/telemetry.ts";
+import { encodeLoad, type LoadWindow, loadMessageBytesMax, loadSubject, loadTurnMsMax, phases } from "../../crds/telemetry.ts";
 import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine, LoadCounters } from "../engine/engine.ts";
 import type { Log } from "../observe/log.ts";
@@ -33,22 +33,21 @@ export interface TelemetryOptions {
   readonly log: Log;
 }
 
-/** Ranks send in turn over this part of a window. */
+/** Ranks send in turn over this part of a window, and within `loadTurnMsMax`. */
 const turnsPart = 1 / 4;
-/** The longest that turns take: the operator takes no window that ended 2 s before its own (operator/planner/load/windows.ts). */
-const turnsMsMax = 1_250;
 /** Multiples of the golden ratio lie evenly between whole numbers, however many there are. */
 const golden = (Math.sqrt(5) - 1) / 2;
 
 /** Milliseconds between the end of a window and the time at which a rank sends it; the ranks of many deployments share the turns. */
 export function turnMs({ deploymentUid, rank }: Pick<Identity, "deploymentUid" | "rank">, windowMs: number): number {
   const first = createHash("sha256").update(deploymentUid).digest().readUInt32LE() / 2 ** 32;
-  return ((first + rank * golden) % 1) * Math.min(turnsPart * windowMs, turnsMsMax);
+  return ((first + rank * golden) % 1) * Math.min(turnsPart * windowMs, loadTurnMsMax);
 }
 
 /** Starts publishing; returns the way to stop. */
 export function publishLoad(options: TelemetryOptions): () => void {
   const { engine, self, windowMs, clock, transitions, log } = options;
+  const waitMs = turnMs(self, windowMs);
   let windowStart = clock();
   let seq = 0;
   let timer: NodeJS.Timeout | undefined;
@@ -68,10 +67,10 @@ export function publishLoad(options: TelemetryOptions): () => void {
     after((Math.floor(now / windowMs) + 1) * windowMs - now, take);
   };
   const take = async () => {
-    const window = { start: windowStart, end: clock(), counters: await engine.counters({ transitions: transitions() }) };
-    windowStart = window.end;
-    after(turnMs(self, windowMs), async () => {
-      await publish(options, window, () => ++seq);
+    const counted = { start: windowStart, end: clock(), counters: await engine.counters({ transitions: transitions() }) };
+    windowStart = counted.end;
+    after(waitMs, async () => {
+      await publish(options, counted, () => ++seq);
       schedule();
     });
   };
@@ -82,14 +81,14 @@ export function publishLoad(options: TelemetryOptions): () => void {
   };
 }
 
-interface Window {
+interface Counted {
   /** Unix ms. */
   readonly start: number;
   readonly end: number;
   readonly counters: LoadCounters;
 }
 
-async function publish(options: TelemetryOptions, { start, end, counters }: Window, nextSeq: () => number): Promise<void> {
+async function publish(options: TelemetryOptions, { start, end, counters }: Counted, nextSeq: () => number): Promise<void> {
   const { bus, self, metrics, log, layers, experts } = options;
   const subject = loadSubject(options.prefix, options.namespace, options.name, self.rank);
   const key = await options.signingKey();

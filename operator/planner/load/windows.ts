@@ -1,7 +1,7 @@
 // Load messages of all ranks to one picture per window: who reported, what was routed and served, and whether it may be
 // trusted. A rank that did not report is missing, never zero. A message tells its window by its sender's clock, and is judged by the
 // caller's, with what is known of how far the two are apart. Pure; the caller gives the time.
-import type { LoadWindow, Phase, StepSeconds } from "../../../crds/telemetry.ts";
+import { type LoadWindow, loadTurnMsMax, type Phase, type StepSeconds } from "../../../crds/telemetry.ts";
 import { MessageOrder, type OrderFault } from "../../../crds/telemetry-order.ts";
 import { imbalance, relativeLoad } from "../../../runtime/placement/imbalance.ts";
 
@@ -18,8 +18,8 @@ export interface ExpectedRank {
 
 /** A window may seem to end so far ahead of now, since clocks are compared over a network: its delay is known, not where it lay. */
 const aheadMsMax = 2_000;
-/** Ranks send their windows in turn: one that has ended before by so much counts in the window in which it comes. */
-const lateMsMax = 2_000;
+/** A rank's turn to send, and the way here: what ended so long before the open window counts in it. */
+const lateMsMax = loadTurnMsMax + 750;
 
 export interface ClosedWindow {
   readonly start: number;
