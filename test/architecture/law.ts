@@ -11,8 +11,8 @@ export const law: Readonly<Record<string, readonly string[]>> = {
   "runtime/placement/": ["crds/"],
   "runtime/kernels/": ["crds/", "runtime/placement/grid.ts"],
   "runtime/models/": ["crds/", "runtime/kernels/"],
-  "runtime/engine/core/": ["crds/", "runtime/kernels/", "runtime/engine/core/constraints/"],
-  "runtime/engine/core/constraints/": ["crds/"],
+  "runtime/constraints/": ["crds/"],
+  "runtime/engine/core/": ["crds/", "runtime/kernels/", "runtime/constraints/"],
   "runtime/wire/": ["crds/", "runtime/placement/"],
   "runtime/observe/": ["crds/"],
   "runtime/text/": ["crds/"],
@@ -29,7 +29,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/weights/",
     "runtime/compute/",
     "runtime/engine/core/",
-    "runtime/engine/core/constraints/",
+    "runtime/constraints/",
     "runtime/text/token-texts.ts",
     // Frames of other ranks' engines on connections of its own; all else on the wire is the main thread's.
     "runtime/wire/",
@@ -75,7 +75,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/experts/dispatch/",
   ],
   // A gateway refuses at the door what an engine would: it knows the languages that a text may be held to, and nothing else of engines.
-  "runtime/gateway/": ["crds/", "runtime/wire/", "runtime/observe/", "runtime/text/", "runtime/engine/core/constraints/"],
+  "runtime/gateway/": ["crds/", "runtime/wire/", "runtime/observe/", "runtime/text/", "runtime/constraints/"],
   // A pod that downloads a model: it reaches the source by the tools of the command line, and tells the operator how far it is.
   "runtime/downloader/": ["crds/", "runtime/wire/", "runtime/observe/", "runtime/weights/", "runtime/tools/"],
   // The pod with the whole store: ranks fetch from it as from each other, and where it has no claim it downloads as a Job does.
@@ -272,6 +272,7 @@ export const pureFolders: readonly string[] = [
   "runtime/placement/",
   "runtime/kernels/",
   "runtime/models/",
+  "runtime/constraints/",
   "runtime/engine/core/",
   "operator/planner/",
   "operator/deployment/core/",
