@@ -9,8 +9,8 @@ export const law: Readonly<Record<string, string>> = {
   "runtime/placement/": "",
   "runtime/kernels/": "runtime/placement/grid.ts",
   "runtime/models/": "runtime/kernels/",
-  "runtime/engine/core/": "runtime/kernels/ runtime/engine/core/constraints/",
-  "runtime/engine/core/constraints/": "",
+  "runtime/engine/core/": "runtime/kernels/ runtime/constraints/",
+  "runtime/constraints/": "",
   "runtime/wire/": "runtime/placement/",
   "runtime/observe/": "",
   "runtime/text/": "",
@@ -19,7 +19,7 @@ export const law: Readonly<Record<string, string>> = {
   "runtime/compute/ggml/": "runtime/kernels/ runtime/compute/",
   "runtime/compute/onnx/": "runtime/kernels/ runtime/compute/",
   "runtime/engine/": `runtime/placement/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/ runtime/engine/core/
-    runtime/engine/core/constraints/ runtime/text/token-texts.ts runtime/wire/`,
+    runtime/constraints/ runtime/text/token-texts.ts runtime/wire/`,
   "runtime/experts/": "runtime/wire/ runtime/observe/",
   "runtime/experts/memory/": "runtime/placement/ runtime/weights/ runtime/wire/ runtime/observe/ runtime/experts/",
   "runtime/experts/dispatch/": `runtime/placement/ runtime/weights/floats.ts runtime/wire/ runtime/observe/
@@ -30,7 +30,7 @@ export const law: Readonly<Record<string, string>> = {
   "runtime/trainer/": "runtime/comm/ runtime/wire/ runtime/observe/ runtime/train/",
   "runtime/worker/": `runtime/placement/ runtime/weights/ runtime/wire/ runtime/observe/ runtime/engine/engine.ts runtime/experts/
     runtime/experts/memory/ runtime/experts/dispatch/`,
-  "runtime/gateway/": "runtime/wire/ runtime/observe/ runtime/text/ runtime/engine/core/constraints/",
+  "runtime/gateway/": "runtime/wire/ runtime/observe/ runtime/text/ runtime/constraints/",
   "runtime/downloader/": "runtime/wire/ runtime/observe/ runtime/weights/ runtime/tools/",
   "runtime/seed/": "runtime/wire/ runtime/observe/ runtime/weights/ runtime/experts/memory/ runtime/downloader/",
   "runtime/tools/": `runtime/placement/grid.ts runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/
@@ -90,6 +90,7 @@ export const pureFolders: readonly string[] = [
   "runtime/placement/",
   "runtime/kernels/",
   "runtime/models/",
+  "runtime/constraints/",
   "runtime/engine/core/",
   "operator/planner/",
   "operator/deployment/core/",

@@ -1,5 +1,5 @@
 // A language that a text may be held to, told byte by byte, and how a request names it. Types only.
-import type { ConstraintName } from "../../../../crds/names.ts";
+import type { ConstraintName } from "../../crds/names.ts";
 
 export interface Constraint {
   readonly name: ConstraintName;

@@ -1,6 +1,6 @@
 // The registry of constraints: the only place that lists them. Pure.
-import { AppError } from "../../../../crds/common.ts";
-import type { ConstraintName } from "../../../../crds/names.ts";
+import { AppError } from "../../crds/common.ts";
+import type { ConstraintName } from "../../crds/names.ts";
 import { jsonObject } from "./json-object.ts";
 import { jsonSchema } from "./json-schema.ts";
 import type { Constraint, Language } from "./language.ts";

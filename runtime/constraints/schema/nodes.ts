@@ -1,5 +1,5 @@
 // A JSON Schema as the automaton walks it: values that may stand at a place, and how deep each of them is at least. Types and pure code.
-import { AppError } from "../../../../../crds/common.ts";
+import { AppError } from "../../../crds/common.ts";
 import type { Scalar } from "./numbers.ts";
 import { TextList, type Texts } from "./texts.ts";
 

@@ -1,6 +1,6 @@
 // The texts that a regular expression finds something in, of bounded length: a set of places in the expression after each code point.
 // Pure. The expression is read by pattern-syntax.ts.
-import { AppError } from "../../../../../crds/common.ts";
+import { AppError } from "../../../crds/common.ts";
 import { type Expression, type Points, parsePattern } from "./pattern-syntax.ts";
 import { countAlike, type Texts } from "./texts.ts";
 

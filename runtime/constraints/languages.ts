@@ -1,6 +1,6 @@
 // The languages that open requests are held to, over one vocabulary, and the place of one request in its language. Automata are shared
 // by the requests of a language and kept for the next ones; the vocabulary is had when the first one asks. Pure but for that.
-import { AppError } from "../../../../crds/common.ts";
+import { AppError } from "../../crds/common.ts";
 import { Automaton } from "./automaton.ts";
 import { languageOf } from "./index.ts";
 import type { Constraint, Language } from "./language.ts";

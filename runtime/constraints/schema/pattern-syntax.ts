@@ -1,6 +1,6 @@
 // The meaning of a regular expression, as far as it is regular: characters, classes, groups, repetitions, and ^ and $ at the ends. All
 // else is refused by name. Pure.
-import { AppError } from "../../../../../crds/common.ts";
+import { AppError } from "../../../crds/common.ts";
 
 /** Ranges of code points, ascending, both ends included. */
 export type Points = readonly (readonly [number, number])[];
