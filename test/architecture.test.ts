@@ -33,7 +33,7 @@ function read(file: string): Source {
 }
 
 const all = globSync("{crds,operator,runtime,test}/**/*.{ts,mjs,py}", { cwd: root })
-  .filter((file) => !file.startsWith("runtime/wire/gen/"))
+  .filter((file) => !file.startsWith("runtime/net/gen/"))
   .sort()
   .map(read);
 const product = all.filter(({ file }) => !isTest(file) && !file.endsWith(".py"));
@@ -130,9 +130,9 @@ test(`files have at most ${linesMax} lines`, () => {
  */
 test("every field of the wire is written and read", () => {
   const code = product
-    .filter(({ file, text }) => file.startsWith("runtime/wire/") || file === "crds/plan.ts" || /from "[^"]*wire\//.test(text))
+    .filter(({ file, text }) => file.startsWith("runtime/net/") || file === "crds/plan.ts" || /from "[^"]*net\//.test(text))
     .map(({ text }) => text.replace(/\/\/[^\n]*/g, ""));
-  const unused = globSync("runtime/wire/proto/**/*.proto", { cwd: root }).flatMap((file) => {
+  const unused = globSync("runtime/net/proto/**/*.proto", { cwd: root }).flatMap((file) => {
     const proto = readFileSync(join(root, file), "utf8").replace(/\/\/[^\n]*/g, "");
     const fields = [...proto.matchAll(/^message (\w+) \{([\s\S]*?)^\}/gm)].flatMap(([, message = "", body = ""]) =>
       [...body.matchAll(/^\s*(?:repeated |optional )?[\w.]+ (\w+) = \d+;/gm)].map(([, field = ""]) => ({ message, field })),

@@ -11,7 +11,7 @@ export const law: Readonly<Record<string, string>> = {
   "runtime/models/": "runtime/kernels/",
   "runtime/engine/core/": "runtime/kernels/ runtime/constraints/",
   "runtime/constraints/": "",
-  "runtime/wire/": "runtime/placement/",
+  "runtime/net/": "runtime/placement/",
   "runtime/observe/": "",
   "runtime/text/": "",
   "runtime/weights/": "runtime/placement/grid.ts runtime/kernels/ runtime/models/",
@@ -19,20 +19,20 @@ export const law: Readonly<Record<string, string>> = {
   "runtime/compute/ggml/": "runtime/kernels/ runtime/compute/",
   "runtime/compute/onnx/": "runtime/kernels/ runtime/compute/",
   "runtime/engine/": `runtime/placement/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/ runtime/engine/core/
-    runtime/constraints/ runtime/text/token-texts.ts runtime/wire/`,
-  "runtime/experts/": "runtime/wire/ runtime/observe/",
-  "runtime/experts/memory/": "runtime/placement/ runtime/weights/ runtime/wire/ runtime/observe/ runtime/experts/",
-  "runtime/experts/dispatch/": `runtime/placement/ runtime/weights/floats.ts runtime/wire/ runtime/observe/
+    runtime/constraints/ runtime/text/token-texts.ts runtime/net/`,
+  "runtime/experts/": "runtime/net/ runtime/observe/",
+  "runtime/experts/memory/": "runtime/placement/ runtime/weights/ runtime/net/ runtime/observe/ runtime/experts/",
+  "runtime/experts/dispatch/": `runtime/placement/ runtime/weights/floats.ts runtime/net/ runtime/observe/
     runtime/engine/engine.ts runtime/experts/ runtime/experts/memory/`,
-  "runtime/comm/": "runtime/placement/ runtime/wire/",
-  "runtime/train/": `runtime/placement/ runtime/comm/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/
+  "runtime/net/collectives/": "runtime/placement/ runtime/net/",
+  "runtime/train/": `runtime/placement/ runtime/net/collectives/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/
     runtime/text/tokenizer.ts runtime/tools/files.ts`,
-  "runtime/trainer/": "runtime/comm/ runtime/wire/ runtime/observe/ runtime/train/",
-  "runtime/worker/": `runtime/placement/ runtime/weights/ runtime/wire/ runtime/observe/ runtime/engine/engine.ts runtime/experts/
+  "runtime/trainer/": "runtime/net/collectives/ runtime/net/ runtime/observe/ runtime/train/",
+  "runtime/worker/": `runtime/placement/ runtime/weights/ runtime/net/ runtime/observe/ runtime/engine/engine.ts runtime/experts/
     runtime/experts/memory/ runtime/experts/dispatch/`,
-  "runtime/gateway/": "runtime/wire/ runtime/observe/ runtime/text/ runtime/constraints/",
-  "runtime/downloader/": "runtime/wire/ runtime/observe/ runtime/weights/ runtime/tools/",
-  "runtime/seed/": "runtime/wire/ runtime/observe/ runtime/weights/ runtime/experts/memory/ runtime/downloader/",
+  "runtime/gateway/": "runtime/net/ runtime/observe/ runtime/text/ runtime/constraints/",
+  "runtime/downloader/": "runtime/net/ runtime/observe/ runtime/weights/ runtime/tools/",
+  "runtime/seed/": "runtime/net/ runtime/observe/ runtime/weights/ runtime/experts/memory/ runtime/downloader/",
   "runtime/tools/": `runtime/placement/grid.ts runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/
     runtime/compute/ggml/fma.ts runtime/text/`,
   "runtime/config.ts": "",
@@ -59,14 +59,14 @@ export const law: Readonly<Record<string, string>> = {
   "operator/deployment/": `runtime/observe/ operator/kube/ operator/tls/ operator/rbac.ts operator/deployment/core/
     operator/deployment/gangs/ operator/deployment/objects/`,
   "operator/training/core/": "",
-  "operator/training/": `runtime/observe/ operator/kube/ runtime/wire/tls.ts operator/deployment/apply.ts
+  "operator/training/": `runtime/observe/ operator/kube/ runtime/net/tls.ts operator/deployment/apply.ts
     operator/deployment/ask-pod.ts operator/deployment/authorities.ts operator/deployment/certified.ts operator/deployment/gangs/
     operator/deployment/identity.ts operator/deployment/informers.ts operator/deployment/objects/ operator/deployment/ports.ts
     operator/training/core/`,
-  "operator/rebalance/": `runtime/placement/ runtime/wire/ runtime/observe/ operator/planner/ operator/planner/load/
+  "operator/rebalance/": `runtime/placement/ runtime/net/ runtime/observe/ operator/planner/ operator/planner/load/
     operator/kube/kube.ts operator/kube/workqueue.ts operator/deployment/ports.ts operator/rebalance/links/
     operator/rebalance/load/ operator/rebalance/intents/ operator/rebalance/rollout/ operator/rebalance/status/`,
-  "operator/rebalance/links/": `runtime/placement/ runtime/wire/ operator/planner/load/ operator/kube/kube.ts
+  "operator/rebalance/links/": `runtime/placement/ runtime/net/ operator/planner/load/ operator/kube/kube.ts
     operator/deployment/ports.ts operator/rebalance/ operator/rebalance/load/`,
   "operator/rebalance/load/": "runtime/placement/ operator/planner/ operator/planner/load/ operator/rebalance/",
   "operator/rebalance/rollout/": `runtime/placement/ operator/planner/ operator/kube/kube.ts operator/deployment/objects/context.ts
@@ -78,9 +78,9 @@ export const law: Readonly<Record<string, string>> = {
   "operator/page/": "runtime/observe/ runtime/placement/ operator/kube/kube.ts operator/rebalance/status/picture.ts",
   "operator/main.ts": `runtime/observe/ operator/config.ts operator/kube/ operator/deployment/ operator/rebalance/controller.ts
     operator/training/ operator/page/ package.json`,
-  "operator/cli/": `operator/kube/ operator/rbac.ts package.json runtime/placement/grid.ts runtime/wire/load-signature.ts
+  "operator/cli/": `operator/kube/ operator/rbac.ts package.json runtime/placement/grid.ts runtime/net/load-signature.ts
     operator/deployment/core/memory-fit.ts operator/planner/offline/ operator/cli/commands/`,
-  "operator/cli/commands/": `runtime/placement/grid.ts runtime/wire/nats.ts runtime/tools/ runtime/train/ operator/kube/kube.ts
+  "operator/cli/commands/": `runtime/placement/grid.ts runtime/net/nats.ts runtime/tools/ runtime/train/ operator/kube/kube.ts
     operator/deployment/revision.ts operator/planner/ operator/planner/offline/ operator/cli/`,
 };
 
@@ -104,8 +104,8 @@ export const notPure: readonly string[] = ["crds/generate.ts"];
 /** npm package (prefix) -> the one folder that imports it, so that replacing a client is work in one room. */
 export const clients: Readonly<Record<string, string>> = {
   "@kubernetes/client-node": "operator/kube/",
-  "@grpc/grpc-js": "runtime/wire/",
-  nats: "runtime/wire/",
+  "@grpc/grpc-js": "runtime/net/",
+  nats: "runtime/net/",
   "@opentelemetry/": "runtime/observe/",
   pino: "runtime/observe/",
   koffi: "runtime/compute/ggml/",

@@ -1,9 +1,9 @@
 // One rank of a world whose ranks are processes of their own: frames over TLS, a connection for each pair and direction, made when it is
 // first needed. A rank that fails, is silent or is lost ends the world for all, as in loopback.
 import type { TLSSocket } from "node:tls";
-import { AppError } from "../../crds/common.ts";
-import { createTlsListener, type Listener } from "../wire/listener.ts";
-import { peerIdentity, serverNames, type TlsSource } from "../wire/tls.ts";
+import { AppError } from "../../../crds/common.ts";
+import { createTlsListener, type Listener } from "../listener.ts";
+import { peerIdentity, serverNames, type TlsSource } from "../tls.ts";
 import { Inbox, Traffic } from "./inbox.ts";
 import { type FrameName, frameMsMax, type Payload, type Stamp, type Transport, type WantedFrame } from "./transport.ts";
 import { Arrivals, type ArrivalsOwner } from "./wire-arrivals.ts";

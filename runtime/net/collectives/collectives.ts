@@ -7,7 +7,7 @@ import {
   reduceSchedule,
   type SpreadName,
   type Transfer,
-} from "../placement/training/collectives.ts";
+} from "../../placement/training/collectives.ts";
 import type { FrameName, Payload, Stamp, Transport } from "./transport.ts";
 
 /** Floats of a piece, 1 MiB: long enough for its frame, short enough that a chain of ranks works on several pieces at once. */

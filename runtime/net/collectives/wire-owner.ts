@@ -1,5 +1,5 @@
 // The transport that connections of a rank belong to (wire.ts), as they know it, and how they tell of another rank.
-import { AppError } from "../../crds/common.ts";
+import { AppError } from "../../../crds/common.ts";
 import type { Inbox, Traffic } from "./inbox.ts";
 
 export interface WireLimits {

@@ -3,11 +3,11 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { connect } from "node:tls";
-import { AppError } from "../../crds/common.ts";
-import { rankTls, strangerTls, WireRanks, type WireRanksOptions } from "../../test/builders/wire-ranks.ts";
-import { Link } from "../../test/support/link.ts";
-import { until } from "../../test/support/ranks.ts";
-import { encodeFrame, frameKinds } from "../wire/frame-codec.ts";
+import { AppError } from "../../../crds/common.ts";
+import { rankTls, strangerTls, WireRanks, type WireRanksOptions } from "../../../test/builders/wire-ranks.ts";
+import { Link } from "../../../test/support/link.ts";
+import { until } from "../../../test/support/ranks.ts";
+import { encodeFrame, frameKinds } from "../frame-codec.ts";
 import { chunkBytes, encodeChunk, encodeHello, payloadBytesMax, trainAlpn } from "./wire-codec.ts";
 
 const stamp = { world: 1, step: 1, plan: "a" };

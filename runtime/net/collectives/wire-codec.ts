@@ -1,6 +1,6 @@
 // The heads of frames between ranks of training: who calls, which piece of which payload follows, why an end leaves. Fixed fields in LE,
-// then texts in UTF-8; the frames around them are those of wire/frame-codec.ts. Pure.
-import { AppError } from "../../crds/common.ts";
+// then texts in UTF-8; the frames around them are those of net/frame-codec.ts. Pure.
+import { AppError } from "../../../crds/common.ts";
 import type { FrameName, Payload, Stamp } from "./transport.ts";
 
 /** What a caller offers by ALPN; a change that older ends cannot read has another number. */

@@ -1,6 +1,6 @@
 // Ranks of one process: frames are copied from sender to receiver, counted, and kept until they are asked for. One rank that fails ends
 // the world for all, so that nobody waits for a frame that never comes.
-import { AppError } from "../../crds/common.ts";
+import { AppError } from "../../../crds/common.ts";
 import { Inbox, Traffic } from "./inbox.ts";
 import { frameMsMax, type Hub, type Transport } from "./transport.ts";
 

@@ -108,5 +108,5 @@ export function createClient<M extends GenServiceMethods>(
   return methods as ServiceClient<M>;
 }
 
-/** Makes a message; re-exported so that only wire/ depends on the protobuf package. */
+/** Makes a message; re-exported so that only net/ depends on the protobuf package. */
 export { create } from "@bufbuild/protobuf";

@@ -2,11 +2,11 @@
 // sums are folds over lanes, one is the other's adjoint, and bytes are those of the laws.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { placements, type RandomPlacement } from "../../test/builders/placements.ts";
-import { gaussian } from "../kernels/random.ts";
-import { chunkIn, expertOf } from "../placement/training/chunks.ts";
-import type { SpreadName } from "../placement/training/collectives.ts";
-import { gatherBytes, movedShare, reduceBytes } from "../placement/training/laws.ts";
+import { placements, type RandomPlacement } from "../../../test/builders/placements.ts";
+import { gaussian } from "../../kernels/random.ts";
+import { chunkIn, expertOf } from "../../placement/training/chunks.ts";
+import type { SpreadName } from "../../placement/training/collectives.ts";
+import { gatherBytes, movedShare, reduceBytes } from "../../placement/training/laws.ts";
 import { addAll, gather, gatherAll, reduce } from "./collectives.ts";
 import { Loopback } from "./loopback.ts";
 

@@ -1,10 +1,10 @@
 // The receiving end between two ranks of training: checks who calls, puts payloads together from chunks, and reads no more while a lot
 // waits to be asked for, so that the sender waits. It gives signs of life all the while.
 import type { TLSSocket } from "node:tls";
-import { AppError } from "../../crds/common.ts";
-import { frameKinds, type RawFrame } from "../wire/frame-codec.ts";
-import { FrameSocket } from "../wire/frame-socket.ts";
-import { Silence } from "../wire/silence.ts";
+import { AppError } from "../../../crds/common.ts";
+import { frameKinds, type RawFrame } from "../frame-codec.ts";
+import { FrameSocket } from "../frame-socket.ts";
+import { Silence } from "../silence.ts";
 import {
   type ChunkHead,
   decodeChunk,

@@ -1,7 +1,7 @@
 // Heads of frames of training come back as they were written, and what is none is refused by the field, whatever its bytes say.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { AppError } from "../../crds/common.ts";
+import { AppError } from "../../../crds/common.ts";
 import {
   type ChunkHead,
   chunkBytes,

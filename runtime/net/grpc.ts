@@ -41,7 +41,7 @@ const clientOptions: grpc.ChannelOptions = {
   "grpc.use_local_subchannel_pool": 1, // a restarted pod may come back on the same address with another certificate
 };
 
-/** Calls as a handler sees them, so that only wire/ names the gRPC package. */
+/** Calls as a handler sees them, so that only net/ names the gRPC package. */
 export type ServerWritable<I, O> = grpc.ServerWritableStream<I, O>;
 export type ServerDuplex<I, O> = grpc.ServerDuplexStream<I, O>;
 export type Caller = Pick<grpc.ServerUnaryCall<unknown, unknown>, "getAuthContext">;

@@ -1,11 +1,11 @@
 // The sending end between two ranks of training: a connection that is made when it is first needed, tried again until the other end is
 // there, and on which one payload follows another in chunks. What arrives on it are signs of life and goodbyes.
 import type { TLSSocket } from "node:tls";
-import { AppError } from "../../crds/common.ts";
-import { type FramesTarget, openFrames } from "../wire/dispatch-link.ts";
-import { frameKinds, type RawFrame } from "../wire/frame-codec.ts";
-import { FrameSocket } from "../wire/frame-socket.ts";
-import { Silence } from "../wire/silence.ts";
+import { AppError } from "../../../crds/common.ts";
+import { type FramesTarget, openFrames } from "../dispatch-link.ts";
+import { frameKinds, type RawFrame } from "../frame-codec.ts";
+import { FrameSocket } from "../frame-socket.ts";
+import { Silence } from "../silence.ts";
 import type { FrameName, Payload, Stamp } from "./transport.ts";
 import {
   chunkBytes,

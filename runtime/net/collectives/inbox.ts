@@ -1,6 +1,6 @@
 // Frames that came to one rank, kept until they are asked for by name, and those who wait for frames; bytes are counted by the exchange
 // that they were part of. Every transport delivers here, so that a mismatch, a silence and an end are told alike.
-import { AppError } from "../../crds/common.ts";
+import { AppError } from "../../../crds/common.ts";
 import type { FrameName, Payload, Stamp, WantedFrame } from "./transport.ts";
 
 /** What a frame takes beside its payload, about; counted, so that empty ones are bounded too. */

@@ -1,4 +1,4 @@
-// Generates wire/gen from wire/proto with buf and protoc-gen-es; `--check` fails when the committed files differ.
+// Generates net/gen from net/proto with buf and protoc-gen-es; `--check` fails when the committed files differ.
 // Target js+dts, because the ts target writes TypeScript enums, which Node cannot strip. Run by hand and by `check`.
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -57,7 +57,7 @@ if (import.meta.main) {
   if (process.argv.includes("--check")) {
     const names = drift();
     if (names.length > 0) {
-      console.error(`wire/gen is out of date (${names.join(", ")}): run node runtime/wire/generate.ts`);
+      console.error(`net/gen is out of date (${names.join(", ")}): run node runtime/net/generate.ts`);
       process.exitCode = 1;
     }
   } else {
