@@ -1,19 +1,18 @@
-// `helm upgrade` from the chart of every kept release to this tree's, on a real API server with live objects: they stay what they were, are
-// valid under the new CRDs and can be written; so they are after a roll back and after an uninstall. A CRD that grew serves old objects and
-// takes the new field, and one that narrowed is caught.
+// `helm upgrade` on a real API server with live objects, from the chart of the last tag (from this one without a tag) to this tree's and on
+// to charts whose CRDs grow or narrow: objects stay what they were, valid and writable; so they are after a roll back and an uninstall.
 import assert from "node:assert/strict";
-import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
 import { parse, parseAllDocuments, stringify } from "yaml";
 import { down, up } from "../cluster/cluster.ts";
-import { exec, execOk } from "../kit/processes/process.ts";
+import { filesAtLastTag, lastTag } from "../golden/last-tag.ts";
 import { release, root, systemNamespace } from "../kit/deployment/product.ts";
+import { exec, execOk } from "../kit/processes/process.ts";
 
-const name = "releases-int";
+const name = "upgrade-int";
 const namespace = "served";
-const kept = join(import.meta.dirname, "releases");
 const plurals = ["moedeployments", "expertplacements", "moetrainingjobs"];
 /** With the version, since kubectl prefers the newest that was served when it asked last. */
 const [deployments = "", ...others] = plurals.map((plural) => `${plural}.v1alpha1.enodia.dev`);
@@ -50,12 +49,24 @@ function changedChart(version: string, change: (spec: any, crd: any) => void): s
   return chart;
 }
 
-const samplesOf = (version: string): any[] =>
-  readdirSync(join(kept, version, "samples")).flatMap((file) => {
-    const objects = parseAllDocuments(readFileSync(join(kept, version, "samples", file), "utf8")).map((document) => document.toJS());
+/** A folder as the last tag has it, or as it stands here without a tag. */
+function formerFolder(folder: string): string {
+  if (lastTag === undefined) return join(root, folder);
+  for (const [file, content] of filesAtLastTag(folder)) {
+    mkdirSync(dirname(join(scratch, "former", file)), { recursive: true });
+    writeFileSync(join(scratch, "former", file), content);
+  }
+  return join(scratch, "former", folder);
+}
+
+function formerSamples(): any[] {
+  const folder = formerFolder("crds/samples");
+  return readdirSync(folder).flatMap((file) => {
+    const objects = parseAllDocuments(readFileSync(join(folder, file), "utf8")).map((document) => document.toJS());
     const own = objects.filter(({ apiVersion }) => apiVersion.startsWith("enodia.dev/"));
     return own.map((one) => ({ ...one, metadata: { ...one.metadata, name: file.replace(".yaml", ""), namespace } }));
   });
+}
 
 /** What the operator of that release has written by now, beside a deployment. */
 const placement = (uid: string) => ({
@@ -164,52 +175,51 @@ async function configOf(token: string): Promise<string> {
 const reuse = ["--reset-then-reuse-values"];
 const planted = ["-n", namespace, "-o", "jsonpath={.spec.planted}"];
 
-for (const version of readdirSync(kept))
-  test(`objects of ${version} outlast upgrades, a roll back and an uninstall`, { timeout: 1_200_000 }, async () => {
-    await helm(...["install", release, join(kept, version, "chart"), "--create-namespace"], "--set", "nats.enabled=true,logLevel=warn");
-    await kubectl(["wait", "--for=condition=Established", ...crds, "--timeout=30s"]);
-    await kubectl(["create", "-f", "-"], listOf(samplesOf(version)));
-    const { metadata } = JSON.parse(await kubectl(["get", "moed", "smol-moe", "-n", namespace, "-o", "json"]));
-    await kubectl(["create", "-f", "-"], placement(metadata.uid));
-    for (const [kind, status] of Object.entries(statuses))
-      await kubectl(["patch", kind, "smol-moe", "-n", namespace, "--subresource=status", "--type=merge", "-p", JSON.stringify({ status })]);
-    const were = await objects();
-    assert.ok(were.length >= 8);
-    const token = () => kubectl(["get", "secret", "enodia-nats", "-n", systemNamespace, "-o", "jsonpath={.data.token}"]);
-    const firstToken = await token();
+test("objects outlast upgrades, a roll back and an uninstall", { timeout: 1_200_000 }, async () => {
+  await helm("install", release, formerFolder("charts/enodia"), "--create-namespace", "--set", "nats.enabled=true,logLevel=warn");
+  await kubectl(["wait", "--for=condition=Established", ...crds, "--timeout=30s"]);
+  await kubectl(["create", "-f", "-"], listOf(formerSamples()));
+  const { metadata } = JSON.parse(await kubectl(["get", "moed", "smol-moe", "-n", namespace, "-o", "json"]));
+  await kubectl(["create", "-f", "-"], placement(metadata.uid));
+  for (const [kind, status] of Object.entries(statuses))
+    await kubectl(["patch", kind, "smol-moe", "-n", namespace, "--subresource=status", "--type=merge", "-p", JSON.stringify({ status })]);
+  const were = await objects();
+  assert.ok(were.length >= 8);
+  const token = () => kubectl(["get", "secret", "enodia-nats", "-n", systemNamespace, "-o", "jsonpath={.data.token}"]);
+  const firstToken = await token();
 
-    await helm("upgrade", release, join(root, "charts/enodia"), ...reuse);
-    await stillGood(were, "this chart");
-    await examinedByItsTest();
-    assert.equal(await token(), firstToken, "what NATS wants of its clients is kept");
-    const env = await kubectl(["get", "deployment", "enodia", "-n", systemNamespace, "-o", "jsonpath={..env}"]);
-    assert.match(env, /"ENODIA_LOG_LEVEL","value":"warn"/, "settings are kept");
+  await helm("upgrade", release, join(root, "charts/enodia"), ...reuse);
+  await stillGood(were, "this chart");
+  await examinedByItsTest();
+  assert.equal(await token(), firstToken, "what NATS wants of its clients is kept");
+  const env = await kubectl(["get", "deployment", "enodia", "-n", systemNamespace, "-o", "jsonpath={..env}"]);
+  assert.match(env, /"ENODIA_LOG_LEVEL","value":"warn"/, "settings are kept");
 
-    const grown = changedChart("9.0.0", (spec, { versions }) => {
-      spec.properties.planted = { type: "integer", default: 3 };
-      versions.push({ ...versions[0], name: "v1beta1", storage: false });
-    });
-    await helm("upgrade", release, grown, ...reuse);
-    await stillGood(were, "a chart with one field more");
-    assert.equal(await kubectl(["get", deployments, "smol-moe", ...planted]), "3", "helm upgrade brings the new CRD");
-
-    const next = JSON.parse(await kubectl(["get", "moedeployments.v1beta1.enodia.dev", "smol-moe", "-n", namespace, "-o", "json"]));
-    await kubectl(["replace", "-f", "-"], next); // written as v1beta1, read as v1alpha1: no conversion webhook is needed
-    await stillGood(were, "a write as v1beta1");
-
-    await helm("rollback", release, "2");
-    await stillGood(were, "a roll back");
-    assert.equal(await kubectl(["get", deployments, "smol-moe", ...planted]), "");
-
-    const narrowed = changedChart("9.0.1", (spec) => (spec.properties.replicas.maximum = 2));
-    await helm("upgrade", release, narrowed, ...reuse);
-    await assert.rejects(stillGood(were, "a narrower chart"), /spec\.replicas.*less than or equal to 2/s);
-    await helm("rollback", release, "2");
-
-    await helm("uninstall", release);
-    await stillGood(were, "an uninstall");
-    await helm("install", release, join(root, "charts/enodia"));
-    await stillGood(were, "an install that takes over");
-    await helm("uninstall", release);
-    await kubectl(["delete", ...crds]);
+  const grown = changedChart("9.0.0", (spec, { versions }) => {
+    spec.properties.planted = { type: "integer", default: 3 };
+    versions.push({ ...versions[0], name: "v1beta1", storage: false });
   });
+  await helm("upgrade", release, grown, ...reuse);
+  await stillGood(were, "a chart with one field more");
+  assert.equal(await kubectl(["get", deployments, "smol-moe", ...planted]), "3", "helm upgrade brings the new CRD");
+
+  const next = JSON.parse(await kubectl(["get", "moedeployments.v1beta1.enodia.dev", "smol-moe", "-n", namespace, "-o", "json"]));
+  await kubectl(["replace", "-f", "-"], next); // written as v1beta1, read as v1alpha1: no conversion webhook is needed
+  await stillGood(were, "a write as v1beta1");
+
+  await helm("rollback", release, "2");
+  await stillGood(were, "a roll back");
+  assert.equal(await kubectl(["get", deployments, "smol-moe", ...planted]), "");
+
+  const narrowed = changedChart("9.0.1", (spec) => (spec.properties.replicas.maximum = 2));
+  await helm("upgrade", release, narrowed, ...reuse);
+  await assert.rejects(stillGood(were, "a narrower chart"), /spec\.replicas.*less than or equal to 2/s);
+  await helm("rollback", release, "2");
+
+  await helm("uninstall", release);
+  await stillGood(were, "an uninstall");
+  await helm("install", release, join(root, "charts/enodia"));
+  await stillGood(were, "an install that takes over");
+  await helm("uninstall", release);
+  await kubectl(["delete", ...crds]);
+});
