@@ -9,7 +9,7 @@ import { createLog, type Log } from "../runtime/observe/log.ts";
 import { createMetrics, type Metrics } from "../runtime/observe/metrics.ts";
 import { createTracing, type Tracing } from "../runtime/observe/trace.ts";
 import { type OperatorConfig, readConfig } from "./config.ts";
-import { Informers } from "./deployment/informers.ts";
+import { Informers } from "./kube/informers.ts";
 import { Rollbacks, recordStatus } from "./deployment/metrics.ts";
 import { createDeploymentPlane } from "./deployment/plane.ts";
 import { bearersRights } from "./kube/access-review.ts";

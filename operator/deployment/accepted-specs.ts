@@ -6,8 +6,8 @@
 // are obeyed whatever else is refused, so that scaling and pausing write none.
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { type Kube, type KubeObject, refOf, resources } from "../kube/kube.ts";
-import { manager } from "./apply.ts";
-import type { Informers } from "./informers.ts";
+import { manager } from "../kube/apply.ts";
+import type { Informers } from "../kube/informers.ts";
 import { isOrphan, objectLabels, ownerOf } from "./objects/context.ts";
 import { type Accepted, type Revision, readRevision, revisionData, sameAccepted } from "./revision.ts";
 

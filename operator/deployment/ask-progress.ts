@@ -2,7 +2,7 @@
 import { ports } from "../../crds/common.ts";
 import { type DownloadWords, downloadWordsSchema, progressBytesMax, progressPath } from "../../crds/download.ts";
 import type { Ref } from "../kube/kube.ts";
-import { askPod } from "./ask-pod.ts";
+import { askPod } from "../kube/ask-pod.ts";
 import { downloaderServerName, type Identity } from "./ports.ts";
 
 /** How a pod is reached. */

@@ -12,7 +12,7 @@ import { type ControlPlane, controlPlane } from "../../test/integration/control-
 import { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, refOf, resources } from "../kube/kube.ts";
 import { managersOf } from "../kube/managed-fields.ts";
-import { Informers } from "./informers.ts";
+import { Informers } from "../kube/informers.ts";
 import { createDeploymentPlane } from "./plane.ts";
 import type { World } from "./ports.ts";
 

@@ -9,7 +9,7 @@ import { type ControlPlane, controlPlane } from "../../test/integration/control-
 import { tellPod } from "../../test/integration/pod-status.ts";
 import { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
-import { Informers } from "./informers.ts";
+import { Informers } from "../kube/informers.ts";
 import { createDeploymentPlane } from "./plane.ts";
 
 const name = "delivery-int";

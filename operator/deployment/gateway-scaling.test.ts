@@ -6,7 +6,7 @@ import type { FakeKube } from "../../test/contract/fake-kube.ts";
 import { conditionOf, kubelet, readyWith, ref, serving, startOperator, status, until, user } from "../../test/support/deployment-plane.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 import { applies } from "../kube/managed-fields.ts";
-import { manager } from "./apply.ts";
+import { manager } from "../kube/apply.ts";
 
 const front = { namespace: "ns", name: "moe-gateway" };
 const autoscaler = { manager: "kube-controller-manager", subresource: "scale" };

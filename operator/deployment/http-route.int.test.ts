@@ -16,7 +16,7 @@ import { type ControlPlane, controlPlane, root } from "../../test/integration/co
 import { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import { rulesOf } from "../rbac.ts";
-import { Informers } from "./informers.ts";
+import { Informers } from "../kube/informers.ts";
 import { createDeploymentPlane } from "./plane.ts";
 
 const name = "routes-int";

@@ -5,10 +5,10 @@ import { planBounds } from "../../crds/plan.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import type { GatewayFacts, ObservedPod } from "./core/snapshot.ts";
 import type { GatewayPod, LeavingReason } from "./core/world.ts";
-import { gangOf } from "./gangs/index.ts";
-import type { Informers } from "./informers.ts";
+import { gangOf } from "../gangs/index.ts";
+import type { Informers } from "../kube/informers.ts";
 import { modelOfPod, rankModelOfPod } from "./objects/model-place.ts";
-import { workerKind } from "./objects/pod-template.ts";
+import { workerKind } from "../pods/pod-template.ts";
 
 /** Marks of ours on a pod that is to go. */
 export const leavingAnnotation = `${labels.deployment.split("/")[0]}/leaving`;

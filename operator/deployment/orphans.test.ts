@@ -9,7 +9,7 @@ import type { FakeKube } from "../../test/contract/fake-kube.ts";
 import { conditionOf, pods, readyWith, ref, serving, startOperator, status, until, user } from "../../test/support/deployment-plane.ts";
 import { kubeError } from "../kube/errors.ts";
 import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
-import type { Informers } from "./informers.ts";
+import type { Informers } from "../kube/informers.ts";
 import { objectLabels } from "./objects/context.ts";
 import { findOrphans } from "./orphans.ts";
 

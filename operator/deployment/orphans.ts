@@ -4,7 +4,7 @@ import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { workerProcess } from "../../crds/process.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import type { Orphans, PodFacts } from "./core/snapshot.ts";
-import type { Informers } from "./informers.ts";
+import type { Informers } from "../kube/informers.ts";
 import { isOrphan } from "./objects/context.ts";
 import { hasEnded, nodesSeen, podFacts } from "./observe.ts";
 

@@ -11,7 +11,7 @@ import { crashing } from "../../test/support/deployment-plane.ts";
 import { acts } from "../cli/commands/rollout.ts";
 import { EventRecorder } from "../kube/events.ts";
 import { type Kube, refOf, resources } from "../kube/kube.ts";
-import { Informers } from "./informers.ts";
+import { Informers } from "../kube/informers.ts";
 import { createDeploymentPlane } from "./plane.ts";
 
 const name = "rollout-int";

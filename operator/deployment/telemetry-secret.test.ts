@@ -17,7 +17,7 @@ import {
   world,
 } from "../../test/support/deployment-plane.ts";
 import { resources } from "../kube/kube.ts";
-import { Informers } from "./informers.ts";
+import { Informers } from "../kube/informers.ts";
 import { NatsCredentials } from "./nats-credentials.ts";
 import { TelemetrySecrets } from "./telemetry-secret.ts";
 

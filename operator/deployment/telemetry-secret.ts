@@ -18,9 +18,9 @@ import {
 } from "../../crds/telemetry-keys.ts";
 import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
-import { mayAdopt } from "./adoption.ts";
-import { manager } from "./apply.ts";
-import type { Informers } from "./informers.ts";
+import { mayAdopt } from "../kube/adoption.ts";
+import { manager } from "../kube/apply.ts";
+import type { Informers } from "../kube/informers.ts";
 import { credentialProblems, type NatsCredentials, type NatsEntries } from "./nats-credentials.ts";
 import { isOrphan, objectLabels, ownerOf } from "./objects/context.ts";
 import type { Deployments } from "./ports.ts";

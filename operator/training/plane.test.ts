@@ -5,9 +5,9 @@ import { AppError } from "../../crds/common.ts";
 import { moeTrainingJobStatusSchema } from "../../crds/moe-training-job-status.ts";
 import { object, PlaneWorld, ref, stopPlanes, user } from "../../test/builders/training-plane.ts";
 import { until } from "../../test/support/deployment-plane.ts";
-import { sweepAuthorities } from "../deployment/authority-sweep.ts";
-import { certifiedDeployment, certifiedJob } from "../deployment/certified.ts";
-import { Informers } from "../deployment/informers.ts";
+import { sweepAuthorities } from "../pki/authority-sweep.ts";
+import { certifiedDeployment, certifiedJob } from "../pki/certified.ts";
+import { Informers } from "../kube/informers.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 
 after(stopPlanes);

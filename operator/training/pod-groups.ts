@@ -3,9 +3,9 @@
 import { AppError, labels } from "../../crds/common.ts";
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
 import { trainerComponent } from "../../crds/training-process.ts";
-import type { Applier } from "../deployment/apply.ts";
-import type { Gang } from "../deployment/gangs/gang.ts";
-import { gangSchedulers } from "../deployment/gangs/index.ts";
+import type { Applier } from "../kube/apply.ts";
+import type { Gang } from "../gangs/gang.ts";
+import { gangSchedulers } from "../gangs/index.ts";
 import { makerLabels } from "../deployment/objects/context.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import type { Problem } from "./core/observed.ts";

@@ -6,10 +6,10 @@ import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
 import { defaultGang, type LogLevel, type PullPolicy } from "../../crds/names.ts";
 import { trainerComponent, trainerProcess } from "../../crds/training-process.ts";
 import { renderEnv } from "../../crds/variables.ts";
-import type { GangScheduler } from "../deployment/gangs/gang.ts";
+import type { GangScheduler } from "../gangs/gang.ts";
 import { makerLabels, names } from "../deployment/objects/context.ts";
-import { mergePodTemplate, type PodShape, type TemplateKind, templateContainer } from "../deployment/objects/pod-template.ts";
-import { containerSecurity, podSecurity } from "../deployment/objects/runtime-pod.ts";
+import { mergePodTemplate, type PodShape, type TemplateKind, templateContainer } from "../pods/pod-template.ts";
+import { containerSecurity, podSecurity } from "../pods/runtime-pod.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import { container } from "./core/pod-view.ts";
 

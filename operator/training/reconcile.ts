@@ -4,10 +4,10 @@
 import { AppError, labels } from "../../crds/common.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
 import { checkerComponent } from "../../crds/training-process.ts";
-import type { GangScheduler } from "../deployment/gangs/gang.ts";
-import { chooseScheduler, gangOf } from "../deployment/gangs/index.ts";
-import type { Identities } from "../deployment/identity.ts";
-import type { Informers } from "../deployment/informers.ts";
+import type { GangScheduler } from "../gangs/gang.ts";
+import { chooseScheduler, gangOf } from "../gangs/index.ts";
+import type { Identities } from "../pki/identity.ts";
+import type { Informers } from "../kube/informers.ts";
 import type { Outcome } from "../kube/controller.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
 import { checkHash, checkPod } from "./check-pod.ts";

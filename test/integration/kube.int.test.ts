@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { parse } from "yaml";
 import { AppError } from "../../crds/common.ts";
-import { Informers } from "../../operator/deployment/informers.ts";
+import { Informers } from "../../operator/kube/informers.ts";
 import { gatewayDeployment } from "../../operator/deployment/objects/gateway.ts";
 import { createDeploymentPlane } from "../../operator/deployment/plane.ts";
 import { EventRecorder } from "../../operator/kube/events.ts";

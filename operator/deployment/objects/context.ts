@@ -5,7 +5,7 @@ import type { MoEDeployment, MoEDeploymentSpec } from "../../../crds/moe-deploym
 import type { LogLevel, PullPolicy } from "../../../crds/names.ts";
 import type { seedComponent } from "../../../crds/seed.ts";
 import type { ObjectMeta, OwnerReference } from "../../kube/kube.ts";
-import type { Gang } from "../gangs/gang.ts";
+import type { Gang } from "../../gangs/gang.ts";
 
 export interface Settings {
   /** The operator's own namespace, which holds the CAs of deployments. */

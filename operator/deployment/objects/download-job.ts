@@ -6,8 +6,8 @@ import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import { names, objectLabels, objectMeta, type RenderContext } from "./context.ts";
 import { modelPlace, workFolder } from "./model-place.ts";
-import { templateContainer, workerKind } from "./pod-template.ts";
-import { containerSecurity, modelPodResources, podSecurity, proxyEnv } from "./runtime-pod.ts";
+import { templateContainer, workerKind } from "../../pods/pod-template.ts";
+import { containerSecurity, modelPodResources, podSecurity, proxyEnv } from "../../pods/runtime-pod.ts";
 
 const container = "downloader";
 /** Pods that may fail before the Job does; each tries for minutes by itself, and goes on where the last one ended. */

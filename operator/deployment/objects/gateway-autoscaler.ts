@@ -3,7 +3,7 @@
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { type KubeObject, resources } from "../../kube/kube.ts";
 import { names, objectMeta, type RenderContext } from "./context.ts";
-import { gatewayKind } from "./pod-template.ts";
+import { gatewayKind } from "../../pods/pod-template.ts";
 
 export type GatewayAutoscale = NonNullable<MoEDeploymentSpec["gateway"]["autoscale"]>;
 

@@ -9,7 +9,7 @@ import type { KubeObject } from "../../kube/kube.ts";
 import { names, objectLabels, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
 import { modelPlace, modelText, modelVolume } from "./model-place.ts";
 import { gatewayHash } from "./pod-hash.ts";
-import { gatewayKind, type Merged, mergePodTemplate, type PodShape, passedOnEnv, templateContainer, workerKind } from "./pod-template.ts";
+import { gatewayKind, type Merged, mergePodTemplate, type PodShape, passedOnEnv, templateContainer, workerKind } from "../../pods/pod-template.ts";
 import {
   commonMounts,
   commonVolumes,
@@ -20,7 +20,7 @@ import {
   probes,
   processFacts,
   terminationGraceSeconds,
-} from "./runtime-pod.ts";
+} from "../../pods/runtime-pod.ts";
 import type { RenderedPod } from "./worker-pod.ts";
 
 /** Requests of a gateway whose template names none: a namespace with a compute quota takes no pod without. */

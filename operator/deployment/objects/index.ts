@@ -1,8 +1,8 @@
 // The objects that are applied as a whole, in the order in which they are written. Worker pods and Secrets are not among them:
 // pods are created one by one (worker-pod.ts), Secrets hold generated material (../identity.ts).
 import { type KubeObject, type Resource, resources } from "../../kube/kube.ts";
-import { replicasField } from "../core/field-conflicts.ts";
-import { gangSchedulers } from "../gangs/index.ts";
+import { replicasField } from "../../kube/field-conflicts.ts";
+import { gangSchedulers } from "../../gangs/index.ts";
 import { names, type RenderContext, type SeedWish } from "./context.ts";
 import { gatewayDeployment, gatewayReplicas } from "./gateway.ts";
 import { gatewayAutoscaler } from "./gateway-autoscaler.ts";

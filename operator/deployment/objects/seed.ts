@@ -6,8 +6,8 @@ import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import { names, objectLabels, objectMeta, ofModel, type RenderContext, type SeedWish, selectorLabels } from "./context.ts";
 import { modelPlace, modelText, modelVolume, workFolder } from "./model-place.ts";
-import { templateContainer, workerKind } from "./pod-template.ts";
-import { commonMounts, commonVolumes, containerSecurity, modelPodResources, podSecurity, probes, proxyEnv } from "./runtime-pod.ts";
+import { templateContainer, workerKind } from "../../pods/pod-template.ts";
+import { commonMounts, commonVolumes, containerSecurity, modelPodResources, podSecurity, probes, proxyEnv } from "../../pods/runtime-pod.ts";
 
 /** Time for what is on its way; a rank goes on from another source, or later. */
 const graceSeconds = 10;

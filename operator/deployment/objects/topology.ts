@@ -5,7 +5,7 @@ import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { TopologyMode } from "../../../crds/names.ts";
 import type { Refusal } from "../core/snapshot.ts";
 import { selectorLabels } from "./context.ts";
-import { type PodShape, workerKind } from "./pod-template.ts";
+import { type PodShape, workerKind } from "../../pods/pod-template.ts";
 
 type Fields = Readonly<Record<string, unknown>>;
 

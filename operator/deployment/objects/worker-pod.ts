@@ -12,7 +12,7 @@ import { names, objectLabels, objectMeta, type RenderContext } from "./context.t
 import { modelPlace, modelText, modelVolume } from "./model-place.ts";
 import { gangAnnotation, membership } from "./pod-group.ts";
 import { workerHash } from "./pod-hash.ts";
-import { mergePodTemplate, type PodShape, workerKind } from "./pod-template.ts";
+import { mergePodTemplate, type PodShape, workerKind } from "../../pods/pod-template.ts";
 import {
   commonMounts,
   commonVolumes,
@@ -22,7 +22,7 @@ import {
   podSecurity,
   probes,
   processFacts,
-} from "./runtime-pod.ts";
+} from "../../pods/runtime-pod.ts";
 import { placed, spreadOverNodes } from "./topology.ts";
 
 /** A pod as it was rendered once. */

@@ -1,6 +1,6 @@
 // Volcano: an annotation makes a pod a member. The group is in a queue, which its pods' template names as Volcano has it for pods,
 // and has the priority of its pods.
-import { resources } from "../../kube/kube.ts";
+import { resources } from "../kube/kube.ts";
 import type { GangScheduler } from "./gang.ts";
 
 const annotation = "scheduling.k8s.io/group-name";

@@ -1,11 +1,11 @@
 // The informers of the operator, one set per watched namespace, and the overlay that keeps our own writes visible until
 // the watch has caught up with them.
 import { labels } from "../../crds/common.ts";
-import { hasCode } from "../kube/errors.ts";
-import { type CopyForm, Informer, type InformerDeps, type Listener } from "../kube/informer.ts";
-import { type KubeObject, keyOf, type Ref, type Resource, resources } from "../kube/kube.ts";
-import type { Served } from "./core/snapshot.ts";
-import { authorityComponent } from "./objects/context.ts";
+import { hasCode } from "./errors.ts";
+import { type CopyForm, Informer, type InformerDeps, type Listener } from "./informer.ts";
+import { type KubeObject, keyOf, type Ref, type Resource, resources } from "./kube.ts";
+import type { Served } from "../deployment/core/snapshot.ts";
+import { authorityComponent } from "../deployment/objects/context.ts";
 import { slimPod } from "./slim-pod.ts";
 
 export type Watched =

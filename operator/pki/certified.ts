@@ -3,7 +3,7 @@
 import { labels } from "../../crds/common.ts";
 import { trainingScope } from "../../crds/training-world.ts";
 import { type Resource, resources } from "../kube/kube.ts";
-import type { Watched } from "./informers.ts";
+import type { Watched } from "../kube/informers.ts";
 
 export interface CertifiedKind {
   readonly kind: "MoEDeployment" | "MoETrainingJob";

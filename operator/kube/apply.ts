@@ -5,15 +5,15 @@
 import { createHash } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
 import { AppError, apiVersion } from "../../crds/common.ts";
-import { type FieldConflict, FieldConflictError, hasCode } from "../kube/errors.ts";
-import { type Kube, type KubeObject, type Ref, type Resource, refOf, resources } from "../kube/kube.ts";
-import { applies, type FieldPath, givenUp } from "../kube/managed-fields.ts";
+import { type FieldConflict, FieldConflictError, hasCode } from "./errors.ts";
+import { type Kube, type KubeObject, type Ref, type Resource, refOf, resources } from "./kube.ts";
+import { applies, type FieldPath, givenUp } from "./managed-fields.ts";
 import { mayAdopt } from "./adoption.ts";
-import type { CertifiedKind } from "./certified.ts";
-import { conflictText, isAutoscaled, isTakeable, manager } from "./core/field-conflicts.ts";
-import { objectRefusal } from "./core/refusal-text.ts";
-import type { Refusal } from "./core/snapshot.ts";
-import type { Absent, Rendered } from "./objects/index.ts";
+import type { CertifiedKind } from "../pki/certified.ts";
+import { conflictText, isAutoscaled, isTakeable, manager } from "./field-conflicts.ts";
+import { objectRefusal } from "./refusal-text.ts";
+import type { Refusal } from "../deployment/core/snapshot.ts";
+import type { Absent, Rendered } from "../deployment/objects/index.ts";
 
 export { manager };
 

@@ -1,10 +1,10 @@
 // The contract of a scheduler that knows groups of pods (one file each, index.ts is the list), and how many ranks of a deployment have
 // to find room together. Pure.
-import type { MoEDeployment, PodTemplate } from "../../../crds/moe-deployment.ts";
-import type { GangName } from "../../../crds/names.ts";
-import type { ObjectMeta, Resource } from "../../kube/kube.ts";
-import { rememberedFloor } from "../core/capacity.ts";
-import { living, type PodFacts } from "../core/snapshot.ts";
+import type { MoEDeployment, PodTemplate } from "../../crds/moe-deployment.ts";
+import type { GangName } from "../../crds/names.ts";
+import type { ObjectMeta, Resource } from "../kube/kube.ts";
+import { rememberedFloor } from "../deployment/core/capacity.ts";
+import { living, type PodFacts } from "../deployment/core/snapshot.ts";
 
 type Keys = Readonly<Record<string, string>>;
 

@@ -2,8 +2,8 @@
 // field, or is a program that sets it, has it, the object stays as it is, and a condition says so with the remedy. Taken is only what
 // nobody manages: the slip of a hand, what is left of an autoscaler that is gone, and what the spec orders whoever scales (no gateways
 // while suspended). Pure.
-import { labels } from "../../../crds/common.ts";
-import { seedComponent } from "../../../crds/seed.ts";
+import { labels } from "../../crds/common.ts";
+import { seedComponent } from "../../crds/seed.ts";
 
 export const manager = "enodia-operator";
 

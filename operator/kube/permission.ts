@@ -1,9 +1,9 @@
 // The question that comes before every reconcile: may the deployment be worked on now? Not while the copy of its namespace cannot be
 // relied on, and not where another install works in the namespace, of which the deployment's events then tell.
-import { type Claims, heldByAnother } from "../kube/claims.ts";
-import { type KubeObject, keyOf, type Ref, refOf } from "../kube/kube.ts";
+import { type Claims, heldByAnother } from "./claims.ts";
+import { type KubeObject, keyOf, type Ref, refOf } from "./kube.ts";
 import type { Informers } from "./informers.ts";
-import type { Deployments } from "./ports.ts";
+import type { Deployments } from "../deployment/ports.ts";
 
 /** The claims as far as they matter here. */
 export type NamespaceClaims = Pick<Claims, "holds" | "holder" | "leave" | "onChange">;

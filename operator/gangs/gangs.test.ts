@@ -2,9 +2,9 @@
 // deployment when such a scheduler is installed, asked for, or gone.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { AppError } from "../../../crds/common.ts";
-import { deployment, pod, settings } from "../../../test/builders/deployment.ts";
-import type { FakeKube } from "../../../test/contract/fake-kube.ts";
+import { AppError } from "../../crds/common.ts";
+import { deployment, pod, settings } from "../../test/builders/deployment.ts";
+import type { FakeKube } from "../../test/contract/fake-kube.ts";
 import {
   conditionOf,
   kubelet,
@@ -16,11 +16,11 @@ import {
   until,
   user,
   world,
-} from "../../../test/support/deployment-plane.ts";
-import { type Resource, resources } from "../../kube/kube.ts";
-import type { Served } from "../core/snapshot.ts";
-import { absentObjects, appliedObjects } from "../objects/index.ts";
-import { workerPod, workerTemplate } from "../objects/worker-pod.ts";
+} from "../../test/support/deployment-plane.ts";
+import { type Resource, resources } from "../kube/kube.ts";
+import type { Served } from "../deployment/core/snapshot.ts";
+import { absentObjects, appliedObjects } from "../deployment/objects/index.ts";
+import { workerPod, workerTemplate } from "../deployment/objects/worker-pod.ts";
 import { type GangScheduler, membersOf } from "./gang.ts";
 import { chooseGang, gangOf, gangSchedulers } from "./index.ts";
 

@@ -9,7 +9,7 @@ import { FakeKube } from "../../test/contract/fake-kube.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 import { Authorities, authorityName } from "./authorities.ts";
 import { certifiedDeployment } from "./certified.ts";
-import { renewBeforeMs } from "./core/authority-rotation.ts";
+import { renewBeforeMs } from "./authority-rotation.ts";
 import { Identities } from "./identity.ts";
 
 const hourMs = 3600_000;

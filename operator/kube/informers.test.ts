@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { FakeKube } from "../../test/contract/fake-kube.ts";
-import type { KubeObject } from "../kube/kube.ts";
+import type { KubeObject } from "./kube.ts";
 import { Informers, PodOverlay } from "./informers.ts";
 
 const pod = (uid: string, version: number): KubeObject => ({

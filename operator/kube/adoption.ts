@@ -1,9 +1,9 @@
 // The question whether an object that a deleted deployment, or training job, of the same name left may be taken over. Asked by all that
 // write owned objects (apply.ts, identity.ts, telemetry-secret.ts), and only where an owner is missing, so that it costs a request once
 // in a long while.
-import type { Kube, KubeObject, Ref } from "../kube/kube.ts";
-import { type CertifiedKind, certifiedDeployment } from "./certified.ts";
-import { isOrphan } from "./objects/context.ts";
+import type { Kube, KubeObject, Ref } from "./kube.ts";
+import { type CertifiedKind, certifiedDeployment } from "../pki/certified.ts";
+import { isOrphan } from "../deployment/objects/context.ts";
 
 /** What would take it: a deployment where it does not say. */
 export interface Adopter extends Ref {

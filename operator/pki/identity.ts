@@ -7,14 +7,14 @@
 import { AppError, labels } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { type Kube, type KubeObject, keyOf, type OwnerReference, type Ref, refOf, resources } from "../kube/kube.ts";
-import { isIssuedBy, issueLeaf, type LeafNames, leafIsGood } from "../tls/authority.ts";
-import { mayAdopt } from "./adoption.ts";
-import { manager } from "./apply.ts";
+import { isIssuedBy, issueLeaf, type LeafNames, leafIsGood } from "./authority.ts";
+import { mayAdopt } from "../kube/adoption.ts";
+import { manager } from "../kube/apply.ts";
 import { type Authorities, type Authority, encoded, pairIn, type Subject, secretError, subjectOf, textOf } from "./authorities.ts";
 import type { CertifiedKind } from "./certified.ts";
-import type { Informers } from "./informers.ts";
-import { makerLabels, names, ownerOf } from "./objects/context.ts";
-import { downloaderServerName, type Identity, seedServerName, workerServerName } from "./ports.ts";
+import type { Informers } from "../kube/informers.ts";
+import { makerLabels, names, ownerOf } from "../deployment/objects/context.ts";
+import { downloaderServerName, type Identity, seedServerName, workerServerName } from "../deployment/ports.ts";
 
 /** A leaf that was found good is not checked again for this long. */
 const recheckMs = 3600_000;

@@ -2,7 +2,7 @@
 // deadline and a limit of bytes.
 import { type RequestOptions, request } from "node:https";
 import type { ConnectionOptions } from "node:tls";
-import type { Identity } from "./ports.ts";
+import type { Identity } from "../deployment/ports.ts";
 
 const askMsMax = 5_000;
 

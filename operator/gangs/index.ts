@@ -1,8 +1,8 @@
 // The list of schedulers that know groups of pods, and which of them ranks go to, by what the cluster serves. Pure.
-import type { MoEDeployment, PodTemplate } from "../../../crds/moe-deployment.ts";
-import type { GangChoice, GangName } from "../../../crds/names.ts";
-import type { ObjectMeta, Resource } from "../../kube/kube.ts";
-import type { PodFacts, Refusal, Served } from "../core/snapshot.ts";
+import type { MoEDeployment, PodTemplate } from "../../crds/moe-deployment.ts";
+import type { GangChoice, GangName } from "../../crds/names.ts";
+import type { ObjectMeta, Resource } from "../kube/kube.ts";
+import type { PodFacts, Refusal, Served } from "../deployment/core/snapshot.ts";
 import { coscheduling } from "./coscheduling.ts";
 import { type Gang, type GangScheduler, membersOf } from "./gang.ts";
 import { volcano } from "./volcano.ts";

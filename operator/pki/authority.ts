@@ -1,5 +1,5 @@
 // Certificates of one deployment: a CA and leaves for workers, gateways and the operator. EC P-256, PEM in and out.
-// The one importer of @peculiar/x509. Writes no Secrets: operator/deployment/identity.ts does.
+// The one importer of @peculiar/x509. Writes no Secrets: operator/pki/identity.ts does.
 import "./reflect.ts";
 import { webcrypto } from "node:crypto";
 import * as x509 from "@peculiar/x509";

@@ -8,7 +8,7 @@ import { kubelet, readyWith, ref, startOperator, until, user, world } from "../.
 import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import { authorityName } from "./authorities.ts";
 import { sweepAuthorities } from "./authority-sweep.ts";
-import { Informers } from "./informers.ts";
+import { Informers } from "../kube/informers.ts";
 
 const owned = (kube: FakeKube, resource: Resource): string[] =>
   kube

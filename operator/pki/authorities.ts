@@ -4,12 +4,12 @@
 // goes by what is in the Secret (core/authority-rotation.ts); Secrets of deployments that are gone are swept (authority-sweep.ts).
 import { AppError, apiGroup, labels } from "../../crds/common.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
-import { authorityIsGood, certificateEndMs, createAuthority, isIssuedBy, type KeyPairPem } from "../tls/authority.ts";
-import { manager } from "./apply.ts";
+import { authorityIsGood, certificateEndMs, createAuthority, isIssuedBy, type KeyPairPem } from "./authority.ts";
+import { manager } from "../kube/apply.ts";
 import { type CertifiedKind, certifiedKind } from "./certified.ts";
-import { type AuthorityFacts, type Certified, type RotationStep, rotationStep } from "./core/authority-rotation.ts";
-import type { Informers } from "./informers.ts";
-import { authorityComponent, makerLabels, names } from "./objects/context.ts";
+import { type AuthorityFacts, type Certified, type RotationStep, rotationStep } from "./authority-rotation.ts";
+import type { Informers } from "../kube/informers.ts";
+import { authorityComponent, makerLabels, names } from "../deployment/objects/context.ts";
 
 /** The pause while a person or the garbage collector has to mend a Secret; a change of one of ours ends it earlier. */
 const secretRetryMs = 10_000;
