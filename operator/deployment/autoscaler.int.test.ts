@@ -10,9 +10,9 @@ import { down } from "../../test/cluster/cluster.ts";
 import { until as poll, sleep } from "../../test/harness/process.ts";
 import { type ControlPlane, controlPlane } from "../../test/integration/control-plane.ts";
 import { EventRecorder } from "../kube/events.ts";
+import { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, refOf, resources } from "../kube/kube.ts";
 import { managersOf } from "../kube/managed-fields.ts";
-import { Informers } from "../kube/informers.ts";
 import { createDeploymentPlane } from "./plane.ts";
 import type { World } from "./ports.ts";
 

@@ -8,8 +8,8 @@ import { until as poll } from "../../test/harness/process.ts";
 import { type ControlPlane, controlPlane } from "../../test/integration/control-plane.ts";
 import { tellPod } from "../../test/integration/pod-status.ts";
 import { EventRecorder } from "../kube/events.ts";
-import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
 import { Informers } from "../kube/informers.ts";
+import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
 import { createDeploymentPlane } from "./plane.ts";
 
 const name = "delivery-int";

@@ -14,9 +14,9 @@ import { type GoModule, moduleFolder } from "../../test/harness/go-module.ts";
 import { until as poll } from "../../test/harness/process.ts";
 import { type ControlPlane, controlPlane, root } from "../../test/integration/control-plane.ts";
 import { EventRecorder } from "../kube/events.ts";
+import { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import { rulesOf } from "../rbac.ts";
-import { Informers } from "../kube/informers.ts";
 import { createDeploymentPlane } from "./plane.ts";
 
 const name = "routes-int";

@@ -8,8 +8,8 @@ import { deployment } from "../../test/builders/deployment.ts";
 import type { FakeKube } from "../../test/contract/fake-kube.ts";
 import { conditionOf, pods, readyWith, ref, serving, startOperator, status, until, user } from "../../test/support/deployment-plane.ts";
 import { kubeError } from "../kube/errors.ts";
-import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import type { Informers } from "../kube/informers.ts";
+import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import { objectLabels } from "./objects/context.ts";
 import { findOrphans } from "./orphans.ts";
 

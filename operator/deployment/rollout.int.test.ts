@@ -10,8 +10,8 @@ import { controlPlane } from "../../test/integration/control-plane.ts";
 import { crashing } from "../../test/support/deployment-plane.ts";
 import { acts } from "../cli/commands/rollout.ts";
 import { EventRecorder } from "../kube/events.ts";
-import { type Kube, refOf, resources } from "../kube/kube.ts";
 import { Informers } from "../kube/informers.ts";
+import { type Kube, refOf, resources } from "../kube/kube.ts";
 import { createDeploymentPlane } from "./plane.ts";
 
 const name = "rollout-int";

@@ -8,8 +8,8 @@ import { until as poll } from "../../test/harness/process.ts";
 import { controlPlane } from "../../test/integration/control-plane.ts";
 import { crashing } from "../../test/support/deployment-plane.ts";
 import { EventRecorder } from "../kube/events.ts";
-import { type Kube, refOf, resources } from "../kube/kube.ts";
 import { Informers } from "../kube/informers.ts";
+import { type Kube, refOf, resources } from "../kube/kube.ts";
 import { createDeploymentPlane } from "./plane.ts";
 import type { World } from "./ports.ts";
 

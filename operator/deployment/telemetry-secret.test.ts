@@ -16,8 +16,8 @@ import {
   user,
   world,
 } from "../../test/support/deployment-plane.ts";
-import { resources } from "../kube/kube.ts";
 import { Informers } from "../kube/informers.ts";
+import { resources } from "../kube/kube.ts";
 import { NatsCredentials } from "./nats-credentials.ts";
 import { TelemetrySecrets } from "./telemetry-secret.ts";
 

@@ -11,10 +11,10 @@ import { moduleFolder } from "../../test/harness/go-module.ts";
 import { until } from "../../test/harness/process.ts";
 import { type ControlPlane, controlPlane, root } from "../../test/integration/control-plane.ts";
 import { coschedulingCrd, documents, modules, volcanoCrd } from "../../test/integration/pod-groups.ts";
-import { EventRecorder } from "../kube/events.ts";
-import { type Kube, type KubeObject, type Resource, resources } from "../kube/kube.ts";
-import { Informers } from "../kube/informers.ts";
 import { createDeploymentPlane } from "../deployment/plane.ts";
+import { EventRecorder } from "../kube/events.ts";
+import { Informers } from "../kube/informers.ts";
+import { type Kube, type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import { gangOf } from "./index.ts";
 
 const name = "gangs-int";

@@ -1,5 +1,6 @@
 // Ranks that start together: which scheduler is asked, how many ranks it waits for, what its pods carry, and what becomes of a running
 // deployment when such a scheduler is installed, asked for, or gone.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
@@ -17,12 +18,13 @@ import {
   user,
   world,
 } from "../../test/support/deployment-plane.ts";
-import { type Resource, resources } from "../kube/kube.ts";
-import type { Served } from "../deployment/core/snapshot.ts";
+import { chooseGang, membersOf } from "../deployment/core/gang.ts";
 import { absentObjects, appliedObjects } from "../deployment/objects/index.ts";
 import { workerPod, workerTemplate } from "../deployment/objects/worker-pod.ts";
-import { type GangScheduler, membersOf } from "./gang.ts";
-import { chooseGang, gangOf, gangSchedulers } from "./index.ts";
+import type { Served } from "../kube/informers.ts";
+import { type Resource, resources } from "../kube/kube.ts";
+import type { GangScheduler } from "./gang.ts";
+import { gangOf, gangSchedulers } from "./index.ts";
 
 const volcano = gangSchedulers.find(({ name }) => name === "Volcano") as GangScheduler;
 const wants = (gang: string, spec: object = {}, status: object = {}) => deployment({ scheduling: { gang }, replicas: 8, ...spec }, status);

@@ -1,10 +1,12 @@
 // The list of schedulers that know groups of pods, and which of them ranks go to, by what the cluster serves. Pure.
-import type { MoEDeployment, PodTemplate } from "../../crds/moe-deployment.ts";
+
+import type { PodTemplate } from "../../crds/moe-deployment.ts";
 import type { GangChoice, GangName } from "../../crds/names.ts";
+import type { Served } from "../kube/informers.ts";
 import type { ObjectMeta, Resource } from "../kube/kube.ts";
-import type { PodFacts, Refusal, Served } from "../deployment/core/snapshot.ts";
+import type { Refusal } from "../kube/refusal-text.ts";
 import { coscheduling } from "./coscheduling.ts";
-import { type Gang, type GangScheduler, membersOf } from "./gang.ts";
+import type { GangScheduler } from "./gang.ts";
 import { volcano } from "./volcano.ts";
 
 /** By their names in spec.scheduling.gang; Auto takes the first that is there. */
@@ -19,12 +21,6 @@ export function gangOf(pod: ObjectMeta): GangName | undefined {
 interface ChosenScheduler {
   /** Undefined where nobody starts ranks together. */
   readonly scheduler: GangScheduler | undefined;
-  readonly refusals: readonly Refusal[];
-}
-
-interface ChosenGang {
-  /** Undefined where nobody starts ranks together, and while there is nothing to start. */
-  readonly gang: Gang | undefined;
   readonly refusals: readonly Refusal[];
 }
 
@@ -44,12 +40,6 @@ export function chooseScheduler({ scheduling, podTemplate }: GangSpec, served: (
   if (scheduler) return { scheduler, refusals: taken(podTemplate, scheduler) };
   const missing = wanted.filter(({ resource }) => named !== undefined || served(resource) !== "absent");
   return { scheduler, refusals: missing.slice(0, 1).map(({ resource }) => refusal(choice, resource, served(resource))) };
-}
-
-export function chooseGang(deployment: MoEDeployment, pods: readonly PodFacts[], served: (resource: Resource) => Served): ChosenGang {
-  const { scheduler, refusals } = chooseScheduler(deployment.spec, served);
-  const members = scheduler ? membersOf(deployment, pods, scheduler) : 0;
-  return { gang: scheduler && members > 0 ? { scheduler, members } : undefined, refusals };
 }
 
 function refusal(choice: string, { apiVersion }: Resource, state: Served): Refusal {

@@ -4,12 +4,12 @@ import { beforeEach, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { deployment, settings } from "../../test/builders/deployment.ts";
 import { FakeKube } from "../../test/contract/fake-kube.ts";
-import { type KubeObject, type OwnerReference, resources } from "./kube.ts";
-import { Applier } from "./apply.ts";
-import { certifiedDeployment } from "../pki/certified.ts";
 import { objectLabels, ownerOf } from "../deployment/objects/context.ts";
 import { appliedObjects } from "../deployment/objects/index.ts";
 import { gatewayBudget, gatewayService } from "../deployment/objects/plumbing.ts";
+import { certifiedDeployment } from "../pki/certified.ts";
+import { Applier } from "./apply.ts";
+import { type KubeObject, type OwnerReference, resources } from "./kube.ts";
 
 const owner = { name: "moe", uid: "uid-moe" };
 const at = { namespace: "ns", name: "moe" };

@@ -5,22 +5,35 @@
 import { createHash } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
 import { AppError, apiVersion } from "../../crds/common.ts";
+import { manager, mayAdopt, type OwnerKind } from "./adoption.ts";
 import { type FieldConflict, FieldConflictError, hasCode } from "./errors.ts";
+import { conflictText, isAutoscaled, isTakeable } from "./field-conflicts.ts";
 import { type Kube, type KubeObject, type Ref, type Resource, refOf, resources } from "./kube.ts";
 import { applies, type FieldPath, givenUp } from "./managed-fields.ts";
-import { mayAdopt } from "./adoption.ts";
-import type { CertifiedKind } from "../pki/certified.ts";
-import { conflictText, isAutoscaled, isTakeable, manager } from "./field-conflicts.ts";
+import type { Refusal } from "./refusal-text.ts";
 import { objectRefusal } from "./refusal-text.ts";
-import type { Refusal } from "../deployment/core/snapshot.ts";
-import type { Absent, Rendered } from "../deployment/objects/index.ts";
-
-export { manager };
 
 /** An object in conflict is tried again after this at the earliest, then after twice as long, and so on. */
 const conflictBackoff = { baseMs: 10_000, maxMs: 120_000 } as const;
 /** Tries to give up a field of an object that its controllers are writing to; the next pass goes on. */
 const giveUpTries = 4;
+
+export interface Rendered {
+  readonly resource: Resource;
+  readonly object: KubeObject;
+  /** The object that is to be there where this one is refused. */
+  readonly otherwise?: KubeObject;
+  /** The names that lead to a field that it is without since it is left to others: what we had set before stays. */
+  readonly leaves?: readonly string[];
+  /** Fields that it takes from whoever manages them, as the API server writes them. */
+  readonly takes?: readonly string[];
+}
+
+/** An object that an operator with other settings, or an earlier spec, has made, and that is to go. */
+export interface Absent {
+  readonly resource: Resource;
+  readonly name: string;
+}
 
 /** The deployment or training job that objects are made for. */
 export interface Owner {
@@ -39,7 +52,7 @@ export interface Applied {
 
 export interface ApplierOptions {
   /** What its owners are. */
-  readonly of: Pick<CertifiedKind, "kind" | "label" | "resource">;
+  readonly of: OwnerKind;
   readonly kube: Kube;
   /** What the informers have; they follow objects with our labels only. */
   readonly live: (resource: Resource, ref: Ref) => KubeObject | undefined;
@@ -249,7 +262,7 @@ const valueAt = (object: KubeObject, path: FieldPath): unknown =>
   path.reduce<unknown>((value, name) => (value as Record<string, unknown> | undefined)?.[name], object);
 
 /** The reason why an object that is there is not its owner's; undefined when it is. */
-function foreignness({ metadata }: KubeObject, kind: string, owner: Owner & Pick<CertifiedKind, "kind">): string | undefined {
+function foreignness({ metadata }: KubeObject, kind: string, owner: Owner & Pick<OwnerKind, "kind">): string | undefined {
   const owners = metadata.ownerReferences ?? [];
   if (owners.some((one) => one.uid === owner.uid)) return undefined;
   const namesake = owners.some((one) => one.apiVersion === apiVersion && one.kind === owner.kind && one.name === owner.name);

@@ -2,9 +2,15 @@
 // deadline and a limit of bytes.
 import { type RequestOptions, request } from "node:https";
 import type { ConnectionOptions } from "node:tls";
-import type { Identity } from "../deployment/ports.ts";
 
 const askMsMax = 5_000;
+
+/** Certificate and key of the operator for one owner, PEM. Valid for its CA only. */
+export interface Identity {
+  readonly cert: string;
+  readonly key: string;
+  readonly ca: string;
+}
 
 export interface PodQuestion {
   readonly ip: string;

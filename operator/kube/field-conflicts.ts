@@ -4,8 +4,7 @@
 // while suspended). Pure.
 import { labels } from "../../crds/common.ts";
 import { seedComponent } from "../../crds/seed.ts";
-
-export const manager = "enodia-operator";
+import { manager } from "./adoption.ts";
 
 /** The door of `kubectl scale` and of autoscalers. */
 const scaleDoor = "scale";

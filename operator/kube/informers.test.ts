@@ -3,8 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { FakeKube } from "../../test/contract/fake-kube.ts";
-import type { KubeObject } from "./kube.ts";
 import { Informers, PodOverlay } from "./informers.ts";
+import type { KubeObject } from "./kube.ts";
 
 const pod = (uid: string, version: number): KubeObject => ({
   apiVersion: "v1",

@@ -4,9 +4,13 @@ import { labels } from "../../crds/common.ts";
 import { hasCode } from "./errors.ts";
 import { type CopyForm, Informer, type InformerDeps, type Listener } from "./informer.ts";
 import { type KubeObject, keyOf, type Ref, type Resource, resources } from "./kube.ts";
-import type { Served } from "../deployment/core/snapshot.ts";
-import { authorityComponent } from "../deployment/objects/context.ts";
 import { slimPod } from "./slim-pod.ts";
+
+/** The component label of the Secrets with CAs, which are in the operator's own namespace. */
+export const authorityComponent = "authority";
+
+/** Whether the cluster has a resource that others install: `unknown` while it has not answered, `forbidden` where we may not ask. */
+export type Served = "served" | "absent" | "forbidden" | "unknown";
 
 export type Watched =
   | "moeDeployments"

@@ -1,9 +1,8 @@
 // The question that comes before every reconcile: may the deployment be worked on now? Not while the copy of its namespace cannot be
 // relied on, and not where another install works in the namespace, of which the deployment's events then tell.
 import { type Claims, heldByAnother } from "./claims.ts";
-import { type KubeObject, keyOf, type Ref, refOf } from "./kube.ts";
 import type { Informers } from "./informers.ts";
-import type { Deployments } from "../deployment/ports.ts";
+import { type KubeObject, keyOf, type Ref, refOf } from "./kube.ts";
 
 /** The claims as far as they matter here. */
 export type NamespaceClaims = Pick<Claims, "holds" | "holder" | "leave" | "onChange">;
@@ -12,13 +11,23 @@ export interface PermissionOptions {
   readonly informers: Informers;
   /** The namespaces that are this install's to work in; all when not given. */
   readonly claims: NamespaceClaims | undefined;
-  readonly event: Deployments["event"];
+  readonly event: (
+    object: { readonly metadata: Ref & { readonly uid: string; readonly generation: number; readonly resourceVersion: string } },
+    type: "Normal" | "Warning",
+    reason: string,
+    note: string,
+  ) => void;
 }
 
 export class Permission {
   readonly #informers: Informers;
   readonly #claims: NamespaceClaims | undefined;
-  readonly #event: Deployments["event"];
+  readonly #event: (
+    object: { readonly metadata: Ref & { readonly uid: string; readonly generation: number; readonly resourceVersion: string } },
+    type: "Normal" | "Warning",
+    reason: string,
+    note: string,
+  ) => void;
 
   constructor({ informers, claims, event }: PermissionOptions) {
     this.#informers = informers;

@@ -1,6 +1,11 @@
 // The words for what the API server refuses, in terms of the spec: the server names fields of the rendered object, and its reader
 // has those of the MoEDeployment. Pure.
-import type { Refusal } from "../deployment/core/snapshot.ts";
+
+export interface Refusal {
+  /** The reason of SpecAccepted=False. */
+  readonly reason: string;
+  readonly message: string;
+}
 
 /** A field at the beginning of a path, as validation, strict decoding and server-side apply write it. */
 const podField = /(^|[\s"([])\.?(spec|metadata)\.(?=[a-z])/g;

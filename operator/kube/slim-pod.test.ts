@@ -2,11 +2,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment, settings } from "../../test/builders/deployment.ts";
-import type { KubeObject } from "./kube.ts";
 import { modelOfPod } from "../deployment/objects/model-place.ts";
 import { workerPod, workerTemplate } from "../deployment/objects/worker-pod.ts";
 import { nodeHealth, podFacts, podSight } from "../deployment/observe.ts";
 import { isOfOther } from "../deployment/orphans.ts";
+import type { KubeObject } from "./kube.ts";
 import { slimPod } from "./slim-pod.ts";
 
 const context = { deployment: deployment(), settings };

@@ -8,8 +8,8 @@ import { deployment, settings } from "../../test/builders/deployment.ts";
 import { FakeKube } from "../../test/contract/fake-kube.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 import { Authorities, authorityName } from "./authorities.ts";
-import { certifiedDeployment } from "./certified.ts";
 import { renewBeforeMs } from "./authority-rotation.ts";
+import { certifiedDeployment } from "./certified.ts";
 import { Identities } from "./identity.ts";
 
 const hourMs = 3600_000;
@@ -81,7 +81,7 @@ class World {
 
   /** One look of the operator; a `restart` before each makes it go by durable state alone. */
   async pass(): Promise<AppError | undefined> {
-    const failure = await this.#identities.ensureAll(moe, pods, true);
+    const failure = await this.#identities.ensureAll(moe, pods, { gateways: "certify", roles: [] });
     const data = Object.keys((this.secret?.data ?? {}) as object);
     const stage = data.includes("next.key") ? "Announced" : data.includes("previous.crt") ? "Succeeded" : "Steady";
     if (this.stages.at(-1) !== stage) this.stages.push(stage);

@@ -2,14 +2,15 @@
 // mount it. The deployment's namespace gets leaves, and the certificates of the CAs that are trusted (identity.ts). The Secret is found by
 // the deployment's uid, so that a namesake never gets another's. Never makes a second CA: the API server decides who was first. The renewal
 // goes by what is in the Secret (core/authority-rotation.ts); Secrets of deployments that are gone are swept (authority-sweep.ts).
+
 import { AppError, apiGroup, labels } from "../../crds/common.ts";
+import { makerLabels, manager } from "../kube/adoption.ts";
+import { authorityComponent, type Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
 import { authorityIsGood, certificateEndMs, createAuthority, isIssuedBy, type KeyPairPem } from "./authority.ts";
-import { manager } from "../kube/apply.ts";
-import { type CertifiedKind, certifiedKind } from "./certified.ts";
 import { type AuthorityFacts, type Certified, type RotationStep, rotationStep } from "./authority-rotation.ts";
-import type { Informers } from "../kube/informers.ts";
-import { authorityComponent, makerLabels, names } from "../deployment/objects/context.ts";
+import { type CertifiedKind, certifiedKind } from "./certified.ts";
+import { tlsSecrets } from "./names.ts";
 
 /** The pause while a person or the garbage collector has to mend a Secret; a change of one of ours ends it earlier. */
 const secretRetryMs = 10_000;
@@ -126,7 +127,7 @@ export class Authorities {
   #tellOfLoss(deployment: Subject): void {
     const { informers, event } = this.#options;
     const { namespace, name, uid } = deployment.metadata;
-    const leaf = informers.get("secrets", { namespace, name: names.gatewayTls(name) });
+    const leaf = informers.get("secrets", { namespace, name: tlsSecrets.gateway(name) });
     if (!leaf?.metadata.ownerReferences?.some((owner) => owner.uid === uid)) return;
     const text = "the Secret of the CA was not there, so a new CA signs: new connections fail until pods have it, a minute or two";
     event(deployment, "Warning", "AuthorityReplaced", text);

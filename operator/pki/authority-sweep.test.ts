@@ -5,10 +5,10 @@ import { AppError } from "../../crds/common.ts";
 import { settings } from "../../test/builders/deployment.ts";
 import { FakeKube } from "../../test/contract/fake-kube.ts";
 import { kubelet, readyWith, ref, startOperator, until, user, world } from "../../test/support/deployment-plane.ts";
+import { Informers } from "../kube/informers.ts";
 import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import { authorityName } from "./authorities.ts";
 import { sweepAuthorities } from "./authority-sweep.ts";
-import { Informers } from "../kube/informers.ts";
 
 const owned = (kube: FakeKube, resource: Resource): string[] =>
   kube

@@ -3,10 +3,10 @@
 // not watched or not reachable keeps its CAs. It also stays while a leaf of it is left, such as of pods that `--cascade=orphan` left
 // behind: by their leaves they can be told to be of that deployment. Looked at again and again, so an operator that was away cleans later.
 import { labels } from "../../crds/common.ts";
-import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
-import { isIssuedBy } from "./authority.ts";
-import { certificatesIn, subjectOf, textOf } from "./authorities.ts";
 import type { Informers } from "../kube/informers.ts";
+import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
+import { certificatesIn, subjectOf, textOf } from "./authorities.ts";
+import { isIssuedBy } from "./authority.ts";
 
 /** How often it is looked for CAs that are to go. It costs a list of each namespace in question, and no request while there is none. */
 export const sweepMs = 15_000;

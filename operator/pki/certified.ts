@@ -1,17 +1,12 @@
 // The kinds of objects whose pods have certificates of an own CA, and what differs between them: the label that their Secrets carry, where
 // they are watched, and their name in certificates, so that a job and a deployment of one name are never taken for each other. Pure.
-import { labels } from "../../crds/common.ts";
 import { trainingScope } from "../../crds/training-world.ts";
-import { type Resource, resources } from "../kube/kube.ts";
+import { deploymentKind, jobKind, type OwnerKind } from "../kube/adoption.ts";
 import type { Watched } from "../kube/informers.ts";
 
-export interface CertifiedKind {
-  readonly kind: "MoEDeployment" | "MoETrainingJob";
+export interface CertifiedKind extends OwnerKind {
   /** True: serving does without it where it cannot be read. */
   readonly training: boolean;
-  /** On its Secrets, with its name. */
-  readonly label: string;
-  readonly resource: Resource;
   readonly objects: Watched;
   readonly secrets: Watched;
   /** What certificates call an object of that name. */
@@ -19,20 +14,16 @@ export interface CertifiedKind {
 }
 
 export const certifiedDeployment: CertifiedKind = {
-  kind: "MoEDeployment",
+  ...deploymentKind,
   training: false,
-  label: labels.deployment,
-  resource: resources.moeDeployments,
   objects: "moeDeployments",
   secrets: "secrets",
   scope: (name) => name,
 };
 
 export const certifiedJob: CertifiedKind = {
-  kind: "MoETrainingJob",
+  ...jobKind,
   training: true,
-  label: labels.trainingJob,
-  resource: resources.moeTrainingJobs,
   objects: "moeTrainingJobs",
   secrets: "trainingSecrets",
   scope: trainingScope,

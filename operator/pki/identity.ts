@@ -4,17 +4,15 @@
 // a person's. One that a deleted namesake left without an owner is filled anew: anybody may have read or written it since. In one of ours
 // every field is ours, whoever wrote it last: a leaf that its CA has not signed serves nobody.
 
-import { AppError, labels } from "../../crds/common.ts";
-import type { MoEDeployment } from "../../crds/moe-deployment.ts";
-import { type Kube, type KubeObject, keyOf, type OwnerReference, type Ref, refOf, resources } from "../kube/kube.ts";
-import { isIssuedBy, issueLeaf, type LeafNames, leafIsGood } from "./authority.ts";
-import { mayAdopt } from "../kube/adoption.ts";
-import { manager } from "../kube/apply.ts";
-import { type Authorities, type Authority, encoded, pairIn, type Subject, secretError, subjectOf, textOf } from "./authorities.ts";
-import type { CertifiedKind } from "./certified.ts";
+import { AppError, apiVersion, labels } from "../../crds/common.ts";
+import { makerLabels, manager, mayAdopt } from "../kube/adoption.ts";
+import type { Identity } from "../kube/ask-pod.ts";
 import type { Informers } from "../kube/informers.ts";
-import { makerLabels, names, ownerOf } from "../deployment/objects/context.ts";
-import { downloaderServerName, type Identity, seedServerName, workerServerName } from "../deployment/ports.ts";
+import { type Kube, type KubeObject, keyOf, type OwnerReference, type Ref, refOf, resources } from "../kube/kube.ts";
+import { type Authorities, type Authority, encoded, pairIn, type Subject, secretError, subjectOf, textOf } from "./authorities.ts";
+import { isIssuedBy, issueLeaf, type LeafNames, leafIsGood } from "./authority.ts";
+import type { CertifiedKind } from "./certified.ts";
+import { type Role, roleServerNames, tlsSecrets, workerServerName } from "./names.ts";
 
 /** A leaf that was found good is not checked again for this long. */
 const recheckMs = 3600_000;
@@ -49,25 +47,12 @@ export class Identities {
     this.#options = options;
   }
 
-  async ensureGateway(deployment: MoEDeployment): Promise<void> {
-    const { name, namespace } = deployment.metadata;
-    const leaf = { dns: [`gateway.${name}.${namespace}.enodia`], uri: `spiffe://enodia/${namespace}/${name}/gateway` };
-    await this.#ensure(deployment, names.gatewayTls(name), leaf, ownerOf(deployment));
-  }
-
-  /** For the pod that downloads the model, which nobody else takes for a rank or a gateway. */
-  async ensureDownloader(deployment: MoEDeployment): Promise<void> {
-    const { name, namespace } = deployment.metadata;
-    const leaf = { dns: [downloaderServerName({ namespace, name })], uri: `spiffe://enodia/${namespace}/${name}/downloader` };
-    await this.#ensure(deployment, names.downloaderTls(name), leaf, ownerOf(deployment));
-  }
-
-  /** For the pod with the whole store. The operator asks it how far a download is by the name of one that downloads. */
-  async ensureSeed(deployment: MoEDeployment): Promise<void> {
-    const { name, namespace } = deployment.metadata;
-    const dns = [seedServerName({ namespace, name }), downloaderServerName({ namespace, name })];
-    const leaf = { dns, uri: `spiffe://enodia/${namespace}/${name}/seed` };
-    await this.#ensure(deployment, names.seedTls(name), leaf, ownerOf(deployment));
+  /** Certifies the pods of a role, which nobody takes for another. */
+  async ensureRole(subject: Subject, role: Role): Promise<void> {
+    const { name, namespace, uid } = subject.metadata;
+    const leaf = { dns: [...roleServerNames(role, { namespace, name })], uri: `spiffe://enodia/${namespace}/${name}/${role}` };
+    const owner = { apiVersion, kind: this.#options.of.kind, name, uid, controller: true, blockOwnerDeletion: false };
+    await this.#ensure(subject, tlsSecrets[role](name), leaf, owner);
   }
 
   async ensurePod(subject: Subject, pod: PodIdentity): Promise<void> {
@@ -78,24 +63,19 @@ export class Identities {
       uri: `spiffe://enodia/${namespace}/${scope}/${pod.name}`,
     };
     const owner = { apiVersion: "v1", kind: "Pod", name: pod.name, uid: pod.uid };
-    await this.#ensure(subject, names.podTls(pod.name), leaf, owner);
+    await this.#ensure(subject, tlsSecrets.pod(pod.name), leaf, owner);
   }
 
   /**
-   * Certifies every pod that is there, then takes the renewal of the CA on. Returns the first error, after everything had its turn.
-   * `gateways`: false while those of a deleted namesake serve, with the Secret that they have; `seed`: there is one.
+   * Certifies every pod that is there and these roles, then takes the renewal of the CA on. Returns the first error, after everything had
+   * its turn. `gateways`: false while those of a deleted namesake serve, with the Secret that they have.
    */
-  async ensureAll(deployment: MoEDeployment, pods: readonly PodIdentity[], gateways: boolean, seed = false): Promise<AppError | undefined> {
-    const workers = await Promise.allSettled(pods.map((pod) => this.ensurePod(deployment, pod)));
-    // An error of the gateways' is the spec pass's to tell.
-    const front = await Promise.allSettled(gateways ? [this.ensureGateway(deployment)] : []);
-    const others = await Promise.allSettled(seed ? [this.ensureSeed(deployment)] : []);
-    return this.#advance(deployment, [...workers, ...others], gateways && front.every(fulfilled));
-  }
-
-  /** The same for what has no gateways. */
-  async ensurePods(subject: Subject, pods: readonly PodIdentity[]): Promise<AppError | undefined> {
-    return this.#advance(subject, await Promise.allSettled(pods.map((pod) => this.ensurePod(subject, pod))), true);
+  async ensureAll(subject: Subject, pods: readonly PodIdentity[], { gateways, roles }: Roles): Promise<AppError | undefined> {
+    const workers = await Promise.allSettled(pods.map((pod) => this.ensurePod(subject, pod)));
+    // An error of the gateways' is reported where their objects are applied.
+    const front = await Promise.allSettled(gateways === "certify" ? [this.ensureRole(subject, "gateway")] : []);
+    const others = await Promise.allSettled(roles.map((role) => this.ensureRole(subject, role)));
+    return this.#advance(subject, [...workers, ...others], gateways !== "wait" && front.every(fulfilled));
   }
 
   async #advance(subject: Subject, pods: readonly PromiseSettledResult<void>[], others: boolean): Promise<AppError | undefined> {
@@ -177,6 +157,12 @@ export class Identities {
       { manager, force: true },
     );
   }
+}
+
+export interface Roles {
+  /** `wait`: they have what a deleted namesake gave them, so that the CA stays as it is. */
+  readonly gateways: "certify" | "none" | "wait";
+  readonly roles: readonly Role[];
 }
 
 interface Wanted {

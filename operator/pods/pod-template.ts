@@ -1,9 +1,10 @@
 // The merge of spec.podTemplate and spec.gateway.podTemplate into rendered worker, gateway and training pods. A field that belongs to the
 // operator is refused, never dropped. Pure.
+
 import type { PodTemplate } from "../../crds/moe-deployment.ts";
 import { gatewayProcess, workerProcess } from "../../crds/process.ts";
 import { variablesLeft } from "../../crds/variables.ts";
-import type { Refusal } from "../deployment/core/snapshot.ts";
+import type { Refusal } from "../kube/refusal-text.ts";
 
 type Fields = Record<string, unknown>;
 export interface PodShape {

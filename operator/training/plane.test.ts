@@ -5,10 +5,10 @@ import { AppError } from "../../crds/common.ts";
 import { moeTrainingJobStatusSchema } from "../../crds/moe-training-job-status.ts";
 import { object, PlaneWorld, ref, stopPlanes, user } from "../../test/builders/training-plane.ts";
 import { until } from "../../test/support/deployment-plane.ts";
-import { sweepAuthorities } from "../pki/authority-sweep.ts";
-import { certifiedDeployment, certifiedJob } from "../pki/certified.ts";
 import { Informers } from "../kube/informers.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
+import { sweepAuthorities } from "../pki/authority-sweep.ts";
+import { certifiedDeployment, certifiedJob } from "../pki/certified.ts";
 
 after(stopPlanes);
 

@@ -1,28 +1,10 @@
 // The parts that worker and gateway pods have in common: security, probes, volumes, and the facts that their environment is
 // rendered from. Used by worker-pod.ts and gateway.ts. Pure.
-import { paths } from "../../crds/common.ts";
-import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
-import type { ProcessFacts } from "../../crds/process.ts";
-import { names, type RenderContext } from "../deployment/objects/context.ts";
-import { modelPlace, modelVolume } from "../deployment/objects/model-place.ts";
-
-/** User id that the images run as. */
-const userId = 65532;
-
-export const podSecurity = {
-  runAsNonRoot: true,
-  runAsUser: userId,
-  runAsGroup: userId,
-  fsGroup: userId,
-  fsGroupChangePolicy: "OnRootMismatch",
-  seccompProfile: { type: "RuntimeDefault" },
-};
-
-export const containerSecurity = {
-  allowPrivilegeEscalation: false,
-  readOnlyRootFilesystem: true,
-  capabilities: { drop: ["ALL"] },
-};
+import { paths } from "../../../crds/common.ts";
+import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
+import { modelVolume, type ProcessFacts } from "../../../crds/process.ts";
+import { names, type RenderContext } from "./context.ts";
+import { modelPlace } from "./model-place.ts";
 
 /** Facts that the environment of a pod is rendered from. */
 export function processFacts({ deployment, seed }: RenderContext): ProcessFacts {
