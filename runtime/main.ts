@@ -51,11 +51,11 @@ const roles: Readonly<Record<string, () => Promise<Process>>> = {
     return { ended: checkJob(parseCheckerConfig(process.env)), close: async () => {} }; // it holds nothing that an end would lose
   },
   downloader: async () => {
-    const { startDownloader } = await import("./downloader/downloader.ts");
+    const { startDownloader } = await import("./modelstore/delivery/downloader.ts");
     return startDownloader(parseDownloaderConfig(process.env));
   },
   seed: async () => {
-    const { startSeed } = await import("./seed/seed.ts");
+    const { startSeed } = await import("./modelstore/weight-server/weight-server.ts");
     return startSeed(parseSeedConfig(process.env));
   },
 };

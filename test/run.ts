@@ -48,7 +48,7 @@ const heldBack: Readonly<Record<string, string>> = {
   "12-soaks":
     "takes 22 minutes; runtime/observe/idle-sockets.int.test.ts holds the sockets for seconds, operator/outage.int.test.ts has the API server away as long",
   "13-drain": "takes 8 minutes; runtime/worker/leaving.int.test.ts and operator/rebalance/handover.test.ts have each hand-over",
-  "15-stalls": "takes 15 minutes; runtime/gateway/stalls.int.test.ts and 3-failures print the same table for a few losses",
+  "15-stalls": "takes 15 minutes; runtime/gateway/routing/stalls.int.test.ts and 3-failures print the same table for a few losses",
   "18-training-faults":
     "takes 10 minutes; runtime/trainer/killed.test.ts kills ranks over TLS, and test/sim/training.test.ts tries faults by seed",
   "17-training":
@@ -56,7 +56,7 @@ const heldBack: Readonly<Record<string, string>> = {
   "20-autoscale":
     "takes 6 minutes; operator/deployment/autoscaler.test.ts has the same in a simulated cluster, autoscaler.int.test.ts other writers on a real API server",
   "21-delivery":
-    "takes some minutes; runtime/seed/seed.int.test.ts has the same seed and ranks on loopback, operator/deployment/seeding.test.ts its pod's life",
+    "takes some minutes; runtime/modelstore/weight-server/weight-server.int.test.ts has the same seed and ranks on loopback, operator/deployment/seeding.test.ts its pod's life",
   "25-zero":
     "takes 4 minutes; operator/deployment/autoscaler-zero.test.ts has the same with a gateway played, runtime/gateway/hold.int.test.ts a real one",
   "22-hundred-faults":
@@ -73,7 +73,7 @@ const heldBack: Readonly<Record<string, string>> = {
 /** Scripts that write what is generated; with --check they fail on drift instead. */
 const generators = [
   "crds/generate.ts",
-  "runtime/wire/generate.ts",
+  "runtime/net/generate.ts",
   "operator/dashboards/generate.ts",
   "operator/deployment/generate-role.ts",
   "test/golden/make_wire.ts",

@@ -7,7 +7,7 @@ import { join, resolve } from "node:path";
 import { after, before, test } from "node:test";
 import { changedCheckpoint } from "../../test/support/changed-checkpoint.ts";
 import { loadedEngine } from "../../test/support/loaded-engine.ts";
-import { importMoe } from "../tools/import-moe.ts";
+import { importMoe } from "../modelstore/import-moe.ts";
 import { openStore } from "../weights/store-reader.ts";
 import type { Engine, EngineOptions, GenerateEvent, GenerateRequest } from "./engine.ts";
 

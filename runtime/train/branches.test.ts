@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { chainsOf, echoesOf, runSettings, writeCorpus, writeModel } from "../../test/builders/training.ts";
-import { assemble } from "../tools/assemble.ts";
+import { assemble } from "../modelstore/upcycle/assemble.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import type { CodecName } from "../../crds/names.ts";
 import { runSettings, tinyModel, writeCorpus } from "../../test/builders/training.ts";
-import { importMoe } from "../tools/import-moe.ts";
+import { importMoe } from "../modelstore/import-moe.ts";
 import { importText } from "./import-text.ts";
 import { train } from "./run.ts";
 import type { TrainSettings } from "./settings.ts";

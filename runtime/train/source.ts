@@ -7,7 +7,7 @@ import { checkProgram } from "../kernels/check-program.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import type { ModelFamily } from "../models/family.ts";
 import { familyOf } from "../models/index.ts";
-import { companionFiles } from "../tools/files.ts";
+import { companionFiles } from "../modelstore/companions.ts";
 import { readConfig } from "../weights/store-reader.ts";
 
 export interface ModelSource {

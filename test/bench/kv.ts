@@ -41,7 +41,7 @@ function rowOf(place: Pick<KvRow, "model" | "tokens" | "type">, errors: KvErrors
 
 /** Prose and code of the repository, as tokens of a store's tokenizer. */
 async function proseOf(storeDir: string): Promise<readonly number[]> {
-  const files = globSync(resolve(import.meta.dirname, "../../runtime/tools/topics/*.txt")).sort();
+  const files = globSync(resolve(import.meta.dirname, "../../runtime/modelstore/upcycle/topics/*.txt")).sort();
   const tokenizer = await loadTokenizer(storeDir);
   return [...tokenizer.encode(files.map((file) => readFileSync(file, "utf8")).join("\n\n"))];
 }

@@ -1,4 +1,4 @@
-// OpenAI's Python client against the running product. The Node client makes its calls in runtime/gateway/openai-client.int.test.ts.
+// OpenAI's Python client against the running product. The Node client makes its calls in runtime/gateway/api/openai-client.int.test.ts.
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { after, before, test } from "node:test";

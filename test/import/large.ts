@@ -5,7 +5,7 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { importModel } from "../../runtime/tools/import.ts";
+import { importModel } from "../../runtime/modelstore/import.ts";
 import { type GgufMeta, ggufHeader } from "../support/gguf-writer.ts";
 import { tokenizerMetadata } from "../support/moe-gguf.ts";
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before } from "node:test";
 import { type Gateway, type GatewayConfig, type GatewayOverrides, startGateway } from "../../runtime/gateway/gateway.ts";
-import { failoverLimits } from "../../runtime/gateway/patience.ts";
+import { failoverLimits } from "../../runtime/gateway/routing/patience.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import { byteText } from "./byte-text.ts";
 import { createTestCa, type TestCa } from "./certs.ts";

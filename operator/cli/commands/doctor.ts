@@ -3,7 +3,7 @@
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { remoteSourceOf, remoteSources } from "../../../crds/model.ts";
-import { accessAt, askServer } from "../../../runtime/wire/nats.ts";
+import { accessAt, askServer } from "../../../runtime/net/nats.ts";
 import type { Context } from "../doctor/check.ts";
 import { count, examine } from "../doctor/index.ts";
 import { findOperators } from "../doctor/operator.ts";
@@ -86,7 +86,7 @@ function modelOf(uri: string | undefined, claim: string | undefined): Context["m
     uri,
     claim,
     ask: async () => {
-      const { askSource } = await import("../../../runtime/tools/download/index.ts");
+      const { askSource } = await import("../../../runtime/modelstore/download/index.ts");
       return askSource({ uri, secret: (key) => secrets[key], withinMs: sourceMsMax });
     },
   };

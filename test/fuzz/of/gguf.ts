@@ -1,8 +1,8 @@
 // GGUF files of every layout with damage to their headers: they are read or refused, and ask for no more bytes than they have.
 import assert from "node:assert/strict";
-import { ggufCheckpoint } from "../../../runtime/tools/gguf/checkpoint.ts";
-import { ggufModel } from "../../../runtime/tools/gguf/index.ts";
-import { tokenizerFromGguf } from "../../../runtime/tools/gguf/tokenizer.ts";
+import { ggufCheckpoint } from "../../../runtime/modelstore/gguf/checkpoint.ts";
+import { ggufModel } from "../../../runtime/modelstore/gguf/index.ts";
+import { tokenizerFromGguf } from "../../../runtime/modelstore/gguf/tokenizer.ts";
 import { openGguf } from "../../../runtime/weights/gguf.ts";
 import { ggufBytes } from "../../support/gguf-writer.ts";
 import { mixtralGguf } from "../../support/moe-gguf.ts";

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { constants, createHmac, generateKeyPairSync, type KeyObject, sign } from "node:crypto";
 import { AppError } from "../../../crds/common.ts";
 import { claimBounds, type GatewayJwt } from "../../../crds/gateway-jwt.ts";
-import { checkToken, looksLikeToken } from "../../../runtime/gateway/token.ts";
+import { checkToken, looksLikeToken } from "../../../runtime/gateway/auth/access-token.ts";
 import { publishedKeys } from "../../support/issuer.ts";
 import type { Fuzzer } from "../fuzzer.ts";
 import { damagedJson, type Random } from "../mutate.ts";

@@ -1,0 +1,50 @@
+// The files of a model store as they go from a seed to a rank: which there may be, their bounds, and what a list of them must hold to.
+// Pure. The weight server reads them (modelstore/weight-server/store-file-server.ts), a rank writes them (worker/fetch-store.ts).
+import { AppError } from "../../crds/common.ts";
+import type { ListStoreReply } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { toNumber } from "./mapping.ts";
+import { type TextFile, textFileNames } from "./text-files.ts";
+
+/** Without these a folder is no store. */
+const neededFiles: readonly string[] = ["config.json", "dense.safetensors", "expert-index.json"];
+/** In the order of names. */
+export const storeFileNames: readonly string[] = [...new Set([...neededFiles, ...textFileNames])].sort();
+
+/** Of the dense part; every other file has a bound of its own where it is read. */
+const denseBytesMax = 2 ** 40;
+const otherBytesMax = 64 * 1024 * 1024;
+
+const sha256Pattern = /^[0-9a-f]{64}$/;
+
+export interface StoreList {
+  readonly modelDigest: string;
+  readonly files: readonly TextFile[];
+}
+
+/** What a seed lists. Throws `InvalidRequest` for what no seed has, so that its words choose no path and no size of their own. */
+export function fromStoreList({ modelDigest, files }: ListStoreReply): StoreList {
+  if (!sha256Pattern.test(modelDigest)) throw invalid("model_digest", "is no SHA-256");
+  const seen: TextFile[] = [];
+  let before = -1;
+  for (const [i, { name, bytes, sha256 }] of files.entries()) {
+    const at = storeFileNames.indexOf(name);
+    if (at <= before) throw invalid(`files[${i}].name`, `${JSON.stringify(name.slice(0, 64))} is none of them, or out of order`);
+    before = at;
+    if (!sha256Pattern.test(sha256)) throw invalid(`files[${i}].sha256`, "is no SHA-256");
+    seen.push({ name, bytes: toNumber(bytes, `files[${i}].bytes`), sha256 });
+  }
+  const fault = storeFault(seen);
+  if (fault !== undefined) throw invalid("files", fault);
+  return { modelDigest, files: seen };
+}
+
+/** Why these files are no store that a rank takes; undefined when they are one. */
+export function storeFault(files: readonly TextFile[]): string | undefined {
+  const missing = neededFiles.find((name) => !files.some((file) => file.name === name));
+  if (missing !== undefined) return `${missing} is missing`;
+  const large = files.find(({ name, bytes }) => bytes > (name === "dense.safetensors" ? denseBytesMax : otherBytesMax));
+  return large && `${large.name} has ${large.bytes} bytes, more than is allowed`;
+}
+
+const invalid = (field: string, what: string): AppError =>
+  new AppError(`${field}: ${what}`, { code: "InvalidRequest", operation: "listing the files of a store" });
