@@ -4,8 +4,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { deployment, pod, settings } from "../../test/builders/deployment.ts";
-import type { FakeKube } from "../../test/contract/fake-kube.ts";
+import { deployment, pod, settings } from "../../test/kit/deployment/deployment.ts";
 import {
   conditionOf,
   kubelet,
@@ -17,7 +16,8 @@ import {
   until,
   user,
   world,
-} from "../../test/support/deployment-plane.ts";
+} from "../../test/kit/deployment/deployment-plane.ts";
+import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { chooseGang, membersOf } from "../deployment/core/gang.ts";
 import { absentObjects, appliedObjects } from "../deployment/objects/index.ts";
 import { workerPod, workerTemplate } from "../deployment/objects/worker-pod.ts";

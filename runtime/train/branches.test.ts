@@ -6,7 +6,7 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { chainsOf, echoesOf, runSettings, writeCorpus, writeModel } from "../../test/builders/training.ts";
+import { chainsOf, echoesOf, runSettings, writeCorpus, writeModel } from "../../test/kit/training/training.ts";
 import { assemble } from "../modelstore/upcycle/assemble.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
 import type { ModelStore } from "../weights/store.ts";

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { globSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { after, test } from "node:test";
-import { gradientsAt, openLoneRank } from "../../test/builders/ranks.ts";
+import { gradientsAt, openLoneRank } from "../../test/kit/training/training-ranks.ts";
 import { createTraining } from "../compute/open-training.ts";
 import { randomIds } from "../kernels/random.ts";
 import { familyOf } from "../models/index.ts";

@@ -1,7 +1,7 @@
 // The least ranks of a run: those that fit, found for any memory, and one fewer does not; of each stage its own.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { tinyModel } from "../../test/builders/training.ts";
+import { tinyModel } from "../../test/kit/training/training.ts";
 import { rankBytes } from "../placement/training/laws.ts";
 import { evenRanks, leastRanks, rankedModel } from "./needs.ts";
 import { memoryProblem } from "./ranks/fits.ts";

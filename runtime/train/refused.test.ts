@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import type { CodecName } from "../../crds/names.ts";
-import { runSettings, tinyModel, writeCorpus } from "../../test/builders/training.ts";
+import { runSettings, tinyModel, writeCorpus } from "../../test/kit/training/training.ts";
 import { importMoe } from "../modelstore/import-moe.ts";
 import { importText } from "./import-text.ts";
 import { train } from "./run.ts";

@@ -5,7 +5,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { chainedTokens, runSettings, writeCorpus } from "../../test/builders/training.ts";
+import { chainedTokens, runSettings, writeCorpus } from "../../test/kit/training/training.ts";
 import { parseBalance } from "./recipes/index.ts";
 import { train } from "./run.ts";
 import type { TrainSettings } from "./settings.ts";

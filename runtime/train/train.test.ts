@@ -5,8 +5,8 @@ import { appendFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, read
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { gradientsAt, openLoneRank } from "../../test/builders/ranks.ts";
-import { runSettings, tinyModel, writeCorpus } from "../../test/builders/training.ts";
+import { runSettings, tinyModel, writeCorpus } from "../../test/kit/training/training.ts";
+import { gradientsAt, openLoneRank } from "../../test/kit/training/training-ranks.ts";
 import { createTraining } from "../compute/open-training.ts";
 import { openModel } from "../engine/open.ts";
 import { gaussian, randomIds } from "../kernels/random.ts";

@@ -4,7 +4,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "n
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../test/builders/training.ts";
+import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../test/kit/training/training.ts";
 import { Loopback } from "../net/collectives/loopback.ts";
 import type { TrainPorts } from "./ports.ts";
 import { train } from "./run.ts";

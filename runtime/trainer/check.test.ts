@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { type MoETrainingJobSpec, moeTrainingJobSpecSchema } from "../../crds/moe-training-job.ts";
 import { endBytesMax, parseTrainingEnd, type TrainingEnd } from "../../crds/training-report.ts";
-import { tinyModel, writeCorpus } from "../../test/builders/training.ts";
+import { tinyModel, writeCorpus } from "../../test/kit/training/training.ts";
 import { rankBytes } from "../placement/training/laws.ts";
 import { checkRun } from "../train/feasible.ts";
 import { evenRanks, rankedModel } from "../train/needs.ts";

@@ -7,9 +7,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { moeTrainingJobSpecSchema } from "../../crds/moe-training-job.ts";
-import { meetIn, outOf, PodOfProcess, until } from "../../test/builders/pod-processes.ts";
-import { tinyModel, writeCorpus } from "../../test/builders/training.ts";
-import { freePort } from "../../test/harness/free-port.ts";
+import { freePort } from "../../test/kit/network/free-port.ts";
+import { meetIn, outOf, PodOfProcess, until } from "../../test/kit/training/pod-processes.ts";
+import { tinyModel, writeCorpus } from "../../test/kit/training/training.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-killed-"));
 const steps = 120;

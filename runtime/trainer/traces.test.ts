@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { connect } from "node:net";
 import { type TestContext, test } from "node:test";
 import { type Span, stepSpansMax, tracedStepSchema, tracedStepsMax, tracePath } from "../../crds/training-trace.ts";
-import { until } from "../../test/support/ranks.ts";
+import { until } from "../../test/kit/ranks/ranks.ts";
 import { StepTraces } from "./step-traces.ts";
 import { backlogBytesMax, listenForTraces, type TraceServer } from "./trace-server.ts";
 

@@ -6,7 +6,7 @@ import { plainSquares } from "../../runtime/train/optimizers/kernel.ts";
 import type { StepFacts } from "../../runtime/train/optimizers/optimizer.ts";
 import { type Shape, type StateUnit, shapeOf, stateUnits } from "../../runtime/train/ranks/shape.ts";
 import type { UnitState } from "../../runtime/train/ranks/unit-state.ts";
-import { floatsIn, stateFields, type WholeState } from "../builders/training-state.ts";
+import { floatsIn, stateFields, type WholeState } from "../kit/training/training-state.ts";
 
 export const steps = 30;
 const [layers, experts, expertFloats, denseFloats] = [2, 6, 8, 8];

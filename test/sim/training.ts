@@ -9,7 +9,7 @@ import { moveHomes } from "../../runtime/train/ranks/homes.ts";
 import { RankStores } from "../../runtime/train/ranks/shadow.ts";
 import { homesOfUnits, type Shape } from "../../runtime/train/ranks/shape.ts";
 import { leaves } from "../../runtime/trainer/membership.ts";
-import { fillStores } from "../builders/training-state.ts";
+import { fillStores } from "../kit/training/training-state.ts";
 import { VirtualClock } from "./clock.ts";
 import type { FaultRun } from "./faults.ts";
 import { fillGradient, simFacts, simLayout, simOptimizer, simShape, simUnits, stateAt, steps, wrongUnits } from "./training-model.ts";

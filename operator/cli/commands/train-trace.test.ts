@@ -19,10 +19,10 @@ import type { Seat } from "../../../runtime/train/seat.ts";
 import type { TrainSettings } from "../../../runtime/train/settings.ts";
 import { trainSettings } from "../../../runtime/trainer/settings.ts";
 import { startTrainer, type Trainer } from "../../../runtime/trainer/trainer.ts";
-import { until } from "../../../test/builders/pod-processes.ts";
-import { tinyModel, writeCorpus } from "../../../test/builders/training.ts";
-import { tell, tlsFolder, worldOf } from "../../../test/builders/training-pods.ts";
-import { freePort } from "../../../test/harness/free-port.ts";
+import { freePort } from "../../../test/kit/network/free-port.ts";
+import { until } from "../../../test/kit/training/pod-processes.ts";
+import { tinyModel, writeCorpus } from "../../../test/kit/training/training.ts";
+import { tell, tlsFolder, worldOf } from "../../../test/kit/training/training-pods.ts";
 import { type TraceAsked, traceJob } from "./train-trace.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-train-trace-"));

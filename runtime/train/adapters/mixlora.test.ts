@@ -5,8 +5,8 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { testFssdp, trainRanks } from "../../../test/builders/ranks.ts";
-import { chainsOf, runSettings, writeCorpus, writeModel } from "../../../test/builders/training.ts";
+import { chainsOf, runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
+import { testFssdp, trainRanks } from "../../../test/kit/training/training-ranks.ts";
 import { openModel } from "../../engine/open.ts";
 import { rankBytes } from "../../placement/training/laws.ts";
 import { openCheckpoint } from "../../weights/checkpoint.ts";

@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { runSettings, writeCorpus, writeModel } from "../../../test/builders/training.ts";
+import { runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
 import { optimizerSettings } from "../optimizers/index.ts";
 import { parseLocal } from "./index.ts";
 import { trainWorlds } from "./together.ts";

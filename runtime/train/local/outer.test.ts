@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
-import { WireRanks } from "../../../test/builders/wire-ranks.ts";
+import { WireRanks } from "../../../test/kit/training/wire-ranks.ts";
 import { Loopback } from "../../net/collectives/loopback.ts";
 import type { Hub } from "../../net/collectives/transport.ts";
 import { optimizerOf, optimizerSettings } from "../optimizers/index.ts";

@@ -6,9 +6,9 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { trainGroup } from "../../../test/builders/ranks.ts";
-import { balancedRun, chainedTokens, writeCorpus } from "../../../test/builders/training.ts";
-import { WireRanks } from "../../../test/builders/wire-ranks.ts";
+import { balancedRun, chainedTokens, writeCorpus } from "../../../test/kit/training/training.ts";
+import { trainGroup } from "../../../test/kit/training/training-ranks.ts";
+import { WireRanks } from "../../../test/kit/training/wire-ranks.ts";
 import { Loopback } from "../../net/collectives/loopback.ts";
 import type { Hub } from "../../net/collectives/transport.ts";
 import type { TrainPorts } from "../ports.ts";

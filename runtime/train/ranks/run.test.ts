@@ -6,8 +6,8 @@ import { mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { trainRanks } from "../../../test/builders/ranks.ts";
-import { balancedRun } from "../../../test/builders/training.ts";
+import { balancedRun } from "../../../test/kit/training/training.ts";
+import { trainRanks } from "../../../test/kit/training/training-ranks.ts";
 import { Loopback } from "../../net/collectives/loopback.ts";
 import type { TrainPorts } from "../ports.ts";
 import { parseBalance } from "../recipes/index.ts";

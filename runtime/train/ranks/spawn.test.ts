@@ -6,8 +6,8 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { trainRanks } from "../../../test/builders/ranks.ts";
-import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/builders/training.ts";
+import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
+import { trainRanks } from "../../../test/kit/training/training-ranks.ts";
 import { Loopback } from "../../net/collectives/loopback.ts";
 import { rankBytes } from "../../placement/training/laws.ts";
 import { parseGate } from "../gates/index.ts";
