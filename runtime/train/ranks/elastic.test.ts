@@ -15,12 +15,12 @@ import { createTraining } from "../../compute/open-training.ts";
 import type { TrainingBackend } from "../../compute/training.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { programOf } from "../../models/index.ts";
-import { layoutOf } from "../layout.ts";
-import { Holdings } from "./holdings.ts";
+import { layoutOf } from "../model/layout.ts";
 import { leaveWorld } from "./member.ts";
-import type { RankOptions } from "./options.ts";
+import { shapeOf, stateUnits } from "./model-shape.ts";
 import { Rank } from "./rank.ts";
-import { shapeOf, stateUnits } from "./shape.ts";
+import type { RankOptions } from "./rank-options.ts";
+import { Holdings } from "./rank-state.ts";
 
 const program = programOf(JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")));
 const layout = layoutOf(program, (layer, expert) => ({ w1: `${layer} ${expert}` }));

@@ -9,10 +9,10 @@ import { after, test } from "node:test";
 import { balancedRun } from "../../../test/kit/training/training.ts";
 import { trainRanks } from "../../../test/kit/training/training-ranks.ts";
 import { Loopback } from "../../net/collectives/loopback.ts";
-import type { TrainPorts } from "../ports.ts";
+import { train } from "../loop/run.ts";
+import type { TrainPorts } from "../loop/train-ports.ts";
+import type { TrainSettings } from "../loop/train-settings.ts";
 import { parseBalance } from "../recipes/index.ts";
-import { train } from "../run.ts";
-import type { TrainSettings } from "../settings.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-rank-runs-"));
 after(() => rmSync(folder, { recursive: true }));

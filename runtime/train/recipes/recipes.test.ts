@@ -11,10 +11,10 @@ import { createTraining } from "../../compute/open-training.ts";
 import { openModel } from "../../engine/open.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { programOf } from "../../models/index.ts";
-import { layoutOf, unitsOf } from "../layout.ts";
-import { train } from "../run.ts";
-import type { TrainSettings } from "../settings.ts";
-import type { StepReport } from "../step.ts";
+import { train } from "../loop/run.ts";
+import type { StepReport } from "../loop/run-step.ts";
+import type { TrainSettings } from "../loop/train-settings.ts";
+import { layoutOf, unitsOf } from "../model/layout.ts";
 import { parseBalance, recipeOf } from "./index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-recipes-"));

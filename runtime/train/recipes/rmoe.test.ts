@@ -11,8 +11,8 @@ import { createTraining } from "../../compute/open-training.ts";
 import { openModel } from "../../engine/open.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { familyOf } from "../../models/index.ts";
-import { layoutOf, unitsOf } from "../layout.ts";
-import { train } from "../run.ts";
+import { train } from "../loop/run.ts";
+import { layoutOf, unitsOf } from "../model/layout.ts";
 
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "../families/rmoe/config.json"), "utf8")) as Record<string, unknown>;
 const width = config.router_hidden_size as number;

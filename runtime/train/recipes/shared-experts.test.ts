@@ -10,8 +10,8 @@ import { gradientsAt, openLoneRank } from "../../../test/kit/training/training-r
 import { createTraining } from "../../compute/open-training.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { familyOf } from "../../models/index.ts";
-import { layoutOf, unitsOf, viewsOf } from "../layout.ts";
-import { train } from "../run.ts";
+import { train } from "../loop/run.ts";
+import { layoutOf, unitsOf, viewsOf } from "../model/layout.ts";
 import { parseBalance } from "./index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-shared-"));

@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { parse } from "yaml";
 import { parseMoETrainingJob, trainingProblems } from "../../../crds/moe-training-job.ts";
 import { loadTokenizer } from "../../../runtime/text/tokenizer.ts";
-import { openSource } from "../../../runtime/train/source.ts";
+import { openSource } from "../../../runtime/train/model/model-source.ts";
 import { root } from "../../kit/deployment/product.ts";
 import { config, modelFiles } from "./model.ts";
 

@@ -3,8 +3,8 @@
 import { writeSync } from "node:fs";
 import { paths } from "../../../crds/common.ts";
 import type { TrainerSettings } from "../../../crds/training-process.ts";
-import { train } from "../../../runtime/train/run.ts";
-import { startTrainer } from "../../../runtime/trainer/trainer.ts";
+import { train } from "../../../runtime/train/loop/run.ts";
+import { startTrainer } from "../../../runtime/train/pod/trainer.ts";
 
 export interface PodProcess {
   readonly settings: TrainerSettings;

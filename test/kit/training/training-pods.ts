@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { TrainerSettings } from "../../../crds/training-process.ts";
 import { type PodWords, type TrainingWorld, trainingScope, type WorldOrder } from "../../../crds/training-world.ts";
 import { tellPod } from "../../../operator/training/tell-pod.ts";
-import { startTrainer, type Trainer, type TrainerOptions } from "../../../runtime/trainer/trainer.ts";
+import { startTrainer, type Trainer, type TrainerOptions } from "../../../runtime/train/pod/trainer.ts";
 import { createTestCa } from "../network/certs.ts";
 
 const [namespace, job] = ["ns", "j"];

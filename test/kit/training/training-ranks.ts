@@ -4,19 +4,19 @@ import type { TrainingBackend } from "../../../runtime/compute/training.ts";
 import type { ModelProgram } from "../../../runtime/kernels/segment.ts";
 import { Loopback } from "../../../runtime/net/collectives/loopback.ts";
 import type { Hub } from "../../../runtime/net/collectives/transport.ts";
-import type { Layout } from "../../../runtime/train/layout.ts";
-import { seatInWorld } from "../../../runtime/train/local/group.ts";
-import { worldSettings } from "../../../runtime/train/local/together.ts";
-import type { TrainPorts } from "../../../runtime/train/ports.ts";
-import type { RankOptions } from "../../../runtime/train/ranks/options.ts";
-import type { Lane } from "../../../runtime/train/ranks/passes.ts";
-import type { Fssdp } from "../../../runtime/train/ranks/plan.ts";
+import type { RunEnd } from "../../../runtime/train/loop/run.ts";
+import { train } from "../../../runtime/train/loop/run.ts";
+import type { TrainPorts } from "../../../runtime/train/loop/train-ports.ts";
+import type { TrainSettings } from "../../../runtime/train/loop/train-settings.ts";
+import type { Layout } from "../../../runtime/train/model/layout.ts";
+import type { Lane } from "../../../runtime/train/passes/passes.ts";
 import { type Batch, Rank, type StepEnd } from "../../../runtime/train/ranks/rank.ts";
+import { aloneSeat, type Seat } from "../../../runtime/train/ranks/rank-context.ts";
+import type { RankOptions } from "../../../runtime/train/ranks/rank-options.ts";
+import type { Fssdp } from "../../../runtime/train/ranks/step-plan.ts";
 import type { BalanceSetting } from "../../../runtime/train/recipes/balance.ts";
-import type { RunEnd } from "../../../runtime/train/run.ts";
-import { train } from "../../../runtime/train/run.ts";
-import { aloneSeat, type Seat } from "../../../runtime/train/seat.ts";
-import type { TrainSettings } from "../../../runtime/train/settings.ts";
+import { seatInWorld } from "../../../runtime/train/worlds/group.ts";
+import { worldSettings } from "../../../runtime/train/worlds/together.ts";
 
 export const testFssdp: Fssdp = {
   planner: "hecate",

@@ -1,7 +1,7 @@
 // The state of a step in arrays that are laid out as the layout says, for tests that look at each unit of it.
-import { kindsOf, type Layout } from "../../../runtime/train/layout.ts";
-import type { RankStores } from "../../../runtime/train/ranks/shadow.ts";
-import type { Shape, StateUnit } from "../../../runtime/train/ranks/shape.ts";
+import { kindsOf, type Layout } from "../../../runtime/train/model/layout.ts";
+import type { Shape, StateUnit } from "../../../runtime/train/ranks/model-shape.ts";
+import type { RankStores } from "../../../runtime/train/ranks/rank-stores.ts";
 
 /** What AdamW has of each unit. */
 export const stateFields = ["p", "m", "v"] as const;

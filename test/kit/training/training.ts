@@ -3,9 +3,9 @@ import { createHash } from "node:crypto";
 import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { uniform } from "../../../runtime/kernels/random.ts";
+import type { TrainSettings } from "../../../runtime/train/loop/train-settings.ts";
+import { tokenizerDigest } from "../../../runtime/train/model/model-source.ts";
 import { parseBalance } from "../../../runtime/train/recipes/index.ts";
-import type { TrainSettings } from "../../../runtime/train/settings.ts";
-import { tokenizerDigest } from "../../../runtime/train/source.ts";
 
 const golden = join(import.meta.dirname, "../../golden");
 const dir = join(golden, "tiny-f32");
