@@ -30,6 +30,7 @@ const usage = `usage: npm test                                check, unit, int a
        npm run test:gpu  [-- --help]           the contract of a GPU's backend, on a machine that has one or in software
        npm run test:sim  [-- SEEDS...]         the seeded fault search of a simulated cluster, of which test:unit runs a sample
        npm run test:fuzz [-- --help]           every fuzzer with as many inputs as are asked for, of which test:unit runs a sample
+       npm run test:mutate [-- --help]         seeded faults of product code, and which of them the unit tests find
        npm run test:page [-- --out FOLDER]     the operator's page in Chromium, with screenshots to look at
        npm run test:scale [-- --help]          many deployments on simulated nodes, of which test:int runs a few
        npm run test:import [-- GB]             a checkpoint of 6 GB imported within a bound of memory; writes as much
