@@ -1,7 +1,6 @@
 // The gateway Deployment: HTTP front, no GPU, no API token, no model: it has its tokenizer from a rank. The number of its pods is in it
 // only where the spec gives one; else the API server starts it with one, and whoever scales it has the field. Pure.
 import { annotations, labels, paths, ports } from "../../../crds/common.ts";
-import { gatewayRole } from "../../../crds/gateway-jwt.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { gatewayProcess } from "../../../crds/process.ts";
 import { renderEnv } from "../../../crds/variables.ts";
@@ -113,7 +112,7 @@ function basePod(context: RenderContext): PodShape["spec"] {
         name: gatewayKind.container,
         image: (runtime?.image as string | undefined) ?? settings.runtimeImage,
         imagePullPolicy: (runtime?.imagePullPolicy as string | undefined) ?? settings.pullPolicy,
-        command: ["node", "runtime/main.ts", gatewayRole(gateway)],
+        command: ["node", "runtime/main.ts", "gateway"],
         workingDir: "/app",
         env: [...renderEnv(gatewayProcess, processFacts(context)), ...passedOnEnv(podTemplate, gateway.podTemplate)],
         ports: [
