@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
-import { chat, limits, post, until, useGateways } from "../../../test/support/gateway.ts";
+import { chat, limits, post, until, useGateways } from "../../../test/kit/gateway/gateway-host.ts";
 
 const { startAll } = useGateways();
 
