@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { testFssdp, trainRanks } from "../../../test/builders/ranks.ts";
 import { chainsOf, runSettings, writeCorpus, writeModel } from "../../../test/builders/training.ts";
-import { openModel } from "../../engine/open.ts";
+import { openModel } from "../../engine/thread/open.ts";
 import { rankBytes } from "../../placement/training/laws.ts";
 import { openCheckpoint } from "../../weights/checkpoint.ts";
 import { kindsOf } from "../layout.ts";

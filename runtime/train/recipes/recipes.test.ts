@@ -8,7 +8,7 @@ import { after, test } from "node:test";
 import { gradientsAt, openLoneRank } from "../../../test/builders/ranks.ts";
 import { chainedTokens, runSettings, tinyModel, writeCorpus, writeModel } from "../../../test/builders/training.ts";
 import { createTraining } from "../../compute/open-training.ts";
-import { openModel } from "../../engine/open.ts";
+import { openModel } from "../../engine/thread/open.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { programOf } from "../../models/index.ts";
 import { layoutOf, unitsOf } from "../layout.ts";
