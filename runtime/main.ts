@@ -43,11 +43,11 @@ const roles: Readonly<Record<string, () => Promise<Process>>> = {
     return { close: () => gateway.close(gatewayGraceMs) };
   },
   trainer: async () => {
-    const { startTrainer } = await import("./trainer/trainer.ts");
+    const { startTrainer } = await import("./train/pod/trainer.ts");
     return startTrainer(parseTrainerConfig(process.env));
   },
   checker: async () => {
-    const { checkJob } = await import("./trainer/check.ts");
+    const { checkJob } = await import("./train/pod/check-job.ts");
     return { ended: checkJob(parseCheckerConfig(process.env)), close: async () => {} }; // it holds nothing that an end would lose
   },
   downloader: async () => {

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, describe, test } from "node:test";
 import fc from "fast-check";
-import { loadedEngine } from "../../test/support/loaded-engine.ts";
+import { loadedEngine } from "../../test/kit/ranks/loaded-engine.ts";
 import { importMoe } from "../modelstore/import-moe.ts";
 import { missingExperts } from "../placement/frames/not-hosted.ts";
 import type { ModelStore } from "../weights/store.ts";

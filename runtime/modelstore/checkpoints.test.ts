@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { codecNames } from "../../crds/names.ts";
-import { changedCheckpoint } from "../../test/support/changed-checkpoint.ts";
+import { changedCheckpoint } from "../../test/kit/models/changed-checkpoint.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
 import { modelDigest } from "../weights/digest.ts";
 import { bytesOf, f16Bits } from "../weights/floats.ts";

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { type Hub, startHub } from "../../test/support/model-hub.ts";
+import { type Hub, startHub } from "../../test/kit/models/model-hub.ts";
 import { openStore } from "../weights/store-reader.ts";
 import { importModel } from "./import.ts";
 import { fetchSource, sourceName } from "./sources.ts";

@@ -31,7 +31,7 @@ export const law: Readonly<Record<string, string>> = {
   "runtime/net/collectives/": "runtime/placement/ runtime/net/",
   "runtime/train/": `runtime/placement/ runtime/net/collectives/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/
     runtime/text/tokenizer.ts runtime/modelstore/companions.ts`,
-  "runtime/trainer/": "runtime/net/collectives/ runtime/net/ runtime/observe/ runtime/train/",
+  "runtime/train/pod/": "runtime/net/collectives/ runtime/net/ runtime/observe/ runtime/train/",
   "runtime/worker/": `runtime/placement/ runtime/weights/ runtime/net/ runtime/observe/ runtime/engine/engine.ts runtime/experts/
     runtime/experts/memory/ runtime/experts/dispatch/`,
   "runtime/gateway/problem.ts": "",
@@ -50,8 +50,8 @@ export const law: Readonly<Record<string, string>> = {
     runtime/modelstore/delivery/`,
   "runtime/cli/": "runtime/kernels/ runtime/compute/ runtime/compute/ggml/fma.ts",
   "runtime/config.ts": "",
-  "runtime/main.ts": `runtime/config.ts runtime/worker/worker.ts runtime/gateway/gateway.ts runtime/trainer/trainer.ts
-    runtime/modelstore/delivery/downloader.ts runtime/modelstore/weight-server/weight-server.ts runtime/trainer/check.ts package.json`,
+  "runtime/main.ts": `runtime/config.ts runtime/worker/worker.ts runtime/gateway/gateway.ts runtime/train/pod/trainer.ts
+    runtime/modelstore/delivery/downloader.ts runtime/modelstore/weight-server/weight-server.ts runtime/train/pod/check-job.ts package.json`,
   "operator/planner/": "runtime/placement/ operator/planner/policies/",
   "operator/planner/load/": "runtime/placement/ operator/planner/decide.ts operator/planner/policy.ts",
   "operator/planner/search/": "runtime/placement/ operator/planner/policy.ts operator/planner/problem.ts",

@@ -8,7 +8,7 @@ import { WorkerPool } from "../../runtime/gateway/routing/worker-pool.ts";
 import { grpcNetwork } from "../../runtime/net/grpc.ts";
 import { createTracing } from "../../runtime/observe/trace.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
-import { deployment, deploymentUid, namespace } from "../support/ranks.ts";
+import { deployment, deploymentUid, namespace } from "../kit/ranks/ranks.ts";
 import { type FailoverRow, failoverRow, type Loss } from "./failover-rows.ts";
 import { RankProcesses, type RankSettings } from "./ranks/processes.ts";
 import { count, log, prompt, readArgs } from "./serve.ts";

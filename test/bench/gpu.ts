@@ -13,7 +13,7 @@ import { createBackend } from "../../runtime/compute/index.ts";
 import type { MoeLayer, Segment } from "../../runtime/kernels/segment.ts";
 import { codecFor } from "../../runtime/weights/codecs/index.ts";
 import { cacheRoot } from "../cluster/binaries.ts";
-import { type LoadedModel, loadModel, type ModelWeights } from "../contract/harness.ts";
+import { type LoadedModel, loadModel, type ModelWeights } from "../kit/models/small-engine.ts";
 import { deviceCopy } from "./device-copy.ts";
 import { randomModel, type Shape, shapes } from "./gpu-model.ts";
 import { type Both, type DeviceLimits, type GpuRow, gpuRows, gpuTable, type Times } from "./gpu-rows.ts";

@@ -1,7 +1,7 @@
 // One request without HTTP: what is asked of the tokenizer before it is known to fit, and the logprobs of what comes.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { byteText } from "../../../test/support/byte-text.ts";
+import { byteText } from "../../../test/kit/gateway/byte-text.ts";
 import { silentLog } from "../../observe/log.ts";
 import { createMetrics, type Metrics } from "../../observe/metrics.ts";
 import { createTracing } from "../../observe/trace.ts";

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { AppError } from "../../../crds/common.ts";
-import { byteText } from "../../../test/support/byte-text.ts";
+import { byteText } from "../../../test/kit/gateway/byte-text.ts";
 import { silentLog } from "../../observe/log.ts";
 import { createMetrics } from "../../observe/metrics.ts";
 import { createTracing } from "../../observe/trace.ts";

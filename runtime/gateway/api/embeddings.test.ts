@@ -1,7 +1,7 @@
 // The requests for embeddings that are taken, the message of those that are not, and what becomes of vectors that do not come.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { byteText } from "../../../test/support/byte-text.ts";
+import { byteText } from "../../../test/kit/gateway/byte-text.ts";
 import { silentLog } from "../../observe/log.ts";
 import { createMetrics } from "../../observe/metrics.ts";
 import type { Generation, WorkerEvent } from "../routing/failover.ts";

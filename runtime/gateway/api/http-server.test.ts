@@ -8,8 +8,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import type { TLSSocket } from "node:tls";
-import { createTestCa } from "../../../test/support/certs.ts";
-import { until } from "../../../test/support/gateway.ts";
+import { until } from "../../../test/kit/gateway/gateway-host.ts";
+import { createTestCa } from "../../../test/kit/network/certs.ts";
 import { silentLog } from "../../observe/log.ts";
 import { listenHttp } from "./http-server.ts";
 

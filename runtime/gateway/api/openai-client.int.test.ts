@@ -5,7 +5,7 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import OpenAI, { APIError } from "openai";
-import { deployment, deploymentUid, namespace, Ranks, tinyStore, until } from "../../../test/support/ranks.ts";
+import { deployment, deploymentUid, namespace, Ranks, tinyStore, until } from "../../../test/kit/ranks/ranks.ts";
 import { silentLog } from "../../observe/log.ts";
 import { loadTokenizer, type ModelTokenizer } from "../../text/tokenizer.ts";
 import { type Gateway, startGateway } from "../gateway.ts";

@@ -1,7 +1,7 @@
 // A chat with a model that answers in channels: what it says to itself comes in a field of its own, whole and in chunks.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { byteText } from "../../../test/support/byte-text.ts";
+import { byteText } from "../../../test/kit/gateway/byte-text.ts";
 import { silentLog } from "../../observe/log.ts";
 import { createMetrics } from "../../observe/metrics.ts";
 import { createTracing } from "../../observe/trace.ts";

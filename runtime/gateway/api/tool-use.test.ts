@@ -1,7 +1,7 @@
 // The fields `tools` and `tool_choice`: what is refused with its field, and when an answer is held to calls.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { byteText } from "../../../test/support/byte-text.ts";
+import { byteText } from "../../../test/kit/gateway/byte-text.ts";
 import { languageOf } from "../../constraints/index.ts";
 import type { ToolSpec } from "../../constraints/tool-calls.ts";
 import { hermes } from "../../text/tools/hermes.ts";

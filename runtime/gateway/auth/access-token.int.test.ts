@@ -5,9 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { before, test } from "node:test";
 import { gatewayJwt } from "../../../crds/gateway-jwt.ts";
-import { createTestCa, type TestCa } from "../../../test/support/certs.ts";
-import { chat, metric, post, until, useGateways } from "../../../test/support/gateway.ts";
-import { TestIssuer } from "../../../test/support/issuer.ts";
+import { chat, metric, post, until, useGateways } from "../../../test/kit/gateway/gateway-host.ts";
+import { TestIssuer } from "../../../test/kit/gateway/issuer.ts";
+import { createTestCa, type TestCa } from "../../../test/kit/network/certs.ts";
 import { issuerLimits } from "./issuer-keys.ts";
 
 const { startAll, onEnd } = useGateways();

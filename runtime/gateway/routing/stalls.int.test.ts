@@ -2,13 +2,13 @@
 // engine computes), with links between them that the test breaks. Prints where the time went.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { parse } from "../../../test/harness/scrape.ts";
-import { byteText } from "../../../test/support/byte-text.ts";
-import { doubleEngine } from "../../../test/support/double-engine.ts";
-import { limits } from "../../../test/support/gateway.ts";
-import { Link } from "../../../test/support/link.ts";
-import { deployment, deploymentUid, namespace, Ranks, tinyStore, until } from "../../../test/support/ranks.ts";
-import { type Scraped, type StallRow, stallRow, stallTable } from "../../../test/support/stalls.ts";
+import { byteText } from "../../../test/kit/gateway/byte-text.ts";
+import { limits } from "../../../test/kit/gateway/gateway-host.ts";
+import { type Scraped, type StallRow, stallRow, stallTable } from "../../../test/kit/gateway/stalls.ts";
+import { parse } from "../../../test/kit/kube/scrape.ts";
+import { Link } from "../../../test/kit/network/link.ts";
+import { doubleEngine } from "../../../test/kit/ranks/double-engine.ts";
+import { deployment, deploymentUid, namespace, Ranks, tinyStore, until } from "../../../test/kit/ranks/ranks.ts";
 import { silentLog } from "../../observe/log.ts";
 import { startGateway } from "../gateway.ts";
 

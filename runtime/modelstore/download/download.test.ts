@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
 import type { SourceSecret } from "../../../crds/model.ts";
-import { commit, type Hub, type HubOptions, startHub } from "../../../test/support/model-hub.ts";
+import { commit, type Hub, type HubOptions, startHub } from "../../../test/kit/models/model-hub.ts";
 import { askSource, type DownloadOptions, downloadModel } from "./index.ts";
 
 const root = await mkdtemp(join(tmpdir(), "enodia-download-"));

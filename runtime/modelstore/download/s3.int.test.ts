@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
 import type { SourceSecret } from "../../../crds/model.ts";
-import { type MotoServer, motoServer } from "../../../test/support/moto.ts";
+import { type MotoServer, motoServer } from "../../../test/kit/models/moto.ts";
 import { downloadModel } from "./index.ts";
 
 const dir = await mkdtemp(join(tmpdir(), "enodia-s3-"));

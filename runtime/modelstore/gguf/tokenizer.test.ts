@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
-import { tokenizerMetadata } from "../../../test/support/moe-gguf.ts";
+import { tokenizerMetadata } from "../../../test/kit/models/moe-gguf.ts";
 import { loadTokenizer } from "../../text/tokenizer.ts";
 import type { GgufValue } from "../../weights/gguf-header.ts";
 import { tokenizerFromGguf } from "./tokenizer.ts";

@@ -6,7 +6,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { deployment, deploymentUid, namespace, Ranks, tinyStore, until } from "../../../test/support/ranks.ts";
+import { deployment, deploymentUid, namespace, Ranks, tinyStore, until } from "../../../test/kit/ranks/ranks.ts";
 import { Seed } from "../../experts/seed.ts";
 import { Shards, StoreFiles } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { connect, createServer, fromStatus, grpcNetwork } from "../../net/grpc.ts";

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { importModel } from "../../../runtime/modelstore/import.ts";
 import { modelDigest } from "../../../runtime/weights/digest.ts";
 import { openStore } from "../../../runtime/weights/store-reader.ts";
-import { published, writePublished } from "../../support/published-gguf.ts";
+import { published, writePublished } from "../../kit/models/published-gguf.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";
 import { damagedJson } from "../mutate.ts";
 import { chance } from "../words.ts";

@@ -5,7 +5,7 @@ import { constants, createHmac, generateKeyPairSync, type KeyObject, sign } from
 import { AppError } from "../../../crds/common.ts";
 import { claimBounds, type GatewayJwt } from "../../../crds/gateway-jwt.ts";
 import { checkToken, looksLikeToken } from "../../../runtime/gateway/auth/access-token.ts";
-import { publishedKeys } from "../../support/issuer.ts";
+import { publishedKeys } from "../../kit/gateway/issuer.ts";
 import type { Fuzzer } from "../fuzzer.ts";
 import { damagedJson, type Random } from "../mutate.ts";
 import { chance, json, number, pick, text, times } from "../words.ts";
