@@ -3,17 +3,7 @@
 import { create } from "@bufbuild/protobuf";
 import type { ServerWritableStream } from "@grpc/grpc-js";
 
-<<<<<<< HEAD:test/support/scripted-worker.ts
-
-import { AppError } from "../../crds/common.ts";
-
-=======
-
 import { AppError } from "../../../crds/common.ts";
-import { workerAbilities } from "../../../crds/names.ts";
-
->>>>>>> main:test/kit/gateway/scripted-worker.ts
-
 import {
   AliveEventSchema,
   FinishReason,
