@@ -2,10 +2,10 @@
 // It never decides membership; suspicion is local, ends when a peer answers again, and only steers routing.
 import type { AppError } from "../../crds/common.ts";
 import type { SuspectReason } from "../../crds/names.ts";
+import { FailureDetector, peerLimits } from "../net/failure-detector.ts";
 import { Shards } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Network } from "../net/grpc.ts";
 import type { Identity, Member, Membership } from "../net/mapping.ts";
-import { Indulgence } from "../net/silence.ts";
 import { serverNames, type TlsSource } from "../net/tls.ts";
 import type { Log } from "../observe/log.ts";
 
@@ -31,7 +31,7 @@ export class Peers {
   readonly #clients = new Map<number, { address: string; clients: PeerClients }>();
   readonly #listeners = new Set<() => void>();
   /** One for each rank that was ever a member. */
-  readonly #indulgence = new Map<number, Indulgence>();
+  readonly #detectors = new Map<number, FailureDetector>();
 
   constructor(options: PeersOptions) {
     this.options = options;
@@ -99,14 +99,14 @@ export class Peers {
     this.#suspects.delete(rank);
     const now = performance.now();
     const ms = now - suspicion.since;
-    if (suspicion.reason === "silent") this.indulgence(rank).back(ms, now);
+    if (suspicion.reason === "silent") this.detector(rank).recovered(ms, now);
     this.options.log.info({ peer: rank, ms: Math.round(ms) }, "rank answers again");
     this.#changed();
   }
-  /** The patience with a rank that has been slow before; its successors inherit it. */
-  indulgence(rank: number): Indulgence {
-    const known = this.#indulgence.get(rank) ?? new Indulgence();
-    this.#indulgence.set(rank, known);
+  /** Outlives streams: a rank that was slow before has more time, and so have its successors. */
+  detector(rank: number): FailureDetector {
+    const known = this.#detectors.get(rank) ?? new FailureDetector(peerLimits, performance.now());
+    this.#detectors.set(rank, known);
     return known;
   }
   /** The next clients have connections of their own: what was lost on a link is sent again late, and not at all through a dead one. */

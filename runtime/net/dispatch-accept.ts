@@ -4,6 +4,7 @@ import { EventEmitter } from "node:events";
 import type { PeerCertificate, TLSSocket } from "node:tls";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
+import { computingLimits, FailureDetector } from "./failure-detector.ts";
 import { frameKinds, type RawFrame } from "./frame-codec.ts";
 import { FrameSocket } from "./frame-socket.ts";
 import {
@@ -13,12 +14,7 @@ import {
   type DispatchReply,
   DispatchReplySchema,
 } from "./gen/enodia/runtime/v1/runtime_pb.js";
-import { Silence } from "./silence.ts";
 
-/** A caller asks at least every 750 ms whether this end lives, unless it hears from it; one that neither speaks nor takes what is said
- *  for so long is gone. */
-const callerSilenceMs = 8_000;
-const lookEveryMs = 1_000;
 /** Of the words with which a stream ends. */
 const reasonCharsMax = 1_024;
 const none = new Uint8Array(0);
@@ -46,7 +42,7 @@ export class DispatchStreams {
 
   constructor(handler: DispatchHandler) {
     this.#handler = handler;
-    this.#timer = setInterval(() => this.#look(), lookEveryMs);
+    this.#timer = setInterval(() => this.#look(), computingLimits.lookMs);
     this.#timer.unref();
   }
 
@@ -84,7 +80,7 @@ export class DispatchStreams {
 class Served extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> implements DispatchServed {
   readonly #frames: FrameSocket;
   readonly #certificate: PeerCertificate;
-  readonly #silence = new Silence(lookEveryMs, performance.now());
+  readonly #detector = new FailureDetector(computingLimits, performance.now());
   #over = false;
 
   constructor(socket: TLSSocket, onClosed: () => void) {
@@ -106,7 +102,7 @@ class Served extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> imp
     const [body, words] = result.case === "rows" ? [result.value, { ...reply, result: noRows }] : [none, reply];
     try {
       const left = (): void => {
-        this.#silence.heard();
+        this.#detector.heard();
         sent();
       };
       this.#frames.write({ kind: frameKinds.reply, head: toBinary(DispatchReplySchema, words), body }, left);
@@ -129,14 +125,14 @@ class Served extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> imp
   }
 
   look(nowMs: number): void {
-    const silentMs = this.#silence.look(nowMs);
-    if (silentMs < callerSilenceMs || this.#over) return;
+    const silentMs = this.#detector.look(nowMs);
+    if (!this.#detector.hasFailed || this.#over) return;
     this.cut();
     this.#say(new AppError(`the caller said nothing for ${Math.round(silentMs)} ms`, { code: "Silent" }));
   }
 
   #take({ kind, head, body }: RawFrame): void {
-    this.#silence.heard();
+    this.#detector.heard();
     if (kind !== frameKinds.frame) throw new AppError(`a frame of kind ${kind} where rows are due`, { code: "InvalidFrame" });
     const frame = fromBinary(DispatchFrameSchema, head);
     frame.rows = body;

@@ -21,7 +21,7 @@ export const messageBytesMax = 16 * 1024 * 1024;
 const flowControlWindowBytes = 32 * 1024 * 1024;
 const keepaliveTimeMs = 5_000;
 const keepaliveTimeoutMs = 3_000;
-/** Where the caller judges the signs of life, gRPC itself waits longer: its timers hold a pause of this process against the other. */
+/** Where the caller judges the heartbeats, gRPC itself waits longer: its timers hold a pause of this process against the other. */
 const signTimeoutMs = 60_000;
 
 const sharedOptions: grpc.ChannelOptions = {

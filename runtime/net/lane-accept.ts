@@ -3,6 +3,7 @@
 import type { TLSSocket } from "node:tls";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
+import { computingLimits, FailureDetector } from "./failure-detector.ts";
 import { frameKinds, type RawFrame, streamBytesMax } from "./frame-codec.ts";
 import { FrameSocket, lanesAlpn } from "./frame-socket.ts";
 import { LaneHelloSchema, LaneWelcomeSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
@@ -10,11 +11,8 @@ import { decodeLaneFrame, encodeSeq, type LaneFrame, pairBytesMax, sumsForm } fr
 import { laneLookMs } from "./lane-link.ts";
 import { createTlsListener, type Listener } from "./listener.ts";
 import { fromSender, type Identity } from "./mapping.ts";
-import { Silence } from "./silence.ts";
 import { type PeerIdentity, peerIdentity, type TlsSource } from "./tls.ts";
 
-/** A caller asks at least every 2 s whether this end lives, unless it hears from it. */
-const callerSilenceMs = 8_000;
 /** Frames of one lane whose answer has not left: beyond, the caller reads none, and the lane ends. */
 const framesPerLaneMax = 1_024;
 /** Their bytes with those of the answers; more are declined. An honest caller hears of an answer a little before this end does. */
@@ -89,7 +87,7 @@ class ServedLane {
   readonly #server: LaneServer;
   readonly #caller: LaneWorker;
   readonly #frames: FrameSocket;
-  readonly #silence = new Silence(laneLookMs, performance.now());
+  readonly #detector = new FailureDetector(computingLimits, performance.now());
   /** Of the frames held, `computing` are not answered yet; the answers of the others wait to leave. */
   readonly #held = { frames: 0, computing: 0, bytes: 0 };
   #claimed: Identity | undefined;
@@ -114,8 +112,8 @@ class ServedLane {
     if (reason !== undefined) this.#end(reason);
   }
   look(nowMs: number): void {
-    const silentMs = this.#silence.look(nowMs);
-    if (silentMs >= callerSilenceMs && this.#held.computing === 0) this.#end(`it said nothing for ${Math.round(silentMs)} ms`);
+    const silentMs = this.#detector.look(nowMs);
+    if (this.#detector.hasFailed && this.#held.computing === 0) this.#end(`it said nothing for ${Math.round(silentMs)} ms`);
   }
 
   #end(reason: string): void {
@@ -129,7 +127,7 @@ class ServedLane {
   }
 
   #take({ kind, head, body }: RawFrame): void {
-    this.#silence.heard();
+    this.#detector.heard();
     if (this.#claimed === undefined) this.#greet(kind, head);
     else if (kind === frameKinds.ping) this.#frames.write({ kind: frameKinds.ping, head: none, body: none });
     else if (kind === frameKinds.frame) this.#serve(decodeLaneFrame(head), body);

@@ -3,19 +3,17 @@
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
 import { type FramesTarget, openFrames } from "./dispatch-link.ts";
+import { FailureDetector } from "./failure-detector.ts";
 import { frameKinds, type RawFrame, streamBytesMax } from "./frame-codec.ts";
 import { FrameSocket, lanesAlpn } from "./frame-socket.ts";
 import { LaneHelloSchema, LaneWelcomeSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { decodeSeq, encodeLaneFrame, type LaneFrame, sumsForm } from "./lane-codec.ts";
 import { type Identity, toSender } from "./mapping.ts";
-import { Silence } from "./silence.ts";
 
 /** A lane is to be looked at this often. */
 export const laneLookMs = 250;
-/** A host that says nothing for so long while frames are under way: its engine does not come to them, or the connection is dead. */
-const silenceMs = 4_000;
-/** Until it has said that it takes frames. */
-const connectMs = 2_000;
+/** An engine computes between two words, and may wait for a connection as any peer does. */
+const laneLimits = { lookMs: laneLookMs, timeoutMs: 4_000, connectMs: 2_000 };
 const pingAfterMs = 2_000;
 /** A frame waits for its answer as long as Dispatch would wait. Pings say that a host lives, and not that it ever comes to a frame. */
 export const laneFrameMsMax = 30_000;
@@ -50,7 +48,7 @@ export class LaneLink {
   readonly #frames: FrameSocket;
   readonly #onClosed: (reason: AppError, wasReady: boolean) => void;
   readonly #pending = new Map<number, Pending>();
-  readonly #silence = new Silence(laneLookMs, performance.now());
+  readonly #detector = new FailureDetector(laneLimits, performance.now());
   readonly #asksSums: boolean;
   #ready = false;
   #sums = false;
@@ -106,15 +104,14 @@ export class LaneLink {
 
   /** To be called every `laneLookMs`. */
   look(nowMs: number): void {
-    const silentMs = this.#silence.look(nowMs);
+    const silentMs = this.#detector.look(nowMs);
     const [oldest] = this.#pending.values(); // they are kept in the order in which they were sent
     if (oldest !== undefined && nowMs - oldest.sentAt >= laneFrameMsMax) {
       const late = `the host did not answer a frame within ${laneFrameMsMax / 1000} s`;
       this.close(new AppError(late, { code: "DeadlineExceeded", retry: "backoff" }));
       return;
     }
-    const patienceMs = this.#ready ? silenceMs : connectMs;
-    if (silentMs >= patienceMs && (!this.#ready || this.#pending.size > 0)) this.#silent(silentMs);
+    if (this.#detector.hasFailed && (!this.#ready || this.#pending.size > 0)) this.#silent(silentMs);
     else if (this.#ready && silentMs >= pingAfterMs) this.#frames.write({ kind: frameKinds.ping, head: none, body: none });
   }
 
@@ -144,7 +141,7 @@ export class LaneLink {
   }
 
   #take({ kind, head, body }: RawFrame): void {
-    this.#silence.heard();
+    this.#detector.heard();
     if (kind === frameKinds.ping) {
       if (!this.#ready) this.#welcome(head);
       return;

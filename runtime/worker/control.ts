@@ -4,7 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import type { EngineInfo } from "../engine/engine.ts";
 import type { Peers } from "../experts/peers.ts";
 import { leftMs, slackMs } from "../net/call-deadline.ts";
-import { Calm } from "../net/calm.ts";
+import { HeartbeatSuppression } from "../net/failure-detector.ts";
 import {
   ClockReadingSchema,
   type Control,
@@ -214,15 +214,15 @@ export class WorkerControl {
 
   #watch(call: WatchCall): void {
     let sentHosted = "";
-    const calm = new Calm();
-    const send = (ping?: WatchPush, spare = false) => {
+    const suppression = new HeartbeatSuppression();
+    const send = (ping?: WatchPush, canSkip = false) => {
       // A watcher that does not read needs no heap of old statuses: it gets the newest when it reads on.
       if (call.cancelled || call.destroyed || call.writableNeedDrain) return;
       const vitals = this.#options.vitals();
       const hosted = JSON.stringify(vitals.hosted);
-      const [news, now] = [this.#news(vitals, hosted), performance.now()];
-      if (spare && calm.spares(news, now, ping !== undefined)) return;
-      calm.sent(news, now);
+      const [state, now] = [this.#stateOf(vitals, hosted), performance.now()];
+      if (canSkip && suppression.canSkip(state, now, ping !== undefined)) return;
+      suppression.sent(state, now);
       const status = this.#status(hosted !== sentHosted);
       if (ping) status.clock = create(ClockReadingSchema, { pingUnixMs: ping.sentUnixMs, unixMs: BigInt(this.#options.clock()) });
       sentHosted = hosted;
@@ -246,7 +246,7 @@ export class WorkerControl {
     });
     call.on("data", (push: WatchPush) => {
       const isPing = push.push.case === "ping";
-      if (isPing) calm.allow(push.calmMs);
+      if (isPing) suppression.allow(push.suppressMs);
       this.#take(push, call).then(() => send(isPing ? push : undefined, isPing), refuse);
     });
     try {
@@ -278,7 +278,7 @@ export class WorkerControl {
   }
 
   /** All that a status says, in short. */
-  #news({ notReady, hostedBytes, queuedTokens, activeRequests, draining, leaving, served, use }: WorkerVitals, hosted: string): string {
+  #stateOf({ notReady, hostedBytes, queuedTokens, activeRequests, draining, leaving, served, use }: WorkerVitals, hosted: string): string {
     const { peers, plan } = this.#options;
     const known = [plan.state.epoch, plan.state.planHash, peers.membership.version, hosted];
     return JSON.stringify([known, notReady, hostedBytes, queuedTokens, activeRequests, draining, leaving, served, use]);

@@ -42,7 +42,7 @@ export interface GenerateOptions {
   readonly log: Log;
 }
 
-/** Signs of life come from the main thread, which waits for no computation. */
+/** Heartbeats come from the main thread, which waits for no computation. */
 const aliveEveryMs = 400;
 
 type Call = ServerWritable<GenerateRequest, GenerateEvent>;

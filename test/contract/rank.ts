@@ -175,7 +175,7 @@ export function rankContract(subject: RankSubject): void {
     const watch = client.watch();
     const said = () => watch.seen.statuses.length;
     await until("a status", () => said() > 0, patienceMs);
-    watch.push({ push: { case: "ping", value: true }, sentUnixMs: 1n, calmMs: 60_000 });
+    watch.push({ push: { case: "ping", value: true }, sentUnixMs: 1n, suppressMs: 60_000 });
     let [count, since] = [0, Date.now()];
     const silent = (): boolean => {
       if (said() !== count) [count, since] = [said(), Date.now()];

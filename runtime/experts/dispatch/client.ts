@@ -105,7 +105,7 @@ export class DispatchClient implements RemoteExperts {
     if (clients === undefined) throw new AppError(`rank ${rank} is no member`, { code: "Unavailable", retry: "backoff" });
     const onClose = (reason: AppError) => this.#ended(stream, reason);
     const onLanes = (port: number) => this.#options.onLanes?.(rank, port);
-    const watcher = { onClose, onLanes, indulgence: peers.indulgence(rank) };
+    const watcher = { onClose, onLanes, detector: peers.detector(rank) };
     const stream: PeerStream = new PeerStream(rank, clients, toSender(peers.self), watcher);
     this.#streams.set(rank, stream);
     this.#options.onStream?.("opened");
@@ -128,7 +128,7 @@ export class DispatchClient implements RemoteExperts {
     this.#forget(stream, "ended");
     if (peers.member(stream.rank) === undefined) return;
     peers.suspect(stream.rank, reason);
-    if (peers.indulgence(stream.rank).ended(stream.spoke)) peers.reconnect(stream.rank);
+    if (peers.detector(stream.rank).ended()) peers.reconnect(stream.rank);
   }
 
   #forget(stream: PeerStream, event: StreamEvent): void {

@@ -2,21 +2,14 @@
 // It knows nothing of routing; client.ts decides what to send where and what a failure means.
 import { AppError } from "../../../crds/common.ts";
 import type { DispatchCall } from "../../net/dispatch-link.ts";
+import { FailureDetector, peerHeartbeatMs, peerLimits } from "../../net/failure-detector.ts";
 import { streamBytesMax } from "../../net/frame-codec.ts";
 import { DispatchFrameSchema, type DispatchReply, type Sender } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { fromStatus } from "../../net/grpc.ts";
 import { create } from "../../net/service.ts";
-import { type Indulgence, Silence } from "../../net/silence.ts";
 import { answerBytes } from "../../placement/frames/frames.ts";
 import type { PeerClients } from "../peers.ts";
 
-/** A host that says nothing for so long, pings included, is suspect: known, with the time between two looks, within 2 s. */
-const silenceMs = 1_500;
-/** The same before its first word: the connection has to be made. */
-const connectMs = 2_000;
-const lookEveryMs = 250;
-/** A host that has said nothing for so long is asked whether it lives, with frames under way and without. */
-const pingAfterMs = 500;
 /** Frames not answered on one stream, those that wait for room included. It is far away: the engine sends one per layer and rank. */
 const inFlightMax = 1_024;
 
@@ -37,8 +30,7 @@ interface Unsent extends Pending {
 
 export interface StreamWatcher {
   readonly onClose?: (reason: AppError) => void;
-  /** More time for the host, which has been slow. */
-  readonly indulgence?: Pick<Indulgence, "factor">;
+  readonly detector?: FailureDetector;
   /** The port of the host's lanes, as it says it in answer to a ping; 0: it takes none. */
   readonly onLanes?: (port: number) => void;
 }
@@ -56,8 +48,7 @@ export class PeerStream {
   /** The socket has more than it can send at once: what waits here can still be overtaken by a ping, what waits there cannot. */
   #full = false;
   #seq = 0n;
-  readonly #silence = new Silence(lookEveryMs, performance.now());
-  #spoke = false;
+  readonly #detector: FailureDetector;
   #usedAt = performance.now();
   #closed: AppError | undefined;
 
@@ -65,20 +56,18 @@ export class PeerStream {
     this.rank = rank;
     this.#sender = sender;
     this.#watcher = watcher;
+    this.#detector = watcher.detector ?? new FailureDetector(peerLimits, performance.now());
+    this.#detector.connect(performance.now());
     this.#call = clients.experts.dispatch();
     this.#call.on("data", (reply: DispatchReply) => this.#heard(reply));
     this.#call.on("drain", () => this.#drained());
     this.#call.on("error", (error: Error) => this.close(fromStatus(error, `dispatching to rank ${rank}`)));
     this.#call.on("end", () => this.close(new AppError(`rank ${rank} ended the stream`, { code: "Unavailable", retry: "backoff" })));
-    this.#timer = setInterval(() => this.#watch(), lookEveryMs);
+    this.#timer = setInterval(() => this.#watch(), peerLimits.lookMs);
     this.#timer.unref();
   }
   get closed(): boolean {
     return this.#closed !== undefined;
-  }
-  /** The host has said something. */
-  get spoke(): boolean {
-    return this.#spoke;
   }
   get inFlight(): number {
     return this.#pending.size + this.#unsent.length;
@@ -168,8 +157,7 @@ export class PeerStream {
   }
 
   #heard(reply: DispatchReply): void {
-    this.#silence.heard();
-    this.#spoke = true;
+    this.#detector.heard();
     this.#take(reply.seq)?.resolve(reply);
   }
 
@@ -183,9 +171,9 @@ export class PeerStream {
       const late = now >= endsAt ? this.#take(seq) : undefined;
       if (late !== undefined) this.#giveUp(late);
     }
-    const silentMs = this.#silence.look(now);
-    if (silentMs >= (this.#spoke ? silenceMs * (this.#watcher.indulgence?.factor(now) ?? 1) : connectMs)) {
+    const silentMs = this.#detector.look(now);
+    if (this.#detector.hasFailed) {
       this.close(new AppError(`rank ${this.rank} said nothing for ${Math.round(silentMs)} ms`, { code: "Silent", retry: "backoff" }));
-    } else if (silentMs >= pingAfterMs) this.ping().catch(() => {}); // a failed ping closes the stream, which is the report
+    } else if (silentMs >= peerHeartbeatMs) this.ping().catch(() => {}); // a failed ping closes the stream, which is the report
   }
 }

@@ -1,10 +1,10 @@
 // The receiving end between two ranks of training: checks who calls, puts payloads together from chunks, and reads no more while a lot
-// waits to be asked for, so that the sender waits. It gives signs of life all the while.
+// waits to be asked for, so that the sender waits. It gives heartbeats all the while.
 import type { TLSSocket } from "node:tls";
 import { AppError } from "../../../crds/common.ts";
+import { FailureDetector } from "../failure-detector.ts";
 import { frameKinds, type RawFrame } from "../frame-codec.ts";
 import { FrameSocket } from "../frame-socket.ts";
-import { Silence } from "../silence.ts";
 import {
   type ChunkHead,
   decodeChunk,
@@ -39,7 +39,7 @@ export class Arrivals {
   readonly #socket: TLSSocket;
   readonly #owner: ArrivalsOwner;
   readonly #frames: FrameSocket;
-  readonly #silence: Silence;
+  readonly #detector: FailureDetector;
   #partial: Arriving | undefined;
   #greeted = false;
   #paused = false;
@@ -49,17 +49,17 @@ export class Arrivals {
     this.rank = rank;
     this.#socket = socket;
     this.#owner = owner;
-    this.#silence = new Silence(owner.limits.lookMs, performance.now());
+    this.#detector = new FailureDetector(owner.limits, performance.now());
     this.#frames = new FrameSocket(socket, { frame: (frame) => this.#take(frame), gone: (reason) => this.#gone(reason) });
   }
 
   /** To be called every `lookMs`. */
   look(nowMs: number): void {
-    const silentMs = this.#silence.look(nowMs);
+    const silentMs = this.#detector.look(nowMs);
     if (this.#over) return;
     // What is not read cannot be heard.
-    if (this.#paused) this.#silence.heard();
-    else if (silentMs >= this.#owner.limits.silenceMs) this.#silent(silentMs);
+    if (this.#paused) this.#detector.heard();
+    else if (this.#detector.hasFailed) this.#silent(silentMs);
     if (this.#greeted && !this.#socket.writableNeedDrain) this.#frames.write({ kind: frameKinds.ping, head: none, body: none });
   }
 
@@ -104,7 +104,7 @@ export class Arrivals {
   }
 
   #take({ kind, head, body }: RawFrame): void {
-    this.#silence.heard();
+    this.#detector.heard();
     if (!this.#greeted) this.#greet(kind, head);
     else if (kind === frameKinds.frame) this.#chunk(decodeChunk(head, body.byteLength), body);
     else if (kind === frameKinds.end) this.#told(decodeGoodbye(head));

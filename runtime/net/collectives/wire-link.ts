@@ -1,11 +1,11 @@
 // The sending end between two ranks of training: a connection that is made when it is first needed, tried again until the other end is
-// there, and on which one payload follows another in chunks. What arrives on it are signs of life and goodbyes.
+// there, and on which one payload follows another in chunks. What arrives on it are heartbeats and goodbyes.
 import type { TLSSocket } from "node:tls";
 import { AppError } from "../../../crds/common.ts";
 import { type FramesTarget, openFrames } from "../dispatch-link.ts";
+import { FailureDetector } from "../failure-detector.ts";
 import { frameKinds, type RawFrame } from "../frame-codec.ts";
 import { FrameSocket } from "../frame-socket.ts";
-import { Silence } from "../silence.ts";
 import type { FrameName, Payload, Stamp } from "./transport.ts";
 import {
   chunkBytes,
@@ -34,7 +34,7 @@ export class RankLink {
   readonly #hello: Hello;
   readonly #owner: Owner;
   readonly #begunAt = performance.now();
-  readonly #silence: Silence;
+  readonly #detector: FailureDetector;
   readonly #waiting = new Set<Waiting>();
   #socket: TLSSocket | undefined;
   #frames: FrameSocket | undefined;
@@ -50,7 +50,7 @@ export class RankLink {
     this.#target = target;
     this.#hello = hello;
     this.#owner = owner;
-    this.#silence = new Silence(owner.limits.lookMs, performance.now());
+    this.#detector = new FailureDetector(owner.limits, performance.now());
     this.#connect();
   }
 
@@ -63,16 +63,16 @@ export class RankLink {
   /** To be called every `lookMs`. */
   look(nowMs: number): void {
     if (this.#over !== undefined) return;
-    const { lookMs, reachMs, silenceMs } = this.#owner.limits;
-    const silentMs = this.#silence.look(nowMs);
+    const { lookMs, reachMs, timeoutMs } = this.#owner.limits;
+    const silentMs = this.#detector.look(nowMs);
     if (this.#ready) {
-      if (silentMs >= silenceMs) this.#owner.lost(silentRank(this.#rank, `said nothing for ${Math.round(silentMs)} ms`));
+      if (this.#detector.hasFailed) this.#owner.lost(silentRank(this.#rank, `said nothing for ${Math.round(silentMs)} ms`));
       else if (this.#socket?.writableNeedDrain === false) this.#say(frameKinds.ping, none);
     } else if (nowMs - this.#begunAt >= reachMs) {
       this.#owner.lost(silentRank(this.#rank, `could not be reached for ${reachMs} ms: ${this.#trouble}`));
     } else if (this.#frames === undefined) {
       if (nowMs - this.#triedAt >= lookMs) this.#connect();
-    } else if (nowMs - this.#triedAt >= silenceMs) this.#again("it did not answer");
+    } else if (nowMs - this.#triedAt >= timeoutMs) this.#again("it did not answer");
   }
 
   /** Says why it leaves, after a chunk that is under way. */
@@ -155,7 +155,7 @@ export class RankLink {
   }
 
   #take({ kind, head }: RawFrame): void {
-    this.#silence.heard();
+    this.#detector.heard();
     if (kind === frameKinds.ping) {
       if (this.#ready) return;
       this.#ready = true;

@@ -1,16 +1,13 @@
 // The transport that connections of a rank belong to (wire.ts), as they know it, and how they tell of another rank.
 import { AppError } from "../../../crds/common.ts";
+import type { FailureLimits } from "../failure-detector.ts";
 import type { Inbox, Traffic } from "./inbox.ts";
 
-export interface WireLimits {
+export interface WireLimits extends FailureLimits {
   /** How long a frame is waited for, and a chunk that does not leave. */
   readonly frameMs: number;
   /** Until another rank takes frames, from the first that is for it. */
   readonly reachMs: number;
-  /** Without a sign of life. */
-  readonly silenceMs: number;
-  /** Between two looks at connections, each with a sign of life. */
-  readonly lookMs: number;
   /** Bytes of one rank's frames that nobody asked for yet, above which no more are read; twice as many while another of it is awaited. */
   readonly heldBytes: number;
 }

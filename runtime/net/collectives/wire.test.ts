@@ -79,7 +79,7 @@ test("a certificate of another job, or of another rank than is claimed, gets not
 test("a rank that is killed is lost at once, one that is silent within its time, and one that never came is named", async (t) => {
   for (const [how, limits, expected] of [
     ["kill", {}, { code: "RankLost", message: /^rank [01] is gone: / }],
-    ["silence", { silenceMs: 600 }, { code: "RankSilent", message: /^rank [01] said nothing for \d{3,4} ms/ }],
+    ["silence", { timeoutMs: 600 }, { code: "RankSilent", message: /^rank [01] said nothing for \d{3,4} ms/ }],
   ] as const) {
     const { link, wire } = await linked(t, limits);
     await wire.transport(0).send(1, stamp, frame(0), one);

@@ -2,6 +2,7 @@
 // first needed. A rank that fails, is silent or is lost ends the world for all, as in loopback.
 import type { TLSSocket } from "node:tls";
 import { AppError } from "../../../crds/common.ts";
+import { computingLimits } from "../failure-detector.ts";
 import { createTlsListener, type Listener } from "../listener.ts";
 import { peerIdentity, serverNames, type TlsSource } from "../tls.ts";
 import { Inbox, Traffic } from "./inbox.ts";
@@ -11,8 +12,8 @@ import { type Goodbye, type Hello, trainAlpn } from "./wire-codec.ts";
 import { RankLink } from "./wire-link.ts";
 import { behindCode, leftCode, type WireLimits } from "./wire-owner.ts";
 
-/** Pods of a world begin within it. A thread that trains is silent while it computes by itself, for a second or so. */
-const limitsByDefault: WireLimits = { frameMs: frameMsMax, reachMs: 60_000, silenceMs: 8_000, lookMs: 500, heldBytes: 2 ** 30 };
+/** Pods of a world begin within `reachMs`. */
+const limitsByDefault: WireLimits = { ...computingLimits, frameMs: frameMsMax, reachMs: 60_000, heldBytes: 2 ** 30 };
 /** Connections end by themselves within it once goodbyes are said. */
 const closeMsMax = 2_000;
 

@@ -1459,9 +1459,9 @@ export declare type WatchPush = Message<"enodia.runtime.v1.WatchPush"> & {
   /**
    * of a ping: without news a status may be left out, the answer to this ping too, until the last is so old; 0 = never
    *
-   * @generated from field: uint32 calm_ms = 7;
+   * @generated from field: uint32 suppress_ms = 7;
    */
-  calmMs: number;
+  suppressMs: number;
 };
 
 /**
@@ -2231,7 +2231,7 @@ export declare const Inference: GenService<{
     output: typeof GenerateEventSchema;
   },
   /**
-   * Signs of life of the process, whatever its engine computes: one at once, then one every so often until the caller leaves.
+   * Heartbeats of the process, whatever its engine computes: one at once, then one every so often until the caller leaves.
    *
    * @generated from rpc enodia.runtime.v1.Inference.Alive
    */
