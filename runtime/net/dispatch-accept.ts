@@ -2,22 +2,19 @@
 // callers that are no more. A stream is served by one handler (experts/dispatch/server.ts); the listener is listener.ts.
 import { EventEmitter } from "node:events";
 import type { PeerCertificate, TLSSocket } from "node:tls";
-import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
 import { computingLimits, FailureDetector } from "./failure-detector.ts";
 import { frameKinds, type RawFrame } from "./frame-codec.ts";
-import { FrameSocket } from "./frame-socket.ts";
 import {
-  DispatchEndSchema,
+  Channel,
   type DispatchFrame,
   DispatchFrameSchema,
   type DispatchReply,
   DispatchReplySchema,
 } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { none, PeerConnection } from "./peer-connection.ts";
 
-/** Of the words with which a stream ends. */
-const reasonCharsMax = 1_024;
-const none = new Uint8Array(0);
 const noRows = { case: "rows", value: none } as const;
 
 /** A stream as its server has it. `error`: it broke, or what came is no frame. */
@@ -78,7 +75,7 @@ export class DispatchStreams {
 }
 
 class Served extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> implements DispatchServed {
-  readonly #frames: FrameSocket;
+  readonly #connection: PeerConnection;
   readonly #certificate: PeerCertificate;
   readonly #detector = new FailureDetector(computingLimits, performance.now());
   #over = false;
@@ -86,7 +83,12 @@ class Served extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> imp
   constructor(socket: TLSSocket, onClosed: () => void) {
     super();
     this.#certificate = socket.getPeerCertificate();
-    this.#frames = new FrameSocket(socket, { frame: (frame) => this.#take(frame), gone: (reason) => this.#gone(reason) });
+    this.#connection = PeerConnection.answer(socket, this.#detector, {
+      hello: ({ channel }) => (channel === Channel.DISPATCH ? {} : new AppError(`no channel ${channel} here`, { code: "InvalidRequest" })),
+      frame: (frame) => this.#take(frame),
+      ended: ({ message }) => this.#gone(new AppError(message, { code: "Unavailable" })),
+      gone: (reason) => this.#gone(reason),
+    });
     socket.once("close", onClosed);
   }
   get over(): boolean {
@@ -105,7 +107,7 @@ class Served extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> imp
         this.#detector.heard();
         sent();
       };
-      this.#frames.write({ kind: frameKinds.reply, head: toBinary(DispatchReplySchema, words), body }, left);
+      this.#connection.write(frameKinds.reply, toBinary(DispatchReplySchema, words), body, left);
     } catch (caught) {
       sent();
       this.fail(AppError.from(caught, "writing a reply"));
@@ -115,13 +117,12 @@ class Served extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> imp
   fail({ code, message }: AppError): void {
     if (this.#over) return;
     this.#over = true;
-    const words = create(DispatchEndSchema, { code, message: message.slice(0, reasonCharsMax) });
-    this.#frames.leave({ kind: frameKinds.end, head: toBinary(DispatchEndSchema, words), body: none });
+    this.#connection.end({ code, message });
   }
 
   cut(): void {
     this.#over = true;
-    this.#frames.destroy();
+    this.#connection.destroy();
   }
 
   look(nowMs: number): void {
@@ -132,8 +133,7 @@ class Served extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> imp
   }
 
   #take({ kind, head, body }: RawFrame): void {
-    this.#detector.heard();
-    if (kind !== frameKinds.frame) throw new AppError(`a frame of kind ${kind} where rows are due`, { code: "InvalidFrame" });
+    if (kind !== frameKinds.rows) throw new AppError(`a frame of kind ${kind} where rows are due`, { code: "InvalidFrame" });
     const frame = fromBinary(DispatchFrameSchema, head);
     frame.rows = body;
     this.emit("data", frame);

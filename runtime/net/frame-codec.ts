@@ -13,8 +13,9 @@ export const headBytesMax = 1024 * 1024;
 const joinedBytesMax = 16 * 1024;
 const prefixBytes = 8;
 
-/** Those from `hello` on are spoken on lanes alone (lane-codec.ts). */
-export const frameKinds = { frame: 1, reply: 2, end: 3, hello: 4, declined: 5, ping: 6 } as const;
+/** The first four are the protocol's own (peer-connection.ts). `rows` and what answers it are between ranks that serve, `payload` is
+ *  between ranks of training. */
+export const frameKinds = { hello: 1, welcome: 2, ping: 3, end: 4, rows: 5, reply: 6, declined: 7, payload: 8 } as const;
 type FrameKind = (typeof frameKinds)[keyof typeof frameKinds];
 
 export interface RawFrame {

@@ -1,14 +1,9 @@
 // One end of a TLS connection that carries frames: what is written in one turn leaves in one write, or each frame at once, what arrives
-// is read into frames, and whatever is none ends it. It knows no message; dispatch-link.ts, dispatch-accept.ts and the lanes have the
-// two ends' sides.
+// is read into frames, and whatever is none ends it. It knows no message; peer-connection.ts has the protocol.
 import type { TLSSocket } from "node:tls";
 import { AppError } from "../../crds/common.ts";
 import { encodeFrame, FrameReader, type RawFrame } from "./frame-codec.ts";
 
-/** What a client offers by ALPN to get frames and not gRPC; a change that older ends cannot read has another number. */
-export const framesAlpn = "enodia-dispatch/1";
-/** The same for a lane. */
-export const lanesAlpn = "enodia-lane/1";
 /** Bytes in a socket that the kernel has not taken, from which on its writer is to wait for `drain`. */
 export const unsentBytesMax = 1024 * 1024;
 /** An end that says why it leaves is cut when its last words have not been taken after so long. */

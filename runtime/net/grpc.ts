@@ -10,7 +10,7 @@ import * as grpc from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
 import { type DispatchHandler, DispatchStreams } from "./dispatch-accept.ts";
 import { connectDispatch } from "./dispatch-link.ts";
-import { framesAlpn } from "./frame-socket.ts";
+import { peerAlpn } from "./peer-connection.ts";
 import { createTlsListener } from "./listener.ts";
 import { createClient, definition, type Handlers, type ServiceClient } from "./service.ts";
 import { type PeerIdentity, peerIdentity, secureContextOf, type TlsSource } from "./tls.ts";
@@ -64,7 +64,7 @@ export function createServer(tls: TlsSource): GrpcServer {
   let dispatch: DispatchStreams | undefined;
   const listener = createTlsListener(tls, {
     h2: injectConnection,
-    [framesAlpn]: (socket) => (dispatch ? dispatch.accept(socket) : socket.destroy()),
+    [peerAlpn]: (socket) => (dispatch ? dispatch.accept(socket) : socket.destroy()),
   });
   return {
     add: (service, handlers) => {

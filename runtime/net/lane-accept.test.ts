@@ -2,15 +2,14 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { connect } from "node:tls";
-import { create, toBinary } from "@bufbuild/protobuf";
 import { createTestCa } from "../../test/support/certs.ts";
 import { until } from "../../test/support/ranks.ts";
 import { encodeFrame, FrameReader, frameBytesMax, frameKinds, streamBytesMax } from "./frame-codec.ts";
-import { lanesAlpn } from "./frame-socket.ts";
-import { LaneHelloSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { Channel } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { halfRowBytes } from "./half-rows.ts";
 import { LaneServer, type LaneServerOptions } from "./lane-accept.ts";
 import { encodeLaneFrame, pairBytesMax, sumsForm } from "./lane-codec.ts";
+import { encodeHello, peerAlpn } from "./peer-connection.ts";
 
 const [namespace, name] = ["default", "mix"];
 const hidden = 1_024;
@@ -33,7 +32,7 @@ async function hosted(t: TestContext, serve: LaneServerOptions["serve"], sums = 
 function caller(t: TestContext, port: number, sums = "") {
   const { cert, key, ca } = callerTls.current();
   const servername = `rank-0.${name}.${namespace}.enodia`;
-  const socket = connect({ host: "127.0.0.1", port, cert, key, ca, servername, ALPNProtocols: [lanesAlpn] });
+  const socket = connect({ host: "127.0.0.1", port, cert, key, ca, servername, ALPNProtocols: [peerAlpn] });
   socket.on("error", () => {});
   t.after(() => socket.destroy());
   /** Kinds of the frames that come from now on. */
@@ -48,12 +47,12 @@ function caller(t: TestContext, port: number, sums = "") {
     for (const piece of encodeFrame(frame)) if (piece) socket.write(piece);
   };
   const sender = { $typeName: "enodia.runtime.v1.Sender", deploymentUid: "d", rank: 1, podUid: "u1", bootId: "b1" } as const;
-  say({ kind: frameKinds.hello, head: toBinary(LaneHelloSchema, create(LaneHelloSchema, { sender, hidden, sums })), body: none });
+  say({ kind: frameKinds.hello, head: encodeHello({ channel: Channel.ENGINE, sender, hidden, sums }), body: none });
   let seq = 0;
   const ask = (count = pairs, gates?: Float32Array) => {
     const indices = new Uint32Array(count);
     const head = encodeLaneFrame({ seq: ++seq, layer: 0, epoch: 1, decode: false, pairRows: indices, pairExperts: indices, gates });
-    say({ kind: frameKinds.frame, head, body: new Uint8Array(gates ? halfRowBytes(hidden) : hidden * 4) });
+    say({ kind: frameKinds.rows, head, body: new Uint8Array(gates ? halfRowBytes(hidden) : hidden * 4) });
   };
   const ping = () => say({ kind: frameKinds.ping, head: none, body: none });
   return { socket, ask, ping, answers };

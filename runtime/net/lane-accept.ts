@@ -1,16 +1,15 @@
 // The answering end of lanes: a port of its own, on which other ranks' engine threads send frames to this one. Who a caller is, is asked
 // once, of its certificate and of the membership, and again whenever that changes; what a frame asks is its server's business.
 import type { TLSSocket } from "node:tls";
-import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
 import { computingLimits, FailureDetector } from "./failure-detector.ts";
 import { frameKinds, type RawFrame, streamBytesMax } from "./frame-codec.ts";
-import { FrameSocket, lanesAlpn } from "./frame-socket.ts";
-import { LaneHelloSchema, LaneWelcomeSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { Channel, type Hello } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { decodeLaneFrame, encodeSeq, type LaneFrame, pairBytesMax, sumsForm } from "./lane-codec.ts";
 import { laneLookMs } from "./lane-link.ts";
 import { createTlsListener, type Listener } from "./listener.ts";
 import { fromSender, type Identity } from "./mapping.ts";
+import { none, PeerConnection, peerAlpn } from "./peer-connection.ts";
 import { type PeerIdentity, peerIdentity, type TlsSource } from "./tls.ts";
 
 /** Frames of one lane whose answer has not left: beyond, the caller reads none, and the lane ends. */
@@ -20,7 +19,6 @@ const bytesPerLaneMax = 1.5 * streamBytesMax;
 /** The same of all lanes together, a lane's first frame among them; streams of Dispatch have as much (experts/dispatch/server.ts), and
  *  there a frame that is declined goes. */
 const bytesOfAllMax = 2 * streamBytesMax;
-const none = new Uint8Array(0);
 
 export type LaneWorker = Extract<PeerIdentity, { role: "worker" }>;
 
@@ -48,7 +46,7 @@ export class LaneServer {
 
   constructor(options: LaneServerOptions) {
     this.options = options;
-    this.#listener = createTlsListener(options.tls, { [lanesAlpn]: (socket) => this.#accept(socket) });
+    this.#listener = createTlsListener(options.tls, { [peerAlpn]: (socket) => this.#accept(socket) });
   }
 
   get lanes(): number {
@@ -86,7 +84,7 @@ export class LaneServer {
 class ServedLane {
   readonly #server: LaneServer;
   readonly #caller: LaneWorker;
-  readonly #frames: FrameSocket;
+  readonly #connection: PeerConnection;
   readonly #detector = new FailureDetector(computingLimits, performance.now());
   /** Of the frames held, `computing` are not answered yet; the answers of the others wait to leave. */
   readonly #held = { frames: 0, computing: 0, bytes: 0 };
@@ -97,9 +95,11 @@ class ServedLane {
   constructor(server: LaneServer, socket: TLSSocket, caller: LaneWorker) {
     this.#server = server;
     this.#caller = caller;
-    this.#frames = new FrameSocket(socket, {
+    this.#connection = PeerConnection.answer(socket, this.#detector, {
       atOnce: true,
+      hello: (hello) => this.#greet(hello),
       frame: (frame) => this.#take(frame),
+      ended: ({ message }) => this.#end(message),
       gone: (reason) => {
         this.#over = true;
         if (reason) this.#report(reason.message);
@@ -119,7 +119,7 @@ class ServedLane {
   #end(reason: string): void {
     if (this.#over) return;
     this.#over = true;
-    this.#frames.destroy();
+    this.#connection.destroy();
     this.#report(reason);
   }
   #report(reason: string): void {
@@ -127,26 +127,27 @@ class ServedLane {
   }
 
   #take({ kind, head, body }: RawFrame): void {
-    this.#detector.heard();
-    if (this.#claimed === undefined) this.#greet(kind, head);
-    else if (kind === frameKinds.ping) this.#frames.write({ kind: frameKinds.ping, head: none, body: none });
-    else if (kind === frameKinds.frame) this.#serve(decodeLaneFrame(head), body);
-    else throw new AppError(`a frame of kind ${kind} where rows are due`, { code: "InvalidFrame" });
+    if (kind !== frameKinds.rows) throw new AppError(`a frame of kind ${kind} where rows are due`, { code: "InvalidFrame" });
+    this.#serve(decodeLaneFrame(head), body);
   }
 
-  #greet(kind: number, head: Uint8Array): void {
-    if (kind !== frameKinds.hello) throw new AppError("a lane that begins without a hello", { code: "InvalidFrame" });
-    const { sender, hidden, sums } = fromBinary(LaneHelloSchema, head);
+  #greet({ channel, sender, hidden, sums }: Hello): { readonly sums: string } | AppError {
     const { options } = this.#server;
     const claimed = fromSender(sender);
-    const reason =
-      hidden === options.hidden ? options.refuses(this.#caller, claimed) : `hidden: ${hidden}, the model has ${options.hidden}`;
-    if (reason === undefined) {
-      this.#claimed = claimed;
-      this.#sums = options.sums && sums === sumsForm;
-      const welcome = create(LaneWelcomeSchema, { sums: this.#sums ? sumsForm : "" });
-      this.#frames.write({ kind: frameKinds.ping, head: toBinary(LaneWelcomeSchema, welcome), body: none });
-    } else this.#end(reason);
+    const reason = channel === Channel.ENGINE ? this.#refusal(hidden, claimed) : `no channel ${channel} here`;
+    if (reason !== undefined) {
+      this.#over = true;
+      this.#report(reason);
+      return new AppError(reason, { code: "Forbidden" });
+    }
+    this.#claimed = claimed;
+    this.#sums = options.sums && sums === sumsForm;
+    return { sums: this.#sums ? sumsForm : "" };
+  }
+
+  #refusal(hidden: number, claimed: Identity): string | undefined {
+    const { options } = this.#server;
+    return hidden === options.hidden ? options.refuses(this.#caller, claimed) : `hidden: ${hidden}, the model has ${options.hidden}`;
   }
 
   #serve(frame: LaneFrame, rows: Uint8Array): void {
@@ -176,7 +177,7 @@ class ServedLane {
       held.computing -= 1;
       const kind = body === undefined ? frameKinds.declined : frameKinds.reply;
       if (this.#over) release();
-      else this.#frames.write({ kind, head: encodeSeq(frame.seq), body: body ?? none }, release);
+      else this.#connection.write(kind, encodeSeq(frame.seq), body ?? none, release);
     };
     if (heavy || pairBytes > pairBytesMax(summed)) answer(undefined);
     else server.options.serve(frame, rows).then(answer, () => answer(undefined));

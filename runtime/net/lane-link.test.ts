@@ -7,11 +7,12 @@ import type { AppError } from "../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../test/support/certs.ts";
 import { until } from "../../test/support/ranks.ts";
 import { frameKinds, streamBytesMax } from "./frame-codec.ts";
-import { FrameSocket, lanesAlpn } from "./frame-socket.ts";
-import { LaneWelcomeSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { FrameSocket } from "./frame-socket.ts";
+import { WelcomeSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { LaneServer, type LaneServerOptions } from "./lane-accept.ts";
 import { sumsForm } from "./lane-codec.ts";
 import { LaneLink, type LaneWork, laneFrameMsMax } from "./lane-link.ts";
+import { peerAlpn } from "./peer-connection.ts";
 import { createTlsListener } from "./listener.ts";
 import type { TlsSource } from "./tls.ts";
 
@@ -152,11 +153,11 @@ test("a host that says nothing of sums, or speaks of them unasked, is asked for 
     [true, sumsForm, true],
   ] as const) {
     const listener = createTlsListener(hostTls, {
-      [lanesAlpn]: (socket) => {
-        const head = toBinary(LaneWelcomeSchema, create(LaneWelcomeSchema, { sums: said }));
+      [peerAlpn]: (socket) => {
+        const head = toBinary(WelcomeSchema, create(WelcomeSchema, { sums: said }));
         const body = new Uint8Array(0);
         const frames: FrameSocket = new FrameSocket(socket, {
-          frame: () => void frames.write({ kind: frameKinds.ping, head, body }),
+          frame: () => void frames.write({ kind: frameKinds.welcome, head, body }),
           gone: () => {},
         });
       },

@@ -1,14 +1,12 @@
 // The asking end of a lane: frames from one engine thread straight to another's, so that no other thread has to wake for them. It gives
 // up early: what a lane does not answer is asked for by Dispatch, which knows other ranks (experts/dispatch).
-import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
-import { type FramesTarget, openFrames } from "./dispatch-link.ts";
 import { FailureDetector } from "./failure-detector.ts";
 import { frameKinds, type RawFrame, streamBytesMax } from "./frame-codec.ts";
-import { FrameSocket, lanesAlpn } from "./frame-socket.ts";
-import { LaneHelloSchema, LaneWelcomeSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { Channel } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { decodeSeq, encodeLaneFrame, type LaneFrame, sumsForm } from "./lane-codec.ts";
 import { type Identity, toSender } from "./mapping.ts";
+import { PeerConnection, type PeerTarget } from "./peer-connection.ts";
 
 /** A lane is to be looked at this often. */
 export const laneLookMs = 250;
@@ -19,7 +17,6 @@ const pingAfterMs = 2_000;
 export const laneFrameMsMax = 30_000;
 /** Frames under way on one lane. */
 const inFlightMax = 512;
-const none = new Uint8Array(0);
 
 interface LaneSelf {
   readonly identity: Identity;
@@ -45,11 +42,10 @@ interface Pending {
 }
 
 export class LaneLink {
-  readonly #frames: FrameSocket;
+  readonly #connection: PeerConnection;
   readonly #onClosed: (reason: AppError, wasReady: boolean) => void;
   readonly #pending = new Map<number, Pending>();
   readonly #detector = new FailureDetector(laneLimits, performance.now());
-  readonly #asksSums: boolean;
   #ready = false;
   #sums = false;
   #closed = false;
@@ -57,25 +53,21 @@ export class LaneLink {
   #bytes = 0;
   #seq = 0;
 
-  constructor(target: FramesTarget, { identity, hidden, sums }: LaneSelf, onClosed: (reason: AppError, wasReady: boolean) => void) {
+  constructor(target: PeerTarget, { identity, hidden, sums }: LaneSelf, onClosed: (reason: AppError, wasReady: boolean) => void) {
     this.#onClosed = onClosed;
-    this.#asksSums = sums;
-    const socket = openFrames(target, lanesAlpn);
-    this.#frames = new FrameSocket(socket, {
+    const hello = { sender: toSender(identity), channel: Channel.ENGINE, hidden, sums: sums ? sumsForm : "" };
+    this.#connection = PeerConnection.call(target, hello, this.#detector, {
       atOnce: true,
+      welcome: (welcome) => {
+        this.#sums = sums && welcome.sums === sumsForm;
+        this.#ready = !this.#closed;
+      },
       frame: (frame) => this.#take(frame),
+      ended: ({ code, message }) => this.close(new AppError(message, { code, retry: "backoff" })),
       gone: (reason) => this.close(reason ?? new AppError("the host ended the lane", { code: "Unavailable", retry: "backoff" })),
       drain: () => {
         this.#full = false;
       },
-    });
-    socket.once("secureConnect", () => {
-      if (socket.alpnProtocol !== lanesAlpn) {
-        this.close(new AppError("the other end takes no lanes", { code: "Unavailable" }));
-        return;
-      }
-      const hello = create(LaneHelloSchema, { sender: toSender(identity), hidden, sums: sums ? sumsForm : "" });
-      this.#frames.write({ kind: frameKinds.hello, head: toBinary(LaneHelloSchema, hello), body: none });
     });
   }
 
@@ -98,7 +90,7 @@ export class LaneLink {
       this.#pending.set(seq, { resolve, reject, answerBytes, bytes, sentAt: performance.now() });
     });
     this.#bytes += bytes;
-    this.#full = !this.#frames.write({ kind: frameKinds.frame, head: encodeLaneFrame(Object.assign({ seq }, frame)), body });
+    this.#full = !this.#connection.write(frameKinds.rows, encodeLaneFrame(Object.assign({ seq }, frame)), body);
     return answered;
   }
 
@@ -112,7 +104,7 @@ export class LaneLink {
       return;
     }
     if (this.#detector.hasFailed && (!this.#ready || this.#pending.size > 0)) this.#silent(silentMs);
-    else if (this.#ready && silentMs >= pingAfterMs) this.#frames.write({ kind: frameKinds.ping, head: none, body: none });
+    else if (this.#ready && silentMs >= pingAfterMs) this.#connection.ping();
   }
 
   close(reason: AppError): void {
@@ -120,7 +112,7 @@ export class LaneLink {
     const wasReady = this.#ready;
     this.#closed = true;
     this.#ready = false;
-    this.#frames.destroy();
+    this.#connection.destroy();
     for (const { reject } of this.#pending.values()) reject(reason);
     this.#pending.clear();
     this.#onClosed(reason, wasReady);
@@ -135,17 +127,7 @@ export class LaneLink {
     return this.#seq;
   }
 
-  #welcome(head: Uint8Array): void {
-    this.#sums = this.#asksSums && fromBinary(LaneWelcomeSchema, head).sums === sumsForm;
-    this.#ready = !this.#closed;
-  }
-
   #take({ kind, head, body }: RawFrame): void {
-    this.#detector.heard();
-    if (kind === frameKinds.ping) {
-      if (!this.#ready) this.#welcome(head);
-      return;
-    }
     if (kind !== frameKinds.reply && kind !== frameKinds.declined) {
       throw new AppError(`a frame of kind ${kind} where an answer is due`, { code: "InvalidFrame" });
     }

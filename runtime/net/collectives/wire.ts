@@ -4,11 +4,12 @@ import type { TLSSocket } from "node:tls";
 import { AppError } from "../../../crds/common.ts";
 import { computingLimits } from "../failure-detector.ts";
 import { createTlsListener, type Listener } from "../listener.ts";
+import { type EndReason, peerAlpn } from "../peer-connection.ts";
 import { peerIdentity, serverNames, type TlsSource } from "../tls.ts";
 import { Inbox, Traffic } from "./inbox.ts";
 import { type FrameName, frameMsMax, type Payload, type Stamp, type Transport, type WantedFrame } from "./transport.ts";
 import { Arrivals, type ArrivalsOwner } from "./wire-arrivals.ts";
-import { type Goodbye, type Hello, trainAlpn } from "./wire-codec.ts";
+import type { Hello } from "./wire-codec.ts";
 import { RankLink } from "./wire-link.ts";
 import { behindCode, leftCode, type WireLimits } from "./wire-owner.ts";
 
@@ -45,7 +46,7 @@ export class WireTransport implements Transport {
   readonly #heard = new Map<number, Arrivals>();
   readonly #left = new Map<number, AppError>();
   readonly #looks: NodeJS.Timeout;
-  #ended: { readonly error: unknown; readonly why: Goodbye } | undefined;
+  #ended: { readonly error: unknown; readonly why: EndReason } | undefined;
 
   constructor(options: WireOptions) {
     const limits = Object.assign({}, limitsByDefault, options.limits);
@@ -62,7 +63,7 @@ export class WireTransport implements Transport {
       refuses: (hello, arrivals) => this.#refuses(hello, arrivals),
       problem: (message) => options.onProblem(message),
     };
-    this.#listener = createTlsListener(options.tls, { [trainAlpn]: (socket) => this.#accept(socket) });
+    this.#listener = createTlsListener(options.tls, { [peerAlpn]: (socket) => this.#accept(socket) });
     this.#looks = setInterval(() => this.#look(), limits.lookMs);
   }
 
@@ -109,7 +110,7 @@ export class WireTransport implements Transport {
     clearTimeout(cut);
   }
 
-  #leave(error: unknown, why: Goodbye): void {
+  #leave(error: unknown, why: EndReason): void {
     this.#ended = { error, why };
     this.#owner.inbox.end(error);
     for (const link of this.#links.values()) link.leave(why);
@@ -160,7 +161,7 @@ export class WireTransport implements Transport {
     });
   }
 
-  #refuses(hello: Hello, arrivals: Arrivals): Goodbye | undefined {
+  #refuses(hello: Hello, arrivals: Arrivals): EndReason | undefined {
     const mismatch = (field: keyof Hello, here: unknown) => ({
       code: "PlanMismatch",
       message: `rank ${arrivals.rank} came with ${field} ${hello[field]}, rank ${this.rank} has ${here}; ranks have to be of one world`,

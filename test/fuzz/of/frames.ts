@@ -2,16 +2,12 @@
 // depend on where they were cut, their sizes are bounded, and what is taken is written alike.
 import assert from "node:assert/strict";
 import { AppError } from "../../../crds/common.ts";
-import {
-  decodeChunk,
-  decodeGoodbye,
-  decodeHello,
-  encodeChunk,
-  encodeGoodbye,
-  encodeHello,
-} from "../../../runtime/net/collectives/wire-codec.ts";
+import { decodeChunk, encodeChunk } from "../../../runtime/net/collectives/wire-codec.ts";
 import { encodeFrame, FrameReader, frameBytesMax, frameKinds, headBytesMax, type RawFrame } from "../../../runtime/net/frame-codec.ts";
 import { decodeHalfRows, encodeHalfRows, halfRowBytes } from "../../../runtime/net/half-rows.ts";
+import { decodeEnd, decodeHello, encodeEnd, encodeHello } from "../../../runtime/net/peer-connection.ts";
+import { toSender } from "../../../runtime/net/mapping.ts";
+import { Channel } from "../../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { decodeLaneFrame, decodeSeq, encodeLaneFrame, encodeSeq } from "../../../runtime/net/lane-codec.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";
 import { damaged, type Random } from "../mutate.ts";
@@ -38,8 +34,11 @@ const heads: readonly ((random: Random) => Uint8Array)[] = [
     const name = { what: short(random), layer: random(9) - 1, chunk: random(9), piece: random(9) };
     return encodeChunk({ stamp, name, kind: random(4), bytes: 4 * random(100), at: chance(random, 80) ? 0 : number(random) });
   },
-  (random) => encodeHello({ job: short(random), world: number(random), rank: random(70_000), ranks: random(70_000) }),
-  (random) => encodeGoodbye({ code: chance(random, 70) ? "Left" : short(random), message: text(random) }),
+  (random) => {
+    const sender = toSender({ deploymentUid: short(random), rank: random(70_000), podUid: short(random), bootId: "" });
+    return encodeHello({ sender, channel: Channel.TRAINING, world: BigInt(random(99)), ranks: random(70_000) });
+  },
+  (random) => encodeEnd({ code: chance(random, 70) ? "Left" : short(random), message: text(random) }),
   (random) => encodeSeq(random(2 ** 31)),
   (random) => bytesOf(random, 80),
 ];
@@ -88,7 +87,7 @@ function readHead({ lane }: Subject, { head, body }: RawFrame): number {
       assert.ok(chunk.at + body.byteLength <= chunk.bytes || chunk.bytes === 0);
     },
     () => void decodeHello(head),
-    () => void decodeGoodbye(head),
+    () => void decodeEnd(head),
     () => assert.ok(same(encodeSeq(decodeSeq(head)), head)),
   ];
   let taken = 0;
