@@ -1,12 +1,23 @@
 // The number of gateways is the spec's, an autoscaler's or that of whoever scales them, and the operator fights none of them.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { FakeKube } from "../../test/contract/fake-kube.ts";
-import { conditionOf, kubelet, readyWith, ref, serving, startOperator, status, until, user } from "../../test/support/deployment-plane.ts";
+import {
+  conditionOf,
+  kubelet,
+  readyWith,
+  ref,
+  serving,
+  startOperator,
+  status,
+  until,
+  user,
+} from "../../test/kit/deployment/deployment-plane.ts";
+import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { manager } from "../kube/adoption.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 import { applies } from "../kube/managed-fields.ts";
-import { manager } from "./apply.ts";
 
 const front = { namespace: "ns", name: "moe-gateway" };
 const autoscaler = { manager: "kube-controller-manager", subresource: "scale" };

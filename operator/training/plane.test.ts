@@ -3,12 +3,12 @@ import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { moeTrainingJobStatusSchema } from "../../crds/moe-training-job-status.ts";
-import { object, PlaneWorld, ref, stopPlanes, user } from "../../test/builders/training-plane.ts";
-import { until } from "../../test/support/deployment-plane.ts";
-import { sweepAuthorities } from "../deployment/authority-sweep.ts";
-import { certifiedDeployment, certifiedJob } from "../deployment/certified.ts";
-import { Informers } from "../deployment/informers.ts";
+import { until } from "../../test/kit/deployment/deployment-plane.ts";
+import { object, PlaneWorld, ref, stopPlanes, user } from "../../test/kit/training/training-plane.ts";
+import { Informers } from "../kube/informers.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
+import { sweepAuthorities } from "../pki/authority-sweep.ts";
+import { certifiedDeployment, certifiedJob } from "../pki/certified.ts";
 
 after(stopPlanes);
 

@@ -4,12 +4,12 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { down } from "../../test/cluster/cluster.ts";
-import { until } from "../../test/harness/process.ts";
 import { type ControlPlane, controlPlane, root } from "../../test/integration/control-plane.ts";
 import { coschedulingCrd, documents, volcanoCrd } from "../../test/integration/pod-groups.ts";
 import { tellPod } from "../../test/integration/pod-status.ts";
-import { Informers } from "../deployment/informers.ts";
+import { until } from "../../test/kit/processes/process.ts";
 import { EventRecorder } from "../kube/events.ts";
+import { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import { createTrainingPlane } from "./plane.ts";
 

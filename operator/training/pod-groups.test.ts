@@ -4,9 +4,9 @@ import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { parseMoETrainingJob } from "../../crds/moe-training-job.ts";
-import { object, PlaneWorld, ref, stopPlanes, user } from "../../test/builders/training-plane.ts";
-import { until } from "../../test/support/deployment-plane.ts";
-import { gangOf, gangSchedulers } from "../deployment/gangs/index.ts";
+import { until } from "../../test/kit/deployment/deployment-plane.ts";
+import { object, PlaneWorld, ref, stopPlanes, user } from "../../test/kit/training/training-plane.ts";
+import { gangOf, gangSchedulers } from "../gangs/index.ts";
 import { type Resource, resources } from "../kube/kube.ts";
 import { templateHash, trainingPod } from "./pod.ts";
 

@@ -7,11 +7,11 @@ import { after, before, test } from "node:test";
 import { parse } from "yaml";
 import { AppError } from "../../crds/common.ts";
 import { down } from "../../test/cluster/cluster.ts";
-import { until as poll } from "../../test/harness/process.ts";
 import { controlPlane, root } from "../../test/integration/control-plane.ts";
 import { tellPod } from "../../test/integration/pod-status.ts";
-import { Informers } from "../deployment/informers.ts";
+import { until as poll } from "../../test/kit/processes/process.ts";
 import { EventRecorder } from "../kube/events.ts";
+import { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
 import { createTrainingPlane } from "./plane.ts";
 

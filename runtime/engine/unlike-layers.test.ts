@@ -11,8 +11,8 @@ import { decodeLoad, encodeLoad } from "../../crds/telemetry.ts";
 import { makePlan, policies } from "../../operator/planner/index.ts";
 import { unlimited } from "../../operator/planner/policy.ts";
 import { planFaults } from "../../operator/planner/validate.ts";
-import { unlikeProgram, unlikeStore } from "../../test/builders/unlike-layers.ts";
-import { loadModel } from "../../test/contract/harness.ts";
+import { loadModel } from "../../test/kit/models/small-engine.ts";
+import { unlikeProgram, unlikeStore } from "../../test/kit/models/unlike-layers.ts";
 import { createReferenceBackend } from "../compute/reference.ts";
 import { checkProgram, expertGrid, segmentsOf } from "../kernels/check-program.ts";
 import type { ModelProgram, MoeLayer, Segment } from "../kernels/segment.ts";
@@ -21,9 +21,9 @@ import { cellValues, describeGrid, expertCount, expertsIn } from "../placement/g
 import { layerShapes } from "../weights/layer-shapes.ts";
 import type { ModelStore } from "../weights/store.ts";
 import type { EngineInfo, LoadCounters, RemoteFrame, RoutingTables } from "./api.ts";
-import { EngineLoop } from "./loop.ts";
-import type { Calls, FromEngine, Method, ThreadOptions } from "./messages.ts";
-import { openProgram } from "./open.ts";
+import { EngineLoop } from "./thread/loop.ts";
+import type { Calls, FromEngine, Method, ThreadOptions } from "./thread/messages.ts";
+import { openProgram } from "./thread/open.ts";
 
 const program = unlikeProgram();
 const grid = expertGrid(program);

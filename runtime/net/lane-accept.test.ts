@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { connect } from "node:tls";
-import { createTestCa } from "../../test/support/certs.ts";
-import { until } from "../../test/support/ranks.ts";
+import { createTestCa } from "../../test/kit/network/certs.ts";
+import { until } from "../../test/kit/ranks/ranks.ts";
 import { encodeFrame, FrameReader, frameBytesMax, frameKinds, streamBytesMax } from "./frame-codec.ts";
 import { Channel } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { halfRowBytes } from "./half-rows.ts";

@@ -1,8 +1,8 @@
 // The protocol that all channels share: versions, hello and welcome, heartbeats, ends, and heads that are none.
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
-import { createTestCa } from "../../test/support/certs.ts";
-import { until } from "../../test/support/ranks.ts";
+import { createTestCa } from "../../test/kit/network/certs.ts";
+import { until } from "../../test/kit/ranks/ranks.ts";
 import { AppError } from "../../crds/common.ts";
 import { FailureDetector, peerLimits } from "./failure-detector.ts";
 import { frameKinds } from "./frame-codec.ts";

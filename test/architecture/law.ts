@@ -9,7 +9,9 @@ export const law: Readonly<Record<string, string>> = {
   "runtime/placement/": "",
   "runtime/kernels/": "runtime/placement/grid.ts",
   "runtime/models/": "runtime/kernels/",
-  "runtime/engine/core/": "runtime/kernels/ runtime/constraints/",
+  "runtime/engine/schedule/": "runtime/kernels/ runtime/constraints/",
+  "runtime/engine/pass/": `runtime/placement/ runtime/kernels/ runtime/weights/store.ts runtime/compute/ runtime/engine/api.ts
+    runtime/engine/schedule/`,
   "runtime/constraints/": "",
   "runtime/net/": "runtime/placement/",
   "runtime/observe/": "",
@@ -18,26 +20,38 @@ export const law: Readonly<Record<string, string>> = {
   "runtime/compute/": "runtime/kernels/ runtime/compute/ggml/ runtime/compute/onnx/",
   "runtime/compute/ggml/": "runtime/kernels/ runtime/compute/",
   "runtime/compute/onnx/": "runtime/kernels/ runtime/compute/",
-  "runtime/engine/": `runtime/placement/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/ runtime/engine/core/
-    runtime/constraints/ runtime/text/token-texts.ts runtime/net/`,
+  "runtime/engine/thread/": `runtime/placement/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/ runtime/constraints/
+    runtime/text/token-texts.ts runtime/engine/ runtime/engine/pass/ runtime/engine/schedule/`,
+  "runtime/engine/": `runtime/placement/ runtime/weights/ runtime/compute/ runtime/engine/pass/ runtime/engine/schedule/
+    runtime/engine/thread/ runtime/net/`,
   "runtime/experts/": "runtime/net/ runtime/observe/",
   "runtime/experts/memory/": "runtime/placement/ runtime/weights/ runtime/net/ runtime/observe/ runtime/experts/",
   "runtime/experts/dispatch/": `runtime/placement/ runtime/weights/floats.ts runtime/net/ runtime/observe/
     runtime/engine/engine.ts runtime/experts/ runtime/experts/memory/`,
   "runtime/net/collectives/": "runtime/placement/ runtime/net/",
   "runtime/train/": `runtime/placement/ runtime/net/collectives/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/
-    runtime/text/tokenizer.ts runtime/tools/files.ts`,
-  "runtime/trainer/": "runtime/net/collectives/ runtime/net/ runtime/observe/ runtime/train/",
+    runtime/text/tokenizer.ts runtime/modelstore/companions.ts`,
+  "runtime/train/pod/": "runtime/net/collectives/ runtime/net/ runtime/observe/ runtime/train/",
   "runtime/worker/": `runtime/placement/ runtime/weights/ runtime/net/ runtime/observe/ runtime/engine/engine.ts runtime/experts/
     runtime/experts/memory/ runtime/experts/dispatch/`,
-  "runtime/gateway/": "runtime/net/ runtime/observe/ runtime/text/ runtime/constraints/",
-  "runtime/downloader/": "runtime/net/ runtime/observe/ runtime/weights/ runtime/tools/",
-  "runtime/seed/": "runtime/net/ runtime/observe/ runtime/weights/ runtime/experts/memory/ runtime/downloader/",
-  "runtime/tools/": `runtime/placement/grid.ts runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/
-    runtime/compute/ggml/fma.ts runtime/text/`,
+  "runtime/gateway/problem.ts": "",
+  "runtime/gateway/auth/": "runtime/observe/ runtime/gateway/problem.ts",
+  "runtime/gateway/routing/": "runtime/net/ runtime/observe/ runtime/constraints/ runtime/gateway/problem.ts",
+  "runtime/gateway/api/": `runtime/observe/ runtime/text/ runtime/constraints/ runtime/gateway/problem.ts
+    runtime/gateway/auth/ runtime/gateway/routing/`,
+  "runtime/gateway/": `runtime/net/ runtime/observe/ runtime/text/ runtime/gateway/api/ runtime/gateway/auth/
+    runtime/gateway/routing/`,
+  "runtime/modelstore/": `runtime/placement/grid.ts runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/
+    runtime/text/`,
+  "runtime/modelstore/upcycle/": `runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/ runtime/text/
+    runtime/modelstore/`,
+  "runtime/modelstore/delivery/": "runtime/net/ runtime/observe/ runtime/weights/ runtime/modelstore/",
+  "runtime/modelstore/weight-server/": `runtime/net/ runtime/observe/ runtime/weights/ runtime/experts/memory/
+    runtime/modelstore/delivery/`,
+  "runtime/cli/": "runtime/kernels/ runtime/compute/ runtime/compute/ggml/fma.ts",
   "runtime/config.ts": "",
-  "runtime/main.ts": `runtime/config.ts runtime/worker/worker.ts runtime/gateway/gateway.ts runtime/trainer/trainer.ts
-    runtime/downloader/downloader.ts runtime/seed/seed.ts runtime/trainer/check.ts package.json`,
+  "runtime/main.ts": `runtime/config.ts runtime/worker/worker.ts runtime/gateway/gateway.ts runtime/train/pod/trainer.ts
+    runtime/modelstore/delivery/downloader.ts runtime/modelstore/weight-server/weight-server.ts runtime/train/pod/check-job.ts package.json`,
   "operator/planner/": "runtime/placement/ operator/planner/policies/",
   "operator/planner/load/": "runtime/placement/ operator/planner/decide.ts operator/planner/policy.ts",
   "operator/planner/search/": "runtime/placement/ operator/planner/policy.ts operator/planner/problem.ts",
@@ -49,25 +63,24 @@ export const law: Readonly<Record<string, string>> = {
     operator/planner/search/affinity/ operator/planner/search/incremental/`,
   "operator/planner/offline/": "runtime/placement/ operator/planner/ operator/planner/load/",
   "operator/kube/": "",
-  "operator/tls/": "",
+  "operator/pki/": "operator/kube/",
+  "operator/gangs/": "operator/kube/",
+  "operator/pods/": "operator/kube/",
   "operator/dashboards/": "",
   "operator/rbac.ts": "",
   "operator/config.ts": "",
-  "operator/deployment/core/": "runtime/placement/grid.ts",
-  "operator/deployment/gangs/": "operator/kube/kube.ts operator/deployment/core/",
-  "operator/deployment/objects/": "operator/kube/kube.ts operator/deployment/core/ operator/deployment/gangs/",
-  "operator/deployment/": `runtime/observe/ operator/kube/ operator/tls/ operator/rbac.ts operator/deployment/core/
-    operator/deployment/gangs/ operator/deployment/objects/`,
+  "operator/deployment/core/": "runtime/placement/grid.ts operator/kube/ operator/gangs/",
+  "operator/deployment/objects/": "operator/kube/ operator/pki/names.ts operator/gangs/ operator/pods/ operator/deployment/core/",
+  "operator/deployment/": `runtime/observe/ operator/kube/ operator/pki/ operator/gangs/ operator/pods/ operator/rbac.ts
+    operator/deployment/core/ operator/deployment/objects/`,
   "operator/training/core/": "",
-  "operator/training/": `runtime/observe/ operator/kube/ runtime/net/tls.ts operator/deployment/apply.ts
-    operator/deployment/ask-pod.ts operator/deployment/authorities.ts operator/deployment/certified.ts operator/deployment/gangs/
-    operator/deployment/identity.ts operator/deployment/informers.ts operator/deployment/objects/ operator/deployment/ports.ts
+  "operator/training/": `runtime/observe/ runtime/net/tls.ts operator/kube/ operator/pki/ operator/gangs/ operator/pods/
     operator/training/core/`,
   "operator/rebalance/": `runtime/placement/ runtime/net/ runtime/observe/ operator/planner/ operator/planner/load/
-    operator/kube/kube.ts operator/kube/workqueue.ts operator/deployment/ports.ts operator/rebalance/links/
+    operator/kube/ask-pod.ts operator/kube/kube.ts operator/kube/workqueue.ts operator/deployment/ports.ts operator/rebalance/links/
     operator/rebalance/load/ operator/rebalance/intents/ operator/rebalance/rollout/ operator/rebalance/status/`,
-  "operator/rebalance/links/": `runtime/placement/ runtime/net/ operator/planner/load/ operator/kube/kube.ts
-    operator/deployment/ports.ts operator/rebalance/ operator/rebalance/load/`,
+  "operator/rebalance/links/": `runtime/placement/ runtime/net/ operator/planner/load/ operator/kube/ask-pod.ts
+    operator/kube/kube.ts operator/pki/names.ts operator/deployment/ports.ts operator/rebalance/ operator/rebalance/load/`,
   "operator/rebalance/load/": "runtime/placement/ operator/planner/ operator/planner/load/ operator/rebalance/",
   "operator/rebalance/rollout/": `runtime/placement/ operator/planner/ operator/kube/kube.ts operator/deployment/objects/context.ts
     operator/rebalance/ operator/rebalance/links/ operator/rebalance/load/`,
@@ -80,7 +93,7 @@ export const law: Readonly<Record<string, string>> = {
     operator/training/ operator/page/ package.json`,
   "operator/cli/": `operator/kube/ operator/rbac.ts package.json runtime/placement/grid.ts runtime/net/load-signature.ts
     operator/deployment/core/memory-fit.ts operator/planner/offline/ operator/cli/commands/`,
-  "operator/cli/commands/": `runtime/placement/grid.ts runtime/net/nats.ts runtime/tools/ runtime/train/ operator/kube/kube.ts
+  "operator/cli/commands/": `runtime/placement/grid.ts runtime/net/nats.ts runtime/modelstore/ runtime/modelstore/upcycle/ runtime/cli/ runtime/train/ operator/kube/kube.ts
     operator/deployment/revision.ts operator/planner/ operator/planner/offline/ operator/cli/`,
 };
 
@@ -91,10 +104,11 @@ export const pureFolders: readonly string[] = [
   "runtime/kernels/",
   "runtime/models/",
   "runtime/constraints/",
-  "runtime/engine/core/",
+  "runtime/engine/schedule/",
   "operator/planner/",
   "operator/deployment/core/",
-  "operator/deployment/gangs/",
+  "operator/gangs/",
+  "operator/pods/",
   "operator/training/core/",
 ];
 
@@ -114,12 +128,12 @@ export const clients: Readonly<Record<string, string>> = {
   "@hono/": "runtime/gateway/",
   hono: "runtime/gateway/",
   jose: "runtime/gateway/",
-  aws4fetch: "runtime/tools/download/s3.ts",
-  "fast-xml-parser": "runtime/tools/download/s3.ts",
+  aws4fetch: "runtime/modelstore/download/s3.ts",
+  "fast-xml-parser": "runtime/modelstore/download/s3.ts",
   highs: "operator/planner/solver.ts",
   "@huggingface/tokenizers": "runtime/text/",
   "@huggingface/jinja": "runtime/text/",
-  "@peculiar/x509": "operator/tls/",
+  "@peculiar/x509": "operator/pki/",
   "@grafana/": "operator/dashboards/",
 };
 

@@ -5,15 +5,15 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { parse } from "yaml";
 import { AppError } from "../../crds/common.ts";
-import { Informers } from "../../operator/deployment/informers.ts";
 import { gatewayDeployment } from "../../operator/deployment/objects/gateway.ts";
 import { createDeploymentPlane } from "../../operator/deployment/plane.ts";
 import { EventRecorder } from "../../operator/kube/events.ts";
+import { Informers } from "../../operator/kube/informers.ts";
 import { type Kube, type KubeObject, refOf, resources } from "../../operator/kube/kube.ts";
-import { deployment, settings } from "../builders/deployment.ts";
 import { down } from "../cluster/cluster.ts";
 import { runKubeContract } from "../contract/kube.ts";
-import { until } from "../harness/process.ts";
+import { deployment, settings } from "../kit/deployment/deployment.ts";
+import { until } from "../kit/processes/process.ts";
 import { type ControlPlane, controlPlane, root } from "./control-plane.ts";
 
 const name = "kube-int";

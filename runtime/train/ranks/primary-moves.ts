@@ -1,0 +1,49 @@
+// Experts that get another home: their parameters and state go to the new one and to its shadow between two steps. Whoever had them
+// keeps them until all ranks have what comes to them, so that a loss on the way loses nothing.
+import { gatherAll } from "../../net/collectives/collectives.ts";
+import type { Stamp, Transport } from "../../net/collectives/transport.ts";
+import { handover } from "../../placement/training/handover.ts";
+import { carry } from "./carry.ts";
+import { homesOfUnits, type Shape, stateUnits } from "./model-shape.ts";
+import type { RankStores } from "./rank-stores.ts";
+
+type Homes = readonly (readonly number[])[];
+
+interface HomeMove {
+  readonly transport: Transport;
+  readonly stamp: Stamp;
+  readonly shape: Shape;
+  readonly stores: RankStores;
+  readonly from: Homes;
+  readonly to: Homes;
+}
+
+export async function moveHomes({ transport, stamp, shape, stores, from, to }: HomeMove): Promise<void> {
+  const { rank, ranks } = transport;
+  const units = stateUnits(shape);
+  const [before, after] = [homesOfUnits(shape, from), homesOfUnits(shape, to)];
+  const moves = new Set([...units.keys()].filter((unit) => before[unit] !== after[unit]));
+  if (moves.size === 0) return;
+  const moving = (homes: readonly number[]): number[][] => homes.map((home, unit) => (moves.has(unit) ? stores.holders(home) : []));
+  const [old, wanted] = [moving(before), moving(after)];
+  const held = Array.from({ length: ranks }, (_, holder) => new Set([...units.keys()].filter((unit) => old[unit]?.includes(holder))));
+  const floats = units.map(({ from: begin, to: end }) => end - begin);
+  for (const [unit, { layer, expert }] of units.entries())
+    if (expert !== undefined && old[unit]?.includes(rank)) await stores.of(before[unit] as number).leave(layer, expert);
+  await carry({
+    transport,
+    stamp,
+    what: "homes",
+    arrays: stores.memory.arrays,
+    units,
+    transfers: handover({ held, wanted, floats }),
+    from: (unit) => stores.all.find((store) => store.holds(unit)) ?? stores.memory,
+    to: ({ layer, expert }, unit) => {
+      const store = stores.of(after[unit] as number);
+      if (expert !== undefined) store.take(layer, expert);
+      return store;
+    },
+  });
+  await gatherAll(transport, stamp, { what: "homes moved", layer: -1, lengthFrom: () => 0 }, new Int32Array());
+  for (const store of stores.all) store.dropLeft();
+}
