@@ -2,7 +2,7 @@
 // the main thread's Dispatch. Both are begun at once, so that a frame travels while this thread computes.
 import type { AppError } from "../../crds/common.ts";
 import type { FrameAnswer, RemoteFrame } from "./api.ts";
-import type { Lanes } from "./lanes.ts";
+import type { Lanes } from "./peer-connections.ts";
 import { type FromEngine, fromPlain, type ToEngine } from "./thread/messages.ts";
 
 interface Waiting {

@@ -3,7 +3,7 @@ import { AppError } from "../../crds/common.ts";
 import type { Engine, EngineInfo, LaneNews, RemoteExperts, RemoteFrame } from "../engine/engine.ts";
 import { DispatchClient, type StreamEvent } from "../experts/dispatch/client.ts";
 import type { FrameRunOptions } from "../experts/dispatch/frame-run.ts";
-import { LaneKeeper } from "../experts/dispatch/lane-keeper.ts";
+import { LaneKeeper } from "../experts/dispatch/peer-directory.ts";
 import { FrameRunner } from "../experts/dispatch/serve-frame.ts";
 import { createDispatchServer } from "../experts/dispatch/server.ts";
 import { Materializer } from "../experts/memory/materializer.ts";

@@ -10,7 +10,7 @@ import { AppError } from "../../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../../test/kit/network/certs.ts";
 import { until, within } from "../../../test/kit/ranks/ranks.ts";
 import { importMoe } from "../../modelstore/import-moe.ts";
-import { LaneServer } from "../../net/lane-accept.ts";
+import { LaneServer } from "../../net/engine-host.ts";
 import { serverNames } from "../../net/tls.ts";
 import type { LaneOpening } from "../api.ts";
 import { EngineLoop } from "./loop.ts";

@@ -8,7 +8,7 @@ import type { StepKind } from "../../../crds/telemetry.ts";
 import { Languages } from "../../constraints/languages.ts";
 import { createRouter } from "../../placement/dispatch.ts";
 import type { FrameAnswer, LoadCounters, RemoteFrame } from "../api.ts";
-import { Lanes } from "../lanes.ts";
+import { Lanes } from "../peer-connections.ts";
 import { Outbound } from "../outbound.ts";
 import { embeddingOf } from "../pass/embedding.ts";
 import { ExpertTable } from "../pass/expert-table.ts";

@@ -8,7 +8,7 @@ import { decodeHalfRows, encodeHalfRows, halfRowBytes } from "../../../runtime/n
 import { decodeEnd, decodeHello, encodeEnd, encodeHello } from "../../../runtime/net/peer-connection.ts";
 import { toSender } from "../../../runtime/net/mapping.ts";
 import { Channel } from "../../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
-import { decodeLaneFrame, decodeSeq, encodeLaneFrame, encodeSeq } from "../../../runtime/net/lane-codec.ts";
+import { decodeLaneFrame, decodeSeq, encodeLaneFrame, encodeSeq } from "../../../runtime/net/rows-codec.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";
 import { damaged, type Random } from "../mutate.ts";
 import { chance, number, pick, text } from "../words.ts";

@@ -3,10 +3,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createTestCa } from "../../test/kit/network/certs.ts";
 import { until } from "../../test/kit/ranks/ranks.ts";
-import { LaneServer } from "../net/lane-accept.ts";
+import { LaneServer } from "../net/engine-host.ts";
 import { serverNames } from "../net/tls.ts";
 import type { LaneNews } from "./api.ts";
-import { Lanes } from "./lanes.ts";
+import { Lanes } from "./peer-connections.ts";
 
 const [namespace, name] = ["default", "mix"];
 const hidden = 4;

@@ -6,7 +6,7 @@ import { grpcNetwork } from "../../net/grpc.ts";
 import { fixedTls } from "../../net/tls.ts";
 import { silentLog } from "../../observe/log.ts";
 import { Peers } from "../peers.ts";
-import { LaneKeeper } from "./lane-keeper.ts";
+import { LaneKeeper } from "./peer-directory.ts";
 
 test("nobody is told of the lanes before the first membership, by which their callers are known", async () => {
   const self = { deploymentUid: "d", rank: 0, podUid: "u0", bootId: "b0" };

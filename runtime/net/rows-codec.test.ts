@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { AppError } from "../../crds/common.ts";
-import { decodeLaneFrame, decodeSeq, encodeLaneFrame, encodeSeq, laneIndexMax } from "./lane-codec.ts";
+import { decodeLaneFrame, decodeSeq, encodeLaneFrame, encodeSeq, laneIndexMax } from "./rows-codec.ts";
 
 const u32 = fc.nat({ max: 0xffffffff });
 const index = fc.nat({ max: laneIndexMax });

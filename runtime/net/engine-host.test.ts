@@ -7,8 +7,8 @@ import { until } from "../../test/kit/ranks/ranks.ts";
 import { encodeFrame, FrameReader, frameBytesMax, frameKinds, streamBytesMax } from "./frame-codec.ts";
 import { Channel } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { halfRowBytes } from "./half-rows.ts";
-import { LaneServer, type LaneServerOptions } from "./lane-accept.ts";
-import { encodeLaneFrame, pairBytesMax, sumsForm } from "./lane-codec.ts";
+import { LaneServer, type LaneServerOptions } from "./engine-host.ts";
+import { encodeLaneFrame, pairBytesMax, sumsForm } from "./rows-codec.ts";
 import { encodeHello, peerAlpn } from "./peer-connection.ts";
 
 const [namespace, name] = ["default", "mix"];

@@ -13,7 +13,7 @@ import type { Backend } from "../compute/backend.ts";
 import { importMoe } from "../modelstore/import-moe.ts";
 import { serverNames } from "../net/tls.ts";
 import type { GenerateEvent, LaneNews, LanePeer, LaneView, RemoteFrame } from "./api.ts";
-import { Lanes } from "./lanes.ts";
+import { Lanes } from "./peer-connections.ts";
 import { sumPairs } from "./pass/combine.ts";
 import type { PairBatch } from "./pass/expert-table.ts";
 import { EngineLoop } from "./thread/loop.ts";

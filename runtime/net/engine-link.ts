@@ -4,7 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import { FailureDetector } from "./failure-detector.ts";
 import { frameKinds, type RawFrame, streamBytesMax } from "./frame-codec.ts";
 import { Channel } from "./gen/enodia/runtime/v1/runtime_pb.js";
-import { decodeSeq, encodeLaneFrame, type LaneFrame, sumsForm } from "./lane-codec.ts";
+import { decodeSeq, encodeLaneFrame, type LaneFrame, sumsForm } from "./rows-codec.ts";
 import { type Identity, toSender } from "./mapping.ts";
 import { PeerConnection, type PeerTarget } from "./peer-connection.ts";
 
