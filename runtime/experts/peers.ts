@@ -127,7 +127,12 @@ export class Peers {
     if (known !== undefined && known.address === member.address) return known.clients;
     this.#drop(rank);
     const { network, namespace, name, tls } = this.options;
-    const clients = createPeerClients(network, { address: member.address, serverName: serverNames.rank(rank, namespace, name), tls, self: this.self });
+    const clients = createPeerClients(network, {
+      address: member.address,
+      serverName: serverNames.rank(rank, namespace, name),
+      tls,
+      self: this.self,
+    });
     this.#clients.set(rank, { address: member.address, clients });
     return clients;
   }

@@ -79,7 +79,8 @@ async function raw(t: TestContext, port: number, protocol: string | undefined = 
   const socket = connectTls({ ...own, host: "127.0.0.1", port });
   t.after(() => socket.destroy());
   await soon(once(socket, "secureConnect"), "a connection");
-  if (protocol) socket.write(encodeFrame({ kind: frameKinds.hello, head: encodeHello({ channel: Channel.DISPATCH }), body: new Uint8Array(0) })[0]);
+  if (protocol)
+    socket.write(encodeFrame({ kind: frameKinds.hello, head: encodeHello({ channel: Channel.DISPATCH }), body: new Uint8Array(0) })[0]);
   return socket;
 }
 const ended = async (socket: Socket): Promise<void> => {

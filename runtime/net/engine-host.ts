@@ -1,28 +1,27 @@
-// The answering end of lanes: a port of its own, on which other ranks' engine threads send frames to this one. Who a caller is, is asked
+// The answering end of connections: a port of its own, on which other ranks' engine threads send frames to this one. Who a caller is, is asked
 // once, of its certificate and of the membership, and again whenever that changes; what a frame asks is its server's business.
 import type { TLSSocket } from "node:tls";
 import { AppError } from "../../crds/common.ts";
 import { computingLimits, FailureDetector } from "./failure-detector.ts";
 import { frameKinds, type RawFrame, streamBytesMax } from "./frame-codec.ts";
 import { Channel, type Hello } from "./gen/enodia/runtime/v1/runtime_pb.js";
-import { decodeLaneFrame, encodeSeq, type LaneFrame, pairBytesMax, sumsForm } from "./rows-codec.ts";
-import { laneLookMs } from "./engine-link.ts";
 import { createTlsListener, type Listener } from "./listener.ts";
 import { fromSender, type Identity } from "./mapping.ts";
 import { none, PeerConnection, peerAlpn } from "./peer-connection.ts";
+import { decodeRowsFrame, encodeSeq, pairBytesMax, type RowsFrame, sumsForm } from "./rows-codec.ts";
 import { type PeerIdentity, peerIdentity, type TlsSource } from "./tls.ts";
 
-/** Frames of one lane whose answer has not left: beyond, the caller reads none, and the lane ends. */
-const framesPerLaneMax = 1_024;
+/** Frames of one connection whose answer has not left: beyond, the caller reads none, and the connection ends. */
+const framesPerConnectionMax = 1_024;
 /** Their bytes with those of the answers; more are declined. An honest caller hears of an answer a little before this end does. */
-const bytesPerLaneMax = 1.5 * streamBytesMax;
-/** The same of all lanes together, a lane's first frame among them; streams of Dispatch have as much (experts/dispatch/server.ts), and
+const bytesPerConnectionMax = 1.5 * streamBytesMax;
+/** The same of all connections together, a connection's first frame among them; streams of Dispatch have as much (experts/dispatch/server.ts), and
  *  there a frame that is declined goes. */
 const bytesOfAllMax = 2 * streamBytesMax;
 
-export type LaneWorker = Extract<PeerIdentity, { role: "worker" }>;
+export type WorkerIdentity = Extract<PeerIdentity, { role: "worker" }>;
 
-export interface LaneServerOptions {
+export interface EngineHostOptions {
   readonly tls: Pick<TlsSource, "current">;
   readonly namespace: string;
   readonly name: string;
@@ -30,38 +29,38 @@ export interface LaneServerOptions {
   /** Answers sums to callers that ask for them. */
   readonly sums: boolean;
   /** The reason why this caller is not served; undefined when it is. */
-  readonly refuses: (caller: LaneWorker, claimed: Identity) => string | undefined;
+  readonly refuses: (caller: WorkerIdentity, claimed: Identity) => string | undefined;
   /** A frame's answer: its rows, which stay as they are until they have left; undefined: it is to be asked for by Dispatch. */
-  readonly serve: (frame: LaneFrame, rows: Uint8Array) => Promise<Uint8Array | undefined>;
-  /** A lane was refused, or broke. */
+  readonly serve: (frame: RowsFrame, rows: Uint8Array) => Promise<Uint8Array | undefined>;
+  /** A connection was refused, or broke. */
   readonly onProblem: (message: string) => void;
 }
 
-export class LaneServer {
-  readonly options: LaneServerOptions;
+export class EngineHost {
+  readonly options: EngineHostOptions;
   readonly #listener: Listener;
-  readonly #lanes = new Set<ServedLane>();
-  /** Of all lanes. */
+  readonly #connections = new Set<AcceptedEngine>();
+  /** Of all connections. */
   bytes = 0;
 
-  constructor(options: LaneServerOptions) {
+  constructor(options: EngineHostOptions) {
     this.options = options;
     this.#listener = createTlsListener(options.tls, { [peerAlpn]: (socket) => this.#accept(socket) });
   }
 
-  get lanes(): number {
-    return this.#lanes.size;
+  get connections(): number {
+    return this.#connections.size;
   }
   listen(host: string, port: number): Promise<number> {
     return this.#listener.listen(host, port);
   }
-  /** Ends the lanes of callers that are served no more. */
+  /** Ends the connections of callers that are served no more. */
   recheck(): void {
-    for (const lane of this.#lanes) lane.recheck();
+    for (const connection of this.#connections) connection.recheck();
   }
-  /** To be called every `laneLookMs`. */
+  /** To be called every `engineLookMs`. */
   look(nowMs: number): void {
-    for (const lane of this.#lanes) lane.look(nowMs);
+    for (const connection of this.#connections) connection.look(nowMs);
   }
   close(): void {
     void this.#listener.stop();
@@ -71,19 +70,19 @@ export class LaneServer {
   #accept(socket: TLSSocket): void {
     const identity = peerIdentity(socket.getPeerCertificate(), this.options.namespace, this.options.name);
     if (identity?.role !== "worker") {
-      this.options.onProblem("a lane was refused: the caller's certificate names no worker of this deployment");
+      this.options.onProblem("a connection was refused: the caller's certificate names no worker of this deployment");
       socket.destroy();
       return;
     }
-    const lane = new ServedLane(this, socket, identity);
-    this.#lanes.add(lane);
-    socket.once("close", () => this.#lanes.delete(lane));
+    const connection = new AcceptedEngine(this, socket, identity);
+    this.#connections.add(connection);
+    socket.once("close", () => this.#connections.delete(connection));
   }
 }
 
-class ServedLane {
-  readonly #server: LaneServer;
-  readonly #caller: LaneWorker;
+class AcceptedEngine {
+  readonly #server: EngineHost;
+  readonly #caller: WorkerIdentity;
   readonly #connection: PeerConnection;
   readonly #detector = new FailureDetector(computingLimits, performance.now());
   /** Of the frames held, `computing` are not answered yet; the answers of the others wait to leave. */
@@ -92,7 +91,7 @@ class ServedLane {
   #sums = false;
   #over = false;
 
-  constructor(server: LaneServer, socket: TLSSocket, caller: LaneWorker) {
+  constructor(server: EngineHost, socket: TLSSocket, caller: WorkerIdentity) {
     this.#server = server;
     this.#caller = caller;
     this.#connection = PeerConnection.answer(socket, this.#detector, {
@@ -123,12 +122,12 @@ class ServedLane {
     this.#report(reason);
   }
   #report(reason: string): void {
-    this.#server.options.onProblem(`the lane of rank ${this.#caller.rank} ended: ${reason}`);
+    this.#server.options.onProblem(`the connection of rank ${this.#caller.rank} ended: ${reason}`);
   }
 
   #take({ kind, head, body }: RawFrame): void {
     if (kind !== frameKinds.rows) throw new AppError(`a frame of kind ${kind} where rows are due`, { code: "InvalidFrame" });
-    this.#serve(decodeLaneFrame(head), body);
+    this.#serve(decodeRowsFrame(head), body);
   }
 
   #greet({ channel, sender, hidden, sums }: Hello): { readonly sums: string } | AppError {
@@ -150,7 +149,7 @@ class ServedLane {
     return hidden === options.hidden ? options.refuses(this.#caller, claimed) : `hidden: ${hidden}, the model has ${options.hidden}`;
   }
 
-  #serve(frame: LaneFrame, rows: Uint8Array): void {
+  #serve(frame: RowsFrame, rows: Uint8Array): void {
     const server = this.#server;
     const held = this.#held;
     const summed = frame.gates !== undefined;
@@ -158,8 +157,8 @@ class ServedLane {
     const pairBytes = frame.pairRows.length * server.options.hidden * 4;
     const bytes = (summed ? 2 : 1) * rows.byteLength + pairBytes; // as f32
     const over = (had: number, most: number): boolean => had > 0 && had + bytes > most; // a frame alone is never too heavy
-    const heavy = over(held.bytes, bytesPerLaneMax) || over(server.bytes, bytesOfAllMax);
-    if (held.frames >= framesPerLaneMax) throw new AppError("the caller reads no answers", { code: "Busy" });
+    const heavy = over(held.bytes, bytesPerConnectionMax) || over(server.bytes, bytesOfAllMax);
+    if (held.frames >= framesPerConnectionMax) throw new AppError("the caller reads no answers", { code: "Busy" });
     const weight = heavy ? 0 : bytes;
     held.frames += 1;
     held.computing += 1;

@@ -1,24 +1,24 @@
-// The asking end of a lane: frames from one engine thread straight to another's, so that no other thread has to wake for them. It gives
-// up early: what a lane does not answer is asked for by Dispatch, which knows other ranks (experts/dispatch).
+// The asking end of a connection: frames from one engine thread straight to another's, so that no other thread has to wake for them. It gives
+// up early: what a connection does not answer is asked for by Dispatch, which knows other ranks (experts/dispatch).
 import { AppError } from "../../crds/common.ts";
 import { FailureDetector } from "./failure-detector.ts";
 import { frameKinds, type RawFrame, streamBytesMax } from "./frame-codec.ts";
 import { Channel } from "./gen/enodia/runtime/v1/runtime_pb.js";
-import { decodeSeq, encodeLaneFrame, type LaneFrame, sumsForm } from "./rows-codec.ts";
 import { type Identity, toSender } from "./mapping.ts";
 import { PeerConnection, type PeerTarget } from "./peer-connection.ts";
+import { decodeSeq, encodeRowsFrame, type RowsFrame, sumsForm } from "./rows-codec.ts";
 
-/** A lane is to be looked at this often. */
-export const laneLookMs = 250;
+/** A connection is to be looked at this often. */
+export const engineLookMs = 250;
 /** An engine computes between two words, and may wait for a connection as any peer does. */
-const laneLimits = { lookMs: laneLookMs, timeoutMs: 4_000, connectMs: 2_000 };
+const engineLimits = { lookMs: engineLookMs, timeoutMs: 4_000, connectMs: 2_000 };
 const pingAfterMs = 2_000;
 /** A frame waits for its answer as long as Dispatch would wait. Pings say that a host lives, and not that it ever comes to a frame. */
-export const laneFrameMsMax = 30_000;
-/** Frames under way on one lane. */
+export const engineFrameMsMax = 30_000;
+/** Frames under way on one connection. */
 const inFlightMax = 512;
 
-interface LaneSelf {
+interface EngineSelf {
   readonly identity: Identity;
   readonly hidden: number;
   /** This end can do with sums. */
@@ -27,7 +27,7 @@ interface LaneSelf {
 
 /** `rows`: f32 LE, or those of half-rows.ts beside gates, made once there is room for them; `answerBytes`: those of the rows that it asks
  *  for; `heldBytes`: of f32 rows and those of pairs, which the host has at the same time. */
-export interface LaneWork extends Omit<LaneFrame, "seq"> {
+export interface EngineWork extends Omit<RowsFrame, "seq"> {
   readonly rows: () => Uint8Array;
   readonly answerBytes: number;
   readonly heldBytes: number;
@@ -41,11 +41,11 @@ interface Pending {
   readonly sentAt: number;
 }
 
-export class LaneLink {
+export class EngineLink {
   readonly #connection: PeerConnection;
   readonly #onClosed: (reason: AppError, wasReady: boolean) => void;
   readonly #pending = new Map<number, Pending>();
-  readonly #detector = new FailureDetector(laneLimits, performance.now());
+  readonly #detector = new FailureDetector(engineLimits, performance.now());
   #ready = false;
   #sums = false;
   #closed = false;
@@ -53,7 +53,7 @@ export class LaneLink {
   #bytes = 0;
   #seq = 0;
 
-  constructor(target: PeerTarget, { identity, hidden, sums }: LaneSelf, onClosed: (reason: AppError, wasReady: boolean) => void) {
+  constructor(target: PeerTarget, { identity, hidden, sums }: EngineSelf, onClosed: (reason: AppError, wasReady: boolean) => void) {
     this.#onClosed = onClosed;
     const hello = { sender: toSender(identity), channel: Channel.ENGINE, hidden, sums: sums ? sumsForm : "" };
     this.#connection = PeerConnection.call(target, hello, this.#detector, {
@@ -64,7 +64,7 @@ export class LaneLink {
       },
       frame: (frame) => this.#take(frame),
       ended: ({ code, message }) => this.close(new AppError(message, { code, retry: "backoff" })),
-      gone: (reason) => this.close(reason ?? new AppError("the host ended the lane", { code: "Unavailable", retry: "backoff" })),
+      gone: (reason) => this.close(reason ?? new AppError("the host ended the connection", { code: "Unavailable", retry: "backoff" })),
       drain: () => {
         this.#full = false;
       },
@@ -81,8 +81,8 @@ export class LaneLink {
     return this.#sums;
   }
 
-  /** The rows, or nothing where the host wants to be asked by Dispatch; rejects when the lane ends. Undefined: it has no room now. */
-  send({ rows, answerBytes, heldBytes: bytes, ...frame }: LaneWork): Promise<Uint8Array | undefined> | undefined {
+  /** The rows, or nothing where the host wants to be asked by Dispatch; rejects when the connection ends. Undefined: it has no room now. */
+  send({ rows, answerBytes, heldBytes: bytes, ...frame }: EngineWork): Promise<Uint8Array | undefined> | undefined {
     const heavy = this.#bytes > 0 && this.#bytes + bytes > streamBytesMax;
     if (!this.#ready || this.#closed || this.#full || heavy || this.#pending.size >= inFlightMax) return undefined;
     const [seq, body] = [this.#nextSeq(), rows()];
@@ -90,16 +90,16 @@ export class LaneLink {
       this.#pending.set(seq, { resolve, reject, answerBytes, bytes, sentAt: performance.now() });
     });
     this.#bytes += bytes;
-    this.#full = !this.#connection.write(frameKinds.rows, encodeLaneFrame(Object.assign({ seq }, frame)), body);
+    this.#full = !this.#connection.write(frameKinds.rows, encodeRowsFrame(Object.assign({ seq }, frame)), body);
     return answered;
   }
 
-  /** To be called every `laneLookMs`. */
+  /** To be called every `engineLookMs`. */
   look(nowMs: number): void {
     const silentMs = this.#detector.look(nowMs);
     const [oldest] = this.#pending.values(); // they are kept in the order in which they were sent
-    if (oldest !== undefined && nowMs - oldest.sentAt >= laneFrameMsMax) {
-      const late = `the host did not answer a frame within ${laneFrameMsMax / 1000} s`;
+    if (oldest !== undefined && nowMs - oldest.sentAt >= engineFrameMsMax) {
+      const late = `the host did not answer a frame within ${engineFrameMsMax / 1000} s`;
       this.close(new AppError(late, { code: "DeadlineExceeded", retry: "backoff" }));
       return;
     }

@@ -10,8 +10,8 @@ import * as grpc from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
 import { type DispatchHandler, DispatchStreams } from "./dispatch-accept.ts";
 import { connectDispatch } from "./dispatch-link.ts";
-import { peerAlpn } from "./peer-connection.ts";
 import { createTlsListener } from "./listener.ts";
+import { peerAlpn } from "./peer-connection.ts";
 import { createClient, definition, type Handlers, type ServiceClient } from "./service.ts";
 import { type PeerIdentity, peerIdentity, secureContextOf, type TlsSource } from "./tls.ts";
 

@@ -1,6 +1,6 @@
 // Rows as halves for ranks that need no exact bits: f16, each row with a power of two by which its values are multiplied, so that none
 // overflows and small rows lose nothing. An eighth of the error of bf16 in as many bytes. Pure.
-// Layout, all LE: f32 scale of each row, f16 values of each row. Not here: who may ask for them (lane-codec.ts).
+// Layout, all LE: f32 scale of each row, f16 values of each row. Not here: who may ask for them (connection-codec.ts).
 
 /** The bytes of one row. */
 export const halfRowBytes = (width: number): number => 4 + 2 * width;

@@ -1,14 +1,14 @@
-// The heads of the frames on a lane, the connection between two ranks' engine threads: who opens it, what is asked, what is answered.
+// The heads of the frames on a connection, the connection between two ranks' engine threads: who opens it, what is asked, what is answered.
 // Fixed fields and arrays in LE, since a message of protobuf takes as long to read as the rows to encrypt. A frame's head is
 // u32 seq, u32 layer, f64 epoch, u32 flags, u32 pairs, u16 row of each pair, u16 expert of each pair, and f32 gate of each pair where
 // sums are asked for. Pure.
 import { AppError } from "../../crds/common.ts";
 import { frameBytesMax, streamBytesMax } from "./frame-codec.ts";
 
-/** The largest row or expert that a frame on a lane can name. */
-export const laneIndexMax = 0xffff;
+/** The largest row or expert that a frame on a connection can name. */
+export const rowIndexMax = 0xffff;
 /** Pairs of one frame: as many as a head has room for, and no more than rows can be answered. */
-export const lanePairsMax = 65_536;
+export const framePairsMax = 65_536;
 /** The form of sums, by its name in the hellos of both ends: rows come and go as half-rows.ts has them, and each is answered with the sum
  *  of its pairs by their gates, computed in f32. */
 export const sumsForm = "f16";
@@ -19,8 +19,8 @@ const frameHeadBytes = 24;
 const decodeFlag = 1;
 const sumsFlag = 2;
 
-export interface LaneFrame {
-  /** Unique among those that wait for an answer on the lane. */
+export interface RowsFrame {
+  /** Unique among those that wait for an answer on the connection. */
   readonly seq: number;
   readonly layer: number;
   readonly epoch: number;
@@ -31,7 +31,7 @@ export interface LaneFrame {
   readonly gates?: Float32Array | undefined;
 }
 
-export function encodeLaneFrame({ seq, layer, epoch, decode, pairRows, pairExperts, gates }: LaneFrame): Uint8Array {
+export function encodeRowsFrame({ seq, layer, epoch, decode, pairRows, pairExperts, gates }: RowsFrame): Uint8Array {
   const pairs = pairRows.length;
   const head = new Uint8Array(headBytes(pairs, gates !== undefined));
   const view = new DataView(head.buffer);
@@ -49,7 +49,7 @@ export function encodeLaneFrame({ seq, layer, epoch, decode, pairRows, pairExper
 }
 
 /** Throws `InvalidFrame` for a head that is none, by the field. Whether the model has such rows and experts is not asked here. */
-export function decodeLaneFrame(head: Uint8Array): LaneFrame {
+export function decodeRowsFrame(head: Uint8Array): RowsFrame {
   if (head.byteLength < frameHeadBytes) throw invalid(`head: ${head.byteLength} bytes of at least ${frameHeadBytes}`);
   const view = viewOf(head);
   const epoch = view.getFloat64(8, true);
@@ -57,7 +57,7 @@ export function decodeLaneFrame(head: Uint8Array): LaneFrame {
   const pairs = view.getUint32(20, true);
   if (!Number.isSafeInteger(epoch) || epoch < 0) throw invalid(`epoch: ${epoch}`);
   if (flags > (decodeFlag | sumsFlag)) throw invalid(`flags: ${flags}`);
-  if (pairs === 0 || pairs > lanePairsMax) throw invalid(`pairs: ${pairs}, from 1 to ${lanePairsMax}`);
+  if (pairs === 0 || pairs > framePairsMax) throw invalid(`pairs: ${pairs}, from 1 to ${framePairsMax}`);
   const summed = (flags & sumsFlag) !== 0;
   if (head.byteLength !== headBytes(pairs, summed)) throw invalid(`head: ${head.byteLength} bytes for ${pairs} pairs`);
   const pairRows = new Uint32Array(pairs);

@@ -1,9 +1,9 @@
 // The wiring of this rank's side of experts: memory, transfers, plan, frames out and frames in. Construction only.
 import { AppError } from "../../crds/common.ts";
-import type { Engine, EngineInfo, LaneNews, RemoteExperts, RemoteFrame } from "../engine/engine.ts";
+import type { Engine, EngineInfo, PeerCounts, RemoteExperts, RemoteFrame } from "../engine/engine.ts";
 import { DispatchClient, type StreamEvent } from "../experts/dispatch/client.ts";
 import type { FrameRunOptions } from "../experts/dispatch/frame-run.ts";
-import { LaneKeeper } from "../experts/dispatch/peer-directory.ts";
+import { PeerDirectory } from "../experts/dispatch/peer-directory.ts";
 import { FrameRunner } from "../experts/dispatch/serve-frame.ts";
 import { createDispatchServer } from "../experts/dispatch/server.ts";
 import { Materializer } from "../experts/memory/materializer.ts";
@@ -66,7 +66,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
   const { engine, info, store, peers, metrics, log } = options;
   const onChange = () => {
     options.onChange();
-    lanes.refresh();
+    connections.refresh();
   };
   const state = new PlanState({
     deploymentUid: peers.self.deploymentUid,
@@ -94,14 +94,14 @@ export function createWorkerExperts(options: ExpertsOptions) {
     wanted: (layer, expert) => state.wanted(layer).has(expert),
     onDemandLoad: (result) => metrics.add("enodia_expert_on_demand_loads_total", 1, { result }),
   });
-  const lanes = lanesOf(options, state, (news) => {
-    dispatch.used(news.used);
-    for (const { layer, experts } of news.served.touched) residents.touch(layer, experts);
+  const connections = directoryOf(options, state, (counts) => {
+    dispatch.used(counts.used);
+    for (const { layer, experts } of counts.served.touched) residents.touch(layer, experts);
   });
   const dispatch = new DispatchClient({
     peers,
     runner,
-    onLanes: (rank, port) => lanes.heard(rank, port),
+    onEnginePort: (rank, port) => connections.heard(rank, port),
     onStream: (event) => reportStream(metrics, event),
     ...(options.streamIdleMs === undefined ? {} : { idleMs: options.streamIdleMs }),
     hidden: info.hidden,
@@ -123,7 +123,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
       metrics.add("enodia_dispatch_served_frames_total", 1, { result });
     },
     tracing: options.tracing,
-    lanePort: () => lanes.port,
+    enginePort: () => connections.port,
   });
   const shardsService = createShardServer({
     store,
@@ -135,7 +135,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     onServed: (bytes) => metrics.add("enodia_shard_served_bytes_total", bytes),
   });
   const close = () => {
-    for (const part of [plan, lanes, dispatch, peers]) part.close();
+    for (const part of [plan, connections, dispatch, peers]) part.close();
   };
   return {
     peers,
@@ -145,7 +145,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     materializer,
     pace,
     dispatch,
-    lanes,
+    connections,
     serveDispatch,
     shardsService,
     close,
@@ -190,17 +190,17 @@ function authorizeFetch(identity: Extract<PeerIdentity, { role: "worker" }>, dep
   throw new AppError(`rank ${identity.rank} is pod ${member.podName}, not ${identity.podName}`, { code: "Forbidden", operation: "Shards" });
 }
 
-function lanesOf(options: ExpertsOptions, state: PlanState, onNews: (news: LaneNews) => void): LaneKeeper {
+function directoryOf(options: ExpertsOptions, state: PlanState, onCounts: (counts: PeerCounts) => void): PeerDirectory {
   const { engine, peers, tls, metrics, log } = options;
-  return new LaneKeeper({
-    lanes: engine.lanes,
+  return new PeerDirectory({
+    connections: engine.connections,
     peers,
     tls,
     log,
     lowestEpochs: () => state.lowestEpochs(),
-    onNews: (news) => {
-      reportLanes(metrics, news);
-      onNews(news);
+    onCounts: (counts) => {
+      reportPeerCounts(metrics, counts);
+      onCounts(counts);
     },
   });
 }
@@ -222,8 +222,8 @@ function reportStream(metrics: Metrics<"worker">, event: StreamEvent): void {
   else metrics.add("enodia_dispatch_streams_closed_total", 1, { reason: event });
 }
 
-function reportLanes(metrics: Metrics<"worker">, { lanes, sent, served }: LaneNews): void {
-  metrics.set("enodia_dispatch_lanes", lanes);
+function reportPeerCounts(metrics: Metrics<"worker">, { connections, sent, served }: PeerCounts): void {
+  metrics.set("enodia_dispatch_engine_connections", connections);
   metrics.add("enodia_dispatch_frames_total", sent.frames, { result: "ok" });
   metrics.add("enodia_dispatch_bytes_total", sent.bytes, { direction: "sent" });
   metrics.add("enodia_dispatch_bytes_total", sent.received, { direction: "received" });

@@ -8,10 +8,17 @@ import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
 import { deployment, deploymentUid, namespace, Ranks, tinyStore, within } from "../../test/kit/ranks/ranks.ts";
 import { connectDispatch } from "../net/dispatch-link.ts";
 import { encodeFrame, frameBytesMax, frameKinds } from "../net/frame-codec.ts";
-import { encodeHello, peerAlpn } from "../net/peer-connection.ts";
-import { Channel, type DispatchFrame, DispatchFrameSchema, type DispatchReply, Inference, Shards } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import {
+  Channel,
+  type DispatchFrame,
+  DispatchFrameSchema,
+  type DispatchReply,
+  Inference,
+  Shards,
+} from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { connect, fromStatus } from "../net/grpc.ts";
 import { toPlan, toSender } from "../net/mapping.ts";
+import { encodeHello, peerAlpn } from "../net/peer-connection.ts";
 import { create } from "../net/service.ts";
 import { serverNames, type TlsSource } from "../net/tls.ts";
 
@@ -64,7 +71,12 @@ function rank1Tls(): TlsSource {
   return rank1;
 }
 async function send(tls: TlsSource, message: DispatchFrame): Promise<DispatchReply["result"]> {
-  const link = connectDispatch({ address: ranks.address(0), serverName: serverNames.rank(0, namespace, deployment), tls, self: ranks.byRank.get(1)!.worker.identity });
+  const link = connectDispatch({
+    address: ranks.address(0),
+    serverName: serverNames.rank(0, namespace, deployment),
+    tls,
+    self: ranks.byRank.get(1)!.worker.identity,
+  });
   const stream = link.dispatch();
   try {
     const answer = new Promise<DispatchReply["result"]>((resolve, reject) => {
@@ -91,7 +103,11 @@ async function say(...bytes: Uint8Array[]): Promise<void> {
   const ended = once(socket, "close");
   try {
     await once(socket, "secureConnect");
-    for (const piece of [...encodeFrame({ kind: frameKinds.hello, head: encodeHello({ channel: Channel.DISPATCH }), body: new Uint8Array(0) }), ...bytes]) if (piece) socket.write(piece);
+    for (const piece of [
+      ...encodeFrame({ kind: frameKinds.hello, head: encodeHello({ channel: Channel.DISPATCH }), body: new Uint8Array(0) }),
+      ...bytes,
+    ])
+      if (piece) socket.write(piece);
     await within(5_000, ended, "an end");
   } finally {
     socket.destroy();

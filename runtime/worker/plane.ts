@@ -80,8 +80,8 @@ export interface WorkerPlane {
   readonly vitals: () => WorkerVitals;
   /** Tells who the caller is, by its certificate. */
   caller(call: Caller): PeerIdentity;
-  /** Has the engine take other engines' lanes, on a port of their own; nothing where it has none. */
-  openLanes(host: string, port: number): Promise<void>;
+  /** Has the engine take other engines' connections, on a port of their own; nothing where it has none. */
+  openConnections(host: string, port: number): Promise<void>;
   /** Adds what operator and peers call. */
   serve(server: GrpcServer): void;
   /** Looks for a plan and reports load, until the returned function is called. */
@@ -164,6 +164,6 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     server.addDispatch(experts.serveDispatch);
     server.add(Shards, experts.shardsService);
   };
-  const openLanes = (host: string, port: number) => experts.lanes.open(host, port);
-  return { experts, leaving, record, vitals, caller, openLanes, serve, start, close: () => experts.close() };
+  const openConnections = (host: string, port: number) => experts.connections.open(host, port);
+  return { experts, leaving, record, vitals, caller, openConnections, serve, start, close: () => experts.close() };
 }

@@ -233,7 +233,7 @@ async function serve(base: Base, model: Model) {
     log,
   });
   const { experts } = plane;
-  await plane.openLanes(options.host ?? "0.0.0.0", options.lanePort);
+  await plane.openConnections(options.host ?? "0.0.0.0", options.enginePort);
   const server = createServer(tls);
   plane.serve(server);
   server.add(Inference, inference(base, engine, plane));

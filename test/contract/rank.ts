@@ -63,7 +63,13 @@ class Client {
   }
   #target(member: string) {
     const tls = tlsOf.get(member) as NonNullable<ReturnType<typeof tlsOf.get>>;
-    return { address: `127.0.0.1:${this.rank.grpcPort}`, serverName: serverNames.rank(0, namespace, name), tls, self: this.rank.identity, signEveryMs: 1_000 };
+    return {
+      address: `127.0.0.1:${this.rank.grpcPort}`,
+      serverName: serverNames.rank(0, namespace, name),
+      tls,
+      self: this.rank.identity,
+      signEveryMs: 1_000,
+    };
   }
   control(member = "operator") {
     const client = connect(Control, this.#target(member));

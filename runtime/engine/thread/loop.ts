@@ -8,7 +8,6 @@ import type { StepKind } from "../../../crds/telemetry.ts";
 import { Languages } from "../../constraints/languages.ts";
 import { createRouter } from "../../placement/dispatch.ts";
 import type { FrameAnswer, LoadCounters, RemoteFrame } from "../api.ts";
-import { Lanes } from "../peer-connections.ts";
 import { Outbound } from "../outbound.ts";
 import { embeddingOf } from "../pass/embedding.ts";
 import { ExpertTable } from "../pass/expert-table.ts";
@@ -21,6 +20,7 @@ import { forward } from "../pass/step.ts";
 import { StepTimes } from "../pass/step-times.ts";
 import type { StepTools } from "../pass/step-tools.ts";
 import { TransitionSampler } from "../pass/transition-sampler.ts";
+import { PeerConnections } from "../peer-connections.ts";
 import { Batcher } from "../schedule/batch.ts";
 import { checkRow, unusableRows } from "../schedule/sampling/finite.ts";
 import { OpenSampling } from "../schedule/sampling/open-sampling.ts";
@@ -50,7 +50,7 @@ export class EngineLoop {
   readonly #transitions: TransitionSampler;
   readonly #times = new StepTimes();
   readonly #turns: FrameTurns;
-  readonly #lanes: Lanes;
+  readonly #connections: PeerConnections;
   /** Nobody wakes who sleeps on it. */
   readonly #bed = new Int32Array(new SharedArrayBuffer(4));
   readonly #tools: StepTools;
@@ -87,16 +87,16 @@ export class EngineLoop {
     this.#preparing = new Preparing(this.#languages, tell);
     this.#transitions = new TransitionSampler(model.info);
     this.#experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: this.#counter });
-    this.#lanes = new Lanes({
+    this.#connections = new PeerConnections({
       model,
       serve: (batch) => this.#turns.serve(batch),
       onFrames: () => void this.#turns.serveWaiting(),
-      tell: (news) => this.#send({ type: "lanes", news }),
+      report: (counts) => this.#send({ type: "connections", counts }),
     });
-    this.#outbound = new Outbound(this.#lanes, (message, transfer) => this.#send(message, transfer));
+    this.#outbound = new Outbound(this.#connections, (message, transfer) => this.#send(message, transfer));
     this.#turns = new FrameTurns({
       experts: this.#experts,
-      poll: () => this.#lanes.poll(),
+      poll: () => this.#connections.poll(),
       takeMessages: () => this.#drainPort(),
       own: () => this.#kind,
       ownWaits: () => this.#outbound.pending > 0,
@@ -134,7 +134,7 @@ export class EngineLoop {
 
   /** Runs until `close`; throws when the backend can compute nothing any more, since no later step or frame could be answered. */
   async run(): Promise<void> {
-    await this.#steps().finally(() => this.#lanes.close()); // after an error too: they would keep callers waiting, and the thread alive
+    await this.#steps().finally(() => this.#connections.close()); // after an error too: they would keep callers waiting, and the thread alive
     await this.#model.close();
     this.#port.close();
   }
@@ -300,10 +300,10 @@ export class EngineLoop {
       case "setDown":
         this.#down = new Set(message.argument);
         return this.#router.table.setDown(this.#down);
-      case "openLanes":
-        return this.#lanes.open(message.argument);
-      case "setLanes":
-        return this.#lanes.set(message.argument);
+      case "openConnections":
+        return this.#connections.open(message.argument);
+      case "setPeers":
+        return this.#connections.set(message.argument);
       case "counters":
         return this.#takeCounters(message.argument.transitions);
       case "stats": {
@@ -332,7 +332,7 @@ export class EngineLoop {
         });
       case "close":
         this.#outbound.fail(new AppError("engine: closing", { code: "EngineStopped", retry: "backoff" }));
-        this.#lanes.close(); // a step that waits for a lane ends, too
+        this.#connections.close(); // a step that waits for a connection ends, too
         return this.#atStepEnd(() => {
           this.#closing = true;
         });

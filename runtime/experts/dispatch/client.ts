@@ -11,7 +11,7 @@ import { expertWaitMs } from "./serve-frame.ts";
 
 /** Suspects are asked this often; the first answer clears them. */
 const lookEveryMs = 500;
-/** A stream that no frame was sent on for so long, nor on the lane beside it, is closed. Longer than a frame may take. */
+/** A stream that no frame was sent on for so long, nor on the connection beside it, is closed. Longer than a frame may take. */
 const streamIdleMs = 60_000;
 /** In a world of at most so many members a rank that is gone is known to all of them before a frame or a load needs it: what asks it first
  *  would wait as long as a rank may be silent. */
@@ -23,8 +23,8 @@ export type StreamEvent = "opened" | "idle" | "ended";
 export interface DispatchClientOptions extends FrameRunOptions {
   /** Milliseconds that a frame may take; unset = the time that a request waits for an expert. */
   readonly waitMs?: number;
-  /** The port of a rank's lanes, as it says it; undefined: nothing is known of it. */
-  readonly onLanes?: (rank: number, port: number | undefined) => void;
+  /** The port of a rank's connections, as it says it; undefined: nothing is known of it. */
+  readonly onEnginePort?: (rank: number, port: number | undefined) => void;
   readonly onStream?: (event: StreamEvent) => void;
   /** Milliseconds, for tests, whose worlds count as large; unset = `streamIdleMs`. */
   readonly idleMs?: number;
@@ -59,7 +59,7 @@ export class DispatchClient implements RemoteExperts {
   get streams(): number {
     return this.#streams.size;
   }
-  /** Frames went to these ranks on lanes, whose port the stream knows. */
+  /** Frames went to these ranks on connections, whose port the stream knows. */
   used(ranks: readonly number[]): void {
     for (const rank of ranks) this.#streams.get(rank)?.used();
   }
@@ -104,8 +104,8 @@ export class DispatchClient implements RemoteExperts {
     const clients = peers.clients(rank);
     if (clients === undefined) throw new AppError(`rank ${rank} is no member`, { code: "Unavailable", retry: "backoff" });
     const onClose = (reason: AppError) => this.#ended(stream, reason);
-    const onLanes = (port: number) => this.#options.onLanes?.(rank, port);
-    const watcher = { onClose, onLanes, detector: peers.detector(rank) };
+    const onEnginePort = (port: number) => this.#options.onEnginePort?.(rank, port);
+    const watcher = { onClose, onEnginePort, detector: peers.detector(rank) };
     const stream: PeerStream = new PeerStream(rank, clients, toSender(peers.self), watcher);
     this.#streams.set(rank, stream);
     this.#options.onStream?.("opened");
@@ -113,7 +113,7 @@ export class DispatchClient implements RemoteExperts {
     return stream;
   }
 
-  /** Asks for a rank's lanes and for a sign of life. A ping that fails has closed the stream, which is the report. */
+  /** Asks for a rank's connections and for a sign of life. A ping that fails has closed the stream, which is the report. */
   #ping(stream: PeerStream): void {
     stream.ping().then(
       () => this.#options.peers.clear(stream.rank),
@@ -133,7 +133,7 @@ export class DispatchClient implements RemoteExperts {
 
   #forget(stream: PeerStream, event: StreamEvent): void {
     this.#streams.delete(stream.rank);
-    this.#options.onLanes?.(stream.rank, undefined);
+    this.#options.onEnginePort?.(stream.rank, undefined);
     this.#options.onStream?.(event);
   }
 

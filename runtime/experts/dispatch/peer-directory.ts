@@ -1,38 +1,38 @@
-// The main thread's part in the engine's lanes: which ranks may have one and where, which epochs they may ask for, and what came of them
-// for metrics, log and memory. A rank tells the port of its lanes in answer to a ping, so that one without lanes is never asked. Level-
-// triggered: the view is made anew whenever something changes, and told when it is another one.
+// The main thread's part in the engine's connections: which ranks may have one and where, which epochs they may ask for, and what came of them
+// for metrics, log and memory. A rank tells the port of its connections in answer to a ping, so that one without connections is never asked. Level-
+// triggered: the view is made anew whenever something changes, and counted when it is another one.
 
-import type { EngineLanes, LaneNews, LanePeer, LaneView } from "../../engine/engine.ts";
+import type { EngineConnections, EnginePeer, PeerCounts, PeerView } from "../../engine/engine.ts";
 import { serverNames, type TlsMaterial, type TlsSource } from "../../net/tls.ts";
 import type { Log } from "../../observe/log.ts";
 import type { Peers } from "../peers.ts";
 
-interface LaneKeeperOptions {
-  /** Unset: an engine without lanes. */
-  readonly lanes: EngineLanes | undefined;
+interface PeerDirectoryOptions {
+  /** Unset: an engine without connections. */
+  readonly connections: EngineConnections | undefined;
   readonly peers: Pick<Peers, "self" | "membership" | "usable" | "onChange" | "options">;
   readonly tls: TlsSource;
   /** The lowest epoch that this rank serves in each layer, -1 in one without a plan. */
   readonly lowestEpochs: () => readonly number[];
-  readonly onNews: (news: LaneNews) => void;
+  readonly onCounts: (counts: PeerCounts) => void;
   readonly log: Log;
 }
 
-export class LaneKeeper {
-  readonly #options: LaneKeeperOptions;
-  /** Of the lanes of ranks whose stream stands. */
+export class PeerDirectory {
+  readonly #options: PeerDirectoryOptions;
+  /** Of the connections of ranks whose stream stands. */
   readonly #ports = new Map<number, number>();
-  #told: { readonly text: string; readonly tls: TlsMaterial } | undefined;
+  #last: { readonly text: string; readonly tls: TlsMaterial } | undefined;
   #port = 0;
-  /** Frames on lanes that are not answered, as the engine last said. */
+  /** Frames on connections that are not answered, as the engine last said. */
   #pending = 0;
   #closed = false;
 
-  constructor(options: LaneKeeperOptions) {
+  constructor(options: PeerDirectoryOptions) {
     this.#options = options;
   }
 
-  /** The port on which this rank's engine takes lanes, to be told to others; 0 while it takes none. Before the first membership it knows
+  /** The port on which this rank's engine takes connections, to be counted to others; 0 while it takes none. Before the first membership it knows
    *  no caller, and would refuse them all. */
   get port(): number {
     return this.#options.peers.membership.version === 0 ? 0 : this.#port;
@@ -43,21 +43,21 @@ export class LaneKeeper {
   }
 
   async open(host: string, port: number): Promise<void> {
-    const { lanes, peers, tls, onNews, log } = this.#options;
-    if (lanes === undefined) return;
+    const { connections, peers, tls, onCounts, log } = this.#options;
+    if (connections === undefined) return;
     const view = this.#view();
     const { namespace, name } = peers.options;
-    this.#port = await lanes.open({ host, port, namespace, name, view }, (news) => {
-      for (const problem of news.problems) log.info({ reason: problem }, "a lane ended or was refused; Dispatch goes on");
-      this.#pending = news.pending;
-      onNews(news);
+    this.#port = await connections.open({ host, port, namespace, name, view }, (counts) => {
+      for (const problem of counts.problems) log.info({ reason: problem }, "a connection ended or was refused; Dispatch goes on");
+      this.#pending = counts.pending;
+      onCounts(counts);
     });
     tls.provider.addIdentityCertificateListener(() => this.refresh());
     peers.onChange(() => this.refresh());
     this.refresh();
   }
 
-  /** What a rank said of its lanes; undefined: its stream is gone, and with it what it said. */
+  /** What a rank said of its connections; undefined: its stream is gone, and with it what it said. */
   heard(rank: number, port: number | undefined): void {
     if ((this.#ports.get(rank) ?? 0) === (port ?? 0)) return;
     if (port) this.#ports.set(rank, port);
@@ -66,16 +66,16 @@ export class LaneKeeper {
   }
 
   refresh(): void {
-    const { lanes, log } = this.#options;
-    if (lanes === undefined || this.#port === 0 || this.#closed) return;
+    const { connections, log } = this.#options;
+    if (connections === undefined || this.#port === 0 || this.#closed) return;
     const view = this.#view();
     const tls = this.#options.tls.current();
     const text = JSON.stringify([view.peers, view.serves]);
-    if (this.#told?.text === text && this.#told.tls === tls) return;
-    this.#told = { text, tls };
-    lanes.set(view).catch((err) => {
-      this.#told = undefined;
-      log.error({ err }, "the engine did not take the view of its lanes");
+    if (this.#last?.text === text && this.#last.tls === tls) return;
+    this.#last = { text, tls };
+    connections.set(view).catch((err) => {
+      this.#last = undefined;
+      log.error({ err }, "the engine did not take the view of its connections");
     });
   }
 
@@ -83,12 +83,12 @@ export class LaneKeeper {
     this.#closed = true;
   }
 
-  #view(): LaneView {
+  #view(): PeerView {
     const { peers, tls, lowestEpochs } = this.#options;
     const { cert, key, ca } = tls.current();
     const { namespace, name } = peers.options;
     const others = peers.membership.members.filter(({ rank, state }) => rank !== peers.self.rank && state !== "lost");
-    const members = others.map(({ rank, podUid, podName, address }): LanePeer => {
+    const members = others.map(({ rank, podUid, podName, address }): EnginePeer => {
       const port = peers.usable(rank) ? this.#ports.get(rank) : undefined;
       const host = address.slice(0, address.lastIndexOf(":"));
       return { rank, podUid, podName, serverName: serverNames.rank(rank, namespace, name), address: port ? `${host}:${port}` : undefined };

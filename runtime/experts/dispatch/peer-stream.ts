@@ -31,8 +31,8 @@ interface Unsent extends Pending {
 export interface StreamWatcher {
   readonly onClose?: (reason: AppError) => void;
   readonly detector?: FailureDetector;
-  /** The port of the host's lanes, as it says it in answer to a ping; 0: it takes none. */
-  readonly onLanes?: (port: number) => void;
+  /** The port of the host's connections, as it says it in answer to a ping; 0: it takes none. */
+  readonly onEnginePort?: (port: number) => void;
 }
 
 export class PeerStream {
@@ -137,8 +137,8 @@ export class PeerStream {
 
   /** Resolves when the host's process answers at all. */
   async ping(): Promise<void> {
-    const { lanePort } = await this.send({}, Number.POSITIVE_INFINITY); // silence ends the stream, and the ping with it
-    if (this.#closed === undefined) this.#watcher.onLanes?.(lanePort);
+    const { enginePort } = await this.send({}, Number.POSITIVE_INFINITY); // silence ends the stream, and the ping with it
+    if (this.#closed === undefined) this.#watcher.onEnginePort?.(enginePort);
   }
 
   close(reason: AppError): void {

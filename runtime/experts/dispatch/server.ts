@@ -22,8 +22,8 @@ import type { FrameRunner } from "./serve-frame.ts";
 const framesPerStreamMax = 512;
 /** More than an honest sender has under way: it hears of an answer a little before this end does. */
 const bytesPerStreamMax = 1.5 * streamBytesMax;
-/** The same of all streams together: what waits in this process for its engine takes no more memory, however many ranks ask. Lanes have
- *  as much (net/lane-accept.ts). */
+/** The same of all streams together: what waits in this process for its engine takes no more memory, however many ranks ask. PeerConnections have
+ *  as much (net/connection-accept.ts). */
 const bytesOfAllMax = 2 * streamBytesMax;
 /** Answers of one stream that have not left, those that say "come back" included: beyond, the peer reads none, and the stream ends. */
 const unsentPerStreamMax = 2 * framesPerStreamMax;
@@ -44,8 +44,8 @@ export interface DispatchServerOptions {
   readonly log: Log;
   readonly report: (result: FrameOutcome) => void;
   readonly tracing: Tracing;
-  /** The port of this rank's lanes, which pings are told; 0: it takes none. */
-  readonly lanePort: () => number;
+  /** The port of this rank's connections, which pings are told; 0: it takes none. */
+  readonly enginePort: () => number;
 }
 
 type Result = DispatchReply["result"];
@@ -121,7 +121,10 @@ function serveStream(
           span?.set({ "enodia.result": result.case ?? "" });
           if (call.over) release();
           else
-            call.write(create(DispatchReplySchema, { seq: frame.seq, result, lanePort: isPing(frame) ? options.lanePort() : 0 }), release);
+            call.write(
+              create(DispatchReplySchema, { seq: frame.seq, result, enginePort: isPing(frame) ? options.enginePort() : 0 }),
+              release,
+            );
         },
         (err) => {
           release();

@@ -9,8 +9,8 @@ import { until } from "../../../test/kit/ranks/ranks.ts";
 import { rankTls, strangerTls, WireRanks, type WireRanksOptions } from "../../../test/kit/training/wire-ranks.ts";
 import { encodeFrame, frameKinds } from "../frame-codec.ts";
 import { Channel } from "../gen/enodia/runtime/v1/runtime_pb.js";
-import { encodeHello, peerAlpn } from "../peer-connection.ts";
 import { toSender } from "../mapping.ts";
+import { encodeHello, peerAlpn } from "../peer-connection.ts";
 import { chunkBytes, encodeChunk, payloadBytesMax } from "./wire-codec.ts";
 
 const stamp = { world: 1, step: 1, plan: "a" };

@@ -739,11 +739,11 @@ export declare type DispatchReply = Message<"enodia.runtime.v1.DispatchReply"> &
   } | { case: undefined; value?: undefined };
 
   /**
-   * Of a ping: the port on which the host's engine takes lanes; 0 = it takes none.
+   * Of a ping: the port on which the host's engine takes connections; 0 = it takes none.
    *
-   * @generated from field: uint32 lane_port = 6;
+   * @generated from field: uint32 engine_port = 6;
    */
-  lanePort: number;
+  enginePort: number;
 };
 
 /**
