@@ -5,9 +5,16 @@ import type { Backend } from "../compute/backend.ts";
 import { EngineHost, type WorkerIdentity } from "../net/engine-host.ts";
 import { EngineLink, engineLookMs } from "../net/engine-link.ts";
 import { frameBytesMax } from "../net/frame-codec.ts";
-import { decodeHalfRows, encodeHalfRows, halfRowBytes } from "../net/half-rows.ts";
 import type { Identity } from "../net/mapping.ts";
-import { framePairsMax, pairBytesMax, type RowsFrame, rowIndexMax } from "../net/rows-codec.ts";
+import {
+  decodeHalfRows,
+  encodeHalfRows,
+  framePairsMax,
+  halfRowBytes,
+  pairBytesMax,
+  type RowsFrame,
+  rowIndexMax,
+} from "../net/rows-codec.ts";
 import type { TlsMaterial } from "../net/tls.ts";
 import { frameFault } from "../placement/frames/frames.ts";
 import type { ExpertGrid } from "../placement/grid.ts";
@@ -15,7 +22,6 @@ import { bytesOf, viewF32 } from "../weights/floats.ts";
 import type { EnginePeer, FrameAnswer, PeerCounts, PeerOpening, PeerView, RemoteFrame } from "./api.ts";
 import { sumPairs } from "./pass/combine.ts";
 import type { AskedBatch } from "./pass/expert-table.ts";
-import { PeerCounters } from "./peer-counters.ts";
 
 /** Milliseconds until a connection is opened anew, doubled each time that it was never ready. */
 const reopenMs = 500;
@@ -230,4 +236,54 @@ const noEpoch = -1;
 
 function sameMaterial(a: TlsMaterial, b: TlsMaterial): boolean {
   return a.cert.equals(b.cert) && a.key.equals(b.key) && a.ca.equals(b.ca);
+}
+
+/** Durations and problems that are stored between two reports. */
+const secondsMax = 4_096;
+const problemsMax = 16;
+
+/** What the main thread is told in sums, since a message for each frame would be the wake-up that these connections save. */
+class PeerCounters {
+  #sent = { frames: 0, bytes: 0, received: 0, seconds: [] as number[] };
+  #used = new Set<number>();
+  #served = { frames: 0, experts: new Map<number, Set<number>>() };
+  #problems: string[] = [];
+  #now = { connections: 0, pending: 0 };
+
+  used(rank: number): void {
+    this.#used.add(rank);
+  }
+
+  sent(ms: number, bytes: number, received: number): void {
+    this.#sent.frames += 1;
+    this.#sent.bytes += bytes;
+    this.#sent.received += received;
+    if (this.#sent.seconds.length < secondsMax) this.#sent.seconds.push(ms / 1000);
+  }
+
+  served(layer: number, pairExperts: Uint32Array): void {
+    this.#served.frames += 1;
+    const experts = this.#served.experts.get(layer) ?? new Set<number>();
+    for (const expert of pairExperts) experts.add(expert);
+    this.#served.experts.set(layer, experts);
+  }
+
+  problem(message: string): void {
+    if (this.#problems.length < problemsMax) this.#problems.push(message);
+  }
+
+  /** The counts since the last report; undefined when nothing changed. */
+  take(connections: number, pending: number): PeerCounts | undefined {
+    const same = connections === this.#now.connections && pending === this.#now.pending;
+    if (same && this.#sent.frames + this.#served.frames + this.#problems.length + this.#used.size === 0) return undefined;
+    const { frames, experts } = this.#served;
+    const touched = [...experts].map(([layer, used]) => ({ layer, experts: [...used] }));
+    const counts = { connections, pending, sent: this.#sent, used: [...this.#used], served: { frames, touched }, problems: this.#problems };
+    this.#now = { connections, pending };
+    this.#sent = { frames: 0, bytes: 0, received: 0, seconds: [] };
+    this.#used = new Set();
+    this.#served = { frames: 0, experts: new Map() };
+    this.#problems = [];
+    return counts;
+  }
 }

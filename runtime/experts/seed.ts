@@ -1,5 +1,5 @@
 // The seed of a deployment as a rank sees it: one pod that has the model's whole store, found by its Service's name. It is no member, is
-// asked for model bytes alone, and may be away for as long as nobody needs it. Every byte of it is checked by whoever asked.
+// asked for model bytes alone, and may be away for as long as nobody needs it.
 import { AppError } from "../../crds/common.ts";
 import { Shards, StoreFiles } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Network } from "../net/grpc.ts";

@@ -1,6 +1,5 @@
-// The way of one rank to another rank's experts: frames out and replies in on a TLS connection, with the certificates and the checks
-// that gRPC has. A stream has a connection of its own; one that is still being made outlives a stream that could not wait for it.
-// Not here: what a frame is for, and how long a silence may last (experts/dispatch).
+// The way of one rank to another rank's experts: frames out and replies in on a TLS connection, with the certificates and the checks that
+// gRPC has. A stream has a connection of its own; one that is still being made outlives a stream that could not wait for it.
 import { EventEmitter } from "node:events";
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";

@@ -7,9 +7,8 @@ import { until } from "../../test/kit/ranks/ranks.ts";
 import { EngineHost, type EngineHostOptions } from "./engine-host.ts";
 import { encodeFrame, FrameReader, frameBytesMax, frameKinds, streamBytesMax } from "./frame-codec.ts";
 import { Channel } from "./gen/enodia/runtime/v1/runtime_pb.js";
-import { halfRowBytes } from "./half-rows.ts";
 import { encodeHello, peerAlpn } from "./peer-connection.ts";
-import { encodeRowsFrame, pairBytesMax, sumsForm } from "./rows-codec.ts";
+import { encodeRowsFrame, halfRowBytes, pairBytesMax, sumsForm } from "./rows-codec.ts";
 
 const [namespace, name] = ["default", "mix"];
 const hidden = 1_024;

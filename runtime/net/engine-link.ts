@@ -25,7 +25,7 @@ interface EngineSelf {
   readonly sums: boolean;
 }
 
-/** `rows`: f32 LE, or those of half-rows.ts beside gates, made once there is room for them; `answerBytes`: those of the rows that it asks
+/** `rows`: f32 LE, or those of rows-codec.ts beside gates, made once there is room for them; `answerBytes`: those of the rows that it asks
  *  for; `heldBytes`: of f32 rows and those of pairs, which the host has at the same time. */
 export interface EngineWork extends Omit<RowsFrame, "seq"> {
   readonly rows: () => Uint8Array;

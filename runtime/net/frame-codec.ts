@@ -1,6 +1,6 @@
-// Frames of experts' rows as bytes on a socket: their layout, their bounds, and a reader that puts them together from what arrives.
-// A frame is a u32 (LE) with the bytes that follow it, a u32 with its kind in the low byte and the bytes of its head above, the head
-// (a protobuf message), zeros up to a multiple of four, and the body (rows as f32 LE). Pure: frame-socket.ts has the socket.
+// Frames of experts' rows as bytes on a socket: their layout, their bounds, and a reader that puts them together from what arrives. A
+// frame is a u32 (LE) with the bytes that follow it, a u32 with its kind in the low byte and the bytes of its head above, the head (a
+// protobuf message), zeros up to a multiple of four, and the body (rows as f32 LE).
 import { AppError } from "../../crds/common.ts";
 
 /** Rows above this are split by the sender into several frames, so that one frame never holds a stream for long. */

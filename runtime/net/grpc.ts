@@ -1,6 +1,5 @@
-// gRPC as every process uses it: servers and clients with mutual TLS, bounds on message size, keepalive, large windows,
-// and the mapping between AppError and gRPC status. Knows no service; service.ts adapts those. A server's port takes dispatch
-// frames too, which are no gRPC (dispatch-accept.ts).
+// gRPC as every process uses it: servers and clients with mutual TLS, bounds on message size, keepalive, large windows, and the mapping
+// between AppError and gRPC status. Knows no service; service.ts adapts those.
 import type { Socket } from "node:net";
 import type { PeerCertificate } from "node:tls";
 import type { MessageInitShape, MessageShape } from "@bufbuild/protobuf";

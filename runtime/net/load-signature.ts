@@ -1,6 +1,5 @@
-// The signature of a load message: its first line, an HMAC-SHA256 over what follows, by a key that only the pods of the deployment
-// and the operator share. NATS and whoever else reaches it can drop messages or repeat them, and make none. What a message that is
-// genuine may say is judged after this (crds/telemetry.ts, crds/telemetry-order.ts).
+// The signature of a load message: its first line, an HMAC-SHA256 over what follows, by a key that only the pods of the deployment and the
+// operator share. NATS and whoever else reaches it can drop messages or repeat them, and make none.
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { loadMessageBytesMax } from "../../crds/telemetry.ts";
 import type { TelemetryKey, TelemetryKeys } from "../../crds/telemetry-keys.ts";

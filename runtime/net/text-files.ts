@@ -1,5 +1,5 @@
 // The files by which text becomes tokens, as they go from a rank to a gateway: their names, their bounds, and the digest by which two
-// processes know that they have the same. Pure. Not here: reading them from a folder (worker/text-server.ts), what is in them (text/).
+// processes know that they have the same. Pure.
 import { createHash } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
 import type { ListTextReply } from "./gen/enodia/runtime/v1/runtime_pb.js";

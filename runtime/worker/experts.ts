@@ -7,7 +7,7 @@ import { PeerDirectory } from "../experts/dispatch/peer-directory.ts";
 import { FrameRunner } from "../experts/dispatch/serve-frame.ts";
 import { createDispatchServer } from "../experts/dispatch/server.ts";
 import { Materializer } from "../experts/memory/materializer.ts";
-import { isWeights, type ResidentExpert, ResidentSet } from "../experts/memory/resident-set.ts";
+import { type ResidentExpert, ResidentSet } from "../experts/memory/resident-set.ts";
 import { keeping, keptTier, type Seeded, SeedTier } from "../experts/memory/seed-tier.ts";
 import { type FetchOutcome, PeerTier, storeTier } from "../experts/memory/shard-client.ts";
 import { createShardServer } from "../experts/memory/shard-server.ts";
@@ -172,13 +172,10 @@ function below({ peers, store, seeded, info, metrics, log }: ExpertsOptions, rea
   };
 }
 
-/** The engine as what experts are loaded into; it takes weights alone. */
+/** The engine as what experts are loaded into. */
 function deviceOf(engine: Pick<Engine, "loadExpert" | "unloadExpert">): Device {
   return {
-    async load(resident, unit) {
-      if (!isWeights(resident)) throw new AppError(`an engine that serves takes no ${resident.content}`, { code: "Internal" });
-      await engine.loadExpert(resident.layer, resident.expert, unit);
-    },
+    load: ({ layer, expert }, unit) => engine.loadExpert(layer, expert, unit),
     unload: ({ layer, expert }) => engine.unloadExpert(layer, expert),
   };
 }

@@ -1,6 +1,5 @@
 // The store of a rank that mounts no model: everything but the experts comes from the seed into a folder of the rank's own, before the
 // store is opened. It waits as long as no seed is there, and says why; a file goes on where it broke off, and one that is whole stays.
-// Not here: experts (experts/memory/seed-tier.ts).
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { mkdir, open, readdir, rename, rm, stat, statfs } from "node:fs/promises";

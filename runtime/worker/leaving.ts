@@ -1,7 +1,4 @@
 // The way out of a worker. The operator says when nothing depends on it any more (drain), the kubelet when its pod is to end (hand over).
-// Either way requests that run go on here for as long as there is time, since one that is cut has to be computed anew
-// elsewhere; new ones are refused, and gateways ask another rank at once. Told to end, the worker goes on serving its experts until
-// plans have moved them away, or its time is nearly over: that needs an operator, and without one it ends all the same.
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Engine } from "../engine/engine.ts";
 import type { Peers } from "../experts/peers.ts";

@@ -1,6 +1,5 @@
-// The list of loads of this rank for the layers of a plan, in the order in which it should take them, and whom to ask first. Called
-// by plan-keeper.ts. The order is the receive schedule that every rank makes for itself from the same plan (placement/receive.ts).
-// Pure; loads nothing.
+// The list of loads of this rank for the layers of a plan, in the order in which it should take them, and whom to ask first. Called by
+// plan-keeper.ts.
 import type { LayerPlacement, LayerPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../placement/diff.ts";
 import { receiveSchedule } from "../placement/receive.ts";

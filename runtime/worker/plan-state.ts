@@ -1,6 +1,5 @@
-// The epoch machine of one worker, layer by layer: IDLE -> PREPARING -> READY -> COMMITTED -> DRAINED -> FREE (= IDLE).
-// It decides what is accepted and which experts this rank must hold; it moves nothing (experts/memory/materializer.ts does).
-// Fencing: an epoch below the highest seen, or that epoch with another hash, is refused, so an old leader cannot act.
+// The epoch machine of one worker, layer by layer: IDLE -> PREPARING -> READY -> COMMITTED -> DRAINED -> FREE (= IDLE). It decides what is
+// accepted and which experts this rank must hold; it moves nothing (experts/memory/materializer.ts does).
 import { AppError } from "../../crds/common.ts";
 import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
 import { type ExpertGrid, expertsIn } from "../placement/grid.ts";

@@ -1,6 +1,6 @@
 // A worker's part in the cluster, all that lies between the wire and the engine: plan, memory, transfers, frames out and in, peers,
 // Control, and the load that it reports. Network, bus, store, engine and clock are given, so that the same code runs in a process
-// (worker.ts) and in a simulated cluster. Not here: requests of users (inference.ts).
+// (worker.ts) and in a simulated cluster.
 import type { SuspectReason } from "../../crds/names.ts";
 import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine, EngineInfo } from "../engine/engine.ts";

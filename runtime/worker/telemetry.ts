@@ -2,8 +2,11 @@
 // bus is away, or while there is no key. Windows are aligned to wall-clock multiples of their length, so that those of all ranks
 // cover the same time; they are sent in turn, since those of a large world in the same instant hold up whoever reads them.
 import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { AppError } from "../../crds/common.ts";
 import { encodeLoad, type LoadWindow, loadMessageBytesMax, loadSubject, loadTurnMsMax, phases } from "../../crds/telemetry.ts";
-import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
+import { decodeTelemetryKeys, type TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine, LoadCounters } from "../engine/engine.ts";
 import { signLoad } from "../net/load-signature.ts";
 import type { Identity } from "../net/mapping.ts";
@@ -120,4 +123,39 @@ async function publish(options: TelemetryOptions, { start, end, counters }: Coun
 function signedWithin(load: LoadWindow, transitions: LoadWindow["transitions"], key: TelemetryKey): string | undefined {
   const forms = transitions ? [{ ...load, transitions }, load] : [load];
   return forms.map((form) => signLoad(encodeLoad(form), key)).find((message) => message.length <= loadMessageBytesMax);
+}
+
+/** The newest key in the file of the mounted telemetry Secret, read at every call, since the operator rotates it. Undefined without a
+ *  readable one, with the reason in the log. */
+export function signingKeyAt(path: string | undefined, log: Log): () => Promise<TelemetryKey | undefined> {
+  let last = "";
+  const report = (problem: string): undefined => {
+    if (problem !== last && problem !== "") log.warn({ path, problem }, "no key to sign load messages with: none is sent");
+    last = problem;
+    return undefined;
+  };
+  return async () => {
+    if (path === undefined) return report("none is configured");
+    try {
+      const [newest] = decodeTelemetryKeys(await readFile(path, "utf8"));
+      report("");
+      return newest;
+    } catch (caught) {
+      return report(
+        caught instanceof AppError ? caught.message : `${path} cannot be read: the telemetry Secret is missing or not mounted yet`,
+      );
+    }
+  };
+}
+
+const bootIdFile = "/proc/sys/kernel/random/boot_id";
+const idCharsMax = 64;
+
+/** The id that Linux draws at each boot, the same in all containers of a machine; undefined where the kernel does not tell. */
+export function machineId(): string | undefined {
+  try {
+    return readFileSync(bootIdFile, "utf8").trim().slice(0, idCharsMax) || undefined;
+  } catch {
+    return undefined;
+  }
 }

@@ -25,13 +25,12 @@ import { createTracing, type Tracing } from "../observe/trace.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
 import type { WorkerVitals } from "./control.ts";
-import { expertBudgetBytes } from "./expert-budget.ts";
+import { expertBudgetBytes } from "./expert-bytes.ts";
+import { machineId, signingKeyAt } from "./telemetry.ts";
 import { RemoteSocket, type WorkerExperts } from "./experts.ts";
 import { fetchStore } from "./fetch-store.ts";
 import { createInferenceServer } from "./inference.ts";
-import { machineId } from "./machine.ts";
 import { createWorkerPlane, type WorkerPlane } from "./plane.ts";
-import { signingKeyAt } from "./signing-key.ts";
 import { createTextServer, openTextFolder, type TextFolder } from "./text-server.ts";
 
 const lastFramesMs = 500;

@@ -1,6 +1,5 @@
 // This rank's expert work for others, the engine's `remote`: one stream to each rank that it needs, on which its life is watched, and the
-// frames in flight. In a small world each rank has one to every other. In a large one it is opened by the first frame and closed when none
-// came for a while: ranks that have nothing to do with each other hold no connection. How a frame finds its hosts is frame-run.ts's.
+// frames in flight. In a small world each rank has one to every other.
 import { AppError } from "../../../crds/common.ts";
 import type { RemoteExperts, RemoteFrame } from "../../engine/engine.ts";
 import { toSender } from "../../net/mapping.ts";

@@ -1,5 +1,5 @@
-// One frame of expert work until every pair has its row: sent to its host, and what that one cannot do to another. The rows do not
-// depend on the way they took. Bounded: when its time is over the frame fails, whatever a host still computes.
+// One frame of expert work until every pair has its row: sent to its host, and what that one cannot do to another. The rows do not depend
+// on the way they took.
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
 import type { FrameStallPart } from "../../../crds/names.ts";

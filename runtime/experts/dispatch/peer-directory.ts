@@ -1,6 +1,6 @@
-// The main thread's part in the engine's connections: which ranks may have one and where, which epochs they may ask for, and what came of them
-// for metrics, log and memory. A rank tells the port of its connections in answer to a ping, so that one without connections is never asked. Level-
-// triggered: the view is made anew whenever something changes, and counted when it is another one.
+// The main thread's part in the engine's connections: which ranks may have one and where, which epochs they may ask for, and what came of
+// them for metrics, log and memory. A rank tells the port of its connections in answer to a ping, so that one without connections is never
+// asked.
 
 import type { EngineConnections, EnginePeer, PeerCounts, PeerView } from "../../engine/engine.ts";
 import { serverNames, type TlsMaterial, type TlsSource } from "../../net/tls.ts";

@@ -23,7 +23,7 @@ const framesPerStreamMax = 512;
 /** More than an honest sender has under way: it hears of an answer a little before this end does. */
 const bytesPerStreamMax = 1.5 * streamBytesMax;
 /** The same of all streams together: what waits in this process for its engine takes no more memory, however many ranks ask. PeerConnections have
- *  as much (net/connection-accept.ts). */
+ *  as much (net/engine-host.ts). */
 const bytesOfAllMax = 2 * streamBytesMax;
 /** Answers of one stream that have not left, those that say "come back" included: beyond, the peer reads none, and the stream ends. */
 const unsentPerStreamMax = 2 * framesPerStreamMax;

@@ -6,7 +6,6 @@ import type { Log } from "../../observe/log.ts";
 import type { Fetched } from "../../placement/cost.ts";
 import { abortReason, Signal } from "../signal.ts";
 import type { Kind, ResidentExpert, ResidentSet, Victim } from "./resident-set.ts";
-import { Semaphore } from "./semaphore.ts";
 import type { Device, TierRead, TierRequest } from "./tier.ts";
 import type { TransferPace } from "./transfer-pace.ts";
 
@@ -187,4 +186,33 @@ function full({ inUse }: { readonly inUse: boolean }, { layer, expert, kind, onF
     throw new AppError(`expert ${layer}/${expert}: memory is full of what the plan wants here`, { code: "NoRoom", retry: "backoff" });
   }
   onFull?.();
+}
+
+/** A semaphore with at most `slots` holders at once; the rest wait in order, urgent ones first. */
+class Semaphore {
+  #free: number;
+  readonly #waiting: { urgent: boolean; go: () => void }[] = [];
+
+  constructor(slots: number) {
+    this.#free = slots;
+  }
+  async run<T>(urgent: boolean, work: () => Promise<T>): Promise<T> {
+    if (this.#free > 0) this.#free -= 1;
+    else await this.#wait(urgent);
+    try {
+      return await work();
+    } finally {
+      const next = this.#waiting.shift();
+      if (next === undefined) this.#free += 1;
+      else next.go();
+    }
+  }
+  #wait(urgent: boolean): Promise<void> {
+    return new Promise((resolve) => {
+      const entry = { urgent, go: resolve };
+      const before = urgent ? this.#waiting.findIndex((other) => !other.urgent) : -1;
+      if (before === -1) this.#waiting.push(entry);
+      else this.#waiting.splice(before, 0, entry);
+    });
+  }
 }

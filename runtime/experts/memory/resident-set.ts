@@ -1,27 +1,19 @@
-// The set of experts in this rank's memory, under a budget of resident bytes: planned ones (homes and copies) and staged ones
-// (loaded on demand, first to go). Experts may be of any size, and of each there may be more than its weights. Pure but for the
-// clock it is given: it admits and accounts; materializer.ts loads and unloads.
+// The set of experts in this rank's memory, under a budget of resident bytes: planned ones (homes and copies) and staged ones (loaded on
+// demand, first to go). Experts may be of any size, and of each there may be more than its weights.
 import { hash32 } from "../../placement/dispatch.ts";
 
 export type Kind = "planned" | "staged";
 
-/** The kind of an expert's data in memory: serving holds weights; training holds beside them what their owner adds to them. */
-type Content = "weights" | "gradient" | "optimizer";
-
 export interface ResidentExpert {
   readonly layer: number;
   readonly expert: number;
-  /** The kind of data; unset = its weights. */
-  readonly content?: Content;
 }
 
-export const isWeights = ({ content = "weights" }: ResidentExpert): boolean => content === "weights";
-
-/** `reserved`: the room that it needs is kept for it while others leave. */
+/** `reserved`: its memory is freed by others that leave. */
 type Phase = "reserved" | "loading" | "resident" | "unloading";
 
-interface Entry extends Required<ResidentExpert> {
-  /** Of memory; of a reserved one what is kept for it so far, beside what its victims still take. */
+interface Entry extends ResidentExpert {
+  /** Memory that it has; of a reserved one without that of its victims. */
   bytes: number;
   kind: Kind;
   phase: Phase;
@@ -38,11 +30,11 @@ interface Entry extends Required<ResidentExpert> {
 /** May a planned expert give its place to one that no rank holds? */
 export type MayGiveWay = (layer: number, expert: number) => boolean;
 
-/** A staged expert that was not used for so long is no longer needed. */
+/** A staged expert that was not used for so long may leave. */
 const stagedIdleMs = 10_000;
 
 /** An entry that leaves memory for another. */
-export interface Victim extends Required<ResidentExpert> {
+export interface Victim extends ResidentExpert {
   readonly kind: Kind;
 }
 
@@ -53,8 +45,7 @@ export type Admission =
   | { readonly action: "wait" }
   /** Room is taken for it: load it, then call `loaded` or `gone`. */
   | { readonly action: "load" }
-  /** Room is kept for it beside the victims, which are marked as leaving: unload them, then call `takeOver`, or `gone` for them and
-   *  for it. One victim is enough where all are of one size. */
+  /** The victims are marked as leaving: unload them, then call `takeOver`, or `gone` for them and for it. */
   | { readonly action: "evict"; readonly victims: readonly Victim[] }
   /** Everything in memory is planned or in use; `inUse`: something will leave when the frames are done that use it. */
   | { readonly action: "full"; readonly inUse: boolean };
@@ -62,7 +53,7 @@ export type Admission =
 export interface ResidentSetOptions {
   readonly budgetBytes: number;
   /** Upper bound of what it takes in memory, known before it is loaded; the same at every call. */
-  readonly bytesOf: (expert: Required<ResidentExpert>) => number;
+  readonly bytesOf: (expert: ResidentExpert) => number;
   /** Milliseconds that only grow. */
   readonly now: () => number;
 }
@@ -95,7 +86,7 @@ export class ResidentSet {
     return this.#staged().reduce((sum, { bytes }) => sum + bytes, 0);
   }
   bytesOf(expert: ResidentExpert): number {
-    return this.#bytesOf(named(expert));
+    return this.#bytesOf(expert);
   }
   /** Could it be loaded without another leaving? One always fits, or nothing could ever be served. */
   hasRoom(expert: ResidentExpert): boolean {
@@ -106,10 +97,7 @@ export class ResidentSet {
     return [...this.#entries.values()].some((entry) => entry.givesWay || (entry.kind === "staged" && !this.#isIdle(entry)));
   }
 
-  /**
-   * Asks for room. A staged expert that the plan now wants becomes planned; a planned one never becomes staged here. For a staged
-   * one, planned ones may give way (`mayGiveWay`): before another staged one that is in use, or the two would take turns for ever.
-   */
+  /** A staged expert that the plan now wants becomes planned. For a staged one planned ones may leave first (DECISIONS.md 2). */
   admit(expert: ResidentExpert, kind: Kind, mayGiveWay?: MayGiveWay): Admission {
     const entry = this.#entries.get(key(expert));
     if (entry !== undefined) {
@@ -119,7 +107,7 @@ export class ResidentSet {
       return { action: "present" };
     }
     if (this.hasRoom(expert)) {
-      this.#add({ ...named(expert), bytes: this.bytesOf(expert), kind, phase: "loading" });
+      this.#add({ layer: expert.layer, expert: expert.expert, bytes: this.bytesOf(expert), kind, phase: "loading" });
       return { action: "load" };
     }
     const victims = this.#victims(this.bytesOf(expert), kind === "staged" ? mayGiveWay : undefined);
@@ -127,7 +115,7 @@ export class ResidentSet {
     this.#reserve(victims, expert, kind);
     return {
       action: "evict",
-      victims: victims.map(({ layer, expert: id, content, kind: was }) => ({ layer, expert: id, content, kind: was })),
+      victims: victims.map(({ layer, expert: id, kind: was }) => ({ layer, expert: id, kind: was })),
     };
   }
 
@@ -149,7 +137,7 @@ export class ResidentSet {
     const leaving = victims.reduce((sum, { bytes }) => sum + bytes, 0);
     const free = Math.max(0, this.budgetBytes - this.#bytes);
     const bytes = Math.min(free, Math.max(0, this.bytesOf(expert) - leaving));
-    const entry = this.#add({ ...named(expert), bytes, kind, phase: "reserved" });
+    const entry = this.#add({ layer: expert.layer, expert: expert.expert, bytes, kind, phase: "reserved" });
     for (const victim of victims) {
       victim.phase = "unloading";
       victim.givesWay = victim.kind === "planned";
@@ -205,7 +193,7 @@ export class ResidentSet {
   retain(layer: number, wanted: ReadonlySet<number>): ResidentExpert[] {
     const leaving: ResidentExpert[] = [];
     for (const entry of this.#entries.values()) {
-      if (entry.layer !== layer || !isWeights(entry) || entry.kind !== "planned" || wanted.has(entry.expert)) continue;
+      if (entry.layer !== layer || entry.kind !== "planned" || wanted.has(entry.expert)) continue;
       if (entry.phase !== "resident" || entry.leases > 0) {
         entry.kind = "staged"; // in use or still loading: leaves under pressure
         continue;
@@ -265,7 +253,7 @@ export class ResidentSet {
     let first: Entry | undefined;
     let least = Number.POSITIVE_INFINITY;
     for (const entry of this.#entries.values()) {
-      if (entry.kind !== "planned" || !isWeights(entry) || !canLeave(entry) || chosen.has(entry)) continue;
+      if (entry.kind !== "planned" || !canLeave(entry) || chosen.has(entry)) continue;
       const place = hash32(entry.layer, entry.expert);
       if (place >= least || !mayGiveWay(entry.layer, entry.expert)) continue;
       first = entry;
@@ -282,8 +270,4 @@ export class ResidentSet {
 /** True for an entry that nobody uses and whose leaving makes room; one without bytes makes none. */
 const canLeave = ({ phase, leases, bytes }: Entry): boolean => phase === "resident" && leases === 0 && bytes > 0;
 
-const named = ({ layer, expert, content = "weights" }: ResidentExpert): Required<ResidentExpert> => ({ layer, expert, content });
-
-function key({ layer, expert, content = "weights" }: ResidentExpert): string {
-  return `${layer}.${expert}.${content}`;
-}
+const key = ({ layer, expert }: ResidentExpert): string => `${layer}.${expert}`;

@@ -9,7 +9,6 @@ import type { ModelStore } from "../../weights/store.ts";
 import type { Seed } from "../seed.ts";
 import type { KeptUnits } from "./kept-units.ts";
 import { receiveUnit } from "./receive-unit.ts";
-import { isWeights } from "./resident-set.ts";
 import type { ReportOptions } from "./shard-client.ts";
 import type { StoreReads } from "./store-reads.ts";
 import type { Tier, TierRequest } from "./tier.ts";
@@ -29,7 +28,7 @@ export function keptTier(kept: KeptUnits, reads: Pick<StoreReads, "read">, { tim
   return {
     async read(request) {
       const { layer, expert, signal } = request;
-      if (!isWeights(request) || !kept.has(layer, expert)) return undefined;
+      if (!kept.has(layer, expert)) return undefined;
       const startedAt = performance.now();
       try {
         const { result: unit, ms } = await time.run(() => reads.read(layer, expert, signal));
@@ -50,7 +49,7 @@ export function keeping(tier: Tier, kept: KeptUnits, log: Pick<Log, "warn">): Ti
   return {
     async read(request) {
       const read = await tier.read(request);
-      if (read === undefined || !isWeights(request)) return read;
+      if (read === undefined) return read;
       await kept.keep(request.layer, request.expert, read.unit).catch((caught) => {
         log.warn({ err: AppError.from(caught), layer: request.layer, expert: request.expert }, "an expert could not be kept on the disk");
       });
@@ -74,7 +73,6 @@ export class SeedTier implements Tier {
   }
 
   async read(request: TierRequest): ReturnType<Tier["read"]> {
-    if (!isWeights(request)) return undefined;
     const { time, report } = this.#options;
     const endsAt = performance.now() + busyMs;
     for (let waitMs = againMs.least; ; waitMs = Math.min(againMs.most, 2 * waitMs)) {

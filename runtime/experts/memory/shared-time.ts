@@ -1,5 +1,5 @@
-// Time of things that run side by side, shared among them: while two run, each is charged half of it. So what all of them got
-// over what all of them are charged is the rate of the whole. The clock is the caller's.
+// Time of things that run side by side, shared among them: while two run, each is charged half of it. So what all of them got over what
+// all of them are charged is the rate of the whole.
 
 export interface Timed<T> {
   readonly result: T;

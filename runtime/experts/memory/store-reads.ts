@@ -1,6 +1,5 @@
 // Reads of single experts from the model store, for this rank and for those that fetch from it. A disk that does not answer holds up
-// nobody for longer than a while: a caller leaves, the read goes on, and whoever asks for that expert again joins it. Reads under
-// way are bounded, since each has its memory and one of the process's few I/O threads.
+// nobody for longer than a while: a caller leaves, the read goes on, and whoever asks for that expert again joins it.
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import type { ModelStore } from "../../weights/store.ts";

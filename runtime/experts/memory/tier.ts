@@ -1,6 +1,5 @@
-// The tiers below a rank's memory, as the materializer sees them: they are asked for the bytes of an expert, nearest first, until one
-// has them (other ranks, then the model store; memory of the host may come between). Beside them the device that holds what was
-// loaded. Interfaces, and the order.
+// The tiers below a rank's memory, as the materializer sees them: they are asked for the bytes of an expert, nearest first, until one has
+// them (other ranks, then the model store; memory of the host may come between). Beside them the device that holds what was loaded.
 import { AppError } from "../../../crds/common.ts";
 import type { Fetched } from "../../placement/cost.ts";
 import type { ResidentExpert } from "./resident-set.ts";

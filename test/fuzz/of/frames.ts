@@ -5,10 +5,17 @@ import { AppError } from "../../../crds/common.ts";
 import { decodeChunk, encodeChunk } from "../../../runtime/net/collectives/wire-codec.ts";
 import { encodeFrame, FrameReader, frameBytesMax, frameKinds, headBytesMax, type RawFrame } from "../../../runtime/net/frame-codec.ts";
 import { Channel } from "../../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
-import { decodeHalfRows, encodeHalfRows, halfRowBytes } from "../../../runtime/net/half-rows.ts";
 import { toSender } from "../../../runtime/net/mapping.ts";
 import { decodeEnd, decodeHello, encodeEnd, encodeHello } from "../../../runtime/net/peer-connection.ts";
-import { decodeRowsFrame, decodeSeq, encodeRowsFrame, encodeSeq } from "../../../runtime/net/rows-codec.ts";
+import {
+  decodeHalfRows,
+  decodeRowsFrame,
+  decodeSeq,
+  encodeHalfRows,
+  encodeRowsFrame,
+  encodeSeq,
+  halfRowBytes,
+} from "../../../runtime/net/rows-codec.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";
 import { damaged, type Random } from "../mutate.ts";
 import { chance, number, pick, text } from "../words.ts";
