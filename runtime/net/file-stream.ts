@@ -1,5 +1,5 @@
 // The files of a folder as chunks of a gRPC stream, sent a bounded number at once and received up to what was listed: for TextFiles of a
-// rank and StoreFiles of a seed. Who may ask, for which names, and from whom a file is asked next is theirs to say.
+// rank and StoreFiles of a weight server. Who may ask, for which names, and from whom a file is asked next is theirs to say.
 import { createHash, type Hash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import type { FileHandle } from "node:fs/promises";

@@ -1,4 +1,4 @@
-// The files of a model store as they go from a seed to a rank: which there may be, their bounds, and what a list of them must hold to.
+// The files of a model store as they go from a weight server to a rank: which there may be, their bounds, and what a list of them must hold to.
 // Pure.
 import { AppError } from "../../crds/common.ts";
 import type { ListStoreReply } from "./gen/enodia/runtime/v1/runtime_pb.js";
@@ -21,7 +21,7 @@ export interface StoreList {
   readonly files: readonly TextFile[];
 }
 
-/** What a seed lists. Throws `InvalidRequest` for what no seed has, so that its words choose no path and no size of their own. */
+/** What a weight server lists. Throws `InvalidRequest` for what no weight server has, so that its words choose no path and no size of their own. */
 export function fromStoreList({ modelDigest, files }: ListStoreReply): StoreList {
   if (!sha256Pattern.test(modelDigest)) throw invalid("model_digest", "is no SHA-256");
   const seen: TextFile[] = [];

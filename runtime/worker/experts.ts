@@ -8,13 +8,13 @@ import { FrameRunner } from "../experts/dispatch/serve-frame.ts";
 import { createDispatchServer } from "../experts/dispatch/server.ts";
 import { Materializer } from "../experts/memory/materializer.ts";
 import { type ResidentExpert, ResidentSet } from "../experts/memory/resident-set.ts";
-import { keeping, keptTier, type Seeded, SeedTier } from "../experts/memory/seed-tier.ts";
 import { type FetchOutcome, PeerTier, storeTier } from "../experts/memory/shard-client.ts";
 import { createShardServer } from "../experts/memory/shard-server.ts";
 import { SharedTime } from "../experts/memory/shared-time.ts";
 import { StoreReads } from "../experts/memory/store-reads.ts";
 import { type Device, inOrder } from "../experts/memory/tier.ts";
 import { TransferPace } from "../experts/memory/transfer-pace.ts";
+import { keeping, keptTier, type RemoteModel, WeightServerTier } from "../experts/memory/weight-server-tier.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Caller } from "../net/grpc.ts";
 import type { PeerIdentity, TlsSource } from "../net/tls.ts";
@@ -45,7 +45,7 @@ export interface ExpertsOptions {
   readonly info: EngineInfo;
   readonly store: ModelStore;
   /** Of a rank that mounts no model. */
-  readonly seeded?: Seeded | undefined;
+  readonly remoteModel?: RemoteModel | undefined;
   readonly peers: Peers;
   readonly budgetBytes: number;
   readonly tls: TlsSource;
@@ -130,7 +130,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     reads,
     codec: info.codec,
     pace,
-    hosts: (layer, expert) => residents.isResident({ layer, expert }) && options.seeded?.kept.has(layer, expert) !== false,
+    hosts: (layer, expert) => residents.isResident({ layer, expert }) && options.remoteModel?.kept.has(layer, expert) !== false,
     authorize: (call) => authorizeFetch(workerOnly(call), call.request.sender?.deploymentUid, peers),
     onServed: (bytes) => metrics.add("enodia_shard_served_bytes_total", bytes),
   });
@@ -157,17 +157,17 @@ function asWorker(identity: PeerIdentity): Extract<PeerIdentity, { role: "worker
   throw new AppError(`a ${identity.role} may not call this`, { code: "Forbidden", operation: "Experts" });
 }
 
-/** The tiers below memory: the peers, then the store; without a model mounted its own disk, the peers, then the seed. */
-function below({ peers, store, seeded, info, metrics, log }: ExpertsOptions, reads: StoreReads) {
+/** The tiers below memory: the peers, then the store; without a model mounted its own disk, the peers, then the weight server. */
+function below({ peers, store, remoteModel, info, metrics, log }: ExpertsOptions, reads: StoreReads) {
   const reporting = { time: new SharedTime(() => performance.now()), report: (outcome: FetchOutcome) => reportFetch(metrics, outcome) };
   const units = store.index.codecs[info.codec]?.units;
   const others = new PeerTier({ peers, store, codec: info.codec, ...reporting });
-  const tiersOf = ({ seed, kept }: Seeded) => {
-    const last = new SeedTier({ seed, store, codec: info.codec, ...reporting });
+  const tiersOf = ({ weightServer, kept }: RemoteModel) => {
+    const last = new WeightServerTier({ weightServer, store, codec: info.codec, ...reporting });
     return [keptTier(kept, reads, reporting), keeping(others, kept, log), keeping(last, kept, log)];
   };
   return {
-    tiers: inOrder(seeded ? tiersOf(seeded) : [others, storeTier(reads, reporting)]),
+    tiers: inOrder(remoteModel ? tiersOf(remoteModel) : [others, storeTier(reads, reporting)]),
     storedBytes: ({ layer, expert }: ResidentExpert) => units?.[layer]?.[expert]?.bytes ?? 0,
   };
 }

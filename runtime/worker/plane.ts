@@ -4,7 +4,7 @@
 import type { SuspectReason } from "../../crds/names.ts";
 import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine, EngineInfo } from "../engine/engine.ts";
-import type { Seeded } from "../experts/memory/seed-tier.ts";
+import type { RemoteModel } from "../experts/memory/weight-server-tier.ts";
 import { Peers } from "../experts/peers.ts";
 import { Control, Shards } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { type Caller, callerOf, type GrpcServer, type Network } from "../net/grpc.ts";
@@ -36,7 +36,7 @@ export interface PlaneOptions {
   readonly tls: TlsSource;
   readonly store: ModelStore;
   /** Of a rank that mounts no model. */
-  readonly seeded?: Seeded | undefined;
+  readonly remoteModel?: RemoteModel | undefined;
   /** Of the text files that are served beside it; empty where none are. */
   readonly textDigest: string;
   readonly engine: Engine;
@@ -108,7 +108,7 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     engine,
     info,
     store,
-    seeded: options.seeded,
+    remoteModel: options.remoteModel,
     peers,
     tls,
     budgetBytes,

@@ -12,7 +12,7 @@ import type { Bus } from "../net/nats.ts";
 import { type Log, silentLog } from "../observe/log.ts";
 import { createMetrics } from "../observe/metrics.ts";
 import { steadyClock } from "../observe/steady-clock.ts";
-import { machineId, publishLoad, signingKeyAt, turnMs } from "./telemetry.ts";
+import { jitterMs, machineId, publishLoad, signingKeyAt } from "./telemetry.ts";
 
 interface Rank {
   readonly rank?: number;
@@ -82,10 +82,10 @@ const worlds: Record<string, readonly { readonly deploymentUid: string; readonly
 };
 for (const [what, ranks] of Object.entries(worlds))
   test(`${what} send in turn, within a quarter of a window, and few at once`, () => {
-    const turns = ranks.map((rank) => turnMs(rank, 5_000));
+    const turns = ranks.map((rank) => jitterMs(rank, 5_000));
     assert.ok(Math.min(...turns) >= 0 && Math.max(...turns) < 1_250);
     assert.deepEqual(
-      ranks.map((rank) => turnMs(rank, 3_600_000)),
+      ranks.map((rank) => jitterMs(rank, 3_600_000)),
       turns,
       "an hour's windows wait no longer",
     );
@@ -98,7 +98,7 @@ test("a rank sends its window when its turn comes after the end", async () => {
   const [windowMs, clock] = [400, steadyClock()];
   const [load] = await published(undefined, () => {}, { rank: 1, windowMs, clock });
   const waited = clock() - (load?.windowEnd ?? 0);
-  assert.ok(waited >= turnMs({ deploymentUid: "u", rank: 1 }, windowMs) - 2, `sent ${waited} ms after the end of its window`);
+  assert.ok(waited >= jitterMs({ deploymentUid: "u", rank: 1 }, windowMs) - 2, `sent ${waited} ms after the end of its window`);
 });
 
 test("all processes of a machine give it the same name", () => {

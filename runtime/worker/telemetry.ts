@@ -37,20 +37,20 @@ export interface TelemetryOptions {
 }
 
 /** Ranks send in turn over this part of a window, and within `loadTurnMsMax`. */
-const turnsPart = 1 / 4;
+const jitterPart = 1 / 4;
 /** Multiples of the golden ratio lie evenly between whole numbers, however many there are. */
 const golden = (Math.sqrt(5) - 1) / 2;
 
 /** Milliseconds between the end of a window and the time at which a rank sends it; the ranks of many deployments share the turns. */
-export function turnMs({ deploymentUid, rank }: Pick<Identity, "deploymentUid" | "rank">, windowMs: number): number {
+export function jitterMs({ deploymentUid, rank }: Pick<Identity, "deploymentUid" | "rank">, windowMs: number): number {
   const first = createHash("sha256").update(deploymentUid).digest().readUInt32LE() / 2 ** 32;
-  return ((first + rank * golden) % 1) * Math.min(turnsPart * windowMs, loadTurnMsMax);
+  return ((first + rank * golden) % 1) * Math.min(jitterPart * windowMs, loadTurnMsMax);
 }
 
 /** Starts publishing; returns the way to stop. */
 export function publishLoad(options: TelemetryOptions): () => void {
   const { engine, self, windowMs, clock, transitions, log } = options;
-  const waitMs = turnMs(self, windowMs);
+  const waitMs = jitterMs(self, windowMs);
   let windowStart = clock();
   let seq = 0;
   let timer: NodeJS.Timeout | undefined;

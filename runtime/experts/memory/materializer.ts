@@ -140,10 +140,10 @@ export class Materializer {
 
   async #load(request: LoadRequest, hold: boolean): Promise<number> {
     const { layer, expert, signal } = request;
-    const turn = { bytes: this.#storedBytes(request), limit: request.bytesPerSecond, signal };
+    const transfer = { bytes: this.#storedBytes(request), limit: request.bytesPerSecond, signal };
     try {
       // Limited loads wait before they take a slot, so that urgent ones find one free.
-      const bytes = await this.#pace.receive(turn, () => this.#slots.run(request.kind === "staged", () => this.#fetch(request)));
+      const bytes = await this.#pace.receive(transfer, () => this.#slots.run(request.kind === "staged", () => this.#fetch(request)));
       this.residents.loaded(request);
       if (hold) this.residents.lease(request);
       return bytes;

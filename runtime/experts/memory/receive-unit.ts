@@ -15,7 +15,7 @@ import type { TierRequest } from "./tier.ts";
 const stallMs = 5_000;
 
 export interface UnitSource {
-  /** For messages: "rank 3", "the seed". */
+  /** For messages: "rank 3", "the weight server". */
   readonly name: string;
   readonly shards: Pick<ServiceClient<(typeof Shards)["method"]>, "fetch">;
   readonly self: Identity;

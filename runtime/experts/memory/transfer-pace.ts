@@ -28,7 +28,7 @@ export interface TransferPaceOptions {
   readonly clock?: PaceClock;
 }
 
-interface Turn {
+interface Transfer {
   readonly bytes: number;
   /** Bytes per second; 0 = unlimited. */
   readonly limit: number;
@@ -76,12 +76,12 @@ export class TransferPace {
     } else if (this.#moving.length < movingGapsMax) this.#moving.push(gapMs);
   }
 
-  /** Receives a unit when its turn has come. What is unlimited does not wait. */
-  async receive<T>(turn: Turn, work: () => Promise<T>): Promise<T> {
-    if (turn.limit <= 0) return await work();
-    const end = this.begin(turn.limit);
+  /** Receives a unit when the pace allows it. What is unlimited does not wait. */
+  async receive<T>(transfer: Transfer, work: () => Promise<T>): Promise<T> {
+    if (transfer.limit <= 0) return await work();
+    const end = this.begin(transfer.limit);
     try {
-      await this.#wait(turn);
+      await this.#wait(transfer);
       return await work();
     } finally {
       end();
@@ -100,7 +100,7 @@ export class TransferPace {
   }
 
   /** Waits until what was taken before has been paid off at the rate in force. */
-  async #wait({ bytes, limit, signal }: Turn): Promise<void> {
+  async #wait({ bytes, limit, signal }: Transfer): Promise<void> {
     for (;;) {
       const rate = this.rate(limit) / 1000;
       const now = this.#clock.now();

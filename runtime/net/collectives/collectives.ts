@@ -22,14 +22,14 @@ function pieceOf(chunk: Float32Array, piece: number, pieces: number): Float32Arr
 }
 
 /** One layer's collective of one step. */
-interface Turn {
+interface Collective {
   readonly transport: Transport;
   readonly stamp: Stamp;
   readonly layer: number;
   readonly pieces: number;
 }
 
-export interface Gather extends Turn {
+export interface Gather extends Collective {
   /** Names the frames: copies come once for forward, and once more for backward where they were dropped. */
   readonly what: string;
   readonly placement: Placement;
@@ -40,7 +40,7 @@ export interface Gather extends Turn {
 
 /** spAG: when it is done, each chunk that this rank is to have is in memory, with the home's bits. */
 export async function gather({ transport, stamp, layer, pieces, what, placement, spread, memory }: Gather): Promise<void> {
-  for (const { from, to, chunk, piece } of turnsOf(transport, gatherSchedule(placement, spread, pieces))) {
+  for (const { from, to, chunk, piece } of transfersOf(transport, gatherSchedule(placement, spread, pieces))) {
     const name = { what, layer, chunk, piece };
     const part = pieceOf(memory(chunk), piece, pieces);
     if (from === transport.rank) await transport.send(to, stamp, name, part);
@@ -49,12 +49,12 @@ export async function gather({ transport, stamp, layer, pieces, what, placement,
 }
 
 /** Transfers that this rank has a part in; within a round it sends before it waits. */
-function turnsOf({ rank }: Transport, transfers: readonly Transfer[]): readonly Transfer[] {
+function transfersOf({ rank }: Transport, transfers: readonly Transfer[]): readonly Transfer[] {
   const own = transfers.filter(({ from, to }) => from === rank || to === rank);
   return own.sort((a, b) => a.round - b.round || Number(a.to === rank) - Number(b.to === rank));
 }
 
-export interface Reduce extends Turn, Reduction {
+export interface Reduce extends Collective, Reduction {
   /** The chunk's gradient of each lane of this rank's run, in order; none where `memory` has them already, at a home that is first. */
   partials(chunk: number): readonly Float32Array[];
   /** Where the sum is to be, at the home: zeros, or the sum of lanes before. */
@@ -62,18 +62,18 @@ export interface Reduce extends Turn, Reduction {
 }
 
 /** spRS: when it is done, the homes of chunks have the sums over lanes, each lane added to those before it. */
-export async function reduce(turn: Reduce): Promise<void> {
-  const { transport, stamp, layer, pieces, blocks, homes, carried, memory } = turn;
+export async function reduce(given: Reduce): Promise<void> {
+  const { transport, stamp, layer, pieces, blocks, homes, carried, memory } = given;
   const { rank } = transport;
   const sums = new Map<number, Float32Array>();
   for (const [chunk, runs] of blocks.entries()) {
     const home = homes[chunk] === rank;
     if (!runs.some(({ host }) => host === rank)) continue;
-    const sum = home ? memory(chunk) : new Float32Array(turn.partials(chunk)[0]?.length ?? 0);
+    const sum = home ? memory(chunk) : new Float32Array(given.partials(chunk)[0]?.length ?? 0);
     sums.set(chunk, sum);
-    if (runs[0]?.host === rank && (home || !carried)) addAll(sum, turn.partials(chunk));
+    if (runs[0]?.host === rank && (home || !carried)) addAll(sum, given.partials(chunk));
   }
-  for (const { from, to, chunk, piece } of turnsOf(transport, reduceSchedule(turn, pieces))) {
+  for (const { from, to, chunk, piece } of transfersOf(transport, reduceSchedule(given, pieces))) {
     const name = { what: "sums", layer, chunk, piece };
     if (from === rank) {
       await transport.send(to, stamp, name, pieceOf(sums.get(chunk) ?? memory(chunk), piece, pieces));
@@ -87,7 +87,7 @@ export async function reduce(turn: Reduce): Promise<void> {
     if (whole) continue;
     addAll(
       part,
-      turn.partials(chunk).map((partial) => pieceOf(partial, piece, pieces)),
+      given.partials(chunk).map((partial) => pieceOf(partial, piece, pieces)),
     );
   }
 }

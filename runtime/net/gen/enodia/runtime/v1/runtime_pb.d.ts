@@ -2332,7 +2332,7 @@ export declare const TextFiles: GenService<{
 }>;
 
 /**
- * ---- worker -> seed ----------------------------------------------------------------------------------------------
+ * ---- worker -> weight server ----------------------------------------------------------------------------------------------
  * The files of a model store that every rank needs whole: all but the experts, which Shards has.
  *
  * @generated from service enodia.runtime.v1.StoreFiles

@@ -508,7 +508,7 @@ export const TextFiles = /*@__PURE__*/
   serviceDesc(file_enodia_runtime_v1_runtime, 2);
 
 /**
- * ---- worker -> seed ----------------------------------------------------------------------------------------------
+ * ---- worker -> weight server ----------------------------------------------------------------------------------------------
  * The files of a model store that every rank needs whole: all but the experts, which Shards has.
  *
  * @generated from service enodia.runtime.v1.StoreFiles
