@@ -8,7 +8,6 @@ import { frameKinds, type RawFrame, streamBytesMax } from "./frame-codec.ts";
 import { FrameSocket, lanesAlpn } from "./frame-socket.ts";
 import { LaneHelloSchema, LaneWelcomeSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { decodeLaneFrame, encodeSeq, type LaneFrame, pairBytesMax, sumsForm } from "./lane-codec.ts";
-import { laneLookMs } from "./lane-link.ts";
 import { createTlsListener, type Listener } from "./listener.ts";
 import { fromSender, type Identity } from "./mapping.ts";
 import { type PeerIdentity, peerIdentity, type TlsSource } from "./tls.ts";
