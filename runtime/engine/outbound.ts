@@ -39,7 +39,7 @@ export class Outbound {
     else waiting?.reject(fromPlain(message.error));
   }
 
-  /** For good: frames on connections fail as soon as their connections end. */
+  /** Rejects all frames; those between engines fail when their connections end. */
   fail(error: AppError): void {
     this.#failed = error;
     for (const { reject } of this.#asked.values()) reject(error);

@@ -23,7 +23,7 @@ import type { EnginePeer, FrameAnswer, PeerCounts, PeerOpening, PeerView, Remote
 import { sumPairs } from "./pass/combine.ts";
 import type { AskedBatch } from "./pass/expert-table.ts";
 
-/** Milliseconds until a connection is opened anew, doubled each time that it was never ready. */
+/** Milliseconds, doubled each time that a connection was never ready. */
 const reopenMs = 500;
 const reopenMsMax = 16_000;
 /** Milliseconds after a frame in which sockets are read between any two graphs. */
@@ -40,7 +40,6 @@ interface PeerConnectionsOptions {
   readonly report: (counts: PeerCounts) => void;
 }
 
-/** One rank: a connection, or the time at which one is tried. */
 interface Peer {
   readonly at: EnginePeer;
   link: EngineLink | undefined;
@@ -92,7 +91,6 @@ export class PeerConnections {
     return bound;
   }
 
-  /** Replaces the ranks to connect to and the epochs that this one serves. */
   set(view: PeerView): void {
     if (this.#closed) return;
     const { cert, key, ca } = view.tls;
@@ -139,7 +137,7 @@ export class PeerConnections {
     return answered.then(take, () => take(undefined));
   }
 
-  /** Resolves once the sockets were read; undefined while nobody is likely to have sent anything. */
+  /** Undefined while nobody is likely to have sent anything. */
   poll(): Promise<void> | undefined {
     if (this.#peers.size === 0 && !this.#server?.connections) return undefined;
     const now = performance.now();
@@ -148,7 +146,7 @@ export class PeerConnections {
     return new Promise((resolve) => setImmediate(resolve));
   }
 
-  /** For good, as often as one likes; frames under known are answered by nobody. */
+  /** Idempotent; frames in flight are rejected. */
   close(): void {
     this.#closed = true;
     clearInterval(this.#timer);
@@ -242,7 +240,7 @@ function sameMaterial(a: TlsMaterial, b: TlsMaterial): boolean {
 const secondsMax = 4_096;
 const problemsMax = 16;
 
-/** What the main thread is told in sums, since a message for each frame would be the wake-up that these connections save. */
+/** Sums for the main thread: a message for each frame would be the wake-up that these connections save. */
 class PeerCounters {
   #sent = { frames: 0, bytes: 0, received: 0, seconds: [] as number[] };
   #used = new Set<number>();

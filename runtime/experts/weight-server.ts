@@ -34,7 +34,7 @@ export class WeightServer {
     return this.#options.self;
   }
 
-  /** Clients whose connection stood a moment ago. Throws `Unavailable` while no weight server is there. */
+  /** Throws `Unavailable` while no weight server is there. */
   async clients(): Promise<WeightServerClients> {
     if (this.#known !== undefined) return this.#known;
     const [address] = await this.#options.addresses();
@@ -52,7 +52,7 @@ export class WeightServer {
     return this.#known;
   }
 
-  /** After a failure: the next call looks for the pod anew, which may have another address. */
+  /** The next call looks for the pod anew. */
   failed(clients: WeightServerClients): void {
     if (this.#known !== clients) return;
     this.#known = undefined;

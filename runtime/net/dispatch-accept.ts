@@ -17,12 +17,12 @@ import { none, PeerConnection } from "./peer-connection.ts";
 
 const noRows = { case: "rows", value: none } as const;
 
-/** A stream as its server has it. `error`: it broke, or what came is no frame. */
+/** `error`: it broke, or what came is no frame. */
 export interface DispatchServed extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> {
   getAuthContext(): { readonly sslPeerCertificate?: PeerCertificate };
   /** Nothing that is written now reaches the caller. */
   readonly over: boolean;
-  /** `sent` is called when the reply has left this end; its rows are not copied and stay as they are until then. */
+  /** Rows stay as they are until `sent` is called. */
   write(reply: DispatchReply, sent: () => void): void;
   /** Tells the caller why, and ends the stream. */
   fail(error: AppError): void;
@@ -53,7 +53,6 @@ export class DispatchStreams {
     this.#handler(served);
   }
 
-  /** Waits up to graceMs for the streams to end, then cuts them. */
   async close(graceMs: number): Promise<void> {
     if (this.#open.size > 0) {
       await new Promise<void>((resolve) => {

@@ -22,9 +22,9 @@ export interface DispatchTarget extends PeerTarget {
   readonly self: Identity;
 }
 
-/** A stream as its opener has it. `end`: the other end left without a word; neither it nor `error` comes after `cancel`. */
+/** `end`: the host left without a reason. Nothing comes after `cancel`. */
 export interface DispatchCall extends EventEmitter<{ data: [DispatchReply]; error: [Error]; end: []; drain: [] }> {
-  /** False: it is sent, but a lot waits to leave; `drain` follows. Rows are not copied: whoever has them leaves them as they are. */
+  /** False: sent, but `drain` follows. Rows are not copied. */
   write(frame: DispatchFrame): boolean;
   cancel(): void;
 }
@@ -61,7 +61,7 @@ class Link implements DispatchLink {
     return call;
   }
 
-  /** Streams that stand go on, as those of a gRPC channel do; there are no others any more. */
+  /** Streams that stand go on; no others begin. */
   close(): void {
     this.#closed = true;
     for (const connection of this.#connections) if (!connection.ready || connection.call === undefined) connection.abandon();
@@ -77,7 +77,7 @@ class Link implements DispatchLink {
     return connection;
   }
 
-  /** A stream left. What it sent is on its way and would be answered to the next one, unless nothing was sent yet. */
+  /** Answers to what a stream sent would go to the next one, so only an unused connection is reused. */
   #left(connection: Connection): void {
     if (connection.ready || this.#spare !== undefined || this.#closed) connection.abandon();
     else this.#spare = connection;
@@ -109,7 +109,7 @@ class Connection {
     });
   }
 
-  /** The rows follow the message that says what they are, so that neither end copies them into it or out of it. */
+  /** Rows follow their message, so that neither end copies them. */
   send(frame: DispatchFrame): boolean {
     const { rows } = frame;
     try {
@@ -142,7 +142,7 @@ class Connection {
 class Call extends EventEmitter<{ data: [DispatchReply]; error: [Error]; end: []; drain: [] }> implements DispatchCall {
   readonly #onLeft: (connection: Connection) => void;
   #connection: Connection | undefined;
-  /** Frames that wait for the connection to be made; its user bounds them. */
+  /** Bounded by the user. */
   #waiting: DispatchFrame[] = [];
 
   constructor(onLeft: (connection: Connection) => void) {
@@ -168,7 +168,6 @@ class Call extends EventEmitter<{ data: [DispatchReply]; error: [Error]; end: []
     if (connection) this.#waiting.push(frame);
     return !connection?.ready;
   }
-  /** Until the socket has enough; the rest follows when it has drained. */
   #flush(): void {
     while (this.#connection?.ready) {
       const frame = this.#waiting.shift();

@@ -11,12 +11,11 @@ import { none, PeerConnection, peerAlpn } from "./peer-connection.ts";
 import { decodeRowsFrame, encodeSeq, pairBytesMax, type RowsFrame, sumsForm } from "./rows-codec.ts";
 import { type PeerIdentity, peerIdentity, type TlsSource } from "./tls.ts";
 
-/** Frames of one connection whose answer has not left: beyond, the caller reads none, and the connection ends. */
+/** Beyond, the caller reads none, and the connection ends. */
 const framesPerConnectionMax = 1_024;
-/** Their bytes with those of the answers; more are declined. An honest caller hears of an answer a little before this end does. */
+/** More are declined. An honest caller hears of an answer a little before this end does. */
 const bytesPerConnectionMax = 1.5 * streamBytesMax;
-/** The same of all connections together, a connection's first frame among them; streams of Dispatch have as much (experts/dispatch/server.ts), and
- *  there a frame that is declined goes. */
+/** Of all connections together; streams of Dispatch have as much (experts/dispatch/server.ts). */
 const bytesOfAllMax = 2 * streamBytesMax;
 
 export type WorkerIdentity = Extract<PeerIdentity, { role: "worker" }>;
@@ -28,9 +27,9 @@ export interface EngineHostOptions {
   readonly hidden: number;
   /** Answers sums to callers that ask for them. */
   readonly sums: boolean;
-  /** The reason why this caller is not served; undefined when it is. */
+  /** Undefined when the caller is served. */
   readonly refuses: (caller: WorkerIdentity, claimed: Identity) => string | undefined;
-  /** A frame's answer: its rows, which stay as they are until they have left; undefined: it is to be asked for by Dispatch. */
+  /** Rows stay as they are until they have left; undefined: Dispatch has to ask. */
   readonly serve: (frame: RowsFrame, rows: Uint8Array) => Promise<Uint8Array | undefined>;
   /** A connection was refused, or broke. */
   readonly onProblem: (message: string) => void;
@@ -85,7 +84,7 @@ class AcceptedEngine {
   readonly #caller: WorkerIdentity;
   readonly #connection: PeerConnection;
   readonly #detector = new FailureDetector(computingLimits, performance.now());
-  /** Of the frames held, `computing` are not answered yet; the answers of the others wait to leave. */
+  /** `computing`: not answered yet; the others wait to leave. */
   readonly #held = { frames: 0, computing: 0, bytes: 0 };
   #claimed: Identity | undefined;
   #sums = false;

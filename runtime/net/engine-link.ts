@@ -10,10 +10,9 @@ import { decodeSeq, encodeRowsFrame, type RowsFrame, sumsForm } from "./rows-cod
 
 /** A connection is to be looked at this often. */
 export const engineLookMs = 250;
-/** An engine computes between two words, and may wait for a connection as any peer does. */
 const engineLimits = { lookMs: engineLookMs, timeoutMs: 4_000, connectMs: 2_000 };
 const pingAfterMs = 2_000;
-/** A frame waits for its answer as long as Dispatch would wait. Pings say that a host lives, and not that it ever comes to a frame. */
+/** As long as Dispatch would wait: pings say that a host lives, not that it ever comes to a frame. */
 export const engineFrameMsMax = 30_000;
 /** Frames under way on one connection. */
 const inFlightMax = 512;
@@ -25,8 +24,8 @@ interface EngineSelf {
   readonly sums: boolean;
 }
 
-/** `rows`: f32 LE, or those of rows-codec.ts beside gates, made once there is room for them; `answerBytes`: those of the rows that it asks
- *  for; `heldBytes`: of f32 rows and those of pairs, which the host has at the same time. */
+/** `rows`: f32 LE or halves, made once they can be sent; `answerBytes`: of the rows that are asked for; `heldBytes`: of f32 rows and
+ *  those of pairs, at the host. */
 export interface EngineWork extends Omit<RowsFrame, "seq"> {
   readonly rows: () => Uint8Array;
   readonly answerBytes: number;
@@ -81,7 +80,7 @@ export class EngineLink {
     return this.#sums;
   }
 
-  /** The rows, or nothing where the host wants to be asked by Dispatch; rejects when the connection ends. Undefined: it has no room now. */
+  /** Nothing: Dispatch has to ask. Rejects when the connection ends. Undefined: it takes none now. */
   send({ rows, answerBytes, heldBytes: bytes, ...frame }: EngineWork): Promise<Uint8Array | undefined> | undefined {
     const heavy = this.#bytes > 0 && this.#bytes + bytes > streamBytesMax;
     if (!this.#ready || this.#closed || this.#full || heavy || this.#pending.size >= inFlightMax) return undefined;

@@ -10,7 +10,7 @@ export interface FailureLimits {
   readonly connectMs: number;
 }
 
-/** The limits for a peer that says something every so many milliseconds, or answers when it is asked then. */
+/** For a peer that says something every so many milliseconds. */
 export const heartbeatLimits = (everyMs: number): FailureLimits => ({
   lookMs: everyMs / 2,
   timeoutMs: 3 * everyMs,
@@ -20,10 +20,9 @@ export const peerHeartbeatMs = 500;
 export const podHeartbeatMs = 1_000;
 export const peerLimits = heartbeatLimits(peerHeartbeatMs);
 export const podLimits = heartbeatLimits(podHeartbeatMs);
-/** A thread that computes answers nobody until it comes to an end. */
 export const computingLimits: FailureLimits = { lookMs: 500, timeoutMs: 8_000, connectMs: 8_000 };
 
-/** The adaptive timeout: each recovery within the timeout doubles it, up to this factor, for so long. */
+/** The adaptive timeout (DECISIONS.md 2). */
 const factorMost = 4;
 const adaptedForMs = 60_000;
 /** Attempts that may wait for one connection, one after another. */
@@ -57,7 +56,7 @@ export class FailureDetector {
     return this.#wasHeard;
   }
 
-  /** A connection is being made: what was heard on others does not count. */
+  /** What was heard on others does not count. */
   connect(nowMs: number): void {
     this.disconnect();
     this.#lookedAt = nowMs;
@@ -81,13 +80,13 @@ export class FailureDetector {
     this.#wasHeard = true;
   }
 
-  /** All bytes that came on the connection so far. More or fewer than before are a sign of life while heartbeats are suppressed. */
+  /** All bytes of the connection: a change shows life while heartbeats are suppressed. */
   received(bytes: number): void {
     if (bytes !== this.#receivedBytes) this.#withoutBytesMs = 0;
     this.#receivedBytes = bytes;
   }
 
-  /** The peer may leave out heartbeats for so long; 0 = it may not. */
+  /** 0 = none. */
   suppress(ms: number): void {
     this.#suppressedMs = ms;
   }
@@ -97,7 +96,7 @@ export class FailureDetector {
     this.#timeoutMs = ms;
   }
 
-  /** To be called every `lookMs`: milliseconds of silence. A late look counts for two, since this process heard nobody meanwhile. */
+  /** To be called every `lookMs`; returns milliseconds of silence. */
   look(nowMs: number): number {
     const passedMs = Math.min(nowMs - this.#lookedAt, 2 * this.#limits.lookMs);
     this.#lookedAt = nowMs;
@@ -112,19 +111,17 @@ export class FailureDetector {
     return silentMs;
   }
 
-  /** The silence of the last look is longer than the peer is allowed. */
   get hasFailed(): boolean {
     return this.#silentMs() >= this.#allowedMs();
   }
 
-  /** A connection ended; true when the next attempt needs a new one. A connection that is being made outlives two attempts. */
+  /** True when the next attempt needs a new connection. */
   ended(): boolean {
     this.#unansweredAttempts = this.#wasHeard ? 0 : this.#unansweredAttempts + 1;
     this.disconnect();
     return this.#unansweredAttempts % attemptsPerConnection === 0;
   }
 
-  /** The peer is back from a silence for which it counted as failed. */
   recovered(awayMs: number, nowMs: number): void {
     if (awayMs > this.#limits.timeoutMs) return;
     this.#factor = Math.min(factorMost, 2 * this.#factorAt(nowMs));
@@ -143,13 +140,11 @@ export class FailureDetector {
   }
 }
 
-/** The part of the peers that has to be quiet; of fewer peers than that, most may be on one node. */
 const quietPart = 0.55;
 const guardedPeersLeast = 24;
-/** While most peers are quiet, each may be so many times as long. */
 const disruptedFactor = 5;
 
-/** Counts the peers of a process that are quiet at the same time: where most are, this process or its network is cut off. */
+/** DECISIONS.md 3. */
 export class MassFailureGuard {
   #peers = 0;
   #quiet = 0;
@@ -172,7 +167,7 @@ export class MassFailureGuard {
 
 /** No peer leaves heartbeats out for longer, whatever it is allowed. */
 export const suppressMsMax = 60_000;
-/** A ping is answered after this part of that time, since an answer also tells the clock. */
+/** An answer also tells the clock. */
 const answerPart = 0.5;
 
 /** The sending side: which heartbeats a peer may leave out. */
@@ -190,7 +185,6 @@ export class HeartbeatSuppression {
     this.#sentState = state;
   }
 
-  /** True when a heartbeat with this state may be left out, or the answer to a ping. */
   canSkip(state: string, nowMs: number, isAnswer = false): boolean {
     return nowMs - this.#sentAt < this.#allowedMs * (isAnswer ? answerPart : 1) && state === this.#sentState;
   }

@@ -4,18 +4,18 @@ import type { TLSSocket } from "node:tls";
 import { AppError } from "../../crds/common.ts";
 import { encodeFrame, FrameReader, type RawFrame } from "./frame-codec.ts";
 
-/** Bytes in a socket that the kernel has not taken, from which on its writer is to wait for `drain`. */
+/** Bytes from which on a writer waits for `drain`. */
 export const unsentBytesMax = 1024 * 1024;
-/** An end that says why it leaves is cut when its last words have not been taken after so long. */
+/** Milliseconds for the last frame. */
 const goodbyeMs = 1_000;
 
 export interface FrameEvents {
   /** May throw: the connection ends with what is thrown. */
   frame(frame: RawFrame): void;
-  /** The connection is gone by itself or by the other end; undefined = the other end left. Not called after `leave` or `destroy`. */
+  /** Undefined = the other end left. Not called after `leave` or `destroy`. */
   gone(reason: AppError | undefined): void;
   drain?(): void;
-  /** Each frame leaves with its own write, since the thread computes next instead of coming to an end of its turn. */
+  /** DECISIONS.md 6. */
   readonly atOnce?: boolean;
 }
 
@@ -40,7 +40,7 @@ export class FrameSocket {
     socket.on("close", () => this.#gone(this.#reason()));
   }
 
-  /** False: the socket holds a lot already, `drain` follows. `sent` is called when the frame has left this end. */
+  /** False: `drain` follows. `sent`: the frame has left. */
   write(frame: RawFrame, sent?: () => void): boolean {
     if (this.#over) return true;
     const [first, rows] = encodeFrame(frame);

@@ -33,7 +33,6 @@ function listFiles(dir: string): string[] {
     .sort();
 }
 
-/** Names of files that differ between a fresh generation and the committed one. */
 export function drift(): string[] {
   const fresh = mkdtempSync(join(tmpdir(), "enodia-gen-"));
   try {

@@ -9,7 +9,6 @@ import { FrameSocket, unsentBytesMax } from "./frame-socket.ts";
 import { EndSchema, type Hello, HelloSchema, type Welcome, WelcomeSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import type { TlsSource } from "./tls.ts";
 
-/** Offered by ALPN: ends of other versions refuse each other before a frame. */
 export const peerAlpn = "enodia/1";
 export const none = new Uint8Array(0);
 const messageCharsMax = 1_024;
@@ -30,11 +29,11 @@ export interface EndReason {
 }
 
 interface ConnectionEvents {
-  /** A message of the channel. May throw: the connection ends with what is thrown. */
+  /** May throw: the connection ends with that error. */
   frame(frame: RawFrame): void;
   /** The other end says why it leaves. May throw, too. */
   ended(reason: EndReason): void;
-  /** The connection is gone without a reason that the other end gave. Not called after `end` or `destroy`. */
+  /** Not called after `end` or `destroy`. */
   gone(reason: AppError | undefined): void;
   drain?(): void;
   /** See FrameEvents. */
@@ -49,7 +48,7 @@ export interface CallerEvents extends ConnectionEvents {
 }
 
 export interface HostEvents extends ConnectionEvents {
-  /** The host's answer, or the reason of a refusal. May throw, too. */
+  /** May throw, too. */
   hello(hello: Hello): MessageInitShape<typeof WelcomeSchema> | AppError;
 }
 
@@ -98,7 +97,7 @@ export class PeerConnection {
     return connection;
   }
 
-  /** `own`: true for a frame that is no message of the channel. */
+  /** `own`: takes frames that are no message of the channel. */
   private constructor(socket: TLSSocket, detector: FailureDetector, events: ConnectionEvents, own: (frame: RawFrame) => boolean) {
     this.detector = detector;
     this.#socket = socket;

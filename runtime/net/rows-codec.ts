@@ -5,13 +5,10 @@ import { frameBytesMax, streamBytesMax } from "./frame-codec.ts";
 
 /** The largest row or expert that a frame can name. */
 export const rowIndexMax = 0xffff;
-/** Pairs of one frame: as many as a head has room for, and no more than rows can be answered. */
 export const framePairsMax = 65_536;
-/** The form of sums, by its name in the hellos of both ends: rows travel as halves (below), and each is answered with the sum of
- *  its pairs by their gates, computed in f32. */
+/** Named in both hellos: rows travel as halves, answered with sums of pairs by their gates. */
 export const sumsForm = "f16";
-/** Bytes of the f32 rows that answer a frame's pairs, at most. Rows that are summed do not leave, and need no more room than a host has
- *  for several frames. */
+/** Rows that are summed do not leave. */
 export const pairBytesMax = (summed: boolean): number => (summed ? streamBytesMax / 2 : frameBytesMax);
 const frameHeadBytes = 24;
 const decodeFlag = 1;
@@ -25,7 +22,7 @@ export interface RowsFrame {
   readonly decode: boolean;
   readonly pairRows: Uint32Array;
   readonly pairExperts: Uint32Array;
-  /** Of each pair: sums are asked for, in `sumsForm`; undefined: f32 rows of pairs. */
+  /** Asks for sums; undefined: f32 rows of pairs. */
   readonly gates?: Float32Array | undefined;
 }
 
@@ -47,7 +44,7 @@ export function encodeRowsFrame({ seq, layer, epoch, decode, pairRows, pairExper
   return head;
 }
 
-/** Throws `InvalidFrame` for a head that is none, by the field. Whether the model has such rows and experts is not asked here. */
+/** Throws `InvalidFrame` by the field; the model is not asked here. */
 export function decodeRowsFrame(head: Uint8Array): RowsFrame {
   if (head.byteLength < frameHeadBytes) throw invalid(`head: ${head.byteLength} bytes of at least ${frameHeadBytes}`);
   const view = viewOf(head);
@@ -93,10 +90,10 @@ const invalid = (message: string): AppError => new AppError(message, { code: "In
 /** The bytes of one row. */
 export const halfRowBytes = (width: number): number => 4 + 2 * width;
 
-/** The largest value of a row comes to lie here: below the end of f16, and far above where it begins to lose bits. */
+/** Exponent of a row's largest value. */
 const topExponent = 14;
 
-/** rows [n, width] as bytes; each value is off by at most 2^-11 of itself, or 2^-39 of its row's largest. Infinity and NaN stay so. */
+/** Each value is off by at most 2^-11 of itself, or 2^-39 of its row's largest. */
 export function encodeHalfRows(data: Float32Array, width: number): Uint8Array {
   const rows = data.length / width;
   const bytes = new ArrayBuffer(rows * halfRowBytes(width));
@@ -112,7 +109,6 @@ export function encodeHalfRows(data: Float32Array, width: number): Uint8Array {
   return new Uint8Array(bytes);
 }
 
-/** The exponent of the largest finite value; the least where all are 0. */
 function exponentOf(words: Uint32Array, from: number, to: number): number {
   let most = 0;
   for (let i = from; i < to; i++) {
@@ -122,7 +118,6 @@ function exponentOf(words: Uint32Array, from: number, to: number): number {
   return Math.max(most >>> 23, 1) - 127;
 }
 
-/** The rows of so many whole ones, whatever else the bytes are. */
 export function decodeHalfRows(bytes: Uint8Array, width: number): Float32Array {
   const rows = Math.floor(bytes.byteLength / halfRowBytes(width));
   const aligned = bytes.byteOffset % 4 === 0 ? bytes : new Uint8Array(bytes);

@@ -10,7 +10,6 @@ const neededFiles: readonly string[] = ["config.json", "dense.safetensors", "exp
 /** In the order of names. */
 export const storeFileNames: readonly string[] = [...new Set([...neededFiles, ...textFileNames])].sort();
 
-/** Of the dense part; every other file has a bound of its own where it is read. */
 const denseBytesMax = 2 ** 40;
 const otherBytesMax = 64 * 1024 * 1024;
 
@@ -21,7 +20,7 @@ export interface StoreList {
   readonly files: readonly TextFile[];
 }
 
-/** What a weight server lists. Throws `InvalidRequest` for what no weight server has, so that its words choose no path and no size of their own. */
+/** Throws `InvalidRequest`: a weight server chooses no path and no size of its own. */
 export function fromStoreList({ modelDigest, files }: ListStoreReply): StoreList {
   if (!sha256Pattern.test(modelDigest)) throw invalid("model_digest", "is no SHA-256");
   const seen: TextFile[] = [];
@@ -38,7 +37,7 @@ export function fromStoreList({ modelDigest, files }: ListStoreReply): StoreList
   return { modelDigest, files: seen };
 }
 
-/** Why these files are no store that a rank takes; undefined when they are one. */
+/** Undefined when they are a store. */
 export function storeFault(files: readonly TextFile[]): string | undefined {
   const missing = neededFiles.find((name) => !files.some((file) => file.name === name));
   if (missing !== undefined) return `${missing} is missing`;

@@ -5,7 +5,7 @@ import { AppError } from "../../crds/common.ts";
 import type { ListTextReply } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { toNumber } from "./mapping.ts";
 
-/** In the order of names. A folder need not have all of them. */
+/** A folder need not have all of them. */
 export const textFileNames: readonly string[] = [
   "chat_template.jinja",
   "config.json",
@@ -14,7 +14,7 @@ export const textFileNames: readonly string[] = [
   "tokenizer_config.json",
 ];
 
-/** Of one file and of all: what is longer no tokenizer takes (text/tokenizer-files.ts), and a gateway keeps them in its /tmp. */
+/** Of one file and of all: a gateway stores them in /tmp. */
 export const textFileBytesMax = 64 * 1024 * 1024;
 export const textBytesMax = 96 * 1024 * 1024;
 export const textChunkBytesMax = 1024 * 1024;
@@ -35,7 +35,7 @@ export function textDigest(files: readonly TextFile[]): string {
   return hash.digest("hex");
 }
 
-/** The files that a rank lists. Throws `InvalidRequest` for what no rank has, so that nobody else's words choose a path or a size. */
+/** Throws `InvalidRequest`: nobody else chooses a path or a size. */
 export function fromTextList({ digest, files }: ListTextReply): readonly TextFile[] {
   const seen: TextFile[] = [];
   let before = -1;

@@ -26,9 +26,8 @@ import { describedLayers, residentCells } from "./expert-bytes.ts";
 import type { PlanKeeper, PrepareOutcome } from "./plan-keeper.ts";
 import type { ServedTotals } from "./service-record.ts";
 
-/** The contract asks for a status at least once a second, unless the operator allows less. */
 const statusEveryMs = 900;
-/** The operator counts as away after so long without a push or ping. */
+/** Milliseconds without a push. */
 const operatorSilentMs = 5_000;
 const progressEveryMs = 500;
 
@@ -48,7 +47,6 @@ export interface WorkerVitals {
   readonly use: UseTotals | undefined;
 }
 
-/** The attention cache as it is used now, and tokens of prompts and answers computed since the start. */
 interface UseTotals {
   readonly kvBlocks: number;
   readonly kvBlocksUsed: number;
@@ -165,7 +163,6 @@ export class WorkerControl {
     };
   }
 
-  /** Checks the certificate's role and, where the message names a sender, its deployment. */
   #from(call: Caller, sender: Sender | undefined, ...roles: readonly PeerIdentity["role"][]): void {
     const { caller, peers } = this.#options;
     const identity = caller(call);

@@ -9,7 +9,6 @@ import type { ModelStore } from "../weights/store.ts";
 
 type Resident = ExpertGrid & Pick<EngineInfo, "expertResidentBytes" | "layerResidentBytes">;
 
-/** Upper bound of what one expert of a layer takes in memory. */
 export function residentBytesIn(info: Resident, layer: number): number {
   return info.layerResidentBytes?.[layer] ?? info.expertResidentBytes;
 }
@@ -27,19 +26,16 @@ export function storedCells(index: Pick<ModelStore["index"], "codecs">, info: Ex
   return sizes.size === 1 ? [...sizes] : cellValues(info, (layer, expert) => units[layer]?.[expert]?.bytes ?? 0);
 }
 
-/** Experts of each layer as Describe sends them; empty where all layers have `experts`. */
+/** Empty where all layers have `experts`. */
 export function describedLayers(grid: ExpertGrid): number[] {
   return grid.layerExperts === undefined ? [] : Array.from({ length: grid.layers }, (_, layer) => expertsIn(grid, layer));
 }
 
-/** Left free of the limit: allocator slack, buffers of requests and transfers. */
+/** Allocator slack, buffers of requests and transfers. */
 const headroom = 0.15;
 
-/**
- * `configured` bytes, or for 0 what the container limit leaves beside the dense part, the KV pool and 15%. Without a limit it is
- * the machine that counts, as if this rank were alone on it. Throws `InvalidConfig` for 0 where experts lie in the memory of a
- * device: it does not tell how much it has, and the machine's memory says nothing of it.
- */
+/** For 0 what the container's or machine's memory leaves beside the dense part, KV and 15%. Throws `InvalidConfig` for 0 on devices,
+ *  which do not tell their memory. */
 export function expertBudgetBytes(
   configured: number,
   model: { readonly denseBytes: number; readonly kvBytes: number; readonly backend: string; readonly device: string },

@@ -27,7 +27,7 @@ import { residentBytesIn } from "./expert-bytes.ts";
 import { PlanKeeper } from "./plan-keeper.ts";
 import { PlanState } from "./plan-state.ts";
 
-/** The engine is made before what answers it; calls before `connect` are refused. */
+/** Calls before `connect` are refused. */
 export class RemoteSocket implements RemoteExperts {
   #target: RemoteExperts | undefined;
 
@@ -157,7 +157,6 @@ function asWorker(identity: PeerIdentity): Extract<PeerIdentity, { role: "worker
   throw new AppError(`a ${identity.role} may not call this`, { code: "Forbidden", operation: "Experts" });
 }
 
-/** The tiers below memory: the peers, then the store; without a model mounted its own disk, the peers, then the weight server. */
 function below({ peers, store, remoteModel, info, metrics, log }: ExpertsOptions, reads: StoreReads) {
   const reporting = { time: new SharedTime(() => performance.now()), report: (outcome: FetchOutcome) => reportFetch(metrics, outcome) };
   const units = store.index.codecs[info.codec]?.units;

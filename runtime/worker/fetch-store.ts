@@ -59,7 +59,6 @@ const receivedOf = (parts: ReadonlyMap<string, Part>): number => [...parts.value
 
 interface Fetching extends StoreFetch {
   readonly parts: Map<string, Part>;
-  /** The hashes of files that were found whole, by name: the dense part is not read again for each try. */
   readonly whole: Map<string, string>;
 }
 
@@ -84,7 +83,7 @@ async function fromWeightServer(clients: WeightServerClients, options: Fetching)
   return list;
 }
 
-/** Whether the file is there, whole, from a process before this one in the same pod. */
+/** Written by a process before this one in the same pod. */
 async function isThere(dir: string, { name, bytes, sha256 }: TextFile): Promise<boolean> {
   const path = join(dir, name);
   if ((await stat(path).catch(() => undefined))?.size !== bytes) return false;

@@ -7,7 +7,7 @@ import { receiveSchedule } from "../placement/receive.ts";
 export interface PlannedLoad {
   readonly layer: number;
   readonly expert: number;
-  /** Ranks to ask, the scheduled one first; after the last the model store is left. */
+  /** The scheduled one first; the store comes last. */
   readonly sources: readonly number[];
 }
 
@@ -23,7 +23,7 @@ export interface LoadsOptions {
 
 const nothing: LayerPlan = { hosts: [], shares: [] };
 
-/** Experts of the parent placement come first: they are there, or are waited for anyway. */
+/** Experts of the parent placement come first: they are there, or awaited. */
 export function plannedLoads({ rank, layers, parent, sources }: LoadsOptions): PlannedLoad[] {
   const parents = layers.map(({ layer }) => parent(layer) ?? nothing);
   const { moves } = diffPlans(parents, layers, () => 0);

@@ -23,7 +23,7 @@ export interface VitalsOptions {
   readonly health: Health;
 }
 
-/** Registers the scrape and returns what status messages read. Engine totals are polled, since the engine is another thread. */
+/** Engine totals are polled, since the engine is another thread. */
 export function watchVitals(options: VitalsOptions): () => WorkerVitals {
   const { engine, info, experts, peers, metrics } = options;
   let last: EngineStats | undefined;

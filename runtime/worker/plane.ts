@@ -37,7 +37,7 @@ export interface PlaneOptions {
   readonly store: ModelStore;
   /** Of a rank that mounts no model. */
   readonly remoteModel?: RemoteModel | undefined;
-  /** Of the text files that are served beside it; empty where none are. */
+  /** Empty where none are served. */
   readonly textDigest: string;
   readonly engine: Engine;
   readonly info: EngineInfo;
@@ -46,7 +46,7 @@ export interface PlaneOptions {
   /** Resident bytes that experts may take. */
   readonly budgetBytes: number;
   readonly clock: SteadyClock;
-  /** Milliseconds after which a stream to another rank that no frame uses is closed; unset = a minute. */
+  /** Milliseconds; unset = a minute. */
   readonly streamIdleMs?: number | undefined;
   readonly health: Health;
   readonly metrics: Metrics<"worker">;
@@ -66,7 +66,6 @@ interface LoadReports {
 }
 
 interface PlaneStart {
-  /** Addresses (ip:port) of the workers to ask for the plan while the operator is away. */
   readonly peerAddresses: () => Promise<readonly string[]>;
   /** The bus on which load is published; none: it is not. */
   readonly load: LoadReports | undefined;
@@ -80,11 +79,10 @@ export interface WorkerPlane {
   readonly vitals: () => WorkerVitals;
   /** Tells who the caller is, by its certificate. */
   caller(call: Caller): PeerIdentity;
-  /** Has the engine take other engines' connections, on a port of their own; nothing where it has none. */
   openConnections(host: string, port: number): Promise<void>;
   /** Adds what operator and peers call. */
   serve(server: GrpcServer): void;
-  /** Looks for a plan and reports load, until the returned function is called. */
+  /** Returns how to stop. */
   start(start: PlaneStart): () => void;
   close(): void;
 }

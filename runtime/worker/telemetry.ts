@@ -26,22 +26,20 @@ export interface TelemetryOptions {
   readonly experts: number;
   readonly windowMs: number;
   readonly clock: SteadyClock;
-  /** Id of the machine, set where the engine computes on the cores of its machine. */
+  /** Set where the engine computes on cores. */
   readonly machine: string | undefined;
-  /** The key to sign with; undefined while there is none: then nothing is sent, since nobody would take it. */
+  /** Undefined: nothing is sent. */
   readonly signingKey: () => Promise<TelemetryKey | undefined>;
-  /** True while the operator asks where tokens go from layer to layer. */
   readonly transitions: () => boolean;
   readonly metrics: Metrics<"worker">;
   readonly log: Log;
 }
 
-/** Ranks send in turn over this part of a window, and within `loadTurnMsMax`. */
+/** Part of a window over which ranks send. */
 const jitterPart = 1 / 4;
-/** Multiples of the golden ratio lie evenly between whole numbers, however many there are. */
 const golden = (Math.sqrt(5) - 1) / 2;
 
-/** Milliseconds between the end of a window and the time at which a rank sends it; the ranks of many deployments share the turns. */
+/** Milliseconds from the end of a window until a rank sends it. */
 export function jitterMs({ deploymentUid, rank }: Pick<Identity, "deploymentUid" | "rank">, windowMs: number): number {
   const first = createHash("sha256").update(deploymentUid).digest().readUInt32LE() / 2 ** 32;
   return ((first + rank * golden) % 1) * Math.min(jitterPart * windowMs, loadTurnMsMax);
@@ -118,15 +116,13 @@ async function publish(options: TelemetryOptions, { start, end, counters }: Coun
   }
 }
 
-/** The message, without transitions where they do not fit: the load comes first, since nothing is balanced without. Undefined when it
- *  is above the limit all the same. */
+/** Transitions are left out where they do not fit; undefined when that is not enough. */
 function signedWithin(load: LoadWindow, transitions: LoadWindow["transitions"], key: TelemetryKey): string | undefined {
   const forms = transitions ? [{ ...load, transitions }, load] : [load];
   return forms.map((form) => signLoad(encodeLoad(form), key)).find((message) => message.length <= loadMessageBytesMax);
 }
 
-/** The newest key in the file of the mounted telemetry Secret, read at every call, since the operator rotates it. Undefined without a
- *  readable one, with the reason in the log. */
+/** Read at every call, since the operator rotates it; undefined without a readable key. */
 export function signingKeyAt(path: string | undefined, log: Log): () => Promise<TelemetryKey | undefined> {
   let last = "";
   const report = (problem: string): undefined => {
@@ -151,7 +147,7 @@ export function signingKeyAt(path: string | undefined, log: Log): () => Promise<
 const bootIdFile = "/proc/sys/kernel/random/boot_id";
 const idCharsMax = 64;
 
-/** The id that Linux draws at each boot, the same in all containers of a machine; undefined where the kernel does not tell. */
+/** The same in all containers of a machine; undefined where the kernel does not tell. */
 export function machineId(): string | undefined {
   try {
     return readFileSync(bootIdFile, "utf8").trim().slice(0, idCharsMax) || undefined;

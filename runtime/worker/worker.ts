@@ -35,10 +35,9 @@ import { createTextServer, openTextFolder, type TextFolder } from "./text-server
 
 const lastFramesMs = 500;
 const idlePollMs = 20;
-/** A weight server that has just given the store and is away now is asked again after this. */
+/** Milliseconds. */
 const weightServerRetryMs = 2_000;
 
-/** Settings that the operator gives the worker through its environment, and those that the process has of itself. */
 export interface WorkerOptions extends WorkerSettings {
   /** Address that its servers listen on; all when not given. */
   readonly host?: string;
@@ -68,9 +67,7 @@ export interface Worker {
   readonly engine: Engine;
   readonly experts: WorkerExperts;
   readonly metrics: Metrics<"worker">;
-  /** Resolves when requests and experts are handed over and the process may end, or when that time is nearly over. */
   handOver(graceMs: number): Promise<void>;
-  /** Open requests end with `draining`, so that gateways go on elsewhere; frames in work end; then everything closes. */
   close(graceMs: number): Promise<void>;
 }
 
@@ -173,7 +170,6 @@ function weightServerOf({ options, overrides, identity, tls, log }: Base): Weigh
   return new WeightServer({ self: identity, namespace, name, tls, network: grpcNetwork, addresses });
 }
 
-/** The engine measures itself on one expert, which has to be there before it opens the store. */
 async function openRemoteModel({ options, health, log }: Base, weightServer: WeightServer, store: ModelStore): Promise<RemoteModel> {
   const { codec, modelDir } = options;
   const kept = await KeptUnits.open(modelDir, store.index, codec);

@@ -10,19 +10,18 @@ import { expertWaitMs } from "./serve-frame.ts";
 
 /** Suspects are asked this often; the first answer clears them. */
 const lookEveryMs = 500;
-/** A stream that no frame was sent on for so long, nor on the connection beside it, is closed. Longer than a frame may take. */
+/** Milliseconds without a frame after which a stream is closed; longer than a frame may take. */
 const streamIdleMs = 60_000;
-/** In a world of at most so many members a rank that is gone is known to all of them before a frame or a load needs it: what asks it first
- *  would wait as long as a rank may be silent. */
+/** DECISIONS.md 4. */
 const watchedMost = 32;
 
-/** What became of a stream: `idle`: it was closed since nobody used it. */
+/** `idle`: closed since nobody used it. */
 export type StreamEvent = "opened" | "idle" | "ended";
 
 export interface DispatchClientOptions extends FrameRunOptions {
-  /** Milliseconds that a frame may take; unset = the time that a request waits for an expert. */
+  /** Milliseconds; unset = the time that a request waits for an expert. */
   readonly waitMs?: number;
-  /** The port of a rank's connections, as it says it; undefined: nothing is known of it. */
+  /** The port of a rank's engine; undefined: unknown. */
   readonly onEnginePort?: (rank: number, port: number | undefined) => void;
   readonly onStream?: (event: StreamEvent) => void;
   /** Milliseconds, for tests, whose worlds count as large; unset = `streamIdleMs`. */
@@ -32,7 +31,7 @@ export interface DispatchClientOptions extends FrameRunOptions {
 export class DispatchClient implements RemoteExperts {
   readonly #options: DispatchClientOptions;
   readonly #streams = new Map<number, PeerStream>();
-  /** Frames in flight by layer and epoch: a layer is drained when none of an older epoch is left. */
+  /** By layer and epoch. */
   readonly #inFlight = new Map<string, number>();
   readonly #progress = new Signal();
   readonly #outbound: Outbound;
@@ -58,7 +57,7 @@ export class DispatchClient implements RemoteExperts {
   get streams(): number {
     return this.#streams.size;
   }
-  /** Frames went to these ranks on connections, whose port the stream knows. */
+  /** Frames went to these ranks from engine to engine. */
   used(ranks: readonly number[]): void {
     for (const rank of ranks) this.#streams.get(rank)?.used();
   }
@@ -78,7 +77,7 @@ export class DispatchClient implements RemoteExperts {
     }
   }
 
-  /** Resolves true once no frame of an epoch below this one is in flight for the layer; false after maxMs. */
+  /** False after maxMs: a frame of an older epoch is still in flight. */
   async drained(layer: number, epoch: number, maxMs: number): Promise<boolean> {
     const deadline = performance.now() + maxMs;
     const older = () => [...this.#inFlight.keys()].some((key) => Number(key.split(".")[0]) === layer && Number(key.split(".")[1]) < epoch);
@@ -112,7 +111,7 @@ export class DispatchClient implements RemoteExperts {
     return stream;
   }
 
-  /** Asks for a rank's connections and for a sign of life. A ping that fails has closed the stream, which is the report. */
+  /** A ping that fails closes the stream, which is the report. */
   #ping(stream: PeerStream): void {
     stream.ping().then(
       () => this.#options.peers.clear(stream.rank),
@@ -120,7 +119,7 @@ export class DispatchClient implements RemoteExperts {
     );
   }
 
-  /** A rank whose stream ended is kept away from, although no frame may have met with it: the next one need not find out. */
+  /** The next frame need not find out by itself. */
   #ended(stream: PeerStream, reason: AppError): void {
     const { peers } = this.#options;
     if (this.#closed || this.#streams.get(stream.rank) !== stream) return;
@@ -144,7 +143,7 @@ export class DispatchClient implements RemoteExperts {
     for (const stream of this.#streams.values()) if (!stream.busy && stream.usedAt <= since) this.#leave(stream);
   }
 
-  /** Has streams to all, or to suspects, which are asked for a sign of life: whom a plan names is known to be back before it is needed. */
+  /** To all ranks, or to suspects, so that one that is back is known before it is needed. */
   #open(all: boolean): void {
     const { peers } = this.#options;
     for (const { rank, state } of peers.membership.members) {
@@ -158,7 +157,7 @@ export class DispatchClient implements RemoteExperts {
     }
   }
 
-  /** Nobody waits for the host, which is none the worse for it: a frame that comes now opens a stream anew. */
+  /** A frame that comes now opens a stream anew. */
   #leave(stream: PeerStream): void {
     this.#forget(stream, "idle");
     stream.close(new AppError(`rank ${stream.rank} was sent no frame for a while`, { code: "Cancelled", retry: "backoff" }));

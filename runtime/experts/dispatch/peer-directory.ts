@@ -12,7 +12,7 @@ interface PeerDirectoryOptions {
   readonly connections: EngineConnections | undefined;
   readonly peers: Pick<Peers, "self" | "membership" | "usable" | "onChange" | "options">;
   readonly tls: TlsSource;
-  /** The lowest epoch that this rank serves in each layer, -1 in one without a plan. */
+  /** Of each layer, -1 without a plan. */
   readonly lowestEpochs: () => readonly number[];
   readonly onCounts: (counts: PeerCounts) => void;
   readonly log: Log;
@@ -24,7 +24,6 @@ export class PeerDirectory {
   readonly #ports = new Map<number, number>();
   #last: { readonly text: string; readonly tls: TlsMaterial } | undefined;
   #port = 0;
-  /** Frames on connections that are not answered, as the engine last said. */
   #pending = 0;
   #closed = false;
 
@@ -32,8 +31,7 @@ export class PeerDirectory {
     this.#options = options;
   }
 
-  /** The port on which this rank's engine takes connections, to be counted to others; 0 while it takes none. Before the first membership it knows
-   *  no caller, and would refuse them all. */
+  /** 0 while the engine takes no connections. Before the first membership it knows no caller. */
   get port(): number {
     return this.#options.peers.membership.version === 0 ? 0 : this.#port;
   }
@@ -57,7 +55,7 @@ export class PeerDirectory {
     this.refresh();
   }
 
-  /** What a rank said of its connections; undefined: its stream is gone, and with it what it said. */
+  /** Undefined: the rank's stream is gone. */
   heard(rank: number, port: number | undefined): void {
     if ((this.#ports.get(rank) ?? 0) === (port ?? 0)) return;
     if (port) this.#ports.set(rank, port);

@@ -10,7 +10,7 @@ import { create } from "../../net/service.ts";
 import { answerBytes } from "../../placement/frames/frames.ts";
 import type { PeerClients } from "../peers.ts";
 
-/** Frames not answered on one stream, those that wait for room included. It is far away: the engine sends one per layer and rank. */
+/** Frames not answered on one stream, unsent ones included. */
 const inFlightMax = 1_024;
 
 type FrameFields = Omit<Parameters<typeof create<typeof DispatchFrameSchema>>[1] & object, "sender" | "seq" | "$typeName">;
@@ -19,7 +19,7 @@ interface Pending {
   readonly resolve: (reply: DispatchReply) => void;
   readonly reject: (error: AppError) => void;
   readonly endsAt: number;
-  /** Bytes of the frame and of the answer that it asks for; none for a ping. */
+  /** Frame and answer; none for a ping. */
   readonly bytes: number;
 }
 
@@ -31,7 +31,7 @@ interface Unsent extends Pending {
 export interface StreamWatcher {
   readonly onClose?: (reason: AppError) => void;
   readonly detector?: FailureDetector;
-  /** The port of the host's connections, as it says it in answer to a ping; 0: it takes none. */
+  /** In answer to a ping; 0: none. */
   readonly onEnginePort?: (port: number) => void;
 }
 
@@ -42,10 +42,10 @@ export class PeerStream {
   readonly #call: DispatchCall;
   readonly #pending = new Map<bigint, Pending>();
   readonly #timer: NodeJS.Timeout;
-  /** Frames that wait for room, in order; while there is one, some frame before it is under way, or waits to leave. */
+  /** Frames that wait, in order, for others to be answered or sent. */
   readonly #unsent: Unsent[] = [];
   #bytes = 0;
-  /** The socket has more than it can send at once: what waits here can still be overtaken by a ping, what waits there cannot. */
+  /** The socket is full: what waits here can still be overtaken by a ping. */
   #full = false;
   #seq = 0n;
   readonly #detector: FailureDetector;
@@ -85,8 +85,7 @@ export class PeerStream {
     this.#usedAt = performance.now();
   }
 
-  /** Resolves with the host's answer; rejects when the stream breaks or falls silent, and about when the time is over although the
-   *  host still shows signs of life. A frame that would be too much at once waits for the answers to others. */
+  /** Rejects when the stream ends, or about when the time is over. A frame that would be too much at once waits. */
   send(frame: FrameFields, maxMs: number): Promise<DispatchReply> {
     return new Promise((resolve, reject) => {
       if (this.#closed !== undefined) return reject(this.#closed);
@@ -125,7 +124,6 @@ export class PeerStream {
     if (!this.#call.write(create(DispatchFrameSchema, { ...frame, sender: this.#sender, seq }))) this.#full = true;
   }
 
-  /** Takes a frame out of those under way, and sends what waited for its room. */
   #take(seq: bigint): Pending | undefined {
     const pending = this.#pending.get(seq);
     if (pending === undefined) return undefined;

@@ -11,7 +11,7 @@ import type { ExpertIndex } from "../../weights/store.ts";
 import { chunkBytesMax } from "./shard-server.ts";
 import type { TierRequest } from "./tier.ts";
 
-/** A transfer that delivers nothing for so long is given up; at once when its source is known to be gone. */
+/** Milliseconds without a byte. */
 const stallMs = 5_000;
 
 export interface UnitSource {
@@ -21,7 +21,7 @@ export interface UnitSource {
   readonly self: Identity;
   readonly index: Pick<ExpertIndex, "modelDigest" | "codecs">;
   readonly codec: CodecName;
-  /** Calls back when the source is known to be gone; returns how to stop. */
+  /** Returns how to stop. */
   readonly onGone?: (gone: () => void) => () => void;
 }
 

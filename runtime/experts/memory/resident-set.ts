@@ -13,11 +13,11 @@ export interface ResidentExpert {
 type Phase = "reserved" | "loading" | "resident" | "unloading";
 
 interface Entry extends ResidentExpert {
-  /** Memory that it has; of a reserved one without that of its victims. */
+  /** Of a reserved one, without that of its victims. */
   bytes: number;
   kind: Kind;
   phase: Phase;
-  /** Frames that are using a staged expert; it is not evicted while > 0. */
+  /** It is not evicted while > 0. */
   leases: number;
   /** Milliseconds of the clock. */
   usedAt: number;
@@ -27,10 +27,9 @@ interface Entry extends ResidentExpert {
   leavesFor?: Entry;
 }
 
-/** May a planned expert give its place to one that no rank holds? */
 export type MayGiveWay = (layer: number, expert: number) => boolean;
 
-/** A staged expert that was not used for so long may leave. */
+/** Milliseconds. */
 const stagedIdleMs = 10_000;
 
 /** An entry that leaves memory for another. */
@@ -41,18 +40,18 @@ export interface Victim extends ResidentExpert {
 export type Admission =
   /** It is there. */
   | { readonly action: "present" }
-  /** Somebody loads it, or it is just leaving: wait for the next change and ask again. */
+  /** Wait for the next change and ask again. */
   | { readonly action: "wait" }
-  /** Room is taken for it: load it, then call `loaded` or `gone`. */
+  /** Load it, then call `loaded` or `gone`. */
   | { readonly action: "load" }
   /** The victims are marked as leaving: unload them, then call `takeOver`, or `gone` for them and for it. */
   | { readonly action: "evict"; readonly victims: readonly Victim[] }
-  /** Everything in memory is planned or in use; `inUse`: something will leave when the frames are done that use it. */
+  /** `inUse`: something will leave when frames are done. */
   | { readonly action: "full"; readonly inUse: boolean };
 
 export interface ResidentSetOptions {
   readonly budgetBytes: number;
-  /** Upper bound of what it takes in memory, known before it is loaded; the same at every call. */
+  /** An upper bound, the same at every call. */
   readonly bytesOf: (expert: ResidentExpert) => number;
   /** Milliseconds that only grow. */
   readonly now: () => number;
@@ -75,7 +74,7 @@ export class ResidentSet {
   get count(): number {
     return [...this.#entries.values()].filter(({ phase }) => phase !== "reserved").length;
   }
-  /** Resident bytes, what is loading or leaving or kept for a newcomer included. */
+  /** Loading, leaving and reserved ones included. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -88,11 +87,10 @@ export class ResidentSet {
   bytesOf(expert: ResidentExpert): number {
     return this.#bytesOf(expert);
   }
-  /** Could it be loaded without another leaving? One always fits, or nothing could ever be served. */
+  /** One always fits, or nothing could be served. */
   hasRoom(expert: ResidentExpert): boolean {
     return this.#bytes === 0 || this.#bytes + this.bytesOf(expert) <= this.budgetBytes;
   }
-  /** Are experts that were loaded on demand still in use, or about to be? */
   pressed(): boolean {
     return [...this.#entries.values()].some((entry) => entry.givesWay || (entry.kind === "staged" && !this.#isIdle(entry)));
   }
@@ -123,7 +121,7 @@ export class ResidentSet {
     const entry = this.#entries.get(key(expert));
     if (entry?.phase === "loading") entry.phase = "resident";
   }
-  /** The victims are unloaded: their room is that of the one that they left for. Load it, then call `loaded` or `gone`. */
+  /** Load the expert, then call `loaded` or `gone`. */
   takeOver(victims: readonly ResidentExpert[], expert: ResidentExpert): void {
     for (const victim of victims) this.gone(victim);
     const entry = this.#entries.get(key(expert));
@@ -132,7 +130,7 @@ export class ResidentSet {
     this.#grow(entry, this.bytesOf(expert)); // one that is larger than the budget is alone now
   }
 
-  /** Marks the victims as leaving and keeps what is free beside them, or smaller ones would take it before the victims are out. */
+  /** Reserves what is free beside the victims, or smaller experts would take it first. */
   #reserve(victims: readonly Entry[], expert: ResidentExpert, kind: Kind): void {
     const leaving = victims.reduce((sum, { bytes }) => sum + bytes, 0);
     const free = Math.max(0, this.budgetBytes - this.#bytes);
@@ -164,7 +162,6 @@ export class ResidentSet {
     }
   }
 
-  /** The load failed or the unload is done: its room is free, or kept for the one that it left for. */
   gone(expert: ResidentExpert): void {
     const entry = this.#entries.get(key(expert));
     if (entry === undefined) return;
@@ -175,7 +172,7 @@ export class ResidentSet {
     if (waits) this.#grow(next, Math.min(this.bytesOf(next), next.bytes + entry.bytes));
   }
 
-  /** Holds a present expert in memory for the time of a frame; false when it is not there any more. */
+  /** False when it is not resident. */
   lease(expert: ResidentExpert): boolean {
     const entry = this.#entries.get(key(expert));
     if (entry?.phase !== "resident") return false;
@@ -188,8 +185,7 @@ export class ResidentSet {
     if (entry !== undefined) entry.leases = Math.max(0, entry.leases - 1);
   }
 
-  /** Experts of a layer whose weights the plan no longer wants, marked as leaving, for the caller to unload. What is in use or
-   *  still loading becomes staged instead and leaves under pressure. */
+  /** Marks what the plan no longer wants as leaving. What is in use or loading becomes staged. */
   retain(layer: number, wanted: ReadonlySet<number>): ResidentExpert[] {
     const leaving: ResidentExpert[] = [];
     for (const entry of this.#entries.values()) {
@@ -218,7 +214,7 @@ export class ResidentSet {
     return { action: "full", inUse: entries.some(({ kind, leases }) => kind === "staged" || leases > 0) };
   }
 
-  /** The entries that have to leave for so many bytes; undefined when even all that may leave are not enough. */
+  /** Undefined when all that may leave are not enough. */
   #victims(bytes: number, mayGiveWay: MayGiveWay | undefined): Entry[] | undefined {
     const chosen = new Set<Entry>();
     let missing = this.#bytes + bytes - this.budgetBytes;
@@ -248,7 +244,7 @@ export class ResidentSet {
     return this.#yielding(chosen, mayGiveWay) ?? staged;
   }
 
-  /** Any planned one that may: by hash, so that it is not always the experts of the same layers. */
+  /** By hash, so that it is not always the same layers. */
   #yielding(chosen: ReadonlySet<Entry>, mayGiveWay: MayGiveWay): Entry | undefined {
     let first: Entry | undefined;
     let least = Number.POSITIVE_INFINITY;
@@ -267,7 +263,6 @@ export class ResidentSet {
   }
 }
 
-/** True for an entry that nobody uses and whose leaving makes room; one without bytes makes none. */
 const canLeave = ({ phase, leases, bytes }: Entry): boolean => phase === "resident" && leases === 0 && bytes > 0;
 
 const key = ({ layer, expert }: ResidentExpert): string => `${layer}.${expert}`;

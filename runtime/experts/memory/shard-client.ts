@@ -18,7 +18,6 @@ export interface FetchOutcome {
 }
 
 export interface ReportOptions {
-  /** Shared by the tiers of a rank, since they come over one link. */
   readonly time: SharedTime;
   readonly report: (outcome: FetchOutcome) => void;
 }
@@ -87,7 +86,6 @@ export class PeerTier implements Tier {
   }
 }
 
-/** The last tier of weights: what it does not have is nowhere. */
 export function storeTier(reads: Pick<StoreReads, "read">, { time, report }: ReportOptions): Tier {
   return {
     async read(request) {

@@ -3,7 +3,6 @@
 
 export interface Timed<T> {
   readonly result: T;
-  /** Its part of the time. What fails takes its own part with it. */
   readonly ms: number;
 }
 

@@ -5,9 +5,8 @@ import type { CodecName } from "../../../crds/names.ts";
 import type { ModelStore } from "../../weights/store.ts";
 import { abortReason, Signal } from "../signal.ts";
 
-/** The process has four threads for files and names; one stays free. */
+/** The process has four I/O threads; one stays free. */
 const readsMax = 3;
-/** A caller waits so long for a read; what is slow and not stuck is there at a later try. */
 const patienceMs = 30_000;
 
 interface Read {
@@ -26,8 +25,7 @@ export class StoreReads {
     this.#codec = codec;
   }
 
-  /** The verified stored bytes of an expert, the caller's own. Throws `CorruptShard`, `Unavailable` when the store does not answer,
-   *  or what the signal was aborted with. */
+  /** Throws `CorruptShard`, `Unavailable`, or the reason of the signal. */
   async read(layer: number, expert: number, signal: AbortSignal): Promise<Uint8Array> {
     const endsAt = performance.now() + patienceMs;
     const key = `${layer}.${expert}`;

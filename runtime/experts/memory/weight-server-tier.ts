@@ -13,11 +13,10 @@ import type { ReportOptions } from "./shard-client.ts";
 import type { StoreReads } from "./store-reads.ts";
 import type { Tier, TierRequest } from "./tier.ts";
 
-/** A weight server that serves as many as it can is asked again, later and later, for as long as this in all. */
+/** Milliseconds for which a busy weight server is asked again. */
 const busyMs = 120_000;
 const againMs = { least: 100, most: 2_000 };
 
-/** The parts that a rank without a claim has beside the others. */
 export interface RemoteModel {
   readonly weightServer: WeightServer;
   readonly kept: KeptUnits;
@@ -44,7 +43,7 @@ export function keptTier(kept: KeptUnits, reads: Pick<StoreReads, "read">, { tim
   };
 }
 
-/** A tier whose units are kept. A disk that takes none costs others the way to this rank, and no more. */
+/** A disk that takes nothing costs a warning. */
 export function keeping(tier: Tier, kept: KeptUnits, log: Pick<Log, "warn">): Tier {
   return {
     async read(request) {
@@ -64,7 +63,6 @@ export interface WeightServerTierOptions extends ReportOptions {
   readonly codec: CodecName;
 }
 
-/** The last tier: what the weight server does not have is nowhere. */
 export class WeightServerTier implements Tier {
   readonly #options: WeightServerTierOptions;
 

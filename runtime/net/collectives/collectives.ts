@@ -10,7 +10,7 @@ import {
 } from "../../placement/training/collectives.ts";
 import type { FrameName, Payload, Stamp, Transport } from "./transport.ts";
 
-/** Floats of a piece, 1 MiB: long enough for its frame, short enough that a chain of ranks works on several pieces at once. */
+/** 1 MiB: long enough for a frame, short enough that a chain of ranks works on several. */
 const pieceFloats = 2 ** 18;
 
 /** Pieces that chunks of so many floats are cut into. */
@@ -30,15 +30,14 @@ interface Collective {
 }
 
 export interface Gather extends Collective {
-  /** Names the frames: copies come once for forward, and once more for backward where they were dropped. */
+  /** Names the frames: forward and backward may each have copies. */
   readonly what: string;
   readonly placement: Placement;
   readonly spread: SpreadName;
-  /** The memory of a chunk: what a home has, and where a copy is to be. */
   memory(chunk: number): Float32Array;
 }
 
-/** spAG: when it is done, each chunk that this rank is to have is in memory, with the home's bits. */
+/** spAG: each chunk that this rank is to have is in memory, with the primary's bits. */
 export async function gather({ transport, stamp, layer, pieces, what, placement, spread, memory }: Gather): Promise<void> {
   for (const { from, to, chunk, piece } of transfersOf(transport, gatherSchedule(placement, spread, pieces))) {
     const name = { what, layer, chunk, piece };
@@ -48,20 +47,20 @@ export async function gather({ transport, stamp, layer, pieces, what, placement,
   }
 }
 
-/** Transfers that this rank has a part in; within a round it sends before it waits. */
+/** Within a round a rank sends before it waits. */
 function transfersOf({ rank }: Transport, transfers: readonly Transfer[]): readonly Transfer[] {
   const own = transfers.filter(({ from, to }) => from === rank || to === rank);
   return own.sort((a, b) => a.round - b.round || Number(a.to === rank) - Number(b.to === rank));
 }
 
 export interface Reduce extends Collective, Reduction {
-  /** The chunk's gradient of each lane of this rank's run, in order; none where `memory` has them already, at a home that is first. */
+  /** In order; none where `memory` has them, at a primary that is first. */
   partials(chunk: number): readonly Float32Array[];
-  /** Where the sum is to be, at the home: zeros, or the sum of lanes before. */
+  /** Of the sum, at the primary. */
   memory(chunk: number): Float32Array;
 }
 
-/** spRS: when it is done, the homes of chunks have the sums over lanes, each lane added to those before it. */
+/** spRS: primaries have the sums, added in order. */
 export async function reduce(given: Reduce): Promise<void> {
   const { transport, stamp, layer, pieces, blocks, homes, carried, memory } = given;
   const { rank } = transport;
@@ -103,7 +102,7 @@ export interface ExchangeName extends Pick<FrameName, "what" | "layer"> {
   lengthFrom(rank: number): number;
 }
 
-/** Each rank gives one part to each, its own among them; returns what each gave this one. */
+/** Returns what each rank gave this one. */
 export async function exchange<T extends Payload>(
   transport: Transport,
   stamp: Stamp,

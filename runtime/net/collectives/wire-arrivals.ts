@@ -18,7 +18,7 @@ interface Arriving {
 }
 
 export interface ArrivalsOwner extends Owner {
-  /** Why a caller is not heard; undefined: it is, from now on. */
+  /** Undefined: the caller is heard from now on. */
   refuses(hello: Hello, arrivals: Arrivals): EndReason | undefined;
   /** An end that was never heard, or broke. */
   problem(message: string): void;
@@ -113,7 +113,7 @@ export class Arrivals {
     return new AppError(why.message, { code: why.code });
   }
 
-  /** Memory is taken for what has come alone: what a head says of the whole is only compared. */
+  /** Memory is taken for what has come; what a head says of the whole is only compared. */
   #chunk(head: ChunkHead, body: Uint8Array): void {
     const partial = this.#partial ?? { head, pieces: [], bytes: 0 };
     if (head.at !== partial.bytes || head.bytes !== partial.head.bytes) {

@@ -2,7 +2,7 @@
 import { AppError } from "../../../crds/common.ts";
 import type { FrameName, Payload, Stamp } from "./transport.ts";
 
-/** Bytes of a payload in one frame: an end is heard after at most one. */
+/** An end is heard after at most one. */
 export const chunkBytes = 1024 * 1024;
 /** Bytes of one payload, at most. */
 export const payloadBytesMax = 2 ** 30;
@@ -12,7 +12,6 @@ const chunkHeadBytes = 48;
 
 const kinds = [Float32Array, Float64Array, Int32Array] as const;
 
-/** Who a caller is in its world; sender and receiver have to agree on all but the rank. */
 export interface Hello {
   /** The uid of the job. */
   readonly job: string;
@@ -21,7 +20,7 @@ export interface Hello {
   readonly ranks: number;
 }
 
-/** A piece of a payload: `bytes` are those of the whole, `at` says where this one begins. */
+/** `bytes`: of the whole; `at`: where this piece begins. */
 export interface ChunkHead {
   readonly stamp: Stamp;
   readonly name: FrameName;
@@ -56,7 +55,7 @@ export function encodeChunk({ stamp, name, kind, bytes, at }: ChunkHead): Uint8A
   return head;
 }
 
-/** Throws `InvalidFrame` for what is none, by the field; `bodyBytes` are those that came with the head. */
+/** Throws `InvalidFrame` by the field; `bodyBytes` came with the head. */
 export function decodeChunk(head: Uint8Array, bodyBytes: number): ChunkHead {
   if (head.byteLength < chunkHeadBytes) throw invalid(`head: ${head.byteLength} bytes of at least ${chunkHeadBytes}`);
   const view = viewOf(head);

@@ -92,7 +92,7 @@ export class RankLink {
     this.#owner.sent.count(name.what, bytes);
   }
 
-  /** Begins something and waits until it is done, or for the next `#go` where nothing says so. */
+  /** Begins something and waits until it is done, or for the next `go`. */
   #wait(begin: (done: () => void) => void): Promise<void> {
     if (this.#over !== undefined) return Promise.reject(this.#over);
     const { frameMs } = this.#owner.limits;

@@ -22,15 +22,14 @@ export interface WireOptions extends Hello {
   /** Of the certificates: those of other names are strangers. */
   readonly namespace: string;
   readonly name: string;
-  /** The rank that each rank's certificate has; its own where this is not given. */
+  /** Unset: each rank's own. */
   readonly certificates?: readonly number[];
   readonly tls: Pick<TlsSource, "current">;
   /** ip:port of a rank, asked before each try. */
   address(rank: number): string;
-  /** A caller was refused, or broke before it said who it is. */
   onProblem(message: string): void;
   readonly limits?: Partial<WireLimits>;
-  /** How long a frame of an exchange is waited for, where that is shorter than the limit. */
+  /** Milliseconds. */
   frameMs?(what: string): number;
 }
 
@@ -67,7 +66,7 @@ export class WireTransport implements Transport {
     this.#looks = setInterval(() => this.#look(), limits.lookMs);
   }
 
-  /** What ended the world, unless it was closed; undefined while it stands. */
+  /** Undefined while the world stands, and after `close`. */
   get ended(): unknown {
     return this.#ended?.error;
   }
@@ -81,7 +80,7 @@ export class WireTransport implements Transport {
     await this.#link(to).send(stamp, name, payload);
   }
 
-  /** It has a connection to whom it waits for, so that it hears when that rank ends. */
+  /** A connection to the sender shows when it ends. */
   async receive(from: number, stamp: Stamp, wanted: WantedFrame): Promise<Payload> {
     if (!this.#left.has(from)) this.#link(from);
     return this.#owner.inbox.take(from, stamp, wanted);
@@ -91,14 +90,14 @@ export class WireTransport implements Transport {
     return { sent: this.#owner.sent.take(what), received: this.#owner.inbox.received.take(what) };
   }
 
-  /** Whoever waits, and whoever comes to wait, gets the error; ranks that are connected hear of it after the chunk that is under way. */
+  /** Ranks hear of it after the chunk that is under way. */
   end(error: unknown): void {
     if (this.#ended !== undefined) return;
     const { code, message } = AppError.from(error);
     this.#leave(error, { code, message });
   }
 
-  /** All is done: ranks that wait for more of this one are told that it left. Resolves when no connection is left. */
+  /** Tells ranks that wait that this one left; resolves when no connection is left. */
   async close(): Promise<void> {
     clearInterval(this.#looks);
     if (this.#ended === undefined) {
@@ -136,7 +135,7 @@ export class WireTransport implements Transport {
     return link;
   }
 
-  /** What it sent before is taken, unless nothing of it can be under way. */
+  /** What it sent before is taken. */
   #hasLeft(rank: number, own: boolean, error: AppError): void {
     this.#left.set(rank, error);
     this.#links.get(rank)?.abandon(error);
