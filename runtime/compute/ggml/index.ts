@@ -15,7 +15,7 @@ import type {
   LayerRange,
   Outputs,
   RangeLayer,
-  Shelf,
+  ExpertSlab,
 } from "../backend.ts";
 import { checkOps, weightOf } from "../check.ts";
 import { CpuDevice, type GgmlDevice } from "./device.ts";
@@ -65,7 +65,7 @@ class GgmlBackend implements Backend {
 
   async compile(segment: Segment, weights: Weights): Promise<Compiled> {
     checkOps(this, this.device, segment);
-    if (isExpert(segment)) return this.#experts.shelf(segment, 1).put(0, weights);
+    if (isExpert(segment)) return this.#experts.expertSlab(segment, 1).put(0, weights);
     for (const { name } of segment.weights) weightOf(segment, weights, name);
     const { denseBits = 32, rowsMax } = this.#options;
     const program = new DenseProgram(this.#device, segment, weights, denseBits);
@@ -79,9 +79,9 @@ class GgmlBackend implements Backend {
     }
   }
 
-  createShelf(expert: Segment, experts: number): Shelf {
+  createExpertSlab(expert: Segment, experts: number): ExpertSlab {
     checkOps(this, this.device, expert);
-    if (isExpert(expert)) return this.#experts.shelf(expert, experts);
+    if (isExpert(expert)) return this.#experts.expertSlab(expert, experts);
     return { put: (_number, weights) => this.compile(expert, weights) };
   }
 
