@@ -106,7 +106,7 @@ export interface LayerRange {
 
 /** What a backend can compute. Known without a device, so that `model inspect` can ask. */
 export interface Capabilities {
-  /** Names of the ops that it computes; a segment with any other is refused by name (check.ts). */
+  /** Names of the ops that it computes; a segment with any other is refused by name (call-checks.ts). */
   readonly ops: ReadonlySet<string>;
   /** The reason why it cannot compute this op in its sizes, such as those of a head; undefined where it can. */
   refuses(op: Op): string | undefined;

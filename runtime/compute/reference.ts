@@ -12,6 +12,7 @@ import type {
   BackendFactory,
   Capabilities,
   Compiled,
+  ExpertSlab,
   Inputs,
   KvCache,
   KvCall,
@@ -21,9 +22,8 @@ import type {
   RangeCall,
   RangeLayer,
   RangeOutputs,
-  ExpertSlab,
 } from "./backend.ts";
-import { checkCopy, checkInputs, checkKv, checkOps, weightOf } from "./check.ts";
+import { checkCopy, checkInputs, checkKv, checkOps, weightOf } from "./call-checks.ts";
 import { kvBlockBytes, kvBlocksOfContext } from "./kv-size.ts";
 
 /** Its arrays have no pages. */

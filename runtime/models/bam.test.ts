@@ -6,7 +6,7 @@ import { loadModel } from "../../test/kit/models/small-engine.ts";
 import { syntheticWeight } from "../../test/kit/models/synthetic.ts";
 import { kvBlockBytes } from "../compute/kv-size.ts";
 import { createReferenceBackend } from "../compute/reference.ts";
-import { relativeError } from "../compute/trial.ts";
+import { relativeError } from "../compute/op-self-test.ts";
 import { checkProgram } from "../kernels/check-program.ts";
 import type { MoeLayer } from "../kernels/segment.ts";
 import type { WeightOf } from "../kernels/weights.ts";

@@ -7,7 +7,7 @@ import { after, before, describe, test } from "node:test";
 import fc from "fast-check";
 import type { CodecName } from "../../crds/names.ts";
 import type { Backend } from "../../runtime/compute/backend.ts";
-import { relativeError } from "../../runtime/compute/trial.ts";
+import { relativeError } from "../../runtime/compute/op-self-test.ts";
 import { type KvGroup, rowsOfGroups } from "../../runtime/kernels/kv-groups.ts";
 import { isPlain } from "../../runtime/kernels/widths.ts";
 import { openCheckpoint } from "../../runtime/weights/checkpoint.ts";

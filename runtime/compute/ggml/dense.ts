@@ -6,8 +6,8 @@ import { asF32, blockOf, type WeightData, type Weights } from "../../kernels/wei
 import type { GgmlDevice, Memory, Metadata } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
-import { type MatrixStorage, storagesOf, type Matrix, multiplied } from "./homes.ts";
 import type { WeightSource } from "./lowering.ts";
+import { type Matrix, type MatrixStorage, multiplied, storagesOf } from "./matrix-storage.ts";
 import { dimensions, numberOf, type WeightType, weightBytes } from "./types.ts";
 import type { DeviceBuffer } from "./weight-memory.ts";
 

@@ -9,7 +9,7 @@ import { randomTensor } from "../../kernels/random.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { copyF32, type WeightData } from "../../kernels/weights.ts";
 import { CpuDevice } from "./device.ts";
-import { SingleExperts } from "./singles.ts";
+import { SingleExperts } from "./expert-programs.ts";
 import { numberOf, weightBytes } from "./types.ts";
 
 const [columns, outputs, rowsMax] = [512, 96, 65];

@@ -6,10 +6,10 @@ import { syntheticModel } from "../../../test/kit/models/synthetic.ts";
 import { randomTensor } from "../../kernels/random.ts";
 import type { MoeLayer } from "../../kernels/segment.ts";
 import { CpuDevice, type GgmlDevice } from "./device.ts";
-import { Experts } from "./experts.ts";
+import { Experts } from "./gpu-experts.ts";
+import { forTrialCalls } from "./open-checks.ts";
 import { DenseProgram } from "./program.ts";
 import { GgmlRange } from "./range.ts";
-import { forTrialCalls } from "./trial-calls.ts";
 
 const model = syntheticModel({ num_local_experts: 16 });
 const layer = model.program.layers[0] as MoeLayer;

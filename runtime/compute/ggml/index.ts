@@ -11,25 +11,25 @@ import type {
   BackendOptions,
   Compiled,
   DeviceMemory,
+  ExpertSlab,
   Inputs,
   LayerRange,
   Outputs,
   RangeLayer,
-  ExpertSlab,
 } from "../backend.ts";
-import { checkOps, weightOf } from "../check.ts";
+import { checkOps, weightOf } from "../call-checks.ts";
 import { CpuDevice, type GgmlDevice } from "./device.ts";
-import { Experts, isExpert } from "./experts.ts";
+import { SingleExperts } from "./expert-programs.ts";
 import { openGpu } from "./gpu.ts";
+import { Experts, isExpert } from "./gpu-experts.ts";
 import { createGgmlKv } from "./kv.ts";
 import type { GgmlKv } from "./kv-memory.ts";
 import { kvTypesOf } from "./kv-types.ts";
 import { ggmlCapabilities } from "./lower.ts";
+import { forTrialCalls } from "./open-checks.ts";
 import type { GpuName } from "./packages.ts";
 import { DenseProgram } from "./program.ts";
 import { GgmlRange } from "./range.ts";
-import { SingleExperts } from "./singles.ts";
-import { forTrialCalls } from "./trial-calls.ts";
 
 class GgmlBackend implements Backend {
   readonly device: string;

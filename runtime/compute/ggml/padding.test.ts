@@ -1,11 +1,11 @@
 // Devices that pad rows of blocks: experts that come leave those beside them whole, and keys and values have room for the padding.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { narrowExpert, narrowWeights } from "../../../test/contract/shelves.ts";
+import { narrowExpert, narrowWeights } from "../../../test/contract/expert-slabs.ts";
 import { paddingDevice } from "../../../test/kit/models/padding-device.ts";
 import { randomTensor } from "../../kernels/random.ts";
 import { CpuDevice, type GgmlDevice } from "./device.ts";
-import { Experts } from "./experts.ts";
+import { Experts } from "./gpu-experts.ts";
 import { createGgmlKv } from "./kv.ts";
 
 const count = 8;

@@ -5,16 +5,16 @@ import { kernelOf } from "../../kernels/index.ts";
 import type { Op, Segment, Tensor } from "../../kernels/segment.ts";
 import type { Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
-import type { Compiled, Inputs, KvCall, Outputs, BufferAllocator } from "../backend.ts";
-import { checkInputs, checkKv } from "../check.ts";
-import { reusedBuffers } from "../kept.ts";
+import type { BufferAllocator, Compiled, Inputs, KvCall, Outputs } from "../backend.ts";
+import { checkInputs, checkKv } from "../call-checks.ts";
+import { reusedBuffers } from "../output-buffers.ts";
 import { DenseWeights } from "./dense.ts";
 import type { GgmlDevice } from "./device.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
-import { zeroIds } from "./homes.ts";
 import { KvGraph, kvKey } from "./kv.ts";
 import { lower } from "./lower.ts";
 import type { Lowering } from "./lowering.ts";
+import { zeroIds } from "./matrix-storage.ts";
 import { Recent } from "./recent.ts";
 
 /** Graphs kept for each program, by batch, slot and length of context: decode steps of some lengths, and some sizes of prefill. */

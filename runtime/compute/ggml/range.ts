@@ -5,16 +5,16 @@ import { rowsOfGroups } from "../../kernels/kv-groups.ts";
 import type { MoeLayer, Segment } from "../../kernels/segment.ts";
 import { isPlain, widthsOf } from "../../kernels/widths.ts";
 import type { KvCall, LayerRange, RangeCall, RangeLayer, RangeOutputs } from "../backend.ts";
-import { checkKv } from "../check.ts";
+import { checkKv } from "../call-checks.ts";
 import type { GgmlDevice } from "./device.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
-import { zeroIds } from "./homes.ts";
 import { KvGraph, kvKey } from "./kv.ts";
+import { zeroIds } from "./matrix-storage.ts";
+import { forTrialCalls } from "./open-checks.ts";
 import { isOutOfMemory } from "./out-of-memory.ts";
 import { type DenseProgram, lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
 import type { Slab } from "./slab.ts";
-import { forTrialCalls } from "./trial-calls.ts";
 
 /** Passes through all layers whose graphs are kept, by layers, batch, slots and length of context. A pass is one graph, or as many as
  *  there are layers where others have to be let in between them. */

@@ -2,11 +2,11 @@
 // multiply rows by the experts of their choice. On the processor a slot that holds nothing is address space and takes no memory.
 import type { Weights } from "../../kernels/weights.ts";
 import type { GgmlDevice, Metadata } from "./device.ts";
+import { columnsOf, type Part, type Piece, type Product, partIndex, piecesOf } from "./expert-matrices.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
-import { storagesOf } from "./homes.ts";
 import type { WeightSource } from "./lowering.ts";
-import { columnsOf, type Part, type Piece, type Product, partIndex, piecesOf } from "./parts.ts";
+import { storagesOf } from "./matrix-storage.ts";
 import { numberOf, weightBytes } from "./types.ts";
 import type { DeviceBuffer } from "./weight-memory.ts";
 

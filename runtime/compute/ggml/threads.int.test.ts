@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { randomTensor } from "../../kernels/random.ts";
 import { CpuDevice } from "./device.ts";
-import { SingleExperts } from "./singles.ts";
+import { SingleExperts } from "./expert-programs.ts";
 
 const file = fileURLToPath(import.meta.url);
 const width = 512;

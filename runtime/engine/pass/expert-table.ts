@@ -3,8 +3,8 @@
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import { type Phase, phases } from "../../../crds/telemetry.ts";
-import type { Backend, Compiled, Pause, BufferAllocator, ExpertSlab } from "../../compute/backend.ts";
-import { inPieces, reusedBuffers } from "../../compute/kept.ts";
+import type { Backend, BufferAllocator, Compiled, ExpertSlab, Pause } from "../../compute/backend.ts";
+import { inPieces, reusedBuffers } from "../../compute/output-buffers.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
 import { notHosted } from "../../placement/frames/not-hosted.ts";
 import type { Pairs } from "../../placement/frames/pairs.ts";

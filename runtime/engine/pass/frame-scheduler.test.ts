@@ -65,7 +65,14 @@ class Stage {
 
   ask(phase: Phase, layer: number, pairs: number): Promise<Float32Array> {
     const pairRows = new Uint32Array(pairs);
-    return this.scheduler.serve({ origin: "remote", layer, phase, rows: new Float32Array(1), pairRows, pairExperts: new Uint32Array(pairs) });
+    return this.scheduler.serve({
+      origin: "remote",
+      layer,
+      phase,
+      rows: new Float32Array(1),
+      pairRows,
+      pairExperts: new Uint32Array(pairs),
+    });
   }
 }
 

@@ -64,7 +64,14 @@ async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: 
   transitions.take(true);
   const times = new StepTimes();
   const scheduler = new FrameScheduler({
-    ...{ experts, takeMessages: () => {}, own: () => undefined, ownWaits: () => true, now: () => performance.now(), yieldProcessor: () => {} },
+    ...{
+      experts,
+      takeMessages: () => {},
+      own: () => undefined,
+      ownWaits: () => true,
+      now: () => performance.now(),
+      yieldProcessor: () => {},
+    },
     poll: () => undefined,
   });
   scheduler.layersAtOnce = () => layersAtOnce;

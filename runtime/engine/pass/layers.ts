@@ -1,8 +1,8 @@
 // The way of rows through the layers: per layer attention and router, in pieces where a prefill is long, then experts here and
 // elsewhere at the same time, and their sum. Two parts of one step alternate: while one's rows are at other ranks, the other computes.
 import type { Phase } from "../../../crds/telemetry.ts";
-import type { Compiled, KvCall, Outputs, BufferAllocator } from "../../compute/backend.ts";
-import { inPieces, reusedBuffers } from "../../compute/kept.ts";
+import type { BufferAllocator, Compiled, KvCall, Outputs } from "../../compute/backend.ts";
+import { inPieces, reusedBuffers } from "../../compute/output-buffers.ts";
 import { rangeOfGroups } from "../../kernels/kv-groups.ts";
 import type { Layer, Tensor } from "../../kernels/segment.ts";
 import { widthBehind } from "../../kernels/widths.ts";
@@ -52,7 +52,8 @@ async function passThrough(tools: StepTools, part: Part, allocate: BufferAllocat
     if (before) await scheduler.waitFor(before);
     const passing = { part, followed, from: layer, to, x };
     const ranged = to > layer ? await mutex.run(() => passRange(tools, passing)) : passing;
-    const passed = ranged.to > layer ? ranged : await passLayer(tools, { part, layer, followed, cut, allocate: layerBuffers(allocate, layer) }, x);
+    const passed =
+      ranged.to > layer ? ranged : await passLayer(tools, { part, layer, followed, cut, allocate: layerBuffers(allocate, layer) }, x);
     x = passed.x;
     layer = passed.to;
     const others = scheduler.betweenGraphs();

@@ -1,7 +1,7 @@
 // The tools of a step and its parts, and what passing layers one by one and at once have in common: whose rows they are, and the way of
 // tokens that are followed.
 import type { Phase } from "../../../crds/telemetry.ts";
-import type { Compiled, KvCall, LayerRange, Outputs, BufferAllocator } from "../../compute/backend.ts";
+import type { BufferAllocator, Compiled, KvCall, LayerRange, Outputs } from "../../compute/backend.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
 import type { Router } from "../../placement/dispatch.ts";
 import type { FrameAnswer, RemoteFrame } from "../api.ts";

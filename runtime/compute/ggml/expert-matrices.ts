@@ -2,10 +2,10 @@
 // other and are one product.
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightData, WeightForms, Weights } from "../../kernels/weights.ts";
-import { weightOf } from "../check.ts";
+import { weightOf } from "../call-checks.ts";
 import type { GgmlDevice } from "./device.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
-import { type MatrixStorage, storagesOf, type Matrix } from "./homes.ts";
+import { type Matrix, type MatrixStorage, storagesOf } from "./matrix-storage.ts";
 import { dimensions, weightBytes } from "./types.ts";
 
 /** A weight of a shape of expert, or several that are one matrix. */

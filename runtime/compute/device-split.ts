@@ -7,8 +7,10 @@ import type { Op, Segment } from "../kernels/segment.ts";
 import type { WeightForm, WeightForms, Weights } from "../kernels/weights.ts";
 import type {
   Backend,
+  BufferAllocator,
   Compiled,
   DeviceMemory,
+  ExpertSlab,
   Inputs,
   KvCache,
   KvCall,
@@ -19,8 +21,6 @@ import type {
   RangeCall,
   RangeLayer,
   RangeOutputs,
-  BufferAllocator,
-  ExpertSlab,
 } from "./backend.ts";
 
 /** The devices must be of one kind and not fewer than one; `layers` = those of the model, at least one for each device. */

@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Backend, Compiled } from "../../runtime/compute/backend.ts";
+import { relativeError } from "../../runtime/compute/op-self-test.ts";
 import { createReferenceBackend } from "../../runtime/compute/reference.ts";
-import { relativeError } from "../../runtime/compute/trial.ts";
 import { randomTensor } from "../../runtime/kernels/random.ts";
 import type { Segment } from "../../runtime/kernels/segment.ts";
 import { storedWeight } from "../../runtime/weights/stored.ts";

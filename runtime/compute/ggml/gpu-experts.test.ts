@@ -6,8 +6,8 @@ import fc from "fast-check";
 import { randomTensor } from "../../kernels/random.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { CpuDevice } from "./device.ts";
-import { Experts } from "./experts.ts";
-import { SingleExperts } from "./singles.ts";
+import { SingleExperts } from "./expert-programs.ts";
+import { Experts } from "./gpu-experts.ts";
 
 const [width, inner] = [64, 96];
 const segment: Segment = {

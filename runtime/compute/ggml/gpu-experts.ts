@@ -1,14 +1,14 @@
 // The experts of a GPU: those of a layer in one slab, and the calls of many at once through one operation for all, since each start of a
-// kernel costs more there than a row. Slabs grow and shrink by steps. Those of the processor run one after another (singles.ts).
+// kernel costs more there than a row. Slabs grow and shrink by steps. Those of the processor run one after another (expert-programs.ts).
 import type { OpName, Segment, Tensor } from "../../kernels/segment.ts";
 import type { WeightForms, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
-import type { Compiled, Inputs, Outputs, ExpertSlab } from "../backend.ts";
-import { checkInputs } from "../check.ts";
+import type { Compiled, ExpertSlab, Inputs, Outputs } from "../backend.ts";
+import { checkInputs } from "../call-checks.ts";
 import type { GgmlDevice } from "./device.ts";
+import { formsOf, partsOf } from "./expert-matrices.ts";
 import { buildGraph, type Graph, type Value } from "./graph.ts";
 import { isOutOfMemory } from "./out-of-memory.ts";
-import { formsOf, partsOf } from "./parts.ts";
 import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
 import { Slab } from "./slab.ts";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { reusedBuffers } from "./kept.ts";
+import { reusedBuffers } from "./output-buffers.ts";
 
 test("a name has the same memory from call to call, exactly as long as asked for, and more only when more is wanted", () => {
   const allocate = reusedBuffers();
