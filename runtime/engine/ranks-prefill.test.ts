@@ -73,7 +73,7 @@ class Rank {
         this.#sent -= 1;
         return answer;
       },
-      ...{ scheduler: this.scheduler, rooms: [], overlap: { wants: () => overlapped, took: () => {} } },
+      ...{ scheduler: this.scheduler, allocators: [], overlap: { wants: () => overlapped, took: () => {} } },
     } as any;
   }
 
