@@ -25,7 +25,7 @@ const layer = z.object({
     .meta({ description: "Index of the MoE layer." }),
   epoch: epoch.meta({ description: "Epoch of the layer's last change." }),
   hosts: z.string().max(planBounds.layerText).meta({ description: "Ranks per expert: experts by comma, ranks by dot, home first." }),
-  shares: z.string().max(planBounds.layerText).meta({ description: "Per mille of the tokens each host takes, aligned with hosts." }),
+  weights: z.string().max(planBounds.layerText).meta({ description: "Per mille of the tokens each host takes, aligned with hosts." }),
 });
 
 export const expertPlacementSpecSchema = z
@@ -100,7 +100,7 @@ export const expertPlacementStatusSchema = z
         z.object({
           phase: z.enum(phases).meta({ description: "prefill or decode." }),
           selections: z.int().min(0).meta({ description: "Expert selections of the last window." }),
-          imbalancePercent: percent("Worst layer, if they are routed by the plan's shares."),
+          imbalancePercent: percent("Worst layer, if they are routed by the plan's weights."),
         }),
       )
       .max(phases.length)

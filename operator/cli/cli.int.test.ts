@@ -246,7 +246,11 @@ test("status --watch writes again when something has changed, and ends by a sign
 });
 
 test("experts draws the plan, and writes a picture that it may write again", async () => {
-  const layers = [{ hosts: [[0], [1, 0]], shares: [[1000], [500, 500]] }].map((plan, layer) => ({ layer, epoch: 3, ...encodeLayer(plan) }));
+  const layers = [{ hosts: [[0], [1, 0]], weights: [[1000], [500, 500]] }].map((plan, layer) => ({
+    layer,
+    epoch: 3,
+    ...encodeLayer(plan),
+  }));
   const ranks = [0, 1].map((rank) => ({ rank, podName: `moe-${rank}-abcde`, podUID: `u${rank}` }));
   await plane.kube.create(
     resources.expertPlacements,

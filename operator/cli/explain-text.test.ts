@@ -18,8 +18,8 @@ const placement = {
     modelDigest: "d",
     ranks: [0, 1, 2].map((rank) => ({ rank, podName: `moe-${rank}-abcde`, podUID: `u${rank}` })),
     layers: [
-      { layer: 0, epoch: 5, hosts: "0.2,1,2", shares: "600.400,1000,1000" },
-      { layer: 1, epoch: 3, hosts: "0.1,1.2,2", shares: "500.500,1000.0,1000" },
+      { layer: 0, epoch: 5, hosts: "0.2,1,2", weights: "600.400,1000,1000" },
+      { layer: 1, epoch: 3, hosts: "0.1,1.2,2", weights: "500.500,1000.0,1000" },
     ],
     reason: "incremental: 160% -> 108% (bound 100%) with 2 moves, 200 bytes",
   },
@@ -97,7 +97,7 @@ test("explain counts experts whose copies are all on one node, whatever their nu
   assert.equal(explain({ ...facts, nodes: new Map() }).atRisk, 3, "pods of unknown nodes count as apart");
 });
 
-test("explain lists what each rank hosts, and every expert of a layer with its shares", async () => {
+test("explain lists what each rank hosts, and every expert of a layer with its weights", async () => {
   const facts = await gather(await cluster(), ref);
   assert.deepEqual(
     explain(facts).hosting.map(({ rank, experts, copies, bytes, speedPercent }) => [rank, experts, copies, bytes, speedPercent]),

@@ -55,7 +55,7 @@ export interface Explained {
 
 export function explain({ deployment, placement, events, nodes }: ExplainFacts): Explained {
   const { spec, status } = placement;
-  const layers = spec.layers.map((layer) => decodeLayer(layer.hosts, layer.shares, `spec.layers[${layer.layer}]`));
+  const layers = spec.layers.map((layer) => decodeLayer(layer.hosts, layer.weights, `spec.layers[${layer.layer}]`));
   const conditions = deployment.status.conditions ?? [];
   return {
     policy: deployment.spec.rebalancing.policy,
@@ -183,10 +183,10 @@ export function renderLayer(placement: ExpertPlacement, index: number): string {
     throw new AppError(`--layer: the plan has layers ${placement.spec.layers.map((each) => each.layer).join(", ")}`, {
       code: "InvalidOption",
     });
-  const { hosts, shares } = decodeLayer(layer.hosts, layer.shares, `spec.layers[${index}]`);
+  const { hosts, weights } = decodeLayer(layer.hosts, layer.weights, `spec.layers[${index}]`);
   const rows = hosts.map((row, e) => [
     String(e),
-    row.map((rank, i) => `${rank}${i === 0 ? " (home)" : ""} ${((shares[e]?.[i] ?? 0) / 10).toFixed(1)}%`).join(", "),
+    row.map((rank, i) => `${rank}${i === 0 ? " (home)" : ""} ${((weights[e]?.[i] ?? 0) / 10).toFixed(1)}%`).join(", "),
   ]);
   return `layer ${index}, epoch ${layer.epoch}\n${table(["EXPERT", "RANKS AND SHARES"], rows)}`;
 }

@@ -186,7 +186,7 @@ class FloorKeeper {
     return { added, missing: open.length };
   }
 
-  /** Layers that were touched, with new shares. */
+  /** Layers that were touched, with new weights. */
   changed(layers: readonly LayerPlan[]): readonly LayerPlan[] {
     if (this.#touched.size === 0) return layers;
     const planned = toLayers(this.#problem, this.#hosts);

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
-import { loadByShares } from "../../runtime/placement/split.ts";
+import { loadByWeights } from "../../runtime/placement/split.ts";
 import { makePlan, policies } from "./index.ts";
 import { ReshardAge } from "./load/reshard-age.ts";
 import { rankSpecs, simulate } from "./offline/simulate.ts";
@@ -11,7 +11,7 @@ import { generateTrace, presets } from "./offline/traces-generate.ts";
 import { reshardEvery } from "./policies/hecate.ts";
 import { type PlanInput, type Timing, unlimited } from "./policy.ts";
 
-const alone = (hosts: number[][]): LayerPlan[] => [{ hosts, shares: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) }];
+const alone = (hosts: number[][]): LayerPlan[] => [{ hosts, weights: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) }];
 const bytes = new Float64Array(16).fill(1);
 /** Expert e has its home on rank e mod 4, two slots of each rank are free; experts 0 and 1 are hot. Mean of a rank: 75. */
 const input: PlanInput = {
@@ -153,7 +153,7 @@ test("a layer whose homes have become uneven gets copies beyond a quarter of its
   const load = lopsided(35).map((rows, e) => (e % 4 === 0 ? rows : hottest.includes(e) ? 40 : 10));
   const { layers, reason } = await makePlan(policies.hecate, { ...input, ...paid, load });
   assert.match(reason, /materialised 1 layers, homes stay/);
-  const shared = loadByShares(load, layers[0]?.hosts ?? [], layers[0]?.shares ?? [], 4);
+  const shared = loadByWeights(load, layers[0]?.hosts ?? [], layers[0]?.weights ?? [], 4);
   const worst = imbalance(shared, new Float64Array(4).fill(1));
   assert.ok(worst <= 1.05, `${worst}`);
 });

@@ -129,7 +129,7 @@ test("where only a rank of the same node has room, a copy of another expert make
   const ranks = [3, 3, 4].map(
     (budgetBytes, rank): RankSpec => ({ rank, speed: 1, budgetBytes, zone: "", node: `n${rank}`, state: "active" }),
   );
-  const current = [{ hosts: [[0, 1], [1, 0], [2]], shares: [[500, 500], [500, 500], [1000]] }];
+  const current = [{ hosts: [[0, 1], [1, 0], [2]], weights: [[500, 500], [500, 500], [1000]] }];
   const input: PlanInput = {
     ...{ shape, ranks, load: Float64Array.from([5, 9, 7]), budget: unlimited, minCopies: 2, split: "weighted", effort: "fast", current },
   };
@@ -164,7 +164,7 @@ test("copies of one expert go to different nodes, from the third on to different
     split: "weighted",
     effort: "fast",
   };
-  const first = [{ hosts: [[0], [1], [0], [1]], shares: Array(4).fill([1000]) }];
+  const first = [{ hosts: [[0], [1], [0], [1]], weights: Array(4).fill([1000]) }];
   for (const minCopies of [2, 3, 4]) {
     const [layer] = withFloor({ ...input, minCopies } as PlanInput, first).layers;
     for (const row of layer?.hosts ?? []) {
@@ -181,7 +181,7 @@ test("a second copy goes to another rack where racks are known, and to any node 
     const ranks = racks.map(
       (rack, rank): RankSpec => ({ rank, speed: 1, budgetBytes: 20, zone: "z", rack, node: `n${rank}`, state: "active" }),
     );
-    const current = [{ hosts: [[0], [0], [0], [0]], shares: Array(4).fill([1000]) }];
+    const current = [{ hosts: [[0], [0], [0], [0]], weights: Array(4).fill([1000]) }];
     const input = { shape, ranks, load: new Float64Array(4).fill(1), current: undefined, budget: unlimited, minCopies: 2 };
     const [layer] = withFloor({ ...input, split: "weighted", effort: "fast" }, current).layers;
     return layer?.hosts.map((row) => row[1]) ?? [];
@@ -196,9 +196,9 @@ test("the floor keeps to the move budget, the hottest experts first; where a cop
   const ranks = [0, 1, 2].map((rank): RankSpec => ({ rank, speed: 1, budgetBytes: 20, zone: "", node: `n${rank}`, state: "active" }));
   const input: PlanInput = {
     ...{ shape, ranks, load: Float64Array.from([1, 9, 2, 8, 3, 7]), budget: { ...unlimited, maxMoves: 2 }, minCopies: 2 },
-    ...{ split: "weighted", effort: "fast", current: [{ hosts: [[0], [1], [2, 0], [0], [1], [2]], shares: Array(6).fill([1000]) }] },
+    ...{ split: "weighted", effort: "fast", current: [{ hosts: [[0], [1], [2, 0], [0], [1], [2]], weights: Array(6).fill([1000]) }] },
   };
-  const dropped = [{ hosts: [[0], [1], [2], [0], [1], [2]], shares: Array(6).fill([1000]) }];
+  const dropped = [{ hosts: [[0], [1], [2], [0], [1], [2]], weights: Array(6).fill([1000]) }];
   const { layers, missing } = withFloor(input, dropped);
   assert.deepEqual(
     layers[0]?.hosts.map((row) => row.length),

@@ -148,7 +148,7 @@ for (const name of ["incremental", "hecate", "eplb", "fastermoe", "smartmoe", "m
     // All that is hot is on rank 0, which holds most; the last rank is empty.
     const ranks = rankSpecs({ ranks: 8 }).map((rank) => ({ ...rank, budgetBytes: small.layers * 40 + 1 }));
     const hosts = Array.from({ length: small.experts }, (_, e) => [e % 7]);
-    const current = Array.from({ length: small.layers }, () => ({ hosts, shares: hosts.map(() => [1000]) }));
+    const current = Array.from({ length: small.layers }, () => ({ hosts, weights: hosts.map(() => [1000]) }));
     const { slotsPerRank: _, ...input } = inputOf(small, 8, 40, { ranks, current, budget: { ...unlimited, maxMoves: 60 } });
     const arrivals = async (budget: PlanInput["budget"]) => {
       const { layers } = await makePlan(policies[name], { ...input, budget });
@@ -163,10 +163,10 @@ for (const name of ["incremental", "hecate", "eplb", "fastermoe", "smartmoe", "m
 }
 
 test("a plan that brings one rank too much is a fault of the budget", () => {
-  const current = [{ hosts: [[0], [0], [1]], shares: [[1000], [1000], [1000]] }];
+  const current = [{ hosts: [[0], [0], [1]], weights: [[1000], [1000], [1000]] }];
   const trace = { name: "n", windows: 1, layers: 1, experts: 3, counts: new Uint32Array(3).fill(9) };
   const input = inputOf(trace, 2, 3, { current, budget: { ...unlimited, maxMovesPerRank: 1 } });
-  const both = [{ hosts: [[1], [1], [1]], shares: [[1000], [1000], [1000]] }];
+  const both = [{ hosts: [[1], [1], [1]], weights: [[1000], [1000], [1000]] }];
   assert.deepEqual(budgetFaults(input, both), ["2 moves to rank 1, the budget is 1 per rank"]);
   assert.deepEqual(budgetFaults({ ...input, budget: { ...unlimited, maxMovesPerRank: 2 } }, both), []);
 });
@@ -202,11 +202,11 @@ test("without a budget EPLB is the published algorithm, whatever is hosted", asy
   assert.deepEqual(moved.layers, first.layers);
 });
 
-test("of a restless load with shares that follow it, a hedged plan is more even on the next window for fewer copies", async () => {
+test("of a restless load with weights that follow it, a hedged plan is more even on the next window for fewer copies", async () => {
   for (const seed of [1, 3, 4]) {
     const trace = generateTrace("burst", { ...presets.dsv3_burst, layers: 16, windows: 13 }, seed);
-    const run = async (fixedShares: boolean) =>
-      summarise(await simulate({ trace, policy: policies.incremental, ranks: 32, slots: 9, fixedShares, now }));
+    const run = async (fixedWeights: boolean) =>
+      summarise(await simulate({ trace, policy: policies.incremental, ranks: 32, slots: 9, fixedWeights, now }));
     const [hedged, plain] = [await run(false), await run(true)];
     assert.ok(hedged.balance.optimal > plain.balance.optimal, `seed ${seed}: ${hedged.balance.optimal} against ${plain.balance.optimal}`);
     assert.ok(hedged.copies < plain.copies, `seed ${seed}: ${hedged.copies} against ${plain.copies}`);
@@ -218,7 +218,7 @@ test("a second replica goes to another node, although a copy within the node is 
   trace.counts[0] = 900;
   const ranks = rankSpecs({ ranks: 4 }).map((rank, g) => ({ ...rank, node: g < 2 ? "a" : "b" }));
   const hosts = Array.from({ length: 40 }, (_, e) => [e % 4]);
-  const current = [{ hosts, shares: hosts.map(() => [1000]) }];
+  const current = [{ hosts, weights: hosts.map(() => [1000]) }];
   const { slotsPerRank: _, ...input } = inputOf(trace, 4, 11, { ranks, current, budget: { ...unlimited, maxMoves: 1 } });
   const [layer] = (await makePlan(policies.incremental, input)).layers;
   const moved = layer!.hosts[0]!.filter((rank) => rank !== 0);

@@ -69,8 +69,8 @@ export interface PlanInput {
   /** Forecast selections per window, [layers * experts]. */
   readonly load: Float64Array;
   /**
-   * Part of the load, 0 to 1, that will by experience come to other experts than forecast. Given only where shares are found
-   * anew as the load changes; with shares that hold until the next plan, planning for it costs balance.
+   * Part of the load, 0 to 1, that will by experience come to other experts than forecast. Given only where weights are found
+   * anew as the load changes; with weights that hold until the next plan, planning for it costs balance.
    */
   readonly unrest?: number;
   /** The committed placement; hosts only ranks that are not dead, every expert at least once. */

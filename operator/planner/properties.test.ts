@@ -1,4 +1,4 @@
-// Plans of every policy for thousands of random clusters, judged by an oracle that shares no code with the planner's own checks.
+// Plans of every policy for thousands of random clusters, judged by an oracle that weights no code with the planner's own checks.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";

@@ -21,7 +21,7 @@ function inputOf(experts: number, ranks: readonly Partial<RankSpec>[], more: Par
   };
 }
 
-const layer = (hosts: number[][]): LayerPlan[] => [{ hosts, shares: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) }];
+const layer = (hosts: number[][]): LayerPlan[] => [{ hosts, weights: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) }];
 
 test("where every slot is taken, a copy of the same layer makes room for a lost expert, not one that frees bytes elsewhere", () => {
   const two = new Float64Array(6).fill(1);

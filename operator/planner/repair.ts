@@ -114,7 +114,7 @@ export function repairPlan(input: PlanInput, current: readonly LayerPlan[], { ca
     if (!touched.has(l) && !repair.evicted.has(l)) return layer;
     const next = toLayer(problem, l, hosts[l] as number[][]);
     // Nothing to gain from a layer that only loses its place again: the plan would change for ever.
-    return sameLayer({ ...next, shares: layer.shares }, layer) ? layer : next;
+    return sameLayer({ ...next, weights: layer.weights }, layer) ? layer : next;
   });
   return {
     layers,

@@ -7,7 +7,7 @@ import type { PolicyName } from "../../crds/names.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { byPath } from "../../runtime/placement/cost.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
-import { loadByShares } from "../../runtime/placement/split.ts";
+import { loadByWeights } from "../../runtime/placement/split.ts";
 import { Traffic, topicOf } from "../../test/builders/traffic.ts";
 import { predictedLayers, settledPoints, whetherToMove, whetherToPlan } from "./decide.ts";
 import { gainPerMove, planNoise } from "./defaults.ts";
@@ -113,7 +113,7 @@ class Deployment {
   worst(popularity: readonly Float64Array[]): number {
     const even = new Float64Array(ranks).fill(1);
     return Math.max(
-      ...this.layers.map(({ hosts, shares }, l) => imbalance(loadByShares(popularity[l] as Float64Array, hosts, shares, ranks), even)),
+      ...this.layers.map(({ hosts, weights }, l) => imbalance(loadByWeights(popularity[l] as Float64Array, hosts, weights, ranks), even)),
     );
   }
 }

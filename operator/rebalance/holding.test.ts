@@ -5,7 +5,7 @@ import { unheld } from "./holding.ts";
 import type { RankView } from "./observed.ts";
 
 /** One layer: expert 0 on ranks 0 and 1, expert 1 on rank 1, experts 2 and 3 on rank 2. */
-const plan = { epoch: 3, layers: [{ layer: 0, epoch: 3, hosts: [[0, 1], [1], [2], [2]], shares: [] }] } as unknown as PlacementPlan;
+const plan = { epoch: 3, layers: [{ layer: 0, epoch: 3, hosts: [[0, 1], [1], [2], [2]], weights: [] }] } as unknown as PlacementPlan;
 
 interface Facts {
   readonly usable?: boolean;

@@ -182,9 +182,9 @@ for (const [what, lose] of [
     sim.stopOperator();
     const [both, last] = [[0, 1], [2]];
     const hosts = Array.from({ length: 8 }, (_, e) => (e < 5 ? both : last));
-    const shares = hosts.map((row) => (row.length > 1 ? [500, 500] : [1000]));
+    const weights = hosts.map((row) => (row.length > 1 ? [500, 500] : [1000]));
     const stored = sim.stored as StoredPlacement;
-    const { spec } = nextPlan(fromSpec(stored.spec), [{ hosts, shares }], new Set([0]), { ...fromSpec(stored.spec), epoch: 2 });
+    const { spec } = nextPlan(fromSpec(stored.spec), [{ hosts, weights }], new Set([0]), { ...fromSpec(stored.spec), epoch: 2 });
     sim.stored = { ...stored, spec: { ...spec, ranks: stored.spec.ranks } };
     sim.startOperator();
     assert.ok(await sim.clock.run(30_000, () => sim.plan()?.layers[0]?.hosts[0]?.length === 2 && sim.converged()));

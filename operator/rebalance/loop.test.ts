@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { loadByShares } from "../../runtime/placement/split.ts";
+import { loadByWeights } from "../../runtime/placement/split.ts";
 import { SimCluster } from "../../test/sim/cluster.ts";
 import { settled } from "./intents/attempts.ts";
 import type { Intent } from "./intents/intent.ts";
@@ -121,7 +121,7 @@ test("the placement's status names every rank's state, memory and load, and what
 function rowsOf(sim: SimCluster): number[] {
   const rows = [0, 0, 0];
   for (const [l, layer] of (sim.plan()?.layers ?? []).entries())
-    for (const [rank, load] of loadByShares(sim.demand(l), layer.hosts, layer.shares, 3).entries()) rows[rank] = (rows[rank] ?? 0) + load;
+    for (const [rank, load] of loadByWeights(sim.demand(l), layer.hosts, layer.weights, 3).entries()) rows[rank] = (rows[rank] ?? 0) + load;
   return rows;
 }
 

@@ -233,7 +233,7 @@ test("two ranks give the tokens of one, each computing the experts of its own", 
   const hosts = Array.from({ length: 4 }, (_, layer) =>
     Array.from({ length: expertsIn(grid, layer) }, (_, expert) => [(layer + expert) % 2]),
   );
-  const layers: RoutingTables["layers"] = hosts.map((rows, layer) => ({ layer, epoch: 1, hosts: rows, shares: rows.map(() => [1000]) }));
+  const layers: RoutingTables["layers"] = hosts.map((rows, layer) => ({ layer, epoch: 1, hosts: rows, weights: rows.map(() => [1000]) }));
   for (const [rank, engine] of ranks.entries()) {
     await engine.load((layer, expert) => hosts[layer]![expert]![0] === rank);
     await engine.call("setRouting", { rank, layers });
@@ -294,8 +294,8 @@ test("its load travels and is planned for: every expert has a host, unlike sizes
     const next = await makePlan(policy, moved);
     assert.deepEqual(planFaults(moved, next.layers), [], policy.name);
     for (const layer of next.layers) {
-      const { hosts, shares } = encodeLayer(layer);
-      assert.deepEqual(decodeLayer(hosts, shares, "layer"), { hosts: layer.hosts, shares: layer.shares });
+      const { hosts, weights } = encodeLayer(layer);
+      assert.deepEqual(decodeLayer(hosts, weights, "layer"), { hosts: layer.hosts, weights: layer.weights });
     }
   }
 });

@@ -18,7 +18,7 @@ function plan(epoch: number, layers: Record<number, number[][]>, planHash = `has
       layer: Number(layer),
       epoch,
       hosts,
-      shares: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))),
+      weights: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))),
     })),
   };
 }

@@ -66,7 +66,7 @@ describe("three workers", () => {
               layers.map((l) => ({
                 ...l,
                 hosts: l.hosts.map((row) => [...new Set(row)]),
-                shares: l.hosts.map((row) => (new Set(row).size === 1 ? [1000] : [500, 500])),
+                weights: l.hosts.map((row) => (new Set(row).size === 1 ? [1000] : [500, 500])),
               })),
             ),
           );

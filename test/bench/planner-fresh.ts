@@ -37,7 +37,7 @@ function approach(name: Approach): PlacementPolicy {
 }
 
 export interface Approached {
-  /** Mean over layers of mean/max, under the shares of the plan, by window; the first is that of homes alone. */
+  /** Mean over layers of mean/max, under the weights of the plan, by window; the first is that of homes alone. */
   readonly balance: readonly number[];
   readonly copies: number;
 }

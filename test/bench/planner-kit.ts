@@ -49,9 +49,9 @@ export function forgetTraces(): void {
   made.clear();
 }
 
-/** The settings with which a cluster plans: shares that hold until the next plan, its least gain per copy, its noise, its budget. */
+/** The settings with which a cluster plans: weights that hold until the next plan, its least gain per copy, its noise, its budget. */
 export const asOnCluster = {
-  fixedShares: true,
+  fixedWeights: true,
   noise: "cluster",
   gainPerMove,
   budgetCopies: movesDefault,

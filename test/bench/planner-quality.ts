@@ -35,19 +35,19 @@ async function versusEplb(seed: number, { row, preset, cluster, margin, copies, 
   return {
     row,
     what: `${preset} EP${cluster.ranks}x${cluster.slotsTotal ? `${cluster.slotsTotal} in all` : slots}${split ? ", equal split" : ""}`,
-    measured: `${fixed(ours.balance[by])} vs EPLB ${fixed(eplb.balance[by])}; shares of the plan ${fixed(ours.balance.fixed)} vs ${fixed(eplb.balance.fixed)}; copies ${ours.copiesPerStep.toFixed(0)} vs ${eplb.copiesPerStep.toFixed(0)} (1/${part.toFixed(0)}); bound ${fixed(1 / ours.bound)}`,
+    measured: `${fixed(ours.balance[by])} vs EPLB ${fixed(eplb.balance[by])}; weights of the plan ${fixed(ours.balance.fixed)} vs ${fixed(eplb.balance.fixed)}; copies ${ours.copiesPerStep.toFixed(0)} vs ${eplb.copiesPerStep.toFixed(0)} (1/${part.toFixed(0)}); bound ${fixed(1 / ours.bound)}`,
     required: `>= EPLB ${margin < 0 ? "-" : "+"} ${Math.abs(margin)}, copies <= 1/${copies}`,
     ok: ours.balance[by] >= eplb.balance[by] + margin && part >= copies,
   };
 }
 
-/** A cluster with its own settings: shares that hold, least gain, noise and budget of a deployment's defaults. */
+/** A cluster with its own settings: weights that hold, least gain, noise and budget of a deployment's defaults. */
 async function withDefaults(seed: number, row: string, preset: PresetName, cluster: Cluster): Promise<Row> {
   const ours = await simulated("incremental", { trace: traceOf(preset, seed), ...cluster, ...asOnCluster });
   return {
     row,
     what: `${preset} EP${cluster.ranks}x${cluster.slotsTotal ? `${cluster.slotsTotal} in all` : cluster.slots}, as a cluster plans by default`,
-    measured: `shares of the plan ${fixed(ours.balance.fixed)}, best shares ${fixed(ours.balance.optimal)}; ${ours.copiesPerStep.toFixed(0)} copies a step`,
+    measured: `weights of the plan ${fixed(ours.balance.fixed)}, best weights ${fixed(ours.balance.optimal)}; ${ours.copiesPerStep.toFixed(0)} copies a step`,
     required: "none: what runs",
     ok: "-",
   };
@@ -76,7 +76,7 @@ async function budgeted(seed: number): Promise<Row> {
   return {
     row: "6",
     what: "dsv3_drift EP32x9, at most 64 copies a step",
-    measured: `${fixed(ours.balance.optimal)}, shares of the plan ${fixed(ours.balance.fixed)}, with ${ours.copiesPerStep.toFixed(0)} copies; EPLB at every step ${fixed(eplb.balance.optimal)}, ${eplb.copiesPerStep.toFixed(0)} copies`,
+    measured: `${fixed(ours.balance.optimal)}, weights of the plan ${fixed(ours.balance.fixed)}, with ${ours.copiesPerStep.toFixed(0)} copies; EPLB at every step ${fixed(eplb.balance.optimal)}, ${eplb.copiesPerStep.toFixed(0)} copies`,
     required: ">= 0.96, copies <= 64",
     ok: ours.balance.optimal >= 0.96 && ours.copiesPerStep <= 64,
   };
@@ -108,7 +108,7 @@ async function versusHecate(seed: number, row: string, preset: PresetName, part:
   return {
     row,
     what: `${preset} EP32, one extra slot, against hecate with its sharding`,
-    measured: `${fixed(ours.balance.optimal)} vs ${fixed(hecate.balance.optimal)}; shares of the plan ${fixed(ours.balance.fixed)} vs ${fixed(hecate.balance.fixed)}; copies ${ours.copiesPerStep.toFixed(0)} vs ${hecate.copiesPerStep.toFixed(0)} (1/${copies.toFixed(1)}); hecate that shards once: ${fixed(rarely.balance.optimal)}, ${rarely.copiesPerStep.toFixed(0)} copies`,
+    measured: `${fixed(ours.balance.optimal)} vs ${fixed(hecate.balance.optimal)}; weights of the plan ${fixed(ours.balance.fixed)} vs ${fixed(hecate.balance.fixed)}; copies ${ours.copiesPerStep.toFixed(0)} vs ${hecate.copiesPerStep.toFixed(0)} (1/${copies.toFixed(1)}); hecate that shards once: ${fixed(rarely.balance.optimal)}, ${rarely.copiesPerStep.toFixed(0)} copies`,
     required: `>= hecate + 0.01, copies <= 1/${part}`,
     ok: ours.balance.optimal >= hecate.balance.optimal + 0.01 && copies >= part,
   };

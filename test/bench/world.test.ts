@@ -26,8 +26,8 @@ test("bytes of a large world are within their bounds, and grow no faster than it
 test("a plan with ten copies of each expert on 256 ranks can be stored; one that cannot is refused by what makes it smaller", () => {
   const specOf = (copies: number) => {
     const hosts = Array.from({ length: experts }, (_, expert) => Array.from({ length: copies }, (_, i) => (expert + 29 * i) % 256));
-    const shares = hosts.map((row) => row.map((_, i) => Math.floor(1000 / copies) + (i === 0 ? 1000 % copies : 0)));
-    const placed = Array.from({ length: layers }, () => ({ hosts, shares }));
+    const weights = hosts.map((row) => row.map((_, i) => Math.floor(1000 / copies) + (i === 0 ? 1000 % copies : 0)));
+    const placed = Array.from({ length: layers }, () => ({ hosts, weights }));
     const { spec } = nextPlan(undefined, placed, new Set(), { deploymentUid: "u".repeat(36), modelDigest: "d".repeat(64), epoch: 1 });
     for (const layer of spec.layers) assert.ok(layer.hosts.length <= planBounds.layerText);
     const ranks = Array.from({ length: 256 }, (_, rank) => ({

@@ -97,7 +97,7 @@ function planOf(
       const home = (expert * 7 + layer * 13 + turn) % ranks;
       return expert % copiedEvery === 0 ? [...new Set([home, (home + 5) % ranks, (home + 9) % ranks])] : [home];
     });
-    return { hosts, shares: hosts.map((row) => row.map((_, i) => Math.floor(1000 / row.length) + (i === 0 ? 1000 % row.length : 0))) };
+    return { hosts, weights: hosts.map((row) => row.map((_, i) => Math.floor(1000 / row.length) + (i === 0 ? 1000 % row.length : 0))) };
   });
   const digest = "0123456789abcdef".repeat(4);
   const { plan, spec } = nextPlan(undefined, placed, new Set(), { deploymentUid: uid(0), modelDigest: digest, epoch: 7 });
@@ -133,7 +133,7 @@ function readLoad(message: Uint8Array): void {
 function carryOut({ ranks, layers }: WorldShape): { readonly events: number; readonly ms: number } {
   const some = (layer: number, by: number) => new Map(Array.from({ length: 16 }, (_, i) => [(by * i + layer) % ranks, 1]));
   const tasks = Array.from({ length: Math.ceil(layers / 2) }, (_, layer) => {
-    const placement = { layer, epoch: 2, hosts: [], shares: [] };
+    const placement = { layer, epoch: 2, hosts: [], weights: [] };
     return { placement, incoming: some(layer, 1), outgoing: some(layer, 3), committedBefore: false };
   });
   const known = new Map(Array.from({ length: ranks }, (_, rank) => [rank, `${rank}`]));

@@ -7,7 +7,7 @@ import { parseMoEDeployment } from "../../crds/moe-deployment.ts";
 import { parseQuantity } from "../../crds/quantity.ts";
 import { workerPod, workerTemplate } from "../../operator/deployment/objects/worker-pod.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
-import { loadByShares } from "../../runtime/placement/split.ts";
+import { loadByWeights } from "../../runtime/placement/split.ts";
 import { settings } from "../builders/deployment.ts";
 import { SimCluster } from "../sim/cluster.ts";
 import { ref } from "../sim/worker.ts";
@@ -63,7 +63,7 @@ const event = (sim: SimCluster, reason: string): string => sim.events.find((each
 /** Rows a second that each rank computes of a layer under the stored plan. */
 function rankLoad(sim: SimCluster, layer: number): number[] {
   const plan = sim.plan()?.layers[layer];
-  return plan ? [...loadByShares(demand(layer), plan.hosts, plan.shares, ranks)] : [];
+  return plan ? [...loadByWeights(demand(layer), plan.hosts, plan.weights, ranks)] : [];
 }
 
 /** Mean of all layers' max/mean: what layer time is proportional to. */

@@ -9,7 +9,7 @@ export type Rule =
   | "real ranks"
   | "distinct ranks"
   | "active ranks"
-  | "shares"
+  | "weights"
   | "slots"
   | "bytes"
   | "floor"
@@ -83,15 +83,15 @@ export function planViolations(input: PlanInput, layers: Layers): Violation[] {
 function rowViolations(input: PlanInput, layers: Layers): Violation[] {
   const found: Violation[] = [];
   const active = new Map(input.ranks.flatMap((rank) => (rank.state === "active" ? [[rank.rank, rank] as const] : [])));
-  for (const [l, { hosts, shares }] of layers.entries()) {
+  for (const [l, { hosts, weights }] of layers.entries()) {
     for (const [e, row] of hosts.entries()) {
-      const add = (rule: Rule): void => void found.push({ rule, where: `${l}/${e}: ${row.join(".")} by ${shares[e]?.join(".")}` });
+      const add = (rule: Rule): void => void found.push({ rule, where: `${l}/${e}: ${row.join(".")} by ${weights[e]?.join(".")}` });
       if (row.length === 0) add("hosted");
       if (!row.every((rank) => Number.isSafeInteger(rank) && rank >= 0)) add("real ranks");
       if (row.some((rank, i) => row.indexOf(rank) < i)) add("distinct ranks");
-      const share = shares[e] ?? [];
-      const natural = share.every((part) => Number.isSafeInteger(part) && part >= 0);
-      if (!natural || share.length !== row.length || share.reduce((a, b) => a + b, 0) !== 1000) add("shares");
+      const weight = weights[e] ?? [];
+      const natural = weight.every((part) => Number.isSafeInteger(part) && part >= 0);
+      if (!natural || weight.length !== row.length || weight.reduce((a, b) => a + b, 0) !== 1000) add("weights");
       const gone = row.filter((rank) => !active.has(rank));
       if (gone.length === 0 || row.length === 0) continue;
       // An expert may only keep a lost home when it had no other, and nothing but the lost home is named.
@@ -140,8 +140,8 @@ function rankViolations(input: PlanInput, layers: Layers): Violation[] {
 }
 
 function storedViolations(layers: Layers): Violation[] {
-  return layers.flatMap(({ hosts, shares }, l) => {
-    const texts = [hosts, shares].map((rows) => rows.map((row) => row.join(".")).join(","));
+  return layers.flatMap(({ hosts, weights }, l) => {
+    const texts = [hosts, weights].map((rows) => rows.map((row) => row.join(".")).join(","));
     const tooLong = texts.some((text) => text.length > storedText) || hosts.some((row) => row.length > storedHosts);
     return tooLong ? [{ rule: "storable" as const, where: `layer ${l}` }] : [];
   });

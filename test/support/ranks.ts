@@ -169,7 +169,7 @@ export class Ranks {
     const rows = Array.from({ length: this.index.experts }, (_, expert) => hosts(expert));
     return {
       ...{ layer, epoch, hosts: rows },
-      shares: rows.map((row) => row.map((_, i) => Math.floor(1000 / row.length) + (i === 0 ? 1000 % row.length : 0))),
+      weights: rows.map((row) => row.map((_, i) => Math.floor(1000 / row.length) + (i === 0 ? 1000 % row.length : 0))),
     };
   }
   nextPlan(layers: LayerPlacement[], planHash?: string): PlacementPlan {

@@ -17,7 +17,7 @@ Says why the experts of a MoEDeployment are where they are: the plan and its rea
 which layers it changed, and the last decisions, "not moving" included.
 
 ${kubeFlagsHelp}
-      --layer L          hosts and shares of every expert of one layer
+      --layer L          hosts and weights of every expert of one layer
 ${outputFlagHelp}`;
 
 const eventsShown = 12;

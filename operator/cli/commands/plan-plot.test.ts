@@ -24,7 +24,7 @@ for (const split of ["equal", "fixed", "optimal"] as const) {
   test(`the heat map is that of the split ${split}`, () => {
     assert.equal(count(picture(split, 8, 10), red), 1);
     assert.equal(count(picture(split, 8, 10, split === "equal" ? "fixed" : "equal"), red), 0);
-    assert.match(picture(split, 8, 10), { equal: /split equally/, fixed: /the plan's shares/, optimal: /split at best/ }[split]);
+    assert.match(picture(split, 8, 10), { equal: /split equally/, fixed: /the plan's weights/, optimal: /split at best/ }[split]);
   });
 }
 

@@ -68,7 +68,7 @@ export function plot(plotted: Plotted): string {
 
 const splitNames: Readonly<Record<SplitName, string>> = {
   equal: "split equally",
-  fixed: "split by the plan's shares",
+  fixed: "split by the plan's weights",
   optimal: "split at best",
 };
 

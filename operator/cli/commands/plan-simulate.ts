@@ -6,7 +6,7 @@ import { basename, dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { defaultPolicy, type PolicyName, policyNames } from "../../../crds/names.ts";
-import { type LayerPlan, sharesTotal } from "../../../crds/plan.ts";
+import { type LayerPlan, weightsTotal } from "../../../crds/plan.ts";
 import { expertCount } from "../../../runtime/placement/grid.ts";
 import { policies } from "../../planner/index.ts";
 import {
@@ -36,7 +36,7 @@ Plans on the windows of a trace up to t and scores each plan on window t+1.
       --slots-total C      at most C experts per rank over all layers: layers may differ (instead of --slots)
       --policy NAME        ${policyNames.join(", ")} (default ${defaultPolicy})
       --compare NAMES      more policies on the same trace, by comma
-      --split NAME         how tokens are split among copies: equal; fixed (default): shares computed with the plan;
+      --split NAME         how tokens are split among copies: equal; fixed (default): weights computed with the plan;
                            optimal: computed anew for the window scored, the limit
       --budget-copies K    at most K new copies per plan
       --budget-copies-per-rank K
@@ -50,7 +50,7 @@ Plans on the windows of a trace up to t and scores each plan on window t+1.
       --windows N          only the first N windows
       --effort NAME        quality (default) or fast
   -o, --output json        the summary, for programs
-      --plan-out FILE      one JSON line per window: {window, epoch, layers: [{hosts, shares}], copies, bytes, ms}
+      --plan-out FILE      one JSON line per window: {window, epoch, layers: [{hosts, weights}], copies, bytes, ms}
       --plot FILE          heat map of rank loads and time series, SVG (default: beside the trace, as <trace>.plot.svg)
       --no-plot            none`;
 
@@ -168,7 +168,7 @@ function readSetup(values: Values, trace: Trace, split: SplitName): Omit<Simulat
     trace,
     ranks,
     split: split === "equal" ? "equal" : "weighted",
-    fixedShares: split === "fixed",
+    fixedWeights: split === "fixed",
     effort: oneOf(values.effort ?? "quality", efforts, "--effort"),
     now: () => performance.now(),
     ...(slots === undefined ? {} : { slots }),
@@ -288,7 +288,7 @@ const planOutput = (path: string): OutputFile => ({
   overwrite: true,
 });
 
-/** Epoch = window + 1: each window's plan replaces the one before. Shares are fractions that sum to 1. */
+/** Epoch = window + 1: each window's plan replaces the one before. Weights are fractions that sum to 1. */
 async function planWriter(file: string, expertBytes: number): Promise<PlanWriter> {
   const failed = (cause: unknown): never => {
     throw new AppError(`--plan-out: cannot write ${file}: ${String(cause)}`, { code: "WriteFailed", cause });
@@ -310,8 +310,8 @@ async function planWriter(file: string, expertBytes: number): Promise<PlanWriter
   };
 }
 
-function fractions(layer: LayerPlan): { hosts: readonly (readonly number[])[]; shares: number[][] } {
-  return { hosts: layer.hosts, shares: layer.shares.map((row) => row.map((share) => share / sharesTotal)) };
+function fractions(layer: LayerPlan): { hosts: readonly (readonly number[])[]; weights: number[][] } {
+  return { hosts: layer.hosts, weights: layer.weights.map((row) => row.map((weight) => weight / weightsTotal)) };
 }
 
 function compared(text: string | undefined): PolicyName[] {

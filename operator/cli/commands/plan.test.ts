@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, test } from "node:test";
 import { imbalance } from "../../../runtime/placement/imbalance.ts";
-import { loadByShares } from "../../../runtime/placement/split.ts";
+import { loadByWeights } from "../../../runtime/placement/split.ts";
 import { decodeTrace, windowOf } from "../../planner/offline/traces.ts";
 import { run as plan } from "./plan.ts";
 
@@ -29,13 +29,13 @@ after(() => rmSync(dir, { recursive: true }));
 interface Line {
   window: number;
   epoch: number;
-  layers: { hosts: number[][]; shares: number[][] }[];
+  layers: { hosts: number[][]; weights: number[][] }[];
   copies: number;
   bytes: number;
   ms: number;
 }
 
-test("simulate writes one plan per window, within the slots, whose shares sum to one and whose copies are its new hosts", async () => {
+test("simulate writes one plan per window, within the slots, whose weights sum to one and whose copies are its new hosts", async () => {
   const file = join(dir, "plan.jsonl");
   const svg = join(dir, "plot.svg");
   const run = enodia(
@@ -82,20 +82,20 @@ test("simulate writes one plan per window, within the slots, whose shares sum to
   lines.forEach((line, t) => {
     assert.equal(line.layers.length, 32);
     let copies = 0;
-    line.layers.forEach(({ hosts, shares }, l) => {
+    line.layers.forEach(({ hosts, weights }, l) => {
       assert.equal(hosts.length, 8);
       for (let g = 0; g < 8; g++) assert.ok(hosts.filter((row) => row.includes(g)).length <= 2);
       hosts.forEach((row, e) => {
         assert.ok(row.length > 0 && new Set(row).size === row.length && row.every((g) => Number.isInteger(g) && g >= 0 && g < 8));
-        assert.ok(Math.abs(shares[e]!.reduce((a, b) => a + b, 0) - 1) < 1e-9);
+        assert.ok(Math.abs(weights[e]!.reduce((a, b) => a + b, 0) - 1) < 1e-9);
         if (t > 0) copies += row.filter((g) => !lines[t - 1]!.layers[l]!.hosts[e]!.includes(g)).length;
       });
       if (t < 3) {
         const demand = windowOf(read, t + 1).subarray(l * 8, (l + 1) * 8);
-        const load = loadByShares(
+        const load = loadByWeights(
           demand,
           hosts,
-          shares.map((row) => row.map((share) => share * 1000)),
+          weights.map((row) => row.map((weight) => weight * 1000)),
           8,
         );
         balance += 1 / imbalance(load, new Float64Array(8).fill(1)) / 96;

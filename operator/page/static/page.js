@@ -48,8 +48,8 @@ const room = { left: 34, right: 52, bottom: 18 };
 const rowsOf = (text) => (text === "" ? [] : text.split(",").map((row) => row.split(".").map(Number)));
 
 /** Cells by "rank/expert": the part of the expert's rows, and whether it is the home. */
-function cellsOf({ hosts, shares }) {
-  const parts = rowsOf(shares);
+function cellsOf({ hosts, weights }) {
+  const parts = rowsOf(weights);
   const cells = new Map();
   rowsOf(hosts).forEach((row, expert) => {
     row.forEach((rank, i) => {

@@ -4,7 +4,7 @@ import type { LayerPlan } from "../../../crds/plan.ts";
 import { countMoves, diffPlans } from "../../../runtime/placement/diff.ts";
 import { cellValues, expertsIn } from "../../../runtime/placement/grid.ts";
 import { bound, fastestOf, imbalance, jointBound, relativeLoad } from "../../../runtime/placement/imbalance.ts";
-import { loadByShares, splitEqually, splitLayer } from "../../../runtime/placement/split.ts";
+import { loadByWeights, splitEqually, splitLayer } from "../../../runtime/placement/split.ts";
 import { keepFloor } from "../copies.ts";
 import { planNoise } from "../defaults.ts";
 import { Forecaster, layerTotals } from "../load/forecast.ts";
@@ -32,8 +32,8 @@ export interface SimulateOptions {
   readonly effort?: PlanInput["effort"];
   readonly minCopies?: number;
   readonly split?: "weighted" | "equal";
-  /** Shares hold until the next plan, as they do on a cluster today; unset: routers find them anew on every window. */
-  readonly fixedShares?: boolean;
+  /** Weights hold until the next plan, as they do on a cluster today; unset: routers find them anew on every window. */
+  readonly fixedWeights?: boolean;
   readonly nodes?: number;
   /** The noise that the policy is told of: with "all" it moves for no sampling noise, "cluster" is what the operator tells it. */
   readonly noise?: "all" | "cluster";
@@ -107,7 +107,7 @@ export async function simulate(options: SimulateOptions): Promise<WindowResult[]
       shape,
       ranks,
       load: options.forecast === "last" ? Float64Array.from(counts) : forecast.load,
-      unrest: options.fixedShares ? undefined : forecast.unrest,
+      unrest: options.fixedWeights ? undefined : forecast.unrest,
       current,
       history,
       noise: noiseOf(options, forecaster, counts),
@@ -196,7 +196,7 @@ function score(
   const demands = spread.map(({ l, experts }) => counts.subarray(l * trace.experts, l * trace.experts + experts));
   const loads: Record<SplitName, Float64Array[]> = {
     equal: layers.map((layer, l) => splitEqually({ demand: demands[l] as Uint32Array, hosts: layer.hosts, speed }).load),
-    fixed: layers.map((layer, l) => loadByShares(demands[l] as Uint32Array, layer.hosts, layer.shares, options.ranks)),
+    fixed: layers.map((layer, l) => loadByWeights(demands[l] as Uint32Array, layer.hosts, layer.weights, options.ranks)),
     optimal: layers.map((layer, l) => splitLayer({ demand: demands[l] as Uint32Array, hosts: layer.hosts, speed }).load),
   };
   const measure = (name: SplitName): { balance: number; worst: number } => {

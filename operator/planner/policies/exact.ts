@@ -1,4 +1,4 @@
-// The optimum, for small models: per layer a mixed-integer program over hosts and shares that minimises the worst rank
+// The optimum, for small models: per layer a mixed-integer program over hosts and weights that minimises the worst rank
 // and, among equals, the copies to make. The oracle that other policies are measured against.
 import { sum } from "../../../runtime/placement/imbalance.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";

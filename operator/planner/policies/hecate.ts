@@ -1,6 +1,6 @@
 // Hecate's algorithms (arXiv 2502.02581) as a serving policy: homes by heterogeneous sharding (Algorithm 2), re-sharded
 // rarely; copies by sparse materialisation (Algorithm 1, hecate-copies.ts) in the slots that are free. Load estimate, budget
-// and shares are the planner's.
+// and weights are the planner's.
 import { cellValues } from "../../../runtime/placement/grid.ts";
 import { sum } from "../../../runtime/placement/imbalance.ts";
 import { shardHomes } from "../../../runtime/placement/shard.ts";

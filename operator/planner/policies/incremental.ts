@@ -28,8 +28,8 @@ const reconcileAt = { perLayer: 0.08, shared: 0.4 } as const;
 const usualTheta = 5e-4;
 /**
  * The part of a restless load, as a multiple of what forecasts miss and up to the maximum, that is planned for as if it came evenly
- * to all experts: nobody knows which will be hot next, so copies are not spent on those that are hot now alone. It pays where shares
- * follow the load within a window; with shares that stay, the plain forecast is better (PlanInput.unrest).
+ * to all experts: nobody knows which will be hot next, so copies are not spent on those that are hot now alone. It pays where weights
+ * follow the load within a window; with weights that stay, the plain forecast is better (PlanInput.unrest).
  */
 const hedgePerUnrest = 3;
 const hedgeMax = 0.3;
@@ -67,11 +67,11 @@ export function planIncremental(input: PlanInput): PlanOutput {
   const current = problem.current as Hosts;
   const improved = improve(problem, current, options);
   const polished = problem.E * problem.G <= smallCellsMax ? polishSmall(problem, improved.hosts, options) : improved.hosts;
-  // Shares are for what is expected.
+  // Weights are for what is expected.
   return { layers: toLayers(exact, polished), reason: describe(improved) };
 }
 
-/** The same problem with part of each layer's load spread evenly; for shares the true forecast stays. */
+/** The same problem with part of each layer's load spread evenly; for weights the true forecast stays. */
 function hedged(problem: Problem): Problem {
   const { input, L, E, G, experts } = problem;
   const part = Math.min(hedgeMax, hedgePerUnrest * (input.unrest ?? 0));

@@ -6,7 +6,7 @@ import { type Action, defaultLimits, type Event } from "./protocol-types.ts";
 
 /** One layer that rank 0 receives and others give up; bootIds are their numbers. */
 function oneLayer(ranks: readonly number[], givers: readonly number[] = [1]): PlanRun {
-  const placement = { layer: 0, epoch: 2, hosts: [[0]], shares: [[1000]] };
+  const placement = { layer: 0, epoch: 2, hosts: [[0]], weights: [[1000]] };
   return new PlanRun({
     epoch: 2,
     tasks: [{ placement, incoming: new Map([[0, 100]]), outgoing: new Map(givers.map((rank) => [rank, 100])), committedBefore: false }],
@@ -103,7 +103,7 @@ test("a layer that is slow to drain at a rank does not hold up the other layers 
     },
     // Rank 1 gives up nothing of layer 0 and has frames under way; both ranks give up copies of layer 1.
     tasks: layers.map((layer) => ({
-      placement: { layer, epoch: 2, hosts: [[0]], shares: [[1000]] },
+      placement: { layer, epoch: 2, hosts: [[0]], weights: [[1000]] },
       ...{
         incoming: new Map([[0, 100]]),
         outgoing: new Map(

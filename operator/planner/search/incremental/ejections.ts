@@ -42,7 +42,7 @@ function ejections(view: View, { d, third, spill, f, rank, rows }: Chain): void 
     const e = view.experts[i] as number;
     const hosts = state.hosts[e] as number[];
     if (e === f || e === d || hosts.includes(rank)) continue;
-    // The bounds hold where none of the three experts shares a host with another.
+    // The bounds hold where none of the three experts weights a host with another.
     const apart = fHosts.length === 1 && !hosts.includes(third) && !dHosts.includes(rank) && !meets(dHosts, third, hosts);
     if (apart && above(Math.max(spill, levelWith(state, view.basins[i] as Basin, rank, rows)), ceilingOf(view, 2))) continue;
     state.begin();

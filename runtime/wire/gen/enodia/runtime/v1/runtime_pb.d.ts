@@ -1354,9 +1354,9 @@ export declare type LayerPlan = Message<"enodia.runtime.v1.LayerPlan"> & {
   /**
    * per mille, aligned with hosts
    *
-   * @generated from field: string shares = 4;
+   * @generated from field: string weights = 4;
    */
-  shares: string;
+  weights: string;
 };
 
 /**
