@@ -1,6 +1,6 @@
 // This file lists the names on which schemas, configurations, command lines and registries have to agree, each list once. They
 // are typed by these arrays, so that a name without its implementation does not compile. It holds nothing
-// but names: an implementation declares what shared code may ask of it, and test/names.test.ts finds comparisons of names.
+// but names: an implementation declares what shared code may ask of it.
 
 /** Policies by which placements are planned: `spec.rebalancing.policy`. */
 export const policyNames = ["uniform", "incremental", "hecate", "eplb", "fastermoe", "smartmoe", "moetuner", "exflow", "exact"] as const;

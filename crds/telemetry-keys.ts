@@ -1,6 +1,6 @@
 // The keys that sign the load messages of one deployment, newest first, as they stand in its telemetry Secret: the operator makes and
 // rotates them, workers sign with the newest that they have, and whoever listens takes every key that is there. Pure: dice and
-// clock are the caller's; the signature itself is runtime/wire/load-signature.ts.
+// clock are the caller's; the signature itself is runtime/net/load-signature.ts.
 import { z } from "zod";
 import { AppError } from "./common.ts";
 

@@ -1,5 +1,5 @@
 // The load message that workers publish on core NATS, its subject and its bounds. Pure. On the wire its signature comes before it
-// (runtime/wire/load-signature.ts).
+// (runtime/net/load-signature.ts).
 // `routed` = demand counted at the source (planner input), `served` = rows computed at the host (imbalance), `compute` = what
 // it took to compute them (speed of the rank), `transitions` = where sampled tokens went from layer to layer, sent only while
 // the placement policy asks for it. Readers ignore fields that they do not know, and do without those that may be missing.

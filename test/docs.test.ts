@@ -12,41 +12,51 @@ import { structuralSchema } from "../crds/openapi.ts";
 import { gatewayTemplate } from "../operator/deployment/objects/gateway.ts";
 import { workerTemplate } from "../operator/deployment/objects/worker-pod.ts";
 import { settings } from "./builders/deployment.ts";
-import { anchors, filesNamed, foldersNamed, links, paragraphs, words } from "./docs/markdown.ts";
+import { anchors, filesNamed, foldersNamed, links } from "./docs/markdown.ts";
 import { decisionText, objectsText } from "./docs/worked-example.ts";
 import { podSpecs, restrictedFaults } from "./harness/pod-security.ts";
 
 const run = promisify(execFile);
 const root = resolve(import.meta.dirname, "..");
 const read = (file: string): string => readFileSync(join(root, file), "utf8");
-const documents = globSync(["*.md", "{charts,crds,operator,runtime}/**/*.md", "charts/**/NOTES.txt"], { cwd: root }).sort();
+const documents = globSync(["*.md", ".github/**/*.md", "{charts,crds,operator,runtime}/**/*.md", "charts/**/NOTES.txt"], {
+  cwd: root,
+}).sort();
+/** The one document that holds this text; pages may move. */
+function holder(text: string): string {
+  const found = documents.filter((file) => read(file).includes(text));
+  assert.equal(found.length, 1, `one document has to hold:\n${text}\nfound: ${found.join(", ")}`);
+  return found[0]!;
+}
 
 test("what follows a port-forward in the background tries again until it listens", () => {
   const following = documents.flatMap((file) =>
     [...read(file).matchAll(/^kubectl port-forward .*&\n(.*)$/gm)].map(([, next = ""]) => ({ file, next })),
   );
-  assert.ok(following.length >= 2, "README and the chart's notes have one each");
+  assert.ok(following.length >= 1);
   const impatient = following.filter(({ next }) => !/enodia -- chat |^curl .*--retry \d+ .*--retry-connrefused /.test(next));
   assert.deepEqual(impatient, []);
 });
 
 test("the example of a trace is the script that made the one that is read in tests", () => {
   const script = read("operator/planner/offline/testdata/make_trace.py");
-  assert.ok(read("operator/README.md").includes(`\`\`\`python\n${script.slice(script.indexOf("import base64"))}\`\`\`\n`));
+  holder(`\`\`\`python\n${script.slice(script.indexOf("import base64"))}\`\`\`\n`);
 });
 
-test("pods that README has people apply keep to the restricted Pod Security level, as a namespace may ask", () => {
-  const applied = [...read("README.md").matchAll(/<<'YAML'\n([\s\S]*?)\nYAML\n/g)].flatMap(([, text = ""]) => parseAllDocuments(text));
+test("pods that documents have people apply keep to the restricted Pod Security level, as a namespace may ask", () => {
+  const applied = documents.flatMap((file) =>
+    [...read(file).matchAll(/<<'YAML'\n([\s\S]*?)\nYAML\n/g)].flatMap(([, text = ""]) => parseAllDocuments(text)),
+  );
   const pods = podSpecs(applied.map((document) => document.toJS()));
-  assert.equal(pods.length, 1);
+  assert.ok(pods.length >= 1);
   for (const { where, spec } of pods) assert.deepEqual(restrictedFaults(spec), [], where);
 });
 
 const complete = "crds/samples/complete.yaml";
 
-test("README has the complete deployment, with every field of the spec and a comment on each", () => {
+test("a page has the complete deployment, with every field of the spec and a comment on each", () => {
   const text = read(complete);
-  assert.ok(read("README.md").includes(`\`\`\`yaml\n${text}\`\`\``), `README.md has ${complete} as it is`);
+  holder(`\`\`\`yaml\n${text}\`\`\``);
   const uncommented = text.split("\n").filter((line) => /^\s+(- )?\w+: \S/.test(line) && !line.includes("# "));
   assert.deepEqual(uncommented, []);
   const { spec } = parse(text);
@@ -79,34 +89,6 @@ function at(value: any, path: string): unknown {
   return path.split(".").reduce((inner, name) => (Array.isArray(inner) ? inner[0] : inner)?.[name], value);
 }
 
-/** People read these from the top; the reference of the API is looked up. */
-const guides = ["README.md", "operator/README.md", "runtime/README.md", "charts/enodia/README.md", "CHANGELOG.md"];
-const paragraphWordsMax = 100;
-
-test("no paragraph, item or row of the guides is longer than a hundred words", () => {
-  const long = guides.flatMap((file) =>
-    paragraphs(read(file))
-      .filter(({ text }) => words(text) > paragraphWordsMax)
-      .map(({ line, text }) => `${file}:${line} ${words(text)} words: ${text.slice(0, 40)}`),
-  );
-  assert.deepEqual(long, []);
-});
-
-test("paragraphs are told apart from code, headings, items and rows", () => {
-  const text = "# A b\none two\nthree\n\n- four\n  five\n- six\n\n| a | b |\n|---|---|\n```sh\nno words\n```\n1. seven";
-  assert.deepEqual(
-    paragraphs(text).map((paragraph) => [paragraph.line, words(paragraph.text)]),
-    [
-      [2, 3],
-      [5, 2],
-      [7, 1],
-      [9, 2],
-      [10, 0],
-      [14, 2],
-    ],
-  );
-});
-
 const tracked = globSync("{*,{.github,charts,crds,operator,runtime,test}/**/*}", { cwd: root });
 /** True for a path from the root, from the document's folder, or the end of a path whose folder the sentence around it names. */
 const exists = (path: string, from: string): boolean =>
@@ -118,12 +100,6 @@ test("every file and folder that a document names is there", () => {
     return named.filter((path) => !exists(path, dirname(file))).map((path) => `${file}: ${path}`);
   });
   assert.deepEqual(missing, []);
-});
-
-test("names of files are found in sentences, code and commands, and patterns are none", () => {
-  const text =
-    "`core/target.ts` and x.ts; `<name>.ts`, `models/<family>.ts`, `*.test.ts`\n```sh\nkubectl apply -f crds/samples/a.yaml\n```\nhttps://a.b/c.ts";
-  assert.deepEqual(filesNamed(text), ["core/target.ts", "x.ts", "crds/samples/a.yaml"]);
 });
 
 test("every link leads to a file, and to a heading of it", () => {
@@ -141,16 +117,15 @@ test("every link leads to a file, and to a heading of it", () => {
 
 for (const [section, text] of Object.entries({ decision: decisionText, objects: objectsText }))
   test(`the worked example "${section}" is what \`npm run -s example -- ${section}\` prints`, async () => {
-    const shown = await text();
-    const remedy = `put the output of \`npm run -s example -- ${section}\` into operator/README.md`;
-    assert.ok(read("operator/README.md").includes(`$ npm run -s example -- ${section}\n${shown}`), `${remedy}:\n${shown}`);
+    holder(`$ npm run -s example -- ${section}\n${await text()}`);
   });
 
 test("the table of policies on a trace is what the two commands beside it print, but for milliseconds", async () => {
   const folder = mkdtempSync(join(tmpdir(), "enodia-docs-"));
   try {
     const shown = /^\$ npm run -s enodia -- (plan generate .*)\n\$ npm run -s enodia -- (plan simulate .*)\n([\s\S]*?)\n\.\.\.$/m;
-    const [, generate = "", simulate = "", table = ""] = shown.exec(read("operator/README.md")) ?? [];
+    const [, generate = "", simulate = "", table = ""] =
+      documents.map((file) => shown.exec(read(file))).find((match) => match !== null) ?? [];
     const enodia = (command: string) => run(process.execPath, [join(root, "operator/cli/main.ts"), ...command.split(" ")], { cwd: folder });
     await enodia(generate);
     const { stdout } = await enodia(simulate);

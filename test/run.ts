@@ -73,7 +73,7 @@ const heldBack: Readonly<Record<string, string>> = {
 /** Scripts that write what is generated; with --check they fail on drift instead. */
 const generators = [
   "crds/generate.ts",
-  "runtime/wire/generate.ts",
+  "runtime/net/generate.ts",
   "operator/dashboards/generate.ts",
   "operator/deployment/generate-role.ts",
   "test/golden/make_wire.ts",

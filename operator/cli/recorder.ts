@@ -7,8 +7,8 @@ import { decodeLayer } from "../../crds/plan.ts";
 import { decodeLoad, type LoadWindow, type Phase, phases, transitionCellsMax } from "../../crds/telemetry.ts";
 import type { TelemetryKeys } from "../../crds/telemetry-keys.ts";
 import { MessageOrder } from "../../crds/telemetry-order.ts";
+import { openLoad } from "../../runtime/net/load-signature.ts";
 import { type ExpertGrid, gridOf } from "../../runtime/placement/grid.ts";
-import { openLoad } from "../../runtime/wire/load-signature.ts";
 import type { Trace } from "../planner/offline/traces.ts";
 
 /** A process that may report; `serves`: a window without it is incomplete. */

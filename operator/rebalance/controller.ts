@@ -2,11 +2,11 @@
 // implements the port that the deployment plane calls, and does nothing of its own.
 
 import type { LogLevel } from "../../crds/names.ts";
+import { grpcNetwork } from "../../runtime/net/grpc.ts";
+import { createBus } from "../../runtime/net/nats.ts";
 import type { Log } from "../../runtime/observe/log.ts";
 import type { Metrics } from "../../runtime/observe/metrics.ts";
 import type { Tracing } from "../../runtime/observe/trace.ts";
-import { grpcNetwork } from "../../runtime/wire/grpc.ts";
-import { createBus } from "../../runtime/wire/nats.ts";
 import type { Deployments, Rebalance, World } from "../deployment/ports.ts";
 import type { Kube, Ref } from "../kube/kube.ts";
 import { systemClock } from "../kube/workqueue.ts";

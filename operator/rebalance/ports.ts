@@ -3,13 +3,13 @@
 
 import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expert-placement.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
+import type { Membership } from "../../runtime/net/mapping.ts";
 import type { Fetched } from "../../runtime/placement/cost.ts";
-import type { Membership } from "../../runtime/wire/mapping.ts";
 import type { ServedTotals } from "../deployment/ports.ts";
 import type { Ref } from "../kube/kube.ts";
 
 export type { MemberState } from "../../crds/names.ts";
-export type { Member, Membership } from "../../runtime/wire/mapping.ts";
+export type { Member, Membership } from "../../runtime/net/mapping.ts";
 export type { Clock } from "../kube/workqueue.ts";
 
 /** A worker's description of itself, which it gives once connected. */

@@ -1,7 +1,7 @@
 // A training pod is told its world and answers how it stands. Its end comes from the kubelet, not from here.
 import { ports } from "../../crds/common.ts";
 import { type PodWords, podWordsSchema, trainingScope, worldBytesMax, worldPath } from "../../crds/training-world.ts";
-import { serverNames } from "../../runtime/wire/tls.ts";
+import { serverNames } from "../../runtime/net/tls.ts";
 import { askPod } from "../deployment/ask-pod.ts";
 import type { Question } from "./pod-talks.ts";
 

@@ -1,8 +1,8 @@
 // The port on which a pod that downloads a model says how far it is. It takes no body, so that a caller can hold nothing but a connection.
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { type DownloadWords, progressPath } from "../../crds/download.ts";
-import { listenForOperator, type OperatorPort } from "../wire/operator-port.ts";
-import type { TlsSource } from "../wire/tls.ts";
+import { listenForOperator, type OperatorPort } from "../net/operator-port.ts";
+import type { TlsSource } from "../net/tls.ts";
 
 export interface ProgressServerOptions {
   /** Of the certificates. */

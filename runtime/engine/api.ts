@@ -2,8 +2,8 @@
 // The engine itself runs in its own thread (thread.ts); client.ts is its face on the main thread.
 import type { BackendChoice, CodecName, KvType } from "../../crds/names.ts";
 import type { ComputeWork, Phase, StepKind, StepSeconds, Transitions } from "../../crds/telemetry.ts";
+import type { Identity } from "../net/mapping.ts";
 import type { ExpertGrid } from "../placement/grid.ts";
-import type { Identity } from "../wire/mapping.ts";
 import type { EngineLimits, GenerateEvent, Sampling } from "./core/request.ts";
 
 export type { FinishReason, GenerateEvent, Sampling } from "./core/request.ts";

@@ -3,8 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createTestCa } from "../../test/support/certs.ts";
 import { until } from "../../test/support/ranks.ts";
-import { LaneServer } from "../wire/lane-accept.ts";
-import { serverNames } from "../wire/tls.ts";
+import { LaneServer } from "../net/lane-accept.ts";
+import { serverNames } from "../net/tls.ts";
 import type { LaneNews } from "./api.ts";
 import { Lanes } from "./lanes.ts";
 

@@ -3,16 +3,16 @@
 // is gone) goes the way of Dispatch on the main thread, which knows all ranks and retries.
 import { AppError } from "../../crds/common.ts";
 import type { Backend } from "../compute/backend.ts";
+import { frameBytesMax } from "../net/frame-codec.ts";
+import { decodeHalfRows, encodeHalfRows, halfRowBytes } from "../net/half-rows.ts";
+import { LaneServer, type LaneWorker } from "../net/lane-accept.ts";
+import { type LaneFrame, laneIndexMax, lanePairsMax, pairBytesMax } from "../net/lane-codec.ts";
+import { LaneLink, laneLookMs } from "../net/lane-link.ts";
+import type { Identity } from "../net/mapping.ts";
+import type { TlsMaterial } from "../net/tls.ts";
 import { frameFault } from "../placement/frames/frames.ts";
 import type { ExpertGrid } from "../placement/grid.ts";
 import { bytesOf, viewF32 } from "../weights/floats.ts";
-import { frameBytesMax } from "../wire/frame-codec.ts";
-import { decodeHalfRows, encodeHalfRows, halfRowBytes } from "../wire/half-rows.ts";
-import { LaneServer, type LaneWorker } from "../wire/lane-accept.ts";
-import { type LaneFrame, laneIndexMax, lanePairsMax, pairBytesMax } from "../wire/lane-codec.ts";
-import { LaneLink, laneLookMs } from "../wire/lane-link.ts";
-import type { Identity } from "../wire/mapping.ts";
-import type { TlsMaterial } from "../wire/tls.ts";
 import type { FrameAnswer, LaneNews, LaneOpening, LanePeer, LaneView, RemoteFrame } from "./api.ts";
 import { sumPairs } from "./core/combine.ts";
 import type { AskedBatch } from "./expert-table.ts";

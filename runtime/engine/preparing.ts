@@ -1,7 +1,7 @@
 // Requests that wait for what their language needs, the texts of tokens, before they are queued. There are only so many, and one that is
 // taken back meanwhile is told so.
 import { AppError } from "../../crds/common.ts";
-import type { Languages } from "./core/constraints/languages.ts";
+import type { Languages } from "../constraints/languages.ts";
 import type { GenerateEvent } from "./core/request.ts";
 
 /** Requests that wait for the texts of tokens at once. */

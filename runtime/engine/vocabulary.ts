@@ -1,7 +1,7 @@
 // The texts of a model's tokens for constraints, had from a thread beside the engine's (vocabulary-thread.ts).
 import { Worker } from "node:worker_threads";
 import { AppError } from "../../crds/common.ts";
-import { type TextOrder, type TokenTexts, Vocabulary } from "./core/constraints/vocabulary.ts";
+import { type TextOrder, type TokenTexts, Vocabulary } from "../constraints/vocabulary.ts";
 
 /** The time that the thread may take. */
 const loadMs = 10_000;

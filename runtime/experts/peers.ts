@@ -2,12 +2,12 @@
 // It never decides membership; suspicion is local, ends when a peer answers again, and only steers routing.
 import type { AppError } from "../../crds/common.ts";
 import type { SuspectReason } from "../../crds/names.ts";
+import { Shards } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import type { Network } from "../net/grpc.ts";
+import type { Identity, Member, Membership } from "../net/mapping.ts";
+import { Indulgence } from "../net/silence.ts";
+import { serverNames, type TlsSource } from "../net/tls.ts";
 import type { Log } from "../observe/log.ts";
-import { Shards } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import type { Network } from "../wire/grpc.ts";
-import type { Identity, Member, Membership } from "../wire/mapping.ts";
-import { Indulgence } from "../wire/silence.ts";
-import { serverNames, type TlsSource } from "../wire/tls.ts";
 
 /** A connection for shards that no transfer used for so long is closed. */
 const shardsIdleMs = 60_000;

@@ -1,11 +1,11 @@
 // The seed of a deployment as a rank sees it: one pod that has the model's whole store, found by its Service's name. It is no member, is
 // asked for model bytes alone, and may be away for as long as nobody needs it. Every byte of it is checked by whoever asked.
 import { AppError } from "../../crds/common.ts";
-import { Shards, StoreFiles } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import type { Network } from "../wire/grpc.ts";
-import type { Identity } from "../wire/mapping.ts";
-import { whenReady } from "../wire/ready.ts";
-import { serverNames, type TlsSource } from "../wire/tls.ts";
+import { Shards, StoreFiles } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import type { Network } from "../net/grpc.ts";
+import type { Identity } from "../net/mapping.ts";
+import { whenReady } from "../net/ready.ts";
+import { serverNames, type TlsSource } from "../net/tls.ts";
 
 const connectTimeoutMs = 2_000;
 /** A connection that nothing used for so long is closed. */

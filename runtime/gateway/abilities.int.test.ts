@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { chat, post, until, useGateways } from "../../test/support/gateway.ts";
 import type { Script } from "../../test/support/scripted-worker.ts";
-import type { GenerateRequest } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import type { GenerateRequest } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 
 const { startAll } = useGateways();
 

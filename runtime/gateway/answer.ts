@@ -3,7 +3,7 @@
 import { randomUUID } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
 import { type FailoverReason, stallParts } from "../../crds/names.ts";
-import type { Constraint } from "../engine/core/constraints/language.ts";
+import type { Constraint } from "../constraints/language.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import type { Span } from "../observe/trace.ts";

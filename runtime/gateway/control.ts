@@ -4,10 +4,9 @@
 import { create } from "@bufbuild/protobuf";
 import { AppError, gatewayRank } from "../../crds/common.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
-import type { Log } from "../observe/log.ts";
-import { Calm } from "../wire/calm.ts";
-import { type Control, type WatchPush, type WatchStatus, WatchStatusSchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { callerOf, toStatus } from "../wire/grpc.ts";
+import { Calm } from "../net/calm.ts";
+import { type Control, type WatchPush, type WatchStatus, WatchStatusSchema } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { callerOf, toStatus } from "../net/grpc.ts";
 import {
   fromLogLevel,
   fromMembership,
@@ -18,8 +17,9 @@ import {
   toMembership,
   toPlan,
   toSender,
-} from "../wire/mapping.ts";
-import type { Handlers } from "../wire/service.ts";
+} from "../net/mapping.ts";
+import type { Handlers } from "../net/service.ts";
+import type { Log } from "../observe/log.ts";
 
 /** The contract asks for a status at least once a second, unless the operator allows less. */
 const statusEveryMs = 900;

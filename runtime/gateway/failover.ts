@@ -3,7 +3,7 @@
 // long it waits for what (patience.ts), which worker (choose-worker.ts), the connection (worker-pool.ts), text (../text/).
 import { AppError } from "../../crds/common.ts";
 import type { FailoverReason, WorkerAbility } from "../../crds/names.ts";
-import type { Constraint } from "../engine/core/constraints/language.ts";
+import type { Constraint } from "../constraints/language.ts";
 import { classify, type FailoverLimits, type Fault, failoverLimits, Patience, pauseMs, repeatedFaults, type Wait } from "./patience.ts";
 
 /** How tokens are chosen, as the wire has it; what is unset is off. */

@@ -8,11 +8,11 @@ import { after, afterEach, before, test } from "node:test";
 import { AppError, gatewayRank } from "../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../test/support/certs.ts";
 import { deploymentUid, name, ns, type TextRank, type TextRankFaults, textRank } from "../../test/support/text-rank.ts";
+import { TextChunkSchema } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { grpcNetwork, toStatus } from "../net/grpc.ts";
+import type { Member } from "../net/mapping.ts";
+import { create } from "../net/service.ts";
 import { silentLog } from "../observe/log.ts";
-import { TextChunkSchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { grpcNetwork, toStatus } from "../wire/grpc.ts";
-import type { Member } from "../wire/mapping.ts";
-import { create } from "../wire/service.ts";
 import { fetchText, type TextFetch } from "./fetch-text.ts";
 
 let ca: TestCa;

@@ -4,15 +4,15 @@ import { mkdir, open, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
+import { newPart, receive } from "../net/file-stream.ts";
+import { TextFiles } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { fromStatus, type Network } from "../net/grpc.ts";
+import { type Identity, type Member, toSender } from "../net/mapping.ts";
+import { whenReady } from "../net/ready.ts";
+import type { ServiceClient } from "../net/service.ts";
+import { fromTextList, type TextFile } from "../net/text-files.ts";
+import { serverNames, type TlsSource } from "../net/tls.ts";
 import type { Log } from "../observe/log.ts";
-import { newPart, receive } from "../wire/file-stream.ts";
-import { TextFiles } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { fromStatus, type Network } from "../wire/grpc.ts";
-import { type Identity, type Member, toSender } from "../wire/mapping.ts";
-import { whenReady } from "../wire/ready.ts";
-import type { ServiceClient } from "../wire/service.ts";
-import { fromTextList, type TextFile } from "../wire/text-files.ts";
-import { serverNames, type TlsSource } from "../wire/tls.ts";
 import { textSources } from "./text-sources.ts";
 
 /** Between two rounds of asking, whatever happens; and at most, where no membership tells of a change. */

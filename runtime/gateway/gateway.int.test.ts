@@ -5,10 +5,10 @@ import { create } from "@bufbuild/protobuf";
 import { operatorRank } from "../../crds/common.ts";
 import { chat, chatPrompt, expected, post, stream, until, useGateways } from "../../test/support/gateway.ts";
 import { eosId, name, ns } from "../../test/support/scripted-worker.ts";
-import { Control, WatchPushSchema, type WatchStatus } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { connect, fromStatus } from "../wire/grpc.ts";
-import { toMembership, toSender } from "../wire/mapping.ts";
-import { serverNames } from "../wire/tls.ts";
+import { Control, WatchPushSchema, type WatchStatus } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { connect, fromStatus } from "../net/grpc.ts";
+import { toMembership, toSender } from "../net/mapping.ts";
+import { serverNames } from "../net/tls.ts";
 
 const { startAll, issue, onEnd } = useGateways();
 

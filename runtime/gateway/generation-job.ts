@@ -1,5 +1,5 @@
 // The neutral form of a request for text, whichever endpoint it came by: what the parsers make and answers are made of. Types and bounds.
-import type { Constraint } from "../engine/core/constraints/language.ts";
+import type { Constraint } from "../constraints/language.ts";
 import type { ChatMessage } from "../text/text-model.ts";
 import type { Effort } from "../text/thinking/switch.ts";
 import type { Tool } from "../text/tools/format.ts";

@@ -6,10 +6,10 @@ import { create } from "@bufbuild/protobuf";
 import { operatorRank } from "../../crds/common.ts";
 import { chat, chatPrompt, expected, limits, post, stream, until, useGateways } from "../../test/support/gateway.ts";
 import { name, ns } from "../../test/support/scripted-worker.ts";
-import { Control, WatchPushSchema, type WatchStatus } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { connect } from "../wire/grpc.ts";
-import { type Membership, toMembership, toSender } from "../wire/mapping.ts";
-import { serverNames } from "../wire/tls.ts";
+import { Control, WatchPushSchema, type WatchStatus } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { connect } from "../net/grpc.ts";
+import { type Membership, toMembership, toSender } from "../net/mapping.ts";
+import { serverNames } from "../net/tls.ts";
 
 const { startAll, issue, onEnd } = useGateways();
 /** Far below the time that a request is held for, so that a test sees which of the two counts. */

@@ -2,8 +2,8 @@
 // A worker that stops saying so is away until it speaks again, on a new connection. Time is told by who looks; what it means for
 // requests is worker-pool.ts's business.
 import { AppError } from "../../crds/common.ts";
-import { fromStatus } from "../wire/grpc.ts";
-import { Indulgence, Silence } from "../wire/silence.ts";
+import { fromStatus } from "../net/grpc.ts";
+import { Indulgence, Silence } from "../net/silence.ts";
 
 /** The watch is to be looked at so often. */
 export const lookEveryMs = 250;

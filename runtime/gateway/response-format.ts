@@ -3,8 +3,8 @@
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import { formatNames } from "../../crds/names.ts";
-import { languageOf } from "../engine/core/constraints/index.ts";
-import type { Constraint } from "../engine/core/constraints/language.ts";
+import { languageOf } from "../constraints/index.ts";
+import type { Constraint } from "../constraints/language.ts";
 
 export const only = `only ${["text", ...formatNames].join(", ")} are implemented`;
 

@@ -1,7 +1,7 @@
 // The requests of /v1/responses, as zod schemas, and their translation into the job of a chat. Nothing is stored, so a conversation
 // comes whole with each request. Pure; what the answer looks like is in responses-body.ts.
 import { z } from "zod";
-import type { Constraint } from "../engine/core/constraints/language.ts";
+import type { Constraint } from "../constraints/language.ts";
 import type { ChatMessage } from "../text/text-model.ts";
 import { callArguments, text } from "./chat-messages.ts";
 import { requestBounds } from "./generation-job.ts";

@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { byteText } from "../../test/support/byte-text.ts";
-import { languageOf } from "../engine/core/constraints/index.ts";
-import type { ToolSpec } from "../engine/core/constraints/tool-calls.ts";
+import { languageOf } from "../constraints/index.ts";
+import type { ToolSpec } from "../constraints/tool-calls.ts";
 import { hermes } from "../text/tools/hermes.ts";
 import { llama } from "../text/tools/llama.ts";
 import { mistral } from "../text/tools/mistral.ts";

@@ -1,9 +1,9 @@
 // The fields `tools` and `tool_choice` of a chat, and the language that they hold an answer to in the words of the model. Pure.
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
-import { languageOf } from "../engine/core/constraints/index.ts";
-import type { Constraint } from "../engine/core/constraints/language.ts";
-import type { ToolSpec } from "../engine/core/constraints/tool-calls.ts";
+import { languageOf } from "../constraints/index.ts";
+import type { Constraint } from "../constraints/language.ts";
+import type { ToolSpec } from "../constraints/tool-calls.ts";
 import type { Tool, ToolFormat } from "../text/tools/format.ts";
 import { invalid, type Problem } from "./problem.ts";
 

@@ -5,7 +5,7 @@ import {
   type PromptLogprobs,
   type Token,
   FinishReason as WireFinish,
-} from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+} from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Generation, WorkerEvent } from "./failover.ts";
 
 const finishReasons: Partial<Record<WireFinish, "stop" | "length" | "draining">> = {

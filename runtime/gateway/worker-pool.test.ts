@@ -1,9 +1,9 @@
 // The waiter that is woken when an attempt ends. The connections themselves are for the integration tests.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { grpcNetwork } from "../net/grpc.ts";
+import type { TlsSource } from "../net/tls.ts";
 import { createTracing } from "../observe/trace.ts";
-import { grpcNetwork } from "../wire/grpc.ts";
-import type { TlsSource } from "../wire/tls.ts";
 import type { Attempt, Generation } from "./failover.ts";
 import { WorkerPool } from "./worker-pool.ts";
 

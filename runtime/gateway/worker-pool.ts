@@ -3,15 +3,15 @@
 // chooses; cuts the streams of lost pods at once.
 import { AppError } from "../../crds/common.ts";
 import { type MemberState, memberStates } from "../../crds/names.ts";
+import { slackMs } from "../net/call-deadline.ts";
+import { Inference } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { fromStatus, type Network } from "../net/grpc.ts";
+import { type Identity, type Member, type Membership, toSender } from "../net/mapping.ts";
+import { whenReady } from "../net/ready.ts";
+import type { ServiceClient } from "../net/service.ts";
+import { serverNames, type TlsSource } from "../net/tls.ts";
 import { steadyClock } from "../observe/steady-clock.ts";
 import type { Span, Tracing } from "../observe/trace.ts";
-import { slackMs } from "../wire/call-deadline.ts";
-import { Inference } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { fromStatus, type Network } from "../wire/grpc.ts";
-import { type Identity, type Member, type Membership, toSender } from "../wire/mapping.ts";
-import { whenReady } from "../wire/ready.ts";
-import type { ServiceClient } from "../wire/service.ts";
-import { serverNames, type TlsSource } from "../wire/tls.ts";
 import { type Candidate, choose, prefixHash } from "./choose-worker.ts";
 import { type Attempt, type Generation, needsOf, type Shunned, type WorkerEvent, type Workers } from "./failover.ts";
 import { LifeWatch, lookEveryMs } from "./life-watch.ts";

@@ -11,10 +11,10 @@ import { askPod } from "../../operator/deployment/ask-pod.ts";
 import { startHub } from "../../test/support/model-hub.ts";
 import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../test/support/ranks.ts";
 import { Seed } from "../experts/seed.ts";
+import { grpcNetwork } from "../net/grpc.ts";
+import { serverNames } from "../net/tls.ts";
 import { silentLog } from "../observe/log.ts";
 import { openStore } from "../weights/store-reader.ts";
-import { grpcNetwork } from "../wire/grpc.ts";
-import { serverNames } from "../wire/tls.ts";
 import { fetchStore } from "../worker/fetch-store.ts";
 import { startSeed } from "./seed.ts";
 

@@ -4,12 +4,12 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
-import { hashedFile, listed, readHandler } from "../wire/file-stream.ts";
-import type { StoreFiles } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import type { Caller } from "../wire/grpc.ts";
-import type { HandlersOf } from "../wire/service.ts";
-import { type StoreList, storeFault, storeFileNames } from "../wire/store-files.ts";
-import type { TextFile } from "../wire/text-files.ts";
+import { hashedFile, listed, readHandler } from "../net/file-stream.ts";
+import type { StoreFiles } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import type { Caller } from "../net/grpc.ts";
+import type { HandlersOf } from "../net/service.ts";
+import { type StoreList, storeFault, storeFileNames } from "../net/store-files.ts";
+import type { TextFile } from "../net/text-files.ts";
 
 const operation = "serving the files of a store";
 

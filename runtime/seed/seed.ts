@@ -11,13 +11,13 @@ import { serveProgress } from "../downloader/progress-server.ts";
 import { createShardServer } from "../experts/memory/shard-server.ts";
 import { StoreReads } from "../experts/memory/store-reads.ts";
 import { TransferPace } from "../experts/memory/transfer-pace.ts";
+import { Shards, StoreFiles } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { type Caller, callerOf, createServer, type GrpcServer } from "../net/grpc.ts";
+import { folderTls, type TlsSource } from "../net/tls.ts";
 import { createHealth, type Health, serveProbes } from "../observe/health.ts";
 import { createLog, type Log } from "../observe/log.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
-import { Shards, StoreFiles } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { type Caller, callerOf, createServer, type GrpcServer } from "../wire/grpc.ts";
-import { folderTls, type TlsSource } from "../wire/tls.ts";
 import { createFileServer, listStoreFiles } from "./file-server.ts";
 
 /** A download that failed is tried again after this: the source may be back, the Secret right. */

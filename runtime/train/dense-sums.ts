@@ -1,6 +1,6 @@
 // Gradients of a dense unit: a lane's are taken from a scratch array and joined in the tree over lanes, so that memory is for some
 // subtrees and not for all lanes, and the sum is the same however lanes are dealt to ranks.
-import { addAll } from "../comm/collectives.ts";
+import { addAll } from "../net/collectives/collectives.ts";
 import { joinSubtree, type Subtree } from "../placement/training/lanes.ts";
 
 export class DenseSums {

@@ -2,9 +2,9 @@
 // memory that is given. It reads what says much in few bytes and writes nothing; what only all bytes tell, ranks find. Shell.
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
-import { Loopback } from "../comm/loopback.ts";
 import { createTraining } from "../compute/open-training.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
+import { Loopback } from "../net/collectives/loopback.ts";
 import { checkStages, digestOf, openData, stepToGoOnFrom } from "./before.ts";
 import { type Identity, SavedModel, stepsOfCheckpoints } from "./checkpoint.ts";
 import type { Corpus } from "./corpus.ts";

@@ -2,9 +2,9 @@
 // and writes the result. To run it again is to go on: with the same settings each step has the same bits whether the run was stopped or
 // not, and by how many ranks. Shell.
 import { join } from "node:path";
-import { partOf } from "../comm/part.ts";
 import { createTraining } from "../compute/open-training.ts";
 import type { TrainingBackend } from "../compute/training.ts";
+import { partOf } from "../net/collectives/part.ts";
 import { checkStages, digestOf, openData, resultAt, stepToGoOnFrom } from "./before.ts";
 import { readCheckpoint, SavedModel } from "./checkpoint.ts";
 import { checkGroup, outerOf, placeAmong, unmetFolder } from "./local/going-on.ts";

@@ -1,6 +1,6 @@
 // A rank's place in a world of training: how it reaches the others, and what all know of each. A run without one has a world to itself.
-import { Loopback } from "../comm/loopback.ts";
-import type { Transport } from "../comm/transport.ts";
+import { Loopback } from "../net/collectives/loopback.ts";
+import type { Transport } from "../net/collectives/transport.ts";
 import type { Holdings } from "./ranks/holdings.ts";
 import type { RankFacts } from "./ranks/plan.ts";
 

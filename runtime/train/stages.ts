@@ -1,6 +1,6 @@
 // The stages of a run: one, or two where its experts spawn, each with a model of its own. A stage ends in a checkpoint, which the next one
 // is born of, so that the newest checkpoint says which stage a run is in; ranks settle that before each opens its model. Shell.
-import { gatherAll } from "../comm/collectives.ts";
+import { gatherAll } from "../net/collectives/collectives.ts";
 import { type Identity, SavedModel } from "./checkpoint.ts";
 import type { Layout } from "./layout.ts";
 import type { Kept } from "./local/rounds.ts";

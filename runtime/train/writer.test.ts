@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../test/builders/training.ts";
-import { Loopback } from "../comm/loopback.ts";
+import { Loopback } from "../net/collectives/loopback.ts";
 import type { TrainPorts } from "./ports.ts";
 import { train } from "./run.ts";
 import { Writer } from "./writer.ts";

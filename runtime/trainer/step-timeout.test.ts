@@ -12,7 +12,7 @@ import { parseTrainingEnd } from "../../crds/training-report.ts";
 import { tinyModel, writeCorpus } from "../../test/builders/training.ts";
 import { tell, tlsFolder, worldOf } from "../../test/builders/training-pods.ts";
 import { freePort } from "../../test/harness/free-port.ts";
-import { frameMsMax, type Transport } from "../comm/transport.ts";
+import { frameMsMax, type Transport } from "../net/collectives/transport.ts";
 import type { TrainPorts } from "../train/ports.ts";
 import { train } from "../train/run.ts";
 import type { Seat } from "../train/seat.ts";

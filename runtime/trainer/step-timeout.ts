@@ -2,7 +2,7 @@
 // that lives and does nothing holds nobody up. What a world begins and ends with, such as reading a checkpoint, may take longer.
 import { AppError } from "../../crds/common.ts";
 import { autoDuration, parseDuration } from "../../crds/quantity.ts";
-import { frameMsMax } from "../comm/transport.ts";
+import { frameMsMax } from "../net/collectives/transport.ts";
 import type { Clocked, NamedSpan } from "../train/trace/recorder.ts";
 
 /** Auto: this many steps, of as long as the middle one of the last ones took, and no less than this. */

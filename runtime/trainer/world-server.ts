@@ -2,8 +2,8 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { AppError } from "../../crds/common.ts";
 import { type PodWords, type WorldOrder, worldBytesMax, worldOrderSchema, worldPath } from "../../crds/training-world.ts";
-import { listenForOperator, type OperatorPort } from "../wire/operator-port.ts";
-import type { TlsSource } from "../wire/tls.ts";
+import { listenForOperator, type OperatorPort } from "../net/operator-port.ts";
+import type { TlsSource } from "../net/tls.ts";
 
 export interface WorldServerOptions {
   /** Of the certificates. */

@@ -4,14 +4,14 @@
 import { AppError } from "../../crds/common.ts";
 import type { TrainerSettings } from "../../crds/training-process.ts";
 import { trainingScope, type WorldMember } from "../../crds/training-world.ts";
-import { WireTransport } from "../comm/wire.ts";
-import { otherRankCodes } from "../comm/wire-owner.ts";
+import { WireTransport } from "../net/collectives/wire.ts";
+import { otherRankCodes } from "../net/collectives/wire-owner.ts";
+import type { TlsSource } from "../net/tls.ts";
 import type { Log } from "../observe/log.ts";
 import type { TrainPorts } from "../train/ports.ts";
 import { Holdings } from "../train/ranks/holdings.ts";
 import type { RunEnd, train } from "../train/run.ts";
 import { aloneSeat, type Seat } from "../train/seat.ts";
-import type { TlsSource } from "../wire/tls.ts";
 import { leaves, type Membership, type Place } from "./membership.ts";
 import { placedIn } from "./settings.ts";
 import { type StepTimeout, stuckCode } from "./step-timeout.ts";

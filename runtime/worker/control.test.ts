@@ -4,9 +4,9 @@ import { Duplex } from "node:stream";
 import { type TestContext, test } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
 import { until } from "../../test/harness/process.ts";
+import type { WatchStatus } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { toSender } from "../net/mapping.ts";
 import { createLog, type Log, silentLog } from "../observe/log.ts";
-import type { WatchStatus } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { toSender } from "../wire/mapping.ts";
 import { WorkerControl, type WorkerControlOptions } from "./control.ts";
 
 const self = { deploymentUid: "d", rank: 0, podUid: "u", bootId: "b" };

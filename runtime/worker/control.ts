@@ -3,10 +3,8 @@
 import { AppError } from "../../crds/common.ts";
 import type { EngineInfo } from "../engine/engine.ts";
 import type { Peers } from "../experts/peers.ts";
-import type { Log } from "../observe/log.ts";
-import type { SteadyClock } from "../observe/steady-clock.ts";
-import { leftMs, slackMs } from "../wire/call-deadline.ts";
-import { Calm } from "../wire/calm.ts";
+import { leftMs, slackMs } from "../net/call-deadline.ts";
+import { Calm } from "../net/calm.ts";
 import {
   ClockReadingSchema,
   type Control,
@@ -17,21 +15,13 @@ import {
   type WatchPush,
   type WatchStatus,
   WatchStatusSchema,
-} from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { type Caller, type ServerDuplex, type ServerWritable, toStatus } from "../wire/grpc.ts";
-import {
-  fromLogLevel,
-  fromMembership,
-  fromPlan,
-  fromSender,
-  toFetched,
-  toMembership,
-  toNumber,
-  toPlan,
-  toSender,
-} from "../wire/mapping.ts";
-import { create, type HandlersOf } from "../wire/service.ts";
-import type { PeerIdentity } from "../wire/tls.ts";
+} from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { type Caller, type ServerDuplex, type ServerWritable, toStatus } from "../net/grpc.ts";
+import { fromLogLevel, fromMembership, fromPlan, fromSender, toFetched, toMembership, toNumber, toPlan, toSender } from "../net/mapping.ts";
+import { create, type HandlersOf } from "../net/service.ts";
+import type { PeerIdentity } from "../net/tls.ts";
+import type { Log } from "../observe/log.ts";
+import type { SteadyClock } from "../observe/steady-clock.ts";
 import { describedLayers, residentCells } from "./expert-bytes.ts";
 import type { PlanKeeper, PrepareOutcome } from "./plan-keeper.ts";
 import type { ServedTotals } from "./service-record.ts";

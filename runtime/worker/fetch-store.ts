@@ -9,12 +9,12 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
 import type { Seed, SeedClients } from "../experts/seed.ts";
+import { newPart, type Part, receive } from "../net/file-stream.ts";
+import { fromStatus } from "../net/grpc.ts";
+import { toSender } from "../net/mapping.ts";
+import { fromStoreList, type StoreList } from "../net/store-files.ts";
+import type { TextFile } from "../net/text-files.ts";
 import type { Log } from "../observe/log.ts";
-import { newPart, type Part, receive } from "../wire/file-stream.ts";
-import { fromStatus } from "../wire/grpc.ts";
-import { toSender } from "../wire/mapping.ts";
-import { fromStoreList, type StoreList } from "../wire/store-files.ts";
-import type { TextFile } from "../wire/text-files.ts";
 
 /** Between two tries. */
 const againMs = { least: 250, most: 5_000 };

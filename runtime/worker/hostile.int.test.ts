@@ -6,20 +6,14 @@ import { after, before, test } from "node:test";
 import { connect as connectTls } from "node:tls";
 import { doubleEngine } from "../../test/support/double-engine.ts";
 import { deployment, deploymentUid, namespace, Ranks, tinyStore, within } from "../../test/support/ranks.ts";
-import { connectDispatch } from "../wire/dispatch-link.ts";
-import { frameBytesMax, frameKinds } from "../wire/frame-codec.ts";
-import { framesAlpn } from "../wire/frame-socket.ts";
-import {
-  type DispatchFrame,
-  DispatchFrameSchema,
-  type DispatchReply,
-  Inference,
-  Shards,
-} from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { connect, fromStatus } from "../wire/grpc.ts";
-import { toPlan, toSender } from "../wire/mapping.ts";
-import { create } from "../wire/service.ts";
-import { serverNames, type TlsSource } from "../wire/tls.ts";
+import { connectDispatch } from "../net/dispatch-link.ts";
+import { frameBytesMax, frameKinds } from "../net/frame-codec.ts";
+import { framesAlpn } from "../net/frame-socket.ts";
+import { type DispatchFrame, DispatchFrameSchema, type DispatchReply, Inference, Shards } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { connect, fromStatus } from "../net/grpc.ts";
+import { toPlan, toSender } from "../net/mapping.ts";
+import { create } from "../net/service.ts";
+import { serverNames, type TlsSource } from "../net/tls.ts";
 
 let store: Awaited<ReturnType<typeof tinyStore>>;
 let ranks: Ranks;

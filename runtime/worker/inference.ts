@@ -3,10 +3,7 @@
 import { AppError } from "../../crds/common.ts";
 import { type ConstraintName, type WorkerAbility, workerAbilities } from "../../crds/names.ts";
 import type { Engine, GenerateEvent as EngineEvent, FinishReason as Reason, Sampling } from "../engine/engine.ts";
-import type { Log } from "../observe/log.ts";
-import type { Metrics } from "../observe/metrics.ts";
-import { sampledTraceId, type Tracing } from "../observe/trace.ts";
-import { leftMs, slackMs } from "../wire/call-deadline.ts";
+import { leftMs, slackMs } from "../net/call-deadline.ts";
 import {
   type AliveEvent,
   AliveEventSchema,
@@ -17,11 +14,14 @@ import {
   type GenerateRequest,
   type Inference,
   type Sampling as WireSampling,
-} from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { type Caller, type ServerWritable, toStatus } from "../wire/grpc.ts";
-import { fromSender } from "../wire/mapping.ts";
-import { create, type HandlersOf } from "../wire/service.ts";
-import type { PeerIdentity } from "../wire/tls.ts";
+} from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { type Caller, type ServerWritable, toStatus } from "../net/grpc.ts";
+import { fromSender } from "../net/mapping.ts";
+import { create, type HandlersOf } from "../net/service.ts";
+import type { PeerIdentity } from "../net/tls.ts";
+import type { Log } from "../observe/log.ts";
+import type { Metrics } from "../observe/metrics.ts";
+import { sampledTraceId, type Tracing } from "../observe/trace.ts";
 import type { ServiceRecord } from "./service-record.ts";
 
 export interface GenerateOptions {

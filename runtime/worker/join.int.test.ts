@@ -3,11 +3,11 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../test/support/certs.ts";
+import { Control } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { createServer, type GrpcServer, grpcNetwork } from "../net/grpc.ts";
+import { toMembership, toPlan } from "../net/mapping.ts";
+import { askPeers, resolvePeers } from "../net/peer-snapshot.ts";
 import { silentLog } from "../observe/log.ts";
-import { Control } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { createServer, type GrpcServer, grpcNetwork } from "../wire/grpc.ts";
-import { toMembership, toPlan } from "../wire/mapping.ts";
-import { askPeers, resolvePeers } from "../wire/peer-snapshot.ts";
 
 const servers: GrpcServer[] = [];
 let ca: TestCa;

@@ -2,8 +2,8 @@
 // the newest answer. The operator's pushes win over all of it.
 
 import type { Peers } from "../experts/peers.ts";
+import { type AskOptions, askPeers } from "../net/peer-snapshot.ts";
 import type { Log } from "../observe/log.ts";
-import { type AskOptions, askPeers } from "../wire/peer-snapshot.ts";
 import type { PlanKeeper } from "./plan-keeper.ts";
 
 /** The interval in which a worker without plan or operator asks its peers. */

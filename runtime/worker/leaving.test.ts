@@ -1,8 +1,8 @@
 // A worker that is told to end: how long it stays, what it refuses, and when requests are cut.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { Membership } from "../net/mapping.ts";
 import { silentLog } from "../observe/log.ts";
-import type { Membership } from "../wire/mapping.ts";
 import { Leaving, type LeavingOptions } from "./leaving.ts";
 
 /** A worker in a time of its own, in which `script` says what happens when. */

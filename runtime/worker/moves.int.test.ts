@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { doubleEngine } from "../../test/support/double-engine.ts";
 import { Ranks, tinyStore } from "../../test/support/ranks.ts";
-import { toPlan } from "../wire/mapping.ts";
+import { toPlan } from "../net/mapping.ts";
 
 let store: Awaited<ReturnType<typeof tinyStore>>;
 let want: number[];

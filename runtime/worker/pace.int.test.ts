@@ -5,8 +5,8 @@ import { after, before, test } from "node:test";
 import type { PlacementPlan } from "../../crds/plan.ts";
 import { type DoubleOptions, doubleEngine } from "../../test/support/double-engine.ts";
 import { Ranks, tinyStore, until } from "../../test/support/ranks.ts";
+import { fromFetched, toPlan } from "../net/mapping.ts";
 import { addFetched, type Fetched } from "../placement/cost.ts";
-import { fromFetched, toPlan } from "../wire/mapping.ts";
 
 let store: Awaited<ReturnType<typeof tinyStore>>;
 let unitBytes: number;

@@ -10,8 +10,8 @@ import { Materializer } from "../experts/memory/materializer.ts";
 import { ResidentSet, type Victim } from "../experts/memory/resident-set.ts";
 import type { TierRequest } from "../experts/memory/tier.ts";
 import { TransferPace } from "../experts/memory/transfer-pace.ts";
+import type { Member } from "../net/mapping.ts";
 import { silentLog } from "../observe/log.ts";
-import type { Member } from "../wire/mapping.ts";
 import { PlanKeeper, type PrepareOutcome } from "./plan-keeper.ts";
 import { PlanState } from "./plan-state.ts";
 

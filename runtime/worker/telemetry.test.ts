@@ -3,11 +3,11 @@ import { test } from "node:test";
 import { decodeLoad, type LoadWindow } from "../../crds/telemetry.ts";
 import { telemetryKey } from "../../test/builders/telemetry.ts";
 import { LoadCounter } from "../engine/load-counter.ts";
+import { openLoad } from "../net/load-signature.ts";
+import type { Bus } from "../net/nats.ts";
 import { silentLog } from "../observe/log.ts";
 import { createMetrics } from "../observe/metrics.ts";
 import { steadyClock } from "../observe/steady-clock.ts";
-import { openLoad } from "../wire/load-signature.ts";
-import type { Bus } from "../wire/nats.ts";
 import { machineId } from "./machine.ts";
 import { publishLoad, turnMs } from "./telemetry.ts";
 

@@ -5,12 +5,12 @@ import { createHash } from "node:crypto";
 import { encodeLoad, type LoadWindow, loadMessageBytesMax, loadSubject, loadTurnMsMax, phases } from "../../crds/telemetry.ts";
 import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine, LoadCounters } from "../engine/engine.ts";
+import { signLoad } from "../net/load-signature.ts";
+import type { Identity } from "../net/mapping.ts";
+import type { Bus } from "../net/nats.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import type { SteadyClock } from "../observe/steady-clock.ts";
-import { signLoad } from "../wire/load-signature.ts";
-import type { Identity } from "../wire/mapping.ts";
-import type { Bus } from "../wire/nats.ts";
 
 export interface TelemetryOptions {
   readonly engine: Pick<Engine, "counters">;

@@ -3,13 +3,13 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
-import { hashedFile, listed, readHandler } from "../wire/file-stream.ts";
-import type { Sender, TextFiles } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import type { Caller } from "../wire/grpc.ts";
-import { fromSender } from "../wire/mapping.ts";
-import type { HandlersOf } from "../wire/service.ts";
-import { sizeFault, type TextFile, textDigest, textFileNames } from "../wire/text-files.ts";
-import type { PeerIdentity } from "../wire/tls.ts";
+import { hashedFile, listed, readHandler } from "../net/file-stream.ts";
+import type { Sender, TextFiles } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
+import type { Caller } from "../net/grpc.ts";
+import { fromSender } from "../net/mapping.ts";
+import type { HandlersOf } from "../net/service.ts";
+import { sizeFault, type TextFile, textDigest, textFileNames } from "../net/text-files.ts";
+import type { PeerIdentity } from "../net/tls.ts";
 
 const operation = "serving text files";
 

@@ -1,9 +1,9 @@
 // The time that choosing a token takes, by what a request asks, beside a bare pass over the vocabulary that finds the largest logit. The
 // cases take turns, so that a busy machine is busy for all of them; the ratio is what counts.
 import { parseArgs } from "node:util";
-import type { Constraint } from "../../runtime/engine/core/constraints/language.ts";
-import { Languages } from "../../runtime/engine/core/constraints/languages.ts";
-import { orderOf, type TokenTexts, Vocabulary } from "../../runtime/engine/core/constraints/vocabulary.ts";
+import type { Constraint } from "../../runtime/constraints/language.ts";
+import { Languages } from "../../runtime/constraints/languages.ts";
+import { orderOf, type TokenTexts, Vocabulary } from "../../runtime/constraints/vocabulary.ts";
 import { OpenSampling } from "../../runtime/engine/core/open-sampling.ts";
 import type { Sampling } from "../../runtime/engine/core/request.ts";
 import { Sampler, uniform } from "../../runtime/engine/core/sampling.ts";

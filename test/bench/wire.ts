@@ -4,16 +4,16 @@
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
 import { create } from "@bufbuild/protobuf";
 import type { GenService } from "@bufbuild/protobuf/codegenv2";
-import { connectDispatch } from "../../runtime/wire/dispatch-link.ts";
+import { connectDispatch } from "../../runtime/net/dispatch-link.ts";
 import {
   type DispatchFrame,
   DispatchFrameSchema,
   type DispatchReply,
   DispatchReplySchema,
-} from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { connect, createServer } from "../../runtime/wire/grpc.ts";
-import { toSender } from "../../runtime/wire/mapping.ts";
-import { fixedTls, serverNames, type TlsMaterial } from "../../runtime/wire/tls.ts";
+} from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import { connect, createServer } from "../../runtime/net/grpc.ts";
+import { toSender } from "../../runtime/net/mapping.ts";
+import { fixedTls, serverNames, type TlsMaterial } from "../../runtime/net/tls.ts";
 import { createTestCa } from "../support/certs.ts";
 
 const hidden = 576;

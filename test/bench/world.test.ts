@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { planBounds } from "../../crds/plan.ts";
 import { loadMessageBytesMax } from "../../crds/telemetry.ts";
 import { checkPlanBytes, nextPlan, planObjectBytesMax } from "../../operator/rebalance/rollout/plan-object.ts";
-import { messageBytesMax } from "../../runtime/wire/grpc.ts";
+import { messageBytesMax } from "../../runtime/net/grpc.ts";
 import { worldCosts } from "./world.ts";
 
 const [layers, experts] = [58, 256];

@@ -8,10 +8,10 @@ import { decodeLoad, encodeLoad, loadSampleMs } from "../../crds/telemetry.ts";
 import { fromSpec, nextPlan } from "../../operator/rebalance/rollout/plan-object.ts";
 import { PlanRun } from "../../operator/rebalance/rollout/protocol.ts";
 import { type Action, defaultLimits, type Event } from "../../operator/rebalance/rollout/protocol-types.ts";
-import { Control, type Membership, type Plan, WatchPushSchema } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { openLoad, signLoad } from "../../runtime/wire/load-signature.ts";
-import { toMembership, toPlan } from "../../runtime/wire/mapping.ts";
-import { create, definition } from "../../runtime/wire/service.ts";
+import { Control, type Membership, type Plan, WatchPushSchema } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import { openLoad, signLoad } from "../../runtime/net/load-signature.ts";
+import { toMembership, toPlan } from "../../runtime/net/mapping.ts";
+import { create, definition } from "../../runtime/net/service.ts";
 import { telemetryKey } from "../builders/telemetry.ts";
 
 /** Of a load window of 15 s, the default. */

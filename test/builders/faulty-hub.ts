@@ -1,6 +1,6 @@
 // Loopback between pods that die in the middle of what they send and receive, of which the others hear at once or later.
-import { Loopback } from "../../runtime/comm/loopback.ts";
-import type { Transport } from "../../runtime/comm/transport.ts";
+import { Loopback } from "../../runtime/net/collectives/loopback.ts";
+import type { Transport } from "../../runtime/net/collectives/transport.ts";
 
 /** Milliseconds after which a loss is heard of, when others get on meanwhile. */
 const toldMs = 30;

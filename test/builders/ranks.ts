@@ -1,8 +1,9 @@
 // Ranks of training for tests: one alone, whose gradients can be looked at, and batches of given lanes.
-import { Loopback } from "../../runtime/comm/loopback.ts";
-import type { Hub } from "../../runtime/comm/transport.ts";
+
 import type { TrainingBackend } from "../../runtime/compute/training.ts";
 import type { ModelProgram } from "../../runtime/kernels/segment.ts";
+import { Loopback } from "../../runtime/net/collectives/loopback.ts";
+import type { Hub } from "../../runtime/net/collectives/transport.ts";
 import type { Layout } from "../../runtime/train/layout.ts";
 import { seatInWorld } from "../../runtime/train/local/group.ts";
 import { worldSettings } from "../../runtime/train/local/together.ts";

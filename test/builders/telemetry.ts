@@ -1,7 +1,7 @@
 // Builders of what signs load messages, for tests of those that send and take them.
 import { encodeLoad, type LoadWindow } from "../../crds/telemetry.ts";
 import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
-import { signLoad } from "../../runtime/wire/load-signature.ts";
+import { signLoad } from "../../runtime/net/load-signature.ts";
 
 /** Key number n: always the same. */
 export function telemetryKey(n: number): TelemetryKey {

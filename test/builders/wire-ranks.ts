@@ -1,7 +1,7 @@
 // Ranks of training in one process that meet over TLS on loopback, each with a port and a certificate of its own.
-import type { Hub } from "../../runtime/comm/transport.ts";
-import { type WireOptions, WireTransport } from "../../runtime/comm/wire.ts";
-import type { TlsSource } from "../../runtime/wire/tls.ts";
+import type { Hub } from "../../runtime/net/collectives/transport.ts";
+import { type WireOptions, WireTransport } from "../../runtime/net/collectives/wire.ts";
+import type { TlsSource } from "../../runtime/net/tls.ts";
 import { createTestCa } from "../support/certs.ts";
 
 const [namespace, name] = ["default", "train"];

@@ -5,7 +5,7 @@ import { type TestContext, test } from "node:test";
 import { type AppError, operatorRank } from "../../crds/common.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
 import { decodeLoad } from "../../crds/telemetry.ts";
-import { connectDispatch, type DispatchCall } from "../../runtime/wire/dispatch-link.ts";
+import { connectDispatch, type DispatchCall } from "../../runtime/net/dispatch-link.ts";
 import {
   Control,
   DispatchFrameSchema,
@@ -13,13 +13,13 @@ import {
   type PrepareEvent,
   WatchPushSchema,
   type WatchStatus,
-} from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { connect, fromStatus } from "../../runtime/wire/grpc.ts";
-import { openLoad } from "../../runtime/wire/load-signature.ts";
-import { type Identity, toMembership, toPlan, toSender } from "../../runtime/wire/mapping.ts";
-import type { Bus } from "../../runtime/wire/nats.ts";
-import { create } from "../../runtime/wire/service.ts";
-import { serverNames } from "../../runtime/wire/tls.ts";
+} from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import { connect, fromStatus } from "../../runtime/net/grpc.ts";
+import { openLoad } from "../../runtime/net/load-signature.ts";
+import { type Identity, toMembership, toPlan, toSender } from "../../runtime/net/mapping.ts";
+import type { Bus } from "../../runtime/net/nats.ts";
+import { create } from "../../runtime/net/service.ts";
+import { serverNames } from "../../runtime/net/tls.ts";
 import { telemetryKey } from "../builders/telemetry.ts";
 import { createTestCa } from "../support/certs.ts";
 import { until } from "../support/ranks.ts";

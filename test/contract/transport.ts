@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import type { Hub, Payload } from "../../runtime/comm/transport.ts";
+import type { Hub, Payload } from "../../runtime/net/collectives/transport.ts";
 
 export interface TransportSubject {
   readonly name: string;

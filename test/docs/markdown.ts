@@ -1,39 +1,5 @@
-// The parts of a Markdown document that docs.test.ts judges: its paragraphs, its links and headings, and the files that it
-// names. Knows as much of Markdown as the repository's documents use. Pure.
-
-export interface Paragraph {
-  readonly line: number;
-  readonly text: string;
-}
-
-/** Blocks of text; an item of a list and a row of a table count each as one, headings and code are left out. */
-export function paragraphs(document: string): Paragraph[] {
-  const found: Paragraph[] = [];
-  let open: { line: number; text: string } | undefined;
-  let fence: string | undefined;
-  for (const [index, line] of document.split("\n").entries()) {
-    const mark = /^\s*(```+|~~~+)/.exec(line)?.[1];
-    if (fence !== undefined) {
-      if (mark?.startsWith(fence)) fence = undefined;
-      continue;
-    }
-    if (mark !== undefined) fence = mark;
-    const aside = mark !== undefined || line.trim() === "" || /^#{1,6} /.test(line);
-    if (aside) {
-      open = undefined;
-      continue;
-    }
-    if (open && !/^\s*([-*+]|\d+\.) |^\s*\|/.test(line)) open.text += ` ${line.trim()}`;
-    else {
-      open = { line: index + 1, text: line.trim() };
-      found.push(open);
-    }
-  }
-  return found;
-}
-
-/** Words as a reader counts them: what stands between spaces and has a letter or a digit in it. */
-export const words = (text: string): number => text.split(/\s+/).filter((word) => /[\p{L}\p{N}]/u.test(word)).length;
+// The parts of a Markdown document that docs.test.ts checks: its links and headings, and the files that it names. It knows as much of
+// Markdown as the repository's documents use.
 
 /** The part that is no code between fences. */
 const prose = (document: string): string => document.replaceAll(/^\s*(```+)[\s\S]*?^\s*\1\s*$/gm, "");

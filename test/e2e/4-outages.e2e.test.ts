@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { loadSubject } from "../../crds/telemetry.ts";
-import { createBus } from "../../runtime/wire/nats.ts";
+import { createBus } from "../../runtime/net/nats.ts";
 import { condition, type Kubectl } from "../harness/kubectl.ts";
 import { type Load, startLoad } from "../harness/load.ts";
 import { sleep, until } from "../harness/process.ts";

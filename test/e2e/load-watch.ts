@@ -3,9 +3,9 @@
 import { AppError } from "../../crds/common.ts";
 import { decodeLoad, type LoadWindow, loadSubject } from "../../crds/telemetry.ts";
 import { decodeTelemetryKeys, type TelemetryKeys, telemetrySecretEntries, telemetrySecretName } from "../../crds/telemetry-keys.ts";
+import { openLoad } from "../../runtime/net/load-signature.ts";
+import { type Bus, createBus } from "../../runtime/net/nats.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
-import { openLoad } from "../../runtime/wire/load-signature.ts";
-import { type Bus, createBus } from "../../runtime/wire/nats.ts";
 import { kubectlOf, systemNamespace, type Target } from "../harness/product.ts";
 import type { Deployed } from "./world.ts";
 

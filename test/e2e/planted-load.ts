@@ -3,7 +3,7 @@
 // can, since a test may read the key that signs load. It numbers its messages a little ahead of a worker's own, which are
 // dropped as duplicates therefore.
 import { encodeLoad, type LoadWindow, loadSubject, type Phase } from "../../crds/telemetry.ts";
-import { signLoad } from "../../runtime/wire/load-signature.ts";
+import { signLoad } from "../../runtime/net/load-signature.ts";
 import { openBus, readLoad, telemetryKeys } from "./load-watch.ts";
 import type { Deployed } from "./world.ts";
 

@@ -7,7 +7,7 @@ import { gatewayProcess, workerProcess } from "../../crds/process.ts";
 import type { LoadWindow } from "../../crds/telemetry.ts";
 import { encodeTelemetryKeys } from "../../crds/telemetry-keys.ts";
 import packageJson from "../../package.json" with { type: "json" };
-import { file_enodia_runtime_v1_runtime as wire } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { file_enodia_runtime_v1_runtime as wire } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { signedLoad, telemetryKey } from "../builders/telemetry.ts";
 import { breaks, describe, described, samplesOf } from "./wire-contract.ts";
 

@@ -15,8 +15,8 @@ import {
   WatchPushSchema,
   WatchStatusSchema,
   file_enodia_runtime_v1_runtime as wire,
-} from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { openLoad, signLoad } from "../../runtime/wire/load-signature.ts";
+} from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import { openLoad, signLoad } from "../../runtime/net/load-signature.ts";
 import { telemetryKey } from "../builders/telemetry.ts";
 import { goldenWindow } from "./make_wire.ts";
 import { breaks, described } from "./wire-contract.ts";

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Informer } from "../../operator/kube/informer.ts";
 import { type Kube, type KubeObject, resources } from "../../operator/kube/kube.ts";
-import { type Bus, createBus } from "../../runtime/wire/nats.ts";
+import { type Bus, createBus } from "../../runtime/net/nats.ts";
 import { down } from "../cluster/cluster.ts";
 import { auditLog } from "../cluster/control-plane.ts";
 import { controlProcess } from "../cluster/control-process.ts";

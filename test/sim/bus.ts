@@ -1,6 +1,6 @@
 // NATS as a simulated cluster has it: what workers publish reaches whoever has subscribed, while it is there.
 import type { BusStatus, LoadBus } from "../../operator/rebalance/ports.ts";
-import type { Bus } from "../../runtime/wire/nats.ts";
+import type { Bus } from "../../runtime/net/nats.ts";
 import { asOwner, type Owner } from "./clock.ts";
 
 type Handler = (bytes: Uint8Array, subject: string) => void;

@@ -2,7 +2,7 @@
 import { EventEmitter } from "node:events";
 import { create, type DescMessage, type MessageInitShape } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
-import { toStatus } from "../../runtime/wire/grpc.ts";
+import { toStatus } from "../../runtime/net/grpc.ts";
 import { asOwner } from "./clock.ts";
 import { type Host, Line, type SimWire, unavailable } from "./wire.ts";
 

@@ -51,7 +51,7 @@ const production = [
   ...["peers", "signal"].map((name) => `runtime/experts/${name}.ts`),
   ...["expert-table", "step"].map((name) => `runtime/engine/${name}.ts`),
   ...["dispatch", "diff", "receive", "split", "frames/pairs", "frames/frames"].map((name) => `runtime/placement/${name}.ts`),
-  ...["wire/mapping", "wire/grpc", "wire/load-signature", "weights/store-reader", "weights/digest"].map((name) => `runtime/${name}.ts`),
+  ...["net/mapping", "net/grpc", "net/load-signature", "weights/store-reader", "weights/digest"].map((name) => `runtime/${name}.ts`),
 ];
 
 /** Files of test/sim that stand for something of production, by what they stand for; the others set up, strike and watch. */

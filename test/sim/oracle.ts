@@ -3,8 +3,8 @@
 // to it, no frame to a host that lacks its expert, frames of n and n-1 only, no expert without a copy or a source, no first commit
 // past the deadline, epochs that only grow, and no step of a source that never ends.
 import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
+import type { DispatchFrame, DispatchReply } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { expertsIn } from "../../runtime/placement/grid.ts";
-import type { DispatchFrame, DispatchReply } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
 import type { SimCluster } from "./cluster.ts";
 import { SimModel } from "./model.ts";
 import type { Taps } from "./wire.ts";

@@ -1,8 +1,8 @@
 // The network of one world of training in the simulation: frames take their time and keep their order, a killed pod's may be lost on the
 // way, a frozen pod neither sends nor reads, and each rank hears in its own time that the world is over.
 import type { Random } from "../../operator/planner/random.ts";
-import { Inbox } from "../../runtime/comm/inbox.ts";
-import type { Transport } from "../../runtime/comm/transport.ts";
+import { Inbox } from "../../runtime/net/collectives/inbox.ts";
+import type { Transport } from "../../runtime/net/collectives/transport.ts";
 import type { Holdings } from "../../runtime/train/ranks/holdings.ts";
 import type { VirtualClock } from "./clock.ts";
 

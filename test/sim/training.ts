@@ -3,7 +3,7 @@
 // of a model are left out.
 import type { TrainingWorld } from "../../crds/training-world.ts";
 import { type Random, seeded } from "../../operator/planner/random.ts";
-import { gatherAll } from "../../runtime/comm/collectives.ts";
+import { gatherAll } from "../../runtime/net/collectives/collectives.ts";
 import { type Begun, beginWorld } from "../../runtime/train/ranks/begin.ts";
 import { moveHomes } from "../../runtime/train/ranks/homes.ts";
 import { RankStores } from "../../runtime/train/ranks/shadow.ts";

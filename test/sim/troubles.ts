@@ -1,7 +1,7 @@
 // The troubles of a simulated cluster's network and disks at a time: switched on by faults and tests, asked at every message and
 // every read.
 import { create } from "@bufbuild/protobuf";
-import { type FetchChunk, FetchChunkSchema } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { type FetchChunk, FetchChunkSchema } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { flipped } from "./model.ts";
 import type { Disk } from "./store.ts";
 import type { Taps } from "./wire.ts";

@@ -4,10 +4,10 @@ import assert from "node:assert/strict";
 import type { EventEmitter } from "node:events";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { Control, DispatchFrameSchema, DispatchReplySchema } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { fromStatus } from "../../runtime/wire/grpc.ts";
-import { create } from "../../runtime/wire/service.ts";
-import type { TlsSource } from "../../runtime/wire/tls.ts";
+import { Control, DispatchFrameSchema, DispatchReplySchema } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import { fromStatus } from "../../runtime/net/grpc.ts";
+import { create } from "../../runtime/net/service.ts";
+import type { TlsSource } from "../../runtime/net/tls.ts";
 import { asOwner, VirtualClock } from "./clock.ts";
 import { type Host, SimWire } from "./wire.ts";
 

@@ -3,10 +3,10 @@
 // onlookers sit on it (`taps`). The calls as both ends see them are in calls.ts.
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import { AppError } from "../../crds/common.ts";
-import type { DispatchCall, DispatchLink } from "../../runtime/wire/dispatch-link.ts";
-import { DispatchFrameSchema, DispatchReplySchema } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
-import type { Connected, GrpcServer, Network } from "../../runtime/wire/grpc.ts";
-import type { Handlers } from "../../runtime/wire/service.ts";
+import type { DispatchCall, DispatchLink } from "../../runtime/net/dispatch-link.ts";
+import { DispatchFrameSchema, DispatchReplySchema } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import type { Connected, GrpcServer, Network } from "../../runtime/net/grpc.ts";
+import type { Handlers } from "../../runtime/net/service.ts";
 import { BidiCall, type Call, StreamCall, UnaryCall } from "./calls.ts";
 import { asOwner, type Owner, type VirtualClock } from "./clock.ts";
 

@@ -4,7 +4,7 @@ import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fixedTls, type TlsMaterial, type TlsSource } from "../../runtime/wire/tls.ts";
+import { fixedTls, type TlsMaterial, type TlsSource } from "../../runtime/net/tls.ts";
 
 export interface TestCa {
   readonly dir: string;

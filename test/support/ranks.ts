@@ -5,20 +5,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gatewayRank, operatorRank } from "../../crds/common.ts";
 import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
+import { Control, FinishReason, Inference, WatchPushSchema, type WatchStatus } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import { connect } from "../../runtime/net/grpc.ts";
+import { type Member, toMembership, toPlan, toSender } from "../../runtime/net/mapping.ts";
+import { create } from "../../runtime/net/service.ts";
+import { serverNames, type TlsSource } from "../../runtime/net/tls.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import { importMoe } from "../../runtime/tools/import-moe.ts";
 import type { ExpertIndex } from "../../runtime/weights/store.ts";
-import {
-  Control,
-  FinishReason,
-  Inference,
-  WatchPushSchema,
-  type WatchStatus,
-} from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { connect } from "../../runtime/wire/grpc.ts";
-import { type Member, toMembership, toPlan, toSender } from "../../runtime/wire/mapping.ts";
-import { create } from "../../runtime/wire/service.ts";
-import { serverNames, type TlsSource } from "../../runtime/wire/tls.ts";
 import { startWorker, type Worker, type WorkerOptions, type WorkerOverrides } from "../../runtime/worker/worker.ts";
 import { workerSettings } from "../builders/process.ts";
 import { createTestCa, type TestCa } from "./certs.ts";

@@ -11,9 +11,9 @@ import {
   GenerateEventSchema,
   type GenerateRequest,
   Inference,
-} from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { callerOf, createServer, type GrpcServer, toStatus } from "../../runtime/wire/grpc.ts";
-import type { Member } from "../../runtime/wire/mapping.ts";
+} from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import { callerOf, createServer, type GrpcServer, toStatus } from "../../runtime/net/grpc.ts";
+import type { Member } from "../../runtime/net/mapping.ts";
 import type { TestCa } from "./certs.ts";
 
 export const ns = "default";

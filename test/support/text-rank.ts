@@ -2,10 +2,10 @@
 import { cp, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { TextFiles } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { callerOf, createServer } from "../../runtime/wire/grpc.ts";
-import type { Member } from "../../runtime/wire/mapping.ts";
-import type { HandlersOf } from "../../runtime/wire/service.ts";
+import { TextFiles } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import { callerOf, createServer } from "../../runtime/net/grpc.ts";
+import type { Member } from "../../runtime/net/mapping.ts";
+import type { HandlersOf } from "../../runtime/net/service.ts";
 import { createTextServer, openTextFolder } from "../../runtime/worker/text-server.ts";
 import type { TestCa } from "./certs.ts";
 

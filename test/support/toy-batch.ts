@@ -2,8 +2,8 @@
 // wrong token, a wrong slot or a wrong position says something else than it says alone.
 import assert from "node:assert/strict";
 import fc from "fast-check";
+import { Languages } from "../../runtime/constraints/languages.ts";
 import { Batcher } from "../../runtime/engine/core/batch.ts";
-import { Languages } from "../../runtime/engine/core/constraints/languages.ts";
 import type { KvPool, SlotChange } from "../../runtime/engine/core/kv-slots.ts";
 import { OpenSampling } from "../../runtime/engine/core/open-sampling.ts";
 import { copiedOf, type Step } from "../../runtime/engine/core/plan.ts";

@@ -1,6 +1,6 @@
 // A rank of training in a process of its own: gives back to rank 0 what it is sent, until it is killed. Its parent says where rank 0 is.
-import { WireTransport } from "../../runtime/comm/wire.ts";
-import { fixedTls } from "../../runtime/wire/tls.ts";
+import { WireTransport } from "../../runtime/net/collectives/wire.ts";
+import { fixedTls } from "../../runtime/net/tls.ts";
 
 export interface WireRankOrder {
   readonly address: string;

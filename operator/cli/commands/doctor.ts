@@ -3,7 +3,7 @@
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { remoteSourceOf, remoteSources } from "../../../crds/model.ts";
-import { accessAt, askServer } from "../../../runtime/wire/nats.ts";
+import { accessAt, askServer } from "../../../runtime/net/nats.ts";
 import type { Context } from "../doctor/check.ts";
 import { count, examine } from "../doctor/index.ts";
 import { findOperators } from "../doctor/operator.ts";

@@ -7,7 +7,7 @@ import { type ExpertPlacement, parseExpertPlacement } from "../../../crds/expert
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { loadSubject, type Phase, phases } from "../../../crds/telemetry.ts";
 import { decodeTelemetryKeys, type TelemetryKeys, telemetrySecretEntries, telemetrySecretName } from "../../../crds/telemetry-keys.ts";
-import { accessAt, type Bus, createBus } from "../../../runtime/wire/nats.ts";
+import { accessAt, type Bus, createBus } from "../../../runtime/net/nats.ts";
 import { type Kube, resources } from "../../kube/kube.ts";
 import { encodeTrace } from "../../planner/offline/traces.ts";
 import { kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";

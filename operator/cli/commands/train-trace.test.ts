@@ -11,7 +11,7 @@ import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
 import { type MoETrainingJob, moeTrainingJobSpecSchema, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
-import type { Transport } from "../../../runtime/comm/transport.ts";
+import type { Transport } from "../../../runtime/net/collectives/transport.ts";
 import { trainWorlds } from "../../../runtime/train/local/together.ts";
 import type { TrainPorts } from "../../../runtime/train/ports.ts";
 import { train } from "../../../runtime/train/run.ts";

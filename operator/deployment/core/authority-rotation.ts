@@ -15,7 +15,7 @@ const dayMs = 24 * hourMs;
 export const renewBeforeMs = 730 * dayMs;
 /**
  * Secrets have to stand for so long before anything relies on them: kubelets hand a changed Secret on within about two minutes, and
- * pods read it within another half (runtime/wire/tls.ts); a node that is away for longer has its pods replaced.
+ * pods read it within another half (runtime/net/tls.ts); a node that is away for longer has its pods replaced.
  */
 export const overlapMs = dayMs;
 /** With less than this left of the CA that signs, the next one signs at once. */

@@ -2,9 +2,9 @@
 import type { MessageShape } from "@bufbuild/protobuf";
 import { AppError } from "../../../crds/common.ts";
 import { planBounds } from "../../../crds/plan.ts";
+import type { Control, Front, Served, Use } from "../../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import { toNumber } from "../../../runtime/net/mapping.ts";
 import { cellValues, type ExpertGrid } from "../../../runtime/placement/grid.ts";
-import type { Control, Front, Served, Use } from "../../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { toNumber } from "../../../runtime/wire/mapping.ts";
 import type { ServedTotals } from "../../deployment/ports.ts";
 import type { Description, PodStatus, UseTotals } from "../ports.ts";
 

@@ -2,8 +2,8 @@
 // ranks, and that none does any more.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { grpcNetwork } from "../../../runtime/wire/grpc.ts";
-import { serverNames } from "../../../runtime/wire/tls.ts";
+import { grpcNetwork } from "../../../runtime/net/grpc.ts";
+import { serverNames } from "../../../runtime/net/tls.ts";
 import { chat, chatPrompt, expected, post, until, useGateways } from "../../../test/support/gateway.ts";
 import { name, ns } from "../../../test/support/scripted-worker.ts";
 import { systemClock } from "../../kube/workqueue.ts";

@@ -4,18 +4,18 @@ import { create } from "@bufbuild/protobuf";
 import { AppError, operatorRank } from "../../../crds/common.ts";
 import type { LogLevel } from "../../../crds/names.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
-import { slackMs } from "../../../runtime/wire/call-deadline.ts";
+import { slackMs } from "../../../runtime/net/call-deadline.ts";
 import {
   Control,
   type DescribeReply,
   type WatchPush,
   WatchPushSchema,
   type WatchStatus,
-} from "../../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { type Connected, fromStatus, type Network } from "../../../runtime/wire/grpc.ts";
-import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from "../../../runtime/wire/mapping.ts";
-import { forMany } from "../../../runtime/wire/service.ts";
-import { fixedTls, type TlsMaterial } from "../../../runtime/wire/tls.ts";
+} from "../../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
+import { type Connected, fromStatus, type Network } from "../../../runtime/net/grpc.ts";
+import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from "../../../runtime/net/mapping.ts";
+import { forMany } from "../../../runtime/net/service.ts";
+import { fixedTls, type TlsMaterial } from "../../../runtime/net/tls.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
 import { Census, type PodWatch, silenceMs } from "./census.ts";
 import { ClockOffset } from "./clock-offset.ts";

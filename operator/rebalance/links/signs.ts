@@ -1,6 +1,6 @@
 // The signs of life of one pod on its Control stream. A pod says at least every second how it is; one that may leave that out while it has
 // no news shows by bytes on its connection that its process runs, as it answers the pings of HTTP/2. Pure.
-import { Silence } from "../../../runtime/wire/silence.ts";
+import { Silence } from "../../../runtime/net/silence.ts";
 
 export class Signs {
   readonly #statuses: Silence;

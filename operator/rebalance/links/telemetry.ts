@@ -4,7 +4,7 @@
 import { AppError } from "../../../crds/common.ts";
 import { decodeLoad, type LoadWindow, loadSubject } from "../../../crds/telemetry.ts";
 import type { TelemetryKeys } from "../../../crds/telemetry-keys.ts";
-import { openLoad, type SignatureFault } from "../../../runtime/wire/load-signature.ts";
+import { openLoad, type SignatureFault } from "../../../runtime/net/load-signature.ts";
 import type { Ref } from "../../kube/kube.ts";
 import type { BusStatus, LoadBus, LoadBusOptions, OpenBus } from "../ports.ts";
 

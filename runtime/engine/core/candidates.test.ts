@@ -2,10 +2,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
+import type { Held, Languages } from "../../constraints/languages.ts";
 import { candidates as kernel } from "../../kernels/candidates.ts";
 import type { Tensor } from "../../kernels/segment.ts";
 import { type Candidates, candidatesMost, chooseAmong, sharpnessOf } from "./candidates.ts";
-import type { Held, Languages } from "./constraints/languages.ts";
 import { OpenSampling } from "./open-sampling.ts";
 import type { Sampling } from "./request.ts";
 import { Sampler } from "./sampling.ts";

@@ -1,7 +1,7 @@
 // The choice of the tokens of one open request: its settings, and what of them depends on the tokens before. All of it follows from
 // the request's own prompt and output, so that another worker that replays the output goes on with the same. Pure but for its state.
 import { AppError } from "../../../crds/common.ts";
-import type { Held, Languages } from "./constraints/languages.ts";
+import type { Held, Languages } from "../../constraints/languages.ts";
 import { Penalties } from "./penalties.ts";
 import type { Sampling } from "./request.ts";
 

@@ -1,5 +1,5 @@
 // A request to the engine and the events that come out of it. Types only; the rest of the engine's interface is in engine/api.ts.
-import type { Constraint } from "./constraints/language.ts";
+import type { Constraint } from "../../constraints/language.ts";
 
 export interface EngineLimits {
   /** Requests that wait for a slot; one more is refused with `Busy`. */

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { Languages } from "./constraints/languages.ts";
+import { Languages } from "../../constraints/languages.ts";
 import { expOf } from "./exponential.ts";
 import { OpenSampling } from "./open-sampling.ts";
 import type { Sampling } from "./request.ts";

@@ -5,13 +5,13 @@ import { after, test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
 import type { LayerPlacement } from "../../../crds/plan.ts";
 import { until } from "../../../test/support/ranks.ts";
+import { type DispatchFrame, type DispatchReply, DispatchReplySchema } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { grpcNetwork } from "../../net/grpc.ts";
+import { create } from "../../net/service.ts";
+import type { TlsSource } from "../../net/tls.ts";
 import { silentLog } from "../../observe/log.ts";
 import { createTracing } from "../../observe/trace.ts";
 import { notHosted } from "../../placement/frames/not-hosted.ts";
-import { type DispatchFrame, type DispatchReply, DispatchReplySchema } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { grpcNetwork } from "../../wire/grpc.ts";
-import { create } from "../../wire/service.ts";
-import type { TlsSource } from "../../wire/tls.ts";
 import { type PeerClients, Peers } from "../peers.ts";
 import { DispatchClient } from "./client.ts";
 

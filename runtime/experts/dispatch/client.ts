@@ -3,7 +3,7 @@
 // came for a while: ranks that have nothing to do with each other hold no connection. How a frame finds its hosts is frame-run.ts's.
 import { AppError } from "../../../crds/common.ts";
 import type { RemoteExperts, RemoteFrame } from "../../engine/engine.ts";
-import { toSender } from "../../wire/mapping.ts";
+import { toSender } from "../../net/mapping.ts";
 import { Signal } from "../signal.ts";
 import { FrameRun, type FrameRunOptions, type Outbound } from "./frame-run.ts";
 import { PeerStream } from "./peer-stream.ts";

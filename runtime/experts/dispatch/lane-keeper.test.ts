@@ -2,9 +2,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { LaneView } from "../../engine/engine.ts";
+import { grpcNetwork } from "../../net/grpc.ts";
+import { fixedTls } from "../../net/tls.ts";
 import { silentLog } from "../../observe/log.ts";
-import { grpcNetwork } from "../../wire/grpc.ts";
-import { fixedTls } from "../../wire/tls.ts";
 import { Peers } from "../peers.ts";
 import { LaneKeeper } from "./lane-keeper.ts";
 

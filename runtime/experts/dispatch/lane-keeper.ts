@@ -3,8 +3,8 @@
 // triggered: the view is made anew whenever something changes, and told when it is another one.
 
 import type { EngineLanes, LaneNews, LanePeer, LaneView } from "../../engine/engine.ts";
+import { serverNames, type TlsMaterial, type TlsSource } from "../../net/tls.ts";
 import type { Log } from "../../observe/log.ts";
-import { serverNames, type TlsMaterial, type TlsSource } from "../../wire/tls.ts";
 import type { Peers } from "../peers.ts";
 
 interface LaneKeeperOptions {

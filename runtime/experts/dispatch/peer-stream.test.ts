@@ -4,9 +4,9 @@ import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import { after, type TestContext, test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
-import { frameBytesMax, streamBytesMax } from "../../wire/frame-codec.ts";
-import { type DispatchFrame, type DispatchReply, DispatchReplySchema } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { create } from "../../wire/service.ts";
+import { frameBytesMax, streamBytesMax } from "../../net/frame-codec.ts";
+import { type DispatchFrame, type DispatchReply, DispatchReplySchema } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { create } from "../../net/service.ts";
 import type { PeerClients } from "../peers.ts";
 import { PeerStream } from "./peer-stream.ts";
 

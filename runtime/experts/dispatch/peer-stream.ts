@@ -1,13 +1,13 @@
 // One long-lived Dispatch stream to one rank: frames out, replies in any order, and the watch that notices a silent host.
 // It knows nothing of routing; client.ts decides what to send where and what a failure means.
 import { AppError } from "../../../crds/common.ts";
+import type { DispatchCall } from "../../net/dispatch-link.ts";
+import { streamBytesMax } from "../../net/frame-codec.ts";
+import { DispatchFrameSchema, type DispatchReply, type Sender } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { fromStatus } from "../../net/grpc.ts";
+import { create } from "../../net/service.ts";
+import { type Indulgence, Silence } from "../../net/silence.ts";
 import { answerBytes } from "../../placement/frames/frames.ts";
-import type { DispatchCall } from "../../wire/dispatch-link.ts";
-import { streamBytesMax } from "../../wire/frame-codec.ts";
-import { DispatchFrameSchema, type DispatchReply, type Sender } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { fromStatus } from "../../wire/grpc.ts";
-import { create } from "../../wire/service.ts";
-import { type Indulgence, Silence } from "../../wire/silence.ts";
 import type { PeerClients } from "../peers.ts";
 
 /** A host that says nothing for so long, pings included, is suspect: known, with the time between two looks, within 2 s. */

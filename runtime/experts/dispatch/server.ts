@@ -1,19 +1,19 @@
 // The served end of dispatch: frames of other ranks, checked and computed here. A frame is refused before any work when its sender is
 // not who the certificate says, when it is malformed, or when its epoch is older than what this rank still serves.
 import { AppError } from "../../../crds/common.ts";
+import type { DispatchHandler, DispatchServed } from "../../net/dispatch-accept.ts";
+import { frameBytesMax, streamBytesMax } from "../../net/frame-codec.ts";
+import type { DispatchFrame, DispatchReply } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { DispatchReplySchema } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
+import type { Caller } from "../../net/grpc.ts";
+import { create } from "../../net/service.ts";
+import type { PeerIdentity } from "../../net/tls.ts";
 import type { Log } from "../../observe/log.ts";
 import type { Tracing } from "../../observe/trace.ts";
 import { answerBytes, answerFault, frameFault } from "../../placement/frames/frames.ts";
 import { missingExperts } from "../../placement/frames/not-hosted.ts";
 import type { ExpertGrid } from "../../placement/grid.ts";
 import { bytesOf, viewF32 } from "../../weights/floats.ts";
-import type { DispatchHandler, DispatchServed } from "../../wire/dispatch-accept.ts";
-import { frameBytesMax, streamBytesMax } from "../../wire/frame-codec.ts";
-import type { DispatchFrame, DispatchReply } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { DispatchReplySchema } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import type { Caller } from "../../wire/grpc.ts";
-import { create } from "../../wire/service.ts";
-import type { PeerIdentity } from "../../wire/tls.ts";
 import type { Peers } from "../peers.ts";
 import type { FrameOutcome } from "./frame-run.ts";
 import type { FrameRunner } from "./serve-frame.ts";
@@ -23,7 +23,7 @@ const framesPerStreamMax = 512;
 /** More than an honest sender has under way: it hears of an answer a little before this end does. */
 const bytesPerStreamMax = 1.5 * streamBytesMax;
 /** The same of all streams together: what waits in this process for its engine takes no more memory, however many ranks ask. Lanes have
- *  as much (wire/lane-accept.ts). */
+ *  as much (net/lane-accept.ts). */
 const bytesOfAllMax = 2 * streamBytesMax;
 /** Answers of one stream that have not left, those that say "come back" included: beyond, the peer reads none, and the stream ends. */
 const unsentPerStreamMax = 2 * framesPerStreamMax;

@@ -3,11 +3,11 @@
 import { createHash } from "node:crypto";
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
+import type { Shards } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { type Identity, toSender } from "../../net/mapping.ts";
+import type { ServiceClient } from "../../net/service.ts";
 import { leastShare } from "../../placement/backoff.ts";
 import type { ExpertIndex } from "../../weights/store.ts";
-import type { Shards } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { type Identity, toSender } from "../../wire/mapping.ts";
-import type { ServiceClient } from "../../wire/service.ts";
 import { chunkBytesMax } from "./shard-server.ts";
 import type { TierRequest } from "./tier.ts";
 

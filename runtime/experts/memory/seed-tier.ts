@@ -3,9 +3,9 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
+import { fromStatus } from "../../net/grpc.ts";
 import type { Log } from "../../observe/log.ts";
 import type { ModelStore } from "../../weights/store.ts";
-import { fromStatus } from "../../wire/grpc.ts";
 import type { Seed } from "../seed.ts";
 import type { KeptUnits } from "./kept-units.ts";
 import { receiveUnit } from "./receive-unit.ts";

@@ -2,8 +2,8 @@
 // this rank's own index, whoever sent it.
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
+import { fromStatus } from "../../net/grpc.ts";
 import type { ModelStore } from "../../weights/store.ts";
-import { fromStatus } from "../../wire/grpc.ts";
 import type { Peers } from "../peers.ts";
 import { receiveUnit } from "./receive-unit.ts";
 import { isWeights } from "./resident-set.ts";

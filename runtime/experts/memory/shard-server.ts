@@ -3,12 +3,12 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
+import { drained } from "../../net/drained.ts";
+import type { FetchChunk, FetchRequest, Shards } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { FetchChunkSchema } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { type ServerWritable, toStatus } from "../../net/grpc.ts";
+import { create, type HandlersOf } from "../../net/service.ts";
 import type { ModelStore } from "../../weights/store.ts";
-import { drained } from "../../wire/drained.ts";
-import type { FetchChunk, FetchRequest, Shards } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { FetchChunkSchema } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { type ServerWritable, toStatus } from "../../wire/grpc.ts";
-import { create, type HandlersOf } from "../../wire/service.ts";
 import type { StoreReads } from "./store-reads.ts";
 import type { TransferPace } from "./transfer-pace.ts";
 

@@ -1,7 +1,7 @@
 // The seat of a rank in one of several worlds that meet: a world's own transport is a part of one way to all ranks of all worlds. Who is
 // lost in one world is so lost to all of them: none goes on with the mean of fewer.
 import { AppError } from "../../../crds/common.ts";
-import { partOf } from "../../comm/part.ts";
+import { partOf } from "../../net/collectives/part.ts";
 import type { Seat } from "../seat.ts";
 
 /** The first rank of each world, where ranks are dealt to worlds in order. */

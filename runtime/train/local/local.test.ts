@@ -2,8 +2,8 @@
 // at the optimum of all of them, where averaging alone stays away from it.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Loopback } from "../../comm/loopback.ts";
 import { gaussian } from "../../kernels/random.ts";
+import { Loopback } from "../../net/collectives/loopback.ts";
 import { optimizerOf, optimizerSettings } from "../optimizers/index.ts";
 import { createKernel } from "../optimizers/kernel.ts";
 import { OptimizerState } from "../optimizers/state.ts";

@@ -2,8 +2,8 @@
 // worlds, so that they have the same bits. A unit goes from its owner in one world to its owner in each other: a round moves the model once
 // to each, however many steps it had. Shell.
 import { AppError } from "../../../crds/common.ts";
-import { gatherAll } from "../../comm/collectives.ts";
-import type { Stamp } from "../../comm/transport.ts";
+import { gatherAll } from "../../net/collectives/collectives.ts";
+import type { Stamp } from "../../net/collectives/transport.ts";
 import type { Arrays } from "../optimizers/optimizer.ts";
 import type { StateUnit } from "../ranks/shape.ts";
 import type { UnitState } from "../ranks/unit-state.ts";

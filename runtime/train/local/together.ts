@@ -1,7 +1,7 @@
 // Worlds of one machine: each trains over data of its own in this process, as one rank, and all meet. The first one writes the result.
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
-import { Loopback } from "../../comm/loopback.ts";
+import { Loopback } from "../../net/collectives/loopback.ts";
 import type { TrainPorts } from "../ports.ts";
 import { type RunEnd, train } from "../run.ts";
 import type { TrainSettings } from "../settings.ts";

@@ -1,7 +1,7 @@
 // The begin of a world on one rank: ranks tell where they stand and what they have, settle the step that all go on from, and hand each
 // unit to its owner and shadow. Loss, growth, shrinking and the first begin are one way; state that nobody has is read from a checkpoint.
-import { gatherAll } from "../../comm/collectives.ts";
-import type { Stamp, Transport } from "../../comm/transport.ts";
+import { gatherAll } from "../../net/collectives/collectives.ts";
+import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import { nothingHeld, type Settled, settle } from "../../placement/training/commit.ts";
 import { handover, homesNear } from "../../placement/training/handover.ts";
 import { carry } from "./carry.ts";

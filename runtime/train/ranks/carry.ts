@@ -1,6 +1,6 @@
 // State of units on its way between ranks: parameters and what the optimizer keeps of each, as frames of their own, in the order that all
 // ranks have.
-import type { Stamp, Transport } from "../../comm/transport.ts";
+import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import type { Transfer } from "../../placement/training/handover.ts";
 import type { StateUnit } from "./shape.ts";
 import type { UnitState } from "./unit-state.ts";

@@ -1,6 +1,6 @@
 // Copies of one step on one rank: spAG of layers in their order, as far ahead as the setting lets them, and dropped when no longer needed.
-import { gather, piecesOf } from "../../comm/collectives.ts";
-import type { Stamp, Transport } from "../../comm/transport.ts";
+import { gather, piecesOf } from "../../net/collectives/collectives.ts";
+import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import { chunkHosts, chunkIn, expertOf } from "../../placement/training/chunks.ts";
 import type { SpreadName } from "../../placement/training/collectives.ts";
 import type { RankMemory } from "./memory.ts";

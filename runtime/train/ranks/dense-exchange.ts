@@ -1,6 +1,6 @@
 // Gradients of the dense part over ranks: each owner gets all ranks' subtrees of its floats, and joins them.
-import { exchange } from "../../comm/collectives.ts";
-import type { Stamp, Transport } from "../../comm/transport.ts";
+import { exchange } from "../../net/collectives/collectives.ts";
+import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import { type Interval, joinSubtree, type Subtree, subtreesOf } from "../../placement/training/lanes.ts";
 import { type DenseSums, joined } from "../dense-sums.ts";
 import { concatenated } from "./expert-rows.ts";

@@ -1,6 +1,6 @@
 // Gradients of a layer's experts that a rank computes, lane by lane in their order. The first of an expert's hosts adds each to those
 // before at once; the others keep theirs until the sum of the lanes before comes to them.
-import { addAll } from "../../comm/collectives.ts";
+import { addAll } from "../../net/collectives/collectives.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
 
 export interface ExpertSumsOptions {

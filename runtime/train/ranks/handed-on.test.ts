@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { balancedRun } from "../../../test/builders/training.ts";
-import { Loopback } from "../../comm/loopback.ts";
+import { Loopback } from "../../net/collectives/loopback.ts";
 import { train } from "../run.ts";
 import type { TrainSettings } from "../settings.ts";
 import { Holdings } from "./holdings.ts";

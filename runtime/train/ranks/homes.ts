@@ -1,7 +1,7 @@
 // Experts that get another home: their parameters and state go to the new one and to its shadow between two steps. Whoever had them
 // keeps them until all ranks have what comes to them, so that a loss on the way loses nothing.
-import { gatherAll } from "../../comm/collectives.ts";
-import type { Stamp, Transport } from "../../comm/transport.ts";
+import { gatherAll } from "../../net/collectives/collectives.ts";
+import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import { handover } from "../../placement/training/handover.ts";
 import { carry } from "./carry.ts";
 import type { RankStores } from "./shadow.ts";

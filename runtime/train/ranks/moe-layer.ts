@@ -1,12 +1,13 @@
 // A layer with experts as one rank runs it: its own lanes' block, and the rows of experts that it hosts, whoever has their tokens. Each
 // block of rows is one lane's, in token order, so placement changes no bits; outputs and gradients are added in the order of a token's
 // gates, as serving adds them. Rows that stay on the rank are in no frame.
-import { type ExchangeName, exchange, gatherAll, piecesOf, type Reduce, reduce } from "../../comm/collectives.ts";
-import type { Stamp } from "../../comm/transport.ts";
+
 import type { TrainableExpert, WeightViews } from "../../compute/training.ts";
 import { floats, type Gradients, ints, type Values } from "../../kernels/kernel.ts";
 import type { MoeLayer, Tensor } from "../../kernels/segment.ts";
 import { widthBehind, widthInto } from "../../kernels/widths.ts";
+import { type ExchangeName, exchange, gatherAll, piecesOf, type Reduce, reduce } from "../../net/collectives/collectives.ts";
+import type { Stamp } from "../../net/collectives/transport.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
 import { chunkBlocks, chunkIn, expertOf } from "../../placement/training/chunks.ts";
 import { lanesIn } from "../../placement/training/lanes.ts";

@@ -1,9 +1,10 @@
 // One rank's part in a step of training: its lanes forward and backward, wave by wave, the experts that it hosts, sums home, and the
 // update of what it owns. All ranks run the same code and meet in the exchanges; how many they are, one among them, changes no bits.
-import { gatherAll } from "../../comm/collectives.ts";
-import { partOf } from "../../comm/part.ts";
-import type { Stamp } from "../../comm/transport.ts";
+
 import type { TrainingBackend } from "../../compute/training.ts";
+import { gatherAll } from "../../net/collectives/collectives.ts";
+import { partOf } from "../../net/collectives/part.ts";
+import type { Stamp } from "../../net/collectives/transport.ts";
 import type { Blocks } from "../../placement/training/blocks.ts";
 import { type Interval, laneIntervals, lanesIn, lanesOfWaves } from "../../placement/training/lanes.ts";
 import type { Rates } from "../../placement/training/rates.ts";

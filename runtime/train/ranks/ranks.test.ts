@@ -10,10 +10,10 @@ import { dispatchNames, rematerializeNames, trainingPlannerNames } from "../../.
 import { testLearning } from "../../../test/builders/ranks.ts";
 import { tinyModel } from "../../../test/builders/training.ts";
 import { WireRanks } from "../../../test/builders/wire-ranks.ts";
-import type { Hub } from "../../comm/transport.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
 import { programOf } from "../../models/index.ts";
+import type { Hub } from "../../net/collectives/transport.ts";
 import { copyBytes, gatherBytes } from "../../placement/training/laws.ts";
 import { layoutOf } from "../layout.ts";
 import type { Fssdp } from "./plan.ts";

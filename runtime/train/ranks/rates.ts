@@ -1,8 +1,8 @@
 // Rates that planners reckon with, as all ranks measured them: they tell one another, so that all plan by the same numbers. Time alone
 // depends on them; no bits do.
-import { gatherAll } from "../../comm/collectives.ts";
-import { measureWay, type Way } from "../../comm/probe.ts";
-import type { Stamp, Transport } from "../../comm/transport.ts";
+import { gatherAll } from "../../net/collectives/collectives.ts";
+import { measureWay, type Way } from "../../net/collectives/probe.ts";
+import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import { type Measured, measuredFields, type Rates, ratesOf } from "../../placement/training/rates.ts";
 import type { Meter } from "../trace/meter.ts";
 

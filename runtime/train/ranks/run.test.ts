@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { trainRanks } from "../../../test/builders/ranks.ts";
 import { balancedRun } from "../../../test/builders/training.ts";
-import { Loopback } from "../../comm/loopback.ts";
+import { Loopback } from "../../net/collectives/loopback.ts";
 import type { TrainPorts } from "../ports.ts";
 import { parseBalance } from "../recipes/index.ts";
 import { train } from "../run.ts";

@@ -1,6 +1,6 @@
 // The stores of one rank in a world: what it owns, and what it shadows for another rank. A shadow gets the owner's gradients, complete,
 // before either of them says a norm, and makes the same update, so it has the same bits.
-import type { Stamp, Transport } from "../../comm/transport.ts";
+import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import { shadowsOf } from "../../placement/training/shadows.ts";
 import { type AskedOptimizer, openState, sharedBy } from "../optimizers/open.ts";
 import { RankMemory } from "./memory.ts";

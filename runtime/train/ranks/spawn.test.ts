@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { trainRanks } from "../../../test/builders/ranks.ts";
 import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/builders/training.ts";
-import { Loopback } from "../../comm/loopback.ts";
+import { Loopback } from "../../net/collectives/loopback.ts";
 import { rankBytes } from "../../placement/training/laws.ts";
 import { parseGate } from "../gates/index.ts";
 import { evenRanks, rankedModel } from "../needs.ts";

@@ -1,7 +1,7 @@
 // The part of a model that a rank holds between steps, by the units of the layout: where parameters are filled in, which units it writes
 // into a checkpoint, and the exchanges of that. A dense unit of several owners is written by the owner of its first piece.
-import { exchange, gatherAll } from "../../comm/collectives.ts";
-import type { Payload, Stamp, Transport } from "../../comm/transport.ts";
+import { exchange, gatherAll } from "../../net/collectives/collectives.ts";
+import type { Payload, Stamp, Transport } from "../../net/collectives/transport.ts";
 import type { Interval } from "../../placement/training/lanes.ts";
 import type { CheckpointState } from "../checkpoint.ts";
 import type { Layout, Unit } from "../layout.ts";

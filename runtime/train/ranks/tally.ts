@@ -1,7 +1,7 @@
 // The tally of a step: squares of all gradients, by which a step is committed, and the refusal of one whose numbers are none.
 import { AppError } from "../../../crds/common.ts";
-import { gatherAll } from "../../comm/collectives.ts";
-import type { Stamp, Transport } from "../../comm/transport.ts";
+import { gatherAll } from "../../net/collectives/collectives.ts";
+import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import type { RankMemory } from "./memory.ts";
 import type { LaneLoss } from "./passes.ts";
 import type { Shape } from "./shape.ts";

@@ -1,6 +1,6 @@
 // A wave: lanes of all ranks that pass forward and backward together. It knows who holds which expert meanwhile, brings copies in time for
 // each layer and drops them behind it, deals rows to hosts, and says when to stop.
-import type { Stamp, Transport } from "../../comm/transport.ts";
+import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import { type Blocks, dealBlocks } from "../../placement/training/blocks.ts";
 import type { Interval } from "../../placement/training/lanes.ts";
 import { type LayerLoads, loadsOf } from "../../placement/training/spread.ts";

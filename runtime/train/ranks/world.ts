@@ -1,9 +1,10 @@
 // All ranks of a run in one process: each with memory and backend of its own, joined by loopback or what else is given. One that fails ends
 // the step for all.
-import { Loopback } from "../../comm/loopback.ts";
-import type { Hub } from "../../comm/transport.ts";
+
 import { createTraining } from "../../compute/open-training.ts";
 import type { TrainingBackend } from "../../compute/training.ts";
+import { Loopback } from "../../net/collectives/loopback.ts";
+import type { Hub } from "../../net/collectives/transport.ts";
 import { checkMemory } from "./fits.ts";
 import type { RankOptions } from "./options.ts";
 import type { Lane } from "./passes.ts";

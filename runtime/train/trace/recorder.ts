@@ -1,9 +1,9 @@
 // Records where the time of training goes by standing before the two doors of a rank: what computes, and how it reaches the others. A rank
 // without a recorder has the doors themselves, so that it costs nothing.
 import { type Span, stepSpansMax } from "../../../crds/training-trace.ts";
-import type { Transport } from "../../comm/transport.ts";
 import type { TrainableExpert, TrainableLoss, TrainableSegment, TrainingBackend } from "../../compute/training.ts";
 import type { Segment } from "../../kernels/segment.ts";
+import type { Transport } from "../../net/collectives/transport.ts";
 import type { Seat } from "../seat.ts";
 import { kindOfFrames } from "./spans.ts";
 

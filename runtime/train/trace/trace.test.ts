@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Span } from "../../../crds/training-trace.ts";
-import { Loopback } from "../../comm/loopback.ts";
+import { Loopback } from "../../net/collectives/loopback.ts";
 import { seatInWorld } from "../local/group.ts";
 import { chromeTrace, chromeTraceStart } from "./chrome.ts";
 import { Recorder, recordedSeat, recordedTransport } from "./recorder.ts";

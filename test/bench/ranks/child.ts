@@ -1,8 +1,8 @@
 // A worker in a process of its own, as a pod has it, told by messages instead of an environment. It says what it has used so far when it
 // is asked. Entry of that process; processes.ts starts it.
 import { createEngine, type Engine, type EngineOptions } from "../../../runtime/engine/engine.ts";
+import { fixedTls, type TlsMaterial } from "../../../runtime/net/tls.ts";
 import { silentLog } from "../../../runtime/observe/log.ts";
-import { fixedTls, type TlsMaterial } from "../../../runtime/wire/tls.ts";
 import { startWorker, type WorkerOptions } from "../../../runtime/worker/worker.ts";
 
 export interface Start {

@@ -1,7 +1,8 @@
 // A rank of training in a process of its own, told by messages what to train and when. Entry of that process; processes.ts starts it.
 import type { Span } from "../../../crds/training-trace.ts";
-import { WireTransport } from "../../../runtime/comm/wire.ts";
 import { createTraining } from "../../../runtime/compute/open-training.ts";
+import { WireTransport } from "../../../runtime/net/collectives/wire.ts";
+import { fixedTls, type TlsMaterial } from "../../../runtime/net/tls.ts";
 import { gatherBytes, reduceBytes } from "../../../runtime/placement/training/laws.ts";
 import type { Rates } from "../../../runtime/placement/training/rates.ts";
 import type { Lane } from "../../../runtime/train/ranks/passes.ts";
@@ -9,7 +10,6 @@ import type { Fssdp } from "../../../runtime/train/ranks/plan.ts";
 import { Rank, type StepEnd } from "../../../runtime/train/ranks/rank.ts";
 import { Recorder, recordedBackend, recordedTransport } from "../../../runtime/train/trace/recorder.ts";
 import { type Times, timesOf } from "../../../runtime/train/trace/spans.ts";
-import { fixedTls, type TlsMaterial } from "../../../runtime/wire/tls.ts";
 import { learning } from "./settings.ts";
 import { batchOf, plantedModel, type Sizes, type WorkloadName } from "./workloads.ts";
 

@@ -2,10 +2,17 @@
 // depend on where they were cut, their sizes are bounded, and what is taken is written alike.
 import assert from "node:assert/strict";
 import { AppError } from "../../../crds/common.ts";
-import { decodeChunk, decodeGoodbye, decodeHello, encodeChunk, encodeGoodbye, encodeHello } from "../../../runtime/comm/wire-codec.ts";
-import { encodeFrame, FrameReader, frameBytesMax, frameKinds, headBytesMax, type RawFrame } from "../../../runtime/wire/frame-codec.ts";
-import { decodeHalfRows, encodeHalfRows, halfRowBytes } from "../../../runtime/wire/half-rows.ts";
-import { decodeLaneFrame, decodeSeq, encodeLaneFrame, encodeSeq } from "../../../runtime/wire/lane-codec.ts";
+import {
+  decodeChunk,
+  decodeGoodbye,
+  decodeHello,
+  encodeChunk,
+  encodeGoodbye,
+  encodeHello,
+} from "../../../runtime/net/collectives/wire-codec.ts";
+import { encodeFrame, FrameReader, frameBytesMax, frameKinds, headBytesMax, type RawFrame } from "../../../runtime/net/frame-codec.ts";
+import { decodeHalfRows, encodeHalfRows, halfRowBytes } from "../../../runtime/net/half-rows.ts";
+import { decodeLaneFrame, decodeSeq, encodeLaneFrame, encodeSeq } from "../../../runtime/net/lane-codec.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";
 import { damaged, type Random } from "../mutate.ts";
 import { chance, number, pick, text } from "../words.ts";

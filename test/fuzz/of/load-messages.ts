@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { decodeLoad, encodeLoad, type LoadWindow } from "../../../crds/telemetry.ts";
 import { LoadPicture } from "../../../operator/rebalance/load/load-picture.ts";
-import { openLoad, signLoad } from "../../../runtime/wire/load-signature.ts";
+import { openLoad, signLoad } from "../../../runtime/net/load-signature.ts";
 import { telemetryKey } from "../../builders/telemetry.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";
 import { damaged, damagedJson, type Random } from "../mutate.ts";

@@ -1,8 +1,8 @@
 // JSON Schemas as clients send them, and what a model may then write: a schema is compiled or refused in bounded time, and a text that
 // may end is JSON. States are of bounded size, and those that are alike go on alike.
 import assert from "node:assert/strict";
-import { languageOf } from "../../../runtime/engine/core/constraints/index.ts";
-import type { Constraint, Language } from "../../../runtime/engine/core/constraints/language.ts";
+import { languageOf } from "../../../runtime/constraints/index.ts";
+import type { Constraint, Language } from "../../../runtime/constraints/language.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";
 import { damagedJson, type Random } from "../mutate.ts";
 import { chance, json, number, pick, text, times } from "../words.ts";

@@ -1,0 +1,22 @@
+// The registry of constraints: the only place that lists them. Pure.
+import { AppError } from "../../crds/common.ts";
+import type { ConstraintName } from "../../crds/names.ts";
+import { jsonObject } from "./json-object.ts";
+import { jsonSchema } from "./json-schema.ts";
+import type { Constraint, Language } from "./language.ts";
+import { toolCalls } from "./tool-calls.ts";
+
+/** By name: the language of a spec. Throws AppError `InvalidRequest` for a spec that it does not take. */
+const constraints = {
+  json_object: (spec) => {
+    if (spec !== "") throw new AppError("json_object has no settings; leave them out", { code: "InvalidRequest" });
+    return jsonObject;
+  },
+  json_schema: jsonSchema,
+  tool_calls: toolCalls,
+} as const satisfies Readonly<Record<ConstraintName, (spec: string) => Language>>;
+
+export function languageOf({ name, spec }: Constraint): Language {
+  if (Object.hasOwn(constraints, name)) return constraints[name](spec);
+  throw new AppError(`${name} is not one of ${Object.keys(constraints).join(", ")}`, { code: "InvalidRequest" });
+}

@@ -1,0 +1,188 @@
+// A JSON Schema as the automaton walks it: values that may stand at a place, and how deep each of them is at least. Types and pure code.
+import { AppError } from "../../../crds/common.ts";
+import type { Scalar } from "./numbers.ts";
+import { TextList, type Texts } from "./texts.ts";
+
+/** Nodes name each other by their place in the list, so that they may be recursive. */
+export type Node =
+  | { readonly kind: "union"; readonly of: readonly number[] }
+  | ObjectNode
+  | ArrayNode
+  | { readonly kind: "string"; readonly texts: Texts }
+  | { readonly kind: "scalar"; readonly type: "number" | "word"; readonly scalar: Scalar; readonly text: string | undefined };
+
+export interface ObjectNode {
+  readonly kind: "object";
+  readonly names: TextList;
+  /** The value of each name. */
+  readonly values: readonly number[];
+  /** The names that must come, as bits by their place. */
+  readonly required: bigint;
+  /** The value of every other key; undefined where there is none. */
+  readonly others: number | undefined;
+}
+
+export interface ArrayNode {
+  readonly kind: "array";
+  /** The first items, one by one. */
+  readonly first: readonly number[];
+  /** All others; undefined where there are none. */
+  readonly items: number | undefined;
+  readonly min: number;
+  readonly max: number;
+}
+
+/** The nodes of a schema, the one of its whole value, and what is told of each node: see heightsOf and membersOf. */
+export interface Compiled {
+  readonly nodes: readonly Node[];
+  readonly root: number;
+  readonly heights: readonly number[];
+  readonly members: readonly (readonly number[])[];
+}
+
+/** Objects and lists that each node has inside each other at least, itself included; Infinity where it has no end. */
+export function heightsOf(nodes: readonly Node[]): readonly number[] {
+  const heights = nodes.map(() => Number.POSITIVE_INFINITY);
+  const users = nodes.map((): number[] => []);
+  /** Nodes that have no height yet and that this one waits for; a union waits for one of its own. */
+  const missing = nodes.map((node, at) => {
+    const needed = neededBy(node);
+    for (const one of needed) users[one]?.push(at);
+    return node.kind === "union" ? 1 : needed.length;
+  });
+  const ready = [...nodes.keys()].filter((at) => missing[at] === 0);
+  const isFlat = (at: number): boolean => nodes[at]?.kind === "scalar" || nodes[at]?.kind === "string";
+  let [now, next] = [ready.filter(isFlat), ready.filter((at) => !isFlat(at))];
+  // The lowest first, so that each node is looked at once.
+  for (let height = 0; now.length + next.length > 0; height++) {
+    for (const at of now) {
+      heights[at] = height;
+      for (const user of users[at] ?? []) {
+        missing[user] = (missing[user] as number) - 1;
+        if (missing[user] === 0) (nodes[user]?.kind === "union" ? now : next).push(user);
+      }
+    }
+    [now, next] = [next, []];
+  }
+  return heights;
+}
+
+/** The nodes that a value of this one has inside it, of a union those that it may be. */
+function neededBy(node: Node): readonly number[] {
+  if (node.kind === "union") return node.of;
+  if (node.kind === "object") return node.values.filter((_, name) => (node.required >> BigInt(name)) & 1n);
+  if (node.kind !== "array") return [];
+  const first = node.first.slice(0, node.min);
+  return node.min > node.first.length && node.items !== undefined ? [...first, node.items] : first;
+}
+
+/** Nodes that are gone through for the members of all unions of a schema. */
+export const membersMax = 100_000;
+
+/** By node: itself, or a union's members, those of unions inside it in their place. Throws AppError `InvalidRequest`. */
+export function membersOf(nodes: readonly Node[]): readonly (readonly number[])[] {
+  const members: (readonly number[] | undefined)[] = nodes.map(() => undefined);
+  let left = membersMax;
+  const gathered = (from: number): readonly number[] => {
+    const found = new Set<number>();
+    const seen = new Set<number>();
+    const open: (readonly number[])[] = [[from]];
+    for (let of = open.pop(); of !== undefined; of = open.pop()) {
+      left -= of.length;
+      if (left < 0) throw new AppError(`#: ${tooManyMembers}`, { code: "InvalidRequest", operation: "reading a JSON Schema" });
+      for (const at of of) {
+        const node = nodes[at] as Node;
+        if (node.kind !== "union") found.add(at);
+        else if (!seen.has(at)) open.push(members[at] ?? node.of);
+        seen.add(at);
+      }
+    }
+    return [...found];
+  };
+  // A reference comes before what it names, so that from the last one on most lists are there already; one to a list shares it.
+  for (let at = nodes.length - 1; at >= 0; at--) {
+    const node = nodes[at] as Node;
+    const only = node.kind === "union" && node.of.length === 1 ? members[node.of[0] as number] : undefined;
+    members[at] = only ?? gathered(at);
+  }
+  return members as readonly (readonly number[])[];
+}
+
+const tooManyMembers = `its anyOf and oneOf have more than ${membersMax} branches, those of branches included; nest them less`;
+
+/** Steps of a comparison, of one node, name or text each, beyond which nothing is told apart any more. */
+const comparedMax = 200_000;
+/** Objects inside each other that are compared. */
+const comparedDepthMax = 8;
+
+/** Compares nodes, in a bounded number of steps. */
+export class Comparison {
+  readonly #nodes: readonly Node[];
+  readonly #members: readonly (readonly number[])[];
+  readonly #required = new Map<ObjectNode, ReadonlyMap<string, number>>();
+  #left = comparedMax;
+
+  constructor(nodes: readonly Node[], members: readonly (readonly number[])[]) {
+    this.#nodes = nodes;
+    this.#members = members;
+  }
+
+  /** True where no value is of both nodes, as far as their types, listed values, and required names tell. */
+  areDisjoint(a: number, b: number, depth = 0): boolean {
+    if (depth > comparedDepthMax || !this.#spend(1)) return false;
+    const others = this.#members[b] as readonly number[];
+    return (this.#members[a] as readonly number[]).every((one) => others.every((other) => this.#differ(one, other, depth)));
+  }
+
+  #spend(steps: number): boolean {
+    this.#left -= steps;
+    return this.#left >= 0;
+  }
+
+  #differ(a: number, b: number, depth: number): boolean {
+    if (!this.#spend(1)) return false;
+    const [one, other] = [this.#nodes[a] as Node, this.#nodes[b] as Node];
+    if (one.kind !== other.kind) return true;
+    if (one.kind === "scalar" && other.kind === "scalar") {
+      if (one.type !== other.type) return true;
+      return one.text !== undefined && other.text !== undefined && one.text !== other.text;
+    }
+    if (one.kind === "string" && other.kind === "string") return this.#haveNoTextInCommon(one.texts, other.texts);
+    if (one.kind !== "object" || other.kind !== "object") return false;
+    return this.#lacks(one, other) || this.#lacks(other, one) || this.#areUnlike(one, other, depth);
+  }
+
+  #haveNoTextInCommon(a: Texts, b: Texts): boolean {
+    if (!(a instanceof TextList && b instanceof TextList) || !this.#spend(a.texts.length)) return false;
+    return a.texts.every((text) => b.placeOf(text) === undefined);
+  }
+
+  /** True where `one` must have a name that `other` cannot have. */
+  #lacks(one: ObjectNode, other: ObjectNode): boolean {
+    const required = this.#requiredOf(one);
+    if (other.others !== undefined || !this.#spend(required.size)) return false;
+    return [...required.keys()].some((name) => other.names.placeOf(name) === undefined);
+  }
+
+  /** True where both must have a name whose values differ. */
+  #areUnlike(one: ObjectNode, other: ObjectNode, depth: number): boolean {
+    const required = this.#requiredOf(other);
+    for (const [name, value] of this.#requiredOf(one)) {
+      if (!this.#spend(1)) return false;
+      const beside = required.get(name);
+      if (beside !== undefined && this.areDisjoint(value, beside, depth + 1)) return true;
+    }
+    return false;
+  }
+
+  /** The values of the names that an object must have. */
+  #requiredOf(node: ObjectNode): ReadonlyMap<string, number> {
+    const known = this.#required.get(node);
+    if (known) return known;
+    const { names, values, required } = node;
+    const found = new Map<string, number>();
+    for (const [place, name] of names.texts.entries()) if ((required >> BigInt(place)) & 1n) found.set(name, values[place] as number);
+    this.#required.set(node, found);
+    return found;
+  }
+}

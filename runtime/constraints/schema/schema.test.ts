@@ -1,0 +1,205 @@
+// Languages of JSON Schemas beside a validator: random walks give texts that fit, texts are taken exactly when their values fit, and
+// what is not computed is refused with its place.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Ajv2020 } from "ajv/dist/2020.js";
+import fc from "fast-check";
+import { recursiveSchemas, schemaCases } from "../../../test/support/json-schemas.ts";
+import { jsonSchema } from "../json-schema.ts";
+import type { Language } from "../language.ts";
+import { compileSchema } from "./compile.ts";
+
+const ajv = new Ajv2020({ strict: false, allErrors: false });
+const bytesOf = (text: string): Uint8Array => new TextEncoder().encode(text);
+
+function takes(language: Language, text: string): boolean {
+  let state: string | undefined = language.start;
+  for (const byte of bytesOf(text)) {
+    state = language.step(state, byte);
+    if (state === undefined) return false;
+  }
+  return language.ends(state);
+}
+
+/** The language, or undefined where no value fits, which is refused. */
+function languageOf(schema: unknown): Language | undefined {
+  try {
+    return jsonSchema(JSON.stringify(schema));
+  } catch (caught) {
+    assert.match(String(caught), /no number is within its bounds|never ends|no text has it|is above/, JSON.stringify(schema));
+    return undefined;
+  }
+}
+
+const closing = [...bytesOf('"}],:0123456789aeltrufnsb_\\dcE-.')];
+const printed = Array.from({ length: 256 }, (_, i) => (0x21 + i) % 256);
+
+/** A text as the choices lead to it, towards an end after them; undefined where it is not at one soon. */
+function walked(language: Language, choices: readonly number[]): string | undefined {
+  let state = language.start;
+  const bytes: number[] = [];
+  for (let i = 0; i < 2_000; i++) {
+    const choice = choices[i];
+    if (choice === undefined && language.ends(state)) return Buffer.from(bytes).toString();
+    const order = choice === undefined ? [...closing, ...printed] : [...printed.slice(choice % 94, 94), ...printed];
+    const byte = order.find((one) => language.step(state, one) !== undefined);
+    if (byte === undefined && language.ends(state)) return Buffer.from(bytes).toString();
+    assert.ok(byte !== undefined, `nothing goes on after ${Buffer.from(bytes)}`);
+    bytes.push(byte);
+    state = language.step(state, byte) as string;
+  }
+  return undefined;
+}
+
+test("random walks through a schema's language give texts whose values fit, and are never stuck", () => {
+  let ended = 0;
+  let walks = 0;
+  fc.assert(
+    fc.property(schemaCases, fc.array(fc.nat(1000), { maxLength: 60 }), ({ schema }, choices) => {
+      const language = languageOf(schema);
+      if (!language) return;
+      walks += 1;
+      const text = walked(language, choices);
+      if (text === undefined) return;
+      ended += 1;
+      assert.ok(ajv.validate(schema as object, JSON.parse(text)), `${text} for ${JSON.stringify(schema)}`);
+    }),
+    { numRuns: 150 },
+  );
+  // The others write one more key for ever, which objects with any keys allow.
+  assert.ok(ended > 0.6 * walks, `${ended} of ${walks} ended`);
+});
+
+test("a compact text is taken exactly when its value fits, whatever the order of its keys", () => {
+  const count = { fits: 0, not: 0 };
+  fc.assert(
+    fc.property(
+      schemaCases.chain(({ schema, values }) => fc.tuple(fc.constant(schema), values)),
+      ([schema, value]) => {
+        const language = languageOf(schema);
+        if (!language) return;
+        const text = JSON.stringify(value);
+        const fits = ajv.validate(schema as object, JSON.parse(text));
+        count[fits ? "fits" : "not"] += 1;
+        assert.equal(takes(language, text), fits, `${text} for ${JSON.stringify(schema)}`);
+        assert.equal(takes(language, JSON.stringify(value, null, 2)), fits);
+      },
+    ),
+    { numRuns: 600 },
+  );
+  assert.ok(count.fits > 100 && count.not > 60, JSON.stringify(count));
+});
+
+test("schemas that name themselves, and branches that are told apart", () => {
+  for (const schema of recursiveSchemas) {
+    const language = jsonSchema(JSON.stringify(schema));
+    fc.assert(
+      fc.property(fc.array(fc.nat(1000), { maxLength: 40 }), (choices) => {
+        const text = walked(language, choices);
+        if (text !== undefined) assert.ok(ajv.validate(schema as object, JSON.parse(text)), text);
+      }),
+      { numRuns: 40 },
+    );
+  }
+  const list = jsonSchema(JSON.stringify(recursiveSchemas[0]));
+  const nested = (depth: number): string => `${'{"next":'.repeat(depth)}null${"}".repeat(depth)}`;
+  assert.equal(takes(list, nested(64)), true);
+  assert.equal(takes(list, nested(65)), false, "depth is bounded");
+});
+
+test("escapes say what they stand for, and half a character is none", () => {
+  const of = (schema: object): Language => jsonSchema(JSON.stringify(schema));
+  const keys = of({ type: "object", properties: { a: { type: "integer" } }, additionalProperties: { type: "null" } });
+  for (const [text, want] of [
+    ['{"a":1}', true],
+    ['{"\\u0061":1}', true],
+    ['{"\\u0061":null}', false],
+    ['{"a":1,"\\u0061":1}', false],
+    ['{"b":null,"a":1}', true],
+    ['{"\\ud83d\\ude00":null}', true],
+    ['{"\\ud83d":null}', false],
+  ] as const)
+    assert.equal(takes(keys, text), want, text);
+  const short = of({ type: "string", maxLength: 1 });
+  for (const text of ['"\\ud83d\\ude00"', '"😀"', '"\\n"', '""']) assert.ok(takes(short, text), text);
+  for (const text of ['"ab"', '"\\ude00"', '"\t"']) assert.ok(!takes(short, text), text);
+  let state: string | undefined = short.start;
+  for (const byte of [0x22, 0xc0]) state = state && short.step(state, byte);
+  assert.equal(state, undefined, "no UTF-8");
+});
+
+const refusals = new Map<string, readonly [unknown, RegExp]>([
+  ["an unknown keyword", [{ type: "string", format: "email" }, /#\/format: is not implemented; write it as a pattern/]],
+  ["one far inside", [{ type: "object", properties: { "a/b": { type: "number", multipleOf: 2 } } }, /#\/properties\/a~1b\/multipleOf: /]],
+  ["a keyword of another type", [{ type: "integer", minLength: 2 }, /#\/minLength: stands without type string; add the type/]],
+  ["a keyword without a type", [{ properties: {} }, /#\/properties: stands without type object/]],
+  ["branches that may hold at once", [{ oneOf: [{ type: "integer" }, { type: "number" }] }, /#\/oneOf: branches 0 and 1 .*use anyOf/]],
+  ["a reference to elsewhere", [{ $ref: "http:x" }, /#\/\$ref: must point into the schema itself/]],
+  ["a reference to nothing", [{ $ref: "#/$defs/toString" }, /#\/\$defs\/toString is not in the schema/]],
+  [
+    "a schema without end",
+    [{ type: "object", properties: { a: { $ref: "#" } }, required: ["a"] }, /never ends; leave a property out of required/],
+  ],
+  ["a reference to itself", [{ $defs: { a: { $ref: "#/$defs/a" } }, $ref: "#/$defs/a" }, /never ends/]],
+  ["a name that is required and not there", [{ type: "object", required: ["a"], additionalProperties: false }, /a is not in properties/]],
+  ["keywords beside anyOf", [{ anyOf: [{}], minLength: 1 }, /#\/minLength: may not stand beside anyOf/]],
+  ["a wrong type", [{ type: "date" }, /#\/type: must be one of object, /]],
+  ["a look around", [{ type: "string", pattern: "^(?=a)b" }, /pattern: \(\?= looks around/]],
+  ["a pattern that is none", [{ type: "string", pattern: "(" }, /pattern: /]],
+  ["an end within a pattern", [{ type: "string", pattern: "a^b" }, /\^ stands within it/]],
+  ["a pattern of many places", [{ type: "string", pattern: "(a{100}){100}" }, /more than 500 places/]],
+  ["a pattern of many empty parts", [{ type: "string", pattern: "(((){1000}){1000}){1000}" }, /more than 10000 parts/]],
+  ["bounds that are too fine", [{ type: "number", minimum: 1e-9 }, /#\/minimum: must be 0, or of a size from/]],
+  ["an empty range", [{ type: "integer", exclusiveMinimum: 1, exclusiveMaximum: 2 }, /no number is within its bounds/]],
+  ["lengths that no text has", [{ type: "string", pattern: "^(aa)*$", minLength: 3, maxLength: 3 }, /no text has it/]],
+  [
+    "many schemas inside each other",
+    [Array.from({ length: 80 }).reduce((items) => ({ type: "array", items }), {}), /more than 64 schemas/],
+  ],
+  ["a schema of many parts", [{ enum: Array.from({ length: 1001 }, (_, i) => i) }, /1001 values, at most 1000/]],
+]);
+
+for (const [name, [schema, message]] of refusals)
+  test(`refused with its place: ${name}`, () =>
+    assert.throws(() => compileSchema(JSON.stringify(schema)), { code: "InvalidRequest", message }));
+
+test("a schema is bounded in bytes, and what is no JSON is refused", () => {
+  assert.throws(() => compileSchema(JSON.stringify({ description: "x".repeat(70_000) })), {
+    code: "InvalidRequest",
+    message: /at most 65536/,
+  });
+  assert.throws(() => compileSchema("{"), { code: "InvalidRequest", message: /no JSON/ });
+});
+
+test("a text that fits too many branches at once is refused, and not followed in part", () => {
+  const deep = (depth: number): object =>
+    depth === 0 ? { type: "integer" } : { anyOf: [1, 2].map((i) => ({ type: "array", items: deep(depth - 1), maxItems: i + 3 })) };
+  const language = jsonSchema(JSON.stringify(deep(9)));
+  assert.throws(() => takes(language, "[".repeat(9)), { code: "InvalidRequest", message: /more than 256 branches of anyOf/ });
+});
+
+test("patterns take what regular expressions take", () => {
+  const piece = fc.constantFrom("a", "b", "[^a]", ".", "\\d", "\\w", "\\s", "\\S", "(?:ab|b)", "(a|)", "[a-c😀]", "\\u0062", "\\.", "é");
+  const times = fc.constantFrom("", "", "", "*", "+", "?", "{2}", "{1,3}", "{2,}", "+?");
+  const run = fc
+    .array(
+      fc.tuple(piece, times).map((parts) => parts.join("")),
+      { maxLength: 4 },
+    )
+    .map((parts) => parts.join(""));
+  const branch = fc
+    .tuple(fc.boolean(), run, fc.boolean())
+    .map(([begins, middle, ends]) => `${begins ? "^" : ""}${middle}${ends ? "$" : ""}`);
+  const pattern = fc.array(branch, { minLength: 1, maxLength: 3 }).map((branches) => branches.join("|"));
+  const texts = fc.array(fc.string({ unit: fc.constantFrom("a", "b", "c", "1", " ", ".", "é", "😀", "\n"), maxLength: 7 }), {
+    minLength: 8,
+  });
+  fc.assert(
+    fc.property(pattern, texts, (source, tried) => {
+      const language = jsonSchema(JSON.stringify({ type: "string", pattern: source }));
+      for (const text of tried)
+        assert.equal(takes(language, JSON.stringify(text)), new RegExp(source, "u").test(text), `${source} ${text}`);
+    }),
+    { numRuns: 150 },
+  );
+});

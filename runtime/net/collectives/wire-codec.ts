@@ -1,0 +1,131 @@
+// The heads of frames between ranks of training: who calls, which piece of which payload follows, why an end leaves. Fixed fields in LE,
+// then texts in UTF-8; the frames around them are those of net/frame-codec.ts. Pure.
+import { AppError } from "../../../crds/common.ts";
+import type { FrameName, Payload, Stamp } from "./transport.ts";
+
+/** What a caller offers by ALPN; a change that older ends cannot read has another number. */
+export const trainAlpn = "enodia-train/1";
+/** Bytes of a payload in one frame: an end is heard after at most one. */
+export const chunkBytes = 1024 * 1024;
+/** Bytes of one payload, at most. */
+export const payloadBytesMax = 2 ** 30;
+/** Bytes of a name, a plan's hash, a job's uid. */
+const textBytesMax = 255;
+const messageBytesMax = 1024;
+const chunkHeadBytes = 48;
+const helloBytes = 12;
+
+const kinds = [Float32Array, Float64Array, Int32Array] as const;
+
+/** Who a caller is in its world; sender and receiver have to agree on all but the rank. */
+export interface Hello {
+  /** The uid of the job. */
+  readonly job: string;
+  readonly world: number;
+  readonly rank: number;
+  readonly ranks: number;
+}
+
+/** A piece of a payload: `bytes` are those of the whole, `at` says where this one begins. */
+export interface ChunkHead {
+  readonly stamp: Stamp;
+  readonly name: FrameName;
+  /** Of `kinds`. */
+  readonly kind: number;
+  readonly bytes: number;
+  readonly at: number;
+}
+
+export interface Goodbye {
+  /** As in AppError. */
+  readonly code: string;
+  readonly message: string;
+}
+
+export const kindOf = (payload: Payload): number => kinds.findIndex((kind) => payload instanceof kind);
+
+/** A payload of that kind, from pieces that have all come. */
+export function payloadOf(kind: number, bytes: number, pieces: readonly Uint8Array[]): Payload {
+  const all = new Uint8Array(bytes);
+  let at = 0;
+  for (const piece of pieces) {
+    all.set(piece, at);
+    at += piece.byteLength;
+  }
+  return new (kinds[kind] as (typeof kinds)[number])(all.buffer);
+}
+
+export function encodeChunk({ stamp, name, kind, bytes, at }: ChunkHead): Uint8Array {
+  const [what, plan] = [text("what", name.what), text("plan", stamp.plan)];
+  const head = new Uint8Array(chunkHeadBytes + what.byteLength + plan.byteLength);
+  const view = viewOf(head);
+  head.set([kind, what.byteLength, plan.byteLength]);
+  for (const [i, value] of [name.layer, name.chunk, name.piece].entries()) view.setInt32(4 + 4 * i, value, true);
+  for (const [i, value] of [stamp.world, stamp.step, bytes, at].entries()) view.setFloat64(16 + 8 * i, value, true);
+  head.set(what, chunkHeadBytes);
+  head.set(plan, chunkHeadBytes + what.byteLength);
+  return head;
+}
+
+/** Throws `InvalidFrame` for what is none, by the field; `bodyBytes` are those that came with the head. */
+export function decodeChunk(head: Uint8Array, bodyBytes: number): ChunkHead {
+  if (head.byteLength < chunkHeadBytes) throw invalid(`head: ${head.byteLength} bytes of at least ${chunkHeadBytes}`);
+  const view = viewOf(head);
+  const [kind, whatBytes, planBytes] = head as unknown as [number, number, number];
+  const size = kinds[kind]?.BYTES_PER_ELEMENT;
+  const [world, step, bytes, at] = [0, 1, 2, 3].map((i) => whole(view, 16 + 8 * i)) as [number, number, number, number];
+  if (size === undefined) throw invalid(`kind: ${kind}, of ${kinds.length}`);
+  if (head.byteLength !== chunkHeadBytes + whatBytes + planBytes) throw invalid(`head: ${head.byteLength} bytes for its texts`);
+  if (bytes > payloadBytesMax || bytes % size !== 0) throw invalid(`bytes: ${bytes}, in ${size}s up to ${payloadBytesMax}`);
+  if (at % chunkBytes !== 0 || bodyBytes !== Math.min(chunkBytes, bytes - at)) throw invalid(`at: ${bodyBytes} bytes at ${at} of ${bytes}`);
+  const planAt = chunkHeadBytes + whatBytes;
+  const [layer, chunk, piece] = [4, 8, 12].map((offset) => view.getInt32(offset, true)) as [number, number, number];
+  const name = { what: said(head.subarray(chunkHeadBytes, planAt)), layer, chunk, piece };
+  return { stamp: { world, step, plan: said(head.subarray(planAt)) }, name, kind, bytes, at };
+}
+
+export function encodeHello({ job, world, rank, ranks }: Hello): Uint8Array {
+  const uid = text("job", job);
+  const head = new Uint8Array(helloBytes + uid.byteLength);
+  const view = viewOf(head);
+  view.setFloat64(0, world, true);
+  view.setUint16(8, rank, true);
+  view.setUint16(10, ranks, true);
+  head.set(uid, helloBytes);
+  return head;
+}
+
+export function decodeHello(head: Uint8Array): Hello {
+  if (head.byteLength < helloBytes || head.byteLength > helloBytes + textBytesMax) throw invalid(`hello: ${head.byteLength} bytes`);
+  const view = viewOf(head);
+  return { job: said(head.subarray(helloBytes)), world: whole(view, 0), rank: view.getUint16(8, true), ranks: view.getUint16(10, true) };
+}
+
+/** A message that is too long loses its end. */
+export function encodeGoodbye({ code, message }: Goodbye): Uint8Array {
+  const [codeBytes, messageBytes] = [text("code", code), Buffer.from(message).subarray(0, messageBytesMax)];
+  return Buffer.concat([Uint8Array.of(codeBytes.byteLength), codeBytes, messageBytes]);
+}
+
+export function decodeGoodbye(head: Uint8Array): Goodbye {
+  const codeBytes = head[0] ?? 0;
+  const code = said(head.subarray(1, 1 + codeBytes));
+  if (!/^[A-Za-z0-9]{1,64}$/.test(code)) throw invalid("code: letters and digits alone, up to 64");
+  return { code, message: said(head.subarray(1 + codeBytes).subarray(0, messageBytesMax)) };
+}
+
+function text(field: string, value: string): Uint8Array {
+  const bytes = Buffer.from(value);
+  if (bytes.byteLength > textBytesMax) throw invalid(`${field}: ${bytes.byteLength} bytes, more than ${textBytesMax}`);
+  return bytes;
+}
+
+function whole(view: DataView, offset: number): number {
+  const value = view.getFloat64(offset, true);
+  if (!Number.isSafeInteger(value) || value < 0) throw invalid(`a number ${value} where a whole one is due`);
+  return value;
+}
+
+const said = (bytes: Uint8Array): string => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString();
+const viewOf = ({ buffer, byteOffset, byteLength }: Uint8Array): DataView => new DataView(buffer, byteOffset, byteLength);
+const invalid = (message: string): AppError => new AppError(message, { code: "InvalidFrame", operation: "reading a frame of training" });

@@ -1,0 +1,253 @@
+// gRPC as every process uses it: servers and clients with mutual TLS, bounds on message size, keepalive, large windows,
+// and the mapping between AppError and gRPC status. Knows no service; service.ts adapts those. A server's port takes dispatch
+// frames too, which are no gRPC (dispatch-accept.ts).
+import type { Socket } from "node:net";
+import type { PeerCertificate } from "node:tls";
+import type { MessageInitShape, MessageShape } from "@bufbuild/protobuf";
+import { create } from "@bufbuild/protobuf";
+import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
+import * as grpc from "@grpc/grpc-js";
+import { AppError } from "../../crds/common.ts";
+import { type DispatchHandler, DispatchStreams } from "./dispatch-accept.ts";
+import { connectDispatch } from "./dispatch-link.ts";
+import { framesAlpn } from "./frame-socket.ts";
+import { createTlsListener } from "./listener.ts";
+import { createClient, definition, type Handlers, type ServiceClient } from "./service.ts";
+import { type PeerIdentity, peerIdentity, secureContextOf, type TlsSource } from "./tls.ts";
+
+/** The largest message; the default of 4 MB is below what the plan of a large model may take. */
+export const messageBytesMax = 16 * 1024 * 1024;
+/** The default of 64 KiB caps a stream at about 590 MB/s on loopback; this doubles it. */
+const flowControlWindowBytes = 32 * 1024 * 1024;
+const keepaliveTimeMs = 5_000;
+const keepaliveTimeoutMs = 3_000;
+/** Where the caller judges the signs of life, gRPC itself waits longer: its timers hold a pause of this process against the other. */
+const signTimeoutMs = 60_000;
+
+const sharedOptions: grpc.ChannelOptions = {
+  "grpc.max_receive_message_length": messageBytesMax,
+  "grpc.max_send_message_length": messageBytesMax,
+  "grpc.keepalive_time_ms": keepaliveTimeMs,
+  "grpc.keepalive_timeout_ms": keepaliveTimeoutMs,
+  "grpc-node.flow_control_window": flowControlWindowBytes,
+};
+const clientOptions: grpc.ChannelOptions = {
+  ...sharedOptions,
+  "grpc.keepalive_permit_without_calls": 1,
+  "grpc.initial_reconnect_backoff_ms": 100,
+  "grpc.max_reconnect_backoff_ms": 2_000,
+  "grpc.enable_retries": 0, // callers choose another rank; a hidden retry would only delay that
+  "grpc.enable_http_proxy": 0,
+  "grpc.use_local_subchannel_pool": 1, // a restarted pod may come back on the same address with another certificate
+};
+
+/** Calls as a handler sees them, so that only net/ names the gRPC package. */
+export type ServerWritable<I, O> = grpc.ServerWritableStream<I, O>;
+export type ServerDuplex<I, O> = grpc.ServerDuplexStream<I, O>;
+export type Caller = Pick<grpc.ServerUnaryCall<unknown, unknown>, "getAuthContext">;
+
+export type GrpcServer = {
+  /** Adds a service; call before `listen`. */
+  add<M extends GenServiceMethods>(service: GenService<M>, handlers: Handlers<M>): void;
+  /** Takes the streams of dispatch frames; call before `listen`. Without, their openers get no connection. */
+  addDispatch(handler: DispatchHandler): void;
+  /** Binds host:port (0 = any) and returns the port. */
+  listen(host: string, port: number): Promise<number>;
+  /** Stops taking calls, waits up to graceMs for the running ones, then cuts them. */
+  close(graceMs: number): Promise<void>;
+};
+
+export function createServer(tls: TlsSource): GrpcServer {
+  const server = new grpc.Server({ ...sharedOptions, "grpc.keepalive_permit_without_calls": 1 });
+  // Connections come to it when their TLS is done: the listener has asked for the caller's certificate, which calls show as ever.
+  const { injectConnection } = server.createConnectionInjector(grpc.ServerCredentials.createInsecure());
+  let dispatch: DispatchStreams | undefined;
+  const listener = createTlsListener(tls, {
+    h2: injectConnection,
+    [framesAlpn]: (socket) => (dispatch ? dispatch.accept(socket) : socket.destroy()),
+  });
+  return {
+    add: (service, handlers) => {
+      const implementation: Record<string, unknown> = {};
+      for (const method of service.methods) {
+        const handler = (handlers as Record<string, unknown>)[method.localName];
+        implementation[method.localName] = method.methodKind === "unary" ? unary(handler, method.output) : handler;
+      }
+      server.addService(definition(service), implementation as grpc.UntypedServiceImplementation);
+    },
+    addDispatch: (handler) => {
+      dispatch = new DispatchStreams(handler);
+    },
+    listen: (host, port) => listener.listen(host, port),
+    close: async (graceMs) => {
+      const stopped = listener.stop();
+      const calls = new Promise<void>((resolve) => {
+        const timer = setTimeout(() => server.forceShutdown(), graceMs);
+        server.tryShutdown(() => {
+          clearTimeout(timer);
+          resolve();
+        });
+      });
+      await Promise.all([calls, dispatch?.close(graceMs)]);
+      listener.cut();
+      await stopped;
+    },
+  };
+}
+
+type AnyUnary = (request: unknown, call: grpc.ServerUnaryCall<unknown, unknown>) => Promise<MessageInitShape<never>>;
+
+function unary(handler: unknown, output: Parameters<typeof create>[0]): grpc.handleUnaryCall<unknown, MessageShape<typeof output>> {
+  return (call, callback) => {
+    (handler as AnyUnary)(call.request, call).then(
+      (reply) => callback(null, create(output, reply)),
+      (error) => callback(toStatus(error)),
+    );
+  };
+}
+
+type Connector = grpc.experimental.SecureConnector;
+
+/** Credentials whose connections share one context, that of the newest material: grpc-js's own make one for each. */
+class SharedContextCredentials extends grpc.ChannelCredentials {
+  readonly #tls: Pick<TlsSource, "current">;
+  readonly #verify: grpc.VerifyOptions;
+  /** The connection that was made last. */
+  socket: Socket | undefined;
+
+  constructor(tls: Pick<TlsSource, "current">, verify: grpc.VerifyOptions) {
+    super();
+    this.#tls = tls;
+    this.#verify = verify;
+  }
+
+  _isSecure(): boolean {
+    return true;
+  }
+  _equals(other: grpc.ChannelCredentials): boolean {
+    return this === other;
+  }
+  _createSecureConnector(...[target, options, call]: Parameters<grpc.ChannelCredentials["_createSecureConnector"]>): Connector {
+    const newest = (): Connector => {
+      const context = secureContextOf(this.#tls.current());
+      return grpc.ChannelCredentials.createFromSecureContext(context, this.#verify)._createSecureConnector(target, options, call);
+    };
+    return {
+      connect: async (socket) => {
+        this.socket = socket;
+        return newest().connect(socket); // material that is no pair is an error of this connection
+      },
+      waitForReady: async () => {},
+      getCallCredentials: () => call ?? grpc.CallCredentials.createEmpty(),
+      destroy: () => {},
+    };
+  }
+}
+
+/** A client of one service at ip:port; `serverName` is the SAN that the other end must present. Where the caller cannot know
+ *  the rank behind an address (joining through the headless Service), `accept` judges the certificate instead. */
+export function connect<M extends GenServiceMethods>(
+  service: GenService<M>,
+  target: {
+    readonly address: string;
+    readonly serverName: string;
+    readonly tls: TlsSource;
+    readonly accept?: (peer: PeerCertificate) => boolean;
+    /** The connection is closed when no call was open for so long, and the next call makes another; unset: half an hour. */
+    readonly idleMs?: number;
+    /** The other end is made to say that often that it lives, by an HTTP/2 ping: the caller judges by `receivedBytes` whether it does. */
+    readonly signEveryMs?: number;
+  },
+): Connected<M> {
+  const { accept, idleMs, signEveryMs } = target;
+  const verify: grpc.VerifyOptions =
+    accept === undefined
+      ? {}
+      : { checkServerIdentity: (_host, cert) => (accept(cert) ? undefined : new Error("not a member's certificate")) };
+  const credentials = new SharedContextCredentials(target.tls, verify);
+  const client = createClient(service, target.address, credentials, {
+    ...clientOptions,
+    "grpc.ssl_target_name_override": target.serverName,
+    "grpc.default_authority": target.serverName,
+    ...(idleMs === undefined ? {} : { "grpc.client_idle_timeout_ms": idleMs }),
+    ...(signEveryMs === undefined ? {} : { "grpc.keepalive_time_ms": signEveryMs, "grpc.keepalive_timeout_ms": signTimeoutMs }),
+  });
+  return Object.assign(client, { receivedBytes: () => credentials.socket?.bytesRead ?? 0 });
+}
+
+/** A client, and the bytes that have come on the connection that it made last: while they grow, the process at its other end runs. */
+export type Connected<M extends GenServiceMethods> = ServiceClient<M> & { receivedBytes(): number };
+
+/**
+ * The way in which processes reach each other. Production has gRPC and dispatch frames; a simulated one carries the same messages
+ * between the same handlers.
+ */
+export interface Network {
+  readonly connect: typeof connect;
+  readonly connectDispatch: typeof connectDispatch;
+  readonly createServer: typeof createServer;
+}
+
+export const grpcNetwork: Network = { connect, connectDispatch, createServer };
+
+/** The identity of a caller, or an AppError `Unauthenticated` for a stranger. */
+export function callerOf(call: Caller, namespace: string, name: string): PeerIdentity {
+  const identity = peerIdentity(call.getAuthContext().sslPeerCertificate, namespace, name);
+  if (identity !== undefined) return identity;
+  throw new AppError(`the caller's certificate names no member of ${namespace}/${name}`, {
+    code: "Unauthenticated",
+    operation: "gRPC call",
+  });
+}
+
+const statusByCode: Readonly<Record<string, grpc.status>> = {
+  Unauthenticated: grpc.status.UNAUTHENTICATED,
+  Forbidden: grpc.status.PERMISSION_DENIED,
+  InvalidRequest: grpc.status.INVALID_ARGUMENT,
+  InvalidPlan: grpc.status.INVALID_ARGUMENT,
+  ContextOverflow: grpc.status.INVALID_ARGUMENT,
+  NotHosted: grpc.status.NOT_FOUND,
+  NotFound: grpc.status.NOT_FOUND,
+  StalePlan: grpc.status.FAILED_PRECONDITION,
+  NotReady: grpc.status.UNAVAILABLE,
+  Draining: grpc.status.UNAVAILABLE,
+  ExpertUnavailable: grpc.status.UNAVAILABLE,
+  Busy: grpc.status.RESOURCE_EXHAUSTED,
+  Cancelled: grpc.status.CANCELLED,
+  DeadlineExceeded: grpc.status.DEADLINE_EXCEEDED,
+};
+const codeKey = "enodia-code";
+
+/** The error as the other end sees it: status, message and the AppError code as metadata. Causes stay here. */
+export function toStatus(caught: unknown): grpc.ServiceError {
+  const error = AppError.from(caught);
+  const metadata = new grpc.Metadata();
+  metadata.set(codeKey, error.code);
+  const code = statusByCode[error.code] ?? grpc.status.INTERNAL;
+  return Object.assign(new Error(error.message), { code, details: error.message, metadata, name: "ServiceError" });
+}
+
+/** The way back: a ServiceError as AppError with the sender's code, or one named after the gRPC status. */
+export function fromStatus(caught: unknown, operation: string): AppError {
+  if (caught instanceof AppError) return caught;
+  const error = caught as Partial<grpc.ServiceError>;
+  if (!(caught instanceof Error) || typeof error.code !== "number") return AppError.from(caught, operation);
+  const sent = error.metadata?.get(codeKey)[0];
+  const byStatus: Partial<Record<grpc.status, string>> = {
+    [grpc.status.UNAVAILABLE]: "Unavailable",
+    [grpc.status.CANCELLED]: "Cancelled",
+    [grpc.status.DEADLINE_EXCEEDED]: "DeadlineExceeded",
+    [grpc.status.RESOURCE_EXHAUSTED]: "MessageTooLarge",
+    [grpc.status.UNAUTHENTICATED]: "Unauthenticated",
+    [grpc.status.PERMISSION_DENIED]: "Forbidden",
+    [grpc.status.UNIMPLEMENTED]: "Unimplemented",
+  };
+  const code = typeof sent === "string" ? sent : (byStatus[error.code] ?? "Internal");
+  const transient = error.code === grpc.status.UNAVAILABLE || error.code === grpc.status.RESOURCE_EXHAUSTED;
+  return new AppError(error.details ?? error.message ?? "gRPC call failed", {
+    code,
+    operation,
+    cause: caught,
+    retry: transient ? "backoff" : "never",
+  });
+}
