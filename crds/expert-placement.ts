@@ -24,7 +24,7 @@ const layer = z.object({
     .max(planBounds.layers - 1)
     .meta({ description: "Index of the MoE layer." }),
   epoch: epoch.meta({ description: "Epoch of the layer's last change." }),
-  hosts: z.string().max(planBounds.layerText).meta({ description: "Ranks per expert: experts by comma, ranks by dot, home first." }),
+  hosts: z.string().max(planBounds.layerText).meta({ description: "Ranks per expert: experts by comma, ranks by dot, primary first." }),
   weights: z.string().max(planBounds.layerText).meta({ description: "Per mille of the tokens each host takes, aligned with hosts." }),
 });
 

@@ -332,7 +332,7 @@ const table = {
     trainingJob,
   ),
   enodia_training_rank_imbalance_ratio: operator.gauge(
-    "Rows of the busiest rank over the mean, in the last step and the layer where that is most: were experts at their homes alone, and with copies.",
+    "Rows of the busiest rank over the mean, in the last step and the layer where that is most: were experts at their primaries alone, and with copies.",
     trainingPlaced,
   ),
   enodia_training_expert_share_ratio: operator.gauge(

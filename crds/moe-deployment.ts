@@ -94,7 +94,7 @@ const elasticity = z
 const experts = z
   .object({
     memoryPerRank: quantity(
-      "Resident bytes of experts each rank may hold: homes, copies and one staging slot. On a GPU this is memory of the device, and must be given: the backends cuda and vulkan require the field, and with Auto a worker that finds a GPU ends without it. When not given: 85% of the memory limit of the container runtime, or of the whole node when there is no limit, less the dense part and the KV pool.",
+      "Resident bytes of experts each rank may hold: primaries, copies and one staging slot. On a GPU this is memory of the device, and must be given: the backends cuda and vulkan require the field, and with Auto a worker that finds a GPU ends without it. When not given: 85% of the memory limit of the container runtime, or of the whole node when there is no limit, less the dense part and the KV pool.",
     ).optional(),
     minCopies: z.int32().min(1).max(specBounds.copies).default(1).meta({
       description:

@@ -1,10 +1,10 @@
 // The placement vocabulary shared by planner, operator and runtime, and the compact text form that
-// ExpertPlacement stores (decision: experts by ",", ranks by "." with the home first, weights per mille).
+// ExpertPlacement stores (decision: experts by ",", ranks by "." with the primary first, weights per mille).
 // Pure; knows nothing of load, policies or Kubernetes.
 import { AppError } from "./common.ts";
 
 /**
- * The placement of one layer, empty for one without experts. `hosts[e]` lists distinct ranks, home first; `weights[e]` is aligned
+ * The placement of one layer, empty for one without experts. `hosts[e]` lists distinct ranks, primary first; `weights[e]` is aligned
  * with it and sums to 1000.
  */
 export interface LayerPlan {

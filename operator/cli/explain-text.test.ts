@@ -108,7 +108,7 @@ test("explain lists what each rank hosts, and every expert of a layer with its w
     ],
   );
   assert.match(renderExplained(facts, explain(facts)), /SPEED\n +0 .* 80%\n/);
-  assert.match(renderLayer(facts.placement, 1), /^layer 1, epoch 3\n.*\n +0 +0 \(home\) 50\.0%, 1 50\.0%/);
+  assert.match(renderLayer(facts.placement, 1), /^layer 1, epoch 3\n.*\n +0 +0 \(primary\) 50\.0%, 1 50\.0%/);
   assert.throws(() => renderLayer(facts.placement, 7), { code: "InvalidOption", message: /the plan has layers 0, 1/ });
 });
 

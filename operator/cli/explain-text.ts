@@ -186,7 +186,7 @@ export function renderLayer(placement: ExpertPlacement, index: number): string {
   const { hosts, weights } = decodeLayer(layer.hosts, layer.weights, `spec.layers[${index}]`);
   const rows = hosts.map((row, e) => [
     String(e),
-    row.map((rank, i) => `${rank}${i === 0 ? " (home)" : ""} ${((weights[e]?.[i] ?? 0) / 10).toFixed(1)}%`).join(", "),
+    row.map((rank, i) => `${rank}${i === 0 ? " (primary)" : ""} ${((weights[e]?.[i] ?? 0) / 10).toFixed(1)}%`).join(", "),
   ]);
   return `layer ${index}, epoch ${layer.epoch}\n${table(["EXPERT", "RANKS AND SHARES"], rows)}`;
 }

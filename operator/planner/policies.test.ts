@@ -112,7 +112,7 @@ test("so it is where bytes are the limit and every byte is taken, and a replan s
     const best = Math.max(...worst((await policies.exact.plan(slots)).layers, one, 8));
     const fresh = planFresh(bytes).layers;
     assert.ok(worst(fresh, one, 8)[0]! <= 1.005 * best, `layer ${l}: ${worst(fresh, one, 8)} against ${best}`);
-    // The plan starts from homes alone, which a plan of everything must search its way out of.
+    // The plan starts from primaries alone, which a plan of everything must search its way out of.
     const { layers } = await makePlan(policies.incremental, { ...bytes, current: firstPlan(bytes) });
     assert.ok(worst(layers, one, 8)[0]! <= 1.05 * best, `layer ${l}, replanned: ${worst(layers, one, 8)} against ${best}`);
   }
@@ -246,7 +246,7 @@ test("sampling noise moves nothing", async () => {
   );
 });
 
-test("affinity policies without transitions leave homes where they are", async () => {
+test("affinity policies without transitions leave primaries where they are", async () => {
   const first = await policies.exflow.plan(inputOf(mixtral, 4, 2));
   const again = await policies.exflow.plan(inputOf(mixtral, 4, 2, { current: first.layers }));
   assert.equal(countMoves(first.layers, again.layers), 0);

@@ -90,7 +90,7 @@ export interface PlanInput {
   /** Tokens going from expert i of layer l to j of l+1, [layers-1][experts][experts]; affinity policies only. */
   readonly transitions?: Float64Array;
   readonly timing?: Timing;
-  /** Windows since homes were last sharded anew; unset: not since planning began, ranks changed or the load did. */
+  /** Windows since primaries were last sharded anew; unset: not since planning began, ranks changed or the load did. */
   readonly windowsSinceReshard?: number;
   readonly seed?: number;
   /** Cost factor of one copy of this move, above 0, by path between source and receiver; 1 within a zone or rack. Unset: all alike. */
@@ -103,11 +103,11 @@ export interface PlanOutput {
   readonly reason: string;
   /** Parts of the transitions that change rank, for policies that plan with them. */
   readonly hops?: Hops;
-  /** Set when homes were to be sharded anew in this plan; true when budget or memory left some of that for the next one. */
+  /** Set when primaries were to be sharded anew in this plan; true when budget or memory left some of that for the next one. */
   readonly resharding?: boolean;
 }
 
-/** Parts of all transitions between layers, 0 to 1, whose two experts have homes on different ranks. */
+/** Parts of all transitions between layers, 0 to 1, whose two experts have primaries on different ranks. */
 export interface Hops {
   readonly before: number;
   readonly after: number;

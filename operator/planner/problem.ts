@@ -7,7 +7,7 @@ import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { loadByWeights, quotas, splitEqually, splitLayer } from "../../runtime/placement/split.ts";
 import type { ModelShape, PlanInput, RankSpec } from "./policy.ts";
 
-/** hosts[layer][expert] = rank indexes, home first. */
+/** hosts[layer][expert] = rank indexes, primary first. */
 export type Hosts = number[][][];
 
 /** max/mean that new weights must gain where hosts stay: a layer that changes is prepared and committed on every rank. */
@@ -162,8 +162,8 @@ function fitsSlots(problem: Problem, layer: Hosts[number]): boolean {
   return slots.every((count) => count <= problem.slotCap);
 }
 
-/** Each expert's home alone; an expert that no active rank hosts has an empty row. */
-export function homesOf(hosts: Hosts): Hosts {
+/** Each expert's primary alone; an expert that no active rank hosts has an empty row. */
+export function primariesOf(hosts: Hosts): Hosts {
   return hosts.map((layer) => layer.map((row) => row.slice(0, 1)));
 }
 

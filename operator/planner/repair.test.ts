@@ -52,7 +52,7 @@ test("two lost experts go into the places of two copies of one rank one after th
     layers = repaired.layers;
   }
   assert.ok(plans.every(([unhosted]) => unhosted === 0));
-  assert.deepEqual(plans.at(-1), [0, 0, false], "in the end every expert has a home");
+  assert.deepEqual(plans.at(-1), [0, 0, false], "in the end every expert has a primary");
   assert.deepEqual(orphans(inputOf(8, ranks), layers), []);
 });
 

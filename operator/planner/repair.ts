@@ -8,7 +8,7 @@ import type { PlanInput, PlanOutput } from "./policy.ts";
 import { bytesByRank, type Hosts, layerDemand, type Problem, stagingBytes, toLayer, toLayers, toProblem, usedBytes } from "./problem.ts";
 import { RedundantCopies } from "./redundant-copies.ts";
 
-/** Epoch 1: home of expert e in layer l is rank (e + l) mod N, unless it is full; no copies. */
+/** Epoch 1: primary of expert e in layer l is rank (e + l) mod N, unless it is full; no copies. */
 export function firstPlan(input: PlanInput): LayerPlan[] {
   const problem = toProblem({ ...input, current: undefined });
   const fits = checkMemory(input.shape, input.ranks);
@@ -18,8 +18,8 @@ export function firstPlan(input: PlanInput): LayerPlan[] {
 }
 
 /** The plan of a policy that leaves everything where it is, and why it does. */
-export function homesStay(input: PlanInput, why: string): PlanOutput {
-  return { layers: input.current ?? firstPlan(input), reason: `${why}: homes stay` };
+export function primariesStay(input: PlanInput, why: string): PlanOutput {
+  return { layers: input.current ?? firstPlan(input), reason: `${why}: primaries stay` };
 }
 
 function roundRobin(problem: Problem): Hosts | undefined {
@@ -31,8 +31,8 @@ function roundRobin(problem: Problem): Hosts | undefined {
     for (let e = 0; e < (problem.experts[l] as number); e++) {
       const bytes = problem.input.shape.residentBytes[l * problem.E + e] as number;
       const fits = (g: number): boolean => (caps[g] as number) > 0 && (used[g] as number) + bytes <= (problem.capacity[g] as number) + 1e-6;
-      const home = (e + l) % problem.G;
-      const g = fits(home) ? home : mostFree(problem, used, fits);
+      const primary = (e + l) % problem.G;
+      const g = fits(primary) ? primary : mostFree(problem, used, fits);
       if (g === undefined) return undefined;
       used[g] = (used[g] as number) + bytes;
       caps[g] = (caps[g] as number) - 1;
@@ -43,7 +43,7 @@ function roundRobin(problem: Problem): Hosts | undefined {
   return hosts;
 }
 
-/** Homes under tight budgets with experts of different sizes: largest first, where most is free. */
+/** Primaries under tight budgets with experts of different sizes: largest first, where most is free. */
 function bestFit(problem: Problem): Hosts {
   const used = new Float64Array(problem.G);
   const bytes = problem.input.shape.residentBytes;
@@ -79,15 +79,15 @@ interface Orphan {
 
 export interface Repaired {
   readonly layers: readonly LayerPlan[];
-  /** Experts for which no rank has room: they keep their lost home and are loaded on demand. */
+  /** Experts for which no rank has room: they keep their lost primary and are loaded on demand. */
   readonly unhosted: readonly Orphan[];
-  /** Experts that find room once this plan is done: more do not fit beside the old ones on their way. They too keep their home. */
+  /** Experts that find room once this plan is done: more do not fit beside the old ones on their way. They too keep their primary. */
   readonly later: readonly Orphan[];
   readonly changed: boolean;
 }
 
 /**
- * Takes hosts on dead and draining ranks out of `current`; experts left without one get a new home where the load is
+ * Takes hosts on dead and draining ranks out of `current`; experts left without one get a new primary where the load is
  * lowest among ranks with room, the hottest first, evicting redundant copies only if there is no room otherwise. `carriedOut`: this
  * is the plan that is carried out, and not what another is made from: it brings a layer no more than fits beside the old copies.
  */
@@ -218,7 +218,7 @@ class Repair {
     this.evicted.add(layer);
   }
 
-  /** Adopts in this order, again as long as one found a home: what gave way to it may have left room for one before it. */
+  /** Adopts in this order, again as long as one found a primary: what gave way to it may have left room for one before it. */
   adoptAll(orphans: readonly Orphan[]): readonly Orphan[] {
     let open = orphans;
     for (let before = open.length + 1; open.length > 0 && open.length < before; ) {

@@ -217,7 +217,7 @@ test("a rank that held too much before may keep it, and not get more", () => {
   );
 });
 
-test("an expert that memory does not hold may keep its lost home, and nothing else", () => {
+test("an expert that memory does not hold may keep its lost primary, and nothing else", () => {
   const lost = row(1, [9], [1000])(valid());
   const input = inputOf({ current: lost });
   assert.deepEqual(planFaults(input, lost, { unhosted: [{ layer: 1, expert: 1 }] }), []);
@@ -226,7 +226,7 @@ test("an expert that memory does not hold may keep its lost home, and nothing el
   assert.deepEqual(rules(input, lost), ["hosted"], "there is room for it");
   const full = { ...input, ranks: input.ranks.map((rank) => ({ ...rank, budgetBytes: 39, speed: rank.rank < 3 ? 1 : 0 })) };
   assert.deepEqual(rules(full, lost), []);
-  assert.deepEqual(rules(full, row(1, [8], [1000])(valid())), ["active ranks"], "a home that it never had");
+  assert.deepEqual(rules(full, row(1, [8], [1000])(valid())), ["active ranks"], "a primary that it never had");
   assert.deepEqual(rules({ ...full, current: valid() }, lost), ["active ranks"], "it had another");
 });
 

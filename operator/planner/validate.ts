@@ -8,7 +8,7 @@ import type { PlanInput } from "./policy.ts";
 import { bytesByRank, stagingBytes, toProblem } from "./problem.ts";
 
 export interface ValidateOptions {
-  /** Experts that may keep a lost home: after a loss that leaves too little memory. */
+  /** Experts that may keep a lost primary: after a loss that leaves too little memory. */
   readonly unhosted?: readonly { readonly layer: number; readonly expert: number }[];
 }
 

@@ -211,13 +211,13 @@ function hopsOf(sim: SimCluster): number {
   let crossed = 0;
   cells.forEach((cell, n) => {
     const [l, i, j] = [Math.floor(cell / 64), Math.floor(cell / 8) % 8, cell % 8];
-    const home = (layer: number, expert: number) => sim.plan()!.layers[layer]!.hosts[expert]![0];
-    if (home(l, i) !== home(l + 1, j)) crossed += counts[n]!;
+    const primary = (layer: number, expert: number) => sim.plan()!.layers[layer]!.hosts[expert]![0];
+    if (primary(l, i) !== primary(l + 1, j)) crossed += counts[n]!;
   });
   return crossed / counts.reduce((a, b) => a + b, 0);
 }
 
-test("exflow asks workers where tokens go, moves homes together for it, and then stays", async () => {
+test("exflow asks workers where tokens go, moves primaries together for it, and then stays", async () => {
   const sim = await up({ spec: { rebalancing: { ...fast.rebalancing, policy: "exflow" } } });
   sim.demand = () => new Array<number>(8).fill(200);
   sim.load.flow = plantedFlow(4, 8);

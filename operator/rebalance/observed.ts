@@ -81,7 +81,7 @@ export interface Unheld {
   /** (layer, expert) pairs without a live copy. */
   readonly unhosted: number;
   /** The number of these that no usable rank is planned to hold. */
-  readonly homeless: number;
+  readonly withoutRank: number;
   /** Usable ranks that have yet to load some of the other pairs, ascending. */
   readonly loading: readonly number[];
 }

@@ -81,7 +81,7 @@ test("a standby copy with weight 0 serves only when nobody else can", () => {
   assert.deepEqual([...countRoutes(router, 50).keys()], [1]);
 });
 
-test("with every host down the home is named", () => {
+test("with every host down the primary is named", () => {
   const router = createRouter(5);
   router.setTables([table([[3, 1]], [[500, 500]])]);
   router.setDown(new Set([1, 3]));

@@ -2,7 +2,7 @@
 // weights by error diffusion. Every source routes alone; nothing depends on agreement, only the balance is better with it. Pure and
 // deterministic. The engine thread asks it per pair; who is suspect or dead comes from outside (experts/peers.ts).
 
-/** Routing of one layer as committed: hosts[e] home first, weights[e] per mille. */
+/** Routing of one layer as committed: hosts[e] primary first, weights[e] per mille. */
 export interface RoutingLayer {
   readonly layer: number;
   readonly epoch: number;
@@ -15,7 +15,7 @@ export interface Router {
   setTables(layers: readonly RoutingLayer[]): void;
   /** Ranks that get nothing while others can: weights of the rest are renormalised. Replaces the previous set. */
   setDown(ranks: ReadonlySet<number>): void;
-  /** The rank for the next pair of this expert; `noRank` while the layer has no table. If every host is down, the home. */
+  /** The rank for the next pair of this expert; `noRank` while the layer has no table. If every host is down, the primary. */
   route(layer: number, expert: number): number;
   /** The rank that `route` names for every expert of the layer; `noRank` while it has no table, undefined where ranks differ. */
   soleRank(layer: number): number | undefined;
@@ -100,7 +100,7 @@ function withLive(row: Pick<ExpertState, "hosts" | "weights">, down: ReadonlySet
   const { hosts, weights } = row;
   const up = hosts.flatMap((host, i) => (down.has(host) ? [] : [{ host, weight: weights[i] ?? 0 }]));
   const served = up.filter(({ weight }) => weight > 0);
-  // Standby copies (weight 0) serve when nobody else can, in equal parts; with all hosts down the home is named and the
+  // Standby copies (weight 0) serve when nobody else can, in equal parts; with all hosts down the primary is named and the
   // caller finds a way (another load of the expert).
   const chosen = served.length > 0 ? served : up.map(({ host }) => ({ host, weight: 1 }));
   const live = chosen.length > 0 ? chosen.map(({ host }) => host) : hosts.slice(0, 1);

@@ -5,8 +5,8 @@
 
 export interface MaterializeProblem {
   readonly load: ArrayLike<number>;
-  /** The home of each expert, alone in its row; an empty row where memory holds none. */
-  readonly homes: readonly (readonly number[])[];
+  /** The primary of each expert, alone in its row; an empty row where memory holds none. */
+  readonly primaries: readonly (readonly number[])[];
   readonly ranks: number;
   /** Node of each rank. */
   readonly node: ArrayLike<number>;
@@ -16,10 +16,10 @@ export interface MaterializeProblem {
   readonly top: number;
 }
 
-/** hosts[e], home first. */
+/** hosts[e], primary first. */
 export function materialize(p: MaterializeProblem): number[][] {
-  const hosts = p.homes.map((row) => row.slice());
-  const order = Array.from(p.homes, (_, e) => e).sort((a, b) => (p.load[b] as number) - (p.load[a] as number) || a - b);
+  const hosts = p.primaries.map((row) => row.slice());
+  const order = Array.from(p.primaries, (_, e) => e).sort((a, b) => (p.load[b] as number) - (p.load[a] as number) || a - b);
   const top = order.slice(0, p.top);
   const free = p.free.map((slots) => Math.min(slots, top.length));
   if (free.every((slots) => top.length <= slots)) {

@@ -100,8 +100,8 @@ async function versusHecate(seed: number, row: string, preset: PresetName, part:
   const ours = await simulated("incremental", { trace, ranks: 32, slots: 9 });
   // The same memory, over all layers, as its sharding wants it.
   const memory = { ranks: 32, slotsTotal: 9 * trace.layers };
-  if (!(await sharded(inputOf(trace, 0, memory)))) throw new Error("hecate's homes were dealt round-robin, not sharded");
-  // Against the stronger of the two: the homes sharded anew in every window, though the paper does so every 100.
+  if (!(await sharded(inputOf(trace, 0, memory)))) throw new Error("hecate's primaries were dealt round-robin, not sharded");
+  // Against the stronger of the two: the primaries sharded anew in every window, though the paper does so every 100.
   const hecate = await simulated("hecate", { trace, ...memory, reshardAlways: true });
   const rarely = await simulated("hecate", { trace, ...memory });
   const copies = hecate.copiesPerStep / Math.max(1, ours.copiesPerStep);
@@ -114,10 +114,10 @@ async function versusHecate(seed: number, row: string, preset: PresetName, part:
   };
 }
 
-/** True when the homes are others than those that are dealt round-robin when sharding finds none. */
+/** True when the primaries are others than those that are dealt round-robin when sharding finds none. */
 async function sharded(input: PlanInput): Promise<boolean> {
-  const [homes, dealt] = [await policies.hecate.plan(input), await policies.uniform.plan(input)];
-  return homes.layers.every((layer, l) => layer.hosts.some((row, e) => row[0] !== dealt.layers[l]?.hosts[e]?.[0]));
+  const [primaries, dealt] = [await policies.hecate.plan(input), await policies.uniform.plan(input)];
+  return primaries.layers.every((layer, l) => layer.hosts.some((row, e) => row[0] !== dealt.layers[l]?.hosts[e]?.[0]));
 }
 
 interface Exactly {

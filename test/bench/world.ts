@@ -94,8 +94,8 @@ function planOf(
 ): { readonly spec: ExpertPlacementSpec; readonly plan: PlacementPlan } {
   const placed = Array.from({ length: layers }, (_, layer): LayerPlan => {
     const hosts = Array.from({ length: experts }, (_, expert) => {
-      const home = (expert * 7 + layer * 13 + turn) % ranks;
-      return expert % copiedEvery === 0 ? [...new Set([home, (home + 5) % ranks, (home + 9) % ranks])] : [home];
+      const primary = (expert * 7 + layer * 13 + turn) % ranks;
+      return expert % copiedEvery === 0 ? [...new Set([primary, (primary + 5) % ranks, (primary + 9) % ranks])] : [primary];
     });
     return { hosts, weights: hosts.map((row) => row.map((_, i) => Math.floor(1000 / row.length) + (i === 0 ? 1000 % row.length : 0))) };
   });

@@ -199,7 +199,7 @@ test("the map has each copy of the plan that the API server has, read cell by ce
   assert.equal(ranks.length, 3);
   for (const rank of ranks) {
     for (const [expert, row] of hosts.entries()) {
-      const wanted = !row.includes(rank) ? "does not have it" : row[0] === rank ? "home" : "copy";
+      const wanted = !row.includes(rank) ? "does not have it" : row[0] === rank ? "primary" : "copy";
       const words = (await page.textContent("#map-cell")) ?? "";
       assert.ok(words.startsWith(`Rank ${rank}, expert ${expert}`) && words.includes(`: ${wanted}`), `${words} ${row}`);
       await page.keyboard.press("ArrowRight");

@@ -94,7 +94,7 @@ function rowViolations(input: PlanInput, layers: Layers): Violation[] {
       if (!natural || weight.length !== row.length || weight.reduce((a, b) => a + b, 0) !== 1000) add("weights");
       const gone = row.filter((rank) => !active.has(rank));
       if (gone.length === 0 || row.length === 0) continue;
-      // An expert may only keep a lost home when it had no other, and nothing but the lost home is named.
+      // An expert may only keep a lost primary when it had no other, and nothing but the lost primary is named.
       const before = input.current?.[l]?.hosts[e] ?? [];
       const lost = before.length > 0 && !before.some((rank) => active.has(rank));
       if (!lost || gone.length < row.length || row.join() !== before.join()) add("active ranks");

@@ -208,7 +208,7 @@ export class Ranks {
       if (event.case === "failed") throw new Error(`rank ${rank}, layer ${event.value.layer}: ${event.value.code}: ${event.value.message}`);
     }
   }
-  /** Epoch 1 as decisions 7 asks: home of expert e in layer l = (e + l) mod N; its copies are at the ranks after that. */
+  /** Epoch 1 as decisions 7 asks: primary of expert e in layer l = (e + l) mod N; its copies are at the ranks after that. */
   async firstPlan(copies = 1): Promise<void> {
     const ranks = [...this.byRank.keys()].sort((a, b) => a - b);
     const layers = Array.from({ length: this.index.layers }, (_, layer) =>

@@ -47,13 +47,13 @@ const room = { left: 34, right: 52, bottom: 18 };
 
 const rowsOf = (text) => (text === "" ? [] : text.split(",").map((row) => row.split(".").map(Number)));
 
-/** Cells by "rank/expert": the part of the expert's rows, and whether it is the home. */
+/** Cells by "rank/expert": the part of the expert's rows, and whether it is the primary. */
 function cellsOf({ hosts, weights }) {
   const parts = rowsOf(weights);
   const cells = new Map();
   rowsOf(hosts).forEach((row, expert) => {
     row.forEach((rank, i) => {
-      cells.set(`${rank}/${expert}`, { share: parts[expert][i] / 1000, home: i === 0 });
+      cells.set(`${rank}/${expert}`, { share: parts[expert][i] / 1000, primary: i === 0 });
     });
   });
   return cells;
@@ -238,7 +238,7 @@ class LayerMap {
     const now = this.#now.get(key);
     const next = this.#heat.next && this.#next.get(key);
     const asked = expertPercent ? `, which is asked for ${expertPercent[column]}% of a rank's mean` : "";
-    const held = now ? `${now.home ? "home" : "copy"}, takes ${(now.share * 100).toFixed(1)}% of the rows` : "does not have it";
+    const held = now ? `${now.primary ? "primary" : "copy"}, takes ${(now.share * 100).toFixed(1)}% of the rows` : "does not have it";
     const comes = this.#heat.next && !now && next ? "; it comes" : "";
     const goes = this.#heat.next && now && !next ? "; it goes" : "";
     return `Rank ${ranks[row]}, expert ${column}${asked}: ${held}${comes}${goes}.`;

@@ -47,7 +47,7 @@ test("memory that holds no equal number of experts per rank and layer leaves EPL
   // 5 ranks need 26 slots a layer to hold 128 experts evenly; in all they hold them.
   for (const name of ["eplb", "moetuner"] as const) {
     const [first] = await run({ policy: policies[name], ranks: 5, slotsTotal: 103, windows: 1 });
-    assert.match(first?.reason ?? "", /does not fit the memory: homes stay/, name);
+    assert.match(first?.reason ?? "", /does not fit the memory: primaries stay/, name);
   }
 });
 

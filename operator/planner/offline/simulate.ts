@@ -41,7 +41,7 @@ export interface SimulateOptions {
   readonly forecast?: "selected" | "last";
   /** The work that transfers hide behind, one byte per expert; unset: not measured. */
   readonly timing?: Omit<Timing, "windows">;
-  /** Homes may be sharded anew in every window, for policies that otherwise do so rarely. */
+  /** Primaries may be sharded anew in every window, for policies that otherwise do so rarely. */
   readonly reshardAlways?: boolean;
   /** Milliseconds; the only outside thing here. */
   readonly now: () => number;

@@ -6,7 +6,7 @@
 import { AppError } from "../../../crds/common.ts";
 import { isUnlimited, type PlacementPolicy, type PlanInput, type PlanOutput } from "../policy.ts";
 import { fitsMemory, type Hosts, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
-import { homesStay } from "../repair.ts";
+import { primariesStay } from "../repair.ts";
 import { relabelled } from "../search/relabel.ts";
 import { withinBudget } from "../search/within-budget.ts";
 
@@ -21,12 +21,12 @@ export const eplb: PlacementPolicy = {
 
 function planEplb(input: PlanInput): PlanOutput {
   const problem = toProblem(input);
-  if (problem.slotCap * problem.G < problem.E) return homesStay(input, "a layer has more experts than the ranks have slots");
+  if (problem.slotCap * problem.G < problem.E) return primariesStay(input, "a layer has more experts than the ranks have slots");
   const target = eplbHosts(problem);
   const reason = "replicas by load per copy, packed longest first";
   if (!problem.current || isUnlimited(input.budget)) {
     // Experts of different sizes, or fewer slots than one per expert: equal slots are more than memory holds.
-    if (!fitsMemory(problem, target)) return homesStay(input, "an equal number of slots per layer and rank does not fit the memory");
+    if (!fitsMemory(problem, target)) return primariesStay(input, "an equal number of slots per layer and rank does not fit the memory");
     return { layers: toLayers(problem, target), reason };
   }
   const named = target.map((layer, l) => relabelled(problem, l, layer));

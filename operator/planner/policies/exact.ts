@@ -77,9 +77,9 @@ async function solveLayer(problem: Problem, layer: number, room: Float64Array): 
   const current = problem.current?.[layer];
   const hosts = Array.from({ length: problem.experts[layer] as number }, (_, e) => {
     const row = Array.from({ length: problem.G }, (_, g) => g).filter((g) => solved.value(`x${e}_${g}`) > 0.5);
-    // The home stays first where it stays at all.
-    const home = current?.[e]?.[0];
-    return home !== undefined && row.includes(home) ? [home, ...row.filter((g) => g !== home)] : row;
+    // The primary stays first where it stays at all.
+    const primary = current?.[e]?.[0];
+    return primary !== undefined && row.includes(primary) ? [primary, ...row.filter((g) => g !== primary)] : row;
   });
   return hosts.every((row) => row.length > 0) ? hosts : undefined;
 }

@@ -2,17 +2,17 @@
 // is sent, and state and copies that are held, against them; ranks that would not fit are refused by them before anything runs. Pure.
 import { type Reduction, reducePath } from "./collectives.ts";
 
-/** Bytes of copies that spAG delivers: each host but the home receives the chunk once. */
+/** Bytes of copies that spAG delivers: each host but the primary receives the chunk once. */
 export function gatherBytes(hosts: readonly (readonly number[])[], chunkBytes: number): number {
   return hosts.reduce((sum, row) => sum + (row.length - 1) * chunkBytes, 0);
 }
 
-/** The share of a layer's chunks that leave their home: lambda. */
+/** The share of a layer's chunks that leave their primary: lambda. */
 export function movedShare(hosts: readonly (readonly number[])[]): number {
   return hosts.filter((row) => row.length > 1).length / hosts.length;
 }
 
-/** Bytes of sums that spRS moves: one hop between hosts in the order of lanes, one more where the home is not the last, and one more
+/** Bytes of sums that spRS moves: one hop between hosts in the order of lanes, one more where the primary is not the last, and one more
  *  where it has a sum already and is not the first. */
 export function reduceBytes(reduction: Reduction, chunkBytes: number): number {
   const hops = reduction.blocks.map((_, chunk) => Math.max(0, reducePath(reduction, chunk).length - 1));
@@ -34,7 +34,7 @@ export interface MemoryProblem {
   readonly subtrees: number;
   /** Bytes of the optimizer's state in memory: of two moments 8 a parameter that is owned or shadowed, if none lies on disk. */
   readonly stateBytes: number;
-  /** Experts whose home the rank is. */
+  /** Experts whose primary the rank is. */
   readonly owned: number;
   /** Parameters that it keeps for another rank. */
   readonly shadowed: number;

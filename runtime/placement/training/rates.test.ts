@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { trainingPlanner } from "./planners/index.ts";
-import { homesOnly } from "./planners/planner.ts";
+import { primariesOnly } from "./planners/planner.ts";
 import { type Measured, ratesOf } from "./rates.ts";
 
 const measured: Measured = { row: 1e-5, dense: 0.05, copy: 0.025, busy: 0.005 };
@@ -26,13 +26,13 @@ test("by measured rates auto copies on a fast link and not on one of 10 MB/s", (
     assert.ok(rates !== undefined);
     const problem = {
       load: Float64Array.of(4000, 800, 700, 600),
-      homes: [0, 1, 2, 3],
+      primaries: [0, 1, 2, 3],
       ranks: 4,
       node: [0, 1, 2, 3],
       speed: new Float64Array(4).fill(1),
     };
     const whole = { ...problem, free: [2, 2, 2, 2], ...rates };
-    return { hosts: trainingPlanner("auto").hosts(whole), none: homesOnly(whole) };
+    return { hosts: trainingPlanner("auto").hosts(whole), none: primariesOnly(whole) };
   };
   const [fast, slow] = [hostsAt(1e9), hostsAt(1e7)];
   assert.notDeepEqual(fast.hosts, fast.none);

@@ -3,4 +3,7 @@
 import type { TrainingPlanner } from "./planner.ts";
 import { bestOfHottest } from "./ways.ts";
 
-export const late: TrainingPlanner = { late: true, hosts: (problem) => bestOfHottest({ ...problem, overlap: 0 }, problem.homes.length) };
+export const late: TrainingPlanner = {
+  late: true,
+  hosts: (problem) => bestOfHottest({ ...problem, overlap: 0 }, problem.primaries.length),
+};

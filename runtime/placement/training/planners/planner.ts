@@ -4,7 +4,7 @@
 export interface LayerProblem {
   /** Rows of each expert: of the last steps, or of this one for a planner that plans late. Whole numbers, equal on all ranks. */
   readonly load: ArrayLike<number>;
-  readonly homes: readonly number[];
+  readonly primaries: readonly number[];
   readonly ranks: number;
   /** Node and relative speed of each rank. */
   readonly node: ArrayLike<number>;
@@ -26,11 +26,11 @@ export interface LayerProblem {
 export interface TrainingPlanner {
   /** Plans after the gate from this step's counts; copies are then in nobody's shadow. */
   readonly late: boolean;
-  /** homes[layer][expert] from now on, for a planner that moves them; a rank's number of experts stays. Unset: homes stay. */
-  homes?(layers: readonly LayerProblem[]): number[][];
-  /** hosts[expert], home first. */
+  /** primaries[layer][expert] from now on, for a planner that moves them; a rank's number of experts stays. Unset: primaries stay. */
+  primaries?(layers: readonly LayerProblem[]): number[][];
+  /** hosts[expert], primary first. */
   hosts(problem: LayerProblem): number[][];
 }
 
-/** Every expert at its home alone. */
-export const homesOnly = ({ homes }: Pick<LayerProblem, "homes">): number[][] => homes.map((home) => [home]);
+/** Every expert at its primary alone. */
+export const primariesOnly = ({ primaries }: Pick<LayerProblem, "primaries">): number[][] => primaries.map((primary) => [primary]);

@@ -4,7 +4,7 @@ import { calibrated, exposedSeconds, type Materialised } from "../../calibrate.t
 import { imbalance, sum } from "../../imbalance.ts";
 import { materialize } from "../../materialize.ts";
 import { splitLayer } from "../../split.ts";
-import { homesOnly, type LayerProblem } from "./planner.ts";
+import { type LayerProblem, primariesOnly } from "./planner.ts";
 
 export function wayOf({ load, speed, ranks }: LayerProblem, hosts: number[][]): Materialised {
   const split = splitLayer({ demand: load, hosts, speed });
@@ -27,14 +27,14 @@ export function secondsOf(problem: LayerProblem, way: Materialised): number {
 }
 
 /** Hecate's Algorithm 1 with so many experts at most. */
-export function copiesOfHottest({ homes, load, ranks, node, free }: LayerProblem, top: number): number[][] {
-  const most = Math.min(top, homes.length);
-  return materialize({ load, homes: homesOnly({ homes }), ranks, node, free, top: most });
+export function copiesOfHottest({ primaries, load, ranks, node, free }: LayerProblem, top: number): number[][] {
+  const most = Math.min(top, primaries.length);
+  return materialize({ load, primaries: primariesOnly({ primaries }), ranks, node, free, top: most });
 }
 
 /** The best of no copies and Algorithm 1 with each number of experts up to `top`, by the calibration rule. */
 export function bestOfHottest(problem: LayerProblem, top: number): number[][] {
-  const ways: [Materialised, ...Materialised[]] = [wayOf(problem, homesOnly(problem))];
-  for (let count = 1; count <= Math.min(top, problem.homes.length); count++) ways.push(wayOf(problem, copiesOfHottest(problem, count)));
+  const ways: [Materialised, ...Materialised[]] = [wayOf(problem, primariesOnly(problem))];
+  for (let count = 1; count <= Math.min(top, problem.primaries.length); count++) ways.push(wayOf(problem, copiesOfHottest(problem, count)));
   return calibrated(ways, exposureOf(problem)).hosts;
 }

@@ -1345,7 +1345,7 @@ export declare type LayerPlan = Message<"enodia.runtime.v1.LayerPlan"> & {
   epoch: bigint;
 
   /**
-   * "0.3,1,2.0.1": experts by ",", ranks by ".", home first
+   * "0.3,1,2.0.1": experts by ",", ranks by ".", primary first
    *
    * @generated from field: string hosts = 3;
    */
