@@ -58,7 +58,7 @@ const outcome = (description: string) =>
     .object({
       imbalancePercent: percent("Worst layer."),
       boundPercent: percent("Least imbalance the memory allows."),
-      moves: z.int32().min(0).optional().meta({ description: "Copies newly placed." }),
+      moves: z.int32().min(0).optional().meta({ description: "Expert replicas newly placed." }),
       bytes: z.int().min(0).optional().meta({ description: "Bytes received." }),
       durationMs: z.int32().min(0).optional().meta({ description: "Milliseconds from plan to commit." }),
     })

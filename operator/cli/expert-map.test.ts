@@ -32,7 +32,7 @@ const two = placement([
 test("experts: a cell is the share of an expert's rows, over all layers or in one", () => {
   const all = expertMap(two, undefined);
   assert.deepEqual(
-    all.rows.map(({ rank, held, copies, weights }) => [rank, held, copies, weights]),
+    all.rows.map(({ rank, held, expertReplicas, weights }) => [rank, held, expertReplicas, weights]),
     [
       [0, 4, 1, [0.7, 0, 1]],
       [1, 3, 0, [0.3, 1, 0]],
@@ -45,8 +45,8 @@ test("experts: a cell is the share of an expert's rows, over all layers or in on
 test("experts: the map in the terminal has a glyph for each share, and says what it means", () => {
   const lines = mapText(expertMap(two, undefined), 120).split("\n");
   assert.equal(lines[0], "ns/moe   epoch 7, 2 layers together, experts 0 to 2");
-  assert.equal(lines[3], "   0 |* #|     4 experts,     1 copies,  1.00 MiB, load 104%");
-  assert.equal(lines[4], "   1 |:# |     3 experts,     0 copies,         -, load -  draining");
+  assert.equal(lines[3], "   0 |* #|     4 experts,     1 expert replicas,  1.00 MiB, load 104%");
+  assert.equal(lines[4], "   1 |:# |     3 experts,     0 expert replicas,         -, load -  draining");
   assert.match(lines.at(-1) ?? "", /blank none, \. to 20%.*# all; a cell is an expert$/);
 });
 

@@ -11,9 +11,9 @@ export const expertsCommand = "enodia experts";
 
 interface MapRow {
   readonly rank: number;
-  /** (layer, expert) pairs that it hosts, and how many of them are copies of another rank's. */
+  /** (layer, expert) pairs that it hosts, and how many of them are expert replicas of another rank's. */
   readonly held: number;
-  readonly copies: number;
+  readonly expertReplicas: number;
   readonly hostedBytes: number | undefined;
   readonly loadPercent: number | undefined;
   readonly state: string | undefined;
@@ -43,14 +43,14 @@ export function expertMap({ metadata, spec, status }: ExpertPlacement, layer: nu
   const ranks = [...new Set([...spec.ranks.map(({ rank }) => rank), ...plans.flatMap(({ hosts }) => hosts.flat())])].sort((a, b) => a - b);
   /** Layers that have an expert of this number at all. */
   const layersOf = Array.from({ length: experts }, (_, e) => plans.filter(({ hosts }) => e < hosts.length).length);
-  const rows = new Map(ranks.map((rank) => [rank, { held: 0, copies: 0, weights: new Array<number>(experts).fill(0) }]));
+  const rows = new Map(ranks.map((rank) => [rank, { held: 0, expertReplicas: 0, weights: new Array<number>(experts).fill(0) }]));
   for (const { hosts, weights } of plans) {
     hosts.forEach((row, e) => {
       row.forEach((rank, i) => {
         const of = rows.get(rank);
         if (!of) return;
         of.held += 1;
-        if (i > 0) of.copies += 1;
+        if (i > 0) of.expertReplicas += 1;
         of.weights[e] = (of.weights[e] ?? 0) + (weights[e]?.[i] ?? 0) / weightsTotal / (layersOf[e] ?? 1);
       });
     });
@@ -61,10 +61,10 @@ export function expertMap({ metadata, spec, status }: ExpertPlacement, layer: nu
     layer,
     layers: chosen.length,
     experts,
-    rows: [...rows].map(([rank, { held, copies, weights }]) => {
+    rows: [...rows].map(([rank, { held, expertReplicas, weights }]) => {
       const reported = status.ranks?.find((one) => one.rank === rank);
       const { hostedBytes, loadPercent, state } = reported ?? {};
-      return { rank, held, copies, hostedBytes, loadPercent, state, weights };
+      return { rank, held, expertReplicas, hostedBytes, loadPercent, state, weights };
     }),
   };
 }
@@ -95,9 +95,9 @@ export function mapText(map: ExpertMap, columns: number): string {
   const room = Math.max(cellsMin, columns - aroundColumns);
   const perCell = Math.ceil(map.experts / room);
   const cells = Math.ceil(map.experts / perCell);
-  const lines = map.rows.map(({ rank, held, copies, hostedBytes, loadPercent, state, weights }) => {
+  const lines = map.rows.map(({ rank, held, expertReplicas, hostedBytes, loadPercent, state, weights }) => {
     const drawn = binned(weights, perCell).map(glyphOf).join("");
-    const figures = `${String(held).padStart(5)} experts, ${String(copies).padStart(5)} copies, ${bytes(hostedBytes).padStart(9)}, load ${percent(loadPercent)}`;
+    const figures = `${String(held).padStart(5)} experts, ${String(expertReplicas).padStart(5)} expert replicas, ${bytes(hostedBytes).padStart(9)}, load ${percent(loadPercent)}`;
     return `${String(rank).padStart(4)} |${drawn}| ${figures}${state === undefined || state === "active" ? "" : `  ${state}`}`;
   });
   const scale = glyphs.map((glyph, i) =>
@@ -133,7 +133,7 @@ export function mapPicture(map: ExpertMap): string {
     const drawn = binned(row.weights, perCell).flatMap((share, cell) =>
       share <= 0 ? [] : [cellAt(area.left + cell * across, y, [across, down], share)],
     );
-    const words = `${row.held} experts, ${row.copies} copies, load ${percent(row.loadPercent)}`;
+    const words = `${row.held} experts, ${row.expertReplicas} expert replicas, load ${percent(row.loadPercent)}`;
     const label = i % labelEvery === 0;
     return [
       ...drawn,

@@ -25,7 +25,7 @@ function instance(size: Omit<Chain, "flow">, affinity: number, seed: number): In
     load: Float64Array.from(trace.counts),
     current: undefined,
     budget: unlimited,
-    minCopies: 1,
+    minExpertReplicas: 1,
     split: "weighted",
     effort: "quality",
     transitions,

@@ -92,7 +92,7 @@ const input: PlanInput = {
   load: Float64Array.of(600, 300, 50, 50),
   current: alone([[0], [0], [1], [1]]),
   budget: unlimited,
-  minCopies: 1,
+  minExpertReplicas: 1,
   split: "weighted",
   effort: "quality",
 };

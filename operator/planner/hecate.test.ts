@@ -21,7 +21,7 @@ const input: PlanInput = {
   current: alone(Array.from({ length: 16 }, (_, e) => [e % 4])),
   windowsSinceReshard: 1,
   budget: unlimited,
-  minCopies: 1,
+  minExpertReplicas: 1,
   split: "weighted",
   effort: "quality",
 };
@@ -39,15 +39,15 @@ test("as many experts are copied as transfers hide behind other work", async () 
   assert.deepEqual(await copied({}), [0, 1, 2, 3]);
 });
 
-test("copies beyond the overlap come when they save more than their transfer shows", async () => {
-  // Now rank 0 has 130 of 75. With expert 0 copied rank 1 has 90 of 75 (1.2), with expert 1 as well 75 (1.0). A copy a rank takes 1 s.
+test("expert replicas beyond the overlap come when they save more than their transfer shows", async () => {
+  // Now rank 0 has 130 of 75. With expert 0 copied rank 1 has 90 of 75 (1.2), with expert 1 as well 75 (1.0). An expert replica a rank takes 1 s.
   const breakEven = (1 / 0.2) * (130 / 75);
   assert.deepEqual(await copied({ timing: { ...timing, expertSeconds: (0.95 * breakEven) / 10 } }), [0]);
   assert.deepEqual(await copied({ timing: { ...timing, expertSeconds: (1.05 * breakEven) / 10 } }), [0, 1]);
   assert.deepEqual(await copied({ timing: { ...timing, expertSeconds: (0.95 * breakEven) / 10, windows: 20 } }), [0, 1]);
 });
 
-test("copies that are there cost nothing and stay for the least that they save", async () => {
+test("expert replicas that are there cost nothing and stay for the least that they save", async () => {
   const everywhere = Array.from({ length: 16 }, (_, e) => (e === 1 ? [1, 0, 2, 3] : [e % 4]));
   assert.deepEqual(await copied({ current: alone(everywhere), timing: { ...timing, expertSeconds: 1e-3 } }), [0, 1]);
 });
@@ -127,7 +127,7 @@ test("over a trace primaries stay where they were sharded, unless they may move 
   assert.ok(kept.some((each) => each.join() !== kept[0]?.join()));
 });
 
-test("with measured times a trace is balanced at least as well as with the assumed overlap, in the copies that hide", async () => {
+test("with measured times a trace is balanced at least as well as with the assumed overlap, in the expert replicas that hide", async () => {
   const run = async (more: object) => {
     const results = await simulate({
       trace: small,
@@ -148,7 +148,7 @@ test("with measured times a trace is balanced at least as well as with the assum
 const lopsided = (warm: number): Float64Array => Float64Array.from({ length: 16 }, (_, e) => (e % 4 === 0 ? warm : 20));
 const paid = { gainPerMove: 1e-3, timing: { ...timing, denseSeconds: 0, expertSeconds: 10 } };
 
-test("a layer whose primaries have become uneven gets copies beyond a quarter of its experts, the hottest of which are elsewhere", async () => {
+test("a layer whose primaries have become uneven gets expert replicas beyond a quarter of its experts, the hottest of which are elsewhere", async () => {
   const hottest = [1, 2, 3, 5];
   const load = lopsided(35).map((rows, e) => (e % 4 === 0 ? rows : hottest.includes(e) ? 40 : 10));
   const { layers, reason } = await makePlan(policies.hecate, { ...input, ...paid, load });
@@ -158,7 +158,7 @@ test("a layer whose primaries have become uneven gets copies beyond a quarter of
   assert.ok(worst <= 1.05, `${worst}`);
 });
 
-test("a layer that is even but for chance, or would gain no more than chance, keeps its copies", async () => {
+test("a layer that is even but for chance, or would gain no more than chance, keeps its expert replicas", async () => {
   assert.deepEqual(await copied({ ...paid, load: lopsided(21) }), []);
   assert.deepEqual(await copied({ ...paid, load: lopsided(24), noise: Float64Array.of(0.1) }), []);
   assert.notDeepEqual(await copied({ ...paid, load: lopsided(24), noise: Float64Array.of(0.01) }), []);

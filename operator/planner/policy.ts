@@ -29,12 +29,12 @@ export interface ModelShape extends ExpertGrid {
 /** Limits of one plan. Infinity where there is none. */
 export interface MoveBudget {
   readonly maxMoves: number;
-  /** Copies that one rank may newly take. */
+  /** Expert replicas that one rank may newly take. */
   readonly maxMovesPerRank: number;
   readonly maxBytes: number;
 }
 
-/** No limit at all: for repair, drain, fill, and plans of traces without --budget-copies. */
+/** No limit at all: for repair, drain, fill, and plans of traces without --budget-expert-replicas. */
 export const unlimited: MoveBudget = { maxMoves: Infinity, maxMovesPerRank: Infinity, maxBytes: Infinity };
 
 /** True when a plan may change anything at once. */
@@ -42,7 +42,7 @@ export function isUnlimited(budget: MoveBudget): boolean {
   return budget.maxMoves === Infinity && budget.maxMovesPerRank === Infinity && budget.maxBytes === Infinity;
 }
 
-/** Copies that recent plans made or dropped, keyed by `copyKey`: a policy with dwell does not take them back at once. */
+/** Expert replicas that recent plans made or dropped, keyed by `expertReplicaKey`: a policy with dwell does not take them back at once. */
 interface RecentMoves {
   readonly added: ReadonlySet<number>;
   readonly dropped: ReadonlySet<number>;
@@ -77,12 +77,12 @@ export interface PlanInput {
   readonly current: readonly LayerPlan[] | undefined;
   readonly budget: MoveBudget;
   /** Hosts that every expert must have, as far as there are ranks and bytes. */
-  readonly minCopies: number;
+  readonly minExpertReplicas: number;
   readonly split: "weighted" | "equal";
   readonly effort: Effort;
   /** Caps experts per (layer, rank). Unset: only bytes count, so that layers may differ. */
   readonly slotsPerRank?: number;
-  /** Least decrease of max/mean per copy that is worth it; unset = by effort. */
+  /** Least decrease of max/mean per expert replica that is worth it; unset = by effort. */
   readonly gainPerMove?: number;
   /** Noise of each layer's max/mean, [layers]; gains below it are not pursued. */
   readonly noise?: Float64Array;
@@ -93,7 +93,7 @@ export interface PlanInput {
   /** Windows since primaries were last sharded anew; unset: not since planning began, ranks changed or the load did. */
   readonly windowsSinceReshard?: number;
   readonly seed?: number;
-  /** Cost factor of one copy of this move, above 0, by path between source and receiver; 1 within a zone or rack. Unset: all alike. */
+  /** Cost factor of one expert replica of this move, above 0, by path between source and receiver; 1 within a zone or rack. Unset: all alike. */
   readonly moveCost?: (layer: number, expert: number, rank: number, sources: readonly number[]) => number;
 }
 
@@ -127,7 +127,7 @@ export interface PlacementPolicy {
   plan(input: PlanInput): PlanOutput | Promise<PlanOutput>;
 }
 
-/** One number for a copy (layer, expert, rank), unique within a model: the key of RecentMoves. */
-export function copyKey(input: Pick<PlanInput, "shape">, layer: number, expert: number, rank: number): number {
+/** One number for an expert replica (layer, expert, rank), unique within a model: the key of RecentMoves. */
+export function expertReplicaKey(input: Pick<PlanInput, "shape">, layer: number, expert: number, rank: number): number {
   return (rank * input.shape.layers + layer) * input.shape.experts + expert;
 }

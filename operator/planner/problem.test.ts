@@ -18,7 +18,7 @@ const input = (window: number, more: Partial<PlanInput> = {}): PlanInput => ({
   load: Float64Array.from(windowOf(trace, window)),
   current: undefined,
   budget: unlimited,
-  minCopies: 1,
+  minExpertReplicas: 1,
   split: "weighted",
   effort: "quality",
   slotsPerRank: 9,

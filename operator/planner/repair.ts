@@ -6,9 +6,9 @@ import { sameLayer } from "../../runtime/placement/diff.ts";
 import { checkMemory } from "./feasibility.ts";
 import type { PlanInput, PlanOutput } from "./policy.ts";
 import { bytesByRank, type Hosts, layerDemand, type Problem, stagingBytes, toLayer, toLayers, toProblem, usedBytes } from "./problem.ts";
-import { RedundantCopies } from "./redundant-copies.ts";
+import { RedundantExpertReplicas } from "./redundant-expert-replicas.ts";
 
-/** Epoch 1: primary of expert e in layer l is rank (e + l) mod N, unless it is full; no copies. */
+/** Epoch 1: primary of expert e in layer l is rank (e + l) mod N, unless it is full; no expert replicas. */
 export function firstPlan(input: PlanInput): LayerPlan[] {
   const problem = toProblem({ ...input, current: undefined });
   const fits = checkMemory(input.shape, input.ranks);
@@ -88,8 +88,8 @@ export interface Repaired {
 
 /**
  * Takes hosts on dead and draining ranks out of `current`; experts left without one get a new primary where the load is
- * lowest among ranks with room, the hottest first, evicting redundant copies only if there is no room otherwise. `carriedOut`: this
- * is the plan that is carried out, and not what another is made from: it brings a layer no more than fits beside the old copies.
+ * lowest among ranks with room, the hottest first, evicting redundant expert replicas only if there is no room otherwise. `carriedOut`: this
+ * is the plan that is carried out, and not what another is made from: it brings a layer no more than fits beside the old expert replicas.
  */
 export function repairPlan(input: PlanInput, current: readonly LayerPlan[], { carriedOut = false } = {}): Repaired {
   if (isSound(input, current)) return { layers: current, unhosted: [], later: [], changed: false };
@@ -156,8 +156,8 @@ class Repair {
   readonly #load: Float64Array[];
   /** Experts that each rank hosts, per layer. */
   readonly #count: Int32Array[];
-  readonly #copies: RedundantCopies;
-  /** Layers and bytes that no copy makes room for, until one more has gone: what is adopted only takes room. */
+  readonly #expertReplicas: RedundantExpertReplicas;
+  /** Layers and bytes that no expert replica makes room for, until one more has gone: what is adopted only takes room. */
   readonly #inVain = new Set<string>();
 
   constructor(problem: Problem, hosts: Hosts, carriedOut: boolean) {
@@ -173,7 +173,7 @@ class Repair {
       for (const row of layer) for (const g of row) count[g] = (count[g] as number) + 1;
       return count;
     });
-    this.#copies = new RedundantCopies(hosts, (l) => layerDemand(problem, l));
+    this.#expertReplicas = new RedundantExpertReplicas(hosts, (l) => layerDemand(problem, l));
     this.#load = hosts.map((layer, l) => {
       const load = new Float64Array(problem.G);
       const demand = layerDemand(problem, l);
@@ -185,19 +185,21 @@ class Repair {
   }
 
   /**
-   * Ranks that hold more than their steady budget (a plan was cut short): redundant copies go, the coldest first. What
+   * Ranks that hold more than their steady budget (a plan was cut short): redundant expert replicas go, the coldest first. What
    * remains in the staging slot is moved by later plans.
    */
   relieve(): void {
     for (let g = 0; g < this.#problem.G; g++) {
       while ((this.#used[g] as number) > (this.#problem.capacity[g] as number) + 1e-6 && this.#dropColdest(g)) {
-        // each turn drops one copy
+        // each turn drops one expert replica
       }
     }
   }
 
   #dropColdest(rank: number): boolean {
-    const found = this.#copies.find(({ layer, expert }, row) => (row.includes(rank) && this.#size(layer, expert) > 0 ? rank : undefined));
+    const found = this.#expertReplicas.find(({ layer, expert }, row) =>
+      row.includes(rank) && this.#size(layer, expert) > 0 ? rank : undefined,
+    );
     if (!found) return false;
     this.#drop(found.layer, found.expert, rank);
     return true;
@@ -210,7 +212,7 @@ class Repair {
   #drop(layer: number, expert: number, rank: number): void {
     const row = this.#hosts[layer]?.[expert] as number[];
     row.splice(row.indexOf(rank), 1);
-    this.#copies.dropped(layer, expert);
+    this.#expertReplicas.dropped(layer, expert);
     this.#inVain.clear();
     this.#used[rank] = (this.#used[rank] as number) - this.#size(layer, expert);
     const count = this.#count[layer] as Int32Array;
@@ -251,7 +253,7 @@ class Repair {
   /** Is there a place for it, whatever is on its way now? */
   hasRoom(layer: number, expert: number): boolean {
     const bytes = this.#size(layer, expert);
-    return this.#coldest(layer, bytes, anywhere) !== undefined || this.#coldestCopy(layer, bytes, anywhere) !== undefined;
+    return this.#coldest(layer, bytes, anywhere) !== undefined || this.#coldestExpertReplica(layer, bytes, anywhere) !== undefined;
   }
 
   /** Least loaded rank of the layer with room; equal loads: most free bytes. */
@@ -275,22 +277,22 @@ class Repair {
   }
 
   #makeRoom(wanted: number, bytes: number, arrives: (rank: number) => boolean): number | undefined {
-    const found = this.#coldestCopy(wanted, bytes, arrives);
+    const found = this.#coldestExpertReplica(wanted, bytes, arrives);
     if (!found) return undefined;
     this.#drop(found.layer, found.expert, found.rank);
     return found.rank;
   }
 
-  /** The coldest redundant copy whose rank may take so many bytes, and one more expert of the layer, in its place. */
-  #coldestCopy(wanted: number, bytes: number, arrives: (rank: number) => boolean) {
+  /** The coldest redundant expert replica whose rank may take so many bytes, and one more expert of the layer, in its place. */
+  #coldestExpertReplica(wanted: number, bytes: number, arrives: (rank: number) => boolean) {
     const asked = `${wanted} ${bytes} ${arrives === anywhere}`;
     if (this.#inVain.has(asked)) return undefined;
-    const found = this.#copies.find((copied, row) => row.find((g) => arrives(g) && this.#takes(g, wanted, bytes, copied)));
+    const found = this.#expertReplicas.find((copied, row) => row.find((g) => arrives(g) && this.#takes(g, wanted, bytes, copied)));
     if (!found) this.#inVain.add(asked);
     return found;
   }
 
-  /** May this rank take one more expert of a layer when a copy of another has left it? */
+  /** May this rank take one more expert of a layer when an expert replica of another has left it? */
   #takes(rank: number, layer: number, bytes: number, leaves: { readonly layer: number; readonly expert: number }): boolean {
     const problem = this.#problem;
     if ((problem.speed[rank] as number) <= 0) return false;

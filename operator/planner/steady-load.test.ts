@@ -18,7 +18,7 @@ import { type PlanInput, unlimited } from "./policy.ts";
 import { seeded } from "./random.ts";
 import { firstPlan } from "./repair.ts";
 
-/** A small model on three ranks: memory holds a copy of nearly every expert on each of them. */
+/** A small model on three ranks: memory holds an expert replica of nearly every expert on each of them. */
 const sizes = { layers: 30, experts: 8 };
 const ranks = 3;
 const windowSeconds = 5;
@@ -56,7 +56,7 @@ class Deployment {
       load: new Float64Array(sizes.layers * sizes.experts).fill(1),
       current: undefined,
       budget: unlimited,
-      minCopies: 1,
+      minExpertReplicas: 1,
       split: "weighted",
       effort: "quality",
       gainPerMove,

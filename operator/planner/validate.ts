@@ -3,7 +3,7 @@ import { AppError } from "../../crds/common.ts";
 import { type LayerPlan, planBounds, weightsTotal } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { expertsIn } from "../../runtime/placement/grid.ts";
-import { keepsFloor } from "./copies.ts";
+import { keepsFloor } from "./expert-replicas.ts";
 import type { PlanInput } from "./policy.ts";
 import { bytesByRank, stagingBytes, toProblem } from "./problem.ts";
 
@@ -60,9 +60,9 @@ export function planFaults(input: PlanInput, layers: readonly LayerPlan[], optio
   return faults;
 }
 
-/** Experts that have fewer copies, or on fewer nodes, than before and than `minCopies` asks. */
+/** Experts that have fewer expert replicas, or on fewer nodes, than before and than `minExpertReplicas` asks. */
 function floorFaults(input: PlanInput, layers: readonly LayerPlan[]): string[] {
-  if (input.minCopies <= 1 || !input.current) return [];
+  if (input.minExpertReplicas <= 1 || !input.current) return [];
   const before = toProblem(input);
   const after = toProblem({ ...input, current: layers });
   return (before.current ?? []).flatMap((layer, l) =>
@@ -70,7 +70,9 @@ function floorFaults(input: PlanInput, layers: readonly LayerPlan[]): string[] {
       const now = after.current?.[l]?.[e] ?? [];
       return keepsFloor(before, row, now)
         ? []
-        : [`layer ${l}, expert ${e}: ${now.length} copies where it had ${row.length}, minCopies is ${input.minCopies}`];
+        : [
+            `layer ${l}, expert ${e}: ${now.length} expert replicas where it had ${row.length}, minExpertReplicas is ${input.minExpertReplicas}`,
+          ];
     }),
   );
 }

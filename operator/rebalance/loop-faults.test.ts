@@ -112,7 +112,7 @@ for (const [what, stale] of [
   ["for smaller experts", (sim: SimCluster) => Object.assign(sim, { engineInfo: { expertResidentBytes: 200 } })],
 ] as const) {
   test(`a new operator finds a stored plan ${what} that nobody serves, and makes a first one with the next epoch`, async (t) => {
-    const sim = await up({ spec: { ...fast, experts: { minCopies: 2 } } });
+    const sim = await up({ spec: { ...fast, experts: { minExpertReplicas: 2 } } });
     assert.ok(await sim.clock.run(30_000, () => sim.loop?.view()?.expertsAtRisk === 0));
     const before = sim.plan()?.epoch ?? 0;
     sim.stopOperator();
@@ -176,9 +176,9 @@ for (const [what, lose] of [
   ["lost", (sim: SimCluster) => sim.worker(2).crash(undefined)],
   ["leaving", (sim: SimCluster) => Object.assign(sim, { leaving: [{ rank: 2, podUid: sim.worker(2).podUid, reason: "Shrink" }] })],
 ] as const) {
-  test(`the experts of a rank that is ${what} all find a primary, also where fewer fit beside the old copies at once`, async () => {
+  test(`the experts of a rank that is ${what} all find a primary, also where fewer fit beside the old expert replicas at once`, async () => {
     const sim = await up({ shape: { layers: 1, experts: 8, bytes: 100, budgetBytes: 600 }, spec: still });
-    // Two ranks full of each other's copies: of rank 2's three experts each can take one beside what it holds.
+    // Two ranks full of each other's expert replicas: of rank 2's three experts each can take one beside what it holds.
     sim.stopOperator();
     const [both, last] = [[0, 1], [2]];
     const hosts = Array.from({ length: 8 }, (_, e) => (e < 5 ? both : last));

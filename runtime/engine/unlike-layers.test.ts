@@ -274,7 +274,7 @@ test("its load travels and is planned for: every expert has a host, unlike sizes
     load,
     current: undefined,
     budget: unlimited,
-    minCopies: 1,
+    minExpertReplicas: 1,
     split: "weighted" as const,
     effort: "quality" as const,
   };
@@ -290,7 +290,7 @@ test("its load travels and is planned for: every expert has a host, unlike sizes
       [0, 4, 6, 4],
       policy.name,
     );
-    const moved = { ...input, current: first.layers, load: load.toReversed(), minCopies: 2 };
+    const moved = { ...input, current: first.layers, load: load.toReversed(), minExpertReplicas: 2 };
     const next = await makePlan(policy, moved);
     assert.deepEqual(planFaults(moved, next.layers), [], policy.name);
     for (const layer of next.layers) {

@@ -73,7 +73,7 @@ test("a rank that is down gets nothing and its weight goes to the others in prop
   assert.ok(Math.abs((countRoutes(router, 1000).get(0) ?? 0) - 500) <= 3);
 });
 
-test("a standby copy with weight 0 serves only when nobody else can", () => {
+test("a standby expert replica with weight 0 serves only when nobody else can", () => {
   const router = createRouter(5);
   router.setTables([table([[0, 1]], [[1000, 0]])]);
   assert.deepEqual([...countRoutes(router, 50).keys()], [0]);

@@ -100,7 +100,7 @@ function withLive(row: Pick<ExpertState, "hosts" | "weights">, down: ReadonlySet
   const { hosts, weights } = row;
   const up = hosts.flatMap((host, i) => (down.has(host) ? [] : [{ host, weight: weights[i] ?? 0 }]));
   const served = up.filter(({ weight }) => weight > 0);
-  // Standby copies (weight 0) serve when nobody else can, in equal parts; with all hosts down the primary is named and the
+  // Standby expert replicas (weight 0) serve when nobody else can, in equal parts; with all hosts down the primary is named and the
   // caller finds a way (another load of the expert).
   const chosen = served.length > 0 ? served : up.map(({ host }) => ({ host, weight: 1 }));
   const live = chosen.length > 0 ? chosen.map(({ host }) => host) : hosts.slice(0, 1);

@@ -20,7 +20,7 @@ test("fewer slots are dealt to the hottest in proportion to their load, and slot
   assert.deepEqual(uneven, [[0, 2, 3], [1], [2], [3]], "one expert, so one slot a rank");
 });
 
-test("a copy goes to a node without one before it goes where most slots are free", () => {
+test("an expert replica goes to a node without one before it goes where most slots are free", () => {
   const hosts = materialize({
     ...{ load: [9, 1, 1, 1], primaries: own([0, 1, 2, 3]), ranks: 4, node: [0, 0, 1, 1] },
     ...{ free: [0, 1, 1, 0], top: 1 },

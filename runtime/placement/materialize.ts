@@ -1,4 +1,4 @@
-// Hecate's Algorithm 1 (arXiv 2502.02581), sparse materialisation: which of a layer's hottest experts get copies, and
+// Hecate's Algorithm 1 (arXiv 2502.02581), sparse materialisation: which of a layer's hottest experts get expert replicas, and
 // where. t experts at most can be sent behind the other work (overlap degree); m slots per rank are free. Pure; our
 // reading of the paper, deviations are marked "fix". Runs per layer, in the operator and (training) every iteration in
 // the runtime.
@@ -57,7 +57,7 @@ function proportional(p: MaterializeProblem, top: readonly number[], free: reado
   return count;
 }
 
-/** Copies go to nodes without one first, then to those with most free slots; within a node to the rank with most. */
+/** Expert replicas go to nodes without one first, then to those with most free slots; within a node to the rank with most. */
 function spread(
   p: MaterializeProblem,
   { hosts, free }: { readonly hosts: number[][]; readonly free: number[] },

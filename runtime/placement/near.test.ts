@@ -39,7 +39,7 @@ test("hosts of the own zone come first, and those of others get what is left", (
   assert.deepEqual(nearWeights([0, 1], [400, 600], zones("a", of, even)), [800, 200]);
   assert.deepEqual(nearWeights([0, 1], [400, 600], zones("b", of, even)), [0, 1000]);
   assert.deepEqual(nearWeights([1, 2], [700, 300], zones("a", of, even)), [700, 300], "none is here");
-  assert.deepEqual(nearWeights([0, 1], [0, 1000], zones("a", of, even)), [0, 1000], "a copy in reserve stays one");
+  assert.deepEqual(nearWeights([0, 1], [0, 1000], zones("a", of, even)), [0, 1000], "an expert replica in reserve stays one");
   const untouched = [500, 500];
   assert.equal(nearWeights([0, 9], untouched, zones("a", of, even)), untouched, "a host that is no member");
   assert.equal(nearWeights([0], [1000], zones("a", of, even)).length, 1);
@@ -96,7 +96,7 @@ function dealt(labels: readonly string[] | undefined): { readonly crossing: numb
   for (let layer = 0; layer < layers; layer++) {
     const demand = Float64Array.from({ length: experts }, () => random.next() ** 6);
     const total = demand.reduce((a, b) => a + b, 0);
-    // The hottest third has a copy in each zone, as a planner with room would have it.
+    // The hottest third has an expert replica in each zone, as a planner with room would have it.
     const hottest = [...demand.keys()].sort((a, b) => (demand[b] ?? 0) - (demand[a] ?? 0)).slice(0, Math.floor(experts / 3));
     const hosts = Array.from({ length: experts }, (_, e) => (hottest.includes(e) ? [e % ranks, (e + ranks / 2) % ranks] : [e % ranks]));
     const weights = splitLayer({ demand, hosts, speed: new Float64Array(ranks).fill(1) }).rows.map((row) => quotas(row));

@@ -158,7 +158,7 @@ function sweep(problem: SplitProblem, replicated: readonly number[], rows: numbe
 }
 
 /**
- * Levels two hosts as the general case does any number, without calls: nearly all copies are second ones. Returns how far rows
+ * Levels two hosts as the general case does any number, without calls: nearly all expert replicas are second ones. Returns how far rows
  * moved.
  */
 function levelTwo(amount: number, row: readonly number[], mine: number[], { load, speed }: Ranks): number {

@@ -188,7 +188,7 @@ test("the end of an adoption frees nothing of a commit that came meanwhile: that
   self.plan.close();
 });
 
-test("a copy that another rank keeps gives way, and comes back when what took its place is no longer used", async () => {
+test("an expert replica that another rank keeps gives way, and comes back when what took its place is no longer used", async () => {
   const clock = new VirtualClock();
   const self = keeper(4, () => clock.now());
   clock.after(0, () => void self.plan.adopt(everywhere([0, 1])));
@@ -251,7 +251,7 @@ test("of an expert's hosts one keeps it, whichever ask, and the same one when an
   }
 });
 
-test("the only live host keeps its copy, a parent's copy stays until its release, and what is prepared counts as what is committed", async () => {
+test("the only live host keeps its expert replica, a parent's expert replica stays until its release, and what is prepared counts as what is committed", async () => {
   for (const rank of [0, 1]) {
     const self = keeper(4, () => 0, rank);
     await self.plan.adopt(everywhere([0, 1]));
@@ -275,7 +275,7 @@ test("the only live host keeps its copy, a parent's copy stays until its release
   }
 });
 
-test("a copy that gave way is taken back when the rank that kept it is gone, while what took its place is still used", async () => {
+test("an expert replica that gave way is taken back when the rank that kept it is gone, while what took its place is still used", async () => {
   const clock = new VirtualClock();
   for (const rank of [0, 1]) {
     const self = keeper(4, () => clock.now(), rank);
@@ -297,7 +297,7 @@ test("a copy that gave way is taken back when the rank that kept it is gone, whi
   }
 });
 
-test("an engine that has ended when a plan's copies are to be freed ends no process", async () => {
+test("an engine that has ended when a plan's expert replicas are to be freed ends no process", async () => {
   const clock = new VirtualClock();
   const self = keeper(4, () => clock.now());
   const crashes: unknown[] = [];

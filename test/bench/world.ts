@@ -1,5 +1,5 @@
 // The costs of a world of many ranks to its operator, by parts and without a cluster: bytes of what is stored and sent, and CPU of code
-// that make and read it, for copies spread as a balanced plan spreads them. CPU time hardly depends on what else the machine does.
+// that make and read it, for expert replicas spread as a balanced plan spreads them. CPU time hardly depends on what else the machine does.
 import { parseArgs } from "node:util";
 import { AppError } from "../../crds/common.ts";
 import { type ExpertPlacementSpec, parseExpertPlacement } from "../../crds/expert-placement.ts";

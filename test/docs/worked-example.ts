@@ -35,7 +35,7 @@ const tight: Setting = { memoryPerRank: "9Mi", maxTransferBytesPerSecond: "8Ki" 
 const usual: Setting = { ...tight, maxTransferBytesPerSecond: "64Mi" };
 const roomy: Setting = { ...usual, memoryPerRank: "10Mi" };
 
-/** One copy of every expert takes 8Mi a rank; 1Mi is for staging, and the tenth is room for a copy in one layer. */
+/** One expert replica of every expert takes 8Mi a rank; 1Mi is for staging, and the tenth is room for an expert replica in one layer. */
 const manifest = ({ memoryPerRank, maxTransferBytesPerSecond }: Setting): string => `apiVersion: enodia.dev/v1alpha1
 kind: MoEDeployment
 metadata: {name: ${ref.name}, namespace: ${ref.namespace}}
@@ -98,7 +98,7 @@ event      RebalanceHeld ${event(held, "RebalanceHeld")}
 The same with maxTransferBytesPerSecond ${usual.maxTransferBytesPerSecond}, the default:
 event      RebalanceStarted ${event(moved, "RebalanceStarted")}
 
-And with memoryPerRank ${roomy.memoryPerRank}, which has room for a copy:
+And with memoryPerRank ${roomy.memoryPerRank}, which has room for an expert replica:
 event      RebalanceStarted ${event(copied, "RebalanceStarted")}
 `;
 }

@@ -40,7 +40,7 @@ const production = [
     ...["recover", "first", "repair", "drain", "movePrimaries", "fill", "protect", "balance", "choose"].map((name) => `intents/${name}`),
     "status/placement-status",
   ].map((name) => `operator/rebalance/${name}.ts`),
-  ...["decide", "load/windows", "repair", "copies", "validate", "index", "worth"].map((name) => `operator/planner/${name}.ts`),
+  ...["decide", "load/windows", "repair", "expertReplicas", "validate", "index", "worth"].map((name) => `operator/planner/${name}.ts`),
   ...["plane", "experts", "plan-keeper", "loads", "control", "join", "telemetry", "give-way", "plan-state"].map(
     (name) => `runtime/worker/${name}.ts`,
   ),

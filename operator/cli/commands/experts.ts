@@ -16,7 +16,7 @@ import { terminalScreen } from "../watch.ts";
 const usage = `usage: enodia experts NAME [options]
 
 The experts of a MoEDeployment on its ranks: a row for each rank, a cell for each expert, and in it how much of the expert's rows the rank
-takes by the plan: over all layers, or in one. Beside it how many experts and copies the rank has, their memory, and its measured load.
+takes by the plan: over all layers, or in one. Beside it how many experts and expert replicas the rank has, their memory, and its measured load.
 
       --layer L          this layer alone
       --svg FILE         writes a picture too; an earlier one of this command is replaced

@@ -1,5 +1,5 @@
 // `enodia plan simulate`: runs placement policies over a trace, planning on each window and scoring on the next, and
-// prints balance, bound, copies, bytes and time. Offline: reads the trace, writes what is asked for, touches no cluster.
+// prints balance, bound, expert replicas, bytes and time. Offline: reads the trace, writes what is asked for, touches no cluster.
 
 import { readFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
@@ -36,21 +36,21 @@ Plans on the windows of a trace up to t and scores each plan on window t+1.
       --slots-total C      at most C experts per rank over all layers: layers may differ (instead of --slots)
       --policy NAME        ${policyNames.join(", ")} (default ${defaultPolicy})
       --compare NAMES      more policies on the same trace, by comma
-      --split NAME         how tokens are split among copies: equal; fixed (default): weights computed with the plan;
+      --split NAME         how tokens are split among expert replicas: equal; fixed (default): weights computed with the plan;
                            optimal: computed anew for the window scored, the limit
-      --budget-copies K    at most K new copies per plan
-      --budget-copies-per-rank K
+      --budget-expert-replicas K    at most K new expert replicas per plan
+      --budget-expert-replicas-per-rank K
                            at most K of them on one rank
       --rank-speeds LIST   relative speed of each rank, by comma; a shorter list is repeated
       --timing D,E,C       measured per window: D seconds of a layer's work that is not experts, E that it waits for experts,
-                           C copies a second that a rank can take; for hecate, which hides copies behind other work
+                           C expert replicas a second that a rank can take; for hecate, which hides expert replicas behind other work
       --nodes N            ranks are on N nodes, in order (default: each on its own)
-      --min-copies N       at least N hosts per expert (default 1)
+      --min-expert-replicas N       at least N hosts per expert (default 1)
       --expert-bytes N     bytes of one expert, for the bytes printed (default ${44_040_192}: DeepSeek-V3 in FP8)
       --windows N          only the first N windows
       --effort NAME        quality (default) or fast
   -o, --output json        the summary, for programs
-      --plan-out FILE      one JSON line per window: {window, epoch, layers: [{hosts, weights}], copies, bytes, ms}
+      --plan-out FILE      one JSON line per window: {window, epoch, layers: [{hosts, weights}], expert replicas, bytes, ms}
       --plot FILE          heat map of rank loads and time series, SVG (default: beside the trace, as <trace>.plot.svg)
       --no-plot            none`;
 
@@ -62,12 +62,12 @@ export const options = {
   policy: { type: "string" },
   compare: { type: "string" },
   split: { type: "string" },
-  "budget-copies": { type: "string" },
-  "budget-copies-per-rank": { type: "string" },
+  "budget-expert-replicas": { type: "string" },
+  "budget-expert-replicas-per-rank": { type: "string" },
   "rank-speeds": { type: "string" },
   timing: { type: "string" },
   nodes: { type: "string" },
-  "min-copies": { type: "string" },
+  "min-expert-replicas": { type: "string" },
   "expert-bytes": { type: "string" },
   windows: { type: "string" },
   effort: { type: "string" },
@@ -79,7 +79,7 @@ export const options = {
 } as const;
 
 const defaultExpertBytes = 44_040_192;
-const bounds = { ranks: 4096, slots: 4096, slotsTotal: 4_194_304, copies: 2 ** 31, bytes: 2 ** 40 } as const;
+const bounds = { ranks: 4096, slots: 4096, slotsTotal: 4_194_304, expertReplicas: 2 ** 31, bytes: 2 ** 40 } as const;
 
 type Values = ReturnType<typeof parse>;
 function parse(args: readonly string[]) {
@@ -158,12 +158,17 @@ function readSetup(values: Values, trace: Trace, split: SplitName): Omit<Simulat
     );
   }
   const speeds = positives(values["rank-speeds"], "--rank-speeds");
-  const budgetCopies = whole(values["budget-copies"], "--budget-copies", 0, bounds.copies);
-  const budgetCopiesPerRank = whole(values["budget-copies-per-rank"], "--budget-copies-per-rank", 0, bounds.copies);
+  const budgetExpertReplicas = whole(values["budget-expert-replicas"], "--budget-expert-replicas", 0, bounds.expertReplicas);
+  const budgetExpertReplicasPerRank = whole(
+    values["budget-expert-replicas-per-rank"],
+    "--budget-expert-replicas-per-rank",
+    0,
+    bounds.expertReplicas,
+  );
   const timing = readTiming(values.timing);
   const windows = whole(values.windows, "--windows", 1, trace.windows);
   const nodes = whole(values.nodes, "--nodes", 1, ranks);
-  const minCopies = whole(values["min-copies"], "--min-copies", 1, ranks);
+  const minExpertReplicas = whole(values["min-expert-replicas"], "--min-expert-replicas", 1, ranks);
   return {
     trace,
     ranks,
@@ -174,12 +179,12 @@ function readSetup(values: Values, trace: Trace, split: SplitName): Omit<Simulat
     ...(slots === undefined ? {} : { slots }),
     ...(slotsTotal === undefined ? {} : { slotsTotal }),
     ...(speeds === undefined ? {} : { speeds }),
-    ...(budgetCopies === undefined ? {} : { budgetCopies }),
-    ...(budgetCopiesPerRank === undefined ? {} : { budgetCopiesPerRank }),
+    ...(budgetExpertReplicas === undefined ? {} : { budgetExpertReplicas }),
+    ...(budgetExpertReplicasPerRank === undefined ? {} : { budgetExpertReplicasPerRank }),
     ...(timing === undefined ? {} : { timing }),
     ...(windows === undefined ? {} : { windows }),
     ...(nodes === undefined ? {} : { nodes }),
-    ...(minCopies === undefined ? {} : { minCopies }),
+    ...(minExpertReplicas === undefined ? {} : { minExpertReplicas }),
   };
 }
 
@@ -188,7 +193,7 @@ function readTiming(text: string | undefined): SimulateOptions["timing"] {
   if (numbers === undefined) return undefined;
   const [denseSeconds, expertSeconds, bytesPerSecond] = numbers;
   if (numbers.length !== 3 || denseSeconds === undefined || expertSeconds === undefined || bytesPerSecond === undefined)
-    throw invalid(`--timing: ${numbers.length} numbers, expected three: other work, waiting for experts, copies a second`);
+    throw invalid(`--timing: ${numbers.length} numbers, expected three: other work, waiting for experts, expert replicas a second`);
   return { denseSeconds, expertSeconds, bytesPerSecond };
 }
 
@@ -211,8 +216,8 @@ interface Row {
   readonly meanImbalance: number;
   readonly worstImbalance: number;
   readonly bound: number;
-  readonly copies: number;
-  readonly copiesPerStep: number;
+  readonly expertReplicas: number;
+  readonly expertReplicasPerStep: number;
   readonly bytes: number;
   readonly bytesPerStep: number;
   readonly msMedian: number;
@@ -228,10 +233,10 @@ function summary(policy: PolicyName, results: readonly WindowResult[], split: Sp
     meanImbalance: all.meanWorst,
     worstImbalance: all.worst,
     bound: all.bound,
-    copies: all.copies,
-    copiesPerStep: all.copiesPerStep,
-    bytes: all.copies * expertBytes,
-    bytesPerStep: all.copiesPerStep * expertBytes,
+    expertReplicas: all.expertReplicas,
+    expertReplicasPerStep: all.expertReplicasPerStep,
+    bytes: all.expertReplicas * expertBytes,
+    bytesPerStep: all.expertReplicasPerStep * expertBytes,
     msMedian: all.msMedian,
     msMax: all.msMax,
     reasons: results.slice(0, 3).map((result) => result.reason),
@@ -246,7 +251,7 @@ function render(trace: Trace, setup: Omit<SimulateOptions, "policy">, split: Spl
     ...splitNames.map((name) => known(row.balance[name], 4)),
     known(row.worstImbalance, 3),
     known(row.bound, 3),
-    row.copiesPerStep.toFixed(1),
+    row.expertReplicasPerStep.toFixed(1),
     (row.bytesPerStep / 1e9).toFixed(2),
     row.msMedian.toFixed(1),
     row.msMax.toFixed(1),
@@ -295,13 +300,13 @@ async function planWriter(file: string, expertBytes: number): Promise<PlanWriter
   };
   const out = await openOutput(planOutput(file));
   return {
-    async write({ window, copies, ms }, layers) {
+    async write({ window, expertReplicas, ms }, layers) {
       const line = {
         window,
         epoch: window + 1,
         layers: layers.map(fractions),
-        copies,
-        bytes: copies * expertBytes,
+        expertReplicas,
+        bytes: expertReplicas * expertBytes,
         ms: Math.round(ms * 1000) / 1000,
       };
       await out.appendFile(`${JSON.stringify(line)}\n`).catch(failed);

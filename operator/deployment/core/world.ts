@@ -119,7 +119,7 @@ export interface ModelView extends ExpertGrid {
   readonly digest: string;
   readonly architecture: string;
   readonly topK: number;
-  /** Resident bytes of one copy of every expert, and of the largest one (the staging slot). */
+  /** Resident bytes of one expert replica of every expert, and of the largest one (the staging slot). */
   readonly expertBytes: number;
   readonly largestExpertBytes: number;
   readonly denseBytes: number;
@@ -167,7 +167,7 @@ export interface RebalanceView {
   readonly expertsWithoutRank: number;
   /** Ranks that have yet to load the other unhosted experts. */
   readonly loadingRanks: readonly number[];
-  /** Experts that the loss of one node would leave without a live copy; without a rank ones included. */
+  /** Experts that the loss of one node would leave without a live expert replica; without a rank ones included. */
   readonly expertsAtRisk: number;
   readonly drains: readonly DrainView[];
   /** The verdict on ModelAvailable: Resolved, Opening or DigestMismatch. */

@@ -10,7 +10,7 @@ const input: PlanInput = {
   load: new Float64Array(4),
   current: [0, 1].map(() => ({ hosts: [[0], [1]], weights: [[1000], [1000]] })),
   budget: unlimited,
-  minCopies: 1,
+  minExpertReplicas: 1,
   split: "weighted",
   effort: "fast",
 };

@@ -23,7 +23,7 @@ test("the first windows of a trace give what a trace cut after them gives: the l
 test("one window scores nothing: no balance and no bound are known", async () => {
   const all = summarise(await run({ windows: 1 }));
   for (const figure of [all.balance.optimal, all.balance.fixed, all.bound, all.worst, all.meanWorst]) assert.ok(Number.isNaN(figure));
-  assert.equal(all.copies, 0);
+  assert.equal(all.expertReplicas, 0);
 });
 
 for (const name of ["uniform", "incremental", "hecate", "eplb", "fastermoe", "smartmoe", "moetuner", "exflow"] as const) {

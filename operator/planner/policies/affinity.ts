@@ -21,7 +21,7 @@ export function placesOf(problem: Problem): Places | undefined {
   return problem.current?.map((layer) => layer.map((row) => row[0] as number));
 }
 
-/** Primaries as planned; copies of experts that stay are dropped: these policies know none. */
+/** Primaries as planned; replicas of experts that stay are dropped: these policies know none. */
 export function affinityPlan(problem: Problem, places: Places): PlanOutput {
   const chain = { layers: problem.L, items: problem.E, ranks: problem.G, flow: expertFlow(problem) };
   const target: Hosts = places.map((layer) => layer.map((g) => [g]));

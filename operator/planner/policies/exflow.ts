@@ -1,5 +1,5 @@
 // ExFlow (arXiv 2401.08383): experts of consecutive layers that serve the same tokens share a rank, an equal number per
-// rank and layer, so that fewer activations change rank. Needs transitions; ignores load and makes no copies, as its
+// rank and layer, so that fewer activations change rank. Needs transitions; ignores load and makes no expert replicas, as its
 // authors describe it.
 import type { PlacementPolicy } from "../policy.ts";
 import { someUnhosted, toProblem } from "../problem.ts";

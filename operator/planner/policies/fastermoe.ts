@@ -1,5 +1,5 @@
 // FasterMoE's shadowing (PPoPP 2022; fmoe's shadow_policy.py): primaries stay, and per layer the hottest experts, one after
-// the other, get a copy on every rank while the modelled latency falls: less load on the worst rank against one more
+// the other, get an expert replica on every rank while the modelled latency falls: less load on the worst rank against one more
 // broadcast. All ranks or none, as published.
 import { imbalance, sum } from "../../../runtime/placement/imbalance.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";

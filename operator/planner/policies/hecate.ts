@@ -1,5 +1,5 @@
 // Hecate's algorithms (arXiv 2502.02581) as a serving policy: primaries by heterogeneous sharding (Algorithm 2), re-sharded
-// rarely; copies by sparse materialisation (Algorithm 1, hecate-copies.ts) in the slots that are free. Load estimate, budget
+// rarely; expert replicas by sparse materialisation (Algorithm 1, hecate-copies.ts) in the slots that are free. Load estimate, budget
 // and weights are the planner's.
 import { cellValues } from "../../../runtime/placement/grid.ts";
 import { sum } from "../../../runtime/placement/imbalance.ts";
@@ -9,16 +9,16 @@ import { type Hosts, type Problem, primariesOf, toLayers, toProblem } from "../p
 import { firstPlan } from "../repair.ts";
 import { relabelled } from "../search/relabel.ts";
 import { withinBudget, worstOf } from "../search/within-budget.ts";
-import { reachOf, withCopies } from "./hecate-copies.ts";
+import { reachOf, withExpertReplicas } from "./hecate-expert-replicas.ts";
 
-/** Windows between two times that primaries are sharded: the paper's every 100 iterations, by each of which copies are planned anew. */
+/** Windows between two times that primaries are sharded: the paper's every 100 iterations, by each of which expert replicas are planned anew. */
 export const reshardEvery = 100;
 /** New primaries must beat the present ones by this much of max/mean before a layer is re-sharded. */
 const reshardGain = 0.05;
-/** Dead band: a layer gets other copies from this max/mean on, and so many deviations of its noise above even. */
+/** Dead band: a layer gets other expert replicas from this max/mean on, and so many deviations of its noise above even. */
 const enterAt = 1.05;
 const enterNoises = 2;
-/** Other copies must gain so many deviations: the hottest of many ranks is an extreme. */
+/** Other expert replicas must gain so many deviations: the hottest of many ranks is an extreme. */
 const gainNoises = 3;
 
 export const hecate: PlacementPolicy = {
@@ -35,10 +35,10 @@ function planHecate(input: PlanInput): PlanOutput {
   const reach = reachOf(problem);
   if (!problem.current) {
     const primaries = sharding(problem, reach.hidden) ?? primariesOf(toProblem({ ...input, current: firstPlan(input) }).current as Hosts);
-    const layers = toLayers(problem, withCopies(problem, primaries, reach));
-    return { layers, reason: "primaries by load, copies of the hottest", resharding: false };
+    const layers = toLayers(problem, withExpertReplicas(problem, primaries, reach));
+    return { layers, reason: "primaries by load, expert replicas of the hottest", resharding: false };
   }
-  const kept = calm(problem, problem.current, withCopies(problem, primariesOf(problem.current), reach));
+  const kept = calm(problem, problem.current, withExpertReplicas(problem, primariesOf(problem.current), reach));
   const since = input.windowsSinceReshard;
   if (since !== undefined && since < reshardEvery) {
     const { hosts, layers } = withinBudget(problem, kept);
@@ -49,7 +49,7 @@ function planHecate(input: PlanInput): PlanOutput {
 }
 
 /**
- * fix: the paper makes copies anew in every iteration; where each is paid for by a transfer, a layer that is even but for chance
+ * fix: the paper makes expert replicas anew in every iteration; where each is paid for by a transfer, a layer that is even but for chance
  * keeps those it has, and so does one that would gain no more than chance: the next window would ask for others.
  */
 function calm(problem: Problem, current: Hosts, target: Hosts): Hosts {
@@ -66,7 +66,7 @@ function calm(problem: Problem, current: Hosts, target: Hosts): Hosts {
 
 /** Layers that new primaries make more even get them, as far as the budget goes. */
 function resharded(problem: Problem, kept: Hosts, primaries: Hosts | undefined, reach: ReturnType<typeof reachOf>): PlanOutput {
-  const fresh = primaries ? withCopies(problem, primaries, reach) : kept;
+  const fresh = primaries ? withExpertReplicas(problem, primaries, reach) : kept;
   const better = kept.map((layer, l) => worstOf(problem, l, fresh[l] as number[][]) < worstOf(problem, l, layer) - reshardGain);
   // fix: Algorithm 2 does not care which rank gets which part.
   const target = kept.map((layer, l) => (better[l] ? relabelled(problem, l, fresh[l] as number[][]) : layer));
@@ -85,7 +85,7 @@ function primariesMoved(from: Hosts[number], to: Hosts[number]): boolean {
   return to.some((row, e) => row[0] !== from[e]?.[0]);
 }
 
-/** Primaries take the part of memory that one copy of every expert needs; the rest is for copies. */
+/** Primaries take the part of memory that one expert replica of every expert needs; the rest is for expert replicas. */
 function sharding(problem: Problem, top: number): Hosts | undefined {
   const { shape, load } = problem.input;
   const { L, E, G, speed, experts, total } = problem;

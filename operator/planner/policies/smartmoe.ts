@@ -1,6 +1,6 @@
 // SmartMoE's online part (USENIX ATC 2023; its mapping.py): per layer, experts longest first into ranks with an equal
 // number of seats; an expert keeps its seat on a tie, and the new primaries are taken only if the worst rank gets lighter.
-// No copies, as published.
+// No expert replicas, as published.
 import { imbalance } from "../../../runtime/placement/imbalance.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
 import { fitsMemory, type Hosts, layerDemand, type Problem, primariesOf, toLayers, toProblem } from "../problem.ts";

@@ -21,7 +21,7 @@ const rank = (number: number, state: RankSpec["state"] = "active"): RankSpec => 
 function seen(changed: Partial<Observed> = {}): Observed {
   const common = { shape, plan, members: "m", ranks: [rank(0), rank(1)], views: [], placement: { recovered: true }, belowFloor: 0 };
   const world = { desiredRanks: 2 };
-  const spec = { suspend: false, experts: { minCopies: 1 } };
+  const spec = { suspend: false, experts: { minExpertReplicas: 1 } };
   const more = { gone: new Set(), paused: new Map(), waitedMs: 0 };
   return { ...common, world, spec, ...more, ...changed } as unknown as Observed;
 }

@@ -11,7 +11,7 @@ const input: PlanInput = {
   load: Float64Array.from([1, 1]),
   current: [{ hosts: [[0], [1]], weights: [[1000], [1000]] }],
   budget: unlimited,
-  minCopies: 1,
+  minExpertReplicas: 1,
   split: "weighted",
   effort: "quality",
 };

@@ -1,4 +1,4 @@
-// The intent for ranks that are lost: experts whose only copies went with them get new primaries on the others. Experts without room are
+// The intent for ranks that are lost: experts whose only expert replicas went with them get new primaries on the others. Experts without room are
 // told in an event and loaded on demand. Until a silent rank is declared lost nothing at all is planned.
 import { ranksOf } from "../members.ts";
 import type { Observed } from "../observed.ts";

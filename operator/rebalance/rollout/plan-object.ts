@@ -17,7 +17,7 @@ export function checkPlanBytes(spec: ExpertPlacementSpec): void {
   if (bytes <= planObjectBytesMax) return;
   const message =
     `a plan of ${spec.layers.length} layers for ${spec.ranks.length} ranks takes ${bytes} bytes, ${planObjectBytesMax} can be stored: ` +
-    "lower spec.experts.minCopies or spec.experts.memoryPerRank, so that experts have fewer copies, or spec.replicas";
+    "lower spec.experts.minExpertReplicas or spec.experts.memoryPerRank, so that experts have fewer expert replicas, or spec.replicas";
   throw new AppError(message, { code: "PlanTooLarge", operation: "writing a plan" });
 }
 

@@ -64,7 +64,7 @@ test("a plan that everybody follows ends at once and names nobody", () => {
   assert.deepEqual(run.outcome, { result: "committed", aborted: [], unreleased: [] });
 });
 
-test("a rank that gives up copies frees them only when the frames of every other rank are answered, of those that give up some too", () => {
+test("a rank that gives up expert replicas frees them only when the frames of every other rank are answered, of those that give up some too", () => {
   const run = oneLayer([0, 1, 3], [1, 3]);
   const calls: string[] = [];
   let answered = false;
@@ -101,7 +101,7 @@ test("a layer that is slow to drain at a rank does not hold up the other layers 
       now: 0,
       limits: defaultLimits,
     },
-    // Rank 1 gives up nothing of layer 0 and has frames under way; both ranks give up copies of layer 1.
+    // Rank 1 gives up nothing of layer 0 and has frames under way; both ranks give up expert replicas of layer 1.
     tasks: layers.map((layer) => ({
       placement: { layer, epoch: 2, hosts: [[0]], weights: [[1000]] },
       ...{

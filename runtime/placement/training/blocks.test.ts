@@ -8,7 +8,7 @@ import { uniform } from "../../kernels/random.ts";
 import { imbalance } from "../imbalance.ts";
 import { type BlockProblem, dealBlocks, rowsOfRanks } from "./blocks.ts";
 import { laneIntervals, ranksOfLanes } from "./lanes.ts";
-import { copiesOfHottest } from "./planners/ways.ts";
+import { expertReplicasOfHottest } from "./planners/ways.ts";
 
 const problems = fc
   .record({
@@ -62,7 +62,7 @@ test("LocalFirst leaves rows at their own rank wherever that hosts the expert", 
   );
 });
 
-/** Mean of max/mean over seeds at Zipf 1.0, lanes that differ, with two copies a rank. */
+/** Mean of max/mean over seeds at Zipf 1.0, lanes that differ, with two expert replicas a rank. */
 function evenness(ranks: number, experts: number, deal: (problem: BlockProblem) => Float64Array): number {
   const seeds = 40;
   let sum = 0;
@@ -76,8 +76,8 @@ function evenness(ranks: number, experts: number, deal: (problem: BlockProblem) 
     const speed = new Float64Array(ranks).fill(1);
     const primaries = Array.from({ length: experts }, (_, e) => Math.floor((e * ranks) / experts));
     const free = new Array<number>(ranks).fill(2);
-    const seconds = { row: 1, copy: 0 };
-    const hosts = copiesOfHottest({ load, primaries, ranks, node: speed, speed, free, overlap: 4, seconds }, 4);
+    const seconds = { row: 1, expertReplica: 0 };
+    const hosts = expertReplicasOfHottest({ load, primaries, ranks, node: speed, speed, free, overlap: 4, seconds }, 4);
     sum += imbalance(deal({ rows, hosts, intervals: laneIntervals(32, speed), speed }), speed);
   }
   return sum / seeds;

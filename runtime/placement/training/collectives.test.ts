@@ -1,4 +1,4 @@
-// Schedules: all copies arrive once, pieces are passed on only by who has them, and bytes and rounds are as the laws say.
+// Schedules: all expert replicas arrive once, pieces are passed on only by who has them, and bytes and rounds are as the laws say.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { placements } from "../../../test/builders/placements.ts";

@@ -20,7 +20,7 @@ interface Edge {
 
 type Spread = (ranks: readonly number[]) => Edge[];
 
-/** How copies spread from the first of the ranks. To add one: one line. */
+/** How expert replicas spread from the first of the ranks. To add one: one line. */
 const spreads = {
   /** Each passes on what it gets: every rank sends a chunk once at most. */
   chain: (ranks) => ranks.slice(1).map((to, i) => ({ from: ranks[i] as number, to, after: i - 1 })),
@@ -44,7 +44,7 @@ export interface Placement {
   readonly node: ArrayLike<number>;
 }
 
-/** spAG: copies of each chunk from its primary to its other hosts, those of its node first and then node by node. */
+/** spAG: expert replicas of each chunk from its primary to its other hosts, those of its node first and then node by node. */
 export function gatherSchedule({ primaries, hosts, node }: Placement, spread: SpreadName, pieces: number): Transfer[] {
   const ways = hosts.map((row, chunk) => {
     const primary = primaries[chunk] as number;

@@ -23,7 +23,8 @@ test("every wanted unit comes once to whoever is to hold it, from one that holds
   for (let turn = 0; turn < 300; turn++) {
     const [ranks, units] = [1 + Math.floor(5 * next()), Math.floor(12 * next())];
     const held = Array.from({ length: ranks }, () => new Set<number>());
-    for (let unit = 0; unit < units; unit++) for (let copies = 0; copies < 2; copies++) held[Math.floor(ranks * next())]!.add(unit);
+    for (let unit = 0; unit < units; unit++)
+      for (let expertReplicas = 0; expertReplicas < 2; expertReplicas++) held[Math.floor(ranks * next())]!.add(unit);
     const wanted = Array.from({ length: units }, () => [...held.keys()].filter(() => next() < 0.5));
     const transfers = handover({ held, wanted, floats: new Array<number>(units).fill(4) });
     assert.deepEqual(

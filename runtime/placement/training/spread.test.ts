@@ -1,4 +1,4 @@
-// Rows on ranks, by hand: copies even out what primaries alone would have, and shares of experts are those of the least even layer.
+// Rows on ranks, by hand: expert replicas even out what primaries alone would have, and shares of experts are those of the least even layer.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { loadsOf, sharesAt, spreadOf } from "./spread.ts";
@@ -9,7 +9,7 @@ const rows = [
   [6, 1, 1],
 ];
 
-test("a busy expert with a copy loads its ranks alike, and its primary alone without", () => {
+test("a busy expert with an expert replica loads its ranks alike, and its primary alone without", () => {
   const primaries = [0, 1, 1];
   const alone = loadsOf({ rows, primaries, ranks: 2, blocks: primaries.map((host) => [{ host, from: 0, to: 2 }]) });
   assert.deepEqual(

@@ -1,4 +1,4 @@
-// A layer's rows on ranks: what each of them computed, beside what it would have without copies. Pure.
+// A layer's rows on ranks: what each of them computed, beside what it would have without expert replicas. Pure.
 import { type Blocks, rowsOfRanks } from "./blocks.ts";
 
 /** Rows of each rank. */
@@ -26,10 +26,10 @@ export function loadsOf({ rows, primaries, blocks, ranks }: LayerDeal): LayerLoa
 
 /** How a step lay on ranks. */
 export interface Spread {
-  /** Rows of the busiest rank over the mean, in the layer where that is most, without copies and with them; 1 is even. */
+  /** Rows of the busiest rank over the mean, in the layer where that is most, without expert replicas and with them; 1 is even. */
   readonly imbalanceAtPrimaries: number;
   readonly imbalance: number;
-  /** Share of all layers' experts that had copies: lambda. */
+  /** Share of all layers' experts that had expert replicas: lambda. */
   readonly copied: number;
 }
 

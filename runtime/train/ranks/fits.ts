@@ -85,7 +85,7 @@ export function memoryProblem(model: RankedModel, rank: number, alike = alikeOf(
     shadowed,
     stateBytes: stateBytes(each, ownFloats) + stateBytes(each, shadowed),
     climbed: climbs ? ownFloats + (ranks > 1 ? shape.denseFloats : 0) : 0,
-    copies: primaries.map((row, layer) => Math.min(fssdp.memorySlots, row.length - (owned[layer] as number))),
+    expertReplicas: primaries.map((row, layer) => Math.min(fssdp.memorySlots, row.length - (owned[layer] as number))),
     rematerialize: fssdp.rematerialize === "AfterForward",
     // The one that backward adds to; among ranks, those that wait for the sum of the lanes before, of a layer and of the one after it.
     partials: 1 + (ranks > 1 ? 2 * fssdp.lanesAtOnce * Math.max(0, ...owned) : 0),

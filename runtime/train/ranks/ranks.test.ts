@@ -14,7 +14,7 @@ import { gaussian, randomIds } from "../../kernels/random.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
 import { programOf } from "../../models/index.ts";
 import type { Hub } from "../../net/collectives/transport.ts";
-import { copyBytes, gatherBytes } from "../../placement/training/laws.ts";
+import { expertReplicaBytes, gatherBytes } from "../../placement/training/laws.ts";
 import { layoutOf } from "../layout.ts";
 import type { Fssdp } from "./plan.ts";
 import { World, type WorldOptions } from "./world.ts";
@@ -31,7 +31,7 @@ const fssdp: Omit<Fssdp, "lanesAtOnce"> = {
   overlapDegree: 3,
   window: 5,
   reshardSteps: 2,
-  seconds: { row: 1, copy: 1 },
+  seconds: { row: 1, expertReplica: 1 },
 };
 
 interface Changes {
@@ -243,7 +243,7 @@ test("copies are received in the bytes of the law and held as the law of memory 
       Math.max(
         ...kept.reports.map(({ hosts, primaries }) => {
           const copies = hosts.map((rows, layer) => rows.filter((row, e) => row.includes(rank) && primaries[layer]![e] !== rank).length);
-          return copyBytes({ copies, expert: kept.expertFloats, rematerialize });
+          return expertReplicaBytes({ expertReplicas: copies, expert: kept.expertFloats, rematerialize });
         }),
       );
     assert.equal(bytes, most(false));

@@ -88,6 +88,6 @@ test("ranks measure where neither seconds nor overlapDegree is given, and one al
   const problem = { program, layout, ...batch, ranks: 3, wholeStep: false };
   assert.equal(fssdpOf({}, problem).measured, true);
   assert.equal(fssdpOf({ overlapDegree: 1 }, problem).measured, false);
-  assert.equal(fssdpOf({ seconds: { row: 1, copy: 1 } }, problem).measured, false);
+  assert.equal(fssdpOf({ seconds: { row: 1, expertReplica: 1 } }, problem).measured, false);
   assert.equal(fssdpOf({}, { ...problem, ranks: 1 }).measured, false);
 });

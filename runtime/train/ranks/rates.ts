@@ -39,7 +39,7 @@ export class RankRates {
     const own: Measured = {
       row: rows > 0 ? expertMs / rows / 1000 : 0,
       dense: blockMs / 1000 / Math.max(1, layers) / this.#steps,
-      copy: this.#way.seconds,
+      expertReplica: this.#way.seconds,
       busy: this.#way.busy,
     };
     this.#steps = 0;

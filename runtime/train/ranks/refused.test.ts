@@ -18,7 +18,7 @@ import { World, type WorldOptions } from "./world.ts";
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
 const [ranks, lanes, sequenceLength] = [2, 4, 8];
 
-const fssdp: Fssdp = { ...testFssdp, reshardSteps: 1, lanesAtOnce: lanes, seconds: { row: 1, copy: 0.001 } };
+const fssdp: Fssdp = { ...testFssdp, reshardSteps: 1, lanesAtOnce: lanes, seconds: { row: 1, expertReplica: 0.001 } };
 
 type Options = Omit<WorldOptions, "threads">;
 

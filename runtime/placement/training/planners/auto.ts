@@ -1,4 +1,4 @@
-// The default: forecast copies where they save more time than their transfers show, none where the load is even or the link is slow.
+// The default: forecast expert replicas where they save more time than their transfers show, none where the load is even or the link is slow.
 // Pure.
 import type { TrainingPlanner } from "./planner.ts";
 import { shardedPrimaries } from "./shards.ts";

@@ -1,4 +1,4 @@
-// The best copies of all there are, by trying them: what other planners are measured against, for small layers. Pure.
+// The best expert replicas of all there are, by trying them: what other planners are measured against, for small layers. Pure.
 import { AppError } from "../../../../crds/common.ts";
 import type { Materialised } from "../../calibrate.ts";
 import { type LayerProblem, primariesOnly, type TrainingPlanner } from "./planner.ts";

@@ -10,7 +10,7 @@ function hosts(problem: LayerProblem): number[][] {
   let best = (load[order[0] as number] as number) * seconds.row;
   for (const [shadows, expert] of order.entries()) {
     const heaviest = load[order[shadows + 1] as number] ?? 0;
-    const time = heaviest * seconds.row + (shadows + 1) * (seconds.copy + (seconds.busy ?? 0));
+    const time = heaviest * seconds.row + (shadows + 1) * (seconds.expertReplica + (seconds.busy ?? 0));
     const others = room.map((_, rank) => rank).filter((rank) => rank !== problem.primaries[expert]);
     if (time >= best || others.some((rank) => (room[rank] as number) <= 0)) break;
     best = time;

@@ -1,4 +1,4 @@
-// FlexMoE from its description: while a layer is uneven, the expert with most rows a copy gets one more, at the rank with least to do,
+// FlexMoE from its description: while a layer is uneven, the expert with most rows an expert replica gets one more, at the rank with least to do,
 // and keeps it if the step becomes shorter by the model of costs. Pure. No code of it is public.
 import { type LayerProblem, primariesOnly, type TrainingPlanner } from "./planner.ts";
 import { secondsOf, wayOf } from "./ways.ts";

@@ -1,11 +1,11 @@
-// Hecate's forecast copies (arXiv 2502.02581): Algorithm 1 on the load of the last steps, with as many experts as come unnoticed,
+// Hecate's forecast expert replicas (arXiv 2502.02581): Algorithm 1 on the load of the last steps, with as many experts as come unnoticed,
 // and Algorithm 2 for primaries. Pure.
 import type { TrainingPlanner } from "./planner.ts";
 import { shardedPrimaries } from "./shards.ts";
-import { copiesOfHottest } from "./ways.ts";
+import { expertReplicasOfHottest } from "./ways.ts";
 
 export const hecate: TrainingPlanner = {
   late: false,
   primaries: shardedPrimaries,
-  hosts: (problem) => copiesOfHottest(problem, problem.overlap),
+  hosts: (problem) => expertReplicasOfHottest(problem, problem.overlap),
 };

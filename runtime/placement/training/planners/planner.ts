@@ -9,22 +9,22 @@ export interface LayerProblem {
   /** Node and relative speed of each rank. */
   readonly node: ArrayLike<number>;
   readonly speed: Float64Array;
-  /** Copies that each rank has room for. */
+  /** Expert replicas that each rank has room for. */
   readonly free: readonly number[];
-  /** Copies per rank that come unnoticed: the overlap degree. */
+  /** Expert replicas per rank that come unnoticed: the overlap degree. */
   readonly overlap: number;
   readonly seconds: {
     /** Of one row at an expert, there and back. */
     readonly row: number;
-    /** Of one copy's parameters, and of its gradient, on the link of one rank. */
-    readonly copy: number;
+    /** Of one expert replica's parameters, and of its gradient, on the link of one rank. */
+    readonly expertReplica: number;
     /** Of both, what keeps the rank's processor busy, so that nothing hides it. Unset: none. */
     readonly busy?: number;
   };
 }
 
 export interface TrainingPlanner {
-  /** Plans after the gate from this step's counts; copies are then in nobody's shadow. */
+  /** Plans after the gate from this step's counts; expert replicas are then in nobody's shadow. */
   readonly late: boolean;
   /** primaries[layer][expert] from now on, for a planner that moves them; a rank's number of experts stays. Unset: primaries stay. */
   primaries?(layers: readonly LayerProblem[]): number[][];

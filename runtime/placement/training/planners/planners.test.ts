@@ -1,4 +1,4 @@
-// Planners: what all hold to, how near they come to the best placement, and that on an even load or a slow link nobody who reckons copies.
+// Planners: what all hold to, how near they come to the best placement, and that on an even load or a slow link nobody who reckons expert replicas.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type TrainingPlannerName, trainingPlannerNames } from "../../../../crds/names.ts";
@@ -21,7 +21,7 @@ function problemOf(seed: number, changed: Partial<LayerProblem> = {}): LayerProb
     speed: new Float64Array(4).fill(1),
     free: [1, 1, 1, 1],
     overlap: 4,
-    seconds: { row: 1e-5, copy: 1e-2 },
+    seconds: { row: 1e-5, expertReplica: 1e-2 },
     ...changed,
   };
 }
@@ -39,13 +39,13 @@ for (const name of trainingPlannerNames) {
       const planner = trainingPlanner(name);
       const primaries = planner.primaries?.([problem])[0] ?? problem.primaries;
       const hosts = planner.hosts({ ...problem, primaries });
-      const copies = new Array<number>(problem.ranks).fill(0);
+      const expertReplicas = new Array<number>(problem.ranks).fill(0);
       for (const [expert, row] of hosts.entries()) {
         assert.equal(row[0], primaries[expert]);
         assert.equal(new Set(row).size, row.length);
-        for (const rank of row.slice(1)) copies[rank] = copies[rank]! + 1;
+        for (const rank of row.slice(1)) expertReplicas[rank] = expertReplicas[rank]! + 1;
       }
-      for (const [rank, count] of copies.entries()) assert.ok(count <= problem.free[rank]!);
+      for (const [rank, count] of expertReplicas.entries()) assert.ok(count <= problem.free[rank]!);
       for (let rank = 0; rank < 4; rank++) assert.equal(primaries.filter((primary) => primary === rank).length, 2, "seats are kept");
       assert.deepEqual(planner.hosts({ ...problem, primaries }), hosts);
     }
@@ -63,10 +63,10 @@ test("auto comes within parts of a hundred of the best placement, and leaves exp
   assert.ok(mean("ep") > 1.3, `${mean("ep")}`);
 });
 
-test("no planner that reckons costs makes a copy where the load is even, or where one takes longer than it saves", () => {
+test("no planner that reckons costs makes an expert replica where the load is even, or where one takes longer than it saves", () => {
   const even = { load: new Float64Array(8).fill(1000) };
-  const slow = { seconds: { row: 1e-5, copy: 100 }, overlap: 0 };
-  const busy = { seconds: { row: 1e-5, copy: 0, busy: 100 } };
+  const slow = { seconds: { row: 1e-5, expertReplica: 100 }, overlap: 0 };
+  const busy = { seconds: { row: 1e-5, expertReplica: 0, busy: 100 } };
   for (const name of ["auto", "late", "fastermoe", "flexmoe", "exact"] as const)
     for (const changed of [even, slow, busy]) {
       const problem = problemOf(1, changed);
@@ -76,7 +76,7 @@ test("no planner that reckons costs makes a copy where the load is even, or wher
     trainingPlanner("auto")
       .hosts(problemOf(1))
       .some((row) => row.length > 1),
-    "the control has copies",
+    "the control has expert replicas",
   );
 });
 

@@ -1,4 +1,4 @@
-// SmartMoE's mapping (thu-pacman/SmartMoE-AE, mapping.py): no copies; experts move to other primaries with their state, the heaviest first to
+// SmartMoE's mapping (thu-pacman/SmartMoE-AE, mapping.py): no expert replicas; experts move to other primaries with their state, the heaviest first to
 // the least loaded rank that has a seat, if that lowers the highest load. Pure.
 import { type LayerProblem, primariesOnly, type TrainingPlanner } from "./planner.ts";
 

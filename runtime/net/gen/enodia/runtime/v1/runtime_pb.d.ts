@@ -2345,7 +2345,7 @@ export declare const Control: GenService<{
     output: typeof SnapshotReplySchema;
   },
   /**
-   * Fetches, verifies and loads what the deltas ask of this rank; old copies stay. Streams per-layer results.
+   * Fetches, verifies and loads what the deltas ask of this rank; old expert replicas stay. Streams per-layer results.
    *
    * @generated from rpc enodia.runtime.v1.Control.Prepare
    */
