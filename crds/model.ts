@@ -1,5 +1,5 @@
 // spec.model of a MoEDeployment: the forms of URIs by source, and what is asked for beside them. A new source is a row here and its file
-// in runtime/tools/download/, which the type of the registry there asks for.
+// in runtime/modelstore/download/, which the type of the registry there asks for.
 import { z } from "zod";
 import { modelCache, modelResources, objectName } from "./model-cache.ts";
 import { rules } from "./openapi.ts";

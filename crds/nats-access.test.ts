@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment } from "../test/builders/deployment.ts";
+import { deployment } from "../test/kit/deployment/deployment.ts";
 import { natsAccessOf, natsSourceOf } from "./nats-access.ts";
 
 test("credentials without a CA are enough, a CA without credentials is not", () => {

@@ -7,9 +7,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { freePort } from "../test/harness/free-port.ts";
-import { pods, ref, until, world } from "../test/support/deployment-plane.ts";
-import { FakeApiServer } from "../test/support/fake-api-server.ts";
+import { pods, ref, until, world } from "../test/kit/deployment/deployment-plane.ts";
+import { FakeApiServer } from "../test/kit/kube/fake-api-server.ts";
+import { freePort } from "../test/kit/network/free-port.ts";
 import { resources } from "./kube/kube.ts";
 
 /** Longer than the lease is kept without renewal. */

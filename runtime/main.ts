@@ -43,19 +43,19 @@ const roles: Readonly<Record<string, () => Promise<Process>>> = {
     return { close: () => gateway.close(gatewayGraceMs) };
   },
   trainer: async () => {
-    const { startTrainer } = await import("./trainer/trainer.ts");
+    const { startTrainer } = await import("./train/pod/trainer.ts");
     return startTrainer(parseTrainerConfig(process.env));
   },
   checker: async () => {
-    const { checkJob } = await import("./trainer/check.ts");
+    const { checkJob } = await import("./train/pod/check-job.ts");
     return { ended: checkJob(parseCheckerConfig(process.env)), close: async () => {} }; // it holds nothing that an end would lose
   },
   downloader: async () => {
-    const { startDownloader } = await import("./downloader/downloader.ts");
+    const { startDownloader } = await import("./modelstore/delivery/downloader.ts");
     return startDownloader(parseDownloaderConfig(process.env));
   },
   seed: async () => {
-    const { startSeed } = await import("./seed/seed.ts");
+    const { startSeed } = await import("./modelstore/weight-server/weight-server.ts");
     return startSeed(parseSeedConfig(process.env));
   },
 };

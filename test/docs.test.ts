@@ -11,10 +11,10 @@ import { moeDeploymentSpecSchema, parseMoEDeployment } from "../crds/moe-deploym
 import { structuralSchema } from "../crds/openapi.ts";
 import { gatewayTemplate } from "../operator/deployment/objects/gateway.ts";
 import { workerTemplate } from "../operator/deployment/objects/worker-pod.ts";
-import { settings } from "./builders/deployment.ts";
 import { anchors, filesNamed, foldersNamed, links } from "./docs/markdown.ts";
 import { decisionText, objectsText } from "./docs/worked-example.ts";
-import { podSpecs, restrictedFaults } from "./harness/pod-security.ts";
+import { settings } from "./kit/deployment/deployment.ts";
+import { podSpecs, restrictedFaults } from "./kit/kube/pod-security.ts";
 
 const run = promisify(execFile);
 const root = resolve(import.meta.dirname, "..");

@@ -17,10 +17,10 @@ import { appliedObjects } from "../operator/deployment/objects/index.ts";
 import { downloadJobName } from "../operator/deployment/objects/model-place.ts";
 import { workerPod, workerTemplate } from "../operator/deployment/objects/worker-pod.ts";
 import { diffPlans } from "../runtime/placement/diff.ts";
-import { scales, servingRanks } from "./builders/autoscale.ts";
-import { deployment, now, pod, settings, snapshot, view } from "./builders/deployment.ts";
-import { modelResourceChanges } from "./builders/model-resources.ts";
-import { rolloutChanges } from "./builders/rollout-changes.ts";
+import { scales, servingRanks } from "./kit/deployment/autoscale.ts";
+import { deployment, now, pod, settings, snapshot, view } from "./kit/deployment/deployment.ts";
+import { modelResourceChanges } from "./kit/deployment/model-resources.ts";
+import { rolloutChanges } from "./kit/deployment/rollout-changes.ts";
 import { SimCluster } from "./sim/cluster.ts";
 
 /** Leaves of the spec with a value other than their default. Objects, pods, the target or the status follow it. */

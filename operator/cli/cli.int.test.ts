@@ -10,8 +10,8 @@ import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { encodeLayer } from "../../crds/plan.ts";
 import { down, open } from "../../test/cluster/cluster.ts";
-import { exec, execOk, type Finished, until } from "../../test/harness/process.ts";
 import { type ControlPlane, controlPlane, root } from "../../test/integration/control-plane.ts";
+import { exec, execOk, type Finished, until } from "../../test/kit/processes/process.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 
 const name = "cli-int";

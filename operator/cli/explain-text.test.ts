@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { labels } from "../../crds/common.ts";
-import { FakeKube } from "../../test/contract/fake-kube.ts";
+import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { resources } from "../kube/kube.ts";
 import { gather } from "./commands/plan-explain.ts";
 import { explain, renderExplained, renderLayer } from "./explain-text.ts";

@@ -6,8 +6,8 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
 import { down, open } from "../../test/cluster/cluster.ts";
-import { exec, execOk } from "../../test/harness/process.ts";
 import { controlPlane, root } from "../../test/integration/control-plane.ts";
+import { exec, execOk } from "../../test/kit/processes/process.ts";
 import { version } from "./version.ts";
 
 const name = "package-int";

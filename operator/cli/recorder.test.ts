@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { encodeLoad, type LoadWindow } from "../../crds/telemetry.ts";
-import { signedLoad, telemetryKey } from "../../test/builders/telemetry.ts";
+import { signedLoad, telemetryKey } from "../../test/kit/ranks/telemetry-keys.ts";
 import { decodeTrace, encodeTrace } from "../planner/offline/traces.ts";
 import { listen } from "./commands/plan-record.ts";
 import { gridIn, type Member, membersOf, Recorder } from "./recorder.ts";

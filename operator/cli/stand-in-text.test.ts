@@ -1,7 +1,7 @@
 // A stand-in as `enodia status` and `enodia rollout status` show it: below the deployment for which it serves, with its phase.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment } from "../../test/builders/deployment.ts";
+import { deployment } from "../../test/kit/deployment/deployment.ts";
 import { overviewText } from "./findings-text.ts";
 import { rolloutStatusText } from "./rollout-text.ts";
 

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Condition } from "../../crds/conditions.ts";
 import { parseExpertPlacement } from "../../crds/expert-placement.ts";
-import { deployment, snapshot } from "../../test/builders/deployment.ts";
+import { deployment, snapshot } from "../../test/kit/deployment/deployment.ts";
 import { verdicts } from "../deployment/core/conditions.ts";
 import { processBytes } from "../deployment/core/memory-fit.ts";
 import { expectedMemory, expectedMemoryFormula, renderStatus } from "./status-text.ts";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment } from "../../test/builders/deployment.ts";
+import { deployment } from "../../test/kit/deployment/deployment.ts";
 import type { PodFacts } from "./pod-facts.ts";
 import { parseSamples, sumOf } from "./prometheus-text.ts";
 import { rankFigures, rate, type Scrape, topText } from "./top-text.ts";

@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { deployment, settings } from "../../test/builders/deployment.ts";
-import { FakeKube } from "../../test/contract/fake-kube.ts";
+import { deployment, settings } from "../../test/kit/deployment/deployment.ts";
+import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { type KubeObject, type OwnerReference, resources } from "../kube/kube.ts";
 import { Applier } from "./apply.ts";
 import { certifiedDeployment } from "./certified.ts";

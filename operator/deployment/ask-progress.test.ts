@@ -6,7 +6,7 @@ import type { AddressInfo } from "node:net";
 import { after, test } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
 import type { DownloadWords } from "../../crds/download.ts";
-import { createTestCa } from "../../test/support/certs.ts";
+import { createTestCa } from "../../test/kit/network/certs.ts";
 import { askProgress } from "./ask-progress.ts";
 import { ProgressTalks } from "./progress-talks.ts";
 

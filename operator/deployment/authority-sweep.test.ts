@@ -2,9 +2,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { settings } from "../../test/builders/deployment.ts";
-import { FakeKube } from "../../test/contract/fake-kube.ts";
-import { kubelet, readyWith, ref, startOperator, until, user, world } from "../../test/support/deployment-plane.ts";
+import { settings } from "../../test/kit/deployment/deployment.ts";
+import { kubelet, readyWith, ref, startOperator, until, user, world } from "../../test/kit/deployment/deployment-plane.ts";
+import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import { authorityName } from "./authorities.ts";
 import { sweepAuthorities } from "./authority-sweep.ts";

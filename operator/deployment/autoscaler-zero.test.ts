@@ -3,8 +3,7 @@
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { signals } from "../../test/builders/autoscale.ts";
-import type { FakeKube } from "../../test/contract/fake-kube.ts";
+import { signals } from "../../test/kit/deployment/autoscale.ts";
 import {
   conditionOf,
   kubelet,
@@ -16,7 +15,8 @@ import {
   until,
   user,
   world,
-} from "../../test/support/deployment-plane.ts";
+} from "../../test/kit/deployment/deployment-plane.ts";
+import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { resources } from "../kube/kube.ts";
 import type { GatewayView, World } from "./ports.ts";
 

@@ -16,7 +16,7 @@ import {
   until,
   user,
   world,
-} from "../../test/support/deployment-plane.ts";
+} from "../../test/kit/deployment/deployment-plane.ts";
 import { resources } from "../kube/kube.ts";
 
 /** Start, lose a node, shrink and roll at once; the operator dies at its n-th write and another takes over. */

@@ -2,11 +2,11 @@
 // admitted by the restricted level and whose ends are written here, as a kubelet would.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { settings } from "../../test/builders/deployment.ts";
 import { down } from "../../test/cluster/cluster.ts";
-import { until as poll } from "../../test/harness/process.ts";
 import { type ControlPlane, controlPlane } from "../../test/integration/control-plane.ts";
 import { tellPod } from "../../test/integration/pod-status.ts";
+import { settings } from "../../test/kit/deployment/deployment.ts";
+import { until as poll } from "../../test/kit/processes/process.ts";
 import { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
 import { Informers } from "./informers.ts";

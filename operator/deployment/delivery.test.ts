@@ -3,7 +3,6 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import type { DownloadWords } from "../../crds/download.ts";
-import type { FakeKube } from "../../test/contract/fake-kube.ts";
 import {
   conditionOf,
   kubelet,
@@ -15,8 +14,9 @@ import {
   until,
   user,
   world,
-} from "../../test/support/deployment-plane.ts";
-import { commit } from "../../test/support/model-hub.ts";
+} from "../../test/kit/deployment/deployment-plane.ts";
+import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { commit } from "../../test/kit/models/model-hub.ts";
 import { resources } from "../kube/kube.ts";
 
 const model = (uri: string) => ({ uri, cache: { persistentVolumeClaim: { claimName: "models" } } });

@@ -11,9 +11,9 @@ import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type DownloadWords, readDownloadEnd } from "../../crds/download.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
-import { freePort } from "../../test/harness/free-port.ts";
-import { createTestCa } from "../../test/support/certs.ts";
-import { commit, type Hub, type HubOptions, startHub } from "../../test/support/model-hub.ts";
+import { commit, type Hub, type HubOptions, startHub } from "../../test/kit/models/model-hub.ts";
+import { createTestCa } from "../../test/kit/network/certs.ts";
+import { freePort } from "../../test/kit/network/free-port.ts";
 import { askProgress } from "./ask-progress.ts";
 
 const root = resolve(import.meta.dirname, "../..");

@@ -2,8 +2,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { FakeKube } from "../../test/contract/fake-kube.ts";
-import { conditionOf, kubelet, readyWith, ref, serving, startOperator, status, until, user } from "../../test/support/deployment-plane.ts";
+import {
+  conditionOf,
+  kubelet,
+  readyWith,
+  ref,
+  serving,
+  startOperator,
+  status,
+  until,
+  user,
+} from "../../test/kit/deployment/deployment-plane.ts";
+import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 import { applies } from "../kube/managed-fields.ts";
 import { manager } from "./apply.ts";

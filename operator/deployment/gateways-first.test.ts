@@ -1,7 +1,7 @@
 // Ranks that stop behind a stand-in, or as one, wait for their gateways, for a bounded time; others do not.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment, now, pod } from "../../test/builders/deployment.ts";
+import { deployment, now, pod } from "../../test/kit/deployment/deployment.ts";
 import type { Step } from "./core/pod-actions.ts";
 import type { Snapshot } from "./core/snapshot.ts";
 import { GatewaysFirst, gatewaysMs } from "./gateways-first.ts";

@@ -3,8 +3,7 @@ import assert from "node:assert/strict";
 import { createPrivateKey, createPublicKey, X509Certificate } from "node:crypto";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { settings } from "../../test/builders/deployment.ts";
-import type { FakeKube } from "../../test/contract/fake-kube.ts";
+import { settings } from "../../test/kit/deployment/deployment.ts";
 import {
   conditionOf,
   kubelet,
@@ -17,7 +16,8 @@ import {
   until,
   user,
   world,
-} from "../../test/support/deployment-plane.ts";
+} from "../../test/kit/deployment/deployment-plane.ts";
+import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 import { authorityName } from "./authorities.ts";
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { FakeKube } from "../../test/contract/fake-kube.ts";
+import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import { Informers, PodOverlay } from "./informers.ts";
 

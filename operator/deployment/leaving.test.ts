@@ -1,8 +1,8 @@
 // Nodes that are drained: ranks are replaced before they go, also under a new leader, and no fewer serve meanwhile.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { FakeKube } from "../../test/contract/fake-kube.ts";
-import { conditionOf, pods, ranks, serving, startOperator, status, until } from "../../test/support/deployment-plane.ts";
+import { conditionOf, pods, ranks, serving, startOperator, status, until } from "../../test/kit/deployment/deployment-plane.ts";
+import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { kubeError } from "../kube/errors.ts";
 import { resources } from "../kube/kube.ts";
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createMetrics } from "../../runtime/observe/metrics.ts";
-import { deployment } from "../../test/builders/deployment.ts";
+import { deployment } from "../../test/kit/deployment/deployment.ts";
 import { Rollbacks, recordStatus } from "./metrics.ts";
 
 /** Gauges of three wanted ranks, one of which does not serve, while Degraded says this. */

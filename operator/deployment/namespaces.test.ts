@@ -3,8 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
-import type { FakeKube } from "../../test/contract/fake-kube.ts";
-import { kubelet, pods, readyWith, ref, startOperator, until, user, world } from "../../test/support/deployment-plane.ts";
+import { kubelet, pods, readyWith, ref, startOperator, until, user, world } from "../../test/kit/deployment/deployment-plane.ts";
+import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { Claims } from "../kube/claims.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 

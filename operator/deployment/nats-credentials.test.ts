@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { FakeKube } from "../../test/contract/fake-kube.ts";
+import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { resources } from "../kube/kube.ts";
 import { NatsCredentials } from "./nats-credentials.ts";
 

@@ -4,9 +4,19 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { labels } from "../../crds/common.ts";
 import { workerProcess } from "../../crds/process.ts";
-import { deployment } from "../../test/builders/deployment.ts";
-import type { FakeKube } from "../../test/contract/fake-kube.ts";
-import { conditionOf, pods, readyWith, ref, serving, startOperator, status, until, user } from "../../test/support/deployment-plane.ts";
+import { deployment } from "../../test/kit/deployment/deployment.ts";
+import {
+  conditionOf,
+  pods,
+  readyWith,
+  ref,
+  serving,
+  startOperator,
+  status,
+  until,
+  user,
+} from "../../test/kit/deployment/deployment-plane.ts";
+import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { kubeError } from "../kube/errors.ts";
 import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import type { Informers } from "./informers.ts";

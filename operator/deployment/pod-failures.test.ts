@@ -3,7 +3,6 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
-import type { FakeKube } from "../../test/contract/fake-kube.ts";
 import {
   conditionOf,
   kubelet,
@@ -15,7 +14,8 @@ import {
   until,
   user,
   world,
-} from "../../test/support/deployment-plane.ts";
+} from "../../test/kit/deployment/deployment-plane.ts";
+import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { resources } from "../kube/kube.ts";
 
 /** The pods that the operator asks for, by rank; dry runs left out. */

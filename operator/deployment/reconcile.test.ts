@@ -15,7 +15,7 @@ import {
   until,
   user,
   world,
-} from "../../test/support/deployment-plane.ts";
+} from "../../test/kit/deployment/deployment-plane.ts";
 import { resources } from "../kube/kube.ts";
 
 test("a deployment becomes Ready, scales, rolls, suspends, and its objects are all there", { timeout: 30_000 }, async () => {

@@ -4,8 +4,8 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { parseAllDocuments } from "yaml";
 import { ensureBinaries } from "../../test/cluster/binaries.ts";
-import { execOk } from "../../test/harness/process.ts";
 import { root } from "../../test/integration/control-plane.ts";
+import { execOk } from "../../test/kit/processes/process.ts";
 
 /** "ClusterRole" or "Role namespace" -> the resources it grants. */
 async function granted(...sets: string[]): Promise<Record<string, string[]>> {

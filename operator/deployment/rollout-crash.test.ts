@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { crashing, pods, readyWith, ref, serving, startOperator, status, until, user } from "../../test/support/deployment-plane.ts";
+import { crashing, pods, readyWith, ref, serving, startOperator, status, until, user } from "../../test/kit/deployment/deployment-plane.ts";
 import { resources } from "../kube/kube.ts";
 
 const bad = "enodia/runtime:bad";

@@ -3,11 +3,11 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { settings } from "../../test/builders/deployment.ts";
 import { down } from "../../test/cluster/cluster.ts";
-import { until as poll } from "../../test/harness/process.ts";
 import { controlPlane } from "../../test/integration/control-plane.ts";
-import { crashing } from "../../test/support/deployment-plane.ts";
+import { settings } from "../../test/kit/deployment/deployment.ts";
+import { crashing } from "../../test/kit/deployment/deployment-plane.ts";
+import { until as poll } from "../../test/kit/processes/process.ts";
 import { acts } from "../cli/commands/rollout.ts";
 import { EventRecorder } from "../kube/events.ts";
 import { type Kube, refOf, resources } from "../kube/kube.ts";

@@ -4,7 +4,6 @@ import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import type { DownloadWords } from "../../crds/download.ts";
-import type { FakeKube } from "../../test/contract/fake-kube.ts";
 import {
   conditionOf,
   kubelet,
@@ -16,7 +15,8 @@ import {
   until,
   user,
   world,
-} from "../../test/support/deployment-plane.ts";
+} from "../../test/kit/deployment/deployment-plane.ts";
+import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { resources } from "../kube/kube.ts";
 
 const stops: (() => unknown)[] = [];

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { member, pod } from "../../test/builders/deployment.ts";
+import { member, pod } from "../../test/kit/deployment/deployment.ts";
 import type { MemberView, ServedTotals } from "./core/world.ts";
 import { ServedWatch } from "./served-watch.ts";
 

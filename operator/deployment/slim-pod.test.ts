@@ -1,7 +1,7 @@
 // A slim pod says of itself what the whole one says, and is a fraction of it.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment, settings } from "../../test/builders/deployment.ts";
+import { deployment, settings } from "../../test/kit/deployment/deployment.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import { modelOfPod } from "./objects/model-place.ts";
 import { workerPod, workerTemplate } from "./objects/worker-pod.ts";

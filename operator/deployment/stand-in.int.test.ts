@@ -2,11 +2,11 @@
 // back, what the stand-in owned is gone afterwards, and a model that does not start is taken back. Pods are played.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { settings, view } from "../../test/builders/deployment.ts";
 import { down } from "../../test/cluster/cluster.ts";
-import { until as poll } from "../../test/harness/process.ts";
 import { controlPlane } from "../../test/integration/control-plane.ts";
-import { crashing } from "../../test/support/deployment-plane.ts";
+import { settings, view } from "../../test/kit/deployment/deployment.ts";
+import { crashing } from "../../test/kit/deployment/deployment-plane.ts";
+import { until as poll } from "../../test/kit/processes/process.ts";
 import { EventRecorder } from "../kube/events.ts";
 import { type Kube, refOf, resources } from "../kube/kube.ts";
 import { Informers } from "./informers.ts";

@@ -3,7 +3,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import type { FakeKube } from "../../test/contract/fake-kube.ts";
 import {
   conditionOf,
   crashing,
@@ -15,7 +14,8 @@ import {
   status,
   until,
   user,
-} from "../../test/support/deployment-plane.ts";
+} from "../../test/kit/deployment/deployment-plane.ts";
+import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { resources } from "../kube/kube.ts";
 import { heardOfMs } from "./core/stand-in.ts";
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { conditionOf, readyWith, ref, serving, status, until, user } from "../../test/support/deployment-plane.ts";
+import { conditionOf, readyWith, ref, serving, status, until, user } from "../../test/kit/deployment/deployment-plane.ts";
 import { resources } from "../kube/kube.ts";
 
 const forge = (one: any) => {

@@ -2,8 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { decodeTelemetryKeys } from "../../crds/telemetry-keys.ts";
-import { deployment, settings } from "../../test/builders/deployment.ts";
-import { FakeKube } from "../../test/contract/fake-kube.ts";
+import { deployment, settings } from "../../test/kit/deployment/deployment.ts";
 import {
   conditionOf,
   kubelet,
@@ -15,7 +14,8 @@ import {
   until,
   user,
   world,
-} from "../../test/support/deployment-plane.ts";
+} from "../../test/kit/deployment/deployment-plane.ts";
+import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { resources } from "../kube/kube.ts";
 import { Informers } from "./informers.ts";
 import { NatsCredentials } from "./nats-credentials.ts";

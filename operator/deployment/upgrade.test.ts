@@ -2,7 +2,6 @@
 // its templates, until its owner asks for another.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { FakeKube } from "../../test/contract/fake-kube.ts";
 import {
   conditionOf,
   kubelet,
@@ -15,7 +14,8 @@ import {
   until,
   user,
   world,
-} from "../../test/support/deployment-plane.ts";
+} from "../../test/kit/deployment/deployment-plane.ts";
+import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 import type { Settings } from "./objects/context.ts";
 

@@ -3,8 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
-import { FakeKube } from "../../test/contract/fake-kube.ts";
-import { ManualClock } from "../../test/support/manual-clock.ts";
+import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { ManualClock } from "../../test/kit/manual-clock.ts";
 import { Informer } from "./informer.ts";
 import { type KubeObject, resources, type WatchEvent } from "./kube.ts";
 

@@ -1,5 +1,5 @@
 // The port through which the operator reaches the Kubernetes API: types only, no client.
-// Adapter: client.ts; in-memory twin for tests: test/contract/fake-kube.ts. Both pass test/contract/kube.ts.
+// Adapter: client.ts; in-memory twin for tests: test/kit/kube/fake-kube.ts. Both pass test/contract/kube.ts.
 import { apiVersion as enodiaApi } from "../../crds/common.ts";
 
 export interface ObjectMeta {

@@ -7,8 +7,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buffer } from "node:stream/consumers";
 import { after, test } from "node:test";
-import { until } from "../../test/harness/process.ts";
-import { PortForwards, type PortForwardsOptions } from "../../test/support/port-forwards.ts";
+import { PortForwards, type PortForwardsOptions } from "../../test/kit/kube/port-forwards.ts";
+import { until } from "../../test/kit/processes/process.ts";
 import { forwardPort } from "./port-forward.ts";
 import { loadKubeConfig } from "./transport.ts";
 

@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { FakeKube } from "../../test/contract/fake-kube.ts";
-import { ManualClock } from "../../test/support/manual-clock.ts";
+import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { ManualClock } from "../../test/kit/manual-clock.ts";
 import { type KubeObject, resources } from "./kube.ts";
 import { fenced, LeaderElection } from "./leader.ts";
 import { Terms } from "./terms.ts";

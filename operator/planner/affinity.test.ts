@@ -1,8 +1,8 @@
-// ExFlow and MoETuner against optima: HiGHS on programs written from the papers (test/support/affinity-programs.ts) where it
+// ExFlow and MoETuner against optima: HiGHS on programs written from the papers (test/kit/planner/affinity-programs.ts) where it
 // proves them, planted placements where instances are too large for that; and a trace without affinity as negative control.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type Chain, clusterChain, hops, leastHops, leastSpread, spread } from "../../test/support/affinity-programs.ts";
+import { type Chain, clusterChain, hops, leastHops, leastSpread, spread } from "../../test/kit/planner/affinity-programs.ts";
 import { policies } from "./index.ts";
 import { rankSpecs } from "./offline/simulate.ts";
 import { generateTrace, plantTransitions, presets } from "./offline/traces-generate.ts";

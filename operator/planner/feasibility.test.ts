@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { parseQuantity } from "../../crds/quantity.ts";
-import { planViolations } from "../../test/support/plan-oracle.ts";
+import { planViolations } from "../../test/kit/planner/plan-oracle.ts";
 import { checkMemory, type Feasibility } from "./feasibility.ts";
 import { makePlan, policies } from "./index.ts";
 import { type ModelShape, type PlacementPolicy, type PlanInput, type RankSpec, unlimited } from "./policy.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { randomClusters } from "../../test/builders/planner-cluster.ts";
+import { randomClusters } from "../../test/kit/planner/planner-cluster.ts";
 import { makePlan, policies } from "./index.ts";
 import { pathCost } from "./path-cost.ts";
 import type { RankSpec } from "./policy.ts";

@@ -8,7 +8,7 @@ import type { LayerPlan } from "../../crds/plan.ts";
 import { byPath } from "../../runtime/placement/cost.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { loadByWeights } from "../../runtime/placement/split.ts";
-import { Traffic, topicOf } from "../../test/builders/traffic.ts";
+import { Traffic, topicOf } from "../../test/kit/planner/request-traffic.ts";
 import { predictedLayers, settledPoints, whetherToMove, whetherToPlan } from "./decide.ts";
 import { gainPerMove, planNoise } from "./defaults.ts";
 import { makePlan, policies } from "./index.ts";

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
-import { journeyViolations, planViolations, type Rule, stepViolations } from "../../test/support/plan-oracle.ts";
+import { journeyViolations, planViolations, type Rule, stepViolations } from "../../test/kit/planner/plan-oracle.ts";
 import { type PlanInput, type RankSpec, unlimited } from "./policy.ts";
 import { assertPlan, budgetFaults, planFaults } from "./validate.ts";
 

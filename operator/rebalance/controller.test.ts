@@ -5,7 +5,7 @@ import { moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import { createMetrics } from "../../runtime/observe/metrics.ts";
 import { tracingOff } from "../../runtime/observe/trace.ts";
-import { FakeKube } from "../../test/contract/fake-kube.ts";
+import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import type { Deployments, World } from "../deployment/ports.ts";
 import { createRebalance } from "./controller.ts";
 import { recordLoad, recordRollout } from "./status/metrics.ts";

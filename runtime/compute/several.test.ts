@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { kvOf, loadModel } from "../../test/contract/harness.ts";
-import { syntheticModel } from "../../test/contract/synthetic.ts";
+import { kvOf, loadModel } from "../../test/kit/models/small-engine.ts";
+import { syntheticModel } from "../../test/kit/models/synthetic.ts";
 import type { Backend, KvCache } from "./backend.ts";
 import { openDevices } from "./index.ts";
 import { firstLayerOf, overDevices } from "./several.ts";

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, test } from "node:test";
 import { type BackendChoice, backendNames } from "../../crds/names.ts";
-import { importMoe } from "../tools/import-moe.ts";
+import { importMoe } from "../modelstore/import-moe.ts";
 import { openStore } from "../weights/store-reader.ts";
 import { createEngine, type Engine, type RemoteExperts } from "./engine.ts";
 

@@ -5,9 +5,9 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, test } from "node:test";
-import { changedCheckpoint } from "../../test/support/changed-checkpoint.ts";
-import { loadedEngine } from "../../test/support/loaded-engine.ts";
-import { importMoe } from "../tools/import-moe.ts";
+import { changedCheckpoint } from "../../test/kit/models/changed-checkpoint.ts";
+import { loadedEngine } from "../../test/kit/ranks/loaded-engine.ts";
+import { importMoe } from "../modelstore/import-moe.ts";
 import { openStore } from "../weights/store-reader.ts";
 import type { Engine, EngineOptions, GenerateEvent, GenerateRequest } from "./engine.ts";
 

@@ -1,8 +1,8 @@
 // A thread that computes has to look at the sockets of its lanes now and then: no lane comes to stand without it.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { createTestCa } from "../../test/support/certs.ts";
-import { until } from "../../test/support/ranks.ts";
+import { createTestCa } from "../../test/kit/network/certs.ts";
+import { until } from "../../test/kit/ranks/ranks.ts";
 import { LaneServer } from "../net/lane-accept.ts";
 import { serverNames } from "../net/tls.ts";
 import type { LaneNews } from "./api.ts";

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, test } from "node:test";
 import type { CodecName } from "../../crds/names.ts";
-import { importMoe } from "../tools/import-moe.ts";
+import { importMoe } from "../modelstore/import-moe.ts";
 import { codecFor } from "../weights/codecs/index.ts";
 import { f16Bits } from "../weights/floats.ts";
 import type { ModelStore } from "../weights/store.ts";

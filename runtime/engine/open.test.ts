@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, test } from "node:test";
 import { codecNames } from "../../crds/names.ts";
-import { importMoe } from "../tools/import-moe.ts";
+import { importMoe } from "../modelstore/import-moe.ts";
 import { codecFor } from "../weights/codecs/index.ts";
 import { openModel } from "./open.ts";
 

@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, test } from "node:test";
-import { importMoe } from "../tools/import-moe.ts";
+import { importMoe } from "../modelstore/import-moe.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
 import { createEngine, type Engine, type EngineOptions, type GenerateEvent, type GenerateRequest, type RemoteExperts } from "./engine.ts";

@@ -7,7 +7,7 @@ import { join, resolve } from "node:path";
 import { test } from "node:test";
 import fc from "fast-check";
 import type { Phase, StepKind } from "../../crds/telemetry.ts";
-import { importMoe } from "../tools/import-moe.ts";
+import { importMoe } from "../modelstore/import-moe.ts";
 import { openStore } from "../weights/store-reader.ts";
 import type { Share } from "./core/frame-queue.ts";
 import { createEngine } from "./engine.ts";

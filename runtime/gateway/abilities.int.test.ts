@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { chat, post, until, useGateways } from "../../test/support/gateway.ts";
-import type { Script } from "../../test/support/scripted-worker.ts";
+import { chat, post, until, useGateways } from "../../test/kit/gateway/gateway-host.ts";
+import type { Script } from "../../test/kit/gateway/scripted-worker.ts";
 import type { GenerateRequest } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 
 const { startAll } = useGateways();

@@ -1,5 +1,5 @@
 // The gateway's side of Control: the operator watches it and pushes membership and plan; members may ask for a snapshot.
-// What concerns experts is refused: a gateway hosts none. Not here: what membership means for requests (worker-pool.ts).
+// What concerns experts is refused: a gateway hosts none. Not here: what membership means for requests (routing/worker-pool.ts).
 
 import { create } from "@bufbuild/protobuf";
 import { AppError, gatewayRank } from "../../crds/common.ts";

@@ -7,8 +7,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { chat, chatPrompt, expected, limits, metric, post, stream, until, useGateways } from "../../test/support/gateway.ts";
-import type { Script } from "../../test/support/scripted-worker.ts";
+import { chat, chatPrompt, expected, limits, metric, post, stream, until, useGateways } from "../../test/kit/gateway/gateway-host.ts";
+import type { Script } from "../../test/kit/gateway/scripted-worker.ts";
 
 const { startAll, onEnd } = useGateways();
 

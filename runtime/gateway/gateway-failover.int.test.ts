@@ -5,9 +5,9 @@ import { type AddressInfo, createServer as createTcpServer } from "node:net";
 import { test } from "node:test";
 import { InMemorySpanExporter } from "@opentelemetry/sdk-trace";
 import { AppError } from "../../crds/common.ts";
-import { chat, chatPrompt, expected, limits, metric, post, stream, until, useGateways } from "../../test/support/gateway.ts";
-import { Link } from "../../test/support/link.ts";
-import type { Script } from "../../test/support/scripted-worker.ts";
+import { chat, chatPrompt, expected, limits, metric, post, stream, until, useGateways } from "../../test/kit/gateway/gateway-host.ts";
+import type { Script } from "../../test/kit/gateway/scripted-worker.ts";
+import { Link } from "../../test/kit/network/link.ts";
 import { createTracing } from "../observe/trace.ts";
 
 const { startAll, onEnd } = useGateways();

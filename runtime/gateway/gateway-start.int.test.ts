@@ -2,10 +2,10 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test } from "node:test";
-import { freePort } from "../../test/harness/free-port.ts";
-import { doubleEngine } from "../../test/support/double-engine.ts";
-import { until } from "../../test/support/gateway.ts";
-import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../test/support/ranks.ts";
+import { until } from "../../test/kit/gateway/gateway-host.ts";
+import { freePort } from "../../test/kit/network/free-port.ts";
+import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
+import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
 import { silentLog } from "../observe/log.ts";
 import { startGateway } from "./gateway.ts";
 

@@ -5,7 +5,7 @@ import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { chat, post, useGateways } from "../../test/support/gateway.ts";
+import { chat, post, useGateways } from "../../test/kit/gateway/gateway-host.ts";
 import { openTextModel } from "../text/text-thread.ts";
 
 const tokenMs = 20;

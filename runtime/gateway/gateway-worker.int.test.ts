@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { InMemorySpanExporter } from "@opentelemetry/sdk-trace";
-import { doubleEngine } from "../../test/support/double-engine.ts";
-import { deployment, deploymentUid, namespace, Ranks, tinyStore, until } from "../../test/support/ranks.ts";
+import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
+import { deployment, deploymentUid, namespace, Ranks, tinyStore, until } from "../../test/kit/ranks/ranks.ts";
 import { silentLog } from "../observe/log.ts";
 import { createTracing } from "../observe/trace.ts";
 import type { TextModel } from "../text/text-model.ts";

@@ -1,5 +1,4 @@
 // The gateway process: worker pool, Control server, tokenizer, HTTP API, health. Wiring only; started by runtime/main.ts.
-// Not here: routes (app.ts), requests (answer.ts, failover.ts), workers (worker-pool.ts), where the tokenizer is from (fetch-text.ts).
 import { randomBytes, randomUUID } from "node:crypto";
 import { type AppError, gatewayRank } from "../../crds/common.ts";
 import type { GatewayJwt } from "../../crds/gateway-jwt.ts";
@@ -17,20 +16,20 @@ import { steadyClock } from "../observe/steady-clock.ts";
 import { createTracing, type Tracing } from "../observe/trace.ts";
 import type { TextModel } from "../text/text-model.ts";
 import { openTextModel } from "../text/text-thread.ts";
-import { Admission } from "./admission.ts";
-import { ApiKeys } from "./api-key.ts";
-import { createApp } from "./app.ts";
-import { ClientLimits } from "./client-limits.ts";
+import { createApp } from "./api/app.ts";
+import { listenHttp } from "./api/http-server.ts";
+import { ApiKeys } from "./auth/api-key.ts";
+import { Door, type Tokens } from "./auth/authenticator.ts";
+import { ClientLimits } from "./auth/client-limits.ts";
+import { IssuerKeys, type IssuerLimits, issuerLimits } from "./auth/issuer-keys.ts";
 import { controlHandlers } from "./control.ts";
-import { Door, type Tokens } from "./door.ts";
 import { fetchText } from "./fetch-text.ts";
-import { listenHttp } from "./http-server.ts";
-import { IssuerKeys, type IssuerLimits, issuerLimits } from "./issuer-keys.ts";
 import { modelContext } from "./model-context.ts";
-import { type FailoverLimits, failoverLimits } from "./patience.ts";
-import type { PoolLoad } from "./pool-metrics.ts";
+import { Admission } from "./routing/admission.ts";
+import { type FailoverLimits, failoverLimits } from "./routing/patience.ts";
+import type { PoolLoad } from "./routing/pool-metrics.ts";
+import { WorkerPool } from "./routing/worker-pool.ts";
 import { textSources } from "./text-sources.ts";
-import { WorkerPool } from "./worker-pool.ts";
 
 /** Requests inside a gateway at once, waiting ones included, when the deployment names no other number. */
 const queueRequestsMaxDefault = 512;

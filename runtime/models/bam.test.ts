@@ -2,8 +2,8 @@
 // copies of them, the cache is counted for all, and what a config must not say.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { loadModel } from "../../test/contract/harness.ts";
-import { syntheticWeight } from "../../test/contract/synthetic.ts";
+import { loadModel } from "../../test/kit/models/small-engine.ts";
+import { syntheticWeight } from "../../test/kit/models/synthetic.ts";
 import { kvBlockBytes } from "../compute/kv-size.ts";
 import { createReferenceBackend } from "../compute/reference.ts";
 import { relativeError } from "../compute/trial.ts";

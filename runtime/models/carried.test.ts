@@ -2,8 +2,8 @@
 // the bit, with it they are not; and what their configs must not say.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { loadModel, type ModelWeights } from "../../test/contract/harness.ts";
-import { syntheticWeight } from "../../test/contract/synthetic.ts";
+import { loadModel, type ModelWeights } from "../../test/kit/models/small-engine.ts";
+import { syntheticWeight } from "../../test/kit/models/synthetic.ts";
 import { createReferenceBackend } from "../compute/reference.ts";
 import { checkProgram } from "../kernels/check-program.ts";
 import type { ModelProgram, MoeLayer } from "../kernels/segment.ts";

@@ -7,7 +7,7 @@ import { after, before, type TestContext, test } from "node:test";
 import { connect as connectTls, type TLSSocket } from "node:tls";
 import { create } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
-import { createTestCa, type TestCa } from "../../test/support/certs.ts";
+import { createTestCa, type TestCa } from "../../test/kit/network/certs.ts";
 import type { DispatchServed } from "./dispatch-accept.ts";
 import { connectDispatch, type DispatchCall } from "./dispatch-link.ts";
 import { encodeFrame, frameBytesMax, frameKinds } from "./frame-codec.ts";

@@ -5,7 +5,7 @@ import { type AddressInfo, connect as connectTcp, createServer as createTcp, typ
 import { after, before, test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
-import { createTestCa, type TestCa } from "../../test/support/certs.ts";
+import { createTestCa, type TestCa } from "../../test/kit/network/certs.ts";
 import { Control, WatchPushSchema, WatchStatusSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { callerOf, connect, createServer, fromStatus, type GrpcServer, messageBytesMax } from "./grpc.ts";
 import { serverNames } from "./tls.ts";

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { loadMessageBytesMax } from "../../crds/telemetry.ts";
-import { telemetryKey as key } from "../../test/builders/telemetry.ts";
+import { telemetryKey as key } from "../../test/kit/ranks/telemetry-keys.ts";
 import { openLoad, signLoad } from "./load-signature.ts";
 
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);

@@ -9,7 +9,7 @@ import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createAuthority, issueLeaf } from "../../operator/tls/authority.ts";
 import { ensureBinaries } from "../../test/cluster/binaries.ts";
-import { until } from "../../test/support/ranks.ts";
+import { until } from "../../test/kit/ranks/ranks.ts";
 import { accessAt, askServer, type Bus, createBus } from "./nats.ts";
 
 let program: string;

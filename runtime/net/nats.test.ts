@@ -6,7 +6,7 @@ import { createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { until } from "../../test/support/ranks.ts";
+import { until } from "../../test/kit/ranks/ranks.ts";
 import { accessAt, createBus } from "./nats.ts";
 
 const info = 'INFO {"server_id":"x","version":"2.12.0","proto":1,"headers":true,"max_payload":1048576}\r\n';

@@ -1,5 +1,5 @@
 // The files of a model store as they go from a seed to a rank: which there may be, their bounds, and what a list of them must hold to.
-// Pure. Not here: reading them (runtime/seed/file-server.ts), writing them (worker/fetch-store.ts), experts, which are Shards'.
+// Pure. The weight server reads them (modelstore/weight-server/store-file-server.ts), a rank writes them (worker/fetch-store.ts).
 import { AppError } from "../../crds/common.ts";
 import type { ListStoreReply } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { toNumber } from "./mapping.ts";

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { createAuthority, issueLeaf, type KeyPairPem } from "../../operator/tls/authority.ts";
-import { until } from "../../test/harness/process.ts";
+import { until } from "../../test/kit/processes/process.ts";
 import { connectDispatch } from "./dispatch-link.ts";
 import {
   Control,

@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { ensureBinaries } from "../../test/cluster/binaries.ts";
-import { type Collector, startCollector } from "../../test/harness/collector.ts";
-import { until } from "../../test/harness/process.ts";
+import { type Collector, startCollector } from "../../test/kit/processes/collector.ts";
+import { until } from "../../test/kit/processes/process.ts";
 import { createTracing } from "./trace.ts";
 
 let collector: Collector;

@@ -3,9 +3,9 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { ensureBinaries } from "../../test/cluster/binaries.ts";
-import { until } from "../../test/harness/process.ts";
-import { type Prometheus, startPrometheus } from "../../test/harness/prometheus.ts";
-import { parse } from "../../test/harness/scrape.ts";
+import { parse } from "../../test/kit/kube/scrape.ts";
+import { until } from "../../test/kit/processes/process.ts";
+import { type Prometheus, startPrometheus } from "../../test/kit/processes/prometheus.ts";
 import { createHealth, type HealthServer, serveHealth } from "./health.ts";
 import { silentLog } from "./log.ts";
 import { createMetrics } from "./metrics.ts";

@@ -1,5 +1,5 @@
 // A GGUF model, one file or several, as a tensor source: headers parsed and every tensor's place checked on opening, data read on demand
-// and in parts. Names and layout are GGUF's own; runtime/tools/gguf turns them into Hugging Face's.
+// and in parts. Names and layout are GGUF's own; runtime/modelstore/gguf turns them into Hugging Face's.
 import { AppError } from "../../crds/common.ts";
 import { openFile, type RandomFile } from "./file.ts";
 import { badGguf, type GgufHeader, type GgufTensor, type GgufValue, NeedMore, parseGgufHeader } from "./gguf-header.ts";

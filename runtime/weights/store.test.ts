@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { asF32 } from "../kernels/weights.ts";
-import { importMoe } from "../tools/import-moe.ts";
+import { importMoe } from "../modelstore/import-moe.ts";
 import { openCheckpoint } from "./checkpoint.ts";
 import { writeFolder } from "./model-folder.ts";
 import { openStore } from "./store-reader.ts";

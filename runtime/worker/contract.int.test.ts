@@ -3,10 +3,10 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after } from "node:test";
 import { encodeTelemetryKeys } from "../../crds/telemetry-keys.ts";
-import { workerSettings } from "../../test/builders/process.ts";
-import { telemetryKey } from "../../test/builders/telemetry.ts";
 import { loadEveryMs, place, rankContract } from "../../test/contract/rank.ts";
-import { tinyStore } from "../../test/support/ranks.ts";
+import { tinyStore } from "../../test/kit/ranks/ranks.ts";
+import { telemetryKey } from "../../test/kit/ranks/telemetry-keys.ts";
+import { workerSettings } from "../../test/kit/ranks/worker-settings.ts";
 import { silentLog } from "../observe/log.ts";
 import { startWorker } from "./worker.ts";
 

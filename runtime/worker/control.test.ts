@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { Duplex } from "node:stream";
 import { type TestContext, test } from "node:test";
 import { setImmediate as turn } from "node:timers/promises";
-import { until } from "../../test/harness/process.ts";
+import { until } from "../../test/kit/processes/process.ts";
 import type { WatchStatus } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { toSender } from "../net/mapping.ts";
 import { createLog, type Log, silentLog } from "../observe/log.ts";

@@ -2,7 +2,7 @@
 // give the same tokens, greedy and sampled.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { Ranks, tinyStore } from "../../test/support/ranks.ts";
+import { Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
 
 const prompts = [[5, 9, 17, 33], [1, 2, 3], [100, 200, 300, 4, 5, 6, 7, 8, 9], [42]];
 const tokens = 50;

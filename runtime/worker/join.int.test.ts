@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { createTestCa, type TestCa } from "../../test/support/certs.ts";
+import { createTestCa, type TestCa } from "../../test/kit/network/certs.ts";
 import { Control } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { createServer, type GrpcServer, grpcNetwork } from "../net/grpc.ts";
 import { toMembership, toPlan } from "../net/mapping.ts";

@@ -2,8 +2,8 @@
 // while lanes are open, and what a lane cannot do (a host that has lost its expert, or is gone) Dispatch does.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { parse, sum } from "../../test/harness/scrape.ts";
-import { Ranks, tinyStore, until } from "../../test/support/ranks.ts";
+import { parse, sum } from "../../test/kit/kube/scrape.ts";
+import { Ranks, tinyStore, until } from "../../test/kit/ranks/ranks.ts";
 import { createEngine, type EngineOptions, type RemoteFrame } from "../engine/engine.ts";
 import type { WorkerOverrides } from "./worker.ts";
 

@@ -2,8 +2,8 @@
 // plan has moved them away, and all ranks of a deployment end together when nobody plans.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { doubleEngine } from "../../test/support/double-engine.ts";
-import { Ranks, tinyStore, until, within } from "../../test/support/ranks.ts";
+import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
+import { Ranks, tinyStore, until, within } from "../../test/kit/ranks/ranks.ts";
 
 const prompt = [1, 3, 11];
 const tokens = 60;

@@ -4,8 +4,8 @@ import assert from "node:assert/strict";
 import { cpSync, openSync, readSync, rmSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { doubleEngine } from "../../test/support/double-engine.ts";
-import { Ranks, tinyStore } from "../../test/support/ranks.ts";
+import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
+import { Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
 import { toPlan } from "../net/mapping.ts";
 
 let store: Awaited<ReturnType<typeof tinyStore>>;

@@ -5,8 +5,8 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { Ranks } from "../../test/support/ranks.ts";
-import { importMoe } from "../tools/import-moe.ts";
+import { Ranks } from "../../test/kit/ranks/ranks.ts";
+import { importMoe } from "../modelstore/import-moe.ts";
 
 const root = await mkdtemp(join(tmpdir(), "enodia-no-experts-"));
 after(() => rm(root, { recursive: true }));

@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import type { PlacementPlan } from "../../crds/plan.ts";
-import { type DoubleOptions, doubleEngine } from "../../test/support/double-engine.ts";
-import { Ranks, tinyStore, until } from "../../test/support/ranks.ts";
+import { type DoubleOptions, doubleEngine } from "../../test/kit/ranks/double-engine.ts";
+import { Ranks, tinyStore, until } from "../../test/kit/ranks/ranks.ts";
 import { fromFetched, toPlan } from "../net/mapping.ts";
 import { addFetched, type Fetched } from "../placement/cost.ts";
 

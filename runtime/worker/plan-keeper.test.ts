@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
+import { until } from "../../test/kit/ranks/ranks.ts";
 import { VirtualClock } from "../../test/sim/clock.ts";
-import { until } from "../../test/support/ranks.ts";
 import type { RoutingTables } from "../engine/engine.ts";
 import { Materializer } from "../experts/memory/materializer.ts";
 import { ResidentSet, type Victim } from "../experts/memory/resident-set.ts";

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { encodeTelemetryKeys } from "../../crds/telemetry-keys.ts";
-import { telemetryKey } from "../../test/builders/telemetry.ts";
+import { telemetryKey } from "../../test/kit/ranks/telemetry-keys.ts";
 import type { Log } from "../observe/log.ts";
 import { silentLog } from "../observe/log.ts";
 import { signingKeyAt } from "./signing-key.ts";

@@ -4,8 +4,8 @@ import assert from "node:assert/strict";
 import { type AddressInfo, connect as connectTo, createServer as createProxy, type Socket } from "node:net";
 import { after, before, describe, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { doubleEngine } from "../../test/support/double-engine.ts";
-import { Ranks, tinyStore, until } from "../../test/support/ranks.ts";
+import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
+import { Ranks, tinyStore, until } from "../../test/kit/ranks/ranks.ts";
 import type { Engine } from "../engine/engine.ts";
 
 const prompts = Array.from({ length: 6 }, (_, i) => [i + 1, 7 * i + 3, 11]);

@@ -26,18 +26,28 @@ export const law: Readonly<Record<string, string>> = {
     runtime/engine/engine.ts runtime/experts/ runtime/experts/memory/`,
   "runtime/net/collectives/": "runtime/placement/ runtime/net/",
   "runtime/train/": `runtime/placement/ runtime/net/collectives/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/
-    runtime/text/tokenizer.ts runtime/tools/files.ts`,
-  "runtime/trainer/": "runtime/net/collectives/ runtime/net/ runtime/observe/ runtime/train/",
+    runtime/text/tokenizer.ts runtime/modelstore/companions.ts`,
+  "runtime/train/pod/": "runtime/net/collectives/ runtime/net/ runtime/observe/ runtime/train/",
   "runtime/worker/": `runtime/placement/ runtime/weights/ runtime/net/ runtime/observe/ runtime/engine/engine.ts runtime/experts/
     runtime/experts/memory/ runtime/experts/dispatch/`,
-  "runtime/gateway/": "runtime/net/ runtime/observe/ runtime/text/ runtime/constraints/",
-  "runtime/downloader/": "runtime/net/ runtime/observe/ runtime/weights/ runtime/tools/",
-  "runtime/seed/": "runtime/net/ runtime/observe/ runtime/weights/ runtime/experts/memory/ runtime/downloader/",
-  "runtime/tools/": `runtime/placement/grid.ts runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/
-    runtime/compute/ggml/fma.ts runtime/text/`,
+  "runtime/gateway/problem.ts": "",
+  "runtime/gateway/auth/": "runtime/observe/ runtime/gateway/problem.ts",
+  "runtime/gateway/routing/": "runtime/net/ runtime/observe/ runtime/constraints/ runtime/gateway/problem.ts",
+  "runtime/gateway/api/": `runtime/observe/ runtime/text/ runtime/constraints/ runtime/gateway/problem.ts
+    runtime/gateway/auth/ runtime/gateway/routing/`,
+  "runtime/gateway/": `runtime/net/ runtime/observe/ runtime/text/ runtime/gateway/api/ runtime/gateway/auth/
+    runtime/gateway/routing/`,
+  "runtime/modelstore/": `runtime/placement/grid.ts runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/
+    runtime/text/`,
+  "runtime/modelstore/upcycle/": `runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/ runtime/text/
+    runtime/modelstore/`,
+  "runtime/modelstore/delivery/": "runtime/net/ runtime/observe/ runtime/weights/ runtime/modelstore/",
+  "runtime/modelstore/weight-server/": `runtime/net/ runtime/observe/ runtime/weights/ runtime/experts/memory/
+    runtime/modelstore/delivery/`,
+  "runtime/cli/": "runtime/kernels/ runtime/compute/ runtime/compute/ggml/fma.ts",
   "runtime/config.ts": "",
-  "runtime/main.ts": `runtime/config.ts runtime/worker/worker.ts runtime/gateway/gateway.ts runtime/trainer/trainer.ts
-    runtime/downloader/downloader.ts runtime/seed/seed.ts runtime/trainer/check.ts package.json`,
+  "runtime/main.ts": `runtime/config.ts runtime/worker/worker.ts runtime/gateway/gateway.ts runtime/train/pod/trainer.ts
+    runtime/modelstore/delivery/downloader.ts runtime/modelstore/weight-server/weight-server.ts runtime/train/pod/check-job.ts package.json`,
   "operator/planner/": "runtime/placement/ operator/planner/policies/",
   "operator/planner/load/": "runtime/placement/ operator/planner/decide.ts operator/planner/policy.ts",
   "operator/planner/search/": "runtime/placement/ operator/planner/policy.ts operator/planner/problem.ts",
@@ -80,7 +90,7 @@ export const law: Readonly<Record<string, string>> = {
     operator/training/ operator/page/ package.json`,
   "operator/cli/": `operator/kube/ operator/rbac.ts package.json runtime/placement/grid.ts runtime/net/load-signature.ts
     operator/deployment/core/memory-fit.ts operator/planner/offline/ operator/cli/commands/`,
-  "operator/cli/commands/": `runtime/placement/grid.ts runtime/net/nats.ts runtime/tools/ runtime/train/ operator/kube/kube.ts
+  "operator/cli/commands/": `runtime/placement/grid.ts runtime/net/nats.ts runtime/modelstore/ runtime/modelstore/upcycle/ runtime/cli/ runtime/train/ operator/kube/kube.ts
     operator/deployment/revision.ts operator/planner/ operator/planner/offline/ operator/cli/`,
 };
 
@@ -114,8 +124,8 @@ export const clients: Readonly<Record<string, string>> = {
   "@hono/": "runtime/gateway/",
   hono: "runtime/gateway/",
   jose: "runtime/gateway/",
-  aws4fetch: "runtime/tools/download/s3.ts",
-  "fast-xml-parser": "runtime/tools/download/s3.ts",
+  aws4fetch: "runtime/modelstore/download/s3.ts",
+  "fast-xml-parser": "runtime/modelstore/download/s3.ts",
   highs: "operator/planner/solver.ts",
   "@huggingface/tokenizers": "runtime/text/",
   "@huggingface/jinja": "runtime/text/",

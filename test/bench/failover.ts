@@ -2,13 +2,13 @@
 // failover, over the real wire on loopback. The worker that answers is killed after so many tokens; the other one prefills the prompt
 // and those tokens and goes on. Beside it, once the killed one is known to be lost, the other worker prefills as many tokens when quiet.
 import { gatewayRank } from "../../crds/common.ts";
-import { type Generated, type Generation, generate, type Stall, type Workers } from "../../runtime/gateway/failover.ts";
-import { failoverLimits } from "../../runtime/gateway/patience.ts";
-import { WorkerPool } from "../../runtime/gateway/worker-pool.ts";
+import { type Generated, type Generation, generate, type Stall, type Workers } from "../../runtime/gateway/routing/failover.ts";
+import { failoverLimits } from "../../runtime/gateway/routing/patience.ts";
+import { WorkerPool } from "../../runtime/gateway/routing/worker-pool.ts";
 import { grpcNetwork } from "../../runtime/net/grpc.ts";
 import { createTracing } from "../../runtime/observe/trace.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
-import { deployment, deploymentUid, namespace } from "../support/ranks.ts";
+import { deployment, deploymentUid, namespace } from "../kit/ranks/ranks.ts";
 import { type FailoverRow, failoverRow, type Loss } from "./failover-rows.ts";
 import { RankProcesses, type RankSettings } from "./ranks/processes.ts";
 import { count, log, prompt, readArgs } from "./serve.ts";

@@ -11,9 +11,9 @@ import type { Member } from "../../runtime/net/mapping.ts";
 import { fixedTls, type TlsMaterial } from "../../runtime/net/tls.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import { openTextModel } from "../../runtime/text/text-thread.ts";
-import { provideSmolMoe } from "../harness/models.ts";
-import { createTestCa } from "../support/certs.ts";
-import { name, ns, startWorker } from "../support/scripted-worker.ts";
+import { name, ns, startWorker } from "../kit/gateway/scripted-worker.ts";
+import { provideSmolMoe } from "../kit/models/local-models.ts";
+import { createTestCa } from "../kit/network/certs.ts";
 
 const tokens = 128;
 const streams = [1, 16, 64];

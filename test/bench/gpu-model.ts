@@ -5,7 +5,7 @@ import type { MoeLayer, Segment } from "../../runtime/kernels/segment.ts";
 import type { WeightData, Weights } from "../../runtime/kernels/weights.ts";
 import { programOf } from "../../runtime/models/index.ts";
 import { codecFor } from "../../runtime/weights/codecs/index.ts";
-import type { ModelWeights } from "../contract/harness.ts";
+import type { ModelWeights } from "../kit/models/small-engine.ts";
 import type { Qwen3MoeConfig } from "./llama/model-gguf.ts";
 
 export interface Shape {

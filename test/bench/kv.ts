@@ -11,9 +11,9 @@ import { programOf } from "../../runtime/models/index.ts";
 import { loadTokenizer } from "../../runtime/text/tokenizer.ts";
 import { codecsOf, type ModelStore } from "../../runtime/weights/store.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
-import type { ModelWeights } from "../contract/harness.ts";
 import { type KvErrors, kvErrors, wideModel } from "../contract/kv-errors.ts";
-import { provideSmolMoe } from "../harness/models.ts";
+import { provideSmolMoe } from "../kit/models/local-models.ts";
+import type { ModelWeights } from "../kit/models/small-engine.ts";
 import { log } from "./serve.ts";
 
 const familyLengths = [200, 3000] as const;
@@ -41,7 +41,7 @@ function rowOf(place: Pick<KvRow, "model" | "tokens" | "type">, errors: KvErrors
 
 /** Prose and code of the repository, as tokens of a store's tokenizer. */
 async function proseOf(storeDir: string): Promise<readonly number[]> {
-  const files = globSync(resolve(import.meta.dirname, "../../runtime/tools/topics/*.txt")).sort();
+  const files = globSync(resolve(import.meta.dirname, "../../runtime/modelstore/upcycle/topics/*.txt")).sort();
   const tokenizer = await loadTokenizer(storeDir);
   return [...tokenizer.encode(files.map((file) => readFileSync(file, "utf8")).join("\n\n"))];
 }

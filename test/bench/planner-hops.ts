@@ -3,7 +3,7 @@
 import type { LayerPlan } from "../../crds/plan.ts";
 import { policies } from "../../operator/planner/index.ts";
 import { generateTrace, plantTransitions, presets } from "../../operator/planner/offline/traces-generate.ts";
-import { clusterChain, hops, leastHops, leastSpread, spread } from "../support/affinity-programs.ts";
+import { clusterChain, hops, leastHops, leastSpread, spread } from "../kit/planner/affinity-programs.ts";
 import { fixed, inputOf, type Row } from "./planner-kit.ts";
 
 /** Layers, experts, ranks: what HiGHS proves in seconds. */

@@ -8,7 +8,7 @@ import { createEngine, type Engine, type EngineInfo, type RemoteExperts } from "
 import { codecFor } from "../../runtime/weights/codecs/index.ts";
 import { codecsOf } from "../../runtime/weights/store.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
-import { provideSmolMoe } from "../harness/models.ts";
+import { provideSmolMoe } from "../kit/models/local-models.ts";
 
 export const greedy = { temperature: 0, topP: 1, topK: 0, seed: 1n };
 export const log = (line: string): boolean => process.stderr.write(`${line}\n`);

@@ -4,7 +4,7 @@ import { codecNames } from "../../crds/names.ts";
 import type { Segment } from "../../runtime/kernels/segment.ts";
 import { programOf } from "../../runtime/models/index.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
-import { tinyStore } from "../support/ranks.ts";
+import { tinyStore } from "../kit/ranks/ranks.ts";
 import { readArgs } from "./serve.ts";
 import { sizesOf } from "./speed.ts";
 import { best, hogTable, type ModelSizes, median, ratioOf, speedRow, tokenCost } from "./speed-rows.ts";

@@ -14,7 +14,7 @@ import {
 import { connect, createServer } from "../../runtime/net/grpc.ts";
 import { toSender } from "../../runtime/net/mapping.ts";
 import { fixedTls, serverNames, type TlsMaterial } from "../../runtime/net/tls.ts";
-import { createTestCa } from "../support/certs.ts";
+import { createTestCa } from "../kit/network/certs.ts";
 
 const hidden = 576;
 const topK = 2;

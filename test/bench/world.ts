@@ -12,7 +12,7 @@ import { Control, type Membership, type Plan, WatchPushSchema } from "../../runt
 import { openLoad, signLoad } from "../../runtime/net/load-signature.ts";
 import { toMembership, toPlan } from "../../runtime/net/mapping.ts";
 import { create, definition } from "../../runtime/net/service.ts";
-import { telemetryKey } from "../builders/telemetry.ts";
+import { telemetryKey } from "../kit/ranks/telemetry-keys.ts";
 
 /** Of a load window of 15 s, the default. */
 const loadEveryMs = loadSampleMs(15_000);

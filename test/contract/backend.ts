@@ -13,8 +13,8 @@ import { gaussian, randomTensor } from "../../runtime/kernels/random.ts";
 import type { OpName, Segment, Tensor } from "../../runtime/kernels/segment.ts";
 import type { WeightOf, Weights } from "../../runtime/kernels/weights.ts";
 import { formsAlike } from "../../runtime/weights/codecs/codec.ts";
-import { kvOf, loadModel } from "./harness.ts";
-import { syntheticModel } from "./synthetic.ts";
+import { kvOf, loadModel } from "../kit/models/small-engine.ts";
+import { syntheticModel } from "../kit/models/synthetic.ts";
 
 export interface BackendContract {
   readonly name: string;

@@ -9,8 +9,8 @@ import { attentionCases } from "../../runtime/kernels/attention-cases.ts";
 import type { KvGroup } from "../../runtime/kernels/kv-groups.ts";
 import { randomTensor } from "../../runtime/kernels/random.ts";
 import type { Segment } from "../../runtime/kernels/segment.ts";
-import { kvOf } from "./harness.ts";
-import { syntheticModel } from "./synthetic.ts";
+import { kvOf } from "../kit/models/small-engine.ts";
+import { syntheticModel } from "../kit/models/synthetic.ts";
 
 /** Widths of a small real model, so that the backend takes the code paths it takes in service. */
 const realistic = {

@@ -9,8 +9,8 @@ import type { MoeLayer, Segment, Tensor } from "../../runtime/kernels/segment.ts
 import type { WeightData, Weights } from "../../runtime/kernels/weights.ts";
 import { programOf } from "../../runtime/models/index.ts";
 import { ffnTensors, llamaProgram } from "../../runtime/models/llama.ts";
-import { loadModel, type ModelWeights } from "./harness.ts";
-import { syntheticWeight } from "./synthetic.ts";
+import { loadModel, type ModelWeights } from "../kit/models/small-engine.ts";
+import { syntheticWeight } from "../kit/models/synthetic.ts";
 
 const dense = {
   architectures: ["LlamaForCausalLM"],

@@ -1,4 +1,4 @@
-import { FakeKube } from "./fake-kube.ts";
+import { FakeKube } from "../kit/kube/fake-kube.ts";
 import { runKubeContract } from "./kube.ts";
 
 runKubeContract({

@@ -14,8 +14,8 @@ import { architectureOf } from "../../runtime/models/family.ts";
 import { knownArchitectures } from "../../runtime/models/index.ts";
 import { openCheckpoint } from "../../runtime/weights/checkpoint.ts";
 import type { Checkpoint } from "../../runtime/weights/tensor-view.ts";
-import { argmax, floatsOf, modelOf, readGolden } from "./golden-files.ts";
-import { type LoadedModel, loadModel } from "./harness.ts";
+import { argmax, floatsOf, modelOf, readGolden } from "../kit/models/golden-files.ts";
+import { type LoadedModel, loadModel } from "../kit/models/small-engine.ts";
 
 interface FamilyGolden {
   readonly magic: string;

@@ -9,8 +9,8 @@ import type { Backend } from "../../runtime/compute/backend.ts";
 import { relativeError } from "../../runtime/compute/trial.ts";
 import { openCheckpoint } from "../../runtime/weights/checkpoint.ts";
 import type { Checkpoint } from "../../runtime/weights/tensor-view.ts";
-import { argmax, floatsOf, modelOf, readGolden } from "./golden-files.ts";
-import { type LoadedModel, loadModel } from "./harness.ts";
+import { argmax, floatsOf, modelOf, readGolden } from "../kit/models/golden-files.ts";
+import { type LoadedModel, loadModel } from "../kit/models/small-engine.ts";
 
 const context = 64;
 

@@ -10,9 +10,9 @@ import type { WeightDecl } from "../../runtime/kernels/segment.ts";
 import type { WeightData } from "../../runtime/kernels/weights.ts";
 import { architectureOf } from "../../runtime/models/family.ts";
 import { programOf } from "../../runtime/models/index.ts";
-import { argmax } from "./golden-files.ts";
-import { loadModel, type ModelWeights } from "./harness.ts";
-import { seedOf } from "./synthetic.ts";
+import { argmax } from "../kit/models/golden-files.ts";
+import { loadModel, type ModelWeights } from "../kit/models/small-engine.ts";
+import { seedOf } from "../kit/models/synthetic.ts";
 
 /** Tokens of a chunk of a text. */
 const chunk = 250;

@@ -8,8 +8,8 @@ import { kvBlockTokens } from "../../runtime/compute/kv-size.ts";
 import { createReferenceBackend } from "../../runtime/compute/reference.ts";
 import { relativeError } from "../../runtime/compute/trial.ts";
 import { gaussian, randomTensor } from "../../runtime/kernels/random.ts";
-import { kvOf } from "./harness.ts";
-import { syntheticModel } from "./synthetic.ts";
+import { kvOf } from "../kit/models/small-engine.ts";
+import { syntheticModel } from "../kit/models/synthetic.ts";
 
 const [slots, context, poolBlocks, steps] = [6, 300, 9, 120] as const;
 

@@ -6,8 +6,8 @@ import type { Backend } from "../../runtime/compute/backend.ts";
 import { createReferenceBackend } from "../../runtime/compute/reference.ts";
 import { relativeError } from "../../runtime/compute/trial.ts";
 import { randomTensor } from "../../runtime/kernels/random.ts";
-import { kvOf } from "./harness.ts";
-import { syntheticModel } from "./synthetic.ts";
+import { kvOf } from "../kit/models/small-engine.ts";
+import { syntheticModel } from "../kit/models/synthetic.ts";
 
 /** A long prefill, and a token on top of it. */
 const calls = [

@@ -9,9 +9,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { AppError, apiVersion } from "../../crds/common.ts";
 import { type Kube, type KubeObject, resources } from "../../operator/kube/kube.ts";
 import { down } from "../cluster/cluster.ts";
-import { until as poll, stop } from "../harness/process.ts";
 import { type ControlPlane, controlPlane, root } from "../integration/control-plane.ts";
 import { accessObjects, type OperatorProcess, operatorKubeconfig, startOperatorProcess } from "../integration/operator-process.ts";
+import { until as poll, stop } from "../kit/processes/process.ts";
 
 const cluster = "lives-int";
 const namespace = "lives";

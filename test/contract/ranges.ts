@@ -13,10 +13,10 @@ import { isPlain } from "../../runtime/kernels/widths.ts";
 import { openCheckpoint } from "../../runtime/weights/checkpoint.ts";
 import { type StoredForm, storedWeight } from "../../runtime/weights/stored.ts";
 import type { Checkpoint } from "../../runtime/weights/tensor-view.ts";
-import { stored } from "../support/published-parts.ts";
-import { modelOf } from "./golden-files.ts";
-import { type LoadedModel, loadModel, type ModelWeights } from "./harness.ts";
-import { syntheticModel } from "./synthetic.ts";
+import { modelOf } from "../kit/models/golden-files.ts";
+import { stored } from "../kit/models/published-parts.ts";
+import { type LoadedModel, loadModel, type ModelWeights } from "../kit/models/small-engine.ts";
+import { syntheticModel } from "../kit/models/synthetic.ts";
 
 const slots = 3;
 const context = 72;

@@ -20,9 +20,9 @@ import { type Identity, toMembership, toPlan, toSender } from "../../runtime/net
 import type { Bus } from "../../runtime/net/nats.ts";
 import { create } from "../../runtime/net/service.ts";
 import { serverNames } from "../../runtime/net/tls.ts";
-import { telemetryKey } from "../builders/telemetry.ts";
-import { createTestCa } from "../support/certs.ts";
-import { until } from "../support/ranks.ts";
+import { createTestCa } from "../kit/network/certs.ts";
+import { until } from "../kit/ranks/ranks.ts";
+import { telemetryKey } from "../kit/ranks/telemetry-keys.ts";
 
 export const place = { namespace: "default", deployment: "mix", deploymentUid: "8d7f3a50-0000-4000-8000-000000000001" } as const;
 /** Whatever is waited for comes within this, on a busy machine too. */

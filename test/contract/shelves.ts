@@ -8,7 +8,7 @@ import { relativeError } from "../../runtime/compute/trial.ts";
 import { randomTensor } from "../../runtime/kernels/random.ts";
 import type { Segment } from "../../runtime/kernels/segment.ts";
 import { storedWeight } from "../../runtime/weights/stored.ts";
-import { stored } from "../support/published-parts.ts";
+import { stored } from "../kit/models/published-parts.ts";
 
 const [rows, columns, count] = [32, 96, 16];
 /** An expert whose rows of blocks fill no 512 columns. */

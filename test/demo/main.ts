@@ -5,7 +5,7 @@ import { clusterIsBuilt } from "../cluster/binaries.ts";
 import { down, up } from "../cluster/cluster.ts";
 import { isRunning } from "../cluster/processes.ts";
 import { terminalLog } from "../cluster/terminal-log.ts";
-import { unlessAborted } from "../harness/process.ts";
+import { unlessAborted } from "../kit/processes/process.ts";
 import { exitCode, totalRow } from "./aims.ts";
 import type { Demo, Show } from "./show.ts";
 import { shows } from "./shows.ts";

@@ -1,6 +1,6 @@
 // Things to try on the cluster that `npm run demo -- --keep` leaves running. The endpoint is the Service, which stays the same when the
 // gateways are replaced. Pure; main.ts prints it.
-import { servicePath } from "../harness/product.ts";
+import { servicePath } from "../kit/deployment/product.ts";
 import { bold } from "./view.ts";
 
 export interface Left {

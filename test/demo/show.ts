@@ -1,7 +1,7 @@
 // The frame that the demos share: a show is a list of steps, each of which does one thing that a user would do and checks that it held,
 // with the times that it aims at and the things to try afterwards. To add a show: its folder, and one line in shows.ts.
-import type { Log, Target } from "../harness/product.ts";
-import { installChart, provideImages } from "../harness/product.ts";
+import type { Log, Target } from "../kit/deployment/product.ts";
+import { installChart, provideImages } from "../kit/deployment/product.ts";
 import type { Machine } from "./aims.ts";
 import type { Result } from "./view.ts";
 

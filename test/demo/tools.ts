@@ -2,8 +2,8 @@
 // Everything is checked before anything is touched.
 
 import { buildProductImages } from "../cluster/product-images.ts";
-import { exec, execOk } from "../harness/process.ts";
-import { imageFolder, root, type Target } from "../harness/product.ts";
+import { imageFolder, root, type Target } from "../kit/deployment/product.ts";
+import { exec, execOk } from "../kit/processes/process.ts";
 
 interface Own {
   readonly kubeconfig: string | undefined;

@@ -8,7 +8,7 @@ import { parseQuantity } from "../../crds/quantity.ts";
 import { workerPod, workerTemplate } from "../../operator/deployment/objects/worker-pod.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { loadByWeights } from "../../runtime/placement/split.ts";
-import { settings } from "../builders/deployment.ts";
+import { settings } from "../kit/deployment/deployment.ts";
 import { SimCluster } from "../sim/cluster.ts";
 import { ref } from "../sim/worker.ts";
 

@@ -2,10 +2,10 @@
 // while experts move. Gateways are scaled by whoever may scale them.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { condition } from "../harness/kubectl.ts";
-import { ask } from "../harness/openai.ts";
-import { until } from "../harness/process.ts";
-import { type Target, waitReady } from "../harness/product.ts";
+import { type Target, waitReady } from "../kit/deployment/product.ts";
+import { ask } from "../kit/gateway/openai-client.ts";
+import { condition } from "../kit/kube/kubectl.ts";
+import { until } from "../kit/processes/process.ts";
 import { patchRebalancing } from "./balance.ts";
 import { explainFailures } from "./diagnose.ts";
 import { collectTexts, type Texts } from "./texts.ts";

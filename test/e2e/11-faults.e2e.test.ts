@@ -8,11 +8,19 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import type { ExpertIndex } from "../../runtime/weights/store.ts";
 import { cutLink, healLink } from "../cluster/cluster.ts";
-import { modelsFolder } from "../harness/models.ts";
-import { processOf } from "../harness/pod-process.ts";
-import { sleep, until } from "../harness/process.ts";
-import { gatewayAddress, kubectlOf, provideNamespace, systemNamespace, type Target, waitReady, workerPods } from "../harness/product.ts";
-import { type Sample, scrape, sum } from "../harness/scrape.ts";
+import {
+  gatewayAddress,
+  kubectlOf,
+  provideNamespace,
+  systemNamespace,
+  type Target,
+  waitReady,
+  workerPods,
+} from "../kit/deployment/product.ts";
+import { processOf } from "../kit/kube/pod-process.ts";
+import { type Sample, scrape, sum } from "../kit/kube/scrape.ts";
+import { modelsFolder } from "../kit/models/local-models.ts";
+import { sleep, until } from "../kit/processes/process.ts";
 import { patchRebalancing } from "./balance.ts";
 import { explainFailures } from "./diagnose.ts";
 import { holders, rankOf } from "./held.ts";

@@ -4,11 +4,11 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { ports } from "../../crds/common.ts";
 import { controlProcess } from "../cluster/control-process.ts";
-import type { Kubectl } from "../harness/kubectl.ts";
-import { startLoad } from "../harness/load.ts";
-import { sleep, until } from "../harness/process.ts";
-import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../harness/product.ts";
-import { type HeldSockets, holdSockets } from "../support/held-sockets.ts";
+import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../kit/deployment/product.ts";
+import { startLoad } from "../kit/gateway/traffic-load.ts";
+import type { Kubectl } from "../kit/kube/kubectl.ts";
+import { type HeldSockets, holdSockets } from "../kit/network/held-sockets.ts";
+import { sleep, until } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
 import { clusterName, type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 

@@ -3,11 +3,11 @@
 // printed against what is aimed at.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import type { KubeObject } from "../harness/kubectl.ts";
-import { ask } from "../harness/openai.ts";
-import { sleep, until } from "../harness/process.ts";
-import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../harness/product.ts";
-import { type Sample, scrape, sum } from "../harness/scrape.ts";
+import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../kit/deployment/product.ts";
+import { ask } from "../kit/gateway/openai-client.ts";
+import type { KubeObject } from "../kit/kube/kubectl.ts";
+import { type Sample, scrape, sum } from "../kit/kube/scrape.ts";
+import { sleep, until } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
 import { startTraffic, type Traffic } from "./steady-traffic.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";

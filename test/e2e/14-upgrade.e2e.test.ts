@@ -4,10 +4,10 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { tagImage } from "../cluster/tag-image.ts";
-import { condition, type KubeObject } from "../harness/kubectl.ts";
-import { type Load, startLoad } from "../harness/load.ts";
-import { until } from "../harness/process.ts";
-import { helmTest, installChart, type Target, waitReady } from "../harness/product.ts";
+import { helmTest, installChart, type Target, waitReady } from "../kit/deployment/product.ts";
+import { type Load, startLoad } from "../kit/gateway/traffic-load.ts";
+import { condition, type KubeObject } from "../kit/kube/kubectl.ts";
+import { until } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
 import { clusterName, type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 

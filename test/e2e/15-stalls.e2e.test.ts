@@ -3,10 +3,10 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { cutLink, healLink } from "../cluster/cluster.ts";
-import { processOf } from "../harness/pod-process.ts";
-import { sleep, until } from "../harness/process.ts";
-import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../harness/product.ts";
-import { scrape, sum } from "../harness/scrape.ts";
+import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../kit/deployment/product.ts";
+import { processOf } from "../kit/kube/pod-process.ts";
+import { scrape, sum } from "../kit/kube/scrape.ts";
+import { sleep, until } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
 import { StallLog } from "./stalls.ts";
 import { startTraffic, type Traffic } from "./steady-traffic.ts";

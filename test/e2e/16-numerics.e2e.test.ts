@@ -2,10 +2,10 @@
 // says so with the classes and their ranks; no request fails; afterwards the world is of one class again, the new one.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { condition, type KubeObject } from "../harness/kubectl.ts";
-import { type Load, startLoad } from "../harness/load.ts";
-import { ask } from "../harness/openai.ts";
-import { type Target, waitReady } from "../harness/product.ts";
+import { type Target, waitReady } from "../kit/deployment/product.ts";
+import { ask } from "../kit/gateway/openai-client.ts";
+import { type Load, startLoad } from "../kit/gateway/traffic-load.ts";
+import { condition, type KubeObject } from "../kit/kube/kubectl.ts";
 import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 

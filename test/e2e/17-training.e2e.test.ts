@@ -5,11 +5,11 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { condition, type Kubectl, type KubeObject } from "../harness/kubectl.ts";
-import { processOf } from "../harness/pod-process.ts";
-import { execOk } from "../harness/process.ts";
-import { gatewayAddress, root, type Target, waitReady } from "../harness/product.ts";
-import type { Prometheus } from "../harness/prometheus.ts";
+import { gatewayAddress, root, type Target, waitReady } from "../kit/deployment/product.ts";
+import { condition, type Kubectl, type KubeObject } from "../kit/kube/kubectl.ts";
+import { processOf } from "../kit/kube/pod-process.ts";
+import { execOk } from "../kit/processes/process.ts";
+import type { Prometheus } from "../kit/processes/prometheus.ts";
 import { openPrometheus, questionsOf, unanswered } from "./prometheus-world.ts";
 import { isTraining, openTraining, stepOf, type TrainingObject, type TrainingWorld, worldIn as world } from "./training-world.ts";
 

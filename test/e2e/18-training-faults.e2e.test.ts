@@ -5,10 +5,10 @@ import { closeSync, fstatSync, openSync, readSync, watch } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { killNode, startNode } from "../cluster/cluster.ts";
-import type { Kubectl, KubeObject } from "../harness/kubectl.ts";
-import { processOf } from "../harness/pod-process.ts";
-import { sleep, until } from "../harness/process.ts";
-import { kubectlOf, systemNamespace } from "../harness/product.ts";
+import { kubectlOf, systemNamespace } from "../kit/deployment/product.ts";
+import type { Kubectl, KubeObject } from "../kit/kube/kubectl.ts";
+import { processOf } from "../kit/kube/pod-process.ts";
+import { sleep, until } from "../kit/processes/process.ts";
 import { isTraining, openTraining, stepOf, type TrainingWorld, worldIn } from "./training-world.ts";
 import { clusterName } from "./world.ts";
 

@@ -1,10 +1,10 @@
-// OpenAI's Python client against the running product. The Node client makes its calls in runtime/gateway/openai-client.int.test.ts.
+// OpenAI's Python client against the running product. The Node client makes its calls in runtime/gateway/api/openai-client.int.test.ts.
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { execOk } from "../harness/process.ts";
-import type { Target } from "../harness/product.ts";
-import { pythonWith } from "../harness/python.ts";
+import type { Target } from "../kit/deployment/product.ts";
+import { execOk } from "../kit/processes/process.ts";
+import { pythonWith } from "../kit/processes/python.ts";
 import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 

@@ -3,10 +3,10 @@
 // rolls with two ranks at a time.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { condition, type KubeObject } from "../harness/kubectl.ts";
-import { execOk } from "../harness/process.ts";
-import { serviceAddress, type Target, waitReady, workerPods } from "../harness/product.ts";
 import { root } from "../integration/control-plane.ts";
+import { serviceAddress, type Target, waitReady, workerPods } from "../kit/deployment/product.ts";
+import { condition, type KubeObject } from "../kit/kube/kubectl.ts";
+import { execOk } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
 import { startTraffic, type Traffic } from "./steady-traffic.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";

@@ -2,9 +2,9 @@
 // that ranks compute are counted here, from what they report; the operator's own figures are not asked.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import { type Load, startLoad } from "../harness/load.ts";
-import { until } from "../harness/process.ts";
-import type { Target } from "../harness/product.ts";
+import type { Target } from "../kit/deployment/product.ts";
+import { type Load, startLoad } from "../kit/gateway/traffic-load.ts";
+import { until } from "../kit/processes/process.ts";
 import { goalOf, patchRebalancing } from "./balance.ts";
 import { explainFailures } from "./diagnose.ts";
 import { LoadWatch, type Served } from "./load-watch.ts";

@@ -2,10 +2,10 @@
 // No request fails.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { type Load, startLoad } from "../harness/load.ts";
-import { processOf } from "../harness/pod-process.ts";
-import { sleep, until } from "../harness/process.ts";
-import { type Target, waitReady, workerPods } from "../harness/product.ts";
+import { type Target, waitReady, workerPods } from "../kit/deployment/product.ts";
+import { type Load, startLoad } from "../kit/gateway/traffic-load.ts";
+import { processOf } from "../kit/kube/pod-process.ts";
+import { sleep, until } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 

@@ -4,8 +4,8 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { tagImage } from "../cluster/tag-image.ts";
-import { until } from "../harness/process.ts";
-import { installChart, waitReady } from "../harness/product.ts";
+import { installChart, waitReady } from "../kit/deployment/product.ts";
+import { until } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
 import { otherTag } from "./faults/changes.ts";
 import { faults } from "./faults/index.ts";

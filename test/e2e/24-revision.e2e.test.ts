@@ -3,13 +3,13 @@
 // in the answers, and what it serves too slowly, as a canary, with no more than its share of them.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { condition, type KubeObject } from "../harness/kubectl.ts";
-import { provideOtherSmolMoe } from "../harness/models.ts";
-import { ask } from "../harness/openai.ts";
-import { execOk, sleep } from "../harness/process.ts";
-import { serviceAddress, type Target, waitReady, workerPods } from "../harness/product.ts";
-import { twentyPrompts } from "../harness/topics.ts";
 import { root } from "../integration/control-plane.ts";
+import { serviceAddress, type Target, waitReady, workerPods } from "../kit/deployment/product.ts";
+import { ask } from "../kit/gateway/openai-client.ts";
+import { twentyPrompts } from "../kit/gateway/topics.ts";
+import { condition, type KubeObject } from "../kit/kube/kubectl.ts";
+import { provideOtherSmolMoe } from "../kit/models/local-models.ts";
+import { execOk, sleep } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 

@@ -2,10 +2,10 @@
 // request fails. The time to the first token from zero is printed.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { type Load, startLoad } from "../harness/load.ts";
-import { ask } from "../harness/openai.ts";
-import { until } from "../harness/process.ts";
-import { waitReady, workerPods } from "../harness/product.ts";
+import { waitReady, workerPods } from "../kit/deployment/product.ts";
+import { ask } from "../kit/gateway/openai-client.ts";
+import { type Load, startLoad } from "../kit/gateway/traffic-load.ts";
+import { until } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 

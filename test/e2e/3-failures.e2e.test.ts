@@ -2,10 +2,10 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { killNode, startNode } from "../cluster/cluster.ts";
-import { type Answer, ask } from "../harness/openai.ts";
-import { exec, sleep, until } from "../harness/process.ts";
-import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../harness/product.ts";
-import { type Sample, scrape, sum } from "../harness/scrape.ts";
+import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../kit/deployment/product.ts";
+import { type Answer, ask } from "../kit/gateway/openai-client.ts";
+import { type Sample, scrape, sum } from "../kit/kube/scrape.ts";
+import { exec, sleep, until } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
 import { holders, planOf, withoutLiveExpertReplica } from "./held.ts";
 import { StallLog } from "./stalls.ts";

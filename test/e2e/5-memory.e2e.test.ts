@@ -1,10 +1,10 @@
 // Experts are sharded for real: with the f32 model (2.5 GB of experts) container memory follows what a rank hosts.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { condition, type KubeObject } from "../harness/kubectl.ts";
-import { ask } from "../harness/openai.ts";
-import { execOk, sleep } from "../harness/process.ts";
-import { root, type Target, waitReady, workerPods } from "../harness/product.ts";
+import { root, type Target, waitReady, workerPods } from "../kit/deployment/product.ts";
+import { ask } from "../kit/gateway/openai-client.ts";
+import { condition, type KubeObject } from "../kit/kube/kubectl.ts";
+import { execOk, sleep } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 

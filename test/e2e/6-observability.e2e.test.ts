@@ -4,11 +4,11 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import type { Asked } from "../../operator/dashboards/expressions.ts";
-import { type Load, startLoad } from "../harness/load.ts";
-import { processOf } from "../harness/pod-process.ts";
-import { sleep, until } from "../harness/process.ts";
-import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../harness/product.ts";
-import type { Prometheus } from "../harness/prometheus.ts";
+import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../kit/deployment/product.ts";
+import { type Load, startLoad } from "../kit/gateway/traffic-load.ts";
+import { processOf } from "../kit/kube/pod-process.ts";
+import { sleep, until } from "../kit/processes/process.ts";
+import type { Prometheus } from "../kit/processes/prometheus.ts";
 import { explainFailures } from "./diagnose.ts";
 import { openPrometheus, questionsOf, unanswered } from "./prometheus-world.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";

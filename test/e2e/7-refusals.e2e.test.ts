@@ -1,10 +1,10 @@
 // Bad input at every door of the running product: a clear error, and what was running runs on.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { condition } from "../harness/kubectl.ts";
-import { ask } from "../harness/openai.ts";
-import { sleep, until } from "../harness/process.ts";
-import { kubectlOf, serviceAddress, systemNamespace, type Target, waitReady, workerPods } from "../harness/product.ts";
+import { kubectlOf, serviceAddress, systemNamespace, type Target, waitReady, workerPods } from "../kit/deployment/product.ts";
+import { ask } from "../kit/gateway/openai-client.ts";
+import { condition } from "../kit/kube/kubectl.ts";
+import { sleep, until } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 

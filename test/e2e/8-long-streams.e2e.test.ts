@@ -2,10 +2,10 @@
 // and what was said already is prefilled elsewhere, not replayed token by token. How long the streams stood still is reported.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { type Answer, ask } from "../harness/openai.ts";
-import { processOf } from "../harness/pod-process.ts";
-import { type Target, workerPods } from "../harness/product.ts";
-import { scrape, sum } from "../harness/scrape.ts";
+import { type Target, workerPods } from "../kit/deployment/product.ts";
+import { type Answer, ask } from "../kit/gateway/openai-client.ts";
+import { processOf } from "../kit/kube/pod-process.ts";
+import { scrape, sum } from "../kit/kube/scrape.ts";
 import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 

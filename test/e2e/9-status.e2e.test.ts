@@ -6,8 +6,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { execOk, until } from "../harness/process.ts";
-import { kubectlOf, root, type Target } from "../harness/product.ts";
+import { kubectlOf, root, type Target } from "../kit/deployment/product.ts";
+import { execOk, until } from "../kit/processes/process.ts";
 import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 

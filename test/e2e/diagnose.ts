@@ -1,8 +1,8 @@
 // The report of a cluster when an e2e test has failed, printed at once: later tests and the end of the run change or remove it.
 import { afterEach } from "node:test";
-import type { Kubectl } from "../harness/kubectl.ts";
-import { kubectlOf, systemNamespace } from "../harness/product.ts";
-import { scrape } from "../harness/scrape.ts";
+import { kubectlOf, systemNamespace } from "../kit/deployment/product.ts";
+import type { Kubectl } from "../kit/kube/kubectl.ts";
+import { scrape } from "../kit/kube/scrape.ts";
 import type { Deployed } from "./world.ts";
 
 const logLines = 40;

@@ -1,8 +1,8 @@
 // The check that experts are in memory where the plan says, by what each worker says of its own memory.
 import type { PlacementPlan } from "../../crds/plan.ts";
 import { fromSpec } from "../../operator/rebalance/rollout/plan-object.ts";
-import { workerPods } from "../harness/product.ts";
-import { scrape, sum } from "../harness/scrape.ts";
+import { workerPods } from "../kit/deployment/product.ts";
+import { scrape, sum } from "../kit/kube/scrape.ts";
 import type { Deployed } from "./world.ts";
 
 export interface Holder {

@@ -6,7 +6,7 @@ import { decodeTelemetryKeys, type TelemetryKeys, telemetrySecretEntries, teleme
 import { openLoad } from "../../runtime/net/load-signature.ts";
 import { type Bus, createBus } from "../../runtime/net/nats.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
-import { kubectlOf, systemNamespace, type Target } from "../harness/product.ts";
+import { kubectlOf, systemNamespace, type Target } from "../kit/deployment/product.ts";
 import type { Deployed } from "./world.ts";
 
 const natsPort = 4222;

@@ -16,7 +16,7 @@ import {
 import { join } from "node:path";
 import type { ExpertIndex } from "../../runtime/weights/store.ts";
 import { readState } from "../cluster/state.ts";
-import { execOk } from "../harness/process.ts";
+import { execOk } from "../kit/processes/process.ts";
 import { clusterName } from "./world.ts";
 
 /**

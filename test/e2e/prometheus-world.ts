@@ -5,10 +5,10 @@ import { join } from "node:path";
 import { parseAllDocuments } from "yaml";
 import { type Asked, dashboardExpressions } from "../../operator/dashboards/expressions.ts";
 import { ensureBinaries } from "../cluster/binaries.ts";
-import { scrapeConfigs } from "../harness/monitors.ts";
-import { execOk } from "../harness/process.ts";
-import { release, root, systemNamespace, type Target } from "../harness/product.ts";
-import { type Prometheus, startPrometheus } from "../harness/prometheus.ts";
+import { release, root, systemNamespace, type Target } from "../kit/deployment/product.ts";
+import { scrapeConfigs } from "../kit/processes/monitors.ts";
+import { execOk } from "../kit/processes/process.ts";
+import { type Prometheus, startPrometheus } from "../kit/processes/prometheus.ts";
 
 const interval = "2s";
 /** Alerts wait a sixtieth of their time: faults last for seconds here, and operator/dashboards/rules.int.test.ts has the times. */

@@ -1,6 +1,7 @@
 // The stalls of a deployment's streams after faults, and where their time went, by the metrics of its gateways and workers.
-import { scrape } from "../harness/scrape.ts";
-import { type Scraped, type StallRow, stallRow, stallTable } from "../support/stalls.ts";
+
+import { type Scraped, type StallRow, stallRow, stallTable } from "../kit/gateway/stalls.ts";
+import { scrape } from "../kit/kube/scrape.ts";
 import type { Deployed } from "./world.ts";
 
 export class StallLog {

@@ -1,9 +1,9 @@
 // Traffic that stays the same whatever happens: a few clients, each with a request every so often, greedy, of which every
 // answer must be the text it was when nothing moved. Keeps the time between any two tokens, and when it was.
 import assert from "node:assert/strict";
-import { ask } from "../harness/openai.ts";
-import { sleep } from "../harness/process.ts";
-import { twentyPrompts } from "../harness/topics.ts";
+import { ask } from "../kit/gateway/openai-client.ts";
+import { twentyPrompts } from "../kit/gateway/topics.ts";
+import { sleep } from "../kit/processes/process.ts";
 
 export interface TrafficOptions {
   readonly url: () => string;

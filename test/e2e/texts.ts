@@ -1,7 +1,7 @@
 // The twenty prompts, greedy and sampled, as one list of texts: what must not depend on ranks, batch mates or moves.
 
-import { ask } from "../harness/openai.ts";
-import { asked, twentyPrompts } from "../harness/topics.ts";
+import { ask } from "../kit/gateway/openai-client.ts";
+import { asked, twentyPrompts } from "../kit/gateway/topics.ts";
 
 export interface Texts {
   readonly greedy: readonly string[];

@@ -4,10 +4,10 @@ import { createHash } from "node:crypto";
 import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { tinyModel, writeCorpus } from "../builders/training.ts";
-import { condition, type Kubectl, type KubeObject } from "../harness/kubectl.ts";
-import { until } from "../harness/process.ts";
-import { kubectlOf, type Target } from "../harness/product.ts";
+import { kubectlOf, type Target } from "../kit/deployment/product.ts";
+import { condition, type Kubectl, type KubeObject } from "../kit/kube/kubectl.ts";
+import { until } from "../kit/processes/process.ts";
+import { tinyModel, writeCorpus } from "../kit/training/training.ts";
 import { openWorld } from "./world.ts";
 
 export interface TrainingObject {

@@ -5,7 +5,7 @@ import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expe
 import type { PlacementPlan } from "../../crds/plan.ts";
 import { fromSpec } from "../../operator/rebalance/rollout/plan-object.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
-import { stop, until } from "../harness/process.ts";
+import { stop, until } from "../kit/processes/process.ts";
 import type { Deployed } from "./world.ts";
 
 export interface Seen {

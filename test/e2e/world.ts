@@ -1,10 +1,18 @@
 // One cluster for all e2e files of a run: brought up by the first that needs it, taken down by the test runner.
 // Each file works in a namespace of its own, so that what it breaks is its own.
 import { open, status, up } from "../cluster/cluster.ts";
-import type { Kubectl } from "../harness/kubectl.ts";
-import { modelsFolder, provideSmolMoe, provideTiny } from "../harness/models.ts";
-import { until } from "../harness/process.ts";
-import { gatewayAddress, installChart, kubectlOf, provideImages, provideNamespace, type Target, waitReady } from "../harness/product.ts";
+import {
+  gatewayAddress,
+  installChart,
+  kubectlOf,
+  provideImages,
+  provideNamespace,
+  type Target,
+  waitReady,
+} from "../kit/deployment/product.ts";
+import type { Kubectl } from "../kit/kube/kubectl.ts";
+import { modelsFolder, provideSmolMoe, provideTiny } from "../kit/models/local-models.ts";
+import { until } from "../kit/processes/process.ts";
 
 /** Set by the runner; `npm run test:e2e` on its own uses the same name. */
 export const clusterName = process.env.ENODIA_E2E_CLUSTER ?? "e2e";

@@ -14,8 +14,8 @@ import { bytesOf } from "../../runtime/weights/floats.ts";
 import { writeSafetensors } from "../../runtime/weights/safetensors-writer.ts";
 import type { ModelStore } from "../../runtime/weights/store.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
-import { provideSmolMoe } from "../harness/models.ts";
-import { asked, twentyPrompts } from "../harness/topics.ts";
+import { provideSmolMoe } from "../kit/models/local-models.ts";
+import { asked, twentyPrompts } from "../kit/gateway/topics.ts";
 
 const changedMin = { sampled: 15, greedy: 3 } as const;
 const ways = ["sampled", "greedy"] as const;

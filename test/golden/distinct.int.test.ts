@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { openStore } from "../../runtime/weights/store-reader.ts";
-import { provideSmolMoe } from "../harness/models.ts";
+import { provideSmolMoe } from "../kit/models/local-models.ts";
 
 test("no two experts of the noisy model have the same bytes, in either codec", async () => {
   const { index, close } = await openStore(await provideSmolMoe(() => undefined));

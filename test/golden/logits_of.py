@@ -1,4 +1,4 @@
-"""Logits that Hugging Face transformers computes in f64 of folders that a run of training wrote: runtime/train/exported.test.ts asks.
+"""Logits that Hugging Face transformers computes in f64 of folders that a run of training wrote: runtime/train/model/exported.test.ts asks.
 
 usage: python logits_of.py FOLDER... < ids.json     (torch 2.15, transformers 5.24)
 

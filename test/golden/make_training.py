@@ -1,10 +1,10 @@
-"""Losses of a training run in f64, by torch's autograd and its own AdamW: what runtime/train/golden.test.ts is held against.
+"""Losses of a training run in f64, by torch's autograd and its own AdamW: what runtime/train/loop/golden.test.ts is held against.
 
 usage: python make_training.py > training/golden.json     (torch 2.15, numpy)
        python make_training.py 0.1 > training/golden-switch.json     the same with the loss of Switch Transformers at this rate
 
 The model is tiny-f32 beside this file; tokens and their order are computed here again by the rules of runtime/kernels/random.ts and
-runtime/train/order.ts.
+runtime/train/data/order.ts.
 """
 import json
 import math

@@ -8,7 +8,7 @@ import type { LoadWindow } from "../../crds/telemetry.ts";
 import { encodeTelemetryKeys } from "../../crds/telemetry-keys.ts";
 import packageJson from "../../package.json" with { type: "json" };
 import { file_enodia_runtime_v1_runtime as wire } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
-import { signedLoad, telemetryKey } from "../builders/telemetry.ts";
+import { signedLoad, telemetryKey } from "../kit/ranks/telemetry-keys.ts";
 import { breaks, describe, described, samplesOf } from "./wire-contract.ts";
 
 const root = join(import.meta.dirname, "wire");

@@ -8,8 +8,8 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { parse, parseAllDocuments, stringify } from "yaml";
 import { down, up } from "../cluster/cluster.ts";
-import { exec, execOk } from "../harness/process.ts";
-import { release, root, systemNamespace } from "../harness/product.ts";
+import { exec, execOk } from "../kit/processes/process.ts";
+import { release, root, systemNamespace } from "../kit/deployment/product.ts";
 
 const name = "releases-int";
 const namespace = "served";

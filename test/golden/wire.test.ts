@@ -17,7 +17,7 @@ import {
   file_enodia_runtime_v1_runtime as wire,
 } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { openLoad, signLoad } from "../../runtime/net/load-signature.ts";
-import { telemetryKey } from "../builders/telemetry.ts";
+import { telemetryKey } from "../kit/ranks/telemetry-keys.ts";
 import { goldenWindow } from "./make_wire.ts";
 import { breaks, described } from "./wire-contract.ts";
 

@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, describe, type TestContext, test } from "node:test";
-import { importMoe } from "../../runtime/tools/import-moe.ts";
+import { importMoe } from "../../runtime/modelstore/import-moe.ts";
 import { within } from "./fetched.ts";
 import { lavapipe } from "./lavapipe.ts";
 import { vulkanPackage } from "./package.ts";

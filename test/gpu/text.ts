@@ -2,7 +2,7 @@
 //   node test/gpu/text.ts STORE BACKEND TOKENS ID...
 import { type BackendChoice, backendNames } from "../../crds/names.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
-import { loadedEngine } from "../support/loaded-engine.ts";
+import { loadedEngine } from "../kit/ranks/loaded-engine.ts";
 
 const [storeDir = "", name, tokens, ...ids] = process.argv.slice(2);
 const backend = backendNames.find((known) => known === name) as BackendChoice;

@@ -5,9 +5,9 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { importModel } from "../../runtime/tools/import.ts";
-import { type GgufMeta, ggufHeader } from "../support/gguf-writer.ts";
-import { tokenizerMetadata } from "../support/moe-gguf.ts";
+import { importModel } from "../../runtime/modelstore/import.ts";
+import { type GgufMeta, ggufHeader } from "../kit/models/gguf-writer.ts";
+import { tokenizerMetadata } from "../kit/models/moe-gguf.ts";
 
 /** Resident memory of the importing process, at most: an expert and a piece take megabytes, Node and the code the rest. */
 const residentBytesMax = 512 * 2 ** 20;

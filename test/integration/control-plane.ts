@@ -4,7 +4,7 @@ import { createKube } from "../../operator/kube/client.ts";
 import type { Kube } from "../../operator/kube/kube.ts";
 import { createTransport, loadKubeConfig } from "../../operator/kube/transport.ts";
 import { type Cluster, type UpOptions, up } from "../cluster/cluster.ts";
-import { execOk } from "../harness/process.ts";
+import { execOk } from "../kit/processes/process.ts";
 
 export const root = resolve(import.meta.dirname, "../..");
 

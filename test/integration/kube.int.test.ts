@@ -10,10 +10,10 @@ import { gatewayDeployment } from "../../operator/deployment/objects/gateway.ts"
 import { createDeploymentPlane } from "../../operator/deployment/plane.ts";
 import { EventRecorder } from "../../operator/kube/events.ts";
 import { type Kube, type KubeObject, refOf, resources } from "../../operator/kube/kube.ts";
-import { deployment, settings } from "../builders/deployment.ts";
 import { down } from "../cluster/cluster.ts";
 import { runKubeContract } from "../contract/kube.ts";
-import { until } from "../harness/process.ts";
+import { deployment, settings } from "../kit/deployment/deployment.ts";
+import { until } from "../kit/processes/process.ts";
 import { type ControlPlane, controlPlane, root } from "./control-plane.ts";
 
 const name = "kube-int";

@@ -10,9 +10,9 @@ import { type Kube, type KubeObject, resources } from "../../operator/kube/kube.
 import { applies } from "../../operator/kube/managed-fields.ts";
 import { ensureBinaries } from "../cluster/binaries.ts";
 import { down } from "../cluster/cluster.ts";
-import { type Collector, startCollector } from "../harness/collector.ts";
-import { until as poll } from "../harness/process.ts";
-import { namespaceObjects } from "../harness/product.ts";
+import { namespaceObjects } from "../kit/deployment/product.ts";
+import { type Collector, startCollector } from "../kit/processes/collector.ts";
+import { until as poll } from "../kit/processes/process.ts";
 import { type ControlPlane, controlPlane } from "./control-plane.ts";
 import { accessObjects, type OperatorProcess, operatorKubeconfig, startOperatorProcess } from "./operator-process.ts";
 

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseAllDocuments } from "yaml";
 import type { KubeObject } from "../../operator/kube/kube.ts";
-import { type GoModule, moduleFolder } from "../harness/go-module.ts";
+import { type GoModule, moduleFolder } from "../kit/processes/go-module.ts";
 
 export const modules = {
   coscheduling: { module: "sigs.k8s.io/scheduler-plugins@v0.34.7", sum: "h1:GENSA4rKpCKBrPvNSo2AV2QHU7j3a6LT14kNlHhXfeg=" },

@@ -10,8 +10,8 @@ import { Board } from "../../operator/page/board.ts";
 import { bucketMs } from "../../operator/page/memory.ts";
 import type { PlacementPicture } from "../../operator/rebalance/status/picture.ts";
 import { decide } from "../../operator/training/core/decide.ts";
-import { deployment, pod, snapshot, view } from "../builders/deployment.ts";
-import { job, rankPod, observed as trainingObserved } from "../builders/training-decisions.ts";
+import { deployment, pod, snapshot, view } from "../kit/deployment/deployment.ts";
+import { job, rankPod, observed as trainingObserved } from "../kit/training/training-decisions.ts";
 import { SimCluster } from "../sim/cluster.ts";
 import { deploymentUid } from "../sim/worker.ts";
 

@@ -1,7 +1,7 @@
 // Many deployments of a few ranks each: how long the operator takes until all of them serve, what it asks of the API server for that
 // and for a change, and what it costs while nothing changes but the load. Figures of CPU are the kernel's, of requests the API server's.
 import { monitorEventLoopDelay } from "node:perf_hooks";
-import { until } from "../harness/process.ts";
+import { until } from "../kit/processes/process.ts";
 import { totalOf, writesOf } from "./audit.ts";
 import { type Fleet, fleetName, startFleet } from "./fleet.ts";
 import { countOf, type Histogram, histogramOf, quantile, since } from "./histogram.ts";

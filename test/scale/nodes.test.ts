@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { type KubeObject, resources } from "../../operator/kube/kube.ts";
-import { FakeKube } from "../contract/fake-kube.ts";
-import { until } from "../harness/process.ts";
+import { FakeKube } from "../kit/kube/fake-kube.ts";
+import { until } from "../kit/processes/process.ts";
 import { type PodStart, SimulatedNodes } from "./nodes.ts";
 
 const manager = { manager: "test" };

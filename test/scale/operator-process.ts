@@ -5,9 +5,9 @@ import { createWriteStream } from "node:fs";
 import { join } from "node:path";
 import { parseSamples, type Sample } from "../../operator/cli/prometheus-text.ts";
 import { joinFiles, killCgroup, limitMemory, makeCgroup, removeCgroup } from "../cluster/cgroups.ts";
-import { freePort } from "../harness/free-port.ts";
-import { stop, until } from "../harness/process.ts";
 import { root } from "../integration/control-plane.ts";
+import { freePort } from "../kit/network/free-port.ts";
+import { stop, until } from "../kit/processes/process.ts";
 import { cpuSecondsOf, memoryOf } from "./process-use.ts";
 
 export const operatorNamespace = "enodia-system";

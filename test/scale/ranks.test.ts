@@ -1,6 +1,7 @@
 // The contract of a rank (test/contract/rank.ts) for those of the node simulator.
-import { telemetryKey } from "../builders/telemetry.ts";
+
 import { loadEveryMs, place, rankContract } from "../contract/rank.ts";
+import { telemetryKey } from "../kit/ranks/telemetry-keys.ts";
 import { rankModel, startRank } from "./ranks.ts";
 
 const bytes = 1_000;

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { connect, createServer, type Server } from "node:net";
 import { test } from "node:test";
 import { ports } from "../../crds/common.ts";
-import { exec, until } from "../harness/process.ts";
+import { exec, until } from "../kit/processes/process.ts";
 import { Tally, Versions } from "./tally.ts";
 
 const listen = (host: string): Promise<Server> =>

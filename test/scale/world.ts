@@ -4,7 +4,7 @@ import { labels } from "../../crds/common.ts";
 import { parseExpertPlacement } from "../../crds/expert-placement.ts";
 import type { Sample } from "../../operator/cli/prometheus-text.ts";
 import { resources } from "../../operator/kube/kube.ts";
-import { until } from "../harness/process.ts";
+import { until } from "../kit/processes/process.ts";
 import { totalOf } from "./audit.ts";
 import { listed, phase, round, wait } from "./deployments.ts";
 import { type Fleet, nameOf, namespace, startFleet, type Weight } from "./fleet.ts";

@@ -19,7 +19,7 @@ import { serverNames } from "../../runtime/net/tls.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import { tracingOff } from "../../runtime/observe/trace.ts";
 import { loadByWeights } from "../../runtime/placement/split.ts";
-import { telemetryKey } from "../builders/telemetry.ts";
+import { telemetryKey } from "../kit/ranks/telemetry-keys.ts";
 import { SimBus } from "./bus.ts";
 import { asOwner, type Owner, VirtualClock } from "./clock.ts";
 import { type RecordedEvent, SimKube } from "./kube.ts";

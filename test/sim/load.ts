@@ -5,7 +5,7 @@ import type { Random } from "../../operator/planner/random.ts";
 import type { LoadCounters, PhaseCounters } from "../../runtime/engine/engine.ts";
 import { LoadCounter } from "../../runtime/engine/load-counter.ts";
 import { expertsIn } from "../../runtime/placement/grid.ts";
-import { computeWork } from "../builders/compute.ts";
+import { computeWork } from "../kit/ranks/compute-report.ts";
 import type { SimShape } from "./model.ts";
 import type { SimWorker } from "./worker.ts";
 

@@ -1,12 +1,12 @@
 // The model of training in the simulation: a layout of a few units, gradients that follow from unit and step alone, and by them
 // the state of every step as it has to be, by the plain definition of the optimizer.
-import type { Layout, Unit } from "../../runtime/train/layout.ts";
+import type { Layout, Unit } from "../../runtime/train/model/layout.ts";
 import { optimizerOf } from "../../runtime/train/optimizers/index.ts";
 import { plainSquares } from "../../runtime/train/optimizers/kernel.ts";
 import type { StepFacts } from "../../runtime/train/optimizers/optimizer.ts";
-import { type Shape, type StateUnit, shapeOf, stateUnits } from "../../runtime/train/ranks/shape.ts";
+import { type Shape, type StateUnit, shapeOf, stateUnits } from "../../runtime/train/ranks/model-shape.ts";
 import type { UnitState } from "../../runtime/train/ranks/unit-state.ts";
-import { floatsIn, stateFields, type WholeState } from "../builders/training-state.ts";
+import { floatsIn, stateFields, type WholeState } from "../kit/training/training-state.ts";
 
 export const steps = 30;
 const [layers, experts, expertFloats, denseFloats] = [2, 6, 8, 8];

@@ -3,7 +3,7 @@
 import type { Random } from "../../operator/planner/random.ts";
 import { Inbox } from "../../runtime/net/collectives/inbox.ts";
 import type { Transport } from "../../runtime/net/collectives/transport.ts";
-import type { Holdings } from "../../runtime/train/ranks/holdings.ts";
+import type { Holdings } from "../../runtime/train/ranks/rank-state.ts";
 import type { VirtualClock } from "./clock.ts";
 
 export interface SimPod {

@@ -1,7 +1,7 @@
 // Five bugs in how ranks of training commit steps and hand over their state, each one change in one place, planted into the code under
 // test to show that the fault search would find them.
-import { Holdings } from "../../runtime/train/ranks/holdings.ts";
-import { RankStores } from "../../runtime/train/ranks/shadow.ts";
+import { Holdings } from "../../runtime/train/ranks/rank-state.ts";
+import { RankStores } from "../../runtime/train/ranks/rank-stores.ts";
 import { UnitState } from "../../runtime/train/ranks/unit-state.ts";
 import { bend, type PlantedBug } from "./plants.ts";
 

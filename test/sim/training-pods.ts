@@ -4,8 +4,8 @@ import { membersOf, type TrainingWorld, type WorldMember } from "../../crds/trai
 import type { Random } from "../../operator/planner/random.ts";
 import type { PodView } from "../../operator/training/core/pod-view.ts";
 import { worldOf } from "../../operator/training/core/world.ts";
-import { Holdings } from "../../runtime/train/ranks/holdings.ts";
-import { Membership } from "../../runtime/trainer/membership.ts";
+import { Membership } from "../../runtime/train/pod/membership.ts";
+import { Holdings } from "../../runtime/train/ranks/rank-state.ts";
 import type { VirtualClock } from "./clock.ts";
 import type { SimPod } from "./training-net.ts";
 

@@ -4,12 +4,12 @@
 import type { TrainingWorld } from "../../crds/training-world.ts";
 import { type Random, seeded } from "../../operator/planner/random.ts";
 import { gatherAll } from "../../runtime/net/collectives/collectives.ts";
-import { type Begun, beginWorld } from "../../runtime/train/ranks/begin.ts";
-import { movePrimaries } from "../../runtime/train/ranks/primaries.ts";
-import { RankStores } from "../../runtime/train/ranks/shadow.ts";
-import { primariesOfUnits, type Shape } from "../../runtime/train/ranks/shape.ts";
-import { leaves } from "../../runtime/trainer/membership.ts";
-import { fillStores } from "../builders/training-state.ts";
+import { leaves } from "../../runtime/train/pod/membership.ts";
+import { type Begun, beginWorld } from "../../runtime/train/ranks/begin-world.ts";
+import { primariesOfUnits, type Shape } from "../../runtime/train/ranks/model-shape.ts";
+import { movePrimaries } from "../../runtime/train/ranks/primary-moves.ts";
+import { RankStores } from "../../runtime/train/ranks/rank-stores.ts";
+import { fillStores } from "../kit/training/training-state.ts";
 import { VirtualClock } from "./clock.ts";
 import type { FaultRun } from "./faults.ts";
 import { fillGradient, simFacts, simLayout, simOptimizer, simShape, simUnits, stateAt, steps, wrongUnits } from "./training-model.ts";

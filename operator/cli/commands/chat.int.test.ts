@@ -7,9 +7,9 @@ import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { type Gateway, startGateway } from "../../../runtime/gateway/gateway.ts";
 import { silentLog } from "../../../runtime/observe/log.ts";
-import { byteText } from "../../../test/support/byte-text.ts";
-import { createTestCa } from "../../../test/support/certs.ts";
-import { name, ns, type ScriptedWorker, startWorker } from "../../../test/support/scripted-worker.ts";
+import { byteText } from "../../../test/kit/gateway/byte-text.ts";
+import { name, ns, type ScriptedWorker, startWorker } from "../../../test/kit/gateway/scripted-worker.ts";
+import { createTestCa } from "../../../test/kit/network/certs.ts";
 import { converse } from "./chat.ts";
 
 const cli = fileURLToPath(new URL("../main.ts", import.meta.url));

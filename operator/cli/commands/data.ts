@@ -40,7 +40,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const { model, out, overwrite } = values;
   if (model === undefined) throw new AppError("--model is missing: the folder of the model that will be trained", { code: "BadOption" });
   if (out === undefined) throw new AppError("--out is missing: the folder to write", { code: "BadOption" });
-  const { importText } = await import("../../../runtime/train/import-text.ts");
+  const { importText } = await import("../../../runtime/train/data/import-text.ts");
   let last = performance.now();
   const onDocument = ({ documents, tokens }: { readonly documents: number; readonly tokens: number }): void => {
     if (performance.now() - last < lineMsMin) return;

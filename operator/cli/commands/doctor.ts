@@ -86,7 +86,7 @@ function modelOf(uri: string | undefined, claim: string | undefined): Context["m
     uri,
     claim,
     ask: async () => {
-      const { askSource } = await import("../../../runtime/tools/download/index.ts");
+      const { askSource } = await import("../../../runtime/modelstore/download/index.ts");
       return askSource({ uri, secret: (key) => secrets[key], withinMs: sourceMsMax });
     },
   };

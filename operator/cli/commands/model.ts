@@ -1,11 +1,11 @@
-// `enodia model import | upcycle | assemble | inspect | push`: parses the line and calls runtime/tools, which is loaded only then.
+// `enodia model import | upcycle | assemble | inspect | push`: parses the line and calls runtime/modelstore, which is loaded only then.
 import { spawnSync } from "node:child_process";
 import { readdirSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type BackendName, backendNames, type CodecName, codecNames } from "../../../crds/names.ts";
-import { codecsWritten } from "../../../runtime/tools/import-options.ts";
+import { codecsWritten } from "../../../runtime/modelstore/import-options.ts";
 import { cacheFolder, sourceSecrets } from "../environment.ts";
 import { kubeFlags } from "../kube.ts";
 import { asksForJson, outputFlag } from "../output-flag.ts";
@@ -129,7 +129,7 @@ const secretsOf = ({ hub }: Values): ReturnType<typeof sourceSecrets> => {
 };
 
 async function runImport(source: string, values: Values): Promise<number> {
-  const { importModel } = await import("../../../runtime/tools/import.ts");
+  const { importModel } = await import("../../../runtime/modelstore/import.ts");
   const result = await importModel(
     {
       source,
@@ -149,7 +149,7 @@ async function runImport(source: string, values: Values): Promise<number> {
 }
 
 async function runUpcycle(source: string, values: Values): Promise<number> {
-  const { upcycleSource } = await import("../../../runtime/tools/upcycle-source.ts");
+  const { upcycleSource } = await import("../../../runtime/modelstore/upcycle/upcycle-source.ts");
   const result = await upcycleSource(
     {
       source,
@@ -174,7 +174,7 @@ async function runUpcycle(source: string, values: Values): Promise<number> {
 
 async function runAssemble(first: string, values: Values, others: readonly string[]): Promise<number> {
   if (values.out === undefined) throw new AppError("--out is missing: the folder of the store that is written", { code: "BadOption" });
-  const { assemble } = await import("../../../runtime/tools/assemble.ts");
+  const { assemble } = await import("../../../runtime/modelstore/upcycle/assemble.ts");
   const { out, index } = await assemble(
     {
       branches: [first, ...others],
@@ -193,14 +193,14 @@ async function runAssemble(first: string, values: Values, others: readonly strin
 }
 
 async function runInspect(dir: string, values: Values): Promise<number> {
-  const { inspect, formatReport } = await import("../../../runtime/tools/inspect.ts");
+  const { inspect, formatReport } = await import("../../../runtime/modelstore/inspect.ts");
   const report = await inspect({ dir, verify: values.verify, backend: backendOf(values.backend) }, log);
   say(values, report, formatReport(report));
   return 0;
 }
 
 async function storeSizes(dir: string): Promise<StoreSizes> {
-  const { inspect } = await import("../../../runtime/tools/inspect.ts");
+  const { inspect } = await import("../../../runtime/modelstore/inspect.ts");
   const report = await inspect({ dir, verify: false }, log);
   const [codec] = report.kind === "store" ? codecNames.filter((name) => report.codecs[name] !== undefined) : [];
   if (report.kind !== "store" || codec === undefined)

@@ -1,9 +1,9 @@
-// `enodia runtime selftest`: parses the line, runs runtime/tools/selftest.ts, and prints what it found as a table.
+// `enodia runtime selftest`: parses the line, runs runtime/cli/selftest.ts, and prints what it found as a table.
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type BackendChoice, backendChoices } from "../../../crds/names.ts";
 import { formatBytes } from "../../../crds/quantity.ts";
-import type { SelfTest } from "../../../runtime/tools/selftest.ts";
+import type { SelfTest } from "../../../runtime/cli/selftest.ts";
 
 const help = `usage: enodia runtime selftest [options]
 
@@ -36,7 +36,7 @@ export async function run(args: readonly string[]): Promise<number> {
     return 0;
   }
   if (positionals.length !== 1 || positionals[0] !== "selftest") throw new AppError(help, { code: "BadOption" });
-  const { passed, selfTest } = await import("../../../runtime/tools/selftest.ts");
+  const { passed, selfTest } = await import("../../../runtime/cli/selftest.ts");
   const result = await selfTest({
     backend: backendOf(values.backend),
     threads: threadsOf(values.threads),

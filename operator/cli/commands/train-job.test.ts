@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { FakeKube } from "../../../test/contract/fake-kube.ts";
+import { FakeKube } from "../../../test/kit/kube/fake-kube.ts";
 import { resources } from "../../kube/kube.ts";
 import type { ClusterAccess } from "../kube.ts";
 import { verbs } from "./train-job.ts";

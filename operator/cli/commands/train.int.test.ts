@@ -6,7 +6,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSy
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { tinyModel } from "../../../test/builders/training.ts";
+import { tinyModel } from "../../../test/kit/training/training.ts";
 
 const main = join(import.meta.dirname, "../main.ts");
 const folder = mkdtempSync(join(tmpdir(), "enodia-train-cli-"));

@@ -8,12 +8,12 @@ import { stepSpansMax } from "../../../crds/training-trace.ts";
 import { adaptersUsage, parseAdapters } from "../../../runtime/train/adapters/index.ts";
 import { gateUsage, parseGate } from "../../../runtime/train/gates/index.ts";
 import { localUsage, parseLocal } from "../../../runtime/train/local/index.ts";
+import type { RunEnd } from "../../../runtime/train/loop/run.ts";
+import type { TrainPorts } from "../../../runtime/train/loop/train-ports.ts";
+import { inits, type TrainSettings } from "../../../runtime/train/loop/train-settings.ts";
 import { type OptimizerSettings, optimizerSettings, optimizerUsage } from "../../../runtime/train/optimizers/index.ts";
-import type { TrainPorts } from "../../../runtime/train/ports.ts";
 import { balanceUsage, parseBalance } from "../../../runtime/train/recipes/index.ts";
-import type { RunEnd } from "../../../runtime/train/run.ts";
-import { inits, type TrainSettings } from "../../../runtime/train/settings.ts";
-import { parseSpawn, spawnUsage } from "../../../runtime/train/spawn.ts";
+import { parseSpawn, spawnUsage } from "../../../runtime/train/recipes/spawn.ts";
 import { chromeTrace } from "../../../runtime/train/trace/chrome.ts";
 import { Recorder } from "../../../runtime/train/trace/recorder.ts";
 import { rankTimes } from "../../../runtime/train/trace/summary.ts";
@@ -132,7 +132,7 @@ function required(values: Values, name: Text, what: string): string {
   throw missing(name, what);
 }
 
-/** Bounds are checked with the settings (runtime/train/settings.ts). */
+/** Bounds are checked with the settings (runtime/train/loop/train-settings.ts). */
 function number(values: Values, name: Text): number {
   const text = `${values[name] ?? ""}`;
   const value = Number(text);
@@ -200,10 +200,10 @@ function settingsOf(values: Values): TrainSettings {
 
 async function trained(settings: TrainSettings, data: readonly string[], portsOf: (world: number) => TrainPorts): Promise<RunEnd> {
   if (settings.local !== undefined) {
-    const { trainWorlds } = await import("../../../runtime/train/local/together.ts");
+    const { trainWorlds } = await import("../../../runtime/train/worlds/together.ts");
     return trainWorlds(settings, data, portsOf);
   }
-  const { train } = await import("../../../runtime/train/run.ts");
+  const { train } = await import("../../../runtime/train/loop/run.ts");
   return train(settings, portsOf(0));
 }
 

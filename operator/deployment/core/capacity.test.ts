@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment, model } from "../../../test/builders/deployment.ts";
+import { deployment, model } from "../../../test/kit/deployment/deployment.ts";
 import { rankFloor, rememberedFloor, requestsPerRank } from "./capacity.ts";
 import { fit } from "./memory-fit.ts";
 

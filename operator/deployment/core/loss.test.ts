@@ -1,7 +1,7 @@
 // The silence of a node: when it is a loss, and when it is not.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { member, pod, view } from "../../../test/builders/deployment.ts";
+import { member, pod, view } from "../../../test/kit/deployment/deployment.ts";
 import { withLosses } from "./loss.ts";
 import type { ObservedPod } from "./snapshot.ts";
 import type { MemberView } from "./world.ts";

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { historyMax } from "../../../crds/operation.ts";
-import { deployment, member, now, pod, snapshot, view } from "../../../test/builders/deployment.ts";
+import { deployment, member, now, pod, snapshot, view } from "../../../test/kit/deployment/deployment.ts";
 import { currentOperation, pastOperations } from "./operation.ts";
 import type { PodFacts, Snapshot } from "./snapshot.ts";
 

@@ -1,7 +1,7 @@
 // The fate of the pods of a deleted deployment of the same name, case by case.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment, gatewayFacts, pod, snapshot } from "../../../test/builders/deployment.ts";
+import { deployment, gatewayFacts, pod, snapshot } from "../../../test/kit/deployment/deployment.ts";
 import { gatewaysWait, orphanRemovals, orphansLeft } from "./orphans.ts";
 import type { Orphans, PodFacts, Snapshot } from "./snapshot.ts";
 

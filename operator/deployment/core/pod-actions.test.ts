@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { deployment, member, model, now, pod, snapshot, view } from "../../../test/builders/deployment.ts";
+import { deployment, member, model, now, pod, snapshot, view } from "../../../test/kit/deployment/deployment.ts";
 import { type Action, nextStep, type Successor } from "./pod-actions.ts";
 import type { PodFacts, Snapshot } from "./snapshot.ts";
 import { targetRanks } from "./target.ts";

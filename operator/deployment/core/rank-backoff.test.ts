@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment, now, pod, snapshot } from "../../../test/builders/deployment.ts";
+import { deployment, now, pod, snapshot } from "../../../test/kit/deployment/deployment.ts";
 import { podFailures, waitMs } from "./rank-backoff.ts";
 
 const ended = (name: string) => pod(1, { name, terminal: true, ready: false, problem: "OutOfcpu: Node didn't have enough resource: cpu" });

@@ -1,7 +1,7 @@
 // The things that must outlive a look at a roll: the good template, the time of canaries, and what was rolled back.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment, now, pod, snapshot, view } from "../../../test/builders/deployment.ts";
+import { deployment, now, pod, snapshot, view } from "../../../test/kit/deployment/deployment.ts";
 import { rolloutView } from "./rollout-status.ts";
 import type { PodFacts, RolloutFacts } from "./snapshot.ts";
 

@@ -1,7 +1,7 @@
 // The rules of a roll: its budget, who keeps the template of before, when it stands still, and when it has failed.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment, now, pod, snapshot, view } from "../../../test/builders/deployment.ts";
+import { deployment, now, pod, snapshot, view } from "../../../test/kit/deployment/deployment.ts";
 import { type Action, nextStep } from "./pod-actions.ts";
 import { judgeRoll, rollHold, rollRules } from "./rollout.ts";
 import type { PodFacts, RolloutFacts } from "./snapshot.ts";

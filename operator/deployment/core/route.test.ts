@@ -1,7 +1,7 @@
 // The verdict on a deployment's HTTPRoute: without the API, before a controller has spoken, and by what each Gateway says of it.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment, snapshot } from "../../../test/builders/deployment.ts";
+import { deployment, snapshot } from "../../../test/kit/deployment/deployment.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import { routeFacts } from "../route-facts.ts";
 import { routeVerdict } from "./route.ts";

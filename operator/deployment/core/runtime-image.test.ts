@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment, pod } from "../../../test/builders/deployment.ts";
+import { deployment, pod } from "../../../test/kit/deployment/deployment.ts";
 import { type ImageSources, pinnedImage } from "./runtime-image.ts";
 
 const spec = (runtimeImage: object = {}) => deployment({ runtimeImage }).spec;

@@ -1,8 +1,8 @@
 // The operator writes times into a status. Those of a clock that was half an hour ahead hold up nothing once the clock is right.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { look, servingRanks, start } from "../../../test/builders/autoscale.ts";
-import { deployment, now, pod, snapshot, view } from "../../../test/builders/deployment.ts";
+import { look, servingRanks, start } from "../../../test/kit/deployment/autoscale.ts";
+import { deployment, now, pod, snapshot, view } from "../../../test/kit/deployment/deployment.ts";
 import { pauseOf } from "../../training/core/ends.ts";
 import { decide } from "./autoscale/decide.ts";
 import { askMs, remembered } from "./autoscale/history.ts";

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { rfc3339 } from "../../../crds/conditions.ts";
-import { now, pod } from "../../../test/builders/deployment.ts";
+import { now, pod } from "../../../test/kit/deployment/deployment.ts";
 import { heardOfMs, judgeStandIn, type StandInInput, standInStep } from "./stand-in.ts";
 import type { StandInFacts, StandInStep } from "./stand-in-look.ts";
 

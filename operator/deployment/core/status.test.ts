@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment, gatewayFacts, member, now, pod, snapshot, view } from "../../../test/builders/deployment.ts";
+import { deployment, gatewayFacts, member, now, pod, snapshot, view } from "../../../test/kit/deployment/deployment.ts";
 import { currentOperation } from "./operation.ts";
 import type { Snapshot } from "./snapshot.ts";
 import { nextStatus, type StatusInput } from "./status.ts";

@@ -3,8 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
-import { deployment, pod, settings } from "../../../test/builders/deployment.ts";
-import type { FakeKube } from "../../../test/contract/fake-kube.ts";
+import { deployment, pod, settings } from "../../../test/kit/deployment/deployment.ts";
 import {
   conditionOf,
   kubelet,
@@ -16,7 +15,8 @@ import {
   until,
   user,
   world,
-} from "../../../test/support/deployment-plane.ts";
+} from "../../../test/kit/deployment/deployment-plane.ts";
+import type { FakeKube } from "../../../test/kit/kube/fake-kube.ts";
 import { type Resource, resources } from "../../kube/kube.ts";
 import type { Served } from "../core/snapshot.ts";
 import { absentObjects, appliedObjects } from "../objects/index.ts";

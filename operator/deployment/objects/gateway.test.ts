@@ -1,8 +1,8 @@
 // The gateway's pod: without the model's claim, but for an image that has mounted it before.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment, settings } from "../../../test/builders/deployment.ts";
-import { restrictedFaults } from "../../../test/harness/pod-security.ts";
+import { deployment, settings } from "../../../test/kit/deployment/deployment.ts";
+import { restrictedFaults } from "../../../test/kit/kube/pod-security.ts";
 import { gatewayTemplate } from "./gateway.ts";
 import { workerTemplate } from "./worker-pod.ts";
 

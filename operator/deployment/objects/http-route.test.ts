@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { moeDeploymentSpecSchema } from "../../../crds/moe-deployment.ts";
-import { deployment, settings } from "../../../test/builders/deployment.ts";
+import { deployment, settings } from "../../../test/kit/deployment/deployment.ts";
 import { absentObjects, appliedObjects } from "./index.ts";
 
 const parentRefs = [{ name: "public", namespace: "gateways" }];

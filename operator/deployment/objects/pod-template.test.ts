@@ -1,7 +1,7 @@
 // Templates of the spec: what they do to the pods of workers and gateways, and what they may not do.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment, settings } from "../../../test/builders/deployment.ts";
+import { deployment, settings } from "../../../test/kit/deployment/deployment.ts";
 import type { RenderContext } from "./context.ts";
 import { gatewayDeployment, gatewayTemplate } from "./gateway.ts";
 import { workerTemplate } from "./worker-pod.ts";

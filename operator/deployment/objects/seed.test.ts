@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { parseSeedConfig } from "../../../runtime/config.ts";
-import { deployment, settings } from "../../../test/builders/deployment.ts";
+import { deployment, settings } from "../../../test/kit/deployment/deployment.ts";
 import { resources } from "../../kube/kube.ts";
 import { absentObjects, appliedObjects } from "./index.ts";
 import { workerPod, workerTemplate } from "./worker-pod.ts";

@@ -1,7 +1,7 @@
 // Ranks near one another or apart: what each mode puts into the worker pods, beside what their template says, and what it refuses.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment, settings } from "../../../test/builders/deployment.ts";
+import { deployment, settings } from "../../../test/kit/deployment/deployment.ts";
 import { gatewayTemplate } from "./gateway.ts";
 import { workerTemplate } from "./worker-pod.ts";
 

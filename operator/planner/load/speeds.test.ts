@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import type { LoadWindow } from "../../../crds/telemetry.ts";
-import { computeWork } from "../../../test/builders/compute.ts";
+import { computeWork } from "../../../test/kit/ranks/compute-report.ts";
 import { type Random, seeded } from "../random.ts";
 import { nonNegative } from "./cost-fit.ts";
 import { type SpeedRank, Speeds } from "./speeds.ts";

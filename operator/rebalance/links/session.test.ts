@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { type WatchPush, WatchStatusSchema } from "../../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Network } from "../../../runtime/net/grpc.ts";
-import { ManualClock } from "../../../test/support/manual-clock.ts";
+import { ManualClock } from "../../../test/kit/manual-clock.ts";
 import type { LinkTarget } from "../ports.ts";
 import { Session } from "./session.ts";
 import { Turns } from "./turns.ts";

@@ -1,7 +1,7 @@
 // Deployments share a connection to NATS, a loop says when it has none, and what others publish in a rank's name counts nothing.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { telemetryKey } from "../../../test/builders/telemetry.ts";
+import { telemetryKey } from "../../../test/kit/ranks/telemetry-keys.ts";
 import { SimCluster } from "../../../test/sim/cluster.ts";
 import type { LoadBus, LoadBusOptions } from "../ports.ts";
 import { Telemetry } from "./telemetry.ts";

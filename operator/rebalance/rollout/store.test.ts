@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { labels } from "../../../crds/common.ts";
 import type { ExpertPlacementSpec } from "../../../crds/expert-placement.ts";
-import { FakeKube } from "../../../test/contract/fake-kube.ts";
+import { FakeKube } from "../../../test/kit/kube/fake-kube.ts";
 import { hasCode } from "../../kube/errors.ts";
 import { resources } from "../../kube/kube.ts";
 import { placementStore } from "./store.ts";

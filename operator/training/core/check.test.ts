@@ -16,7 +16,7 @@ import {
   rankPod,
   says,
   start,
-} from "../../../test/builders/training-decisions.ts";
+} from "../../../test/kit/training/training-decisions.ts";
 import { checkFailuresMax } from "./check.ts";
 import { type Decision, decide } from "./decide.ts";
 import type { Observed } from "./observed.ts";

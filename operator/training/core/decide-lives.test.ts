@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { membersOf, type PodWords } from "../../../crds/training-world.ts";
-import { conditions, job, observed, over, pod, start } from "../../../test/builders/training-decisions.ts";
+import { conditions, job, observed, over, pod, start } from "../../../test/kit/training/training-decisions.ts";
 import { type Decision, decide } from "./decide.ts";
 import type { PodView } from "./pod-view.ts";
 import { wantedReplicas } from "./spawn.ts";

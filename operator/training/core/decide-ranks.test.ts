@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { PodWords } from "../../../crds/training-world.ts";
-import { conditions, job, observed, over, pod, start } from "../../../test/builders/training-decisions.ts";
+import { conditions, job, observed, over, pod, start } from "../../../test/kit/training/training-decisions.ts";
 import { decide } from "./decide.ts";
 import type { Observed } from "./observed.ts";
 

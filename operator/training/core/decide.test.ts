@@ -4,7 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import { type TrainingEnd, trainingReportSchema } from "../../../crds/training-report.ts";
-import { actionText, conditions, job, observed, over, pod, says, start } from "../../../test/builders/training-decisions.ts";
+import { actionText, conditions, job, observed, over, pod, says, start } from "../../../test/kit/training/training-decisions.ts";
 import { decide, isOver, isTrue } from "./decide.ts";
 import type { Observed } from "./observed.ts";
 import type { PodView } from "./pod-view.ts";

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
-import { conditions, fitting, job, observed, over, rankPod, says } from "../../../test/builders/training-decisions.ts";
+import { conditions, fitting, job, observed, over, rankPod, says } from "../../../test/kit/training/training-decisions.ts";
 import { decide } from "./decide.ts";
 import { membersOf } from "./gang.ts";
 import type { Observed } from "./observed.ts";

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { labels } from "../../../crds/common.ts";
-import { observed } from "../../../test/builders/training-decisions.ts";
+import { observed } from "../../../test/kit/training/training-decisions.ts";
 import { decide } from "./decide.ts";
 import { podView } from "./pod-view.ts";
 

@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import type { PodWords } from "../../../crds/training-world.ts";
-import { observed, rankPod } from "../../../test/builders/training-decisions.ts";
+import { observed, rankPod } from "../../../test/kit/training/training-decisions.ts";
 import { decide } from "./decide.ts";
 import { beforeSpawn, wantedReplicas } from "./spawn.ts";
 

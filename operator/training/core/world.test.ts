@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import type { PodWords, TrainingWorld } from "../../../crds/training-world.ts";
-import { rankPod as pod, start } from "../../../test/builders/training-decisions.ts";
+import { rankPod as pod, start } from "../../../test/kit/training/training-decisions.ts";
 import type { PodView } from "./pod-view.ts";
 import { type WorldFacts, worldOf } from "./world.ts";
 

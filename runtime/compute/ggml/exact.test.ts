@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { stored } from "../../../test/support/published-parts.ts";
+import { stored } from "../../../test/kit/models/published-parts.ts";
 import { type GgmlForm, ggmlFormats } from "../../kernels/ggml/index.ts";
 import { randomTensor } from "../../kernels/random.ts";
 import type { Segment } from "../../kernels/segment.ts";

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
-import { syntheticModel } from "../../../test/contract/synthetic.ts";
+import { syntheticModel } from "../../../test/kit/models/synthetic.ts";
 import { randomTensor } from "../../kernels/random.ts";
 import type { MoeLayer } from "../../kernels/segment.ts";
 import { CpuDevice, type GgmlDevice } from "./device.ts";

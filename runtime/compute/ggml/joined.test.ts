@@ -2,7 +2,7 @@
 // heads turn, and in every type.
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { stored } from "../../../test/support/published-parts.ts";
+import { stored } from "../../../test/kit/models/published-parts.ts";
 import { randomTensor } from "../../kernels/random.ts";
 import { plainRope } from "../../kernels/rope.ts";
 import type { Op, Rope, Segment } from "../../kernels/segment.ts";

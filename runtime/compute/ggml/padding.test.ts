@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { narrowExpert, narrowWeights } from "../../../test/contract/shelves.ts";
-import { paddingDevice } from "../../../test/support/padding-device.ts";
+import { paddingDevice } from "../../../test/kit/models/padding-device.ts";
 import { randomTensor } from "../../kernels/random.ts";
 import { CpuDevice, type GgmlDevice } from "./device.ts";
 import { Experts } from "./experts.ts";

@@ -1,8 +1,8 @@
 // Graphs of ranges are built once for as long as steps have the same shapes, in however many ranges they pass their layers.
 import assert from "node:assert/strict";
 import { after, mock, test } from "node:test";
-import { kvOf, loadModel } from "../../../test/contract/harness.ts";
-import { syntheticModel } from "../../../test/contract/synthetic.ts";
+import { kvOf, loadModel } from "../../../test/kit/models/small-engine.ts";
+import { syntheticModel } from "../../../test/kit/models/synthetic.ts";
 import { createGgmlBackend } from "./index.ts";
 import { DenseProgram } from "./program.ts";
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { stored } from "../../../test/support/published-parts.ts";
+import { stored } from "../../../test/kit/models/published-parts.ts";
 import { randomTensor } from "../../kernels/random.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightData } from "../../kernels/weights.ts";

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import fc from "fast-check";
-import { recursiveSchemas, schemaCases } from "../../../test/support/json-schemas.ts";
+import { recursiveSchemas, schemaCases } from "../../../test/kit/models/json-schemas.ts";
 import { jsonSchema } from "../json-schema.ts";
 import type { Language } from "../language.ts";
 import { compileSchema } from "./compile.ts";

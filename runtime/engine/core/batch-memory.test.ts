@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { alone, blockTokens, checkEvents, context, prompts, Toy, ticket } from "../../../test/support/toy-batch.ts";
+import { alone, blockTokens, checkEvents, context, prompts, Toy, ticket } from "../../../test/kit/models/toy-batch.ts";
 import { placesOf } from "../../kernels/kv-groups.ts";
 import { decodesOf, idsOf } from "./plan.ts";
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { Toy, ticket } from "../../../test/support/toy-batch.ts";
+import { Toy, ticket } from "../../../test/kit/models/toy-batch.ts";
 import { decodesOf } from "./plan.ts";
 
 const least = 16; // tokens of a chunk, however slow they are

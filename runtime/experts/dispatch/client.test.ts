@@ -4,7 +4,7 @@ import { EventEmitter } from "node:events";
 import { after, test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
 import type { LayerPlacement } from "../../../crds/plan.ts";
-import { until } from "../../../test/support/ranks.ts";
+import { until } from "../../../test/kit/ranks/ranks.ts";
 import { type DispatchFrame, type DispatchReply, DispatchReplySchema } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { grpcNetwork } from "../../net/grpc.ts";
 import { create } from "../../net/service.ts";

@@ -4,9 +4,9 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { seeded } from "../../../operator/planner/random.ts";
+import { createTestCa } from "../../../test/kit/network/certs.ts";
+import { until } from "../../../test/kit/ranks/ranks.ts";
 import { type RankModel, rankModel, type ScaleRank, startRank } from "../../../test/scale/ranks.ts";
-import { createTestCa } from "../../../test/support/certs.ts";
-import { until } from "../../../test/support/ranks.ts";
 import { createMetrics, type Metrics } from "../../observe/metrics.ts";
 
 const idleMs = 300;

@@ -2,7 +2,7 @@
 // sums are folds over lanes, one is the other's adjoint, and bytes are those of the laws.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { placements, type RandomPlacement } from "../../../test/builders/placements.ts";
+import { placements, type RandomPlacement } from "../../../test/kit/planner/random-placements.ts";
 import { gaussian } from "../../kernels/random.ts";
 import { chunkIn, expertOf } from "../../placement/training/chunks.ts";
 import type { SpreadName } from "../../placement/training/collectives.ts";

@@ -1,6 +1,7 @@
 // The contract of transports (test/contract/transport.ts) for each of them.
-import { WireRanks } from "../../../test/builders/wire-ranks.ts";
+
 import { transportContract } from "../../../test/contract/transport.ts";
+import { WireRanks } from "../../../test/kit/training/wire-ranks.ts";
 import { Loopback } from "./loopback.ts";
 
 transportContract({

@@ -3,8 +3,8 @@ import assert from "node:assert/strict";
 import { fork } from "node:child_process";
 import { once } from "node:events";
 import { test } from "node:test";
-import { rankTls } from "../../../test/builders/wire-ranks.ts";
-import type { WireRankOrder } from "../../../test/support/wire-rank.ts";
+import type { WireRankOrder } from "../../../test/kit/training/wire-rank.ts";
+import { rankTls } from "../../../test/kit/training/wire-ranks.ts";
 import { gaussian } from "../../kernels/random.ts";
 import { WireTransport } from "./wire.ts";
 
@@ -19,7 +19,7 @@ test("payloads go to another process and back, and its death is the error of who
   });
   t.after(() => rank.close());
   const address = `127.0.0.1:${await rank.listen("127.0.0.1", 0)}`;
-  const child = fork(new URL("../../../test/support/wire-rank.ts", import.meta.url));
+  const child = fork(new URL("../../../test/kit/training/wire-rank.ts", import.meta.url));
   t.after(() => child.kill("SIGKILL"));
   const { cert, key, ca } = rankTls(1).current();
   const order: WireRankOrder = { address, tls: { cert: String(cert), key: String(key), ca: String(ca) }, numbers };

@@ -4,9 +4,9 @@ import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { connect } from "node:tls";
 import { AppError } from "../../../crds/common.ts";
-import { rankTls, strangerTls, WireRanks, type WireRanksOptions } from "../../../test/builders/wire-ranks.ts";
-import { Link } from "../../../test/support/link.ts";
-import { until } from "../../../test/support/ranks.ts";
+import { Link } from "../../../test/kit/network/link.ts";
+import { until } from "../../../test/kit/ranks/ranks.ts";
+import { rankTls, strangerTls, WireRanks, type WireRanksOptions } from "../../../test/kit/training/wire-ranks.ts";
 import { encodeFrame, frameKinds } from "../frame-codec.ts";
 import { chunkBytes, encodeChunk, encodeHello, payloadBytesMax, trainAlpn } from "./wire-codec.ts";
 

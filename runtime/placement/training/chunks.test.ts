@@ -1,7 +1,7 @@
 // Chunks: numbers and ranges of slices cover experts once, and with one slice a chunk is its expert.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { placements } from "../../../test/builders/placements.ts";
+import { placements } from "../../../test/kit/planner/random-placements.ts";
 import { chunkBlocks, chunkHosts, chunkIn, chunkOf, expertOf, slicesPerExpert } from "./chunks.ts";
 
 for (const slices of [1, 2, 4])

@@ -1,7 +1,7 @@
 // Schedules: all expert replicas arrive once, pieces are passed on only by who has them, and bytes and rounds are as the laws say.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { placements } from "../../../test/builders/placements.ts";
+import { placements } from "../../../test/kit/planner/random-placements.ts";
 import { gatherSchedule, reduceSchedule, type SpreadName, spreadNames, type Transfer } from "./collectives.ts";
 import { gatherBytes, movedShare, reduceBytes } from "./laws.ts";
 

@@ -1,6 +1,7 @@
 // The recipes of adapters there are, and how a run asks for one: "mixlora:8:2:16". To add one: its file, one line here. Pure.
+
+import { mixlora } from "../recipes/mixlora.ts";
 import type { AdapterRecipe, AdapterSetting } from "./adapter.ts";
-import { mixlora } from "./mixlora.ts";
 import { refuseAdapters } from "./refuse.ts";
 
 const recipes: Readonly<Record<string, AdapterRecipe>> = { mixlora };

@@ -1,5 +1,5 @@
 // The recipes of gates there are, and how a run asks for one: "dense-to-sparse:4:0.05:200". To add one: its file, one line here. Pure.
-import { denseToSparse } from "./dense-to-sparse.ts";
+import { denseToSparse } from "../recipes/dense-to-sparse.ts";
 import type { GateRecipe, GateSetting } from "./gate.ts";
 import { refuseGate } from "./refuse.ts";
 

@@ -1,8 +1,8 @@
 // The recipes of local steps there are, and how a run asks for one: "fedavg:20", "fedspeed:20:0.1:0.01". To add one: its file, one line
 // here. Pure.
 import { AppError } from "../../../crds/common.ts";
-import { fedavg } from "./fedavg.ts";
-import { fedspeed } from "./fedspeed.ts";
+import { fedavg } from "../recipes/fedavg.ts";
+import { fedspeed } from "../recipes/fedspeed.ts";
 import type { LocalRecipe, LocalSetting } from "./local.ts";
 
 const recipes: Readonly<Record<string, LocalRecipe>> = { fedavg, fedspeed };

@@ -5,9 +5,9 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { chainedTokens, runSettings, writeCorpus } from "../../../test/builders/training.ts";
-import { train } from "../run.ts";
-import type { TrainSettings } from "../settings.ts";
+import { chainedTokens, runSettings, writeCorpus } from "../../../test/kit/training/training.ts";
+import { train } from "../loop/run.ts";
+import type { TrainSettings } from "../loop/train-settings.ts";
 import { optimizerSettings } from "./index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-on-disk-"));

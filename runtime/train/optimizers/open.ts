@@ -1,6 +1,7 @@
 // Opens the arrays of a run as it asks for them: which optimizer, and how much of its state may be in memory. Shell.
-import { corrected } from "../local/corrected.ts";
+
 import type { LocalSetting } from "../local/local.ts";
+import { corrected } from "./corrected.ts";
 import { type OptimizerSettings, optimizerOf } from "./index.ts";
 import type { Optimizer } from "./optimizer.ts";
 import { heldFloats, type Residency, residencyOf, wholeResidency } from "./residency.ts";

@@ -2,7 +2,7 @@
 // ranks have.
 import type { Stamp, Transport } from "../../net/collectives/transport.ts";
 import type { Transfer } from "../../placement/training/handover.ts";
-import type { StateUnit } from "./shape.ts";
+import type { StateUnit } from "./model-shape.ts";
 import type { UnitState } from "./unit-state.ts";
 
 export interface Carrying {

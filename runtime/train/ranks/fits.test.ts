@@ -3,19 +3,19 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { testFssdp, testLearning } from "../../../test/builders/ranks.ts";
-import { tinyModel } from "../../../test/builders/training.ts";
+import { tinyModel } from "../../../test/kit/training/training.ts";
+import { testFssdp, testLearning } from "../../../test/kit/training/training-ranks.ts";
 import { programOf } from "../../models/index.ts";
 import { rankBytes } from "../../placement/training/laws.ts";
-import { borrowedFloats } from "../borrowed.ts";
-import { keptFloats } from "../kept.ts";
-import { kindsOf, layoutOf } from "../layout.ts";
+import { kindsOf, layoutOf } from "../model/layout.ts";
 import { optimizerSettings } from "../optimizers/index.ts";
-import { aloneSeat } from "../seat.ts";
+import { borrowedFloats } from "../passes/borrowed.ts";
+import { keptFloats } from "../passes/kept.ts";
 import { checkMemory, fitsBeside, memoryProblem, type RankedModel, takesOver } from "./fits.ts";
 import { roomOf } from "./member.ts";
-import { RankStores } from "./shadow.ts";
-import { shapeOf } from "./shape.ts";
+import { shapeOf } from "./model-shape.ts";
+import { aloneSeat } from "./rank-context.ts";
+import { RankStores } from "./rank-stores.ts";
 
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
 

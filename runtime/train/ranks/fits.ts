@@ -5,14 +5,14 @@ import type { ModelProgram } from "../../kernels/segment.ts";
 import { laneIntervals, lanesIn, lanesOfWaves, subtreesOf } from "../../placement/training/lanes.ts";
 import { type MemoryProblem, rankBytes } from "../../placement/training/laws.ts";
 import { shadowsOf } from "../../placement/training/shadows.ts";
-import { borrowedFloats } from "../borrowed.ts";
-import { keptFloats } from "../kept.ts";
-import type { Layout } from "../layout.ts";
 import { localOf } from "../local/index.ts";
+import type { Layout } from "../model/layout.ts";
 import { floatsMax } from "../optimizers/kernel.ts";
 import { type AskedOptimizer, sharedBy, stateBytes } from "../optimizers/open.ts";
-import type { Fssdp, RankFacts } from "./plan.ts";
-import { firstPrimaries, ownedDense, ownedFloats, type Shape, shapeOf } from "./shape.ts";
+import { borrowedFloats } from "../passes/borrowed.ts";
+import { keptFloats } from "../passes/kept.ts";
+import { firstPrimaries, ownedDense, ownedFloats, type Shape, shapeOf } from "./model-shape.ts";
+import type { Fssdp, RankFacts } from "./step-plan.ts";
 
 /** What decides the memory of ranks. */
 export interface RankedModel extends AskedOptimizer {

@@ -5,13 +5,13 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { testFssdp, testLearning } from "../../../test/builders/ranks.ts";
-import { tinyModel } from "../../../test/builders/training.ts";
+import { World, type WorldOptions } from "../../../test/kit/training/local-ranks.ts";
+import { tinyModel } from "../../../test/kit/training/training.ts";
+import { testFssdp, testLearning } from "../../../test/kit/training/training-ranks.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { familyOf } from "../../models/index.ts";
-import { layoutOf, unitsOf } from "../layout.ts";
+import { layoutOf, unitsOf } from "../model/layout.ts";
 import { parseBalance } from "../recipes/index.ts";
-import { World, type WorldOptions } from "./world.ts";
 
 const configOf = (family: string): Record<string, unknown> =>
   JSON.parse(readFileSync(join(tinyModel.dir, "../families", family, "config.json"), "utf8")) as Record<string, unknown>;

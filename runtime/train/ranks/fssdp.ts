@@ -5,8 +5,8 @@ import { dispatchNames, rematerializeNames, trainingPlannerNames } from "../../.
 import type { ModelProgram } from "../../kernels/segment.ts";
 import { spreadNames } from "../../placement/training/collectives.ts";
 import { laneIntervals } from "../../placement/training/lanes.ts";
-import { expertFloatsOf, type Layout } from "../layout.ts";
-import type { Fssdp } from "./plan.ts";
+import { expertFloatsOf, type Layout } from "../model/layout.ts";
+import type { Fssdp } from "./step-plan.ts";
 
 /** Of a core in products of rows, and of a link, about: planners weigh rows against copies by them until ranks have measured both. */
 const flopsPerSecond = 9e10;

@@ -6,11 +6,11 @@ import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { balancedRun } from "../../../test/builders/training.ts";
+import { balancedRun } from "../../../test/kit/training/training.ts";
 import { Loopback } from "../../net/collectives/loopback.ts";
-import { train } from "../run.ts";
-import type { TrainSettings } from "../settings.ts";
-import { Holdings } from "./holdings.ts";
+import { train } from "../loop/run.ts";
+import type { TrainSettings } from "../loop/train-settings.ts";
+import { Holdings } from "./rank-state.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-handed-on-"));
 after(() => rmSync(folder, { recursive: true }));

@@ -1,14 +1,14 @@
 // A member of a world at its begin, by the options that all members have: a rank that makes steps from there on, or one that leaves and
 // hands over what it has.
 import type { StepFacts } from "../optimizers/optimizer.ts";
-import { rateOf } from "../schedule.ts";
-import { type Begin, beginWorld } from "./begin.ts";
+import { rateOf } from "../optimizers/schedule.ts";
+import { type Begin, beginWorld } from "./begin-world.ts";
 import { memoryThere, roomFor } from "./fits.ts";
-import { Holdings } from "./holdings.ts";
-import type { RankOptions } from "./options.ts";
-import { planHash } from "./plan.ts";
-import { RankStores } from "./shadow.ts";
-import { type Shape, shapeOf } from "./shape.ts";
+import { type Shape, shapeOf } from "./model-shape.ts";
+import type { RankOptions } from "./rank-options.ts";
+import { Holdings } from "./rank-state.ts";
+import { RankStores } from "./rank-stores.ts";
+import { planHash } from "./step-plan.ts";
 
 /** Tells a run's settings and facts from others: they decide frames, as plans do. */
 export function runHash({ layout, seat, frozen: _ofModel, optimizerMemory: _changesNoBits, ...settings }: RankOptions): string {

@@ -6,13 +6,13 @@ import { mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { trainRanks } from "../../../test/builders/ranks.ts";
-import { balancedRun } from "../../../test/builders/training.ts";
+import { balancedRun } from "../../../test/kit/training/training.ts";
+import { trainRanks } from "../../../test/kit/training/training-ranks.ts";
 import { Loopback } from "../../net/collectives/loopback.ts";
-import type { TrainPorts } from "../ports.ts";
+import { train } from "../loop/run.ts";
+import type { TrainPorts } from "../loop/train-ports.ts";
+import type { TrainSettings } from "../loop/train-settings.ts";
 import { parseBalance } from "../recipes/index.ts";
-import { train } from "../run.ts";
-import type { TrainSettings } from "../settings.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-rank-runs-"));
 after(() => rmSync(folder, { recursive: true }));

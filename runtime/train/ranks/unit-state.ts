@@ -3,10 +3,10 @@
 import { AppError } from "../../../crds/common.ts";
 import { chunkIn, expertOf } from "../../placement/training/chunks.ts";
 import type { Interval } from "../../placement/training/lanes.ts";
-import { movedTo, type Unit } from "../layout.ts";
+import { movedTo, type Unit } from "../model/layout.ts";
 import type { StepFacts } from "../optimizers/optimizer.ts";
 import type { OptimizerState, UpdateRange } from "../optimizers/state.ts";
-import { ownedDense, type Shape, type StateRange } from "./shape.ts";
+import { ownedDense, type Shape, type StateRange } from "./model-shape.ts";
 
 /** Arrays of one expert or of a range of the dense part that are in memory; the optimizer's own may lie on disk, and are read and put. */
 export type Field = "p" | "g";

@@ -5,11 +5,11 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/builders/training.ts";
+import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
 import { parseGate } from "../gates/index.ts";
-import { train } from "../run.ts";
-import { parseSpawn } from "../spawn.ts";
+import { train } from "../loop/run.ts";
 import { parseBalance } from "./index.ts";
+import { parseSpawn } from "./spawn.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-evo-moe-"));
 after(() => rmSync(folder, { recursive: true }));

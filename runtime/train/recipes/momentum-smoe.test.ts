@@ -5,8 +5,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/builders/training.ts";
-import { train } from "../run.ts";
+import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
+import { train } from "../loop/run.ts";
 import { parseBalance } from "./index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-momentum-"));

@@ -5,14 +5,14 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { gradientsAt, openLoneRank } from "../../../test/builders/ranks.ts";
-import { chainedTokens, runSettings, tinyModel, writeCorpus, writeModel } from "../../../test/builders/training.ts";
+import { chainedTokens, runSettings, tinyModel, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
+import { gradientsAt, openLoneRank } from "../../../test/kit/training/training-ranks.ts";
 import { createTraining } from "../../compute/open-training.ts";
 import { openModel } from "../../engine/open.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { familyOf } from "../../models/index.ts";
-import { layoutOf, unitsOf } from "../layout.ts";
-import { train } from "../run.ts";
+import { train } from "../loop/run.ts";
+import { layoutOf, unitsOf } from "../model/layout.ts";
 
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "../families/rmoe/config.json"), "utf8")) as Record<string, unknown>;
 const width = config.router_hidden_size as number;

@@ -5,13 +5,13 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { gradientsAt, openLoneRank } from "../../../test/builders/ranks.ts";
-import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/builders/training.ts";
+import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
+import { gradientsAt, openLoneRank } from "../../../test/kit/training/training-ranks.ts";
 import { createTraining } from "../../compute/open-training.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { familyOf } from "../../models/index.ts";
-import { layoutOf, unitsOf, viewsOf } from "../layout.ts";
-import { train } from "../run.ts";
+import { train } from "../loop/run.ts";
+import { layoutOf, unitsOf, viewsOf } from "../model/layout.ts";
 import { parseBalance } from "./index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-shared-"));

@@ -4,7 +4,7 @@ import { type Span, stepSpansMax } from "../../../crds/training-trace.ts";
 import type { TrainableExpert, TrainableLoss, TrainableSegment, TrainingBackend } from "../../compute/training.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import type { Transport } from "../../net/collectives/transport.ts";
-import type { Seat } from "../seat.ts";
+import type { Seat } from "../ranks/rank-context.ts";
 import { kindOfFrames } from "./spans.ts";
 
 /** Spans that are kept, the last ones: some hundred steps of a small model, 30 MB. */

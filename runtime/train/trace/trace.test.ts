@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Span } from "../../../crds/training-trace.ts";
 import { Loopback } from "../../net/collectives/loopback.ts";
-import { seatInWorld } from "../local/group.ts";
+import { seatInWorld } from "../worlds/group.ts";
 import { chromeTrace, chromeTraceStart } from "./chrome.ts";
 import { Recorder, recordedSeat, recordedTransport } from "./recorder.ts";
 import { kindOfFrames, movedWithin, timesOf } from "./spans.ts";

@@ -9,7 +9,7 @@ import { codecNames } from "../../../crds/names.ts";
 import { halfToFloat } from "../../kernels/ggml/halves.ts";
 import { ggmlFormats, isGgmlForm } from "../../kernels/ggml/index.ts";
 import { asF32, valuesIn } from "../../kernels/weights.ts";
-import { uniform } from "../../tools/noise.ts";
+import { uniform } from "../../modelstore/upcycle/noise.ts";
 import { f16Bits } from "../floats.ts";
 import { checkUnitLength, coarseLoss, gatedFfnUnit, type UnitShape } from "./codec.ts";
 import { codecFor } from "./index.ts";

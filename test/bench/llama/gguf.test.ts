@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { asF32 } from "../../../runtime/kernels/weights.ts";
-import { importMoe } from "../../../runtime/tools/import-moe.ts";
+import { importMoe } from "../../../runtime/modelstore/import-moe.ts";
 import { openGguf } from "../../../runtime/weights/gguf.ts";
 import type { ModelStore } from "../../../runtime/weights/store.ts";
 import { openStore } from "../../../runtime/weights/store-reader.ts";

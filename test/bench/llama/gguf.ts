@@ -12,8 +12,8 @@ import { asF32, type Weights } from "../../../runtime/kernels/weights.ts";
 import { codecFor } from "../../../runtime/weights/codecs/index.ts";
 import type { ModelStore } from "../../../runtime/weights/store.ts";
 import { cacheRoot } from "../../cluster/binaries.ts";
-import { alignment, type GgufFloat, type GgufMeta, ggufHeader } from "../../support/gguf-writer.ts";
-import { interleaved, mixtralMatrices, mixtralParts, mixtralTop } from "../../support/moe-gguf.ts";
+import { alignment, type GgufFloat, type GgufMeta, ggufHeader } from "../../kit/models/gguf-writer.ts";
+import { interleaved, mixtralMatrices, mixtralParts, mixtralTop } from "../../kit/models/moe-gguf.ts";
 
 /** A tensor to be written: what the header says of it, and how its bytes are had. */
 export interface PlannedTensor {

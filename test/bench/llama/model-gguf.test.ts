@@ -7,7 +7,7 @@ import type { AppError } from "../../../crds/common.ts";
 import type { Backend } from "../../../runtime/compute/backend.ts";
 import { createBackend } from "../../../runtime/compute/index.ts";
 import { openGguf } from "../../../runtime/weights/gguf.ts";
-import { loadModel, type ModelWeights } from "../../contract/harness.ts";
+import { loadModel, type ModelWeights } from "../../kit/models/small-engine.ts";
 import { randomModel, type Shape, shapes } from "../gpu-model.ts";
 import { writeGguf } from "./gguf.ts";
 import { planModelGguf } from "./model-gguf.ts";

@@ -6,9 +6,9 @@ import { numberOf, weightBytes } from "../../../runtime/compute/ggml/types.ts";
 import type { MoeLayer, Segment } from "../../../runtime/kernels/segment.ts";
 import { asF32 } from "../../../runtime/kernels/weights.ts";
 import { codecFor } from "../../../runtime/weights/codecs/index.ts";
-import type { ModelWeights } from "../../contract/harness.ts";
-import type { GgufFloat, GgufMeta } from "../../support/gguf-writer.ts";
-import { mixtralMatrices, mixtralParts, mixtralTop } from "../../support/moe-gguf.ts";
+import type { GgufFloat, GgufMeta } from "../../kit/models/gguf-writer.ts";
+import { mixtralMatrices, mixtralParts, mixtralTop } from "../../kit/models/moe-gguf.ts";
+import type { ModelWeights } from "../../kit/models/small-engine.ts";
 import { bytesOfWeight, denseType, encoded, type PlannedGguf, type PlannedTensor } from "./gguf.ts";
 
 /** A config.json, as far as the file says it too. */

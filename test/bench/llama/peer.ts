@@ -4,8 +4,8 @@ import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
-import { stop } from "../../harness/process.ts";
-import { within } from "../../support/ranks.ts";
+import { stop } from "../../kit/processes/process.ts";
+import { within } from "../../kit/ranks/ranks.ts";
 import type { PeerDevice } from "./library.ts";
 
 /** How so many threads and texts of so many tokens at most are computed. */

@@ -7,9 +7,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface, type Interface } from "node:readline";
 import { laneIntervals } from "../../../runtime/placement/training/lanes.ts";
-import { stop } from "../../harness/process.ts";
-import { pythonWith } from "../../harness/python.ts";
-import { within } from "../../support/ranks.ts";
+import { stop } from "../../kit/processes/process.ts";
+import { pythonWith } from "../../kit/processes/python.ts";
+import { within } from "../../kit/ranks/ranks.ts";
 import type { Network } from "./networks.ts";
 import { batchOf, configOf, plantedModel, type Sizes, type WorkloadName } from "./workloads.ts";
 

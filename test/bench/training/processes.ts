@@ -3,9 +3,9 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
-import { stop } from "../../harness/process.ts";
-import { createTestCa } from "../../support/certs.ts";
-import { within } from "../../support/ranks.ts";
+import { createTestCa } from "../../kit/network/certs.ts";
+import { stop } from "../../kit/processes/process.ts";
+import { within } from "../../kit/ranks/ranks.ts";
 import { type QuotaGroup, quotaGroup } from "../ranks/quota.ts";
 import type { Order, RankStart, Took } from "./child.ts";
 import type { Network } from "./networks.ts";

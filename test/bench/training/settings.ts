@@ -1,6 +1,6 @@
 // Settings of the ranks of the benchmark: those that a job has by itself, at a rate so low that the planted routing stays. Pure.
 import type { TrainingPlannerName } from "../../../crds/names.ts";
-import type { Fssdp } from "../../../runtime/train/ranks/plan.ts";
+import type { Fssdp } from "../../../runtime/train/ranks/step-plan.ts";
 
 export const learning = {
   schedule: { name: "constant", rate: 1e-6, warmup: 0, steps: 1, floor: 0 },

@@ -2,7 +2,7 @@
 // own, and workloads differ as they say.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { World } from "../../../runtime/train/ranks/world.ts";
+import { World } from "../../kit/training/local-ranks.ts";
 import { fssdpFor, learning } from "./settings.ts";
 import { batchOf, plantedModel, type WorkloadName, workloadNames } from "./workloads.ts";
 

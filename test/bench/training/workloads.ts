@@ -3,7 +3,7 @@
 import { gaussian, uniform } from "../../../runtime/kernels/random.ts";
 import type { ModelProgram } from "../../../runtime/kernels/segment.ts";
 import { programOf } from "../../../runtime/models/index.ts";
-import { type Layout, layoutOf } from "../../../runtime/train/layout.ts";
+import { type Layout, layoutOf } from "../../../runtime/train/model/layout.ts";
 
 const experts = 16;
 const hidden = 256;

@@ -1,13 +1,13 @@
 // The serving demo: questions, a rebalance, a killed worker and scaling, on SmolLM2 upcycled to 8 experts. How long its steps should take
 // is no check of theirs but an aim (times.ts).
 import { join } from "node:path";
-import type { Kubectl, KubeObject } from "../../harness/kubectl.ts";
-import { startLoad } from "../../harness/load.ts";
-import { hasSmolMoe, modelsFolder, provideSmolMoe } from "../../harness/models.ts";
-import { type Answer, ask } from "../../harness/openai.ts";
-import { sleep, until } from "../../harness/process.ts";
-import { kubectlOf, provideNamespace, root, serviceAddress, type Target, waitReady, workerPods } from "../../harness/product.ts";
-import { scrape, sum } from "../../harness/scrape.ts";
+import { kubectlOf, provideNamespace, root, serviceAddress, type Target, waitReady, workerPods } from "../../kit/deployment/product.ts";
+import { type Answer, ask } from "../../kit/gateway/openai-client.ts";
+import { startLoad } from "../../kit/gateway/traffic-load.ts";
+import type { Kubectl, KubeObject } from "../../kit/kube/kubectl.ts";
+import { scrape, sum } from "../../kit/kube/scrape.ts";
+import { hasSmolMoe, modelsFolder, provideSmolMoe } from "../../kit/models/local-models.ts";
+import { sleep, until } from "../../kit/processes/process.ts";
 import { nextLines } from "../next.ts";
 import { type Demo, firstSteps, type Show, stepGiveUpMs } from "../show.ts";
 import { bar, bold, cyan, dim, print } from "../view.ts";

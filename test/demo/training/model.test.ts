@@ -7,8 +7,8 @@ import { test } from "node:test";
 import { parse } from "yaml";
 import { parseMoETrainingJob, trainingProblems } from "../../../crds/moe-training-job.ts";
 import { loadTokenizer } from "../../../runtime/text/tokenizer.ts";
-import { openSource } from "../../../runtime/train/source.ts";
-import { root } from "../../harness/product.ts";
+import { openSource } from "../../../runtime/train/model/model-source.ts";
+import { root } from "../../kit/deployment/product.ts";
 import { config, modelFiles } from "./model.ts";
 
 test("a token is a byte, texts come back whole, and the model is one of a family", async (t) => {

@@ -2,9 +2,9 @@
 // ways to wait for what becomes of it. Shell.
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
 import type { TrainingWorld, WorldMember } from "../../../crds/training-world.ts";
-import type { Kubectl } from "../../harness/kubectl.ts";
-import { processOf } from "../../harness/pod-process.ts";
-import { kubectlOf, type Target } from "../../harness/product.ts";
+import { kubectlOf, type Target } from "../../kit/deployment/product.ts";
+import type { Kubectl } from "../../kit/kube/kubectl.ts";
+import { processOf } from "../../kit/kube/pod-process.ts";
 import { type Demo, stepGiveUpMs } from "../show.ts";
 import { bold, cyan, dim, print } from "../view.ts";
 import { LiveArea } from "./live.ts";

@@ -3,9 +3,9 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { lossPlot } from "../../../operator/cli/loss-plot.ts";
-import { ask } from "../../harness/openai.ts";
-import { execOk, until } from "../../harness/process.ts";
-import { kubectlOf, root, serviceAddress, type Target, waitReady } from "../../harness/product.ts";
+import { kubectlOf, root, serviceAddress, type Target, waitReady } from "../../kit/deployment/product.ts";
+import { ask } from "../../kit/gateway/openai-client.ts";
+import { execOk, until } from "../../kit/processes/process.ts";
 import { aimed, type Machine } from "../aims.ts";
 import { nextLines } from "../next.ts";
 import { firstSteps, type Show, stepGiveUpMs } from "../show.ts";

@@ -3,8 +3,8 @@
 import { chmodSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { cacheRoot } from "../../cluster/binaries.ts";
-import { execOk } from "../../harness/process.ts";
-import { type Log, root } from "../../harness/product.ts";
+import { type Log, root } from "../../kit/deployment/product.ts";
+import { execOk } from "../../kit/processes/process.ts";
 import { modelFiles } from "./model.ts";
 
 /** What the model reads: the guides of this repository. */

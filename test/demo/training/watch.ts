@@ -2,7 +2,7 @@
 // waits. On the cluster that is shown the volume is a folder of this machine. Shell.
 import { readFile, stat } from "node:fs/promises";
 import type { MoETrainingJobStatus } from "../../../crds/moe-training-job-status.ts";
-import { exec, sleep, unlessAborted } from "../../harness/process.ts";
+import { exec, sleep, unlessAborted } from "../../kit/processes/process.ts";
 import type { LiveArea } from "./live.ts";
 import type { RunLog } from "./run-log.ts";
 import { plainLine, screenLines } from "./screen.ts";

@@ -1,7 +1,7 @@
 // Changes that users make while everything runs: other templates, other sizes, other releases, moves of experts.
 import assert from "node:assert/strict";
-import { sleep, until } from "../../harness/process.ts";
-import { installChart, waitReady } from "../../harness/product.ts";
+import { installChart, waitReady } from "../../kit/deployment/product.ts";
+import { sleep, until } from "../../kit/processes/process.ts";
 import { everybody, type PodState } from "./pods.ts";
 import type { Fault, Scene } from "./scene.ts";
 

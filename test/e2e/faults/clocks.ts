@@ -1,9 +1,9 @@
 // A wrong clock: a process whose clock jumps, as it reads it, and jumps back. Nodes of a local cluster share the machine's clock, so the
 // jump is made in the process: by the inspector that Node opens on the pod's own loopback when it is asked to by a signal.
 
-import { processOf } from "../../harness/pod-process.ts";
-import { sleep } from "../../harness/process.ts";
-import { setClock } from "../../harness/process-clock.ts";
+import { processOf } from "../../kit/kube/pod-process.ts";
+import { sleep } from "../../kit/processes/process.ts";
+import { setClock } from "../../kit/processes/process-clock.ts";
 import { nobody } from "./pods.ts";
 import type { Fault, Scene } from "./scene.ts";
 import { drawn } from "./schedule.ts";

@@ -1,8 +1,8 @@
 // Faults of what ranks do without for a while: operator, NATS, API server and etcd.
 import { fillEtcdDisk } from "../../cluster/control-disk.ts";
 import { controlProcess } from "../../cluster/control-process.ts";
-import { processOf } from "../../harness/pod-process.ts";
-import { sleep } from "../../harness/process.ts";
+import { processOf } from "../../kit/kube/pod-process.ts";
+import { sleep } from "../../kit/processes/process.ts";
 import { clusterName } from "../world.ts";
 import { nobody } from "./pods.ts";
 import { standStill } from "./ranks.ts";

@@ -1,7 +1,7 @@
 // Faults of nodes: power off, a link that is cut, packets that are lost.
 import { cutLink, healLink, killNode, startNode } from "../../cluster/cluster.ts";
 import { losePackets } from "../../cluster/packet-loss.ts";
-import { sleep } from "../../harness/process.ts";
+import { sleep } from "../../kit/processes/process.ts";
 import { clusterName } from "../world.ts";
 import { nobody, type PodState } from "./pods.ts";
 import { awayMs } from "./ranks.ts";

@@ -1,6 +1,6 @@
 // Faults of ranks: processes that are killed or stand still, and pods that go without a word.
-import { processOf } from "../../harness/pod-process.ts";
-import { sleep } from "../../harness/process.ts";
+import { processOf } from "../../kit/kube/pod-process.ts";
+import { sleep } from "../../kit/processes/process.ts";
 import { nobody, type PodState } from "./pods.ts";
 import type { Fault, Struck } from "./scene.ts";
 import { drawn } from "./schedule.ts";

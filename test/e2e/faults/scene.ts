@@ -1,7 +1,8 @@
 // The deployment that faults strike, as they see it: its pods, the operator's, and the address that traffic takes.
-import { until } from "../../harness/process.ts";
-import { gatewayAddress, kubectlOf, serviceAddress, systemNamespace } from "../../harness/product.ts";
-import { type Sample, scrape, sum } from "../../harness/scrape.ts";
+
+import { gatewayAddress, kubectlOf, serviceAddress, systemNamespace } from "../../kit/deployment/product.ts";
+import { type Sample, scrape, sum } from "../../kit/kube/scrape.ts";
+import { until } from "../../kit/processes/process.ts";
 import { rankOf } from "../held.ts";
 import type { Deployed } from "../world.ts";
 import type { MayGo, PodState } from "./pods.ts";

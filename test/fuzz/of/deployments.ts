@@ -19,7 +19,7 @@ import { absentObjects, appliedObjects } from "../../../operator/deployment/obje
 import { workerPod, workerTemplate } from "../../../operator/deployment/objects/worker-pod.ts";
 import { leavingAnnotation, leavingSinceAnnotation, nodeHealth, podFacts } from "../../../operator/deployment/observe.ts";
 import type { KubeObject } from "../../../operator/kube/kube.ts";
-import { member, model, now, settings, snapshot, view } from "../../builders/deployment.ts";
+import { member, model, now, settings, snapshot, view } from "../../kit/deployment/deployment.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";
 import type { Random } from "../mutate.ts";
 import { chance, fromSchema, pick, text } from "../words.ts";

@@ -1,12 +1,12 @@
 // GGUF files of every layout with damage to their headers: they are read or refused, and ask for no more bytes than they have.
 import assert from "node:assert/strict";
-import { ggufCheckpoint } from "../../../runtime/tools/gguf/checkpoint.ts";
-import { ggufModel } from "../../../runtime/tools/gguf/index.ts";
-import { tokenizerFromGguf } from "../../../runtime/tools/gguf/tokenizer.ts";
+import { ggufCheckpoint } from "../../../runtime/modelstore/gguf/checkpoint.ts";
+import { ggufModel } from "../../../runtime/modelstore/gguf/index.ts";
+import { tokenizerFromGguf } from "../../../runtime/modelstore/gguf/tokenizer.ts";
 import { openGguf } from "../../../runtime/weights/gguf.ts";
-import { ggufBytes } from "../../support/gguf-writer.ts";
-import { mixtralGguf } from "../../support/moe-gguf.ts";
-import { published, publishedFile } from "../../support/published-gguf.ts";
+import { ggufBytes } from "../../kit/models/gguf-writer.ts";
+import { mixtralGguf } from "../../kit/models/moe-gguf.ts";
+import { published, publishedFile } from "../../kit/models/published-gguf.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";
 import { damaged } from "../mutate.ts";
 import { fileRefusals, memoryFile } from "./files.ts";

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { decodeLoad, encodeLoad, type LoadWindow } from "../../../crds/telemetry.ts";
 import { LoadPicture } from "../../../operator/rebalance/load/load-picture.ts";
 import { openLoad, signLoad } from "../../../runtime/net/load-signature.ts";
-import { telemetryKey } from "../../builders/telemetry.ts";
+import { telemetryKey } from "../../kit/ranks/telemetry-keys.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";
 import { damaged, damagedJson, type Random } from "../mutate.ts";
 import { chance, number, pick, text } from "../words.ts";

@@ -1,10 +1,10 @@
 // Indexes of a model store that keeps types as they came, with values of other kinds: they are read or refused.
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { importModel } from "../../../runtime/tools/import.ts";
+import { importModel } from "../../../runtime/modelstore/import.ts";
 import { modelDigest } from "../../../runtime/weights/digest.ts";
 import { openStore } from "../../../runtime/weights/store-reader.ts";
-import { published, writePublished } from "../../support/published-gguf.ts";
+import { published, writePublished } from "../../kit/models/published-gguf.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";
 import { damagedJson } from "../mutate.ts";
 import { chance } from "../words.ts";

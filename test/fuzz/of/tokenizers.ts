@@ -1,8 +1,8 @@
 // Tokenizers of every kind with values of other kinds, or damage to their bytes: they are loaded and encode, or say why not.
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { tokenizerFromGguf } from "../../../runtime/modelstore/gguf/tokenizer.ts";
 import { loadTokenizer } from "../../../runtime/text/tokenizer.ts";
-import { tokenizerFromGguf } from "../../../runtime/tools/gguf/tokenizer.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";
 import { damaged, damagedJson } from "../mutate.ts";
 import { chance, pick } from "../words.ts";

@@ -1,7 +1,7 @@
 // The autoscaler's decision as tables of single looks: which number, and the reason in one word.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { autoscaleOf, look, servingRanks, signals, start } from "../../../../test/builders/autoscale.ts";
+import { autoscaleOf, look, servingRanks, signals, start } from "../../../../test/kit/deployment/autoscale.ts";
 import { type AutoscaleInput, decide } from "./decide.ts";
 import type { History } from "./history.ts";
 

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { autoscaleOf, look, scales, servingRanks, start } from "../../../../test/builders/autoscale.ts";
+import { autoscaleOf, look, scales, servingRanks, start } from "../../../../test/kit/deployment/autoscale.ts";
 import { type AutoscaleInput, decide } from "./decide.ts";
 import { askMs, type History, remembered } from "./history.ts";
 

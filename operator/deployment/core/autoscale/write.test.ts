@@ -1,7 +1,7 @@
 // The last question before replicas are written, by who else has the field, and what is said where they are left alone.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { autoscaleOf, look, servingRanks, start } from "../../../../test/builders/autoscale.ts";
+import { autoscaleOf, look, servingRanks, start } from "../../../../test/kit/deployment/autoscale.ts";
 import { type AutoscaleInput, decide } from "./decide.ts";
 import { autoscaler, type Owned, ownership } from "./owner.ts";
 import { type Write, whetherToWrite } from "./write.ts";

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { autoscaleOf, look, servingRanks, signals, start } from "../../../../test/builders/autoscale.ts";
+import { autoscaleOf, look, servingRanks, signals, start } from "../../../../test/kit/deployment/autoscale.ts";
 import type { GatewayView } from "../world.ts";
 import { type AutoscaleInput, decide } from "./decide.ts";
 import { asking, type HoldLook, holdMs } from "./zero.ts";

@@ -1,0 +1,160 @@
+// One request without HTTP: what is asked of the tokenizer before it is known to fit, and the logprobs of what comes.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { byteText } from "../../../test/kit/gateway/byte-text.ts";
+import { silentLog } from "../../observe/log.ts";
+import { createMetrics, type Metrics } from "../../observe/metrics.ts";
+import { createTracing } from "../../observe/trace.ts";
+import type { TextModel } from "../../text/text-model.ts";
+import type { TopToken, WorkerEvent } from "../routing/failover.ts";
+import { failoverLimits } from "../routing/patience.ts";
+import { Answer, type Piece, prepare } from "./answer.ts";
+import type { GenerationJob } from "./generation-job.ts";
+import { ChunkWriter, wholeBody } from "./openai-body.ts";
+
+const off = { minP: 0, presencePenalty: 0, frequencyPenalty: 0, repetitionPenalty: 1, bias: [], topLogprobs: 0 };
+const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n, ...off };
+const job = { endpoint: "completions", maxTokens: 1, n: 1, echo: false, logprobs: false, sampling } as unknown as GenerationJob;
+
+test("text that no tokens could bring into the context is refused before it is tokenised", async () => {
+  let encoded = 0;
+  const textModel: TextModel = {
+    ...byteText,
+    charsPerTokenMax: 4,
+    encode: async (text) => {
+      encoded++;
+      return (await byteText.encode(text)).filter((_, i) => i % 4 === 0);
+    },
+    encodeChat: () => assert.fail("rendered"),
+  };
+  const deps = { textModel, maxContext: 11 };
+  assert.ok("prompts" in (await prepare({ ...job, prompts: [{ text: "x".repeat(40) }] }, deps)));
+  assert.equal(encoded, 1);
+  const messages = ["a", "b"].map((letter) => ({ role: "user", content: letter.repeat(30) }) as const);
+  for (const [prompt, param] of [
+    [{ text: "x".repeat(45) }, "prompt"],
+    [{ messages, tools: [] }, "messages"],
+  ] as const) {
+    const prepared = await prepare({ ...job, endpoint: "text" in prompt ? "completions" : "chat", prompts: [prompt] }, deps);
+    assert.ok("problem" in prepared);
+    assert.equal(prepared.problem.code, "context_length_exceeded");
+    assert.equal(prepared.problem.param, param);
+    assert.match(prepared.problem.message, /context holds 11 tokens.*(45|60) characters of/);
+  }
+  assert.equal(encoded, 1);
+});
+
+const envelope = { endpoint: "completions", id: "c", created: 0, model: "m", logprobs: true } as const;
+
+interface Circumstances {
+  readonly stops?: readonly string[];
+  /** What the worker tells of the likeliest tokens, with each. */
+  readonly top?: readonly TopToken[];
+  readonly now?: () => number;
+  readonly metrics?: Metrics<"gateway">;
+  /** Runs between two pieces. */
+  readonly onPiece?: () => void;
+}
+
+const newMetrics = () => createMetrics({ process: "gateway", version: "0", constants: {} });
+
+/** The answer when one worker sends these bytes, a token each. */
+async function answer(bytes: readonly number[], circumstances: Circumstances = {}): Promise<Piece[]> {
+  const { stops = [], top = [], now = Date.now, metrics = newMetrics(), onPiece = () => {} } = circumstances;
+  const events = async function* (): AsyncGenerator<WorkerEvent> {
+    for (const [position, id] of bytes.entries()) {
+      const token = { type: "token", id, position, logprob: -1 } as const;
+      yield top.length > 0 ? { ...token, top } : token;
+    }
+    yield { type: "finish", reason: "length" };
+  };
+  const tracing = await createTracing({ service: "gateway" });
+  const full = { ...job, sampling, stops, logprobs: true, ignoreEos: false };
+  const signal = new AbortController().signal;
+  const span = tracing.start("a", { role: "server", attributes: {} });
+  const one = new Answer(
+    { id: "a", job: full, prompt: [1], maxTokens: bytes.length, seed: 1n, span, signal },
+    {
+      ...{ textModel: byteText, metrics, log: silentLog, maxContext: 99, requestTimeoutMs: 60_000, limits: failoverLimits },
+      ...{ drawSeed: () => 1n, now },
+      workers: { start: () => ({ rank: 0, events: events(), close: () => {} }), changed: async () => {} },
+    },
+  );
+  const pieces: Piece[] = [];
+  for await (const piece of one.pieces()) {
+    pieces.push(piece);
+    onPiece();
+  }
+  return pieces;
+}
+
+test("a token that is part of a character has its own bytes, and offsets are places in the text", async () => {
+  const bytes = [...new TextEncoder().encode("aé🙂b")];
+  const pieces = await answer(bytes);
+  const offsets = [0, 1, 1, 2, 2, 2, 2, 4];
+  const usage = { promptTokens: 1, outputTokens: 8 };
+  const plain: any = wholeBody(envelope, [pieces], usage);
+  assert.deepEqual(plain.choices[0].logprobs.text_offset, offsets);
+  const chat: any = wholeBody({ ...envelope, endpoint: "chat" }, [pieces], usage);
+  const { content } = chat.choices[0].logprobs;
+  assert.deepEqual(
+    content.flatMap((one: any) => one.bytes),
+    bytes,
+  );
+  assert.deepEqual(content[1], { token: "\uFFFD", logprob: -1, bytes: [0xc3], top_logprobs: [] });
+  const writer = new ChunkWriter(envelope, false);
+  assert.deepEqual(
+    pieces.flatMap((piece) => (writer.piece(piece, 0) as any).choices[0].logprobs.text_offset),
+    offsets,
+  );
+});
+
+test("the likeliest tokens are listed with each, by their text in completions, where the chosen one never lacks", async () => {
+  const top = [
+    { id: 98, logprob: -0.25 },
+    { id: 0xc3, logprob: -3 },
+  ];
+  const pieces = await answer([97, 98], { top });
+  const usage = { promptTokens: 1, outputTokens: 2 };
+  const chat: any = wholeBody({ ...envelope, endpoint: "chat" }, [pieces], usage);
+  assert.deepEqual(chat.choices[0].logprobs.content[0], {
+    ...{ token: "a", logprob: -1, bytes: [97] },
+    top_logprobs: [
+      { token: "b", logprob: -0.25, bytes: [98] },
+      { token: "\uFFFD", logprob: -3, bytes: [0xc3] },
+    ],
+  });
+  const plain: any = wholeBody(envelope, [pieces], usage);
+  assert.deepEqual(plain.choices[0].logprobs.top_logprobs, [
+    { a: -1, b: -0.25, "\uFFFD": -3 },
+    { b: -0.25, "\uFFFD": -3 },
+  ]);
+});
+
+test("a bias on a token that the model has not is refused", async () => {
+  const biased = { ...job, prompts: [{ text: "x" }], sampling: { ...sampling, bias: [{ id: byteText.vocab, value: 1 }] } };
+  const prepared = await prepare(biased, { textModel: byteText, maxContext: 9 });
+  assert.ok("problem" in prepared);
+  assert.equal(prepared.problem.param, "logit_bias");
+});
+
+test("offsets do not lag behind while text is held back for a stop string", async () => {
+  const pieces = await answer([...new TextEncoder().encode("abEENcd")], { stops: ["END"] });
+  const writer = new ChunkWriter(envelope, false);
+  assert.deepEqual(
+    pieces.flatMap((piece) => (writer.piece(piece, 0) as any).choices[0].logprobs.text_offset),
+    [0, 1, 2, 3, 4, 5, 6],
+  );
+});
+
+test("a client that reads slowly does not show as slow tokens", async () => {
+  const clock = { now: 0 };
+  const metrics = newMetrics();
+  const onPiece = () => {
+    clock.now += 5_000;
+  };
+  await answer([97, 98, 99], { now: () => clock.now, metrics, onPiece });
+  const text = await metrics.text();
+  assert.match(text, /^enodia_gateway_inter_token_seconds_sum(\{\})? 0$/m);
+  assert.match(text, /^enodia_gateway_inter_token_seconds_count(\{\})? 2$/m);
+});

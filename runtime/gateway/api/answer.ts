@@ -1,0 +1,390 @@
+// One request from its parsed job to its text: tokenise, check the context, generate with failover, detokenise, stop
+// strings, usage. Yields pieces as they become certain. Not here: HTTP, JSON shapes (openai-body.ts), connections.
+import { randomUUID } from "node:crypto";
+import { AppError } from "../../../crds/common.ts";
+import { type FailoverReason, stallParts } from "../../../crds/names.ts";
+import type { Constraint } from "../../constraints/language.ts";
+import type { Log } from "../../observe/log.ts";
+import type { Metrics } from "../../observe/metrics.ts";
+import type { Span } from "../../observe/trace.ts";
+import { CallText, type CallTextPiece } from "../../text/call-text.ts";
+import { type ChannelPiece, ChannelText } from "../../text/channels.ts";
+import { StopText, type TextPiece } from "../../text/stop-text.ts";
+import { charactersOfChat } from "../../text/templated.ts";
+import type { TextModel } from "../../text/text-model.ts";
+import { opensThoughts, ThinkText } from "../../text/think-text.ts";
+import type { CallDelta } from "../../text/tools/format.ts";
+import { invalid, type Problem, problems } from "../problem.ts";
+import { promptLogprobsMax, retryAfterSeconds } from "../routing/admission.ts";
+import { type Generated, type Generation, generate, type RatedToken, type Stall, type Workers } from "../routing/failover.ts";
+import type { FailoverLimits } from "../routing/patience.ts";
+import { type GenerationJob, type Prompt, requestBounds } from "./generation-job.ts";
+import { effortProblem } from "./reasoning.ts";
+import { heldTo } from "./tool-use.ts";
+
+export interface TokenLogprob {
+  readonly bytes: Uint8Array;
+  /** Null of a prompt's first token, before which nothing stands. */
+  readonly logprob: number | null;
+  /** The likeliest tokens of this position, as many as the client asked for. */
+  readonly top: readonly { readonly bytes: Uint8Array; readonly logprob: number }[];
+  /** Characters of the answer before it. */
+  readonly offset: number;
+}
+
+export interface Piece {
+  /** The first piece is empty: it only says that a worker computes the request. */
+  readonly text: string;
+  /** Of what the model says to itself; unset where it says nothing. */
+  readonly reasoning?: string;
+  /** Log probabilities of the tokens since the last piece; empty unless asked for. */
+  readonly logprobs: readonly TokenLogprob[];
+  /** What is new of the calls that it makes; unset where it makes none. */
+  readonly calls?: readonly AnswerCall[];
+  readonly finish?: "stop" | "length" | "tool_calls";
+}
+
+/** The id comes with the name. */
+export interface AnswerCall extends CallDelta {
+  readonly id?: string;
+}
+
+/** The first piece of every answer only says that a worker computes it. */
+export function isMarker({ text, reasoning, calls, finish, logprobs }: Piece): boolean {
+  return text === "" && reasoning === undefined && calls === undefined && finish === undefined && logprobs.length === 0;
+}
+
+export interface Usage {
+  readonly promptTokens: number;
+  readonly outputTokens: number;
+}
+
+export interface AnswerDeps {
+  readonly textModel: TextModel;
+  readonly workers: Workers;
+  readonly metrics: Metrics<"gateway">;
+  readonly log: Log;
+  readonly maxContext: number;
+  readonly requestTimeoutMs: number;
+  readonly limits: FailoverLimits;
+  /** A seed of 64 random bits. */
+  readonly drawSeed: () => bigint;
+  readonly now: () => number;
+}
+
+type Encoder = Pick<AnswerDeps, "textModel" | "maxContext">;
+
+function tooLong(maxContext: number, param: string, what: string): { problem: Problem } {
+  const message = `The context holds ${maxContext} tokens, but ${what} were asked for: shorten it or lower max_tokens.`;
+  return { problem: invalid(message, param, "context_length_exceeded") };
+}
+
+/** The ids of a prompt, at least one and fewer than the context holds, or what is wrong with it. `param` is the field that it came in. */
+export async function encodePrompt(
+  prompt: Prompt,
+  param: string,
+  { textModel, maxContext }: Encoder,
+  signal?: AbortSignal,
+): Promise<{ ids: Uint32Array | readonly number[] } | { problem: Problem }> {
+  // The length is checked before tokenising, which others wait for.
+  const characters = charactersOf(prompt);
+  if (characters > maxContext * textModel.charsPerTokenMax) return tooLong(maxContext, param, `${characters} characters of ${param}`);
+  let ids: Uint32Array | readonly number[];
+  try {
+    if ("messages" in prompt) ids = await textModel.encodeChat(prompt.messages, signal, prompt.tools, prompt.effort);
+    else ids = "text" in prompt ? await textModel.encode(prompt.text, signal) : prompt.tokens;
+  } catch (caught) {
+    const error = AppError.from(caught);
+    if (error.code === "InvalidRequest") return { problem: invalid(error.message, param, "invalid_value") };
+    if (error.code === "QueueFull") return { problem: problems.queueFull(retryAfterSeconds) };
+    throw error;
+  }
+  if (ids.length === 0) return { problem: invalid(`\`${param}\` has no tokens: send some text.`, param, "invalid_value") };
+  const unknown = ids.find((id) => id >= textModel.vocab);
+  if (unknown !== undefined)
+    return { problem: invalid(`\`${param}\`: token ${unknown} is not below ${textModel.vocab}.`, param, "invalid_value") };
+  if (ids.length >= maxContext) return tooLong(maxContext, param, `${ids.length} of ${param}`);
+  return { ids };
+}
+
+/** A tokenised prompt of a request. */
+export interface Prepared {
+  readonly prompt: readonly number[];
+  readonly maxTokens: number;
+  /** Its text, where the answer is to begin with it. */
+  readonly echo?: string;
+  /** The language that calls of tools hold the answer to. */
+  readonly constraint?: Constraint;
+}
+
+/** The tokenised prompts and how many log-probabilities of them are told, or why they do not fit. The signal ends the wait for the
+ *  tokenizer. */
+export async function prepare(
+  job: GenerationJob,
+  deps: Encoder,
+  signal?: AbortSignal,
+): Promise<{ readonly prompts: readonly Prepared[]; readonly promptLogprobs: number } | { readonly problem: Problem }> {
+  const { textModel, maxContext } = deps;
+  const name = { chat: "messages", completions: "prompt", responses: "input" }[job.endpoint];
+  const problem = misfit(job, textModel);
+  if (problem) return { problem };
+  const held = languageOfCalls(job, textModel);
+  if ("problem" in held) return held;
+  const { constraint } = held;
+  const prompts: Prepared[] = [];
+  let tokens = 0;
+  for (const [index, prompt] of promptsFor(job, constraint, textModel).entries()) {
+    const param = job.prompts.length === 1 ? name : `${name}[${index}]`;
+    const encoded = await encodePrompt(prompt, param, deps, signal);
+    if ("problem" in encoded) return encoded;
+    const { ids } = encoded;
+    const room = maxContext - ids.length;
+    const maxTokens = job.maxTokens ?? room;
+    if (maxTokens > room) return tooLong(maxContext, param, `${ids.length} of ${param} and ${maxTokens} of output`);
+    tokens += ids.length;
+    if (tokens > requestBounds.promptTokens) return tooMany(`more than ${requestBounds.promptTokens} tokens in all`, name);
+    const echo = job.echo ? { echo: textOf(prompt, ids, textModel) } : {};
+    prompts.push({ prompt: Array.from(ids), maxTokens, ...echo, ...(constraint ? { constraint } : {}) });
+  }
+  const promptLogprobs = job.echo && job.logprobs ? tokens * job.n * (1 + job.sampling.topLogprobs) : 0;
+  if (promptLogprobs > promptLogprobsMax)
+    return tooMany(`${promptLogprobs} log-probabilities of prompts, at most ${promptLogprobsMax} a request`, name);
+  return { prompts, promptLogprobs };
+}
+
+/** The field that says how much to think. */
+const effortField = { chat: "reasoning_effort", completions: "reasoning_effort", responses: "reasoning.effort" } as const;
+
+/** What of a job is not for its model, whatever its prompts say. */
+function misfit({ sampling, prompts, endpoint }: GenerationJob, { vocab, thinking }: TextModel): Problem | undefined {
+  const strange = sampling.bias.find(({ id }) => id >= vocab);
+  if (strange) return invalid(`\`logit_bias\`: token ${strange.id} is not below ${vocab}.`, "logit_bias", "invalid_value");
+  const unthinkable = prompts.map((one) => effortProblem("messages" in one ? one.effort : undefined, thinking, effortField[endpoint]));
+  return unthinkable.find((one) => one !== undefined);
+}
+
+/** True of an answer that is held to a format or to calls from its first token on, which has no room for thoughts. */
+const isHeld = ({ sampling, tools }: GenerationJob, constraint: Constraint | undefined): boolean =>
+  sampling.constraint !== undefined || (constraint !== undefined && tools?.choice !== "auto");
+
+/** Prompts that promise no thoughts where there is no room for any, unless the client asked for some. */
+function promptsFor(job: GenerationJob, constraint: Constraint | undefined, { thinking }: TextModel): readonly Prompt[] {
+  if (!isHeld(job, constraint) || thinking?.("none") === undefined) return job.prompts;
+  return job.prompts.map((prompt) => ("messages" in prompt ? { effort: "none", ...prompt } : prompt));
+}
+
+/** The language that calls hold the answer to, or why they cannot. */
+function languageOfCalls({ tools, ignoreEos }: GenerationJob, textModel: TextModel): ReturnType<typeof heldTo> {
+  const held = tools ? heldTo(tools, textModel.tools) : { constraint: undefined };
+  if ("problem" in held || held.constraint === undefined || !ignoreEos) return held;
+  const message = "`ignore_eos`: calls that are held to their tools have an end; leave it out.";
+  return { problem: invalid(message, "ignore_eos", "invalid_value") };
+}
+
+function tooMany(what: string, param: string): { problem: Problem } {
+  return { problem: invalid(`\`${param}\`: ${what}: send fewer prompts at a time.`, param, "invalid_value") };
+}
+
+/** A prompt as it is shown before its answer: as it was sent, or what its tokens say. */
+function textOf(prompt: Prompt, ids: Iterable<number>, textModel: TextModel): string {
+  if ("text" in prompt) return prompt.text;
+  const decoder = textModel.decoder();
+  let text = "";
+  for (const id of ids) text += decoder.push(id);
+  return text + decoder.flush();
+}
+
+function charactersOf(prompt: Prompt): number {
+  if ("text" in prompt) return prompt.text.length;
+  return "messages" in prompt ? charactersOfChat(prompt.messages, prompt.tools) : 0;
+}
+
+export interface AnswerRequest extends Prepared {
+  readonly id: string;
+  readonly job: GenerationJob;
+  readonly seed: bigint;
+  readonly span: Span;
+  readonly signal: AbortSignal;
+}
+
+type Certain = TextPiece & Partial<Pick<ChannelPiece, "reasoning"> & Pick<CallTextPiece, "calls">>;
+interface AnswerText {
+  /** Characters so far. */
+  readonly length: number;
+  push(id: number): Certain;
+  end(): Certain;
+}
+
+/** A chat with a model that answers in channels, thinks or calls tools is given apart; completions show what the model says as it is. */
+function answerText({ job, prompt, constraint }: AnswerRequest, textModel: TextModel): AnswerText {
+  const { endpoint, stops, tools } = job;
+  const { channels, thoughts, piece } = textModel;
+  const reader = tools && textModel.tools?.reader?.();
+  const split = endpoint !== "completions" && channels !== undefined;
+  if (split && !reader) return new ChannelText(() => textModel.decoder(), channels, stops, tools !== undefined);
+  const decoder = textModel.decoder();
+  const inner = reader ? new CallText(decoder, stops, reader, textModel.toolMarks) : new StopText(decoder, stops);
+  if (endpoint === "completions" || thoughts === undefined) return inner;
+  const opened = !isHeld(job, constraint) && opensThoughts(prompt, thoughts, piece);
+  return new ThinkText({ tokens: thoughts, decoder: textModel.decoder(), inner, opened, piece });
+}
+
+/** A running answer. `pieces` is read once; the other fields are final when it ended. */
+export class Answer {
+  readonly #request: AnswerRequest;
+  readonly #deps: AnswerDeps;
+  readonly #arrived: number;
+  #logprobs: TokenLogprob[] = [];
+  /** What the prompt's tokens are worth, but for the first one, as it comes. */
+  readonly #rated: RatedToken[] = [];
+  #echoed = false;
+  #calls = 0;
+  outputTokens = 0;
+  failovers = 0;
+  /** True once a worker computes it, or did. */
+  started = false;
+
+  constructor(request: AnswerRequest, deps: AnswerDeps) {
+    this.#request = request;
+    this.#deps = deps;
+    this.#arrived = deps.now();
+  }
+
+  get usage(): Usage {
+    return { promptTokens: this.#request.prompt.length, outputTokens: this.outputTokens };
+  }
+
+  async *pieces(): AsyncGenerator<Piece, void, void> {
+    const text = answerText(this.#request, this.#deps.textModel);
+    let askedAt = this.#deps.now();
+    for await (const event of generate(this.#generation(), this.#deps.workers, this.#deps.limits, this.#hooks())) {
+      if (event.type === "prompt") this.#rated.push(...event.tokens);
+      if (event.type === "token" || event.type === "finish") {
+        const echo = this.#echo();
+        if (echo !== undefined) yield echo;
+      }
+      if (event.type === "token" && this.#request.maxTokens === 0) continue; // the worker makes one at least
+      if (event.type === "token") this.#countToken(askedAt);
+      const piece = this.#piece(event, text);
+      if (piece !== undefined) yield piece;
+      if (piece?.finish) return;
+      askedAt = this.#deps.now(); // a client that reads slowly holds up the yield, not the token
+    }
+  }
+
+  #piece(event: Generated, text: AnswerText): Piece | undefined {
+    if (event.type === "started") {
+      const first = !this.started;
+      this.started = true;
+      return first ? { text: "", logprobs: [] } : undefined;
+    }
+    if (event.type === "embedding" || event.type === "prompt") return undefined; // the one nobody asked for, the other is kept for the echo
+    if (event.type === "finish") {
+      const rest = text.end();
+      return { ...this.#shown(rest), logprobs: this.#takeLogprobs(), finish: rest.stopped ? "stop" : this.#finish(event.reason) };
+    }
+    if (this.#request.job.logprobs) {
+      const { textModel } = this.#deps;
+      const top = (event.top ?? []).map(({ id, logprob }) => ({ bytes: textModel.piece(id), logprob }));
+      const offset = (this.#request.echo?.length ?? 0) + text.length;
+      this.#logprobs.push({ bytes: textModel.piece(event.id), logprob: event.logprob, top, offset });
+    }
+    const certain = text.push(event.id);
+    if (certain.stopped) return { ...this.#shown(certain), logprobs: this.#takeLogprobs(), finish: "stop" };
+    const piece = this.#shown(certain);
+    return piece.text === "" && !piece.reasoning && !piece.calls ? undefined : { ...piece, logprobs: this.#takeLogprobs() };
+  }
+
+  #shown({ text, reasoning, calls = [] }: Certain): Pick<Piece, "text" | "reasoning" | "calls"> {
+    const named = calls.map((call) => (call.name === undefined ? call : { ...call, id: `call_${randomUUID().replaceAll("-", "")}` }));
+    this.#calls += calls.length;
+    return { text, ...(reasoning ? { reasoning } : {}), ...(named.length > 0 ? { calls: named } : {}) };
+  }
+
+  #finish(reason: "stop" | "length"): Piece["finish"] & string {
+    if (this.#request.maxTokens === 0) return "length"; // however the token that is not shown would have ended it
+    return reason === "stop" && this.#calls > 0 ? "tool_calls" : reason;
+  }
+
+  /** The prompt, once, where the answer begins with it. */
+  #echo(): Piece | undefined {
+    const { echo, job } = this.#request;
+    if (echo === undefined || this.#echoed) return undefined;
+    this.#echoed = true;
+    return { text: echo, logprobs: job.logprobs ? this.#promptLogprobs() : [] };
+  }
+
+  #promptLogprobs(): TokenLogprob[] {
+    const { prompt } = this.#request;
+    const { textModel } = this.#deps;
+    const decoder = textModel.decoder();
+    let offset = 0;
+    return prompt.map((id, at) => {
+      const rated = at === 0 ? undefined : this.#rated[at - 1];
+      const top = (rated?.top ?? []).map((one) => ({ bytes: textModel.piece(one.id), logprob: one.logprob }));
+      const told = { bytes: textModel.piece(id), logprob: rated?.logprob ?? null, top, offset };
+      offset += decoder.push(id).length;
+      return told;
+    });
+  }
+
+  #takeLogprobs(): TokenLogprob[] {
+    const taken = this.#logprobs;
+    this.#logprobs = [];
+    return taken;
+  }
+
+  #countToken(askedAt: number): void {
+    const { metrics, now } = this.#deps;
+    const at = now();
+    const { traceparent } = this.#request.span;
+    if (this.outputTokens === 0)
+      metrics.observeTraced(traceparent, "enodia_gateway_time_to_first_token_seconds", (at - this.#arrived) / 1000);
+    else metrics.observeTraced(traceparent, "enodia_gateway_inter_token_seconds", (at - askedAt) / 1000);
+    this.outputTokens++;
+    metrics.add("enodia_gateway_tokens_total", 1, { kind: "output" });
+  }
+
+  #generation(): Generation {
+    const { id, job, prompt, maxTokens, seed, echo, constraint = job.sampling.constraint, span, signal } = this.#request;
+    return {
+      requestId: id,
+      prompt,
+      maxTokens: Math.max(1, maxTokens),
+      sampling: { ...job.sampling, seed, logprobs: job.logprobs, ...(constraint ? { constraint } : {}) },
+      promptLogprobs: echo !== undefined && job.logprobs,
+      eos: job.ignoreEos ? [] : this.#deps.textModel.eosIds,
+      priority: job.priority ?? 0,
+      deadlineUnixMs: this.#arrived + this.#deps.requestTimeoutMs,
+      traceparent: span.traceparent,
+      signal,
+    };
+  }
+
+  #hooks() {
+    const { metrics, log, now } = this.#deps;
+    const { id: requestId, span } = this.#request;
+    const { traceId } = span;
+    return {
+      now,
+      onFailover: (reason: FailoverReason, rank: number, tokens: number, err: AppError) => {
+        this.failovers++;
+        metrics.add("enodia_gateway_failovers_total", 1, { reason });
+        span.event("failover", { "enodia.rank": rank, "enodia.reason": reason, "enodia.tokens": tokens });
+        log.warn({ requestId, traceId, rank, reason, tokens, err }, "request goes on at another worker");
+      },
+      onRecovered: ({ fromRank, rank, tokensReplayed, ...parts }: Stall) => {
+        for (const part of stallParts) metrics.observe("enodia_gateway_stall_seconds", parts[`${part}Ms`] / 1000, { part });
+        span.event("recovered", {
+          "enodia.from_rank": fromRank,
+          "enodia.rank": rank,
+          "enodia.replay_tokens": tokensReplayed,
+          "enodia.detection_ms": parts.detectionMs,
+          "enodia.failover_ms": parts.failoverMs,
+          "enodia.replay_ms": parts.replayMs,
+        });
+        log.info({ requestId, traceId, fromRank, rank, tokensReplayed, ...parts }, "request went on");
+      },
+    };
+  }
+}

@@ -1,0 +1,177 @@
+// The HTTP routes of the gateway: OpenAI's paths and /healthz. Each handler is short: read, parse, admit, answer.
+// Not here: listening and wiring (gateway.ts), what an answer is (answer.ts).
+import { randomUUID } from "node:crypto";
+import { Hono } from "hono";
+import { bodyLimit } from "hono/body-limit";
+import { cors } from "hono/cors";
+import { invalid, type Problem, problemOf, problems } from "../problem.ts";
+import { poolMetrics, poolMetricsType } from "../routing/pool-metrics.ts";
+import { prepare } from "./answer.ts";
+import { embed, embeddingsBody, encodeInputs, parseEmbeddings } from "./embeddings.ts";
+import { Exchange } from "./exchange.ts";
+import {
+  type AppDeps,
+  type Ctx,
+  clientGone,
+  count,
+  type Endpoint,
+  type Env,
+  enter,
+  priorityOf,
+  problemResponse,
+  refuse,
+} from "./http-context.ts";
+import { type Parsed, parseChat, parseCompletion } from "./openai.ts";
+import { modelBody } from "./openai-body.ts";
+import { parseResponses } from "./responses.ts";
+
+const bodyBytesMax = 8 * 1024 * 1024;
+/** Browsers ask again whether they may after this long. */
+const corsMaxAgeSeconds = 600;
+const requestIdPattern = /^[\w.:-]{1,128}$/;
+
+export function createApp(deps: AppDeps): Hono<Env> {
+  const app = new Hono<Env>();
+  app.get("/healthz", (c) => c.text("ok\n"));
+  app.get("/metrics", (c) => c.body(poolMetrics(deps.load()), 200, { "content-type": poolMetricsType }));
+  app.use(async (c, next) => {
+    const given = c.req.header("x-request-id") ?? "";
+    c.set("requestId", requestIdPattern.test(given) ? given : randomUUID());
+    c.set("endpoint", "other");
+    c.set("startedAt", deps.now());
+    c.header("x-request-id", c.get("requestId"));
+    await next();
+    if (!c.get("counted")) count(c, deps, c.res.status);
+  });
+  if (deps.corsOrigins.length > 0) app.use("/v1/*", crossOrigin(deps.corsOrigins)); // before keys: a browser asks first without one
+  app.use("/v1/*", async (c, next) => {
+    const caller = await deps.door.caller(c.req.header("authorization"));
+    if ("problem" in caller) return refuse(c, deps, caller.problem);
+    c.set("client", caller.client);
+    c.set("priority", caller.priority);
+    const refusal = c.req.method === "POST" ? deps.clients.refusal(caller.client) : undefined; // before its body costs anything
+    return refusal ? refuse(c, deps, refusal) : next();
+  });
+  app.use("/v1/*", bodyLimit({ maxSize: bodyBytesMax, onError: (c) => refuse(c as Ctx, deps, problems.tooLarge(bodyBytesMax)) }));
+  app.get("/v1/models", (c) => listModels(c, deps));
+  app.get("/v1/models/:model{.+}", (c) => oneModel(c, deps));
+  app.post("/v1/chat/completions", (c) => generation(c, deps, "chat", parseChat));
+  app.post("/v1/completions", (c) => generation(c, deps, "completions", parseCompletion));
+  app.post("/v1/responses", (c) => generation(c, deps, "responses", parseResponses));
+  app.post("/v1/embeddings", (c) => embeddings(c, deps));
+  for (const path of ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"])
+    app.all(path, (c) => refuse(c, deps, problems.method("POST")));
+  app.all("/v1/models", (c) => refuse(c, deps, problems.method("GET")));
+  app.notFound((c) => refuse(c, deps, problems.notFound(c.req.path)));
+  app.onError((err, c) => {
+    if (c.req.raw.signal.aborted) {
+      deps.log.debug({ err, requestId: c.get("requestId") }, "the client went away before its request was read");
+      count(c, deps, clientGone);
+      return c.body(null);
+    }
+    deps.log.error({ err, requestId: c.get("requestId") }, "request failed");
+    return problemResponse(c, problems.internal(c.get("requestId")));
+  });
+  return app;
+}
+
+/** Any request header may come along: clients in browsers send some of their own. */
+function crossOrigin(origins: readonly string[]) {
+  const origin = origins.includes("*") ? "*" : [...origins];
+  const exposeHeaders = ["x-request-id", "x-enodia-failovers", "retry-after"];
+  return cors({ origin, allowMethods: ["GET", "POST"], exposeHeaders, maxAge: corsMaxAgeSeconds });
+}
+
+function listModels(c: Ctx, deps: AppDeps): Response {
+  c.set("endpoint", "models");
+  return c.json({ object: "list", data: [modelBody(deps.servedName, deps.created, deps.maxContext)] });
+}
+
+function oneModel(c: Ctx, deps: AppDeps): Response {
+  c.set("endpoint", "models");
+  const asked = c.req.param("model") ?? "";
+  if (asked !== deps.servedName) return refuse(c, deps, problems.unknownModel(asked, deps.servedName));
+  return c.json(modelBody(deps.servedName, deps.created, deps.maxContext));
+}
+
+async function generation(c: Ctx, deps: AppDeps, endpoint: Endpoint, parse: (body: unknown, served: string) => Parsed): Promise<Response> {
+  c.set("endpoint", endpoint);
+  const body = await readJson(c);
+  if ("problem" in body) return refuse(c, deps, body.problem);
+  const parsed = parse(body.json, deps.servedName);
+  if ("problem" in parsed) return refuse(c, deps, parsed.problem);
+  const prepared = await prepare(parsed.job, deps, c.req.raw.signal);
+  if ("problem" in prepared) return refuse(c, deps, prepared.problem);
+  const { prompts, promptLogprobs } = prepared;
+  const promptTokens = prompts.reduce((sum, { prompt }) => sum + prompt.length, 0);
+  const place = enter(c, deps, { bytes: body.bytes, promptTokens, promptLogprobs });
+  if ("problem" in place) return refuse(c, deps, place.problem);
+  const writer = parsed.writer({ model: deps.servedName, created: Math.floor(deps.now() / 1000) });
+  const job = { ...parsed.job, priority: priorityOf(c, deps, parsed.job.priority) };
+  return new Exchange(c, deps, { job, prompts, writer, place }).run();
+}
+
+async function embeddings(c: Ctx, deps: AppDeps): Promise<Response> {
+  c.set("endpoint", "embeddings");
+  const body = await readJson(c);
+  if ("problem" in body) return refuse(c, deps, body.problem);
+  const parsed = parseEmbeddings(body.json, deps.servedName);
+  if ("problem" in parsed) return refuse(c, deps, parsed.problem);
+  const { signal } = c.req.raw;
+  const encoded = await encodeInputs(parsed.job, deps, signal);
+  if ("problem" in encoded) return refuse(c, deps, encoded.problem);
+  const promptTokens = encoded.prompts.reduce((sum, { length }) => sum + length, 0);
+  const place = enter(c, deps, { bytes: body.bytes, promptTokens, promptLogprobs: 0 });
+  if ("problem" in place) return refuse(c, deps, place.problem);
+  const { admitted, client } = place;
+  const id = c.get("requestId");
+  const attributes = { "enodia.request_id": id, "enodia.inputs": encoded.prompts.length };
+  const span = deps.tracing.start("gateway.embeddings", { parent: c.req.header("traceparent"), role: "server", attributes });
+  try {
+    const job = { ...parsed.job, priority: priorityOf(c, deps, parsed.job.priority) };
+    const request = { id, job, ...encoded, traceparent: span.traceparent, signal, onStarted: admitted.started };
+    const found = await embed(request, deps);
+    const { traceId } = span;
+    deps.log.info(
+      { requestId: id, traceId, client: c.get("client"), inputs: found.vectors.length, promptTokens: found.promptTokens },
+      "request ended",
+    );
+    c.header("x-enodia-failovers", String(found.failovers));
+    return c.json(embeddingsBody(deps.servedName, found, parsed.job.encoding));
+  } catch (caught) {
+    span.fail(caught);
+    return embeddingsFailed(c, deps, caught);
+  } finally {
+    admitted.leave();
+    client.leave(0);
+    span.end();
+  }
+}
+
+function embeddingsFailed(c: Ctx, deps: AppDeps, caught: unknown): Response {
+  const requestId = c.get("requestId");
+  if (c.req.raw.signal.aborted) {
+    deps.metrics.add("enodia_gateway_cancelled_total", 1);
+    count(c, deps, clientGone);
+    return c.body(null);
+  }
+  deps.metrics.add("enodia_gateway_failed_total", 1);
+  deps.log.error({ err: caught, requestId }, "request failed");
+  return problemResponse(c, problemOf(caught, requestId));
+}
+
+async function readJson(c: Ctx): Promise<{ json: unknown; bytes: number } | { problem: Problem }> {
+  const bytes = await c.req.arrayBuffer();
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    return { problem: invalid("The body is not UTF-8.", null, "invalid_json") };
+  }
+  try {
+    return { json: JSON.parse(text), bytes: bytes.byteLength };
+  } catch (caught) {
+    const why = caught instanceof Error ? caught.message.slice(0, 200) : "";
+    return { problem: invalid(`The body is not JSON: ${why}.`, null, "invalid_json") };
+  }
+}

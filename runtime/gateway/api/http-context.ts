@@ -1,0 +1,93 @@
+// The parts that the gateway's handlers share: the context of one HTTP request, its accounting, and how it is refused.
+import type { Context } from "hono";
+import type { Tracing } from "../../observe/trace.ts";
+import type { Door } from "../auth/authenticator.ts";
+import type { ClientEntry, ClientLimits } from "../auth/client-limits.ts";
+import { type Problem, problemBody, problems, rejectReason } from "../problem.ts";
+import { type Admission, type Admitted, retryAfterSeconds } from "../routing/admission.ts";
+import type { PoolLoad } from "../routing/pool-metrics.ts";
+import type { AnswerDeps } from "./answer.ts";
+
+/** The status of a request whose client went away, as it is counted. */
+export const clientGone = 499;
+
+export interface AppDeps extends AnswerDeps {
+  readonly servedName: string;
+  /** Unix seconds, of the model list. */
+  readonly created: number;
+  readonly admission: Admission;
+  readonly door: Door;
+  /** Origins whose pages may ask: "*" alone = all. */
+  readonly corsOrigins: readonly string[];
+  readonly clients: ClientLimits;
+  readonly tracing: Tracing;
+  readonly load: () => PoolLoad;
+  /** The reason why no request can be taken now; undefined = some worker is or was ready a moment ago. */
+  readonly unavailable: () => string | undefined;
+  /** True while no rank is there on purpose: requests are held, and the first one brings ranks. */
+  readonly holds: () => boolean;
+}
+
+export type Endpoint = "chat" | "completions" | "responses" | "embeddings" | "models" | "other";
+/** `client` and `priority` are the caller's. */
+interface Variables {
+  requestId: string;
+  endpoint: Endpoint;
+  startedAt: number;
+  counted: boolean;
+  client: string;
+  priority: number | undefined;
+}
+export type Env = { Variables: Variables };
+export type Ctx = Context<Env>;
+
+/** `trace` is the request's, where it has got as far as to have one. */
+export function count(c: Ctx, deps: AppDeps, code: number, trace = ""): void {
+  c.set("counted", true);
+  const endpoint = c.get("endpoint");
+  deps.metrics.add("enodia_gateway_requests_total", 1, { endpoint, code: String(code) });
+  const seconds = (deps.now() - c.get("startedAt")) / 1000;
+  deps.metrics.observeTraced(trace, "enodia_gateway_request_duration_seconds", seconds, { endpoint });
+}
+
+/** Answers a request that is refused before any work. */
+export function refuse(c: Ctx, deps: AppDeps, problem: Problem): Response {
+  deps.metrics.add("enodia_gateway_rejected_total", 1, { reason: rejectReason(problem) });
+  return problemResponse(c, problem);
+}
+
+export function problemResponse(c: Ctx, problem: Problem): Response {
+  if (problem.retryAfterSeconds !== undefined) c.header("retry-after", String(problem.retryAfterSeconds));
+  if (problem.status === 401) c.header("www-authenticate", problem.challenge === undefined ? "Bearer" : `Bearer ${problem.challenge}`);
+  return c.json(problemBody(problem), problem.status);
+}
+
+/** A place at this gateway, and one among its client's requests. */
+export interface Place {
+  readonly admitted: Admitted;
+  readonly client: ClientEntry;
+}
+
+/** What a request costs: bytes of its body, tokens of its prompts, and log-probabilities of them that it is told. */
+interface Cost {
+  readonly bytes: number;
+  readonly promptTokens: number;
+  readonly promptLogprobs: number;
+}
+
+/** Takes a request in, or says why not. */
+export function enter(c: Ctx, deps: AppDeps, { bytes, promptTokens, promptLogprobs }: Cost): Place | { readonly problem: Problem } {
+  const unavailable = deps.unavailable();
+  if (unavailable !== undefined) return { problem: problems.noWorker(unavailable, retryAfterSeconds) };
+  const admitted = deps.admission.enter({ promptLogprobs, bytes, holds: deps.holds() });
+  if ("problem" in admitted) return admitted;
+  const client = deps.clients.enter(c.get("client"), promptTokens);
+  if ("leave" in client) return { admitted, client };
+  admitted.leave();
+  return client;
+}
+
+/** The priority of a request that asks for this one. */
+export function priorityOf(c: Ctx, deps: AppDeps, asked: number | undefined): number {
+  return deps.clients.priorityOf({ client: c.get("client"), priority: c.get("priority") }, asked);
+}

@@ -1,0 +1,131 @@
+// The HTTP server of a gateway: plain, or HTTPS with a certificate that is taken up anew when its files change. Shell only; what it serves
+// is app.ts.
+import { createPrivateKey, X509Certificate } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { createServer as createHttpsServer, type Server as HttpsServer } from "node:https";
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+import { createAdaptorServer, type ServerType } from "@hono/node-server";
+import { AppError } from "../../../crds/common.ts";
+import type { Log } from "../../observe/log.ts";
+
+const headersTimeoutMs = 30_000;
+const bodyTimeoutMs = 120_000;
+/** The idle timeout of connections, above those of common load balancers, so that they close first. */
+const idleTimeoutMs = 75_000;
+/** An answer ends a connection that is about so old: the next one may lead to another gateway, as one that is new. */
+const connectionMs = 30_000;
+/** While it ends, a connection that has had its answer is kept for this long: another request may be on its way. */
+const lastRequestMs = 1_000;
+/** The kubelet renews a mounted Secret within about a minute; half of that again is soon enough. */
+const tlsRefreshMs = 30_000;
+
+export interface HttpServer {
+  readonly port: number;
+  /** From now on each answer is the last of its connection, so that clients go elsewhere; all are still taken. */
+  drain(): void;
+  close(graceMs: number): Promise<void>;
+}
+
+interface HttpOptions {
+  readonly fetch: Parameters<typeof createAdaptorServer>[0]["fetch"];
+  readonly host: string;
+  readonly port: number;
+  /** The folder with tls.crt and tls.key; unset = plain HTTP. */
+  readonly tlsDir?: string | undefined;
+  readonly tlsRefreshMs?: number;
+  /** See connectionMs. */
+  readonly connectionMs?: number;
+  readonly log: Log;
+}
+
+/** Throws AppError `HttpTlsUnreadable` without a certificate: an open port is no fallback. */
+export async function listenHttp(options: HttpOptions): Promise<HttpServer> {
+  const { fetch, host, port, tlsDir } = options;
+  const timeouts = { headersTimeout: headersTimeoutMs, requestTimeout: bodyTimeoutMs, keepAliveTimeout: idleTimeoutMs };
+  const pair = tlsDir === undefined ? undefined : await readPair(tlsDir);
+  const server: ServerType = pair
+    ? createAdaptorServer({ fetch, createServer: createHttpsServer, serverOptions: { ...timeouts, ...pair, minVersion: "TLSv1.2" } })
+    : createAdaptorServer({ fetch, serverOptions: timeouts });
+  const renewal = pair && tlsDir !== undefined ? renewing(server as HttpsServer, tlsDir, pair, options) : undefined;
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", (cause) => reject(new AppError(`HTTP port ${port}: ${cause.message}`, { code: "ListenFailed", cause })));
+    server.listen(port, host, resolve);
+  });
+  let draining = false;
+  const isOld = ages(options.connectionMs ?? connectionMs);
+  server.prependListener("request", ({ socket }: IncomingMessage, response: ServerResponse) => {
+    if (isOld(socket) || draining) response.shouldKeepAlive = false;
+  });
+  const drain = (): void => {
+    draining = true;
+    if ("keepAliveTimeout" in server) server.keepAliveTimeout = lastRequestMs; // of those whose answer has begun
+  };
+  const close = (graceMs: number) =>
+    new Promise<void>((resolve) => {
+      drain();
+      clearInterval(renewal);
+      const cut = setTimeout(() => "closeAllConnections" in server && server.closeAllConnections(), graceMs);
+      server.close(() => {
+        clearTimeout(cut);
+        resolve();
+      });
+      if ("closeIdleConnections" in server) server.closeIdleConnections();
+    });
+  return { port: (server.address() as AddressInfo).port, drain, close };
+}
+
+/** True for a connection whose time since its first request is over; times differ by half, so that not all end together. */
+function ages(ms: number): (socket: object) => boolean {
+  const ends = new WeakMap<object, number>();
+  return (socket) => {
+    const now = performance.now();
+    const end = ends.get(socket) ?? now + ms * (0.75 + Math.random() / 2);
+    ends.set(socket, end);
+    return now >= end;
+  };
+}
+
+interface Pair {
+  readonly cert: Buffer;
+  readonly key: Buffer;
+}
+
+async function readPair(dir: string): Promise<Pair> {
+  try {
+    const [cert, key] = await Promise.all([readFile(join(dir, "tls.crt")), readFile(join(dir, "tls.key"))]);
+    if (!new X509Certificate(cert).checkPrivateKey(createPrivateKey(key))) throw new Error("tls.key is not the key of tls.crt");
+    return { cert, key };
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    const message = `spec.gateway.tls: ${dir} needs tls.crt and tls.key, as a Secret of type kubernetes.io/tls has them: ${why}`;
+    throw new AppError(message, { code: "HttpTlsUnreadable", operation: "reading the certificate of HTTPS", cause });
+  }
+}
+
+/** New connections get the newest pair; those that stand keep theirs. A pair that cannot be read leaves the last one, and is told once. */
+function renewing(
+  server: HttpsServer,
+  dir: string,
+  first: Pair,
+  { log, tlsRefreshMs: everyMs = tlsRefreshMs }: HttpOptions,
+): NodeJS.Timeout {
+  let current = first;
+  let told = "";
+  const look = async (): Promise<void> => {
+    try {
+      const next = await readPair(dir);
+      told = "";
+      if (next.cert.equals(current.cert) && next.key.equals(current.key)) return;
+      server.setSecureContext({ ...next, minVersion: "TLSv1.2" });
+      current = next;
+      log.info({ validTo: new X509Certificate(next.cert).validTo }, "a renewed certificate of HTTPS is in use");
+    } catch (caught) {
+      const { message } = AppError.from(caught);
+      if (message !== told) log.error({ err: caught }, "the certificate of HTTPS cannot be renewed; the last one stays in use");
+      told = message;
+    }
+  };
+  return setInterval(() => void look(), everyMs).unref();
+}

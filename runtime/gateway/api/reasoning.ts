@@ -1,0 +1,23 @@
+// The fields by which clients say how much a model is to think, of chats and of /v1/responses, and what a model cannot be told. Pure.
+import { z } from "zod";
+import type { Thinking } from "../../text/thinking/index.ts";
+import { type Effort, efforts } from "../../text/thinking/switch.ts";
+import { invalid, type Problem } from "../problem.ts";
+
+const summaries = ["auto", "concise", "detailed"] as const;
+
+export const effort = z.enum(efforts, `must be one of ${efforts.join(", ")}`).nullish();
+/** Summaries are accepted without effect: thoughts come as they are. */
+const summary = z.enum(summaries, `must be one of ${summaries.join(", ")}`).nullish();
+export const reasoning = z.strictObject({ effort, summary, generate_summary: summary }).nullish();
+
+/** What keeps an effort from a model that has a switch for others; one without a switch thinks as it does. */
+export function effortProblem(asked: Effort | undefined, thinking: Thinking | undefined, param: string): Problem | undefined {
+  if (asked === undefined || thinking === undefined || thinking(asked) !== undefined) return undefined;
+  const possible = efforts.filter((one) => thinking(one) !== undefined);
+  return invalid(
+    `\`${param}\`: this model's chat template has no word for ${asked}; it has for ${possible.join(", ")}.`,
+    param,
+    "invalid_value",
+  );
+}

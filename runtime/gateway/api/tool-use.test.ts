@@ -1,0 +1,173 @@
+// The fields `tools` and `tool_choice`: what is refused with its field, and when an answer is held to calls.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { byteText } from "../../../test/kit/gateway/byte-text.ts";
+import { languageOf } from "../../constraints/index.ts";
+import type { ToolSpec } from "../../constraints/tool-calls.ts";
+import { hermes } from "../../text/tools/hermes.ts";
+import { llama } from "../../text/tools/llama.ts";
+import { mistral } from "../../text/tools/mistral.ts";
+import { prepare } from "./answer.ts";
+import { parseChat } from "./openai.ts";
+import { heldTo } from "./tool-use.ts";
+
+const city = { type: "object", properties: { city: { type: "string" } }, required: ["city"] };
+const weather = { name: "get_weather", description: "The weather", parameters: city };
+const tool = (fields: object = {}) => ({ type: "function", function: { ...weather, ...fields } });
+const user = { role: "user", content: "hi" };
+const parse = (extra: object) => parseChat({ model: "tiny", messages: [user], tools: [tool()], ...extra }, "tiny");
+const calls = (json: string) => [{ id: "c1", type: "function", function: { name: "get_weather", arguments: json } }];
+
+const bad = new Map<string, { readonly extra: object; readonly param: string; readonly message: RegExp }>([
+  ["a tool of another kind", { extra: { tools: [{ type: "web_search" }] }, param: "tools[0].type", message: /only functions/ }],
+  ["a name with spaces", { extra: { tools: [tool({ name: "get weather" })] }, param: "tools[0].function.name", message: /1 to 64/ }],
+  [
+    "a schema of no object",
+    { extra: { tools: [tool({ parameters: { type: "string" } })] }, param: "tools[0].function.parameters", message: /object/ },
+  ],
+  [
+    "a schema that is too deep",
+    {
+      extra: { tools: [tool({ parameters: { type: "object", x: JSON.parse(`${"[".repeat(70)}${"]".repeat(70)}`) } })] },
+      param: "tools[0].function.parameters",
+      message: /inside each other/,
+    },
+  ],
+  ["two of one name", { extra: { tools: [tool(), tool()] }, param: "tools", message: /two are called get_weather/ }],
+  [
+    "too many",
+    { extra: { tools: Array.from({ length: 129 }, (_, i) => tool({ name: `t${i}` })) }, param: "tools", message: /at most 128/ },
+  ],
+  ["a choice of none that is there", { extra: { tools: [], tool_choice: "required" }, param: "tool_choice", message: /no tools/ }],
+  [
+    "a choice of another",
+    { extra: { tool_choice: { type: "function", function: { name: "other" } } }, param: "tool_choice", message: /no tool is called other/ },
+  ],
+  ["a format beside", { extra: { response_format: { type: "json_object" } }, param: "response_format", message: /calls no tools/ }],
+  ["functions", { extra: { functions: [{}] }, param: "functions", message: /use tools/ }],
+  [
+    "arguments that are no JSON",
+    {
+      extra: { messages: [user, { role: "assistant", tool_calls: calls("{") }] },
+      param: "messages[1].tool_calls[0].function.arguments",
+      message: /JSON of an object/,
+    },
+  ],
+  [
+    "an assistant that says nothing",
+    { extra: { messages: [user, { role: "assistant", content: null }] }, param: "messages[1].content", message: /string or text parts/ },
+  ],
+  [
+    "an answer to no call",
+    { extra: { messages: [user, { role: "tool", content: "x" }] }, param: "messages[1].tool_call_id", message: /id/ },
+  ],
+]);
+
+for (const [name, { extra, param, message }] of bad)
+  test(`refused with its field: ${name}`, () => {
+    const parsed = parse(extra);
+    assert.ok("problem" in parsed, JSON.stringify(parsed));
+    assert.equal(parsed.problem.param, param, parsed.problem.message);
+    assert.match(parsed.problem.message, message);
+  });
+
+/** The spec that a request holds its answer to; undefined where it may say anything. */
+function specOf(extra: object): ToolSpec | undefined {
+  const parsed = parse(extra);
+  assert.ok("job" in parsed, JSON.stringify(parsed));
+  assert.ok(parsed.job.tools);
+  const held = heldTo(parsed.job.tools, hermes);
+  assert.ok("constraint" in held, JSON.stringify(held));
+  return held.constraint && JSON.parse(held.constraint.spec);
+}
+
+test("an answer is held to calls where the client relies on them, and not elsewhere", () => {
+  assert.equal(specOf({}), undefined);
+  const strict = specOf({ tools: [tool({ strict: true }), tool({ name: "other" })] });
+  assert.equal(strict?.trigger, "<tool_call>");
+  assert.deepEqual(
+    strict.calls.map(({ schema }) => JSON.parse(schema)),
+    [city, { type: "object" }],
+  );
+  const required = specOf({ tool_choice: "required" });
+  assert.deepEqual([required?.trigger, required?.single, required?.calls.length], ["", false, 1]);
+  const two = [tool(), tool({ name: "other", parameters: undefined })];
+  const named = specOf({ tools: two, tool_choice: { type: "function", function: { name: "other" } } });
+  assert.deepEqual([named?.single, named?.calls.length], [true, 1]);
+  assert.deepEqual(JSON.parse(named?.calls[0]?.schema ?? ""), { type: "object", properties: {}, additionalProperties: false });
+  assert.equal(specOf({ parallel_tool_calls: false })?.single, true);
+});
+
+test("none leaves the tools out, and a chat gives calls and their answers back", () => {
+  const none = parse({ tool_choice: "none" });
+  assert.ok("job" in none);
+  assert.deepEqual([none.job.tools, none.job.prompts], [undefined, [{ messages: [user], tools: [] }]]);
+  const given = parse({
+    messages: [user, { role: "assistant", tool_calls: calls('{"city":"Oslo"}') }, { role: "tool", content: "rain", tool_call_id: "c1" }],
+  });
+  assert.ok("job" in given);
+  assert.deepEqual(given.job.prompts, [
+    {
+      messages: [
+        user,
+        { role: "assistant", content: "", toolCalls: [{ id: "c1", name: "get_weather", arguments: '{"city":"Oslo"}' }] },
+        { role: "tool", content: "rain", toolCallId: "c1" },
+      ],
+      tools: [weather],
+    },
+  ]);
+});
+
+test("a model without tools, and a schema that cannot be held, are told", () => {
+  const parsed = parse({
+    tools: [tool({ strict: true, parameters: { ...city, properties: { city: { type: "string", format: "date" } } } })],
+  });
+  assert.ok("job" in parsed && parsed.job.tools);
+  const unknown = heldTo(parsed.job.tools, undefined);
+  assert.ok("problem" in unknown);
+  assert.equal(unknown.problem.code, "unsupported_parameter");
+  const date = heldTo(parsed.job.tools, hermes);
+  assert.ok("problem" in date);
+  assert.match(date.problem.message, /tools\[0\]\.function\.parameters: #\/properties\/city\/format/);
+});
+
+test("an answer that is held to calls has an end, which ignore_eos may not take away", async () => {
+  const deps = { textModel: { ...byteText, tools: hermes, encodeChat: async () => Uint32Array.of(1) }, maxContext: 999 };
+  const prepared = async (extra: object) => {
+    const parsed = parse({ ignore_eos: true, ...extra });
+    assert.ok("job" in parsed);
+    return prepare(parsed.job, deps);
+  };
+  const refused = await prepared({ tool_choice: "required" });
+  assert.ok("problem" in refused);
+  assert.equal(refused.problem.param, "ignore_eos");
+  assert.ok("prompts" in (await prepared({})), "free text has none");
+});
+
+test("calls of every format that has texts are held to its words, and what is so held is read as calls", () => {
+  for (const format of [hermes, llama, mistral]) {
+    const parsed = parse({ tool_choice: "required", tools: [tool(), tool({ name: "other" })] });
+    assert.ok("job" in parsed && parsed.job.tools);
+    const held = heldTo(parsed.job.tools, format);
+    assert.ok("constraint" in held && held.constraint);
+    const language = languageOf(held.constraint);
+    const { begin, before, after, between, end, single = false } = format.texts;
+    const call = (name: string) => `${before(name)}{"city":"Oslo"}${after}`;
+    const two = `${begin}${call("get_weather")}${between}${call("other")}${end}`;
+    const states = (text: string) => {
+      let state: string | undefined = language.start;
+      for (const byte of new TextEncoder().encode(text)) state = state === undefined ? undefined : language.step(state, byte);
+      return state;
+    };
+    assert.equal(states(two) === undefined, single, "templates of one of them refuse a turn with two");
+    const one = `${begin}${call("other")}${end}`;
+    assert.ok(language.ends(states(one) ?? "-"), one);
+    assert.equal(states(`${begin}${before("nobody")}`), undefined);
+    const reader = format.reader();
+    const pieces = [reader.push(one), reader.end()];
+    assert.deepEqual(
+      pieces.flatMap(({ calls: found }) => found),
+      [{ index: 0, name: "other", arguments: '{"city":"Oslo"}' }],
+    );
+  }
+});

@@ -1,0 +1,80 @@
+// API keys from a mounted Secret: one key per line, so that two are valid while one is being replaced, with the name of its client behind
+// it where it has one. The file is read again when it changes; comparison takes the same time for every wrong key.
+import { createHash, timingSafeEqual } from "node:crypto";
+import { readFile, stat } from "node:fs/promises";
+import { AppError } from "../../../crds/common.ts";
+import type { Log } from "../../observe/log.ts";
+
+const lookAgainMs = 1_000;
+const fileBytesMax = 64 * 1024;
+
+interface Known {
+  readonly digest: Buffer;
+  readonly client: string;
+}
+
+export class ApiKeys {
+  readonly #path: string;
+  readonly #log: Log;
+  #known: readonly Known[] = [];
+  #version = "";
+  #lookedAt = Number.NEGATIVE_INFINITY;
+
+  private constructor(path: string, log: Log) {
+    this.#path = path;
+    this.#log = log;
+  }
+
+  /** Throws `ApiKeyUnreadable` when there is no key to ask for: an open door is not a fallback. */
+  static async open(path: string, log: Log): Promise<ApiKeys> {
+    const keys = new ApiKeys(path, log);
+    await keys.#read();
+    return keys;
+  }
+
+  /** The name of the client whose key this is, "" of one without a name; undefined for a wrong key. */
+  async clientOf(key: string): Promise<string | undefined> {
+    await this.#refresh();
+    const digest = sha256(key);
+    let found: string | undefined;
+    for (const known of this.#known) found = timingSafeEqual(known.digest, digest) ? known.client : found;
+    return found;
+  }
+
+  // A file that is gone or empty for a moment (kubelet swaps links) keeps the last keys; the log says so.
+  async #refresh(): Promise<void> {
+    if (performance.now() - this.#lookedAt < lookAgainMs) return;
+    try {
+      await this.#read();
+    } catch (err) {
+      this.#log.error({ err }, "API keys unreadable; the last ones stay valid");
+    }
+  }
+
+  async #read(): Promise<void> {
+    this.#lookedAt = performance.now();
+    try {
+      const { mtimeMs, ino, size } = await stat(this.#path);
+      const version = `${mtimeMs}:${ino}:${size}`;
+      if (version === this.#version) return;
+      if (size > fileBytesMax) throw new Error(`${size} bytes, at most ${fileBytesMax}`);
+      const keys = (await readFile(this.#path, "utf8"))
+        .split("\n")
+        .map((line) => line.trim())
+        .filter((line) => line !== "");
+      if (keys.length === 0) throw new Error("no key in it");
+      this.#known = keys.map((line) => {
+        const [key = "", client = ""] = line.split(/\s+/, 2);
+        return { digest: sha256(key), client };
+      });
+      this.#version = version;
+    } catch (cause) {
+      const why = cause instanceof Error ? cause.message : String(cause);
+      throw new AppError(`API key file ${this.#path}: ${why}`, { code: "ApiKeyUnreadable", operation: "reading API keys", cause });
+    }
+  }
+}
+
+function sha256(text: string): Buffer {
+  return createHash("sha256").update(text).digest();
+}

@@ -1,0 +1,105 @@
+// The limits of clients at this gateway: requests and tokens in a minute, requests at once, and the priority of what they ask. A minute's
+// worth may come at once; then it comes back evenly. Pure but for its own state, which is one entry for each client that has limits.
+import type { GatewayClient } from "../../../crds/gateway-access.ts";
+import { type Problem, problems } from "../problem.ts";
+import type { Caller } from "./access-token.ts";
+
+const minuteMs = 60_000;
+/** The Retry-After of a client with too many requests at once: nobody knows when one of them ends. */
+const busyRetrySeconds = 1;
+
+/** So many in a minute, of which a minute's worth may be saved. What is taken beyond them is owed, and comes back first. */
+class Allowance {
+  readonly #perMinute: number;
+  #level: number;
+  #at: number;
+
+  constructor(perMinute: number, now: number) {
+    this.#perMinute = perMinute;
+    this.#level = perMinute;
+    this.#at = now;
+  }
+
+  /** Milliseconds until one is there. */
+  waitMs(now: number): number {
+    const passedMs = Math.max(0, now - this.#at); // of a clock that was set back none
+    this.#level = Math.min(this.#perMinute, this.#level + (passedMs * this.#perMinute) / minuteMs);
+    this.#at = now;
+    return this.#level >= 1 ? 0 : ((1 - this.#level) * minuteMs) / this.#perMinute;
+  }
+
+  take(count: number): void {
+    this.#level -= count;
+  }
+}
+
+interface Counted {
+  readonly limits: GatewayClient;
+  readonly requests: Allowance | undefined;
+  readonly tokens: Allowance | undefined;
+  inside: number;
+}
+
+/** A request of a client. */
+export interface ClientEntry {
+  /** It ended, after so many tokens of output; idempotent. */
+  leave(outputTokens: number): void;
+}
+
+const unlimited: ClientEntry = { leave: () => {} };
+
+export class ClientLimits {
+  readonly #clients: ReadonlyMap<string, Counted>;
+  readonly #now: () => number;
+
+  constructor(clients: readonly GatewayClient[], now: () => number) {
+    const counted = (limits: GatewayClient): Counted => ({
+      limits,
+      requests: limits.requestsPerMinute === undefined ? undefined : new Allowance(limits.requestsPerMinute, now()),
+      tokens: limits.tokensPerMinute === undefined ? undefined : new Allowance(limits.tokensPerMinute, now()),
+      inside: 0,
+    });
+    this.#clients = new Map(clients.map((limits) => [limits.name, counted(limits)]));
+    this.#now = now;
+  }
+
+  /** Why a client gets nothing now; undefined when it may ask. */
+  refusal(name: string): Problem | undefined {
+    const client = this.#clients.get(name);
+    if (client === undefined) return undefined;
+    const { limits, requests, tokens, inside } = client;
+    const { requestsPerMinute = 0, tokensPerMinute = 0, concurrentRequests = Number.POSITIVE_INFINITY } = limits;
+    const refused = (limit: string, afterMs: number) => problems.quota(name, limit, Math.ceil(afterMs / 1000));
+    if (inside >= concurrentRequests) return refused(`${concurrentRequests} requests at once`, busyRetrySeconds * 1000);
+    const now = this.#now();
+    const requestMs = requests?.waitMs(now) ?? 0;
+    if (requestMs > 0) return refused(`${requestsPerMinute} requests a minute`, requestMs);
+    const tokenMs = tokens?.waitMs(now) ?? 0;
+    return tokenMs > 0 ? refused(`${tokensPerMinute} tokens a minute`, tokenMs) : undefined;
+  }
+
+  /** Takes a request in with the tokens of its prompts. */
+  enter(name: string, promptTokens: number): ClientEntry | { readonly problem: Problem } {
+    const problem = this.refusal(name);
+    if (problem !== undefined) return { problem };
+    const client = this.#clients.get(name);
+    if (client === undefined) return unlimited;
+    client.inside++;
+    client.requests?.take(1);
+    client.tokens?.take(promptTokens);
+    let left = false;
+    const leave = (outputTokens: number) => {
+      if (left) return;
+      left = true;
+      client.inside--;
+      client.tokens?.take(outputTokens);
+    };
+    return { leave };
+  }
+
+  /** The priority of a client's request that asks for this one: no earlier than the client's own, by its token or by the list. */
+  priorityOf({ client, priority }: Caller, asked: number | undefined): number {
+    const own = priority ?? this.#clients.get(client)?.limits.priority;
+    return own === undefined ? (asked ?? 0) : Math.max(own, asked ?? own);
+  }
+}

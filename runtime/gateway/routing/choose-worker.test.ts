@@ -1,0 +1,141 @@
+// The choice of a rank: fewest queued tokens, affinity only among about equal ones, never a rank that cannot.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import type { WorkerAbility } from "../../../crds/names.ts";
+import { type Candidate, choose, prefixHash, tieTokens } from "./choose-worker.ts";
+
+const worker = (rank: number, queuedTokens = 0, rest: Partial<Candidate> = {}): Candidate => ({
+  rank,
+  state: "active",
+  suspect: false,
+  queuedTokens,
+  numerics: "exact",
+  ...rest,
+});
+const hash = prefixHash([1, 2, 3]);
+const needs: WorkerAbility[] = ["tool_calls"];
+const knowing = { numerics: "other", knows: new Set(["json_object", "tool_calls"]) };
+
+const cases = new Map<
+  string,
+  {
+    candidates: Candidate[];
+    avoid?: number[];
+    busy?: number[];
+    numerics?: string;
+    needs?: WorkerAbility[];
+    doubtful?: boolean;
+    want: number | undefined;
+    reason?: RegExp;
+  }
+>([
+  ["nobody is known", { candidates: [], want: undefined, reason: /no worker is known/ }],
+  [
+    "nobody is ready",
+    { candidates: [worker(0, 0, { state: "joining" }), worker(1, 0, { state: "lost" })], want: undefined, reason: /none of 2/ },
+  ],
+  ["draining ranks get nothing new", { candidates: [worker(0, 0, { state: "draining" }), worker(1, 9999)], want: 1 }],
+  ["where all ranks drain, one that does is better than none", { candidates: [worker(0, 9, { state: "draining" })], want: 0 }],
+  ["suspects are skipped", { candidates: [worker(0, 0, { suspect: true }), worker(1, 9999)], want: 1 }],
+  ["all suspect: wait", { candidates: [worker(0, 0, { suspect: true })], want: undefined, reason: /failed a moment ago/ }],
+  ["the shortest queue wins", { candidates: [worker(0, 500), worker(1, 100), worker(2, 900)], want: 1 }],
+  ["an avoided rank is left out while there is another", { candidates: [worker(0, 0), worker(1, 500)], avoid: [0], want: 1 }],
+  [
+    "a request goes on in the class that began it, however long the queue is there",
+    { candidates: [worker(0, 0, { numerics: "other" }), worker(1, 9999)], numerics: "exact", want: 1 },
+  ],
+  [
+    "what a request needs is sought where it is known, whatever the queue and the class",
+    { candidates: [worker(0), worker(1, 9999, knowing)], needs, numerics: "exact", want: 1 },
+  ],
+  [
+    "a rank that knows it and failed a moment ago is waited for",
+    { candidates: [worker(0), worker(1, 0, { ...knowing, suspect: true })], needs, want: undefined, reason: /failed a moment ago/ },
+  ],
+  ["where none says that it knows it, one that may is asked", { candidates: [worker(0)], needs, want: 0, doubtful: true }],
+  ["another class is better than none", { candidates: [worker(0, 0, { numerics: "other" })], numerics: "exact", want: 0 }],
+  [
+    "a rank that failed the request is no choice for its class",
+    { candidates: [worker(0), worker(1, 9999, { numerics: "other" })], avoid: [0], numerics: "exact", want: 1 },
+  ],
+  [
+    "a full rank of the request's class is asked again before another class is",
+    { candidates: [worker(0), worker(1, 9999, { numerics: "other" })], avoid: [0], busy: [0], numerics: "exact", want: 0 },
+  ],
+  [
+    "but not before another rank of the class",
+    { candidates: [worker(0), worker(1, 9999)], avoid: [0], busy: [0], numerics: "exact", want: 1 },
+  ],
+  [
+    "nor for a request that nobody computed yet",
+    { candidates: [worker(0), worker(1, 9999, { numerics: "other" })], avoid: [0], busy: [0], want: 1 },
+  ],
+  ["an avoided rank is better than none", { candidates: [worker(0, 0)], avoid: [0], want: 0 }],
+]);
+
+for (const [name, { candidates, avoid, busy, numerics, needs: asked, doubtful, want, reason }] of cases) {
+  test(name, () => {
+    const choice = choose(candidates, hash, {
+      avoid: new Set(avoid),
+      busy: new Set(busy),
+      ...(numerics === undefined ? {} : { numerics }),
+      ...(asked === undefined ? {} : { needs: asked }),
+    });
+    assert.equal(choice.rank, want);
+    assert.equal(choice.doubtful, doubtful ?? false);
+    assert.match(choice.reason, reason ?? /^$/);
+  });
+}
+
+test("equal prefixes go to one rank, and stay there when another rank leaves", () => {
+  const ranks = [0, 1, 2, 3, 4].map((rank) => worker(rank));
+  for (let prefix = 0; prefix < 200; prefix++) {
+    const prompt = [prefix, 7, 9];
+    const home = choose(ranks, prefixHash(prompt)).rank;
+    assert.equal(choose(ranks, prefixHash([...prompt])).rank, home);
+    const gone = (home! + 1) % 5;
+    assert.equal(
+      choose(
+        ranks.filter(({ rank }) => rank !== gone),
+        prefixHash(prompt),
+      ).rank,
+      home,
+    );
+  }
+});
+
+test("prefixes spread over ranks", () => {
+  const ranks = [0, 1, 2, 3].map((rank) => worker(rank));
+  const counts = [0, 0, 0, 0];
+  for (let prefix = 0; prefix < 4000; prefix++) counts[choose(ranks, prefixHash([prefix, prefix >> 3])).rank!]!++;
+  for (const count of counts) assert.ok(count > 800 && count < 1200, `${counts}`);
+});
+
+test("only the beginning of a prompt decides", () => {
+  const start = Array.from({ length: 64 }, (_, i) => i);
+  assert.equal(prefixHash([...start, 1]), prefixHash([...start, 2]));
+  assert.notEqual(prefixHash([1, ...start]), prefixHash(start));
+});
+
+test("the chosen rank is active where one is, not suspect, and within the tie of the shortest queue", () => {
+  const candidate = fc.record({
+    state: fc.constantFrom("active", "joining", "draining", "lost") as fc.Arbitrary<Candidate["state"]>,
+    suspect: fc.boolean(),
+    queuedTokens: fc.nat(500),
+    numerics: fc.constantFrom("", "exact"),
+  });
+  fc.assert(
+    fc.property(fc.array(candidate, { maxLength: 8 }), fc.integer(), (rows, prefix) => {
+      const candidates = rows.map((row, rank) => ({ ...row, rank }));
+      const wanted = candidates.some((c) => c.state === "active") ? "active" : "draining";
+      const usable = candidates.filter((c) => c.state === wanted && !c.suspect);
+      const { rank, reason } = choose(candidates, prefix);
+      assert.equal(rank === undefined, usable.length === 0);
+      assert.equal(reason === "", rank !== undefined);
+      if (rank === undefined) return;
+      const least = Math.min(...usable.map((c) => c.queuedTokens));
+      assert.ok(usable.some((c) => c.rank === rank && c.queuedTokens <= least + tieTokens));
+    }),
+  );
+});

@@ -1,0 +1,397 @@
+// The owner of one request until its last token. A worker that errs, drains, falls silent or vanishes is replaced by another one
+// that gets the prompt, the tokens so far (to replay) and the same seed, so that the text goes on token for token. Not here: how
+// long it waits for what (patience.ts), which worker (choose-worker.ts), the connection (worker-pool.ts), text (../text/).
+import { AppError } from "../../../crds/common.ts";
+import type { FailoverReason, WorkerAbility } from "../../../crds/names.ts";
+import type { Constraint } from "../../constraints/language.ts";
+import { classify, type FailoverLimits, type Fault, failoverLimits, Patience, pauseMs, repeatedFaults, type Wait } from "./patience.ts";
+
+/** How tokens are chosen, as the wire has it; what is unset is off. */
+interface GenerationSampling {
+  readonly temperature: number;
+  readonly topP: number;
+  readonly topK: number;
+  readonly seed: bigint;
+  readonly logprobs: boolean;
+  readonly topLogprobs?: number;
+  readonly minP?: number;
+  readonly presencePenalty?: number;
+  readonly frequencyPenalty?: number;
+  readonly repetitionPenalty?: number;
+  readonly bias?: readonly { readonly id: number; readonly value: number }[];
+  readonly constraint?: Constraint;
+}
+
+/** What a token of the prompt is worth by those before it. */
+export interface RatedToken {
+  readonly logprob: number;
+  readonly top: readonly TopToken[];
+}
+
+/** One of the likeliest tokens of a position. */
+export interface TopToken {
+  readonly id: number;
+  readonly logprob: number;
+}
+
+export interface Generation {
+  readonly requestId: string;
+  readonly prompt: readonly number[];
+  readonly maxTokens: number;
+  readonly sampling: GenerationSampling;
+  readonly eos: readonly number[];
+  /** Of two that wait at a worker, the lower one goes first; unset = 0. */
+  readonly priority?: number;
+  /** One vector of the prompt is wanted instead of text. */
+  readonly embed?: boolean;
+  /** What the prompt's tokens are worth is wanted too. */
+  readonly promptLogprobs?: boolean;
+  readonly deadlineUnixMs: number;
+  /** The trace of the request span; "" without tracing. */
+  readonly traceparent: string;
+  readonly signal: AbortSignal;
+}
+
+export type WorkerEvent =
+  /** The request is in the worker's queue and waits for a KV slot there. */
+  | { readonly type: "queued"; readonly queuedTokens: number }
+  | { readonly type: "started"; readonly queuedTokens: number }
+  /** The tokens up to this position were replayed. */
+  | { readonly type: "progress"; readonly position: number }
+  | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number; readonly top?: readonly TopToken[] }
+  | { readonly type: "embedding"; readonly values: readonly number[] }
+  /** Of the prompt's tokens from this position on. */
+  | { readonly type: "prompt"; readonly position: number; readonly tokens: readonly RatedToken[] }
+  | { readonly type: "finish"; readonly reason: "stop" | "length" | "draining" };
+
+export type Generated =
+  | { readonly type: "started"; readonly rank: number }
+  | { readonly type: "token"; readonly id: number; readonly logprob: number; readonly top?: readonly TopToken[] }
+  | { readonly type: "embedding"; readonly values: readonly number[] }
+  /** Of the prompt's next tokens: the second one at first, since nothing stands before the first. */
+  | { readonly type: "prompt"; readonly tokens: readonly RatedToken[] }
+  | { readonly type: "finish"; readonly reason: "stop" | "length" };
+
+/** A worker that was chosen for one attempt. */
+export interface Attempt {
+  readonly rank: number;
+  /** The worker has not said that it knows all that the request needs. */
+  readonly doubtful?: boolean;
+  /** Ends with an AppError when the stream breaks. Returning early cancels it at the worker. */
+  readonly events: AsyncIterable<WorkerEvent>;
+  /** Frees the accounting; `failed` keeps the router away from the rank for a moment. */
+  close(failed: boolean): void;
+}
+
+/** Ranks that did not take the request, or failed it, since its last token. */
+export interface Shunned {
+  readonly avoid: ReadonlySet<number>;
+  /** Those of them that were full and are still waited for, if they are of the class that computed the request. */
+  readonly busy: ReadonlySet<number>;
+}
+
+/** What a request needs of its worker beyond plain text. */
+export function needsOf({ sampling, promptLogprobs = false }: Generation): WorkerAbility[] {
+  return [...(sampling.constraint ? [sampling.constraint.name] : []), ...(promptLogprobs ? ["prompt_logprobs" as const] : [])];
+}
+
+/** The workers, as failover sees them. */
+export interface Workers {
+  /** Starts on the best worker, other than `avoid` when there is a choice; a reason when there is none now. */
+  start(generation: Generation, replay: readonly number[], shunned: Shunned): Attempt | { readonly none: string };
+  /** Resolves when the membership changed, when a place became free and it is this request's turn, or after timeoutMs. */
+  changed(timeoutMs: number, signal: AbortSignal): Promise<void>;
+  /** Milliseconds that a request may wait for a rank where none is to be there before it is asked for; 0, or unset = that is not so. */
+  holdMs?(): number;
+}
+
+const waitStepMs = 250;
+
+/** The wait for a token that came from another worker than the one before it, by where the time went. */
+export interface Stall {
+  readonly fromRank: number;
+  readonly rank: number;
+  readonly tokensReplayed: number;
+  /** Since the last that was heard of the first worker until it was known to be gone. */
+  readonly detectionMs: number;
+  /** From then until another one computed the request. */
+  readonly failoverMs: number;
+  /** From then until its first token: the prompt and the tokens so far, again, and experts that had to be loaded. */
+  readonly replayMs: number;
+}
+
+export interface FailoverHooks {
+  onFailover?(reason: FailoverReason, fromRank: number, tokensSoFar: number, error: AppError): void;
+  /** The request goes on. */
+  onRecovered?(stall: Stall): void;
+  readonly now?: () => number;
+}
+
+export async function* generate(
+  generation: Generation,
+  workers: Workers,
+  limits: FailoverLimits = failoverLimits,
+  hooks: FailoverHooks = {},
+): AsyncGenerator<Generated, void, void> {
+  const state = new RequestState(generation, limits, hooks);
+  while (true) {
+    state.check();
+    const attempt = workers.start(generation, state.tokens, state.shunned());
+    if ("none" in attempt) {
+      await state.waitFor(workers, attempt.none);
+      continue;
+    }
+    let ended: AppError | undefined;
+    try {
+      ended = yield* follow(attempt, state);
+    } finally {
+      attempt.close(ended !== undefined && classify(ended) === "worker" && !generation.signal.aborted);
+    }
+    if (ended === undefined) return;
+    const finished = state.finishedAnyway();
+    if (finished) {
+      yield { type: "finish", reason: finished };
+      return;
+    }
+    const fault = state.failed(attempt, ended);
+    if (fault === "busy" || fault === "expert") await workers.changed(state.pauseMs(), generation.signal);
+  }
+}
+
+/** One attempt: yields its tokens; returns undefined when the request is finished, else why the attempt ended. */
+async function* follow(attempt: Attempt, state: RequestState): AsyncGenerator<Generated, AppError | undefined, void> {
+  const iterator = attempt.events[Symbol.asyncIterator]();
+  try {
+    while (true) {
+      state.waits();
+      const next = await orSilence(iterator.next(), state.patience.silence(attempt.rank));
+      if (next.done) return new AppError(`rank ${attempt.rank} ended the stream before the text`, { code: "Lost" });
+      const event = next.value;
+      switch (event.type) {
+        case "queued":
+          state.patience.queued();
+          break;
+        case "started":
+          state.patience.started();
+          state.computes(attempt.rank);
+          yield { type: "started", rank: attempt.rank };
+          break;
+        case "progress":
+          state.patience.progressed();
+          break;
+        case "token":
+          if (state.take(event.id, event.position)) yield tokenOf(event);
+          break;
+        case "embedding":
+          yield event;
+          break;
+        case "prompt": {
+          const tokens = state.takePrompt(event.position, event.tokens);
+          if (tokens.length > 0) yield { type: "prompt", tokens };
+          break;
+        }
+        case "finish":
+          if (event.reason === "draining") return new AppError(`rank ${attempt.rank} is draining`, { code: "Draining" });
+          yield { type: "finish", reason: event.reason };
+          return undefined;
+      }
+    }
+  } catch (caught) {
+    return AppError.from(caught, "generating");
+  } finally {
+    iterator.return?.().then(nothing, nothing);
+  }
+}
+
+function tokenOf({ id, logprob, top }: Extract<WorkerEvent, { type: "token" }>): Generated {
+  return top ? { type: "token", id, logprob, top } : { type: "token", id, logprob };
+}
+
+class RequestState {
+  readonly generation: Generation;
+  readonly patience: Patience;
+  readonly tokens: number[] = [];
+  /** Position of the prompt's next token whose worth is not known yet. */
+  #promptNext = 1;
+  readonly #avoid = new Set<number>();
+  readonly #busy = new Set<number>();
+  /** The first of the full workers since the last token. */
+  #busySince: number | undefined;
+  readonly #limits: FailoverLimits;
+  readonly #hooks: FailoverHooks;
+  readonly #now: () => number;
+  // These counts are of failures in a row: every token sets them back.
+  #attempts = 0;
+  #startedAttempts = 0;
+  #internalErrors = 0;
+  #pauses = 0;
+  #lastError: AppError | undefined;
+  #waitsSince = 0;
+  /** The loss from which the request has not recovered yet: the first one, when there are several in a row. */
+  #loss: { readonly rank: number; readonly since: number; readonly knownAt: number; readonly tokens: number } | undefined;
+  #computes = { rank: 0, since: 0 };
+
+  constructor(generation: Generation, limits: FailoverLimits, hooks: FailoverHooks) {
+    this.generation = generation;
+    this.#limits = limits;
+    this.#hooks = hooks;
+    this.#now = hooks.now ?? Date.now;
+    this.patience = new Patience(limits, generation.prompt.length, this.#now);
+  }
+
+  /** Throws when the request may go on no longer. */
+  check(): void {
+    const { signal, deadlineUnixMs } = this.generation;
+    if (signal.aborted) throw new AppError("the client went away", { code: "Cancelled" });
+    if (this.#now() >= deadlineUnixMs) throw deadlinePassed(this.#lastError);
+    const over = this.patience.over();
+    const tooMany = this.#attempts >= this.#limits.attemptsMax || this.#startedAttempts >= this.#limits.startedAttemptsMax;
+    if (over || tooMany) throw this.#giveUp(over);
+  }
+
+  async waitFor(workers: Workers, reason: string): Promise<void> {
+    this.patience.held(workers.holdMs?.() ?? 0);
+    this.#lastError ??= new AppError(reason, { code: "NoWorker", retry: { afterMs: 5_000 } });
+    this.#avoid.clear();
+    await workers.changed(waitStepMs, this.generation.signal);
+  }
+
+  shunned(): Shunned {
+    const since = this.#busySince ?? this.#now();
+    if (this.#now() - since >= this.#limits.ownClassMs) this.#busy.clear();
+    return { avoid: this.#avoid, busy: this.#busy };
+  }
+
+  pauseMs(): number {
+    return pauseMs(this.#pauses++, Math.random());
+  }
+
+  /** The worker's next event is waited for from now on: the time that a client took to read is none of its silence. */
+  waits(): void {
+    this.#waitsSince = this.#now();
+  }
+
+  computes(rank: number): void {
+    this.#computes = { rank, since: this.#now() };
+  }
+
+  /** What is new of the prompt's tokens; after a failover those that were told come again. */
+  takePrompt(position: number, tokens: readonly RatedToken[]): readonly RatedToken[] {
+    if (position > this.#promptNext) throw new AppError(`prompt token ${position} came before ${this.#promptNext}`, { code: "Lost" });
+    this.patience.progressed();
+    const fresh = tokens.slice(this.#promptNext - position);
+    this.#promptNext += fresh.length;
+    return fresh;
+  }
+
+  /** True when this token is the next one; one that was seen is dropped, a gap is the worker's error. */
+  take(id: number, position: number): boolean {
+    if (position < this.tokens.length) return false;
+    if (position > this.tokens.length) throw new AppError(`token ${position} came before ${this.tokens.length}`, { code: "Lost" });
+    if (position === 0) this.#checkPrompt();
+    this.tokens.push(id);
+    this.patience.token();
+    this.#recovered();
+    this.#attempts = 0;
+    this.#startedAttempts = 0;
+    this.#internalErrors = 0;
+    this.#pauses = 0;
+    this.#avoid.clear(); // a rank that failed a while ago may be the only one left of the class; one that has just failed is suspect
+    this.#busy.clear();
+    this.#busySince = undefined;
+    this.#lastError = undefined;
+    return true;
+  }
+
+  /** An image from before prompts' tokens were told ignores the wish, in the middle of a roll. */
+  #checkPrompt(): void {
+    const { promptLogprobs, prompt } = this.generation;
+    if (!promptLogprobs || this.#promptNext >= prompt.length) return;
+    const told = `${this.#promptNext - 1} of ${prompt.length - 1}`;
+    throw new AppError(`a worker told what ${told} prompt tokens are worth: its image is older`, {
+      code: "OldWorker",
+      retry: { afterMs: 5_000 },
+    });
+  }
+
+  /** The reason for which the text is complete although the worker died before it said so; undefined when it is not complete. */
+  finishedAnyway(): "stop" | "length" | undefined {
+    const last = this.tokens.at(-1);
+    if (last !== undefined && this.generation.eos.includes(last)) return "stop";
+    return this.tokens.length >= this.generation.maxTokens ? "length" : undefined;
+  }
+
+  /** Takes the error that an attempt ended with; throws when another one would not help. */
+  failed({ rank, doubtful }: Attempt, ended: AppError): Fault {
+    const error = doubtful ? this.#ofOld(rank, ended) : ended;
+    const fault = classify(error);
+    if (this.generation.signal.aborted) return fault;
+    if (fault === "caller") throw error;
+    if (fault === "deadline") throw deadlinePassed(error);
+    // A worker that is full or lacks an expert is not lost; and a token has to have come for the client to wait for the next.
+    if (fault === "worker" && this.tokens.length > 0)
+      this.#loss ??= { rank, since: this.#waitsSince, knownAt: this.#now(), tokens: this.tokens.length };
+    if (fault === "worker" && this.patience.computing) this.#startedAttempts++;
+    this.patience.failed(fault);
+    this.#lastError = error;
+    this.#avoid.add(rank);
+    this.#busy.delete(rank);
+    if (fault === "busy") {
+      this.#busySince ??= this.#now();
+      this.#busy.add(rank);
+      return fault;
+    }
+    this.#attempts++;
+    if (repeatedFaults.has(error.code) && ++this.#internalErrors >= this.#limits.internalErrorsMax) throw error;
+    this.#hooks.onFailover?.(reasonOf(error), rank, this.tokens.length, error);
+    return fault;
+  }
+
+  /** This gateway has read the constraint: a worker that refuses it, and did not say that it knows it, is of an older image. */
+  #ofOld(rank: number, error: AppError): AppError {
+    const { constraint } = this.generation.sampling;
+    if (constraint === undefined || error.code !== "InvalidRequest") return error;
+    const message = `rank ${rank} does not know ${constraint.name} as it is asked for: its image is older`;
+    return new AppError(message, { code: "OldWorker", retry: { afterMs: 5_000 }, cause: error });
+  }
+
+  #recovered(): void {
+    if (this.#loss === undefined) return;
+    const { rank: fromRank, since, knownAt, tokens: tokensReplayed } = this.#loss;
+    this.#loss = undefined;
+    const { rank, since: computesSince } = this.#computes;
+    const [detectionMs, failoverMs, replayMs] = [knownAt - since, computesSince - knownAt, this.#now() - computesSince];
+    this.#hooks.onRecovered?.({ fromRank, rank, tokensReplayed, detectionMs, failoverMs, replayMs });
+  }
+
+  #giveUp(waitedFor: Wait | undefined): AppError {
+    const last = this.#lastError;
+    const busy = waitedFor === "queue" || (waitedFor !== "expert" && last !== undefined && classify(last) === "busy");
+    const [code, afterMs] = busy ? ["QueueFull", 2_000] : ["NoWorker", 5_000];
+    const held = waitedFor === "hold" ? "the deployment was scaled to zero, and no rank has come back in time" : undefined;
+    return new AppError(held ?? last?.message ?? "no worker is known", { code, retry: { afterMs }, cause: last });
+  }
+}
+
+function deadlinePassed(cause: AppError | undefined): AppError {
+  return new AppError("The request's deadline passed.", { code: "DeadlineExceeded", cause });
+}
+
+function reasonOf(error: AppError): FailoverReason {
+  if (error.code === "Silent") return "silent";
+  if (error.code === "Draining") return "draining";
+  return error.code === "Lost" || error.code === "Unavailable" ? "lost" : "error";
+}
+
+async function orSilence<T>(next: Promise<T>, silence: ReturnType<Patience["silence"]>): Promise<T> {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(() => reject(silence.error()), silence.ms);
+  try {
+    return await Promise.race([next, promise]);
+  } finally {
+    clearTimeout(timer);
+    next.catch(nothing); // after a silence nobody else looks at it
+  }
+}
+
+function nothing(): void {}

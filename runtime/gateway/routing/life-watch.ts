@@ -1,0 +1,129 @@
+// The watch over one worker's life: a stream on which its main thread says every so often that it lives, whatever its engine computes.
+// A worker that stops saying so is away until it speaks again, on a new connection. Time is told by who looks; what it means for
+// requests is worker-pool.ts's business.
+import { AppError } from "../../../crds/common.ts";
+import { fromStatus } from "../../net/grpc.ts";
+import { Indulgence, Silence } from "../../net/silence.ts";
+
+/** The watch is to be looked at so often. */
+export const lookEveryMs = 250;
+/** Silence for which a worker is away: known, with the time between two looks, within 2 s. A worker that speaks seldom has longer. */
+const silenceMs = 1_500;
+const silenceMostMs = 10_000;
+/** Signs of life that may be late or lost, of those that were announced. */
+const signsMissed = 3;
+/** The time for the first sign: the connection has to be made. */
+const connectMs = 2_000;
+/** A worker that refuses the stream, as one does that does not know it, is not away; it is asked again this much later. */
+const refusedMs = 5_000;
+/** The codes of a stream that ends with its worker or the way to it: a server that shuts down cancels what runs. */
+const ends: readonly string[] = ["Silent", "Unavailable", "Cancelled"];
+
+/** A sign of life, and what the worker says of itself in it. */
+interface LifeSign {
+  readonly nextMs: number;
+  /** What it can be asked for; said in the first sign, and by none of an older image. */
+  readonly knows: readonly string[];
+  readonly kvUse?: number | undefined;
+}
+
+/** The stream of signs, as the watch sees it. */
+export interface LifeStream {
+  on(event: "data", listener: (sign: LifeSign) => void): unknown;
+  on(event: "error", listener: (error: Error) => void): unknown;
+  on(event: "end", listener: () => void): unknown;
+  cancel(): void;
+}
+
+export interface LifeWatchOptions {
+  readonly rank: number;
+  readonly open: () => LifeStream;
+  /** No sign of life came, or the connection broke; told again while it is away. `anew`: the next stream needs another connection. */
+  readonly onAway: (error: AppError, how: { readonly again: boolean; readonly anew: boolean }) => void;
+  readonly onBack: () => void;
+  readonly onSign?: (sign: LifeSign) => void;
+}
+
+export class LifeWatch {
+  readonly #options: LifeWatchOptions;
+  #stream: LifeStream | undefined;
+  readonly #silence = new Silence(lookEveryMs, 0);
+  readonly #indulgence = new Indulgence();
+  #openAt = Number.NEGATIVE_INFINITY;
+  #lookedAt = 0;
+  /** By what the worker announced; undefined before its first word on the connection. */
+  #limitMs: number | undefined;
+  #awaySince: number | undefined;
+  #broke = false;
+
+  constructor(options: LifeWatchOptions) {
+    this.#options = options;
+  }
+
+  get away(): boolean {
+    return this.#awaySince !== undefined;
+  }
+
+  look(nowMs: number): void {
+    const silentMs = this.#silence.look(nowMs);
+    this.#lookedAt = nowMs;
+    if (this.#stream === undefined) {
+      if (nowMs >= this.#openAt) this.#open();
+      return;
+    }
+    if (silentMs < (this.#limitMs === undefined ? connectMs : this.#limitMs * this.#indulgence.factor(nowMs))) return;
+    const { rank } = this.#options;
+    this.#ended(new AppError(`rank ${rank} showed no sign of life for ${Math.round(silentMs)} ms`, { code: "Silent" }));
+  }
+
+  /** The worker said something, here or in the stream of a request. */
+  heard(): void {
+    this.#silence.heard();
+  }
+
+  stop(): void {
+    this.#openAt = Number.POSITIVE_INFINITY;
+    const stream = this.#stream;
+    this.#stream = undefined;
+    stream?.cancel();
+  }
+
+  #open(): void {
+    const stream = this.#options.open();
+    this.#stream = stream;
+    this.#silence.heard();
+    this.#limitMs = undefined;
+    stream.on("data", (sign) => {
+      if (this.#stream !== stream) return;
+      this.#options.onSign?.(sign);
+      this.#silence.heard();
+      this.#limitMs = Math.min(silenceMostMs, Math.max(silenceMs, signsMissed * sign.nextMs));
+      if (this.#awaySince !== undefined && !this.#broke) this.#indulgence.back(this.#lookedAt - this.#awaySince, this.#lookedAt);
+      this.#lives();
+    });
+    const ended = (error: AppError) => void (this.#stream === stream && this.#ended(error));
+    stream.on("error", (error) => ended(fromStatus(error, `watching rank ${this.#options.rank}`)));
+    stream.on("end", () => ended(new AppError(`rank ${this.#options.rank} ended its signs of life`, { code: "Unavailable" })));
+  }
+
+  #ended(error: AppError): void {
+    const stream = this.#stream;
+    this.#stream = undefined;
+    stream?.cancel();
+    if (this.#limitMs === undefined && !ends.includes(error.code)) {
+      this.#openAt = this.#lookedAt + refusedMs;
+      this.#lives();
+      return;
+    }
+    const again = this.#awaySince !== undefined;
+    this.#awaySince ??= this.#lookedAt;
+    this.#broke = error.code !== "Silent";
+    this.#options.onAway(error, { again, anew: this.#indulgence.ended(this.#limitMs !== undefined) });
+  }
+
+  #lives(): void {
+    if (this.#awaySince === undefined) return;
+    this.#awaySince = undefined;
+    this.#options.onBack();
+  }
+}

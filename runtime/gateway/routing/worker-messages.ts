@@ -1,0 +1,48 @@
+// The messages of a Generate stream as failover.ts knows them, and its settings as the wire has them. Pure.
+import { AppError } from "../../../crds/common.ts";
+import {
+  type GenerateEvent,
+  type PromptLogprobs,
+  type Token,
+  FinishReason as WireFinish,
+} from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
+import type { Generation, WorkerEvent } from "./failover.ts";
+
+const finishReasons: Partial<Record<WireFinish, "stop" | "length" | "draining">> = {
+  [WireFinish.STOP]: "stop",
+  [WireFinish.LENGTH]: "length",
+  [WireFinish.DRAINING]: "draining",
+};
+
+/** Undefined for one that a later release may send. */
+export function fromMessage({ event }: GenerateEvent): WorkerEvent | undefined {
+  if (event.case === "queued") return { type: "queued", queuedTokens: event.value.queuedTokens };
+  if (event.case === "started") return { type: "started", ...event.value };
+  if (event.case === "progress") return { type: "progress", position: event.value.position };
+  if (event.case === "token") return fromToken(event.value);
+  if (event.case === "embedding") return { type: "embedding", values: event.value.values };
+  if (event.case === "prompt") return fromPrompt(event.value);
+  if (event.case !== "finish") return undefined;
+  const reason = finishReasons[event.value.reason];
+  if (reason === undefined) throw new AppError(`gave the request up, finish reason ${event.value.reason}`, { code: "Lost" });
+  return { type: "finish", reason };
+}
+
+function fromToken({ id, position, logprob, topIds, topLogprobs }: Token): WorkerEvent {
+  if (topIds.length === 0) return { type: "token", id, position, logprob };
+  const top = topIds.map((one, i) => ({ id: one, logprob: topLogprobs[i] ?? Number.NEGATIVE_INFINITY }));
+  return { type: "token", id, position, logprob, top };
+}
+
+function fromPrompt({ position, logprobs, topIds, topLogprobs }: PromptLogprobs): WorkerEvent {
+  const count = logprobs.length === 0 ? 0 : topIds.length / logprobs.length;
+  if (!Number.isInteger(count)) throw new AppError(`told ${topIds.length} likely tokens for ${logprobs.length}`, { code: "Lost" });
+  const topOf = (at: number) =>
+    topIds.slice(at * count, (at + 1) * count).map((id, i) => ({ id, logprob: topLogprobs[at * count + i] ?? Number.NEGATIVE_INFINITY }));
+  return { type: "prompt", position, tokens: logprobs.map((logprob, at) => ({ logprob, top: topOf(at) })) };
+}
+
+/** Settings as the wire has them. */
+export function samplingOf({ constraint, bias = [], ...rest }: Generation["sampling"]) {
+  return { ...rest, bias: [...bias], constraint: constraint?.name ?? "", constraintSpec: constraint?.spec ?? "" };
+}

@@ -1,0 +1,391 @@
+// The gateway's view of the workers: membership as pushed, one gRPC client per live pod, who is busy with what, who failed
+// a moment ago or shows no sign of life (life-watch.ts). Starts attempts for failover.ts on the rank that choose-worker.ts
+// chooses; cuts the streams of lost pods at once.
+import { AppError } from "../../../crds/common.ts";
+import { type MemberState, memberStates } from "../../../crds/names.ts";
+import { slackMs } from "../../net/call-deadline.ts";
+import { Inference } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { fromStatus, type Network } from "../../net/grpc.ts";
+import { type Identity, type Member, type Membership, toSender } from "../../net/mapping.ts";
+import { whenReady } from "../../net/ready.ts";
+import type { ServiceClient } from "../../net/service.ts";
+import { serverNames, type TlsSource } from "../../net/tls.ts";
+import { steadyClock } from "../../observe/steady-clock.ts";
+import type { Span, Tracing } from "../../observe/trace.ts";
+import { type Candidate, choose, prefixHash } from "./choose-worker.ts";
+import { type Attempt, type Generation, needsOf, type Shunned, type WorkerEvent, type Workers } from "./failover.ts";
+import { LifeWatch, lookEveryMs } from "./life-watch.ts";
+import { fromMessage, samplingOf } from "./worker-messages.ts";
+
+/** A rank that just failed gets no request for this long, unless its pod changed. */
+const suspectMs = 1_000;
+/** A worker's own count of queued tokens is believed for so long. */
+const reportedLoadMs = 2_000;
+/** Tokens that an answer in decode counts, at most: nobody knows how long it will be. */
+const decodeTokensCounted = 128;
+/** Abilities that are remembered of what a worker says, at most: later ones may have more than this one can ask for. */
+const abilitiesMax = 64;
+/** A worker that is up answers within milliseconds; this long means that its node or link is gone. */
+const connectTimeoutMs = 2_000;
+
+/** What one worker is asked. */
+interface Asked {
+  readonly generation: Generation;
+  readonly replay: readonly number[];
+  readonly span: Span;
+  /** Unix ms by the wall clock of this process. */
+  readonly deadline: number;
+}
+
+type InferenceClient = ServiceClient<(typeof Inference)["method"]>;
+
+export interface PoolOptions {
+  readonly identity: Identity;
+  readonly namespace: string;
+  readonly deployment: string;
+  readonly tls: TlsSource;
+  readonly network: Pick<Network, "connect">;
+  readonly tracing: Tracing;
+  /** A worker is away, or back. */
+  readonly onAway?: (rank: number, error: AppError) => void;
+  readonly onBack?: (rank: number) => void;
+  /** A request goes on at a rank of another numerics class: its text may differ from here on. */
+  readonly onOtherClass?: (rank: number, before: string, now: string) => void;
+  readonly now?: () => number;
+}
+
+interface Lease {
+  readonly generation: Generation;
+  pendingTokens: number;
+  /** The worker has a place for it, which becomes free when it ends. */
+  accepted: boolean;
+  readonly cut: AbortController;
+}
+
+interface Worker {
+  member: Member;
+  client: InferenceClient | undefined;
+  readonly leases: Set<Lease>;
+  /** True when it is no longer in the membership. */
+  left: boolean;
+  suspectUntil: number;
+  /** None of one that is lost. */
+  life: LifeWatch | undefined;
+  /** Load that others gave it, as it said at `reportedAt`. */
+  reportedTokens: number;
+  reportedAt: number;
+  /** By its signs of life. */
+  knows: ReadonlySet<string>;
+  kvUse: number | undefined;
+}
+
+export class WorkerPool implements Workers {
+  readonly #options: PoolOptions;
+  readonly #workers = new Map<number, Worker>();
+  readonly #waiting = new Set<() => void>();
+  readonly #now: () => number;
+  readonly #looks: NodeJS.Timeout;
+  /** Members that are not lost, and those that are no longer members and still have requests. */
+  readonly #watched = new Set<Worker>();
+  /** The numerics class of the worker that computed a request last. */
+  readonly #classes = new WeakMap<Generation, string>();
+  #version = -1;
+  #holdMs = 0;
+
+  constructor(options: PoolOptions) {
+    this.#options = options;
+    this.#now = options.now ?? steadyClock();
+    this.#looks = setInterval(() => this.#look(), lookEveryMs);
+    this.#looks.unref();
+  }
+
+  /** The version of the known membership; -1 while none is known. */
+  get version(): number {
+    return this.#version;
+  }
+
+  /** Takes a newer membership; false when it is older than the known one. */
+  apply(membership: Membership): boolean {
+    if (membership.version < this.#version) return false;
+    this.#version = membership.version;
+    this.#holdMs = membership.holdMs ?? 0;
+    const seen = new Set<number>();
+    for (const member of membership.members) {
+      seen.add(member.rank);
+      const known = this.#workers.get(member.rank);
+      if (known === undefined) this.#workers.set(member.rank, newWorker(member));
+      else if (sameProcess(known.member, member)) known.member = member;
+      else {
+        forget(known, `rank ${member.rank} was replaced`);
+        this.#workers.set(member.rank, newWorker(member));
+      }
+      const worker = this.#worker(member.rank);
+      if (member.state === "lost") forget(worker, `rank ${member.rank} is lost`);
+      else worker.life ??= this.#watch(worker);
+    }
+    // A rank that is no longer named gets nothing new; what runs there ends by itself: being left out is not being lost.
+    for (const [rank, worker] of this.#workers) {
+      if (seen.has(rank)) continue;
+      this.#workers.delete(rank);
+      worker.left = true;
+      closeIfIdle(worker);
+    }
+    this.#notify();
+    return true;
+  }
+
+  membership(): Membership | undefined {
+    if (this.#version < 0) return undefined;
+    const members = [...this.#workers.values()].map((worker) => worker.member);
+    return { version: this.#version, members, ...(this.#holdMs > 0 ? { holdMs: this.#holdMs } : {}) };
+  }
+
+  /** Milliseconds that a request may wait for a first rank, where there is to be none until one is asked for; else 0. */
+  holdMs(): number {
+    return this.serves ? 0 : this.#holdMs;
+  }
+
+  get serves(): boolean {
+    return [...this.#workers.values()].some(({ member }) => member.state === "active");
+  }
+
+  countByState(): Record<MemberState, number> {
+    const counts = Object.fromEntries(memberStates.map((state) => [state, 0])) as Record<MemberState, number>;
+    for (const worker of this.#workers.values()) counts[worker.member.state]++;
+    return counts;
+  }
+
+  start(generation: Generation, replay: readonly number[], shunned: Shunned): Attempt | { readonly none: string } {
+    const before = replay.length > 0 ? this.#classes.get(generation) : undefined;
+    const { rank, doubtful, reason } = choose(this.#candidates(), prefixHash(generation.prompt), {
+      ...shunned,
+      needs: needsOf(generation),
+      ...(before === undefined ? {} : { numerics: before }),
+    });
+    if (rank === undefined) return { none: reason };
+    const worker = this.#worker(rank);
+    const { numerics = "" } = worker.member;
+    if (before !== undefined && before !== numerics) this.#options.onOtherClass?.(rank, before, numerics);
+    this.#classes.set(generation, numerics);
+    const lease: Lease = {
+      generation,
+      pendingTokens: generation.prompt.length + replay.length,
+      accepted: false,
+      cut: new AbortController(),
+    };
+    worker.leases.add(lease);
+    const { tracing } = this.#options;
+    const attributes = { "enodia.rank": rank, "enodia.replay_tokens": replay.length };
+    const span = tracing.start("worker.generate", { parent: generation.traceparent, role: "client", attributes });
+    return {
+      rank,
+      doubtful,
+      events: this.#events(worker, lease, replay, span),
+      close: (failed) => {
+        worker.leases.delete(lease);
+        closeIfIdle(worker);
+        if (failed) worker.suspectUntil = this.#now() + suspectMs;
+        lease.cut.abort();
+        span.end();
+        if (lease.accepted && !failed) this.#notifyOne();
+      },
+    };
+  }
+
+  /** Share of the attention cache that requests hold, as a mean of the workers that told; undefined where none has. */
+  kvUse(): number | undefined {
+    const told = [...this.#workers.values()].flatMap(({ member, life, kvUse }) =>
+      member.state === "active" && life?.away === false && kvUse !== undefined ? [kvUse] : [],
+    );
+    return told.length === 0 ? undefined : sum(told) / told.length;
+  }
+
+  changed(timeoutMs: number, signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const done = () => {
+        clearTimeout(timer);
+        this.#waiting.delete(done);
+        signal.removeEventListener("abort", done);
+        resolve();
+      };
+      const timer = setTimeout(done, timeoutMs);
+      this.#waiting.add(done);
+      signal.addEventListener("abort", done, { once: true });
+      if (signal.aborted) done();
+    });
+  }
+
+  close(): void {
+    clearInterval(this.#looks);
+    for (const worker of this.#workers.values()) forget(worker, "the gateway stops");
+    this.#workers.clear();
+    this.#notify();
+  }
+
+  async *#events(worker: Worker, lease: Lease, replay: readonly number[], span: Span): AsyncGenerator<WorkerEvent> {
+    const { generation, cut } = lease;
+    const signal = AbortSignal.any([cut.signal, generation.signal]);
+    let call: ReturnType<InferenceClient["generate"]> | undefined;
+    const cancel = () => call?.cancel();
+    signal.addEventListener("abort", cancel, { once: true });
+    try {
+      const client = this.#client(worker);
+      await whenReady(client.channel, connectTimeoutMs);
+      if (signal.aborted) throw new AppError("the request was taken back", { code: "Cancelled" });
+      const deadline = Date.now() + generation.deadlineUnixMs - this.#now(); // gRPC reckons with the wall clock
+      call = client.generate(this.#message({ generation, replay, span, deadline }), { deadline: deadline + slackMs.generate });
+      call.on("error", nothing); // the loop below throws it; after the loop nobody must
+      for await (const message of call) {
+        const event = fromMessage(message);
+        if (event === undefined) continue;
+        worker.life?.heard();
+        this.#account(worker, lease, event);
+        yield event;
+      }
+    } catch (caught) {
+      const error =
+        cut.signal.reason instanceof AppError ? cut.signal.reason : fromStatus(caught, `generating on rank ${worker.member.rank}`);
+      span.fail(error);
+      throw error;
+    } finally {
+      signal.removeEventListener("abort", cancel);
+      cancel();
+    }
+  }
+
+  #message({ generation, replay, span, deadline }: Asked) {
+    return {
+      sender: toSender(this.#options.identity),
+      requestId: generation.requestId,
+      prompt: [...generation.prompt],
+      replay: [...replay],
+      maxTokens: generation.maxTokens,
+      sampling: samplingOf(generation.sampling),
+      eos: [...generation.eos],
+      priority: generation.priority ?? 0,
+      embed: generation.embed ?? false,
+      promptLogprobs: generation.promptLogprobs === true && replay.length === 0, // after a token all of it is known
+      deadlineUnixMs: BigInt(deadline),
+      traceparent: span.traceparent,
+    };
+  }
+
+  #account(worker: Worker, lease: Lease, event: WorkerEvent): void {
+    if (event.type === "token" || event.type === "progress")
+      lease.pendingTokens = Math.min(decodeTokensCounted, lease.generation.maxTokens - event.position - 1);
+    if (event.type !== "queued" && event.type !== "started") return;
+    lease.accepted = true;
+    const own = sum([...worker.leases].map((other) => other.pendingTokens));
+    worker.reportedTokens = Math.max(0, event.queuedTokens - own);
+    worker.reportedAt = this.#now();
+  }
+
+  #candidates(): Candidate[] {
+    const now = this.#now();
+    return [...this.#workers.values()].map((worker) => ({
+      rank: worker.member.rank,
+      state: worker.member.state,
+      suspect: worker.suspectUntil > now || worker.life?.away === true,
+      queuedTokens:
+        sum([...worker.leases].map((lease) => lease.pendingTokens)) +
+        (now - worker.reportedAt < reportedLoadMs ? worker.reportedTokens : 0),
+      numerics: worker.member.numerics ?? "",
+      knows: worker.knows,
+    }));
+  }
+
+  #client(worker: Worker): InferenceClient {
+    const { namespace, deployment, tls, network } = this.#options;
+    const { address, rank } = worker.member;
+    worker.client ??= network.connect(Inference, { address, serverName: serverNames.rank(rank, namespace, deployment), tls });
+    return worker.client;
+  }
+
+  #watch(worker: Worker): LifeWatch {
+    const { identity, onAway, onBack } = this.#options;
+    const { rank } = worker.member;
+    this.#watched.add(worker);
+    return new LifeWatch({
+      rank,
+      open: () => {
+        worker.knows = new Set(); // it says it anew
+        return this.#client(worker).alive({ sender: toSender(identity) });
+      },
+      onAway: (error, { again, anew }) => {
+        if (!again) onAway?.(rank, error);
+        cut(worker, error);
+        if (anew) disconnect(worker);
+      },
+      onSign: ({ knows, kvUse }) => {
+        if (knows.length > 0) worker.knows = new Set(knows.slice(0, abilitiesMax));
+        worker.kvUse = kvUse !== undefined && kvUse >= 0 && kvUse <= 1 ? kvUse : undefined;
+      },
+      onBack: () => {
+        onBack?.(rank);
+        this.#notify();
+      },
+    });
+  }
+
+  #look(): void {
+    for (const worker of this.#watched) {
+      if (worker.life === undefined) this.#watched.delete(worker);
+      else worker.life.look(performance.now());
+    }
+  }
+
+  #worker(rank: number): Worker {
+    const worker = this.#workers.get(rank);
+    if (worker === undefined) throw new AppError(`rank ${rank} is no member`, { code: "Internal" });
+    return worker;
+  }
+
+  #notify(): void {
+    for (const done of [...this.#waiting]) done();
+  }
+
+  /** Wakes the one that has waited longest, which may take the place; all at once would send their prompts for it. */
+  #notifyOne(): void {
+    this.#waiting.values().next().value?.();
+  }
+}
+
+function newWorker(member: Member): Worker {
+  const told = { reportedTokens: 0, reportedAt: 0, knows: new Set<string>(), kvUse: undefined };
+  return { member, client: undefined, leases: new Set(), left: false, suspectUntil: 0, life: undefined, ...told };
+}
+
+/** Ends its streams, so that their requests go on elsewhere at once. */
+function cut(worker: Worker, error: AppError): void {
+  for (const lease of worker.leases) lease.cut.abort(error);
+  worker.leases.clear();
+}
+
+function disconnect(worker: Worker): void {
+  worker.client?.close();
+  worker.client = undefined;
+}
+
+/** All of it, for good. */
+function forget(worker: Worker, why: string): void {
+  worker.life?.stop();
+  worker.life = undefined;
+  cut(worker, new AppError(why, { code: "Lost" }));
+  disconnect(worker);
+}
+
+function closeIfIdle(worker: Worker): void {
+  if (worker.left && worker.leases.size === 0) forget(worker, "");
+}
+
+/** A boot id may become known later; a different one is a process with empty memory. */
+function sameProcess(a: Member, b: Member): boolean {
+  const sameBoot = a.bootId === b.bootId || a.bootId === "" || b.bootId === "";
+  return a.podUid === b.podUid && a.address === b.address && sameBoot;
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((a, b) => a + b, 0);
+}
+
+function nothing(): void {}

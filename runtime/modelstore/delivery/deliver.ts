@@ -1,0 +1,132 @@
+// A model from its URI to a store in the claim: downloaded and verified in a folder of its own, made a store there where it is none, and
+// moved to its place whole. Whatever line it dies at, the next run goes on, and nobody ever sees half a store. Shell.
+import { mkdir, readdir, rename, rm, stat } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { AppError } from "../../../crds/common.ts";
+import type { DownloadPhase } from "../../../crds/download.ts";
+import type { CodecName } from "../../../crds/names.ts";
+import { codecFor } from "../../weights/codecs/index.ts";
+import { openStore } from "../../weights/store-reader.ts";
+import { type DownloadOptions, downloadModel } from "../download/index.ts";
+import { importModel } from "../import.ts";
+
+export interface DeliverOptions extends Pick<DownloadOptions, "uri" | "secret" | "http" | "connections" | "pieceBytes"> {
+  /** Where the store will be, and the folder beside it that is worked in, on the same file system. */
+  readonly target: string;
+  readonly work: string;
+  readonly codec: CodecName;
+  /** Bytes that download and store may take together; as many as the disk has where it is not given. */
+  readonly roomBytes?: number | undefined;
+  readonly events: DeliveryEvents;
+}
+
+/** What is told on the way; download-progress.ts takes it. */
+interface DeliveryEvents {
+  phase(phase: DownloadPhase): void;
+  listed(revision: string | undefined): void;
+  start(total: number, there: number): void;
+  add(bytes: number): void;
+  say(message: string): void;
+}
+
+export interface Delivered {
+  readonly revision: string | undefined;
+  readonly modelDigest: string;
+}
+
+/** Bits of a value of what is downloaded, at least where the store may be larger than that. */
+const sourceBits = 16;
+/** Room for the index and what is padded. */
+const slack = 1.05;
+
+export async function deliver(options: DeliverOptions): Promise<Delivered> {
+  const { target, work, events } = options;
+  const there = await storeAt(target, options);
+  if (there !== undefined) {
+    await clear(work);
+    return { revision: undefined, modelDigest: there };
+  }
+  events.phase("Listing");
+  await mkdir(work, { recursive: true });
+  await clearUnfinished(work);
+  const out = join(work, storeName);
+  const finished = await storeAt(out, options); // it came to its end, and the move did not
+  const downloaded = await downloadModel({
+    ...pick(options),
+    codecs: [options.codec],
+    // What is a store already is moved to its place.
+    spareBytes: (bytes, kind) => {
+      const storeBytes = bytes * slack * Math.max(1, codecFor(options.codec).denseBits / sourceBits);
+      const spare = kind === "store" || finished !== undefined ? 0 : storeBytes;
+      checkRoom(bytes, spare, options);
+      return spare;
+    },
+    onListed: (revision) => events.listed(revision),
+    onStart: (total, have) => events.start(total, have),
+    onBytes: (bytes) => events.add(bytes),
+  });
+  events.phase("Importing");
+  if (downloaded.kind !== "store" && finished === undefined) await makeStore(downloaded.path, out, options);
+  const made = downloaded.kind === "store" ? downloaded.path : out;
+  const digest = await storeAt(made, options);
+  if (digest === undefined) throw new AppError(`${options.uri}: is no model store`, { code: "UnsupportedModel" });
+  await moveTo(made, target, options);
+  await clear(work);
+  events.phase("Done");
+  return { revision: downloaded.revision, modelDigest: digest };
+}
+
+const pick = ({ uri, work, secret, http, connections, pieceBytes, events }: DeliverOptions) => ({
+  uri,
+  work,
+  secret,
+  http: { onWait: (message: string) => events.say(message), ...http },
+  ...(connections !== undefined && { connections }),
+  ...(pieceBytes !== undefined && { pieceBytes }),
+});
+
+/** The digest of the store there; undefined where there is none. Throws for one that is damaged, or has not the codec. */
+async function storeAt(dir: string, { codec }: DeliverOptions): Promise<string | undefined> {
+  if (!(await stat(dir).catch(() => undefined))) return undefined;
+  const store = await openStore(dir);
+  try {
+    const { modelDigest, codecs } = store.index;
+    if (codecs[codec] !== undefined) return modelDigest;
+    throw new AppError(`${dir}: has not the codec ${codec}, it has ${Object.keys(codecs).join(", ")}`, { code: "UnsupportedModel" });
+  } finally {
+    await store.close();
+  }
+}
+
+function checkRoom(bytes: number, spare: number, { uri, roomBytes }: DeliverOptions): void {
+  if (roomBytes === undefined || bytes + spare <= roomBytes) return;
+  const needed = `the download of ${Math.ceil(bytes)} bytes${spare > 0 ? ` and a store of up to ${Math.ceil(spare)} made of it` : ""}`;
+  const remedy = `raise spec.model.cache.ephemeral.sizeLimit to ${Math.ceil((bytes + spare) / 2 ** 20)}Mi, or name a persistentVolumeClaim`;
+  throw new AppError(`${uri}: ${needed} do not fit ${roomBytes} bytes; ${remedy}`, { code: "CacheTooSmall" });
+}
+
+const storeName = "store";
+
+/** What an import left that was killed: another pod's leftovers have other names, and nobody else works here. */
+async function clearUnfinished(work: string): Promise<void> {
+  for (const name of await readdir(work))
+    if (name.startsWith(`.${storeName}.`)) await rm(join(work, name), { recursive: true, force: true });
+}
+
+async function makeStore(source: string, out: string, { work, codec, events }: DeliverOptions): Promise<void> {
+  await importModel({ source, out, codecs: [codec], overwrite: false, cache: work, secrets: {} }, (line) => events.say(line));
+}
+
+/** Another deployment's download may have been faster: then its store is the one. */
+async function moveTo(made: string, target: string, options: DeliverOptions): Promise<void> {
+  await mkdir(dirname(target), { recursive: true });
+  try {
+    await rename(made, target);
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code !== "ENOTEMPTY" && code !== "EEXIST") throw cause;
+    await storeAt(target, options);
+  }
+}
+
+const clear = (work: string): Promise<void> => rm(work, { recursive: true, force: true });

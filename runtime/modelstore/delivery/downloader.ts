@@ -1,0 +1,89 @@
+// The process of a pod that downloads a model: delivers it, answers the operator how far it is, and leaves the kubelet a message of its
+// end, from which the condition of the deployment is made. Its exit code says whether another try may help.
+import { readdir, readFile, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { getCACertificates, setDefaultCACertificates } from "node:tls";
+import { AppError } from "../../../crds/common.ts";
+import { type DownloadEnd, type DownloaderSettings, downloadEndText, hopelessExitCode } from "../../../crds/download.ts";
+import type { SourceSecret } from "../../../crds/model.ts";
+import { folderTls } from "../../net/tls.ts";
+import { createLog, type Log } from "../../observe/log.ts";
+import { diskError } from "../download/http.ts";
+import { removeAbandoned } from "./abandoned.ts";
+import { deliver } from "./deliver.ts";
+import { Progress } from "./download-progress.ts";
+import { serveProgress } from "./progress-server.ts";
+
+export interface Downloader {
+  /** Where the operator asks. */
+  readonly port: number;
+  /** The exit code, once the message of the end is written. */
+  readonly ended: Promise<number>;
+  /** Stops, and leaves what there is for the next one. */
+  close(): Promise<void>;
+}
+
+/** `host`: the address to listen on; all when not given. */
+export async function startDownloader(
+  settings: DownloaderSettings,
+  { host = "0.0.0.0" }: { readonly host?: string } = {},
+): Promise<Downloader> {
+  const { namespace, deployment, podUid, tlsDir, progressPort, logLevel, uri } = settings;
+  const log = createLog({ level: logLevel, name: "downloader", fields: { namespace, deployment, uri } });
+  const progress = new Progress(podUid);
+  const tls = folderTls(tlsDir);
+  const words = () => progress.words();
+  const server = await serveProgress({ namespace, deployment, tls, host, port: progressPort, words });
+  const stop = new AbortController();
+  const ended = run(settings, { progress, log, signal: stop.signal });
+  return {
+    port: server.port,
+    ended,
+    close: async () => {
+      stop.abort();
+      await ended.catch(() => undefined);
+      await server.close();
+      tls.close();
+    },
+  };
+}
+
+type DownloadSecrets = (key: SourceSecret) => string | undefined;
+
+interface Parts {
+  readonly progress: Progress;
+  readonly log: Log;
+  readonly signal: AbortSignal;
+}
+
+async function run(settings: DownloaderSettings, { progress, log, signal }: Parts): Promise<number> {
+  const { uri, target, work, workInUse, codec, endFile } = settings;
+  try {
+    if (workInUse) await removeAbandoned(dirname(work), workInUse, log);
+    const secret = await secretOf(settings);
+    const { revision, modelDigest } = await deliver({ uri, target, work, codec, secret, events: progress, http: { signal } });
+    log.info({ target, revision, modelDigest }, "the model is there");
+    await leave(endFile, { reason: "Done", message: modelDigest, ...(revision !== undefined && { revision }) });
+    return 0;
+  } catch (caught) {
+    const error = diskError(caught) ?? AppError.from(caught, "downloading the model");
+    log.error({ err: error }, "the model could not be delivered");
+    await leave(endFile, { reason: error.code, message: error.message });
+    return error.retry === "never" ? hopelessExitCode : 1;
+  }
+}
+
+/** The keys of the Secret, before what the operator is set to. A CA in it is trusted from now on. */
+export async function secretOf({ secretDir, hub }: Pick<DownloaderSettings, "secretDir" | "hub">): Promise<DownloadSecrets> {
+  const keys = new Map<string, string>();
+  for (const name of secretDir === undefined ? [] : await readdir(secretDir)) {
+    // Links and folders of the kubelet's begin with two dots.
+    if (!name.startsWith("..")) keys.set(name, (await readFile(join(secretDir ?? "", name), "utf8")).trim());
+  }
+  const ca = keys.get("ca.crt");
+  if (ca !== undefined) setDefaultCACertificates([...getCACertificates("default"), ca]);
+  if (hub !== undefined && !keys.has("HF_ENDPOINT")) keys.set("HF_ENDPOINT", hub);
+  return (key) => keys.get(key) || undefined;
+}
+
+const leave = (file: string, end: DownloadEnd): Promise<void> => writeFile(file, downloadEndText(end));

@@ -1,0 +1,30 @@
+// The port on which a pod that downloads a model says how far it is. It takes no body, so that a caller can hold nothing but a connection.
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { type DownloadWords, progressPath } from "../../../crds/download.ts";
+import { listenForOperator, type OperatorPort } from "../../net/operator-port.ts";
+import type { TlsSource } from "../../net/tls.ts";
+
+export interface ProgressServerOptions {
+  /** Of the certificates. */
+  readonly namespace: string;
+  readonly deployment: string;
+  readonly tls: Pick<TlsSource, "current">;
+  readonly host: string;
+  readonly port: number;
+  readonly words: () => DownloadWords;
+}
+
+export function serveProgress({ deployment, words, ...place }: ProgressServerOptions): Promise<OperatorPort> {
+  return listenForOperator({
+    ...place,
+    name: "progress",
+    scope: deployment,
+    answer: (request, response) => answer(request, response, words),
+  });
+}
+
+function answer(request: IncomingMessage, response: ServerResponse, words: () => DownloadWords): void {
+  const found = request.url === progressPath && request.method === "GET";
+  response.writeHead(found ? 200 : 404, { "content-type": "application/json", connection: "close" });
+  response.end(JSON.stringify(found ? words() : { message: `not found; here is GET ${progressPath}` }));
+}

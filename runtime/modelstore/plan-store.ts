@@ -1,0 +1,121 @@
+// The plan of a store, made before anything is written: the tensors that the model reads are in the checkpoint, in the shapes and forms
+// that a store can keep. Pure but for what the checkpoint's header says.
+import { AppError } from "../../crds/common.ts";
+import type { CodecName } from "../../crds/names.ts";
+import type { ModelProgram, WeightDecl } from "../kernels/segment.ts";
+import { blockOf } from "../kernels/weights.ts";
+import { denseWeights, type ModelFamily } from "../models/family.ts";
+import { isBias, valuesOf } from "../weights/codecs/codec.ts";
+import { codecFor } from "../weights/codecs/index.ts";
+import type { SafetensorsDtype } from "../weights/safetensors.ts";
+import type { TensorToWrite } from "../weights/safetensors-writer.ts";
+import { type LayerShape, unitShapeOf } from "../weights/store.ts";
+import { type StoredForm, storedBytes } from "../weights/stored.ts";
+import type { Checkpoint } from "../weights/tensor-view.ts";
+import { checkShape } from "./check-tensors.ts";
+
+export interface ModelParts {
+  readonly checkpoint: Checkpoint;
+  readonly family: ModelFamily;
+  readonly program: ModelProgram;
+  readonly shapes: readonly LayerShape[];
+}
+
+/**
+ * The names of the tensors that the model reads, each of which the checkpoint has. The first that it has not ends the walk: what a
+ * config.json claims costs no more than what is there.
+ */
+export function knownTensors({ checkpoint, family, program, shapes }: ModelParts): ReadonlySet<string> {
+  const known = new Set<string>();
+  const check = (name: string, shape: readonly number[]): void => {
+    checkShape(checkpoint.dir, name, checkpoint.shape(name), shape);
+    known.add(name);
+  };
+  for (const { name, shape } of denseWeights(program)) check(name, shape);
+  for (const [layer, { experts, matrices }] of shapes.entries())
+    for (let expert = 0; expert < experts; expert++) {
+      const tensors = family.expertTensors(layer, expert);
+      for (const { name, shape } of matrices) check(tensors[name] ?? name, shape);
+    }
+  return known;
+}
+
+/** forms[layer][matrix] as the checkpoint has them; a layer whose experts differ in them is refused by name. */
+export function expertForms({ checkpoint, family, shapes }: ModelParts): StoredForm[][] {
+  return shapes.map(({ experts, matrices }, layer) =>
+    matrices.map(({ name, shape }) => {
+      if (isBias(shape)) return "f32";
+      const tensorOf = (expert: number): string => family.expertTensors(layer, expert)[name] ?? name;
+      const form = checkpoint.form(tensorOf(0));
+      for (let expert = 1; expert < experts; expert++) {
+        const other = checkpoint.form(tensorOf(expert));
+        if (other === form) continue;
+        throw new AppError(
+          `${checkpoint.dir}: tensor "${tensorOf(expert)}" is ${other} and "${tensorOf(0)}" ${form}; codec source keeps one type a matrix and layer: name another --codec`,
+          { code: "UnsupportedModel" },
+        );
+      }
+      return form;
+    }),
+  );
+}
+
+/** What a codec's units of a layer are made of. */
+const partsOf = (codec: CodecName, forms: readonly StoredForm[] | undefined, { matrices }: LayerShape) =>
+  unitShapeOf(codecFor(codec).asGiven ? forms : undefined, matrices);
+
+/** The bytes of all units of a codec. Throws `UnsupportedShape` for rows that are no whole number of its blocks. */
+export function unitsBytes({ checkpoint, shapes }: ModelParts, codec: CodecName, forms: readonly (readonly StoredForm[])[]): number {
+  return shapes.reduce((sum, shape, layer) => {
+    if (shape.experts === 0) return sum;
+    const parts = partsOf(codec, forms[layer], shape);
+    const of = codecFor(codec).forms(parts);
+    for (const part of parts) checkRows(checkpoint.dir, layer, part, of[part.name] ?? "f32");
+    return sum + shape.experts * codecFor(codec).unitBytes(parts);
+  }, 0);
+}
+
+function checkRows(where: string, layer: number, { name, shape }: WeightDecl, form: Parameters<typeof blockOf>[0]): void {
+  const [columns = 1, values] = [shape.at(-1), blockOf(form)];
+  if (isBias(shape) || columns % values === 0) return;
+  throw new AppError(
+    `${where}: ${form} needs rows of a multiple of ${values} values, matrix ${name} of layer ${layer}'s experts has ${columns}; use --codec f32`,
+    { code: "UnsupportedShape" },
+  );
+}
+
+const dtypes: Partial<Record<StoredForm, SafetensorsDtype>> = { f32: "F32", f16: "F16", bf16: "BF16" };
+
+/** The dense part as it will be stored: everything as the checkpoint has it, blocks as bytes. */
+interface DensePlan {
+  readonly tensors: readonly TensorToWrite[];
+  readonly forms: Readonly<Record<string, StoredForm>>;
+  readonly bytes: number;
+}
+
+/** `onBytes` hears of what is read. */
+export function planDense({ checkpoint, program }: ModelParts, onBytes: (bytes: number, name: string) => void): DensePlan {
+  const forms: Record<string, StoredForm> = {};
+  let bytes = 0;
+  const counted = async function* (name: string, pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+    for await (const piece of pieces) {
+      yield piece;
+      onBytes(piece.length, name);
+    }
+  };
+  const tensors = denseWeights(program).map(({ name, shape }): TensorToWrite => {
+    const stored = checkpoint.form(name);
+    const dtype = dtypes[stored];
+    if (dtype === undefined && shape.length === 2) {
+      const [rows = 0, columns = 0] = shape;
+      const rowBytes = storedBytes(stored, columns);
+      forms[name] = stored;
+      bytes += rows * rowBytes;
+      return { name, dtype: "U8", shape: [rows, rowBytes], read: () => counted(name, checkpoint.pieces(name)) };
+    }
+    bytes += storedBytes(dtype === undefined ? "f32" : stored, valuesOf(shape));
+    if (dtype === undefined) return { name, dtype: "F32", shape, read: () => counted(name, checkpoint.floats(name)) };
+    return { name, dtype, shape, read: () => counted(name, checkpoint.pieces(name)) };
+  });
+  return { tensors, forms, bytes };
+}

@@ -1,0 +1,165 @@
+// `enodia model upcycle`: a dense Llama as a Mixtral-layout MoE store. Every FFN becomes E experts with seeded noise, and
+// each layer gets a router fitted to the states it will see. With noise 0 the MoE computes what the dense model does.
+import { resolve } from "node:path";
+import { AppError } from "../../../crds/common.ts";
+import type { CodecName } from "../../../crds/names.ts";
+import { createBackend } from "../../compute/index.ts";
+import { denseWeights } from "../../models/family.ts";
+import { type DenseProgram, ffnTensors, llamaArchitecture, llamaProgram } from "../../models/llama.ts";
+import { mixtral, mixtralArchitecture, mixtralConfig } from "../../models/mixtral.ts";
+import { topKMax } from "../../models/moe.ts";
+import { loadTokenizer } from "../../text/tokenizer.ts";
+import { openCheckpoint } from "../../weights/checkpoint.ts";
+import type { ExpertMatrices } from "../../weights/codecs/codec.ts";
+import { bytesOf } from "../../weights/floats.ts";
+import { layerShapes } from "../../weights/layer-shapes.ts";
+import { checkTarget } from "../../weights/model-folder.ts";
+import type { TensorToWrite } from "../../weights/safetensors-writer.ts";
+import type { ExpertIndex } from "../../weights/store.ts";
+import { readConfig } from "../../weights/store-reader.ts";
+import { writeStore } from "../../weights/store-writer.ts";
+import type { Checkpoint } from "../../weights/tensor-view.ts";
+import { checkShape, checkTiedHead } from "../check-tensors.ts";
+import { companionFiles, type Log } from "../companions.ts";
+import { architectureIn, inFolder, noDense } from "../model-config.ts";
+import { calibrationSequences } from "./calibration.ts";
+import { fitRouter } from "./fit-router.ts";
+import { denseStates } from "./hidden-states.ts";
+import { keyOf, withNoise } from "./noise.ts";
+
+/** Mean probability of the first choice that the router's scale is set to. */
+const topProbability = 0.6;
+
+export interface UpcycleOptions {
+  /** Dense folder (Hugging Face layout), as `model import` writes it. */
+  readonly from: string;
+  readonly out: string;
+  readonly experts: number;
+  readonly topK: number;
+  /** RMS of the noise on every FFN weight, relative to the weight's own RMS. */
+  readonly noise: number;
+  readonly seed: number;
+  readonly codecs: readonly CodecName[];
+  readonly overwrite: boolean;
+  readonly threads: number;
+}
+
+export interface UpcycleResult {
+  readonly out: string;
+  readonly index: ExpertIndex;
+  readonly tokens: number;
+  /** Largest over mean expert load on the calibration texts, worst layer. */
+  readonly imbalance: number;
+}
+
+function checkOptions(options: UpcycleOptions): void {
+  const whole = (name: string, value: number, low: number, high: number) => {
+    if (!Number.isInteger(value) || value < low || value > high) {
+      throw new AppError(`--${name} is ${value}; it must be a whole number from ${low} to ${high}`, { code: "BadOption" });
+    }
+  };
+  whole("experts", options.experts, 2, 256);
+  whole("top-k", options.topK, 1, Math.min(options.experts, topKMax));
+  whole("seed", options.seed, 0, 2 ** 31 - 1);
+  if (!(options.noise >= 0 && options.noise <= 1))
+    throw new AppError(`--noise is ${options.noise}; it must be from 0 to 1`, { code: "BadOption" });
+}
+
+/** Rows [experts, hidden] of every layer's router. */
+async function fitRouters(
+  checkpoint: Checkpoint,
+  program: DenseProgram,
+  options: UpcycleOptions,
+  log: Log,
+): Promise<{ readonly routers: readonly Float32Array[]; readonly tokens: number; readonly imbalance: number }> {
+  const sequences = (await calibrationSequences(await loadTokenizer(options.from))).map(({ ids }) => ids);
+  const tokens = sequences.reduce((sum, ids) => sum + ids.length, 0);
+  log(`fitting routers on ${tokens} tokens of ${sequences.length} texts`);
+  // Routers are fitted to states that int8 weights give as well; their bits are the same on more processors than those of f32.
+  const backend = await createBackend("cpu", { threads: options.threads, denseBits: 8 });
+  const routers: Float32Array[] = [];
+  let imbalance = 1;
+  try {
+    for await (const { layer, states } of denseStates(backend, program, checkpoint, sequences)) {
+      const router = fitRouter(states, program.hidden, layer, { ...options, topProbability });
+      routers.push(router.rows);
+      const worst = (Math.max(...router.loads) * options.experts) / (tokens * options.topK);
+      imbalance = Math.max(imbalance, worst);
+      if ((layer + 1) % 5 === 0 || layer + 1 === program.layers)
+        log(`router ${layer + 1}/${program.layers}: busiest expert ${worst.toFixed(2)} x mean`);
+    }
+  } finally {
+    await backend.close();
+  }
+  return { routers, tokens, imbalance };
+}
+
+function denseTensors(checkpoint: Checkpoint, config: unknown, routers: readonly Float32Array[]): readonly TensorToWrite[] {
+  return denseWeights(mixtral.program(config)).map(({ name, shape }): TensorToWrite => {
+    const gate = /^model\.layers\.(\d+)\.block_sparse_moe\.gate\.weight$/.exec(name);
+    if (gate) return { name, dtype: "F32", shape, read: async () => bytesOf(routers[Number(gate[1])] as Float32Array) };
+    return { name, dtype: "F32", shape, read: async () => bytesOf(await checkpoint.read(name)) };
+  });
+}
+
+/** Experts of a layer share their base weights: read once, kept while the layer lasts. */
+function expertMaker(checkpoint: Checkpoint, options: UpcycleOptions): (layer: number, expert: number) => Promise<ExpertMatrices> {
+  let base: { readonly layer: number; readonly matrices: Readonly<Record<"w1" | "w2" | "w3", Float32Array>> } | undefined;
+  return async (layer, expert) => {
+    if (base?.layer !== layer) {
+      const names = ffnTensors(layer);
+      base = {
+        layer,
+        matrices: { w1: await checkpoint.read(names.w1), w2: await checkpoint.read(names.w2), w3: await checkpoint.read(names.w3) },
+      };
+    }
+    const { w1, w2, w3 } = base.matrices;
+    const noisy = (values: Float32Array, matrix: number) => withNoise(values, options.noise, keyOf(options.seed, layer, expert, matrix));
+    return { w1: noisy(w1, 1), w2: noisy(w2, 2), w3: noisy(w3, 3) };
+  };
+}
+
+export async function upcycle(options: UpcycleOptions, log: Log): Promise<UpcycleResult> {
+  checkOptions(options);
+  const out = resolve(options.out);
+  const target = { dir: out, overwrite: options.overwrite, sources: [options.from] };
+  await checkTarget(target);
+  const raw = (await readConfig(options.from, "ModelNotFound")) as Readonly<Record<string, unknown>>;
+  const architecture = architectureIn(options.from, raw);
+  if (architecture !== llamaArchitecture) {
+    throw noDense(options.from, architecture);
+  }
+  const program = inFolder(options.from, () => llamaProgram(raw));
+  const files = await companionFiles(options.from);
+  const checkpoint = await openCheckpoint(options.from);
+  try {
+    for (const { name, shape } of denseWeights(program)) checkShape(options.from, name, checkpoint.shape(name), shape);
+    await checkTiedHead(checkpoint, new Set(denseWeights(program).map(({ name }) => name)));
+    const { routers, tokens, imbalance } = await fitRouters(checkpoint, program, options, log);
+    const moe = { ...mixtralConfig(raw, program, options), upcycled: { noise: options.noise, seed: options.seed } };
+    const { layers } = program;
+    log(`writing ${layers} layers of ${options.experts} experts, codecs ${options.codecs.join(", ")}`);
+    const step = Math.max(1, Math.floor(layers / 10)) * options.experts;
+    const index = await writeStore(
+      {
+        config: moe,
+        architecture: mixtralArchitecture,
+        layers: layerShapes(mixtral.program(moe)),
+        hidden: program.hidden,
+        codecs: options.codecs,
+        dense: denseTensors(checkpoint, moe, routers),
+        expert: expertMaker(checkpoint, options),
+        files,
+      },
+      {
+        ...target,
+        onProgress: ({ units, of, bytes }) => {
+          if (units % step === 0 || units === of) log(`experts ${units}/${of}, ${(bytes / 1e6).toFixed(0)} MB written`);
+        },
+      },
+    );
+    return { out, index, tokens, imbalance };
+  } finally {
+    await checkpoint.close();
+  }
+}

@@ -1,0 +1,236 @@
+// Ranks without a model of their own and the seed that has it, over real gRPC with mutual TLS and with the real engine: the texts of ranks
+// that share a store, whatever becomes of the seed; what it answers is what a rank answers.
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { deployment, deploymentUid, namespace, Ranks, tinyStore, until } from "../../../test/kit/ranks/ranks.ts";
+import { Seed } from "../../experts/seed.ts";
+import { Shards, StoreFiles } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
+import { connect, createServer, fromStatus, grpcNetwork } from "../../net/grpc.ts";
+import { serverNames } from "../../net/tls.ts";
+import { createHealth } from "../../observe/health.ts";
+import { silentLog } from "../../observe/log.ts";
+import { fetchStore } from "../../worker/fetch-store.ts";
+import { createFileServer, listStoreFiles } from "./store-file-server.ts";
+import { type SeedProcess, startSeed } from "./weight-server.ts";
+
+const prompts = [
+  [1, 3, 11],
+  [2, 10, 11],
+  [5, 38, 11],
+]; // prettier-ignore
+const tokens = 16;
+const root = mkdtempSync(join(tmpdir(), "enodia-seed-"));
+let store: Awaited<ReturnType<typeof tinyStore>>;
+let want: number[][];
+
+const texts = (ranks: Ranks, order: readonly number[]) => Promise.all(prompts.map((prompt) => ranks.text([...order], prompt, tokens)));
+
+before(async () => {
+  store = await tinyStore();
+  const shared = new Ranks(store);
+  try {
+    await shared.launch(0);
+    await shared.firstPlan();
+    want = await texts(shared, [0]);
+  } finally {
+    await shared.close();
+  }
+});
+after(() => {
+  store.remove();
+  rmSync(root, { recursive: true, force: true });
+});
+
+/** A seed of the store that can go and come back elsewhere. */
+class Seeding {
+  process: SeedProcess | undefined;
+  address: string | undefined;
+  readonly ranks: Ranks;
+  readonly dirs = new Map<number, string>();
+
+  constructor(name: string) {
+    this.ranks = new Ranks(store, (rank) => {
+      const dir = join(root, `${name}-${rank}`);
+      this.dirs.set(rank, dir);
+      return { modelDir: dir, seedDns: "seed.test", overrides: { seed: async () => (this.address ? [this.address] : []) } };
+    });
+  }
+  async open(): Promise<void> {
+    const tls = this.ranks.ca.issue("seed", namespace, deployment);
+    const uri = "pvc://models/tiny";
+    this.process = await startSeed(
+      {
+        ...{ namespace, deployment, deploymentUid, podUid: "seed", uri, codec: "f32", target: store.dir, work: join(root, "none") },
+        ...{ secretDir: undefined, hub: undefined, sizeLimitBytes: undefined, tlsDir: "", logLevel: "silent" },
+        ...{ progressPort: 0, grpcPort: 0, probePort: 0 },
+      },
+      { host: "127.0.0.1", tls, log: silentLog },
+    );
+    this.address = `127.0.0.1:${await this.process.serving}`;
+  }
+  async leave(): Promise<void> {
+    this.address = undefined;
+    await this.process?.close();
+    this.process = undefined;
+  }
+  async close(): Promise<void> {
+    await this.ranks.close();
+    await this.leave();
+  }
+}
+
+test("ranks that mount no model give the texts of those that do, fetch their share alone, and move experts while the seed is away", async () => {
+  const seeding = new Seeding("texts");
+  const { ranks } = seeding;
+  try {
+    await seeding.open();
+    for (const rank of [0, 1, 2]) await ranks.launch(rank);
+    await ranks.firstPlan();
+    for (const first of [0, 1, 2]) assert.deepEqual(await texts(ranks, [first]), want);
+    const units = store.index.codecs.f32?.units ?? [];
+    const whole = units.flat().length;
+    for (const { rank, worker } of ranks.byRank.values()) {
+      const mine = units.flatMap((layer, l) => layer.map((unit, e) => ({ l, e, ...unit })));
+      const file = readFileSync(join(seeding.dirs.get(rank) ?? "", store.index.codecs.f32?.file ?? ""));
+      const kept = mine.filter(({ offset, bytes, sha256 }) => hash(file.subarray(offset, offset + bytes)) === sha256);
+      const hosted = worker.engine.hosted().flatMap((experts, l) => experts.map((e) => `${l}.${e}`));
+      for (const name of hosted)
+        assert.ok(
+          kept.some(({ l, e }) => `${l}.${e}` === name),
+          `rank ${rank} has kept ${name}`,
+        ); // prettier-ignore
+      assert.ok(kept.length < whole, `rank ${rank} has fetched ${kept.length} of ${whole}`);
+    }
+    await seeding.leave();
+    // Each expert goes to the next rank: from its disk, since nobody else has it.
+    await ranks.carryOut(ranks.nextPlan([0, 1].map((layer) => ranks.layerPlan(layer, 0, (e) => [(e + 1) % 3]))));
+    for (const first of [0, 1, 2]) assert.deepEqual(await texts(ranks, [first]), want);
+  } finally {
+    await seeding.close();
+  }
+});
+
+test("a rank that starts while the seed is away waits and says for what; one whose container restarts fetches nothing twice", async () => {
+  const seeding = new Seeding("waits");
+  const { ranks } = seeding;
+  const health = createHealth({ start: "begins" });
+  const self = { deploymentUid, rank: 0, podUid: "u", bootId: "b" };
+  const addresses = async () => (seeding.address ? [seeding.address] : []);
+  const seed = new Seed({ self, namespace, name: deployment, tls: ranks.tls("rank-0"), network: grpcNetwork, addresses });
+  const dir = join(root, "waits-own");
+  const fetching = () => fetchStore({ seed, codec: "f32", dir, waits: (why) => health.notReady("start", why), log: silentLog });
+  try {
+    const first = fetching();
+    await until("the reason", () => health.reasons().some((one) => /waits for the model from the seed: the seed is not there/.test(one)));
+    await seeding.open();
+    await first;
+    for (const { name, sha256 } of await listStoreFiles(store.dir)) assert.equal(hash(readFileSync(join(dir, name))), sha256, name);
+    assert.equal(existsSync(join(dir, "experts-f32.bin")), false);
+    writeFileSync(join(dir, "config.json"), "{}");
+    await fetching();
+    assert.deepEqual(
+      readFileSync(join(dir, "config.json")),
+      readFileSync(join(store.dir, "config.json")),
+      "what is not whole is fetched again",
+    );
+  } finally {
+    seed.close();
+    await seeding.close();
+  }
+});
+
+test("a seed whose files are not what it listed is not believed, and a transfer goes on where it broke off", async () => {
+  const { ca } = new Ranks(store);
+  const files = await listStoreFiles(store.dir);
+  const { modelDigest } = store.index;
+  const real = createFileServer({ dir: store.dir, modelDigest, files, codec: "f32", authorize: () => {}, onServed: () => {} });
+  const asked: string[] = [];
+  const server = createServer(ca.issue("seed", namespace, deployment));
+  server.add(StoreFiles, {
+    ...real,
+    read: (call) => {
+      const { name, offset } = call.request;
+      asked.push(`${name}@${offset}`);
+      const dense = name === "dense.safetensors";
+      const tries = asked.filter((one) => one.startsWith(name)).length;
+      if (!dense || tries > 2) return real.read(call);
+      const bytes = readFileSync(join(store.dir, name));
+      // First other bytes than were listed, then a break in the middle.
+      const data = tries === 1 ? Buffer.alloc(bytes.byteLength) : bytes.subarray(0, 1000);
+      call.write({ $typeName: "enodia.runtime.v1.TextChunk", offset: 0n, data });
+      call.end();
+    },
+  });
+  const address = `127.0.0.1:${await server.listen("127.0.0.1", 0)}`;
+  const self = { deploymentUid, rank: 0, podUid: "u", bootId: "b" };
+  const tls = ca.issue("rank-0", namespace, deployment);
+  const seed = new Seed({ self, namespace, name: deployment, tls, network: grpcNetwork, addresses: async () => [address] });
+  const dir = join(root, "lied");
+  const said: string[] = [];
+  try {
+    await fetchStore({ seed, codec: "f32", dir, waits: (why) => void said.push(why), log: silentLog });
+    assert.ok(
+      said.some((one) => /dense\.safetensors: it is not the file that the seed started with/.test(one)),
+      said.join("; "),
+    );
+    const dense = asked.filter((one) => one.startsWith("dense"));
+    assert.deepEqual(dense, ["dense.safetensors@0", "dense.safetensors@0", "dense.safetensors@1000"]);
+    assert.deepEqual(readFileSync(join(dir, "dense.safetensors")), readFileSync(join(store.dir, "dense.safetensors")));
+  } finally {
+    seed.close();
+    await server.close(0);
+  }
+});
+
+test("what a seed answers for a shard is what a rank answers, and it answers nobody but ranks", async () => {
+  const seeding = new Seeding("contract");
+  const { ranks } = seeding;
+  try {
+    await seeding.open();
+    await ranks.launch(0);
+    await ranks.firstPlan();
+    const { modelDigest } = store.index;
+    const sender = { deploymentUid, rank: 1, podUid: "u", bootId: "b" };
+    const ask = async (of: "rank" | "seed", member: string, request: object): Promise<string> => {
+      const serverName = of === "rank" ? serverNames.rank(0, namespace, deployment) : serverNames.seed(namespace, deployment);
+      const address = of === "rank" ? ranks.address(0) : (seeding.address ?? "");
+      const client = connect(Shards, { address, serverName, tls: ranks.tls(member) });
+      const digest = createHash("sha256");
+      try {
+        for await (const { data } of client.fetch({ sender, modelDigest, layer: 0, expert: 1, codec: "f32", ...request }))
+          digest.update(data);
+        return digest.digest("hex");
+      } catch (caught) {
+        return fromStatus(caught, "asking").code;
+      } finally {
+        client.close();
+      }
+    };
+    const cases: [string, string, object][] = [
+      ["a unit", "rank-1", {}],
+      ["another layer's", "rank-1", { layer: 1, expert: 2 }],
+      ["another model", "rank-1", { modelDigest: "0".repeat(64) }],
+      ["another codec", "rank-1", { codec: "q8_0" }],
+      ["none that there is", "rank-1", { expert: 4000 }],
+      ["another deployment's rank", "rank-1", { sender: { ...sender, deploymentUid: "other" } }],
+      ["a gateway", "gateway", {}],
+      ["the operator", "operator", {}],
+    ];
+    const answers = new Set<string>();
+    for (const [what, member, request] of cases) {
+      const answer = await ask("seed", member, request);
+      assert.equal(answer, await ask("rank", member, request), what);
+      answers.add(answer);
+    }
+    assert.ok(answers.has("Forbidden") && answers.has("InvalidRequest") && answers.size >= 4, [...answers].join());
+    assert.ok(seeding.process);
+  } finally {
+    await seeding.close();
+  }
+});
+
+const hash = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");

@@ -1,0 +1,137 @@
+// The steps of a run: made one after another, saved, looked at on other data, and met with other worlds where there are some. Shell.
+import type { TrainingBackend, WeightViews } from "../../compute/training.ts";
+import type { TrainedModel } from "../model/trained-model.ts";
+import { writeCheckpoint } from "../model/training-checkpoint.ts";
+import { worldsMeet } from "../trace/spans.ts";
+import { unmetFolder } from "../worlds/going-on.ts";
+import type { Outer } from "../worlds/outer.ts";
+import { sparedBefore } from "../worlds/rounds.ts";
+import { type Machine, runStep, validationLoss } from "./run-step.ts";
+import type { Stage } from "./stages.ts";
+import type { Metrics } from "./step-metrics.ts";
+import type { TrainPorts } from "./train-ports.ts";
+import type { identityOf } from "./train-settings.ts";
+
+export interface Opened extends Machine {
+  readonly stage: Stage;
+  readonly model: TrainedModel;
+  /** Parameters that stay as they are, by tensor. */
+  readonly frozen: WeightViews;
+  readonly backend: TrainingBackend;
+  readonly identity: ReturnType<typeof identityOf>;
+  readonly checkpoints: string;
+  /** Where its weights are from, for people. */
+  readonly weights: string;
+  /** The last step that is done. */
+  readonly step: number;
+  /** The way to other worlds, where there are some. */
+  readonly outer: Outer | undefined;
+  /** Whether the worlds are to meet at the end of that step before anything else. */
+  readonly unmet: boolean;
+}
+
+export interface Run extends Opened {
+  /** Throws where another writes the output now; of the first rank, which writes it. */
+  mayWrite(): Promise<void>;
+  /** True where the run is to stop and this rank cannot hand on its state without a checkpoint. */
+  leavesCheckpoint(): boolean;
+}
+
+/** Changes nothing where the run has the checkpoint already; that which a stage was born of is of the stage before. */
+async function save(run: Run, step: number): Promise<void> {
+  const { keep, everySteps } = run.settings.checkpoint;
+  if (run.stage.number > 0 && step === run.stage.from) return;
+  const spared = run.outer && sparedBefore(step, everySteps);
+  await writeCheckpoint(run.checkpoints, { ...stateOf(run), step, keep, spared });
+}
+
+function stateOf({ identity, rank, model, mayWrite }: Run) {
+  return { stored: rank.state.stored, identity, layout: model.layout, state: rank.state, mayWrite };
+}
+
+/** Where worlds meet at the end of a step, they do; false where one of them stops, so that all are to. */
+async function met(run: Run, step: number, recorder: TrainPorts["recorder"]): Promise<boolean> {
+  const { outer, rank, settings } = run;
+  if (outer === undefined) return true;
+  const meet = (): Promise<boolean> => outer.meet(step, rank.share);
+  const meeting = { kind: "meeting", name: worldsMeet, layer: -1 } as const;
+  if (step % (settings.local?.steps ?? 1) !== 0) await outer.made(step);
+  else if (!(await (recorder?.around(meeting, meet) ?? meet()))) {
+    await writeCheckpoint(unmetFolder(settings), { ...stateOf(run), step, keep: 1 });
+    return false;
+  }
+  return true;
+}
+
+/** Takes the loss on other data where a step has one to take; a run that was stopped or killed in it takes it when it goes on. */
+async function validate(run: Run, step: number, metrics: Metrics | undefined, ports: TrainPorts): Promise<number | undefined> {
+  if (!marks(run, step) || step === bornAt(run)) return undefined;
+  run.model.at(step);
+  const loss = await validationLoss(run, step, ports.stopped);
+  if (loss === undefined) return undefined;
+  await metrics?.add({ step, validationLoss: loss, perplexity: Math.exp(loss) });
+  ports.onValidation({ step, loss });
+  return loss;
+}
+
+/** The steps that are saved, and looked at on other data, each once: the one that a model is born after with that model. */
+const marks = ({ settings: { checkpoint }, stage: { from, to } }: Run, step: number): boolean =>
+  step > 0 && (step % checkpoint.everySteps === 0 || step === from || step === to);
+
+/** The step that another stage follows; undefined in the last one. */
+const bornAt = ({ settings, stage: { to } }: Run): number | undefined => (to < settings.schedule.steps ? to : undefined);
+
+/** The loss on other data of the step that a run goes on from: as the first rank has told it, or taken now. */
+async function validationSoFar(run: Run, metrics: Metrics | undefined, ports: TrainPorts): Promise<number | undefined> {
+  const known = (await metrics?.cutAfter(run.step)) ?? Number.NaN;
+  const [told = Number.NaN] = await run.rank.state.fromFirst(run.step, "validation", Float64Array.of(known));
+  if (run.unmet) return undefined;
+  return Number.isNaN(told) ? validate(run, run.step, metrics, ports) : told;
+}
+
+/** Where worlds meet none of them goes on, and drops a checkpoint later, before all have this one. */
+async function saveMet(run: Run, step: number, metrics: Metrics | undefined, ports: TrainPorts): Promise<number | undefined> {
+  if (!marks(run, step)) return undefined;
+  await save(run, step);
+  await run.outer?.saved(step);
+  return validate(run, step, metrics, ports);
+}
+
+export interface Made {
+  /** The last step. */
+  readonly step: number;
+  /** Whether all are done, and all worlds have met. */
+  readonly all: boolean;
+  readonly loss?: number;
+}
+
+/** Makes steps until all are done or the run is to stop. Every step is either in a checkpoint or made again. */
+export async function makeSteps(run: Run, metrics: Metrics | undefined, ports: TrainPorts): Promise<Made> {
+  const { outer, stage, unmet } = run;
+  if (marks(run, run.step) && !unmet) await save(run, run.step); // a step that was made when this world began has no checkpoint yet
+  let validation = await validationSoFar(run, metrics, ports);
+  if (unmet) {
+    if (!(await met(run, run.step, ports.recorder))) return { step: run.step, all: false };
+    validation = await saveMet(run, run.step, metrics, ports);
+  }
+  for (let step = run.step + 1; step <= stage.to; step++) {
+    const begin = ports.now();
+    run.model.at(step);
+    const made = (): ReturnType<typeof runStep> => runStep(run, step, ports.stopped);
+    const done = await (ports.recorder?.around({ kind: "step", name: `step ${step}`, layer: -1 }, made) ?? made());
+    if (done === undefined) {
+      const wishes = await run.rank.state.gather(step - 1, "stop", Int32Array.of(Number(run.leavesCheckpoint())), () => 1);
+      if (wishes.some(([wish]) => wish === 1)) await save(run, step - 1);
+      await outer?.stops(step);
+      return { step: step - 1, all: false };
+    }
+    const { report, ranks } = done;
+    const seconds = (ports.now() - begin) / 1000;
+    await metrics?.add({ ...report, seconds });
+    ports.onStep({ ...report, seconds });
+    ports.onRanks?.(ranks);
+    if (!(await met(run, step, ports.recorder))) return { step, all: false };
+    validation = (await saveMet(run, step, metrics, ports)) ?? validation;
+  }
+  return { step: stage.to, all: true, ...(validation !== undefined && { loss: validation }) };
+}

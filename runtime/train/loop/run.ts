@@ -1,0 +1,268 @@
+// A run of training as one rank makes it, alone or among others: opens model, data and the last checkpoint, makes the steps that are left,
+// and writes the result. To run it again is to go on: with the same settings each step has the same bits whether the run was stopped or
+// not, and by how many ranks. Shell.
+import { join } from "node:path";
+import { createTraining } from "../../compute/open-training.ts";
+import type { TrainingBackend } from "../../compute/training.ts";
+import { partOf } from "../../net/collectives/part.ts";
+import { openStart, type Start } from "../model/initial-weights.ts";
+import { type ModelSource, openSource } from "../model/model-source.ts";
+import { resultFolders, writeAdapters, writeTrainedFolder, writeTrainedStore } from "../model/result-files.ts";
+import { type TrainedModel, trainedModel } from "../model/trained-model.ts";
+import { readCheckpoint, SavedModel } from "../model/training-checkpoint.ts";
+import { checkMemory, fitsBeside, fitsRanks, memoryThere, takesOver } from "../ranks/fits.ts";
+import { leaveWorld } from "../ranks/member.ts";
+import { Rank } from "../ranks/rank.ts";
+import { aloneSeat, type Seat } from "../ranks/rank-context.ts";
+import type { Fssdp } from "../ranks/step-plan.ts";
+import { type Clocked, recordedBackend, recordedSeat } from "../trace/recorder.ts";
+import { checkGroup, outerOf, placeAmong, unmetFolder } from "../worlds/going-on.ts";
+import type { Kept } from "../worlds/rounds.ts";
+import { checkStages, digestOf, openData, resultAt, stepToGoOnFrom } from "./before.ts";
+import { evenRanks, rankedModel } from "./needs.ts";
+import type { Machine } from "./run-step.ts";
+import { type Made, makeSteps, type Opened, type Run } from "./run-steps.ts";
+import { newestOnAll, type Stage, spawnFrom, stagesAfter, stagesOf } from "./stages.ts";
+import { Metrics } from "./step-metrics.ts";
+import type { TrainPorts } from "./train-ports.ts";
+import { checkSettings, identityOf, type TrainSettings } from "./train-settings.ts";
+import { Writer } from "./writer.ts";
+
+export interface RunEnd {
+  /** Steps made in all. */
+  readonly step: number;
+  /** Where the model is, when all steps are done: when the first rank has ended, which writes it. */
+  readonly store: string | undefined;
+  readonly folder: string | undefined;
+  /** Where adapters are as they were trained, when there are some. */
+  readonly adapters?: string;
+  readonly checkpoints: string;
+  readonly validationLoss: number | undefined;
+}
+
+/** A run as its seat and its files have it. */
+interface Placed {
+  readonly settings: TrainSettings;
+  readonly source: ModelSource;
+  readonly seat: Seat;
+  readonly recorder: Clocked | undefined;
+  readonly checkpoints: string;
+}
+
+/** A rank that leaves has no part in the world: undefined once it has handed on what it has. */
+async function openRun(placed: Placed, stage: Stage, newest: Kept | undefined): Promise<Opened | undefined> {
+  const { settings, source, seat } = placed;
+  const model = trainedModel(source, settings, stage.number);
+  const needed = rankedModel(settings, model, seat.facts);
+  const { rank } = seat.transport;
+  if (!leaves(seat)) checkMemory(needed, [rank], memoryThere(seat.group?.here));
+  const { holdings } = seat;
+  holdings?.enters(stage.number);
+  holdings?.dropBefore(newest?.step ?? 0);
+  // A checkpoint is read where two states at once are too much: the run goes on, and repeats steps.
+  if (holdings !== undefined && !leaves(seat) && !fitsBeside(needed, rank, holdings.stateBytes)) holdings.drop();
+  const start = await openStart(source, settings);
+  try {
+    return await openMachine(placed, { stage, model, fssdp: needed.fssdp, newest, start });
+  } finally {
+    await start.close();
+  }
+}
+
+const leaves = ({ transport, facts }: Seat): boolean => transport.rank >= facts.node.length;
+
+/** A stage as far as it is known before anything is computed. */
+interface Plan extends Pick<Run, "model" | "stage"> {
+  readonly fssdp: Fssdp;
+  readonly newest: Kept | undefined;
+  readonly start: Start;
+}
+
+async function openMachine(placed: Placed, plan: Plan): Promise<Opened | undefined> {
+  const { settings, seat, source, recorder, checkpoints } = placed;
+  const { stage, model, fssdp, start } = plan;
+  const { program, layout } = model;
+  const [corpus, validation] = await openData(settings, source);
+  let [backend, opened]: [TrainingBackend?, Rank?] = [];
+  try {
+    backend = await createTraining({ threads: settings.threads });
+    if (recorder !== undefined) backend = recordedBackend(backend, recorder);
+    const { told, weights } = start;
+    const digests = { model: digestOf(source.config), data: digestOf(corpus.index) };
+    const { group } = seat;
+    const identity = identityOf(settings, { ...digests, weights, numerics: backend.numerics, world: group?.world });
+    const outer = outerOf({ settings, seat, identity, layout });
+    const { sequences, sequenceLength, lanes, schedule, clip, balance = [], checkpoint, shadow } = settings;
+    const frozen = await model.frozen(start);
+    const batch = { sequences, sequenceLength, lanes };
+    const { optimizer, optimizerMemory, local } = settings;
+    const learning = { optimizer, optimizerMemory, local, schedule, clip, balance };
+    const options = { seat, program, layout, frozen, fssdp, ...batch, ...learning, shadow };
+    const agreed = { identity, checkpoint, validation: validation === undefined ? "none" : digestOf(validation.index) };
+    if (leaves(seat)) {
+      await leaveWorld({ ...options, agreed });
+      for (const part of [corpus, validation, backend]) await part?.close();
+      return undefined;
+    }
+    const rank = await Rank.open(backend, { ...options, agreed });
+    opened = rank;
+    let unmet = false;
+    const { step } = await rank.begin(async () => {
+      const own = outer === undefined ? plan.newest : await placeAmong(outer, settings);
+      // Where ranks find other checkpoints, on a volume that is shared late, the first one's is meant.
+      const found = Float64Array.of(own?.step ?? -1, Number(own?.unmet ?? false));
+      const [newest = -1, waits] = await rank.state.fromFirst(0, "step", found);
+      unmet = waits === 1;
+      if (newest < 0) {
+        await model.fill(start, (part, index) => rank.state.parameters(part, index));
+        rank.state.filled();
+        await outer?.begin(rank.share);
+        return 0;
+      }
+      if (settings.spawn !== undefined && stage.number > 0 && newest === stage.from) {
+        const parent = trainedModel(source, settings).layout;
+        const { seed, spawn } = settings;
+        const { state } = rank;
+        await spawnFrom({ checkpoints, step: newest, identity, source, seed, mask: spawn.mask, parent, layout, state });
+        return newest;
+      }
+      const folder = unmet ? unmetFolder(settings) : checkpoints;
+      await readCheckpoint(folder, { step: newest, stored: rank.state.stored, identity, layout, state: rank.state });
+      return newest;
+    });
+    const machine: Machine = { settings, corpus, validation, rank };
+    return { ...machine, stage, model, frozen, backend, identity, checkpoints, weights: told, step, outer, unmet };
+  } catch (caught) {
+    await corpus.close();
+    await validation?.close();
+    opened?.close();
+    await backend?.close();
+    throw caught;
+  }
+}
+
+/** Without the place in a next world, room for the model on its ranks, or the memory for the state of both at once, what a rank has is lost
+ *  where nobody writes it. */
+function leavesCheckpoint(settings: TrainSettings, { model, ports, seat }: Leaving): boolean {
+  if (!ports.stopped()) return false;
+  const next = ports.next?.();
+  if (next === undefined || seat.holdings === undefined) return true;
+  if (next.rank >= next.ranks) return false;
+  const needed = rankedModel(settings, model, evenRanks(next.ranks));
+  return !takesOver(needed, next.rank, seat.holdings.stateBytes);
+}
+
+interface Leaving {
+  readonly model: TrainedModel;
+  readonly ports: TrainPorts;
+  readonly seat: Seat;
+}
+
+/** The result is read from the last checkpoint, so that no rank has to hold all of the model. */
+async function writeResult({ model, frozen, identity, checkpoints, settings, rank, mayWrite }: Run): Promise<void> {
+  const { store, folder, adapters } = resultFolders(resultAt(settings));
+  const { layout, description } = model;
+  const saved = await SavedModel.open(checkpoints, { step: settings.schedule.steps, stored: rank.state.stored, identity, layout });
+  try {
+    const parameters = (part: number, index: number): Promise<Float32Array> => saved.parameters(part, index);
+    const trained = model.ended(parameters, frozen);
+    await mayWrite();
+    await writeTrainedStore(trained, store, settings.codecs);
+    await mayWrite();
+    await writeTrainedFolder(trained, folder);
+    if (description !== undefined) await writeAdapters({ layout, parameters }, adapters, description);
+  } finally {
+    await saved.close();
+  }
+}
+
+/**
+ * Every rank of a world calls it with the same settings, and each that leaves, which returns once others have its state. Throws AppError:
+ * BadOption, BadData, BadCheckpoint, OtherNumerics, DoesNotFit, UnsupportedOp, NonFiniteLoss, GivenUp, and what ended the world.
+ */
+export async function train(settings: TrainSettings, ports: TrainPorts, seat: Seat = aloneSeat()): Promise<RunEnd> {
+  const { recorder } = ports;
+  const place = recorder === undefined ? seat : recordedSeat(seat, recorder);
+  checkGroup(settings, seat);
+  const source = await openSource(settings.model);
+  checkSettings(settings, source.program.maxContext);
+  const checkpoints = join(settings.out, "checkpoints");
+  let placed: Placed = { settings, source, seat: place, recorder, checkpoints };
+  const stages = stagesOf(settings);
+  // A rank that leaves makes no step and no result, and may have less memory than those that come.
+  if (!leaves(place)) await checkStages(settings, source, { ranks: place.facts.node.length });
+  let newest = await stepToGoOnFrom(checkpoints, settings.schedule.steps);
+  if (stages.length > 1) newest = await newestOnAll(place, stages, newest);
+  let end = unfinished(placed, newest?.step ?? 0);
+  for (const stage of stagesAfter(stages, end.step)) {
+    if (stage.number > 0 && !fitsHere(placed, stage)) {
+      const step = Math.max(end.step, placed.seat.holdings?.standing.applied ?? 0); // what ranks have may be newer than the checkpoint
+      ports.onShort?.(step);
+      return { ...end, step };
+    }
+    const opened = await openRun(placed, stage, newest);
+    if (opened === undefined) return handedOn(placed);
+    placed = { ...placed, seat: staying(placed.seat) };
+    const { all, ...made } = await trainStage(placed, ports, opened);
+    end = made;
+    if (!all) return end;
+    newest = { step: end.step, unmet: false };
+  }
+  return end;
+}
+
+/** The seat among those who stay: who leaves has gone once the first stage has begun, and takes part in no other begin. */
+const staying = (seat: Seat): Seat => ({ ...seat, transport: partOf(seat.transport, 0, seat.facts.node.length) });
+
+const unfinished = ({ checkpoints }: Placed, step: number, loss?: number): RunEnd => ({
+  step,
+  checkpoints,
+  validationLoss: loss,
+  store: undefined,
+  folder: undefined,
+});
+
+/** False where the ranks that there are have no room for a stage, and more may come. */
+function fitsHere({ settings, source, seat }: Placed, stage: Stage): boolean {
+  const { facts } = seat;
+  if ((settings.spawn?.ranks ?? 0) <= facts.node.length) return true;
+  const needed = rankedModel(settings, trainedModel(source, settings, stage.number), facts);
+  return fitsRanks(needed);
+}
+
+/** `all`: whether the steps of the stage are done, and worlds have met. */
+async function trainStage(placed: Placed, ports: TrainPorts, opened: Opened): Promise<RunEnd & Pick<Made, "all">> {
+  const { settings, seat } = placed;
+  const { backend, model, corpus, validation, weights, rank } = opened;
+  const first = seat.transport.rank === 0;
+  try {
+    const writer = first ? await Writer.take(settings.out, seat) : undefined;
+    const leaving = { model, ports, seat };
+    const run: Run = {
+      ...opened,
+      mayWrite: async () => writer?.check(),
+      leavesCheckpoint: () => leavesCheckpoint(settings, leaving),
+    };
+    const metrics = first ? new Metrics(settings.out, run.mayWrite) : undefined;
+    ports.onStart({ device: backend.device, parameters: model.layout.parameters, samples: corpus.samples, weights, step: run.step });
+    const { step, all, loss } = await makeSteps(run, metrics, ports);
+    const end = unfinished(placed, step, loss);
+    if (!all || step < settings.schedule.steps) return { ...end, all };
+    if (first && (seat.group?.world ?? 0) === 0) await writeResult(run);
+    const { adapters, ...folders } = resultFolders(resultAt(settings));
+    return { ...end, ...folders, ...(model.description !== undefined && { adapters }), all };
+  } finally {
+    await corpus.close();
+    await validation?.close();
+    rank.close();
+    await backend.close();
+  }
+}
+
+/** The end of a rank that has left. */
+function handedOn(placed: Placed): RunEnd {
+  const { holdings } = placed.seat;
+  const step = holdings?.standing.applied ?? 0;
+  holdings?.drop();
+  return unfinished(placed, Math.max(0, step));
+}

@@ -1,0 +1,86 @@
+// The stages of a run: one, or two where its experts spawn, each with a model of its own. A stage ends in a checkpoint, which the next one
+// is born of, so that the newest checkpoint says which stage a run is in; ranks settle that before each opens its model. Shell.
+import { gatherAll } from "../../net/collectives/collectives.ts";
+import { drawn, seedOf } from "../model/initial-weights.ts";
+import type { Layout } from "../model/layout.ts";
+import type { ModelSource } from "../model/model-source.ts";
+import { type Identity, SavedModel } from "../model/training-checkpoint.ts";
+import type { Seat } from "../ranks/rank-context.ts";
+import type { RankState } from "../ranks/stored-state.ts";
+import { spawned } from "../recipes/spawn.ts";
+import type { Kept } from "../worlds/rounds.ts";
+import type { TrainSettings } from "./train-settings.ts";
+
+export interface Stage {
+  readonly number: number;
+  /** Its steps: those after `from`, up to `to`. */
+  readonly from: number;
+  readonly to: number;
+}
+
+export function stagesOf({ spawn, schedule: { steps } }: Pick<TrainSettings, "spawn" | "schedule">): readonly Stage[] {
+  if (spawn === undefined) return [{ number: 0, from: 0, to: steps }];
+  return [
+    { number: 0, from: 0, to: spawn.step },
+    { number: 1, from: spawn.step, to: steps },
+  ];
+}
+
+/** Those that are not over once the step is made; the last one always. */
+export const stagesAfter = (stages: readonly Stage[], step: number): readonly Stage[] =>
+  stages.filter(({ to }, i) => step < to || i === stages.length - 1);
+
+/**
+ * The newest checkpoint that any rank knows of, on all ranks, so that they open one model: a volume may be shared late, and a rank that
+ * has state of a stage knows of the checkpoint that this one was born of. To be awaited on all ranks of a transport at once.
+ */
+export async function newestOnAll(
+  { transport, world, holdings }: Seat,
+  stages: readonly Stage[],
+  newest?: Kept,
+): Promise<Kept | undefined> {
+  const from = stages[holdings?.stage ?? 0]?.from ?? 0;
+  const known = Math.max(newest?.step ?? -1, from > 0 ? from : -1);
+  const stamp = { world, step: 0, plan: "stage" };
+  const said = await gatherAll(transport, stamp, { what: "stage", layer: -1, lengthFrom: () => 1 }, Int32Array.of(known));
+  const most = Math.max(...said.map(([step = -1]) => step));
+  return most < 0 ? undefined : { step: most, unmet: false };
+}
+
+export interface Spawning {
+  readonly checkpoints: string;
+  readonly step: number;
+  readonly identity: Identity;
+  /** The model with all experts. */
+  readonly source: ModelSource;
+  readonly seed: number;
+  readonly mask: number;
+  /** Of the model with one expert, and of the one with all. */
+  readonly parent: Layout;
+  readonly layout: Layout;
+  readonly state: RankState;
+}
+
+/** Fills the state of this rank from the checkpoint of the model with one expert. Throws what opening and reading it do. */
+export async function spawnFrom({ checkpoints, step, identity, source, seed, mask, parent, layout, state }: Spawning): Promise<void> {
+  const { stored } = state;
+  const saved = await SavedModel.open(checkpoints, { step, stored, identity, layout: parent });
+  const born = {
+    stored,
+    mask,
+    draw: (parameter: Parameters<typeof drawn>[1]) => drawn(source, parameter, seed),
+    seedOf: (tensor: string) => seedOf(seed, `mask of ${tensor}`),
+  };
+  try {
+    for (const [part, { units }] of layout.parts.entries())
+      for (const [index, child] of units.entries()) {
+        if (!state.wants(part, index)) continue;
+        const of = Math.min(index, 1);
+        const unit = parent.parts[part]?.units[of];
+        if (unit === undefined) throw new TypeError(`part ${part} has no unit ${of}`);
+        await state.take(part, index, spawned({ unit, values: await saved.unit(part, of) }, child, born));
+      }
+  } finally {
+    await saved.close();
+  }
+}

@@ -1,0 +1,171 @@
+// The model that a run trains and the one that it ends in: a model's own parameters, or adapters beside parameters that stay, which end
+// merged into a plain model. Checkpoints and optimizers see what is trained alone.
+import type { WeightViews } from "../../compute/training.ts";
+import { checkProgram } from "../../kernels/check-program.ts";
+import { gaussian } from "../../kernels/random.ts";
+import type { ModelProgram } from "../../kernels/segment.ts";
+import { architectureOf } from "../../models/family.ts";
+import type { Adapted, AdapterSetting, Merged } from "../adapters/adapter.ts";
+import { adaptersOf } from "../adapters/index.ts";
+import type { GateSetting } from "../gates/gate.ts";
+import { gateOf } from "../gates/index.ts";
+import { refuseGate } from "../gates/refuse.ts";
+import { refuseSpawn, type SpawnSetting, seedModel } from "../recipes/spawn.ts";
+import { type Start, seedOf, type Wanted } from "./initial-weights.ts";
+import { type Layout, layoutOf, movedTo, type Unit, viewsByTensor } from "./layout.ts";
+import type { ModelSource } from "./model-source.ts";
+import { lastHeld, type Trained } from "./result-files.ts";
+
+export interface TrainedModel {
+  readonly program: ModelProgram;
+  readonly layout: Layout;
+  /** Floats that are read and not trained. */
+  readonly frozenFloats: number;
+  /** The model that a run ends in. */
+  readonly result: ModelSource;
+  /** What to write beside the result; undefined where it is all. */
+  readonly description: Adapted["description"] | undefined;
+  /** Sets what follows from the step alone, before it is made and before the model is looked at after it. */
+  at(step: number): void;
+  /** Parameters that stay as they are, by tensor. */
+  frozen(start: Start): Promise<WeightViews>;
+  /** Fills the arrays of parameters that are trained. */
+  fill(start: Start, wanted: Wanted): Promise<void>;
+  /** The result, from what was trained by part and unit of the layout. */
+  ended(parameters: Trained["parameters"], frozen: WeightViews): Trained;
+}
+
+interface Asked {
+  readonly adapters?: AdapterSetting | undefined;
+  readonly spawn?: SpawnSetting | undefined;
+  readonly gate?: GateSetting | undefined;
+  readonly seed: number;
+}
+
+const nothing = (): void => {};
+
+/** The model of a stage of the run. Throws AppError where adapters, a spawn or a gate do not suit it. */
+export function trainedModel(source: ModelSource, { adapters, spawn, gate, seed }: Asked, stage = 0): TrainedModel {
+  if (adapters !== undefined) {
+    if (spawn !== undefined) throw refuseSpawn(spawn, "adapters are trained beside a model that stays: leave one of the two out");
+    if (gate !== undefined) throw refuseGate(gate, "adapters have the gate of their own: leave one of the two out");
+    return beside(source, adapters, seed);
+  }
+  if (spawn !== undefined && stage === 0) return whole(seedModel(source, spawn));
+  return gate === undefined ? whole(source) : gated(source, gate, spawn?.step ?? 0);
+}
+
+/** The numbers that the gate follows are one tensor more, which is none of the model's. */
+function gated(source: ModelSource, setting: GateSetting, after: number): TrainedModel {
+  const { program, schedule, numbersAt } = gateOf(setting).attach(source.program, setting, after);
+  checkProgram(program);
+  const numbers = Float32Array.from(numbersAt(after + 1));
+  return {
+    ...whole(source),
+    program,
+    layout: layoutOf(program, source.family.expertTensors),
+    frozenFloats: numbers.length,
+    frozen: async () => ({ [schedule]: numbers }),
+    at: (step) => numbers.set(numbersAt(step)),
+  };
+}
+
+function whole(source: ModelSource): TrainedModel {
+  const layout = layoutOf(source.program, source.family.expertTensors);
+  return {
+    program: source.program,
+    layout,
+    frozenFloats: 0,
+    result: source,
+    description: undefined,
+    at: nothing,
+    frozen: async () => ({}),
+    fill: (start, wanted) => start.fill(layout, wanted),
+    ended: (parameters) => ({ source, layout, parameters }),
+  };
+}
+
+function beside(source: ModelSource, setting: AdapterSetting, seed: number): TrainedModel {
+  const base = layoutOf(source.program, source.family.expertTensors);
+  const adapted = adaptersOf(setting).attach({ config: source.config, architecture: architectureOf(source.config) }, setting);
+  checkProgram(adapted.program);
+  const layout = layoutOf(adapted.program, adapted.expertTensors);
+  const { config, family, description } = adapted;
+  const result = { ...source, config, family, program: family.program(config) };
+  return {
+    program: adapted.program,
+    layout,
+    frozenFloats: base.floats,
+    result,
+    description,
+    at: nothing,
+    async frozen(start) {
+      const values = new Float32Array(base.floats);
+      await start.fill(base, (part, index) => {
+        const unit = base.parts[part]?.units[index];
+        return unit && values.subarray(unit.from, unit.to);
+      });
+      return viewsByTensor(values, base);
+    },
+    async fill(_start, wanted) {
+      for (const { part, index, unit } of unitsAt(layout)) {
+        const p = wanted(part, index);
+        for (const { tensor, shape, from, size } of unit.parameters)
+          p?.set(gaussian(seedOf(seed, tensor), size, adapted.deviation(tensor, shape)), from);
+      }
+    },
+    ended: (parameters, frozen) => mergedModel(result, adapted, trainedReader(layout, parameters, frozen)),
+  };
+}
+
+/** Units with their ranges in arrays of their own. */
+function unitsAt({ parts }: Layout): readonly { readonly part: number; readonly index: number; readonly unit: Unit }[] {
+  return parts.flatMap(({ units }, part) => units.map((unit, index) => ({ part, index, unit: movedTo(unit, 0) })));
+}
+
+type ReadTensor = (tensor: string) => Promise<Float32Array>;
+
+function trainedReader(layout: Layout, parameters: Trained["parameters"], frozen: WeightViews): ReadTensor {
+  const places = new Map(unitsAt(layout).flatMap((at) => at.unit.parameters.map((own) => [own.tensor, { ...at, ...own }] as const)));
+  const held = lastHeld(parameters);
+  return async (tensor) => {
+    const place = places.get(tensor);
+    if (place === undefined) return frozen[tensor] as Float32Array;
+    return (await held(place.part, place.index)).subarray(place.from, place.from + place.size);
+  };
+}
+
+function mergedModel(source: ModelSource, { merged }: Adapted, read: ReadTensor): Trained {
+  const layout = layoutOf(source.program, source.family.expertTensors);
+  return {
+    source,
+    layout,
+    async parameters(part, index) {
+      const unit = movedTo(layout.parts[part]?.units[index] as Unit, 0);
+      const values = new Float32Array(unit.to);
+      for (const { tensor, from } of unit.parameters) values.set(await mergedValues(merged(tensor), read), from);
+      return values;
+    },
+  };
+}
+
+/** W, or W + B A with sums in f64: W [rows, columns], B [rows, rank], A [rank, columns]. */
+async function mergedValues({ tensor, product }: Merged, read: ReadTensor): Promise<Float32Array> {
+  const values = await read(tensor);
+  if (product === undefined) return values;
+  const [left, right] = [await read(product.left), await read(product.right)];
+  // left.length x right.length is rows x columns x rank x rank.
+  const rank = Math.sqrt((left.length * right.length) / values.length);
+  const columns = right.length / rank;
+  const row = new Float64Array(columns);
+  const found = new Float32Array(values.length);
+  for (let i = 0, at = 0; at < values.length; i++, at += columns) {
+    row.set(values.subarray(at, at + columns));
+    for (let r = 0; r < rank; r++) {
+      const factor = left[i * rank + r] as number;
+      for (let j = 0; j < columns; j++) row[j] = (row[j] as number) + factor * (right[r * columns + j] as number);
+    }
+    found.set(row, at);
+  }
+  return found;
+}

@@ -1,0 +1,317 @@
+// Checkpoints of a run: a folder a step, in it one file a part of the model, in that each unit's parameters and optimizer state, such as
+// p|m|v, at an offset of 4 KiB, and a manifest with hashes that is renamed to its name last. A folder without manifest is none. Ranks
+// write what they own at its place in the same files, so that any number of ranks reads what any number wrote. Shell.
+import { createHash } from "node:crypto";
+import { constants } from "node:fs";
+import { type FileHandle, mkdir, open, readdir, rename, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import { AppError } from "../../../crds/common.ts";
+import { openFile, type RandomFile, statIfThere } from "../../weights/file.ts";
+import { bytesOf, viewF32 } from "../../weights/floats.ts";
+import { writeAll } from "../../weights/safetensors-writer.ts";
+import { readJson } from "../../weights/store-reader.ts";
+import type { Layout } from "./layout.ts";
+
+const checkpointVersion = 1;
+const unitAlignment = 4096;
+const manifestFile = "manifest.json";
+const folderName = /^step-(\d{8})$/;
+
+/** The choices of a run that its bits depend on, by the names of their options. */
+export type Identity = Readonly<Record<string, string | number>>;
+
+const manifestSchema = z.object({
+  version: z.literal(checkpointVersion),
+  step: z.number().int().min(0),
+  identity: z.record(z.string(), z.union([z.string(), z.number()])),
+  parts: z.array(
+    z.object({
+      file: z.string().regex(/^[\w-]+\.bin$/),
+      units: z.array(z.object({ offset: z.number().int().min(0), sha256: z.string().regex(/^[0-9a-f]{64}$/) })),
+    }),
+  ),
+});
+type Manifest = z.infer<typeof manifestSchema>;
+
+/** What a rank has of the units of a model, by part and place in it, and how ranks meet over it. */
+export interface CheckpointState {
+  readonly rank: number;
+  /** True on the one rank that writes the unit. */
+  writes(part: number, index: number): boolean;
+  /** The unit's parameters and the optimizer's arrays in order, on the rank that writes it. */
+  pieces(step: number, part: number, index: number): AsyncIterable<Float32Array>;
+  /** Sends the writer what this rank has of the unit. */
+  give(step: number, part: number, index: number): Promise<void>;
+  /** True where this rank has something of the unit, which `take` fills. */
+  wants(part: number, index: number): boolean;
+  take(part: number, index: number, values: Float32Array): Promise<void>;
+  /** Returns once all ranks have come to it. */
+  meet(step: number, what: string): Promise<void>;
+  /** What each rank gives, on all ranks. */
+  gather(step: number, what: string, own: Int32Array, lengthFrom: (rank: number) => number): Promise<readonly Int32Array[]>;
+}
+
+export interface CheckpointToRead {
+  readonly step: number;
+  /** Arrays of each unit, one after another: parameters, then those of the optimizer, which is part of the identity. */
+  readonly stored: number;
+  readonly identity: Identity;
+  readonly layout: Layout;
+  readonly state: CheckpointState;
+}
+
+export interface CheckpointToWrite extends CheckpointToRead {
+  /** Checkpoints that stay. */
+  readonly keep: number;
+  /** The step of one more that stays. */
+  readonly spared?: number | undefined;
+  /** Asked on the first rank before it changes what there is; throws where another writes the output now. */
+  mayWrite(): Promise<void>;
+}
+
+const nameOf = (step: number): string => `step-${String(step).padStart(8, "0")}`;
+
+/** Steps of the folders there are, ascending, those without manifest too. A folder that cannot be read is not an empty one. */
+async function stepsIn(dir: string): Promise<readonly number[]> {
+  const names = await readdir(dir).catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code === "ENOENT") return [];
+    throw cause;
+  });
+  return names.flatMap((name) => (folderName.test(name) ? [Number(name.slice(5))] : [])).toSorted((a, b) => a - b);
+}
+
+/** Where a part's units begin. */
+function offsetsOf(units: Layout["parts"][number]["units"], stored: number): number[] {
+  let at = 0;
+  return units.map(({ from, to }) => {
+    const offset = at;
+    at = Math.ceil((at + stored * (to - from) * Float32Array.BYTES_PER_ELEMENT) / unitAlignment) * unitAlignment;
+    return offset;
+  });
+}
+
+const digestBytes = 32;
+
+/** Writes this rank's units of a part; returns a digest for each unit, zeros for those of others. */
+async function writePart(folder: string, { step, stored, layout, state }: CheckpointToWrite, part: number): Promise<Uint8Array[]> {
+  const { name, units } = layout.parts[part] as Layout["parts"][number];
+  const digests: Uint8Array[] = [];
+  let handle: FileHandle | undefined;
+  try {
+    for (const [index, offset] of offsetsOf(units, stored).entries()) {
+      digests.push(new Uint8Array(digestBytes));
+      if (!state.writes(part, index)) {
+        await state.give(step, part, index);
+        continue;
+      }
+      // Other ranks write into the same file.
+      handle ??= await open(join(folder, `${name}.bin`), constants.O_WRONLY | constants.O_CREAT);
+      const hash = createHash("sha256");
+      let at = offset;
+      for await (const piece of state.pieces(step, part, index)) {
+        const bytes = bytesOf(piece);
+        hash.update(bytes);
+        await writeAll(handle, bytes, at);
+        at += bytes.length;
+      }
+      digests[index] = hash.digest();
+    }
+    await handle?.sync();
+  } finally {
+    await handle?.close();
+  }
+  return digests;
+}
+
+/**
+ * Writes the state of a step, on all ranks together; the first names it by its manifest and drops all checkpoints but the newest `keep`.
+ * It is there when this returns, on any rank. One that the run has of the step stays as it is: it has the same bits, and while it was
+ * written again there would be none.
+ */
+export async function writeCheckpoint(dir: string, checkpoint: CheckpointToWrite): Promise<void> {
+  const { step, layout, state } = checkpoint;
+  const there = state.rank === 0 && (await begins(dir, checkpoint));
+  const [said] = await state.gather(step, "checkpoint", Int32Array.of(Number(there)), () => 1);
+  if (said?.[0] === 1) return;
+  const folder = join(dir, nameOf(step));
+  const own: Uint8Array[][] = [];
+  for (const part of layout.parts.keys()) own.push(await writePart(folder, checkpoint, part));
+  const bytes = Uint8Array.from(Buffer.concat(own.flat()));
+  const numbers = new Int32Array(bytes.buffer);
+  const all = await state.gather(step, "digests", numbers, () => numbers.length);
+  // A unit's digest is the writer's; the others have zeros there.
+  const digests = Buffer.from(numbers.map((_, i) => all.reduce((joined, each) => joined | (each[i] as number), 0)).buffer);
+  if (state.rank === 0) await name(dir, checkpoint, digests);
+  await state.meet(step, "checkpoint is named");
+}
+
+/** Makes room for a checkpoint; true where the run has one of the step already. */
+async function begins(dir: string, checkpoint: CheckpointToWrite): Promise<boolean> {
+  const folder = join(dir, nameOf(checkpoint.step));
+  await checkpoint.mayWrite();
+  if (await isThere(dir, checkpoint)) return true;
+  await mkdir(folder, { recursive: true });
+  await rm(join(folder, manifestFile), { force: true });
+  return false;
+}
+
+async function isThere(dir: string, checkpoint: CheckpointToWrite): Promise<boolean> {
+  if (!(await hasManifest(dir, checkpoint.step))) return false;
+  try {
+    await (await SavedModel.open(dir, checkpoint)).close();
+    return true;
+  } catch (caught) {
+    if (["BadCheckpoint", "OtherNumerics"].includes(AppError.from(caught).code)) return false;
+    throw caught;
+  }
+}
+
+async function name(dir: string, checkpoint: CheckpointToWrite, digests: Buffer): Promise<void> {
+  const { step, stored, identity, layout, mayWrite } = checkpoint;
+  const folder = join(dir, nameOf(step));
+  let unit = 0;
+  const parts = layout.parts.map(({ name, units }): Manifest["parts"][number] => ({
+    file: `${name}.bin`,
+    units: offsetsOf(units, stored).map((offset) => {
+      const at = digestBytes * unit++;
+      return { offset, sha256: digests.toString("hex", at, at + digestBytes) };
+    }),
+  }));
+  const manifest: Manifest = { version: checkpointVersion, step, identity, parts };
+  await mayWrite();
+  const unfinished = join(folder, `${manifestFile}.tmp`);
+  await writeFile(unfinished, `${JSON.stringify(manifest)}\n`, { flush: true });
+  await rename(unfinished, join(folder, manifestFile));
+  await dropOld(dir, checkpoint);
+}
+
+/**
+ * Unfinished ones too; the manifest goes first, so that what is left of a folder is none. One that is newer than what was just written
+ * stays: it is another run's, or is being written by the world that went on without a first rank which stood still.
+ */
+async function dropOld(dir: string, { step: newest, keep, spared }: CheckpointToWrite): Promise<void> {
+  const before = (await stepsIn(dir)).filter((step) => step < newest);
+  const whole = (await stepsOfCheckpoints(dir)).filter((step) => step < newest);
+  const kept = new Set(whole.toReversed().slice(0, keep - 1));
+  for (const step of before) {
+    if (kept.has(step) || step === spared) continue;
+    const folder = join(dir, nameOf(step));
+    await rm(join(folder, manifestFile), { force: true });
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+async function hasManifest(dir: string, step: number): Promise<boolean> {
+  return (await statIfThere(join(dir, nameOf(step), manifestFile))) !== undefined;
+}
+
+/** The newest step that has a checkpoint; undefined where there is none. */
+export async function newestCheckpoint(dir: string): Promise<number | undefined> {
+  return (await stepsOfCheckpoints(dir)).at(-1);
+}
+
+/** The steps that have a checkpoint, ascending. */
+export async function stepsOfCheckpoints(dir: string): Promise<readonly number[]> {
+  const whole: number[] = [];
+  for (const step of await stepsIn(dir)) if (await hasManifest(dir, step)) whole.push(step);
+  return whole;
+}
+
+function bad(path: string, what: string): AppError {
+  return new AppError(`${path}: ${what}`, { code: "BadCheckpoint", operation: "reading a checkpoint" });
+}
+
+/** Nothing is wrong with the checkpoint or the settings: it is the machine that computes other bits. */
+function otherNumerics(path: string, made: unknown, here: unknown): AppError {
+  const message =
+    `${path}: was made with numerics ${made}, this machine has ${here}; go on where it began, ` +
+    "for a job with spec.podTemplate.spec.nodeSelector, or begin anew with another --out";
+  return new AppError(message, { code: "OtherNumerics", operation: "reading a checkpoint" });
+}
+
+/** A checkpoint of a step, whose units are checked against their hashes when they are read. */
+export class SavedModel {
+  readonly #folder: string;
+  readonly #layout: Layout;
+  readonly #manifest: Manifest;
+  readonly #remedy: string;
+  readonly #stored: number;
+  /** Of the part that was read last. */
+  #open: { readonly part: number; readonly file: RandomFile } | undefined;
+
+  private constructor(folder: string, { layout, stored }: Pick<CheckpointToRead, "layout" | "stored">, manifest: Manifest, remedy: string) {
+    this.#folder = folder;
+    this.#layout = layout;
+    this.#stored = stored;
+    this.#manifest = manifest;
+    this.#remedy = remedy;
+  }
+
+  /**
+   * Throws AppError `BadCheckpoint` where it belongs to another run or has other parts, and `OtherNumerics` where this machine computes
+   * other bits.
+   */
+  static async open(dir: string, { step, stored, identity, layout }: Omit<CheckpointToRead, "state">): Promise<SavedModel> {
+    const folder = join(dir, nameOf(step));
+    const path = join(folder, manifestFile);
+    const parsed = manifestSchema.safeParse(await readJson(path, "BadCheckpoint"));
+    const remedy = `remove the folder ${folder} to go on from the one before`;
+    if (!parsed.success) throw bad(path, `field ${parsed.error.issues[0]?.path.join(".")}: ${parsed.error.issues[0]?.message}; ${remedy}`);
+    const { data } = parsed;
+    if (data.step !== step) throw bad(path, `is of step ${data.step}; ${remedy}`);
+    for (const [name, value] of Object.entries(identity)) {
+      if (data.identity[name] === value) continue;
+      if (name === "numerics") throw otherNumerics(path, data.identity[name], value);
+      throw bad(path, `was made with ${name} ${data.identity[name]}, this run has ${value}; give the same, or another --out`);
+    }
+    for (const [index, { name, units }] of layout.parts.entries()) {
+      const part = data.parts[index];
+      if (part?.file !== `${name}.bin` || part.units.length !== units.length) throw bad(path, `has not the parts of this model; ${remedy}`);
+    }
+    return new SavedModel(folder, { layout, stored }, data, remedy);
+  }
+
+  /** A unit's parameters and optimizer state, one after another. Throws AppError `BadCheckpoint` where bytes are not those written. */
+  async unit(part: number, index: number): Promise<Float32Array> {
+    const file = await this.#fileOf(part);
+    const [unit, written] = [this.#layout.parts[part]?.units[index], this.#manifest.parts[part]?.units[index]];
+    if (unit === undefined || written === undefined) throw new TypeError(`part ${part} has no unit ${index}`);
+    const { from, to } = unit;
+    const { offset, sha256 } = written;
+    const bytes = await file.read(offset, this.#stored * (to - from) * Float32Array.BYTES_PER_ELEMENT);
+    if (createHash("sha256").update(bytes).digest("hex") !== sha256)
+      throw bad(file.path, `unit ${index} is not what was written; ${this.#remedy}`);
+    return viewF32(bytes);
+  }
+
+  /** A unit's parameters. */
+  async parameters(part: number, index: number): Promise<Float32Array> {
+    const values = await this.unit(part, index);
+    return values.subarray(0, values.length / this.#stored);
+  }
+
+  async close(): Promise<void> {
+    await this.#open?.file.close();
+    this.#open = undefined;
+  }
+
+  async #fileOf(part: number): Promise<RandomFile> {
+    if (this.#open?.part === part) return this.#open.file;
+    await this.close();
+    const file = await openFile(join(this.#folder, this.#manifest.parts[part]?.file ?? ""), "BadCheckpoint");
+    this.#open = { part, file };
+    return file;
+  }
+}
+
+/** Fills the state of this rank: of experts what it owns, of the dense part all. Throws what opening and reading do. */
+export async function readCheckpoint(dir: string, { state, ...which }: CheckpointToRead): Promise<void> {
+  const saved = await SavedModel.open(dir, which);
+  try {
+    for (const [part, { units }] of which.layout.parts.entries())
+      for (const index of units.keys()) if (state.wants(part, index)) await state.take(part, index, await saved.unit(part, index));
+  } finally {
+    await saved.close();
+  }
+}

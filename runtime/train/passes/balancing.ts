@@ -1,0 +1,129 @@
+// Recipes of balance bound to a model: the gradients that their losses give to a layer's logits, the losses, and the changes of biases.
+// Each follows from the rows of experts in a whole step, over all ranks, which the caller counts. Not here: any one recipe (recipes/).
+import { kernelOf } from "../../kernels/index.ts";
+import { floats, type Gradients, matrix, type Values } from "../../kernels/kernel.ts";
+import type { ModelProgram, MoeLayer, Op, Tensor } from "../../kernels/segment.ts";
+import { widthsOf } from "../../kernels/widths.ts";
+import { type Unit, viewsOf } from "../model/layout.ts";
+import { type BalanceSetting, type GateCounts, sumOf } from "../recipes/balance.ts";
+import { balanceText, recipeOf, refuseBalance } from "../recipes/index.ts";
+
+interface Gate {
+  readonly op: Op;
+  readonly logits: string;
+  /** Experts that it chooses among, free ones too. */
+  readonly experts: number;
+  readonly topK: number;
+  /** What losses weigh each by. */
+  readonly weights: readonly number[];
+  /** A view of the parameters, where the gate has a bias of choice. */
+  readonly bias: Float32Array | undefined;
+}
+
+function gateOf(layer: MoeLayer, views: Readonly<Record<string, Float32Array>>): Gate {
+  for (const op of layer.block.ops) {
+    const kernel = kernelOf(op);
+    const logits = kernel.gateLogits?.(op);
+    if (logits === undefined || kernel.shares === undefined) continue;
+    const bias = kernel.choiceBias?.(op);
+    const experts = widthsOf(layer.block).get(logits) ?? 0;
+    const weights = Array.from({ length: experts }, (_, expert) => (expert < layer.experts ? 1 : (layer.free?.balanceWeight ?? 1)));
+    return { op, logits, experts, topK: layer.topK, weights, bias: bias === undefined ? undefined : views[bias] };
+  }
+  throw new TypeError(`${layer.block.name} has experts and no gate`);
+}
+
+/** Throws AppError `BadOption` where a recipe does not suit the model. */
+function checkSuits(settings: readonly BalanceSetting[], gates: readonly (Gate | undefined)[], family: string): void {
+  const some = gates.filter((gate) => gate !== undefined);
+  for (const setting of settings) {
+    const refuse = (reason: string): never => {
+      throw refuseBalance(balanceText(setting), reason);
+    };
+    if (some.length === 0) refuse("the model has no experts to balance; leave it out");
+    const uneven = some.find(({ experts }) => experts % (setting.groups ?? 1) !== 0);
+    if (uneven !== undefined) refuse(`groups must divide the number of experts, ${uneven.experts}`);
+    if (recipeOf(setting).bias !== undefined && some.some(({ bias }) => bias === undefined))
+      refuse(`gates of family ${family} have no bias of choice (those of DeepSeek-V3 have); take a loss instead`);
+  }
+}
+
+export const wantsWholeStep = (settings: readonly BalanceSetting[]): boolean =>
+  settings.some((setting) => recipeOf(setting).slopes !== undefined);
+
+/** A place of a token may be given to none, which is behind all that a gate has a logit for. */
+function countsOf({ experts, topK }: Gate, choices: readonly number[]): GateCounts {
+  const rows = choices.slice(0, experts);
+  const [chosen, places] = [sumOf(rows), sumOf(choices)];
+  return { rows, topK: chosen === places ? topK : (topK * chosen) / places };
+}
+
+export class Balancing {
+  readonly #settings: readonly BalanceSetting[];
+  /** By layer; undefined for one without experts. */
+  readonly #gates: readonly (Gate | undefined)[];
+
+  constructor(settings: readonly BalanceSetting[], { program, dense, parameters }: BalancedModel) {
+    this.#settings = settings;
+    this.#gates = program.layers.map((layer, index) => {
+      const unit = dense[index + 1];
+      return layer.kind === "dense" || unit === undefined ? undefined : gateOf(layer, viewsOf(parameters, unit));
+    });
+    checkSuits(settings, this.#gates, program.family);
+  }
+
+  /** Of each of these lanes the gradients of a layer's logits, from what forward has kept, and its part of the losses; `choices`: rows of
+   *  each expert in all lanes of the step, and of free ones behind them. */
+  gradients(layer: number, lanes: readonly Values[], choices: ArrayLike<number>): readonly LaneBalance[] {
+    const gate = this.#gates[layer];
+    const plain = gate && this.#slopes(countsOf(gate, Array.from(choices)));
+    const slopes = plain?.map((slope, expert) => slope * (gate?.weights[expert] ?? 1));
+    return lanes.map((kept) => (gate && slopes ? laneBalance(gate, kept, slopes) : { gradients: {}, loss: 0 }));
+  }
+
+  /** Slopes of all losses together; undefined where there is none. */
+  #slopes(counts: GateCounts): Float64Array | undefined {
+    const each = this.#settings.flatMap((setting) => recipeOf(setting).slopes?.(counts, setting) ?? []);
+    return each.reduce<Float64Array | undefined>(
+      (sum, slopes) => sum?.map((value, i) => value + (slopes[i] as number)) ?? slopes,
+      undefined,
+    );
+  }
+
+  /** Changes the biases of choice by the rows that each layer's experts had in the step. */
+  moveBiases(counts: readonly ArrayLike<number>[]): void {
+    for (const [layer, gate] of this.#gates.entries()) {
+      if (gate?.bias === undefined) continue;
+      for (const setting of this.#settings) {
+        const moved = recipeOf(setting).bias?.({ rows: Array.from(counts[layer] ?? []), topK: gate.topK }, setting);
+        for (const [expert, by] of moved?.entries() ?? []) gate.bias[expert] = (gate.bias[expert] as number) + by;
+      }
+    }
+  }
+}
+
+export interface BalancedModel {
+  readonly program: ModelProgram;
+  /** Dense units of embedding, layers and head, in the array of parameters. */
+  readonly dense: readonly Unit[];
+  readonly parameters: Float32Array;
+}
+
+interface LaneBalance {
+  readonly gradients: Gradients;
+  readonly loss: number;
+}
+
+function laneBalance({ op, logits }: Gate, kept: Values, slopes: Float64Array): LaneBalance {
+  const tensor = kept[logits] as Tensor;
+  const { rows, width } = matrix(tensor);
+  const found = new Float32Array(rows * width);
+  let loss = 0;
+  for (let row = 0; row < rows; row++) {
+    const shares = kernelOf(op).shares?.(op, floats(tensor).subarray(row * width, (row + 1) * width));
+    if (shares === undefined) continue;
+    for (const [expert, share] of shares.values.entries()) loss += share * (slopes[expert] as number);
+    found.set(shares.gradient(slopes), row * width);
+  }
+  return { gradients: { [logits]: found }, loss };
+}

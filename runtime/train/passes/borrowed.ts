@@ -1,0 +1,29 @@
+// Tensors that a part of a model reads and an earlier part has: of the embedding in a tied head, of a cell that gates of all layers share.
+// Their gradients are summed apart and added to their owner's own, part after part. Pure.
+import type { ModelProgram } from "../../kernels/segment.ts";
+import type { Unit } from "../model/layout.ts";
+
+export interface Borrowed {
+  /** The part that reads them, counted from the embedding. */
+  readonly part: number;
+  /** They alone, and the range of the owner's floats that they lie in. */
+  readonly unit: Unit;
+}
+
+/** `dense`: the dense units of embedding, layers and head. */
+export function borrowedBy({ embed, layers, head }: Pick<ModelProgram, "embed" | "layers" | "head">, dense: readonly Unit[]): Borrowed[] {
+  const segments = [embed, ...layers.map(({ block }) => block), head];
+  return segments.flatMap(({ weights }, part) =>
+    dense.slice(0, part).flatMap((owner): Borrowed[] => {
+      const parameters = owner.parameters.filter(({ name }) => weights.some((weight) => weight.name === name));
+      const [first, last] = [parameters[0], parameters.at(-1)];
+      if (first === undefined || last === undefined) return [];
+      return [{ part, unit: { expert: undefined, from: first.from, to: last.to, parameters } }];
+    }),
+  );
+}
+
+/** Floats of all sums apart. */
+export function borrowedFloats(program: Pick<ModelProgram, "embed" | "layers" | "head">, dense: readonly Unit[]): number {
+  return borrowedBy(program, dense).reduce((sum, { unit }) => sum + unit.to - unit.from, 0);
+}

@@ -1,0 +1,114 @@
+// Rows of a layer's experts, computed: those of one expert pass it together, whichever lanes and ranks they are of, as far as a row's bits
+// do not depend on its neighbours. Gradients of weights are added lane by lane, in the lanes' order.
+import type { TrainableExpert, WeightViews } from "../../compute/training.ts";
+import { type Unit, viewsOf } from "../model/layout.ts";
+import { callsOf, concatenated, type RowBlock } from "./expert-rows.ts";
+import type { ExpertSums } from "./expert-sums.ts";
+import type { Room } from "./kept-budget.ts";
+import { type Kept, keeping } from "./layer.ts";
+
+/** Rows of one block before they are computed, and where they go then. */
+interface ForwardPiece {
+  readonly block: RowBlock;
+  x(): Float32Array;
+  take(y: Float32Array): void;
+}
+
+interface BackwardPiece {
+  readonly block: RowBlock;
+  x(): Float32Array;
+  dOut(): Float32Array;
+  gates(): Float32Array;
+  take(dx: Float32Array, dGates: Float32Array): void;
+}
+
+/** One lane's gradient of an expert, to be added to floats of the expert's. */
+export interface LaneGradient {
+  readonly block: RowBlock;
+  add(sum: Float32Array): Promise<void>;
+}
+
+interface ExpertCallsOptions {
+  readonly expert: TrainableExpert;
+  /** Of rows. */
+  readonly width: number;
+  readonly room: Room | undefined;
+  /** Called before each call; throws where the pass is to end. */
+  ask(): void;
+  unit(expert: number): Unit;
+  weights(expert: number): WeightViews;
+}
+
+/** Of one wave. */
+export class ExpertCalls {
+  readonly #options: ExpertCallsOptions;
+  /** What calls kept, by the first of their blocks: backward makes the same calls. */
+  readonly #kept = new Map<RowBlock, Kept>();
+
+  constructor(options: ExpertCallsOptions) {
+    this.#options = options;
+  }
+
+  /** Pieces of one expert are neighbours. */
+  async forward(pieces: readonly ForwardPiece[]): Promise<void> {
+    const { expert, width, room, ask, weights } = this.#options;
+    for (const call of callsOf(pieces, expert.rowsAtOnce)) {
+      ask();
+      const first = call[0]?.block as RowBlock;
+      const x = concatenated(call.map((piece) => piece.x()));
+      const asked = { room, rows: x.length / width, keeps: expert.keeps };
+      const { found, kept } = await keeping(asked, (into) => expert.forward(x, weights(first.expert), into));
+      if (kept) this.#kept.set(first, kept);
+      for (const { piece, data } of cut(call, width, found)) piece.take(data);
+    }
+  }
+
+  /** Of one expert, or of several whose pieces are neighbours; what each call gives is to be added by the caller, and holds several times
+   *  its rows until it is let go: so the next call begins when it is asked for. */
+  async *backward(pieces: readonly BackwardPiece[]): AsyncGenerator<LaneGradient[]> {
+    const { expert, width, room, ask, unit, weights } = this.#options;
+    for (const call of callsOf(pieces, expert.rowsAtOnce)) {
+      ask();
+      const first = call[0]?.block as RowBlock;
+      const kept = this.#kept.get(first);
+      const joined = (of: (piece: BackwardPiece) => Float32Array): Float32Array => concatenated(call.map(of));
+      const given = { x: joined(({ x }) => x()), dOut: joined(({ dOut }) => dOut()), gates: joined(({ gates }) => gates()) };
+      const { dx, dGates, addTo } = await expert.backward({ ...given, kept: kept?.values, weights: weights(first.expert) });
+      this.#kept.delete(first);
+      if (kept) room?.give(kept.floats);
+      const gradients: LaneGradient[] = [];
+      for (const { piece, data, from } of cut(call, 1, dGates)) {
+        const { block, take } = piece;
+        const to = from + block.rows;
+        take(dx.subarray(from * width, to * width), data);
+        gradients.push({ block, add: (sum) => addTo(viewsOf(sum, unit(block.expert)), from, to) });
+      }
+      yield gradients;
+    }
+  }
+}
+
+/** What all calls give, where it waits for lanes of other ranks. */
+export async function allOf(calls: AsyncIterable<LaneGradient[]>): Promise<LaneGradient[]> {
+  const all: LaneGradient[] = [];
+  for await (const gradients of calls) all.push(...gradients);
+  return all;
+}
+
+/** In the order of lanes. */
+export async function summed(sums: ExpertSums, gradients: readonly LaneGradient[]): Promise<void> {
+  for (const { block, add } of gradients.toSorted((a, b) => a.block.lane - b.block.lane)) await sums.add(block.expert, block.rows, add);
+}
+
+export const byExpert = (a: { readonly block: RowBlock }, b: { readonly block: RowBlock }): number =>
+  a.block.expert - b.block.expert || a.block.lane - b.block.lane;
+
+/** Each piece of a call with its part of what the call gave, and its first row. */
+function* cut<T extends { readonly block: RowBlock }>(call: readonly T[], width: number, all: Float32Array) {
+  let from = 0;
+  for (const piece of call) {
+    const to = from + piece.block.rows;
+    yield { piece, from, data: all.subarray(from * width, to * width) };
+    from = to;
+  }
+}

@@ -1,0 +1,228 @@
+// The model as one rank runs it: segments compiled, views of their weights, and the passes of its own lanes of a wave. Experts' gradients
+// are added lane by lane and dense ones in the tree over lanes, so that bits do not depend on how many lanes are worked on at once.
+import type { TrainableLoss, TrainableSegment, TrainingBackend, WeightViews } from "../../compute/training.ts";
+import type { ModelProgram, Tensor } from "../../kernels/segment.ts";
+import { movedTo, type Unit, viewsOf } from "../model/layout.ts";
+import type { Wave } from "../ranks/accumulation-step.ts";
+import type { Shape } from "../ranks/model-shape.ts";
+import type { RankMemory } from "../ranks/rank-memory.ts";
+import type { BalanceSetting } from "../recipes/balance.ts";
+import { Balancing } from "./balancing.ts";
+import { borrowedBy } from "./borrowed.ts";
+import type { DenseRange } from "./dense-exchange.ts";
+import { RankDenseLayer } from "./dense-layer.ts";
+import { DenseSums } from "./dense-sums.ts";
+import { Garbage } from "./garbage.ts";
+import { Room } from "./kept-budget.ts";
+import { type DenseViews, type LayerPass, type RankLayer, takeLane } from "./layer.ts";
+import { RankMoeLayer } from "./moe-layer.ts";
+
+/** A fixed share of a batch: whole sequences, one after another. */
+export interface Lane {
+  /** [rows] */
+  readonly inputs: Int32Array;
+  readonly targets: Int32Array;
+}
+
+export interface LaneLoss {
+  /** The sum of its rows' losses. */
+  readonly loss: number;
+  /** Of the recipes of balance, in all layers. */
+  readonly balance: number;
+}
+
+/** What the gradients of a wave are. */
+export interface WaveLosses {
+  readonly lanes: readonly LaneLoss[];
+  /** Rows of each layer's experts, in all lanes of the wave. */
+  readonly rows: readonly ArrayLike<number>[];
+}
+
+/** Weights that are not trained, by the segments' names: of each part, and of the experts of each layer. */
+interface FrozenParts {
+  readonly parts: readonly WeightViews[];
+  readonly experts: readonly WeightViews[];
+}
+
+export interface PassesOptions {
+  readonly program: ModelProgram;
+  readonly shape: Shape;
+  readonly memory: RankMemory;
+  readonly frozen: FrozenParts;
+  readonly sequenceLength: number;
+  readonly balance: readonly BalanceSetting[];
+  /** Floats that forward may keep beside what backward needs, and as many that may wait to be collected. */
+  readonly room: number;
+}
+
+interface Parts {
+  readonly layers: readonly RankLayer[];
+  readonly embed: DenseViews & { readonly segment: TrainableSegment };
+  readonly head: DenseViews & { readonly segment: TrainableLoss };
+  readonly ranges: readonly DenseRange[];
+  readonly balancing: Balancing;
+  readonly room: Room;
+  readonly garbage: Garbage;
+}
+
+const sumOf = (values: Float32Array): number => values.reduce((sum, value) => sum + value, 0);
+
+export class Passes {
+  readonly #parts: Parts;
+  #keptFloatsMost = 0;
+
+  private constructor(parts: Parts) {
+    this.#parts = parts;
+  }
+
+  static async open(backend: TrainingBackend, options: PassesOptions): Promise<Passes> {
+    const { program, shape, memory, frozen, sequenceLength, balance } = options;
+    const balancing = new Balancing(balance, { program, dense: shape.dense, parameters: memory.dense });
+    const summed = (part: number, unit: Unit) => ({ part, unit, sums: new DenseSums(unit.to - unit.from) });
+    const own = shape.dense.map((unit, part) => summed(part, unit));
+    // Gradients in tensors that an earlier part has are summed apart, and added to that part's own at the end.
+    const all = [...own, ...borrowedBy(program, shape.dense).map(({ part, unit }) => summed(part, unit))];
+    const dense = shape.dense.map((_, part): DenseViews => {
+      const read = all.filter((each) => each.part === part);
+      const views = (of: (each: (typeof read)[number]) => WeightViews): WeightViews => Object.assign({}, ...read.map(of));
+      return {
+        weights: { ...views(({ unit }) => viewsOf(memory.dense, unit)), ...frozen.parts[part] },
+        sums: views(({ unit, sums }) => viewsOf(sums.scratch, movedTo(unit, 0))),
+        lanes: read.map(({ sums }) => sums),
+      };
+    });
+    const scratch = new Float32Array(shape.expertFloats);
+    const layers: RankLayer[] = [];
+    for (const [index, layer] of program.layers.entries()) {
+      const views = { ...(dense[index + 1] as DenseViews), block: await backend.compile(layer.block, sequenceLength) };
+      if (layer.kind === "dense") layers.push(new RankDenseLayer(views, program.hidden));
+      else {
+        const [expert, experts] = [await backend.compileExpert(layer.expert), shape.experts[index] ?? []];
+        const { slices } = shape;
+        const shared = frozen.experts[index] ?? {};
+        layers.push(new RankMoeLayer({ index, layer, dense: views, expert, experts, slices, memory, scratch, frozen: shared }));
+      }
+    }
+    const [embed, head] = [dense[0] as DenseViews, dense.at(-1) as DenseViews];
+    return new Passes({
+      layers,
+      embed: { ...embed, segment: await backend.compile(program.embed, sequenceLength) },
+      head: Object.assign({ segment: await backend.compileLoss(program.head) }, head),
+      ranges: all.map(({ unit, sums }) => ({ from: unit.from, sums })),
+      balancing,
+      room: new Room(options.room),
+      garbage: new Garbage(options.room * Float32Array.BYTES_PER_ELEMENT),
+    });
+  }
+
+  get ranges(): readonly DenseRange[] {
+    return this.#parts.ranges;
+  }
+
+  get balancing(): Balancing {
+    return this.#parts.balancing;
+  }
+
+  /** Floats that layers kept of the rank's lanes at once, at most, since this was asked last. */
+  takeKeptFloatsMost(): number {
+    const floats = this.#keptFloatsMost;
+    this.#keptFloatsMost = 0;
+    return floats;
+  }
+
+  /** The sum of the losses of each own lane, without gradients. Throws PassStopped. */
+  async losses(wave: Wave, lanes: readonly Lane[]): Promise<number[]> {
+    const { layers, head, garbage } = this.#parts;
+    let xs: readonly Float32Array[] = await inTurn(lanes, (lane) => this.#embedded(lane));
+    for (const [index, layer] of layers.entries()) {
+      wave.beforeForward(index);
+      xs = (await layer.forward(wave, xs)).ys;
+      wave.afterForward(index);
+      garbage.look();
+    }
+    return inTurn(lanes, async ({ targets }, i) =>
+      sumOf(await head.segment.forward({ x: xs[i] as Float32Array, targets, weights: head.weights })),
+    );
+  }
+
+  /** Adds the gradients of sum(scale * loss) of the own lanes, in their order, and of the losses of balance, to which the wave is a whole
+   *  step. Throws PassStopped; the step's gradients are then to be dropped. */
+  async addGradients(wave: Wave, lanes: readonly Lane[], scale: number): Promise<WaveLosses> {
+    const { layers, embed, head, balancing, room, garbage } = this.#parts;
+    room.clear();
+    const asked = <T, U>(items: readonly T[], run: (item: T, index: number) => Promise<U>): Promise<U[]> =>
+      inTurn(items, (item, index) => {
+        wave.ask();
+        return run(item, index);
+      });
+    let xs: readonly Float32Array[] = await asked(lanes, (lane) => this.#embedded(lane));
+    const passes: LayerPass[] = [];
+    for (const [index, layer] of layers.entries()) {
+      wave.beforeForward(index);
+      const { ys, pass } = await layer.forward(wave, xs, room);
+      wave.afterForward(index);
+      garbage.look();
+      passes.push(pass);
+      xs = ys;
+    }
+    const rows = passes.map((pass) => pass.rows);
+    this.#keptFloatsMost = Math.max(this.#keptFloatsMost, keptFloatsOf(passes));
+    const ends = await asked(lanes, async ({ targets }, i) => {
+      const { segment, weights, sums } = head;
+      const found = await segment.backward({ x: xs[i] as Float32Array, targets, scale, weights, sums });
+      takeLane(head, wave.lane(i));
+      return found;
+    });
+    let gradients: readonly Float32Array[] = ends.map(({ dx }) => dx);
+    const balance = lanes.map(() => 0);
+    for (let index = layers.length - 1; index >= 0; index--) {
+      const pass = passes.pop() as LayerPass;
+      const beside = balancing.gradients(index, pass.kept, pass.choices);
+      for (const [i, { loss }] of beside.entries()) balance[i] = (balance[i] as number) + loss;
+      await wave.beforeBackward(index);
+      gradients = await pass.backward(
+        gradients,
+        beside.map((own) => own.gradients),
+      );
+      wave.afterBackward(index);
+      garbage.look();
+    }
+    await asked(lanes, async ({ inputs }, i) => {
+      const values = { ids: { shape: [inputs.length], data: inputs } };
+      const { segment, weights, sums } = embed;
+      await segment.backward({ values, outputs: { x: gradients[i] as Float32Array }, weights, sums });
+      takeLane(embed, wave.lane(i));
+    });
+    await wave.allAtPrimaries();
+    return { lanes: ends.map(({ losses }, i) => ({ loss: sumOf(losses), balance: balance[i] as number })), rows };
+  }
+
+  /** Forgets what was added of a step that is given up. */
+  drop(): void {
+    for (const { sums } of this.#parts.ranges) sums.takeNodes();
+  }
+
+  async #embedded({ inputs }: Lane): Promise<Float32Array> {
+    const { segment, weights } = this.#parts.embed;
+    const ids: Tensor = { shape: [inputs.length], data: inputs };
+    return (await segment.forward({ ids }, weights)).x?.data as Float32Array;
+  }
+}
+
+function keptFloatsOf(passes: readonly LayerPass[]): number {
+  const values = passes.flatMap(({ kept }) => kept.flatMap((lane) => Object.values(lane)));
+  return values.reduce((sum, { data }) => sum + data.length, 0);
+}
+
+async function inTurn<T, U>(items: readonly T[], run: (item: T, index: number) => Promise<U>): Promise<U[]> {
+  const results: U[] = [];
+  for (const [index, item] of items.entries()) results.push(await run(item, index));
+  return results;
+}
+
+/** Lanes, one after another. */
+export async function readAll(numbers: readonly number[], read: (number: number) => Promise<Lane>): Promise<Lane[]> {
+  const lanes: Lane[] = [];
+  for (const number of numbers) lanes.push(await read(number));
+  return lanes;
+}

@@ -1,0 +1,59 @@
+// A run's errors in the words of a job: they name options of `enodia train` and paths in the pod, which its owner knows as fields of the
+// spec and as URIs. Pure.
+import { paths } from "../../../crds/common.ts";
+
+/** Option -> what the owner of a job calls it. */
+export const wordsOf: Readonly<Record<string, string>> = {
+  model: "spec.model.uri",
+  init: "spec.model.init",
+  "init-codec": "spec.model.initCodec",
+  data: "spec.data.uri",
+  validation: "spec.data.validation",
+  local: "spec.local.recipe",
+  "sequence-length": "spec.data.sequenceLength",
+  steps: "spec.steps",
+  sequences: "spec.batch.sequences",
+  lanes: "spec.batch.lanes",
+  seed: "spec.seed",
+  optimizer: "spec.optimizer.name",
+  "optimizer-memory": "spec.optimizer.memory",
+  "learning-rate": "spec.optimizer.learningRate",
+  "weight-decay": "spec.optimizer.weightDecay",
+  beta1: "spec.optimizer.beta1",
+  beta2: "spec.optimizer.beta2",
+  epsilon: "spec.optimizer.epsilon",
+  clip: "spec.optimizer.clip",
+  schedule: "spec.schedule.name",
+  warmup: "spec.schedule.warmupSteps",
+  floor: "spec.schedule.floor",
+  balance: "spec.balance",
+  adapters: "spec.adapters",
+  spawn: "spec.spawn",
+  gate: "spec.gate",
+  "checkpoint-every": "spec.checkpoint.everySteps",
+  keep: "spec.checkpoint.keep",
+  codec: "spec.output.codecs",
+  out: "spec.output.uri",
+  threads: "spec.threadsPerRank",
+  overwrite: "a job",
+};
+
+/** Those of another command, which a remedy tells to call again, stay as they are. */
+const option = /(?<!again with "?)--([a-z][a-z0-9-]*)/g;
+/** How ranks share experts has names of its own in a run. */
+const fssdp = /(?<![\w.])fssdp\./g;
+/** A checkpoint calls what it was made with by the option's name. */
+const madeWith = /(?<=was made with )([a-z][a-z0-9-]*)/g;
+/** What a pod has of a machine. */
+const memory = /\bgive more memory\b/g;
+const claim = new RegExp(`(?<![\\w/])${paths.claims}/`, "g");
+
+export function jobWords(message: string): string {
+  const word = (whole: string, name: string): string => wordsOf[name] ?? whole;
+  return message
+    .replace(option, word)
+    .replace(madeWith, word)
+    .replace(fssdp, "spec.fssdp.")
+    .replace(memory, "give more spec.memoryPerRank")
+    .replace(claim, "pvc://");
+}

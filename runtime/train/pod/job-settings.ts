@@ -1,0 +1,84 @@
+// The settings of a run from the spec of a MoETrainingJob. Pure.
+import type { MoETrainingJobSpec } from "../../../crds/moe-training-job.ts";
+import { parseQuantity } from "../../../crds/quantity.ts";
+import { countOf, type FssdpSpec } from "../../../crds/training-fssdp.ts";
+import { pathOf } from "../../../crds/training-process.ts";
+import { parseAdapters } from "../adapters/index.ts";
+import { parseGate } from "../gates/index.ts";
+import { parseLocal } from "../local/index.ts";
+import type { TrainSettings } from "../loop/train-settings.ts";
+import { knownOptions, optimizerSettings } from "../optimizers/index.ts";
+import type { Seat } from "../ranks/rank-context.ts";
+import { parseBalance } from "../recipes/index.ts";
+import { seatInWorld } from "../worlds/group.ts";
+import { worldSettings } from "../worlds/together.ts";
+
+const inits = { Checkpoint: "checkpoint", Random: "random" } as const;
+
+export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
+  const { model, data, batch, optimizer, schedule, output, spawn } = spec;
+  const { beta1, beta2, epsilon, weightDecay } = optimizer;
+  const numbers = { beta1: Number(beta1), beta2: Number(beta2), epsilon: Number(epsilon), "weight-decay": Number(weightDecay) };
+  return {
+    model: pathOf(model.uri),
+    init: inits[model.init],
+    initCodec: model.initCodec,
+    seed: spec.seed,
+    data: pathOf(data.uri),
+    validation: data.validation === undefined ? undefined : pathOf(data.validation),
+    out: pathOf(output.uri),
+    sequences: batch.sequences,
+    sequenceLength: data.sequenceLength,
+    lanes: batch.lanes,
+    schedule: {
+      name: schedule.name,
+      rate: Number(optimizer.learningRate),
+      warmup: schedule.warmupSteps,
+      steps: spec.steps,
+      floor: Number(schedule.floor),
+    },
+    optimizer: optimizerSettings(optimizer.name, knownOptions(optimizer.name, numbers)),
+    optimizerMemory:
+      optimizer.memory === undefined
+        ? undefined
+        : { bytes: parseQuantity(optimizer.memory, "spec.optimizer.memory"), folder: pathOf(output.uri) },
+    balance: parseBalance(spec.balance),
+    adapters: parseAdapters(spec.adapters),
+    // More ranks than lanes at once never come.
+    spawn: spawn && { step: spawn.step, mask: Number(spawn.mask), ranks: countOf(spec.fssdp.lanesAtOnce) ?? batch.lanes },
+    gate: parseGate(spec.gate),
+    local: parseLocal(spec.local.recipe),
+    clip: Number(optimizer.clip),
+    shadow: spec.failurePolicy.shadow && spec.local.data.length === 0, // worlds that meet go on from checkpoints
+    checkpoint: spec.checkpoint,
+    codecs: output.codecs,
+    threads: spec.threadsPerRank,
+    fssdp: fssdpOf(spec.fssdp),
+  };
+}
+
+/** The settings of each world where there are several, or of the one that there is. */
+export function worldsOf(spec: MoETrainingJobSpec): readonly TrainSettings[] {
+  const settings = trainSettings(spec);
+  const data = [spec.data.uri, ...spec.local.data].map(pathOf);
+  return data.length === 1 ? [settings] : data.map((own, world) => worldSettings(settings, world, own));
+}
+
+/** What a rank trains in which seat: where there are several worlds, in the one that it is dealt to. */
+export function placedIn(spec: MoETrainingJobSpec, seat: Seat): readonly [TrainSettings, Seat] {
+  const worlds = worldsOf(spec);
+  const own = worlds.length === 1 ? seat : seatInWorld(seat, worlds.length);
+  return [worlds[own.group?.world ?? 0] as TrainSettings, own];
+}
+
+/** What is Auto is left out, and found by the run. */
+function fssdpOf({ planner, memorySlots, overlapDegree, lanesAtOnce, ...given }: FssdpSpec): NonNullable<TrainSettings["fssdp"]> {
+  const [slots, overlap, atOnce] = [countOf(memorySlots), countOf(overlapDegree), countOf(lanesAtOnce)];
+  return {
+    ...given,
+    ...(planner !== "auto" && { planner }),
+    ...(slots !== undefined && { memorySlots: slots }),
+    ...(overlap !== undefined && { overlapDegree: overlap }),
+    ...(atOnce !== undefined && { lanesAtOnce: atOnce }),
+  };
+}

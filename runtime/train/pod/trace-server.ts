@@ -1,0 +1,98 @@
+// The port on which a training pod tells where the time of its steps goes: on its loopback alone, so that only who may forward a port of
+// the pod reaches it. It answers for as long as the asker stays, within bounds of steps, time and bytes.
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { AppError } from "../../../crds/common.ts";
+import { tracedStepsMax, tracePath } from "../../../crds/training-trace.ts";
+import type { StepTraces } from "./step-traces.ts";
+
+/** A request is here this long after its connection. */
+const requestMsMax = 5_000;
+const connectionsMax = 16;
+/** Those who are told at once. */
+const askersMax = 4;
+/** One who asks is told for so long. */
+const askedMsMax = 60 * 60_000;
+/** Bytes that wait for one who reads slowly: then it is let go. They are memory of a rank that the law of memory does not count. */
+export const backlogBytesMax = 16 * 1024 * 1024;
+
+export interface TraceServerOptions {
+  readonly host: string;
+  readonly port: number;
+  /** Uid of this pod. */
+  readonly pod: string;
+  readonly traces: Pick<StepTraces, "watch">;
+  /** What the clock of spans has to be added to for milliseconds since 1970. */
+  readonly originMs: () => number;
+}
+
+export interface TraceServer {
+  readonly port: number;
+  close(): Promise<void>;
+}
+
+export async function listenForTraces(options: TraceServerOptions): Promise<TraceServer> {
+  const { host, port } = options;
+  let askers = 0;
+  const server = createServer({ headersTimeout: requestMsMax, requestTimeout: requestMsMax }, (request, response) => {
+    const refusal = refusalOf(request, askers);
+    if (refusal !== undefined) return refuse(response, refusal);
+    askers += 1;
+    response.once("close", () => {
+      askers -= 1;
+    });
+    tell(response, options);
+  });
+  server.maxConnections = connectionsMax;
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", (cause) => reject(new AppError(`trace port ${port}: ${cause.message}`, { code: "ListenFailed", cause })));
+    server.listen(port, host, resolve);
+  });
+  return {
+    port: (server.address() as AddressInfo).port,
+    close: () =>
+      new Promise((resolve) => {
+        server.close(() => resolve());
+        server.closeAllConnections();
+      }),
+  };
+}
+
+interface Refusal {
+  readonly status: number;
+  readonly code: string;
+  readonly message: string;
+}
+
+function refusalOf({ method, url }: IncomingMessage, askers: number): Refusal | undefined {
+  if (method !== "GET" || url !== tracePath) return { status: 404, code: "NotFound", message: `not found; here is GET ${tracePath}` };
+  if (askers < askersMax) return undefined;
+  return { status: 429, code: "TooManyRequests", message: `${askersMax} are told already: end one of them, or ask again later` };
+}
+
+function refuse(response: ServerResponse, { status, code, message }: Refusal): void {
+  response.writeHead(status, { "content-type": "application/json", connection: "close" });
+  response.end(JSON.stringify({ code, message }));
+}
+
+function tell(response: ServerResponse, { pod, traces, originMs }: TraceServerOptions): void {
+  let steps = 0;
+  const unwatch = traces.watch((line) => {
+    if (response.writableLength > backlogBytesMax) return void response.destroy();
+    response.write(line);
+    steps += 1;
+    if (steps === tracedStepsMax) end();
+  });
+  const end = (): void => {
+    unwatch();
+    response.end();
+  };
+  const bound = setTimeout(end, askedMsMax);
+  bound.unref();
+  response.once("close", () => {
+    clearTimeout(bound);
+    unwatch();
+  });
+  response.writeHead(200, { "content-type": "application/x-ndjson", connection: "close" });
+  response.write(`${JSON.stringify({ pod, originMs: originMs() })}\n`);
+}

@@ -1,0 +1,191 @@
+// The training pod's process: takes the world that the operator tells it, runs runtime/train in it by the job's spec, answers how far it
+// is, and leaves the kubelet a message of its end, by which the operator decides. Told to end, it hands on what it has to ranks that stay;
+// without any all end with a checkpoint, from which the next world goes on bit for bit.
+import { writeFile } from "node:fs/promises";
+import { AppError } from "../../../crds/common.ts";
+import type { TrainerSettings } from "../../../crds/training-process.ts";
+import { type TrainingEnd, trainingEndText } from "../../../crds/training-report.ts";
+import { trainingScope } from "../../../crds/training-world.ts";
+import { folderTls } from "../../net/tls.ts";
+import { createLog, type Log } from "../../observe/log.ts";
+import { type LeastRanks, leastRanks } from "../loop/needs.ts";
+import { type RunEnd, train } from "../loop/run.ts";
+import type { TrainPorts } from "../loop/train-ports.ts";
+import { Recorder } from "../trace/recorder.ts";
+import { movedWithin } from "../trace/spans.ts";
+import { jobWords } from "./job-message.ts";
+import { trainSettings } from "./job-settings.ts";
+import { Membership } from "./membership.ts";
+import { Worlds } from "./pod-worlds.ts";
+import { Progress } from "./run-progress.ts";
+import { StepTimeout } from "./step-timeout.ts";
+import { StepTraces } from "./step-traces.ts";
+import { listenForTraces, type TraceServer, type TraceServerOptions } from "./trace-server.ts";
+import { listenForWorlds } from "./world-server.ts";
+
+export interface Trainer {
+  /** Where the operator says which world it is in. */
+  readonly port: number;
+  /** Where it tells the traces of its steps; undefined where that port is not to be had. */
+  readonly tracePort: number | undefined;
+  /** Resolves once the end is written; rejects with what a run failed of. */
+  readonly ended: Promise<void>;
+  /** Asks for its end, and waits for it. */
+  close(): Promise<void>;
+}
+
+export interface TrainerOptions {
+  /** The run; tests give another. */
+  readonly run?: typeof train;
+  /** Address to listen on; all when not given, and loopback for traces. */
+  readonly host?: string;
+  /** How long one that is to end waits for a world that takes what it has. */
+  readonly leaveMs?: number;
+}
+
+export async function startTrainer(settings: TrainerSettings, options: TrainerOptions = {}): Promise<Trainer> {
+  const { run = train, host = "0.0.0.0", leaveMs } = options;
+  const traceHost = options.host ?? "127.0.0.1";
+  const { namespace, job, jobUid, podUid, rank, spec, logLevel, worldPort, tlsDir } = settings;
+  const log = createLog({ level: logLevel, name: "trainer", fields: { namespace, job, rank } });
+  const progress = new Progress(spec.steps);
+  const membership = new Membership({ job: jobUid, pod: podUid, rank });
+  const tls = folderTls(tlsDir);
+  let least: LeastRanks = unknown;
+  const server = await listenForWorlds({
+    namespace,
+    scope: trainingScope(job),
+    tls,
+    host,
+    port: worldPort,
+    take(order) {
+      membership.take(order);
+      const report = progress.report();
+      return membership.words(report, least(report.step ?? 0));
+    },
+  });
+  void reckon(settings, log).then((found) => {
+    least = found;
+  });
+  const recorder = new Recorder(now);
+  const timeout = new StepTimeout(spec.failurePolicy.stepTimeout, recorder, now);
+  const traces = new StepTraces();
+  const traceServer = await tracesAt({ host: traceHost, port: settings.tracePort, pod: podUid, traces, originMs }, log);
+  const ports = portsOf({ progress, log, recorder, timeout, traces });
+  const worlds = new Worlds({ settings, membership, tls, host, run, ports, timeout, traces, log, leaveMs });
+  const ended = worlds
+    .all()
+    .then(
+      (end) => writeEnd(settings.endFile, endOf(end, progress), log),
+      async (caught) => {
+        const { code, message, retry } = AppError.from(caught, "training");
+        const report = progress.report();
+        await writeEnd(settings.endFile, { outcome: "Failed", code, message: jobWords(message), retry: retry !== "never", report }, log);
+        throw caught;
+      },
+    )
+    .finally(async () => {
+      tls.close();
+      await server.close();
+      await traceServer?.close();
+    });
+  return {
+    port: server.port,
+    tracePort: traceServer?.port,
+    ended,
+    close: async () => {
+      worlds.close();
+      await ended;
+    },
+  };
+}
+
+const unknown = (): undefined => undefined;
+
+/** Ranks of all worlds that meet. What is wrong with the spec is told by the run, in its world. */
+async function reckon({ spec }: TrainerSettings, log: Log): Promise<LeastRanks> {
+  try {
+    const least = await leastRanks(trainSettings(spec));
+    return (step) => {
+      const each = least(step);
+      return each === undefined ? undefined : each * (1 + spec.local.data.length);
+    };
+  } catch (caught) {
+    log.debug({ why: AppError.from(caught).message }, "the least ranks are not known");
+    return unknown;
+  }
+}
+
+function endOf(end: RunEnd | undefined, progress: Progress): TrainingEnd {
+  if (end === undefined) return { outcome: "Stopped", report: progress.report() };
+  return { outcome: "Complete", report: { ...progress.report(), step: end.step } };
+}
+
+/** Where it cannot be written, the operator takes the end for a failure, and another pod goes on. */
+async function writeEnd(path: string, end: TrainingEnd, log: Log): Promise<void> {
+  log.info({ outcome: end.outcome, code: end.code, step: end.report?.step }, end.message ?? "the run has ended");
+  await writeFile(path, trainingEndText(end));
+}
+
+const now = (): number => performance.now();
+/** Taken when it is asked for: the clock of a node is set while a pod runs. */
+const originMs = (): number => Date.now() - performance.now();
+
+/** Nothing depends on traces: a pod that has no port for them trains. */
+async function tracesAt(options: TraceServerOptions, log: Log): Promise<TraceServer | undefined> {
+  try {
+    return await listenForTraces(options);
+  } catch (caught) {
+    log.warn({ why: AppError.from(caught).message }, "no traces can be asked for");
+    return undefined;
+  }
+}
+
+interface Shown {
+  readonly progress: Progress;
+  readonly log: Log;
+  readonly recorder: Recorder;
+  /** Is told what runs when, and tells the recorder. */
+  readonly timeout: StepTimeout;
+  readonly traces: StepTraces;
+}
+
+function portsOf({ progress, log, recorder, timeout, traces }: Shown): Omit<TrainPorts, "stopped" | "next"> {
+  return {
+    now,
+    recorder: timeout,
+    onStart(start) {
+      // The step that was under way when a world ended is none of these.
+      const repeats = progress.stepsAfter(start.step);
+      progress.start(start.step);
+      recorder.take(); // of the world's begin, and of a step that was given up, which is none of the next one's
+      log.info({ ...start, repeats }, "training");
+    },
+    onStep(report) {
+      progress.add(report);
+      log.debug({ ...report }, "step");
+    },
+    onRanks({ step, imbalanceAtPrimaries, imbalance, copied, expertShares, copies }) {
+      progress.copies(copies);
+      const spans = recorder.take();
+      traces.ended(step, spans);
+      const { exposedMs, bytes } = movedWithin(spans);
+      progress.spread({
+        imbalanceAtPrimaries,
+        imbalance,
+        copied,
+        exposedSeconds: exposedMs / 1000,
+        bytes,
+        expertShares: [...expertShares],
+      });
+    },
+    onShort(step) {
+      progress.start(step);
+      log.info({ step }, "experts spawn, and wait for more ranks");
+    },
+    onValidation({ step, loss }) {
+      progress.validated(loss);
+      log.info({ step, loss }, "validation");
+    },
+  };
+}

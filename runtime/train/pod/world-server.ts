@@ -1,0 +1,53 @@
+// The port on which a training pod is told its world and says how it stands; what it is told is read within a limit of bytes.
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { AppError } from "../../../crds/common.ts";
+import { type PodWords, type WorldOrder, worldBytesMax, worldOrderSchema, worldPath } from "../../../crds/training-world.ts";
+import { listenForOperator, type OperatorPort } from "../../net/operator-port.ts";
+import type { TlsSource } from "../../net/tls.ts";
+
+export interface WorldServerOptions {
+  /** Of the certificates. */
+  readonly namespace: string;
+  readonly scope: string;
+  readonly tls: Pick<TlsSource, "current">;
+  readonly host: string;
+  readonly port: number;
+  /** Takes an order and answers; what it throws is refused with its code. */
+  take(order: WorldOrder): PodWords;
+}
+
+export function listenForWorlds(options: WorldServerOptions): Promise<OperatorPort> {
+  const { namespace, scope, tls, host, port } = options;
+  const place = { namespace, scope, tls, host, port };
+  return listenForOperator({ ...place, name: "world", answer: (request, response) => void answer(request, response, options) });
+}
+
+async function answer(request: IncomingMessage, response: ServerResponse, options: WorldServerOptions): Promise<void> {
+  try {
+    if (request.url !== worldPath || request.method !== "POST")
+      throw new AppError(`not found; here is POST ${worldPath}`, { code: "NotFound" });
+    const parsed = worldOrderSchema.safeParse(JSON.parse(await bodyOf(request)));
+    if (!parsed.success) throw new AppError(parsed.error.message, { code: "InvalidWorld" });
+    reply(response, 200, options.take(parsed.data));
+  } catch (caught) {
+    const { code, message } = AppError.from(caught);
+    reply(response, code === "NotFound" ? 404 : 409, { code, message });
+  }
+}
+
+async function bodyOf(request: IncomingMessage): Promise<string> {
+  const pieces: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const piece of request as AsyncIterable<Uint8Array>) {
+    bytes += piece.byteLength;
+    if (bytes > worldBytesMax) throw new AppError(`an order has at most ${worldBytesMax} bytes`, { code: "MessageTooLarge" });
+    pieces.push(piece);
+  }
+  return Buffer.concat(pieces).toString("utf8");
+}
+
+function reply(response: ServerResponse, status: number, body: object): void {
+  if (response.headersSent || response.destroyed) return;
+  response.writeHead(status, { "content-type": "application/json" });
+  response.end(JSON.stringify(body));
+}

@@ -1,0 +1,123 @@
+// The begin of a world on one rank: ranks tell where they stand and what they have, settle the step that all go on from, and hand each
+// unit to its owner and shadow. Loss, growth, shrinking and the first begin are one way; state that nobody has is read from a checkpoint.
+import { gatherAll } from "../../net/collectives/collectives.ts";
+import type { Stamp, Transport } from "../../net/collectives/transport.ts";
+import { nothingHeld, type Settled, settle } from "../../placement/training/commit.ts";
+import { handover, primariesNear } from "../../placement/training/handover.ts";
+import { carry } from "./carry.ts";
+import { firstPrimaries, primariesOfUnits, type Shape, type StateUnit, stateUnits } from "./model-shape.ts";
+import { type Holdings, type Said, saidIn, standingFrame, standingLength } from "./rank-state.ts";
+import type { RankStores } from "./rank-stores.ts";
+
+export interface Begin {
+  /** To all who take part: the ranks of the new world, then those that leave, which hand over what they have. */
+  readonly transport: Transport;
+  readonly stamp: Stamp;
+  /** As the ranks of the new world share it. */
+  readonly shape: Shape;
+  /** Ranks of the new world. */
+  readonly ranks: number;
+  readonly stores: RankStores;
+  readonly holdings: Holdings;
+  /** Fills the stores from the newest checkpoint, or with what the run begins from; returns the step, which is the same on every rank. */
+  restore(): Promise<number>;
+}
+
+export interface Begun {
+  /** The last step that is made. */
+  readonly step: number;
+  readonly primaries: readonly (readonly number[])[];
+  /** Bytes of state that this rank received. */
+  readonly receivedBytes: number;
+  /** Units that nobody had, where the state is a checkpoint's; then all of it is. */
+  readonly missing: readonly StateUnit[];
+}
+
+/** Whatever ends it, what `kept` has stays whole for the next world. */
+export async function beginWorld(begin: Begin): Promise<Begun> {
+  const { transport, stamp, shape, stores, holdings } = begin;
+  const units = stateUnits(shape);
+  const lengthFrom = (): number => standingLength(units);
+  const frames = await gatherAll(transport, stamp, { what: "standing", layer: -1, lengthFrom }, standingFrame(holdings, units));
+  const said = frames.map(saidIn);
+  holdings.settledAt(Math.max(...said.map(({ settled }) => settled)));
+  const settled = settle(said, units.length);
+  const begun = "missing" in settled ? await restored(begin, units, settled.missing) : await handedOver(begin, units, said, settled);
+  holdings.arrived(begun.step, stores.all, stamp.world);
+  await gatherAll(transport, stamp, { what: "begun", layer: -1, lengthFrom: () => 0 }, new Int32Array());
+  holdings.begun();
+  return begun;
+}
+
+async function restored(begin: Begin, units: readonly StateUnit[], missing: readonly number[]): Promise<Begun> {
+  const { transport, shape, stores, holdings } = begin;
+  holdings.drop();
+  const primaries = firstPrimaries(shape, begin.ranks);
+  stores.place(primaries);
+  const step = transport.rank < begin.ranks ? await begin.restore() : nothingHeld.applied;
+  return { step, primaries, receivedBytes: 0, missing: missing.map((unit) => units[unit] as StateUnit) };
+}
+
+async function handedOver(
+  begin: Begin,
+  units: readonly StateUnit[],
+  said: readonly Said[],
+  { step, ranks, giver }: Settled,
+): Promise<Begun> {
+  const { transport, stamp, shape, stores, holdings } = begin;
+  const { rank } = transport;
+  await finish(begin, units, { step, ranks, giver });
+  if (ranks[rank] === "drop") holdings.drop();
+  const nothing: ReadonlySet<number> = new Set();
+  const among = (field: "held" | "owned") => said.map((each, holder) => (ranks[holder] === "drop" ? nothing : each[field]));
+  const [held, owned] = [among("held"), among("owned")];
+  const primaries = nearPrimaries(shape, begin.ranks, held, owned);
+  stores.place(primaries);
+  const primary = primariesOfUnits(shape, primaries);
+  const floats = units.map(({ from, to }) => to - from);
+  const transfers = handover({ held, wanted: primary.map((owner) => stores.holders(owner)), floats });
+  await carry({
+    transport,
+    stamp,
+    what: "handover",
+    arrays: stores.memory.arrays,
+    units,
+    transfers,
+    from: (unit) => holdings.storeOf(unit),
+    to: (_, unit) => stores.of(primary[unit] as number),
+  });
+  const received = transfers.reduce((sum, { unit, from, to }) => (to === rank && from !== rank ? sum + (floats[unit] as number) : sum), 0);
+  return { step, primaries, receivedBytes: stores.memory.arrays.length * Float32Array.BYTES_PER_ELEMENT * received, missing: [] };
+}
+
+/** Ranks that have the gradients of the step, and not its update, make it by the norms of one that has them all. */
+async function finish({ transport, stamp, holdings }: Begin, units: readonly StateUnit[], { step, ranks, giver }: Settled): Promise<void> {
+  const { rank } = transport;
+  const name = { what: "tally", layer: -1, chunk: 0, piece: 0 };
+  for (const [to, settling] of ranks.entries()) {
+    if (settling !== "finish" || to === giver) continue;
+    if (rank === giver) await transport.send(to, stamp, name, holdings.tally);
+    if (rank === to) holdings.tallied(step, (await transport.receive(giver, stamp, { ...name, length: units.length })) as Float64Array);
+  }
+  if (ranks[rank] === "finish") await holdings.update(step);
+}
+
+function nearPrimaries(
+  shape: Shape,
+  ranks: number,
+  held: readonly ReadonlySet<number>[],
+  owned: readonly ReadonlySet<number>[],
+): number[][] {
+  let unit = shape.pieces.length;
+  return shape.experts.map((experts) =>
+    primariesNear(
+      experts.map(() => {
+        const among = (sets: readonly ReadonlySet<number>[]): number[] => [...sets.keys()].filter((rank) => sets[rank]?.has(unit));
+        const holders = [...among(owned), ...among(held)];
+        unit += 1;
+        return holders;
+      }),
+      ranks,
+    ),
+  );
+}

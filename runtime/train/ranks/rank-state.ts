@@ -1,0 +1,172 @@
+// One rank's part in a run from world to world: where it stands, the state of the units that it has, and the norms of its last step. A
+// world that ends changes nothing of it; the next one begins from it.
+import { afterEvent, type Holder, nothingHeld, type Standing } from "../../placement/training/commit.ts";
+import type { StateUnit } from "./model-shape.ts";
+import type { UnitState } from "./unit-state.ts";
+
+/** What one world left: the state that a rank owned, and what it shadowed. */
+interface Left {
+  /** 0 where it came from elsewhere. */
+  readonly world: number;
+  readonly stores: readonly UnitState[];
+}
+
+const nothing = async (): Promise<void> => {};
+
+export class Holdings {
+  #standing: Standing = nothingHeld;
+  /** Two at most: the last one whose begin was through, and one whose begin may be. */
+  #worlds: readonly Left[] = [];
+  /** The newest world of which a rank knows that all of its ranks have their state. */
+  #settled = 0;
+  #tally: Float64Array = new Float64Array();
+  #update: (tally: Float64Array) => Promise<void> = nothing;
+  #stage = 0;
+
+  /** The stage of the run that its state is of. */
+  get stage(): number {
+    return this.#stage;
+  }
+
+  /** State of another stage is another model's, and is dropped. */
+  enters(stage: number): void {
+    if (stage !== this.#stage) this.drop();
+    this.#stage = stage;
+  }
+
+  get standing(): Standing {
+    return this.#standing;
+  }
+
+  get settled(): number {
+    return this.#settled;
+  }
+
+  get #stores(): readonly UnitState[] {
+    return this.#worlds.flatMap(({ stores }) => stores);
+  }
+
+  /** The squares of gradients of all units in the step that is tallied. */
+  get tally(): Float64Array {
+    return this.#tally;
+  }
+
+  /** Bytes that are kept for worlds to come. */
+  get stateBytes(): number {
+    return this.#stores.reduce((sum, { stateBytes }) => sum + stateBytes, 0);
+  }
+
+  /** Of each unit: 2 where this rank owns it, 1 where it shadows it, 0. */
+  has(units: readonly StateUnit[]): Int32Array {
+    const owned = this.#worlds.flatMap(({ stores }) => stores.slice(0, 1));
+    const all = this.#stores;
+    const among = (stores: readonly UnitState[], unit: StateUnit): boolean => stores.some((store) => store.holds(unit));
+    return Int32Array.from(units, (unit) => (among(owned, unit) ? 2 : Number(among(all, unit))));
+  }
+
+  storeOf(unit: StateUnit): UnitState {
+    const found = this.#stores.find((store) => store.holds(unit));
+    if (found === undefined) throw new Error(`layer ${unit.layer}: expert ${unit.expert} is not on this rank`);
+    return found;
+  }
+
+  /** Whether it is among what is handed on. */
+  keeps(store: UnitState): boolean {
+    return this.#stores.includes(store);
+  }
+
+  /** The gradients of a step are complete for all that is held: `update` makes the step by the tally. */
+  prepared(step: number, update: (tally: Float64Array) => Promise<void>): void {
+    this.#standing = afterEvent(this.#standing, "gradients complete", step);
+    this.#update = update;
+  }
+
+  /** All norms of the step are here: from now on it is made, whoever is lost. */
+  tallied(step: number, tally: Float64Array): void {
+    this.#standing = afterEvent(this.#standing, "all norms here", step);
+    this.#tally = tally;
+  }
+
+  /**
+   * Brings the step into the state of all that is held, whatever becomes of the world meanwhile: to be awaited before anything else is
+   * asked of it. Where the disk that has state fails in it, nothing is held any more, since some of it has the step and some has not.
+   */
+  async update(step: number): Promise<void> {
+    const updated = afterEvent(this.#standing, "updated", step);
+    try {
+      await this.#update(this.#tally);
+    } catch (caught) {
+      this.drop();
+      throw caught;
+    }
+    this.#standing = updated;
+    this.#update = nothing; // what it belongs to is a whole rank, and ends with its world
+  }
+
+  /** Another rank knows of a world that all of its ranks have their state: what is from before it, nobody will ask for. */
+  settledAt(world: number): void {
+    this.#settled = Math.max(this.#settled, world);
+  }
+
+  /**
+   * The state of a world that begins is all here; that of the last one that is settled stays until every rank says so. Of one between
+   * them, whose begin failed, nothing is needed: some rank may have nothing of it.
+   */
+  arrived(step: number, stores: readonly UnitState[], world = 0): void {
+    const tallied = this.#standing.tallied === step ? step : nothingHeld.tallied;
+    this.#standing = { applied: step, prepared: step, tallied };
+    const before = this.#worlds.find((left) => left.world >= this.#settled);
+    this.#keep([...(before === undefined ? [] : [before]), { world, stores }]);
+    this.#update = nothing;
+  }
+
+  /** Every rank has its state. */
+  begun(): void {
+    this.#keep(this.#worlds.slice(-1));
+    this.settledAt(this.#worlds.at(-1)?.world ?? 0);
+  }
+
+  /** The state of a step that came from elsewhere is all that is held. */
+  loaded(step: number, stores: readonly UnitState[]): void {
+    this.#standing = { applied: step, prepared: step, tallied: nothingHeld.tallied };
+    this.#keep([{ world: 0, stores }]);
+  }
+
+  /** Its state is of another step than the others go on from. */
+  drop(): void {
+    this.#standing = nothingHeld;
+    this.#keep([]);
+    this.#update = nothing;
+  }
+
+  /** No rank is behind a checkpoint, since all write it: who is was given up, and the others have gone on without it. */
+  dropBefore(checkpoint: number): void {
+    if (this.#standing.applied < checkpoint) this.drop();
+  }
+
+  #keep(worlds: readonly Left[]): void {
+    const kept = new Set(worlds.flatMap(({ stores }) => stores));
+    for (const store of this.#stores) if (!kept.has(store)) store.close();
+    this.#worlds = worlds;
+  }
+}
+
+/** What ranks say of each other at the begin of a world: numbers of where they stand, then what they have. */
+export function standingFrame(holdings: Holdings, units: readonly StateUnit[]): Int32Array {
+  const { applied, prepared, tallied } = holdings.standing;
+  return Int32Array.of(applied, prepared, tallied, holdings.settled, ...holdings.has(units));
+}
+
+export const standingLength = (units: readonly StateUnit[]): number => 4 + units.length;
+
+export interface Said extends Holder {
+  readonly settled: number;
+  readonly owned: ReadonlySet<number>;
+}
+
+export function saidIn(frame: Int32Array): Said {
+  const [applied, prepared, tallied, settled] = frame as unknown as [number, number, number, number];
+  const units = [...frame.subarray(standingLength([]))];
+  const withValue = (least: number): ReadonlySet<number> => new Set(units.flatMap((value, unit) => (value >= least ? [unit] : [])));
+  return { applied, prepared, tallied, settled, held: withValue(1), owned: withValue(2) };
+}

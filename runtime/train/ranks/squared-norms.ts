@@ -1,0 +1,50 @@
+// The tally of a step: squares of all gradients, by which a step is committed, and the refusal of one whose numbers are none.
+import { AppError } from "../../../crds/common.ts";
+import { gatherAll } from "../../net/collectives/collectives.ts";
+import type { Stamp, Transport } from "../../net/collectives/transport.ts";
+import type { LaneLoss } from "../passes/passes.ts";
+import type { Shape } from "./model-shape.ts";
+import type { RankMemory } from "./rank-memory.ts";
+
+interface Tallied {
+  readonly transport: Transport;
+  readonly stamp: Stamp;
+  readonly shape: Shape;
+  readonly primaries: readonly (readonly number[])[];
+  readonly memory: RankMemory;
+}
+
+/** Of dense pieces, then of experts, in their order, on all ranks. */
+export async function tallyOf({ transport, stamp, shape, primaries, memory }: Tallied): Promise<Float64Array> {
+  const own: number[] = [];
+  const owners: number[] = [];
+  for (const { from, to, owner } of shape.pieces) {
+    own.push(owner === transport.rank ? memory.denseSquares(from, to) : 0);
+    owners.push(owner);
+  }
+  for (const [layer, row] of primaries.entries())
+    for (const [expert, owner] of row.entries()) {
+      own.push(owner === transport.rank ? memory.expertSquares(layer, expert) : 0);
+      owners.push(owner);
+    }
+  const name = { what: "squares", layer: -1, lengthFrom: () => own.length };
+  const all = await gatherAll(transport, stamp, name, Float64Array.from(own));
+  return Float64Array.from(owners, (owner, i) => all[owner]?.[i] as number);
+}
+
+const notFinite = (message: string): AppError => new AppError(message, { code: "NonFiniteLoss", operation: "training" });
+
+/** `documents`: those that a lane is of. */
+export async function checkLosses(step: number, losses: readonly LaneLoss[], documents: (lane: number) => Promise<string>): Promise<void> {
+  const lane = losses.findIndex(({ loss }) => !Number.isFinite(loss));
+  if (lane < 0) return;
+  throw notFinite(
+    `step ${step}: the loss of lane ${lane} is not finite (documents ${await documents(lane)}); ` +
+      "lower --learning-rate or --clip, or import the text without these documents, and go on from a checkpoint",
+  );
+}
+
+export function checkNorm(step: number, norm: number): void {
+  if (Number.isFinite(norm)) return;
+  throw notFinite(`step ${step}: the norm of the gradients is not finite; lower --learning-rate and go on from a checkpoint`);
+}

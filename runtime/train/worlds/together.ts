@@ -1,0 +1,49 @@
+// Worlds of one machine: each trains over data of its own in this process, as one rank, and all meet. The first one writes the result.
+import { join } from "node:path";
+import { AppError } from "../../../crds/common.ts";
+import { Loopback } from "../../net/collectives/loopback.ts";
+import { type RunEnd, train } from "../loop/run.ts";
+import type { TrainPorts } from "../loop/train-ports.ts";
+import type { TrainSettings } from "../loop/train-settings.ts";
+import { seatInWorld } from "./group.ts";
+
+/** Worlds of one process, at most: each has a model of its own in memory. */
+const worldsMax = 64;
+
+/** The settings of one world: checkpoints and metrics lie in a folder of its own, the result in that of the run. */
+export function worldSettings(settings: TrainSettings, world: number, data: string): TrainSettings {
+  const out = join(settings.out, `world-${world}`);
+  const { optimizerMemory: memory } = settings;
+  return { ...settings, data, out, result: settings.out, optimizerMemory: memory && { bytes: memory.bytes, folder: out } };
+}
+
+/** Where one fails all end, with the first error. Throws what runs throw, and AppError `BadOption` for a number of worlds that is none. */
+export async function trainWorlds(
+  settings: TrainSettings,
+  data: readonly string[],
+  portsOf: (world: number) => TrainPorts,
+): Promise<RunEnd> {
+  const worlds = data.length;
+  if (worlds < 2 || worlds > worldsMax)
+    throw new AppError(`--local has ${worlds} --data; give one for each of 2 to ${worldsMax} worlds`, {
+      code: "BadOption",
+      operation: "starting a run",
+    });
+  const hub = new Loopback(worlds);
+  const all = data.map((_, world) => world);
+  const facts = { node: all.map(() => 0), speed: all.map(() => 1) };
+  let failed: { readonly error: unknown } | undefined;
+  const ends = all.map(async (world) => {
+    const seat = seatInWorld({ transport: hub.transport(world), world: 1, facts }, worlds, worlds);
+    try {
+      return await train(worldSettings(settings, world, data[world] as string), portsOf(world), seat);
+    } catch (caught) {
+      failed ??= { error: caught };
+      hub.end(caught);
+      return undefined;
+    }
+  });
+  const [first] = await Promise.all(ends);
+  if (failed !== undefined) throw (failed as { readonly error: unknown }).error;
+  return first as RunEnd;
+}

