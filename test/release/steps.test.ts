@@ -1,11 +1,10 @@
 // A release as data: the images of the Dockerfiles and of the chart, digests everywhere, and what stands against a release.
 import assert from "node:assert/strict";
 import { globSync, readFileSync } from "node:fs";
-import { join, relative } from "node:path";
+import { join } from "node:path";
 import { test } from "node:test";
 import { parse } from "yaml";
 import packageJson from "../../package.json" with { type: "json" };
-import { chartFolder, contentOf } from "../golden/kept-chart.ts";
 import { buildCommand, type Facts, images, pinnedValues, releaseFaults, signCommand } from "./steps.ts";
 
 const root = join(import.meta.dirname, "../..");
@@ -41,17 +40,6 @@ test("what is signed is a digest, never a tag", () => {
   for (const image of images) assert.match(signCommand(place, image, digestOf(image)).at(-1) ?? "", /^[^:]+@sha256:[0-9a-f]{64}$/);
 });
 
-test("of a chart all is kept for later upgrades but pages to read and values for tests", () => {
-  const all = globSync("**/*", { cwd: chartFolder, withFileTypes: true }).filter((entry) => entry.isFile());
-  const kept = contentOf(chartFolder);
-  const left = all.map((entry) => relative(chartFolder, join(entry.parentPath, entry.name))).filter((file) => !kept.has(file));
-  assert.ok(kept.has("Chart.yaml") && kept.has("templates/_helpers.tpl") && left.includes("README.md"));
-  assert.deepEqual(
-    left.filter((file) => !/^(ci\/|docs\/|[A-Z]+\.md$)/.test(file)),
-    [],
-  );
-});
-
 test("the released chart names every image of this project where it was pushed, by digest, and says all else as before", () => {
   const text = read("charts/enodia/values.yaml");
   const [was, is] = [parse(text), parse(pinnedValues(text, place, digestOf))];
@@ -67,15 +55,17 @@ test("the released chart names every image of this project where it was pushed, 
 });
 
 const good: Facts = {
-  ...{ version: "1.2.3", chart: { version: "1.2.3", appVersion: "1.2.3" }, changelog: "# C\n\n## 1.2.3 - 2026-01-01\nx" },
-  ...{ tag: "v1.2.3", kept: true, changes: "" },
+  version: "1.2.3",
+  chart: { version: "1.2.3", appVersion: "1.2.3" },
+  changelog: "# C\n\n## 1.2.3 - 2026-01-01\nx",
+  tag: "v1.2.3",
+  changes: "",
 };
 const bad: Readonly<Record<string, readonly [Partial<Facts>, RegExp]>> = {
   "another chart version": [{ chart: { version: "1.2.2", appVersion: "1.2.3" } }, /Chart\.yaml version is 1\.2\.2/],
   "another appVersion": [{ chart: { version: "1.2.3", appVersion: "1.2" } }, /appVersion is 1\.2,/],
   "another tag": [{ tag: "v1.2.4" }, /tag v1\.2\.3/],
   "no date": [{ changelog: "## 1.2.3 - unreleased" }, /CHANGELOG/],
-  "a chart that is not kept": [{ kept: false }, /keep_chart/],
   "changes in the tree": [{ changes: " M x" }, /commit them/],
 };
 test("a tree that is all of one version is released, with a tag or without", () => {
