@@ -9,7 +9,9 @@ export const law: Readonly<Record<string, string>> = {
   "runtime/placement/": "",
   "runtime/kernels/": "runtime/placement/grid.ts",
   "runtime/models/": "runtime/kernels/",
-  "runtime/engine/core/": "runtime/kernels/ runtime/constraints/",
+  "runtime/engine/schedule/": "runtime/kernels/ runtime/constraints/",
+  "runtime/engine/pass/": `runtime/placement/ runtime/kernels/ runtime/weights/store.ts runtime/compute/ runtime/engine/api.ts
+    runtime/engine/schedule/`,
   "runtime/constraints/": "",
   "runtime/net/": "runtime/placement/",
   "runtime/observe/": "",
@@ -18,8 +20,10 @@ export const law: Readonly<Record<string, string>> = {
   "runtime/compute/": "runtime/kernels/ runtime/compute/ggml/ runtime/compute/onnx/",
   "runtime/compute/ggml/": "runtime/kernels/ runtime/compute/",
   "runtime/compute/onnx/": "runtime/kernels/ runtime/compute/",
-  "runtime/engine/": `runtime/placement/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/ runtime/engine/core/
-    runtime/constraints/ runtime/text/token-texts.ts runtime/net/`,
+  "runtime/engine/thread/": `runtime/placement/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/ runtime/constraints/
+    runtime/text/token-texts.ts runtime/engine/ runtime/engine/pass/ runtime/engine/schedule/`,
+  "runtime/engine/": `runtime/placement/ runtime/weights/ runtime/compute/ runtime/engine/pass/ runtime/engine/schedule/
+    runtime/engine/thread/ runtime/net/`,
   "runtime/experts/": "runtime/net/ runtime/observe/",
   "runtime/experts/memory/": "runtime/placement/ runtime/weights/ runtime/net/ runtime/observe/ runtime/experts/",
   "runtime/experts/dispatch/": `runtime/placement/ runtime/weights/floats.ts runtime/net/ runtime/observe/
@@ -100,7 +104,7 @@ export const pureFolders: readonly string[] = [
   "runtime/kernels/",
   "runtime/models/",
   "runtime/constraints/",
-  "runtime/engine/core/",
+  "runtime/engine/schedule/",
   "operator/planner/",
   "operator/deployment/core/",
   "operator/gangs/",
