@@ -182,6 +182,7 @@ async function leastHosts(sim: SimCluster): Promise<number> {
   return Math.min(...(sim.plan()?.layers ?? []).flatMap(({ hosts }) => hosts.map((row) => row.length)));
 }
 
+const twoHosts = { ...rebalancing({}), experts: { minExpertReplicas: 2 } };
 /** Fields that decide what the planner and the drains do. */
 const rebalancePlane: Readonly<Record<string, Row>> = {
   "rebalancing.mode": { change: rebalancing({ mode: "Off" }), outcome: verdict, without: "moved", with: "ModeOff" },
@@ -224,12 +225,7 @@ const rebalancePlane: Readonly<Record<string, Row>> = {
     without: "at once",
     with: "slowly",
   },
-  "experts.minExpertReplicas": {
-    change: { ...rebalancing({}), experts: { minExpertReplicas: 2 } },
-    outcome: leastHosts,
-    without: 1,
-    with: 2,
-  },
+  "experts.minExpertReplicas": { change: twoHosts, outcome: leastHosts, without: 1, with: 2 },
   "telemetry.staleAfter": {
     change: { ...rebalancing({}), telemetry: { nats: { url: "nats://sim:4222" }, staleAfter: "10s" } },
     outcome: silence,
