@@ -42,7 +42,11 @@ const options = {
     "fixed",
   ),
   budgetExpertReplicas: value("--budget-expert-replicas <number>", "most new replicas per plan", whole(0, bounds.expertReplicas)),
-  budgetExpertReplicasPerRank: value("--budget-expert-replicas-per-rank <number>", "most of them on one rank", whole(0, bounds.expertReplicas)),
+  budgetExpertReplicasPerRank: value(
+    "--budget-expert-replicas-per-rank <number>",
+    "most of them on one rank",
+    whole(0, bounds.expertReplicas),
+  ),
   rankSpeeds: value("--rank-speeds <list>", "relative speed of each rank, by comma; a shorter list is repeated", positives),
   timing: value(
     "--timing <d,e,c>",
@@ -120,13 +124,28 @@ async function savePlot(asked: string | undefined, trace: string, picture: strin
 }
 
 function readSetup(asked: Asked, trace: Trace): Omit<SimulateOptions, "policy"> {
-  const { slots, slotsTotal, split, budgetExpertReplicas, budgetExpertReplicasPerRank, rankSpeeds: speeds, timing, windows, nodes, minExpertReplicas } = asked;
+  const {
+    slots,
+    slotsTotal,
+    split,
+    budgetExpertReplicas,
+    budgetExpertReplicasPerRank,
+    rankSpeeds: speeds,
+    timing,
+    windows,
+    nodes,
+    minExpertReplicas,
+  } = asked;
   const ranks = required(asked.ranks, "--ranks", "how many ranks host experts");
   if (slots === undefined && slotsTotal === undefined) throw invalid("--slots or --slots-total: how many experts a rank may have");
   if (slots !== undefined && slotsTotal !== undefined) throw invalid("--slots and --slots-total exclude each other");
   if (slots !== undefined) checkSlots("--slots", ranks, slots, trace.experts);
   if (slotsTotal !== undefined) checkSlots("--slots-total", ranks, slotsTotal, expertCount(trace));
-  const upTo = { "--windows": [windows, trace.windows], "--nodes": [nodes, ranks], "--min-expert-replicas": [minExpertReplicas, ranks] } as const;
+  const upTo = {
+    "--windows": [windows, trace.windows],
+    "--nodes": [nodes, ranks],
+    "--min-expert-replicas": [minExpertReplicas, ranks],
+  } as const;
   for (const [option, [number = 1, most]] of Object.entries(upTo))
     if (number > most) throw invalid(`${option}: ${number} is more than the ${most} that there are`);
   const given = { slots, slotsTotal, speeds, budgetExpertReplicas, budgetExpertReplicasPerRank, timing, windows, nodes, minExpertReplicas };
