@@ -1,4 +1,4 @@
-// The planned copies of this rank that may give way, while memory is full, to experts that no other rank holds, and their way
+// The planned expert replicas of this rank that may give way, while memory is full, to experts that no other rank holds, and their way
 // back. The room is made by experts/memory/resident-set.ts, the loading is done by plan-keeper.ts.
 import type { LayerPlacement } from "../../crds/plan.ts";
 import type { GiveWay } from "../experts/memory/materializer.ts";
@@ -20,7 +20,7 @@ export interface GiveWayOptions {
   readonly comeBack: () => void;
 }
 
-export class CopiesThatGaveWay implements GiveWay {
+export class ExpertReplicasThatGaveWay implements GiveWay {
   readonly #options: GiveWayOptions;
   /** "layer.expert". */
   readonly #away = new Set<string>();
@@ -56,7 +56,7 @@ export class CopiesThatGaveWay implements GiveWay {
   };
 
   readonly done = (layer: number, expert: number): void => {
-    if (this.#away.size === 0) this.#options.log.info({}, "memory is full: copies give way to experts that no other rank holds");
+    if (this.#away.size === 0) this.#options.log.info({}, "memory is full: expert replicas give way to experts that no other rank holds");
     this.#away.add(`${layer}.${expert}`);
     this.#later();
   };

@@ -10,7 +10,7 @@ import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import { addFetched, type Fetched } from "../placement/cost.ts";
 import { hash32 } from "../placement/dispatch.ts";
-import { CopiesThatGaveWay } from "./give-way.ts";
+import { ExpertReplicasThatGaveWay } from "./give-way.ts";
 import { type PlannedLoad, plannedLoads } from "./loads.ts";
 import { NearRouting } from "./near-routing.ts";
 import type { PlanState } from "./plan-state.ts";
@@ -75,8 +75,8 @@ interface PrepareLimits {
 
 export class PlanKeeper {
   readonly state: PlanState;
-  /** The copies that may give way to loads on demand. */
-  readonly giveWay: CopiesThatGaveWay;
+  /** The expert replicas that may give way to loads on demand. */
+  readonly giveWay: ExpertReplicasThatGaveWay;
   readonly #options: PlanKeeperOptions;
   readonly #calls = new Set<PrepareCall>();
   /** The call that last took a layer on; no other may fail it. */
@@ -96,7 +96,7 @@ export class PlanKeeper {
     this.#options = options;
     const { state, peers, log } = options;
     const { residents } = options.materializer;
-    this.giveWay = new CopiesThatGaveWay({ state, peers, residents, log, comeBack: () => void this.#loadMissing() });
+    this.giveWay = new ExpertReplicasThatGaveWay({ state, peers, residents, log, comeBack: () => void this.#loadMissing() });
     this.#near = new NearRouting(peers);
     options.peers.onChange(() => {
       void (this.#near.changed() ? this.#route(Array.from({ length: options.layers }, (_, layer) => layer)) : this.#mask());
@@ -260,7 +260,7 @@ export class PlanKeeper {
         if (this.state.current(layer)?.epoch === epoch && this.state.phase(layer) === "drained") await this.release(epoch, [layer]);
       }
     } catch (err) {
-      this.#options.log.error({ err }, "copies of the plan before could not be freed");
+      this.#options.log.error({ err }, "expert replicas of the plan before could not be freed");
     }
   }
 

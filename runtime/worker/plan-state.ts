@@ -112,7 +112,7 @@ export class PlanState {
         continue;
       }
       if (state.phase !== "ready" || state.next?.epoch !== plan.epoch) {
-        // Unreleased copies of an older commit stay wanted no longer than needed: a new plan starts from the committed one.
+        // Unreleased expert replicas of an older commit stay wanted no longer than needed: a new plan starts from the committed one.
         state.previous = undefined;
         state.phase = "preparing";
         state.next = { ...layer, epoch: plan.epoch };

@@ -62,15 +62,15 @@ export interface Reduce extends Collective, Reduction {
 
 /** spRS: primaries have the sums, added in order. */
 export async function reduce(given: Reduce): Promise<void> {
-  const { transport, stamp, layer, pieces, blocks, homes, carried, memory } = given;
+  const { transport, stamp, layer, pieces, blocks, primaries, carried, memory } = given;
   const { rank } = transport;
   const sums = new Map<number, Float32Array>();
   for (const [chunk, runs] of blocks.entries()) {
-    const home = homes[chunk] === rank;
+    const primary = primaries[chunk] === rank;
     if (!runs.some(({ host }) => host === rank)) continue;
-    const sum = home ? memory(chunk) : new Float32Array(given.partials(chunk)[0]?.length ?? 0);
+    const sum = primary ? memory(chunk) : new Float32Array(given.partials(chunk)[0]?.length ?? 0);
     sums.set(chunk, sum);
-    if (runs[0]?.host === rank && (home || !carried)) addAll(sum, given.partials(chunk));
+    if (runs[0]?.host === rank && (primary || !carried)) addAll(sum, given.partials(chunk));
   }
   for (const { from, to, chunk, piece } of transfersOf(transport, reduceSchedule(given, pieces))) {
     const name = { what: "sums", layer, chunk, piece };
@@ -79,8 +79,8 @@ export async function reduce(given: Reduce): Promise<void> {
       continue;
     }
     const runs = blocks[chunk] ?? [];
-    // From the last host the whole sum comes home; from those before, what this rank's lanes are added to.
-    const whole = homes[chunk] === rank && runs.at(-1)?.host === from;
+    // From the last host the whole sum comes primary; from those before, what this rank's lanes are added to.
+    const whole = primaries[chunk] === rank && runs.at(-1)?.host === from;
     const part = pieceOf(whole ? memory(chunk) : (sums.get(chunk) as Float32Array), piece, pieces);
     part.set((await transport.receive(from, stamp, { what: "sums", layer, chunk, piece, length: part.length })) as Float32Array);
     if (whole) continue;
