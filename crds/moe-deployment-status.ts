@@ -43,7 +43,7 @@ const lastRebalanceSchema = z
   .object({
     time: z.iso.datetime().meta({ description: "When it ended." }),
     result: z.string().max(64).meta({ description: "Committed, PartlyCommitted or Aborted." }),
-    moves: z.int32().min(0).meta({ description: "Expert copies that it newly placed." }),
+    moves: z.int32().min(0).meta({ description: "Expert replicas that it newly placed." }),
     bytes: z.int().min(0).meta({ description: "Stored bytes received for them." }),
     durationMs: z.int32().min(0).meta({ description: "Milliseconds that it took." }),
     imbalanceBeforePercent: count("Worst layer before."),
@@ -120,7 +120,7 @@ export const moeDeploymentStatusSchema = z
         layers: count("Layers, those without experts included."),
         expertsPerLayer: count("Experts of a layer; where layers differ, of the one with most."),
         topK: count("Experts per token."),
-        expertBytes: z.int().min(0).optional().meta({ description: "Resident bytes of all experts, one copy." }),
+        expertBytes: z.int().min(0).optional().meta({ description: "Resident bytes of all experts, one expert replica." }),
         denseBytes: z
           .int()
           .min(0)

@@ -107,14 +107,14 @@ export interface GenerateRequest {
   readonly traceparent?: string;
 }
 
-/** hosts[e] = ranks, shares[e] = per mille, as in crds/plan.ts. Layers not named keep what they had. */
+/** hosts[e] = ranks, weights[e] = per mille, as in crds/plan.ts. Layers not named keep what they had. */
 export interface RoutingTables {
   readonly rank: number;
   readonly layers: readonly {
     readonly layer: number;
     readonly epoch: number;
     readonly hosts: readonly (readonly number[])[];
-    readonly shares: readonly (readonly number[])[];
+    readonly weights: readonly (readonly number[])[];
   }[];
 }
 

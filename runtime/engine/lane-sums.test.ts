@@ -101,7 +101,7 @@ async function said(t: TestContext, classes: readonly Class[]): Promise<readonly
     layer,
     epoch: 1,
     hosts: hosts(layer),
-    shares: hosts(layer).map(() => [1_000]),
+    weights: hosts(layer).map(() => [1_000]),
   }));
   await first.call("setRouting", { rank: 0, layers: tables });
   const texts = await Promise.all(prompts.map((prompt, i) => first.text(`${i}`, prompt)));

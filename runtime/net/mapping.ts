@@ -90,7 +90,7 @@ export function fromPlan(plan: Plan | undefined): PlacementPlan {
     if (layer.layer >= planBounds.layers || seen.has(layer.layer))
       throw invalid(field, `layer ${layer.layer} is out of range or named twice`);
     seen.add(layer.layer);
-    return { layer: layer.layer, epoch: toNumber(layer.epoch, `${field}.epoch`), ...decodeLayer(layer.hosts, layer.shares, field) };
+    return { layer: layer.layer, epoch: toNumber(layer.epoch, `${field}.epoch`), ...decodeLayer(layer.hosts, layer.weights, field) };
   });
   return {
     deploymentUid: plan.deploymentUid,

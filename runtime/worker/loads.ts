@@ -22,7 +22,7 @@ export interface LoadsOptions {
   readonly sources: (layer: number, expert: number) => readonly number[];
 }
 
-const nothing: LayerPlan = { hosts: [], shares: [] };
+const nothing: LayerPlan = { hosts: [], weights: [] };
 
 /** Experts of the parent placement come first: they are there, or are waited for anyway. */
 export function plannedLoads({ rank, layers, parent, sources }: LoadsOptions): PlannedLoad[] {

@@ -56,7 +56,7 @@ export function watchVitals(options: VitalsOptions): () => WorkerVitals {
     const memory = { dense: info.denseBytes, kv: info.kvBytes, experts: experts.residents.bytes - staged, staging: staged };
     for (const kind of ["dense", "kv", "experts", "staging"] as const) metrics.set("enodia_worker_memory_bytes", memory[kind], { kind });
     metrics.set("enodia_expert_hosted", experts.residents.count);
-    metrics.set("enodia_expert_copies_away", experts.plan.giveWay.count);
+    metrics.set("enodia_expert_replicas_away", experts.plan.giveWay.count);
     metrics.set("enodia_expert_hosted_bytes", experts.residents.bytes);
     metrics.set("enodia_expert_budget_bytes", options.budgetBytes);
     metrics.set("enodia_dispatch_in_flight", experts.dispatch.inFlight + experts.lanes.inFlight);

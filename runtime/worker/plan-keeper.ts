@@ -10,7 +10,7 @@ import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import { addFetched, type Fetched } from "../placement/cost.ts";
 import { hash32 } from "../placement/dispatch.ts";
-import { CopiesThatGaveWay } from "./give-way.ts";
+import { ExpertReplicasThatGaveWay } from "./give-way.ts";
 import { type PlannedLoad, plannedLoads } from "./loads.ts";
 import { NearRouting } from "./near-routing.ts";
 import type { PlanState } from "./plan-state.ts";
@@ -22,7 +22,7 @@ const drainWaitMs = 250;
 const drainGiveUpMs = 60_000;
 /** The deadline of a Prepare that names none. */
 const prepareDefaultMs = 60_000;
-/** After an adopted plan no Release need come; others serve it already, so its parent's copies go this long after the drain. */
+/** After an adopted plan no Release need come; others serve it already, so its parent's expert replicas go this long after the drain. */
 const adoptedFreeMs = 5_000;
 const loadRetryMs = 1_000;
 const loadersAtOnce = 2;
@@ -75,8 +75,8 @@ interface PrepareLimits {
 
 export class PlanKeeper {
   readonly state: PlanState;
-  /** The copies that may give way to loads on demand. */
-  readonly giveWay: CopiesThatGaveWay;
+  /** The expert replicas that may give way to loads on demand. */
+  readonly giveWay: ExpertReplicasThatGaveWay;
   readonly #options: PlanKeeperOptions;
   readonly #calls = new Set<PrepareCall>();
   /** The call that last took a layer on: no other may fail it. */
@@ -96,7 +96,7 @@ export class PlanKeeper {
     this.#options = options;
     const { state, peers, log } = options;
     const { residents } = options.materializer;
-    this.giveWay = new CopiesThatGaveWay({ state, peers, residents, log, comeBack: () => void this.#loadMissing() });
+    this.giveWay = new ExpertReplicasThatGaveWay({ state, peers, residents, log, comeBack: () => void this.#loadMissing() });
     this.#near = new NearRouting(peers);
     options.peers.onChange(() => {
       void (this.#near.changed() ? this.#route(Array.from({ length: options.layers }, (_, layer) => layer)) : this.#mask());
@@ -119,7 +119,7 @@ export class PlanKeeper {
   placements(layer: number): LayerPlacement[] {
     return [this.state.current(layer), this.state.previous(layer)].filter((placement) => placement !== undefined);
   }
-  /** Ranks that may hold a copy of an expert, nearest first is unknown, so spread by hash. */
+  /** Ranks that may hold an expert replica of an expert, nearest first is unknown, so spread by hash. */
   sources(layer: number, expert: number): number[] {
     const { peers } = this.#options;
     const hosts = new Set(this.placements(layer).flatMap((placement) => placement.hosts[expert] ?? []));
@@ -247,7 +247,7 @@ export class PlanKeeper {
     if (given.length > 0) metrics.add("enodia_plan_rollbacks_total", given.length);
   }
 
-  /** Frees the parent's copies of what is drained; with `drainOnly` it only says what is. */
+  /** Frees the parent's expert replicas of what is drained; with `drainOnly` it only says what is. */
   async release(epoch: number, layers: readonly number[], drainOnly = false): Promise<{ released: number[]; pending: number[] }> {
     const { released, pending } = this.state.release(epoch, layers, drainOnly);
     if (drainOnly) return { released, pending };
@@ -267,7 +267,7 @@ export class PlanKeeper {
         if (this.state.current(layer)?.epoch === epoch && this.state.phase(layer) === "drained") await this.release(epoch, [layer]);
       }
     } catch (err) {
-      this.#options.log.error({ err }, "copies of the plan before could not be freed");
+      this.#options.log.error({ err }, "expert replicas of the plan before could not be freed");
     }
   }
 

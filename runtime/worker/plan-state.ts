@@ -115,7 +115,7 @@ export class PlanState {
         continue;
       }
       if (state.phase !== "ready" || state.next?.epoch !== plan.epoch) {
-        // Unreleased copies of an older commit stay wanted no longer than needed: a new plan starts from the committed one.
+        // Unreleased expert replicas of an older commit stay wanted no longer than needed: a new plan starts from the committed one.
         state.previous = undefined;
         state.phase = "preparing";
         state.next = { ...layer, epoch: plan.epoch };
@@ -195,7 +195,7 @@ export class PlanState {
     if (state.phase === "committed") state.phase = "drained";
   }
 
-  /** DRAINED -> FREE: the parent's copies are no longer wanted. Layers that are not drained stay and are named; with `drainOnly` all do. */
+  /** DRAINED -> FREE: the parent's expert replicas are no longer wanted. Layers that are not drained stay and are named; with `drainOnly` all do. */
   release(epoch: number, layers: readonly number[], drainOnly = false): { readonly released: number[]; readonly pending: number[] } {
     const released: number[] = [];
     const pending: number[] = [];

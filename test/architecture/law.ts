@@ -55,7 +55,7 @@ export const law: Readonly<Record<string, string>> = {
   "operator/planner/": "runtime/placement/ operator/planner/policies/",
   "operator/planner/load/": "runtime/placement/ operator/planner/decide.ts operator/planner/policy.ts",
   "operator/planner/search/": "runtime/placement/ operator/planner/policy.ts operator/planner/problem.ts",
-  "operator/planner/search/incremental/": `runtime/placement/ operator/planner/copies.ts operator/planner/policy.ts
+  "operator/planner/search/incremental/": `runtime/placement/ operator/planner/expert-replicas.ts operator/planner/policy.ts
     operator/planner/problem.ts operator/planner/random.ts operator/planner/search/`,
   "operator/planner/search/affinity/": "operator/planner/random.ts",
   "operator/planner/policies/": `runtime/placement/ operator/planner/policy.ts operator/planner/problem.ts

@@ -117,8 +117,8 @@ const plain = (_key: string, value: unknown) => (typeof value === "bigint" ? Num
 /** All experts of all layers at the ranks that `hosts` gives them. */
 function planOf({ layers, experts, modelDigest }: Shape, epoch: number, hosts: (expert: number) => number[]): PlacementPlan {
   const rows = Array.from({ length: experts }, (_, expert) => hosts(expert));
-  const shares = rows.map((row) => row.map((_, i) => Math.floor(1000 / row.length) + (i === 0 ? 1000 % row.length : 0)));
-  const placed = Array.from({ length: layers }, (_, layer) => ({ layer, epoch, hosts: rows, shares }));
+  const weights = rows.map((row) => row.map((_, i) => Math.floor(1000 / row.length) + (i === 0 ? 1000 % row.length : 0)));
+  const placed = Array.from({ length: layers }, (_, layer) => ({ layer, epoch, hosts: rows, weights }));
   return { deploymentUid, epoch, parentEpoch: epoch - 1, planHash: `hash-${epoch}`, modelDigest, layers: placed };
 }
 interface Shape {

@@ -25,7 +25,7 @@ export function expertBudget(spec: MoEDeploymentSpec, model: ModelView, limitByt
   return limitBytes === undefined ? undefined : Math.floor(limitBytes * (1 - headroom) - model.denseBytes - model.kvBytes);
 }
 
-/** One copy of every expert on `ranks` ranks, in whole experts, each rank less its staging slot. Exact for experts of one size. */
+/** One expert replica of every expert on `ranks` ranks, in whole experts, each rank less its staging slot. Exact for experts of one size. */
 export function fit(model: ModelView, ranks: number, perRank: number): Fit {
   const message = `experts need ${formatBytes(model.expertBytes)}, ${ranks} ranks x ${formatBytes(perRank)} = ${formatBytes(ranks * perRank)}`;
   const replicas = leastRanks(model, perRank);

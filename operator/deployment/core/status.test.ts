@@ -188,7 +188,7 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
     want: { Progressing: "False DeadlineExceeded" },
   },
   "experts are loaded on demand": {
-    world: { pods: both, view: view({ members: [member(0), member(1)], unhostedExperts: 3, homelessExperts: 3 }) },
+    world: { pods: both, view: view({ members: [member(0), member(1)], unhostedExperts: 3, expertsWithoutRank: 3 }) },
     want: { Degraded: "True ExpertsUnhosted" },
   },
   "a restarted rank has yet to load what no other holds": {

@@ -97,7 +97,7 @@ test("an engine closes while a host that takes its frames never answers one", as
   await engine.call({ method: "openLanes", argument: lanes(ca, await host.listen("127.0.0.1", 0)) });
   await until("the lane is ready", () => engine.said.some((message) => message.type === "lanes" && message.news.lanes === 1));
   const rows = <T>(row: T): T[] => Array.from({ length: experts }, () => row);
-  const tables = Array.from({ length: layers }, (_, layer) => ({ layer, epoch: 1, hosts: rows([1]), shares: rows([1_000]) }));
+  const tables = Array.from({ length: layers }, (_, layer) => ({ layer, epoch: 1, hosts: rows([1]), weights: rows([1_000]) }));
   await engine.call({ method: "setRouting", argument: { rank: 0, layers: tables } });
   const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
   const plain = { replay: new Uint32Array(0), maxTokens: 2, eos: [], priority: 0, embed: false, promptLogprobs: false };

@@ -94,7 +94,7 @@ async function rankZero(scripts: Record<number, Script>, { waitMs, hosts = [1], 
         return new Float32Array(work.pairExperts.length * hidden).fill(7);
       },
     },
-    placement: (): LayerPlacement[] => [{ layer: 0, epoch: 1, hosts: [hosts], shares: [[1000]] }],
+    placement: (): LayerPlacement[] => [{ layer: 0, epoch: 1, hosts: [hosts], weights: [[1000]] }],
     report: { frame: () => {}, bytes: () => {}, retry: () => {}, stall: () => {} },
     ...(waitMs === undefined ? {} : { waitMs }),
   });

@@ -29,7 +29,7 @@ before(async () => {
     return { ...identity, podName: `rank-${identity.rank}`, address: `127.0.0.1:${grpcPort}`, state: "active" as const };
   });
   const hosts = [[0], [1], [2], [3]];
-  const layers = [{ layer: 0, epoch: 1, hosts, shares: hosts.map(() => [1000]) }];
+  const layers = [{ layer: 0, epoch: 1, hosts, weights: hosts.map(() => [1000]) }];
   const { modelDigest } = model.info;
   for (const { plane } of ranks) {
     plane.experts.peers.apply({ version: 1, members });

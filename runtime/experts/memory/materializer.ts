@@ -1,5 +1,5 @@
 // The way of experts into this rank's memory and out again: fetch, verify, load, under the memory budget and with bounded
-// transfers. Which experts are wanted is the plan's business (worker/plan-state.ts); which fit is resident-set.ts's; old copies
+// transfers. Which experts are wanted is the plan's business (worker/plan-state.ts); which fit is resident-set.ts's; old expert replicas
 // stay until told.
 import { AppError } from "../../../crds/common.ts";
 import type { Log } from "../../observe/log.ts";
@@ -32,7 +32,7 @@ export interface LoadRequest extends ResidentExpert {
   readonly giveWay?: GiveWay;
 }
 
-/** Copies that others hold too give way to an expert that nobody holds. */
+/** Expert replicas that others hold too give way to an expert that nobody holds. */
 export interface GiveWay {
   may(layer: number, expert: number): boolean;
   /** One did: it is to come back when its place is free again. */

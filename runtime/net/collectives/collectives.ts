@@ -34,11 +34,11 @@ export interface Gather extends Turn {
   readonly what: string;
   readonly placement: Placement;
   readonly spread: SpreadName;
-  /** The memory of a chunk: what a home has, and where a copy is to be. */
+  /** The memory of a chunk: what a primary has, and where a copy is to be. */
   memory(chunk: number): Float32Array;
 }
 
-/** spAG: when it is done, each chunk that this rank is to have is in memory, with the home's bits. */
+/** spAG: when it is done, each chunk that this rank is to have is in memory, with the primary's bits. */
 export async function gather({ transport, stamp, layer, pieces, what, placement, spread, memory }: Gather): Promise<void> {
   for (const { from, to, chunk, piece } of turnsOf(transport, gatherSchedule(placement, spread, pieces))) {
     const name = { what, layer, chunk, piece };
@@ -55,23 +55,23 @@ function turnsOf({ rank }: Transport, transfers: readonly Transfer[]): readonly 
 }
 
 export interface Reduce extends Turn, Reduction {
-  /** The chunk's gradient of each lane of this rank's run, in order; none where `memory` has them already, at a home that is first. */
+  /** The chunk's gradient of each lane of this rank's run, in order; none where `memory` has them already, at a primary that is first. */
   partials(chunk: number): readonly Float32Array[];
-  /** Where the sum is to be, at the home: zeros, or the sum of lanes before. */
+  /** Where the sum is to be, at the primary: zeros, or the sum of lanes before. */
   memory(chunk: number): Float32Array;
 }
 
-/** spRS: when it is done, the homes of chunks have the sums over lanes, each lane added to those before it. */
+/** spRS: when it is done, the primaries of chunks have the sums over lanes, each lane added to those before it. */
 export async function reduce(turn: Reduce): Promise<void> {
-  const { transport, stamp, layer, pieces, blocks, homes, carried, memory } = turn;
+  const { transport, stamp, layer, pieces, blocks, primaries, carried, memory } = turn;
   const { rank } = transport;
   const sums = new Map<number, Float32Array>();
   for (const [chunk, runs] of blocks.entries()) {
-    const home = homes[chunk] === rank;
+    const primary = primaries[chunk] === rank;
     if (!runs.some(({ host }) => host === rank)) continue;
-    const sum = home ? memory(chunk) : new Float32Array(turn.partials(chunk)[0]?.length ?? 0);
+    const sum = primary ? memory(chunk) : new Float32Array(turn.partials(chunk)[0]?.length ?? 0);
     sums.set(chunk, sum);
-    if (runs[0]?.host === rank && (home || !carried)) addAll(sum, turn.partials(chunk));
+    if (runs[0]?.host === rank && (primary || !carried)) addAll(sum, turn.partials(chunk));
   }
   for (const { from, to, chunk, piece } of turnsOf(transport, reduceSchedule(turn, pieces))) {
     const name = { what: "sums", layer, chunk, piece };
@@ -80,8 +80,8 @@ export async function reduce(turn: Reduce): Promise<void> {
       continue;
     }
     const runs = blocks[chunk] ?? [];
-    // From the last host the whole sum comes home; from those before, what this rank's lanes are added to.
-    const whole = homes[chunk] === rank && runs.at(-1)?.host === from;
+    // From the last host the whole sum comes primary; from those before, what this rank's lanes are added to.
+    const whole = primaries[chunk] === rank && runs.at(-1)?.host === from;
     const part = pieceOf(whole ? memory(chunk) : (sums.get(chunk) as Float32Array), piece, pieces);
     part.set((await transport.receive(from, stamp, { what: "sums", layer, chunk, piece, length: part.length })) as Float32Array);
     if (whole) continue;

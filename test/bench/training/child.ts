@@ -132,10 +132,10 @@ function countsOf(spans: readonly Span[]): Pick<Took, "expertMs" | "sent"> {
 
 function lawOf(ends: readonly StepEnd[], chunk: number): Took["law"] {
   const law = { copies: 0, sums: 0 };
-  for (const { homes, hosts, blocks } of ends)
+  for (const { primaries, hosts, blocks } of ends)
     for (const [layer, of] of blocks.entries()) {
       law.copies += gatherBytes(hosts[layer] ?? [], chunk);
-      law.sums += reduceBytes({ blocks: of, homes: homes[layer] ?? [], carried: false }, chunk);
+      law.sums += reduceBytes({ blocks: of, primaries: primaries[layer] ?? [], carried: false }, chunk);
     }
   return law;
 }

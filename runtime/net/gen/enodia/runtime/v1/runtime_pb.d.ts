@@ -1338,7 +1338,7 @@ export declare type LayerPlan = Message<"enodia.runtime.v1.LayerPlan"> & {
   epoch: bigint;
 
   /**
-   * "0.3,1,2.0.1": experts by ",", ranks by ".", home first
+   * "0.3,1,2.0.1": experts by ",", ranks by ".", primary first
    *
    * @generated from field: string hosts = 3;
    */
@@ -1347,9 +1347,9 @@ export declare type LayerPlan = Message<"enodia.runtime.v1.LayerPlan"> & {
   /**
    * per mille, aligned with hosts
    *
-   * @generated from field: string shares = 4;
+   * @generated from field: string weights = 4;
    */
-  shares: string;
+  weights: string;
 };
 
 /**
@@ -2338,7 +2338,7 @@ export declare const Control: GenService<{
     output: typeof SnapshotReplySchema;
   },
   /**
-   * Fetches, verifies and loads what the deltas ask of this rank; old copies stay. Streams per-layer results.
+   * Fetches, verifies and loads what the deltas ask of this rank; old expert replicas stay. Streams per-layer results.
    *
    * @generated from rpc enodia.runtime.v1.Control.Prepare
    */

@@ -1,13 +1,13 @@
-// The floor under every expert's copies: at least `minCopies` hosts, on as many different nodes, as far as there are ranks,
-// nodes and bytes; so that the loss of one node leaves no expert without a live copy. Adds what is missing; where there is no room,
-// a copy above the floor goes, or one makes way for it on a rank that has some. Touches nothing else. Pure.
+// The floor under every expert's expert replicas: at least `minExpertReplicas` hosts, on as many different nodes, as far as there are ranks,
+// nodes and bytes; so that the loss of one node leaves no expert without a live expert replica. Adds what is missing; where there is no room,
+// an expert replica above the floor goes, or one makes way for it on a rank that has some. Touches nothing else. Pure.
 import type { LayerPlan } from "../../crds/plan.ts";
 import type { PlanInput, RankSpec } from "./policy.ts";
 import { type Hosts, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "./problem.ts";
 
 export interface Floored {
   readonly layers: readonly LayerPlan[];
-  /** Copies added, those that the present placement has already included. */
+  /** Expert replicas added, those that the present placement has already included. */
   readonly added: number;
   /** Experts that stay below the floor: no room, or the move budget ended. */
   readonly missing: number;
@@ -26,9 +26,9 @@ export function atRisk(ranks: readonly RankSpec[], layers: readonly LayerPlan[])
   return count;
 }
 
-/** Experts of a placement with fewer copies, or on fewer nodes, than the floor asks of the active ranks. */
+/** Experts of a placement with fewer expert replicas, or on fewer nodes, than the floor asks of the active ranks. */
 export function belowFloor(input: PlanInput, layers: readonly LayerPlan[]): number {
-  if (input.minCopies <= 1) return 0;
+  if (input.minExpertReplicas <= 1) return 0;
   const problem = toProblem({ ...input, current: layers });
   const floor = floorOf(problem);
   return (problem.current ?? []).reduce((n, layer) => n + layer.filter((row) => !meets(problem, floor, row)).length, 0);
@@ -36,18 +36,20 @@ export function belowFloor(input: PlanInput, layers: readonly LayerPlan[]): numb
 
 /** True when an expert may go from some hosts to others (rank indexes) without falling below the floor, or further below it. */
 export function keepsFloor(problem: Problem, from: readonly number[], to: readonly number[]): boolean {
-  const { minCopies } = problem.input;
-  if (minCopies <= 1) return true;
-  return to.length >= Math.min(minCopies, from.length) && nodesOf(problem, to) >= Math.min(minCopies, nodesOf(problem, from));
+  const { minExpertReplicas } = problem.input;
+  if (minExpertReplicas <= 1) return true;
+  return (
+    to.length >= Math.min(minExpertReplicas, from.length) && nodesOf(problem, to) >= Math.min(minExpertReplicas, nodesOf(problem, from))
+  );
 }
 
 /**
  * `layers` with the floor made good, within what of the move budget a step from `input.current` leaves. The hottest experts
- * come first. A copy goes to a node without one, from the third on to a zone without one, and to another rack where racks are known;
+ * come first. An expert replica goes to a node without one, from the third on to a zone without one, and to another rack where racks are known;
  * first of all to where it is now.
  */
 export function withFloor(input: PlanInput, layers: readonly LayerPlan[]): Floored {
-  if (input.minCopies <= 1) return { layers, added: 0, missing: 0 };
+  if (input.minExpertReplicas <= 1) return { layers, added: 0, missing: 0 };
   const keeper = new FloorKeeper(input, layers);
   const { added, missing } = keeper.fill();
   return { layers: keeper.changed(layers), added, missing };
@@ -56,7 +58,7 @@ export function withFloor(input: PlanInput, layers: readonly LayerPlan[]): Floor
 /** A policy's plan with the floor made good; where that is not possible the layer stays as it is. */
 export function keepFloor(input: PlanInput, layers: readonly LayerPlan[]): readonly LayerPlan[] {
   const { current } = input;
-  if (input.minCopies <= 1) return layers;
+  if (input.minExpertReplicas <= 1) return layers;
   const floored = withFloor(input, layers).layers;
   if (!current) return floored;
   const before = toProblem(input);
@@ -68,18 +70,18 @@ export function keepFloor(input: PlanInput, layers: readonly LayerPlan[]): reado
 }
 
 interface Floor {
-  readonly copies: number;
+  readonly expertReplicas: number;
   readonly nodes: number;
 }
 
 function floorOf(problem: Problem): Floor {
   const able = Array.from({ length: problem.G }, (_, g) => g).filter((g) => (problem.speed[g] as number) > 0);
-  const { minCopies } = problem.input;
-  return { copies: Math.min(minCopies, able.length), nodes: Math.min(minCopies, nodesOf(problem, able)) };
+  const { minExpertReplicas } = problem.input;
+  return { expertReplicas: Math.min(minExpertReplicas, able.length), nodes: Math.min(minExpertReplicas, nodesOf(problem, able)) };
 }
 
 function meets(problem: Problem, floor: Floor, row: readonly number[]): boolean {
-  return row.length >= floor.copies && nodesOf(problem, row) >= floor.nodes;
+  return row.length >= floor.expertReplicas && nodesOf(problem, row) >= floor.nodes;
 }
 
 function nodesOf(problem: Problem, row: readonly number[]): number {
@@ -91,13 +93,13 @@ function sameRack(a: RankSpec | undefined, b: RankSpec | undefined): boolean {
   return a?.rack === undefined || b?.rack === undefined || (a.rack === b.rack && a.zone === b.zone);
 }
 
-interface Copy {
+interface ExpertReplica {
   readonly layer: number;
   readonly expert: number;
   readonly rank: number;
 }
 
-/** Experts of a plan for which a copy that makes way is looked for, at most: each look is at all copies, and the next plan goes on. */
+/** Experts of a plan for which an expert replica that makes way is looked for, at most: each look is at all expert replicas, and the next plan goes on. */
 const waysMax = 64;
 
 /** The budget that a plan has left. */
@@ -141,7 +143,7 @@ class FloorKeeper {
   readonly #left: Left;
   /** Resident bytes of the smallest expert. */
   readonly #smallest: number;
-  #spare: Copy[] | undefined;
+  #spare: ExpertReplica[] | undefined;
   #waysSought = 0;
 
   constructor(input: PlanInput, layers: readonly LayerPlan[]) {
@@ -186,7 +188,7 @@ class FloorKeeper {
     return { added, missing: open.length };
   }
 
-  /** Layers that were touched, with new shares. */
+  /** Layers that were touched, with new weights. */
   changed(layers: readonly LayerPlan[]): readonly LayerPlan[] {
     if (this.#touched.size === 0) return layers;
     const planned = toLayers(this.#problem, this.#hosts);
@@ -200,17 +202,17 @@ class FloorKeeper {
     return true;
   }
 
-  #put(copy: Copy): void {
-    const { layer, expert, rank } = copy;
+  #put(expertReplica: ExpertReplica): void {
+    const { layer, expert, rank } = expertReplica;
     if (!this.#held(layer, expert, rank)) pay(this.#left, rank, this.#stored(layer, expert));
     this.#hosts[layer]?.[expert]?.push(rank);
-    this.#shift(copy, 1);
+    this.#shift(expertReplica, 1);
   }
 
-  #take(copy: Copy): void {
-    const row = this.#hosts[copy.layer]?.[copy.expert] as number[];
-    row.splice(row.indexOf(copy.rank), 1);
-    this.#shift(copy, -1);
+  #take(expertReplica: ExpertReplica): void {
+    const row = this.#hosts[expertReplica.layer]?.[expertReplica.expert] as number[];
+    row.splice(row.indexOf(expertReplica.rank), 1);
+    this.#shift(expertReplica, -1);
   }
 
   #resident(l: number, e: number): number {
@@ -225,14 +227,14 @@ class FloorKeeper {
     return this.#before?.[l]?.[e]?.includes(g) ?? false;
   }
 
-  /** May this rank take a copy, room aside? */
+  /** May this rank take an expert replica, room aside? */
   #wants(l: number, e: number, g: number, row = this.#hosts[l]?.[e] as readonly number[]): boolean {
     const problem = this.#problem;
     const floor = this.#floor;
     if ((problem.speed[g] as number) <= 0 || row.includes(g)) return false;
     if (!this.#held(l, e, g) && !affords(this.#left, g, this.#stored(l, e))) return false;
     const newNode = !row.some((host) => problem.node[host] === problem.node[g]);
-    return newNode || (nodesOf(problem, row) >= floor.nodes && row.length < floor.copies);
+    return newNode || (nodesOf(problem, row) >= floor.nodes && row.length < floor.expertReplicas);
   }
 
   #place(l: number, e: number, row = this.#hosts[l]?.[e] as readonly number[]): number | undefined {
@@ -249,9 +251,9 @@ class FloorKeeper {
 
   /**
    * True when rank a suits an expert better than rank b, by these in turn: it holds the expert now; its node, then (from the third
-   * copy on) its zone, then its rack, has no copy yet; it has less load; it has more room.
+   * expert replica on) its zone, then its rack, has no expert replica yet; it has less load; it has more room.
    */
-  #preferred({ layer, expert }: Omit<Copy, "rank">, row: readonly number[], a: number, b: number): boolean {
+  #preferred({ layer, expert }: Omit<ExpertReplica, "rank">, row: readonly number[], a: number, b: number): boolean {
     const problem = this.#problem;
     const apart = (g: number): number => {
       const to = problem.ranks[g];
@@ -270,15 +272,15 @@ class FloorKeeper {
     return (order.find((difference) => difference !== 0) ?? 0) > 0;
   }
 
-  /** Drops the copy above the floor with the fewest rows, on a rank that wants this one. */
+  /** Drops the expert replica above the floor with the fewest rows, on a rank that wants this one. */
   #makeRoom(l: number, e: number): number | undefined {
     const problem = this.#problem;
     const floor = this.#floor;
     this.#spare ??= this.#spares();
-    const at = this.#spare.findIndex((copy) => {
-      const row = this.#hosts[copy.layer]?.[copy.expert] as number[];
-      const without = row.filter((g) => g !== copy.rank);
-      return without.length < row.length && meets(problem, floor, without) && this.#fitsInPlaceOf(l, e, copy);
+    const at = this.#spare.findIndex((expertReplica) => {
+      const row = this.#hosts[expertReplica.layer]?.[expertReplica.expert] as number[];
+      const without = row.filter((g) => g !== expertReplica.rank);
+      return without.length < row.length && meets(problem, floor, without) && this.#fitsInPlaceOf(l, e, expertReplica);
     });
     const found = this.#spare[at];
     if (!found) return undefined;
@@ -287,8 +289,8 @@ class FloorKeeper {
     return found.rank;
   }
 
-  /** Would this expert's copy be wanted and fit where that one is now? */
-  #fitsInPlaceOf(l: number, e: number, { layer, expert, rank }: Copy): boolean {
+  /** Would this expert's expert replica be wanted and fit where that one is now? */
+  #fitsInPlaceOf(l: number, e: number, { layer, expert, rank }: ExpertReplica): boolean {
     const problem = this.#problem;
     if (!this.#wants(l, e, rank)) return false;
     const slots = (this.#count[l]?.[rank] as number) - (layer === l ? 1 : 0);
@@ -296,45 +298,45 @@ class FloorKeeper {
     return slots < problem.slotCap && bytes <= (problem.capacity[rank] as number) + 1e-6;
   }
 
-  /** Moves the copy with the fewest rows, on a rank that wants this one, to another rank that has room for it. */
+  /** Moves the expert replica with the fewest rows, on a rank that wants this one, to another rank that has room for it. */
   #makeWay(l: number, e: number): number | undefined {
     if (this.#left.moves < 2 || this.#waysSought >= waysMax || !this.#anyRoom()) return undefined;
     this.#waysSought++;
-    let found: { readonly copy: Copy; readonly to: number } | undefined;
+    let found: { readonly expertReplica: ExpertReplica; readonly to: number } | undefined;
     let least = Number.POSITIVE_INFINITY;
-    for (const { rows, ...copy } of this.#copies(() => true)) {
-      if (rows >= least || (copy.layer === l && copy.expert === e) || !this.#fitsInPlaceOf(l, e, copy)) continue;
-      const to = this.#otherPlace(copy);
-      if (to === undefined || this.#left.bytes < this.#stored(l, e) + this.#stored(copy.layer, copy.expert)) continue;
-      found = { copy, to };
+    for (const { rows, ...expertReplica } of this.#expertReplicas(() => true)) {
+      if (rows >= least || (expertReplica.layer === l && expertReplica.expert === e) || !this.#fitsInPlaceOf(l, e, expertReplica)) continue;
+      const to = this.#otherPlace(expertReplica);
+      if (to === undefined || this.#left.bytes < this.#stored(l, e) + this.#stored(expertReplica.layer, expertReplica.expert)) continue;
+      found = { expertReplica, to };
       least = rows;
     }
     if (!found) return undefined;
-    this.#take(found.copy);
-    this.#put({ ...found.copy, rank: found.to });
-    return found.copy.rank;
+    this.#take(found.expertReplica);
+    this.#put({ ...found.expertReplica, rank: found.to });
+    return found.expertReplica.rank;
   }
 
   #anyRoom(): boolean {
     return this.#used.some((bytes, g) => bytes + this.#smallest <= (this.#problem.capacity[g] as number) + 1e-6);
   }
 
-  /** A rank with room for a copy that is to leave its own, where its expert falls no further below the floor. */
-  #otherPlace({ layer, expert, rank }: Copy): number | undefined {
+  /** A rank with room for an expert replica that is to leave its own, where its expert falls no further below the floor. */
+  #otherPlace({ layer, expert, rank }: ExpertReplica): number | undefined {
     const row = this.#hosts[layer]?.[expert] as number[];
     const without = row.filter((g) => g !== rank);
     const to = this.#place(layer, expert, without);
     return to !== undefined && to !== rank && keepsFloor(this.#problem, row, [...without, to]) ? to : undefined;
   }
 
-  /** Copies of experts above the floor, those with the least load first. */
-  #spares(): Copy[] {
-    const found = this.#copies((row) => row.length > this.#floor.copies);
+  /** Expert replicas of experts above the floor, those with the least load first. */
+  #spares(): ExpertReplica[] {
+    const found = this.#expertReplicas((row) => row.length > this.#floor.expertReplicas);
     return found.sort((a, b) => a.rows - b.rows || a.layer - b.layer || a.expert - b.expert || a.rank - b.rank);
   }
 
-  /** Copies of experts with such hosts, each with the rows that it computes. */
-  #copies(of: (row: readonly number[]) => boolean): (Copy & { readonly rows: number })[] {
+  /** Expert replicas of experts with such hosts, each with the rows that it computes. */
+  #expertReplicas(of: (row: readonly number[]) => boolean): (ExpertReplica & { readonly rows: number })[] {
     const problem = this.#problem;
     return this.#hosts.flatMap((layer, l) => {
       const demand = layerDemand(problem, l);
@@ -344,10 +346,10 @@ class FloorKeeper {
     });
   }
 
-  #shift({ layer, expert, rank }: Copy, sign: number): void {
+  #shift({ layer, expert, rank }: ExpertReplica, sign: number): void {
     const problem = this.#problem;
-    const copies = this.#hosts[layer]?.[expert]?.length ?? 0;
-    const rows = (layerDemand(problem, layer)[expert] as number) / Math.max(1, copies);
+    const expertReplicas = this.#hosts[layer]?.[expert]?.length ?? 0;
+    const rows = (layerDemand(problem, layer)[expert] as number) / Math.max(1, expertReplicas);
     const load = this.#load[layer] as Float64Array;
     const count = this.#count[layer] as Int32Array;
     this.#used[rank] = (this.#used[rank] as number) + sign * this.#resident(layer, expert);

@@ -1,5 +1,5 @@
 // The experts of a placement that have more hosts than one, the coldest first: a repair that needs room asks for them thousands of times
-// in a large world, most of whose experts have one host. It is told of each copy that goes, and finds no reason of its own.
+// in a large world, most of whose experts have one host. It is told of each expert replica that goes, and finds no reason of its own.
 import type { Hosts } from "./problem.ts";
 
 interface Copied {
@@ -9,7 +9,7 @@ interface Copied {
   readonly rows: number;
 }
 
-export class RedundantCopies {
+export class RedundantExpertReplicas {
   readonly #hosts: Hosts;
   readonly #demand: (layer: number) => ArrayLike<number>;
   readonly #coldestFirst: Copied[];
@@ -21,7 +21,7 @@ export class RedundantCopies {
     this.#coldestFirst.sort(byRows);
   }
 
-  /** The coldest expert of which `rankOf` names a host that may give its copy up. */
+  /** The coldest expert of which `rankOf` names a host that may give its expert replica up. */
   find(rankOf: (copied: Copied, hosts: readonly number[]) => number | undefined): (Copied & { readonly rank: number }) | undefined {
     for (const copied of this.#coldestFirst) {
       const rank = rankOf(copied, this.#hosts[copied.layer]?.[copied.expert] ?? []);
@@ -30,7 +30,7 @@ export class RedundantCopies {
     return undefined;
   }
 
-  /** A host of this expert has given its copy up: the others have more to do. */
+  /** A host of this expert has given its expert replica up: the others have more to do. */
   dropped(layer: number, expert: number): void {
     const list = this.#coldestFirst;
     const at = list.findIndex((copied) => copied.layer === layer && copied.expert === expert);
