@@ -193,8 +193,6 @@ const json = z
 
 export const gatewayProcess = {
   ...common,
-  /** Gateways of releases that mount the claim read the model there; this one does not. */
-  formerModelDir: rendered("ENODIA_MODEL_PATH", optional(path), modelPath),
   /** The folder that it fetches tokenizer and chat template into. */
   textDir: leftToTemplate("ENODIA_TEXT_DIR", path.default(paths.text)),
   httpPort: rendered("ENODIA_HTTP_PORT", port.default(ports.http), () => String(ports.http)),

@@ -102,9 +102,9 @@ test("what is rendered for workers and gateways is what the runtime reads from i
   });
   assert.deepEqual(parseGatewayConfig(front), {
     ...{ ...common, httpPort: 8000, apiKeyFile: "/etc/enodia/api-key/key", queueRequestsMax: 64 },
+    textDir: "/tmp/text",
     ...{ httpTlsDir: "/etc/enodia/http-tls", corsOrigins: ["https://a.test", "https://b.test"] },
     clients: [{ name: "batch", tokensPerMinute: 5, priority: 3 }],
-    ...{ formerModelDir: "/models/a/b", textDir: "/tmp/text" },
     jwt: { issuer: "https://issuer.test/a", audience: "moe", claims: { client: "sub" } },
   });
   assert.ok(!("ENODIA_QUEUE_REQUESTS_MAX" in rank), "a setting of the gateway must not roll the workers");
@@ -135,8 +135,7 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
   });
   const front = parseGatewayConfig(env(gateway().spec.template.spec.containers[0]));
   const unset = { apiKeyFile: undefined, jwt: undefined, queueRequestsMax: undefined, httpTlsDir: undefined, corsOrigins: undefined };
-  const text = { formerModelDir: "/models/moe", textDir: "/tmp/text" };
-  assert.deepEqual(front, { ...common, httpPort: 8000, ...text, ...unset, clients: undefined });
+  assert.deepEqual(front, { ...common, httpPort: 8000, textDir: "/tmp/text", ...unset, clients: undefined });
 });
 
 test("pods keep to the restricted Pod Security level and hold no API token", () => {

@@ -49,9 +49,6 @@ export function workerTemplate(context: RenderContext): WorkerTemplate & { reado
 export const mountsClaim = ({ pod }: RenderedPod): boolean =>
   pod.spec.volumes.some(({ name, persistentVolumeClaim }) => name === modelVolume && persistentVolumeClaim !== undefined);
 
-/** The image that ranks of a template run. */
-export const workerImage = ({ pod }: RenderedPod): unknown => pod.spec.containers.find(({ name }) => name === workerKind.container)?.image;
-
 const fields = z.record(z.string(), z.unknown());
 /** A pod that was stored. Its hash is kept, not taken again: it stands on the pods that were made of it. */
 export const storedPod = z.object({

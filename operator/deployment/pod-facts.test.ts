@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { labels } from "../../crds/common.ts";
 import type { KubeObject } from "../kube/kube.ts";
-import { gatewayFacts, nodeHealth, podFacts } from "./observe.ts";
+import { gatewayFacts, nodeHealth, podFacts } from "./pod-facts.ts";
 
 const node = (name: string, zone: string | undefined): KubeObject => ({
   apiVersion: "v1",

@@ -1,6 +1,6 @@
 // The world of a deployment as the rebalance plane is told of it, from a snapshot. Pure; called by reconcile.ts.
-import { living, type Snapshot } from "./core/snapshot.ts";
-import type { World } from "./ports.ts";
+import { living, type Snapshot } from "./snapshot.ts";
+import type { World } from "./world.ts";
 
 export function worldOf(snapshot: Snapshot, known: Pick<World, "desiredRanks" | "gateways"> & { readonly holdMs: number }): World {
   const { desiredRanks, gateways, holdMs } = known;
