@@ -122,10 +122,13 @@ test("a rank that starts while the weight server is away waits and says for what
   const addresses = async () => (seeding.address ? [seeding.address] : []);
   const seed = new WeightServer({ self, namespace, name: deployment, tls: ranks.tls("rank-0"), network: grpcNetwork, addresses });
   const dir = join(root, "waits-own");
-  const fetching = () => fetchStore({ weightServer: seed, codec: "f32", dir, waits: (why) => health.notReady("start", why), log: silentLog });
+  const fetching = () =>
+    fetchStore({ weightServer: seed, codec: "f32", dir, waits: (why) => health.notReady("start", why), log: silentLog });
   try {
     const first = fetching();
-    await until("the reason", () => health.reasons().some((one) => /waits for the model from the weight server: the weight server is not there/.test(one)));
+    await until("the reason", () =>
+      health.reasons().some((one) => /waits for the model from the weight server: the weight server is not there/.test(one)),
+    );
     await seeding.open();
     await first;
     for (const { name, sha256 } of await listStoreFiles(store.dir)) assert.equal(hash(readFileSync(join(dir, name))), sha256, name);
