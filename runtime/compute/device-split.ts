@@ -1,0 +1,266 @@
+// One backend over several devices: each has the consecutive layers that are its share, with their experts, weights and KV memory, and
+// rows pass from one to the next by the host's memory. So a model's memory may be that of all devices of a pod, while one of them computes
+// at a time; a rank of its own for each is what makes devices compute side by side.
+import { AppError } from "../../crds/common.ts";
+import type { KvType } from "../../crds/names.ts";
+import type { Op, Segment } from "../kernels/segment.ts";
+import type { WeightForm, WeightForms, Weights } from "../kernels/weights.ts";
+import type {
+  Backend,
+  BufferAllocator,
+  Compiled,
+  DeviceMemory,
+  ExpertSlab,
+  Inputs,
+  KvCache,
+  KvCall,
+  KvSpec,
+  LayerRange,
+  Outputs,
+  Pause,
+  RangeCall,
+  RangeLayer,
+  RangeOutputs,
+} from "./backend.ts";
+
+/** The devices must be of one kind and not fewer than one; `layers` = those of the model, at least one for each device. */
+export function overDevices(devices: readonly Backend[], layers: number): Backend {
+  const [alone] = devices;
+  if (alone !== undefined && devices.length === 1) return alone;
+  if (devices.length <= layers) return new SeveralDevices(devices, layers);
+  throw new AppError(`devices: ${devices.length} for a model of ${layers} layers; set spec.runtime.devices to at most ${layers}`, {
+    code: "InvalidOption",
+    operation: "starting the engine",
+  });
+}
+
+/** The first layer of a device; shares differ by one layer at most, and the first ones are not smaller. */
+export function firstLayerOf(device: number, layers: number, devices: number): number {
+  return device * Math.floor(layers / devices) + Math.min(device, layers % devices);
+}
+
+/** A program, and the device that it is on. */
+class Placed implements Compiled {
+  readonly device: number;
+  readonly inner: Compiled;
+
+  constructor(device: number, inner: Compiled) {
+    this.device = device;
+    this.inner = inner;
+  }
+  get residentBytes(): number {
+    return this.inner.residentBytes;
+  }
+  run(inputs: Inputs, kv?: KvCall, allocate?: BufferAllocator): Promise<Outputs> {
+    return this.inner.run(inputs, kv && callOn(kv, this.device), allocate);
+  }
+  keptRow(output: string, row: number): Float32Array {
+    if (this.inner.keptRow === undefined) throw new TypeError("a program that keeps no rows");
+    return this.inner.keptRow(output, row);
+  }
+  dispose(): Promise<void> {
+    return this.inner.dispose();
+  }
+}
+
+class PlacedExpertSlab implements ExpertSlab {
+  readonly device: number;
+  readonly inner: ExpertSlab;
+
+  constructor(device: number, inner: ExpertSlab) {
+    this.device = device;
+    this.inner = inner;
+  }
+  async put(expert: number, weights: Weights, pause?: Pause): Promise<Compiled> {
+    return new Placed(this.device, await this.inner.put(expert, weights, pause));
+  }
+}
+
+/** Layers of a device, as its own range counts them. */
+interface Share {
+  readonly first: number;
+  readonly end: number;
+  readonly range: LayerRange;
+}
+
+class RangeOverSeveral implements LayerRange {
+  readonly rowsMax: number;
+  readonly #shares: readonly Share[];
+
+  constructor(shares: readonly Share[]) {
+    this.#shares = shares;
+    this.rowsMax = Math.min(...shares.map(({ range }) => range.rowsMax));
+  }
+  covers(layer: number): boolean {
+    const share = this.#shares.find(({ first, end }) => layer >= first && layer < end);
+    return share?.range.covers(layer - share.first) ?? false;
+  }
+  async run({ x, kv, from, to }: RangeCall): Promise<RangeOutputs> {
+    const ids: Int32Array[] = [];
+    let rows = x;
+    for (const [device, { first, end, range }] of this.#shares.entries()) {
+      if (to <= first || from >= end) continue;
+      const own = { from: Math.max(from, first) - first, to: Math.min(to, end) - first };
+      const passed = await range.run({ x: rows, kv: callOn(kv, device), ...own });
+      rows = passed.x;
+      ids.push(...passed.ids);
+    }
+    return { x: rows, ids };
+  }
+}
+
+/** The same rows of the same slots on each device, for its layers. */
+class KvOnSeveral implements KvCache {
+  readonly caches: readonly KvCache[];
+  /** Backends know a call again by its object, and so does each device its own. */
+  readonly calls = new WeakMap<KvCall, (KvCall | undefined)[]>();
+
+  constructor(caches: readonly KvCache[]) {
+    this.caches = caches;
+  }
+  get slots(): number {
+    return Math.min(...this.caches.map(({ slots }) => slots));
+  }
+  get context(): number {
+    return (this.caches[0] as KvCache).context;
+  }
+  get bytes(): number {
+    return this.caches.reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+  async copySlot(from: number, to: number, length: number): Promise<void> {
+    for (const cache of this.caches) await cache.copySlot(from, to, length);
+  }
+  async moveSlot(from: number, to: number, length: number): Promise<void> {
+    for (const cache of this.caches) await cache.moveSlot(from, to, length);
+  }
+  trimSlot(slot: number, length: number): void {
+    for (const cache of this.caches) cache.trimSlot(slot, length);
+  }
+  async dispose(): Promise<void> {
+    for (const cache of this.caches) await cache.dispose();
+  }
+}
+
+function callOn(call: KvCall, device: number): KvCall {
+  const kv = call.cache as KvOnSeveral;
+  const calls = kv.calls.get(call) ?? [];
+  kv.calls.set(call, calls);
+  calls[device] ??= Object.assign({}, call, { cache: kv.caches[device] as KvCache });
+  return calls[device];
+}
+
+class SeveralDevices implements Backend {
+  readonly device: string;
+  readonly numericClass: Backend["numericClass"];
+  readonly prefillEqualsDecode: boolean;
+  readonly kvTypes: readonly KvType[];
+  readonly kvPageBytes: Backend["kvPageBytes"];
+  readonly sharesCores: boolean;
+  readonly selectsTokens: boolean;
+  readonly ops: ReadonlySet<string>;
+  readonly #devices: readonly Backend[];
+  readonly #layers: number;
+
+  constructor(devices: readonly Backend[], layers: number) {
+    const [first] = devices as readonly [Backend];
+    this.#devices = devices;
+    this.#layers = layers;
+    this.device = `${devices.length} devices: ${[...new Set(devices.map(({ device }) => device))].join("; ")}`;
+    this.numericClass = devices.every(({ numericClass }) => numericClass === "exact") ? "exact" : "tolerance";
+    this.prefillEqualsDecode = devices.every((each) => each.prefillEqualsDecode);
+    this.sharesCores = devices.some((each) => each.sharesCores);
+    this.selectsTokens = devices.every((each) => each.selectsTokens);
+    this.kvTypes = first.kvTypes.filter((type) => devices.every((each) => each.kvTypes.includes(type)));
+    this.kvPageBytes = first.kvPageBytes;
+    this.ops = first.ops;
+  }
+
+  readonly refuses = (op: Op): string | undefined => this.#devices.map((each) => each.refuses(op)).find((reason) => reason !== undefined);
+
+  numerics(form: WeightForm): string {
+    return [...new Set(this.#devices.map((each) => each.numerics(form)))].join(" and ");
+  }
+  expertResidentBytes(segment: Segment, forms: WeightForms): number {
+    return (this.#devices[0] as Backend).expertResidentBytes(segment, forms);
+  }
+
+  async compile(segment: Segment, weights: Weights, layer = 0): Promise<Compiled> {
+    const device = this.#deviceOf(layer);
+    const first = this.#firstLayer(device);
+    const ops = segment.ops.map((op) => (op.op === "attention" ? Object.assign({}, op, { layer: op.layer - first }) : op));
+    const inner = await (this.#devices[device] as Backend).compile(Object.assign({}, segment, { ops }), weights, layer);
+    return new Placed(device, inner);
+  }
+
+  createExpertSlab(expert: Segment, experts: number, layer = 0): ExpertSlab {
+    const device = this.#deviceOf(layer);
+    return new PlacedExpertSlab(device, (this.#devices[device] as Backend).createExpertSlab(expert, experts, layer));
+  }
+
+  createRange(layers: readonly RangeLayer[]): LayerRange {
+    const own = ({ layer, block, expertSlab }: RangeLayer): RangeLayer => {
+      const inner = { layer, block: (block as Placed).inner };
+      return expertSlab ? Object.assign(inner, { expertSlab: (expertSlab as PlacedExpertSlab).inner }) : inner;
+    };
+    const shares = this.#devices.map((device, i) => {
+      const [first, end] = [this.#firstLayer(i), this.#firstLayer(i + 1)];
+      return { first, end, range: device.createRange(layers.slice(first, end).map(own)) };
+    });
+    return new RangeOverSeveral(shares);
+  }
+
+  async createKv(spec: KvSpec): Promise<KvCache> {
+    const caches: KvCache[] = [];
+    try {
+      for (const [i, device] of this.#devices.entries()) {
+        const layers = this.#firstLayer(i + 1) - this.#firstLayer(i);
+        caches.push(await device.createKv(Object.assign({}, spec, { layers })));
+      }
+    } catch (caught) {
+      for (const cache of caches) await cache.dispose();
+      throw caught;
+    }
+    return new KvOnSeveral(caches);
+  }
+
+  async runMany(calls: Parameters<Backend["runMany"]>[0]): Promise<readonly Outputs[]> {
+    const outputs: Outputs[] = [];
+    const placed = calls.map(({ program, inputs }, at) => ({ at, inputs, program: program as Placed }));
+    for (const [i, device] of this.#devices.entries()) {
+      const here = placed.filter(({ program }) => program.device === i);
+      if (here.length === 0) continue;
+      const done = await device.runMany(here.map(({ program, inputs }) => ({ program: program.inner, inputs })));
+      for (const [k, { at }] of here.entries()) outputs[at] = done[k] as Outputs;
+    }
+    return outputs;
+  }
+
+  memory(): DeviceMemory | undefined {
+    const own = this.#devices.flatMap((each) => each.memory() ?? []);
+    if (own.length === 0) return undefined;
+    const sum = (of: (each: DeviceMemory) => number): number => own.reduce((total, each) => total + of(each), 0);
+    return { freeBytes: sum(({ freeBytes }) => freeBytes), totalBytes: sum(({ totalBytes }) => totalBytes) };
+  }
+  workBytes(): number {
+    return this.#devices.reduce((sum, each) => sum + each.workBytes(), 0);
+  }
+  fault(): AppError | undefined {
+    return this.#devices.map((each) => each.fault()).find((fault) => fault !== undefined);
+  }
+  withDenseBits(bits: 8 | 16 | 32): Backend {
+    return new SeveralDevices(
+      this.#devices.map((device) => device.withDenseBits(bits)),
+      this.#layers,
+    );
+  }
+  async close(): Promise<void> {
+    for (const device of this.#devices) await device.close();
+  }
+
+  #deviceOf(layer: number): number {
+    return this.#devices.findLastIndex((_, i) => this.#firstLayer(i) <= layer);
+  }
+  #firstLayer(device: number): number {
+    return firstLayerOf(device, this.#layers, this.#devices.length);
+  }
+}
