@@ -113,7 +113,7 @@ export const workerProcess = {
   /** The DNS name of the seed that the model is fetched from into that folder; unset = it is there. */
   seedDns: rendered("ENODIA_SEED_DNS", optional(z.string().max(253)), ({ seedDns }) => seedDns),
   /** Where its engine takes frames of other ranks' engines. */
-  lanePort: rendered("ENODIA_LANE_PORT", port.default(ports.lanes), () => String(ports.lanes)),
+  enginePort: rendered("ENODIA_ENGINE_PORT", port.default(ports.engine), () => String(ports.engine)),
   rank: rendered("ENODIA_RANK", whole(0, 4095), () => ({ fieldPath: `metadata.labels['${labels.rank}']` })),
   // glibc maps an expert's weights on their own (1 MiB and more), so that the memory of a released expert leaves the container.
   mappedFrom: fixed("MALLOC_MMAP_THRESHOLD_", "1048576"),

@@ -92,7 +92,7 @@ test("what is rendered for workers and gateways is what the runtime reads from i
   };
   assert.deepEqual(parseWorkerConfig(rank), {
     ...common,
-    ...{ lanePort: 9441, rank: 2, backend: "cpu", codec: "f32", kvPoolBytes: 64 * Mi, expertBudgetBytes: 2 ** 30, threads: 3 },
+    ...{ enginePort: 9441, rank: 2, backend: "cpu", codec: "f32", kvPoolBytes: 64 * Mi, expertBudgetBytes: 2 ** 30, threads: 3 },
     ...{ natsUrl: "nats://nats.test:4222", natsPrefix: "moe", telemetryWindowMs: 2000 },
     ...{ kvType: undefined, maxBatchTokens: 256, maxDecodeBatch: 64, decodeWaitMs: 20, devices: 1, draftTokens: 0, wholeCpus: 0 },
     telemetryKeys: "/etc/enodia/telemetry/keys",
@@ -126,7 +126,7 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
   };
   assert.deepEqual(rank, {
     ...common,
-    ...{ lanePort: 9441, rank: 2, backend: "Auto", codec: "q4_0", kvPoolBytes: 256 * Mi, expertBudgetBytes: 0, threads: undefined },
+    ...{ enginePort: 9441, rank: 2, backend: "Auto", codec: "q4_0", kvPoolBytes: 256 * Mi, expertBudgetBytes: 0, threads: undefined },
     ...{ natsUrl: undefined, natsCreds: undefined, natsPrefix: "enodia", telemetryWindowMs: 5000 },
     ...{ kvType: undefined, maxBatchTokens: 256, maxDecodeBatch: 64, decodeWaitMs: 20, devices: 1, draftTokens: 0, wholeCpus: 0 },
     telemetryKeys: "/etc/enodia/telemetry/keys",

@@ -129,7 +129,7 @@ function basePod(context: RenderContext): PodShape {
           env: renderEnv(workerProcess, processFacts(context)),
           ports: [
             { name: "grpc", containerPort: ports.grpc },
-            { name: "lanes", containerPort: ports.lanes },
+            { name: "engine", containerPort: ports.engine },
             { name: "metrics", containerPort: ports.metrics },
             { name: "probes", containerPort: ports.probes },
           ],

@@ -1,5 +1,5 @@
 // Ranks of the class `tolerance` answer each other in sums of halves, a third of the bytes; whoever asks an exact rank, or is one, gets
-// rows of pairs in f32, with the bits of one rank alone. The loops and lanes are the real ones, and so are the sockets.
+// rows of pairs in f32, with the bits of one rank alone. The loops and connections are the real ones, and so are the sockets.
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -12,10 +12,10 @@ import { until } from "../../test/kit/ranks/ranks.ts";
 import type { Backend } from "../compute/backend.ts";
 import { importMoe } from "../modelstore/import-moe.ts";
 import { serverNames } from "../net/tls.ts";
-import type { GenerateEvent, LaneNews, LanePeer, LaneView, RemoteFrame } from "./api.ts";
-import { Lanes } from "./lanes.ts";
+import type { EnginePeer, GenerateEvent, PeerCounts, PeerView, RemoteFrame } from "./api.ts";
 import { sumPairs } from "./pass/combine.ts";
 import type { PairBatch } from "./pass/expert-table.ts";
+import { PeerConnections } from "./peer-connections.ts";
 import { EngineLoop } from "./thread/loop.ts";
 import type { Calls, FromEngine, Method, ThreadOptions } from "./thread/messages.ts";
 import { openModel } from "./thread/open.ts";
@@ -38,11 +38,11 @@ before(async () => {
 });
 after(() => rmSync(root, { recursive: true }));
 
-function viewOf(rank: number, peers: readonly LanePeer[], layers: number): LaneView {
+function viewOf(rank: number, peers: readonly EnginePeer[], layers: number): PeerView {
   const self = { deploymentUid: "d", rank, podUid: `u${rank}`, bootId: "b" };
   return { self, tls: ca.issue(`rank-${rank}`, namespace, name).current(), peers, serves: new Array<number>(layers).fill(1) };
 }
-const peerOf = (rank: number, address?: string): LanePeer => {
+const peerOf = (rank: number, address?: string): EnginePeer => {
   return { rank, podUid: `u${rank}`, podName: `rank-${rank}`, serverName: serverNames.rank(rank, namespace, name), address };
 };
 
@@ -87,15 +87,15 @@ async function said(t: TestContext, classes: readonly Class[]): Promise<readonly
   for (let layer = 0; layer < layers; layer++)
     for (let expert = 0; expert < experts; expert++)
       await engines[hostOf(layer, expert)]!.call("loadExpert", { layer, expert, unit: await first.store.readUnit(layer, expert, "f32") });
-  const peers: LanePeer[] = [];
+  const peers: EnginePeer[] = [];
   for (const [rank, engine] of engines.entries()) {
     if (rank === 0) continue;
     const view = viewOf(rank, [peerOf(0)], layers);
-    peers.push(peerOf(rank, `127.0.0.1:${await engine.call("openLanes", { namespace, name, host: "127.0.0.1", port: 0, view })}`));
+    peers.push(peerOf(rank, `127.0.0.1:${await engine.call("openConnections", { namespace, name, host: "127.0.0.1", port: 0, view })}`));
   }
-  await first.call("openLanes", { namespace, name, host: "127.0.0.1", port: 0, view: viewOf(0, peers, layers) });
-  const lanes = () => first.said.some((each) => each.type === "lanes" && each.news.lanes === peers.length);
-  if (peers.length > 0) await until("the lanes are ready", lanes, 5_000);
+  await first.call("openConnections", { namespace, name, host: "127.0.0.1", port: 0, view: viewOf(0, peers, layers) });
+  const connections = () => first.said.some((each) => each.type === "connections" && each.counts.connections === peers.length);
+  if (peers.length > 0) await until("the connections are ready", connections, 5_000);
   const hosts = (layer: number) => Array.from({ length: experts }, (_, expert) => [hostOf(layer, expert)]);
   const tables = Array.from({ length: layers }, (_, layer) => ({
     layer,
@@ -105,7 +105,7 @@ async function said(t: TestContext, classes: readonly Class[]): Promise<readonly
   }));
   await first.call("setRouting", { rank: 0, layers: tables });
   const texts = await Promise.all(prompts.map((prompt, i) => first.text(`${i}`, prompt)));
-  assert.equal(first.said.filter(({ type }) => type === "dispatch").length, 0, "all frames went by lanes");
+  assert.equal(first.said.filter(({ type }) => type === "dispatch").length, 0, "all frames went by connections");
   return texts;
 }
 
@@ -157,9 +157,9 @@ function assertNear(got: readonly Token[], want: readonly Token[], what: string)
 
 const wide = { layers: 1, experts: 24, hidden: 1_024 };
 
-/** Two ends of a lane, the bytes between them, and an expert that multiplies rows by its number plus one. */
+/** Two ends of a connection, the bytes between them, and an expert that multiplies rows by its number plus one. */
 async function ends(t: TestContext, numericClass: Class) {
-  const open = async (rank: number, peers: readonly LanePeer[], told: LaneNews[] = []) => {
+  const open = async (rank: number, peers: readonly EnginePeer[], counted: PeerCounts[] = []) => {
     const serve = async ({ rows, pairRows, pairExperts }: PairBatch): Promise<Float32Array> => {
       if (pairExperts.includes(missing)) throw new Error("no expert");
       const rowOf = (pair: number) =>
@@ -173,17 +173,17 @@ async function ends(t: TestContext, numericClass: Class) {
       return out;
     };
     const model = { info: wide, backend: { numericClass } };
-    const lanes = new Lanes({ model, serve, onFrames: () => {}, tell: (news) => told.push(news) });
-    t.after(() => lanes.close());
-    const port = await lanes.open({ namespace, name, host: "127.0.0.1", port: 0, view: viewOf(rank, peers, 1) });
-    return { lanes, port, told };
+    const connections = new PeerConnections({ model, serve, onFrames: () => {}, report: (counts) => counted.push(counts) });
+    t.after(() => connections.close());
+    const port = await connections.open({ namespace, name, host: "127.0.0.1", port: 0, view: viewOf(rank, peers, 1) });
+    return { connections, port, counted };
   };
   const host = await open(1, [peerOf(0)]);
   const link = await Link.open(() => host.port);
   t.after(() => link.close());
-  const { lanes, told } = await open(0, [peerOf(1, link.address)]);
-  await until("the lane is ready", () => told.some((news) => news.lanes === 1));
-  return { lanes, link };
+  const { connections, counted } = await open(0, [peerOf(1, link.address)]);
+  await until("the connection is ready", () => counted.some((counts) => counts.connections === 1));
+  return { connections, link };
 }
 
 /** An expert that the host does not have. */
@@ -209,9 +209,9 @@ test("with eight experts a token, a third of them at a rank, sums take a third o
     const { frame, gates } = topEight(rows);
     const bytes = { exact: 0, tolerance: 0 };
     for (const numericClass of ["exact", "tolerance"] as const) {
-      const { lanes, link } = await ends(t, numericClass);
+      const { connections, link } = await ends(t, numericClass);
       const before = link.bytes;
-      const answer = await lanes.dispatch(frame, () => gates);
+      const answer = await connections.dispatch(frame, () => gates);
       bytes[numericClass] = link.bytes - before;
       if (answer === undefined) assert.fail("the host declined");
       assert.equal(answer instanceof Float32Array, numericClass === "exact");
@@ -229,9 +229,9 @@ test("with eight experts a token, a third of them at a rank, sums take a third o
 });
 
 test("what a host cannot answer in sums is left to Dispatch", async (t) => {
-  const { lanes } = await ends(t, "tolerance");
+  const { connections } = await ends(t, "tolerance");
   const { frame, gates } = topEight(1);
   const declined = Object.assign({}, frame, { pairExperts: frame.pairExperts.with(0, missing) });
-  assert.equal(await lanes.dispatch(declined, () => gates), undefined);
-  assert.ok(await lanes.dispatch(frame, () => gates));
+  assert.equal(await connections.dispatch(declined, () => gates), undefined);
+  assert.ok(await connections.dispatch(frame, () => gates));
 });

@@ -1,12 +1,12 @@
-// The heads of frames on lanes: what is written is read, and noise is refused by its field or read as some frame, never anything else.
+// The heads of frames on connections: what is written is read, and noise is refused by its field or read as some frame, never anything else.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { AppError } from "../../crds/common.ts";
-import { decodeLaneFrame, decodeSeq, encodeLaneFrame, encodeSeq, laneIndexMax } from "./lane-codec.ts";
+import { decodeRowsFrame, decodeSeq, encodeRowsFrame, encodeSeq, rowIndexMax } from "./rows-codec.ts";
 
 const u32 = fc.nat({ max: 0xffffffff });
-const index = fc.nat({ max: laneIndexMax });
+const index = fc.nat({ max: rowIndexMax });
 const gate = fc.float({ noNaN: true });
 const pairs = fc.array(fc.tuple(index, index, gate), { minLength: 1, maxLength: 40 });
 
@@ -19,10 +19,10 @@ test("a head is read as it was written, wherever it lies in memory", () => {
         pairExperts: Uint32Array.from(pairs, ([, expert]) => expert),
         ...(summed ? { gates: Float32Array.from(pairs, ([, , gate]) => gate) } : {}),
       });
-      const head = encodeLaneFrame(frame);
+      const head = encodeRowsFrame(frame);
       const moved = new Uint8Array(shift + head.byteLength);
       moved.set(head, shift);
-      assert.deepEqual(decodeLaneFrame(moved.subarray(shift)), frame);
+      assert.deepEqual(decodeRowsFrame(moved.subarray(shift)), frame);
       assert.equal(decodeSeq(encodeSeq(frame.seq)), frame.seq);
     }),
   );
@@ -30,14 +30,14 @@ test("a head is read as it was written, wherever it lies in memory", () => {
 
 test("noise, a byte that was changed and a head that was cut are an InvalidFrame or a frame of no more pairs than bytes", () => {
   const frame = { seq: 1, layer: 2, epoch: 3, decode: true, pairRows: Uint32Array.of(0, 1), pairExperts: Uint32Array.of(5, 6) };
-  const heads = [encodeLaneFrame(frame), encodeLaneFrame(Object.assign({}, frame, { gates: Float32Array.of(0.5, 0.25) }))];
+  const heads = [encodeRowsFrame(frame), encodeRowsFrame(Object.assign({}, frame, { gates: Float32Array.of(0.5, 0.25) }))];
   const head = fc.constantFrom(...heads);
   const changed = fc.tuple(head, fc.nat(), fc.nat({ max: 255 })).map(([whole, at, byte]) => whole.with(at % whole.length, byte));
   const cut = fc.tuple(head, fc.nat()).map(([whole, length]) => whole.subarray(0, length % whole.length));
   fc.assert(
     fc.property(fc.oneof(fc.uint8Array({ maxLength: 64 }), changed, cut), (head) => {
       try {
-        const { pairRows, pairExperts, gates } = decodeLaneFrame(head);
+        const { pairRows, pairExperts, gates } = decodeRowsFrame(head);
         assert.equal(24 + 2 * (pairRows.length + pairExperts.length) + (gates?.byteLength ?? 0), head.byteLength);
         assert.ok(gates === undefined || gates.length === pairRows.length);
       } catch (caught) {
@@ -47,5 +47,5 @@ test("noise, a byte that was changed and a head that was cut are an InvalidFrame
     { numRuns: 500 },
   );
   for (const whole of heads)
-    for (let length = 0; length < whole.length; length++) assert.throws(() => decodeLaneFrame(whole.subarray(0, length)), /head|pairs/);
+    for (let length = 0; length < whole.length; length++) assert.throws(() => decodeRowsFrame(whole.subarray(0, length)), /head|pairs/);
 });

@@ -1,5 +1,5 @@
-// The seed of a deployment as a rank sees it: one pod that has the model's whole store, found by its Service's name. It is no member, is
-// asked for model bytes alone, and may be away for as long as nobody needs it. Every byte of it is checked by whoever asked.
+// The weight server of a deployment as a rank sees it: one pod that has the model's whole store, found by its Service's name. It is no member, is
+// asked for model bytes alone, and may be away for as long as nobody needs it.
 import { AppError } from "../../crds/common.ts";
 import { Shards, StoreFiles } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Network } from "../net/grpc.ts";
@@ -11,7 +11,7 @@ const connectTimeoutMs = 2_000;
 /** A connection that nothing used for so long is closed. */
 const idleMs = 60_000;
 
-export interface SeedOptions {
+export interface WeightServerOptions {
   readonly self: Identity;
   readonly namespace: string;
   readonly name: string;
@@ -21,25 +21,25 @@ export interface SeedOptions {
   readonly addresses: () => Promise<readonly string[]>;
 }
 
-export type SeedClients = ReturnType<typeof createSeedClients>;
+export type WeightServerClients = ReturnType<typeof createWeightServerClients>;
 
-export class Seed {
-  readonly #options: SeedOptions;
-  #known: SeedClients | undefined;
+export class WeightServer {
+  readonly #options: WeightServerOptions;
+  #known: WeightServerClients | undefined;
 
-  constructor(options: SeedOptions) {
+  constructor(options: WeightServerOptions) {
     this.#options = options;
   }
   get self(): Identity {
     return this.#options.self;
   }
 
-  /** Clients whose connection stood a moment ago. Throws `Unavailable` while no seed is there. */
-  async clients(): Promise<SeedClients> {
+  /** Throws `Unavailable` while no weight server is there. */
+  async clients(): Promise<WeightServerClients> {
     if (this.#known !== undefined) return this.#known;
     const [address] = await this.#options.addresses();
-    if (address === undefined) throw new AppError("the seed is not there", { code: "Unavailable", retry: "backoff" });
-    const clients = createSeedClients(this.#options, address);
+    if (address === undefined) throw new AppError("the weight server is not there", { code: "Unavailable", retry: "backoff" });
+    const clients = createWeightServerClients(this.#options, address);
     try {
       await whenReady(clients.shards.channel, connectTimeoutMs);
     } catch (error) {
@@ -52,8 +52,8 @@ export class Seed {
     return this.#known;
   }
 
-  /** After a failure: the next call looks for the pod anew, which may have another address. */
-  failed(clients: SeedClients): void {
+  /** The next call looks for the pod anew. */
+  failed(clients: WeightServerClients): void {
     if (this.#known !== clients) return;
     this.#known = undefined;
     clients.close();
@@ -65,7 +65,7 @@ export class Seed {
   }
 }
 
-function createSeedClients({ network, namespace, name, tls }: SeedOptions, address: string) {
+function createWeightServerClients({ network, namespace, name, tls }: WeightServerOptions, address: string) {
   const target = { address, serverName: serverNames.seed(namespace, name), tls, idleMs };
   const shards = network.connect(Shards, target);
   const files = network.connect(StoreFiles, target);

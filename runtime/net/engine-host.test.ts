@@ -1,16 +1,14 @@
-// The bounds of the answering end: bytes of all lanes together, and the time that a caller who is gone keeps a lane.
+// The bounds of the answering end: bytes of all connections together, and the time that a caller who is gone keeps a connection.
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { connect } from "node:tls";
-import { create, toBinary } from "@bufbuild/protobuf";
 import { createTestCa } from "../../test/kit/network/certs.ts";
 import { until } from "../../test/kit/ranks/ranks.ts";
+import { EngineHost, type EngineHostOptions } from "./engine-host.ts";
 import { encodeFrame, FrameReader, frameBytesMax, frameKinds, streamBytesMax } from "./frame-codec.ts";
-import { lanesAlpn } from "./frame-socket.ts";
-import { LaneHelloSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
-import { halfRowBytes } from "./half-rows.ts";
-import { LaneServer, type LaneServerOptions } from "./lane-accept.ts";
-import { encodeLaneFrame, pairBytesMax, sumsForm } from "./lane-codec.ts";
+import { Channel } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { encodeHello, peerAlpn } from "./peer-connection.ts";
+import { encodeRowsFrame, halfRowBytes, pairBytesMax, sumsForm } from "./rows-codec.ts";
 
 const [namespace, name] = ["default", "mix"];
 const hidden = 1_024;
@@ -20,10 +18,10 @@ const ca = createTestCa();
 const [hostTls, callerTls] = [ca.issue("rank-0", namespace, name), ca.issue("rank-1", namespace, name)];
 const none = new Uint8Array(0);
 
-async function hosted(t: TestContext, serve: LaneServerOptions["serve"], sums = false) {
+async function hosted(t: TestContext, serve: EngineHostOptions["serve"], sums = false) {
   const problems: string[] = [];
   const onProblem = (message: string) => problems.push(message);
-  const server = new LaneServer({ tls: hostTls, namespace, name, hidden, sums, refuses: () => undefined, onProblem, serve });
+  const server = new EngineHost({ tls: hostTls, namespace, name, hidden, sums, refuses: () => undefined, onProblem, serve });
   const port = await server.listen("127.0.0.1", 0);
   t.after(() => server.close());
   return { server, port, problems };
@@ -33,7 +31,7 @@ async function hosted(t: TestContext, serve: LaneServerOptions["serve"], sums = 
 function caller(t: TestContext, port: number, sums = "") {
   const { cert, key, ca } = callerTls.current();
   const servername = `rank-0.${name}.${namespace}.enodia`;
-  const socket = connect({ host: "127.0.0.1", port, cert, key, ca, servername, ALPNProtocols: [lanesAlpn] });
+  const socket = connect({ host: "127.0.0.1", port, cert, key, ca, servername, ALPNProtocols: [peerAlpn] });
   socket.on("error", () => {});
   t.after(() => socket.destroy());
   /** Kinds of the frames that come from now on. */
@@ -48,18 +46,18 @@ function caller(t: TestContext, port: number, sums = "") {
     for (const piece of encodeFrame(frame)) if (piece) socket.write(piece);
   };
   const sender = { $typeName: "enodia.runtime.v1.Sender", deploymentUid: "d", rank: 1, podUid: "u1", bootId: "b1" } as const;
-  say({ kind: frameKinds.hello, head: toBinary(LaneHelloSchema, create(LaneHelloSchema, { sender, hidden, sums })), body: none });
+  say({ kind: frameKinds.hello, head: encodeHello({ channel: Channel.ENGINE, sender, hidden, sums }), body: none });
   let seq = 0;
   const ask = (count = pairs, gates?: Float32Array) => {
     const indices = new Uint32Array(count);
-    const head = encodeLaneFrame({ seq: ++seq, layer: 0, epoch: 1, decode: false, pairRows: indices, pairExperts: indices, gates });
-    say({ kind: frameKinds.frame, head, body: new Uint8Array(gates ? halfRowBytes(hidden) : hidden * 4) });
+    const head = encodeRowsFrame({ seq: ++seq, layer: 0, epoch: 1, decode: false, pairRows: indices, pairExperts: indices, gates });
+    say({ kind: frameKinds.rows, head, body: new Uint8Array(gates ? halfRowBytes(hidden) : hidden * 4) });
   };
   const ping = () => say({ kind: frameKinds.ping, head: none, body: none });
   return { socket, ask, ping, answers };
 }
 
-test("lanes share the bytes that a host holds for them, and a lane's first frame is declined when they are used up", async (t) => {
+test("connections share the bytes that a host holds for them, and a connection's first frame is declined when they are used up", async (t) => {
   let running = 0;
   const { port, server } = await hosted(t, () => {
     running += 1;
@@ -81,7 +79,7 @@ test("lanes share the bytes that a host holds for them, and a lane's first frame
   assert.ok(server.bytes <= 2 * streamBytesMax, `${server.bytes} bytes`);
 });
 
-test("ten lanes of frames that ask for sums hold no more together, and each is answered once others have left", async (t) => {
+test("ten connections of frames that ask for sums hold no more together, and each is answered once others have left", async (t) => {
   const waiting: (() => void)[] = [];
   const answer = new Uint8Array(halfRowBytes(hidden));
   const { port, server } = await hosted(t, () => new Promise((resolve) => waiting.push(() => resolve(answer))), true);
@@ -104,7 +102,7 @@ test("a frame that asks for sums has rows of pairs of 32 MiB computed, and no mo
     [false, pairs],
   ] as const) {
     const asked: number[] = [];
-    const serve: LaneServerOptions["serve"] = async ({ pairRows }) => void asked.push(pairRows.length);
+    const serve: EngineHostOptions["serve"] = async ({ pairRows }) => void asked.push(pairRows.length);
     const { port, problems } = await hosted(t, serve, sums);
     const { ask } = caller(t, port, sums ? sumsForm : "");
     for (const count of [most, most + 1, 1]) ask(count, sums ? new Float32Array(count) : undefined);
@@ -113,7 +111,7 @@ test("a frame that asks for sums has rows of pairs of 32 MiB computed, and no mo
   }
 });
 
-test("a caller that is gone loses its lane although answers to it have not left, and not while they are computed", async (t) => {
+test("a caller that is gone loses its connection although answers to it have not left, and not while they are computed", async (t) => {
   const waiting: (() => void)[] = [];
   const answer = new Uint8Array(frameBytesMax);
   const { port, server, problems } = await hosted(t, () => new Promise((resolve) => waiting.push(() => resolve(answer))));
@@ -132,5 +130,5 @@ test("a caller that is gone loses its lane although answers to it have not left,
   assert.ok(server.bytes > 0, "not all have left");
   silence(1_000);
   assert.match(problems.join(), /said nothing for/);
-  await until("the lane is gone, and the bytes are free", () => server.lanes === 0 && server.bytes === 0);
+  await until("the connection is gone, and the bytes are free", () => server.connections === 0 && server.bytes === 0);
 });

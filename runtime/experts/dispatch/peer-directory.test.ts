@@ -1,25 +1,25 @@
-// A rank keeps its lanes to itself while it does not know the others yet, whose callers it would refuse.
+// A rank keeps its connections to itself while it does not know the others yet, whose callers it would refuse.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { LaneView } from "../../engine/engine.ts";
+import type { PeerView } from "../../engine/engine.ts";
 import { grpcNetwork } from "../../net/grpc.ts";
 import { fixedTls } from "../../net/tls.ts";
 import { silentLog } from "../../observe/log.ts";
 import { Peers } from "../peers.ts";
-import { LaneKeeper } from "./lane-keeper.ts";
+import { PeerDirectory } from "./peer-directory.ts";
 
-test("nobody is told of the lanes before the first membership, by which their callers are known", async () => {
+test("nobody is told of the connections before the first membership, by which their callers are known", async () => {
   const self = { deploymentUid: "d", rank: 0, podUid: "u0", bootId: "b0" };
   const tls = fixedTls({ cert: Buffer.of(1), key: Buffer.of(2), ca: Buffer.of(3) });
   const peers = new Peers({ self, namespace: "n", name: "m", tls, network: grpcNetwork, log: silentLog });
-  const views: LaneView[] = [];
-  const lanes = {
+  const views: PeerView[] = [];
+  const connections = {
     open: async () => 9_441,
-    set: async (view: LaneView) => {
+    set: async (view: PeerView) => {
       views.push(view);
     },
   };
-  const keeper = new LaneKeeper({ lanes, peers, tls, lowestEpochs: () => [1], onNews: () => {}, log: silentLog });
+  const keeper = new PeerDirectory({ connections, peers, tls, lowestEpochs: () => [1], onCounts: () => {}, log: silentLog });
   await keeper.open("127.0.0.1", 0);
   assert.equal(keeper.port, 0);
   const member = { rank: 1, podName: "p1", podUid: "u1", bootId: "b1", address: "10.0.0.1:9440", state: "active" } as const;

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { expertBudgetBytes } from "./expert-budget.ts";
+import { expertBudgetBytes } from "./expert-bytes.ts";
 
 const model = { denseBytes: 100, kvBytes: 50, backend: "cpu", device: "cpu: x" };
 

@@ -1,5 +1,5 @@
 // Three workers with the real engine whose frames go from engine to engine: the text is that of one worker, no frame passes a main thread
-// while lanes are open, and what a lane cannot do (a host that has lost its expert, or is gone) Dispatch does.
+// while connections are open, and what a connection cannot do (a host that has lost its expert, or is gone) Dispatch does.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { parse, sum } from "../../test/kit/kube/scrape.ts";
@@ -40,13 +40,13 @@ async function launched(own: WorkerOverrides = {}): Promise<{ ranks: Ranks; byMa
   return { ranks, byMain };
 }
 
-/** The same with lanes between all of them: frames ask for lanes, so that each rank has sent some. */
+/** The same with connections between all of them: frames ask for connections, so that each rank has sent some. */
 async function started(): Promise<{ ranks: Ranks; byMain: RemoteFrame[] }> {
   const both = await launched();
   const { ranks } = both;
   try {
     for (const rank of ranks.byRank.keys()) assert.deepEqual(await ranks.text([rank], prompt, tokens), want);
-    for (const rank of ranks.byRank.keys()) await untilLanes(ranks, rank, 2);
+    for (const rank of ranks.byRank.keys()) await untilConnections(ranks, rank, 2);
   } catch (caught) {
     await ranks.close();
     throw caught;
@@ -58,7 +58,8 @@ async function samples(ranks: Ranks, rank: number) {
   const port = ranks.byRank.get(rank)?.worker.metricsPort;
   return parse(await (await fetch(`http://127.0.0.1:${port}/metrics`)).text());
 }
-const untilLanes = (ranks: Ranks, rank: number, lanes: number): Promise<void> => untilGauge(ranks, rank, "enodia_dispatch_lanes", lanes);
+const untilConnections = (ranks: Ranks, rank: number, connections: number): Promise<void> =>
+  untilGauge(ranks, rank, "enodia_dispatch_engine_connections", connections);
 async function untilGauge(ranks: Ranks, rank: number, name: string, value: number): Promise<void> {
   let now = -1;
   for (const end = Date.now() + 20_000; now !== value; now = sum(await samples(ranks, rank), name)) {
@@ -110,14 +111,14 @@ test("a host that has lost an expert declines, and the frame goes by the main th
     );
     assert.ok(
       byMain.every((frame) => frame.layer === layer),
-      "other layers go on by lanes",
+      "other layers go on by connections",
     );
   } finally {
     await ranks.close();
   }
 });
 
-test("lanes go with their streams when no frame comes, and a later text is the same", async () => {
+test("connections go with their streams when no frame comes, and a later text is the same", async () => {
   const { ranks } = await launched({ streamIdleMs: 1_000 });
   const opened = async () => sum(await samples(ranks, 0), "enodia_dispatch_streams_opened_total");
   try {
@@ -126,7 +127,7 @@ test("lanes go with their streams when no frame comes, and a later text is the s
       assert.deepEqual(await ranks.text([0], prompt, tokens), want);
       assert.ok((await opened()) >= 2 * texts, "a stream to each of the others, and again");
       await untilGauge(ranks, 0, "enodia_dispatch_streams", 0);
-      await untilLanes(ranks, 0, 0);
+      await untilConnections(ranks, 0, 0);
       assert.deepEqual(ranks.suspects(0), []);
     }
   } finally {
@@ -134,7 +135,7 @@ test("lanes go with their streams when no frame comes, and a later text is the s
   }
 });
 
-test("a host that dies in the middle of a text costs nothing, and its lane is gone", async () => {
+test("a host that dies in the middle of a text costs nothing, and its connection is gone", async () => {
   const { ranks } = await started();
   try {
     let killed: Promise<unknown> | undefined;
@@ -143,7 +144,7 @@ test("a host that dies in the middle of a text costs nothing, and its lane is go
     });
     assert.deepEqual(text, want);
     await killed;
-    await untilLanes(ranks, 0, 1);
+    await untilConnections(ranks, 0, 1);
     await until("rank 0 distrusts it", () => ranks.suspects(0).includes(1));
   } finally {
     await ranks.close();

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { decodeHalfRows, encodeHalfRows, halfRowBytes } from "./half-rows.ts";
+import { decodeHalfRows, encodeHalfRows, halfRowBytes } from "./rows-codec.ts";
 
 const back = (data: Float32Array, width: number): Float32Array => decodeHalfRows(encodeHalfRows(data, width), width);
 

@@ -1,4 +1,4 @@
-// Lanes between two ends on loopback, with real certificates: answers in any order, frames that are declined, bounds, and that strangers,
+// PeerConnections between two ends on loopback, with real certificates: answers in any order, frames that are declined, bounds, and that strangers,
 // liars and those that membership has forgotten get none.
 import assert from "node:assert/strict";
 import { after, before, type TestContext, test } from "node:test";
@@ -6,13 +6,14 @@ import { create, toBinary } from "@bufbuild/protobuf";
 import type { AppError } from "../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../test/kit/network/certs.ts";
 import { until } from "../../test/kit/ranks/ranks.ts";
+import { EngineHost, type EngineHostOptions } from "./engine-host.ts";
+import { EngineLink, type EngineWork, engineFrameMsMax } from "./engine-link.ts";
 import { frameKinds, streamBytesMax } from "./frame-codec.ts";
-import { FrameSocket, lanesAlpn } from "./frame-socket.ts";
-import { LaneWelcomeSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
-import { LaneServer, type LaneServerOptions } from "./lane-accept.ts";
-import { sumsForm } from "./lane-codec.ts";
-import { LaneLink, type LaneWork, laneFrameMsMax } from "./lane-link.ts";
+import { FrameSocket } from "./frame-socket.ts";
+import { WelcomeSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { createTlsListener } from "./listener.ts";
+import { peerAlpn } from "./peer-connection.ts";
+import { sumsForm } from "./rows-codec.ts";
 import type { TlsSource } from "./tls.ts";
 
 const [namespace, name] = ["default", "mix"];
@@ -25,14 +26,14 @@ before(() => {
   ca = createTestCa();
   [hostTls, callerTls] = [ca.issue("rank-0", namespace, name), ca.issue("rank-1", namespace, name)];
 });
-const links: LaneLink[] = [];
+const links: EngineLink[] = [];
 after(() => {
   for (const link of links) link.close({ message: "the test is over" } as AppError);
 });
 
-async function hosted(t: TestContext, own: Partial<LaneServerOptions> = {}) {
+async function hosted(t: TestContext, own: Partial<EngineHostOptions> = {}) {
   const problems: string[] = [];
-  const server = new LaneServer({
+  const server = new EngineHost({
     ...{ tls: hostTls, namespace, name, hidden, sums: false, refuses: () => undefined },
     onProblem: (message) => void problems.push(message),
     serve: async (_frame, rows) => rows,
@@ -51,12 +52,12 @@ function opened(port: number, own: { tls?: TlsSource; width?: number; serverName
     tls: own.tls ?? callerTls,
   };
   const identity = { deploymentUid: "d", rank: 1, podUid: "u1", bootId: "b" };
-  const link = new LaneLink(target, { identity, hidden: own.width ?? hidden, sums: own.sums ?? false }, (reason) => ended.push(reason));
+  const link = new EngineLink(target, { identity, hidden: own.width ?? hidden, sums: own.sums ?? false }, (reason) => ended.push(reason));
   links.push(link);
   return { link, ended };
 }
 
-function work(value: number, pairs = 1): LaneWork {
+function work(value: number, pairs = 1): EngineWork {
   const indices = Uint32Array.from({ length: pairs }, (_, i) => i);
   const bytes = pairs * rowBytes;
   return {
@@ -71,7 +72,7 @@ test("answers find their frames in whatever order they come, small ones and larg
     serve: (frame, rows) => new Promise((resolve) => waiting.push(() => resolve(frame.layer === 9 ? undefined : rows))),
   });
   const { link } = opened(port);
-  await until("the lane is ready", () => link.ready);
+  await until("the connection is ready", () => link.ready);
   const sent = [1, 2, 3].map((value) => link.send(work(value, value === 2 ? 5_000 : 1)));
   const declined = link.send(Object.assign(work(4), { layer: 9 }));
   await until("all have come", () => waiting.length === 4);
@@ -91,17 +92,17 @@ test("a host that fails at a frame declines it, and answers the next", async (t)
   let fails = true;
   const { port } = await hosted(t, { serve: (_frame, rows) => (fails ? Promise.reject(new Error("no expert")) : Promise.resolve(rows)) });
   const { link } = opened(port);
-  await until("the lane is ready", () => link.ready);
+  await until("the connection is ready", () => link.ready);
   assert.equal(await link.send(work(1)), undefined);
   fails = false;
   assert.equal((await link.send(work(2)))?.[0], 2);
 });
 
-test("a lane takes no more bytes than a stream, whatever their answers take, and again when they have come", async (t) => {
+test("a connection takes no more bytes than a stream, whatever their answers take, and again when they have come", async (t) => {
   const waiting: (() => void)[] = [];
   const { port } = await hosted(t, { serve: (_frame, rows) => new Promise((resolve) => waiting.push(() => resolve(rows))) });
   const { link } = opened(port);
-  await until("the lane is ready", () => link.ready);
+  await until("the connection is ready", () => link.ready);
   const first = link.send(Object.assign(work(1), { answerBytes: 20, heldBytes: streamBytesMax }));
   assert.ok(first);
   const rows = () => assert.fail("rows are made for a frame that there is no room for");
@@ -112,7 +113,7 @@ test("a lane takes no more bytes than a stream, whatever their answers take, and
   assert.equal(link.ready, false);
 });
 
-test("sums are asked for and answered where both ends can do with them, and a frame that wants them elsewhere ends its lane", async (t) => {
+test("sums are asked for and answered where both ends can do with them, and a frame that wants them elsewhere ends its connection", async (t) => {
   for (const [asks, answers] of [
     [true, true],
     [true, false],
@@ -120,13 +121,13 @@ test("sums are asked for and answered where both ends can do with them, and a fr
     [false, false],
   ] as const) {
     const seen: (Float32Array | undefined)[] = [];
-    const serve: LaneServerOptions["serve"] = async ({ gates }, rows) => {
+    const serve: EngineHostOptions["serve"] = async ({ gates }, rows) => {
       seen.push(gates);
       return rows;
     };
     const { port, problems } = await hosted(t, { sums: answers, serve });
     const { link, ended } = opened(port, { sums: asks });
-    await until("the lane is ready", () => link.ready);
+    await until("the connection is ready", () => link.ready);
     assert.equal(link.sums, asks && answers);
     assert.equal((await link.send(work(1)))?.[0], 1, "rows of pairs pass in any case");
     const gates = Float32Array.of(0.25, 0.5);
@@ -152,11 +153,11 @@ test("a host that says nothing of sums, or speaks of them unasked, is asked for 
     [true, sumsForm, true],
   ] as const) {
     const listener = createTlsListener(hostTls, {
-      [lanesAlpn]: (socket) => {
-        const head = toBinary(LaneWelcomeSchema, create(LaneWelcomeSchema, { sums: said }));
+      [peerAlpn]: (socket) => {
+        const head = toBinary(WelcomeSchema, create(WelcomeSchema, { sums: said }));
         const body = new Uint8Array(0);
         const frames: FrameSocket = new FrameSocket(socket, {
-          frame: () => void frames.write({ kind: frameKinds.ping, head, body }),
+          frame: () => void frames.write({ kind: frameKinds.welcome, head, body }),
           gone: () => {},
         });
       },
@@ -165,12 +166,12 @@ test("a host that says nothing of sums, or speaks of them unasked, is asked for 
     t.after(() => listener.cut());
     t.after(() => listener.stop());
     const { link } = opened(port, { sums: asks });
-    await until("the lane is ready", () => link.ready);
+    await until("the connection is ready", () => link.ready);
     assert.equal(link.sums, want, `asks ${asks}, said "${said}"`);
   }
 });
 
-test("who is refused, has another width, another CA, is no worker or not the rank that was meant gets no lane", async (t) => {
+test("who is refused, has another width, another CA, is no worker or not the rank that was meant gets no connection", async (t) => {
   const { port, problems } = await hosted(t, { refuses: ({ rank }) => (rank === 2 ? "not the member of that rank" : undefined) });
   const cases = {
     "is refused": [opened(port, { tls: ca.issue("rank-2", namespace, name) }), /not the member/],
@@ -181,7 +182,7 @@ test("who is refused, has another width, another CA, is no worker or not the ran
     "another host": [opened(port, { serverName: `rank-5.${name}.${namespace}.enodia` }), undefined],
   } as const;
   for (const [what, [{ link, ended }, problem]] of Object.entries(cases)) {
-    await until(`${what}: the lane ends`, () => ended.length === 1);
+    await until(`${what}: the connection ends`, () => ended.length === 1);
     assert.equal(link.send(work(1)), undefined, what);
     if (problem)
       assert.ok(
@@ -191,28 +192,28 @@ test("who is refused, has another width, another CA, is no worker or not the ran
   }
 });
 
-test("a caller that membership forgets loses its lane, and with it what it waits for", async (t) => {
+test("a caller that membership forgets loses its connection, and with it what it waits for", async (t) => {
   let member = true;
   const { server, port } = await hosted(t, {
     refuses: () => (member ? undefined : "no member of that rank"),
     serve: () => new Promise(() => {}),
   });
   const { link, ended } = opened(port);
-  await until("the lane is ready", () => link.ready);
+  await until("the connection is ready", () => link.ready);
   const sent = link.send(work(1));
   server.recheck();
-  assert.equal(server.lanes, 1);
+  assert.equal(server.connections, 1);
   member = false;
   server.recheck();
   await assert.rejects(sent as Promise<unknown>);
   assert.equal(ended.length, 1);
-  await until("the host has no lane", () => server.lanes === 0);
+  await until("the host has no connection", () => server.connections === 0);
 });
 
-test("a host whose engine says nothing loses the lane: at once when it never spoke, after 4 s with frames under way", async (t) => {
+test("a host whose engine says nothing loses the connection: at once when it never spoke, after 4 s with frames under way", async (t) => {
   const { port } = await hosted(t, { serve: () => new Promise(() => {}) });
   const { link, ended } = opened(port);
-  await until("the lane is ready", () => link.ready);
+  await until("the connection is ready", () => link.ready);
   const sent = link.send(work(1)) as Promise<unknown>;
   sent.catch(() => {});
   const begin = performance.now();
@@ -223,23 +224,23 @@ test("a host whose engine says nothing loses the lane: at once when it never spo
   await assert.rejects(sent);
 });
 
-test("a frame that is not answered in its time ends the lane, whatever else the host says", async (t) => {
+test("a frame that is not answered in its time ends the connection, whatever else the host says", async (t) => {
   let serves = true;
   const { port } = await hosted(t, { serve: (_frame, rows) => (serves ? Promise.resolve(rows) : new Promise(() => {})) });
   const { link, ended } = opened(port);
-  await until("the lane is ready", () => link.ready);
+  await until("the connection is ready", () => link.ready);
   const begin = performance.now();
   await link.send(work(1));
-  link.look(begin + laneFrameMsMax); // what was answered is not late
+  link.look(begin + engineFrameMsMax); // what was answered is not late
   assert.equal(ended.length, 0);
   serves = false;
   const late = link.send(work(2)) as Promise<unknown>;
   const sentAt = performance.now();
   link.send(work(3))?.catch(() => {});
-  link.look(sentAt + laneFrameMsMax - 1_000); // after a pause of this process: the silence is one of 0.5 s
+  link.look(sentAt + engineFrameMsMax - 1_000); // after a pause of this process: the silence is one of 0.5 s
   assert.equal(ended.length, 0);
   const failed = assert.rejects(late, { code: "DeadlineExceeded", message: /within 30 s/ });
-  link.look(sentAt + laneFrameMsMax);
+  link.look(sentAt + engineFrameMsMax);
   assert.equal(ended.length, 1);
   await failed;
 });
