@@ -31,6 +31,6 @@ test("a green deployment stands below its deployment, wherever the API server li
 test("rollout status names the green deployment, its phase and since when", () => {
   const green = { name: "moe-1234abcd", phase: "Serving", since: "2026-03-01T10:00:00Z" };
   const rollout = { phase: "Progressing", revision: 2, green };
-  assert.match(rolloutStatusText(deployment({}, { rollout })), /\nstand-in +moe-1234abcd Serving +since 2026-03-01T10:00:00Z/);
-  assert.doesNotMatch(rolloutStatusText(deployment({}, { rollout: { phase: "Complete" } })), /green deployment/);
+  assert.match(rolloutStatusText(deployment({}, { rollout })), /\ngreen +moe-1234abcd Serving +since 2026-03-01T10:00:00Z/);
+  assert.doesNotMatch(rolloutStatusText(deployment({}, { rollout: { phase: "Complete" } })), /green/);
 });

@@ -55,7 +55,7 @@ export function rolloutStatusText(deployment: MoEDeployment): string {
   const { name, namespace } = metadata;
   const lines = [`rollout    ${rolloutLine(deployment) ?? "no spec is in force yet"}`];
   const { green } = status.rollout ?? {};
-  if (green) lines.push(`green deployment   ${green.name} ${green.phase}   since ${green.since}`);
+  if (green) lines.push(`green      ${green.name} ${green.phase}   since ${green.since}`);
   if (status.operation) lines.push(`operation  ${operationLine(status.operation)}`);
   if (status.rollout?.rolledBack) {
     lines.push(
