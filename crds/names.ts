@@ -48,9 +48,6 @@ export const formatNames = ["json_object", "json_schema"] as const;
 /** Languages that an answer can be held to: the wire's `Sampling.constraint`. */
 const constraintNames = [...formatNames, "tool_calls"] as const;
 export type ConstraintName = (typeof constraintNames)[number];
-/** What a request may need of a worker that one of an older image may not know; workers say it in their first sign of life. */
-export const workerAbilities = [...constraintNames, "prompt_logprobs"] as const;
-export type WorkerAbility = (typeof workerAbilities)[number];
 
 /** Manual keeps the runtime image of a deployment until its owner names another; Auto follows the operator. */
 export const imageRollouts = ["Manual", "Auto"] as const;
@@ -110,8 +107,8 @@ export const stallParts = ["detection", "failover", "replay"] as const;
 export const frameStallParts = ["detection", "repair"] as const;
 export type FrameStallPart = (typeof frameStallParts)[number];
 
-/** Where the rows of experts are counted: at their homes alone, or at all ranks that have copies. */
-export const trainingPlacements = ["homes", "copies"] as const;
+/** Where the rows of experts are counted: at their primaries alone, or at all ranks that have copies. */
+export const trainingPlacements = ["primaries", "copies"] as const;
 
 /** Reasons for which a training job fails for good. */
 export const trainingFailures = ["NonFiniteLoss", "RestartLimit"] as const;

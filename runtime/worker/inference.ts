@@ -1,7 +1,7 @@
 // Inference: a gateway's request to the engine and the engine's events back, with deadline, cancellation and one span; and the signs of
 // life by which a gateway tells a worker that computes for long from one that is gone.
 import { AppError } from "../../crds/common.ts";
-import { type ConstraintName, type WorkerAbility, workerAbilities } from "../../crds/names.ts";
+import type { ConstraintName } from "../../crds/names.ts";
 import type { Engine, GenerateEvent as EngineEvent, FinishReason as Reason, Sampling } from "../engine/engine.ts";
 import { leftMs, slackMs } from "../net/call-deadline.ts";
 import {
@@ -32,7 +32,6 @@ export interface GenerateOptions {
   readonly notReady: () => string | undefined;
   /** True when requests are to go to another worker. */
   readonly refuses: () => boolean;
-  /** Share of the attention cache that open requests hold; undefined until it is known. */
   readonly kvUse: () => number | undefined;
   /** A token came so long after the one before it. */
   readonly onGap: (ms: number) => void;
@@ -42,7 +41,7 @@ export interface GenerateOptions {
   readonly log: Log;
 }
 
-/** Signs of life come from the main thread, which waits for no computation. */
+/** Heartbeats come from the main thread, which waits for no computation. */
 const aliveEveryMs = 400;
 
 type Call = ServerWritable<GenerateRequest, GenerateEvent>;
@@ -76,12 +75,10 @@ export function createInferenceServer(options: GenerateOptions): HandlersOf<type
 }
 
 function showLife(call: AliveCall, kvUse: () => number | undefined): void {
-  let knows: readonly WorkerAbility[] = workerAbilities; // in the first sign alone
   const show = () => {
     if (call.cancelled || call.writableNeedDrain) return; // a gateway that does not read needs no heap of old signs
     const use = kvUse();
-    call.write(create(AliveEventSchema, { nextMs: aliveEveryMs, knows: [...knows], ...(use === undefined ? {} : { kvUse: use }) }));
-    knows = [];
+    call.write(create(AliveEventSchema, { nextMs: aliveEveryMs, ...(use === undefined ? {} : { kvUse: use }) }));
   };
   const timer = setInterval(show, aliveEveryMs);
   for (const event of ["cancelled", "close", "error"] as const) call.on(event, () => clearInterval(timer));
@@ -157,7 +154,7 @@ async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, t
   return result;
 }
 
-/** Settings as they came; the engine checks them. What is unset on the wire is 0, and means off. */
+/** The engine checks them; unset is 0, and means off. */
 function samplingOf(sampling: WireSampling | undefined): Sampling {
   if (!sampling) return { temperature: 0, topP: 1, topK: 0, seed: 0n };
   const { temperature, topK, seed, logprobs, topLogprobs, minP, presencePenalty, frequencyPenalty, bias, constraint } = sampling;

@@ -133,7 +133,7 @@ test("a layer whose expert goes is passed alone, and so is one that others compu
   const { experts: count } = model.info;
   const router = createRouter(0);
   const standby = Array.from({ length: count }, () => [0, 1]);
-  router.setTables([{ layer: all - 1, epoch: 1, hosts: standby, shares: standby.map(() => [1_000, 0]) }]);
+  router.setTables([{ layer: all - 1, epoch: 1, hosts: standby, weights: standby.map(() => [1_000, 0]) }]);
   assert.deepEqual((await stepsOf({ ranged: true, router })).rows, want);
   assert.ok(passed.length > 0 && passed.every(([, to]) => to === all), "a copy that only stands by changes nothing");
   const ends = (): number[] => {
@@ -145,7 +145,7 @@ test("a layer whose expert goes is passed alone, and so is one that others compu
   assert.deepEqual(ends(), [all - 1, all - 1]);
   await load(all - 1, 1);
   assert.deepEqual(ends(), [all, all]);
-  router.setTables([{ layer: 0, epoch: 2, hosts: standby, shares: standby.map(() => [500, 500]) }]);
+  router.setTables([{ layer: 0, epoch: 2, hosts: standby, weights: standby.map(() => [500, 500]) }]);
   assert.deepEqual(ends(), [0, all]);
   router.setDown(new Set([1]));
   assert.deepEqual(ends(), [all, all], "the other rank is gone");

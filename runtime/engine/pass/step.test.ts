@@ -64,7 +64,7 @@ function tools({ overlapped, pieceRows, delays, answer }: Circumstances): StepTo
   const experts = Array.from({ length: info.experts }, (_, expert) => expert);
   router.setTables(
     program.layers.map((_, layer) => ({
-      ...{ layer, epoch: 1, hosts: experts.map((expert) => [(expert + layer) % 2]), shares: experts.map(() => [1_000]) },
+      ...{ layer, epoch: 1, hosts: experts.map((expert) => [(expert + layer) % 2]), weights: experts.map(() => [1_000]) },
     })),
   );
   let frames = 0;

@@ -3,11 +3,11 @@ import { setImmediate as macrotask } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
 import { createRouter, type Router } from "../../placement/dispatch.ts";
 import type { EngineStats, LoadCounters, RoutingTables } from "../api.ts";
-import type { Lanes } from "../lanes.ts";
 import type { Outbound } from "../outbound.ts";
 import type { ExpertTable } from "../pass/expert-table.ts";
 import type { FrameInbox } from "../pass/frame-inbox.ts";
 import type { StepTools } from "../pass/step-tools.ts";
+import type { PeerConnections } from "../peer-connections.ts";
 import type { Batcher } from "../schedule/batch.ts";
 import { type CallMessage, type FromEngine, toPlain } from "./messages.ts";
 import type { Requests } from "./requests.ts";
@@ -40,7 +40,7 @@ interface Parts {
   readonly boundary: StepBoundary;
   readonly experts: ExpertTable;
   readonly inbox: FrameInbox;
-  readonly lanes: Lanes;
+  readonly connections: PeerConnections;
   readonly outbound: Outbound;
   readonly requests: Requests;
   readonly routing: Routing;
@@ -69,7 +69,7 @@ export class Calls {
   }
 
   async #call(message: CallMessage): Promise<unknown> {
-    const { boundary, experts, inbox, lanes, requests, routing } = this.#parts;
+    const { boundary, experts, inbox, connections, requests, routing } = this.#parts;
     switch (message.method) {
       case "runExperts":
         return inbox.serve(message.argument);
@@ -83,10 +83,10 @@ export class Calls {
         return boundary.atStepEnd(() => routing.set(message.argument));
       case "setDown":
         return routing.setDown(message.argument);
-      case "openLanes":
-        return lanes.open(message.argument);
-      case "setLanes":
-        return lanes.set(message.argument);
+      case "openConnections":
+        return connections.open(message.argument);
+      case "setPeers":
+        return connections.set(message.argument);
       case "counters":
         return this.#counters(message.argument.transitions);
       case "stats":
@@ -123,9 +123,9 @@ export class Calls {
   }
 
   #close(): Promise<void> {
-    const { boundary, lanes, outbound } = this.#parts;
+    const { boundary, connections, outbound } = this.#parts;
     outbound.fail(new AppError("engine: closing", { code: "EngineStopped", retry: "backoff" }));
-    lanes.close(); // ends a step that waits for a peer, too
+    connections.close(); // ends a step that waits for a peer, too
     return boundary.atStepEnd(() => {
       this.closing = true;
     });

@@ -4,7 +4,6 @@
 import { setImmediate as macrotask } from "node:timers/promises";
 import type { MessagePort } from "node:worker_threads";
 import { Languages } from "../../constraints/languages.ts";
-import { Lanes } from "../lanes.ts";
 import { Outbound } from "../outbound.ts";
 import { ExpertTable } from "../pass/expert-table.ts";
 import { FrameInbox } from "../pass/frame-inbox.ts";
@@ -15,6 +14,7 @@ import { LoadCounter } from "../pass/load-counter.ts";
 import { PromptLogprobs } from "../pass/prompt-logprobs.ts";
 import { StepTimes } from "../pass/step-times.ts";
 import { TransitionSampler } from "../pass/transition-sampler.ts";
+import { PeerConnections } from "../peer-connections.ts";
 import { Batcher } from "../schedule/batch.ts";
 import { TwoBatchOverlap } from "../schedule/two-batch-overlap.ts";
 import { Calls, Routing } from "./calls.ts";
@@ -35,7 +35,7 @@ export class EngineLoop {
   readonly #boundary = new StepBoundary();
   readonly #routing = new Routing();
   readonly #batcher: Batcher;
-  readonly #lanes: Lanes;
+  readonly #connections: PeerConnections;
   readonly #outbound: Outbound;
   readonly #scheduler: FrameScheduler;
   readonly #requests: Requests;
@@ -52,17 +52,17 @@ export class EngineLoop {
     const batcher = new Batcher(model.pool, backend.prefillEqualsDecode ? options.limits : { ...options.limits, draftTokens: 0 });
     const experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: measured.counter });
     const inbox = new FrameInbox(experts, now);
-    const lanes = new Lanes({
+    const connections = new PeerConnections({
       model,
       serve: (batch) => inbox.serve(batch),
       onFrames: () => inbox.announce(),
-      tell: (news) => send({ type: "lanes", news }),
+      report: (counts) => send({ type: "connections", counts }),
     });
-    const outbound = new Outbound(lanes, send);
+    const outbound = new Outbound(connections, send);
     const never = new Int32Array(new SharedArrayBuffer(4));
     const scheduler = new FrameScheduler({
       ...{ experts, inbox, now, takeMessages: drain },
-      poll: () => lanes.poll(),
+      poll: () => connections.poll(),
       pendingAnswers: () => outbound.pending,
       yieldProcessor: () => void Atomics.wait(never, 0, 0, yieldMs),
     });
@@ -82,10 +82,16 @@ export class EngineLoop {
     };
     this.#steps = new Steps({ model, batcher, requests, experts, scheduler, head, prompts, tools, send });
     this.#calls = new Calls({
-      ...{ batcher, boundary: this.#boundary, experts, inbox, lanes, outbound, requests, routing: this.#routing, steps: this.#steps },
+      ...{ batcher, boundary: this.#boundary, experts, inbox, connections, outbound, requests, routing: this.#routing, steps: this.#steps },
       ...{ measured, send },
     });
-    [this.#batcher, this.#lanes, this.#outbound, this.#scheduler, this.#requests] = [batcher, lanes, outbound, scheduler, requests];
+    [this.#batcher, this.#connections, this.#outbound, this.#scheduler, this.#requests] = [
+      batcher,
+      connections,
+      outbound,
+      scheduler,
+      requests,
+    ];
     this.#mailbox.listen(
       (message) => this.#receive(message),
       () => void scheduler.serveWaiting(),
@@ -94,7 +100,7 @@ export class EngineLoop {
 
   /** Runs until `close`; throws when the backend can compute nothing any more, since no later step or frame could be answered. */
   async run(): Promise<void> {
-    await this.#run().finally(() => this.#lanes.close()); // open connections would keep callers waiting, and the thread alive
+    await this.#run().finally(() => this.#connections.close()); // open connections would keep callers waiting, and the thread alive
     await this.#model.close();
     this.#mailbox.close();
   }
