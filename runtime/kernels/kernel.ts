@@ -5,7 +5,7 @@ import type { KvGroup } from "./kv-groups.ts";
 import type { DType, SegmentOf, Tensor } from "./tensor.ts";
 
 /** What every op has; the op of a kernel adds its own fields. */
-export interface AnyOp {
+interface AnyOp {
   readonly op: string;
 }
 
