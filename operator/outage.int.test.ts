@@ -1,5 +1,6 @@
 // The operator as a process while its API server is away, or refuses it a namespace: it waits, stays live and goes on by itself.
 // test/e2e/12-soaks.e2e.test.ts stops a real API server for a quarter of an hour.
+
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -7,9 +8,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { pods, ref, until, world } from "../test/kit/deployment/deployment-plane.ts";
+import { pods, ref, world } from "../test/kit/deployment/deployment-plane.ts";
 import { FakeApiServer } from "../test/kit/kube/fake-api-server.ts";
 import { freePort } from "../test/kit/network/free-port.ts";
+import { until } from "../test/kit/wait.ts";
 import { resources } from "./kube/kube.ts";
 
 /** Longer than the lease is kept without renewal. */

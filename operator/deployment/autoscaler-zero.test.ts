@@ -1,5 +1,6 @@
 // Zero ranks in the deployment plane, on the in-memory API: who is told before the last rank goes, what brings them back, whose zero it is,
 // and a crash between the number and the status. Gateways are played here; runtime/gateway/hold.int.test.ts has a real one.
+
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -12,11 +13,11 @@ import {
   ref,
   startOperator,
   status,
-  until,
   user,
   world,
 } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { until } from "../../test/kit/wait.ts";
 import { resources } from "../kube/kube.ts";
 import type { GatewayView, World } from "./ports.ts";
 

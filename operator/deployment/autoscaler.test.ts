@@ -1,4 +1,5 @@
 // The autoscaler in the deployment plane, on the in-memory API: what it writes, beside other writers, over a change of leader and a crash.
+
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -12,11 +13,11 @@ import {
   ref,
   startOperator,
   status,
-  until,
   user,
   world,
 } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { until } from "../../test/kit/wait.ts";
 import { resources } from "../kube/kube.ts";
 import { managersOf } from "../kube/managed-fields.ts";
 

@@ -1,5 +1,6 @@
 // Changes of model and codec with room: a green deployment serves meanwhile, what it cannot serve is taken back, and where it finds no room, all
 // stop before others start. Whatever the operator dies between, the Service leads to gateways that serve.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
@@ -12,10 +13,10 @@ import {
   serving,
   startOperator,
   status,
-  until,
   user,
 } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { until } from "../../test/kit/wait.ts";
 import { resources } from "../kube/kube.ts";
 import { heardOfMs } from "./core/blue-green.ts";
 

@@ -1,5 +1,6 @@
 // The operator is killed before each single write in turn; a new one must lead the world to the same end, with no rank ever
 // held twice.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -13,10 +14,10 @@ import {
   ref,
   startOperator,
   status,
-  until,
   user,
   world,
 } from "../../test/kit/deployment/deployment-plane.ts";
+import { until } from "../../test/kit/wait.ts";
 import { resources } from "../kube/kube.ts";
 
 /** Start, lose a node, shrink and roll at once; the operator dies at its n-th write and another takes over. */

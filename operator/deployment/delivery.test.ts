@@ -1,5 +1,6 @@
 // Downloads of models as the deployment plane runs them, on the in-memory API: no rank before the model, progress in the status, failures
 // with their reason, and a change of model under traffic, in which two models never run side by side.
+
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import type { DownloadWords } from "../../crds/download.ts";
@@ -11,12 +12,12 @@ import {
   ref,
   startOperator,
   status,
-  until,
   user,
   world,
 } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { commit } from "../../test/kit/models/model-hub.ts";
+import { until } from "../../test/kit/wait.ts";
 import { resources } from "../kube/kube.ts";
 
 const model = (uri: string) => ({ uri, cache: { persistentVolumeClaim: { claimName: "models" } } });

@@ -3,18 +3,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import {
-  conditionOf,
-  kubelet,
-  readyWith,
-  ref,
-  serving,
-  startOperator,
-  status,
-  until,
-  user,
-} from "../../test/kit/deployment/deployment-plane.ts";
+import { conditionOf, kubelet, readyWith, ref, serving, startOperator, status, user } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { until } from "../../test/kit/wait.ts";
 import { manager } from "../kube/adoption.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 import { applies } from "../kube/managed-fields.ts";

@@ -1,5 +1,6 @@
 // A bad field costs nothing but itself: lost ranks come back from the last accepted template, also under a new leader, and the status
 // says what is refused and what cannot be made.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -14,11 +15,11 @@ import {
   serving,
   startOperator,
   status,
-  until,
   user,
   world,
 } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { until } from "../../test/kit/wait.ts";
 import { kubeError } from "../kube/errors.ts";
 import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import { revisionsMax } from "./accepted-specs.ts";

@@ -1,8 +1,10 @@
 // Nodes that are drained: ranks are replaced before they go, also under a new leader, and no fewer serve meanwhile.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { conditionOf, pods, ranks, serving, startOperator, status, until } from "../../test/kit/deployment/deployment-plane.ts";
+import { conditionOf, pods, ranks, serving, startOperator, status } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { until } from "../../test/kit/wait.ts";
 import { kubeError } from "../kube/errors.ts";
 import { resources } from "../kube/kube.ts";
 

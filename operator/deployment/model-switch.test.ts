@@ -1,6 +1,7 @@
 // Changes of model without a green deployment, where a roll has rules of its own: a model whose ranks do not start, a strategy that
 // holds, canaries.
 // Two models never run side by side, and each case comes to an end.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -13,10 +14,10 @@ import {
   serving,
   startOperator,
   status,
-  until,
   user,
 } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { until } from "../../test/kit/wait.ts";
 import { resources } from "../kube/kube.ts";
 
 const change = (kube: FakeKube, spec: object) => kube.patch(resources.moeDeployments, ref, { spec }, user);

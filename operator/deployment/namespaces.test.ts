@@ -1,10 +1,12 @@
 // Namespaces that are watched by name do not depend on each other, and each has one install of the operator that works in it.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
-import { kubelet, pods, readyWith, ref, startOperator, until, user, world } from "../../test/kit/deployment/deployment-plane.ts";
+import { kubelet, pods, readyWith, ref, startOperator, user, world } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { until } from "../../test/kit/wait.ts";
 import { Claims } from "../kube/claims.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 

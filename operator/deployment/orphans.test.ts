@@ -1,22 +1,14 @@
 // The objects that `kubectl delete --cascade=orphan` leaves, and a deployment of the same name after it: they are taken over, the old pods
 // serve until the new ones do, and nothing of the old uid stays.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { labels } from "../../crds/common.ts";
 import { workerProcess } from "../../crds/process.ts";
 import { deployment } from "../../test/kit/deployment/deployment.ts";
-import {
-  conditionOf,
-  pods,
-  readyWith,
-  ref,
-  serving,
-  startOperator,
-  status,
-  until,
-  user,
-} from "../../test/kit/deployment/deployment-plane.ts";
+import { conditionOf, pods, readyWith, ref, serving, startOperator, status, user } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { until } from "../../test/kit/wait.ts";
 import { kubeError } from "../kube/errors.ts";
 import type { Informers } from "../kube/informers.ts";
 import { type KubeObject, type Resource, resources } from "../kube/kube.ts";

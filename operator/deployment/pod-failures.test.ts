@@ -1,4 +1,5 @@
 // Pods that cannot live or cannot be made cost a few requests, not a storm of them.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -11,11 +12,11 @@ import {
   ref,
   startOperator,
   status,
-  until,
   user,
   world,
 } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { until } from "../../test/kit/wait.ts";
 import { resources } from "../kube/kube.ts";
 
 /** The pods that the operator asks for, by rank; dry runs left out. */

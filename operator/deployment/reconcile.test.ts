@@ -1,4 +1,5 @@
 // The life of a deployment as the deployment plane makes it: start, scale, roll, suspend, lost nodes, refusals, deletion.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -12,10 +13,10 @@ import {
   serving,
   startOperator,
   status,
-  until,
   user,
   world,
 } from "../../test/kit/deployment/deployment-plane.ts";
+import { until } from "../../test/kit/wait.ts";
 import { resources } from "../kube/kube.ts";
 
 test("a deployment becomes Ready, scales, rolls, suspends, and its objects are all there", { timeout: 30_000 }, async () => {

@@ -1,9 +1,11 @@
 // The operator is killed before each single write of a roll that fails and is taken back; a new one must end in the same world: every
 // rank with the template before, the failed one kept out, and one entry for each operation in the history.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { crashing, pods, readyWith, ref, serving, startOperator, status, until, user } from "../../test/kit/deployment/deployment-plane.ts";
+import { crashing, pods, readyWith, ref, serving, startOperator, status, user } from "../../test/kit/deployment/deployment-plane.ts";
+import { until } from "../../test/kit/wait.ts";
 import { resources } from "../kube/kube.ts";
 
 const bad = "enodia/runtime:bad";

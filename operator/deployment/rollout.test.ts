@@ -1,5 +1,6 @@
 // Rolls in a simulated cluster: a template that fails is taken back and stays out until somebody wants it, budgets and holds are kept,
 // and another leader goes on with all of it.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -13,11 +14,11 @@ import {
   serving,
   startOperator,
   status,
-  until,
   user,
   world,
 } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { until } from "../../test/kit/wait.ts";
 import { resources } from "../kube/kube.ts";
 
 const good = "enodia/runtime:test";

@@ -1,5 +1,6 @@
 // Ranks that mount no model as the deployment plane makes them, on the in-memory API: which claims take a seed, that no rank comes before
 // it, what is told while it is away, and that ranks which mount a claim keep doing so.
+
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
@@ -12,11 +13,11 @@ import {
   ref,
   startOperator,
   status,
-  until,
   user,
   world,
 } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { until } from "../../test/kit/wait.ts";
 import { resources } from "../kube/kube.ts";
 
 const stops: (() => unknown)[] = [];

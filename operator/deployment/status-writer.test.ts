@@ -1,8 +1,10 @@
 // The status is what the operator says, whoever else writes it.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { conditionOf, readyWith, ref, serving, status, until, user } from "../../test/kit/deployment/deployment-plane.ts";
+import { conditionOf, readyWith, ref, serving, status, user } from "../../test/kit/deployment/deployment-plane.ts";
+import { until } from "../../test/kit/wait.ts";
 import { resources } from "../kube/kube.ts";
 
 const forge = (one: any) => {

@@ -1,4 +1,5 @@
 // The telemetry Secret: made with a deployment, mended, rotated, and never taken from somebody else.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { decodeTelemetryKeys } from "../../crds/telemetry-keys.ts";
@@ -11,11 +12,11 @@ import {
   serving,
   startOperator,
   status,
-  until,
   user,
   world,
 } from "../../test/kit/deployment/deployment-plane.ts";
 import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { until } from "../../test/kit/wait.ts";
 import { Informers } from "../kube/informers.ts";
 import { resources } from "../kube/kube.ts";
 import { NatsCredentials } from "./nats-credentials.ts";

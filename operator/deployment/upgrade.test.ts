@@ -1,5 +1,6 @@
 // An operator of another release or with other settings changes no pod: a deployment keeps the runtime image that it was rolled to, and
 // its templates, until its owner asks for another.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
@@ -11,11 +12,11 @@ import {
   serving,
   startOperator,
   status,
-  until,
   user,
   world,
 } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { until } from "../../test/kit/wait.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 import type { Settings } from "./objects/context.ts";
 

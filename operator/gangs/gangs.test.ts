@@ -13,11 +13,11 @@ import {
   ref,
   startOperator,
   status,
-  until,
   user,
   world,
 } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { until } from "../../test/kit/wait.ts";
 import { chooseGang, membersOf } from "../deployment/core/gang.ts";
 import { absentObjects, appliedObjects } from "../deployment/objects/index.ts";
 import { workerPod, workerTemplate } from "../deployment/objects/worker-pod.ts";

@@ -1,10 +1,12 @@
 // The server over real sockets: who is let in, that it is read-only, what it sends to browsers, and the bounds of its streams.
+
 import assert from "node:assert/strict";
 import { get, type IncomingMessage, request } from "node:http";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { PageAccess } from "../../crds/names.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
+import { until } from "../../test/kit/wait.ts";
 import { Board } from "./board.ts";
 import { servePage } from "./server.ts";
 import { clientsMax } from "./streams.ts";
@@ -81,14 +83,6 @@ async function stream(port: number, path = "/events"): Promise<{ readonly events
   response.on("data", (chunk) => events.push(String(chunk)));
   response.on("error", () => {});
   return { events, response };
-}
-
-async function until(what: string, holds: () => boolean): Promise<void> {
-  for (let n = 0; n < 600; n++) {
-    if (holds()) return;
-    await sleep(50);
-  }
-  assert.fail(what);
 }
 
 test("each answer is closed to other origins, scripts and frames", async () => {

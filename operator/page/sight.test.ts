@@ -1,10 +1,12 @@
 // Readers over real sockets: each sees their own namespaces, in pages and in streams that are open at once.
+
 import assert from "node:assert/strict";
 import { get, type IncomingMessage } from "node:http";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
+import { until } from "../../test/kit/wait.ts";
 import { Board } from "./board.ts";
 import { staleMs } from "./readers.ts";
 import { type PageServer, servePage } from "./server.ts";
@@ -56,14 +58,6 @@ async function read(port: number, path: string, token: string): Promise<string> 
   return body;
 }
 const shown = (text: string): string => [...new Set([...text.matchAll(/of-([abc])/g)].map(([, one]) => one))].sort().join("");
-
-async function until(what: string, holds: () => boolean): Promise<void> {
-  for (let n = 0; n < 600; n++) {
-    if (holds()) return;
-    await sleep(50);
-  }
-  assert.fail(what);
-}
 
 test("readers see their own namespaces, and no stream has what is another's", async () => {
   await served([], async ({ port }) => {

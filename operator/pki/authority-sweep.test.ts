@@ -1,10 +1,12 @@
 // The end of a CA: with its deployment, and never on hearsay.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { settings } from "../../test/kit/deployment/deployment.ts";
-import { kubelet, readyWith, ref, startOperator, until, user, world } from "../../test/kit/deployment/deployment-plane.ts";
+import { kubelet, readyWith, ref, startOperator, user, world } from "../../test/kit/deployment/deployment-plane.ts";
 import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { until } from "../../test/kit/wait.ts";
 import { Informers } from "../kube/informers.ts";
 import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import { authorityName } from "./authorities.ts";

@@ -1,4 +1,5 @@
 // The owners of certificate Secrets, and what becomes of the others when one goes: namesakes, deletion by hand, the garbage collector.
+
 import assert from "node:assert/strict";
 import { createPrivateKey, createPublicKey, X509Certificate } from "node:crypto";
 import { test } from "node:test";
@@ -13,11 +14,11 @@ import {
   serving,
   startOperator,
   status,
-  until,
   user,
   world,
 } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { until } from "../../test/kit/wait.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 import { authorityName } from "./authorities.ts";
 

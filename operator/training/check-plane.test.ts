@@ -1,8 +1,9 @@
 // The check of a job on the plane: its pod on the API, what comes of its end, and an operator that dies in the middle.
+
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { until } from "../../test/kit/deployment/deployment-plane.ts";
 import { object, PlaneWorld, ref, stopPlanes, user } from "../../test/kit/training/training-plane.ts";
+import { until } from "../../test/kit/wait.ts";
 import { resources } from "../kube/kube.ts";
 
 after(stopPlanes);

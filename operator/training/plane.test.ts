@@ -1,10 +1,11 @@
 // The training plane on the in-memory API: lives of jobs whose pods and kubelet are played.
+
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { moeTrainingJobStatusSchema } from "../../crds/moe-training-job-status.ts";
-import { until } from "../../test/kit/deployment/deployment-plane.ts";
 import { object, PlaneWorld, ref, stopPlanes, user } from "../../test/kit/training/training-plane.ts";
+import { until } from "../../test/kit/wait.ts";
 import { Informers } from "../kube/informers.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 import { sweepAuthorities } from "../pki/authority-sweep.ts";

@@ -1,11 +1,12 @@
 // Training pods that start together, on the in-memory API: the group is there before its pods and goes with them, what was asked for and is
 // not there is refused, what stands in the group's place keeps pods from being made, and jobs without a group are as they were.
+
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { parseMoETrainingJob } from "../../crds/moe-training-job.ts";
-import { until } from "../../test/kit/deployment/deployment-plane.ts";
 import { object, PlaneWorld, ref, stopPlanes, user } from "../../test/kit/training/training-plane.ts";
+import { until } from "../../test/kit/wait.ts";
 import { gangOf, gangSchedulers } from "../gangs/index.ts";
 import { type Resource, resources } from "../kube/kube.ts";
 import { templateHash, trainingPod } from "./pod.ts";

@@ -1,8 +1,10 @@
 // A thread that computes has to look at the sockets of its connections now and then: no connection comes to stand without it.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createTestCa } from "../../test/kit/network/certs.ts";
-import { until } from "../../test/kit/ranks/ranks.ts";
+import { until } from "../../test/kit/wait.ts";
+
 import { EngineHost } from "../net/engine-host.ts";
 import { serverNames } from "../net/tls.ts";
 import type { PeerCounts } from "./api.ts";

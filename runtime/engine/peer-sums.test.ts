@@ -1,5 +1,6 @@
 // Ranks of the class `tolerance` answer each other in sums of halves, a third of the bytes; whoever asks an exact rank, or is one, gets
 // rows of pairs in f32, with the bits of one rank alone. The loops and connections are the real ones, and so are the sockets.
+
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -8,7 +9,8 @@ import { after, before, type TestContext, test } from "node:test";
 import { MessageChannel } from "node:worker_threads";
 import { createTestCa } from "../../test/kit/network/certs.ts";
 import { Link } from "../../test/kit/network/link.ts";
-import { until } from "../../test/kit/ranks/ranks.ts";
+import { until } from "../../test/kit/wait.ts";
+
 import type { Backend } from "../compute/backend.ts";
 import { importMoe } from "../modelstore/import-moe.ts";
 import { serverNames } from "../net/tls.ts";

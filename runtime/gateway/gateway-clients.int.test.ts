@@ -1,4 +1,5 @@
 // The gateway and its clients: too many, too slow, gone, without a key, or wrong; and what it says when it cannot serve.
+
 import assert from "node:assert/strict";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { request as httpRequest } from "node:http";
@@ -7,8 +8,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { chat, chatPrompt, expected, limits, metric, post, stream, until, useGateways } from "../../test/kit/gateway/gateway-host.ts";
+import { chat, chatPrompt, expected, limits, metric, post, stream, useGateways } from "../../test/kit/gateway/gateway-host.ts";
 import type { Script } from "../../test/kit/gateway/scripted-worker.ts";
+import { until } from "../../test/kit/wait.ts";
 
 const { startAll, onEnd } = useGateways();
 

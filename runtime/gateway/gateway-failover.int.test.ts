@@ -1,13 +1,15 @@
 // The gateway when workers break, vanish, drain or fall silent: no token is lost, and a request that breaks workers ends.
+
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { type AddressInfo, createServer as createTcpServer } from "node:net";
 import { test } from "node:test";
 import { InMemorySpanExporter } from "@opentelemetry/sdk-trace";
 import { AppError } from "../../crds/common.ts";
-import { chat, chatPrompt, expected, limits, metric, post, stream, until, useGateways } from "../../test/kit/gateway/gateway-host.ts";
+import { chat, chatPrompt, expected, limits, metric, post, stream, useGateways } from "../../test/kit/gateway/gateway-host.ts";
 import type { Script } from "../../test/kit/gateway/scripted-worker.ts";
 import { Link } from "../../test/kit/network/link.ts";
+import { until } from "../../test/kit/wait.ts";
 import { createTracing } from "../observe/trace.ts";
 
 const { startAll, onEnd } = useGateways();

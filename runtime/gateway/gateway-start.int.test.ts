@@ -1,11 +1,12 @@
 // The start of a gateway that has no model: not ready, and saying why, until a rank is there that gives it the tokenizer; then it serves.
+
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test } from "node:test";
-import { until } from "../../test/kit/gateway/gateway-host.ts";
 import { freePort } from "../../test/kit/network/free-port.ts";
 import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
 import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
+import { until } from "../../test/kit/wait.ts";
 import { silentLog } from "../observe/log.ts";
 import { startGateway } from "./gateway.ts";
 

@@ -1,10 +1,12 @@
 // A gateway before real workers (a stand-in engine computes): membership from peers, texts that survive a killed rank, and
 // one trace from the client to the frames between ranks.
+
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { InMemorySpanExporter } from "@opentelemetry/sdk-trace";
 import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
-import { deployment, deploymentUid, namespace, Ranks, tinyStore, until } from "../../test/kit/ranks/ranks.ts";
+import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
+import { until } from "../../test/kit/wait.ts";
 import { silentLog } from "../observe/log.ts";
 import { createTracing } from "../observe/trace.ts";
 import type { TextModel } from "../text/text-model.ts";

@@ -1,10 +1,12 @@
 // The gateway over real HTTP and real gRPC with mutual TLS, against scripted workers: its answers, and what the operator sees of it.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { operatorRank } from "../../crds/common.ts";
-import { chat, chatPrompt, expected, post, stream, until, useGateways } from "../../test/kit/gateway/gateway-host.ts";
+import { chat, chatPrompt, expected, post, stream, useGateways } from "../../test/kit/gateway/gateway-host.ts";
 import { eosId, name, ns } from "../../test/kit/gateway/scripted-worker.ts";
+import { until } from "../../test/kit/wait.ts";
 import { Control, WatchPushSchema, type WatchStatus } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { connect, fromStatus } from "../net/grpc.ts";
 import { toMembership, toSender } from "../net/mapping.ts";

@@ -1,11 +1,13 @@
 // A gateway of a deployment that is scaled to zero, over real HTTP and gRPC: it is ready, holds what comes, tells the operator at once,
 // answers with the right text when a rank has come, and refuses when none does in time.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { operatorRank } from "../../crds/common.ts";
-import { chat, chatPrompt, expected, limits, post, stream, until, useGateways } from "../../test/kit/gateway/gateway-host.ts";
+import { chat, chatPrompt, expected, limits, post, stream, useGateways } from "../../test/kit/gateway/gateway-host.ts";
 import { name, ns } from "../../test/kit/gateway/scripted-worker.ts";
+import { until } from "../../test/kit/wait.ts";
 import { Control, WatchPushSchema, type WatchStatus } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { connect } from "../net/grpc.ts";
 import { type Membership, toMembership, toSender } from "../net/mapping.ts";

@@ -1,7 +1,9 @@
 // A gateway that is told to stop while clients stream: answers that have begun come whole, and new connections are taken by it or by none.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { chat, chatPrompt, expected, stream, until, useGateways } from "../../test/kit/gateway/gateway-host.ts";
+import { chat, chatPrompt, expected, stream, useGateways } from "../../test/kit/gateway/gateway-host.ts";
+import { until } from "../../test/kit/wait.ts";
 
 const { startAll } = useGateways();
 const clients = 8;

@@ -1,9 +1,11 @@
 // The bounds of the answering end: bytes of all connections together, and the time that a caller who is gone keeps a connection.
+
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { connect } from "node:tls";
 import { createTestCa } from "../../test/kit/network/certs.ts";
-import { until } from "../../test/kit/ranks/ranks.ts";
+import { until } from "../../test/kit/wait.ts";
+
 import { EngineHost, type EngineHostOptions } from "./engine-host.ts";
 import { encodeFrame, FrameReader, frameBytesMax, frameKinds, streamBytesMax } from "./frame-codec.ts";
 import { Channel } from "./gen/enodia/runtime/v1/runtime_pb.js";

@@ -1,11 +1,13 @@
 // PeerConnections between two ends on loopback, with real certificates: answers in any order, frames that are declined, bounds, and that strangers,
 // liars and those that membership has forgotten get none.
+
 import assert from "node:assert/strict";
 import { after, before, type TestContext, test } from "node:test";
 import { create, toBinary } from "@bufbuild/protobuf";
 import type { AppError } from "../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../test/kit/network/certs.ts";
-import { until } from "../../test/kit/ranks/ranks.ts";
+import { until } from "../../test/kit/wait.ts";
+
 import { EngineHost, type EngineHostOptions } from "./engine-host.ts";
 import { EngineLink, type EngineWork, engineFrameMsMax } from "./engine-link.ts";
 import { frameKinds, streamBytesMax } from "./frame-codec.ts";

@@ -1,4 +1,5 @@
 // The bus against a real nats-server: start without it, losing it, its return, and wrong credentials. Never blocks, never throws.
+
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -9,7 +10,8 @@ import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createAuthority, issueLeaf } from "../../operator/pki/authority.ts";
 import { ensureBinaries } from "../../test/cluster/binaries.ts";
-import { until } from "../../test/kit/ranks/ranks.ts";
+import { until } from "../../test/kit/wait.ts";
+
 import { accessAt, askServer, type Bus, createBus } from "./nats.ts";
 
 let program: string;

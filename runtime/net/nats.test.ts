@@ -1,4 +1,5 @@
 // The bus against a server played here: credentials from files and folders, and a close while it connects.
+
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -6,7 +7,8 @@ import { createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { until } from "../../test/kit/ranks/ranks.ts";
+import { until } from "../../test/kit/wait.ts";
+
 import { accessAt, createBus } from "./nats.ts";
 
 const info = 'INFO {"server_id":"x","version":"2.12.0","proto":1,"headers":true,"max_payload":1048576}\r\n';

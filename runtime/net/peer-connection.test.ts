@@ -1,9 +1,11 @@
 // The protocol that all channels share: versions, hello and welcome, heartbeats, ends, and heads that are none.
+
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { createTestCa } from "../../test/kit/network/certs.ts";
-import { until } from "../../test/kit/ranks/ranks.ts";
+import { until } from "../../test/kit/wait.ts";
+
 import { FailureDetector, peerLimits } from "./failure-detector.ts";
 import { frameKinds } from "./frame-codec.ts";
 import { Channel, type Hello } from "./gen/enodia/runtime/v1/runtime_pb.js";

@@ -1,15 +1,17 @@
 // Five hundred connections that say nothing are held to every health port of a worker, a gateway and the operator, from the very
 // address that asks: probes and scrapes are answered all the same, as fast as a kubelet wants. test/e2e/12-soaks.e2e.test.ts holds
 // them for minutes to pods.
+
 import assert from "node:assert/strict";
 import { get } from "node:http";
 import { connect } from "node:net";
 import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { until, useGateways } from "../../test/kit/gateway/gateway-host.ts";
+import { useGateways } from "../../test/kit/gateway/gateway-host.ts";
 import { type HeldSockets, holdSockets } from "../../test/kit/network/held-sockets.ts";
 import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
 import { Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
+import { until } from "../../test/kit/wait.ts";
 import { createHealth, serveHealth } from "./health.ts";
 import { silentLog } from "./log.ts";
 import { createMetrics } from "./metrics.ts";

@@ -1,11 +1,13 @@
 // A worker's refusals: strangers, forged senders, stale epochs, oversized and malformed frames, stale plans. After each, the honest
 // work next to it is done as before.
+
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { after, before, test } from "node:test";
 import { connect as connectTls } from "node:tls";
 import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
-import { deployment, deploymentUid, namespace, Ranks, tinyStore, within } from "../../test/kit/ranks/ranks.ts";
+import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
+import { within } from "../../test/kit/wait.ts";
 import { connectDispatch } from "../net/dispatch-link.ts";
 import { encodeFrame, frameBytesMax, frameKinds } from "../net/frame-codec.ts";
 import {

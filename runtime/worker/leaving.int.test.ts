@@ -1,9 +1,11 @@
 // A worker that is told to end, over real gRPC: requests run to their end there and new ones are refused, peers get its experts until a
 // plan has moved them away, and all ranks of a deployment end together when nobody plans.
+
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
-import { Ranks, tinyStore, until, within } from "../../test/kit/ranks/ranks.ts";
+import { Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
+import { until, within } from "../../test/kit/wait.ts";
 
 const prompt = [1, 3, 11];
 const tokens = 60;

@@ -1,10 +1,12 @@
 // The transfer limit of a Prepare at a real worker: it holds for all layers together, for peers and for the store, and falls
 // while the tokens are slow.
+
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import type { PlacementPlan } from "../../crds/plan.ts";
 import { type DoubleOptions, doubleEngine } from "../../test/kit/ranks/double-engine.ts";
-import { Ranks, tinyStore, until } from "../../test/kit/ranks/ranks.ts";
+import { Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
+import { until } from "../../test/kit/wait.ts";
 import { fromFetched, toPlan } from "../net/mapping.ts";
 import { addFetched, type Fetched } from "../placement/cost.ts";
 

@@ -1,9 +1,11 @@
 // Three workers with the real engine whose frames go from engine to engine: the text is that of one worker, no frame passes a main thread
 // while connections are open, and what a connection cannot do (a host that has lost its expert, or is gone) Dispatch does.
+
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { parse, sum } from "../../test/kit/kube/scrape.ts";
-import { Ranks, tinyStore, until } from "../../test/kit/ranks/ranks.ts";
+import { Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
+import { until } from "../../test/kit/wait.ts";
 import { createEngine, type EngineOptions, type RemoteFrame } from "../engine/engine.ts";
 import type { WorkerOverrides } from "./worker.ts";
 

@@ -1,9 +1,11 @@
 // The plan keeper over the production materializer: calls that end before others, memory without room, and what the engine is told.
 // Made up are the engine (it takes everything) and the transfers (they come when the test lets them).
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
-import { until } from "../../test/kit/ranks/ranks.ts";
+import { until } from "../../test/kit/wait.ts";
+
 import { VirtualClock } from "../../test/sim/clock.ts";
 import type { RoutingTables } from "../engine/engine.ts";
 import { Materializer } from "../experts/memory/materializer.ts";

@@ -1,8 +1,10 @@
 // Memory full of expert replicas, a rank dies, and nobody plans: what only the dead rank held gets the place of what others hold too.
+
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
-import { Ranks, tinyStore, within } from "../../test/kit/ranks/ranks.ts";
+import { Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
+import { within } from "../../test/kit/wait.ts";
 
 let store: Awaited<ReturnType<typeof tinyStore>>;
 const prompt = [4, 8, 15];

@@ -1,11 +1,13 @@
 // One and three workers of one deployment over real gRPC and TLS: the text depends neither on their number, nor on where
 // experts are, nor on a rank that dies. A stand-in engine computes (engine.int.test.ts has the real one).
+
 import assert from "node:assert/strict";
 import { type AddressInfo, connect as connectTo, createServer as createProxy, type Socket } from "node:net";
 import { after, before, describe, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { doubleEngine } from "../../test/kit/ranks/double-engine.ts";
-import { Ranks, tinyStore, until } from "../../test/kit/ranks/ranks.ts";
+import { Ranks, tinyStore } from "../../test/kit/ranks/ranks.ts";
+import { until } from "../../test/kit/wait.ts";
 import type { Engine } from "../engine/engine.ts";
 
 const prompts = Array.from({ length: 6 }, (_, i) => [i + 1, 7 * i + 3, 11]);

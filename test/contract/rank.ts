@@ -1,5 +1,6 @@
 // The contract of a rank as operator and peers meet it on the wire: what it says of itself, which plans it takes, what it then holds, whom
 // it refuses, what it publishes. A real worker and the ranks of the node simulator pass it; it asks for no text.
+
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { type AppError, operatorRank } from "../../crds/common.ts";
@@ -21,8 +22,8 @@ import type { Bus } from "../../runtime/net/nats.ts";
 import { create } from "../../runtime/net/service.ts";
 import { serverNames } from "../../runtime/net/tls.ts";
 import { createTestCa } from "../kit/network/certs.ts";
-import { until } from "../kit/ranks/ranks.ts";
 import { telemetryKey } from "../kit/ranks/telemetry-keys.ts";
+import { until } from "../kit/wait.ts";
 
 export const place = { namespace: "default", deployment: "mix", deploymentUid: "8d7f3a50-0000-4000-8000-000000000001" } as const;
 /** Whatever is waited for comes within this, on a busy machine too. */

@@ -1,8 +1,10 @@
 // The command against an operator in a simulated cluster: what a person does about a roll, and what it then says.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { crashing, pods, readyWith, ref, serving, status, until, user } from "../../../test/kit/deployment/deployment-plane.ts";
+import { crashing, pods, readyWith, ref, serving, status, user } from "../../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../../test/kit/kube/fake-kube.ts";
+import { until } from "../../../test/kit/wait.ts";
 import { resources } from "../../kube/kube.ts";
 import { execute } from "../program.ts";
 import { enodia } from "../registry.ts";

@@ -1,5 +1,6 @@
 // `enodia train trace` on training pods of this process, which meet over TLS and are reached on their loopback: what its file and tables
 // have, askers beside each other, those that give up, and that the run ends with the bits of one that nobody asked.
+
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -20,9 +21,9 @@ import { startTrainer, type Trainer } from "../../../runtime/train/pod/trainer.t
 import type { Seat } from "../../../runtime/train/ranks/rank-context.ts";
 import { trainWorlds } from "../../../runtime/train/worlds/together.ts";
 import { freePort } from "../../../test/kit/network/free-port.ts";
-import { until } from "../../../test/kit/training/pod-processes.ts";
 import { tinyModel, writeCorpus } from "../../../test/kit/training/training.ts";
 import { tell, tlsFolder, worldOf } from "../../../test/kit/training/training-pods.ts";
+import { until } from "../../../test/kit/wait.ts";
 import { type TraceAsked, traceJob } from "./train-trace.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-train-trace-"));

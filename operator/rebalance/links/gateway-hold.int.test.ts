@@ -1,11 +1,13 @@
 // The operator's session with a real gateway, over real gRPC with mutual TLS: it hears that the gateway holds requests, that one waits for
 // ranks, and that none does any more.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { grpcNetwork } from "../../../runtime/net/grpc.ts";
 import { serverNames } from "../../../runtime/net/tls.ts";
-import { chat, chatPrompt, expected, post, until, useGateways } from "../../../test/kit/gateway/gateway-host.ts";
+import { chat, chatPrompt, expected, post, useGateways } from "../../../test/kit/gateway/gateway-host.ts";
 import { name, ns } from "../../../test/kit/gateway/scripted-worker.ts";
+import { until } from "../../../test/kit/wait.ts";
 import { systemClock } from "../../kube/workqueue.ts";
 import { Session } from "./session.ts";
 import { Turns } from "./turns.ts";

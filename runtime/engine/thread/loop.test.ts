@@ -1,4 +1,5 @@
 // The loop on a model of the reference backend: one whose device goes away, and one that closes while a host keeps it waiting.
+
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { connect } from "node:net";
@@ -8,7 +9,8 @@ import { type TestContext, test } from "node:test";
 import { MessageChannel } from "node:worker_threads";
 import { AppError } from "../../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../../test/kit/network/certs.ts";
-import { until, within } from "../../../test/kit/ranks/ranks.ts";
+import { until, within } from "../../../test/kit/wait.ts";
+
 import { importMoe } from "../../modelstore/import-moe.ts";
 import { EngineHost } from "../../net/engine-host.ts";
 import { serverNames } from "../../net/tls.ts";

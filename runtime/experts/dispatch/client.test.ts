@@ -1,10 +1,12 @@
 // Frames to hosts that are busy, or that answer pings and nothing else. The wire is replaced by a script per rank.
+
 import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import { after, test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
 import type { LayerPlacement } from "../../../crds/plan.ts";
-import { until } from "../../../test/kit/ranks/ranks.ts";
+import { until } from "../../../test/kit/wait.ts";
+
 import { type DispatchFrame, type DispatchReply, DispatchReplySchema } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { grpcNetwork } from "../../net/grpc.ts";
 import { create } from "../../net/service.ts";

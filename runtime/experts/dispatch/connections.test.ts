@@ -1,11 +1,13 @@
 // Streams to other ranks are opened by the first frame and closed when none comes, over the real wire: closing loses no frame, makes
 // nobody suspect, and a stream that is opened again gives the same rows.
+
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { seeded } from "../../../operator/planner/random.ts";
 import { createTestCa } from "../../../test/kit/network/certs.ts";
-import { until } from "../../../test/kit/ranks/ranks.ts";
+import { until } from "../../../test/kit/wait.ts";
+
 import { type RankModel, rankModel, type ScaleRank, startRank } from "../../../test/scale/ranks.ts";
 import { createMetrics, type Metrics } from "../../observe/metrics.ts";
 

@@ -1,8 +1,10 @@
 // The transfer server on loopback: what is more than it serves at once is told so, and two shares of a limit are not multiplied.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createTestCa } from "../../../test/kit/network/certs.ts";
-import { within } from "../../../test/kit/ranks/ranks.ts";
+import { within } from "../../../test/kit/wait.ts";
+
 import { Shards } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { connect, createServer, fromStatus } from "../../net/grpc.ts";
 import { serverNames } from "../../net/tls.ts";

@@ -1,9 +1,11 @@
 // Wishes of clients about tokens, through the gateway to two real workers that share the experts: penalties, bias, the likeliest tokens,
 // JSON alone, a priority, and the vectors of texts.
+
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { deployment, deploymentUid, namespace, Ranks, tinyStore, until } from "../../../test/kit/ranks/ranks.ts";
+import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../../test/kit/ranks/ranks.ts";
+import { until } from "../../../test/kit/wait.ts";
 import { silentLog } from "../../observe/log.ts";
 import { loadTokenizer, type ModelTokenizer } from "../../text/tokenizer.ts";
 import { type Gateway, startGateway } from "../gateway.ts";

@@ -1,5 +1,6 @@
 // HTTPS of a gateway: a renewed certificate is taken up, one that does not fit its key is not, and without one it does not start. And the
 // age of connections.
+
 import assert from "node:assert/strict";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { Agent, get as getPlain } from "node:http";
@@ -8,8 +9,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import type { TLSSocket } from "node:tls";
-import { until } from "../../../test/kit/gateway/gateway-host.ts";
 import { createTestCa } from "../../../test/kit/network/certs.ts";
+import { until } from "../../../test/kit/wait.ts";
 import { silentLog } from "../../observe/log.ts";
 import { listenHttp } from "./http-server.ts";
 

@@ -1,11 +1,13 @@
 // The client of OpenAI itself against a real gateway with two real workers of the tiny model: what its own types and parsers make of chats,
 // streams, tools, schemas, completions with prompts' log-probabilities, responses, embeddings and errors.
+
 import assert from "node:assert/strict";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import OpenAI, { APIError } from "openai";
-import { deployment, deploymentUid, namespace, Ranks, tinyStore, until } from "../../../test/kit/ranks/ranks.ts";
+import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../../test/kit/ranks/ranks.ts";
+import { until } from "../../../test/kit/wait.ts";
 import { silentLog } from "../../observe/log.ts";
 import { loadTokenizer, type ModelTokenizer } from "../../text/tokenizer.ts";
 import { type Gateway, startGateway } from "../gateway.ts";

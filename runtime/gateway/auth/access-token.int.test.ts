@@ -1,13 +1,15 @@
 // Tokens of an issuer as keys of a gateway: a real issuer over HTTPS on loopback, its keys read, changed, lost and found again.
+
 import assert from "node:assert/strict";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { before, test } from "node:test";
 import { gatewayJwt } from "../../../crds/gateway-jwt.ts";
-import { chat, metric, post, until, useGateways } from "../../../test/kit/gateway/gateway-host.ts";
+import { chat, metric, post, useGateways } from "../../../test/kit/gateway/gateway-host.ts";
 import { TestIssuer } from "../../../test/kit/gateway/issuer.ts";
 import { createTestCa, type TestCa } from "../../../test/kit/network/certs.ts";
+import { until } from "../../../test/kit/wait.ts";
 import { issuerLimits } from "./issuer-keys.ts";
 
 const { startAll, onEnd } = useGateways();

@@ -1,5 +1,6 @@
 // Stalls of streams when a worker dies, falls silent, or loses its link to one other worker: real gateway and workers (a stand-in
 // engine computes), with links between them that the test breaks. Prints where the time went.
+
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { byteText } from "../../../test/kit/gateway/byte-text.ts";
@@ -8,7 +9,8 @@ import { type Scraped, type StallRow, stallRow, stallTable } from "../../../test
 import { parse } from "../../../test/kit/kube/scrape.ts";
 import { Link } from "../../../test/kit/network/link.ts";
 import { doubleEngine } from "../../../test/kit/ranks/double-engine.ts";
-import { deployment, deploymentUid, namespace, Ranks, tinyStore, until } from "../../../test/kit/ranks/ranks.ts";
+import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../../test/kit/ranks/ranks.ts";
+import { until } from "../../../test/kit/wait.ts";
 import { silentLog } from "../../observe/log.ts";
 import { startGateway } from "../gateway.ts";
 

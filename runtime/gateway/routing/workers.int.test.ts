@@ -1,8 +1,10 @@
 // A gateway and what its workers say of themselves: that they speak another version of the wire, that a request is wrong, how loaded they are.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
-import { chat, limits, post, until, useGateways } from "../../../test/kit/gateway/gateway-host.ts";
+import { chat, limits, post, useGateways } from "../../../test/kit/gateway/gateway-host.ts";
+import { until } from "../../../test/kit/wait.ts";
 
 const { startAll } = useGateways();
 

@@ -1,12 +1,14 @@
 // Ranks without a model of their own and the weight server that has it, over real gRPC with mutual TLS and with the real engine: the texts of ranks
 // that share a store, whatever becomes of the weight server; what it answers is what a rank answers.
+
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { deployment, deploymentUid, namespace, Ranks, tinyStore, until } from "../../../test/kit/ranks/ranks.ts";
+import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../../test/kit/ranks/ranks.ts";
+import { until } from "../../../test/kit/wait.ts";
 import { WeightServer } from "../../experts/weight-server.ts";
 import { Shards, StoreFiles } from "../../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { connect, createServer, fromStatus, grpcNetwork } from "../../net/grpc.ts";

@@ -1,12 +1,13 @@
 // Ranks of training over TLS: who is no rank of the world is refused, one that is lost or silent ends the wait by name, a rank that falls
 // behind makes senders wait, and the sockets carry what payloads and heads come to.
+
 import assert from "node:assert/strict";
 import { type TestContext, test } from "node:test";
 import { connect } from "node:tls";
 import { AppError } from "../../../crds/common.ts";
 import { Link } from "../../../test/kit/network/link.ts";
-import { until } from "../../../test/kit/ranks/ranks.ts";
 import { rankTls, strangerTls, WireRanks, type WireRanksOptions } from "../../../test/kit/training/wire-ranks.ts";
+import { until } from "../../../test/kit/wait.ts";
 import { encodeFrame, frameKinds } from "../frame-codec.ts";
 import { Channel } from "../gen/enodia/runtime/v1/runtime_pb.js";
 import { toSender } from "../mapping.ts";

@@ -1,5 +1,6 @@
 // Training pods as processes that are killed and stopped in the middle of whatever they do: the others repeat the step in flight at most,
 // without a checkpoint, and one that wakes after it was given up changes nothing.
+
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -8,8 +9,9 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { moeTrainingJobSpecSchema } from "../../../crds/moe-training-job.ts";
 import { freePort } from "../../../test/kit/network/free-port.ts";
-import { meetIn, outOf, PodOfProcess, until } from "../../../test/kit/training/pod-processes.ts";
+import { meetIn, outOf, PodOfProcess } from "../../../test/kit/training/pod-processes.ts";
 import { tinyModel, writeCorpus } from "../../../test/kit/training/training.ts";
+import { until } from "../../../test/kit/wait.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-killed-"));
 const steps = 120;

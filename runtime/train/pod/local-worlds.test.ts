@@ -1,5 +1,6 @@
 // A job of two worlds as pods in processes that meet over TLS: one that is killed is waited for, never left out of the mean, and the bits
 // are those of two worlds in one process.
+
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { cpSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -9,8 +10,9 @@ import { after, test } from "node:test";
 import { paths } from "../../../crds/common.ts";
 import { moeTrainingJobSpecSchema } from "../../../crds/moe-training-job.ts";
 import { freePort } from "../../../test/kit/network/free-port.ts";
-import { meetIn, outOf, PodOfProcess, until } from "../../../test/kit/training/pod-processes.ts";
+import { meetIn, outOf, PodOfProcess } from "../../../test/kit/training/pod-processes.ts";
 import { chainedTokens, tinyModel, writeCorpus } from "../../../test/kit/training/training.ts";
+import { until } from "../../../test/kit/wait.ts";
 import { aloneSeat } from "../ranks/rank-context.ts";
 import { trainWorlds } from "../worlds/together.ts";
 import { placedIn, trainSettings } from "./job-settings.ts";

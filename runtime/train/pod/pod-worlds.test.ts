@@ -1,5 +1,6 @@
 // Training pods that meet in worlds over TLS, as processes of this one: one that is lost, another number of ranks and pods that are told to
 // end leave the bits of a run alone, and whoever waits says so. With shadows a lost one costs the step in flight.
+
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
@@ -7,7 +8,6 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
 import { moeTrainingJobSpecSchema } from "../../../crds/moe-training-job.ts";
 import type { TrainerSettings } from "../../../crds/training-process.ts";
@@ -15,6 +15,7 @@ import { parseTrainingEnd } from "../../../crds/training-report.ts";
 import type { PodWords, TrainingWorld } from "../../../crds/training-world.ts";
 import { tinyModel, writeCorpus } from "../../../test/kit/training/training.ts";
 import { tell, tlsFolder, worldOfPods } from "../../../test/kit/training/training-pods.ts";
+import { until } from "../../../test/kit/wait.ts";
 import { train } from "../loop/run.ts";
 import type { TrainPorts } from "../loop/train-ports.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
@@ -129,10 +130,6 @@ async function meet(epoch: number, pods: readonly Pod[], leaving: readonly Pod[]
 }
 const asMember = ({ uid, rank }: Pod) => ({ uid, rank });
 
-async function until(what: string, probe: () => boolean | Promise<boolean>): Promise<void> {
-  for (const end = Date.now() + 60_000; !(await probe()); await sleep(20))
-    if (Date.now() > end) throw new Error(`${what}: not within 60 s`);
-}
 const digest = (out: string): string =>
   createHash("sha256")
     .update(readFileSync(join(folder, out, "huggingface/model.safetensors")))

@@ -1,9 +1,11 @@
 // The trace that a pod tells: a line for each step while somebody asks and nothing else, within its bounds, and to nobody who is gone.
+
 import assert from "node:assert/strict";
 import { connect } from "node:net";
 import { type TestContext, test } from "node:test";
 import { type Span, stepSpansMax, tracedStepSchema, tracedStepsMax, tracePath } from "../../../crds/training-trace.ts";
-import { until } from "../../../test/kit/ranks/ranks.ts";
+import { until } from "../../../test/kit/wait.ts";
+
 import { StepTraces } from "./step-traces.ts";
 import { backlogBytesMax, listenForTraces, type TraceServer } from "./trace-server.ts";
 

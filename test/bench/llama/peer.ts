@@ -1,11 +1,13 @@
 // The other engine of the benchmarks: llama.cpp in a child process, with the same weights, asked for one thing at a time. Before anything
 // is timed it must agree with ours about what comes next: a peer that computes another model is none.
+
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
 import { stop } from "../../kit/processes/process.ts";
-import { within } from "../../kit/ranks/ranks.ts";
+import { within } from "../../kit/wait.ts";
+
 import type { PeerDevice } from "./library.ts";
 
 /** How so many threads and texts of so many tokens at most are computed. */

@@ -1,5 +1,6 @@
 // Ranks as processes: test/kit/ranks/ranks.ts with each worker in a child process, so that a CPU quota can be set on it and its CPU time be
 // read. The wire between them is the product's own.
+
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
@@ -8,8 +9,9 @@ import type { ExpertIndex } from "../../../runtime/weights/store.ts";
 import type { Worker } from "../../../runtime/worker/worker.ts";
 import { parse, sum } from "../../kit/kube/scrape.ts";
 import { stop } from "../../kit/processes/process.ts";
-import { deployment, deploymentUid, namespace, type Rank, Ranks, within } from "../../kit/ranks/ranks.ts";
+import { deployment, deploymentUid, namespace, type Rank, Ranks } from "../../kit/ranks/ranks.ts";
 import { workerSettings } from "../../kit/ranks/worker-settings.ts";
+import { within } from "../../kit/wait.ts";
 import type { Spent, Start } from "./child.ts";
 import { type QuotaGroup, quotaGroup } from "./quota.ts";
 

@@ -1,5 +1,6 @@
 // The peer of training: the same model, tokens and ranks in torch (torch_ep.py), each rank beside ours under one quota and in one network.
 // torch is not among our packages: it is run from an environment of its own in the cache, which is made on first use.
+
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -9,7 +10,8 @@ import { createInterface, type Interface } from "node:readline";
 import { laneIntervals } from "../../../runtime/placement/training/lanes.ts";
 import { stop } from "../../kit/processes/process.ts";
 import { pythonWith } from "../../kit/processes/python.ts";
-import { within } from "../../kit/ranks/ranks.ts";
+import { within } from "../../kit/wait.ts";
+
 import type { Network } from "./networks.ts";
 import { batchOf, configOf, plantedModel, type Sizes, type WorkloadName } from "./workloads.ts";
 

@@ -1,11 +1,13 @@
 // Ranks of training as processes: each under its share of the CPUs and, where that is to be had, in a network of its own. All of them get
 // the same orders at once.
+
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
 import { createTestCa } from "../../kit/network/certs.ts";
 import { stop } from "../../kit/processes/process.ts";
-import { within } from "../../kit/ranks/ranks.ts";
+import { within } from "../../kit/wait.ts";
+
 import { type QuotaGroup, quotaGroup } from "../ranks/quota.ts";
 import type { Order, RankStart, Took } from "./child.ts";
 import type { Network } from "./networks.ts";

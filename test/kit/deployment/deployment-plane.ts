@@ -1,5 +1,5 @@
 // The deployment plane on the in-memory API, with a kubelet and a rebalance plane played here: the world of its tests.
-import { setTimeout as sleep } from "node:timers/promises";
+
 import type { DrainPhase, GatewayView, RankSignals, RebalanceView, ServedTotals } from "../../../operator/deployment/core/world.ts";
 import type { Settings } from "../../../operator/deployment/objects/context.ts";
 import { createDeploymentPlane, type DeploymentPlane, type DeploymentPlaneOptions } from "../../../operator/deployment/plane.ts";
@@ -9,6 +9,7 @@ import { EventRecorder } from "../../../operator/kube/events.ts";
 import { Informers } from "../../../operator/kube/informers.ts";
 import { type KubeObject, resources } from "../../../operator/kube/kube.ts";
 import { FakeKube } from "../kube/fake-kube.ts";
+import { until } from "../wait.ts";
 import { member, settings, view } from "./deployment.ts";
 
 export const ref = { namespace: "ns", name: "moe" };
@@ -230,13 +231,6 @@ export const ranks = (kube: FakeKube) =>
 export const status = async (kube: FakeKube): Promise<any> => (await kube.get(resources.moeDeployments, ref))?.status ?? {};
 export const conditionOf = (from: any, type: string) => from.conditions?.find((one: any) => one.type === type);
 
-export async function until(what: string, holds: () => boolean | Promise<boolean>, timeoutMs = 60_000): Promise<void> {
-  const end = Date.now() + timeoutMs;
-  while (!(await holds())) {
-    if (Date.now() > end) throw new Error(`timed out waiting until ${what}`);
-    await sleep(3);
-  }
-}
 export const readyWith = (kube: FakeKube, want: number) => async () => {
   const now = await status(kube);
   return conditionOf(now, "Ready")?.status === "True" && now.availableReplicas === want && pods(kube).length === want;

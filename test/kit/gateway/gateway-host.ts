@@ -132,11 +132,3 @@ export async function metric(gateway: Gateway, series: string): Promise<number> 
   );
   return Number(line?.split(" ").at(-1) ?? Number.NaN);
 }
-
-export async function until(what: string, condition: () => boolean | Promise<boolean>, timeoutMs = 30_000): Promise<void> {
-  const end = Date.now() + timeoutMs;
-  while (!(await condition())) {
-    assert.ok(Date.now() < end, `still not: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-}

@@ -1,5 +1,6 @@
 // Workers of one deployment in this process, over real gRPC and TLS on loopback, and the two that speak to them: an operator
 // driver (membership, plans) and a gateway (requests with failover, as runtime/gateway/routing/failover.ts does it).
+
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -21,6 +22,7 @@ import { silentLog } from "../../../runtime/observe/log.ts";
 import type { ExpertIndex } from "../../../runtime/weights/store.ts";
 import { startWorker, type Worker, type WorkerOptions, type WorkerOverrides } from "../../../runtime/worker/worker.ts";
 import { createTestCa, type TestCa } from "../network/certs.ts";
+import { within } from "../wait.ts";
 import { workerSettings } from "./worker-settings.ts";
 
 export const namespace = "default";
@@ -283,21 +285,5 @@ export class Ranks {
     const entry = this.byRank.get(rank);
     if (entry === undefined) throw new Error(`no rank ${rank}`);
     return entry;
-  }
-}
-
-export function within<T>(ms: number, promise: Promise<T>, what: string): Promise<T> {
-  let timer: NodeJS.Timeout;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what}: not within ${ms} ms`)), ms);
-  });
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
-}
-
-export async function until(what: string, check: () => boolean, ms = 10_000): Promise<void> {
-  const end = Date.now() + ms;
-  while (!check()) {
-    if (Date.now() > end) throw new Error(`${what}: not within ${ms} ms`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }

@@ -1,14 +1,15 @@
 // Training pods as processes of their own for tests, on addresses of loopback: told their worlds as the operator tells them, and waited
 // for.
+
 import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import type { MoETrainingJobSpec } from "../../../crds/moe-training-job.ts";
 import { parseTrainingEnd } from "../../../crds/training-report.ts";
 import type { PodWords, TrainingWorld } from "../../../crds/training-world.ts";
+import { until } from "../wait.ts";
 import type { PodLine, PodProcess } from "./training-pod.ts";
 import { tell, tlsFolder, worldOfPods } from "./training-pods.ts";
 
@@ -74,11 +75,6 @@ export class PodOfProcess {
     this.step = step;
     if (from !== undefined) this.from.push(from);
   }
-}
-
-export async function until(what: string, probe: () => boolean | Promise<boolean>): Promise<void> {
-  for (const end = Date.now() + 120_000; !(await probe()); await sleep(20))
-    if (Date.now() > end) throw new Error(`${what}: not within 120 s`);
 }
 
 /** All take the world. */

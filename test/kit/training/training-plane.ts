@@ -1,4 +1,5 @@
 // The training plane on the in-memory API, with a kubelet and training pods played here: what tests of the plane begin with.
+
 import { labels } from "../../../crds/common.ts";
 import { type MoETrainingJobStatus, moeTrainingJobStatusSchema } from "../../../crds/moe-training-job-status.ts";
 import { checkerComponent } from "../../../crds/training-process.ts";
@@ -9,8 +10,8 @@ import { Informers } from "../../../operator/kube/informers.ts";
 import { type KubeObject, resources } from "../../../operator/kube/kube.ts";
 import { createTrainingPlane, type TrainingPlane } from "../../../operator/training/plane.ts";
 import type { Question } from "../../../operator/training/pod-talks.ts";
-import { until } from "../deployment/deployment-plane.ts";
 import { FakeKube } from "../kube/fake-kube.ts";
+import { until } from "../wait.ts";
 
 export const ref = { namespace: "ns", name: "j" };
 export const user = { manager: "user" };
