@@ -1,5 +1,5 @@
-// A step: its rows through the layers, in two halves where that hides the time in which rows travel between ranks.
-// Knows no request and no mode.
+// A step: its rows through the layers, in two halves where that hides the time in which rows travel between ranks. Knows no request and no
+// mode.
 import type { KvCall } from "../../compute/backend.ts";
 import type { KvGroup } from "../../kernels/kv-groups.ts";
 import { kindOf } from "../schedule/step-plan.ts";

@@ -1,6 +1,5 @@
 // A sampler of the ways of tokens from layer to layer, for placement policies that keep them on a rank: of one token in 64
-// (transitionSampling), the experts it chose in each layer and in the next, counted by pair. Costs nothing while nobody asks for
-// it.
+// (transitionSampling), the experts it chose in each layer and in the next, counted by pair.
 import {
   type Phase,
   phases,
@@ -11,7 +10,7 @@ import {
 } from "../../../crds/telemetry.ts";
 import type { ExpertGrid } from "../../placement/grid.ts";
 
-/** Pairs held between two readings, per phase; of a model with more, new ones are not counted until the next reading. */
+/** Pairs held between two readings, per phase. */
 const pairsHeldMax = 4 * transitionPairsMax;
 const none: readonly number[] = [];
 
@@ -69,7 +68,7 @@ export class TransitionSampler {
   }
 }
 
-/** At most so many pairs, the most frequent ones. It takes linear time, since it runs between two steps of the engine. */
+/** At most so many pairs, the most frequent ones. */
 function mostFrequent(counts: ReadonlyMap<number, number>, most: number): Transitions {
   const size = Math.min(counts.size, most);
   const byCount = new Map<number, number>();

@@ -1,4 +1,4 @@
-// A request as the scheduler takes it, and the check of one. Pure.
+// A request as the scheduler takes it, and the check of one.
 import { AppError } from "../../../crds/common.ts";
 import type { OpenSampling } from "./sampling/open-sampling.ts";
 

@@ -1,5 +1,4 @@
-// The choice of steps that are traced: the first few of each traced request, so that a trace shows the way through the ranks and a
-// long answer does not fill it. A step computes for several requests; its frames belong to the trace of the first traced one. Pure.
+// The choice of steps that are traced: the first few of each traced request. A step computes for several requests.
 
 /** Prefill chunks and decode steps together: with layers x ranks spans each. */
 export const tracedStepsMax = 2;

@@ -1,6 +1,4 @@
-// The choice of a step to go through the layers in two halves, so that rows of one half travel to other ranks and back while the other is
-// computed. Halves cost a second look at the weights, so they are tried, measured, and used while they are the faster way; a step that
-// does not wait for others is never halved. The bits of rows do not depend on it. Pure.
+// The choice of a step to go through the layers in two halves.
 import type { StepKind } from "../../../crds/telemetry.ts";
 
 /** Rows of a step below which halves are not worth a try. */

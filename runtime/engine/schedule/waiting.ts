@@ -1,5 +1,5 @@
-// The queue of requests that wait for KV memory, pure: the lowest priority number first, then who came first. One that was overtaken
-// often enough goes before all others, so that nobody waits for ever.
+// The queue of requests that wait for KV memory, pure: the lowest priority number first, then who came first. One that was overtaken often
+// enough goes before all others.
 
 /** Times that later requests may go before an earlier one. */
 export const overtakenMax = 64;

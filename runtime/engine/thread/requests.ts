@@ -58,7 +58,7 @@ export class Requests {
     this.#parts.boundary.later(() => this.#parts.batcher.remove(id, "cancelled"));
   }
 
-  /** Refuses new requests from now on; open ones end with `draining` at the end of the step. */
+  /** Refuses new requests from now on. */
   drain(on: boolean): Promise<void> {
     const { batcher, boundary } = this.#parts;
     this.#draining = on;

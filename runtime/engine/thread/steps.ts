@@ -99,8 +99,7 @@ export class Steps {
     }
   }
 
-  /** A token for each wanted row, except for requests that are `unusable`; a request with bad logits joins them. Rows after a wrong guess
-   *  get none, since each position is chosen once. */
+  /** A token for each wanted row, except for requests that are `unusable`. */
   async #sample(step: Step, x: Float32Array, unusable: Map<string, AppError>): Promise<(Sampled | undefined)[]> {
     const { wanted } = step;
     const { hidden } = this.#parts.model.program;

@@ -1,5 +1,5 @@
-// A queue with one writer and one reader that waits: events of a request on their way to whoever iterates them.
-// Bounded by nature: a request has at most its context's length of events.
+// A queue with one writer and one reader that waits: events of a request on their way to whoever iterates them. Bounded by nature: a
+// request has at most its context's length of events.
 
 export class Stream<T> implements AsyncIterable<T> {
   readonly #items: T[] = [];

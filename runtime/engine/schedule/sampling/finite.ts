@@ -1,5 +1,5 @@
-// The check of what a step computed: NaN and infinity are no numbers to go on with, so they end the request that they belong to, and
-// none of the others. Pure.
+// The check of what a step computed: NaN and infinity are no numbers to go on with, so they end the request that they belong to, and none
+// of the others.
 import { AppError } from "../../../../crds/common.ts";
 import { isGuess, partsOf, type Step } from "../step-plan.ts";
 
@@ -19,11 +19,8 @@ export function unusableNumber(what: string, value: number): AppError {
   });
 }
 
-/**
- * The requests of a step to whose tokens it gave rows that are not finite, with their errors. `x` [rows, hidden] is what the last layer
- * gave. Rows without logits count too: later tokens would attend to them, and a backend that rounds activations may lose a NaN there.
- * Guesses are looked at one by one when their tokens are chosen: rows after a wrong one are nobody's.
- */
+/** The requests of a step to whose tokens it gave rows that are not finite, with their errors. Rows without logits count too: later tokens
+ *  would attend to them, and a backend that rounds activations may lose a NaN there. */
 export function unusableRows(step: Pick<Step, "groups">, x: Float32Array, hidden: number): Map<string, AppError> {
   const found = new Map<string, AppError>();
   if (firstNotFinite(x) < 0) return found;
