@@ -1,4 +1,4 @@
-// The door between the engine and whatever computes: compile a segment, run it, hold KV. Interface only.
+// The interface between the engine and whatever computes: compile a segment, run it, hold KV. Interface only.
 import type { AppError } from "../../crds/common.ts";
 import type { KvType } from "../../crds/names.ts";
 import type { KvGroup } from "../kernels/kv-groups.ts";

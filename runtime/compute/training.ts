@@ -1,4 +1,4 @@
-// The door of training: compile a segment, run it forward, and backward with gradients added to sums. Interface only; open-training.ts has
+// The interface of training: compile a segment, run it forward, and backward with gradients added to sums. Interface only; open-training.ts has
 // what implements it.
 import type { Gradients, Values } from "../kernels/kernel.ts";
 import type { Segment } from "../kernels/segment.ts";

@@ -23,7 +23,7 @@ interface Joined extends Matrix {
   readonly each: readonly number[];
 }
 
-/** Types of plain values: f32 and its halves. */
+/** Types of plain values. */
 const floats: ReadonlySet<WeightType> = new Set(["f32", "f16", "bf16"]);
 
 /** Names of the matrices that only a router multiplies by: they stay f32. */

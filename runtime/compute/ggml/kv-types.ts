@@ -26,7 +26,7 @@ const pairs: Readonly<Record<KvType, readonly Stored[]>> = {
 const commonHeads: Heads = { kvHeads: 1, headDim: 128, valueDim: 128 };
 /** What widens anything else to f32: products read plain numbers alone. */
 const plain: ReadonlySet<WeightType> = new Set(["f32", "f16"]);
-/** Attention to halves takes the processor 1.1 to 1.9 times as long as to f32, the longer the context the more: each query widens them
+/** Attention to f16 takes the processor 1.1 to 1.9 times as long as to f32, the longer the context the more: each query widens them
  *  again. */
 const order = { exact: kvTypes, other: ["f16", "q8_0", "f32"] } as const satisfies Readonly<Record<string, readonly KvType[]>>;
 
