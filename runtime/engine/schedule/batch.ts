@@ -7,8 +7,7 @@ import { commonTokens, reuseTokensMin } from "./prefixes.ts";
 import { defaultLimits, type EngineLimits, type FinishReason, type GenerateEvent } from "./request.ts";
 import type { Sampled } from "./sampling/sampler.ts";
 import { copiedOf, type GroupPlan, isGuess, type Notice, partsOf, type Step, type StepPart, stepOf } from "./step-plan.ts";
-import { checkTicket, type Ticket } from "./ticket.ts";
-import { order, type Place, Waiting } from "./waiting.ts";
+import { checkTicket, order, type Place, type Ticket, Waiting } from "./waiting.ts";
 
 interface Open {
   readonly ticket: Ticket;
