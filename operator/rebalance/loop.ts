@@ -168,8 +168,7 @@ export class DeploymentLoop {
 
   #follow(seen: Observed): void {
     const { world, spec, views, placement, blocked, now } = seen;
-    const { usesTransitions: sampleTransitions } = policies[spec.rebalancing.policy];
-    if (seen.introduced) this.#links.setMembers(membersOf(views), { sampleTransitions, holdMs: world.holdMs ?? 0 });
+    if (seen.introduced) this.#links.setMembers(membersOf(views), { holdMs: world.holdMs ?? 0 });
     this.#tellJoiners(seen);
     const planned = new Set(ranksOf(placement.committed));
     this.#drains.step({

@@ -44,8 +44,6 @@ export interface Member {
 export interface Membership {
   readonly version: number;
   readonly members: readonly Member[];
-  /** Workers follow sampled tokens from layer to layer and report it with their load; unset = no. */
-  readonly sampleTransitions?: boolean;
   /** While no rank serves, gateways let requests wait so long for one; unset = not at all. */
   readonly holdMs?: number;
 }
@@ -125,8 +123,8 @@ export function toMembership(membership: Membership): MembershipMessage {
     ...member,
     state: stateToWire[member.state],
   }));
-  const { version, sampleTransitions = false, holdMs = 0 } = membership;
-  return create(MembershipSchema, { version: BigInt(version), members: members ?? [], sampleTransitions, holdMs: BigInt(holdMs) });
+  const { version, holdMs = 0 } = membership;
+  return create(MembershipSchema, { version: BigInt(version), members: members ?? [], holdMs: BigInt(holdMs) });
 }
 
 /** Characters of a numerics class, and of a digest, that are read. */
@@ -158,12 +156,10 @@ export function fromMembership(message: MembershipMessage): Membership {
     };
   });
   if (new Set(members.map((member) => member.rank)).size !== members.length) throw invalid("membership.members", "a rank is named twice");
-  const { sampleTransitions } = message;
   const holdMs = Math.min(toNumber(message.holdMs, "membership.holdMs"), holdMsMax);
   return {
     version: toNumber(message.version, "membership.version"),
     members,
-    ...(sampleTransitions ? { sampleTransitions } : {}),
     ...(holdMs > 0 ? { holdMs } : {}),
   };
 }

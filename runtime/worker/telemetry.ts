@@ -27,8 +27,6 @@ export interface TelemetryOptions {
   readonly machine: string | undefined;
   /** The key to sign with; undefined while there is none: then nothing is sent, since nobody would take it. */
   readonly signingKey: () => Promise<TelemetryKey | undefined>;
-  /** True while the operator asks where tokens go from layer to layer. */
-  readonly transitions: () => boolean;
   readonly metrics: Metrics<"worker">;
   readonly log: Log;
 }
@@ -46,7 +44,7 @@ export function turnMs({ deploymentUid, rank }: Pick<Identity, "deploymentUid" |
 
 /** Starts publishing; returns the way to stop. */
 export function publishLoad(options: TelemetryOptions): () => void {
-  const { engine, self, windowMs, clock, transitions, log } = options;
+  const { engine, self, windowMs, clock, log } = options;
   const waitMs = turnMs(self, windowMs);
   let windowStart = clock();
   let seq = 0;
@@ -67,7 +65,7 @@ export function publishLoad(options: TelemetryOptions): () => void {
     after((Math.floor(now / windowMs) + 1) * windowMs - now, take);
   };
   const take = async () => {
-    const counted = { start: windowStart, end: clock(), counters: await engine.counters({ transitions: transitions() }) };
+    const counted = { start: windowStart, end: clock(), counters: await engine.counters() };
     windowStart = counted.end;
     after(waitMs, async () => {
       await publish(options, counted, () => ++seq);
@@ -93,7 +91,7 @@ async function publish(options: TelemetryOptions, { start, end, counters }: Coun
   const subject = loadSubject(options.prefix, options.namespace, options.name, self.rank);
   const key = await options.signingKey();
   for (const phase of phases) {
-    const { transitions, compute, ...counts } = counters[phase];
+    const { compute, ...counts } = counters[phase];
     const load = {
       v: 1 as const,
       deploymentUID: self.deploymentUid,
@@ -108,16 +106,15 @@ async function publish(options: TelemetryOptions, { start, end, counters }: Coun
       ...counts,
       compute: { ...compute, ...(options.machine === undefined ? {} : { machine: options.machine }) },
     };
-    const message = key && signedWithin(load, transitions, key);
+    const message = key && signedWithin(load, key);
     if (key && !message) log.error({ layers, experts }, "a load message is above the limit and was not sent");
     const sent = message !== undefined && bus.publish(subject, message);
     metrics.add("enodia_telemetry_published_total", 1, { result: sent ? "ok" : key ? "dropped" : "no_key" });
   }
 }
 
-/** The message, without transitions where they do not fit: the load comes first, since nothing is balanced without. Undefined when it
- *  is above the limit all the same. */
-function signedWithin(load: LoadWindow, transitions: LoadWindow["transitions"], key: TelemetryKey): string | undefined {
-  const forms = transitions ? [{ ...load, transitions }, load] : [load];
-  return forms.map((form) => signLoad(encodeLoad(form), key)).find((message) => message.length <= loadMessageBytesMax);
+/** The message; undefined when it is above the limit. */
+function signedWithin(load: LoadWindow, key: TelemetryKey): string | undefined {
+  const message = signLoad(encodeLoad(load), key);
+  return message.length <= loadMessageBytesMax ? message : undefined;
 }

@@ -39,6 +39,8 @@ export interface SimOptions {
   /** Tried after those of the product. */
   readonly lastIntents?: readonly Intent[];
   readonly tracing?: LoopPorts["tracing"];
+  /** Unset: policies run in the caller's thread. */
+  readonly planner?: LoopPorts["planner"];
 }
 
 /** After so long only one operator's calls are under way, and what both have said is known everywhere. */
@@ -54,6 +56,7 @@ interface Operator {
 
 export class SimCluster {
   readonly clock: VirtualClock;
+  readonly #planner: LoopPorts["planner"];
   readonly random;
   readonly shape: SimShape;
   readonly kube: SimKube;
@@ -85,6 +88,7 @@ export class SimCluster {
     this.random = seeded(options.seed ?? 1);
     this.#lastIntents = options.lastIntents ?? [];
     this.#tracing = options.tracing ?? tracingOff;
+    this.#planner = options.planner ?? inlinePlanner;
     this.clock = new VirtualClock(undefined, this.random.next);
     this.shape = { layers: 4, experts: 8, bytes: 100, budgetBytes: 2400, ...options.shape };
     this.kube = new SimKube(this.clock, options.ranks ?? 3, options.spec, (epoch) => this.oracle.onWrite(epoch));
@@ -104,7 +108,7 @@ export class SimCluster {
       bus: () => this.nats.publisher(),
       telemetryKeys: [telemetryKey(1)],
       clockAheadMs: this.clockAheadMs,
-      counters: (worker, transitions) => this.load.counters(worker, this.#live().filter(({ ready }) => ready).length, transitions),
+      counters: (worker) => this.load.counters(worker, this.#live().filter(({ ready }) => ready).length),
       peerAddresses: (self) =>
         this.#live()
           .filter((worker) => worker !== self)
@@ -205,7 +209,7 @@ export class SimCluster {
         clock: this.clock,
         store: this.kube.placements(),
         openLink: (target) => new Session(target, { clock: this.clock, network, turns }),
-        planner: inlinePlanner,
+        planner: this.#planner,
         telemetry: new Telemetry(() => this.nats.open(owner)),
         telemetryKeys: () => {
           const keys = this.#around.telemetryKeys;

@@ -2,8 +2,8 @@
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { encodeTrace } from "../../planner/offline/traces.ts";
-import { generateTrace, type PresetName, plantTransitions, presets } from "../../planner/offline/traces-generate.ts";
-import { fraction, whole } from "../options.ts";
+import { generateTrace, type PresetName, presets } from "../../planner/offline/traces-generate.ts";
+import { whole } from "../options.ts";
 import { checkOutput, traceOutput, writeOutput } from "../output-file.ts";
 
 const usage = `usage: enodia plan generate --preset NAME --out FILE [options]
@@ -14,11 +14,7 @@ Writes a trace of expert load like that of a known model: topics that drift, sha
       --out FILE       where to write it (gzip JSON)
       --overwrite      replace the trace that is there
       --seed N         same seed, same trace (default 1)
-      --windows N      number of windows (default 40)
-      --affinity X     also plant transitions between layers, 0 (none: the negative control) to 1`;
-
-/** Tokens that the planted transitions count per layer. */
-const transitionTokens = 200_000;
+      --windows N      number of windows (default 40)`;
 
 export const options = {
   preset: { type: "string" },
@@ -26,7 +22,6 @@ export const options = {
   overwrite: { type: "boolean" },
   seed: { type: "string" },
   windows: { type: "string" },
-  affinity: { type: "string" },
   help: { type: "boolean", short: "h" },
 } as const;
 
@@ -45,10 +40,8 @@ export async function run(args: readonly string[]): Promise<number> {
   const model = presets[values.preset as PresetName];
   const seed = whole(values.seed, "--seed", 0, 2 ** 31) ?? 1;
   const windows = whole(values.windows, "--windows", 1, 10_000) ?? model.windows;
-  const affinity = fraction(values.affinity, "--affinity");
   const trace = generateTrace(values.preset, { ...model, windows }, seed);
-  const planted = affinity === undefined ? trace : plantTransitions(trace, affinity, transitionTokens, seed + 1);
-  const bytes = await encodeTrace(planted);
+  const bytes = await encodeTrace(trace);
   await writeOutput(out, bytes);
   process.stdout.write(
     `${values.out}: ${trace.windows} windows of ${trace.layers} layers x ${trace.experts} experts, ${bytes.byteLength} bytes\n`,

@@ -25,7 +25,6 @@ export const hecate: PlacementPolicy = {
   name: "hecate",
   summary: "heterogeneous sharding and sparse materialisation of the Hecate paper",
   keepsCurrent: true,
-  usesTransitions: false,
   cellsMax: Number.POSITIVE_INFINITY,
   plan: planHecate,
 };

@@ -20,8 +20,8 @@ test("plans that are abandoned reject, the one being made and one that waits, an
   const planner = threadPlanner();
   try {
     const abandoned = new AbortController();
-    const abandon = [planner.plan("uniform", input, abandoned.signal), planner.plan("uniform", input, abandoned.signal)];
-    const kept = planner.plan("uniform", input, new AbortController().signal);
+    const abandon = [planner.plan("eplb", input, abandoned.signal), planner.plan("eplb", input, abandoned.signal)];
+    const kept = planner.plan("eplb", input, new AbortController().signal);
     abandoned.abort();
     for (const plan of abandon) await assert.rejects(plan, (error) => hasCode(error, "PlanAbandoned"));
     assert.equal((await kept).layers.length, 1);

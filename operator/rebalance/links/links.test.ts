@@ -15,7 +15,7 @@ const world = {
   workers: [0, 1].map((rank) => ({ rank, uid: `w${rank}`, ip: `10.0.0.${rank}`, lost: false })),
   gateways: [{ name: "g", uid: "g", ip: "10.0.1.0" }],
 } as unknown as World;
-const plain = { sampleTransitions: false };
+const plain = {};
 const member = (rank: number): Member => ({ rank, podName: "", podUid: `w${rank}`, bootId: "b", address: "", state: "active" });
 
 interface FakeLink {

@@ -122,12 +122,12 @@ export class Links {
    * Pushes membership, and what workers and gateways are to do beside, if they differ from the last: at once, or where that may wait, at
    * a later look.
    */
-  setMembers(members: readonly Member[], { sampleTransitions, holdMs = 0 }: Omit<Membership, "version" | "members">): void {
-    const text = JSON.stringify([members, sampleTransitions, holdMs]);
+  setMembers(members: readonly Member[], { holdMs = 0 }: Omit<Membership, "version" | "members">): void {
+    const text = JSON.stringify([members, holdMs]);
     const reported = Math.max(0, ...this.all().map((link) => link.status?.membershipVersion ?? 0));
     this.#waiting = undefined;
     if (text === this.#lastMembers && reported <= this.#version) return;
-    const beside = { ...(sampleTransitions ? { sampleTransitions } : {}), ...(holdMs > 0 ? { holdMs } : {}) };
+    const beside = holdMs > 0 ? { holdMs } : {};
     this.#waiting = { members, beside, text };
     const early = this.#now - this.#pushedAt < spacingMs(members.length);
     const { members: before = [], holdMs: heldMs = 0 } = this.#membership ?? {};

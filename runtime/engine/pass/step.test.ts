@@ -18,7 +18,6 @@ import { LoadCounter } from "./load-counter.ts";
 import { forward } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
 import type { StepTools } from "./step-tools.ts";
-import { TransitionSampler } from "./transition-sampler.ts";
 
 const root = mkdtempSync(join(tmpdir(), "enodia-step-"));
 const options: ThreadOptions = {
@@ -80,7 +79,7 @@ function tools({ halved, pieceRows, delays, answer }: Circumstances): StepTools 
   });
   turns.pieceRows = (kind, rows) => (kind === "decode" ? rows : Math.min(rows, pieceRows));
   return {
-    ...{ program, embed, blocks, experts: own, counter, transitions: new TransitionSampler(info), times: new StepTimes() },
+    ...{ program, embed, blocks, experts: own, counter, times: new StepTimes() },
     ...{ turns, rooms: [], halving: { wants: () => halved, took: () => {} } },
     router: () => ({ rank: 0, table: router }),
     dispatch: async (frame) => {

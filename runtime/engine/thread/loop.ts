@@ -20,7 +20,6 @@ import { PromptLogprobs, type PromptPorts } from "../pass/prompt-logprobs.ts";
 import { forward } from "../pass/step.ts";
 import { StepTimes } from "../pass/step-times.ts";
 import type { StepTools } from "../pass/step-tools.ts";
-import { TransitionSampler } from "../pass/transition-sampler.ts";
 import { Batcher } from "../schedule/batch.ts";
 import { checkRow, unusableRows } from "../schedule/sampling/finite.ts";
 import { OpenSampling } from "../schedule/sampling/open-sampling.ts";
@@ -47,7 +46,6 @@ export class EngineLoop {
   readonly #batcher: Batcher;
   readonly #experts: ExpertTable;
   readonly #counter: LoadCounter;
-  readonly #transitions: TransitionSampler;
   readonly #times = new StepTimes();
   readonly #turns: FrameTurns;
   readonly #lanes: Lanes;
@@ -85,7 +83,6 @@ export class EngineLoop {
     this.#languages = new Languages(model.info.vocab, () => loadVocabulary(options.storeDir));
     const tell: PromptPorts["tell"] = (id, event) => this.#send({ type: "events", notices: [{ id, event }] });
     this.#preparing = new Preparing(this.#languages, tell);
-    this.#transitions = new TransitionSampler(model.info);
     this.#experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: this.#counter });
     this.#lanes = new Lanes({
       model,
@@ -116,7 +113,6 @@ export class EngineLoop {
       blocks,
       experts: this.#experts,
       counter: this.#counter,
-      transitions: this.#transitions,
       times: this.#times,
       router: () => this.#router,
       dispatch: (frame, gatesOf) => this.#dispatch(frame, gatesOf),
@@ -305,7 +301,7 @@ export class EngineLoop {
       case "setLanes":
         return this.#lanes.set(message.argument);
       case "counters":
-        return this.#takeCounters(message.argument.transitions);
+        return this.#takeCounters();
       case "stats": {
         const { slotsUsed, slotsKept, blocksUsed, blocksKept, preemptions, drafts, queued } = this.#batcher;
         const stepSeconds = this.#stepSeconds;
@@ -339,13 +335,12 @@ export class EngineLoop {
     }
   }
 
-  #takeCounters(wanted: boolean): LoadCounters {
+  #takeCounters(): LoadCounters {
     const { prefill, decode } = this.#counter.take();
-    const transitions = this.#transitions.take(wanted);
     const seconds = this.#times.take();
     return {
-      prefill: { ...prefill, seconds: seconds.prefill, ...(transitions.prefill ? { transitions: transitions.prefill } : {}) },
-      decode: { ...decode, seconds: seconds.decode, ...(transitions.decode ? { transitions: transitions.decode } : {}) },
+      prefill: { ...prefill, seconds: seconds.prefill },
+      decode: { ...decode, seconds: seconds.decode },
     };
   }
 
