@@ -26,6 +26,7 @@ import { type RecordedEvent, SimKube } from "./kube.ts";
 import { SimLoad } from "./load.ts";
 import type { SimShape } from "./model.ts";
 import { Oracle } from "./oracle.ts";
+import { rulesPlanted } from "./plants.ts";
 import { Troubles } from "./troubles.ts";
 import type { Host } from "./wire.ts";
 import { SimWire } from "./wire.ts";
@@ -217,6 +218,7 @@ export class SimCluster {
         },
         metrics: { add: (name, _amount, ...[labels]) => void this.#counts.push({ name, ...labels }), set: () => {}, observe: () => {} },
         tracing: this.#tracing,
+        protocolRules: rulesPlanted(),
         log: silentLog,
         identity: async () => {
           this.identityAsks++;

@@ -173,7 +173,7 @@ export class Rollout {
     const { tasks, plan, budget, used, limits } = this.#staged;
     const members = new Map([...this.#members].map(([rank, member]) => [rank, member.bootId]));
     const now = this.#parts.ports.clock.now();
-    this.#run = new PlanRun({ epoch: plan.epoch, tasks, members, budget, used, now, limits });
+    this.#run = new PlanRun({ epoch: plan.epoch, tasks, members, budget, used, now, limits, rules: this.#parts.ports.protocolRules });
     return new Promise((resolve) => {
       this.#resolve = resolve;
       // Before what has happened while the plan was being written.
