@@ -17,7 +17,6 @@ import { AppError } from "../../crds/common.ts";
 import { parseDuration } from "../../crds/quantity.ts";
 import type { RebalanceView, World } from "../deployment/ports.ts";
 import type { Identity } from "../kube/ask-pod.ts";
-import { policies } from "../planner/index.ts";
 import { Attempts, type Step, type StepEnd } from "./intents/attempts.ts";
 import { chooseIntent, suspended } from "./intents/choose.ts";
 import type { Intent, Made, Tools } from "./intents/intent.ts";

@@ -1,6 +1,5 @@
-// The protocol that carries a plan out: per layer waiting -> preparing -> committing -> releasing -> free, or aborted before
-// its first commit. Events in, actions out; no clock, network or store, so that the whole-cluster simulation runs this very
-// code. The shell (rollout.ts) performs the actions and reports what came of them.
+// The protocol that carries a plan out: per layer waiting -> preparing -> committing -> releasing -> free, or aborted before its first
+// commit. Events in, actions out, which rollout.ts performs. Pure; DECISIONS.md 1.
 import { type ProtocolRules, protocolRules } from "./protocol-rules.ts";
 import type { Action, Call, Event, LayerPhase, LayerTask, Outcome, RunOptions, UnreleasedLayer } from "./protocol-types.ts";
 
@@ -323,10 +322,7 @@ export class PlanRun {
     return this.#allStirred ? this.#members.keys() : [...this.#stirred].filter((rank) => this.#members.has(rank));
   }
 
-  /**
-   * Ends the plan when every layer is free or aborted. Layers that only go forward may depend on one rank that cannot follow: after a
-   * time the plan ends as committed and names them, and the rank gets the plan as a whole, so that nobody else has to wait for it.
-   */
+  /** Ends the plan when every layer is free or aborted, or as committed when layers that only go forward take too long: DECISIONS.md 2. */
   #settle(): void {
     const late = [...this.#layers.values()].filter((run) => run.phase === "committing" || run.phase === "releasing");
     if (this.inPhase("waiting", "preparing").length > 0) this.#forwardSince = undefined;

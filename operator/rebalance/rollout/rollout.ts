@@ -23,7 +23,7 @@ const tickMs = 250;
 const longestPauseMs = 4_000;
 
 export interface RolloutParts {
-  readonly ports: Pick<LoopPorts, "clock" | "log" | "event" | "onRollout" | "tracing">;
+  readonly ports: Pick<LoopPorts, "clock" | "log" | "event" | "onRollout" | "protocolRules" | "tracing">;
   /** The trace of the attempt that this is of. */
   readonly trace: string;
   readonly placement: Placement;
