@@ -11,7 +11,7 @@ import type { Attempts } from "./intents/attempts.ts";
 import type { Intake } from "./links/intake.ts";
 import type { Links } from "./links/links.ts";
 import { SignalWindows } from "./links/signals.ts";
-import { LoadPicture } from "./load/load-picture.ts";
+import { LoadPicture } from "./load/load-state.ts";
 import {
   agreedModel,
   currentByRank,

@@ -12,7 +12,7 @@ import { type Trace, windowOf } from "../../operator/planner/offline/traces.ts";
 import { generateTrace, presets } from "../../operator/planner/offline/traces-generate.ts";
 import { planFresh } from "../../operator/planner/policies/incremental.ts";
 import { type Planner, threadPlanner } from "../../operator/rebalance/intents/planner-thread.ts";
-import { type LoadFacts, LoadPicture } from "../../operator/rebalance/load/load-picture.ts";
+import { type LoadFacts, LoadPicture } from "../../operator/rebalance/load/load-state.ts";
 import { inputOf, quantile, type Row } from "./planner-kit.ts";
 
 const deployments = 1000;

@@ -10,7 +10,7 @@ import type { Intent } from "../../operator/rebalance/intents/intent.ts";
 import { inlinePlanner } from "../../operator/rebalance/intents/planner-thread.ts";
 import { Session } from "../../operator/rebalance/links/session.ts";
 import { Telemetry } from "../../operator/rebalance/links/telemetry.ts";
-import { connectsMax, Turns } from "../../operator/rebalance/links/turns.ts";
+import { connectsMax, Turns } from "../../operator/rebalance/links/semaphore.ts";
 import { DeploymentLoop } from "../../operator/rebalance/loop.ts";
 import type { LoopPorts } from "../../operator/rebalance/loop-ports.ts";
 import type { StoredPlacement } from "../../operator/rebalance/ports.ts";

@@ -1,6 +1,6 @@
 // An intent: one kind of plan, with when it is wanted and how it is made. The loop tries those of index.ts in order at every tick, and
 // at most one acts. Types only; it neither carries a plan out (rollout/) nor paces attempts (attempts.ts).
-import type { LoadPicture } from "../load/load-picture.ts";
+import type { LoadPicture } from "../load/load-state.ts";
 import type { LoopPorts } from "../loop-ports.ts";
 import type { Observed, Why } from "../observed.ts";
 import type { Link } from "../ports.ts";

@@ -8,7 +8,7 @@ import { chat, chatPrompt, expected, post, until, useGateways } from "../../../t
 import { name, ns } from "../../../test/kit/gateway/scripted-worker.ts";
 import { systemClock } from "../../kube/workqueue.ts";
 import { Session } from "./session.ts";
-import { Turns } from "./turns.ts";
+import { Turns } from "./semaphore.ts";
 
 const { startAll, issue, onEnd } = useGateways();
 

@@ -4,7 +4,7 @@
 import type { LoadWindow } from "../../../crds/telemetry.ts";
 import type { World } from "../../deployment/ports.ts";
 import type { ExpectedRank } from "../../planner/load/windows.ts";
-import type { LoadPicture } from "../load/load-picture.ts";
+import type { LoadPicture } from "../load/load-state.ts";
 import type { LoopPorts } from "../loop-ports.ts";
 import type { TelemetryFacts } from "../observed.ts";
 import type { IntakeRefusal, Subscription } from "./telemetry.ts";

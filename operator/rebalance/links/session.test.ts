@@ -8,7 +8,7 @@ import type { Network } from "../../../runtime/net/grpc.ts";
 import { ManualClock } from "../../../test/kit/manual-clock.ts";
 import type { LinkTarget } from "../ports.ts";
 import { Session } from "./session.ts";
-import { Turns } from "./turns.ts";
+import { Turns } from "./semaphore.ts";
 
 test("a pod is told the operator's log level when its stream opens, and with every ping", async () => {
   const pushed: WatchPush[] = [];

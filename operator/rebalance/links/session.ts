@@ -17,12 +17,12 @@ import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from 
 import { forMany } from "../../../runtime/net/service.ts";
 import { fixedTls, type TlsMaterial } from "../../../runtime/net/tls.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
-import { Census, type PodWatch, silenceMs } from "./census.ts";
+import { Census, type PodWatch, silenceMs } from "./mass-failure-guard.ts";
 import { ClockOffset } from "./clock-offset.ts";
 import { frontOf, servedOf, toDescription, useOf } from "./described.ts";
 import { sharedBytes } from "./shared-bytes.ts";
-import { Signs } from "./signs.ts";
-import type { Turns } from "./turns.ts";
+import { Signs } from "./heartbeats.ts";
+import type { Turns } from "./semaphore.ts";
 
 const describeTimeoutMs = 5_000;
 const callTimeoutMs = 10_000;

@@ -5,7 +5,7 @@ import { AppError } from "../../../crds/common.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
 import { backoffMs } from "../backoff.ts";
 import type { Links } from "../links/links.ts";
-import { type LoadPicture, transferLimit } from "../load/load-picture.ts";
+import { type LoadPicture, transferLimit } from "../load/load-state.ts";
 import type { LoopPorts } from "../loop-ports.ts";
 import { planMembers } from "../members.ts";
 import type { Observed, Why } from "../observed.ts";

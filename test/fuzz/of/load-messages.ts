@@ -2,7 +2,7 @@
 // that it says, and goes into a window without an error.
 import assert from "node:assert/strict";
 import { decodeLoad, encodeLoad, type LoadWindow } from "../../../crds/telemetry.ts";
-import { LoadPicture } from "../../../operator/rebalance/load/load-picture.ts";
+import { LoadPicture } from "../../../operator/rebalance/load/load-state.ts";
 import { openLoad, signLoad } from "../../../runtime/net/load-signature.ts";
 import { telemetryKey } from "../../kit/ranks/telemetry-keys.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";

@@ -1,7 +1,7 @@
 // Signs of life: a pod has to speak, or where it may be silent its connection has to.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Signs } from "./signs.ts";
+import { Signs } from "./heartbeats.ts";
 
 const lookMs = 500;
 

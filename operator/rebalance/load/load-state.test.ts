@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { LoadPicture } from "./load-picture.ts";
+import { LoadPicture } from "./load-state.ts";
 
 test("the age of telemetry grows for a rank that is expected and never heard", () => {
   const sizes = new Float64Array(1).fill(1);

@@ -1,7 +1,7 @@
 // A pod that is silent alone is lost after three seconds; where most of a fleet is, each of them has fifteen.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Census, disruptedMs, silenceMs } from "./census.ts";
+import { Census, disruptedMs, silenceMs } from "./mass-failure-guard.ts";
 
 const fleet = (pods: number) => {
   const census = new Census();

@@ -1,7 +1,7 @@
 // Turns: how many run at once, and in which order the others follow.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Turns } from "./turns.ts";
+import { Turns } from "./semaphore.ts";
 
 test("so many run at once, and the others in the order in which they came, one for each that has ended", () => {
   const turns = new Turns(2);
