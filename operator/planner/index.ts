@@ -54,9 +54,9 @@ export function schedulable(input: PlanInput, layers: readonly LayerPlan[]): rea
   for (let round = 0; round <= layers.length; round++) {
     const changes = layerBytes(shape, current, plan);
     const { stuck } = scheduleLayers(changes, before, budget);
-    const kept = stuck.length > 0 ? stuck : overfull(changes, { before, after: bytesByRank(shape, plan), budget, staging });
-    if (kept.length === 0) return plan;
-    plan = plan.map((layer, l) => (kept.includes(l) ? (current[l] ?? layer) : layer));
+    const staying = stuck.length > 0 ? stuck : overfull(changes, { before, after: bytesByRank(shape, plan), budget, staging });
+    if (staying.length === 0) return plan;
+    plan = plan.map((layer, l) => (staying.includes(l) ? (current[l] ?? layer) : layer));
   }
   return current;
 }

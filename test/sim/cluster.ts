@@ -8,9 +8,9 @@ import { seeded } from "../../operator/planner/random.ts";
 import { intents } from "../../operator/rebalance/intents/index.ts";
 import type { Intent } from "../../operator/rebalance/intents/intent.ts";
 import { inlinePlanner } from "../../operator/rebalance/intents/planner-thread.ts";
+import { connectsMax, Semaphore } from "../../operator/rebalance/links/semaphore.ts";
 import { Session } from "../../operator/rebalance/links/session.ts";
 import { Telemetry } from "../../operator/rebalance/links/telemetry.ts";
-import { connectsMax, Turns } from "../../operator/rebalance/links/semaphore.ts";
 import { DeploymentLoop } from "../../operator/rebalance/loop.ts";
 import type { LoopPorts } from "../../operator/rebalance/loop-ports.ts";
 import type { StoredPlacement } from "../../operator/rebalance/ports.ts";
@@ -204,12 +204,12 @@ export class SimCluster {
 
   #makeLoop(owner: Owner, host: Host): DeploymentLoop {
     const network = this.#wire.network(host, "operator:0");
-    const turns = new Turns(connectsMax);
+    const connecting = new Semaphore(connectsMax);
     return new DeploymentLoop(
       {
         clock: this.clock,
         store: this.kube.placements(),
-        openLink: (target) => new Session(target, { clock: this.clock, network, turns }),
+        openLink: (target) => new Session(target, { clock: this.clock, network, connecting }),
         planner: this.#planner,
         telemetry: new Telemetry(() => this.nats.open(owner)),
         telemetryKeys: () => {

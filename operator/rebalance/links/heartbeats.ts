@@ -1,8 +1,8 @@
-// The signs of life of one pod on its Control stream. A pod says at least every second how it is; one that may leave that out while it has
+// The heartbeats of one pod on its Control stream. A pod says at least every second how it is; one that may leave that out while it has
 // no news shows by bytes on its connection that its process runs, as it answers the pings of HTTP/2. Pure.
 import { Silence } from "../../../runtime/net/silence.ts";
 
-export class Signs {
+export class Heartbeats {
   readonly #statuses: Silence;
   readonly #connection: Silence;
   #bytes = 0;
@@ -28,7 +28,7 @@ export class Signs {
   look(nowMs: number, bytes: number): number {
     if (bytes !== this.#bytes) this.#connection.heard();
     this.#bytes = bytes;
-    const [unsaidMs, silentMs] = [this.#statuses.look(nowMs), this.#connection.look(nowMs)];
-    return this.#allowedMs === 0 ? unsaidMs : Math.max(silentMs, unsaidMs - this.#allowedMs);
+    const [statusSilentMs, silentMs] = [this.#statuses.look(nowMs), this.#connection.look(nowMs)];
+    return this.#allowedMs === 0 ? statusSilentMs : Math.max(silentMs, statusSilentMs - this.#allowedMs);
   }
 }

@@ -47,7 +47,7 @@ export class Links {
   /** What was pushed last; one object for all links, which encode it once. */
   #membership: Membership | undefined;
   /** The bootId of the worker process that was told the plan last, by rank. */
-  readonly #told = new Map<number, string>();
+  readonly #bootIds = new Map<number, string>();
 
   constructor(open: OpenLink, onChange: () => void) {
     this.#open = open;
@@ -153,8 +153,8 @@ export class Links {
    */
   planBegins(members: ReadonlyMap<number, PlanMember>): void {
     this.#pushMembers();
-    this.#told.clear();
-    for (const [rank, { bootId }] of members) this.#told.set(rank, bootId);
+    this.#bootIds.clear();
+    for (const [rank, { bootId }] of members) this.#bootIds.set(rank, bootId);
   }
 
   /** Tells worker processes that have come up `plan`; a rank whose process has been away for the grace counts as lost. */
@@ -163,15 +163,15 @@ export class Links {
     const lost: number[] = [];
     for (const { rank, usable, link, report } of views) {
       const bootId = report?.description?.bootId;
-      if (!usable || bootId === undefined || this.#told.get(rank) === bootId) continue;
-      this.#told.set(rank, bootId);
+      if (!usable || bootId === undefined || this.#bootIds.get(rank) === bootId) continue;
+      this.#bootIds.set(rank, bootId);
       if (plan) link?.pushPlan(plan);
       joined.push({ rank, bootId });
     }
     const usable = new Set(views.flatMap((view) => (view.usable ? [view.rank] : [])));
-    for (const rank of this.#told.keys()) {
+    for (const rank of this.#bootIds.keys()) {
       if (usable.has(rank) || now - (usableAt.get(rank) ?? 0) <= lostAfterMs) continue;
-      this.#told.delete(rank);
+      this.#bootIds.delete(rank);
       lost.push(rank);
     }
     return { joined, lost };

@@ -4,7 +4,7 @@
 
 /** Signs come every second: who gave none for so long is quiet. */
 const quietMs = 1_500;
-/** A stream without a sign of life for this long counts as broken, from the last sign on. */
+/** A stream without a heartbeat for this long counts as broken, from the last sign on. */
 export const silenceMs = 3_000;
 /** The same while most pods are quiet. */
 export const disruptedMs = 15_000;
@@ -13,7 +13,7 @@ const mostPart = 0.55;
 /** Of fewer pods, most may be on one node. */
 const podsLeast = 24;
 
-export class Census {
+export class MassFailureGuard {
   #watched = 0;
   #quiet = 0;
 

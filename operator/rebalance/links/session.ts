@@ -17,24 +17,24 @@ import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from 
 import { forMany } from "../../../runtime/net/service.ts";
 import { fixedTls, type TlsMaterial } from "../../../runtime/net/tls.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
-import { Census, type PodWatch, silenceMs } from "./mass-failure-guard.ts";
 import { ClockOffset } from "./clock-offset.ts";
 import { frontOf, servedOf, toDescription, useOf } from "./described.ts";
+import { Heartbeats } from "./heartbeats.ts";
+import { MassFailureGuard, type PodWatch, silenceMs } from "./mass-failure-guard.ts";
+import type { Semaphore } from "./semaphore.ts";
 import { sharedBytes } from "./shared-bytes.ts";
-import { Signs } from "./heartbeats.ts";
-import type { Turns } from "./semaphore.ts";
 
 const describeTimeoutMs = 5_000;
 const callTimeoutMs = 10_000;
-/** Pods give a sign of life at least that often (census.ts). */
+/** Pods give a heartbeat at least that often (mass-failure-guard.ts). */
 const signEveryMs = 1_000;
 const lookMs = 500;
 const looksPerPing = 2;
 /** A pod that is well may leave out statuses without news for so long, and is pinged less: it counts us as away after 5 s. */
-const calmMs = 12_000;
-const looksPerCalmPing = 8;
+const idleSilenceMs = 12_000;
+const looksPerIdlePing = 8;
 /** By then the difference of the clocks is known. */
-const pingsBeforeCalm = 8;
+const pingsBeforeIdle = 8;
 const reconnectMs = 500;
 
 /** One for a value: memberships and plans, which belong to one deployment, grow with its ranks and go to each of them. */
@@ -46,10 +46,10 @@ type WatchStream = ReturnType<Client["watch"]>;
 interface SessionPorts {
   readonly clock: Clock;
   readonly network: Pick<Network, "connect">;
-  /** The turns at connecting of all sessions of this process. */
-  readonly turns: Turns;
+  /** Bounds how many sessions of this process connect at the same time. */
+  readonly connecting: Semaphore;
   /** Of all sessions of this process; without it, it judges its pod alone. */
-  readonly census?: Census;
+  readonly guard?: MassFailureGuard;
   /** What the pod is to log at; as it does when not given. */
   readonly logLevel?: LogLevel | "";
 }
@@ -64,28 +64,28 @@ export class Session implements Link {
   lastError = "";
   readonly #target: LinkTarget;
   readonly #clock: Clock;
-  readonly #turns: Turns;
-  readonly #census: Census;
+  readonly #connecting: Semaphore;
+  readonly #guard: MassFailureGuard;
   #watched: PodWatch | undefined;
   readonly #client: Client;
   readonly #logLevel: LogLevel | "";
   readonly #tls: ReturnType<typeof fixedTls>;
   #stream: WatchStream | undefined;
   #closed = false;
-  #hasTurn = false;
-  #signs = new Signs(lookMs, 0);
+  #connects = false;
+  #heartbeats = new Heartbeats(lookMs, 0);
   #pings = 0;
   readonly #offset = new ClockOffset();
   #membership: Membership | undefined;
   #plan: PlacementPlan | undefined;
   #stopTimer: () => void = () => {};
 
-  constructor(target: LinkTarget, { clock, network, turns, census = new Census(), logLevel = "" }: SessionPorts) {
+  constructor(target: LinkTarget, { clock, network, connecting, guard = new MassFailureGuard(), logLevel = "" }: SessionPorts) {
     this.#target = target;
     this.#logLevel = logLevel;
     this.#clock = clock;
-    this.#turns = turns;
-    this.#census = census;
+    this.#connecting = connecting;
+    this.#guard = guard;
     this.downSince = clock.now();
     this.#tls = fixedTls(material(target.identity));
     const { address, serverName } = target;
@@ -109,8 +109,8 @@ export class Session implements Link {
   }
 
   #open(): void {
-    this.#turns.enter(() => {
-      this.#hasTurn = true;
+    this.#connecting.enter(() => {
+      this.#connects = true;
       if (this.#closed) return this.#leave();
       if (this.triedAt === Number.POSITIVE_INFINITY) this.triedAt = this.#clock.now();
       void this.#connect();
@@ -119,9 +119,9 @@ export class Session implements Link {
 
   /** The turn is over: the pod has answered, or will not. */
   #leave(): void {
-    if (!this.#hasTurn) return;
-    this.#hasTurn = false;
-    this.#turns.leave();
+    if (!this.#connects) return;
+    this.#connects = false;
+    this.#connecting.leave();
   }
 
   async #connect(): Promise<void> {
@@ -156,7 +156,7 @@ export class Session implements Link {
   #watch(): void {
     const stream = this.#client.watch();
     this.#stream = stream;
-    this.#signs = new Signs(lookMs, this.#clock.now());
+    this.#heartbeats = new Heartbeats(lookMs, this.#clock.now());
     this.#pings = 0;
     this.#offset.forget();
     stream.on("data", (status: WatchStatus) => {
@@ -168,9 +168,9 @@ export class Session implements Link {
       }
       this.#leave();
       const first = this.downSince !== undefined;
-      if (first) this.#watched = this.#census.watch();
+      if (first) this.#watched = this.#guard.watch();
       this.downSince = undefined;
-      this.#signs.heard();
+      this.#heartbeats.heard();
       this.#takeClock(status);
       const before = this.status;
       this.#takeStatus(status);
@@ -189,13 +189,13 @@ export class Session implements Link {
   #look(stream: WatchStream, look: number): void {
     this.#stopTimer = this.#clock.after(lookMs, () => {
       if (this.#closed || this.#stream !== stream) return;
-      const silentMs = this.#signs.look(this.#clock.now(), this.#client.receivedBytes());
+      const silentMs = this.#heartbeats.look(this.#clock.now(), this.#client.receivedBytes());
       if (this.#watched?.isLost(silentMs) ?? silentMs > silenceMs) {
         stream.cancel();
         // One that is heard again at once is not lost, however long it was waited for.
         return this.#lost(stream, `no status for ${silentMs} ms`, Math.min(silentMs, silenceMs + 2 * lookMs));
       }
-      if (look % (this.#isCalm ? looksPerCalmPing : looksPerPing) === 0) stream.write(this.#ping());
+      if (look % (this.#isIdle ? looksPerIdlePing : looksPerPing) === 0) stream.write(this.#ping());
       this.#look(stream, look + 1);
     });
   }
@@ -205,17 +205,17 @@ export class Session implements Link {
   }
 
   /** True when nothing is expected of the pod but that it lives. */
-  get #isCalm(): boolean {
-    return this.#pings >= pingsBeforeCalm && this.status?.ready === true && !this.status.draining && !this.status.leaving;
+  get #isIdle(): boolean {
+    return this.#pings >= pingsBeforeIdle && this.status?.ready === true && !this.status.draining && !this.status.leaving;
   }
 
   #ping() {
     this.#pings += 1;
-    const allowed = this.#isCalm ? calmMs : 0;
-    this.#signs.allow(allowed);
+    const allowed = this.#isIdle ? idleSilenceMs : 0;
+    this.#heartbeats.allow(allowed);
     const sentUnixMs = BigInt(this.#clock.now());
-    const said = { sender: this.#sender(), sentUnixMs, logLevel: this.#logLevel, calmMs: allowed };
-    return create(WatchPushSchema, Object.assign(said, { push: { case: "ping" as const, value: true } }));
+    const beside = { sender: this.#sender(), sentUnixMs, logLevel: this.#logLevel, calmMs: allowed };
+    return create(WatchPushSchema, Object.assign(beside, { push: { case: "ping" as const, value: true } }));
   }
 
   #takeClock({ clock }: WatchStatus): void {

@@ -1,4 +1,4 @@
-// The load picture of one deployment: it closes windows, forecasts, asks the two questions of planner/decide.ts and remembers the
+// The load state of one deployment: it closes windows, forecasts, asks the two questions of planner/decide.ts and remembers the
 // answers. The loop closes windows, the intents plan with its input, the rollout tells it what was committed; it starts nothing itself.
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
@@ -46,10 +46,10 @@ const stretchMax = 4;
 /** The number of rows per layer that the measured imbalance adds up, over several windows where one has fewer. */
 const measuredRows = 10_000;
 
-/** The part of an observation that the picture reads. */
+/** The part of an observation that the state reads. */
 export type LoadFacts = Pick<Observed, "spec" | "synced" | "busConnected" | "expected" | "ranks" | "hardware" | "plan">;
 
-export class LoadPicture {
+export class LoadState {
   readonly windows: LoadWindows;
   /** The rates at which bytes of experts come, as receivers measure them. */
   readonly rates = new PathRates();
@@ -61,7 +61,7 @@ export class LoadPicture {
   #bound: number | undefined;
   #window: ClosedWindow | undefined;
   #phases: readonly PhaseLoad[] = [];
-  /** Unix ms at which this picture began to listen for load. */
+  /** Unix ms at which this state began to listen for load. */
   readonly #since: number;
   readonly #forecaster: Forecaster;
   #forecast: Forecast | undefined;
@@ -90,7 +90,7 @@ export class LoadPicture {
     return accepted;
   }
 
-  /** The age of the oldest last message. A rank that was never heard counts as old as this picture, so that the figure grows for it. */
+  /** The age of the oldest last message. A rank that was never heard counts as old as this state, so that the figure grows for it. */
   ageMs(expected: readonly ExpectedRank[], now: number): number {
     return Math.min(this.windows.ageMs(expected, now), now - this.#since);
   }
@@ -191,7 +191,7 @@ export class LoadPicture {
     return this.#forecast?.load;
   }
 
-  /** The picture as it is now, for the observation of a tick. */
+  /** The state now, for the observation of a tick. */
   snapshot(): LoadSnapshot {
     return {
       decision: this.#decision,

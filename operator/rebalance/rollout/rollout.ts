@@ -5,7 +5,7 @@ import { AppError } from "../../../crds/common.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
 import { backoffMs } from "../backoff.ts";
 import type { Links } from "../links/links.ts";
-import { type LoadPicture, transferLimit } from "../load/load-state.ts";
+import { type LoadState, transferLimit } from "../load/load-state.ts";
 import type { LoopPorts } from "../loop-ports.ts";
 import { planMembers } from "../members.ts";
 import type { Observed, Why } from "../observed.ts";
@@ -28,7 +28,7 @@ export interface RolloutParts {
   readonly trace: string;
   readonly placement: Placement;
   readonly links: Pick<Links, "all" | "planBegins">;
-  readonly load: () => LoadPicture | undefined;
+  readonly load: () => LoadState | undefined;
   /** Called after every event that the protocol has taken. */
   readonly onProgress: () => void;
 }
@@ -350,7 +350,7 @@ export class Rollout {
   }
 
   /** What it is and how far, for people; no layer is anywhere before its epoch is taken. */
-  get told() {
+  get progress() {
     const { plan, moves } = this.#staged;
     const run = this.#run;
     const phases = run && new Map(layerPhases.flatMap((phase) => run.inPhase(phase).map((layer) => [layer, phase] as const)));

@@ -2,7 +2,7 @@
 // that it says, and goes into a window without an error.
 import assert from "node:assert/strict";
 import { decodeLoad, encodeLoad, type LoadWindow } from "../../../crds/telemetry.ts";
-import { LoadPicture } from "../../../operator/rebalance/load/load-state.ts";
+import { LoadState } from "../../../operator/rebalance/load/load-state.ts";
 import { openLoad, signLoad } from "../../../runtime/net/load-signature.ts";
 import { telemetryKey } from "../../kit/ranks/telemetry-keys.ts";
 import { type Fuzzer, unguarded } from "../fuzzer.ts";
@@ -45,7 +45,7 @@ const computeOf = (random: Random): object => ({
 });
 
 const expected = [0, 1, 2].map((rank) => ({ rank, bootId: "boot", clockAheadMs: rank === 2 ? undefined : 0, speed: 1 }));
-const subject = { decode: decodeLoad, picture: () => new LoadPicture({ layers, experts } as never, "uid", now - 10_000) };
+const subject = { decode: decodeLoad, state: () => new LoadState({ layers, experts } as never, "uid", now - 10_000) };
 
 export const loadMessages: Fuzzer<typeof subject, Buffer> = {
   name: "load-messages",
@@ -63,16 +63,16 @@ export const loadMessages: Fuzzer<typeof subject, Buffer> = {
       ? Buffer.from(signLoad(damaged(Buffer.from(body), random, 400).toString("latin1"), pick(random, keys)))
       : signed;
   },
-  attempt({ decode, picture }, bytes) {
+  attempt({ decode, state }, bytes) {
     const opened = openLoad(bytes, keys.slice(0, 1));
     const body = opened.ok ? opened.body : bytes.subarray(bytes.indexOf(10) + 1);
     const window: LoadWindow = decode(body);
     assert.equal(window.routed.length, window.layers * window.experts);
     assert.equal(window.served.length, window.layers * window.experts);
     assert.deepEqual(decode(Buffer.from(encodeLoad(window))), window, "what is read is written alike");
-    const seen = picture();
+    const seen = state();
     const first = seen.accept(window, expected, now);
     if (first.ok) assert.equal(seen.accept(window, expected, now).ok, false, "the same message counts twice");
   },
-  plant: ({ picture }) => ({ decode: unguarded(decodeLoad, /routed: /), picture }),
+  plant: ({ state }) => ({ decode: unguarded(decodeLoad, /routed: /), state }),
 };
