@@ -97,7 +97,7 @@ export function mapText(map: ExpertMap, columns: number): string {
   const cells = Math.ceil(map.experts / perCell);
   const lines = map.rows.map(({ rank, held, expertReplicas, hostedBytes, loadPercent, state, weights }) => {
     const drawn = binned(weights, perCell).map(glyphOf).join("");
-    const figures = `${String(held).padStart(5)} experts, ${String(expertReplicas).padStart(5)} expert replicas, ${bytes(hostedBytes).padStart(9)}, load ${percent(loadPercent)}`;
+    const figures = `${String(held).padStart(5)} experts, ${String(expertReplicas).padStart(4)} secondary, ${bytes(hostedBytes).padStart(9)}, load ${percent(loadPercent)}`;
     return `${String(rank).padStart(4)} |${drawn}| ${figures}${state === undefined || state === "active" ? "" : `  ${state}`}`;
   });
   const scale = glyphs.map((glyph, i) =>
@@ -133,7 +133,7 @@ export function mapPicture(map: ExpertMap): string {
     const drawn = binned(row.weights, perCell).flatMap((share, cell) =>
       share <= 0 ? [] : [cellAt(area.left + cell * across, y, [across, down], share)],
     );
-    const words = `${row.held} experts, ${row.expertReplicas} expert replicas, load ${percent(row.loadPercent)}`;
+    const words = `${row.held} experts, ${row.expertReplicas} secondary, load ${percent(row.loadPercent)}`;
     const label = i % labelEvery === 0;
     return [
       ...drawn,

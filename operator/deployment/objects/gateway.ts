@@ -2,7 +2,6 @@
 // only where the spec gives one; else the API server starts it with one, and whoever scales it has the field. Pure.
 
 import { annotations, labels, paths, ports } from "../../../crds/common.ts";
-import { gatewayRole } from "../../../crds/gateway-jwt.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { gatewayProcess, modelVolume } from "../../../crds/process.ts";
 import { renderEnv } from "../../../crds/variables.ts";
@@ -114,7 +113,7 @@ function basePod(context: RenderContext): PodShape["spec"] {
         name: gatewayKind.container,
         image: (runtime?.image as string | undefined) ?? settings.runtimeImage,
         imagePullPolicy: (runtime?.imagePullPolicy as string | undefined) ?? settings.pullPolicy,
-        command: ["node", "runtime/main.ts", gatewayRole(gateway)],
+        command: ["node", "runtime/main.ts", "gateway"],
         workingDir: "/app",
         env: [...renderEnv(gatewayProcess, processFacts(context)), ...passedOnEnv(podTemplate, gateway.podTemplate)],
         ports: [

@@ -133,7 +133,7 @@ export class Wave {
     return { blocks, stamp: this.#stampOf(layer) };
   }
 
-  /** Has a layer's sums go primary behind what is computed next. Those of the layer before are primary then: of two layers sums are held. */
+  /** Has a layer's sums go to primaries behind what is computed next. Those of the layer before are there then: of two layers sums are held. */
   async sendToPrimaries(layer: number, reduce: () => Promise<void>): Promise<void> {
     await this.#toPrimary;
     this.#toPrimary = reduce().then(() => this.#options.complete?.(layer));

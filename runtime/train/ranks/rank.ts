@@ -1,4 +1,4 @@
-// One rank's part in a step of training: its lanes forward and backward, wave by wave, the experts that it hosts, sums primary, and the
+// One rank's part in a step of training: its lanes forward and backward, wave by wave, the experts that it hosts, sums to primaries, and the
 // update of what it owns. All ranks run the same code and meet in the exchanges; how many they are, one among them, changes no bits.
 
 import type { TrainingBackend } from "../../compute/training.ts";
@@ -342,14 +342,8 @@ export class Rank {
     const { seat, fssdp } = this.#options;
     const { transport, facts } = seat;
     const { spread } = fssdp;
-    return new Copies({
-      transport,
-      memory: this.#memory,
-      shape: this.#shape,
-      node: facts.node,
-      primaries: this.#planning.primaries,
-      spread,
-    });
+    const { primaries } = this.#planning;
+    return new Copies({ transport, memory: this.#memory, shape: this.#shape, node: facts.node, primaries, spread });
   }
 
   #dropCopies(): void {

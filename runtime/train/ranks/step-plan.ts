@@ -22,7 +22,7 @@ export interface Fssdp {
   readonly window: number;
   /** Steps between moves of primaries. */
   readonly reshardSteps: number;
-  /** Lanes of all ranks that pass forward and backward together, a power of two: memory is for these, and sums go primary once for each. */
+  /** Lanes of all ranks that pass forward and backward together, a power of two: memory is for these, and sums go to primaries once for each. */
   readonly lanesAtOnce: number;
   readonly seconds: LayerProblem["seconds"];
   /** Ranks measure `seconds` and `overlapDegree` as they go; what is given holds until then. Unset: it holds all the time. */
