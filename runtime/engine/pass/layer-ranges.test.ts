@@ -58,7 +58,7 @@ interface Passes {
 /** A prompt, a step of three requests beside another prompt, and steps until one is passed layer by layer to measure it. */
 async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: Passes) {
   passed = [];
-  const { backend, program, embed, blocks, head, info } = model;
+  const { backend, program, embed, blocks, head } = model;
   const times = new StepTimes();
   const scheduler = new FrameScheduler({
     ...{
