@@ -183,7 +183,7 @@ const table = {
   enodia_dispatch_streams_closed_total: worker.counter("Streams of frames closed: unused for a minute, or ended by themselves.", {
     reason: ["idle", "ended"],
   }),
-  enodia_dispatch_lanes: worker.gauge("Ranks whose engines take frames from this rank's engine, with no thread between."),
+  enodia_dispatch_engine_connections: worker.gauge("Ranks whose engines take frames from this rank's engine, with no thread between."),
 
   // ---- worker: plan and shards
   enodia_plan_epoch: worker.gauge("Epoch of the plan this rank serves."),

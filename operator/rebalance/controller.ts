@@ -2,6 +2,7 @@
 // implements the port that the deployment plane calls, and does nothing of its own.
 
 import type { LogLevel } from "../../crds/names.ts";
+import { MassFailureGuard } from "../../runtime/net/failure-detector.ts";
 import { grpcNetwork } from "../../runtime/net/grpc.ts";
 import { createBus } from "../../runtime/net/nats.ts";
 import type { Log } from "../../runtime/observe/log.ts";
@@ -12,7 +13,6 @@ import type { Kube, Ref } from "../kube/kube.ts";
 import { systemClock } from "../kube/workqueue.ts";
 import { intents } from "./intents/index.ts";
 import { threadPlanner } from "./intents/planner-thread.ts";
-import { MassFailureGuard } from "./links/mass-failure-guard.ts";
 import { connectsMax, Semaphore } from "./links/semaphore.ts";
 import { Session } from "./links/session.ts";
 import { Telemetry } from "./links/telemetry.ts";

@@ -17,7 +17,7 @@ import {
   SenderSchema,
 } from "./gen/enodia/runtime/v1/runtime_pb.js";
 
-/** Identity of a process in the protocol: a restarted one is a new boot with empty memory. */
+/** A restarted process is a new boot with empty memory. */
 export interface Identity {
   readonly deploymentUid: string;
   readonly rank: number;
@@ -44,11 +44,11 @@ export interface Member {
 export interface Membership {
   readonly version: number;
   readonly members: readonly Member[];
-  /** While no rank serves, gateways let requests wait so long for one; unset = not at all. */
+  /** Milliseconds that requests wait while no rank serves. */
   readonly holdMs?: number;
 }
 
-/** uint64 on the wire, safe integer inside; anything above 2^53 is refused. */
+/** Refuses what is above 2^53. */
 export function toNumber(value: bigint, field: string): number {
   if (value > BigInt(Number.MAX_SAFE_INTEGER) || value < 0n) throw invalid(field, `${value} is no safe integer`);
   return Number(value);
@@ -63,7 +63,7 @@ export function fromSender(sender: Sender | undefined): Identity {
   return { deploymentUid: sender.deploymentUid, rank: sender.rank, podUid: sender.podUid, bootId: sender.bootId };
 }
 
-/** Undefined where none is told, and for a name of another release. */
+/** Undefined for an unknown name, too. */
 export function fromLogLevel(name: string): LogLevel | undefined {
   return logLevels.find((level) => level === name);
 }
@@ -113,7 +113,6 @@ export function toFetched({ source, bytes, seconds }: Fetched): FetchedMessage {
   return create(FetchedSchema, { source: source === "store" ? storeSource : source, bytes: BigInt(bytes), seconds });
 }
 
-/** A figure for estimates: what is out of range is the reader's to leave out. */
 export function fromFetched({ source, bytes, seconds }: FetchedMessage): Fetched {
   return { source: source < 0 ? "store" : source, bytes: Number(bytes), seconds };
 }
@@ -127,14 +126,12 @@ export function toMembership(membership: Membership): MembershipMessage {
   return create(MembershipSchema, { version: BigInt(version), members: members ?? [], holdMs: BigInt(holdMs) });
 }
 
-/** Characters of a numerics class, and of a digest, that are read. */
 const numericsMax = 200;
 const digestMax = 64;
 
-/** Characters of a zone that are read: as many as a label of a node has. */
 const zoneMax = 63;
 
-/** The longest that a request is let wait for a rank, whatever is told: it ends by then anyway. */
+/** Milliseconds: a request ends by then anyway. */
 const holdMsMax = 600_000;
 
 export function fromMembership(message: MembershipMessage): Membership {

@@ -13,7 +13,7 @@ export class NearRouting {
     this.#peers = peers;
   }
 
-  /** True when the zones of the world are others than when this was last asked: then every table is to be made anew. */
+  /** True when every table is to be made anew. */
   changed(): boolean {
     this.#zones = zonesOf(this.#peers.self.rank, this.#peers.membership.members);
     const key = keyOf(this.#zones);

@@ -70,8 +70,10 @@ export const law: Readonly<Record<string, string>> = {
   "operator/config.ts": "",
   "operator/deployment/core/": "runtime/placement/grid.ts operator/kube/ operator/gangs/",
   "operator/deployment/objects/": "operator/kube/ operator/pki/names.ts operator/gangs/ operator/pods/ operator/deployment/core/",
+  "operator/deployment/features/": `operator/kube/ operator/gangs/ operator/pki/names.ts operator/deployment/core/ operator/deployment/objects/
+    operator/deployment/`,
   "operator/deployment/": `runtime/observe/ operator/kube/ operator/pki/ operator/gangs/ operator/pods/ operator/rbac.ts
-    operator/deployment/core/ operator/deployment/objects/`,
+    operator/deployment/core/ operator/deployment/objects/ operator/deployment/features/`,
   "operator/training/core/": "",
   "operator/training/": `runtime/observe/ runtime/net/tls.ts operator/kube/ operator/pki/ operator/gangs/ operator/pods/
     operator/training/core/`,

@@ -63,7 +63,13 @@ class Client {
   }
   #target(member: string) {
     const tls = tlsOf.get(member) as NonNullable<ReturnType<typeof tlsOf.get>>;
-    return { address: `127.0.0.1:${this.rank.grpcPort}`, serverName: serverNames.rank(0, namespace, name), tls, signEveryMs: 1_000 };
+    return {
+      address: `127.0.0.1:${this.rank.grpcPort}`,
+      serverName: serverNames.rank(0, namespace, name),
+      tls,
+      self: this.rank.identity,
+      signEveryMs: 1_000,
+    };
   }
   control(member = "operator") {
     const client = connect(Control, this.#target(member));
@@ -175,7 +181,7 @@ export function rankContract(subject: RankSubject): void {
     const watch = client.watch();
     const said = () => watch.seen.statuses.length;
     await until("a status", () => said() > 0, patienceMs);
-    watch.push({ push: { case: "ping", value: true }, sentUnixMs: 1n, calmMs: 60_000 });
+    watch.push({ push: { case: "ping", value: true }, sentUnixMs: 1n, suppressMs: 60_000 });
     let [count, since] = [0, Date.now()];
     const silent = (): boolean => {
       if (said() !== count) [count, since] = [said(), Date.now()];

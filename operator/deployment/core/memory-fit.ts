@@ -9,7 +9,7 @@ import type { Refusal } from "../../kube/refusal-text.ts";
 import type { ModelView } from "./world.ts";
 
 /** Bytes that a runtime process needs beside dense part, KV pool and experts; up to 256 MiB of them are frames of other ranks that wait
- *  (runtime/experts/dispatch/server.ts, runtime/net/lane-accept.ts). */
+ *  (runtime/experts/dispatch/server.ts, runtime/net/engine-host.ts). */
 export const processBytes = 400 * 1000 * 1000;
 /** Share of the container limit left free when memoryPerRank is not given. */
 const headroom = 0.15;

@@ -10,6 +10,7 @@ import { importMoe } from "../../modelstore/import-moe.ts";
 import { createRouter } from "../../placement/dispatch.ts";
 import { type OpenModel, openModel } from "../thread/open.ts";
 import { ExpertTable } from "./expert-table.ts";
+import { FrameInbox } from "./frame-inbox.ts";
 import { FrameScheduler } from "./frame-scheduler.ts";
 import { type Ranges, rangesOf } from "./layer-ranges.ts";
 import { LoadCounter } from "./load-counter.ts";
@@ -64,10 +65,10 @@ async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: 
     ...{
       experts,
       takeMessages: () => {},
-      own: () => undefined,
-      ownWaits: () => true,
+      pendingAnswers: () => 1,
       now: () => performance.now(),
       yieldProcessor: () => {},
+      inbox: new FrameInbox(experts, () => performance.now()),
     },
     poll: () => undefined,
   });

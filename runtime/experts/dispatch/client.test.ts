@@ -79,7 +79,7 @@ async function rankZero(scripts: Record<number, Script>, { waitMs, hosts = [1], 
   peers.apply({ version: 1, members });
   const own: number[] = [];
   const client = new DispatchClient({
-    ...{ peers, hidden, tracing: await createTracing({ service: "worker" }), onNewerEpoch: () => {}, onLanes: () => {} },
+    ...{ peers, hidden, tracing: await createTracing({ service: "worker" }), onNewerEpoch: () => {}, onEnginePort: () => {} },
     runner: {
       run: async ({ origin }, work) => {
         assert.equal(origin, "local");

@@ -55,7 +55,7 @@ async function begin({ rank, ranks, host, tls, sizes }: RankStart) {
     address: (to) => addresses[to] ?? "",
     onProblem: (message) => process.stderr.write(`rank ${rank}: ${message}\n`),
     // Under a small quota the first step's compiling alone may keep a thread silent for longer than pods are.
-    limits: { silenceMs: 120_000 },
+    limits: { timeoutMs: 120_000, connectMs: 120_000 },
   });
   const recorder = new Recorder(() => performance.timeOrigin + performance.now());
   const backend = recordedBackend(await createTraining({ threads: 1 }), recorder);

@@ -87,7 +87,7 @@ export class Ranks {
         ...{ namespace, deployment, deploymentUid, podName, podUid: `uid-${pod}`, rank, modelDir: this.dir, tlsDir: "", host: "127.0.0.1" },
         ...{
           grpcPort,
-          lanePort: 0,
+          enginePort: 0,
           metricsPort: 0,
           probePort: 0,
           maxContext: 256,
