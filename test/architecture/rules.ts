@@ -4,7 +4,7 @@
  * Folder or file -> what it may import besides itself and crds/, names apart by spaces. A folder with a row of its own is another
  * room than the one around it: naming the outer one opens no inner one.
  */
-export const law: Readonly<Record<string, string>> = {
+export const allowedImports: Readonly<Record<string, string>> = {
   "crds/": "",
   "runtime/placement/": "",
   "runtime/kernels/": "runtime/placement/grid.ts",
