@@ -57,10 +57,9 @@ export const allowedImports: Readonly<Record<string, string>> = {
   "operator/planner/search/": "runtime/placement/ operator/planner/policy.ts operator/planner/problem.ts",
   "operator/planner/search/incremental/": `runtime/placement/ operator/planner/expert-replicas.ts operator/planner/policy.ts
     operator/planner/problem.ts operator/planner/random.ts operator/planner/search/`,
-  "operator/planner/search/affinity/": "operator/planner/random.ts",
   "operator/planner/policies/": `runtime/placement/ operator/planner/policy.ts operator/planner/problem.ts
-    operator/planner/random.ts operator/planner/repair.ts operator/planner/solver.ts operator/planner/search/
-    operator/planner/search/affinity/ operator/planner/search/incremental/`,
+    operator/planner/random.ts operator/planner/repair.ts operator/planner/search/
+    operator/planner/search/incremental/`,
   "operator/planner/offline/": "runtime/placement/ operator/planner/ operator/planner/load/",
   "operator/kube/": "",
   "operator/pki/": "operator/kube/",
@@ -132,7 +131,6 @@ export const clients: Readonly<Record<string, string>> = {
   jose: "runtime/gateway/",
   aws4fetch: "runtime/modelstore/download/s3.ts",
   "fast-xml-parser": "runtime/modelstore/download/s3.ts",
-  highs: "operator/planner/solver.ts",
   "@huggingface/tokenizers": "runtime/text/",
   "@huggingface/jinja": "runtime/text/",
   "@peculiar/x509": "operator/pki/",

@@ -289,15 +289,15 @@ const condition = (type: string, status: "True" | "False", message: string) => (
 
 test("what keeps a green deployment from serving is told from a lack of room", () => {
   const crashed = pod(0, { ready: false, restarts: 3, problem: "CrashLoopBackOff: exit code 1" });
-  const homeless = pod(0, { ready: false, problem: "Unschedulable: 0/3 nodes are available" });
+  const withoutRank = pod(0, { ready: false, problem: "Unschedulable: 0/3 nodes are available" });
   assert.equal(judgeGreen({ ...young, pods: [crashed] }, strategy).failure?.reason, "Crashing");
-  assert.deepEqual(judgeGreen({ ...young, pods: [homeless] }, strategy), {
+  assert.deepEqual(judgeGreen({ ...young, pods: [withoutRank] }, strategy), {
     failure: undefined,
     noRoom: "",
     dueInMs: 599_000,
     message: "",
   });
-  assert.match(judgeGreen({ ...old, pods: [homeless] }, strategy).noRoom, /Unschedulable/);
+  assert.match(judgeGreen({ ...old, pods: [withoutRank] }, strategy).noRoom, /Unschedulable/);
   const ready = [condition("Ready", "False", "0 of 3 ranks serve")];
   const late = judgeGreen({ ...old, conditions: ready, pods: [] }, strategy);
   assert.match(late.failure?.message ?? "", /does not serve after 10m: 0 of 3 ranks serve/);

@@ -9,8 +9,8 @@ import { chat, chatPrompt, expected, post, useGateways } from "../../../test/kit
 import { name, ns } from "../../../test/kit/gateway/scripted-worker.ts";
 import { until } from "../../../test/kit/wait.ts";
 import { systemClock } from "../../kube/workqueue.ts";
+import { Semaphore } from "./semaphore.ts";
 import { Session } from "./session.ts";
-import { Turns } from "./turns.ts";
 
 const { startAll, issue, onEnd } = useGateways();
 
@@ -24,7 +24,7 @@ test("the first request at zero reaches the operator's session, and the ranks th
       ...{ address: `127.0.0.1:${gateway.grpcPort}`, serverName: serverNames.gateway(ns, name), deploymentUid: "uid" },
       ...{ kind: "gateway", podUid: "gw-uid", identity, onChange: () => void changes++ },
     },
-    { clock: systemClock, network: grpcNetwork, turns: new Turns(1) },
+    { clock: systemClock, network: grpcNetwork, connecting: new Semaphore(1) },
   );
   onEnd(() => session.close());
   session.push({ version: 5, members: [], holdMs: 60_000 });
