@@ -1,5 +1,5 @@
 // StoreFiles: what every rank needs whole of a model store, for ranks that mount no model. Hashed once at the start, so that a rank knows
-// that it has the file whole, from whichever seed and in however many pieces; read from the disk for each call, since they are large.
+// that it has the file whole, from whichever weight server and in however many pieces; read from the disk for each call, since they are large.
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../../crds/common.ts";
@@ -39,7 +39,7 @@ export function createFileServer(options: FileServerOptions): HandlersOf<typeof 
     list: async ({ sender, codec: wanted }, call) => {
       authorize(call, sender?.deploymentUid);
       if (wanted !== codec)
-        throw new AppError(`codec: ${wanted.slice(0, 32)}, this seed has ${codec}`, {
+        throw new AppError(`codec: ${wanted.slice(0, 32)}, this weight server has ${codec}`, {
           code: "InvalidRequest",
           operation,
           retry: "backoff",
