@@ -36,10 +36,10 @@ export async function listStoreFiles(dir: string): Promise<readonly TextFile[]> 
 export function createFileServer(options: FileServerOptions): HandlersOf<typeof StoreFiles> {
   const { dir, modelDigest, files, codec, authorize, onServed } = options;
   return {
-    list: async ({ sender, codec: wanted }, call) => {
+    list: async ({ sender, codec: requested }, call) => {
       authorize(call, sender?.deploymentUid);
-      if (wanted !== codec)
-        throw new AppError(`codec: ${wanted.slice(0, 32)}, this weight server has ${codec}`, {
+      if (requested !== codec)
+        throw new AppError(`codec: ${requested.slice(0, 32)}, this weight server has ${codec}`, {
           code: "InvalidRequest",
           operation,
           retry: "backoff",

@@ -48,9 +48,9 @@ export async function startWeightServer(settings: WeightServerSettings, override
   const log = overrides.log ?? createLog({ level: logLevel, name: "weight-server", fields: { namespace, deployment, uri } });
   const health = createHealth({ start: "opening the model" });
   const tls = overrides.tls ?? folderTls(tlsDir);
-  const progress = new Told(podUid);
+  const progress = new WeightServerProgress(podUid);
   const probes = await serveProbes({ health, probePort, host, log });
-  const words = await serveProgress({ namespace, deployment, tls, host, port, words: () => progress.words() });
+  const progressServer = await serveProgress({ namespace, deployment, tls, host, port, message: () => progress.message() });
   const stop = new AbortController();
   const opened: { store?: ModelStore } = {};
   const server = createServer(tls);
@@ -63,21 +63,21 @@ export async function startWeightServer(settings: WeightServerSettings, override
     health.notReady("stopping", "the process was told to stop");
     await server.close(closeMs);
     await opened.store?.close();
-    await Promise.all([probes.close(), words.close()]);
+    await Promise.all([probes.close(), progressServer.close()]);
     tls.close();
   };
-  return { serving, health, progressPort: words.port, ended, close };
+  return { serving, health, progressPort: progressServer.port, ended, close };
 }
 
 /** What a download says of itself, and why the last try failed. */
-class Told extends Progress {
+class WeightServerProgress extends Progress {
   #failure: { readonly reason: string; readonly message: string } | undefined;
 
   failed(failure: { readonly reason: string; readonly message: string } | undefined): void {
     this.#failure = failure;
   }
-  override words(): ReturnType<Progress["words"]> {
-    return { ...super.words(), ...this.#failure };
+  override message(): ReturnType<Progress["message"]> {
+    return { ...super.message(), ...this.#failure };
   }
 }
 
@@ -86,7 +86,7 @@ interface Parts {
   readonly log: Log;
   readonly health: Health;
   readonly server: GrpcServer;
-  readonly progress: Told;
+  readonly progress: WeightServerProgress;
   readonly signal: AbortSignal;
   readonly host: string;
   /** What is to be closed once nobody is served any more. */
@@ -148,7 +148,7 @@ async function download({ settings, log, health, progress, signal }: Omit<Parts,
         work,
         codec,
         secret,
-        roomBytes: sizeLimitBytes,
+        capacityBytes: sizeLimitBytes,
         events: progress,
         http: { signal },
       });
