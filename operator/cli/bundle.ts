@@ -1,7 +1,7 @@
 // The entries of a support archive from what was read of a deployment or training job: objects, logs and metrics without what is not
 // allowed (redact.ts), what status and doctor say, and a page that tells what is in it and what is not. Pure.
 import type { KubeObject } from "../kube/kube.ts";
-import type { Unread } from "./findings/finding.ts";
+import type { Unread } from "../views/findings/finding.ts";
 import type { Subject } from "./log-subject.ts";
 import { redacted, redactedLine, scrubbedText } from "./redact.ts";
 import type { TarEntry } from "./tar.ts";

@@ -3,10 +3,10 @@
 import { labels } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
-import type { Finding, Observed, Unread } from "./findings/finding.ts";
-import type { Judgement } from "./findings/index.ts";
+import type { Finding, Observed, Unread } from "../views/findings/finding.ts";
+import type { Judgement } from "../views/findings/index.ts";
+import { listed, wrapped } from "../views/format.ts";
 import { percent, plainLine, table } from "./table.ts";
-import { listed, wrapped } from "./words.ts";
 
 const words: Readonly<Record<Finding["severity"], string>> = { critical: "CRITICAL", warning: "WARNING", info: "INFO" };
 /** Unread things that are named one by one. */

@@ -6,10 +6,10 @@ import { parseExpertPlacement } from "../../crds/expert-placement.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../crds/moe-deployment.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
 import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
-import type { Observed, SeenDeployment, Unread, WarningEvent } from "./findings/finding.ts";
+import type { Observed, SeenDeployment, Unread, WarningEvent } from "../views/findings/finding.ts";
+import { podFactsOf } from "../views/pods.ts";
 import type { ClusterAccess } from "./kube.ts";
 import { withLastWords } from "./last-words.ts";
-import { podFactsOf } from "./pod-facts.ts";
 
 /** Warnings are read in pages of 500, and no more pages than these. */
 const eventPagesMax = 4;

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { PodFacts } from "../views/pods.ts";
 import { withLastWords } from "./last-words.ts";
-import type { PodFacts } from "./pod-facts.ts";
 
 const pod = (name: string, exitCode: number, message = ""): PodFacts => ({
   namespace: "ns",

@@ -1,7 +1,7 @@
 // The last words of containers that ended with an error: the end of their log, which has code and message of a process of ours, where the
 // kubelet kept no message of the end itself. Asked of few pods, and only of those that tell nothing else.
 import type { Transport } from "../kube/transport.ts";
-import type { ContainerFacts, PodFacts } from "./pod-facts.ts";
+import type { ContainerFacts, PodFacts } from "../views/pods.ts";
 
 /** Pods of one look that are asked; their like say the same. */
 const podsMax = 8;

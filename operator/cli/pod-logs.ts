@@ -6,11 +6,11 @@ import { downloaderComponent } from "../../crds/download.ts";
 import { seedComponent } from "../../crds/seed.ts";
 import { resources } from "../kube/kube.ts";
 import type { Transport } from "../kube/transport.ts";
+import { podFactsOf } from "../views/pods.ts";
 import { findOperators } from "./doctor/operator.ts";
 import type { ClusterAccess } from "./kube.ts";
 import { byTime, type LogLine, lineCharsMax, parseLine } from "./log-lines.ts";
 import type { Subject } from "./log-subject.ts";
-import { podFactsOf } from "./pod-facts.ts";
 
 /** Streams that are open at a time. */
 export const podsMax = 64;

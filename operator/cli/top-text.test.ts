@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment } from "../../test/kit/deployment/deployment.ts";
-import type { PodFacts } from "./pod-facts.ts";
+import type { PodFacts } from "../views/pods.ts";
 import { parseSamples, sumOf } from "./prometheus-text.ts";
 import { rankFigures, rate, type Scrape, topText } from "./top-text.ts";
 

@@ -2,7 +2,7 @@
 // answer has no figures, which is not zero.
 import type { MetricName } from "../../crds/metrics.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
-import type { PodFacts } from "./pod-facts.ts";
+import type { PodFacts } from "../views/pods.ts";
 import { type Sample, sumOf } from "./prometheus-text.ts";
 import { bytes, percent, table } from "./table.ts";
 

@@ -2,7 +2,7 @@
 // flicker and elsewhere as one more block of lines when it has changed. Ends with Ctrl-C, and leaves the last text behind.
 import { setTimeout as sleepFor } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
-import { span } from "./words.ts";
+import { span } from "../views/format.ts";
 
 /** The time between two looks, and this many times what one takes: a slow cluster is not asked without a pause. */
 const intervalMs = 2_000;

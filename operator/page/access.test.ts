@@ -4,7 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import type { PageAccess } from "../../crds/names.ts";
 import { Access, cookieName, sessionMs } from "./access.ts";
 import { freshMs, Readers } from "./readers.ts";
-import { unbounded } from "./sight.ts";
+import { unbounded } from "./scope.ts";
 
 const usersToken = "eyJh-bGciOi.JSUzI1_Ni+/~Iw==";
 const secret = "correct-horse-battery";

@@ -5,7 +5,7 @@ import { createHash, createHmac, timingSafeEqual } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
 import type { PageAccess } from "../../crds/names.ts";
 import type { Look, Readers } from "./readers.ts";
-import type { Sight } from "./sight.ts";
+import type { Sight } from "./scope.ts";
 
 export const cookieName = "enodia-page";
 /** A browser signs in again after this. */

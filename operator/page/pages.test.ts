@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { KubeObject } from "../kube/kube.ts";
-import { Board } from "./board.ts";
 import { pageDocument, signInDocument, standbyDocument } from "./document.ts";
 import { html } from "./html.ts";
 import { pages } from "./pages.ts";
+import { Board } from "./state.ts";
 import { rowsMax } from "./view-fleet.ts";
 
 const evil = `<img src=x onerror="alert(1)">&'`;

@@ -10,8 +10,8 @@ import { down, open } from "../../test/cluster/cluster.ts";
 import { type ControlPlane, controlPlane } from "../../test/integration/control-plane.ts";
 import { bearersRights } from "../kube/access-review.ts";
 import { bearerTransport, loadKubeConfig } from "../kube/transport.ts";
-import { Board } from "./board.ts";
 import { type PageServer, servePage } from "./server.ts";
+import { Board } from "./state.ts";
 
 const name = "page-int";
 const namespace = "enodia-system";

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { freshMs, namespacesMax, Readers, readersMax, staleMs } from "./readers.ts";
-import { boundOf, has, type Sight } from "./sight.ts";
+import { boundOf, has, type Sight } from "./scope.ts";
 
 /** Rights of tokens as a cluster has them: `moedeployments` in all namespaces, `moedeployments/a` in one. */
 type Rights = Record<string, readonly string[]>;

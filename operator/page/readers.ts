@@ -2,7 +2,7 @@
 // An answer holds for a minute, and for two more where the server does not answer; then its bearer sees nothing.
 import { createHash } from "node:crypto";
 import { AppError, apiGroup } from "../../crds/common.ts";
-import { has, type Namespaces, type Sight, sightOf } from "./sight.ts";
+import { has, type Namespaces, type Sight, sightOf } from "./scope.ts";
 
 export const freshMs = 60_000;
 export const staleMs = 180_000;

@@ -1,9 +1,9 @@
 // The parts that sections of all pages are made of: a mark with its word, tables, lists of facts and of conditions. A section is the
 // unit in which a page is brought up to date: HTML under an id. Pure.
 import type { Condition } from "../../crds/conditions.ts";
+import type { Verdict } from "../views/health.ts";
 import { type Html, html, type Part } from "./html.ts";
 import { timeOf } from "./units.ts";
-import type { Verdict } from "./verdict.ts";
 
 /** Sections by id, in the order in which they stand. */
 export type Sections = Readonly<Record<string, Html>>;

@@ -5,8 +5,8 @@ import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { PageAccess } from "../../crds/names.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
-import { Board } from "./board.ts";
 import { servePage } from "./server.ts";
+import { Board } from "./state.ts";
 import { clientsMax } from "./streams.ts";
 
 const secret = "correct-horse-battery";

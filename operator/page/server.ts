@@ -7,12 +7,12 @@ import { AppError } from "../../crds/common.ts";
 import type { PageAccess } from "../../crds/names.ts";
 import type { Log } from "../../runtime/observe/log.ts";
 import { Access, type Answer, clusterTokenCharsMax } from "./access.ts";
-import type { Board } from "./board.ts";
 import { pageDocument, scriptFile, signInDocument, standbyDocument, styleFile } from "./document.ts";
 import { bucketMs } from "./memory.ts";
 import { pages } from "./pages.ts";
 import { Readers, type RightsOf } from "./readers.ts";
-import { boundOf, seen, sightOf } from "./sight.ts";
+import { boundOf, seen, sightOf } from "./scope.ts";
+import type { Board } from "./state.ts";
 import { clientsMax, Streams, tickMs } from "./streams.ts";
 
 /** The token of a file that a Secret is mounted at; undefined where it is not there. A longer file is no token. */

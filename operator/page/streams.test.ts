@@ -4,8 +4,8 @@ import { createServer, type ServerResponse } from "node:http";
 import { type AddressInfo, connect, type Socket } from "node:net";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Board } from "./board.ts";
-import { unbounded } from "./sight.ts";
+import { unbounded } from "./scope.ts";
+import { Board } from "./state.ts";
 import { messageBytesMax, Streams, stalledMs, streamMs } from "./streams.ts";
 
 const state = { now: 1_700_000_000_000, message: "" };

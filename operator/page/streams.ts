@@ -1,10 +1,10 @@
 // Server-sent events: each client first gets its page whole, then the sections that have changed, at most once a second. Who reads slowly
 // gets fewer states and never a queue of them; who stops reading is let go. A client that comes back starts over, so no ids are kept.
 import type { ServerResponse } from "node:http";
-import type { Board } from "./board.ts";
 import { type Page, pages } from "./pages.ts";
 import type { Look } from "./readers.ts";
-import { seen } from "./sight.ts";
+import { seen } from "./scope.ts";
+import type { Board } from "./state.ts";
 
 export const tickMs = 1_000;
 /** A proxy between ends a stream that says nothing. */

@@ -4,10 +4,10 @@ import type { Condition } from "../../crds/conditions.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
 import type { PlacementPicture } from "../rebalance/status/picture.ts";
+import { deploymentVerdict, type Verdict } from "../views/health.ts";
 import { type HeatView, heatView, type LayerLoad, layerLoads, leastEven } from "./heat.ts";
 import type { PastDecision, PastMove, Series } from "./memory.ts";
 import type { Source } from "./source.ts";
-import { deploymentVerdict, type Verdict } from "./verdict.ts";
 
 /** Ranks that the table shows, the busiest first where there are more. */
 const ranksMax = 256;

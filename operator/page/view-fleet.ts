@@ -1,8 +1,8 @@
 // The view of all deployments and training jobs: a row for each, what needs a person first, cut to a number of rows. Pure.
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
+import { deploymentVerdict, jobVerdict, marks, type Verdict } from "../views/health.ts";
 import type { Read, Source } from "./source.ts";
-import { deploymentVerdict, jobVerdict, marks, type Verdict } from "./verdict.ts";
 
 /** Rows of a table; a search finds the others. */
 export const rowsMax = 200;

@@ -2,8 +2,8 @@
 import type { Condition } from "../../crds/conditions.ts";
 import type { MoETrainingJobStatus } from "../../crds/moe-training-job-status.ts";
 import { ascending, type CurvePoint } from "../../crds/training-report.ts";
+import { jobVerdict, type Verdict } from "../views/health.ts";
 import type { Source } from "./source.ts";
-import { jobVerdict, type Verdict } from "./verdict.ts";
 import type { Asked } from "./view-deployment.ts";
 
 export interface JobView {

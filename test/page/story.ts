@@ -6,7 +6,7 @@ import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
 import { nextStatus } from "../../operator/deployment/core/status.ts";
 import type { Verdict } from "../../operator/deployment/core/world.ts";
 import type { KubeObject } from "../../operator/kube/kube.ts";
-import { Board } from "../../operator/page/board.ts";
+import { Board } from "../../operator/page/state.ts";
 import { bucketMs } from "../../operator/page/memory.ts";
 import type { PlacementPicture } from "../../operator/rebalance/status/picture.ts";
 import { decide } from "../../operator/training/core/decide.ts";

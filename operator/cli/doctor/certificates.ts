@@ -4,7 +4,7 @@ import { X509Certificate } from "node:crypto";
 import { z } from "zod";
 import { AppError, labels } from "../../../crds/common.ts";
 import { type KubeObject, resources } from "../../kube/kube.ts";
-import { listed, span } from "../words.ts";
+import { listed, span } from "../../views/format.ts";
 import { type Check, type Context, fail, type Outcome, ok, skip, warn } from "./check.ts";
 
 const dayMs = 86_400_000;

@@ -2,7 +2,7 @@
 // written by its own. The difference is the node's offset, to a second.
 import { z } from "zod";
 import { resources } from "../../kube/kube.ts";
-import { listed } from "../words.ts";
+import { listed } from "../../views/format.ts";
 import { type Check, type Outcome, ok, skip, warn } from "./check.ts";
 
 /** Windows of load are judged by each sender's own clock, so that only logs, certificates and dashboards suffer. */

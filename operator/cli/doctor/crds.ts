@@ -3,7 +3,7 @@
 import { z } from "zod";
 import { customResourceDefinition, kinds } from "../../../crds/index.ts";
 import { resources } from "../../kube/kube.ts";
-import { listed } from "../words.ts";
+import { listed } from "../../views/format.ts";
 import { type Check, type Context, fail, type Outcome, ok, warn } from "./check.ts";
 
 /** Differences that an answer names. */

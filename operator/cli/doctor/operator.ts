@@ -3,8 +3,8 @@
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { type Kube, type KubeObject, resources } from "../../kube/kube.ts";
-import { troubleOf } from "../findings/pods.ts";
-import { podFactsOf } from "../pod-facts.ts";
+import { troubleOf } from "../../views/findings/pods.ts";
+import { podFactsOf } from "../../views/pods.ts";
 import { type Check, type Context, fail, type OperatorFacts, type Outcome, ok, skip, warn } from "./check.ts";
 
 /** A leader writes its lease each 2 s. */

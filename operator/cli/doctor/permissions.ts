@@ -3,7 +3,7 @@
 import { AppError } from "../../../crds/common.ts";
 import type { Right } from "../../kube/access-review.ts";
 import { operatorRules, type Rule } from "../../rbac.ts";
-import { listed } from "../words.ts";
+import { listed } from "../../views/format.ts";
 import { type Check, fail, missingRights, type OperatorFacts, type Outcome, ok, rightText, skip, warn } from "./check.ts";
 
 /** Rights that an answer names one by one. */

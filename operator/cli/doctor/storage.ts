@@ -3,7 +3,7 @@
 import { z } from "zod";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { resources } from "../../kube/kube.ts";
-import { listed } from "../words.ts";
+import { listed } from "../../views/format.ts";
 import { type Check, type Outcome, ok, read, warn } from "./check.ts";
 
 /** Provisioners of file systems that pods of several nodes mount at once. */

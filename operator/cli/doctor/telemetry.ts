@@ -2,7 +2,7 @@
 // reaches is reachable from there.
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { resources } from "../../kube/kube.ts";
-import { listed } from "../words.ts";
+import { listed } from "../../views/format.ts";
 import { type Check, conditionOf, type Outcome, ok, warn } from "./check.ts";
 
 const namedMax = 4;

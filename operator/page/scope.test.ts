@@ -5,9 +5,9 @@ import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
-import { Board } from "./board.ts";
 import { staleMs } from "./readers.ts";
 import { type PageServer, servePage } from "./server.ts";
+import { Board } from "./state.ts";
 import { tickMs } from "./streams.ts";
 
 const state = { now: 1_700_000_000_000, down: false };

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ago, listed, span, wrapped } from "./words.ts";
+import { ago, listed, span, wrapped } from "./format.ts";
 
 test("spans are rounded down to one unit, and a time to come is none", () => {
   const cases = { 0: "0 s", 119999: "119 s", 120000: "2 min", 7199999: "119 min", 7200000: "2 h", 172799999: "47 h", 172800000: "2 d" };

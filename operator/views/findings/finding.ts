@@ -3,7 +3,7 @@
 import type { ExpertPlacement } from "../../../crds/expert-placement.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
-import type { PodFacts } from "../pod-facts.ts";
+import type { PodFacts } from "../pods.ts";
 
 /** critical: clients get no answers, or a job is over. warning: something stays undone or will fail. info: good to know. */
 export const severities = ["critical", "warning", "info"] as const;

@@ -1,6 +1,6 @@
 // Findings from warnings that the cluster wrote on objects of ours and that no pod shows by itself: a volume that cannot be mounted, a
 // sandbox that cannot be made, another install that holds the namespace.
-import { ago } from "../words.ts";
+import { ago } from "../format.ts";
 import type { Finding, Observed, Subject, WarningEvent } from "./finding.ts";
 
 /** An older warning is about something that has passed, or it would have been repeated. */

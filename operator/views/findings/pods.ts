@@ -1,7 +1,8 @@
 // Findings from pods: an image that cannot be pulled, memory that ran out, a process that ends again and again, no node with room. Pods
 // of one deployment with the same trouble are one finding.
-import type { ContainerFacts, PodFacts } from "../pod-facts.ts";
-import { ago, listed } from "../words.ts";
+
+import { ago, listed } from "../format.ts";
+import type { ContainerFacts, PodFacts } from "../pods.ts";
 import type { Finding, Observed, SubjectKind } from "./finding.ts";
 
 /** An end longer ago than this says nothing about now. */
