@@ -22,7 +22,7 @@ import { fenced, LeaderElection } from "./kube/leader.ts";
 import { Terms } from "./kube/terms.ts";
 import { createTransport, loadKubeConfig } from "./kube/transport.ts";
 import { type PageServer, servePage, tokenIn } from "./page/server.ts";
-import { Board } from "./page/state.ts";
+import { PageState } from "./page/state.ts";
 import { createRebalance } from "./rebalance/controller.ts";
 import { JobMetrics } from "./training/metrics.ts";
 import { createTrainingPlane } from "./training/plane.ts";
@@ -46,7 +46,7 @@ async function main(): Promise<void> {
   });
   const health = createHealth({ informers: "not synced" });
   const server = await serveHealth({ health, metrics, probePort: config.probePort, metricsPort: config.metricsPort, log });
-  const board = new Board({ cache: informers, now: Date.now });
+  const board = new PageState({ cache: informers, now: Date.now });
   const page = await pageOf(config, { board, log, rightsOf: bearersRights(api) });
   informers.start();
   const watched = new WatchedNamespaces({ informers, health, metrics, log });
@@ -79,7 +79,7 @@ async function pageOf({ page }: OperatorConfig, { board, log, rightsOf }: PagePa
 interface Parts {
   readonly kube: Kube;
   readonly informers: Informers;
-  readonly board: Board;
+  readonly board: PageState;
   readonly metrics: Metrics<"operator">;
   readonly tracing: Tracing;
   readonly log: Log;

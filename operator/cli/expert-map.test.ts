@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { parseExpertPlacement } from "../../crds/expert-placement.ts";
 import { encodeLayer } from "../../crds/plan.ts";
-import { expertMap, mapPicture, mapText } from "./expert-map.ts";
+import { expertMap } from "../views/experts.ts";
+import { mapPicture, mapText } from "./expert-map.ts";
 
 /** Two layers of three experts on two ranks; the second layer has expert 0 on both. */
 const placement = (layers: readonly { hosts: number[][]; shares: number[][] }[]) =>

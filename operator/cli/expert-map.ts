@@ -1,73 +1,10 @@
-// The map of a placement: ranks across, experts along, and in each cell how much of an expert's rows a rank takes, over all layers or in
-// one. As text for a terminal, as a picture in SVG. Pure. Loads of single experts are on NATS alone: shares say who would compute them.
-import { AppError } from "../../crds/common.ts";
-import type { ExpertPlacement } from "../../crds/expert-placement.ts";
-import { decodeLayer, sharesTotal } from "../../crds/plan.ts";
+// The map of a placement, as text for a terminal and as a picture in SVG: a row for each rank, a cell for each expert. Pure.
+import type { ExpertMap } from "../views/experts.ts";
+import { bytes, percent } from "../views/format.ts";
 import { svgStart, textAt } from "./svg.ts";
-import { bytes, percent } from "./table.ts";
 
 /** The command by whose mark a picture is known as one of these. */
 export const expertsCommand = "enodia experts";
-
-interface MapRow {
-  readonly rank: number;
-  /** (layer, expert) pairs that it hosts, and how many of them are copies of another rank's. */
-  readonly held: number;
-  readonly copies: number;
-  readonly hostedBytes: number | undefined;
-  readonly loadPercent: number | undefined;
-  readonly state: string | undefined;
-  /** [experts], 0 to 1: of the expert's rows, the mean over the layers of the map. */
-  readonly shares: readonly number[];
-}
-
-export interface ExpertMap {
-  readonly name: string;
-  readonly epoch: number;
-  /** undefined: all. */
-  readonly layer: number | undefined;
-  readonly layers: number;
-  readonly experts: number;
-  readonly rows: readonly MapRow[];
-}
-
-/** Throws AppError `InvalidOption` for a layer that the plan does not have. */
-export function expertMap({ metadata, spec, status }: ExpertPlacement, layer: number | undefined): ExpertMap {
-  const chosen = spec.layers.filter((one) => layer === undefined || one.layer === layer);
-  if (chosen.length === 0) {
-    const known = spec.layers.map((one) => one.layer).join(", ");
-    throw new AppError(`--layer: the plan has layers ${known || "none yet"}`, { code: "InvalidOption" });
-  }
-  const plans = chosen.map((one) => decodeLayer(one.hosts, one.shares, `spec.layers[${one.layer}]`));
-  const experts = Math.max(...plans.map(({ hosts }) => hosts.length));
-  const ranks = [...new Set([...spec.ranks.map(({ rank }) => rank), ...plans.flatMap(({ hosts }) => hosts.flat())])].sort((a, b) => a - b);
-  /** Layers that have an expert of this number at all. */
-  const layersOf = Array.from({ length: experts }, (_, e) => plans.filter(({ hosts }) => e < hosts.length).length);
-  const rows = new Map(ranks.map((rank) => [rank, { held: 0, copies: 0, shares: new Array<number>(experts).fill(0) }]));
-  for (const { hosts, shares } of plans) {
-    hosts.forEach((row, e) => {
-      row.forEach((rank, i) => {
-        const of = rows.get(rank);
-        if (!of) return;
-        of.held += 1;
-        if (i > 0) of.copies += 1;
-        of.shares[e] = (of.shares[e] ?? 0) + (shares[e]?.[i] ?? 0) / sharesTotal / (layersOf[e] ?? 1);
-      });
-    });
-  }
-  return {
-    name: `${metadata.namespace}/${metadata.name}`,
-    epoch: spec.epoch,
-    layer,
-    layers: chosen.length,
-    experts,
-    rows: [...rows].map(([rank, { held, copies, shares }]) => {
-      const reported = status.ranks?.find((one) => one.rank === rank);
-      const { hostedBytes, loadPercent, state } = reported ?? {};
-      return { rank, held, copies, hostedBytes, loadPercent, state, shares };
-    }),
-  };
-}
 
 /** From none to all; a share of more than nothing is seen. */
 const glyphs = [" ", ".", ":", "+", "*", "#"] as const;
@@ -78,7 +15,7 @@ const cellsMin = 16;
 const glyphOf = (share: number): string =>
   glyphs[share <= 0 ? 0 : Math.min(glyphs.length - 1, 1 + Math.floor(share * (glyphs.length - 1)))] ?? " ";
 
-/** Cells of neighbouring experts as one, where there is no room for each: the mean. */
+/** Cells of neighbouring experts as one, where a line is too short for each: the mean. */
 function binned(shares: readonly number[], perCell: number): number[] {
   return Array.from({ length: Math.ceil(shares.length / perCell) }, (_, cell) => {
     const part = shares.slice(cell * perCell, (cell + 1) * perCell);
@@ -92,8 +29,8 @@ function titleOf({ name, epoch, layer, layers, experts }: ExpertMap): string {
 }
 
 export function mapText(map: ExpertMap, columns: number): string {
-  const room = Math.max(cellsMin, columns - aroundColumns);
-  const perCell = Math.ceil(map.experts / room);
+  const width = Math.max(cellsMin, columns - aroundColumns);
+  const perCell = Math.ceil(map.experts / width);
   const cells = Math.ceil(map.experts / perCell);
   const lines = map.rows.map(({ rank, held, copies, hostedBytes, loadPercent, state, shares }) => {
     const drawn = binned(shares, perCell).map(glyphOf).join("");
@@ -133,12 +70,12 @@ export function mapPicture(map: ExpertMap): string {
     const drawn = binned(row.shares, perCell).flatMap((share, cell) =>
       share <= 0 ? [] : [cellAt(area.left + cell * across, y, [across, down], share)],
     );
-    const words = `${row.held} experts, ${row.copies} copies, load ${percent(row.loadPercent)}`;
+    const figures = `${row.held} experts, ${row.copies} copies, load ${percent(row.loadPercent)}`;
     const label = i % labelEvery === 0;
     return [
       ...drawn,
       ...(label ? [textAt(area.left - 8, y + down * 0.7, String(row.rank), { size: 11, anchor: "end" })] : []),
-      ...(label ? [textAt(area.left + widthOfCells + 8, y + down * 0.7, words, { size: 11, anchor: "start" })] : []),
+      ...(label ? [textAt(area.left + widthOfCells + 8, y + down * 0.7, figures, { size: 11, anchor: "start" })] : []),
     ];
   });
   return `${[

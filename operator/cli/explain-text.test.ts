@@ -3,8 +3,9 @@ import { test } from "node:test";
 import { labels } from "../../crds/common.ts";
 import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { resources } from "../kube/kube.ts";
+import { explain } from "../views/plan.ts";
 import { gather } from "./commands/plan-explain.ts";
-import { explain, renderExplained, renderLayer } from "./explain-text.ts";
+import { renderExplained, renderLayer } from "./explain-text.ts";
 
 const ref = { namespace: "ns", name: "moe" };
 const writer = { manager: "test" };
@@ -93,7 +94,7 @@ test("explain counts experts whose copies are all on one node, whatever their nu
   const facts = await gather(await cluster(), ref);
   // Layer 0: expert 0 is on nodes a and b; layer 1: expert 0 on ranks 0 and 1, both on a.
   assert.equal(explain(facts).atRisk, 4);
-  assert.match(renderExplained(facts, explain(facts)), /at risk +4 experts have all their copies on one node.* minCopies is 2/);
+  assert.match(renderExplained(facts, explain(facts)), /at risk +4 experts have all their replicas on one node.* minCopies is 2/);
   assert.equal(explain({ ...facts, nodes: new Map() }).atRisk, 3, "pods of unknown nodes count as apart");
 });
 
@@ -108,7 +109,7 @@ test("explain lists what each rank hosts, and every expert of a layer with its s
     ],
   );
   assert.match(renderExplained(facts, explain(facts)), /SPEED\n +0 .* 80%\n/);
-  assert.match(renderLayer(facts.placement, 1), /^layer 1, epoch 3\n.*\n +0 +0 \(home\) 50\.0%, 1 50\.0%/);
+  assert.match(renderLayer(facts.placement, 1), /^layer 1, epoch 3\n.*\n +0 +0 \(primary\) 50\.0%, 1 50\.0%/);
   assert.throws(() => renderLayer(facts.placement, 7), { code: "InvalidOption", message: /the plan has layers 0, 1/ });
 });
 

@@ -7,9 +7,9 @@ import { type MoEDeployment, parseMoEDeployment } from "../../crds/moe-deploymen
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
 import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import type { Observed, SeenDeployment, Unread, WarningEvent } from "../views/findings/finding.ts";
-import { podFactsOf } from "../views/pods.ts";
+import { type PodFacts, podFactsOf } from "../views/pods.ts";
+import { withExitMessages } from "./exit-messages.ts";
 import type { ClusterAccess } from "./kube.ts";
-import { withLastWords } from "./last-words.ts";
 
 /** Warnings are read in pages of 500, and no more pages than these. */
 const eventPagesMax = 4;
@@ -22,9 +22,8 @@ export interface Scope {
   readonly name: string | undefined;
 }
 
-/** What was seen, and the pods as the API server has them, for who asks nodes about them. */
 export interface Gathered extends Observed {
-  readonly workers: readonly KubeObject[];
+  readonly workers: readonly PodFacts[];
 }
 
 /** Throws AppError `NotFound` where the one that is named is not there, or the API has no such kinds. */
@@ -43,10 +42,10 @@ export async function gather(cluster: ClusterAccess, scope: Scope): Promise<Gath
     now: new Date(),
     deployments: seen,
     jobs: jobs.flatMap((object) => parsed(object, parseMoETrainingJob, unread)),
-    pods: await withLastWords(cluster.transport, facts),
+    pods: await withExitMessages(cluster.transport, facts),
     events,
     unread: distinct(unread),
-    workers: pods.filter(({ metadata }) => metadata.labels?.[labels.component] === "worker"),
+    workers: facts.filter(({ component }) => component === "worker"),
   };
 }
 

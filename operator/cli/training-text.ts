@@ -2,6 +2,7 @@
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
 import { joinCurves, type LayerCopies } from "../../crds/training-report.ts";
 import type { TrainingWorld } from "../../crds/training-world.ts";
+import { type JobState, jobState } from "../views/job.ts";
 import { plainLine, table } from "./table.ts";
 
 const dash = "-";
@@ -16,22 +17,21 @@ export function jobTable(jobs: readonly (MoETrainingJob | UnreadableJob)[]): str
   const header = ["NAME", "STEP", "PROGRESS", "LOSS", "TOKENS/S", "RANKS", "ETA", "STATUS"];
   return table(
     header,
-    jobs.map((job) => ("code" in job ? [job.name, dash, dash, dash, dash, dash, dash, job.code] : jobRow(job)).map(plainLine)),
+    jobs.map((job) => ("code" in job ? [job.name, dash, dash, dash, dash, dash, dash, job.code] : jobRow(jobState(job))).map(plainLine)),
   );
 }
 
-function jobRow({ metadata, spec, status }: MoETrainingJob): readonly string[] {
-  return [
-    metadata.name,
-    `${status.step ?? 0}/${spec.steps}`,
-    status.progress ?? dash,
-    status.loss ?? dash,
-    `${status.tokensPerSecond ?? dash}`,
-    `${status.readyReplicas ?? 0}`,
-    status.eta ?? dash,
-    status.conditions?.find(({ type }) => type === "Running")?.reason ?? dash,
-  ];
-}
+const jobRow = ({
+  name,
+  step = 0,
+  steps,
+  progress = dash,
+  loss = dash,
+  tokensPerSecond = 0,
+  ready,
+  eta = dash,
+  state,
+}: JobState): readonly string[] => [name, `${step}/${steps}`, progress, loss, `${tokensPerSecond || dash}`, `${ready}`, eta, state];
 
 export function jobText(job: MoETrainingJob): string {
   const { spec, status } = job;

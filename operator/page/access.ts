@@ -5,7 +5,7 @@ import { createHash, createHmac, timingSafeEqual } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
 import type { PageAccess } from "../../crds/names.ts";
 import type { Look, Readers } from "./readers.ts";
-import type { Sight } from "./scope.ts";
+import type { Scope } from "./scope.ts";
 
 export const cookieName = "enodia-page";
 /** A browser signs in again after this. */
@@ -38,7 +38,7 @@ interface AccessParts {
   /** The users of the cluster, of access ClusterToken. */
   readonly readers: Pick<Readers, "knows" | "of">;
   /** What everybody else sees who is let in. */
-  readonly sight: Sight;
+  readonly scope: Scope;
   /** Unix ms. */
   readonly now: () => number;
 }
@@ -104,8 +104,8 @@ export class Access {
   }
 
   #read(): Answer {
-    const { sight } = this.#parts;
-    return { may: "read", look: () => sight };
+    const { scope } = this.#parts;
+    return { may: "read", look: () => scope };
   }
 
   /** Any replica answers the next request, so that the cookie of a user holds the token itself, and ends with it. */

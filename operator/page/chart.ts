@@ -1,7 +1,8 @@
 // Curves and bars as SVG without words: the words stand beside them as HTML, so that they keep their size on a narrow screen, and colours
 // come from the style sheet, so that they follow light and dark. Pure.
+
+import { figure } from "../views/format.ts";
 import { type Html, html } from "./html.ts";
-import { figure } from "./units.ts";
 
 /** Points that are drawn: neighbours are put together beyond that. */
 const pointsMax = 240;

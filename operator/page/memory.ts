@@ -3,6 +3,7 @@
 import { type PlacementPlan, planBounds } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import type { PictureRank, PlacementPicture } from "../rebalance/status/picture.ts";
+import { sumOf } from "../views/format.ts";
 
 export const bucketMs = 5_000;
 /** An hour. */
@@ -74,11 +75,6 @@ interface Counted {
 type Rates = Pick<Sample, "tokensPerSecond" | "gapMs" | "requestsPerSecond" | "failedPercent">;
 
 const unknown: Rates = { tokensPerSecond: undefined, gapMs: undefined, requestsPerSecond: undefined, failedPercent: undefined };
-
-const sumOf = (values: readonly (number | undefined)[]): number | undefined => {
-  const known = values.filter((value) => value !== undefined);
-  return known.length === 0 ? undefined : known.reduce((a, b) => a + b, 0);
-};
 
 /** What was served between two samples, by processes that are in both: a new one counts from its own beginning. */
 function ratesOf(before: Counted | undefined, now: Counted): Rates {

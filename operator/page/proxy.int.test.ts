@@ -11,7 +11,7 @@ import { type ControlPlane, controlPlane } from "../../test/integration/control-
 import { bearersRights } from "../kube/access-review.ts";
 import { bearerTransport, loadKubeConfig } from "../kube/transport.ts";
 import { type PageServer, servePage } from "./server.ts";
-import { Board } from "./state.ts";
+import { PageState } from "./state.ts";
 
 const name = "page-int";
 const namespace = "enodia-system";
@@ -48,7 +48,7 @@ async function kubectlProxy(kubectl: string, kubeconfig: string): Promise<string
 before(
   async () => {
     plane = await controlPlane(name, 0);
-    const board = new Board({
+    const board = new PageState({
       cache: { list: (kind) => (kind === "moeDeployments" ? [moed(), moed("team-a"), moed("team-b")] : []) },
       now: Date.now,
     });

@@ -2,7 +2,7 @@
 // An answer holds for a minute, and for two more where the server does not answer; then its bearer sees nothing.
 import { createHash } from "node:crypto";
 import { AppError, apiGroup } from "../../crds/common.ts";
-import { has, type Namespaces, type Sight, sightOf } from "./scope.ts";
+import { has, type Namespaces, type Scope, scopeOf } from "./scope.ts";
 
 export const freshMs = 60_000;
 export const staleMs = 180_000;
@@ -37,14 +37,14 @@ interface ReadersParts {
 interface Reader {
   readonly token: string;
   /** Undefined for a token that is none of the cluster's. */
-  sight: Sight | undefined;
+  scope: Scope | undefined;
   /** When this was so. */
   at: number;
   asking: Promise<void> | undefined;
 }
 
 /** What its reader sees now; undefined once that is not known any more. */
-export type Look = () => Sight | undefined;
+export type Look = () => Scope | undefined;
 
 export class Readers {
   readonly #parts: ReadersParts;
@@ -57,13 +57,13 @@ export class Readers {
   /** Whether a token is one of the cluster's by the last answer, or was refused a moment ago and need not be asked about. */
   knows(token: string): boolean {
     const reader = this.#known.get(keyOf(token));
-    return reader !== undefined && (reader.sight !== undefined || this.#isWithin(reader, freshMs));
+    return reader !== undefined && (reader.scope !== undefined || this.#isWithin(reader, freshMs));
   }
 
   /** Undefined for a token that is none of the cluster's. Throws while the API server does not answer and it is not known. */
   async of(token: string): Promise<Look | undefined> {
     const key = keyOf(token);
-    const reader = this.#known.get(key) ?? { token, sight: undefined, at: Number.NEGATIVE_INFINITY, asking: undefined };
+    const reader = this.#known.get(key) ?? { token, scope: undefined, at: Number.NEGATIVE_INFINITY, asking: undefined };
     this.#known.delete(key);
     this.#known.set(key, reader); // last, as the one used last
     for (const oldest of this.#known.keys()) {
@@ -74,10 +74,10 @@ export class Readers {
       try {
         await this.#ask(reader);
       } catch (caught) {
-        if (reader.sight === undefined || !this.#isWithin(reader, staleMs)) throw caught;
+        if (reader.scope === undefined || !this.#isWithin(reader, staleMs)) throw caught;
       }
     }
-    return reader.sight && (() => this.#look(reader));
+    return reader.scope && (() => this.#look(reader));
   }
 
   #isWithin({ at }: Reader, ms: number): boolean {
@@ -85,15 +85,15 @@ export class Readers {
   }
 
   /** Of a stream, which goes on while the answer is asked for anew. */
-  #look(reader: Reader): Sight | undefined {
+  #look(reader: Reader): Scope | undefined {
     if (!this.#isWithin(reader, freshMs)) this.#ask(reader).catch(() => undefined); // it is asked again with the next look
-    return this.#isWithin(reader, staleMs) ? reader.sight : undefined;
+    return this.#isWithin(reader, staleMs) ? reader.scope : undefined;
   }
 
   #ask(reader: Reader): Promise<void> {
     reader.asking ??= this.#answer(reader.token)
-      .then((sight) => {
-        reader.sight = sight;
+      .then((scope) => {
+        reader.scope = scope;
         reader.at = this.#parts.now();
       })
       .finally(() => {
@@ -102,11 +102,11 @@ export class Readers {
     return reader.asking;
   }
 
-  async #answer(token: string): Promise<Sight | undefined> {
+  async #answer(token: string): Promise<Scope | undefined> {
     const may = this.#parts.rightsOf(token);
     const { deployments, jobs } = this.#parts.namespaces();
     try {
-      return sightOf(await this.#listed(may, "moedeployments", deployments), await this.#listed(may, "moetrainingjobs", jobs));
+      return scopeOf(await this.#listed(may, "moedeployments", deployments), await this.#listed(may, "moetrainingjobs", jobs));
     } catch (caught) {
       if (AppError.from(caught).code === "Unauthorized") return undefined;
       throw caught;

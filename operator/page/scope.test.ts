@@ -7,7 +7,7 @@ import { AppError } from "../../crds/common.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import { staleMs } from "./readers.ts";
 import { type PageServer, servePage } from "./server.ts";
-import { Board } from "./state.ts";
+import { PageState } from "./state.ts";
 import { tickMs } from "./streams.ts";
 
 const state = { now: 1_700_000_000_000, down: false };
@@ -21,7 +21,7 @@ const moed = (namespace: string) => ({
 
 async function served(namespaces: readonly string[], run: (server: PageServer) => Promise<void>): Promise<void> {
   const objects = ["a", "b", "c"].map(moed);
-  const board = new Board({ cache: { list: (kind) => (kind === "moeDeployments" ? objects : []) }, now: () => state.now });
+  const board = new PageState({ cache: { list: (kind) => (kind === "moeDeployments" ? objects : []) }, now: () => state.now });
   board.lead({ picture: () => undefined });
   const server = await servePage({
     board,

@@ -4,7 +4,7 @@ import type { Source } from "./source.ts";
 
 export type Namespaces = "all" | ReadonlySet<string>;
 
-export interface Sight {
+export interface Scope {
   /** Equal for those who see the same, who share the views that are made. */
   readonly key: string;
   readonly deployments: Namespaces;
@@ -13,7 +13,7 @@ export interface Sight {
 
 const keyOf = (one: Namespaces): string => (one === "all" ? "*" : [...one].toSorted().join(","));
 
-export const sightOf = (deployments: Namespaces, jobs: Namespaces): Sight => ({
+export const scopeOf = (deployments: Namespaces, jobs: Namespaces): Scope => ({
   key: `${keyOf(deployments)} ${keyOf(jobs)}`,
   deployments,
   jobs,
@@ -26,10 +26,10 @@ export function boundOf(namespaces: readonly string[]): Namespaces {
 
 export const has = (some: Namespaces, namespace: string): boolean => some === "all" || some.has(namespace);
 
-export const unbounded: Sight = sightOf("all", "all");
+export const unbounded: Scope = scopeOf("all", "all");
 
 /** Pictures and memories are found by the objects' identities, so that they go with the objects. */
-export function seen(source: Source, { deployments, jobs }: Sight): Source {
+export function seen(source: Source, { deployments, jobs }: Scope): Source {
   return {
     now: source.now,
     deployments: () => source.deployments().filter(({ namespace }) => has(deployments, namespace)),

@@ -1,7 +1,7 @@
 // The parts that sections of all pages are made of: a mark with its word, tables, lists of facts and of conditions. A section is the
 // unit in which a page is brought up to date: HTML under an id. Pure.
 import type { Condition } from "../../crds/conditions.ts";
-import type { Verdict } from "../views/health.ts";
+import type { Health } from "../views/health.ts";
 import { type Html, html, type Part } from "./html.ts";
 import { timeOf } from "./units.ts";
 
@@ -9,7 +9,7 @@ import { timeOf } from "./units.ts";
 export type Sections = Readonly<Record<string, Html>>;
 
 /** The mark is told by its word and its form, not by its colour alone. */
-export const markOf = ({ mark, reason }: Verdict): Html => html`<span class="verdict ${mark}">${reason}</span>`;
+export const markOf = ({ mark, reason }: Health): Html => html`<span class="health ${mark}">${reason}</span>`;
 
 interface Column {
   readonly head: string;

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { PageAccess } from "../../crds/names.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import { servePage } from "./server.ts";
-import { Board } from "./state.ts";
+import { PageState } from "./state.ts";
 import { clientsMax } from "./streams.ts";
 
 const secret = "correct-horse-battery";
@@ -23,7 +23,10 @@ const moed = (message: string) => {
 
 async function served(access: PageAccess, run: (made: Made) => Promise<void>): Promise<void> {
   const state = { now: 1_700_000_000_000, message: "it is well" };
-  const board = new Board({ cache: { list: (name) => (name === "moeDeployments" ? [moed(state.message)] : []) }, now: () => state.now });
+  const board = new PageState({
+    cache: { list: (name) => (name === "moeDeployments" ? [moed(state.message)] : []) },
+    now: () => state.now,
+  });
   const stop = board.lead({ picture: () => undefined });
   const server = await servePage({
     board,
@@ -42,7 +45,7 @@ async function served(access: PageAccess, run: (made: Made) => Promise<void>): P
 }
 
 interface Made {
-  readonly board: Board;
+  readonly board: PageState;
   readonly state: { now: number; message: string };
   readonly stop: () => void;
   readonly port: number;

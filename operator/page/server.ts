@@ -11,8 +11,8 @@ import { pageDocument, scriptFile, signInDocument, standbyDocument, styleFile } 
 import { bucketMs } from "./memory.ts";
 import { pages } from "./pages.ts";
 import { Readers, type RightsOf } from "./readers.ts";
-import { boundOf, seen, sightOf } from "./scope.ts";
-import type { Board } from "./state.ts";
+import { boundOf, scopeOf, seen } from "./scope.ts";
+import type { PageState } from "./state.ts";
 import { clientsMax, Streams, tickMs } from "./streams.ts";
 
 /** The token of a file that a Secret is mounted at; undefined where it is not there. A longer file is no token. */
@@ -36,7 +36,7 @@ const addressCharsMax = 2_048;
 const bodyBytesMax = 2 * clusterTokenCharsMax;
 
 interface PageOptions {
-  readonly board: Board;
+  readonly board: PageState;
   readonly access: PageAccess;
   readonly port: number;
   /** The token of access Token, read anew with each request. */
@@ -96,7 +96,7 @@ export async function servePage(options: PageOptions): Promise<PageServer> {
   const now = options.now ?? Date.now;
   const bound = boundOf(options.namespaces ?? []);
   const readers = new Readers({ rightsOf, namespaces: () => board.namespaces(), bound, now });
-  const access = new Access({ access: kind, token, readers, sight: sightOf(bound, bound), now });
+  const access = new Access({ access: kind, token, readers, scope: scopeOf(bound, bound), now });
   const streams = new Streams({ board, now, onError: (err) => log.error({ err }, "a page could not be brought up to date") });
   const site = new Site({ board, streams, access, files: await filesOf() });
   const server = createServer(
@@ -142,7 +142,7 @@ function send(response: ServerResponse, { status, type, body, more = {} }: Reply
 }
 
 interface SiteParts {
-  readonly board: Board;
+  readonly board: PageState;
   readonly streams: Streams;
   readonly access: Access;
   readonly files: Files;
@@ -186,9 +186,9 @@ class Site {
     const { board } = this.#parts;
     if (!board.leads)
       return { status: 503, type: document, body: standbyDocument(board.leader, name, query), more: { "retry-after": "2" } };
-    const sight = answer.look();
-    if (!sight) return text(503, "what you may see is not known at this moment", { "retry-after": "2" });
-    const page = make(seen(board.source(), sight), query);
+    const scope = answer.look();
+    if (!scope) return text(503, "what you may see is not known at this moment", { "retry-after": "2" });
+    const page = make(seen(board.source(), scope), query);
     return { status: page.status, type: document, body: pageDocument(page, name, query) };
   }
 

@@ -5,7 +5,7 @@ import type { PlacementPicture } from "../rebalance/status/picture.ts";
 import { Memory } from "./memory.ts";
 import { deploymentReader, jobReader, type Source } from "./source.ts";
 
-interface BoardParts {
+interface PageStateParts {
   /** The operator's cache, as far as it is shown. */
   readonly cache: { list(name: "moeDeployments" | "moeTrainingJobs"): readonly KubeObject[] };
   /** Unix ms. */
@@ -17,15 +17,15 @@ interface Shown {
   picture(uid: string): PlacementPicture | undefined;
 }
 
-export class Board {
-  readonly #parts: BoardParts;
+export class PageState {
+  readonly #parts: PageStateParts;
   readonly #deployments = deploymentReader();
   readonly #jobs = jobReader();
   #memory = new Memory();
   #shown: Shown | undefined;
   #leader: string | undefined;
 
-  constructor(parts: BoardParts) {
+  constructor(parts: PageStateParts) {
     this.#parts = parts;
   }
 

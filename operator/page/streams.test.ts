@@ -5,7 +5,7 @@ import { type AddressInfo, connect, type Socket } from "node:net";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { unbounded } from "./scope.ts";
-import { Board } from "./state.ts";
+import { PageState } from "./state.ts";
 import { messageBytesMax, Streams, stalledMs, streamMs } from "./streams.ts";
 
 const state = { now: 1_700_000_000_000, message: "" };
@@ -25,7 +25,7 @@ const moed = () => {
 /** One client of a real server, and the answer that it is served by. */
 async function connected(run: (made: { streams: Streams; response: ServerResponse; socket: Socket }) => Promise<void>): Promise<void> {
   state.message = "first";
-  const board = new Board({ cache: { list: (name) => (name === "moeDeployments" ? [moed()] : []) }, now: () => state.now });
+  const board = new PageState({ cache: { list: (name) => (name === "moeDeployments" ? [moed()] : []) }, now: () => state.now });
   board.lead({ picture: () => undefined });
   const streams = new Streams({ board, now: () => state.now, onError: (error) => assert.fail(String(error)) });
   const answered = Promise.withResolvers<ServerResponse>();
@@ -114,9 +114,9 @@ test("a stream ends after its time, so that its reader is asked anew", async () 
 test("a view that cannot be made ends its own stream, and is told of", async () => {
   const problems: unknown[] = [];
   let broken = false;
-  const source: Board["source"] = () => {
+  const source: PageState["source"] = () => {
     if (broken) throw new Error("planted");
-    return new Board({ cache: { list: () => [] }, now: () => state.now }).source();
+    return new PageState({ cache: { list: () => [] }, now: () => state.now }).source();
   };
   const streams = new Streams({
     board: { leads: true, leader: undefined, source },

@@ -4,7 +4,7 @@ import type { ServerResponse } from "node:http";
 import { type Page, pages } from "./pages.ts";
 import type { Look } from "./readers.ts";
 import { seen } from "./scope.ts";
-import type { Board } from "./state.ts";
+import type { PageState } from "./state.ts";
 
 export const tickMs = 1_000;
 /** A proxy between ends a stream that says nothing. */
@@ -34,7 +34,7 @@ interface Client {
 }
 
 interface StreamsParts {
-  readonly board: Pick<Board, "leads" | "leader" | "source">;
+  readonly board: Pick<PageState, "leads" | "leader" | "source">;
   /** Unix ms. */
   readonly now: () => number;
   /** Told of a view that could not be made: its stream ends, the others go on. */
@@ -121,9 +121,9 @@ export class Streams {
       response.end(leads ? undefined : event("standby", { leader: leader ?? null }));
       return;
     }
-    const sight = client.look();
-    const key = `${sight?.key} ${client.key}`;
-    const page = sight && (made.get(key) ?? pages[client.page]?.(seen(this.#parts.board.source(), sight), client.query));
+    const scope = client.look();
+    const key = `${scope?.key} ${client.key}`;
+    const page = scope && (made.get(key) ?? pages[client.page]?.(seen(this.#parts.board.source(), scope), client.query));
     if (!page) return void response.end(); // whose reader is not known any more comes again, and is asked
     made.set(key, page);
     this.#tell(client, page, now);

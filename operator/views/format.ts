@@ -1,9 +1,7 @@
-// Words that commands share: how long ago a time was, and lists that end with how many more there are. Pure.
+// Figures, times and lists as the CLI and the page write them. "-" is what is not known, which is never shown as zero. Pure.
 
 /** "40 s ago", "3 min ago", "5 h ago", "4 d ago". */
-export function ago(time: Date, now: Date): string {
-  return `${span(now.getTime() - time.getTime())} ago`;
-}
+export const ago = (time: Date, now: Date): string => `${span(now.getTime() - time.getTime())} ago`;
 
 /** Rounded down to one unit: "40 s", "3 min", "5 h", "4 d". */
 export function span(ms: number): string {
@@ -14,24 +12,35 @@ export function span(ms: number): string {
   return `${Math.floor(seconds / 86_400)} d`;
 }
 
-/** The text in lines of no more than `columns`, parted between words; those after the first begin with `indent` blanks. A word that is
- *  longer than a line stays whole, and so do the first two. */
-export function wrapped(text: string, columns: number, indent: number): string[] {
-  const [first = "", ...words] = text.match(/\s*\S+/g) ?? [];
-  const lines: string[] = [];
-  let line = first;
-  for (const word of words) {
-    if (line === first || line.length + word.length <= columns) line += word;
-    else {
-      lines.push(line);
-      line = " ".repeat(indent) + word.trimStart();
-    }
-  }
-  return [...lines, line];
-}
-
 /** The first `max` by comma, then how many there are beside them. */
 export function listed(names: readonly string[], max: number): string {
   const rest = names.length - max;
   return `${names.slice(0, max).join(", ")}${rest > 0 ? ` and ${rest} more` : ""}`;
+}
+
+const binaryUnits = ["B", "KiB", "MiB", "GiB", "TiB"] as const;
+
+/** "1.50 GiB". */
+export function bytes(count: number | undefined): string {
+  if (count === undefined) return "-";
+  const unit = Math.min(binaryUnits.length - 1, count < 1 ? 0 : Math.floor(Math.log2(count) / 10));
+  const value = count / 1024 ** unit;
+  return `${unit === 0 ? value : value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0)} ${binaryUnits[unit]}`;
+}
+
+export const percent = (value: number | undefined): string => (value === undefined ? "-" : `${value}%`);
+
+/** Three significant digits; whole numbers as they are. */
+export function figure(value: number | undefined): string {
+  if (value === undefined) return "-";
+  if (Number.isInteger(value) && Math.abs(value) < 1e9) return String(value);
+  return String(Number(value.toPrecision(3)));
+}
+
+export const known = (values: readonly (number | undefined)[]): readonly number[] => values.filter((value) => value !== undefined);
+
+/** The sum of what is known; undefined where nothing is. */
+export function sumOf(values: readonly (number | undefined)[]): number | undefined {
+  const some = known(values);
+  return some.length === 0 ? undefined : some.reduce((a, b) => a + b, 0);
 }

@@ -6,7 +6,7 @@ import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
 import { nextStatus } from "../../operator/deployment/core/status.ts";
 import type { Verdict } from "../../operator/deployment/core/world.ts";
 import type { KubeObject } from "../../operator/kube/kube.ts";
-import { Board } from "../../operator/page/state.ts";
+import { PageState } from "../../operator/page/state.ts";
 import { bucketMs } from "../../operator/page/memory.ts";
 import type { PlacementPicture } from "../../operator/rebalance/status/picture.ts";
 import { decide } from "../../operator/training/core/decide.ts";
@@ -99,7 +99,7 @@ export async function record(): Promise<Story> {
 }
 
 interface Telling {
-  readonly board: Board;
+  readonly board: PageState;
   now(): number;
   show(frame: StoryFrame): void;
 }
@@ -108,7 +108,7 @@ interface Telling {
 export function tell({ before }: Pick<Story, "before">): Telling {
   let shown: StoryFrame | undefined;
   const now = (): number => shown?.at ?? 0;
-  const board = new Board({ cache: { list: (name) => listOf(name, shown) }, now });
+  const board = new PageState({ cache: { list: (name) => listOf(name, shown) }, now });
   board.lead({ picture: (uid) => (uid === deploymentUid ? shown?.picture : undefined) });
   const show = (frame: StoryFrame): void => {
     shown = frame;

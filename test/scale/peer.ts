@@ -5,7 +5,7 @@ import { createWriteStream, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { request } from "node:https";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { parseSamples, type Sample } from "../../operator/cli/prometheus-text.ts";
+import { parseSamples, type Sample } from "../../operator/views/prometheus-text.ts";
 import { Informer } from "../../operator/kube/informer.ts";
 import type { KubeObject, Resource } from "../../operator/kube/kube.ts";
 import { ensureBinaries } from "../cluster/binaries.ts";

@@ -7,8 +7,9 @@ import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { planBounds } from "../../../crds/plan.ts";
 import { type Kube, resources } from "../../kube/kube.ts";
+import { type ExplainEvent, type ExplainFacts, explain } from "../../views/plan.ts";
 import { argument, declare, value } from "../command.ts";
-import { type ExplainEvent, type ExplainFacts, explain, renderExplained, renderLayer } from "../explain-text.ts";
+import { renderExplained, renderLayer } from "../explain-text.ts";
 import { openCluster } from "../kube.ts";
 import { asksForJson, clusterOptions, outputOptions, whole } from "../options.ts";
 

@@ -5,11 +5,12 @@ import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { resources } from "../../kube/kube.ts";
 import { type PodFacts, podFactsOf } from "../../views/pods.ts";
+import { parseSamples } from "../../views/prometheus-text.ts";
+import { type Running, runningOf, type Scrape } from "../../views/running.ts";
 import { argument, declare } from "../command.ts";
 import { type ClusterAccess, openCluster } from "../kube.ts";
 import { asksForJson, clusterOptions, outputOptions, watchOption } from "../options.ts";
-import { parseSamples } from "../prometheus-text.ts";
-import { rankFigures, type Scrape, type TopPod, topText } from "../top-text.ts";
+import { topText } from "../top-text.ts";
 import { show } from "../watch.ts";
 
 /** Between the two scrapes of a first look. */
@@ -38,7 +39,7 @@ export const command = declare({
       if (looks.length === 0) return `no MoEDeployment in namespace ${cluster.namespace}`;
       const left = all.length - names.length;
       const more = left > 0 ? [`${left} more are not shown; name one of them`] : [];
-      return [...looks.map(({ deployment, pods }) => topText(deployment, pods)), ...more].join("\n\n");
+      return [...looks.map(({ deployment, running }) => topText(deployment, running)), ...more].join("\n\n");
     };
     return show(make, { json, again: options.watch });
   },
@@ -49,15 +50,15 @@ async function namesIn({ kube, namespace }: ClusterAccess): Promise<string[]> {
   return items.map(({ metadata }) => metadata.name);
 }
 
-const forPrograms = ({ deployment, pods }: Look): object => ({
-  name: deployment.metadata.name,
-  namespace: deployment.metadata.namespace,
-  ranks: pods.filter(({ pod }) => pod.component === "worker").map(rankFigures),
+const forPrograms = ({ deployment: { metadata }, running }: Look): object => ({
+  name: metadata.name,
+  namespace: metadata.namespace,
+  ranks: running.ranks,
 });
 
 interface Look {
   readonly deployment: MoEDeployment;
-  readonly pods: readonly TopPod[];
+  readonly running: Running;
 }
 
 /** Each look compares with the one before; the first waits for a second. */
@@ -87,7 +88,7 @@ function looker(cluster: ClusterAccess, name: string): () => Promise<Look> {
       now: now.get(pod.name),
       loadPercent: pod.rank === undefined ? undefined : loads.get(pod.rank),
     }));
-    return { deployment: parseMoEDeployment(object), pods: rows };
+    return { deployment: parseMoEDeployment(object), running: runningOf(rows) };
   };
 }
 

@@ -64,8 +64,8 @@ const lease = (renewTime: string, time: string) => ({ metadata: { name: "n", man
 const leaf = (days: number) => ({ name: `ns/leaf-${days}`, endsAt: new Date(now.getTime() + days * dayMs), leastMs: 90 * dayMs });
 const told = (status: string, reason: string, name = "ns/moe") => ({ name, status, reason, message: `${reason} says why` });
 
-/** Each verdict with a neighbour on the other side of its bound. */
-const verdicts: Readonly<Record<string, readonly [outcomes: readonly Outcome[], want: string]>> = {
+/** Each answer with a neighbour on the other side of its bound. */
+const answers: Readonly<Record<string, readonly [outcomes: readonly Outcome[], want: string]>> = {
   "the least version": [[judgeVersion({ gitVersion: `v1.${leastMinor}.0` })], "ok"],
   "one below it": [[judgeVersion({ gitVersion: `v1.${leastMinor - 1}.9+k3s1` })], "fail"],
   "an operator at rest": [judged(operator()), "ok"],
@@ -110,7 +110,7 @@ const verdicts: Readonly<Record<string, readonly [outcomes: readonly Outcome[], 
   "no metrics API, and an autoscaler": [[judgeMetricsApi(undefined, ["ns/moe"])], "warn"],
   "a metrics API": [[judgeMetricsApi({ status: { conditions: [{ type: "Available", status: "True" }] } }, ["ns/moe"])], "ok"],
 };
-for (const [name, [outcomes, want]] of Object.entries(verdicts)) {
+for (const [name, [outcomes, want]] of Object.entries(answers)) {
   test(`doctor: ${name}`, () => {
     assert.equal(levels(outcomes), want, JSON.stringify(outcomes));
     for (const { level, remedy } of outcomes) if (level === "fail" || level === "warn") assert.ok(remedy, "says what to do");

@@ -2,8 +2,7 @@
 // ask for, and that GPUs have a runtime class.
 import { z } from "zod";
 import { type KubeObject, resources } from "../../kube/kube.ts";
-import { listed } from "../../views/format.ts";
-import { bytes } from "../table.ts";
+import { bytes, listed } from "../../views/format.ts";
 import { type Check, type Context, conditionOf, fail, type Outcome, ok, read, skip, warn } from "./check.ts";
 
 /** A small rank with a small model takes so much. */

@@ -1,4 +1,4 @@
-// The last words of containers that ended with an error: the end of their log, which has code and message of a process of ours, where the
+// Exit messages of containers that ended with an error: the end of their log, which has code and message of a process of ours, where the
 // kubelet kept no message of the end itself. Asked of few pods, and only of those that tell nothing else.
 import type { Transport } from "../kube/transport.ts";
 import type { ContainerFacts, PodFacts } from "../views/pods.ts";
@@ -9,24 +9,24 @@ const podsMax = 8;
 const linesMax = 3;
 const bytesMax = 16_384;
 const answerMsMax = 3_000;
-/** A kubelet answers with these words, and no error, where the log of an ended container is gone: it was restarted once more. */
+/** A kubelet answers with this text, and no error, where the log of an ended container is gone: it was restarted once more. */
 const goneLog = "unable to retrieve container logs for ";
 
 const isSilent = ({ ended }: ContainerFacts): boolean => ended !== undefined && ended.exitCode !== 0 && ended.message === "";
 
 /** The pods, some of them with the message of an end that was not known before. What may not be read stays as it is. */
-export async function withLastWords(transport: Pick<Transport, "request">, pods: readonly PodFacts[]): Promise<PodFacts[]> {
+export async function withExitMessages(transport: Pick<Transport, "request">, pods: readonly PodFacts[]): Promise<PodFacts[]> {
   const silent = new Set(pods.filter(({ containers }) => containers.some(isSilent)).slice(0, podsMax));
   return Promise.all(
     pods.map(async (pod) => {
       if (!silent.has(pod)) return pod;
-      const containers = await Promise.all(pod.containers.map((container) => spoken(transport, pod, container)));
+      const containers = await Promise.all(pod.containers.map((container) => withMessage(transport, pod, container)));
       return { ...pod, containers };
     }),
   );
 }
 
-async function spoken(transport: Pick<Transport, "request">, pod: PodFacts, container: ContainerFacts): Promise<ContainerFacts> {
+async function withMessage(transport: Pick<Transport, "request">, pod: PodFacts, container: ContainerFacts): Promise<ContainerFacts> {
   const { ended, name } = container;
   if (!ended || !isSilent(container)) return container;
   const query = new URLSearchParams({ container: name, previous: "true", tailLines: String(linesMax), limitBytes: String(bytesMax) });

@@ -1,0 +1,79 @@
+// The experts of a placement by rank: how many each has, replicas of another rank's among them, and the part of each expert's rows that it
+// takes. Pure. Loads of single experts are on NATS alone: weights say who would compute them.
+import { AppError } from "../../crds/common.ts";
+import type { ExpertPlacement } from "../../crds/expert-placement.ts";
+import { decodeLayer, type LayerPlan, sharesTotal } from "../../crds/plan.ts";
+
+export const plansOf = ({ spec }: Pick<ExpertPlacement, "spec">, layers = spec.layers): readonly LayerPlan[] =>
+  layers.map((one) => decodeLayer(one.hosts, one.shares, `spec.layers[${one.layer}]`));
+
+interface Hosted {
+  /** (layer, expert) pairs on the rank, and how many of them have another rank as their primary. */
+  readonly held: number;
+  readonly copies: number;
+  /** [experts], 0 to 1: of the expert's rows, the mean over the layers. */
+  readonly shares: readonly number[];
+}
+
+export function hostedBy(ranks: readonly number[], plans: readonly LayerPlan[]): ReadonlyMap<number, Hosted> {
+  const experts = Math.max(0, ...plans.map(({ hosts }) => hosts.length));
+  /** Layers that have an expert of this number at all. */
+  const layersOf = Array.from({ length: experts }, (_, e) => plans.filter(({ hosts }) => e < hosts.length).length);
+  const rows = new Map(ranks.map((rank) => [rank, { held: 0, copies: 0, shares: new Array<number>(experts).fill(0) }]));
+  for (const { hosts, shares } of plans) {
+    hosts.forEach((row, e) => {
+      row.forEach((rank, i) => {
+        const of = rows.get(rank);
+        if (!of) return;
+        of.held += 1;
+        if (i > 0) of.copies += 1;
+        of.shares[e] = (of.shares[e] ?? 0) + (shares[e]?.[i] ?? 0) / sharesTotal / (layersOf[e] ?? 1);
+      });
+    });
+  }
+  return rows;
+}
+
+interface MapRow extends Hosted {
+  readonly rank: number;
+  readonly hostedBytes: number | undefined;
+  readonly loadPercent: number | undefined;
+  readonly state: string | undefined;
+}
+
+export interface ExpertMap {
+  readonly name: string;
+  readonly epoch: number;
+  /** undefined: all. */
+  readonly layer: number | undefined;
+  readonly layers: number;
+  readonly experts: number;
+  readonly rows: readonly MapRow[];
+}
+
+/** Throws AppError `InvalidOption` for a layer that the plan does not have. */
+export function expertMap(placement: ExpertPlacement, layer: number | undefined): ExpertMap {
+  const { metadata, spec, status } = placement;
+  const chosen = spec.layers.filter((one) => layer === undefined || one.layer === layer);
+  if (chosen.length === 0) {
+    const known = spec.layers.map((one) => one.layer).join(", ");
+    throw new AppError(`--layer: the plan has layers ${known || "none yet"}`, { code: "InvalidOption" });
+  }
+  const plans = plansOf(placement, chosen);
+  const ranks = new Set([...spec.ranks.map(({ rank }) => rank), ...plans.flatMap(({ hosts }) => hosts.flat())]);
+  const hosted = hostedBy(
+    [...ranks].sort((a, b) => a - b),
+    plans,
+  );
+  return {
+    name: `${metadata.namespace}/${metadata.name}`,
+    epoch: spec.epoch,
+    layer,
+    layers: chosen.length,
+    experts: Math.max(...plans.map(({ hosts }) => hosts.length)),
+    rows: [...hosted].map(([rank, { held, copies, shares }]) => {
+      const { hostedBytes, loadPercent, state } = status.ranks?.find((one) => one.rank === rank) ?? {};
+      return { rank, held, copies, hostedBytes, loadPercent, state, shares };
+    }),
+  };
+}
