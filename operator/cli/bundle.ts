@@ -48,8 +48,8 @@ const pageOf = ({ kind, namespace, name, version, now, unread }: BundleFacts, le
 export function bundleEntries(facts: BundleFacts): TarEntry[] {
   const files = new Map<string, string>();
   for (const [file, objects] of Object.entries(facts.objects)) {
-    const told = objects.flatMap((object) => redacted(object) ?? []);
-    files.set(`objects/${file}.json`, `${JSON.stringify(told, null, 1)}\n`);
+    const shown = objects.flatMap((object) => redacted(object) ?? []);
+    files.set(`objects/${file}.json`, `${JSON.stringify(shown, null, 1)}\n`);
   }
   for (const [file, text] of Object.entries(facts.texts)) files.set(file, `${scrubbedText(text)}\n`);
   for (const [pod, text] of Object.entries(facts.metrics)) files.set(`metrics/${pod}.txt`, ownMetrics(text));

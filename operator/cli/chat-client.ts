@@ -122,12 +122,12 @@ async function reach(
   signal: AbortSignal | null | undefined,
 ): Promise<Response> {
   const deadline = performance.now() + refusedMsMax;
-  for (let told = false; ; told = true) {
+  for (let reported = false; ; reported = true) {
     try {
       return await request();
     } catch (cause) {
       if (signal?.aborted || !refused(cause) || performance.now() >= deadline) throw unreachable(base, cause);
-      if (!told) onRefused?.(`${base} refuses the connection: trying for ${refusedMsMax / 1000} s`);
+      if (!reported) onRefused?.(`${base} refuses the connection: trying for ${refusedMsMax / 1000} s`);
     }
     await pause(refusedPauseMs, undefined, signal ? { signal } : {});
   }

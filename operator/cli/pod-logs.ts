@@ -18,7 +18,7 @@ export const podsMax = 64;
 const linesMax = 50_000;
 const charsMax = 128 * 1024 * 1024;
 /** Lines that wait for others while logs are followed. */
-const heldMax = 5_000;
+const waitingMax = 5_000;
 /** Lines of a stream that goes on wait so long for earlier ones of other pods. */
 const holdMs = 500;
 /** A container that ended, or began, is looked at again after this. */
@@ -115,15 +115,15 @@ export async function podLogLines(
   chars: number,
 ): Promise<string[]> {
   const lines: string[] = [];
-  let kept = 0;
+  let total = 0;
   let first = 0;
   const path = logPath(source, queryOf({ ...reading, tail: Math.min(reading.tail, linesMax) }));
   for await (const line of transport.stream({ method: "GET", path })) {
     const cut = line.slice(0, lineCharsMax);
     lines.push(cut);
-    kept += cut.length;
-    for (; kept > chars && first < lines.length; first += 1) {
-      kept -= lines[first]?.length ?? 0;
+    total += cut.length;
+    for (; total > chars && first < lines.length; first += 1) {
+      total -= lines[first]?.length ?? 0;
       lines[first] = "";
     }
   }
@@ -157,7 +157,7 @@ export async function followLogs(
   find: () => Promise<readonly LogSource[]>,
   { reading, tell, signal }: { readonly reading: Reading; readonly tell: (lines: LogLine[]) => void; readonly signal: AbortSignal },
 ): Promise<void> {
-  const held: LogLine[] = [];
+  const waiting: LogLine[] = [];
   const open = new Set<string>();
   /** The time of the last line of each pod: where its next stream begins. */
   const last = new Map<string, string>();
@@ -169,8 +169,8 @@ export async function followLogs(
         const parsed = parseLine(source.pod, line);
         if (!parsed || parsed.at <= (last.get(source.pod) ?? "")) continue;
         last.set(source.pod, parsed.at);
-        held.push(parsed);
-        if (held.length > heldMax) tell(held.splice(0).sort(byTime));
+        waiting.push(parsed);
+        if (waiting.length > waitingMax) tell(waiting.splice(0).sort(byTime));
       }
     } catch {
       // It is not there yet, or has ended: the next look finds out.
@@ -192,7 +192,7 @@ export async function followLogs(
       }
     }
     await sleep(holdMs, undefined, { signal }).catch(() => undefined);
-    tell(held.splice(0).sort(byTime));
+    tell(waiting.splice(0).sort(byTime));
   }
   await Promise.all(streams);
 }

@@ -57,10 +57,10 @@ function declare(to: Command, declaration: Declaration, done: (code: number) => 
   for (const { form, about } of declaration.arguments ?? []) to.addArgument(new Argument(form, about));
   for (const [key, option] of entries) to.addOption(optionOf(key, option));
   if (declaration.notes !== undefined) to.addHelpText("after", `\n${declaration.notes}`);
-  to.action(async (...given: unknown[]) => {
-    const values = given[to.registeredArguments.length] as Record<string, unknown>;
+  to.action(async (...received: unknown[]) => {
+    const values = received[to.registeredArguments.length] as Record<string, unknown>;
     const all = Object.fromEntries(entries.map(([key, { fallback }]) => [key, values[key] ?? fallback]));
-    const args = given.slice(0, to.registeredArguments.length) as never[];
+    const args = received.slice(0, to.registeredArguments.length) as never[];
     done(await declaration.action(all, ...args));
   });
 }
@@ -94,8 +94,8 @@ function withoutHelpCommand(line: readonly string[], entries: Entries): readonly
 }
 
 /** Runs the line and returns its exit code. Throws AppError `Usage`, with a remedy, for a line that is not understood. */
-export async function execute(root: Entry, asked: readonly string[]): Promise<number> {
-  const line = withoutHelpCommand(asked, root.commands ?? {});
+export async function execute(root: Entry, typed: readonly string[]): Promise<number> {
+  const line = withoutHelpCommand(typed, root.commands ?? {});
   const tree = await grow(root, line);
   try {
     await tree.root.parseAsync(line, { from: "user" });

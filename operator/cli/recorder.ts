@@ -33,7 +33,7 @@ export function gridIn({ layers }: Pick<ExpertPlacementSpec, "layers">): ExpertG
 
 /** A window at its end. */
 export interface Closed {
-  readonly kept: boolean;
+  readonly counted: boolean;
   readonly selections: number;
   /** Ranks that serve and did not report. */
   readonly missing: readonly number[];
@@ -140,10 +140,10 @@ export class Recorder {
     const ranks = new Set(members.map(({ rank }) => rank));
     const unknown = reports.filter(({ rank, routed }) => !ranks.has(rank) && routed.some((count) => count > 0)).map(({ rank }) => rank);
     this.refused += reports.filter((report) => !own(report)).reduce((sum, { messages }) => sum + messages, 0);
-    const kept = members.some(({ serves }) => serves) && missing.length === 0 && unknown.length === 0;
-    const selections = kept ? this.#keep(reported) : 0;
-    if (!kept) this.dropped++;
-    return { kept, selections, missing, unknown };
+    const counted = members.some(({ serves }) => serves) && missing.length === 0 && unknown.length === 0;
+    const selections = counted ? this.#keep(reported) : 0;
+    if (!counted) this.dropped++;
+    return { counted, selections, missing, unknown };
   }
 
   #keep(reports: readonly Report[]): number {

@@ -15,13 +15,13 @@ type Tree = Readonly<Record<string, unknown>>;
 const isTree = (value: unknown): value is Tree => typeof value === "object" && value !== null && !Array.isArray(value);
 
 /** What of `value` is allowed; undefined where nothing is. Of a list, each entry is held to the same. */
-function kept(value: unknown, allow: Allow): unknown {
+function pick(value: unknown, allow: Allow): unknown {
   if (typeof allow === "function") return allow(value);
-  if (Array.isArray(value)) return value.map((entry) => kept(entry, allow));
+  if (Array.isArray(value)) return value.map((entry) => pick(entry, allow));
   if (!isTree(value)) return allow === true ? scrubbed(value) : undefined;
   const entries = Object.entries(value).flatMap(([key, inner]) => {
     const rule = allow === true ? true : Object.hasOwn(allow, key) ? allow[key] : allow["*"];
-    return rule === undefined ? [] : [[key, kept(inner, rule)] as const];
+    return rule === undefined ? [] : [[key, pick(inner, rule)] as const];
   });
   return Object.fromEntries(entries);
 }
@@ -82,7 +82,7 @@ function environment(value: unknown): unknown {
   if (!Array.isArray(value)) return undefined;
   return value.filter(isTree).map(({ name, value: text, valueFrom }) => {
     const known = variables.has(String(name));
-    if (text === undefined) return { name, valueFrom: kept(valueFrom, { fieldRef: true, secretKeyRef: true, configMapKeyRef: true }) };
+    if (text === undefined) return { name, valueFrom: pick(valueFrom, { fieldRef: true, secretKeyRef: true, configMapKeyRef: true }) };
     return { name, value: known ? origin(String(text)) : leftOut };
   });
 }
@@ -135,7 +135,7 @@ function containerStatuses(value: unknown): unknown {
   return value.filter(isTree).map((status) => {
     const own = ours.includes(String(status.name));
     const state: Allow = { waiting: true, running: true, terminated: own ? true : end };
-    return kept(status, { name: true, image: true, ready: true, started: true, restartCount: true, state, lastState: state });
+    return pick(status, { name: true, image: true, ready: true, started: true, restartCount: true, state, lastState: state });
   });
 }
 
@@ -147,14 +147,14 @@ const specOf =
   ({ shape }: { readonly shape: object }) =>
   (value: unknown): unknown => {
     if (!isTree(value)) return undefined;
-    return templatesKept(Object.fromEntries(Object.entries(value).filter(([key]) => Object.hasOwn(shape, key))));
+    return allowedTemplates(Object.fromEntries(Object.entries(value).filter(([key]) => Object.hasOwn(shape, key))));
   };
 
-function templatesKept(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(templatesKept);
+function allowedTemplates(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(allowedTemplates);
   if (!isTree(value)) return scrubbed(value);
   const entries = Object.entries(value).map(([key, inner]) => {
-    return [key, key === "podTemplate" ? kept(inner, podTemplate) : templatesKept(inner)] as const;
+    return [key, key === "podTemplate" ? pick(inner, podTemplate) : allowedTemplates(inner)] as const;
   });
   return Object.fromEntries(entries);
 }
@@ -212,7 +212,7 @@ const allowed: Readonly<Record<string, Allow>> = {
 /** The object without what is not allowed; undefined for a kind that is not handed on, such as a Secret. */
 export function redacted(object: { readonly kind: string }): unknown {
   const allow = Object.hasOwn(allowed, object.kind) ? allowed[object.kind] : undefined;
-  return allow === undefined ? undefined : kept(object, allow);
+  return allow === undefined ? undefined : pick(object, allow);
 }
 
 /** Fields of log lines that may be text; numbers and truth values may have any name. */

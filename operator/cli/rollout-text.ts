@@ -36,8 +36,8 @@ export function restingStatus({ metadata, status }: MoEDeployment): number | und
 
 /** "Roll roll-1772359200000 Emptying: 3 ranks, revision 4 -> 3 ranks, revision 5 ..." */
 export function operationLine({ id, type, phase, from, to, startTime, deadline, message }: Operation): string {
-  const said = message ? `: ${plainLine(message)}` : "";
-  return `${type} (${id}) ${phase}   ${sideText(from)} -> ${sideText(to)}   since ${startTime}, by ${deadline}${said}`;
+  const why = message ? `: ${plainLine(message)}` : "";
+  return `${type} (${id}) ${phase}   ${sideText(from)} -> ${sideText(to)}   since ${startTime}, by ${deadline}${why}`;
 }
 
 export const rolloutLine = (deployment: MoEDeployment): string | undefined => {

@@ -21,7 +21,7 @@ export interface StatusDetail {
 }
 
 /** Messages that are part of `said`, which stands above, are not told again. */
-export function renderStatus({ deployment, placement, ranks }: StatusDetail, said = ""): string {
+export function renderStatus({ deployment, placement, ranks }: StatusDetail, above = ""): string {
   const { spec, status, metadata } = deployment;
   const { modelText, placement: state } = deploymentState(deployment, placement?.status);
   const ready = `replicas ${status.readyReplicas ?? 0}/${spec.replicas}`;
@@ -32,7 +32,7 @@ export function renderStatus({ deployment, placement, ranks }: StatusDetail, sai
   if (conditions.length > 0) lines.push(`conditions ${conditions.map((c) => `${c.type}=${c.status} (${c.reason})`).join("  ")}`);
   const decision = decisionOf(placement);
   // A placement that is left unbalanced gives the decision as its message: said once.
-  const messages = wrong(conditions).filter((c) => c.message !== decision && !said.includes(plainLine(c.message)));
+  const messages = wrong(conditions).filter((c) => c.message !== decision && !above.includes(plainLine(c.message)));
   lines.push(...messages.map((c) => `           ${c.type}: ${c.message}`));
   if (placement) lines.push(...renderPlacement(state, placement));
   lines.push("", renderRanks(ranks));
@@ -66,10 +66,10 @@ function capacityLines({ model, expertParallel }: MoEDeployment["status"]): stri
 function gatewayLines({ spec, status }: MoEDeployment): string[] {
   if (!status.gateway) return [];
   const { replicas = 0, readyReplicas = 0, autoscalerProblem } = status.gateway;
-  const { autoscale, replicas: given } = spec.gateway;
+  const { autoscale, replicas: fixed } = spec.gateway;
   const { minReplicas, maxReplicas, targetCPUUtilizationPercentage: target } = autoscale ?? {};
   const scaled = autoscale ? `autoscaled, ${minReplicas} to ${maxReplicas} at ${target}% of their CPU request` : "left to who scales them";
-  const lines = [`gateways   ${readyReplicas}/${replicas} ready (${given === undefined ? scaled : "as spec.gateway.replicas says"})`];
+  const lines = [`gateways   ${readyReplicas}/${replicas} ready (${fixed === undefined ? scaled : "as spec.gateway.replicas says"})`];
   return autoscale && autoscalerProblem ? [...lines, `           autoscaler: ${autoscalerProblem}`] : lines;
 }
 

@@ -46,14 +46,14 @@ async function* stepsOf(lines: AsyncIterable<string>, pod: string): AsyncIterabl
 
 async function answerOf(connection: Duplex, pod: string, signal: AbortSignal): Promise<IncomingMessage> {
   const late = AbortSignal.timeout(answerMsMax);
-  const asked = request({ path: tracePath, headers: { host: pod }, createConnection: () => connection, signal });
-  const tooLate = (): void => void asked.destroy(new Error(`no answer within ${answerMsMax / 1000} s`));
+  const pending = request({ path: tracePath, headers: { host: pod }, createConnection: () => connection, signal });
+  const tooLate = (): void => void pending.destroy(new Error(`no answer within ${answerMsMax / 1000} s`));
   late.addEventListener("abort", tooLate);
   try {
     const response = await new Promise<IncomingMessage>((resolve, reject) => {
-      asked.once("response", resolve);
-      asked.once("error", reject);
-      asked.end();
+      pending.once("response", resolve);
+      pending.once("error", reject);
+      pending.end();
     });
     if (response.statusCode === 200) return response;
     throw new AppError(`pod ${pod}: ${await refusalIn(response)}`, { code: "Refused" });

@@ -53,16 +53,16 @@ export function jobText(job: MoETrainingJob): string {
     ["result", status.result?.store],
     ["adapters", status.result?.adapters],
   ];
-  const told = facts.flatMap(([name, value]) => (value === undefined ? [] : [plainLine(`  ${name.padEnd(16)} ${value}`)]));
+  const shown = facts.flatMap(([name, value]) => (value === undefined ? [] : [plainLine(`  ${name.padEnd(16)} ${value}`)]));
   const conditions = (status.conditions ?? []).map(({ type, status: is, reason, message }) =>
     plainLine(`  ${`${type}=${is}`.padEnd(20)} ${reason}: ${message}`),
   );
-  return [jobTable([job]), "", ...told, "", ...conditions].join("\n");
+  return [jobTable([job]), "", ...shown, "", ...conditions].join("\n");
 }
 
 /** Experts of a layer that more ranks than one had in the last step, each with its home before the others. */
 function copiesText({ experts, copied, most }: LayerCopies): string {
-  const each = most.map(({ expert, ranks: [home, ...others] }) => `${expert} of rank ${home} on ${others.join(" ")}`);
+  const each = most.map(({ expert, ranks: [primary, ...others] }) => `${expert} of rank ${primary} on ${others.join(" ")}`);
   return `${copied} of ${experts} experts${each.length === 0 ? "" : `: ${each.join(", ")}`}`;
 }
 

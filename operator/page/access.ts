@@ -78,27 +78,27 @@ export class Access {
         const token = await this.#token();
         if (typeof token !== "string") return token;
         const bearer = /^Bearer (.+)$/i.exec(authorization ?? "")?.[1];
-        if (bearer !== undefined) return this.#judge(bearer, token);
+        if (bearer !== undefined) return this.#compare(bearer, token);
         return this.#isSession(cookie, token) ? this.#read() : { may: "signIn" };
       }
       case "ClusterToken": {
-        const given = /^Bearer (.+)$/i.exec(authorization ?? "")?.[1] ?? clusterTokenOf(cookie);
-        return given === undefined ? { may: "signIn" } : this.#user(given);
+        const candidate = /^Bearer (.+)$/i.exec(authorization ?? "")?.[1] ?? clusterTokenOf(cookie);
+        return candidate === undefined ? { may: "signIn" } : this.#user(candidate);
       }
     }
   }
 
   /** The cookie of a session, or why there is none. */
-  async signIn(given: string): Promise<{ readonly cookie: string } | Refusal> {
+  async signIn(candidate: string): Promise<{ readonly cookie: string } | Refusal> {
     if (this.#parts.access === "ClusterToken") {
-      const user = await this.#user(given.trim());
-      return user.may === "read" ? { cookie: cookieOf(given.trim()) } : user;
+      const user = await this.#user(candidate.trim());
+      return user.may === "read" ? { cookie: cookieOf(candidate.trim()) } : user;
     }
     if (this.#parts.access !== "Token") return { may: "nothing", status: 403, why: "there is no token to sign in with" };
     const token = await this.#token();
     if (typeof token !== "string") return token;
-    const judged = this.#judge(given, token);
-    if (judged.may !== "read") return judged;
+    const compared = this.#compare(candidate, token);
+    if (compared.may !== "read") return compared;
     const until = this.#parts.now() + sessionMs;
     return { cookie: cookieOf(`${until}.${sign(token, until)}`) };
   }
@@ -131,9 +131,9 @@ export class Access {
     return { may: "nothing", status: 503, why };
   }
 
-  #judge(given: string, token: string): Answer {
+  #compare(candidate: string, token: string): Answer {
     if (this.#areTooMany()) return tooMany;
-    if (same(given, token)) return this.#read();
+    if (same(candidate, token)) return this.#read();
     this.#wrong = [...this.#wrong, this.#parts.now()];
     return { may: "signIn" };
   }

@@ -47,7 +47,7 @@ export function pageDocument(page: Page, name: string, query: URLSearchParams): 
   return framed({ title: page.title, events, body: html`${page.above}<div class="panels">${panels}</div>` });
 }
 
-const standbyWords = (leader: string | undefined): Html =>
+const standbyText = (leader: string | undefined): Html =>
   leader === undefined
     ? html`<p>No replica leads at this moment, so that nothing is known here. This page tries again by itself.</p>`
     : html`<p>This replica does not lead, and knows no placement; <b>${leader}</b> leads. By the Service this page finds it by itself. With a forwarded port:</p>
@@ -56,7 +56,7 @@ const standbyWords = (leader: string | undefined): Html =>
 /** Its events are those of the page that was asked for: once another replica answers them, the script loads that. */
 export function standbyDocument(leader: string | undefined, name: string, query: URLSearchParams): string {
   const events = linkTo("events", { ...Object.fromEntries(query), page: name });
-  return framed({ title: "This replica waits", events, body: standbyWords(leader) });
+  return framed({ title: "This replica waits", events, body: standbyText(leader) });
 }
 
 interface SignIn {
@@ -65,10 +65,10 @@ interface SignIn {
 }
 
 export function signInDocument({ charsMax, help }: SignIn, problem: string | undefined): string {
-  const words = problem === undefined ? html`` : html`<p id="problem" role="alert">${problem}</p>`;
+  const alert = problem === undefined ? html`` : html`<p id="problem" role="alert">${problem}</p>`;
   return framed({
     title: "Sign in",
-    body: html`<form class="sign-in" method="post" action="./sign-in">${words}<label for="token">Token</label>
+    body: html`<form class="sign-in" method="post" action="./sign-in">${alert}<label for="token">Token</label>
 <input id="token" name="token" type="password" autocomplete="current-password" required maxlength="${charsMax}"${problem === undefined ? html`` : html` aria-describedby="problem"`}>
 <button>Sign in</button><p class="none">${help}</p></form>`,
   });

@@ -186,7 +186,7 @@ class OfOne {
     return this.#latest;
   }
 
-  told(): Remembered {
+  remembered(): Remembered {
     const first = Math.max(this.#first ?? this.#newest, this.#newest - bucketsMax + 1);
     const length = this.#newest - first + 1;
     const of = (i: number): readonly (number | undefined)[] =>
@@ -214,7 +214,7 @@ export class Memory {
   }
 
   of(uid: string): Remembered | undefined {
-    return this.#of.get(uid)?.told();
+    return this.#of.get(uid)?.remembered();
   }
 
   latest(uid: string): Sample | undefined {

@@ -12,7 +12,7 @@ const evil = `<img src=x onerror="alert(1)">&'`;
 const moed = (name: string, status: object = {}, spec: object = { model: { uri: "pvc://m/x" } }): KubeObject => {
   return { apiVersion: "enodia.dev/v1alpha1", kind: "MoEDeployment", metadata: { namespace: "ns", name, uid: name }, spec, status };
 };
-const boardOf = (objects: readonly KubeObject[]): PageState =>
+const stateOf = (objects: readonly KubeObject[]): PageState =>
   new PageState({ cache: { list: (name) => (name === "moeDeployments" ? objects : []) }, now: () => 1_700_000_000_000 });
 const condition = (type: string, status: string, reason: string, message = "m") => ({
   type,
@@ -22,7 +22,7 @@ const condition = (type: string, status: string, reason: string, message = "m") 
   lastTransitionTime: "2026-03-01T10:00:00Z",
 });
 const made = (objects: readonly KubeObject[], page: string, query = "") => {
-  const found = pages[page]?.(boardOf(objects).source(), new URLSearchParams(query)) ?? assert.fail();
+  const found = pages[page]?.(stateOf(objects).source(), new URLSearchParams(query)) ?? assert.fail();
   return { page: found, text: pageDocument(found, page, new URLSearchParams(query)) };
 };
 

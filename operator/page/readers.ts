@@ -40,7 +40,7 @@ interface Reader {
   scope: Scope | undefined;
   /** When this was so. */
   at: number;
-  asking: Promise<void> | undefined;
+  pending: Promise<void> | undefined;
 }
 
 /** What its reader sees now; undefined once that is not known any more. */
@@ -63,7 +63,7 @@ export class Readers {
   /** Undefined for a token that is none of the cluster's. Throws while the API server does not answer and it is not known. */
   async of(token: string): Promise<Look | undefined> {
     const key = keyOf(token);
-    const reader = this.#known.get(key) ?? { token, scope: undefined, at: Number.NEGATIVE_INFINITY, asking: undefined };
+    const reader = this.#known.get(key) ?? { token, scope: undefined, at: Number.NEGATIVE_INFINITY, pending: undefined };
     this.#known.delete(key);
     this.#known.set(key, reader); // last, as the one used last
     for (const oldest of this.#known.keys()) {
@@ -72,7 +72,7 @@ export class Readers {
     }
     if (!this.#isWithin(reader, freshMs)) {
       try {
-        await this.#ask(reader);
+        await this.#refresh(reader);
       } catch (caught) {
         if (reader.scope === undefined || !this.#isWithin(reader, staleMs)) throw caught;
       }
@@ -86,20 +86,20 @@ export class Readers {
 
   /** Of a stream, which goes on while the answer is asked for anew. */
   #look(reader: Reader): Scope | undefined {
-    if (!this.#isWithin(reader, freshMs)) this.#ask(reader).catch(() => undefined); // it is asked again with the next look
+    if (!this.#isWithin(reader, freshMs)) this.#refresh(reader).catch(() => undefined); // it is asked again with the next look
     return this.#isWithin(reader, staleMs) ? reader.scope : undefined;
   }
 
-  #ask(reader: Reader): Promise<void> {
-    reader.asking ??= this.#answer(reader.token)
+  #refresh(reader: Reader): Promise<void> {
+    reader.pending ??= this.#answer(reader.token)
       .then((scope) => {
         reader.scope = scope;
         reader.at = this.#parts.now();
       })
       .finally(() => {
-        reader.asking = undefined;
+        reader.pending = undefined;
       });
-    return reader.asking;
+    return reader.pending;
   }
 
   async #answer(token: string): Promise<Scope | undefined> {
@@ -117,9 +117,9 @@ export class Readers {
     const right = { group: apiGroup, resource, verb: "list" };
     const { bound } = this.#parts;
     if (await may(right)) return bound;
-    const asked = [...new Set(namespaces)].filter((one) => has(bound, one)).toSorted();
+    const candidates = [...new Set(namespaces)].filter((one) => has(bound, one)).toSorted();
     const found = new Set<string>();
-    const queue = asked.slice(0, namespacesMax).values();
+    const queue = candidates.slice(0, namespacesMax).values();
     const work = async (): Promise<void> => {
       for (const namespace of queue) if (await may({ ...right, namespace })) found.add(namespace);
     };

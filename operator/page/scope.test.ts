@@ -21,10 +21,10 @@ const moed = (namespace: string) => ({
 
 async function served(namespaces: readonly string[], run: (server: PageServer) => Promise<void>): Promise<void> {
   const objects = ["a", "b", "c"].map(moed);
-  const board = new PageState({ cache: { list: (kind) => (kind === "moeDeployments" ? objects : []) }, now: () => state.now });
-  board.lead({ picture: () => undefined });
+  const pageState = new PageState({ cache: { list: (kind) => (kind === "moeDeployments" ? objects : []) }, now: () => state.now });
+  pageState.lead({ picture: () => undefined });
   const server = await servePage({
-    board,
+    pageState,
     access: "ClusterToken",
     port: 0,
     token: async () => undefined,

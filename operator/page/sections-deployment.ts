@@ -73,10 +73,10 @@ function layersOf({ state: { namespace, name }, layers, chosen }: DeploymentView
     (layer) => html`<option value="${layer}"${layer === chosen ? html` selected` : undefined}>layer ${layer}</option>`,
   );
   const at = chosen === undefined ? -1 : numbers.indexOf(chosen);
-  const step = (to: number | undefined, words: string): Html =>
+  const step = (to: number | undefined, text: string): Html =>
     to === undefined
       ? html``
-      : html`<a class="button" id="step-${words}" href="${linkTo("deployment", { namespace, name, layer: String(to) })}">${words}</a>`;
+      : html`<a class="button" id="step-${text}" href="${linkTo("deployment", { namespace, name, layer: String(to) })}">${text}</a>`;
   return html`<form class="choose" method="get" action="./deployment"><input type="hidden" name="namespace" value="${namespace}"><input type="hidden" name="name" value="${name}">
 <label for="layer">Layer</label> <select id="layer" name="layer"><option value="">the least even</option>${options}</select>
 <button id="show">Show</button> ${step(at > 0 ? numbers[at - 1] : undefined, "previous")} ${step(at < 0 ? numbers[0] : numbers[at + 1], at < 0 ? "first" : "next")}</form>`;
@@ -94,9 +94,9 @@ function unevenOf({ layers, heat, placement }: DeploymentView): Html {
     const tall = Math.min(30, Math.max(0.5, (30 * (imbalancePercent - 100)) / scale));
     return html`<rect class="${layer === heat?.layer ? "shown" : phase === undefined ? "still" : "moving"}" x="${i + 0.1}" y="${30 - tall}" width="0.8" height="${tall}"/>`;
   });
-  const words = `Imbalance of each of ${layers.length} layers as expected: layer ${worst.layer} is least even with ${percent(worst.imbalancePercent)}`;
+  const text = `Imbalance of each of ${layers.length} layers as expected: layer ${worst.layer} is least even with ${percent(worst.imbalancePercent)}`;
   return html`<figure class="chart"><figcaption><b>Layers</b> expected imbalance; least even is layer ${worst.layer} with ${percent(worst.imbalancePercent)}, bound ${percent(placement.boundPercent)}</figcaption>
-<svg class="uneven" viewBox="0 0 ${layers.length} 30" preserveAspectRatio="none" role="img" aria-label="${words}">${bars}</svg></figure>`;
+<svg class="uneven" viewBox="0 0 ${layers.length} 30" preserveAspectRatio="none" role="img" aria-label="${text}">${bars}</svg></figure>`;
 }
 
 /** Loads of so many percent of the mean fill the bar. */

@@ -32,7 +32,7 @@ export function table(caption: string, columns: readonly Column[], rows: readonl
 export const facts = (pairs: readonly (readonly [name: string, value: Part])[]): Html =>
   html`<dl>${pairs.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>\n`)}</dl>`;
 
-export const nothing = (words: string): Html => html`<p class="none">${words}</p>`;
+export const nothing = (text: string): Html => html`<p class="none">${text}</p>`;
 
 export function conditionsTable(conditions: readonly Condition[]): Html {
   if (conditions.length === 0) return nothing("none yet");

@@ -36,7 +36,7 @@ const addressCharsMax = 2_048;
 const bodyBytesMax = 2 * clusterTokenCharsMax;
 
 interface PageOptions {
-  readonly board: PageState;
+  readonly pageState: PageState;
   readonly access: PageAccess;
   readonly port: number;
   /** The token of access Token, read anew with each request. */
@@ -76,10 +76,10 @@ interface Reply {
 }
 type Files = ReadonlyMap<string, Reply>;
 
-const text = (status: number, words: string, more: Readonly<Record<string, string>> = {}): Reply => ({
+const text = (status: number, message: string, more: Readonly<Record<string, string>> = {}): Reply => ({
   status,
   type: plain,
-  body: `${words}\n`,
+  body: `${message}\n`,
   more,
 });
 
@@ -92,13 +92,13 @@ async function filesOf(): Promise<Files> {
 }
 
 export async function servePage(options: PageOptions): Promise<PageServer> {
-  const { board, access: kind, port, token, rightsOf, log } = options;
+  const { pageState, access: kind, port, token, rightsOf, log } = options;
   const now = options.now ?? Date.now;
   const bound = boundOf(options.namespaces ?? []);
-  const readers = new Readers({ rightsOf, namespaces: () => board.namespaces(), bound, now });
+  const readers = new Readers({ rightsOf, namespaces: () => pageState.namespaces(), bound, now });
   const access = new Access({ access: kind, token, readers, scope: scopeOf(bound, bound), now });
-  const streams = new Streams({ board, now, onError: (err) => log.error({ err }, "a page could not be brought up to date") });
-  const site = new Site({ board, streams, access, files: await filesOf() });
+  const streams = new Streams({ pageState, now, onError: (err) => log.error({ err }, "a page could not be brought up to date") });
+  const site = new Site({ pageState, streams, access, files: await filesOf() });
   const server = createServer(
     { headersTimeout: requestTimeoutMs, requestTimeout: requestTimeoutMs, keepAliveTimeout: idleTimeoutMs },
     (request, response) => {
@@ -118,7 +118,7 @@ export async function servePage(options: PageOptions): Promise<PageServer> {
   const ticks = setInterval(() => streams.tick(), tickMs);
   const samples = setInterval(() => {
     try {
-      board.sample();
+      pageState.sample();
     } catch (err) {
       log.error({ err }, "no sample for the page could be taken"); // no reason for the operator to end
     }
@@ -142,7 +142,7 @@ function send(response: ServerResponse, { status, type, body, more = {} }: Reply
 }
 
 interface SiteParts {
-  readonly board: PageState;
+  readonly pageState: PageState;
   readonly streams: Streams;
   readonly access: Access;
   readonly files: Files;
@@ -183,12 +183,12 @@ class Site {
           .join(", ")}`,
       );
     if (answer.may !== "read") return this.#refused(answer);
-    const { board } = this.#parts;
-    if (!board.leads)
-      return { status: 503, type: document, body: standbyDocument(board.leader, name, query), more: { "retry-after": "2" } };
+    const { pageState } = this.#parts;
+    if (!pageState.leads)
+      return { status: 503, type: document, body: standbyDocument(pageState.leader, name, query), more: { "retry-after": "2" } };
     const scope = answer.look();
     if (!scope) return text(503, "what you may see is not known at this moment", { "retry-after": "2" });
-    const page = make(seen(board.source(), scope), query);
+    const page = make(seen(pageState.source(), scope), query);
     return { status: page.status, type: document, body: pageDocument(page, name, query) };
   }
 

@@ -25,9 +25,9 @@ const moed = () => {
 /** One client of a real server, and the answer that it is served by. */
 async function connected(run: (made: { streams: Streams; response: ServerResponse; socket: Socket }) => Promise<void>): Promise<void> {
   state.message = "first";
-  const board = new PageState({ cache: { list: (name) => (name === "moeDeployments" ? [moed()] : []) }, now: () => state.now });
-  board.lead({ picture: () => undefined });
-  const streams = new Streams({ board, now: () => state.now, onError: (error) => assert.fail(String(error)) });
+  const pageState = new PageState({ cache: { list: (name) => (name === "moeDeployments" ? [moed()] : []) }, now: () => state.now });
+  pageState.lead({ picture: () => undefined });
+  const streams = new Streams({ pageState, now: () => state.now, onError: (error) => assert.fail(String(error)) });
   const answered = Promise.withResolvers<ServerResponse>();
   const server = createServer((_, response) => {
     streams.add(response, "", new URLSearchParams(), () => unbounded);
@@ -119,7 +119,7 @@ test("a view that cannot be made ends its own stream, and is told of", async () 
     return new PageState({ cache: { list: () => [] }, now: () => state.now }).source();
   };
   const streams = new Streams({
-    board: { leads: true, leader: undefined, source },
+    pageState: { leads: true, leader: undefined, source },
     now: () => state.now,
     onError: (error) => problems.push(error),
   });

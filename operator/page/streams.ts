@@ -34,7 +34,7 @@ interface Client {
 }
 
 interface StreamsParts {
-  readonly board: Pick<PageState, "leads" | "leader" | "source">;
+  readonly pageState: Pick<PageState, "leads" | "leader" | "source">;
   /** Unix ms. */
   readonly now: () => number;
   /** Told of a view that could not be made: its stream ends, the others go on. */
@@ -116,14 +116,14 @@ export class Streams {
       return;
     }
     client.fullSince = undefined;
-    const { leads, leader } = this.#parts.board;
+    const { leads, leader } = this.#parts.pageState;
     if (!leads || now - client.since >= streamMs) {
       response.end(leads ? undefined : event("standby", { leader: leader ?? null }));
       return;
     }
     const scope = client.look();
     const key = `${scope?.key} ${client.key}`;
-    const page = scope && (made.get(key) ?? pages[client.page]?.(seen(this.#parts.board.source(), scope), client.query));
+    const page = scope && (made.get(key) ?? pages[client.page]?.(seen(this.#parts.pageState.source(), scope), client.query));
     if (!page) return void response.end(); // whose reader is not known any more comes again, and is asked
     made.set(key, page);
     this.#tell(client, page, now);

@@ -6,6 +6,6 @@ export const timeOf = (iso: string): Html => html`<time datetime="${iso}">${iso.
 
 /** Relative, so that it holds behind any proxy: all pages are in one folder. */
 export const linkTo = (page: string, query: Readonly<Record<string, string | undefined>>): string => {
-  const given = Object.entries(query).flatMap(([name, value]): [string, string][] => (value === undefined ? [] : [[name, value]]));
-  return `./${page}${given.length === 0 ? "" : `?${new URLSearchParams(given)}`}`;
+  const set = Object.entries(query).flatMap(([name, value]): [string, string][] => (value === undefined ? [] : [[name, value]]));
+  return `./${page}${set.length === 0 ? "" : `?${new URLSearchParams(set)}`}`;
 };

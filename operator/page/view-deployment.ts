@@ -43,14 +43,14 @@ export interface DeploymentView {
   readonly series: Series | undefined;
 }
 
-export interface Asked {
+export interface ViewRequest {
   readonly namespace: string;
   readonly name: string;
   readonly layer?: number | undefined;
 }
 
 /** Undefined where there is no such deployment; the problem where it cannot be read. */
-export function deploymentView(source: Source, { namespace, name, layer }: Asked): DeploymentView | string | undefined {
+export function deploymentView(source: Source, { namespace, name, layer }: ViewRequest): DeploymentView | string | undefined {
   const read = source.deployments().find((one) => one.namespace === namespace && one.name === name);
   if (!read) return undefined;
   if (!read.parsed) return read.problem;

@@ -4,7 +4,7 @@ import type { MoETrainingJobStatus } from "../../crds/moe-training-job-status.ts
 import { ascending, type CurvePoint } from "../../crds/training-report.ts";
 import { type JobState, jobState } from "../views/job.ts";
 import type { Source } from "./source.ts";
-import type { Asked } from "./view-deployment.ts";
+import type { ViewRequest } from "./view-deployment.ts";
 
 export interface JobView {
   readonly state: JobState;
@@ -19,7 +19,7 @@ export interface JobView {
 }
 
 /** Undefined where there is no such job; the problem where it cannot be read. */
-export function jobView(source: Source, { namespace, name }: Asked): JobView | string | undefined {
+export function jobView(source: Source, { namespace, name }: ViewRequest): JobView | string | undefined {
   const read = source.jobs().find((one) => one.namespace === namespace && one.name === name);
   if (!read) return undefined;
   if (!read.parsed) return read.problem;

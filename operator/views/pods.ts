@@ -82,7 +82,7 @@ const podSchema = z.object({
 type Pod = z.infer<typeof podSchema>;
 
 const timeOf = (text: string | undefined): Date | undefined => (text === undefined ? undefined : new Date(text));
-const said = (reason: string, message: string): string => [reason, message].filter((part) => part !== "").join(": ");
+const reasonText = (reason: string, message: string): string => [reason, message].filter((part) => part !== "").join(": ");
 
 /** The facts of a pod; undefined for one that is of no deployment and no job, or is no pod. `install`: of one of the operator's. */
 export function podFactsOf(object: KubeObject, install?: string): PodFacts | undefined {
@@ -103,7 +103,7 @@ export function podFactsOf(object: KubeObject, install?: string): PodFacts | und
     rank: Number.isInteger(rank) ? rank : undefined,
     node: spec.nodeName,
     phase: status.phase,
-    failure: said(status.reason, status.message),
+    failure: reasonText(status.reason, status.message),
     ready: condition("Ready")?.status === "True",
     terminating: metadata.deletionTimestamp !== undefined,
     unscheduled: scheduled?.status === "False" ? scheduled.message : "",
@@ -115,11 +115,11 @@ export function podFactsOf(object: KubeObject, install?: string): PodFacts | und
 function containersOf(spec: Pod["spec"], status: Pod["status"]): ContainerFacts[] {
   return [...status.initContainerStatuses, ...status.containerStatuses].map((one) => {
     const ended = one.state.terminated ?? one.lastState.terminated;
-    const given = spec.containers.find(({ name }) => name === one.name);
-    const limit = given?.resources.limits.memory;
+    const declared = spec.containers.find(({ name }) => name === one.name);
+    const limit = declared?.resources.limits.memory;
     return {
       name: one.name,
-      image: given?.image ?? "",
+      image: declared?.image ?? "",
       memoryLimit: limit === undefined ? undefined : String(limit),
       restarts: one.restartCount,
       waiting: one.state.waiting,

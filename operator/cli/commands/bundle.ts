@@ -74,7 +74,7 @@ async function read(
   const { name, kind, label } = subject;
   const ref = { namespace, name };
   const unread: Unread[] = [];
-  const status = await says[kind](cluster, ref, unread);
+  const status = await statusTexts[kind](cluster, ref, unread);
   const object = await kube.get(resources[subject.resource], ref); // without it there is nothing to hand on
   const { some, one } = reader(kube, unread);
   const operators = (await findOperators(kube)) ?? [];
@@ -108,7 +108,7 @@ async function read(
       operators: installs,
       leases,
     },
-    texts: { "status.txt": status, "doctor.txt": await doctorSays(cluster, operators, now) },
+    texts: { "status.txt": status, "doctor.txt": await doctorReport(cluster, operators, now) },
     logs,
     metrics: await metricsOf(cluster, pods, unread),
     unread,
@@ -116,7 +116,7 @@ async function read(
 }
 
 /** Throws AppError `NotFound` without the deployment; one that this version cannot read is handed on all the same. */
-async function deploymentSays(
+async function deploymentText(
   cluster: ClusterAccess,
   ref: { readonly namespace: string; readonly name: string },
   unread: Unread[],
@@ -133,7 +133,7 @@ async function deploymentSays(
   }
 }
 
-async function jobSays({ kube }: ClusterAccess, ref: { readonly namespace: string; readonly name: string }): Promise<string> {
+async function jobStatusText({ kube }: ClusterAccess, ref: { readonly namespace: string; readonly name: string }): Promise<string> {
   const object = await kube.get(resources.moeTrainingJobs, ref);
   if (!object) throw new AppError(`no MoETrainingJob "${ref.name}" in namespace ${ref.namespace}`, { code: "NotFound" });
   try {
@@ -143,7 +143,7 @@ async function jobSays({ kube }: ClusterAccess, ref: { readonly namespace: strin
   }
 }
 
-const says = { MoEDeployment: deploymentSays, MoETrainingJob: jobSays } as const;
+const statusTexts = { MoEDeployment: deploymentText, MoETrainingJob: jobStatusText } as const;
 
 /** Reads of objects; what may not be read is named instead. */
 function reader(kube: Kube, unread: Unread[]) {
@@ -166,7 +166,7 @@ function reader(kube: Kube, unread: Unread[]) {
   };
 }
 
-async function doctorSays(cluster: ClusterAccess, operators: Awaited<ReturnType<typeof findOperators>>, now: Date): Promise<string> {
+async function doctorReport(cluster: ClusterAccess, operators: Awaited<ReturnType<typeof findOperators>>, now: Date): Promise<string> {
   const over = new AbortController();
   const { kube, transport, namespace } = cluster;
   const examined = await examine({ kube, transport, namespace, operators, version, now, sleep: pause, signal: over.signal });

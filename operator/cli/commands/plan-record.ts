@@ -147,7 +147,7 @@ export async function listen(bus: Pick<Bus, "subscribe">, recorder: Recorder, op
         wake = resolve;
         setTimeout(resolve, options.windowMs).unref();
       });
-      process.stderr.write(`window ${n + 1}/${options.windows}: ${said(recorder.close(await options.members()))}\n`);
+      process.stderr.write(`window ${n + 1}/${options.windows}: ${windowText(recorder.close(await options.members()))}\n`);
     }
   } finally {
     unsubscribe();
@@ -156,8 +156,8 @@ export async function listen(bus: Pick<Bus, "subscribe">, recorder: Recorder, op
   return recorder.windows;
 }
 
-function said({ kept, selections, missing, unknown }: Closed): string {
-  if (kept) return `${selections} selections`;
+function windowText({ counted, selections, missing, unknown }: Closed): string {
+  if (counted) return `${selections} selections`;
   const why = [
     ...(missing.length > 0 ? [`ranks ${missing.join(", ")} did not report`] : []),
     ...(unknown.length > 0 ? [`ranks ${unknown.join(", ")} are not in the ExpertPlacement yet`] : []),

@@ -55,8 +55,8 @@ async function dryRun(transport: Parameters<Check["run"]>[0]["transport"], names
     return ok(`${namespace} takes pods like those of the operator (Pod Security level: ${level})`);
   } catch (caught) {
     const { code, message } = AppError.from(caught);
-    const untried = Object.entries(notTried).find(([words]) => message.includes(words));
-    if (untried) return skip(`pods in ${namespace}`, untried[1]);
+    const skipped = Object.entries(notTried).find(([pattern]) => message.includes(pattern));
+    if (skipped) return skip(`pods in ${namespace}`, skipped[1]);
     return fail(
       `${namespace} refuses a pod like those of the operator (${code}): ${message}`,
       `kubectl describe namespace ${namespace}   # quotas, limits, Pod Security; then admission webhooks`,

@@ -14,7 +14,7 @@ import { compareSchemas, judgeCrd } from "./crds.ts";
 import { count, examine } from "./index.ts";
 import { judgeMetricsApi } from "./metrics-api.ts";
 import { judgeAbsence, judgeServer, nats } from "./nats.ts";
-import { amount, judgeNodes, judgeRoom, roomOf } from "./nodes.ts";
+import { amount, freeOf, judgeFree, judgeNodes } from "./nodes.ts";
 import { judgeOperators } from "./operator.ts";
 import { judgeNoSource, judgeRoomOf, judgeSource, modelSource, roomFor } from "./source.ts";
 import { judgeClaim, judgeClasses } from "./storage.ts";
@@ -79,10 +79,10 @@ const answers: Readonly<Record<string, readonly [outcomes: readonly Outcome[], w
   "one that is cordoned": [judgeNodes([node("a"), node("b", { cordoned: true })]), "warn"],
   "none that is ready": [judgeNodes([node("a", { ready: false })]), "fail"],
   "none of a kind that images run on": [judgeNodes([node("a", { arch: "s390x" })]), "fail"],
-  "room for a rank": [judgeRoom([roomWith(0, 0, Gi)]), "ok ok"],
-  "a byte less": [judgeRoom([roomWith(0, 0, Gi - 1)]), "warn ok"],
-  "a GPU that is free": [judgeRoom([roomWith(1, 8)]), "ok ok"],
-  "none that is": [judgeRoom([roomWith(0, 8)]), "ok warn"],
+  "room for a rank": [judgeFree([roomWith(0, 0, Gi)]), "ok ok"],
+  "a byte less": [judgeFree([roomWith(0, 0, Gi - 1)]), "warn ok"],
+  "a GPU that is free": [judgeFree([roomWith(1, 8)]), "ok ok"],
+  "none that is": [judgeFree([roomWith(0, 8)]), "ok warn"],
   "a class of shared files": [[judgeClasses({ items: [storageClass("files", "nfs.csi.k8s.io", "true")] })], "ok"],
   "classes of disks alone": [[judgeClasses({ items: [storageClass("disk", "ebs.csi.aws.com", "true")] })], "ok"],
   "no class": [[judgeClasses({ items: [] })], "warn"],
@@ -130,7 +130,7 @@ test("doctor: what a node has left is what it offers less what its pods ask for,
     { spec: { containers: [] } },
     podOn("b", { "nvidia.com/gpu": 1 }),
   ];
-  assert.deepEqual(roomOf([node("a"), node("b", { gpus: "2" }), node("c", { cordoned: true })], pods), [
+  assert.deepEqual(freeOf([node("a"), node("b", { gpus: "2" }), node("c", { cordoned: true })], pods), [
     { node: "a", memory: 2.5 * Gi, cpu: 1.75, gpus: 0, gpusInAll: 0 },
     { node: "b", memory: 4 * Gi, cpu: 2, gpus: 1, gpusInAll: 2 },
   ]);

@@ -35,10 +35,10 @@ export function judgeServer({ version, payloadBytesMax, encrypted, authenticated
 
 export function judgeAbsence(caught: unknown, host: string): Outcome {
   const { code, message } = AppError.from(caught);
-  const said = `${code}: ${message}`;
-  const known = remedies.find(([reason]) => reason.test(said))?.[1];
+  const text = `${code}: ${message}`;
+  const known = remedies.find(([reason]) => reason.test(text))?.[1];
   return fail(
-    `${host}: ${said}`,
+    `${host}: ${text}`,
     known ?? "start the server, or correct the address; deployments serve without it, and nothing is balanced",
   );
 }

@@ -73,7 +73,7 @@ export const claims: Check = {
   when: "after",
   run: async ({ kube }) => {
     const [{ items }, nodes] = await Promise.all([kube.list(resources.moeDeployments), kube.list(resources.nodes)]);
-    const wanted = new Set(
+    const needed = new Set(
       items.flatMap((object) => {
         const { metadata, spec } = parseMoEDeployment(object);
         const [, claim] = /^pvc:\/\/([^/]+)\//.exec(spec.model.uri) ?? [];
@@ -81,7 +81,7 @@ export const claims: Check = {
       }),
     );
     return Promise.all(
-      [...wanted].slice(0, claimsMax).map(async (where) => {
+      [...needed].slice(0, claimsMax).map(async (where) => {
         const [namespace = "", name = ""] = where.split("/");
         return judgeClaim(where, await kube.get(resources.persistentVolumeClaims, { namespace, name }), { nodes: nodes.items.length });
       }),

@@ -8,7 +8,7 @@ const recentMs = 10 * 60_000;
 /** Warnings of one deployment or job that are told; the newest of each reason. */
 const perSubjectMax = 4;
 /** Their pods, and their conditions, say the same with more. */
-const saidElsewhere = ["BackOff", "Failed", "FailedScheduling", "Unhealthy", "FailedKillPod", "NodeNotReady", "TaintManagerEviction"];
+const reportedElsewhere = ["BackOff", "Failed", "FailedScheduling", "Unhealthy", "FailedKillPod", "NodeNotReady", "TaintManagerEviction"];
 /** The operator writes an event where a condition changes, in these words: the condition says it, and what it says now. */
 const ofCondition = /^\w+=(True|False|Unknown): /;
 const kinds: Readonly<Record<string, Subject["kind"]>> = { MoEDeployment: "moed", MoETrainingJob: "moet", ExpertPlacement: "moed" };
@@ -28,11 +28,11 @@ export function eventFindings({ events, pods, now, deployments, jobs }: Observed
   for (const event of events.toSorted((a, b) => b.lastAt.getTime() - a.lastAt.getTime())) {
     const subject = subjectOf(event);
     const key = subject && `${subject.kind} ${subject.namespace}/${subject.name}`;
-    const known = saidElsewhere.includes(event.reason) || ofCondition.test(event.message);
+    const known = reportedElsewhere.includes(event.reason) || ofCondition.test(event.message);
     if (!key || !seen.has(key) || known || now.getTime() - event.lastAt.getTime() > recentMs) continue;
-    const told = newest.get(key) ?? [];
-    if (told.length >= perSubjectMax || told.some(({ code }) => code === event.reason)) continue;
-    newest.set(key, [...told, findingOf(event, subject, now)]);
+    const found = newest.get(key) ?? [];
+    if (found.length >= perSubjectMax || found.some(({ code }) => code === event.reason)) continue;
+    newest.set(key, [...found, findingOf(event, subject, now)]);
   }
   return [...newest.values()].flat();
 }

@@ -22,8 +22,8 @@ export interface Judgement {
 export function judge(observed: Observed): Judgement {
   const all = rules.flatMap((rule) => rule(observed));
   const subjects = Map.groupBy(all, ({ kind, namespace, name }) => `${kind} ${namespace}/${name}`);
-  const told = [...subjects.values()].flatMap(folded);
-  const sorted = told.toSorted((a, b) => rank(a.severity) - rank(b.severity) || keyOf(a).localeCompare(keyOf(b)));
+  const foldedFindings = [...subjects.values()].flatMap(folded);
+  const sorted = foldedFindings.toSorted((a, b) => rank(a.severity) - rank(b.severity) || keyOf(a).localeCompare(keyOf(b)));
   return { findings: sorted.slice(0, findingsMax), left: Math.max(0, sorted.length - findingsMax) };
 }
 
