@@ -85,20 +85,34 @@ test("package.json, package-lock.json and the chart are of one version", () => {
   assert.equal(new Set(versions).size, 1, versions.join(", "));
 });
 
-test("the workflow runs the script of package.json with the node of the images, and may sign", () => {
-  const workflow = parse(read(".github/workflows/release.yaml"));
-  const steps: any[] = workflow.jobs.release.steps;
-  assert.equal(workflow.permissions["id-token"], "write");
-  const scripts = steps.flatMap(({ run }) => [...(run ?? "").matchAll(/npm run (\S+)/g)].map(([, script]) => script ?? ""));
-  assert.ok(scripts.includes("release"));
-  for (const script of scripts) assert.ok(script in packageJson.scripts, script);
-  const node = steps.find(({ uses }) => /setup-node/.test(uses ?? "")).with["node-version"];
+const workflows = globSync(".github/workflows/*.yaml", { cwd: root });
+const jobsOf = (file: string): any[] => Object.values(parse(read(file)).jobs);
+
+test("workflows run scripts of package.json, and parts of test files that are there, with the node of the images", () => {
+  const steps: any[] = workflows.flatMap((file) => jobsOf(file).flatMap(({ steps = [] }) => steps));
+  const commands = steps.flatMap(({ run }) => [...(run ?? "").matchAll(/npm run (\S+)(?: -- (.*))?/g)]);
+  assert.ok(commands.length > 5);
+  for (const [, script = "", parts] of commands) {
+    assert.ok(script in packageJson.scripts, script);
+    if (!/^test:(unit|int|e2e)$/.test(script) || parts === undefined) continue;
+    for (const part of parts.split(" "))
+      assert.ok(
+        globSync("test/**/*.test.ts", { cwd: root }).some((file) => file.includes(part)),
+        part,
+      );
+  }
+  const nodes = new Set(steps.flatMap(({ uses, with: options }) => (/setup-node/.test(uses ?? "") ? [options["node-version"]] : [])));
+  assert.equal(nodes.size, 1);
+  const [node] = nodes;
   for (const { dockerfile, onRuntime } of images)
     if (!onRuntime || /^FROM node/m.test(read(dockerfile))) assert.match(read(dockerfile), new RegExp(`^FROM node:${node}-`, "m"));
-  const parts = steps.flatMap(({ run }) => /npm run test:\w+ -- (.*)/.exec(run ?? "")?.[1]?.split(" ") ?? []);
-  for (const part of parts)
-    assert.ok(
-      globSync("{test,crds}/**/*.test.ts", { cwd: root }).some((file) => file.includes(part)),
-      part,
-    );
+});
+
+test("a release may sign, and waits for the tests of a push and of a night", () => {
+  const { permissions, jobs } = parse(read(".github/workflows/release.yaml"));
+  assert.equal(permissions["id-token"], "write");
+  assert.deepEqual(
+    jobs.release.needs.map((name: string) => jobs[name].uses),
+    ["./.github/workflows/push.yaml", "./.github/workflows/nightly.yaml"],
+  );
 });
