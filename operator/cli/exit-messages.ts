@@ -1,5 +1,4 @@
-// Exit messages of containers that ended with an error: the end of their log, which has code and message of a process of ours, where the
-// kubelet kept no message of the end itself. Asked of few pods, and only of those that tell nothing else.
+// Exit messages of containers: the end of their log, where the kubelet kept no message.
 import type { Transport } from "../kube/transport.ts";
 import type { ContainerFacts, PodFacts } from "../views/pods.ts";
 
@@ -9,12 +8,12 @@ const podsMax = 8;
 const linesMax = 3;
 const bytesMax = 16_384;
 const answerMsMax = 3_000;
-/** A kubelet answers with this text, and no error, where the log of an ended container is gone: it was restarted once more. */
+/** A kubelet answers with this text, and no error, once the log of an ended container is gone. */
 const goneLog = "unable to retrieve container logs for ";
 
 const isSilent = ({ ended }: ContainerFacts): boolean => ended !== undefined && ended.exitCode !== 0 && ended.message === "";
 
-/** The pods, some of them with the message of an end that was not known before. What may not be read stays as it is. */
+/** The pods with the exit messages that can be read. */
 export async function withExitMessages(transport: Pick<Transport, "request">, pods: readonly PodFacts[]): Promise<PodFacts[]> {
   const silent = new Set(pods.filter(({ containers }) => containers.some(isSilent)).slice(0, podsMax));
   return Promise.all(

@@ -6,7 +6,7 @@ import { svgStart, textAt } from "./svg.ts";
 /** The command by whose mark a picture is known as one of these. */
 export const expertsCommand = "enodia experts";
 
-/** From none to all; a share of more than nothing is seen. */
+/** A weight above 0 is visible. */
 const glyphs = [" ", ".", ":", "+", "*", "#"] as const;
 /** Columns of a line that are not the map. */
 const aroundColumns = 70;
@@ -15,7 +15,7 @@ const cellsMin = 16;
 const glyphOf = (share: number): string =>
   glyphs[share <= 0 ? 0 : Math.min(glyphs.length - 1, 1 + Math.floor(share * (glyphs.length - 1)))] ?? " ";
 
-/** Cells of neighbouring experts as one, where a line is too short for each: the mean. */
+/** The mean of neighbouring experts, where a line is too short for each. */
 function binned(shares: readonly number[], perCell: number): number[] {
   return Array.from({ length: Math.ceil(shares.length / perCell) }, (_, cell) => {
     const part = shares.slice(cell * perCell, (cell + 1) * perCell);
@@ -94,7 +94,7 @@ export function mapPicture(map: ExpertMap): string {
   ].join("\n")}\n`;
 }
 
-/** From a light blue to a dark one. */
+/** Light to dark blue. */
 function cellAt(x: number, y: number, [width, height]: readonly [number, number], share: number): string {
   const mix = (from: number, to: number): number => Math.round(from + (to - from) * share);
   const fill = `rgb(${mix(214, 8)},${mix(230, 48)},${mix(244, 107)})`;

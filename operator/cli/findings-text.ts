@@ -1,5 +1,4 @@
-// The text of what `enodia status` found: what is wrong, the worst first, each with why, what comes of it and the command to begin with;
-// then one line for each deployment and training job. Pure.
+// The text of findings, the worst first, and a line for each deployment and training job. Pure.
 import { type DeploymentState, deploymentState } from "../views/deployment.ts";
 import type { Finding, Observed, Unread } from "../views/findings/finding.ts";
 import type { Judgement } from "../views/findings/index.ts";

@@ -1,5 +1,4 @@
-// The shell of `enodia status`: reads what is there of deployments and training jobs, of one namespace or all. Changes nothing. What may
-// not be read, or cannot be parsed, is said instead of being left out.
+// The reads of `enodia status`. What cannot be read or parsed is named instead of being left out.
 import { z } from "zod";
 import { AppError, labels } from "../../crds/common.ts";
 import { parseExpertPlacement } from "../../crds/expert-placement.ts";
@@ -26,7 +25,7 @@ export interface Gathered extends Observed {
   readonly workers: readonly PodFacts[];
 }
 
-/** Throws AppError `NotFound` where the one that is named is not there, or the API has no such kinds. */
+/** Throws AppError `NotFound` without the named deployment, or without the CRDs. */
 export async function gather(cluster: ClusterAccess, scope: Scope): Promise<Gathered> {
   const unread: Unread[] = [];
   const read = reader(cluster, scope, unread);
@@ -101,7 +100,7 @@ function seenOf(object: KubeObject, deployment: MoEDeployment, placement: SeenDe
 
 const managedSchema = z.array(z.object({ time: z.string().optional(), subresource: z.string().default("") }));
 
-/** The time of the newest write that was none of the status; of the creation where none is known. */
+/** The time of the newest write outside of the status, else of the creation. */
 function changedAt({ metadata }: KubeObject): Date | undefined {
   const entries = managedSchema.safeParse(metadata.managedFields ?? []).data ?? [];
   const times = entries.flatMap(({ time, subresource }) => (time !== undefined && subresource !== "status" ? [time] : []));

@@ -1,11 +1,10 @@
-// Lines of logs as the kubelet hands them out: our processes write one JSON object a line, other programs write what they like. Parsed,
-// chosen and told in one form, each bounded in length. Pure.
+// Lines of logs: our processes write one JSON object a line, other programs write what they like. Pure.
 import type { Subject } from "./log-subject.ts";
 import { plainLine } from "./table.ts";
 
 /** More of a line is cut: the process that wrote it is at fault. */
 export const lineCharsMax = 16_384;
-/** Fields that stand in the columns of a told line, or say the same as these. */
+/** Fields that stand in columns of a printed line. */
 const inColumns = ["time", "level", "name", "message", "rank", "replica", "err"];
 const fieldCharsMax = 200;
 
@@ -58,7 +57,7 @@ export function matches({ level, fields, text }: LogLine, filter: LineFilter): b
   return level !== undefined && logLevels.indexOf(level) >= logLevels.indexOf(filter.level);
 }
 
-/** True of a line of the operator that is about this deployment or job, or about none at all. */
+/** True of the operator's lines about this object, or about none. */
 export function concerns({ fields }: LogLine, namespace: string, { name, kind, controller }: Subject): boolean {
   const { key, deployment } = fields;
   if (typeof fields.controller === "string" && fields.controller !== controller) return false;

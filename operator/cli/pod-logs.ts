@@ -1,5 +1,4 @@
-// The logs of pods through the API server: which container of which pod, the request, and the streams of several pods merged by time.
-// Bounded: so many pods, lines and lines that wait for others. Changes nothing.
+// The logs of pods through the API server, of several pods merged by time. Pods, lines and characters have bounds.
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import { downloaderComponent } from "../../crds/download.ts";
@@ -14,12 +13,12 @@ import type { Subject } from "./log-subject.ts";
 
 /** Streams that are open at a time. */
 export const podsMax = 64;
-/** Lines of all pods that are read at once, and their characters; each pod has its part of them. */
+/** Lines and characters of all pods together, in equal parts. */
 const linesMax = 50_000;
 const charsMax = 128 * 1024 * 1024;
 /** Lines that wait for others while logs are followed. */
 const waitingMax = 5_000;
-/** Lines of a stream that goes on wait so long for earlier ones of other pods. */
+/** Followed lines wait so long for earlier ones of other pods. */
 const holdMs = 500;
 /** A container that ended, or began, is looked at again after this. */
 const againMs = 2_000;
@@ -40,7 +39,7 @@ const containers: Readonly<Record<string, string>> = {
   training: "runtime",
 };
 
-/** The pods of a deployment or job, gateways first, and those of the operator where they may be seen. */
+/** The pods of the object, gateways first, and the operator's where the user may see them. */
 export async function sourcesOf(
   { kube }: Pick<ClusterAccess, "kube">,
   { namespace, subject }: { readonly namespace: string; readonly subject: Subject },
@@ -78,7 +77,7 @@ export interface Reading {
   /** Newest lines of each pod. */
   readonly tail: number;
   readonly sinceSeconds?: number | undefined;
-  /** Of the process before, where a container was restarted. */
+  /** The process before the last restart. */
   readonly previous?: boolean;
 }
 
@@ -101,7 +100,7 @@ export function whyNot(caught: unknown): string {
 }
 
 export interface ReadLogs {
-  /** By time. */
+  /** Sorted by time. */
   readonly lines: readonly LogLine[];
   /** Pods that have none to give, with the reason. */
   readonly without: readonly { readonly pod: string; readonly why: string }[];
@@ -151,7 +150,7 @@ export async function readLogs(transport: Pick<Transport, "stream">, sources: re
   return { lines: lines.sort(byTime), without };
 }
 
-/** Tells lines as they come, until the signal is set: those of pods that come later too, and a container's after its restart. */
+/** Prints lines as they come until the signal is set, also of later pods and after restarts. */
 export async function followLogs(
   transport: Pick<Transport, "stream">,
   find: () => Promise<readonly LogSource[]>,

@@ -1,5 +1,4 @@
-// Commander's tree of the commands, as far as a line needs it: only the declaration that the line names is loaded. Help, errors and
-// completion come from this tree.
+// Commander's tree of the commands, from which help, errors and completion come. DECISIONS.md 1 and 2.
 import { Argument, Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { AppError } from "../../crds/common.ts";
 import packageJson from "../../package.json" with { type: "json" };
@@ -93,7 +92,7 @@ function withoutHelpCommand(line: readonly string[], entries: Entries): readonly
   return commands ? [name, ...withoutHelpCommand(rest, commands)] : line;
 }
 
-/** Runs the line and returns its exit code. Throws AppError `Usage`, with a remedy, for a line that is not understood. */
+/** Returns the exit code. Throws AppError `Usage`, with a remedy, for a line that is not understood. */
 export async function execute(root: Entry, typed: readonly string[]): Promise<number> {
   const line = withoutHelpCommand(typed, root.commands ?? {});
   const tree = await grow(root, line);

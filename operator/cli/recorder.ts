@@ -1,7 +1,5 @@
-// Load messages of all ranks to a trace: counts per window, and where tokens went from layer to layer if workers say so. A window
-// counts only when every rank that serves has reported in it, by the process that the ExpertPlacement names: missing is not zero.
-// Messages that no key of the deployment has signed, of another deployment or shape, of other processes, and ones out of order, are
-// refused and counted. Knows no time and no network.
+// Load messages of all ranks become a trace. A window counts only when every rank that serves has reported in it; messages that are
+// unsigned, foreign or out of order are counted as refused. Pure.
 import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expert-placement.ts";
 import { decodeLayer } from "../../crds/plan.ts";
 import { decodeLoad, type LoadWindow, type Phase, phases, transitionCellsMax } from "../../crds/telemetry.ts";
@@ -18,14 +16,14 @@ export interface Member {
   readonly serves: boolean;
 }
 
-/** Ranks that the operator had a word with: those that join do not route tokens yet, lost ones no more. */
+/** Ranks that serve; those that join do not route tokens yet. */
 export function membersOf(status: ExpertPlacementStatus): Member[] {
   return (status.ranks ?? []).flatMap(({ rank, bootId, state }) =>
     bootId === undefined ? [] : [{ rank, bootId, serves: state === "active" || state === "draining" }],
   );
 }
 
-/** The experts of each layer: load messages tell only the most of any, the plan has a row for each that there is. */
+/** The experts of each layer, by the plan. */
 export function gridIn({ layers }: Pick<ExpertPlacementSpec, "layers">): ExpertGrid {
   const ordered = layers.toSorted((a, b) => a.layer - b.layer);
   return gridOf(ordered.map(({ layer, hosts, shares }) => decodeLayer(hosts, shares, `spec.layers[${layer}]`).hosts.length));
@@ -66,10 +64,10 @@ export class Recorder {
   readonly #closed: Uint32Array[] = [];
   #flow: Uint32Array | undefined;
   readonly #keys: () => TelemetryKeys;
-  /** By rank and boot: NATS may deliver twice around a reconnect. */
+  /** Keyed by rank and boot: NATS may deliver twice around a reconnect. */
   readonly #orders = new Map<string, MessageOrder>();
 
-  /** `phase`: only that one is recorded; undefined = both, added up. `keys`: those that stand now. */
+  /** `phase` undefined: both, added up. `keys`: the current ones. */
   constructor(deploymentUid: string, phase: Phase | undefined, keys: () => TelemetryKeys) {
     this.#uid = deploymentUid;
     this.#keys = keys;
@@ -129,7 +127,7 @@ export class Recorder {
     return order.take(load) === undefined;
   }
 
-  /** Ends the window. It is kept when all members that serve have reported, and nobody else had tokens to route. */
+  /** Ends the window. It counts when all members that serve, and no others, have reported. */
   close(members: readonly Member[]): Closed {
     const reports = [...this.#open.values()];
     this.#open.clear();
@@ -167,7 +165,7 @@ export class Recorder {
     }
   }
 
-  /** Its name says how many windows are left out. `grid`: the model's, for the layers that have fewer experts than others. */
+  /** The trace; its name says how many windows are left out. */
   trace(name: string, grid?: ExpertGrid): Trace {
     const cells = this.#layers * this.#experts;
     const counts = new Uint32Array(this.#closed.length * cells);

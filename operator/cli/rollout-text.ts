@@ -1,5 +1,4 @@
-// The text of `enodia rollout`: how far a roll is, what was rolled back and how to go on, and the history. Pure; commands/rollout.ts
-// gathers. status-text.ts shows the same line in `enodia status`.
+// The text of `enodia rollout`: state, remedy and history. Pure.
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { Operation, PastOperation } from "../../crds/operation.ts";
 import type { RolloutPhase } from "../../crds/rollout.ts";
@@ -12,7 +11,7 @@ export interface RevisionRow {
   readonly generation: number;
   readonly templateHash: string;
   readonly image: string;
-  /** With its codec. */
+  /** Its URI, with its codec. */
   readonly model: string;
 }
 
@@ -28,7 +27,7 @@ const restsWith: Readonly<Record<RolloutPhase, number | undefined>> = {
   RollingBack: undefined,
 };
 
-/** The exit status of `rollout status`; undefined while the operator has yet to look, or the roll goes on. */
+/** The exit code of `rollout status`; undefined while the rollout goes on. */
 export function restingStatus({ metadata, status }: MoEDeployment): number | undefined {
   const seen = (status.observedGeneration ?? 0) >= metadata.generation;
   return seen && status.rollout ? restsWith[status.rollout.phase] : undefined;

@@ -80,7 +80,7 @@ const healthyWhen: Readonly<Record<string, (condition: Condition) => boolean>> =
   Progressing: ({ status, reason }) => status === "True" || reason === "Converged",
 };
 
-/** Conditions that tell a person what is wrong. Once Ready, what is merely not known (no load yet, no NATS) is not. */
+/** Conditions that need a person. Once Ready, an Unknown one does not. */
 function wrong(conditions: readonly Condition[]): Condition[] {
   const ready = conditions.some(({ type, status }) => type === "Ready" && status === "True");
   return conditions.filter((condition) => {

@@ -60,7 +60,7 @@ export function jobText(job: MoETrainingJob): string {
   return [jobTable([job]), "", ...shown, "", ...conditions].join("\n");
 }
 
-/** Experts of a layer that more ranks than one had in the last step, each with its home before the others. */
+/** Experts with replicas in the last step, each with its primary first. */
 function copiesText({ experts, copied, most }: LayerCopies): string {
   const each = most.map(({ expert, ranks: [primary, ...others] }) => `${expert} of rank ${primary} on ${others.join(" ")}`);
   return `${copied} of ${experts} experts${each.length === 0 ? "" : `: ${each.join(", ")}`}`;
@@ -89,7 +89,7 @@ interface Point {
 const rows = 12;
 const columns = 64;
 
-/** The cell, of so many, that a share of the way lies in: always one of them. */
+/** The cell that a fraction of the width lies in. */
 const cellOf = (share: number, cells: number): number => Math.min(cells - 1, Math.max(0, Math.round(share * (cells - 1)) || 0));
 
 /** The curve as a block of characters; undefined where it has no two points. */

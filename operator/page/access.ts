@@ -1,6 +1,4 @@
-// The door of the page, by four kinds of access. PortForward: the server listens on the pod's loopback, for whoever may forward ports.
-// Token: whoever knows the token of a Secret. Proxy: whoever reaches the port. ClusterToken: users of the cluster, each for what that
-// user may list. Decided for each request; the token of the Secret is read each time.
+// Access to the page, decided for each request: PortForward, Token, Proxy or ClusterToken. DECISIONS.md 2.
 import { createHash, createHmac, timingSafeEqual } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
 import type { PageAccess } from "../../crds/names.ts";
@@ -13,7 +11,7 @@ export const sessionMs = 12 * 3_600_000;
 /** A shorter token would be found by trying. */
 const tokenCharsMin = 16;
 const tokenCharsMax = 1024;
-/** Of a token of the cluster, which a cookie has to hold; and what such a token is made of. */
+/** The most characters of a cluster's token, which a cookie has to hold. */
 export const clusterTokenCharsMax = 3_800;
 const clusterToken = /^[\w.~+/-]+=*$/;
 /** Wrong tokens that are answered in a minute, of all callers together. */
@@ -108,7 +106,7 @@ export class Access {
     return { may: "read", look: () => scope };
   }
 
-  /** Any replica answers the next request, so that the cookie of a user holds the token itself, and ends with it. */
+  /** The cookie holds the token itself, since any replica may answer. */
   async #user(token: string): Promise<Answer> {
     if (token.length > clusterTokenCharsMax || !clusterToken.test(token)) return { may: "signIn" };
     const { readers } = this.#parts;

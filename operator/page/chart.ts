@@ -1,5 +1,4 @@
-// Curves and bars as SVG without words: the words stand beside them as HTML, so that they keep their size on a narrow screen, and colours
-// come from the style sheet, so that they follow light and dark. Pure.
+// Curves and bars as SVG without text, which stands beside them as HTML; colours come from the style sheet. Pure.
 
 import { figure } from "../views/format.ts";
 import { type Html, html } from "./html.ts";

@@ -1,5 +1,4 @@
-// Whole documents: a page as it is when it is asked for, the page of a replica that does not lead, and the one to sign in at. All addresses
-// are relative, so that they hold behind the API server's proxy. Pure.
+// Whole documents: a page, the page of a replica that does not lead, and the sign-in. All addresses are relative. Pure.
 import { type Html, html } from "./html.ts";
 import type { Page, Panel } from "./pages.ts";
 import type { Sections } from "./sections.ts";
@@ -35,7 +34,7 @@ function panelOf({ heading, sections, map }: Panel, made: Sections, index: numbe
 `;
 }
 
-/** The map is empty until the script has drawn it; its words are read out where the cursor goes. */
+/** The script draws the map; its text is read out where the cursor goes. */
 const mapFrame = html`<div class="map"><canvas id="map" tabindex="0" role="img" aria-label="Map of experts and ranks" aria-describedby="map-help"></canvas>
 <p id="map-cell" aria-live="polite"></p>
 <p id="map-help" class="none">A row is a rank, a column an expert; the stronger its colour, the more rows the rank computes for it. A frame is a copy that comes, a cross one that goes. Arrow keys walk through the cells.</p>
@@ -53,7 +52,7 @@ const standbyText = (leader: string | undefined): Html =>
     : html`<p>This replica does not lead, and knows no placement; <b>${leader}</b> leads. By the Service this page finds it by itself. With a forwarded port:</p>
 <pre tabindex="0">kubectl port-forward pod/${leader} ...</pre>`;
 
-/** Its events are those of the page that was asked for: once another replica answers them, the script loads that. */
+/** DECISIONS.md 4. */
 export function standbyDocument(leader: string | undefined, name: string, query: URLSearchParams): string {
   const events = linkTo("events", { ...Object.fromEntries(query), page: name });
   return framed({ title: "This replica waits", events, body: standbyText(leader) });

@@ -1,5 +1,4 @@
-// The registry of pages: each is a function from what is known and a query to a title, panels and sections. A page more is a function here,
-// with its view and its sections in files of their own. Pure.
+// The registry of pages: each is a function from the source and a query to a title, panels and sections. Pure.
 import { z } from "zod";
 import type { HeatView } from "./heat.ts";
 import { type Html, html } from "./html.ts";

@@ -1,14 +1,13 @@
-// The readers of a page with access ClusterToken: what the user of a token may list, by the API server's own word, asked with that token.
-// An answer holds for a minute, and for two more where the server does not answer; then its bearer sees nothing.
+// The readers of a page with access ClusterToken: what the API server lets the user of a token list. DECISIONS.md 2.
 import { createHash } from "node:crypto";
 import { AppError, apiGroup } from "../../crds/common.ts";
 import { has, type Namespaces, type Scope, scopeOf } from "./scope.ts";
 
 export const freshMs = 60_000;
 export const staleMs = 180_000;
-/** Tokens that are remembered, those of the cluster and others; the one that was not used for longest goes. */
+/** Tokens that are remembered; the least recently used goes. */
 export const readersMax = 256;
-/** Namespaces that a reader is asked about, first by name; whoever may list those of all sees more. */
+/** Namespaces that are checked for a reader, by name. */
 export const namespacesMax = 100;
 /** Questions of one reader that are under way at a time. */
 const askedAtOnce = 8;
@@ -21,7 +20,7 @@ interface ListRight {
   readonly namespace?: string;
 }
 
-/** What the bearer of a token may do. The question throws `Unauthorized` where nobody has this token. */
+/** The rights of a bearer. Throws `Unauthorized` for an unknown token. */
 export type RightsOf = (token: string) => (right: ListRight) => Promise<boolean>;
 
 interface ReadersParts {
@@ -36,7 +35,7 @@ interface ReadersParts {
 
 interface Reader {
   readonly token: string;
-  /** Undefined for a token that is none of the cluster's. */
+  /** Undefined for a token that is not the cluster's. Throws while the API server does not answer. */
   scope: Scope | undefined;
   /** When this was so. */
   at: number;
@@ -54,7 +53,7 @@ export class Readers {
     this.#parts = parts;
   }
 
-  /** Whether a token is one of the cluster's by the last answer, or was refused a moment ago and need not be asked about. */
+  /** True of a token whose last answer is fresh. */
   knows(token: string): boolean {
     const reader = this.#known.get(keyOf(token));
     return reader !== undefined && (reader.scope !== undefined || this.#isWithin(reader, freshMs));
@@ -84,7 +83,7 @@ export class Readers {
     return this.#parts.now() - at < ms;
   }
 
-  /** Of a stream, which goes on while the answer is asked for anew. */
+  /** The scope of a stream, which goes on while it is refreshed. */
   #look(reader: Reader): Scope | undefined {
     if (!this.#isWithin(reader, freshMs)) this.#refresh(reader).catch(() => undefined); // it is asked again with the next look
     return this.#isWithin(reader, staleMs) ? reader.scope : undefined;
@@ -128,5 +127,5 @@ export class Readers {
   }
 }
 
-/** A lookup by the token itself would tell by its time how much of one was right. */
+/** A hash, since the time of a lookup by token would leak it. */
 const keyOf = (token: string): string => createHash("sha256").update(token).digest("base64");

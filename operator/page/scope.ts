@@ -1,5 +1,4 @@
-// The part of the cluster that a reader of the page sees, by namespaces: whatever the operator watches, the namespaces that the page is
-// bounded to, or what a user of the cluster may list. Views are made of a source that has nothing else. Pure.
+// The namespaces that a reader of the page sees. Views are made of a source that has nothing else. Pure.
 import type { Source } from "./source.ts";
 
 export type Namespaces = "all" | ReadonlySet<string>;
@@ -19,7 +18,7 @@ export const scopeOf = (deployments: Namespaces, jobs: Namespaces): Scope => ({
   jobs,
 });
 
-/** What a page that is bounded to some namespaces shows at most; none = no bound. */
+/** The most that a page shows; no namespaces = no bound. */
 export function boundOf(namespaces: readonly string[]): Namespaces {
   return namespaces.length === 0 ? "all" : new Set(namespaces);
 }
@@ -28,7 +27,7 @@ export const has = (some: Namespaces, namespace: string): boolean => some === "a
 
 export const unbounded: Scope = scopeOf("all", "all");
 
-/** Pictures and memories are found by the objects' identities, so that they go with the objects. */
+/** A source with the reader's namespaces only. */
 export function seen(source: Source, { deployments, jobs }: Scope): Source {
   return {
     now: source.now,

@@ -32,7 +32,7 @@ function headOf({ state: { health, step, steps }, figures }: JobView): Html {
   ])}`;
 }
 
-/** Steps of a curve are unevenly apart: between two of them it is a straight line. */
+/** Steps of a curve are unevenly apart; lines between them are straight. */
 const points = 240;
 
 function lossOf({ curve }: JobView): Html {

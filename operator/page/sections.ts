@@ -1,5 +1,4 @@
-// The parts that sections of all pages are made of: a mark with its word, tables, lists of facts and of conditions. A section is the
-// unit in which a page is brought up to date: HTML under an id. Pure.
+// The parts of sections of all pages. A section is HTML under an id, the unit of an update. Pure.
 import type { Condition } from "../../crds/conditions.ts";
 import type { Health } from "../views/health.ts";
 import { type Html, html, type Part } from "./html.ts";

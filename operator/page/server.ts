@@ -1,5 +1,4 @@
-// The HTTP server of the page: reads nothing but the board, changes nothing but a browser's cookie. Every connection, header, body and
-// stream has a bound; nothing of another origin is loaded or sent to, as the content security policy says.
+// The HTTP server of the page. It changes nothing but a browser's cookie, and bounds every connection, header, body and stream.
 import { open, readFile } from "node:fs/promises";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -15,7 +14,7 @@ import { boundOf, scopeOf, seen } from "./scope.ts";
 import type { PageState } from "./state.ts";
 import { clientsMax, Streams, tickMs } from "./streams.ts";
 
-/** The token of a file that a Secret is mounted at; undefined where it is not there. A longer file is no token. */
+/** The token in a mounted Secret's file; undefined without it. A longer file is no token. */
 export async function tokenIn(file: string): Promise<string | undefined> {
   const handle = await open(file).catch(() => undefined);
   if (!handle) return undefined;

@@ -1,5 +1,4 @@
-// The view of one deployment: how it stands, what is being done, ranks and their load against the bound, the map of a layer, decisions,
-// moves and the last hour. Pure; sections-deployment.ts makes HTML of it.
+// The view of one deployment's page: its state, ranks with live figures, the map of a layer, decisions, moves and the last hour. Pure.
 import type { Condition } from "../../crds/conditions.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";

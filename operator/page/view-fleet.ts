@@ -42,7 +42,7 @@ export interface Listed<R> {
   readonly all: number;
 }
 
-/** Of all deployments, whatever the search. */
+/** All deployments, whatever the search. */
 interface Summary {
   readonly deployments: number;
   /** Desired ranks that do not serve. */

@@ -1,5 +1,4 @@
-// The experts of a placement by rank: how many each has, replicas of another rank's among them, and the part of each expert's rows that it
-// takes. Pure. Loads of single experts are on NATS alone: weights say who would compute them.
+// The experts of a placement by rank: how many, replicas among them, and the part of each expert's rows that the rank takes. Pure.
 import { AppError } from "../../crds/common.ts";
 import type { ExpertPlacement } from "../../crds/expert-placement.ts";
 import { decodeLayer, type LayerPlan, sharesTotal } from "../../crds/plan.ts";
@@ -8,7 +7,7 @@ export const plansOf = ({ spec }: Pick<ExpertPlacement, "spec">, layers = spec.l
   layers.map((one) => decodeLayer(one.hosts, one.shares, `spec.layers[${one.layer}]`));
 
 interface Hosted {
-  /** (layer, expert) pairs on the rank, and how many of them have another rank as their primary. */
+  /** (layer, expert) pairs on the rank, and those whose primary is another rank. */
   readonly held: number;
   readonly copies: number;
   /** [experts], 0 to 1: of the expert's rows, the mean over the layers. */

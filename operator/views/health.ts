@@ -1,7 +1,7 @@
 // The health of a deployment or a training job: one mark and one sentence from its conditions. Pure.
 import type { Condition } from "../../crds/conditions.ts";
 
-/** From what needs a person to what needs nobody, the order in which they are listed. */
+/** In the order of the lists. */
 export const marks = ["wrong", "busy", "unknown", "idle", "well"] as const;
 type Mark = (typeof marks)[number];
 

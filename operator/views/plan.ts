@@ -1,5 +1,4 @@
-// Why the experts of a deployment are where they are: the plan and its reason, prediction and measurement, who hosts what, what is at risk,
-// and the last decisions. Pure.
+// The explanation of a plan: reason, prediction and measurement, who hosts what, what is at risk, and the last decisions. Pure.
 import type { ExpertPlacement } from "../../crds/expert-placement.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
@@ -80,7 +79,7 @@ export function explain({ deployment, placement, events, nodes }: ExplainFacts):
   };
 }
 
-/** Counts by rank, not by the pods that the plan was made for: these are replaced without a new plan. */
+/** Counts by rank, since pods are replaced without a new plan. */
 function atRisk(plans: readonly LayerPlan[], nodes: ReadonlyMap<number, string>): number {
   const alone = (row: readonly number[]): boolean => new Set(row.map((rank) => nodes.get(rank) ?? rank)).size < 2;
   return plans.reduce((n, layer) => n + layer.hosts.filter(alone).length, 0);

@@ -1,5 +1,4 @@
-// Facts of a pod of ours as commands need them, parsed from what the API server answers: whose it is, how it stands, and how its
-// containers ended. Pure.
+// Facts of a pod, parsed from the API server's object: its owner, its state, and how its containers ended. Pure.
 import { z } from "zod";
 import { labels } from "../../crds/common.ts";
 import type { KubeObject } from "../kube/kube.ts";
@@ -10,7 +9,7 @@ export interface ContainerFacts {
   readonly memoryLimit: string | undefined;
   readonly restarts: number;
   readonly waiting: { readonly reason: string; readonly message: string } | undefined;
-  /** Its last end; undefined for one that never ended. */
+  /** Its last end, if any. */
   readonly ended:
     | { readonly reason: string; readonly exitCode: number; readonly message: string; readonly at: Date | undefined }
     | undefined;
@@ -19,7 +18,7 @@ export interface ContainerFacts {
 export interface PodFacts {
   readonly namespace: string;
   readonly name: string;
-  /** Of a deployment: worker or gateway; of a job: training; or operator. */
+  /** worker, gateway, training or operator. */
   readonly component: string;
   /** Name of the deployment, job or install. */
   readonly owner: string;
@@ -84,7 +83,7 @@ type Pod = z.infer<typeof podSchema>;
 const timeOf = (text: string | undefined): Date | undefined => (text === undefined ? undefined : new Date(text));
 const reasonText = (reason: string, message: string): string => [reason, message].filter((part) => part !== "").join(": ");
 
-/** The facts of a pod; undefined for one that is of no deployment and no job, or is no pod. `install`: of one of the operator's. */
+/** Undefined for other pods. `install`: the owner of the operator's pods. */
 export function podFactsOf(object: KubeObject, install?: string): PodFacts | undefined {
   const parsed = podSchema.safeParse(object);
   if (!parsed.success) return undefined;

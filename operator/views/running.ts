@@ -1,5 +1,4 @@
-// Ranks and gateways of a deployment as they run, from two scrapes of their metrics. A process that did not answer has no figures, which is
-// not zero. Pure.
+// Ranks and gateways as they run, from two scrapes of their metrics. A process that did not answer has no figures. Pure.
 import type { MetricName } from "../../crds/metrics.ts";
 import { sumOf } from "./format.ts";
 import type { PodFacts } from "./pods.ts";
@@ -16,7 +15,7 @@ export interface ScrapedPod {
   /** The scrape before, and the last; undefined where the pod did not answer. */
   readonly before: Scrape | undefined;
   readonly now: Scrape | undefined;
-  /** Its load over the mean, in percent, as the placement's status has it. */
+  /** Load over the mean, by the placement's status. */
   readonly loadPercent?: number | undefined;
 }
 
@@ -41,7 +40,7 @@ type Labels = Readonly<Record<string, string>>;
 const value = (scrape: Scrape | undefined, name: MetricName, labels: Labels = {}): number | undefined =>
   scrape && sumOfSamples(scrape.samples, name, labels);
 
-/** Growth of a counter a second; undefined where one of the two is missing, or the process began anew between them. */
+/** Growth of a counter a second; undefined without both scrapes, or after a restart. */
 export function rate({ before, now }: Pick<ScrapedPod, "before" | "now">, name: MetricName, labels: Labels = {}): number | undefined {
   const [first, last] = [value(before, name, labels), value(now, name, labels)];
   if (!before || !now || last === undefined || now.atMs <= before.atMs) return undefined;

@@ -1,6 +1,4 @@
-// `enodia bundle`: gathers what a supporter asks for first of one deployment or training job, and writes it into an archive without
-// secrets. Reads with the rights of whoever asks; what these do not reach is named in it. Not here: what may be in it (../redact.ts), its
-// form (../bundle.ts).
+// `enodia bundle`: writes an archive for support without secrets. What the user may not read is named in it.
 import { gzipSync } from "node:zlib";
 import { AppError, ports } from "../../../crds/common.ts";
 import { parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
@@ -26,7 +24,7 @@ import { version } from "../version.ts";
 import { pause } from "../watch.ts";
 
 const linesMax = 20_000;
-/** Of the newest lines of each pod. */
+/** The most characters of each pod's newest lines. */
 const logCharsMax = 1024 * 1024;
 const metricsMsMax = 3_000;
 
@@ -55,7 +53,7 @@ export const command = declare({
   },
 });
 
-/** For its owner alone, as its entries are. */
+/** Its owner alone may read it. */
 const newFile = (path: string): OutputFile => ({
   path,
   option: "-o",
@@ -115,7 +113,7 @@ async function read(
   };
 }
 
-/** Throws AppError `NotFound` without the deployment; one that this version cannot read is handed on all the same. */
+/** Throws AppError `NotFound` without the deployment. */
 async function deploymentText(
   cluster: ClusterAccess,
   ref: { readonly namespace: string; readonly name: string },

@@ -1,5 +1,4 @@
-// `enodia chat`: talk to a deployment through its OpenAI API, once (a prompt as argument or on stdin) or in turns.
-// Ctrl-C cancels the answer that is coming; at the prompt it leaves. Not here: the protocol (../chat-client.ts).
+// `enodia chat`: talks to a deployment through its OpenAI API, once or in a conversation. The protocol is in chat-client.ts.
 import { readFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
@@ -80,7 +79,7 @@ async function once(session: Session, prompt: string, terminal: Terminal): Promi
   return 0;
 }
 
-/** Turns until the input ends. Errors are shown and the conversation goes on without the failed turn. */
+/** The conversation until the input ends; a turn that fails is shown and forgotten. */
 export async function converse(session: Session, terminal: Terminal): Promise<number> {
   const lines = createInterface({ input: terminal.input, output: terminal.output, prompt: "> ", terminal: terminal.output.isTTY === true });
   lines.on("SIGINT", () => lines.close()); // in a terminal, readline gets Ctrl-C, not the process

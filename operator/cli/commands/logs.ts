@@ -1,6 +1,4 @@
-// `enodia logs`: the logs of the pods of a deployment or training job and of the operator, merged by time; by request id where one is
-// given. Reads through the API server with the rights of whoever asks. Not here: the streams (../pod-logs.ts), what a line is
-// (../log-lines.ts).
+// `enodia logs`: the logs of a deployment's or training job's pods and of the operator, merged by time.
 import { AppError } from "../../../crds/common.ts";
 import { argument, choice, declare, flag, text, value } from "../command.ts";
 import { openCluster } from "../kube.ts";

@@ -1,6 +1,4 @@
-// `enodia plan record`: listens to the load messages of a running deployment and saves them as a trace (../recorder.ts). It
-// learns the uid and the subjects from the MoEDeployment, who has to report from the ExpertPlacement, the keys that tell a genuine
-// message from a forged one from the telemetry Secret, the model's size from the messages; NATS must be reachable from here (--nats).
+// `enodia plan record`: listens to the load messages of a running deployment and saves them as a trace (recorder.ts).
 import { AppError } from "../../../crds/common.ts";
 import { type ExpertPlacement, parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
@@ -92,7 +90,7 @@ async function connected(bus: Bus, url: string): Promise<void> {
   }
 }
 
-/** The ExpertPlacement, which names the ranks that have to report; the last known one while the API server does not answer. */
+/** The ExpertPlacement; the last known one while the API server does not answer. */
 function placementReader(kube: Kube, ref: { readonly namespace: string; readonly name: string }) {
   let last: { readonly placement: ExpertPlacement | undefined } | undefined;
   return async (): Promise<ExpertPlacement | undefined> => {
@@ -106,7 +104,7 @@ function placementReader(kube: Kube, ref: { readonly namespace: string; readonly
   };
 }
 
-/** The keys that sign the messages; read again at every window, since a recording may outlive them. */
+/** The keys that sign messages, read again at every window. */
 async function signingKeys(kube: Kube, ref: { readonly namespace: string; readonly name: string }) {
   const read = async (): Promise<TelemetryKeys> => {
     const data = (await kube.get(resources.secrets, ref))?.data as Record<string, string> | undefined;

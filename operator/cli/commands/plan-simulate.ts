@@ -1,5 +1,4 @@
-// `enodia plan simulate`: runs placement policies over a trace, planning on each window and scoring on the next, and
-// prints balance, bound, copies, bytes and time. Offline: reads the trace, writes what is asked for, touches no cluster.
+// `enodia plan simulate`: runs placement policies over a trace, planning on each window and scoring on the next. Offline.
 
 import { readFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";

@@ -1,5 +1,4 @@
-// `enodia rollout`: how far a roll is, and what a person does about it. status and history read; pause, resume and undo change the
-// MoEDeployment as kubectl would, so the rights of the person decide. ../rollout-text.ts says it.
+// `enodia rollout`: status and history read; pause, resume and undo change the MoEDeployment with the rights of the user.
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError, annotations, labels } from "../../../crds/common.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
@@ -179,10 +178,7 @@ async function undoRollout(request: RolloutRequest): Promise<number> {
   return 0;
 }
 
-/**
- * What runs is the newest after a roll back, and while another model is held or tried; otherwise the newest is what the spec says, and
- * the one before it is meant.
- */
+/** After a rollback, and while another model is tried, the newest revision runs; otherwise undo means the one before it. */
 function chosen({ name, toRevision }: RolloutRequest, revisions: readonly Listed[], { spec, status }: MoEDeployment): Listed {
   const { rolledBack } = status.rollout ?? {};
   const usable = revisions.filter(({ templateHash }) => templateHash !== rolledBack?.templateHash);

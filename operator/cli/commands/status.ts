@@ -1,6 +1,4 @@
-// `enodia status`: reads what there is of deployments and training jobs, finds what is wrong, and says it, the worst first; of one
-// deployment also what it is doing, rank by rank. Reads the API server and the kubelets' summary through it; changes nothing.
-// Not here: what counts as wrong (../findings/), the words (../findings-text.ts, ../status-text.ts), the screen (../watch.ts).
+// `enodia status`: reads deployments and training jobs and prints findings and states (views/), of one deployment rank by rank.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { type Judgement, judge } from "../../views/findings/index.ts";
@@ -87,8 +85,7 @@ const summarySchema = z.object({
   ),
 });
 
-/** Resident memory of the `runtime` container by pod: the working set may have the whole store in it once more. A node that does not
- *  answer leaves its pods without a figure. */
+/** Resident memory of the `runtime` container by pod, without page cache. A node that does not answer has none. */
 async function containerMemory(cluster: ClusterAccess, pods: readonly PodFacts[]): Promise<Map<string, number>> {
   const nodes = new Set(pods.flatMap(({ node }) => node ?? []));
   const found = new Map<string, number>();

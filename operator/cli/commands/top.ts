@@ -1,5 +1,4 @@
-// `enodia top`: scrapes the metrics of a deployment's pods through the API server's proxy, twice, and tells what ranks and gateways do.
-// Needs `get` on pods/proxy. Not here: the figures (../top-text.ts), the screen (../watch.ts).
+// `enodia top`: scrapes the metrics of a deployment's pods twice through the API server's proxy. Needs `get` on pods/proxy.
 import { AppError, labels, ports } from "../../../crds/common.ts";
 import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";

@@ -1,5 +1,4 @@
-// `enodia train status|loss|trace|serve`: reads MoETrainingJobs of a cluster and changes nothing; serve writes a manifest to standard
-// output, loss a picture where it is asked for, trace a file. ../training-text.ts says it to a person.
+// `enodia train status|loss|trace|serve`: reads MoETrainingJobs of a cluster and changes nothing.
 import { AppError } from "../../../crds/common.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
 import { tracedStepsMax } from "../../../crds/training-trace.ts";
@@ -18,7 +17,7 @@ interface JobRequest {
   readonly cluster: ClusterAccess;
   readonly job: string | undefined;
   readonly json: boolean;
-  /** Of the deployment that serves. */
+  /** The deployment's name. */
   readonly name: string | undefined;
   /** File of the picture of a loss. */
   readonly svg?: string | undefined;

@@ -1,5 +1,4 @@
-// `enodia train trace`: follows the pods of a running job for some steps and writes where their time went, all ranks in one file. It
-// reaches each pod by a forwarded port, and leaves nothing behind: a pod stops telling when its connection ends.
+// `enodia train trace`: follows the pods of a running job for some steps, each by a forwarded port, and writes one file of all ranks.
 import type { Duplex } from "node:stream";
 import { AppError, ports } from "../../../crds/common.ts";
 import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
@@ -15,7 +14,7 @@ import { perfettoOutput, traceText } from "./train-trace-text.ts";
 export const stepsDefault = 5;
 /** Ranks of one trace; of more, the first ones. */
 const ranksTracedMax = 64;
-/** A step of a job that trains takes no longer: then it is asked for no more. */
+/** The trace ends when no step ends for so long. */
 const silenceMsMax = 15 * 60_000;
 
 export interface TraceRequest {
@@ -30,7 +29,7 @@ export interface TraceRequest {
   readonly signal: AbortSignal;
 }
 
-/** What is said once the file is written. Throws AppError where there is no step to write. */
+/** Returns the text for the user. Throws AppError where there is no step to write. */
 export async function traceJob(job: MoETrainingJob, request: TraceRequest): Promise<string> {
   const { name } = job.metadata;
   const { steps } = request;
@@ -68,7 +67,7 @@ function worldOf({ metadata: { name }, status }: MoETrainingJob): NonNullable<Mo
 
 type Steps = Gathering["common"];
 
-/** Of one world among several, that world too. */
+/** Names the world where there are several. */
 function nameOf(members: readonly WorldMember[], common: Steps, rank: number): string {
   const several = new Set(common.map(groupOf)).size > 1;
   return `rank ${rank}${several ? ` of world ${groupOf(common[rank] ?? [])}` : ""}, ${members[rank]?.pod}`;

@@ -1,5 +1,4 @@
-// `enodia train`: parses the line, runs runtime/train, which is loaded only then, and shows its progress. Ctrl-C ends the run with a
-// checkpoint; the same line goes on from it.
+// `enodia train`: runs runtime/train, which is loaded only then, and shows its progress. Ctrl-C ends the run with a checkpoint.
 import { availableParallelism } from "node:os";
 import { AppError } from "../../../crds/common.ts";
 import { codecNames, optimizerNames, scheduleNames } from "../../../crds/names.ts";
@@ -157,7 +156,7 @@ async function trained(settings: TrainSettings, data: readonly string[], portsOf
   return train(settings, portsOf(0));
 }
 
-/** The spans that were kept last, of all worlds by one clock; what is said of them. */
+/** Writes the newest spans of all worlds by one clock, and returns their tables. */
 async function writeTrace(file: OutputFile, recorders: readonly Recorder[]): Promise<string> {
   const ranks = recorders.map((recorder, world) => ({ name: recorders.length > 1 ? `world ${world}` : "rank 0", spans: recorder.take() }));
   await writeOutput(file, chromeTrace(ranks));

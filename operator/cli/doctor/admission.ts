@@ -1,5 +1,4 @@
-// The check of admission: a pod as tight as those of a deployment is sent as a dry run, so that Pod Security, quotas and webhooks of the
-// namespace answer before a deployment has to.
+// The check of admission: a dry run of a pod as tight as those of a deployment.
 import { AppError } from "../../../crds/common.ts";
 import { resources } from "../../kube/kube.ts";
 import { type Check, fail, type Outcome, ok, skip } from "./check.ts";

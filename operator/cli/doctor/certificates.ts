@@ -1,5 +1,4 @@
-// The check of certificates: when the leaves of pods and the CAs of deployments end. The operator renews a leaf with a third of its year
-// left and a CA with two of its ten, so that one which is nearer to its end than that is not being renewed. Reads certificates, no keys.
+// The check of certificates: the operator renews a leaf with a third of its year left and a CA with two of its ten. Reads no keys.
 import { X509Certificate } from "node:crypto";
 import { z } from "zod";
 import { AppError, labels } from "../../../crds/common.ts";

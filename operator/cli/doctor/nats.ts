@@ -1,5 +1,4 @@
-// The check of a NATS server that the chart is to be given (nats.url): whether it answers with these credentials, speaks TLS and takes
-// messages as large as ranks send. It is asked from where this command runs, which may be another network than the pods'.
+// The check of your own NATS (nats.url): whether it accepts the credentials, speaks TLS and takes messages as large as ranks send.
 import { AppError } from "../../../crds/common.ts";
 import { loadMessageBytesMax } from "../../../crds/telemetry.ts";
 import { type Check, fail, type NatsServer, type Outcome, ok, skip, warn } from "./check.ts";

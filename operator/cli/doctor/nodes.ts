@@ -1,5 +1,4 @@
-// The checks of nodes: that some are ready and of a kind that the images run on, what memory, processors and GPUs their pods have left to
-// ask for, and that GPUs have a runtime class.
+// The checks of nodes: whether some are ready and of a kind that images run on, what is free on them, and a runtime class for GPUs.
 import { z } from "zod";
 import { type KubeObject, resources } from "../../kube/kube.ts";
 import { bytes, listed } from "../../views/format.ts";

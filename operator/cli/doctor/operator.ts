@@ -1,5 +1,4 @@
-// The checks of the operator itself: how many there are, that their pods are ready and of this command's version, and that one of them
-// leads. The lease is watched for a while, not read by a clock, since clocks of nodes differ.
+// The checks of the operator: its pods, their version, and a leader. The lease is watched, since clocks of nodes differ.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { type Kube, type KubeObject, resources } from "../../kube/kube.ts";

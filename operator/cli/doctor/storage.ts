@@ -1,5 +1,4 @@
-// The checks of storage: which storage classes there are, for claims that hold models, and how the claims of deployments stand. A class
-// does not tell which access modes its volumes have, so those that are known to be shared are known by their provisioner.
+// The checks of storage: classes for claims that hold models, and the claims of deployments. Shared ones are known by provisioner.
 import { z } from "zod";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { resources } from "../../kube/kube.ts";

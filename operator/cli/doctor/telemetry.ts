@@ -1,5 +1,4 @@
-// The check of telemetry: what the operator says of the load messages of each deployment. It is inside the cluster, so that NATS which it
-// reaches is reachable from there.
+// The check of telemetry: what the operator reports of the load messages of each deployment.
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { resources } from "../../kube/kube.ts";
 import { listed } from "../../views/format.ts";

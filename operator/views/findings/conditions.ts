@@ -1,5 +1,4 @@
-// Findings from the conditions of a MoEDeployment: each type says when it is wrong, how bad that is, and whether it is what went wrong
-// or what comes of it. The words are the operator's own, which name numbers and remedy; a command stands beside them.
+// Findings from the conditions of a MoEDeployment: a rule for each type, and a command for each reason.
 import type { Condition } from "../../../crds/conditions.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentConditionType } from "../../../crds/moe-deployment-status.ts";
@@ -84,7 +83,7 @@ function ofDeployment(deployment: MoEDeployment): Finding[] {
   });
 }
 
-/** An effect says how bad a cause is, and is left out only where its words are the very same. */
+/** An effect is left out only where its message is the same. */
 const repeats = ({ message }: Condition, { role }: Judged, reported: readonly string[]): boolean =>
   reported.some((one) => (role === "effect" ? message === one : message.includes(one)));
 
@@ -121,7 +120,7 @@ const rollToAvailable: Remedy = (deployment, at) => {
   return image === undefined ? describe(deployment, at) : patch(deployment, at, { runtimeImage: { image } });
 };
 
-/** By reason; what is not here is looked at with `kubectl describe`, which has the events too. */
+/** By reason; for others `kubectl describe`. */
 const remedies: Readonly<Record<string, Remedy>> = {
   InvalidSpec: edit,
   FieldNotSupported: edit,

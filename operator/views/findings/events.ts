@@ -1,5 +1,4 @@
-// Findings from warnings that the cluster wrote on objects of ours and that no pod shows by itself: a volume that cannot be mounted, a
-// sandbox that cannot be made, another install that holds the namespace.
+// Findings from warnings of the cluster that no pod shows by itself, such as a volume that cannot be mounted.
 import { ago } from "../format.ts";
 import type { Finding, Observed, Subject, WarningEvent } from "./finding.ts";
 
@@ -9,7 +8,7 @@ const recentMs = 10 * 60_000;
 const perSubjectMax = 4;
 /** Their pods, and their conditions, say the same with more. */
 const reportedElsewhere = ["BackOff", "Failed", "FailedScheduling", "Unhealthy", "FailedKillPod", "NodeNotReady", "TaintManagerEviction"];
-/** The operator writes an event where a condition changes, in these words: the condition says it, and what it says now. */
+/** The operator's events about conditions begin like this. */
 const ofCondition = /^\w+=(True|False|Unknown): /;
 const kinds: Readonly<Record<string, Subject["kind"]>> = { MoEDeployment: "moed", MoETrainingJob: "moet", ExpertPlacement: "moed" };
 

@@ -1,5 +1,4 @@
-// Findings from pods: an image that cannot be pulled, memory that ran out, a process that ends again and again, no node with room. Pods
-// of one deployment with the same trouble are one finding.
+// Findings from pods: images, memory, crashes, scheduling. Pods of one deployment with the same trouble are one finding.
 
 import { ago, listed } from "../format.ts";
 import type { ContainerFacts, PodFacts } from "../pods.ts";
