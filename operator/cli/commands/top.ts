@@ -3,13 +3,14 @@ import { AppError, labels, ports } from "../../../crds/common.ts";
 import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { resources } from "../../kube/kube.ts";
+import { bytes, percent } from "../../views/format.ts";
 import { type PodFacts, podFactsOf } from "../../views/pods.ts";
 import { parseSamples } from "../../views/prometheus-text.ts";
 import { type Running, runningOf, type Scrape } from "../../views/running.ts";
 import { argument, declare } from "../command.ts";
 import { type ClusterAccess, openCluster } from "../kube.ts";
 import { asksForJson, clusterOptions, outputOptions, watchOption } from "../options.ts";
-import { topText } from "../top-text.ts";
+import { table } from "../table.ts";
 import { show } from "../watch.ts";
 
 /** Between the two scrapes of a first look. */
@@ -116,4 +117,39 @@ async function scrape({ transport }: ClusterAccess, { namespace, name }: PodFact
   const path = `/api/v1/namespaces/${encodeURIComponent(namespace)}/pods/${encodeURIComponent(name)}:${ports.metrics}/proxy/metrics`;
   const text = await transport.request({ method: "GET", path, signal: AbortSignal.timeout(scrapeMsMax) });
   return { atMs: performance.now(), samples: parseSamples(text) };
+}
+
+const fixed = (of: number | undefined, digits = 0): string => (of === undefined ? "-" : of.toFixed(digits));
+
+export function topText({ metadata, status }: MoEDeployment, { ranks, outputPerSecond, promptPerSecond, gateways }: Running): string {
+  const { placement, autoscale, conditions } = status;
+  const scaling = conditions?.find(({ type }) => type === "ScalingActive");
+  const rates = `${fixed(outputPerSecond, 1)} tokens/s, ${fixed(promptPerSecond, 1)} prompt tokens/s`;
+  const balance = `imbalance ${percent(placement?.imbalancePercent)} (bound ${percent(placement?.boundPercent)})`;
+  const requests = `${fixed(gateways.active)} requests run, ${fixed(gateways.queued)} wait, ${fixed(gateways.failovers)} went on elsewhere`;
+  return [
+    `${metadata.namespace}/${metadata.name}   ${rates}   ${balance}   epoch ${placement?.epoch ?? "-"}`,
+    `gateways   ${gateways.answering} of ${gateways.all} answer; ${requests} since their start`,
+    ...(scaling
+      ? [`autoscale  ${autoscale?.progress ?? "-"}   ${scaling.status === "True" ? "" : "stands still, "}${scaling.reason}`]
+      : []),
+    "",
+    table(
+      ["RANK", "POD", "STATE", "EXPERTS", "TOKENS/S", "PROMPT/S", "RUNNING", "WAITING", "KV", "MEMORY", "CPUS", "LOAD"],
+      ranks.map((rank) => [
+        String(rank.rank),
+        rank.pod,
+        rank.state,
+        fixed(rank.experts),
+        fixed(rank.outputPerSecond, 1),
+        fixed(rank.promptPerSecond, 1),
+        fixed(rank.active),
+        fixed(rank.queued),
+        percent(rank.kvPercent),
+        bytes(rank.memoryBytes),
+        fixed(rank.cpus, 1),
+        percent(rank.loadPercent),
+      ]),
+    ),
+  ].join("\n");
 }

@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment } from "../../test/kit/deployment/deployment.ts";
-import type { PodFacts } from "../views/pods.ts";
-import { parseSamples, sumOfSamples } from "../views/prometheus-text.ts";
-import { rankFigures, rate, runningOf, type Scrape } from "../views/running.ts";
-import { topText } from "./top-text.ts";
+import { deployment } from "../../../test/kit/deployment/deployment.ts";
+import type { PodFacts } from "../../views/pods.ts";
+import { parseSamples, sumOfSamples } from "../../views/prometheus-text.ts";
+import { rankFigures, rate, runningOf, type Scrape } from "../../views/running.ts";
+import { topText } from "./top.ts";
 
 const scrape = (atMs: number, ...lines: readonly string[]): Scrape => ({ atMs, samples: parseSamples(lines.join("\n")) });
 const pod = (rank: number, more: Partial<PodFacts> = {}): PodFacts => ({
