@@ -16,9 +16,9 @@ const glyphOf = (share: number): string =>
   glyphs[share <= 0 ? 0 : Math.min(glyphs.length - 1, 1 + Math.floor(share * (glyphs.length - 1)))] ?? " ";
 
 /** The mean of neighbouring experts, where a line is too short for each. */
-function binned(shares: readonly number[], perCell: number): number[] {
-  return Array.from({ length: Math.ceil(shares.length / perCell) }, (_, cell) => {
-    const part = shares.slice(cell * perCell, (cell + 1) * perCell);
+function binned(weights: readonly number[], perCell: number): number[] {
+  return Array.from({ length: Math.ceil(weights.length / perCell) }, (_, cell) => {
+    const part = weights.slice(cell * perCell, (cell + 1) * perCell);
     return part.reduce((sum, share) => sum + share, 0) / part.length;
   });
 }
@@ -32,9 +32,9 @@ export function mapText(map: ExpertMap, columns: number): string {
   const width = Math.max(cellsMin, columns - aroundColumns);
   const perCell = Math.ceil(map.experts / width);
   const cells = Math.ceil(map.experts / perCell);
-  const lines = map.rows.map(({ rank, held, copies, hostedBytes, loadPercent, state, shares }) => {
-    const drawn = binned(shares, perCell).map(glyphOf).join("");
-    const figures = `${String(held).padStart(5)} experts, ${String(copies).padStart(5)} copies, ${bytes(hostedBytes).padStart(9)}, load ${percent(loadPercent)}`;
+  const lines = map.rows.map(({ rank, held, expertReplicas, hostedBytes, loadPercent, state, weights }) => {
+    const drawn = binned(weights, perCell).map(glyphOf).join("");
+    const figures = `${String(held).padStart(5)} experts, ${String(expertReplicas).padStart(4)} secondary, ${bytes(hostedBytes).padStart(9)}, load ${percent(loadPercent)}`;
     return `${String(rank).padStart(4)} |${drawn}| ${figures}${state === undefined || state === "active" ? "" : `  ${state}`}`;
   });
   const scale = glyphs.map((glyph, i) =>
@@ -67,10 +67,10 @@ export function mapPicture(map: ExpertMap): string {
   const height = area.top + map.rows.length * down + area.bottom;
   const rows = map.rows.flatMap((row, i) => {
     const y = area.top + i * down;
-    const drawn = binned(row.shares, perCell).flatMap((share, cell) =>
+    const drawn = binned(row.weights, perCell).flatMap((share, cell) =>
       share <= 0 ? [] : [cellAt(area.left + cell * across, y, [across, down], share)],
     );
-    const figures = `${row.held} experts, ${row.copies} copies, load ${percent(row.loadPercent)}`;
+    const figures = `${row.held} experts, ${row.expertReplicas} secondary, load ${percent(row.loadPercent)}`;
     const label = i % labelEvery === 0;
     return [
       ...drawn,

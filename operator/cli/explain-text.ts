@@ -35,16 +35,16 @@ export function renderExplained({ deployment }: Pick<ExplainFacts, "deployment">
     lines.push(`by phase   ${parts.join(", ")} (planned for the sum)`);
   }
   lines.push(
-    `at risk    ${e.atRisk} experts have all their replicas on one node (they come back from the model store if it dies); minCopies is ${e.minCopies}`,
+    `at risk    ${e.atRisk} experts have all their expert replicas on one node (they come back from the model store if it dies); minExpertReplicas is ${e.minExpertReplicas}`,
   );
   lines.push(
     "",
     table(
-      ["RANK", "EXPERTS", "OF THEM REPLICAS", "BYTES", "BUDGET", "SPEED"],
+      ["RANK", "EXPERTS", "OF THEM SECONDARY", "BYTES", "BUDGET", "SPEED"],
       e.hosting.map((row) => [
         String(row.rank),
         String(row.experts),
-        String(row.copies),
+        String(row.expertReplicas),
         bytes(row.bytes),
         bytes(row.budget),
         percent(row.speedPercent),
@@ -83,10 +83,10 @@ export function renderLayer(placement: ExpertPlacement, index: number): string {
     throw new AppError(`--layer: the plan has layers ${placement.spec.layers.map((each) => each.layer).join(", ")}`, {
       code: "InvalidOption",
     });
-  const { hosts, shares } = decodeLayer(layer.hosts, layer.shares, `spec.layers[${index}]`);
+  const { hosts, weights } = decodeLayer(layer.hosts, layer.weights, `spec.layers[${index}]`);
   const rows = hosts.map((row, e) => [
     String(e),
-    row.map((rank, i) => `${rank}${i === 0 ? " (primary)" : ""} ${((shares[e]?.[i] ?? 0) / 10).toFixed(1)}%`).join(", "),
+    row.map((rank, i) => `${rank}${i === 0 ? " (primary)" : ""} ${((weights[e]?.[i] ?? 0) / 10).toFixed(1)}%`).join(", "),
   ]);
   return `layer ${index}, epoch ${layer.epoch}\n${table(["EXPERT", "RANKS AND WEIGHTS"], rows)}`;
 }

@@ -26,7 +26,7 @@ export function membersOf(status: ExpertPlacementStatus): Member[] {
 /** The experts of each layer, by the plan. */
 export function gridIn({ layers }: Pick<ExpertPlacementSpec, "layers">): ExpertGrid {
   const ordered = layers.toSorted((a, b) => a.layer - b.layer);
-  return gridOf(ordered.map(({ layer, hosts, shares }) => decodeLayer(hosts, shares, `spec.layers[${layer}]`).hosts.length));
+  return gridOf(ordered.map(({ layer, hosts, weights }) => decodeLayer(hosts, weights, `spec.layers[${layer}]`).hosts.length));
 }
 
 /** A window at its end. */

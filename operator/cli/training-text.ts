@@ -69,10 +69,10 @@ function copiesText({ experts, copied, most }: LayerCopies): string {
 type Spread = NonNullable<MoETrainingJob["status"]["spread"]>;
 
 /** What copies were for, and what they cost. */
-function spreadText({ imbalanceAtHomes, imbalance, copied, exposedSeconds, bytes }: Spread): string {
+function spreadText({ imbalanceAtPrimaries, imbalance, copied, exposedSeconds, bytes }: Spread): string {
   const share = `${Math.round(100 * Number(copied))}% of experts`;
   const cost = `${Math.round(1000 * Number(exposedSeconds))} ms waited for and ${(bytes / 1e6).toFixed(1)} MB sent a step`;
-  return `${imbalance} x mean, ${imbalanceAtHomes} without copies of ${share}; ${cost}`;
+  return `${imbalance} x mean, ${imbalanceAtPrimaries} without copies of ${share}; ${cost}`;
 }
 
 /** The world that was decided last, with the node of each rank. */

@@ -1,32 +1,32 @@
 // The experts of a placement by rank: how many, replicas among them, and the part of each expert's rows that the rank takes. Pure.
 import { AppError } from "../../crds/common.ts";
 import type { ExpertPlacement } from "../../crds/expert-placement.ts";
-import { decodeLayer, type LayerPlan, sharesTotal } from "../../crds/plan.ts";
+import { decodeLayer, type LayerPlan, weightsTotal } from "../../crds/plan.ts";
 
 export const plansOf = ({ spec }: Pick<ExpertPlacement, "spec">, layers = spec.layers): readonly LayerPlan[] =>
-  layers.map((one) => decodeLayer(one.hosts, one.shares, `spec.layers[${one.layer}]`));
+  layers.map((one) => decodeLayer(one.hosts, one.weights, `spec.layers[${one.layer}]`));
 
 interface Hosted {
   /** (layer, expert) pairs on the rank, and those whose primary is another rank. */
   readonly held: number;
-  readonly copies: number;
+  readonly expertReplicas: number;
   /** [experts], 0 to 1: of the expert's rows, the mean over the layers. */
-  readonly shares: readonly number[];
+  readonly weights: readonly number[];
 }
 
 export function hostedBy(ranks: readonly number[], plans: readonly LayerPlan[]): ReadonlyMap<number, Hosted> {
   const experts = Math.max(0, ...plans.map(({ hosts }) => hosts.length));
   /** Layers that have an expert of this number at all. */
   const layersOf = Array.from({ length: experts }, (_, e) => plans.filter(({ hosts }) => e < hosts.length).length);
-  const rows = new Map(ranks.map((rank) => [rank, { held: 0, copies: 0, shares: new Array<number>(experts).fill(0) }]));
-  for (const { hosts, shares } of plans) {
+  const rows = new Map(ranks.map((rank) => [rank, { held: 0, expertReplicas: 0, weights: new Array<number>(experts).fill(0) }]));
+  for (const { hosts, weights } of plans) {
     hosts.forEach((row, e) => {
       row.forEach((rank, i) => {
         const of = rows.get(rank);
         if (!of) return;
         of.held += 1;
-        if (i > 0) of.copies += 1;
-        of.shares[e] = (of.shares[e] ?? 0) + (shares[e]?.[i] ?? 0) / sharesTotal / (layersOf[e] ?? 1);
+        if (i > 0) of.expertReplicas += 1;
+        of.weights[e] = (of.weights[e] ?? 0) + (weights[e]?.[i] ?? 0) / weightsTotal / (layersOf[e] ?? 1);
       });
     });
   }
@@ -70,9 +70,9 @@ export function expertMap(placement: ExpertPlacement, layer: number | undefined)
     layer,
     layers: chosen.length,
     experts: Math.max(...plans.map(({ hosts }) => hosts.length)),
-    rows: [...hosted].map(([rank, { held, copies, shares }]) => {
+    rows: [...hosted].map(([rank, { held, expertReplicas, weights }]) => {
       const { hostedBytes, loadPercent, state } = status.ranks?.find((one) => one.rank === rank) ?? {};
-      return { rank, held, copies, hostedBytes, loadPercent, state, shares };
+      return { rank, held, expertReplicas, hostedBytes, loadPercent, state, weights };
     }),
   };
 }

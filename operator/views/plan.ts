@@ -37,7 +37,7 @@ export interface Explained {
   readonly hosting: readonly {
     rank: number;
     experts: number;
-    copies: number;
+    expertReplicas: number;
     bytes: number | undefined;
     budget: number | undefined;
     speedPercent: number | undefined;
@@ -45,7 +45,7 @@ export interface Explained {
   readonly phases: NonNullable<ExpertPlacement["status"]["phases"]>;
   readonly decision: ExpertPlacement["status"]["decision"];
   readonly forecast: ExpertPlacement["status"]["forecast"];
-  readonly minCopies: number;
+  readonly minExpertReplicas: number;
   /** Experts whose hosts are all on one node. */
   readonly atRisk: number;
   readonly events: readonly ExplainEvent[];
@@ -73,7 +73,7 @@ export function explain({ deployment, placement, events, nodes }: ExplainFacts):
     phases: status.phases ?? [],
     decision: status.decision,
     forecast: status.forecast,
-    minCopies: deployment.spec.experts.minCopies,
+    minExpertReplicas: deployment.spec.experts.minExpertReplicas,
     atRisk: atRisk(plans, nodes),
     events,
   };
@@ -87,8 +87,8 @@ function atRisk(plans: readonly LayerPlan[], nodes: ReadonlyMap<number, string>)
 
 function hostingOf({ spec, status }: ExpertPlacement, plans: readonly LayerPlan[]): Explained["hosting"] {
   const ranks = plans.length === 0 ? [] : spec.ranks.map(({ rank }) => rank).sort((a, b) => a - b);
-  return [...hostedBy(ranks, plans)].map(([rank, { held: experts, copies }]) => {
+  return [...hostedBy(ranks, plans)].map(([rank, { held: experts, expertReplicas }]) => {
     const { hostedBytes: bytes, budgetBytes: budget, speedPercent } = status.ranks?.find((each) => each.rank === rank) ?? {};
-    return { rank, experts, copies, bytes, budget, speedPercent };
+    return { rank, experts, expertReplicas, bytes, budget, speedPercent };
   });
 }

@@ -58,7 +58,7 @@ class Moving {
   async routeAway(): Promise<void> {
     const { engine, info } = this.#under;
     const alike = <T>(value: T): T[] => new Array<T>(info.experts).fill(value);
-    const away = (layer: number) => ({ layer, epoch: 1, hosts: alike([1]), shares: alike([1000]) });
+    const away = (layer: number) => ({ layer, epoch: 1, hosts: alike([1]), weights: alike([1000]) });
     await engine.setRouting({ rank: 0, layers: Array.from({ length: this.layers }, (_, layer) => away(layer)) });
   }
 

@@ -1,18 +1,18 @@
 // Bytes that training with sharded experts moves, by collective, and bytes of memory that a rank holds, as formulas. Tests hold what
-// is sent, and state and copies that are held, against them; ranks that would not fit are refused by them before anything runs. Pure.
+// is sent, and state and expert replicas that are held, against them; ranks that would not fit are refused by them before anything runs. Pure.
 import { type Reduction, reducePath } from "./collectives.ts";
 
-/** Bytes of copies that spAG delivers: each host but the home receives the chunk once. */
+/** Bytes of expert replicas that spAG delivers: each host but the primary receives the chunk once. */
 export function gatherBytes(hosts: readonly (readonly number[])[], chunkBytes: number): number {
   return hosts.reduce((sum, row) => sum + (row.length - 1) * chunkBytes, 0);
 }
 
-/** The share of a layer's chunks that leave their home: lambda. */
+/** The share of a layer's chunks that leave their primary: lambda. */
 export function movedShare(hosts: readonly (readonly number[])[]): number {
   return hosts.filter((row) => row.length > 1).length / hosts.length;
 }
 
-/** Bytes of sums that spRS moves: one hop between hosts in the order of lanes, one more where the home is not the last, and one more
+/** Bytes of sums that spRS moves: one hop between hosts in the order of lanes, one more where the primary is not the last, and one more
  *  where it has a sum already and is not the first. */
 export function reduceBytes(reduction: Reduction, chunkBytes: number): number {
   const hops = reduction.blocks.map((_, chunk) => Math.max(0, reducePath(reduction, chunk).length - 1));
@@ -34,15 +34,15 @@ export interface MemoryProblem {
   readonly subtrees: number;
   /** Bytes of the optimizer's state in memory: of two moments 8 a parameter that is owned or shadowed, if none lies on disk. */
   readonly stateBytes: number;
-  /** Experts whose home the rank is. */
+  /** Experts whose primary the rank is. */
   readonly owned: number;
   /** Parameters that it keeps for another rank. */
   readonly shadowed: number;
   /** Parameters that are kept as they are while gradients are taken elsewhere; 0 where they are taken where they are. */
   readonly climbed: number;
-  /** Copies that the rank has of each layer. */
-  readonly copies: readonly number[];
-  /** Copies are dropped after forward, and come again. */
+  /** Expert replicas that the rank has of each layer. */
+  readonly expertReplicas: readonly number[];
+  /** Expert replicas are dropped after forward, and come again. */
   readonly rematerialize: boolean;
   /** Sums of single lanes of one expert that are held at once. */
   readonly partials: number;
@@ -50,24 +50,28 @@ export interface MemoryProblem {
   readonly kept: number;
 }
 
-/** Bytes of copies at most at once: of all layers, or of the two that are worked on and come. */
-export function copyBytes({ copies, expert, rematerialize }: Pick<MemoryProblem, "copies" | "expert" | "rematerialize">): number {
+/** Bytes of expert replicas at most at once: of all layers, or of the two that are worked on and come. */
+export function expertReplicaBytes({
+  expertReplicas,
+  expert,
+  rematerialize,
+}: Pick<MemoryProblem, "expertReplicas" | "expert" | "rematerialize">): number {
   const held = rematerialize
-    ? copies.reduce((most, count, layer) => Math.max(most, count + (copies[layer + 1] ?? 0)), 0)
-    : copies.reduce((a, b) => a + b, 0);
+    ? expertReplicas.reduce((most, count, layer) => Math.max(most, count + (expertReplicas[layer + 1] ?? 0)), 0)
+    : expertReplicas.reduce((a, b) => a + b, 0);
   return held * expert * floatBytes;
 }
 
 /**
  * Bytes of a rank but for frames, the rows of others among them, and what the engine takes while it computes. State: parameter,
- * gradient and optimizer state of what it owns and shadows. Sums: copies; sums of lanes; what is frozen or stays behind; the dense part
+ * gradient and optimizer state of what it owns and shadows. Sums: expert replicas; sums of lanes; what is frozen or stays behind; the dense part
  * where it owns some of it only, and gradients of the dense part as backward adds to them and as they wait. Kept: what layers keep.
  */
 export function rankBytes(problem: MemoryProblem) {
   const { climbed, dense, denseOwned, expert, frozen, owned, shadowed, partials, stateBytes, subtrees, tied } = problem;
   const state = 2 * floatBytes * (owned * expert + denseOwned + shadowed) + stateBytes;
   const denseBytes = floatBytes * ((denseOwned < dense ? dense : 0) + (dense + tied) * (1 + subtrees));
-  const sums = copyBytes(problem) + partials * expert * floatBytes + denseBytes + (frozen + climbed) * floatBytes;
+  const sums = expertReplicaBytes(problem) + partials * expert * floatBytes + denseBytes + (frozen + climbed) * floatBytes;
   const kept = problem.kept * floatBytes;
   return { state, sums, kept, all: state + sums + kept };
 }

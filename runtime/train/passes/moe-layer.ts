@@ -158,11 +158,11 @@ export class RankMoeLayer implements RankLayer {
   async #backward(turn: Turn, rows: readonly Float32Array[], { dys, beside }: Gained): Promise<Float32Array[]> {
     const { dense, index, experts, memory, slices } = this.#parts;
     const { wave, lanes, blocks } = turn;
-    const homes = wave.homes[index] ?? [];
+    const primaries = wave.primaries[index] ?? [];
     const { transport, carried } = wave;
     const sums = new ExpertSums({
       blocks,
-      homes,
+      primaries,
       rank: transport.rank,
       carried,
       rowsInPlace: this.#parts.expert.rowsInPlace,
@@ -188,12 +188,12 @@ export class RankMoeLayer implements RankLayer {
       layer: index,
       pieces: piecesOf((experts[0]?.to ?? 0) / slices),
       blocks: chunkBlocks(blocks, slices),
-      homes,
+      primaries,
       carried,
       memory: (chunk) => memory.ownChunk(index, chunk, "g"),
       partials: (chunk) => sums.partials(expertOf(chunk, slices)).map((lane) => chunkIn(lane, chunk, slices)),
     };
-    await wave.sendHome(index, () => reduce(reduction));
+    await wave.sendToPrimaries(index, () => reduce(reduction));
     return dxs;
   }
 

@@ -193,7 +193,7 @@ export class Passes {
       await segment.backward({ values, outputs: { x: gradients[i] as Float32Array }, weights, sums });
       takeLane(embed, wave.lane(i));
     });
-    await wave.allHome();
+    await wave.allAtPrimaries();
     return { lanes: ends.map(({ losses }, i) => ({ loss: sumOf(losses), balance: balance[i] as number })), rows };
   }
 

@@ -23,14 +23,14 @@ export interface WaveOptions {
   readonly intervals: readonly Interval[];
   /** The wave's first lane in the step. */
   readonly first: number;
-  /** Homes have sums of waves before. */
+  /** Primaries have sums of waves before. */
   readonly carried: boolean;
   /** Copies are left for the waves that follow. */
   readonly leaves: boolean;
   /** hosts[layer][expert]; planners that wait for counts fill it in. */
   readonly hosts: number[][][];
   stopped(): boolean;
-  /** A layer's gradients are complete at their homes; none are before the last wave. */
+  /** A layer's gradients are complete at their primaries; none are before the last wave. */
   readonly complete: ((layer: number) => void) | undefined;
   /** The stamp of frames that follow from hosts that were chosen late. */
   lateStamp(layer: number, hosts: readonly (readonly number[])[]): Stamp;
@@ -51,7 +51,7 @@ export class Wave {
   readonly blocks: Blocks[];
   /** Rows of ranks in each layer; undefined of one without experts. */
   readonly loads: (LayerLoads | undefined)[];
-  #homeward: Promise<void> = Promise.resolve();
+  #toPrimary: Promise<void> = Promise.resolve();
 
   constructor(options: WaveOptions) {
     this.#options = options;
@@ -77,8 +77,8 @@ export class Wave {
     return this.#options.carried;
   }
 
-  get homes(): readonly (readonly number[])[] {
-    return this.#options.planning.homes;
+  get primaries(): readonly (readonly number[])[] {
+    return this.#options.planning.primaries;
   }
 
   /** The lane, in the step, of this rank's own one of that place. */
@@ -129,20 +129,20 @@ export class Wave {
     const problem = { rows, hosts: this.hosts[layer] ?? [], intervals: this.intervals, speed: Float64Array.from(facts.speed) };
     const blocks = dealBlocks(fssdp.dispatch, problem);
     this.blocks[layer] = blocks;
-    this.loads[layer] = loadsOf({ rows, blocks, homes: this.homes[layer] ?? [], ranks: facts.speed.length });
+    this.loads[layer] = loadsOf({ rows, blocks, primaries: this.primaries[layer] ?? [], ranks: facts.speed.length });
     return { blocks, stamp: this.#stampOf(layer) };
   }
 
-  /** Has a layer's sums go home behind what is computed next. Those of the layer before are home then: of two layers sums are held. */
-  async sendHome(layer: number, reduce: () => Promise<void>): Promise<void> {
-    await this.#homeward;
-    this.#homeward = reduce().then(() => this.#options.complete?.(layer));
-    this.#homeward.catch(() => {}); // whoever awaits it is told
+  /** Has a layer's sums go to primaries behind what is computed next. Those of the layer before are there then: of two layers sums are held. */
+  async sendToPrimaries(layer: number, reduce: () => Promise<void>): Promise<void> {
+    await this.#toPrimary;
+    this.#toPrimary = reduce().then(() => this.#options.complete?.(layer));
+    this.#toPrimary.catch(() => {}); // whoever awaits it is told
   }
 
-  /** Done once all sums are home. */
-  async allHome(): Promise<void> {
-    await this.#homeward;
+  /** Done once all sums are primary. */
+  async allAtPrimaries(): Promise<void> {
+    await this.#toPrimary;
   }
 
   async beforeBackward(layer: number): Promise<void> {

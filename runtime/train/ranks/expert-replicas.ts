@@ -11,7 +11,7 @@ interface CopySettings {
   readonly memory: RankMemory;
   readonly shape: Shape;
   readonly node: readonly number[];
-  readonly homes: readonly (readonly number[])[];
+  readonly primaries: readonly (readonly number[])[];
   readonly spread: SpreadName;
 }
 
@@ -52,7 +52,7 @@ export class Copies {
   async #bring({ what, layer, stamp }: CopyName, hosts: readonly (readonly number[])[]): Promise<void> {
     const { transport, memory, shape, node, spread } = this.#settings;
     const { slices } = shape;
-    const homes = this.#settings.homes[layer] ?? [];
+    const primaries = this.#settings.primaries[layer] ?? [];
     for (const [expert, row] of hosts.entries())
       if (row.includes(transport.rank) && !memory.owns(layer, expert)) memory.addCopy(layer, expert);
     await gather({
@@ -61,7 +61,7 @@ export class Copies {
       layer,
       pieces: piecesOf((shape.experts[layer]?.[0]?.to ?? 0) / slices),
       what,
-      placement: { homes, hosts: chunkHosts(hosts, homes, slices), node },
+      placement: { primaries, hosts: chunkHosts(hosts, primaries, slices), node },
       spread,
       memory: (chunk) => chunkIn(memory.parameters(layer, expertOf(chunk, slices)), chunk, slices),
     });

@@ -11,7 +11,7 @@ import { floatsMax } from "../optimizers/kernel.ts";
 import { type AskedOptimizer, sharedBy, stateBytes } from "../optimizers/open.ts";
 import { borrowedFloats } from "../passes/borrowed.ts";
 import { keptFloats } from "../passes/kept.ts";
-import { firstHomes, ownedDense, ownedFloats, type Shape, shapeOf } from "./model-shape.ts";
+import { firstPrimaries, ownedDense, ownedFloats, type Shape, shapeOf } from "./model-shape.ts";
 import type { Fssdp, RankFacts } from "./step-plan.ts";
 
 /** What decides the memory of ranks. */
@@ -41,7 +41,7 @@ const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(bytes < 1e
 /** What the memory of a model's ranks has alike; of many experts and layers it takes long to find. */
 interface Alike {
   readonly shape: Shape;
-  readonly homes: readonly (readonly number[])[];
+  readonly primaries: readonly (readonly number[])[];
   /** Of each rank, who shadows it; empty where nobody does. */
   readonly shadows: readonly number[];
   /** Of the embedding that the head has too. */
@@ -55,7 +55,7 @@ function alikeOf({ program, layout, facts, shadow }: RankedModel): Alike {
   const shape = shapeOf(layout, ranks);
   return {
     shape,
-    homes: firstHomes(shape, ranks),
+    primaries: firstPrimaries(shape, ranks),
     shadows: shadow ? shadowsOf(facts.node) : [],
     tied: borrowedFloats(program, shape.dense),
     kept: program.layers.reduce((sum, layer) => sum + keptFloats(layer), 0),
@@ -65,9 +65,9 @@ function alikeOf({ program, layout, facts, shadow }: RankedModel): Alike {
 /** What a rank holds in a step in which every expert has rows of every lane. */
 export function memoryProblem(model: RankedModel, rank: number, alike = alikeOf(model)): MemoryProblem {
   const { facts, fssdp, ...batch } = model;
-  const { shape, homes, shadows } = alike;
+  const { shape, primaries, shadows } = alike;
   const ranks = facts.node.length;
-  const owned = homes.map((row) => row.filter((home) => home === rank).length);
+  const owned = primaries.map((row) => row.filter((primary) => primary === rank).length);
   const shadowed = ownedFloats(shape, shadows.indexOf(rank), ranks);
   const each = sharedBy(model, shadows.length > 0 ? 2 : 1);
   const own = laneIntervals(fssdp.lanesAtOnce, facts.speed)[rank] ?? { from: 0, to: 0 };
@@ -85,7 +85,7 @@ export function memoryProblem(model: RankedModel, rank: number, alike = alikeOf(
     shadowed,
     stateBytes: stateBytes(each, ownFloats) + stateBytes(each, shadowed),
     climbed: climbs ? ownFloats + (ranks > 1 ? shape.denseFloats : 0) : 0,
-    copies: homes.map((row, layer) => Math.min(fssdp.memorySlots, row.length - (owned[layer] as number))),
+    expertReplicas: primaries.map((row, layer) => Math.min(fssdp.memorySlots, row.length - (owned[layer] as number))),
     rematerialize: fssdp.rematerialize === "AfterForward",
     // The one that backward adds to; among ranks, those that wait for the sum of the lanes before, of a layer and of the one after it.
     partials: 1 + (ranks > 1 ? 2 * fssdp.lanesAtOnce * Math.max(0, ...owned) : 0),

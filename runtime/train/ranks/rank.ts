@@ -1,4 +1,4 @@
-// One rank's part in a step of training: its lanes forward and backward, wave by wave, the experts that it hosts, sums home, and the
+// One rank's part in a step of training: its lanes forward and backward, wave by wave, the experts that it hosts, sums to primaries, and the
 // update of what it owns. All ranks run the same code and meet in the exchanges; how many they are, one among them, changes no bits.
 
 import type { TrainingBackend } from "../../compute/training.ts";
@@ -22,8 +22,8 @@ import { type Begun, beginWorld } from "./begin-world.ts";
 import { Copies } from "./expert-replicas.ts";
 import { RankRates } from "./measured-rates.ts";
 import { beginOf, factsOf, normIn, roomOf, runHash, storesOf } from "./member.ts";
-import { firstHomes, homesOfUnits, ownedDense, type Shape, shapeOf, stateUnits } from "./model-shape.ts";
-import { moveHomes } from "./primary-moves.ts";
+import { firstPrimaries, ownedDense, primariesOfUnits, type Shape, shapeOf, stateUnits } from "./model-shape.ts";
+import { movePrimaries } from "./primary-moves.ts";
 import type { RankMemory } from "./rank-memory.ts";
 import type { RankOptions } from "./rank-options.ts";
 import { Holdings } from "./rank-state.ts";
@@ -48,7 +48,7 @@ export interface StepEnd {
   readonly rate: number;
   /** Of each layer: rows that its experts had, where they live, and who had them in the step's first wave. */
   readonly rows: readonly ArrayLike<number>[];
-  readonly homes: readonly (readonly number[])[];
+  readonly primaries: readonly (readonly number[])[];
   readonly hosts: readonly (readonly (readonly number[])[])[];
   /** Of each layer, who computed its experts' rows in the first wave. */
   readonly blocks: readonly Blocks[];
@@ -83,7 +83,7 @@ interface Turn {
   readonly lanes: number;
   readonly wave: number;
   stopped(): boolean;
-  /** A layer's gradients are complete at their homes. */
+  /** A layer's gradients are complete at their primaries. */
   complete?(layer: number): void;
 }
 
@@ -117,11 +117,11 @@ export class Rank {
     const [floats, layers] = [this.#shape.expertFloats, this.#shape.experts.length];
     this.#rates = new RankRates({ transport, meter, floats, layers, everySteps: options.fssdp.reshardSteps });
     this.#run = runHash(options);
-    this.#planning = new Planning(options.fssdp, facts, firstHomes(this.#shape, transport.ranks));
-    const homes = (): readonly (readonly number[])[] => this.#planning.homes;
+    this.#planning = new Planning(options.fssdp, facts, firstPrimaries(this.#shape, transport.ranks));
+    const primaries = (): readonly (readonly number[])[] => this.#planning.primaries;
     const stamp = (step: number): Stamp => this.#stamp(step, "between steps");
     const loaded = (step: number): void => this.#holdings.loaded(step, stores.all);
-    this.state = new RankState({ layout, shape: this.#shape, stores, transport, homes, stamp, loaded });
+    this.state = new RankState({ layout, shape: this.#shape, stores, transport, primaries, stamp, loaded });
   }
 
   static async open(backend: TrainingBackend, given: RankOptions): Promise<Rank> {
@@ -147,7 +147,7 @@ export class Rank {
    */
   async begin(restore: () => Promise<number>): Promise<Begun> {
     const begun = await beginWorld(beginOf(this.#given, { shape: this.#shape, stores: this.#stores, holdings: this.#holdings }, restore));
-    this.#planning.homes = begun.homes;
+    this.#planning.primaries = begun.primaries;
     await this.#allDense(this.#stamp(begun.step, "dense part"));
     return begun;
   }
@@ -156,7 +156,7 @@ export class Rank {
   get share(): Share {
     return {
       units: stateUnits(this.#shape),
-      homes: homesOfUnits(this.#shape, this.#planning.homes),
+      primaries: primariesOfUnits(this.#shape, this.#planning.primaries),
       rank: this.#options.seat.transport.rank,
       state: this.#memory,
       spread: (step) => this.#allDense(this.#stamp(step, "met"), "means"), // ranks may wait for other worlds, longer than a step may take
@@ -185,19 +185,19 @@ export class Rank {
   /** `step` counts from 1. Undefined where the run is to stop, on all ranks alike: parameters are then those of the step before. */
   async step(step: number, batch: Batch, stopped = never): Promise<StepEnd | undefined> {
     const { transport } = this.#options.seat;
-    const from = this.#planning.homes;
-    const homes = this.#planning.nextHomes(step);
-    const before = this.#stamp(step, { from, homes });
+    const from = this.#planning.primaries;
+    const primaries = this.#planning.nextPrimaries(step);
+    const before = this.#stamp(step, { from, primaries });
     // Ranks that do not agree would wait for one another's frames; here all of them send one of the same name, and whether to stop.
     const wishes = Int32Array.of(Number(transport.ranks > 1 && stopped()));
     const asked = await gatherAll(transport, before, { what: "plan", layer: -1, lengthFrom: () => 1 }, wishes);
     if (asked.some(([stop]) => stop !== 0)) return undefined;
-    await moveHomes({ transport, stamp: before, shape: this.#shape, stores: this.#stores, from, to: homes });
-    this.#planning.homes = homes;
-    const hosts = homes.map((_, layer) => this.#planning.hostsBefore(layer));
-    const stamp = this.#stamp(step, { homes, hosts });
+    await movePrimaries({ transport, stamp: before, shape: this.#shape, stores: this.#stores, from, to: primaries });
+    this.#planning.primaries = primaries;
+    const hosts = primaries.map((_, layer) => this.#planning.hostsBefore(layer));
+    const stamp = this.#stamp(step, { primaries, hosts });
     const { lanes, fssdp } = this.#options;
-    const complete = (layer: number): void => this.#stores.startGradients(transport, stamp, { layer, homes: homes[layer] ?? [] });
+    const complete = (layer: number): void => this.#stores.startGradients(transport, stamp, { layer, primaries: primaries[layer] ?? [] });
     const turn = { stamp, hosts, lanes, wave: fssdp.lanesAtOnce, stopped, complete };
     const done = await this.#summed(turn, batch);
     if (done === undefined || !(await this.#climbed(turn, batch))) return undefined;
@@ -223,7 +223,7 @@ export class Rank {
       gradientNorm,
       rate,
       rows,
-      homes,
+      primaries,
       hosts: done.hosts,
       blocks: done.blocks,
       loads: done.loads,
@@ -234,8 +234,8 @@ export class Rank {
   /** The sum of the losses of each group of sequences, on all ranks; undefined where the run is to stop. */
   async losses({ step, groups, group, stopped }: Look): Promise<readonly number[] | undefined> {
     const { transport } = this.#options.seat;
-    const hosts = this.#planning.homes.map((_, layer) => this.#planning.hostsBefore(layer));
-    const stamp = this.#stamp(step, { look: groups, homes: this.#planning.homes, hosts });
+    const hosts = this.#planning.primaries.map((_, layer) => this.#planning.hostsBefore(layer));
+    const stamp = this.#stamp(step, { look: groups, primaries: this.#planning.primaries, hosts });
     // Alone, a rank looks at one group after another, whatever a step has at once.
     const wave = transport.ranks === 1 ? 1 : this.#options.fssdp.lanesAtOnce;
     const turn = { stamp, hosts, lanes: groups, wave, stopped };
@@ -289,7 +289,7 @@ export class Rank {
     const { sequences, sequenceLength } = this.#options;
     const losses: LaneLoss[] = [];
     /** By layer, of each wave. */
-    const rows: ArrayLike<number>[][] = this.#planning.homes.map(() => []);
+    const rows: ArrayLike<number>[][] = this.#planning.primaries.map(() => []);
     let first: Wave | undefined;
     const pass = async (wave: Wave, numbers: readonly number[]): Promise<void> => {
       const lanes = await readAll(numbers, (lane) => batch.lane(lane));
@@ -342,11 +342,12 @@ export class Rank {
     const { seat, fssdp } = this.#options;
     const { transport, facts } = seat;
     const { spread } = fssdp;
-    return new Copies({ transport, memory: this.#memory, shape: this.#shape, node: facts.node, homes: this.#planning.homes, spread });
+    const { primaries } = this.#planning;
+    return new Copies({ transport, memory: this.#memory, shape: this.#shape, node: facts.node, primaries, spread });
   }
 
   #dropCopies(): void {
-    for (const layer of this.#planning.homes.keys()) this.#memory.dropCopies(layer);
+    for (const layer of this.#planning.primaries.keys()) this.#memory.dropCopies(layer);
   }
 
   #stamp(step: number, plan: unknown): Stamp {
@@ -376,7 +377,7 @@ export class Rank {
 
   #tally(stamp: Stamp): Promise<Float64Array> {
     const { transport } = this.#options.seat;
-    return tallyOf({ transport, stamp, shape: this.#shape, homes: this.#planning.homes, memory: this.#memory });
+    return tallyOf({ transport, stamp, shape: this.#shape, primaries: this.#planning.primaries, memory: this.#memory });
   }
 
   /** Makes a step in all that is here. Biases have no gradient, so that they are moved before is no other than after. */

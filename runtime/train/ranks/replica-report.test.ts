@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { copiesMax, copiesSchema } from "../../../crds/training-report.ts";
 import { copiesOf } from "./replica-report.ts";
 
-test("layers with copies are told with home and hosts, in the order of experts", () => {
+test("layers with copies are told with primary and hosts, in the order of experts", () => {
   const told = copiesOf([[[0], [1], [2]], [], [[0, 1], [1], [2, 1, 0], [2]]]);
   const most = [
     { expert: 0, ranks: [0, 1] },

@@ -10,19 +10,19 @@ interface Tallied {
   readonly transport: Transport;
   readonly stamp: Stamp;
   readonly shape: Shape;
-  readonly homes: readonly (readonly number[])[];
+  readonly primaries: readonly (readonly number[])[];
   readonly memory: RankMemory;
 }
 
 /** Of dense pieces, then of experts, in their order, on all ranks. */
-export async function tallyOf({ transport, stamp, shape, homes, memory }: Tallied): Promise<Float64Array> {
+export async function tallyOf({ transport, stamp, shape, primaries, memory }: Tallied): Promise<Float64Array> {
   const own: number[] = [];
   const owners: number[] = [];
   for (const { from, to, owner } of shape.pieces) {
     own.push(owner === transport.rank ? memory.denseSquares(from, to) : 0);
     owners.push(owner);
   }
-  for (const [layer, row] of homes.entries())
+  for (const [layer, row] of primaries.entries())
     for (const [expert, owner] of row.entries()) {
       own.push(owner === transport.rank ? memory.expertSquares(layer, expert) : 0);
       owners.push(owner);

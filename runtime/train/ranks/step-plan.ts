@@ -1,10 +1,10 @@
-// The plan of a step, the same on every rank: homes and hosts of each layer's experts from the counts of the last steps. Its hash is in
+// The plan of a step, the same on every rank: primaries and hosts of each layer's experts from the counts of the last steps. Its hash is in
 // every frame. Keeps those counts; calls no clock, so that ranks cannot differ.
 import { createHash } from "node:crypto";
 import type { DispatchName, rematerializeNames, TrainingPlannerName } from "../../../crds/names.ts";
 import type { SpreadName } from "../../placement/training/collectives.ts";
 import { trainingPlanner } from "../../placement/training/planners/index.ts";
-import { homesOnly, type LayerProblem } from "../../placement/training/planners/planner.ts";
+import { type LayerProblem, primariesOnly } from "../../placement/training/planners/planner.ts";
 import type { Rates } from "../../placement/training/rates.ts";
 
 export interface Fssdp {
@@ -19,9 +19,9 @@ export interface Fssdp {
   readonly overlapDegree: number;
   /** Steps whose counts are the forecast. */
   readonly window: number;
-  /** Steps between moves of homes. */
+  /** Steps between moves of primaries. */
   readonly reshardSteps: number;
-  /** Lanes of all ranks that pass forward and backward together, a power of two: memory is for these, and sums go home once for each. */
+  /** Lanes of all ranks that pass forward and backward together, a power of two: memory is for these, and sums go to primaries once for each. */
   readonly lanesAtOnce: number;
   readonly seconds: LayerProblem["seconds"];
   /** Ranks measure `seconds` and `overlapDegree` as they go; what is given holds until then. Unset: it holds all the time. */
@@ -42,14 +42,14 @@ export class Planning {
   readonly #facts: RankFacts;
   /** rows[layer][expert] of the last steps. */
   readonly #window: (readonly Rows[])[] = [];
-  homes: readonly (readonly number[])[];
+  primaries: readonly (readonly number[])[];
   /** Measured, once it is. */
   rates: Rates | undefined;
 
-  constructor(fssdp: Fssdp, facts: RankFacts, homes: readonly (readonly number[])[]) {
+  constructor(fssdp: Fssdp, facts: RankFacts, primaries: readonly (readonly number[])[]) {
     this.#fssdp = fssdp;
     this.#facts = facts;
-    this.homes = homes;
+    this.primaries = primaries;
   }
 
   get late(): boolean {
@@ -62,17 +62,20 @@ export class Planning {
     if (this.#window.length > this.#fssdp.window) this.#window.shift();
   }
 
-  /** Homes from this step on; those of before where it is no step to move in, or nothing is known. */
-  nextHomes(step: number): readonly (readonly number[])[] {
+  /** Primaries from this step on; those of before where it is no step to move in, or nothing is known. */
+  nextPrimaries(step: number): readonly (readonly number[])[] {
     const due = (step - 1) % this.#fssdp.reshardSteps === 0 && this.#window.length > 0;
     const planner = trainingPlanner(this.#fssdp.planner);
-    return (due ? planner.homes?.(this.homes.map((_, layer) => this.#problem(layer, this.#forecast(layer)))) : undefined) ?? this.homes;
+    return (
+      (due ? planner.primaries?.(this.primaries.map((_, layer) => this.#problem(layer, this.#forecast(layer)))) : undefined) ??
+      this.primaries
+    );
   }
 
-  /** hosts[expert] of a layer before its counts are known; homes alone where the planner waits for them, or nothing is known. */
+  /** hosts[expert] of a layer before its counts are known; primaries alone where the planner waits for them, or nothing is known. */
   hostsBefore(layer: number): number[][] {
     const problem = this.#problem(layer, this.#forecast(layer));
-    return this.late || this.#window.length === 0 ? homesOnly(problem) : trainingPlanner(this.#fssdp.planner).hosts(problem);
+    return this.late || this.#window.length === 0 ? primariesOnly(problem) : trainingPlanner(this.#fssdp.planner).hosts(problem);
   }
 
   /** hosts[expert] of a planner that waits for the step's own counts. */
@@ -81,7 +84,7 @@ export class Planning {
   }
 
   #forecast(layer: number): Rows {
-    const sums = new Float64Array(this.homes[layer]?.length ?? 0);
+    const sums = new Float64Array(this.primaries[layer]?.length ?? 0);
     for (const step of this.#window) for (let e = 0; e < sums.length; e++) sums[e] = (sums[e] as number) + (step[layer]?.[e] as number);
     return sums.map((sum) => sum / Math.max(1, this.#window.length));
   }
@@ -92,11 +95,11 @@ export class Planning {
     const { node, speed } = this.#facts;
     const ranks = node.length;
     const free = new Array<number>(ranks).fill(memorySlots);
-    return { load, homes: this.homes[layer] ?? [], ranks, node, speed: Float64Array.from(speed), free, overlap, seconds };
+    return { load, primaries: this.primaries[layer] ?? [], ranks, node, speed: Float64Array.from(speed), free, overlap, seconds };
   }
 }
 
-/** Of all that decides which frames there are: settings and facts of the ranks, homes and hosts. */
+/** Of all that decides which frames there are: settings and facts of the ranks, primaries and hosts. */
 export function planHash(decides: unknown): string {
   return createHash("sha256").update(JSON.stringify(decides)).digest("hex").slice(0, 16);
 }

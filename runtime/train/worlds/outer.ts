@@ -19,7 +19,7 @@ const signs = { made: 0, waits: 1, stops: 2 } as const;
 export interface Share {
   readonly units: readonly StateUnit[];
   /** The owner of each unit. */
-  readonly homes: readonly number[];
+  readonly primaries: readonly number[];
   readonly rank: number;
   readonly state: UnitState;
   /** Brings parameters of the dense part to all ranks of the world, once their owners have changed them. */
@@ -43,10 +43,10 @@ export class Outer {
   }
 
   /** To be called when a run begins, with parameters that all worlds have. */
-  async begin({ units, homes, rank, state }: Share): Promise<void> {
+  async begin({ units, primaries, rank, state }: Share): Promise<void> {
     const { setting } = this.#options;
     for (const [number, unit] of units.entries()) {
-      if (homes[number] !== rank) continue;
+      if (primaries[number] !== rank) continue;
       const arrays = await arraysOf(state, unit, setting);
       localOf(setting).begin(arrays);
       await keep(state, unit, arrays);
@@ -85,14 +85,14 @@ export class Outer {
   }
 
   /** False where a world stops before it comes to this: nothing is changed then, on any rank. */
-  async meet(step: number, { units, homes, rank, state, spread }: Share): Promise<boolean> {
+  async meet(step: number, { units, primaries, rank, state, spread }: Share): Promise<boolean> {
     if (!(await this.#allCome(step))) return false;
     const { setting } = this.#options;
     const recipe = localOf(setting);
     const stamp = this.#stamp(step);
-    const owners = await this.#ownersOf(stamp, homes);
+    const owners = await this.#ownersOf(stamp, primaries);
     for (const [number, unit] of units.entries()) {
-      if (homes[number] !== rank) continue;
+      if (primaries[number] !== rank) continue;
       const arrays = await arraysOf(state, unit, setting);
       const all = await this.#exchanged(stamp, unit, number, { own: recipe.send(arrays, setting.numbers), owners });
       (arrays.p as Float32Array).set(meanOf(all));
@@ -149,17 +149,18 @@ export class Outer {
   }
 
   /** Of each world, the rank among all that owns each unit: the first rank of a world says it. */
-  async #ownersOf(stamp: Stamp, homes: readonly number[]): Promise<readonly (readonly number[])[]> {
+  async #ownersOf(stamp: Stamp, primaries: readonly number[]): Promise<readonly (readonly number[])[]> {
     const { transport, firsts, world: here } = this.#options.group;
     const says = firsts.includes(transport.rank);
-    const own = Int32Array.from(says ? homes : []);
-    const lengthFrom = (rank: number): number => (firsts.includes(rank) ? homes.length : 0);
-    const all = await gatherAll(transport, stamp, { what: "homes", layer: -1, lengthFrom }, own);
+    const own = Int32Array.from(says ? primaries : []);
+    const lengthFrom = (rank: number): number => (firsts.includes(rank) ? primaries.length : 0);
+    const all = await gatherAll(transport, stamp, { what: "primaries", layer: -1, lengthFrom }, own);
     return firsts.map((first, world) => {
       const size = (firsts[world + 1] ?? transport.ranks) - first;
-      const told = world === here ? homes : [...(all[first] as Int32Array)];
-      if (told.some((home) => home < 0 || home >= size)) throw mismatch(first, `has units at ranks that its world of ${size} has not`);
-      return told.map((home) => first + home);
+      const told = world === here ? primaries : [...(all[first] as Int32Array)];
+      if (told.some((primary) => primary < 0 || primary >= size))
+        throw mismatch(first, `has units at ranks that its world of ${size} has not`);
+      return told.map((primary) => first + primary);
     });
   }
 
