@@ -1,6 +1,7 @@
-// The limits of this machine, of so many threads at once, which decode and prefill are measured against. Memory: every thread
-// compares two equal buffers far larger than the caches (memcmp reads both to the last byte and writes nothing). Arithmetic: every thread
-// runs a loop of multiply-adds on registers (runtime/compute/ggml/fma.ts).
+// What decode and prefill are measured against: the speed of this machine's memory and arithmetic, and a neighbour that uses up one CPU.
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { availableParallelism } from "node:os";
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
 import { fmaGigaflops } from "../../runtime/compute/ggml/fma.ts";
 import type { Limits } from "./speed-rows.ts";
@@ -27,6 +28,10 @@ async function together(limit: Order["limit"], threads: number): Promise<number 
   return each.reduce<number | undefined>((sum, rate) => (sum === undefined || rate === undefined ? undefined : sum + rate), 0);
 }
 
+/**
+ * Memory: every thread compares two equal buffers far larger than the caches. Arithmetic: every thread runs a loop of multiply-adds on
+ * registers.
+ */
 export async function machineLimits(threads: number): Promise<Limits> {
   return { gigabytesPerSecond: (await together("read", threads)) ?? 0, gigaflops: await together("fma", threads) };
 }
@@ -52,6 +57,40 @@ function measure({ limit, control, threads }: Order): void {
     Atomics.wait(ready, 0, seen, startMs);
   }
   parentPort?.postMessage(limit === "read" ? readRate() : fmaGigaflops());
+}
+
+interface Hog {
+  /** The CPU that it is pinned to. */
+  readonly cpu: number;
+  /** Does something while it runs. */
+  beside<T>(work: () => Promise<T>): Promise<T>;
+  close(): Promise<void>;
+}
+
+/** A process that is pinned to a core, started stopped, and runs beside a measurement. */
+export async function startHog(cpu = availableParallelism() - 1): Promise<Hog> {
+  const child = spawn("taskset", ["-c", String(cpu), process.execPath, "-e", "for(;;);"], { stdio: "ignore" });
+  await Promise.race([once(child, "spawn"), once(child, "error").then(([cause]) => Promise.reject(cause))]);
+  child.kill("SIGSTOP");
+  const leave = (): void => void child.kill("SIGKILL");
+  process.once("exit", leave);
+  return {
+    cpu,
+    async beside(work) {
+      child.kill("SIGCONT");
+      try {
+        return await work();
+      } finally {
+        child.kill("SIGSTOP");
+      }
+    },
+    async close() {
+      process.removeListener("exit", leave);
+      const gone = once(child, "exit");
+      leave();
+      await gone;
+    },
+  };
 }
 
 if (!isMainThread && (workerData as Order | null)?.limit) measure(workerData as Order);
