@@ -34,7 +34,7 @@ export function mapText(map: ExpertMap, columns: number): string {
   const cells = Math.ceil(map.experts / perCell);
   const lines = map.rows.map(({ rank, held, expertReplicas, hostedBytes, loadPercent, state, weights }) => {
     const drawn = binned(weights, perCell).map(glyphOf).join("");
-    const figures = `${String(held).padStart(5)} experts, ${String(expertReplicas).padStart(4)} secondary, ${bytes(hostedBytes).padStart(9)}, load ${percent(loadPercent)}`;
+    const figures = `${String(held).padStart(4)} experts, ${String(expertReplicas).padStart(3)} secondary, ${bytes(hostedBytes).padStart(9)}, load ${percent(loadPercent)}`;
     return `${String(rank).padStart(4)} |${drawn}| ${figures}${state === undefined || state === "active" ? "" : `  ${state}`}`;
   });
   const scale = glyphs.map((glyph, i) =>
