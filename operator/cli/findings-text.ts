@@ -63,7 +63,7 @@ function deploymentRow({ namespace, name, owner, health, serving = 0, desired, g
   const { imbalancePercent, boundPercent, epoch } = placement;
   return [
     namespace,
-    owner === undefined ? name : `- ${name}, stand-in`,
+    owner === undefined ? name : `- ${name}, green deployment`,
     health.mark === "well" ? "Serving" : health.reason,
     `${serving}/${desired}`,
     gateways,

@@ -45,7 +45,7 @@ export function deploymentState(deployment: MoEDeployment, plan?: ExpertPlacemen
   return {
     namespace: metadata.namespace,
     name: metadata.name,
-    owner: metadata.labels?.[labels.standsInFor],
+    owner: metadata.labels?.[labels.greenOf],
     health: deploymentHealth(status.conditions, status.operation?.type),
     serving: expertParallel?.activeRanks ?? status.availableReplicas,
     desired: expertParallel?.desiredRanks ?? spec.replicas,

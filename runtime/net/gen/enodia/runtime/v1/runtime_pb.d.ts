@@ -1310,16 +1310,9 @@ export declare type Membership = Message<"enodia.runtime.v1.Membership"> & {
   members: Member[];
 
   /**
-   * workers follow sampled tokens from layer to layer: the placement policy uses it
-   *
-   * @generated from field: bool sample_transitions = 3;
-   */
-  sampleTransitions: boolean;
-
-  /**
    * while no rank serves, gateways let requests wait so long for one to come; 0 = they refuse them
    *
-   * @generated from field: uint64 hold_ms = 4;
+   * @generated from field: uint64 hold_ms = 3;
    */
   holdMs: bigint;
 };

@@ -1,17 +1,18 @@
-// One look at the stand-in of a deployment that changes its model or codec: what is there of it, and what is to be done.
+// One look at the green deployment of a deployment that changes its model or codec: what is there of it, and what is to be done.
+
+import type { GreenStatus } from "../../../crds/blue-green.ts";
 import type { Operation } from "../../../crds/operation.ts";
-import type { StandInStatus } from "../../../crds/stand-in.ts";
 import type { RollFailure } from "./roll-failure.ts";
 
 /** Whose gateways the Service leads to. */
-export type Front = "Own" | "Both" | "StandIn";
+export type Front = "Own" | "Both" | "Green";
 
 export interface Sizes {
   readonly ranks: number;
   readonly gateways: number;
 }
 
-export interface StandInFacts {
+export interface GreenFacts {
   readonly name: string;
   readonly uid: string;
   readonly terminating: boolean;
@@ -33,7 +34,7 @@ export interface StandInFacts {
   readonly message: string;
 }
 
-export interface StandInStep {
+export interface GreenStep {
   /** Where the Service is to lead. */
   readonly front: Front;
   /** `Widen` gives it as many gateways and ranks as the deployment has. */
@@ -42,18 +43,18 @@ export interface StandInStep {
   readonly holds: boolean;
   /** The reason why the roll is taken back. */
   readonly failure: RollFailure | undefined;
-  /** Undefined where no stand-in is there or to be made. */
-  readonly status: StandInStatus | undefined;
+  /** Undefined where no green deployment is there or to be made. */
+  readonly status: GreenStatus | undefined;
   readonly phase: Operation["phase"];
   readonly message: string;
   /** Milliseconds after which to look again, even if nothing changes. */
   readonly againInMs: number | undefined;
 }
 
-/** The stand-in of a change of model, and what is to be done. */
-export interface StandInLook extends StandInStep {
+/** The green deployment of a change of model, and what is to be done. */
+export interface GreenLook extends GreenStep {
   /** Undefined while it is to be made. */
-  readonly child: StandInFacts | undefined;
+  readonly child: GreenFacts | undefined;
   /** The worker template that the spec has. */
   readonly templateHash: string;
 }

@@ -6,7 +6,7 @@ import { DeploymentLoop } from "./loop.ts";
 
 const minuteMs = 60_000;
 
-test("a calm deployment is looked at once a second, one with a rank that leaves many times", async (t) => {
+test("an idle deployment is looked at once a second, one with a rank that leaves many times", async (t) => {
   const { tick } = DeploymentLoop.prototype;
   let looks = 0;
   t.mock.method(DeploymentLoop.prototype, "tick", function (this: DeploymentLoop) {
@@ -21,7 +21,7 @@ test("a calm deployment is looked at once a second, one with a rank that leaves 
   looks = 0;
   await sim.clock.run(minuteMs);
   // Windows end and their messages come meanwhile, which ask for looks of their own.
-  assert.ok(looks >= 55 && looks <= 80, `${looks} looks in a calm minute`);
+  assert.ok(looks >= 55 && looks <= 80, `${looks} looks in an idle minute`);
   looks = 0;
   sim.kube.leaving = [{ rank: 2, podUid: sim.worker(2).podUid, reason: "Shrink" }];
   sim.refresh();

@@ -1,11 +1,15 @@
-// The optimum, for small models: per layer a mixed-integer program over hosts and weights that minimises the worst rank
-// and, among equals, the expert replicas to make. The oracle that other policies are measured against.
-import { sum } from "../../../runtime/placement/imbalance.ts";
-import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
-import { type Hosts, layerDemand, type Problem, someUnhosted, toLayers, toProblem } from "../problem.ts";
-import { withinBudget, worstOf } from "../search/within-budget.ts";
-import { type Program, solve } from "../solver.ts";
-import { planIncremental } from "./incremental.ts";
+// The optimum for small models. Serving: per layer a mixed-integer program over hosts and weights that minimises the worst rank and,
+// among equals, the expert replicas to make. Training: all placements of a layer are tried.
+import { AppError } from "../../crds/common.ts";
+import { planIncremental } from "../../operator/planner/policies/incremental.ts";
+import type { PlacementPolicy, PlanInput, PlanOutput } from "../../operator/planner/policy.ts";
+import { type Hosts, layerDemand, type Problem, someUnhosted, toLayers, toProblem } from "../../operator/planner/problem.ts";
+import { withinBudget, worstOf } from "../../operator/planner/search/within-budget.ts";
+import type { Materialised } from "../../runtime/placement/calibrate.ts";
+import { sum } from "../../runtime/placement/imbalance.ts";
+import { type LayerProblem, primariesOnly, type TrainingPlanner } from "../../runtime/placement/training/planners/planner.ts";
+import { secondsOf, wayOf } from "../../runtime/placement/training/planners/ways.ts";
+import { type Program, solve } from "./solver.ts";
 
 /** Experts x ranks of a layer is what makes it hard; a plan of this size takes seconds. */
 const cellsMax = 2560;
@@ -19,7 +23,6 @@ export const exact: PlacementPolicy = {
   name: "exact",
   summary: "optimal placement per layer by mixed-integer programming; small models only",
   keepsCurrent: true,
-  usesTransitions: false,
   cellsMax,
   plan: planExact,
 };
@@ -128,3 +131,57 @@ function layerProgram(problem: Problem, layer: number, room: Float64Array): Prog
   rows.push({ terms: [["m", 1]], sense: ">=", rhs: sum(demand) > 0 ? 1 : 0 });
   return { minimise, rows, binaries: experts.flatMap((e) => ranks.map((g) => `x${e}_${g}`)) };
 }
+
+/** Placements that are tried, at most: a second or two. */
+const placementsMax = 20_000;
+
+/** Sets of at most `most` of the items. */
+function subsets(items: readonly number[], most: number): number[][] {
+  const [first, ...rest] = items;
+  if (first === undefined || most <= 0) return [[]];
+  return [...subsets(rest, most), ...subsets(rest, most - 1).map((set) => [first, ...set])];
+}
+
+/** Sets of at most `most` of so many items. */
+function subsetCount(items: number, most: number): number {
+  let [count, all] = [1, 1];
+  for (let size = 1; size <= Math.min(items, most); size++) {
+    count = (count * (items - size + 1)) / size;
+    all += count;
+  }
+  return all;
+}
+
+function tried(problem: LayerProblem): number[][] {
+  const { primaries, free } = problem;
+  const foreign = free.map((_, rank) => primaries.map((_, e) => e).filter((e) => primaries[e] !== rank));
+  const count = free.reduce((product, room, rank) => product * subsetCount(foreign[rank]?.length ?? 0, room), 1);
+  if (count > placementsMax)
+    throw new AppError(`planner exact has ${count} placements to try, it tries up to ${placementsMax}; take planner auto, or fewer slots`, {
+      code: "BadOption",
+      operation: "planning a layer",
+    });
+  let best: Materialised = wayOf(problem, primariesOnly(problem));
+  let least = secondsOf(problem, best);
+  const tryFrom = (rank: number, found: readonly (readonly number[])[]): void => {
+    if (rank === free.length) {
+      const way = wayOf(
+        problem,
+        found.map((row) => row.slice()),
+      );
+      const seconds = secondsOf(problem, way);
+      if (seconds < least) [best, least] = [way, seconds];
+      return;
+    }
+    for (const set of subsets(foreign[rank] as number[], free[rank] as number))
+      tryFrom(
+        rank + 1,
+        found.map((row, e) => (set.includes(e) ? [...row, rank] : row)),
+      );
+  };
+  tryFrom(0, primariesOnly(problem));
+  return best.hosts;
+}
+
+/** The best placement of a layer in training: all of them are tried. */
+export const exactTraining: TrainingPlanner = { late: false, hosts: tried };

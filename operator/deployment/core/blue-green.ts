@@ -1,26 +1,27 @@
-// The next step of a change of model or codec that serves on meanwhile: a stand-in, an owned deployment of the new model, comes up beside
+// The next step of a change of model or codec that serves on meanwhile: a green deployment, an owned deployment of the new model, comes up beside
 // the ranks, has the Service while they change, and goes when they serve again. Pure: each step follows from what is there, so that it
-// may be repeated by whoever leads. ../stand-ins.ts gathers and acts.
+// may be repeated by whoever leads. ../green deployments.ts gathers and acts.
+
+import type { GreenStatus } from "../../../crds/blue-green.ts";
 import { type Condition, rfc3339 } from "../../../crds/conditions.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
 import type { RolloutAnalysis } from "../../../crds/rollout.ts";
-import type { StandInStatus } from "../../../crds/stand-in.ts";
 import { type Comparison, judgeCanaries, judgesByTime } from "./canary.ts";
+import type { Front, GreenFacts, GreenStep, Sizes } from "./green-look.ts";
 import { judgePods } from "./rollout.ts";
 import { living, type PodFacts } from "./snapshot.ts";
-import type { Front, Sizes, StandInFacts, StandInStep } from "./stand-in-look.ts";
 
-/** Ranks or a stand-in that have lost the Service are left to those who have not heard of it for so long before they stop. */
+/** Ranks or a green deployment that have lost the Service are left to those who have not heard of it for so long before they stop. */
 export const heardOfMs = 10_000;
-/** What a stand-in serves as a canary is looked at this often: totals that grow wake nobody. */
+/** What a green deployment serves as a canary is looked at this often: totals that grow wake nobody. */
 const compareMs = 10_000;
-/** A stand-in that was told to stop is deleted after this at the latest, beside `elasticity.drain`: gateways end before ranks do. */
+/** A green deployment that was told to stop is deleted after this at the latest, beside `elasticity.drain`: gateways end before ranks do. */
 const stopSlackMs = 150_000;
 
-export interface StandInInput {
+export interface GreenInput {
   readonly now: Date;
-  /** The name of a stand-in for the spec; undefined where the strategy or the object has none. */
+  /** The name of a green deployment for the spec; undefined where the strategy or the object has none. */
   readonly possible: string | undefined;
   /** Of the ranks: they have the model that is to be in force, or another and the spec is not accepted, or another and they are to stop. */
   readonly stands: "Same" | "Accepting" | "Stopping";
@@ -32,10 +33,10 @@ export interface StandInInput {
     /** All of them do. */
     readonly whole: boolean;
   };
-  readonly child: StandInFacts | undefined;
+  readonly child: GreenFacts | undefined;
   /** As the Service has it. */
   readonly front: Front;
-  /** A failure of the stand-in takes the roll back. */
+  /** A failure of the green deployment takes the roll back. */
   readonly rollsBack: boolean;
   /** What it has to stand as a canary before it serves alone; undefined: nothing. */
   readonly analysis: RolloutAnalysis | undefined;
@@ -46,10 +47,10 @@ export interface StandInInput {
   /** `elasticity.drain` in ms. */
   readonly drainMs: number;
   /** What the status said before. */
-  readonly last: StandInStatus | undefined;
+  readonly last: GreenStatus | undefined;
 }
 
-const idle: StandInStep = {
+const idle: GreenStep = {
   front: "Own",
   act: "None",
   holds: false,
@@ -60,7 +61,7 @@ const idle: StandInStep = {
   againInMs: undefined,
 };
 
-export function standInStep(input: StandInInput): StandInStep {
+export function greenStep(input: GreenInput): GreenStep {
   const { child } = input;
   if (!child) return begin(input);
   const here = !child.terminating && !child.suspended;
@@ -70,38 +71,38 @@ export function standInStep(input: StandInInput): StandInStep {
 }
 
 /** Ranks that do not serve have nothing to lose, and change at once. */
-function begin({ wanted, stands, possible, own, now }: StandInInput): StandInStep {
+function begin({ wanted, stands, possible, own, now }: GreenInput): GreenStep {
   if (!wanted || stands !== "Accepting" || possible === undefined || !own.serves) return idle;
-  const status: StandInStatus = { name: possible, phase: "Starting", since: rfc3339(now) };
-  return { ...idle, act: "Create", holds: true, status, phase: "Creating", message: `stand-in ${possible} is made` };
+  const status: GreenStatus = { name: possible, phase: "Starting", since: rfc3339(now) };
+  return { ...idle, act: "Create", holds: true, status, phase: "Creating", message: `green deployment ${possible} is made` };
 }
 
 /**
- * The stand-in keeps the Service until the ranks are whole with the model that is to be in force, or it fails while some of them serve.
+ * The green deployment keeps the Service until the ranks are whole with the model that is to be in force, or it fails while some of them serve.
  * Where none of them serves it has the Service in any case.
  */
-function isNeeded({ wanted, stands, own, front }: StandInInput, child: StandInFacts, called: boolean): boolean {
+function isNeeded({ wanted, stands, own, front }: GreenInput, child: GreenFacts, called: boolean): boolean {
   if (!wanted) return false;
   // A canary has what the ranks do not serve, and is judged all the same.
   if (front === "Both" && called) return false;
-  if (front !== "StandIn") return child.serves && !child.terminating && !own.serves;
+  if (front !== "Green") return child.serves && !child.terminating && !own.serves;
   if (child.terminating || !child.serves) return !own.serves;
   return !(stands === "Same" && own.whole);
 }
 
-function stand(input: StandInInput, child: StandInFacts): StandInStep {
+function stand(input: GreenInput, child: GreenFacts): GreenStep {
   const { stands } = input;
   const { status, ageMs } = statusOf(input, child, "Serving");
   const leftMs = Math.max(0, heardOfMs - ageMs);
-  const step = { ...idle, front: "StandIn" as const, status, phase: "StandingIn" as const };
-  const told = `stand-in ${child.name} serves in their place`;
+  const step = { ...idle, front: "Green" as const, status, phase: "GreenServing" as const };
+  const told = `green deployment ${child.name} serves in their place`;
   if (stands === "Same") return { ...step, message: `${told} until all ranks serve the new model` };
   if (leftMs === 0 || stands === "Stopping") return { ...step, message: `${told} while the ranks change their model` };
   // Clients and proxies that have not heard of the Service yet still come to the gateways of before.
   return { ...step, holds: true, message: `${told}; the ranks change their model in ${Math.ceil(leftMs / 1000)} s`, againInMs: leftMs };
 }
 
-function rise(input: StandInInput, child: StandInFacts): StandInStep {
+function rise(input: GreenInput, child: GreenFacts): GreenStep {
   const { failure, noRoom, serves, dueInMs, message } = child;
   const { analysis } = input;
   const before = input.last?.name === child.name ? input.last.phase : "Starting";
@@ -117,11 +118,11 @@ function rise(input: StandInInput, child: StandInFacts): StandInStep {
   if (noRoom !== "" && dueInMs === undefined && input.rollsBack)
     return { ...step, failure: { reason: "ProgressDeadlineExceeded", message: noRoom }, message: noRoom };
   const says = failure?.message ?? (noRoom || message);
-  return { ...step, message: `stand-in ${child.name} does not serve yet${says === "" ? "" : `: ${says}`}`, againInMs: dueInMs };
+  return { ...step, message: `green deployment ${child.name} does not serve yet${says === "" ? "" : `: ${says}`}`, againInMs: dueInMs };
 }
 
 /** Of new connections it has the share that its gateways are of all, and nothing comes into force meanwhile. */
-function bake(input: StandInInput, child: StandInFacts, analysis: RolloutAnalysis): StandInStep {
+function bake(input: GreenInput, child: GreenFacts, analysis: RolloutAnalysis): GreenStep {
   const { status, ageMs } = statusOf(input, child, "Baking");
   const step = { ...idle, holds: true, status, phase: "Baking" as const };
   const begun = input.last?.name === child.name && input.last.phase === "Baking";
@@ -131,52 +132,52 @@ function bake(input: StandInInput, child: StandInFacts, analysis: RolloutAnalysi
   if (leftMs <= 0 && verdict.type === "Passed") {
     // Known before anything is done about it, so that another leader does not bake it anew.
     const { status: baked } = statusOf(input, child, "Baked");
-    return { ...step, front: "Both", status: baked, message: `stand-in ${child.name} has passed as a canary`, againInMs: 1 };
+    return { ...step, front: "Both", status: baked, message: `green deployment ${child.name} has passed as a canary`, againInMs: 1 };
   }
   const share = `${child.sizes.gateways} of ${child.sizes.gateways + input.sizes.gateways} gateways`;
-  const bakes = `stand-in ${child.name} has ${share} since ${status.since}, for ${analysis.bake}`;
+  const bakes = `green deployment ${child.name} has ${share} since ${status.since}, for ${analysis.bake}`;
   const message = [bakes, ...(verdict.message === "" ? [] : [verdict.message])].join("; ");
   return { ...step, front: "Both", message, againInMs: judgesByTime(analysis) ? leftMs : compareMs };
 }
 
 /** It gets all requests once it has the gateways and ranks that they need. */
-function lead(input: StandInInput, child: StandInFacts, baked: boolean): StandInStep {
+function lead(input: GreenInput, child: GreenFacts, baked: boolean): GreenStep {
   const { ranks, gateways } = input.sizes;
   const lacks = child.sizes.gateways < gateways || child.sizes.ranks < ranks;
   const { status } = statusOf(input, child, baked || lacks ? "Baked" : "Starting");
   const step = { ...idle, holds: true, status, phase: "Creating" as const };
-  if (lacks) return { ...step, act: "Widen", message: `stand-in ${child.name} gets ${gateways} gateways and ${ranks} ranks` };
-  return { ...step, front: "StandIn", message: `stand-in ${child.name} serves: the Service leads to it` };
+  if (lacks) return { ...step, act: "Widen", message: `green deployment ${child.name} gets ${gateways} gateways and ${ranks} ranks` };
+  return { ...step, front: "Green", message: `green deployment ${child.name} serves: the Service leads to it` };
 }
 
-/** Gateways of a stand-in that is a canary: their share of all is that of canaries among ranks, but one of them at least. */
+/** Gateways of a green deployment that is a canary: their share of all is that of canaries among ranks, but one of them at least. */
 export function canaryGateways({ rolloutStrategy, replicas }: MoEDeploymentSpec, gateways: number): number {
   const { canary } = rolloutStrategy;
   return canary ? Math.max(1, Math.min(gateways, Math.floor((gateways * canary.ranks) / Math.max(1, replicas)))) : gateways;
 }
 
-const roomless = ({ name, noRoom }: StandInFacts): string =>
-  `no room for stand-in ${name}, so that all ranks stop before others start: ${noRoom}`;
+const roomless = ({ name, noRoom }: GreenFacts): string =>
+  `no room for green deployment ${name}, so that all ranks stop before others start: ${noRoom}`;
 
 /** It may have requests still: it stops like any deployment that is suspended, and is deleted when its last pod is gone. */
-function leave(input: StandInInput, child: StandInFacts): StandInStep {
+function leave(input: GreenInput, child: GreenFacts): GreenStep {
   const { status, ageMs } = statusOf(input, child, "Leaving");
   // The next one is made when it is gone.
   const holds = input.wanted && input.stands === "Accepting" && input.possible !== undefined && input.own.serves;
   const step = { ...idle, holds, status, phase: "Emptying" as const };
-  if (child.terminating) return { ...step, message: `stand-in ${child.name} is being removed` };
+  if (child.terminating) return { ...step, message: `green deployment ${child.name} is being removed` };
   const quietMs = child.serves ? heardOfMs - ageMs : 0;
   if (!child.suspended && quietMs > 0)
-    return { ...step, message: `stand-in ${child.name} is not needed any more and stops soon`, againInMs: quietMs };
-  const message = child.noRoom === "" ? `stand-in ${child.name} ends its requests` : roomless(child);
+    return { ...step, message: `green deployment ${child.name} is not needed any more and stops soon`, againInMs: quietMs };
+  const message = child.noRoom === "" ? `green deployment ${child.name} ends its requests` : roomless(child);
   if (!child.suspended) return { ...step, act: "Suspend", message };
   const leftMs = heardOfMs + input.drainMs + stopSlackMs - ageMs;
-  if (child.pods === 0 || leftMs <= 0) return { ...step, act: "Delete", message: `stand-in ${child.name} is deleted` };
+  if (child.pods === 0 || leftMs <= 0) return { ...step, act: "Delete", message: `green deployment ${child.name} is deleted` };
   return { ...step, message, againInMs: leftMs };
 }
 
-/** The status, with how long the stand-in has been in that phase. */
-function statusOf({ last, now }: StandInInput, { name }: StandInFacts, phase: StandInStatus["phase"]) {
+/** The status, with how long the green deployment has been in that phase. */
+function statusOf({ last, now }: GreenInput, { name }: GreenFacts, phase: GreenStatus["phase"]) {
   const same = last?.name === name && last.phase === phase;
   // A time of the future was told by a clock that was ahead.
   const since = same && Date.parse(last.since) <= now.getTime() ? last.since : rfc3339(now);
@@ -191,11 +192,11 @@ export interface Told {
   readonly pods: readonly PodFacts[];
 }
 
-/** What keeps a stand-in from serving: something of its own, or that there is no room for it. */
-export function judgeStandIn(
+/** What keeps a green deployment from serving: something of its own, or that there is no room for it. */
+export function judgeGreen(
   { startMs, conditions, pods }: Told,
   { progressDeadline, now }: { readonly progressDeadline: string; readonly now: Date },
-): Pick<StandInFacts, "failure" | "noRoom" | "dueInMs" | "message"> {
+): Pick<GreenFacts, "failure" | "noRoom" | "dueInMs" | "message"> {
   const says = (type: string, status: string) => conditions.find((one) => one.type === type && one.status === status);
   const message = says("Ready", "False")?.message ?? "";
   const leftMs = startMs + parseDuration(progressDeadline, "spec.rolloutStrategy.progressDeadline") - now.getTime();
@@ -207,6 +208,6 @@ export function judgeStandIn(
   const late = leftMs <= 0 || failure?.reason === "ProgressDeadlineExceeded";
   if (late && waiting) return { ...known, failure: undefined, noRoom: `pod ${waiting.name}: ${waiting.problem}` };
   if (failure || leftMs > 0) return { ...known, failure, noRoom: "" };
-  const why = `the stand-in does not serve after ${progressDeadline}${message === "" ? "" : `: ${message}`}`;
+  const why = `the green deployment does not serve after ${progressDeadline}${message === "" ? "" : `: ${message}`}`;
   return { ...known, failure: { reason: "ProgressDeadlineExceeded", message: why }, noRoom: "" };
 }

@@ -1,13 +1,13 @@
-// The steps of a stand-in in every state that can be observed, and whole changes of model with things that go wrong in between: the Service
-// leads to who serves, there is one stand-in at most, and each change comes to an end.
+// The steps of a green deployment in every state that can be observed, and whole changes of model with things that go wrong in between: the Service
+// leads to who serves, there is one green deployment at most, and each change comes to an end.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { rfc3339 } from "../../../crds/conditions.ts";
 import { now, pod } from "../../../test/kit/deployment/deployment.ts";
-import { heardOfMs, judgeStandIn, type StandInInput, standInStep } from "./stand-in.ts";
-import type { StandInFacts, StandInStep } from "./stand-in-look.ts";
+import { type GreenInput, greenStep, heardOfMs, judgeGreen } from "./blue-green.ts";
+import type { GreenFacts, GreenStep } from "./green-look.ts";
 
-const child = (more: Partial<StandInFacts> = {}): StandInFacts => ({
+const child = (more: Partial<GreenFacts> = {}): GreenFacts => ({
   name: "moe-x",
   uid: "uid-x",
   terminating: false,
@@ -21,7 +21,7 @@ const child = (more: Partial<StandInFacts> = {}): StandInFacts => ({
   message: "",
   ...more,
 });
-const input = (more: Partial<StandInInput> = {}): StandInInput => ({
+const input = (more: Partial<GreenInput> = {}): GreenInput => ({
   now,
   possible: "moe-x",
   stands: "Accepting",
@@ -44,20 +44,20 @@ const byTime = { bake: "5m", minRequests: 20 };
 const analysis = { ...byTime, latencyPercent: 150 };
 const served = (gapMicros: number) => ({ requests: 50, failed: 0, gaps: 1_000, gapMicros: 1_000 * gapMicros });
 const compared = (percent: number) => ({ canaries: served(100 * percent), others: served(10_000) });
-const baking = (ms: number): Partial<StandInInput> => ({
+const baking = (ms: number): Partial<GreenInput> => ({
   child: child({ serves: true }),
   last: { name: "moe-x", phase: "Baking", since: since(ms) },
 });
 const more = { ranks: 3, gateways: 4 };
 const baked = { last: { name: "moe-x", phase: "Baked", since: since(1_000) } } as const;
 
-const cases: Record<string, { given: Partial<StandInInput>; want: Partial<StandInStep> }> = {
+const cases: Record<string, { given: Partial<GreenInput>; want: Partial<GreenStep> }> = {
   "nothing to change": { given: { stands: "Same" }, want: { act: "None", holds: false, status: undefined } },
   "a change with room": { given: {}, want: { act: "Create", holds: true, front: "Own" } },
   "a change without a surge": { given: { possible: undefined }, want: { act: "None", holds: false, status: undefined } },
   "a change while no rank serves": { given: { own: { serves: false, whole: false } }, want: { act: "None", holds: false } },
   "one that starts": { given: { child: child() }, want: { act: "None", holds: true, front: "Own", againInMs: 60_000 } },
-  "one that serves": { given: { child: child({ serves: true }) }, want: { act: "None", holds: true, front: "StandIn" } },
+  "one that serves": { given: { child: child({ serves: true }) }, want: { act: "None", holds: true, front: "Green" } },
   "one that crashes": { given: { child: child({ failure }) }, want: { act: "None", holds: true, front: "Own", failure } },
   "one that crashes, where nothing is taken back": {
     given: { child: child({ failure }), rollsBack: false },
@@ -65,23 +65,23 @@ const cases: Record<string, { given: Partial<StandInInput>; want: Partial<StandI
   },
   "one without room": { given: { child: child({ noRoom: "no node" }) }, want: { act: "None", holds: false, front: "Own" } },
   "the Service has just moved": {
-    given: { child: child({ serves: true }), front: "StandIn", last: { name: "moe-x", phase: "Serving", since: since(1_000) } },
-    want: { holds: true, front: "StandIn", againInMs: heardOfMs - 1_000 },
+    given: { child: child({ serves: true }), front: "Green", last: { name: "moe-x", phase: "Serving", since: since(1_000) } },
+    want: { holds: true, front: "Green", againInMs: heardOfMs - 1_000 },
   },
   "all have heard of it": {
-    given: { child: child({ serves: true }), front: "StandIn", last: { name: "moe-x", phase: "Serving", since: since(heardOfMs) } },
-    want: { holds: false, front: "StandIn" },
+    given: { child: child({ serves: true }), front: "Green", last: { name: "moe-x", phase: "Serving", since: since(heardOfMs) } },
+    want: { holds: false, front: "Green" },
   },
   "a time of the future": {
-    given: { child: child({ serves: true }), front: "StandIn", last: { name: "moe-x", phase: "Serving", since: since(-99_000) } },
-    want: { holds: true, front: "StandIn", againInMs: heardOfMs },
+    given: { child: child({ serves: true }), front: "Green", last: { name: "moe-x", phase: "Serving", since: since(-99_000) } },
+    want: { holds: true, front: "Green", againInMs: heardOfMs },
   },
   "ranks that change": {
-    given: { child: child({ serves: true }), front: "StandIn", stands: "Same", own: { serves: true, whole: false } },
-    want: { act: "None", front: "StandIn", holds: false },
+    given: { child: child({ serves: true }), front: "Green", stands: "Same", own: { serves: true, whole: false } },
+    want: { act: "None", front: "Green", holds: false },
   },
   "ranks that are whole": {
-    given: { child: child({ serves: true }), front: "StandIn", stands: "Same" },
+    given: { child: child({ serves: true }), front: "Green", stands: "Same" },
     want: { act: "None", front: "Own" },
   },
   "one that is not needed any more, of which not all have heard": {
@@ -146,7 +146,7 @@ const cases: Record<string, { given: Partial<StandInInput>; want: Partial<StandI
   },
   "one that has passed and has what it needs": {
     given: { ...baked, child: child({ serves: true, sizes: more }), analysis, sizes: more },
-    want: { front: "StandIn", holds: true, act: "None" },
+    want: { front: "Green", holds: true, act: "None" },
   },
   "one whose trial was called off": {
     given: { ...baking(10_000), sizes: more },
@@ -166,7 +166,7 @@ const cases: Record<string, { given: Partial<StandInInput>; want: Partial<StandI
   },
   "a canary of another spec while no rank serves": {
     given: { ...baking(10_000), analysis, front: "Both", own: { serves: false, whole: false }, possible: "moe-y" },
-    want: { front: "StandIn" },
+    want: { front: "Green" },
   },
   "another spec meanwhile": { given: { child: child(), possible: "moe-y" }, want: { act: "Suspend", holds: true } },
   "another spec meanwhile, without a surge": { given: { child: child(), possible: undefined }, want: { act: "Suspend", holds: false } },
@@ -174,8 +174,8 @@ const cases: Record<string, { given: Partial<StandInInput>; want: Partial<StandI
 };
 for (const [name, { given, want }] of Object.entries(cases))
   test(`${name}: what follows`, () => {
-    const step = standInStep(input(given));
-    for (const [key, value] of Object.entries(want)) assert.deepEqual(step[key as keyof StandInStep], value, `${key} of ${name}`);
+    const step = greenStep(input(given));
+    for (const [key, value] of Object.entries(want)) assert.deepEqual(step[key as keyof GreenStep], value, `${key} of ${name}`);
   });
 
 const flags = [false, true] as const;
@@ -194,11 +194,11 @@ const children = [
   ),
 ];
 
-test("in every state the Service leads to who serves, and no second stand-in is made", () => {
+test("in every state the Service leads to who serves, and no second green deployment is made", () => {
   let states = 0;
   for (const one of children)
     for (const stands of ["Same", "Accepting", "Stopping"] as const)
-      for (const front of ["Own", "Both", "StandIn"] as const)
+      for (const front of ["Own", "Both", "Green"] as const)
         for (const possible of [undefined, "moe-x", "moe-y"])
           for (const [serves, whole] of [
             [false, false],
@@ -207,9 +207,9 @@ test("in every state the Service leads to who serves, and no second stand-in is 
           ] as const) {
             states += 1;
             const canary = states % 2 === 0 ? analysis : undefined;
-            const step = standInStep(input({ child: one, stands, front, possible, own: { serves, whole }, analysis: canary }));
+            const step = greenStep(input({ child: one, stands, front, possible, own: { serves, whole }, analysis: canary }));
             const said = JSON.stringify({ one, stands, front, possible, serves, whole, step });
-            if (step.front === "StandIn") assert.ok(one && (one.serves || !serves), said);
+            if (step.front === "Green") assert.ok(one && (one.serves || !serves), said);
             else if (step.front === "Both") assert.ok(one?.serves && canary && step.holds, said);
             else if (!serves) assert.ok(!one?.serves || one.terminating, said);
             if (one) assert.notEqual(step.act, "Create", said);
@@ -219,22 +219,22 @@ test("in every state the Service leads to who serves, and no second stand-in is 
   assert.equal(states, children.length * 3 * 3 * 3 * 3);
 });
 
-test("a deployment that is suspended has no stand-in for long", () => {
-  for (const front of ["Own", "StandIn"] as const)
+test("a deployment that is suspended has no green deployment for long", () => {
+  for (const front of ["Own", "Green"] as const)
     for (const one of children) {
-      const step = standInStep(input({ child: one, front, wanted: false, stands: "Same", own: { serves: false, whole: false } }));
+      const step = greenStep(input({ child: one, front, wanted: false, stands: "Same", own: { serves: false, whole: false } }));
       assert.deepEqual([step.front, step.holds, step.act === "Create"], ["Own", false, false]);
     }
 });
 
-/** A change as a world lives it: the ranks, the stand-in and the Service, with a seed's troubles. */
+/** A change as a world lives it: the ranks, the green deployment and the Service, with a seed's troubles. */
 function live(random: () => number, canary: boolean): { ticks: number; dips: number; ended: boolean } {
   let time = now.getTime();
   let [model, accepted, target] = ["a", "a", "b"];
   let upIn = 0; // ticks until the ranks serve
-  let stand: (StandInFacts & { upIn: number }) | undefined;
-  let front: StandInInput["front"] = "Own";
-  let last: StandInInput["last"];
+  let stand: (GreenFacts & { upIn: number }) | undefined;
+  let front: GreenInput["front"] = "Own";
+  let last: GreenInput["last"];
   let dips = 0;
   for (let ticks = 1; ticks <= 400; ticks += 1) {
     if (ticks < 200 && random() < 0.04) target = target === "b" ? "c" : random() < 0.5 ? "b" : "a";
@@ -253,10 +253,10 @@ function live(random: () => number, canary: boolean): { ticks: number; dips: num
       last,
       ...(canary ? { analysis: { ...analysis, bake: "10s" }, comparison: compared(100) } : {}),
     });
-    const step = standInStep(given);
+    const step = greenStep(given);
     front = step.front;
     last = step.status;
-    if (front === "StandIn" ? !stand?.serves && serves : front === "Own" && !serves && stand?.serves === true) dips += 1;
+    if (front === "Green" ? !stand?.serves && serves : front === "Own" && !serves && stand?.serves === true) dips += 1;
     if (step.act === "Create") stand = Object.assign(child({ name: `moe-${target}` }), { upIn: 3 });
     if (step.act === "Suspend" && stand) stand = { ...stand, suspended: true };
     if (step.act === "Delete") stand = undefined;
@@ -268,7 +268,7 @@ function live(random: () => number, canary: boolean): { ticks: number; dips: num
   return { ticks: 400, dips, ended: false };
 }
 
-test("a thousand changes with specs that change again and stand-ins that fail come to their end without a dip", () => {
+test("a thousand changes with specs that change again and green deployments that fail come to their end without a dip", () => {
   for (let seed = 1; seed <= 1_000; seed += 1) {
     let state = seed;
     const random = () => {
@@ -287,20 +287,20 @@ const condition = (type: string, status: "True" | "False", message: string) => (
   ...{ type, status, message, reason: "X", lastTransitionTime: now.toISOString() },
 });
 
-test("what keeps a stand-in from serving is told from a lack of room", () => {
+test("what keeps a green deployment from serving is told from a lack of room", () => {
   const crashed = pod(0, { ready: false, restarts: 3, problem: "CrashLoopBackOff: exit code 1" });
-  const homeless = pod(0, { ready: false, problem: "Unschedulable: 0/3 nodes are available" });
-  assert.equal(judgeStandIn({ ...young, pods: [crashed] }, strategy).failure?.reason, "Crashing");
-  assert.deepEqual(judgeStandIn({ ...young, pods: [homeless] }, strategy), {
+  const withoutRank = pod(0, { ready: false, problem: "Unschedulable: 0/3 nodes are available" });
+  assert.equal(judgeGreen({ ...young, pods: [crashed] }, strategy).failure?.reason, "Crashing");
+  assert.deepEqual(judgeGreen({ ...young, pods: [withoutRank] }, strategy), {
     failure: undefined,
     noRoom: "",
     dueInMs: 599_000,
     message: "",
   });
-  assert.match(judgeStandIn({ ...old, pods: [homeless] }, strategy).noRoom, /Unschedulable/);
+  assert.match(judgeGreen({ ...old, pods: [withoutRank] }, strategy).noRoom, /Unschedulable/);
   const ready = [condition("Ready", "False", "0 of 3 ranks serve")];
-  const late = judgeStandIn({ ...old, conditions: ready, pods: [] }, strategy);
+  const late = judgeGreen({ ...old, conditions: ready, pods: [] }, strategy);
   assert.match(late.failure?.message ?? "", /does not serve after 10m: 0 of 3 ranks serve/);
   const quota = [condition("SpecAccepted", "False", 'pods "x" is forbidden: exceeded quota: small')];
-  assert.match(judgeStandIn({ ...young, conditions: quota, pods: [] }, strategy).noRoom, /exceeded quota/);
+  assert.match(judgeGreen({ ...young, conditions: quota, pods: [] }, strategy).noRoom, /exceeded quota/);
 });

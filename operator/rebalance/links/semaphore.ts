@@ -4,7 +4,7 @@
 /** Links that connect at the same time, of all deployments. A small install never waits. */
 export const connectsMax = 128;
 
-export class Turns {
+export class Semaphore {
   #free: number;
   readonly #waiting: (() => void)[] = [];
 

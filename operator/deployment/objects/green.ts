@@ -1,19 +1,19 @@
-// The stand-in of a deployment that changes its model or codec: a MoEDeployment of its own with the new spec, which the same operator
-// turns into ranks and gateways. It has no autoscaler and no route, which would reach beyond its pods. Pure; steps: ../core/stand-in.ts.
+// The green deployment of a deployment that changes its model or codec: a MoEDeployment of its own with the new spec, which the same operator
+// turns into ranks and gateways. It has no autoscaler and no route, which would reach beyond its pods. Pure; steps: ../core/green deployment.ts.
 
 import { createHash } from "node:crypto";
 import { apiVersion, labels } from "../../../crds/common.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import { makerLabels } from "../../kube/adoption.ts";
 import type { KubeObject } from "../../kube/kube.ts";
-import type { Front } from "../core/stand-in-look.ts";
+import type { Front } from "../core/green-look.ts";
 import { ownerOf, selectorLabels } from "./context.ts";
 
 const hashChars = 8;
 /** Of names of deployments. */
 const nameMax = 40;
 
-export interface StandInPlan {
+export interface GreenPlan {
   readonly deployment: MoEDeployment;
   /** Hashes of the templates that the new spec has. */
   readonly templates: readonly string[];
@@ -23,8 +23,8 @@ export interface StandInPlan {
   readonly gateways: number;
 }
 
-/** Another template is another stand-in; a changed number of ranks is not. */
-export function standInName({ deployment, templates }: Pick<StandInPlan, "deployment" | "templates">): string {
+/** Another template is another green deployment; a changed number of ranks is not. */
+export function greenName({ deployment, templates }: Pick<GreenPlan, "deployment" | "templates">): string {
   const hash = createHash("sha256").update(JSON.stringify(templates)).digest("hex").slice(0, hashChars);
   return `${deployment.metadata.name.slice(0, nameMax - hashChars - 1)}-${hash}`;
 }
@@ -32,13 +32,13 @@ export function standInName({ deployment, templates }: Pick<StandInPlan, "deploy
 /** The gateways that the Service leads to; undefined where they are the deployment's own. */
 export function frontSelector(
   front: Front,
-  { own, standIn }: { readonly own: string; readonly standIn: string },
+  { own, green }: { readonly own: string; readonly green: string },
 ): Record<string, string> | undefined {
   if (front === "Both") return { [labels.component]: "gateway", [labels.front]: own };
-  return front === "StandIn" ? selectorLabels(standIn, "gateway") : undefined;
+  return front === "Green" ? selectorLabels(green, "gateway") : undefined;
 }
 
-export function standIn(plan: StandInPlan): KubeObject {
+export function greenDeployment(plan: GreenPlan): KubeObject {
   const { deployment, image, gateways } = plan;
   const { name, namespace } = deployment.metadata;
   // Its own roll has no strategy, since it has nothing to go back to.
@@ -49,9 +49,9 @@ export function standIn(plan: StandInPlan): KubeObject {
     apiVersion,
     kind: "MoEDeployment",
     metadata: {
-      name: standInName(plan),
+      name: greenName(plan),
       namespace,
-      labels: { ...makerLabels, [labels.standsInFor]: name },
+      labels: { ...makerLabels, [labels.greenOf]: name },
       ownerReferences: [ownerOf(deployment)],
     },
     spec: {

@@ -1,4 +1,4 @@
-// Changes of model and codec with room: a stand-in serves meanwhile, what it cannot serve is taken back, and where it finds no room, all
+// Changes of model and codec with room: a green deployment serves meanwhile, what it cannot serve is taken back, and where it finds no room, all
 // stop before others start. Whatever the operator dies between, the Service leads to gateways that serve.
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -17,14 +17,14 @@ import {
 } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { resources } from "../kube/kube.ts";
-import { heardOfMs } from "./core/stand-in.ts";
+import { heardOfMs } from "./core/blue-green.ts";
 
 const timeout = 120_000;
 const change = (kube: FakeKube, spec: object) => kube.patch(resources.moeDeployments, ref, { spec }, user);
 const other = { model: { uri: "pvc://models/other" } };
 const envOf = (pod: any, name: string) => pod.spec.containers[0].env.find((one: { name: string }) => one.name === name)?.value;
 const isOther = (pod: any): boolean => envOf(pod, "ENODIA_MODEL_PATH") === "/models/other" || envOf(pod, "ENODIA_EXPERT_CODEC") === "f32";
-const standIns = (kube: FakeKube): any[] => kube.all(resources.moeDeployments).filter(({ metadata }) => metadata.name !== ref.name);
+const greens = (kube: FakeKube): any[] => kube.all(resources.moeDeployments).filter(({ metadata }) => metadata.name !== ref.name);
 const selector = (kube: FakeKube): Record<string, string> =>
   (kube.all(resources.services).find(({ metadata }) => metadata.name === ref.name) as any).spec.selector;
 /** The name of a deployment, or that of both. */
@@ -38,11 +38,11 @@ const ready = (kube: FakeKube, name: string): number =>
       }).length
     : 0;
 
-/** Watches every write: whom the Service leads to while somebody could serve, stand-ins at once, and models in one world. */
+/** Watches every write: whom the Service leads to while somebody could serve, green deployments at once, and models in one world. */
 function watch(kube: FakeKube) {
   const seen = { dips: [] as string[], most: 0, mixed: 0, led: new Set<string>(), said: new Set<string>() };
   const look = () => {
-    const children = standIns(kube);
+    const children = greens(kube);
     seen.most = Math.max(seen.most, children.length);
     const front = leadsTo(kube);
     seen.led.add(front);
@@ -60,7 +60,7 @@ function watch(kube: FakeKube) {
 const over = (kube: FakeKube, wanted: boolean) => async () => {
   const { operation, rollout } = await status(kube);
   const same = pods(kube).length === 3 && pods(kube).every((pod) => isOther(pod) === wanted);
-  return same && standIns(kube).length === 0 && operation === undefined && rollout?.standIn === undefined && (await readyWith(kube, 3)());
+  return same && greens(kube).length === 0 && operation === undefined && rollout?.green === undefined && (await readyWith(kube, 3)());
 };
 async function whole(fate?: (pod: any) => object | undefined) {
   const cluster = await serving(fate);
@@ -70,14 +70,14 @@ async function whole(fate?: (pod: any) => object | undefined) {
 
 const changes: Record<string, object> = { model: other, codec: { runtime: { expertCodec: "f32" } } };
 for (const [name, spec] of Object.entries(changes))
-  test(`another ${name} serves by a stand-in until the ranks have changed`, { timeout }, async () => {
+  test(`another ${name} serves by a green deployment until the ranks have changed`, { timeout }, async () => {
     const { kube, stop } = await whole();
     const seen = watch(kube);
     await change(kube, spec);
-    await until("the stand-in is there", () => standIns(kube).length === 1);
-    const [child] = standIns(kube);
+    await until("the green deployment is there", () => greens(kube).length === 1);
+    const [child] = greens(kube);
     assert.deepEqual([child.spec.model.servedName, child.spec.replicas, child.spec.gateway.replicas], ["moe", 3, 1]);
-    assert.deepEqual([child.metadata.ownerReferences[0].name, child.metadata.labels["enodia.dev/stands-in-for"]], ["moe", "moe"]);
+    assert.deepEqual([child.metadata.ownerReferences[0].name, child.metadata.labels["enodia.dev/green-of"]], ["moe", "moe"]);
     await until("the Service leads to it", () => leadsTo(kube) === child.metadata.name);
     assert.equal(pods(kube).some(isOther), false, "the ranks wait for the last to hear of it");
     await until("the ranks change", () => pods(kube).every(isOther));
@@ -96,12 +96,15 @@ test("a model whose ranks crash is taken back, and no rank that serves has gone 
   const were = pods(kube).map(({ metadata }) => metadata.uid);
   const seen = watch(kube);
   await change(kube, other);
-  await until("it is taken back", async () => (await status(kube)).rollout?.phase === "RolledBack" && standIns(kube).length === 0);
+  await until("it is taken back", async () => (await status(kube)).rollout?.phase === "RolledBack" && greens(kube).length === 0);
   await until("all is over", async () => (await status(kube)).operation === undefined);
   const { rollout, history, conditions } = await status(kube);
   assert.deepEqual([rollout.rolledBack.reason, rollout.rolledBack.fromRevision, rollout.rolledBack.toRevision], ["Crashing", 0, 1]);
   assert.equal(history[0].result, "RolledBack");
-  assert.match(conditionOf({ conditions }, "SpecAccepted").message, /stand-in tried, was rolled back to revision 1: Crashing: pod moe-/);
+  assert.match(
+    conditionOf({ conditions }, "SpecAccepted").message,
+    /green deployment tried, was rolled back to revision 1: Crashing: pod moe-/,
+  );
   assert.deepEqual([pods(kube).map(({ metadata }) => metadata.uid), [...seen.led], seen.most], [were, ["moe"], 1]);
   await stop();
 });
@@ -123,7 +126,7 @@ test("another model serves beside the ranks as a canary first, with its share of
   const seen = watch(kube);
   await change(kube, { ...other, rolloutStrategy: { canary: { ranks: 1, analysis } } });
   await until("it bakes", async () => (await status(kube)).rollout?.phase === "Baking");
-  const [child] = standIns(kube);
+  const [child] = greens(kube);
   assert.deepEqual(selector(kube), { "enodia.dev/component": "gateway", "enodia.dev/front": "moe" });
   assert.equal(child.spec.gateway.replicas, 1, "one of three ranks is one of three gateways");
   assert.equal((await status(kube)).operation.phase, "Baking");
@@ -131,7 +134,7 @@ test("another model serves beside the ranks as a canary first, with its share of
   const woken = setInterval(() => operator.rebalance.serves(same), 200);
   await until("the Service leads to it", () => leadsTo(kube) === child.metadata.name);
   clearInterval(woken);
-  assert.equal(standIns(kube)[0]?.spec.gateway.replicas, 3);
+  assert.equal(greens(kube)[0]?.spec.gateway.replicas, 3);
   await until("all is over", over(kube, true));
   assert.deepEqual([seen.dips, seen.most, seen.mixed, leadsTo(kube)], [[], 1, 0, "moe"]);
   await stop();
@@ -145,7 +148,7 @@ test("a model that is slow as a canary is taken back, and no rank that serves ha
   await until("it bakes", async () => (await status(kube)).rollout?.phase === "Baking");
   const slow = growing((name) => (name === ref.name ? 1_000 : 2_000));
   const woken = setInterval(() => operator.rebalance.serves(slow), 200);
-  await until("it is taken back", async () => (await status(kube)).rollout?.phase === "RolledBack" && standIns(kube).length === 0);
+  await until("it is taken back", async () => (await status(kube)).rollout?.phase === "RolledBack" && greens(kube).length === 0);
   clearInterval(woken);
   const { rollout } = await status(kube);
   assert.equal(rollout.rolledBack.reason, "LatencyExceeded");
@@ -154,19 +157,19 @@ test("a model that is slow as a canary is taken back, and no rank that serves ha
   await stop();
 });
 
-test("where a stand-in finds no room in its time, all ranks stop before others start", { timeout }, async () => {
+test("where a green deployment finds no room in its time, all ranks stop before others start", { timeout }, async () => {
   const reason = { type: "PodScheduled", status: "False", reason: "Unschedulable", message: "0/3 nodes are available" };
   const pending = { phase: "Pending", conditions: [reason] };
   const { kube, stop } = await whole((pod) => (pod.metadata.labels["enodia.dev/deployment"] === "moe" ? undefined : pending));
   const seen = watch(kube);
   await change(kube, { ...other, rolloutStrategy: { progressDeadline: "2s" } });
   await until("the other model serves", over(kube, true));
-  assert.match([...seen.said].join("\n"), /no room for stand-in moe-.*Unschedulable/);
+  assert.match([...seen.said].join("\n"), /no room for green deployment moe-.*Unschedulable/);
   assert.equal((await status(kube)).rollout.rolledBack, undefined);
   await stop();
 });
 
-test("a change that is paused has no stand-in, and one when it is let go", { timeout }, async () => {
+test("a change that is paused has no green deployment, and one when it is let go", { timeout }, async () => {
   const { kube, stop } = await whole();
   const seen = watch(kube);
   await change(kube, { ...other, rolloutStrategy: { paused: true } });
@@ -178,7 +181,7 @@ test("a change that is paused has no stand-in, and one when it is let go", { tim
   await stop();
 });
 
-test("a strategy without a surge has no stand-in", { timeout }, async () => {
+test("a strategy without a surge has no green deployment", { timeout }, async () => {
   const { kube, stop } = await whole();
   const seen = watch(kube);
   await change(kube, { ...other, rolloutStrategy: { maxSurge: 0, maxUnavailable: 1 } });
@@ -187,15 +190,15 @@ test("a strategy without a surge has no stand-in", { timeout }, async () => {
   await stop();
 });
 
-test("a spec that is taken back, and one that changes again, leave one stand-in at most", { timeout }, async () => {
+test("a spec that is taken back, and one that changes again, leave one green deployment at most", { timeout }, async () => {
   const never = { phase: "Running", conditions: [{ type: "Ready", status: "False" }] };
   const { kube, stop } = await whole((pod) => (envOf(pod, "ENODIA_MODEL_PATH") === "/models/slow" ? never : undefined));
   const seen = watch(kube);
   await change(kube, { model: { uri: "pvc://models/slow" } });
-  await until("a stand-in is there", () => standIns(kube).length === 1);
-  const [{ metadata: first }] = standIns(kube);
+  await until("a green deployment is there", () => greens(kube).length === 1);
+  const [{ metadata: first }] = greens(kube);
   await change(kube, other);
-  await until("it is another", () => standIns(kube).some(({ metadata }) => metadata.name !== first.name));
+  await until("it is another", () => greens(kube).some(({ metadata }) => metadata.name !== first.name));
   await until("the other model serves", over(kube, true));
   assert.deepEqual([seen.dips, seen.most, seen.mixed], [[], 1, 0]);
   await stop();

@@ -1,11 +1,13 @@
 // FasterMoE's shadowing (PPoPP 2022; fmoe's shadow_policy.py): primaries stay, and per layer the hottest experts, one after
 // the other, get an expert replica on every rank while the modelled latency falls: less load on the worst rank against one more
 // broadcast. All ranks or none, as published.
-import { imbalance, sum } from "../../../runtime/placement/imbalance.ts";
-import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
-import { type Hosts, layerDemand, type Problem, primariesOf, toLayers, toProblem, usedBytes } from "../problem.ts";
-import { firstPlan } from "../repair.ts";
-import { withinBudget } from "../search/within-budget.ts";
+
+import type { PlacementPolicy, PlanInput, PlanOutput } from "../../operator/planner/policy.ts";
+import { type Hosts, layerDemand, type Problem, primariesOf, toLayers, toProblem, usedBytes } from "../../operator/planner/problem.ts";
+import { firstPlan } from "../../operator/planner/repair.ts";
+import { withinBudget } from "../../operator/planner/search/within-budget.ts";
+import { imbalance, sum } from "../../runtime/placement/imbalance.ts";
+import { type LayerProblem, primariesOnly, type TrainingPlanner } from "../../runtime/placement/training/planners/planner.ts";
 
 /** The cost of broadcasting one expert, as a part of the mean rank's time in a layer: its bytes over the link's speed. */
 const shadowCost = 0.02;
@@ -14,7 +16,6 @@ export const fastermoe: PlacementPolicy = {
   name: "fastermoe",
   summary: "shadows the hottest experts on every rank while modelled latency falls (FasterMoE)",
   keepsCurrent: true,
-  usesTransitions: false,
   cellsMax: Number.POSITIVE_INFINITY,
   plan: planFastermoe,
 };
@@ -49,9 +50,8 @@ function shadowLayer(problem: Problem, layer: number, primaries: number[][], use
     }
   });
   const hosted = Array.from(demand, (_, e) => e).filter((e) => primaries[e]?.length === 1);
-  const order = hosted.sort((a, b) => (demand[b] as number) - (demand[a] as number) || a - b);
   let latency = imbalance(load, problem.speed);
-  for (const e of order) {
+  for (const e of hottestFirst(hosted, demand)) {
     if (mean === 0 || !fits(problem, { cell: layer * E + e, primary: primaries[e]?.[0] as number }, used, slots)) break;
     const primary = primaries[e]?.[0] as number;
     const rows = demand[e] as number;
@@ -83,3 +83,32 @@ function fits(
   }
   return true;
 }
+
+const hottestFirst = (experts: readonly number[], load: ArrayLike<number>): number[] =>
+  experts.toSorted((a, b) => (load[b] as number) - (load[a] as number) || a - b);
+
+/** After the gate, while the heaviest of the other experts and the shadows together take less time than before. */
+function shadows(problem: LayerProblem): number[][] {
+  const { load, ranks, free, seconds } = problem;
+  const found = primariesOnly(problem);
+  const order = hottestFirst(
+    found.map((_, e) => e),
+    load,
+  );
+  const room = free.slice();
+  let best = (load[order[0] as number] as number) * seconds.row;
+  for (const [before, expert] of order.entries()) {
+    const heaviest = load[order[before + 1] as number] ?? 0;
+    const time = heaviest * seconds.row + (before + 1) * (seconds.expertReplica + (seconds.busy ?? 0));
+    const others = room.map((_, rank) => rank).filter((rank) => rank !== problem.primaries[expert]);
+    if (time >= best || others.some((rank) => (room[rank] as number) <= 0)) break;
+    best = time;
+    for (const rank of others) {
+      found[expert]?.push(rank);
+      room[rank] = (room[rank] as number) - 1;
+    }
+  }
+  return ranks > 1 ? found : primariesOnly(problem);
+}
+
+export const fastermoeTraining: TrainingPlanner = { late: true, hosts: shadows };

@@ -1,5 +1,5 @@
-// Another model on a real API server, with its controllers of Deployments and its garbage collector: the Service leads to a stand-in and
-// back, what the stand-in owned is gone afterwards, and a model that does not start is taken back. Pods are played.
+// Another model on a real API server, with its controllers of Deployments and its garbage collector: the Service leads to a green deployment and
+// back, what the green deployment owned is gone afterwards, and a model that does not start is taken back. Pods are played.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { down } from "../../test/cluster/cluster.ts";
@@ -104,14 +104,14 @@ const atRest = async (phase: string): Promise<boolean> => {
   return rollout?.phase === phase && operation === undefined && alone && gateway?.readyReplicas === 1;
 };
 
-test("another model is served by a stand-in, and nothing of it is left", { timeout: 300_000 }, async () => {
+test("another model is served by a green deployment, and nothing of it is left", { timeout: 300_000 }, async () => {
   const spec = { model: { uri: "pvc://models/x" }, replicas: 2, elasticity: { settle: "1ms" } };
   const object = { apiVersion: "enodia.dev/v1alpha1", kind: "MoEDeployment", metadata: ref, spec };
   await kube.create(resources.moeDeployments, object, manager);
   await startPlane();
   await until("it is whole", () => atRest("Complete"));
   await kube.patch(resources.moeDeployments, ref, { spec: { model: { uri: "pvc://models/y" } } }, manager);
-  await until("the Service leads to the stand-in", async () => (await leadsTo()) !== "moe");
+  await until("the Service leads to the green deployment", async () => (await leadsTo()) !== "moe");
   const child = await leadsTo();
   assert.deepEqual(new Set((await own()).map(modelOf)), new Set(["/models/x"]), "the ranks serve on");
   await stop();
@@ -147,7 +147,7 @@ test("a model whose ranks crash is taken back, and no rank that serves has gone 
   assert.deepEqual([rollout.rolledBack.reason, rollout.rolledBack.fromRevision], ["Crashing", 0]);
   assert.match(
     conditions.find((one: any) => one.type === "SpecAccepted").message,
-    /a stand-in tried, was rolled back.*has crashed 3 times/,
+    /a green deployment tried, was rolled back.*has crashed 3 times/,
   );
   assert.deepEqual([await uids(), await leadsTo()], [were, "moe"]);
 });

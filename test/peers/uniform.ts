@@ -1,12 +1,11 @@
 // The policy that ignores load: every expert once, primaries dealt round-robin. The baseline that others are compared with.
-import type { PlacementPolicy } from "../policy.ts";
-import { firstPlan } from "../repair.ts";
+import type { PlacementPolicy } from "../../operator/planner/policy.ts";
+import { firstPlan } from "../../operator/planner/repair.ts";
 
 export const uniform: PlacementPolicy = {
   name: "uniform",
   summary: "one primary per expert, dealt round-robin; never moves for load",
   keepsCurrent: true,
-  usesTransitions: false,
   cellsMax: Number.POSITIVE_INFINITY,
   plan(input) {
     if (input.current) return { layers: input.current, reason: "uniform keeps the placement whatever the load" };

@@ -1,10 +1,10 @@
-// The part `standIn` of a deployment's status: the owned deployment that serves a new model while the ranks change to it.
+// The part `green` of a deployment's status: the owned deployment that serves a new model while the ranks change to it.
 import { z } from "zod";
 
 const nameMax = 63;
 const phases = ["Starting", "Baking", "Returning", "Baked", "Serving", "Leaving"] as const;
 
-export const standInSchema = z
+export const greenSchema = z
   .object({
     name: z.string().max(nameMax).meta({ description: "Name of the owned MoEDeployment, in the same namespace." }),
     phase: z.enum(phases).meta({
@@ -14,4 +14,4 @@ export const standInSchema = z
     since: z.iso.datetime().meta({ description: "When that began." }),
   })
   .meta({ description: "The deployment that serves another model or codec while the ranks change to it." });
-export type StandInStatus = z.infer<typeof standInSchema>;
+export type GreenStatus = z.infer<typeof greenSchema>;

@@ -1,4 +1,4 @@
-// The load picture of one deployment: it closes windows, forecasts, asks the two questions of planner/decide.ts and remembers the
+// The load state of one deployment: it closes windows, forecasts, asks the two questions of planner/decide.ts and remembers the
 // answers. The loop closes windows, the intents plan with its input, the rollout tells it what was committed; it starts nothing itself.
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
@@ -17,7 +17,6 @@ import {
   whetherToPlan,
 } from "../../planner/decide.ts";
 import { gainPerMove, planNoise } from "../../planner/defaults.ts";
-import { policies } from "../../planner/index.ts";
 import { type Forecast, Forecaster } from "../../planner/load/forecast.ts";
 import { windowsMin } from "../../planner/load/lifetime.ts";
 import { movesAllowed, Pace } from "../../planner/load/pace.ts";
@@ -25,7 +24,6 @@ import { type PhaseLoad, phaseLoads } from "../../planner/load/phases.ts";
 import { ReshardAge } from "../../planner/load/reshard-age.ts";
 import { Speeds } from "../../planner/load/speeds.ts";
 import { timingOf } from "../../planner/load/timing.ts";
-import { TransitionCounts } from "../../planner/load/transitions.ts";
 import {
   type Accepted,
   type ClosedWindow,
@@ -48,10 +46,10 @@ const stretchMax = 4;
 /** The number of rows per layer that the measured imbalance adds up, over several windows where one has fewer. */
 const measuredRows = 10_000;
 
-/** The part of an observation that the picture reads. */
+/** The part of an observation that the state reads. */
 export type LoadFacts = Pick<Observed, "spec" | "synced" | "busConnected" | "expected" | "ranks" | "hardware" | "plan">;
 
-export class LoadPicture {
+export class LoadState {
   readonly windows: LoadWindows;
   /** The rates at which bytes of experts come, as receivers measure them. */
   readonly rates = new PathRates();
@@ -63,7 +61,7 @@ export class LoadPicture {
   #bound: number | undefined;
   #window: ClosedWindow | undefined;
   #phases: readonly PhaseLoad[] = [];
-  /** Unix ms at which this picture began to listen for load. */
+  /** Unix ms at which this state began to listen for load. */
   readonly #since: number;
   readonly #forecaster: Forecaster;
   #forecast: Forecast | undefined;
@@ -76,8 +74,6 @@ export class LoadPicture {
   #settled = false;
   /** The part of each layer's max/mean that may be chance. */
   #noise: Float64Array | undefined;
-  /** The counts of transitions, made with the first message that has some; workers send them while the policy uses them. */
-  #transitions: TransitionCounts | undefined;
   readonly #resharded = new ReshardAge();
   #history: { windows: number; added: number[]; dropped: number[] }[] = [];
 
@@ -91,14 +87,10 @@ export class LoadPicture {
   accept(window: LoadWindow, expected: readonly ExpectedRank[], now: number): Accepted {
     const accepted = this.windows.accept(window, expected, now);
     if (accepted.ok) this.speeds.take(window);
-    if (accepted.ok && window.transitions) {
-      this.#transitions ??= new TransitionCounts(this.windows.layers, this.windows.experts);
-      this.#transitions.add(window.transitions);
-    }
     return accepted;
   }
 
-  /** The age of the oldest last message. A rank that was never heard counts as old as this picture, so that the figure grows for it. */
+  /** The age of the oldest last message. A rank that was never heard counts as old as this state, so that the figure grows for it. */
   ageMs(expected: readonly ExpectedRank[], now: number): number {
     return Math.min(this.windows.ageMs(expected, now), now - this.#since);
   }
@@ -114,8 +106,6 @@ export class LoadPicture {
     const closed = this.windows.close(facts.expected, now);
     this.speeds.close(facts.hardware);
     this.#window = closed;
-    if (policies[facts.spec.rebalancing.policy].usesTransitions) this.#transitions?.fade();
-    else this.#transitions = undefined;
     if (closed.missing.length > 0 || closed.selections === 0) return true;
     const least = leastOf(closed.perLayer);
     if (least >= Math.min(wanted, windowRowsMin)) {
@@ -165,7 +155,6 @@ export class LoadPicture {
       settled: this.#settled,
       noise: facts.plan && this.#forecast ? worstNoise(this.input(facts), this.#noise) : 0,
       layers: this.#shape.layers,
-      ...(this.#transitions?.fresh ? { newTransitions: this.#transitions.pairs } : {}),
     });
     // A recommendation stands until the next plan is made.
     if (decision.reason !== "Interval" || this.#decision?.reason !== "Recommended") this.#decision = decision;
@@ -174,9 +163,8 @@ export class LoadPicture {
 
   /** Asks the second question of planner/decide.ts, whether to move, on the plan that a policy made. */
   judge(input: PlanInput, output: PlanOutput, spec: MoEDeploymentSpec, now: number): Judged {
-    const { layers, hops } = output;
+    const { layers } = output;
     this.#lastPlanAt = now;
-    this.#transitions?.used();
     const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
     const judged = whetherToMove(input, layers, {
       mode: spec.rebalancing.mode,
@@ -184,7 +172,6 @@ export class LoadPicture {
       rates: this.rates.rates(transferLimit(spec), now),
       limit: transferLimit(spec),
       lifetimeSeconds: ((this.#forecast?.lifetime ?? windowsMin) * windowMs) / 1000,
-      ...(hops ? { hops } : {}),
     });
     if (judged.decision.act) this.#resharded.planned(this.#forecast?.windows ?? 0, output);
     this.#decision = judged.decision;
@@ -204,7 +191,7 @@ export class LoadPicture {
     return this.#forecast?.load;
   }
 
-  /** The picture as it is now, for the observation of a tick. */
+  /** The state now, for the observation of a tick. */
   snapshot(): LoadSnapshot {
     return {
       decision: this.#decision,
@@ -226,7 +213,6 @@ export class LoadPicture {
   /** The planner's input, with the forecast as its load; with even load where none is known, or where `even` asks for it. */
   input(facts: LoadFacts, options: { readonly even?: boolean } = {}): PlanInput {
     const { budget } = facts.spec.rebalancing;
-    const transitions = this.#transitions?.known();
     const timing = this.#timing(facts);
     const load = options.even || !this.#forecast ? new Float64Array(this.#shape.layers * this.#shape.experts).fill(1) : this.#forecast.load;
     return {
@@ -244,7 +230,6 @@ export class LoadPicture {
       effort: "quality",
       gainPerMove,
       recent: { added: new Set(this.#history.flatMap((h) => h.added)), dropped: new Set(this.#history.flatMap((h) => h.dropped)) },
-      ...(transitions ? { transitions } : {}),
       ...(timing ? { timing } : {}),
       ...this.#resharded.input(this.#forecast?.windows ?? 0),
       ...(this.#noise && !options.even ? { noise: planNoise(this.#noise) } : {}),
