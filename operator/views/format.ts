@@ -37,10 +37,8 @@ export function figure(value: number | undefined): string {
   return String(Number(value.toPrecision(3)));
 }
 
-export const known = (values: readonly (number | undefined)[]): readonly number[] => values.filter((value) => value !== undefined);
-
 /** The sum of what is known; undefined where nothing is. */
 export function sumOf(values: readonly (number | undefined)[]): number | undefined {
-  const some = known(values);
+  const some = values.filter((value) => value !== undefined);
   return some.length === 0 ? undefined : some.reduce((a, b) => a + b, 0);
 }
