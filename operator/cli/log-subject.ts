@@ -1,7 +1,7 @@
 // What logs and bundle are about: a MoEDeployment by its name, or a MoETrainingJob as job/NAME. Pure.
 import { AppError, labels } from "../../crds/common.ts";
 import { downloaderComponent } from "../../crds/download.ts";
-import { seedComponent } from "../../crds/seed.ts";
+import { weightServerComponent } from "../../crds/weight-server.ts";
 import type { NamedKind } from "./command.ts";
 
 interface SubjectKind {
@@ -27,7 +27,7 @@ export const subjects = {
     resource: "moeDeployments",
     kind: "MoEDeployment",
     label: labels.deployment,
-    components: ["gateway", "worker", seedComponent, downloaderComponent, "operator"],
+    components: ["gateway", "worker", weightServerComponent, downloaderComponent, "operator"],
     controller: "moedeployment",
     status: "enodia status",
   },
