@@ -5,15 +5,11 @@ import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type CodecName, codecNames, optimizerNames, scheduleNames } from "../../../crds/names.ts";
 import { stepSpansMax } from "../../../crds/training-trace.ts";
-import { adaptersUsage, parseAdapters } from "../../../runtime/train/adapters/index.ts";
-import { gateUsage, parseGate } from "../../../runtime/train/gates/index.ts";
-import { localUsage, parseLocal } from "../../../runtime/train/local/index.ts";
 import type { RunEnd } from "../../../runtime/train/loop/run.ts";
 import type { TrainPorts } from "../../../runtime/train/loop/train-ports.ts";
 import { inits, type TrainSettings } from "../../../runtime/train/loop/train-settings.ts";
 import { type OptimizerSettings, optimizerSettings, optimizerUsage } from "../../../runtime/train/optimizers/index.ts";
-import { balanceUsage, parseBalance } from "../../../runtime/train/recipes/index.ts";
-import { parseSpawn, spawnUsage } from "../../../runtime/train/recipes/spawn.ts";
+import { localSteps, parseRecipes, usageOf } from "../../../runtime/train/recipes/index.ts";
 import { chromeTrace } from "../../../runtime/train/trace/chrome.ts";
 import { Recorder } from "../../../runtime/train/trace/recorder.ts";
 import { rankTimes } from "../../../runtime/train/trace/summary.ts";
@@ -45,12 +41,12 @@ Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same li
           --optimizer NAME   ${optimizerUsage}
                          (default: adamw)
           --optimizer-memory N   bytes of its state in memory; the rest is a file in --out, with the same bits (default: all)
-          --balance LIST keeps experts equally busy: ${balanceUsage}; a loss has all lanes in memory (default: none)
-          --adapters A   trains small matrices beside the model's, which stay: ${adaptersUsage}; they are merged
+          --balance LIST keeps experts equally busy: ${usageOf("balance")}; a loss has all lanes in memory (default: none)
+          --adapters A   trains small matrices beside the model's, which stay: ${usageOf("adapters")}; they are merged
                          into store/ and huggingface/, and lie in adapters/ as they are (default: the model's are trained)
-          --spawn ${spawnUsage}   begins with one expert a layer; after that step the model's are born of it, that part masked (default: no)
-          --gate G       the gate that it is trained by, and ends without: ${gateUsage}
-          --local L      worlds, one for each --data, make steps alone and meet at a mean: ${localUsage};
+          --spawn ${usageOf("spawn")}   begins with one expert a layer; after that step the model's are born of it, that part masked (default: no)
+          --gate G       the gate that it is trained by, and ends without: ${usageOf("gate")}
+          --local L      worlds, one for each --data, make steps alone and meet at a mean: ${usageOf("local")};
                          checkpoints and metrics of each lie in world-0/ and so on (default: one world)
           --clip X       norm that gradients are cut to (default: 1)
           --checkpoint-every N, --keep N   steps between checkpoints, and how many stay (default: 100, 3)
@@ -121,8 +117,8 @@ const missing = (name: string, what: string): AppError => refused(`--${name} is 
 function dataOf({ data = [], local }: Values): readonly [string, ...string[]] {
   const [first, ...others] = data;
   if (first === undefined || data.includes("")) throw missing("data", 'a folder that "enodia data import" wrote');
-  if (others.length > 0 && parseLocal(local) === undefined)
-    throw refused(`--data is given ${data.length} times; --local says how their worlds meet: ${localUsage}`);
+  if (others.length > 0 && localSteps(parseRecipes({ local })) === undefined)
+    throw refused(`--data is given ${data.length} times; --local says how their worlds meet: ${usageOf("local")}`);
   return [first, ...others];
 }
 
@@ -186,11 +182,7 @@ function settingsOf(values: Values): TrainSettings {
     },
     optimizer: optimizer(values),
     optimizerMemory: values["optimizer-memory"] === undefined ? undefined : { bytes: number(values, "optimizer-memory"), folder: out },
-    balance: parseBalance(values.balance),
-    adapters: parseAdapters(values.adapters),
-    spawn: parseSpawn(values.spawn),
-    gate: parseGate(values.gate),
-    local: parseLocal(values.local),
+    recipes: parseRecipes(values),
     clip: number(values, "clip"),
     checkpoint: { everySteps: number(values, "checkpoint-every"), keep: number(values, "keep") },
     codecs: codecs(values.codec),
@@ -199,7 +191,7 @@ function settingsOf(values: Values): TrainSettings {
 }
 
 async function trained(settings: TrainSettings, data: readonly string[], portsOf: (world: number) => TrainPorts): Promise<RunEnd> {
-  if (settings.local !== undefined) {
+  if (localSteps(settings.recipes) !== undefined) {
     const { trainWorlds } = await import("../../../runtime/train/worlds/together.ts");
     return trainWorlds(settings, data, portsOf);
   }

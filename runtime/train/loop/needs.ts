@@ -1,11 +1,11 @@
 // The memory that a run asks of its ranks, for any number of them: as it begins, and before a world of fewer ranks is decided. Shell.
 
 import { openSource } from "../model/model-source.ts";
-import { type TrainedModel, trainedModel } from "../model/trained-model.ts";
-import { wantsWholeStep } from "../passes/balancing.ts";
+import type { TrainedModel } from "../model/trained-model.ts";
 import { fitsRanks, type RankedModel } from "../ranks/fits.ts";
 import { fssdpOf } from "../ranks/fssdp.ts";
 import type { RankFacts } from "../ranks/step-plan.ts";
+import { having, trainedModel } from "../recipes/index.ts";
 import { stagesAfter, stagesOf } from "./stages.ts";
 import type { TrainSettings } from "./train-settings.ts";
 
@@ -17,11 +17,11 @@ export const evenRanks = (ranks: number): RankFacts => ({
 
 /** Throws AppError `BadOption` where the settings are not for so many ranks. */
 export function rankedModel(settings: TrainSettings, model: TrainedModel, facts: RankFacts): RankedModel {
-  const { sequences, sequenceLength, lanes, balance = [], optimizer, optimizerMemory, local, shadow } = settings;
+  const { sequences, sequenceLength, lanes, recipes, optimizer, optimizerMemory, shadow } = settings;
   const { program, layout, frozenFloats } = model;
-  const ranked = { optimizer, optimizerMemory, local, program, layout, frozenFloats, sequences, sequenceLength, lanes, shadow };
+  const ranked = { optimizer, optimizerMemory, recipes, program, layout, frozenFloats, sequences, sequenceLength, lanes, shadow };
   const ranks = facts.node.length;
-  return { ...ranked, facts, fssdp: fssdpOf(settings.fssdp ?? {}, { ...ranked, ranks, wholeStep: wantsWholeStep(balance) }) };
+  return { ...ranked, facts, fssdp: fssdpOf(settings.fssdp ?? {}, { ...ranked, ranks, wholeStep: having(recipes, "loss").length > 0 }) };
 }
 
 /** By the last step that is made, since later stages may need more. */

@@ -2,6 +2,7 @@
 import type { TrainingBackend, WeightViews } from "../../compute/training.ts";
 import type { TrainedModel } from "../model/trained-model.ts";
 import { writeCheckpoint } from "../model/training-checkpoint.ts";
+import { localSteps } from "../recipes/index.ts";
 import { worldsMeet } from "../trace/spans.ts";
 import { unmetFolder } from "../worlds/going-on.ts";
 import type { Outer } from "../worlds/outer.ts";
@@ -55,7 +56,7 @@ async function met(run: Run, step: number, recorder: TrainPorts["recorder"]): Pr
   if (outer === undefined) return true;
   const meet = (): Promise<boolean> => outer.meet(step, rank.share);
   const meeting = { kind: "meeting", name: worldsMeet, layer: -1 } as const;
-  if (step % (settings.local?.steps ?? 1) !== 0) await outer.made(step);
+  if (step % (localSteps(settings.recipes) ?? 1) !== 0) await outer.made(step);
   else if (!(await (recorder?.around(meeting, meet) ?? meet()))) {
     await writeCheckpoint(unmetFolder(settings), { ...stateOf(run), step, keep: 1 });
     return false;

@@ -8,13 +8,14 @@ import { partOf } from "../../net/collectives/part.ts";
 import { openStart, type Start } from "../model/initial-weights.ts";
 import { type ModelSource, openSource } from "../model/model-source.ts";
 import { resultFolders, writeAdapters, writeTrainedFolder, writeTrainedStore } from "../model/result-files.ts";
-import { type TrainedModel, trainedModel } from "../model/trained-model.ts";
+import type { TrainedModel } from "../model/trained-model.ts";
 import { readCheckpoint, SavedModel } from "../model/training-checkpoint.ts";
 import { checkMemory, fitsBeside, fitsRanks, memoryThere, takesOver } from "../ranks/fits.ts";
 import { leaveWorld } from "../ranks/member.ts";
 import { Rank } from "../ranks/rank.ts";
 import { aloneSeat, type Seat } from "../ranks/rank-context.ts";
 import type { Fssdp } from "../ranks/step-plan.ts";
+import { trainedModel } from "../recipes/index.ts";
 import { type Clocked, recordedBackend, recordedSeat } from "../trace/recorder.ts";
 import { checkGroup, outerOf, placeAmong, unmetFolder } from "../worlds/going-on.ts";
 import type { Kept } from "../worlds/rounds.ts";
@@ -92,11 +93,11 @@ async function openMachine(placed: Placed, plan: Plan): Promise<Opened | undefin
     const { group } = seat;
     const identity = identityOf(settings, { ...digests, weights, numerics: backend.numerics, world: group?.world });
     const outer = outerOf({ settings, seat, identity, layout });
-    const { sequences, sequenceLength, lanes, schedule, clip, balance = [], checkpoint, shadow } = settings;
+    const { sequences, sequenceLength, lanes, schedule, clip, recipes, checkpoint, shadow } = settings;
     const frozen = await model.frozen(start);
     const batch = { sequences, sequenceLength, lanes };
-    const { optimizer, optimizerMemory, local } = settings;
-    const learning = { optimizer, optimizerMemory, local, schedule, clip, balance };
+    const { optimizer, optimizerMemory } = settings;
+    const learning = { optimizer, optimizerMemory, recipes, schedule, clip };
     const options = { seat, program, layout, frozen, fssdp, ...batch, ...learning, shadow };
     const agreed = { identity, checkpoint, validation: validation === undefined ? "none" : digestOf(validation.index) };
     if (leaves(seat)) {
@@ -119,11 +120,9 @@ async function openMachine(placed: Placed, plan: Plan): Promise<Opened | undefin
         await outer?.begin(rank.share);
         return 0;
       }
-      if (settings.spawn !== undefined && stage.number > 0 && newest === stage.from) {
+      if (stage.number > 0 && newest === stage.from) {
         const parent = trainedModel(source, settings).layout;
-        const { seed, spawn } = settings;
-        const { state } = rank;
-        await spawnFrom({ checkpoints, step: newest, identity, source, seed, mask: spawn.mask, parent, layout, state });
+        await spawnFrom({ checkpoints, step: newest, identity, source, settings, parent, layout, state: rank.state });
         return newest;
       }
       const folder = unmet ? unmetFolder(settings) : checkpoints;
@@ -225,7 +224,7 @@ const unfinished = ({ checkpoints }: Placed, step: number, loss?: number): RunEn
 /** False where the ranks that there are have no room for a stage, and more may come. */
 function fitsHere({ settings, source, seat }: Placed, stage: Stage): boolean {
   const { facts } = seat;
-  if ((settings.spawn?.ranks ?? 0) <= facts.node.length) return true;
+  if ((settings.ranksMax ?? 0) <= facts.node.length) return true;
   const needed = rankedModel(settings, trainedModel(source, settings, stage.number), facts);
   return fitsRanks(needed);
 }

@@ -7,7 +7,7 @@ import type { ModelSource } from "../model/model-source.ts";
 import { type Identity, SavedModel } from "../model/training-checkpoint.ts";
 import type { Seat } from "../ranks/rank-context.ts";
 import type { RankState } from "../ranks/stored-state.ts";
-import { spawned } from "../recipes/spawn.ts";
+import { birthStep, having } from "../recipes/index.ts";
 import type { Kept } from "../worlds/rounds.ts";
 import type { TrainSettings } from "./train-settings.ts";
 
@@ -18,11 +18,12 @@ export interface Stage {
   readonly to: number;
 }
 
-export function stagesOf({ spawn, schedule: { steps } }: Pick<TrainSettings, "spawn" | "schedule">): readonly Stage[] {
-  if (spawn === undefined) return [{ number: 0, from: 0, to: steps }];
+export function stagesOf({ recipes, schedule: { steps } }: Pick<TrainSettings, "recipes" | "schedule">): readonly Stage[] {
+  const born = birthStep(recipes);
+  if (born === undefined) return [{ number: 0, from: 0, to: steps }];
   return [
-    { number: 0, from: 0, to: spawn.step },
-    { number: 1, from: spawn.step, to: steps },
+    { number: 0, from: 0, to: born },
+    { number: 1, from: born, to: steps },
   ];
 }
 
@@ -53,8 +54,7 @@ export interface Spawning {
   readonly identity: Identity;
   /** The model with all experts. */
   readonly source: ModelSource;
-  readonly seed: number;
-  readonly mask: number;
+  readonly settings: Pick<TrainSettings, "recipes" | "seed">;
   /** Of the model with one expert, and of the one with all. */
   readonly parent: Layout;
   readonly layout: Layout;
@@ -62,12 +62,14 @@ export interface Spawning {
 }
 
 /** Fills the state of this rank from the checkpoint of the model with one expert. Throws what opening and reading it do. */
-export async function spawnFrom({ checkpoints, step, identity, source, seed, mask, parent, layout, state }: Spawning): Promise<void> {
+export async function spawnFrom({ checkpoints, step, identity, source, settings, parent, layout, state }: Spawning): Promise<void> {
+  const [birth] = having(settings.recipes, "birth");
+  if (birth === undefined) throw new TypeError("no recipe of the run has a second stage");
+  const { seed } = settings;
   const { stored } = state;
   const saved = await SavedModel.open(checkpoints, { step, stored, identity, layout: parent });
-  const born = {
+  const births = {
     stored,
-    mask,
     draw: (parameter: Parameters<typeof drawn>[1]) => drawn(source, parameter, seed),
     seedOf: (tensor: string) => seedOf(seed, `mask of ${tensor}`),
   };
@@ -78,7 +80,7 @@ export async function spawnFrom({ checkpoints, step, identity, source, seed, mas
         const of = Math.min(index, 1);
         const unit = parent.parts[part]?.units[of];
         if (unit === undefined) throw new TypeError(`part ${part} has no unit ${of}`);
-        await state.take(part, index, spawned({ unit, values: await saved.unit(part, of) }, child, born));
+        await state.take(part, index, birth.hook.born({ unit, values: await saved.unit(part, of) }, child, births, birth.numbers));
       }
   } finally {
     await saved.close();

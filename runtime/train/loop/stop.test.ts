@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { chainedTokens, runSettings, writeCorpus } from "../../../test/kit/training/training.ts";
-import { parseBalance } from "../recipes/index.ts";
+import { parseRecipes } from "../recipes/index.ts";
 import { train } from "./run.ts";
 import type { TrainSettings } from "./train-settings.ts";
 
@@ -16,7 +16,7 @@ const data = join(folder, "data");
 await writeCorpus(data, chainedTokens(400, 1));
 
 const [steps, lanes, layers, experts] = [3, 4, 2, 4];
-const settings: Omit<TrainSettings, "out" | "balance"> = {
+const settings: Omit<TrainSettings, "out"> = {
   ...runSettings,
   init: "checkpoint",
   data,
@@ -31,7 +31,7 @@ async function run(out: string, balance: string, stopAt = Number.POSITIVE_INFINI
   let asked = 0;
   const asks: number[] = [];
   const end = await train(
-    { ...settings, out: join(folder, out), balance: parseBalance(balance) },
+    { ...settings, out: join(folder, out), recipes: parseRecipes({ balance }) },
     { now: () => 0, stopped: () => ++asked >= stopAt, onStart() {}, onStep: () => void asks.push(asked), onValidation() {} },
   );
   return { end, asks, asked, metrics: readFileSync(join(folder, out, "metrics.jsonl"), "utf8") };

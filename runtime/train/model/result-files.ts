@@ -13,9 +13,9 @@ import { packed } from "../../weights/packed.ts";
 import { type TensorToWrite, writeSafetensors } from "../../weights/safetensors-writer.ts";
 import type { ExpertIndex } from "../../weights/store.ts";
 import { writeStore } from "../../weights/store-writer.ts";
-import type { Adapted } from "../adapters/adapter.ts";
 import { type Layout, movedTo, type Unit, viewsOf } from "./layout.ts";
 import type { ModelSource } from "./model-source.ts";
+import type { Adapted } from "./trained-model.ts";
 
 /** Where the result of a run goes. */
 export function resultFolders(out: string): { readonly store: string; readonly folder: string; readonly adapters: string } {

@@ -6,7 +6,7 @@ import { movedTo, type Unit, viewsOf } from "../model/layout.ts";
 import type { Wave } from "../ranks/accumulation-step.ts";
 import type { Shape } from "../ranks/model-shape.ts";
 import type { RankMemory } from "../ranks/rank-memory.ts";
-import type { BalanceSetting } from "../recipes/balance.ts";
+import type { RecipeSetting } from "../recipes/recipe.ts";
 import { Balancing } from "./balancing.ts";
 import { borrowedBy } from "./borrowed.ts";
 import type { DenseRange } from "./dense-exchange.ts";
@@ -50,7 +50,7 @@ export interface PassesOptions {
   readonly memory: RankMemory;
   readonly frozen: FrozenParts;
   readonly sequenceLength: number;
-  readonly balance: readonly BalanceSetting[];
+  readonly recipes: readonly RecipeSetting[];
   /** Floats that forward may keep beside what backward needs, and as many that may wait to be collected. */
   readonly room: number;
 }
@@ -76,8 +76,8 @@ export class Passes {
   }
 
   static async open(backend: TrainingBackend, options: PassesOptions): Promise<Passes> {
-    const { program, shape, memory, frozen, sequenceLength, balance } = options;
-    const balancing = new Balancing(balance, { program, dense: shape.dense, parameters: memory.dense });
+    const { program, shape, memory, frozen, sequenceLength, recipes } = options;
+    const balancing = new Balancing(recipes, { program, dense: shape.dense, parameters: memory.dense });
     const summed = (part: number, unit: Unit) => ({ part, unit, sums: new DenseSums(unit.to - unit.from) });
     const own = shape.dense.map((unit, part) => summed(part, unit));
     // Gradients in tensors that an earlier part has are summed apart, and added to that part's own at the end.

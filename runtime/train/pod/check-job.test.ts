@@ -14,8 +14,8 @@ import { checkRun } from "../loop/feasible.ts";
 import { evenRanks, rankedModel } from "../loop/needs.ts";
 import { train } from "../loop/run.ts";
 import { openSource } from "../model/model-source.ts";
-import { trainedModel } from "../model/trained-model.ts";
 import { memoryProblem } from "../ranks/fits.ts";
+import { trainedModel } from "../recipes/index.ts";
 import { checkJob } from "./check-job.ts";
 import { trainSettings } from "./job-settings.ts";
 

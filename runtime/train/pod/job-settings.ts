@@ -3,13 +3,10 @@ import type { MoETrainingJobSpec } from "../../../crds/moe-training-job.ts";
 import { parseQuantity } from "../../../crds/quantity.ts";
 import { countOf, type FssdpSpec } from "../../../crds/training-fssdp.ts";
 import { pathOf } from "../../../crds/training-process.ts";
-import { parseAdapters } from "../adapters/index.ts";
-import { parseGate } from "../gates/index.ts";
-import { parseLocal } from "../local/index.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
 import { knownOptions, optimizerSettings } from "../optimizers/index.ts";
 import type { Seat } from "../ranks/rank-context.ts";
-import { parseBalance } from "../recipes/index.ts";
+import { parseRecipes } from "../recipes/index.ts";
 import { seatInWorld } from "../worlds/group.ts";
 import { worldSettings } from "../worlds/together.ts";
 
@@ -42,12 +39,15 @@ export function trainSettings(spec: MoETrainingJobSpec): TrainSettings {
       optimizer.memory === undefined
         ? undefined
         : { bytes: parseQuantity(optimizer.memory, "spec.optimizer.memory"), folder: pathOf(output.uri) },
-    balance: parseBalance(spec.balance),
-    adapters: parseAdapters(spec.adapters),
+    recipes: parseRecipes({
+      balance: spec.balance,
+      adapters: spec.adapters,
+      gate: spec.gate,
+      local: spec.local.recipe,
+      ...(spawn && { spawn: `${spawn.step}:${spawn.mask}` }),
+    }),
     // More ranks than lanes at once never come.
-    spawn: spawn && { step: spawn.step, mask: Number(spawn.mask), ranks: countOf(spec.fssdp.lanesAtOnce) ?? batch.lanes },
-    gate: parseGate(spec.gate),
-    local: parseLocal(spec.local.recipe),
+    ranksMax: countOf(spec.fssdp.lanesAtOnce) ?? batch.lanes,
     clip: Number(optimizer.clip),
     shadow: spec.failurePolicy.shadow && spec.local.data.length === 0, // worlds that meet go on from checkpoints
     checkpoint: spec.checkpoint,

@@ -224,7 +224,7 @@ test("a failure is told with its code, its text, and whether another try can hel
   assert.match(endOf("long")?.message ?? "", /^spec\.data\.sequenceLength is 100000; it must be /);
   const unknown = await begin(settingsOf("unknown", { balance: "best:1" }));
   await assert.rejects(unknown.ended);
-  assert.match(endOf("unknown")?.message ?? "", /^spec\.balance has "best".*known are switch/);
+  assert.match(endOf("unknown")?.message ?? "", /^spec\.balance is "best:1".*known are switch/);
   const narrow = await begin(settingsOf("narrow", { adapters: "mixlora:8:2" }));
   await assert.rejects(narrow.ended);
   assert.match(endOf("narrow")?.message ?? "", /^spec\.adapters is "mixlora:8:2"; it is written as mixlora:EXPERTS:TOPK:RANK/);
@@ -277,11 +277,14 @@ test("every field of a spec that a run depends on reaches it", () => {
     schedule: { name: "constant", rate: 1e-3, warmup: 2, steps, floor: 0.5 },
     optimizer: { name: "adamw", values: { beta1: 0.8, beta2: 0.9, epsilon: 1e-6, decay: 0 } },
     optimizerMemory: { bytes: 2 ** 20, folder: "/claims/a/out" },
-    balance: [{ name: "switch", rate: 0.01, groups: undefined }],
-    adapters: { name: "mixlora", numbers: [8, 2, 4] },
-    gate: { name: "dense-to-sparse", numbers: [4, 0.05, 3] },
-    spawn: { step: 2, mask: 0.25, ranks: 2 },
-    local: { name: "fedavg", steps: 2, numbers: {} },
+    recipes: [
+      { name: "switch", numbers: { rate: 0.01 } },
+      { name: "mixlora", numbers: { experts: 8, topk: 2, rank: 4 } },
+      { name: "spawn", numbers: { step: 2, mask: 0.25 } },
+      { name: "dense-to-sparse", numbers: { temperature: 4, threshold: 0.05, step: 3 } },
+      { name: "fedavg", numbers: { steps: 2 } },
+    ],
+    ranksMax: 2,
     clip: 2,
     shadow: false,
     checkpoint: { everySteps: 2, keep: 2 },

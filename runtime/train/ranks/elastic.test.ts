@@ -38,7 +38,6 @@ const options: Omit<RankOptions, "seat"> = {
   sequences: lanes,
   sequenceLength,
   schedule: { name: "cosine", rate: 1e-2, warmup: 1, steps, floor: 0 },
-  balance: [],
   shadow: true,
 };
 

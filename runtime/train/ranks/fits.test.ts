@@ -112,7 +112,7 @@ test("forward keeps a quarter of what is left of the memory, and worlds of one m
   const room = (here: number): number => {
     const seat = aloneSeat();
     const group = { transport: seat.transport, firsts: [0], world: 0, here };
-    return roomOf({ ...testLearning, ...model, balance: [], seat: here > 1 ? { ...seat, group } : seat });
+    return roomOf({ ...testLearning, ...model, seat: here > 1 ? { ...seat, group } : seat });
   };
   assert.deepEqual([room(1), room(4), room(8)], [Math.floor((7 * all) / 16), Math.floor(all / 16), 0]);
 });

@@ -5,12 +5,12 @@ import type { ModelProgram } from "../../kernels/segment.ts";
 import { laneIntervals, lanesIn, lanesOfWaves, subtreesOf } from "../../placement/training/lanes.ts";
 import { type MemoryProblem, rankBytes } from "../../placement/training/laws.ts";
 import { shadowsOf } from "../../placement/training/shadows.ts";
-import { localOf } from "../local/index.ts";
 import type { Layout } from "../model/layout.ts";
 import { floatsMax } from "../optimizers/kernel.ts";
 import { type AskedOptimizer, sharedBy, stateBytes } from "../optimizers/open.ts";
 import { borrowedFloats } from "../passes/borrowed.ts";
 import { keptFloats } from "../passes/kept.ts";
+import { perturbationRadius } from "../recipes/index.ts";
 import { firstHomes, ownedDense, ownedFloats, type Shape, shapeOf } from "./model-shape.ts";
 import type { Fssdp, RankFacts } from "./step-plan.ts";
 
@@ -71,7 +71,7 @@ export function memoryProblem(model: RankedModel, rank: number, alike = alikeOf(
   const shadowed = ownedFloats(shape, shadows.indexOf(rank), ranks);
   const each = sharedBy(model, shadows.length > 0 ? 2 : 1);
   const own = laneIntervals(fssdp.lanesAtOnce, facts.speed)[rank] ?? { from: 0, to: 0 };
-  const climbs = model.local !== undefined && localOf(model.local).radius(model.local.numbers) > 0;
+  const climbs = perturbationRadius(model.recipes) > 0;
   const ownFloats = ownedFloats(shape, rank, ranks);
   const tokens = lanesIn(own) * (batch.sequences / batch.lanes) * batch.sequenceLength;
   return {

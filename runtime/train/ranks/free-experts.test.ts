@@ -11,7 +11,7 @@ import { testFssdp, testLearning } from "../../../test/kit/training/training-ran
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { familyOf } from "../../models/index.ts";
 import { layoutOf, unitsOf } from "../model/layout.ts";
-import { parseBalance } from "../recipes/index.ts";
+import { parseRecipes } from "../recipes/index.ts";
 
 const configOf = (family: string): Record<string, unknown> =>
   JSON.parse(readFileSync(join(tinyModel.dir, "../families", family, "config.json"), "utf8")) as Record<string, unknown>;
@@ -46,7 +46,7 @@ async function run({ config, ranks, lanes = 4, sequences = 8, steps = 2, change 
     sequences,
     sequenceLength,
     ...testLearning,
-    balance: parseBalance("switch:0.1"),
+    recipes: parseRecipes({ balance: "switch:0.1" }),
     threads: 1,
   };
   const world = await World.open(options, parameters);

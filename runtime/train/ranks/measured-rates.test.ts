@@ -34,7 +34,7 @@ async function run(ranks: number, changed: Partial<Fssdp>) {
   const fssdp = { ...testFssdp, planner: "auto", lanesAtOnce: 4, ...changed } as const;
   const all = Array.from({ length: ranks }, (_, rank) => rank);
   const facts = { node: all, speed: all.map(() => 1) };
-  const options = { program, layout, ...batch, ...testLearning, balance: [], fssdp, facts, threads: 1 };
+  const options = { program, layout, ...batch, ...testLearning, fssdp, facts, threads: 1 };
   const world = await World.open(options, gaussian(3, layout.floats, 0.1));
   try {
     const ends: StepEnd[][] = [];

@@ -9,11 +9,11 @@ import type { Blocks } from "../../placement/training/blocks.ts";
 import { type Interval, laneIntervals, lanesIn, lanesOfWaves } from "../../placement/training/lanes.ts";
 import type { Rates } from "../../placement/training/rates.ts";
 import type { LayerLoads } from "../../placement/training/spread.ts";
-import { localOf } from "../local/index.ts";
 import { frozenViews } from "../model/layout.ts";
 import { rateOf } from "../optimizers/schedule.ts";
 import { sumDense } from "../passes/dense-exchange.ts";
 import { type Lane, type LaneLoss, Passes, readAll } from "../passes/passes.ts";
+import { perturbationRadius } from "../recipes/index.ts";
 import { Meter } from "../trace/meter.ts";
 import { recordedBackend } from "../trace/recorder.ts";
 import type { Share } from "../worlds/outer.ts";
@@ -125,7 +125,7 @@ export class Rank {
   }
 
   static async open(backend: TrainingBackend, given: RankOptions): Promise<Rank> {
-    const { program, layout, sequenceLength, balance, fssdp, frozen: tensors = {} } = given;
+    const { program, layout, sequenceLength, recipes = [], fssdp, frozen: tensors = {} } = given;
     const ranks = given.seat.facts.node.length;
     const options = { ...given, seat: { ...given.seat, transport: partOf(given.seat.transport, 0, ranks) } };
     const shape = shapeOf(layout, ranks);
@@ -137,7 +137,7 @@ export class Rank {
     const meter = new Meter(() => performance.now());
     const computes = fssdp.measured === true ? recordedBackend(backend, meter) : backend;
     const room = roomOf(options);
-    const passes = await Passes.open(computes, { program, shape, memory: stores.memory, frozen, sequenceLength, balance, room });
+    const passes = await Passes.open(computes, { program, shape, memory: stores.memory, frozen, sequenceLength, recipes, room });
     return new Rank(given, options, stores, { passes, meter });
   }
 
@@ -270,8 +270,7 @@ export class Rank {
 
   /** Takes gradients anew a little uphill, for parameters as they are, where the run asks for it; false where it was stopped. */
   async #climbed(turn: Turn, batch: Batch): Promise<boolean> {
-    const { local } = this.#options;
-    const radius = local === undefined ? 0 : localOf(local).radius(local.numbers);
+    const radius = perturbationRadius(this.#options.recipes);
     if (radius === 0) return true;
     const norm = normIn(await this.#tally(turn.stamp));
     const back = this.#memory.climb(norm > 0 ? radius / norm : 0);

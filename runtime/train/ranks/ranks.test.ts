@@ -72,7 +72,6 @@ function worldOf(program: ModelProgram, ranks: number, changes: Changes) {
     lanes,
     sequences: 8,
     sequenceLength,
-    balance: [],
     optimizerMemory: changes.stateBytes === undefined ? undefined : { bytes: changes.stateBytes, folder: tmpdir() },
     shadow: changes.shadow,
     threads: changes.threads ?? 1,

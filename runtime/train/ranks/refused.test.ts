@@ -33,7 +33,6 @@ function optionsOf(changed: Partial<Options> = {}): Options {
     lanes,
     sequences: lanes,
     sequenceLength,
-    balance: [],
     ...changed,
   };
 }

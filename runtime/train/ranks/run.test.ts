@@ -12,7 +12,7 @@ import { Loopback } from "../../net/collectives/loopback.ts";
 import { train } from "../loop/run.ts";
 import type { TrainPorts } from "../loop/train-ports.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
-import { parseBalance } from "../recipes/index.ts";
+import { parseRecipes } from "../recipes/index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-rank-runs-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -76,7 +76,7 @@ for (const ranks of [2, 3, 4])
 
 test("planner, waves and dropped copies are no part of what a run is: it goes on with others", async () => {
   const waves = { planner: "hecate", rematerialize: "AfterForward", lanesAtOnce: 2, reshardSteps: 2, memorySlots: 1 } as const;
-  const plain = { balance: parseBalance("bias:0.01") };
+  const plain = { recipes: parseRecipes({ balance: "bias:0.01" }) };
   await run("plain", 1, { settings: plain });
   await run("waves", 2, { settings: { ...plain, fssdp: waves }, stop: { rank: 0, step: 3 } });
   await run("waves", 2, { settings: { ...plain, fssdp: { planner: "late" } } });

@@ -10,15 +10,12 @@ import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../te
 import { trainRanks } from "../../../test/kit/training/training-ranks.ts";
 import { Loopback } from "../../net/collectives/loopback.ts";
 import { rankBytes } from "../../placement/training/laws.ts";
-import { parseGate } from "../gates/index.ts";
 import { evenRanks, rankedModel } from "../loop/needs.ts";
 import { train } from "../loop/run.ts";
 import type { TrainPorts } from "../loop/train-ports.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
 import { openSource } from "../model/model-source.ts";
-import { trainedModel } from "../model/trained-model.ts";
-import { parseBalance } from "../recipes/index.ts";
-import { parseSpawn } from "../recipes/spawn.ts";
+import { parseRecipes, trainedModel } from "../recipes/index.ts";
 import { memoryProblem } from "./fits.ts";
 import { Holdings } from "./rank-state.ts";
 
@@ -35,9 +32,7 @@ const settings: Omit<TrainSettings, "out"> = {
   validation: data,
   sequences: 8,
   lanes: 4,
-  balance: parseBalance("switch:0.01"),
-  spawn: parseSpawn(`${spawnStep}:0.5`),
-  gate: parseGate("dense-to-sparse:4:0.1:5"),
+  recipes: parseRecipes({ balance: "switch:0.01", spawn: `${spawnStep}:0.5`, gate: "dense-to-sparse:4:0.1:5" }),
   schedule: { ...runSettings.schedule, rate: 1e-2, steps },
   checkpoint: { everySteps: 2, keep: 9 },
 };
@@ -105,10 +100,10 @@ for (const ranks of [2, 3, 4])
   });
 
 test("another mask is another run", async () => {
-  await run("other mask", 1, { settings: { spawn: parseSpawn(`${spawnStep}:0.4`) } });
+  await run("other mask", 1, { settings: { recipes: parseRecipes({ spawn: `${spawnStep}:0.4` }) } });
   assert.notDeepEqual(left("other mask"), want);
   await assert.rejects(
-    run("one", 1, { settings: { spawn: parseSpawn(`${spawnStep}:0.4`) } }),
+    run("one", 1, { settings: { recipes: parseRecipes({ spawn: `${spawnStep}:0.4` }) } }),
     /was made with spawn 3:0.5, this run has 3:0.4/,
   );
 });

@@ -9,9 +9,9 @@ import { tinyModel } from "../../../test/kit/training/training.ts";
 import { testFssdp } from "../../../test/kit/training/training-ranks.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { familyOf } from "../../models/index.ts";
-import { parseLocal } from "../local/index.ts";
 import { layoutOf } from "../model/layout.ts";
 import { optimizerSettings } from "../optimizers/index.ts";
+import { parseRecipes } from "./index.ts";
 
 const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
 const family = familyOf(config);
@@ -37,8 +37,7 @@ async function stepAt(parameters: Float32Array, ranks: number, local: string) {
       schedule: { name: "constant", rate: 1e-30, warmup: 0, steps: 1, floor: 0 },
       optimizer: optimizerSettings("sgd", { beta1: 0 }),
       clip: 1e9,
-      local: parseLocal(local),
-      balance: [],
+      recipes: parseRecipes({ local }),
       threads: 1,
     },
     parameters,

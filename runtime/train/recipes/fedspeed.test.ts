@@ -6,9 +6,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
-import { parseLocal } from "../local/index.ts";
 import { optimizerSettings } from "../optimizers/index.ts";
 import { trainWorlds } from "../worlds/together.ts";
+import { parseRecipes } from "./index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-fedspeed-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -58,7 +58,7 @@ async function left(local: string, rate: number, like: boolean, seed: number): P
     optimizer: optimizerSettings("sgd", { beta1: 0 }),
     clip: 1000,
     checkpoint: { everySteps: steps, keep: 1 },
-    local: parseLocal(local),
+    recipes: parseRecipes({ local }),
   } as const;
   const quiet = { now: () => 0, stopped: () => false, onStart() {}, onStep() {}, onValidation() {} };
   const { validationLoss } = await trainWorlds(settings, like ? [both, both] : unlike, () => quiet);

@@ -7,7 +7,7 @@ import { basename, join } from "node:path";
 import { after, test } from "node:test";
 import { chainedTokens, runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
 import { train } from "../loop/run.ts";
-import { parseBalance } from "./index.ts";
+import { parseRecipes } from "./index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-moe-plus-plus-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -37,7 +37,7 @@ async function ended(model: string, balance: string, { steps = 100, seed = 1 } =
     lanes: 1,
     schedule: { name: "cosine", rate: 3e-3, warmup: 5, steps, floor: 0.1 },
     checkpoint: { everySteps: steps, keep: 1 },
-    balance: parseBalance(balance),
+    recipes: parseRecipes({ balance }),
   } as const;
   const quiet = { now: () => 0, stopped: () => false, onStart() {}, onValidation() {} };
   await train(settings, {

@@ -12,7 +12,7 @@ import { gaussian, randomIds } from "../../kernels/random.ts";
 import { familyOf } from "../../models/index.ts";
 import { train } from "../loop/run.ts";
 import { layoutOf, unitsOf, viewsOf } from "../model/layout.ts";
-import { parseBalance } from "./index.ts";
+import { parseRecipes } from "./index.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "enodia-shared-"));
 after(() => rmSync(folder, { recursive: true }));
@@ -84,7 +84,7 @@ async function lossOf(name: string, model: string, seed: number): Promise<number
     lanes: 1,
     schedule: { name: "cosine", rate: 3e-3, warmup: 5, steps, floor: 0.1 },
     checkpoint: { everySteps: steps, keep: 1 },
-    balance: parseBalance("switch:0.01"),
+    recipes: parseRecipes({ balance: "switch:0.01" }),
   } as const;
   const quiet = { now: () => 0, stopped: () => false, onStart() {}, onValidation() {} };
   await train(settings, { ...quiet, onStep: ({ loss }) => void losses.push(loss) });

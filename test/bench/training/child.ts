@@ -65,7 +65,7 @@ async function begin({ rank, ranks, host, tls, sizes }: RankStart) {
   const chunk = Float32Array.BYTES_PER_ELEMENT * ((expert?.to ?? 0) - (expert?.from ?? 0));
   const series = new Map<string, Rank>();
   const options = {
-    ...{ program: model.program, layout: model.layout, balance: [], ...learning },
+    ...{ program: model.program, layout: model.layout, ...learning },
     ...{ lanes: sizes.lanes, sequences: sizes.sequences, sequenceLength: sizes.sequenceLength },
     seat: {
       transport: recordedTransport(transport, recorder),

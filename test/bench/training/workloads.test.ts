@@ -23,7 +23,7 @@ test("experts of every layer have the rows that the tokens ask for", async () =>
   const { program, layout, parameters } = plantedModel(sizes.layers, 16);
   const { sequences, sequenceLength, lanes } = sizes;
   const fssdp = { ...fssdpFor("ep", lanes), measured: false };
-  const options = { program, layout, sequences, sequenceLength, lanes, ...learning, balance: [], fssdp, threads: 1 };
+  const options = { program, layout, sequences, sequenceLength, lanes, ...learning, fssdp, threads: 1 };
   const world = await World.open({ ...options, facts: { node: [0], speed: [1] } }, parameters);
   try {
     const want = asked("skewed", 1);

@@ -14,7 +14,7 @@ import { type Batch, Rank, type StepEnd } from "../../../runtime/train/ranks/ran
 import { aloneSeat, type Seat } from "../../../runtime/train/ranks/rank-context.ts";
 import type { RankOptions } from "../../../runtime/train/ranks/rank-options.ts";
 import type { Fssdp } from "../../../runtime/train/ranks/step-plan.ts";
-import type { BalanceSetting } from "../../../runtime/train/recipes/balance.ts";
+import type { RecipeSetting } from "../../../runtime/train/recipes/recipe.ts";
 import { seatInWorld } from "../../../runtime/train/worlds/group.ts";
 import { worldSettings } from "../../../runtime/train/worlds/together.ts";
 
@@ -49,16 +49,16 @@ export interface LoneRank {
   /** Of one step; all have whole sequences of that many tokens. */
   readonly lanes: readonly Lane[];
   readonly sequenceLength: number;
-  readonly balance?: readonly BalanceSetting[];
+  readonly recipes?: readonly RecipeSetting[];
   readonly lanesAtOnce?: number;
 }
 
 export function openLoneRank(backend: TrainingBackend, given: LoneRank): Promise<Rank> {
-  const { program, layout, lanes, sequenceLength, balance = [], lanesAtOnce = 1 } = given;
+  const { program, layout, lanes, sequenceLength, recipes = [], lanesAtOnce = 1 } = given;
   const sequences = lanes.reduce((sum, { inputs }) => sum + inputs.length, 0) / sequenceLength;
   const batch = { lanes: lanes.length, sequences, sequenceLength };
   const fssdp = { ...testFssdp, planner: "ep", lanesAtOnce } as const;
-  return Rank.open(backend, { ...testLearning, seat: aloneSeat(), program, layout, ...batch, balance, fssdp });
+  return Rank.open(backend, { ...testLearning, seat: aloneSeat(), program, layout, ...batch, recipes, fssdp });
 }
 
 /** The end of a first step from these parameters, and its gradients. */

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { uniform } from "../../../runtime/kernels/random.ts";
 import type { TrainSettings } from "../../../runtime/train/loop/train-settings.ts";
 import { tokenizerDigest } from "../../../runtime/train/model/model-source.ts";
-import { parseBalance } from "../../../runtime/train/recipes/index.ts";
+import { parseRecipes } from "../../../runtime/train/recipes/index.ts";
 
 const golden = join(import.meta.dirname, "../../golden");
 const dir = join(golden, "tiny-f32");
@@ -49,7 +49,7 @@ export async function balancedRun(folder: string): Promise<Omit<TrainSettings, "
     data,
     sequences: 8,
     lanes: 4,
-    balance: parseBalance("bias:0.01,switch:0.01"),
+    recipes: parseRecipes({ balance: "bias:0.01,switch:0.01" }),
     schedule: { ...runSettings.schedule, rate: 3e-3, steps: 6 },
   };
 }
