@@ -34,12 +34,6 @@ export const gatewayJwtField = gatewayJwt.optional().meta({
     "When given, requests may show a token of this OpenID Connect issuer, `Authorization: Bearer <token>`, instead of an API key. Signatures RS, PS, ES and EdDSA are taken; `exp` is required.",
 });
 
-/** What a gateway must enforce, by the name that stands behind its role in its command. */
-export const gatewayGuards = ["jwt"] as const;
-
-/** The role as a gateway is started. An image that does not know a guard does not start: one that let everybody in would be worse. */
-export const gatewayRole = ({ jwt }: { readonly jwt?: GatewayJwt | undefined }): string => (jwt ? "gateway+jwt" : "gateway");
-
 export const clientsNeedNames = {
   rule: "!has(self.clients) || has(self.apiKeySecretRef) || has(self.jwt)",
   message: "clients are told by their keys or tokens: set gateway.apiKeySecretRef or gateway.jwt, or leave clients out",

@@ -21,7 +21,7 @@ export function generatedFiles(): Map<string, string> {
     files.set(`crds/manifests/${kind.plural}.yaml`, header + yaml);
     files.set(`charts/enodia/templates/crds/${kind.plural}.yaml`, chartCopy(kind, yaml));
   }
-  files.set("crds/REFERENCE.md", referencePage());
+  files.set("crds/REFERENCE.md", referencePage(readFileSync(join(root, "crds/samples/complete.yaml"), "utf8")));
   files.set("charts/enodia/values.schema.json", `${JSON.stringify(chartValuesJsonSchema(), null, 2)}\n`);
   files.set("charts/enodia/VALUES.md", valuesPage(readFileSync(join(root, "charts/enodia/values.yaml"), "utf8")));
   return files;

@@ -48,9 +48,6 @@ export const formatNames = ["json_object", "json_schema"] as const;
 /** Languages that an answer can be held to: the wire's `Sampling.constraint`. */
 const constraintNames = [...formatNames, "tool_calls"] as const;
 export type ConstraintName = (typeof constraintNames)[number];
-/** What a request may need of a worker that one of an older image may not know; workers say it in their first sign of life. */
-export const workerAbilities = [...constraintNames, "prompt_logprobs"] as const;
-export type WorkerAbility = (typeof workerAbilities)[number];
 
 /** Manual keeps the runtime image of a deployment until its owner names another; Auto follows the operator. */
 export const imageRollouts = ["Manual", "Auto"] as const;

@@ -97,6 +97,9 @@ const common = {
   traceRatio: rendered("ENODIA_TRACE_RATIO", optional(z.coerce.number<string>().min(0).max(1)), setting("ENODIA_TRACE_RATIO")),
 };
 
+/** The volume of a pod with the model. */
+export const modelVolume = "models";
+
 const modelPath = ({ modelFolder }: ProcessFacts): string => `${paths.models}/${modelFolder}`;
 
 export const workerProcess = {

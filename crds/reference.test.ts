@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
 import { customResourceDefinition, kinds } from "./index.ts";
 import type { JsonObject } from "./openapi.ts";
 import { referencePage } from "./reference.ts";
 
-const page = referencePage();
+const page = referencePage(readFileSync(join(import.meta.dirname, "samples/complete.yaml"), "utf8"));
 const columnsMax = 160;
 
 /** Every path below a schema, lists marked, in the page's form. */

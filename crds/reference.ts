@@ -6,7 +6,8 @@ import type { Json, JsonObject } from "./openapi.ts";
 /** Characters of a line; only a word that is longer by itself exceeds it. */
 const columnsMax = 120;
 
-export function referencePage(): string {
+/** `complete` is the sample with every field of a MoEDeployment, which the page shows as it is. */
+export function referencePage(complete: string): string {
   const head = [
     "# API reference",
     "",
@@ -14,7 +15,8 @@ export function referencePage(): string {
     "An entry gives the type of a field, its default or that it is required, and what it does.",
     "",
   ];
-  return `${[...head, ...kinds.flatMap(section)].join("\n").trimEnd()}\n`;
+  const example = ["## A MoEDeployment with every field", "", "`crds/samples/complete.yaml`:", "", "```yaml", complete.trimEnd(), "```"];
+  return `${[...head, ...kinds.flatMap(section), ...example].join("\n").trimEnd()}\n`;
 }
 
 function section(kind: Kind): string[] {

@@ -1,9 +1,7 @@
-// Composition root of the runtime images: `node runtime/main.ts worker|gateway|trainer|checker|downloader|seed`, with `+` and a guard
-// behind a role that must enforce it. Reads the environment, starts the role, and on SIGTERM lets it end its work. Knows no details of any
-// role.
+// Composition root of the runtime images: `node runtime/main.ts worker|gateway|trainer|checker|downloader|seed`. It reads
+// the environment, starts the role, and on SIGTERM lets it end its work.
 
 import { AppError } from "../crds/common.ts";
-import { gatewayGuards } from "../crds/gateway-jwt.ts";
 import packageJson from "../package.json" with { type: "json" };
 import {
   parseCheckerConfig,
@@ -60,20 +58,14 @@ const roles: Readonly<Record<string, () => Promise<Process>>> = {
   },
 };
 
-/** What each role can be asked to enforce: what it does not know it must not start without. */
-const guards: Readonly<Record<string, readonly string[]>> = { gateway: gatewayGuards };
-
 /** The exit code of a role that was told to stop, where ending well would mean that its work is done. */
 const unfinishedCode: Readonly<Record<string, number>> = { downloader: 1 };
 
 /** Returns the exit code. */
 async function main(): Promise<number> {
-  const [role = "", ...wanted] = (process.argv[2] ?? "").split("+");
+  const role = process.argv[2] ?? "";
   const start = roles[role];
   if (start === undefined) throw new AppError(`usage: node runtime/main.ts ${Object.keys(roles).join("|")}`, { code: "InvalidConfig" });
-  const missing = wanted.filter((guard) => !guards[role]?.includes(guard));
-  if (missing.length > 0)
-    throw new AppError(`this image cannot be a ${role} with ${missing.join(", ")}: it takes a newer one`, { code: "InvalidConfig" });
   const stop = new Promise<void>((resolve) => {
     for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => resolve());
   });

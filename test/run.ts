@@ -8,7 +8,7 @@ import { run } from "node:test";
 import { spec } from "node:test/reporters";
 
 const root = resolve(import.meta.dirname, "..");
-const targets = ["gen", "check", "unit", "integration", "e2e", "all"] as const;
+const targets = ["gen", "check", "unit", "integration", "e2e", "held", "all"] as const;
 type Target = (typeof targets)[number];
 
 /** A file that takes longer hangs. */
@@ -27,9 +27,11 @@ const usage = `usage: npm test                                check, unit, int a
        npm run test:unit [-- PART...]          *.test.ts beside the source
        npm run test:int  [-- PART...]          *.int.test.ts: real processes on loopback, a local control plane (root)
        npm run test:e2e  [-- PART...]          *.e2e.test.ts: the product on the local cluster (root, Go)
+       npm run test:held [-- PART...]          what npm test holds back, about four hours
        npm run test:gpu  [-- --help]           the contract of a GPU's backend, on a machine that has one or in software
        npm run test:sim  [-- SEEDS...]         the seeded fault search of a simulated cluster, of which test:unit runs a sample
        npm run test:fuzz [-- --help]           every fuzzer with as many inputs as are asked for, of which test:unit runs a sample
+       npm run test:mutate [-- --help]         seeded faults of product code, and which of them the unit tests find
        npm run test:page [-- --out FOLDER]     the operator's page in Chromium, with screenshots to look at
        npm run test:scale [-- --help]          many deployments on simulated nodes, of which test:int runs a few
        npm run test:import [-- GB]             a checkpoint of 6 GB imported within a bound of memory; writes as much
@@ -153,8 +155,8 @@ async function buildPrograms(): Promise<void> {
 }
 
 /** Runs those that bring up a control plane one after another, since they share what the machine has one of; the others beside them. */
-async function runIntegration(filters: readonly string[], counts: Counts, everything: boolean): Promise<void> {
-  const files = unlessHeld(testFiles("integration", filters), counts, everything);
+async function runIntegration(filters: readonly string[], counts: Counts, target: Target): Promise<void> {
+  const files = toRun(testFiles("integration", filters), counts, target);
   const importing = (name: RegExp) => files.filter((file) => name.test(readFileSync(file, "utf8")));
   const planes = importing(/from "[./\w-]*\/(cluster|control-plane)\.ts"/);
   const withPrograms = importing(/from "[./\w-]*\/binaries\.ts"/).filter((file) => !planes.includes(file));
@@ -164,9 +166,11 @@ async function runIntegration(filters: readonly string[], counts: Counts, everyt
   await Promise.all([built.then(() => runFiles(planes, 1, counts)), beside]);
 }
 
-/** Those that run, and a line for each that `npm test` holds back. */
-function unlessHeld(files: readonly string[], counts: Counts, everything: boolean): string[] {
-  const held = everything ? files.filter((file) => reasonToHold(file) !== undefined) : [];
+/** The files that a target runs: `held` those that `npm test` holds back, `all` the others with a line for each that is held back. */
+function toRun(files: readonly string[], counts: Counts, target: Target): string[] {
+  const held = files.filter((file) => reasonToHold(file) !== undefined);
+  if (target === "held") return held;
+  if (target !== "all") return [...files];
   for (const file of held) process.stdout.write(`- held back: ${file.slice(root.length + 1)} (${reasonToHold(file)})\n`);
   counts.skipped += held.length;
   return files.filter((file) => !held.includes(file));
@@ -175,7 +179,7 @@ function unlessHeld(files: readonly string[], counts: Counts, everything: boolea
 const reasonToHold = (file: string): string | undefined => Object.entries(heldBack).find(([name]) => file.includes(`/${name}.`))?.[1];
 
 /** All e2e files share one cluster, which goes when they are done; ENODIA_KEEP=1 leaves it for a look. */
-async function runE2e(filters: readonly string[], counts: Counts, everything: boolean): Promise<void> {
+async function runE2e(filters: readonly string[], counts: Counts, target: Target): Promise<void> {
   const { down } = await import("./cluster/cluster.ts");
   const name = "e2e";
   process.env.ENODIA_E2E_CLUSTER = name;
@@ -184,7 +188,7 @@ async function runE2e(filters: readonly string[], counts: Counts, everything: bo
     down(name).finally(() => process.exit(130));
   });
   try {
-    const files = unlessHeld(testFiles("e2e", filters), counts, everything);
+    const files = toRun(testFiles("e2e", filters), counts, target);
     await buildPrograms();
     await runFiles(files, 1, counts);
   } finally {
@@ -211,8 +215,9 @@ async function main(argv: readonly string[]): Promise<void> {
   const wants = (name: Target): boolean => target === "all" || target === name;
   if (wants("check")) runChecks(counts);
   if (wants("unit")) await runFiles(testFiles("unit", filters), 2, counts);
-  if (wants("integration")) await runIntegration(filters, counts, target === "all");
-  if (wants("e2e")) await runE2e(filters, counts, target === "all");
+  const held = target === "held";
+  if (wants("integration") || held) await runIntegration(filters, counts, target as Target);
+  if (wants("e2e") || held) await runE2e(filters, counts, target as Target);
   const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : "";
   process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed${skipped}\n`);
   process.exitCode = counts.failed === 0 && counts.passed > 0 ? 0 : 1;

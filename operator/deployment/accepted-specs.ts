@@ -4,11 +4,12 @@
 // could not make it himself. The highest revision is the spec in force; a few before it are what a roll goes back to. A spec that was in
 // force before gets a new number, and its older revision goes. Replicas, suspend and the strategy of rolls are no part of it, since they
 // are obeyed whatever else is refused, so that scaling and pausing write none.
+
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
+import { isOrphan, manager } from "../kube/adoption.ts";
+import type { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, refOf, resources } from "../kube/kube.ts";
-import { manager } from "./apply.ts";
-import type { Informers } from "./informers.ts";
-import { isOrphan, objectLabels, ownerOf } from "./objects/context.ts";
+import { objectLabels, ownerOf } from "./objects/context.ts";
 import { type Accepted, type Revision, readRevision, revisionData, sameAccepted } from "./revision.ts";
 
 /** An accepted spec with its number. */

@@ -1,9 +1,10 @@
 // A pod that downloads a model is asked how far it is. Its end comes from the kubelet, not from here.
+
 import { ports } from "../../crds/common.ts";
 import { type DownloadWords, downloadWordsSchema, progressBytesMax, progressPath } from "../../crds/download.ts";
+import { askPod, type Identity } from "../kube/ask-pod.ts";
 import type { Ref } from "../kube/kube.ts";
-import { askPod } from "./ask-pod.ts";
-import { downloaderServerName, type Identity } from "./ports.ts";
+import { roleServerName } from "../pki/names.ts";
 
 /** How a pod is reached. */
 export interface ProgressQuestion {
@@ -16,7 +17,7 @@ export interface ProgressQuestion {
 /** Undefined where the pod does not answer, or says what cannot be read: it is asked again. */
 export async function askProgress(question: ProgressQuestion, port: number = ports.progress): Promise<DownloadWords | undefined> {
   const { ip, ref, identity, uid } = question;
-  const servername = downloaderServerName(ref);
+  const servername = roleServerName("downloader", ref);
   try {
     const text = await askPod({ ip, port, path: progressPath, servername, identity, bytesMax: progressBytesMax });
     const words = text === undefined ? undefined : downloadWordsSchema.safeParse(JSON.parse(text)).data;

@@ -10,9 +10,9 @@ import { signals } from "../../test/kit/deployment/autoscale.ts";
 import { member, settings, view } from "../../test/kit/deployment/deployment.ts";
 import { until as poll, sleep } from "../../test/kit/processes/process.ts";
 import { EventRecorder } from "../kube/events.ts";
+import { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, refOf, resources } from "../kube/kube.ts";
 import { managersOf } from "../kube/managed-fields.ts";
-import { Informers } from "./informers.ts";
 import { createDeploymentPlane } from "./plane.ts";
 import type { World } from "./ports.ts";
 

@@ -8,8 +8,8 @@ import { tellPod } from "../../test/integration/pod-status.ts";
 import { settings } from "../../test/kit/deployment/deployment.ts";
 import { until as poll } from "../../test/kit/processes/process.ts";
 import { EventRecorder } from "../kube/events.ts";
+import { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
-import { Informers } from "./informers.ts";
 import { createDeploymentPlane } from "./plane.ts";
 
 const name = "delivery-int";

@@ -1,17 +1,18 @@
 // The shell around core/delivery.ts: gathers the Jobs that download a deployment's model and their pods, makes and removes Jobs, and has
 // the running pod asked how far it is. A Job is made once and never changed; everything may be repeated.
+
 import { z } from "zod";
 import { AppError, labels } from "../../crds/common.ts";
 import { downloaderComponent, readDownloadEnd } from "../../crds/download.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { seedComponent } from "../../crds/seed.ts";
+import { manager } from "../kube/adoption.ts";
 import { hasCode } from "../kube/errors.ts";
+import type { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, keyOf, resources } from "../kube/kube.ts";
-import { manager } from "./apply.ts";
+import type { Identities } from "../pki/identity.ts";
 import { type DeliveryInput, type DeliveryPlan, type JobFacts, planDelivery } from "./core/delivery.ts";
 import { type SeedVerdict, seedVerdict } from "./core/seed.ts";
-import type { Identities } from "./identity.ts";
-import type { Informers } from "./informers.ts";
 import { ofModel, type RenderContext, type SeedWish } from "./objects/context.ts";
 import { downloadJob } from "./objects/download-job.ts";
 import { downloadJobName, modelOfPod, modelPlace, modelText, workFolders } from "./objects/model-place.ts";
@@ -27,7 +28,7 @@ const namedMax = 4;
 export interface DeliveryDeps {
   readonly kube: Kube;
   readonly informers: Pick<Informers, "covers" | "get" | "list" | "ofDeployment" | "ownedBy">;
-  readonly identities: Pick<Identities, "ensureDownloader" | "ensureSeed" | "operator">;
+  readonly identities: Pick<Identities, "ensureRole" | "operator">;
   readonly talks: ProgressTalks;
   readonly now: () => Date;
   /** Milliseconds for ages alone. */
@@ -89,7 +90,7 @@ export class Deliveries {
     const { informers, now, talks, identities } = this.#deps;
     const { metadata, spec } = deployment;
     // Before its pod: the kubelet tells a pod of a Secret that came after it a minute or two later.
-    await identities.ensureSeed(deployment);
+    await identities.ensureRole(deployment, "seed");
     const place = modelText(modelPlace(spec));
     const own = informers.ofDeployment("pods", metadata).filter((pod) => pod.metadata.labels?.[labels.component] === seedComponent);
     const sights = own.map((pod) => ({ pod, ...podSight(pod, now().getTime()) })).filter(({ ended }) => ended === undefined);
@@ -162,7 +163,7 @@ export class Deliveries {
     const { uid, namespace } = deployment.metadata;
     const inUse = workFolders(informers.list("moeDeployments", ({ metadata }) => metadata.namespace === namespace));
     // Before its pod: the kubelet tells a pod of a Secret that came after it a minute or two later.
-    await identities.ensureDownloader(deployment);
+    await identities.ensureRole(deployment, "downloader");
     try {
       await kube.create(resources.jobs, downloadJob(context, name, inUse), { manager });
       this.#unmade.delete(uid);

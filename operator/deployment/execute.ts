@@ -1,14 +1,15 @@
 // The executor of the actions that core/pod-actions.ts decided on. Each may be repeated; each failure is reported, none stops the
 // others.
+
 import { randomInt } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
 import { rfc3339 } from "../../crds/conditions.ts";
+import { manager } from "../kube/adoption.ts";
 import { hasCode } from "../kube/errors.ts";
+import type { PodOverlay } from "../kube/informers.ts";
 import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
-import { manager } from "./apply.ts";
+import type { Identities, PodIdentity } from "../pki/identity.ts";
 import type { Action } from "./core/pod-actions.ts";
-import type { Identities, PodIdentity } from "./identity.ts";
-import type { PodOverlay } from "./informers.ts";
 import type { RenderContext } from "./objects/context.ts";
 import { type WorkerTemplate, workerPod } from "./objects/worker-pod.ts";
 import { leavingAnnotation, leavingSinceAnnotation } from "./observe.ts";

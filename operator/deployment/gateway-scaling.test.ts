@@ -1,4 +1,5 @@
 // The number of gateways is the spec's, an autoscaler's or that of whoever scales them, and the operator fights none of them.
+
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -14,9 +15,9 @@ import {
   user,
 } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { manager } from "../kube/adoption.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 import { applies } from "../kube/managed-fields.ts";
-import { manager } from "./apply.ts";
 
 const front = { namespace: "ns", name: "moe-gateway" };
 const autoscaler = { manager: "kube-controller-manager", subresource: "scale" };

@@ -14,9 +14,9 @@ import { settings } from "../../test/kit/deployment/deployment.ts";
 import { type GoModule, moduleFolder } from "../../test/kit/processes/go-module.ts";
 import { until as poll } from "../../test/kit/processes/process.ts";
 import { EventRecorder } from "../kube/events.ts";
+import { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import { rulesOf } from "../rbac.ts";
-import { Informers } from "./informers.ts";
 import { createDeploymentPlane } from "./plane.ts";
 
 const name = "routes-int";

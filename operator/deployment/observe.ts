@@ -2,13 +2,13 @@
 import { z } from "zod";
 import { annotations, labels } from "../../crds/common.ts";
 import { planBounds } from "../../crds/plan.ts";
+import { gangOf } from "../gangs/index.ts";
+import type { Informers } from "../kube/informers.ts";
 import type { KubeObject } from "../kube/kube.ts";
+import { workerKind } from "../pods/pod-template.ts";
 import type { GatewayFacts, ObservedPod } from "./core/snapshot.ts";
 import type { GatewayPod, LeavingReason } from "./core/world.ts";
-import { gangOf } from "./gangs/index.ts";
-import type { Informers } from "./informers.ts";
 import { modelOfPod, rankModelOfPod } from "./objects/model-place.ts";
-import { workerKind } from "./objects/pod-template.ts";
 
 /** Marks of ours on a pod that is to go. */
 export const leavingAnnotation = `${labels.deployment.split("/")[0]}/leaving`;

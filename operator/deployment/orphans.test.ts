@@ -18,8 +18,8 @@ import {
 } from "../../test/kit/deployment/deployment-plane.ts";
 import type { FakeKube } from "../../test/kit/kube/fake-kube.ts";
 import { kubeError } from "../kube/errors.ts";
+import type { Informers } from "../kube/informers.ts";
 import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
-import type { Informers } from "./informers.ts";
 import { objectLabels } from "./objects/context.ts";
 import { findOrphans } from "./orphans.ts";
 

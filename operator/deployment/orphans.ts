@@ -1,11 +1,12 @@
 // The pods of a deleted MoEDeployment of the same name, as the cache shows them. Their fate is core/orphans.ts.
+
 import { labels } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { workerProcess } from "../../crds/process.ts";
+import { isOrphan } from "../kube/adoption.ts";
+import type { Informers } from "../kube/informers.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import type { Orphans, PodFacts } from "./core/snapshot.ts";
-import type { Informers } from "./informers.ts";
-import { isOrphan } from "./objects/context.ts";
 import { hasEnded, nodesSeen, podFacts } from "./observe.ts";
 
 interface Sources {

@@ -2,21 +2,21 @@
 
 import { apiVersion, labels } from "../../crds/common.ts";
 import type { DownloadWords } from "../../crds/download.ts";
+import { Applier } from "../kube/apply.ts";
 import { type Controller, createController, type Observe, type Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
+import { type Informers, PodOverlay, podGroups } from "../kube/informers.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
+import { type NamespaceClaims, Permission } from "../kube/permission.ts";
 import { ticksBeside } from "../kube/workqueue.ts";
+import { Authorities, type AuthoritiesOptions, subjectOf } from "../pki/authorities.ts";
+import { sweepAuthorities, sweepMs } from "../pki/authority-sweep.ts";
+import { certifiedDeployment } from "../pki/certified.ts";
+import { Identities } from "../pki/identity.ts";
 import { AcceptedSpecs } from "./accepted-specs.ts";
-import { Applier } from "./apply.ts";
 import { askProgress, type ProgressQuestion } from "./ask-progress.ts";
-import { Authorities, type AuthoritiesOptions, subjectOf } from "./authorities.ts";
-import { sweepAuthorities, sweepMs } from "./authority-sweep.ts";
-import { certifiedDeployment } from "./certified.ts";
-import { Identities } from "./identity.ts";
-import { type Informers, PodOverlay, podGroups } from "./informers.ts";
 import { NatsCredentials } from "./nats-credentials.ts";
 import type { Settings } from "./objects/context.ts";
-import { type NamespaceClaims, Permission } from "./permission.ts";
 import type { Deployments, Rebalance } from "./ports.ts";
 import { ProgressTalks } from "./progress-talks.ts";
 import { Reconciler } from "./reconcile.ts";

@@ -1,9 +1,11 @@
 // The two ports between the deployment plane (pods, Services, status) and the rebalance plane (sessions with workers, plans). Types
 // only. The rebalance plane implements Rebalance, the deployment plane calls it; operator/main.ts joins them. Neither waits for the
 // other: update() says what is wanted, view() tells what is, onChange() asks for another look.
+
 import type { MoEDeployment, MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import type { NatsAccess } from "../../crds/nats-access.ts";
 import type { TelemetryKeys } from "../../crds/telemetry-keys.ts";
+import type { Identity } from "../kube/ask-pod.ts";
 import type { Ref } from "../kube/kube.ts";
 import type { RebalanceView, World } from "./core/world.ts";
 
@@ -22,13 +24,6 @@ export interface Rebalance {
   close(): Promise<void>;
 }
 
-/** Certificate and key of the operator for one deployment, PEM. Valid for its CA only. */
-export interface Identity {
-  readonly cert: string;
-  readonly key: string;
-  readonly ca: string;
-}
-
 /** The questions and wishes that the rebalance plane may put to the deployment plane and its shells. */
 export interface Deployments {
   /** TLS material `operator.<name>.<ns>.enodia`, made from the CA Secret; cached by uid. */
@@ -43,19 +38,4 @@ export interface Deployments {
   telemetryKeys(ref: Ref, uid: string): { readonly keys?: TelemetryKeys; readonly problem?: string };
   /** The NATS server of a spec, its own or the operator's default; undefined where there is no telemetry. */
   natsUrl(spec: MoEDeploymentSpec): string | undefined;
-}
-
-/** Name of the certificate of the pod that downloads the model. */
-export function downloaderServerName(ref: Ref): string {
-  return `downloader.${ref.name}.${ref.namespace}.enodia`;
-}
-
-/** Name of the seed's certificate: what ranks expect. */
-export function seedServerName(ref: Ref): string {
-  return `seed.${ref.name}.${ref.namespace}.enodia`;
-}
-
-/** Name of rank r's certificate: what callers expect and servers check. */
-export function workerServerName(ref: Ref, rank: number): string {
-  return `rank-${rank}.${ref.name}.${ref.namespace}.enodia`;
 }

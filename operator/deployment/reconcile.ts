@@ -1,11 +1,13 @@
-// One pass over one MoEDeployment: gather, ask the pure core, act, report. Level-triggered: nothing is remembered but caches.
+// One pass over one MoEDeployment: gather, ask the pure core, act, report.
 import { AppError, labels } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
+import type { Applier } from "../kube/apply.ts";
 import type { Outcome } from "../kube/controller.ts";
 import { hasCode } from "../kube/errors.ts";
+import type { Informers, PodOverlay } from "../kube/informers.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
+import type { Identities } from "../pki/identity.ts";
 import type { AcceptedSpecs } from "./accepted-specs.ts";
-import type { Applier } from "./apply.ts";
 import { Autoscaler } from "./autoscaler.ts";
 import type { Comparison } from "./core/canary.ts";
 import { rankFloor, rememberedFloor } from "./core/capacity.ts";
@@ -21,8 +23,6 @@ import { targetRanks } from "./core/target.ts";
 import { Deliveries } from "./delivery.ts";
 import { execute } from "./execute.ts";
 import { GatewaysFirst } from "./gateways-first.ts";
-import type { Identities } from "./identity.ts";
-import type { Informers, PodOverlay } from "./informers.ts";
 import { modelSwitch } from "./model-switch.ts";
 import { names, ofModel, type RenderContext, type SeedWish, type Settings } from "./objects/context.ts";
 import { modelPlace, oneNodeOnly, rankModelText } from "./objects/model-place.ts";
@@ -255,7 +255,8 @@ export class Reconciler {
 
   #certify({ deployment, pods, orphans }: Snapshot, seed: boolean): Promise<AppError | undefined> {
     const running = living(pods).filter((pod) => !pod.terminating);
-    return this.#deps.identities.ensureAll(deployment, running, !gatewaysWait(orphans, pods, deployment.spec), seed);
+    const gateways = gatewaysWait(orphans, pods, deployment.spec) ? "wait" : "certify";
+    return this.#deps.identities.ensureAll(deployment, running, { gateways, roles: seed ? ["seed"] : [] });
   }
 
   /** Whether ranks have the model from a seed: what is in no claim, or in one that a single node can mount. */
@@ -267,7 +268,6 @@ export class Reconciler {
     return { seeded: sight.failure ? before : sight.oneNode, sight, failure: sight.failure };
   }
 
-  /** The pods serve without: an error is told, and it is tried again, after everything else had its turn. */
   async #secureTelemetry(deployment: MoEDeployment): Promise<AppError | undefined> {
     try {
       await this.#deps.telemetry.ensure(deployment);

@@ -10,8 +10,8 @@ import { crashing } from "../../test/kit/deployment/deployment-plane.ts";
 import { until as poll } from "../../test/kit/processes/process.ts";
 import { acts } from "../cli/commands/rollout.ts";
 import { EventRecorder } from "../kube/events.ts";
+import { Informers } from "../kube/informers.ts";
 import { type Kube, refOf, resources } from "../kube/kube.ts";
-import { Informers } from "./informers.ts";
 import { createDeploymentPlane } from "./plane.ts";
 
 const name = "rollout-int";

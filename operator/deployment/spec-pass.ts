@@ -12,10 +12,9 @@
 //   replicas, suspend, gateway.replicas and gateway.autoscale are obeyed, as no template depends on them.
 // - The operator is another release, or set to something else: nothing of the spec has changed, so the templates stay as they were
 //   rendered, and so does the runtime image, until the owner asks for another (core/runtime-image.ts). Settings reach pods otherwise:
-//   by the ConfigMap that they read when they start, and the log level by their Control streams.
+//   by the ConfigMap that they read, and the log level by their Control streams.
 // - The accepted template itself is refused later (a quota, a policy, a PriorityClass that is gone): the dry run is asked again all
 //   the while a roll is under way, the roll stops, ranks marked for it stay, and missing ranks are still tried.
-// - The stored object cannot be read by this version: the last accepted spec stands in for it as a whole.
 // - Others manage fields of an owned object: that object stays as it is and FieldConflict says so; the spec is accepted all the same.
 // - The pass fails for another reason (a webhook that is away, a conflict): as refused, but SpecAccepted is Unknown and the pass is
 //   repeated with back-off.
@@ -36,28 +35,29 @@
 // - Gateways of an image that has mounted the model's claim go on to mount it (objects/gateway.ts), until they get another image.
 // - The operator restarts or another one leads: it finds the revision in its cache, as it finds the pods. A revision that somebody
 //   deleted is written again from memory, and without one the spec as it stands has to be accepted anew.
+
 import { AppError, annotations } from "../../crds/common.ts";
 import { type MoEDeployment, type MoEDeploymentSpec, moeDeploymentSpecSchema, parseMoEDeployment } from "../../crds/moe-deployment.ts";
 import type { RolledBack } from "../../crds/rollout.ts";
+import type { Gang } from "../gangs/gang.ts";
+import type { Applier, Rendered } from "../kube/apply.ts";
 import { hasCode } from "../kube/errors.ts";
+import type { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
+import { podRefusal, type Refusal } from "../kube/refusal-text.ts";
+import { type Identities, secretProblems } from "../pki/identity.ts";
+import { templateContainer, workerKind } from "../pods/pod-template.ts";
 import type { AcceptedSpecs } from "./accepted-specs.ts";
-import type { Applier } from "./apply.ts";
+import { chooseGang } from "./core/gang.ts";
 import type { Successor } from "./core/pod-actions.ts";
-import { podRefusal } from "./core/refusal-text.ts";
 import { holdsModel } from "./core/rollout.ts";
 import { pinnedImage } from "./core/runtime-image.ts";
-import { living, type PodFacts, type Refusal, type RolloutFacts, type RuntimeImage } from "./core/snapshot.ts";
+import { living, type PodFacts, type RolloutFacts, type RuntimeImage } from "./core/snapshot.ts";
 import { dryRun } from "./execute.ts";
-import type { Gang } from "./gangs/gang.ts";
-import { chooseGang } from "./gangs/index.ts";
-import { type Identities, secretProblems } from "./identity.ts";
-import type { Informers } from "./informers.ts";
 import type { RenderContext, SeedWish, Settings } from "./objects/context.ts";
 import { gatewayTemplate } from "./objects/gateway.ts";
-import { absentObjects, isGateways, objectsOf, type Rendered } from "./objects/index.ts";
+import { absentObjects, isGateways, objectsOf } from "./objects/index.ts";
 import { rankModelText } from "./objects/model-place.ts";
-import { templateContainer, workerKind } from "./objects/pod-template.ts";
 import { type RenderedPod, type WorkerTemplate, workerTemplate } from "./objects/worker-pod.ts";
 import type { Accepted } from "./revision.ts";
 import { keptModel, type Seeding, seedingOf } from "./seeding.ts";
@@ -294,7 +294,7 @@ export class SpecPass {
   /** A Secret that waits for a person or the garbage collector is told of in a condition. */
   async #certifyGateway(deployment: MoEDeployment): Promise<Refusal[]> {
     try {
-      await this.#deps.identities.ensureGateway(deployment);
+      await this.#deps.identities.ensureRole(deployment, "gateway");
       return [];
     } catch (error) {
       if (!(error instanceof AppError && secretProblems.includes(error.code))) throw error;

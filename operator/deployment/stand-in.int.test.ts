@@ -8,8 +8,8 @@ import { settings, view } from "../../test/kit/deployment/deployment.ts";
 import { crashing } from "../../test/kit/deployment/deployment-plane.ts";
 import { until as poll } from "../../test/kit/processes/process.ts";
 import { EventRecorder } from "../kube/events.ts";
+import { Informers } from "../kube/informers.ts";
 import { type Kube, refOf, resources } from "../kube/kube.ts";
-import { Informers } from "./informers.ts";
 import { createDeploymentPlane } from "./plane.ts";
 import type { World } from "./ports.ts";
 

@@ -1,20 +1,21 @@
 // The shell around core/stand-in.ts: gathers what is there of a deployment's stand-in, and makes, stops and deletes it. A stand-in is made
 // once and never changed but for its sizes and its stop; everything may be repeated.
+
 import { AppError, labels } from "../../crds/common.ts";
 import type { MoEDeployment, MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import { moeDeploymentStatusSchema } from "../../crds/moe-deployment-status.ts";
 import { parseDuration } from "../../crds/quantity.ts";
 import { budgetsOf } from "../../crds/rollout.ts";
 import type { StandInStatus } from "../../crds/stand-in.ts";
+import { manager } from "../kube/adoption.ts";
 import { hasCode } from "../kube/errors.ts";
+import type { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
-import { manager } from "./apply.ts";
 import type { Comparison } from "./core/canary.ts";
 import { rollsBackOn } from "./core/rollout.ts";
 import { type GatewayFacts, living, type PodFacts, wantedGateways } from "./core/snapshot.ts";
 import { canaryGateways, judgeStandIn, type StandInInput, standInStep } from "./core/stand-in.ts";
 import type { Front, Sizes, StandInFacts, StandInLook } from "./core/stand-in-look.ts";
-import type { Informers } from "./informers.ts";
 import { rankModelText } from "./objects/model-place.ts";
 import { standIn, standInName } from "./objects/stand-in.ts";
 import { type NodeHealth, podFacts } from "./observe.ts";

@@ -16,8 +16,8 @@ import {
   world,
 } from "../../test/kit/deployment/deployment-plane.ts";
 import { FakeKube } from "../../test/kit/kube/fake-kube.ts";
+import { Informers } from "../kube/informers.ts";
 import { resources } from "../kube/kube.ts";
-import { Informers } from "./informers.ts";
 import { NatsCredentials } from "./nats-credentials.ts";
 import { TelemetrySecrets } from "./telemetry-secret.ts";
 

@@ -16,13 +16,12 @@ import {
   telemetrySecretEntries,
   telemetrySecretName,
 } from "../../crds/telemetry-keys.ts";
+import { isOrphan, manager, mayAdopt } from "../kube/adoption.ts";
 import { hasCode } from "../kube/errors.ts";
+import type { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
-import { mayAdopt } from "./adoption.ts";
-import { manager } from "./apply.ts";
-import type { Informers } from "./informers.ts";
 import { credentialProblems, type NatsCredentials, type NatsEntries } from "./nats-credentials.ts";
-import { isOrphan, objectLabels, ownerOf } from "./objects/context.ts";
+import { objectLabels, ownerOf } from "./objects/context.ts";
 import type { Deployments } from "./ports.ts";
 
 /** Credentials are read again after this: they are no Secret of ours, so nobody tells us of a change. */

@@ -12,9 +12,11 @@
 // The reporter hands on what the plan says of itself in figures and words, no plan: to placementStatus and offer (both of
 // status/placement-status.ts), store.writeStatus, and rebalanceView (status/view.ts). Beside this way, a plan that some layers gave up
 // goes through 3, 4 and 5 once more (#settle in rollout/rollout.ts), and links.tell and links.sync push what holds to who comes up.
+
 import { AppError } from "../../crds/common.ts";
 import { parseDuration } from "../../crds/quantity.ts";
-import type { Identity, RebalanceView, World } from "../deployment/ports.ts";
+import type { RebalanceView, World } from "../deployment/ports.ts";
+import type { Identity } from "../kube/ask-pod.ts";
 import { policies } from "../planner/index.ts";
 import { Attempts, type Step, type StepEnd } from "./intents/attempts.ts";
 import { chooseIntent, suspended } from "./intents/choose.ts";

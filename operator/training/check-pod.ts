@@ -1,14 +1,15 @@
 // The pod that checks a training job before its ranks are made: it reads what they would, with no certificate, no right to write and little
 // memory, on the nodes that they would run on. With the hash of what in the spec its answer depends on. Pure.
+
 import { createHash } from "node:crypto";
 import { annotations, labels } from "../../crds/common.ts";
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
 import { checkerComponent, checkerProcess, trainerSpec } from "../../crds/training-process.ts";
 import { renderEnv } from "../../crds/variables.ts";
-import { makerLabels } from "../deployment/objects/context.ts";
-import { mergePodTemplate, type PodShape } from "../deployment/objects/pod-template.ts";
-import { containerSecurity } from "../deployment/objects/runtime-pod.ts";
+import { makerLabels } from "../kube/adoption.ts";
 import type { KubeObject } from "../kube/kube.ts";
+import { mergePodTemplate, type PodShape } from "../pods/pod-template.ts";
+import { containerSecurity } from "../pods/security.ts";
 import { container } from "./core/pod-view.ts";
 import { claimsOf, commonSpec, mountOf, ownerOf, resourcesOf, type TrainingSettings, templateKind, tmp, volumeOf } from "./pod.ts";
 

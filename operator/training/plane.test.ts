@@ -5,10 +5,10 @@ import { AppError } from "../../crds/common.ts";
 import { moeTrainingJobStatusSchema } from "../../crds/moe-training-job-status.ts";
 import { until } from "../../test/kit/deployment/deployment-plane.ts";
 import { object, PlaneWorld, ref, stopPlanes, user } from "../../test/kit/training/training-plane.ts";
-import { sweepAuthorities } from "../deployment/authority-sweep.ts";
-import { certifiedDeployment, certifiedJob } from "../deployment/certified.ts";
-import { Informers } from "../deployment/informers.ts";
+import { Informers } from "../kube/informers.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
+import { sweepAuthorities } from "../pki/authority-sweep.ts";
+import { certifiedDeployment, certifiedJob } from "../pki/certified.ts";
 
 after(stopPlanes);
 

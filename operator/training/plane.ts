@@ -1,16 +1,16 @@
 // The training plane as the operator composes it: what wakes a look at a MoETrainingJob, and whether it may be worked on now.
 import { apiVersion, labels } from "../../crds/common.ts";
 import type { PodWords } from "../../crds/training-world.ts";
-import { Applier } from "../deployment/apply.ts";
-import { Authorities, subjectOf } from "../deployment/authorities.ts";
-import { certifiedJob } from "../deployment/certified.ts";
-import { Identities } from "../deployment/identity.ts";
-import { type Informers, trainingPodGroups } from "../deployment/informers.ts";
+import { Applier } from "../kube/apply.ts";
 import { type Claims, heldByAnother } from "../kube/claims.ts";
 import { type Controller, createController, type Observe, type Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
+import { type Informers, trainingPodGroups } from "../kube/informers.ts";
 import { type Kube, type KubeObject, keyOf, parseKey, type Ref, refOf } from "../kube/kube.ts";
 import { ticksBeside } from "../kube/workqueue.ts";
+import { Authorities, subjectOf } from "../pki/authorities.ts";
+import { certifiedJob } from "../pki/certified.ts";
+import { Identities } from "../pki/identity.ts";
 import type { TrainingSettings } from "./pod.ts";
 import { PodGroups } from "./pod-groups.ts";
 import { PodTalks, type Question } from "./pod-talks.ts";

@@ -8,8 +8,8 @@ import { type ControlPlane, controlPlane, root } from "../../test/integration/co
 import { coschedulingCrd, documents, volcanoCrd } from "../../test/integration/pod-groups.ts";
 import { tellPod } from "../../test/integration/pod-status.ts";
 import { until } from "../../test/kit/processes/process.ts";
-import { Informers } from "../deployment/informers.ts";
 import { EventRecorder } from "../kube/events.ts";
+import { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, type Resource, resources } from "../kube/kube.ts";
 import { createTrainingPlane } from "./plane.ts";
 

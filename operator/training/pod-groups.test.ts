@@ -6,7 +6,7 @@ import { AppError } from "../../crds/common.ts";
 import { parseMoETrainingJob } from "../../crds/moe-training-job.ts";
 import { until } from "../../test/kit/deployment/deployment-plane.ts";
 import { object, PlaneWorld, ref, stopPlanes, user } from "../../test/kit/training/training-plane.ts";
-import { gangOf, gangSchedulers } from "../deployment/gangs/index.ts";
+import { gangOf, gangSchedulers } from "../gangs/index.ts";
 import { type Resource, resources } from "../kube/kube.ts";
 import { templateHash, trainingPod } from "./pod.ts";
 

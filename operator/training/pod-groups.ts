@@ -1,12 +1,13 @@
 // The PodGroup of a training job, while its spec asks for a scheduler that starts ranks together and there are pods for it. It is there
 // before the first of them, and goes with the last, so that it holds no quota.
+
 import { AppError, labels } from "../../crds/common.ts";
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
 import { trainerComponent } from "../../crds/training-process.ts";
-import type { Applier } from "../deployment/apply.ts";
-import type { Gang } from "../deployment/gangs/gang.ts";
-import { gangSchedulers } from "../deployment/gangs/index.ts";
-import { makerLabels } from "../deployment/objects/context.ts";
+import type { Gang } from "../gangs/gang.ts";
+import { gangSchedulers } from "../gangs/index.ts";
+import { makerLabels } from "../kube/adoption.ts";
+import type { Applier } from "../kube/apply.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import type { Problem } from "./core/observed.ts";
 import { groupName, ownerOf } from "./pod.ts";

@@ -1,7 +1,8 @@
 // The talk with each running pod: it is told its world and says how it stands, beside the looks at jobs, a bounded number of pods at once.
 // One that does not answer keeps no other waiting, and is asked less often. What is told is what the status says already.
+
 import type { PodWords, WorldOrder } from "../../crds/training-world.ts";
-import type { Identity } from "../deployment/ports.ts";
+import type { Identity } from "../kube/ask-pod.ts";
 
 /** Questions under way at once. */
 const questionsMax = 8;

@@ -1,4 +1,5 @@
 // A pod of a training job, one a rank: rendered from its spec and template, with a hash of what may change while the job lives. Pure.
+
 import { createHash } from "node:crypto";
 import { annotations, apiVersion, labels, paths, ports } from "../../crds/common.ts";
 import { parseModelUri } from "../../crds/moe-deployment.ts";
@@ -6,11 +7,12 @@ import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
 import { defaultGang, type LogLevel, type PullPolicy } from "../../crds/names.ts";
 import { trainerComponent, trainerProcess } from "../../crds/training-process.ts";
 import { renderEnv } from "../../crds/variables.ts";
-import type { GangScheduler } from "../deployment/gangs/gang.ts";
-import { makerLabels, names } from "../deployment/objects/context.ts";
-import { mergePodTemplate, type PodShape, type TemplateKind, templateContainer } from "../deployment/objects/pod-template.ts";
-import { containerSecurity, podSecurity } from "../deployment/objects/runtime-pod.ts";
+import type { GangScheduler } from "../gangs/gang.ts";
+import { makerLabels } from "../kube/adoption.ts";
 import type { KubeObject } from "../kube/kube.ts";
+import { tlsSecrets } from "../pki/names.ts";
+import { mergePodTemplate, type PodShape, type TemplateKind, templateContainer } from "../pods/pod-template.ts";
+import { containerSecurity, podSecurity } from "../pods/security.ts";
 import { container } from "./core/pod-view.ts";
 
 export interface TrainingSettings {
@@ -152,7 +154,7 @@ function basePod(job: MoETrainingJob, settings: TrainingSettings, made: Made): P
       ],
       volumes: [
         tmp.volume,
-        { name: "tls", secret: { secretName: names.podTls(podName(job.metadata.name, made)), defaultMode: 0o440 } },
+        { name: "tls", secret: { secretName: tlsSecrets.pod(podName(job.metadata.name, made)), defaultMode: 0o440 } },
         ...claimsOf(job).map(volumeOf),
       ],
     },

@@ -4,12 +4,12 @@
 import { AppError, labels } from "../../crds/common.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../crds/moe-training-job.ts";
 import { checkerComponent } from "../../crds/training-process.ts";
-import type { GangScheduler } from "../deployment/gangs/gang.ts";
-import { chooseScheduler, gangOf } from "../deployment/gangs/index.ts";
-import type { Identities } from "../deployment/identity.ts";
-import type { Informers } from "../deployment/informers.ts";
+import type { GangScheduler } from "../gangs/gang.ts";
+import { chooseScheduler, gangOf } from "../gangs/index.ts";
 import type { Outcome } from "../kube/controller.ts";
+import type { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
+import type { Identities } from "../pki/identity.ts";
 import { checkHash, checkPod } from "./check-pod.ts";
 import { type Action, type Decision, decide, isOver } from "./core/decide.ts";
 import { nodeLost } from "./core/ends.ts";
@@ -34,7 +34,7 @@ export interface ReconcilerParts {
   readonly status: StatusWriter;
   readonly settings: TrainingSettings;
   readonly talks: Pick<PodTalks, "words" | "silence" | "tell" | "forget">;
-  readonly identities: Pick<Identities, "ensurePods" | "operator" | "forget">;
+  readonly identities: Pick<Identities, "ensureAll" | "operator" | "forget">;
   readonly groups: Pick<PodGroups, "keep" | "forget">;
   readonly now: () => Date;
 }
@@ -117,7 +117,7 @@ export class TrainingReconciler {
       talks.forget(key);
       return undefined;
     }
-    const failed = await identities.ensurePods(job, there);
+    const failed = await identities.ensureAll(job, there, { gateways: "none", roles: [] });
     const identity = await identities.operator({ namespace, name }, uid);
     const told = there.flatMap(({ running, ip, rank, ...pod }) =>
       running && ip !== undefined ? [{ uid: pod.uid, rank, ip, stops: stops.has(pod.uid) }] : [],

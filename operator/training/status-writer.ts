@@ -5,8 +5,8 @@ import { apiVersion } from "../../crds/common.ts";
 import { type ConditionState, withTransition } from "../../crds/conditions.ts";
 import type { MoETrainingJob } from "../../crds/moe-training-job.ts";
 import { type MoETrainingJobStatus, moeTrainingJobStatusSchema } from "../../crds/moe-training-job-status.ts";
-import type { Subject } from "../deployment/authorities.ts";
 import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
+import type { Subject } from "../pki/authorities.ts";
 
 const manager = "enodia-operator-status";
 /** Progress alone is written at most this often. */

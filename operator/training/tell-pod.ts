@@ -2,7 +2,7 @@
 import { ports } from "../../crds/common.ts";
 import { type PodWords, podWordsSchema, trainingScope, worldBytesMax, worldPath } from "../../crds/training-world.ts";
 import { serverNames } from "../../runtime/net/tls.ts";
-import { askPod } from "../deployment/ask-pod.ts";
+import { askPod } from "../kube/ask-pod.ts";
 import type { Question } from "./pod-talks.ts";
 
 /** Undefined where the pod does not answer, refuses, or says what cannot be read: it is asked again. */

@@ -10,8 +10,8 @@ import { down } from "../../test/cluster/cluster.ts";
 import { controlPlane, root } from "../../test/integration/control-plane.ts";
 import { tellPod } from "../../test/integration/pod-status.ts";
 import { until as poll } from "../../test/kit/processes/process.ts";
-import { Informers } from "../deployment/informers.ts";
 import { EventRecorder } from "../kube/events.ts";
+import { Informers } from "../kube/informers.ts";
 import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
 import { createTrainingPlane } from "./plane.ts";
 

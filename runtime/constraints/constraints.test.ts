@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { OpenSampling } from "../engine/core/open-sampling.ts";
-import { Sampler } from "../engine/core/sampling.ts";
+import { OpenSampling } from "../engine/schedule/sampling/open-sampling.ts";
+import { Sampler } from "../engine/schedule/sampling/sampler.ts";
 import { Automaton } from "./automaton.ts";
 import { languageOf } from "./index.ts";
 import { Languages } from "./languages.ts";

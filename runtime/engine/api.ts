@@ -1,12 +1,12 @@
 // The interface between a worker and its engine: requests in, tokens out, experts in and out, frames of other ranks. Types only.
-// The engine itself runs in its own thread (thread.ts); client.ts is its face on the main thread.
+// The engine itself runs in its own thread (thread/thread.ts); thread/client.ts is its face on the main thread.
 import type { BackendChoice, CodecName, KvType } from "../../crds/names.ts";
 import type { ComputeWork, Phase, StepKind, StepSeconds, Transitions } from "../../crds/telemetry.ts";
 import type { Identity } from "../net/mapping.ts";
 import type { ExpertGrid } from "../placement/grid.ts";
-import type { EngineLimits, GenerateEvent, Sampling } from "./core/request.ts";
+import type { EngineLimits, GenerateEvent, Sampling } from "./schedule/request.ts";
 
-export type { FinishReason, GenerateEvent, Sampling } from "./core/request.ts";
+export type { FinishReason, GenerateEvent, Sampling } from "./schedule/request.ts";
 
 /** One frame of expert work for another rank: `rows` [n, hidden] and, per (row, expert) pair, which row and which expert. */
 export interface RemoteFrame {
@@ -43,7 +43,7 @@ export interface EngineOptions {
   readonly kvType?: KvType;
   /** Tokens of one request, prompt and output together; at most the model's own limit. */
   readonly maxContext: number;
-  /** Threads that compute, at most. Unset: the processors that are this process's own (processors.ts), else one. */
+  /** Threads that compute, at most. Unset: the processors that are this process's own (thread/processors.ts), else one. */
   readonly threads?: number;
   /** Processors that this process has asked for as its own, where it is known; unset: it is not. */
   readonly wholeCpus?: number;

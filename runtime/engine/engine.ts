@@ -5,6 +5,6 @@ export type * from "./api.ts";
 
 /** Opens the store, loads the dense part and starts the engine thread. Hosts no expert yet. */
 export async function createEngine(options: EngineOptions): Promise<Engine> {
-  const { startEngine } = await import("./client.ts");
+  const { startEngine } = await import("./thread/client.ts");
   return startEngine(options);
 }

@@ -13,12 +13,12 @@ import type { Backend } from "../compute/backend.ts";
 import { importMoe } from "../modelstore/import-moe.ts";
 import { serverNames } from "../net/tls.ts";
 import type { GenerateEvent, LaneNews, LanePeer, LaneView, RemoteFrame } from "./api.ts";
-import { sumPairs } from "./core/combine.ts";
-import type { PairBatch } from "./expert-table.ts";
 import { Lanes } from "./lanes.ts";
-import { EngineLoop } from "./loop.ts";
-import type { Calls, FromEngine, Method, ThreadOptions } from "./messages.ts";
-import { openModel } from "./open.ts";
+import { sumPairs } from "./pass/combine.ts";
+import type { PairBatch } from "./pass/expert-table.ts";
+import { EngineLoop } from "./thread/loop.ts";
+import type { Calls, FromEngine, Method, ThreadOptions } from "./thread/messages.ts";
+import { openModel } from "./thread/open.ts";
 
 type Class = Backend["numericClass"];
 type Token = Extract<GenerateEvent, { type: "token" }>;

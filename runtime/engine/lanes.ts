@@ -14,9 +14,9 @@ import { frameFault } from "../placement/frames/frames.ts";
 import type { ExpertGrid } from "../placement/grid.ts";
 import { bytesOf, viewF32 } from "../weights/floats.ts";
 import type { FrameAnswer, LaneNews, LaneOpening, LanePeer, LaneView, RemoteFrame } from "./api.ts";
-import { sumPairs } from "./core/combine.ts";
-import type { AskedBatch } from "./expert-table.ts";
 import { NewsOfLanes } from "./lane-news.ts";
+import { sumPairs } from "./pass/combine.ts";
+import type { AskedBatch } from "./pass/expert-table.ts";
 
 /** A lane that ended is opened anew after so long, and after twice as long each time that it was never ready. */
 const reopenMs = 500;

@@ -3,7 +3,7 @@
 import type { AppError } from "../../crds/common.ts";
 import type { FrameAnswer, RemoteFrame } from "./api.ts";
 import type { Lanes } from "./lanes.ts";
-import { type FromEngine, fromPlain, type ToEngine } from "./messages.ts";
+import { type FromEngine, fromPlain, type ToEngine } from "./thread/messages.ts";
 
 interface Waiting {
   resolve(rows: Float32Array): void;

@@ -4,11 +4,11 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import type { RemoteFrame } from "./api.ts";
-import type { ExpertWork, PairBatch } from "./expert-table.ts";
-import { Mutex } from "./mutex.ts";
-import { forward } from "./step.ts";
-import type { StepTools } from "./step-tools.ts";
-import { FrameTurns } from "./turns.ts";
+import type { ExpertWork, PairBatch } from "./pass/expert-table.ts";
+import { FrameTurns } from "./pass/frame-scheduler.ts";
+import { Mutex } from "./pass/mutex.ts";
+import { forward } from "./pass/step.ts";
+import type { StepTools } from "./pass/step-tools.ts";
 
 const tokens = 64;
 const layers = 2;

@@ -21,9 +21,9 @@ import { cellValues, describeGrid, expertCount, expertsIn } from "../placement/g
 import { layerShapes } from "../weights/layer-shapes.ts";
 import type { ModelStore } from "../weights/store.ts";
 import type { EngineInfo, LoadCounters, RemoteFrame, RoutingTables } from "./api.ts";
-import { EngineLoop } from "./loop.ts";
-import type { Calls, FromEngine, Method, ThreadOptions } from "./messages.ts";
-import { openProgram } from "./open.ts";
+import { EngineLoop } from "./thread/loop.ts";
+import type { Calls, FromEngine, Method, ThreadOptions } from "./thread/messages.ts";
+import { openProgram } from "./thread/open.ts";
 
 const program = unlikeProgram();
 const grid = expertGrid(program);

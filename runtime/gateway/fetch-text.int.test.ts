@@ -1,5 +1,5 @@
 // A gateway's tokenizer over real gRPC with mutual TLS: the bytes that a rank has, whatever goes wrong on the way, from production's server
-// and from ones that lie, break off, stand still or are of a release that knows no such call.
+// and from ones that lie, break off, stand still or are of another wire version.
 import assert from "node:assert/strict";
 import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -79,7 +79,7 @@ test("it waits for a membership, for a rank in it, and for one that serves the f
   const looks: [string, readonly Member[] | undefined][] = [
     [waits("no membership known yet"), undefined],
     [waits("no rank is there"), []],
-    [waits("rank 0: its release gives none; one of this release does"), [former]],
+    [waits("rank 0: it speaks another version of the wire than enodia.runtime.v1.TextFiles"), [former]],
   ];
   await fetching((said) => {
     const look = looks.find(([text]) => !said.includes(text));

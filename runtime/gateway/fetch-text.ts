@@ -54,7 +54,7 @@ export async function fetchText(options: TextFetch): Promise<string> {
         const error = fromStatus(caught, "fetching the tokenizer");
         options.log.debug({ rank: member.rank, reason: error.message, code: error.code }, "a rank did not give the tokenizer");
         reasons.push(
-          `rank ${member.rank}: ${error.code === "Unimplemented" ? "its release gives none; one of this release does" : error.message}`,
+          `rank ${member.rank}: ${error.code === "Unimplemented" ? `it speaks another version of the wire than ${TextFiles.typeName}` : error.message}`,
         );
       }
     }

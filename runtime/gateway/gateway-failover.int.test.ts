@@ -131,9 +131,9 @@ test("a worker of which nothing is heard is left within two seconds, although it
   assert.equal((await stream(`${url}/v1/chat/completions`, chat())).text, expected(chatPrompt, 20), "it is used again when it speaks");
 });
 
-test("a worker that computes for long and lives, and one that knows no signs of life, keep their requests", async () => {
+test("a worker that computes for long and lives keeps its requests", async () => {
   const slow: Script = { slot: () => new Promise((resolve) => setTimeout(() => resolve(undefined), 2_300)) };
-  const { gateway, url } = await startAll([slow, { ...slow, alive: false }]);
+  const { gateway, url } = await startAll([slow]);
   const answers = await Promise.all([1, 2, 3, 4].map((n) => stream(`${url}/v1/chat/completions`, chat({ max_tokens: 10 + n }))));
   for (const [i, { text, comments }] of answers.entries()) {
     assert.equal(text, expected(chatPrompt, 11 + i));

@@ -147,7 +147,7 @@ export function problemOf(caught: unknown, requestId: string): Problem {
   const error = AppError.from(caught);
   const retryAfterSeconds = typeof error.retry === "object" ? Math.max(1, Math.ceil(error.retry.afterMs / 1000)) : 1;
   if (error.code === "QueueFull") return problems.queueFull(retryAfterSeconds);
-  if (error.code === "NoWorker" || error.code === "OldWorker") return problems.noWorker(error.message, retryAfterSeconds);
+  if (error.code === "NoWorker") return problems.noWorker(error.message, retryAfterSeconds);
   if (error.code === "DeadlineExceeded") return { ...problems.deadline(0), message: error.message };
   if (error.code === "ContextOverflow") return invalid(error.message, "messages", "context_length_exceeded");
   if (error.code === "UnusableLogits") return problems.unusableLogits(error.message);

@@ -17,7 +17,7 @@ const order: Readonly<Record<MemberState, number>> = { active: 0, joining: 1, dr
 export function textSources(members: readonly Member[]): TextSources {
   const there = members.filter(({ state }) => state !== "lost");
   const digest = majority(there);
-  // Those that say none come last: they are of a release before this, or an operator of one before speaks for them.
+  // Those that have not named one yet come last.
   const place = (member: Member) => order[member.state] + (member.textDigest === undefined ? 10 : 0);
   const ranks = there
     .filter(({ textDigest }) => textDigest === undefined || textDigest === digest)

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { createAuthority, issueLeaf } from "../../operator/tls/authority.ts";
+import { createAuthority, issueLeaf } from "../../operator/pki/authority.ts";
 import { ensureBinaries } from "../../test/cluster/binaries.ts";
 import { until } from "../../test/kit/ranks/ranks.ts";
 import { accessAt, askServer, type Bus, createBus } from "./nats.ts";

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { create } from "@bufbuild/protobuf";
-import { createAuthority, issueLeaf, type KeyPairPem } from "../../operator/tls/authority.ts";
+import { createAuthority, issueLeaf, type KeyPairPem } from "../../operator/pki/authority.ts";
 import { until } from "../../test/kit/processes/process.ts";
 import { connectDispatch } from "./dispatch-link.ts";
 import {

@@ -4,7 +4,6 @@ import { EventEmitter } from "node:events";
 import { test } from "node:test";
 import { InMemorySpanExporter } from "@opentelemetry/sdk-trace";
 import { AppError } from "../../crds/common.ts";
-import { workerAbilities } from "../../crds/names.ts";
 import type { Engine } from "../engine/engine.ts";
 import { type AliveEvent, AliveRequestSchema, type GenerateEvent, GenerateRequestSchema } from "../net/gen/enodia/runtime/v1/runtime_pb.js";
 import { create } from "../net/service.ts";
@@ -127,7 +126,7 @@ test("the engine is told of traces that are kept, and of no others, since their 
   await metrics.close();
 });
 
-test("the first sign of life says what a request can need of the worker, and each how full its attention cache is", async () => {
+test("each sign of life says how full the attention cache is", async () => {
   const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
   const service = serving(engine, { metrics, tracing: await createTracing({ service: "worker" }) });
   const signs: AliveEvent[] = [];
@@ -141,11 +140,8 @@ test("the first sign of life says what a request can need of the worker, and eac
   await second.promise;
   call.emit("close");
   assert.deepEqual(
-    signs.map(({ knows, kvUse }) => [knows, kvUse]),
-    [
-      [[...workerAbilities], 0.25],
-      [[], 0.25],
-    ],
+    signs.map(({ kvUse }) => kvUse),
+    [0.25, 0.25],
   );
 });
 

@@ -1,7 +1,7 @@
 // Inference: a gateway's request to the engine and the engine's events back, with deadline, cancellation and one span; and the signs of
 // life by which a gateway tells a worker that computes for long from one that is gone.
 import { AppError } from "../../crds/common.ts";
-import { type ConstraintName, type WorkerAbility, workerAbilities } from "../../crds/names.ts";
+import type { ConstraintName } from "../../crds/names.ts";
 import type { Engine, GenerateEvent as EngineEvent, FinishReason as Reason, Sampling } from "../engine/engine.ts";
 import { leftMs, slackMs } from "../net/call-deadline.ts";
 import {
@@ -76,12 +76,10 @@ export function createInferenceServer(options: GenerateOptions): HandlersOf<type
 }
 
 function showLife(call: AliveCall, kvUse: () => number | undefined): void {
-  let knows: readonly WorkerAbility[] = workerAbilities; // in the first sign alone
   const show = () => {
     if (call.cancelled || call.writableNeedDrain) return; // a gateway that does not read needs no heap of old signs
     const use = kvUse();
-    call.write(create(AliveEventSchema, { nextMs: aliveEveryMs, knows: [...knows], ...(use === undefined ? {} : { kvUse: use }) }));
-    knows = [];
+    call.write(create(AliveEventSchema, { nextMs: aliveEveryMs, ...(use === undefined ? {} : { kvUse: use }) }));
   };
   const timer = setInterval(show, aliveEveryMs);
   for (const event of ["cancelled", "close", "error"] as const) call.on(event, () => clearInterval(timer));

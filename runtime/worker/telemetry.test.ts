@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { decodeLoad, type LoadWindow } from "../../crds/telemetry.ts";
 import { telemetryKey } from "../../test/kit/ranks/telemetry-keys.ts";
-import { LoadCounter } from "../engine/load-counter.ts";
+import { LoadCounter } from "../engine/pass/load-counter.ts";
 import { openLoad } from "../net/load-signature.ts";
 import type { Bus } from "../net/nats.ts";
 import { silentLog } from "../observe/log.ts";

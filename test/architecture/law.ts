@@ -9,7 +9,9 @@ export const law: Readonly<Record<string, string>> = {
   "runtime/placement/": "",
   "runtime/kernels/": "runtime/placement/grid.ts",
   "runtime/models/": "runtime/kernels/",
-  "runtime/engine/core/": "runtime/kernels/ runtime/constraints/",
+  "runtime/engine/schedule/": "runtime/kernels/ runtime/constraints/",
+  "runtime/engine/pass/": `runtime/placement/ runtime/kernels/ runtime/weights/store.ts runtime/compute/ runtime/engine/api.ts
+    runtime/engine/schedule/`,
   "runtime/constraints/": "",
   "runtime/net/": "runtime/placement/",
   "runtime/observe/": "",
@@ -18,8 +20,10 @@ export const law: Readonly<Record<string, string>> = {
   "runtime/compute/": "runtime/kernels/ runtime/compute/ggml/ runtime/compute/onnx/",
   "runtime/compute/ggml/": "runtime/kernels/ runtime/compute/",
   "runtime/compute/onnx/": "runtime/kernels/ runtime/compute/",
-  "runtime/engine/": `runtime/placement/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/ runtime/engine/core/
-    runtime/constraints/ runtime/text/token-texts.ts runtime/net/`,
+  "runtime/engine/thread/": `runtime/placement/ runtime/kernels/ runtime/models/ runtime/weights/ runtime/compute/ runtime/constraints/
+    runtime/text/token-texts.ts runtime/engine/ runtime/engine/pass/ runtime/engine/schedule/`,
+  "runtime/engine/": `runtime/placement/ runtime/weights/ runtime/compute/ runtime/engine/pass/ runtime/engine/schedule/
+    runtime/engine/thread/ runtime/net/`,
   "runtime/experts/": "runtime/net/ runtime/observe/",
   "runtime/experts/memory/": "runtime/placement/ runtime/weights/ runtime/net/ runtime/observe/ runtime/experts/",
   "runtime/experts/dispatch/": `runtime/placement/ runtime/weights/floats.ts runtime/net/ runtime/observe/
@@ -59,25 +63,24 @@ export const law: Readonly<Record<string, string>> = {
     operator/planner/search/affinity/ operator/planner/search/incremental/`,
   "operator/planner/offline/": "runtime/placement/ operator/planner/ operator/planner/load/",
   "operator/kube/": "",
-  "operator/tls/": "",
+  "operator/pki/": "operator/kube/",
+  "operator/gangs/": "operator/kube/",
+  "operator/pods/": "operator/kube/",
   "operator/dashboards/": "",
   "operator/rbac.ts": "",
   "operator/config.ts": "",
-  "operator/deployment/core/": "runtime/placement/grid.ts",
-  "operator/deployment/gangs/": "operator/kube/kube.ts operator/deployment/core/",
-  "operator/deployment/objects/": "operator/kube/kube.ts operator/deployment/core/ operator/deployment/gangs/",
-  "operator/deployment/": `runtime/observe/ operator/kube/ operator/tls/ operator/rbac.ts operator/deployment/core/
-    operator/deployment/gangs/ operator/deployment/objects/`,
+  "operator/deployment/core/": "runtime/placement/grid.ts operator/kube/ operator/gangs/",
+  "operator/deployment/objects/": "operator/kube/ operator/pki/names.ts operator/gangs/ operator/pods/ operator/deployment/core/",
+  "operator/deployment/": `runtime/observe/ operator/kube/ operator/pki/ operator/gangs/ operator/pods/ operator/rbac.ts
+    operator/deployment/core/ operator/deployment/objects/`,
   "operator/training/core/": "",
-  "operator/training/": `runtime/observe/ operator/kube/ runtime/net/tls.ts operator/deployment/apply.ts
-    operator/deployment/ask-pod.ts operator/deployment/authorities.ts operator/deployment/certified.ts operator/deployment/gangs/
-    operator/deployment/identity.ts operator/deployment/informers.ts operator/deployment/objects/ operator/deployment/ports.ts
+  "operator/training/": `runtime/observe/ runtime/net/tls.ts operator/kube/ operator/pki/ operator/gangs/ operator/pods/
     operator/training/core/`,
   "operator/rebalance/": `runtime/placement/ runtime/net/ runtime/observe/ operator/planner/ operator/planner/load/
-    operator/kube/kube.ts operator/kube/workqueue.ts operator/deployment/ports.ts operator/rebalance/links/
+    operator/kube/ask-pod.ts operator/kube/kube.ts operator/kube/workqueue.ts operator/deployment/ports.ts operator/rebalance/links/
     operator/rebalance/load/ operator/rebalance/intents/ operator/rebalance/rollout/ operator/rebalance/status/`,
-  "operator/rebalance/links/": `runtime/placement/ runtime/net/ operator/planner/load/ operator/kube/kube.ts
-    operator/deployment/ports.ts operator/rebalance/ operator/rebalance/load/`,
+  "operator/rebalance/links/": `runtime/placement/ runtime/net/ operator/planner/load/ operator/kube/ask-pod.ts
+    operator/kube/kube.ts operator/pki/names.ts operator/deployment/ports.ts operator/rebalance/ operator/rebalance/load/`,
   "operator/rebalance/load/": "runtime/placement/ operator/planner/ operator/planner/load/ operator/rebalance/",
   "operator/rebalance/rollout/": `runtime/placement/ operator/planner/ operator/kube/kube.ts operator/deployment/objects/context.ts
     operator/rebalance/ operator/rebalance/links/ operator/rebalance/load/`,
@@ -101,10 +104,11 @@ export const pureFolders: readonly string[] = [
   "runtime/kernels/",
   "runtime/models/",
   "runtime/constraints/",
-  "runtime/engine/core/",
+  "runtime/engine/schedule/",
   "operator/planner/",
   "operator/deployment/core/",
-  "operator/deployment/gangs/",
+  "operator/gangs/",
+  "operator/pods/",
   "operator/training/core/",
 ];
 
@@ -129,7 +133,7 @@ export const clients: Readonly<Record<string, string>> = {
   highs: "operator/planner/solver.ts",
   "@huggingface/tokenizers": "runtime/text/",
   "@huggingface/jinja": "runtime/text/",
-  "@peculiar/x509": "operator/tls/",
+  "@peculiar/x509": "operator/pki/",
   "@grafana/": "operator/dashboards/",
 };
 

@@ -4,9 +4,9 @@ import { parseArgs } from "node:util";
 import type { Constraint } from "../../runtime/constraints/language.ts";
 import { Languages } from "../../runtime/constraints/languages.ts";
 import { orderOf, type TokenTexts, Vocabulary } from "../../runtime/constraints/vocabulary.ts";
-import { OpenSampling } from "../../runtime/engine/core/open-sampling.ts";
-import type { Sampling } from "../../runtime/engine/core/request.ts";
-import { Sampler, uniform } from "../../runtime/engine/core/sampling.ts";
+import type { Sampling } from "../../runtime/engine/schedule/request.ts";
+import { OpenSampling } from "../../runtime/engine/schedule/sampling/open-sampling.ts";
+import { Sampler, uniform } from "../../runtime/engine/schedule/sampling/sampler.ts";
 
 const vocabDefault = 151_936;
 const roundsDefault = 60;

@@ -4,7 +4,7 @@
 // between steps, with the messages of the threads.
 import type { Backend, Compiled } from "../../runtime/compute/backend.ts";
 import { createBackend } from "../../runtime/compute/index.ts";
-import { combine } from "../../runtime/engine/core/combine.ts";
+import { combine } from "../../runtime/engine/pass/combine.ts";
 import { gateLogits, gateNames } from "../../runtime/kernels/index.ts";
 import type { Segment, Tensor } from "../../runtime/kernels/segment.ts";
 import { programOf } from "../../runtime/models/index.ts";

@@ -1,7 +1,6 @@
-// The maker of golden/wire/v<version>: what this release says on the wire, byte by byte, for later releases to read. `--check` fails on
-// drift. A folder grows with its release and is not touched by the next; what it has is never changed: a change that breaks it is
-// refused, since pods of that release may be running anywhere.
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+// The maker of golden/wire/v<version>: what this version says on the wire, byte by byte, for later ones to read. `--check` fails on drift.
+// From a tag on its folder stays as it is, and a change that breaks the last tag is refused, since pods of it may be running anywhere.
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { gatewayProcess, workerProcess } from "../../crds/process.ts";
 import type { LoadWindow } from "../../crds/telemetry.ts";
@@ -9,6 +8,7 @@ import { encodeTelemetryKeys } from "../../crds/telemetry-keys.ts";
 import packageJson from "../../package.json" with { type: "json" };
 import { file_enodia_runtime_v1_runtime as wire } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { signedLoad, telemetryKey } from "../kit/ranks/telemetry-keys.ts";
+import { filesAtLastTag, lastTag } from "./last-tag.ts";
 import { breaks, describe, described, samplesOf } from "./wire-contract.ts";
 
 const root = join(import.meta.dirname, "wire");
@@ -50,8 +50,8 @@ function files(): Map<string, Uint8Array | string> {
 
 function main(check: boolean): void {
   const folder = join(root, `v${packageJson.version}`);
-  const descriptor = join(folder, "descriptor.bin");
-  const broken = existsSync(descriptor) ? breaks(described(readFileSync(descriptor)), wire.proto) : [];
+  const tagged = filesAtLastTag(`test/golden/wire/${lastTag}`).get(`test/golden/wire/${lastTag}/descriptor.bin`);
+  const broken = tagged === undefined ? [] : breaks(described(tagged), wire.proto);
   if (broken.length > 0) {
     process.stderr.write(`${broken.join("\n")}\nA field has its number and type for ever: reserve what is no longer used, and add another\n`);
     process.exitCode = 1;
@@ -61,12 +61,14 @@ function main(check: boolean): void {
   const there = existsSync(folder) ? readdirSync(folder) : [];
   const stale = [...made].filter(([name, content]) => !there.includes(name) || !readFileSync(join(folder, name)).equals(Buffer.from(content)));
   if (check) {
-    if (stale.length > 0) process.stderr.write(`${folder} is out of date: run node test/golden/make_wire.ts\n`);
-    process.exitCode = stale.length > 0 ? 1 : 0;
+    const drift = stale.length > 0 || there.some((name) => !made.has(name));
+    if (drift) process.stderr.write(`${folder} is out of date: run node test/golden/make_wire.ts\n`);
+    process.exitCode = drift ? 1 : 0;
     return;
   }
+  rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
-  for (const [name, content] of stale) writeFileSync(join(folder, name), content);
+  for (const [name, content] of made) writeFileSync(join(folder, name), content);
 }
 
 if (import.meta.main) main(process.argv.includes("--check"));

@@ -6,7 +6,6 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { parse } from "yaml";
 import packageJson from "../../package.json" with { type: "json" };
-import { isKept } from "../golden/kept-chart.ts";
 import {
   buildCommand,
   type Image,
@@ -44,7 +43,7 @@ function call(argv: readonly string[], dry: boolean): string {
 function facts(tag: string | undefined): Parameters<typeof releaseFaults>[0] {
   const changes = spawnSync("git", ["status", "--porcelain"], { cwd: root, encoding: "utf8" }).stdout;
   const chart = parse(read("charts/enodia/Chart.yaml"));
-  return { version: packageJson.version, chart, changelog: read("CHANGELOG.md"), tag, kept: isKept(), changes };
+  return { version: packageJson.version, chart, changelog: read("CHANGELOG.md"), tag, changes };
 }
 
 /** Builds and pushes every image -> digest by Dockerfile. */

@@ -1,11 +1,10 @@
 // A release as data: the images of the Dockerfiles and of the chart, digests everywhere, and what stands against a release.
 import assert from "node:assert/strict";
 import { globSync, readFileSync } from "node:fs";
-import { join, relative } from "node:path";
+import { join } from "node:path";
 import { test } from "node:test";
 import { parse } from "yaml";
 import packageJson from "../../package.json" with { type: "json" };
-import { chartFolder, contentOf } from "../golden/kept-chart.ts";
 import { buildCommand, type Facts, images, pinnedValues, releaseFaults, signCommand } from "./steps.ts";
 
 const root = join(import.meta.dirname, "../..");
@@ -41,17 +40,6 @@ test("what is signed is a digest, never a tag", () => {
   for (const image of images) assert.match(signCommand(place, image, digestOf(image)).at(-1) ?? "", /^[^:]+@sha256:[0-9a-f]{64}$/);
 });
 
-test("of a chart all is kept for later upgrades but pages to read and values for tests", () => {
-  const all = globSync("**/*", { cwd: chartFolder, withFileTypes: true }).filter((entry) => entry.isFile());
-  const kept = contentOf(chartFolder);
-  const left = all.map((entry) => relative(chartFolder, join(entry.parentPath, entry.name))).filter((file) => !kept.has(file));
-  assert.ok(kept.has("Chart.yaml") && kept.has("templates/_helpers.tpl") && left.includes("README.md"));
-  assert.deepEqual(
-    left.filter((file) => !/^(ci\/|docs\/|[A-Z]+\.md$)/.test(file)),
-    [],
-  );
-});
-
 test("the released chart names every image of this project where it was pushed, by digest, and says all else as before", () => {
   const text = read("charts/enodia/values.yaml");
   const [was, is] = [parse(text), parse(pinnedValues(text, place, digestOf))];
@@ -67,15 +55,17 @@ test("the released chart names every image of this project where it was pushed, 
 });
 
 const good: Facts = {
-  ...{ version: "1.2.3", chart: { version: "1.2.3", appVersion: "1.2.3" }, changelog: "# C\n\n## 1.2.3 - 2026-01-01\nx" },
-  ...{ tag: "v1.2.3", kept: true, changes: "" },
+  version: "1.2.3",
+  chart: { version: "1.2.3", appVersion: "1.2.3" },
+  changelog: "# C\n\n## 1.2.3 - 2026-01-01\nx",
+  tag: "v1.2.3",
+  changes: "",
 };
 const bad: Readonly<Record<string, readonly [Partial<Facts>, RegExp]>> = {
   "another chart version": [{ chart: { version: "1.2.2", appVersion: "1.2.3" } }, /Chart\.yaml version is 1\.2\.2/],
   "another appVersion": [{ chart: { version: "1.2.3", appVersion: "1.2" } }, /appVersion is 1\.2,/],
   "another tag": [{ tag: "v1.2.4" }, /tag v1\.2\.3/],
   "no date": [{ changelog: "## 1.2.3 - unreleased" }, /CHANGELOG/],
-  "a chart that is not kept": [{ kept: false }, /keep_chart/],
   "changes in the tree": [{ changes: " M x" }, /commit them/],
 };
 test("a tree that is all of one version is released, with a tag or without", () => {
@@ -95,20 +85,34 @@ test("package.json, package-lock.json and the chart are of one version", () => {
   assert.equal(new Set(versions).size, 1, versions.join(", "));
 });
 
-test("the workflow runs the script of package.json with the node of the images, and may sign", () => {
-  const workflow = parse(read(".github/workflows/release.yaml"));
-  const steps: any[] = workflow.jobs.release.steps;
-  assert.equal(workflow.permissions["id-token"], "write");
-  const scripts = steps.flatMap(({ run }) => [...(run ?? "").matchAll(/npm run (\S+)/g)].map(([, script]) => script ?? ""));
-  assert.ok(scripts.includes("release"));
-  for (const script of scripts) assert.ok(script in packageJson.scripts, script);
-  const node = steps.find(({ uses }) => /setup-node/.test(uses ?? "")).with["node-version"];
+const workflows = globSync(".github/workflows/*.yaml", { cwd: root });
+const jobsOf = (file: string): any[] => Object.values(parse(read(file)).jobs);
+
+test("workflows run scripts of package.json, and parts of test files that are there, with the node of the images", () => {
+  const steps: any[] = workflows.flatMap((file) => jobsOf(file).flatMap(({ steps = [] }) => steps));
+  const commands = steps.flatMap(({ run }) => [...(run ?? "").matchAll(/npm run (\S+)(?: -- (.*))?/g)]);
+  assert.ok(commands.length > 5);
+  for (const [, script = "", parts] of commands) {
+    assert.ok(script in packageJson.scripts, script);
+    if (!/^test:(unit|int|e2e)$/.test(script) || parts === undefined) continue;
+    for (const part of parts.split(" "))
+      assert.ok(
+        globSync("test/**/*.test.ts", { cwd: root }).some((file) => file.includes(part)),
+        part,
+      );
+  }
+  const nodes = new Set(steps.flatMap(({ uses, with: options }) => (/setup-node/.test(uses ?? "") ? [options["node-version"]] : [])));
+  assert.equal(nodes.size, 1);
+  const [node] = nodes;
   for (const { dockerfile, onRuntime } of images)
     if (!onRuntime || /^FROM node/m.test(read(dockerfile))) assert.match(read(dockerfile), new RegExp(`^FROM node:${node}-`, "m"));
-  const parts = steps.flatMap(({ run }) => /npm run test:\w+ -- (.*)/.exec(run ?? "")?.[1]?.split(" ") ?? []);
-  for (const part of parts)
-    assert.ok(
-      globSync("{test,crds}/**/*.test.ts", { cwd: root }).some((file) => file.includes(part)),
-      part,
-    );
+});
+
+test("a release may sign, and waits for the tests of a push and of a night", () => {
+  const { permissions, jobs } = parse(read(".github/workflows/release.yaml"));
+  assert.equal(permissions["id-token"], "write");
+  assert.deepEqual(
+    jobs.release.needs.map((name: string) => jobs[name].uses),
+    ["./.github/workflows/push.yaml", "./.github/workflows/nightly.yaml"],
+  );
 });

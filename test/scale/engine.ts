@@ -2,7 +2,7 @@
 // it was sent. What a rank says of its memory is the production plane's own count, by the bytes that this engine's info names.
 import { AppError } from "../../crds/common.ts";
 import type { Engine, EngineInfo, EngineStats, LoadCounters } from "../../runtime/engine/engine.ts";
-import { LoadCounter } from "../../runtime/engine/load-counter.ts";
+import { LoadCounter } from "../../runtime/engine/pass/load-counter.ts";
 import { notHosted } from "../../runtime/placement/frames/not-hosted.ts";
 
 /** What was routed and served here since it was asked last. */

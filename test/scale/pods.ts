@@ -6,7 +6,7 @@ import { workerProcess } from "../../crds/process.ts";
 import { decodeTelemetryKeys, telemetrySecretEntries, telemetrySecretName } from "../../crds/telemetry-keys.ts";
 import type { KubeObject } from "../../operator/kube/kube.ts";
 import type { LoadCounters } from "../../runtime/engine/engine.ts";
-import { LoadCounter } from "../../runtime/engine/load-counter.ts";
+import { LoadCounter } from "../../runtime/engine/pass/load-counter.ts";
 import { controlHandlers } from "../../runtime/gateway/control.ts";
 import { Control } from "../../runtime/net/gen/enodia/runtime/v1/runtime_pb.js";
 import { createServer } from "../../runtime/net/grpc.ts";

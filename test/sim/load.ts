@@ -3,7 +3,7 @@
 import type { StepSeconds, Transitions } from "../../crds/telemetry.ts";
 import type { Random } from "../../operator/planner/random.ts";
 import type { LoadCounters, PhaseCounters } from "../../runtime/engine/engine.ts";
-import { LoadCounter } from "../../runtime/engine/load-counter.ts";
+import { LoadCounter } from "../../runtime/engine/pass/load-counter.ts";
 import { expertsIn } from "../../runtime/placement/grid.ts";
 import { computeWork } from "../kit/ranks/compute-report.ts";
 import type { SimShape } from "./model.ts";

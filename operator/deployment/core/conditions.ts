@@ -1,13 +1,15 @@
 // The conditions of a MoEDeployment from a snapshot, each an ordered chain of checks: the first that speaks wins. Pure.
+
 import type { MoEDeploymentConditionType, PodFailure } from "../../../crds/moe-deployment-status.ts";
 import type { Operation } from "../../../crds/operation.ts";
+import type { Refusal } from "../../kube/refusal-text.ts";
 import { isAtZero } from "./autoscale/zero.ts";
 import { orphansLeft } from "./orphans.ts";
 import { type Blocked, freeRanks } from "./pod-actions.ts";
 import { type Hold, heldModel, rollHold } from "./rollout.ts";
 import { routeVerdict } from "./route.ts";
 import { imageVerdict } from "./runtime-image.ts";
-import { living, type Refusal, type Snapshot, servingPods, wantedGateways } from "./snapshot.ts";
+import { living, type Snapshot, servingPods, wantedGateways } from "./snapshot.ts";
 import type { MemberView, Verdict } from "./world.ts";
 
 export interface Findings {

@@ -5,7 +5,7 @@ import { usesDeviceMemory } from "../../../crds/backends.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { formatBytes, parseQuantity } from "../../../crds/quantity.ts";
 import { expertCount } from "../../../runtime/placement/grid.ts";
-import type { Refusal } from "./snapshot.ts";
+import type { Refusal } from "../../kube/refusal-text.ts";
 import type { ModelView } from "./world.ts";
 
 /** Bytes that a runtime process needs beside dense part, KV pool and experts; up to 256 MiB of them are frames of other ranks that wait

@@ -1,7 +1,10 @@
 // One look at everything that decides what happens to a deployment next. Gathered by ../observe.ts, read by the pure files here.
+
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { GangName } from "../../../crds/names.ts";
 import type { RolledBack } from "../../../crds/rollout.ts";
+import type { Served } from "../../kube/informers.ts";
+import type { Refusal } from "../../kube/refusal-text.ts";
 import type { Comparison } from "./canary.ts";
 import type { Pending } from "./delivery.ts";
 import type { StandInLook } from "./stand-in-look.ts";
@@ -48,9 +51,6 @@ export interface GatewayFacts {
   /** The reason why the autoscaler that the spec asks for sets no number; empty when it does, or there is none. */
   readonly unscaled: string;
 }
-
-/** Whether the cluster has a resource that others install: `unknown` while it has not answered, `forbidden` where we may not ask. */
-export type Served = "served" | "absent" | "forbidden" | "unknown";
 
 export interface RouteCondition {
   readonly type: string;
@@ -138,12 +138,6 @@ export interface Snapshot {
   readonly standIn?: StandInLook | undefined;
   /** True while this process has only just become leader and still opens its sessions: things that it does not know prove nothing. */
   readonly warmingUp: boolean;
-}
-
-export interface Refusal {
-  /** The reason of SpecAccepted=False. */
-  readonly reason: string;
-  readonly message: string;
 }
 
 /** The number of gateways that is wanted: the spec's, or that of whoever scales them, who finds one at the start. */

@@ -1,4 +1,5 @@
 // The status of a MoEDeployment from a snapshot and the pod actions that were decided. Pure; the only place that writes status fields.
+
 import type { AutoscaleStatus } from "../../../crds/autoscale.ts";
 import { labels } from "../../../crds/common.ts";
 import { rfc3339, withTransition } from "../../../crds/conditions.ts";
@@ -6,12 +7,13 @@ import { type MoEDeploymentStatus, moeDeploymentConditions, type PodFailure } fr
 import type { Operation } from "../../../crds/operation.ts";
 import { shareText } from "../../../crds/progress-text.ts";
 import type { RolloutStatus } from "../../../crds/rollout.ts";
+import type { Refusal } from "../../kube/refusal-text.ts";
 import { type Reckoned, requestsPerRank } from "./capacity.ts";
 import { type Findings, lostRanks, verdicts } from "./conditions.ts";
 import { pastOperations } from "./operation.ts";
 import type { Blocked } from "./pod-actions.ts";
 import { imageStatus } from "./runtime-image.ts";
-import { awaitsModel, living, type Refusal, type Snapshot, servingPods, wantedGateways } from "./snapshot.ts";
+import { awaitsModel, living, type Snapshot, servingPods, wantedGateways } from "./snapshot.ts";
 import type { Target } from "./target.ts";
 import type { Verdict } from "./world.ts";
 

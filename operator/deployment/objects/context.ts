@@ -1,11 +1,13 @@
 // The context that every rendered object shares: owner, labels, names, and the settings of this operator. Pure.
+
 import { apiVersion, labels } from "../../../crds/common.ts";
 import type { downloaderComponent } from "../../../crds/download.ts";
 import type { MoEDeployment, MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { LogLevel, PullPolicy } from "../../../crds/names.ts";
 import type { seedComponent } from "../../../crds/seed.ts";
+import type { Gang } from "../../gangs/gang.ts";
+import { makerLabels } from "../../kube/adoption.ts";
 import type { ObjectMeta, OwnerReference } from "../../kube/kube.ts";
-import type { Gang } from "../gangs/gang.ts";
 
 export interface Settings {
   /** The operator's own namespace, which holds the CAs of deployments. */
@@ -62,36 +64,16 @@ export interface SeedWish {
 
 export type Component = "worker" | "gateway" | typeof downloaderComponent | typeof seedComponent | "tls" | "shared";
 
-/** The component of the Secrets with the CAs of deployments, which are in the operator's own namespace. */
-export const authorityComponent = "authority";
-
 export const names = {
   workers: (name: string) => `${name}-workers`,
   gateway: (name: string) => `${name}-gateway`,
   settings: (name: string) => `${name}-settings`,
-  gatewayTls: (name: string) => `${name}-gateway-tls`,
   downloader: (name: string) => `${name}-downloader`,
-  downloaderTls: (name: string) => `${name}-downloader-tls`,
   seed: (name: string) => `${name}-seed`,
-  seedTls: (name: string) => `${name}-seed-tls`,
-  podTls: (pod: string) => `${pod}-tls`,
 } as const;
-
-/** What everything that this operator makes says of its maker. */
-export const makerLabels = { "app.kubernetes.io/name": "enodia", "app.kubernetes.io/managed-by": "enodia-operator" } as const;
 
 export function objectLabels(name: string, component: Component): Record<string, string> {
   return { ...makerLabels, [labels.deployment]: name, [labels.component]: component };
-}
-
-/**
- * True of what a deleted deployment of that name left, or what else is named by the label: `kubectl delete --cascade=orphan` takes the
- * owner references off. Our labels alone prove it, since what a person or another controller makes does not say that this operator
- * manages it.
- */
-export function isOrphan({ labels: have, ownerReferences }: ObjectMeta, name: string, label: string = labels.deployment): boolean {
-  const ours = { ...makerLabels, [label]: name };
-  return (ownerReferences ?? []).length === 0 && Object.entries(ours).every(([label, value]) => have?.[label] === value);
 }
 
 /** Selectors use deployment and component only. */

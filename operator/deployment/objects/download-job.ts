@@ -1,13 +1,16 @@
 // The Job that downloads a model into its cache: our runtime image under the restricted level, with the claim mounted to be written and
 // the Secret of spec.model as files. Made by POST and never changed: another download has another name. Pure.
+
 import { annotations, paths, ports } from "../../../crds/common.ts";
 import { downloaderComponent, downloaderProcess, hopelessExitCode } from "../../../crds/download.ts";
 import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
+import { tlsSecrets } from "../../pki/names.ts";
+import { templateContainer, workerKind } from "../../pods/pod-template.ts";
+import { containerSecurity, podSecurity } from "../../pods/security.ts";
 import { names, objectLabels, objectMeta, type RenderContext } from "./context.ts";
 import { modelPlace, workFolder } from "./model-place.ts";
-import { templateContainer, workerKind } from "./pod-template.ts";
-import { containerSecurity, modelPodResources, podSecurity, proxyEnv } from "./runtime-pod.ts";
+import { modelPodResources, proxyEnv } from "./runtime-pod.ts";
 
 const container = "downloader";
 /** Pods that may fail before the Job does; each tries for minutes by itself, and goes on where the last one ended. */
@@ -76,7 +79,7 @@ export function downloadJob(context: RenderContext, jobName: string, workInUse?:
           ],
           volumes: [
             { name: "tmp", emptyDir: { sizeLimit: tmpSize } },
-            { name: "tls", secret: { secretName: names.downloaderTls(name), defaultMode: 0o440 } },
+            { name: "tls", secret: { secretName: tlsSecrets.downloader(name), defaultMode: 0o440 } },
             { name: "models", persistentVolumeClaim: { claimName: claim } },
             ...(secret ? [{ name: "model-secret", secret: { secretName: secret, defaultMode: 0o440 } }] : []),
           ],

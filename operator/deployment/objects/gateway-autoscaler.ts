@@ -2,8 +2,8 @@
 // without a CPU request would leave it without a figure. Pure.
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { type KubeObject, resources } from "../../kube/kube.ts";
+import { gatewayKind } from "../../pods/pod-template.ts";
 import { names, objectMeta, type RenderContext } from "./context.ts";
-import { gatewayKind } from "./pod-template.ts";
 
 export type GatewayAutoscale = NonNullable<MoEDeploymentSpec["gateway"]["autoscale"]>;
 

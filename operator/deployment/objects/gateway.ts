@@ -1,26 +1,26 @@
 // The gateway Deployment: HTTP front, no GPU, no API token, no model: it has its tokenizer from a rank. The number of its pods is in it
 // only where the spec gives one; else the API server starts it with one, and whoever scales it has the field. Pure.
+
 import { annotations, labels, paths, ports } from "../../../crds/common.ts";
-import { gatewayRole } from "../../../crds/gateway-jwt.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
-import { gatewayProcess } from "../../../crds/process.ts";
+import { gatewayProcess, modelVolume } from "../../../crds/process.ts";
 import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
-import { names, objectLabels, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
-import { modelPlace, modelText, modelVolume } from "./model-place.ts";
-import { gatewayHash } from "./pod-hash.ts";
-import { gatewayKind, type Merged, mergePodTemplate, type PodShape, passedOnEnv, templateContainer, workerKind } from "./pod-template.ts";
+import { tlsSecrets } from "../../pki/names.ts";
 import {
-  commonMounts,
-  commonVolumes,
-  containerSecurity,
-  modelMount,
-  modelVolumeOf,
-  podSecurity,
-  probes,
-  processFacts,
-  terminationGraceSeconds,
-} from "./runtime-pod.ts";
+  gatewayKind,
+  type Merged,
+  mergePodTemplate,
+  type PodShape,
+  passedOnEnv,
+  templateContainer,
+  workerKind,
+} from "../../pods/pod-template.ts";
+import { containerSecurity, podSecurity } from "../../pods/security.ts";
+import { names, objectLabels, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
+import { modelPlace, modelText } from "./model-place.ts";
+import { gatewayHash } from "./pod-hash.ts";
+import { commonMounts, commonVolumes, modelMount, modelVolumeOf, probes, processFacts, terminationGraceSeconds } from "./runtime-pod.ts";
 import type { RenderedPod } from "./worker-pod.ts";
 
 /** Requests of a gateway whose template names none: a namespace with a compute quota takes no pod without. */
@@ -113,7 +113,7 @@ function basePod(context: RenderContext): PodShape["spec"] {
         name: gatewayKind.container,
         image: (runtime?.image as string | undefined) ?? settings.runtimeImage,
         imagePullPolicy: (runtime?.imagePullPolicy as string | undefined) ?? settings.pullPolicy,
-        command: ["node", "runtime/main.ts", gatewayRole(gateway)],
+        command: ["node", "runtime/main.ts", "gateway"],
         workingDir: "/app",
         env: [...renderEnv(gatewayProcess, processFacts(context)), ...passedOnEnv(podTemplate, gateway.podTemplate)],
         ports: [
@@ -129,7 +129,7 @@ function basePod(context: RenderContext): PodShape["spec"] {
       },
     ],
     volumes: [
-      ...commonVolumes(names.gatewayTls(name)),
+      ...commonVolumes(tlsSecrets.gateway(name)),
       ...(key ? [{ name: "api-key", secret: { secretName: key.name, defaultMode: 0o440, items: [{ key: key.key, path: "key" }] } }] : []),
       ...(tls ? [{ name: "http-tls", secret: { secretName: tls.secretRef.name, defaultMode: 0o440 } }] : []),
     ],

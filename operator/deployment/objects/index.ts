@@ -1,8 +1,10 @@
 // The objects that are applied as a whole, in the order in which they are written. Worker pods and Secrets are not among them:
 // pods are created one by one (worker-pod.ts), Secrets hold generated material (../identity.ts).
-import { type KubeObject, type Resource, resources } from "../../kube/kube.ts";
-import { replicasField } from "../core/field-conflicts.ts";
-import { gangSchedulers } from "../gangs/index.ts";
+
+import { gangSchedulers } from "../../gangs/index.ts";
+import type { Absent, Rendered } from "../../kube/apply.ts";
+import { replicasField } from "../../kube/field-conflicts.ts";
+import { type KubeObject, resources } from "../../kube/kube.ts";
 import { names, type RenderContext, type SeedWish } from "./context.ts";
 import { gatewayDeployment, gatewayReplicas } from "./gateway.ts";
 import { gatewayAutoscaler } from "./gateway-autoscaler.ts";
@@ -12,17 +14,6 @@ import { gatewayBudget, gatewayService, serviceAccount, settingsMap, workersBudg
 import { podGroup } from "./pod-group.ts";
 import { seedDeployment, seedService } from "./seed.ts";
 import type { RenderedPod } from "./worker-pod.ts";
-
-export interface Rendered {
-  readonly resource: Resource;
-  readonly object: KubeObject;
-  /** The object that is to be there where this one is refused. */
-  readonly otherwise?: KubeObject;
-  /** The names that lead to a field that it is without since it is left to others: what we had set before stays. */
-  readonly leaves?: readonly string[];
-  /** Fields that it takes from whoever manages them, as the API server writes them. */
-  readonly takes?: readonly string[];
-}
 
 export function appliedObjects(context: RenderContext): Rendered[] {
   const { autoscale, httpRoute: route } = context.deployment.spec.gateway;
@@ -72,12 +63,6 @@ function policies(context: RenderContext): readonly [wanted: KubeObject[], other
 
 function networkPolicies(context: RenderContext): Rendered[] {
   return policies(context)[0].map((object) => ({ resource: resources.networkPolicies, object }));
-}
-
-/** An object that an operator with other settings, or an earlier spec, has made, and that is to go. */
-export interface Absent {
-  readonly resource: Resource;
-  readonly name: string;
 }
 
 export function absentObjects(context: RenderContext): Absent[] {

@@ -5,11 +5,8 @@ import { z } from "zod";
 import { annotations, paths } from "../../../crds/common.ts";
 import { type MoEDeployment, type MoEDeploymentSpec, parseModelUri, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { defaultCodec } from "../../../crds/names.ts";
-import { workerProcess } from "../../../crds/process.ts";
+import { modelVolume, workerProcess } from "../../../crds/process.ts";
 import type { KubeObject } from "../../kube/kube.ts";
-
-/** The volume with the claim. */
-export const modelVolume = "models";
 
 export interface ModelPlace {
   /** Undefined for a model that is kept on the disk of its seed. */

@@ -110,12 +110,6 @@ test("what is rendered for workers and gateways is what the runtime reads from i
   assert.ok(!("ENODIA_QUEUE_REQUESTS_MAX" in rank), "a setting of the gateway must not roll the workers");
 });
 
-test("gateways that must check tokens are started as such, so that an image that cannot does not start", () => {
-  const command = (spec: object) => gatewayTemplate(context(spec)).pod.spec.containers[0]?.command;
-  assert.deepEqual(command({}), ["node", "runtime/main.ts", "gateway"]);
-  assert.deepEqual(command({ gateway: everything.gateway }), ["node", "runtime/main.ts", "gateway+jwt"]);
-});
-
 test("what a spec leaves open, the runtime takes as unset or by its own default", () => {
   const bare = context({}, { settings: { ...settings, natsUrl: undefined } });
   const rank = parseWorkerConfig(env((workerPod(bare, workerTemplate(bare), 2, "abcde") as any).spec.containers[0], bare.settings));

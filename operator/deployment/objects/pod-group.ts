@@ -3,8 +3,8 @@
 import { annotations } from "../../../crds/common.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import { defaultGang } from "../../../crds/names.ts";
+import type { Gang } from "../../gangs/gang.ts";
 import type { KubeObject } from "../../kube/kube.ts";
-import type { Gang } from "../gangs/gang.ts";
 import { names, objectMeta, type RenderContext } from "./context.ts";
 
 export function podGroup(context: RenderContext, { scheduler, members }: Gang): KubeObject {

@@ -12,7 +12,7 @@ import {
   type TemplateKind,
   templateContainer,
   workerKind,
-} from "./pod-template.ts";
+} from "../../pods/pod-template.ts";
 
 const hashChars = 16;
 const defaults = moeDeploymentSpecSchema.parse({ model: { uri: "pvc://claim/folder" } });

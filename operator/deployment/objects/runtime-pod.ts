@@ -2,27 +2,9 @@
 // rendered from. Used by worker-pod.ts and gateway.ts. Pure.
 import { paths } from "../../../crds/common.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
-import type { ProcessFacts } from "../../../crds/process.ts";
+import { modelVolume, type ProcessFacts } from "../../../crds/process.ts";
 import { names, type RenderContext } from "./context.ts";
-import { modelPlace, modelVolume } from "./model-place.ts";
-
-/** User id that the images run as. */
-const userId = 65532;
-
-export const podSecurity = {
-  runAsNonRoot: true,
-  runAsUser: userId,
-  runAsGroup: userId,
-  fsGroup: userId,
-  fsGroupChangePolicy: "OnRootMismatch",
-  seccompProfile: { type: "RuntimeDefault" },
-};
-
-export const containerSecurity = {
-  allowPrivilegeEscalation: false,
-  readOnlyRootFilesystem: true,
-  capabilities: { drop: ["ALL"] },
-};
+import { modelPlace } from "./model-place.ts";
 
 /** Facts that the environment of a pod is rendered from. */
 export function processFacts({ deployment, seed }: RenderContext): ProcessFacts {

@@ -1,13 +1,17 @@
 // The seed of a deployment whose ranks mount no model: one pod of our runtime image under the restricted level that has the whole store,
 // and its headless Service. A claim is mounted read-only, as ranks would; without one the pod downloads onto its node's disk. Pure.
+
 import { annotations, paths, ports } from "../../../crds/common.ts";
+import { modelVolume } from "../../../crds/process.ts";
 import { seedComponent, seedProcess } from "../../../crds/seed.ts";
 import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
+import { tlsSecrets } from "../../pki/names.ts";
+import { templateContainer, workerKind } from "../../pods/pod-template.ts";
+import { containerSecurity, podSecurity } from "../../pods/security.ts";
 import { names, objectLabels, objectMeta, ofModel, type RenderContext, type SeedWish, selectorLabels } from "./context.ts";
-import { modelPlace, modelText, modelVolume, workFolder } from "./model-place.ts";
-import { templateContainer, workerKind } from "./pod-template.ts";
-import { commonMounts, commonVolumes, containerSecurity, modelPodResources, podSecurity, probes, proxyEnv } from "./runtime-pod.ts";
+import { modelPlace, modelText, workFolder } from "./model-place.ts";
+import { commonMounts, commonVolumes, modelPodResources, probes, proxyEnv } from "./runtime-pod.ts";
 
 /** Time for what is on its way; a rank goes on from another source, or later. */
 const graceSeconds = 10;
@@ -73,7 +77,7 @@ export function seedDeployment(context: RenderContext, { replicas, keeps }: Seed
             },
           ],
           volumes: [
-            ...commonVolumes(names.seedTls(name)),
+            ...commonVolumes(tlsSecrets.seed(name)),
             { name: modelVolume, ...volume },
             ...(secret ? [{ name: "model-secret", secret: { secretName: secret, defaultMode: 0o440 } }] : []),
           ],

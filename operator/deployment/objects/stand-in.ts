@@ -1,11 +1,13 @@
 // The stand-in of a deployment that changes its model or codec: a MoEDeployment of its own with the new spec, which the same operator
 // turns into ranks and gateways. It has no autoscaler and no route, which would reach beyond its pods. Pure; steps: ../core/stand-in.ts.
+
 import { createHash } from "node:crypto";
 import { apiVersion, labels } from "../../../crds/common.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
+import { makerLabels } from "../../kube/adoption.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import type { Front } from "../core/stand-in-look.ts";
-import { makerLabels, ownerOf, selectorLabels } from "./context.ts";
+import { ownerOf, selectorLabels } from "./context.ts";
 
 const hashChars = 8;
 /** Of names of deployments. */

@@ -1,11 +1,12 @@
 // The rules by which the scheduler puts ranks near one another or apart: spec.scheduling.topology as affinity or spread of the worker
 // pods, beside what the pod template says. All of them are preferences. A rule that must hold would keep a lost rank from coming back
 // where its domain is full or gone, and a world from growing beyond one; who wants that writes it into the pod template. Pure.
+
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { TopologyMode } from "../../../crds/names.ts";
-import type { Refusal } from "../core/snapshot.ts";
+import type { Refusal } from "../../kube/refusal-text.ts";
+import { type PodShape, workerKind } from "../../pods/pod-template.ts";
 import { selectorLabels } from "./context.ts";
-import { type PodShape, workerKind } from "./pod-template.ts";
 
 type Fields = Readonly<Record<string, unknown>>;
 

@@ -1,28 +1,22 @@
 // The pod of one rank. Created by POST and never re-applied: a changed spec gives another hash, and the pod is replaced.
+
 import { z } from "zod";
 import { annotations, labels, paths, ports } from "../../../crds/common.ts";
-import { graceSecondsBounds, workerLifetime, workerProcess } from "../../../crds/process.ts";
+import { graceSecondsBounds, modelVolume, workerLifetime, workerProcess } from "../../../crds/process.ts";
 import { parseQuantity } from "../../../crds/quantity.ts";
 import { telemetrySecretName } from "../../../crds/telemetry-keys.ts";
 import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
+import type { Refusal } from "../../kube/refusal-text.ts";
+import { tlsSecrets } from "../../pki/names.ts";
+import { mergePodTemplate, type PodShape, workerKind } from "../../pods/pod-template.ts";
+import { containerSecurity, podSecurity } from "../../pods/security.ts";
 import { graceSeconds } from "../core/handover.ts";
-import type { Refusal } from "../core/snapshot.ts";
-import { names, objectLabels, objectMeta, type RenderContext } from "./context.ts";
-import { modelPlace, modelText, modelVolume } from "./model-place.ts";
+import { objectLabels, objectMeta, type RenderContext } from "./context.ts";
+import { modelPlace, modelText } from "./model-place.ts";
 import { gangAnnotation, membership } from "./pod-group.ts";
 import { workerHash } from "./pod-hash.ts";
-import { mergePodTemplate, type PodShape, workerKind } from "./pod-template.ts";
-import {
-  commonMounts,
-  commonVolumes,
-  containerSecurity,
-  modelMount,
-  modelVolumeOf,
-  podSecurity,
-  probes,
-  processFacts,
-} from "./runtime-pod.ts";
+import { commonMounts, commonVolumes, modelMount, modelVolumeOf, probes, processFacts } from "./runtime-pod.ts";
 import { placed, spreadOverNodes } from "./topology.ts";
 
 /** A pod as it was rendered once. */
@@ -96,7 +90,7 @@ export function workerPod(context: RenderContext, template: WorkerTemplate, rank
       containers: pod.spec.containers.map((container) =>
         container.name === workerKind.container ? { ...container, env: [...((container.env ?? []) as unknown[]), ...lifetime] } : container,
       ),
-      volumes: pod.spec.volumes.map((volume) => (volume.name === "tls" ? commonVolumes(names.podTls(podName))[1] : volume)),
+      volumes: pod.spec.volumes.map((volume) => (volume.name === "tls" ? commonVolumes(tlsSecrets.pod(podName))[1] : volume)),
     },
   };
 }

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { PlacementPlan } from "../../../crds/plan.ts";
-import type { Identity, World } from "../../deployment/ports.ts";
+import type { World } from "../../deployment/ports.ts";
+import type { Identity } from "../../kube/ask-pod.ts";
 import type { RankView } from "../observed.ts";
 import type { Link, LinkTarget, Member, Membership, PlanMember } from "../ports.ts";
 import { Links } from "./links.ts";

@@ -1,9 +1,12 @@
 // The links of one deployment: one per worker and gateway pod that has an address, opened and closed as pods come and go. It pushes
 // membership to all of them when it changes, and the plan that holds to each process that comes up. The loop calls it at every tick;
 // the calls to one pod are session.ts.
+
 import { ports } from "../../../crds/common.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
-import { type GatewayPod, type GatewayView, type Identity, type World, workerServerName } from "../../deployment/ports.ts";
+import type { GatewayPod, GatewayView, World } from "../../deployment/ports.ts";
+import type { Identity } from "../../kube/ask-pod.ts";
+import { workerServerName } from "../../pki/names.ts";
 import { lostAfterMs } from "../members.ts";
 import type { Observed } from "../observed.ts";
 import type { Link, Member, Membership, OpenLink, PlanMember } from "../ports.ts";

@@ -2,7 +2,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import type { WorkerAbility } from "../../../crds/names.ts";
 import { type Candidate, choose, prefixHash, tieTokens } from "./choose-worker.ts";
 
 const worker = (rank: number, queuedTokens = 0, rest: Partial<Candidate> = {}): Candidate => ({
@@ -14,8 +13,7 @@ const worker = (rank: number, queuedTokens = 0, rest: Partial<Candidate> = {}): 
   ...rest,
 });
 const hash = prefixHash([1, 2, 3]);
-const needs: WorkerAbility[] = ["tool_calls"];
-const knowing = { numerics: "other", knows: new Set(["json_object", "tool_calls"]) };
+const refused = "rank 0 speaks another version of the wire";
 
 const cases = new Map<
   string,
@@ -24,8 +22,6 @@ const cases = new Map<
     avoid?: number[];
     busy?: number[];
     numerics?: string;
-    needs?: WorkerAbility[];
-    doubtful?: boolean;
     want: number | undefined;
     reason?: RegExp;
   }
@@ -45,15 +41,11 @@ const cases = new Map<
     "a request goes on in the class that began it, however long the queue is there",
     { candidates: [worker(0, 0, { numerics: "other" }), worker(1, 9999)], numerics: "exact", want: 1 },
   ],
+  ["a worker of another wire version is asked nothing", { candidates: [worker(0, 0, { refused }), worker(1, 9999)], want: 1 }],
   [
-    "what a request needs is sought where it is known, whatever the queue and the class",
-    { candidates: [worker(0), worker(1, 9999, knowing)], needs, numerics: "exact", want: 1 },
+    "where all are of another, the reason names one",
+    { candidates: [worker(0, 0, { refused })], want: undefined, reason: /^rank 0 speaks another version/ },
   ],
-  [
-    "a rank that knows it and failed a moment ago is waited for",
-    { candidates: [worker(0), worker(1, 0, { ...knowing, suspect: true })], needs, want: undefined, reason: /failed a moment ago/ },
-  ],
-  ["where none says that it knows it, one that may is asked", { candidates: [worker(0)], needs, want: 0, doubtful: true }],
   ["another class is better than none", { candidates: [worker(0, 0, { numerics: "other" })], numerics: "exact", want: 0 }],
   [
     "a rank that failed the request is no choice for its class",
@@ -74,16 +66,14 @@ const cases = new Map<
   ["an avoided rank is better than none", { candidates: [worker(0, 0)], avoid: [0], want: 0 }],
 ]);
 
-for (const [name, { candidates, avoid, busy, numerics, needs: asked, doubtful, want, reason }] of cases) {
+for (const [name, { candidates, avoid, busy, numerics, want, reason }] of cases) {
   test(name, () => {
     const choice = choose(candidates, hash, {
       avoid: new Set(avoid),
       busy: new Set(busy),
       ...(numerics === undefined ? {} : { numerics }),
-      ...(asked === undefined ? {} : { needs: asked }),
     });
     assert.equal(choice.rank, want);
-    assert.equal(choice.doubtful, doubtful ?? false);
     assert.match(choice.reason, reason ?? /^$/);
   });
 }

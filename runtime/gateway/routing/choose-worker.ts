@@ -1,7 +1,7 @@
 // The choice of the rank that takes a request, made by the worker pool: the one with the fewest queued tokens; among about equal
 // ones the one that a hash of the prompt's beginning prefers, since it may still hold that prefix in its KV cache. Pure. Nothing to
 // do with the routers of the model, which choose experts.
-import type { MemberState, WorkerAbility } from "../../../crds/names.ts";
+import type { MemberState } from "../../../crds/names.ts";
 
 /** The gateway's knowledge of one worker when it chooses. */
 export interface Candidate {
@@ -13,14 +13,12 @@ export interface Candidate {
   readonly queuedTokens: number;
   /** Its numerics class; "" while that is not known. */
   readonly numerics: string;
-  /** What it said that it can be asked for; nothing of an older image. */
-  readonly knows?: ReadonlySet<string>;
+  /** The reason for which it can be asked nothing, with its name: it speaks another version of the wire. */
+  readonly refused?: string | undefined;
 }
 
 export interface Choice {
   readonly rank: number | undefined;
-  /** None said that it knows all that is needed: this one may, or its image is older. */
-  readonly doubtful: boolean;
   /** The reason for none, for errors and logs; "" when there is one. */
   readonly reason: string;
 }
@@ -38,22 +36,20 @@ interface Wishes {
   /** The numerics class that computed the request so far: only there its text goes on as it would have. Another is taken where none of
    *  it is left. */
   readonly numerics?: string;
-  /** What the request needs: those that know it are taken, and where none says so one that may. */
-  readonly needs?: readonly WorkerAbility[];
 }
 
 export function choose(
   candidates: readonly Candidate[],
   prefix: number,
-  { avoid = new Set(), busy = new Set(), numerics, needs = [] }: Wishes = {},
+  { avoid = new Set(), busy = new Set(), numerics }: Wishes = {},
 ): Choice {
   if (candidates.length === 0) return none("no worker is known");
   const serving = candidates.filter((candidate) => candidate.state === "active");
   // Where every rank leaves, as when a single one is replaced, one that does not refuse is better than none.
   const ready = serving.length > 0 ? serving : candidates.filter((candidate) => candidate.state === "draining");
   if (ready.length === 0) return none(`none of ${candidates.length} workers is ready`);
-  const knowing = ready.filter(({ knows }) => needs.every((ability) => knows?.has(ability)));
-  const active = knowing.length > 0 ? knowing : ready;
+  const active = ready.filter(({ refused }) => refused === undefined);
+  if (active.length === 0) return none(ready[0]?.refused ?? "");
   const healthy = active.filter((candidate) => !candidate.suspect);
   if (healthy.length === 0) return none(`all ${active.length} ready workers failed a moment ago`);
   const others = healthy.filter((candidate) => !avoid.has(candidate.rank));
@@ -64,10 +60,10 @@ export function choose(
   const least = Math.min(...pool.map((candidate) => candidate.queuedTokens));
   const tied = pool.filter((candidate) => candidate.queuedTokens - least <= tieTokens);
   const best = tied.reduce((a, b) => (affinity(prefix, b.rank) > affinity(prefix, a.rank) ? b : a));
-  return { rank: best.rank, doubtful: knowing.length === 0, reason: "" };
+  return { rank: best.rank, reason: "" };
 }
 
-const none = (reason: string): Choice => ({ rank: undefined, doubtful: false, reason });
+const none = (reason: string): Choice => ({ rank: undefined, reason });
 
 /** Rendezvous hash: when a rank joins or leaves, only the prefixes that it wins or held move. */
 function affinity(prefix: number, rank: number): number {

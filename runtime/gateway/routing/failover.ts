@@ -2,7 +2,7 @@
 // that gets the prompt, the tokens so far (to replay) and the same seed, so that the text goes on token for token. Not here: how
 // long it waits for what (patience.ts), which worker (choose-worker.ts), the connection (worker-pool.ts), text (../text/).
 import { AppError } from "../../../crds/common.ts";
-import type { FailoverReason, WorkerAbility } from "../../../crds/names.ts";
+import type { FailoverReason } from "../../../crds/names.ts";
 import type { Constraint } from "../../constraints/language.ts";
 import { classify, type FailoverLimits, type Fault, failoverLimits, Patience, pauseMs, repeatedFaults, type Wait } from "./patience.ts";
 
@@ -75,8 +75,6 @@ export type Generated =
 /** A worker that was chosen for one attempt. */
 export interface Attempt {
   readonly rank: number;
-  /** The worker has not said that it knows all that the request needs. */
-  readonly doubtful?: boolean;
   /** Ends with an AppError when the stream breaks. Returning early cancels it at the worker. */
   readonly events: AsyncIterable<WorkerEvent>;
   /** Frees the accounting; `failed` keeps the router away from the rank for a moment. */
@@ -88,11 +86,6 @@ export interface Shunned {
   readonly avoid: ReadonlySet<number>;
   /** Those of them that were full and are still waited for, if they are of the class that computed the request. */
   readonly busy: ReadonlySet<number>;
-}
-
-/** What a request needs of its worker beyond plain text. */
-export function needsOf({ sampling, promptLogprobs = false }: Generation): WorkerAbility[] {
-  return [...(sampling.constraint ? [sampling.constraint.name] : []), ...(promptLogprobs ? ["prompt_logprobs" as const] : [])];
 }
 
 /** The workers, as failover sees them. */
@@ -303,15 +296,11 @@ class RequestState {
     return true;
   }
 
-  /** An image from before prompts' tokens were told ignores the wish, in the middle of a roll. */
+  /** All log-probabilities of the prompt precede the first token. */
   #checkPrompt(): void {
     const { promptLogprobs, prompt } = this.generation;
     if (!promptLogprobs || this.#promptNext >= prompt.length) return;
-    const told = `${this.#promptNext - 1} of ${prompt.length - 1}`;
-    throw new AppError(`a worker told what ${told} prompt tokens are worth: its image is older`, {
-      code: "OldWorker",
-      retry: { afterMs: 5_000 },
-    });
+    throw new AppError(`token 0 came before prompt token ${this.#promptNext}`, { code: "Lost" });
   }
 
   /** The reason for which the text is complete although the worker died before it said so; undefined when it is not complete. */
@@ -322,8 +311,7 @@ class RequestState {
   }
 
   /** Takes the error that an attempt ended with; throws when another one would not help. */
-  failed({ rank, doubtful }: Attempt, ended: AppError): Fault {
-    const error = doubtful ? this.#ofOld(rank, ended) : ended;
+  failed({ rank }: Attempt, error: AppError): Fault {
     const fault = classify(error);
     if (this.generation.signal.aborted) return fault;
     if (fault === "caller") throw error;
@@ -345,14 +333,6 @@ class RequestState {
     if (repeatedFaults.has(error.code) && ++this.#internalErrors >= this.#limits.internalErrorsMax) throw error;
     this.#hooks.onFailover?.(reasonOf(error), rank, this.tokens.length, error);
     return fault;
-  }
-
-  /** This gateway has read the constraint: a worker that refuses it, and did not say that it knows it, is of an older image. */
-  #ofOld(rank: number, error: AppError): AppError {
-    const { constraint } = this.generation.sampling;
-    if (constraint === undefined || error.code !== "InvalidRequest") return error;
-    const message = `rank ${rank} does not know ${constraint.name} as it is asked for: its image is older`;
-    return new AppError(message, { code: "OldWorker", retry: { afterMs: 5_000 }, cause: error });
   }
 
   #recovered(): void {

@@ -106,21 +106,15 @@ test("a broken connection is known at once", () => {
   assert.deepEqual(told, ["Unavailable"], "the transport connects again by itself");
 });
 
-test("a worker that does not know signs of life is not away, and is asked again much later", () => {
-  const { watch, streams, told, look } = watching();
-  streams[0]?.emit("error", new AppError("not implemented", { code: "Internal" }));
+test("a worker that refuses the stream is away, and is asked again much later", () => {
+  const { watch, streams, told, look, sign } = watching();
+  streams[0]?.emit("error", new AppError("not implemented", { code: "Unimplemented" }));
   for (let i = 0; i < 16; i++) look();
   assert.equal(streams.length, 1);
   for (let i = 0; i < 8; i++) look();
   assert.equal(streams.length, 2);
-  assert.deepEqual([watch.away, told], [false, []]);
-});
-
-test("one that was away and does not know them is back when it says so", () => {
-  const { watch, streams, told, pass, look } = watching();
-  assert.ok(pass(10_000) > 0);
-  look();
-  streams.at(-1)?.emit("error", new AppError("not implemented", { code: "Internal" }));
+  assert.deepEqual([watch.away, told], [true, ["Unimplemented"]]);
+  sign();
   assert.deepEqual([watch.away, told.at(-1)], [false, "back"]);
 });
 

@@ -14,7 +14,7 @@ const silenceMostMs = 10_000;
 const signsMissed = 3;
 /** The time for the first sign: the connection has to be made. */
 const connectMs = 2_000;
-/** A worker that refuses the stream, as one does that does not know it, is not away; it is asked again this much later. */
+/** A worker that refuses the stream, as one of another wire version does, is asked again this much later. */
 const refusedMs = 5_000;
 /** The codes of a stream that ends with its worker or the way to it: a server that shuts down cancels what runs. */
 const ends: readonly string[] = ["Silent", "Unavailable", "Cancelled"];
@@ -22,8 +22,6 @@ const ends: readonly string[] = ["Silent", "Unavailable", "Cancelled"];
 /** A sign of life, and what the worker says of itself in it. */
 interface LifeSign {
   readonly nextMs: number;
-  /** What it can be asked for; said in the first sign, and by none of an older image. */
-  readonly knows: readonly string[];
   readonly kvUse?: number | undefined;
 }
 
@@ -110,11 +108,7 @@ export class LifeWatch {
     const stream = this.#stream;
     this.#stream = undefined;
     stream?.cancel();
-    if (this.#limitMs === undefined && !ends.includes(error.code)) {
-      this.#openAt = this.#lookedAt + refusedMs;
-      this.#lives();
-      return;
-    }
+    if (this.#limitMs === undefined && !ends.includes(error.code)) this.#openAt = this.#lookedAt + refusedMs;
     const again = this.#awaySince !== undefined;
     this.#awaySince ??= this.#lookedAt;
     this.#broke = error.code !== "Silent";

@@ -12,7 +12,6 @@ test("each error has one whose fault it is; an unknown one is the worker's", () 
     ["Busy", "busy"],
     ["QueueFull", "busy"],
     ["ExpertUnavailable", "expert"],
-    ["OldWorker", "unable"],
     ["DeadlineExceeded", "deadline"],
     ["Silent", "worker"],
     ["Unavailable", "worker"],

@@ -22,7 +22,7 @@ export interface FailoverLimits {
   readonly attemptsMax: number;
   /** Attempts of these that a worker had begun to compute: a request that ends workers must not meet them all. */
   readonly startedAttemptsMax: number;
-  /** Internal errors, unusable logits or workers that are too old, in a row: then it is the request, the model or all workers. */
+  /** Internal errors or unusable logits in a row: then it is the request, or the model. */
   readonly internalErrorsMax: number;
 }
 
@@ -40,9 +40,8 @@ export const failoverLimits: FailoverLimits = {
 };
 
 /** caller: no worker would answer differently. busy: this one is full. expert: no rank could compute an expert, which says
- *  nothing of the worker. unable: this one knows no such request, but serves others. deadline: the request's time is over. worker:
- *  another one may do better, and this one is left alone. */
-export type Fault = "caller" | "busy" | "expert" | "unable" | "deadline" | "worker";
+ *  nothing of the worker. deadline: the request's time is over. worker: another one may do better, and this one is left alone. */
+export type Fault = "caller" | "busy" | "expert" | "deadline" | "worker";
 
 const faults: Readonly<Record<string, Fault>> = {
   InvalidRequest: "caller",
@@ -50,12 +49,11 @@ const faults: Readonly<Record<string, Fault>> = {
   QueueFull: "busy",
   Busy: "busy",
   ExpertUnavailable: "expert",
-  OldWorker: "unable",
   DeadlineExceeded: "deadline",
 };
 
 /** The errors of a worker that others would most likely give too; `internalErrorsMax` of them in a row are the request's end. */
-export const repeatedFaults: ReadonlySet<string> = new Set(["Internal", "UnusableLogits", "OldWorker"]);
+export const repeatedFaults: ReadonlySet<string> = new Set(["Internal", "UnusableLogits"]);
 
 export function classify(error: AppError): Fault {
   return faults[error.code] ?? "worker";

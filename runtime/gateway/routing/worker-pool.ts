@@ -13,7 +13,7 @@ import { serverNames, type TlsSource } from "../../net/tls.ts";
 import { steadyClock } from "../../observe/steady-clock.ts";
 import type { Span, Tracing } from "../../observe/trace.ts";
 import { type Candidate, choose, prefixHash } from "./choose-worker.ts";
-import { type Attempt, type Generation, needsOf, type Shunned, type WorkerEvent, type Workers } from "./failover.ts";
+import type { Attempt, Generation, Shunned, WorkerEvent, Workers } from "./failover.ts";
 import { LifeWatch, lookEveryMs } from "./life-watch.ts";
 import { fromMessage, samplingOf } from "./worker-messages.ts";
 
@@ -23,8 +23,6 @@ const suspectMs = 1_000;
 const reportedLoadMs = 2_000;
 /** Tokens that an answer in decode counts, at most: nobody knows how long it will be. */
 const decodeTokensCounted = 128;
-/** Abilities that are remembered of what a worker says, at most: later ones may have more than this one can ask for. */
-const abilitiesMax = 64;
 /** A worker that is up answers within milliseconds; this long means that its node or link is gone. */
 const connectTimeoutMs = 2_000;
 
@@ -74,8 +72,8 @@ interface Worker {
   /** Load that others gave it, as it said at `reportedAt`. */
   reportedTokens: number;
   reportedAt: number;
-  /** By its signs of life. */
-  knows: ReadonlySet<string>;
+  /** Why it can be asked nothing; undefined unless it speaks another version of the wire. */
+  refused: string | undefined;
   kvUse: number | undefined;
 }
 
@@ -157,9 +155,8 @@ export class WorkerPool implements Workers {
 
   start(generation: Generation, replay: readonly number[], shunned: Shunned): Attempt | { readonly none: string } {
     const before = replay.length > 0 ? this.#classes.get(generation) : undefined;
-    const { rank, doubtful, reason } = choose(this.#candidates(), prefixHash(generation.prompt), {
+    const { rank, reason } = choose(this.#candidates(), prefixHash(generation.prompt), {
       ...shunned,
-      needs: needsOf(generation),
       ...(before === undefined ? {} : { numerics: before }),
     });
     if (rank === undefined) return { none: reason };
@@ -179,7 +176,6 @@ export class WorkerPool implements Workers {
     const span = tracing.start("worker.generate", { parent: generation.traceparent, role: "client", attributes });
     return {
       rank,
-      doubtful,
       events: this.#events(worker, lease, replay, span),
       close: (failed) => {
         worker.leases.delete(lease);
@@ -290,7 +286,7 @@ export class WorkerPool implements Workers {
         sum([...worker.leases].map((lease) => lease.pendingTokens)) +
         (now - worker.reportedAt < reportedLoadMs ? worker.reportedTokens : 0),
       numerics: worker.member.numerics ?? "",
-      knows: worker.knows,
+      refused: worker.refused,
     }));
   }
 
@@ -307,20 +303,18 @@ export class WorkerPool implements Workers {
     this.#watched.add(worker);
     return new LifeWatch({
       rank,
-      open: () => {
-        worker.knows = new Set(); // it says it anew
-        return this.#client(worker).alive({ sender: toSender(identity) });
-      },
+      open: () => this.#client(worker).alive({ sender: toSender(identity) }),
       onAway: (error, { again, anew }) => {
         if (!again) onAway?.(rank, error);
+        if (error.code === "Unimplemented") worker.refused = `rank ${rank} speaks another version of the wire than ${Inference.typeName}`;
         cut(worker, error);
         if (anew) disconnect(worker);
       },
-      onSign: ({ knows, kvUse }) => {
-        if (knows.length > 0) worker.knows = new Set(knows.slice(0, abilitiesMax));
+      onSign: ({ kvUse }) => {
         worker.kvUse = kvUse !== undefined && kvUse >= 0 && kvUse <= 1 ? kvUse : undefined;
       },
       onBack: () => {
+        worker.refused = undefined;
         onBack?.(rank);
         this.#notify();
       },
@@ -351,7 +345,7 @@ export class WorkerPool implements Workers {
 }
 
 function newWorker(member: Member): Worker {
-  const told = { reportedTokens: 0, reportedAt: 0, knows: new Set<string>(), kvUse: undefined };
+  const told = { reportedTokens: 0, reportedAt: 0, refused: undefined, kvUse: undefined };
   return { member, client: undefined, leases: new Set(), left: false, suspectUntil: 0, life: undefined, ...told };
 }
 

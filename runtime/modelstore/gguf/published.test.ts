@@ -12,7 +12,7 @@ import type { Backend } from "../../compute/backend.ts";
 import { createBackend } from "../../compute/index.ts";
 import { relativeError } from "../../compute/trial.ts";
 import { createEngine } from "../../engine/engine.ts";
-import { openModel } from "../../engine/open.ts";
+import { openModel } from "../../engine/thread/open.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { programOf } from "../../models/index.ts";
 import { loadTokenizer } from "../../text/tokenizer.ts";

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type DownloadWords, downloadWordsSchema } from "../../../crds/download.ts";
-import { askPod } from "../../../operator/deployment/ask-pod.ts";
+import { askPod } from "../../../operator/kube/ask-pod.ts";
 import { startHub } from "../../../test/kit/models/model-hub.ts";
 import { deployment, deploymentUid, namespace, Ranks, tinyStore } from "../../../test/kit/ranks/ranks.ts";
 import { Seed } from "../../experts/seed.ts";

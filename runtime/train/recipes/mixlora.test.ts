@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { chainsOf, runSettings, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
 import { testFssdp, trainRanks } from "../../../test/kit/training/training-ranks.ts";
-import { openModel } from "../../engine/open.ts";
+import { openModel } from "../../engine/thread/open.ts";
 import { rankBytes } from "../../placement/training/laws.ts";
 import { openCheckpoint } from "../../weights/checkpoint.ts";
 import type { StepReport } from "../loop/run-step.ts";

@@ -8,7 +8,7 @@ import { after, test } from "node:test";
 import { chainedTokens, runSettings, tinyModel, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
 import { gradientsAt, openLoneRank } from "../../../test/kit/training/training-ranks.ts";
 import { createTraining } from "../../compute/open-training.ts";
-import { openModel } from "../../engine/open.ts";
+import { openModel } from "../../engine/thread/open.ts";
 import { gaussian, randomIds } from "../../kernels/random.ts";
 import { programOf } from "../../models/index.ts";
 import { train } from "../loop/run.ts";

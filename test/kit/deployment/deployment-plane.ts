@@ -1,12 +1,12 @@
 // The deployment plane on the in-memory API, with a kubelet and a rebalance plane played here: the world of its tests.
 import { setTimeout as sleep } from "node:timers/promises";
 import type { DrainPhase, GatewayView, RankSignals, RebalanceView, ServedTotals } from "../../../operator/deployment/core/world.ts";
-import { Informers } from "../../../operator/deployment/informers.ts";
 import type { Settings } from "../../../operator/deployment/objects/context.ts";
 import { createDeploymentPlane, type DeploymentPlane, type DeploymentPlaneOptions } from "../../../operator/deployment/plane.ts";
 import type { Rebalance, World } from "../../../operator/deployment/ports.ts";
 import type { Claims } from "../../../operator/kube/claims.ts";
 import { EventRecorder } from "../../../operator/kube/events.ts";
+import { Informers } from "../../../operator/kube/informers.ts";
 import { type KubeObject, resources } from "../../../operator/kube/kube.ts";
 import { FakeKube } from "../kube/fake-kube.ts";
 import { member, settings, view } from "./deployment.ts";

@@ -2,8 +2,8 @@
 // function of (prompt, seed, position), so that any two workers agree, as real ones do. What it does not do: compute.
 import { create } from "@bufbuild/protobuf";
 import type { ServerWritableStream } from "@grpc/grpc-js";
+
 import { AppError } from "../../../crds/common.ts";
-import { workerAbilities } from "../../../crds/names.ts";
 import {
   AliveEventSchema,
   FinishReason,
@@ -44,10 +44,8 @@ export interface Script {
   readonly before?: (position: number, sent: number, call: number) => Order | Promise<Order>;
   /** Refuses the call at once. */
   readonly refuse?: () => AppError | undefined;
-  /** False: it knows no signs of life, as a worker of before does not. */
+  /** False: it refuses the stream of heartbeats, as a worker of another wire version does. */
   readonly alive?: boolean;
-  /** What it says in its signs of life, as one of this image does; an older one says nothing. */
-  readonly knows?: readonly string[];
   readonly kvUse?: number;
 }
 
@@ -91,9 +89,9 @@ export async function startWorker(ca: TestCa, rank: number, script: Script = {})
   server.add(Inference, {
     generate: (call) => void serve(worker, call).catch((error) => call.emit("error", toStatus(error))),
     alive: (call) => {
-      if (script.alive === false) return void call.emit("error", toStatus(new AppError("not known", { code: "Internal" })));
-      const { knows = workerAbilities, kvUse } = script;
-      const sign = { nextMs: aliveEveryMs, knows: [...knows], ...(kvUse === undefined ? {} : { kvUse }) };
+      if (script.alive === false) return void call.emit("error", toStatus(new AppError("not known", { code: "Unimplemented" })));
+      const { kvUse } = script;
+      const sign = { nextMs: aliveEveryMs, ...(kvUse === undefined ? {} : { kvUse }) };
       const show = () => void call.write(create(AliveEventSchema, sign));
       const timer = setInterval(show, aliveEveryMs);
       call.on("cancelled", () => clearInterval(timer));

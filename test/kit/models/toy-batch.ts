@@ -3,12 +3,12 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { Languages } from "../../../runtime/constraints/languages.ts";
-import { Batcher } from "../../../runtime/engine/core/batch.ts";
-import type { KvPool, SlotChange } from "../../../runtime/engine/core/kv-slots.ts";
-import { OpenSampling } from "../../../runtime/engine/core/open-sampling.ts";
-import { copiedOf, type Step } from "../../../runtime/engine/core/plan.ts";
-import type { GenerateEvent } from "../../../runtime/engine/core/request.ts";
-import type { Ticket } from "../../../runtime/engine/core/ticket.ts";
+import { Batcher } from "../../../runtime/engine/schedule/batch.ts";
+import type { KvPool, SlotChange } from "../../../runtime/engine/schedule/kv-ledger.ts";
+import type { GenerateEvent } from "../../../runtime/engine/schedule/request.ts";
+import { OpenSampling } from "../../../runtime/engine/schedule/sampling/open-sampling.ts";
+import { copiedOf, type Step } from "../../../runtime/engine/schedule/step-plan.ts";
+import type { Ticket } from "../../../runtime/engine/schedule/ticket.ts";
 import { placesOf } from "../../../runtime/kernels/kv-groups.ts";
 
 export const context = 64;

@@ -1,6 +1,6 @@
 // The report of a worker on its expert work: batches whose time is that of a cost model, counted by the production counter.
 import type { ComputeWork } from "../../../crds/telemetry.ts";
-import { LoadCounter } from "../../../runtime/engine/load-counter.ts";
+import { LoadCounter } from "../../../runtime/engine/pass/load-counter.ts";
 
 /** Microseconds at speed 1, as the cpu backend's f32 experts take them. */
 const costs = { batch: 20, expert: 240, row: 25 };

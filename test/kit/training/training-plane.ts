@@ -4,8 +4,8 @@ import { type MoETrainingJobStatus, moeTrainingJobStatusSchema } from "../../../
 import { checkerComponent } from "../../../crds/training-process.ts";
 import type { TrainingEnd, TrainingReport } from "../../../crds/training-report.ts";
 import type { PodWords } from "../../../crds/training-world.ts";
-import { Informers } from "../../../operator/deployment/informers.ts";
 import { EventRecorder } from "../../../operator/kube/events.ts";
+import { Informers } from "../../../operator/kube/informers.ts";
 import { type KubeObject, resources } from "../../../operator/kube/kube.ts";
 import { createTrainingPlane, type TrainingPlane } from "../../../operator/training/plane.ts";
 import type { Question } from "../../../operator/training/pod-talks.ts";

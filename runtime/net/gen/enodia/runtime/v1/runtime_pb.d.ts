@@ -75,13 +75,6 @@ export declare type AliveEvent = Message<"enodia.runtime.v1.AliveEvent"> & {
   nextMs: number;
 
   /**
-   * in the first one: what it can be asked for and a worker of an older image may not know
-   *
-   * @generated from field: repeated string knows = 2;
-   */
-  knows: string[];
-
-  /**
    * share of the attention cache that open requests hold; unset until the engine has told
    *
    * @generated from field: optional float kv_use = 3;

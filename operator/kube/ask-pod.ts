@@ -1,0 +1,59 @@
+// A question to a pod: HTTPS with certificates of its owner's CA on both sides. The answer is a stranger's until it is parsed, and has a
+// deadline and a limit of bytes.
+import { type RequestOptions, request } from "node:https";
+import type { ConnectionOptions } from "node:tls";
+
+const askMsMax = 5_000;
+
+/** Certificate and key of the operator for one owner, PEM. Valid for its CA only. */
+export interface Identity {
+  readonly cert: string;
+  readonly key: string;
+  readonly ca: string;
+}
+
+export interface PodQuestion {
+  readonly ip: string;
+  readonly port: number;
+  readonly path: string;
+  /** The name in the pod's certificate. */
+  readonly servername: string;
+  readonly identity: Identity;
+  readonly bytesMax: number;
+  /** JSON to be posted; undefined: it is a GET. */
+  readonly body?: string;
+}
+
+/** The text of the answer; undefined where the pod refuses. Rejects where it does not answer in time, or says too much. */
+export function askPod({ ip, servername, identity, bytesMax, body, ...address }: PodQuestion): Promise<string | undefined> {
+  const { cert, key, ca } = identity;
+  const posted = body !== undefined && { "content-type": "application/json", "content-length": Buffer.byteLength(body) };
+  const options: RequestOptions & Pick<ConnectionOptions, "ALPNProtocols"> = {
+    ...address,
+    host: ip,
+    method: posted ? "POST" : "GET",
+    headers: posted || {},
+    agent: false,
+    servername,
+    ALPNProtocols: ["http/1.1"],
+    cert,
+    key,
+    ca,
+    signal: AbortSignal.timeout(askMsMax),
+  };
+  return new Promise((resolve, reject) => {
+    const asked = request(options, (response) => {
+      const pieces: Uint8Array[] = [];
+      let bytes = 0;
+      response.on("data", (piece: Uint8Array) => {
+        bytes += piece.byteLength;
+        if (bytes <= bytesMax) pieces.push(piece);
+        else asked.destroy(new Error(`an answer of more than ${bytesMax} bytes`));
+      });
+      response.once("error", reject);
+      response.once("end", () => resolve(response.statusCode === 200 ? Buffer.concat(pieces).toString("utf8") : undefined));
+    });
+    asked.once("error", reject);
+    asked.end(body);
+  });
+}

@@ -1,0 +1,271 @@
+// The informers of the operator, one set per watched namespace, and the overlay that keeps our own writes visible until
+// the watch has caught up with them.
+import { labels } from "../../crds/common.ts";
+import { hasCode } from "./errors.ts";
+import { type CopyForm, Informer, type InformerDeps, type Listener } from "./informer.ts";
+import { type KubeObject, keyOf, type Ref, type Resource, resources } from "./kube.ts";
+import { slimPod } from "./slim-pod.ts";
+
+/** The component label of the Secrets with CAs, which are in the operator's own namespace. */
+export const authorityComponent = "authority";
+
+/** Whether the cluster has a resource that others install: `unknown` while it has not answered, `forbidden` where we may not ask. */
+export type Served = "served" | "absent" | "forbidden" | "unknown";
+
+export type Watched =
+  | "moeDeployments"
+  | "moeTrainingJobs"
+  | "trainingPods"
+  | "trainingSecrets"
+  | "pods"
+  | "deployments"
+  | "jobs"
+  | "services"
+  | "secrets"
+  | "authorities"
+  | "serviceAccounts"
+  | "configMaps"
+  | "podDisruptionBudgets"
+  | "controllerRevisions"
+  | "networkPolicies"
+  | "horizontalPodAutoscalers"
+  | "coschedulingPodGroups"
+  | "volcanoPodGroups"
+  | "trainingCoschedulingPodGroups"
+  | "trainingVolcanoPodGroups"
+  | "httpRoutes"
+  | "nodes";
+
+const ours = { labelSelector: labels.deployment };
+const ofJobs = { labelSelector: labels.trainingJob, training: true } as const;
+/** `own`: in the operator's own namespace only. `training`: of no concern to serving. `optional`: others install it, or do not. */
+const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: string; own?: true; training?: true; optional?: true }>> = {
+  moeDeployments: { resource: resources.moeDeployments },
+  pods: { resource: resources.pods, ...ours },
+  moeTrainingJobs: { resource: resources.moeTrainingJobs, training: true },
+  trainingPods: { resource: resources.pods, ...ofJobs },
+  trainingSecrets: { resource: resources.secrets, ...ofJobs },
+  deployments: { resource: resources.deployments, ...ours },
+  jobs: { resource: resources.jobs, ...ours },
+  services: { resource: resources.services, ...ours },
+  secrets: { resource: resources.secrets, ...ours },
+  authorities: { resource: resources.secrets, labelSelector: `${labels.component}=${authorityComponent}`, own: true },
+  serviceAccounts: { resource: resources.serviceAccounts, ...ours },
+  configMaps: { resource: resources.configMaps, ...ours },
+  podDisruptionBudgets: { resource: resources.podDisruptionBudgets, ...ours },
+  controllerRevisions: { resource: resources.controllerRevisions, ...ours },
+  networkPolicies: { resource: resources.networkPolicies, ...ours },
+  horizontalPodAutoscalers: { resource: resources.horizontalPodAutoscalers, ...ours },
+  coschedulingPodGroups: { resource: resources.coschedulingPodGroups, ...ours, optional: true },
+  volcanoPodGroups: { resource: resources.volcanoPodGroups, ...ours, optional: true },
+  trainingCoschedulingPodGroups: { resource: resources.coschedulingPodGroups, ...ofJobs, optional: true },
+  trainingVolcanoPodGroups: { resource: resources.volcanoPodGroups, ...ofJobs, optional: true },
+  httpRoutes: { resource: resources.httpRoutes, ...ours, optional: true },
+  nodes: { resource: resources.nodes },
+};
+
+/** What follows PodGroups of deployments, and of training jobs. */
+export const podGroups = ["coschedulingPodGroups", "volcanoPodGroups"] as const satisfies readonly Watched[];
+export const trainingPodGroups = ["trainingCoschedulingPodGroups", "trainingVolcanoPodGroups"] as const satisfies readonly Watched[];
+
+const byOwner = (uid: string): string => `owner ${uid}`;
+const byDeployment = (ref: Ref): string => `deployment ${keyOf(ref)}`;
+
+/** Whatever is of a deployment is found by its name, as its label has it, and by the uid of each owner. */
+function keysOf({ metadata: { namespace = "", labels: marks, ownerReferences = [] } }: KubeObject): string[] {
+  const name = marks?.[labels.deployment];
+  return [...ownerReferences.map(({ uid }) => byOwner(uid)), ...(name === undefined ? [] : [byDeployment({ namespace, name })])];
+}
+
+const formOf = (name: Watched): CopyForm => (name === "pods" ? { keysOf, slim: slimPod } : { keysOf });
+
+export class Informers {
+  /** The namespaces that are watched by name, each on its own; none = all as one. */
+  readonly namespaces: readonly string[];
+  readonly #sets = new Map<Watched, Informer[]>();
+  /** Those that serving has nothing to do with. */
+  readonly #ofTraining = new Set<Informer>();
+  /** Those of resources that the cluster need not have. */
+  readonly #optional = new Set<Informer>();
+
+  /** `own` is the operator's namespace, where the CAs of deployments are. */
+  constructor(namespaces: readonly string[], own: string, deps: InformerDeps) {
+    this.namespaces = [...new Set(namespaces)];
+    const entries = Object.entries(watched) as [Watched, (typeof watched)[Watched]][];
+    for (const [name, { resource, own: here, training, optional, ...options }] of entries) {
+      const scopes = here ? [own] : resource.namespaced && namespaces.length > 0 ? this.namespaces : [undefined];
+      const told = optional ? { ...deps, onError: untilServed(deps.onError) } : deps;
+      const set = scopes.map(
+        (namespace) => new Informer(resource, { ...options, ...(namespace ? { namespace } : {}) }, told, formOf(name)),
+      );
+      this.#sets.set(name, set);
+      if (training) for (const informer of set) this.#ofTraining.add(informer);
+      if (optional) for (const informer of set) this.#optional.add(informer);
+    }
+  }
+
+  start(): void {
+    for (const informer of this.all()) informer.start();
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all(this.all().map((informer) => informer.stop()));
+  }
+
+  all(): Informer[] {
+    return [...this.#sets.values()].flat();
+  }
+
+  /** Those whose copies are held: all but of resources that the cluster does not have, or not for us. */
+  held(): Informer[] {
+    return this.all().filter(
+      (informer) => !this.#optional.has(informer) || (informer.hasSynced && !informer.absent && !informer.forbidden),
+    );
+  }
+
+  /** Whether the cluster has a resource that others install, as it is known in a namespace. What was there is, while nobody answers. */
+  served(resource: Resource, namespace: string): Served {
+    const informer = this.all().find((one) => one.resource === resource && one.follows(namespace));
+    if (!informer || informer.absent) return "absent";
+    if (informer.forbidden) return "forbidden";
+    return informer.hasSynced ? "served" : "unknown";
+  }
+
+  get(name: Watched, ref: Ref): KubeObject | undefined {
+    for (const informer of this.#of(name)) {
+      const object = informer.get(ref);
+      if (object) return object;
+    }
+    return undefined;
+  }
+
+  list(name: Watched, filter?: (object: KubeObject) => boolean): KubeObject[] {
+    return this.#of(name).flatMap((informer) => informer.list(filter));
+  }
+
+  /** What of a deployment bears its name in our label; one that had the name before may have left some of it. */
+  ofDeployment(name: Watched, ref: Ref): KubeObject[] {
+    return this.#of(name).flatMap((informer) => informer.find(byDeployment(ref)));
+  }
+
+  ownedBy(name: Watched, uid: string): KubeObject[] {
+    return this.#of(name).flatMap((informer) => informer.find(byOwner(uid)));
+  }
+
+  /** Returns how to stop listening. */
+  onChange(name: Watched, listener: Listener): () => void {
+    const stops = this.#of(name).map((informer) => informer.onChange(listener));
+    return () => {
+      for (const stop of stops) stop();
+    };
+  }
+
+  /** Lists everything anew. A namespace that cannot be listed holds nobody up: there is trouble with it from then on. */
+  async refresh(): Promise<void> {
+    await Promise.all(this.all().map((informer) => informer.refresh()));
+  }
+
+  /** The reason why nothing is to be served in a namespace now: the copy of what is in it, or of nodes, cannot be relied on. */
+  trouble(namespace: string): string | undefined {
+    return this.#troubleOf((informer) => informer.follows(namespace) && !this.#ofTraining.has(informer));
+  }
+
+  /** The reason why nothing is to be trained: in a namespace, or, without one, where all but training jobs or their pods can be read. */
+  trainingTrouble(namespace?: string): string | undefined {
+    if (namespace !== undefined) return this.#troubleOf((informer) => informer.follows(namespace));
+    const served = ({ namespace: scope }: Informer) => (scope === undefined ? this.commonTrouble() : this.trouble(scope)) === undefined;
+    return this.#troubleOf((informer) => this.#ofTraining.has(informer) && served(informer));
+  }
+
+  /** The trouble that concerns everything: with what has no namespace, with all namespaces where they are watched as one, with CAs. */
+  commonTrouble(): string | undefined {
+    const common = (informer: Informer) => informer.namespace === undefined || this.#of("authorities").includes(informer);
+    return this.#troubleOf((informer) => common(informer) && !this.#ofTraining.has(informer));
+  }
+
+  /** False where the operator may not read nodes, as with rights in its namespaces alone: it then lives on with what pods say. */
+  get seesNodes(): boolean {
+    return this.#of("nodes").every((informer) => !informer.forbidden);
+  }
+
+  #troubleOf(concerns: (informer: Informer) => boolean): string | undefined {
+    const spared = [...(this.seesNodes ? [] : this.#of("nodes")), ...this.#optional];
+    for (const informer of this.all())
+      if (informer.trouble !== undefined && !spared.includes(informer) && concerns(informer)) return informer.trouble;
+    return undefined;
+  }
+
+  /** True when deployments of this namespace are looked at. */
+  watches(namespace: string): boolean {
+    return this.namespaces.length === 0 || this.namespaces.includes(namespace);
+  }
+
+  /** The cached object of any resource that is watched where deployments and training jobs are. */
+  live(resource: Resource, ref: Ref): KubeObject | undefined {
+    for (const name of Object.keys(watched) as Watched[]) {
+      const found = watched[name].resource === resource && !watched[name].own ? this.get(name, ref) : undefined;
+      if (found) return found;
+    }
+    return undefined;
+  }
+
+  /** True when the copy holds every write up to this object's version. */
+  covers(name: Watched, object: KubeObject): boolean {
+    return this.#of(name).some((informer) => informer.follows(object.metadata.namespace) && versionOf(informer.version) >= version(object));
+  }
+
+  #of(name: Watched): Informer[] {
+    return this.#sets.get(name) ?? [];
+  }
+}
+
+/** That others have not installed something, or that we may not handle it, is no error: who asks for it is told (gangs/, core/route.ts). */
+function untilServed(onError: InformerDeps["onError"]): (error: unknown) => void {
+  return (error) => {
+    if (!hasCode(error, "NotFound", "Forbidden")) onError?.(error);
+  };
+}
+
+/** A write is remembered at most this long; nothing is done on a copy whose watch fails for longer than a moment (plane.ts). */
+const overlayMs = 600_000;
+
+/** Own pod writes on top of the cache: without it a reconcile right after a create would create the rank again. */
+export class PodOverlay {
+  readonly #written = new Map<string, { object: KubeObject; at: number }>();
+  readonly #gone = new Map<string, number>();
+  readonly #covers: (object: KubeObject) => boolean;
+  readonly #now: () => number;
+
+  /** `covers` says whether the cache has heard of a write, and so of all that came before it. */
+  constructor(covers: (object: KubeObject) => boolean, now: () => number) {
+    this.#covers = covers;
+    this.#now = now;
+  }
+
+  wrote(object: KubeObject): void {
+    this.#written.set(object.metadata.uid ?? "", { object, at: this.#now() });
+  }
+
+  /** Takes note of a pod that was deleted with grace 0: it is gone, whatever the cache still shows. */
+  removed(uid: string): void {
+    this.#written.delete(uid);
+    this.#gone.set(uid, this.#now());
+  }
+
+  /** The cache's pods of one owner, corrected. */
+  merge(cached: readonly KubeObject[], owns: (object: KubeObject) => boolean): KubeObject[] {
+    const since = this.#now() - overlayMs;
+    for (const [uid, at] of this.#gone) if (at < since) this.#gone.delete(uid);
+    for (const [uid, { object, at }] of this.#written) if (at < since || this.#covers(object)) this.#written.delete(uid);
+    const out = new Map(cached.map((object) => [object.metadata.uid ?? "", object]));
+    for (const [uid, { object }] of this.#written) if (owns(object)) out.set(uid, object);
+    for (const uid of this.#gone.keys()) out.delete(uid);
+    return [...out.values()];
+  }
+}
+
+const version = (object: KubeObject): bigint => versionOf(object.metadata.resourceVersion ?? "");
+
+function versionOf(text: string): bigint {
+  return /^\d+$/.test(text) ? BigInt(text) : 0n;
+}

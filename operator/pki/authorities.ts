@@ -1,0 +1,227 @@
+// The CA of each deployment and training job: a Secret in the operator's own namespace, where nobody who makes pods beside a deployment can
+// mount it. The deployment's namespace gets leaves, and the certificates of the CAs that are trusted (identity.ts). The Secret is found by
+// the deployment's uid, so that a namesake never gets another's. Never makes a second CA: the API server decides who was first. The renewal
+// goes by what is in the Secret (core/authority-rotation.ts); Secrets of deployments that are gone are swept (authority-sweep.ts).
+
+import { AppError, apiGroup, labels } from "../../crds/common.ts";
+import { makerLabels, manager } from "../kube/adoption.ts";
+import { authorityComponent, type Informers } from "../kube/informers.ts";
+import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
+import { authorityIsGood, certificateEndMs, createAuthority, isIssuedBy, type KeyPairPem } from "./authority.ts";
+import { type AuthorityFacts, type Certified, type RotationStep, rotationStep } from "./authority-rotation.ts";
+import { type CertifiedKind, certifiedKind } from "./certified.ts";
+import { tlsSecrets } from "./names.ts";
+
+/** The pause while a person or the garbage collector has to mend a Secret; a change of one of ours ends it earlier. */
+const secretRetryMs = 10_000;
+
+const authorityLabels = {
+  namespace: `${apiGroup}/authority-namespace`,
+  name: `${apiGroup}/authority-deployment`,
+  uid: `${apiGroup}/authority-uid`,
+  kind: `${apiGroup}/authority-kind`,
+} as const;
+const standsSince = `${apiGroup}/stands-since`;
+
+/** The Secret of a deployment's CA in the operator's namespace; neither part of the name has a dot in it. */
+export const authorityName = ({ namespace, name }: Ref, uid: string): string => `enodia-ca.${namespace}.${name}.${uid}`;
+
+/** The CAs of a deployment, as they stand in its Secret. */
+interface AuthoritySet {
+  readonly signer: KeyPairPem;
+  readonly next: KeyPairPem | undefined;
+  /** The certificate of the CA before; nothing is signed with its key any more. */
+  readonly previous: string | undefined;
+  readonly standsSinceMs: number | undefined;
+}
+
+/** What identities are made with. */
+export interface Authority {
+  readonly signer: KeyPairPem;
+  /** The certificates of all CAs that are trusted, the signer's first. */
+  readonly bundle: string;
+}
+
+interface Held extends Authority {
+  readonly set: AuthoritySet;
+  readonly object: KubeObject;
+}
+
+/** The object that a CA is for. */
+export interface Subject {
+  readonly metadata: Ref & { readonly uid: string };
+}
+
+export interface AuthoritiesOptions {
+  readonly of: CertifiedKind;
+  readonly kube: Kube;
+  readonly informers: Pick<Informers, "get">;
+  /** The operator's own namespace. */
+  readonly namespace: string;
+  readonly event: (subject: Subject, type: "Normal" | "Warning", reason: string, note: string) => void;
+  readonly now: () => Date;
+}
+
+export class Authorities {
+  readonly #options: AuthoritiesOptions;
+  /** What was read or made last, by the deployment's uid. */
+  readonly #held = new Map<string, Promise<Held>>();
+
+  constructor(options: AuthoritiesOptions) {
+    this.#options = options;
+  }
+
+  /** Reads or makes the CA. One look at a time per deployment, so that two callers do not make two. */
+  of(deployment: Subject): Promise<Authority> {
+    return this.#of(deployment);
+  }
+
+  /** Takes the renewal one step further where one is due. */
+  async advance(deployment: Subject, certified: Certified): Promise<void> {
+    const { uid } = deployment.metadata;
+    const held = await this.#of(deployment);
+    const step = rotationStep(factsOf(held.set), certified, this.#options.now().getTime());
+    if (step === undefined) return;
+    try {
+      const set = await this.#after(deployment, held.set, step);
+      const object = await this.#options.kube.update(resources.secrets, withSet(held.object, set), { manager });
+      this.#held.set(uid, Promise.resolve({ ...authorityOf(set), set, object }));
+    } catch (error) {
+      this.#held.delete(uid);
+      throw error;
+    }
+    if (step.type !== "note") this.#options.event(deployment, "Normal", "AuthorityRenewal", step.why);
+  }
+
+  forget(uid: string): void {
+    this.#held.delete(uid);
+  }
+
+  #of(deployment: Subject): Promise<Held> {
+    const { uid } = deployment.metadata;
+    const known = this.#held.get(uid);
+    if (known) return known;
+    const held = this.#readOrMake(deployment);
+    this.#held.set(uid, held);
+    held.catch(() => {
+      if (this.#held.get(uid) === held) this.#held.delete(uid);
+    });
+    return held;
+  }
+
+  async #readOrMake(deployment: Subject): Promise<Held> {
+    const { metadata } = deployment;
+    const { kube, namespace, of } = this.#options;
+    const ref = { namespace, name: authorityName(metadata, metadata.uid) };
+    const live = await kube.get(resources.secrets, ref);
+    if (live) return read(live);
+    const set = { signer: await this.#make(metadata), next: undefined, previous: undefined, standsSinceMs: undefined };
+    const secret = { apiVersion: "v1", kind: "Secret", metadata: { ...ref, labels: labelsOf(metadata, of) }, type: "Opaque" };
+    // AlreadyExists: another writer was first, and the next try reads theirs.
+    const object = await kube.create(resources.secrets, withSet(secret, set), { manager });
+    this.#tellOfLoss(deployment);
+    return { ...authorityOf(set), set, object };
+  }
+
+  /** Where there are leaves already, the CA that signed them was lost, and pods distrust each other until they have the new one. */
+  #tellOfLoss(deployment: Subject): void {
+    const { informers, event } = this.#options;
+    const { namespace, name, uid } = deployment.metadata;
+    const leaf = informers.get("secrets", { namespace, name: tlsSecrets.gateway(name) });
+    if (!leaf?.metadata.ownerReferences?.some((owner) => owner.uid === uid)) return;
+    const text = "the Secret of the CA was not there, so a new CA signs: new connections fail until pods have it, a minute or two";
+    event(deployment, "Warning", "AuthorityReplaced", text);
+  }
+
+  async #after({ metadata }: Subject, set: AuthoritySet, { type }: RotationStep): Promise<AuthoritySet> {
+    if (type === "announce") return { ...set, next: await this.#make(metadata), standsSinceMs: undefined };
+    if (type === "note") return { ...set, standsSinceMs: this.#options.now().getTime() };
+    if (type === "drop" || !set.next) return { ...set, previous: undefined, standsSinceMs: undefined };
+    return { signer: set.next, next: undefined, previous: set.signer.cert, standsSinceMs: undefined };
+  }
+
+  #make({ namespace, name }: Ref): Promise<KeyPairPem> {
+    return createAuthority(`${this.#options.of.scope(name)}.${namespace}.enodia`, this.#options.now());
+  }
+}
+
+export function secretError(code: string, message: string): AppError {
+  return new AppError(message, { code, operation: "reading certificates", retry: { afterMs: secretRetryMs } });
+}
+
+/** The object that a CA's Secret is for; undefined for any other Secret. */
+export function subjectOf({ metadata }: KubeObject): { readonly ref: Ref; readonly uid: string; readonly of: CertifiedKind } | undefined {
+  const { [authorityLabels.namespace]: namespace, [authorityLabels.name]: name, [authorityLabels.uid]: uid } = metadata.labels ?? {};
+  const of = certifiedKind(metadata.labels?.[authorityLabels.kind]);
+  return namespace && name && uid && of ? { ref: { namespace, name }, uid, of } : undefined;
+}
+
+/** The certificates of all CAs in a CA's Secret. */
+export function certificatesIn(secret: KubeObject): string[] {
+  return ["ca.crt", "next.crt", "previous.crt"].map((entry) => textOf(secret, entry)).filter((text) => text !== undefined);
+}
+
+export function textOf(secret: KubeObject, entry: string): string | undefined {
+  const text = (secret.data as Record<string, string> | undefined)?.[entry];
+  return text ? Buffer.from(text, "base64").toString("utf8") : undefined;
+}
+
+export function encoded(entries: Readonly<Record<string, string | undefined>>): Record<string, string> {
+  const given = Object.entries(entries).flatMap(([entry, text]) =>
+    text === undefined ? [] : [[entry, Buffer.from(text).toString("base64")]],
+  );
+  return Object.fromEntries(given);
+}
+
+export function pairIn(secret: KubeObject, certEntry: string, keyEntry: string): KeyPairPem | undefined {
+  const [cert, key] = [textOf(secret, certEntry), textOf(secret, keyEntry)];
+  return cert && key ? { cert, key } : undefined;
+}
+
+function labelsOf({ namespace, name, uid }: Subject["metadata"], { kind }: CertifiedKind): Record<string, string> {
+  return {
+    [authorityLabels.kind]: kind,
+    ...makerLabels,
+    [labels.component]: authorityComponent,
+    [authorityLabels.namespace]: namespace,
+    [authorityLabels.name]: name,
+    [authorityLabels.uid]: uid,
+  };
+}
+
+function withSet(secret: KubeObject, { signer, next, previous, standsSinceMs }: AuthoritySet): KubeObject {
+  const { [standsSince]: _, ...others } = secret.metadata.annotations ?? {};
+  const annotations = standsSinceMs === undefined ? others : { ...others, [standsSince]: new Date(standsSinceMs).toISOString() };
+  const entries = { "ca.crt": signer.cert, "ca.key": signer.key, "next.crt": next?.cert, "next.key": next?.key, "previous.crt": previous };
+  return { ...secret, metadata: { ...secret.metadata, annotations }, data: encoded(entries) };
+}
+
+async function read(object: KubeObject): Promise<Held> {
+  const signer = pairIn(object, "ca.crt", "ca.key");
+  const next = pairIn(object, "next.crt", "next.key");
+  const previous = textOf(object, "previous.crt");
+  const { namespace, name, annotations } = object.metadata;
+  const good = await Promise.all([
+    signer !== undefined && authorityIsGood(signer),
+    next === undefined || authorityIsGood(next),
+    previous === undefined || isIssuedBy(previous, previous),
+  ]);
+  if (!signer || good.includes(false))
+    throw secretError(
+      "AuthorityUnusable",
+      `Secret ${name} in namespace ${namespace}: its certificates and keys are no CA that can be used; restore them, or delete the Secret to have all certificates made anew`,
+    );
+  const since = Date.parse(annotations?.[standsSince] ?? "");
+  const set = { signer, next, previous, standsSinceMs: Number.isNaN(since) ? undefined : since };
+  return { ...authorityOf(set), set, object };
+}
+
+function authorityOf({ signer, next, previous }: AuthoritySet): Authority {
+  const trusted = [signer.cert, next?.cert, previous].filter((cert) => cert !== undefined);
+  return { signer, bundle: `${trusted.map((cert) => cert.trim()).join("\n")}\n` };
+}
+
+function factsOf({ signer, next, previous, standsSinceMs }: AuthoritySet): AuthorityFacts {
+  const stage = next ? "Announced" : previous !== undefined ? "Succeeded" : "Steady";
+  return { stage, endsMs: certificateEndMs(signer.cert), standsSinceMs };
+}

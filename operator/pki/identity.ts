@@ -1,0 +1,182 @@
+// TLS Secrets of a deployment or a training job: one leaf per pod of a rank, one for the gateways; and the operator's own leaf in memory.
+// All are signed by the deployment's CA, whose key stays in the operator's namespace (authorities.ts). Worker Secrets are owned by their
+// pod, the gateways' by the MoEDeployment. A Secret without that owner is not touched: a deleted namesake's awaits collection, any other is
+// a person's. One that a deleted namesake left without an owner is filled anew: anybody may have read or written it since. In one of ours
+// every field is ours, whoever wrote it last: a leaf that its CA has not signed serves nobody.
+
+import { AppError, apiVersion, labels } from "../../crds/common.ts";
+import { makerLabels, manager, mayAdopt } from "../kube/adoption.ts";
+import type { Identity } from "../kube/ask-pod.ts";
+import type { Informers } from "../kube/informers.ts";
+import { type Kube, type KubeObject, keyOf, type OwnerReference, type Ref, refOf, resources } from "../kube/kube.ts";
+import { type Authorities, type Authority, encoded, pairIn, type Subject, secretError, subjectOf, textOf } from "./authorities.ts";
+import { isIssuedBy, issueLeaf, type LeafNames, leafIsGood } from "./authority.ts";
+import type { CertifiedKind } from "./certified.ts";
+import { type Role, roleServerNames, tlsSecrets, workerServerName } from "./names.ts";
+
+/** A leaf that was found good is not checked again for this long. */
+const recheckMs = 3600_000;
+
+/** Codes of what is wrong with a Secret that has a certificate's name. */
+export const secretProblems: readonly string[] = ["AuthorityUnusable", "SecretForeign"];
+
+export interface PodIdentity {
+  readonly name: string;
+  readonly uid: string;
+  readonly rank: number;
+}
+
+export interface IdentitiesOptions {
+  readonly of: CertifiedKind;
+  readonly kube: Kube;
+  readonly informers: Pick<Informers, "get">;
+  readonly authorities: Authorities;
+  readonly now: () => Date;
+}
+
+export class Identities {
+  readonly #options: IdentitiesOptions;
+  /** The operator's own identities, by the deployment's uid. */
+  readonly #operator = new Map<string, { readonly identity: Identity; readonly until: number }>();
+  /** Leaves found good for this owner, under these CAs, until then; by the leaf Secret's key. */
+  readonly #checked = new Map<string, { readonly owner: string; readonly bundle: string; readonly until: number }>();
+  /** The uids of deployments with a Secret that had to be brought up to date since their last step of a renewal. */
+  readonly #changed = new Set<string>();
+
+  constructor(options: IdentitiesOptions) {
+    this.#options = options;
+  }
+
+  /** Certifies the pods of a role, which nobody takes for another. */
+  async ensureRole(subject: Subject, role: Role): Promise<void> {
+    const { name, namespace, uid } = subject.metadata;
+    const leaf = { dns: [...roleServerNames(role, { namespace, name })], uri: `spiffe://enodia/${namespace}/${name}/${role}` };
+    const owner = { apiVersion, kind: this.#options.of.kind, name, uid, controller: true, blockOwnerDeletion: false };
+    await this.#ensure(subject, tlsSecrets[role](name), leaf, owner);
+  }
+
+  async ensurePod(subject: Subject, pod: PodIdentity): Promise<void> {
+    const { namespace } = subject.metadata;
+    const scope = this.#options.of.scope(subject.metadata.name);
+    const leaf = {
+      dns: [workerServerName({ namespace, name: scope }, pod.rank)],
+      uri: `spiffe://enodia/${namespace}/${scope}/${pod.name}`,
+    };
+    const owner = { apiVersion: "v1", kind: "Pod", name: pod.name, uid: pod.uid };
+    await this.#ensure(subject, tlsSecrets.pod(pod.name), leaf, owner);
+  }
+
+  /**
+   * Certifies every pod that is there and these roles, then takes the renewal of the CA on. Returns the first error, after everything had
+   * its turn. `gateways`: false while those of a deleted namesake serve, with the Secret that they have.
+   */
+  async ensureAll(subject: Subject, pods: readonly PodIdentity[], { gateways, roles }: Roles): Promise<AppError | undefined> {
+    const workers = await Promise.allSettled(pods.map((pod) => this.ensurePod(subject, pod)));
+    // An error of the gateways' is reported where their objects are applied.
+    const front = await Promise.allSettled(gateways === "certify" ? [this.ensureRole(subject, "gateway")] : []);
+    const others = await Promise.allSettled(roles.map((role) => this.ensureRole(subject, role)));
+    return this.#advance(subject, [...workers, ...others], gateways !== "wait" && front.every(fulfilled));
+  }
+
+  async #advance(subject: Subject, pods: readonly PromiseSettledResult<void>[], others: boolean): Promise<AppError | undefined> {
+    const { uid } = subject.metadata;
+    const all = others && pods.every(fulfilled);
+    const certified = { all, changed: this.#changed.has(uid) };
+    if (all) this.#changed.delete(uid);
+    const [renewal] = await Promise.allSettled([this.#options.authorities.advance(subject, certified)]);
+    const failed = [...pods, ...(all ? [renewal] : [])].find((result) => result.status === "rejected");
+    return failed ? AppError.from(failed.reason, "writing certificates") : undefined;
+  }
+
+  /** The operator's own certificate for one object; the same object while it and the CAs stand. */
+  async operator(ref: Ref, uid: string): Promise<Identity> {
+    const { authorities, now, of } = this.#options;
+    const { signer, bundle } = await authorities.of({ metadata: { ...ref, uid } });
+    const at = now();
+    const known = this.#operator.get(uid);
+    if (known && known.identity.ca === bundle && known.until > at.getTime()) return known.identity;
+    const scope = of.scope(ref.name);
+    const leaf = { dns: [`operator.${scope}.${ref.namespace}.enodia`], uri: `spiffe://enodia/${ref.namespace}/${scope}/operator` };
+    const identity = { ...(await issueLeaf(signer, leaf, at)), ca: bundle };
+    this.#operator.set(uid, { identity, until: at.getTime() + 24 * recheckMs });
+    return identity;
+  }
+
+  forget(uid: string): void {
+    this.#options.authorities.forget(uid);
+    this.#operator.delete(uid);
+    this.#changed.delete(uid);
+  }
+
+  /** A Secret of ours was made, deleted or changed by somebody: look again. */
+  changed(secret: KubeObject): void {
+    const subject = subjectOf(secret);
+    if (subject) this.#options.authorities.forget(subject.uid);
+    this.#checked.delete(keyOf(refOf(secret)));
+  }
+
+  async #ensure(subject: Subject, secretName: string, leaf: LeafNames, owner: OwnerReference): Promise<void> {
+    const { authorities, now } = this.#options;
+    const key = keyOf({ namespace: subject.metadata.namespace, name: secretName });
+    const authority = await authorities.of(subject);
+    const { bundle } = authority;
+    const at = now().getTime();
+    const known = this.#checked.get(key);
+    if (known && known.owner === owner.uid && known.bundle === bundle && known.until > at) return;
+    // Noted before the look: a change during it means another one.
+    this.#checked.set(key, { owner: owner.uid, bundle, until: at + recheckMs });
+    try {
+      await this.#write(subject, authority, { secretName, leaf, owner });
+    } catch (error) {
+      this.#checked.delete(key);
+      throw error;
+    }
+  }
+
+  async #write({ metadata }: Subject, { signer, bundle }: Authority, { secretName, leaf, owner }: Wanted): Promise<void> {
+    const { kube, informers, now, of } = this.#options;
+    const ref = { namespace: metadata.namespace, name: secretName };
+    const live = informers.get(of.secrets, ref) ?? (await kube.get(resources.secrets, ref));
+    const orphan = live && (await mayAdopt(kube, live, metadata));
+    if (live && !orphan) refuseForeign(live, owner.uid, of);
+    const have = live && !orphan ? pairIn(live, "tls.crt", "tls.key") : undefined;
+    const good = have !== undefined && (await leafIsGood(signer, have.cert, leaf, now()));
+    const trusts = live !== undefined && textOf(live, "ca.crt") === bundle;
+    if (good && trusts) return;
+    if (live && !(trusts && have && (await isIssuedBy(signer.cert, have.cert)))) this.#changed.add(metadata.uid);
+    const { cert, key } = good ? have : await issueLeaf(signer, leaf, now());
+    const data = encoded({ "tls.crt": cert, "tls.key": key, "ca.crt": bundle });
+    const meta = {
+      ...ref,
+      labels: { ...makerLabels, [of.label]: metadata.name, [labels.component]: "tls" },
+      ownerReferences: [owner],
+    };
+    await kube.apply(
+      resources.secrets,
+      { apiVersion: "v1", kind: "Secret", metadata: meta, type: "Opaque", data },
+      { manager, force: true },
+    );
+  }
+}
+
+export interface Roles {
+  /** `wait`: they have what a deleted namesake gave them, so that the CA stays as it is. */
+  readonly gateways: "certify" | "none" | "wait";
+  readonly roles: readonly Role[];
+}
+
+interface Wanted {
+  readonly secretName: string;
+  readonly leaf: LeafNames;
+  readonly owner: OwnerReference;
+}
+
+const fulfilled = ({ status }: PromiseSettledResult<void>): boolean => status === "fulfilled";
+
+function refuseForeign({ metadata }: KubeObject, uid: string, { kind }: CertifiedKind): void {
+  if (metadata.ownerReferences?.some((owner) => owner.uid === uid)) return;
+  throw secretError(
+    "SecretForeign",
+    `Secret ${metadata.name} has another owner or none; what a deleted ${kind} of this name left is waited for, any other has to be deleted or renamed`,
+  );
+}

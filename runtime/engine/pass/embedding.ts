@@ -1,0 +1,15 @@
+// The vector of a text, from its last token's row after the last layer: normed as the head would norm it and brought to length 1. The
+// root mean square of the row falls out of that, so the norm's weight is all that is needed. Pure.
+import { firstNotFinite, unusableNumber } from "../schedule/sampling/finite.ts";
+
+/** Throws AppError `UnusableLogits` for a row from which no vector can be made. */
+export function embeddingOf(row: Float32Array, normWeight: Float32Array): Float32Array {
+  const bad = firstNotFinite(row);
+  if (bad >= 0) throw unusableNumber(`value ${bad} of the row that is to be the embedding`, row[bad] as number);
+  const values = Float64Array.from(row, (value, i) => value * (normWeight[i] as number));
+  let squares = 0;
+  for (const value of values) squares += value * value;
+  const length = Math.sqrt(squares);
+  if (!(length > 0)) throw unusableNumber("the length of the embedding", length);
+  return Float32Array.from(values, (value) => value / length);
+}

@@ -1,0 +1,264 @@
+// The experts this rank holds, compiled, and the batch that runs (row, expert) pairs on them. Counts rows served, and what they took.
+// Not here: which expert belongs where (placement), fetching of units (runtime/experts).
+import { AppError } from "../../../crds/common.ts";
+import type { CodecName } from "../../../crds/names.ts";
+import { type Phase, phases } from "../../../crds/telemetry.ts";
+import type { Backend, Compiled, Pause, Room, Shelf } from "../../compute/backend.ts";
+import { inPieces, keptRoom } from "../../compute/kept.ts";
+import type { ModelProgram } from "../../kernels/segment.ts";
+import { notHosted } from "../../placement/frames/not-hosted.ts";
+import type { Pairs } from "../../placement/frames/pairs.ts";
+import { describeGrid, gridOf } from "../../placement/grid.ts";
+import type { ModelStore } from "../../weights/store.ts";
+import type { RowOrigin } from "../api.ts";
+import type { Queued, Share } from "../schedule/frame-queue.ts";
+import { type Group, groupPairs } from "./combine.ts";
+import type { LoadCounter } from "./load-counter.ts";
+import { Mutex } from "./mutex.ts";
+
+/** A load has the backend for this part of the last step's time, for so many milliseconds in any case, and never for more at once than a
+ *  piece of a prefill, before others have it. */
+const sliceOfStep = 0.05;
+const sliceMsLeast = 1;
+const sliceMsMost = 20;
+
+export interface PairBatch extends Pairs {
+  readonly layer: number;
+  readonly phase: Phase;
+}
+
+/** A batch that waits for its turn. */
+export interface AskedBatch extends PairBatch {
+  readonly origin: RowOrigin;
+}
+
+/** A batch whose experts are here, and stay until it is released. */
+export interface ExpertWork extends Queued {
+  readonly batch: PairBatch;
+  readonly origin: RowOrigin;
+  readonly programs: ReadonlyMap<number, Compiled>;
+  /** [pairs, width], filled by `compute`. */
+  readonly out: Float32Array;
+}
+
+interface Tools {
+  readonly backend: Backend;
+  readonly store: Pick<ModelStore, "decodeUnit">;
+  readonly program: Pick<ModelProgram, "layers" | "hidden">;
+  readonly codec: CodecName;
+  readonly counter: LoadCounter;
+}
+
+/** One pair of a frame. */
+interface Wanted {
+  readonly frame: ExpertWork;
+  readonly pair: number;
+}
+
+export class ExpertTable {
+  readonly lock = new Mutex();
+  /** Who is to compute with an expert; one that goes waits for them. */
+  readonly #users = new Map<Compiled, Set<ExpertWork>>();
+  readonly #unused = new Map<Compiled, () => void>();
+  /** Experts that go, by layer and number, until their place is free: one that comes back waits for that. */
+  readonly #leaving = new Map<string, Promise<void>>();
+  readonly #tools: Tools;
+  readonly #kept = keptRoom();
+  readonly #layers: (Compiled | undefined)[][];
+  readonly #shelves: readonly (Shelf | undefined)[];
+  #count = 0;
+  #stepMs = 0;
+
+  constructor(tools: Tools) {
+    this.#tools = tools;
+    this.#shelves = tools.program.layers.map((layer, i) =>
+      layer.kind === "moe" ? tools.backend.createShelf(layer.expert, layer.experts, i) : undefined,
+    );
+    this.#layers = tools.program.layers.map((layer) =>
+      layer.kind === "moe" ? new Array<Compiled | undefined>(layer.experts).fill(undefined) : [],
+    );
+  }
+
+  get count(): number {
+    return this.#count;
+  }
+
+  /** Where the experts of a layer lie; undefined of a layer without. */
+  shelf(layer: number): Shelf | undefined {
+    return this.#shelves[layer];
+  }
+
+  has(layer: number, expert: number): boolean {
+    return this.#layers[layer]?.[expert] !== undefined;
+  }
+
+  async load(layer: number, expert: number, unit: Uint8Array): Promise<void> {
+    const row = this.#row(layer, expert);
+    const key = `${layer}.${expert}`;
+    for (let leaving = this.#leaving.get(key); leaving !== undefined; leaving = this.#leaving.get(key)) await leaving;
+    if (row[expert]) return;
+    const { store, codec } = this.#tools;
+    const shelf = this.#shelves[layer] as Shelf; // a layer without experts has no row
+    const compiled = await this.lock.run(() => shelf.put(expert, store.decodeUnit(unit, codec, layer), this.#pause()));
+    if (row[expert])
+      await this.lock.run(() => compiled.dispose()); // two loads of one expert at once
+    else {
+      row[expert] = compiled;
+      this.#count += 1;
+    }
+  }
+
+  /** A step took so long: a part of that is what loads may hold up the next one by. */
+  stepTook(ms: number): void {
+    this.#stepMs = ms;
+  }
+
+  /** Of one load, which begins now. */
+  #pause(): Pause {
+    let since = performance.now();
+    return async () => {
+      const slice = Math.min(sliceMsMost, Math.max(sliceMsLeast, sliceOfStep * this.#stepMs));
+      if (performance.now() - since < slice) return;
+      await this.lock.pause();
+      since = performance.now();
+    };
+  }
+
+  async unload(layer: number, expert: number): Promise<void> {
+    const row = this.#row(layer, expert);
+    const compiled = row[expert];
+    if (!compiled) return;
+    row[expert] = undefined;
+    this.#count -= 1;
+    const key = `${layer}.${expert}`;
+    const gone = this.#dispose(compiled).finally(() => this.#leaving.delete(key));
+    this.#leaving.set(
+      key,
+      gone.catch(() => undefined),
+    );
+    await gone;
+  }
+
+  /** Once nobody is to compute with it. */
+  async #dispose(compiled: Compiled): Promise<void> {
+    if (this.#users.has(compiled)) await new Promise<void>((resolve) => this.#unused.set(compiled, resolve));
+    this.#unused.delete(compiled);
+    await this.lock.run(() => compiled.dispose());
+  }
+
+  /** Answers [pairs, width]; throws AppError `NotHosted` naming what is missing, before anything is computed. */
+  async run(batch: PairBatch, room?: Room): Promise<Float32Array> {
+    const work = this.prepare(batch, room);
+    try {
+      await this.lock.run(() => this.compute([{ frame: work, pairs: work.order, last: true }]));
+      return work.out;
+    } finally {
+      this.release(work);
+    }
+  }
+
+  /** Takes the experts of a batch, to be computed in one piece or several; throws as `run` does. They stay until `release`. Without room
+   *  for its rows there is a new array for them. */
+  prepare(batch: PairBatch, room: Room = newRoom, origin: RowOrigin = "local"): ExpertWork {
+    const programs = this.#programs(batch);
+    const { layer, phase, pairExperts } = batch;
+    const order = groupPairs(pairExperts.length, (pair) => pairExperts[pair] as number).flatMap(({ pairs }) => pairs);
+    const out = room("pairs", order.length * this.#tools.program.hidden);
+    const work = { batch, origin, layer, phase, programs, order, out };
+    for (const program of programs.values()) this.#users.set(program, (this.#users.get(program) ?? new Set<ExpertWork>()).add(work));
+    return work;
+  }
+
+  /** Nothing happens the second time. */
+  release(work: ExpertWork): void {
+    for (const program of work.programs.values()) {
+      const users = this.#users.get(program);
+      if (!users?.delete(work) || users.size > 0) continue;
+      this.#users.delete(program);
+      this.#unused.get(program)?.();
+    }
+  }
+
+  #programs({ layer, rows, pairRows, pairExperts }: PairBatch): ReadonlyMap<number, Compiled> {
+    const row = this.#layers[layer];
+    const n = rows.length / this.#tools.program.hidden;
+    if (!row || !Number.isInteger(n) || pairRows.length !== pairExperts.length || pairRows.some((index) => index >= n)) {
+      throw new AppError(`expert frame of layer ${layer}: rows and pairs do not fit the model`, { code: "InvalidFrame" });
+    }
+    const programs = new Map<number, Compiled>();
+    const missing = new Set<number>();
+    for (const expert of pairExperts) {
+      const compiled = row[expert];
+      if (compiled) programs.set(expert, compiled);
+      else missing.add(expert);
+    }
+    if (missing.size === 0) return programs;
+    throw notHosted([...missing], `layer ${layer}: experts ${[...missing].join(", ")} are not hosted here`);
+  }
+
+  /** Some pairs of frames of one layer and any phases, which then are in their `out`. To be called with the lock. */
+  async compute(shares: readonly Share<ExpertWork>[]): Promise<void> {
+    const all = shares.flatMap(({ frame, pairs }) => pairs.map((pair) => ({ frame, pair })));
+    if (all.length === 0) return;
+    const started = performance.now();
+    const { hidden } = this.#tools.program;
+    const groups = groupPairs(all.length, (i) => expertOf(all[i] as Wanted));
+    const next = inPieces(this.#kept("x", all.length * hidden));
+    const calls = groups.map(({ key, pairs }) => {
+      const data = next(pairs.length * hidden);
+      for (let i = 0; i < pairs.length; i++) copyIn(data, i, all[pairs[i] as number] as Wanted, hidden);
+      return { program: programOf(shares, key), inputs: { x: { shape: [pairs.length, hidden], data } } };
+    });
+    const outputs = await this.#tools.backend.runMany(calls);
+    for (const [g, { pairs }] of groups.entries()) {
+      const y = outputs[g]?.y?.data as Float32Array;
+      for (let i = 0; i < pairs.length; i++) copyOut(y, i, all[pairs[i] as number] as Wanted, hidden);
+    }
+    this.#note(all as [Wanted, ...Wanted[]], groups, (performance.now() - started) / 1000);
+  }
+
+  /** Rows by their phase; a batch with rows of both is one of that which has more. */
+  #note(all: readonly [Wanted, ...Wanted[]], groups: readonly Group[], seconds: number): void {
+    const { counter } = this.#tools;
+    const { layer } = all[0].frame;
+    let decodes = 0;
+    for (const { key, pairs } of groups) {
+      const rows = { decode: 0, prefill: 0 };
+      const remote = { decode: 0, prefill: 0 };
+      for (const at of pairs) {
+        const { phase, origin } = (all[at] as Wanted).frame;
+        rows[phase] += 1;
+        if (origin === "remote") remote[phase] += 1;
+      }
+      decodes += rows.decode;
+      for (const phase of phases) if (rows[phase] > 0) counter.served(phase, [layer, key], rows[phase], remote[phase]);
+    }
+    counter.computed(2 * decodes > all.length ? "decode" : "prefill", groups.length, all.length, seconds);
+  }
+
+  #row(layer: number, expert: number): (Compiled | undefined)[] {
+    const row = this.#layers[layer];
+    if (row && expert >= 0 && expert < row.length) return row;
+    const model = describeGrid(gridOf(this.#layers.map(({ length }) => length)));
+    throw new AppError(`no expert ${expert} in layer ${layer}: the model has ${model}`, { code: "ExpertNotFound" });
+  }
+}
+
+const expertOf = ({ frame, pair }: Wanted): number => frame.batch.pairExperts[pair] as number;
+
+/** The row of a pair becomes row `at` of `data`. */
+function copyIn(data: Float32Array, at: number, { frame: { batch }, pair }: Wanted, width: number): void {
+  const row = batch.pairRows[pair] as number;
+  data.set(batch.rows.subarray(row * width, (row + 1) * width), at * width);
+}
+
+/** Row `at` of `y` is the answer to a pair. */
+function copyOut(y: Float32Array, at: number, { frame, pair }: Wanted, width: number): void {
+  frame.out.set(y.subarray(at * width, (at + 1) * width), pair * width);
+}
+
+const newRoom: Room = (_output, length) => new Float32Array(length);
+
+function programOf(shares: readonly Share<ExpertWork>[], expert: number): Compiled {
+  return shares.map(({ frame }) => frame.programs.get(expert)).find((program) => program !== undefined) as Compiled;
+}

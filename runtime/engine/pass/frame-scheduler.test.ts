@@ -1,0 +1,243 @@
+// The turns on a rank: decode frames of others before everything, own decode steps before others' prefills, prefills in pieces by turns;
+// and that the rows of a frame depend neither on the frames beside it nor on its pieces.
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { test } from "node:test";
+import fc from "fast-check";
+import type { Phase, StepKind } from "../../../crds/telemetry.ts";
+import { importMoe } from "../../modelstore/import-moe.ts";
+import { openStore } from "../../weights/store-reader.ts";
+import { createEngine } from "../engine.ts";
+import type { Share } from "../schedule/frame-queue.ts";
+import type { ExpertWork, PairBatch } from "./expert-table.ts";
+import { FrameTurns } from "./frame-scheduler.ts";
+import { Mutex } from "./mutex.ts";
+
+const pairMs = 0.1;
+
+/** Experts that take a tenth of a millisecond a pair, on a clock of their own. */
+class Stage {
+  nowMs = 1_000;
+  kind: StepKind | undefined;
+  waits = false;
+  /** What was computed: phase, layer and pairs. */
+  readonly log: string[] = [];
+  /** Called while something is computed, as messages come in then. */
+  readonly during: (() => void)[] = [];
+  /** Messages that came in while the thread computed. */
+  readonly inbox: (() => void)[] = [];
+  fails = false;
+  naps = 0;
+  readonly turns: FrameTurns;
+
+  constructor() {
+    const experts = {
+      lock: new Mutex(),
+      prepare: (batch: PairBatch, _room?: unknown, origin: "local" | "remote" = "local"): ExpertWork => {
+        const order = [...batch.pairExperts.keys()];
+        return { batch, origin, layer: batch.layer, phase: batch.phase, programs: new Map(), order, out: new Float32Array(order.length) };
+      },
+      release: () => {},
+      compute: async (shares: readonly Share<ExpertWork>[]) => {
+        if (this.fails) throw new Error("no device");
+        const pairs = shares.map((share) => share.pairs.length);
+        this.nowMs += pairs.reduce((a, b) => a + b, 0) * pairMs;
+        this.log.push(`${shares[0]?.frame.phase} ${shares[0]?.frame.layer}: ${pairs.join("+")}`);
+        this.during.shift()?.();
+      },
+    };
+    this.turns = new FrameTurns({
+      experts,
+      poll: () => undefined,
+      takeMessages: () => {
+        for (const message of this.inbox.splice(0)) message();
+      },
+      own: () => this.kind,
+      ownWaits: () => this.waits,
+      now: () => this.nowMs,
+      nap: () => {
+        this.naps += 1;
+      },
+    });
+  }
+
+  ask(phase: Phase, layer: number, pairs: number): Promise<Float32Array> {
+    const pairRows = new Uint32Array(pairs);
+    return this.turns.serve({ origin: "remote", layer, phase, rows: new Float32Array(1), pairRows, pairExperts: new Uint32Array(pairs) });
+  }
+}
+
+test("decode frames that wait together are computed together", async () => {
+  const stage = new Stage();
+  const asked = [stage.ask("decode", 3, 2), stage.ask("decode", 3, 4), stage.ask("decode", 4, 1)];
+  await stage.turns.serveWaiting();
+  await Promise.all(asked);
+  assert.deepEqual(stage.log, ["decode 3: 2+4", "decode 4: 1"]);
+});
+
+test("a decode frame waits for one piece of a prefill frame at most, and pieces are small from then on", async () => {
+  const stage = new Stage();
+  const long = stage.ask("prefill", 0, 1_000);
+  let answeredAt = 0;
+  const came = () => {
+    const cameAt = stage.nowMs;
+    stage.inbox.push(
+      () =>
+        void stage.ask("decode", 1, 1).then(() => {
+          answeredAt = stage.nowMs - cameAt;
+        }),
+    );
+  };
+  stage.during.push(() => {}, came);
+  await stage.turns.serveWaiting();
+  await long;
+  assert.deepEqual(stage.log.slice(0, 4), ["prefill 0: 16", "prefill 0: 192", "decode 1: 1", "prefill 0: 16"]);
+  assert.ok(answeredAt < 20 + 1, `${answeredAt} ms`);
+});
+
+test("an own decode step goes before others' prefills, which have a third of the time", async () => {
+  const stage = new Stage();
+  stage.kind = "decode";
+  void stage.ask("prefill", 0, 200);
+  await stage.turns.serveWaiting();
+  assert.deepEqual(stage.log, [], "the step is to go on");
+  await stage.turns.betweenGraphs();
+  assert.deepEqual(stage.log, ["prefill 0: 16"]);
+  stage.nowMs += 3;
+  await stage.turns.betweenGraphs();
+  assert.equal(stage.log.length, 1, "the step has twice the time of a portion first");
+  stage.nowMs += 1;
+  await stage.turns.betweenGraphs();
+  assert.equal(stage.log.length, 2);
+  stage.waits = true;
+  await stage.turns.waitFor(new Promise((answered) => setImmediate(answered)));
+  assert.equal(stage.log.length, 13, "all of it while the step waits for others anyway");
+});
+
+test("an own prefill and those of others take turns, piece by piece", async () => {
+  const stage = new Stage();
+  stage.kind = "prefill";
+  const other = stage.ask("prefill", 7, 400);
+  const own: PairBatch = {
+    ...{ layer: 2, phase: "prefill", rows: new Float32Array(1) },
+    ...{ pairRows: new Uint32Array(400), pairExperts: new Uint32Array(400) },
+  };
+  await stage.turns.ownExperts([own]);
+  const layers = stage.log.map((line) => line.split(/[ :]/)[1]);
+  assert.deepEqual(
+    layers,
+    layers.map((_, i) => (i % 2 === 0 ? "2" : "7")),
+  );
+  stage.kind = undefined;
+  await stage.turns.serveWaiting();
+  await other;
+});
+
+test("own rows that decode are computed with those of prompts, expert by expert, in pieces between which others have their turn", async () => {
+  const stage = new Stage();
+  stage.kind = "mixed";
+  const batch = (phase: Phase, experts: readonly number[]): PairBatch => ({
+    ...{ layer: 2, phase, rows: new Float32Array(1) },
+    ...{ pairRows: new Uint32Array(experts.length), pairExperts: Uint32Array.from(experts) },
+  });
+  const other = stage.ask("decode", 7, 3);
+  const both = [batch("decode", [0, 1]), batch("prefill", [...new Array<number>(10).fill(0), ...new Array<number>(12).fill(1)])];
+  const rows = await stage.turns.ownExperts(both);
+  assert.deepEqual(
+    rows.map(({ length }) => length),
+    [2, 22],
+  );
+  assert.deepEqual(stage.log, ["decode 2: 2+14", "decode 7: 3", "prefill 2: 8"]);
+  await other;
+});
+
+test("between the pieces of a prefill the processor is left to others while they decode, and only then", async () => {
+  const stage = new Stage();
+  stage.kind = "prefill";
+  await stage.turns.betweenGraphs();
+  assert.equal(stage.naps, 0);
+  const asked = stage.ask("decode", 0, 1);
+  await stage.turns.betweenGraphs();
+  await asked;
+  assert.equal(stage.naps, 1);
+  stage.nowMs += 1_000;
+  await stage.turns.betweenGraphs();
+  assert.equal(stage.naps, 1);
+});
+
+test("frames fail with the device, alone, and the next are served", async () => {
+  const stage = new Stage();
+  stage.fails = true;
+  const failed = assert.rejects(stage.ask("prefill", 0, 100), /no device/);
+  await stage.turns.serveWaiting();
+  await failed;
+  stage.fails = false;
+  const next = stage.ask("decode", 0, 1);
+  await stage.turns.serveWaiting();
+  assert.equal((await next).length, 1);
+});
+
+test("the rows of a frame are those that it has alone, whatever waits beside it", async () => {
+  const root = mkdtempSync(join(tmpdir(), "enodia-turns-"));
+  const storeDir = join(root, "tiny");
+  await importMoe(
+    { from: resolve(import.meta.dirname, "../../../test/golden/tiny-f32"), out: storeDir, codecs: ["f32"], overwrite: true },
+    () => {},
+  );
+  const store = await openStore(storeDir);
+  const remote = { dispatch: () => Promise.reject(new Error("nobody else is there")) };
+  const engine = await createEngine({ storeDir, backend: "cpu", codec: "f32", kvPoolBytes: 1 << 20, maxContext: 64, remote, threads: 1 });
+  try {
+    const { layers, experts, hidden } = engine.describe();
+    for (let layer = 0; layer < layers; layer++)
+      for (let expert = 0; expert < experts; expert++) await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, "f32"));
+    const frames = fc
+      .record({
+        layer: fc.nat({ max: layers - 1 }),
+        phase: fc.constantFrom<Phase>("decode", "prefill"),
+        pairs: fc.array(fc.tuple(fc.nat({ max: 6 }), fc.nat({ max: experts - 1 })), { minLength: 1, maxLength: 60 }),
+        seed: fc.integer({ min: 1, max: 1_000 }),
+      })
+      .map(({ layer, phase, pairs, seed }) => ({
+        ...{ layer, phase, rows: Float32Array.from({ length: 7 * hidden }, (_, i) => Math.sin(i * seed)) },
+        ...{ pairRows: Uint32Array.from(pairs, ([row]) => row), pairExperts: Uint32Array.from(pairs, ([, expert]) => expert) },
+      }));
+    await fc.assert(
+      fc.asyncProperty(fc.array(frames, { minLength: 2, maxLength: 6 }), async (all) => {
+        const together = await Promise.all(all.map((frame) => engine.runExperts(frame)));
+        for (const [i, frame] of all.entries()) assert.deepEqual(await engine.runExperts(frame), together[i]);
+      }),
+      { numRuns: 15 },
+    );
+  } finally {
+    await engine.close();
+    await store.close();
+    rmSync(root, { recursive: true });
+  }
+});
+
+test("frames that keep coming hold up neither the own step nor loads and timers", async () => {
+  const stage = new Stage();
+  stage.kind = "decode";
+  let asked = 0;
+  const more = (): void => {
+    asked += 1;
+    stage.inbox.push(() => void stage.ask("decode", asked, 5));
+    if (asked < 100_000) stage.during.push(more);
+  };
+  more();
+  const from = stage.nowMs;
+  await stage.turns.betweenGraphs();
+  assert.ok(stage.nowMs - from < 30, `the own step waited for ${stage.nowMs - from} ms`);
+  stage.kind = undefined;
+  let timer = false;
+  setImmediate(() => {
+    timer = true;
+    stage.during.length = 0; // and no more come
+  });
+  await stage.turns.serveWaiting();
+  assert.ok(timer);
+  assert.ok(asked < 10_000, `${asked} frames came before anything else had its turn`);
+});

@@ -1,0 +1,123 @@
+// The head of a model, from rows after the last layer to tokens: by whole rows of logits, or where a device chooses better than it copies
+// by its candidates and, for the few requests that these do not answer, by their own rows. Tokens are the same either way.
+import { AppError } from "../../../crds/common.ts";
+import type { Backend, Compiled, Outputs } from "../../compute/backend.ts";
+import type { ModelProgram, Segment } from "../../kernels/segment.ts";
+import type { Weights } from "../../kernels/weights.ts";
+import { gatherRows } from "../../placement/frames/pairs.ts";
+import { candidatesMost, chooseAmong, sharpnessOf } from "../schedule/sampling/head-candidates.ts";
+import type { OpenSampling } from "../schedule/sampling/open-sampling.ts";
+import { type Sampled, Sampler } from "../schedule/sampling/sampler.ts";
+import type { Mutex } from "./mutex.ts";
+import { floats } from "./step-tools.ts";
+
+/** The token of the i-th of the rows that were given. */
+type Choose = (i: number, request: OpenSampling, position: number) => Sampled;
+
+/** The head of a program with candidates beside its logits, which stay where they are. */
+function selectingHead({ head, vocab }: Pick<ModelProgram, "head" | "vocab">): Segment {
+  const count = Math.min(candidatesMost, vocab);
+  const names = { logits: "logits", sharpness: "sharpness", ids: "ids", values: "values", shares: "shares" } as const;
+  return {
+    ...head,
+    inputs: [...head.inputs, { name: names.sharpness, dtype: "f32", width: 1 }],
+    outputs: [
+      { name: names.logits, dtype: "f32", width: vocab, kept: true },
+      { name: names.ids, dtype: "i32", width: count },
+      { name: names.values, dtype: "f32", width: count },
+      { name: names.shares, dtype: "f32", width: 2 },
+    ],
+    ops: [...head.ops, Object.assign({ op: "candidates", count } as const, names)],
+  };
+}
+
+/** Without candidates where the device lacks an operation for them: all rows are copied then. */
+export async function compileHead(backend: Backend, program: ModelProgram, weights: Weights): Promise<Compiled> {
+  const last = program.layers.length - 1;
+  if (!backend.selectsTokens) return backend.compile(program.head, weights, last);
+  try {
+    return await backend.compile(selectingHead(program), weights, last);
+  } catch (caught) {
+    if (AppError.from(caught).code !== "UnsupportedOp") throw caught;
+    return backend.compile(program.head, weights, last);
+  }
+}
+
+export class Head {
+  readonly #compiled: Compiled;
+  readonly #program: Pick<ModelProgram, "hidden" | "vocab">;
+  readonly #lock: Mutex;
+  readonly #sampler = new Sampler();
+  #wholeRows = 0;
+
+  constructor(compiled: Compiled, program: Pick<ModelProgram, "hidden" | "vocab">, lock: Mutex) {
+    this.#compiled = compiled;
+    this.#program = program;
+    this.#lock = lock;
+  }
+
+  /** Rows of logits that were looked at whole, since the start. */
+  get wholeRows(): number {
+    return this.#wholeRows;
+  }
+
+  /** Computes logits for those rows of x [n, hidden]; `use` chooses their tokens, at once, since the next graph overwrites what is kept. */
+  async run<T>(
+    x: Float32Array,
+    wanted: readonly { readonly row: number; readonly sampling: OpenSampling }[],
+    use: (choose: Choose) => T,
+  ): Promise<T> {
+    const { hidden } = this.#program;
+    const rows = wanted.length;
+    if (rows === 0) return use(noRow);
+    const data = gatherRows(
+      x,
+      hidden,
+      wanted.map(({ row }) => row),
+    );
+    const sharpness = Float32Array.from(wanted, ({ sampling }) => sharpnessOf(sampling.sampling));
+    const inputs = { x: { shape: [rows, hidden], data }, sharpness: { shape: [rows, 1], data: sharpness } };
+    return this.#lock.run(async () => use(this.#chooser(await this.#compiled.run(inputs))));
+  }
+
+  /** Whole rows of logits of those rows of x; `use` looks at the i-th at once, as in `run`. */
+  async each(x: Float32Array, rows: readonly number[], use: (logits: Float32Array, i: number) => void): Promise<void> {
+    const { hidden, vocab } = this.#program;
+    const data = gatherRows(x, hidden, rows);
+    const sharpness = new Float32Array(rows.length).fill(1);
+    const inputs = { x: { shape: [rows.length, hidden], data }, sharpness: { shape: [rows.length, 1], data: sharpness } };
+    await this.#lock.run(async () => {
+      const outputs = await this.#compiled.run(inputs);
+      const all = outputs.logits && floats(outputs, "logits");
+      const row = (i: number) => all?.subarray(i * vocab, (i + 1) * vocab) ?? (this.#compiled.keptRow?.("logits", i) as Float32Array);
+      for (const i of rows.keys()) use(row(i), i);
+    });
+  }
+
+  #chooser(outputs: Outputs): Choose {
+    const { vocab } = this.#program;
+    if (outputs.logits !== undefined) {
+      const logits = floats(outputs, "logits");
+      return (i, request, position) => this.#whole(logits.subarray(i * vocab, (i + 1) * vocab), request, position);
+    }
+    const ids = outputs.ids?.data as Int32Array;
+    const [values, shares] = [floats(outputs, "values"), floats(outputs, "shares")];
+    const count = Math.min(candidatesMost, vocab);
+    return (i, request, position) => {
+      const [from, to] = [i * count, (i + 1) * count];
+      const [share = 0, sharpShare = 0] = shares.subarray(2 * i, 2 * i + 2);
+      const candidates = { ids: ids.subarray(from, to), values: values.subarray(from, to), share, sharpShare, vocab };
+      const row = (): Float32Array => this.#compiled.keptRow?.("logits", i) as Float32Array;
+      return chooseAmong(candidates, request, position) ?? this.#whole(row(), request, position);
+    };
+  }
+
+  #whole(logits: Float32Array, request: OpenSampling, position: number): Sampled {
+    this.#wholeRows += 1;
+    return this.#sampler.sample(logits, request, position);
+  }
+}
+
+function noRow(): never {
+  throw new RangeError("no rows were given");
+}

@@ -1,0 +1,103 @@
+// The passing of layers at once, where all of their experts are here and rows are few: which layers, which steps, and what is counted
+// afterwards. Everything else goes layer by layer (layers.ts), with the same bits.
+import type { Backend, Compiled, LayerRange } from "../../compute/backend.ts";
+import type { Layer, ModelProgram } from "../../kernels/segment.ts";
+import { noRank } from "../../placement/dispatch.ts";
+import { kindOf } from "../schedule/step-plan.ts";
+import type { ExpertTable } from "./expert-table.ts";
+import { type Followed, follow, type LayersAtOnce, type Part, type Passed, phaseOf, type StepTools } from "./step-tools.ts";
+
+/** One of so many steps goes layer by layer, so that the time that experts take apart is known. */
+const measuredEvery = 128;
+
+interface LayerParts {
+  readonly backend: Pick<Backend, "createRange">;
+  readonly program: Pick<ModelProgram, "layers">;
+  readonly blocks: readonly Compiled[];
+}
+
+/** The layers of an open model, whose experts lie in this table. */
+export function rangesOf({ backend, program, blocks }: LayerParts, experts: ExpertTable): Ranges {
+  const layers = program.layers.map((layer, i) => {
+    const [block, shelf] = [blocks[i] as Compiled, experts.shelf(i)];
+    return shelf === undefined ? { layer, block } : { layer, block, shelf };
+  });
+  return new Ranges(backend.createRange(layers), program.layers);
+}
+
+type Routing = ReturnType<StepTools["router"]>;
+
+/** True for a layer whose rows stay on this rank, as far as routing says. */
+function staysHere({ rank, table }: Routing, layers: readonly Layer[], layer: number): boolean {
+  const sole = layers[layer]?.kind === "moe" ? table.soleRank(layer) : rank;
+  return sole === rank || sole === noRank;
+}
+
+/** True while rows of some layer go to other ranks. */
+export const rowsTravel = (routing: Routing, layers: readonly Layer[]): boolean =>
+  layers.some((_, layer) => !staysHere(routing, layers, layer));
+
+export class Ranges implements LayersAtOnce {
+  readonly range: LayerRange;
+  readonly #layers: readonly Layer[];
+  readonly #measures: boolean;
+  #steps = 0;
+
+  constructor(range: LayerRange, layers: readonly Layer[]) {
+    this.range = range;
+    this.#layers = layers;
+    this.#measures = layers.some(({ kind }) => kind === "moe");
+  }
+
+  wants(rows: number): boolean {
+    if (rows > this.range.rowsMax) return false;
+    return !this.#measures || this.#steps++ % measuredEvery !== 0;
+  }
+
+  endOf({ router, turns }: StepTools, { decodes, tokens }: Part, from: number): number {
+    const routing = router();
+    const most = turns.layersAtOnce(kindOf(tokens.length, decodes), tokens.length);
+    const isHere = (layer: number): boolean => staysHere(routing, this.#layers, layer) && this.range.covers(layer);
+    let to = from;
+    while (to < this.#layers.length && to - from < most && isHere(to)) to += 1;
+    return to;
+  }
+}
+
+interface Passing {
+  readonly part: Part;
+  readonly followed: readonly Followed[];
+  readonly from: number;
+  /** At most. */
+  readonly to: number;
+  readonly x: Float32Array; // [n, hidden]
+}
+
+/** Rows after those layers: after fewer when an expert went meanwhile, and after none when it was of the first. */
+export async function passRange(tools: StepTools, { part, followed, from, to: wished, x }: Passing): Promise<Passed> {
+  const { experts, times, turns, ranges, program } = tools;
+  const { decodes, kv, tokens } = part;
+  return experts.lock.run(async () => {
+    const to = Math.min(wished, ranges?.endOf(tools, part, from) ?? from);
+    if (ranges === undefined || to === from) return { x, to: from };
+    const startedAt = performance.now();
+    const out = await ranges.range.run({ x, kv, from, to });
+    const ms = performance.now() - startedAt;
+    times.addBoth({ rows: tokens.length, decodes }, ms);
+    turns.tookLayers(to - from, tokens.length, ms);
+    for (const [i, ids] of out.ids.entries()) {
+      const layer = from + i;
+      part.attended(layer);
+      const shape = program.layers[layer];
+      const topK = shape?.kind === "moe" ? shape.topK : 1;
+      for (const [pair, expert] of ids.entries()) {
+        const phase = phaseOf(Math.floor(pair / topK), decodes);
+        tools.counter.routed(phase, layer, expert, 1);
+        tools.counter.served(phase, [layer, expert], 1);
+      }
+      if (shape?.kind === "moe") follow(tools.transitions, followed, { layer, decodes, ids, topK, experts: shape.experts });
+      else for (const token of followed) token.chose = undefined;
+    }
+    return { x: out.x, to };
+  });
+}

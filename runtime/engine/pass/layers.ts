@@ -1,0 +1,264 @@
+// The way of rows through the layers: per layer attention and router, in pieces where a prefill is long, then experts here and
+// elsewhere at the same time, and their sum. Two parts of one step alternate: while one's rows are at other ranks, the other computes.
+import type { Phase } from "../../../crds/telemetry.ts";
+import type { Compiled, KvCall, Outputs, Room } from "../../compute/backend.ts";
+import { inPieces, keptRoom } from "../../compute/kept.ts";
+import { rangeOfGroups } from "../../kernels/kv-groups.ts";
+import type { Layer, Tensor } from "../../kernels/segment.ts";
+import { widthBehind } from "../../kernels/widths.ts";
+import { scatterRows, selectPairs } from "../../placement/frames/pairs.ts";
+import { kindOf } from "../schedule/step-plan.ts";
+import { combine, type Group, groupPairs, placeSums } from "./combine.ts";
+import { passRange } from "./layer-ranges.ts";
+import { type Chosen, type Followed, floats, follow, type Part, type Passed, type StepTools } from "./step-tools.ts";
+
+interface LayerRows extends Chosen {
+  readonly f: Float32Array; // [n, hidden]
+  /** [n, topK]; those of pairs that come as sums change with them. */
+  readonly gates: Float32Array;
+  readonly room: Room;
+}
+
+/** The layer's result so far: `rows` lacks those of other ranks until `remote` is there. */
+interface Begun {
+  readonly h: Float32Array;
+  readonly gates: Float32Array;
+  readonly rows: Float32Array;
+  readonly remote: Promise<unknown> | undefined;
+  readonly sentAt: number;
+}
+
+/** Rows of the part after the last layer, [n, hidden]; good until the next step. */
+export async function passLayers(tools: StepTools, part: Part): Promise<Float32Array> {
+  const room = tools.rooms.pop() ?? keptRoom();
+  try {
+    return await passThrough(tools, part, room);
+  } finally {
+    tools.rooms.push(room);
+  }
+}
+
+async function passThrough(tools: StepTools, part: Part, room: Room): Promise<Float32Array> {
+  const { blocks, experts, turns, transitions } = tools;
+  const { tokens, baton } = part;
+  const ids = { ids: { shape: [tokens.length], data: tokens } };
+  const followed: Followed[] = transitions.choose(tokens.length).map((row) => ({ row, chose: undefined }));
+  let x: Float32Array = await baton.run(() => experts.lock.run(async () => floats(await tools.embed.run(ids, undefined, room), "x")));
+  const cut = new Pieces(part.kv, tokens.length);
+  const ranges = tools.ranges?.wants(tokens.length) ? tools.ranges : undefined;
+  for (let layer = 0; layer < blocks.length; ) {
+    const to = ranges?.endOf(tools, part, layer) ?? layer;
+    const before = part.before(Math.max(layer, to - 1));
+    if (before) await turns.waitFor(before);
+    const passing = { part, followed, from: layer, to, x };
+    const ranged = to > layer ? await baton.run(() => passRange(tools, passing)) : passing;
+    const passed = ranged.to > layer ? ranged : await passLayer(tools, { part, layer, followed, cut, room: layerRoom(room, layer) }, x);
+    x = passed.x;
+    layer = passed.to;
+    const others = turns.betweenGraphs();
+    if (others) await others;
+  }
+  return x;
+}
+
+interface LayerOf {
+  readonly part: Part;
+  readonly layer: number;
+  readonly followed: readonly Followed[];
+  readonly cut: Pieces;
+  readonly room: Room;
+}
+
+/** A layer's rows are not where those are that it reads. */
+const layerRoom =
+  (room: Room, layer: number): Room =>
+  (output, length) =>
+    room(`${output}${layer & 1}`, length);
+
+async function passLayer(tools: StepTools, of: LayerOf, x: Float32Array): Promise<Passed> {
+  const { baton, decodes, tokens } = of.part;
+  const begun = await baton.run(() => beginLayer(tools, of, x));
+  const to = of.layer + 1;
+  if ("y" in begun) return { x: begun.y, to };
+  if (begun.remote) await tools.turns.waitFor(begun.remote);
+  tools.times.add({ rows: tokens.length, decodes }, "experts", performance.now() - begun.sentAt);
+  const { layers, hidden } = tools.program;
+  const stride = widthBehind(layers[of.layer] as Layer);
+  return { x: combine(begun.h, begun.gates, begun.rows, { width: hidden, stride }), to };
+}
+
+/** All of a layer that can be done before other ranks have answered; of a dense layer, all. */
+async function beginLayer(
+  tools: StepTools,
+  { part, layer, followed, cut, room }: LayerOf,
+  x: Float32Array,
+): Promise<Begun | { y: Float32Array }> {
+  const { decodes, tokens } = part;
+  const pieceRows = tools.turns.pieceRows(kindOf(tokens.length, decodes), tokens.length);
+  const out = await denseRows(tools, { block: tools.blocks[layer] as Compiled, decodes, pieces: cut.of(pieceRows), room }, x);
+  part.attended(layer);
+  const shape = tools.program.layers[layer];
+  if (shape?.kind !== "moe") {
+    for (const token of followed) token.chose = undefined;
+    return { y: floats(out, "y") };
+  }
+  const ids = out.ids?.data as Int32Array;
+  const { topK, experts } = shape;
+  follow(tools.transitions, followed, { layer, decodes, ids, topK, experts });
+  const sentAt = performance.now();
+  const gates = floats(out, "gates");
+  const rows = await beginExperts(tools, { layer, decodes, f: floats(out, "f"), gates, ids, topK, experts, room });
+  return { h: floats(out, "h"), gates, sentAt, ...rows };
+}
+
+/** Rows of a step that go through a layer's dense part together. */
+interface Piece {
+  readonly from: number;
+  readonly rows: number;
+  readonly kv: KvCall;
+}
+
+/** A step's rows in pieces of so many. Backends know a piece again by its object. */
+class Pieces {
+  readonly #kv: KvCall;
+  readonly #rows: number;
+  readonly #bySize = new Map<number, readonly Piece[]>();
+
+  constructor(kv: KvCall, rows: number) {
+    this.#kv = kv;
+    this.#rows = rows;
+  }
+
+  of(pieceRows: number): readonly Piece[] {
+    const known = this.#bySize.get(pieceRows) ?? this.#cut(pieceRows);
+    this.#bySize.set(pieceRows, known);
+    return known;
+  }
+
+  #cut(pieceRows: number): readonly Piece[] {
+    if (pieceRows >= this.#rows) return [{ from: 0, rows: this.#rows, kv: this.#kv }];
+    return Array.from({ length: Math.ceil(this.#rows / pieceRows) }, (_, i) => {
+      const from = i * pieceRows;
+      const rows = Math.min(pieceRows, this.#rows - from);
+      return { from, rows, kv: rangeOf(this.#kv, from, rows) };
+    });
+  }
+}
+
+/** So many rows of a call. */
+export function rangeOf({ cache, groups }: KvCall, from: number, rows: number): KvCall {
+  return { cache, groups: rangeOfGroups(groups, from, rows) };
+}
+
+interface DensePart {
+  readonly block: Compiled;
+  readonly decodes: number;
+  readonly pieces: readonly Piece[];
+  readonly room: Room;
+}
+
+/** The outputs of a layer's dense part, which stay as they are when it runs again. */
+async function denseRows(tools: StepTools, { block, decodes, pieces, room }: DensePart, x: Float32Array): Promise<Outputs> {
+  const of = pieces.reduce((sum, { rows }) => sum + rows, 0);
+  const width = x.length / of;
+  const whole: Record<string, Tensor> = {};
+  for (const { from, rows, kv } of pieces) {
+    const pieceRoom: Room = (output, length) => {
+      const own = length / rows;
+      return room(output, of * own).subarray(from * own, from * own + length);
+    };
+    const input = { x: { shape: [rows, width], data: x.subarray(from * width, (from + rows) * width) } };
+    // Inside of the lock: waiting for it is waiting for experts that others asked of this rank.
+    const out = await tools.experts.lock.run(async () => {
+      const startedAt = performance.now();
+      const outputs = await block.run(input, kv, pieceRoom);
+      const ms = performance.now() - startedAt;
+      const decoded = Math.min(rows, Math.max(0, decodes - from));
+      tools.times.add({ rows, decodes: decoded }, "dense", ms);
+      if (decoded < rows) tools.turns.took(rows, ms);
+      return outputs;
+    });
+    for (const [name, { data }] of Object.entries(out)) {
+      const own = data.length / rows;
+      whole[name] ??= { shape: [of, own], data: data instanceof Int32Array ? new Int32Array(of * own) : room(name, of * own) };
+      const inPlace = data.buffer === whole[name].data.buffer;
+      if (!inPlace) whole[name].data.set(data, from * own);
+    }
+    const others = from + rows < of ? tools.turns.betweenGraphs() : undefined;
+    if (others) await others;
+  }
+  return whole;
+}
+
+/** Unweighted expert outputs of every (row, k), [n * topK, hidden]: those of this rank when it resolves, the rest with `remote`. */
+async function beginExperts(tools: StepTools, of: LayerRows): Promise<Pick<Begun, "rows" | "remote">> {
+  const { layer, decodes, f, gates, ids, topK, experts: count, room } = of;
+  const { hidden } = tools.program;
+  const { experts, counter, turns } = tools;
+  const { rank, table } = tools.router();
+  const decoded = decodes * topK; // pairs
+  const groups = groupPairs(ids.length, (pair) => {
+    const expert = ids[pair] as number;
+    if (expert >= count) return nowhereKey;
+    counter.routed(pair < decoded ? "decode" : "prefill", layer, expert, 1);
+    const host = table.route(layer, expert);
+    const here = (host === rank || host < 0) && experts.has(layer, expert);
+    return here ? localKey : host;
+  }).flatMap((group) => (group.key === nowhereKey ? [] : byPhase(group, decoded)));
+  const all = { rows: f, pairRows: rowsOfPairs(ids.length, topK), pairExperts: Uint32Array.from(ids) };
+  // Pairs ascend, so that those of one phase lie beside each other.
+  const partOf = ({ pairs, phase }: PhaseGroup) => {
+    const [from, to] = [pairs[0] as number, (pairs.at(-1) as number) + 1];
+    return { layer, phase, rows: f, pairRows: all.pairRows.subarray(from, to), pairExperts: all.pairExperts.subarray(from, to) };
+  };
+  const local = groups.filter(({ key }) => key === localKey);
+  const rowsOfAll = groups.reduce((sum, { pairs }) => sum + pairs.length, 0);
+  if (local.length === groups.length && rowsOfAll === ids.length) {
+    const rows = room("pairs", ids.length * hidden);
+    const next = inPieces(rows);
+    await turns.ownExperts(local.map(partOf), (_output, length) => next(length));
+    return { rows, remote: undefined };
+  }
+  const out = new Float32Array(ids.length * hidden);
+  const frameOf = ({ pairs, phase }: PhaseGroup) => ({ layer, phase, ...selectPairs(all, hidden, pairs) });
+  const place = ({ pairs }: Group, rows: Float32Array): void => scatterRows(out, hidden, pairs, rows);
+  const epoch = table.epochOf(layer);
+  const remote = groups
+    .filter(({ key }) => key !== localKey)
+    .toSorted((a, b) => (a.phase === b.phase ? 0 : a.phase === "decode" ? -1 : 1)) // decode frames go out first
+    .map(async (group) => {
+      const frame = { ...frameOf(group), epoch, rank: group.key };
+      const answer = await tools.dispatch(frame, () => Float32Array.from(group.pairs, (pair) => gates[pair] as number));
+      if (answer instanceof Float32Array) place(group, answer);
+      else placeSums({ gates, pairs: out }, { at: group.pairs, pairRows: frame.pairRows }, answer.sums, hidden);
+    });
+  // What others compute has been sent by now, and travels while this rank computes.
+  const answered = Promise.all(remote);
+  answered.catch(() => {}); // waited for only when this rank has done its part
+  if (local.length > 0) for (const [i, rows] of (await turns.ownExperts(local.map(frameOf))).entries()) place(local[i] as Group, rows);
+  return { rows: out, remote: answered };
+}
+
+interface PhaseGroup extends Group {
+  readonly phase: Phase;
+}
+
+/** The pairs of a group that decode, and those of prompts. */
+function byPhase({ key, pairs }: Group, decoded: number): PhaseGroup[] {
+  const at = pairs.findIndex((pair) => pair >= decoded); // pairs ascend
+  const [own, others] = at < 0 ? [pairs, []] : [pairs.slice(0, at), pairs.slice(at)];
+  const groups: PhaseGroup[] = [
+    { key, phase: "decode", pairs: own },
+    { key, phase: "prefill", pairs: others },
+  ];
+  return groups.filter((group) => group.pairs.length > 0);
+}
+
+/** Key of the pairs computed here; ranks are >= 0 and -1 stands for an unknown host. */
+const localKey = -2;
+/** Key of the pairs whose expert the block has computed: their rows stay 0. */
+const nowhereKey = -3;
+
+function rowsOfPairs(pairs: number, topK: number): Uint32Array {
+  return Uint32Array.from({ length: pairs }, (_, pair) => Math.floor(pair / topK));
+}

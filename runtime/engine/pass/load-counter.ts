@@ -1,0 +1,83 @@
+// Rows per (phase, layer, expert) since the last reading: routed where they come from, served where they are computed, and
+// what it took to compute these.
+import type { Phase } from "../../../crds/telemetry.ts";
+import type { ExpertGrid } from "../../placement/grid.ts";
+import type { RowOrigin } from "../api.ts";
+
+type Kind = "routed" | "served";
+
+export interface Counts extends Readonly<Record<Kind, Uint32Array>> {
+  readonly compute: Compute;
+}
+
+/** Sums for `compute` as crds/telemetry.ts defines it. */
+interface Compute {
+  runs: number;
+  calls: number;
+  rows: number;
+  micros: number;
+  readonly squares: number[];
+  readonly times: number[];
+}
+
+export class LoadCounter {
+  readonly #grid: ExpertGrid;
+  /** Rows computed since start, for tokens of this rank and of others; for metrics, while the counts are taken and reset by telemetry. */
+  readonly rowsFor: Record<RowOrigin, number> = { local: 0, remote: 0 };
+  #counts: Record<Phase, Counts>;
+
+  constructor(grid: ExpertGrid) {
+    this.#grid = grid;
+    this.#counts = this.#zero();
+  }
+
+  routed(phase: Phase, layer: number, expert: number, rows: number): void {
+    this.#add("routed", phase, layer * this.#grid.experts + expert, rows);
+  }
+
+  /** Of these rows, `remote` are of other ranks' tokens. */
+  served(phase: Phase, [layer, expert]: readonly [number, number], rows: number, remote = 0): void {
+    this.rowsFor.remote += remote;
+    this.rowsFor.local += rows - remote;
+    this.#add("served", phase, layer * this.#grid.experts + expert, rows);
+  }
+
+  /** A batch was computed: rows of so many experts. */
+  computed(phase: Phase, experts: number, rows: number, seconds: number): void {
+    const { compute } = this.#counts[phase];
+    const micros = Math.round(seconds * 1e6);
+    compute.runs += 1;
+    compute.calls += experts;
+    compute.rows += rows;
+    compute.micros += micros;
+    const x = [1, experts, rows];
+    const weight = experts + rows;
+    let at = 0;
+    for (let i = 0; i < x.length; i++) {
+      const weighted = (x[i] as number) / weight;
+      compute.times[i] = (compute.times[i] as number) + weighted * micros;
+      for (let j = i; j < x.length; j++, at++) compute.squares[at] = (compute.squares[at] as number) + weighted * (x[j] as number);
+    }
+  }
+
+  take(): Record<Phase, Counts> {
+    const counts = this.#counts;
+    this.#counts = this.#zero();
+    return counts;
+  }
+
+  #add(kind: Kind, phase: Phase, cell: number, rows: number): void {
+    const counts = this.#counts[phase][kind];
+    counts[cell] = (counts[cell] ?? 0) + rows;
+  }
+
+  #zero(): Record<Phase, Counts> {
+    const cells = (): Uint32Array => new Uint32Array(this.#grid.layers * this.#grid.experts);
+    const counts = (): Counts => ({ routed: cells(), served: cells(), compute: freshCompute() });
+    return { prefill: counts(), decode: counts() };
+  }
+}
+
+function freshCompute(): Compute {
+  return { runs: 0, calls: 0, rows: 0, micros: 0, squares: [0, 0, 0, 0, 0, 0], times: [0, 0, 0] };
+}

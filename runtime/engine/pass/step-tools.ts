@@ -1,0 +1,98 @@
+// The tools of a step and its parts, and what passing layers one by one and at once have in common: whose rows they are, and the way of
+// tokens that are followed.
+import type { Phase } from "../../../crds/telemetry.ts";
+import type { Compiled, KvCall, LayerRange, Outputs, Room } from "../../compute/backend.ts";
+import type { ModelProgram } from "../../kernels/segment.ts";
+import type { Router } from "../../placement/dispatch.ts";
+import type { FrameAnswer, RemoteFrame } from "../api.ts";
+import type { Halving } from "../schedule/two-batch-overlap.ts";
+import type { ExpertTable } from "./expert-table.ts";
+import type { Turns } from "./frame-scheduler.ts";
+import type { LoadCounter } from "./load-counter.ts";
+import type { Mutex } from "./mutex.ts";
+import type { StepTimes } from "./step-times.ts";
+import type { TransitionSampler } from "./transition-sampler.ts";
+
+export interface StepTools {
+  readonly program: Pick<ModelProgram, "layers" | "hidden">;
+  readonly embed: Compiled;
+  readonly blocks: readonly Compiled[];
+  readonly experts: ExpertTable;
+  readonly counter: LoadCounter;
+  readonly transitions: TransitionSampler;
+  readonly times: StepTimes;
+  readonly router: () => { readonly rank: number; readonly table: Router };
+  /** `gatesOf`: the gate of each of the frame's pairs, asked for where its rows may come as sums. */
+  readonly dispatch: (frame: RemoteFrame, gatesOf: () => Float32Array) => Promise<FrameAnswer>;
+  readonly turns: Turns;
+  /** Memory that no part of a step uses now; there are as many as parts were ever under way at once, which is two. */
+  readonly rooms: Room[];
+  /** Unset: every layer is passed alone. */
+  readonly ranges?: LayersAtOnce;
+  /** Unset: steps are never halved. */
+  readonly halving?: Pick<Halving, "wants" | "took">;
+}
+
+/** Layers that are passed at once (layer-ranges.ts). */
+export interface LayersAtOnce {
+  readonly range: LayerRange;
+  /** To be asked once a step, or half of one. */
+  wants(rows: number): boolean;
+  /** The end of the layers from `from` on that can be passed at once now; `from` where there is none. */
+  endOf(tools: StepTools, part: Part, from: number): number;
+}
+
+/** A token whose way through the layers is followed. */
+export interface Followed {
+  readonly row: number;
+  /** Experts it chose in the layer before, if that one has any. */
+  chose: Int32Array | undefined;
+}
+
+/** The rows of a step, or half of them. */
+export interface Part {
+  readonly tokens: Int32Array;
+  readonly kv: KvCall;
+  /** Rows at the beginning that decode; the others are of prompts. */
+  readonly decodes: number;
+  /** Held while something is computed or about to be sent, so that halves alternate; free while rows travel. */
+  readonly baton: Mutex;
+  /** A layer of this part is begun when that of the other half, whose keys it looks at, is done. */
+  readonly before: (layer: number) => Promise<void> | undefined;
+  readonly attended: (layer: number) => void;
+  /** Throws what it is given, after it has told the other half. */
+  readonly failed: (error: unknown) => never;
+}
+
+/** Rows after the layers before `to`. */
+export interface Passed {
+  readonly x: Float32Array; // [n, hidden]
+  readonly to: number;
+}
+
+/** The experts that a layer's rows chose, of which the first `decodes` decode. */
+export interface Chosen {
+  readonly layer: number;
+  readonly decodes: number;
+  readonly ids: Int32Array; // [n, topK]
+  readonly topK: number;
+  /** Experts with larger ids are no rows of the layer's, but the token's own. */
+  readonly experts: number;
+}
+
+/** Counts where followed tokens went from the layer before to this one. */
+export function follow(
+  transitions: TransitionSampler,
+  followed: readonly Followed[],
+  { layer, decodes, ids, topK, experts }: Chosen,
+): void {
+  for (const token of followed) {
+    const chosen = ids.slice(token.row * topK, (token.row + 1) * topK).filter((id) => id < experts);
+    if (token.chose) transitions.count(phaseOf(token.row, decodes), layer - 1, token.chose, chosen);
+    token.chose = chosen;
+  }
+}
+
+export const phaseOf = (row: number, decodes: number): Phase => (row < decodes ? "decode" : "prefill");
+
+export const floats = (outputs: Outputs, name: string): Float32Array => outputs[name]?.data as Float32Array;

@@ -1,0 +1,86 @@
+// A step: its rows through the layers, in two halves where that hides the time in which rows travel between ranks.
+// Knows no request and no mode.
+import type { KvCall } from "../../compute/backend.ts";
+import type { KvGroup } from "../../kernels/kv-groups.ts";
+import { kindOf } from "../schedule/step-plan.ts";
+import { passLayers, rangeOf } from "./layers.ts";
+import { Mutex } from "./mutex.ts";
+import type { Part, StepTools } from "./step-tools.ts";
+
+/** Rows of `tokens` after the last layer, [n, hidden]; the first `decodes` of them decode. */
+export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, decodes: number): Promise<Float32Array> {
+  const { halving, turns } = tools;
+  const rows = tokens.length;
+  const kind = kindOf(rows, decodes);
+  const startedAt = performance.now();
+  const parts = halving?.wants(kind, rows) ? halves(tools, tokens, kv, decodes) : undefined;
+  turns.begin(parts?.length ?? 1);
+  const xs = await allOf(
+    (parts ?? [wholeOf(tokens, kv, decodes)]).map((part) => {
+      const passed = passLayers(tools, part).catch(part.failed);
+      return passed.finally(() => turns.ended());
+    }),
+  );
+  halving?.took({ kind, rows, halved: parts !== undefined, ms: performance.now() - startedAt, waitedMs: turns.waitedMs });
+  const [first, second] = xs as [Float32Array, Float32Array?];
+  if (second === undefined) return first;
+  const x = new Float32Array(first.length + second.length);
+  x.set(first);
+  x.set(second, first.length);
+  return x;
+}
+
+function wholeOf(tokens: Int32Array, kv: KvCall, decodes: number): Part {
+  return { tokens, kv, decodes, baton: new Mutex(), before: () => undefined, attended: () => {}, failed };
+}
+
+const failed = (error: unknown): never => {
+  throw error;
+};
+
+/** Ends when all have ended: what still runs would write keys where the next step's are. */
+async function allOf<T>(parts: readonly Promise<T>[]): Promise<T[]> {
+  const ended = await Promise.allSettled(parts);
+  return ended.map((part) => (part.status === "fulfilled" ? part.value : failed(part.reason)));
+}
+
+/** The step's halves: requests apart where a slot ends, or the tokens of one prompt, of which later ones look at the earlier ones' keys. */
+function halves({ program }: StepTools, tokens: Int32Array, kv: KvCall, decodes: number): readonly Part[] | undefined {
+  const at = tokens.length >> 1;
+  if (at === 0) return undefined;
+  const baton = new Mutex();
+  const gates = program.layers.map(() => gate());
+  const first = {
+    decodes: Math.min(decodes, at),
+    baton,
+    tokens: tokens.slice(0, at),
+    kv: rangeOf(kv, 0, at),
+    before: () => undefined,
+    attended: (layer: number) => gates[layer]?.open(),
+    failed: (error: unknown): never => {
+      for (const { fail } of gates) fail(error);
+      throw error;
+    },
+  };
+  const later = { decodes: Math.max(0, decodes - at), baton, tokens: tokens.slice(at), kv: rangeOf(kv, at, tokens.length - at) };
+  const apart = slotEnds(kv.groups).includes(at);
+  return [first, { ...later, before: (layer) => (apart ? undefined : gates[layer]?.opened), attended: () => {}, failed }];
+}
+
+/** The rows after the last one of each slot. */
+function slotEnds(groups: readonly KvGroup[]): number[] {
+  let rows = 0;
+  return groups.flatMap(({ batch, tokens }) => Array.from({ length: batch }, () => (rows += tokens)));
+}
+
+interface Gate {
+  readonly opened: Promise<void>;
+  open(): void;
+  fail(error: unknown): void;
+}
+
+function gate(): Gate {
+  const { promise: opened, resolve: open, reject: fail } = Promise.withResolvers<void>();
+  opened.catch(() => {}); // nobody may be waiting
+  return { opened, open, fail };
+}

@@ -1,0 +1,254 @@
+// The engine as the main thread sees it: calls, requests and remote dispatches over the MessagePort of engine/thread/thread.ts.
+import { MessageChannel, type MessagePort, type Transferable, Worker } from "node:worker_threads";
+import { AppError } from "../../../crds/common.ts";
+import type {
+  Engine,
+  EngineInfo,
+  EngineLanes,
+  EngineOptions,
+  GenerateEvent,
+  GenerateRequest,
+  LaneNews,
+  RemoteExperts,
+  RemoteFrame,
+} from "../api.ts";
+import { type CallMessage, type Calls, type FromEngine, fromPlain, type Method, type ToEngine, toPlain } from "./messages.ts";
+import { threadsHere } from "./processors.ts";
+import { Stream } from "./stream.ts";
+
+interface Pending {
+  resolve(result: unknown): void;
+  reject(error: AppError): void;
+}
+
+interface OpenRequest {
+  readonly stream: Stream<GenerateEvent>;
+  /** Tokens not yet computed. */
+  queuedTokens: number;
+}
+
+/** Events after which tokens of the prompt are still to be computed. */
+const beforeOutput: ReadonlySet<GenerateEvent["type"]> = new Set(["queued", "started", "prompt"]);
+
+const gone = (why: string): AppError => new AppError(`engine: ${why}`, { code: "EngineStopped", retry: "backoff" });
+
+class EngineClient implements Engine {
+  readonly lanes: EngineLanes = {
+    open: (opening, onNews) => {
+      this.#onLaneNews = onNews;
+      return this.#call("openLanes", opening);
+    },
+    set: (view) => this.#call("setLanes", view),
+  };
+  readonly #info: EngineInfo;
+  readonly #port: MessagePort;
+  readonly #worker: Worker;
+  readonly #remote: RemoteExperts;
+  readonly #pending = new Map<number, Pending>();
+  readonly #requests = new Map<string, OpenRequest>();
+  readonly #hosted: Set<number>[];
+  #onLaneNews: (news: LaneNews) => void = () => {};
+  #nextId = 0;
+  #stopped: AppError | undefined;
+
+  constructor(info: EngineInfo, port: MessagePort, worker: Worker, remote: RemoteExperts) {
+    this.#info = info;
+    this.#port = port;
+    this.#worker = worker;
+    this.#remote = remote;
+    this.#hosted = Array.from({ length: info.layers }, () => new Set<number>());
+    port.on("message", (message: FromEngine) => this.#receive(message));
+    worker.on("error", (cause) => this.#stop(gone(`its thread failed: ${cause instanceof Error ? cause.message : String(cause)}`)));
+    worker.on("exit", () => this.#stop(gone("its thread ended")));
+  }
+
+  describe(): EngineInfo {
+    return this.#info;
+  }
+
+  async *generate(request: GenerateRequest): AsyncIterable<GenerateEvent> {
+    if (this.#stopped) throw this.#stopped;
+    const id = `r${this.#nextId++}`;
+    const prompt = Uint32Array.from(request.prompt);
+    const replay = Uint32Array.from(request.replay ?? []);
+    this.#checkTokens(prompt, replay);
+    const open: OpenRequest = { stream: new Stream(), queuedTokens: prompt.length + replay.length };
+    const cancel = (): void => this.#post({ type: "cancel", id });
+    this.#requests.set(id, open);
+    let finished = false;
+    try {
+      const { maxTokens, sampling, eos, priority = 0, embed = false, promptLogprobs = false } = request;
+      if (request.signal?.aborted) {
+        finished = true;
+        yield { type: "finish", reason: "cancelled", outputTokens: 0 };
+        return;
+      }
+      request.signal?.addEventListener("abort", cancel, { once: true });
+      const traced = request.traceparent ? { traceparent: request.traceparent } : {};
+      this.#post({ type: "generate", id, prompt, replay, maxTokens, sampling, eos, priority, embed, promptLogprobs, ...traced });
+      for await (const event of open.stream) {
+        finished = event.type === "finish";
+        yield event;
+        if (finished) return;
+      }
+      finished = true; // the stream ends early only with an error
+    } catch (caught) {
+      finished = true;
+      throw caught;
+    } finally {
+      request.signal?.removeEventListener("abort", cancel);
+      this.#requests.delete(id);
+      if (!finished) cancel(); // the reader left
+    }
+  }
+
+  async loadExpert(layer: number, expert: number, unit: Uint8Array): Promise<void> {
+    const own = unit.byteLength === unit.buffer.byteLength ? unit : new Uint8Array(unit); // what else is in the buffer stays the caller's
+    await this.#call("loadExpert", { layer, expert, unit: own }, [own.buffer as ArrayBuffer]);
+    this.#hosted[layer]?.add(expert);
+  }
+
+  async unloadExpert(layer: number, expert: number): Promise<void> {
+    this.#hosted[layer]?.delete(expert);
+    await this.#call("unloadExpert", { layer, expert });
+  }
+
+  hosted(): readonly (readonly number[])[] {
+    return this.#hosted.map((experts) => [...experts].sort((a, b) => a - b));
+  }
+
+  runExperts(frame: Parameters<Engine["runExperts"]>[0]): Promise<Float32Array> {
+    const rows = frame.rows.slice(); // the rows alone: a message takes all of the buffer below a view, here a whole gRPC message
+    return this.#call("runExperts", { ...frame, rows, origin: frame.origin ?? "remote" }, [rows.buffer]);
+  }
+
+  setRouting(tables: Parameters<Engine["setRouting"]>[0]): Promise<void> {
+    return this.#call("setRouting", tables);
+  }
+
+  setDown(ranks: readonly number[]): Promise<void> {
+    return this.#call("setDown", ranks);
+  }
+
+  counters({ transitions } = { transitions: false }): ReturnType<Engine["counters"]> {
+    return this.#call("counters", { transitions });
+  }
+
+  stats(): ReturnType<Engine["stats"]> {
+    return this.#call("stats", undefined);
+  }
+
+  load(): { readonly queuedTokens: number; readonly activeRequests: number } {
+    let queuedTokens = 0;
+    for (const open of this.#requests.values()) queuedTokens += open.queuedTokens;
+    return { queuedTokens, activeRequests: this.#requests.size };
+  }
+
+  drain(on: boolean): Promise<void> {
+    return this.#call("drain", on);
+  }
+
+  async close(): Promise<void> {
+    if (this.#stopped) return;
+    const ended = new Promise<void>((resolve) => this.#worker.once("exit", () => resolve()));
+    await this.#call("close", undefined).catch(() => undefined); // an engine that is gone is closed
+    await ended;
+    this.#port.close();
+  }
+
+  #checkTokens(prompt: Uint32Array, replay: Uint32Array): void {
+    const { vocab } = this.#info;
+    for (const [field, tokens] of Object.entries({ prompt, replay })) {
+      const bad = tokens.find((token) => token >= vocab);
+      if (bad !== undefined) throw new AppError(`${field}: token ${bad} is outside the vocabulary of ${vocab}`, { code: "InvalidRequest" });
+    }
+  }
+
+  #call<M extends Method>(method: M, argument: Calls[M]["argument"], transfer: Transferable[] = []): Promise<Calls[M]["result"]> {
+    if (this.#stopped) return Promise.reject(this.#stopped);
+    const id = this.#nextId++;
+    return new Promise((resolve, reject) => {
+      this.#pending.set(id, { resolve: resolve as Pending["resolve"], reject });
+      this.#post({ type: "call", id, method, argument } as CallMessage, transfer);
+    });
+  }
+
+  #post(message: ToEngine, transfer: Transferable[] = []): void {
+    this.#port.postMessage(message, transfer);
+  }
+
+  #receive(message: FromEngine): void {
+    switch (message.type) {
+      case "events":
+        for (const { id, event } of message.notices) this.#event(id, event);
+        return;
+      case "requestFailed":
+        this.#requests.get(message.id)?.stream.fail(fromPlain(message.error));
+        return;
+      case "answer":
+        this.#settle(message.id)?.resolve(message.result);
+        return;
+      case "failed":
+        this.#settle(message.id)?.reject(fromPlain(message.error));
+        return;
+      case "lanes":
+        this.#onLaneNews(message.news);
+        return;
+      case "dispatch":
+        void this.#dispatch(message.id, message.frame);
+        return;
+      case "refused":
+        this.#stop(gone(`its thread ended: ${message.error.message}`));
+    }
+  }
+
+  #event(id: string, event: GenerateEvent): void {
+    const open = this.#requests.get(id);
+    if (!open) return; // its reader left
+    if (!beforeOutput.has(event.type)) open.queuedTokens = 0;
+    open.stream.push(event);
+  }
+
+  #settle(id: number): Pending | undefined {
+    const pending = this.#pending.get(id);
+    this.#pending.delete(id);
+    return pending;
+  }
+
+  async #dispatch(id: number, frame: RemoteFrame): Promise<void> {
+    try {
+      const rows = await this.#remote.dispatch(frame);
+      this.#post({ type: "dispatched", id, rows }, [rows.buffer as ArrayBuffer]);
+    } catch (caught) {
+      this.#post({ type: "dispatchFailed", id, error: toPlain(caught) });
+    }
+  }
+
+  #stop(error: AppError): void {
+    if (this.#stopped) return;
+    this.#stopped = error;
+    for (const { reject } of this.#pending.values()) reject(error);
+    this.#pending.clear();
+    for (const { stream } of this.#requests.values()) stream.fail(error);
+  }
+}
+
+export async function startEngine({ remote, wholeCpus, ...options }: EngineOptions): Promise<Engine> {
+  const { port1, port2 } = new MessageChannel();
+  const threads = options.threads ?? threadsHere(wholeCpus);
+  const worker = new Worker(new URL("./thread.ts", import.meta.url), {
+    workerData: { port: port2, options: { ...options, threads } },
+    transferList: [port2],
+    name: "engine",
+  });
+  const info = await new Promise<EngineInfo>((resolve, reject) => {
+    worker.once("error", (cause) => reject(AppError.from(cause, "starting the engine")));
+    worker.once("exit", () => reject(gone("its thread ended before it was ready")));
+    port1.once("message", (message: FromEngine) => {
+      if (message.type === "ready") resolve(message.info);
+      else if (message.type === "refused") reject(fromPlain(message.error));
+    });
+  });
+  worker.removeAllListeners();
+  return new EngineClient(info, port1, worker, remote);
+}

@@ -1,0 +1,111 @@
+// The loop on a model of the reference backend: one whose device goes away, and one that closes while a host keeps it waiting.
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { connect } from "node:net";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { type TestContext, test } from "node:test";
+import { MessageChannel } from "node:worker_threads";
+import { AppError } from "../../../crds/common.ts";
+import { createTestCa, type TestCa } from "../../../test/kit/network/certs.ts";
+import { until, within } from "../../../test/kit/ranks/ranks.ts";
+import { importMoe } from "../../modelstore/import-moe.ts";
+import { LaneServer } from "../../net/lane-accept.ts";
+import { serverNames } from "../../net/tls.ts";
+import type { LaneOpening } from "../api.ts";
+import { EngineLoop } from "./loop.ts";
+import type { CallMessage, FromEngine, ToEngine } from "./messages.ts";
+import { openModel } from "./open.ts";
+
+const [namespace, name] = ["default", "mix"];
+
+async function started(t: TestContext) {
+  const root = mkdtempSync(join(tmpdir(), "enodia-loop-"));
+  const storeDir = join(root, "tiny");
+  const from = resolve(import.meta.dirname, "../../../test/golden/tiny-f32");
+  await importMoe({ from, out: storeDir, codecs: ["f32"], overwrite: false }, () => {});
+  const options = { storeDir, backend: "reference", codec: "f32", kvPoolBytes: 1 << 20, maxContext: 32, threads: 1 } as const;
+  const model = await openModel(options);
+  const { port1, port2 } = new MessageChannel();
+  let fault: AppError | undefined;
+  const loop = new EngineLoop(port2, { ...model, backend: { ...model.backend, fault: () => fault } }, options);
+  const said: FromEngine[] = [];
+  port1.on("message", (message) => said.push(message));
+  t.after(async () => {
+    port1.close();
+    rmSync(root, { recursive: true });
+  });
+  let id = 0;
+  const call = async (message: Pick<CallMessage, "method" | "argument">): Promise<unknown> => {
+    const own = ++id;
+    port1.postMessage({ type: "call", id: own, ...message });
+    const isAnswer = (each: FromEngine) => (each.type === "answer" || each.type === "failed") && each.id === own;
+    await until(message.method, () => said.some(isAnswer), 5_000);
+    const answer = said.find(isAnswer);
+    return answer?.type === "answer" ? answer.result : assert.fail(JSON.stringify(answer));
+  };
+  return {
+    ...{ running: loop.run(), model, said, call },
+    tell: (message: ToEngine) => port1.postMessage(message),
+    break: (error: AppError) => {
+      fault = error;
+    },
+  };
+}
+
+/** Lanes of rank 0; `host`: the port at which rank 1 takes some. */
+function lanes(ca: TestCa, host?: number): LaneOpening {
+  const address = host === undefined ? undefined : `127.0.0.1:${host}`;
+  const peer = { rank: 1, podUid: "u1", podName: "rank-1", serverName: serverNames.rank(1, namespace, name), address };
+  const self = { deploymentUid: "d", rank: 0, podUid: "u0", bootId: "b0" };
+  return {
+    namespace,
+    name,
+    host: "127.0.0.1",
+    port: 0,
+    view: { self, tls: ca.issue("rank-0", namespace, name).current(), peers: [peer], serves: [] },
+  };
+}
+
+test("a backend that can compute nothing any more ends the loop and its lanes, even when no request is there", async (t) => {
+  const engine = await started(t);
+  t.after(() => engine.model.close());
+  const port = (await engine.call({ method: "openLanes", argument: lanes(createTestCa()) })) as number;
+  await engine.call({ method: "stats", argument: undefined });
+  engine.break(new AppError("the GPU device was lost", { code: "DeviceLost" }));
+  engine.tell({ type: "call", id: 1_000, method: "stats", argument: undefined }); // a worker asks every second
+  await assert.rejects(engine.running, { code: "DeviceLost" });
+  const caller = connect(port, "127.0.0.1");
+  const outcome = await new Promise((done) => caller.once("connect", () => done("taken")).once("error", () => done("refused")));
+  caller.destroy();
+  assert.equal(outcome, "refused");
+});
+
+test("an engine closes while a host that takes its frames never answers one", async (t) => {
+  const engine = await started(t);
+  const { layers, experts, hidden } = engine.model.info;
+  const ca = createTestCa();
+  let asked = 0;
+  const host = new LaneServer({
+    ...{ namespace, name, hidden, sums: false, refuses: () => undefined, onProblem: () => {}, tls: ca.issue("rank-1", namespace, name) },
+    serve: () => {
+      asked += 1;
+      return new Promise(() => {});
+    },
+  });
+  t.after(() => host.close());
+  await engine.call({ method: "openLanes", argument: lanes(ca, await host.listen("127.0.0.1", 0)) });
+  await until("the lane is ready", () => engine.said.some((message) => message.type === "lanes" && message.news.lanes === 1));
+  const rows = <T>(row: T): T[] => Array.from({ length: experts }, () => row);
+  const tables = Array.from({ length: layers }, (_, layer) => ({ layer, epoch: 1, hosts: rows([1]), shares: rows([1_000]) }));
+  await engine.call({ method: "setRouting", argument: { rank: 0, layers: tables } });
+  const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
+  const plain = { replay: new Uint32Array(0), maxTokens: 2, eos: [], priority: 0, embed: false, promptLogprobs: false };
+  engine.tell({ type: "generate", id: "a", prompt: Uint32Array.of(1, 2), sampling, ...plain });
+  await until("the host has a frame", () => asked > 0);
+  engine.tell({ type: "call", id: 1_000, method: "close", argument: undefined });
+  await within(5_000, engine.running, "the engine closes");
+  await until("the request has failed", () => engine.said.some(({ type }) => type === "requestFailed"));
+  const failed = engine.said.find((message) => message.type === "requestFailed");
+  assert.equal(failed?.error.code, "EngineStopped");
+});

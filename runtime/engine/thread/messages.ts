@@ -1,0 +1,87 @@
+// The messages between the main thread and the engine thread over one MessagePort. Types, and errors as plain data.
+import { AppError, type Retry } from "../../../crds/common.ts";
+import type {
+  EngineInfo,
+  EngineOptions,
+  EngineStats,
+  LaneNews,
+  LaneOpening,
+  LaneView,
+  LoadCounters,
+  RemoteFrame,
+  RoutingTables,
+  Sampling,
+} from "../api.ts";
+import type { AskedBatch } from "../pass/expert-table.ts";
+import type { Notice } from "../schedule/step-plan.ts";
+
+export type ThreadOptions = Omit<EngineOptions, "remote" | "threads"> & { readonly threads: number };
+
+/** Calls that the engine thread answers: method -> argument and result. */
+export interface Calls {
+  loadExpert: { argument: { layer: number; expert: number; unit: Uint8Array }; result: undefined };
+  unloadExpert: { argument: { layer: number; expert: number }; result: undefined };
+  runExperts: { argument: AskedBatch; result: Float32Array };
+  setRouting: { argument: RoutingTables; result: undefined };
+  setDown: { argument: readonly number[]; result: undefined };
+  openLanes: { argument: LaneOpening; result: number };
+  setLanes: { argument: LaneView; result: undefined };
+  counters: { argument: { readonly transitions: boolean }; result: LoadCounters };
+  stats: { argument: undefined; result: EngineStats };
+  drain: { argument: boolean; result: undefined };
+  close: { argument: undefined; result: undefined };
+}
+export type Method = keyof Calls;
+
+export type CallMessage = {
+  [M in Method]: { readonly type: "call"; readonly id: number; readonly method: M; readonly argument: Calls[M]["argument"] };
+}[Method];
+
+export interface GenerateMessage {
+  readonly type: "generate";
+  readonly id: string;
+  readonly prompt: Uint32Array;
+  readonly replay: Uint32Array;
+  readonly maxTokens: number;
+  readonly sampling: Sampling;
+  readonly eos: readonly number[];
+  readonly priority: number;
+  readonly embed: boolean;
+  readonly promptLogprobs: boolean;
+  readonly traceparent?: string;
+}
+
+export type ToEngine =
+  | CallMessage
+  | GenerateMessage
+  | { readonly type: "cancel"; readonly id: string }
+  | { readonly type: "dispatched"; readonly id: number; readonly rows: Float32Array }
+  | { readonly type: "dispatchFailed"; readonly id: number; readonly error: PlainError };
+
+export type FromEngine =
+  | { readonly type: "ready"; readonly info: EngineInfo }
+  | { readonly type: "refused"; readonly error: PlainError }
+  | { readonly type: "answer"; readonly id: number; readonly result: unknown }
+  | { readonly type: "failed"; readonly id: number; readonly error: PlainError }
+  /** All that a step gave, in order: each message costs both threads the same whatever is in it. */
+  | { readonly type: "events"; readonly notices: readonly Notice[] }
+  | { readonly type: "requestFailed"; readonly id: string; readonly error: PlainError }
+  | { readonly type: "lanes"; readonly news: LaneNews }
+  | { readonly type: "dispatch"; readonly id: number; readonly frame: RemoteFrame };
+
+export interface PlainError {
+  readonly code: string;
+  readonly message: string;
+  readonly retry: Retry;
+  readonly experts?: readonly number[];
+}
+
+export function toPlain(caught: unknown): PlainError {
+  const error = AppError.from(caught);
+  const experts = (error.cause as { experts?: readonly number[] } | undefined)?.experts;
+  return { code: error.code, message: error.message, retry: error.retry, ...(experts ? { experts } : {}) };
+}
+
+export function fromPlain({ code, message, retry, experts }: PlainError): AppError {
+  return new AppError(message, { code, retry, ...(experts ? { cause: { experts } } : {}) });
+}

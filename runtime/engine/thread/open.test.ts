@@ -1,0 +1,37 @@
+// The decisions made when a model opens: in which form the dense part is kept beside the experts.
+import assert from "node:assert/strict";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { after, test } from "node:test";
+import { codecNames } from "../../../crds/names.ts";
+import { importMoe } from "../../modelstore/import-moe.ts";
+import { codecFor } from "../../weights/codecs/index.ts";
+import { openModel } from "./open.ts";
+
+const dir = await mkdtemp(join(tmpdir(), "enodia-open-"));
+after(() => rm(dir, { recursive: true }));
+const storeDir = join(dir, "store");
+const from = resolve(import.meta.dirname, "../../../test/golden/tiny-f32");
+await importMoe({ from, out: storeDir, codecs: codecNames, overwrite: false }, () => {});
+
+test("the dense part of f32 is f32 beside experts that are floats, and about a quarter of that beside all others", async () => {
+  const denseBytes = new Map<string, number>();
+  for (const codec of codecNames) {
+    const model = await openModel({ storeDir, backend: "cpu", codec, kvPoolBytes: 1 << 20, maxContext: 32, threads: 1 });
+    denseBytes.set(codec, model.info.denseBytes);
+    await model.close();
+  }
+  const exact = denseBytes.get("f32")!;
+  for (const codec of codecNames) {
+    if (codecFor(codec).denseBits > 8) assert.equal(denseBytes.get(codec), exact, codec);
+    else assert.ok(denseBytes.get(codec)! < 0.35 * exact, `${codec}: ${denseBytes.get(codec)} of ${exact}`);
+  }
+});
+
+test("a worker tries its device before it opens a model, whatever form the model has", async () => {
+  for (const codec of ["f32", "q4_0"] as const) {
+    const options = { storeDir, backend: "cpu", codec, kvPoolBytes: 1 << 20, maxContext: 32, threads: 1, tryDevice: true } as const;
+    await (await openModel(options)).close();
+  }
+});

@@ -1,0 +1,232 @@
+// The opening of a model for the engine thread: store, program, backend, dense part compiled, KV cache. Reads each dense tensor
+// once. Not here: experts (pass/expert-table.ts) and what the engine does with all of it (loop.ts).
+import { AppError } from "../../../crds/common.ts";
+import type { KvType } from "../../../crds/names.ts";
+import type { Backend, Compiled, KvCache, KvSpec } from "../../compute/backend.ts";
+import { checkOps } from "../../compute/check.ts";
+import { type TriedForms, tryForms } from "../../compute/form-trial.ts";
+import { chooseBackend, createBackend, openDevices } from "../../compute/index.ts";
+import { kvBlockBytes, kvBlocksOfContext, kvBlockTokens, kvTypeRefuses } from "../../compute/kv-size.ts";
+import { overDevices } from "../../compute/several.ts";
+import { checkResults, tryOps } from "../../compute/trial.ts";
+import { checkProgram, expertGrid, segmentsOf } from "../../kernels/check-program.ts";
+import type { ModelProgram, MoeLayer, Segment } from "../../kernels/segment.ts";
+import { asF32, blockOf, type Weights } from "../../kernels/weights.ts";
+import { programOf } from "../../models/index.ts";
+import { codecFor } from "../../weights/codecs/index.ts";
+import { checkLayerShapes } from "../../weights/layer-shapes.ts";
+import type { ModelStore } from "../../weights/store.ts";
+import { openStore } from "../../weights/store-reader.ts";
+import type { StoredForm } from "../../weights/stored.ts";
+import type { EngineInfo } from "../api.ts";
+import { compileHead } from "../pass/head.ts";
+import type { KvPool } from "../schedule/kv-ledger.ts";
+import type { ThreadOptions } from "./messages.ts";
+
+export interface OpenModel {
+  readonly store: ModelStore;
+  readonly program: ModelProgram;
+  readonly backend: Backend;
+  readonly embed: Compiled;
+  readonly blocks: readonly Compiled[];
+  readonly head: Compiled;
+  readonly kv: KvCache;
+  /** How the memory of `kv` is divided. */
+  readonly pool: KvPool;
+  /** The weight of the norm before the head; undefined where a program's head has none. */
+  readonly finalNorm: Float32Array | undefined;
+  readonly info: EngineInfo;
+  close(): Promise<void>;
+}
+
+/** Requests that run at once, at most: slots of KV cost address space, and some memory for their bookkeeping. */
+const kvSlotsMax = 64;
+/** Counted up when a change of this code changes the bits of what a model computes. */
+const orderOfSums = 3;
+const speedRows = 16;
+const speedRuns = 8;
+
+export async function openModel(options: ThreadOptions): Promise<OpenModel> {
+  const store = await openStore(options.storeDir);
+  try {
+    return await openProgram(store, programOf(store.config), options);
+  } catch (caught) {
+    await store.close();
+    throw caught;
+  }
+}
+
+/** A program over the store that it came from; whatever would fail in the middle of a request is refused here. */
+export async function openProgram(store: ModelStore, program: ModelProgram, options: ThreadOptions): Promise<OpenModel> {
+  checkProgram(program);
+  checkLayerShapes(store, program);
+  const name = await chooseBackend(options.backend);
+  const rowsMax = options.limits?.maxBatchTokens;
+  const devices = await openDevices(name, { threads: options.threads, rowsMax }, options.devices ?? 1);
+  try {
+    const { denseBits } = codecFor(options.codec);
+    if (options.tryDevice)
+      for (const device of devices) await tryOut(device, device.withDenseBits(denseBits), formsOf(store, options.codec));
+    const backend = overDevices(
+      devices.map((device) => device.withDenseBits(denseBits)),
+      program.layers.length,
+    );
+    for (const segment of segmentsOf(program)) checkOps(backend, backend.device, segment);
+    const kvSpec = kvSpecOf(program, backend, options);
+    return await compileModel({ store, program, backend, options: { ...options, backend: name }, kvSpec });
+  } catch (caught) {
+    for (const device of devices) await device.close();
+    throw caught;
+  }
+}
+
+/** Cuts the pool into blocks, for as many slots as there may be. */
+function kvSpecOf(program: ModelProgram, backend: Backend, options: ThreadOptions): KvSpec & Required<Pick<KvSpec, "poolBlocks" | "type">> {
+  const context = Math.min(options.maxContext, program.maxContext);
+  const { layers, kvHeads, headDim, valueDim } = program;
+  const shape = { layers: layers.length, kvHeads, headDim, valueDim, context, type: kvTypeOf(program, backend, options) };
+  const pages = backend.kvPageBytes;
+  const blockBytes = kvBlockBytes(shape, pages);
+  const blocks = Math.floor(options.kvPoolBytes / blockBytes);
+  const whole = kvBlocksOfContext(context);
+  if (blocks >= whole) {
+    const slots = Math.min(kvSlotsMax, blocks);
+    return { ...shape, slots, poolBlocks: Math.min(blocks, slots * whole) };
+  }
+  throw new AppError(
+    `kvPool: ${options.kvPoolBytes} bytes hold no request of ${context} tokens; ` +
+      `raise kvPool to at least ${whole * blockBytes} or lower maxContext`,
+    { code: "KvPoolTooSmall", operation: "starting the engine" },
+  );
+}
+
+/** The type that was asked for, else the one that the backend is fastest with. */
+function kvTypeOf(program: ModelProgram, backend: Backend, { kvType }: ThreadOptions): KvType {
+  const { kvTypes } = backend;
+  const reason = (type: KvType): string | undefined =>
+    kvTypes.includes(type) ? kvTypeRefuses(type, program) : `${type} is not kept by this backend`;
+  if (kvType === undefined) return kvTypes.find((type) => reason(type) === undefined) ?? "f32";
+  const refused = reason(kvType);
+  if (refused === undefined) return kvType;
+  throw new AppError(`kvType: ${refused} (${backend.device}); set another or leave it out`, {
+    code: "UnsupportedShape",
+    operation: "opening a model",
+  });
+}
+
+/** The ops in f32 on the device, whose cases are held against sums in f64, and the model's forms of weights as it keeps them. */
+async function tryOut(device: Backend, backend: Backend, forms: TriedForms): Promise<void> {
+  const oracle = await createBackend("reference", { threads: 1 });
+  checkResults(device, [...(await tryOps(device, oracle)), ...(await tryForms(backend, oracle, forms))]);
+}
+
+function formsOf(store: ModelStore, codec: ThreadOptions["codec"]): { experts: readonly StoredForm[]; dense: readonly StoredForm[] } {
+  const experts = store.layerShapes.flatMap(({ experts }, layer) => (experts > 0 ? Object.values(store.unitForms(codec, layer)) : []));
+  return { experts, dense: store.denseForms };
+}
+
+interface Parts {
+  readonly store: ModelStore;
+  readonly program: ModelProgram;
+  readonly backend: Backend;
+  readonly options: ThreadOptions;
+  readonly kvSpec: ReturnType<typeof kvSpecOf>;
+}
+
+async function compileModel({ store, program, backend, options, kvSpec }: Parts): Promise<OpenModel> {
+  const embed = await compileDense(backend, program.embed, store, 0);
+  const blocks: Compiled[] = [];
+  for (const [layer, { block }] of program.layers.entries()) blocks.push(await compileDense(backend, block, store, layer));
+  const head = await compileHead(backend, program, await denseOf(program.head, store));
+  const kv = await backend.createKv(kvSpec);
+  const { hidden, vocab } = program;
+  const pool: KvPool = {
+    slots: kv.slots,
+    context: kv.context,
+    blocks: kvSpec.poolBlocks,
+    blockTokens: kvBlockTokens(kv.context),
+  };
+  const info: EngineInfo = {
+    modelDigest: store.index.modelDigest,
+    architecture: store.index.architecture,
+    ...expertGrid(program),
+    topK: store.index.topK,
+    hidden,
+    vocab,
+    codec: options.codec,
+    backend: options.backend,
+    device: backend.device,
+    numerics: numericsOf(backend, store, options.codec, kvSpec.type),
+    maxContext: kvSpec.context,
+    denseBytes: [embed, ...blocks, head].reduce((sum, { residentBytes }) => sum + residentBytes, backend.workBytes()),
+    kvBytes: kv.bytes,
+    kvSlots: pool.slots,
+    kvBlocks: pool.blocks,
+    kvBlockTokens: pool.blockTokens,
+    ...residentBytesOf(program, (expert, layer) => backend.expertResidentBytes(expert, store.unitForms(options.codec, layer))),
+    sharesCores: backend.sharesCores,
+    speed: await measureSpeed(backend, store, program, options),
+  };
+  const finalNorm = await normBeforeHead(program.head, store);
+  const close = async (): Promise<void> => {
+    await kv.dispose();
+    await backend.close();
+    await store.close();
+  };
+  return { store, program, backend, embed, blocks, head, kv, pool, finalNorm, info, close };
+}
+
+/** In one line, since it is compared as a whole. */
+function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["codec"], kv: KvType): string {
+  const { denseBits } = codecFor(codec);
+  const { experts, dense: stored } = formsOf(store, codec);
+  const placed = { 8: "q8_0", 16: undefined, 32: "f32" } as const; // floats of the dense part; blocks stay as they are
+  const beside = stored.map((form) => (blockOf(form) === 1 ? (placed[denseBits] ?? form) : form));
+  // Norms, routers, gates and attention are f32, whatever the matrices beside them.
+  const computed = new Set([...new Set([...experts, ...beside, "f32" as const])].sort().map((form) => backend.numerics(form)));
+  const dense = { 8: "q8_0", 16: "as stored", 32: "f32" }[denseBits];
+  return `${backend.numericClass}: order ${orderOfSums}, ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv}`;
+}
+
+const compileDense = async (backend: Backend, segment: Segment, store: ModelStore, layer: number): Promise<Compiled> =>
+  backend.compile(segment, await denseOf(segment, store), layer);
+
+async function denseOf(segment: Segment, store: ModelStore): Promise<Weights> {
+  const weights: Record<string, Weights[string]> = {};
+  for (const { name } of segment.weights) weights[name] = await store.readDense(name);
+  return weights;
+}
+
+async function normBeforeHead({ ops }: Segment, store: ModelStore): Promise<Float32Array | undefined> {
+  const norm = ops.find((op) => op.op === "rmsNorm" && op.x === "x");
+  return norm?.op === "rmsNorm" ? asF32(await store.readDense(norm.weight)) : undefined;
+}
+
+/** The bytes that a resident expert takes: those of the largest, and those of each layer's where they differ. */
+function residentBytesOf(
+  program: ModelProgram,
+  bytesOf: (expert: Segment, layer: number) => number,
+): Pick<EngineInfo, "expertResidentBytes" | "layerResidentBytes"> {
+  const perLayer = program.layers.map((layer, i) => (layer.kind === "moe" ? bytesOf(layer.expert, i) : 0));
+  const expertResidentBytes = perLayer.reduce((most, bytes) => Math.max(most, bytes), 0);
+  return perLayer.every((bytes) => bytes === expertResidentBytes)
+    ? { expertResidentBytes }
+    : { expertResidentBytes, layerResidentBytes: perLayer };
+}
+
+/** Expert rows per second on one expert of the first layer that has some, loaded for this and dropped; 1 where no layer has any. */
+async function measureSpeed(backend: Backend, store: ModelStore, program: ModelProgram, options: ThreadOptions): Promise<number> {
+  const layer = program.layers.findIndex(({ kind }) => kind === "moe");
+  if (layer < 0) return 1;
+  const form = (program.layers[layer] as MoeLayer).expert;
+  const unit = await store.readUnit(layer, 0, options.codec);
+  const expert = await backend.compile(form, store.decodeUnit(unit, options.codec, layer), layer);
+  const data = new Float32Array(speedRows * program.hidden).fill(0.01);
+  const inputs = { x: { shape: [speedRows, program.hidden], data } };
+  await expert.run(inputs);
+  const start = performance.now();
+  for (let i = 0; i < speedRuns; i++) await expert.run(inputs);
+  const seconds = (performance.now() - start) / 1000;
+  await expert.dispose();
+  return (speedRows * speedRuns) / Math.max(seconds, 1e-9);
+}

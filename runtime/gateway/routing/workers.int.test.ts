@@ -1,0 +1,43 @@
+// A gateway and what its workers say of themselves: that they speak another version of the wire, that a request is wrong, how loaded they are.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { AppError } from "../../../crds/common.ts";
+import { chat, limits, post, until, useGateways } from "../../../test/kit/gateway/gateway-host.ts";
+
+const { startAll } = useGateways();
+
+test("a worker of another wire version is asked nothing; with no other the answer is 503 and names it", async () => {
+  const { url, workers } = await startAll([{ alive: false }, {}]);
+  await until("it is known", async () => {
+    const before = workers[0]!.requests.length;
+    for (let i = 0; i < 4; i++) assert.equal((await post(`${url}/v1/chat/completions`, chat({ seed: i }))).status, 200);
+    return workers[0]!.requests.length === before;
+  });
+  const only = await startAll([{ alive: false }], {}, { limits: { ...limits, noWorkerMs: 1_500 } });
+  await until("it is named", async () => {
+    const response = await post(`${only.url}/v1/chat/completions`, chat());
+    const { error }: any = await response.json();
+    if (response.status === 200) return false;
+    assert.deepEqual([response.status, error.code, response.headers.get("retry-after")], [503, "no_worker", "5"]);
+    return /rank 0 speaks another version of the wire than enodia\.runtime\.v1\.Inference/.test(error.message);
+  });
+});
+
+test("a request that a worker refuses is the client's fault", async () => {
+  const refuse = () => new AppError("no token of this model begins an object", { code: "InvalidRequest" });
+  const { url } = await startAll([{ refuse }]);
+  assert.equal((await post(`${url}/v1/chat/completions`, chat({ response_format: { type: "json_object" } }))).status, 400);
+});
+
+test("an endpoint picker finds the load at the port of the API, the attention cache's as soon as a worker told", async () => {
+  const { url } = await startAll([{ kvUse: 0.25 }, { kvUse: 0.75 }, {}]);
+  const scrape = async () => {
+    const response = await fetch(`${url}/metrics`);
+    assert.match(response.headers.get("content-type") ?? "", /^text\/plain; version=0\.0\.4/);
+    return response.text();
+  };
+  await until("both told", async () => (await scrape()).includes('vllm:kv_cache_usage_perc{model_name="tiny"} 0.5\n'));
+  assert.match(await scrape(), /^vllm:num_requests_waiting\{model_name="tiny"\} 0$/m);
+  const silent = await startAll([{}]);
+  assert.doesNotMatch(await (await fetch(`${silent.url}/metrics`)).text(), /cache_usage/);
+});
