@@ -100,7 +100,10 @@ const wrong: Record<string, { readonly args: readonly string[]; readonly message
   "no model": { args: ["train", "--steps", "3"], message: /--model is missing/ },
   "steps that are no number": { args: [...line(1).slice(0, 7), "--steps", "many"], message: /--steps is "many"; it must be a number/ },
   "a schedule that is none": { args: [...line(1), "--schedule", "step"], message: /--schedule is "step"; it must be constant or cosine/ },
-  "a recipe of balance that is none": { args: [...line(1), "--balance", "luck:1"], message: /--balance is "luck:1"; known are switch:RATE/ },
+  "a recipe of balance that is none": {
+    args: [...line(1), "--balance", "luck:1"],
+    message: /--balance is "luck:1"; known are switch:RATE/,
+  },
   "data of worlds that nothing joins": { args: [...line(1), "--data", data], message: /--data is given 2 times; --local says how/ },
   "data of worlds that a blank joins": {
     args: [...line(1), "--data", data, "--local", " "],
