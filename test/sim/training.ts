@@ -245,9 +245,10 @@ class TrainingSim {
     for (const [layer, row] of homes.entries()) stores.startGradients(transport, stamp, { layer, homes: row });
     stores.startGradients(transport, stamp);
     await stores.gradientsArrived();
-    pod.holdings.prepared(step, async (tally) => {
-      for (const store of stores.all) await store.update(simOptimizer.values, simFacts(step, tally));
-    });
+    const update = async (norms: Float64Array): Promise<void> => {
+      for (const store of stores.all) await store.update(simOptimizer.values, simFacts(step, norms));
+    };
+    pod.holdings.prepared(step, { apply: update });
     const all = await gatherAll(
       transport,
       stamp,
@@ -256,7 +257,7 @@ class TrainingSim {
     );
     const tally = Float64Array.from(owners, (owner, i) => all[owner]![i]!);
     pod.holdings.tallied(step, tally);
-    await pod.holdings.update(step);
+    await pod.holdings.commit(step, () => update(tally));
     await gatherAll(transport, stamp, { what: "parameters", layer: -1, lengthFrom: () => 0 }, new Int32Array());
     return homes;
   }

@@ -1,9 +1,9 @@
-// A layer as a rank runs it: its own lanes of a wave forward, and backward, which is given what was kept of them and computes the rest
+// A layer as a rank runs it: its own lanes of a accumulation forward, and backward, which is given what was kept of them and computes the rest
 // again. Interface only; dense-layer.ts and moe-layer.ts have it.
 import type { KeptRows, KeptValue, TrainableSegment, WeightViews } from "../../compute/training.ts";
 import type { Gradients, Values } from "../../kernels/kernel.ts";
 import type { Tensor } from "../../kernels/segment.ts";
-import type { Wave } from "../ranks/accumulation-step.ts";
+import type { AccumulationStep } from "../ranks/accumulation-step.ts";
 import type { DenseSums } from "./dense-sums.ts";
 import type { Room } from "./kept-budget.ts";
 
@@ -22,7 +22,11 @@ export interface LayerPass {
 
 export interface RankLayer {
   /** `xs`: rows of each own lane of the wave; `room`: for what may be kept beside what backward needs, none where there is no backward. */
-  forward(wave: Wave, xs: readonly Float32Array[], room?: Room): Promise<{ readonly ys: Float32Array[]; readonly pass: LayerPass }>;
+  forward(
+    accumulation: AccumulationStep,
+    xs: readonly Float32Array[],
+    room?: Room,
+  ): Promise<{ readonly ys: Float32Array[]; readonly pass: LayerPass }>;
 }
 
 /** Views of what a part reads: parameters, and where backward adds a lane's gradients, which each of `lanes` then takes: those of its own

@@ -12,8 +12,9 @@ import type { Blocks } from "../../placement/training/blocks.ts";
 import { chunkBlocks, chunkIn, expertOf } from "../../placement/training/chunks.ts";
 import { lanesIn } from "../../placement/training/lanes.ts";
 import type { Unit } from "../model/layout.ts";
-import { columnSums, type Wave } from "../ranks/accumulation-step.ts";
+import type { AccumulationStep } from "../ranks/accumulation-step.ts";
 import type { RankMemory } from "../ranks/rank-memory.ts";
+import { columnSums } from "../ranks/row-dealing.ts";
 import { allOf, byExpert, ExpertCalls, type LaneGradient, summed } from "./expert-calls.ts";
 import { packed, type RowBlock, RowPlan, unpacked } from "./expert-rows.ts";
 import { ExpertSums } from "./expert-sums.ts";
@@ -46,9 +47,9 @@ interface LanePass {
   readonly choices: Int32Array;
 }
 
-/** One wave in this layer. */
+/** One accumulation in this layer. */
 interface Turn {
-  readonly wave: Wave;
+  readonly accumulation: AccumulationStep;
   readonly stamp: Stamp;
   readonly blocks: Blocks;
   readonly plan: RowPlan;
@@ -74,12 +75,16 @@ export class RankMoeLayer implements RankLayer {
     this.#shape = { topK: parts.layer.topK, width: parts.layer.expert.inputs[0]?.width ?? 1 };
   }
 
-  async forward(wave: Wave, xs: readonly Float32Array[], room?: Room): Promise<{ ys: Float32Array[]; pass: LayerPass }> {
+  async forward(
+    accumulation: AccumulationStep,
+    xs: readonly Float32Array[],
+    room?: Room,
+  ): Promise<{ ys: Float32Array[]; pass: LayerPass }> {
     const { layer, dense, experts, index } = this.#parts;
     const { width } = this.#shape;
     const [lanes, ys]: [LanePass[], Float32Array[]] = [[], []];
     for (const x of xs) {
-      wave.ask();
+      accumulation.checkStop();
       const values = { x: rowsOf(x, widthInto(layer)) };
       const asked = { room, rows: x.length / widthInto(layer), keeps: dense.block.keeps };
       const { found, kept } = await keeping(asked, (into) => dense.block.forward(values, dense.weights, into));
@@ -90,10 +95,18 @@ export class RankMoeLayer implements RankLayer {
       lanes.push({ values: { ...values, ...written }, kept, f, gates, choices, places: all.slice(0, experts.length) });
       ys.push(floats(h as Tensor));
     }
-    const choices = await this.#allCounts(wave, lanes);
+    const choices = await this.#allCounts(accumulation, lanes);
     const counts = choices.map((of) => of.subarray(0, experts.length));
-    const { blocks, stamp } = await wave.deal(index, counts);
-    const turn = { wave, stamp, blocks, plan: new RowPlan(counts, blocks, wave.intervals), lanes, room, calls: this.#calls(wave, room) };
+    const { blocks, stamp } = await accumulation.dealing.deal(index, counts);
+    const turn = {
+      accumulation,
+      stamp,
+      blocks,
+      plan: new RowPlan(counts, blocks, accumulation.intervals),
+      lanes,
+      room,
+      calls: this.#calls(accumulation, room),
+    };
     const outputs = lanes.map(({ gates }) => new Float32Array(gates.length * width));
     const rows = await this.#expertsForward(turn, outputs);
     for (const [i, y] of ys.entries()) addPlaces(y, outputs[i] as Float32Array, this.#shape, lanes[i]?.gates);
@@ -103,8 +116,8 @@ export class RankMoeLayer implements RankLayer {
 
   /** Fills outputs of the own lanes' places; returns the rows that came from each rank. */
   async #expertsForward(turn: Turn, outputs: readonly Float32Array[]): Promise<readonly Float32Array[]> {
-    const { plan, wave } = turn;
-    const { rank } = wave.transport;
+    const { plan, accumulation } = turn;
+    const { rank } = accumulation.transport;
     const { width } = this.#shape;
     const named = { what: "rows", lengthFrom: (source: number) => width * rowsIn(plan.between(source, rank)) };
     const rowsFor = (host: number): Float32Array =>
@@ -125,15 +138,15 @@ export class RankMoeLayer implements RankLayer {
     const returned = await this.#exchange(turn, back, (source) => answers[source] as Float32Array);
     for (const [host, frame] of returned.entries())
       for (const { block, data } of unpacked(this.#away(turn, host), width, frame))
-        scatter(data, this.#places(turn, block), width, outputs[wave.own(block.lane)] as Float32Array);
+        scatter(data, this.#places(turn, block), width, outputs[accumulation.own(block.lane)] as Float32Array);
     return rows;
   }
 
   #ownForward(turn: Turn, outputs: readonly Float32Array[]): Promise<void> {
-    const { rank } = turn.wave.transport;
+    const { rank } = turn.accumulation.transport;
     const pieces = turn.plan.between(rank, rank).map((block) => {
       const places = this.#places(turn, block);
-      const into = outputs[turn.wave.own(block.lane)] as Float32Array;
+      const into = outputs[turn.accumulation.own(block.lane)] as Float32Array;
       return {
         block,
         x: () => gathered(this.#lane(turn, block).f, places, this.#shape),
@@ -143,13 +156,13 @@ export class RankMoeLayer implements RankLayer {
     return turn.calls.forward(pieces);
   }
 
-  #calls(wave: Wave, room: Room | undefined): ExpertCalls {
+  #calls(accumulation: AccumulationStep, room: Room | undefined): ExpertCalls {
     const { expert, experts, memory, index, frozen } = this.#parts;
     return new ExpertCalls({
       expert,
       width: this.#shape.width,
       room,
-      ask: () => wave.ask(),
+      ask: () => accumulation.checkStop(),
       unit: (id) => experts[id] as Unit,
       weights: (id) => ({ ...memory.weights(index, id), ...frozen }),
     });
@@ -157,9 +170,9 @@ export class RankMoeLayer implements RankLayer {
 
   async #backward(turn: Turn, rows: readonly Float32Array[], { dys, beside }: Gained): Promise<Float32Array[]> {
     const { dense, index, experts, memory, slices } = this.#parts;
-    const { wave, lanes, blocks } = turn;
-    const homes = wave.homes[index] ?? [];
-    const { transport, carried } = wave;
+    const { accumulation, lanes, blocks } = turn;
+    const homes = accumulation.primaries[index] ?? [];
+    const { transport, carried } = accumulation;
     const sums = new ExpertSums({
       blocks,
       homes,
@@ -173,14 +186,14 @@ export class RankMoeLayer implements RankLayer {
     const { dRows, dGates } = await this.#expertsBackward(turn, { dys, rows, sums });
     const dxs: Float32Array[] = [];
     for (const [i, { values, kept, f }] of lanes.entries()) {
-      wave.ask();
+      accumulation.checkStop();
       const df = new Float32Array(f.length);
       addPlaces(df, dRows[i] as Float32Array, this.#shape);
       const outputs = { ...beside[i], h: dys[i] as Float32Array, f: df, gates: dGates[i] as Float32Array };
       const call = { values, kept: kept?.values, outputs, weights: dense.weights, sums: dense.sums };
       dxs.push((await dense.block.backward(call)).x as Float32Array);
       if (kept) turn.room?.give(kept.floats);
-      takeLane(dense, wave.lane(i));
+      takeLane(dense, accumulation.numberOf(i));
     }
     const reduction: Reduce = {
       transport,
@@ -193,14 +206,14 @@ export class RankMoeLayer implements RankLayer {
       memory: (chunk) => memory.ownChunk(index, chunk, "g"),
       partials: (chunk) => sums.partials(expertOf(chunk, slices)).map((lane) => chunkIn(lane, chunk, slices)),
     };
-    await wave.sendHome(index, () => reduce(reduction));
+    await accumulation.reduce(index, () => reduce(reduction));
     return dxs;
   }
 
   async #expertsBackward(turn: Turn, given: ExpertsGiven): Promise<Returned> {
-    const { plan, wave, lanes } = turn;
+    const { plan, accumulation, lanes } = turn;
     const { dys, rows, sums } = given;
-    const { rank } = wave.transport;
+    const { rank } = accumulation.transport;
     const { width } = this.#shape;
     const named = { what: "gradients", lengthFrom: (source: number) => (width + 1) * rowsIn(plan.between(source, rank)) };
     const gradientsFor = (host: number): Float32Array =>
@@ -248,7 +261,7 @@ export class RankMoeLayer implements RankLayer {
 
   /** Own rows of experts that have rows of others too wait for those, since lanes are summed in their order; they are returned. */
   async #ownBackward(turn: Turn, { dys, sums, others, returned }: OwnGiven): Promise<Map<number, LaneGradient[]>> {
-    const { rank } = turn.wave.transport;
+    const { rank } = turn.accumulation.transport;
     const pieces = turn.plan.between(rank, rank).map((block) => ({
       block,
       x: () => gathered(this.#lane(turn, block).f, this.#places(turn, block), this.#shape),
@@ -268,46 +281,50 @@ export class RankMoeLayer implements RankLayer {
 
   #return(turn: Turn, { dRows, dGates }: Returned, found: BlockGradients): void {
     const { block, dx } = found;
-    const [places, own] = [this.#places(turn, block), turn.wave.own(block.lane)];
+    const [places, own] = [this.#places(turn, block), turn.accumulation.own(block.lane)];
     scatter(dx, places, this.#shape.width, dRows[own] as Float32Array);
     for (const [i, place] of places.entries()) (dGates[own] as Float32Array)[place] = found.dGates[i] as number;
   }
 
-  /** choices[lane][expert], free ones behind, of all lanes of the wave, zeros where there is no such lane. Throws PassStopped on all ranks
+  /** choices[lane][expert], free ones behind, of all lanes of the accumulation, zeros where there is no such lane. Throws PassStopped on all ranks
    *  where one asks. */
-  async #allCounts(wave: Wave, lanes: readonly LanePass[]): Promise<Int32Array[]> {
-    const { transport, stamp, intervals } = wave;
+  async #allCounts(accumulation: AccumulationStep, lanes: readonly LanePass[]): Promise<Int32Array[]> {
+    const { transport, stamp, intervals } = accumulation;
     const count = this.#parts.experts.length + (this.#parts.layer.free?.count ?? 0);
     const own = new Int32Array(1 + count * lanesIn(intervals[transport.rank]));
-    own[0] = Number(wave.wantsStop());
+    own[0] = Number(accumulation.wantsStop());
     for (const [lane, { choices }] of lanes.entries()) own.set(choices, 1 + lane * count);
     const lengthFrom = (rank: number): number => 1 + count * lanesIn(intervals[rank]);
     const all = await gatherAll(transport, stamp, { what: "counts", layer: this.#parts.index, lengthFrom }, own);
-    if (all.some(([stop]) => stop !== 0)) wave.stop();
+    if (all.some(([stop]) => stop !== 0)) accumulation.stop();
     return all.flatMap((part) =>
       Array.from({ length: (part.length - 1) / count }, (_, i) => part.subarray(1 + i * count, 1 + (i + 1) * count)),
     );
   }
 
   /** A frame to each other rank, and one from each; nothing of this one's own. */
-  #exchange({ wave, stamp }: Turn, name: Omit<ExchangeName, "layer">, frameFor: (rank: number) => Float32Array): Promise<Float32Array[]> {
-    const { rank, ranks } = wave.transport;
+  #exchange(
+    { accumulation, stamp }: Turn,
+    name: Omit<ExchangeName, "layer">,
+    frameFor: (rank: number) => Float32Array,
+  ): Promise<Float32Array[]> {
+    const { rank, ranks } = accumulation.transport;
     const parts = Array.from({ length: ranks }, (_, to) => (to === rank ? none : frameFor(to)));
-    return exchange(wave.transport, stamp, { ...name, layer: this.#parts.index }, parts);
+    return exchange(accumulation.transport, stamp, { ...name, layer: this.#parts.index }, parts);
   }
 
   /** Blocks of another rank's tokens that are computed here. */
-  #from({ plan, wave: { transport } }: Turn, source: number): readonly RowBlock[] {
+  #from({ plan, accumulation: { transport } }: Turn, source: number): readonly RowBlock[] {
     return source === transport.rank ? [] : plan.between(source, transport.rank);
   }
 
   /** Blocks of own tokens that another rank computes. */
-  #away({ plan, wave: { transport } }: Turn, host: number): readonly RowBlock[] {
+  #away({ plan, accumulation: { transport } }: Turn, host: number): readonly RowBlock[] {
     return host === transport.rank ? [] : plan.between(transport.rank, host);
   }
 
-  #lane({ lanes, wave }: Turn, { lane }: RowBlock): LanePass {
-    return lanes[wave.own(lane)] as LanePass;
+  #lane({ lanes, accumulation }: Turn, { lane }: RowBlock): LanePass {
+    return lanes[accumulation.own(lane)] as LanePass;
   }
 
   #places(turn: Turn, row: RowBlock): readonly number[] {
@@ -320,7 +337,12 @@ export class RankMoeLayer implements RankLayer {
   }
 
   #dOut(turn: Turn, dys: readonly Float32Array[], row: RowBlock): Float32Array {
-    return gathered(dys[turn.wave.own(row.lane)] as Float32Array, this.#places(turn, row), this.#shape, widthBehind(this.#parts.layer));
+    return gathered(
+      dys[turn.accumulation.own(row.lane)] as Float32Array,
+      this.#places(turn, row),
+      this.#shape,
+      widthBehind(this.#parts.layer),
+    );
   }
 }
 

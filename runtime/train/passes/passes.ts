@@ -1,9 +1,9 @@
-// The model as one rank runs it: segments compiled, views of their weights, and the passes of its own lanes of a wave. Experts' gradients
+// The model as one rank runs it: segments compiled, views of their weights, and the passes of its own lanes of a accumulation. Experts' gradients
 // are added lane by lane and dense ones in the tree over lanes, so that bits do not depend on how many lanes are worked on at once.
 import type { TrainableLoss, TrainableSegment, TrainingBackend, WeightViews } from "../../compute/training.ts";
 import type { ModelProgram, Tensor } from "../../kernels/segment.ts";
 import { movedTo, type Unit, viewsOf } from "../model/layout.ts";
-import type { Wave } from "../ranks/accumulation-step.ts";
+import type { AccumulationStep } from "../ranks/accumulation-step.ts";
 import type { Shape } from "../ranks/model-shape.ts";
 import type { RankMemory } from "../ranks/rank-memory.ts";
 import type { RecipeSetting } from "../recipes/recipe.ts";
@@ -31,10 +31,10 @@ export interface LaneLoss {
   readonly balance: number;
 }
 
-/** What the gradients of a wave are. */
+/** What the gradients of a accumulation are. */
 export interface WaveLosses {
   readonly lanes: readonly LaneLoss[];
-  /** Rows of each layer's experts, in all lanes of the wave. */
+  /** Rows of each layer's experts, in all lanes of the accumulation. */
   readonly rows: readonly ArrayLike<number>[];
 }
 
@@ -131,13 +131,13 @@ export class Passes {
   }
 
   /** The sum of the losses of each own lane, without gradients. Throws PassStopped. */
-  async losses(wave: Wave, lanes: readonly Lane[]): Promise<number[]> {
+  async losses(accumulation: AccumulationStep, lanes: readonly Lane[]): Promise<number[]> {
     const { layers, head, garbage } = this.#parts;
     let xs: readonly Float32Array[] = await inTurn(lanes, (lane) => this.#embedded(lane));
     for (const [index, layer] of layers.entries()) {
-      wave.beforeForward(index);
-      xs = (await layer.forward(wave, xs)).ys;
-      wave.afterForward(index);
+      accumulation.replicas.beforeForward(index);
+      xs = (await layer.forward(accumulation, xs)).ys;
+      accumulation.replicas.afterForward(index);
       garbage.look();
     }
     return inTurn(lanes, async ({ targets }, i) =>
@@ -145,22 +145,22 @@ export class Passes {
     );
   }
 
-  /** Adds the gradients of sum(scale * loss) of the own lanes, in their order, and of the losses of balance, to which the wave is a whole
+  /** Adds the gradients of sum(scale * loss) of the own lanes, in their order, and of the losses of balance, to which the accumulation is a whole
    *  step. Throws PassStopped; the step's gradients are then to be dropped. */
-  async addGradients(wave: Wave, lanes: readonly Lane[], scale: number): Promise<WaveLosses> {
+  async addGradients(accumulation: AccumulationStep, lanes: readonly Lane[], scale: number): Promise<WaveLosses> {
     const { layers, embed, head, balancing, room, garbage } = this.#parts;
     room.clear();
     const asked = <T, U>(items: readonly T[], run: (item: T, index: number) => Promise<U>): Promise<U[]> =>
       inTurn(items, (item, index) => {
-        wave.ask();
+        accumulation.checkStop();
         return run(item, index);
       });
     let xs: readonly Float32Array[] = await asked(lanes, (lane) => this.#embedded(lane));
     const passes: LayerPass[] = [];
     for (const [index, layer] of layers.entries()) {
-      wave.beforeForward(index);
-      const { ys, pass } = await layer.forward(wave, xs, room);
-      wave.afterForward(index);
+      accumulation.replicas.beforeForward(index);
+      const { ys, pass } = await layer.forward(accumulation, xs, room);
+      accumulation.replicas.afterForward(index);
       garbage.look();
       passes.push(pass);
       xs = ys;
@@ -170,7 +170,7 @@ export class Passes {
     const ends = await asked(lanes, async ({ targets }, i) => {
       const { segment, weights, sums } = head;
       const found = await segment.backward({ x: xs[i] as Float32Array, targets, scale, weights, sums });
-      takeLane(head, wave.lane(i));
+      takeLane(head, accumulation.numberOf(i));
       return found;
     });
     let gradients: readonly Float32Array[] = ends.map(({ dx }) => dx);
@@ -179,21 +179,21 @@ export class Passes {
       const pass = passes.pop() as LayerPass;
       const beside = balancing.gradients(index, pass.kept, pass.choices);
       for (const [i, { loss }] of beside.entries()) balance[i] = (balance[i] as number) + loss;
-      await wave.beforeBackward(index);
+      await accumulation.replicas.beforeBackward(index);
       gradients = await pass.backward(
         gradients,
         beside.map((own) => own.gradients),
       );
-      wave.afterBackward(index);
+      accumulation.replicas.afterBackward(index);
       garbage.look();
     }
     await asked(lanes, async ({ inputs }, i) => {
       const values = { ids: { shape: [inputs.length], data: inputs } };
       const { segment, weights, sums } = embed;
       await segment.backward({ values, outputs: { x: gradients[i] as Float32Array }, weights, sums });
-      takeLane(embed, wave.lane(i));
+      takeLane(embed, accumulation.numberOf(i));
     });
-    await wave.allHome();
+    await accumulation.allReduced();
     return { lanes: ends.map(({ losses }, i) => ({ loss: sumOf(losses), balance: balance[i] as number })), rows };
   }
 

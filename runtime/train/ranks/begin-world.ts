@@ -99,7 +99,7 @@ async function finish({ transport, stamp, holdings }: Begin, units: readonly Sta
     if (rank === giver) await transport.send(to, stamp, name, holdings.tally);
     if (rank === to) holdings.tallied(step, (await transport.receive(giver, stamp, { ...name, length: units.length })) as Float64Array);
   }
-  if (ranks[rank] === "finish") await holdings.update(step);
+  if (ranks[rank] === "finish") await holdings.commitPending(step);
 }
 
 function nearHomes(shape: Shape, ranks: number, held: readonly ReadonlySet<number>[], owned: readonly ReadonlySet<number>[]): number[][] {

@@ -1,7 +1,5 @@
 // A member of a world at its begin, by the options that all members have: a rank that makes steps from there on, or one that leaves and
 // hands over what it has.
-import type { StepFacts } from "../optimizers/optimizer.ts";
-import { rateOf } from "../optimizers/schedule.ts";
 import { type Begin, beginWorld } from "./begin-world.ts";
 import { memoryThere, roomFor } from "./fits.ts";
 import { type Shape, shapeOf } from "./model-shape.ts";
@@ -31,14 +29,6 @@ export function beginOf(options: RankOptions, given: Pick<Begin, "shape" | "stor
   const { transport, facts, world } = options.seat;
   const stamp = { world, step: 0, plan: runHash(options) };
   return { transport, stamp, ranks: facts.node.length, restore, ...given };
-}
-
-/** The norm of all gradients, out of their squares. */
-export const normIn = (tally: Float64Array): number => Math.sqrt(tally.reduce((sum, square) => sum + square, 0));
-
-/** What the numbers of a step follow from, by the squares that all ranks have. */
-export function factsOf({ schedule, clip }: RankOptions, step: number, tally: Float64Array): Omit<StepFacts, "decays"> {
-  return { step, rate: rateOf(schedule, step), clip: Math.min(1, clip / (normIn(tally) + 1e-6)) };
 }
 
 /** Hands over what a rank has that is none of the new world's: its transport has it as a rank past theirs. */

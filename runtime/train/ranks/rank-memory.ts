@@ -26,11 +26,11 @@ export class RankMemory extends UnitState {
   }
 
   /** Dense parameters of other ranks are to come anew after it, and come back with the rest. */
-  override climb(scale: number): () => void {
+  override perturb(scale: number): () => void {
     const before = this.dense.buffer === this.ownDense("p").buffer ? undefined : this.dense.slice();
-    const back = super.climb(scale);
+    const restore = super.perturb(scale);
     return () => {
-      back();
+      restore();
       if (before !== undefined) this.dense.set(before);
     };
   }

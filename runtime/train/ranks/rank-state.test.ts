@@ -40,7 +40,7 @@ async function onDisk(fails = false) {
 async function prepared(store: UnitState): Promise<Holdings> {
   const holdings = new Holdings();
   holdings.loaded(0, [store]);
-  holdings.prepared(1, (tally) => store.update(simOptimizer.values, simFacts(1, tally)));
+  holdings.prepared(1, { apply: (squares) => store.update(simOptimizer.values, simFacts(1, squares)) });
   holdings.tallied(1, Float64Array.of(1));
   return holdings;
 }
@@ -48,7 +48,7 @@ async function prepared(store: UnitState): Promise<Holdings> {
 test("a step is made once all of it is in the state, not before", async () => {
   const { store } = await onDisk();
   const holdings = await prepared(store);
-  const update = holdings.update(1);
+  const update = holdings.commitPending(1);
   assert.deepEqual(holdings.standing, { applied: 0, prepared: 1, tallied: 1 });
   await update;
   assert.deepEqual(holdings.standing, { applied: 1, prepared: 1, tallied: 1 });
@@ -58,7 +58,7 @@ test("a step is made once all of it is in the state, not before", async () => {
 test("a disk that fails in an update leaves nothing that is held, since it has the step in part", async () => {
   const { store, disk } = await onDisk(true);
   const holdings = await prepared(store);
-  await assert.rejects(holdings.update(1), { message: "the disk is full" });
+  await assert.rejects(holdings.commitPending(1), { message: "the disk is full" });
   assert.deepEqual([holdings.standing, disk.closed], [nothing, true]);
   assert.ok(holdings.has(simUnits).every((has) => has === 0));
 });

@@ -2,6 +2,7 @@
 // world that ends changes nothing of it; the next one begins from it.
 import { afterEvent, type Holder, nothingHeld, type Standing } from "../../placement/training/commit.ts";
 import type { StateUnit } from "./model-shape.ts";
+import type { PendingUpdate } from "./optimizer-step.ts";
 import type { UnitState } from "./unit-state.ts";
 
 /** What one world left: the state that a rank owned, and what it shadowed. */
@@ -11,8 +12,6 @@ interface Left {
   readonly stores: readonly UnitState[];
 }
 
-const nothing = async (): Promise<void> => {};
-
 export class Holdings {
   #standing: Standing = nothingHeld;
   /** Two at most: the last one whose begin was through, and one whose begin may be. */
@@ -20,7 +19,7 @@ export class Holdings {
   /** The newest world of which a rank knows that all of its ranks have their state. */
   #settled = 0;
   #tally: Float64Array = new Float64Array();
-  #update: (tally: Float64Array) => Promise<void> = nothing;
+  #pending: PendingUpdate | undefined;
   #stage = 0;
 
   /** The stage of the run that its state is of. */
@@ -75,10 +74,10 @@ export class Holdings {
     return this.#stores.includes(store);
   }
 
-  /** The gradients of a step are complete for all that is held: `update` makes the step by the tally. */
-  prepared(step: number, update: (tally: Float64Array) => Promise<void>): void {
+  /** The gradients of a step are complete for all that is held: `update` makes the step once the norms are here. */
+  prepared(step: number, update: PendingUpdate): void {
     this.#standing = afterEvent(this.#standing, "gradients complete", step);
-    this.#update = update;
+    this.#pending = update;
   }
 
   /** All norms of the step are here: from now on it is made, whoever is lost. */
@@ -91,16 +90,21 @@ export class Holdings {
    * Brings the step into the state of all that is held, whatever becomes of the world meanwhile: to be awaited before anything else is
    * asked of it. Where the disk that has state fails in it, nothing is held any more, since some of it has the step and some has not.
    */
-  async update(step: number): Promise<void> {
+  async commit(step: number, update: () => Promise<void>): Promise<void> {
     const updated = afterEvent(this.#standing, "updated", step);
     try {
-      await this.#update(this.#tally);
+      await update();
     } catch (caught) {
       this.drop();
       throw caught;
     }
     this.#standing = updated;
-    this.#update = nothing; // what it belongs to is a whole rank, and ends with its world
+    this.#pending = undefined; // what it belongs to is a whole rank, and ends with its world
+  }
+
+  /** Commits the step whose update is pending: norms came after the world that made its gradients had ended. */
+  commitPending(step: number): Promise<void> {
+    return this.commit(step, async () => this.#pending?.apply(this.#tally));
   }
 
   /** Another rank knows of a world that all of its ranks have their state: what is from before it, nobody will ask for. */
@@ -117,7 +121,7 @@ export class Holdings {
     this.#standing = { applied: step, prepared: step, tallied };
     const before = this.#worlds.find((left) => left.world >= this.#settled);
     this.#keep([...(before === undefined ? [] : [before]), { world, stores }]);
-    this.#update = nothing;
+    this.#pending = undefined;
   }
 
   /** Every rank has its state. */
@@ -136,7 +140,7 @@ export class Holdings {
   drop(): void {
     this.#standing = nothingHeld;
     this.#keep([]);
-    this.#update = nothing;
+    this.#pending = undefined;
   }
 
   /** No rank is behind a checkpoint, since all write it: who is was given up, and the others have gone on without it. */

@@ -1,6 +1,5 @@
-// One rank's part in a step of training: its lanes forward and backward, wave by wave, the experts that it hosts, sums home, and the
-// update of what it owns. All ranks run the same code and meet in the exchanges; how many they are, one among them, changes no bits.
-
+// One rank's part in a step of training: its micro-batches forward and backward, the experts that it hosts, sums at their primaries, and
+// the update of what it owns. All ranks run the same code and meet in the exchanges; how many they are changes no bits.
 import type { TrainingBackend } from "../../compute/training.ts";
 import { gatherAll } from "../../net/collectives/collectives.ts";
 import { partOf } from "../../net/collectives/part.ts";
@@ -17,17 +16,19 @@ import { perturbationRadius } from "../recipes/index.ts";
 import { Meter } from "../trace/meter.ts";
 import { recordedBackend } from "../trace/recorder.ts";
 import type { Share } from "../worlds/outer.ts";
-import { columnSums, PassStopped, Wave } from "./accumulation-step.ts";
+import { AccumulationStep, PassStopped } from "./accumulation-step.ts";
 import { type Begun, beginWorld } from "./begin-world.ts";
-import { Copies } from "./expert-replicas.ts";
+import { ExpertReplicas, ReplicaTransfers } from "./expert-replicas.ts";
 import { RankRates } from "./measured-rates.ts";
-import { beginOf, factsOf, normIn, roomOf, runHash, storesOf } from "./member.ts";
+import { beginOf, roomOf, runHash, storesOf } from "./member.ts";
 import { firstHomes, homesOfUnits, ownedDense, type Shape, shapeOf, stateUnits } from "./model-shape.ts";
+import { normIn, OptimizerStep } from "./optimizer-step.ts";
 import { moveHomes } from "./primary-moves.ts";
 import type { RankMemory } from "./rank-memory.ts";
 import type { RankOptions } from "./rank-options.ts";
 import { Holdings } from "./rank-state.ts";
 import type { RankStores } from "./rank-stores.ts";
+import { columnSums, RowDealing } from "./row-dealing.ts";
 import { checkLosses, checkNorm, tallyOf } from "./squared-norms.ts";
 import { Planning, planHash } from "./step-plan.ts";
 import { RankState } from "./stored-state.ts";
@@ -76,15 +77,30 @@ interface Metered {
   readonly meter: Meter;
 }
 
-/** What waves of one step share. */
-interface Turn {
+/** What accumulation steps of one step, or of a look at other data, share. */
+interface StepPlan {
   readonly stamp: Stamp;
-  readonly hosts: number[][][];
+  readonly hosts: readonly (readonly (readonly number[])[])[];
   readonly lanes: number;
-  readonly wave: number;
+  /** Micro-batches of an accumulation step. */
+  readonly atOnce: number;
   stopped(): boolean;
-  /** A layer's gradients are complete at their homes. */
+  /** A layer's gradients are complete at their primaries. */
   complete?(layer: number): void;
+}
+
+/** Sums over all micro-batches, and where the rows of the first accumulation step were. */
+interface StepGradients {
+  readonly losses: readonly LaneLoss[];
+  /** rows[layer][expert] of the whole step. */
+  readonly rows: readonly Float64Array[];
+  readonly first: Pick<StepEnd, "hosts" | "blocks" | "loads">;
+}
+
+interface Accumulated {
+  readonly first: number;
+  readonly transfers: ReplicaTransfers;
+  readonly stays: boolean;
 }
 
 export class Rank {
@@ -118,7 +134,7 @@ export class Rank {
     this.#rates = new RankRates({ transport, meter, floats, layers, everySteps: options.fssdp.reshardSteps });
     this.#run = runHash(options);
     this.#planning = new Planning(options.fssdp, facts, firstHomes(this.#shape, transport.ranks));
-    const homes = (): readonly (readonly number[])[] => this.#planning.homes;
+    const homes = (): readonly (readonly number[])[] => this.#planning.primaries;
     const stamp = (step: number): Stamp => this.#stamp(step, "between steps");
     const loaded = (step: number): void => this.#holdings.loaded(step, stores.all);
     this.state = new RankState({ layout, shape: this.#shape, stores, transport, homes, stamp, loaded });
@@ -147,7 +163,7 @@ export class Rank {
    */
   async begin(restore: () => Promise<number>): Promise<Begun> {
     const begun = await beginWorld(beginOf(this.#given, { shape: this.#shape, stores: this.#stores, holdings: this.#holdings }, restore));
-    this.#planning.homes = begun.homes;
+    this.#planning.primaries = begun.homes;
     await this.#allDense(this.#stamp(begun.step, "dense part"));
     return begun;
   }
@@ -156,7 +172,7 @@ export class Rank {
   get share(): Share {
     return {
       units: stateUnits(this.#shape),
-      homes: homesOfUnits(this.#shape, this.#planning.homes),
+      homes: homesOfUnits(this.#shape, this.#planning.primaries),
       rank: this.#options.seat.transport.rank,
       state: this.#memory,
       spread: (step) => this.#allDense(this.#stamp(step, "met"), "means"), // ranks may wait for other worlds, longer than a step may take
@@ -184,67 +200,78 @@ export class Rank {
 
   /** `step` counts from 1. Undefined where the run is to stop, on all ranks alike: parameters are then those of the step before. */
   async step(step: number, batch: Batch, stopped = never): Promise<StepEnd | undefined> {
+    const plan = await this.#plan(step, stopped);
+    if (plan === undefined) return undefined;
+    const gradients = await this.#gradients(plan, batch);
+    if (gradients === undefined || !(await this.#perturbed(plan, batch))) return undefined;
     const { transport } = this.#options.seat;
-    const from = this.#planning.homes;
-    const homes = this.#planning.nextHomes(step);
+    const { stamp } = plan;
+    const { rows } = gradients;
+    this.#planning.add(rows);
+    this.#stores.startGradients(transport, stamp);
+    await this.#stores.gradientsArrived();
+    // A rank that is lost in here costs the step, whose report is made when it is made again; after the commit it would have none.
+    if (this.#options.fssdp.measured === true) this.#planning.rates = (await this.#rates.after(step, stamp)) ?? this.#planning.rates;
+    const update = new OptimizerStep({ step, stores: this.#stores, balancing: this.#passes.balancing, rows, options: this.#options });
+    this.#holdings.prepared(step, update);
+    const squares = await this.#squares(stamp);
+    const gradientNorm = normIn(squares);
+    checkNorm(step, gradientNorm);
+    this.#holdings.tallied(step, squares); // from here on the step is made, whoever is lost
+    await this.#holdings.commit(step, () => update.apply(squares));
+    await this.#allDense(stamp);
+    return this.#report(step, gradients, gradientNorm);
+  }
+
+  #report(step: number, { losses, rows, first }: StepGradients, gradientNorm: number): StepEnd {
+    const { sequences, sequenceLength, schedule } = this.#options;
+    const sumOf = (what: keyof LaneLoss): number => losses.reduce((sum, own) => sum + own[what], 0);
+    return {
+      loss: sumOf("loss") / (sequences * sequenceLength),
+      balanceLoss: sumOf("balance"),
+      gradientNorm,
+      rate: rateOf(schedule, step),
+      rows,
+      homes: this.#planning.primaries,
+      ...first,
+      rates: this.#planning.rates,
+    };
+  }
+
+  /** Agrees with the other ranks on the step, moves experts that get another primary, and says who hosts each. Undefined where one of them
+   *  is to stop. */
+  async #plan(step: number, stopped: () => boolean): Promise<StepPlan | undefined> {
+    const { transport } = this.#options.seat;
+    const from = this.#planning.primaries;
+    const homes = this.#planning.nextPrimaries(step);
     const before = this.#stamp(step, { from, homes });
     // Ranks that do not agree would wait for one another's frames; here all of them send one of the same name, and whether to stop.
     const wishes = Int32Array.of(Number(transport.ranks > 1 && stopped()));
     const asked = await gatherAll(transport, before, { what: "plan", layer: -1, lengthFrom: () => 1 }, wishes);
     if (asked.some(([stop]) => stop !== 0)) return undefined;
     await moveHomes({ transport, stamp: before, shape: this.#shape, stores: this.#stores, from, to: homes });
-    this.#planning.homes = homes;
+    this.#planning.primaries = homes;
     const hosts = homes.map((_, layer) => this.#planning.hostsBefore(layer));
     const stamp = this.#stamp(step, { homes, hosts });
     const { lanes, fssdp } = this.#options;
     const complete = (layer: number): void => this.#stores.startGradients(transport, stamp, { layer, homes: homes[layer] ?? [] });
-    const turn = { stamp, hosts, lanes, wave: fssdp.lanesAtOnce, stopped, complete };
-    const done = await this.#summed(turn, batch);
-    if (done === undefined || !(await this.#climbed(turn, batch))) return undefined;
-    const rows = done.rows.map(columnSums);
-    this.#planning.add(rows);
-    this.#stores.startGradients(transport, stamp);
-    await this.#stores.gradientsArrived();
-    // A rank that is lost in here costs the step, which is told when it is made again; one that is made already would not be.
-    if (fssdp.measured === true) this.#planning.rates = (await this.#rates.after(step, stamp)) ?? this.#planning.rates;
-    this.#holdings.prepared(step, (tally) => this.#update(step, tally, rows));
-    const tally = await this.#tally(stamp);
-    const gradientNorm = normIn(tally);
-    checkNorm(step, gradientNorm);
-    this.#holdings.tallied(step, tally);
-    await this.#holdings.update(step);
-    await this.#allDense(stamp);
-    const rate = rateOf(this.#options.schedule, step);
-    const { sequences, sequenceLength } = this.#options;
-    const sumOf = (what: keyof LaneLoss): number => done.losses.reduce((sum, own) => sum + own[what], 0);
-    return {
-      loss: sumOf("loss") / (sequences * sequenceLength),
-      balanceLoss: sumOf("balance"),
-      gradientNorm,
-      rate,
-      rows,
-      homes,
-      hosts: done.hosts,
-      blocks: done.blocks,
-      loads: done.loads,
-      rates: this.#planning.rates,
-    };
+    return { stamp, hosts, lanes, atOnce: fssdp.lanesAtOnce, stopped, complete };
   }
 
   /** The sum of the losses of each group of sequences, on all ranks; undefined where the run is to stop. */
   async losses({ step, groups, group, stopped }: Look): Promise<readonly number[] | undefined> {
     const { transport } = this.#options.seat;
-    const hosts = this.#planning.homes.map((_, layer) => this.#planning.hostsBefore(layer));
-    const stamp = this.#stamp(step, { look: groups, homes: this.#planning.homes, hosts });
+    const hosts = this.#planning.primaries.map((_, layer) => this.#planning.hostsBefore(layer));
+    const stamp = this.#stamp(step, { look: groups, homes: this.#planning.primaries, hosts });
     // Alone, a rank looks at one group after another, whatever a step has at once.
-    const wave = transport.ranks === 1 ? 1 : this.#options.fssdp.lanesAtOnce;
-    const turn = { stamp, hosts, lanes: groups, wave, stopped };
+    const atOnce = transport.ranks === 1 ? 1 : this.#options.fssdp.lanesAtOnce;
+    const plan = { stamp, hosts, lanes: groups, atOnce, stopped };
     const own: number[] = [];
-    const look = async (lanes: Wave, numbers: readonly number[]): Promise<void> => {
-      own.push(...(await this.#passes.losses(lanes, await readAll(numbers, group))));
+    const look = async (accumulation: AccumulationStep, numbers: readonly number[]): Promise<void> => {
+      own.push(...(await this.#passes.losses(accumulation, await readAll(numbers, group))));
     };
-    if (!(await this.#meter.beside(() => this.#eachWave(turn, look)))) return undefined;
-    const dealt = this.#lanesOf(wave, groups);
+    if (!(await this.#meter.beside(() => this.#eachAccumulation(plan, look)))) return undefined;
+    const dealt = this.#lanesOf(atOnce, groups);
     const named = { what: "losses", layer: -1, lengthFrom: (rank: number): number => dealt[rank]?.length ?? 0 };
     const all = await gatherAll(transport, stamp, named, Float64Array.from(own));
     const found = new Array<number>(groups).fill(0);
@@ -252,113 +279,124 @@ export class Rank {
     return found;
   }
 
-  /** Gradients of all lanes at their owners, but for what shadows wait for; undefined where it was stopped. */
-  async #summed(turn: Turn, batch: Batch) {
-    const { stamp } = turn;
+  /** Gradients of all micro-batches at their owners, but for what shadows wait for; undefined where it was stopped. */
+  async #gradients(plan: StepPlan, batch: Batch): Promise<StepGradients | undefined> {
+    const { stamp } = plan;
     this.#memory.clearGradients();
-    const done = await this.#gradients(turn, batch);
-    if (done === undefined) {
+    const passed = await this.#passed(plan, batch);
+    if (passed === undefined) {
       this.#passes.drop();
       return undefined;
     }
-    const losses = await this.#allLosses(stamp, done.losses);
+    const losses = await this.#allLosses(stamp, passed.losses);
     await checkLosses(stamp.step, losses, (lane) => batch.documents(lane));
     const all = { transport: this.#options.seat.transport, stamp, memory: this.#memory, shape: this.#shape };
     await sumDense({ ...all, ranges: this.#passes.ranges, lanes: this.#lanesOf() });
-    return { ...done, losses };
+    return { ...passed, losses };
   }
 
-  /** Takes gradients anew a little uphill, for parameters as they are, where the run asks for it; false where it was stopped. */
-  async #climbed(turn: Turn, batch: Batch): Promise<boolean> {
+  /** SAM: takes gradients anew a little uphill, for parameters as they are, where the run asks for it; false where it was stopped. */
+  async #perturbed(plan: StepPlan, batch: Batch): Promise<boolean> {
     const radius = perturbationRadius(this.#options.recipes);
     if (radius === 0) return true;
-    const norm = normIn(await this.#tally(turn.stamp));
-    const back = this.#memory.climb(norm > 0 ? radius / norm : 0);
+    const norm = normIn(await this.#squares(plan.stamp));
+    const restore = this.#memory.perturb(norm > 0 ? radius / norm : 0);
     try {
-      const stamp = this.#stamp(turn.stamp.step, { climbedFrom: turn.stamp.plan });
+      const stamp = this.#stamp(plan.stamp.step, { perturbedFrom: plan.stamp.plan });
       await this.#allDense(stamp);
-      return (await this.#summed({ ...turn, stamp }, batch)) !== undefined;
+      return (await this.#gradients({ ...plan, stamp }, batch)) !== undefined;
     } finally {
-      back();
+      restore();
     }
   }
 
-  /** Undefined where it was stopped. */
-  async #gradients(turn: Turn, batch: Batch) {
+  /** This rank's micro-batches forward and backward, with its own losses; undefined where it was stopped. */
+  async #passed(plan: StepPlan, batch: Batch): Promise<StepGradients | undefined> {
     const { sequences, sequenceLength } = this.#options;
     const losses: LaneLoss[] = [];
-    /** By layer, of each wave. */
-    const rows: ArrayLike<number>[][] = this.#planning.homes.map(() => []);
-    let first: Wave | undefined;
-    const pass = async (wave: Wave, numbers: readonly number[]): Promise<void> => {
+    /** By layer, of each accumulation step. */
+    const rows: ArrayLike<number>[][] = this.#planning.primaries.map(() => []);
+    let first: StepGradients["first"] | undefined;
+    const pass = async (accumulation: AccumulationStep, numbers: readonly number[]): Promise<void> => {
       const lanes = await readAll(numbers, (lane) => batch.lane(lane));
-      const found = await this.#passes.addGradients(wave, lanes, 1 / (sequences * sequenceLength));
+      const found = await this.#passes.addGradients(accumulation, lanes, 1 / (sequences * sequenceLength));
       losses.push(...found.lanes);
       for (const [layer, of] of found.rows.entries()) rows[layer]?.push(of);
-      first ??= wave;
+      const { replicas, dealing } = accumulation;
+      first ??= { hosts: replicas.hosts, blocks: dealing.blocks, loads: dealing.loads };
     };
-    if (!(await this.#eachWave(turn, pass))) return undefined;
-    const wave = first as Wave | undefined;
-    return { losses, rows, hosts: wave?.hosts ?? [], blocks: wave?.blocks ?? [], loads: wave?.loads ?? [] };
+    if (!(await this.#eachAccumulation(plan, pass))) return undefined;
+    return { losses, rows: rows.map(columnSums), first: first ?? { hosts: [], blocks: [], loads: [] } };
   }
 
-  /** Waves of a step, or of a look, one after another, with the numbers of this rank's lanes. False where the run is to stop: nothing is
-   *  under way then, and no copy held. */
-  async #eachWave(
-    { stamp, hosts, lanes, wave, stopped, complete }: Turn,
-    run: (wave: Wave, lanes: readonly number[]) => Promise<void>,
+  /** Accumulation steps one after another, with the numbers of this rank's micro-batches. False where the run is to stop: nothing is under
+   *  way then, and no replica held. */
+  async #eachAccumulation(
+    plan: StepPlan,
+    run: (accumulation: AccumulationStep, lanes: readonly number[]) => Promise<void>,
   ): Promise<boolean> {
+    const { lanes, atOnce } = plan;
     const { seat, fssdp } = this.#options;
-    const { transport, facts } = seat;
-    const stays = fssdp.rematerialize === "Never" && !this.#planning.late;
-    const intervals = this.#intervals(wave);
-    const lateStamp = (layer: number, late: readonly (readonly number[])[]): Stamp => this.#stamp(stamp.step, { layer, hosts: late });
-    let copies = this.#copies();
-    const shared = { transport, stamp, facts, fssdp, planning: this.#planning, memory: this.#memory, intervals, hosts, stopped, lateStamp };
-    for (let first = 0; first < lanes; first += wave) {
-      const leaves = stays && first + wave < lanes;
-      const last = first + wave >= lanes ? complete : undefined;
-      const made = new Wave({ ...shared, copies, first, carried: first > 0, leaves, complete: last });
-      const dealt = this.#lanesOf(wave, Math.min(lanes, first + wave))[transport.rank] ?? [];
+    const keeps = fssdp.rematerialize === "Never" && !this.#planning.late;
+    let transfers = this.#transfers();
+    for (let first = 0; first < lanes; first += atOnce) {
+      const stays = keeps && first + atOnce < lanes;
+      const accumulation = this.#accumulation(plan, { first, transfers, stays });
+      const dealt = this.#lanesOf(atOnce, Math.min(lanes, first + atOnce))[seat.transport.rank] ?? [];
+      const own = dealt.filter((lane) => lane >= first);
       try {
-        await run(
-          made,
-          dealt.filter((lane) => lane >= first),
-        );
+        await run(accumulation, own);
       } catch (caught) {
         if (!(caught instanceof PassStopped)) throw caught;
-        await copies.settled();
-        this.#dropCopies();
+        await transfers.settled();
+        this.#dropReplicas();
         return false;
       }
-      if (!leaves) this.#dropCopies();
-      if (!stays) copies = this.#copies();
+      if (!stays) this.#dropReplicas();
+      if (!keeps) transfers = this.#transfers();
     }
     return true;
   }
 
-  #copies(): Copies {
+  #accumulation({ stamp, hosts, lanes, atOnce, stopped, complete }: StepPlan, { first, transfers, stays }: Accumulated): AccumulationStep {
+    const { seat, fssdp } = this.#options;
+    const { transport, facts } = seat;
+    const intervals = this.#intervals(atOnce);
+    const planning = this.#planning;
+    const replicas = new ExpertReplicas({
+      ...{ transfers, memory: this.#memory, late: planning.late, again: fssdp.rematerialize === "AfterForward", stays, hosts },
+      stampOf: (layer, late) => (planning.late ? this.#stamp(stamp.step, { layer, hosts: late }) : stamp),
+    });
+    return new AccumulationStep({
+      ...{ transport, stamp, intervals, first, carried: first > 0, primaries: planning.primaries, replicas, stopped },
+      dealing: new RowDealing({ planning, replicas, fssdp, facts, intervals }),
+      complete: first + atOnce >= lanes ? complete : undefined,
+    });
+  }
+
+  #transfers(): ReplicaTransfers {
     const { seat, fssdp } = this.#options;
     const { transport, facts } = seat;
     const { spread } = fssdp;
-    return new Copies({ transport, memory: this.#memory, shape: this.#shape, node: facts.node, homes: this.#planning.homes, spread });
+    const { primaries } = this.#planning;
+    return new ReplicaTransfers({ transport, memory: this.#memory, shape: this.#shape, node: facts.node, primaries, spread });
   }
 
-  #dropCopies(): void {
-    for (const layer of this.#planning.homes.keys()) this.#memory.dropCopies(layer);
+  #dropReplicas(): void {
+    for (const layer of this.#planning.primaries.keys()) this.#memory.dropCopies(layer);
   }
 
   #stamp(step: number, plan: unknown): Stamp {
     return { world: this.#options.seat.world, step, plan: planHash({ run: this.#run, plan }) };
   }
 
-  #intervals(wave: number): readonly Interval[] {
-    return laneIntervals(wave, this.#options.seat.facts.speed);
+  #intervals(atOnce: number): readonly Interval[] {
+    return laneIntervals(atOnce, this.#options.seat.facts.speed);
   }
 
   /** Lanes of each rank, ascending. */
-  #lanesOf(wave = this.#options.fssdp.lanesAtOnce, lanes = this.#options.lanes): readonly (readonly number[])[] {
-    return this.#intervals(wave).map((interval) => lanesOfWaves(interval, wave, lanes));
+  #lanesOf(atOnce = this.#options.fssdp.lanesAtOnce, lanes = this.#options.lanes): readonly (readonly number[])[] {
+    return this.#intervals(atOnce).map((interval) => lanesOfWaves(interval, atOnce, lanes));
   }
 
   /** Losses of all lanes of the step, in their order, on all ranks. */
@@ -373,17 +411,9 @@ export class Rank {
     return found;
   }
 
-  #tally(stamp: Stamp): Promise<Float64Array> {
+  #squares(stamp: Stamp): Promise<Float64Array> {
     const { transport } = this.#options.seat;
-    return tallyOf({ transport, stamp, shape: this.#shape, homes: this.#planning.homes, memory: this.#memory });
-  }
-
-  /** Makes a step in all that is here. Biases have no gradient, so that they are moved before is no other than after. */
-  async #update(step: number, tally: Float64Array, rows: readonly ArrayLike<number>[]): Promise<void> {
-    this.#passes.balancing.moveBiases(rows);
-    this.#stores.keepDense();
-    const facts = factsOf(this.#options, step, tally);
-    for (const store of this.#stores.all) await store.update(this.#options.optimizer.values, facts);
+    return tallyOf({ transport, stamp, shape: this.#shape, homes: this.#planning.primaries, memory: this.#memory });
   }
 
   /** Parameters of the dense part, each piece from its owner. */

@@ -25,6 +25,9 @@ const data = join(folder, "data");
 await writeCorpus(data, chainedTokens(400, 1));
 const spawnStep = 3;
 const steps = 6;
+const recipesOf = (mask: string) =>
+  parseRecipes({ balance: "switch:0.01", spawn: `${spawnStep}:${mask}`, gate: "dense-to-sparse:4:0.1:5" });
+
 const settings: Omit<TrainSettings, "out"> = {
   ...runSettings,
   model: writeModel(join(folder, "model"), "mixtral", { initializer_range: 0.1 }),
@@ -32,7 +35,7 @@ const settings: Omit<TrainSettings, "out"> = {
   validation: data,
   sequences: 8,
   lanes: 4,
-  recipes: parseRecipes({ balance: "switch:0.01", spawn: `${spawnStep}:0.5`, gate: "dense-to-sparse:4:0.1:5" }),
+  recipes: recipesOf("0.5"),
   schedule: { ...runSettings.schedule, rate: 1e-2, steps },
   checkpoint: { everySteps: 2, keep: 9 },
 };
@@ -100,12 +103,9 @@ for (const ranks of [2, 3, 4])
   });
 
 test("another mask is another run", async () => {
-  await run("other mask", 1, { settings: { recipes: parseRecipes({ spawn: `${spawnStep}:0.4` }) } });
+  await run("other mask", 1, { settings: { recipes: recipesOf("0.4") } });
   assert.notDeepEqual(left("other mask"), want);
-  await assert.rejects(
-    run("one", 1, { settings: { recipes: parseRecipes({ spawn: `${spawnStep}:0.4` }) } }),
-    /was made with spawn 3:0.5, this run has 3:0.4/,
-  );
+  await assert.rejects(run("one", 1, { settings: { recipes: recipesOf("0.4") } }), /was made with spawn 3:0.5, this run has 3:0.4/);
 });
 
 for (const stop of [spawnStep - 1, spawnStep, spawnStep + 1])
@@ -143,7 +143,7 @@ interface Pods {
 async function world(number: number, { out, held, told }: Pods, ranks: number, stop?: { readonly after: number; readonly next: number }) {
   const hub = new Loopback(held.length, 20_000);
   const facts = evenRanks(ranks);
-  const given = { ...settings, spawn: { step: spawnStep, mask: 0.5, ranks: settings.lanes }, out: join(folder, out) };
+  const given = { ...settings, ranksMax: settings.lanes, out: join(folder, out) };
   let made = 0;
   const ends = held.map((holdings, rank) => {
     const say = (what: string): void => void (rank === 0 && told.push(what));

@@ -42,14 +42,14 @@ export class Planning {
   readonly #facts: RankFacts;
   /** rows[layer][expert] of the last steps. */
   readonly #window: (readonly Rows[])[] = [];
-  homes: readonly (readonly number[])[];
+  primaries: readonly (readonly number[])[];
   /** Measured, once it is. */
   rates: Rates | undefined;
 
-  constructor(fssdp: Fssdp, facts: RankFacts, homes: readonly (readonly number[])[]) {
+  constructor(fssdp: Fssdp, facts: RankFacts, primaries: readonly (readonly number[])[]) {
     this.#fssdp = fssdp;
     this.#facts = facts;
-    this.homes = homes;
+    this.primaries = primaries;
   }
 
   get late(): boolean {
@@ -63,10 +63,12 @@ export class Planning {
   }
 
   /** Homes from this step on; those of before where it is no step to move in, or nothing is known. */
-  nextHomes(step: number): readonly (readonly number[])[] {
+  nextPrimaries(step: number): readonly (readonly number[])[] {
     const due = (step - 1) % this.#fssdp.reshardSteps === 0 && this.#window.length > 0;
     const planner = trainingPlanner(this.#fssdp.planner);
-    return (due ? planner.homes?.(this.homes.map((_, layer) => this.#problem(layer, this.#forecast(layer)))) : undefined) ?? this.homes;
+    return (
+      (due ? planner.homes?.(this.primaries.map((_, layer) => this.#problem(layer, this.#forecast(layer)))) : undefined) ?? this.primaries
+    );
   }
 
   /** hosts[expert] of a layer before its counts are known; homes alone where the planner waits for them, or nothing is known. */
@@ -81,7 +83,7 @@ export class Planning {
   }
 
   #forecast(layer: number): Rows {
-    const sums = new Float64Array(this.homes[layer]?.length ?? 0);
+    const sums = new Float64Array(this.primaries[layer]?.length ?? 0);
     for (const step of this.#window) for (let e = 0; e < sums.length; e++) sums[e] = (sums[e] as number) + (step[layer]?.[e] as number);
     return sums.map((sum) => sum / Math.max(1, this.#window.length));
   }
@@ -92,7 +94,7 @@ export class Planning {
     const { node, speed } = this.#facts;
     const ranks = node.length;
     const free = new Array<number>(ranks).fill(memorySlots);
-    return { load, homes: this.homes[layer] ?? [], ranks, node, speed: Float64Array.from(speed), free, overlap, seconds };
+    return { load, homes: this.primaries[layer] ?? [], ranks, node, speed: Float64Array.from(speed), free, overlap, seconds };
   }
 }
 
