@@ -5,7 +5,7 @@ import { createServer, type Server } from "node:http";
 import { PassThrough } from "node:stream";
 import { after, test } from "node:test";
 import { firstModel } from "./chat-client.ts";
-import { run } from "./commands/chat.ts";
+import { chat } from "./commands/chat.ts";
 
 const servers: Server[] = [];
 after(() => {
@@ -79,7 +79,7 @@ test("what a model thinks goes to stderr, apart from its answer, and the effort 
   const url = `http://127.0.0.1:${await listen(0, server)}`;
   const [output, errors] = [new PassThrough(), new PassThrough()];
   const terminal = { input: new PassThrough(), output, errors, onInterrupt: () => () => {} };
-  assert.equal(await run(["--url", url, "--model", "tiny", "--effort", "low", "hi"], terminal), 0);
+  assert.equal(await chat({ url, model: "tiny", effort: "low" }, "hi", terminal), 0);
   assert.deepEqual([output.read().toString(), errors.read().toString()], ["Yes.\n", "hm so\n\n"]);
   assert.equal(bodies[0].reasoning_effort, "low");
 });

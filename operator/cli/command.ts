@@ -1,38 +1,92 @@
-// A command of the CLI as the registry has it, and its module as it is loaded. Types only.
-import type { ParseArgsOptionsConfig } from "node:util";
+// The declaration of a command: its arguments, its options and its action. program.ts makes commander's tree of declarations.
 
-/** Kinds of objects whose names a command may take, as the resources of operator/kube/kube.ts are called. */
+/** Kinds of objects whose names complete an argument, as the resources of operator/kube/kube.ts are called. */
 export type NamedKind = "moeDeployments" | "moeTrainingJobs";
 
-/** What stands before the names of each kind. */
+/** The prefix of the names of each kind: "job/" for logs. */
 export type Names = Readonly<Partial<Record<NamedKind, string>>>;
 
-interface Runs {
-  /** The exit code. */
-  run(args: readonly string[]): Promise<number>;
+export interface Option<T> {
+  /** As commander has them: "-n, --namespace <name>". */
+  readonly flags: string;
+  readonly about: string;
+  /** The value without the option. */
+  readonly fallback: T;
+  readonly choices?: readonly string[];
+  /** Throws AppError for a text that is no such value. `before`: the value so far of an option that is repeated. */
+  parse?(text: string, before: T): T;
+  readonly hidden?: boolean;
 }
+// biome-ignore lint/suspicious/noExplicitAny: values of unlike types in one table
+export type Options = Readonly<Record<string, Option<any>>>;
+export type Values<O extends Options> = { readonly [K in keyof O]: O[K] extends Option<infer T> ? T : never };
 
-/** A command that parses its own line. */
-interface Leaf extends Runs {
-  readonly options: ParseArgsOptionsConfig;
-  /** Words that may come first, where the command has several verbs. */
-  readonly verbs?: readonly string[];
-  /** Verbs with options of their own. */
-  readonly subcommands?: Commands;
-}
-
-/** A command that hands over to another by the next word. */
-interface Branch extends Runs {
-  readonly subcommands: Commands;
-}
-
-export type CommandModule = Leaf | Branch;
-
-export interface Command {
-  readonly summary: string;
-  /** The kinds of the objects that it takes by name. */
+export interface Argument<F extends string = string> {
+  /** "<name>" is required, "[name]" is not, "<name...>" takes several. */
+  readonly form: F;
+  readonly about: string;
   readonly names?: Names;
-  load(): Promise<CommandModule>;
+}
+type ArgumentValue<F extends string> = F extends `${string}...${string}`
+  ? readonly string[]
+  : F extends `<${string}`
+    ? string
+    : string | undefined;
+type ArgumentValues<A extends readonly Argument[]> = { readonly [K in keyof A]: A[K] extends Argument<infer F> ? ArgumentValue<F> : never };
+
+export interface Declaration<A extends readonly Argument[] = readonly Argument[], O extends Options = Options> {
+  /** Paragraphs above the options. */
+  readonly about: string;
+  readonly arguments?: A;
+  readonly options: O;
+  /** Text below the options: columns and examples. */
+  readonly notes?: string;
+  /** True: what follows the first argument is no option. */
+  readonly passThrough?: boolean;
+  /** Returns the exit code. */
+  action(values: Values<O>, ...args: ArgumentValues<A>): Promise<number> | number;
 }
 
-export type Commands = Readonly<Record<string, Command>>;
+export interface Entry {
+  readonly summary: string;
+  readonly load?: () => Promise<Declaration>;
+  readonly commands?: Entries;
+  /** Text below the list of `commands`. */
+  readonly notes?: string;
+}
+export type Entries = Readonly<Record<string, Entry>>;
+
+export const declare = <const A extends readonly Argument[], O extends Options>(declared: Declaration<A, O>): Declaration =>
+  declared as unknown as Declaration;
+
+export const argument = <F extends string>(form: F, about: string, names?: Names): Argument<F> =>
+  names === undefined ? { form, about } : { form, about, names };
+
+export const flag = (flags: string, about: string): Option<boolean> => ({ flags, about, fallback: false });
+export const hidden = <T>(option: Option<T>): Option<T> => ({ ...option, hidden: true });
+
+export function text(flags: string, about: string): Option<string | undefined>;
+export function text(flags: string, about: string, fallback: string): Option<string>;
+export function text(flags: string, about: string, fallback?: string): Option<string | undefined> {
+  return { flags, about, fallback };
+}
+
+/** An option that may be given several times. */
+export const texts = (flags: string, about: string): Option<readonly string[]> => ({
+  flags,
+  about,
+  fallback: [],
+  parse: (one, before) => [...before, one],
+});
+
+export function value<T>(flags: string, about: string, parse: (text: string) => T): Option<T | undefined>;
+export function value<T>(flags: string, about: string, parse: (text: string) => T, fallback: T): Option<T>;
+export function value<T>(flags: string, about: string, parse: (text: string) => T, fallback?: T): Option<T> | Option<T | undefined> {
+  return { flags, about, fallback, parse };
+}
+
+export function choice<N extends string>(flags: string, about: string, choices: readonly N[]): Option<N | undefined>;
+export function choice<N extends string>(flags: string, about: string, choices: readonly N[], fallback: N): Option<N>;
+export function choice<N extends string>(flags: string, about: string, choices: readonly N[], fallback?: N): Option<N | undefined> {
+  return { flags, about, choices, fallback };
+}

@@ -50,7 +50,7 @@ test("logs: what is wanted: by request, wherever its id stands, and by level", (
 });
 
 test("logs: of the operator's lines those of another deployment are left out", () => {
-  const of = (fields: Record<string, unknown>, word = "moe") => concerns(parsed(logged(fields, "x")), "ns", subjectOf([word]));
+  const of = (fields: Record<string, unknown>, word = "moe") => concerns(parsed(logged(fields, "x")), "ns", subjectOf(word));
   assert.deepEqual(
     [of({ key: "ns/moe" }), of({ key: "ns/other" }), of({ deployment: "moe" }), of({ deployment: "other" }), of({})],
     [true, false, true, false, true],

@@ -10,7 +10,7 @@ const told = ["time", "level", "name", "message", "rank", "replica", "err"];
 const fieldCharsMax = 200;
 
 export const logLevels = ["debug", "info", "warn", "error", "fatal"] as const;
-export type Level = (typeof logLevels)[number];
+type Level = (typeof logLevels)[number];
 
 export interface LogLine {
   /** The kubelet's time, by which lines of pods are merged. */

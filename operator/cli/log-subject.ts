@@ -23,28 +23,29 @@ export interface Subject extends SubjectKind {
   readonly name: string;
 }
 
-const deployment: SubjectKind = {
-  resource: "moeDeployments",
-  kind: "MoEDeployment",
-  label: labels.deployment,
-  components: ["gateway", "worker", seedComponent, downloaderComponent, "operator"],
-  controller: "moedeployment",
-  status: "enodia status",
-};
+export const subjects = {
+  deployment: {
+    resource: "moeDeployments",
+    kind: "MoEDeployment",
+    label: labels.deployment,
+    components: ["gateway", "worker", seedComponent, downloaderComponent, "operator"],
+    controller: "moedeployment",
+    status: "enodia status",
+  },
+  job: {
+    resource: "moeTrainingJobs",
+    kind: "MoETrainingJob",
+    label: labels.trainingJob,
+    components: ["training", "operator"],
+    controller: "moetrainingjob",
+    status: "enodia train status",
+  },
+} as const satisfies Readonly<Record<string, SubjectKind>>;
 
-const job: SubjectKind = {
-  resource: "moeTrainingJobs",
-  kind: "MoETrainingJob",
-  label: labels.trainingJob,
-  components: ["training", "operator"],
-  controller: "moetrainingjob",
-  status: "enodia train status",
-};
-
-/** The one NAME or job/NAME that a command takes. */
-export function subjectOf([word, ...others]: readonly string[]): Subject {
-  const [, isJob, name = ""] = /^(job\/)?([^/]+)$/.exec(word ?? "") ?? [];
-  if (name === "" || others.length > 0)
-    throw new AppError("one NAME of a MoEDeployment is needed, or job/NAME of a MoETrainingJob; see: enodia status", { code: "BadOption" });
-  return { ...(isJob === undefined ? deployment : job), name };
+/** Of NAME, or job/NAME. */
+export function subjectOf(word: string): Subject {
+  const [, isJob, name = ""] = /^(job\/)?([^/]+)$/.exec(word) ?? [];
+  if (name === "")
+    throw new AppError("NAME of a MoEDeployment is needed, or job/NAME of a MoETrainingJob; see: enodia status", { code: "BadOption" });
+  return { ...(isJob === undefined ? subjects.deployment : subjects.job), name };
 }

@@ -1,30 +1,59 @@
-// Numbers and names from the command line: parsed with bounds; the error names the option. Pure.
+// Options that commands share, and parsers of values with bounds. Pure.
 import { AppError } from "../../crds/common.ts";
+import { choice, flag, hidden, text } from "./command.ts";
 
-export function whole(text: string | undefined, option: string, min: number, max: number): number | undefined {
-  if (text === undefined) return undefined;
-  const value = Number(text);
-  if (/^\d+$/.test(text) && value >= min && value <= max) return value;
-  throw new AppError(`${option}: "${text}" is not a whole number from ${min} to ${max}`, { code: "InvalidOption" });
+/** Options of commands that reach a cluster, with kubectl's names and rules. */
+export const clusterOptions = {
+  namespace: text("-n, --namespace <name>", 'namespace (default: the context\'s, else "default")'),
+  kubeconfig: text("--kubeconfig <file>", "kubeconfig (default: $KUBECONFIG, else ~/.kube/config)"),
+  context: text("--context <name>", "context of that kubeconfig (default: its current one)"),
+};
+
+/** Options of commands that print a text for people, or the same for programs. */
+export const outputOptions = {
+  output: choice("-o, --output <form>", "everything, for programs", ["json"]),
+  json: hidden(flag("--json", "an older name of -o json")),
+};
+
+export const asksForJson = ({ output, json }: { readonly output?: string | undefined; readonly json: boolean }): boolean =>
+  output === "json" || json;
+
+export const watchOption = { watch: flag("-w, --watch", "looks again every 2 s, until Ctrl-C") };
+
+const refused = (message: string): AppError => new AppError(message, { code: "InvalidOption" });
+
+export const whole =
+  (min: number, max: number) =>
+  (given: string): number => {
+    const value = Number(given);
+    if (/^\d+$/.test(given) && value >= min && value <= max) return value;
+    throw refused(`it must be a whole number from ${min} to ${max}`);
+  };
+
+export function number(given: string): number {
+  const value = Number(given);
+  if (given.trim() !== "" && Number.isFinite(value)) return value;
+  throw refused("it must be a number");
 }
 
-/** A number from 0 to 1. */
-export function fraction(text: string | undefined, option: string): number | undefined {
-  if (text === undefined) return undefined;
-  const value = Number(text);
-  if (text.trim() !== "" && value >= 0 && value <= 1) return value;
-  throw new AppError(`${option}: "${text}" is not a number from 0 to 1`, { code: "InvalidOption" });
+export function fraction(given: string): number {
+  const value = number(given);
+  if (value >= 0 && value <= 1) return value;
+  throw refused("it must be a number from 0 to 1");
 }
 
-export function positives(text: string | undefined, option: string): number[] | undefined {
-  if (text === undefined) return undefined;
-  const values = text.split(",").map((cell) => Number(cell.trim() === "" ? Number.NaN : cell));
-  if (values.every((value) => Number.isFinite(value) && value > 0)) return values;
-  throw new AppError(`${option}: "${text}" is not a list of numbers above 0, like 1,0.8,0.6`, { code: "InvalidOption" });
+export function positives(given: string): readonly number[] {
+  const values = given.split(",").map((cell) => Number(cell.trim() === "" ? Number.NaN : cell));
+  if (values.every((one) => Number.isFinite(one) && one > 0)) return values;
+  throw refused("it must be a list of numbers above 0, like 1,0.8,0.6");
 }
 
-/** The one name that a command takes. */
-export function deploymentName([name, ...others]: readonly string[]): string {
-  if (name !== undefined && others.length === 0) return name;
-  throw new AppError("one NAME of a MoEDeployment is needed; see: enodia status", { code: "BadOption" });
-}
+/** Names of a list, with commas between them, in the order given. */
+export const namesOf =
+  <N extends string>(known: readonly N[]) =>
+  (given: string): readonly N[] => {
+    const asked = given.split(",").map((one) => one.trim());
+    const unknown = asked.filter((one) => !known.some((name) => name === one));
+    if (unknown.length === 0) return asked as N[];
+    throw refused(`${unknown.slice(0, 3).join(", ")}: it must be of ${known.join(", ")}`);
+  };

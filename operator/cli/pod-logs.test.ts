@@ -83,7 +83,7 @@ test("the pods that a deployment's model comes by are read too, each by its own 
   });
   const items = ["worker", "gateway", "seed", "downloader", "training", "stranger"].map(pod);
   const kube = { list: async () => ({ items, resourceVersion: "1" }) } as unknown as Parameters<typeof sourcesOf>[0]["kube"];
-  const subject = subjectOf(["moe"]);
+  const subject = subjectOf("moe");
   const found = async (components: readonly string[]) =>
     (await sourcesOf({ kube }, { namespace: "ns", subject }, components)).map((one) => [one.pod, one.container]);
   assert.deepEqual(await found(subject.components.filter((one) => one !== "operator")), [

@@ -1,18 +1,21 @@
-// Plain text tables and units for the terminal. Pure.
+// Plain tables and units of the terminal. Pure.
+import Table from "cli-table3";
 
-/** Columns padded to their widest cell, two spaces apart; cells that look like numbers are aligned right. */
+const edges = ["top", "top-mid", "top-left", "top-right", "bottom", "bottom-mid", "bottom-left", "bottom-right"] as const;
+const rules = ["left", "left-mid", "mid", "mid-mid", "right", "right-mid"] as const;
+const borderless = Object.fromEntries([...edges, ...rules].map((name) => [name, ""]));
+
+/** Columns two spaces apart, without borders, as kubectl has them; columns of numbers are aligned right. */
 export function table(header: readonly string[], rows: readonly (readonly string[])[]): string {
-  const all = [header, ...rows];
-  const widths = header.map((_, column) => Math.max(...all.map((row) => (row[column] ?? "").length)));
-  const right = header.map((_, column) => rows.length > 0 && rows.every((row) => /^[\d.,x%-]/.test(row[column] ?? "")));
-  return all
-    .map((row) =>
-      row
-        .map((cell, column) => (right[column] ? cell.padStart(widths[column] ?? 0) : cell.padEnd(widths[column] ?? 0)))
-        .join("  ")
-        .trimEnd(),
-    )
-    .join("\n");
+  const isNumeric = (column: number): boolean => rows.length > 0 && rows.every((row) => /^[\d.,x%-]/.test(row[column] ?? ""));
+  const drawn = new Table({
+    head: [...header],
+    chars: { ...borderless, middle: "  " },
+    colAligns: header.map((_, column) => (isNumeric(column) ? "right" : "left")),
+    style: { head: [], border: [], "padding-left": 0, "padding-right": 0 },
+  });
+  drawn.push(...rows.map((row) => [...row]));
+  return drawn.toString().replace(/ +$/gm, "");
 }
 
 /** A text of somebody else's as one line: whatever steers a terminal becomes a space. */

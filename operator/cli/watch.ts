@@ -75,6 +75,18 @@ export async function watch({ make, screen, signal, sleep, clock }: WatchOptions
   }
 }
 
+/** Prints the text once, or `again` and again until Ctrl-C. Returns the exit code. */
+export async function show(
+  make: () => Promise<string>,
+  { json, again }: { readonly json: boolean; readonly again: boolean },
+): Promise<number> {
+  if (again) {
+    const screen = json ? { ...terminalScreen, isTTY: false } : terminalScreen;
+    await untilInterrupted((signal) => watch({ make, screen, signal, sleep: pause, clock: () => performance.now() }));
+  } else process.stdout.write(`${await make()}\n`);
+  return 0;
+}
+
 /** Waits as the watches of commands do; a signal ends it early. */
 export const pause = (ms: number, signal: AbortSignal): Promise<void> => sleepFor(ms, undefined, { signal }).catch(() => undefined);
 

@@ -114,11 +114,8 @@ const until = (what: string, holds: () => Promise<boolean>) =>
     { timeoutMs: 60_000, everyMs: 100 },
   );
 const phase = (want: string) => async () => (await status()).rollout?.phase === want;
-const rollout = (verb: string) => {
-  const act = acts[verb];
-  assert.ok(act);
-  return act({ cluster: { kube, namespace }, name: "moe", watch: false, timeoutMs: 1, toRevision: undefined, print: () => {} });
-};
+const rollout = (verb: keyof typeof acts) =>
+  acts[verb]({ cluster: { kube, namespace }, name: "moe", watch: false, timeoutMs: 1, toRevision: undefined, print: () => {} });
 
 test("a roll whose pods crash is taken back, tried again by the command line, and undone", { timeout: 240_000 }, async () => {
   await kube.create(resources.moeDeployments, object({ elasticity: { settle: "1ms" } }), manager);

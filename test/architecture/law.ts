@@ -135,6 +135,9 @@ export const clients: Readonly<Record<string, string>> = {
   "@huggingface/jinja": "runtime/text/",
   "@peculiar/x509": "operator/pki/",
   "@grafana/": "operator/dashboards/",
+  commander: "operator/cli/",
+  "cli-table3": "operator/cli/table.ts",
+  "tar-stream": "operator/cli/tar.ts",
 };
 
 /** Packages that more than one folder imports -> where. Protobuf messages are made with `create` wherever they are sent. */

@@ -1,12 +1,12 @@
 // `enodia bundle`: gathers what a supporter asks for first of one deployment or training job, and writes it into an archive without
 // secrets. Reads with the rights of whoever asks; what these do not reach is named in it. Not here: what may be in it (../redact.ts), its
 // form (../bundle.ts).
-import { parseArgs } from "node:util";
 import { gzipSync } from "node:zlib";
 import { AppError, ports } from "../../../crds/common.ts";
 import { parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
 import { type Kube, type KubeObject, type Resource, resources } from "../../kube/kube.ts";
 import { type BundleFacts, bundleEntries } from "../bundle.ts";
+import { argument, declare, text, value } from "../command.ts";
 import { examine } from "../doctor/index.ts";
 import { findOperators } from "../doctor/operator.ts";
 import { doctorText } from "../doctor-text.ts";
@@ -14,9 +14,9 @@ import type { Unread } from "../findings/finding.ts";
 import { judge } from "../findings/index.ts";
 import { findingsText } from "../findings-text.ts";
 import { gather } from "../gather.ts";
-import { type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
+import { type ClusterAccess, openCluster } from "../kube.ts";
 import { type Subject, subjectOf } from "../log-subject.ts";
-import { whole } from "../options.ts";
+import { clusterOptions, whole } from "../options.ts";
 import { type OutputFile, writeOutput } from "../output-file.ts";
 import { podFactsOf } from "../pod-facts.ts";
 import { podLogLines, podsMax, sourcesOf, whyNot } from "../pod-logs.ts";
@@ -25,50 +25,35 @@ import { jobText } from "../training-text.ts";
 import { version } from "../version.ts";
 import { pause } from "../watch.ts";
 
-const usage = `usage: enodia bundle NAME [-o FILE.tar.gz] [options]
-       enodia bundle job/NAME [-o FILE.tar.gz] [options]
-
-Writes an archive for support: the objects of a MoEDeployment or a MoETrainingJob, logs and metrics of its pods, logs of the operator, and
-what status and doctor say. Secrets and ConfigMaps are not read. Of objects and log lines only what an allow-list names is written, and
-texts lose what looks like a credential; README.txt in it says more. Look through it before you hand it on.
-
-  -o, --output FILE      where to write (default: enodia-NAME-TIME.tar.gz here); a file that is there stays
-      --lines N          newest log lines of each pod (default 2000)
-${kubeFlagsHelp}`;
-
-export const options = {
-  ...kubeFlags,
-  output: { type: "string", short: "o" },
-  lines: { type: "string", default: "2000" },
-  help: { type: "boolean", short: "h", default: false },
-} as const;
-
 const linesMax = 20_000;
 /** Of the newest lines of each pod. */
 const logCharsMax = 1024 * 1024;
 const metricsMsMax = 3_000;
 
-export async function run(args: readonly string[]): Promise<number> {
-  const { values, positionals } = parseArgs({ args: [...args], allowPositionals: true, options });
-  if (values.help) {
-    process.stdout.write(`${usage}\n`);
+export const command = declare({
+  about:
+    "Writes an archive for support: the objects of a MoEDeployment or a MoETrainingJob, logs and metrics of its pods, logs of the operator, and what status and doctor say. Secrets and ConfigMaps are not read. Of objects and log lines only what an allow-list names is written, and texts lose what looks like a credential; README.txt in it says more. Look through it before you hand it on.",
+  arguments: [argument("<name>", "a MoEDeployment, or job/NAME for a MoETrainingJob", { moeDeployments: "", moeTrainingJobs: "job/" })],
+  options: {
+    ...clusterOptions,
+    output: text("-o, --output <file>", "where to write (default: enodia-NAME-TIME.tar.gz here); a file that is there stays"),
+    lines: value("--lines <number>", "newest log lines of each pod", whole(1, linesMax), 2000),
+  },
+  async action({ output, lines, ...options }, name) {
+    const subject = subjectOf(name);
+    const now = new Date();
+    const path = output ?? `enodia-${subject.name}-${now.toISOString().replace(/\D/g, "").slice(0, 14)}.tar.gz`;
+    const facts = await read(openCluster(options), subject, { lines, now });
+    const chunks: Uint8Array[] = [];
+    for await (const chunk of tarStream(bundleEntries(facts))) chunks.push(chunk);
+    const archive = gzipSync(Buffer.concat(chunks));
+    await writeOutput(newFile(path), archive);
+    const pods = Object.keys(facts.logs).length;
+    process.stdout.write(`${path}: ${archive.byteLength} bytes, of ${pods} pods; look through it before you hand it on\n`);
+    for (const { what, why } of facts.unread) process.stderr.write(`enodia: not in it: ${what}: ${why}\n`);
     return 0;
-  }
-  const subject = subjectOf(positionals);
-  const lines = whole(values.lines, "--lines", 1, linesMax) as number;
-  const now = new Date();
-  const path = values.output ?? `enodia-${subject.name}-${now.toISOString().replace(/\D/g, "").slice(0, 14)}.tar.gz`;
-  const facts = await read(openCluster(values), subject, { lines, now });
-  const chunks: Uint8Array[] = [];
-  for await (const chunk of tarStream(bundleEntries(facts))) chunks.push(chunk);
-  const archive = gzipSync(Buffer.concat(chunks));
-  await writeOutput(newFile(path), archive);
-  process.stdout.write(
-    `${path}: ${archive.byteLength} bytes, of ${Object.keys(facts.logs).length} pods; look through it before you hand it on\n`,
-  );
-  for (const { what, why } of facts.unread) process.stderr.write(`enodia: not in it: ${what}: ${why}\n`);
-  return 0;
-}
+  },
+});
 
 /** For its owner alone, as its entries are. */
 const newFile = (path: string): OutputFile => ({

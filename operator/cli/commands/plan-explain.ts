@@ -1,51 +1,38 @@
 // `enodia plan explain`: why the experts of a deployment are where they are, and why they move or do not: reasons and
 // numbers from MoEDeployment, ExpertPlacement, their pods and events. Reads the API server; changes nothing.
 // ../explain-text.ts says it to a person.
-import { parseArgs } from "node:util";
 import { z } from "zod";
 import { AppError, labels } from "../../../crds/common.ts";
 import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
+import { planBounds } from "../../../crds/plan.ts";
 import { type Kube, resources } from "../../kube/kube.ts";
+import { argument, declare, value } from "../command.ts";
 import { type ExplainEvent, type ExplainFacts, explain, renderExplained, renderLayer } from "../explain-text.ts";
-import { kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
-import { asksForJson, outputFlag, outputFlagHelp } from "../output-flag.ts";
-
-const usage = `usage: enodia plan explain NAME [options]
-
-Says why the experts of a MoEDeployment are where they are: the plan and its reason, what was predicted and measured,
-which layers it changed, and the last decisions, "not moving" included.
-
-${kubeFlagsHelp}
-      --layer L          hosts and shares of every expert of one layer
-${outputFlagHelp}`;
+import { openCluster } from "../kube.ts";
+import { asksForJson, clusterOptions, outputOptions, whole } from "../options.ts";
 
 const eventsShown = 12;
 
-export const options = {
-  ...kubeFlags,
-  layer: { type: "string" },
-  ...outputFlag,
-  help: { type: "boolean", short: "h" },
-} as const;
-
-export async function run(args: readonly string[]): Promise<number> {
-  const { values, positionals } = parseArgs({ args: [...args], allowPositionals: true, options });
-  if (values.help) {
-    process.stdout.write(`${usage}\n`);
+export const command = declare({
+  about:
+    'Says why the experts of a MoEDeployment are where they are: the plan and its reason, what was predicted and measured, which layers it changed, and the last decisions, "not moving" included.',
+  arguments: [argument("<name>", "a MoEDeployment", { moeDeployments: "" })],
+  options: {
+    ...clusterOptions,
+    ...outputOptions,
+    layer: value("--layer <number>", "hosts and weights of every expert of one layer", whole(0, planBounds.layers - 1)),
+  },
+  async action({ layer, ...options }, name) {
+    const json = asksForJson(options);
+    const cluster = openCluster(options);
+    const found = await gather(cluster.kube, { namespace: cluster.namespace, name });
+    const explained = explain(found);
+    if (json) process.stdout.write(`${JSON.stringify(explained, null, 2)}\n`);
+    else process.stdout.write(`${layer === undefined ? renderExplained(found, explained) : renderLayer(found.placement, layer)}\n`);
     return 0;
-  }
-  const [name] = positionals;
-  if (name === undefined) throw new AppError("NAME of the MoEDeployment is missing; see: kubectl get moed -A", { code: "InvalidOption" });
-  const json = asksForJson(values);
-  const cluster = openCluster(values);
-  const found = await gather(cluster.kube, { namespace: cluster.namespace, name });
-  const explained = explain(found);
-  if (json) process.stdout.write(`${JSON.stringify(explained, null, 2)}\n`);
-  else if (values.layer !== undefined) process.stdout.write(`${renderLayer(found.placement, Number(values.layer))}\n`);
-  else process.stdout.write(`${renderExplained(found, explained)}\n`);
-  return 0;
-}
+  },
+});
 
 const eventSchema = z.object({
   regarding: z.object({ kind: z.string().default(""), name: z.string().default("") }).prefault({}),

@@ -1,57 +1,37 @@
 // `enodia plan generate`: writes a synthetic trace in the format that `enodia plan simulate` reads. Offline.
-import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { encodeTrace } from "../../planner/offline/traces.ts";
 import { generateTrace, type PresetName, plantTransitions, presets } from "../../planner/offline/traces-generate.ts";
+import { choice, declare, flag, text, value } from "../command.ts";
 import { fraction, whole } from "../options.ts";
 import { checkOutput, traceOutput, writeOutput } from "../output-file.ts";
 
-const usage = `usage: enodia plan generate --preset NAME --out FILE [options]
-
-Writes a trace of expert load like that of a known model: topics that drift, shared by all layers, and flash crowds.
-
-      --preset NAME    ${Object.keys(presets).join(", ")}
-      --out FILE       where to write it (gzip JSON)
-      --overwrite      replace the trace that is there
-      --seed N         same seed, same trace (default 1)
-      --windows N      number of windows (default 40)
-      --affinity X     also plant transitions between layers, 0 (none: the negative control) to 1`;
-
 /** Tokens that the planted transitions count per layer. */
 const transitionTokens = 200_000;
+const names = Object.keys(presets) as PresetName[];
 
-export const options = {
-  preset: { type: "string" },
-  out: { type: "string" },
-  overwrite: { type: "boolean" },
-  seed: { type: "string" },
-  windows: { type: "string" },
-  affinity: { type: "string" },
-  help: { type: "boolean", short: "h" },
-} as const;
-
-export async function run(args: readonly string[]): Promise<number> {
-  const { values } = parseArgs({ args: [...args], options });
-  if (values.help) {
-    process.stdout.write(`${usage}\n`);
+export const command = declare({
+  about: "Writes a trace of expert load like that of a known model: topics that drift, shared by all layers, and flash crowds.",
+  options: {
+    preset: choice("--preset <name>", "the model", names),
+    out: text("--out <file>", "where to write it (gzip JSON)"),
+    overwrite: flag("--overwrite", "replace the trace that is there"),
+    seed: value("--seed <number>", "same seed, same trace", whole(0, 2 ** 31), 1),
+    windows: value("--windows <number>", "number of windows (default: 40)", whole(1, 10_000)),
+    affinity: value("--affinity <x>", "also plant transitions between layers, 0 (none: the negative control) to 1", fraction),
+  },
+  async action({ preset, out, overwrite, seed, affinity, ...options }) {
+    if (preset === undefined) throw new AppError(`--preset: one of ${names.join(", ")}`, { code: "InvalidOption" });
+    if (out === undefined) throw new AppError("--out: the file to write", { code: "InvalidOption" });
+    const file = traceOutput(out, overwrite);
+    await checkOutput(file);
+    const model = presets[preset];
+    const trace = generateTrace(preset, { ...model, windows: options.windows ?? model.windows }, seed);
+    const planted = affinity === undefined ? trace : plantTransitions(trace, affinity, transitionTokens, seed + 1);
+    const bytes = await encodeTrace(planted);
+    await writeOutput(file, bytes);
+    const { windows, layers, experts } = trace;
+    process.stdout.write(`${out}: ${windows} windows of ${layers} layers x ${experts} experts, ${bytes.byteLength} bytes\n`);
     return 0;
-  }
-  if (values.preset === undefined || !Object.hasOwn(presets, values.preset)) {
-    throw new AppError(`--preset: one of ${Object.keys(presets).join(", ")}`, { code: "InvalidOption" });
-  }
-  if (values.out === undefined) throw new AppError("--out: the file to write", { code: "InvalidOption" });
-  const out = traceOutput(values.out, values.overwrite);
-  await checkOutput(out);
-  const model = presets[values.preset as PresetName];
-  const seed = whole(values.seed, "--seed", 0, 2 ** 31) ?? 1;
-  const windows = whole(values.windows, "--windows", 1, 10_000) ?? model.windows;
-  const affinity = fraction(values.affinity, "--affinity");
-  const trace = generateTrace(values.preset, { ...model, windows }, seed);
-  const planted = affinity === undefined ? trace : plantTransitions(trace, affinity, transitionTokens, seed + 1);
-  const bytes = await encodeTrace(planted);
-  await writeOutput(out, bytes);
-  process.stdout.write(
-    `${values.out}: ${trace.windows} windows of ${trace.layers} layers x ${trace.experts} experts, ${bytes.byteLength} bytes\n`,
-  );
-  return 0;
-}
+  },
+});

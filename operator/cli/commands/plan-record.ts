@@ -1,60 +1,43 @@
 // `enodia plan record`: listens to the load messages of a running deployment and saves them as a trace (../recorder.ts). It
 // learns the uid and the subjects from the MoEDeployment, who has to report from the ExpertPlacement, the keys that tell a genuine
 // message from a forged one from the telemetry Secret, the model's size from the messages; NATS must be reachable from here (--nats).
-import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type ExpertPlacement, parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
-import { loadSubject, type Phase, phases } from "../../../crds/telemetry.ts";
+import { loadSubject, phases } from "../../../crds/telemetry.ts";
 import { decodeTelemetryKeys, type TelemetryKeys, telemetrySecretEntries, telemetrySecretName } from "../../../crds/telemetry-keys.ts";
 import { accessAt, type Bus, createBus } from "../../../runtime/net/nats.ts";
 import { type Kube, resources } from "../../kube/kube.ts";
 import { encodeTrace } from "../../planner/offline/traces.ts";
-import { kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
-import { whole } from "../options.ts";
+import { argument, choice, declare, flag, text, type Values, value } from "../command.ts";
+import { openCluster } from "../kube.ts";
+import { clusterOptions, whole } from "../options.ts";
 import { checkOutput, traceOutput, writeOutput } from "../output-file.ts";
 import { type Closed, gridIn, type Member, membersOf, Recorder } from "../recorder.ts";
 
-const usage = `usage: enodia plan record NAME --out FILE [options]
-
-Saves the expert load of a running MoEDeployment as a trace for "enodia plan simulate". Transitions between layers are in
-it when the deployment's policy asks workers for them (exflow, moetuner): one token in 64 is followed. A window in which not
-every rank reported is left out; the name of the trace says how many. Messages are checked with the keys in the Secret
-NAME-telemetry, which you must be allowed to read.
-
-${kubeFlagsHelp}
-      --out FILE         where to write the trace
-      --overwrite        replace the trace that is there
-      --windows N        how many windows (default 20); ctrl-c ends earlier and keeps what there is
-      --window-seconds S length of a window (default 15; workers report every 5 s or more often)
-      --phase NAME       prefill or decode only (default: both together)
-      --nats URL         NATS as reachable from here (default: spec.telemetry.nats.url)
-      --creds PATH       .creds file or token of that NATS, or a folder with one of them and ca.crt, its CA`;
-
-const windowsMax = 100_000;
 const connectTimeoutMs = 15_000;
 
-export const options = {
-  ...kubeFlags,
-  out: { type: "string" },
-  overwrite: { type: "boolean" },
-  windows: { type: "string" },
-  "window-seconds": { type: "string" },
-  phase: { type: "string" },
-  nats: { type: "string" },
-  creds: { type: "string" },
-  help: { type: "boolean", short: "h" },
-} as const;
+const options = {
+  ...clusterOptions,
+  out: text("--out <file>", "where to write the trace"),
+  overwrite: flag("--overwrite", "replace the trace that is there"),
+  windows: value("--windows <number>", "how many windows; Ctrl-C ends earlier and keeps those", whole(1, 100_000), 20),
+  windowSeconds: value("--window-seconds <seconds>", "length of a window; workers report every 5 s or more often", whole(1, 86_400), 15),
+  phase: choice("--phase <name>", "one phase only (default: both together)", phases),
+  nats: text("--nats <url>", "NATS as reachable from here (default: spec.telemetry.nats.url)"),
+  creds: text("--creds <path>", ".creds file or token of that NATS, or a folder with one of them and ca.crt, its CA"),
+};
 
-export async function run(args: readonly string[]): Promise<number> {
-  const { values, positionals } = parseArgs({ args: [...args], allowPositionals: true, options });
-  if (values.help) {
-    process.stdout.write(`${usage}\n`);
-    return 0;
-  }
-  const [name] = positionals;
-  if (name === undefined || values.out === undefined)
-    throw new AppError("NAME and --out are needed; see enodia plan record --help", { code: "InvalidOption" });
+export const command = declare({
+  about:
+    'Saves the expert load of a running MoEDeployment as a trace for "enodia plan simulate". Transitions between layers are in it when the deployment\'s policy asks workers for them (exflow, moetuner): one token in 64 is followed. A window in which not every rank reported is left out; the name of the trace says how many. Messages are checked with the keys in the Secret NAME-telemetry, which you must be allowed to read.',
+  arguments: [argument("<name>", "a MoEDeployment", { moeDeployments: "" })],
+  options,
+  action: record,
+});
+
+async function record(values: Values<typeof options>, name: string): Promise<number> {
+  if (values.out === undefined) throw new AppError("--out: the file to write", { code: "InvalidOption" });
   const out = traceOutput(values.out, values.overwrite);
   await checkOutput(out); // before windows are waited for
   const cluster = openCluster(values);
@@ -72,7 +55,7 @@ export async function run(args: readonly string[]): Promise<number> {
   try {
     await connected(bus, url);
     const keys = await signingKeys(cluster.kube, { namespace: cluster.namespace, name: telemetrySecretName(name) });
-    const recorder = new Recorder(deployment.metadata.uid, phaseOf(values.phase), keys.current);
+    const recorder = new Recorder(deployment.metadata.uid, values.phase, keys.current);
     const placement = placementReader(cluster.kube, { namespace: cluster.namespace, name });
     const members = async (): Promise<readonly Member[]> => {
       await keys.refresh();
@@ -85,8 +68,8 @@ export async function run(args: readonly string[]): Promise<number> {
     const counted = await listen(bus, recorder, {
       members,
       subject: loadSubject(deployment.spec.telemetry.nats.subjectPrefix, cluster.namespace, name, "*"),
-      windows: whole(values.windows, "--windows", 1, windowsMax) ?? 20,
-      windowMs: (whole(values["window-seconds"], "--window-seconds", 1, 86_400) ?? 15) * 1000,
+      windows: values.windows,
+      windowMs: values.windowSeconds * 1000,
     });
     if (counted === 0) throw new AppError(`no window in which every rank of ${name} reported on ${url}`, { code: "NoLoad" });
     await writeOutput(out, await encodeTrace(recorder.trace(name, grid)));
@@ -98,12 +81,6 @@ export async function run(args: readonly string[]): Promise<number> {
   } finally {
     await bus.close();
   }
-}
-
-function phaseOf(text: string | undefined): Phase | undefined {
-  const found = phases.find((phase) => phase === text);
-  if (text !== undefined && !found) throw new AppError(`--phase: "${text}" is not ${phases.join(" or ")}`, { code: "InvalidOption" });
-  return found;
 }
 
 async function connected(bus: Bus, url: string): Promise<void> {

@@ -3,7 +3,6 @@
 
 import { readFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { defaultPolicy, type PolicyName, policyNames } from "../../../crds/names.ts";
 import { type LayerPlan, sharesTotal } from "../../../crds/plan.ts";
@@ -19,90 +18,70 @@ import {
 } from "../../planner/offline/simulate.ts";
 import { decodeTrace, sizeText, type Trace } from "../../planner/offline/traces.ts";
 import { efforts, type PlacementPolicy } from "../../planner/policy.ts";
-import { positives, whole } from "../options.ts";
+import { choice, declare, flag, text, type Values, value } from "../command.ts";
+import { asksForJson, namesOf, outputOptions, positives, whole } from "../options.ts";
 import { type OutputFile, openOutput, writeOutput } from "../output-file.ts";
-import { asksForJson, outputFlag } from "../output-flag.ts";
 import { pictureOutput } from "../svg.ts";
 import { table } from "../table.ts";
 import { plot, plotCommand } from "./plan-plot.ts";
 
-const usage = `usage: enodia plan simulate --trace FILE --ranks N --slots C [options]
-
-Plans on the windows of a trace up to t and scores each plan on window t+1.
-
-      --trace FILE         recorded by "enodia plan record" or written by "enodia plan generate"
-      --ranks N            ranks that host experts
-      --slots C            at most C experts per layer and rank
-      --slots-total C      at most C experts per rank over all layers: layers may differ (instead of --slots)
-      --policy NAME        ${policyNames.join(", ")} (default ${defaultPolicy})
-      --compare NAMES      more policies on the same trace, by comma
-      --split NAME         how tokens are split among copies: equal; fixed (default): shares computed with the plan;
-                           optimal: computed anew for the window scored, the limit
-      --budget-copies K    at most K new copies per plan
-      --budget-copies-per-rank K
-                           at most K of them on one rank
-      --rank-speeds LIST   relative speed of each rank, by comma; a shorter list is repeated
-      --timing D,E,C       measured per window: D seconds of a layer's work that is not experts, E that it waits for experts,
-                           C copies a second that a rank can take; for hecate, which hides copies behind other work
-      --nodes N            ranks are on N nodes, in order (default: each on its own)
-      --min-copies N       at least N hosts per expert (default 1)
-      --expert-bytes N     bytes of one expert, for the bytes printed (default ${44_040_192}: DeepSeek-V3 in FP8)
-      --windows N          only the first N windows
-      --effort NAME        quality (default) or fast
-  -o, --output json        the summary, for programs
-      --plan-out FILE      one JSON line per window: {window, epoch, layers: [{hosts, shares}], copies, bytes, ms}
-      --plot FILE          heat map of rank loads and time series, SVG (default: beside the trace, as <trace>.plot.svg)
-      --no-plot            none`;
-
-export const options = {
-  trace: { type: "string" },
-  ranks: { type: "string" },
-  slots: { type: "string" },
-  "slots-total": { type: "string" },
-  policy: { type: "string" },
-  compare: { type: "string" },
-  split: { type: "string" },
-  "budget-copies": { type: "string" },
-  "budget-copies-per-rank": { type: "string" },
-  "rank-speeds": { type: "string" },
-  timing: { type: "string" },
-  nodes: { type: "string" },
-  "min-copies": { type: "string" },
-  "expert-bytes": { type: "string" },
-  windows: { type: "string" },
-  effort: { type: "string" },
-  ...outputFlag,
-  "plan-out": { type: "string" },
-  plot: { type: "string" },
-  "no-plot": { type: "boolean" },
-  help: { type: "boolean", short: "h" },
-} as const;
-
-const defaultExpertBytes = 44_040_192;
 const bounds = { ranks: 4096, slots: 4096, slotsTotal: 4_194_304, copies: 2 ** 31, bytes: 2 ** 40 } as const;
 
-type Values = ReturnType<typeof parse>;
-function parse(args: readonly string[]) {
-  return parseArgs({ args: [...args], options }).values;
-}
+const options = {
+  ...outputOptions,
+  trace: text("--trace <file>", 'recorded by "enodia plan record" or written by "enodia plan generate"'),
+  ranks: value("--ranks <number>", "ranks that host experts", whole(1, bounds.ranks)),
+  slots: value("--slots <number>", "most experts per layer and rank", whole(1, bounds.slots)),
+  slotsTotal: value("--slots-total <number>", "most experts per rank over all layers: layers may differ", whole(1, bounds.slotsTotal)),
+  policy: choice("--policy <name>", "the policy", policyNames, defaultPolicy),
+  compare: value("--compare <names>", "more policies on the same trace, with commas between", namesOf(policyNames), []),
+  split: choice(
+    "--split <name>",
+    "how tokens are split among replicas of an expert: equal; fixed: weights computed with the plan; optimal: computed anew for the window scored, the limit",
+    splitNames,
+    "fixed",
+  ),
+  budgetCopies: value("--budget-copies <number>", "most new replicas per plan", whole(0, bounds.copies)),
+  budgetCopiesPerRank: value("--budget-copies-per-rank <number>", "most of them on one rank", whole(0, bounds.copies)),
+  rankSpeeds: value("--rank-speeds <list>", "relative speed of each rank, by comma; a shorter list is repeated", positives),
+  timing: value(
+    "--timing <d,e,c>",
+    "measured per window: d seconds of a layer's work that is not experts, e that it waits for experts, c replicas a second that a rank can take; for hecate, which hides them behind other work",
+    readTiming,
+  ),
+  nodes: value("--nodes <number>", "ranks are on so many nodes, in order (default: each on its own)", whole(1, bounds.ranks)),
+  minCopies: value("--min-copies <number>", "least hosts per expert (default: 1)", whole(1, bounds.ranks)),
+  expertBytes: value(
+    "--expert-bytes <number>",
+    "bytes of one expert, for the bytes printed: by default of DeepSeek-V3 in FP8",
+    whole(0, bounds.bytes),
+    44_040_192,
+  ),
+  windows: value("--windows <number>", "only the first windows", whole(1, 2 ** 31)),
+  effort: choice("--effort <name>", "of the search", efforts, "quality"),
+  planOut: text("--plan-out <file>", "one JSON line per window: {window, epoch, layers: [{hosts, shares}], copies, bytes, ms}"),
+  plot: text("--plot <file>", "heat map of rank loads and time series, SVG (default: beside the trace, as <trace>.plot.svg)"),
+  noPlot: flag("--no-plot", "no picture"),
+};
+type Asked = Values<typeof options>;
 
-export async function run(args: readonly string[]): Promise<number> {
-  const values = parse(args);
-  if (values.help) {
-    process.stdout.write(`${usage}\n`);
-    return 0;
-  }
-  const json = asksForJson(values);
-  const file = required(values.trace, "--trace", "the file to read");
+export const command = declare({
+  about: "Plans on the windows of a trace up to t and scores each plan on window t+1.",
+  options,
+  notes: "example   enodia plan simulate --trace day.json.gz --ranks 8 --slots 10 --compare eplb",
+  action: run,
+});
+
+async function run(asked: Asked): Promise<number> {
+  const { split, expertBytes, planOut } = asked;
+  const json = asksForJson(asked);
+  const file = required(asked.trace, "--trace", "the file to read");
   const trace = await decodeTrace(await readFile(file));
-  const names = [oneOf(values.policy ?? defaultPolicy, policyNames, "--policy"), ...compared(values.compare)];
-  const split = oneOf(values.split ?? "fixed", splitNames, "--split");
-  if (values.plot !== undefined && values["no-plot"]) throw invalid("--plot and --no-plot exclude each other");
-  const setup = readSetup(values, trace, split);
-  const expertBytes = whole(values["expert-bytes"], "--expert-bytes", 0, bounds.bytes) ?? defaultExpertBytes;
+  if (asked.plot !== undefined && asked.noPlot) throw invalid("--plot and --no-plot exclude each other");
+  const setup = readSetup(asked, trace);
   // A policy that cannot work with this setup is refused before anything is computed.
-  const chosen = names.map((name) => policyOf(name, setup));
-  const lines = values["plan-out"] === undefined ? undefined : await planWriter(values["plan-out"], expertBytes);
+  const chosen = [asked.policy, ...asked.compare].map((name) => policyOf(name, setup));
+  const lines = planOut === undefined ? undefined : await planWriter(planOut, expertBytes);
   const runs: { name: PolicyName; results: WindowResult[] }[] = [];
   for (const [i, policy] of chosen.entries()) {
     const writer = i === 0 ? lines : undefined;
@@ -111,8 +90,8 @@ export async function run(args: readonly string[]): Promise<number> {
     runs.push({ name: policy.name, results });
   }
   const rows = runs.map(({ name, results }) => summary(name, results, split, expertBytes));
-  const picture = values["no-plot"] ? undefined : await savePlot(values.plot, file, plot({ trace, split, runs, ranks: setup.ranks }));
-  const report = { trace: sizes(trace), ...describe(values, setup, split), policies: rows, plot: picture ?? null };
+  const picture = asked.noPlot ? undefined : await savePlot(asked.plot, file, plot({ trace, split, runs, ranks: setup.ranks }));
+  const report = { trace: sizes(trace), ...describe(file, setup, split), policies: rows, plot: picture ?? null };
   if (json) process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
   else process.stdout.write(`${[render(trace, setup, split, rows), ...(picture ? ["", `plot: ${picture}`] : [])].join("\n")}\n`);
   return 0;
@@ -140,55 +119,38 @@ async function savePlot(asked: string | undefined, trace: string, picture: strin
   return undefined;
 }
 
-function readSetup(values: Values, trace: Trace, split: SplitName): Omit<SimulateOptions, "policy"> {
-  const ranks = whole(required(values.ranks, "--ranks", "how many ranks host experts"), "--ranks", 1, bounds.ranks) ?? 1;
-  const slots = whole(values.slots, "--slots", 1, bounds.slots);
-  const slotsTotal = whole(values["slots-total"], "--slots-total", 1, bounds.slotsTotal);
-  if (slots === undefined && slotsTotal === undefined) throw invalid("--slots or --slots-total: how many experts a rank may hold");
+function readSetup(asked: Asked, trace: Trace): Omit<SimulateOptions, "policy"> {
+  const { slots, slotsTotal, split, budgetCopies, budgetCopiesPerRank, rankSpeeds: speeds, timing, windows, nodes, minCopies } = asked;
+  const ranks = required(asked.ranks, "--ranks", "how many ranks host experts");
+  if (slots === undefined && slotsTotal === undefined) throw invalid("--slots or --slots-total: how many experts a rank may have");
   if (slots !== undefined && slotsTotal !== undefined) throw invalid("--slots and --slots-total exclude each other");
-  if (slots !== undefined && slots * ranks < trace.experts) {
-    throw invalid(
-      `--slots: ${ranks} ranks x ${slots} slots do not hold ${trace.experts} experts: at least ${Math.ceil(trace.experts / ranks)}`,
-    );
-  }
-  const experts = expertCount(trace);
-  if (slotsTotal !== undefined && slotsTotal * ranks < experts) {
-    throw invalid(
-      `--slots-total: ${ranks} ranks x ${slotsTotal} slots do not hold ${experts} experts: at least ${Math.ceil(experts / ranks)}`,
-    );
-  }
-  const speeds = positives(values["rank-speeds"], "--rank-speeds");
-  const budgetCopies = whole(values["budget-copies"], "--budget-copies", 0, bounds.copies);
-  const budgetCopiesPerRank = whole(values["budget-copies-per-rank"], "--budget-copies-per-rank", 0, bounds.copies);
-  const timing = readTiming(values.timing);
-  const windows = whole(values.windows, "--windows", 1, trace.windows);
-  const nodes = whole(values.nodes, "--nodes", 1, ranks);
-  const minCopies = whole(values["min-copies"], "--min-copies", 1, ranks);
+  if (slots !== undefined) checkSlots("--slots", ranks, slots, trace.experts);
+  if (slotsTotal !== undefined) checkSlots("--slots-total", ranks, slotsTotal, expertCount(trace));
+  const upTo = { "--windows": [windows, trace.windows], "--nodes": [nodes, ranks], "--min-copies": [minCopies, ranks] } as const;
+  for (const [option, [number = 1, most]] of Object.entries(upTo))
+    if (number > most) throw invalid(`${option}: ${number} is more than the ${most} that there are`);
+  const given = { slots, slotsTotal, speeds, budgetCopies, budgetCopiesPerRank, timing, windows, nodes, minCopies };
   return {
     trace,
     ranks,
     split: split === "equal" ? "equal" : "weighted",
     fixedShares: split === "fixed",
-    effort: oneOf(values.effort ?? "quality", efforts, "--effort"),
+    effort: asked.effort,
     now: () => performance.now(),
-    ...(slots === undefined ? {} : { slots }),
-    ...(slotsTotal === undefined ? {} : { slotsTotal }),
-    ...(speeds === undefined ? {} : { speeds }),
-    ...(budgetCopies === undefined ? {} : { budgetCopies }),
-    ...(budgetCopiesPerRank === undefined ? {} : { budgetCopiesPerRank }),
-    ...(timing === undefined ? {} : { timing }),
-    ...(windows === undefined ? {} : { windows }),
-    ...(nodes === undefined ? {} : { nodes }),
-    ...(minCopies === undefined ? {} : { minCopies }),
+    ...(Object.fromEntries(Object.entries(given).filter(([, one]) => one !== undefined)) as Partial<SimulateOptions>),
   };
 }
 
-function readTiming(text: string | undefined): SimulateOptions["timing"] {
-  const numbers = positives(text, "--timing");
-  if (numbers === undefined) return undefined;
+function checkSlots(option: string, ranks: number, slots: number, experts: number): void {
+  if (slots * ranks >= experts) return;
+  throw invalid(`${option}: ${ranks} ranks x ${slots} slots do not hold ${experts} experts: at least ${Math.ceil(experts / ranks)}`);
+}
+
+function readTiming(given: string): NonNullable<SimulateOptions["timing"]> {
+  const numbers = positives(given);
   const [denseSeconds, expertSeconds, bytesPerSecond] = numbers;
   if (numbers.length !== 3 || denseSeconds === undefined || expertSeconds === undefined || bytesPerSecond === undefined)
-    throw invalid(`--timing: ${numbers.length} numbers, expected three: other work, waiting for experts, copies a second`);
+    throw invalid(`${numbers.length} numbers, expected three: other work, waiting for experts, replicas a second`);
   return { denseSeconds, expertSeconds, bytesPerSecond };
 }
 
@@ -263,9 +225,9 @@ function known(value: number, digits: number): string {
 }
 
 /** The settings of the run, for scripts. */
-function describe(values: Values, setup: Omit<SimulateOptions, "policy">, split: SplitName): Record<string, unknown> {
+function describe(file: string, setup: Omit<SimulateOptions, "policy">, split: SplitName): Record<string, unknown> {
   const { trace: _trace, now: _now, ...rest } = setup;
-  return { file: values.trace, options: { ...rest, split } };
+  return { file, options: { ...rest, split } };
 }
 
 function sizes(trace: Trace): Record<string, unknown> {
@@ -314,19 +276,9 @@ function fractions(layer: LayerPlan): { hosts: readonly (readonly number[])[]; s
   return { hosts: layer.hosts, shares: layer.shares.map((row) => row.map((share) => share / sharesTotal)) };
 }
 
-function compared(text: string | undefined): PolicyName[] {
-  return (text ?? "").split(",").flatMap((name) => (name.trim() === "" ? [] : [oneOf(name.trim(), policyNames, "--compare")]));
-}
-
-function oneOf<T extends string>(text: string, names: readonly T[], option: string): T {
-  const found = names.find((name) => name === text);
-  if (found !== undefined) return found;
-  throw invalid(`${option}: "${text}" is not one of ${names.join(", ")}`);
-}
-
-function required(text: string | undefined, option: string, what: string): string {
-  if (text !== undefined) return text;
-  throw invalid(`${option}: ${what}; see enodia plan simulate --help`);
+function required<T>(given: T | undefined, option: string, what: string): T {
+  if (given !== undefined) return given;
+  throw invalid(`${option}: ${what}; see: enodia plan simulate --help`);
 }
 
 function invalid(message: string): AppError {

@@ -7,8 +7,10 @@ import { after, before, test } from "node:test";
 import { imbalance } from "../../../runtime/placement/imbalance.ts";
 import { loadByShares } from "../../../runtime/placement/split.ts";
 import { decodeTrace, windowOf } from "../../planner/offline/traces.ts";
-import { run as plan } from "./plan.ts";
+import { execute } from "../program.ts";
+import { enodia as commands } from "../registry.ts";
 
+const plan = (line: readonly string[]) => execute(commands, ["plan", ...line]);
 const main = resolve(import.meta.dirname, "../main.ts");
 const dir = mkdtempSync(join(tmpdir(), "enodia-plan-"));
 const trace = join(dir, "t.json.gz");
@@ -209,10 +211,22 @@ test("what is wrong with the options is said, with the remedy", async () => {
     "too few in all": [["--trace", trace, "--ranks", "4", "--slots-total", "10"], /at least 64/],
     both: [["--trace", trace, "--ranks", "4", "--slots", "2", "--slots-total", "80"], /exclude each other/],
     neither: [["--trace", trace, "--ranks", "4"], /--slots or --slots-total/],
-    policy: [["--trace", trace, "--ranks", "4", "--slots", "2", "--policy", "best"], /"best" is not one of uniform, incremental/],
-    ranks: [["--trace", trace, "--ranks", "none", "--slots", "2"], /--ranks: "none" is not a whole number/],
-    speeds: [["--trace", trace, "--ranks", "4", "--slots", "2", "--rank-speeds", "1,-1"], /not a list of numbers above 0/],
-    timing: [["--trace", trace, "--ranks", "4", "--slots", "2", "--timing", "1,2"], /--timing: 2 numbers, expected three/],
+    policy: [
+      ["--trace", trace, "--ranks", "4", "--slots", "2", "--policy", "best"],
+      /argument 'best' is invalid. Allowed choices are uniform, incremental/,
+    ],
+    ranks: [
+      ["--trace", trace, "--ranks", "none", "--slots", "2"],
+      /'--ranks <number>' argument 'none' is invalid. it must be a whole number/,
+    ],
+    speeds: [
+      ["--trace", trace, "--ranks", "4", "--slots", "2", "--rank-speeds", "1,-1"],
+      /'--rank-speeds <list>' argument '1,-1' is invalid. it must be a list of numbers above 0/,
+    ],
+    timing: [
+      ["--trace", trace, "--ranks", "4", "--slots", "2", "--timing", "1,2"],
+      /'--timing <d,e,c>' argument '1,2' is invalid. 2 numbers, expected three/,
+    ],
     "plot and none": [["--trace", trace, "--ranks", "4", "--slots", "2", "--plot", "p", "--no-plot"], /exclude each other/],
     trace: [["--trace", bad, "--ranks", "4", "--slots", "2"], /neither JSON nor gzip/],
     "plan file": [["--trace", trace, "--ranks", "4", "--slots", "2", "--plan-out", join(dir, "no", "where")], /--plan-out: cannot write/],
@@ -228,7 +242,7 @@ test("every subcommand explains itself", () => {
   for (const name of ["simulate", "record"]) {
     const run = enodia(name, "--help");
     assert.equal(run.code, 0);
-    assert.match(run.out, new RegExp(`usage: enodia plan ${name}`));
+    assert.match(run.out, new RegExp(`Usage: enodia plan ${name}`));
   }
   assert.equal(enodia("nonsense").code, 2);
 });

@@ -1,38 +1,18 @@
 // `enodia rollout`: how far a roll is, and what a person does about it. status and history read; pause, resume and undo change the
 // MoEDeployment as kubectl would, so the rights of the person decide. ../rollout-text.ts says it.
 import { setTimeout as sleep } from "node:timers/promises";
-import { parseArgs } from "node:util";
 import { AppError, annotations, labels } from "../../../crds/common.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
 import { type Accepted, durable, readRevision } from "../../deployment/revision.ts";
 import { type KubeObject, resources } from "../../kube/kube.ts";
-import { type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
-import { whole } from "../options.ts";
+import { argument, declare, flag, value } from "../command.ts";
+import { type ClusterAccess, openCluster } from "../kube.ts";
+import { clusterOptions, whole } from "../options.ts";
 import { type RevisionRow, restingStatus, rolloutHistoryText, rolloutStatusText } from "../rollout-text.ts";
-
-const usage = `usage: enodia rollout status NAME [--watch]    how far a roll is; 1 as exit status when it was rolled back
-       enodia rollout history NAME             the specs that can be gone back to, and what the operator did last
-       enodia rollout pause NAME               replaces no further rank; what has begun is finished
-       enodia rollout resume NAME              goes on; what was rolled back is tried again
-       enodia rollout undo NAME                makes the spec one that was in force before: after a roll back the one that runs
-
-${kubeFlagsHelp}
-      --watch            status: until the roll has come to rest
-      --timeout TIME     status --watch: at most so long, then 1 as exit status (default 30m)
-      --to-revision N    undo: that of rollout history`;
-
-export const options = {
-  ...kubeFlags,
-  watch: { type: "boolean", default: false },
-  timeout: { type: "string", default: "30m" },
-  "to-revision": { type: "string" },
-  help: { type: "boolean", short: "h", default: false },
-} as const;
 
 /** Milliseconds between two looks of --watch. */
 const lookMs = 1_000;
-const revisionMax = Number.MAX_SAFE_INTEGER;
 const write = { manager: "enodia" } as const;
 
 export interface Asked {
@@ -44,28 +24,57 @@ export interface Asked {
   readonly print: (text: string) => void;
 }
 
-type Verb = (asked: Asked) => Promise<number>;
+const name = argument("<name>", "a MoEDeployment", { moeDeployments: "" });
+const print = (text: string): void => void process.stdout.write(`${text}\n`);
+const still = { watch: false, timeoutMs: 0, toRevision: undefined, print } as const;
 
-export const acts: Readonly<Record<string, Verb>> = { status, history, pause, resume, undo };
-export const verbs = Object.keys(acts);
+export const status = declare({
+  about: "How far a rollout is. Exits with 1 when it was rolled back.",
+  arguments: [name],
+  options: {
+    ...clusterOptions,
+    watch: flag("--watch", "until the rollout has come to rest"),
+    timeout: value(
+      "--timeout <time>",
+      "with --watch: exits with 1 after so long (default: 30m)",
+      (text) => parseDuration(text, "--timeout"),
+      1_800_000,
+    ),
+  },
+  action: ({ watch, timeout, ...options }, of) =>
+    acts.status({ ...still, cluster: openCluster(options), name: of, watch, timeoutMs: timeout }),
+});
 
-export async function run(args: readonly string[]): Promise<number> {
-  const { values, positionals } = parseArgs({ args: [...args], allowPositionals: true, options });
-  const [verb = "", name, ...rest] = positionals;
-  const act = acts[verb];
-  if (values.help || !act || name === undefined || rest.length > 0) {
-    process[values.help ? "stdout" : "stderr"].write(`${usage}\n`);
-    return values.help ? 0 : 2;
-  }
-  return act({
-    cluster: openCluster(values),
-    name,
-    watch: values.watch,
-    timeoutMs: parseDuration(values.timeout, "--timeout"),
-    toRevision: whole(values["to-revision"], "--to-revision", 1, revisionMax),
-    print: (text) => process.stdout.write(`${text}\n`),
-  });
-}
+export const history = declare({
+  about: "The specs that can be gone back to, and what the operator did last.",
+  arguments: [name],
+  options: clusterOptions,
+  action: (options, of) => acts.history({ ...still, cluster: openCluster(options), name: of }),
+});
+
+export const pause = declare({
+  about: "Replaces no further rank. What has begun is finished, and lost ranks are replaced all the same.",
+  arguments: [name],
+  options: clusterOptions,
+  action: (options, of) => acts.pause({ ...still, cluster: openCluster(options), name: of }),
+});
+
+export const resume = declare({
+  about: "Goes on with a rollout that is paused, and tries again what was rolled back.",
+  arguments: [name],
+  options: clusterOptions,
+  action: (options, of) => acts.resume({ ...still, cluster: openCluster(options), name: of }),
+});
+
+export const undo = declare({
+  about: "Makes the spec one that was in effect before: after a rollback the one that runs.",
+  arguments: [name],
+  options: {
+    ...clusterOptions,
+    toRevision: value("--to-revision <number>", "that of rollout history", whole(1, Number.MAX_SAFE_INTEGER)),
+  },
+  action: ({ toRevision, ...options }, of) => acts.undo({ ...still, cluster: openCluster(options), name: of, toRevision }),
+});
 
 async function read({ cluster, name }: Asked): Promise<{ object: KubeObject; deployment: MoEDeployment }> {
   const object = await cluster.kube.get(resources.moeDeployments, { namespace: cluster.namespace, name });
@@ -97,7 +106,7 @@ const imageOf = ({ template }: Accepted): string | undefined =>
 
 const modelOf = ({ spec }: Accepted): string => `${spec.model.uri} (${spec.runtime.expertCodec})`;
 
-async function status(asked: Asked): Promise<number> {
+async function showStatus(asked: Asked): Promise<number> {
   const end = performance.now() + asked.timeoutMs;
   for (let said = ""; ; ) {
     const { deployment } = await read(asked);
@@ -114,20 +123,20 @@ async function status(asked: Asked): Promise<number> {
   }
 }
 
-async function history(asked: Asked): Promise<number> {
+async function showHistory(asked: Asked): Promise<number> {
   const { deployment } = await read(asked);
   asked.print(rolloutHistoryText(deployment, await revisionsOf(asked, deployment)));
   return 0;
 }
 
-async function pause(asked: Asked): Promise<number> {
+async function pauseRollouts(asked: Asked): Promise<number> {
   const { deployment } = await read(asked);
   await patch(asked, deployment, { spec: { rolloutStrategy: { paused: true } } });
   asked.print(`${asked.name}: rolls are paused; lost ranks are replaced all the same`);
   return 0;
 }
 
-async function resume(asked: Asked): Promise<number> {
+async function resumeRollouts(asked: Asked): Promise<number> {
   const { deployment } = await read(asked);
   const { paused } = deployment.spec.rolloutStrategy;
   const { rolledBack } = deployment.status.rollout ?? {};
@@ -151,7 +160,7 @@ async function patch({ cluster, name }: Asked, { metadata: { uid } }: MoEDeploym
   await cluster.kube.patch(resources.moeDeployments, ref, { ...change, metadata: { ...change.metadata, uid } }, write);
 }
 
-async function undo(asked: Asked): Promise<number> {
+async function undoRollout(asked: Asked): Promise<number> {
   const { object, deployment } = await read(asked);
   const target = chosen(asked, await revisionsOf(asked, deployment), deployment);
   const { replicas, suspend, rolloutStrategy } = (object.spec ?? {}) as Record<string, unknown>;
@@ -181,3 +190,5 @@ function chosen({ name, toRevision }: Asked, revisions: readonly Listed[], { spe
   const which = toRevision === undefined ? "no revision before the one in force" : `no revision ${toRevision}`;
   throw new AppError(`${name}: ${which} is kept; there are: ${have}`, { code: "NotFound" });
 }
+
+export const acts = { status: showStatus, history: showHistory, pause: pauseRollouts, resume: resumeRollouts, undo: undoRollout };

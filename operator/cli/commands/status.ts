@@ -1,72 +1,54 @@
 // `enodia status`: reads what there is of deployments and training jobs, finds what is wrong, and says it, the worst first; of one
 // deployment also what it is doing, rank by rank. Reads the API server and the kubelets' summary through it; changes nothing.
 // Not here: what counts as wrong (../findings/), the words (../findings-text.ts, ../status-text.ts), the screen (../watch.ts).
-import { parseArgs } from "node:util";
 import { z } from "zod";
 import { AppError, labels } from "../../../crds/common.ts";
 import type { ExpertPlacement } from "../../../crds/expert-placement.ts";
 import type { KubeObject } from "../../kube/kube.ts";
+import { argument, declare, flag } from "../command.ts";
 import { type Judgement, judge } from "../findings/index.ts";
 import { countText, findingsText, overviewText } from "../findings-text.ts";
 import { type Gathered, gather, type Scope } from "../gather.ts";
-import { type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
-import { asksForJson, outputFlag, outputFlagHelp } from "../output-flag.ts";
+import { type ClusterAccess, openCluster } from "../kube.ts";
+import { asksForJson, clusterOptions, outputOptions, watchOption } from "../options.ts";
 import { expectedMemory, expectedMemoryFormula, type RankRow, renderStatus, type StatusDetail } from "../status-text.ts";
-import { pause, terminalScreen, untilInterrupted, watch } from "../watch.ts";
+import { show, terminalScreen } from "../watch.ts";
 
-const usage = `usage: enodia status [NAME] [options]
-
-Says what is wrong with the deployments and training jobs of a namespace, the worst first: why, with numbers, and the command to begin
-with. Then one line for each, or of the deployment NAME its model, conditions, plan, and per rank
-
-  STATE, EPOCH    of the rank, and the newest plan it has committed
+const columns = `  STATE, EPOCH    of the rank, and the newest plan it has committed
   EXPERTS BUDGET  bytes of experts it holds, and how many it may (experts.memoryPerRank)
   MEMORY          of the container, as the kubelet reports it; "-" where the node does not answer, or where you may not ask it
                   (the right \`get\` on nodes/proxy)
   EXPECTED <=     what MEMORY should stay below: ${expectedMemoryFormula}
-  LOAD            rows of experts it computes, over the mean of the ranks, in the worst layer
+  LOAD            rows of experts it computes, over the mean of the ranks, in the worst layer`;
 
-  -A, --all-namespaces   of all namespaces
-  -w, --watch            looks again every 2 s, until Ctrl-C
-${outputFlagHelp}
-${kubeFlagsHelp}
+export const command = declare({
+  about:
+    "Says what is wrong with the deployments and training jobs of a namespace, the worst first: why, with numbers, and the command to begin with. Then one line for each, or of one deployment its model, conditions, plan and ranks.",
+  arguments: [argument("[name]", "a MoEDeployment", { moeDeployments: "" })],
+  options: {
+    ...clusterOptions,
+    ...outputOptions,
+    ...watchOption,
+    allNamespaces: flag("-A, --all-namespaces", "of all namespaces"),
+  },
+  notes: `Columns of a deployment's ranks:
+${columns}
 
-example   enodia status -A --watch`;
-
-export const options = {
-  ...kubeFlags,
-  ...outputFlag,
-  "all-namespaces": { type: "boolean", short: "A", default: false },
-  watch: { type: "boolean", short: "w", default: false },
-  help: { type: "boolean", short: "h", default: false },
-} as const;
-
-export async function run(args: readonly string[]): Promise<number> {
-  const { values, positionals } = parseArgs({ args: [...args], allowPositionals: true, options });
-  if (values.help) {
-    process.stdout.write(`${usage}\n`);
-    return 0;
-  }
-  const [name, ...others] = positionals;
-  const all = values["all-namespaces"];
-  if (others.length > 0) throw new AppError(`one NAME at most: "${others.join(" ")}" is too much`, { code: "BadOption" });
-  if (all && name !== undefined)
-    throw new AppError("-A shows all namespaces: leave NAME out, or name its namespace with -n", { code: "BadOption" });
-  const json = asksForJson(values);
-  const cluster = openCluster(values);
-  const scope: Scope = { namespace: all ? undefined : cluster.namespace, name };
-  const make = async (): Promise<string> => {
-    const seen = await gather(cluster, scope);
-    return json ? await jsonText(cluster, seen, scope) : await plainText(cluster, seen, scope);
-  };
-  if (!values.watch) process.stdout.write(`${await make()}\n`);
-  else {
-    const clock = () => performance.now();
-    const screen = json ? { ...terminalScreen, isTTY: false } : terminalScreen;
-    await untilInterrupted((signal) => watch({ make, screen, signal, sleep: pause, clock }));
-  }
-  return 0;
-}
+example   enodia status -A --watch`,
+  async action(options, name) {
+    const all = options.allNamespaces;
+    if (all && name !== undefined)
+      throw new AppError("-A shows all namespaces: leave the name out, or name its namespace with -n", { code: "BadOption" });
+    const json = asksForJson(options);
+    const cluster = openCluster(options);
+    const scope: Scope = { namespace: all ? undefined : cluster.namespace, name };
+    const make = async (): Promise<string> => {
+      const seen = await gather(cluster, scope);
+      return json ? await jsonText(cluster, seen, scope) : await plainText(cluster, seen, scope);
+    };
+    return show(make, { json, again: options.watch });
+  },
+});
 
 async function plainText(cluster: ClusterAccess, seen: Gathered, { name, namespace }: Scope): Promise<string> {
   const { deployments, jobs, unread } = seen;

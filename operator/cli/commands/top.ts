@@ -1,33 +1,16 @@
 // `enodia top`: scrapes the metrics of a deployment's pods through the API server's proxy, twice, and tells what ranks and gateways do.
 // Needs `get` on pods/proxy. Not here: the figures (../top-text.ts), the screen (../watch.ts).
-import { parseArgs } from "node:util";
 import { AppError, labels, ports } from "../../../crds/common.ts";
 import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { resources } from "../../kube/kube.ts";
-import { type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
-import { asksForJson, outputFlag, outputFlagHelp } from "../output-flag.ts";
+import { argument, declare } from "../command.ts";
+import { type ClusterAccess, openCluster } from "../kube.ts";
+import { asksForJson, clusterOptions, outputOptions, watchOption } from "../options.ts";
 import { type PodFacts, podFactsOf } from "../pod-facts.ts";
 import { parseSamples } from "../prometheus-text.ts";
 import { rankFigures, type Scrape, type TopPod, topText } from "../top-text.ts";
-import { pause, terminalScreen, untilInterrupted, watch } from "../watch.ts";
-
-const usage = `usage: enodia top [NAME] [options]
-
-The ranks of a MoEDeployment, or of all in a namespace, as they run, from the metrics of their pods, which are read twice: experts that each holds, tokens and prompt
-tokens a second, requests that run and wait, use of the attention cache (KV), memory of the process, CPUs that it uses, and its load over
-the mean in the worst layer. "-" is not known: the pod does not answer, or its load was not reported yet.
-
-  -w, --watch            looks again every 2 s, until Ctrl-C
-${outputFlagHelp}
-${kubeFlagsHelp}`;
-
-export const options = {
-  ...kubeFlags,
-  ...outputFlag,
-  watch: { type: "boolean", short: "w", default: false },
-  help: { type: "boolean", short: "h", default: false },
-} as const;
+import { show } from "../watch.ts";
 
 /** Between the two scrapes of a first look. */
 const betweenMs = 1_000;
@@ -37,35 +20,29 @@ const scrapesAtOnce = 16;
 /** Deployments of a namespace that are looked at at once. */
 const deploymentsMax = 16;
 
-export async function run(args: readonly string[]): Promise<number> {
-  const { values, positionals } = parseArgs({ args: [...args], allowPositionals: true, options });
-  if (values.help) {
-    process.stdout.write(`${usage}\n`);
-    return 0;
-  }
-  const [name, ...others] = positionals;
-  if (others.length > 0) throw new AppError(`one NAME at most: "${others.join(" ")}" is too much`, { code: "BadOption" });
-  const json = asksForJson(values);
-  const cluster = openCluster(values);
-  const lookers = new Map<string, () => Promise<Look>>();
-  const make = async (): Promise<string> => {
-    const all = name === undefined ? await namesIn(cluster) : [name];
-    const names = all.slice(0, deploymentsMax);
-    for (const each of names) if (!lookers.has(each)) lookers.set(each, looker(cluster, each));
-    const looks = await Promise.all(names.flatMap((each) => lookers.get(each)?.() ?? []));
-    if (json) return JSON.stringify(looks.map(forPrograms));
-    if (looks.length === 0) return `no MoEDeployment in namespace ${cluster.namespace}`;
-    const left = all.length - names.length;
-    const more = left > 0 ? [`${left} more are not shown; name one of them`] : [];
-    return [...looks.map(({ deployment, pods }) => topText(deployment, pods)), ...more].join("\n\n");
-  };
-  if (!values.watch) process.stdout.write(`${await make()}\n`);
-  else {
-    const screen = json ? { ...terminalScreen, isTTY: false } : terminalScreen;
-    await untilInterrupted((signal) => watch({ make, screen, signal, sleep: pause, clock: () => performance.now() }));
-  }
-  return 0;
-}
+export const command = declare({
+  about:
+    'The ranks of a MoEDeployment, or of all in a namespace, as they run, from the metrics of their pods, which are read twice: experts that each has, tokens and prompt tokens a second, requests that run and wait, use of the attention cache (KV), memory of the process, CPUs that it uses, and its load over the mean in the worst layer. "-" is not known: the pod does not answer, or its load was not reported yet.',
+  arguments: [argument("[name]", "a MoEDeployment", { moeDeployments: "" })],
+  options: { ...clusterOptions, ...outputOptions, ...watchOption },
+  async action(options, name) {
+    const json = asksForJson(options);
+    const cluster = openCluster(options);
+    const lookers = new Map<string, () => Promise<Look>>();
+    const make = async (): Promise<string> => {
+      const all = name === undefined ? await namesIn(cluster) : [name];
+      const names = all.slice(0, deploymentsMax);
+      for (const each of names) if (!lookers.has(each)) lookers.set(each, looker(cluster, each));
+      const looks = await Promise.all(names.flatMap((each) => lookers.get(each)?.() ?? []));
+      if (json) return JSON.stringify(looks.map(forPrograms));
+      if (looks.length === 0) return `no MoEDeployment in namespace ${cluster.namespace}`;
+      const left = all.length - names.length;
+      const more = left > 0 ? [`${left} more are not shown; name one of them`] : [];
+      return [...looks.map(({ deployment, pods }) => topText(deployment, pods)), ...more].join("\n\n");
+    };
+    return show(make, { json, again: options.watch });
+  },
+});
 
 async function namesIn({ kube, namespace }: ClusterAccess): Promise<string[]> {
   const { items } = await kube.list(resources.moeDeployments, { namespace });

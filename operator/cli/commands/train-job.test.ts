@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { FakeKube } from "../../../test/kit/kube/fake-kube.ts";
 import { resources } from "../../kube/kube.ts";
 import type { ClusterAccess } from "../kube.ts";
-import { verbs } from "./train-job.ts";
+import { acts } from "./train-job.ts";
 
 const spec = {
   model: { uri: "pvc://m/a" },
@@ -27,10 +27,10 @@ test("a job that cannot be read is listed with the others", async () => {
     await kube.create(resources.moeTrainingJobs, { ...object, spec: { ...spec, ...change } }, { manager: "user" });
   }
   const asked = { cluster: { kube, namespace: "ns" } as unknown as ClusterAccess, job: undefined, name: undefined };
-  const text = (await verbs.status?.({ ...asked, json: false })) ?? "";
+  const text = (await acts.status({ ...asked, json: false })) ?? "";
   assert.match(text, /^good +0\/10/m);
   assert.match(text, /^odd .*InvalidSpec$/m);
-  const all = JSON.parse((await verbs.status?.({ ...asked, json: true })) ?? "");
+  const all = JSON.parse((await acts.status({ ...asked, json: true })) ?? "");
   assert.deepEqual(
     all.map(({ metadata }: { metadata: { name: string } }) => metadata.name),
     ["good", "odd"],
@@ -49,7 +49,7 @@ test("the loss is written as a picture, again and again, and over nothing else",
   try {
     const svg = join(folder, "loss.svg");
     const cluster = { kube, namespace: "ns" } as unknown as ClusterAccess;
-    const loss = (job: string, path: string) => verbs.loss?.({ cluster, job, name: undefined, json: false, svg: path });
+    const loss = (job: string, path: string) => acts.loss({ cluster, job, name: undefined, json: false, svg: path });
     for (let i = 0; i < 2; i++) assert.match((await loss("news", svg)) ?? "", /^4\.0000 \|\*/);
     assert.match(readFileSync(svg, "utf8"), /^<svg [\s\S]*news: loss by step, 4\.0000 to 2\.0000/);
     const notes = join(folder, "notes.svg");

@@ -1,42 +1,18 @@
 // `enodia train status|loss|trace|serve`: reads MoETrainingJobs of a cluster and changes nothing; serve writes a manifest to standard
 // output, loss a picture where it is asked for, trace a file. ../training-text.ts says it to a person.
-import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type MoETrainingJob, parseMoETrainingJob } from "../../../crds/moe-training-job.ts";
+import { tracedStepsMax } from "../../../crds/training-trace.ts";
 import { type KubeObject, resources } from "../../kube/kube.ts";
-import { type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
+import { argument, declare, text, value } from "../command.ts";
+import { type ClusterAccess, openCluster } from "../kube.ts";
 import { lossCommand, lossPlot } from "../loss-plot.ts";
+import { asksForJson, clusterOptions, outputOptions, whole } from "../options.ts";
 import { writeOutput } from "../output-file.ts";
-import { outputFlag } from "../output-flag.ts";
 import { pictureOutput } from "../svg.ts";
 import { curveText, jobTable, jobText, servingManifest, type UnreadableJob } from "../training-text.ts";
-import { type TraceAsked, traceJob } from "./train-trace.ts";
+import { stepsDefault, type TraceAsked, traceJob } from "./train-trace.ts";
 import { traceColumns } from "./train-trace-text.ts";
-
-const usage = `usage: enodia train status [JOB] [options]    the training jobs of a namespace, or one with all that is known
-       enodia train loss JOB [options]        its loss over the steps, as a curve; metrics.jsonl beside its checkpoints has every step
-       enodia train trace JOB [options]       where the time of its next steps goes: tables, and a file for https://ui.perfetto.dev
-       enodia train serve JOB [options]       a MoEDeployment that serves its result, as a manifest for kubectl apply -f -
-
-${kubeFlagsHelp}
-      --name NAME        serve: of the MoEDeployment (default: that of the job)
-      --svg FILE         loss: writes the curve as a picture too; an earlier one of this command is replaced
-      --steps N          trace: how many (default 5); Ctrl-C ends with those that there are
-  -o, --output json      status, loss and trace: everything, for programs
-  -o, --output FILE      trace: the file (default: JOB-trace.json); an earlier one of this command is replaced
-
-trace reaches the pods as kubectl port-forward does, by your right to do so, and shows
-
-${traceColumns}`;
-
-export const options = {
-  ...kubeFlags,
-  name: { type: "string" },
-  svg: { type: "string" },
-  steps: { type: "string" },
-  ...outputFlag,
-  help: { type: "boolean", short: "h", default: false },
-} as const;
 
 interface Asked {
   readonly cluster: ClusterAccess;
@@ -47,7 +23,7 @@ interface Asked {
   /** File of the picture of a loss. */
   readonly svg?: string | undefined;
   /** How many steps a trace has, and its file. */
-  readonly steps?: string | undefined;
+  readonly steps?: number;
   readonly output?: string | undefined;
   /** Ends what waits for a job. */
   readonly signal?: AbortSignal;
@@ -69,7 +45,7 @@ function readOr<Other>(object: KubeObject, other: (error: AppError) => Other): M
   }
 }
 
-async function status(asked: Asked): Promise<string> {
+async function jobStatus(asked: Asked): Promise<string> {
   const { cluster, json } = asked;
   if (asked.job !== undefined) {
     const job = await jobOf(asked);
@@ -86,7 +62,7 @@ async function status(asked: Asked): Promise<string> {
   return jobs.length === 0 ? `no MoETrainingJob in namespace ${cluster.namespace}` : jobTable(jobs);
 }
 
-async function loss(asked: Asked): Promise<string> {
+async function jobLoss(asked: Asked): Promise<string> {
   const job = await jobOf(asked);
   const curve = (job.status.curve ?? []).map((point) => ({ step: point.step, loss: Number(point.loss) }));
   const { name } = job.metadata;
@@ -99,7 +75,7 @@ async function loss(asked: Asked): Promise<string> {
   return asked.json ? JSON.stringify(curve) : (curveText(curve) ?? none);
 }
 
-async function serve(asked: Asked): Promise<string> {
+async function servingOf(asked: Asked): Promise<string> {
   const job = await jobOf(asked);
   if (job.status.result === undefined) {
     const at = `step ${job.status.step ?? 0} of ${job.spec.steps}`;
@@ -113,43 +89,76 @@ async function serve(asked: Asked): Promise<string> {
   return JSON.stringify(servingManifest(job, asked.name ?? job.metadata.name), undefined, 2); // JSON is YAML too
 }
 
-async function trace(asked: Asked): Promise<string> {
-  const { cluster, json, steps, output, signal = new AbortController().signal } = asked;
+async function traceOf(asked: Asked): Promise<string> {
+  const { cluster, json, steps = stepsDefault, output, signal = new AbortController().signal } = asked;
   const progress = { isTTY: process.stderr.isTTY === true, write: (text: string) => void process.stderr.write(text) };
   const connect: TraceAsked["connect"] = (pod, port) => cluster.connect(pod, port);
   return traceJob(await jobOf(asked), { json, steps, output, connect, progress, signal });
 }
 
-export const verbs: Readonly<Record<string, (asked: Asked) => Promise<string>>> = { status, loss, trace, serve };
+export const acts = { status: jobStatus, loss: jobLoss, trace: traceOf, serve: servingOf };
 
-/** Options that one verb has, and no other. */
-const ownOptions = { svg: "loss", steps: "trace", output: "trace", name: "serve" } as const;
+const none = { job: undefined, json: false, name: undefined } as const;
+const print = (text: string): number => {
+  process.stdout.write(`${text}\n`);
+  return 0;
+};
+const named = argument("<job>", "a MoETrainingJob", { moeTrainingJobs: "" });
 
-export async function run(verb: string, args: readonly string[]): Promise<number> {
-  const { values, positionals } = parseArgs({ args: [...args], allowPositionals: true, options });
-  if (values.help) {
-    process.stdout.write(`${usage}\n`);
-    return 0;
-  }
-  const { name, svg, steps } = values;
-  // Any other word is the file of a trace; one of the name json is ./json.
-  const json = values.json || values.output === "json";
-  const output = values.output === "json" ? undefined : values.output;
-  for (const [option, of] of Object.entries(ownOptions))
-    if ({ svg, steps, output, name }[option] !== undefined && verb !== of)
-      throw new AppError(`--${option} is an option of enodia train ${of}`, { code: "BadOption" });
-  const interrupted = new AbortController();
-  const stop = (): void => {
-    if (interrupted.signal.aborted) process.exit(130); // asked twice
-    interrupted.abort();
-  };
-  if (verb === "trace") process.on("SIGINT", stop);
-  try {
-    const { signal } = interrupted;
-    const told = await verbs[verb]?.({ cluster: openCluster(values), job: positionals[0], json, name, svg, steps, output, signal });
-    process.stdout.write(`${told}\n`);
-    return 0;
-  } finally {
-    process.off("SIGINT", stop);
-  }
-}
+export const status = declare({
+  about: "The training jobs of a namespace, or one with all that is known.",
+  arguments: [argument("[job]", "a MoETrainingJob", { moeTrainingJobs: "" })],
+  options: { ...clusterOptions, ...outputOptions },
+  action: async (options, job) => print(await acts.status({ ...none, cluster: openCluster(options), job, json: asksForJson(options) })),
+});
+
+export const loss = declare({
+  about: "The loss of a job over its steps, as a curve; metrics.jsonl beside its checkpoints has every step.",
+  arguments: [named],
+  options: {
+    ...clusterOptions,
+    ...outputOptions,
+    svg: text("--svg <file>", "writes the curve as a picture too; an earlier one of this command is replaced"),
+  },
+  action: async ({ svg, ...options }, job) =>
+    print(await acts.loss({ ...none, cluster: openCluster(options), job, json: asksForJson(options), svg })),
+});
+
+export const trace = declare({
+  about:
+    "Where the time of a job's next steps goes: tables, and a file for https://ui.perfetto.dev. It reaches the pods as kubectl port-forward does, by your right to do so.",
+  arguments: [named],
+  options: {
+    ...clusterOptions,
+    steps: value("--steps <number>", "how many; Ctrl-C ends with those that there are", whole(1, tracedStepsMax), stepsDefault),
+    output: text(
+      "-o, --output <file>",
+      "json: everything, for programs; else the file (default: JOB-trace.json); an earlier one of this command is replaced",
+    ),
+    json: outputOptions.json,
+  },
+  notes: traceColumns,
+  async action({ steps, ...options }, job) {
+    // Any other word is the file of a trace; one of the name json is ./json.
+    const json = options.json || options.output === "json";
+    const output = options.output === "json" ? undefined : options.output;
+    const interrupted = new AbortController();
+    const stop = (): void => {
+      if (interrupted.signal.aborted) process.exit(130); // asked twice
+      interrupted.abort();
+    };
+    process.on("SIGINT", stop);
+    try {
+      return print(await acts.trace({ ...none, cluster: openCluster(options), job, json, steps, output, signal: interrupted.signal }));
+    } finally {
+      process.off("SIGINT", stop);
+    }
+  },
+});
+
+export const serve = declare({
+  about: "A MoEDeployment that serves the result of a job, as a manifest for kubectl apply -f -",
+  arguments: [named],
+  options: { ...clusterOptions, name: text("--name <name>", "of the MoEDeployment (default: that of the job)") },
+  action: async ({ name, ...options }, job) => print(await acts.serve({ ...none, cluster: openCluster(options), job, name })),
+});

@@ -3,18 +3,16 @@
 import type { Duplex } from "node:stream";
 import { AppError, ports } from "../../../crds/common.ts";
 import type { MoETrainingJob } from "../../../crds/moe-training-job.ts";
-import { tracedStepsMax } from "../../../crds/training-trace.ts";
 import type { WorldMember } from "../../../crds/training-world.ts";
 import { chromeTrace } from "../../../runtime/train/trace/chrome.ts";
 import { Gathering, groupOf, onOneAxis } from "../../../runtime/train/trace/gathering.ts";
 import { rankTimes } from "../../../runtime/train/trace/summary.ts";
-import { whole } from "../options.ts";
 import { checkOutput, writeOutput } from "../output-file.ts";
 import { openTrace } from "../trace-client.ts";
 import type { ProgressOutput } from "../train-progress.ts";
 import { perfettoOutput, traceText } from "./train-trace-text.ts";
 
-const stepsDefault = 5;
+export const stepsDefault = 5;
 /** Ranks of one trace; of more, the first ones. */
 const ranksTracedMax = 64;
 /** A step of a job that trains takes no longer: then it is asked for no more. */
@@ -22,7 +20,7 @@ const silenceMsMax = 15 * 60_000;
 
 export interface TraceAsked {
   readonly json: boolean;
-  readonly steps: string | undefined;
+  readonly steps: number;
   /** File of the trace. */
   readonly output: string | undefined;
   /** A connection to a port on the loopback of a pod. */
@@ -35,7 +33,7 @@ export interface TraceAsked {
 /** What is said once the file is written. Throws AppError where there is no step to write. */
 export async function traceJob(job: MoETrainingJob, asked: TraceAsked): Promise<string> {
   const { name } = job.metadata;
-  const steps = whole(asked.steps, "--steps", 1, tracedStepsMax) ?? stepsDefault;
+  const { steps } = asked;
   const file = perfettoOutput(asked.output ?? `${name}-trace.json`, "--output");
   await checkOutput(file); // before steps are waited for
   const { epoch, ranks } = worldOf(job);
@@ -141,7 +139,7 @@ async function follow(members: readonly WorldMember[], gathering: Gathering, ask
 }
 
 /** Shows how many steps there are; without a number, that there come no more. */
-function progressOf({ progress, steps = `${stepsDefault}` }: TraceAsked): (made?: number) => void {
+function progressOf({ progress, steps }: TraceAsked): (made?: number) => void {
   let last: number | undefined;
   return (made) => {
     if (made === undefined && progress.isTTY) progress.write("\n");

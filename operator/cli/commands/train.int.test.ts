@@ -98,8 +98,14 @@ test("worlds of several data meet, and one model comes of them", async () => {
 
 const wrong: Record<string, { readonly args: readonly string[]; readonly message: RegExp }> = {
   "no model": { args: ["train", "--steps", "3"], message: /--model is missing/ },
-  "steps that are no number": { args: [...line(1).slice(0, 7), "--steps", "many"], message: /--steps is "many"; it must be a number/ },
-  "a schedule that is none": { args: [...line(1), "--schedule", "step"], message: /--schedule is "step"; it must be constant or cosine/ },
+  "steps that are no number": {
+    args: [...line(1).slice(0, 7), "--steps", "many"],
+    message: /'--steps <number>' argument 'many' is invalid. it must be a number/,
+  },
+  "a schedule that is none": {
+    args: [...line(1), "--schedule", "step"],
+    message: /'--schedule <name>' argument 'step' is invalid. Allowed choices are constant, cosine/,
+  },
   "a recipe of balance that is none": {
     args: [...line(1), "--balance", "luck:1"],
     message: /--balance is "luck:1"; known are switch:RATE/,
@@ -117,15 +123,18 @@ const wrong: Record<string, { readonly args: readonly string[]; readonly message
     args: [...line(1), "--optimizer", "sgd", "--beta2", "0.9"],
     message: /--beta2 is no setting of --optimizer sgd; leave it out, it has --beta1, --weight-decay/,
   },
-  "an optimizer that is none": { args: [...line(1), "--optimizer", "lion"], message: /--optimizer is "lion"; it must be adamw or sgd/ },
-  "an unknown option": { args: ["train", "--bogus"], message: /Unknown option '--bogus'; --help lists the options/ },
+  "an optimizer that is none": {
+    args: [...line(1), "--optimizer", "lion"],
+    message: /'--optimizer <name>' argument 'lion' is invalid. Allowed choices are adamw, sgd/,
+  },
+  "an unknown option": { args: ["train", "--bogus"], message: /unknown option '--bogus'; see: enodia train --help/ },
   "data without a model": { args: ["data", "import", text, "--out", data], message: /--model is missing/ },
 };
 
 for (const [name, { args, message }] of Object.entries(wrong)) {
   test(`${name}: one line that names the option`, async () => {
     const { code, stderr } = await enodia(args);
-    assert.equal(code, 1);
+    assert.equal(code, 2);
     assert.match(stderr, message);
     assert.equal(stderr.trim().split("\n").length, 1, stderr);
   });

@@ -1,9 +1,8 @@
 // `enodia train`: parses the line, runs runtime/train, which is loaded only then, and shows its progress. Ctrl-C ends the run with a
 // checkpoint; the same line goes on from it.
 import { availableParallelism } from "node:os";
-import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
-import { type CodecName, codecNames, optimizerNames, scheduleNames } from "../../../crds/names.ts";
+import { codecNames, optimizerNames, scheduleNames } from "../../../crds/names.ts";
 import { stepSpansMax } from "../../../crds/training-trace.ts";
 import type { RunEnd } from "../../../runtime/train/loop/run.ts";
 import type { TrainPorts } from "../../../runtime/train/loop/train-ports.ts";
@@ -13,108 +12,86 @@ import { localSteps, parseRecipes, usageOf } from "../../../runtime/train/recipe
 import { chromeTrace } from "../../../runtime/train/trace/chrome.ts";
 import { Recorder } from "../../../runtime/train/trace/recorder.ts";
 import { rankTimes } from "../../../runtime/train/trace/summary.ts";
-import type { CommandModule, Commands } from "../command.ts";
+import { choice, declare, text, texts, type Values, value } from "../command.ts";
+import { asksForJson, namesOf, number, outputOptions } from "../options.ts";
 import { checkOutput, type OutputFile, writeOutput } from "../output-file.ts";
-import { asksForJson, outputFlag } from "../output-flag.ts";
 import { TrainProgress } from "../train-progress.ts";
-import { options as jobOptions, verbs as jobVerbs, run as runOnJob } from "./train-job.ts";
 import { perfettoOutput, traceText } from "./train-trace-text.ts";
 
-const help = `usage: enodia train --model DIR --data DIR --out DIR --steps N [options]
-       enodia train status|loss|trace|serve   of MoETrainingJobs in a cluster; --help after it tells more
+const options = {
+  ...outputOptions,
+  model: text("--model <folder>", "a model store, a Hugging Face folder, or a folder with config.json and tokenizer (--init random)"),
+  data: texts("--data <folder>", 'token data of "enodia data import"; again for each world of --local'),
+  out: text("--out <folder>", "checkpoints/, metrics.jsonl, and at the end store/ and huggingface/"),
+  steps: value("--steps <number>", "steps in all", number),
+  init: choice("--init <name>", "checkpoint: the weights of --model; random: drawn from --seed", inits, "checkpoint"),
+  initCodec: choice(
+    "--init-codec <name>",
+    "codec of a store's experts to start from (default: the most exact; one of four bits only if named)",
+    codecNames,
+  ),
+  validation: text("--validation <folder>", "token data whose loss and perplexity are reported at each checkpoint"),
+  sequences: value("--sequences <number>", "sequences of a step", number, 16),
+  sequenceLength: value("--sequence-length <number>", "tokens of each", number, 256),
+  lanes: value("--lanes <number>", "equal micro-batches of a step, a power of two: memory is for one", number, 8),
+  seed: value("--seed <number>", "of the order of sequences and of random weights", number, 1),
+  learningRate: value("--learning-rate <x>", "the highest rate", number, 3e-4),
+  warmup: value("--warmup <number>", "the steps of its rise", number, 0),
+  schedule: choice("--schedule <name>", "how the rate falls", scheduleNames, "cosine"),
+  floor: value("--floor <x>", "the part of the rate at the end", number, 0.1),
+  optimizer: choice("--optimizer <name>", optimizerUsage, optimizerNames, "adamw"),
+  weightDecay: value("--weight-decay <x>", "of the optimizer", number),
+  beta1: value("--beta1 <x>", "of the optimizer", number),
+  beta2: value("--beta2 <x>", "of the optimizer", number),
+  epsilon: value("--epsilon <x>", "of the optimizer", number),
+  optimizerMemory: value(
+    "--optimizer-memory <bytes>",
+    "its state in memory; the rest is a file in --out, with the same bits (default: all)",
+    number,
+  ),
+  balance: text(
+    "--balance <list>",
+    `keeps experts equally busy: ${usageOf("balance")}; a loss has all micro-batches in memory (default: none)`,
+    "",
+  ),
+  adapters: text(
+    "--adapters <a>",
+    `trains small matrices beside the model's, which stay: ${usageOf("adapters")}; they are merged into store/ and huggingface/, and lie in adapters/ as they are (default: the model's are trained)`,
+    "",
+  ),
+  spawn: text(
+    "--spawn <s>",
+    `${usageOf("spawn")}: begins with one expert a layer; after that step the model's are born of it, that part masked (default: no)`,
+    "",
+  ),
+  gate: text("--gate <g>", `the gate that it is trained by, and ends without: ${usageOf("gate")}`, ""),
+  local: text(
+    "--local <l>",
+    `worlds, one for each --data, make steps alone and meet at a mean: ${usageOf("local")}; checkpoints and metrics of each lie in world-0/ and so on (default: one world)`,
+    "",
+  ),
+  clip: value("--clip <x>", "norm that gradients are cut to", number, 1),
+  checkpointEvery: value("--checkpoint-every <number>", "steps between checkpoints", number, 100),
+  keep: value("--keep <number>", "how many checkpoints stay", number, 3),
+  codec: value("--codec <list>", "codecs of the store that is written (default: f32)", namesOf(codecNames), ["f32"]),
+  threads: value("--threads <number>", "of this machine, all by default; a run's bits depend on it", number, availableParallelism()),
+  trace: text("--trace <file>", "where the time of the last steps went, for https://ui.perfetto.dev and as tables"),
+};
+type Asked = Values<typeof options>;
 
-Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same line goes on from the newest one, bit for bit.
-
-          --model DIR    a model store, a Hugging Face folder, or a folder with config.json and tokenizer (--init random)
-          --data DIR     token data of "enodia data import"; again for each world of --local
-          --out DIR      checkpoints/, metrics.jsonl, and at the end store/ and huggingface/
-          --steps N      steps in all
-          --init NAME    checkpoint: the weights of --model; random: drawn from --seed (default: checkpoint)
-          --init-codec NAME   codec of a store's experts to start from (default: the most exact; one of four bits only if named)
-          --validation DIR   token data whose loss and perplexity are told at each checkpoint
-          --sequences N  sequences of a step (default: 16)
-          --sequence-length N   tokens of each (default: 256)
-          --lanes N      equal shares of a step, a power of two: memory is for one (default: 8)
-          --seed N       of the order of sequences and of random weights (default: 1)
-          --learning-rate X, --warmup N   the highest rate, and the steps of its rise (default: 3e-4, 0)
-          --schedule NAME, --floor X   ${scheduleNames.join(" or ")}, and the share of the rate at the end (default: cosine, 0.1)
-          --optimizer NAME   ${optimizerUsage}
-                         (default: adamw)
-          --optimizer-memory N   bytes of its state in memory; the rest is a file in --out, with the same bits (default: all)
-          --balance LIST keeps experts equally busy: ${usageOf("balance")}; a loss has all lanes in memory (default: none)
-          --adapters A   trains small matrices beside the model's, which stay: ${usageOf("adapters")}; they are merged
-                         into store/ and huggingface/, and lie in adapters/ as they are (default: the model's are trained)
-          --spawn ${usageOf("spawn")}   begins with one expert a layer; after that step the model's are born of it, that part masked (default: no)
-          --gate G       the gate that it is trained by, and ends without: ${usageOf("gate")}
-          --local L      worlds, one for each --data, make steps alone and meet at a mean: ${usageOf("local")};
-                         checkpoints and metrics of each lie in world-0/ and so on (default: one world)
-          --clip X       norm that gradients are cut to (default: 1)
-          --checkpoint-every N, --keep N   steps between checkpoints, and how many stay (default: 100, 3)
-          --codec LIST   codecs of the store that is written (default: f32)
-          --threads N    of this machine; a run's bits depend on it (default: all)
-          --trace FILE   where the time of the last steps went, for https://ui.perfetto.dev and as tables
-      -o, --output json  one JSON object on standard output; progress is on standard error
-
-example   enodia data import texts/ --model smol-moe --out tokens && enodia train --model smol-moe --data tokens --out run --steps 200`;
-
-const trainOptions = {
-  model: { type: "string" },
-  data: { type: "string", multiple: true },
-  out: { type: "string" },
-  steps: { type: "string" },
-  init: { type: "string", default: "checkpoint" },
-  "init-codec": { type: "string" },
-  validation: { type: "string" },
-  sequences: { type: "string", default: "16" },
-  "sequence-length": { type: "string", default: "256" },
-  lanes: { type: "string", default: "8" },
-  seed: { type: "string", default: "1" },
-  "learning-rate": { type: "string", default: "3e-4" },
-  warmup: { type: "string", default: "0" },
-  schedule: { type: "string", default: "cosine" },
-  floor: { type: "string", default: "0.1" },
-  optimizer: { type: "string", default: "adamw" },
-  "weight-decay": { type: "string" },
-  beta1: { type: "string" },
-  beta2: { type: "string" },
-  epsilon: { type: "string" },
-  "optimizer-memory": { type: "string" },
-  balance: { type: "string", default: "" },
-  adapters: { type: "string", default: "" },
-  spawn: { type: "string", default: "" },
-  gate: { type: "string", default: "" },
-  local: { type: "string", default: "" },
-  clip: { type: "string", default: "1" },
-  "checkpoint-every": { type: "string", default: "100" },
-  keep: { type: "string", default: "3" },
-  codec: { type: "string", default: "f32" },
-  threads: { type: "string", default: `${availableParallelism()}` },
-  trace: { type: "string" },
-  ...outputFlag,
-  help: { type: "boolean", short: "h", default: false },
-} as const;
-
-export { trainOptions as options };
-/** Verbs on jobs of a cluster have options of their own. */
-export const subcommands: Commands = Object.fromEntries(
-  Object.keys(jobVerbs).map((verb) => [
-    verb,
-    { summary: "of training jobs", names: { moeTrainingJobs: "" }, load: async () => onJob(verb) },
-  ]),
-);
-const onJob = (verb: string): CommandModule => ({ options: jobOptions, run: (args) => runOnJob(verb, args) });
-
-const parse = (args: readonly string[]) => parseArgs({ args: [...args], options: trainOptions }).values;
-type Values = ReturnType<typeof parse>;
-/** Options that have a value. */
-type Text = Exclude<keyof typeof trainOptions, "data" | "json" | "output" | "help">;
+export const command = declare({
+  about: "Trains a model on this machine's CPU. Ctrl-C ends with a checkpoint; the same line goes on from the newest one, bit for bit.",
+  options,
+  notes: `example   enodia data import texts/ --model smol-moe --out tokens && enodia train --model smol-moe --data tokens --out run --steps 200`,
+  action: run,
+});
 
 const refused = (message: string): AppError => new AppError(message, { code: "BadOption", operation: "reading the command line" });
 
 const missing = (name: string, what: string): AppError => refused(`--${name} is missing: ${what}; --help tells more`);
 
 /** Folders of token data, one for each world. */
-function dataOf({ data = [], local }: Values): readonly [string, ...string[]] {
+function dataOf({ data, local }: Asked): readonly [string, ...string[]] {
   const [first, ...others] = data;
   if (first === undefined || data.includes("")) throw missing("data", 'a folder that "enodia data import" wrote');
   if (others.length > 0 && localSteps(parseRecipes({ local })) === undefined)
@@ -122,71 +99,44 @@ function dataOf({ data = [], local }: Values): readonly [string, ...string[]] {
   return [first, ...others];
 }
 
-function required(values: Values, name: Text, what: string): string {
-  const value = values[name];
-  if (typeof value === "string" && value !== "") return value;
+function required<T>(given: T | undefined, name: string, what: string): T {
+  if (given !== undefined && given !== "") return given;
   throw missing(name, what);
 }
 
-/** Bounds are checked with the settings (runtime/train/loop/train-settings.ts). */
-function number(values: Values, name: Text): number {
-  const text = `${values[name] ?? ""}`;
-  const value = Number(text);
-  if (text.trim() !== "" && Number.isFinite(value)) return value;
-  throw refused(`--${name} is "${text}"; it must be a number`);
-}
-
-function oneOf<Name extends string>(values: Values, name: Text, known: readonly Name[]): Name {
-  const found = known.find((each) => each === values[name]);
-  if (found !== undefined) return found;
-  throw refused(`--${name} is "${values[name]}"; it must be ${known.join(" or ")}`);
-}
-
-/** Numbers that are not given are the optimizer's own. */
-function optimizer(values: Values): OptimizerSettings {
-  const numbers = (["weight-decay", "beta1", "beta2", "epsilon"] as const).flatMap((option) =>
-    values[option] === undefined ? [] : [[option, number(values, option)] as const],
+/** Numbers without an option are the optimizer's own. Bounds are checked with the settings (runtime/train/loop/train-settings.ts). */
+function optimizer({ optimizer: name, weightDecay, beta1, beta2, epsilon }: Asked): OptimizerSettings {
+  const numbers = Object.entries({ "weight-decay": weightDecay, beta1, beta2, epsilon }).flatMap(([option, number]) =>
+    number === undefined ? [] : [[option, number] as const],
   );
-  return optimizerSettings(oneOf(values, "optimizer", optimizerNames), Object.fromEntries(numbers));
+  return optimizerSettings(name, Object.fromEntries(numbers));
 }
 
-function codecs(text: string): readonly CodecName[] {
-  const asked = text.split(",").map((name) => name.trim());
-  const unknown = asked.find((name) => !codecNames.some((known) => known === name));
-  if (unknown !== undefined) throw refused(`--codec has "${unknown}"; known are ${codecNames.join(", ")}`);
-  return codecNames.filter((name) => asked.includes(name));
-}
-
-function settingsOf(values: Values): TrainSettings {
-  required(values, "steps", "how many steps to make in all");
-  const model = required(values, "model", "the folder of the model");
-  const [data] = dataOf(values);
-  const out = required(values, "out", "the folder of checkpoints and result");
+function settingsOf(asked: Asked): TrainSettings {
+  const steps = required(asked.steps, "steps", "how many steps to make in all");
+  const model = required(asked.model, "model", "the folder of the model");
+  const [data] = dataOf(asked);
+  const out = required(asked.out, "out", "the folder of checkpoints and result");
+  const { optimizerMemory, learningRate, schedule, checkpointEvery, keep, codec, ...same } = asked;
   return {
     model,
     data,
     out,
-    init: oneOf(values, "init", inits),
-    initCodec: values["init-codec"] === undefined ? undefined : oneOf(values, "init-codec", codecNames),
-    validation: values.validation,
-    seed: number(values, "seed"),
-    sequences: number(values, "sequences"),
-    sequenceLength: number(values, "sequence-length"),
-    lanes: number(values, "lanes"),
-    schedule: {
-      name: oneOf(values, "schedule", scheduleNames),
-      rate: number(values, "learning-rate"),
-      warmup: number(values, "warmup"),
-      steps: number(values, "steps"),
-      floor: number(values, "floor"),
-    },
-    optimizer: optimizer(values),
-    optimizerMemory: values["optimizer-memory"] === undefined ? undefined : { bytes: number(values, "optimizer-memory"), folder: out },
-    recipes: parseRecipes(values),
-    clip: number(values, "clip"),
-    checkpoint: { everySteps: number(values, "checkpoint-every"), keep: number(values, "keep") },
-    codecs: codecs(values.codec),
-    threads: number(values, "threads"),
+    init: same.init,
+    initCodec: same.initCodec,
+    validation: same.validation,
+    seed: same.seed,
+    sequences: same.sequences,
+    sequenceLength: same.sequenceLength,
+    lanes: same.lanes,
+    schedule: { name: schedule, rate: learningRate, warmup: same.warmup, steps, floor: same.floor },
+    optimizer: optimizer(asked),
+    optimizerMemory: optimizerMemory === undefined ? undefined : { bytes: optimizerMemory, folder: out },
+    recipes: parseRecipes(same),
+    clip: same.clip,
+    checkpoint: { everySteps: checkpointEvery, keep },
+    codecs: codecNames.filter((name) => codec.includes(name)),
+    threads: same.threads,
   };
 }
 
@@ -206,14 +156,7 @@ async function writeTrace(file: OutputFile, recorders: readonly Recorder[]): Pro
   return traceText(ranks.map(({ name, spans }) => ({ name, times: rankTimes(spans) })));
 }
 
-export async function run(args: readonly string[]): Promise<number> {
-  const [verb = "", ...rest] = args;
-  if (Object.hasOwn(jobVerbs, verb)) return runOnJob(verb, rest);
-  const values = parse(args);
-  if (values.help) {
-    process.stdout.write(`${help}\n`);
-    return 0;
-  }
+async function run(values: Asked): Promise<number> {
   const json = asksForJson(values);
   const settings = settingsOf(values);
   const data = dataOf(values);
