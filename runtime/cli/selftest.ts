@@ -3,7 +3,7 @@
 import type { BackendChoice } from "../../crds/names.ts";
 import type { Backend, Compiled, DeviceMemory } from "../compute/backend.ts";
 import { createBackend } from "../compute/index.ts";
-import { type OpResult, tryOps, wrongOps } from "../compute/trial.ts";
+import { type OpResult, tryOps, wrongOps } from "../compute/op-self-test.ts";
 import { ggmlBytes, isGgmlForm } from "../kernels/ggml/index.ts";
 import { randomTensor } from "../kernels/random.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";

@@ -49,21 +49,21 @@ export type Inputs = Readonly<Record<string, Tensor>>;
 export type Outputs = Readonly<Record<string, Tensor>>;
 
 /** Memory for an output, whose caller says how long it is used: an array of exactly that length. */
-export type Room = (output: string, length: number) => Float32Array;
+export type BufferAllocator = (output: string, length: number) => Float32Array;
 
 export interface Compiled {
   /** Bytes this program keeps resident, as the memory budget counts them. */
   readonly residentBytes: number;
   /** Outputs are valid until the next run of the same program, and those of an expert until the next run of any. Outputs of floats may be
    *  written where `room` says. */
-  run(inputs: Inputs, kv?: KvCall, room?: Room): Promise<Outputs>;
+  run(inputs: Inputs, kv?: KvCall, allocate?: BufferAllocator): Promise<Outputs>;
   /** A row of an output that is `kept`, of the last run. Throws where anything else ran since. Of programs of dense segments. */
   keptRow?(output: string, row: number): Float32Array;
   dispose(): Promise<void>;
 }
 
 /** Room for the experts of one layer, of which any may be here. */
-export interface Shelf {
+export interface ExpertSlab {
   /** Compiles the expert of that number. A large one is written in pieces, between which `pause` is waited for. */
   put(expert: number, weights: Weights, pause?: Pause): Promise<Compiled>;
 }
@@ -77,7 +77,7 @@ export interface RangeLayer {
   /** The layer's compiled block. */
   readonly block: Compiled;
   /** Of a layer with experts. */
-  readonly shelf?: Shelf;
+  readonly expertSlab?: ExpertSlab;
 }
 
 export interface RangeCall {
@@ -106,7 +106,7 @@ export interface LayerRange {
 
 /** What a backend can compute. Known without a device, so that `model inspect` can ask. */
 export interface Capabilities {
-  /** Names of the ops that it computes; a segment with any other is refused by name (check.ts). */
+  /** Names of the ops that it computes; a segment with any other is refused by name (call-checks.ts). */
   readonly ops: ReadonlySet<string>;
   /** The reason why it cannot compute this op in its sizes, such as those of a head; undefined where it can. */
   refuses(op: Op): string | undefined;
@@ -140,7 +140,7 @@ export interface Backend extends Capabilities {
    *  layers lie on several devices; unset = 0. */
   compile(segment: Segment, weights: Weights, layer?: number): Promise<Compiled>;
   /** Room for so many experts of that form, whose number is their place; `layer` as above. */
-  createShelf(expert: Segment, experts: number, layer?: number): Shelf;
+  createExpertSlab(expert: Segment, experts: number, layer?: number): ExpertSlab;
   /** The model's layers as ranges. */
   createRange(layers: readonly RangeLayer[]): LayerRange;
   createKv(spec: KvSpec): Promise<KvCache>;

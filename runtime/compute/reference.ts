@@ -12,6 +12,7 @@ import type {
   BackendFactory,
   Capabilities,
   Compiled,
+  ExpertSlab,
   Inputs,
   KvCache,
   KvCall,
@@ -21,9 +22,8 @@ import type {
   RangeCall,
   RangeLayer,
   RangeOutputs,
-  Shelf,
 } from "./backend.ts";
-import { checkCopy, checkInputs, checkKv, checkOps, weightOf } from "./check.ts";
+import { checkCopy, checkInputs, checkKv, checkOps, weightOf } from "./call-checks.ts";
 import { kvBlockBytes, kvBlocksOfContext } from "./kv-size.ts";
 
 /** Its arrays have no pages. */
@@ -125,7 +125,7 @@ function compile(segment: Segment, weights: Weights): Compiled {
   };
 }
 
-class ReferenceShelf implements Shelf {
+class ReferenceExpertSlab implements ExpertSlab {
   readonly experts = new Map<number, Compiled>();
   readonly #segment: Segment;
 
@@ -154,7 +154,7 @@ class ReferenceRange implements LayerRange {
   covers(layer: number): boolean {
     const part = this.#layers[layer];
     if (part === undefined || !isPlain(part.layer)) return false;
-    return part.layer.kind === "dense" || shelfOf(part).experts.size === part.layer.experts;
+    return part.layer.kind === "dense" || expertSlabOf(part).experts.size === part.layer.experts;
   }
 
   async run({ x, kv, from, to }: RangeCall): Promise<RangeOutputs> {
@@ -166,16 +166,16 @@ class ReferenceRange implements LayerRange {
       const out = await part.block.run({ x: { shape: [rows, width], data: y } }, kv);
       const chosen = part.layer.kind === "moe" ? (out.ids?.data as Int32Array) : new Int32Array(0);
       ids.push(chosen);
-      y = part.layer.kind === "moe" ? await withExperts(shelfOf(part), out, chosen) : (out.y?.data as Float32Array);
+      y = part.layer.kind === "moe" ? await withExperts(expertSlabOf(part), out, chosen) : (out.y?.data as Float32Array);
     }
     return { x: y, ids };
   }
 }
 
-const shelfOf = ({ shelf }: RangeLayer): ReferenceShelf => shelf as ReferenceShelf;
+const expertSlabOf = ({ expertSlab }: RangeLayer): ReferenceExpertSlab => expertSlab as ReferenceExpertSlab;
 
 /** h + the sum over k of gates[k] * y[k], in gate order and in f32. */
-async function withExperts({ experts }: ReferenceShelf, out: Outputs, ids: Int32Array): Promise<Float32Array> {
+async function withExperts({ experts }: ReferenceExpertSlab, out: Outputs, ids: Int32Array): Promise<Float32Array> {
   const [h, f, gates] = [out.h, out.f, out.gates].map((tensor) => tensor?.data as Float32Array) as [
     Float32Array,
     Float32Array,
@@ -214,7 +214,7 @@ export const createReferenceBackend: BackendFactory = async ({ selects = false }
     checkOps(referenceCapabilities, device, segment);
     return compile(segment, weights);
   },
-  createShelf: (expert) => new ReferenceShelf(expert),
+  createExpertSlab: (expert) => new ReferenceExpertSlab(expert),
   createRange: (layers) => new ReferenceRange(layers),
   createKv: async (spec) => new ReferenceKv(spec),
   async runMany(calls) {

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import type { RemoteFrame } from "./api.ts";
 import type { ExpertWork, PairBatch } from "./pass/expert-table.ts";
-import { FrameTurns } from "./pass/frame-scheduler.ts";
+import { FrameScheduler } from "./pass/frame-scheduler.ts";
 import { Mutex } from "./pass/mutex.ts";
 import { forward } from "./pass/step.ts";
 import type { StepTools } from "./pass/step-tools.ts";
@@ -16,13 +16,13 @@ const layers = 2;
 const wireMs = 12;
 
 class Rank {
-  readonly turns: FrameTurns;
+  readonly scheduler: FrameScheduler;
   readonly #tools: StepTools;
   #running = false;
   #sent = 0;
   peer: Rank | undefined;
 
-  constructor(halved: boolean, random: () => number) {
+  constructor(overlapped: boolean, random: () => number) {
     const experts = {
       lock: new Mutex(),
       has: () => true,
@@ -41,14 +41,14 @@ class Rank {
       release: () => {},
       compute: async () => {},
     };
-    this.turns = new FrameTurns({
+    this.scheduler = new FrameScheduler({
       experts,
       poll: () => undefined,
       takeMessages: () => {},
       own: () => (this.#running ? "prefill" : undefined),
       ownWaits: () => this.#sent > 0,
       now: () => performance.now(),
-      nap: () => {},
+      yieldProcessor: () => {},
     });
     const layer = { kind: "moe", topK: 1, experts: 2, block: { outputs: [{ name: "h", width: 1 }] } };
     const rows = (n: number) => ({ data: new Float32Array(n) });
@@ -66,14 +66,14 @@ class Rank {
       dispatch: async (frame: RemoteFrame) => {
         this.#sent += 1;
         await pause(1 + wireMs * random());
-        const answered = this.peer?.turns.serve(Object.assign(frame, { origin: "remote" as const }));
-        void this.peer?.turns.serveWaiting(); // as the loop does when a message comes
+        const answered = this.peer?.scheduler.serve(Object.assign(frame, { origin: "remote" as const }));
+        void this.peer?.scheduler.serveWaiting(); // as the loop does when a message comes
         const answer = (await answered) as Float32Array;
         await pause(1);
         this.#sent -= 1;
         return answer;
       },
-      ...{ turns: this.turns, rooms: [], halving: { wants: () => halved, took: () => {} } },
+      ...{ scheduler: this.scheduler, allocators: [], overlap: { wants: () => overlapped, took: () => {} } },
     } as any;
   }
 
@@ -81,9 +81,9 @@ class Rank {
     this.#running = true;
     const kv = { cache: {} as any, groups: [{ firstSlot: 0, batch: 1, tokens, past: Int32Array.of(0) }] };
     await forward(this.#tools, new Int32Array(tokens), kv, 0);
-    await this.turns.betweenGraphs();
+    await this.scheduler.betweenGraphs();
     this.#running = false;
-    void this.turns.serveWaiting();
+    void this.scheduler.serveWaiting();
   }
 }
 
@@ -96,11 +96,11 @@ function sequence(seed: number): () => number {
   };
 }
 
-for (const halved of [false, true]) {
-  test(`two ranks that prefill at once ${halved ? "in halves" : "whole"} get on`, async () => {
+for (const overlapped of [false, true]) {
+  test(`two ranks that prefill at once ${overlapped ? "in halves" : "whole"} get on`, async () => {
     const worlds = Array.from({ length: 60 }, async (_, seed) => {
       const random = sequence(seed + 1);
-      const [a, b] = [new Rank(halved, random), new Rank(halved, random)];
+      const [a, b] = [new Rank(overlapped, random), new Rank(overlapped, random)];
       [a.peer, b.peer] = [b, a];
       const stuck = new AbortController();
       const ended = await Promise.race([

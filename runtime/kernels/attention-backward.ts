@@ -15,13 +15,13 @@ interface Sequences {
 }
 
 /** Turns every head of x [rows, heads * width] to (1) or from (-1) its position. */
-function turnAll(x: Float32Array, heads: number, turn: 1 | -1, { rows, tokens, tables }: Sequences): Float32Array {
+function rotateAll(x: Float32Array, heads: number, direction: 1 | -1, { rows, tokens, tables }: Sequences): Float32Array {
   const out = new Float32Array(x.length);
   const width = x.length / (rows * heads);
   for (let row = 0; row < rows; row++) {
     for (let head = 0; head < heads; head++) {
       const at = (row * heads + head) * width;
-      rotate(tables, { position: row % tokens, width, turn }, { of: x, at }, { of: out, at });
+      rotate(tables, { position: row % tokens, width, direction }, { of: x, at }, { of: out, at });
     }
   }
   return out;
@@ -104,8 +104,8 @@ export function attentionBackward(op: Attention, context: OpContext, outputs: Gr
   const k = floats(context.read(op.k));
   const v = floats(context.read(op.v));
   const work: Work = {
-    q: turnAll(floats(q), op.heads, 1, sequences),
-    k: turnAll(k, op.kvHeads, 1, sequences),
+    q: rotateAll(floats(q), op.heads, 1, sequences),
+    k: rotateAll(k, op.kvHeads, 1, sequences),
     v,
     dOut: gradientOf(outputs, op.out),
     dq: new Float64Array(q.data.length),
@@ -120,8 +120,8 @@ export function attentionBackward(op: Attention, context: OpContext, outputs: Gr
     for (let head = 0; head < op.heads; head++) backwardQuery(op, work, { row, head, first });
   }
   return {
-    [op.q]: turnAll(Float32Array.from(work.dq), op.heads, -1, sequences),
-    [op.k]: turnAll(Float32Array.from(work.dk), op.kvHeads, -1, sequences),
+    [op.q]: rotateAll(Float32Array.from(work.dq), op.heads, -1, sequences),
+    [op.k]: rotateAll(Float32Array.from(work.dk), op.kvHeads, -1, sequences),
     [op.v]: Float32Array.from(work.dv),
     ...(op.sinks === undefined ? {} : { [op.sinks]: Float32Array.from(work.dSinks) }),
   };

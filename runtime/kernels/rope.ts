@@ -41,10 +41,10 @@ interface Head {
   readonly at: number;
 }
 
-/** Writes a head of `width` values, turned to `position`, to the target. `turn` = -1 gives the gradient: turned back. */
+/** Writes a head of `width` values, turned to `position`, to the target. `direction` = -1 gives the gradient: turned back. */
 export function rotate(
   { rope, cos, sin }: RopeTables,
-  { position, width, turn = 1 }: { readonly position: number; readonly width: number; readonly turn?: 1 | -1 },
+  { position, width, direction = 1 }: { readonly position: number; readonly width: number; readonly direction?: 1 | -1 },
   source: Head,
   target: Head,
 ): void {
@@ -55,7 +55,7 @@ export function rotate(
     const first = rope.from + (rope.interleaved ? 2 * i : i);
     const second = first + (rope.interleaved ? 1 : pairs);
     const c = cos[position * pairs + i] as number;
-    const s = turn * (sin[position * pairs + i] as number);
+    const s = direction * (sin[position * pairs + i] as number);
     const a = source.of[source.at + first] as number;
     const b = source.of[source.at + second] as number;
     target.of[target.at + first] = a * c - b * s;

@@ -1,4 +1,4 @@
-// `inspect` asked whether a backend can compute a model. What is refused, and how: runtime/compute/check.test.ts.
+// `inspect` asked whether a backend can compute a model. What is refused, and how: runtime/compute/call-checks.test.ts.
 import assert from "node:assert/strict";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";

@@ -4,7 +4,7 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import type { BackendName, CodecName } from "../../crds/names.ts";
-import { checkOps } from "../compute/check.ts";
+import { checkOps } from "../compute/call-checks.ts";
 import { capabilitiesOf } from "../compute/index.ts";
 import { segmentsOf } from "../kernels/check-program.ts";
 import { asF32 } from "../kernels/weights.ts";

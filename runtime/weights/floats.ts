@@ -1,4 +1,4 @@
-// Floats as bytes and back, and rounding to the half formats. Pure. Not here: widening (runtime/kernels/ggml/halves.ts).
+// Floats as bytes and back, and rounding to the half formats. Pure. Not here: widening (runtime/kernels/ggml/half-floats.ts).
 
 /** Little-endian f32 bytes as floats: a view when aligned, else a copy. */
 export function viewF32(bytes: Uint8Array): Float32Array {

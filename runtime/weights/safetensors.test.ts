@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { halfToFloat, widenBf16, widenF16 } from "../kernels/ggml/halves.ts";
+import { halfToFloat, widenBf16, widenF16 } from "../kernels/ggml/half-floats.ts";
 import { openCheckpoint } from "./checkpoint.ts";
 import { bytesOf, roundToBf16 } from "./floats.ts";
 import { openSafetensors } from "./safetensors.ts";

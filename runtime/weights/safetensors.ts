@@ -4,7 +4,7 @@
 // Not here: folders with several shards (checkpoint.ts) and writing (safetensors-writer.ts).
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
-import { widenBf16, widenF16 } from "../kernels/ggml/halves.ts";
+import { widenBf16, widenF16 } from "../kernels/ggml/half-floats.ts";
 import { openFile, type RandomFile } from "./file.ts";
 import { viewF32 } from "./floats.ts";
 import type { StoredForm } from "./stored.ts";

@@ -1,9 +1,9 @@
 // The processor as the stand-in of a device whose memory is there from the start: what a GPU does with its KV pool, against the contract.
 import { createGgmlBackend } from "../../runtime/compute/ggml/index.ts";
 import { runBackendContract } from "./backend.ts";
+import { runShelves } from "./expert-slabs.ts";
 import { runKvPool } from "./kv-pool.ts";
 import { runKvTypes } from "./kv-types.ts";
-import { runShelves } from "./shelves.ts";
 
 const make = () => createGgmlBackend({ threads: 1, pages: false });
 

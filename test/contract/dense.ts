@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import type { Backend, Compiled } from "../../runtime/compute/backend.ts";
-import { relativeError } from "../../runtime/compute/trial.ts";
+import { relativeError } from "../../runtime/compute/op-self-test.ts";
 import { gaussian } from "../../runtime/kernels/random.ts";
 import type { MoeLayer, Segment, Tensor } from "../../runtime/kernels/segment.ts";
 import type { WeightData, Weights } from "../../runtime/kernels/weights.ts";

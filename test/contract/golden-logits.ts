@@ -6,7 +6,7 @@ import { globSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type { Backend } from "../../runtime/compute/backend.ts";
-import { relativeError } from "../../runtime/compute/trial.ts";
+import { relativeError } from "../../runtime/compute/op-self-test.ts";
 import { openCheckpoint } from "../../runtime/weights/checkpoint.ts";
 import type { Checkpoint } from "../../runtime/weights/tensor-view.ts";
 import { argmax, floatsOf, modelOf, readGolden } from "../kit/models/golden-files.ts";

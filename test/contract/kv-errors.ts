@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import type { KvType } from "../../crds/names.ts";
 import type { Backend } from "../../runtime/compute/backend.ts";
-import { relativeError } from "../../runtime/compute/trial.ts";
+import { relativeError } from "../../runtime/compute/op-self-test.ts";
 import { randomTensor } from "../../runtime/kernels/random.ts";
 import type { WeightDecl } from "../../runtime/kernels/segment.ts";
 import type { WeightData } from "../../runtime/kernels/weights.ts";

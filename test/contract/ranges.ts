@@ -7,7 +7,7 @@ import { after, before, describe, test } from "node:test";
 import fc from "fast-check";
 import type { CodecName } from "../../crds/names.ts";
 import type { Backend } from "../../runtime/compute/backend.ts";
-import { relativeError } from "../../runtime/compute/trial.ts";
+import { relativeError } from "../../runtime/compute/op-self-test.ts";
 import { type KvGroup, rowsOfGroups } from "../../runtime/kernels/kv-groups.ts";
 import { isPlain } from "../../runtime/kernels/widths.ts";
 import { openCheckpoint } from "../../runtime/weights/checkpoint.ts";
@@ -140,10 +140,10 @@ export function runRangeContract({ name, make, tolerance, numRuns = 6 }: Options
       const layers = [];
       for (const [l, layer] of program.layers.entries()) {
         if (layer.kind !== "moe") throw new Error("every layer has experts");
-        const shelf = backend.createShelf(layer.expert, layer.experts);
+        const expertSlab = backend.createExpertSlab(layer.expert, layer.experts);
         const experts = [];
-        for (let e = 0; e < layer.experts; e++) experts.push(await shelf.put(e, model.expert(l, e)));
-        layers.push({ layer, block: await backend.compile(layer.block, model.weights(layer.block)), shelf, experts });
+        for (let e = 0; e < layer.experts; e++) experts.push(await expertSlab.put(e, model.expert(l, e)));
+        layers.push({ layer, block: await backend.compile(layer.block, model.weights(layer.block)), expertSlab, experts });
       }
       const range = backend.createRange(layers);
       const cache = await backend.createKv({
@@ -161,12 +161,12 @@ export function runRangeContract({ name, make, tolerance, numRuns = 6 }: Options
       const second = await range.run({ x: first.x, kv, from: 1, to: 2 });
       same(second.x, whole.x, "two ranges of one layer");
       assert.deepEqual([...first.ids, ...second.ids], whole.ids);
-      const { shelf, experts } = layers[1]!;
+      const { expertSlab, experts } = layers[1]!;
       for (const expert of experts) await expert.dispose();
       assert.deepEqual([range.covers(0), range.covers(1), range.covers(2)], [true, false, false]);
-      for (const number of [3, 1, 0]) await shelf.put(number, model.expert(1, number));
+      for (const number of [3, 1, 0]) await expertSlab.put(number, model.expert(1, number));
       assert.equal(range.covers(1), false, "one is missing");
-      await shelf.put(2, model.expert(1, 2));
+      await expertSlab.put(2, model.expert(1, 2));
       assert.equal(range.covers(1), true);
       same((await range.run({ x, kv, from: 0, to: 2 })).x, whole.x, "after they came back");
       await cache.dispose();

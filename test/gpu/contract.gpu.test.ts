@@ -4,11 +4,11 @@ import { gpuBackend } from "../../runtime/compute/ggml/index.ts";
 import { gpuNames } from "../../runtime/compute/ggml/packages.ts";
 import { runBackendContract } from "../contract/backend.ts";
 import { runDenseEquality } from "../contract/dense.ts";
+import { runShelves } from "../contract/expert-slabs.ts";
 import { runGoldenFamilies } from "../contract/golden-families.ts";
 import { runGoldenLogits } from "../contract/golden-logits.ts";
 import { runKvPool } from "../contract/kv-pool.ts";
 import { runKvTypes } from "../contract/kv-types.ts";
-import { runShelves } from "../contract/shelves.ts";
 
 const kind = gpuNames.find((name) => name === process.env.ENODIA_GPU);
 if (kind === undefined) throw new Error(`ENODIA_GPU is none of ${gpuNames.join(", ")}: npm run test:gpu -- --help`);

@@ -71,13 +71,13 @@ export class SimEngine implements Engine {
       ...{ program, experts: this.#table, counter, times: new StepTimes(), transitions: new TransitionSampler(shape) },
       embed: dense(async () => ({ x: rowsOf(new Float32Array(experts * hidden)) })),
       blocks: Array.from({ length: layers }, (_, layer) => dense(async (inputs) => this.#block(layer, inputs.x?.data as Float32Array))),
-      rooms: [],
+      allocators: [],
       router: () => this.#router,
       dispatch: (frame) => (this.#ended ? Promise.reject(stopped()) : parts.remote.dispatch(frame)),
-      turns: {
+      scheduler: {
         ...{ pieceRows: (_kind: StepKind, rows: number) => rows, took: () => {}, begin: () => {} },
         ...{ layersAtOnce: () => 1, tookLayers: () => {}, betweenGraphs: () => undefined },
-        ownExperts: (batches, room) => Promise.all(batches.map((batch) => this.#table.run(batch, room))),
+        ownExperts: (batches, allocate) => Promise.all(batches.map((batch) => this.#table.run(batch, allocate))),
         ended: () => undefined,
         waitFor: async (answers) => void (await answers),
         waitedMs: 0,
@@ -100,8 +100,8 @@ export class SimEngine implements Engine {
         return { y: rowsOf(x.map((value, i) => (i % hidden === 0 ? says : value))) };
       });
     };
-    const createShelf = () => ({ put: (_expert: number, weights: Weights) => compile(undefined, weights) });
-    return { createShelf, runMany } as unknown as Backend;
+    const createExpertSlab = () => ({ put: (_expert: number, weights: Weights) => compile(undefined, weights) });
+    return { createExpertSlab, runMany } as unknown as Backend;
   }
 
   /** Attention and gate: checks what the layer before gave, and asks every expert of this one, each row another. */

@@ -8,7 +8,7 @@ import type { Segment } from "../../kernels/segment.ts";
 import type { WeightData } from "../../kernels/weights.ts";
 import { type StoredForm, storedBytes, storedForms, storedWeight } from "../../weights/stored.ts";
 import { createBackend } from "../index.ts";
-import { relativeError } from "../trial.ts";
+import { relativeError } from "../op-self-test.ts";
 import { createGgmlBackend } from "./index.ts";
 
 const width = 256;

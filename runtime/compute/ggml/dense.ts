@@ -6,14 +6,14 @@ import { asF32, blockOf, type WeightData, type Weights } from "../../kernels/wei
 import type { GgmlDevice, Memory, Metadata } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
-import { type Home, homesOf, type Matrix, multiplied } from "./homes.ts";
 import type { WeightSource } from "./lowering.ts";
+import { type Matrix, type MatrixStorage, multiplied, storagesOf } from "./matrix-storage.ts";
 import { dimensions, numberOf, type WeightType, weightBytes } from "./types.ts";
 import type { DeviceBuffer } from "./weight-memory.ts";
 
 interface Placed extends Matrix {
   readonly tensor: Pointer;
-  readonly home: Home;
+  readonly storage: MatrixStorage;
 }
 
 /** Weights that are one matrix, one below the other: one product multiplies the same rows by all of them. */
@@ -82,11 +82,11 @@ export class DenseWeights implements WeightSource {
       const [rows, columns] = dimensions(shape);
       return { type: typeOf(name, shape), rows, columns };
     }).map((matrix) => {
-      const home = matrix.names.some((name) => tables.has(name)) ? homesOf(device).plain(matrix) : homesOf(device).of(matrix);
-      return { matrix, home };
+      const storage = matrix.names.some((name) => tables.has(name)) ? storagesOf(device).plain(matrix) : storagesOf(device).of(matrix);
+      return { matrix, storage };
     });
     const sizes = new Map<Memory, number>();
-    const offsets = parts.map(({ home: { memory, bytes } }) => {
+    const offsets = parts.map(({ storage: { memory, bytes } }) => {
       const at = sizes.get(memory) ?? 0;
       sizes.set(memory, at + device.aligned(bytes));
       return at;
@@ -95,12 +95,12 @@ export class DenseWeights implements WeightSource {
     this.#metadata = device.metadata(segment.weights.length);
     try {
       for (const [memory, bytes] of sizes) this.#buffers.set(memory, device.weightMemory.take(bytes, memory.handle));
-      for (const [i, { matrix, home }] of parts.entries()) {
-        const buffer = this.#buffers.get(home.memory) as DeviceBuffer;
-        const tensor = homesOf(device).tensor(this.#metadata.context, matrix, buffer, buffer.base + BigInt(offsets[i] as number));
+      for (const [i, { matrix, storage }] of parts.entries()) {
+        const buffer = this.#buffers.get(storage.memory) as DeviceBuffer;
+        const tensor = storagesOf(device).tensor(this.#metadata.context, matrix, buffer, buffer.base + BigInt(offsets[i] as number));
         this.#write(tensor, matrix, weights);
         const { rows, columns, type } = matrix;
-        for (const name of matrix.names) this.#placed.set(name, { tensor, rows, columns, type, home, joined: matrix });
+        for (const name of matrix.names) this.#placed.set(name, { tensor, rows, columns, type, storage, joined: matrix });
       }
     } catch (caught) {
       this.free();

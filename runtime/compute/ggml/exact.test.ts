@@ -9,7 +9,7 @@ import { randomTensor } from "../../kernels/random.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { copyF32, type WeightData } from "../../kernels/weights.ts";
 import { CpuDevice } from "./device.ts";
-import { SingleExperts } from "./singles.ts";
+import { SingleExperts } from "./expert-programs.ts";
 import { numberOf, weightBytes } from "./types.ts";
 
 const [columns, outputs, rowsMax] = [512, 96, 65];
@@ -47,7 +47,7 @@ const rowsOf = (first: number, count: number) => ({
 for (const form of ["f32" as const, ...forms]) {
   test(`${form}: any rows together, on one or two threads, give the same bits`, async () => {
     const w = weight(form);
-    const experts = sides.map(({ experts }) => experts.shelf(segment, 1).place(0, { w }));
+    const experts = sides.map(({ experts }) => experts.expertSlab(segment, 1).place(0, { w }));
     const whole = (await experts[0]!.run(rowsOf(0, rowsMax))).y!.data.slice();
     await fc.assert(
       fc.asyncProperty(fc.nat(rowsMax - 1), fc.integer({ min: 1, max: rowsMax }), fc.nat(1), async (first, most, side) => {
@@ -72,7 +72,7 @@ for (const form of ["f32" as const, ...forms]) {
 test(`a build without AVX2 gives a row alone the bits that it has among others, ${old}`, { skip: process.arch !== "x64" }, async () => {
   const experts = new SingleExperts(new CpuDevice({ threads: 1, build: old }));
   for (const form of ["q8_0", "q4_0", "q4_1", "q4_K"] as const) {
-    const expert = experts.shelf(segment, 1).place(0, { w: weight(form) });
+    const expert = experts.expertSlab(segment, 1).place(0, { w: weight(form) });
     const whole = (await expert.run(rowsOf(0, 8))).y!.data.slice();
     for (const row of [0, 5]) {
       const got = (await expert.run(rowsOf(row, 1))).y!.data;

@@ -6,10 +6,10 @@ import { syntheticModel } from "../../../test/kit/models/synthetic.ts";
 import { randomTensor } from "../../kernels/random.ts";
 import type { MoeLayer } from "../../kernels/segment.ts";
 import { CpuDevice, type GgmlDevice } from "./device.ts";
-import { Experts } from "./experts.ts";
+import { Experts } from "./gpu-experts.ts";
+import { forTrialCalls } from "./open-checks.ts";
 import { DenseProgram } from "./program.ts";
 import { GgmlRange } from "./range.ts";
-import { forTrialCalls } from "./trial-calls.ts";
 
 const model = syntheticModel({ num_local_experts: 16 });
 const layer = model.program.layers[0] as MoeLayer;
@@ -44,7 +44,7 @@ const rowsOf = async (placed: Iterable<{ run: (inputs: typeof x) => Promise<any>
 test("an expert for which a slab cannot grow lies apart, and so does the first where two slots have no room", async () => {
   const device = new CpuDevice({ threads: 1 });
   const state = limit(device);
-  const [growing, whole] = [new Experts(device).shelf(segment, experts), new Experts(device).shelf(segment, experts)];
+  const [growing, whole] = [new Experts(device).expertSlab(segment, experts), new Experts(device).expertSlab(segment, experts)];
   const want = await rowsOf(Array.from({ length: experts }, (_, e) => whole.place(e, model.expert(0, e))));
   state.most = 1.5 * partBytes;
   const placed = [growing.place(0, model.expert(0, 0))];
@@ -55,7 +55,7 @@ test("an expert for which a slab cannot grow lies apart, and so does the first w
   assert.equal(growing.whole, undefined);
   assert.deepEqual(await rowsOf(placed), want);
   state.most = 0.5 * partBytes;
-  const one = new Experts(device).shelf(segment, 1);
+  const one = new Experts(device).expertSlab(segment, 1);
   assert.throws(() => one.place(0, model.expert(0, 0)), { code: "OutOfDeviceMemory" });
   for (const each of placed) await each.dispose();
   device.close();
@@ -63,9 +63,9 @@ test("an expert for which a slab cannot grow lies apart, and so does the first w
 
 test("a copy to a larger slab that fails leaves the smaller one as it was", async () => {
   const device = new CpuDevice({ threads: 1 });
-  const shelf = new Experts(device).shelf(segment, experts);
-  const placed = [shelf.place(9, model.expert(0, 9)), shelf.place(4, model.expert(0, 4))];
-  const [want, slab] = [await rowsOf(placed), shelf.slab];
+  const expertSlab = new Experts(device).expertSlab(segment, experts);
+  const placed = [expertSlab.place(9, model.expert(0, 9)), expertSlab.place(4, model.expert(0, 4))];
+  const [want, slab] = [await rowsOf(placed), expertSlab.slab];
   const { ggml } = device;
   let copies = 0;
   const failing = (...args: readonly [bigint, bigint]): undefined => {
@@ -74,11 +74,11 @@ test("a copy to a larger slab that fails leaves the smaller one as it was", asyn
     return ggml.ggml_backend_tensor_copy(...args);
   };
   Object.assign(device, { ggml: { ...ggml, ggml_backend_tensor_copy: failing } });
-  assert.throws(() => shelf.place(1, model.expert(0, 1)), /a copy that fails/);
+  assert.throws(() => expertSlab.place(1, model.expert(0, 1)), /a copy that fails/);
   Object.assign(device, { ggml });
-  assert.equal(shelf.slab, slab);
+  assert.equal(expertSlab.slab, slab);
   assert.deepEqual(await rowsOf(placed), want);
-  placed.push(shelf.place(1, model.expert(0, 1)));
+  placed.push(expertSlab.place(1, model.expert(0, 1)));
   assert.deepEqual((await rowsOf(placed)).slice(0, 2), want);
   device.close();
 });
@@ -86,10 +86,10 @@ test("a copy to a larger slab that fails leaves the smaller one as it was", asyn
 test("a full device computes layer by layer, and is asked again when the experts lie elsewhere", async () => {
   const device = Object.assign(new CpuDevice({ threads: 1, pages: false }), { exact: false });
   const state = limit(device);
-  const shelf = new Experts(device).shelf(segment, experts);
-  const placed = Array.from({ length: experts }, (_, e) => shelf.place(e, model.expert(0, e)));
+  const expertSlab = new Experts(device).expertSlab(segment, experts);
+  const placed = Array.from({ length: experts }, (_, e) => expertSlab.place(e, model.expert(0, e)));
   const block = new DenseProgram(device, layer.block, model.weights(layer.block), 32);
-  const range = new GgmlRange(device, [{ layer, block, shelf }]);
+  const range = new GgmlRange(device, [{ layer, block, expertSlab }]);
   state.most = 0;
   assert.equal(range.covers(0), false);
   const { refused } = state;
@@ -97,7 +97,7 @@ test("a full device computes layer by layer, and is asked again when the experts
   state.most = Number.POSITIVE_INFINITY;
   assert.equal(range.covers(0), false, "it is not asked at every step");
   for (const each of placed) await each.dispose();
-  for (let e = 0; e < experts; e++) shelf.place(e, model.expert(0, e));
+  for (let e = 0; e < experts; e++) expertSlab.place(e, model.expert(0, e));
   assert.equal(range.covers(0), true);
   state.most = 0;
   assert.equal(range.covers(0), true, "what is known for good is not asked again");

@@ -11,25 +11,25 @@ import type {
   BackendOptions,
   Compiled,
   DeviceMemory,
+  ExpertSlab,
   Inputs,
   LayerRange,
   Outputs,
   RangeLayer,
-  Shelf,
 } from "../backend.ts";
-import { checkOps, weightOf } from "../check.ts";
+import { checkOps, weightOf } from "../call-checks.ts";
 import { CpuDevice, type GgmlDevice } from "./device.ts";
-import { Experts, isExpert } from "./experts.ts";
+import { SingleExperts } from "./expert-programs.ts";
 import { openGpu } from "./gpu.ts";
+import { Experts, isExpert } from "./gpu-experts.ts";
 import { createGgmlKv } from "./kv.ts";
 import type { GgmlKv } from "./kv-memory.ts";
 import { kvTypesOf } from "./kv-types.ts";
 import { ggmlCapabilities } from "./lower.ts";
+import { forTrialCalls } from "./open-checks.ts";
 import type { GpuName } from "./packages.ts";
 import { DenseProgram } from "./program.ts";
 import { GgmlRange } from "./range.ts";
-import { SingleExperts } from "./singles.ts";
-import { forTrialCalls } from "./trial-calls.ts";
 
 class GgmlBackend implements Backend {
   readonly device: string;
@@ -65,7 +65,7 @@ class GgmlBackend implements Backend {
 
   async compile(segment: Segment, weights: Weights): Promise<Compiled> {
     checkOps(this, this.device, segment);
-    if (isExpert(segment)) return this.#experts.shelf(segment, 1).put(0, weights);
+    if (isExpert(segment)) return this.#experts.expertSlab(segment, 1).put(0, weights);
     for (const { name } of segment.weights) weightOf(segment, weights, name);
     const { denseBits = 32, rowsMax } = this.#options;
     const program = new DenseProgram(this.#device, segment, weights, denseBits);
@@ -79,9 +79,9 @@ class GgmlBackend implements Backend {
     }
   }
 
-  createShelf(expert: Segment, experts: number): Shelf {
+  createExpertSlab(expert: Segment, experts: number): ExpertSlab {
     checkOps(this, this.device, expert);
-    if (isExpert(expert)) return this.#experts.shelf(expert, experts);
+    if (isExpert(expert)) return this.#experts.expertSlab(expert, experts);
     return { put: (_number, weights) => this.compile(expert, weights) };
   }
 

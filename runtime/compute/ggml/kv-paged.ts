@@ -3,7 +3,7 @@
 import { AppError } from "../../../crds/common.ts";
 import type { KvGroup } from "../../kernels/kv-groups.ts";
 import type { KvSpec } from "../backend.ts";
-import { checkCopy } from "../check.ts";
+import { checkCopy } from "../call-checks.ts";
 import type { GgmlDevice } from "./device.ts";
 import { GgmlKv, type KvView, type LayerTensors, type Piece, rowBytesOf } from "./kv-memory.ts";
 

@@ -5,7 +5,7 @@
 import { AppError } from "../../../crds/common.ts";
 import type { KvGroup } from "../../kernels/kv-groups.ts";
 import type { KvSpec } from "../backend.ts";
-import { checkCopy } from "../check.ts";
+import { checkCopy } from "../call-checks.ts";
 import { kvBlockTokens } from "../kv-size.ts";
 import type { GgmlDevice } from "./device.ts";
 import { GgmlKv, type KvView, type Piece } from "./kv-memory.ts";

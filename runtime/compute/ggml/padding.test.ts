@@ -1,20 +1,20 @@
 // Devices that pad rows of blocks: experts that come leave those beside them whole, and keys and values have room for the padding.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { narrowExpert, narrowWeights } from "../../../test/contract/shelves.ts";
+import { narrowExpert, narrowWeights } from "../../../test/contract/expert-slabs.ts";
 import { paddingDevice } from "../../../test/kit/models/padding-device.ts";
 import { randomTensor } from "../../kernels/random.ts";
 import { CpuDevice, type GgmlDevice } from "./device.ts";
-import { Experts } from "./experts.ts";
+import { Experts } from "./gpu-experts.ts";
 import { createGgmlKv } from "./kv.ts";
 
 const count = 8;
 
 async function answers(device: GgmlDevice): Promise<Float32Array[]> {
-  const shelf = new Experts(device).shelf(narrowExpert, count);
-  const here = Array.from({ length: count }, (_, i) => shelf.place((3 * i) % count, narrowWeights(i)));
+  const expertSlab = new Experts(device).expertSlab(narrowExpert, count);
+  const here = Array.from({ length: count }, (_, i) => expertSlab.place((3 * i) % count, narrowWeights(i)));
   await here[2]!.dispose();
-  here[2] = shelf.place((3 * 2) % count, narrowWeights(2));
+  here[2] = expertSlab.place((3 * 2) % count, narrowWeights(2));
   const x = { x: randomTensor(7, [2, narrowExpert.inputs[0]!.width]) };
   const got: Float32Array[] = [];
   for (const expert of here) got.push((await expert.run(x)).y!.data.slice() as Float32Array);

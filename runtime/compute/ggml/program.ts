@@ -5,16 +5,16 @@ import { kernelOf } from "../../kernels/index.ts";
 import type { Op, Segment, Tensor } from "../../kernels/segment.ts";
 import type { Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
-import type { Compiled, Inputs, KvCall, Outputs, Room } from "../backend.ts";
-import { checkInputs, checkKv } from "../check.ts";
-import { keptRoom } from "../kept.ts";
+import type { BufferAllocator, Compiled, Inputs, KvCall, Outputs } from "../backend.ts";
+import { checkInputs, checkKv } from "../call-checks.ts";
+import { reusedBuffers } from "../output-buffers.ts";
 import { DenseWeights } from "./dense.ts";
 import type { GgmlDevice } from "./device.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
-import { zeroIds } from "./homes.ts";
 import { KvGraph, kvKey } from "./kv.ts";
 import { lower } from "./lower.ts";
 import type { Lowering } from "./lowering.ts";
+import { zeroIds } from "./matrix-storage.ts";
 import { Recent } from "./recent.ts";
 
 /** Graphs kept for each program, by batch, slot and length of context: decode steps of some lengths, and some sizes of prefill. */
@@ -54,7 +54,7 @@ export class DenseProgram implements Compiled {
   /** Ops that use the KV cache. */
   readonly #kvOps: number;
   /** Of outputs that the caller has no room for. */
-  readonly #kept: Room = keptRoom();
+  readonly #kept: BufferAllocator = reusedBuffers();
   readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => this.#drop(graph));
   /** The graph that ran last and its rows, and which run of the device's that was. */
   #last: { readonly graph: Graph; readonly rows: number; readonly run: number } | undefined;
@@ -73,7 +73,7 @@ export class DenseProgram implements Compiled {
     return nodesPerOp * this.segment.ops.length + nodesPerGroup * this.#kvOps * groups;
   }
 
-  async run(inputs: Inputs, call?: KvCall, room: Room = this.#kept): Promise<Outputs> {
+  async run(inputs: Inputs, call?: KvCall, allocate: BufferAllocator = this.#kept): Promise<Outputs> {
     const rows = checkInputs(this.segment, inputs);
     checkKv(this.segment, call, rows);
     this.checkIds(inputs);
@@ -83,7 +83,7 @@ export class DenseProgram implements Compiled {
     for (const { name, dtype, width, kept } of this.segment.outputs) {
       if (kept) continue;
       const length = rows * width;
-      outputs[name] = { shape: [rows, width], data: dtype === "i32" ? new Int32Array(length) : room(name, length) };
+      outputs[name] = { shape: [rows, width], data: dtype === "i32" ? new Int32Array(length) : allocate(name, length) };
     }
     if (built) {
       const { graph } = built;

@@ -5,16 +5,16 @@ import { rowsOfGroups } from "../../kernels/kv-groups.ts";
 import type { MoeLayer, Segment } from "../../kernels/segment.ts";
 import { isPlain, widthsOf } from "../../kernels/widths.ts";
 import type { KvCall, LayerRange, RangeCall, RangeLayer, RangeOutputs } from "../backend.ts";
-import { checkKv } from "../check.ts";
+import { checkKv } from "../call-checks.ts";
 import type { GgmlDevice } from "./device.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
-import { zeroIds } from "./homes.ts";
 import { KvGraph, kvKey } from "./kv.ts";
+import { zeroIds } from "./matrix-storage.ts";
+import { forTrialCalls } from "./open-checks.ts";
 import { isOutOfMemory } from "./out-of-memory.ts";
 import { type DenseProgram, lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
 import type { Slab } from "./slab.ts";
-import { forTrialCalls } from "./trial-calls.ts";
 
 /** Passes through all layers whose graphs are kept, by layers, batch, slots and length of context. A pass is one graph, or as many as
  *  there are layers where others have to be let in between them. */
@@ -34,7 +34,7 @@ interface SlabHolder {
 interface Part {
   readonly program: DenseProgram;
   readonly moe: MoeLayer | undefined;
-  readonly shelf: SlabHolder | undefined;
+  readonly expertSlab: SlabHolder | undefined;
   /** False where a graph cannot choose among its experts, or its rows carry more than it adds them to. */
   readonly choosable: boolean;
 }
@@ -64,10 +64,10 @@ export class GgmlRange implements LayerRange {
       ({ slabs }) => slabs.length,
     );
     this.rowsMax = device.exact ? cpuRowsMax(layers) : Number.POSITIVE_INFINITY;
-    this.#parts = layers.map(({ layer, block, shelf }) => ({
+    this.#parts = layers.map(({ layer, block, expertSlab }) => ({
       program: block as DenseProgram,
       moe: layer.kind === "moe" ? layer : undefined,
-      shelf: shelf as SlabHolder | undefined,
+      expertSlab: expertSlab as SlabHolder | undefined,
       choosable: isPlain(layer) && (layer.kind !== "moe" || multipliesAtOnce(layer.expert)),
     }));
   }
@@ -75,7 +75,7 @@ export class GgmlRange implements LayerRange {
   covers(layer: number): boolean {
     const part = this.#parts[layer];
     if (part === undefined) return false;
-    const here = part.choosable && (part.moe === undefined || part.shelf?.whole !== undefined);
+    const here = part.choosable && (part.moe === undefined || part.expertSlab?.whole !== undefined);
     return here && (this.#device.exact || this.#computes(layer, part));
   }
 
@@ -84,7 +84,7 @@ export class GgmlRange implements LayerRange {
   #computes(layer: number, part: Part): boolean {
     const known = this.#tried.get(layer);
     if (known !== undefined) return known;
-    const slab = part.shelf?.whole;
+    const slab = part.expertSlab?.whole;
     if (this.#full.has(layer) && this.#full.get(layer) === slab) return false;
     let computes = true;
     try {
@@ -108,7 +108,7 @@ export class GgmlRange implements LayerRange {
     checkKv((parts[0] as Part).program.segment, kv, rows); // all layers have the same rows and the same cache
     const { graph, kv: inputs } = this.#graphs.take(
       `${from}.${to}.${kvKey(kv)}`,
-      (built) => built.graph.valid && built.slabs.every((slab, i) => slab === parts[i]?.shelf?.whole),
+      (built) => built.graph.valid && built.slabs.every((slab, i) => slab === parts[i]?.expertSlab?.whole),
       () => this.#build(parts, kv),
     );
     graph.run((name) => (name === "x" ? x : (inputs.input(kv, name) ?? (name === zeroIds ? new Int32Array(rows) : undefined))));
@@ -129,7 +129,7 @@ export class GgmlRange implements LayerRange {
   #build(parts: readonly Part[], call: KvCall): Built {
     const kv = new KvGraph(call);
     const rows = rowsOfGroups(call.groups);
-    const slabs = parts.map(({ shelf }) => shelf?.whole);
+    const slabs = parts.map(({ expertSlab }) => expertSlab?.whole);
     const graph = buildGraph(
       this.#device,
       parts.reduce((sum, part) => sum + nodesOf(part, call.groups.length), 1),

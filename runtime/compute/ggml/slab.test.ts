@@ -9,8 +9,8 @@ import type { WeightData } from "../../kernels/weights.ts";
 import { storedWeight } from "../../weights/stored.ts";
 import type { Compiled } from "../backend.ts";
 import { CpuDevice } from "./device.ts";
-import { type Part, partsOf, piecesOf } from "./parts.ts";
-import { SingleExperts } from "./singles.ts";
+import { type Part, partsOf, piecesOf } from "./expert-matrices.ts";
+import { SingleExperts } from "./expert-programs.ts";
 import { Slab } from "./slab.ts";
 import { weightBytes } from "./types.ts";
 import { keptMs } from "./warm-pages.ts";
@@ -56,8 +56,8 @@ function residentBetween(from: bigint, to: bigint): number {
 test("resident bytes of a layer are those of its experts within 3%, wherever they are, and go a moment after they go", async (t) => {
   t.mock.timers.enable({ apis: ["setTimeout"] });
   const device = new CpuDevice({ threads: 1 });
-  const shelf = new SingleExperts(device).shelf(segment, experts);
-  const here = Array.from({ length: experts / 2 }, (_, i) => shelf.place((i * 7) % experts, weights));
+  const expertSlab = new SingleExperts(device).expertSlab(segment, experts);
+  const here = Array.from({ length: experts / 2 }, (_, i) => expertSlab.place((i * 7) % experts, weights));
   const spans = partBytes.map((bytes, part) => {
     const at = here.map(({ addresses }) => addresses[part] as bigint).sort((a, b) => (a < b ? -1 : 1));
     return [at[0]!, at.at(-1)! + BigInt(bytes)] as const;
@@ -77,7 +77,7 @@ test("resident bytes of a layer are those of its experts within 3%, wherever the
 
 test("where the machine does not give the address space of a whole layer, experts lie apart and are no range", async () => {
   const device = new CpuDevice({ threads: 1 });
-  const many = new SingleExperts(device).shelf(segment, 2 ** 26); // 2^47 bytes and more, beyond what addresses can say
+  const many = new SingleExperts(device).expertSlab(segment, 2 ** 26); // 2^47 bytes and more, beyond what addresses can say
   const expert = many.place(3, weights);
   assert.equal(many.whole, undefined);
   assert.equal((await expert.run({ x: { shape: [1, hidden], data: new Float32Array(hidden) } })).y!.data.length, hidden);
@@ -100,19 +100,19 @@ function faults(work: () => void): number {
 
 test("an expert that comes when another went takes its pages, and answers what it does in fresh ones", async () => {
   const device = new CpuDevice({ threads: 1 });
-  const shelf = new SingleExperts(device).shelf(small, experts);
+  const expertSlab = new SingleExperts(device).expertSlab(small, experts);
   const x = randomTensor(7, [3, 256]);
   const answer = async (expert: Compiled): Promise<readonly number[]> => [...((await expert.run({ x })).y!.data as Float32Array)];
   const came = weightsOf("q4_0", 3);
-  const [stays, goes] = [shelf.place(0, weightsOf("q4_0", 1)), shelf.place(1, weightsOf("q4_0", 2))] as const;
+  const [stays, goes] = [expertSlab.place(0, weightsOf("q4_0", 1)), expertSlab.place(1, weightsOf("q4_0", 2))] as const;
   const stayed = await answer(stays);
   const pages = goes.residentBytes / 4096;
   const placed: Compiled[] = [];
-  const fresh = faults(() => placed.push(shelf.place(20, came)));
+  const fresh = faults(() => placed.push(expertSlab.place(20, came)));
   await goes.dispose();
-  const warm = faults(() => placed.push(shelf.place(11, came)));
+  const warm = faults(() => placed.push(expertSlab.place(11, came)));
   assert.ok(fresh >= pages && warm < pages / 2, `${fresh} and ${warm} faults, ${pages} pages`);
-  placed.push(shelf.place(1, came)); // where the pages were
+  placed.push(expertSlab.place(1, came)); // where the pages were
   const [wanted, ...others] = await Promise.all(placed.map(answer));
   assert.ok(wanted?.some((value) => value !== 0 && value !== stayed[0]));
   assert.deepEqual(others, [wanted, wanted]);
@@ -126,8 +126,8 @@ test("where a matrix takes more memory than its bytes, all of that is its expert
   const weights = weightsOf("q4_0", 1);
   const [part] = partsOf(device, small, { gate: "q4_0", up: "q4_0", down: "q4_0" }) as [Part];
   const beyond = 8 * 4096;
-  const home = { ...part.home, bytes: part.home.bytes + beyond, choosable: false };
-  const slab = new Slab(device, [{ ...part, home, weights: [{ name: "both", rows: part.rows }] }], 2);
+  const storage = { ...part.storage, bytes: part.storage.bytes + beyond, choosable: false };
+  const slab = new Slab(device, [{ ...part, storage, weights: [{ name: "both", rows: part.rows }] }], 2);
   const both = Buffer.concat(["gate", "up"].map((name) => weights[name]!.data as Uint8Array));
   assert.ok(both.length < 512 * 2 ** 10);
   const put = (slot: number): void => slab.put(slot, { both: { form: "q4_0", shape: [part.rows, 256], data: both } });
@@ -149,16 +149,16 @@ const areas = (): number => readFileSync("/proc/self/maps", "utf8").split("\n").
 
 test("however often experts come and go, the kernel's areas stay few, and are gone with the layer", async () => {
   const device = new CpuDevice({ threads: 1 });
-  const shelf = new SingleExperts(device).shelf(segment, experts);
+  const expertSlab = new SingleExperts(device).expertSlab(segment, experts);
   const x = randomTensor(7, [1, hidden]);
   const before = areas();
-  const stays = shelf.place(0, weights);
+  const stays = expertSlab.place(0, weights);
   const wanted = (await stays.run({ x })).y!.data.slice();
-  let expert = shelf.place(1, weights);
+  let expert = expertSlab.place(1, weights);
   let fresh = 0;
   for (let i = 1; i < 300; i++) {
     await expert.dispose();
-    fresh += faults(() => (expert = shelf.place(1 + ((7 * i) % (experts - 1)), weights)));
+    fresh += faults(() => (expert = expertSlab.place(1 + ((7 * i) % (experts - 1)), weights)));
   }
   const pages = storedBytes / 4096;
   assert.ok(fresh < 300 * 0.2 * pages, `${fresh / 300} of ${pages} pages are fresh`);
@@ -189,30 +189,30 @@ for (const form of ["q4_0", "iq4_nl", "q8_0"] as const)
       );
       return Buffer.from(words.buffer);
     };
-    assert.equal(written(joined).equals(both), part.home.memory.name === "plain"); // else they are packed
+    assert.equal(written(joined).equals(both), part.storage.memory.name === "plain"); // else they are packed
     assert.ok(written(apart).equals(written(joined)));
     device.close();
   });
 
 test("an expert is written in pieces of bounded size, has its slot from the first on, and is there after the last", async () => {
   const device = new CpuDevice({ threads: 1 });
-  const shelf = new SingleExperts(device).shelf(segment, 2);
-  const other = shelf.place(0, weights);
+  const expertSlab = new SingleExperts(device).expertSlab(segment, 2);
+  const other = expertSlab.place(0, weights);
   const x = randomTensor(7, [2, hidden]);
   const answer = async (expert: Compiled): Promise<readonly number[]> => [...((await expert.run({ x })).y!.data as Float32Array)];
   const wanted = await answer(other);
   let pauses = 0;
   let left = false;
-  const coming = await shelf.put(1, weights, async () => {
+  const coming = await expertSlab.put(1, weights, async () => {
     pauses += 1;
-    assert.equal(shelf.whole, undefined);
+    assert.equal(expertSlab.whole, undefined);
     if (!left) await other.dispose(); // the slab stays, though nothing is in it
     left = true;
   });
   assert.ok(pauses >= storedBytes / (512 * 2 ** 10), `${pauses} pieces of ${storedBytes} bytes`);
   assert.deepEqual(await answer(coming), wanted);
-  const again = shelf.place(0, weights);
-  assert.deepEqual([shelf.whole !== undefined, await answer(again)], [true, wanted]);
+  const again = expertSlab.place(0, weights);
+  assert.deepEqual([expertSlab.whole !== undefined, await answer(again)], [true, wanted]);
   device.close();
 });
 

@@ -2,11 +2,11 @@
 // multiply rows by the experts of their choice. On the processor a slot that holds nothing is address space and takes no memory.
 import type { Weights } from "../../kernels/weights.ts";
 import type { GgmlDevice, Metadata } from "./device.ts";
+import { columnsOf, type Part, type Piece, type Product, partIndex, piecesOf } from "./expert-matrices.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
-import { homesOf } from "./homes.ts";
 import type { WeightSource } from "./lowering.ts";
-import { columnsOf, type Part, type Piece, type Product, partIndex, piecesOf } from "./parts.ts";
+import { storagesOf } from "./matrix-storage.ts";
 import { numberOf, weightBytes } from "./types.ts";
 import type { DeviceBuffer } from "./weight-memory.ts";
 
@@ -63,7 +63,7 @@ export class Slab {
     this.slots = slots;
     this.#taken = new Uint8Array(slots);
     this.#used = new Uint8Array(slots);
-    this.choosable = parts.every(({ home, vector }) => vector || home.choosable);
+    this.choosable = parts.every(({ storage, vector }) => vector || storage.choosable);
     this.#metadata = device.metadata(parts.length);
     const placed: Placed[] = [];
     this.#placed = placed;
@@ -123,7 +123,7 @@ export class Slab {
     const device = this.#device;
     const { part } = placed;
     // Memory that packs may take more for a matrix than it has in a file; where slots lie close together, none does.
-    const bytes = !this.choosable && rows === part.rows ? part.home.bytes : data.byteLength;
+    const bytes = !this.choosable && rows === part.rows ? part.storage.bytes : data.byteLength;
     device.warmPages.claim(addressOf(placed, slot) + BigInt(at), bytes);
     this.#withTensors((context) => {
       device.ggml.ggml_backend_tensor_set(this.#tensor(context, placed, { slot, rows, at }), data, 0, data.byteLength);
@@ -222,9 +222,9 @@ export class Slab {
   #tensor(context: Pointer, placed: Placed, { slot, rows, at }: Rows): Pointer {
     const { ggml } = this.#device;
     const { part, buffer, stride, all } = placed;
-    const { type, columns, home } = part;
-    if (all === undefined || home.memory.name !== "plain")
-      return homesOf(this.#device).tensor(context, { type, rows, columns }, buffer, addressOf(placed, slot) + BigInt(at));
+    const { type, columns, storage } = part;
+    if (all === undefined || storage.memory.name !== "plain")
+      return storagesOf(this.#device).tensor(context, { type, rows, columns }, buffer, addressOf(placed, slot) + BigInt(at));
     const view = ggml.ggml_view_2d(context, all, columns, rows, weightBytes(type, [columns]), slot * stride + at);
     ggml.ggml_backend_view_init(view);
     return view;
@@ -243,13 +243,13 @@ export class Slab {
   #place(part: Part): Placed {
     const device = this.#device;
     const { ggml } = device;
-    const { type, rows, columns, home, vector } = part;
+    const { type, rows, columns, storage, vector } = part;
     const exact = weightBytes(type, [rows, columns]);
-    const stride = this.choosable ? exact : device.aligned(home.bytes);
-    const buffer = device.allocate(this.slots * stride + home.bytes - exact, home.memory.handle);
+    const stride = this.choosable ? exact : device.aligned(storage.bytes);
+    const buffer = device.allocate(this.slots * stride + storage.bytes - exact, storage.memory.handle);
     if (device.pageBytes !== undefined) ggml.singlePages(buffer.base, buffer.bytes);
     // Kernels multiply what lies behind an expert by zero, be it of an empty slot, which only numbers come out of as zero.
-    if (home.memory.name === "plain" && home.bytes > exact) ggml.ggml_backend_buffer_clear(buffer.handle, 0);
+    if (storage.memory.name === "plain" && storage.bytes > exact) ggml.ggml_backend_buffer_clear(buffer.handle, 0);
     const placed = { part, buffer, base: buffer.base, stride };
     if (!this.choosable) return { ...placed, all: undefined };
     const shape = vector ? ([columns, this.slots, 1] as const) : ([columns, rows, this.slots] as const);

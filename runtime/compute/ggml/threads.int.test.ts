@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { randomTensor } from "../../kernels/random.ts";
 import { CpuDevice } from "./device.ts";
-import { SingleExperts } from "./singles.ts";
+import { SingleExperts } from "./expert-programs.ts";
 
 const file = fileURLToPath(import.meta.url);
 const width = 512;
@@ -22,7 +22,7 @@ async function compute(steps: number): Promise<number> {
   const x = { shape: [1, width], data: randomTensor(2, [1, width]).data };
   const io = (name: string) => [{ name, dtype: "f32" as const, width }];
   const weights = [{ name: "w", shape: [width, width] }];
-  const program = experts.shelf({ name: "chain", inputs: io("x0"), outputs: io("x30"), weights, ops }, 1).place(0, { w });
+  const program = experts.expertSlab({ name: "chain", inputs: io("x0"), outputs: io("x30"), weights, ops }, 1).place(0, { w });
   const startedAt = performance.now();
   for (let i = 0; i < steps; i++) await program.run({ x0: x });
   return performance.now() - startedAt;

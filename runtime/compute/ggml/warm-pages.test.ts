@@ -91,7 +91,7 @@ test("whatever comes and goes, who is there has all pages, and the others only w
     assert.ok(inUse.every((use, page) => use <= machine.there[page]!));
     // The last page of all slots is not theirs alone.
     const unused = inUse.reduce((sum, use, page) => sum + machine.there[page]! - use, 0);
-    assert.ok(unused <= warm.keptBytes / pageBytes + 1, `${unused} pages are nobody's, ${warm.keptBytes} bytes are kept`);
+    assert.ok(unused <= warm.keptBytes / pageBytes + 1, `${unused} pages are emptyBuffer's, ${warm.keptBytes} bytes are kept`);
   }
   assert.ok(machine.moved > 1000);
   assert.ok(machine.areas() < pages / 4, `${machine.areas()} areas of ${pages} pages`);

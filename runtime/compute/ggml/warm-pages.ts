@@ -50,8 +50,8 @@ export class WarmPages {
     if (pageBytes === undefined || this.#closed) return;
     const run = inside(at, bytes, pageBytes);
     if (run.to <= run.from) return;
-    const room = Math.floor(keptBytesMax / pageBytes) - pagesOf(without(this.#kept, run));
-    const to = Math.min(run.to, run.from + Math.max(0, room));
+    const allocate = Math.floor(keptBytesMax / pageBytes) - pagesOf(without(this.#kept, run));
+    const to = Math.min(run.to, run.from + Math.max(0, allocate));
     this.#discard({ from: to, to: run.to });
     this.#kept = [...without(this.#kept, run), { from: run.from, to }].filter(notEmpty);
     this.#timer ??= setTimeout(() => this.clear(), keptMs).unref();

@@ -51,7 +51,7 @@ export class WeightMemory {
   take(bytes: number, memory: Pointer): DeviceBuffer {
     if (this.#device.pageBytes === undefined) return this.#device.allocate(bytes, memory);
     const size = this.#device.aligned(Math.max(bytes, 1));
-    const chunk = this.#roomFor(size, memory);
+    const chunk = this.#capacityFor(size, memory);
     const base = chunk.from + BigInt(chunk.used);
     this.#giveOut(chunk, size);
     chunk.held += 1;
@@ -78,7 +78,7 @@ export class WeightMemory {
     chunk.used += size;
   }
 
-  #roomFor(size: number, memory: Pointer): Chunk {
+  #capacityFor(size: number, memory: Pointer): Chunk {
     const newest = this.#chunks.get(memory);
     if (newest !== undefined && newest.used + size <= newest.bytes) return newest;
     const bytes = Math.max(size, chunkBytes);

@@ -24,7 +24,7 @@ function tableOf(pieces: number, dispose: Compiled["dispose"] = async () => {}) 
     }
     return { residentBytes: 1, run: async () => ({}), dispose };
   };
-  const backend = { createShelf: () => ({ put }) } as unknown as Backend;
+  const backend = { createExpertSlab: () => ({ put }) } as unknown as Backend;
   const program = { layers: [{ kind: "moe", expert: {}, experts: 1 }], hidden: 1 } as unknown as ModelProgram;
   const store = { decodeUnit: () => ({}) };
   return { written, table: new ExpertTable({ backend, store, program, codec: "f32", counter: {} as LoadCounter }) };

@@ -3,8 +3,8 @@
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import { type Phase, phases } from "../../../crds/telemetry.ts";
-import type { Backend, Compiled, Pause, Room, Shelf } from "../../compute/backend.ts";
-import { inPieces, keptRoom } from "../../compute/kept.ts";
+import type { Backend, BufferAllocator, Compiled, ExpertSlab, Pause } from "../../compute/backend.ts";
+import { inPieces, reusedBuffers } from "../../compute/output-buffers.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
 import { notHosted } from "../../placement/frames/not-hosted.ts";
 import type { Pairs } from "../../placement/frames/pairs.ts";
@@ -63,16 +63,16 @@ export class ExpertTable {
   /** Experts that go, by layer and number, until their place is free: one that comes back waits for that. */
   readonly #leaving = new Map<string, Promise<void>>();
   readonly #tools: Tools;
-  readonly #kept = keptRoom();
+  readonly #kept = reusedBuffers();
   readonly #layers: (Compiled | undefined)[][];
-  readonly #shelves: readonly (Shelf | undefined)[];
+  readonly #expertSlabs: readonly (ExpertSlab | undefined)[];
   #count = 0;
   #stepMs = 0;
 
   constructor(tools: Tools) {
     this.#tools = tools;
-    this.#shelves = tools.program.layers.map((layer, i) =>
-      layer.kind === "moe" ? tools.backend.createShelf(layer.expert, layer.experts, i) : undefined,
+    this.#expertSlabs = tools.program.layers.map((layer, i) =>
+      layer.kind === "moe" ? tools.backend.createExpertSlab(layer.expert, layer.experts, i) : undefined,
     );
     this.#layers = tools.program.layers.map((layer) =>
       layer.kind === "moe" ? new Array<Compiled | undefined>(layer.experts).fill(undefined) : [],
@@ -84,8 +84,8 @@ export class ExpertTable {
   }
 
   /** Where the experts of a layer lie; undefined of a layer without. */
-  shelf(layer: number): Shelf | undefined {
-    return this.#shelves[layer];
+  expertSlab(layer: number): ExpertSlab | undefined {
+    return this.#expertSlabs[layer];
   }
 
   has(layer: number, expert: number): boolean {
@@ -98,8 +98,8 @@ export class ExpertTable {
     for (let leaving = this.#leaving.get(key); leaving !== undefined; leaving = this.#leaving.get(key)) await leaving;
     if (row[expert]) return;
     const { store, codec } = this.#tools;
-    const shelf = this.#shelves[layer] as Shelf; // a layer without experts has no row
-    const compiled = await this.lock.run(() => shelf.put(expert, store.decodeUnit(unit, codec, layer), this.#pause()));
+    const expertSlab = this.#expertSlabs[layer] as ExpertSlab; // a layer without experts has no row
+    const compiled = await this.lock.run(() => expertSlab.put(expert, store.decodeUnit(unit, codec, layer), this.#pause()));
     if (row[expert])
       await this.lock.run(() => compiled.dispose()); // two loads of one expert at once
     else {
@@ -147,8 +147,8 @@ export class ExpertTable {
   }
 
   /** Answers [pairs, width]; throws AppError `NotHosted` naming what is missing, before anything is computed. */
-  async run(batch: PairBatch, room?: Room): Promise<Float32Array> {
-    const work = this.prepare(batch, room);
+  async run(batch: PairBatch, allocate?: BufferAllocator): Promise<Float32Array> {
+    const work = this.prepare(batch, allocate);
     try {
       await this.lock.run(() => this.compute([{ frame: work, pairs: work.order, last: true }]));
       return work.out;
@@ -159,11 +159,11 @@ export class ExpertTable {
 
   /** Takes the experts of a batch, to be computed in one piece or several; throws as `run` does. They stay until `release`. Without room
    *  for its rows there is a new array for them. */
-  prepare(batch: PairBatch, room: Room = newRoom, origin: RowOrigin = "local"): ExpertWork {
+  prepare(batch: PairBatch, allocate: BufferAllocator = freshBuffers, origin: RowOrigin = "local"): ExpertWork {
     const programs = this.#programs(batch);
     const { layer, phase, pairExperts } = batch;
     const order = groupPairs(pairExperts.length, (pair) => pairExperts[pair] as number).flatMap(({ pairs }) => pairs);
-    const out = room("pairs", order.length * this.#tools.program.hidden);
+    const out = allocate("pairs", order.length * this.#tools.program.hidden);
     const work = { batch, origin, layer, phase, programs, order, out };
     for (const program of programs.values()) this.#users.set(program, (this.#users.get(program) ?? new Set<ExpertWork>()).add(work));
     return work;
@@ -257,7 +257,7 @@ function copyOut(y: Float32Array, at: number, { frame, pair }: Wanted, width: nu
   frame.out.set(y.subarray(at * width, (at + 1) * width), pair * width);
 }
 
-const newRoom: Room = (_output, length) => new Float32Array(length);
+const freshBuffers: BufferAllocator = (_output, length) => new Float32Array(length);
 
 function programOf(shares: readonly Share<ExpertWork>[], expert: number): Compiled {
   return shares.map(({ frame }) => frame.programs.get(expert)).find((program) => program !== undefined) as Compiled;

@@ -12,7 +12,7 @@ import { openStore } from "../../weights/store-reader.ts";
 import { createEngine } from "../engine.ts";
 import type { Share } from "../schedule/frame-queue.ts";
 import type { ExpertWork, PairBatch } from "./expert-table.ts";
-import { FrameTurns } from "./frame-scheduler.ts";
+import { FrameScheduler } from "./frame-scheduler.ts";
 import { Mutex } from "./mutex.ts";
 
 const pairMs = 0.1;
@@ -29,8 +29,8 @@ class Stage {
   /** Messages that came in while the thread computed. */
   readonly inbox: (() => void)[] = [];
   fails = false;
-  naps = 0;
-  readonly turns: FrameTurns;
+  yields = 0;
+  readonly scheduler: FrameScheduler;
 
   constructor() {
     const experts = {
@@ -48,7 +48,7 @@ class Stage {
         this.during.shift()?.();
       },
     };
-    this.turns = new FrameTurns({
+    this.scheduler = new FrameScheduler({
       experts,
       poll: () => undefined,
       takeMessages: () => {
@@ -57,22 +57,29 @@ class Stage {
       own: () => this.kind,
       ownWaits: () => this.waits,
       now: () => this.nowMs,
-      nap: () => {
-        this.naps += 1;
+      yieldProcessor: () => {
+        this.yields += 1;
       },
     });
   }
 
   ask(phase: Phase, layer: number, pairs: number): Promise<Float32Array> {
     const pairRows = new Uint32Array(pairs);
-    return this.turns.serve({ origin: "remote", layer, phase, rows: new Float32Array(1), pairRows, pairExperts: new Uint32Array(pairs) });
+    return this.scheduler.serve({
+      origin: "remote",
+      layer,
+      phase,
+      rows: new Float32Array(1),
+      pairRows,
+      pairExperts: new Uint32Array(pairs),
+    });
   }
 }
 
 test("decode frames that wait together are computed together", async () => {
   const stage = new Stage();
   const asked = [stage.ask("decode", 3, 2), stage.ask("decode", 3, 4), stage.ask("decode", 4, 1)];
-  await stage.turns.serveWaiting();
+  await stage.scheduler.serveWaiting();
   await Promise.all(asked);
   assert.deepEqual(stage.log, ["decode 3: 2+4", "decode 4: 1"]);
 });
@@ -91,7 +98,7 @@ test("a decode frame waits for one piece of a prefill frame at most, and pieces 
     );
   };
   stage.during.push(() => {}, came);
-  await stage.turns.serveWaiting();
+  await stage.scheduler.serveWaiting();
   await long;
   assert.deepEqual(stage.log.slice(0, 4), ["prefill 0: 16", "prefill 0: 192", "decode 1: 1", "prefill 0: 16"]);
   assert.ok(answeredAt < 20 + 1, `${answeredAt} ms`);
@@ -101,18 +108,18 @@ test("an own decode step goes before others' prefills, which have a third of the
   const stage = new Stage();
   stage.kind = "decode";
   void stage.ask("prefill", 0, 200);
-  await stage.turns.serveWaiting();
+  await stage.scheduler.serveWaiting();
   assert.deepEqual(stage.log, [], "the step is to go on");
-  await stage.turns.betweenGraphs();
+  await stage.scheduler.betweenGraphs();
   assert.deepEqual(stage.log, ["prefill 0: 16"]);
   stage.nowMs += 3;
-  await stage.turns.betweenGraphs();
+  await stage.scheduler.betweenGraphs();
   assert.equal(stage.log.length, 1, "the step has twice the time of a portion first");
   stage.nowMs += 1;
-  await stage.turns.betweenGraphs();
+  await stage.scheduler.betweenGraphs();
   assert.equal(stage.log.length, 2);
   stage.waits = true;
-  await stage.turns.waitFor(new Promise((answered) => setImmediate(answered)));
+  await stage.scheduler.waitFor(new Promise((answered) => setImmediate(answered)));
   assert.equal(stage.log.length, 13, "all of it while the step waits for others anyway");
 });
 
@@ -124,14 +131,14 @@ test("an own prefill and those of others take turns, piece by piece", async () =
     ...{ layer: 2, phase: "prefill", rows: new Float32Array(1) },
     ...{ pairRows: new Uint32Array(400), pairExperts: new Uint32Array(400) },
   };
-  await stage.turns.ownExperts([own]);
+  await stage.scheduler.ownExperts([own]);
   const layers = stage.log.map((line) => line.split(/[ :]/)[1]);
   assert.deepEqual(
     layers,
     layers.map((_, i) => (i % 2 === 0 ? "2" : "7")),
   );
   stage.kind = undefined;
-  await stage.turns.serveWaiting();
+  await stage.scheduler.serveWaiting();
   await other;
 });
 
@@ -144,7 +151,7 @@ test("own rows that decode are computed with those of prompts, expert by expert,
   });
   const other = stage.ask("decode", 7, 3);
   const both = [batch("decode", [0, 1]), batch("prefill", [...new Array<number>(10).fill(0), ...new Array<number>(12).fill(1)])];
-  const rows = await stage.turns.ownExperts(both);
+  const rows = await stage.scheduler.ownExperts(both);
   assert.deepEqual(
     rows.map(({ length }) => length),
     [2, 22],
@@ -156,26 +163,26 @@ test("own rows that decode are computed with those of prompts, expert by expert,
 test("between the pieces of a prefill the processor is left to others while they decode, and only then", async () => {
   const stage = new Stage();
   stage.kind = "prefill";
-  await stage.turns.betweenGraphs();
-  assert.equal(stage.naps, 0);
+  await stage.scheduler.betweenGraphs();
+  assert.equal(stage.yields, 0);
   const asked = stage.ask("decode", 0, 1);
-  await stage.turns.betweenGraphs();
+  await stage.scheduler.betweenGraphs();
   await asked;
-  assert.equal(stage.naps, 1);
+  assert.equal(stage.yields, 1);
   stage.nowMs += 1_000;
-  await stage.turns.betweenGraphs();
-  assert.equal(stage.naps, 1);
+  await stage.scheduler.betweenGraphs();
+  assert.equal(stage.yields, 1);
 });
 
 test("frames fail with the device, alone, and the next are served", async () => {
   const stage = new Stage();
   stage.fails = true;
   const failed = assert.rejects(stage.ask("prefill", 0, 100), /no device/);
-  await stage.turns.serveWaiting();
+  await stage.scheduler.serveWaiting();
   await failed;
   stage.fails = false;
   const next = stage.ask("decode", 0, 1);
-  await stage.turns.serveWaiting();
+  await stage.scheduler.serveWaiting();
   assert.equal((await next).length, 1);
 });
 
@@ -229,7 +236,7 @@ test("frames that keep coming hold up neither the own step nor loads and timers"
   };
   more();
   const from = stage.nowMs;
-  await stage.turns.betweenGraphs();
+  await stage.scheduler.betweenGraphs();
   assert.ok(stage.nowMs - from < 30, `the own step waited for ${stage.nowMs - from} ms`);
   stage.kind = undefined;
   let timer = false;
@@ -237,7 +244,7 @@ test("frames that keep coming hold up neither the own step nor loads and timers"
     timer = true;
     stage.during.length = 0; // and no more come
   });
-  await stage.turns.serveWaiting();
+  await stage.scheduler.serveWaiting();
   assert.ok(timer);
   assert.ok(asked < 10_000, `${asked} frames came before anything else had its turn`);
 });

@@ -3,7 +3,7 @@
 // decodes. So no decode frame waits for longer than a piece takes, and ranks that wait for each other always get on.
 import { setImmediate } from "node:timers/promises";
 import type { StepKind } from "../../../crds/telemetry.ts";
-import type { Room } from "../../compute/backend.ts";
+import type { BufferAllocator } from "../../compute/backend.ts";
 import { FrameQueue, type Share } from "../schedule/frame-queue.ts";
 import { Pace } from "../schedule/pace.ts";
 import type { AskedBatch, ExpertTable, ExpertWork, PairBatch } from "./expert-table.ts";
@@ -27,7 +27,7 @@ const layerRows = { least: 1, most: 65_536 };
 const framesForMs = 10_000;
 
 /** Between the graphs of a step: what must not wait for its end. */
-export interface Turns {
+export interface StepScheduler {
   /** Rows of a step whose dense part is to be computed at once, of so many. */
   pieceRows(kind: StepKind, rows: number): number;
   took(rows: number, ms: number): void;
@@ -38,7 +38,7 @@ export interface Turns {
   betweenGraphs(): Promise<void> | undefined;
   /** The step's own pairs, whose experts are here: batches of one layer, computed together; answers the rows of each, in room taken in
    *  their order. */
-  ownExperts(batches: readonly PairBatch[], room?: Room): Promise<readonly Float32Array[]>;
+  ownExperts(batches: readonly PairBatch[], allocate?: BufferAllocator): Promise<readonly Float32Array[]>;
   /** A step begins, in so many parts. */
   begin(parts: number): void;
   /** A part of the step is done, or has failed. */
@@ -49,7 +49,7 @@ export interface Turns {
   readonly waitedMs: number;
 }
 
-export interface FrameTurnsOptions {
+export interface FrameSchedulerOptions {
   readonly experts: Pick<ExpertTable, "prepare" | "compute" | "release" | "lock">;
   /** Takes in the messages that have come meanwhile. */
   readonly takeMessages: () => void;
@@ -61,7 +61,7 @@ export interface FrameTurnsOptions {
   readonly ownWaits: () => boolean;
   readonly now: () => number;
   /** Leaves the processor to whoever wants it, for a moment. */
-  readonly nap: () => void;
+  readonly yieldProcessor: () => void;
 }
 
 interface Asked {
@@ -69,8 +69,8 @@ interface Asked {
   readonly reject: (error: unknown) => void;
 }
 
-export class FrameTurns implements Turns {
-  readonly #options: FrameTurnsOptions;
+export class FrameScheduler implements StepScheduler {
+  readonly #options: FrameSchedulerOptions;
   readonly #queue = new FrameQueue<ExpertWork>();
   readonly #asked = new Map<ExpertWork, Asked>();
   readonly #densePace = new Pace(denseRows);
@@ -85,7 +85,7 @@ export class FrameTurns implements Turns {
   #idleSince = 0;
   waitedMs = 0;
 
-  constructor(options: FrameTurnsOptions) {
+  constructor(options: FrameSchedulerOptions) {
     this.#options = options;
   }
 
@@ -126,7 +126,7 @@ export class FrameTurns implements Turns {
 
   betweenGraphs(): Promise<void> | undefined {
     const own = this.#options.own();
-    if (own === "prefill" || own === "mixed") this.#breathe();
+    if (own === "prefill" || own === "mixed") this.#yieldToOthers();
     return this.#options.poll()?.then(() => this.#others()) ?? this.#others();
   }
 
@@ -137,11 +137,11 @@ export class FrameTurns implements Turns {
     return this.#serve(this.#ownDecodes && now() < this.#nextPortionAt ? 0 : 1);
   }
 
-  async ownExperts(batches: readonly PairBatch[], room?: Room): Promise<readonly Float32Array[]> {
+  async ownExperts(batches: readonly PairBatch[], allocate?: BufferAllocator): Promise<readonly Float32Array[]> {
     const { experts } = this.#options;
     const works: ExpertWork[] = [];
     try {
-      for (const batch of batches) works.push(experts.prepare(batch, room));
+      for (const batch of batches) works.push(experts.prepare(batch, allocate));
       const pairs = byExpert(works);
       const inPieces = works.some(({ phase }) => phase === "prefill");
       for (let at = 0; at < pairs.length; ) {
@@ -212,7 +212,7 @@ export class FrameTurns implements Turns {
         if (!decodes) {
           left -= 1;
           const endedAt = this.#options.now();
-          this.#breathe();
+          this.#yieldToOthers();
           this.#nextPortionAt = endedAt + ownShare * (endedAt - startedAt);
         }
         const polled = this.#options.poll();
@@ -224,8 +224,8 @@ export class FrameTurns implements Turns {
   }
 
   /** Between pieces, while others decode: threads that carry their frames would wait for the processor longer than a piece takes. */
-  #breathe(): void {
-    if (this.#pressed) this.#options.nap();
+  #yieldToOthers(): void {
+    if (this.#pressed) this.#options.yieldProcessor();
   }
 
   get #pressed(): boolean {

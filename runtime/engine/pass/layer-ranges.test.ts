@@ -10,7 +10,7 @@ import { importMoe } from "../../modelstore/import-moe.ts";
 import { createRouter } from "../../placement/dispatch.ts";
 import { type OpenModel, openModel } from "../thread/open.ts";
 import { ExpertTable } from "./expert-table.ts";
-import { FrameTurns } from "./frame-scheduler.ts";
+import { FrameScheduler } from "./frame-scheduler.ts";
 import { type Ranges, rangesOf } from "./layer-ranges.ts";
 import { LoadCounter } from "./load-counter.ts";
 import { forward } from "./step.ts";
@@ -63,14 +63,21 @@ async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: 
   const transitions = new TransitionSampler(info);
   transitions.take(true);
   const times = new StepTimes();
-  const turns = new FrameTurns({
-    ...{ experts, takeMessages: () => {}, own: () => undefined, ownWaits: () => true, now: () => performance.now(), nap: () => {} },
+  const scheduler = new FrameScheduler({
+    ...{
+      experts,
+      takeMessages: () => {},
+      own: () => undefined,
+      ownWaits: () => true,
+      now: () => performance.now(),
+      yieldProcessor: () => {},
+    },
     poll: () => undefined,
   });
-  turns.layersAtOnce = () => layersAtOnce;
+  scheduler.layersAtOnce = () => layersAtOnce;
   const tools: StepTools = {
-    ...{ program, embed, blocks, head, experts, counter, transitions, times, turns, ...(ranged ? { ranges } : {}) },
-    rooms: [],
+    ...{ program, embed, blocks, head, experts, counter, transitions, times, scheduler, ...(ranged ? { ranges } : {}) },
+    allocators: [],
     router: () => ({ rank: 0, table: router }),
     dispatch: () => Promise.reject(new Error("nobody else is there")),
   };
@@ -129,7 +136,7 @@ test("a layer whose expert goes is passed alone, and so is one that others compu
   assert.deepEqual((await stepsOf({ ranged: true, router })).rows, want);
   assert.ok(passed.length > 0 && passed.every(([, to]) => to === all), "a copy that only stands by changes nothing");
   const ends = (): number[] => {
-    const tools = { router: () => ({ rank: 0, table: router }), turns: { layersAtOnce: () => all } } as never;
+    const tools = { router: () => ({ rank: 0, table: router }), scheduler: { layersAtOnce: () => all } } as never;
     return [0, all - 1].map((from) => ranges.endOf(tools, { tokens: [] } as never, from));
   };
   assert.deepEqual(ends(), [all, all]);

@@ -19,8 +19,8 @@ interface LayerParts {
 /** The layers of an open model, whose experts lie in this table. */
 export function rangesOf({ backend, program, blocks }: LayerParts, experts: ExpertTable): Ranges {
   const layers = program.layers.map((layer, i) => {
-    const [block, shelf] = [blocks[i] as Compiled, experts.shelf(i)];
-    return shelf === undefined ? { layer, block } : { layer, block, shelf };
+    const [block, expertSlab] = [blocks[i] as Compiled, experts.expertSlab(i)];
+    return expertSlab === undefined ? { layer, block } : { layer, block, expertSlab };
   });
   return new Ranges(backend.createRange(layers), program.layers);
 }
@@ -54,9 +54,9 @@ export class Ranges implements LayersAtOnce {
     return !this.#measures || this.#steps++ % measuredEvery !== 0;
   }
 
-  endOf({ router, turns }: StepTools, { decodes, tokens }: Part, from: number): number {
+  endOf({ router, scheduler }: StepTools, { decodes, tokens }: Part, from: number): number {
     const routing = router();
-    const most = turns.layersAtOnce(kindOf(tokens.length, decodes), tokens.length);
+    const most = scheduler.layersAtOnce(kindOf(tokens.length, decodes), tokens.length);
     const isHere = (layer: number): boolean => staysHere(routing, this.#layers, layer) && this.range.covers(layer);
     let to = from;
     while (to < this.#layers.length && to - from < most && isHere(to)) to += 1;
@@ -75,7 +75,7 @@ interface Passing {
 
 /** Rows after those layers: after fewer when an expert went meanwhile, and after none when it was of the first. */
 export async function passRange(tools: StepTools, { part, followed, from, to: wished, x }: Passing): Promise<Passed> {
-  const { experts, times, turns, ranges, program } = tools;
+  const { experts, times, scheduler, ranges, program } = tools;
   const { decodes, kv, tokens } = part;
   return experts.lock.run(async () => {
     const to = Math.min(wished, ranges?.endOf(tools, part, from) ?? from);
@@ -84,7 +84,7 @@ export async function passRange(tools: StepTools, { part, followed, from, to: wi
     const out = await ranges.range.run({ x, kv, from, to });
     const ms = performance.now() - startedAt;
     times.addBoth({ rows: tokens.length, decodes }, ms);
-    turns.tookLayers(to - from, tokens.length, ms);
+    scheduler.tookLayers(to - from, tokens.length, ms);
     for (const [i, ids] of out.ids.entries()) {
       const layer = from + i;
       part.attended(layer);

@@ -1,8 +1,8 @@
 // The way of rows through the layers: per layer attention and router, in pieces where a prefill is long, then experts here and
 // elsewhere at the same time, and their sum. Two parts of one step alternate: while one's rows are at other ranks, the other computes.
 import type { Phase } from "../../../crds/telemetry.ts";
-import type { Compiled, KvCall, Outputs, Room } from "../../compute/backend.ts";
-import { inPieces, keptRoom } from "../../compute/kept.ts";
+import type { BufferAllocator, Compiled, KvCall, Outputs } from "../../compute/backend.ts";
+import { inPieces, reusedBuffers } from "../../compute/output-buffers.ts";
 import { rangeOfGroups } from "../../kernels/kv-groups.ts";
 import type { Layer, Tensor } from "../../kernels/segment.ts";
 import { widthBehind } from "../../kernels/widths.ts";
@@ -16,7 +16,7 @@ interface LayerRows extends Chosen {
   readonly f: Float32Array; // [n, hidden]
   /** [n, topK]; those of pairs that come as sums change with them. */
   readonly gates: Float32Array;
-  readonly room: Room;
+  readonly allocate: BufferAllocator;
 }
 
 /** The layer's result so far: `rows` lacks those of other ranks until `remote` is there. */
@@ -30,32 +30,33 @@ interface Begun {
 
 /** Rows of the part after the last layer, [n, hidden]; good until the next step. */
 export async function passLayers(tools: StepTools, part: Part): Promise<Float32Array> {
-  const room = tools.rooms.pop() ?? keptRoom();
+  const allocate = tools.allocators.pop() ?? reusedBuffers();
   try {
-    return await passThrough(tools, part, room);
+    return await passThrough(tools, part, allocate);
   } finally {
-    tools.rooms.push(room);
+    tools.allocators.push(allocate);
   }
 }
 
-async function passThrough(tools: StepTools, part: Part, room: Room): Promise<Float32Array> {
-  const { blocks, experts, turns, transitions } = tools;
-  const { tokens, baton } = part;
+async function passThrough(tools: StepTools, part: Part, allocate: BufferAllocator): Promise<Float32Array> {
+  const { blocks, experts, scheduler, transitions } = tools;
+  const { tokens, mutex } = part;
   const ids = { ids: { shape: [tokens.length], data: tokens } };
   const followed: Followed[] = transitions.choose(tokens.length).map((row) => ({ row, chose: undefined }));
-  let x: Float32Array = await baton.run(() => experts.lock.run(async () => floats(await tools.embed.run(ids, undefined, room), "x")));
+  let x: Float32Array = await mutex.run(() => experts.lock.run(async () => floats(await tools.embed.run(ids, undefined, allocate), "x")));
   const cut = new Pieces(part.kv, tokens.length);
   const ranges = tools.ranges?.wants(tokens.length) ? tools.ranges : undefined;
   for (let layer = 0; layer < blocks.length; ) {
     const to = ranges?.endOf(tools, part, layer) ?? layer;
     const before = part.before(Math.max(layer, to - 1));
-    if (before) await turns.waitFor(before);
+    if (before) await scheduler.waitFor(before);
     const passing = { part, followed, from: layer, to, x };
-    const ranged = to > layer ? await baton.run(() => passRange(tools, passing)) : passing;
-    const passed = ranged.to > layer ? ranged : await passLayer(tools, { part, layer, followed, cut, room: layerRoom(room, layer) }, x);
+    const ranged = to > layer ? await mutex.run(() => passRange(tools, passing)) : passing;
+    const passed =
+      ranged.to > layer ? ranged : await passLayer(tools, { part, layer, followed, cut, allocate: layerBuffers(allocate, layer) }, x);
     x = passed.x;
     layer = passed.to;
-    const others = turns.betweenGraphs();
+    const others = scheduler.betweenGraphs();
     if (others) await others;
   }
   return x;
@@ -66,21 +67,21 @@ interface LayerOf {
   readonly layer: number;
   readonly followed: readonly Followed[];
   readonly cut: Pieces;
-  readonly room: Room;
+  readonly allocate: BufferAllocator;
 }
 
 /** A layer's rows are not where those are that it reads. */
-const layerRoom =
-  (room: Room, layer: number): Room =>
+const layerBuffers =
+  (allocate: BufferAllocator, layer: number): BufferAllocator =>
   (output, length) =>
-    room(`${output}${layer & 1}`, length);
+    allocate(`${output}${layer & 1}`, length);
 
 async function passLayer(tools: StepTools, of: LayerOf, x: Float32Array): Promise<Passed> {
-  const { baton, decodes, tokens } = of.part;
-  const begun = await baton.run(() => beginLayer(tools, of, x));
+  const { mutex, decodes, tokens } = of.part;
+  const begun = await mutex.run(() => beginLayer(tools, of, x));
   const to = of.layer + 1;
   if ("y" in begun) return { x: begun.y, to };
-  if (begun.remote) await tools.turns.waitFor(begun.remote);
+  if (begun.remote) await tools.scheduler.waitFor(begun.remote);
   tools.times.add({ rows: tokens.length, decodes }, "experts", performance.now() - begun.sentAt);
   const { layers, hidden } = tools.program;
   const stride = widthBehind(layers[of.layer] as Layer);
@@ -90,12 +91,12 @@ async function passLayer(tools: StepTools, of: LayerOf, x: Float32Array): Promis
 /** All of a layer that can be done before other ranks have answered; of a dense layer, all. */
 async function beginLayer(
   tools: StepTools,
-  { part, layer, followed, cut, room }: LayerOf,
+  { part, layer, followed, cut, allocate }: LayerOf,
   x: Float32Array,
 ): Promise<Begun | { y: Float32Array }> {
   const { decodes, tokens } = part;
-  const pieceRows = tools.turns.pieceRows(kindOf(tokens.length, decodes), tokens.length);
-  const out = await denseRows(tools, { block: tools.blocks[layer] as Compiled, decodes, pieces: cut.of(pieceRows), room }, x);
+  const pieceRows = tools.scheduler.pieceRows(kindOf(tokens.length, decodes), tokens.length);
+  const out = await denseRows(tools, { block: tools.blocks[layer] as Compiled, decodes, pieces: cut.of(pieceRows), allocate }, x);
   part.attended(layer);
   const shape = tools.program.layers[layer];
   if (shape?.kind !== "moe") {
@@ -107,7 +108,7 @@ async function beginLayer(
   follow(tools.transitions, followed, { layer, decodes, ids, topK, experts });
   const sentAt = performance.now();
   const gates = floats(out, "gates");
-  const rows = await beginExperts(tools, { layer, decodes, f: floats(out, "f"), gates, ids, topK, experts, room });
+  const rows = await beginExperts(tools, { layer, decodes, f: floats(out, "f"), gates, ids, topK, experts, allocate });
   return { h: floats(out, "h"), gates, sentAt, ...rows };
 }
 
@@ -154,37 +155,37 @@ interface DensePart {
   readonly block: Compiled;
   readonly decodes: number;
   readonly pieces: readonly Piece[];
-  readonly room: Room;
+  readonly allocate: BufferAllocator;
 }
 
 /** The outputs of a layer's dense part, which stay as they are when it runs again. */
-async function denseRows(tools: StepTools, { block, decodes, pieces, room }: DensePart, x: Float32Array): Promise<Outputs> {
+async function denseRows(tools: StepTools, { block, decodes, pieces, allocate }: DensePart, x: Float32Array): Promise<Outputs> {
   const of = pieces.reduce((sum, { rows }) => sum + rows, 0);
   const width = x.length / of;
   const whole: Record<string, Tensor> = {};
   for (const { from, rows, kv } of pieces) {
-    const pieceRoom: Room = (output, length) => {
+    const pieceBuffers: BufferAllocator = (output, length) => {
       const own = length / rows;
-      return room(output, of * own).subarray(from * own, from * own + length);
+      return allocate(output, of * own).subarray(from * own, from * own + length);
     };
     const input = { x: { shape: [rows, width], data: x.subarray(from * width, (from + rows) * width) } };
     // Inside of the lock: waiting for it is waiting for experts that others asked of this rank.
     const out = await tools.experts.lock.run(async () => {
       const startedAt = performance.now();
-      const outputs = await block.run(input, kv, pieceRoom);
+      const outputs = await block.run(input, kv, pieceBuffers);
       const ms = performance.now() - startedAt;
       const decoded = Math.min(rows, Math.max(0, decodes - from));
       tools.times.add({ rows, decodes: decoded }, "dense", ms);
-      if (decoded < rows) tools.turns.took(rows, ms);
+      if (decoded < rows) tools.scheduler.took(rows, ms);
       return outputs;
     });
     for (const [name, { data }] of Object.entries(out)) {
       const own = data.length / rows;
-      whole[name] ??= { shape: [of, own], data: data instanceof Int32Array ? new Int32Array(of * own) : room(name, of * own) };
+      whole[name] ??= { shape: [of, own], data: data instanceof Int32Array ? new Int32Array(of * own) : allocate(name, of * own) };
       const inPlace = data.buffer === whole[name].data.buffer;
       if (!inPlace) whole[name].data.set(data, from * own);
     }
-    const others = from + rows < of ? tools.turns.betweenGraphs() : undefined;
+    const others = from + rows < of ? tools.scheduler.betweenGraphs() : undefined;
     if (others) await others;
   }
   return whole;
@@ -192,9 +193,9 @@ async function denseRows(tools: StepTools, { block, decodes, pieces, room }: Den
 
 /** Unweighted expert outputs of every (row, k), [n * topK, hidden]: those of this rank when it resolves, the rest with `remote`. */
 async function beginExperts(tools: StepTools, of: LayerRows): Promise<Pick<Begun, "rows" | "remote">> {
-  const { layer, decodes, f, gates, ids, topK, experts: count, room } = of;
+  const { layer, decodes, f, gates, ids, topK, experts: count, allocate } = of;
   const { hidden } = tools.program;
-  const { experts, counter, turns } = tools;
+  const { experts, counter, scheduler } = tools;
   const { rank, table } = tools.router();
   const decoded = decodes * topK; // pairs
   const groups = groupPairs(ids.length, (pair) => {
@@ -214,9 +215,9 @@ async function beginExperts(tools: StepTools, of: LayerRows): Promise<Pick<Begun
   const local = groups.filter(({ key }) => key === localKey);
   const rowsOfAll = groups.reduce((sum, { pairs }) => sum + pairs.length, 0);
   if (local.length === groups.length && rowsOfAll === ids.length) {
-    const rows = room("pairs", ids.length * hidden);
+    const rows = allocate("pairs", ids.length * hidden);
     const next = inPieces(rows);
-    await turns.ownExperts(local.map(partOf), (_output, length) => next(length));
+    await scheduler.ownExperts(local.map(partOf), (_output, length) => next(length));
     return { rows, remote: undefined };
   }
   const out = new Float32Array(ids.length * hidden);
@@ -235,7 +236,7 @@ async function beginExperts(tools: StepTools, of: LayerRows): Promise<Pick<Begun
   // What others compute has been sent by now, and travels while this rank computes.
   const answered = Promise.all(remote);
   answered.catch(() => {}); // waited for only when this rank has done its part
-  if (local.length > 0) for (const [i, rows] of (await turns.ownExperts(local.map(frameOf))).entries()) place(local[i] as Group, rows);
+  if (local.length > 0) for (const [i, rows] of (await scheduler.ownExperts(local.map(frameOf))).entries()) place(local[i] as Group, rows);
   return { rows: out, remote: answered };
 }
 

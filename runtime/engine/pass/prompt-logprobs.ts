@@ -59,15 +59,15 @@ export class PromptLogprobs {
     const rows = this.#rows(step).filter(({ id }) => !unusable.has(id));
     for (let from = 0; from < rows.length; from += this.#rowsAtOnce) {
       const some = rows.slice(from, from + this.#rowsAtOnce);
-      const told = new Map<string, { readonly position: number; readonly tokens: RatedToken[] }>();
+      const byRequest = new Map<string, { readonly position: number; readonly tokens: RatedToken[] }>();
       const use = (logits: Float32Array, i: number): void => {
         const { id, token, position, topLogprobs } = some[i] as PromptRow;
         if (unusable.has(id)) return;
         try {
           const rated = this.#sampler.rate(logits, token, position, topLogprobs);
-          const one = told.get(id) ?? { position, tokens: [] };
+          const one = byRequest.get(id) ?? { position, tokens: [] };
           one.tokens.push(rated);
-          told.set(id, one);
+          byRequest.set(id, one);
         } catch (caught) {
           unusable.set(id, AppError.from(caught));
         }
@@ -77,12 +77,12 @@ export class PromptLogprobs {
         some.map(({ row }) => row),
         use,
       );
-      for (const [id, { position, tokens }] of told) this.#told(id, position, tokens);
+      for (const [id, { position, tokens }] of byRequest) this.#report(id, position, tokens);
       await this.#ports.between();
     }
   }
 
-  #told(id: string, position: number, tokens: readonly RatedToken[]): void {
+  #report(id: string, position: number, tokens: readonly RatedToken[]): void {
     const asked = this.#asked.get(id);
     if (asked === undefined) return; // it was taken back meanwhile
     asked.next = position + tokens.length;

@@ -1,13 +1,13 @@
 // The tools of a step and its parts, and what passing layers one by one and at once have in common: whose rows they are, and the way of
 // tokens that are followed.
 import type { Phase } from "../../../crds/telemetry.ts";
-import type { Compiled, KvCall, LayerRange, Outputs, Room } from "../../compute/backend.ts";
+import type { BufferAllocator, Compiled, KvCall, LayerRange, Outputs } from "../../compute/backend.ts";
 import type { ModelProgram } from "../../kernels/segment.ts";
 import type { Router } from "../../placement/dispatch.ts";
 import type { FrameAnswer, RemoteFrame } from "../api.ts";
-import type { Halving } from "../schedule/two-batch-overlap.ts";
+import type { TwoBatchOverlap } from "../schedule/two-batch-overlap.ts";
 import type { ExpertTable } from "./expert-table.ts";
-import type { Turns } from "./frame-scheduler.ts";
+import type { StepScheduler } from "./frame-scheduler.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import type { Mutex } from "./mutex.ts";
 import type { StepTimes } from "./step-times.ts";
@@ -24,13 +24,13 @@ export interface StepTools {
   readonly router: () => { readonly rank: number; readonly table: Router };
   /** `gatesOf`: the gate of each of the frame's pairs, asked for where its rows may come as sums. */
   readonly dispatch: (frame: RemoteFrame, gatesOf: () => Float32Array) => Promise<FrameAnswer>;
-  readonly turns: Turns;
+  readonly scheduler: StepScheduler;
   /** Memory that no part of a step uses now; there are as many as parts were ever under way at once, which is two. */
-  readonly rooms: Room[];
+  readonly allocators: BufferAllocator[];
   /** Unset: every layer is passed alone. */
   readonly ranges?: LayersAtOnce;
   /** Unset: steps are never halved. */
-  readonly halving?: Pick<Halving, "wants" | "took">;
+  readonly overlap?: Pick<TwoBatchOverlap, "wants" | "took">;
 }
 
 /** Layers that are passed at once (layer-ranges.ts). */
@@ -56,7 +56,7 @@ export interface Part {
   /** Rows at the beginning that decode; the others are of prompts. */
   readonly decodes: number;
   /** Held while something is computed or about to be sent, so that halves alternate; free while rows travel. */
-  readonly baton: Mutex;
+  readonly mutex: Mutex;
   /** A layer of this part is begun when that of the other half, whose keys it looks at, is done. */
   readonly before: (layer: number) => Promise<void> | undefined;
   readonly attended: (layer: number) => void;

@@ -13,7 +13,7 @@ import type { RemoteFrame } from "../api.ts";
 import type { ThreadOptions } from "../thread/messages.ts";
 import { type OpenModel, openModel } from "../thread/open.ts";
 import { ExpertTable } from "./expert-table.ts";
-import { FrameTurns } from "./frame-scheduler.ts";
+import { FrameScheduler } from "./frame-scheduler.ts";
 import { LoadCounter } from "./load-counter.ts";
 import { forward } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
@@ -45,19 +45,19 @@ after(async () => {
   rmSync(root, { recursive: true });
 });
 
-const turnsOfLoop = async (count: number): Promise<void> => {
+const iterations = async (count: number): Promise<void> => {
   for (let i = 0; i < count; i++) await new Promise((done) => setImmediate(done));
 };
 
 interface Circumstances {
-  readonly halved: boolean;
+  readonly overlapped: boolean;
   readonly pieceRows: number;
   /** Turns of the loop until each answer, over and over. */
   readonly delays: readonly number[];
   readonly answer?: (frame: RemoteFrame) => Promise<Float32Array>;
 }
 
-function tools({ halved, pieceRows, delays, answer }: Circumstances): StepTools {
+function tools({ overlapped, pieceRows, delays, answer }: Circumstances): StepTools {
   const { program, embed, blocks, info } = model;
   const router = createRouter(0);
   const experts = Array.from({ length: info.experts }, (_, expert) => expert);
@@ -67,7 +67,7 @@ function tools({ halved, pieceRows, delays, answer }: Circumstances): StepTools 
     })),
   );
   let frames = 0;
-  const turns = new FrameTurns({
+  const scheduler = new FrameScheduler({
     ...{
       experts: own,
       poll: () => undefined,
@@ -75,16 +75,16 @@ function tools({ halved, pieceRows, delays, answer }: Circumstances): StepTools 
       own: () => undefined,
       ownWaits: () => true,
       now: () => performance.now(),
-      nap: () => {},
+      yieldProcessor: () => {},
     },
   });
-  turns.pieceRows = (kind, rows) => (kind === "decode" ? rows : Math.min(rows, pieceRows));
+  scheduler.pieceRows = (kind, rows) => (kind === "decode" ? rows : Math.min(rows, pieceRows));
   return {
     ...{ program, embed, blocks, experts: own, counter, transitions: new TransitionSampler(info), times: new StepTimes() },
-    ...{ turns, rooms: [], halving: { wants: () => halved, took: () => {} } },
+    ...{ scheduler, allocators: [], overlap: { wants: () => overlapped, took: () => {} } },
     router: () => ({ rank: 0, table: router }),
     dispatch: async (frame) => {
-      await turnsOfLoop(delays[frames++ % delays.length] ?? 0);
+      await iterations(delays[frames++ % delays.length] ?? 0);
       return (answer ?? ((asked) => others.run(asked)))(frame);
     },
   };
@@ -136,9 +136,9 @@ async function rowsOf(circumstances: Circumstances, steps: readonly StepRows[] =
 }
 
 test("halves, pieces and other steps have the bits of whole steps, however late the others answer", async () => {
-  const want = await rowsOf({ halved: false, pieceRows: 64, delays: [0] });
+  const want = await rowsOf({ overlapped: false, pieceRows: 64, delays: [0] });
   const circumstances = fc.record({
-    halved: fc.boolean(),
+    overlapped: fc.boolean(),
     pieceRows: fc.integer({ min: 1, max: 12 }),
     delays: fc.array(fc.nat({ max: 5 }), { minLength: 1, maxLength: 7 }),
   });
@@ -159,7 +159,7 @@ test("rows of a mixed step count by their phase, and those that decode leave in 
     frames.push(frame);
     return others.run(frame);
   };
-  await rowsOf({ halved: false, pieceRows: 64, delays: [0], answer });
+  await rowsOf({ overlapped: false, pieceRows: 64, delays: [0], answer });
   const { layers, info } = { layers: model.program.layers.length, info: model.info };
   const counts = counter.take();
   const sum = (values: Uint32Array): number => values.reduce((a, b) => a + b, 0);
@@ -184,14 +184,14 @@ test("while one half's rows are away the other is computed, and its rows leave b
   const answer = async (frame: RemoteFrame): Promise<Float32Array> => {
     layers.push(frame.layer);
     most = Math.max(most, ++away);
-    await turnsOfLoop(3);
+    await iterations(3);
     away -= 1;
     return others.run(frame);
   };
   const unmixed = apart.slice(0, 4);
-  await rowsOf({ halved: false, pieceRows: 64, delays: [0], answer }, unmixed);
+  await rowsOf({ overlapped: false, pieceRows: 64, delays: [0], answer }, unmixed);
   assert.equal(most, 1);
-  await rowsOf({ halved: true, pieceRows: 64, delays: [0], answer }, unmixed);
+  await rowsOf({ overlapped: true, pieceRows: 64, delays: [0], answer }, unmixed);
   assert.equal(most, 2);
 });
 
@@ -199,11 +199,11 @@ test("a step that fails has ended: neither half computes afterwards", async () =
   let asked = 0;
   const answer = async (frame: RemoteFrame): Promise<Float32Array> => {
     if (asked++ === 1) throw new Error("no host");
-    await turnsOfLoop(4);
+    await iterations(4);
     return others.run(frame);
   };
-  await assert.rejects(rowsOf({ halved: true, pieceRows: 64, delays: [0], answer }), /no host/);
+  await assert.rejects(rowsOf({ overlapped: true, pieceRows: 64, delays: [0], answer }), /no host/);
   const before = asked;
-  await turnsOfLoop(20);
+  await iterations(20);
   assert.equal(asked, before);
 });

@@ -9,19 +9,19 @@ import type { Part, StepTools } from "./step-tools.ts";
 
 /** Rows of `tokens` after the last layer, [n, hidden]; the first `decodes` of them decode. */
 export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, decodes: number): Promise<Float32Array> {
-  const { halving, turns } = tools;
+  const { overlap, scheduler } = tools;
   const rows = tokens.length;
   const kind = kindOf(rows, decodes);
   const startedAt = performance.now();
-  const parts = halving?.wants(kind, rows) ? halves(tools, tokens, kv, decodes) : undefined;
-  turns.begin(parts?.length ?? 1);
+  const parts = overlap?.wants(kind, rows) ? twoBatches(tools, tokens, kv, decodes) : undefined;
+  scheduler.begin(parts?.length ?? 1);
   const xs = await allOf(
     (parts ?? [wholeOf(tokens, kv, decodes)]).map((part) => {
       const passed = passLayers(tools, part).catch(part.failed);
-      return passed.finally(() => turns.ended());
+      return passed.finally(() => scheduler.ended());
     }),
   );
-  halving?.took({ kind, rows, halved: parts !== undefined, ms: performance.now() - startedAt, waitedMs: turns.waitedMs });
+  overlap?.took({ kind, rows, overlapped: parts !== undefined, ms: performance.now() - startedAt, waitedMs: scheduler.waitedMs });
   const [first, second] = xs as [Float32Array, Float32Array?];
   if (second === undefined) return first;
   const x = new Float32Array(first.length + second.length);
@@ -31,7 +31,7 @@ export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, 
 }
 
 function wholeOf(tokens: Int32Array, kv: KvCall, decodes: number): Part {
-  return { tokens, kv, decodes, baton: new Mutex(), before: () => undefined, attended: () => {}, failed };
+  return { tokens, kv, decodes, mutex: new Mutex(), before: () => undefined, attended: () => {}, failed };
 }
 
 const failed = (error: unknown): never => {
@@ -45,14 +45,14 @@ async function allOf<T>(parts: readonly Promise<T>[]): Promise<T[]> {
 }
 
 /** The step's halves: requests apart where a slot ends, or the tokens of one prompt, of which later ones look at the earlier ones' keys. */
-function halves({ program }: StepTools, tokens: Int32Array, kv: KvCall, decodes: number): readonly Part[] | undefined {
+function twoBatches({ program }: StepTools, tokens: Int32Array, kv: KvCall, decodes: number): readonly Part[] | undefined {
   const at = tokens.length >> 1;
   if (at === 0) return undefined;
-  const baton = new Mutex();
+  const mutex = new Mutex();
   const gates = program.layers.map(() => gate());
   const first = {
     decodes: Math.min(decodes, at),
-    baton,
+    mutex,
     tokens: tokens.slice(0, at),
     kv: rangeOf(kv, 0, at),
     before: () => undefined,
@@ -62,7 +62,7 @@ function halves({ program }: StepTools, tokens: Int32Array, kv: KvCall, decodes:
       throw error;
     },
   };
-  const later = { decodes: Math.max(0, decodes - at), baton, tokens: tokens.slice(at), kv: rangeOf(kv, at, tokens.length - at) };
+  const later = { decodes: Math.max(0, decodes - at), mutex, tokens: tokens.slice(at), kv: rangeOf(kv, at, tokens.length - at) };
   const apart = slotEnds(kv.groups).includes(at);
   return [first, { ...later, before: (layer) => (apart ? undefined : gates[layer]?.opened), attended: () => {}, failed }];
 }

@@ -85,8 +85,8 @@ test("more requests than a decode step takes take turns", () => {
   toy.step();
   const before = toy.steps.length;
   for (let i = 0; i < 6; i++) toy.step();
-  const turns = toy.steps.slice(before).flatMap(idsOf);
-  for (let i = 0; i < 5; i++) assert.equal(turns.filter((id) => id === `r${i}`).length, 2, `r${i} of ${turns}`);
+  const scheduler = toy.steps.slice(before).flatMap(idsOf);
+  for (let i = 0; i < 5; i++) assert.equal(scheduler.filter((id) => id === `r${i}`).length, 2, `r${i} of ${scheduler}`);
   toy.run();
   for (let i = 0; i < 5; i++) assert.equal(toy.tokens(`r${i}`).length, 20);
 });

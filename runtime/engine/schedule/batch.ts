@@ -52,7 +52,7 @@ export class Batcher {
   readonly #pace: Pace;
   readonly #copyPace = new Pace(copiedTokens);
   /** Of those that decode, the first one of the next step, where they are more than a step takes. */
-  #turn = 0;
+  #firstDecode = 0;
   #decodedLast = false;
   #steps = 0;
   #stepMs = 0;
@@ -139,12 +139,12 @@ export class Batcher {
   /** The next step, or undefined when there is nothing to do. `apart`: rows travel to other ranks, where those of prompts come last, and
    *  in every layer what decodes would wait for them; so steps that decode and steps of prompts take turns. */
   next(apart = false): Step | undefined {
-    this.#makeRoom();
-    const plans = apart ? this.#inTurns() : [...this.#decodes(), ...this.#prompts()];
+    this.#growOrPreempt();
+    const plans = apart ? this.#alternate() : [...this.#decodes(), ...this.#prompts()];
     return plans.length > 0 ? stepOf(this.#ledger.takeChanges(), plans) : undefined;
   }
 
-  #inTurns(): readonly GroupPlan[] {
+  #alternate(): readonly GroupPlan[] {
     const prompts = this.#decodedLast ? this.#prompts() : [];
     this.#decodedLast = false;
     if (prompts.length > 0) return prompts;
@@ -219,7 +219,7 @@ export class Batcher {
 
   /** Sees to it that all that decode have a block for their next position: the last in order give theirs up. The first one never
    *  does, since the pool holds a whole context, so there is always one that comes to its end. */
-  #makeRoom(): void {
+  #growOrPreempt(): void {
     for (const id of this.#ledger.decoding()) {
       while (this.#ledger.decoding().includes(id) && !this.#ledger.grow(id, this.#ledger.lengthOf(id) + 1)) this.#preempt();
     }
@@ -295,9 +295,9 @@ export class Batcher {
   #decodes(): readonly GroupPlan[] {
     const decoding = this.#ledger.decoding();
     const { maxDecodeBatch } = this.#limits;
-    const first = decoding.length > maxDecodeBatch && this.#turn < decoding.length ? this.#turn : 0;
+    const first = decoding.length > maxDecodeBatch && this.#firstDecode < decoding.length ? this.#firstDecode : 0;
     const ids = decoding.slice(first, first + maxDecodeBatch);
-    this.#turn = first + ids.length;
+    this.#firstDecode = first + ids.length;
     const [alone] = ids;
     if (alone === undefined) return [];
     const guess = decoding.length === 1 ? this.#guess(alone) : [];

@@ -67,12 +67,12 @@ export class FrameQueue<Frame extends Queued> {
   nextPrefill(pairsMax: number): Share<Frame>[] {
     const layer = this.#prefill[0]?.frame.layer;
     const shares: Share<Frame>[] = [];
-    let room = Math.max(1, pairsMax);
+    let capacity = Math.max(1, pairsMax);
     for (const waiting of this.#prefill) {
       const { frame, done } = waiting;
-      if (room === 0 || frame.layer !== layer) continue;
-      const pairs = frame.order.slice(done, done + room);
-      room -= pairs.length;
+      if (capacity === 0 || frame.layer !== layer) continue;
+      const pairs = frame.order.slice(done, done + capacity);
+      capacity -= pairs.length;
       waiting.done += pairs.length;
       shares.push({ frame, pairs, last: waiting.done === frame.order.length });
     }

@@ -138,7 +138,7 @@ export class SlotLedger {
   grow(owner: string, length: number): boolean {
     const slot = this.#slotOf(owner);
     const more = this.#blocksOf(length) - slot.blocks;
-    if (more > 0 && !this.#makeRoom(more, undefined)) return false;
+    if (more > 0 && !this.#freeBlocks(more, undefined)) return false;
     slot.blocks = Math.max(slot.blocks, this.#blocksOf(length));
     return true;
   }
@@ -202,20 +202,20 @@ export class SlotLedger {
     const kept = ({ owner }: Slot, other: Slot): boolean => owner === undefined && other.owner !== undefined;
     const { holder, length } = this.#index.find(text, text.length - 1, kept) ?? { holder: undefined, length: 0 };
     if (holder === undefined) {
-      this.#makeRoom(blocks, undefined);
+      this.#freeBlocks(blocks, undefined);
       this.#clear(at);
       return 0;
     }
     holder.used = ++this.#clock;
     if (this.#yields(holder, { length, at, blocks })) {
       this.#cut(holder, length);
-      this.#makeRoom(blocks - holder.blocks, holder);
+      this.#freeBlocks(blocks - holder.blocks, holder);
       if (holder.index === at) return length;
       this.#clear(at);
       this.#move(holder.index, at);
       return length;
     }
-    this.#makeRoom(blocks, holder);
+    this.#freeBlocks(blocks, holder);
     this.#clear(at); // where the holder may be
     this.#changes.push({ kind: "copy", from: holder.index, to: at, length });
     const slot = this.#slots[at] as Slot;
@@ -228,11 +228,11 @@ export class SlotLedger {
   #yields(holder: Slot, { length, at, blocks }: { readonly length: number; readonly at: number; readonly blocks: number }): boolean {
     if (holder.owner !== undefined) return false;
     if (holder.reusable - length < reuseTokensMin || (holder.index === at && !this.#placeFor(holder))) return true;
-    return !this.#makeRoom(blocks, holder);
+    return !this.#freeBlocks(blocks, holder);
   }
 
   /** Takes blocks from kept slots, but not from `spared`, until so many are free; false where that is not enough. */
-  #makeRoom(blocks: number, spared: Slot | undefined): boolean {
+  #freeBlocks(blocks: number, spared: Slot | undefined): boolean {
     for (;;) {
       const missing = blocks - (this.#pool.blocks - this.blocksUsed - this.blocksKept);
       if (missing <= 0) return true;

@@ -17,7 +17,7 @@ const newest = 0.25;
 interface Measured {
   /** Milliseconds for one row. */
   whole: number | undefined;
-  halved: number | undefined;
+  overlapped: number | undefined;
   /** Of whole steps. */
   waitShare: number;
   steps: number;
@@ -26,30 +26,30 @@ interface Measured {
 export interface StepTaken {
   readonly kind: StepKind;
   readonly rows: number;
-  readonly halved: boolean;
+  readonly overlapped: boolean;
   readonly ms: number;
   /** Part of it with nothing to do but wait for other ranks. */
   readonly waitedMs: number;
 }
 
-export class Halving {
+export class TwoBatchOverlap {
   /** By kind and size, in powers of two. */
   readonly #measured = new Map<string, Measured>();
 
   wants(kind: StepKind, rows: number): boolean {
     if (rows < rowsLeast[kind]) return false;
-    const { whole, halved, waitShare, steps } = this.#at(kind, rows);
+    const { whole, overlapped, waitShare, steps } = this.#at(kind, rows);
     if (whole === undefined || waitShare < waitShareLeast) return false;
-    if (halved === undefined) return true;
-    const better = halved < whole * (1 - gainLeast);
+    if (overlapped === undefined) return true;
+    const better = overlapped < whole * (1 - gainLeast);
     return steps % tryAgainSteps === 0 ? !better : better;
   }
 
-  took({ kind, rows, halved, ms, waitedMs }: StepTaken): void {
+  took({ kind, rows, overlapped, ms, waitedMs }: StepTaken): void {
     if (rows < rowsLeast[kind] || !(ms > 0)) return;
     const measured = this.#at(kind, rows);
     measured.steps += 1;
-    if (halved) measured.halved = mean(measured.halved, ms / rows);
+    if (overlapped) measured.overlapped = mean(measured.overlapped, ms / rows);
     else {
       measured.waitShare = measured.whole === undefined ? waitedMs / ms : mean(measured.waitShare, waitedMs / ms);
       measured.whole = mean(measured.whole, ms / rows);
@@ -58,7 +58,7 @@ export class Halving {
 
   #at(kind: StepKind, rows: number): Measured {
     const key = `${kind}.${Math.floor(Math.log2(rows))}`;
-    const known = this.#measured.get(key) ?? { whole: undefined, halved: undefined, waitShare: 0, steps: 0 };
+    const known = this.#measured.get(key) ?? { whole: undefined, overlapped: undefined, waitShare: 0, steps: 0 };
     this.#measured.set(key, known);
     return known;
   }

@@ -12,7 +12,7 @@ import { Lanes } from "../lanes.ts";
 import { Outbound } from "../outbound.ts";
 import { embeddingOf } from "../pass/embedding.ts";
 import { ExpertTable } from "../pass/expert-table.ts";
-import { FrameTurns } from "../pass/frame-scheduler.ts";
+import { FrameScheduler } from "../pass/frame-scheduler.ts";
 import { Head } from "../pass/head.ts";
 import { rangesOf, rowsTravel } from "../pass/layer-ranges.ts";
 import { LoadCounter } from "../pass/load-counter.ts";
@@ -27,7 +27,7 @@ import { OpenSampling } from "../schedule/sampling/open-sampling.ts";
 import type { Sampled } from "../schedule/sampling/sampler.ts";
 import { decodesOf, idsOf, kindOf, type Step } from "../schedule/step-plan.ts";
 import { TracedRequests } from "../schedule/traced.ts";
-import { Halving } from "../schedule/two-batch-overlap.ts";
+import { TwoBatchOverlap } from "../schedule/two-batch-overlap.ts";
 import { type CallMessage, type FromEngine, type GenerateMessage, type ThreadOptions, type ToEngine, toPlain } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
 import { Preparing } from "./preparing.ts";
@@ -39,7 +39,7 @@ const stepSecondsMax = 4_096;
 
 /** Between two pieces of a prefill while others decode. A thread that computes on and on keeps the processor for some milliseconds from
  *  those that carry frames, when there are more of them than processors. */
-const napMs = 0.05;
+const yieldMs = 0.05;
 
 export class EngineLoop {
   readonly #port: MessagePort;
@@ -49,10 +49,10 @@ export class EngineLoop {
   readonly #counter: LoadCounter;
   readonly #transitions: TransitionSampler;
   readonly #times = new StepTimes();
-  readonly #turns: FrameTurns;
+  readonly #scheduler: FrameScheduler;
   readonly #lanes: Lanes;
   /** Nobody wakes who sleeps on it. */
-  readonly #bed = new Int32Array(new SharedArrayBuffer(4));
+  readonly #never = new Int32Array(new SharedArrayBuffer(4));
   readonly #tools: StepTools;
   readonly #outbound: Outbound;
   #router = { rank: -1, table: createRouter(-1) };
@@ -89,25 +89,25 @@ export class EngineLoop {
     this.#experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: this.#counter });
     this.#lanes = new Lanes({
       model,
-      serve: (batch) => this.#turns.serve(batch),
-      onFrames: () => void this.#turns.serveWaiting(),
+      serve: (batch) => this.#scheduler.serve(batch),
+      onFrames: () => void this.#scheduler.serveWaiting(),
       tell: (news) => this.#send({ type: "lanes", news }),
     });
     this.#outbound = new Outbound(this.#lanes, (message, transfer) => this.#send(message, transfer));
-    this.#turns = new FrameTurns({
+    this.#scheduler = new FrameScheduler({
       experts: this.#experts,
       poll: () => this.#lanes.poll(),
       takeMessages: () => this.#drainPort(),
       own: () => this.#kind,
       ownWaits: () => this.#outbound.pending > 0,
       now: () => performance.now(),
-      nap: () => void Atomics.wait(this.#bed, 0, 0, napMs),
+      yieldProcessor: () => void Atomics.wait(this.#never, 0, 0, yieldMs),
     });
     this.#head = new Head(head, program, this.#experts.lock);
     this.#prompts = new PromptLogprobs({
       head: this.#head,
       vocab: program.vocab,
-      between: () => this.#turns.betweenGraphs(),
+      between: () => this.#scheduler.betweenGraphs(),
       tell,
     });
     this.#tools = {
@@ -120,15 +120,15 @@ export class EngineLoop {
       times: this.#times,
       router: () => this.#router,
       dispatch: (frame, gatesOf) => this.#dispatch(frame, gatesOf),
-      turns: this.#turns,
-      rooms: [],
+      scheduler: this.#scheduler,
+      allocators: [],
       ranges: rangesOf(model, this.#experts),
-      halving: new Halving(),
+      overlap: new TwoBatchOverlap(),
     };
     port.on("message", (message: ToEngine) => {
       this.#receive(message);
       this.#drainPort(); // frames that came together are computed together
-      void this.#turns.serveWaiting();
+      void this.#scheduler.serveWaiting();
     });
   }
 
@@ -151,14 +151,14 @@ export class EngineLoop {
       if (step) {
         this.#kind = kindOf(step.tokens.length, decodesOf(step));
         await this.#execute(step);
-        await this.#turns.betweenGraphs();
+        await this.#scheduler.betweenGraphs();
         await macrotask(); // lets messages, loads and replies in
       } else {
         this.#kind = undefined;
         const woken = new Promise<void>((resolve) => {
           this.#wake = resolve;
         });
-        void this.#turns.serveWaiting(); // takes in messages too, one of which may be what is waited for
+        void this.#scheduler.serveWaiting(); // takes in messages too, one of which may be what is waited for
         await woken;
         this.#wake = undefined;
       }
@@ -283,7 +283,7 @@ export class EngineLoop {
   async #call(message: CallMessage): Promise<unknown> {
     switch (message.method) {
       case "runExperts":
-        return this.#turns.serve(message.argument);
+        return this.#scheduler.serve(message.argument);
       case "loadExpert":
         await macrotask(); // not between two layers of a running step: a slice of a load takes time
         return this.#experts.load(message.argument.layer, message.argument.expert, message.argument.unit);
@@ -389,7 +389,7 @@ export class EngineLoop {
     const kind = kindOf(rows, decodes);
     this.#totals.decodeTokens += decodes;
     this.#totals.prefillTokens += rows - decodes;
-    this.#waitedSeconds[kind] += Math.max(0, this.#turns.waitedMs) / 1000;
+    this.#waitedSeconds[kind] += Math.max(0, this.#scheduler.waitedMs) / 1000;
     if (this.#stepSeconds[kind].length < stepSecondsMax) this.#stepSeconds[kind].push(seconds);
   }
 

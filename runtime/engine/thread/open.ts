@@ -3,12 +3,12 @@
 import { AppError } from "../../../crds/common.ts";
 import type { KvType } from "../../../crds/names.ts";
 import type { Backend, Compiled, KvCache, KvSpec } from "../../compute/backend.ts";
-import { checkOps } from "../../compute/check.ts";
-import { type TriedForms, tryForms } from "../../compute/form-trial.ts";
+import { checkOps } from "../../compute/call-checks.ts";
+import { overDevices } from "../../compute/device-split.ts";
+import { type TriedForms, tryForms } from "../../compute/form-self-test.ts";
 import { chooseBackend, createBackend, openDevices } from "../../compute/index.ts";
 import { kvBlockBytes, kvBlocksOfContext, kvBlockTokens, kvTypeRefuses } from "../../compute/kv-size.ts";
-import { overDevices } from "../../compute/several.ts";
-import { checkResults, tryOps } from "../../compute/trial.ts";
+import { checkResults, tryOps } from "../../compute/op-self-test.ts";
 import { checkProgram, expertGrid, segmentsOf } from "../../kernels/check-program.ts";
 import type { ModelProgram, MoeLayer, Segment } from "../../kernels/segment.ts";
 import { asF32, blockOf, type Weights } from "../../kernels/weights.ts";

@@ -2,7 +2,7 @@
 // scale for every 16 or 32 of them under one scale of the block. Pure. All products are exact in f32.
 import type { BlockFormat } from "./format.ts";
 import { gridValues, iq1Grid, iq2sGrid, iq2xsGrid, iq2xxsGrid, iq3sGrid, iq3xxsGrid } from "./grids.ts";
-import { halfAt, halfToFloat } from "./halves.ts";
+import { halfAt, halfToFloat } from "./half-floats.ts";
 
 const values = 256;
 /** Values under one scale in most of these types, and groups of eight in them. */

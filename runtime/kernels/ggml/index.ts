@@ -2,7 +2,7 @@
 import { q4_0, q4_1, q5_0, q5_1, q8_0 } from "./blocks-of-32.ts";
 import type { BlockFormat } from "./format.ts";
 import { iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs } from "./grid-quants.ts";
-import { bf16, f16 } from "./halves.ts";
+import { bf16, f16 } from "./half-floats.ts";
 import { q2_K, q3_K, q4_K, q5_K, q6_K } from "./k-quants.ts";
 import { iq4_nl, iq4_xs, mxfp4, nvfp4 } from "./levels.ts";
 import { q1_0, tq1_0, tq2_0 } from "./ternary.ts";

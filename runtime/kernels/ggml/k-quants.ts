@@ -1,6 +1,6 @@
 // ggml's K types: 256 values a block, whose groups of 16 or 32 have small scales of their own under one scale of the block. Pure.
 import type { BlockFormat } from "./format.ts";
-import { halfAt } from "./halves.ts";
+import { halfAt } from "./half-floats.ts";
 
 const values = 256;
 const round = Math.fround;

@@ -1,7 +1,7 @@
 // ggml's types whose 16 levels lie as a table says, closer together near zero: iq4_nl, iq4_xs, mxfp4 and nvfp4. Pure.
 // As in the evenly spaced types, value i lies in the low and value i + 16 in the high nibble of byte i of its 32.
 import type { BlockFormat } from "./format.ts";
-import { halfAt } from "./halves.ts";
+import { halfAt } from "./half-floats.ts";
 
 /** The levels of iq4_nl and iq4_xs. */
 export const nonLinearLevels = Int8Array.of(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);

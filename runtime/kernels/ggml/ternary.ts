@@ -1,6 +1,6 @@
 // ggml's types of values that are a scale times -1, 0 or 1, or its sign alone. Pure. All products are exact in f32.
 import type { BlockFormat } from "./format.ts";
-import { halfAt } from "./halves.ts";
+import { halfAt } from "./half-floats.ts";
 
 /** Bytes in which each of several values is a digit of base three, as a fraction of 256: a value is what the next times three carries. */
 interface Digits {

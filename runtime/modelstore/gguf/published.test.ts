@@ -10,7 +10,7 @@ import { published, writePublished } from "../../../test/kit/models/published-gg
 import { loadModel } from "../../../test/kit/models/small-engine.ts";
 import type { Backend } from "../../compute/backend.ts";
 import { createBackend } from "../../compute/index.ts";
-import { relativeError } from "../../compute/trial.ts";
+import { relativeError } from "../../compute/op-self-test.ts";
 import { createEngine } from "../../engine/engine.ts";
 import { openModel } from "../../engine/thread/open.ts";
 import type { Segment } from "../../kernels/segment.ts";

@@ -10,7 +10,7 @@ import { modelOf } from "../../../test/kit/models/golden-files.ts";
 import { loadModel } from "../../../test/kit/models/small-engine.ts";
 import { chainedTokens, runSettings, tinyModel, writeCorpus, writeModel } from "../../../test/kit/training/training.ts";
 import { createGgmlBackend } from "../../compute/ggml/index.ts";
-import { relativeError } from "../../compute/trial.ts";
+import { relativeError } from "../../compute/op-self-test.ts";
 import { openCheckpoint } from "../../weights/checkpoint.ts";
 import { train } from "../loop/run.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";

@@ -13,12 +13,15 @@ import { statIfThere } from "../../weights/file.ts";
 import { codecsOf, type ExpertIndex } from "../../weights/store.ts";
 import { indexFile, openStore } from "../../weights/store-reader.ts";
 import type { Checkpoint } from "../../weights/tensor-view.ts";
-import type { TrainSettings } from "../loop/train-settings.ts";
 import { digestOfFolder } from "./folder-digest.ts";
 import { type Layout, movedTo, type Unit } from "./layout.ts";
 import type { ModelSource } from "./model-source.ts";
 
-export type StartSettings = Pick<TrainSettings, "init" | "seed" | "initCodec">;
+export interface StartSettings {
+  readonly init: "checkpoint" | "random";
+  readonly seed: number;
+  readonly initCodec?: CodecName | undefined;
+}
 
 /** Where parameters of a unit, by its part and its place there, are wanted; undefined where they are not. */
 export type Wanted = (part: number, index: number) => Float32Array | undefined;

@@ -8,7 +8,7 @@ import type { ModelFamily } from "../../models/family.ts";
 import { type Start, seedOf, type Wanted } from "./initial-weights.ts";
 import { type Layout, layoutOf, movedTo, type Unit, viewsByTensor } from "./layout.ts";
 import type { ModelSource } from "./model-source.ts";
-import { lastHeld, type Trained } from "./result-files.ts";
+import { type AdapterDescription, lastHeld, type Trained } from "./result-files.ts";
 
 /** A tensor of the plain model: one of the base, to which the product of two that are trained is added where there is one. */
 export interface Merged {
@@ -27,8 +27,7 @@ export interface Adapted {
   readonly config: Readonly<Record<string, unknown>>;
   readonly family: ModelFamily;
   merged(tensor: string): Merged;
-  /** What is written beside the trained tensors, so that others can load them: the name of a file and its JSON. */
-  readonly description: { readonly file: string; readonly json: Readonly<Record<string, unknown>> };
+  readonly description: AdapterDescription;
 }
 
 /** A model with its gates replaced: it has the model's tensors, and a frozen one more, which all gates read. */

@@ -6,7 +6,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { AppError } from "../../../crds/common.ts";
 import { codecNames } from "../../../crds/names.ts";
-import { halfToFloat } from "../../kernels/ggml/halves.ts";
+import { halfToFloat } from "../../kernels/ggml/half-floats.ts";
 import { ggmlFormats, isGgmlForm } from "../../kernels/ggml/index.ts";
 import { asF32, valuesIn } from "../../kernels/weights.ts";
 import { uniform } from "../../modelstore/upcycle/noise.ts";

@@ -48,11 +48,11 @@ export async function loadModel(
     const block = await compile(layer.block, l);
     blocks.push(block);
     const row: Compiled[] = [];
-    const shelf = layer.kind === "moe" ? backend.createShelf(layer.expert, layer.experts, l) : undefined;
+    const expertSlab = layer.kind === "moe" ? backend.createExpertSlab(layer.expert, layer.experts, l) : undefined;
     const count = layer.kind === "moe" ? layer.experts : 0;
-    for (let e = 0; e < count; e++) row.push((await shelf?.put(e, await model.expert(l, e, spec.form))) as Compiled);
+    for (let e = 0; e < count; e++) row.push((await expertSlab?.put(e, await model.expert(l, e, spec.form))) as Compiled);
     experts.push(row);
-    layers.push({ layer, block, ...(shelf ? { shelf } : {}) });
+    layers.push({ layer, block, ...(expertSlab ? { expertSlab } : {}) });
   }
   const range = backend.createRange(layers);
   const routes: Int32Array[] = [];

@@ -32,9 +32,9 @@ function turnTables(tokens: number, rope: Rope, width: number) {
 }
 
 /** Turns heads [sequences, tokens, heads, width]. */
-type Turn = (value: string, back?: boolean) => string;
+type Rotate = (value: string, back?: boolean) => string;
 
-function turner(op: Attention, { graph, tokens }: Emitter): Turn {
+function rotator(op: Attention, { graph, tokens }: Emitter): Rotate {
   const { cos, sin, partner } = turnTables(tokens, op.rope, op.headDim);
   const shape = [1, tokens, 1, op.headDim];
   const [cosine, sine, minus] = [
@@ -84,12 +84,12 @@ interface Sizes {
 }
 
 /** [rows, heads * width] -> [sequences, kvHeads, group * tokens, width], after `turn`. */
-function spread(op: Attention, at: Emitter, value: string, turn?: Turn): string {
+function spread(op: Attention, at: Emitter, value: string, rotate?: Rotate): string {
   const { graph, tokens } = at;
   const group = op.heads / op.kvHeads;
-  const width = turn ? op.headDim : op.valueDim;
+  const width = rotate ? op.headDim : op.valueDim;
   const heads = graph.reshape(value, [-1, tokens, op.heads, width]);
-  const split = graph.reshape(turn ? turn(heads) : heads, [-1, tokens, op.kvHeads, group, width]);
+  const split = graph.reshape(rotate ? rotate(heads) : heads, [-1, tokens, op.kvHeads, group, width]);
   return graph.reshape(graph.transpose(split, [0, 2, 3, 1, 4]), [-1, op.kvHeads, group * tokens, width]);
 }
 
@@ -100,7 +100,7 @@ function gathered(graph: Graph, op: Attention, value: string, { group, tokens, w
 }
 
 interface Work extends Sizes {
-  readonly turn: Turn;
+  readonly rotate: Rotate;
   readonly q: string; // turned and scaled, [sequences, kvHeads, group * tokens, headDim]
   readonly k: string; // turned, [sequences, kvHeads, tokens, headDim]
   readonly v: string; // [sequences, kvHeads, tokens, valueDim]
@@ -121,16 +121,16 @@ function work(op: Attention, at: Emitter): Work {
 
 function workOf(op: Attention, at: Emitter): Work {
   const { graph, tokens } = at;
-  const turn = turner(op, at);
+  const rotate = rotator(op, at);
   const group = op.heads / op.kvHeads;
-  const q = graph.mul(spread(op, at, at.value(op.q), turn), graph.scalar(op.scale));
-  const k = graph.transpose(turn(graph.reshape(at.value(op.k), [-1, tokens, op.kvHeads, op.headDim])), [0, 2, 1, 3]);
+  const q = graph.mul(spread(op, at, at.value(op.q), rotate), graph.scalar(op.scale));
+  const k = graph.transpose(rotate(graph.reshape(at.value(op.k), [-1, tokens, op.kvHeads, op.headDim])), [0, 2, 1, 3]);
   const v = graph.transpose(graph.reshape(at.value(op.v), [-1, tokens, op.kvHeads, op.valueDim]), [0, 2, 1, 3]);
   const scores = graph.node("MatMul", [q, graph.transpose(k, [0, 1, 3, 2])]);
   const split = graph.reshape(scores, [-1, op.kvHeads, group, tokens, tokens]);
   const seen = graph.add(split, graph.floats([tokens, tokens], maskOf(op, tokens)));
   const flat = (p: string): string => graph.reshape(p, [-1, op.kvHeads, group * tokens, tokens]);
-  const sizes = { turn, group, tokens, q, k, v };
+  const sizes = { rotate, group, tokens, q, k, v };
   if (op.sinks === undefined) return { ...sizes, p: flat(graph.node("Softmax", [seen], { axis: -1 })), pSink: undefined };
   const blank = graph.mul(graph.lastAxis(seen, 0, 1), graph.scalar(0));
   const sinks = graph.add(blank, graph.reshape(at.value(op.sinks), [1, op.kvHeads, group, 1, 1]));
@@ -163,7 +163,7 @@ export const attention: DeviceRule<Attention> = {
   },
   backward(op, at, dOut) {
     const { graph, tokens } = at;
-    const { turn, group, q, k, v, p, pSink } = work(op, at);
+    const { rotate, group, q, k, v, p, pSink } = work(op, at);
     const d = spread(op, at, dOut);
     const dP = graph.node("MatMul", [d, graph.transpose(v, [0, 1, 3, 2])]);
     const [mean, far] = means(op, at, dP);
@@ -172,8 +172,8 @@ export const attention: DeviceRule<Attention> = {
     const dK = graph.node("MatMul", [graph.transpose(dS, [0, 1, 3, 2]), q]);
     const dV = graph.node("MatMul", [graph.transpose(p, [0, 1, 3, 2]), d]);
     const back = (value: string): string => graph.transpose(value, [0, 2, 1, 3]);
-    at.give(op.q, graph.reshape(turn(gathered(graph, op, dQ, { group, tokens, width: op.headDim }), true), [-1, op.heads * op.headDim]));
-    at.give(op.k, graph.reshape(turn(back(dK), true), [-1, op.kvHeads * op.headDim]));
+    at.give(op.q, graph.reshape(rotate(gathered(graph, op, dQ, { group, tokens, width: op.headDim }), true), [-1, op.heads * op.headDim]));
+    at.give(op.k, graph.reshape(rotate(back(dK), true), [-1, op.kvHeads * op.headDim]));
     at.give(op.v, graph.reshape(back(dV), [-1, op.kvHeads * op.valueDim]));
     if (op.sinks === undefined || pSink === undefined) return;
     const drawn = graph.mul(pSink, graph.reshape(mean, [-1, op.kvHeads, group, tokens, 1]));

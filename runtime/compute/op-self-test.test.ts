@@ -3,9 +3,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { allCases } from "../kernels/index.ts";
 import type { Backend, Outputs } from "./backend.ts";
-import { tryForms } from "./form-trial.ts";
+import { tryForms } from "./form-self-test.ts";
 import { createBackend } from "./index.ts";
-import { checkResults, runCase, settled, tryOps } from "./trial.ts";
+import { checkResults, runCase, settled, tryOps } from "./op-self-test.ts";
 
 test("a backend that computes one op wrongly is refused by the op's name and the device's", async () => {
   const oracle = await createBackend("reference", { threads: 1 });

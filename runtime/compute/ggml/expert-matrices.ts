@@ -2,16 +2,16 @@
 // other and are one product.
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightData, WeightForms, Weights } from "../../kernels/weights.ts";
-import { weightOf } from "../check.ts";
+import { weightOf } from "../call-checks.ts";
 import type { GgmlDevice } from "./device.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
-import { type Home, homesOf, type Matrix } from "./homes.ts";
+import { type Matrix, type MatrixStorage, storagesOf } from "./matrix-storage.ts";
 import { dimensions, weightBytes } from "./types.ts";
 
 /** A weight of a shape of expert, or several that are one matrix. */
 export interface Part extends Matrix {
   readonly weights: readonly { readonly name: string; readonly rows: number }[];
-  readonly home: Home;
+  readonly storage: MatrixStorage;
   /** A bias, which is added and not multiplied by. */
   readonly vector: boolean;
 }
@@ -27,7 +27,7 @@ export const formsOf = (segment: Segment, weights: Weights): WeightForms =>
   Object.fromEntries(segment.weights.map(({ name }) => [name, weightOf(segment, weights, name).form]));
 
 export function partsOf(device: GgmlDevice, segment: Segment, forms: WeightForms): readonly Part[] {
-  const matrices = new Map<string, Omit<Part, "home">>();
+  const matrices = new Map<string, Omit<Part, "storage">>();
   for (const { name, shape } of segment.weights) {
     const [rows, columns] = dimensions(shape);
     const type = forms[name] ?? "f32";
@@ -38,7 +38,7 @@ export function partsOf(device: GgmlDevice, segment: Segment, forms: WeightForms
     const all = [...(known?.weights ?? []), { name, rows }];
     matrices.set(key, { type, columns, weights: all, rows: rows + (known?.rows ?? 0), vector: shape.length === 1 });
   }
-  return [...matrices.values()].map((matrix) => ({ ...matrix, home: homesOf(device).of(matrix) }));
+  return [...matrices.values()].map((matrix) => ({ ...matrix, storage: storagesOf(device).of(matrix) }));
 }
 
 /** The part that a weight belongs to. */
@@ -70,10 +70,10 @@ const packedTogether = 32;
 /** The weights of a part, as they came, where rows of one are not packed with rows of another, and in pieces of at most so many bytes,
  *  or of the fewest rows that can be packed; else all as one. */
 export function piecesOf(part: Part, weights: Weights, bytesMax: number): readonly Piece[] {
-  const { type, columns, rows, home } = part;
+  const { type, columns, rows, storage } = part;
   const rowBytes = weightBytes(type, [columns]);
   const most = packedTogether * Math.max(1, Math.floor(bytesMax / (packedTogether * rowBytes)));
-  const { name } = home.memory;
+  const { name } = storage.memory;
   const apart = name === "plain" || (name === "CPU_REPACK" && part.weights.every((each) => each.rows % packedTogether === 0));
   const datas = part.weights.map((each) => (weights[each.name] as WeightData).data);
   if (!apart && datas.length > 1) return [{ rows, at: 0, data: Buffer.concat(datas.map(bytesOf)) }];

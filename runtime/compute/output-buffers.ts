@@ -1,9 +1,9 @@
 // Arrays that are used again: the rows of a step take megabytes, and new ones for each step would keep the collector's threads at work on
 // the processors that are to compute.
-import type { Room } from "./backend.ts";
+import type { BufferAllocator } from "./backend.ts";
 
 /** Room that gives the same memory for the same name, as much as was ever asked for; what was in it before is still there. */
-export function keptRoom(): Room {
+export function reusedBuffers(): BufferAllocator {
   const arrays = new Map<string, Float32Array>();
   return (output, length) => {
     const had = arrays.get(output);

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Op, Segment } from "../kernels/segment.ts";
-import { checkOps } from "./check.ts";
+import { checkOps } from "./call-checks.ts";
 
 const segment: Segment = {
   name: "expert.biased",

@@ -7,8 +7,10 @@ import type { Op, Segment } from "../kernels/segment.ts";
 import type { WeightForm, WeightForms, Weights } from "../kernels/weights.ts";
 import type {
   Backend,
+  BufferAllocator,
   Compiled,
   DeviceMemory,
+  ExpertSlab,
   Inputs,
   KvCache,
   KvCall,
@@ -19,8 +21,6 @@ import type {
   RangeCall,
   RangeLayer,
   RangeOutputs,
-  Room,
-  Shelf,
 } from "./backend.ts";
 
 /** The devices must be of one kind and not fewer than one; `layers` = those of the model, at least one for each device. */
@@ -51,8 +51,8 @@ class Placed implements Compiled {
   get residentBytes(): number {
     return this.inner.residentBytes;
   }
-  run(inputs: Inputs, kv?: KvCall, room?: Room): Promise<Outputs> {
-    return this.inner.run(inputs, kv && callOn(kv, this.device), room);
+  run(inputs: Inputs, kv?: KvCall, allocate?: BufferAllocator): Promise<Outputs> {
+    return this.inner.run(inputs, kv && callOn(kv, this.device), allocate);
   }
   keptRow(output: string, row: number): Float32Array {
     if (this.inner.keptRow === undefined) throw new TypeError("a program that keeps no rows");
@@ -63,11 +63,11 @@ class Placed implements Compiled {
   }
 }
 
-class PlacedShelf implements Shelf {
+class PlacedExpertSlab implements ExpertSlab {
   readonly device: number;
-  readonly inner: Shelf;
+  readonly inner: ExpertSlab;
 
-  constructor(device: number, inner: Shelf) {
+  constructor(device: number, inner: ExpertSlab) {
     this.device = device;
     this.inner = inner;
   }
@@ -192,15 +192,15 @@ class SeveralDevices implements Backend {
     return new Placed(device, inner);
   }
 
-  createShelf(expert: Segment, experts: number, layer = 0): Shelf {
+  createExpertSlab(expert: Segment, experts: number, layer = 0): ExpertSlab {
     const device = this.#deviceOf(layer);
-    return new PlacedShelf(device, (this.#devices[device] as Backend).createShelf(expert, experts, layer));
+    return new PlacedExpertSlab(device, (this.#devices[device] as Backend).createExpertSlab(expert, experts, layer));
   }
 
   createRange(layers: readonly RangeLayer[]): LayerRange {
-    const own = ({ layer, block, shelf }: RangeLayer): RangeLayer => {
+    const own = ({ layer, block, expertSlab }: RangeLayer): RangeLayer => {
       const inner = { layer, block: (block as Placed).inner };
-      return shelf ? Object.assign(inner, { shelf: (shelf as PlacedShelf).inner }) : inner;
+      return expertSlab ? Object.assign(inner, { expertSlab: (expertSlab as PlacedExpertSlab).inner }) : inner;
     };
     const shares = this.#devices.map((device, i) => {
       const [first, end] = [this.#firstLayer(i), this.#firstLayer(i + 1)];

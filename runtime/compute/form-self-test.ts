@@ -5,7 +5,7 @@ import { randomTensor, uniform } from "../kernels/random.ts";
 import type { Op, Segment } from "../kernels/segment.ts";
 import type { WeightData, WeightForm } from "../kernels/weights.ts";
 import type { Backend } from "./backend.ts";
-import { type OpResult, relativeError } from "./trial.ts";
+import { type OpResult, relativeError } from "./op-self-test.ts";
 
 export interface TriedForms {
   readonly experts: Iterable<WeightForm>;

@@ -6,8 +6,8 @@ import fc from "fast-check";
 import { kvOf, loadModel } from "../../test/kit/models/small-engine.ts";
 import { syntheticModel } from "../../test/kit/models/synthetic.ts";
 import type { Backend, KvCache } from "./backend.ts";
+import { firstLayerOf, overDevices } from "./device-split.ts";
 import { openDevices } from "./index.ts";
-import { firstLayerOf, overDevices } from "./several.ts";
 
 const layers = 5;
 const model = syntheticModel({ num_hidden_layers: layers });

@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Backend, Compiled } from "../../runtime/compute/backend.ts";
+import { relativeError } from "../../runtime/compute/op-self-test.ts";
 import { createReferenceBackend } from "../../runtime/compute/reference.ts";
-import { relativeError } from "../../runtime/compute/trial.ts";
 import { randomTensor } from "../../runtime/kernels/random.ts";
 import type { Segment } from "../../runtime/kernels/segment.ts";
 import { storedWeight } from "../../runtime/weights/stored.ts";
@@ -22,9 +22,9 @@ export const narrowExpert: Segment = {
 export const narrowWeights = (seed: number) => ({ w: storedWeight("q8_0", [rows, columns], stored("q8_0", rows * columns, seed)) });
 
 async function answers(backend: Backend): Promise<readonly Float32Array[]> {
-  const shelf = backend.createShelf(narrowExpert, count, 0);
+  const expertSlab = backend.createExpertSlab(narrowExpert, count, 0);
   const here = new Map<number, Compiled>();
-  const put = async (expert: number) => here.set(expert, await shelf.put(expert, narrowWeights(expert)));
+  const put = async (expert: number) => here.set(expert, await expertSlab.put(expert, narrowWeights(expert)));
   for (let i = 0; i < count; i++) await put((5 * i) % count);
   for (const expert of [3, 4, 5, 11, 12, 13]) await here.get(expert)!.dispose();
   for (const expert of [12, 3, 13, 5, 4, 11]) await put(expert);
@@ -39,7 +39,7 @@ async function answers(backend: Backend): Promise<readonly Float32Array[]> {
 }
 
 export function runShelves({ name, make, tolerance }: { name: string; make: () => Promise<Backend>; tolerance: number }): void {
-  test(`shelves: ${name}: experts that come and go leave each other whole`, async () => {
+  test(`expertSlabs: ${name}: experts that come and go leave each other whole`, async () => {
     const backend = await make();
     const [got, want] = [await answers(backend), await answers(await createReferenceBackend({ threads: 1 }))];
     for (const [i, each] of want.entries()) {

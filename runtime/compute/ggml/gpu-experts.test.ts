@@ -6,8 +6,8 @@ import fc from "fast-check";
 import { randomTensor } from "../../kernels/random.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { CpuDevice } from "./device.ts";
-import { Experts } from "./experts.ts";
-import { SingleExperts } from "./singles.ts";
+import { SingleExperts } from "./expert-programs.ts";
+import { Experts } from "./gpu-experts.ts";
 
 const [width, inner] = [64, 96];
 const segment: Segment = {
@@ -36,7 +36,7 @@ test("the rows of many experts at once are those of each alone, in slots used ag
   const device = new CpuDevice({ threads: 1 });
   const experts = 16;
   const [slabs, singles] = [new Experts(device), new SingleExperts(device)];
-  const [many, single] = [slabs.shelf(segment, experts), singles.shelf(segment, experts)];
+  const [many, single] = [slabs.expertSlab(segment, experts), singles.expertSlab(segment, experts)];
   const put = (number: number, seed: number) => ({
     together: many.place(number, weightsOf(seed)),
     alone: single.place(number, weightsOf(seed)),
@@ -64,22 +64,22 @@ test("the rows of many experts at once are those of each alone, in slots used ag
 test("experts that come and go, so that slabs grow and shrink, answer what they did before", async () => {
   const experts = 16;
   const device = new CpuDevice({ threads: 1 });
-  const alone = Array.from({ length: experts }, (_, i) => new SingleExperts(device).shelf(segment, 1).place(0, weightsOf(100 * i)));
+  const alone = Array.from({ length: experts }, (_, i) => new SingleExperts(device).expertSlab(segment, 1).place(0, weightsOf(100 * i)));
   const x = rows(5, 2);
   const want = await Promise.all(alone.map(async (expert) => (await expert.run(x)).y!.data.slice()));
   await fc.assert(
     fc.asyncProperty(fc.array(fc.nat(experts - 1), { minLength: 1, maxLength: 60 }), async (toggles) => {
-      const shelf = new Experts(device).shelf(segment, experts);
-      const here = new Map<number, ReturnType<typeof shelf.place>>();
+      const expertSlab = new Experts(device).expertSlab(segment, experts);
+      const here = new Map<number, ReturnType<typeof expertSlab.place>>();
       const all = Array.from({ length: experts }, (_, i) => i);
       for (const number of [...toggles, ...all.filter((i) => toggles.filter((each) => each === i).length % 2 === 0)]) {
         const known = here.get(number);
         if (known) {
           await known.dispose();
           here.delete(number);
-        } else here.set(number, shelf.place(number, weightsOf(100 * number)));
-        assert.equal(shelf.whole !== undefined, here.size === experts);
-        if (here.size > 0) assert.ok(shelf.slab.slots - here.size <= 3, `${shelf.slab.slots} slots for ${here.size} experts`);
+        } else here.set(number, expertSlab.place(number, weightsOf(100 * number)));
+        assert.equal(expertSlab.whole !== undefined, here.size === experts);
+        if (here.size > 0) assert.ok(expertSlab.slab.slots - here.size <= 3, `${expertSlab.slab.slots} slots for ${here.size} experts`);
         for (const [each, expert] of here) assert.deepEqual((await expert.run(x)).y!.data, want[each], `expert ${each}`);
       }
       for (const [number, { slot }] of here) assert.equal(slot, number, "each in the slot of its number when all are here");

@@ -4,16 +4,16 @@
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightForms, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
-import type { Compiled, Inputs, KvCall, Outputs, Pause, Room, Shelf } from "../backend.ts";
-import { checkInputs } from "../check.ts";
-import { inPieces, keptRoom } from "../kept.ts";
+import type { BufferAllocator, Compiled, ExpertSlab, Inputs, KvCall, Outputs, Pause } from "../backend.ts";
+import { checkInputs } from "../call-checks.ts";
+import { inPieces, reusedBuffers } from "../output-buffers.ts";
 import type { GgmlDevice } from "./device.ts";
+import { columnsOf, formsOf, type Part, type Product, partIndex, partsOf } from "./expert-matrices.ts";
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type Graph, type Value } from "./graph.ts";
-import { homesOf, multiplied, zeroIds } from "./homes.ts";
 import type { WeightSource } from "./lowering.ts";
+import { multiplied, storagesOf, zeroIds } from "./matrix-storage.ts";
 import { isOutOfMemory } from "./out-of-memory.ts";
-import { columnsOf, formsOf, type Part, type Product, partIndex, partsOf } from "./parts.ts";
 import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
 import { atOnce, Slab } from "./slab.ts";
@@ -55,8 +55,8 @@ class SingleExpert implements Compiled {
     this.#leave = place.leave;
   }
 
-  async run(inputs: Inputs, _kv?: KvCall, room?: Room): Promise<Outputs> {
-    return this.#experts.run(this, inputs, room);
+  async run(inputs: Inputs, _kv?: KvCall, allocate?: BufferAllocator): Promise<Outputs> {
+    return this.#experts.run(this, inputs, allocate);
   }
 
   /** A second time it does nothing: the slot may be another's by then. */
@@ -67,7 +67,7 @@ class SingleExpert implements Compiled {
 }
 
 /** The experts of a layer. */
-class SingleShelf implements Shelf {
+class SingleExpertSlab implements ExpertSlab {
   readonly #device: GgmlDevice;
   readonly #experts: SingleExperts;
   readonly #segment: Segment;
@@ -97,8 +97,8 @@ class SingleShelf implements Shelf {
 
   *#placing(expert: number, weights: Weights): Generator<void, SingleExpert, void> {
     const shape = this.#experts.shapeOf(this.#segment, weights);
-    const slab = this.#room(shape, expert);
-    if (slab === undefined) return yield* new SingleShelf(this.#device, this.#experts, this.#segment, 1).#placing(0, weights);
+    const slab = this.#allocate(shape, expert);
+    if (slab === undefined) return yield* new SingleExpertSlab(this.#device, this.#experts, this.#segment, 1).#placing(0, weights);
     yield* slab.writing(expert, weights);
     return new SingleExpert(this.#experts, shape, { slab, slot: expert, leave: () => this.#leave(slab, expert) });
   }
@@ -110,7 +110,7 @@ class SingleShelf implements Shelf {
 
   /** Undefined where the layer's slab is no place for it: its slot is taken, others are of another shape, or the machine does not give
    *  the address space of so many. */
-  #room(shape: Shape, expert: number): Slab | undefined {
+  #allocate(shape: Shape, expert: number): Slab | undefined {
     if (this.#slab === undefined) {
       try {
         this.#slab = new Slab(this.#device, shape.parts, this.#count);
@@ -135,21 +135,21 @@ export class SingleExperts {
   readonly #device: GgmlDevice;
   readonly #shapes = new Map<string, Shape>();
   /** Of outputs that the caller has no room for. */
-  readonly #kept = keptRoom();
+  readonly #kept = reusedBuffers();
 
   constructor(device: GgmlDevice) {
     this.#device = device;
   }
 
-  shelf(segment: Segment, experts: number): SingleShelf {
-    return new SingleShelf(this.#device, this, segment, experts);
+  expertSlab(segment: Segment, experts: number): SingleExpertSlab {
+    return new SingleExpertSlab(this.#device, this, segment, experts);
   }
 
   /** Bytes of an expert whose matrices and biases have these forms. */
   bytesOf(segment: Segment, forms: WeightForms): number {
     return segment.weights.reduce((sum, { name, shape }) => {
       const [rows, columns] = dimensions(shape);
-      return sum + this.#device.aligned(homesOf(this.#device).of({ type: forms[name] ?? "f32", rows, columns }).bytes);
+      return sum + this.#device.aligned(storagesOf(this.#device).of({ type: forms[name] ?? "f32", rows, columns }).bytes);
     }, 0);
   }
 
@@ -163,13 +163,13 @@ export class SingleExperts {
     return experts.map(({ program, inputs }) => this.run(program, inputs, (_output, length) => next(length)));
   }
 
-  run(expert: SingleExpert, inputs: Inputs, room: Room = this.#kept): Outputs {
+  run(expert: SingleExpert, inputs: Inputs, allocate: BufferAllocator = this.#kept): Outputs {
     const { segment, graphs } = expert.shape;
     this.#device.assertOpen();
     if (expert.gone) throw new TypeError(`${segment.name} is run after it was disposed of`);
     const rows = checkInputs(segment, inputs);
     const { input, output } = endsOf(segment);
-    const data = room(output.name, rows * output.width);
+    const data = allocate(output.name, rows * output.width);
     if (rows > 0) {
       const computed = computedRows(expert.shape, rows);
       const built = graphs.take(
@@ -210,8 +210,8 @@ export class SingleExperts {
     const standIns: Pointer[] = [];
     const graph = buildGraph(this.#device, nodesPerOp * segment.ops.length + parts.length + 2, (build) => {
       for (const part of parts) {
-        const nobody = part.home.nobody();
-        standIns.push(homesOf(this.#device).tensor(build.context, part, nobody, nobody.base));
+        const emptyBuffer = part.storage.emptyBuffer();
+        standIns.push(storagesOf(this.#device).tensor(build.context, part, emptyBuffer, emptyBuffer.base));
       }
       const values = new Map<string, Value>([[input.name, build.input("x", "f32", [input.width, rows])]]);
       lowerOps(build, segment.ops, values, { rows, weights: sourceOf(parts, standIns), widths: widthsOf(segment) });
@@ -239,7 +239,7 @@ function sourceOf(parts: readonly Part[], tensors: readonly Pointer[]): WeightSo
 
 /** As many rows as there are, or a few more where each of its matrices multiplies these faster. */
 const computedRows = ({ parts }: Shape, rows: number): number =>
-  Math.min(...parts.flatMap(({ home, vector }) => (vector ? [] : [home.exact ? fasterRows(rows, home.memory.name) : rows])));
+  Math.min(...parts.flatMap(({ storage, vector }) => (vector ? [] : [storage.exact ? fasterRows(rows, storage.memory.name) : rows])));
 
 type End = Segment["inputs"][number];
 

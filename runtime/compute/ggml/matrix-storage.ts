@@ -13,7 +13,7 @@ export interface Matrix {
   readonly columns: number;
 }
 
-export interface Home {
+export interface MatrixStorage {
   readonly memory: Memory;
   /** Bytes of such a matrix there, which may be more than in a file. */
   readonly bytes: number;
@@ -22,28 +22,28 @@ export interface Home {
   /** True where `mul_mat_id` multiplies there by one of several such matrices, each row by its own. */
   readonly choosable: boolean;
   /** Memory of its size that holds nothing, made when it is first asked for: on a GPU it is as large as what is in use. */
-  readonly nobody: () => DeviceBuffer;
+  readonly emptyBuffer: () => DeviceBuffer;
 }
 
-class Homes {
+class MatrixStorages {
   readonly #device: GgmlDevice;
-  readonly #homes = new Map<string, Home>();
+  readonly #storages = new Map<string, MatrixStorage>();
 
   constructor(device: GgmlDevice) {
     this.#device = device;
   }
 
-  of(matrix: Matrix): Home {
+  of(matrix: Matrix): MatrixStorage {
     const key = `${matrix.type} ${matrix.rows} ${matrix.columns}`;
-    const home = this.#homes.get(key) ?? this.#find(matrix);
-    this.#homes.set(key, home);
-    return home;
+    const storage = this.#storages.get(key) ?? this.#find(matrix);
+    this.#storages.set(key, storage);
+    return storage;
   }
 
   /** In memory in which rows can be looked up, too. */
-  plain(matrix: Matrix): Home {
+  plain(matrix: Matrix): MatrixStorage {
     const memory = this.#device.memories.at(-1) as Memory;
-    return this.#try(matrix, { memory, exact: this.#isExact(matrix, memory) }) as Home;
+    return this.#try(matrix, { memory, exact: this.#isExact(matrix, memory) }) as MatrixStorage;
   }
 
   /** A matrix's tensor in its memory, at an address of that. */
@@ -55,13 +55,13 @@ class Homes {
   }
 
   /** Exact products before packed ones; the last kind of memory, the plain one, takes everything. */
-  #find(matrix: Matrix): Home {
+  #find(matrix: Matrix): MatrixStorage {
     const { memories } = this.#device;
     const kinds = memories.map((memory) => ({ memory, exact: this.#isExact(matrix, memory) }));
     for (const kind of [...kinds.filter(({ exact }) => exact), ...kinds.filter(({ exact }) => !exact)]) {
       if (matrix.rows === 1 && kind.memory.name !== "plain") continue;
-      const home = this.#try(matrix, kind);
-      if (home !== undefined) return home;
+      const storage = this.#try(matrix, kind);
+      if (storage !== undefined) return storage;
     }
     throw new TypeError("a device without plain memory");
   }
@@ -71,7 +71,7 @@ class Homes {
     return !this.#device.exact || multipliesExactly(type, name, this.#device.ggml.cpuBuild);
   }
 
-  #try(matrix: Matrix, { memory, exact }: Pick<Home, "memory" | "exact">): Home | undefined {
+  #try(matrix: Matrix, { memory, exact }: Pick<MatrixStorage, "memory" | "exact">): MatrixStorage | undefined {
     const device = this.#device;
     const { ggml } = device;
     const metadata = device.metadata(6);
@@ -81,16 +81,16 @@ class Homes {
       const sized = ggml.ggml_new_tensor_4d(context, numberOf(matrix.type), matrix.columns, matrix.rows, 1, 1);
       const bytes = ggml.ggml_backend_buft_get_alloc_size(memory.handle, sized);
       let made: DeviceBuffer | undefined;
-      const nobody = (): DeviceBuffer => {
+      const emptyBuffer = (): DeviceBuffer => {
         made ??= device.allocate(bytes, memory.handle);
         return made;
       };
-      if (memory.name === "plain") return { memory, bytes, exact, nobody, choosable: true };
-      const weight = this.tensor(context, matrix, nobody(), nobody().base);
+      if (memory.name === "plain") return { memory, bytes, exact, emptyBuffer, choosable: true };
+      const weight = this.tensor(context, matrix, emptyBuffer(), emptyBuffer().base);
       const x = vector("f32", matrix.columns);
       const product = exact ? ggml.ggml_mul_mat(context, weight, x) : ggml.ggml_mul_mat_id(context, weight, x, vector("i32", 1));
-      if (device.supports(product)) return { memory, bytes, exact, nobody, choosable: this.#isChoosable(matrix, memory, bytes) };
-      nobody().free();
+      if (device.supports(product)) return { memory, bytes, exact, emptyBuffer, choosable: this.#isChoosable(matrix, memory, bytes) };
+      emptyBuffer().free();
       return undefined;
     } finally {
       metadata.free();
@@ -118,13 +118,13 @@ class Homes {
   }
 }
 
-const known = new WeakMap<GgmlDevice, Homes>();
+const known = new WeakMap<GgmlDevice, MatrixStorages>();
 
 /** The homes on a device, each of which is looked for once. */
-export function homesOf(device: GgmlDevice): Homes {
-  const homes = known.get(device) ?? new Homes(device);
-  known.set(device, homes);
-  return homes;
+export function storagesOf(device: GgmlDevice): MatrixStorages {
+  const storages = known.get(device) ?? new MatrixStorages(device);
+  known.set(device, storages);
+  return storages;
 }
 
 /** The graph input by which `mul_mat_id` takes the one matrix that there is: a zero for each row. */
@@ -133,12 +133,12 @@ export const zeroIds = "zeros";
 /** Rows times a matrix, so that a row's bits do not depend on the rows beside it. */
 export function multiplied(
   build: GraphBuilder,
-  weight: Matrix & { readonly home: Home; readonly tensor: Pointer },
+  weight: Matrix & { readonly storage: MatrixStorage; readonly tensor: Pointer },
   x: Value,
   rows: number,
 ): Value {
   const { ggml } = build.device;
-  if (weight.home.exact) return build.step(ggml.ggml_mul_mat(build.context, weight.tensor, x.tensor), [x]);
+  if (weight.storage.exact) return build.step(ggml.ggml_mul_mat(build.context, weight.tensor, x.tensor), [x]);
   const ids = build.input(zeroIds, "i32", [1, rows]);
   return ofChosen(build, x, { from: weight.columns, to: weight.rows, rows }, (apart) =>
     build.step(ggml.ggml_mul_mat_id(build.context, weight.tensor, apart.tensor, ids.tensor), [apart, ids]),

@@ -1,14 +1,14 @@
 // The experts of a GPU: those of a layer in one slab, and the calls of many at once through one operation for all, since each start of a
-// kernel costs more there than a row. Slabs grow and shrink by steps. Those of the processor run one after another (singles.ts).
+// kernel costs more there than a row. Slabs grow and shrink by steps. Those of the processor run one after another (expert-programs.ts).
 import type { OpName, Segment, Tensor } from "../../kernels/segment.ts";
 import type { WeightForms, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
-import type { Compiled, Inputs, Outputs, Shelf } from "../backend.ts";
-import { checkInputs } from "../check.ts";
+import type { Compiled, ExpertSlab, Inputs, Outputs } from "../backend.ts";
+import { checkInputs } from "../call-checks.ts";
 import type { GgmlDevice } from "./device.ts";
+import { formsOf, partsOf } from "./expert-matrices.ts";
 import { buildGraph, type Graph, type Value } from "./graph.ts";
 import { isOutOfMemory } from "./out-of-memory.ts";
-import { formsOf, partsOf } from "./parts.ts";
 import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
 import { Slab } from "./slab.ts";
@@ -38,22 +38,22 @@ interface Call {
 
 /** Calls whose experts lie in one slab, and where their answers go. */
 interface Batch {
-  readonly shelf: SlabShelf;
+  readonly expertSlab: GpuExpertSlab;
   readonly calls: readonly { readonly slot: number; readonly x: Float32Array; readonly rows: number; readonly at: number }[];
   readonly rows: number;
 }
 
 class Expert implements Compiled {
   readonly residentBytes: number;
-  readonly shelf: SlabShelf;
+  readonly expertSlab: GpuExpertSlab;
   /** Another one after the slab has grown. */
   slot: number;
   readonly #experts: Experts;
   #disposed = false;
 
-  constructor(experts: Experts, shelf: SlabShelf, { slot, bytes }: { readonly slot: number; readonly bytes: number }) {
+  constructor(experts: Experts, expertSlab: GpuExpertSlab, { slot, bytes }: { readonly slot: number; readonly bytes: number }) {
     this.#experts = experts;
-    this.shelf = shelf;
+    this.expertSlab = expertSlab;
     this.slot = slot;
     this.residentBytes = bytes;
   }
@@ -64,13 +64,13 @@ class Expert implements Compiled {
 
   /** A second time it does nothing: the slot may be another's by then. */
   async dispose(): Promise<void> {
-    if (!this.#disposed) this.shelf.drop(this);
+    if (!this.#disposed) this.expertSlab.drop(this);
     this.#disposed = true;
   }
 }
 
 /** The experts of a layer. A slab with room for all of them has each in the slot of its number. */
-class SlabShelf implements Shelf {
+class GpuExpertSlab implements ExpertSlab {
   readonly segment: Segment;
   readonly graphs = new Recent<Graph>(graphsMax, (graph) => graph.free());
   readonly #device: GgmlDevice;
@@ -99,8 +99,8 @@ class SlabShelf implements Shelf {
     this.#key ??= JSON.stringify(forms);
     // One that is there already, or is of another shape than the layer's, lies apart.
     const fits = !this.#here.has(expert) && this.#key === JSON.stringify(forms);
-    const slab = fits ? this.#room(forms) : undefined;
-    if (slab === undefined) return this.#experts.shelf(this.segment, 1).place(0, weights);
+    const slab = fits ? this.#allocate(forms) : undefined;
+    if (slab === undefined) return this.#experts.expertSlab(this.segment, 1).place(0, weights);
     const slot = slab.slots === this.#count ? expert : slab.empty;
     slab.put(slot, weights);
     const made = new Expert(this.#experts, this, { slot, bytes: slab.expertBytes });
@@ -127,7 +127,7 @@ class SlabShelf implements Shelf {
   }
 
   /** The slab, with an empty slot; undefined where the device has no room for one beside what is there. */
-  #room(forms: WeightForms): Slab | undefined {
+  #allocate(forms: WeightForms): Slab | undefined {
     try {
       this.#slab ??= this.#first(forms);
       if (this.#slab.empty < 0) this.#resize(Math.min(this.#count, this.#slab.slots + this.#step));
@@ -192,8 +192,8 @@ export class Experts {
     this.#device = device;
   }
 
-  shelf(segment: Segment, experts: number): SlabShelf {
-    return new SlabShelf(this.#device, this, segment, experts);
+  expertSlab(segment: Segment, experts: number): GpuExpertSlab {
+    return new GpuExpertSlab(this.#device, this, segment, experts);
   }
 
   /** Bytes of an expert whose matrices and biases have these forms. */
@@ -210,7 +210,7 @@ export class Experts {
   run(calls: readonly Call[]): readonly Outputs[] {
     const outputs = new Array<Outputs>(calls.length);
     for (const batch of batchesOf(calls)) {
-      const [output] = batch.shelf.segment.outputs as [Segment["outputs"][number]];
+      const [output] = batch.expertSlab.segment.outputs as [Segment["outputs"][number]];
       const rows = this.#compute(batch, output.width);
       let first = 0;
       for (const { at, rows: count } of batch.calls) {
@@ -223,13 +223,13 @@ export class Experts {
     return outputs;
   }
 
-  #compute({ shelf, calls, rows }: Batch, width: number): Float32Array {
+  #compute({ expertSlab, calls, rows }: Batch, width: number): Float32Array {
     const out = new Float32Array(rows * width);
     if (rows === 0) return out;
-    const graph = shelf.graphs.take(
+    const graph = expertSlab.graphs.take(
       `${rows}`,
       ({ valid }) => valid,
-      () => this.together(shelf.segment, shelf.slab, rows),
+      () => this.together(expertSlab.segment, expertSlab.slab, rows),
     );
     const slots = Int32Array.from(calls.flatMap(({ slot, rows: count }) => new Array<number>(count).fill(slot)));
     const x = joined(calls.map((call) => call.x));
@@ -258,16 +258,16 @@ function endsOf({ inputs, outputs }: Segment): { readonly input: End; readonly o
 }
 
 function batchesOf(calls: readonly Call[]): Batch[] {
-  const byShelf = new Map<SlabShelf, Batch["calls"][number][]>();
+  const bySlab = new Map<GpuExpertSlab, Batch["calls"][number][]>();
   for (const [at, { program, inputs }] of calls.entries()) {
-    const { segment } = program.shelf;
+    const { segment } = program.expertSlab;
     const rows = checkInputs(segment, inputs);
     const x = inputs[segment.inputs[0]?.name ?? ""]?.data as Float32Array;
-    const batch = byShelf.get(program.shelf) ?? [];
-    byShelf.set(program.shelf, batch);
+    const batch = bySlab.get(program.expertSlab) ?? [];
+    bySlab.set(program.expertSlab, batch);
     batch.push({ slot: program.slot, x, rows, at });
   }
-  return [...byShelf].map(([shelf, batch]) => ({ shelf, calls: batch, rows: batch.reduce((sum, { rows }) => sum + rows, 0) }));
+  return [...bySlab].map(([expertSlab, batch]) => ({ expertSlab, calls: batch, rows: batch.reduce((sum, { rows }) => sum + rows, 0) }));
 }
 
 function joined(parts: readonly Float32Array[]): Float32Array {
