@@ -36,7 +36,7 @@ function enodia(args: readonly string[], interruptAt?: RegExp): Promise<Ended> {
   return new Promise((resolve) => child.on("close", (code) => resolve({ code, stdout, stderr })));
 }
 
-const settings = ["--sequences", "2", "--lanes", "2", "--sequence-length", "16", "--threads", "1", "--schedule", "constant"];
+const settings = ["--sequences", "2", "--micro-batches", "2", "--sequence-length", "16", "--threads", "1", "--schedule", "constant"];
 const line = (steps: number): string[] => [
   "train",
   "--model",

@@ -14,7 +14,7 @@ import { arithmeticOf } from "../optimizers/open.ts";
 import { checkRanks, fitsRanks, neededText } from "../ranks/fits.ts";
 import { trainedModel } from "../recipes/index.ts";
 import { outerOf, placeAmong, unmetFolder } from "../worlds/going-on.ts";
-import { firstRanks, seatInWorld } from "../worlds/group.ts";
+import { contextInWorld, firstRanks } from "../worlds/group.ts";
 import type { Kept } from "../worlds/rounds.ts";
 import { checkStages, digestOf, openData, stepToGoOnFrom } from "./before.ts";
 import { evenRanks, leastOf, rankedModel } from "./needs.ts";
@@ -184,8 +184,8 @@ async function placesAmong({ asked }: Opened, identities: readonly Identity[], {
   const hub = new Loopback(worlds.length);
   const facts = evenRanks(worlds.length);
   const place = async (settings: TrainSettings, world: number): Promise<Kept | undefined> => {
-    const seat = seatInWorld({ transport: hub.transport(world), world: 1, facts }, worlds.length);
-    const outer = outerOf({ settings, seat, identity: identities[world] as Identity, layout });
+    const context = contextInWorld({ transport: hub.transport(world), world: 1, facts }, worlds.length);
+    const outer = outerOf({ settings, context, identity: identities[world] as Identity, layout });
     try {
       return outer === undefined ? undefined : await placeAmong(outer, settings);
     } catch (caught) {

@@ -43,7 +43,7 @@ for (const [name, golden] of Object.entries(goldens))
         out: join(folder, "run"),
         sequences: of("sequences"),
         sequenceLength: of("sequenceLength"),
-        lanes: of("lanes"),
+        microBatches: of("microBatches"),
         schedule: { name: "cosine", rate: of("rate"), warmup: of("warmup"), steps: of("steps"), floor: of("floor") },
         optimizer: { name: "adamw", values: { beta1: of("beta1"), beta2: of("beta2"), epsilon: of("epsilon"), decay: of("decay") } },
         clip: of("clip"),

@@ -18,7 +18,7 @@ const settings: TrainSettings = {
   out: "unused",
   sequences: 8,
   sequenceLength: 16,
-  lanes: 8,
+  microBatches: 8,
   schedule: { name: "constant", rate: 1e-3, warmup: 0, steps: 4, floor: 1 },
   optimizer: { name: "adamw", values: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0 } },
   optimizerMemory: undefined,

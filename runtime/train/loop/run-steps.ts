@@ -85,9 +85,9 @@ const bornAt = ({ settings, stage: { to } }: Run): number | undefined => (to < s
 /** The loss on other data of the step that a run goes on from: as the first rank has told it, or taken now. */
 async function validationSoFar(run: Run, metrics: Metrics | undefined, ports: TrainPorts): Promise<number | undefined> {
   const known = (await metrics?.cutAfter(run.step)) ?? Number.NaN;
-  const [told = Number.NaN] = await run.rank.state.fromFirst(run.step, "validation", Float64Array.of(known));
+  const [reported = Number.NaN] = await run.rank.state.fromFirst(run.step, "validation", Float64Array.of(known));
   if (run.unmet) return undefined;
-  return Number.isNaN(told) ? validate(run, run.step, metrics, ports) : told;
+  return Number.isNaN(reported) ? validate(run, run.step, metrics, ports) : reported;
 }
 
 /** Where worlds meet none of them goes on, and drops a checkpoint later, before all have this one. */

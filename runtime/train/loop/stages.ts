@@ -5,8 +5,8 @@ import { drawn, seedOf } from "../model/initial-weights.ts";
 import type { Layout } from "../model/layout.ts";
 import type { ModelSource } from "../model/model-source.ts";
 import { type Identity, SavedModel } from "../model/training-checkpoint.ts";
-import type { Seat } from "../ranks/rank-context.ts";
-import type { RankState } from "../ranks/stored-state.ts";
+import type { RankContext } from "../ranks/rank-context.ts";
+import type { StoredState } from "../ranks/stored-state.ts";
 import { birthStep, having } from "../recipes/index.ts";
 import type { Kept } from "../worlds/rounds.ts";
 import type { TrainSettings } from "./train-settings.ts";
@@ -36,15 +36,15 @@ export const stagesAfter = (stages: readonly Stage[], step: number): readonly St
  * has state of a stage knows of the checkpoint that this one was born of. To be awaited on all ranks of a transport at once.
  */
 export async function newestOnAll(
-  { transport, world, holdings }: Seat,
+  { transport, world, rankState }: RankContext,
   stages: readonly Stage[],
   newest?: Kept,
 ): Promise<Kept | undefined> {
-  const from = stages[holdings?.stage ?? 0]?.from ?? 0;
+  const from = stages[rankState?.stage ?? 0]?.from ?? 0;
   const known = Math.max(newest?.step ?? -1, from > 0 ? from : -1);
   const stamp = { world, step: 0, plan: "stage" };
-  const said = await gatherAll(transport, stamp, { what: "stage", layer: -1, lengthFrom: () => 1 }, Int32Array.of(known));
-  const most = Math.max(...said.map(([step = -1]) => step));
+  const reports = await gatherAll(transport, stamp, { what: "stage", layer: -1, lengthFrom: () => 1 }, Int32Array.of(known));
+  const most = Math.max(...reports.map(([step = -1]) => step));
   return most < 0 ? undefined : { step: most, unmet: false };
 }
 
@@ -58,7 +58,7 @@ export interface Spawning {
   /** Of the model with one expert, and of the one with all. */
   readonly parent: Layout;
   readonly layout: Layout;
-  readonly state: RankState;
+  readonly state: StoredState;
 }
 
 /** Fills the state of this rank from the checkpoint of the model with one expert. Throws what opening and reading it do. */

@@ -32,7 +32,7 @@ export interface TrainSettings extends AskedOptimizer {
   readonly sequences: number;
   readonly sequenceLength: number;
   /** Equal shares of a batch, in whose order gradients are added. */
-  readonly lanes: number;
+  readonly microBatches: number;
   readonly schedule: Schedule;
   /** What changes training beside the optimizer; unset: nothing does. */
   readonly recipes?: readonly RecipeSetting[] | undefined;
@@ -50,7 +50,7 @@ export interface TrainSettings extends AskedOptimizer {
 }
 
 const sequencesMax = 65_536;
-const lanesMax = 1024;
+const microBatchesMax = 1024;
 const stepsMax = 99_999_999; // a checkpoint's folder has eight digits
 
 function refuse(option: string, value: number, must: string): never {
@@ -63,13 +63,13 @@ function whole(option: string, value: number, min: number, max: number): void {
 
 /** `maxContext`: positions that the model knows. */
 export function checkSettings(settings: TrainSettings, maxContext: number): void {
-  const { sequences, lanes, sequenceLength, schedule, optimizer, optimizerMemory, clip, checkpoint, seed, threads } = settings;
+  const { sequences, microBatches, sequenceLength, schedule, optimizer, optimizerMemory, clip, checkpoint, seed, threads } = settings;
   whole("steps", schedule.steps, 1, stepsMax);
   whole("warmup", schedule.warmup, 0, schedule.steps);
-  whole("lanes", lanes, 1, lanesMax);
-  if (2 ** Math.round(Math.log2(lanes)) !== lanes) refuse("lanes", lanes, "a power of two");
+  whole("micro-batches", microBatches, 1, microBatchesMax);
+  if (2 ** Math.round(Math.log2(microBatches)) !== microBatches) refuse("micro-batches", microBatches, "a power of two");
   whole("sequences", sequences, 1, sequencesMax);
-  if (sequences % lanes !== 0) refuse("sequences", sequences, `a multiple of --lanes (${lanes})`);
+  if (sequences % microBatches !== 0) refuse("sequences", sequences, `a multiple of --micro-batches (${microBatches})`);
   whole("sequence-length", sequenceLength, 2, maxContext);
   whole("seed", seed, 0, 2 ** 31 - 1);
   whole("threads", threads, 1, 512);
@@ -100,7 +100,7 @@ interface Surroundings {
 
 /** What a checkpoint has to agree with for the run to go on from it. A constant rate does not ask how many steps there will be. */
 export function identityOf(settings: TrainSettings, { model, data, weights, numerics, world }: Surroundings): Identity {
-  const { init, seed, sequences, lanes, sequenceLength, schedule, optimizer, clip, threads } = settings;
+  const { init, seed, sequences, microBatches, sequenceLength, schedule, optimizer, clip, threads } = settings;
   const steps = schedule.name === "constant" ? {} : { steps: schedule.steps };
   return {
     ...steps,
@@ -110,7 +110,7 @@ export function identityOf(settings: TrainSettings, { model, data, weights, nume
     ...(weights !== undefined && { weights }),
     seed,
     sequences,
-    lanes,
+    "micro-batches": microBatches,
     "sequence-length": sequenceLength,
     schedule: schedule.name,
     "learning-rate": schedule.rate,

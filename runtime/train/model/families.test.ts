@@ -47,9 +47,9 @@ for (const { path, config, recipe } of cases) {
     await weights.close();
     const rows = 4 * sequenceLength;
     const ids = (seed: number): Int32Array => randomIds(seed, rows, program.vocab).data as Int32Array;
-    const lane = { inputs: ids(7), targets: ids(8) };
+    const microBatch = { inputs: ids(7), targets: ids(8) };
     const recipes = parseRecipes({ balance: recipe });
-    const lone = { program, layout, lanes: [lane], sequenceLength, recipes };
+    const lone = { program, layout, microBatches: [microBatch], sequenceLength, recipes };
     const rank = await openLoneRank(backend, lone);
     const lossOf = async (at: Float32Array): Promise<number> => {
       const { end } = await gradientsAt(rank, lone, at);
@@ -61,7 +61,7 @@ for (const { path, config, recipe } of cases) {
     const kept = program.layers.reduce((sum, layer) => sum + rows * keptFloats(layer), 0);
     assert.equal(rank.takeKeptFloatsMost(), kept, "what the check of memory reckons with");
     rank.state.load(parameters);
-    const [sum] = (await rank.losses({ step: 0, groups: 1, group: async () => lane, stopped: () => false }))!;
+    const [sum] = (await rank.losses({ step: 0, groups: 1, group: async () => microBatch, stopped: () => false }))!;
     assert.equal(sum! / rows, end.loss);
     const length = Math.sqrt(found.reduce((sum, value) => sum + value * value, 0));
     const at = (along: number): Promise<number> => lossOf(parameters.map((value, i) => value + (along * found[i]!) / length));

@@ -28,7 +28,7 @@ export type Wanted = (part: number, index: number) => Float32Array | undefined;
 
 export interface Start {
   /** For people: "weights of a model store, experts in bf16". */
-  readonly told: string;
+  readonly reported: string;
   /** Tells these weights from others; undefined where the settings do. */
   readonly weights: string | undefined;
   /** Fills the arrays of parameters that are wanted. */
@@ -54,7 +54,7 @@ export async function openStart(source: ModelSource, { init, seed, initCodec }: 
 
 function drawnStart(source: ModelSource, seed: number): Start {
   return {
-    told: `weights drawn from seed ${seed}`,
+    reported: `weights drawn from seed ${seed}`,
     weights: undefined,
     fill: async (layout, wanted) => {
       for (const { unit, p } of wantedUnits(layout, wanted)) drawParameters(source, unit, seed, p);
@@ -114,7 +114,7 @@ async function storeStart(source: ModelSource, asked: CodecName | undefined): Pr
   try {
     const codec = codecToStartFrom(source.dir, store.index, asked);
     return {
-      told: `weights of a model store, experts in ${codec}`,
+      reported: `weights of a model store, experts in ${codec}`,
       weights: `${store.index.modelDigest} in ${codec}`,
       async fill(layout, wanted) {
         for (const { unit, layer, p } of wantedUnits(layout, wanted)) {
@@ -147,7 +147,7 @@ async function checkpointStart(source: ModelSource, known: boolean): Promise<Sta
   const checkpoint = await openCheckpoint(source.dir);
   try {
     return {
-      told: "weights of a Hugging Face folder",
+      reported: "weights of a Hugging Face folder",
       weights: known ? await weightsOf(source.dir, checkpoint) : undefined,
       async fill(layout, wanted) {
         for (const { unit, p } of wantedUnits(layout, wanted)) {

@@ -67,13 +67,13 @@ export class Balancing {
     checkSuits(settings, this.#gates, program.family);
   }
 
-  /** Of each of these lanes the gradients of a layer's logits, from what forward has kept, and its part of the losses; `choices`: rows of
-   *  each expert in all lanes of the step, and of free ones behind them. */
-  gradients(layer: number, lanes: readonly Values[], choices: ArrayLike<number>): readonly LaneBalance[] {
+  /** Of each of these micro-batches the gradients of a layer's logits, from what forward has kept, and its part of the losses; `choices`: rows of
+   *  each expert in all micro-batches of the step, and of free ones behind them. */
+  gradients(layer: number, microBatches: readonly Values[], choices: ArrayLike<number>): readonly MicroBatchBalance[] {
     const gate = this.#gates[layer];
     const plain = gate && this.#slopes(countsOf(gate, Array.from(choices)));
     const slopes = plain?.map((slope, expert) => slope * (gate?.weights[expert] ?? 1));
-    return lanes.map((kept) => (gate && slopes ? laneBalance(gate, kept, slopes) : { gradients: {}, loss: 0 }));
+    return microBatches.map((kept) => (gate && slopes ? microBatchBalance(gate, kept, slopes) : { gradients: {}, loss: 0 }));
   }
 
   /** Slopes of all losses together; undefined where there is none. */
@@ -104,12 +104,12 @@ export interface BalancedModel {
   readonly parameters: Float32Array;
 }
 
-interface LaneBalance {
+interface MicroBatchBalance {
   readonly gradients: Gradients;
   readonly loss: number;
 }
 
-function laneBalance({ op, logits }: Gate, kept: Values, slopes: Float64Array): LaneBalance {
+function microBatchBalance({ op, logits }: Gate, kept: Values, slopes: Float64Array): MicroBatchBalance {
   const tensor = kept[logits] as Tensor;
   const { rows, width } = matrix(tensor);
   const found = new Float32Array(rows * width);

@@ -1,5 +1,5 @@
-// A layer with experts as one rank runs it: its own lanes' block, and the rows of experts that it hosts, whoever has their tokens. Each
-// block of rows is one lane's, in token order, so placement changes no bits; outputs and gradients are added in the order of a token's
+// A layer with experts as one rank runs it: its own micro-batches' block, and the rows of experts that it hosts, whoever has their tokens. Each
+// block of rows is one micro-batch's, in token order, so placement changes no bits; outputs and gradients are added in the order of a token's
 // gates, as serving adds them. Rows that stay on the rank are in no frame.
 
 import type { TrainableExpert, WeightViews } from "../../compute/training.ts";
@@ -15,11 +15,11 @@ import type { Unit } from "../model/layout.ts";
 import type { AccumulationStep } from "../ranks/accumulation-step.ts";
 import type { RankMemory } from "../ranks/rank-memory.ts";
 import { columnSums } from "../ranks/row-dealing.ts";
-import { allOf, byExpert, ExpertCalls, type LaneGradient, summed } from "./expert-calls.ts";
+import { allOf, byExpert, ExpertCalls, type MicroBatchGradient, summed } from "./expert-calls.ts";
 import { packed, type RowBlock, RowPlan, unpacked } from "./expert-rows.ts";
 import { ExpertSums } from "./expert-sums.ts";
 import type { Room } from "./kept-budget.ts";
-import { type DenseBlock, type Kept, keeping, type LayerPass, type RankLayer, rowsOf, takeLane } from "./layer.ts";
+import { type DenseBlock, type Kept, keeping, type LayerPass, type RankLayer, rowsOf, takeMicroBatch } from "./layer.ts";
 import { addPlaces, gathered, type PlaceShape, placesByExpert, scatter } from "./rows.ts";
 
 export interface LayerParts {
@@ -37,7 +37,7 @@ export interface LayerParts {
   readonly scratch: Float32Array;
 }
 
-interface LanePass {
+interface MicroBatchPass {
   readonly values: Values;
   readonly kept: Kept | undefined;
   readonly f: Float32Array;
@@ -53,12 +53,12 @@ interface Turn {
   readonly stamp: Stamp;
   readonly blocks: Blocks;
   readonly plan: RowPlan;
-  readonly lanes: readonly LanePass[];
+  readonly microBatches: readonly MicroBatchPass[];
   readonly room: Room | undefined;
   readonly calls: ExpertCalls;
 }
 
-/** Gradients that come back to the tokens of each own lane. */
+/** Gradients that come back to the tokens of each own micro-batch. */
 interface Returned {
   readonly dRows: readonly Float32Array[];
   readonly dGates: readonly Float32Array[];
@@ -82,7 +82,7 @@ export class RankMoeLayer implements RankLayer {
   ): Promise<{ ys: Float32Array[]; pass: LayerPass }> {
     const { layer, dense, experts, index } = this.#parts;
     const { width } = this.#shape;
-    const [lanes, ys]: [LanePass[], Float32Array[]] = [[], []];
+    const [microBatches, ys]: [MicroBatchPass[], Float32Array[]] = [[], []];
     for (const x of xs) {
       accumulation.checkStop();
       const values = { x: rowsOf(x, widthInto(layer)) };
@@ -92,10 +92,10 @@ export class RankMoeLayer implements RankLayer {
       const all = placesByExpert(ints(written.ids as Tensor), experts.length + (layer.free?.count ?? 0));
       const choices = Int32Array.from(all, ({ length }) => length);
       const [f, gates] = [floats(written.f as Tensor), floats(written.gates as Tensor)];
-      lanes.push({ values: { ...values, ...written }, kept, f, gates, choices, places: all.slice(0, experts.length) });
+      microBatches.push({ values: { ...values, ...written }, kept, f, gates, choices, places: all.slice(0, experts.length) });
       ys.push(floats(h as Tensor));
     }
-    const choices = await this.#allCounts(accumulation, lanes);
+    const choices = await this.#allCounts(accumulation, microBatches);
     const counts = choices.map((of) => of.subarray(0, experts.length));
     const { blocks, stamp } = await accumulation.dealing.deal(index, counts);
     const turn = {
@@ -103,25 +103,28 @@ export class RankMoeLayer implements RankLayer {
       stamp,
       blocks,
       plan: new RowPlan(counts, blocks, accumulation.intervals),
-      lanes,
+      microBatches,
       room,
       calls: this.#calls(accumulation, room),
     };
-    const outputs = lanes.map(({ gates }) => new Float32Array(gates.length * width));
+    const outputs = microBatches.map(({ gates }) => new Float32Array(gates.length * width));
     const rows = await this.#expertsForward(turn, outputs);
-    for (const [i, y] of ys.entries()) addPlaces(y, outputs[i] as Float32Array, this.#shape, lanes[i]?.gates);
+    for (const [i, y] of ys.entries()) addPlaces(y, outputs[i] as Float32Array, this.#shape, microBatches[i]?.gates);
     const backward: LayerPass["backward"] = (dys, beside) => this.#backward(turn, rows, { dys, beside });
-    return { ys, pass: { kept: lanes.map(({ values }) => values), rows: columnSums(counts), choices: columnSums(choices), backward } };
+    return {
+      ys,
+      pass: { kept: microBatches.map(({ values }) => values), rows: columnSums(counts), choices: columnSums(choices), backward },
+    };
   }
 
-  /** Fills outputs of the own lanes' places; returns the rows that came from each rank. */
+  /** Fills outputs of the own micro-batches' places; returns the rows that came from each rank. */
   async #expertsForward(turn: Turn, outputs: readonly Float32Array[]): Promise<readonly Float32Array[]> {
     const { plan, accumulation } = turn;
     const { rank } = accumulation.transport;
     const { width } = this.#shape;
     const named = { what: "rows", lengthFrom: (source: number) => width * rowsIn(plan.between(source, rank)) };
     const rowsFor = (host: number): Float32Array =>
-      packed(plan.between(rank, host), (row) => gathered(this.#lane(turn, row).f, this.#places(turn, row), this.#shape));
+      packed(plan.between(rank, host), (row) => gathered(this.#microBatch(turn, row).f, this.#places(turn, row), this.#shape));
     const [rows] = await Promise.all([this.#exchange(turn, named, rowsFor), this.#ownForward(turn, outputs)]);
     const answers = rows.map((frame) => new Float32Array(frame.length));
     const pieces = rows.flatMap((frame, source) => {
@@ -138,7 +141,7 @@ export class RankMoeLayer implements RankLayer {
     const returned = await this.#exchange(turn, back, (source) => answers[source] as Float32Array);
     for (const [host, frame] of returned.entries())
       for (const { block, data } of unpacked(this.#away(turn, host), width, frame))
-        scatter(data, this.#places(turn, block), width, outputs[accumulation.own(block.lane)] as Float32Array);
+        scatter(data, this.#places(turn, block), width, outputs[accumulation.own(block.microBatch)] as Float32Array);
     return rows;
   }
 
@@ -146,10 +149,10 @@ export class RankMoeLayer implements RankLayer {
     const { rank } = turn.accumulation.transport;
     const pieces = turn.plan.between(rank, rank).map((block) => {
       const places = this.#places(turn, block);
-      const into = outputs[turn.accumulation.own(block.lane)] as Float32Array;
+      const into = outputs[turn.accumulation.own(block.microBatch)] as Float32Array;
       return {
         block,
-        x: () => gathered(this.#lane(turn, block).f, places, this.#shape),
+        x: () => gathered(this.#microBatch(turn, block).f, places, this.#shape),
         take: (y: Float32Array) => scatter(y, places, this.#shape.width, into),
       };
     });
@@ -170,7 +173,7 @@ export class RankMoeLayer implements RankLayer {
 
   async #backward(turn: Turn, rows: readonly Float32Array[], { dys, beside }: Gained): Promise<Float32Array[]> {
     const { dense, index, experts, memory, slices } = this.#parts;
-    const { accumulation, lanes, blocks } = turn;
+    const { accumulation, microBatches, blocks } = turn;
     const homes = accumulation.primaries[index] ?? [];
     const { transport, carried } = accumulation;
     const sums = new ExpertSums({
@@ -185,7 +188,7 @@ export class RankMoeLayer implements RankLayer {
     });
     const { dRows, dGates } = await this.#expertsBackward(turn, { dys, rows, sums });
     const dxs: Float32Array[] = [];
-    for (const [i, { values, kept, f }] of lanes.entries()) {
+    for (const [i, { values, kept, f }] of microBatches.entries()) {
       accumulation.checkStop();
       const df = new Float32Array(f.length);
       addPlaces(df, dRows[i] as Float32Array, this.#shape);
@@ -193,7 +196,7 @@ export class RankMoeLayer implements RankLayer {
       const call = { values, kept: kept?.values, outputs, weights: dense.weights, sums: dense.sums };
       dxs.push((await dense.block.backward(call)).x as Float32Array);
       if (kept) turn.room?.give(kept.floats);
-      takeLane(dense, accumulation.numberOf(i));
+      takeMicroBatch(dense, accumulation.numberOf(i));
     }
     const reduction: Reduce = {
       transport,
@@ -204,22 +207,22 @@ export class RankMoeLayer implements RankLayer {
       homes,
       carried,
       memory: (chunk) => memory.ownChunk(index, chunk, "g"),
-      partials: (chunk) => sums.partials(expertOf(chunk, slices)).map((lane) => chunkIn(lane, chunk, slices)),
+      partials: (chunk) => sums.partials(expertOf(chunk, slices)).map((microBatch) => chunkIn(microBatch, chunk, slices)),
     };
     await accumulation.reduce(index, () => reduce(reduction));
     return dxs;
   }
 
   async #expertsBackward(turn: Turn, given: ExpertsGiven): Promise<Returned> {
-    const { plan, accumulation, lanes } = turn;
+    const { plan, accumulation, microBatches } = turn;
     const { dys, rows, sums } = given;
     const { rank } = accumulation.transport;
     const { width } = this.#shape;
     const named = { what: "gradients", lengthFrom: (source: number) => (width + 1) * rowsIn(plan.between(source, rank)) };
     const gradientsFor = (host: number): Float32Array =>
       packed(plan.between(rank, host), (row) => joinedRows(this.#dOut(turn, dys, row), this.#gates(turn, row)));
-    const dRows = lanes.map(({ gates }) => new Float32Array(gates.length * width));
-    const dGates = lanes.map(({ gates }) => new Float32Array(gates.length));
+    const dRows = microBatches.map(({ gates }) => new Float32Array(gates.length * width));
+    const dGates = microBatches.map(({ gates }) => new Float32Array(gates.length));
     const returned = { dRows, dGates };
     const others = new Set(rows.flatMap((_, source) => this.#from(turn, source).map(({ expert }) => expert)));
     const [gradients, own] = await Promise.all([
@@ -259,17 +262,17 @@ export class RankMoeLayer implements RankLayer {
     return returned;
   }
 
-  /** Own rows of experts that have rows of others too wait for those, since lanes are summed in their order; they are returned. */
-  async #ownBackward(turn: Turn, { dys, sums, others, returned }: OwnGiven): Promise<Map<number, LaneGradient[]>> {
+  /** Own rows of experts that have rows of others too wait for those, since micro-batches are summed in their order; they are returned. */
+  async #ownBackward(turn: Turn, { dys, sums, others, returned }: OwnGiven): Promise<Map<number, MicroBatchGradient[]>> {
     const { rank } = turn.accumulation.transport;
     const pieces = turn.plan.between(rank, rank).map((block) => ({
       block,
-      x: () => gathered(this.#lane(turn, block).f, this.#places(turn, block), this.#shape),
+      x: () => gathered(this.#microBatch(turn, block).f, this.#places(turn, block), this.#shape),
       dOut: () => this.#dOut(turn, dys, block),
       gates: () => this.#gates(turn, block),
       take: (dx: Float32Array, dGates: Float32Array) => this.#return(turn, returned, { block, dx, dGates }),
     }));
-    const waiting = new Map<number, LaneGradient[]>();
+    const waiting = new Map<number, MicroBatchGradient[]>();
     for (const expert of new Set(pieces.map(({ block }) => block.expert))) {
       const here = pieces.filter(({ block }) => block.expert === expert);
       const calls = turn.calls.backward(here);
@@ -281,19 +284,19 @@ export class RankMoeLayer implements RankLayer {
 
   #return(turn: Turn, { dRows, dGates }: Returned, found: BlockGradients): void {
     const { block, dx } = found;
-    const [places, own] = [this.#places(turn, block), turn.accumulation.own(block.lane)];
+    const [places, own] = [this.#places(turn, block), turn.accumulation.own(block.microBatch)];
     scatter(dx, places, this.#shape.width, dRows[own] as Float32Array);
     for (const [i, place] of places.entries()) (dGates[own] as Float32Array)[place] = found.dGates[i] as number;
   }
 
-  /** choices[lane][expert], free ones behind, of all lanes of the accumulation, zeros where there is no such lane. Throws PassStopped on all ranks
+  /** choices[micro-batch][expert], free ones behind, of all micro-batches of the accumulation, zeros where there is no such micro-batch. Throws PassStopped on all ranks
    *  where one asks. */
-  async #allCounts(accumulation: AccumulationStep, lanes: readonly LanePass[]): Promise<Int32Array[]> {
+  async #allCounts(accumulation: AccumulationStep, microBatches: readonly MicroBatchPass[]): Promise<Int32Array[]> {
     const { transport, stamp, intervals } = accumulation;
     const count = this.#parts.experts.length + (this.#parts.layer.free?.count ?? 0);
     const own = new Int32Array(1 + count * lanesIn(intervals[transport.rank]));
     own[0] = Number(accumulation.wantsStop());
-    for (const [lane, { choices }] of lanes.entries()) own.set(choices, 1 + lane * count);
+    for (const [microBatch, { choices }] of microBatches.entries()) own.set(choices, 1 + microBatch * count);
     const lengthFrom = (rank: number): number => 1 + count * lanesIn(intervals[rank]);
     const all = await gatherAll(transport, stamp, { what: "counts", layer: this.#parts.index, lengthFrom }, own);
     if (all.some(([stop]) => stop !== 0)) accumulation.stop();
@@ -323,22 +326,22 @@ export class RankMoeLayer implements RankLayer {
     return host === transport.rank ? [] : plan.between(transport.rank, host);
   }
 
-  #lane({ lanes, accumulation }: Turn, { lane }: RowBlock): LanePass {
-    return lanes[accumulation.own(lane)] as LanePass;
+  #microBatch({ microBatches, accumulation }: Turn, { microBatch }: RowBlock): MicroBatchPass {
+    return microBatches[accumulation.own(microBatch)] as MicroBatchPass;
   }
 
   #places(turn: Turn, row: RowBlock): readonly number[] {
-    return this.#lane(turn, row).places[row.expert] ?? [];
+    return this.#microBatch(turn, row).places[row.expert] ?? [];
   }
 
   #gates(turn: Turn, row: RowBlock): Float32Array {
-    const { gates } = this.#lane(turn, row);
+    const { gates } = this.#microBatch(turn, row);
     return Float32Array.from(this.#places(turn, row), (place) => gates[place] as number);
   }
 
   #dOut(turn: Turn, dys: readonly Float32Array[], row: RowBlock): Float32Array {
     return gathered(
-      dys[turn.accumulation.own(row.lane)] as Float32Array,
+      dys[turn.accumulation.own(row.microBatch)] as Float32Array,
       this.#places(turn, row),
       this.#shape,
       widthBehind(this.#parts.layer),

@@ -1,5 +1,5 @@
-// The model as one rank runs it: segments compiled, views of their weights, and the passes of its own lanes of a accumulation. Experts' gradients
-// are added lane by lane and dense ones in the tree over lanes, so that bits do not depend on how many lanes are worked on at once.
+// The model as one rank runs it: segments compiled, views of their weights, and the passes of its own micro-batches of a accumulation. Experts' gradients
+// are added micro-batch by micro-batch and dense ones in the tree over micro-batches, so that bits do not depend on how many micro-batches are worked on at once.
 import type { TrainableLoss, TrainableSegment, TrainingBackend, WeightViews } from "../../compute/training.ts";
 import type { ModelProgram, Tensor } from "../../kernels/segment.ts";
 import { movedTo, type Unit, viewsOf } from "../model/layout.ts";
@@ -14,17 +14,17 @@ import { RankDenseLayer } from "./dense-layer.ts";
 import { DenseSums } from "./dense-sums.ts";
 import { Garbage } from "./garbage.ts";
 import { Room } from "./kept-budget.ts";
-import { type DenseViews, type LayerPass, type RankLayer, takeLane } from "./layer.ts";
+import { type DenseViews, type LayerPass, type RankLayer, takeMicroBatch } from "./layer.ts";
 import { RankMoeLayer } from "./moe-layer.ts";
 
 /** A fixed share of a batch: whole sequences, one after another. */
-export interface Lane {
+export interface MicroBatch {
   /** [rows] */
   readonly inputs: Int32Array;
   readonly targets: Int32Array;
 }
 
-export interface LaneLoss {
+export interface MicroBatchLoss {
   /** The sum of its rows' losses. */
   readonly loss: number;
   /** Of the recipes of balance, in all layers. */
@@ -32,9 +32,9 @@ export interface LaneLoss {
 }
 
 /** What the gradients of a accumulation are. */
-export interface WaveLosses {
-  readonly lanes: readonly LaneLoss[];
-  /** Rows of each layer's experts, in all lanes of the accumulation. */
+export interface AccumulationLosses {
+  readonly microBatches: readonly MicroBatchLoss[];
+  /** Rows of each layer's experts, in all micro-batches of the accumulation. */
   readonly rows: readonly ArrayLike<number>[];
 }
 
@@ -88,7 +88,7 @@ export class Passes {
       return {
         weights: { ...views(({ unit }) => viewsOf(memory.dense, unit)), ...frozen.parts[part] },
         sums: views(({ unit, sums }) => viewsOf(sums.scratch, movedTo(unit, 0))),
-        lanes: read.map(({ sums }) => sums),
+        microBatches: read.map(({ sums }) => sums),
       };
     });
     const scratch = new Float32Array(shape.expertFloats);
@@ -123,31 +123,31 @@ export class Passes {
     return this.#parts.balancing;
   }
 
-  /** Floats that layers kept of the rank's lanes at once, at most, since this was asked last. */
+  /** Floats that layers kept of the rank's micro-batches at once, at most, since this was asked last. */
   takeKeptFloatsMost(): number {
     const floats = this.#keptFloatsMost;
     this.#keptFloatsMost = 0;
     return floats;
   }
 
-  /** The sum of the losses of each own lane, without gradients. Throws PassStopped. */
-  async losses(accumulation: AccumulationStep, lanes: readonly Lane[]): Promise<number[]> {
+  /** The sum of the losses of each own micro-batch, without gradients. Throws PassStopped. */
+  async losses(accumulation: AccumulationStep, microBatches: readonly MicroBatch[]): Promise<number[]> {
     const { layers, head, garbage } = this.#parts;
-    let xs: readonly Float32Array[] = await inTurn(lanes, (lane) => this.#embedded(lane));
+    let xs: readonly Float32Array[] = await inTurn(microBatches, (microBatch) => this.#embedded(microBatch));
     for (const [index, layer] of layers.entries()) {
       accumulation.replicas.beforeForward(index);
       xs = (await layer.forward(accumulation, xs)).ys;
       accumulation.replicas.afterForward(index);
       garbage.look();
     }
-    return inTurn(lanes, async ({ targets }, i) =>
+    return inTurn(microBatches, async ({ targets }, i) =>
       sumOf(await head.segment.forward({ x: xs[i] as Float32Array, targets, weights: head.weights })),
     );
   }
 
-  /** Adds the gradients of sum(scale * loss) of the own lanes, in their order, and of the losses of balance, to which the accumulation is a whole
+  /** Adds the gradients of sum(scale * loss) of the own micro-batches, in their order, and of the losses of balance, to which the accumulation is a whole
    *  step. Throws PassStopped; the step's gradients are then to be dropped. */
-  async addGradients(accumulation: AccumulationStep, lanes: readonly Lane[], scale: number): Promise<WaveLosses> {
+  async addGradients(accumulation: AccumulationStep, microBatches: readonly MicroBatch[], scale: number): Promise<AccumulationLosses> {
     const { layers, embed, head, balancing, room, garbage } = this.#parts;
     room.clear();
     const asked = <T, U>(items: readonly T[], run: (item: T, index: number) => Promise<U>): Promise<U[]> =>
@@ -155,7 +155,7 @@ export class Passes {
         accumulation.checkStop();
         return run(item, index);
       });
-    let xs: readonly Float32Array[] = await asked(lanes, (lane) => this.#embedded(lane));
+    let xs: readonly Float32Array[] = await asked(microBatches, (microBatch) => this.#embedded(microBatch));
     const passes: LayerPass[] = [];
     for (const [index, layer] of layers.entries()) {
       accumulation.replicas.beforeForward(index);
@@ -167,14 +167,14 @@ export class Passes {
     }
     const rows = passes.map((pass) => pass.rows);
     this.#keptFloatsMost = Math.max(this.#keptFloatsMost, keptFloatsOf(passes));
-    const ends = await asked(lanes, async ({ targets }, i) => {
+    const ends = await asked(microBatches, async ({ targets }, i) => {
       const { segment, weights, sums } = head;
       const found = await segment.backward({ x: xs[i] as Float32Array, targets, scale, weights, sums });
-      takeLane(head, accumulation.numberOf(i));
+      takeMicroBatch(head, accumulation.numberOf(i));
       return found;
     });
     let gradients: readonly Float32Array[] = ends.map(({ dx }) => dx);
-    const balance = lanes.map(() => 0);
+    const balance = microBatches.map(() => 0);
     for (let index = layers.length - 1; index >= 0; index--) {
       const pass = passes.pop() as LayerPass;
       const beside = balancing.gradients(index, pass.kept, pass.choices);
@@ -187,14 +187,14 @@ export class Passes {
       accumulation.replicas.afterBackward(index);
       garbage.look();
     }
-    await asked(lanes, async ({ inputs }, i) => {
+    await asked(microBatches, async ({ inputs }, i) => {
       const values = { ids: { shape: [inputs.length], data: inputs } };
       const { segment, weights, sums } = embed;
       await segment.backward({ values, outputs: { x: gradients[i] as Float32Array }, weights, sums });
-      takeLane(embed, accumulation.numberOf(i));
+      takeMicroBatch(embed, accumulation.numberOf(i));
     });
     await accumulation.allReduced();
-    return { lanes: ends.map(({ losses }, i) => ({ loss: sumOf(losses), balance: balance[i] as number })), rows };
+    return { microBatches: ends.map(({ losses }, i) => ({ loss: sumOf(losses), balance: balance[i] as number })), rows };
   }
 
   /** Forgets what was added of a step that is given up. */
@@ -202,7 +202,7 @@ export class Passes {
     for (const { sums } of this.#parts.ranges) sums.takeNodes();
   }
 
-  async #embedded({ inputs }: Lane): Promise<Float32Array> {
+  async #embedded({ inputs }: MicroBatch): Promise<Float32Array> {
     const { segment, weights } = this.#parts.embed;
     const ids: Tensor = { shape: [inputs.length], data: inputs };
     return (await segment.forward({ ids }, weights)).x?.data as Float32Array;
@@ -210,7 +210,7 @@ export class Passes {
 }
 
 function keptFloatsOf(passes: readonly LayerPass[]): number {
-  const values = passes.flatMap(({ kept }) => kept.flatMap((lane) => Object.values(lane)));
+  const values = passes.flatMap(({ kept }) => kept.flatMap((microBatch) => Object.values(microBatch)));
   return values.reduce((sum, { data }) => sum + data.length, 0);
 }
 
@@ -220,9 +220,9 @@ async function inTurn<T, U>(items: readonly T[], run: (item: T, index: number) =
   return results;
 }
 
-/** Lanes, one after another. */
-export async function readAll(numbers: readonly number[], read: (number: number) => Promise<Lane>): Promise<Lane[]> {
-  const lanes: Lane[] = [];
-  for (const number of numbers) lanes.push(await read(number));
-  return lanes;
+/** Micro-batches, one after another. */
+export async function readAll(numbers: readonly number[], read: (number: number) => Promise<MicroBatch>): Promise<MicroBatch[]> {
+  const microBatches: MicroBatch[] = [];
+  for (const number of numbers) microBatches.push(await read(number));
+  return microBatches;
 }

@@ -40,7 +40,7 @@ const specOf = (change: object = {}): MoETrainingJobSpec =>
     model: { uri: "pvc://models/tiny" },
     data: { uri: "pvc://data/tokens", sequenceLength: 8 },
     steps: 4,
-    batch: { sequences: 4, lanes: 4 },
+    batch: { sequences: 4, microBatches: 4 },
     checkpoint: { everySteps: 2 },
     memoryPerRank: "1Gi",
     output: { uri: "pvc://models/out" },

@@ -27,7 +27,7 @@ const spec = (change: object = {}) =>
     model: { uri: "pvc://models/tiny" },
     data: { uri: "pvc://data/tokens", sequenceLength: 8 },
     steps,
-    batch: { sequences: 4, lanes: 2 },
+    batch: { sequences: 4, microBatches: 2 },
     memoryPerRank: "1Gi",
     checkpoint: { everySteps: 2, keep: 2 },
     output: { uri: "pvc://models/out" },
@@ -110,8 +110,8 @@ test("a run that was stopped goes on in another process and ends with the bits o
   assert.equal(digest("stopped"), digest("quiet"));
 });
 
-test("a job whose ranks work on fewer lanes at once than there are has experts that spawn", { timeout: 120_000 }, async () => {
-  const born = { model: { uri: "pvc://models/tiny", init: "Random" }, spawn: { step: 2 }, fssdp: { lanesAtOnce: 1 } };
+test("a job whose ranks work on fewer micro-batches at once than there are has experts that spawn", { timeout: 120_000 }, async () => {
+  const born = { model: { uri: "pvc://models/tiny", init: "Random" }, spawn: { step: 2 }, fssdp: { microBatchesAtOnce: 1 } };
   const trainer = await begin(settingsOf("born", born), { run: (settings, ports) => train(here(settings, "born"), ports) });
   await trainer.ended;
   assert.deepEqual([endOf("born")?.outcome, endOf("born")?.report?.step], ["Complete", steps]);
@@ -184,7 +184,7 @@ test("a pod answers with its world and how far it is, and nobody but the operato
     await held;
     return { step: 3, store: undefined, folder: undefined, checkpoints: "", validationLoss: undefined };
   };
-  const trainer = await startTrainer(settingsOf("told"), { run, host: "127.0.0.1" });
+  const trainer = await startTrainer(settingsOf("reported"), { run, host: "127.0.0.1" });
   t.after(async () => {
     finish();
     await trainer.close();
@@ -192,9 +192,9 @@ test("a pod answers with its world and how far it is, and nobody but the operato
   const early = await tell(trainer);
   assert.deepEqual([early?.epoch, early?.training, early?.progress.step], [0, 0, undefined], "it waits for a world");
   await tell(trainer, worldOf(3));
-  const said = await tell(trainer);
-  assert.deepEqual([said?.epoch, said?.training, said?.left], [3, 3, undefined]);
-  const report = said?.progress ?? { curve: [] };
+  const reports = await tell(trainer);
+  assert.deepEqual([reports?.epoch, reports?.training, reports?.left], [3, 3, undefined]);
+  const report = reports?.progress ?? { curve: [] };
   assert.deepEqual([report.step, report.loss, report.tokensPerSecond, report.secondsLeft], [3, 2, 64, 1.5]);
   assert.deepEqual([report.gradientNorm, report.imbalance], [1 / 3, 3]);
   assert.deepEqual(
@@ -258,7 +258,7 @@ test("every field of a spec that a run depends on reaches it", () => {
         rematerialize: "AfterForward",
         memorySlots: 3,
         overlapDegree: "Auto",
-        lanesAtOnce: 2,
+        microBatchesAtOnce: 2,
         window: 4,
       },
     }),
@@ -273,7 +273,7 @@ test("every field of a spec that a run depends on reaches it", () => {
     out: "/claims/a/out",
     sequences: 4,
     sequenceLength: 16,
-    lanes: 2,
+    microBatches: 2,
     schedule: { name: "constant", rate: 1e-3, warmup: 2, steps, floor: 0.5 },
     optimizer: { name: "adamw", values: { beta1: 0.8, beta2: 0.9, epsilon: 1e-6, decay: 0 } },
     optimizerMemory: { bytes: 2 ** 20, folder: "/claims/a/out" },
@@ -297,7 +297,7 @@ test("every field of a spec that a run depends on reaches it", () => {
       memorySlots: 3,
       window: 4,
       reshardSteps: 100,
-      lanesAtOnce: 2,
+      microBatchesAtOnce: 2,
     },
   });
 });

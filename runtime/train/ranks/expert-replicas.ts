@@ -55,7 +55,7 @@ export class ReplicaTransfers {
     const { slices } = shape;
     const primaries = this.#settings.primaries[layer] ?? [];
     for (const [expert, row] of hosts.entries())
-      if (row.includes(transport.rank) && !memory.owns(layer, expert)) memory.addCopy(layer, expert);
+      if (row.includes(transport.rank) && !memory.owns(layer, expert)) memory.addReplica(layer, expert);
     await gather({
       transport,
       stamp,
@@ -117,7 +117,7 @@ export class ExpertReplicas {
   }
 
   afterForward(layer: number): void {
-    if (this.#options.again) this.#options.memory.dropCopies(layer);
+    if (this.#options.again) this.#options.memory.dropReplicas(layer);
   }
 
   async beforeBackward(layer: number): Promise<void> {
@@ -126,7 +126,7 @@ export class ExpertReplicas {
   }
 
   afterBackward(layer: number): void {
-    if (!this.#options.stays) this.#options.memory.dropCopies(layer);
+    if (!this.#options.stays) this.#options.memory.dropReplicas(layer);
   }
 
   #start(what: string, layer: number): void {

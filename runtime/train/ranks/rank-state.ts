@@ -1,6 +1,6 @@
 // One rank's part in a run from world to world: where it stands, the state of the units that it has, and the norms of its last step. A
 // world that ends changes nothing of it; the next one begins from it.
-import { afterEvent, type Holder, nothingHeld, type Standing } from "../../placement/training/commit.ts";
+import { afterEvent, type CommitState, type Holder, nothingHeld } from "../../placement/training/commit.ts";
 import type { StateUnit } from "./model-shape.ts";
 import type { PendingUpdate } from "./optimizer-step.ts";
 import type { UnitState } from "./unit-state.ts";
@@ -12,13 +12,13 @@ interface Left {
   readonly stores: readonly UnitState[];
 }
 
-export class Holdings {
-  #standing: Standing = nothingHeld;
+export class RankState {
+  #commitState: CommitState = nothingHeld;
   /** Two at most: the last one whose begin was through, and one whose begin may be. */
   #worlds: readonly Left[] = [];
   /** The newest world of which a rank knows that all of its ranks have their state. */
   #settled = 0;
-  #tally: Float64Array = new Float64Array();
+  #norms: Float64Array = new Float64Array();
   #pending: PendingUpdate | undefined;
   #stage = 0;
 
@@ -33,8 +33,8 @@ export class Holdings {
     this.#stage = stage;
   }
 
-  get standing(): Standing {
-    return this.#standing;
+  get commitState(): CommitState {
+    return this.#commitState;
   }
 
   get settled(): number {
@@ -46,8 +46,8 @@ export class Holdings {
   }
 
   /** The squares of gradients of all units in the step that is tallied. */
-  get tally(): Float64Array {
-    return this.#tally;
+  get norms(): Float64Array {
+    return this.#norms;
   }
 
   /** Bytes that are kept for worlds to come. */
@@ -76,14 +76,14 @@ export class Holdings {
 
   /** The gradients of a step are complete for all that is held: `update` makes the step once the norms are here. */
   prepared(step: number, update: PendingUpdate): void {
-    this.#standing = afterEvent(this.#standing, "gradients complete", step);
+    this.#commitState = afterEvent(this.#commitState, "gradients complete", step);
     this.#pending = update;
   }
 
   /** All norms of the step are here: from now on it is made, whoever is lost. */
-  tallied(step: number, tally: Float64Array): void {
-    this.#standing = afterEvent(this.#standing, "all norms here", step);
-    this.#tally = tally;
+  decided(step: number, norms: Float64Array): void {
+    this.#commitState = afterEvent(this.#commitState, "all norms here", step);
+    this.#norms = norms;
   }
 
   /**
@@ -91,20 +91,20 @@ export class Holdings {
    * asked of it. Where the disk that has state fails in it, nothing is held any more, since some of it has the step and some has not.
    */
   async commit(step: number, update: () => Promise<void>): Promise<void> {
-    const updated = afterEvent(this.#standing, "updated", step);
+    const updated = afterEvent(this.#commitState, "updated", step);
     try {
       await update();
     } catch (caught) {
       this.drop();
       throw caught;
     }
-    this.#standing = updated;
+    this.#commitState = updated;
     this.#pending = undefined; // what it belongs to is a whole rank, and ends with its world
   }
 
   /** Commits the step whose update is pending: norms came after the world that made its gradients had ended. */
   commitPending(step: number): Promise<void> {
-    return this.commit(step, async () => this.#pending?.apply(this.#tally));
+    return this.commit(step, async () => this.#pending?.apply(this.#norms));
   }
 
   /** Another rank knows of a world that all of its ranks have their state: what is from before it, nobody will ask for. */
@@ -117,8 +117,8 @@ export class Holdings {
    * them, whose begin failed, nothing is needed: some rank may have nothing of it.
    */
   arrived(step: number, stores: readonly UnitState[], world = 0): void {
-    const tallied = this.#standing.tallied === step ? step : nothingHeld.tallied;
-    this.#standing = { applied: step, prepared: step, tallied };
+    const decided = this.#commitState.decided === step ? step : nothingHeld.decided;
+    this.#commitState = { applied: step, prepared: step, decided };
     const before = this.#worlds.find((left) => left.world >= this.#settled);
     this.#keep([...(before === undefined ? [] : [before]), { world, stores }]);
     this.#pending = undefined;
@@ -132,20 +132,20 @@ export class Holdings {
 
   /** The state of a step that came from elsewhere is all that is held. */
   loaded(step: number, stores: readonly UnitState[]): void {
-    this.#standing = { applied: step, prepared: step, tallied: nothingHeld.tallied };
+    this.#commitState = { applied: step, prepared: step, decided: nothingHeld.decided };
     this.#keep([{ world: 0, stores }]);
   }
 
   /** Its state is of another step than the others go on from. */
   drop(): void {
-    this.#standing = nothingHeld;
+    this.#commitState = nothingHeld;
     this.#keep([]);
     this.#pending = undefined;
   }
 
   /** No rank is behind a checkpoint, since all write it: who is was given up, and the others have gone on without it. */
   dropBefore(checkpoint: number): void {
-    if (this.#standing.applied < checkpoint) this.drop();
+    if (this.#commitState.applied < checkpoint) this.drop();
   }
 
   #keep(worlds: readonly Left[]): void {
@@ -156,21 +156,21 @@ export class Holdings {
 }
 
 /** What ranks say of each other at the begin of a world: numbers of where they stand, then what they have. */
-export function standingFrame(holdings: Holdings, units: readonly StateUnit[]): Int32Array {
-  const { applied, prepared, tallied } = holdings.standing;
-  return Int32Array.of(applied, prepared, tallied, holdings.settled, ...holdings.has(units));
+export function peerReportFrame(rankState: RankState, units: readonly StateUnit[]): Int32Array {
+  const { applied, prepared, decided } = rankState.commitState;
+  return Int32Array.of(applied, prepared, decided, rankState.settled, ...rankState.has(units));
 }
 
-export const standingLength = (units: readonly StateUnit[]): number => 4 + units.length;
+export const peerReportLength = (units: readonly StateUnit[]): number => 4 + units.length;
 
-export interface Said extends Holder {
+export interface PeerReport extends Holder {
   readonly settled: number;
   readonly owned: ReadonlySet<number>;
 }
 
-export function saidIn(frame: Int32Array): Said {
-  const [applied, prepared, tallied, settled] = frame as unknown as [number, number, number, number];
-  const units = [...frame.subarray(standingLength([]))];
+export function peerReportIn(frame: Int32Array): PeerReport {
+  const [applied, prepared, decided, settled] = frame as unknown as [number, number, number, number];
+  const units = [...frame.subarray(peerReportLength([]))];
   const withValue = (least: number): ReadonlySet<number> => new Set(units.flatMap((value, unit) => (value >= least ? [unit] : [])));
-  return { applied, prepared, tallied, settled, held: withValue(1), owned: withValue(2) };
+  return { applied, prepared, decided, settled, held: withValue(1), owned: withValue(2) };
 }

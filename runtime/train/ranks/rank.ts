@@ -11,7 +11,7 @@ import type { LayerLoads } from "../../placement/training/spread.ts";
 import { frozenViews } from "../model/layout.ts";
 import { rateOf } from "../optimizers/schedule.ts";
 import { sumDense } from "../passes/dense-exchange.ts";
-import { type Lane, type LaneLoss, Passes, readAll } from "../passes/passes.ts";
+import { type MicroBatch, type MicroBatchLoss, Passes, readAll } from "../passes/passes.ts";
 import { perturbationRadius } from "../recipes/index.ts";
 import { Meter } from "../trace/meter.ts";
 import { recordedBackend } from "../trace/recorder.ts";
@@ -20,24 +20,24 @@ import { AccumulationStep, PassStopped } from "./accumulation-step.ts";
 import { type Begun, beginWorld } from "./begin-world.ts";
 import { ExpertReplicas, ReplicaTransfers } from "./expert-replicas.ts";
 import { RankRates } from "./measured-rates.ts";
-import { beginOf, roomOf, runHash, storesOf } from "./member.ts";
+import { beginOf, keptBudgetOf, runHash, storesOf } from "./member.ts";
 import { firstHomes, homesOfUnits, ownedDense, type Shape, shapeOf, stateUnits } from "./model-shape.ts";
 import { normIn, OptimizerStep } from "./optimizer-step.ts";
 import { moveHomes } from "./primary-moves.ts";
 import type { RankMemory } from "./rank-memory.ts";
 import type { RankOptions } from "./rank-options.ts";
-import { Holdings } from "./rank-state.ts";
+import { RankState } from "./rank-state.ts";
 import type { RankStores } from "./rank-stores.ts";
 import { columnSums, RowDealing } from "./row-dealing.ts";
-import { checkLosses, checkNorm, tallyOf } from "./squared-norms.ts";
+import { checkLosses, checkNorm, squaredNorms } from "./squared-norms.ts";
 import { Planning, planHash } from "./step-plan.ts";
-import { RankState } from "./stored-state.ts";
+import { StoredState } from "./stored-state.ts";
 
 /** The batch of a step. */
 export interface Batch {
-  lane(lane: number): Promise<Lane>;
-  /** The documents that a lane is of, for people. */
-  documents(lane: number): Promise<string>;
+  microBatch(microBatch: number): Promise<MicroBatch>;
+  /** The documents that a micro-batch is of, for people. */
+  documents(microBatch: number): Promise<string>;
 }
 
 export interface StepEnd {
@@ -47,13 +47,13 @@ export interface StepEnd {
   readonly balanceLoss: number;
   readonly gradientNorm: number;
   readonly rate: number;
-  /** Of each layer: rows that its experts had, where they live, and who had them in the step's first wave. */
+  /** Of each layer: rows that its experts had, where they live, and who had them in the step's first accumulation step. */
   readonly rows: readonly ArrayLike<number>[];
   readonly homes: readonly (readonly number[])[];
   readonly hosts: readonly (readonly (readonly number[])[])[];
-  /** Of each layer, who computed its experts' rows in the first wave. */
+  /** Of each layer, who computed its experts' rows in the first accumulation step. */
   readonly blocks: readonly Blocks[];
-  /** Of each layer, rows of ranks in the first wave. */
+  /** Of each layer, rows of ranks in the first accumulation step. */
   readonly loads: readonly (LayerLoads | undefined)[];
   /** What planners reckon with from now on, if it was measured. */
   readonly rates: Rates | undefined;
@@ -63,9 +63,9 @@ export interface StepEnd {
 export interface Look {
   /** Of which the model is: the last one that was made. */
   readonly step: number;
-  /** Groups of sequences, dealt to ranks as lanes are. */
+  /** Groups of sequences, dealt to ranks as micro-batches are. */
   readonly groups: number;
-  group(group: number): Promise<Lane>;
+  group(group: number): Promise<MicroBatch>;
   stopped(): boolean;
 }
 
@@ -81,7 +81,7 @@ interface Metered {
 interface StepPlan {
   readonly stamp: Stamp;
   readonly hosts: readonly (readonly (readonly number[])[])[];
-  readonly lanes: number;
+  readonly microBatches: number;
   /** Micro-batches of an accumulation step. */
   readonly atOnce: number;
   stopped(): boolean;
@@ -91,7 +91,7 @@ interface StepPlan {
 
 /** Sums over all micro-batches, and where the rows of the first accumulation step were. */
 interface StepGradients {
-  readonly losses: readonly LaneLoss[];
+  readonly losses: readonly MicroBatchLoss[];
   /** rows[layer][expert] of the whole step. */
   readonly rows: readonly Float64Array[];
   readonly first: Pick<StepEnd, "hosts" | "blocks" | "loads">;
@@ -104,12 +104,12 @@ interface Accumulated {
 }
 
 export class Rank {
-  readonly state: RankState;
+  readonly state: StoredState;
   readonly #options: RankOptions;
   readonly #shape: Shape;
   readonly #stores: RankStores;
   readonly #memory: RankMemory;
-  readonly #holdings: Holdings;
+  readonly #rankState: RankState;
   /** The options with a transport to those that leave too. */
   readonly #given: RankOptions;
   readonly #planning: Planning;
@@ -121,13 +121,13 @@ export class Rank {
 
   private constructor(given: RankOptions, options: RankOptions, stores: RankStores, { passes, meter }: Metered) {
     const { layout } = options;
-    const { transport, facts, holdings } = options.seat;
+    const { transport, facts, rankState } = options.context;
     this.#given = given;
     this.#options = options;
     this.#shape = shapeOf(layout, transport.ranks);
     this.#stores = stores;
     this.#memory = stores.memory;
-    this.#holdings = holdings ?? new Holdings();
+    this.#rankState = rankState ?? new RankState();
     this.#passes = passes;
     this.#meter = meter;
     const [floats, layers] = [this.#shape.expertFloats, this.#shape.experts.length];
@@ -136,14 +136,14 @@ export class Rank {
     this.#planning = new Planning(options.fssdp, facts, firstHomes(this.#shape, transport.ranks));
     const homes = (): readonly (readonly number[])[] => this.#planning.primaries;
     const stamp = (step: number): Stamp => this.#stamp(step, "between steps");
-    const loaded = (step: number): void => this.#holdings.loaded(step, stores.all);
-    this.state = new RankState({ layout, shape: this.#shape, stores, transport, homes, stamp, loaded });
+    const loaded = (step: number): void => this.#rankState.loaded(step, stores.all);
+    this.state = new StoredState({ layout, shape: this.#shape, stores, transport, homes, stamp, loaded });
   }
 
   static async open(backend: TrainingBackend, given: RankOptions): Promise<Rank> {
     const { program, layout, sequenceLength, recipes = [], fssdp, frozen: tensors = {} } = given;
-    const ranks = given.seat.facts.node.length;
-    const options = { ...given, seat: { ...given.seat, transport: partOf(given.seat.transport, 0, ranks) } };
+    const ranks = given.context.facts.node.length;
+    const options = { ...given, context: { ...given.context, transport: partOf(given.context.transport, 0, ranks) } };
     const shape = shapeOf(layout, ranks);
     const stores = await storesOf(options, shape);
     const frozen = {
@@ -152,7 +152,7 @@ export class Rank {
     };
     const meter = new Meter(() => performance.now());
     const computes = fssdp.measured === true ? recordedBackend(backend, meter) : backend;
-    const room = roomOf(options);
+    const room = keptBudgetOf(options);
     const passes = await Passes.open(computes, { program, shape, memory: stores.memory, frozen, sequenceLength, recipes, room });
     return new Rank(given, options, stores, { passes, meter });
   }
@@ -162,7 +162,7 @@ export class Rank {
    * nobody has it, and returns its step. To be awaited on all ranks at once.
    */
   async begin(restore: () => Promise<number>): Promise<Begun> {
-    const begun = await beginWorld(beginOf(this.#given, { shape: this.#shape, stores: this.#stores, holdings: this.#holdings }, restore));
+    const begun = await beginWorld(beginOf(this.#given, { shape: this.#shape, stores: this.#stores, rankState: this.#rankState }, restore));
     this.#planning.primaries = begun.homes;
     await this.#allDense(this.#stamp(begun.step, "dense part"));
     return begun;
@@ -173,25 +173,25 @@ export class Rank {
     return {
       units: stateUnits(this.#shape),
       homes: homesOfUnits(this.#shape, this.#planning.primaries),
-      rank: this.#options.seat.transport.rank,
+      rank: this.#options.context.transport.rank,
       state: this.#memory,
       spread: (step) => this.#allDense(this.#stamp(step, "met"), "means"), // ranks may wait for other worlds, longer than a step may take
     };
   }
 
-  /** Lanes of this rank in a step, ascending. */
-  get lanes(): readonly number[] {
-    return this.#lanesOf()[this.#options.seat.transport.rank] ?? [];
+  /** Micro-batches of this rank in a step, ascending. */
+  get microBatches(): readonly number[] {
+    return this.#microBatchesOf()[this.#options.context.transport.rank] ?? [];
   }
 
   /** What is handed on to another world stays open. */
   close(): void {
-    if (this.#options.seat.holdings === undefined) this.#holdings.drop();
-    for (const store of this.#stores.all) if (!this.#holdings.keeps(store)) store.close();
+    if (this.#options.context.rankState === undefined) this.#rankState.drop();
+    for (const store of this.#stores.all) if (!this.#rankState.keeps(store)) store.close();
   }
 
-  takeCopyBytesMost(): number {
-    return this.#memory.takeCopyBytesMost();
+  takeReplicaBytesMost(): number {
+    return this.#memory.takeReplicaBytesMost();
   }
 
   takeKeptFloatsMost(): number {
@@ -204,7 +204,7 @@ export class Rank {
     if (plan === undefined) return undefined;
     const gradients = await this.#gradients(plan, batch);
     if (gradients === undefined || !(await this.#perturbed(plan, batch))) return undefined;
-    const { transport } = this.#options.seat;
+    const { transport } = this.#options.context;
     const { stamp } = plan;
     const { rows } = gradients;
     this.#planning.add(rows);
@@ -213,19 +213,19 @@ export class Rank {
     // A rank that is lost in here costs the step, whose report is made when it is made again; after the commit it would have none.
     if (this.#options.fssdp.measured === true) this.#planning.rates = (await this.#rates.after(step, stamp)) ?? this.#planning.rates;
     const update = new OptimizerStep({ step, stores: this.#stores, balancing: this.#passes.balancing, rows, options: this.#options });
-    this.#holdings.prepared(step, update);
+    this.#rankState.prepared(step, update);
     const squares = await this.#squares(stamp);
     const gradientNorm = normIn(squares);
     checkNorm(step, gradientNorm);
-    this.#holdings.tallied(step, squares); // from here on the step is made, whoever is lost
-    await this.#holdings.commit(step, () => update.apply(squares));
+    this.#rankState.decided(step, squares); // from here on the step is made, whoever is lost
+    await this.#rankState.commit(step, () => update.apply(squares));
     await this.#allDense(stamp);
     return this.#report(step, gradients, gradientNorm);
   }
 
   #report(step: number, { losses, rows, first }: StepGradients, gradientNorm: number): StepEnd {
     const { sequences, sequenceLength, schedule } = this.#options;
-    const sumOf = (what: keyof LaneLoss): number => losses.reduce((sum, own) => sum + own[what], 0);
+    const sumOf = (what: keyof MicroBatchLoss): number => losses.reduce((sum, own) => sum + own[what], 0);
     return {
       loss: sumOf("loss") / (sequences * sequenceLength),
       balanceLoss: sumOf("balance"),
@@ -241,7 +241,7 @@ export class Rank {
   /** Agrees with the other ranks on the step, moves experts that get another primary, and says who hosts each. Undefined where one of them
    *  is to stop. */
   async #plan(step: number, stopped: () => boolean): Promise<StepPlan | undefined> {
-    const { transport } = this.#options.seat;
+    const { transport } = this.#options.context;
     const from = this.#planning.primaries;
     const homes = this.#planning.nextPrimaries(step);
     const before = this.#stamp(step, { from, homes });
@@ -253,25 +253,25 @@ export class Rank {
     this.#planning.primaries = homes;
     const hosts = homes.map((_, layer) => this.#planning.hostsBefore(layer));
     const stamp = this.#stamp(step, { homes, hosts });
-    const { lanes, fssdp } = this.#options;
+    const { microBatches, fssdp } = this.#options;
     const complete = (layer: number): void => this.#stores.startGradients(transport, stamp, { layer, homes: homes[layer] ?? [] });
-    return { stamp, hosts, lanes, atOnce: fssdp.lanesAtOnce, stopped, complete };
+    return { stamp, hosts, microBatches, atOnce: fssdp.microBatchesAtOnce, stopped, complete };
   }
 
   /** The sum of the losses of each group of sequences, on all ranks; undefined where the run is to stop. */
   async losses({ step, groups, group, stopped }: Look): Promise<readonly number[] | undefined> {
-    const { transport } = this.#options.seat;
+    const { transport } = this.#options.context;
     const hosts = this.#planning.primaries.map((_, layer) => this.#planning.hostsBefore(layer));
     const stamp = this.#stamp(step, { look: groups, homes: this.#planning.primaries, hosts });
     // Alone, a rank looks at one group after another, whatever a step has at once.
-    const atOnce = transport.ranks === 1 ? 1 : this.#options.fssdp.lanesAtOnce;
-    const plan = { stamp, hosts, lanes: groups, atOnce, stopped };
+    const atOnce = transport.ranks === 1 ? 1 : this.#options.fssdp.microBatchesAtOnce;
+    const plan = { stamp, hosts, microBatches: groups, atOnce, stopped };
     const own: number[] = [];
     const look = async (accumulation: AccumulationStep, numbers: readonly number[]): Promise<void> => {
       own.push(...(await this.#passes.losses(accumulation, await readAll(numbers, group))));
     };
     if (!(await this.#meter.beside(() => this.#eachAccumulation(plan, look)))) return undefined;
-    const dealt = this.#lanesOf(atOnce, groups);
+    const dealt = this.#microBatchesOf(atOnce, groups);
     const named = { what: "losses", layer: -1, lengthFrom: (rank: number): number => dealt[rank]?.length ?? 0 };
     const all = await gatherAll(transport, stamp, named, Float64Array.from(own));
     const found = new Array<number>(groups).fill(0);
@@ -289,9 +289,9 @@ export class Rank {
       return undefined;
     }
     const losses = await this.#allLosses(stamp, passed.losses);
-    await checkLosses(stamp.step, losses, (lane) => batch.documents(lane));
-    const all = { transport: this.#options.seat.transport, stamp, memory: this.#memory, shape: this.#shape };
-    await sumDense({ ...all, ranges: this.#passes.ranges, lanes: this.#lanesOf() });
+    await checkLosses(stamp.step, losses, (microBatch) => batch.documents(microBatch));
+    const all = { transport: this.#options.context.transport, stamp, memory: this.#memory, shape: this.#shape };
+    await sumDense({ ...all, ranges: this.#passes.ranges, microBatches: this.#microBatchesOf() });
     return { ...passed, losses };
   }
 
@@ -313,14 +313,14 @@ export class Rank {
   /** This rank's micro-batches forward and backward, with its own losses; undefined where it was stopped. */
   async #passed(plan: StepPlan, batch: Batch): Promise<StepGradients | undefined> {
     const { sequences, sequenceLength } = this.#options;
-    const losses: LaneLoss[] = [];
+    const losses: MicroBatchLoss[] = [];
     /** By layer, of each accumulation step. */
     const rows: ArrayLike<number>[][] = this.#planning.primaries.map(() => []);
     let first: StepGradients["first"] | undefined;
     const pass = async (accumulation: AccumulationStep, numbers: readonly number[]): Promise<void> => {
-      const lanes = await readAll(numbers, (lane) => batch.lane(lane));
-      const found = await this.#passes.addGradients(accumulation, lanes, 1 / (sequences * sequenceLength));
-      losses.push(...found.lanes);
+      const microBatches = await readAll(numbers, (microBatch) => batch.microBatch(microBatch));
+      const found = await this.#passes.addGradients(accumulation, microBatches, 1 / (sequences * sequenceLength));
+      losses.push(...found.microBatches);
       for (const [layer, of] of found.rows.entries()) rows[layer]?.push(of);
       const { replicas, dealing } = accumulation;
       first ??= { hosts: replicas.hosts, blocks: dealing.blocks, loads: dealing.loads };
@@ -333,17 +333,17 @@ export class Rank {
    *  way then, and no replica held. */
   async #eachAccumulation(
     plan: StepPlan,
-    run: (accumulation: AccumulationStep, lanes: readonly number[]) => Promise<void>,
+    run: (accumulation: AccumulationStep, microBatches: readonly number[]) => Promise<void>,
   ): Promise<boolean> {
-    const { lanes, atOnce } = plan;
-    const { seat, fssdp } = this.#options;
+    const { microBatches, atOnce } = plan;
+    const { context, fssdp } = this.#options;
     const keeps = fssdp.rematerialize === "Never" && !this.#planning.late;
     let transfers = this.#transfers();
-    for (let first = 0; first < lanes; first += atOnce) {
-      const stays = keeps && first + atOnce < lanes;
+    for (let first = 0; first < microBatches; first += atOnce) {
+      const stays = keeps && first + atOnce < microBatches;
       const accumulation = this.#accumulation(plan, { first, transfers, stays });
-      const dealt = this.#lanesOf(atOnce, Math.min(lanes, first + atOnce))[seat.transport.rank] ?? [];
-      const own = dealt.filter((lane) => lane >= first);
+      const dealt = this.#microBatchesOf(atOnce, Math.min(microBatches, first + atOnce))[context.transport.rank] ?? [];
+      const own = dealt.filter((microBatch) => microBatch >= first);
       try {
         await run(accumulation, own);
       } catch (caught) {
@@ -358,9 +358,12 @@ export class Rank {
     return true;
   }
 
-  #accumulation({ stamp, hosts, lanes, atOnce, stopped, complete }: StepPlan, { first, transfers, stays }: Accumulated): AccumulationStep {
-    const { seat, fssdp } = this.#options;
-    const { transport, facts } = seat;
+  #accumulation(
+    { stamp, hosts, microBatches, atOnce, stopped, complete }: StepPlan,
+    { first, transfers, stays }: Accumulated,
+  ): AccumulationStep {
+    const { context, fssdp } = this.#options;
+    const { transport, facts } = context;
     const intervals = this.#intervals(atOnce);
     const planning = this.#planning;
     const replicas = new ExpertReplicas({
@@ -370,55 +373,58 @@ export class Rank {
     return new AccumulationStep({
       ...{ transport, stamp, intervals, first, carried: first > 0, primaries: planning.primaries, replicas, stopped },
       dealing: new RowDealing({ planning, replicas, fssdp, facts, intervals }),
-      complete: first + atOnce >= lanes ? complete : undefined,
+      complete: first + atOnce >= microBatches ? complete : undefined,
     });
   }
 
   #transfers(): ReplicaTransfers {
-    const { seat, fssdp } = this.#options;
-    const { transport, facts } = seat;
+    const { context, fssdp } = this.#options;
+    const { transport, facts } = context;
     const { spread } = fssdp;
     const { primaries } = this.#planning;
     return new ReplicaTransfers({ transport, memory: this.#memory, shape: this.#shape, node: facts.node, primaries, spread });
   }
 
   #dropReplicas(): void {
-    for (const layer of this.#planning.primaries.keys()) this.#memory.dropCopies(layer);
+    for (const layer of this.#planning.primaries.keys()) this.#memory.dropReplicas(layer);
   }
 
   #stamp(step: number, plan: unknown): Stamp {
-    return { world: this.#options.seat.world, step, plan: planHash({ run: this.#run, plan }) };
+    return { world: this.#options.context.world, step, plan: planHash({ run: this.#run, plan }) };
   }
 
   #intervals(atOnce: number): readonly Interval[] {
-    return laneIntervals(atOnce, this.#options.seat.facts.speed);
+    return laneIntervals(atOnce, this.#options.context.facts.speed);
   }
 
-  /** Lanes of each rank, ascending. */
-  #lanesOf(atOnce = this.#options.fssdp.lanesAtOnce, lanes = this.#options.lanes): readonly (readonly number[])[] {
-    return this.#intervals(atOnce).map((interval) => lanesOfWaves(interval, atOnce, lanes));
+  /** Micro-batches of each rank, ascending. */
+  #microBatchesOf(
+    atOnce = this.#options.fssdp.microBatchesAtOnce,
+    microBatches = this.#options.microBatches,
+  ): readonly (readonly number[])[] {
+    return this.#intervals(atOnce).map((interval) => lanesOfWaves(interval, atOnce, microBatches));
   }
 
-  /** Losses of all lanes of the step, in their order, on all ranks. */
-  async #allLosses(stamp: Stamp, own: readonly LaneLoss[]): Promise<readonly LaneLoss[]> {
-    const dealt = this.#lanesOf();
+  /** Losses of all micro-batches of the step, in their order, on all ranks. */
+  async #allLosses(stamp: Stamp, own: readonly MicroBatchLoss[]): Promise<readonly MicroBatchLoss[]> {
+    const dealt = this.#microBatchesOf();
     const named = { what: "losses", layer: -1, lengthFrom: (rank: number): number => 2 * (dealt[rank]?.length ?? 0) };
     const part = Float64Array.from(own.flatMap(({ loss, balance }) => [loss, balance]));
-    const found: LaneLoss[] = [];
-    for (const [rank, all] of (await gatherAll(this.#options.seat.transport, stamp, named, part)).entries())
-      for (const [i, lane] of (dealt[rank] ?? []).entries())
-        found[lane] = { loss: all[2 * i] as number, balance: all[2 * i + 1] as number };
+    const found: MicroBatchLoss[] = [];
+    for (const [rank, all] of (await gatherAll(this.#options.context.transport, stamp, named, part)).entries())
+      for (const [i, microBatch] of (dealt[rank] ?? []).entries())
+        found[microBatch] = { loss: all[2 * i] as number, balance: all[2 * i + 1] as number };
     return found;
   }
 
   #squares(stamp: Stamp): Promise<Float64Array> {
-    const { transport } = this.#options.seat;
-    return tallyOf({ transport, stamp, shape: this.#shape, homes: this.#planning.primaries, memory: this.#memory });
+    const { transport } = this.#options.context;
+    return squaredNorms({ transport, stamp, shape: this.#shape, homes: this.#planning.primaries, memory: this.#memory });
   }
 
   /** Parameters of the dense part, each piece from its owner. */
   async #allDense(stamp: Stamp, what = "parameters"): Promise<void> {
-    const { transport } = this.#options.seat;
+    const { transport } = this.#options.context;
     if (transport.ranks === 1) return; // its state has them where they are read
     const named = { what, layer: -1, lengthFrom: (rank: number): number => lanesIn(ownedDense(this.#shape, rank)) };
     const parts = await gatherAll(transport, stamp, named, this.#memory.ownDense("p"));

@@ -21,8 +21,8 @@ export interface Fssdp {
   readonly window: number;
   /** Steps between moves of homes. */
   readonly reshardSteps: number;
-  /** Lanes of all ranks that pass forward and backward together, a power of two: memory is for these, and sums go home once for each. */
-  readonly lanesAtOnce: number;
+  /** Micro-batches of all ranks that pass forward and backward together, a power of two: memory is for these, and sums go home once for each. */
+  readonly microBatchesAtOnce: number;
   readonly seconds: LayerProblem["seconds"];
   /** Ranks measure `seconds` and `overlapDegree` as they go; what is given holds until then. Unset: it holds all the time. */
   readonly measured?: boolean;

@@ -33,7 +33,7 @@ async function ended(name: string, seed: number, mask?: string) {
     out: join(folder, `run ${name} ${seed}`),
     sequences: 16,
     sequenceLength: 32,
-    lanes: 1,
+    microBatches: 1,
     schedule: { name: "cosine", rate: 3e-3, warmup: 5, steps, floor: 0.1 },
     checkpoint: { everySteps: steps, keep: 1 },
     ...(mask !== undefined && {

@@ -10,7 +10,7 @@ import { arithmeticOf } from "../optimizers/open.ts";
 import { OptimizerState } from "../optimizers/state.ts";
 import type { Shape } from "../ranks/model-shape.ts";
 import { UnitState } from "../ranks/unit-state.ts";
-import { seatInWorld } from "../worlds/group.ts";
+import { contextInWorld } from "../worlds/group.ts";
 import { Outer, type Share } from "../worlds/outer.ts";
 import { having, localSteps, parseRecipes } from "./index.ts";
 
@@ -67,7 +67,7 @@ async function distance(text: string, rounds: number) {
     curvature.map(async (own, world) => {
       const whole = OptimizerState.resident(arithmeticOf({ optimizer: asked, recipes }), floats);
       const state = new UnitState(shape, 0, whole);
-      const { group } = seatInWorld({ transport: hub.transport(world), world: 1, facts }, worlds);
+      const { group } = contextInWorld({ transport: hub.transport(world), world: 1, facts }, worlds);
       const outer = new Outer({ group: group!, meeting: meeting!, epoch: 1, alike: text });
       const units = [{ layer: -1, expert: undefined, from: 0, to: floats, chunk: 0 }];
       const share: Share = { units, homes: [0], rank: 0, state, spread: async () => {} };

@@ -43,7 +43,7 @@ async function run(name: string, changed: Partial<TrainSettings>, { ranks = 1, s
     out: join(folder, name),
     sequences: 16,
     sequenceLength: 64,
-    lanes: 1,
+    microBatches: 1,
     schedule: { name: "cosine", rate: 3e-3, warmup: 5, steps: 60, floor: 0.1 },
     checkpoint: { everySteps: 1000, keep: 1 },
     ...changed,
@@ -136,7 +136,7 @@ test("state is for what is trained, and the frozen weights are there once: less 
   const source = await openSource(writeModel(join(folder, "smol"), "llama", { ...plainRope, ...smol, ...heads }));
   const bytesOf = (adapters: string) => {
     const { program, layout, frozenFloats } = trainedModel(source, { recipes: parseRecipes({ adapters }), seed: 1 });
-    const batch = { lanes: 1, sequences: 1, sequenceLength: 2, fssdp: testFssdp, optimizer: runSettings.optimizer };
+    const batch = { microBatches: 1, sequences: 1, sequenceLength: 2, fssdp: testFssdp, optimizer: runSettings.optimizer };
     const { state, sums } = rankBytes(memoryProblem({ program, layout, frozenFloats, facts: { node: [0], speed: [1] }, ...batch }, 0));
     assert.equal(kindsOf(layout).experts.length, adapters === "" ? 0 : 240);
     return { state, sums, frozen: 4 * frozenFloats };
@@ -147,7 +147,12 @@ test("state is for what is trained, and the frozen weights are there once: less 
   assert.ok(small.state + small.sums <= (dense.state + dense.sums) / 3);
 });
 
-const short = { ...adapted("mixlora:4:2:2"), validation: undefined, schedule: { ...runSettings.schedule, rate: 1e-2, steps: 4 }, lanes: 4 };
+const short = {
+  ...adapted("mixlora:4:2:2"),
+  validation: undefined,
+  schedule: { ...runSettings.schedule, rate: 1e-2, steps: 4 },
+  microBatches: 4,
+};
 
 test("three ranks leave the bytes of one", async () => {
   const recipes = parseRecipes({ adapters: "mixlora:4:2:2", balance: "switch:0.01" });

@@ -29,7 +29,7 @@ async function lossesOf(momentum: number, momentum_step: number, seed: number): 
     out: join(folder, `run ${name}`),
     sequences: 16,
     sequenceLength: 16,
-    lanes: 1,
+    microBatches: 1,
     schedule: { name: "cosine", rate: 3e-3, warmup: 5, steps, floor: 0.1 },
     checkpoint: { everySteps: steps, keep: 1 },
     recipes: parseRecipes({ balance: "switch:0.01" }),

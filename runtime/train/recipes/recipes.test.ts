@@ -1,4 +1,4 @@
-// Recipes of balance: the laws of their slopes, that fractions are those of the whole step whatever its lanes, and
+// Recipes of balance: the laws of their slopes, that fractions are those of the whole step whatever its micro-batches, and
 // that a run with one keeps experts busier than the same run without.
 import assert from "node:assert/strict";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -37,7 +37,7 @@ const settings: TrainSettings = {
   out: join(folder, "none"),
   sequences: 16,
   sequenceLength: 32,
-  lanes: 4,
+  microBatches: 4,
   schedule: { ...runSettings.schedule, rate: 3e-3, steps: 50 },
   checkpoint: { everySteps: 50, keep: 1 },
 };
@@ -94,24 +94,24 @@ test("a bias rises for experts below the mean, falls above, and stays at it", ()
   assert.deepEqual([...bias!.hook({ rows: [6, 2, 4, 4], topK: 2 }, bias!.numbers)], [-0.5, 0.5, 0, 0]);
 });
 
-test("four lanes have the gradient of balance of one; fractions of a lane's own rows have another", async () => {
+test("four micro-batches have the gradient of balance of one; fractions of a micro-batch's own rows have another", async () => {
   const config = JSON.parse(readFileSync(join(tinyModel.dir, "config.json"), "utf8")) as Record<string, unknown>;
   const program = programOf(config);
   const layout = layoutOf(program, (layer, expert) => ({ w1: `${layer} ${expert}` }));
   const parameters = gaussian(3, layout.floats, 0.1);
   const backend = await createTraining({ threads: 1 });
-  const lanes = [1, 2, 3, 4].map((seed) => ({
+  const microBatches = [1, 2, 3, 4].map((seed) => ({
     inputs: randomIds(seed, 24, program.vocab).data as Int32Array,
     targets: randomIds(seed + 10, 24, program.vocab).data as Int32Array,
   }));
-  const joined = (name: "inputs" | "targets"): Int32Array => Int32Array.from(lanes.flatMap((lane) => [...lane[name]]));
+  const joined = (name: "inputs" | "targets"): Int32Array => Int32Array.from(microBatches.flatMap((microBatch) => [...microBatch[name]]));
   const whole = { inputs: joined("inputs"), targets: joined("targets") };
   const gates = unitsOf(layout).flatMap((unit) => unit.parameters.filter(({ name }) => name.endsWith("gate.weight")));
   /** So high a rate that the other loss is nothing beside it. */
   const recipes = [{ name: "switch", numbers: { rate: 1e6 } }];
-  /** Gradients of the gates; lanes that are worked on at once are a whole step to the recipe. */
-  const gradientsOf = async (given: typeof lanes, lanesAtOnce: number): Promise<readonly number[]> => {
-    const lone = { program, layout, lanes: given, sequenceLength: 12, recipes, lanesAtOnce };
+  /** Gradients of the gates; micro-batches that are worked on at once are a whole step to the recipe. */
+  const gradientsOf = async (given: typeof microBatches, microBatchesAtOnce: number): Promise<readonly number[]> => {
+    const lone = { program, layout, microBatches: given, sequenceLength: 12, recipes, microBatchesAtOnce };
     const { gradients } = await gradientsAt(await openLoneRank(backend, lone), lone, parameters);
     return gates.flatMap(({ from, size }) => [...gradients.subarray(from, from + size)]);
   };
@@ -119,9 +119,9 @@ test("four lanes have the gradient of balance of one; fractions of a lane's own 
     Math.hypot(...a.map((value, i) => value - b[i]!)) / Math.hypot(...b);
   try {
     const one = await gradientsOf([whole], 1);
-    assert.ok(distance(await gradientsOf(lanes, 4), one) <= 1e-5);
-    const ofLanes = (await gradientsOf(lanes, 1)).map((value) => value / lanes.length);
-    assert.ok(distance(ofLanes, one) >= 0.05, "fractions of lanes are too like those of all, so this test cannot fail");
+    assert.ok(distance(await gradientsOf(microBatches, 4), one) <= 1e-5);
+    const ofMicroBatches = (await gradientsOf(microBatches, 1)).map((value) => value / microBatches.length);
+    assert.ok(distance(ofMicroBatches, one) >= 0.05, "fractions of micro-batches are too like those of all, so this test cannot fail");
   } finally {
     await backend.close();
   }

@@ -5,7 +5,7 @@ import { AppError } from "../../../crds/common.ts";
 import type { TrainSettings } from "../loop/train-settings.ts";
 import type { Layout } from "../model/layout.ts";
 import { type Identity, stepsOfCheckpoints } from "../model/training-checkpoint.ts";
-import type { Seat } from "../ranks/rank-context.ts";
+import type { RankContext } from "../ranks/rank-context.ts";
 import { planHash } from "../ranks/step-plan.ts";
 import { having, localSteps } from "../recipes/index.ts";
 import { Outer } from "./outer.ts";
@@ -16,7 +16,7 @@ export const unmetFolder = ({ out }: TrainSettings): string => join(out, "unmet"
 const refused = (message: string): AppError => new AppError(message, { code: "BadOption", operation: "starting a run" });
 
 /** Throws AppError `BadOption` where a run has worlds to meet and no way in which, or the other way round. */
-export function checkGroup({ recipes }: TrainSettings, { group }: Seat): void {
+export function checkGroup({ recipes }: TrainSettings, { group }: RankContext): void {
   const local = localSteps(recipes);
   if (local !== undefined && group === undefined) throw refused("--local is for several worlds; give --data for each, or leave it out");
   if (local === undefined && group !== undefined) throw refused("there are several --data, and no --local says how their worlds meet");
@@ -24,14 +24,14 @@ export function checkGroup({ recipes }: TrainSettings, { group }: Seat): void {
 
 interface Asked {
   readonly settings: TrainSettings;
-  readonly seat: Seat;
+  readonly context: RankContext;
   readonly identity: Identity;
   readonly layout: Layout;
 }
 
 /** Undefined where a run has one world. Worlds differ in their data, and have all else alike. */
-export function outerOf({ settings: { recipes }, seat, identity, layout }: Asked): Outer | undefined {
-  const { group, world: epoch } = seat;
+export function outerOf({ settings: { recipes }, context, identity, layout }: Asked): Outer | undefined {
+  const { group, world: epoch } = context;
   const [meeting] = having(recipes, "meeting");
   if (group === undefined || meeting === undefined) return undefined;
   const { data: _own, world: _number, ...settings } = identity;

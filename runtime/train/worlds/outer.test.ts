@@ -11,7 +11,7 @@ import { optimizerOf, optimizerSettings } from "../optimizers/index.ts";
 import { OptimizerState } from "../optimizers/state.ts";
 import { UnitState } from "../ranks/unit-state.ts";
 import { having, parseRecipes } from "../recipes/index.ts";
-import { seatInWorld } from "./group.ts";
+import { contextInWorld } from "./group.ts";
 import { Outer, type Share } from "./outer.ts";
 
 const [meeting] = having(parseRecipes({ local: "fedavg:4" }), "meeting");
@@ -35,7 +35,7 @@ function outers(worlds: number, hub: Hub = new Loopback(worlds, frameMs)): Outer
   const all = Array.from({ length: worlds }, (_, world) => world);
   const facts = { node: all, speed: all.map(() => 1) };
   return all.map((world) => {
-    const { group } = seatInWorld({ transport: hub.transport(world), world: 1, facts }, worlds);
+    const { group } = contextInWorld({ transport: hub.transport(world), world: 1, facts }, worlds);
     return new Outer({ group: group!, meeting: meeting!, epoch: 1, alike: "a" });
   });
 }

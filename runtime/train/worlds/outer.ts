@@ -124,8 +124,8 @@ export class Outer {
   async #allCome(step: number): Promise<boolean> {
     await this.#say(step, signs.waits);
     const { firsts, world: here } = this.#options.group;
-    const said = await Promise.all(firsts.map((first, world) => (world === here ? signs.waits : this.#lastSign(first, step))));
-    return said.every((sign) => sign === signs.waits);
+    const reports = await Promise.all(firsts.map((first, world) => (world === here ? signs.waits : this.#lastSign(first, step))));
+    return reports.every((sign) => sign === signs.waits);
   }
 
   /** What a world says at the end of its round, behind a sign of each step before. */
@@ -159,9 +159,9 @@ export class Outer {
     const all = await gatherAll(transport, stamp, { what: "homes", layer: -1, lengthFrom }, own);
     return firsts.map((first, world) => {
       const size = (firsts[world + 1] ?? transport.ranks) - first;
-      const told = world === here ? homes : [...(all[first] as Int32Array)];
-      if (told.some((home) => home < 0 || home >= size)) throw mismatch(first, `has units at ranks that its world of ${size} has not`);
-      return told.map((home) => first + home);
+      const reported = world === here ? homes : [...(all[first] as Int32Array)];
+      if (reported.some((home) => home < 0 || home >= size)) throw mismatch(first, `has units at ranks that its world of ${size} has not`);
+      return reported.map((home) => first + home);
     });
   }
 

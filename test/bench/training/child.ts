@@ -5,7 +5,7 @@ import { WireTransport } from "../../../runtime/net/collectives/wire.ts";
 import { fixedTls, type TlsMaterial } from "../../../runtime/net/tls.ts";
 import { gatherBytes, reduceBytes } from "../../../runtime/placement/training/laws.ts";
 import type { Rates } from "../../../runtime/placement/training/rates.ts";
-import type { Lane } from "../../../runtime/train/passes/passes.ts";
+import type { MicroBatch } from "../../../runtime/train/passes/passes.ts";
 import { Rank, type StepEnd } from "../../../runtime/train/ranks/rank.ts";
 import type { Fssdp } from "../../../runtime/train/ranks/step-plan.ts";
 import { Recorder, recordedBackend, recordedTransport } from "../../../runtime/train/trace/recorder.ts";
@@ -66,8 +66,8 @@ async function begin({ rank, ranks, host, tls, sizes }: RankStart) {
   const series = new Map<string, Rank>();
   const options = {
     ...{ program: model.program, layout: model.layout, ...learning },
-    ...{ lanes: sizes.lanes, sequences: sizes.sequences, sequenceLength: sizes.sequenceLength },
-    seat: {
+    ...{ microBatches: sizes.microBatches, sequences: sizes.sequences, sequenceLength: sizes.sequenceLength },
+    context: {
       transport: recordedTransport(transport, recorder),
       world: 1,
       facts: { node: Array.from({ length: ranks }, (_, each) => each), speed: new Array<number>(ranks).fill(1) },
@@ -80,8 +80,8 @@ async function begin({ rank, ranks, host, tls, sizes }: RankStart) {
     recorder.take();
     const [cpu, begun] = [process.cpuUsage(), performance.now()];
     const [ends, steps]: [StepEnd[], Span[][]] = [[], []];
-    for (const [i, lanes] of batches.entries()) {
-      const batch = { lane: async (lane: number) => lanes[lane] as Lane, documents: async () => "none" };
+    for (const [i, microBatches] of batches.entries()) {
+      const batch = { microBatch: async (microBatch: number) => microBatches[microBatch] as MicroBatch, documents: async () => "none" };
       const named = { kind: "step", name: `${name}, step ${from + i}`, layer: -1 } as const;
       ends.push((await recorder.around(named, () => trained.step(from + i, batch))) as StepEnd);
       steps.push(recorder.take());

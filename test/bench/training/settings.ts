@@ -8,8 +8,8 @@ export const learning = {
   clip: 1,
 } as const;
 
-/** All lanes at once; rates are measured, by all planners alike. */
-export const fssdpFor = (planner: TrainingPlannerName, lanes: number): Fssdp => ({
+/** All micro-batches at once; rates are measured, by all planners alike. */
+export const fssdpFor = (planner: TrainingPlannerName, microBatches: number): Fssdp => ({
   planner,
   dispatch: "Exact",
   rematerialize: "Never",
@@ -18,7 +18,7 @@ export const fssdpFor = (planner: TrainingPlannerName, lanes: number): Fssdp => 
   overlapDegree: 2,
   window: 5,
   reshardSteps: 100,
-  lanesAtOnce: lanes,
+  microBatchesAtOnce: microBatches,
   seconds: { row: 50e-6, copy: 5e-3 },
   measured: true,
 });

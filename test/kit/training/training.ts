@@ -20,7 +20,7 @@ export const runSettings = {
   validation: undefined,
   sequences: 4,
   sequenceLength: 16,
-  lanes: 2,
+  microBatches: 2,
   schedule: { name: "constant", rate: 1e-3, warmup: 0, steps: 2, floor: 0 },
   optimizer: { name: "adamw", values: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, decay: 0 } },
   clip: 1,
@@ -48,7 +48,7 @@ export async function balancedRun(folder: string): Promise<Omit<TrainSettings, "
     model: writeModel(join(folder, "model"), "deepseek-v3", small),
     data,
     sequences: 8,
-    lanes: 4,
+    microBatches: 4,
     recipes: parseRecipes({ balance: "bias:0.01,switch:0.01" }),
     schedule: { ...runSettings.schedule, rate: 3e-3, steps: 6 },
   };
